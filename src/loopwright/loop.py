@@ -1,0 +1,132 @@
+"""Loop: the six declarations of one ML system, and how a user's loop file is found and loaded."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from loopwright.records.declarations import (
+    Candidate,
+    Column,
+    Context,
+    Declaration,
+    Monitor,
+    Outcome,
+    Release,
+    Retrain,
+    Scope,
+    Slice,
+    Table,
+    TimeSplit,
+    declaration_digest,
+    to_builtins,
+)
+from loopwright.records.errors import DeclarationInvalid, LoopNotFound
+from loopwright.records.ids import NAME
+from loopwright.records.turns import LoopRecord
+
+
+class Loop(Declaration, frozen=True, kw_only=True):
+    """One ML system, declared.
+
+    scope: the problem. data: `requests` (one row per decision), `context`, `outcome`. develop: `features`, `candidates`,
+    `split`, `slices`, `seed`. deploy: `release`. monitor: `monitor`, `retrain`. business: the scope's value table.
+    """
+
+    name: str
+    scope: Scope
+    requests: Table
+    outcome: Outcome
+    features: Any
+    candidates: list[Candidate]
+    context: list[Context] = []
+    slices: list[Slice] = []
+    split: TimeSplit = TimeSplit()
+    release: Release = Release()
+    monitor: Monitor = Monitor()
+    retrain: Retrain = Retrain()
+    seed: int = 0
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        found: list[tuple[str, str]] = []
+        if not NAME.fullmatch(self.name):
+            found.append(("name", f"{self.name[:80]!r}: use 1 to 64 of a-z 0-9 . _ - beginning with a letter or digit"))
+        if not callable(self.features) and not isinstance(self.features, str):
+            found.append(("features", f"must be a function, not {type(self.features).__name__}"))
+        if not self.candidates:
+            found.append(("candidates", "declare at least one, or there is nothing to compare the heuristic with"))
+        names = [self.scope.heuristic.name, *(c.name for c in self.candidates)]
+        found += [("candidates", f"two candidates are called {n!r}") for i, n in enumerate(names) if n in names[:i]]
+        found += self._context_problems()
+        if set(self.outcome.table.key) != set(self.requests.key):
+            found.append(("outcome.table.key", f"must be the key of the requests table, {self.requests.key}"))
+        return found
+
+    def _context_problems(self) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        taken = set(self.requests.columns)
+        for i, context in enumerate(self.context):
+            for table_key, request_column in context.by.items():
+                if request_column not in self.requests.columns:
+                    found.append((f"context[{i}].by.{table_key}", f"no request column {request_column!r}"))
+            for column in context.columns:
+                if column in taken:
+                    found.append((f"context[{i}].columns", f"{column!r} is there twice: rename the column in table {context.table.name!r}"))
+                taken.add(column)
+        return found
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Every table by name: requests, context, outcome."""
+        return {t.name: t for t in [self.requests, *(c.table for c in self.context), self.outcome.table]}
+
+    @property
+    def context_columns(self) -> dict[str, Column]:
+        """The columns that context adds to a request; always nullable, since context may be missing or too old."""
+        return {
+            name: msgspec.structs.replace(context.table.columns[name], nullable=True)
+            for context in self.context
+            for name in context.columns
+        }
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """What features, heuristic and slices see: request columns, then context columns."""
+        return {**self.requests.columns, **self.context_columns}
+
+    def record(self, file: str) -> LoopRecord:
+        """This loop as the ledger keeps it."""
+        return LoopRecord(name=self.name, file=file, digest=declaration_digest(self), declaration=to_builtins(self))
+
+
+def load_loop(path: str | Path) -> Loop:
+    """Import a loop file and return its `loop`.
+
+    Raises LoopNotFound when there is no such file, DeclarationInvalid when it declares nothing usable.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / "loop.py"
+    if not file.is_file():
+        raise LoopNotFound(str(path))
+    name = f"loopwright_loop_{file.absolute().parent.name}_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise LoopNotFound(str(path))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(file.absolute().parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(file.absolute().parent))
+    loop = getattr(module, "loop", None)
+    if not isinstance(loop, Loop):
+        raise DeclarationInvalid(str(file), [("loop", "the file must set `loop = Loop(...)`")])
+    return loop
+
+

@@ -1,0 +1,59 @@
+"""The clock: the only place in the package that asks for the time."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where the time comes from: `now` orders nothing, it only dates; durations come from `monotonic`."""
+
+    def now(self) -> datetime:
+        """The current moment, in UTC and zone-aware."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start that never run backwards."""
+        ...
+
+
+class RealClock:
+    """The machine's own clock."""
+
+    def now(self) -> datetime:
+        """The current moment in UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds of the machine's monotonic clock."""
+        return time.perf_counter()
+
+
+class SimulatedClock:
+    """A clock that stands still until told otherwise: for replays and tests.
+
+    `monotonic` stays real, so that measured durations (latencies, training times) remain true.
+    """
+
+    def __init__(self, start: datetime) -> None:
+        if start.tzinfo is None:
+            raise ValueError(f"a simulated clock needs a zone-aware start, not {start!r}")
+        self._now = start.astimezone(UTC)
+
+    def now(self) -> datetime:
+        """The simulated moment."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Seconds of the machine's monotonic clock."""
+        return time.perf_counter()
+
+    def advance_to(self, moment: datetime) -> None:
+        """Move the clock to `moment`; going back is refused."""
+        if moment < self._now:
+            raise ValueError(f"a simulated clock does not go back: {moment} is before {self._now}")
+        self._now = moment.astimezone(UTC)
+
+    def advance(self, by: timedelta) -> None:
+        """Move the clock forward by `by`."""
+        self.advance_to(self._now + by)

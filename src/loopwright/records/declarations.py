@@ -1,0 +1,378 @@
+"""What a user declares in a loop file: typed, validated with errors that name the field, JSON both ways.
+
+Code (features, heuristic, slices, estimators) is given as functions. In JSON a function becomes its source text, which
+is for reading only: what runs later is the ONNX graph in the package, never the user's code.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Literal
+
+import msgspec
+
+from loopwright.records.errors import DeclarationInvalid
+from loopwright.records.ids import NAME, digest
+
+ColumnType = Literal["float", "integer", "boolean", "string", "timestamp"]
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
+_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+def duration(text: str) -> timedelta:
+    """Read `90s`, `15m`, `3h`, `7d`, `2w`, `250ms` or a sum such as `1d 12h`; ValueError otherwise."""
+    parts = _DURATION.findall(text)
+    if not parts or _DURATION.sub("", text).strip():
+        raise ValueError(f"{text!r} is not a duration: write 90s, 15m, 3h, 7d or 2w")
+    return timedelta(seconds=sum(float(n) * _UNIT[u] for n, u in parts))
+
+
+class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of everything a user declares. `problems` says what is wrong; the constructor raises them all at once."""
+
+    def problems(self) -> list[tuple[str, str]]:
+        """Pairs of field and reason; empty when all is well."""
+        return []
+
+    def __post_init__(self) -> None:
+        """Refuse what `problems` names."""
+        if found := self.problems():
+            raise DeclarationInvalid(type(self).__name__, found)
+
+    def _durations(self, *fields: str) -> list[tuple[str, str]]:
+        found = []
+        for field in fields:
+            text = getattr(self, field)
+            try:
+                if text is not None:
+                    duration(text)
+            except ValueError as error:
+                found.append((field, str(error)))
+        return found
+
+
+def _name_problem(field: str, name: str) -> list[tuple[str, str]]:
+    return [] if NAME.fullmatch(name) else [(field, f"{name[:80]!r}: use 1 to 64 of a-z 0-9 . _ - beginning with a letter or digit")]
+
+
+# --- 1 scope -----------------------------------------------------------------------------------------------------
+
+
+class Objective(Declaration, frozen=True):
+    """What one stakeholder wants, as a metric with a target.
+
+    `metric` is a name known to `develop.metrics` (`average_precision`, `latency_p99_ms`, `recall_gap:SLICE` ...).
+    Exactly one of `at_least` and `at_most` is given; `weight` says how much it counts in the leaderboard.
+    """
+
+    name: str
+    owner: str
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+    weight: float = 1.0
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        found = []
+        if (self.at_least is None) == (self.at_most is None):
+            found.append(("at_least/at_most", "give exactly one of the two"))
+        if not self.weight >= 0:
+            found.append(("weight", f"{self.weight} is negative"))
+        return found
+
+    def met(self, value: float) -> bool:
+        """Whether a measured value reaches the target; NaN never does."""
+        return value >= self.at_least if self.at_least is not None else value <= (self.at_most or 0.0)
+
+
+class Budget(Declaration, frozen=True):
+    """What the loop may cost. `usd_per_hour` is the price of one machine hour, used to cost training and serving."""
+
+    train_minutes: float | None = None
+    usd_per_month: float | None = None
+    usd_per_hour: float = 0.10
+
+
+class Value(Declaration, frozen=True):
+    """Money for each kind of outcome, in `currency`, relative to doing nothing when the truth is negative."""
+
+    currency: str = "USD"
+    true_positive: float = 0.0
+    false_positive: float = 0.0
+    true_negative: float = 0.0
+    false_negative: float = 0.0
+
+    def threshold(self) -> float:
+        """The score above which acting pays, for calibrated scores (Elkan 2001, The foundations of cost-sensitive learning)."""
+        act = self.true_negative - self.false_positive
+        miss = self.true_positive - self.false_negative
+        return act / (act + miss) if act + miss > 0 else 0.5
+
+
+class Heuristic(Declaration, frozen=True):
+    """Phase 1 of the ladder: a rule over request and context columns, traced to ONNX; true or a score in [0, 1]."""
+
+    rule: Any
+    name: str = "heuristic"
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        return _code_problem("rule", self.rule) + _name_problem("name", self.name)
+
+
+class Scope(Declaration, frozen=True, kw_only=True):
+    """The problem, who wants what, what it may cost, what it is worth, and the rule to beat."""
+
+    problem: str
+    objectives: list[Objective]
+    heuristic: Heuristic
+    value: Value = Value()
+    budget: Budget = Budget()
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        found = []
+        if not self.problem.strip():
+            found.append(("problem", "say in one sentence which problem the system solves"))
+        if not self.objectives:
+            found.append(("objectives", "at least one objective, or no candidate can be judged"))
+        names = [o.name for o in self.objectives]
+        found += [(f"objectives[{i}].name", f"{n!r} is there twice") for i, n in enumerate(names) if n in names[:i]]
+        return found
+
+
+# --- 2 data ------------------------------------------------------------------------------------------------------
+
+
+class Column(Declaration, frozen=True):
+    """One column of a contract. `timestamp` is zone-aware with microseconds; `categories` closes a string column."""
+
+    type: ColumnType
+    nullable: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    categories: list[str] | None = None
+    tags: list[str] = []
+    description: str = ""
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        found = []
+        if self.categories is not None and self.type != "string":
+            found.append(("categories", f"only a string column has categories, not {self.type}"))
+        if (self.minimum is not None or self.maximum is not None) and self.type not in ("float", "integer"):
+            found.append(("minimum/maximum", f"only a number has a range, not {self.type}"))
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            found.append(("minimum", f"{self.minimum} is above maximum {self.maximum}"))
+        return found
+
+
+class Table(Declaration, frozen=True):
+    """A table and its contract.
+
+    `event_time` names the column of when a row happened; `known_time` the one of when it became known (the same column
+    if not given); `known_after` is a delay added to it ("20m"). `key` names the columns that identify an entity.
+    """
+
+    name: str
+    columns: dict[str, Column]
+    key: list[str]
+    event_time: str
+    known_time: str | None = None
+    known_after: str = "0s"
+    description: str = ""
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        found = _name_problem("name", self.name) + self._durations("known_after")
+        for field, names in (("key", self.key), ("event_time", [self.event_time]), ("known_time", [self.known_time or self.event_time])):
+            found += [(field, f"no column {n!r} in table {self.name!r}") for n in names if n not in self.columns]
+        for field in (self.event_time, self.known_time or self.event_time):
+            column = self.columns.get(field)
+            if column and (column.type != "timestamp" or column.nullable):
+                found.append((field, "must be a timestamp that is never null"))
+        found += [
+            (f"columns.{n}", "a column name is letters, digits and _, not beginning with a digit or with _")
+            for n in self.columns
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", n)
+        ]
+        found += [(f"key.{n}", "a key column cannot be null") for n in self.key if n in self.columns and self.columns[n].nullable]
+        return found
+
+    @property
+    def known(self) -> str:
+        """The column of when a row became known (before `known_after` is added)."""
+        return self.known_time or self.event_time
+
+
+class Context(Declaration, frozen=True):
+    """Columns joined to each request: the latest row of `table` known at that moment, matched on `by`.
+
+    `by` maps the table's key columns to request columns; `columns` are the ones wanted; a row older than `max_age`
+    (event time to decision) counts as missing. Context columns are always nullable.
+    """
+
+    table: Table
+    by: dict[str, str]
+    columns: list[str]
+    max_age: str | None = None
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        found = self._durations("max_age")
+        found += [("columns", f"no column {c!r} in table {self.table.name!r}") for c in self.columns if c not in self.table.columns]
+        if sorted(self.by) != sorted(self.table.key):
+            found.append(("by", f"must name exactly the key of table {self.table.name!r}: {self.table.key}"))
+        return found
+
+
+class Outcome(Declaration, frozen=True):
+    """The truth about a request: a row of `table` with the same key; `label` is an SQL expression over it, true or false.
+
+    `wait` is how long after the decision an outcome may come before the prediction counts as never answered.
+    """
+
+    table: Table
+    label: str
+    wait: str = "30d"
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        return self._durations("wait") + ([] if self.label.strip() else [("label", "an SQL expression such as 'arr_delay > 15'")])
+
+
+class Slice(Declaration, frozen=True):
+    """A part of the traffic looked at everywhere: `of` maps columns to a string (one slice per value) or a boolean."""
+
+    name: str
+    of: Any
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        return _name_problem("name", self.name) + _code_problem("of", self.of)
+
+
+# --- 3 develop ---------------------------------------------------------------------------------------------------
+
+
+class TimeSplit(Declaration, frozen=True):
+    """The newest part of the examples validates, the rest trains: `validation` is a duration ("14d")."""
+
+    validation: str = "14d"
+    embargo: str = "0s"
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        return self._durations("validation", "embargo")
+
+
+class Candidate(Declaration, frozen=True):
+    """One way to solve the problem.
+
+    `estimator` is a function that returns an unfitted scikit-learn compatible classifier (or pipeline) for a float32
+    matrix; if it takes one parameter it gets an Optuna trial and `trials` says how many are searched. `phase` is the
+    rung of the ladder: 2 simple model, 3 optimised, 4 complex (1 is the heuristic). `encoding` says how string features
+    enter the matrix: `ordinal` (one column of codes, for trees) or `onehot` (one column per category).
+    """
+
+    name: str
+    estimator: Any
+    phase: Literal[2, 3, 4] = 2
+    encoding: Literal["ordinal", "onehot"] = "onehot"
+    trials: int = 0
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        found = _name_problem("name", self.name) + _code_problem("estimator", self.estimator)
+        if self.trials and not found and callable(self.estimator) and not inspect.signature(self.estimator).parameters:
+            found.append(("trials", "the estimator function takes no parameter, so there is nothing to search"))
+        return found
+
+
+# --- 4 deploy, 5 monitor, 6 business -----------------------------------------------------------------------------
+
+
+class Guard(Declaration, frozen=True):
+    """A condition a package must meet before release: no worse than the serving one by more than `tolerance` of `metric`."""
+
+    metric: str
+    tolerance: float = 0.0
+    slices: list[str] = []
+
+
+class Release(Declaration, frozen=True, kw_only=True):
+    """How packages are released. `durability` is that of the prediction log; `on_unloggable` says what an answer that cannot be logged becomes."""
+
+    strategy: Literal["direct"] = "direct"
+    guards: list[Guard] = []
+    durability: Literal["process"] = "process"
+    on_unloggable: Literal["serve", "refuse"] = "serve"
+
+
+class Monitor(Declaration, frozen=True, kw_only=True):
+    """What is watched. Thresholds are effect sizes, not significance levels, so that a long year does not cry wolf."""
+
+    every: str = "7d"
+    psi: float = 0.25
+    jensen_shannon: float = 0.1
+    minimum_rows: int = 500
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        return self._durations("every")
+
+
+class Retrain(Declaration, frozen=True, kw_only=True):
+    """When to retrain: after `every`, on `drift` of this many columns, or when `decay_metric` fell by `decay` against the package's own evaluation.
+
+    `cooldown` is the least time between two retrainings; `window` the length of history trained on (all if None).
+    """
+
+    every: str | None = None
+    drift: int | None = None
+    decay: float | None = None
+    decay_metric: str = "average_precision"
+    cooldown: str = "7d"
+    window: str | None = None
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        return self._durations("every", "cooldown", "window")
+
+
+def _code_problem(field: str, code: Any) -> list[tuple[str, str]]:
+    return [] if callable(code) or isinstance(code, str) else [(field, f"must be a function, not {type(code).__name__}")]
+
+
+def source_of(code: Callable[..., Any] | str) -> str:
+    """The source text of a declared function (its qualified name where the source cannot be read)."""
+    if isinstance(code, str):
+        return code
+    try:
+        return inspect.getsource(code).strip()
+    except (OSError, TypeError):
+        return f"{code.__module__}.{code.__qualname__}"
+
+
+def to_json(value: Any) -> bytes:
+    """Any declaration as JSON, functions as their source text."""
+    return msgspec.json.encode(value, enc_hook=_encode, order="deterministic")
+
+
+def to_builtins(value: Any) -> Any:
+    """Any declaration as plain dicts, lists and scalars, functions as their source text."""
+    return msgspec.to_builtins(value, enc_hook=_encode, order="deterministic")
+
+
+def declaration_digest(value: Any) -> str:
+    """SHA-256 of a declaration's JSON: changes exactly when the declaration or its code does."""
+    return digest(to_json(value))
+
+
+def _encode(value: Any) -> Any:
+    if callable(value):
+        return source_of(value)
+    raise NotImplementedError(f"{type(value).__name__} cannot be written as JSON")

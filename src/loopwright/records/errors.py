@@ -1,0 +1,209 @@
+"""The tree of errors. Each carries facts and the next step; none knows HTTP or exit codes.
+
+LoopwrightError
+├── UsageError                  the request itself is wrong
+│   ├── NameInvalid
+│   ├── SettingInvalid
+│   ├── DeclarationInvalid      one or more fields of a declaration; all of them at once
+│   ├── RequestInvalid          one or more fields of a prediction request or an outcome
+│   └── ExtraMissing            an optional part of loopwright is not installed
+├── NotFound
+│   ├── LoopNotFound
+│   ├── PackageNotFound
+│   ├── PredictionNotFound
+│   ├── TableNotFound
+│   └── RecordNotFound
+├── Refused                     understood, and the answer is no
+│   ├── IngestRefused
+│   ├── ExamplesRefused
+│   ├── ConversionRefused       estimator and graph disagree, or a part has no converter
+│   ├── PackageRefused          damaged, hostile or inconsistent package
+│   ├── GateFailed
+│   ├── ReleaseConflict         somebody else changed the release first
+│   └── AddressRefused          an address or webhook target that is not allowed
+├── Unavailable                 a part is down or full; trying again may help
+│   ├── LedgerUnavailable
+│   ├── LogUnavailable
+│   └── Overloaded
+└── Damaged                     bytes at rest are not what was written
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class LoopwrightError(Exception):
+    """Base of everything loopwright raises on purpose."""
+
+
+class UsageError(LoopwrightError):
+    """The request itself is wrong: mend it and ask again."""
+
+
+class NameInvalid(UsageError):
+    """A name outside `^[a-z0-9][a-z0-9._-]{0,63}$`."""
+
+    def __init__(self, what: str, name: str) -> None:
+        self.what, self.name = what, name
+        super().__init__(
+            f"{what} {name[:80]!r} is not lawful: 1 to 64 characters of a-z, 0-9, '.', '_', '-', beginning with a letter or digit"
+        )
+
+
+class SettingInvalid(UsageError):
+    """A setting whose value cannot be used."""
+
+    def __init__(self, name: str, value: str, why: str) -> None:
+        self.name, self.value, self.why = name, value, why
+        super().__init__(f"setting {name} = {value!r}: {why}")
+
+
+class FieldProblem(NamedTuple):
+    """A field's path, e.g. `scope.objectives[0].metric`, and what is wrong with it."""
+
+    field: str
+    reason: str
+
+
+class DeclarationInvalid(UsageError):
+    """A declaration with one or more wrong fields, all named at once."""
+
+    def __init__(self, what: str, problems: Sequence[tuple[str, str]]) -> None:
+        self.what, self.problems = what, [FieldProblem(*p) for p in problems]
+        super().__init__(f"{what} is not valid:\n" + "\n".join(f"  {p.field}: {p.reason}" for p in self.problems))
+
+
+class RequestInvalid(UsageError):
+    """A request whose fields break the contract; at most 20 are named."""
+
+    def __init__(self, problems: Sequence[tuple[str, str]], *, what: str = "the request") -> None:
+        self.problems = [FieldProblem(*p) for p in problems[:20]]
+        super().__init__(f"{what} breaks the contract: " + "; ".join(f"{p.field}: {p.reason}" for p in self.problems))
+
+
+class ExtraMissing(UsageError):
+    """An optional part of loopwright is not installed."""
+
+    def __init__(self, extra: str, purpose: str) -> None:
+        self.extra, self.purpose = extra, purpose
+        super().__init__(f"{purpose} needs an extra: pip install 'loopwright[{extra}]'")
+
+
+class NotFound(LoopwrightError):
+    """Something asked for by name is not there."""
+
+    def __init__(self, what: str, name: str, *, near: Sequence[str] = (), next_step: str = "") -> None:
+        self.what, self.name, self.near, self.next_step = what, name, list(near), next_step
+        message = f"no {what} {name[:80]!r}"
+        if near:
+            message += f" - nearest: {', '.join(near)}"
+        if next_step:
+            message += f"; {next_step}"
+        super().__init__(message)
+
+
+class LoopNotFound(NotFound):
+    """No loop of that name in the ledger, and no loop file at that path."""
+
+    def __init__(self, name: str, near: Sequence[str] = ()) -> None:
+        super().__init__("loop", name, near=near, next_step="list them with `loopwright status`, or give the path of a loop file")
+
+
+class PackageNotFound(NotFound):
+    """No package whose digest begins like that, or more than one."""
+
+    def __init__(self, name: str, near: Sequence[str] = ()) -> None:
+        super().__init__("package", name, near=near, next_step="list them with `loopwright leaderboard LOOP`")
+
+
+class PredictionNotFound(NotFound):
+    """No prediction with that id in the log."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__("prediction", id, next_step="an id is the 32 hexadecimal digits that came with the answer")
+
+
+class TableNotFound(NotFound):
+    """No table of that name."""
+
+    def __init__(self, name: str, near: Sequence[str] = ()) -> None:
+        super().__init__("table", name, near=near, next_step="declare it in the loop file, then `loopwright ingest TABLE FILE`")
+
+
+class RecordNotFound(NotFound):
+    """No ledger entry with that id."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__("record", id, next_step="see `loopwright status` and `loopwright history LOOP`")
+
+
+class Refused(LoopwrightError):
+    """Understood, and the answer is no."""
+
+
+class IngestRefused(Refused):
+    """A file that cannot be ingested; nothing of it was written."""
+
+    def __init__(self, source: str, why: str) -> None:
+        self.source, self.why = source, why
+        super().__init__(f"{source} was not ingested: {why}")
+
+
+class ExamplesRefused(Refused):
+    """No usable examples can be built."""
+
+
+class ConversionRefused(Refused):
+    """An estimator that cannot be turned into an exact graph."""
+
+    def __init__(self, candidate: str, why: str) -> None:
+        self.candidate, self.why = candidate, why
+        super().__init__(f"candidate {candidate!r} cannot become one graph: {why}")
+
+
+class PackageRefused(Refused):
+    """A package that is damaged, hostile or inconsistent."""
+
+    def __init__(self, package: str, why: str) -> None:
+        self.package, self.why = package, why
+        super().__init__(f"package {package[:12]} refused: {why}")
+
+
+class GateFailed(Refused):
+    """A package that did not pass the checks before release."""
+
+    def __init__(self, package: str, reasons: Sequence[str]) -> None:
+        self.package, self.reasons = package, list(reasons)
+        super().__init__(f"package {package[:12]} did not pass the gate: " + "; ".join(reasons))
+
+
+class ReleaseConflict(Refused):
+    """Somebody else changed the release first."""
+
+    def __init__(self, name: str, expected: int, found: int) -> None:
+        self.name, self.expected, self.found = name, expected, found
+        super().__init__(f"{name} is at generation {found}, not {expected}: somebody changed it first; look at it and try again")
+
+
+class AddressRefused(Refused):
+    """An address that may not be bound or called."""
+
+
+class Unavailable(LoopwrightError):
+    """A part is down or full; trying again may help."""
+
+
+class LedgerUnavailable(Unavailable):
+    """The ledger does not answer."""
+
+
+class LogUnavailable(Unavailable):
+    """The prediction log cannot be written."""
+
+
+class Overloaded(Unavailable):
+    """More load than can be held."""
+
+
+class Damaged(LoopwrightError):
+    """Bytes at rest are not what was written."""

@@ -1,0 +1,39 @@
+"""Examples: one row per decision, as the server would have seen it, with the outcome when it became known.
+
+An examples file is Parquet in `home/examples/<digest>.parquet` with the request columns, the context columns, and
+`_decided_at` (timestamp), `_known_at` (when the outcome became known), `_label` (boolean), `_unit` (the request's key
+as text) and `_prediction` (id where the row comes from the prediction log, else null), sorted by `_decided_at`.
+"""
+
+from datetime import datetime
+from typing import ClassVar
+
+import msgspec
+
+from loopwright.records.declarations import Column
+from loopwright.records.ledger.record import Record
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """A table's version that went in, its rows, and the SHA-256 of each file it was ingested from."""
+
+    table: str
+    version: int
+    rows: int
+    files: dict[str, str]
+
+
+class Examples(Record, frozen=True, kw_only=True):
+    """What `data` hands to `develop`: where the rows are and where they came from."""
+
+    kind: ClassVar[str] = "examples"
+    digest: str
+    rows: int
+    positives: int
+    as_of: datetime
+    first: datetime
+    last: datetime
+    sources: list[Source]
+    excluded: dict[str, int]
+    request: dict[str, Column]
+    context: dict[str, Column]

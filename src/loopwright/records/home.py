@@ -1,0 +1,77 @@
+"""Home: the settings, the clock, and the stores that hang on them; opened once, handed to every verb."""
+
+import getpass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loopwright.records.clock import Clock, RealClock
+from loopwright.records.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from loopwright.records.lake import Lake
+    from loopwright.records.ledger import Ledger
+    from loopwright.records.online import Online
+    from loopwright.records.packages import Packages
+
+
+class Home:
+    """Where one installation lives. The stores open on first use, so that a worker never loads what it does not need."""
+
+    def __init__(self, settings: Settings | None = None, clock: Clock | None = None) -> None:
+        self.settings = settings or load_settings()
+        self.clock: Clock = clock or RealClock()
+        self.path = self.settings.home.absolute()
+
+    @cached_property
+    def by(self) -> str:
+        """Who is acting."""
+        return self.settings.by or getpass.getuser()
+
+    @cached_property
+    def ledger(self) -> "Ledger":
+        """The ledger, its schema brought up to date."""
+        from loopwright.records.ledger import Ledger
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        return Ledger(self.settings.ledger_url, clock=self.clock, by=self.by)
+
+    @cached_property
+    def lake(self) -> "Lake":
+        """The Delta tables."""
+        from loopwright.records.lake import Lake
+
+        return Lake(self.settings.lake_root)
+
+    @cached_property
+    def packages(self) -> "Packages":
+        """The packages."""
+        from loopwright.records.packages import Packages
+
+        return Packages(self.folder("packages"))
+
+    @cached_property
+    def online(self) -> "Online":
+        """The key-value table of context for serving."""
+        from loopwright.records.online import Online
+
+        return Online(self.folder("online") / "context.db")
+
+    def folder(self, name: str) -> Path:
+        """A folder of home, made if it is not there."""
+        path = self.path / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for name in ("ledger", "online"):
+            store: Any = self.__dict__.pop(name, None)
+            if store is not None:
+                store.close()
+
+    def __enter__(self) -> "Home":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

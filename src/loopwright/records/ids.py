@@ -1,0 +1,49 @@
+"""Identifiers: prediction ids, digests and names.
+
+A prediction's id is a valid W3C trace id (https://www.w3.org/TR/trace-context/): 32 lowercase hexadecimal digits,
+not all zero. Like a UUIDv7 (RFC 9562) it begins with 48 bits of Unix time in milliseconds, so ids sort by time.
+"""
+
+import hashlib
+import os
+import re
+from datetime import UTC, datetime
+
+from loopwright.records.errors import NameInvalid
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
+
+
+def new_id(at: datetime) -> str:
+    """A fresh id for the moment `at` (zone-aware): 12 hex digits of milliseconds, then 80 random bits."""
+    return f"{int(at.timestamp() * 1000):012x}{os.urandom(10).hex()}"
+
+
+def new_ids(at: datetime, count: int) -> list[str]:
+    """`count` fresh ids for one moment (zone-aware), in no particular order."""
+    prefix = f"{int(at.timestamp() * 1000):012x}"
+    noise = os.urandom(10 * count).hex()
+    return [prefix + noise[20 * i : 20 * i + 20] for i in range(count)]
+
+
+def time_of(id: str) -> datetime:
+    """The moment an id was made, to the millisecond (UTC)."""
+    return datetime.fromtimestamp(int(id[:12], 16) / 1000, UTC)
+
+
+def is_trace_id(text: str) -> bool:
+    """Whether `text` is a valid W3C trace id."""
+    return TRACE_ID.fullmatch(text) is not None
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 of `data` in lowercase hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_name(name: str, what: str = "name") -> str:
+    """Return `name` if it is a lawful name (`^[a-z0-9][a-z0-9._-]{0,63}$`), else raise NameInvalid."""
+    if not NAME.fullmatch(name):
+        raise NameInvalid(what, name)
+    return name

@@ -1,0 +1,120 @@
+"""The package: an immutable folder named by the SHA-256 of its manifest. `develop` makes it, `deploy` and `monitor` read it.
+
+    manifest.json       this file's `Manifest`; names every other file with its SHA-256 and size
+    model.onnx          features + estimator in one graph: outputs `score` (float32 [N]) and, if any, `features` (float32 [N, F])
+    heuristic.onnx      the fall-back: output `score` (float32 [N])
+    slices.onnx         one string output [N] per slice, named by the slice (absent when the loop has no slices)
+    evaluation.json     `Evaluation`
+    reference.json      `Reference`: compact summary of training inputs and outputs, and golden requests with their answers
+    MLmodel             so that `mlflow.pyfunc.load_model` works on the folder
+    card.md             the model card
+
+Files are read once, hashed, and those same bytes are used. Nothing is ever unpickled.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from loopwright.records.declarations import Column
+
+
+class ContextNeed(msgspec.Struct, frozen=True, kw_only=True):
+    """Context a package needs while serving: the latest row of `table` known, matched on `by` (table key -> request column).
+
+    A row whose event time is more than `max_age_s` seconds before the decision counts as missing.
+    """
+
+    table: str
+    by: dict[str, str]
+    columns: dict[str, Column]
+    max_age_s: float | None
+
+
+class FileInfo(msgspec.Struct, frozen=True):
+    """SHA-256 and size in bytes of one file of a package."""
+
+    sha256: str
+    size: int
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True):
+    """What a package was trained on: the examples record, its rows, its newest decision, and how long fitting took."""
+
+    examples: str
+    rows: int
+    as_of: datetime
+    first: datetime
+    last: datetime
+    sources: dict[str, int]
+    seconds: float
+
+
+class Conversion(msgspec.Struct, frozen=True, kw_only=True):
+    """How exactly the graph agrees with the estimator on the validation rows."""
+
+    rows: int
+    max_difference: float
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about a package but its bytes. `request`, `key`, `event_time` are the contract of the request."""
+
+    format: int
+    loop: str
+    candidate: str
+    phase: int
+    created_at: datetime
+    by: str
+    declaration: str
+    request: dict[str, Column]
+    key: list[str]
+    event_time: str
+    context: list[ContextNeed]
+    features: list[str]
+    vocabulary: dict[str, list[str]]
+    slices: list[str]
+    threshold: float
+    params: dict[str, Any]
+    seed: int
+    training: Training
+    conversion: Conversion
+    commit: str
+    environment: dict[str, str]
+    parent: str
+    release: dict[str, Any]
+    files: dict[str, FileInfo]
+
+
+class Histogram(msgspec.Struct, frozen=True, kw_only=True):
+    """Reference distribution of one column: numbers in bins (inner edges, ascending), or categories; `counts` one longer than `edges`.
+
+    For categories the last count is of everything not in `categories`. `missing` counts nulls; `mean` is of the numbers.
+    """
+
+    column: str
+    role: str
+    edges: list[float]
+    categories: list[str]
+    counts: list[int]
+    missing: int
+    rows: int
+    mean: float | None
+    minimum: float | None
+    maximum: float | None
+
+
+class Golden(msgspec.Struct, frozen=True, kw_only=True):
+    """A request with its context and the score that the graph must give for it (|difference| <= 1e-6)."""
+
+    request: dict[str, Any]
+    context: dict[str, Any]
+    score: float
+
+
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
+    """What drift is measured against (validation rows: what the model saw last), and the golden requests."""
+
+    columns: list[Histogram]
+    golden: list[Golden]

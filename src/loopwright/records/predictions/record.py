@@ -1,0 +1,44 @@
+"""One prediction, one outcome: what the log holds."""
+
+from typing import Any
+
+import msgspec
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One answered prediction. Times are microseconds since 1970 (UTC).
+
+    `request` and `context` map column to value as the graph saw them (timestamps as microseconds); `context_age_s` is
+    the age of the oldest context row used. `flags` are of `out_of_range:COLUMN`, `new_category:COLUMN`,
+    `missing_context:TABLE`, `stale_context:TABLE`, `degraded`.
+    """
+
+    id: str
+    at: int
+    package: str
+    arm: str
+    probability: float
+    request: Any
+    context: dict[str, Any]
+    context_age_s: float | None
+    score: float
+    label: bool
+    flags: list[str]
+    latency_us: float
+    unit: str
+
+
+class OutcomeRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One outcome as it arrived: matched by `prediction` (id) or by `unit`; times in microseconds since 1970 (UTC).
+
+    `values` are the columns of the outcome table's contract; `known_at` when the truth became known, `received_at` when
+    it reached us; `provenance` says from where. `id` makes repeated deliveries one row.
+    """
+
+    id: str
+    prediction: str
+    unit: str
+    values: dict[str, Any]
+    known_at: int
+    received_at: int
+    provenance: str

@@ -1,0 +1,100 @@
+"""Settings: one table, read from the environment once, overridden by the command line."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from loopwright.records.errors import SettingInvalid
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One row of the settings table: field of `Settings`, environment variable, help, and how its text is read."""
+
+    field: str
+    env: str
+    help: str
+    parse: Callable[[str], Any] = str
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            raise ValueError(f"must be between {least} and {most}")
+        return value
+
+    return parse
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("home", "LOOPWRIGHT_HOME", "folder of the embedded default: ledger, lake, packages, logs", Path),
+    Setting("ledger", "LOOPWRIGHT_LEDGER", "ledger URL: sqlite:///PATH or postgresql://... (default: SQLite in home)"),
+    Setting("lake", "LOOPWRIGHT_LAKE", "where the Delta tables are: a folder or an object-storage URL (default: in home)"),
+    Setting("online", "LOOPWRIGHT_ONLINE", "key-value table for context while serving: `embedded`"),
+    Setting("engine", "LOOPWRIGHT_ENGINE", "where heavy work runs: `local`"),
+    Setting("host", "LOOPWRIGHT_HOST", "address to bind; anything but loopback needs a token"),
+    Setting("port", "LOOPWRIGHT_PORT", "port of the data plane (predict, outcomes, metrics)", _number(0, 65535)),
+    Setting("control_port", "LOOPWRIGHT_CONTROL_PORT", "port of the control API and the console", _number(0, 65535)),
+    Setting("workers", "LOOPWRIGHT_WORKERS", "worker processes of the data plane", _number(1, 256)),
+    Setting("token", "LOOPWRIGHT_TOKEN", "bearer token that the control API and, off loopback, the data plane ask for"),
+    Setting("webhook", "LOOPWRIGHT_WEBHOOK", "URL that alerts are posted to: https, or loopback (none by default)"),
+    Setting("by", "LOOPWRIGHT_BY", "who is acting, for the audit trail (default: the system's user name)"),
+)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings in force; made by `load_settings`."""
+
+    home: Path = Path(".loopwright")
+    ledger: str = ""
+    lake: str = ""
+    online: str = "embedded"
+    engine: str = "local"
+    host: str = "127.0.0.1"
+    port: int = 8321
+    control_port: int = 8322
+    workers: int = 1
+    token: str = ""
+    webhook: str = ""
+    by: str = ""
+
+    @property
+    def ledger_url(self) -> str:
+        """The SQLAlchemy URL of the ledger."""
+        if self.ledger.startswith("postgresql://"):
+            return "postgresql+psycopg://" + self.ledger.removeprefix("postgresql://")
+        return self.ledger or f"sqlite:///{self.home.absolute() / 'ledger.db'}"
+
+    @property
+    def lake_root(self) -> str:
+        """Folder or URL under which the Delta tables are."""
+        return self.lake or str(self.home.absolute() / "lake")
+
+
+def load_settings(overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from defaults, then the environment, then `overrides` (field name to value; None means not given).
+
+    Raises SettingInvalid naming the variable and the reason.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        override = (overrides or {}).get(setting.field)
+        text = environ.get(setting.env) if override is None else str(override)
+        if text is None or text == "":
+            continue
+        try:
+            values[setting.field] = setting.parse(text)
+        except ValueError as error:
+            raise SettingInvalid(setting.env, text, str(error)) from error
+    settings = Settings(**values)
+    if settings.ledger and not settings.ledger.startswith(("sqlite:///", "postgresql://")):
+        raise SettingInvalid("LOOPWRIGHT_LEDGER", settings.ledger, "must begin with sqlite:/// or postgresql://")
+    if settings.online != "embedded":
+        raise SettingInvalid("LOOPWRIGHT_ONLINE", settings.online, "only `embedded` is known to this version")
+    if settings.engine != "local":
+        raise SettingInvalid("LOOPWRIGHT_ENGINE", settings.engine, "only `local` is known to this version")
+    return settings

@@ -1,0 +1,45 @@
+"""Turns of the loop: what ran, when, why, with what result; enough to resume after an interruption."""
+
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+
+from loopwright.records.ledger.record import Record
+
+STAGES = ("scope", "data", "develop", "deploy", "monitor", "business")
+Stage = Literal["scope", "data", "develop", "deploy", "monitor", "business"]
+
+
+class LoopRecord(Record, frozen=True, kw_only=True):
+    """A loop as declared: its JSON (functions as source text), the file it came from and the digest of the declaration."""
+
+    kind: ClassVar[str] = "loop"
+    name: str
+    file: str
+    digest: str
+    declaration: dict[str, Any]
+
+
+class Turn(Record, frozen=True, kw_only=True):
+    """One turn: put again under the same key (the turn's id) when its state changes."""
+
+    kind: ClassVar[str] = "turn"
+    turn: str
+    declaration: str
+    as_of: datetime
+    cause: Literal["first", "schedule", "drift", "decay", "manual"]
+    why: str
+    state: Literal["running", "done", "stopped", "failed"]
+    result: str
+
+
+class Step(Record, frozen=True, kw_only=True):
+    """One stage of a turn; `output` names what it made (entry ids, package digests) so that a resumed turn can go on from it."""
+
+    kind: ClassVar[str] = "step"
+    turn: str
+    stage: Stage
+    state: Literal["running", "done", "failed"]
+    started: datetime
+    seconds: float
+    summary: str
+    output: dict[str, Any]

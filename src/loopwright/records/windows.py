@@ -1,0 +1,101 @@
+"""What monitoring found in a window of time: inputs, outputs, drift, quality, alerts and triggers."""
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+import msgspec
+
+from loopwright.records.evaluation import Estimate
+from loopwright.records.ledger.record import Record
+
+State = Literal["ok", "watch", "drift", "no data"]
+
+
+class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """One column against the package's reference. Shares are of rows; psi and jensen_shannon are effect sizes (NaN as null)."""
+
+    column: str
+    role: Literal["request", "context", "feature", "output"]
+    state: State
+    psi: float | None
+    jensen_shannon: float | None
+    missing: float
+    missing_reference: float
+    out_of_range: float
+    new_category: float
+    mean: float | None
+    mean_reference: float | None
+
+
+class Window(Record, frozen=True, kw_only=True):
+    """One monitoring window [start, end) of a loop. `packages` counts rows by package; `degraded` is a share of rows."""
+
+    kind: ClassVar[str] = "window"
+    start: datetime
+    end: datetime
+    rows: int
+    state: State
+    reference: str
+    packages: dict[str, int]
+    degraded: float
+    flags: dict[str, int]
+    columns: list[ColumnWindow]
+    drifted: list[str]
+
+
+class Quality(Record, frozen=True, kw_only=True):
+    """Quality in a window from the outcomes known at `known_at`; later outcomes revise it with a new record of the same key."""
+
+    kind: ClassVar[str] = "quality"
+    start: datetime
+    end: datetime
+    known_at: datetime
+    rows: int
+    with_outcome: int
+    state: Literal["ok", "decayed", "no data"]
+    metrics: dict[str, Estimate]
+    slices: dict[str, dict[str, dict[str, Estimate]]]
+    by_package: dict[str, dict[str, Estimate]]
+
+
+class Alert(Record, frozen=True, kw_only=True):
+    """Something somebody should know. One open alert per key; `repeats` says how often it came again while open."""
+
+    kind: ClassVar[str] = "alert"
+    key: str
+    severity: Literal["info", "warning", "critical"]
+    title: str
+    detail: str
+    state: Literal["open", "closed"]
+    repeats: int = 0
+
+
+class Trigger(Record, frozen=True, kw_only=True):
+    """A reason to retrain, with its evidence."""
+
+    kind: ClassVar[str] = "trigger"
+    cause: Literal["schedule", "drift", "decay", "manual"]
+    reason: str
+    evidence: list[str] = []
+
+
+class ValueWindow(Record, frozen=True, kw_only=True):
+    """Money in a window, in `currency`, over predictions whose outcome is known: the model's, the heuristic's on the same rows.
+
+    Doing nothing ("no model") is `no_model`. Intervals come from a bootstrap over rows. `cost` is compute, in USD.
+    """
+
+    kind: ClassVar[str] = "value"
+    start: datetime
+    end: datetime
+    known_at: datetime
+    currency: str
+    predictions: int
+    with_outcome: int
+    model: Estimate
+    heuristic: Estimate
+    no_model: float
+    over_no_model: Estimate
+    over_heuristic: Estimate
+    cost: float
+    counts: dict[str, int]
