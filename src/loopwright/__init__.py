@@ -1,0 +1,74 @@
+"""loopwright takes a machine-learning system through its whole production life, again and again.
+
+    scope -> data -> develop -> deploy -> monitor -> business -> scope ...
+
+The public names below are what a loop file needs. They are loaded on first use: importing loopwright loads nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loopwright.loop import Loop, load_loop
+    from loopwright.records.declarations import (
+        Budget,
+        Candidate,
+        Column,
+        Context,
+        Guard,
+        Heuristic,
+        Monitor,
+        Objective,
+        Outcome,
+        Release,
+        Retrain,
+        Scope,
+        Slice,
+        Table,
+        TimeSplit,
+        Value,
+    )
+    from loopwright.records.errors import LoopwrightError
+    from loopwright.records.home import Home
+
+__all__ = [
+    "Budget",
+    "Candidate",
+    "Column",
+    "Context",
+    "Guard",
+    "Heuristic",
+    "Home",
+    "Loop",
+    "LoopwrightError",
+    "Monitor",
+    "Objective",
+    "Outcome",
+    "Release",
+    "Retrain",
+    "Scope",
+    "Slice",
+    "Table",
+    "TimeSplit",
+    "Value",
+    "load_loop",
+]
+
+_ELSEWHERE = {
+    "Home": "loopwright.records.home",
+    "Loop": "loopwright.loop",
+    "LoopwrightError": "loopwright.records.errors",
+    "load_loop": "loopwright.loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'loopwright' has no attribute {name!r}")
+    value = getattr(import_module(_ELSEWHERE.get(name, "loopwright.records.declarations")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""Ground floor: what the stages hand each other."""
