@@ -1,0 +1,269 @@
+"""The store of packages: immutable flat folders named by the SHA-256 of their manifest. See `records.package` for the files.
+
+A package is written into a hidden folder beside its place, synced, then renamed: a folder with a digest's name is whole.
+Reading takes each file once, checks size and SHA-256, and hands out those very bytes. Nothing here parses a graph
+except `write`, which refuses unsafe ones (`records.graph_check`) before anything is on the disk.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from loopwright.records.declarations import Column
+from loopwright.records.errors import PackageNotFound, PackageRefused
+from loopwright.records.evaluation import Evaluation
+from loopwright.records.ids import digest
+from loopwright.records.ledger.record import Problem
+from loopwright.records.package import FileInfo, Manifest, Reference
+
+FORMAT = 1
+FILE_BYTES = 64 * 2**20
+PACKAGE_BYTES = 256 * 2**20
+MANIFEST_BYTES = 4 * 2**20
+FILES = ("model.onnx", "heuristic.onnx", "slices.onnx", "evaluation.json", "reference.json", "MLmodel", "card.md")
+REQUIRED = ("model.onnx", "heuristic.onnx", "evaluation.json", "reference.json")
+
+Problems = list[Problem]
+Names = list[str]
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_PREFIX = re.compile(r"[0-9a-f]{4,64}")
+
+
+class Package:
+    """A package in memory: its manifest and the verified bytes of its files."""
+
+    def __init__(self, digest: str, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+        self.digest, self.manifest, self.files = digest, manifest, dict(files)
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """Measured quality on the validation rows."""
+        decoded: Evaluation = self._decode("evaluation.json", Evaluation)
+        return decoded
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What drift is measured against, and the golden requests."""
+        decoded: Reference = self._decode("reference.json", Reference)
+        return decoded
+
+    @cached_property
+    def card(self) -> str:
+        """The model card, Markdown."""
+        return self.files.get("card.md", b"").decode("utf-8", errors="replace")
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """What the graphs see: request columns, then context columns."""
+        context = {name: column for need in self.manifest.context for name, column in need.columns.items()}
+        return {**self.manifest.request, **context}
+
+    def _decode(self, name: str, type: Any) -> Any:
+        try:
+            return decode_json(self.files[name], type)
+        except (KeyError, ValueError) as error:
+            raise PackageRefused(self.digest, f"{name} cannot be read: {error}") from error
+
+
+class Packages:
+    """The packages in one folder. Several processes may read and write at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, manifest: Manifest, files: Mapping[str, bytes]) -> Package:
+        """Store a package and return it; its manifest's `files` is filled in here. The same package again is the same digest.
+
+        Raises PackageRefused when a file is missing, unknown, too large, or a graph is unsafe.
+        """
+        from loopwright.records.graph_check import check_graph
+
+        for name, data in files.items():
+            if name not in FILES:
+                raise PackageRefused("(new)", f"a package has no file {name!r}")
+            if len(data) > FILE_BYTES:
+                raise PackageRefused("(new)", f"{name} has {len(data)} bytes, more than {FILE_BYTES}")
+            if name.endswith(".onnx"):
+                check_graph(data, name=name)
+        if missing := [name for name in REQUIRED if name not in files]:
+            raise PackageRefused("(new)", f"without {', '.join(missing)}")
+        if sum(map(len, files.values())) > PACKAGE_BYTES:
+            raise PackageRefused("(new)", f"more than {PACKAGE_BYTES} bytes")
+        infos = {name: FileInfo(sha256=digest(data), size=len(data)) for name, data in sorted(files.items())}
+        manifest = msgspec.structs.replace(manifest, format=FORMAT, files=infos)
+        text = encode_json(manifest)
+        name = digest(text)
+        if not (self.folder / name).is_dir():
+            self._place(name, {**files, "manifest.json": text})
+        return Package(name, manifest, files)
+
+    def _place(self, name: str, files: Mapping[str, bytes]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f".{name}.{os.getpid()}.{os.urandom(4).hex()}"
+        temporary.mkdir(mode=0o755)
+        try:
+            for file, data in files.items():
+                with (temporary / file).open("wb") as out:
+                    out.write(data)
+                    out.flush()
+                    os.fsync(out.fileno())
+            _sync_folder(temporary)
+            try:
+                temporary.rename(self.folder / name)
+            except OSError:
+                if not (self.folder / name).is_dir():  # else somebody wrote the same package meanwhile
+                    raise
+            _sync_folder(self.folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def read(self, digest: str) -> Package:
+        """The package of that digest (all 64 digits), every byte checked.
+
+        Raises PackageNotFound when there is none, PackageRefused naming the difference when it is damaged.
+        """
+        folder = self.folder / digest
+        if not _DIGEST.fullmatch(digest) or not folder.is_dir():
+            raise PackageNotFound(digest, self._near(digest))
+        manifest = self._manifest(digest)
+        present = {path.name for path in folder.iterdir()} - {"manifest.json"}
+        if missing := sorted(set(manifest.files) - present):
+            raise PackageRefused(digest, f"file {missing[0]!r} is missing")
+        if extra := sorted(present - set(manifest.files)):
+            raise PackageRefused(digest, f"file {extra[0][:80]!r} is not in the manifest")
+        if sum(info.size for info in manifest.files.values()) > PACKAGE_BYTES:
+            raise PackageRefused(digest, f"more than {PACKAGE_BYTES} bytes")
+        return Package(digest, manifest, {name: _checked(folder / name, digest, info) for name, info in manifest.files.items()})
+
+    def manifest(self, digest: str) -> Manifest:
+        """Only the manifest, its digest checked: cheap. Raises as `read`."""
+        if not _DIGEST.fullmatch(digest) or not (self.folder / digest).is_dir():
+            raise PackageNotFound(digest, self._near(digest))
+        return self._manifest(digest)
+
+    def _manifest(self, name: str) -> Manifest:
+        data = _bytes(self.folder / name / "manifest.json", name, MANIFEST_BYTES)
+        if digest(data) != name:
+            raise PackageRefused(name, f"the manifest's SHA-256 is {digest(data)[:12]}, not the folder's name")
+        try:
+            manifest: Manifest = decode_json(data, Manifest)
+        except ValueError as error:
+            raise PackageRefused(name, f"manifest.json cannot be read: {error}") from error
+        if manifest.format != FORMAT:
+            raise PackageRefused(name, f"format {manifest.format}; this version reads format {FORMAT}")
+        if unlawful := sorted(set(manifest.files) - set(FILES)):
+            raise PackageRefused(name, f"a package has no file {unlawful[0][:80]!r}")
+        if missing := [file for file in REQUIRED if file not in manifest.files]:
+            raise PackageRefused(name, f"without {', '.join(missing)}")
+        return manifest
+
+    def resolve(self, text: str) -> str:
+        """The digest that begins with `text` (at least 4 hexadecimal digits). Raises PackageNotFound when none or several do."""
+        found = [name for name in self.list() if name.startswith(text)] if _PREFIX.fullmatch(text) else []
+        if len(found) == 1:
+            return found[0]
+        raise PackageNotFound(text, [name[:12] for name in found[:5]] or self._near(text))
+
+    def list(self) -> Names:
+        """The digests of all packages, sorted."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path.name for path in self.folder.iterdir() if _DIGEST.fullmatch(path.name) and path.is_dir())
+
+    def verify(self) -> Problems:
+        """Read every package; each one that is refused is a problem, and so is anything that does not belong here."""
+        found = []
+        for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
+            if not _DIGEST.fullmatch(path.name) or not path.is_dir():
+                if not path.name.startswith("."):
+                    found.append(Problem(where=f"packages/{path.name[:80]}", what="is not a package"))
+                continue
+            try:
+                self.read(path.name)
+            except PackageRefused as refused:
+                found.append(Problem(where=f"packages/{path.name}", what=refused.why))
+        return found
+
+    def sweep(self) -> int:
+        """Remove what writers that died left half written; how many. Only while this process writes none."""
+        left = [path for path in self.folder.glob(".*.*.*") if path.is_dir()] if self.folder.is_dir() else []
+        for path in left:
+            if not _alive(path.name.rsplit(".", 2)[1]):
+                shutil.rmtree(path, ignore_errors=True)
+        return sum(not path.exists() for path in left)
+
+    def _near(self, text: str) -> Names:
+        names = self.list()
+        for length in range(min(len(text), 8), 0, -1):
+            if near := [name[:12] for name in names if name.startswith(text[:length])]:
+                return near[:5]
+        return [name[:12] for name in names[:5]]
+
+
+def encode_json(value: Any) -> bytes:
+    """A record as JSON, the same bytes for the same value; NaN becomes null."""
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def decode_json(data: bytes, type: Any) -> Any:
+    """A record from JSON; null where an estimate has a number becomes NaN again. Raises ValueError."""
+    plain = msgspec.json.decode(data)
+    return msgspec.convert(_mend_estimates(plain), type)
+
+
+def _mend_estimates(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"value", "low", "high", "n"}:
+            return {key: float("nan") if item is None else item for key, item in value.items()}
+        return {key: _mend_estimates(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mend_estimates(item) for item in value]
+    return value
+
+
+def _bytes(path: Path, package: str, limit: int) -> bytes:
+    # Opened without following links: a package never reads a file outside itself.
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise PackageRefused(package, f"{path.name} cannot be read: {error.strerror}") from error
+    if len(data) > limit:
+        raise PackageRefused(package, f"{path.name} has more than {limit} bytes")
+    return data
+
+
+def _checked(path: Path, package: str, info: FileInfo) -> bytes:
+    data = _bytes(path, package, min(FILE_BYTES, max(info.size, 0)))
+    if len(data) != info.size:
+        raise PackageRefused(package, f"{path.name} has {len(data)} bytes, the manifest says {info.size}")
+    if digest(data) != info.sha256:
+        raise PackageRefused(
+            package, f"the SHA-256 of {path.name} is {digest(data)[:12]}, the manifest says {info.sha256[:12]}"
+        )
+    return data
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return int(pid) != os.getpid()
