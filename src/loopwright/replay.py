@@ -1,0 +1,331 @@
+"""The loop against history: real requests and outcomes on a simulated clock, through the same functions the server uses.
+
+Each request is answered at its own moment with the context known then; each outcome arrives when it became known; each
+monitoring window closes when it is over; a trigger retrains, gates and releases by itself. Nothing sees the future:
+whatever a step reads, it reads as of the simulated clock.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loopwright.data.context import needs, rows_by_known
+from loopwright.data.ingest import Ingested
+from loopwright.deploy.controller import serving
+from loopwright.deploy.predict import Predictor
+from loopwright.loop import Loop
+from loopwright.records import metrics
+from loopwright.records.clock import SimulatedClock
+from loopwright.records.columns import arrow_feed
+from loopwright.records.declarations import Retrain, Table, Value, duration
+from loopwright.records.errors import ExamplesRefused, GateFailed, UsageError
+from loopwright.records.evaluation import Estimate
+from loopwright.records.graph import Graph
+from loopwright.records.home import Home
+from loopwright.records.ids import digest, new_ids
+from loopwright.records.outcomes import join, outcomes
+from loopwright.records.packages import Package
+from loopwright.records.predictions.log import LogWriter
+from loopwright.records.predictions.read import predictions
+from loopwright.records.predictions.record import OutcomeRow
+from loopwright.records.progress import Progress, Silent
+from loopwright.records.settings import Settings
+from loopwright.records.windows import Quality, Window
+from loopwright.tend import Upkeep, upkeep
+from loopwright.turn import turn
+
+Policy = Literal["declared", "never", "weekly", "monthly", "drift"]
+POLICIES: dict[str, Retrain | None] = {
+    "declared": None,
+    "never": Retrain(),
+    "weekly": Retrain(every="7d", cooldown="0s"),
+    "monthly": Retrain(every="30d", cooldown="0s"),
+    "drift": Retrain(drift=1),
+}
+
+
+class Lap(msgspec.Struct, kw_only=True):
+    """What happened in one monitoring window of a replay."""
+
+    start: datetime
+    end: datetime
+    rows: int
+    window: Window | None
+    quality: Quality | None
+    package: str
+    event: str
+
+
+class Run(msgspec.Struct, kw_only=True):
+    """A whole replay: its laps, and the package that served first."""
+
+    laps: list[Lap]
+    first: str
+    metric: str
+    seconds: float
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Arrays over the replay's predictions with a known outcome: which lap [N], truth, and what each policy answered."""
+
+    lap: np.ndarray
+    truth: np.ndarray
+    scores: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+
+
+def workspace(home: Home, loop: Loop, start: datetime, folder: Path) -> Home:
+    """A home of its own for one replay, on a simulated clock, with the loop's declared tables as they are in `home`."""
+    scratch = Home(Settings(home=folder, by=home.by), SimulatedClock(start))
+    for name in loop.tables:
+        scratch.lake.write(name, home.lake.read(name), mode="overwrite")
+        for entry in home.ledger.find(Ingested, key=name, newest=False):
+            scratch.ledger.put(entry.record, key=name)
+    return scratch
+
+
+def replay(
+    home: Home, loop: Loop, *, file: str = "", start: datetime, end: datetime, policy: str = "declared", progress: Progress | None = None
+) -> Run:
+    """Replay [start, end) in `home`, whose clock must be a SimulatedClock standing at or before `start`.
+
+    The first turn trains on what was known at `start`. Raises UsageError for an unknown policy or an empty stretch.
+    """
+    if policy not in POLICIES:
+        raise UsageError(f"no policy {policy!r}: one of {', '.join(POLICIES)}")
+    if not isinstance(home.clock, SimulatedClock):
+        raise UsageError("a replay needs a home on a simulated clock")
+    progress = progress or Silent()
+    clock, tick = home.clock, home.clock.monotonic()
+    loop = msgspec.structs.replace(loop, retrain=POLICIES[policy] or loop.retrain)
+    requests = between(home, loop.requests, loop.requests.event_time, start, end)
+    if not requests.num_rows:
+        raise UsageError(f"table {loop.requests.name!r} has no rows from {start:%Y-%m-%d} to {end:%Y-%m-%d}: nothing to replay")
+    clock.advance_to(start)
+    progress.say(f"first turn, on what was known on {start:%Y-%m-%d}")
+    turn(home, loop, file=file, as_of=start, why="first turn", progress=progress)
+    first = serving(home, loop.name)
+    if first is None:
+        raise GateFailed("", ["the first turn released nothing, so there is nothing to replay"])
+    traffic = Traffic(home, loop, requests, start, end)
+    laps = []
+    for begin, stop in pairwise(edges(start, end, duration(loop.monitor.every))):
+        rows = traffic.answer(begin, stop)
+        clock.advance_to(stop)
+        now = serving(home, loop.name)
+        kept = upkeep(home, loop, until=stop)
+        lap = Lap(
+            start=begin,
+            end=stop,
+            rows=rows,
+            window=kept.watched.windows[-1] if kept.watched.windows else None,
+            quality=next((q for q in kept.watched.qualities if q.start == begin), None),
+            package=now.arms[0].package if now else "",
+            event="",
+        )
+        lap.event = _respond(home, loop, file, kept, stop < end, progress)
+        laps.append(lap)
+        progress.say(_line(lap, loop.retrain.decay_metric, kept))
+        progress.advance("replay", (stop - start).total_seconds(), (end - start).total_seconds())
+    traffic.close()
+    return Run(laps=laps, first=first.arms[0].package, metric=loop.retrain.decay_metric, seconds=clock.monotonic() - tick)
+
+
+def _respond(home: Home, loop: Loop, file: str, kept: Upkeep, more: bool, progress: Progress) -> str:
+    """Retrain where a trigger says so; what came of it, in a few words."""
+    trigger = kept.watched.trigger
+    if trigger is None or not more:
+        return ""
+    progress.say(f"retraining ({trigger.cause}): {trigger.reason}")
+    try:
+        steps = turn(home, loop, file=file, as_of=home.clock.now(), cause=trigger.cause, why=trigger.reason, refit=True, progress=progress)
+    except ExamplesRefused as error:
+        return f"retraining refused: {error}"
+    deployed = next(s for s in steps if s.stage == "deploy")
+    return f"retrained ({trigger.cause}), " + ("released" if deployed.output.get("released") else "not released: the gate said no")
+
+
+def _line(lap: Lap, metric: str, kept: Upkeep) -> str:
+    """One line of the story."""
+    parts = [f"{lap.start:%d %b} - {lap.end:%d %b}", f"{lap.rows:,} predictions"]
+    if lap.window is not None:
+        parts.append(lap.window.state + (f" ({', '.join(lap.window.drifted)})" if lap.window.drifted else ""))
+    if lap.quality is not None and metric in lap.quality.metrics:
+        parts.append(f"{metric} {lap.quality.metrics[metric].value:.3f}")
+    value = next((v for v in kept.values if v.start == lap.start), None)
+    if value is not None:
+        parts.append(f"{value.over_no_model.value:+,.0f} {value.currency}")
+    return " | ".join(parts + ([lap.event] if lap.event else []))
+
+
+def edges(start: datetime, end: datetime, step: timedelta) -> list[datetime]:
+    """Window edges from `start` in steps, the last one cut at `end`."""
+    found = [start]
+    while found[-1] + step < end:
+        found.append(found[-1] + step)
+    return [*found, end]
+
+
+def between(home: Home, table: Table, column: str, start: datetime, end: datetime) -> pa.Table:
+    """Rows of a lake table whose `column` is in [start, end), sorted by it, timestamps as microseconds (int64)."""
+    data = home.lake.read(table.name, columns=list(table.columns))
+    inside = pc.and_(pc.greater_equal(data[column], pa.scalar(start)), pc.less(data[column], pa.scalar(end)))
+    data = data.filter(inside).sort_by(column)
+    for name, declared in table.columns.items():
+        if declared.type == "timestamp":
+            index = data.schema.get_field_index(name)
+            data = data.set_column(index, name, data[name].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()))
+    return data
+
+
+class Traffic:
+    """Requests, context and outcomes of the past, handed to the same predictor and logs that the server uses."""
+
+    def __init__(self, home: Home, loop: Loop, requests: pa.Table, start: datetime, end: datetime) -> None:
+        self.home, self.loop = home, loop
+        self.requests = requests
+        self.times = requests[loop.requests.event_time].to_numpy()
+        self.outcomes = between(home, loop.outcome.table, loop.outcome.table.known, start, end + duration(loop.outcome.wait))
+        self.known = self.outcomes[loop.outcome.table.known].to_numpy() + _microseconds(duration(loop.outcome.table.known_after))
+        self.context = _Ticks(rows_by_known(home, loop.context, until=end))
+        self.predictions = LogWriter(home.folder("log"), loop.name, "predictions")
+        self.truths = LogWriter(home.folder("log"), loop.name, "outcomes")
+        self.predictor: Predictor | None = None
+
+    def answer(self, begin: datetime, stop: datetime) -> int:
+        """Answer every request of [begin, stop), each with the context known at its moment, and log the outcomes that came."""
+        predictor = self._predictor()
+        low, high = (int(np.searchsorted(self.times, _us(t))) for t in (begin, stop))
+        self.context.feed(self.home, _us(begin))
+        bounds = [low, *(int(np.searchsorted(self.times, t)) for t in self.context.between(_us(begin), _us(stop))), high]
+        ticks = [_us(begin), *self.context.between(_us(begin), _us(stop))]
+        rows = self.requests.slice(low, high - low).to_pylist()
+        for tick, (first, last) in zip(ticks, pairwise(bounds), strict=True):
+            self.context.feed(self.home, tick)
+            if last > first:
+                at = self.times[first:last].tolist()
+                batch = predictor.answer(rows[first - low : last - low], ids=[self._id(t) for t in at], at_us=at)
+                self.predictions.append(batch)
+        self.predictions.seal()
+        self._truth(_us(begin), _us(stop))
+        return high - low
+
+    def _id(self, at: int) -> str:
+        return new_ids(datetime.fromtimestamp(at / 1e6, tz=self.home.clock.now().tzinfo), 1)[0]
+
+    def _predictor(self) -> Predictor:
+        """The predictor of the package that serves now; kept while it serves."""
+        now = serving(self.home, self.loop.name)
+        if now is None:
+            raise GateFailed("", ["nothing serves"])
+        if self.predictor is None or self.predictor.package.digest != now.arms[0].package:
+            self.predictor = Predictor(self.home.packages.read(now.arms[0].package), self.home.online, self.home.clock)
+        return self.predictor
+
+    def _truth(self, begin: int, stop: int) -> None:
+        table = self.loop.outcome.table
+        low, high = (int(np.searchsorted(self.known, t)) for t in (begin, stop))
+        rows = self.outcomes.slice(low, high - low).to_pylist()
+        for at in range(0, len(rows), 1000):
+            self.truths.append([self._outcome(row, int(known), table) for row, known in zip(rows[at : at + 1000], self.known[low + at :], strict=False)])
+        self.truths.seal()
+
+    def _outcome(self, row: dict[str, Any], known: int, table: Table) -> OutcomeRow:
+        unit = "|".join(str(row[k]) for k in self.loop.requests.key)
+        values = {name: row[name] for name in table.columns if name not in table.key}
+        id = digest(msgspec.json.encode([unit, values, known]))[:32]
+        return OutcomeRow(id=id, prediction="", unit=unit, values=values, known_at=known, received_at=known, provenance=f"table {table.name}")
+
+    def close(self) -> None:
+        """Seal what is open."""
+        self.predictions.close()
+        self.truths.close()
+
+
+class _Ticks:
+    """Context rows in the order in which they became known, fed to the online table as the clock goes on."""
+
+    def __init__(self, rows: Iterator[tuple[int, str, list[Any]]]) -> None:
+        self._rows = list(rows)
+        self._times = np.array([r[0] for r in self._rows], dtype=np.int64)
+        self._done = 0
+
+    def between(self, begin: int, stop: int) -> list[int]:
+        """The distinct moments in (begin, stop) at which something became known."""
+        low, high = np.searchsorted(self._times, begin, "right"), np.searchsorted(self._times, stop)
+        return [int(t) for t in np.unique(self._times[low:high])]
+
+    def feed(self, home: Home, until: int) -> None:
+        """Put everything known at `until` into the online table."""
+        to = int(np.searchsorted(self._times, until, "right"))
+        for _, table, rows in self._rows[self._done : to]:
+            home.online.put(table, rows)
+        self._done = max(to, self._done)
+
+
+def _us(moment: datetime) -> int:
+    return round(moment.timestamp() * 1e6)
+
+
+def _microseconds(span: timedelta) -> int:
+    return round(span.total_seconds() * 1e6)
+
+
+def compare(home: Home, loop: Loop, run: Run) -> Comparison:
+    """What really served, the first package never retrained, and the heuristic, on every row whose outcome is known."""
+    logged = predictions(home, loop.name, start=run.laps[0].start, end=run.laps[-1].end)
+    known_by = run.laps[-1].end + duration(loop.outcome.wait)
+    joined = join(logged, outcomes(home, loop.name, known_by=known_by), loop.outcome.label, known_by=known_by)
+    joined = joined.filter(pc.is_valid(joined["_truth"]))
+    package = home.packages.read(run.first)
+    scores = {
+        "served": joined["_score"].to_numpy().astype(np.float64),
+        "never": _score(package, "model.onnx", loop, joined),
+        "heuristic": _score(package, "heuristic.onnx", loop, joined),
+    }
+    at = joined["_at"].cast(pa.int64()).to_numpy()
+    return Comparison(
+        lap=np.searchsorted(np.array([_us(lap.end) for lap in run.laps]), at, "right"),
+        truth=joined["_truth"].to_numpy(zero_copy_only=False).astype(bool),
+        scores=scores,
+        labels={
+            "served": joined["_label"].to_numpy(zero_copy_only=False).astype(bool),
+            "never": scores["never"] >= package.manifest.threshold,
+            "heuristic": scores["heuristic"] >= 0.5,
+        },
+    )
+
+
+def _score(package: Package, file: str, loop: Loop, table: pa.Table) -> np.ndarray:
+    graph = Graph(package.files[file])
+    columns = {**loop.requests.columns, **{n: c for need in needs(loop.context) for n, c in need.columns.items()}}
+    return np.asarray(graph.run(arrow_feed(graph, columns, table), ["score"])["score"], dtype=np.float64)
+
+
+def worth(value: Value, truth: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Money of each row [N] over no model: what acting or not is worth, less what doing nothing is worth."""
+    acted = np.where(truth, value.true_positive, value.false_positive)
+    idle = np.where(truth, value.false_negative, value.true_negative)
+    return np.where(label, acted - idle, 0.0)
+
+
+def total(rows: np.ndarray) -> Estimate:
+    """Sum of per-row money with a 95 % interval (normal approximation of the sum of independent rows)."""
+    spread = 1.959964 * float(rows.std(ddof=1)) * len(rows) ** 0.5 if len(rows) > 1 else float("nan")
+    value = float(rows.sum())
+    return Estimate(value, value - spread, value + spread, len(rows))
+
+
+def metric_of(comparison: Comparison, name: str, policy: str, lap: int) -> float:
+    """A metric of one policy in one lap; NaN where no outcome is known."""
+    mask = comparison.lap == lap
+    if not mask.any():
+        return float("nan")
+    return metrics.compute(name, comparison.truth[mask], comparison.scores[policy][mask], comparison.labels[policy][mask])

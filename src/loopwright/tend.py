@@ -1,0 +1,96 @@
+"""Upkeep: what runs on a schedule. Seal and commit the logs, feed context, close monitoring windows, account, retrain.
+
+A scheduler never imports the user's code: what it needs of a loop stands in the ledger as JSON and in the package as
+ONNX. Retraining, which does need the code, runs as a child process: `loopwright run FILE`.
+"""
+
+import os
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from loopwright.business.value import account
+from loopwright.data.context import feed
+from loopwright.loop import Loop
+from loopwright.monitor.watch import Watched, watch
+from loopwright.records.errors import LoopwrightError
+from loopwright.records.home import Home
+from loopwright.records.ids import new_id
+from loopwright.records.ledger import Problem
+from loopwright.records.predictions.commit import Committed, commit
+from loopwright.records.turns import LoopRecord
+from loopwright.records.windows import ValueWindow
+
+LEASE_SECONDS = 60.0
+
+
+class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
+    """What one round of upkeep did for one loop."""
+
+    committed: Committed
+    watched: Watched
+    values: list[ValueWindow]
+
+
+def upkeep(home: Home, loop: Loop, *, until: datetime) -> Upkeep:
+    """Commit the loop's logs, close the windows due at `until`, and account for each window that closed or was revised."""
+    committed = commit(home, loop.name)
+    watched = watch(home, loop_name=loop.name, monitor=loop.monitor, retrain=loop.retrain, outcome=loop.outcome, until=until)
+    values = []
+    for quality in watched.qualities:
+        value = account(
+            home, loop_name=loop.name, scope=loop.scope, outcome=loop.outcome, start=quality.start, end=quality.end, known_at=until
+        )
+        if value is not None:
+            home.ledger.put(value, loop=loop.name, key=quality.start.isoformat())
+            values.append(value)
+    return Upkeep(committed=committed, watched=watched, values=values)
+
+
+def loops(home: Home) -> list[tuple[Loop, str]]:
+    """Every loop the ledger knows, newest declaration, with its file; functions are source text and cannot be called."""
+    newest = {e.loop: e.record for e in home.ledger.find(LoopRecord, newest=False)}
+    return [(msgspec.convert(record.declaration, Loop), record.file) for _, record in sorted(newest.items())]
+
+
+def tend(home: Home, *, owner: str, retrain: bool = True) -> dict[str, Upkeep] | None:
+    """One round of upkeep over all loops; None when another process holds the lease (`owner` tells them apart)."""
+    if not home.ledger.lock("tend", owner, LEASE_SECONDS):
+        return None
+    done: dict[str, Upkeep] = {}
+    now = home.clock.now()
+    for loop, file in loops(home):
+        home.ledger.lock("tend", owner, LEASE_SECONDS)
+        feed(home, loop.context, known_from=None, known_to=now)
+        try:
+            result = upkeep(home, loop, until=now)
+        except LoopwrightError as error:
+            problem = Problem(where=f"upkeep of {loop.name}", what=str(error))
+            result = Upkeep(
+                committed=Committed(predictions=0, outcomes=0, problems=[problem]),
+                watched=Watched(windows=[], qualities=[], trigger=None, alerts=[]),
+                values=[],
+            )
+        done[loop.name] = result
+        trigger = result.watched.trigger
+        if retrain and trigger is not None and file:
+            _retrain(home, file, trigger.cause, trigger.reason, owner)
+    return done
+
+
+def _retrain(home: Home, file: str, cause: str, why: str, owner: str) -> None:
+    """Retrain in a child process, which may import the user's code; the lease is renewed while it runs."""
+    environment = {**os.environ, **home.settings.environment(), "LOOPWRIGHT_BY": "tend"}
+    command = [sys.executable, "-m", "loopwright", "run", file, "--refit", "--cause", cause, "--why", why]
+    log = home.folder("runs") / f"{new_id(home.clock.now())}.log"
+    with log.open("wb") as output:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=Path(file).parent, env=environment)
+        while True:
+            try:
+                child.wait(timeout=LEASE_SECONDS / 3)
+                break
+            except subprocess.TimeoutExpired:
+                home.ledger.lock("tend", owner, LEASE_SECONDS)

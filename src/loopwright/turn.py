@@ -1,0 +1,275 @@
+"""One turn of the loop: the stages in order, each step recorded, resumed after an interruption at the step it was in."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+
+from loopwright.business.value import expected
+from loopwright.data.context import needs
+from loopwright.data.examples import build, load
+from loopwright.data.ingest import put_contract
+from loopwright.deploy.checks import gate
+from loopwright.deploy.controller import release, serving
+from loopwright.develop.train import develop
+from loopwright.loop import Loop
+from loopwright.monitor.watch import watched_columns
+from loopwright.records.declarations import Candidate, declaration_digest, duration
+from loopwright.records.errors import ReleaseConflict
+from loopwright.records.evaluation import Leaderboard
+from loopwright.records.examples import Examples
+from loopwright.records.home import Home
+from loopwright.records.ids import new_id
+from loopwright.records.progress import Progress, Silent
+from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
+from loopwright.scope.declare import declare
+
+Cause = Literal["first", "schedule", "drift", "decay", "manual"]
+LEASE_SECONDS = 900.0
+
+
+class Turning(msgspec.Struct):
+    """A turn while it runs: what its steps read and add to."""
+
+    home: Home
+    loop: Loop
+    turn: str
+    as_of: datetime
+    refit: bool
+    release: bool
+    window: timedelta | None
+    progress: Progress
+    outputs: dict[str, dict[str, Any]]
+
+
+def turn(
+    home: Home,
+    loop: Loop,
+    *,
+    file: str = "",
+    as_of: datetime | None = None,
+    until: Stage = "business",
+    cause: Cause = "manual",
+    why: str = "",
+    refit: bool = False,
+    release: bool = True,
+    progress: Progress | None = None,
+) -> list[Step]:
+    """Run the stages up to `until` on what was known at `as_of` (now by default) and return their steps.
+
+    An unfinished turn of the same declaration is resumed where it was interrupted. `refit` retrains the serving
+    candidate with the hyper-parameters it has (beside the heuristic) instead of comparing all candidates again;
+    `release=False` stops before anything is put into service. Raises what a stage raises, after recording the failure.
+    """
+    progress = progress or Silent()
+    owner = new_id(home.clock.now())
+    if not home.ledger.lock(f"turn:{loop.name}", owner, LEASE_SECONDS):
+        raise ReleaseConflict(f"turn of loop {loop.name!r} (another turn is running)", 0, 1)
+    try:
+        state = _begin(home, loop, file=file, as_of=as_of, cause=cause, why=why, refit=refit, release=release, progress=progress)
+        return _run(state, until)
+    finally:
+        home.ledger.unlock(f"turn:{loop.name}", owner)
+
+
+def _begin(
+    home: Home, loop: Loop, *, file: str, as_of: datetime | None, cause: Cause, why: str, refit: bool, release: bool, progress: Progress
+) -> Turning:
+    declaration = declaration_digest(loop)
+    latest = home.ledger.latest(LoopRecord, loop=loop.name)
+    if latest is None or latest.record.digest != declaration:
+        home.ledger.put(loop.record(file), loop=loop.name, key=loop.name)
+    before = home.ledger.latest(Turn, loop=loop.name)
+    window = duration(loop.retrain.window) if loop.retrain.window else None
+    outputs: dict[str, dict[str, Any]] = {}
+    if before is not None and before.record.state in ("running", "failed", "stopped") and before.record.declaration == declaration and as_of is None:
+        old = before.record
+        for entry in home.ledger.find(Step, loop=loop.name, newest=False):
+            if entry.record.turn == old.turn and entry.record.state == "done":
+                outputs[entry.record.stage] = entry.record.output
+        progress.say(f"resuming turn {old.turn[:12]} after {', '.join(outputs) or 'its beginning'}")
+        home.ledger.put(msgspec.structs.replace(old, state="running"), loop=loop.name, key=old.turn)
+        refit = bool(outputs.get("scope", {}).get("refit", refit))
+        return Turning(home, loop, old.turn, old.as_of, refit, release, window, progress, outputs)
+    moment = as_of or home.clock.now()
+    id = new_id(home.clock.now())
+    first: Cause = "first" if before is None else cause
+    record = Turn(turn=id, declaration=declaration, as_of=moment, cause=first, why=why or first, state="running", result="")
+    home.ledger.put(record, loop=loop.name, key=id)
+    return Turning(home, loop, id, moment, refit, release, window, progress, outputs)
+
+
+def _run(state: Turning, until: Stage) -> list[Step]:
+    steps: list[Step] = []
+    for stage in STAGES[: STAGES.index(until) + 1]:
+        if stage in state.outputs:
+            continue
+        steps.append(_step(state, stage))
+    _finish(state, "done" if until == STAGES[-1] else "stopped")
+    return steps
+
+
+def _finish(state: Turning, outcome: Literal["done", "stopped", "failed"]) -> None:
+    entry = state.home.ledger.latest(Turn, loop=state.loop.name, key=state.turn)
+    if entry is not None:
+        winner = state.outputs.get("develop", {}).get("winner", "")
+        state.home.ledger.put(msgspec.structs.replace(entry.record, state=outcome, result=winner), loop=state.loop.name, key=state.turn)
+
+
+def _step(state: Turning, stage: Stage) -> Step:
+    """Run one stage, recorded as running, then as done (or failed, and the error goes on)."""
+    ledger, clock = state.home.ledger, state.home.clock
+    started, tick = clock.now(), clock.monotonic()
+    step = Step(turn=state.turn, stage=stage, state="running", started=started, seconds=0.0, summary=f"{stage} began", output={})
+    ledger.put(step, loop=state.loop.name, key=f"{state.turn}:{stage}")
+    try:
+        summary, output = RUN[stage](state)
+    except BaseException as error:
+        failed = msgspec.structs.replace(step, state="failed", seconds=clock.monotonic() - tick, summary=str(error)[:500])
+        ledger.put(failed, loop=state.loop.name, key=f"{state.turn}:{stage}")
+        _finish(state, "failed")
+        raise
+    done = msgspec.structs.replace(step, state="done", seconds=clock.monotonic() - tick, summary=summary, output=output)
+    ledger.put(done, loop=state.loop.name, key=f"{state.turn}:{stage}")
+    state.outputs[stage] = output
+    state.progress.say(f"{stage}: {summary}")
+    return done
+
+
+def _scope(state: Turning) -> tuple[str, dict[str, Any]]:
+    scope = state.loop.scope
+    entry = declare(state.home, state.loop.name, scope)
+    owners = len({o.owner for o in scope.objectives})
+    return f"{len(scope.objectives)} objectives of {owners} stakeholders; the rule to beat is declared", {"scope": entry.id, "refit": state.refit}
+
+
+def _data(state: Turning) -> tuple[str, dict[str, Any]]:
+    loop = state.loop
+    for table in loop.tables.values():
+        put_contract(state.home, table)
+    examples = build(
+        state.home, loop_name=loop.name, requests=loop.requests, context=loop.context, outcome=loop.outcome, as_of=state.as_of, window=state.window
+    )
+    entry = state.home.ledger.put(examples, loop=loop.name, key=examples.digest)
+    for source in examples.sources:
+        table = f"table:{source.table}@{source.version}"
+        state.home.ledger.link(table, entry.id, "joined")
+        for name, sha256 in source.files.items():
+            state.home.ledger.link(f"file:{sha256}:{name}", table, "ingested")
+    left_out = sum(examples.excluded.values())
+    summary = (
+        f"{examples.rows:,} examples, {examples.positives / max(examples.rows, 1):.1%} positive, "
+        f"{examples.first:%Y-%m-%d} to {examples.last:%Y-%m-%d}; {left_out:,} left out"
+    )
+    return summary, {"examples": entry.id}
+
+
+def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
+    home, loop = state.home, state.loop
+    examples = home.ledger.get(state.outputs["data"]["examples"], Examples)
+    now = serving(home, loop.name)
+    parent = now.arms[0].package if now else ""
+    candidates, params = _candidates(state, parent)
+    board = develop(
+        home,
+        loop_name=loop.name,
+        declaration_digest=declaration_digest(loop),
+        examples=examples.record,
+        columns=loop.columns,
+        request=loop.requests.columns,
+        key=loop.requests.key,
+        event_time=loop.requests.event_time,
+        context=needs(loop.context),
+        features=loop.features,
+        scope=loop.scope,
+        slices=loop.slices,
+        candidates=candidates,
+        split=loop.split,
+        release=loop.release,
+        seed=loop.seed,
+        parent=parent,
+        params=params,
+        window=state.window,
+        turn=state.turn,
+        progress=state.progress,
+    )
+    entry = home.ledger.put(board, loop=loop.name, key=state.turn)
+    home.ledger.link(examples.id, entry.id, "measured on")
+    for row in board.rows:
+        home.ledger.link(examples.id, row.package, "trained on")
+        if parent:
+            home.ledger.link(parent, row.package, "parent")
+    return board.verdict, {"leaderboard": entry.id, "winner": board.winner}
+
+
+def _candidates(state: Turning, parent: str) -> tuple[list[Candidate], dict[str, dict[str, Any]] | None]:
+    """All candidates, or for a refit the serving one with the hyper-parameters it was found with."""
+    if not state.refit or not parent:
+        return state.loop.candidates, None
+    manifest = state.home.packages.read(parent).manifest
+    incumbent = [c for c in state.loop.candidates if c.name == manifest.candidate]
+    return (incumbent, {manifest.candidate: manifest.params}) if incumbent else (state.loop.candidates, None)
+
+
+def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
+    home, loop = state.home, state.loop
+    winner = home.packages.read(state.outputs["develop"]["winner"])
+    now = serving(home, loop.name)
+    if now is not None and now.arms[0].package == winner.digest:
+        return f"package {winner.digest[:12]} serves already", {"released": True, "reasons": []}
+    champion = home.packages.read(now.arms[0].package) if now else None
+    examples = home.ledger.get(state.outputs["data"]["examples"], Examples)
+    result = gate(
+        home,
+        winner,
+        scope=loop.scope,
+        guards=loop.release.guards,
+        serving=champion,
+        examples=load(home, examples.record),
+        split=loop.split,
+    )
+    entry = home.ledger.put(result, loop=loop.name, key=winner.digest)
+    home.ledger.link(winner.digest, entry.id, "checked")
+    reasons = [f"{c.name}: {c.detail}" for c in result.checks if not c.passed]
+    if not result.passed:
+        return f"package {winner.digest[:12]} was not released: {'; '.join(reasons)}", {"released": False, "reasons": reasons}
+    if not state.release:
+        return f"package {winner.digest[:12]} passed {len(result.checks)} checks; not released, as asked", {"released": False, "reasons": []}
+    turn_entry = home.ledger.latest(Turn, loop=loop.name, key=state.turn)
+    why = turn_entry.record.why if turn_entry else ""
+    released = release(home, loop.name, winner.digest, why=why)
+    home.ledger.link(entry.id, released.id, "allowed")
+    return (
+        f"package {winner.digest[:12]} ({winner.manifest.candidate}) passed {len(result.checks)} checks and serves",
+        {"released": True, "reasons": [], "release": released.id},
+    )
+
+
+def _monitor(state: Turning) -> tuple[str, dict[str, Any]]:
+    now = serving(state.home, state.loop.name)
+    if now is None:
+        return "nothing serves, so there is nothing to watch", {}
+    columns = watched_columns(state.home.packages.read(now.arms[0].package))
+    policy = state.loop.monitor
+    return f"watches {len(columns)} columns and the score every {policy.every} (drift from PSI {policy.psi:g})", {"columns": columns}
+
+
+def _business(state: Turning) -> tuple[str, dict[str, Any]]:
+    board = state.home.ledger.get(state.outputs["develop"]["leaderboard"], Leaderboard).record
+    model, heuristic = expected(board)
+    currency = state.loop.scope.value.currency
+    return (
+        f"expects {model:+.2f} {currency} a prediction over no model, {model - heuristic:+.2f} over the heuristic",
+        {"expected": model, "heuristic": heuristic},
+    )
+
+
+RUN: dict[Stage, Callable[[Turning], tuple[str, dict[str, Any]]]] = {
+    "scope": _scope,
+    "data": _data,
+    "develop": _develop,
+    "deploy": _deploy,
+    "monitor": _monitor,
+    "business": _business,
+}

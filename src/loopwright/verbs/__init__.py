@@ -1,0 +1,66 @@
+"""The one table of everything a person can ask for. Command line, HTTP and console read it; none of them decides anything.
+
+A new verb is a function in its room (or a few lines here that ask several rooms), one row in the table, its test and
+its paragraph in `docs/commands.md`; it then appears behind all three doors.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from loopwright.verbs import act, keep, look
+
+Door = Literal["cli", "http"]
+
+
+class Verb(msgspec.Struct, frozen=True):
+    """One row: the verb's name, the stage it belongs to, its function, one line of help, an example of its use.
+
+    `call` takes a `Home` first and keyword parameters after it; parameters named `progress` are filled in by the door.
+    `changes` says whether it changes anything (HTTP: POST, and the permission to write).
+    """
+
+    name: str
+    stage: str
+    call: Callable[..., Any]
+    help: str
+    example: str
+    changes: bool
+    doors: tuple[Door, ...] = ("cli", "http")
+
+
+VERBS: tuple[Verb, ...] = (
+    Verb("demo", "loop", act.demo, "The whole loop on a year of New York flights.", "loopwright demo --no-serve", True, ("cli",)),
+    Verb("init", "scope", act.init, "Begin a new loop in a folder, its contract inferred from a file.",
+         "loopwright init churn --from customers.csv --label churned --time signed_up --key customer_id", True, ("cli",)),
+    Verb("check", "scope", act.check, "What is wrong with a loop, before anything runs.", "loopwright check examples/flights", False, ("cli",)),
+    Verb("ingest", "data", act.ingest, "Bring files into a table, through its contract.",
+         "loopwright ingest departures departures.parquet --loop examples/flights", True, ("cli",)),
+    Verb("run", "loop", act.run, "One turn of the loop, resumed where it was interrupted.", "loopwright run examples/flights --until develop", True, ("cli",)),
+    Verb("leaderboard", "develop", look.leaderboard, "The candidates, measured, weighted by the stakeholders' objectives.",
+         "loopwright leaderboard late-arrival --weights 'catch late flights=3,answer at once=1'", False),
+    Verb("release", "deploy", act.release, "Put a package into service.", "loopwright release late-arrival 3fa91c --why 'better on night flights'", True),
+    Verb("rollback", "deploy", act.rollback, "Go back to the package that served before, at a time, or by name.",
+         "loopwright rollback late-arrival --to 'tuesday 09:00'", True),
+    Verb("history", "deploy", look.history, "Who served when, by whom, why.", "loopwright history late-arrival", False),
+    Verb("tend", "loop", act.tend, "Upkeep: seal logs, join outcomes, watch, account, retrain.", "loopwright tend --once", True, ("cli",)),
+    Verb("replay", "loop", act.replay, "The loop against history, on a simulated clock.",
+         "loopwright replay examples/flights --start 2013-04-01 --end 2013-07-01 --policy monthly", True, ("cli",)),
+    Verb("status", "loop", look.status, "Every loop and its six stages at a glance.", "loopwright status", False),
+    Verb("trace", "deploy", look.trace, "One prediction: back to its data, forward to its outcome and value.",
+         "loopwright trace 013c2f5e8b0011aa22bb33cc44dd55ee", False),
+    Verb("lineage", "data", look.lineage, "What a package, table or record came from.", "loopwright lineage 3fa91c", False),
+    Verb("drift", "monitor", look.drift, "Drift and quality over time.", "loopwright drift late-arrival", False),
+    Verb("outcomes", "monitor", act.outcomes, "Bring outcomes in from a file, and say how the truth stands.",
+         "loopwright outcomes late-arrival landings.parquet", True, ("cli",)),
+    Verb("report", "business", act.report, "Promised, delivered, doubts, next step: for a manager, in Markdown and HTML.",
+         "loopwright report late-arrival", True, ("cli",)),
+    Verb("verify", "loop", keep.verify, "Check every byte at rest: logs, lake, packages, ledger, audit chain.", "loopwright verify", False),
+    Verb("doctor", "loop", keep.doctor, "Versions, settings, disks: what would bite in production.", "loopwright doctor", False),
+)  # fmt: skip
+
+
+def verb(name: str) -> Verb:
+    """The verb of that name; KeyError if there is none."""
+    return {v.name: v for v in VERBS}[name]

@@ -1,0 +1,425 @@
+"""Verbs that change something."""
+
+import datetime as dt
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from loopwright.records.clock import SimulatedClock
+from loopwright.records.errors import IngestRefused, LoopNotFound, NotFound, TableNotFound, UsageError
+from loopwright.records.home import Home
+from loopwright.records.ids import new_id
+from loopwright.records.progress import Progress, Silent
+from loopwright.records.turns import STAGES, LoopRecord, Stage
+from loopwright.verbs.look import known_loop
+from loopwright.verbs.results import Checked, CheckItem, Made, OutcomesReport, Replayed, ReportFile, Tended, TurnReport, Week
+
+if TYPE_CHECKING:
+    from loopwright.data.ingest import Ingested
+    from loopwright.loop import Loop
+    from loopwright.records.releases import ReleaseState
+    from loopwright.replay import Comparison, Run
+
+DEMO_MARK = "demo.json"
+DEMO_START, DEMO_END = dt.datetime(2013, 4, 1, tzinfo=dt.UTC), dt.datetime(2014, 1, 1, tzinfo=dt.UTC)
+
+
+def loop_with_code(home: Home, loop: str) -> "tuple[Loop, str]":
+    """The loop with its functions, and its file: from a path, or from the file that the ledger knows for a name."""
+    from loopwright.loop import load_loop
+
+    path = Path(loop)
+    if path.suffix == ".py" or path.is_dir():
+        file = path / "loop.py" if path.is_dir() else path
+        return load_loop(file), str(file.absolute())
+    entry = home.ledger.latest(LoopRecord, loop=loop)
+    if entry is None:
+        known_loop(home, loop)
+        raise LoopNotFound(loop)
+    if not Path(entry.record.file).is_file():
+        raise NotFound("loop file", entry.record.file, next_step=f"loop {loop!r} was declared there; give the path where it is now")
+    return load_loop(entry.record.file), entry.record.file
+
+
+def moment(text: str, what: str) -> dt.datetime:
+    """Read an ISO 8601 date or time; without a zone it is UTC. UsageError names what was wrong."""
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{what}: {text!r} is not a date or time (ISO 8601, e.g. 2013-04-01 or 2013-04-01T09:00:00+00:00)") from error
+    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+
+
+def init(home: Home, directory: Path, *, from_file: Path | None = None, label: str = "", time: str = "", key: str = "", name: str = "") -> Made:
+    """Begin a new loop in a folder, its contract inferred from a file.
+
+    Args:
+        directory: folder to make; it must not hold a loop.py yet.
+        from_file: a CSV or Parquet file with one row per decision.
+        label: the column (true/false or 0/1) that says how it came out.
+        time: the column of when the decision was taken.
+        key: the column that identifies a row.
+        name: name of the loop (default: the folder's name).
+    """
+    from loopwright.data.infer import begin
+
+    return Made(**begin(home, directory, from_file=from_file, label=label, time=time, key=key, name=name or directory.absolute().name))
+
+
+def check(home: Home, loop: str) -> Checked:
+    """What is wrong with a loop, before anything runs: declarations, contract, graph.
+
+    Args:
+        loop: path of a loop file or its folder, or a name the ledger knows.
+    """
+    from loopwright.develop.check import check as check_graphs
+
+    declared, _ = loop_with_code(home, loop)
+    items = [CheckItem(name="declarations", ok=True, detail=f"loop {declared.name!r}: {len(declared.candidates) + 1} candidates, {len(declared.tables)} tables")]
+    for table in declared.tables.values():
+        rows = home.lake.count(table.name) if home.lake.exists(table.name) else 0
+        detail = f"{rows:,} rows" if rows else f"empty: `loopwright ingest {table.name} FILE --loop {loop}`"
+        items.append(CheckItem(name=f"table {table.name}", ok=True, detail=detail))
+    found = check_graphs(
+        columns=declared.columns,
+        features=declared.features,
+        heuristic=declared.scope.heuristic,
+        slices=declared.slices,
+        candidates=declared.candidates,
+        objectives=declared.scope.objectives,
+    )
+    items += [CheckItem(name=n, ok=ok, detail=d) for n, ok, d in found.items]
+    return Checked(what=declared.name, ok=all(i.ok for i in items), items=items, columns=declared.columns, features=found.features)
+
+
+def ingest(home: Home, table: str, files: list[str], *, loop: str = "", progress: Progress | None = None) -> "list[Ingested]":
+    """Bring files into a table, through its contract: good rows land, bad rows go to quarantine with the reason.
+
+    Args:
+        table: name of a declared table.
+        files: CSV or Parquet files.
+        loop: path of the loop file that declares the table; not needed once the ledger knows the contract.
+    """
+    from loopwright.data.ingest import contract, put_contract
+    from loopwright.data.ingest import ingest as ingest_file
+
+    if loop:
+        declared, _ = loop_with_code(home, loop)
+        if table not in declared.tables:
+            raise TableNotFound(table, sorted(declared.tables))
+        put_contract(home, declared.tables[table])
+    found = contract(home, table)
+    missing = [f for f in files if not Path(f).is_file()]
+    if missing or not files:
+        raise IngestRefused(missing[0] if missing else table, "there is no such file" if missing else "name at least one file")
+    results = []
+    for i, file in enumerate(files):
+        results.append(ingest_file(home, found, Path(file)))
+        if progress:
+            progress.advance("ingest", i + 1, len(files))
+    return results
+
+
+def run(
+    home: Home,
+    loop: str,
+    *,
+    until: str = "business",
+    as_of: str = "",
+    refit: bool = False,
+    cause: str = "manual",
+    why: str = "",
+    no_release: bool = False,
+    progress: Progress | None = None,
+) -> TurnReport:
+    """One turn of the loop, resumed where it was interrupted.
+
+    Args:
+        loop: path of a loop file, or a name the ledger knows.
+        until: the last stage to run: scope, data, develop, deploy, monitor or business.
+        as_of: learn only from what was known then (ISO 8601; default: now).
+        refit: retrain the serving candidate with its hyper-parameters instead of comparing all candidates.
+        cause: why it runs: manual, schedule, drift or decay.
+        why: the reason in a sentence, for the audit trail.
+        no_release: stop before anything is put into service.
+    """
+    from loopwright.records.evaluation import Leaderboard
+    from loopwright.turn import turn
+
+    if until not in STAGES:
+        raise UsageError(f"no stage {until!r}: one of {', '.join(STAGES)}")
+    declared, file = loop_with_code(home, loop)
+    stage: Stage = until  # type: ignore[assignment]  # checked above
+    steps = turn(
+        home,
+        declared,
+        file=file,
+        as_of=moment(as_of, "--as-of") if as_of else None,
+        until=stage,
+        cause=cause if cause in ("schedule", "drift", "decay") else "manual",  # type: ignore[arg-type]  # narrowed by hand
+        why=why,
+        refit=refit,
+        release=not no_release,
+        progress=progress,
+    )
+    board = home.ledger.latest(Leaderboard, loop=declared.name)
+    deployed = next((s for s in steps if s.stage == "deploy"), None)
+    return TurnReport(
+        loop=declared.name,
+        turn=steps[-1].turn if steps else "",
+        state="done" if until == STAGES[-1] else f"stopped after {until}",
+        steps=[(s.stage, s.summary, s.seconds) for s in steps],
+        verdict=board.record.verdict if board else "",
+        winner=board.record.winner if board else "",
+        released=bool(deployed and deployed.output.get("released")),
+        reasons=list(deployed.output.get("reasons", [])) if deployed else [],
+    )
+
+
+def release(home: Home, loop: str, package: str = "", *, strategy: str = "direct", why: str = "") -> "ReleaseState":
+    """Put a package into service, after the same checks that a turn makes.
+
+    Args:
+        loop: name of the loop.
+        package: the package, or the beginning of its digest (default: the winner of the latest leaderboard).
+        strategy: how; `direct` replaces what serves at once.
+        why: the reason in a sentence, for the audit trail.
+    """
+    from loopwright.deploy.checks import check_release
+    from loopwright.deploy.controller import release as put_into_service
+    from loopwright.verbs.look import leaderboard
+
+    declared = known_loop(home, loop)
+    if strategy != "direct":
+        raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
+    chosen = home.packages.read(home.packages.resolve(package) if package else leaderboard(home, loop).winner)
+    check_release(home, chosen, loop=loop, scope=declared.scope)
+    return put_into_service(home, loop, chosen.digest, why=why or "by hand").record
+
+
+def rollback(home: Home, loop: str, *, to: str = "", why: str = "") -> "ReleaseState":
+    """Go back to the package that served before, at a time, or by name.
+
+    Args:
+        loop: name of the loop.
+        to: a package (beginning of its digest) or a time (ISO 8601, or "tuesday 09:00"); default: the one before.
+        why: the reason in a sentence, for the audit trail.
+    """
+    from loopwright.deploy.controller import rollback as go_back
+
+    known_loop(home, loop)
+    return go_back(home, loop, to=to or None, why=why or "by hand").record
+
+
+def tend(home: Home, *, once: bool = False, every: float = 10.0, no_retrain: bool = False, progress: Progress | None = None) -> Tended:
+    """Upkeep: seal logs, join outcomes, watch, account, retrain. Runs until stopped; one process tends, others wait.
+
+    Args:
+        once: one round, then end.
+        every: seconds between rounds.
+        no_retrain: record triggers, but do not act on them.
+    """
+    from loopwright.tend import tend as tend_once
+
+    owner = new_id(home.clock.now())
+    while True:
+        done = tend_once(home, owner=owner, retrain=not no_retrain)
+        result = Tended(
+            leader=done is not None,
+            committed={name: u.committed.predictions for name, u in (done or {}).items()},
+            outcomes={name: u.committed.outcomes for name, u in (done or {}).items()},
+            windows={name: len(u.watched.windows) for name, u in (done or {}).items()},
+            triggers={name: u.watched.trigger.reason for name, u in (done or {}).items() if u.watched.trigger},
+            problems=[p for u in (done or {}).values() for p in u.committed.problems],
+        )
+        if progress and (any(result.committed.values()) or any(result.windows.values()) or result.problems):
+            progress.say(f"committed {result.committed}, closed {result.windows} windows" + (f", problems {result.problems}" if result.problems else ""))
+        if once:
+            home.ledger.unlock("tend", owner)
+            return result
+        time.sleep(every)
+
+
+def replay(
+    home: Home, loop: str, *, start: str, end: str, policy: str = "declared", keep: Path | None = None, progress: Progress | None = None
+) -> Replayed:
+    """The loop against history, on a simulated clock, in a home of its own: nothing that serves is touched.
+
+    Args:
+        loop: path of a loop file, or a name the ledger knows.
+        start: first moment to replay (ISO 8601); the first turn trains on what was known then.
+        end: the moment to stop before.
+        policy: declared, never, weekly, monthly or drift.
+        keep: folder to keep the replay's home in (default: it is removed at the end).
+    """
+    from loopwright import replay as room
+
+    declared, file = loop_with_code(home, loop)
+    begin, stop = moment(start, "--start"), moment(end, "--end")
+    if stop <= begin:
+        raise UsageError(f"--end {end} must be after --start {start}")
+    folder = keep or home.folder("replays") / new_id(home.clock.now())
+    scratch = room.workspace(home, declared, begin, folder)
+    try:
+        run = room.replay(scratch, declared, file=file, start=begin, end=stop, policy=policy, progress=progress or Silent())
+        return summarise(scratch, declared, run, policy)
+    finally:
+        scratch.close()
+        if keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def summarise(home: Home, declared: "Loop", run: "Run", policy: str) -> Replayed:
+    """The timeline of a replay and what it came to, beside "never retrained" and "heuristic only"."""
+    from loopwright import replay as room
+
+    compared = room.compare(home, declared, run)
+    value = declared.scope.value
+    money = {p: room.worth(value, compared.truth, labels) for p, labels in compared.labels.items()}
+    weeks = [_week(room, compared, run, money, i) for i in range(len(run.laps))]
+    return Replayed(
+        loop=declared.name,
+        policy=policy,
+        start=run.laps[0].start,
+        end=run.laps[-1].end,
+        metric=run.metric,
+        currency=value.currency,
+        predictions=sum(lap.rows for lap in run.laps),
+        retrainings=sum(lap.event.startswith("retrained") for lap in run.laps),
+        packages=list(dict.fromkeys(lap.package for lap in run.laps)),
+        weeks=weeks,
+        value=room.total(money["served"]),
+        value_never=room.total(money["never"]),
+        value_heuristic=room.total(money["heuristic"]),
+        over_never=room.total(money["served"] - money["never"]),
+        over_heuristic=room.total(money["served"] - money["heuristic"]),
+        seconds=run.seconds,
+    )
+
+
+def _week(room: Any, compared: "Comparison", run: "Run", money: dict[str, Any], index: int) -> Week:
+    from loopwright.records.evaluation import Estimate
+
+    lap, mask = run.laps[index], compared.lap == index
+    nothing = Estimate(float("nan"), float("nan"), float("nan"), 0)
+    shifts = [c.psi for c in lap.window.columns if c.psi is not None] if lap.window else []
+    return Week(
+        start=lap.start,
+        end=lap.end,
+        rows=lap.rows,
+        state=lap.window.state if lap.window else "no data",
+        drifted=lap.window.drifted if lap.window else [],
+        psi=max(shifts, default=0.0),
+        metric=lap.quality.metrics.get(run.metric, nothing) if lap.quality else nothing,
+        metric_never=room.metric_of(compared, run.metric, "never", index),
+        metric_heuristic=room.metric_of(compared, run.metric, "heuristic", index),
+        package=lap.package,
+        value=float(money["served"][mask].sum()),
+        value_never=float(money["never"][mask].sum()),
+        value_heuristic=float(money["heuristic"][mask].sum()),
+        event=lap.event,
+    )
+
+
+def outcomes(home: Home, loop: str, file: Path | None = None) -> OutcomesReport:
+    """Bring outcomes in from a file, and say how the truth stands.
+
+    Args:
+        loop: name of the loop.
+        file: CSV or Parquet with the outcome table's columns (its key, or a column `id` with prediction ids).
+    """
+    from loopwright.data.outcomes import accept
+    from loopwright.records.declarations import duration
+    from loopwright.records.outcomes import states
+
+    declared = known_loop(home, loop)
+    accepted = accept(home, loop, declared.outcome.table, declared.requests.key, file) if file else 0
+    found = states(home, loop, duration(declared.outcome.wait), home.clock.now())
+    return OutcomesReport(loop=loop, accepted=accepted, **msgspec.structs.asdict(found))
+
+
+def report(home: Home, loop: str, *, out: Path | None = None) -> ReportFile:
+    """Promised, delivered, doubts, next step: for a manager, in Markdown and HTML with charts.
+
+    Args:
+        loop: name of the loop.
+        out: folder to write to (default: reports/ in home).
+    """
+    from loopwright.business.report import html, markdown
+    from loopwright.business.report import report as build
+
+    declared = known_loop(home, loop)
+    built = build(home, loop_name=loop, scope=declared.scope)
+    folder = out or home.folder("reports")
+    folder.mkdir(parents=True, exist_ok=True)
+    text, page = markdown(built), html(built)
+    files = folder / f"{loop}.md", folder / f"{loop}.html"
+    files[0].write_text(text, encoding="utf-8")
+    files[1].write_text(page, encoding="utf-8")
+    return ReportFile(loop=loop, markdown=text, markdown_file=str(files[0]), html_file=str(files[1]))
+
+
+def example(name: str) -> Path:
+    """The folder of an example: beside the package when installed, in the repository when worked on."""
+    here = Path(__file__).parents[1]
+    for folder in (here / "examples" / name, here.parents[1] / "examples" / name):
+        if (folder / "loop.py").is_file():
+            return folder
+    raise NotFound("example", name, next_step="reinstall loopwright, or clone its repository")
+
+
+def demo(home: Home, *, end: str = "", progress: Progress | None = None) -> Replayed:
+    """The whole loop on a year of New York flights: train on January to March, live through April to December.
+
+    Args:
+        end: stop the year early (ISO 8601 date), for a quick look.
+    """
+    from loopwright import replay as room
+    from loopwright.data.ingest import ingest as ingest_file
+    from loopwright.data.ingest import put_contract
+    from loopwright.loop import load_loop
+
+    progress = progress or Silent()
+    _clear_demo(home)
+    folder = example("flights")
+    declared = load_loop(folder)
+    simulated = Home(home.settings, SimulatedClock(DEMO_START))
+    try:
+        progress.say("scope: " + declared.scope.problem)
+        files = _prepare(folder)(home.folder("demo"))
+        for i, (table, file) in enumerate(files.items()):
+            put_contract(simulated, declared.tables[table])
+            done = ingest_file(simulated, declared.tables[table], file)
+            progress.say(f"data: {done.good:,} rows into {table}, {done.quarantined:,} in quarantine")
+            progress.advance("ingest", i + 1, len(files))
+        stop = moment(end, "--end") if end else DEMO_END
+        run = room.replay(simulated, declared, file=str(folder / "loop.py"), start=DEMO_START, end=stop, progress=progress)
+        return summarise(simulated, declared, run, "declared")
+    finally:
+        simulated.close()
+
+
+def _prepare(folder: Path) -> Any:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("loopwright_example_prepare", folder / "prepare.py")
+    if spec is None or spec.loader is None:
+        raise NotFound("file", str(folder / "prepare.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.prepare
+
+
+def _clear_demo(home: Home) -> None:
+    """Begin the demo in an empty home: an earlier demo is removed, anything else is left alone."""
+    mark = home.path / DEMO_MARK
+    if home.path.exists() and any(home.path.iterdir()):
+        if not mark.is_file():
+            raise UsageError(f"home {home.path} holds other work; give the demo a home of its own: loopwright --home DIR demo")
+        home.close()
+        shutil.rmtree(home.path)
+    home.path.mkdir(parents=True, exist_ok=True)
+    mark.write_bytes(msgspec.json.encode({"note": "made by `loopwright demo`, which removes this folder when run again"}))

@@ -1,0 +1,104 @@
+"""Verbs that look after what is kept: verification of every byte at rest, and the doctor."""
+
+import importlib.metadata
+import os
+import shutil
+import sqlite3
+import sys
+
+import msgspec
+
+from loopwright.records.home import Home
+from loopwright.records.ledger.record import Problem
+from loopwright.records.settings import SETTINGS
+from loopwright.verbs.results import Checked, CheckItem, Verified
+
+LIBRARIES = ("onnxruntime", "onnx", "ndonnx", "scikit-learn", "lightgbm", "deltalake", "duckdb", "pyarrow", "sqlalchemy", "msgspec", "uvicorn")
+
+
+def verify(home: Home) -> Verified:
+    """Check every byte at rest: logs, lake, packages, ledger and its audit chain; all damage is named, nothing is changed."""
+    from loopwright.data.examples import verify as verify_examples
+    from loopwright.records.predictions.commit import verify as verify_logs
+
+    problems: list[Problem] = []
+    checked: dict[str, int] = {}
+    for table in home.lake.names():
+        problems += home.lake.verify(table)
+    checked["tables"] = len(home.lake.names())
+    problems += home.packages.verify()
+    checked["packages"] = len(home.packages.list())
+    problems += home.ledger.verify()
+    checked["ledger entries"] = home.ledger.count()
+    problems += verify_logs(home)
+    checked["log segments"] = sum(1 for _ in home.folder("log").rglob("*.open")) + sum(1 for _ in home.folder("log").rglob("*.sealed"))
+    problems += verify_examples(home)
+    checked["examples files"] = sum(1 for _ in home.folder("examples").glob("*.parquet"))
+    return Verified(ok=not problems, checked=checked, problems=problems)
+
+
+def doctor(home: Home) -> Checked:
+    """Versions, settings, disks: what would bite in production. Every item that is not well says what to do."""
+    items = [
+        CheckItem(name="python", ok=sys.version_info >= (3, 11), detail=sys.version.split()[0]),
+        *_libraries(),
+        *_settings(home),
+        _disk(home),
+        _sqlite(home),
+        _ledger(home),
+        _lake(home),
+        _exposed(home),
+        CheckItem(name="cores", ok=(os.cpu_count() or 1) >= home.settings.workers, detail=f"{os.cpu_count()} cores, {home.settings.workers} workers"),
+    ]
+    return Checked(what="this installation", ok=all(i.ok for i in items), items=items)
+
+
+def _libraries() -> list[CheckItem]:
+    found = []
+    for library in LIBRARIES:
+        try:
+            found.append(CheckItem(name=library, ok=True, detail=importlib.metadata.version(library)))
+        except importlib.metadata.PackageNotFoundError:
+            found.append(CheckItem(name=library, ok=False, detail="not installed: install loopwright again"))
+    return found
+
+
+def _settings(home: Home) -> list[CheckItem]:
+    secret = {"token"}
+    values = msgspec.structs.asdict(home.settings)
+    shown = {s.env: ("set" if values[s.field] else "not set") if s.field in secret else str(values[s.field]).split("@")[-1] for s in SETTINGS}
+    return [CheckItem(name=name, ok=True, detail=value or "default") for name, value in shown.items()]
+
+
+def _disk(home: Home) -> CheckItem:
+    home.path.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(home.path).free
+    return CheckItem(name="disk", ok=free > 2 << 30, detail=f"{free / 2**30:.1f} GiB free in {home.path}" + ("" if free > 2 << 30 else ": make room, the log needs it"))
+
+
+def _sqlite(home: Home) -> CheckItem:
+    version = sqlite3.sqlite_version_info
+    used = home.settings.ledger_url.startswith("sqlite")
+    old = version < (3, 51, 3)
+    detail = sqlite3.sqlite_version + (" (before 3.51.3: a WAL reset can lose a commit after a crash; one process writes at a time, prefer PostgreSQL for a team)" if old and used else "")
+    return CheckItem(name="sqlite", ok=True, detail=detail)
+
+
+def _ledger(home: Home) -> CheckItem:
+    from loopwright.records.errors import LedgerUnavailable
+
+    try:
+        return CheckItem(name="ledger", ok=True, detail=f"{home.ledger.count():,} entries in {home.settings.ledger_url.split('@')[-1]}")
+    except LedgerUnavailable as error:
+        return CheckItem(name="ledger", ok=False, detail=str(error))
+
+
+def _lake(home: Home) -> CheckItem:
+    names = home.lake.names()
+    return CheckItem(name="lake", ok=True, detail=f"{len(names)} tables in {home.settings.lake_root.split('@')[-1]}")
+
+
+def _exposed(home: Home) -> CheckItem:
+    loopback = home.settings.host in ("127.0.0.1", "::1", "localhost")
+    ok = loopback or bool(home.settings.token)
+    return CheckItem(name="exposure", ok=ok, detail="loopback only" if loopback else "token set" if ok else f"{home.settings.host} without LOOPWRIGHT_TOKEN: `serve` will refuse")

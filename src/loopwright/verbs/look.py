@@ -1,0 +1,389 @@
+"""Verbs that only look."""
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from loopwright.records.errors import LoopNotFound, NotFound, PredictionNotFound
+from loopwright.records.evaluation import Leaderboard
+from loopwright.records.home import Home
+from loopwright.records.releases import ReleaseState
+from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
+from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
+from loopwright.verbs.results import (
+    DriftReport,
+    FileUsed,
+    History,
+    LoopPage,
+    LoopStatus,
+    Node,
+    Retraining,
+    StageState,
+    Status,
+    Trace,
+    TracedOutcome,
+)
+
+if TYPE_CHECKING:
+    from loopwright.loop import Loop
+    from loopwright.records.ledger import Entry
+    from loopwright.records.package import Manifest
+    from loopwright.records.packages import Package
+    from loopwright.records.predictions.record import Prediction
+
+
+def known_loop(home: Home, name: str) -> "Loop":
+    """The loop as the ledger knows it (functions as source text). LoopNotFound with the nearest names."""
+    from difflib import get_close_matches
+
+    from loopwright.loop import Loop
+
+    entry = home.ledger.latest(LoopRecord, loop=name)
+    if entry is None:
+        names = sorted({e.loop for e in home.ledger.find(LoopRecord)})
+        raise LoopNotFound(name, get_close_matches(name, names, 3, 0.4) or names[:3])
+    return msgspec.convert(entry.record.declaration, Loop)
+
+
+def status(home: Home) -> Status:
+    """Every loop and its six stages at a glance."""
+    from loopwright import __version__
+
+    names = sorted({e.loop for e in home.ledger.find(LoopRecord)})
+    return Status(
+        version=__version__,
+        home=str(home.path),
+        ledger=home.settings.ledger_url.split("@")[-1].split("://")[0].split("+")[0],
+        loops=[loop_status(home, name) for name in names],
+    )
+
+
+def loop_status(home: Home, loop: str) -> LoopStatus:
+    """One loop: its six stages, who serves, what happened."""
+    from loopwright.records.predictions.read import summary
+
+    declared = known_loop(home, loop)
+    turns = _newest(home.ledger.find(Turn, loop=loop))
+    releases = [e.record for e in home.ledger.find(ReleaseState, loop=loop, newest=False)]
+    count, last = summary(home, loop)
+    alerts = _open_alerts(home, loop)
+    serving = releases[-1] if releases else None
+    package = serving.arms[0].package if serving else ""
+    return LoopStatus(
+        name=loop,
+        problem=declared.scope.problem,
+        stages=_stages(home, loop, turns, serving, alerts, count, last),
+        serving=package,
+        candidate=home.packages.read(package).manifest.candidate if package else "",
+        since=serving.since if serving else None,
+        packages_served=list(dict.fromkeys(a.package for r in releases for a in r.arms)),
+        turns=len(turns),
+        retrainings=_retrainings(turns, releases),
+        predictions=count,
+        last_prediction=last,
+        open_alerts=alerts,
+    )
+
+
+def _newest(entries: "list[Entry[Turn]]") -> "list[Entry[Turn]]":
+    """One entry per turn, the newest, oldest turn first."""
+    newest: dict[str, Entry[Turn]] = {}
+    for entry in sorted(entries, key=lambda e: e.sequence):
+        newest.pop(entry.record.turn, None)
+        newest[entry.record.turn] = entry
+    return list(newest.values())
+
+
+def _retrainings(turns: "list[Entry[Turn]]", releases: list[ReleaseState]) -> list[Retraining]:
+    released = {a.package for r in releases for a in r.arms}
+    return [
+        Retraining(
+            turn=e.record.turn,
+            at=e.at,
+            cause=e.record.cause,
+            why=e.record.why,
+            package=e.record.result,
+            released=e.record.result in released,
+        )
+        for e in turns
+        if e.record.cause != "first" and e.record.state == "done"
+    ]
+
+
+def _open_alerts(home: Home, loop: str) -> list[Alert]:
+    newest: dict[str, Alert] = {}
+    for entry in home.ledger.find(Alert, loop=loop, newest=False):
+        newest[entry.record.key] = entry.record
+    return [a for a in newest.values() if a.state == "open"]
+
+
+def _stages(
+    home: Home,
+    loop: str,
+    turns: "list[Entry[Turn]]",
+    serving: ReleaseState | None,
+    alerts: list[Alert],
+    predictions: int,
+    last: dt.datetime | None,
+) -> list[StageState]:
+    steps: dict[Stage, Entry[Step]] = {}
+    for entry in home.ledger.find(Step, loop=loop, newest=False):
+        steps[entry.record.stage] = entry
+    live: dict[Stage, StageState] = {}
+    if serving is not None:
+        detail = f"package {serving.arms[0].package[:12]} serves since {serving.since:%Y-%m-%d %H:%M} UTC; {predictions:,} predictions"
+        live["deploy"] = StageState(stage="deploy", state="ok", detail=detail, at=last or serving.since)
+    window = home.ledger.latest(Window, loop=loop)
+    if window is not None:
+        record = window.record
+        drifted = f", drifted: {', '.join(record.drifted)}" if record.drifted else ""
+        state = "alert" if alerts or record.state == "drift" else "watch" if record.state in ("watch", "no data") else "ok"
+        detail = f"week to {record.end:%Y-%m-%d}: {record.state}{drifted}; {len(alerts)} open alerts"
+        live["monitor"] = StageState(stage="monitor", state=state, detail=detail, at=window.at)
+    value = home.ledger.latest(ValueWindow, loop=loop)
+    if value is not None:
+        record_v = value.record
+        detail = (
+            f"week to {record_v.end:%Y-%m-%d}: {record_v.over_no_model.value:,.0f} {record_v.currency} over no model, "
+            f"{record_v.over_heuristic.value:+,.0f} over the heuristic"
+        )
+        live["business"] = StageState(stage="business", state="ok" if record_v.over_heuristic.high > 0 else "watch", detail=detail, at=value.at)
+    running = next((e for e in reversed(turns) if e.record.state == "running"), None)
+    return [_stage(stage, steps.get(stage), live.get(stage), running) for stage in STAGES]
+
+
+def _stage(stage: Any, step: "Entry[Step] | None", live: StageState | None, running: "Entry[Turn] | None") -> StageState:
+    if step is not None and step.record.state == "running" and running is not None and running.record.turn == step.record.turn:
+        return StageState(stage=stage, state="running", detail=step.record.summary, at=step.at)
+    if step is not None and step.record.state == "failed":
+        return StageState(stage=stage, state="alert", detail=step.record.summary, at=step.at)
+    if live is not None:
+        return live
+    if step is None:
+        return StageState(stage=stage, state="not yet", detail="no turn has reached this stage", at=None)
+    return StageState(stage=stage, state="ok", detail=step.record.summary, at=step.at)
+
+
+def leaderboard(home: Home, loop: str, *, weights: str = "") -> Leaderboard:
+    """The candidates of the latest full turn, measured, weighted by the stakeholders' objectives.
+
+    Args:
+        loop: name of the loop.
+        weights: other weights by objective, as `name=number,name=number`; what is not named keeps its weight.
+    """
+    from loopwright.develop.leaderboard import parse_weights, reweigh
+
+    declared = known_loop(home, loop)
+    boards = home.ledger.find(Leaderboard, loop=loop)
+    if not boards:
+        raise NotFound("leaderboard of loop", loop, next_step="make one with `loopwright run LOOP`")
+    board = max(boards, key=lambda e: (len(e.record.rows) > 2, e.sequence)).record
+    return reweigh(board, declared.scope.objectives, parse_weights(weights, declared.scope.objectives)) if weights else board
+
+
+def history(home: Home, loop: str) -> History:
+    """Who served when, by whom, why; oldest first.
+
+    Args:
+        loop: name of the loop.
+    """
+    known_loop(home, loop)
+    return History(loop=loop, releases=[e.record for e in home.ledger.find(ReleaseState, loop=loop, newest=False)])
+
+
+def drift(home: Home, loop: str) -> DriftReport:
+    """Monitoring windows and quality over time, oldest first.
+
+    Args:
+        loop: name of the loop.
+    """
+    known_loop(home, loop)
+    return DriftReport(loop=loop, windows=_revisions(home, Window, loop), quality=_revisions(home, Quality, loop))
+
+
+def values(home: Home, loop: str) -> list[ValueWindow]:
+    """Value windows over time, oldest first, the newest revision of each."""
+    return _revisions(home, ValueWindow, loop)
+
+
+def _revisions(home: Home, kind: type[Any], loop: str) -> list[Any]:
+    newest = {e.key: e.record for e in home.ledger.find(kind, loop=loop, newest=False)}
+    return sorted(newest.values(), key=lambda r: r.start)
+
+
+def loop_page(home: Home, loop: str) -> LoopPage:
+    """All that a page about one loop shows."""
+    declared = known_loop(home, loop)
+    boards = home.ledger.find(Leaderboard, loop=loop)
+    alerts = {e.record.key: e.record for e in home.ledger.find(Alert, loop=loop, newest=False)}
+    return LoopPage(
+        status=loop_status(home, loop),
+        objectives=[msgspec.to_builtins(o) for o in declared.scope.objectives],
+        leaderboard=leaderboard(home, loop) if boards else None,
+        releases=history(home, loop).releases,
+        windows=_revisions(home, Window, loop),
+        quality=_revisions(home, Quality, loop),
+        values=values(home, loop),
+        alerts=sorted(alerts.values(), key=lambda a: a.state, reverse=True),
+    )
+
+
+def trace(home: Home, id: str) -> Trace:
+    """One prediction: back to its data, forward to its outcome and value.
+
+    Args:
+        id: the 32 hexadecimal digits that came with the answer.
+    """
+    from loopwright.records.predictions.read import find
+
+    found = find(home, id)
+    if found is None:
+        raise PredictionNotFound(id)
+    loop, prediction = found
+    package = home.packages.read(prediction.package)
+    manifest = package.manifest
+    at = _moment(prediction.at)
+    features, heuristic = _recompute(package, prediction)
+    return Trace(
+        id=prediction.id,
+        loop=loop,
+        at=at,
+        request=_readable(prediction.request, manifest.request),
+        context=_readable(prediction.context, {n: c for need in manifest.context for n, c in need.columns.items()}),
+        context_age_s=prediction.context_age_s,
+        features=features,
+        score=prediction.score,
+        threshold=manifest.threshold,
+        label=prediction.label,
+        heuristic=heuristic,
+        flags=prediction.flags,
+        latency_us=prediction.latency_us,
+        arm=prediction.arm,
+        package=prediction.package,
+        candidate=manifest.candidate,
+        commit=manifest.commit,
+        trained_until=manifest.training.as_of,
+        training_rows=manifest.training.rows,
+        files=list(_files(home, manifest)),
+        release=_release_of(home, loop, prediction.package, at),
+        outcome=_outcome_of(home, loop, prediction),
+    )
+
+
+def _moment(microseconds: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(microseconds / 1e6, dt.UTC)
+
+
+def _readable(values: dict[str, Any], columns: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _moment(value) if value is not None and name in columns and columns[name].type == "timestamp" else value
+        for name, value in values.items()
+    }
+
+
+def _recompute(package: "Package", prediction: "Prediction") -> tuple[dict[str, float | None], float | None]:
+    """The features of one logged prediction and the heuristic's score, by the package's own graphs."""
+    from loopwright.records.graph import Feeder, Graph
+
+    columns = {**package.manifest.request, **{n: c for need in package.manifest.context for n, c in need.columns.items()}}
+    row = {**prediction.request, **prediction.context}
+    features: dict[str, float | None] = {}
+    if package.manifest.features:
+        graph = Graph(package.files["model.onnx"])
+        matrix = graph.run(Feeder(graph, columns)([row]), ["features"])["features"][0]
+        features = {n: None if v != v else float(v) for n, v in zip(package.manifest.features, matrix, strict=True)}
+    rule = Graph(package.files["heuristic.onnx"])
+    return features, float(rule.run(Feeder(rule, columns)([row]), ["score"])["score"][0])
+
+
+def _files(home: Home, manifest: "Manifest") -> Iterator[FileUsed]:
+    from loopwright.records.examples import Examples
+
+    for entry in home.ledger.find(Examples, loop=manifest.loop):
+        if entry.record.digest == manifest.training.examples:
+            for source in entry.record.sources:
+                for file, sha256 in source.files.items():
+                    yield FileUsed(table=source.table, version=source.version, file=file, sha256=sha256)
+            return
+
+
+def _release_of(home: Home, loop: str, package: str, at: dt.datetime) -> ReleaseState | None:
+    """The release under which `package` answered at `at`: the newest one that had begun by then."""
+    releases = [e.record for e in home.ledger.find(ReleaseState, loop=loop, newest=False)]
+    mine = [r for r in releases if any(a.package == package for a in r.arms)]
+    return next((r for r in reversed(mine) if r.since <= at), mine[0] if mine else None)
+
+
+def _outcome_of(home: Home, loop: str, prediction: "Prediction") -> TracedOutcome | None:
+    from loopwright.records.outcomes import of_prediction
+
+    declared = known_loop(home, loop)
+    found = of_prediction(home, loop, prediction, declared.outcome.label)
+    if found is None:
+        return None
+    truth, row = found
+    value = declared.scope.value
+    worth = {
+        (True, True): ("true positive", value.true_positive),
+        (True, False): ("false positive", value.false_positive),
+        (False, False): ("true negative", value.true_negative),
+        (False, True): ("false negative", value.false_negative),
+    }
+    kind, money = worth[prediction.label, truth]
+    return TracedOutcome(
+        truth=truth, known_at=_moment(row.known_at), values=row.values, kind=kind, value=money, currency=value.currency  # type: ignore[arg-type]  # one of the four above
+    )
+
+
+def lineage(home: Home, id: str) -> Node:
+    """What a package, a table or any record came from, as a tree.
+
+    Args:
+        id: a package (or the beginning of its digest), a prediction's id, or the id of a ledger entry.
+    """
+    from loopwright.records.errors import PackageNotFound
+    from loopwright.records.ids import is_trace_id
+    from loopwright.records.predictions.read import find
+
+    if is_trace_id(id) and (found := find(home, id)) is not None:
+        _, prediction = found
+        return Node(id=id, kind="prediction", label=f"score {prediction.score:.4f}", role="", children=[_tree(home, prediction.package, "answered by", 8)])
+    try:
+        return _tree(home, home.packages.resolve(id), "", 8)
+    except PackageNotFound:
+        if not home.ledger.links(id) and not home.ledger.links(id, direction="down"):
+            home.ledger.get(id)
+        return _tree(home, id, "", 8)
+
+
+def _tree(home: Home, id: str, role: str, depth: int) -> Node:
+    kind, label = _label(home, id)
+    sources = {link.source: link.role for link in home.ledger.links(id, direction="up", depth=1)} if depth else {}
+    return Node(id=id, kind=kind, label=label, role=role, children=[_tree(home, s, r, depth - 1) for s, r in sorted(sources.items())])
+
+
+def _label(home: Home, id: str) -> tuple[str, str]:
+    from loopwright.records.errors import PackageNotFound, RecordNotFound
+
+    if id.startswith("file:"):
+        _, sha256, name = id.split(":", 2)
+        return "file", f"{name} (sha256 {sha256[:12]})"
+    if id.startswith("table:"):
+        return "table", id.removeprefix("table:")
+    try:
+        manifest = home.packages.read(id).manifest
+        return "package", f"{manifest.candidate}, trained until {manifest.training.as_of:%Y-%m-%d}, commit {manifest.commit[:12] or 'unknown'}"
+    except PackageNotFound:
+        pass
+    try:
+        entry = home.ledger.get(id)
+        return entry.kind, f"{entry.key or entry.loop} {entry.at:%Y-%m-%d %H:%M}"
+    except RecordNotFound:
+        return "artefact", id
+
+
+def triggers(home: Home, loop: str) -> list[Trigger]:
+    """The reasons to retrain so far, oldest first."""
+    return [e.record for e in home.ledger.find(Trigger, loop=loop, newest=False)]

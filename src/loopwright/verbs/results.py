@@ -1,0 +1,263 @@
+"""What the verbs answer: typed values that every door shows in its own way."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from loopwright.records.declarations import Column
+from loopwright.records.evaluation import Estimate, Leaderboard
+from loopwright.records.ledger.record import Problem
+from loopwright.records.releases import ReleaseState
+from loopwright.records.turns import Stage
+from loopwright.records.windows import Alert, Quality, ValueWindow, Window
+
+
+class StageState(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one stage stands: `state` in a word, `detail` in a sentence, `at` when it last changed."""
+
+    stage: Stage
+    state: Literal["ok", "watch", "alert", "running", "not yet"]
+    detail: str
+    at: datetime | None
+
+
+class Retraining(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn after the first: when, what caused it, and whether its package was released."""
+
+    turn: str
+    at: datetime
+    cause: str
+    why: str
+    package: str
+    released: bool
+
+
+class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One loop: its six stages, who serves, what happened."""
+
+    name: str
+    problem: str
+    stages: list[StageState]
+    serving: str
+    candidate: str
+    since: datetime | None
+    packages_served: list[str]
+    turns: int
+    retrainings: list[Retraining]
+    predictions: int
+    last_prediction: datetime | None
+    open_alerts: list[Alert]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything at a glance."""
+
+    version: str
+    home: str
+    ledger: str
+    loops: list[LoopStatus]
+
+
+class FileUsed(msgspec.Struct, frozen=True, kw_only=True):
+    """A source file that went into training: its table, the table's version, its name and SHA-256."""
+
+    table: str
+    version: int
+    file: str
+    sha256: str
+
+
+class TracedOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a prediction. `value` is in `currency`, relative to the value table."""
+
+    truth: bool
+    known_at: datetime
+    values: dict[str, Any]
+    kind: Literal["true positive", "false positive", "true negative", "false negative"]
+    value: float
+    currency: str
+
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
+    """One prediction, back to the files it was learnt from and forward to its money."""
+
+    id: str
+    loop: str
+    at: datetime
+    request: dict[str, Any]
+    context: dict[str, Any]
+    context_age_s: float | None
+    features: dict[str, float | None]
+    score: float
+    threshold: float
+    label: bool
+    heuristic: float | None
+    flags: list[str]
+    latency_us: float
+    arm: str
+    package: str
+    candidate: str
+    commit: str
+    trained_until: datetime
+    training_rows: int
+    files: list[FileUsed]
+    release: ReleaseState | None
+    outcome: TracedOutcome | None
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A node of a lineage tree: an entry, a package, a table version or a file, and what it came from (`role`)."""
+
+    id: str
+    kind: str
+    label: str
+    role: str
+    children: list["Node"]
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """Who served when, oldest first."""
+
+    loop: str
+    releases: list[ReleaseState]
+
+
+class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Monitoring windows and quality over time, oldest first; the newest revision of each."""
+
+    loop: str
+    windows: list[Window]
+    quality: list[Quality]
+
+
+class OutcomesReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How outcomes stand: `accepted` now (when a file was given), and the state of every prediction's truth."""
+
+    loop: str
+    accepted: int
+    joined: int
+    pending: int
+    overdue: int
+    unmatched: int
+    contradicting: int
+    repeated: int
+
+
+class ReportFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The report a manager reads: Markdown text, and where both forms were written."""
+
+    loop: str
+    markdown: str
+    markdown_file: str
+    html_file: str
+
+
+class LoopPage(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a page about one loop shows."""
+
+    status: LoopStatus
+    objectives: list[dict[str, Any]]
+    leaderboard: Leaderboard | None
+    releases: list[ReleaseState]
+    windows: list[Window]
+    quality: list[Quality]
+    values: list[ValueWindow]
+    alerts: list[Alert]
+
+
+class CheckItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing looked at: whether it is well, and what was seen or what to do."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `check` and `doctor`: `ok` only if every item is."""
+
+    what: str
+    ok: bool
+    items: list[CheckItem]
+    columns: dict[str, Column] = {}
+    features: list[str] = []
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `verify`: how many things were read, and the damage found."""
+
+    ok: bool
+    checked: dict[str, int]
+    problems: list[Problem]
+
+
+class TurnReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn, step by step, with the leaderboard it made and the release that followed."""
+
+    loop: str
+    turn: str
+    state: str
+    steps: list[tuple[str, str, float]]
+    verdict: str
+    winner: str
+    released: bool
+    reasons: list[str]
+
+
+class Tended(msgspec.Struct, frozen=True, kw_only=True):
+    """One round of upkeep."""
+
+    leader: bool
+    committed: dict[str, int]
+    outcomes: dict[str, int]
+    windows: dict[str, int]
+    triggers: dict[str, str]
+    problems: list[Problem]
+
+
+class Week(msgspec.Struct, frozen=True, kw_only=True):
+    """One monitoring window of a replay. Values are in the scope's currency, over no model; metrics over known outcomes."""
+
+    start: datetime
+    end: datetime
+    rows: int
+    state: str
+    drifted: list[str]
+    psi: float
+    metric: Estimate
+    metric_never: float
+    metric_heuristic: float
+    package: str
+    value: float
+    value_never: float
+    value_heuristic: float
+    event: str
+
+
+class Replayed(msgspec.Struct, frozen=True, kw_only=True):
+    """A replay: the timeline and what it came to, beside "never retrained" and "heuristic only" on the same rows."""
+
+    loop: str
+    policy: str
+    start: datetime
+    end: datetime
+    metric: str
+    currency: str
+    predictions: int
+    retrainings: int
+    packages: list[str]
+    weeks: list[Week]
+    value: Estimate
+    value_never: Estimate
+    value_heuristic: Estimate
+    over_never: Estimate
+    over_heuristic: Estimate
+    seconds: float
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """Files that were written, and what to do next."""
+
+    files: list[str]
+    next_steps: list[str]
