@@ -1,0 +1,114 @@
+"""Loop: declarations are checked as a whole, travel as JSON, and load from a file."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from loopwright.loop import Loop, load_loop
+from loopwright.records.declarations import (
+    Candidate,
+    Column,
+    Context,
+    Heuristic,
+    Objective,
+    Outcome,
+    Scope,
+    Table,
+    declaration_digest,
+    to_builtins,
+)
+from loopwright.records.errors import DeclarationInvalid, LoopNotFound
+
+TIME = Column("timestamp")
+REQUESTS = Table("orders", {"order": Column("string"), "at": TIME, "shop": Column("string"), "amount": Column("float")}, ["order"], "at")
+OUTCOMES = Table("returns", {"order": Column("string"), "at": TIME, "returned": Column("boolean")}, ["order"], "at")
+SHOPS = Table("shops", {"shop": Column("string"), "at": TIME, "rating": Column("float")}, ["shop"], "at")
+
+
+def declared(**changes: object) -> Loop:
+    """A lawful loop, changed as asked."""
+    given: dict[str, object] = {
+        "name": "returns",
+        "scope": Scope(
+            problem="Which orders will come back?",
+            objectives=[Objective("catch them", "sales", "average_precision", at_least=0.5)],
+            heuristic=Heuristic(lambda f: f.amount > 100),
+        ),
+        "requests": REQUESTS,
+        "outcome": Outcome(OUTCOMES, "returned"),
+        "features": lambda f: {"amount": f.amount},
+        "candidates": [Candidate("simple", lambda: None)],
+        "context": [Context(SHOPS, {"shop": "shop"}, ["rating"])],
+    }
+    return Loop(**(given | changes))  # type: ignore[arg-type]  # wrong on purpose in some tests
+
+
+def test_context_columns_are_nullable_and_follow_the_request() -> None:
+    """What the features see: request columns as declared, context columns that may be missing."""
+    loop = declared()
+    assert list(loop.columns) == ["order", "at", "shop", "amount", "rating"]
+    assert loop.columns["rating"].nullable
+    assert not loop.columns["amount"].nullable
+    assert sorted(loop.tables) == ["orders", "returns", "shops"]
+
+
+def test_json_and_back_keeps_everything_but_the_code() -> None:
+    """A scheduler reads the loop from JSON: the same declaration, with functions as source text."""
+    loop = declared()
+    again = msgspec.convert(to_builtins(loop), Loop)
+    assert again.requests == loop.requests
+    assert again.scope.objectives == loop.scope.objectives
+    assert "f.amount" in again.features
+    assert declaration_digest(again) == declaration_digest(loop)
+    assert declaration_digest(declared(seed=1)) != declaration_digest(loop)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": "Not lawful"}, "name"),
+        ({"candidates": []}, "candidates"),
+        ({"candidates": [Candidate("heuristic", lambda: None)]}, "candidates"),
+        ({"features": 3}, "features"),
+        ({"context": [Context(SHOPS, {"shop": "store"}, ["rating"])]}, "context[0].by.shop"),
+        ({"context": [Context(SHOPS, {"shop": "shop"}, ["rating"]), Context(SHOPS, {"shop": "shop"}, ["rating"])]}, "context[1].columns"),
+        ({"outcome": Outcome(SHOPS, "rating > 3")}, "outcome.table.key"),
+    ],
+)
+def test_a_wrong_declaration_names_its_field(changes: dict[str, object], field: str) -> None:
+    """Each error names the field that is wrong."""
+    with pytest.raises(DeclarationInvalid) as caught:
+        declared(**changes)
+    assert field in [p.field for p in caught.value.problems]
+
+
+def test_all_problems_are_named_at_once() -> None:
+    """Nobody has to mend a declaration one error at a time."""
+    with pytest.raises(DeclarationInvalid) as caught:
+        declared(name="NO", candidates=[], features=None)
+    assert {p.field for p in caught.value.problems} >= {"name", "candidates", "features"}
+
+
+def test_load_loop_from_file_and_folder(tmp_path: Path) -> None:
+    """A loop file is found by its own path and by its folder's; it may import its neighbours."""
+    (tmp_path / "rules.py").write_text("def rule(f):\n    return f.amount > 100\n")
+    (tmp_path / "loop.py").write_text(
+        "from rules import rule\n"
+        "from loopwright import Candidate, Column, Heuristic, Loop, Objective, Outcome, Scope, Table\n"
+        "t = Table('orders', {'order': Column('string'), 'at': Column('timestamp'), 'amount': Column('float')}, ['order'], 'at')\n"
+        "o = Table('returns', {'order': Column('string'), 'at': Column('timestamp'), 'returned': Column('boolean')}, ['order'], 'at')\n"
+        "loop = Loop(name='returns', requests=t, outcome=Outcome(o, 'returned'), features=lambda f: {'a': f.amount},\n"
+        "    candidates=[Candidate('simple', lambda: None)],\n"
+        "    scope=Scope(problem='p', heuristic=Heuristic(rule), objectives=[Objective('a', 'b', 'recall', at_least=0.5)]))\n"
+    )
+    assert load_loop(tmp_path).name == load_loop(tmp_path / "loop.py").name == "returns"
+
+
+def test_load_loop_says_what_is_wrong(tmp_path: Path) -> None:
+    """No file, and a file without a loop, are told apart."""
+    with pytest.raises(LoopNotFound):
+        load_loop(tmp_path / "none.py")
+    (tmp_path / "loop.py").write_text("x = 1\n")
+    with pytest.raises(DeclarationInvalid, match="must set"):
+        load_loop(tmp_path)
