@@ -65,7 +65,9 @@ def _data_folder() -> Path:
 def _flights(data: Path) -> pa.Table:
     with zipfile.ZipFile(data / "flights.csv.zip") as archive:
         raw = archive.read("flights.csv")
-    return pa_csv.read_csv(io.BytesIO(raw), convert_options=pa_csv.ConvertOptions(strings_can_be_null=True, null_values=["", "NA"]))
+    return pa_csv.read_csv(
+        io.BytesIO(raw), convert_options=pa_csv.ConvertOptions(strings_can_be_null=True, null_values=["", "NA"])
+    )
 
 
 def _zones(data: Path) -> dict[str, str]:
@@ -84,7 +86,11 @@ def _departures_and_landings(flights: pa.Table, zones: dict[str, str]) -> dict[s
     pushed_back = departs + flights["dep_delay"].to_numpy().astype(np.int64) * MINUTE
     weekday = (date // DAY + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
     flight_id = pc.binary_join_element_wise(
-        flights["carrier"], pc.cast(flights["flight"], pa.string()), flights["origin"], _joined(flights, "year", "month", "day"), "."
+        flights["carrier"],
+        pc.cast(flights["flight"], pa.string()),
+        flights["origin"],
+        _joined(flights, "year", "month", "day"),
+        ".",
     )
     departures = pa.table({
         "flight_id": flight_id,
@@ -115,7 +121,9 @@ def _departures_and_landings(flights: pa.Table, zones: dict[str, str]) -> dict[s
 
 
 def _weather(data: Path) -> pa.Table:
-    raw = pa_csv.read_csv(data / "weather.csv", convert_options=pa_csv.ConvertOptions(strings_can_be_null=True, null_values=["", "NA"]))
+    raw = pa_csv.read_csv(
+        data / "weather.csv", convert_options=pa_csv.ConvertOptions(strings_can_be_null=True, null_values=["", "NA"])
+    )
     names = {
         "temp": "temperature", "humid": "humidity", "wind_dir": "wind_direction", "wind_speed": "wind_speed", "wind_gust": "wind_gust",
         "precip": "precipitation", "pressure": "pressure", "visib": "visibility",
