@@ -1,0 +1,125 @@
+"""The house: import rule, light rooms, one door per outside thing, names, and sizes."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from importlinter import cli as importlinter
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "loopwright"
+
+# What a prediction worker must never load.
+HEAVY = {
+    "alembic", "deltalake", "duckdb", "jinja2", "lightgbm", "ndonnx", "onnxmltools", "optuna", "pandas", "polars", "psycopg",
+    "pyarrow", "rich", "scipy", "skl2onnx", "sklearn", "spox", "sqlalchemy", "typer", "vl_convert",
+}  # fmt: skip
+
+# The prediction path: server -> deploy -> records.
+LIGHT = (
+    "loopwright",
+    "loopwright.records.ids",
+    "loopwright.records.clock",
+    "loopwright.records.errors",
+    "loopwright.records.settings",
+    "loopwright.records.declarations",
+    "loopwright.records.home",
+    "loopwright.records.package",
+    "loopwright.records.packages",
+    "loopwright.records.graph",
+    "loopwright.records.online",
+    "loopwright.records.releases",
+    "loopwright.records.predictions.record",
+    "loopwright.records.predictions.segment",
+    "loopwright.records.predictions.log",
+    "loopwright.deploy.predict",
+    "loopwright.deploy.router",
+    "loopwright.deploy.served",
+    "loopwright.server.app",
+    "loopwright.server.worker",
+)
+
+# Libraries with one door: which paths may import them.
+DOORS = {
+    "uvicorn": ("server/",),
+    "starlette": ("server/", "console/"),
+    "prometheus_client": ("server/",),
+    "typer": ("cli/",),
+    "rich": ("cli/",),
+    "jinja2": ("console/",),
+    "optuna": ("develop/",),
+    "skl2onnx": ("develop/",),
+    "onnxmltools": ("develop/",),
+    "lightgbm": ("develop/",),
+    "sklearn": ("develop/",),
+    "ndonnx": ("develop/",),
+    "spox": ("develop/",),
+}
+
+
+def modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def top_level_imports(tree: ast.AST) -> set[str]:
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.partition(".")[0] for name in names}
+
+
+def test_import_rule(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    code = importlinter.lint_imports(config_filename="pyproject.toml", no_cache=True)
+    assert code == importlinter.EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+def test_the_prediction_path_is_light() -> None:
+    """Imports each module in turn in one fresh process and names the first that drags in something heavy."""
+    code = (
+        "import importlib, sys\n"
+        f"for name in {LIGHT!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"    heavy = {HEAVY!r} & set(sys.modules)\n"
+        "    assert not heavy, f'{name} loads {sorted(heavy)}'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_one_door_per_library(module: Path) -> None:
+    path = str(module.relative_to(SOURCE))
+    used = top_level_imports(ast.parse(module.read_text()))
+    assert [library for library, doors in DOORS.items() if library in used and not path.startswith(doors)] == []
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_names_say_what_is_inside(module: Path) -> None:
+    vague = {"utils", "util", "helpers", "helper", "common", "core", "manager", "misc", "base"}
+    assert vague.isdisjoint({module.stem, *module.relative_to(SOURCE).parts})
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_nothing_grows_into_a_knot(module: Path) -> None:
+    """Platforms die of the class that does everything and of the file that holds everything."""
+    text = module.read_text()
+    assert len(text.splitlines()) <= 750
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef):
+            public = [n.name for n in node.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and n.name[0] != "_"]
+            assert len(public) <= 20, f"{node.name} has {len(public)} public methods"
+
+
+def test_tests_mirror_the_source() -> None:
+    """tests/ROOM/test_X.py looks after src/loopwright/ROOM/X.py or the package ROOM/X."""
+    strays = []
+    for test in sorted((ROOT / "tests").rglob("test_*.py")):
+        folder = test.parent.relative_to(ROOT / "tests")
+        if folder == Path() or folder.parts[0] in ("journeys", "examples", "benchmarks"):
+            continue
+        subject = SOURCE / folder / test.stem.removeprefix("test_")
+        if not (subject.with_suffix(".py").is_file() or subject.is_dir() or (SOURCE / folder).is_dir()):
+            strays.append(str(test.relative_to(ROOT)))
+    assert strays == []

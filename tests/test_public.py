@@ -1,0 +1,44 @@
+"""The public surface is a short list: every name resolves, is documented, and costs nothing until it is used."""
+
+import subprocess
+import sys
+
+import pytest
+
+import loopwright
+
+
+@pytest.mark.parametrize("name", loopwright.__all__)
+def test_public_name_resolves_and_is_documented(name: str) -> None:
+    value = getattr(loopwright, name)
+    assert value.__name__ == name
+    assert (value.__doc__ or "").strip(), f"{name} has no docstring of its own"
+
+
+def test_the_list_is_sorted_short_and_complete() -> None:
+    assert sorted(loopwright.__all__) == loopwright.__all__
+    assert len(loopwright.__all__) <= 30
+    assert dir(loopwright) == loopwright.__all__
+
+
+def declared(base: type) -> set[str]:
+    ours = [sub for sub in base.__subclasses__() if sub.__module__.startswith("loopwright.")]
+    return {name for sub in ours for name in {sub.__name__, *declared(sub)}}
+
+
+def test_whatever_a_loop_file_constructs_is_public() -> None:
+    from loopwright.records.declarations import Declaration
+
+    assert loopwright.Loop.__name__ in declared(Declaration)
+    assert declared(Declaration) <= set(loopwright.__all__)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Pickle'"):
+        _ = loopwright.Pickle
+
+
+def test_importing_loopwright_loads_nothing() -> None:
+    code = "import sys; import loopwright; print(*{m.partition('.')[0] for m in sys.modules} - sys.stdlib_module_names)"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"__main__", "loopwright"}
