@@ -8,6 +8,8 @@ The public names below are what a loop file needs. They are loaded on first use:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from loopwright.loop import Loop, load_loop
     from loopwright.records.declarations import (
