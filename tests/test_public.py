@@ -22,7 +22,8 @@ def test_the_list_is_sorted_short_and_complete() -> None:
 
 
 def declared(base: type) -> set[str]:
-    ours: list[type] = [sub for sub in base.__subclasses__() if sub.__module__.startswith("loopwright.")]
+    subclasses: list[type] = base.__subclasses__()
+    ours = [sub for sub in subclasses if sub.__module__.startswith("loopwright.")]
     return {sub.__name__ for sub in ours}.union(*map(declared, ours))
 
 
