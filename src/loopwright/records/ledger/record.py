@@ -1,7 +1,7 @@
 """What the ledger holds: records in envelopes (entries), links between entries, and pointers that move by compare-and-swap."""
 
 from datetime import datetime
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -10,6 +10,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Base of everything the ledger stores. A subclass names its `kind` (a lawful name, unique) and JSON-able fields."""
 
     kind: ClassVar[str]
+
+
+class Untyped(Record, frozen=True, kw_only=True):
+    """A record of any kind as plain data: for reading only, where the type does not matter (history, lineage)."""
+
+    kind: ClassVar[str] = "untyped"
+    fields: dict[str, Any]
 
 
 R_co = TypeVar("R_co", bound=Record, covariant=True)

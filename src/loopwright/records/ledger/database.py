@@ -1,0 +1,216 @@
+"""The ledger's connections: one set of rules for SQLite, one for PostgreSQL, transactions for both.
+
+SQLite: WAL, synced at every commit. Whoever writes holds a file lock beside the database, from before the transaction
+until its checkpoint is done: writers wait their turn instead of failing as busy, and no checkpoint ever runs beside a
+write (SQLite before 3.51.3 can lose pages when a WAL is reset that way). Readers never checkpoint.
+PostgreSQL: writers wait for each other on a row (`schema.head`). Connections never cross a fork.
+"""
+
+import fcntl
+import importlib.util
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, inspect, make_url, select, text
+
+from loopwright.records.clock import RealClock
+from loopwright.records.errors import Damaged, ExtraMissing, LedgerUnavailable, SettingInvalid
+from loopwright.records.ledger import schema
+
+PATIENCE_SECONDS = 30.0
+"""How long a writer waits for its turn before the ledger counts as unavailable."""
+
+_ADVISORY = 0x6C6F6F70  # "loop": the PostgreSQL lock under which the schema changes
+
+
+class Database:
+    """Transactions on the ledger's database. Safe to share among threads; after a fork the child opens its own connections."""
+
+    _reader: Engine
+    _writer: Engine
+    _lock_file: int | None
+
+    def __init__(self, url: str) -> None:
+        self.url = _parse(url)
+        self.file = Path(self.url.database or "").absolute() if self.url.get_backend_name() == "sqlite" else None
+        self._open()
+        with self._errors():
+            self._bring_up_to_date()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the ledger; inside `write` of the same thread, that transaction."""
+        self._after_fork()
+        with self._errors():
+            active: Connection | None = getattr(self._local, "connection", None)
+            if active is not None:
+                yield active
+                return
+            with self._reader.connect() as connection:
+                yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that writes: committed at the end, undone by an exception. Inside another one it joins that."""
+        self._after_fork()
+        active: Connection | None = getattr(self._local, "connection", None)
+        if active is not None:
+            with self._errors():
+                yield active
+            return
+        with self._errors(), self._turn(), self._writer.begin() as connection:
+            self._local.connection = connection
+            try:
+                yield connection
+            finally:
+                del self._local.connection
+
+    def snapshot(self) -> Connection:
+        """A connection whose statements all see the same state, for reading everything; the caller closes it."""
+        self._after_fork()
+        with self._errors():
+            connection = self._reader.connect()
+            return connection if self.file else connection.execution_options(isolation_level="REPEATABLE READ")
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._reader.dispose()
+        self._writer.dispose()
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    def _open(self) -> None:
+        self._pid = os.getpid()
+        self._local = threading.local()
+        self._mutex = threading.Lock()
+        self._lock_file = None
+        if self.file is None:
+            connect = {"connect_timeout": 5, "options": "-c lock_timeout=30s -c timezone=UTC"}
+            self._reader = create_engine(self.url, pool_pre_ping=True, pool_size=5, max_overflow=20, connect_args=connect)
+            self._writer = self._reader
+            return
+        arguments = {"timeout": PATIENCE_SECONDS, "check_same_thread": False}
+        self._reader = create_engine(self.url, pool_size=5, max_overflow=35, connect_args=arguments)
+        self._writer = create_engine(self.url, pool_size=1, max_overflow=0, connect_args=arguments)
+        _sqlite_rules(self._reader, "BEGIN", ["PRAGMA wal_autocheckpoint=0", "PRAGMA query_only=ON"])
+        _sqlite_rules(self._writer, "BEGIN IMMEDIATE", ["PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL"])
+
+    def _after_fork(self) -> None:
+        if os.getpid() != self._pid:
+            self._reader.dispose(close=False)
+            self._writer.dispose(close=False)
+            self._open()
+
+    def _bring_up_to_date(self) -> None:
+        if self.file is not None and not self.file.exists():
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        elif self._version() == schema.VERSION:
+            return
+        with self._turn(), self._writer.begin() as connection:
+            if self.file is None:
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY})"))
+            found = _version(connection)
+            if found == schema.VERSION:
+                return
+            if found is not None and found > schema.VERSION:
+                raise LedgerUnavailable(
+                    f"the ledger has schema {found}, and this loopwright knows {schema.VERSION}: install the newer loopwright"
+                )
+            from loopwright.records.ledger.upgrade import upgrade
+
+            upgrade(connection)
+
+    def _version(self) -> str | None:
+        with self._reader.connect() as connection:
+            return _version(connection)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """This process's and this thread's turn to write (SQLite; PostgreSQL locks a row instead)."""
+        if self.file is None:
+            yield
+            return
+        deadline = RealClock().monotonic() + PATIENCE_SECONDS
+        if not self._mutex.acquire(timeout=PATIENCE_SECONDS):
+            raise LedgerUnavailable("the ledger does not answer: another thread has been writing for too long")
+        try:
+            if self._lock_file is None:
+                self._lock_file = os.open(f"{self.file}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            _acquire(self._lock_file, deadline)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+        finally:
+            self._mutex.release()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Say in loopwright's words what went wrong below."""
+        try:
+            yield
+        except (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError) as error:
+            raise LedgerUnavailable(f"the ledger does not answer: {_reason(error)}") from error
+        except (exc.IntegrityError, exc.ProgrammingError, exc.DataError):
+            raise
+        except exc.DatabaseError as error:
+            raise Damaged(f"the ledger's database is damaged: {_reason(error)}") from error
+        except OSError as error:
+            raise LedgerUnavailable(f"the ledger does not answer: {error.strerror or error}") from error
+
+
+def _parse(url: str) -> URL:
+    parsed = make_url(url)
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        if importlib.util.find_spec("psycopg") is None:
+            raise ExtraMissing("postgres", "a ledger on PostgreSQL")
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite" or parsed.database in (None, "", ":memory:"):
+        raise SettingInvalid("LOOPWRIGHT_LEDGER", parsed.render_as_string(), "must be sqlite:///PATH or postgresql://...")
+    return parsed
+
+
+def _sqlite_rules(engine: Engine, begin: str, pragmas: list[str]) -> None:
+    """Transactions begin as `begin` says (the driver's own way of beginning them is switched off); `pragmas` at connect."""
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        for pragma in pragmas:
+            connection.execute(pragma)
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(schema.version.name):
+        return None
+    return connection.execute(select(schema.version.c.version_num)).scalar()
+
+
+def _acquire(file: int, deadline: float) -> None:
+    pause = 0.0005
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if RealClock().monotonic() > deadline:
+                raise LedgerUnavailable("the ledger does not answer: another process has been writing for too long") from None
+            sleep(pause)
+            pause = min(pause * 1.5, 0.01)
+        else:
+            return
+
+
+def _reason(error: BaseException) -> str:
+    cause: Callable[[], Any] | Any = getattr(error, "orig", None) or error
+    return str(cause).strip().split("\n")[0]

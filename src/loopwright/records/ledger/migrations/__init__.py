@@ -1,0 +1,1 @@
+"""Changes of the ledger's schema: numbered, oldest first, never edited once released."""

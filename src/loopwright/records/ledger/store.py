@@ -1,0 +1,351 @@
+"""The ledger's methods. They know nothing of what the records mean."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, TypeVar, cast, overload
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from loopwright.records.clock import Clock, RealClock
+from loopwright.records.errors import RecordNotFound, ReleaseConflict, UsageError
+from loopwright.records.ids import check_name, digest, is_trace_id, new_id
+from loopwright.records.ledger import schema
+from loopwright.records.ledger.coding import decode, encode
+from loopwright.records.ledger.database import Database
+from loopwright.records.ledger.record import Entry, Link, Pointer, Problem, Record, Untyped
+
+R = TypeVar("R", bound=Record)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_CHUNK = 500
+
+
+class Ledger:
+    """Append-only records with their lineage, on SQLite (`sqlite:///PATH`) or PostgreSQL (`postgresql://...`).
+
+    Opening it makes the schema or brings it up to date. Safe to share among threads; a forked child opens its own
+    connections. Every method raises LedgerUnavailable when the database does not answer and Damaged when its bytes are
+    not what was written.
+
+    `clock` dates the entries. Leases guard running processes against each other and not moments of history, so they
+    follow `lease_clock`, the machine's own clock, even where `clock` is simulated.
+    """
+
+    def __init__(self, url: str, *, clock: Clock, by: str, lease_clock: Clock | None = None) -> None:
+        self._clock, self._by = clock, by
+        self._lease_clock = lease_clock or RealClock()
+        self._database = Database(url)
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def put(self, record: R, *, loop: str = "", key: str = "", links: Sequence[tuple[str, str]] = ()) -> Entry[R]:
+        """Append a record; `links` are pairs (source id, role): this entry was made from that source.
+
+        Raises UsageError for a record that JSON cannot hold, a kind or loop that is no lawful name, or a key over 512
+        characters.
+        """
+        with self._database.write() as connection:
+            return self._append(connection, record, loop, key, links)
+
+    def swap(
+        self,
+        name: str,
+        expected_generation: int,
+        record: R,
+        *,
+        loop: str = "",
+        key: str = "",
+        links: Sequence[tuple[str, str]] = (),
+    ) -> Entry[R]:
+        """Append a record and move pointer `name` to it, from exactly `expected_generation` (0: never moved) to the next.
+
+        The entry itself is the move, so there are as many of them as generations. Raises ReleaseConflict when the
+        pointer is at another generation; then nothing is written.
+        """
+        with self._database.write() as connection:
+            self._lock_head(connection)
+            found = self._pointer(connection, name)
+            generation = found.generation if found else 0
+            if generation != expected_generation:
+                raise ReleaseConflict(name, expected_generation, generation)
+            return self._append(connection, record, loop, key, links, move=(check_name(name, "pointer"), generation + 1))
+
+    def link(self, source: str, target: str, role: str) -> None:
+        """Note that `source` was used for `target` in `role`; saying it twice is saying it once."""
+        with self._database.write() as connection:
+            self._link(connection, [(source, target, role)])
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Everything this thread writes inside is one transaction: all of it, or after an exception nothing.
+
+        Other writers wait meanwhile, so do no slow work inside.
+        """
+        with self._database.write():
+            yield
+
+    def lock(self, name: str, owner: str, seconds: float) -> bool:
+        """Take the lease `name` for `owner`, or renew it; False while somebody else holds one that has not run out.
+
+        Hosts that share a ledger must agree on the time much better than `seconds`.
+        """
+        now = _microseconds(self._lease_clock.now())
+        values = {"name": check_name(name, "lease"), "owner": _text("owner", owner), "expires": now + int(seconds * 1e6)}
+        with self._database.write() as connection:
+            build = sqlite.insert if self._database.file else postgresql.insert
+            statement = build(schema.lease).values(values)
+            free = or_(schema.lease.c.owner == owner, schema.lease.c.expires <= now)
+            taken = {"owner": owner, "expires": values["expires"]}
+            done = connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=taken, where=free))
+            return done.rowcount == 1
+
+    def unlock(self, name: str, owner: str) -> None:
+        """Give the lease `name` back, if `owner` holds it."""
+        lease = schema.lease
+        with self._database.write() as connection:
+            connection.execute(lease.delete().where(lease.c.name == name, lease.c.owner == owner))
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    @overload
+    def get(self, id: str) -> Entry[Untyped]: ...
+    @overload
+    def get(self, id: str, type: type[R]) -> Entry[R]: ...
+    def get(self, id: str, type: Any = Untyped) -> Any:
+        """The entry `id`; without a type its record is Untyped. Raises RecordNotFound (also when it is of another kind)."""
+        if not is_trace_id(id):
+            raise RecordNotFound(id)
+        with self._database.read() as connection:
+            row = connection.execute(select(schema.entry).where(schema.entry.c.id == id)).one_or_none()
+        if row is None or (type is not Untyped and row.kind != type.kind):
+            raise RecordNotFound(id)
+        return _entry(row, type)
+
+    def find(
+        self,
+        type: type[R],
+        *,
+        loop: str | None = None,
+        key: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+        newest: bool = True,
+    ) -> list[Entry[R]]:
+        """The entries of a type, newest first (or oldest first), written from `since` to `until`, both included."""
+        return [_entry(row, type) for row in self._rows(type.kind, loop, key, since, until, limit, newest)]
+
+    def latest(
+        self, type: type[R], *, loop: str | None = None, key: str | None = None, until: datetime | None = None
+    ) -> Entry[R] | None:
+        """The newest entry of a type (written at `until` or before), or None."""
+        rows = self._rows(type.kind, loop, key, None, until, 1, True)
+        return _entry(rows[0], type) if rows else None
+
+    def history(self, loop: str | None = None, *, limit: int | None = None) -> list[Entry[Untyped]]:
+        """Everything that happened (in one loop), of every kind, newest first."""
+        return [_entry(row, Untyped) for row in self._rows(None, loop, None, None, None, limit, True)]
+
+    def links(self, id: str, *, direction: Literal["up", "down"] = "up", depth: int | None = 1) -> list[Link]:
+        """Lineage of an entry or artefact, nearest first: `up` to what it was made from, `down` to what it was used for.
+
+        `depth` is the number of steps (None: all the way). Each link comes once, also where lineage meets itself again.
+        """
+        link = schema.link
+        here, there = (link.c.target, link.c.source) if direction == "up" else (link.c.source, link.c.target)
+        found: dict[int, Link] = {}
+        seen, edge, step = {id}, [id], 0
+        with self._database.read() as connection:
+            while edge and (depth is None or step < depth):
+                rows: list[Row[Any]] = []
+                for i in range(0, len(edge), _CHUNK):
+                    rows += connection.execute(select(link).where(here.in_(edge[i : i + _CHUNK])).order_by(link.c.sequence))
+                for row in rows:
+                    found[row.sequence] = Link(source=row.source, target=row.target, role=row.role)
+                edge = sorted({row._mapping[there.name] for row in rows} - seen)
+                seen.update(edge)
+                step += 1
+        return list(found.values())
+
+    def pointer(self, name: str) -> Pointer | None:
+        """Where pointer `name` is, or None when it was never moved."""
+        with self._database.read() as connection:
+            return self._pointer(connection, name)
+
+    def verify(self) -> list[Problem]:
+        """Check every byte: digests, both chains, generations without a gap, nothing missing at the end."""
+        with self._database._errors(), self._database.snapshot() as connection:
+            problems = []
+            if self._database.file:
+                checks = connection.execute(text("PRAGMA integrity_check(20)")).scalars().all()
+                problems = [Problem(where="ledger database", what=check) for check in checks if check != "ok"]
+            head = connection.execute(select(schema.head)).one_or_none()
+            if head is None:
+                return [*problems, Problem(where="ledger head", what="missing")]
+            problems += _check_entries(connection, head.entries, head.entry_chain)
+            problems += _check_links(connection, head.links, head.link_chain)
+            return problems
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._database.close()
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _append(
+        self,
+        connection: Connection,
+        record: R,
+        loop: str,
+        key: str,
+        links: Sequence[tuple[str, str]],
+        move: tuple[str | None, int | None] = (None, None),
+    ) -> Entry[R]:
+        check_name(record.kind, "kind")
+        if loop:
+            check_name(loop, "loop")
+        content = encode(record)
+        head = self._lock_head(connection)
+        at = self._clock.now()
+        row = {
+            "sequence": head.entries + 1,
+            "id": new_id(at),
+            "kind": record.kind,
+            "loop": loop,
+            "key": _text("key", key),
+            "at": _microseconds(at),
+            "by": _text("by", self._by),
+            "pointer": move[0],
+            "generation": move[1],
+            "digest": digest(content.encode()),
+        }
+        row["chain"] = _chain(head.entry_chain, row)
+        connection.execute(schema.entry.insert().values(**row, record=content))
+        connection.execute(update(schema.head).values(entries=row["sequence"], entry_chain=row["chain"]))
+        self._link(connection, [(source, str(row["id"]), role) for source, role in links])
+        fields = {name: row[name] for name in ("sequence", "id", "kind", "loop", "key", "by", "digest", "chain")}
+        return cast("Entry[R]", Entry(**fields, at=_EPOCH + _microseconds(at) * _MICROSECOND, record=record))
+
+    def _link(self, connection: Connection, links: Sequence[tuple[str, str, str]]) -> None:
+        link = schema.link
+        for source, target, role in links:
+            head = self._lock_head(connection)
+            row = {"source": _text("source", source), "target": _text("target", target), "role": _text("role", role)}
+            if connection.execute(select(link.c.sequence).filter_by(**row)).first():
+                continue
+            number = head.links + 1
+            chain = _chain(head.link_chain, {"sequence": number, **row})
+            connection.execute(link.insert().values(sequence=number, chain=chain, **row))
+            connection.execute(update(schema.head).values(links=number, link_chain=chain))
+
+    def _lock_head(self, connection: Connection) -> Row[Any]:
+        """The head of both chains; on PostgreSQL this is where writers wait for each other."""
+        return connection.execute(select(schema.head).with_for_update()).one()
+
+    def _pointer(self, connection: Connection, name: str) -> Pointer | None:
+        entry = schema.entry
+        query = (
+            select(entry.c.generation, entry.c.id).where(entry.c.pointer == name).order_by(entry.c.generation.desc()).limit(1)
+        )
+        row = connection.execute(query).one_or_none()
+        return Pointer(name=name, generation=row.generation, entry=row.id) if row else None
+
+    def _rows(
+        self,
+        kind: str | None,
+        loop: str | None,
+        key: str | None,
+        since: datetime | None,
+        until: datetime | None,
+        limit: int | None,
+        newest: bool,
+    ) -> Sequence[Row[Any]]:
+        entry = schema.entry
+        wanted: list[ColumnElement[bool]] = []
+        for column, value in ((entry.c.kind, kind), (entry.c.loop, loop), (entry.c.key, key)):
+            if value is not None:
+                if "\0" in value:
+                    return []
+                wanted.append(column == value)
+        if since is not None:
+            wanted.append(entry.c.at >= _microseconds(since))
+        if until is not None:
+            wanted.append(entry.c.at <= _microseconds(until))
+        order = entry.c.sequence.desc() if newest else entry.c.sequence.asc()
+        with self._database.read() as connection:
+            return connection.execute(select(entry).where(and_(True, *wanted)).order_by(order).limit(limit)).all()
+
+
+def _entry(row: Row[Any], type: type[R]) -> Entry[R]:
+    return Entry(
+        id=row.id,
+        sequence=row.sequence,
+        kind=row.kind,
+        loop=row.loop,
+        key=row.key,
+        at=_EPOCH + row.at * _MICROSECOND,
+        by=row.by,
+        record=decode(row.record, type, row.id),
+        digest=row.digest,
+        chain=row.chain,
+    )
+
+
+def _chain(previous: str, row: dict[str, Any]) -> str:
+    """SHA-256 over the chain so far and a row's fields."""
+    return digest(msgspec.json.encode([previous, sorted(row.items())]))
+
+
+def _microseconds(moment: datetime) -> int:
+    if moment.tzinfo is None:
+        raise UsageError(f"a moment needs a time zone: {moment.isoformat()}")
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _text(what: str, value: str) -> str:
+    if len(value) > 512 or "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise UsageError(f"{what} {value[:80]!r}: at most 512 characters of valid text")
+    return value
+
+
+def _check_entries(connection: Connection, count: int, chain: str) -> list[Problem]:
+    problems: list[Problem] = []
+    generations: dict[str, int] = {}
+    last, previous = 0, ""
+    fields = ("sequence", "id", "kind", "loop", "key", "at", "by", "pointer", "generation", "digest")
+    for row in connection.execution_options(yield_per=_CHUNK).execute(select(schema.entry).order_by(schema.entry.c.sequence)):
+        where = f"ledger entry {row.id}"
+        if row.sequence != last + 1:
+            problems.append(Problem(where=where, what=f"entries {last + 1} to {row.sequence - 1} before it are missing"))
+        elif _chain(previous, {name: row._mapping[name] for name in fields}) != row.chain:
+            problems.append(Problem(where=where, what="its chain does not follow from the entry before it"))
+        if digest(row.record.encode()) != row.digest:
+            problems.append(Problem(where=where, what="its record is not what was written"))
+        if row.pointer is not None:
+            if row.generation != generations.get(row.pointer, 0) + 1:
+                problems.append(Problem(where=where, what=f"pointer {row.pointer} jumps to generation {row.generation}"))
+            generations[row.pointer] = row.generation
+        last, previous = row.sequence, row.chain
+    if (last, previous) != (count, chain):
+        problems.append(Problem(where="ledger head", what=f"should be entry {count}, but the last entry is {last}"))
+    return problems
+
+
+def _check_links(connection: Connection, count: int, chain: str) -> list[Problem]:
+    problems: list[Problem] = []
+    last, previous = 0, ""
+    for row in connection.execution_options(yield_per=_CHUNK).execute(select(schema.link).order_by(schema.link.c.sequence)):
+        where = f"ledger link {row.sequence}"
+        fields = {"sequence": row.sequence, "source": row.source, "target": row.target, "role": row.role}
+        if row.sequence != last + 1:
+            problems.append(Problem(where=where, what=f"links {last + 1} to {row.sequence - 1} before it are missing"))
+        elif _chain(previous, fields) != row.chain:
+            problems.append(Problem(where=where, what="its chain does not follow from the link before it"))
+        last, previous = row.sequence, row.chain
+    if (last, previous) != (count, chain):
+        problems.append(Problem(where="ledger head", what=f"should be link {count}, but the last link is {last}"))
+    return problems
