@@ -1,0 +1,173 @@
+"""Write the reference pages from the tables in the code: commands.md, settings.md, errors.md. `make docs` runs it.
+
+`python docs/generate.py --check` writes nothing and fails when a page is not what the code says.
+"""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args, get_origin
+
+from loopwright.cli.main import table
+from loopwright.cli.signature import help_of, no_serve_parameter, parameters
+from loopwright.records import errors
+from loopwright.records.settings import SETTINGS, Settings
+from loopwright.records.turns import STAGES
+from loopwright.verbs import Verb
+
+HERE = Path(__file__).parent
+NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it again. -->\n\n"
+
+COMMANDS = """# Commands
+
+Every command has `--help` with an example, takes `--json` (exactly one JSON document on standard output, nothing else
+there; progress goes to standard error), and takes every [setting](settings.md) as an option, before or after its name.
+
+| exit code | meaning |
+| --- | --- |
+| 0 | done, or the answer is yes |
+| 1 | the answer is no: a gate failed, a check found something, a part is down |
+| 2 | wrong use: an unknown name, an option that cannot be, a declaration that is not valid |
+
+`LOOP` is the name of a loop that the ledger knows, or the path of a loop file (or of its folder).
+Commands marked *also over HTTP* answer the same under `/api/COMMAND` of the control API: `GET` where they only look,
+`POST` with a JSON object of the arguments where they change something.
+
+"""
+
+SETTINGS_PAGE = """# Settings
+
+One table. Each setting is an environment variable and a command-line option; the option wins. Nothing else configures an
+installation, and nothing is read when the package is imported.
+
+| environment variable | option | default | meaning |
+| --- | --- | --- | --- |
+"""
+
+SETTINGS_END = """
+`LOOPWRIGHT_HOME` holds everything of the embedded default:
+
+| below home | what |
+| --- | --- |
+| `ledger.db` | the ledger, when it is SQLite |
+| `lake/` | the Delta tables, when they are local |
+| `packages/` | packages, one folder each, named by digest |
+| `log/` | prediction and outcome segments not yet in the lake |
+| `quarantine/` | damaged pieces of the log, kept for inspection |
+| `online/` | context for serving |
+| `served/` | the local copy of who serves, so that serving and rollback need no ledger |
+| `examples/` | training sets, named by digest |
+| `reports/` | what `loopwright report` wrote |
+
+With a team: `LOOPWRIGHT_LEDGER=postgresql://...` (install `loopwright[postgres]`). Give the token by the environment: a command
+line can be read by everybody on the machine.
+"""
+
+ERRORS_PAGE = """# Errors
+
+Everything that loopwright raises on purpose is a `LoopwrightError`. An error carries facts and the next step; it knows
+neither HTTP nor exit codes, the doors translate. Over HTTP and with `--json` an error is
+`{"error": {"code": ..., "message": ..., "fields": [...]}}`, its code being the class name in snake case.
+
+"""
+
+
+def in_stage_order(verbs: list[Verb]) -> Iterator[tuple[str, list[Verb]]]:
+    """Verbs by stage, in the order of the loop; first those that are about the whole loop."""
+    for stage in ("loop", *STAGES):
+        found = [v for v in verbs if v.stage == stage]
+        if found:
+            yield stage, found
+
+
+def commands() -> str:
+    """docs/commands.md."""
+    verbs = table()
+    text = NOTE + COMMANDS
+    for stage, found in in_stage_order(verbs):
+        names = ", ".join(f"[`{v.name}`](#{v.name})" for v in found)
+        text += f"- {'the whole loop' if stage == 'loop' else stage}: {names}\n"
+    for stage, found in in_stage_order(verbs):
+        text += f"\n## {'The whole loop' if stage == 'loop' else stage.capitalize()}\n"
+        text += "".join(command(verb) for verb in found)
+    return text
+
+
+def command(verb: Verb) -> str:
+    """The paragraph of one command."""
+    prose, help_ = help_of(verb.call)
+    doors = " *Also over HTTP.*" if "http" in verb.doors else ""
+    text = f"\n### {verb.name}\n\n{' '.join((prose or verb.help).split())}{doors}\n\n```console\n$ {verb.example}\n```\n"
+    rows = [spelled(p, help_) for p in [*parameters(verb.call), *([no_serve_parameter()] if verb.name == "demo" else [])]]
+    if rows:
+        text += "\n| argument or option | meaning |\n| --- | --- |\n"
+        text += "".join(f"| `{name}` | {cell(meaning)} |\n" for name, meaning in rows)
+    return text
+
+
+def spelled(parameter: inspect.Parameter, help_: dict[str, str]) -> tuple[str, str]:
+    """How a parameter is written on the command line, and what it means."""
+    type_, info = get_args(parameter.annotation)
+    meaning = info.help or help_.get(parameter.name, "")
+    if type(info).__name__ == "ArgumentInfo":
+        name = parameter.name.upper() + ("..." if get_origin(type_) is list else "")
+        return (name if parameter.default is inspect.Parameter.empty else f"[{name}]"), meaning
+    flag = str((*info.param_decls, info.default)[0])  # typer keeps a lone name in `default`
+    if type_ is bool:
+        return flag, meaning
+    default = f" (default {parameter.default})" if parameter.default not in ("", None) else ""
+    return f"{flag} {parameter.name.upper()}", meaning + default
+
+
+def cell(text: str) -> str:
+    """Text that may stand in a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def settings() -> str:
+    """docs/settings.md."""
+    text = NOTE + SETTINGS_PAGE
+    defaults = Settings()
+    for setting in SETTINGS:
+        default = getattr(defaults, setting.field)
+        shown = f"`{default}`" if default != "" else ""
+        text += f"| `{setting.env}` | `--{setting.field.replace('_', '-')}` | {shown} | {cell(setting.help)} |\n"
+    return text + SETTINGS_END
+
+
+def error_tree(cls: type, depth: int = 0) -> Iterator[tuple[int, type]]:
+    """An error class and all below it, in the order of the source."""
+    yield depth, cls
+    for sub in cls.__subclasses__():
+        if sub.__module__ == errors.__name__:
+            yield from error_tree(sub, depth + 1)
+
+
+def errors_page() -> str:
+    """docs/errors.md."""
+    text = NOTE + ERRORS_PAGE
+    for depth, cls in error_tree(errors.LoopwrightError):
+        text += f"{'  ' * depth}- `{cls.__name__}`: {' '.join((cls.__doc__ or '').split())}\n"
+    return text
+
+
+PAGES = {"commands.md": commands, "settings.md": settings, "errors.md": errors_page}
+
+
+def main() -> int:
+    """Write the pages, or say which are not current."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is not current")
+    checking = parser.parse_args().check
+    stale = [name for name, page in PAGES.items() if not (HERE / name).is_file() or (HERE / name).read_text() != page()]
+    for name in stale:
+        if not checking:
+            (HERE / name).write_text(PAGES[name]())
+        print(f"docs/{name}: {'not current, run `make docs`' if checking else 'written'}")
+    return int(checking and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
