@@ -160,7 +160,7 @@ def sync_folder(folder: Path) -> None:
 def read_segment(path: Path, kind: str) -> Segment:
     """Read a segment file; damage is reported in the result, not raised, and its neighbours are kept.
 
-    Raises FileNotFoundError when it is not there, Damaged when its name is not a segment's.
+    Raises FileNotFoundError when it is not there, Damaged when its name is not a segment's or another version wrote it.
     """
     name = parse_name(path.name)
     if name is None:
@@ -170,10 +170,6 @@ def read_segment(path: Path, kind: str) -> Segment:
 
 def parse_segment(data: bytes, path: Path, name: Name, kind: str) -> Segment:
     """Read a segment's bytes (see `read_segment`)."""
-    if len(data) < HEADER.size and name.state == "open":
-        return Segment(
-            path=path, writer=name.writer, number=name.number, frames=[], footer=None, problems=[], torn=0, size=len(data)
-        )
     reader = _Reader(data, name, kind)
     damage = reader.read()
     return Segment(
@@ -300,7 +296,7 @@ def _identity(data: bytes, name: Name, kind: str) -> tuple[str, int, str | None]
     if magic != _MAGIC or crc != zlib.crc32(data[: HEADER.size - 4]):
         return name.writer, name.number, "the header is damaged"
     if version != VERSION:
-        return name.writer, name.number, f"written in format {version}; this version reads {VERSION}"
+        raise Damaged(f"{file_name(*name)} is written in format {version}; this version of loopwright reads {VERSION}")
     if code != KINDS[kind][0]:
         return writer.hex(), number, f"holds records of another kind than {kind}"
     if (writer.hex(), number) != (name.writer, name.number):

@@ -1,0 +1,180 @@
+"""Outcomes: the truth about predictions, as it arrived; joined by prediction id, else by unit.
+
+An outcome may come twice, contradict an earlier one, come before its prediction or long after it, or never: each of these
+is a state that is counted (`states`), not an error. All that arrived is kept with its provenance; where outcomes of one
+prediction contradict each other the one that became known last is the truth (rule `last`), then the one received last.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import duckdb
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loopwright.records.errors import DeclarationInvalid
+from loopwright.records.home import Home
+from loopwright.records.predictions.arrow import rows, to_outcome
+from loopwright.records.predictions.read import first_of_each, predictions, stored
+from loopwright.records.predictions.record import OutcomeRow, Prediction
+
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+class OutcomeStates(msgspec.Struct, frozen=True, kw_only=True):
+    """How the truth about a loop's predictions stands.
+
+    Predictions are `joined` (an outcome is known), `pending` (may still come) or `overdue` (older than the loop's wait).
+    `unmatched` outcomes fit no prediction so far; `contradicting` predictions or units have outcomes with different values;
+    `repeated` deliveries brought an outcome that was already there.
+    """
+
+    joined: int
+    pending: int
+    overdue: int
+    unmatched: int
+    contradicting: int
+    repeated: int
+
+
+def outcomes(home: Home, loop: str, *, known_by: datetime | None = None) -> pa.Table:
+    """The outcomes of a loop that were known at `known_by` (all if None), one row per `_id`, contradictions kept.
+
+    `_id, _prediction, _unit, _known_at, _received_at, _provenance`, then the columns of the outcome table. Timestamps are
+    UTC with microseconds. Empty, with the fixed columns, when none ever came.
+    """
+    where = None if known_by is None else pc.field("_known_at") <= pa.scalar(known_by, _TIME)
+    return stored(home, "outcomes", loop, where=where)
+
+
+def join(predictions: pa.Table, outcomes: pa.Table, label_sql: str, *, known_by: datetime) -> pa.Table:
+    """`predictions` [N rows, same order] with `_truth` (boolean, null while pending) and `_known_at` (when it became known).
+
+    `predictions` needs `_id` and `_unit`; `outcomes` is as `outcomes` returns it; only what was known at `known_by` counts.
+    An outcome with a prediction id belongs to that prediction, one without to every prediction of its unit. `label_sql` is
+    an SQL expression over the outcome's columns. Raises DeclarationInvalid when it cannot be evaluated.
+    """
+    known = outcomes.filter(pc.field("_known_at") <= pa.scalar(known_by, _TIME))
+    if not known.num_rows:
+        nulls = pa.nulls(predictions.num_rows, pa.bool_()), pa.nulls(predictions.num_rows, _TIME)
+        return predictions.append_column("_truth", nulls[0]).append_column("_known_at", nulls[1])
+    best = pa.table(
+        {
+            "prediction": known["_prediction"],
+            "unit": known["_unit"],
+            "known_at": known["_known_at"].cast(pa.int64()),
+            "received_at": known["_received_at"].cast(pa.int64()),
+            "id": known["_id"],
+            "truth": _truth(known, label_sql),
+        }
+    )
+    asked = pa.table(
+        {"id": predictions["_id"], "unit": predictions["_unit"], "row": pa.array(range(predictions.num_rows), pa.int64())}
+    )
+    with _database(asked=asked, best=best) as database:
+        found = database.sql(_JOIN).to_arrow_table()
+    return predictions.append_column("_truth", found["truth"].cast(pa.bool_())).append_column(
+        "_known_at", found["known_at"].cast(_TIME)
+    )
+
+
+_JOIN = """
+    WITH by_id AS (
+        SELECT prediction, arg_max({'truth': truth, 'known_at': known_at}, (known_at, received_at, id)) AS newest
+        FROM best WHERE truth IS NOT NULL AND prediction <> '' GROUP BY prediction
+    ), by_unit AS (
+        SELECT unit, arg_max({'truth': truth, 'known_at': known_at}, (known_at, received_at, id)) AS newest
+        FROM best WHERE truth IS NOT NULL AND prediction = '' AND unit <> '' GROUP BY unit
+    )
+    SELECT coalesce(by_id.newest, by_unit.newest).truth AS truth, coalesce(by_id.newest, by_unit.newest).known_at AS known_at
+    FROM asked LEFT JOIN by_id ON asked.id = by_id.prediction LEFT JOIN by_unit ON asked.unit = by_unit.unit
+    ORDER BY asked.row
+"""
+
+
+def of_prediction(home: Home, loop: str, prediction: Prediction, label_sql: str) -> tuple[bool, OutcomeRow] | None:
+    """The truth about one prediction and the outcome that says so; None while it is pending."""
+    table = stored(
+        home, "outcomes", loop, where=(pc.field("_prediction") == prediction.id) | (pc.field("_unit") == prediction.unit)
+    )
+    own = pc.field("_prediction") == prediction.id
+    for where in (own, pc.field("_prediction") == ""):
+        found = table.filter(where)
+        truth = _truth(found, label_sql)
+        found = found.append_column("__truth", truth).filter(pc.is_valid(truth))
+        if found.num_rows:
+            newest = found.sort_by([(name, "descending") for name in ("_known_at", "_received_at", "_id")]).slice(0, 1)
+            return newest["__truth"][0].as_py(), to_outcome(rows(newest)[0])
+    return None
+
+
+def states(home: Home, loop: str, wait: timedelta, now: datetime) -> OutcomeStates:
+    """Count the states of a loop's predictions and outcomes at `now`; `wait` as the loop's outcome declares it."""
+    asked = predictions(home, loop, columns=["_id", "_at", "_unit"])
+    raw = stored(home, "outcomes", loop, where=pc.field("_known_at") <= pa.scalar(now, _TIME), repeated=True)
+    known = first_of_each(raw)
+    joined = join(asked, known, "true", known_by=now)
+    open_ = joined.filter(pc.is_null(joined["_truth"]))
+    overdue = pc.sum(pc.less(open_["_at"], pa.scalar(now - wait, _TIME))).as_py() or 0
+    by_id = pc.not_equal(known["_prediction"], "")
+    matched = pc.if_else(
+        by_id,
+        pc.is_in(known["_prediction"], value_set=asked["_id"].combine_chunks()),
+        pc.is_in(known["_unit"], value_set=asked["_unit"].combine_chunks()),
+    )
+    return OutcomeStates(
+        joined=joined.num_rows - open_.num_rows,
+        pending=open_.num_rows - overdue,
+        overdue=overdue,
+        unmatched=pc.sum(pc.invert(matched)).as_py() or 0,
+        contradicting=_contradicting(known),
+        repeated=raw.num_rows - known.num_rows,
+    )
+
+
+def _contradicting(known: pa.Table) -> int:
+    values = [name for name in known.column_names if not name.startswith("_")]
+    if not known.num_rows or not values:
+        return 0
+    row = ", ".join(f"{_quoted(name)} := {_quoted(name)}" for name in values)
+    with _database(known=known) as database:
+        [(count,)] = database.sql(
+            f"""
+            SELECT count(*) FROM (
+                SELECT 1 FROM known GROUP BY _prediction, CASE WHEN _prediction = '' THEN _unit END
+                HAVING count(DISTINCT struct_pack({row})) > 1
+            )
+            """  # noqa: S608 - column names of the contract, quoted
+        ).fetchall()
+    return int(count)
+
+
+def _truth(known: pa.Table, label_sql: str) -> Any:
+    """The label [N] of each outcome, null where the expression gives null."""
+    if not known.num_rows:
+        return pa.array([], pa.bool_())
+    numbered = known.append_column("__row", pa.array(range(known.num_rows), pa.int64()))
+    with _database(known=numbered) as database:
+        try:
+            found = database.sql(
+                f"SELECT CAST(({label_sql}) AS BOOLEAN) AS truth FROM known ORDER BY __row"  # noqa: S608 - the loop's own expression, in a database that can reach no file
+            ).to_arrow_table()
+        except duckdb.Error as error:
+            raise DeclarationInvalid("Outcome", [("label", f"{label_sql!r} cannot be evaluated: {error}")]) from error
+    return found["truth"]
+
+
+@contextmanager
+def _database(**tables: pa.Table) -> Iterator[Any]:
+    """A DuckDB in memory that sees `tables` and nothing else: no file, no network, no extension."""
+    with duckdb.connect(":memory:", config={"enable_external_access": "false", "TimeZone": "UTC"}) as database:
+        for name, table in tables.items():
+            database.register(name, table)
+        yield database
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
