@@ -5,6 +5,8 @@ LoopwrightError
 │   ├── NameInvalid
 │   ├── SettingInvalid
 │   ├── DeclarationInvalid      one or more fields of a declaration; all of them at once
+│   ├── RequestMalformed        the body is not strict JSON
+│   ├── RequestTooLarge         more bytes or rows than are allowed
 │   ├── RequestInvalid          one or more fields of a prediction request or an outcome
 │   └── ExtraMissing            an optional part of loopwright is not installed
 ├── NotFound
@@ -20,6 +22,7 @@ LoopwrightError
 │   ├── PackageRefused          damaged, hostile or inconsistent package
 │   ├── GateFailed
 │   ├── ReleaseConflict         somebody else changed the release first
+│   ├── RequestConflict         the same request id again, with another body
 │   └── AddressRefused          an address or webhook target that is not allowed
 ├── Unavailable                 a part is down or full; trying again may help
 │   ├── LedgerUnavailable
@@ -71,6 +74,22 @@ class DeclarationInvalid(UsageError):
     def __init__(self, what: str, problems: Sequence[tuple[str, str]]) -> None:
         self.what, self.problems = what, [FieldProblem(*p) for p in problems]
         super().__init__(f"{what} is not valid:\n" + "\n".join(f"  {p.field}: {p.reason}" for p in self.problems))
+
+
+class RequestMalformed(UsageError):
+    """A body that is not strict JSON: not UTF-8, cut off, too deep, a key twice, NaN or a number that no float holds."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"the body cannot be read: {why}")
+
+
+class RequestTooLarge(UsageError):
+    """A request with more bytes or rows than are allowed."""
+
+    def __init__(self, what: str, most: int) -> None:
+        self.what, self.most = what, most
+        super().__init__(f"the request has more than {most:,} {what}; send it in parts")
 
 
 class RequestInvalid(UsageError):
@@ -183,6 +202,14 @@ class ReleaseConflict(Refused):
     def __init__(self, name: str, expected: int, found: int) -> None:
         self.name, self.expected, self.found = name, expected, found
         super().__init__(f"{name} is at generation {found}, not {expected}: somebody changed it first; look at it and try again")
+
+
+class RequestConflict(Refused):
+    """The same request id again, with another body."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        super().__init__(f"id {id} was answered already, for another request; a retry sends the same body, anything else a new id")
 
 
 class AddressRefused(Refused):

@@ -1,0 +1,193 @@
+"""A small loop for tests of deploying and serving: its tables, a store of context, and packages built by hand."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+import ndonnx as ndx
+import ndonnx.extensions as nde
+import numpy as np
+
+from loopwright.records.declarations import Column, Table
+from loopwright.records.evaluation import Estimate, Evaluation
+from loopwright.records.graph import Feeder, Graph
+from loopwright.records.package import ContextNeed, Conversion, Golden, Manifest, Reference, Training
+from loopwright.records.packages import Package, Packages, encode_json
+
+LOOP = "late-arrival"
+NOW = datetime(2024, 5, 1, 9, 0, tzinfo=UTC)
+NOW_US = int(NOW.timestamp()) * 1_000_000
+
+REQUESTS = Table(
+    "departures",
+    {
+        "flight": Column("string"),
+        "pushed_back_at": Column("timestamp"),
+        "origin": Column("string", categories=["EWR", "JFK", "LGA"]),
+        "delay": Column("float", minimum=-120, maximum=1440),
+        "hour": Column("integer", minimum=0, maximum=23),
+        "tail": Column("string", nullable=True),
+        "night": Column("boolean"),
+    },
+    key=["flight"],
+    event_time="pushed_back_at",
+)
+WEATHER = ContextNeed(
+    table="weather",
+    by={"origin": "origin"},
+    columns={"wind": Column("float", nullable=True), "gust": Column("float", nullable=True)},
+    max_age_s=3 * 3600.0,
+)
+LANDINGS = Table(
+    "landings",
+    {"flight": Column("string"), "landed_at": Column("timestamp"), "arr_delay": Column("float", minimum=-180, maximum=1440)},
+    key=["flight"],
+    event_time="landed_at",
+)
+COLUMNS = {**REQUESTS.columns, **WEATHER.columns}
+
+
+class Known(NamedTuple):
+    """A row of context."""
+
+    known_at_us: int
+    event_at_us: int
+    values: Mapping[str, Any]
+
+
+class Weather:
+    """A store of context with one observation for each airport, made at `at`."""
+
+    def __init__(self, at: datetime = NOW, **wind: float) -> None:
+        us = int(at.timestamp()) * 1_000_000
+        self.rows = {
+            o: Known(us, us, {"wind": w, "gust": None}) for o, w in (wind or {"EWR": 10.0, "JFK": 20.0, "LGA": 5.0}).items()
+        }
+
+    def get(self, table: str, key: str, /) -> Known | None:
+        """See `deploy.predict.ContextStore`."""
+        return self.rows.get(key) if table == "weather" else None
+
+
+def flight(number: int = 1, **changes: Any) -> dict[str, Any]:
+    """A lawful request, as a client sends it."""
+    return {
+        "flight": f"UA{number}",
+        "pushed_back_at": "2024-05-01T09:00:00Z",
+        "origin": "JFK",
+        "delay": 12.5,
+        "hour": 9,
+        "tail": None,
+        "night": False,
+    } | changes
+
+
+def _arguments() -> dict[str, Any]:
+    types: dict[str, Any] = {"float": ndx.float64, "integer": ndx.int64, "boolean": ndx.bool, "string": ndx.utf8}
+    nullable: dict[str, Any] = {"float": ndx.nfloat64, "string": ndx.nutf8}
+    return {
+        name: ndx.argument(
+            shape=("N",),
+            dtype=ndx.DateTime64DType("us") if c.type == "timestamp" else nullable[c.type] if c.nullable else types[c.type],
+        )
+        for name, c in COLUMNS.items()
+    }
+
+
+def model_graph(weight: float = 0.05, *, fails: str = "") -> bytes:
+    """A graph with output `score` = sigmoid(weight * (delay + wind) - 1). `fails`: "nan" above an hour's delay, or "error"."""
+    f = _arguments()
+    wind = nde.fill_null(f["wind"], 8.0)
+    z = weight * (f["delay"] + wind) - 1.0
+    score = 1 / (1 + ndx.exp(ndx.astype(-z, ndx.float32)))
+    if fails == "nan":
+        score = ndx.where(f["delay"] > 60, ndx.asarray(np.float32("nan")), score)
+    if fails == "error":  # a gather out of its bounds, which the runtime refuses while running
+        table = ndx.asarray(np.zeros(24, dtype=np.float32))
+        score = score + ndx.take(table, f["hour"] + 1000 * ndx.astype(f["delay"] > 60, ndx.int64))
+    return _bytes(f, {"score": score})
+
+
+def heuristic_graph() -> bytes:
+    """A graph with output `score`: 1 where the delay is above 15 minutes."""
+    f = _arguments()
+    return _bytes(f, {"score": ndx.astype(f["delay"] > 15, ndx.float32)})
+
+
+def slices_graph() -> bytes:
+    """A graph with one text output, `origin_slice`."""
+    f = _arguments()
+    return _bytes(f, {"origin_slice": nde.static_map(f["origin"], {"JFK": "JFK"}, default="other")})
+
+
+def _bytes(f: dict[str, Any], outputs: dict[str, Any]) -> bytes:
+    data: bytes = ndx.build(f, outputs, drop_unused=True).SerializeToString()
+    return data
+
+
+def golden(model: bytes, count: int = 5) -> list[Golden]:
+    """Golden requests with the answers that `model` gives."""
+    graph = Graph(model)
+    rows = [flight(i, delay=5.0 * i, pushed_back_at=NOW_US) for i in range(count)]
+    context = {"wind": 12.0, "gust": None}
+    scores = graph.score(Feeder(graph, COLUMNS)([{**r, **context} for r in rows])).tolist()
+    return [Golden(request=r, context=context, score=s) for r, s in zip(rows, scores, strict=True)]
+
+
+def package(
+    packages: Packages, *, weight: float = 0.05, model: bytes | None = None, threshold: float = 0.5, **changes: Any
+) -> Package:
+    """A package of the small loop, written into `packages`. Different weights make different packages."""
+    graph = model_graph(weight) if model is None else model
+    one = Estimate(0.8, 0.75, 0.85, 1000)
+    evaluation = Evaluation(
+        rows=1000,
+        positives=300,
+        threshold=threshold,
+        metrics={"average_precision": one, "recall": one},
+        slices={},
+        latency_p50_us=50.0,
+        latency_p99_us=90.0,
+        size_bytes=len(graph),
+        train_seconds=1.0,
+        value_per_prediction=1.0,
+    )
+    manifest = Manifest(
+        format=1,
+        loop=LOOP,
+        candidate="by-hand",
+        phase=2,
+        created_at=NOW,
+        by="tests",
+        declaration="0" * 64,
+        request=REQUESTS.columns,
+        key=REQUESTS.key,
+        event_time=REQUESTS.event_time,
+        context=[WEATHER],
+        features=[],
+        vocabulary={},
+        slices=["origin_slice"],
+        threshold=threshold,
+        params={"weight": weight},
+        seed=0,
+        training=Training(examples="0" * 64, rows=1000, as_of=NOW, first=NOW, last=NOW, sources={}, seconds=1.0),
+        conversion=Conversion(rows=100, max_difference=0.0),
+        commit="",
+        environment={},
+        parent="",
+        release={"on_unloggable": "serve"},
+        files={},
+    )
+    answers = changes.pop("golden", None) or golden(graph)
+    return packages.write(
+        msgspec.structs.replace(manifest, **changes),
+        {
+            "model.onnx": graph,
+            "heuristic.onnx": heuristic_graph(),
+            "slices.onnx": slices_graph(),
+            "evaluation.json": encode_json(evaluation),
+            "reference.json": encode_json(Reference(columns=[], golden=answers)),
+            "card.md": b"# By hand\n",
+        },
+    )
