@@ -140,7 +140,8 @@ def settings() -> str:
 def error_tree(cls: type, depth: int = 0) -> Iterator[tuple[int, type]]:
     """An error class and all below it, in the order of the source."""
     yield depth, cls
-    for sub in cls.__subclasses__():
+    below: list[type] = cls.__subclasses__()
+    for sub in below:
         if sub.__module__ == errors.__name__:
             yield from error_tree(sub, depth + 1)
 
