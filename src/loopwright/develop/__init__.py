@@ -1,0 +1,1 @@
+"""Stage 3, develop: features and model as one graph, candidates compared on evidence, packages."""

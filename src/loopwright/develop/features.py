@@ -1,0 +1,401 @@
+"""Features: a user's function over contract columns, traced once with ndonnx into ONNX.
+
+The function gets one argument whose attributes are the columns (Array API arrays of length N) and returns a dictionary
+of feature name -> array. Numbers and booleans enter the matrix as float32 (null becomes NaN). Strings are categories:
+their vocabulary is learned on the training rows, and they enter as one column of codes (`ordinal`) or one column per
+category (`onehot`). The matrix that models are fitted on is computed by the very graph that serves.
+"""
+
+import difflib
+import json
+import linecache
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+import ndonnx as ndx
+import ndonnx.extensions as nde
+import numpy as np
+import onnx
+import spox
+
+from loopwright.records.declarations import Column, Slice
+from loopwright.records.errors import DeclarationInvalid
+from loopwright.records.graph import METADATA, Graph, column_inputs
+
+WORDS = 255
+"""The most categories a string feature keeps; rarer ones become `(other)`."""
+
+NULL, OTHER, MISSING = "(null)", "(other)", "missing"
+
+Encoding = Literal["ordinal", "onehot"]
+
+_DTYPES: dict[str, tuple[Any, Any]] = {
+    "float": (ndx.float64, ndx.nfloat64),
+    "integer": (ndx.int64, ndx.nint64),
+    "boolean": (ndx.bool, ndx.nbool),
+    "string": (ndx.utf8, ndx.nutf8),
+}
+
+# What a message of ndonnx means in terms of the user's code, and what to write instead; the first that matches.
+_ADVICE: tuple[tuple[str, str], ...] = (
+    (
+        "no propagated value",
+        "`if`, `and`, `or`, `not`, `float()` and `math` need one value, but a column is an array of all rows: "
+        "write ndx.where(condition, a, b), `&`, `|`, `~`, and ndx.sin rather than math.sin",
+    ),
+    ("ufunc", "NumPy cannot be traced: use the function of the same name in ndonnx (`import ndonnx as ndx`)"),
+    (
+        "array element with a sequence",
+        "NumPy cannot be traced: use the function of the same name in ndonnx (`import ndonnx as ndx`)",
+    ),
+    ("iteration", "rows cannot be looped over: write the expression over the whole column"),
+    ("'fillna'", "write nde.fill_null(column, value) (`import ndonnx.extensions as nde`)"),
+    ("'isnull'", "write nde.get_mask(column) (`import ndonnx.extensions as nde`)"),
+    ("'isna'", "write nde.get_mask(column) (`import ndonnx.extensions as nde`)"),
+    ("'isin'", "write nde.isin(column, [...]) (`import ndonnx.extensions as nde`)"),
+    ("'map'", "write nde.static_map(column, {...}, default=...) (`import ndonnx.extensions as nde`)"),
+    ("'astype'", "write ndx.astype(column, ndx.float64)"),
+    ("'clip'", "write ndx.clip(column, low, high)"),
+    ("'dt'", "a timestamp has no `.dt`: write (ndx.astype(column, ndx.int64) // 3_600_000_000) % 24 for the hour in UTC"),
+    ("'NotImplementedType'", "these types cannot be combined: convert one side, for instance with ndx.astype"),
+    ("unsupported operand", "these types cannot be combined: convert one side, for instance with ndx.astype"),
+    ("has no attribute", "an array has the methods of the Array API only: look for a function in ndx or nde instead"),
+)
+
+
+class Vocabulary(msgspec.Struct, frozen=True):
+    """Categories of one string feature, sorted; whether training rows were null, or of a rarer category."""
+
+    words: list[str]
+    null: bool
+    other: bool
+
+    @staticmethod
+    def learn(values: Iterable[str], null: Any | None) -> "Vocabulary":
+        """From the training rows: `values` string [N] and the mask of nulls [N] or None."""
+        counts = Counter(v for i, v in enumerate(values) if null is None or not null[i])
+        words = sorted(word for word, _ in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))[:WORDS])
+        return Vocabulary(words, bool(null is not None and null.any()), len(counts) > WORDS)
+
+    def names(self, feature: str, encoding: Encoding) -> list[str]:
+        """The matrix columns of the feature."""
+        if encoding == "ordinal":
+            return [feature]
+        extra = [*([OTHER] if self.other else []), *([NULL] if self.null else [])]
+        return [f"{feature}={word}" for word in [*self.words, *extra]]
+
+
+class Fields:
+    """What a traced function sees: one attribute per column. An unknown one raises AttributeError naming the nearest."""
+
+    def __init__(self, arrays: Mapping[str, Any]) -> None:
+        self._arrays = dict(arrays)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._arrays[name]
+        except KeyError:
+            near = difflib.get_close_matches(name, self._arrays, n=3) or sorted(self._arrays)
+            raise AttributeError(f"no column {name!r}; there is {', '.join(near)}") from None
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+
+class Traced:
+    """Features as ndonnx arrays over the columns, ready to be built into graphs."""
+
+    def __init__(self, columns: Mapping[str, Column], arguments: dict[str, Any], features: dict[str, Any]) -> None:
+        self.columns, self.arguments = dict(columns), arguments
+        self.order = list(features)
+        with _quiet():
+            self.numbers = {name: _number(array) for name, array in features.items() if not _is_string(array)}
+        self.categories = {name: array for name, array in features.items() if _is_string(array)}
+
+    @property
+    def used(self) -> list[str]:
+        """The columns the features really use, in the order of the contract."""
+        used = set(Graph(self.raw()).columns)
+        return [name for name in self.columns if name in used]
+
+    def raw(self) -> bytes:
+        """A graph with `numbers` (float32 [N, F]), and per string feature `value.NAME` (string [N]) and `null.NAME` (bool [N])."""
+        outputs: dict[str, Any] = {}
+        with _quiet():
+            if self.numbers:
+                outputs["numbers"] = ndx.stack(list(self.numbers.values()), axis=1)
+            for name, array in self.categories.items():
+                outputs[f"value.{name}"] = nde.fill_null(array, "") if _nullable(array) else array
+                if _nullable(array):
+                    outputs[f"null.{name}"] = _mask(array)
+        return build(self.columns, self.arguments, outputs)
+
+    def names(self, vocabulary: Mapping[str, Vocabulary], encoding: Encoding) -> list[str]:
+        """The matrix columns, in order."""
+        return [
+            c for name in self.order for c in (vocabulary[name].names(name, encoding) if name in self.categories else [name])
+        ]
+
+    def matrix(self, vocabulary: Mapping[str, Vocabulary], encoding: Encoding) -> Any:
+        """The matrix as an ndonnx array, float32 [N, number of names]."""
+        with _quiet():
+            blocks = [
+                _codes(self.categories[name], vocabulary[name], encoding)
+                if name in self.categories
+                else ndx.expand_dims(self.numbers[name], axis=1)
+                for name in self.order
+            ]
+            return ndx.concat(blocks, axis=1) if len(blocks) > 1 else blocks[0]
+
+    def matrix_graph(self, vocabulary: Mapping[str, Vocabulary], encoding: Encoding) -> bytes:
+        """The graph that computes the matrix a model is fitted on: output `features` (float32 [N, F])."""
+        return build(self.columns, self.arguments, {"features": self.matrix(vocabulary, encoding)})
+
+    def model_graph(self, vocabulary: Mapping[str, Vocabulary], encoding: Encoding, estimator: onnx.ModelProto) -> bytes:
+        """Features and estimator in one graph: outputs `score` (float32 [N]) and `features` (float32 [N, F]).
+
+        `estimator` takes one float32 or float64 matrix and gives the probabilities [N, 2] as its last output.
+        """
+        with _quiet():
+            matrix = self.matrix(vocabulary, encoding)
+            entry = estimator.graph.input[0]
+            wide = entry.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE
+            given = ndx.astype(matrix, ndx.float64) if wide else matrix
+            result = spox.inline(estimator)(**{entry.name: given.unwrap_spox()})
+            probability = ndx.asarray(result[estimator.graph.output[-1].name])[:, 1]
+            return build(self.columns, self.arguments, {"score": ndx.astype(probability, ndx.float32), "features": matrix})
+
+
+def trace(features: Callable[[Any], Any], columns: Mapping[str, Column]) -> Traced:
+    """Trace a features function over contract columns.
+
+    Raises DeclarationInvalid naming the line of the user's code, or every feature that cannot be one, and what to write instead.
+    """
+    arguments = _arguments(columns)
+    found = _call("features", features, arguments)
+    if not isinstance(found, Mapping) or not found:
+        raise DeclarationInvalid(
+            "features", [("features", "must return a dictionary of feature name to array, with at least one feature")]
+        )
+    problems = [
+        (f"features[{str(name)[:80]!r}]", why) for name, array in found.items() if (why := _feature_problem(name, array))
+    ]
+    if problems:
+        raise DeclarationInvalid("features", problems)
+    traced = Traced(columns, arguments, dict(found))
+    _try("features", columns, traced.raw)
+    return traced
+
+
+def trace_rule(rule: Callable[[Any], Any], columns: Mapping[str, Column]) -> bytes:
+    """The graph of a heuristic: output `score` (float32 [N]), 1 or 0 for a condition, else the number clipped to [0, 1].
+
+    Null and NaN count as 0: the fall-back always answers. Raises DeclarationInvalid.
+    """
+    arguments = _arguments(columns)
+    found = _call("heuristic", rule, arguments)
+    if why := _array_problem(found):
+        raise DeclarationInvalid("heuristic", [("rule", why)])
+    if _is_string(found) or _is_time(found):
+        raise DeclarationInvalid("heuristic", [("rule", f"must be a condition or a number between 0 and 1, not {found.dtype}")])
+    with _quiet():
+        number = _number(found)
+        score = ndx.clip(ndx.where(ndx.isnan(number), ndx.asarray(0.0, dtype=ndx.float32), number), 0.0, 1.0)
+    return _try("heuristic", columns, lambda: build(columns, arguments, {"score": ndx.astype(score, ndx.float32)}))
+
+
+def trace_slices(slices: Sequence[Slice], columns: Mapping[str, Column]) -> bytes | None:
+    """One graph of all slices: a string output [N] per slice, named by the slice; None when there are no slices.
+
+    A condition gives `yes` or `no`; null gives `missing`. Raises DeclarationInvalid.
+    """
+    arguments = _arguments(columns)
+    outputs: dict[str, Any] = {}
+    problems = []
+    for part in slices:
+        found = _call(f"slice {part.name}", part.of, arguments)
+        why = _array_problem(found)
+        if not why and not (_is_string(found) or found.dtype in (ndx.bool, ndx.nbool)):
+            why = f"must be a string or a condition, not {found.dtype}: compare the number, or map it with nde.static_map"
+        if why:
+            problems.append((f"slices[{part.name!r}]", why))
+            continue
+        with _quiet():
+            outputs[part.name] = _slice(found)
+    if problems:
+        raise DeclarationInvalid("slices", problems)
+    return _try("slices", columns, lambda: build(columns, arguments, outputs)) if outputs else None
+
+
+def build(columns: Mapping[str, Column], arguments: Mapping[str, Any], outputs: Mapping[str, Any]) -> bytes:
+    """An ONNX model of ndonnx arrays as `records.graph` reads it: unused inputs dropped, names of inputs and outputs in the metadata."""
+    inputs = {i.name: i for name in arguments for i in column_inputs(name, columns[name])}
+    actual = {}
+    for name in outputs:
+        taken = name
+        while taken in inputs or taken in columns or taken in actual.values():
+            taken = f"out.{taken}"
+        actual[name] = taken
+    with _quiet():
+        model = ndx.build(dict(arguments), {actual[name]: array for name, array in outputs.items()}, drop_unused=True)
+    rank = {name: i for i, name in enumerate(inputs)}
+    kept = sorted(model.graph.input, key=lambda i: rank[i.name])  # the library gives them in no particular order
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    names = {
+        "inputs": {i.name: [inputs[i.name].column, inputs[i.name].part] for i in kept},
+        "outputs": {public: name for public, name in actual.items() if public != name},
+    }
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(names)})
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _arguments(columns: Mapping[str, Column]) -> dict[str, Any]:
+    names: dict[str, str] = {}
+    for name, column in columns.items():
+        for i in column_inputs(name, column):
+            if names.setdefault(i.name, name) != name:
+                raise DeclarationInvalid(
+                    "columns",
+                    [(name, f"clashes with column {names[i.name]!r}, which enters a graph as {i.name!r}: rename one")],
+                )
+    return {name: ndx.argument(shape=("N",), dtype=_dtype(column)) for name, column in columns.items()}
+
+
+def _dtype(column: Column) -> Any:
+    return ndx.DateTime64DType("us") if column.type == "timestamp" else _DTYPES[column.type][column.nullable]
+
+
+def _call(what: str, function: Callable[[Any], Any], arguments: Mapping[str, Any]) -> Any:
+    if not callable(function):
+        raise DeclarationInvalid(what, [(what, "only its source text is here: give the loop file, whose code can be traced")])
+    try:
+        with _quiet():
+            return function(Fields(arguments))
+    except Exception as error:  # whatever the user's code raises becomes one message that names the line
+        raise DeclarationInvalid(what, [(_place(function, error), _advice(error))]) from error
+
+
+def _place(function: Callable[[Any], Any], error: Exception) -> str:
+    code = getattr(function, "__code__", None)
+    own = code.co_filename if code else ""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+    if not frames or frames[-1].lineno is None:
+        return getattr(function, "__qualname__", "function")
+    line = linecache.getline(own, frames[-1].lineno).strip()
+    return f"line {frames[-1].lineno}" + (f" `{line[:100]}`" if line else "")
+
+
+def _advice(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, AttributeError) and text.startswith("no column"):
+        return text
+    for sign, advice in _ADVICE:
+        if sign in text:
+            return f"{advice} ({type(error).__name__}: {text[:200]})"
+    return f"{type(error).__name__}: {text[:400]}"
+
+
+def _array_problem(array: Any) -> str:
+    if not isinstance(array, ndx.Array):
+        return f"must be an array made from the columns, not {type(array).__name__}"
+    if array.ndim != 1:
+        return f"must have one value per row, but has {array.ndim} dimensions" + ("" if array.ndim else ": it uses no column")
+    return ""
+
+
+def _feature_problem(name: Any, array: Any) -> str:
+    if not isinstance(name, str) or not name or len(name) > 64 or "=" in name:
+        return "a feature's name is 1 to 64 characters without ="
+    if why := _array_problem(array):
+        return why
+    if _is_time(array):
+        return "a moment is not a feature: take a number of it, for instance the hour (ndx.astype(x, ndx.int64) // 3_600_000_000) % 24"
+    return ""
+
+
+def _is_string(array: Any) -> bool:
+    return array.dtype in (ndx.utf8, ndx.nutf8)
+
+
+def _is_time(array: Any) -> bool:
+    return isinstance(array.dtype, ndx.DateTime64DType | ndx.TimeDelta64DType)
+
+
+def _nullable(array: Any) -> bool:
+    return bool(nde.is_nullable_dtype(array.dtype))
+
+
+def _mask(array: Any) -> Any:
+    return nde.get_mask(array)
+
+
+def _number(array: Any) -> Any:
+    """A numeric or boolean array as float32, null as NaN."""
+    if not _nullable(array):
+        return ndx.astype(array, ndx.float32)
+    return nde.fill_null(ndx.astype(array, ndx.nfloat32), np.float32("nan"))
+
+
+def _codes(array: Any, vocabulary: Vocabulary, encoding: Encoding) -> Any:
+    """Codes of a string feature, float32 [N, 1] (ordinal) or [N, K] (onehot).
+
+    Word i has code i, any other string has K, null K + 1. Onehot has a column for `(other)` and `(null)` only when the
+    training rows had some; otherwise such a row is all zeros, rather than weighted by something never trained.
+    """
+    size = len(vocabulary.words)
+    plain = nde.fill_null(array, "") if _nullable(array) else array
+    if size:
+        code = nde.static_map(plain, {word: i for i, word in enumerate(vocabulary.words)}, default=size)
+    else:
+        code = ndx.astype(plain == "", ndx.int64) * 0
+    if _nullable(array):
+        code = ndx.where(_mask(array), ndx.asarray(size + 1, dtype=ndx.int64), ndx.astype(code, ndx.int64))
+    code = ndx.expand_dims(ndx.astype(code, ndx.int64), axis=1)
+    if encoding == "ordinal":
+        return ndx.astype(code, ndx.float32)
+    wanted = [*range(size), *([size] if vocabulary.other else []), *([size + 1] if vocabulary.null else [])]
+    return ndx.astype(code == ndx.asarray(np.array(wanted, dtype=np.int64)), ndx.float32)
+
+
+def _slice(array: Any) -> Any:
+    null = _mask(array) if _nullable(array) else None
+    if not _is_string(array):
+        condition = nde.fill_null(array, False) if null is not None else array
+        array = ndx.where(condition, ndx.asarray("yes"), ndx.asarray("no"))
+        return ndx.where(null, ndx.asarray(MISSING), array) if null is not None else array
+    return nde.fill_null(array, MISSING) if null is not None else array
+
+
+def _try(what: str, columns: Mapping[str, Column], make: Callable[[], bytes]) -> bytes:
+    """Build a graph, load it and run it on two empty rows, so that what the runtime lacks is found here."""
+    try:
+        data = make()
+        graph = Graph(data)
+        feed = {i.name: np.full(2, "" if i.dtype == object else 0, dtype=i.dtype) for i in graph.inputs}
+        outputs = graph.run(feed)
+    except DeclarationInvalid:
+        raise
+    except Exception as error:  # the libraries raise many kinds
+        raise DeclarationInvalid(
+            what, [(what, f"cannot become a graph that runs: {type(error).__name__}: {str(error)[:400]}")]
+        ) from error
+    short = [name for name, array in outputs.items() if len(array) != 2]
+    if short:
+        raise DeclarationInvalid(
+            what, [(what, "must have one value per row: an expression depends on no column, or on how many rows there are")]
+        )
+    return data
+
+
+class _quiet(warnings.catch_warnings):  # type: ignore[type-arg]  # noqa: N801  # generic only in the stubs; used as a function
+    """Without the libraries' remarks on precision: features are float32 whatever they were computed in."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.simplefilter("ignore")
