@@ -1,0 +1,1 @@
+"""A door: the command line. It translates and decides nothing."""

@@ -1,0 +1,124 @@
+"""Carry out one verb: open home, call it, show the answer or the error, and say how it went as an exit code."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from loopwright.records.errors import DeclarationInvalid, LoopwrightError, NotFound, RequestInvalid, UsageError
+from loopwright.records.home import Home
+from loopwright.records.settings import load_settings
+from loopwright.verbs import Verb
+
+DONE, NO, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+WRONG_USE_ERRORS = (UsageError, NotFound)
+
+
+def answer(
+    verb: Verb,
+    arguments: dict[str, Any],
+    settings: dict[str, Any],
+    *,
+    as_json: bool,
+    then: Callable[[Home], None] | None = None,
+) -> int:
+    """Call `verb` and show what it says; returns the exit code. `then` runs after the answer was shown (`demo` serves)."""
+    from loopwright.cli.progress import listener
+
+    asked = verb.call.__code__.co_varnames[: verb.call.__code__.co_argcount + verb.call.__code__.co_kwonlyargcount]
+    try:
+        with _quiet_stdout(as_json) as write, Home(load_settings(settings)) as home:
+            with listener(as_json=as_json) as progress:
+                if "progress" in asked:
+                    arguments = {**arguments, "progress": progress}
+                result = verb.call(home, **arguments)
+            _show(result, write, as_json=as_json)
+            if then is not None:
+                then(home)
+        return DONE if is_yes(result) else NO
+    except LoopwrightError as error:
+        return refuse(error, as_json=as_json)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if as_json:  # standard output promises a document; the traceback still goes to standard error
+            print(json_text({"error": {"code": "internal", "message": f"{type(error).__name__}: {error}"}}))
+        raise
+
+
+def is_yes(result: Any) -> bool:
+    """Whether an answer means yes: a check that found something, damage, or a gate that failed says no."""
+    return bool(getattr(result, "ok", True)) and not getattr(result, "reasons", None)
+
+
+def refuse(error: LoopwrightError, *, as_json: bool) -> int:
+    """Say an error in one line (or one line a field); 2 if the question was wrong, else 1."""
+    if as_json:
+        print(json_text({"error": error_facts(error)}))
+    else:
+        print(f"loopwright: {error}", file=sys.stderr)
+    return WRONG_USE if isinstance(error, WRONG_USE_ERRORS) else NO
+
+
+def error_facts(error: LoopwrightError) -> dict[str, Any]:
+    """An error as data: its code (`loop_not_found`), its message, the fields it names, the nearest names."""
+    facts: dict[str, Any] = {"code": code_of(error), "message": str(error)}
+    if isinstance(error, DeclarationInvalid | RequestInvalid):
+        facts["fields"] = [{"field": p.field, "reason": p.reason} for p in error.problems]
+    if isinstance(error, NotFound):
+        facts["near"] = error.near
+    return facts
+
+
+def code_of(error: LoopwrightError) -> str:
+    """The name of an error's class as `snake_case`."""
+    return "".join("_" + c.lower() if c.isupper() else c for c in type(error).__name__).lstrip("_")
+
+
+def json_text(value: Any) -> str:
+    """One JSON document; NaN and infinity become null."""
+    return msgspec.json.encode(value, enc_hook=str).decode()
+
+
+def _show(result: Any, write: Callable[[str], None], *, as_json: bool) -> None:
+    if as_json:
+        write(json_text(result))
+    elif result is not None:
+        from loopwright.cli.render import show
+
+        show(result)
+
+
+@contextmanager
+def _quiet_stdout(wanted: bool) -> Iterator[Callable[[str], None]]:
+    """While a verb runs for `--json`, whatever it or a C library prints goes to standard error; yields how to write the answer."""
+    if not wanted:
+        yield print
+        return
+    out = sys.stdout
+    real = out is sys.__stdout__
+    out.flush()
+    kept = os.dup(1) if real else -1
+    if real:
+        os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+    def restore() -> None:
+        nonlocal kept
+        sys.stdout = out
+        if kept >= 0:
+            os.dup2(kept, 1)
+            os.close(kept)
+            kept = -1
+
+    def write(text: str) -> None:
+        restore()
+        print(text, flush=True)
+
+    try:
+        yield write
+    finally:
+        restore()

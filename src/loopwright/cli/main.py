@@ -1,0 +1,173 @@
+"""The command `loopwright`: every verb of the table, with the settings as options, before or after the verb.
+
+Exit codes: 0 done; 1 the answer is no, or it cannot be done; 2 wrong use. With `--json`, standard output holds exactly
+one JSON document (the answer, or `{"error": ...}`); progress and everything else goes to standard error.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from inspect import Signature
+from typing import Any
+
+import typer
+from typer._click.exceptions import NoArgsIsHelpError
+from typer.exceptions import Abort, Exit, TyperException
+
+from loopwright.cli.signature import (
+    Parameter,
+    flag_parameter,
+    help_of,
+    json_parameter,
+    no_serve_parameter,
+    parameters,
+    settings_parameters,
+)
+from loopwright.verbs import VERBS, Verb
+
+PROGRAM = "loopwright"
+ABOUT = """Take a machine-learning system through its whole life, again and again: scope, data, develop, deploy, monitor, business.
+
+LOOP is the name of a loop that the ledger knows, or the path of a loop file."""
+EVERYWHERE = "Each option also stands after the command; each setting is also an environment variable (docs/settings.md)."
+THEN_SERVES = ("demo",)
+SHOWN = {"serve": ("home", "host", "port", "control_port", "workers", "token"), "demo": ("home", "port", "control_port")}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: Sequence[str], verbs: Sequence[Verb] = ()) -> int:
+    """Run one command of `verbs` (default: the whole table, and `serve`); the exit code is returned."""
+    as_json = "--json" in argv
+    try:
+        code = build(verbs or table(), argv)(args=list(argv), prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except TyperException as error:
+        return wrong_use(error, as_json)
+    except Exit as asked:
+        return asked.exit_code
+    except (Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        sys.stdout = None  # nobody reads it any more, so nothing may be flushed to it at exit
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def table() -> list[Verb]:
+    """The verbs of the command line, `serve` (which only this door can do) in the place that its stage has."""
+    serve = Verb(
+        name="serve",
+        stage="deploy",
+        call=serve_until_stopped,
+        help="Serve predictions, the control API and the console.",
+        example="loopwright serve --workers 2",
+        changes=True,
+        doors=("cli",),
+    )
+    found = [v for v in VERBS if "cli" in v.doors]
+    place = next((i + 1 for i, v in enumerate(found) if v.name == "history"), len(found))
+    return [*found[:place], serve, *found[place:]]
+
+
+def serve_until_stopped(home: Any, *, no_tend: bool = False) -> None:
+    """Serve predictions on one port, the control API and the console on another, until stopped.
+
+    Upkeep (`loopwright tend`) runs beside it.
+
+    Args:
+        no_tend: leave upkeep to another process.
+    """
+    from loopwright.server.supervisor import serve
+
+    serve(home, tend=not no_tend)
+
+
+def wrong_use(error: TyperException, as_json: bool) -> int:
+    """Say in one line what was wrong with the command line, or as JSON; asked nothing at all, show the help."""
+    context = getattr(error, "ctx", None)
+    text = error.format_message()
+    if as_json:
+        print(json.dumps({"error": {"code": "usage_error", "message": text}}))
+    elif isinstance(error, NoArgsIsHelpError):
+        print(text, file=sys.stderr)
+    else:
+        print(f"{PROGRAM}: {text} (see `{context.command_path if context else PROGRAM} --help`)", file=sys.stderr)
+    return error.exit_code
+
+
+def build(verbs: Sequence[Verb], argv: Sequence[str]) -> Callable[..., Any]:
+    """The typer command group. Only a verb named in `argv` gets its parameters; the others are only lines of help."""
+    app = typer.Typer(
+        context_settings={"max_content_width": 110},
+        name=PROGRAM,
+        help=ABOUT,
+        epilog=EVERYWHERE,
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    every = tuple(p.name.removeprefix("setting_") for p in settings_parameters(shown=()))
+
+    def root(ctx: typer.Context, **given: Any) -> None:
+        ctx.obj = given
+
+    root.__signature__ = Signature([_context(), json_parameter(), _version(), *settings_parameters(shown=every)])  # type: ignore[attr-defined]  # so typer sees it
+    app.callback(no_args_is_help=True, invoke_without_command=False)(root)
+    for verb in verbs:
+        if verb.name in argv:
+            prose, _ = help_of(verb.call)
+            app.command(verb.name, help=prose or verb.help, short_help=verb.help, epilog=f"\b\nExample:\n  {verb.example}")(
+                command(verb)
+            )
+        else:
+            app.command(verb.name, help=verb.help, short_help=verb.help)(_nothing)
+    return typer.main.get_command(app)
+
+
+def command(verb: Verb) -> Callable[..., int]:
+    """The function that typer calls for one verb, with the verb's parameters, `--json` and the settings."""
+    own = parameters(verb.call)
+    taken = tuple(p.name for p in own)
+
+    def call(ctx: typer.Context, **given: Any) -> int:
+        from loopwright.cli.answer import answer
+
+        before: dict[str, Any] = ctx.obj or {}
+        as_json = bool(given["as_json"] or before.get("as_json"))
+        then = serve_until_stopped if verb.name in THEN_SERVES and not (given["no_serve"] or as_json) else None
+        return answer(
+            verb, {p.name: given[p.name] for p in own}, _settings(before) | _settings(given), as_json=as_json, then=then
+        )
+
+    more = [no_serve_parameter()] if verb.name in THEN_SERVES else []
+    settings = settings_parameters(shown=SHOWN.get(verb.name, ("home",)), taken=taken)
+    call.__signature__ = Signature([_context(), *own, *more, json_parameter(), *settings])  # type: ignore[attr-defined]  # so typer sees it
+    return call
+
+
+def _settings(given: dict[str, Any]) -> dict[str, Any]:
+    return {k.removeprefix("setting_"): v for k, v in given.items() if k.startswith("setting_") and v is not None}
+
+
+def _context() -> Parameter:
+    return Parameter("ctx", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+
+
+def _version() -> Parameter:
+    def show(asked: bool) -> None:
+        if asked:
+            from loopwright import __version__
+
+            print(f"loopwright {__version__}")
+            raise Exit
+
+    option = typer.Option("--version", help="the version, and nothing else", callback=show, is_eager=True, show_default=False)
+    return flag_parameter("version", option)
+
+
+def _nothing() -> None:
+    """A verb that was not asked for."""

@@ -1,0 +1,450 @@
+"""What a person sees of an answer: a renderer for each type that deserves one, and a generic one for all others.
+
+Strings go to the terminal as they are (no markup is read from them) and without control characters.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from loopwright.records.evaluation import Estimate, Leaderboard
+from loopwright.records.ledger.record import Problem
+from loopwright.records.releases import ReleaseState
+from loopwright.records.windows import Quality
+from loopwright.verbs.results import (
+    Checked,
+    DriftReport,
+    History,
+    LoopStatus,
+    Made,
+    Node,
+    Replayed,
+    ReportFile,
+    Status,
+    Trace,
+    TurnReport,
+    Verified,
+)
+
+STYLES = {
+    "ok": "green",
+    "done": "green",
+    "watch": "yellow",
+    "no data": "yellow",
+    "pending": "yellow",
+    "running": "cyan",
+    "alert": "bold red",
+    "drift": "bold red",
+    "decayed": "bold red",
+    "failed": "bold red",
+    "not yet": "dim",
+}
+SIGNS = {
+    "ok": "●",
+    "done": "●",
+    "watch": "◐",
+    "no data": "◐",
+    "alert": "▲",
+    "drift": "▲",
+    "decayed": "▲",
+    "running": "◌",
+    "not yet": "○",
+}
+NEVER = "–"
+PIPE_WIDTH = 140
+
+
+def show(value: Any) -> None:
+    """Print an answer for a person to standard output."""
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    console = Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
+    console.print(rendered(value))
+
+
+def rendered(value: Any) -> RenderableType:
+    """An answer as something that rich can print."""
+    renderer = RENDERERS.get(type(value))
+    if renderer is not None:
+        return renderer(value)
+    if isinstance(value, list | tuple):
+        return _rows(value)
+    if isinstance(value, msgspec.Struct):
+        return _facts(type(value).__name__, [(n, getattr(value, n)) for n in value.__struct_fields__])
+    return plain(value)
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Text:
+    """A scalar in words: times to the minute in UTC, numbers short, absent values as a dash, digests to 12 digits."""
+    return Text(_word(value))
+
+
+def _word(value: Any) -> str:
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return NEVER
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    if isinstance(value, Estimate):
+        return interval(value)
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_word(v)}" for k, v in value.items()) or NEVER
+    if isinstance(value, list | tuple | set):
+        return ", ".join(_word(v) for v in value) or NEVER
+    if isinstance(value, msgspec.Struct):
+        return ", ".join(f"{n} {_word(getattr(value, n))}" for n in value.__struct_fields__)
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in str(value))
+
+
+def number(value: float) -> str:
+    """A number with as many digits as matter: 1,234,567; 12.3; 0.0123."""
+    if math.isnan(value):
+        return NEVER
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 1000 or value == int(value) else f"{value:.1f}" if size >= 10 else f"{value:.3f}"
+
+
+def interval(estimate: Estimate) -> str:
+    """A value with its 95 % interval."""
+    if math.isnan(estimate.low):
+        return number(estimate.value)
+    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+
+
+def short(digest: str) -> str:
+    """The first twelve digits of a digest: enough to name it in any command."""
+    return digest[:12] or NEVER
+
+
+def state(word: str) -> Text:
+    """A state with its sign and colour."""
+    return Text(f"{SIGNS.get(word, '●')} {word}", style=STYLES.get(word, ""))
+
+
+def heading(text: str) -> Text:
+    """A heading."""
+    return Text("\n" + _word(text), style="bold")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> Table:
+    """A table without borders; columns named in `right` hold numbers."""
+    made = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in row))
+    return made
+
+
+# --- anything ------------------------------------------------------------------------------------------------------
+
+
+def _facts(title: str, facts: Iterable[tuple[str, Any]]) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for name, value in facts:
+        grid.add_row(name.replace("_", " "), value if isinstance(value, Text) else plain(value))
+    return Group(heading(title), grid) if title else grid
+
+
+def _rows(values: Sequence[Any]) -> RenderableType:
+    if not values:
+        return Text("nothing")
+    if not isinstance(values[0], msgspec.Struct):
+        return plain(list(values))
+    if len(values) == 1:
+        return rendered(values[0])
+    fields = values[0].__struct_fields__
+    return table([f.replace("_", " ") for f in fields], [[getattr(v, f) for f in fields] for v in values])
+
+
+# --- by type -------------------------------------------------------------------------------------------------------
+
+
+def _status(value: Status) -> RenderableType:
+    if not value.loops:
+        return Text("no loop yet: `loopwright demo` shows one, `loopwright init DIR` begins one")
+    return Group(
+        *(_loop_status(loop) for loop in value.loops), Text(f"\nhome {value.home} · ledger {value.ledger}", style="dim")
+    )
+
+
+def _loop_status(loop: LoopStatus) -> RenderableType:
+    stages = table(["stage", "state", "when", ""], [[s.stage, state(s.state), s.at, s.detail] for s in loop.stages])
+    serving = f"{loop.candidate} ({short(loop.serving)}) since {_word(loop.since)}" if loop.serving else "nobody"
+    parts: list[RenderableType] = [
+        heading(loop.name),
+        plain(loop.problem),
+        stages,
+        _facts(
+            "",
+            [
+                ("serving", serving),
+                ("served so far", f"{len(loop.packages_served)} packages"),
+                ("predictions", f"{loop.predictions:,}, the last {_word(loop.last_prediction)}"),
+                ("turns", f"{loop.turns}, of which {len(loop.retrainings)} retrainings"),
+            ],
+        ),
+    ]
+    if loop.retrainings:
+        rows = [
+            [r.at, r.cause, r.why, short(r.package), "released" if r.released else "not released"] for r in loop.retrainings
+        ]
+        parts += [heading("Retrainings"), table(["when", "cause", "why", "package", ""], rows)]
+    if loop.open_alerts:
+        rows = [
+            [Text(a.severity, style="red" if a.severity == "critical" else "yellow"), a.title, a.detail]
+            for a in loop.open_alerts
+        ]
+        parts += [heading("Open alerts"), table(["severity", "alert", ""], rows)]
+    return Group(*parts)
+
+
+def _leaderboard(board: Leaderboard) -> RenderableType:
+    measures = list(dict.fromkeys(name for row in board.rows for name in row.measures))
+    rows = []
+    for row in board.rows:
+        shown = [interval(row.intervals[m]) if m in row.intervals else number(row.measures.get(m, math.nan)) for m in measures]
+        met = Text(f"{sum(row.met.values())}/{len(row.met)}", style="green" if all(row.met.values()) else "yellow")
+        name = Text(_word(row.candidate), style="bold" if row.package == board.winner else "")
+        rows.append([row.rank, name, row.phase, number(row.score), met, *shown, short(row.package)])
+    columns = ["", "candidate", "phase", "score", "met", *measures, "package"]
+    weights = ", ".join(f"{n} ×{number(w)}" for n, w in board.weights.items())
+    return Group(
+        table(columns, rows, right=["", "phase", "score", *measures]),
+        plain(board.verdict),
+        Text(f"as of {_word(board.as_of)}; objectives: {weights}", style="dim"),
+    )
+
+
+def _history(value: History) -> RenderableType:
+    if not value.releases:
+        return Text("nobody has served yet: `loopwright run LOOP` makes a package and releases it")
+    rows = [[r.generation, r.since, r.action, _arms(r), r.by, r.why] for r in value.releases]
+    return table(["", "since", "", "package", "by", "why"], rows, right=[""])
+
+
+def _arms(value: ReleaseState) -> str:
+    return ", ".join(short(a.package) + (f" {a.share:.0%}" if a.share < 1 else "") for a in value.arms)
+
+
+def _release(value: ReleaseState) -> RenderableType:
+    return Text(
+        f"{value.loop}: {_arms(value)} serves since {_word(value.since)} ({value.action}, generation {value.generation}): {_word(value.why)}"
+    )
+
+
+def _trace(value: Trace) -> RenderableType:
+    answer = "yes" if value.label else "no"
+    release = value.release
+    parts: list[RenderableType] = [
+        heading(f"{value.loop}: prediction {value.id}"),
+        _facts(
+            "",
+            [
+                ("answered", f"{_word(value.at)} UTC in {number(value.latency_us)} µs"),
+                ("answer", Text(f"{answer} (score {value.score:.4f}, threshold {value.threshold:.4f})", style="bold")),
+                ("heuristic", value.heuristic),
+                ("flags", value.flags),
+                ("arm", value.arm),
+            ],
+        ),
+        _facts("Request", value.request.items()),
+        _facts(
+            "Context",
+            [*value.context.items(), ("age", f"{number(value.context_age_s)} s" if value.context_age_s is not None else None)],
+        ),
+        _facts("Features", value.features.items()),
+        _facts(
+            "Package",
+            [
+                ("package", value.package),
+                ("candidate", value.candidate),
+                ("trained", f"on {value.training_rows:,} rows known until {_word(value.trained_until)}"),
+                ("commit", value.commit),
+            ],
+        ),
+        heading("Training data"),
+        table(
+            ["table", "version", "file", "sha256"],
+            [[f.table, f.version, f.file, f.sha256] for f in value.files],
+            right=["version"],
+        ),
+        _facts("Release", [] if release is None else [("since", release.since), ("by", release.by), ("why", release.why)]),
+    ]
+    outcome = value.outcome
+    if outcome is None:
+        return Group(*parts, heading("Outcome"), state("pending"))
+    sign = "green" if outcome.value > 0 else "red" if outcome.value < 0 else ""
+    facts: list[tuple[str, Any]] = [
+        ("truth", f"{'yes' if outcome.truth else 'no'}, known {_word(outcome.known_at)}"),
+        ("so it was a", outcome.kind),
+        ("value", Text(f"{outcome.value:+,.2f} {outcome.currency}", style=sign)),
+        *outcome.values.items(),
+    ]
+    return Group(*parts, _facts("Outcome", facts))
+
+
+def _node(value: Node) -> Tree:
+    def label(node: Node) -> Text:
+        line = Text(f"{node.role}: " if node.role else "", style="dim") + Text(node.kind, style="cyan")
+        return (
+            line
+            + Text(f" {short(node.id) if node.kind == 'package' else _word(node.id)} ")
+            + Text(_word(node.label), style="dim")
+        )
+
+    def grow(tree: Tree, nodes: list[Node]) -> None:
+        for node in nodes:
+            grow(tree.add(label(node)), node.children)
+
+    root = Tree(label(value))
+    grow(root, value.children)
+    return root
+
+
+def _drift(value: DriftReport) -> RenderableType:
+    if not value.windows:
+        return Text("no window closed yet: `loopwright tend --once` closes the windows that are due")
+    quality: dict[datetime, Quality] = {q.start: q for q in value.quality}
+    metric = next((m for q in value.quality for m in q.metrics), "")
+    rows = []
+    for window in value.windows:
+        found = quality.get(window.start)
+        worst = max((c for c in window.columns if c.psi is not None), key=lambda c: c.psi or 0.0, default=None)
+        rows.append(
+            [
+                f"{window.start:%Y-%m-%d}",
+                window.rows,
+                state(window.state),
+                f"{worst.psi:.3f} {worst.column}" if worst and worst.psi is not None else None,
+                window.drifted,
+                state(found.state) if found else None,
+                found.metrics.get(metric) if found else None,
+                f"{found.with_outcome / found.rows:.0%}" if found and found.rows else None,
+            ]
+        )
+    columns = ["from", "rows", "inputs", "worst PSI", "drifted", "quality", metric.replace("_", " ") or "metric", "truth known"]
+    return table(columns, rows, right=["rows", "truth known"])
+
+
+def _checked(value: Checked) -> RenderableType:
+    lines: list[RenderableType] = [_tick(i.ok, i.name, i.detail) for i in value.items]
+    bad = sum(not i.ok for i in value.items)
+    end = Text(
+        f"{_word(value.what)}: all is well" if value.ok else f"{_word(value.what)}: {bad} of {len(value.items)} not well"
+    )
+    return Group(*lines, end)
+
+
+def _tick(ok: bool, name: str, detail: str) -> Text:
+    return (
+        Text("✓ " if ok else "✗ ", style="green" if ok else "bold red")
+        + Text(_word(name), style="bold")
+        + Text(f"  {_word(detail)}")
+    )
+
+
+def _verified(value: Verified) -> RenderableType:
+    checked = plain(value.checked)
+    if value.ok:
+        return Text("✓ ", style="green") + Text("no damage; read ") + checked
+    return Group(_problems(value.problems), Text(f"{len(value.problems)} damaged; read ", style="bold red") + checked)
+
+
+def _problems(problems: Sequence[Problem]) -> RenderableType:
+    return Group(*(_tick(False, p.where, p.what) for p in problems))
+
+
+def _turn(value: TurnReport) -> RenderableType:
+    steps = table(
+        ["stage", "", "seconds"], [[stage, said, number(seconds)] for stage, said, seconds in value.steps], right=["seconds"]
+    )
+    end = f"turn {value.turn}: {value.state}" + ("; released" if value.released else "")
+    return Group(
+        heading(value.loop), steps, plain(value.verdict), Text(end), *(_tick(False, "not released", r) for r in value.reasons)
+    )
+
+
+def _replayed(value: Replayed) -> RenderableType:
+    metric = value.metric.replace("_", " ")
+    rows = [
+        [
+            f"{w.start:%Y-%m-%d}",
+            w.rows,
+            state(w.state),
+            f"{w.psi:.2f}",
+            interval(w.metric),
+            number(w.metric_never),
+            number(w.metric_heuristic),
+            short(w.package),
+            number(w.value),
+            w.event or "",
+        ]
+        for w in value.weeks
+    ]
+    columns = ["from", "rows", "inputs", "PSI", metric, "never", "heuristic", "package", value.currency, ""]
+    money = table(
+        ["", f"value in {value.currency} over no model", f"the loop earns more by {value.currency}"],
+        [
+            [f"this loop ({value.policy})", interval(value.value), ""],
+            ["never retrained", interval(value.value_never), interval(value.over_never)],
+            ["heuristic only", interval(value.value_heuristic), interval(value.over_heuristic)],
+        ],
+    )
+    end = (
+        f"{value.predictions:,} predictions, {value.retrainings} retrainings, {len(value.packages)} packages, "
+        f"{value.start:%Y-%m-%d} to {value.end:%Y-%m-%d}, in {value.seconds:.0f} s"
+    )
+    return Group(
+        heading(value.loop), table(columns, rows, right=["rows", "PSI", "never", "heuristic", value.currency]), money, Text(end)
+    )
+
+
+def _report(value: ReportFile) -> RenderableType:
+    return Group(
+        plain(value.markdown), Text(f"\nwritten to {_word(value.markdown_file)} and {_word(value.html_file)}", style="dim")
+    )
+
+
+def _made(value: Made) -> RenderableType:
+    files = [Text("wrote ", style="dim") + plain(f) for f in value.files]
+    return Group(*files, *(Text("next: ", style="bold") + plain(step) for step in value.next_steps))
+
+
+RENDERERS: dict[type, Callable[[Any], RenderableType]] = {
+    Status: _status,
+    LoopStatus: _loop_status,
+    Leaderboard: _leaderboard,
+    History: _history,
+    ReleaseState: _release,
+    Trace: _trace,
+    Node: _node,
+    DriftReport: _drift,
+    Checked: _checked,
+    Verified: _verified,
+    TurnReport: _turn,
+    Replayed: _replayed,
+    ReportFile: _report,
+    Made: _made,
+}
+"""Renderer by type of answer. What is not here is shown field by field."""

@@ -1,0 +1,111 @@
+"""How a verb's function becomes a command: its parameters become arguments and options, its docstring their help."""
+
+import inspect
+import re
+from collections.abc import Callable
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import typer
+
+from loopwright.records.settings import SETTINGS
+
+Parameter = inspect.Parameter
+
+NOT_ASKED = ("home", "progress")
+"""Parameters that the door fills in itself."""
+
+SPELLED = {"from_file": "--from"}
+"""Options whose natural name is a Python keyword."""
+
+_ARG = re.compile(r"(\w+): (.*)")
+
+
+def help_of(call: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """The prose of a function's docstring, and the help of each parameter from its `Args:` lines."""
+    prose, _, rest = inspect.cleandoc(call.__doc__ or "").partition("\nArgs:\n")
+    found: dict[str, str] = {}
+    name = ""
+    for line in rest.splitlines():
+        if line and not line.startswith(" "):
+            break
+        if match := _ARG.fullmatch(line.strip()) if line.startswith("    ") and not line.startswith("     ") else None:
+            name = match[1]
+            found[name] = match[2]
+        elif name and line.strip():
+            found[name] += " " + line.strip()
+    return prose.strip(), found
+
+
+def parameters(call: Callable[..., Any]) -> list[Parameter]:
+    """What a person may say to a verb: arguments (no default, a list, or before the `*`), then options (after the `*`).
+
+    Raises TypeError for a parameter whose annotation is a string: types must be real so that a door can read them.
+    """
+    _, text = help_of(call)
+    asked = [p for p in inspect.signature(call).parameters.values() if p.name not in NOT_ASKED]
+    return [_parameter(p, text.get(p.name, "")) for p in asked]
+
+
+def _parameter(given: Parameter, text: str) -> Parameter:
+    if isinstance(given.annotation, str):
+        raise TypeError(f"parameter {given.name}: annotate it with a type, not with the text {given.annotation!r}")
+    type_, default = _required(given.annotation), given.default
+    is_argument = default is Parameter.empty or get_origin(type_) is list or given.kind is not Parameter.KEYWORD_ONLY
+    info: Any
+    if is_argument:
+        info = typer.Argument(help=text, metavar=given.name.upper(), show_default=False)
+    else:
+        flag = SPELLED.get(given.name, "--" + given.name.replace("_", "-"))
+        names = [f"{flag}/--no-{flag[2:]}"] if type_ is bool and default is True else [flag]
+        info = typer.Option(*names, help=text, show_default=default not in ("", None, False))
+    if default is None:
+        type_ = type_ | None
+    return Parameter(given.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_, info])
+
+
+def _required(annotation: Any) -> Any:
+    """`Path | None` is asked for as a `Path`."""
+    if get_origin(annotation) in (Union, UnionType):
+        kinds = [a for a in get_args(annotation) if a is not NoneType]
+        return kinds[0] if len(kinds) == 1 else annotation
+    return annotation
+
+
+def settings_parameters(*, shown: tuple[str, ...], taken: tuple[str, ...] = ()) -> list[Parameter]:
+    """One option for each setting that is not `taken` by the verb itself; those not `shown` work but are not in its help."""
+    return [
+        Parameter(
+            "setting_" + setting.field,
+            Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                str | None,
+                typer.Option(
+                    "--" + setting.field.replace("_", "-"),
+                    help=setting.help,
+                    show_default=False,
+                    hidden=setting.field not in shown,
+                    metavar=setting.field.upper(),
+                ),
+            ],
+        )
+        for setting in SETTINGS
+        if setting.field not in taken
+    ]
+
+
+def flag_parameter(name: str, option: Any) -> Parameter:
+    """A flag that is off unless said."""
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
+
+
+def json_parameter() -> Parameter:
+    """`--json`."""
+    text = "one JSON document on standard output, nothing else there"
+    return flag_parameter("as_json", typer.Option("--json", help=text, show_default=False))
+
+
+def no_serve_parameter() -> Parameter:
+    """`--no-serve`."""
+    return flag_parameter("no_serve", typer.Option("--no-serve", help="end afterwards instead of serving", show_default=False))

@@ -1,0 +1,250 @@
+"""The adapter from any table of verbs to a command line, on a small table of its own."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from loopwright.cli.main import run, table
+from loopwright.records.errors import DeclarationInvalid, IngestRefused, LoopNotFound
+from loopwright.records.home import Home
+from loopwright.records.progress import Progress
+from loopwright.verbs import Verb
+
+
+class Greeting(msgspec.Struct, frozen=True, kw_only=True):
+    text: str
+    times: int
+    share: float = float("nan")
+    ok: bool = True
+
+
+def greet(
+    home: Home, name: str, title: str = "", *, times: int = 1, loud: bool = False, polite: bool = True, out: Path | None = None
+) -> Greeting:
+    """Say good day.
+
+    Args:
+        name: who is greeted;
+            anybody will do.
+        title: how they are called.
+        times: how often.
+        loud: shout.
+        polite: or not.
+        out: where to.
+    """
+    print("chatter on standard output")
+    text = (
+        f"{'good day' if polite else 'hey'} {title}{name}".upper()
+        if loud
+        else f"{'good day' if polite else 'hey'} {title}{name}"
+    )
+    return Greeting(text=f"{text} {out or ''} in {home.settings.home} by {home.by}", times=times)
+
+
+def gather(home: Home, table: str, files: list[str], *, progress: Progress | None = None) -> list[Greeting]:
+    """Collect."""
+    if progress:
+        for i in range(1, 11):
+            progress.advance("gathering", i, 10)
+        progress.say("done: all of it")
+    return [Greeting(text=f"{table}/{f}", times=i) for i, f in enumerate(files)]
+
+
+def judge(home: Home, verdict: str) -> Greeting:
+    """Decide."""
+    if verdict == "broken":
+        raise DeclarationInvalid("loop.py", [("scope.problem", "is empty"), ("name", "is missing")])
+    if verdict == "lost":
+        raise LoopNotFound("late", ["late-arrival"])
+    if verdict == "refused":
+        raise IngestRefused("x.csv", "it is empty")
+    if verdict == "bug":
+        raise ZeroDivisionError("by zero")
+    return Greeting(text=verdict, times=1, ok=verdict != "no")
+
+
+VERBS = (
+    Verb("greet", "scope", greet, "Say good day.", "loopwright greet world --times 3", False),
+    Verb("gather", "data", gather, "Collect.", "loopwright gather TABLE a b", True),
+    Verb("judge", "monitor", judge, "Decide.", "loopwright judge yes", False),
+)
+
+
+def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = run(argv, VERBS)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_help_names_every_verb_and_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, "--help")
+    assert code == 0
+    for line in ("greet", "Say good day.", "gather", "judge", "--ledger", "--control-port", "--version"):
+        assert line in out
+
+
+def test_help_of_a_verb_has_its_prose_parameters_and_example(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, "greet", "--help")
+    assert code == 0
+    assert "who is greeted; anybody will do." in " ".join(out.split())
+    assert "[TITLE]" in out
+    assert "--times" in out
+    assert "--no-polite" in out
+    assert "--no-loud" not in out
+    assert "  loopwright greet world --times 3\n" in out
+
+
+def test_arguments_options_and_settings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    argv = ["--home", str(tmp_path), "greet", "world", "dr ", "--times", "3", "--loud", "--out", "x", "--by", "ann", "--json"]
+    code, out, err = said(capsys, *argv)
+    assert code == 0
+    assert json.loads(out) == {"text": f"GOOD DAY DR WORLD x in {tmp_path} by ann", "times": 3, "share": None, "ok": True}
+    assert out.count("\n") == 1
+    assert "chatter" in err
+
+
+def test_a_setting_after_the_verb_wins_over_one_before_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    _, out, _ = said(capsys, "--json", "--home", "elsewhere", "greet", "you", "--no-polite", "--home", str(tmp_path))
+    assert json.loads(out)["text"].startswith(f"hey you  in {tmp_path} by")
+
+
+def test_a_list_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capsys, "gather", "t", "a", "b", "--json")
+    assert code == 0
+    assert [row["text"] for row in json.loads(out)] == ["t/a", "t/b"]
+    assert "done: all of it" in err
+    assert err.count("gathering:") == 4
+
+
+def test_an_answer_nobody_wrote_a_renderer_for_is_still_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, "gather", "t", "a", "b")
+    assert code == 0
+    assert "t/a" in out
+    assert "text" in out
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code", "error"),
+    [
+        ("yes", 0, None),
+        ("no", 1, None),
+        ("refused", 1, "ingest_refused"),
+        ("lost", 2, "loop_not_found"),
+        ("broken", 2, "declaration_invalid"),
+    ],
+)
+def test_exit_codes(capsys: pytest.CaptureFixture[str], verdict: str, code: int, error: str | None) -> None:
+    found, out, _ = said(capsys, "judge", verdict, "--json")
+    assert found == code
+    assert json.loads(out).get("error", {}).get("code") == error
+    found, out, err = said(capsys, "judge", verdict)
+    assert found == code
+    assert (out == "") == (error is not None)
+    assert (err == "") == (error is None)
+
+
+def test_errors_carry_their_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = said(capsys, "judge", "broken", "--json")
+    assert json.loads(out)["error"]["fields"] == [
+        {"field": "scope.problem", "reason": "is empty"},
+        {"field": "name", "reason": "is missing"},
+    ]
+    _, out, _ = said(capsys, "judge", "lost", "--json")
+    assert json.loads(out)["error"]["near"] == ["late-arrival"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["frob"], ["judge"], ["judge", "yes", "--frob"], ["greet", "x", "--times", "many"], ["judge", "yes", "--port", "x"], []],
+)
+def test_wrong_use_is_2_and_says_why(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
+    code, out, err = said(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert err
+    assert "Traceback" not in err
+    code, out, _ = said(capsys, *argv, "--json")
+    assert code == 2
+    assert json.loads(out)["error"]["message"]
+
+
+def test_a_bug_is_a_document_and_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(["judge", "bug", "--json"], VERBS)
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "internal"
+
+
+NOISY = """
+import ctypes, os, sys
+from loopwright.cli.main import run
+from loopwright.records.errors import IngestRefused
+from loopwright.verbs import Verb
+
+def noisy(home, *, fail: bool = False) -> dict:
+    "Noise."
+    os.write(1, b"from a C library")
+    os.system("echo from a child")
+    print("from python")
+    if fail:
+        raise IngestRefused("x", "no")
+    return {"a": 1}
+
+sys.exit(run(sys.argv[1:], [Verb("noisy", "data", noisy, "", "", False)]))
+"""
+
+
+@pytest.mark.parametrize(("argv", "key"), [(["noisy", "--json"], "a"), (["noisy", "--fail", "--json"], "error")])
+def test_nothing_but_the_document_reaches_standard_output(argv: list[str], key: str) -> None:
+    done = subprocess.run([sys.executable, "-c", NOISY, *argv], capture_output=True, text=True, timeout=60)
+    assert list(json.loads(done.stdout)) == [key]
+    for noise in ("from a C library", "from a child", "from python"):
+        assert noise in done.stderr
+
+
+def test_a_closed_pipe_is_not_a_traceback() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    script = "from loopwright.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", script, "--help"], stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", table(), ids=lambda v: v.name)
+def test_every_real_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str], verb: Verb) -> None:
+    assert run([verb.name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert verb.example in out
+    assert verb.example.startswith(f"loopwright {verb.name}")
+    assert "--json" in out
+    undocumented = [line for line in out.splitlines() if line.strip().startswith("--") and len(line.split()) < 3]
+    assert [line for line in undocumented if line.split()[0] != "--control-port"] == []
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys; from loopwright.cli.main import run; run(['--help']);"
+        "print([m for m in sys.modules if m.split('.')[0] in "
+        "{'rich', 'numpy', 'sqlalchemy', 'pyarrow', 'sklearn', 'duckdb', 'starlette', 'jinja2', 'onnxruntime', 'scipy'}], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr.strip() == "[]"
+
+
+def test_help_takes_at_most_twice_as_long_as_importing_typer() -> None:
+    def best(script: str, *argv: str) -> float:
+        times = []
+        for _ in range(7):
+            began = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, "-c", script, *argv], stdout=subprocess.DEVNULL, check=True, timeout=60)
+            ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append(ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime)
+        return min(times)
+
+    # Processor time: what a busy machine does to wall time is not this package's doing.
+    assert best("from loopwright.cli.main import main; main()", "--help") <= 2 * best("import typer")
