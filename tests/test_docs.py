@@ -1,0 +1,180 @@
+"""Documents are tested objects: examples run, links lead somewhere, reference pages say what the code says."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from loopwright.cli.main import table
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "examples").rglob("*.md"),
+        *(ROOT / "benchmarks").rglob("*.md"),
+    ]
+)
+BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+WALKS = ("README.md", "docs/getting-started.md")  # their console blocks are typed in, one after the other
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(page: Path, *languages: str) -> list[tuple[str, str]]:
+    return [(language, text) for language, text in BLOCK.findall(page.read_text()) if language in languages]
+
+
+pages = pytest.mark.parametrize("page", PAGES, ids=named)
+
+
+def test_reference_pages_are_current() -> None:
+    done = subprocess.run([sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    text = BLOCK.sub("", page.read_text())
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("https://", "http://", "mailto:")):
+            continue
+        file, _, anchor = target.partition("#")
+        other = (page.parent / file).resolve() if file else page
+        if not other.exists() or (anchor and other.suffix == ".md" and anchor not in anchors(other)):
+            broken.append(target)
+    assert broken == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pages
+def test_commands_named_exist(page: Path) -> None:
+    known = {verb.name for verb in table()}
+    said = re.findall(r"(?:`|\$ |^    )loopwright(?: --?[\w-]+(?: [A-Z]+)?)* ([a-z]+)\b", page.read_text(), re.MULTILINE)
+    assert set(said) <= known
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent.name == "docs" and p.name != "index.md"], ids=named)
+def test_every_guide_is_in_the_index(page: Path) -> None:
+    assert f"({page.name})" in (ROOT / "docs" / "index.md").read_text()
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "decisions").glob("0*.md")), ids=named)
+def test_decisions_are_listed_and_short(page: Path) -> None:
+    assert f"({page.name})" in (page.parent / "README.md").read_text()
+    assert len(page.read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") and named(p) not in WALKS], ids=named)
+def test_python_examples_run(page: Path, tmp_path: Path) -> None:
+    """All Python blocks of a page are one program, run in an empty folder with a home of its own."""
+    program = tmp_path / "blocks.py"
+    program.write_text("\n\n".join(text for _, text in blocks(page, "python")))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", program],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("LOOPWRIGHT_")}
+    return {
+        **clean,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}",
+        "LOOPWRIGHT_HOME": str(folder / ".loopwright"),
+        "LOOPWRIGHT_PORT": "0",
+        "LOOPWRIGHT_CONTROL_PORT": "0",
+    }
+
+
+@pytest.mark.parametrize("name", [n for n in WALKS if (ROOT / n).is_file()])
+def test_a_newcomer_can_type_it_in(name: str, tmp_path: Path) -> None:
+    """Python blocks are run and lines that begin with `$ ` are typed, in order, in one folder; each must succeed.
+
+    `loopwright serve` goes to the background until the end; its ports are those it chose. `make` and `git` lines are left
+    out: CI types those itself.
+    """
+    env = environment(tmp_path)
+    server: subprocess.Popen[bytes] | None = None
+    try:
+        for i, (language, text) in enumerate(blocks(ROOT / name, "python", "console")):
+            if language == "python":
+                (tmp_path / f"block{i}.py").write_text(text)
+                typed(f"{sys.executable} -W error block{i}.py", tmp_path, env)
+                continue
+            for line in commands(text):
+                if line.startswith("loopwright serve"):
+                    with (tmp_path / "serve.log").open("wb") as log:
+                        server = subprocess.Popen(
+                            ["/bin/bash", "-c", f"exec {line}"], cwd=tmp_path, env=env, stdout=log, stderr=log
+                        )
+                    env |= ports(tmp_path, server)
+                elif not line.startswith(("make ", "git ", "cd ", "pip ")):
+                    typed(
+                        line.replace(":8321", ":$LOOPWRIGHT_PORT").replace(":8322", ":$LOOPWRIGHT_CONTROL_PORT"), tmp_path, env
+                    )
+    finally:
+        if server is not None:
+            server.terminate()
+            server.wait(30)
+
+
+def commands(text: str) -> Iterator[str]:
+    """What is typed in a console block: lines after `$ `, with their continuation lines."""
+    for match in re.finditer(r"^\$ ((?:.*\\\n)*.*)$", text, re.MULTILINE):
+        yield match[1]
+
+
+def typed(line: str, folder: Path, env: dict[str, str]) -> None:
+    done = subprocess.run(["/bin/bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, f"$ {line}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+
+
+def ports(folder: Path, server: subprocess.Popen[bytes]) -> dict[str, str]:
+    """Waits until the server says on which ports it listens."""
+    for _ in range(300):
+        assert server.poll() is None, (folder / "serve.log").read_text()[-3000:]
+        file = folder / ".loopwright" / "serve.json"
+        if file.is_file():
+            said = msgspec.json.decode(file.read_bytes())
+            return {"LOOPWRIGHT_PORT": str(said["port"]), "LOOPWRIGHT_CONTROL_PORT": str(said["control_port"])}
+        time.sleep(0.1)
+    raise AssertionError("the server did not say that it is ready")
+
+
+def test_every_guarantee_names_its_check() -> None:
+    """Each promise S1 to S12 has a row; what it names as its check exists, or it says `not yet`."""
+    rows = dict(re.findall(r"^\| (S\d+) \|(.*)\|$", (ROOT / "docs" / "guarantees.md").read_text(), re.MULTILINE))
+    assert sorted(rows, key=lambda s: int(s[1:])) == [f"S{i}" for i in range(1, 13)]
+    for promise, row in rows.items():
+        checks = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", row)
+        assert checks or "not yet" in row, promise
+        for file, test in checks:
+            assert (ROOT / file).is_file(), f"{promise}: no {file}"
+            assert not test or f"def {test}(" in (ROOT / file).read_text(), f"{promise}: no {test} in {file}"
+
+
+def test_the_changelog_knows_this_version() -> None:
+    import loopwright
+
+    assert f"## [{loopwright.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
