@@ -1,0 +1,384 @@
+"""The lake: Delta tables in a local folder or on object storage. The only module that knows Delta.
+
+Delta Lake (Armbrust et al. 2020, doi:10.14778/3415478.3415560) keeps a table as Parquet files and a log of numbered
+commits. Every version stays readable: logs do not expire and no file is deleted. Exactly-once appends rest on Delta's
+application transactions: a commit carries (application, sequence), and of two commits that carry the same one, one fails.
+
+A local lake is synced to disk after every commit and keeps the SHA-256 of every file a commit added, beside the log in
+`_sums/<version>.json`: neither Parquet nor the Delta log would show a flipped bit by itself.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote
+
+import msgspec
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.fs import DeltaStorageHandler
+
+from loopwright.records.errors import Damaged, LoopwrightError, NotFound, Refused, TableNotFound, Unavailable, UsageError
+from loopwright.records.ids import NAME, check_name, digest
+from loopwright.records.ledger.record import Problem
+
+_CONFIGURATION = {
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.logRetentionDuration": "interval 36500 days",
+    "delta.deletedFileRetentionDuration": "interval 36500 days",
+}
+_ATTEMPTS = 20
+_TIMESTAMP = pa.timestamp("us", "UTC")
+
+
+class Lake:
+    """Tables by name under `root`, a folder or a URL (`s3://bucket/path`; credentials as delta-rs reads them).
+
+    A table's name is a lawful name, or two of them joined by a dot (`predictions.LOOP`). Columns are read as float64,
+    int64, bool, string, list<string> or timestamp[us, UTC], whatever string type they were written with. Every method
+    raises TableNotFound (with the nearest names) for a table that is not there, Damaged for one that cannot be read,
+    and Unavailable when the storage does not answer.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root.rstrip("/") if "://" in root else str(Path(root).absolute())
+        self._folder = None if "://" in root else Path(self._root)
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def write(self, name: str, table: pa.Table, *, mode: Literal["append", "overwrite"] = "append") -> int:
+        """Write rows and return the version that has them. New columns are added; old rows have null there.
+
+        Raises Refused when a column has another type than in the table (nothing is cast) or cannot be kept.
+        """
+        with self._errors(name):
+            for _ in range(_ATTEMPTS):
+                delta = self._open_or_make(name, table.schema)
+                try:
+                    return self._commit(name, delta, table, mode, None)
+                except CommitFailedError:
+                    continue
+        raise Unavailable(f"table {name}: too many others are writing to it")
+
+    def append_once(self, name: str, table: pa.Table, *, application: str, sequence: int) -> int | None:
+        """Append rows unless `sequence` of `application` (or a later one) is in already; then None, and nothing is written.
+
+        Rows and sequence are one commit, so whatever is interrupted and tried again, by however many at once, the rows
+        are there once. Returns the version that has them. Raises Refused as `write` does.
+        """
+        with self._errors(name):
+            for _ in range(_ATTEMPTS):
+                delta = self._open_or_make(name, table.schema)
+                last = delta.transaction_version(application)
+                if last is not None and last >= sequence:
+                    return None
+                try:
+                    return self._commit(name, delta, table, "append", Transaction(application, sequence))
+                except CommitFailedError:
+                    continue
+        raise Unavailable(f"table {name}: too many others are writing to it")
+
+    def compact(self, name: str) -> int:
+        """Put many small files together in few; returns by how many they became fewer (0 also if a writer came between)."""
+        with self._errors(name):
+            delta = self._table(name)
+            try:
+                metrics = delta.optimize.compact()
+            except CommitFailedError:
+                return 0
+            self._seal(name, delta.version())
+            return int(metrics["numFilesRemoved"]) - int(metrics["numFilesAdded"])
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def last_sequence(self, name: str, application: str) -> int | None:
+        """The last sequence of `application` that is in the table; None when there is none, or no table yet."""
+        with self._errors(name):
+            return self._table(name).transaction_version(application) if self.exists(name) else None
+
+    def read(
+        self, name: str, *, columns: Sequence[str] | None = None, version: int | None = None, filters: Any = None
+    ) -> pa.Table:
+        """Rows of a table (at a version), in no particular order.
+
+        `filters` is a pyarrow expression or a list in pyarrow's notation (`[("a", ">", 3)]`); files and row groups that
+        cannot match are not read. A comparison never finds NaN. Raises UsageError for a column that is not there.
+        """
+        if isinstance(filters, list):
+            filters = pq.filters_to_expression(filters)
+        dataset = self.dataset(name, version)
+        if missing := set(columns or ()) - set(dataset.schema.names):
+            raise UsageError(
+                f"table {name} has no column {', '.join(sorted(missing))}: it has {', '.join(dataset.schema.names)}"
+            )
+        with self._errors(name):
+            try:
+                table = dataset.to_table(columns=None if columns is None else list(columns), filter=filters)
+            except OSError as error:
+                raise Damaged(f"table {name} cannot be read: {error}") from error
+            return table.cast(pa.schema([pa.field(f.name, _plain(f.type)) for f in table.schema]))
+
+    def dataset(self, name: str, version: int | None = None) -> Any:
+        """A pyarrow dataset of a table (at a version), e.g. for DuckDB, which pushes columns and filters down into it."""
+        with self._errors(name):
+            return self._table(name, version).to_pyarrow_dataset()
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a table."""
+        with self._errors(name):
+            return DeltaTable.is_deltatable(self._uri(name))
+
+    def version(self, name: str) -> int:
+        """The newest version of a table."""
+        with self._errors(name):
+            return self._table(name).version()
+
+    def schema(self, name: str) -> pa.Schema:
+        """A table's columns and their types."""
+        with self._errors(name):
+            return _schema(self._table(name))
+
+    def names(self) -> list[str]:
+        """The tables there are, sorted."""
+        if self._folder is not None:
+            return sorted(log.parent.name for log in self._folder.glob("*/_delta_log") if _lawful(log.parent.name))
+        with self._errors("*"):
+            try:
+                files = pyarrow.fs.PyFileSystem(DeltaStorageHandler(self._root))
+            except TableNotFoundError:
+                return []
+            folders = files.get_file_info(pyarrow.fs.FileSelector("", allow_not_found=True))
+            names = [info.base_name for info in folders if info.type == pyarrow.fs.FileType.Directory]
+            return sorted(name for name in names if _lawful(name) and self.exists(name))
+
+    def files(self, name: str, version: int | None = None) -> list[str]:
+        """Paths or URLs of the Parquet files that make up a table (at a version), sorted."""
+        with self._errors(name):
+            return sorted(self._table(name, version).file_uris())
+
+    def verify(self, name: str) -> list[Problem]:
+        """Check a table's files: the log without a gap, every file there, of the right size and SHA-256, and readable."""
+        where = f"table {name}"
+        try:
+            delta = self._table(name)
+        except (Damaged, DeltaError, OSError, ValueError) as error:
+            return [Problem(where=where, what=f"the log cannot be read: {_first_line(error)}"), *self._check_sums(name)]
+        problems = self._check_sums(name)
+        told = {problem.where for problem in problems}
+        actions = pa.table(delta.get_add_actions(flatten=True)).select(["path", "size_bytes", "num_records"]).to_pylist()
+        for action in actions:
+            path = unquote(action["path"])
+            if f"{where} {path}" not in told and (
+                what := self._unreadable(name, path, action["size_bytes"], action["num_records"])
+            ):
+                problems.append(Problem(where=f"{where} {path}", what=what))
+        return problems
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _uri(self, name: str) -> str:
+        if not _lawful(name):
+            check_name(name, "table name")
+        return f"{self._root}/{name}"
+
+    def _table(self, name: str, version: int | None = None) -> DeltaTable:
+        uri = self._uri(name)
+        try:
+            delta = DeltaTable(uri)
+        except TableNotFoundError:
+            raise TableNotFound(name, near=get_close_matches(name, self.names(), n=3)) from None
+        if version is not None and version != delta.version():
+            if not 0 <= version < delta.version():
+                raise NotFound(f"version of table {name}", str(version), next_step=f"the newest is {delta.version()}")
+            delta.load_as_version(version)
+        return delta
+
+    def _open_or_make(self, name: str, schema: pa.Schema) -> DeltaTable:
+        uri = self._uri(name)
+        if not self.exists(name):
+            if self._folder is not None:
+                Path(uri).mkdir(parents=True, exist_ok=True)
+            kept = pa.schema([pa.field(f.name, _kept(name, f)) for f in schema])
+            try:
+                DeltaTable.create(uri, schema=kept, configuration=_CONFIGURATION)
+            except (CommitFailedError, DeltaError):
+                if not self.exists(name):
+                    raise
+        return DeltaTable(uri)
+
+    def _commit(
+        self,
+        name: str,
+        delta: DeltaTable,
+        table: pa.Table,
+        mode: Literal["append", "overwrite"],
+        transaction: Transaction | None,
+    ) -> int:
+        properties = CommitProperties(app_transactions=[transaction] if transaction else None)
+        if mode == "overwrite":
+            fit = table.cast(pa.schema([pa.field(f.name, _kept(name, f)) for f in table.schema]))
+            write_deltalake(delta, fit, mode="overwrite", schema_mode="overwrite", commit_properties=properties)
+        else:
+            fit = _fit(name, table, _schema(delta))
+            write_deltalake(delta, fit, mode="append", schema_mode="merge", commit_properties=properties)
+        version = delta.version()
+        self._seal(name, version)
+        return version
+
+    def _seal(self, name: str, version: int) -> None:
+        """Sync what a commit wrote and note its digests; also for commits before it whose writer did not get there."""
+        if self._folder is None:
+            return
+        folder = self._folder / name
+        (folder / "_sums").mkdir(exist_ok=True)
+        for number in range(version, -1, -1):
+            if _sums_file(folder, number).exists():
+                break
+            log = folder / "_delta_log" / f"{number:020}.json"
+            written = [log, *(folder / path for path in _added(log))]
+            checkpoint = log.with_suffix(".checkpoint.parquet")
+            written += [checkpoint] if checkpoint.exists() else []
+            sums = {str(path.relative_to(folder)): _synced_digest(path) for path in written}
+            temporary = folder / "_sums" / f".{number}.{os.getpid()}.{os.urandom(4).hex()}"
+            temporary.write_bytes(msgspec.json.encode(sums))
+            _sync(temporary)
+            temporary.replace(_sums_file(folder, number))
+        for directory in (folder, folder / "_delta_log", folder / "_sums"):
+            _sync(directory)
+
+    def _check_sums(self, name: str) -> list[Problem]:
+        """Every file that has a digest, also of versions gone by; and the log's numbers."""
+        if self._folder is None:
+            return []
+        folder, where = self._folder / name, f"table {name}"
+        problems: list[Problem] = []
+        numbers = sorted(int(path.stem) for path in (folder / "_delta_log").glob("*.json") if path.stem.isdigit())
+        if missing := sorted(set(range((numbers or [0])[-1])) - set(numbers)):
+            problems.append(Problem(where=where, what=f"commits {', '.join(map(str, missing))} are missing from the log"))
+        for path in sorted((folder / "_sums").glob("*.json")):
+            try:
+                sums = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+            except (OSError, msgspec.DecodeError):
+                problems.append(Problem(where=f"{where} _sums/{path.name}", what="cannot be read"))
+                continue
+            for file, sum in sums.items():
+                if what := _differs(folder / file, sum):
+                    problems.append(Problem(where=f"{where} {file}", what=what))
+        return problems
+
+    def _unreadable(self, name: str, path: str, size: int, rows: int | None) -> str | None:
+        try:
+            files, at = pyarrow.fs.PyFileSystem(DeltaStorageHandler(self._uri(name))), path
+            info = files.get_file_info(at)
+            if info.type != pyarrow.fs.FileType.File:
+                return "missing"
+            if info.size != size:
+                return f"has {info.size} bytes instead of {size}"
+            with files.open_input_file(at) as file:
+                found = sum(batch.num_rows for batch in pq.ParquetFile(file).iter_batches())
+        except (OSError, pa.ArrowException, ValueError) as error:
+            return f"cannot be read: {_first_line(error)}"
+        return f"has {found} rows instead of {rows}" if rows is not None and found != rows else None
+
+    @contextmanager
+    def _errors(self, name: str) -> Iterator[None]:
+        """Say in loopwright's words what went wrong below."""
+        try:
+            yield
+        except LoopwrightError:
+            raise
+        except OSError as error:
+            raise Unavailable(f"the lake does not answer: {_first_line(error)}") from error
+        except (DeltaError, pa.ArrowException) as error:
+            what = "cannot be read" if self._folder is not None else "cannot be read or reached"
+            raise Damaged(f"table {name} {what}: {_first_line(error)}") from error
+
+
+def _lawful(name: str) -> bool:
+    first, dot, rest = name.partition(".")
+    return bool(NAME.fullmatch(name) or (dot and NAME.fullmatch(first) and NAME.fullmatch(rest)))
+
+
+def _schema(delta: DeltaTable) -> pa.Schema:
+    return pa.schema([pa.field(f.name, _plain(f.type)) for f in pa.schema(delta.schema().to_arrow())])
+
+
+def _plain(type: pa.DataType) -> pa.DataType:
+    """The type as tables are read: one string type, one list type, microseconds in UTC."""
+    if pa.types.is_large_string(type) or pa.types.is_string_view(type):
+        return pa.string()
+    if pa.types.is_dictionary(type):
+        return _plain(type.value_type)
+    if pa.types.is_list(type) or pa.types.is_large_list(type):
+        return pa.list_(_plain(type.value_type))
+    if pa.types.is_timestamp(type) and type.tz is not None:
+        return _TIMESTAMP
+    return type
+
+
+def _kept(name: str, field: pa.Field) -> pa.DataType:
+    """The type a new column is kept in."""
+    type = _plain(field.type)
+    if pa.types.is_null(type):
+        raise Refused(f"table {name}: column {field.name} has no type (every value is null); give it one")
+    if pa.types.is_timestamp(type) and type.tz is None:
+        raise Refused(f"table {name}: column {field.name} has times without a zone")
+    return type
+
+
+def _fit(name: str, table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows in the table's own types. Delta itself would cast, and cut 1.5 down to 1 in a column of integers."""
+    known = {field.name: field.type for field in schema}
+    fields = []
+    for field in table.schema:
+        there = known.get(field.name)
+        if pa.types.is_null(field.type) and there is not None:
+            fields.append(pa.field(field.name, there))
+            continue
+        type = _kept(name, field)
+        if there is not None and type != there:
+            raise Refused(f"table {name}: column {field.name} is {there}, not {type}")
+        fields.append(pa.field(field.name, type))
+    return table.cast(pa.schema(fields))
+
+
+def _sums_file(folder: Path, version: int) -> Path:
+    return folder / "_sums" / f"{version:020}.json"
+
+
+def _added(log: Path) -> list[str]:
+    actions = (msgspec.json.decode(line) for line in log.read_bytes().splitlines() if line.strip())
+    return [unquote(action["add"]["path"]) for action in actions if "add" in action]
+
+
+def _synced_digest(path: Path) -> str:
+    _sync(path)
+    return digest(path.read_bytes())
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _differs(path: Path, sum: str) -> str | None:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"cannot be read: {_first_line(error)}"
+    return None if digest(data) == sum else "is not what was written"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
