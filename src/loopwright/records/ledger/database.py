@@ -6,20 +6,18 @@ write (SQLite before 3.51.3 can lose pages when a WAL is reset that way). Reader
 PostgreSQL: writers wait for each other on a row (`schema.head`). Connections never cross a fork.
 """
 
-import fcntl
 import importlib.util
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, inspect, make_url, select, text
 
-from loopwright.records.clock import RealClock
 from loopwright.records.errors import Damaged, ExtraMissing, LedgerUnavailable, SettingInvalid
+from loopwright.records.file_lock import FileLock
 from loopwright.records.ledger import schema
 
 PATIENCE_SECONDS = 30.0
@@ -33,11 +31,11 @@ class Database:
 
     _reader: Engine
     _writer: Engine
-    _lock_file: int | None
 
     def __init__(self, url: str) -> None:
         self.url = _parse(url)
         self.file = Path(self.url.database or "").absolute() if self.url.get_backend_name() == "sqlite" else None
+        self._lock = FileLock(Path(f"{self.file}.lock")) if self.file else None
         self._open()
         with self._errors():
             self._bring_up_to_date()
@@ -81,15 +79,12 @@ class Database:
         """Close every connection."""
         self._reader.dispose()
         self._writer.dispose()
-        if self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None
+        if self._lock:
+            self._lock.close()
 
     def _open(self) -> None:
         self._pid = os.getpid()
         self._local = threading.local()
-        self._mutex = threading.Lock()
-        self._lock_file = None
         if self.file is None:
             connect = {"connect_timeout": 5, "options": "-c lock_timeout=30s -c timezone=UTC"}
             self._reader = create_engine(self.url, pool_pre_ping=True, pool_size=5, max_overflow=20, connect_args=connect)
@@ -130,25 +125,9 @@ class Database:
         with self._reader.connect() as connection:
             return _version(connection)
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self) -> AbstractContextManager[None]:
         """This process's and this thread's turn to write (SQLite; PostgreSQL locks a row instead)."""
-        if self.file is None:
-            yield
-            return
-        deadline = RealClock().monotonic() + PATIENCE_SECONDS
-        if not self._mutex.acquire(timeout=PATIENCE_SECONDS):
-            raise LedgerUnavailable("the ledger does not answer: another thread has been writing for too long")
-        try:
-            if self._lock_file is None:
-                self._lock_file = os.open(f"{self.file}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            _acquire(self._lock_file, deadline)
-            try:
-                yield
-            finally:
-                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
-        finally:
-            self._mutex.release()
+        return self._lock.hold(PATIENCE_SECONDS) if self._lock else nullcontext()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -195,20 +174,6 @@ def _version(connection: Connection) -> str | None:
     if not inspect(connection).has_table(schema.version.name):
         return None
     return connection.execute(select(schema.version.c.version_num)).scalar()
-
-
-def _acquire(file: int, deadline: float) -> None:
-    pause = 0.0005
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if RealClock().monotonic() > deadline:
-                raise LedgerUnavailable("the ledger does not answer: another process has been writing for too long") from None
-            sleep(pause)
-            pause = min(pause * 1.5, 0.01)
-        else:
-            return
 
 
 def _reason(error: BaseException) -> str:
