@@ -75,6 +75,11 @@ def armed() -> bool:
     return bool(_rules)
 
 
+def hits(pattern: str) -> int:
+    """How often the rule for `pattern` was reached since it was set; 0 when there is none."""
+    return max((rule.hits for rule in _rules or () if rule.pattern == pattern), default=0)
+
+
 def hit(name: str) -> None:
     """Pass the point `name`: nothing happens unless it is set. Raises OSError where an errno is set."""
     if armed():

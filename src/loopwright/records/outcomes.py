@@ -169,10 +169,14 @@ def _truth(known: pa.Table, label_sql: str) -> Any:
 
 @contextmanager
 def _database(**tables: pa.Table) -> Iterator[Any]:
-    """A DuckDB in memory that sees `tables` and nothing else: no file, no network, no extension."""
-    with duckdb.connect(":memory:", config={"enable_external_access": "false", "TimeZone": "UTC"}) as database:
+    """A DuckDB in memory that sees `tables` and nothing else: no file, no network, no extension.
+
+    Timestamps are plain UTC there, so that arithmetic on them needs no zone and gives the same everywhere.
+    """
+    with duckdb.connect(":memory:", config={"enable_external_access": "false"}) as database:
         for name, table in tables.items():
-            database.register(name, table)
+            plain = [f.with_type(pa.timestamp("us")) if pa.types.is_timestamp(f.type) else f for f in table.schema]
+            database.register(name, table.cast(pa.schema(plain)))
         yield database
 
 

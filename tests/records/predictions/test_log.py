@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.records.predictions.samples import outcome, prediction
 
 from loopwright.records import failpoints
 from loopwright.records.errors import LogUnavailable
 from loopwright.records.predictions.log import LogWriter
 from loopwright.records.predictions.segment import Segment, log_folder, parse_name, read_segment
-from tests.records.predictions.samples import outcome, prediction
 
 
 @pytest.fixture(autouse=True)

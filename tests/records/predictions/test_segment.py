@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.records.predictions.samples import outcome, prediction
 
 from loopwright.records.errors import Damaged
 from loopwright.records.predictions.record import Prediction
@@ -24,12 +25,11 @@ from loopwright.records.predictions.segment import (
     read_segment,
     seed,
 )
-from tests.records.predictions.samples import outcome, prediction
 
 WRITER = "0123456789abcdef" * 2
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(),
-    lambda x: st.lists(x),
+    st.lists,
     max_leaves=5,
 )
 

@@ -187,6 +187,8 @@ class _Committer:
                 )
                 self._set_aside(segment.path)
                 return
+        if segment.footer is None or segment.footer.final:
+            (self.folder / f"{segment.writer}.writer").unlink(missing_ok=True)
         self._retire(segment)
 
     def _retire(self, segment: Segment) -> None:
@@ -328,12 +330,13 @@ def _verify_writer(folder: Path, kind: str, writer: str, paths: dict[int, list[P
             problems.append(Problem(where=str(path), what=str(error)))
             continue
         problems += segment.problems
+        ended = path.suffix == ".open" or segment.footer is None or segment.footer.final
         if number <= committed:
             continue
         for lost in range(expected, number):
             problems += _missing(folder, writer, lost)
         follows = follows if number == expected else None
-        expected, ended = number + 1, path.suffix == ".open" or segment.footer is None or segment.footer.final
+        expected = number + 1
         if segment.problems:
             follows = None
         elif segment.frames:

@@ -1,0 +1,41 @@
+"""A process of its own for the crash tests: appends to a log, or commits one. Says on standard output what it answered."""
+
+import sys
+from pathlib import Path
+
+from tests.records.predictions.samples import prediction
+
+from loopwright.records import failpoints
+from loopwright.records.home import Home
+from loopwright.records.predictions.log import LogWriter
+from loopwright.records.predictions.segment import log_folder
+from loopwright.records.settings import Settings
+
+
+def append(home: Path, batches: int) -> None:
+    """Append batches of 1 to 3 records in small segments; print their ids once they are logged, as an answer would go out."""
+    writer = LogWriter(log_folder(home, "loop"), "predictions", segment_bytes=1500)
+    number = 0
+    for batch in range(batches):
+        records = [prediction(number + i) for i in range(batch % 3 + 1)]
+        number += len(records)
+        writer.append(records)
+        sys.stdout.write("".join(f"{record.id}\n" for record in records))
+        sys.stdout.flush()
+        failpoints.hit("log.answered")
+    writer.close()
+
+
+def commit(home: Path) -> None:
+    """Commit the loop's log."""
+    from loopwright.records.predictions.commit import commit as committed
+
+    with Home(Settings(home=home)) as opened:
+        committed(opened, "loop")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "append":
+        append(Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        commit(Path(sys.argv[2]))
