@@ -28,7 +28,10 @@ class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Window(Record, frozen=True, kw_only=True):
-    """One monitoring window [start, end) of a loop. `packages` counts rows by package; `degraded` is a share of rows."""
+    """One monitoring window [start, end) of a loop. `packages` counts rows by package; `degraded` is a share of rows.
+
+    `skipped` names the columns that are not watched for drift, with the reason.
+    """
 
     kind: ClassVar[str] = "window"
     start: datetime
@@ -41,6 +44,7 @@ class Window(Record, frozen=True, kw_only=True):
     flags: dict[str, int]
     columns: list[ColumnWindow]
     drifted: list[str]
+    skipped: dict[str, str] = {}
 
 
 class Quality(Record, frozen=True, kw_only=True):
@@ -59,7 +63,10 @@ class Quality(Record, frozen=True, kw_only=True):
 
 
 class Alert(Record, frozen=True, kw_only=True):
-    """Something somebody should know. One open alert per key; `repeats` says how often it came again while open."""
+    """Something somebody should know. One open alert per key; `repeats` says how often it came again while open.
+
+    `sent` once every sink has taken it: an alert decided before a crash is sent after it, at least once.
+    """
 
     kind: ClassVar[str] = "alert"
     key: str
@@ -68,6 +75,7 @@ class Alert(Record, frozen=True, kw_only=True):
     detail: str
     state: Literal["open", "closed"]
     repeats: int = 0
+    sent: bool = False
 
 
 class Trigger(Record, frozen=True, kw_only=True):

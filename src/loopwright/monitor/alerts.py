@@ -1,0 +1,93 @@
+"""Alerts: records with a key, one open at a time, and the sinks they go to (a structured log line, a webhook).
+
+An alert is decided (recorded as not sent), then sent, then recorded as sent: after a crash in between it is sent again,
+so each goes out at least once, and its `id` in the message lets a receiver drop doubles.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from loopwright.monitor.webhook import post
+from loopwright.records.errors import AddressRefused
+from loopwright.records.home import Home
+from loopwright.records.ledger import Entry
+from loopwright.records.windows import Alert
+
+Severity = Literal["info", "warning", "critical"]
+
+LOG = logging.getLogger("loopwright.alerts")
+DETAIL = 2000
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.CRITICAL}
+
+
+def raise_alert(home: Home, loop: str, key: str, *, severity: Severity, title: str, detail: str) -> Alert:
+    """Raise the alert `key` of a loop and send it; while it is open, raising it again only counts a repeat."""
+    decided = decide(home, loop, key, severity=severity, title=title, detail=detail)
+    send(home, loop)
+    return decided
+
+
+def decide(home: Home, loop: str, key: str, *, severity: Severity, title: str, detail: str) -> Alert:
+    """Record the alert without sending it; `send` does. An open one of that key and severity is recorded as repeated."""
+    entry = home.ledger.latest(Alert, loop=loop, key=key)
+    alert = Alert(key=key, severity=severity, title=title[:200], detail=detail[:DETAIL], state="open")
+    if entry is not None and entry.record.state == "open" and entry.record.severity == severity:
+        before = entry.record
+        alert = msgspec.structs.replace(alert, repeats=before.repeats + 1, sent=before.sent)
+    home.ledger.put(alert, loop=loop, key=key)
+    return alert
+
+
+def close_alert(home: Home, loop: str, key: str, *, detail: str) -> Alert | None:
+    """Close the alert `key` of a loop and note why; None when none is open. `send` tells the sinks."""
+    entry = home.ledger.latest(Alert, loop=loop, key=key)
+    if entry is None or entry.record.state == "closed":
+        return None
+    closed = msgspec.structs.replace(entry.record, state="closed", detail=detail[:DETAIL], sent=False)
+    home.ledger.put(closed, loop=loop, key=key)
+    return closed
+
+
+def open_alerts(home: Home, loop: str) -> list[Alert]:
+    """The open alerts of a loop, oldest first."""
+    return [e.record for e in _newest(home, loop) if e.record.state == "open"]
+
+
+def send(home: Home, loop: str) -> list[Alert]:
+    """Send every alert of a loop that was decided and not sent yet; those that all sinks took are marked, and returned.
+
+    A sink that fails is logged and tried again the next time.
+    """
+    sent = []
+    for entry in _newest(home, loop):
+        if not entry.record.sent and _deliver(home, entry):
+            done = msgspec.structs.replace(entry.record, sent=True)
+            home.ledger.put(done, loop=loop, key=entry.key)
+            sent.append(done)
+    return sent
+
+
+def message(entry: Entry[Alert]) -> dict[str, object]:
+    """What a sink gets: the alert with its loop, its moment and an id."""
+    return {"id": entry.id, "loop": entry.loop, "at": entry.at.isoformat(), **msgspec.structs.asdict(entry.record)}
+
+
+def _newest(home: Home, loop: str) -> Sequence[Entry[Alert]]:
+    newest = {e.key: e for e in home.ledger.find(Alert, loop=loop, newest=False)}
+    return list(newest.values())
+
+
+def _deliver(home: Home, entry: Entry[Alert]) -> bool:
+    text = msgspec.json.encode(message(entry))
+    LOG.log(_LEVELS[entry.record.severity] if entry.record.state == "open" else logging.INFO, "%s", text.decode())
+    if not home.settings.webhook:
+        return True
+    try:
+        post(home.settings.webhook, text)
+    except (AddressRefused, OSError) as error:
+        LOG.warning("%s", msgspec.json.encode({"loop": entry.loop, "key": entry.key, "webhook": str(error)[:200]}).decode())
+        return False
+    return True

@@ -1,0 +1,106 @@
+"""Drift: how far a column's distribution has moved from the package's reference, as an effect size.
+
+Two measures over the same bins, counts `reference` [B] and `current` [B]:
+
+- PSI, the population stability index: the symmetrised Kullback-Leibler divergence, in nats (Lewis 1994, An introduction
+  to credit scoring; Yurdakul 2018, Statistical properties of population stability index). 0.25 is the usual alarm.
+- Jensen-Shannon distance: the square root of the divergence in bits (Lin 1991; Endres and Schindelin 2003), in [0, 1].
+
+Both are biased upwards in small samples. Where nothing moved, PSI times nm/(n+m) is near chi-squared with B - 1 degrees
+of freedom (Yurdakul 2018), so its expectation is (B - 1)(1/n + 1/m), and that of the divergence in bits an 8 ln 2-th of
+it. That expectation is taken off. Assumptions: rows are independent, and bins are not nearly empty (see `bins`).
+
+A column drifts when *both* measures say so: PSI is the effect size that people know, but a rare value that appears can
+blow it up; the distance is bounded and holds it back. `watch` is half of both thresholds.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loopwright.records.package import Histogram
+from loopwright.records.windows import State
+
+Array = np.ndarray[Any, Any]
+
+LEAST_EXPECTED = 5.0
+"""Categories expected fewer times than this in the window are counted together (Cochran 1954)."""
+
+_EIGHT_LN_2 = 8 * math.log(2)
+_PRIOR = 0.5  # added to every bin (Krichevsky and Trofimov 1981), so that an empty one is rare and not impossible
+
+
+class Bins(NamedTuple):
+    """The same bins counted twice: `reference` int64 [B], `current` int64 [B]; the last bin is of nulls, if there are any."""
+
+    reference: Array
+    current: Array
+
+
+def psi(reference: Array, current: Array) -> float:
+    """Population stability index of two count vectors [B], in nats, less its expectation without drift; at least 0."""
+    p, q = _shares(reference), _shares(current)
+    raw = float(np.sum((q - p) * np.log(q / p)))
+    return max(0.0, raw - _expected(reference, current))
+
+
+def jensen_shannon(reference: Array, current: Array) -> float:
+    """Jensen-Shannon distance (base 2, in [0, 1]) of two count vectors [B], the divergence less its expectation without drift."""
+    p, q = _shares(reference), _shares(current)
+    middle = (p + q) / 2
+    divergence = (
+        float(np.sum(p * np.log2(p / middle) + q * np.log2(q / middle))) / 2 - _expected(reference, current) / _EIGHT_LN_2
+    )
+    return math.sqrt(max(0.0, divergence))
+
+
+def state_of(psi: float, jensen_shannon: float, *, psi_at: float, jensen_shannon_at: float) -> State:
+    """`drift` when both measures reach their threshold, `watch` when both reach half of it, else `ok`."""
+    reached = min(psi / psi_at if psi_at else np.inf, jensen_shannon / jensen_shannon_at if jensen_shannon_at else np.inf)
+    return "drift" if reached >= 1 else "watch" if reached >= 0.5 else "ok"
+
+
+def bins(reference: Histogram, values: pa.ChunkedArray) -> Bins:
+    """Count `values` [N] (numbers, booleans or strings, with nulls) in the bins of the reference.
+
+    Numbers go by the reference's edges: bin i holds edge i-1 <= x < edge i; NaN counts with the nulls. Categories expected
+    fewer than LEAST_EXPECTED times among N rows are counted together with everything that the reference does not name.
+    """
+    current, missing = _numbers(reference.edges, values) if reference.edges else _categories(reference.categories, values)
+    before = np.asarray(reference.counts, dtype=np.int64)
+    if not reference.edges:
+        rare = before[:-1] * len(values) < LEAST_EXPECTED * max(reference.rows, 1)
+        before, current = (np.append(c[:-1][~rare], c[-1] + c[:-1][rare].sum()) for c in (before, current))
+        if not before[-1] and not current[-1]:
+            before, current = before[:-1], current[:-1]
+    if reference.missing or missing:
+        before, current = np.append(before, reference.missing), np.append(current, missing)
+    return Bins(before, current)
+
+
+def _numbers(edges: Sequence[float], values: pa.ChunkedArray) -> tuple[Array, int]:
+    numbers = values.cast(pa.float64()).drop_null().to_numpy()
+    numbers = numbers[~np.isnan(numbers)]
+    found = np.bincount(np.searchsorted(np.asarray(edges), numbers, side="right"), minlength=len(edges) + 1)
+    return found, len(values) - len(numbers)
+
+
+def _categories(categories: Sequence[str], values: pa.ChunkedArray) -> tuple[Array, int]:
+    counted = pc.value_counts(values.cast(pa.string()))
+    counts = dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
+    missing = counts.pop(None, 0)
+    known = [counts.pop(c, 0) for c in categories]
+    return np.array([*known, sum(counts.values())], dtype=np.int64), missing
+
+
+def _shares(counts: Array) -> Array:
+    smoothed = counts + _PRIOR
+    return np.asarray(smoothed / smoothed.sum())
+
+
+def _expected(reference: Array, current: Array) -> float:
+    return (len(reference) - 1) * (1 / max(int(reference.sum()), 1) + 1 / max(int(current.sum()), 1))

@@ -1,0 +1,150 @@
+"""Inputs and outputs of one monitoring window against the reference of the package that served: the window record."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loopwright.monitor.drift import bins, jensen_shannon, psi, state_of
+from loopwright.records.declarations import Column, Monitor
+from loopwright.records.package import Histogram
+from loopwright.records.packages import Package
+from loopwright.records.windows import ColumnWindow, State, Window
+
+IDENTIFIER_SHARE = 0.5
+"""A text column whose reference leaves more than this share of rows out of its categories names things rather than kinds."""
+
+LOGGED = {"score": "_score"}
+"""Outputs in the reference -> their column in the prediction log."""
+
+
+def watched_columns(package: Package) -> list[str]:
+    """The request and context columns of a package that are watched for drift."""
+    reasons = skipped(package)
+    return [h.column for h in package.reference.columns if h.role != "output" and h.column not in reasons]
+
+
+def skipped(package: Package) -> dict[str, str]:
+    """Columns of the contract that are not watched for drift, and why. Their nulls and flags show in the window's flags."""
+    found = {}
+    histograms = {h.column: h for h in package.reference.columns}
+    for name, column in package.columns.items():
+        if reason := _reason(name, column, histograms.get(name), package.manifest.key):
+            found[name] = reason
+    return found
+
+
+def _reason(name: str, column: Column, reference: Histogram | None, key: list[str]) -> str:
+    if column.type == "timestamp":
+        return "a moment: it always moves on"
+    if reference is None or not reference.rows or not (reference.edges or reference.categories):
+        return "the package's reference has no distribution of it"
+    if column.type == "string" and reference.counts[-1] > IDENTIFIER_SHARE * reference.rows:
+        return "names things rather than kinds: too many values"
+    if name in key and column.type in ("integer", "float"):
+        return "part of the key"
+    return ""
+
+
+def main_package(predictions: pa.Table) -> str:
+    """The package that answered most of the rows; empty when there are none."""
+    served = packages_of(predictions)
+    return max(sorted(served), key=lambda p: served[p]) if served else ""
+
+
+def packages_of(predictions: pa.Table) -> dict[str, int]:
+    """Rows by package."""
+    return _counts(predictions["_package"])
+
+
+def window(predictions: pa.Table, package: Package | None, monitor: Monitor, start: datetime, end: datetime) -> Window:
+    """The window [start, end) from its logged predictions [N rows], measured against `package`'s reference.
+
+    `package` is the one that answered most rows (`main_package`), None when there are no rows. With fewer rows than the
+    monitor's `minimum_rows` shares are measured all the same, but every state is `no data`: too few to judge is not well.
+    """
+    rows = predictions.num_rows
+    flags = _counts(pc.list_flatten(predictions["_flags"].combine_chunks())) if rows else {}
+    if package is None or not rows:
+        return _window(start, end, rows, "no data", "", predictions, flags, [], {})
+    enough = rows >= monitor.minimum_rows
+    reasons = skipped(package)
+    columns = [
+        _column(histogram, predictions[logged], package.columns.get(histogram.column), flags, monitor, enough)
+        for histogram in package.reference.columns
+        if histogram.column not in reasons
+        and (logged := LOGGED.get(histogram.column, histogram.column)) in predictions.column_names
+        and (histogram.edges or histogram.categories)
+    ]
+    states = {c.state for c in columns}
+    state: State = "no data" if not enough else "drift" if "drift" in states else "watch" if "watch" in states else "ok"
+    return _window(start, end, rows, state, package.digest, predictions, flags, columns, reasons)
+
+
+def _window(
+    start: datetime,
+    end: datetime,
+    rows: int,
+    state: State,
+    reference: str,
+    predictions: pa.Table,
+    flags: dict[str, int],
+    columns: list[ColumnWindow],
+    reasons: dict[str, str],
+) -> Window:
+    return Window(
+        start=start,
+        end=end,
+        rows=rows,
+        state=state,
+        reference=reference,
+        packages=packages_of(predictions) if rows else {},
+        degraded=flags.get("degraded", 0) / rows if rows else 0.0,
+        flags=flags,
+        columns=columns,
+        drifted=[c.column for c in sorted(columns, key=lambda c: -(c.psi or 0.0)) if c.state == "drift"],
+        skipped=reasons,
+    )
+
+
+def _column(
+    reference: Histogram,
+    values: pa.ChunkedArray,
+    column: Column | None,
+    flags: Mapping[str, int],
+    monitor: Monitor,
+    enough: bool,
+) -> ColumnWindow:
+    rows = len(values)
+    counted = bins(reference, values)
+    moved, distance = psi(*counted), jensen_shannon(*counted)
+    state = state_of(moved, distance, psi_at=monitor.psi, jensen_shannon_at=monitor.jensen_shannon)
+    return ColumnWindow(
+        column=reference.column,
+        role="output" if reference.role == "output" else "context" if reference.role == "context" else "request",
+        state=state if enough else "no data",
+        psi=moved,
+        jensen_shannon=distance,
+        missing=values.null_count / rows,
+        missing_reference=reference.missing / max(reference.rows, 1),
+        out_of_range=flags.get(f"out_of_range:{reference.column}", 0) / rows,
+        new_category=flags.get(f"new_category:{reference.column}", 0) / rows,
+        mean=_mean(values) if reference.edges else None,
+        mean_reference=reference.mean,
+    )
+
+
+def _mean(values: pa.ChunkedArray) -> float | None:
+    """The mean of what is a number; None when nothing is."""
+    numbers = values.cast(pa.float64()).drop_null().to_numpy()
+    numbers = numbers[np.isfinite(numbers)]
+    return float(numbers.mean()) if len(numbers) else None
+
+
+def _counts(values: pa.ChunkedArray | pa.Array) -> dict[str, int]:
+    """How often each text comes, most frequent first."""
+    counted = pc.value_counts(values)
+    pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
+    return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))

@@ -1,0 +1,316 @@
+"""The watch: close every monitoring window that is due, judge it, and say whether to retrain and whom to tell.
+
+In the order of `watch`: windows due are measured (inputs, then quality from the outcomes known by now), windows whose
+outcomes may still come are revised where some came, a reason to retrain is looked for, alerts are raised and closed.
+Everything that is found about one window is written in one transaction, so that each window is closed exactly once
+however often a process dies on the way; a reason to retrain that was not acted upon is given again.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loopwright.monitor import alerts
+from loopwright.monitor.inputs import main_package, packages_of, watched_columns, window
+from loopwright.monitor.quality import Decay, decayed, quality
+from loopwright.records import metrics
+from loopwright.records.columns import arrow_feed
+from loopwright.records.declarations import Monitor, Outcome, Retrain, duration
+from loopwright.records.errors import NotFound, PackageRefused
+from loopwright.records.graph import Graph
+from loopwright.records.home import Home
+from loopwright.records.ledger import Entry
+from loopwright.records.packages import Package
+from loopwright.records.predictions.read import first_at
+from loopwright.records.releases import ReleaseState
+from loopwright.records.truth import with_truth
+from loopwright.records.turns import Turn
+from loopwright.records.windows import Alert, Quality, Trigger, Window
+
+__all__ = ["Watched", "watch", "watched_columns"]
+
+MOST_WINDOWS = 1000
+"""So many windows are closed in one call at most; the next call goes on."""
+
+DEGRADED_SHARE = 0.01
+"""A larger share of answers by the fall-back raises an alert."""
+
+Array = np.ndarray[Any, Any]
+
+
+class Watched(msgspec.Struct, frozen=True, kw_only=True):
+    """What a watch found: windows newly closed, quality newly measured or revised, the reason to retrain if there is one."""
+
+    windows: list[Window]
+    qualities: list[Quality]
+    trigger: Trigger | None
+    alerts: list[Alert]
+
+
+def watch(home: Home, *, loop_name: str, monitor: Monitor, retrain: Retrain, outcome: Outcome, until: datetime) -> Watched:
+    """Close every window of the loop that is over at `until`, revise earlier ones, and decide whether to retrain.
+
+    Windows follow each other from the first release (or the first prediction, where that is earlier) in steps of
+    `monitor.every`; a stretch without predictions is a window too, in state `no data`. Each is stored under its start (ISO
+    8601). A window's quality is revised as long as outcomes may come: until `outcome.wait` after its end.
+    """
+    watcher = _Watcher(home, loop_name, monitor, retrain, outcome, until)
+    closed, qualities, raised = [], [], []
+    for start, end in _due(home, loop_name, monitor, until):
+        found = watcher.close(start, end)
+        closed.append(found.window)
+        qualities.append(found.quality)
+        raised += found.alerts
+    qualities += watcher.revise(skip={q.start for q in qualities})
+    trigger = watcher.trigger()
+    alerts.send(home, loop_name)
+    return Watched(windows=closed, qualities=sorted(qualities, key=lambda q: q.start), trigger=trigger, alerts=raised)
+
+
+def _due(home: Home, loop: str, monitor: Monitor, until: datetime) -> Iterator[tuple[datetime, datetime]]:
+    step = duration(monitor.every)
+    last = home.ledger.latest(Window, loop=loop)
+    start = last.record.end if last is not None else _anchor(home, loop, step)
+    for _ in range(MOST_WINDOWS):
+        if start is None or start + step > until:
+            return
+        yield start, start + step
+        start += step
+
+
+def _anchor(home: Home, loop: str, step: timedelta) -> datetime | None:
+    """Where the first window starts: on the hour, or for short windows on a multiple of their length."""
+    releases = home.ledger.find(ReleaseState, loop=loop, limit=1, newest=False)
+    moments = [m for m in (first_at(home, loop), *(e.record.since for e in releases)) if m is not None]
+    if not moments:
+        return None
+    grid = min(step, timedelta(hours=1)).total_seconds()
+    moment = min(moments)
+    return moment - timedelta(seconds=moment.timestamp() % grid)
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """What closing one window gave."""
+
+    window: Window
+    quality: Quality
+    alerts: list[Alert]
+
+
+class _Watcher:
+    """One call of `watch`: packages are read once, the prediction log once per window."""
+
+    def __init__(self, home: Home, loop: str, monitor: Monitor, retrain: Retrain, outcome: Outcome, until: datetime) -> None:
+        self.home, self.loop = home, loop
+        self.monitor, self.retrain, self.outcome, self.until = monitor, retrain, outcome, until
+        self.wait = duration(outcome.wait)
+        self._packages: dict[str, Package | None] = {}
+        self._slices: dict[str, Graph] = {}
+
+    # --- measuring -----------------------------------------------------------------------------------------------
+
+    def close(self, start: datetime, end: datetime) -> _Found:
+        """Measure the window, store what was found in one transaction."""
+        joined = self._joined(start, end)
+        main = main_package(joined)
+        found = window(joined, self.package(main), self.monitor, start, end)
+        measured = self._quality(joined, start, end)
+        links = [(digest, "answered") for digest in found.packages]
+        with self.home.ledger.batch():
+            entry = self.home.ledger.put(found, loop=self.loop, key=start.isoformat(), links=links)
+            self.home.ledger.put(measured, loop=self.loop, key=start.isoformat(), links=[(entry.id, "measured in")])
+            raised = self._alerts(found, measured)
+        return _Found(found, measured, raised)
+
+    def revise(self, *, skip: set[datetime]) -> list[Quality]:
+        """Measure again each earlier window whose outcomes may still come and for which some came, or changed."""
+        revised = []
+        qualities = self.open_qualities()
+        for before in qualities:
+            if before.start in skip or not before.rows:
+                continue
+            joined = self._joined(before.start, before.end)
+            came = pc.sum(pc.is_valid(joined["_truth"])).as_py() or 0
+            newest = pc.max(joined["_known_at"].cast(pa.int64())).as_py() if came else None
+            if came == before.with_outcome and (newest is None or newest <= before.known_at.timestamp() * 1e6):
+                continue
+            measured = self._quality(joined, before.start, before.end)
+            with self.home.ledger.batch():
+                self.home.ledger.put(measured, loop=self.loop, key=before.start.isoformat())
+                if before is qualities[-1]:
+                    self._decay_alert(measured)
+            revised.append(measured)
+        return revised
+
+    def open_qualities(self) -> list[Quality]:
+        """The newest quality of each window that ended at most `wait` before now, oldest first."""
+        steps = int(self.wait / duration(self.monitor.every)) + 2
+        found = []
+        for entry in self.home.ledger.find(Window, loop=self.loop, limit=min(steps, MOST_WINDOWS)):
+            latest = self.home.ledger.latest(Quality, loop=self.loop, key=entry.key)
+            if entry.record.end + self.wait >= self.until and latest is not None:
+                found.append(latest.record)
+        return found[::-1]
+
+    def _joined(self, start: datetime, end: datetime) -> pa.Table:
+        return with_truth(self.home, self.loop, self.outcome, start=start, end=end, known_at=self.until)
+
+    def _quality(self, joined: pa.Table, start: datetime, end: datetime) -> Quality:
+        packages = {digest: package for digest in packages_of(joined) if (package := self.package(digest)) is not None}
+        return quality(
+            joined,
+            self._sliced(joined, self.package(main_package(joined))),
+            {digest: package.evaluation for digest, package in packages.items()},
+            start,
+            end,
+            known_at=self.until,
+            decay=Decay(self.retrain.decay_metric, self.retrain.decay),
+            minimum_rows=self.monitor.minimum_rows,
+        )
+
+    def _sliced(self, joined: pa.Table, package: Package | None) -> dict[str, Array]:
+        """Slice name -> its value on every row [N], by the package's own slice graph."""
+        if package is None or "slices.onnx" not in package.files:
+            return {}
+        graph = self._slices.setdefault(package.digest, Graph(package.files["slices.onnx"]))
+        return graph.run(arrow_feed(graph, package.columns, joined))
+
+    def package(self, digest: str) -> Package | None:
+        """A package, read once; None when it is gone or damaged (`verify` says which)."""
+        if digest not in self._packages:
+            try:
+                self._packages[digest] = self.home.packages.read(digest) if digest else None
+            except (NotFound, PackageRefused):
+                self._packages[digest] = None
+        return self._packages[digest]
+
+    # --- retraining ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def serving(self) -> Package | None:
+        """The package that serves now."""
+        release = self.home.ledger.latest(ReleaseState, loop=self.loop)
+        return self.package(release.record.arms[0].package) if release is not None and release.record.arms else None
+
+    def trigger(self) -> Trigger | None:
+        """The reason to retrain, if there is one that no turn has acted upon since the newest window was closed.
+
+        It is worked out from what is stored, so that a decision is neither lost nor made twice by a process that dies:
+        the same answer comes until a turn is over. Cooldown and schedule count from the training of the package that
+        serves, or from the last turn where that is later, so that a turn which released nothing is not repeated at once.
+        """
+        newest = self.home.ledger.latest(Window, loop=self.loop)
+        if newest is None or self.serving is None:
+            return None
+        turns = self.home.ledger.find(Turn, loop=self.loop, limit=20)
+        turn = next((t for t in turns if t.record.state in ("done", "failed")), None)
+        trained = self.serving.manifest.training.as_of
+        last = max(trained, turn.record.as_of) if turn is not None else trained
+        if self.until - last < duration(self.retrain.cooldown):
+            return None
+        acted = turn is not None and turn.sequence > newest.sequence
+        found = (None if acted else self._decay() or self._drift(newest.record)) or self._schedule(last)
+        key = newest.key
+        if found is not None and all(e.record.cause != found.cause for e in self._stored_triggers(key)):
+            self.home.ledger.put(found, loop=self.loop, key=key, links=[(newest.id, "gave reason for")])
+        return found
+
+    def _stored_triggers(self, key: str) -> list[Entry[Trigger]]:
+        return self.home.ledger.find(Trigger, loop=self.loop, key=key)
+
+    def _decay(self) -> Trigger | None:
+        """Decay counts against the package that serves, in the newest window with outcomes that it answered in."""
+        if self.serving is None or self.retrain.decay is None:
+            return None
+        name, digest = self.retrain.decay_metric, self.serving.digest
+        then = self.serving.evaluation.metrics.get(name)
+        for measured in reversed(self.open_qualities()):
+            now = measured.by_package.get(digest, {}).get(name)
+            if now is None or then is None or measured.state == "no data" or now.n < self.monitor.minimum_rows:
+                continue
+            if not decayed(now, then.value, Decay(name, self.retrain.decay)):
+                return None
+            return Trigger(
+                cause="decay",
+                reason=f"{name} is {now.value:.3f} [{now.low:.3f}, {now.high:.3f}] in the window from {measured.start:%Y-%m-%d}; "
+                f"it was {then.value:.3f} when the package was made",
+                evidence=[measured.start.isoformat()],
+            )
+        return None
+
+    def _drift(self, newest: Window) -> Trigger | None:
+        """Drift counts against the package that serves: in the newest window, if it answered most of it."""
+        if self.retrain.drift is None or newest.state != "drift" or len(newest.drifted) < self.retrain.drift:
+            return None
+        if self.serving is None or newest.reference != self.serving.digest:
+            return None
+        return Trigger(
+            cause="drift",
+            reason=f"{len(newest.drifted)} columns drifted in the window to {newest.end:%Y-%m-%d}: {', '.join(newest.drifted)}",
+            evidence=[newest.start.isoformat()],
+        )
+
+    def _schedule(self, last: datetime) -> Trigger | None:
+        if self.retrain.every is None or self.until - last < duration(self.retrain.every):
+            return None
+        return Trigger(cause="schedule", reason=f"{self.retrain.every} have passed since the training of {last:%Y-%m-%d}")
+
+    # --- alerts --------------------------------------------------------------------------------------------------
+
+    def _alerts(self, found: Window, measured: Quality) -> list[Alert]:
+        """Raise and close the alerts that one window calls for."""
+        day = f"the window from {found.start:%Y-%m-%d %H:%M} to {found.end:%Y-%m-%d %H:%M} UTC"
+        top = ", ".join(f"{c.column} (PSI {c.psi:.2f})" for c in found.columns if c.state == "drift" and c.psi is not None)
+        raised = [
+            self._alert("no-data", not found.rows, "critical", "No predictions arrive", f"none in {day}"),
+            self._alert("drift", found.state == "drift", "warning", f"{len(found.drifted)} columns drifted", f"{top}, in {day}")
+            if found.state != "no data"
+            else None,
+            self._alert(
+                "degraded",
+                found.degraded > DEGRADED_SHARE,
+                "critical",
+                "The fall-back answers instead of the model",
+                f"{found.degraded:.1%} of {found.rows:,} predictions in {day}",
+            ),
+            self._decay_alert(measured),
+            self._no_outcomes_alert(found),
+        ]
+        return [alert for alert in raised if alert is not None]
+
+    def _alert(self, key: str, on: bool, severity: alerts.Severity, title: str, detail: str) -> Alert | None:
+        if on:
+            return alerts.decide(self.home, self.loop, key, severity=severity, title=title, detail=detail)
+        alerts.close_alert(self.home, self.loop, key, detail="not so in the window after")
+        return None
+
+    def _decay_alert(self, measured: Quality) -> Alert | None:
+        if measured.state == "no data":
+            return None
+        name = self.retrain.decay_metric
+        now = measured.metrics.get(name)
+        worse = "lower" if metrics.metric(name).higher else "higher"
+        detail = f"{name} {now.value:.3f} from {measured.start:%Y-%m-%d}, {worse} than promised" if now is not None else name
+        return self._alert("decay", measured.state == "decayed", "critical", "Quality has decayed", detail)
+
+    def _no_outcomes_alert(self, found: Window) -> Alert | None:
+        """Predictions whose wait is over and none of which was ever answered by an outcome."""
+        steps = int(self.wait / duration(self.monitor.every)) + 2
+        over = [
+            w.record
+            for w in self.home.ledger.find(Window, loop=self.loop, limit=steps)
+            if w.record.end + self.wait <= found.end
+        ]
+        due = next((w for w in over if w.rows >= self.monitor.minimum_rows), None)
+        if due is None:
+            return None
+        entry = self.home.ledger.latest(Quality, loop=self.loop, key=due.start.isoformat())
+        none = entry is not None and not entry.record.with_outcome
+        detail = f"none for {due.rows:,} predictions from {due.start:%Y-%m-%d} on, after a wait of {self.outcome.wait}"
+        return self._alert("no-outcomes", none, "critical", "No outcomes arrive", detail)

@@ -1,0 +1,129 @@
+"""One POST to an address outside, made so that it cannot be turned against the network it is sent from.
+
+https only, unless the host is loopback by name; resolved once, and that very address is connected to; no private,
+link-local or reserved range, also where IPv6 wraps an IPv4 address; no redirect is followed; bounded in time and size.
+"""
+
+import contextlib
+import http.client
+import ipaddress
+import socket
+import ssl
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+
+from loopwright.records.errors import AddressRefused
+
+SECONDS = 5.0
+REQUEST_BYTES = 64 * 1024
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def post(url: str, body: bytes, *, seconds: float = SECONDS) -> int:
+    """POST `body` (JSON) to `url` and return the status (2xx).
+
+    Raises AddressRefused for a target that is not allowed, OSError when it does not answer in `seconds` or with 2xx.
+    """
+    if len(body) > REQUEST_BYTES:
+        raise AddressRefused(f"a webhook message of {len(body)} bytes is over the limit of {REQUEST_BYTES}")
+    call = _Call(url, body, seconds)
+    thread = threading.Thread(target=call.run, name="webhook", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        call.abort()
+        raise TimeoutError(f"the webhook did not answer within {seconds:g} seconds")
+    if call.error is not None:
+        raise call.error
+    if not 200 <= call.status < 300:
+        raise OSError(f"the webhook answered {call.status}")
+    return call.status
+
+
+def target(url: str) -> tuple[str, str, int, str, bool]:
+    """Host, the one address to connect to, port, path and whether TLS, of a webhook URL. Raises AddressRefused, OSError."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise AddressRefused(f"the webhook URL cannot be read: {error}") from error
+    host = parts.hostname or ""
+    loopback = host in _LOOPBACK_NAMES
+    if parts.scheme not in ("https", "http") or not host:
+        raise AddressRefused("a webhook URL begins with https:// and names a host")
+    if parts.scheme == "http" and not loopback:
+        raise AddressRefused("a webhook needs https, unless it is on this machine (localhost, 127.0.0.1, [::1])")
+    if parts.username or parts.password:
+        raise AddressRefused("a webhook URL carries no user name or password")
+    tls = parts.scheme == "https"
+    port = port or (443 if tls else 80)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not path.isascii() or any(c <= " " or c == "\x7f" for c in path):
+        raise AddressRefused("the path of a webhook URL is plain ASCII without spaces")
+    addresses = list(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+    for address in addresses:
+        if not _allowed(address, loopback=loopback):
+            raise AddressRefused(f"webhook host {host[:80]!r} is at an address that may not be called from here")
+    return host, addresses[0], port, path, tls
+
+
+def _allowed(address: str, *, loopback: bool) -> bool:
+    ip = ipaddress.ip_address(address.split("%")[0])
+    if loopback:
+        return ip.is_loopback
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ipaddress.ip_address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None)
+        if inner is not None:
+            return inner.is_global and not inner.is_multicast
+    return ip.is_global and not ip.is_multicast
+
+
+class _Pinned(http.client.HTTPConnection):
+    """A connection to an address that was resolved before; the host's name is only said in headers and checked by TLS."""
+
+    def __init__(self, host: str, address: str, port: int, tls: ssl.SSLContext | None, seconds: float) -> None:
+        super().__init__(host, port, timeout=seconds)
+        self._address, self._tls = address, tls
+        self.default_port = 443 if tls else 80
+
+    def connect(self) -> None:
+        plain = socket.create_connection((self._address, self.port), self.timeout)
+        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host) if self._tls else plain
+
+
+class _Call:
+    """One call in a thread of its own, so that nothing it waits for can hold the caller longer than allowed."""
+
+    def __init__(self, url: str, body: bytes, seconds: float) -> None:
+        self._url, self._body, self._seconds = url, body, seconds
+        self._connection: Any = None
+        self.status = 0
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            host, address, port, path, tls = target(self._url)
+            context = ssl.create_default_context() if tls else None
+            self._connection = _Pinned(host, address, port, context, self._seconds)
+            headers = {"Content-Type": "application/json", "User-Agent": "loopwright", "Connection": "close"}
+            self._connection.request("POST", path, self._body, headers)
+            with self._connection.getresponse() as response:
+                self.status = response.status
+        except (AddressRefused, OSError) as error:
+            self.error = error
+        except (http.client.HTTPException, ValueError) as error:
+            self.error = OSError(f"the webhook did not answer in HTTP: {type(error).__name__}")
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close the connection, whatever it is waiting for."""
+        connection = self._connection
+        if connection is not None:
+            if connection.sock is not None:
+                with contextlib.suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):
+                connection.close()
