@@ -68,12 +68,12 @@ class Database:
             finally:
                 del self._local.connection
 
-    def snapshot(self) -> Connection:
-        """A connection whose statements all see the same state, for reading everything; the caller closes it."""
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A transaction whose statements all see the same state, for reading everything."""
         self._after_fork()
-        with self._errors():
-            connection = self._reader.connect()
-            return connection if self.file else connection.execution_options(isolation_level="REPEATABLE READ")
+        with self._errors(), self._reader.connect() as connection:
+            yield connection if self.file else connection.execution_options(isolation_level="REPEATABLE READ")
 
     def close(self) -> None:
         """Close every connection."""

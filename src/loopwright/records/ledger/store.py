@@ -97,11 +97,12 @@ class Ledger:
         values = {"name": check_name(name, "lease"), "owner": _text("owner", owner), "expires": now + int(seconds * 1e6)}
         with self._database.write() as connection:
             build = sqlite.insert if self._database.file else postgresql.insert
-            statement = build(schema.lease).values(values)
             free = or_(schema.lease.c.owner == owner, schema.lease.c.expires <= now)
             taken = {"owner": owner, "expires": values["expires"]}
-            done = connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=taken, where=free))
-            return done.rowcount == 1
+            statement = (
+                build(schema.lease).values(values).on_conflict_do_update(index_elements=["name"], set_=taken, where=free)
+            )
+            return connection.execute(statement.returning(schema.lease.c.name)).first() is not None
 
     def unlock(self, name: str, owner: str) -> None:
         """Give the lease `name` back, if `owner` holds it."""
@@ -178,7 +179,7 @@ class Ledger:
 
     def verify(self) -> list[Problem]:
         """Check every byte: digests, both chains, generations without a gap, nothing missing at the end."""
-        with self._database._errors(), self._database.snapshot() as connection:
+        with self._database.snapshot() as connection:
             problems = []
             if self._database.file:
                 checks = connection.execute(text("PRAGMA integrity_check(20)")).scalars().all()

@@ -1,0 +1,30 @@
+"""What tests of several rooms share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.postgres import Postgres, find_binaries
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server. Skips without its binaries, or fails if LOOPWRIGHT_REQUIRE_SERVICES=1 says they must be there."""
+    binaries = find_binaries()
+    if binaries is None:
+        if os.environ.get("LOOPWRIGHT_REQUIRE_SERVICES") == "1":
+            pytest.fail("PostgreSQL's binaries are missing: apt-get install postgresql")
+        pytest.skip("PostgreSQL's binaries are missing: apt-get install postgresql")
+    server = Postgres(binaries)
+    yield server
+    server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty ledger, on SQLite and on PostgreSQL in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()
