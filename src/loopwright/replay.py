@@ -35,6 +35,7 @@ from loopwright.records.packages import Package
 from loopwright.records.predictions.log import LogWriter
 from loopwright.records.predictions.read import predictions
 from loopwright.records.predictions.record import OutcomeRow
+from loopwright.records.predictions.segment import log_folder
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.settings import Settings
 from loopwright.records.windows import Quality, Window
@@ -195,8 +196,8 @@ class Traffic:
         self.outcomes = between(home, loop.outcome.table, loop.outcome.table.known, start, end + duration(loop.outcome.wait))
         self.known = self.outcomes[loop.outcome.table.known].to_numpy() + _microseconds(duration(loop.outcome.table.known_after))
         self.context = _Ticks(rows_by_known(home, loop.context, until=end))
-        self.predictions = LogWriter(home.folder("log"), loop.name, "predictions")
-        self.truths = LogWriter(home.folder("log"), loop.name, "outcomes")
+        self.predictions = LogWriter(log_folder(home.path, loop.name), "predictions")
+        self.truths = LogWriter(log_folder(home.path, loop.name), "outcomes")
         self.predictor: Predictor | None = None
 
     def answer(self, begin: datetime, stop: datetime) -> int:
