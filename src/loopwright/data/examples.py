@@ -1,0 +1,360 @@
+"""Examples as of a moment: what was asked, the context known then, and the outcomes that had become known.
+
+Where a decision was served, its request and context are taken from the prediction log as they were; where not (history
+from before the loop, or traffic that something else answered), the context is joined by DuckDB's ASOF join to what was
+known at the decision. Nothing that became known after `as_of` is read.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import duckdb
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from loopwright.data.ingest import files
+from loopwright.records.columns import ARROW_TYPES
+from loopwright.records.declarations import Column, Context, Outcome, Table, duration
+from loopwright.records.errors import Damaged, DeclarationInvalid, ExamplesRefused, RecordNotFound
+from loopwright.records.examples import Examples, Source
+from loopwright.records.home import Home
+from loopwright.records.ids import digest, new_id
+from loopwright.records.ledger.record import Problem
+from loopwright.records.outcomes import outcomes
+from loopwright.records.predictions.read import predictions
+
+_MOMENT = pa.timestamp("us", tz="UTC")
+_MICROSECOND = timedelta(microseconds=1)
+_ROWS = 65_536
+_SQL_TYPES = {"float": "DOUBLE", "integer": "BIGINT", "boolean": "BOOLEAN", "string": "VARCHAR", "timestamp": "TIMESTAMPTZ"}
+
+
+class _Read(NamedTuple):
+    """A lake table as of one version."""
+
+    table: str
+    version: int
+    data: Any
+
+
+def build(
+    home: Home,
+    *,
+    loop_name: str,
+    requests: Table,
+    context: list[Context],
+    outcome: Outcome,
+    as_of: datetime,
+    window: timedelta | None = None,
+) -> Examples:
+    """Build the examples of a loop from what was known at `as_of`, and write them to `home/examples/<digest>.parquet`.
+
+    One row per decision before `as_of` whose outcome was known; with `window` only the last stretch of that length, up to
+    the newest such decision. Decisions without an outcome are left out and counted by reason. A context row counts if it was known at the decision: of those the one with the latest
+    event time, and null if that is older than `max_age`. The same tables and log give the same digest.
+
+    Raises ExamplesRefused when a table has no rows yet, no outcome is known, or all outcomes are alike; DeclarationInvalid
+    when the label is no SQL expression over the outcome's columns.
+    """
+    asked = _read(home, requests)
+    told = [_read(home, c.table) for c in context]
+    landed = _read(home, outcome.table) if home.lake.exists(outcome.table.name) else None
+    columns = _columns(requests, context)
+    log = predictions(home, loop_name, end=as_of, columns=["_id", "_at", "_unit", *columns])
+    reported = outcomes(home, loop_name, known_by=as_of)
+    if landed is None and not len(reported):
+        raise ExamplesRefused(f"no outcome is known: `loopwright ingest {outcome.table.name} FILE`, or post outcomes")
+    with _database() as database:
+        _decisions(database, asked.data, log, requests, columns, as_of=as_of)
+        _judge(database, landed.data if landed else None, reported, outcome, requests, as_of=as_of)
+        _keep(database, window)
+        excluded = _excluded(database, as_of=as_of, wait=duration(outcome.wait))
+        for number, (c, read) in enumerate(zip(context, told, strict=True)):
+            _join_context(database, read.data, c, number, as_of=as_of)
+        found = _write(home, database, f"kept_{len(context)}", columns, excluded)
+    sources = [_source(home, read) for read in {r.table: r for r in [asked, *told, *([landed] if landed else [])]}.values()]
+    if len(log):
+        name = f"predictions.{loop_name}"
+        version = home.lake.version(name) if home.lake.exists(name) else 0
+        sources.append(Source(table=name, version=version, rows=len(log), files={}))
+    return Examples(
+        **found,
+        as_of=as_of,
+        sources=sources,
+        excluded=excluded,
+        request=requests.columns,
+        context={n: c for n, c in columns.items() if n not in requests.columns},
+    )
+
+
+def _columns(requests: Table, context: list[Context]) -> dict[str, Column]:
+    added = {n: msgspec.structs.replace(c.table.columns[n], nullable=True) for c in context for n in c.columns}
+    return {**requests.columns, **added}
+
+
+def _source(home: Home, read: _Read) -> Source:
+    return Source(
+        table=read.table, version=read.version, rows=read.data.count_rows(), files=files(home, read.table, read.version)
+    )
+
+
+def _read(home: Home, table: Table) -> _Read:
+    if not home.lake.exists(table.name):
+        raise ExamplesRefused(f"table {table.name!r} has no rows yet: `loopwright ingest {table.name} FILE`")
+    version = home.lake.version(table.name)
+    return _Read(table.name, version, home.lake.dataset(table.name, version))
+
+
+@contextmanager
+def _database() -> Iterator[Any]:
+    """A DuckDB that sees what is registered and nothing else: the label is an expression out of the ledger."""
+    with duckdb.connect(":memory:") as database:
+        # Set once it is open: the extension that knows time zones is there only then.
+        for setting in (
+            "TimeZone = 'UTC'",
+            "python_enable_replacements = false",
+            "enable_external_access = false",
+            "lock_configuration = true",
+        ):
+            database.execute(f"SET {setting}")
+        yield database
+
+
+def _us(moment: datetime) -> int:
+    return round(moment.timestamp() * 1e6)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(name: str, column: Column) -> str:
+    """A key value as the text that Python's `str` gives it, timestamps as microseconds."""
+    quoted = _quoted(name)
+    if column.type == "boolean":
+        return f"CASE WHEN {quoted} THEN 'True' ELSE 'False' END"
+    return f"CAST({f'epoch_us({quoted})' if column.type == 'timestamp' else quoted} AS VARCHAR)"
+
+
+def unit_sql(table: Table, key: list[str]) -> str:
+    """SQL for the unit of a row: its key values joined by "|"."""
+    return " || '|' || ".join(_text(k, table.columns[k]) for k in key)
+
+
+def _decisions(
+    database: Any, table: Any, log: pa.Table, requests: Table, columns: Mapping[str, Column], *, as_of: datetime
+) -> None:
+    """Table `decision`: one row per decision before `as_of`, from the log where it was served, else from the requests table."""
+    database.register("asked", table.filter(pc.field(requests.event_time) < pa.scalar(as_of, _MOMENT)))
+    for name, column in columns.items():
+        if name not in log.column_names:
+            log = log.append_column(name, pa.nulls(len(log), ARROW_TYPES[column.type]))
+    database.register("served", log)
+    request = ", ".join(_quoted(n) for n in requests.columns)
+    added = {n: c for n, c in columns.items() if n not in requests.columns}
+    given = "".join(f", {_quoted(n)}" for n in added)
+    absent = "".join(f", NULL::{_SQL_TYPES[c.type]} AS {_quoted(n)}" for n, c in added.items())
+    complete = " AND ".join(f"{_quoted(n)} IS NOT NULL" for n, c in requests.columns.items() if not c.nullable)
+    event, unit = f"epoch_us({_quoted(requests.event_time)})", unit_sql(requests, requests.key)
+    database.execute(
+        f"""
+        CREATE TEMP TABLE decision AS
+        SELECT {request}{given}, epoch_us(_at) AS _us, _unit, _id AS _prediction, {complete} AS _complete FROM served
+        UNION ALL
+        SELECT {request}{absent}, {event} AS _us, {unit} AS _unit, NULL::VARCHAR AS _prediction, true AS _complete FROM asked
+        WHERE {event} < (SELECT coalesce(min(epoch_us(_at)), {2**63 - 1}) FROM served) OR {unit} NOT IN (SELECT _unit FROM served)
+        """  # noqa: S608 - names of declared columns, quoted
+    )
+
+
+def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requests: Table, *, as_of: datetime) -> None:
+    """Table `judged`: every decision with `_label` and `_known_us` (when that became known), both null where nothing is known.
+
+    An outcome that names a prediction belongs to it; others belong to every decision of their unit. Of several the one that
+    became known last is the truth (the same rule as `records.outcomes`).
+    """
+    declared = outcome.table
+    for name, column in declared.columns.items():
+        if name not in reported.column_names:
+            reported = reported.append_column(name, pa.nulls(len(reported), ARROW_TYPES[column.type]))
+    database.register("reported", reported)
+    label = f"CAST(({outcome.label}) AS BOOLEAN)"
+    known_columns = "_prediction AS prediction, _unit AS unit, epoch_us(_known_at) AS known, epoch_us(_received_at) AS received"
+    parts = [f"SELECT {known_columns}, _id AS id, {label} AS truth FROM reported"]  # noqa: S608 - the loop's own expression
+    if table is not None:
+        delay = duration(declared.known_after)
+        database.register("landed", table.filter(pc.field(declared.known) <= pa.scalar(as_of - delay, _MOMENT)))
+        known = f"epoch_us({_quoted(declared.known)}) + {delay // _MICROSECOND}"
+        unit = unit_sql(declared, requests.key)
+        parts.append(f"SELECT '', {unit}, {known}, {known}, '', {label} FROM landed")  # noqa: S608 - as above
+    either = " UNION ALL ".join(parts)
+    try:
+        database.execute(f"CREATE TEMP TABLE outcome AS SELECT * FROM ({either}) WHERE truth IS NOT NULL")  # noqa: S608 - as above
+    except duckdb.Error as error:
+        why = f"{outcome.label!r} cannot be evaluated over {', '.join(declared.columns)}: {_first_line(error)}"
+        raise DeclarationInvalid("Outcome", [("label", why)]) from error
+    database.execute(
+        """
+        CREATE TEMP TABLE judged AS
+        WITH by_id AS (
+            SELECT prediction, arg_max({'truth': truth, 'known': known}, (known, received, id)) AS newest
+            FROM outcome WHERE prediction <> '' GROUP BY prediction
+        ), by_unit AS (
+            SELECT unit, arg_max({'truth': truth, 'known': known}, (known, received, id)) AS newest
+            FROM outcome WHERE prediction = '' AND unit <> '' GROUP BY unit
+        )
+        SELECT decision.*, coalesce(by_id.newest, by_unit.newest).truth AS _label,
+               coalesce(by_id.newest, by_unit.newest).known AS _known_us
+        FROM decision
+        LEFT JOIN by_id ON decision._prediction = by_id.prediction
+        LEFT JOIN by_unit ON decision._unit = by_unit.unit
+        """
+    )
+
+
+def _keep(database: Any, window: timedelta | None) -> None:
+    """Table `recent`: judged decisions of the last `window` before the newest usable one. Table `kept_0`: the usable of them."""
+    usable = "_complete AND _label IS NOT NULL AND _known_us >= _us"
+    span = 2**62 if window is None else window // _MICROSECOND
+    newest = f"SELECT max(_us) FROM judged WHERE {usable}"  # noqa: S608 - columns of ours
+    recent = f"SELECT * FROM judged WHERE _us >= coalesce(({newest}), 0) - {span}"  # noqa: S608 - as above
+    database.execute(f"CREATE TEMP TABLE recent AS {recent}")
+    database.execute(f"CREATE TEMP TABLE kept_0 AS SELECT * FROM recent WHERE {usable}")  # noqa: S608 - columns of ours
+
+
+def _excluded(database: Any, *, as_of: datetime, wait: timedelta) -> dict[str, int]:
+    """Decisions that are no examples, by reason."""
+    rows = database.execute(
+        f"""
+        SELECT CASE WHEN NOT _complete THEN 'request not fully logged'
+                    WHEN _label IS NULL AND _us >= {_us(as_of - wait)} THEN 'outcome pending'
+                    WHEN _label IS NULL THEN 'outcome never came'
+                    ELSE 'outcome known before the decision' END AS reason, count(*)
+        FROM recent WHERE NOT _complete OR _label IS NULL OR _known_us < _us GROUP BY reason ORDER BY reason
+        """  # noqa: S608 - a whole number
+    ).fetchall()
+    return {str(reason): int(count) for reason, count in rows}
+
+
+def _join_context(database: Any, table: Any, context: Context, number: int, *, as_of: datetime) -> None:
+    """Table `kept_<number + 1>`: `kept_<number>` with this context, where it was not served with the request.
+
+    A row that was known later but happened earlier than one known before never counts. Without those rows event time grows
+    with known time per key, and one ASOF join on known time finds the row with the latest event time.
+    """
+    declared = context.table
+    delay = duration(declared.known_after)
+    database.register("told", table.filter(pc.field(declared.known) <= pa.scalar(as_of - delay, _MOMENT)))
+    keys = ", ".join(_quoted(k) for k in declared.key)
+    on = " AND ".join(f"d.{_quoted(column)} = c.{_quoted(key)}" for key, column in context.by.items())
+    age = "" if context.max_age is None else f"AND d._us - c._event <= {duration(context.max_age) // _MICROSECOND}"
+    values = ", ".join(
+        f"CASE WHEN d._prediction IS NOT NULL THEN d.{_quoted(n)} WHEN c._known IS NOT NULL {age} THEN c.{_quoted(n)} END AS {_quoted(n)}"
+        for n in context.columns
+    )
+    database.execute(
+        f"""
+        CREATE TEMP TABLE kept_{number + 1} AS
+        WITH known AS (
+            SELECT *, epoch_us({_quoted(declared.known)}) + {delay // _MICROSECOND} AS _known,
+                   epoch_us({_quoted(declared.event_time)}) AS _event
+            FROM told
+            QUALIFY row_number() OVER (
+                PARTITION BY {keys}, _known ORDER BY _event DESC, {", ".join(_quoted(n) for n in declared.columns)}) = 1
+        ), counting AS (
+            SELECT * FROM known QUALIFY _event >= max(_event) OVER (PARTITION BY {keys} ORDER BY _known)
+        )
+        SELECT d.* REPLACE ({values}) FROM kept_{number} d ASOF LEFT JOIN counting c ON {on} AND d._us >= c._known
+        """  # noqa: S608 - names of declared columns, quoted, and whole numbers
+    )
+
+
+def _write(home: Home, database: Any, table: str, columns: Mapping[str, Column], excluded: Mapping[str, int]) -> dict[str, Any]:
+    """Write the examples in order of decision; return digest, rows, positives, first and last decision."""
+    [(rows, positives, first, last)] = database.execute(
+        f"SELECT count(*), count(*) FILTER (_label), min(_us), max(_us) FROM {table}"  # noqa: S608 - a name of ours
+    ).fetchall()
+    if not 0 < positives < rows:
+        why = ", ".join(f"{count:,} x {reason}" for reason, count in excluded.items()) or "no decision is old enough"
+        alike = (
+            f"all {rows:,} outcomes are {'true' if rows else 'missing'}"
+            if positives == rows
+            else f"all {rows:,} outcomes are false"
+        )
+        raise ExamplesRefused(f"there is nothing to learn from: {alike} ({why})")
+    schema = pa.schema(
+        [
+            *(pa.field(n, ARROW_TYPES[c.type]) for n, c in columns.items()),
+            pa.field("_decided_at", _MOMENT),
+            pa.field("_known_at", _MOMENT),
+            pa.field("_label", pa.bool_()),
+            pa.field("_unit", pa.string()),
+            pa.field("_prediction", pa.string()),
+        ]
+    )
+    chosen = ", ".join(_quoted(n) for n in columns)
+    ordered = database.sql(
+        f"""
+        SELECT {chosen}, _us AS _decided_at, _known_us AS _known_at, _label, _unit, _prediction
+        FROM {table} ORDER BY _us, _unit, _prediction
+        """  # noqa: S608 - names of declared columns, quoted
+    )
+    folder = home.folder("examples")
+    unfinished = folder / f".{new_id(home.clock.now())}.unfinished"
+    try:
+        with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+            for batch in ordered.to_arrow_reader(_ROWS):
+                writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+        with unfinished.open("rb+") as file:
+            name = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        unfinished.replace(folder / f"{name}.parquet")
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return {"digest": name, "rows": rows, "positives": positives, "first": _moment(first), "last": _moment(last)}
+
+
+def load(home: Home, examples: Examples) -> pa.Table:
+    """The rows of examples, in order of decision; columns as `records.examples` says.
+
+    Raises RecordNotFound when the file is gone (build it again: the same inputs give the same digest), Damaged when its
+    bytes are not what was written.
+    """
+    path = home.folder("examples") / f"{examples.digest}.parquet"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise RecordNotFound(examples.digest) from error
+    if digest(data) != examples.digest:
+        raise Damaged(
+            f"examples {examples.digest[:12]}: the file is not what was written; build it again with `loopwright run`"
+        )
+    return pq.read_table(pa.BufferReader(data))
+
+
+def verify(home: Home) -> list[Problem]:
+    """Check that every examples file is what its name says, and that each one the ledger knows is there."""
+    folder = home.folder("examples")
+    there = {path.stem: path for path in sorted(folder.glob("*.parquet"))}
+    problems = []
+    for name, path in there.items():
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != name:
+                problems.append(Problem(where=f"examples {name[:12]}", what="the file's bytes are not what its name says"))
+    known = {entry.record.digest for entry in home.ledger.find(Examples)}
+    problems += [Problem(where=f"examples {name[:12]}", what="the file is missing") for name in sorted(known - set(there))]
+    return problems
+
+
+def _moment(us: int) -> datetime:
+    return datetime.fromtimestamp(us // 1_000_000, UTC) + timedelta(microseconds=us % 1_000_000)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
