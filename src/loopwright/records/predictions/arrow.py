@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -163,21 +162,23 @@ def _type(name: str, values: list[Any], contract: Mapping[str, Column], existing
     )
 
 
-def _array(values: list[Any], type: Any) -> Any:
-    if not pa.types.is_timestamp(type):
-        if pa.types.is_floating(type) or pa.types.is_integer(type):
-            for value in values:
-                if value.__class__ is bool:
-                    raise TypeError("true is not a number")
-        return pa.array(values, type)
-    return pa.array(list(map(_microseconds, values, repeat(type))), pa.int64()).cast(type)
+def _array(values: list[Any], to: Any) -> Any:
+    """Arrow values of type `to`; raises where that would change a value (Arrow itself takes true for 1 and cuts 2.5 to 2)."""
+    if pa.types.is_timestamp(to):
+        return pa.array(list(map(_microseconds, values)), pa.int64()).cast(to)
+    kinds = set(map(type, values))
+    if bool in kinds and not pa.types.is_boolean(to):
+        raise TypeError("true is not a number")
+    if float in kinds and pa.types.is_integer(to) and not all(v.is_integer() for v in values if type(v) is float):
+        raise ValueError("not all are whole numbers")
+    return pa.array(values, to)
 
 
-def _microseconds(value: Any, type: Any) -> int | None:
+def _microseconds(value: Any) -> int | None:
     if value is None or value.__class__ is int:
         return value
     moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    if moment.tzinfo is None:
-        raise ValueError(f"{value!r} has no zone, so it is not a {type}")
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise ValueError(f"{value!r} is not a moment with a zone")
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
