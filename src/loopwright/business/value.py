@@ -138,4 +138,4 @@ def _package(home: Home, digest: str) -> Package | None:
 
 
 def _bools(values: pa.ChunkedArray) -> Array:
-    return values.to_numpy().astype(np.bool_)
+    return np.asarray(values.to_numpy(), dtype=np.bool_)

@@ -38,6 +38,9 @@ __all__ = ["Watched", "watch", "watched_columns"]
 MOST_WINDOWS = 1000
 """So many windows are closed in one call at most; the next call goes on."""
 
+AT_ONCE_ROWS = 300_000
+"""So many predictions of earlier windows are read together with those of the new one; more are read window by window."""
+
 DEGRADED_SHARE = 0.01
 """A larger share of answers by the fall-back raises an alert."""
 
@@ -60,9 +63,10 @@ def watch(home: Home, *, loop_name: str, monitor: Monitor, retrain: Retrain, out
     `monitor.every`; a stretch without predictions is a window too, in state `no data`. Each is stored under its start (ISO
     8601). A window's quality is revised as long as outcomes may come: until `outcome.wait` after its end.
     """
-    watcher = _Watcher(home, loop_name, monitor, retrain, outcome, until)
+    due = list(_due(home, loop_name, monitor, until))
+    watcher = _Watcher(home, loop_name, monitor, retrain, outcome, until, due)
     closed, qualities, raised = [], [], []
-    for start, end in _due(home, loop_name, monitor, until):
+    for start, end in due:
         found = watcher.close(start, end)
         closed.append(found.window)
         qualities.append(found.quality)
@@ -104,14 +108,24 @@ class _Found(msgspec.Struct, frozen=True):
 
 
 class _Watcher:
-    """One call of `watch`: packages are read once, the prediction log once per window."""
+    """One call of `watch`: packages are read once, and so is the prediction log where it is not too much at once."""
 
-    def __init__(self, home: Home, loop: str, monitor: Monitor, retrain: Retrain, outcome: Outcome, until: datetime) -> None:
+    def __init__(
+        self,
+        home: Home,
+        loop: str,
+        monitor: Monitor,
+        retrain: Retrain,
+        outcome: Outcome,
+        until: datetime,
+        due: list[tuple[datetime, datetime]],
+    ) -> None:
         self.home, self.loop = home, loop
         self.monitor, self.retrain, self.outcome, self.until = monitor, retrain, outcome, until
         self.wait = duration(outcome.wait)
         self._packages: dict[str, Package | None] = {}
         self._slices: dict[str, Graph] = {}
+        self._at_once = self._read(due)
 
     # --- measuring -----------------------------------------------------------------------------------------------
 
@@ -138,7 +152,7 @@ class _Watcher:
             joined = self._joined(before.start, before.end)
             came = pc.sum(pc.is_valid(joined["_truth"])).as_py() or 0
             newest = pc.max(joined["_known_at"].cast(pa.int64())).as_py() if came else None
-            if came == before.with_outcome and (newest is None or newest <= before.known_at.timestamp() * 1e6):
+            if came == before.with_outcome and (newest is None or newest <= _microseconds(before.known_at)):
                 continue
             measured = self._quality(joined, before.start, before.end)
             with self.home.ledger.batch():
@@ -158,8 +172,21 @@ class _Watcher:
                 found.append(latest.record)
         return found[::-1]
 
+    def _read(self, due: list[tuple[datetime, datetime]]) -> tuple[datetime, pa.Table, Array] | None:
+        """The log of all windows this call looks at, with their truth, in one go; None where that would be too much."""
+        earlier = self.open_qualities()
+        if len(due) != 1 or sum(q.rows for q in earlier) > AT_ONCE_ROWS:
+            return None
+        start = min([due[0][0], *(q.start for q in earlier)])
+        joined = with_truth(self.home, self.loop, self.outcome, start=start, end=due[0][1], known_at=self.until)
+        return start, joined, joined["_at"].cast(pa.int64()).to_numpy()
+
     def _joined(self, start: datetime, end: datetime) -> pa.Table:
-        return with_truth(self.home, self.loop, self.outcome, start=start, end=end, known_at=self.until)
+        """The predictions of [start, end) with their truth as known now."""
+        if self._at_once is None or start < self._at_once[0]:
+            return with_truth(self.home, self.loop, self.outcome, start=start, end=end, known_at=self.until)
+        _, joined, at = self._at_once
+        return joined.filter(pa.array((at >= _microseconds(start)) & (at < _microseconds(end))))
 
     def _quality(self, joined: pa.Table, start: datetime, end: datetime) -> Quality:
         packages = {digest: package for digest in packages_of(joined) if (package := self.package(digest)) is not None}
@@ -314,3 +341,7 @@ class _Watcher:
         none = entry is not None and not entry.record.with_outcome
         detail = f"none for {due.rows:,} predictions from {due.start:%Y-%m-%d} on, after a wait of {self.outcome.wait}"
         return self._alert("no-outcomes", none, "critical", "No outcomes arrive", detail)
+
+
+def _microseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * 1e6)
