@@ -78,7 +78,7 @@ def rendered(value: Any) -> RenderableType:
     if isinstance(value, list | tuple):
         return _rows(value)
     if isinstance(value, msgspec.Struct):
-        return _facts(type(value).__name__, [(n, getattr(value, n)) for n in value.__struct_fields__])
+        return _facts(type(value).__name__, [(n.replace("_", " "), getattr(value, n)) for n in value.__struct_fields__])
     return plain(value)
 
 
@@ -148,7 +148,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Seque
     """A table without borders; columns named in `right` hold numbers."""
     made = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        wraps = column not in ("candidate", "package", "since", "when", "from")
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=not wraps)
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in row))
     return made
@@ -162,7 +163,7 @@ def _facts(title: str, facts: Iterable[tuple[str, Any]]) -> RenderableType:
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
     for name, value in facts:
-        grid.add_row(name.replace("_", " "), value if isinstance(value, Text) else plain(value))
+        grid.add_row(_word(name), value if isinstance(value, Text) else plain(value))
     return Group(heading(title), grid) if title else grid
 
 
@@ -211,11 +212,11 @@ def _loop_status(loop: LoopStatus) -> RenderableType:
         ]
         parts += [heading("Retrainings"), table(["when", "cause", "why", "package", ""], rows)]
     if loop.open_alerts:
-        rows = [
+        alerts = [
             [Text(a.severity, style="red" if a.severity == "critical" else "yellow"), a.title, a.detail]
             for a in loop.open_alerts
         ]
-        parts += [heading("Open alerts"), table(["severity", "alert", ""], rows)]
+        parts += [heading("Open alerts"), table(["severity", "alert", ""], alerts)]
     return Group(*parts)
 
 
@@ -227,10 +228,10 @@ def _leaderboard(board: Leaderboard) -> RenderableType:
         met = Text(f"{sum(row.met.values())}/{len(row.met)}", style="green" if all(row.met.values()) else "yellow")
         name = Text(_word(row.candidate), style="bold" if row.package == board.winner else "")
         rows.append([row.rank, name, row.phase, number(row.score), met, *shown, short(row.package)])
-    columns = ["", "candidate", "phase", "score", "met", *measures, "package"]
+    columns = ["", "candidate", "phase", "score", "met", *(m.replace("_", " ") for m in measures), "package"]
     weights = ", ".join(f"{n} ×{number(w)}" for n, w in board.weights.items())
     return Group(
-        table(columns, rows, right=["", "phase", "score", *measures]),
+        table(columns, rows, right=["", "phase", "score", *(m.replace("_", " ") for m in measures)]),
         plain(board.verdict),
         Text(f"as of {_word(board.as_of)}; objectives: {weights}", style="dim"),
     )
@@ -398,7 +399,7 @@ def _replayed(value: Replayed) -> RenderableType:
             number(w.metric_heuristic),
             short(w.package),
             number(w.value),
-            w.event or "",
+            Text(_word(w.event) if w.event else ""),
         ]
         for w in value.weeks
     ]
@@ -406,7 +407,7 @@ def _replayed(value: Replayed) -> RenderableType:
     money = table(
         ["", f"value in {value.currency} over no model", f"the loop earns more by {value.currency}"],
         [
-            [f"this loop ({value.policy})", interval(value.value), ""],
+            [f"this loop ({value.policy})", interval(value.value), Text("")],
             ["never retrained", interval(value.value_never), interval(value.over_never)],
             ["heuristic only", interval(value.value_heuristic), interval(value.over_heuristic)],
         ],

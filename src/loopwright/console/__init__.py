@@ -1,0 +1,1 @@
+"""A door: server-rendered web pages. It translates and decides nothing."""

@@ -1,0 +1,165 @@
+"""The console's routes: HTML for people, the same value as JSON under `.json`, charts as SVG. Nothing here changes anything.
+
+The pages need no script to be read: one small script of our own keeps the first page fresh. The policy header allows
+nothing but this server's own files.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from loopwright.console import charts, wheel
+from loopwright.console.pages import ErrorPage, Source, Verbs, home_page, loop_page, trace_page
+from loopwright.console.words import FILTERS
+from loopwright.records.errors import LoopwrightError, NotFound, Unavailable
+from loopwright.records.ids import NAME, is_trace_id
+
+if TYPE_CHECKING:
+    from loopwright.records.home import Home
+
+FOLDER = Path(__file__).parent
+HEADERS = {
+    "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+STATIC = {"console.css": "text/css; charset=utf-8", "live.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"}
+
+PAGES: tuple[tuple[str, str], ...] = (
+    ("/", "the wheel of six stages with live state, and every loop"),
+    ("/loops/{loop}", "one loop: who serves, leaderboard, drift and quality over time, value, alerts"),
+    ("/predictions/{id}", "one prediction: request, features, package, training data, release, outcome, value"),
+)
+"""The pages and what they show; each has the same value as JSON under `.json` (the first under `/index.json`)."""
+
+
+def routes(home: "Home") -> list[Route]:
+    """The routes of the console over `home`; all of them only read."""
+    return routes_over(Verbs(home))
+
+
+def routes_over(source: Source) -> list[Route]:
+    """The routes of the console over anything that answers what pages ask."""
+
+    def start(request: Request) -> Response:
+        return _answer(request, lambda: home_page(source), "home.html", as_json=request.url.path.endswith(".json"))
+
+    def loop(request: Request) -> Response:
+        name, as_json = _named(request, "loop")
+        return _answer(request, lambda: loop_page(source, _lawful(name)), "loop.html", as_json=as_json)
+
+    def chart(request: Request) -> Response:
+        return _chart(request, source)
+
+    def prediction(request: Request) -> Response:
+        id, as_json = _named(request, "id")
+        return _answer(request, lambda: trace_page(source, _trace_id(id)), "trace.html", as_json=as_json)
+
+    return [
+        Route("/", start, name="home"),
+        Route("/index.json", start, name="home.json"),
+        Route("/loops/{loop}", loop, name="loop"),
+        Route("/loops/{loop}/charts/{chart}.svg", chart, name="chart"),
+        Route("/predictions", _find, name="find"),
+        Route("/predictions/{id}", prediction, name="prediction"),
+        Route("/static/{file}", _static, name="static"),
+    ]
+
+
+def _named(request: Request, parameter: str) -> tuple[str, bool]:
+    """A path parameter without `.json`, and whether it was there."""
+    text: str = request.path_params[parameter]
+    return text.removesuffix(".json"), text.endswith(".json")
+
+
+def _lawful(loop: str) -> str:
+    """The name of a loop, before anything is looked up by it."""
+    if not NAME.fullmatch(loop):
+        raise NotFound("loop", loop)
+    return loop
+
+
+def _trace_id(text: str) -> str:
+    if not is_trace_id(text):
+        raise NotFound("prediction", text, next_step="an id is the 32 hexadecimal digits that came with the answer")
+    return text
+
+
+def _answer(request: Request, ask: Callable[[], msgspec.Struct], template: str, *, as_json: bool) -> Response:
+    try:
+        page = ask()
+    except LoopwrightError as error:
+        return _refusal(error, as_json=as_json)
+    if as_json:
+        return _json(page)
+    return _html(template, 200, page=page, path=request.url.path)
+
+
+def _refusal(error: LoopwrightError, *, as_json: bool) -> Response:
+    status = 404 if isinstance(error, NotFound) else 503 if isinstance(error, Unavailable) else 500
+    code = "".join("_" + c.lower() if c.isupper() else c for c in type(error).__name__).lstrip("_")
+    page = ErrorPage(status=status, code=code, message=str(error) if status != 500 else "what is asked for is damaged")
+    if as_json:
+        return _json({"error": {"code": page.code, "message": page.message}}, status)
+    return _html("error.html", status, page=page, path="")
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, HEADERS, "application/json")
+
+
+def _html(template: str, status: int, **values: Any) -> Response:
+    return Response(_templates().get_template(template).render(**values), status, HEADERS, "text/html")
+
+
+def _chart(request: Request, source: Source) -> Response:
+    name = request.path_params["chart"]
+    size: charts.Size = "narrow" if request.query_params.get("size") == "narrow" else "wide"
+    theme: charts.Theme = "dark" if request.query_params.get("theme") == "dark" else "light"
+    try:
+        page = loop_page(source, _lawful(request.path_params["loop"]))
+        if name not in charts.available(page):
+            raise NotFound("chart", name)
+        return Response(charts.svg(page, name, size=size, theme=theme), 200, HEADERS, "image/svg+xml")
+    except LoopwrightError as error:
+        return _refusal(error, as_json=False)
+
+
+def _find(request: Request) -> Response:
+    """The form in the page's head: go to the prediction with that id."""
+    id = request.query_params.get("id", "").strip().lower()
+    if not is_trace_id(id):
+        return _refusal(
+            NotFound("prediction", id, next_step="an id is the 32 hexadecimal digits that came with the answer"), as_json=False
+        )
+    return RedirectResponse(f"/predictions/{id}", 303, HEADERS)
+
+
+def _static(request: Request) -> Response:
+    name = request.path_params["file"]
+    if name not in STATIC:
+        return _refusal(NotFound("file", name), as_json=False)
+    headers = {**HEADERS, "cache-control": "no-cache"}
+    return Response((FOLDER / "static" / name).read_bytes(), 200, headers, STATIC[name])
+
+
+@cache
+def _templates() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(FILTERS)
+    made.globals.update(wheel=wheel, charts=charts, signs=wheel.SIGNS)
+    return made

@@ -1,0 +1,81 @@
+"""How values are written on a page: short, with units, absent values as a dash. Templates use these as filters."""
+
+import math
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from loopwright.records.evaluation import Estimate
+
+NEVER = "–"
+
+
+def number(value: float | None) -> str:
+    """As many digits as matter: 1,234,567; 12.3; 0.012; a dash for None and NaN."""
+    if value is None or math.isnan(value):
+        return NEVER
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    size = abs(value)
+    text = f"{size:,.0f}" if size >= 1000 or size == int(size) else f"{size:.1f}" if size >= 10 else f"{size:.3f}"
+    return "−" + text if value < 0 else text
+
+
+def signed(value: float) -> str:
+    """A number with its sign."""
+    return number(value) if value < 0 or math.isnan(value) else "+" + number(value)
+
+
+def interval(value: Estimate) -> str:
+    """The 95 % interval alone: `[0.850, 0.872]`, empty when there is none."""
+    return "" if math.isnan(value.low) or math.isnan(value.high) else f"[{number(value.low)}, {number(value.high)}]"
+
+
+def moment(value: datetime | None) -> str:
+    """A moment in UTC to the minute."""
+    return NEVER if value is None else f"{value:%Y-%m-%d %H:%M}"
+
+
+def day(value: datetime | None) -> str:
+    """A day in UTC."""
+    return NEVER if value is None else f"{value:%Y-%m-%d}"
+
+
+def share(value: float | None) -> str:
+    """A share as per cent."""
+    return NEVER if value is None or math.isnan(value) else f"{value:.1%}" if 0 < value < 0.1 else f"{value:.0%}"
+
+
+def words(value: str) -> str:
+    """A metric's or field's name in words: `average_precision` is `average precision`."""
+    return value.replace("_", " ").replace(":", ": ")
+
+
+def short(digest: str) -> str:
+    """The first twelve digits of a digest: enough to name it in any command."""
+    return digest[:12] or NEVER
+
+
+def cell(value: Any) -> str:
+    """Any value of a request, context or outcome column."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "missing"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return moment(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "number": number,
+    "signed": signed,
+    "interval": interval,
+    "moment": moment,
+    "day": day,
+    "share": share,
+    "words": words,
+    "short": short,
+    "cell": cell,
+}
+"""Filters by the name that templates use."""
