@@ -127,7 +127,7 @@ class Predictor:
                 label=scores[i] >= threshold,
                 flags=flags[i],
                 latency_us=latency,
-                unit=str(row[key[0]]) if len(key) == 1 else unit_of(row, key),
+                unit=unit_of(row, key),
             )
             for i, row in enumerate(rows)
         ]
@@ -238,9 +238,16 @@ class _Need:
         self.nothing: dict[str, Any] = dict.fromkeys(self.columns)
 
     def key(self, row: Mapping[str, Any]) -> str:
-        return str(row[self.by[0]]) if len(self.by) == 1 else unit_of(row, self.by)
+        return unit_of(row, self.by)
 
 
 def unit_of(row: Mapping[str, Any], key: Sequence[str]) -> str:
     """The key of a row as text: its values joined by "|"."""
-    return "|".join(str(row[name]) for name in key)
+    if len(key) == 1:
+        return text_of(row[key[0]])
+    return "|".join(text_of(row[name]) for name in key)
+
+
+def text_of(value: Any) -> str:
+    """One key value as text: as SQL would cast it, timestamps as microseconds."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

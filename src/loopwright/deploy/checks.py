@@ -1,0 +1,341 @@
+"""The gate: what a package must pass before it is released.
+
+The rules, in the order of `CHECKS`:
+
+    probe     it loads and gives its golden answers in a confined process, in bounded time
+    targets   no target of the scope is surely missed: the 95 % interval of the measure lies wholly on the wrong side.
+              Where a package serves already that surely does no better on the same rows, a missed target is reported
+              but does not stop the release: refusing would keep what is no nearer to it
+    guards    on the same rows it is not surely worse than the serving package by more than the guard's tolerance,
+              overall and on each value of the guard's slices (paired bootstrap; Efron & Tibshirani 1993, chapter 13).
+              Without declared guards: the heaviest objective that is a metric of rows, with no tolerance
+
+"Surely" keeps chance from deciding: a difference counts only when its interval excludes "no worse by the tolerance".
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from loopwright.deploy.controller import serving as now_serving
+from loopwright.deploy.probe import probe
+from loopwright.records import metrics
+from loopwright.records.columns import arrow_feed
+from loopwright.records.declarations import Guard, Objective, Scope, TimeSplit, duration
+from loopwright.records.errors import GateFailed, PackageRefused
+from loopwright.records.evaluation import Estimate
+from loopwright.records.examples import Examples
+from loopwright.records.graph import Graph
+from loopwright.records.home import Home
+from loopwright.records.ledger.record import Record
+from loopwright.records.packages import Package
+from loopwright.records.turns import LoopRecord
+
+SEED = 20_130_401
+LEAST_ROWS = 100
+ONE_ROW_US = 50_000.0
+
+Array = np.ndarray[Any, Any]
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One check: whether it passed, and what was seen."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class GateResult(Record, frozen=True, kw_only=True):
+    """What the gate said about a package; `serving` is the one it was compared with ("" when none), on `rows` rows."""
+
+    kind: ClassVar[str] = "gate"
+    package: str
+    serving: str
+    rows: int
+    passed: bool
+    checks: list[Check]
+
+
+class Scored(msgspec.Struct, frozen=True, kw_only=True):
+    """A package's answers on N rows: score [N], label [N]."""
+
+    score: Array
+    label: Array
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """What the checks look at. `truth`, `own`, `other` and `slices` are over the same N rows; empty without rows."""
+
+    package: Package
+    serving: Package | None
+    scope: Scope
+    guards: Sequence[Guard]
+    rows: int
+    truth: Array
+    own: Scored | None
+    other: Scored | None
+    slices: dict[str, Array]
+    note: str
+
+
+def gate(
+    home: Home,
+    package: Package,
+    *,
+    scope: Scope,
+    guards: Sequence[Guard] = (),
+    serving: Package | None = None,
+    examples: pa.Table | None = None,
+    split: TimeSplit | None = None,
+) -> GateResult:
+    """Run every check on a package. `examples` are as `records.examples` describes them; the newest `split.validation` count.
+
+    Without examples, or with fewer than 100 of them, nothing is compared with the serving package, and the result says so.
+    """
+    case = _case(package, serving, scope, guards, examples, split)
+    checks = [check for judge in CHECKS for check in judge(case)]
+    return GateResult(
+        package=package.digest,
+        serving=serving.digest if serving else "",
+        rows=case.rows,
+        passed=all(check.passed for check in checks),
+        checks=checks,
+    )
+
+
+def check_release(home: Home, package: Package, *, loop: str, scope: Scope) -> GateResult:
+    """The gate for a release by hand, with what the ledger knows of the loop: guards, split, the package's own examples.
+
+    The result is put into the ledger. Raises GateFailed with the reasons.
+    """
+    entry = home.ledger.latest(LoopRecord, loop=loop)
+    declared = entry.record.declaration if entry else {}
+    state = now_serving(home, loop)
+    digest = state.arms[0].package if state else ""
+    result = gate(
+        home,
+        package,
+        scope=scope,
+        guards=msgspec.convert(declared.get("release", {}).get("guards", []), list[Guard]),
+        serving=home.packages.read(digest) if digest and digest != package.digest else None,
+        examples=_examples(home, loop, package),
+        split=msgspec.convert(declared.get("split", {}), TimeSplit),
+    )
+    home.ledger.put(result, loop=loop, key=package.digest, links=[(package.digest, "checked")])
+    if not result.passed:
+        raise GateFailed(package.digest, [f"{c.name}: {c.detail}" for c in result.checks if not c.passed])
+    return result
+
+
+def _examples(home: Home, loop: str, package: Package) -> pa.Table | None:
+    for entry in home.ledger.find(Examples, loop=loop):
+        path = home.path / "examples" / f"{entry.record.digest}.parquet"
+        if entry.record.digest == package.manifest.training.examples and path.is_file():
+            return pq.read_table(path)
+    return None
+
+
+def _case(
+    package: Package,
+    serving: Package | None,
+    scope: Scope,
+    guards: Sequence[Guard],
+    examples: pa.Table | None,
+    split: TimeSplit | None,
+) -> Case:
+    none = np.array([], dtype=np.bool_)
+    case = Case(
+        package=package,
+        serving=serving,
+        scope=scope,
+        guards=guards,
+        rows=0,
+        truth=none,
+        own=None,
+        other=None,
+        slices={},
+        note="",
+    )
+    if examples is None or not examples.num_rows:
+        return case
+    rows, note = _validation(examples, split or TimeSplit(), serving)
+    if rows.num_rows < LEAST_ROWS:
+        return case
+    other = None
+    if serving is not None:
+        try:
+            other = _score(serving, rows)
+        except (KeyError, ValueError) as error:
+            note = f"not compared: the serving package cannot be run on these rows ({error})"
+    return msgspec.structs.replace(
+        case,
+        rows=rows.num_rows,
+        truth=rows["_label"].to_numpy(zero_copy_only=False).astype(np.bool_),
+        own=_score(package, rows),
+        other=other,
+        slices=_slices(package, rows),
+        note=note,
+    )
+
+
+def _validation(examples: pa.Table, split: TimeSplit, serving: Package | None) -> tuple[pa.Table, str]:
+    """The newest rows; of these, where there are enough, only those that the serving package was not trained on."""
+    decided = examples["_decided_at"]
+    last = pc.max(decided).as_py()
+    rows = examples.filter(pc.greater(decided, pa.scalar(last - duration(split.validation), decided.type)))
+    if serving is None:
+        return rows, ""
+    unseen = rows.filter(pc.greater(rows["_decided_at"], pa.scalar(serving.manifest.training.last, decided.type)))
+    if unseen.num_rows >= max(LEAST_ROWS, rows.num_rows // 2):
+        return unseen, ""
+    seen = rows.num_rows - unseen.num_rows
+    return rows, f"the serving package was trained on {seen:,} of these rows, which favours it" if seen else ""
+
+
+def _score(package: Package, rows: pa.Table) -> Scored:
+    graph = Graph(package.files["model.onnx"], threads=2)
+    score = np.asarray(graph.score(arrow_feed(graph, package.columns, rows)), dtype=np.float64)
+    return Scored(score=score, label=score >= package.manifest.threshold)
+
+
+def _slices(package: Package, rows: pa.Table) -> dict[str, Array]:
+    if "slices.onnx" not in package.files:
+        return {}
+    graph = Graph(package.files["slices.onnx"])
+    return graph.run(arrow_feed(graph, package.columns, rows), package.manifest.slices)
+
+
+# --- the checks --------------------------------------------------------------------------------------------------
+
+
+def _probe(case: Case) -> list[Check]:
+    try:
+        found = probe(case.package)
+    except PackageRefused as refused:
+        return [Check(name="probe", passed=False, detail=refused.why)]
+    quick = found.one_row_us <= ONE_ROW_US
+    detail = f"{found.golden} golden answers right; loads in {found.load_ms:.0f} ms, one row in {found.one_row_us:.0f} us"
+    return [Check(name="probe", passed=quick, detail=detail if quick else f"{detail}: more than {ONE_ROW_US / 1000:g} ms")]
+
+
+def _targets(case: Case) -> list[Check]:
+    return [_target(case, objective) for objective in case.scope.objectives]
+
+
+def _target(case: Case, objective: Objective) -> Check:
+    name = f"target {objective.name}"
+    measured = _measure(case, objective.metric)
+    if measured is None or np.isnan(measured.value):
+        return Check(name=name, passed=False, detail=f"{objective.metric} was not measured")
+    wanted = f"at least {objective.at_least:g}" if objective.at_least is not None else f"at most {objective.at_most:g}"
+    detail = f"{objective.metric} {_show(measured)}, wanted {wanted}"
+    best = measured.high if objective.at_least is not None else measured.low
+    if objective.met(measured.value if np.isnan(best) else best):
+        return Check(name=name, passed=True, detail=detail)
+    if case.other is not None and metrics.of_rows(objective.metric):
+        difference = _difference(case, objective.metric, np.ones(case.rows, dtype=np.bool_))
+        if not _surely_worse(objective.metric, difference, 0.0):
+            return Check(
+                name=name,
+                passed=True,
+                detail=f"{detail}: missed, but what serves does no better (difference {_show(difference)})",
+            )
+    return Check(name=name, passed=False, detail=f"{detail}: surely missed")
+
+
+def _measure(case: Case, name: str) -> Estimate | None:
+    """A measure of the package: from its own evaluation, else from the rows at hand."""
+    evaluation = case.package.evaluation
+    if name in evaluation.metrics:
+        return evaluation.metrics[name]
+    measured = {
+        "latency_p50_us": evaluation.latency_p50_us,
+        "latency_p99_us": evaluation.latency_p99_us,
+        "latency_p50_ms": evaluation.latency_p50_us / 1000,
+        "latency_p99_ms": evaluation.latency_p99_us / 1000,
+        "size_bytes": float(evaluation.size_bytes),
+        "train_seconds": evaluation.train_seconds,
+        "value_per_prediction": evaluation.value_per_prediction,
+    }
+    if name in measured:
+        return Estimate(measured[name], measured[name], measured[name], evaluation.rows)
+    if case.own is None or metrics.problem(name, case.slices):
+        return None
+    found = metrics.intervals(
+        [name], case.truth, case.own.score, case.own.label, seed=SEED, value=case.scope.value, slices=case.slices
+    )
+    return found[name]
+
+
+def _guards(case: Case) -> list[Check]:
+    if case.serving is None:
+        return []
+    if case.other is None:
+        return [Check(name="guards", passed=True, detail=case.note or "not compared: too few rows with a known outcome")]
+    guards = list(case.guards) or _default_guards(case.scope)
+    checks = []
+    for guard in guards:
+        checks.append(_guard(case, guard, "", np.ones(case.rows, dtype=np.bool_)))
+        for slice_name in guard.slices:
+            values = case.slices.get(slice_name)
+            if values is None:
+                checks.append(
+                    Check(name=f"guard {guard.metric} on {slice_name}", passed=False, detail="the package has no such slice")
+                )
+                continue
+            for value in sorted(set(values.tolist())):
+                mask = values == value
+                if mask.sum() >= LEAST_ROWS:
+                    checks.append(_guard(case, guard, f" on {slice_name}={value}", mask))
+    return checks
+
+
+def _default_guards(scope: Scope) -> list[Guard]:
+    of_rows = [o for o in scope.objectives if metrics.of_rows(o.metric)]
+    return [Guard(max(of_rows, key=lambda o: o.weight).metric)] if of_rows else []
+
+
+def _guard(case: Case, guard: Guard, where: str, mask: Array) -> Check:
+    difference = _difference(case, guard.metric, mask)
+    worse = _surely_worse(guard.metric, difference, guard.tolerance)
+    detail = f"{_show(difference, sign=True)} against what serves, on {int(mask.sum()):,} rows (tolerance {guard.tolerance:g})"
+    return Check(
+        name=f"guard {guard.metric}{where}", passed=not worse, detail=f"{detail}; {case.note}" if case.note else detail
+    )
+
+
+def _difference(case: Case, name: str, mask: Array) -> Estimate:
+    """Package minus serving package on the rows of `mask`."""
+    assert case.own is not None
+    assert case.other is not None
+    return metrics.differences(
+        [name],
+        case.truth[mask],
+        (case.own.score[mask], case.own.label[mask]),
+        (case.other.score[mask], case.other.label[mask]),
+        seed=SEED,
+        value=case.scope.value,
+        slices={n: v[mask] for n, v in case.slices.items()},
+    )[name]
+
+
+def _surely_worse(name: str, difference: Estimate, tolerance: float) -> bool:
+    if metrics.metric(name).higher:
+        return difference.high < -tolerance
+    return difference.low > tolerance
+
+
+def _show(estimate: Estimate, *, sign: bool = False) -> str:
+    number = "+.3f" if sign else ".3f" if abs(estimate.value) < 1000 else ",.0f"
+    if estimate.low == estimate.high == estimate.value:
+        return format(estimate.value, number)
+    return f"{estimate.value:{number}} [{estimate.low:{number}}, {estimate.high:{number}}]"
+
+
+CHECKS: tuple[Callable[[Case], list[Check]], ...] = (_probe, _targets, _guards)
