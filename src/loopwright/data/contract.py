@@ -63,13 +63,13 @@ def conform(
     _same_columns(table, frame, source)
     frame = _without_views(frame)
     broken: list[_Broken] = []
-    typed: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
     for name, column in table.columns.items():
         values = frame.column(name)
-        found, unreadable = _typed(column, values)
-        typed[name] = found
+        found, unreadable = typed(column, values)
+        kept[name] = found
         broken += [b for b in _checks(name, column, found, unreadable, name in table.key) if b.rows.any()]
-    good = pa.table(typed, schema=pa.schema([(name, ARROW_TYPES[c.type]) for name, c in table.columns.items()]))
+    good = pa.table(kept, schema=pa.schema([(name, ARROW_TYPES[c.type]) for name, c in table.columns.items()]))
     wrong = np.zeros(len(frame), dtype=bool)
     for b in broken:
         wrong |= b.rows
@@ -128,15 +128,15 @@ def is_text(type: Any) -> bool:
     return bool(pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type))
 
 
-def _typed(column: Column, values: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Mask]:
+def typed(column: Column, values: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Mask]:
     """Values [N] in the column's Arrow type (null where missing or unreadable), and which are unreadable [N].
 
     NaN is a data frame's way of saying missing, so it becomes null.
     """
-    typed, unreadable = _cast(column, values)
+    found, unreadable = _cast(column, values)
     if column.type == "float":
-        typed = pc.if_else(pc.is_nan(typed), pa.scalar(None, pa.float64()), typed)
-    return typed, unreadable
+        found = pc.if_else(pc.is_nan(found), pa.scalar(None, pa.float64()), found)
+    return found, unreadable
 
 
 def _cast(column: Column, values: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Mask]:

@@ -63,9 +63,7 @@ def ingest(home: Home, table: Table, source: Any, *, name: str | None = None) ->
     put_contract(home, table)
     result = conform(table, opened.frame, source=opened.name, rows=opened.rows)
     application = f"ingest:{table.name}:{opened.digest}"
-    bad = _quarantined(opened, result)
-    if len(bad):
-        home.lake.append_once(QUARANTINE + table.name, bad, application=application, sequence=1)
+    quarantined = quarantine(home, table.name, opened, result, application=application)
     version = home.lake.append_once(table.name, result.good, application=application, sequence=1)
     if version is None:  # a run before this one was interrupted after its commit, or another one was faster
         if (before := _before(home, table.name, opened.digest)) is not None:
@@ -77,7 +75,7 @@ def ingest(home: Home, table: Table, source: Any, *, name: str | None = None) ->
         digest=opened.digest,
         rows=len(opened.frame) + len(opened.broken),
         good=len(result.good),
-        quarantined=len(bad),
+        quarantined=quarantined,
         reasons=result.counts | ({"row: cut wrongly into fields": len(opened.broken)} if len(opened.broken) else {}),
         version=version,
         contract=declaration_digest(table),
@@ -93,10 +91,14 @@ def _before(home: Home, table: str, digest: str) -> Entry[Ingested] | None:
     return next((e for e in home.ledger.find(Ingested, key=table) if e.record.digest == digest), None)
 
 
-def _quarantined(opened: Opened, result: Conformed) -> pa.Table:
+def quarantine(home: Home, table: str, opened: Opened, result: Conformed, *, application: str) -> int:
+    """Put the bad rows of a source into the quarantine of a table, once per `application`; return how many there are."""
     bad = pa.concat_tables([opened.broken, result.bad]).sort_by("_row")
-    count = len(bad)
-    return pa.table([[opened.name] * count, [opened.digest] * count, *bad.columns], schema=QUARANTINE_SCHEMA)
+    if len(bad):
+        source = [[opened.name] * len(bad), [opened.digest] * len(bad)]
+        rows = pa.table([*source, *bad.columns], schema=QUARANTINE_SCHEMA)
+        home.lake.append_once(QUARANTINE + table, rows, application=application, sequence=1)
+    return len(bad)
 
 
 def put_contract(home: Home, table: Table) -> Entry[Contract]:

@@ -1,0 +1,74 @@
+"""Outcomes out of a file into a loop's outcome log: the way for truth that comes in batches and not by POST."""
+
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from loopwright.data.contract import conform
+from loopwright.data.ingest import quarantine
+from loopwright.data.source import open_source
+from loopwright.records.declarations import Column, Table, duration
+from loopwright.records.home import Home
+from loopwright.records.ids import digest
+from loopwright.records.predictions.log import LogWriter
+from loopwright.records.predictions.record import OutcomeRow
+from loopwright.records.predictions.segment import log_folder
+
+_BATCH = 1000
+_MOMENT = pa.timestamp("us", tz="UTC")
+
+
+def accept(home: Home, loop: str, table: Table, key: list[str], source: Any) -> int:
+    """Log the outcomes of a source (see `open_source`) and return how many; bad rows go to the table's quarantine.
+
+    The source has the columns of the outcome table, or instead of its key columns one column `id` with prediction ids.
+    The same outcome again (here or by POST) is one row when it is read. Raises IngestRefused when the source cannot be read
+    or has other columns, LogUnavailable when the log cannot be written; rows logged before that stay.
+    """
+    opened = open_source(source)
+    by_id = "id" in opened.frame.column_names and "id" not in table.columns
+    expected = _by_id(table) if by_id else table
+    result = conform(expected, opened.frame, source=opened.name, rows=opened.rows)
+    quarantine(home, table.name, opened, result, application=f"outcomes:{loop}:{opened.digest}")
+    rows = _rows(expected, [] if by_id else key, result.good, round(home.clock.now().timestamp() * 1e6), f"file {opened.name}")
+    writer = LogWriter(log_folder(home.path, loop), "outcomes")
+    try:
+        for at in range(0, len(rows), _BATCH):
+            writer.append(rows[at : at + _BATCH])
+    finally:
+        writer.close()
+    return len(rows)
+
+
+def _by_id(table: Table) -> Table:
+    """The contract of outcomes that name their prediction."""
+    columns = {"id": Column("string"), **{n: c for n, c in table.columns.items() if n not in table.key}}
+    return msgspec.structs.replace(table, columns=columns, key=["id"])
+
+
+def _rows(table: Table, key: list[str], good: pa.Table, received_at: int, provenance: str) -> list[OutcomeRow]:
+    """One outcome per row; without `key` the column `id` names the prediction."""
+    for i, field in enumerate(good.schema):
+        if pa.types.is_timestamp(field.type):
+            good = good.set_column(i, field.name, good[field.name].cast(_MOMENT).cast(pa.int64()))
+    delay = duration(table.known_after) // timedelta(microseconds=1)
+    rows = []
+    for row in good.to_pylist():
+        prediction = "" if key else row["id"]
+        unit = "|".join(str(row[k]) for k in key)
+        values = {name: value for name, value in row.items() if name not in table.key}
+        rows.append(
+            OutcomeRow(
+                # The same text as for a posted outcome, so that one delivered both ways is one row.
+                id=digest(msgspec.json.encode([prediction, unit, sorted(values.items())]))[:32],
+                prediction=prediction,
+                unit=unit,
+                values=values,
+                known_at=row[table.known] + delay,
+                received_at=received_at,
+                provenance=provenance,
+            )
+        )
+    return rows
