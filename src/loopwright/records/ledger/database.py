@@ -37,8 +37,12 @@ class Database:
         self.file = Path(self.url.database or "").absolute() if self.url.get_backend_name() == "sqlite" else None
         self._lock = FileLock(Path(f"{self.file}.lock")) if self.file else None
         self._open()
-        with self._errors():
-            self._bring_up_to_date()
+        try:
+            with self._errors():
+                self._bring_up_to_date()
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -145,7 +149,10 @@ class Database:
 
 
 def _parse(url: str) -> URL:
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError:
+        raise SettingInvalid("LOOPWRIGHT_LEDGER", url, "is not a URL: sqlite:///PATH or postgresql://...") from None
     backend = parsed.get_backend_name()
     if backend == "postgresql":
         if importlib.util.find_spec("psycopg") is None:
