@@ -98,6 +98,7 @@ def test_a_loop_that_never_predicted_has_an_empty_table(home: Home) -> None:
     assert summary(home, "loop") == (0, None)
     assert loops(home) == []
     assert find(home, "0" * 31 + "1") is None
+    assert find(home, "../\ud800") is None
 
 
 def test_columns_are_typed_by_the_contract_and_the_same_before_and_after_a_commit(home: Home) -> None:

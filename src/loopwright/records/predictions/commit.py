@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.records import failpoints
-from loopwright.records.errors import Damaged
+from loopwright.records.errors import Damaged, LogUnavailable
 from loopwright.records.home import Home
 from loopwright.records.ids import check_name
 from loopwright.records.ledger.record import Problem
@@ -57,15 +57,21 @@ def commit(home: Home, loop: str, *, final: bool = False) -> Committed:
     that live writers hold open stay. With `final`, when nobody should be writing any more, such a segment is a problem.
     An id that comes again within a day is one row: the first. Damaged segments are committed as far as they are readable
     and kept in `quarantine/`, where `verify` reports them until somebody has looked and removed them.
+
+    Raises LogUnavailable when the log's folder cannot be read or written, and what `Lake.append_once` raises; the next commit
+    goes on where this one was.
     """
     folder = log_folder(home.path, check_name(loop, "loop"))
     rows = dict.fromkeys(KINDS, 0)
     problems: list[Problem] = []
-    if folder.is_dir():
-        with _alone(folder):
-            for kind in KINDS:
-                if (folder / kind).is_dir():
-                    rows[kind] = _Committer(home, loop, kind, problems).run(final=final)
+    try:
+        if folder.is_dir():
+            with _alone(folder):
+                for kind in KINDS:
+                    if (folder / kind).is_dir():
+                        rows[kind] = _Committer(home, loop, kind, problems).run(final=final)
+    except OSError as error:
+        raise LogUnavailable(f"the log of loop {loop} cannot be committed: {error.strerror or error}") from error
     return Committed(predictions=rows["predictions"], outcomes=rows["outcomes"], problems=problems)
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from loopwright.records.errors import Damaged, NotFound, PackageRefused
 from loopwright.records.home import Home
-from loopwright.records.ids import check_name
+from loopwright.records.ids import check_name, is_trace_id
 from loopwright.records.predictions.arrow import FIXED, contract_of, rows, table_name, to_prediction, to_table
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.predictions.segment import Segment, log_folder, parse_name, read_segment
@@ -40,6 +40,8 @@ def predictions(
 
 def find(home: Home, id: str, loop: str | None = None) -> tuple[str, Prediction] | None:
     """The prediction with that id and its loop, or None; searched in `loop` or in all."""
+    if not is_trace_id(id):
+        return None
     for name in [check_name(loop, "loop")] if loop is not None else loops(home):
         # Segments first: what a commit moves meanwhile is then found in Delta.
         found = _in_segments(home, name, id) or _in_delta(home, name, id)
