@@ -18,9 +18,11 @@ import numpy as np
 import onnx
 from skl2onnx import convert_sklearn, update_registered_converter
 from skl2onnx._supported_operators import sklearn_operator_name_map
+from skl2onnx.common import tree_ensemble
 from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 from skl2onnx.common.shape_calculator import calculate_linear_classifier_output_shapes
 from sklearn.base import BaseEstimator
+from sklearn.ensemble import StackingClassifier
 from sklearn.preprocessing import FunctionTransformer
 
 from loopwright.records.errors import ConversionRefused
@@ -42,7 +44,7 @@ def refuse_inconvertible(candidate: str, estimator: Any) -> None:
         raise ConversionRefused(
             candidate, f"the estimator function returned {type(estimator).__name__}, which cannot be fitted"
         )
-    if not hasattr(estimator, "predict_proba"):
+    if not hasattr(estimator, "predict_proba") and not isinstance(estimator, StackingClassifier):  # it knows only when fitted
         raise ConversionRefused(
             candidate, f"{type(estimator).__name__} has no predict_proba: a score between 0 and 1 is needed"
         )
@@ -67,11 +69,12 @@ def convert(candidate: str, estimator: Any, width: int, *, double: bool = False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exact = exact_thresholds(estimator)
-            model = convert_sklearn(
+            model: onnx.ModelProto = convert_sklearn(
                 exact, initial_types=[("matrix", kind([None, width]))], options={"zipmap": False}, target_opset=OPSETS
             )
     except Exception as error:  # converters raise many kinds
         raise ConversionRefused(candidate, f"{type(error).__name__}: {str(error)[:400]}") from error
+    _mend_missing(model, exact)
     shape = model.graph.output[-1].type.tensor_type.shape.dim
     if len(shape) != 2:
         raise ConversionRefused(candidate, f"the last output of {type(estimator).__name__} is not a matrix of probabilities")
@@ -98,7 +101,7 @@ def exact_booster(booster: Any) -> Any:
     lines = []
     kinds: list[int] = []
     for line in booster.model_to_string(num_iteration=-1).split("\n"):
-        name, _, rest = line.partition("=")
+        name = line.partition("=")[0]
         if name == "tree_sizes":  # would no longer be true, and is optional
             continue
         if name in ("threshold", "decision_type"):
@@ -126,6 +129,45 @@ def _mend(lines: list[str], first: int, second: int) -> None:
     lines[at["decision_type"]] = "decision_type=" + " ".join(str(int(d)) for d in decisions)
 
 
+def _mend_missing(model: onnx.ModelProto, estimator: Any) -> None:
+    """Say in the ensembles of scikit-learn's own trees which way a NaN goes, which the converter leaves out.
+
+    A tree is recognised by its split features and thresholds.
+    """
+    ways = {_tree_key(t.feature, t.threshold, t.children_left < 0): t.missing_go_to_left for t in _sklearn_trees(estimator)}
+    for node in model.graph.node if ways else ():
+        given = {a.name: a for a in node.attribute}
+        if not node.op_type.startswith("TreeEnsemble") or "nodes_treeids" not in given:
+            continue
+        trees = np.array(given["nodes_treeids"].ints)
+        features, leaves = (
+            np.array(given["nodes_featureids"].ints),
+            np.array([m == b"LEAF" for m in given["nodes_modes"].strings]),
+        )
+        tracks = np.array(given["nodes_missing_value_tracks_true"].ints)
+        for tree in np.unique(trees):
+            rows = np.flatnonzero(trees == tree)
+            rows = rows[np.argsort(np.array(given["nodes_nodeids"].ints)[rows])]
+            values = np.array(given["nodes_values"].floats)[rows]
+            way = ways.get(_tree_key(features[rows], values, leaves[rows]))
+            if way is not None:
+                tracks[rows] = np.where(leaves[rows], 0, np.asarray(way, dtype=np.int64))
+        del given["nodes_missing_value_tracks_true"].ints[:]
+        given["nodes_missing_value_tracks_true"].ints.extend(tracks.tolist())
+
+
+def _sklearn_trees(estimator: Any) -> Iterator[Any]:
+    for part in _fitted(estimator, set()):
+        if hasattr(part, "tree_"):
+            yield part.tree_
+
+
+def _tree_key(features: Array, thresholds: Array, leaves: Array) -> bytes:
+    return (
+        np.where(leaves, -1, features).astype(np.int64).tobytes() + np.where(leaves, 0, thresholds).astype(np.float32).tobytes()
+    )
+
+
 def floor_float32(values: Array) -> Array:
     """The largest float32 <= each value, as float64."""
     values = np.asarray(values, dtype=np.float64)
@@ -148,6 +190,7 @@ def register() -> None:
         convert_lightgbm,
         options=options,
     )
+    _count_booleans()
     try:
         from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
         from xgboost import XGBClassifier
@@ -156,6 +199,16 @@ def register() -> None:
     update_registered_converter(
         XGBClassifier, "XGBoostXGBClassifier", calculate_linear_classifier_output_shapes, convert_xgboost, options=options
     )
+
+
+def _count_booleans() -> None:
+    # skl2onnx writes the leaves of histogram boosting with the boolean False, where protobuf from version 6 wants a number.
+    plain = tree_ensemble.add_node
+
+    def add_node(*args: Any, nodes_missing_value_tracks_true: Any = 0, **more: Any) -> None:
+        plain(*args, nodes_missing_value_tracks_true=int(nodes_missing_value_tracks_true), **more)
+
+    tree_ensemble.add_node = add_node
 
 
 def _parts(estimator: Any) -> Iterator[tuple[str, Any]]:

@@ -44,8 +44,7 @@ _DTYPES: dict[str, tuple[Any, Any]] = {
 _ADVICE: tuple[tuple[str, str], ...] = (
     (
         "no propagated value",
-        "`if`, `and`, `or`, `not`, `float()` and `math` need one value, but a column is an array of all rows: "
-        "write ndx.where(condition, a, b), `&`, `|`, `~`, and ndx.sin rather than math.sin",
+        "`if`, `and`, `or`, `float()` and `math` need one value, a column is all rows: write ndx.where(condition, a, b), &, |, ndx.sin",
     ),
     ("ufunc", "NumPy cannot be traced: use the function of the same name in ndonnx (`import ndonnx as ndx`)"),
     (
@@ -234,7 +233,7 @@ def trace_slices(slices: Sequence[Slice], columns: Mapping[str, Column]) -> byte
 def build(columns: Mapping[str, Column], arguments: Mapping[str, Any], outputs: Mapping[str, Any]) -> bytes:
     """An ONNX model of ndonnx arrays as `records.graph` reads it: unused inputs dropped, names of inputs and outputs in the metadata."""
     inputs = {i.name: i for name in arguments for i in column_inputs(name, columns[name])}
-    actual = {}
+    actual: dict[str, str] = {}
     for name in outputs:
         taken = name
         while taken in inputs or taken in columns or taken in actual.values():
@@ -339,7 +338,7 @@ def _number(array: Any) -> Any:
     """A numeric or boolean array as float32, null as NaN."""
     if not _nullable(array):
         return ndx.astype(array, ndx.float32)
-    return nde.fill_null(ndx.astype(array, ndx.nfloat32), np.float32("nan"))
+    return nde.fill_null(ndx.astype(array, ndx.nfloat32), float("nan"))
 
 
 def _codes(array: Any, vocabulary: Vocabulary, encoding: Encoding) -> Any:
@@ -393,7 +392,7 @@ def _try(what: str, columns: Mapping[str, Column], make: Callable[[], bytes]) ->
     return data
 
 
-class _quiet(warnings.catch_warnings):  # type: ignore[type-arg]  # noqa: N801  # generic only in the stubs; used as a function
+class _quiet(warnings.catch_warnings):  # noqa: N801  # used as a function
     """Without the libraries' remarks on precision: features are float32 whatever they were computed in."""
 
     def __enter__(self) -> None:
