@@ -26,7 +26,6 @@ class Postgres:
 
     def __init__(self, binaries: Path) -> None:
         self._binaries = binaries
-        self._databases = 0
         self._process: subprocess.Popen[bytes] | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="loopwright-postgres-"))
         self._drop = []
@@ -79,13 +78,12 @@ class Postgres:
     def url(self, database: str) -> str:
         return f"postgresql://tests@127.0.0.1:{self.port}/{database}"
 
-    def new_database(self) -> str:
-        """The URL of a fresh, empty database."""
-        self._databases += 1
-        name = f"loopwright_{self._databases}"
+    def empty_database(self) -> str:
+        """The URL of a database with nothing in it: always the same one, emptied."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
-        return self.url(name)
+            connection.execute("DROP SCHEMA IF EXISTS public CASCADE")
+            connection.execute("CREATE SCHEMA public")
+        return self.url("postgres")
 
     def remove(self) -> None:
         """Stop it and delete everything."""

@@ -33,6 +33,7 @@ from loopwright.records.errors import (
 from loopwright.records.evaluation import Estimate
 from loopwright.records.ids import time_of
 from loopwright.records.ledger import Entry, Ledger, Link, Pointer, Record, Untyped, database
+from loopwright.records.windows import Trigger
 
 START = datetime(2013, 4, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -233,12 +234,12 @@ def test_lineage_that_meets_itself_ends(ledger: Ledger) -> None:
     assert len(ledger.links("a", direction="down", depth=50)) == 3
 
 
-def test_lineage_of_a_thousand_sources(ledger: Ledger) -> None:
+def test_lineage_with_more_sources_than_one_query_takes(ledger: Ledger) -> None:
     with ledger.batch():
-        for i in range(1100):
+        for i in range(510):
             ledger.link(f"source{i}", f"part{i}", "read")
             ledger.link(f"part{i}", "whole", "in")
-    assert len(ledger.links("whole", depth=None)) == 2200
+    assert len(ledger.links("whole", depth=None)) == 1020
 
 
 # --- pointers --------------------------------------------------------------------------------------------------------
@@ -279,14 +280,14 @@ import sys
 from loopwright.records.clock import RealClock
 from loopwright.records.errors import ReleaseConflict
 from loopwright.records.ledger import Ledger
-from tests.records.ledger.test_store import Count
+from loopwright.records.windows import Trigger
 ledger = Ledger(sys.argv[1], clock=RealClock(), by=sys.argv[2])
 won = 0
 while won < 6:
     found = ledger.pointer("release.a")
     generation = found.generation if found else 0
     try:
-        ledger.swap("release.a", generation, Count(number=generation))
+        ledger.swap("release.a", generation, Trigger(cause="manual", reason=str(generation)))
         won += 1
     except ReleaseConflict:
         pass
@@ -307,8 +308,8 @@ def test_processes_that_swap_against_each_other_lose_no_generation(ledger_url: s
         contender.communicate(timeout=60)
     assert [c.returncode for c in contenders] == [0, 0, 0]
     with closing(Ledger(ledger_url, clock=RealClock(), by="ada")) as ledger:
-        entries = ledger.find(Count, newest=False)
-        assert [e.record.number for e in entries] == list(range(18))
+        entries = ledger.find(Trigger, newest=False)
+        assert [e.record.reason for e in entries] == [str(n) for n in range(18)]
         assert {e.by for e in entries} == {"one", "two", "three"}
         assert ledger.verify() == []
 
@@ -387,10 +388,10 @@ WRITER = """
 import sys
 from loopwright.records.clock import RealClock
 from loopwright.records.ledger import Ledger
-from tests.records.ledger.test_store import Count
+from loopwright.records.windows import Trigger
 ledger = Ledger(sys.argv[1], clock=RealClock(), by="writer")
 for i in range(100000):
-    print(ledger.put(Count(number=i), links=[("x", str(i))]).id, flush=True)
+    print(ledger.put(Trigger(cause="manual", reason=str(i)), links=[("x", str(i))]).id, flush=True)
 """
 
 
@@ -412,20 +413,20 @@ FORKER = """
 import os, sys
 from loopwright.records.clock import RealClock
 from loopwright.records.ledger import Ledger
-from tests.records.ledger.test_store import Count
+from loopwright.records.windows import Trigger
 ledger = Ledger(sys.argv[1], clock=RealClock(), by="forker")
-ledger.put(Count(number=0))
+ledger.put(Trigger(cause="manual", reason=str(0)))
 children = []
 for child in range(3):
     pid = os.fork()
     if pid == 0:
         for i in range(10):
-            ledger.put(Count(number=i), key=str(child))
-        assert len(ledger.find(Count, key=str(child))) == 10
+            ledger.put(Trigger(cause="manual", reason=str(i)), key=str(child))
+        assert len(ledger.find(Trigger, key=str(child))) == 10
         os._exit(0)
     children.append(pid)
 for i in range(10):
-    ledger.put(Count(number=i), key="parent")
+    ledger.put(Trigger(cause="manual", reason=str(i)), key="parent")
 assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
 assert len(ledger.history()) == 41
 ledger.close()
@@ -504,7 +505,7 @@ def test_verify_finds_every_change_and_names_where(ledger_url: str, ledger: Ledg
 
 
 def test_a_database_that_went_away_is_unavailable_and_comes_back(postgres: Postgres) -> None:
-    with closing(Ledger(postgres.new_database(), clock=RealClock(), by="ada")) as ledger:
+    with closing(Ledger(postgres.empty_database(), clock=RealClock(), by="ada")) as ledger:
         entry = ledger.put(Count(number=1))
         postgres.stop()
         for ask in (
@@ -517,7 +518,7 @@ def test_a_database_that_went_away_is_unavailable_and_comes_back(postgres: Postg
             with pytest.raises(LedgerUnavailable, match="does not answer"):
                 ask()
         with pytest.raises(LedgerUnavailable):
-            Ledger(postgres.url("loopwright_1"), clock=RealClock(), by="ada")
+            Ledger(postgres.url("postgres"), clock=RealClock(), by="ada")
         postgres.start()
         assert ledger.get(entry.id, Count) == entry
         assert ledger.put(Count(number=2)).sequence == 2

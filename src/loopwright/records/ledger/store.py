@@ -232,16 +232,19 @@ class Ledger:
         return cast("Entry[R]", Entry(**fields, at=_EPOCH + _microseconds(at) * _MICROSECOND, record=record))
 
     def _link(self, connection: Connection, links: Sequence[tuple[str, str, str]]) -> None:
+        if not links:
+            return
         link = schema.link
+        head = self._lock_head(connection)
+        number, chain = head.links, head.link_chain
         for source, target, role in links:
-            head = self._lock_head(connection)
             row = {"source": _text("source", source), "target": _text("target", target), "role": _text("role", role)}
             if connection.execute(select(link.c.sequence).filter_by(**row)).first():
                 continue
-            number = head.links + 1
-            chain = _chain(head.link_chain, {"sequence": number, **row})
+            number += 1
+            chain = _chain(chain, {"sequence": number, **row})
             connection.execute(link.insert().values(sequence=number, chain=chain, **row))
-            connection.execute(update(schema.head).values(links=number, link_chain=chain))
+        connection.execute(update(schema.head).values(links=number, link_chain=chain))
 
     def _lock_head(self, connection: Connection) -> Row[Any]:
         """The head of both chains; on PostgreSQL this is where writers wait for each other."""
