@@ -1,0 +1,92 @@
+"""Evaluation of one candidate: every metric overall and on every slice, with intervals; latency, size, training time."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from loopwright.records import metrics
+from loopwright.records.clock import Clock
+from loopwright.records.declarations import Column, Value
+from loopwright.records.evaluation import Estimate, Evaluation
+from loopwright.records.graph import Array, Feeder, Graph
+
+SLICE_ROWS, SLICE_VALUES = 30, 50
+"""A slice's value is evaluated from 30 rows on; at most its 50 most frequent values are."""
+
+LATENCY_RUNS = 1500
+
+
+def evaluate(
+    truth: Array,
+    score: Array,
+    *,
+    threshold: float,
+    slices: Mapping[str, Array],
+    value: Value,
+    wanted: Sequence[str] = (),
+    seed: int,
+    latency: tuple[float, float],
+    size: int,
+    seconds: float,
+) -> Evaluation:
+    """Measure `score` (float [N]) against `truth` (bool [N]) on validation rows.
+
+    `slices` maps slice -> string [N]; `wanted` names further metrics (gaps); `latency` is (p50, p99) in microseconds.
+    """
+    label = score >= threshold
+    gaps = [f"recall_gap:{name}" for name in slices]
+    names = list(dict.fromkeys([*metrics.METRICS, *gaps, *(w for w in wanted if metrics.of_rows(w))]))
+    overall = metrics.intervals(names, truth, score, label, seed=seed, value=value, slices=slices)
+    by_slice: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for name, of in slices.items():
+        words, counts = np.unique(np.asarray(of, dtype=str), return_counts=True)
+        kept = [str(words[i]) for i in np.argsort(-counts, kind="stable")[:SLICE_VALUES] if counts[i] >= SLICE_ROWS]
+        by_slice[name] = {}
+        for word in sorted(kept):
+            rows = np.asarray(of == word)
+            by_slice[name][word] = metrics.intervals(
+                list(metrics.METRICS), truth[rows], score[rows], label[rows], seed=seed, value=value
+            )
+    return Evaluation(
+        rows=len(truth),
+        positives=int(truth.sum()),
+        threshold=threshold,
+        metrics=overall,
+        slices=by_slice,
+        latency_p50_us=latency[0],
+        latency_p99_us=latency[1],
+        size_bytes=size,
+        train_seconds=seconds,
+        value_per_prediction=overall["value_per_prediction"].value,
+    )
+
+
+def latency(
+    graph: Graph, columns: Mapping[str, Column], rows: Sequence[Mapping[str, Any]], clock: Clock, *, runs: int = LATENCY_RUNS
+) -> tuple[float, float]:
+    """Median and 99th percentile, in microseconds, of one row made into a feed and run through the graph, in this process."""
+    feeder = Feeder(graph, columns)
+    for row in rows[:50]:
+        graph.score(feeder([row]))
+    times = np.empty(runs)
+    for i in range(runs):
+        row = rows[i % len(rows)]
+        start = clock.monotonic()
+        graph.score(feeder([row]))
+        times[i] = clock.monotonic() - start
+    p50, p99 = np.percentile(times, [50, 99]) * 1e6
+    return float(p50), float(p99)
+
+
+def measures(evaluation: Evaluation) -> dict[str, float]:
+    """Every measure of an evaluation by its metric name, those of the package included."""
+    return {
+        **{name: estimate.value for name, estimate in evaluation.metrics.items()},
+        "latency_p50_us": evaluation.latency_p50_us,
+        "latency_p99_us": evaluation.latency_p99_us,
+        "latency_p50_ms": evaluation.latency_p50_us / 1000,
+        "latency_p99_ms": evaluation.latency_p99_us / 1000,
+        "size_bytes": float(evaluation.size_bytes),
+        "train_seconds": evaluation.train_seconds,
+    }

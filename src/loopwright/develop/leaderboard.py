@@ -1,0 +1,152 @@
+"""The leaderboard: measured candidates, weighted by what the stakeholders want; and the ladder, climbed only on evidence.
+
+Score. Each objective gives a desirability in [0, 1] (after Derringer & Suich 1980): 0.5 exactly at its target, rising to
+1 at the best possible value and falling to 0 away from it, so that a small difference stays a small difference whatever
+its unit. A candidate's score is the mean of its desirabilities weighted by the objectives' weights. NaN gives 0.
+
+Winner. The ladder is climbed from the heuristic upwards. A candidate of a higher rung takes over only if it pays: its
+paired difference to the best so far in the primary metric (that of the weightiest objective that is computed from rows)
+has a 95 % interval wholly on the better side, and its weighted score is not lower. So the simple one wins ties.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from loopwright.records import metrics
+from loopwright.records.declarations import Objective
+from loopwright.records.errors import DeclarationInvalid
+from loopwright.records.evaluation import Comparison, Leaderboard, LeaderboardRow
+
+PRIMARY = "average_precision"
+
+
+def primary_metric(objectives: Sequence[Objective]) -> str:
+    """The metric of the weightiest objective that is computed from rows and is not a gap; average precision if there is none."""
+    usable = [o for o in objectives if o.metric in metrics.METRICS]
+    return max(usable, key=lambda o: o.weight).metric if usable else PRIMARY
+
+
+def desirability(objective: Objective, value: float) -> float:
+    """How far a measured value satisfies an objective, in [0, 1]; 0.5 at the target, monotone, NaN gives 0."""
+    if math.isnan(value):
+        return 0.0
+    if objective.at_least is not None:
+        target = objective.at_least
+        best = metrics.metric(objective.metric).best
+        if value < target:
+            return 0.5 * max(value, 0.0) / target if target > 0 else 0.5 / (1 + target - value)
+        if best is not None and best > target:
+            return 0.5 + 0.5 * min(1.0, (value - target) / (best - target))
+        return 1 - 0.5 * target / value if target > 0 else 1 - 0.5 / (1 + value - target)
+    target = objective.at_most or 0.0
+    if value <= target:
+        return 1 - 0.5 * max(value, 0.0) / target if target > 0 else 1 - 0.5 / (1 + target - value)
+    return 0.5 * target / value if target > 0 else 0.5 / (1 + value - target)
+
+
+def weighted(measures: Mapping[str, float], objectives: Sequence[Objective], weights: Mapping[str, float]) -> float:
+    """The weighted mean of desirabilities; 0 when all weights are 0."""
+    total = sum(weights.get(o.name, o.weight) for o in objectives)
+    gained = sum(weights.get(o.name, o.weight) * desirability(o, measures.get(o.metric, math.nan)) for o in objectives)
+    return gained / total if total else 0.0
+
+
+def rank(rows: Sequence[LeaderboardRow], objectives: Sequence[Objective], weights: Mapping[str, float]) -> list[LeaderboardRow]:
+    """Rows with score, met objectives and rank filled in, best first; the simpler and then the quicker wins a tie."""
+    scored = [
+        msgspec.structs.replace(
+            row,
+            score=weighted(row.measures, objectives, weights),
+            met={o.name: o.met(row.measures.get(o.metric, math.nan)) for o in objectives},
+        )
+        for row in rows
+    ]
+    scored.sort(key=lambda r: (-round(r.score, 9), r.phase, r.measures.get("latency_p50_us", math.inf)))
+    return [msgspec.structs.replace(row, rank=i + 1) for i, row in enumerate(scored)]
+
+
+def pays(comparison: Comparison) -> bool:
+    """Whether the challenger's interval lies wholly on the better side."""
+    low, high = comparison.difference.low, comparison.difference.high
+    return low > 0 if metrics.metric(comparison.metric).higher else high < 0
+
+
+def climb(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison]) -> tuple[LeaderboardRow, list[Comparison]]:
+    """The winner, and the comparison that decided at each rung, from the heuristic upwards. See the module."""
+    ladder = sorted(rows, key=lambda r: r.phase)
+    known = {(c.challenger, c.incumbent): c for c in comparisons}
+    best, steps = ladder[0], []
+    for row in ladder[1:]:
+        comparison = known.get((row.candidate, best.candidate))
+        if comparison is None:
+            continue
+        steps.append(comparison)
+        if pays(comparison) and row.score >= best.score - 1e-12:
+            best = row
+    return best, steps
+
+
+def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], refused: Mapping[str, str] | None = None) -> str:
+    """The ladder in a sentence: what each rung brings over the best below it, and what it costs."""
+    winner, steps = climb(rows, comparisons)
+    by_name = {row.candidate: row for row in rows}
+    parts = []
+    for c in steps:
+        d = c.difference
+        name = c.metric.replace("_", " ")
+        amount, bounds = abs(d.value), f"[{d.low:.3f}, {d.high:.3f}]"
+        if not pays(c):
+            parts.append(f"{c.challenger} does not pay ({d.value:+.3f} {bounds} {name} against {c.incumbent})")
+        elif by_name[c.challenger].score < by_name[c.incumbent].score - 1e-12:
+            parts.append(
+                f"{c.challenger} beats {c.incumbent} by {amount:.3f} {bounds} {name}, but the objectives as weighted like it less"
+            )
+        else:
+            more = c.latency_difference_us
+            cost = (
+                f"costs {more:.0f} µs more"
+                if more >= 0.5
+                else f"costs {-more:.0f} µs less"
+                if more <= -0.5
+                else "costs no time"
+            )
+            parts.append(f"{c.challenger} beats {c.incumbent} by {amount:.3f} {bounds} {name} and {cost}")
+    parts += [f"{name} was refused ({why})" for name, why in (refused or {}).items()]
+    unmet = [name for name, met in winner.met.items() if not met]
+    end = f"{winner.candidate} wins" + (f", short of: {', '.join(unmet)}" if unmet else "")
+    return "; ".join([*parts, end])
+
+
+def parse_weights(text: str, objectives: Sequence[Objective]) -> dict[str, float]:
+    """Weights by objective from `name=number,name=number`; what is not named keeps its own. Raises DeclarationInvalid."""
+    weights = {o.name: o.weight for o in objectives}
+    problems = []
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, _, number = (p.strip() for p in part.rpartition("="))
+        if name not in weights:
+            problems.append((part[:80], f"no objective {name[:80]!r}; there is {', '.join(weights)}"))
+            continue
+        try:
+            weights[name] = float(number)
+        except ValueError:
+            problems.append((part[:80], f"{number!r} is not a number: write {name}=2"))
+            continue
+        if not 0 <= weights[name] < math.inf:
+            problems.append((part[:80], "a weight is 0 or more"))
+    if problems:
+        raise DeclarationInvalid("weights", problems)
+    return weights
+
+
+def reweigh(board: Leaderboard, objectives: Sequence[Objective], weights: Mapping[str, float]) -> Leaderboard:
+    """The same measurements under other weights: ranks, winner and verdict anew."""
+    rows = rank(board.rows, objectives, weights)
+    return msgspec.structs.replace(
+        board,
+        rows=rows,
+        weights=dict(weights),
+        winner=climb(rows, board.comparisons)[0].package,
+        verdict=verdict(rows, board.comparisons),
+    )
