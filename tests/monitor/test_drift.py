@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
+from tests.traffic import histogram
 
 from loopwright.monitor.drift import bins, jensen_shannon, psi, state_of
 from loopwright.records.package import Histogram
-from tests.traffic import histogram
 
 
 def numeric(values: np.ndarray) -> Histogram:

@@ -32,7 +32,7 @@ KINDS = ("true positive", "false positive", "true negative", "false negative")
 def money(value: Value, truth: Array, label: Array) -> Array:
     """Money of each row [N], float64, in the table's currency, from `truth` bool [N] and `label` bool [N]."""
     table = np.array([[value.true_negative, value.false_positive], [value.false_negative, value.true_positive]])
-    return table[truth.astype(np.int64), label.astype(np.int64)]
+    return np.asarray(table[truth.astype(np.int64), label.astype(np.int64)])
 
 
 def value(

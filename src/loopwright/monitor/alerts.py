@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from loopwright.monitor.webhook import post
+from loopwright.records import failpoints
 from loopwright.records.errors import AddressRefused
 from loopwright.records.home import Home
 from loopwright.records.ledger import Entry
@@ -63,7 +64,11 @@ def send(home: Home, loop: str) -> list[Alert]:
     """
     sent = []
     for entry in _newest(home, loop):
-        if not entry.record.sent and _deliver(home, entry):
+        if entry.record.sent:
+            continue
+        failpoints.hit("alert.decided")
+        if _deliver(home, entry):
+            failpoints.hit("alert.sent")
             done = msgspec.structs.replace(entry.record, sent=True)
             home.ledger.put(done, loop=loop, key=entry.key)
             sent.append(done)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from loopwright.monitor import alerts
 from loopwright.monitor.inputs import main_package, packages_of, watched_columns, window
 from loopwright.monitor.quality import Decay, decayed, quality
-from loopwright.records import metrics
+from loopwright.records import failpoints, metrics
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Monitor, Outcome, Retrain, duration
 from loopwright.records.errors import NotFound, PackageRefused
@@ -136,10 +136,12 @@ class _Watcher:
         found = window(joined, self.package(main), self.monitor, start, end)
         measured = self._quality(joined, start, end)
         links = [(digest, "answered") for digest in found.packages]
+        failpoints.hit("window.computed")
         with self.home.ledger.batch():
             entry = self.home.ledger.put(found, loop=self.loop, key=start.isoformat(), links=links)
             self.home.ledger.put(measured, loop=self.loop, key=start.isoformat(), links=[(entry.id, "measured in")])
             raised = self._alerts(found, measured)
+        failpoints.hit("window.closed")
         return _Found(found, measured, raised)
 
     def revise(self, *, skip: set[datetime]) -> list[Quality]:

@@ -38,6 +38,10 @@ POINTS: tuple[tuple[str, str], ...] = (
     ("log.commit.before", "segments read, nothing in Delta"),
     ("log.commit.delta", "rows and cursor in Delta, segments still there"),
     ("log.commit.half", "some of the committed segments deleted"),
+    ("window.computed", "monitoring window measured, nothing written"),
+    ("window.closed", "monitoring window written, no reason to retrain looked for, no alert sent"),
+    ("alert.decided", "alert recorded, not sent"),
+    ("alert.sent", "alert sent, not recorded as sent"),
 )
 
 

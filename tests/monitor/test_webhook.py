@@ -1,0 +1,133 @@
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from loopwright.monitor.webhook import post, target
+from loopwright.records.errors import AddressRefused
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/hook",
+        "http://8.8.8.8/",
+        "ftp://example.com/",
+        "file:///etc/passwd",
+        "https:///nothing",
+        "//localhost/",
+        "https://user:secret@localhost/",
+        "https://localhost/a b",
+        "https://localhost:99999/",
+        "https://[::1/",
+        "https://10.0.0.1/",
+        "https://172.16.3.4/",
+        "https://192.168.1.1/",
+        "https://169.254.169.254/latest/meta-data/",
+        "https://100.64.0.1/",
+        "https://0.0.0.0/",
+        "https://224.0.0.1/",
+        "https://255.255.255.255/",
+        "https://127.0.0.2/",
+        "https://2130706433/",
+        "https://0x7f.1/",
+        "https://[::]/",
+        "https://[fe80::1]/",
+        "https://[fd00::1]/",
+        "https://[::ffff:10.0.0.1]/",
+        "https://[::ffff:127.0.0.1]/",
+        "https://[64:ff9b::a00:1]/",
+        "https://[2002:a00:1::]/",
+    ],
+)
+def test_only_https_outside_and_this_machine_by_name_may_be_called(url: str) -> None:
+    with pytest.raises(AddressRefused):
+        target(url)
+
+
+def test_lawful_targets() -> None:
+    assert target("http://127.0.0.1:8080/a?b=c") == ("127.0.0.1", "127.0.0.1", 8080, "/a?b=c", False)
+    assert target("https://[::1]/") == ("::1", "::1", 443, "/", True)
+    assert target("https://8.8.8.8/x") == ("8.8.8.8", "8.8.8.8", 443, "/x", True)
+    assert target("http://localhost")[0::4] == ("localhost", False)
+
+
+def test_a_name_that_leads_inside_is_refused_and_one_with_a_single_inner_address_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolver(*addresses: str) -> Any:
+        return lambda host, port, **_: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, port)) for a in addresses]
+
+    for inner in (["127.0.0.1"], ["10.1.2.3"], ["93.184.215.14", "10.1.2.3"]):
+        monkeypatch.setattr(socket, "getaddrinfo", resolver(*inner))
+        with pytest.raises(AddressRefused):
+            target("https://hooks.example.com/")
+    monkeypatch.setattr(socket, "getaddrinfo", resolver("93.184.215.14"))
+    assert target("https://hooks.example.com/") == ("hooks.example.com", "93.184.215.14", 443, "/", True)
+    monkeypatch.setattr(socket, "getaddrinfo", resolver("8.8.8.8"))
+    with pytest.raises(AddressRefused):
+        target("http://localhost/")
+
+
+class Raw:
+    """A server on loopback that answers each connection with `reply`, byte by byte if `drip`."""
+
+    def __init__(self, reply: bytes, *, drip: float = 0.0) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/"
+        self.reply, self.drip, self.got = reply, drip, b""
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self.socket.accept()
+        with connection:
+            connection.settimeout(5)
+            self.got = connection.recv(65536)
+            try:
+                for i in range(0, len(self.reply), 1 if self.drip else len(self.reply)):
+                    connection.sendall(self.reply[i : i + 1] if self.drip else self.reply)
+                    time.sleep(self.drip)
+            except OSError:
+                pass
+
+    def close(self) -> None:
+        self.socket.close()
+        self.thread.join(5)
+
+
+@pytest.fixture
+def servers() -> Iterator[list[Raw]]:
+    made: list[Raw] = []
+    yield made
+    for server in made:
+        server.close()
+
+
+def test_an_answer_counts_when_it_is_2xx_and_redirects_are_not_followed(servers: list[Raw]) -> None:
+    servers.append(Raw(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"))
+    assert post(servers[0].url, b"{}") == 202
+    assert servers[0].got.startswith(b"POST / HTTP/1.1\r\n")
+    servers.append(Raw(b"HTTP/1.1 307 Elsewhere\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"))
+    with pytest.raises(OSError, match="307"):
+        post(servers[1].url, b"{}")
+
+
+def test_what_is_not_http_is_an_error_of_the_sink(servers: list[Raw]) -> None:
+    servers.append(Raw(b"\x00\x01 garbage\r\n\r\n"))
+    with pytest.raises(OSError, match="HTTP"):
+        post(servers[0].url, b"{}")
+
+
+def test_a_server_that_drips_is_given_up_in_time(servers: list[Raw]) -> None:
+    servers.append(Raw(b"HTTP/1.1 200 OK\r\n" + b"X-Slow: yes\r\n" * 100, drip=0.02))
+    began = time.perf_counter()
+    with pytest.raises(TimeoutError):
+        post(servers[0].url, b"{}", seconds=0.4)
+    assert time.perf_counter() - began < 2
+
+
+def test_a_message_has_a_limit() -> None:
+    with pytest.raises(AddressRefused, match="limit"):
+        post("http://127.0.0.1:1/", b"x" * (64 * 1024 + 1))
