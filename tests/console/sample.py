@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
+from loopwright.console.wheel import STAGES
 from loopwright.records.errors import LoopNotFound, PredictionNotFound
 from loopwright.records.evaluation import Comparison, Estimate, Leaderboard, LeaderboardRow
 from loopwright.records.releases import Arm, ReleaseState
-from loopwright.records.turns import STAGES
 from loopwright.records.windows import Alert, ColumnWindow, Quality, ValueWindow, Window
 from loopwright.verbs.results import (
     DriftReport,
@@ -75,7 +75,13 @@ def windows() -> list[Window]:
                 start=START + timedelta(weeks=week),
                 end=START + timedelta(weeks=week + 1),
                 rows=0 if empty else 6300 + noise.randrange(600),
-                state="no data" if empty else "drift" if drifted else "watch" if any(c.state == "watch" for c in columns) else "ok",
+                state="no data"
+                if empty
+                else "drift"
+                if drifted
+                else "watch"
+                if any(c.state == "watch" for c in columns)
+                else "ok",
                 reference=package_of(week),
                 packages={package_of(week): 6400},
                 degraded=0.0,
@@ -95,7 +101,10 @@ def quality() -> list[Quality]:
         since = week - max(s for s in SWITCH if s <= week)
         value = 0.855 - 0.006 * since + noise.gauss(0, 0.008)
         slices = {
-            "origin": {o: {"average_precision": estimate(value + d, 0.03, 2100)} for o, d in (("EWR", 0.01), ("JFK", -0.02), ("LGA", 0.0))}
+            "origin": {
+                o: {"average_precision": estimate(value + d, 0.03, 2100)}
+                for o, d in (("EWR", 0.01), ("JFK", -0.02), ("LGA", 0.0))
+            }
         }
         made.append(
             Quality(
@@ -278,9 +287,30 @@ def loop_page() -> LoopPage:
     return LoopPage(
         status=loop_status(),
         objectives=[
-            {"name": "catch late flights", "owner": "operations", "metric": "average_precision", "at_least": 0.8, "at_most": None, "weight": 3.0},
-            {"name": "answer at once", "owner": "product", "metric": "latency_p99_ms", "at_least": None, "at_most": 5.0, "weight": 1.0},
-            {"name": "no carrier left out", "owner": "partners", "metric": "recall_gap:carrier", "at_least": None, "at_most": 0.2, "weight": 1.0},
+            {
+                "name": "catch late flights",
+                "owner": "operations",
+                "metric": "average_precision",
+                "at_least": 0.8,
+                "at_most": None,
+                "weight": 3.0,
+            },
+            {
+                "name": "answer at once",
+                "owner": "product",
+                "metric": "latency_p99_ms",
+                "at_least": None,
+                "at_most": 5.0,
+                "weight": 1.0,
+            },
+            {
+                "name": "no carrier left out",
+                "owner": "partners",
+                "metric": "recall_gap:carrier",
+                "at_least": None,
+                "at_most": 0.2,
+                "weight": 1.0,
+            },
         ],
         leaderboard=leaderboard(),
         releases=releases(),
@@ -309,7 +339,15 @@ def trace(*, outcome: bool = True, carrier: str = "UA") -> Trace:
         },
         context={"wind_speed": 17.3, "visibility": 10.0, "precip": 0.0, "gust": None},
         context_age_s=2820.0,
-        features={"dep_delay": 22.0, "log_distance": 7.2449, "hour_sin": -0.2588, "hour_cos": -0.9659, "wind_speed": 17.3, "carrier": 3.0, "gust": None},
+        features={
+            "dep_delay": 22.0,
+            "log_distance": 7.2449,
+            "hour_sin": -0.2588,
+            "hour_cos": -0.9659,
+            "wind_speed": 17.3,
+            "carrier": 3.0,
+            "gust": None,
+        },
         score=0.7341,
         threshold=0.3846,
         label=True,

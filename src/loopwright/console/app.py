@@ -33,6 +33,9 @@ HEADERS = {
 }
 STATIC = {"console.css": "text/css; charset=utf-8", "live.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"}
 
+REASONS = {503: "a part of the installation does not answer just now; try again", 500: "what is asked for is damaged"}
+"""What a page says instead of an error's own text, which may name what is internal."""
+
 PAGES: tuple[tuple[str, str], ...] = (
     ("/", "the wheel of six stages with live state, and every loop"),
     ("/loops/{loop}", "one loop: who serves, leaderboard, drift and quality over time, value, alerts"),
@@ -106,7 +109,7 @@ def _answer(request: Request, ask: Callable[[], msgspec.Struct], template: str, 
 def _refusal(error: LoopwrightError, *, as_json: bool) -> Response:
     status = 404 if isinstance(error, NotFound) else 503 if isinstance(error, Unavailable) else 500
     code = "".join("_" + c.lower() if c.isupper() else c for c in type(error).__name__).lstrip("_")
-    page = ErrorPage(status=status, code=code, message=str(error) if status != 500 else "what is asked for is damaged")
+    page = ErrorPage(status=status, code=code, message=str(error) if status == 404 else REASONS[status])
     if as_json:
         return _json({"error": {"code": page.code, "message": page.message}}, status)
     return _html("error.html", status, page=page, path="")

@@ -112,7 +112,7 @@ def _frame(size: Size) -> dict[str, Any]:
         "width": WIDTH[size],
         "autosize": {"type": "fit-x", "contains": "padding"},
         "background": "transparent",
-        "padding": 2,
+        "padding": {"left": 10, "right": 4, "top": 2, "bottom": 2},
     }
 
 

@@ -1,0 +1,101 @@
+import io
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+from tests.console import sample
+
+from loopwright.cli import render
+from loopwright.records.ledger.record import Problem
+from loopwright.verbs import results
+from loopwright.verbs.results import Checked, CheckItem, Made, Node, OutcomesReport, ReportFile, TurnReport, Verified
+
+NODE = Node(
+    id="a" * 64,
+    kind="package",
+    label="lightgbm",
+    role="",
+    children=[Node(id="t1", kind="table", label="v1", role="trained on", children=[])],
+)
+ANSWERS: list[tuple[Any, list[str]]] = [
+    (sample.status(), ["late-arrival", "▲ alert", "4, of which 3 retrainings", "wind_speed has drifted"]),
+    (sample.leaderboard(), ["lightgbm", "0.861 [0.850, 0.872]", "3/3", "does not pay"]),
+    (sample.history(), ["2013-06-03 03:00", "b7702e55b770", "tend"]),
+    (sample.releases()[0], ["late-arrival: 3fa91c0d3fa9 serves since 2013-04-01 03:00"]),
+    (sample.trace(), ["score 0.7341", "dep_delay", "departures.parquet", "+120.00 USD", "true positive"]),
+    (sample.trace(outcome=False), ["◐ pending"]),
+    (sample.drift(), ["2013-04-01", "◐ no data", "wind_speed", "▲ decayed"]),
+    (sample.replayed(), ["never retrained", "heuristic only", "3 retrainings", "retrained: drift of wind_speed"]),
+    (NODE, ["aaaaaaaaaaaa", "trained on", "t1"]),
+    (Checked(what="x", ok=False, items=[CheckItem(name="disk", ok=False, detail="full")]), ["✗ disk", "1 of 1 not well"]),
+    (Verified(ok=True, checked={"packages": 3}, problems=[]), ["✓ no damage", "packages 3"]),
+    (
+        Verified(ok=False, checked={"packages": 3}, problems=[Problem(where="p/model.onnx", what="cut short")]),
+        ["✗ p/model.onnx", "1 damaged"],
+    ),
+    (
+        TurnReport(
+            loop="l",
+            turn="t",
+            state="done",
+            steps=[("scope", "said", 0.1)],
+            verdict="v",
+            winner="w",
+            released=False,
+            reasons=["worse on JFK"],
+        ),
+        ["scope", "worse on JFK"],
+    ),
+    (ReportFile(loop="l", markdown="# Report", markdown_file="a.md", html_file="a.html"), ["# Report", "a.html"]),
+    (Made(files=["loop.py"], next_steps=["loopwright check x"]), ["wrote loop.py", "next: loopwright check x"]),
+    (
+        OutcomesReport(loop="l", accepted=5, joined=4, pending=3, overdue=2, unmatched=1, contradicting=0, repeated=0),
+        ["accepted", "overdue"],
+    ),
+    ([], ["nothing"]),
+]
+
+
+def text_of(value: Any) -> str:
+    out = io.StringIO()
+    Console(file=out, width=170, markup=False, highlight=False, emoji=False).print(render.rendered(value))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("value", "expected"), ANSWERS, ids=lambda v: type(v).__name__)
+def test_answers_are_shown(value: Any, expected: list[str]) -> None:
+    shown = text_of(value)
+    for text in expected:
+        assert text in shown
+
+
+def test_every_renderer_is_of_something_that_verbs_answer() -> None:
+    tried = {type(value) for value, _ in ANSWERS}
+    assert set(render.RENDERERS) - {results.LoopStatus} <= tried
+
+
+def test_data_cannot_steer_the_terminal_or_the_markup() -> None:
+    item = CheckItem(name="[red]x[/red]", ok=True, detail="a\x1b[31mb\x07")
+    shown = text_of(Checked(what="y", ok=True, items=[item]))
+    assert "[red]x[/red]" in shown
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+
+
+def test_numbers_are_as_long_as_they_matter() -> None:
+    values = [1234567.0, 12.34, 0.0123, 3.0, math.nan, math.inf, -math.inf]
+    assert [render.number(v) for v in values] == ["1,234,567", "12.3", "0.012", "3", "–", "∞", "-∞"]
+
+
+def test_a_type_that_nobody_thought_of() -> None:
+    class Novel(msgspec.Struct):
+        first_name: str
+        shares: dict[str, float]
+        nothing: None
+
+    shown = text_of(Novel(first_name="ann", shares={"a": 0.5}, nothing=None))
+    assert "first name" in shown
+    assert "a 0.500" in shown
+    assert len(text_of([Novel("a", {}, None), Novel("b", {}, None)]).splitlines()) >= 4

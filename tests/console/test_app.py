@@ -1,0 +1,261 @@
+"""The pages over the made-up year and over a real, empty home; and the pages in a real browser."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPResponse
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.console import sample
+from tests.console.browser import browser, served
+
+from loopwright.console.app import PAGES, routes, routes_over
+from loopwright.console.pages import home_page
+from loopwright.records.errors import Damaged, LedgerUnavailable
+from loopwright.records.home import Home
+from loopwright.records.settings import Settings
+from loopwright.verbs.results import LoopPage, Status, Trace
+
+EVIL = "<script>alert('x')</script>"
+
+
+class Evil(sample.Sample):
+    def status(self) -> Status:
+        page = super().status()
+        return msgspec.structs.replace(page, loops=[msgspec.structs.replace(page.loops[0], problem=EVIL)])
+
+    def loop(self, name: str) -> LoopPage:
+        page = sample.loop_page()
+        alert = msgspec.structs.replace(page.alerts[0], title=EVIL)
+        status = msgspec.structs.replace(page.status, problem=EVIL, open_alerts=[alert])
+        return msgspec.structs.replace(page, status=status)
+
+    def trace(self, id: str) -> Trace:
+        return sample.trace(carrier=EVIL, outcome=False)
+
+
+class Broken(sample.Sample):
+    def status(self) -> Status:
+        raise LedgerUnavailable("postgresql://user@secret-host/ledger does not answer")
+
+    def loop(self, name: str) -> LoopPage:
+        raise Damaged("/secret/path is damaged")
+
+
+class Bare(sample.Sample):
+    """A loop that was only declared: nothing trained, served, watched or accounted for."""
+
+    def loop(self, name: str) -> LoopPage:
+        page = sample.loop_page()
+        status = msgspec.structs.replace(
+            page.status,
+            serving="",
+            candidate="",
+            since=None,
+            packages_served=[],
+            retrainings=[],
+            open_alerts=[],
+            last_prediction=None,
+        )
+        return LoopPage(
+            status=status,
+            objectives=page.objectives,
+            leaderboard=None,
+            releases=[],
+            windows=[],
+            quality=[],
+            values=[],
+            alerts=[],
+        )
+
+    def trace(self, id: str) -> Trace:
+        bare = sample.trace(outcome=False)
+        return msgspec.structs.replace(
+            bare, context={}, context_age_s=None, features={}, heuristic=None, flags=[], files=[], release=None, commit=""
+        )
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with served([*routes_over(sample.Sample())]) as found:
+        yield found
+
+
+def get(url: str) -> tuple[int, Any, bytes]:
+    try:
+        reply: HTTPResponse
+        with urllib.request.urlopen(url, timeout=30) as reply:
+            return reply.status, reply.headers, reply.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, error.read()
+
+
+URLS = ["/", f"/loops/{sample.LOOP}", f"/predictions/{sample.ID}"]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_page_and_its_json(address: str, url: str) -> None:
+    status, headers, body = get(address + url)
+    assert status == 200
+    assert headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert b"<script>" not in body
+    assert b"style=" not in body
+    status, headers, body = get(address + (url if url != "/" else "/index") + ".json")
+    assert status == 200
+    assert headers["content-type"] == "application/json"
+    values = {"/": home_page(sample.Sample()), URLS[1]: sample.loop_page(), URLS[2]: sample.trace()}
+    assert body == msgspec.json.encode(values[url])
+
+
+def test_pages_show_what_matters(address: str) -> None:
+    home, loop, trace = (get(address + url)[2].decode() for url in URLS)
+    for stage in ("scope", "data", "develop", "deploy", "monitor", "business"):
+        assert f'href="/loops/late-arrival#{stage}"' in home
+        assert f'id="{stage}"' in loop
+    for word in ("DataOps", "ML engineering", "MLOps", "data science", "release engineering"):
+        assert word in home
+    for text in (
+        sample.leaderboard().verdict,
+        "wind_speed has drifted",
+        "d04417fbd044",
+        "charts/drift.svg",
+        "earned over the heuristic",
+    ):
+        assert text in loop
+    for text in (
+        "17.3",
+        "departures.parquet",
+        "1d1d1d1d1d1d1d1d",
+        "true positive",
+        "+120 USD",
+        "first release",
+        "9fe09ee1b2c3",
+        "missing",
+    ):
+        assert text in trace
+
+
+def test_charts_are_served_for_each_screen(address: str) -> None:
+    wide = get(f"{address}/loops/{sample.LOOP}/charts/quality.svg")
+    narrow = get(f"{address}/loops/{sample.LOOP}/charts/quality.svg?size=narrow&theme=dark")
+    assert wide[0] == narrow[0] == 200
+    assert wide[1]["content-type"] == "image/svg+xml"
+    assert wide[2] != narrow[2]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/loops/nope",
+        "/loops/..%2f..",
+        "/loops/%00",
+        "/loops/" + "a" * 10_000,
+        "/loops/LATE",
+        "/predictions/nope",
+        "/predictions/" + "0" * 32,
+        "/predictions?id=<b>",
+        "/predictions",
+        "/loops/late-arrival/charts/nope.svg",
+        "/loops/nope/charts/quality.svg",
+        "/static/../app.py",
+        "/static/app.py",
+    ],
+)
+def test_what_is_not_there_is_404(address: str, path: str) -> None:
+    status, _, body = get(address + path)
+    assert status == 404
+    assert b"<b>" not in body
+    assert b"Traceback" not in body
+
+
+def test_not_found_has_a_page_and_a_document(address: str) -> None:
+    _, headers, body = get(address + "/loops/nope")
+    assert b"late-arrival" in body, "the nearest name helps"
+    assert "default-src 'self'" in headers["content-security-policy"]
+    status, _, body = get(address + "/loops/nope.json")
+    assert status == 404
+    assert json.loads(body)["error"]["code"] == "loop_not_found"
+
+
+def test_the_form_leads_to_the_prediction(address: str) -> None:
+    status, _, body = get(f"{address}/predictions?id=%20{sample.ID.upper()}")
+    assert status == 200
+    assert sample.ID.encode() in body
+
+
+def test_only_reading() -> None:
+    assert all(route.methods == {"GET", "HEAD"} for route in routes_over(sample.Sample()))
+
+
+def test_data_does_not_become_markup() -> None:
+    with served([*routes_over(Evil())]) as address:
+        for url in URLS:
+            _, _, body = get(address + url)
+            assert EVIL.encode() not in body
+            assert b"&lt;script&gt;" in body
+
+
+def test_what_is_internal_stays_inside() -> None:
+    with served([*routes_over(Broken())]) as address:
+        for url, expected in (("/", 503), (URLS[1], 500), ("/index.json", 503)):
+            status, _, body = get(address + url)
+            assert status == expected
+            assert b"secret" not in body
+
+
+def test_a_loop_that_has_not_turned_yet_says_so() -> None:
+    with served([*routes_over(Bare())]) as address:
+        status, _, body = get(address + URLS[1])
+        assert status == 200
+        for text in (
+            b"no data is not the same as all is well",
+            b"Nobody has served yet",
+            b"No leaderboard yet",
+            b"No outcome has been",
+        ):
+            assert text in body
+        status, _, body = get(address + URLS[2])
+        assert status == 200
+        assert b"Pending" in body
+
+
+def test_an_empty_home(tmp_path: Path) -> None:
+    with Home(Settings(home=tmp_path / "home")) as home, served([*routes(home)]) as address:
+        status, _, body = get(address + "/")
+        assert status == 200
+        assert b"loopwright demo" in body
+        assert json.loads(get(address + "/index.json")[2])["loops"] == []
+        assert get(address + "/loops/nope")[0] == 404
+        assert get(f"{address}/predictions/{sample.ID}")[0] == 404
+
+
+def test_in_a_browser_nothing_is_refused_or_too_wide(address: str) -> None:
+    said: list[str] = []
+    with browser() as chromium:
+        for width, theme in ((1280, "light"), (390, "dark")):
+            context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)  # type: ignore[arg-type]  # a literal
+            page = context.new_page()
+            page.on("console", lambda message: said.append(message.text))
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.on("requestfailed", lambda request: said.append(request.url))
+            for url in URLS:
+                page.goto(address + url, wait_until="networkidle")
+                assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), (
+                    url,
+                    width,
+                )
+                assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)"), (url, width)
+            context.close()
+    assert said == []
+
+
+def test_the_guide_names_every_page() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "console.md").read_text()
+    for path, _ in PAGES:
+        assert f"`{path}`" in guide

@@ -1,0 +1,71 @@
+import math
+import xml.etree.ElementTree as ET
+
+import msgspec
+import pytest
+from tests.console import sample
+
+from loopwright.console import charts
+from loopwright.records.evaluation import Estimate
+
+
+@pytest.mark.parametrize("chart", list(charts.CHARTS))
+@pytest.mark.parametrize("size", ["wide", "narrow"])
+def test_charts_are_drawn(chart: str, size: charts.Size) -> None:
+    light = charts.svg(sample.loop_page(), chart, size=size, theme="light")
+    root = ET.fromstring(light)
+    assert root.tag.endswith("svg")
+    assert int(float(root.attrib["width"])) <= charts.WIDTH[size] + 4
+    assert charts.PALETTE["light"]["ink"] in light
+    assert charts.PALETTE["dark"]["ink"] in charts.svg(sample.loop_page(), chart, size=size, theme="dark")
+
+
+def test_the_quality_chart_names_target_and_packages() -> None:
+    drawn = charts.svg(sample.loop_page(), "quality", size="wide", theme="light")
+    assert "target 0.8" in drawn
+    assert sample.PACKAGES[1][:6] in drawn
+
+
+def test_the_drift_chart_names_the_worst_columns_first() -> None:
+    text = [e.text for e in ET.fromstring(charts.svg(sample.loop_page(), "drift", size="wide", theme="light")).iter() if e.text]
+    shown = [t for t in text if t in sample.COLUMNS]
+    assert set(shown[:3]) == {"visibility", "wind_speed", "precip"}
+
+
+def test_nothing_to_show_is_no_chart() -> None:
+    page = msgspec.structs.replace(sample.loop_page(), windows=[], quality=[], values=[])
+    assert charts.available(page) == []
+    assert charts.available(sample.loop_page()) == ["quality", "drift", "value"]
+
+
+def test_one_window_is_enough() -> None:
+    full = sample.loop_page()
+    page = msgspec.structs.replace(full, windows=full.windows[:1], quality=full.quality[:1], values=full.values[:1])
+    for chart in charts.available(page):
+        assert charts.svg(page, chart, size="narrow", theme="light").startswith("<svg")
+
+
+def test_names_from_data_do_not_become_markup() -> None:
+    page = sample.loop_page()
+    evil = "</text><script>alert(1)</script>"
+    column = msgspec.structs.replace(page.windows[0].columns[0], column=evil)
+    window = msgspec.structs.replace(page.windows[0], columns=[column])
+    drawn = charts.svg(msgspec.structs.replace(page, windows=[window]), "drift", size="wide", theme="light")
+    assert "<script" not in drawn
+
+
+def test_money_adds_up_and_its_interval_is_that_of_independent_windows() -> None:
+    values = sample.values()
+    total = charts.money(values)
+    assert total is not None
+    assert total.more.value == pytest.approx(total.loop - total.heuristic)
+    assert total.more.high - total.more.value == pytest.approx(1500 * math.sqrt(len(values)))
+    assert charts.money([]) is None
+
+
+def test_the_metric_is_the_first_objective_that_is_measured() -> None:
+    page = sample.loop_page()
+    assert charts.metric_of(page) == "average_precision"
+    other = [msgspec.structs.replace(q, metrics={"roc_auc": Estimate(0.9, 0.8, 1.0, 10)}) for q in page.quality]
+    assert charts.metric_of(msgspec.structs.replace(page, quality=other)) == "roc_auc"
+    assert charts.metric_of(msgspec.structs.replace(page, quality=[])) == ""
