@@ -23,7 +23,7 @@ PAGES = sorted(
     ]
 )
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-WALKS = ("README.md", "docs/getting-started.md")  # their console blocks are typed in, one after the other
+WALK = ROOT / "docs" / "getting-started.md"  # its console blocks are typed in, one after the other
 
 
 def named(path: Path) -> str:
@@ -80,7 +80,7 @@ def test_decisions_are_listed_and_short(page: Path) -> None:
     assert len(page.read_text().splitlines()) <= 60
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") and named(p) not in WALKS], ids=named)
+@pytest.mark.parametrize("page", [p for p in PAGES if p != WALK and blocks(p, "python")], ids=named)
 def test_python_examples_run(page: Path, tmp_path: Path) -> None:
     """All Python blocks of a page are one program, run in an empty folder with a home of its own."""
     program = tmp_path / "blocks.py"
@@ -107,17 +107,27 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("name", [n for n in WALKS if (ROOT / n).is_file()])
-def test_a_newcomer_can_type_it_in(name: str, tmp_path: Path) -> None:
+def test_the_readme_types_what_getting_started_types() -> None:
+    said = [line for _, text in blocks(ROOT / "README.md", "console") for line in commands(text)]
+    walked = [line for _, text in blocks(WALK, "console") for line in commands(text)]
+    assert [line for line in said if line not in walked] == ["make demo"]
+
+
+def test_the_loop_of_the_readme_is_sound(tmp_path: Path) -> None:
+    [(_, text)] = blocks(ROOT / "README.md", "python")
+    (tmp_path / "loop.py").write_text(text)
+    typed("loopwright check .", tmp_path, environment(tmp_path))
+
+
+def test_a_newcomer_can_type_it_in(tmp_path: Path) -> None:
     """Python blocks are run and lines that begin with `$ ` are typed, in order, in one folder; each must succeed.
 
-    `loopwright serve` goes to the background until the end; its ports are those it chose. `make` and `git` lines are left
-    out: CI types those itself.
+    `loopwright serve` goes to the background until the end; its ports are those it chose.
     """
     env = environment(tmp_path)
     server: subprocess.Popen[bytes] | None = None
     try:
-        for i, (language, text) in enumerate(blocks(ROOT / name, "python", "console")):
+        for i, (language, text) in enumerate(blocks(WALK, "python", "console")):
             if language == "python":
                 (tmp_path / f"block{i}.py").write_text(text)
                 typed(f"{sys.executable} -W error block{i}.py", tmp_path, env)
@@ -129,7 +139,7 @@ def test_a_newcomer_can_type_it_in(name: str, tmp_path: Path) -> None:
                             ["/bin/bash", "-c", f"exec {line}"], cwd=tmp_path, env=env, stdout=log, stderr=log
                         )
                     env |= ports(tmp_path, server)
-                elif not line.startswith(("make ", "git ", "cd ", "pip ")):
+                else:
                     typed(
                         line.replace(":8321", ":$LOOPWRIGHT_PORT").replace(":8322", ":$LOOPWRIGHT_CONTROL_PORT"), tmp_path, env
                     )
