@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -9,11 +10,25 @@ import ndonnx as ndx
 import ndonnx.extensions as nde
 import numpy as np
 
-from loopwright.records.declarations import Column, Table
+from loopwright.loop import Loop
+from loopwright.records.clock import Clock, SimulatedClock
+from loopwright.records.declarations import (
+    Candidate,
+    Column,
+    Context,
+    Heuristic,
+    Objective,
+    Outcome,
+    Scope,
+    Table,
+    Value,
+)
 from loopwright.records.evaluation import Estimate, Evaluation
 from loopwright.records.graph import Feeder, Graph
+from loopwright.records.home import Home
 from loopwright.records.package import ContextNeed, Conversion, Golden, Manifest, Reference, Training
 from loopwright.records.packages import Package, Packages, encode_json
+from loopwright.records.settings import Settings
 
 LOOP = "late-arrival"
 NOW = datetime(2024, 5, 1, 9, 0, tzinfo=UTC)
@@ -39,6 +54,12 @@ WEATHER = ContextNeed(
     columns={"wind": Column("float", nullable=True), "gust": Column("float", nullable=True)},
     max_age_s=3 * 3600.0,
 )
+WEATHER_TABLE = Table(
+    "weather",
+    {"origin": Column("string"), "observed_at": Column("timestamp"), **WEATHER.columns},
+    key=["origin"],
+    event_time="observed_at",
+)
 LANDINGS = Table(
     "landings",
     {"flight": Column("string"), "landed_at": Column("timestamp"), "arr_delay": Column("float", minimum=-180, maximum=1440)},
@@ -51,8 +72,8 @@ COLUMNS = {**REQUESTS.columns, **WEATHER.columns}
 class Known(NamedTuple):
     """A row of context."""
 
-    known_at_us: int
-    event_at_us: int
+    known_at: int
+    event_at: int
     values: Mapping[str, Any]
 
 
@@ -191,3 +212,31 @@ def package(
             "card.md": b"# By hand\n",
         },
     )
+
+
+def declared() -> Loop:
+    """The small loop as a declaration, its code as text."""
+    return Loop(
+        name=LOOP,
+        scope=Scope(
+            problem="Which flights land late?",
+            objectives=[
+                Objective("catch late flights", owner="operations", metric="average_precision", at_least=0.5, weight=2),
+                Objective("answer at once", owner="product", metric="latency_p99_ms", at_most=50),
+            ],
+            heuristic=Heuristic("f.delay > 15"),
+            value=Value(true_positive=100, false_positive=-10, false_negative=-50),
+        ),
+        requests=REQUESTS,
+        outcome=Outcome(LANDINGS, label="arr_delay > 15"),
+        features="",
+        candidates=[Candidate("by-hand", "")],
+        context=[Context(WEATHER_TABLE, by=WEATHER.by, columns=list(WEATHER.columns), max_age="3h")],
+    )
+
+
+def opened(folder: Path, clock: Clock | None = None, **settings: Any) -> Home:
+    """A home in which the ledger knows the small loop."""
+    home = Home(Settings(home=folder, by="tests", port=0, control_port=0, **settings), clock or SimulatedClock(NOW))
+    home.ledger.put(declared().record("loop.py"), loop=LOOP, key=LOOP)
+    return home

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from loopwright.records.clock import Clock
-from loopwright.records.errors import PackageRefused, Unavailable
+from loopwright.records.errors import LoopwrightError, PackageRefused, Unavailable
 from loopwright.records.graph import Feeder, Graph, microseconds
 from loopwright.records.ids import new_ids
 from loopwright.records.package import ContextNeed
@@ -24,7 +24,7 @@ class ContextRow(Protocol):
     """A row of context as the online store gives it: times in microseconds since 1970 (UTC)."""
 
     @property
-    def event_at_us(self) -> int:
+    def event_at(self) -> int:
         """When it happened."""
         ...
 
@@ -182,9 +182,9 @@ class Predictor:
         for i, need in enumerate(self._needs):
             key = need.key(row)
             if (i, key) not in found:
-                found[i, key] = self._online.get(need.table, key)
+                found[i, key] = self._look_up(need.table, key)
             match = found[i, key]
-            age = (decided - match.event_at_us) / 1e6 if match is not None else None
+            age = (decided - match.event_at) / 1e6 if match is not None else None
             if match is None or age is None or abs(age) > need.max_age_s:
                 context.update(need.nothing)
                 flags.append(f"{'missing' if match is None else 'stale'}_context:{need.table}")
@@ -194,6 +194,12 @@ class Predictor:
                 context[name] = values.get(name)
             oldest = age if oldest is None or age > oldest else oldest
         return context, oldest
+
+    def _look_up(self, table: str, key: str) -> ContextRow | None:
+        try:
+            return self._online.get(table, key)
+        except LoopwrightError:  # a store that is down or damaged is context that is missing: prediction goes on
+            return None
 
     def _scores(self, full: Sequence[Mapping[str, Any]], flags: list[list[str]]) -> list[float]:
         scores = self._run(full, [MOST_FAILURES])

@@ -1,0 +1,162 @@
+"""The control API and the console: one starlette application over the table of verbs.
+
+`GET /api/{verb}` for verbs that only look, `POST /api/{verb}` for those that change something; arguments as query
+parameters or as a JSON object, the answer as JSON. Everything but `/livez` asks for the token, where one is set.
+"""
+
+import inspect
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.routing import Route as Path_
+
+from loopwright.console.app import routes as console_routes
+from loopwright.deploy.decode import parse
+from loopwright.records.errors import LoopwrightError, RequestInvalid, RequestTooLarge, UsageError
+from loopwright.records.home import Home
+from loopwright.server.access import Access
+from loopwright.server.routes import Permission, Route, check_routes
+from loopwright.server.status import describe, describe_status, status_of
+from loopwright.verbs import VERBS, Verb
+
+MOST_BYTES = 64 * 1024
+_FILLED_IN = ("home", "progress")
+
+
+def control_routes(verbs: Sequence[Verb] = VERBS) -> list[Route]:
+    """The routes of the control API, each with its permission: read for what only looks, write for what changes something."""
+    return [
+        Route("POST" if v.changes else "GET", f"/api/{v.name}", "write" if v.changes else "read", v.name)
+        for v in verbs
+        if "http" in v.doors
+    ]
+
+
+def control(home: Home, access: Access, verbs: Sequence[Verb] = VERBS) -> Any:
+    """The application, access checks around it. Raises UsageError for a verb that would let a client name a location."""
+    table = control_routes(verbs)
+    check_routes(table)
+    by_name = {v.name: v for v in verbs}
+    routes: list[BaseRoute] = [Path_(r.path, _endpoint(home, by_name[r.handler]), methods=[r.method]) for r in table]
+    routes += [Path_("/livez", _live), Path_("/api", _listing(table, by_name))]
+    application = Starlette(
+        routes=[*routes, *console_routes(home)], exception_handlers={404: _at_door(404), 405: _at_door(405)}
+    )
+    return Guarded(application, access)
+
+
+class Guarded:
+    """Refuses before anything else looks at a request. What is neither GET nor HEAD changes something."""
+
+    def __init__(self, application: Any, access: Access) -> None:
+        self._application, self._access = application, access
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            return
+        permission: Permission = "read" if scope["method"] in ("GET", "HEAD") else "write"
+        if scope["raw_path"] == b"/livez":
+            permission = "public"
+        status = self._access.refuse(permission, dict(scope["headers"]))
+        if not status:
+            await self._application(scope, receive, send)
+            return
+        extra = {"www-authenticate": 'Basic realm="loopwright", charset="UTF-8"'} if status == 401 else {}
+        await _json(describe_status(status), status, {**extra, "connection": "close"})(scope, receive, send)
+
+
+def _endpoint(home: Home, verb: Verb) -> Callable[[Request], Awaitable[Response]]:
+    asked = {name: p for name, p in inspect.signature(verb.call).parameters.items() if name not in _FILLED_IN}
+    for name, parameter in asked.items():
+        if Path in (parameter.annotation, *get_args(parameter.annotation)):
+            raise UsageError(
+                f"verb {verb.name!r} takes a path ({name}); a client never names a location: leave out the door `http`"
+            )
+
+    async def answer(request: Request) -> Response:
+        try:
+            given = await _body(request) if verb.changes else dict(request.query_params)
+            arguments = _arguments(asked, given, strict=verb.changes)
+            result = await run_in_threadpool(lambda: verb.call(home, **arguments))
+            return _json(result)
+        except LoopwrightError as error:
+            status, _ = status_of(error)
+            return _json(describe(error), status, {"retry-after": "1"} if status == 503 else {})
+        except Exception as error:  # noqa: BLE001  # nothing internal goes out, and the server lives
+            traceback.print_exception(error, file=sys.stderr)
+            return _json(describe_status(500), 500)
+
+    return answer
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise UsageError("send the arguments as a JSON object, with Content-Type: application/json")
+    parts: list[bytes] = []
+    async for part in request.stream():
+        parts.append(part)
+        if sum(map(len, parts)) > MOST_BYTES:
+            raise RequestTooLarge("bytes", MOST_BYTES)
+    plain = parse(b"".join(parts) or b"{}")
+    if not isinstance(plain, dict):
+        raise RequestInvalid([("body", "must be an object of arguments")])
+    return plain
+
+
+def _arguments(asked: Mapping[str, inspect.Parameter], given: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
+    """The arguments as the verb's own types. Raises RequestInvalid naming every one that is wrong."""
+    problems = [(name[:80], f"is no argument; there is {', '.join(asked) or 'none'}") for name in given if name not in asked]
+    found = {}
+    for name, parameter in asked.items():
+        if name not in given:
+            if parameter.default is inspect.Parameter.empty:
+                problems.append((name, "is missing"))
+            continue
+        try:
+            found[name] = msgspec.convert(given[name], parameter.annotation, strict=strict)
+        except ValueError as error:
+            problems.append((name, str(error)))
+    if problems:
+        raise RequestInvalid(problems)
+    return found
+
+
+async def _live(_: Request) -> Response:
+    return _json({"live": True})
+
+
+def _listing(table: Sequence[Route], verbs: Mapping[str, Verb]) -> Callable[[Request], Awaitable[Response]]:
+    listing = [
+        {
+            "verb": r.handler,
+            "method": r.method,
+            "path": r.path,
+            "help": verbs[r.handler].help,
+            "arguments": [n for n in inspect.signature(verbs[r.handler].call).parameters if n not in _FILLED_IN],
+        }
+        for r in table
+    ]
+
+    async def answer(_: Request) -> Response:
+        return _json(listing)
+
+    return answer
+
+
+def _at_door(status: int) -> Callable[[Request, Exception], Response]:
+    return lambda _request, _error: _json(describe_status(status), status)
+
+
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    more = {"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})}
+    return Response(msgspec.json.encode(value), status, more, "application/json")

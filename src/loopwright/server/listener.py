@@ -1,0 +1,84 @@
+"""A uvicorn server on a socket we opened, with our limits, stopped by us: it never raises a signal again after its end."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from loopwright.records.errors import AddressRefused
+from loopwright.server.protocol import BoundedProtocol
+
+GRACE_SECONDS = 10
+
+
+class Listener(uvicorn.Server):
+    """Serves `app` until SIGTERM (and SIGINT, unless `ignore_interrupt`) or `should_exit`; `every_second` is called in the loop."""
+
+    def __init__(self, app: Any, *, ignore_interrupt: bool = False, every_second: Callable[[], None] | None = None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=BoundedProtocol,
+                loop="uvloop",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+                backlog=1024,
+            )
+        )
+        self._ignore_interrupt, self._every_second = ignore_interrupt, every_second
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at a signal, without raising it again at the end."""
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            self.should_exit = True
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN if self._ignore_interrupt else stop)
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; once a second requests that trickle in are ended."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, BoundedProtocol):
+                    connection.expire(now)
+            if self._every_second is not None:
+                self._every_second()
+        return await super().on_tick(counter)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises AddressRefused when the address cannot be bound."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        opened = socket.socket(family, kind, protocol)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind(address)
+        opened.listen(1024)
+    except OSError as error:
+        raise AddressRefused(
+            f"{host}:{port} cannot be bound: {error.strerror}; choose another with --port, or 0 for a free one"
+        ) from error
+    return opened
+
+
+def url(opened: socket.socket, host: str) -> str:
+    """The URL under which a socket can be reached from this machine."""
+    port = opened.getsockname()[1]
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104  # compared, not bound
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"

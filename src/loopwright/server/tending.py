@@ -1,0 +1,45 @@
+"""Upkeep beside the server: `python -m loopwright.server.tending LINK_FD`, the verb `tend` until the supervisor is gone."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+
+from loopwright.records.home import Home
+from loopwright.records.settings import load_settings
+from loopwright.verbs import verb
+
+
+class Lines:
+    """Tells progress as lines on standard error. See `records.progress.Progress`."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+        sys.stderr.write(f"tend: {text}\n")
+        sys.stderr.flush()
+
+    def advance(self, what: str, done: float, total: float) -> None:
+        """Nothing to tell."""
+
+
+def main(argv: list[str]) -> None:
+    """Entry of the process."""
+    link = socket.socket(fileno=int(argv[0]))
+
+    def supervised() -> None:
+        try:
+            while link.recv(64):
+                pass
+        except OSError:
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=supervised, daemon=True).start()
+    with Home(load_settings()) as home:
+        verb("tend").call(home, progress=Lines())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
