@@ -1,5 +1,6 @@
 """Carry out one verb: open home, call it, show the answer or the error, and say how it went as an exit code."""
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -28,14 +29,14 @@ def answer(
     """Call `verb` and show what it says; returns the exit code. `then` runs after the answer was shown (`demo` serves)."""
     from loopwright.cli.progress import listener
 
-    asked = verb.call.__code__.co_varnames[: verb.call.__code__.co_argcount + verb.call.__code__.co_kwonlyargcount]
+    asked = inspect.signature(verb.call).parameters
     try:
         with _quiet_stdout(as_json) as write, Home(load_settings(settings)) as home:
             with listener(as_json=as_json) as progress:
-                if "progress" in asked:
-                    arguments = {**arguments, "progress": progress}
-                result = verb.call(home, **arguments)
-            _show(result, write, as_json=as_json)
+                filled: dict[str, Any] = {"progress": progress, "announce": _announcer(home, write, as_json=as_json)}
+                result = verb.call(home, **arguments, **{name: filled[name] for name in filled if name in asked})
+            if "announce" not in asked:
+                _show(result, write, as_json=as_json)
             if then is not None:
                 then(home)
         return DONE if is_yes(result) else NO
@@ -81,6 +82,18 @@ def code_of(error: LoopwrightError) -> str:
 def json_text(value: Any) -> str:
     """One JSON document; NaN and infinity become null."""
     return msgspec.json.encode(value, enc_hook=str).decode()
+
+
+def _announcer(home: Home, write: Callable[[str], None], *, as_json: bool) -> Callable[[str], None]:
+    """What a verb that runs until stopped calls when it is ready: a line for people, `serve.json` for machines."""
+
+    def announce(line: str) -> None:
+        if as_json:
+            line = (home.path / "serve.json").read_text(encoding="utf-8")
+        write(line)
+        sys.stdout.flush()
+
+    return announce
 
 
 def _show(result: Any, write: Callable[[str], None], *, as_json: bool) -> None:

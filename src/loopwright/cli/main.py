@@ -5,6 +5,7 @@ one JSON document (the answer, or `{"error": ...}`); progress and everything els
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from inspect import Signature
@@ -73,17 +74,30 @@ def table() -> list[Verb]:
     return [*found[:place], serve, *found[place:]]
 
 
-def serve_until_stopped(home: Any, *, no_tend: bool = False) -> None:
+def serve_until_stopped(home: Any, *, no_tend: bool = False, announce: Callable[[str], None] | None = None) -> None:
     """Serve predictions on one port, the control API and the console on another, until stopped.
 
-    Upkeep (`loopwright tend`) runs beside it.
+    Upkeep (as `loopwright tend` does it) runs beside it.
 
     Args:
         no_tend: leave upkeep to another process.
     """
     from loopwright.server.supervisor import serve
 
-    serve(home, tend=not no_tend)
+    serve(home, tend=not no_tend, announce=announce)
+
+
+def serve_and_open(home: Any) -> None:
+    """Serve until stopped, and open the console in a browser where there is a screen."""
+
+    def ready(line: str) -> None:
+        print(line, flush=True)
+        if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+            import webbrowser
+
+            webbrowser.open(json.loads((home.path / "serve.json").read_bytes())["control"])
+
+    serve_until_stopped(home, announce=ready)
 
 
 def wrong_use(error: TyperException, as_json: bool) -> int:
@@ -138,7 +152,7 @@ def command(verb: Verb) -> Callable[..., int]:
 
         before: dict[str, Any] = ctx.obj or {}
         as_json = bool(given["as_json"] or before.get("as_json"))
-        then = serve_until_stopped if verb.name in THEN_SERVES and not (given["no_serve"] or as_json) else None
+        then = serve_and_open if verb.name in THEN_SERVES and not (given["no_serve"] or as_json) else None
         return answer(
             verb, {p.name: given[p.name] for p in own}, _settings(before) | _settings(given), as_json=as_json, then=then
         )

@@ -53,6 +53,7 @@ SIGNS = {
     "done": "●",
     "watch": "◐",
     "no data": "◐",
+    "pending": "◐",
     "alert": "▲",
     "drift": "▲",
     "decayed": "▲",

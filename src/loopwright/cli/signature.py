@@ -12,7 +12,7 @@ from loopwright.records.settings import SETTINGS
 
 Parameter = inspect.Parameter
 
-NOT_ASKED = ("home", "progress")
+NOT_ASKED = ("home", "progress", "announce")
 """Parameters that the door fills in itself."""
 
 SPELLED = {"from_file": "--from"}

@@ -1,0 +1,82 @@
+"""Every verb of the real table through the command line, on a home with nothing in it; and `serve` from start to end."""
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from loopwright.cli.main import run, table
+
+ON_NOTHING: dict[str, tuple[list[str], int, str]] = {
+    "check": (["nope"], 2, "loop_not_found"),
+    "drift": (["nope"], 2, "loop_not_found"),
+    "history": (["nope"], 2, "loop_not_found"),
+    "ingest": (["nope", "nope.csv"], 2, "table_not_found"),
+    "init": (["new", "--name", "Not Lawful", "--from", "nope.csv"], 2, ""),
+    "leaderboard": (["nope"], 2, "loop_not_found"),
+    "lineage": (["nope"], 2, ""),
+    "outcomes": (["nope"], 2, "loop_not_found"),
+    "release": (["nope"], 2, "loop_not_found"),
+    "replay": (["nope", "--start", "2013-04-01", "--end", "2013-05-01"], 2, "loop_not_found"),
+    "report": (["nope"], 2, "loop_not_found"),
+    "rollback": (["nope"], 2, "loop_not_found"),
+    "run": (["nope"], 2, "loop_not_found"),
+    "trace": (["0" * 31 + "1"], 2, "prediction_not_found"),
+}
+ANSWERED: dict[str, list[str]] = {
+    "doctor": ["ok", "items"],
+    "status": ["loops", "version"],
+    "tend": ["leader"],
+    "verify": ["ok", "problems"],
+}
+ELSEWHERE = {"demo", "serve"}  # demo: tests/journeys; serve: below
+
+
+def test_every_verb_is_tried() -> None:
+    assert ON_NOTHING.keys() | ANSWERED.keys() | ELSEWHERE == {verb.name for verb in table()}
+
+
+@pytest.mark.parametrize("verb", ON_NOTHING)
+def test_what_is_not_there_is_an_error_document(capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: str) -> None:
+    arguments, code, expected = ON_NOTHING[verb]
+    arguments = [str(tmp_path / "new") if a == "new" else a for a in arguments]
+    assert run([verb, *arguments, "--json", "--home", str(tmp_path / "home")]) == code
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["message"]
+    assert expected in ("", error["code"])
+
+
+@pytest.mark.parametrize("verb", ANSWERED)
+def test_what_can_be_answered_without_a_loop_is_one_document(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: str
+) -> None:
+    arguments = ["--once"] if verb == "tend" else []
+    code = run([verb, *arguments, "--json", "--home", str(tmp_path / "home")])
+    answer = json.loads(capsys.readouterr().out)
+    assert set(ANSWERED[verb]) <= answer.keys()
+    assert code == (0 if answer.get("ok", True) else 1)
+    assert run([verb, *arguments, "--home", str(tmp_path / "home")]) == code
+    assert capsys.readouterr().out.strip()
+
+
+def test_serve_says_where_it_is_and_ends_in_order(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from loopwright.cli.main import main; main()", "serve", "--json", "--no-tend"]
+    command += ["--home", str(tmp_path), "--port", "0", "--control-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            ready = json.loads(server.stdout.readline())
+            with urllib.request.urlopen(ready["control"] + "/", timeout=30) as reply:
+                assert b"loopwright demo" in reply.read()
+                assert "default-src 'self'" in reply.headers["content-security-policy"]
+            with urllib.request.urlopen(ready["data"] + "/livez", timeout=30) as reply:
+                assert reply.status == 200
+            server.send_signal(signal.SIGTERM)
+            rest, _ = server.communicate(timeout=30)
+            assert (server.returncode, rest) == (0, "")
+        finally:
+            server.kill()
