@@ -122,7 +122,8 @@ class Lake:
                 table = dataset.to_table(columns=None if columns is None else list(columns), filter=filters)
             except OSError as error:
                 raise Damaged(f"table {name} cannot be read: {error}") from error
-            return table.cast(pa.schema([pa.field(f.name, _plain(f.type)) for f in table.schema]))
+            plain = pa.schema([pa.field(f.name, _plain(f.type)) for f in table.schema])
+            return table if table.schema.equals(plain) else table.cast(plain)
 
     def dataset(self, name: str, version: int | None = None) -> Any:
         """A pyarrow dataset of a table (at a version), e.g. for DuckDB, which pushes columns and filters down into it."""
@@ -205,8 +206,9 @@ class Lake:
             if self._folder is not None:
                 Path(uri).mkdir(parents=True, exist_ok=True)
             kept = pa.schema([pa.field(f.name, _kept(name, f)) for f in schema])
+            once = CommitProperties(max_commit_retries=0)  # a retry would make the table a second time, over the first
             try:
-                DeltaTable.create(uri, schema=kept, configuration=_CONFIGURATION)
+                DeltaTable.create(uri, schema=kept, configuration=_CONFIGURATION, commit_properties=once)
             except (CommitFailedError, DeltaError):
                 if not self.exists(name):
                     raise
