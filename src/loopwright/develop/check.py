@@ -1,0 +1,69 @@
+"""What `loopwright check` looks at before anything runs: do features, heuristic and slices become graphs, can every candidate be converted."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from loopwright.develop.convert import refuse_inconvertible
+from loopwright.develop.features import trace, trace_rule, trace_slices
+from loopwright.develop.fit import first_trial
+from loopwright.records import metrics
+from loopwright.records.declarations import Candidate, Column, Heuristic, Objective, Slice
+from loopwright.records.errors import ConversionRefused, DeclarationInvalid
+from loopwright.records.graph import Graph
+
+
+class GraphsChecked(msgspec.Struct, frozen=True):
+    """One item (name, whether it is well, detail) per thing looked at, and the names of the features."""
+
+    items: list[tuple[str, bool, str]]
+    features: list[str]
+
+
+def check(
+    *,
+    columns: Mapping[str, Column],
+    features: Callable[[Any], Any],
+    heuristic: Heuristic,
+    slices: Sequence[Slice],
+    candidates: Sequence[Candidate],
+    objectives: Sequence[Objective],
+) -> GraphsChecked:
+    """Look at everything that becomes a graph, and at the metrics the objectives name. Raises nothing that a user can mend."""
+    names: list[str] = []
+
+    def of_features() -> str:
+        traced = trace(features, columns)
+        names.extend(traced.order)
+        used = traced.used
+        categories = f", {len(traced.categories)} of them categories" if traced.categories else ""
+        return f"{len(traced.order)} features{categories}, from {len(used)} of {len(columns)} columns"
+
+    def of_heuristic() -> str:
+        return "a graph over " + (", ".join(Graph(trace_rule(heuristic.rule, columns)).columns) or "no column")
+
+    def of_slices() -> str:
+        graph = trace_slices(slices, columns)
+        return ", ".join(Graph(graph).outputs) if graph else "none declared"
+
+    items = [_item("features", of_features), _item("heuristic", of_heuristic), _item("slices", of_slices)]
+    items += [_item(f"candidate {c.name}", partial(_convertible, c)) for c in candidates]
+    wrong = [why for o in objectives if (why := metrics.problem(o.metric, [s.name for s in slices]))]
+    items.append(("objectives", not wrong, "; ".join(wrong) or f"{len(objectives)} with metrics that can be measured"))
+    return GraphsChecked(items, names)
+
+
+def _convertible(candidate: Candidate) -> str:
+    estimator = first_trial(candidate, 0)
+    refuse_inconvertible(candidate.name, estimator)
+    search = f", {candidate.trials} trials" if candidate.trials else ""
+    return f"{type(estimator).__name__} can become a graph{search}"
+
+
+def _item(name: str, look: Callable[[], str]) -> tuple[str, bool, str]:
+    try:
+        return name, True, look()
+    except (DeclarationInvalid, ConversionRefused) as error:
+        return name, False, str(error)

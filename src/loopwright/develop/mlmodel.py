@@ -1,0 +1,88 @@
+"""The `MLmodel` file of a package, so that `mlflow.pyfunc.load_model` works on the folder; and what MLflow loads through it.
+
+The model then takes a data frame with the columns of the contract (missing context columns count as null) and answers
+with a data frame of `score` and `label`. `mlflow.onnx.load_model` gives the bare graph.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pyarrow as pa
+
+from loopwright.records.columns import ARROW_TYPES, arrow_feed
+from loopwright.records.declarations import Column
+from loopwright.records.errors import PackageRefused
+from loopwright.records.graph import Graph
+from loopwright.records.ids import digest
+from loopwright.records.package import Manifest
+from loopwright.records.packages import FILE_BYTES, MANIFEST_BYTES, decode_json
+
+_TYPES = {"float": "double", "integer": "long", "boolean": "boolean", "string": "string", "timestamp": "datetime"}
+
+
+def mlmodel(columns: Mapping[str, Column], used: list[str], python: str, created_at: datetime) -> bytes:
+    """The text of the file, for a model over `columns` that uses those in `used`."""
+    inputs = [{"type": _TYPES[columns[n].type], "name": n, "required": not columns[n].nullable} for n in columns if n in used]
+    outputs = [{"type": "float", "name": "score", "required": True}, {"type": "boolean", "name": "label", "required": True}]
+    lines = [
+        "flavors:",
+        "  onnx:",
+        "    data: model.onnx",
+        f"    onnx_version: {onnx.__version__}",
+        "    providers:",
+        "    - CPUExecutionProvider",
+        "  python_function:",
+        "    loader_module: loopwright.develop.mlmodel",
+        f"    python_version: {python}",
+        "mlflow_version: 2.22.0",
+        "signature:",
+        f"  inputs: '{json.dumps(inputs)}'",
+        f"  outputs: '{json.dumps(outputs)}'",
+        "  params: null",
+        f"utc_time_created: '{created_at.astimezone(UTC).strftime('%Y-%m-%d %H:%M:%S.%f')}'",
+    ]
+    return ("\n".join(lines) + "\n").encode()
+
+
+class PythonFunction:
+    """What MLflow calls `predict` on."""
+
+    def __init__(self, manifest: Manifest, graph: Graph) -> None:
+        self._manifest, self._graph = manifest, graph
+        context = {name: column for need in manifest.context for name, column in need.columns.items()}
+        self._columns = {**manifest.request, **context}
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """`score` (float32) and `label` (bool), one row per row of a pandas data frame with the contract's columns."""
+        del params
+        arrays = {
+            name: pa.array(model_input[name], type=ARROW_TYPES[self._columns[name].type], from_pandas=True)
+            if name in model_input
+            else pa.nulls(len(model_input), type=ARROW_TYPES[self._columns[name].type])
+            for name in self._graph.columns
+        }
+        score = self._graph.score(arrow_feed(self._graph, self._columns, pa.table(arrays)))
+        return pa.table({"score": score, "label": score >= self._manifest.threshold}).to_pandas()
+
+
+def _load_pyfunc(path: str) -> PythonFunction:
+    """MLflow's entry point: the graph in the folder `path`, its bytes checked against the manifest. Raises PackageRefused."""
+    folder = Path(path)
+    data = _read(folder / "manifest.json", MANIFEST_BYTES)
+    manifest: Manifest = decode_json(data, Manifest)
+    model = _read(folder / "model.onnx", FILE_BYTES)
+    if digest(model) != manifest.files["model.onnx"].sha256:
+        raise PackageRefused(digest(data), "the SHA-256 of model.onnx is not the manifest's")
+    return PythonFunction(manifest, Graph(model))
+
+
+def _read(path: Path, limit: int) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise PackageRefused(path.parent.name, f"{path.name} has more than {limit} bytes")
+    return data

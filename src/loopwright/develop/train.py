@@ -1,0 +1,512 @@
+"""Training: every candidate on the same rows, each turned into one graph, checked, measured, packaged and ranked.
+
+The package holds what was fitted on the training part and judged on the validation part: nothing is refitted silently
+afterwards, so what was measured is what serves.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, timedelta
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from loopwright.develop.card import card
+from loopwright.develop.convert import TOLERANCE, convert, refuse_inconvertible
+from loopwright.develop.evaluate import evaluate, latency, measures
+from loopwright.develop.features import Encoding, Traced, Vocabulary, trace, trace_rule, trace_slices
+from loopwright.develop.fit import first_trial, fit, fixed, make, predict, search, takes_trial
+from loopwright.develop.leaderboard import climb, primary_metric, rank, verdict
+from loopwright.develop.mlmodel import mlmodel
+from loopwright.develop.provenance import commit, environment
+from loopwright.develop.reference import golden, histograms, served_rows
+from loopwright.develop.split import time_split
+from loopwright.records import metrics
+from loopwright.records.columns import arrow_feed
+from loopwright.records.declarations import Candidate, Column, Release, Scope, Slice, TimeSplit, to_builtins
+from loopwright.records.errors import ConversionRefused, Damaged, DeclarationInvalid, ExamplesRefused
+from loopwright.records.evaluation import Comparison, Evaluation, Leaderboard, LeaderboardRow
+from loopwright.records.examples import Examples
+from loopwright.records.graph import Array, Graph
+from loopwright.records.home import Home
+from loopwright.records.ids import digest
+from loopwright.records.package import ContextNeed, Conversion, Manifest, Reference, Training
+from loopwright.records.packages import FORMAT, encode_json
+from loopwright.records.progress import Progress, Silent
+
+_LATENCY_ROWS = 200
+
+
+class _Fitted(msgspec.Struct, kw_only=True):
+    """A candidate as a graph, with what the package says about how it came to be."""
+
+    name: str
+    phase: int
+    graph: bytes
+    features: list[str]
+    vocabulary: dict[str, list[str]]
+    params: dict[str, Any]
+    conversion: Conversion
+    seconds: float
+
+
+class _Measured(msgspec.Struct, kw_only=True):
+    """A packaged candidate and its scores on the validation rows."""
+
+    row: LeaderboardRow
+    score: Array
+
+
+class _Work(msgspec.Struct, kw_only=True):
+    """What all candidates of one turn share."""
+
+    home: Home
+    loop_name: str
+    declaration: str
+    examples: Examples
+    columns: dict[str, Column]
+    request: dict[str, Column]
+    context: list[ContextNeed]
+    key: list[str]
+    event_time: str
+    scope: Scope
+    release: Release
+    seed: int
+    parent: str
+    commit: str
+    table: pa.Table
+    truth: Array
+    training: Array
+    validation: Array
+    traced: Traced
+    heuristic: bytes
+    slices: bytes | None
+    slice_values: dict[str, Array]
+    vocabulary: dict[str, Vocabulary]
+    matrices: dict[str, Array]
+    wanted: list[str]
+    progress: Progress
+
+    @property
+    def validation_table(self) -> pa.Table:
+        """The validation rows."""
+        return self.table.take(pa.array(self.validation))
+
+
+def develop(
+    home: Home,
+    *,
+    loop_name: str,
+    declaration_digest: str,
+    examples: Examples,
+    columns: dict[str, Column],
+    request: dict[str, Column],
+    key: list[str],
+    event_time: str,
+    context: list[ContextNeed],
+    features: Callable[[Any], Any],
+    scope: Scope,
+    slices: list[Slice],
+    candidates: list[Candidate],
+    split: TimeSplit,
+    release: Release,
+    seed: int = 0,
+    parent: str = "",
+    params: Mapping[str, Mapping[str, Any]] | None = None,
+    window: timedelta | None = None,
+    turn: str = "",
+    progress: Progress | None = None,
+) -> Leaderboard:
+    """Train the heuristic and every candidate on the same rows, package each, and return the leaderboard (not yet in the ledger).
+
+    `params` fixes hyper-parameters by candidate and so skips their search; `window` trains and validates on that much of
+    the newest history only. A candidate whose graph disagrees with its estimator is left out and named in the verdict.
+
+    Raises DeclarationInvalid for code that cannot be traced or fitted, ConversionRefused for a candidate that has no
+    converter (before anything is fitted) or when no candidate could be converted, ExamplesRefused when there is too little to learn from.
+    """
+    progress = progress or Silent()
+    _check_declarations(candidates, scope, slices, release, seed)
+    traced = trace(features, columns)
+    heuristic = trace_rule(scope.heuristic.rule, columns)
+    slice_graph = trace_slices(slices, columns)
+    table = _load(home, examples, window)
+    truth = table.column("_label").to_numpy()
+    decided = table.column("_decided_at").cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
+    training, validation = time_split(decided, truth, split)
+    vocabulary, matrices = _matrices(traced, table, training, {c.encoding for c in candidates})
+    work = _Work(
+        home=home,
+        loop_name=loop_name,
+        declaration=declaration_digest,
+        examples=examples,
+        columns=columns,
+        request=request,
+        context=context,
+        key=key,
+        event_time=event_time,
+        scope=scope,
+        release=release,
+        seed=seed,
+        parent=parent,
+        commit=commit(features),
+        table=table,
+        truth=truth,
+        training=training,
+        validation=validation,
+        traced=traced,
+        heuristic=heuristic,
+        slices=slice_graph,
+        slice_values={},
+        vocabulary=vocabulary,
+        matrices=matrices,
+        wanted=_wanted(scope, release, slices),
+        progress=progress,
+    )
+    if slice_graph is not None:
+        graph = Graph(slice_graph)
+        work.slice_values = graph.run(arrow_feed(graph, columns, work.validation_table))
+    progress.say(f"training on {len(training):,} examples, judging on the {len(validation):,} younger ones")
+    measured, refused = _train(work, candidates, params or {})
+    return _board(work, measured, refused, turn)
+
+
+def _check_declarations(
+    candidates: Sequence[Candidate], scope: Scope, slices: Sequence[Slice], release: Release, seed: int
+) -> None:
+    names = [s.name for s in slices]
+    wrong = [(f"objectives[{o.name!r}].metric", why) for o in scope.objectives if (why := metrics.problem(o.metric, names))]
+    wrong += [
+        (f"release.guards[{g.metric!r}].metric", why) for g in release.guards if (why := metrics.problem(g.metric, names))
+    ]
+    if wrong:
+        raise DeclarationInvalid("the loop", wrong)
+    for candidate in candidates:
+        refuse_inconvertible(candidate.name, first_trial(candidate, seed))
+
+
+def _wanted(scope: Scope, release: Release, slices: Sequence[Slice]) -> list[str]:
+    gaps = [f"recall_gap:{s.name}" for s in slices]
+    return list(dict.fromkeys([*gaps, *(o.metric for o in scope.objectives), *(g.metric for g in release.guards)]))
+
+
+def _load(home: Home, examples: Examples, window: timedelta | None) -> pa.Table:
+    path = home.folder("examples") / f"{examples.digest}.parquet"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ExamplesRefused(
+            f"the examples file {path.name} is gone; build it again with `loopwright run LOOP --until data`"
+        ) from None
+    if digest(data) != examples.digest:
+        raise Damaged(f"the examples file {path.name} is not what was built: its SHA-256 is {digest(data)[:12]}")
+    table = pq.read_table(pa.BufferReader(data))
+    if window is not None:
+        table = table.filter(
+            pc.greater(table.column("_decided_at"), pa.scalar(examples.as_of - window, type=pa.timestamp("us", tz="UTC")))
+        )
+    return table
+
+
+def _matrices(
+    traced: Traced, table: pa.Table, training: Array, encodings: set[Encoding]
+) -> tuple[dict[str, Vocabulary], dict[str, Array]]:
+    """The vocabulary of each string feature, learned on the training rows, and the matrix of all rows per encoding."""
+    vocabulary: dict[str, Vocabulary] = {}
+    if traced.categories:
+        graph = Graph(traced.raw(), threads=2)
+        raw = graph.run(arrow_feed(graph, traced.columns, table), [o for o in graph.outputs if o != "numbers"])
+        for name in traced.categories:
+            null = raw.get(f"null.{name}")
+            vocabulary[name] = Vocabulary.learn(raw[f"value.{name}"][training], None if null is None else null[training])
+    matrices: dict[str, Array] = {}
+    for encoding in sorted(encodings):
+        graph = Graph(traced.matrix_graph(vocabulary, encoding), threads=2)
+        matrices[encoding] = graph.run(arrow_feed(graph, traced.columns, table), ["features"])["features"]
+    return vocabulary, matrices
+
+
+def _train(
+    work: _Work, candidates: Sequence[Candidate], params: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[_Measured], dict[str, str]]:
+    measured = [_package(work, _heuristic(work))]
+    refused: dict[str, str] = {}
+    for candidate in candidates:
+        try:
+            measured.append(_package(work, _fit(work, candidate, params.get(candidate.name))))
+        except ConversionRefused as error:
+            if len(candidates) == 1:
+                raise
+            refused[candidate.name] = error.why
+            work.progress.say(str(error))
+    if len(refused) == len(candidates) and candidates:
+        name, why = next(iter(refused.items()))
+        raise ConversionRefused(name, why)
+    return measured, refused
+
+
+def _heuristic(work: _Work) -> _Fitted:
+    return _Fitted(
+        name=work.scope.heuristic.name,
+        phase=1,
+        graph=work.heuristic,
+        features=[],
+        vocabulary={},
+        params={},
+        conversion=Conversion(rows=0, max_difference=0.0),
+        seconds=0.0,
+    )
+
+
+def _fit(work: _Work, candidate: Candidate, params: Mapping[str, Any] | None) -> _Fitted:
+    """Search, fit, convert and check one candidate."""
+    clock, matrix = work.home.clock, work.matrices[candidate.encoding]
+    start = clock.monotonic()
+    found = dict(params or {})
+    if takes_trial(candidate) and params is None:
+        minutes = work.scope.budget.train_minutes
+        found = search(
+            candidate,
+            matrix,
+            work.truth,
+            work.training,
+            metric=primary_metric(work.scope.objectives),
+            value=work.scope.value,
+            seed=work.seed,
+            seconds=minutes * 60 if minutes else None,
+            progress=work.progress,
+        )
+    unfitted = make(candidate, fixed(candidate, found) if takes_trial(candidate) else None, work.seed)
+    estimator, warned = fit(candidate, unfitted, matrix[work.training], work.truth[work.training])
+    seconds = clock.monotonic() - start
+    for text in warned:
+        work.progress.say(f"{candidate.name}: {text[:200]}")
+    graph, conversion = _convert(work, candidate, estimator)
+    return _Fitted(
+        name=candidate.name,
+        phase=candidate.phase,
+        graph=graph,
+        features=work.traced.names(work.vocabulary, candidate.encoding),
+        vocabulary={name: v.words for name, v in work.vocabulary.items()},
+        params=found,
+        conversion=conversion,
+        seconds=seconds,
+    )
+
+
+def _convert(work: _Work, candidate: Candidate, estimator: Any) -> tuple[bytes, Conversion]:
+    """The one graph, in float32 or, where that is not exact enough, float64; raises ConversionRefused when neither agrees."""
+    why = ""
+    for double in (False, True):
+        try:
+            model = convert(candidate.name, estimator, work.matrices[candidate.encoding].shape[1], double=double)
+            graph = work.traced.model_graph(work.vocabulary, candidate.encoding, model)
+            rows, difference = agreement(candidate.name, graph, estimator, work.traced.columns, work.validation_table)
+        except ConversionRefused as error:
+            why = why or error.why
+            continue
+        if difference <= TOLERANCE:
+            return graph, Conversion(rows=rows, max_difference=difference)
+        why = (
+            why or f"graph and estimator differ by up to {difference:.2g} on {rows:,} validation rows, more than {TOLERANCE:g}"
+        )
+    raise ConversionRefused(candidate.name, why)
+
+
+def agreement(
+    candidate: str, graph: bytes, estimator: Any, columns: Mapping[str, Column], table: pa.Table
+) -> tuple[int, float]:
+    """How many rows were compared and the largest difference between graph and estimator.
+
+    Compared are the rows of `table`, and the same rows with what a contract allows but the table may lack: nulls, NaN in
+    floats, strings never seen. A row that the estimator itself refuses (NaN for most linear models) is not compared.
+    """
+    model = _loaded(candidate, graph)
+    rows, largest = 0, 0.0
+    used = {name: columns[name] for name in model.columns}
+    for given in [table, *_disturbed(used, table)]:
+        found = model.run(arrow_feed(model, columns, given))
+        try:
+            expected = predict(estimator, found["features"])
+        except ValueError:
+            kept = np.isfinite(found["features"]).all(axis=1)
+            if not kept.any():
+                continue
+            expected = predict(estimator, found["features"][kept])
+            found = {name: array[kept] for name, array in found.items()}
+        difference = np.abs(found["score"] - expected)
+        largest = max(largest, float(difference.max()) if np.isfinite(difference).all() else float("inf"))
+        rows += len(expected)
+    return rows, largest
+
+
+def _loaded(candidate: str, graph: bytes) -> Graph:
+    try:
+        return Graph(graph, threads=2)
+    except Exception as error:  # the runtime raises many kinds
+        raise ConversionRefused(
+            candidate, f"the runtime refuses the graph: {type(error).__name__}: {str(error)[:300]}"
+        ) from error
+
+
+def _disturbed(columns: Mapping[str, Column], table: pa.Table) -> list[pa.Table]:
+    """Copies of (at most 2,000 rows of) a table: a third of the values of each column null, or strange."""
+    rng = np.random.default_rng(0)
+    part = table.slice(0, 2000)
+
+    def replaced(strange: Callable[[Column], Any]) -> pa.Table:
+        changed = part
+        for name, column in columns.items():
+            value = strange(column)
+            if value is Ellipsis:
+                continue
+            values = part.column(name)
+            hit = pa.array(rng.random(len(part)) < 1 / 3)
+            changed = changed.set_column(
+                changed.column_names.index(name), name, pc.if_else(hit, pa.scalar(value, type=values.type), values)
+            )
+        return changed
+
+    return [
+        replaced(lambda c: None if c.nullable else ...),
+        replaced(lambda c: float("nan") if c.type == "float" else "\u2205 never seen" if c.type == "string" else ...),
+    ]
+
+
+def _package(work: _Work, fitted: _Fitted) -> _Measured:
+    """Score the validation rows with the graph, measure, write the package."""
+    table = work.validation_table
+    graph, truth = Graph(fitted.graph), work.truth[work.validation]
+    score = graph.run(arrow_feed(graph, work.columns, table), ["score"])["score"]
+    if not np.isfinite(score).all():
+        raise ConversionRefused(fitted.name, f"{int((~np.isfinite(score)).sum())} validation rows give no number")
+    sample = np.unique(np.linspace(0, len(table) - 1, _LATENCY_ROWS).astype(np.int64))
+    evaluation = evaluate(
+        truth,
+        score,
+        threshold=threshold(work.scope),
+        slices=work.slice_values,
+        value=work.scope.value,
+        wanted=work.wanted,
+        seed=work.seed,
+        latency=latency(graph, work.columns, served_rows(work.columns, table, sample), work.home.clock),
+        size=len(fitted.graph),
+        seconds=fitted.seconds,
+    )
+    manifest = _manifest(work, fitted, evaluation)
+    context = {name: column for need in work.context for name, column in need.columns.items()}
+    reference = Reference(
+        columns=histograms(work.request, context, table, score),
+        golden=golden(graph, work.columns, work.request, context, table),
+    )
+    files = {
+        "model.onnx": fitted.graph,
+        "heuristic.onnx": work.heuristic,
+        **({"slices.onnx": work.slices} if work.slices is not None else {}),
+        "evaluation.json": encode_json(evaluation),
+        "reference.json": encode_json(reference),
+        "MLmodel": mlmodel(work.columns, graph.columns, manifest.environment["python"], manifest.created_at),
+        "card.md": card(manifest, work.scope, evaluation, measures(evaluation)).encode(),
+    }
+    package = work.home.packages.write(manifest, files)
+    shown = evaluation.metrics[primary_metric(work.scope.objectives)]
+    work.progress.say(
+        f"{fitted.name}: {primary_metric(work.scope.objectives).replace('_', ' ')} {shown.value:.3f} [{shown.low:.3f}, {shown.high:.3f}], "
+        f"{evaluation.latency_p50_us:.0f} µs a row, fitted in {fitted.seconds:.1f} s"
+    )
+    row = LeaderboardRow(
+        rank=0,
+        candidate=fitted.name,
+        phase=fitted.phase,
+        package=package.digest,
+        measures=measures(evaluation),
+        intervals=evaluation.metrics,
+        met={},
+        score=0.0,
+    )
+    return _Measured(row=row, score=score)
+
+
+def threshold(scope: Scope) -> float:
+    """The score from which on a label is positive: where acting pays by the value table, kept inside (0, 1]."""
+    return float(min(1.0, max(1e-6, scope.value.threshold())))
+
+
+def _manifest(work: _Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
+    decided = work.table.column("_decided_at").take(pa.array(work.training))
+    first, last = (moment.as_py().astimezone(UTC) for moment in pc.min_max(decided).values())
+    return Manifest(
+        format=FORMAT,
+        loop=work.loop_name,
+        candidate=fitted.name,
+        phase=fitted.phase,
+        created_at=work.home.clock.now(),
+        by=work.home.by,
+        declaration=work.declaration,
+        request=work.request,
+        key=work.key,
+        event_time=work.event_time,
+        context=work.context,
+        features=fitted.features,
+        vocabulary=fitted.vocabulary,
+        slices=list(work.slice_values),
+        threshold=evaluation.threshold,
+        params=fitted.params,
+        seed=work.seed,
+        training=Training(
+            examples=work.examples.digest,
+            rows=len(work.training),
+            as_of=work.examples.as_of,
+            first=first,
+            last=last,
+            sources={s.table: s.version for s in work.examples.sources},
+            seconds=fitted.seconds,
+        ),
+        conversion=fitted.conversion,
+        commit=work.commit,
+        environment=environment(),
+        parent=work.parent,
+        release=to_builtins(work.release),
+        files={},
+    )
+
+
+def _board(work: _Work, measured: Sequence[_Measured], refused: Mapping[str, str], turn: str) -> Leaderboard:
+    objectives = work.scope.objectives
+    weights = {o.name: o.weight for o in objectives}
+    rows = rank([m.row for m in measured], objectives, weights)
+    comparisons = [_compare(work, challenger, incumbent) for i, challenger in enumerate(measured) for incumbent in measured[:i]]
+    return Leaderboard(
+        turn=turn,
+        as_of=work.examples.as_of,
+        examples=work.examples.digest,
+        rows=rows,
+        comparisons=comparisons,
+        weights=weights,
+        verdict=verdict(rows, comparisons, refused),
+        winner=climb(rows, comparisons)[0].package,
+    )
+
+
+def _compare(work: _Work, challenger: _Measured, incumbent: _Measured) -> Comparison:
+    if challenger.row.phase < incumbent.row.phase:
+        challenger, incumbent = incumbent, challenger
+    name, border = primary_metric(work.scope.objectives), threshold(work.scope)
+    found = metrics.differences(
+        [name],
+        work.truth[work.validation],
+        (challenger.score, challenger.score >= border),
+        (incumbent.score, incumbent.score >= border),
+        seed=work.seed,
+        value=work.scope.value,
+    )
+    return Comparison(
+        challenger=challenger.row.candidate,
+        incumbent=incumbent.row.candidate,
+        metric=name,
+        difference=found[name],
+        latency_difference_us=challenger.row.measures["latency_p50_us"] - incumbent.row.measures["latency_p50_us"],
+    )
