@@ -152,10 +152,7 @@ def _decisions(
 ) -> None:
     """Table `decision`: one row per decision before `as_of`, from the log where it was served, else from the requests table."""
     database.register("asked", table.filter(pc.field(requests.event_time) < pa.scalar(as_of, _MOMENT)))
-    for name, column in columns.items():
-        if name not in log.column_names:
-            log = log.append_column(name, pa.nulls(len(log), ARROW_TYPES[column.type]))
-    database.register("served", log)
+    database.register("served", _as_declared(log, columns))
     request = ", ".join(_quoted(n) for n in requests.columns)
     added = {n: c for n, c in columns.items() if n not in requests.columns}
     given = "".join(f", {_quoted(n)}" for n in added)
@@ -173,6 +170,21 @@ def _decisions(
     )
 
 
+def _as_declared(logged: pa.Table, columns: Mapping[str, Column]) -> pa.Table:
+    """What was logged, in the types of the contract as it is now; null where it was not logged or does not fit."""
+    for name, column in columns.items():
+        wanted = ARROW_TYPES[column.type]
+        if name not in logged.column_names:
+            logged = logged.append_column(name, pa.nulls(len(logged), wanted))
+        elif not logged[name].type.equals(wanted):
+            try:
+                values = logged[name].cast(wanted)
+            except pa.ArrowException:
+                values = pa.nulls(len(logged), wanted)
+            logged = logged.set_column(logged.column_names.index(name), name, values)
+    return logged
+
+
 def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requests: Table, *, as_of: datetime) -> None:
     """Table `judged`: every decision with `_label` and `_known_us` (when that became known), both null where nothing is known.
 
@@ -180,10 +192,7 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
     became known last is the truth (the same rule as `records.outcomes`).
     """
     declared = outcome.table
-    for name, column in declared.columns.items():
-        if name not in reported.column_names:
-            reported = reported.append_column(name, pa.nulls(len(reported), ARROW_TYPES[column.type]))
-    database.register("reported", reported)
+    database.register("reported", _as_declared(reported, declared.columns))
     label = f"CAST(({outcome.label}) AS BOOLEAN)"
     known_columns = "_prediction AS prediction, _unit AS unit, epoch_us(_known_at) AS known, epoch_us(_received_at) AS received"
     parts = [f"SELECT {known_columns}, _id AS id, {label} AS truth FROM reported"]  # noqa: S608 - the loop's own expression
@@ -281,13 +290,9 @@ def _write(home: Home, database: Any, table: str, columns: Mapping[str, Column],
         f"SELECT count(*), count(*) FILTER (_label), min(_us), max(_us) FROM {table}"  # noqa: S608 - a name of ours
     ).fetchall()
     if not 0 < positives < rows:
-        why = ", ".join(f"{count:,} x {reason}" for reason, count in excluded.items()) or "no decision is old enough"
-        alike = (
-            f"all {rows:,} outcomes are {'true' if rows else 'missing'}"
-            if positives == rows
-            else f"all {rows:,} outcomes are false"
-        )
-        raise ExamplesRefused(f"there is nothing to learn from: {alike} ({why})")
+        alike = "no outcome is known" if not rows else f"all {rows:,} outcomes are {'true' if positives else 'false'}"
+        left_out = ", ".join(f"{count:,} x {reason}" for reason, count in excluded.items())
+        raise ExamplesRefused(f"there is nothing to learn from: {alike}" + (f" (left out: {left_out})" if left_out else ""))
     schema = pa.schema(
         [
             *(pa.field(n, ARROW_TYPES[c.type]) for n, c in columns.items()),
