@@ -7,7 +7,10 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 from tests.traffic import histogram
 
+from loopwright.develop import reference
 from loopwright.monitor.drift import bins, jensen_shannon, psi, state_of
+from loopwright.records.columns import ARROW_TYPES
+from loopwright.records.declarations import Column
 from loopwright.records.package import Histogram
 
 
@@ -15,8 +18,8 @@ def numeric(values: np.ndarray) -> Histogram:
     return histogram("x", "request", values.tolist())
 
 
-def state(reference: Histogram, values: pa.ChunkedArray) -> str:
-    counted = bins(reference, values)
+def state(before: Histogram, values: pa.ChunkedArray) -> str:
+    counted = bins(before, values)
     return state_of(psi(*counted), jensen_shannon(*counted), psi_at=0.25, jensen_shannon_at=0.1)
 
 
@@ -70,8 +73,8 @@ def test_a_long_year_does_not_cry_wolf(name: str, n: int) -> None:
     rng = np.random.default_rng([3, n])
     states = []
     for _ in range(8):
-        reference = numeric(draw(rng, 3000))
-        states += [state(reference, chunked(draw(rng, n))) for _ in range(40)]
+        before = numeric(draw(rng, 3000))
+        states += [state(before, chunked(draw(rng, n))) for _ in range(40)]
     assert states.count("drift") / len(states) < 0.01
     assert states.count("watch") / len(states) < 0.01
 
@@ -83,8 +86,8 @@ def test_categories_do_not_cry_wolf_even_when_there_are_many_rare_ones() -> None
     share /= share.sum()
     states = []
     for _ in range(5):
-        reference = histogram("x", "request", rng.choice(names[:50], 3000).tolist(), categories=True)
-        states += [state(reference, chunked(rng.choice(names[:50], 500).tolist())) for _ in range(20)]
+        before = histogram("x", "request", rng.choice(names[:50], 3000).tolist(), categories=True)
+        states += [state(before, chunked(rng.choice(names[:50], 500).tolist())) for _ in range(20)]
         skewed = histogram("x", "request", rng.choice(names, 3000, p=share).tolist(), categories=True)
         states += [state(skewed, chunked(rng.choice(names, 500, p=share).tolist())) for _ in range(20)]
     assert states.count("drift") == 0
@@ -94,10 +97,10 @@ def test_categories_do_not_cry_wolf_even_when_there_are_many_rare_ones() -> None
 def test_a_real_shift_is_found(n: int) -> None:
     """A mean that moves by 0.7 standard deviations (PSI about 0.49) is found in 99 of 100 windows."""
     rng = np.random.default_rng(5)
-    reference = numeric(rng.normal(size=4000))
-    found = [state(reference, chunked(rng.normal(0.7, size=n))) for _ in range(100)]
+    before = numeric(rng.normal(size=4000))
+    found = [state(before, chunked(rng.normal(0.7, size=n))) for _ in range(100)]
     assert found.count("drift") >= 99
-    half = [state(reference, chunked(rng.normal(0.42, size=n))) for _ in range(100)]
+    half = [state(before, chunked(rng.normal(0.42, size=n))) for _ in range(100)]
     assert half.count("watch") >= 60
     assert half.count("drift") < 20
 
@@ -105,17 +108,17 @@ def test_a_real_shift_is_found(n: int) -> None:
 def test_what_goes_missing_or_is_new_counts() -> None:
     rng = np.random.default_rng(6)
     values = rng.normal(size=2000)
-    reference = numeric(values)
-    assert state(reference, chunked(values.tolist())) == "ok"
-    assert state(reference, chunked([None if i % 5 == 0 else v for i, v in enumerate(values.tolist())])) == "drift"
-    assert state(reference, chunked(np.where(np.arange(2000) % 5 == 0, np.nan, values))) == "drift"
+    before = numeric(values)
+    assert state(before, chunked(values.tolist())) == "ok"
+    assert state(before, chunked([None if i % 5 == 0 else v for i, v in enumerate(values.tolist())])) == "drift"
+    assert state(before, chunked(np.where(np.arange(2000) % 5 == 0, np.nan, values))) == "drift"
     kinds = histogram("x", "request", ["a", "b"] * 1000, categories=True)
     assert state(kinds, chunked(["a", "b"] * 300)) == "ok"
     assert state(kinds, chunked(["a", "b", "z"] * 300)) == "drift"
 
 
 def test_bins_hold_their_lower_edge_and_count_every_row() -> None:
-    reference = Histogram(
+    before = Histogram(
         column="x",
         role="request",
         edges=[1.0, 2.0],
@@ -127,7 +130,7 @@ def test_bins_hold_their_lower_edge_and_count_every_row() -> None:
         minimum=0.0,
         maximum=3.0,
     )
-    counted = bins(reference, chunked([0, 1, 1, 2, 9, None]))
+    counted = bins(before, chunked([0, 1, 1, 2, 9, None]))
     assert counted.current.tolist() == [1, 2, 2, 1]
     assert counted.reference.tolist() == [10, 20, 30, 4]
 
@@ -137,3 +140,30 @@ def test_both_measures_must_say_drift() -> None:
     assert state_of(0.3, 0.04, psi_at=0.25, jensen_shannon_at=0.1) == "ok"
     assert state_of(0.1, 0.2, psi_at=0.25, jensen_shannon_at=0.1) == "ok"
     assert state_of(0.25, 0.1, psi_at=0.25, jensen_shannon_at=0.1) == "drift"
+
+
+def test_the_reference_that_develop_makes_is_counted_the_same_way() -> None:
+    rng = np.random.default_rng(7)
+    columns = {
+        "number": (
+            Column("float", nullable=True),
+            [None if i % 9 == 0 else float(v) for i, v in enumerate(rng.normal(size=800))],
+        ),
+        "zeros": (Column("float"), np.where(rng.random(800) < 0.8, 0.0, rng.random(800)).tolist()),
+        "integer": (Column("integer"), rng.integers(0, 12, 800).tolist()),
+        "constant": (Column("integer"), [7] * 800),
+        "flag": (Column("boolean"), (rng.random(800) < 0.3).tolist()),
+        "word": (Column("string", nullable=True), [None if i % 7 == 0 else "abc"[i % 3] for i in range(800)]),
+    }
+    for name, (column, given) in columns.items():
+        values = pa.chunked_array([pa.array(given, ARROW_TYPES[column.type])])
+        counted = bins(reference.histogram(name, "request", column, values), values)
+        assert counted.current.tolist() == counted.reference.tolist(), name
+        assert counted.current.sum() == 800
+
+
+def test_a_number_that_was_always_the_same_and_is_no_more_drifts() -> None:
+    constant = reference.histogram("x", "request", Column("integer"), chunked([7] * 800))
+    assert state(constant, chunked([7] * 600)) == "ok"
+    assert state(constant, chunked([7, 8] * 300)) == "drift"
+    assert state(constant, chunked([7, 6] * 300)) == "drift"

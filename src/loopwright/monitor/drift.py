@@ -67,12 +67,13 @@ def state_of(psi: float, jensen_shannon: float, *, psi_at: float, jensen_shannon
 def bins(reference: Histogram, values: pa.ChunkedArray) -> Bins:
     """Count `values` [N] (numbers, booleans or strings, with nulls) in the bins of the reference.
 
-    Numbers go by the reference's edges: bin i holds edge i-1 <= x < edge i; NaN counts with the nulls. Categories expected
-    fewer than LEAST_EXPECTED times among N rows are counted together with everything that the reference does not name.
+    Numbers go by the reference's edges: bin i holds edge i-1 <= x < edge i; NaN counts with the nulls. Where the reference
+    saw one number only the bins are below it, it, and above it. Categories expected fewer than LEAST_EXPECTED times among N
+    rows are counted together with everything that the reference does not name.
     """
-    current, missing = _numbers(reference.edges, values) if reference.edges else _categories(reference.categories, values)
-    before = np.asarray(reference.counts, dtype=np.int64)
-    if not reference.edges:
+    edges, before = _edges(reference)
+    current, missing = _numbers(edges, values) if edges else _categories(reference.categories, values)
+    if not edges:
         rare = before[:-1] * len(values) < LEAST_EXPECTED * max(reference.rows, 1)
         before, current = (np.append(c[:-1][~rare], c[-1] + c[:-1][rare].sum()) for c in (before, current))
         if not before[-1] and not current[-1]:
@@ -80,6 +81,19 @@ def bins(reference: Histogram, values: pa.ChunkedArray) -> Bins:
     if reference.missing or missing:
         before, current = np.append(before, reference.missing), np.append(current, missing)
     return Bins(before, current)
+
+
+def measurable(reference: Histogram) -> bool:
+    """Whether the reference has a distribution to measure against."""
+    return bool(reference.rows and (_edges(reference)[0] or reference.categories))
+
+
+def _edges(reference: Histogram) -> tuple[list[float], Array]:
+    """Inner edges [B - 1] and reference counts [B]."""
+    counts = np.asarray(reference.counts, dtype=np.int64)
+    if not reference.edges and not reference.categories and reference.minimum is not None:
+        return [reference.minimum, math.nextafter(reference.minimum, math.inf)], np.array([0, counts.sum(), 0])
+    return reference.edges, counts
 
 
 def _numbers(edges: Sequence[float], values: pa.ChunkedArray) -> tuple[Array, int]:

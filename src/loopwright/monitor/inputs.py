@@ -7,14 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.monitor.drift import bins, jensen_shannon, psi, state_of
+from loopwright.monitor.drift import bins, jensen_shannon, measurable, psi, state_of
 from loopwright.records.declarations import Column, Monitor
 from loopwright.records.package import Histogram
 from loopwright.records.packages import Package
 from loopwright.records.windows import ColumnWindow, State, Window
 
 IDENTIFIER_SHARE = 0.5
-"""A text column whose reference leaves more than this share of rows out of its categories names things rather than kinds."""
+"""A text column names things rather than kinds when its reference leaves more than this share of rows out of its categories,
+or has more categories than this share of rows."""
 
 LOGGED = {"score": "_score"}
 """Outputs in the reference -> their column in the prediction log."""
@@ -39,9 +40,9 @@ def skipped(package: Package) -> dict[str, str]:
 def _reason(name: str, column: Column, reference: Histogram | None, key: list[str]) -> str:
     if column.type == "timestamp":
         return "a moment: it always moves on"
-    if reference is None or not reference.rows or not (reference.edges or reference.categories):
+    if reference is None or not measurable(reference):
         return "the package's reference has no distribution of it"
-    if column.type == "string" and reference.counts[-1] > IDENTIFIER_SHARE * reference.rows:
+    if column.type == "string" and max(reference.counts[-1], len(reference.categories)) > IDENTIFIER_SHARE * reference.rows:
         return "names things rather than kinds: too many values"
     if name in key and column.type in ("integer", "float"):
         return "part of the key"
@@ -76,7 +77,7 @@ def window(predictions: pa.Table, package: Package | None, monitor: Monitor, sta
         for histogram in package.reference.columns
         if histogram.column not in reasons
         and (logged := LOGGED.get(histogram.column, histogram.column)) in predictions.column_names
-        and (histogram.edges or histogram.categories)
+        and measurable(histogram)
     ]
     states = {c.state for c in columns}
     state: State = "no data" if not enough else "drift" if "drift" in states else "watch" if "watch" in states else "ok"
@@ -131,7 +132,7 @@ def _column(
         missing_reference=reference.missing / max(reference.rows, 1),
         out_of_range=flags.get(f"out_of_range:{reference.column}", 0) / rows,
         new_category=flags.get(f"new_category:{reference.column}", 0) / rows,
-        mean=_mean(values) if reference.edges else None,
+        mean=None if reference.categories else _mean(values),
         mean_reference=reference.mean,
     )
 
