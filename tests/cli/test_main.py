@@ -56,6 +56,11 @@ def gather(home: Home, table: str, files: list[str], *, progress: Progress | Non
     return [Greeting(text=f"{table}/{f}", times=i) for i, f in enumerate(files)]
 
 
+def between(home: Home, *, start: str, end: str = "") -> Greeting:
+    """What lies between."""
+    return Greeting(text=f"{start}-{end}", times=0)
+
+
 def judge(home: Home, verdict: str) -> Greeting:
     """Decide."""
     if verdict == "broken":
@@ -72,6 +77,7 @@ def judge(home: Home, verdict: str) -> Greeting:
 VERBS = (
     Verb("greet", "scope", greet, "Say good day.", "loopwright greet world --times 3", False),
     Verb("gather", "data", gather, "Collect.", "loopwright gather TABLE a b", True),
+    Verb("between", "loop", between, "Between.", "loopwright between --start 1", False),
     Verb("judge", "monitor", judge, "Decide.", "loopwright judge yes", False),
 )
 
@@ -120,6 +126,14 @@ def test_a_list_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["text"] for row in json.loads(out)] == ["t/a", "t/b"]
     assert "done: all of it" in err
     assert err.count("gathering:") == 4
+
+
+def test_an_option_without_a_default_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, "between", "--start", "1", "--json")
+    assert (code, json.loads(out)["text"]) == (0, "1-")
+    code, _, err = said(capsys, "between", "--end", "2")
+    assert code == 2
+    assert "--start" in err
 
 
 def test_an_answer_nobody_wrote_a_renderer_for_is_still_shown(capsys: pytest.CaptureFixture[str]) -> None:

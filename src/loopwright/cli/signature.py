@@ -38,7 +38,7 @@ def help_of(call: Callable[..., Any]) -> tuple[str, dict[str, str]]:
 
 
 def parameters(call: Callable[..., Any]) -> list[Parameter]:
-    """What a person may say to a verb: arguments (no default, a list, or before the `*`), then options (after the `*`).
+    """What a person may say to a verb: what stands before the `*` becomes arguments, what stands after it options.
 
     Raises TypeError for a parameter whose annotation is a string: types must be real so that a door can read them.
     """
@@ -51,7 +51,7 @@ def _parameter(given: Parameter, text: str) -> Parameter:
     if isinstance(given.annotation, str):
         raise TypeError(f"parameter {given.name}: annotate it with a type, not with the text {given.annotation!r}")
     type_, default = _required(given.annotation), given.default
-    is_argument = default is Parameter.empty or get_origin(type_) is list or given.kind is not Parameter.KEYWORD_ONLY
+    is_argument = given.kind is not Parameter.KEYWORD_ONLY
     info: Any
     if is_argument:
         info = typer.Argument(help=text, metavar=given.name.upper(), show_default=False)

@@ -1,9 +1,7 @@
 """Verbs that look after what is kept: verification of every byte at rest, and the doctor."""
 
-import importlib.metadata
 import os
 import shutil
-import sqlite3
 import sys
 
 import msgspec
@@ -54,11 +52,13 @@ def doctor(home: Home) -> Checked:
 
 
 def _libraries() -> list[CheckItem]:
+    from importlib.metadata import PackageNotFoundError, version  # here and not above: `--help` must start fast
+
     found = []
     for library in LIBRARIES:
         try:
-            found.append(CheckItem(name=library, ok=True, detail=importlib.metadata.version(library)))
-        except importlib.metadata.PackageNotFoundError:
+            found.append(CheckItem(name=library, ok=True, detail=version(library)))
+        except PackageNotFoundError:
             found.append(CheckItem(name=library, ok=False, detail="not installed: install loopwright again"))
     return found
 
@@ -77,6 +77,8 @@ def _disk(home: Home) -> CheckItem:
 
 
 def _sqlite(home: Home) -> CheckItem:
+    import sqlite3
+
     version = sqlite3.sqlite_version_info
     used = home.settings.ledger_url.startswith("sqlite")
     old = version < (3, 51, 3)
