@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from loopwright.deploy.overrun import Overruns
 from loopwright.records.clock import Clock
 from loopwright.records.errors import LoopwrightError, PackageRefused, Unavailable
 from loopwright.records.graph import Feeder, Graph, microseconds
@@ -17,6 +18,8 @@ from loopwright.records.predictions.record import Prediction
 
 GOLDEN_TOLERANCE = 1e-6
 MOST_FAILURES = 64
+SECONDS = 1.0
+REST_SECONDS = 5.0
 _LEAST, _MOST = -1e-6, 1 + 1e-6
 
 
@@ -45,13 +48,17 @@ class ContextStore(Protocol):
 class Predictor:
     """A package made ready to answer. `online` is where context is looked up (`home.online`).
 
+    With `overruns`, a graph run may take `SECONDS` and a millisecond more per row; one that takes longer is stopped and
+    answered by the heuristic, and for `REST_SECONDS` the model is not asked again.
+
     Safe to use from several threads; not across a fork. Raises PackageRefused when graphs and manifest disagree.
     """
 
-    def __init__(self, package: Package, online: ContextStore, clock: Clock) -> None:
+    def __init__(self, package: Package, online: ContextStore, clock: Clock, overruns: Overruns | None = None) -> None:
         manifest = package.manifest
         self.package, self.digest = package, package.digest
-        self._online, self._clock = online, clock
+        self._online, self._clock, self._overruns = online, clock, overruns
+        self._rests_until = 0.0
         self._model = Graph(package.files["model.onnx"])
         self._heuristic = Graph(package.files["heuristic.onnx"])
         columns = package.columns
@@ -212,13 +219,22 @@ class Predictor:
 
     def _run(self, full: Sequence[Mapping[str, Any]], failures: list[int]) -> list[float]:
         """Scores, NaN where the model fails. A run that fails is halved until the rows at fault are alone, within limits."""
+        if self._rests_until and time.perf_counter() < self._rests_until:
+            return [float("nan")] * len(full)
+        run = self._overruns.begin(SECONDS + len(full) / 1000) if self._overruns is not None else None
         try:
-            scores: list[float] = self._model.score(self._feed(full)).tolist()
+            scores: list[float] = self._model.score(self._feed(full), run.options if run is not None else None).tolist()
             if len(scores) == len(full):
                 return scores
         except Exception:  # noqa: BLE001, S110  # whatever the runtime raises, the caller gets an answer
             pass
+        finally:
+            if run is not None and self._overruns is not None:
+                self._overruns.end(run)
         failures[0] -= 1
+        if run is not None and run.expired:
+            self._rests_until = time.perf_counter() + REST_SECONDS
+            failures[0] = 0
         if len(full) == 1 or failures[0] <= 0:
             return [float("nan")] * len(full)
         half = len(full) // 2

@@ -16,6 +16,7 @@ import msgspec
 from loopwright.deploy import served as local
 from loopwright.deploy.decode import Decoder
 from loopwright.deploy.outcome import Accepted, OutcomeDecoder
+from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.predict import ContextStore, Predictor
 from loopwright.deploy.recent import Recent
 from loopwright.records.clock import Clock
@@ -71,6 +72,7 @@ class Router:
         self._failed: dict[str, float] = {}
         self._writers: dict[tuple[str, str], LogWriter] = {}
         self._writing = threading.Lock()
+        self._overruns = Overruns()
 
     # --- who serves ----------------------------------------------------------------------------------------------
 
@@ -117,7 +119,7 @@ class Router:
             predictor, decode = before.predictor, before.decode
         else:
             package = self._packages.read(digest)
-            predictor = Predictor(package, self._online, self._clock)
+            predictor = Predictor(package, self._online, self._clock, self._overruns)
             predictor.check_golden()
             decode = Decoder(package.manifest.request, optional=[package.manifest.event_time])
         self._loops[loop] = InService(

@@ -83,9 +83,9 @@ class Graph:
         names = self.outputs if outputs is None else list(outputs)
         return dict(zip(names, self._session.run([self._outputs[n] for n in names], feed), strict=True))
 
-    def score(self, feed: Mapping[str, Array]) -> Array:
-        """The output `score` (float32 [N]) for a feed: the quick way, for the request path."""
-        return self._session.run([self._outputs["score"]], feed)[0]  # type: ignore[no-any-return]  # onnxruntime has no types
+    def score(self, feed: Mapping[str, Array], options: Any = None) -> Array:
+        """The output `score` (float32 [N]) for a feed: the quick way, for the request path. `options` are the runtime's own."""
+        return self._session.run([self._outputs["score"]], feed, options)[0]  # type: ignore[no-any-return]  # onnxruntime has no types
 
     def problems(self, columns: Mapping[str, Column]) -> list[str]:
         """Where the inputs disagree with the contract `columns`; empty when they agree."""

@@ -1,0 +1,65 @@
+"""Runs that take too long are told to stop: one thread looks at what is running, the runtime ends it between two nodes."""
+
+import threading
+import time
+from typing import Any
+
+import onnxruntime as ort
+
+LOOK_SECONDS = 0.05
+
+
+class Run:
+    """One run with its time limit: `options` go to the runtime; `expired` says whether it was told to stop."""
+
+    __slots__ = ("deadline", "expired", "options")
+
+    def __init__(self, deadline: float) -> None:
+        self.options: Any = ort.RunOptions()
+        self.options.log_severity_level = 4
+        self.deadline, self.expired = deadline, False
+
+
+class Overruns:
+    """Watches runs. The thread starts with the first run and sleeps while nothing runs; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._running: set[Run] = set()
+        self._some = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def begin(self, seconds: float) -> Run:
+        """A run that may take so long begins."""
+        run = Run(time.perf_counter() + seconds)
+        self._running.add(run)
+        if self._thread is None:
+            self._start()
+        if not self._some.is_set():
+            self._some.set()
+        return run
+
+    def end(self, run: Run) -> None:
+        """It has ended."""
+        self._running.discard(run)
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="overruns", daemon=True)
+                self._thread.start()
+
+    def _watch(self) -> None:
+        idle = 0
+        while True:
+            if not self._running and (idle := idle + 1) > 20:
+                self._some.clear()
+                if not self._running:
+                    self._some.wait()
+                idle = 0
+            time.sleep(LOOK_SECONDS)
+            now = time.perf_counter()
+            for run in list(self._running):
+                if now > run.deadline:
+                    run.expired = True
+                    run.options.terminate = True
