@@ -48,7 +48,7 @@ class Live:
         from rich.text import Text
 
         head, colon, rest = text.partition(": ")
-        line = Text(head + colon, style="bold cyan") + Text(rest) if colon and len(head) <= 24 else Text(text)
+        line = Text.assemble((head + colon, "bold cyan"), rest) if colon and len(head) <= 24 else Text(text)
         self._display.console.print(line)
 
     def advance(self, what: str, done: float, total: float) -> None:

@@ -308,12 +308,9 @@ def _trace(value: Trace) -> RenderableType:
 
 def _node(value: Node) -> Tree:
     def label(node: Node) -> Text:
-        line = Text(f"{node.role}: " if node.role else "", style="dim") + Text(node.kind, style="cyan")
-        return (
-            line
-            + Text(f" {short(node.id) if node.kind == 'package' else _word(node.id)} ")
-            + Text(_word(node.label), style="dim")
-        )
+        name = short(node.id) if node.kind == "package" else _word(node.id)
+        role = f"{_word(node.role)}: " if node.role else ""
+        return Text.assemble((role, "dim"), (node.kind, "cyan"), f" {name} ", (_word(node.label), "dim"))
 
     def grow(tree: Tree, nodes: list[Node]) -> None:
         for node in nodes:
@@ -359,18 +356,15 @@ def _checked(value: Checked) -> RenderableType:
 
 
 def _tick(ok: bool, name: str, detail: str) -> Text:
-    return (
-        Text("✓ " if ok else "✗ ", style="green" if ok else "bold red")
-        + Text(_word(name), style="bold")
-        + Text(f"  {_word(detail)}")
-    )
+    sign = ("✓ ", "green") if ok else ("✗ ", "bold red")
+    return Text.assemble(sign, (_word(name), "bold"), f"  {_word(detail)}")
 
 
 def _verified(value: Verified) -> RenderableType:
     checked = plain(value.checked)
     if value.ok:
-        return Text("✓ ", style="green") + Text("no damage; read ") + checked
-    return Group(_problems(value.problems), Text(f"{len(value.problems)} damaged; read ", style="bold red") + checked)
+        return Text.assemble(("✓ ", "green"), "no damage; read ", checked)
+    return Group(_problems(value.problems), Text.assemble((f"{len(value.problems)} damaged; read ", "bold red"), checked))
 
 
 def _problems(problems: Sequence[Problem]) -> RenderableType:
@@ -429,8 +423,8 @@ def _report(value: ReportFile) -> RenderableType:
 
 
 def _made(value: Made) -> RenderableType:
-    files = [Text("wrote ", style="dim") + plain(f) for f in value.files]
-    return Group(*files, *(Text("next: ", style="bold") + plain(step) for step in value.next_steps))
+    files = [Text.assemble(("wrote ", "dim"), plain(f)) for f in value.files]
+    return Group(*files, *(Text.assemble(("next: ", "bold"), plain(step)) for step in value.next_steps))
 
 
 RENDERERS: dict[type, Callable[[Any], RenderableType]] = {

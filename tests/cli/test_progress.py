@@ -1,0 +1,40 @@
+import io
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress as Display
+
+from loopwright.cli.progress import Live, PlainLines, listener
+
+
+def test_plain_lines_tell_each_quarter_once(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = PlainLines()
+    for done in range(101):
+        lines.advance("fitting", done, 100)
+    lines.say("data: 3 rows")
+    for done in range(101):
+        lines.advance("fitting", done, 100)
+    out, err = capsys.readouterr()
+    quarters = ["fitting: 25%", "fitting: 50%", "fitting: 75%", "fitting: 100%"]
+    assert out == ""
+    assert err.splitlines() == [*quarters, "data: 3 rows", *quarters]
+
+
+def test_the_live_display_shows_the_story_above_its_bars() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=80, color_system="standard")
+    with Display(console=console, auto_refresh=False) as display:
+        live = Live(display)
+        live.advance("replay", 1, 2)
+        assert [task.description for task in display.tasks] == ["replay"]
+        live.say("week 1: [red]drift[/red]")
+        live.advance("replay", 2, 2)
+        assert display.tasks == []
+    assert "\x1b[1;36mweek 1: \x1b[0m" in out.getvalue()
+    assert "[red]drift[/red]" in out.getvalue()
+
+
+def test_pipes_and_machines_get_plain_lines() -> None:
+    for as_json in (True, False):
+        with listener(as_json=as_json) as progress:
+            assert isinstance(progress, PlainLines)
