@@ -119,10 +119,11 @@ def test_a_new_column_is_added_and_a_missing_one_is_null(lake: Lake) -> None:
 )
 def test_nothing_is_cast_silently(lake: Lake, table: pa.Table, reason: str) -> None:
     version = lake.write("weather", numbers(1))
-    for write in (
+    writes: list[Callable[[], Any]] = [
         lambda: lake.write("weather", table),
         lambda: lake.append_once("weather", table, application="a", sequence=1),
-    ):
+    ]
+    for write in writes:
         with pytest.raises(Refused, match=reason):
             write()
     assert lake.version("weather") == version

@@ -26,7 +26,10 @@ def duration(text: str) -> timedelta:
     parts = _DURATION.findall(text)
     if not parts or _DURATION.sub("", text).strip():
         raise ValueError(f"{text!r} is not a duration: write 90s, 15m, 3h, 7d or 2w")
-    return timedelta(seconds=sum(float(n) * _UNIT[u] for n, u in parts))
+    try:
+        return timedelta(seconds=sum(float(n) * _UNIT[u] for n, u in parts))
+    except OverflowError:
+        raise ValueError(f"{text!r} is too long a duration") from None
 
 
 class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +57,11 @@ class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _name_problem(field: str, name: str) -> list[tuple[str, str]]:
-    return [] if NAME.fullmatch(name) else [(field, f"{name[:80]!r}: use 1 to 64 of a-z 0-9 . _ - beginning with a letter or digit")]
+    return (
+        []
+        if NAME.fullmatch(name)
+        else [(field, f"{name[:80]!r}: use 1 to 64 of a-z 0-9 . _ - beginning with a letter or digit")]
+    )
 
 
 # --- 1 scope -----------------------------------------------------------------------------------------------------
@@ -188,18 +195,24 @@ class Table(Declaration, frozen=True):
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
         found = _name_problem("name", self.name) + self._durations("known_after")
-        for field, names in (("key", self.key), ("event_time", [self.event_time]), ("known_time", [self.known_time or self.event_time])):
+        for field, names in (
+            ("key", self.key),
+            ("event_time", [self.event_time]),
+            ("known_time", [self.known_time] if self.known_time else []),
+        ):
             found += [(field, f"no column {n!r} in table {self.name!r}") for n in names if n not in self.columns]
-        for field in (self.event_time, self.known_time or self.event_time):
-            column = self.columns.get(field)
+        for name in dict.fromkeys([self.event_time, self.known]):
+            column = self.columns.get(name)
             if column and (column.type != "timestamp" or column.nullable):
-                found.append((field, "must be a timestamp that is never null"))
+                found.append((f"columns.{name}", "must be a timestamp that is never null"))
         found += [
             (f"columns.{n}", "a column name is letters, digits and _, not beginning with a digit or with _")
             for n in self.columns
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", n)
         ]
-        found += [(f"key.{n}", "a key column cannot be null") for n in self.key if n in self.columns and self.columns[n].nullable]
+        found += [
+            (f"key.{n}", "a key column cannot be null") for n in self.key if n in self.columns and self.columns[n].nullable
+        ]
         return found
 
     @property
@@ -223,7 +236,9 @@ class Context(Declaration, frozen=True):
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
         found = self._durations("max_age")
-        found += [("columns", f"no column {c!r} in table {self.table.name!r}") for c in self.columns if c not in self.table.columns]
+        found += [
+            ("columns", f"no column {c!r} in table {self.table.name!r}") for c in self.columns if c not in self.table.columns
+        ]
         if sorted(self.by) != sorted(self.table.key):
             found.append(("by", f"must name exactly the key of table {self.table.name!r}: {self.table.key}"))
         return found
@@ -241,7 +256,9 @@ class Outcome(Declaration, frozen=True):
 
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
-        return self._durations("wait") + ([] if self.label.strip() else [("label", "an SQL expression such as 'arr_delay > 15'")])
+        return self._durations("wait") + (
+            [] if self.label.strip() else [("label", "an SQL expression such as 'arr_delay > 15'")]
+        )
 
 
 class Slice(Declaration, frozen=True):

@@ -7,29 +7,31 @@ not all zero. Like a UUIDv7 (RFC 9562) it begins with 48 bits of Unix time in mi
 import hashlib
 import os
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from loopwright.records.errors import NameInvalid
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 
 
 def new_id(at: datetime) -> str:
     """A fresh id for the moment `at` (zone-aware): 12 hex digits of milliseconds, then 80 random bits."""
-    return f"{int(at.timestamp() * 1000):012x}{os.urandom(10).hex()}"
+    return f"{(at - _EPOCH) // _MILLISECOND:012x}{os.urandom(10).hex()}"
 
 
 def new_ids(at: datetime, count: int) -> list[str]:
     """`count` fresh ids for one moment (zone-aware), in no particular order."""
-    prefix = f"{int(at.timestamp() * 1000):012x}"
+    prefix = f"{(at - _EPOCH) // _MILLISECOND:012x}"
     noise = os.urandom(10 * count).hex()
     return [prefix + noise[20 * i : 20 * i + 20] for i in range(count)]
 
 
 def time_of(id: str) -> datetime:
     """The moment an id was made, to the millisecond (UTC)."""
-    return datetime.fromtimestamp(int(id[:12], 16) / 1000, UTC)
+    return _EPOCH + int(id[:12], 16) * _MILLISECOND
 
 
 def is_trace_id(text: str) -> bool:

@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from loopwright.records.errors import SettingInvalid
+from loopwright.records.settings import SETTINGS, Settings, load_settings
+
+
+def test_the_table_has_every_setting_once() -> None:
+    assert [setting.field for setting in SETTINGS] == [field.name for field in msgspec.structs.fields(Settings)]
+    assert all(setting.env == f"LOOPWRIGHT_{setting.field.upper()}" and setting.help for setting in SETTINGS)
+
+
+def test_defaults_keep_everything_in_home() -> None:
+    settings = load_settings(environ={})
+    assert settings == Settings()
+    assert settings.ledger_url == f"sqlite:///{Path.cwd()}/.loopwright/ledger.db"
+    assert settings.lake_root == f"{Path.cwd()}/.loopwright/lake"
+
+
+def test_the_command_line_goes_before_the_environment() -> None:
+    environ = {"LOOPWRIGHT_HOME": "/a", "LOOPWRIGHT_PORT": "1", "LOOPWRIGHT_WORKERS": "3", "OTHER": "x"}
+    settings = load_settings({"home": Path("/b"), "port": 0, "workers": None}, environ)
+    assert (settings.home, settings.port, settings.workers) == (Path("/b"), 0, 3)
+    assert settings.ledger_url == "sqlite:////b/ledger.db"
+
+
+def test_an_empty_variable_is_not_set() -> None:
+    assert load_settings(environ={"LOOPWRIGHT_LEDGER": "", "LOOPWRIGHT_PORT": ""}) == Settings()
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOPWRIGHT_BY", "ada")
+    assert load_settings().by == "ada"
+
+
+def test_postgresql_goes_through_psycopg() -> None:
+    settings = load_settings({"ledger": "postgresql://me@host/db"}, {})
+    assert settings.ledger_url == "postgresql+psycopg://me@host/db"
+
+
+def test_settings_travel_to_a_child_by_its_environment() -> None:
+    settings = load_settings({"home": "some/where", "port": 9, "ledger": "sqlite:////x.db", "by": "ada"}, {})
+    child = load_settings(environ=settings.environment())
+    assert child == msgspec.structs.replace(settings, home=Path.cwd() / "some" / "where")
+
+
+@pytest.mark.parametrize(
+    ("env", "value", "why"),
+    [
+        ("LOOPWRIGHT_PORT", "eighty", "invalid literal"),
+        ("LOOPWRIGHT_PORT", "65536", "between 0 and 65535"),
+        ("LOOPWRIGHT_CONTROL_PORT", "-1", "between 0 and 65535"),
+        ("LOOPWRIGHT_WORKERS", "0", "between 1 and 256"),
+        ("LOOPWRIGHT_LEDGER", "mysql://x", "must begin with sqlite:/// or postgresql://"),
+        ("LOOPWRIGHT_ONLINE", "memcached://x", "only `embedded`"),
+        ("LOOPWRIGHT_ENGINE", "cloud", "only `local`"),
+    ],
+)
+def test_a_wrong_value_names_its_variable_and_the_reason(env: str, value: str, why: str) -> None:
+    with pytest.raises(SettingInvalid, match=why) as caught:
+        load_settings(environ={env: value})
+    assert (caught.value.name, caught.value.value) == (env, value)
