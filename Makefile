@@ -48,7 +48,7 @@ $(BIN)/python:
 define install
 	@echo "installing loopwright$(1) into $(VENV)"
 	@{ command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python -e '.$(1)'; } \
-	  || { $(BIN)/python -m pip install --quiet uv && $(BIN)/python -m uv pip install --quiet --python $(BIN)/python -e '.$(1)'; } \
+	  || { $(BIN)/python -m pip install --quiet uv 2>/dev/null && $(BIN)/python -m uv pip install --quiet --python $(BIN)/python -e '.$(1)'; } \
 	  || $(BIN)/python -m pip install --quiet -e '.$(1)'
 	@touch $@
 endef
