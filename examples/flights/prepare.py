@@ -154,7 +154,8 @@ def _to_utc(date: np.ndarray, clock: np.ndarray, zone: np.ndarray) -> np.ndarray
     offsets = np.array([
         _offset(names[k // 10_000_000], int(h)) for k, h in zip(keys.tolist(), local.tolist(), strict=True)
     ])  # fmt: skip
-    return hour * 60 * MINUTE + (clock % 100) * MINUTE - offsets[back]
+    moments: np.ndarray = hour * 60 * MINUTE + (clock % 100) * MINUTE - offsets[back]
+    return moments
 
 
 def _offset(zone: str, hours: int) -> int:

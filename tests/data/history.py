@@ -73,7 +73,7 @@ def random_history(seed: int, *, decisions: int = 120, observations: int = 150) 
     def moment(high: int = 24 * 60) -> datetime:
         return START + MINUTE * int(rng.integers(0, high))
 
-    asked = [
+    asked: list[Row] = [
         {
             "id": i,
             "at": moment(),
@@ -86,18 +86,18 @@ def random_history(seed: int, *, decisions: int = 120, observations: int = 150) 
     for _ in range(observations):
         seen = START + timedelta(hours=int(rng.integers(0, 24)))
         told = seen + MINUTE * int(rng.choice([0, 0, 10, 60, 180]))
-        row = {
+        observed: Row = {
             "site": str(rng.choice(["A", "B"])),
             "seen_at": seen,
             "told_at": told,
             "wind": None if rng.random() < 0.2 else float(rng.integers(0, 1000)),
             "calm": None if rng.random() < 0.3 else bool(rng.random() < 0.5),
         }
-        weather[row["site"], seen, told] = row
+        weather[observed["site"], seen, told] = observed
     came: dict[tuple[Any, ...], Row] = {}
     for row in asked:
         for _ in range(int(rng.choice([0, 1, 1, 1, 2]))):
-            at = row["at"] + MINUTE * int(rng.integers(-5, 600))
+            at = row["at"] + MINUTE * int(rng.integers(-40, 600))
             delay = None if rng.random() < 0.1 else float(rng.integers(-10, 60))
             came[row["id"], at] = {"id": row["id"], "came_at": at, "delay": delay}
     return History(asked, list(weather.values()), list(came.values()))

@@ -38,7 +38,13 @@ def opened(tmp_path: Path) -> Iterator[Home]:
 
 
 def built(home: Home, as_of: datetime = END, **changed: Any) -> Examples:
-    given = {"loop_name": LOOP, "requests": ASKED, "context": CONTEXT, "outcome": OUTCOME, "as_of": as_of} | changed
+    given: dict[str, Any] = {
+        "loop_name": LOOP,
+        "requests": ASKED,
+        "context": CONTEXT,
+        "outcome": OUTCOME,
+        "as_of": as_of,
+    } | changed
     return build(home, **given)
 
 
@@ -46,7 +52,7 @@ def built(home: Home, as_of: datetime = END, **changed: Any) -> Examples:
 def test_examples_are_those_that_a_plain_search_finds(opened: Home, seed: int) -> None:
     history = random_history(seed)
     fill(opened, history)
-    for as_of in (START + 6 * 60 * MINUTE, START + 15 * 60 * MINUTE + MINUTE / 2, END):
+    for as_of in (START + 10 * 60 * MINUTE, START + 15 * 60 * MINUTE + MINUTE / 2, END):
         wanted = expected(history, as_of)
         examples = built(opened, as_of)
         assert load(opened, examples).to_pylist() == wanted

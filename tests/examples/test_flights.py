@@ -1,0 +1,126 @@
+"""The flights example on the real data: the times it derives are possible, its tables keep their contracts, its loop checks."""
+
+import importlib.util
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from loopwright import Home, Loop
+from loopwright.data.examples import build, load
+from loopwright.data.ingest import ingest
+from loopwright.develop.check import check
+from loopwright.loop import load_loop
+from loopwright.records.clock import SimulatedClock
+from loopwright.records.settings import Settings
+
+FOLDER = Path(__file__).parents[2] / "examples" / "flights"
+APRIL = datetime(2013, 4, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def loop() -> Loop:
+    return load_loop(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    spec = importlib.util.spec_from_file_location("flights_prepare", FOLDER / "prepare.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: dict[str, Path] = module.prepare(tmp_path_factory.mktemp("flights"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def home(loop: Loop, tables: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    with Home(Settings(home=tmp_path_factory.mktemp("home"), by="tests"), SimulatedClock(APRIL)) as opened:
+        for name, path in tables.items():
+            ingest(opened, loop.tables[name], path)
+        yield opened
+
+
+def minutes(later: Any, earlier: Any) -> Any:
+    return pc.divide(pc.subtract(later.cast(pa.int64()), earlier.cast(pa.int64())), 60_000_000)
+
+
+def test_every_flight_takes_longer_than_it_flew_across_zones_and_the_change_of_clocks(tables: dict[str, Path]) -> None:
+    departures, landings = pq.read_table(tables["departures"]), pq.read_table(tables["landings"])
+    flown = departures.join(landings, "flight_id", join_type="inner")
+    assert (departures.num_rows, landings.num_rows, flown.num_rows) == (328_521, 327_346, 327_346)
+    ground = pc.subtract(minutes(flown["landed_at"], flown["pushed_back_at"]).cast(pa.float64()), flown["air_time"])
+    assert pc.min(ground).as_py() >= 5, "taxiing out and in takes minutes"
+    assert pc.max(ground).as_py() <= 240
+    # 3 November, when New York set its clocks back: flights that arrived after midnight were once an hour short.
+    night = flown.filter(pc.equal(flown["flight_id"], "UA.371.EWR.2013-11-03"))
+    assert night["scheduled_minutes"].to_pylist() == [184]
+
+
+def test_a_known_flight(tables: dict[str, Path]) -> None:
+    wanted = pc.field("flight_id") == "UA.1545.EWR.2013-01-01"
+    [departure] = pq.read_table(tables["departures"], filters=wanted).to_pylist()
+    [landing] = pq.read_table(tables["landings"], filters=wanted).to_pylist()
+    assert departure["pushed_back_at"] == datetime(2013, 1, 1, 10, 17, tzinfo=UTC)  # 5:17 in New York
+    assert landing["landed_at"] == datetime(2013, 1, 1, 14, 30, tzinfo=UTC)  # 8:30 in Houston
+    assert (departure["hour"], departure["weekday"], departure["dep_delay"], landing["arr_delay"]) == (5, 1, 2.0, 11.0)
+
+
+def test_the_contracts_hold_but_for_the_gale_of_a_thousand_miles_per_hour(home: Home) -> None:
+    assert not home.lake.exists("quarantine.departures")
+    assert not home.lake.exists("quarantine.landings")
+    [bad] = home.lake.read("quarantine.weather").to_pylist()
+    assert bad["_reason"] == "wind_speed: '1048.36058' is above 150"
+
+
+def test_the_examples_of_the_first_quarter(home: Home, loop: Loop) -> None:
+    examples = build(home, loop_name=loop.name, requests=loop.requests, context=loop.context, outcome=loop.outcome, as_of=APRIL)
+    assert (examples.rows, examples.positives) == (77_606, 17_709)
+    assert examples.excluded == {"outcome pending": 203, "outcome never came": 226}
+    rows = load(home, examples)
+    assert pc.max(rows["_known_at"]).as_py() <= APRIL
+    assert pc.all(pc.equal(rows["_label"], pc.greater(_delays(home, rows), 15))).as_py()
+    # In flight at the change of the quarter: pushed back before it, landed after it, so not yet an example.
+    known = set(rows["flight_id"].to_pylist())
+    late = home.lake.read("landings", filters=pc.field("landed_at") > pa.scalar(APRIL, pa.timestamp("us", "UTC")))
+    assert known.isdisjoint(late["flight_id"].to_pylist())
+
+
+def _delays(home: Home, rows: pa.Table) -> Any:
+    landings = home.lake.read("landings", columns=["flight_id", "arr_delay"])
+    at = pc.index_in(rows["flight_id"], value_set=landings["flight_id"].combine_chunks())
+    return landings["arr_delay"].take(at)
+
+
+def test_the_weather_of_an_example_was_known_at_push_back(home: Home, loop: Loop) -> None:
+    examples = build(home, loop_name=loop.name, requests=loop.requests, context=loop.context, outcome=loop.outcome, as_of=APRIL)
+    weather = home.lake.read("weather").to_pylist()
+    for row in load(home, examples).to_pylist()[:: 77_606 // 40]:
+        known = [
+            w
+            for w in weather
+            if w["origin"] == row["origin"] and w["observed_at"] + timedelta(minutes=20) <= row["_decided_at"]
+        ]
+        last = max(known, key=lambda w: w["observed_at"], default=None)
+        fresh = last is not None and row["_decided_at"] - last["observed_at"] <= timedelta(hours=3)
+        assert row["temperature"] == (last["temperature"] if last and fresh else None)
+
+
+def test_the_loop_passes_the_check(loop: Loop) -> None:
+    found = check(
+        columns=loop.columns,
+        features=loop.features,
+        heuristic=loop.scope.heuristic,
+        slices=loop.slices,
+        candidates=loop.candidates,
+        objectives=loop.scope.objectives,
+    )
+    assert [(name, detail) for name, ok, detail in found.items if not ok] == []
+    assert len(found.features) == 19
+    assert [c.phase for c in loop.candidates] == [2, 3, 4]
