@@ -1,0 +1,200 @@
+import sys
+import time
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import ndonnx as ndx
+import ndonnx.extensions as nde
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from loopwright.develop.features import build
+from loopwright.records.columns import arrow_feed, arrow_schema
+from loopwright.records.declarations import Column
+from loopwright.records.graph import NAT, Feeder, Graph, feed_arrays, feed_rows, microseconds
+
+COLUMNS = {
+    "distance": Column("float"),
+    "wind": Column("float", nullable=True),
+    "gates": Column("integer", nullable=True),
+    "hub": Column("boolean"),
+    "night": Column("boolean", nullable=True),
+    "carrier": Column("string"),
+    "tail": Column("string", nullable=True),
+    "at": Column("timestamp"),
+    "seen": Column("timestamp", nullable=True),
+    "score": Column("float"),
+    "never": Column("float"),
+}
+TYPES = {
+    "float": (ndx.float64, ndx.nfloat64),
+    "integer": (ndx.int64, ndx.nint64),
+    "boolean": (ndx.bool, ndx.nbool),
+    "string": (ndx.utf8, ndx.nutf8),
+}
+
+
+def echo() -> Graph:
+    """A graph that gives back what it was given, null or not, so that every way of feeding can be checked."""
+    given: dict[str, Any] = {
+        name: ndx.argument(
+            shape=("N",), dtype=ndx.DateTime64DType("us") if c.type == "timestamp" else TYPES[c.type][c.nullable]
+        )
+        for name, c in COLUMNS.items()
+    }
+    f = given
+    outputs = {
+        "distance2": f["distance"] + 0,
+        "wind2": nde.fill_null(f["wind"], -1.0),
+        "wind_null2": nde.get_mask(f["wind"]),
+        "gates2": nde.fill_null(f["gates"], -1),
+        "hub2": ~f["hub"],
+        "night2": nde.fill_null(f["night"], False),
+        "carrier2": nde.static_map(f["carrier"], {"UA": "United"}, default="other"),
+        "tail2": nde.fill_null(f["tail"], "none"),
+        "hour2": (ndx.astype(f["at"], ndx.int64) // 3_600_000_000) % 24,
+        "unseen2": ndx.isnan(f["seen"]),
+        "score": ndx.astype(f["score"] * 2, ndx.float32),
+    }
+    return Graph(build(COLUMNS, given, outputs))
+
+
+ROWS: list[dict[str, Any]] = [
+    {
+        "distance": 1.5, "wind": None, "gates": 3, "hub": True, "night": None, "carrier": "UA", "tail": None,
+        "at": datetime(2013, 1, 1, 5, tzinfo=UTC), "seen": None, "score": 0.25,
+    },
+    {
+        "distance": -2.0, "wind": float("nan"), "gates": None, "hub": False, "night": True, "carrier": "", "tail": "N1",
+        "at": datetime(2013, 1, 1, 5, tzinfo=timezone(timedelta(hours=-5))), "seen": datetime(1969, 1, 1, tzinfo=UTC), "score": 0.5,
+    },
+]  # fmt: skip
+
+
+def plain(outputs: dict[str, Any]) -> dict[str, list[Any]]:
+    return {name: [None if v != v else v for v in array.tolist()] for name, array in outputs.items()}
+
+
+EXPECTED = {
+    "distance2": [1.5, -2.0],
+    "wind2": [-1.0, None],  # null is null, NaN stays NaN
+    "wind_null2": [True, False],
+    "gates2": [3, -1],
+    "hub2": [False, True],
+    "night2": [False, True],
+    "carrier2": ["United", "other"],
+    "tail2": ["none", "N1"],
+    "hour2": [5, 10],
+    "unseen2": [True, False],
+    "score": [0.5, 1.0],
+}
+
+
+def test_rows_enter_as_the_contract_says() -> None:
+    graph = echo()
+    assert plain(graph.run(feed_rows(graph, COLUMNS, ROWS))) == EXPECTED
+    for i, row in enumerate(ROWS):  # one row alone takes the quick way
+        assert plain(graph.run(feed_rows(graph, COLUMNS, [row]))) == {name: [values[i]] for name, values in EXPECTED.items()}
+
+
+def test_arrow_enters_like_rows() -> None:
+    graph = echo()
+    schema = arrow_schema({n: c for n, c in COLUMNS.items() if n != "never"})
+    table = pa.Table.from_pylist(ROWS, schema=schema)
+    assert plain(graph.run(arrow_feed(graph, COLUMNS, table))) == EXPECTED
+    large = table.set_column(table.column_names.index("tail"), "tail", table.column("tail").cast(pa.large_string()))
+    chunked = pa.concat_tables([large.slice(0, 1), large.slice(1)])
+    assert plain(graph.run(arrow_feed(graph, COLUMNS, chunked))) == EXPECTED
+    assert plain(graph.run(arrow_feed(graph, COLUMNS, table.slice(0, 0)))) == {name: [] for name in EXPECTED}
+
+
+def test_lists_and_arrays_enter_like_rows() -> None:
+    graph = echo()
+    lists: dict[str, list[Any]] = {name: [row[name] for row in ROWS] for name in ROWS[0]}
+    assert plain(graph.run(Feeder(graph, COLUMNS).lists(lists))) == EXPECTED
+    arrays = {
+        name: (
+            np.array([microseconds(v) if isinstance(v, datetime) else NAT if v is None else v for v in values])
+            if COLUMNS[name].type == "timestamp"
+            else np.array([{"string": "", "float": 0.0}.get(COLUMNS[name].type, 0) if v is None else v for v in values]),
+            np.array([v is None for v in values]) if None in values else None,
+        )
+        for name, values in lists.items()
+    }
+    assert plain(graph.run(feed_arrays(graph, arrays))) == EXPECTED
+
+
+def test_only_used_columns_are_inputs_in_order_of_the_contract() -> None:
+    graph = echo()
+    assert "never" not in graph.columns
+    assert graph.columns == [name for name in COLUMNS if name in graph.columns]
+    assert {i.part for i in graph.inputs if i.column == "wind"} == {"values", "null"}
+
+
+def test_an_output_may_have_the_name_of_a_column() -> None:
+    graph = echo()
+    assert "score" in graph.outputs
+    assert "score" in graph.columns
+    feed = feed_rows(graph, COLUMNS, ROWS)
+    assert graph.score(feed).tolist() == [0.5, 1.0]
+    assert list(graph.run(feed, ["tail2", "score"])) == ["tail2", "score"]
+
+
+def test_a_null_where_none_is_allowed_is_refused() -> None:
+    graph = echo()
+    for name in ("distance", "hub", "carrier", "at"):
+        with pytest.raises(ValueError, match=name):
+            feed_rows(graph, COLUMNS, [{**ROWS[0], name: None}])
+        with pytest.raises(KeyError, match=name):
+            feed_rows(graph, COLUMNS, [{k: v for k, v in ROWS[0].items() if k != name}])
+    without = {k: v for k, v in ROWS[0].items() if k != "wind"}  # a nullable column may be left out
+    assert graph.run(feed_rows(graph, COLUMNS, [without]))["wind_null2"].tolist() == [True]
+    table = pa.table({name: [row[name] for row in ROWS] for name in ROWS[0] if name != "distance"} | {"distance": [None, 1.0]})
+    with pytest.raises(ValueError, match="distance"):
+        arrow_feed(graph, COLUMNS, table)
+
+
+def test_a_contract_that_disagrees_is_named() -> None:
+    graph = echo()
+    assert graph.problems(COLUMNS) == []
+    changed = {**COLUMNS, "distance": Column("integer"), "wind": Column("float"), "tail": Column("string", nullable=True)}
+    del changed["hub"]
+    found = "; ".join(graph.problems(changed))
+    for name in ("distance", "wind", "hub"):
+        assert f"'{name}'" in found
+    assert "tail" not in found
+
+
+def test_a_graph_without_metadata_is_read_by_the_naming_rule() -> None:
+    wind = ndx.argument(shape=("N",), dtype=ndx.nfloat64)
+    model = ndx.build({"wind": wind}, {"score": ndx.astype(nde.fill_null(wind, 0.5), ndx.float32)})
+    graph = Graph(model.SerializeToString())
+    assert graph.columns == ["wind"]
+    assert graph.score(feed_rows(graph, COLUMNS, [{"wind": None}])).tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    "moment", [datetime(1969, 12, 31, 23, 59, 59, 1, tzinfo=UTC), datetime(2300, 5, 1, 3, 2, 1, 999_999, tzinfo=UTC)]
+)
+def test_microseconds_are_exact(moment: datetime) -> None:
+    assert datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds(moment)) == moment
+
+
+def test_a_moment_without_zone_is_refused() -> None:
+    with pytest.raises(ValueError, match="zone"):
+        microseconds(datetime(2013, 1, 1))  # noqa: DTZ001  # that is the point
+
+
+def test_one_row_is_fed_in_microseconds() -> None:
+    graph = echo()
+    feeder, row = Feeder(graph, COLUMNS), [{**ROWS[0], "at": 1_000_000}]
+    best = min(_seconds(feeder, row) for _ in range(5))
+    assert best < 200e-6, f"{best * 1e6:.0f} µs on {sys.platform}"
+
+
+def _seconds(feeder: Feeder, row: list[dict[str, Any]]) -> float:
+    start = time.perf_counter()
+    for _ in range(200):
+        feeder(row)
+    return (time.perf_counter() - start) / 200
