@@ -1,0 +1,335 @@
+"""The report a manager reads: promised, delivered, doubts, next step. Facts first, then as Markdown or as one HTML file."""
+
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from string import Template
+
+import msgspec
+
+from loopwright.business.charts import drift_chart, quality_chart, value_chart
+from loopwright.business.delivered import Served, Totals, Week, served, totals, weeks
+from loopwright.business.doubts import Case, Doubt, doubts, next_step
+from loopwright.business.promises import Promise, promises
+from loopwright.records.declarations import Monitor, Scope
+from loopwright.records.errors import NotFound, PackageRefused
+from loopwright.records.evaluation import Estimate, Leaderboard
+from loopwright.records.home import Home
+from loopwright.records.packages import Package
+from loopwright.records.turns import LoopRecord
+
+PAGE = Path(__file__).with_name("report.html")
+_SIGNS = {"met": "✓", "missed": "✗", "uncertain": "?", "not measured": "–"}
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a report says. `metric` is the scope's weightiest metric of rows, the one that is charted."""
+
+    loop: str
+    problem: str
+    made_at: datetime
+    headline: str
+    metric: str
+    target: float | None
+    verdict: str
+    promised: list[Promise]
+    totals: Totals
+    weeks: list[Week]
+    served: list[Served]
+    budget: float | None
+    doubts: list[Doubt]
+    next_step: str
+    monitor: Monitor
+
+
+def report(home: Home, *, loop_name: str, scope: Scope) -> Report:
+    """Gather the report of a loop from the ledger, the prediction log and the package that serves."""
+    found = weeks(home, loop_name)
+    releases = served(home, loop_name)
+    package = _package(home, releases[-1].package) if releases else None
+    sums = totals(found, scope.value.currency)
+    promised = promises(home, loop_name, scope, found, sums, package)
+    case = Case(loop=loop_name, scope=scope, weeks=found, totals=sums, promises=promised)
+    raised = doubts(case)
+    metric, target = _charted(scope, found)
+    board = home.ledger.find(Leaderboard, loop=loop_name)
+    return Report(
+        loop=loop_name,
+        problem=scope.problem,
+        made_at=home.clock.now(),
+        headline=_headline(promised, sums, raised),
+        metric=metric,
+        target=target,
+        verdict=max(board, key=lambda e: (len(e.record.rows) > 2, e.sequence)).record.verdict if board else "",
+        promised=promised,
+        totals=sums,
+        weeks=found,
+        served=releases,
+        budget=scope.budget.usd_per_month,
+        doubts=raised,
+        next_step=next_step(case, raised),
+        monitor=_monitor(home, loop_name),
+    )
+
+
+def _package(home: Home, digest: str) -> Package | None:
+    try:
+        return home.packages.read(digest)
+    except (NotFound, PackageRefused):
+        return None
+
+
+def _monitor(home: Home, loop: str) -> Monitor:
+    entry = home.ledger.latest(LoopRecord, loop=loop)
+    return msgspec.convert(entry.record.declaration.get("monitor", {}), Monitor) if entry is not None else Monitor()
+
+
+def _charted(scope: Scope, found: list[Week]) -> tuple[str, float | None]:
+    """The weightiest objective whose metric is measured by window, with its target; average precision where there is none."""
+    measured = {name for w in found if w.quality is not None for name in w.quality.metrics}
+    for objective in sorted(scope.objectives, key=lambda o: -o.weight):
+        if objective.metric in measured:
+            return objective.metric, objective.at_least if objective.at_least is not None else objective.at_most
+    return "average_precision", None
+
+
+def _headline(promised: list[Promise], sums: Totals, raised: list[Doubt]) -> str:
+    """The whole report in a sentence or two."""
+    met = sum(p.met == "met" for p in promised)
+    parts = [f"{met} of {len(promised)} objectives {'is' if met == 1 else 'are'} met"]
+    if sums.with_outcome:
+        parts.append(
+            f"the loop made {_money(sums.model, sums.currency)} over no model, "
+            f"{_money(sums.over_heuristic, sums.currency, signed=True)} against the simple rule"
+        )
+    grave = sum(d.weight == "grave" for d in raised)
+    tail = f"{grave} grave {'doubt' if grave == 1 else 'doubts'}" if grave else "No grave doubt"
+    return "; ".join(parts) + f". {tail}."
+
+
+# --- words and numbers -------------------------------------------------------------------------------------------
+
+
+def _money(e: Estimate, currency: str, *, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    return f"{e.value:{sign},.0f} {currency} [{e.low:,.0f}, {e.high:,.0f}]"
+
+
+def _number(value: float) -> str:
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 1000 else f"{value:.3g}" if size >= 10 or 0 < size < 0.001 else f"{value:.3f}"
+
+
+def _cents(value: float) -> str:
+    return "less than 0.01" if 0 < value < 0.01 else f"{value:,.2f}"
+
+
+def _estimate(e: Estimate | None) -> str:
+    if e is None:
+        return "–"
+    return _number(e.value) if e.low == e.high else f"{_number(e.value)} [{_number(e.low)}, {_number(e.high)}]"
+
+
+def _day(moment: datetime | None) -> str:
+    return f"{moment:%d %b %Y}" if moment is not None else "–"
+
+
+PROMISED = ("", "Objective", "Owner", "Promised", "When made", "Measured [95 %]", "Met")
+DELIVERED = ("Measure", "So far")
+SERVED = ("Since", "Package", "Candidate", "Trained until", "Why")
+BY_WEEK = ("From", "Predictions", "Outcomes", "Drift", "Metric [95 %]", "Over no model", "Over the rule")
+
+
+def promised_rows(report: Report) -> list[tuple[str, ...]]:
+    """The table of objectives, by column of PROMISED."""
+    return [
+        (
+            _SIGNS[p.met],
+            p.objective,
+            p.owner,
+            f"{p.metric} {p.target}",
+            "–" if p.expected is None else _number(p.expected),
+            _estimate(p.measured),
+            p.met,
+        )
+        for p in report.promised
+    ]
+
+
+def delivered_rows(report: Report) -> list[tuple[str, ...]]:
+    """The table of totals, by column of DELIVERED."""
+    t = report.totals
+    month = t.cost / t.days * 30 if t.days else 0.0
+    rows: list[tuple[str, ...]] = [
+        ("Predictions", f"{t.predictions:,}, {t.with_outcome:,} of them with a known outcome"),
+        ("Money over no model", _money(t.model, t.currency)),
+        ("The simple rule alone", _money(t.heuristic, t.currency)),
+        ("Model over the simple rule", _money(t.over_heuristic, t.currency, signed=True)),
+        ("Money per prediction", f"{t.model.value / t.with_outcome:,.2f} {t.currency}" if t.with_outcome else "–"),
+        (
+            "Compute",
+            f"{_cents(t.cost)} USD, {_cents(month)} a month"
+            + (f" of {report.budget:,.2f} budgeted" if report.budget is not None else ""),
+        ),
+        ("Packages in service", f"{len({s.package for s in report.served})}, {max(len(report.served) - 1, 0)} changes"),
+    ]
+    return [*rows, ("The ladder", report.verdict)] if report.verdict else rows
+
+
+def served_rows(report: Report) -> list[tuple[str, ...]]:
+    """The table of who served, by column of SERVED."""
+    return [
+        (
+            f"{s.since:%d %b %Y %H:%M}",
+            s.package[:12],
+            s.candidate or "–",
+            _day(s.trained_until),
+            f"{s.action}: {s.why} ({s.by})",
+        )
+        for s in report.served
+    ]
+
+
+def week_rows(report: Report) -> list[tuple[str, ...]]:
+    """The table of windows, by column of BY_WEEK."""
+    return [
+        (
+            _day(w.start),
+            f"{w.window.rows:,}",
+            f"{w.quality.with_outcome:,}" if w.quality is not None else "–",
+            w.window.state + (f" ({len(w.window.drifted)})" if w.window.drifted else ""),
+            _estimate(w.quality.metrics.get(report.metric)) if w.quality is not None else "–",
+            f"{w.value.over_no_model.value:,.0f}" if w.value is not None else "–",
+            f"{w.value.over_heuristic.value:+,.0f}" if w.value is not None else "–",
+        )
+        for w in report.weeks
+    ]
+
+
+def _period(report: Report) -> str:
+    if not report.weeks:
+        return "nothing measured yet"
+    return f"{_day(report.weeks[0].start)} to {_day(report.weeks[-1].end)}"
+
+
+# --- Markdown ----------------------------------------------------------------------------------------------------
+
+
+def markdown(report: Report) -> str:
+    """The report as Markdown text."""
+    doubted = [f"- {'**Grave.** ' if d.weight == 'grave' else ''}{_plain(d.text)} {_plain(d.do)}" for d in report.doubts]
+    parts = [
+        f"# {_plain(report.loop)}: report",
+        f"{_plain(report.problem)}",
+        f"Period: {_period(report)}. Made {report.made_at:%Y-%m-%d %H:%M} UTC. Figures in brackets are 95 % intervals.",
+        f"**{_plain(report.headline)}**",
+        "## Promised",
+        _markdown_table(PROMISED, promised_rows(report)),
+        "## Delivered",
+        _markdown_table(DELIVERED, delivered_rows(report)),
+        "## Doubts",
+        "\n".join(doubted) or "None of the checks raised one.",
+        "## Next step",
+        _plain(report.next_step),
+        "## Who served",
+        _markdown_table(SERVED, served_rows(report)) if report.served else "Nothing was released yet.",
+        "## Window by window",
+        _markdown_table(BY_WEEK, week_rows(report)) if report.weeks else "No window has closed yet.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text that means itself in Markdown, on one line."""
+    for sign in "\\|<>*[]#":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())
+
+
+# --- HTML --------------------------------------------------------------------------------------------------------
+
+
+def html(report: Report) -> str:
+    """The report as one HTML file that needs nothing else: styles and charts (SVG) are inside, no script."""
+    charts = [
+        (
+            f"Quality: {report.metric.replace('_', ' ')} by window",
+            quality_chart(report.weeks, report.served, report.metric, report.target),
+            "The band is the 95 % interval. ▾ another package began to serve.",
+        ),
+        (
+            "Money over no model, added up",
+            value_chart(report.weeks, report.served, report.totals.currency),
+            "What the loop made, beside what the simple rule alone would have made on the same predictions.",
+        ),
+        (
+            "Drift of inputs and scores",
+            drift_chart(report.weeks, report.monitor),
+            "How far each column was from what the package had seen. Pale is near, dark is far; a gap is a window without data.",
+        ),
+    ]
+    return Template(PAGE.read_text(encoding="utf-8")).substitute(
+        title=escape(f"{report.loop}: report"),
+        loop=escape(report.loop),
+        problem=escape(report.problem),
+        period=escape(_period(report)),
+        made=f"{report.made_at:%d %b %Y %H:%M} UTC",
+        headline=escape(report.headline),
+        tiles=_tiles(report),
+        promised=_html_table(PROMISED, promised_rows(report), "promised"),
+        delivered=_html_table(DELIVERED, delivered_rows(report), "pairs"),
+        charts="\n".join(_figure(*chart) for chart in charts if chart[1])
+        or "<p>Nothing to draw yet: no window has closed.</p>",
+        doubts=_doubts(report),
+        next=escape(report.next_step),
+        served=_html_table(SERVED, served_rows(report), "served") if report.served else "<p>Nothing was released yet.</p>",
+        weeks=_html_table(BY_WEEK, week_rows(report), "weeks") if report.weeks else "<p>No window has closed yet.</p>",
+    )
+
+
+def _tiles(report: Report) -> str:
+    t = report.totals
+    met = sum(p.met == "met" for p in report.promised)
+    tiles = [
+        ("Objectives met", f"{met} of {len(report.promised)}", ""),
+        ("Over no model", f"{t.model.value:,.0f}", f"{t.currency} [{t.model.low:,.0f}, {t.model.high:,.0f}]"),
+        (
+            "Over the simple rule",
+            f"{t.over_heuristic.value:+,.0f}",
+            f"{t.currency} [{t.over_heuristic.low:,.0f}, {t.over_heuristic.high:,.0f}]",
+        ),
+        ("Predictions", f"{t.predictions:,}", f"{t.with_outcome:,} with outcome"),
+    ]
+    return "\n".join(
+        f'<div class="tile"><span>{escape(name)}</span><strong>{escape(value)}</strong><small>{escape(note)}</small></div>'
+        for name, value, note in tiles
+    )
+
+
+def _html_table(head: tuple[str, ...], rows: list[tuple[str, ...]], kind: str) -> str:
+    top = "".join(f"<th>{escape(h)}</th>" for h in head)
+    body = "\n".join(
+        f'<tr class="{escape(row[-1].replace(" ", "-"))}">' * (kind == "promised")
+        + "<tr>" * (kind != "promised")
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row)
+        + "</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _figure(title: str, svg: str, caption: str) -> str:
+    picture = f'<div class="scroll" role="img" aria-label="{escape(title)}">{svg}</div>'
+    return f"<figure><h3>{escape(title)}</h3>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _doubts(report: Report) -> str:
+    if not report.doubts:
+        return "<p>None of the checks raised one.</p>"
+    items = [f'<li class="{d.weight}"><strong>{escape(d.text)}</strong> {escape(d.do)}</li>' for d in report.doubts]
+    return "<ul>" + "\n".join(items) + "</ul>"

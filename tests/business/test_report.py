@@ -1,0 +1,294 @@
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.traffic import LOOP, OUTCOME, SCOPE, START, WEEK, World, package
+
+from loopwright.business.delivered import Totals, Week, added, averaged, weeks
+from loopwright.business.doubts import DOUBTS, Case, doubts, next_step
+from loopwright.business.promises import Met, Promise
+from loopwright.business.report import Report, html, markdown, report
+from loopwright.business.value import account
+from loopwright.monitor.watch import watch
+from loopwright.records.declarations import Budget, Heuristic, Monitor, Objective, Retrain, Scope
+from loopwright.records.evaluation import Estimate
+from loopwright.records.windows import Quality, Window
+
+
+def keep(world: World) -> None:
+    """What upkeep does at the end of a week."""
+    now = world.clock.now()
+    retrain = Retrain(decay=0.04)
+    seen = watch(world.home, loop_name=LOOP, monitor=Monitor(), retrain=retrain, outcome=OUTCOME, until=now)
+    for quality in seen.qualities:
+        found = account(
+            world.home, loop_name=LOOP, scope=SCOPE, outcome=OUTCOME, start=quality.start, end=quality.end, known_at=now
+        )
+        if found is not None:
+            world.home.ledger.put(found, loop=LOOP, key=quality.start.isoformat())
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Four weeks: quiet, quiet with another package, silent, drifted."""
+    world = World(tmp_path_factory.mktemp("lived"))
+    for number in range(4):
+        if number == 1:
+            world.release(package(world.home, weight=0.17, as_of=world.clock.now()))
+        if number == 2:
+            world.clock.advance(WEEK)
+        else:
+            world.week(number, shift=20.0 if number == 3 else 0.0)
+        keep(world)
+    return world
+
+
+def build(world: World, scope: Scope = SCOPE) -> Report:
+    return report(world.home, loop_name=LOOP, scope=scope)
+
+
+def test_every_objective_has_its_target_its_measure_and_a_verdict(lived: World) -> None:
+    told = {p.objective: p for p in build(lived).promised}
+    assert list(told) == ["catch late flights", "answer at once", "no airport left out"]
+    caught = told["catch late flights"]
+    assert (caught.owner, caught.target, caught.met) == ("operations", "at least 0.6", "met")
+    assert caught.expected == pytest.approx(lived.package.evaluation.metrics["average_precision"].value)
+    assert caught.measured is not None
+    assert caught.measured.low < caught.measured.value < caught.measured.high
+    latency = told["answer at once"].measured
+    assert latency is not None
+    assert latency.value == pytest.approx(0.04)
+    assert latency.n == 3000
+    gap = told["no airport left out"].measured
+    assert gap is not None
+    assert 0 <= gap.value < 0.3
+
+
+def test_a_target_inside_the_interval_is_uncertain_and_one_beyond_it_missed(lived: World) -> None:
+    measured = build(lived).promised[0].measured
+    assert measured is not None
+    inside = Objective("a", "x", "average_precision", at_least=measured.value + 0.0001)
+    beyond = Objective("b", "x", "average_precision", at_least=measured.high + 0.001)
+    below = Objective("c", "x", "average_precision", at_most=measured.low - 0.001)
+    worth = Objective("d", "x", "value_per_prediction", at_least=1)
+    size = Objective("e", "x", "size_bytes", at_most=10)
+    slow = Objective("f", "x", "latency_p50_us", at_most=39)
+    unknown = Objective("g", "x", "recall_gap:nothing", at_most=0.1)
+    scope = msgspec.structs.replace(SCOPE, objectives=[inside, beyond, below, worth, size, slow, unknown])
+    found = {p.objective: p.met for p in build(lived, scope).promised}
+    assert found == {
+        "a": "uncertain",
+        "b": "missed",
+        "c": "missed",
+        "d": "met",
+        "e": "missed",
+        "f": "missed",
+        "g": "not measured",
+    }
+
+
+def test_totals_are_the_sums_of_the_newest_accounts(lived: World) -> None:
+    found = build(lived)
+    values = [w.value for w in found.weeks if w.value is not None]
+    assert len(values) == 3
+    assert found.totals.predictions == 3000
+    assert found.totals.model.value == pytest.approx(sum(v.over_no_model.value for v in values))
+    assert found.totals.over_heuristic.value == pytest.approx(found.totals.model.value - found.totals.heuristic.value)
+    assert found.totals.days == 28
+
+
+def test_the_newest_revision_of_each_window_counts(lived: World) -> None:
+    found = weeks(lived.home, LOOP)
+    assert [w.start for w in found] == [START + n * WEEK for n in range(4)]
+    assert found[0].quality is not None
+    assert found[0].quality.with_outcome == 1000
+    assert len(lived.home.ledger.find(Quality, loop=LOOP, key=START.isoformat())) == 2
+
+
+def test_adding_and_averaging_keep_the_interval_of_independent_parts() -> None:
+    one = Estimate(10.0, 8.0, 12.0, 100)
+    assert added([one] * 4) == Estimate(40.0, 36.0, 44.0, 400)
+    mean = averaged([one, one, one, one])
+    assert mean is not None
+    assert [mean.value, mean.low, mean.high] == pytest.approx([10.0, 9.0, 11.0])
+    assert averaged([Estimate(float("nan"), float("nan"), float("nan"), 0)]) is None
+    weighted = averaged([Estimate(0.0, 0.0, 0.0, 300), Estimate(1.0, 1.0, 1.0, 100)])
+    assert weighted is not None
+    assert weighted.value == 0.25
+
+
+def quiet(**changes: Any) -> Window:
+    base = Window(
+        start=START,
+        end=START + WEEK,
+        rows=5000,
+        state="ok",
+        reference="p",
+        packages={"p": 5000},
+        degraded=0.0,
+        flags={},
+        columns=[],
+        drifted=[],
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def measured(state: str = "ok") -> Quality:
+    return Quality(
+        start=START,
+        end=START + WEEK,
+        known_at=START + WEEK,
+        rows=5000,
+        with_outcome=4900,
+        state=state,  # type: ignore[arg-type]  # each state in turn
+        metrics={},
+        slices={},
+        by_package={},
+    )
+
+
+def case(window: Window | None = None, quality: Quality | None = None, met: Met = "met", **totals: Any) -> Case:
+    sums = Totals(
+        currency="USD",
+        predictions=5000,
+        with_outcome=4900,
+        model=Estimate(900.0, 800.0, 1000.0, 4900),
+        heuristic=Estimate(500.0, 400.0, 600.0, 4900),
+        over_heuristic=Estimate(400.0, 300.0, 500.0, 4900),
+        cost=0.1,
+        days=7.0,
+    )
+    promise = Promise(
+        objective="goal",
+        owner="desk",
+        metric="recall",
+        target="",
+        expected=None,
+        measured=None,
+        met=met,
+        how="",
+    )
+    scope = Scope(problem="p", objectives=SCOPE.objectives, heuristic=Heuristic("x"), budget=Budget(usd_per_month=10))
+    week = Week(start=START, end=START + WEEK, window=window or quiet(), quality=quality or measured(), value=None)
+    return Case("late", scope, [week], msgspec.structs.replace(sums, **totals), [promise])
+
+
+RAISED: list[tuple[Case, str, str]] = [
+    (case()._replace(weeks=[]), "grave", "no monitoring window"),
+    (case(quiet(rows=0, state="no data")), "grave", "no prediction was asked for"),
+    (case(with_outcome=0), "grave", "no outcome is known"),
+    (case(with_outcome=4000), "note", "20% of predictions have no known outcome"),
+    (case(quality=measured("decayed")), "grave", "1 of 1 windows"),
+    (case(over_heuristic=Estimate(-9.0, -12.0, -6.0, 4900)), "grave", "worth less than the simple rule"),
+    (case(over_heuristic=Estimate(9.0, -1.0, 19.0, 4900)), "grave", "includes zero"),
+    (case(met="missed"), "grave", "“goal” is missed"),
+    (case(met="uncertain"), "note", "“goal” (uncertain)"),
+    (case(quiet(degraded=0.02)), "grave", "2.0% of answers"),
+    (case(cost=50.0), "grave", "over the budget"),
+    (case(predictions=600, with_outcome=590), "note", "only 590 outcomes"),
+    (case(quiet(state="drift", drifted=["wind"])), "note", "1 of 1 windows, last wind"),
+]
+
+
+@pytest.mark.parametrize(("given", "weight", "text"), RAISED, ids=[text for _, _, text in RAISED])
+def test_each_doubt_is_raised_by_what_it_is_about_and_says_what_to_do(given: Case, weight: str, text: str) -> None:
+    found = [d for d in doubts(given) if text.lower() in d.text.lower()]
+    assert [d.weight for d in found] == [weight]
+    assert found[0].do
+    if weight == "grave":
+        assert next_step(given, doubts(given)) == doubts(given)[0].do
+
+
+def test_when_all_is_well_nothing_is_doubted_and_grave_doubts_come_first() -> None:
+    assert doubts(case()) == []
+    assert next_step(case(), []).startswith("Keep it serving")
+    both = doubts(case(quiet(state="drift", drifted=["wind"]), met="missed"))
+    assert [d.weight for d in both] == ["grave", "note"]
+    assert len(DOUBTS) >= 10
+
+
+def test_markdown_has_the_four_parts_and_the_figures(lived: World) -> None:
+    found = build(lived)
+    text = markdown(found)
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE)[:4] == ["Promised", "Delivered", "Doubts", "Next step"]
+    assert f"{found.totals.model.value:,.0f} USD" in text
+    assert "1 of 4 windows had no predictions" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    for line in rows:
+        assert line.count("|") - line.count("\\|") in (3, 6, 8), line
+
+
+class Page(HTMLParser):
+    """The tags of a page, and whether each that is opened is closed."""
+
+    VOID = ("meta", "link", "br", "img", "hr", "input")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_is_one_well_formed_file_with_three_charts_and_needs_nothing_from_elsewhere(lived: World) -> None:
+    text = html(build(lived))
+    page = Page(text)
+    assert page.open == []
+    assert page.tags.count("svg") == 3
+    assert "script" not in page.tags
+    addresses = [v for k, v in page.attributes if k in ("src", "href", "xlink:href") and v and not v.startswith("#")]
+    assert addresses == []
+    assert "@import" not in text
+    assert "url(" not in text.replace("url(#", "")
+    for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        ET.fromstring(svg)
+    assert "$" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
+
+
+def test_what_users_write_is_shown_and_never_run(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    evil = "<script>alert(1)</script> | [x](javascript:y) $loop ${made}"
+    objectives = [Objective(evil, owner=evil, metric="average_precision", at_least=0.5)]
+    found = build(world, msgspec.structs.replace(SCOPE, problem=evil, objectives=objectives))
+    page = html(found)
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 3
+    assert "$loop ${made}" in page
+    line = next(x for x in markdown(found).splitlines() if x.startswith("| –"))
+    assert line.count("|") - line.count("\\|") == 8
+    assert "[x](" not in line
+
+
+def test_before_anything_happened_the_report_says_so(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    found = build(world)
+    assert found.doubts[0].weight == "grave"
+    assert "tend" in found.next_step
+    assert {p.met for p in found.promised} == {"not measured"}
+    assert "Nothing to draw yet" in html(found)
+    assert "No window has closed yet" in markdown(found)
+
+
+@pytest.mark.parametrize("form", [markdown, html])
+def test_the_same_ledger_gives_the_same_report(lived: World, form: Callable[[Report], str]) -> None:
+    first, second = (re.sub(r"gradient_\d+", "gradient", form(build(lived))) for _ in range(2))
+    assert first == second
