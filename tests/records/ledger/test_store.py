@@ -372,6 +372,12 @@ def test_a_batch_is_all_or_nothing(ledger: Ledger) -> None:
     assert ledger.verify() == []
 
 
+def test_an_error_of_the_callers_own_leaves_a_batch_as_it_is(ledger: Ledger) -> None:
+    for error in (FileNotFoundError("theirs"), TimeoutError("theirs"), KeyError("theirs")):
+        with pytest.raises(type(error), match="theirs"), ledger.batch():
+            raise error
+
+
 def test_twenty_threads_write_one_unbroken_chain(ledger: Ledger) -> None:
     def work(number: int) -> None:
         for i in range(5):

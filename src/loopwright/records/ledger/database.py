@@ -9,8 +9,8 @@ PostgreSQL: writers wait for each other on a row (`schema.head`). Connections ne
 import importlib.util
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,8 @@ class Database:
         self._pid = os.getpid()
         self._local = threading.local()
         if self.file is None:
-            connect = {"connect_timeout": 5, "options": "-c lock_timeout=30s -c timezone=UTC"}
+            connect: dict[str, Any] = {"connect_timeout": 5, "options": "-c lock_timeout=30s"}
+            connect = {name: value for name, value in connect.items() if name not in self.url.query}
             self._reader = create_engine(self.url, pool_pre_ping=True, pool_size=5, max_overflow=20, connect_args=connect)
             self._writer = self._reader
             return
@@ -108,7 +109,8 @@ class Database:
 
     def _bring_up_to_date(self) -> None:
         if self.file is not None and not self.file.exists():
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with _files():
+                self.file.parent.mkdir(parents=True, exist_ok=True)
         elif self._version() == schema.VERSION:
             return
         with self._turn(), self._writer.begin() as connection:
@@ -129,9 +131,14 @@ class Database:
         with self._reader.connect() as connection:
             return _version(connection)
 
-    def _turn(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
         """This process's and this thread's turn to write (SQLite; PostgreSQL locks a row instead)."""
-        return self._lock.hold(PATIENCE_SECONDS) if self._lock else nullcontext()
+        with ExitStack() as held:
+            if self._lock:
+                with _files():
+                    held.enter_context(self._lock.hold(PATIENCE_SECONDS))
+            yield
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -144,8 +151,15 @@ class Database:
             raise
         except exc.DatabaseError as error:
             raise Damaged(f"the ledger's database is damaged: {_reason(error)}") from error
-        except OSError as error:
-            raise LedgerUnavailable(f"the ledger does not answer: {error.strerror or error}") from error
+
+
+@contextmanager
+def _files() -> Iterator[None]:
+    """Say in loopwright's words that a file or folder cannot be had."""
+    try:
+        yield
+    except OSError as error:
+        raise LedgerUnavailable(f"the ledger does not answer: {error.strerror or error}") from error
 
 
 def _parse(url: str) -> URL:
@@ -184,5 +198,4 @@ def _version(connection: Connection) -> str | None:
 
 
 def _reason(error: BaseException) -> str:
-    cause: Callable[[], Any] | Any = getattr(error, "orig", None) or error
-    return str(cause).strip().split("\n")[0]
+    return str(getattr(error, "orig", None) or error).strip().split("\n")[0]
