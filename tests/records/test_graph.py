@@ -76,7 +76,7 @@ def plain(outputs: dict[str, Any]) -> dict[str, list[Any]]:
     return {name: [None if v != v else v for v in array.tolist()] for name, array in outputs.items()}
 
 
-EXPECTED = {
+EXPECTED: dict[str, list[Any]] = {
     "distance2": [1.5, -2.0],
     "wind2": [-1.0, None],  # null is null, NaN stays NaN
     "wind_null2": [True, False],
