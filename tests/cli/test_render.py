@@ -20,7 +20,7 @@ NODE = Node(
     children=[Node(id="t1", kind="table", label="v1", role="trained on", children=[])],
 )
 ANSWERS: list[tuple[Any, list[str]]] = [
-    (sample.status(), ["late-arrival", "▲ alert", "4, of which 3 retrainings", "wind_speed has drifted"]),
+    (sample.status(), ["late-arrival", "▲ alert", "4 turns, of which 3 retrainings", "wind_speed has drifted"]),
     (sample.leaderboard(), ["lightgbm", "0.861 [0.850, 0.872]", "3/3", "does not pay"]),
     (sample.history(), ["2013-06-03 03:00", "b7702e55b770", "tend"]),
     (sample.releases()[0], ["late-arrival: 3fa91c0d3fa9 serves since 2013-04-01 03:00"]),

@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from loopwright.console.words import cell, interval, moment, number, share, short, signed, words
+from loopwright.console.words import cell, count, interval, moment, number, share, short, signed, words
 from loopwright.records.evaluation import Estimate
 
 
@@ -25,7 +25,8 @@ def test_numbers(value: float | None, text: str) -> None:
 
 
 def test_signs_shares_times_and_intervals() -> None:
-    assert (signed(5), signed(-5)) == ("+5", "−5")
+    assert (signed(5), signed(-5), signed(0)) == ("+5", "−5", "0")
+    assert (count(1, "loop"), count(2, "loop")) == ("1 loop", "2 loops")
     assert (share(0.5), share(0.0123), share(None), share(0.0)) == ("50%", "1.2%", "–", "0%")
     assert moment(datetime(2013, 4, 1, 9, 5, tzinfo=UTC)) == "2013-04-01 09:05"
     assert moment(None) == "–"

@@ -123,6 +123,10 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if size >= 1000 or value == int(value) else f"{value:.1f}" if size >= 10 else f"{value:.3f}"
 
 
+def _count(number_of: int, thing: str) -> str:
+    return f"{number_of:,} {thing}" if number_of == 1 else f"{number_of:,} {thing}s"
+
+
 def interval(estimate: Estimate) -> str:
     """A value with its 95 % interval."""
     if math.isnan(estimate.low):
@@ -201,9 +205,9 @@ def _loop_status(loop: LoopStatus) -> RenderableType:
             "",
             [
                 ("serving", serving),
-                ("served so far", f"{len(loop.packages_served)} packages"),
+                ("served so far", _count(len(loop.packages_served), "package")),
                 ("predictions", f"{loop.predictions:,}, the last {_word(loop.last_prediction)}"),
-                ("turns", f"{loop.turns}, of which {len(loop.retrainings)} retrainings"),
+                ("so far", f"{_count(loop.turns, 'turn')}, of which {_count(len(loop.retrainings), 'retraining')}"),
             ],
         ),
     ]
@@ -408,7 +412,7 @@ def _replayed(value: Replayed) -> RenderableType:
         ],
     )
     end = (
-        f"{value.predictions:,} predictions, {value.retrainings} retrainings, {len(value.packages)} packages, "
+        f"{value.predictions:,} predictions, {_count(value.retrainings, 'retraining')}, {_count(len(value.packages), 'package')}, "
         f"{value.start:%Y-%m-%d} to {value.end:%Y-%m-%d}, in {value.seconds:.0f} s"
     )
     return Group(

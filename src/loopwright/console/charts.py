@@ -126,6 +126,7 @@ def _config(colours: dict[str, str], *, narrow: bool) -> dict[str, Any]:
         "labelFontSize": 11,
         "titleFontSize": 11,
         "titleFontWeight": "normal",
+        "titlePadding": 10,
         "labelLimit": 110 if narrow else 180,
     }
     legend = {
@@ -145,19 +146,17 @@ def _config(colours: dict[str, str], *, narrow: bool) -> dict[str, Any]:
     }
 
 
-def _weeks(*, narrow: bool) -> dict[str, Any]:
-    return {
-        "field": "at",
-        "type": "temporal",
-        "title": None,
-        "scale": {"type": "utc"},
-        "axis": {
-            "format": "%b" if narrow else "%b %d",
-            "tickCount": 5 if narrow else 10,
-            "grid": False,
-            "labelOverlap": "greedy",
-        },
+def _weeks(page: LoopPage, *, narrow: bool) -> dict[str, Any]:
+    """The time axis: days, or months where a year must fit a narrow screen."""
+    spans = page.windows or page.values
+    months = narrow and bool(spans) and (spans[-1].end - spans[0].start).days > 120
+    axis = {
+        "format": "%b" if months else "%b %d",
+        "tickCount": 8 if months else 4 if narrow else 10,
+        "grid": False,
+        "labelOverlap": "greedy",
     }
+    return {"field": "at", "type": "temporal", "title": None, "scale": {"type": "utc"}, "axis": axis}
 
 
 def _quality(page: LoopPage, colours: dict[str, str], *, narrow: bool) -> dict[str, Any]:
@@ -175,7 +174,7 @@ def _quality(page: LoopPage, colours: dict[str, str], *, narrow: bool) -> dict[s
                 "state": quality.state,
             }
         )
-    x = _weeks(narrow=narrow)
+    x = _weeks(page, narrow=narrow)
     y = {
         "type": "quantitative",
         "title": metric.replace("_", " "),
@@ -215,7 +214,7 @@ def _quality(page: LoopPage, colours: dict[str, str], *, narrow: bool) -> dict[s
             },
             {
                 "data": {"values": [{"target": target, "text": f"target {target:g}"}]},
-                "mark": {"type": "text", "align": "left", "baseline": "top", "dx": 4, "dy": 4, "x": 0, "fontSize": 11},
+                "mark": {"type": "text", "align": "left", "baseline": "bottom", "dx": 4, "dy": -3, "x": 0, "fontSize": 11},
                 "encoding": {"y": {**y, "field": "target"}, "text": {"field": "text"}},
             },
         ]
@@ -269,7 +268,7 @@ def _drift(page: LoopPage, colours: dict[str, str], *, narrow: bool) -> dict[str
         "height": {"step": 20 if narrow else 22},
         "mark": {"type": "bar", "stroke": colours["faint"], "strokeWidth": 0.5, "height": {"band": 0.9}},
         "encoding": {
-            "x": {**_weeks(narrow=narrow), "field": "from"},
+            "x": {**_weeks(page, narrow=narrow), "field": "from"},
             "x2": {"field": "to"},
             "y": {
                 "field": "column",
@@ -289,7 +288,7 @@ def _value(page: LoopPage, colours: dict[str, str], *, narrow: bool) -> dict[str
         more = _more(page.values[: i + 1])
         rows.append({"at": page.values[i].end.isoformat(), "value": more.value, "low": more.low, "high": more.high})
     currency = page.values[-1].currency if page.values else ""
-    x = _weeks(narrow=narrow)
+    x = _weeks(page, narrow=narrow)
     title = f"{currency} more than the heuristic"
     y = {"type": "quantitative", "title": title, "axis": {"format": "~s", "tickCount": 5}}
     return {

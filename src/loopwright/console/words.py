@@ -22,8 +22,13 @@ def number(value: float | None) -> str:
 
 
 def signed(value: float) -> str:
-    """A number with its sign."""
-    return number(value) if value < 0 or math.isnan(value) else "+" + number(value)
+    """A number with its sign; nothing before zero."""
+    return "+" + number(value) if value > 0 else number(value)
+
+
+def count(number_of: int, thing: str) -> str:
+    """How many of a thing: `1 loop`, `3 loops`."""
+    return f"{number_of:,} {thing}" if number_of == 1 else f"{number_of:,} {thing}s"
 
 
 def interval(value: Estimate) -> str:
@@ -70,6 +75,7 @@ def cell(value: Any) -> str:
 FILTERS: dict[str, Callable[..., str]] = {
     "number": number,
     "signed": signed,
+    "count": count,
     "interval": interval,
     "moment": moment,
     "day": day,

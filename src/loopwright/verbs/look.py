@@ -333,7 +333,7 @@ def _outcome_of(home: Home, loop: str, prediction: "Prediction") -> TracedOutcom
     }
     kind, money = worth[prediction.label, truth]
     return TracedOutcome(
-        truth=truth, known_at=_moment(row.known_at), values=row.values, kind=kind, value=money, currency=value.currency  # type: ignore[arg-type]  # one of the four above
+        truth=truth, known_at=_moment(row.known_at), values=_readable(row.values, declared.outcome.table.columns), kind=kind, value=money, currency=value.currency  # type: ignore[arg-type]  # one of the four above
     )
 
 

@@ -1,5 +1,5 @@
 // Keeps the first page fresh: every few seconds, while it is looked at, its <main> is fetched again. Without it the page is complete.
-const PAUSE = 5000;
+const PAUSE = 10000;
 
 async function refresh() {
   if (document.hidden || document.querySelector("main :focus")) return;
