@@ -1,0 +1,162 @@
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from threading import Barrier, Thread
+
+import msgspec
+import pytest
+from tests.deploy.loops import LANDINGS, LOOP, NOW, opened, package
+
+from loopwright.deploy import controller, served
+from loopwright.records.clock import SimulatedClock
+from loopwright.records.errors import NotFound, PackageNotFound, PackageRefused, ReleaseConflict, UsageError
+from loopwright.records.home import Home
+from loopwright.records.settings import Settings
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return opened(tmp_path)
+
+
+def wait(home: Home, hours: float) -> None:
+    assert isinstance(home.clock, SimulatedClock)
+    home.clock.advance(timedelta(hours=hours))
+
+
+def three_releases(home: Home) -> list[str]:
+    digests = [package(home.packages, weight=w).digest for w in (0.05, 0.06, 0.07)]
+    for digest in digests:
+        controller.release(home, LOOP, digest, why=f"{digest[:4]} is better")
+        wait(home, 24)
+    return digests
+
+
+def test_release_is_a_generation_with_its_reason_and_lineage(home: Home) -> None:
+    made = package(home.packages)
+    entry = controller.release(home, LOOP, made.digest[:8], why="it is the first", by="ann")
+    state = entry.record
+    assert (state.generation, state.action, state.by, state.why, state.since) == (1, "release", "ann", "it is the first", NOW)
+    assert [(a.package, a.role, a.share) for a in state.arms] == [(made.digest, "champion", 1.0)]
+    assert [(link.source, link.role) for link in home.ledger.links(entry.id)] == [(made.digest, "released")]
+    assert controller.serving(home, LOOP) == state
+    assert served.read(served.path_of(home, LOOP)) == served.Served(state=state, outcome=LANDINGS)
+
+
+def test_a_lost_race_is_told(home: Home) -> None:
+    a, b = package(home.packages), package(home.packages, weight=0.06)
+    controller.release(home, LOOP, a.digest, why="first", expected=0)
+    with pytest.raises(ReleaseConflict):
+        controller.release(home, LOOP, b.digest, why="late", expected=0)
+    assert [e.record.generation for e in controller.history(home, LOOP)] == [1]
+
+
+def test_of_many_at_once_one_wins_each_generation(home: Home) -> None:
+    digests = [package(home.packages, weight=0.05 + i / 100).digest for i in range(4)]
+    barrier, outcomes = Barrier(12), []
+
+    def race(i: int) -> None:
+        barrier.wait()
+        try:
+            controller.release(home, LOOP, digests[i % 4], why="race", expected=0)
+            outcomes.append("won")
+        except ReleaseConflict:
+            outcomes.append("lost")
+
+    threads = [Thread(target=race, args=(i,)) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["lost"] * 11 + ["won"]
+    assert len(controller.history(home, LOOP)) == 1
+
+
+def test_a_package_of_another_loop_is_refused(home: Home) -> None:
+    made = package(home.packages, loop="another")
+    with pytest.raises(PackageRefused, match="made for loop 'another'"):
+        controller.release(home, LOOP, made.digest, why="x")
+    with pytest.raises(PackageNotFound):
+        controller.release(home, LOOP, "0123456789", why="x")
+    with pytest.raises(UsageError):
+        controller.release(home, LOOP, made.digest, strategy="canary", why="x")  # type: ignore[arg-type]  # what is tested
+    assert controller.history(home, LOOP) == []
+
+
+def test_who_served_when(home: Home) -> None:
+    digests = three_releases(home)
+    assert controller.serving(home, LOOP, NOW - timedelta(seconds=1)) is None
+    for i, digest in enumerate(digests):
+        state = controller.serving(home, LOOP, NOW + timedelta(hours=24 * i + 1))
+        assert state is not None
+        assert state.arms[0].package == digest
+
+
+def test_rollback_to_before_to_a_package_and_to_a_time(home: Home) -> None:
+    a, b, c = three_releases(home)
+    assert controller.rollback(home, LOOP, why="bad").record.arms[0].package == b
+    assert controller.rollback(home, LOOP, to=a[:6], why="bad").record.arms[0].package == a
+    assert controller.rollback(home, LOOP, to="2024-05-03T12:00:00Z", why="bad").record.arms[0].package == c
+    last = controller.rollback(home, LOOP, to="wednesday 12:00", why="bad").record
+    assert (last.arms[0].package, last.action, last.generation) == (a, "rollback", 7)
+
+
+def test_rollbacks_that_lead_nowhere(home: Home) -> None:
+    with pytest.raises(NotFound, match="nothing serves yet"):
+        controller.rollback(home, LOOP, why="x")
+    made = package(home.packages)
+    unused = package(home.packages, weight=0.9)
+    controller.release(home, LOOP, made.digest, why="first")
+    with pytest.raises(NotFound, match="only one package"):
+        controller.rollback(home, LOOP, why="x")
+    with pytest.raises(PackageNotFound):
+        controller.rollback(home, LOOP, to=unused.digest[:8], why="never served")
+    with pytest.raises(PackageNotFound):
+        controller.rollback(home, LOOP, to="whenever", why="x")
+    with pytest.raises(NotFound, match="the first one was at"):
+        controller.rollback(home, LOOP, to="2020-01-01", why="x")
+
+
+def test_a_damaged_package_is_not_gone_back_to(home: Home) -> None:
+    a, _, _ = three_releases(home)
+    (home.path / "packages" / a / "model.onnx").write_bytes(b"x")
+    with pytest.raises(PackageRefused):
+        controller.rollback(home, LOOP, to=a[:8], why="x")
+    assert len(controller.history(home, LOOP)) == 3
+
+
+def without_ledger(home: Home) -> Home:
+    """The same home, its ledger at an address where nothing is."""
+    settings = msgspec.structs.replace(home.settings, ledger="sqlite:////proc/no/such/ledger.db")
+    return Home(settings, home.clock)
+
+
+def test_rollback_without_the_ledger_is_recorded_when_it_is_back(home: Home) -> None:
+    a, b, c = three_releases(home)
+    down = without_ledger(home)
+    entry = controller.rollback(down, LOOP, to=a[:8], why="the ledger is down and c is bad")
+    again = controller.rollback(down, LOOP, to=b[:8], why="rather this one")
+    assert entry.record.generation == again.record.generation == 4
+    local = served.read(served.path_of(home, LOOP))
+    assert local is not None
+    assert (local.state.arms[0].package, local.unrecorded) == (b, True)
+    assert served.follow(home) == [LOOP]
+    history = [(e.record.generation, e.record.arms[0].package, e.record.action) for e in controller.history(home, LOOP)]
+    assert history == [(1, a, "release"), (2, b, "release"), (3, c, "release"), (4, b, "rollback")]
+    local = served.read(served.path_of(home, LOOP))
+    assert local is not None
+    assert (local.state.arms[0].package, local.unrecorded) == (b, False)
+    assert served.follow(home) == []
+    assert home.ledger.verify() == []
+
+
+def test_a_release_made_meanwhile_wins_over_an_unrecorded_rollback(home: Home) -> None:
+    a, b, _ = three_releases(home)
+    controller.rollback(without_ledger(home), LOOP, to=a[:8], why="ledger down here")
+    elsewhere = Home(Settings(home=home.path.parent / "elsewhere", ledger=home.settings.ledger_url, by="bob"), home.clock)
+    shutil.copytree(home.path / "packages" / b, elsewhere.folder("packages") / b)
+    controller.release(elsewhere, LOOP, b, why="released on another machine")
+    served.follow(home)
+    local = served.read(served.path_of(home, LOOP))
+    assert local is not None
+    assert (local.state.arms[0].package, local.unrecorded) == (b, False)

@@ -1,0 +1,134 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.deploy.bodies import BAD, Bad, text
+from tests.deploy.loops import NOW_US, REQUESTS, flight
+
+from loopwright.deploy.decode import Decoder, parse
+from loopwright.records.declarations import Column
+from loopwright.records.errors import LoopwrightError, RequestInvalid, RequestMalformed, RequestTooLarge
+
+STATUS: dict[int, type[LoopwrightError]] = {400: RequestMalformed, 413: RequestTooLarge, 422: RequestInvalid}
+decode = Decoder(REQUESTS.columns, optional=[REQUESTS.event_time])
+
+
+def test_one_row_and_many() -> None:
+    rows, single = decode(text(flight()))
+    assert single
+    assert rows == [{**flight(), "pushed_back_at": NOW_US}]
+    rows, single = decode(b" \n" + text([flight(1), flight(2, tail="N1")]))
+    assert not single
+    assert [r["flight"] for r in rows] == ["UA1", "UA2"]
+    assert rows[1]["tail"] == "N1"
+
+
+def test_times_keep_their_moment_in_any_zone() -> None:
+    (row,), _ = decode(text(flight(pushed_back_at="2024-05-01T11:30:00.123456+02:30")))
+    assert row["pushed_back_at"] == NOW_US + 123_456
+
+
+def test_the_event_time_may_be_left_out() -> None:
+    given = flight()
+    del given["pushed_back_at"]
+    (row,), _ = decode(text(given))
+    assert "pushed_back_at" not in row
+
+
+def test_what_looks_odd_and_is_lawful() -> None:
+    odd = flight(flight='a "quoted" \\ name', tail="", delay=3, hour=-(2**63), origin="日本")
+    (row,), _ = decode(text(odd))
+    assert row["flight"] == 'a "quoted" \\ name'
+    assert row["delay"] == 3.0
+    assert isinstance(row["delay"], float)
+    assert row["hour"] == -(2**63)
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda b: b.name)
+def test_bad_bodies_are_refused_and_named(bad: Bad) -> None:
+    with pytest.raises(STATUS[bad.status]) as refused:
+        decode(bad.body)
+    assert all(word in str(refused.value) for word in bad.words)
+    if isinstance(refused.value, RequestInvalid):
+        assert 1 <= len(refused.value.problems) <= 20
+
+
+def test_a_renamed_field_is_guessed() -> None:
+    with pytest.raises(RequestInvalid, match="is 'delay' meant"):
+        decode(text({**flight(), "delai": 1}))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=8), children, max_size=3),
+    max_leaves=8,
+)
+
+
+def lawful(row: Any) -> bool:
+    """The contract once more, written naively."""
+
+    def fits(name: str, value: Any) -> bool:
+        column = REQUESTS.columns[name]
+        if value is None:
+            return column.nullable
+        if column.type == "float":
+            return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool))
+        if column.type == "integer":
+            return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+        if column.type == "boolean":
+            return isinstance(value, bool)
+        return isinstance(value, str)
+
+    names = set(REQUESTS.columns) - {"pushed_back_at"}
+    return isinstance(row, dict) and row.keys() == names and all(fits(n, v) for n, v in row.items())
+
+
+@given(
+    changes=st.dictionaries(st.sampled_from([n for n in REQUESTS.columns if n != "pushed_back_at"]), json_values, max_size=3)
+)
+def test_accepts_exactly_what_the_contract_says(changes: dict[str, Any]) -> None:
+    row = {**flight(), **changes}
+    del row["pushed_back_at"]
+    body = text(row)
+    if lawful(row):
+        assert decode(body).rows == [row]
+    else:
+        with pytest.raises(RequestInvalid) as refused:
+            decode(body)
+        assert {p.field for p in refused.value.problems} <= set(changes)
+
+
+@given(body=st.binary(max_size=200))
+def test_no_bytes_raise_anything_else(body: bytes) -> None:
+    with pytest.raises((RequestMalformed, RequestInvalid)):
+        decode(body)
+
+
+@given(key=st.sampled_from(sorted(REQUESTS.columns)), where=st.integers(0, 6))
+def test_a_double_key_is_found_wherever_it_stands(key: str, where: int) -> None:
+    pairs = [f"{json.dumps(n)}:{json.dumps(v)}" for n, v in flight().items()]
+    pairs.insert(where, f"{json.dumps(key)}:{json.dumps(flight()[key])}")
+    with pytest.raises(RequestMalformed, match="twice"):
+        decode(("{" + ",".join(pairs) + "}").encode())
+
+
+def test_column_names_that_are_words_of_python() -> None:
+    decode_words = Decoder({"class": Column("string"), "from": Column("float", nullable=True), "self": Column("boolean")})
+    assert decode_words(b'{"class":"a","from":null,"self":true}').rows == [{"class": "a", "from": None, "self": True}]
+
+
+def test_plain_values_are_checked_alike() -> None:
+    row = flight()
+    assert decode.check([dict(row)]) == decode(text(row)).rows
+    with pytest.raises(RequestInvalid, match=r"\[1\]\.hour"):
+        decode.check([dict(row), {**row, "hour": 1.5}])
+
+
+def test_parse_is_strict() -> None:
+    assert parse(b'{"a":[1,null]}') == {"a": [1, None]}
+    for body in (b'{"a":1,"a":2}', b'{"a":{"b":1,"b":1}}', b"NaN", b"[" * 100_000, b"1e999"):
+        with pytest.raises(RequestMalformed):
+            parse(body)

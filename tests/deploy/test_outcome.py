@@ -1,0 +1,96 @@
+from typing import Any
+
+import pytest
+from tests.deploy.bodies import text
+from tests.deploy.loops import LANDINGS, NOW_US
+
+from loopwright.deploy.outcome import Accepted, OutcomeDecoder
+from loopwright.records.declarations import Column, Table
+from loopwright.records.errors import RequestInvalid, RequestMalformed
+
+ID = "018f3361d2807ce8b0f540e9d922a8f2"
+decode = OutcomeDecoder(LANDINGS)
+
+
+def landing(**changes: Any) -> dict[str, Any]:
+    return {"flight": "UA1", "landed_at": "2024-05-01T08:00:00Z", "arr_delay": 20.0} | changes
+
+
+def accept(value: Any, received_at: int = NOW_US) -> list[Accepted]:
+    return decode(text(value), received_at=received_at, provenance="http")
+
+
+def test_by_key_and_by_id() -> None:
+    (by_key,) = accept(landing())
+    assert (by_key.row.prediction, by_key.row.unit) == ("", "UA1")
+    assert by_key.row.values == {"landed_at": NOW_US - 3_600_000_000, "arr_delay": 20.0}
+    assert by_key.row.known_at == NOW_US - 3_600_000_000
+    assert (by_key.row.received_at, by_key.row.provenance, by_key.flags) == (NOW_US, "http", [])
+    (by_id,) = accept({"id": ID, "arr_delay": 20})
+    assert (by_id.row.prediction, by_id.row.unit, by_id.row.values) == (ID, "", {"arr_delay": 20.0})
+    assert by_id.row.known_at == NOW_US
+    (both,) = accept(landing(id=ID))
+    assert (both.row.prediction, both.row.unit) == (ID, "")
+
+
+def test_the_same_again_is_the_same_row_and_another_is_another() -> None:
+    first, again = accept(landing()), accept(landing(), received_at=NOW_US + 9)
+    other = accept(landing(arr_delay=3.0))
+    assert first[0].row.id == again[0].row.id
+    assert other[0].row.id != first[0].row.id
+    assert len({a.row.id for a in accept([landing(flight=f"UA{i}") for i in range(50)])}) == 50
+
+
+def test_known_at_is_said_or_taken_from_the_table_or_the_moment_of_receipt() -> None:
+    (said,) = accept(landing(known_at="2024-05-01T08:30:00Z"))
+    assert said.row.known_at == NOW_US - 1_800_000_000
+    late = OutcomeDecoder(Table(LANDINGS.name, LANDINGS.columns, LANDINGS.key, LANDINGS.event_time, known_after="10m"))
+    (delayed,) = late(text(landing()), received_at=NOW_US, provenance="http")
+    assert delayed.row.known_at == NOW_US - 3_000_000_000
+
+
+def test_the_future_is_flagged_and_strange_values_too() -> None:
+    (future,) = accept(landing(landed_at="2031-01-01T00:00:00Z"))
+    assert future.flags == ["future"]
+    assert "future" in future.row.provenance
+    (strange,) = accept(landing(arr_delay=9999.0))
+    assert strange.flags == ["out_of_range:arr_delay"]
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        (landing(landed_at="2024-05-01T08:00:00"), "landed_at"),
+        (landing(known_at="yesterday"), "known_at"),
+        (landing(known_at="2024-05-01T08:00:00"), "known_at"),
+        (landing(arr_delay="late"), "arr_delay"),
+        (landing(arr_delay=None), "arr_delay"),
+        ({"flight": "UA1"}, "arr_delay"),
+        ({"arr_delay": 1.0}, "id"),
+        ({"id": "", "arr_delay": 1.0}, "id"),
+        ({"id": "not an id", "arr_delay": 1.0}, "id"),
+        ({"id": "0" * 32, "arr_delay": 1.0}, "id"),
+        ({"id": ID.upper(), "arr_delay": 1.0}, "id"),
+        (landing(truth=True), "truth"),
+        ([landing(), {"arr_delay": 1.0}], "[1].id"),
+        ([], "body"),
+        (7, "body"),
+    ],
+)
+def test_what_is_wrong_is_named(value: Any, field: str) -> None:
+    with pytest.raises(RequestInvalid) as refused:
+        accept(value)
+    assert [p.field for p in refused.value.problems] == [field]
+
+
+def test_double_keys_are_malformed() -> None:
+    with pytest.raises(RequestMalformed):
+        decode(b'{"id":"%s","arr_delay":1.0,"arr_delay":2.0}' % ID.encode(), received_at=NOW_US, provenance="http")
+
+
+def test_a_table_with_a_column_named_id_is_matched_by_key() -> None:
+    table = Table("orders", {"id": Column("string"), "at": Column("timestamp"), "paid": Column("boolean")}, ["id"], "at")
+    (row,) = OutcomeDecoder(table)(b'{"id":"A-7","paid":true}', received_at=NOW_US, provenance="http")
+    assert (row.row.prediction, row.row.unit, row.row.values) == ("", "A-7", {"paid": True})
+    with pytest.raises(RequestInvalid, match="id"):
+        OutcomeDecoder(table)(b'{"paid":true}', received_at=NOW_US, provenance="http")

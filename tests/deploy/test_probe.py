@@ -1,0 +1,129 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from tests.deploy.loops import model_graph, package
+from tests.deploy.test_predict import endless
+
+from loopwright.deploy.probe import probe
+from loopwright.deploy.sandbox import Limits
+from loopwright.records.errors import PackageRefused
+from loopwright.records.package import Golden
+from loopwright.records.packages import Package, Packages
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    return package(Packages(tmp_path_factory.mktemp("packages")))
+
+
+def changed(good: Package, **files: bytes) -> Package:
+    """The package with other bytes, as if somebody had forged a folder."""
+    return Package(good.digest, good.manifest, {**good.files, **{name.replace("_", "."): data for name, data in files.items()}})
+
+
+def test_a_good_package_passes(good: Package) -> None:
+    found = probe(good)
+    assert found.golden == 5
+    assert found.max_difference <= 1e-6
+    assert 0 < found.one_row_us < 1e6
+
+
+def graph(nodes: list[onnx.NodeProto], inputs: dict[str, int], **more: Any) -> bytes:
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(n, t, ["N"]) for n, t in inputs.items()],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"])],
+        **more,
+    )
+    domains = sorted({n.domain for n in nodes} | {""})
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid(d, 21 if not d else 1) for d in domains], ir_version=10)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def external() -> bytes:
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    nodes = [helper.make_node("Cast", ["delay"], ["d"], to=TensorProto.FLOAT), helper.make_node("Mul", ["d", "w"], ["score"])]
+    return graph(nodes, {"delay": TensorProto.DOUBLE}, initializer=[tensor])
+
+
+def hungry() -> bytes:
+    """Asks for 32 GiB."""
+    shape = helper.make_tensor("shape", TensorProto.INT64, [1], [2**33])
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["big"]),
+        helper.make_node("ReduceSum", ["big"], ["sum"], keepdims=0),
+        helper.make_node("Cast", ["delay"], ["d"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["d", "sum"], ["score"]),
+    ]
+    return graph(nodes, {"delay": TensorProto.DOUBLE}, initializer=[shape])
+
+
+HOSTILE = {
+    "junk": (b"\x00" * 100, "not an ONNX model|no graph"),
+    "empty": (b"", "no graph"),
+    "cut off": (model_graph()[:-200], "not an ONNX model|cannot be loaded|no graph"),
+    "external data": (external(), "outside the graph"),
+    "custom operators": (
+        graph([helper.make_node("Evil", ["delay"], ["score"], domain="com.evil")], {"delay": TensorProto.DOUBLE}),
+        "domain",
+    ),
+    "no such column": (
+        graph([helper.make_node("Identity", ["secret"], ["score"])], {"secret": TensorProto.FLOAT}),
+        "no column",
+    ),
+    "column of another type": (
+        graph([helper.make_node("Identity", ["delay"], ["score"])], {"delay": TensorProto.FLOAT}),
+        "does not fit column",
+    ),
+    "no score": (
+        graph([helper.make_node("Cast", ["delay"], ["score"], to=TensorProto.FLOAT)], {"delay": TensorProto.DOUBLE}).replace(
+            b"score", b"other"
+        ),
+        "no output `score`",
+    ),
+    "other answers": (model_graph(0.051), "golden request 0"),
+    "more memory than there may be": (hungry(), "fails on a golden request|more memory|killed"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_packages_are_refused(good: Package, name: str) -> None:
+    data, why = HOSTILE[name]
+    with pytest.raises(PackageRefused, match=why):
+        probe(changed(good, model_onnx=data), limits=Limits(cpu_seconds=5))
+
+
+def test_an_endless_graph_runs_out_of_time(good: Package) -> None:
+    with pytest.raises(PackageRefused, match="computing time"):
+        probe(changed(good, model_onnx=endless()), limits=Limits(cpu_seconds=1))
+    with pytest.raises(PackageRefused, match="did not end"):
+        probe(changed(good, model_onnx=endless()), wall_seconds=1.0)
+
+
+def test_scores_must_be_probabilities(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Cast", ["delay"], ["score"], to=TensorProto.FLOAT)]
+    model = graph(nodes, {"delay": TensorProto.DOUBLE})
+    made = package(Packages(tmp_path), model=model)
+    assert max(g.score for g in made.reference.golden) > 1
+    with pytest.raises(PackageRefused, match="no probability"):
+        probe(made)
+
+
+def test_slices_that_the_manifest_names_must_be_there(tmp_path: Path) -> None:
+    made = package(Packages(tmp_path), slices=["origin_slice", "night"])
+    with pytest.raises(PackageRefused, match="'night'"):
+        probe(made)
+
+
+def test_a_golden_request_that_cannot_be_run(tmp_path: Path) -> None:
+    made = package(Packages(tmp_path), golden=[Golden(request={"delay": "x"}, context={}, score=0.5)])
+    with pytest.raises(PackageRefused, match="golden request"):
+        probe(made)
+    assert np.isfinite(made.reference.golden[0].score)

@@ -1,0 +1,224 @@
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, Thread
+
+import msgspec
+import pytest
+from tests.deploy.bodies import text
+from tests.deploy.loops import LOOP, Weather, flight, model_graph, opened, package
+
+from loopwright.deploy import controller, served
+from loopwright.deploy.router import Ask, Router, Watcher
+from loopwright.records.errors import LogUnavailable, LoopNotFound, LoopwrightError, NotFound, RequestConflict, Unavailable
+from loopwright.records.home import Home
+from loopwright.records.predictions.commit import commit, verify
+from loopwright.records.predictions.read import find, predictions
+from loopwright.records.predictions.record import Prediction
+from loopwright.records.predictions.segment import log_folder
+
+
+class Told:
+    """Remembers what a router tells."""
+
+    def __init__(self) -> None:
+        self.swapped: list[str] = []
+        self.refused: list[str] = []
+        self.unlogged = 0
+
+    def watcher(self) -> Watcher:
+        def unlogged(_loop: str, count: int) -> None:
+            self.unlogged += count
+
+        return Watcher(lambda _, digest: self.swapped.append(digest), lambda _, why: self.refused.append(why), unlogged)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return opened(tmp_path)
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def router(home: Home, told: Told) -> Iterator[Router]:
+    controller.release(home, LOOP, package(home.packages).digest, why="first")
+    router = Router(home.path, home.packages, Weather(), home.clock, told.watcher())
+    router.refresh()
+    yield router
+    router.close()
+
+
+def ask(router: Router, *numbers: int, ids: list[str] | None = None, exact: bool = True, **changes: object) -> Ask:
+    return Ask(router.service(LOOP).decode(text([flight(n, **changes) for n in numbers])).rows, ids, exact)
+
+
+def answered(result: list[Prediction] | LoopwrightError) -> list[Prediction]:
+    assert isinstance(result, list), result
+    return result
+
+
+def test_what_is_answered_is_logged_once(router: Router, home: Home) -> None:
+    results = [answered(r) for r in router.answer(LOOP, [ask(router, 1), ask(router, 2, 3), ask(router, 4)])]
+    assert [[a.unit for a in r] for r in results] == [["UA1"], ["UA2", "UA3"], ["UA4"]]
+    ids = [a.id for r in results for a in r]
+    assert len(set(ids)) == 4
+    assert sorted(predictions(home, LOOP)["_id"].to_pylist()) == sorted(ids)
+    router.close()
+    assert commit(home, LOOP).predictions == 4
+    assert find(home, ids[2]) == (LOOP, results[1][1])
+    assert verify(home) == []
+
+
+def test_unknown_loops_touch_nothing(router: Router, home: Home) -> None:
+    for name in ("nobody", "..", "late-arrival/../late-arrival", ""):
+        with pytest.raises(LoopNotFound):
+            router.service(name)
+    assert not log_folder(home.path, "nobody").exists()
+
+
+def test_the_same_id_again(router: Router, home: Home) -> None:
+    first = answered(router.answer(LOOP, [ask(router, 1, ids=["a" * 32])])[0])
+    again, other, fresh = router.answer(
+        LOOP,
+        [
+            ask(router, 1, ids=["a" * 32]),
+            ask(router, 2, ids=["a" * 32]),
+            ask(router, 2, ids=["a" * 32], exact=False),
+        ],
+    )
+    assert answered(again)[0] == first[0]
+    assert isinstance(other, RequestConflict)
+    assert answered(fresh)[0].id != "a" * 32
+    within = router.answer(
+        LOOP, [ask(router, 5, ids=["b" * 32]), ask(router, 5, ids=["b" * 32]), ask(router, 6, ids=["b" * 32])]
+    )
+    assert answered(within[0])[0] == answered(within[1])[0]
+    assert isinstance(within[2], RequestConflict)
+    ids = predictions(home, LOOP)["_id"].to_pylist()
+    assert len(ids) == len(set(ids)) == 3
+
+
+def test_a_conflict_in_one_row_logs_none_of_the_request(router: Router, home: Home) -> None:
+    router.answer(LOOP, [ask(router, 1, ids=["a" * 32])])
+    (result,) = router.answer(LOOP, [ask(router, 7, 8, ids=["c" * 32, "a" * 32])])
+    assert isinstance(result, RequestConflict)
+    assert predictions(home, LOOP).num_rows == 1
+
+
+def test_a_swap_is_followed_and_repeated_ids_outlive_it(router: Router, home: Home, told: Told) -> None:
+    first = answered(router.answer(LOOP, [ask(router, 1, ids=["a" * 32])])[0])[0]
+    second = package(home.packages, weight=0.06)
+    controller.release(home, LOOP, second.digest, why="better")
+    assert router.refresh() == [LOOP]
+    assert router.refresh() == []
+    assert answered(router.answer(LOOP, [ask(router, 2)])[0])[0].package == second.digest
+    assert answered(router.answer(LOOP, [ask(router, 1, ids=["a" * 32])])[0])[0] == first
+    assert told.swapped == [first.package, second.digest]
+
+
+@pytest.mark.parametrize("harm", ["missing", "damaged", "golden", "copy"])
+def test_a_package_that_cannot_be_loaded_leaves_the_old_one_serving(router: Router, home: Home, told: Told, harm: str) -> None:
+    old = router.service(LOOP).predictor.digest
+    wrong = list(package(home.packages).reference.golden)
+    made = package(home.packages, weight=0.06, golden=wrong if harm == "golden" else None)
+    controller.release(home, LOOP, made.digest, why="bad")
+    if harm == "missing":
+        shutil.rmtree(home.path / "packages" / made.digest)
+    if harm == "damaged":
+        (home.path / "packages" / made.digest / "model.onnx").write_bytes(b"x")
+    if harm == "copy":
+        served.path_of(home, LOOP).write_bytes(b"{")
+    assert router.refresh() == []
+    assert len(told.refused) == 1
+    assert answered(router.answer(LOOP, [ask(router, 1)])[0])[0].package == old
+    assert router.refresh() == []
+    assert len(told.refused) == 1
+    controller.release(home, LOOP, package(home.packages, weight=0.07).digest, why="mended")
+    assert router.refresh() == [LOOP]
+
+
+def test_swaps_while_answering_mix_nothing(router: Router, home: Home) -> None:
+    digests = [router.service(LOOP).predictor.digest, package(home.packages, weight=0.06).digest]
+    over, failures = Event(), []
+
+    def swap() -> None:
+        for i in range(12):
+            controller.release(home, LOOP, digests[(i + 1) % 2], why="back and forth")
+            router.refresh()
+        over.set()
+
+    thread = Thread(target=swap)
+    thread.start()
+    seen = set()
+    while not over.is_set():
+        answers = answered(router.answer(LOOP, [ask(router, 1, 2, 3)])[0])
+        if len({a.package for a in answers}) != 1:
+            failures.append(answers)
+        seen.add(answers[0].package)
+    thread.join()
+    assert not failures
+    assert seen == set(digests)
+
+
+def unwritable(home: Home) -> None:
+    """Take the log's folder away and put a file there: nothing can be written (root heeds no permissions)."""
+    folder = home.path / "log"
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.write_bytes(b"")
+
+
+def test_what_cannot_be_logged_is_served_and_told(router: Router, home: Home, told: Told) -> None:
+    unwritable(home)
+    assert len(answered(router.answer(LOOP, [ask(router, 1, 2)])[0])) == 2
+    assert told.unlogged == 2
+    (home.path / "log").unlink()
+    assert len(answered(router.answer(LOOP, [ask(router, 3)])[0])) == 1
+    assert told.unlogged == 2
+    assert predictions(home, LOOP).num_rows == 1
+
+
+def test_what_cannot_be_logged_is_refused_where_the_loop_says_so(router: Router, home: Home, told: Told) -> None:
+    controller.release(
+        home, LOOP, package(home.packages, weight=0.06, release={"on_unloggable": "refuse"}).digest, why="strict"
+    )
+    router.refresh()
+    unwritable(home)
+    (result,) = router.answer(LOOP, [ask(router, 1, ids=["a" * 32])])
+    assert isinstance(result, LogUnavailable)
+    (home.path / "log").unlink()
+    assert answered(router.answer(LOOP, [ask(router, 1, ids=["a" * 32])])[0])[0].id == "a" * 32
+
+
+def test_a_row_that_nobody_can_answer_fails_alone(router: Router, home: Home) -> None:
+    made = package(home.packages, model=model_graph(fails="nan"))
+    files = {**made.files, "heuristic.onnx": made.files["model.onnx"]}
+    broken = home.packages.write(msgspec.structs.replace(made.manifest, files={}), files)
+    controller.release(home, LOOP, broken.digest, why="broken in two places")
+    router.refresh()
+    good, bad = router.answer(LOOP, [ask(router, 1), ask(router, 2, delay=100.0)])
+    assert answered(good)[0].flags == []
+    assert isinstance(bad, Unavailable)
+
+
+def test_outcomes_are_checked_and_logged(router: Router, home: Home) -> None:
+    (accepted,) = router.accept(LOOP, text({"flight": "UA1", "arr_delay": 3.0}), "http")
+    router.accept(LOOP, text({"flight": "UA1", "arr_delay": 3.0}), "http")
+    router.close()
+    from loopwright.records.outcomes import outcomes
+
+    assert commit(home, LOOP).outcomes == 2
+    assert outcomes(home, LOOP)["_id"].to_pylist() == [accepted.row.id]
+
+
+def test_outcomes_need_a_contract(router: Router, home: Home) -> None:
+    copy = served.read(served.path_of(home, LOOP))
+    assert copy is not None
+    served.write(served.path_of(home, LOOP), msgspec.structs.replace(copy, outcome=None))
+    router.refresh()
+    with pytest.raises(NotFound, match="outcome contract"):
+        router.accept(LOOP, text({"flight": "UA1", "arr_delay": 3.0}), "http")
