@@ -27,7 +27,9 @@ import msgspec
 import onnxruntime
 
 from loopwright.deploy.decode import Decoder
+from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.predict import Predictor
+from loopwright.deploy.served import read
 from loopwright.records.graph import Feeder, Graph
 from loopwright.records.home import Home
 from loopwright.records.package import Manifest
@@ -79,7 +81,7 @@ def in_process(home: Home, digest: str, *, calls: int, rounds: int) -> tuple[lis
     manifest = package.manifest
     body = body_of(manifest, package.reference.golden[0].request)
     decode = Decoder(manifest.request, optional=[manifest.event_time])
-    predictor = Predictor(package, home.online, home.clock)
+    predictor = Predictor(package, home.online, home.clock, Overruns())
     row = decode(body).rows[0]
     answer = predictor.answer([dict(row)])[0]
     if answer.flags:
@@ -129,7 +131,7 @@ def serve(home: Path) -> tuple[subprocess.Popen[bytes], int]:
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with {process.returncode}")
         if said.is_file():
-            return process, int(msgspec.json.decode(said.read_bytes())["port"])
+            return process, int(msgspec.json.decode(said.read_bytes())["data"].rpartition(":")[2])
         time.sleep(0.1)
     raise RuntimeError("the server did not become ready")
 
@@ -233,8 +235,9 @@ def main() -> int:
         path: Path = args.home or Path(scratch) / "home"
         prepare(path)
         with Home(load_settings({"home": path})) as home:
-            served = msgspec.json.decode((path / "served" / f"{LOOP}.json").read_bytes())
-            digest = served["arms"][0]["package"]
+            served = read(path / "served" / f"{LOOP}.json")
+            assert served is not None
+            digest = served.state.arms[0].package
             manifest = home.packages.read(digest).manifest
             steps, body = in_process(home, digest, calls=args.calls, rounds=args.rounds)
         http = over_http(path, body, seconds=args.seconds, rounds=args.rounds)

@@ -126,6 +126,7 @@ def test_a_newcomer_can_type_it_in(tmp_path: Path) -> None:
     """
     env = environment(tmp_path)
     server: subprocess.Popen[bytes] | None = None
+    address = "localhost:8321"
     try:
         for i, (language, text) in enumerate(blocks(WALK, "python", "console")):
             if language == "python":
@@ -138,11 +139,9 @@ def test_a_newcomer_can_type_it_in(tmp_path: Path) -> None:
                         server = subprocess.Popen(
                             ["/bin/bash", "-c", f"exec {line}"], cwd=tmp_path, env=env, stdout=log, stderr=log
                         )
-                    env |= ports(tmp_path, server)
+                    address = where(tmp_path, server)
                 else:
-                    typed(
-                        line.replace(":8321", ":$LOOPWRIGHT_PORT").replace(":8322", ":$LOOPWRIGHT_CONTROL_PORT"), tmp_path, env
-                    )
+                    typed(line.replace("localhost:8321", address), tmp_path, env)
     finally:
         if server is not None:
             server.terminate()
@@ -160,14 +159,13 @@ def typed(line: str, folder: Path, env: dict[str, str]) -> None:
     assert done.returncode == 0, f"$ {line}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 
-def ports(folder: Path, server: subprocess.Popen[bytes]) -> dict[str, str]:
-    """Waits until the server says on which ports it listens."""
+def where(folder: Path, server: subprocess.Popen[bytes]) -> str:
+    """Waits until the server says where it is."""
     for _ in range(300):
         assert server.poll() is None, (folder / "serve.log").read_text()[-3000:]
         file = folder / ".loopwright" / "serve.json"
         if file.is_file():
-            said = msgspec.json.decode(file.read_bytes())
-            return {"LOOPWRIGHT_PORT": str(said["port"]), "LOOPWRIGHT_CONTROL_PORT": str(said["control_port"])}
+            return str(msgspec.json.decode(file.read_bytes())["data"]).removeprefix("http://")
         time.sleep(0.1)
     raise AssertionError("the server did not say that it is ready")
 
