@@ -139,7 +139,7 @@ def logistic_regression() -> Pipeline:
 def lightgbm(trial: Any) -> lgb.LGBMClassifier:
     """Boosted trees, searched by Optuna."""
     return lgb.LGBMClassifier(
-        n_estimators=trial.suggest_int("n_estimators", 60, 240, step=20),
+        n_estimators=trial.suggest_int("n_estimators", 60, 200, step=20),
         num_leaves=trial.suggest_int("num_leaves", 7, 47),
         learning_rate=trial.suggest_float("learning_rate", 0.03, 0.2, log=True),
         min_child_samples=trial.suggest_int("min_child_samples", 20, 200, log=True),
@@ -153,7 +153,9 @@ def lightgbm(trial: Any) -> lgb.LGBMClassifier:
 
 def neural_network() -> Pipeline:
     """Two hidden layers."""
-    network = MLPClassifier((32, 16), batch_size=512, max_iter=12, early_stopping=True, random_state=0)
+    network = MLPClassifier(
+        (32, 16), batch_size=512, learning_rate_init=0.003, early_stopping=True, n_iter_no_change=2, tol=1e-3, random_state=0
+    )
     return make_pipeline(StandardScaler(), network)
 
 
