@@ -1,4 +1,5 @@
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import lightgbm as lgb
@@ -24,6 +25,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
 from loopwright.develop.convert import (
     OPSETS,
@@ -38,6 +40,13 @@ from loopwright.develop.convert import (
 from loopwright.records.errors import ConversionRefused
 
 Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small forests on many threads take longer, not shorter."""
+    with threadpool_limits(1):
+        yield
 
 
 def data(n: int = 3000, missing: float = 0.0) -> tuple[Array, Array]:

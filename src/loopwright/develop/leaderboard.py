@@ -98,7 +98,7 @@ def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], r
         name = c.metric.replace("_", " ")
         amount, bounds = abs(d.value), f"[{d.low:.3f}, {d.high:.3f}]"
         if not pays(c):
-            parts.append(f"{c.challenger} does not pay ({d.value:+.3f} {bounds} {name} against {c.incumbent})")
+            parts.append(f"{c.challenger} does not pay ({round(d.value, 3) + 0.0:+.3f} {bounds} {name} against {c.incumbent})")
         elif by_name[c.challenger].score < by_name[c.incumbent].score - 1e-12:
             parts.append(
                 f"{c.challenger} beats {c.incumbent} by {amount:.3f} {bounds} {name}, but the objectives as weighted like it less"

@@ -64,9 +64,8 @@ class Graph:
         self._session: Any = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         metadata = json.loads(self._session.get_modelmeta().custom_metadata_map.get(METADATA, "{}"))
         self.inputs = _inputs(self._session.get_inputs(), metadata.get("inputs", {}))
-        self._outputs: dict[str, str] = {o.name: o.name for o in self._session.get_outputs()}
-        for public, actual in metadata.get("outputs", {}).items():
-            self._outputs[public] = self._outputs.pop(actual)
+        public = {actual: name for name, actual in metadata.get("outputs", {}).items()}
+        self._outputs: dict[str, str] = {public.get(o.name, o.name): o.name for o in self._session.get_outputs()}
 
     @property
     def columns(self) -> list[str]:

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, recall_score
+from tests.develop.flights import COLUMNS, SCOPE, table
+
+from loopwright.develop.evaluate import SLICE_ROWS, evaluate, latency, measures
+from loopwright.develop.features import trace_rule
+from loopwright.develop.reference import served_rows
+from loopwright.records import metrics
+from loopwright.records.clock import RealClock
+from loopwright.records.graph import Graph
+
+
+def test_every_metric_on_every_slice_is_that_of_its_rows() -> None:
+    rng = np.random.default_rng(0)
+    truth, score = rng.random(1000) < 0.3, rng.random(1000)
+    carrier = np.array(["UA"] * 600 + ["AA"] * (400 - SLICE_ROWS + 1) + ["ZZ"] * (SLICE_ROWS - 1), dtype=object)
+    found = evaluate(
+        truth, score, threshold=0.6, slices={"carrier": carrier}, value=SCOPE.value, seed=0, latency=(10.0, 20.0), size=7, seconds=1.5,
+        wanted=["precision_gap:carrier", "latency_p99_ms"],
+    )  # fmt: skip
+    assert set(found.metrics) == {*metrics.METRICS, "recall_gap:carrier", "precision_gap:carrier"}
+    assert set(found.slices["carrier"]) == {"AA", "UA"}  # too few rows of ZZ to say anything
+    for word in ("AA", "UA"):
+        rows = carrier == word
+        part = found.slices["carrier"][word]
+        assert part["recall"].value == pytest.approx(recall_score(truth[rows], score[rows] >= 0.6))
+        assert part["average_precision"].value == pytest.approx(average_precision_score(truth[rows], score[rows]))
+        assert part["recall"].n == rows.sum()
+        assert part["recall"].low < part["recall"].value < part["recall"].high
+    assert found.value_per_prediction == found.metrics["value_per_prediction"].value
+    measured = measures(found)
+    assert measured["latency_p99_ms"] == 0.02
+    assert measured["train_seconds"] == 1.5
+    assert set(metrics.MEASURES) <= set(measured)
+
+
+def test_latency_is_of_single_rows() -> None:
+    graph = Graph(trace_rule(SCOPE.heuristic.rule, COLUMNS))
+    p50, p99 = latency(graph, COLUMNS, served_rows(COLUMNS, table(50), range(50)), RealClock(), runs=300)
+    assert 1 < p50 <= p99
+    assert p50 < 5000

@@ -1,0 +1,146 @@
+import math
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from loopwright.develop.leaderboard import climb, desirability, parse_weights, pays, primary_metric, rank, reweigh, verdict
+from loopwright.records.declarations import Objective
+from loopwright.records.errors import DeclarationInvalid
+from loopwright.records.evaluation import Comparison, Estimate, Leaderboard, LeaderboardRow
+
+CATCH = Objective("catch", "operations", "average_precision", at_least=0.8, weight=3)
+FAST = Objective("fast", "product", "latency_p99_ms", at_most=5)
+MONEY = Objective("money", "finance", "value_per_prediction", at_least=2)
+CALM = Objective("calm", "product", "log_loss", at_most=0)
+OBJECTIVES = [CATCH, FAST]
+
+
+def row(name: str, phase: int, precision: float, milliseconds: float) -> LeaderboardRow:
+    measures = {"average_precision": precision, "latency_p99_ms": milliseconds, "latency_p50_us": milliseconds * 500}
+    return LeaderboardRow(
+        rank=0, candidate=name, phase=phase, package=name * 3, measures=measures, intervals={}, met={}, score=0
+    )
+
+
+def compared(
+    challenger: str, incumbent: str, value: float, spread: float, latency: float = 0.0, metric: str = "average_precision"
+) -> Comparison:
+    return Comparison(
+        challenger=challenger,
+        incumbent=incumbent,
+        metric=metric,
+        difference=Estimate(value, value - spread, value + spread, 1000),
+        latency_difference_us=latency,
+    )
+
+
+ROWS = [row("rule", 1, 0.6, 0.01), row("simple", 2, 0.85, 0.1), row("boosted", 3, 0.88, 0.2), row("deep", 4, 0.885, 0.3)]
+COMPARISONS = [
+    compared("simple", "rule", 0.25, 0.01, 40),
+    compared("boosted", "rule", 0.28, 0.01, 90),
+    compared("boosted", "simple", 0.03, 0.01, 50),
+    compared("deep", "rule", 0.281, 0.01, 100),
+    compared("deep", "simple", 0.031, 0.01, 60),
+    compared("deep", "boosted", 0.001, 0.004, 20),
+]
+
+
+@pytest.mark.parametrize("objective", [CATCH, FAST, MONEY, CALM])
+def test_desirability_is_half_at_the_target_and_monotone(objective: Objective) -> None:
+    target = objective.at_least if objective.at_least is not None else objective.at_most or 0.0
+    better = 1 if objective.at_least is not None else -1
+    values = np.linspace(target - 0.8, target + 0.2, 41) if objective is CATCH else np.linspace(target - 9, target + 9, 181)
+    found = np.array([desirability(objective, v) for v in values])
+    assert ((found >= 0) & (found <= 1)).all()
+    assert (np.diff(found) * better >= -1e-12).all()
+    if target:
+        assert desirability(objective, target) == pytest.approx(0.5)
+    assert desirability(objective, math.nan) == 0
+
+
+def test_the_best_possible_is_one() -> None:
+    assert desirability(CATCH, 1.0) == 1
+    assert desirability(FAST, 0.0) == 1
+
+
+def test_ten_microseconds_more_hardly_matter_against_five_milliseconds() -> None:
+    assert 0 < desirability(FAST, 0.05) - desirability(FAST, 0.06) < 0.002
+
+
+def test_rank_orders_by_weighted_score() -> None:
+    weights = {"catch": 3.0, "fast": 1.0}
+    ranked = rank(ROWS, OBJECTIVES, weights)
+    assert [r.candidate for r in ranked] == ["deep", "boosted", "simple", "rule"]
+    assert [r.rank for r in ranked] == [1, 2, 3, 4]
+    best = ranked[0]
+    assert best.score == pytest.approx((3 * (0.5 + 0.5 * 0.085 / 0.2) + (1 - 0.5 * 0.3 / 5)) / 4)
+    assert best.met == {"catch": True, "fast": True}
+    assert ranked[-1].met == {"catch": False, "fast": True}
+    assert [r.candidate for r in rank(ROWS, OBJECTIVES, {"catch": 0.0, "fast": 1.0})] == ["rule", "simple", "boosted", "deep"]
+
+
+def test_a_tie_goes_to_the_simpler() -> None:
+    twins = [row("complex", 4, 0.85, 0.1), row("simple", 2, 0.85, 0.1)]
+    assert [r.candidate for r in rank(twins, OBJECTIVES, {})] == ["simple", "complex"]
+
+
+def test_the_ladder_is_climbed_only_on_evidence() -> None:
+    rows = rank(ROWS, OBJECTIVES, {})
+    winner, steps = climb(rows, COMPARISONS)
+    assert winner.candidate == "boosted"  # though "deep" has the higher score: its interval includes zero
+    assert [(s.challenger, s.incumbent) for s in steps] == [("simple", "rule"), ("boosted", "simple"), ("deep", "boosted")]
+    said = verdict(rows, COMPARISONS, {"odd": "no converter"})
+    assert "boosted beats simple by 0.030 [0.020, 0.040] average precision and costs 50 µs more" in said
+    assert "deep does not pay (+0.001 [-0.003, 0.005] average precision against boosted)" in said
+    assert "odd was refused (no converter)" in said
+    assert said.endswith("boosted wins")
+
+
+def test_a_rung_that_does_not_pay_is_stepped_over() -> None:
+    comparisons = [
+        compared("simple", "rule", 0.001, 0.01),
+        compared("boosted", "rule", 0.28, 0.01),
+        compared("deep", "boosted", -0.1, 0.01),
+    ]
+    winner, steps = climb(rank(ROWS, OBJECTIVES, {}), comparisons)
+    assert winner.candidate == "boosted"
+    assert [s.incumbent for s in steps] == ["rule", "rule", "boosted"]
+
+
+def test_the_heuristic_may_win() -> None:
+    rows = rank(ROWS[:2], OBJECTIVES, {})
+    comparisons = [compared("simple", "rule", -0.01, 0.005)]
+    assert climb(rows, comparisons)[0].candidate == "rule"
+    assert verdict(rows, comparisons).endswith("rule wins, short of: catch")
+
+
+def test_paying_follows_the_direction_of_the_metric() -> None:
+    assert pays(compared("a", "b", -0.1, 0.05, metric="log_loss"))
+    assert not pays(compared("a", "b", 0.1, 0.05, metric="log_loss"))
+    assert not pays(compared("a", "b", math.nan, math.nan))
+
+
+def test_primary_metric_is_that_of_the_weightiest_objective_of_rows() -> None:
+    assert primary_metric([FAST, CATCH]) == "average_precision"
+    gap = Objective("fair", "partners", "recall_gap:carrier", at_most=0.1, weight=9)
+    assert primary_metric([gap, MONEY, FAST]) == "value_per_prediction"
+    assert primary_metric([FAST]) == "average_precision"
+
+
+def test_other_weights_give_another_order_and_winner() -> None:
+    rows = rank(ROWS, OBJECTIVES, {})
+    board = Leaderboard(
+        turn="t", as_of=datetime(2013, 4, 1, tzinfo=UTC), examples="e", rows=rows, comparisons=COMPARISONS, weights={}, verdict="", winner="",
+    )  # fmt: skip
+    again = reweigh(board, OBJECTIVES, parse_weights("catch=0, fast=2", OBJECTIVES))
+    assert again.weights == {"catch": 0.0, "fast": 2.0}
+    assert again.winner == "rulerulerule"
+    assert again.rows[0].candidate == "rule"
+    assert "the objectives as weighted like it less" in again.verdict
+
+
+@pytest.mark.parametrize("text", ["speed=3", "catch=much", "catch=-1", "catch=nan", "catch=inf", "catch"])
+def test_wrong_weights_are_named(text: str) -> None:
+    with pytest.raises(DeclarationInvalid, match=text.partition("=")[0]):
+        parse_weights(text, OBJECTIVES)
