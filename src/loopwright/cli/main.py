@@ -8,11 +8,11 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from inspect import Signature
 from typing import Any
 
 import typer
-from typer._click.exceptions import NoArgsIsHelpError
 from typer.exceptions import Abort, Exit, TyperException
 
 from loopwright.cli.signature import (
@@ -42,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: Sequence[str], verbs: Sequence[Verb] = ()) -> int:
     """Run one command of `verbs` (default: the whole table, and `serve`); the exit code is returned."""
+    if not argv:
+        with redirect_stdout(sys.stderr):
+            run(["--help"], verbs)
+        return 2
     as_json = "--json" in argv
     try:
         code = build(verbs or table(), argv)(args=list(argv), prog_name=PROGRAM, standalone_mode=False)
@@ -101,13 +105,11 @@ def serve_and_open(home: Any) -> None:
 
 
 def wrong_use(error: TyperException, as_json: bool) -> int:
-    """Say in one line what was wrong with the command line, or as JSON; asked nothing at all, show the help."""
+    """Say in one line what was wrong with the command line, or as JSON."""
     context = getattr(error, "ctx", None)
     text = error.format_message()
     if as_json:
         print(json.dumps({"error": {"code": "usage_error", "message": text}}))
-    elif isinstance(error, NoArgsIsHelpError):
-        print(text, file=sys.stderr)
     else:
         print(f"{PROGRAM}: {text} (see `{context.command_path if context else PROGRAM} --help`)", file=sys.stderr)
     return error.exit_code
@@ -130,7 +132,7 @@ def build(verbs: Sequence[Verb], argv: Sequence[str]) -> Callable[..., Any]:
         ctx.obj = given
 
     root.__signature__ = Signature([_context(), json_parameter(), _version(), *settings_parameters(shown=every)])  # type: ignore[attr-defined]  # so typer sees it
-    app.callback(no_args_is_help=True, invoke_without_command=False)(root)
+    app.callback(invoke_without_command=False)(root)
     for verb in verbs:
         if verb.name in argv:
             prose, _ = help_of(verb.call)

@@ -155,6 +155,7 @@ def _weeks(page: LoopPage, *, narrow: bool) -> dict[str, Any]:
         "tickCount": 8 if months else 4 if narrow else 10,
         "grid": False,
         "labelOverlap": "greedy",
+        "labelSeparation": 10,
     }
     return {"field": "at", "type": "temporal", "title": None, "scale": {"type": "utc"}, "axis": axis}
 
