@@ -90,6 +90,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):
     """Reference distribution of one column: numbers in bins (inner edges, ascending), or categories; `counts` one longer than `edges`.
 
+    Bin i holds edges[i - 1] <= x < edges[i] (`np.searchsorted(edges, x, side="right")`); NaN counts as missing.
     For categories the last count is of everything not in `categories`. `missing` counts nulls; `mean` is of the numbers.
     """
 
