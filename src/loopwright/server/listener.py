@@ -64,16 +64,18 @@ class Listener(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises AddressRefused when the address cannot be bound."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         opened = socket.socket(family, kind, protocol)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind(address)
-        opened.listen(1024)
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind(address)
+            opened.listen(1024)
+        except OSError:
+            opened.close()
+            raise
     except OSError as error:
-        raise AddressRefused(
-            f"{host}:{port} cannot be bound: {error.strerror}; choose another with --port, or 0 for a free one"
-        ) from error
+        why = f"{host}:{port} cannot be bound: {error.strerror}; choose another port, or 0 for a free one"
+        raise AddressRefused(why) from error
     return opened
 
 

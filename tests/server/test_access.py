@@ -1,0 +1,96 @@
+import base64
+import itertools
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from loopwright.records.errors import AddressRefused
+from loopwright.records.settings import Settings
+from loopwright.server.access import Access, check_address, is_loopback
+from loopwright.server.routes import Permission
+
+TOKEN = "correct-horse"
+GOOD = {b"host": b"127.0.0.1:8321"}
+
+
+def settings(host: str = "127.0.0.1", token: str = "") -> Settings:
+    return Settings(home=Path("/nowhere"), host=host, token=token)
+
+
+def bearer(token: str) -> dict[bytes, bytes]:
+    return {**GOOD, b"authorization": f"Bearer {token}".encode()}
+
+
+def basic(token: str) -> dict[bytes, bytes]:
+    return {**GOOD, b"authorization": b"Basic " + base64.b64encode(f"anybody:{token}".encode())}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com", "10.0.0.1"])
+def test_no_other_address_without_a_token(host: str) -> None:
+    with pytest.raises(AddressRefused, match="set a token"):
+        check_address(settings(host))
+    check_address(settings(host, TOKEN))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.9.10"])
+def test_loopback_needs_none(host: str) -> None:
+    assert is_loopback(host)
+    check_address(settings(host))
+
+
+PERMISSIONS: tuple[Permission, ...] = get_args(Permission)
+KEYS = {
+    "none": GOOD,
+    "wrong": bearer("wrong"),
+    "empty": bearer(""),
+    "right": bearer(TOKEN),
+    "basic": basic(TOKEN),
+    "basic wrong": basic("x"),
+    "basic rubbish": {**GOOD, b"authorization": b"Basic !!!"},
+    "token alone": {**GOOD, b"authorization": TOKEN.encode()},
+}
+
+
+@pytest.mark.parametrize(
+    ("permission", "key", "asks"),
+    list(itertools.product(PERMISSIONS, KEYS, ["control", "data on loopback", "data elsewhere", "no token"])),
+)
+def test_every_permission_with_every_key(permission: Permission, key: str, asks: str) -> None:
+    host = "0.0.0.0" if asks == "data elsewhere" else "127.0.0.1"
+    access = Access(settings(host, "" if asks == "no token" else TOKEN), always=asks == "control")
+    open_ = permission == "public" or asks in ("data on loopback", "no token") or key in ("right", "basic")
+    assert access.refuse(permission, KEYS[key]) == (0 if open_ else 401)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 0),
+        ({b"sec-fetch-site": b"same-origin"}, 0),
+        ({b"sec-fetch-site": b"none"}, 0),
+        ({b"sec-fetch-site": b"cross-site"}, 403),
+        ({b"sec-fetch-site": b"same-site"}, 403),
+        ({b"origin": b"http://127.0.0.1:8321"}, 0),
+        ({b"origin": b"http://127.0.0.1:9999"}, 403),
+        ({b"origin": b"https://evil.example"}, 403),
+        ({b"origin": b"null"}, 403),
+        ({b"origin": b"http://127.0.0.1:8321", b"sec-fetch-site": b"cross-site"}, 403),
+    ],
+)
+def test_changes_come_from_the_same_origin(headers: dict[bytes, bytes], status: int) -> None:
+    access = Access(settings(), always=True)
+    assert access.refuse("write", {**GOOD, **headers}) == status
+    assert access.refuse("read", {**GOOD, **headers}) == 0
+
+
+@pytest.mark.parametrize(
+    "host", [b"", b"evil.example", b"127.0.0.1.evil.example", b"localhost.evil", b"[::2]:80", b"127.0.0.1:80:80"]
+)
+def test_foreign_hosts_are_refused_even_for_what_is_public(host: bytes) -> None:
+    assert Access(settings(), always=True).refuse("public", {b"host": host}) == 421
+
+
+def test_the_host_that_was_configured_is_ours() -> None:
+    access = Access(settings("ml.example", TOKEN), always=False)
+    assert access.refuse("predict", {**bearer(TOKEN), b"host": b"ml.example:8321"}) == 0

@@ -1,0 +1,141 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.deploy.loops import LOOP, opened, package
+from tests.server.running import Client, Server
+
+from loopwright.deploy import controller
+from loopwright.records.errors import UsageError
+from loopwright.records.home import Home
+from loopwright.server.access import Access
+from loopwright.server.control import control, control_routes
+from loopwright.verbs import VERBS, Verb
+
+
+@pytest.fixture
+def control_client(server: Server) -> Iterator[Client]:
+    client = server.control()
+    yield client
+    client.close()
+
+
+def test_the_table_of_verbs_is_the_api(control_client: Client) -> None:
+    listed = {(v["verb"], v["method"]) for v in control_client.get("/api").json}
+    assert listed == {(v.name, "POST" if v.changes else "GET") for v in VERBS if "http" in v.doors}
+    for route in control_routes():
+        other = "GET" if route.method == "POST" else "POST"
+        assert control_client.ask(other, route.path, None if other == "GET" else {}).status == 405
+
+
+def test_looking(control_client: Client, server: Server) -> None:
+    status = control_client.get("/api/status")
+    assert status.status == 200
+    assert status.json["loops"][0]["name"] == LOOP
+    history = control_client.get(f"/api/history?loop={LOOP}").json
+    assert [r["action"] for r in history["releases"]][:1] == ["release"]
+    missing = control_client.get("/api/history?loop=nobody")
+    assert (missing.status, missing.json["error"]["code"]) == (404, "not_found")
+    answer = server.data().post(
+        f"/loops/{LOOP}/predict", {"flight": "UA1", "origin": "JFK", "delay": 1, "hour": 3, "tail": None, "night": False}
+    )
+    trace = control_client.get(f"/api/trace?id={answer.json['id']}")
+    assert trace.json["score"] == answer.json["score"]
+
+
+def test_changing(control_client: Client, server: Server) -> None:
+    home = server.home
+    first = controller.serving(home, LOOP)
+    assert first is not None
+    other = package(home.packages, weight=0.08)
+    controller.release(home, LOOP, other.digest, why="to be rolled back")
+    reply = control_client.post("/api/rollback", {"loop": LOOP, "why": "over HTTP"})
+    assert reply.status == 200
+    assert reply.json["arms"][0]["package"] == first.arms[0].package
+    now = controller.serving(home, LOOP)
+    assert now is not None
+    assert (now.action, now.why) == ("rollback", "over HTTP")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "word"),
+    [
+        ({}, 422, "loop"),
+        ({"loop": 7}, 422, "loop"),
+        ({"loop": LOOP, "nonsense": 1}, 422, "nonsense"),
+        (b"[]", 422, "object"),
+        (b'{"loop":"a","loop":"b"}', 400, "twice"),
+        (b"{" * 10_000, 400, ""),
+        (b" " * 70_000, 413, ""),
+        ({"loop": "nobody"}, 404, "nobody"),
+        ({"loop": "../../etc"}, 404, ""),
+    ],
+)
+def test_bad_arguments(control_client: Client, body: object, status: int, word: str) -> None:
+    reply = control_client.post("/api/rollback", body)
+    assert reply.status == status
+    assert word in reply.body.decode()
+
+
+def test_changes_from_other_sites_are_refused(control_client: Client) -> None:
+    for headers in ({"origin": "https://evil.example"}, {"sec_fetch_site": "cross-site"}, {"origin": "null"}):
+        assert control_client.post("/api/rollback", {"loop": LOOP}, **headers).status == 403
+    assert (
+        control_client.post("/api/rollback", b"loop=late-arrival", content_type="application/x-www-form-urlencoded").status
+        == 400
+    )
+    assert control_client.get("/api/status", host="evil.example").status == 421
+
+
+def test_the_console_is_there(control_client: Client) -> None:
+    page = control_client.get("/")
+    assert page.status == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert control_client.get(f"/loops/{LOOP}").status == 200
+    assert control_client.get("/nothing").status == 404
+    assert control_client.get("/livez").status == 200
+
+
+def test_a_verb_that_takes_a_path_gets_no_http_door(tmp_path: Path) -> None:
+    def fetch(home: Home, file: Path) -> None:
+        """Fetch."""
+
+    home = opened(tmp_path)
+    verb = Verb(name="fetch", stage="data", call=fetch, help="", example="", changes=False)
+    with pytest.raises(UsageError, match="never names a location"):
+        control(home, Access(home.settings, always=True), [verb])
+
+
+def test_what_goes_wrong_inside_stays_inside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import asyncio
+
+    def broken(home: Home) -> None:
+        """Break."""
+        raise RuntimeError(f"secret of {home.path}")
+
+    home = opened(tmp_path)
+    app = control(
+        home,
+        Access(home.settings, always=True),
+        [Verb(name="broken", stage="data", call=broken, help="", example="", changes=False)],
+    )
+    sent = []
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "GET", "path": "/api/broken", "raw_path": b"/api/broken", "query_string": b"", "root_path": "",
+        "headers": [(b"host", b"localhost")], "http_version": "1.1", "scheme": "http",
+    }  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 500
+    body = sent[1]["body"]
+    assert isinstance(body, bytes)
+    assert msgspec.json.decode(body)["error"]["code"] == "internal"
+    assert b"secret" not in body
+    assert "secret" in capsys.readouterr().err

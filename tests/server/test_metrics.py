@@ -1,0 +1,40 @@
+import pytest
+
+from loopwright.records.predictions.record import Prediction
+from loopwright.server.metrics import Metrics
+
+
+def prediction(*flags: str) -> Prediction:
+    return Prediction(
+        id="", at=0, package="p", arm="champion", probability=1.0, request={}, context={}, context_age_s=None, score=0.5,
+        label=True, flags=list(flags), latency_us=1.0, unit="",
+    )  # fmt: skip
+
+
+def test_counts_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    metrics = Metrics()
+    metrics.ran("a", [prediction(), prediction("degraded", "out_of_range:x", "out_of_range:y")])
+    metrics.answered("a", 0.003)
+    metrics.accepted("a", 3)
+    metrics.failed("a", "invalid")
+    metrics.unlogged("a", 2)
+    metrics.refused("a", "damaged")
+    metrics.swapped("a", "1" * 64)
+    metrics.swapped("a", "1" * 64)
+    metrics.swapped("a", "2" * 64)
+    text = metrics.text().decode()
+    for line in (
+        'loopwright_predictions_total{arm="champion",loop="a"} 2.0',
+        'loopwright_degraded_total{loop="a"} 1.0',
+        'loopwright_flags_total{flag="out_of_range",loop="a"} 2.0',
+        'loopwright_request_seconds_bucket{le="0.005",loop="a"} 1.0',
+        'loopwright_outcomes_total{loop="a"} 3.0',
+        'loopwright_request_errors_total{code="invalid",loop="a"} 1.0',
+        'loopwright_unlogged_total{loop="a"} 2.0',
+        'loopwright_packages_refused_total{loop="a"} 1.0',
+        'loopwright_swaps_total{loop="a"} 2.0',
+        'loopwright_serving_info{loop="a",package="111111111111"} 0.0',
+        'loopwright_serving_info{loop="a",package="222222222222"} 1.0',
+    ):
+        assert line in text, line

@@ -1,0 +1,45 @@
+import pytest
+
+from loopwright.records.errors import UsageError
+from loopwright.server.control import control_routes
+from loopwright.server.routes import DATA_ROUTES, Match, Route, Routes, check_routes
+
+routes = Routes(DATA_ROUTES)
+
+
+def test_every_route_declares_its_permission() -> None:
+    check_routes(DATA_ROUTES)
+    check_routes(control_routes())
+    for undeclared in ("", None, "anything"):
+        with pytest.raises(UsageError, match="declares no permission"):
+            Routes([*DATA_ROUTES, Route("GET", "/secret", undeclared, "x")])  # type: ignore[arg-type]  # what is tested
+
+
+def test_only_health_is_public_and_whatever_changes_is_write() -> None:
+    public = {r.path for r in DATA_ROUTES if r.permission == "public"}
+    assert public == {"/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/v2/models/{loop}/ready"}
+    assert all(r.permission == "predict" for r in DATA_ROUTES if r.method == "POST")
+    assert {(r.method, r.permission) for r in control_routes()} == {("GET", "read"), ("POST", "write")}
+
+
+def test_paths_are_found_with_their_loop() -> None:
+    found = routes.find("POST", b"/loops/late-arrival/predict")
+    assert isinstance(found, Match)
+    assert (found.loop, found.route.handler) == ("late-arrival", "predict")
+    found = routes.find("GET", b"/v2/models/a.b_c-1")
+    assert isinstance(found, Match)
+    assert (found.loop, found.route.handler) == ("a.b_c-1", "model")
+    assert isinstance(routes.find("HEAD", b"/livez"), Match)
+    assert routes.find("GET", b"/loops/late-arrival/predict") == frozenset({"POST"})
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/loops/../predict", b"/loops//predict", b"/loops/A/predict", b"/loops/%61/predict", b"/loops/a%00/predict", b"/loops/a/predict/",
+        b"/loops/a/predict\n", b"//loops/a/predict", b"/loops/a/b/predict", b"/loops/" + b"a" * 65 + b"/predict", b"", b"/", b"/metrics/",
+        "/loops/lаte/predict".encode(),
+    ],
+)  # fmt: skip
+def test_other_paths_are_not_found(path: bytes) -> None:
+    assert routes.find("POST", path) is None

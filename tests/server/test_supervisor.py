@@ -1,0 +1,290 @@
+import http.client
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import pytest
+from tests.deploy.loops import LOOP, flight, opened, package
+from tests.server.running import Client, Server, running, until
+
+from loopwright.deploy import controller, served
+from loopwright.records.clock import RealClock
+from loopwright.records.errors import AddressRefused
+from loopwright.records.home import Home
+from loopwright.records.predictions.commit import commit, verify
+from loopwright.records.predictions.read import predictions
+from loopwright.records.settings import Settings
+from loopwright.server.supervisor import serve
+
+PREDICT = f"/loops/{LOOP}/predict"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = opened(tmp_path, RealClock())
+    controller.release(home, LOOP, package(home.packages).digest, why="first")
+    return home
+
+
+class Load:
+    """Clients that predict without pause; remembers every id that was answered and every answer that was no 200."""
+
+    def __init__(self, url: str, clients: int) -> None:
+        self.answers: list[tuple[str, str]] = []
+        self.refused: list[int] = []
+        self.cut = 0
+        self._url, self._over = url, threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(clients)]
+
+    def _run(self, number: int) -> None:
+        client = Client(self._url)
+        count = 0
+        while not self._over.is_set():
+            count += 1
+            try:
+                reply = client.post(PREDICT, flight(number * 1_000_000 + count))
+            except (OSError, http.client.HTTPException):
+                self.cut += 1
+                time.sleep(0.01)
+                continue
+            if reply.status == 200:
+                self.answers.append((reply.json["id"], reply.json["package"]))
+            else:
+                self.refused.append(reply.status)
+        client.close()
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def each_answered_id_is_logged_once(home: Home, ids: list[str]) -> None:
+    commit(home, LOOP)
+    logged = predictions(home, LOOP, columns=["_id"])["_id"].to_pylist()
+    assert len(logged) == len(set(logged))
+    assert set(ids) <= set(logged)
+    assert verify(home) == []
+    for table in home.lake.names():
+        assert home.lake.verify(table) == []
+
+
+def test_swaps_and_rollbacks_under_load_fail_no_request(home: Home) -> None:
+    first = package(home.packages).digest
+    second = package(home.packages, weight=0.06).digest
+    controller.release(home, LOOP, first, why="first")
+    with running(home, workers=2) as server, Load(server.state.data, 4) as load:
+        for i in range(6):
+            if i % 2:
+                controller.rollback(home, LOOP, why="back")
+            else:
+                controller.release(home, LOOP, second, why="forth")
+            time.sleep(0.25)
+        began = time.monotonic()
+        controller.rollback(home, LOOP, to=second[:8], why="last")
+        fresh = server.data()
+        until(lambda: _all_on(fresh, second), 5)
+        assert time.monotonic() - began < 2
+    assert load.refused == []
+    assert load.cut == 0
+    assert {p for _, p in load.answers} == {first, second}
+    each_answered_id_is_logged_once(home, [id for id, _ in load.answers])
+
+
+def _all_on(client: Client, digest: str) -> bool:
+    return all(client.post(PREDICT, flight()).json["package"] == digest for _ in range(6))
+
+
+def kill_workers(home: Home, times: int) -> None:
+    """SIGKILL a worker under load, again and again."""
+    rng = random.Random(1)
+    with running(home, workers=2) as server, Load(server.state.data, 3) as load:
+        for _ in range(times):
+            before = server.state.workers
+            os.kill(rng.choice([w for w in before if w]), signal.SIGKILL)
+            until(lambda before=before: 0 not in server.state.workers and server.state.workers != before)
+            time.sleep(rng.uniform(0.0, 0.3))
+        count = len(load.answers)
+        until(lambda: len(load.answers) > count + 20)
+    assert load.refused == []
+    each_answered_id_is_logged_once(home, [id for id, _ in load.answers])
+
+
+def kill_servers(home: Home, times: int) -> None:
+    """SIGKILL a whole server under load, again and again."""
+    rng = random.Random(2)
+    ids: list[str] = []
+    for _ in range(times):
+        with running(home, workers=2, check=False) as server, Load(server.state.data, 3) as load:
+            until(lambda load=load: len(load.answers) > 20)
+            time.sleep(rng.uniform(0.0, 0.3))
+            server.stop(signal.SIGKILL)
+        ids += [id for id, _ in load.answers]
+    each_answered_id_is_logged_once(home, ids)
+
+
+def test_killed_workers_lose_nothing_that_was_answered(home: Home) -> None:
+    kill_workers(home, 3)
+
+
+def test_killed_servers_lose_nothing_that_was_answered(home: Home) -> None:
+    kill_servers(home, 2)
+
+
+@pytest.mark.slow
+def test_twenty_killed_workers(home: Home) -> None:
+    kill_workers(home, 20)
+
+
+@pytest.mark.slow
+def test_twenty_killed_servers(home: Home) -> None:
+    kill_servers(home, 20)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_workers_and_upkeep_end_with_their_supervisor(home: Home) -> None:
+    with running(home, workers=2, tend=True, check=False) as server:
+        until((home.path / "tend.log").exists)
+        workers = server.state.workers
+        children = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _parent(p) == server.process.pid]
+        assert set(workers) <= set(children)
+        assert len(children) == 3
+        server.process.kill()
+        server.process.wait()
+        until(lambda: not any(alive(pid) for pid in children), 15)
+
+
+def _parent(process: Path) -> int:
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def test_ending_in_order_finishes_what_was_begun_and_seals_the_log(home: Home) -> None:
+    with running(home) as server:
+        client = server.data()
+        client.post(PREDICT, flight(1))
+        with socket.create_connection((client.host, client.port), 5) as raw:
+            body = b"[" + b" " * 1000
+            raw.sendall(
+                f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1002\r\n\r\n".encode()
+                + body
+            )
+            time.sleep(0.2)
+            server.process.terminate()
+            time.sleep(0.4)
+            raw.sendall(b"]")
+            raw.settimeout(5)
+            assert raw.recv(4096).startswith(b"HTTP/1.1 422")
+        assert server.process.wait(20) == 0
+    assert not list((home.path / "log").rglob("*.open"))
+    assert not (home.path / "serve.json").exists()
+    assert list((home.path / "metrics").iterdir()) == []
+
+
+def test_prediction_and_rollback_go_on_without_the_ledger(home: Home) -> None:
+    first = package(home.packages).digest
+    second = package(home.packages, weight=0.06).digest
+    controller.release(home, LOOP, first, why="first")
+    controller.release(home, LOOP, second, why="second")
+    with running(home) as server:
+        client = server.data()
+        assert client.post(PREDICT, flight()).json["package"] == second
+        with ledger_away(home):
+            assert client.post(PREDICT, flight()).status == 200
+            down = Home(Settings(home=home.path, ledger="sqlite:////proc/no/such/ledger.db", by="ann"), home.clock)
+            began = time.monotonic()
+            controller.rollback(down, LOOP, why="the ledger is down")
+            until(lambda: client.post(PREDICT, flight()).json["package"] == first, 2)
+            assert time.monotonic() - began < 2
+        until(lambda: (s := served.read(served.path_of(home, LOOP))) is not None and not s.unrecorded)
+        assert client.post(PREDICT, flight()).json["package"] == first
+    fresh = Home(home.settings, home.clock)
+    state = controller.serving(fresh, LOOP)
+    assert state is not None
+    assert (state.action, state.by, state.arms[0].package) == ("rollback", "ann", first)
+    fresh.close()
+
+
+@contextmanager
+def ledger_away(home: Home) -> Iterator[None]:
+    """A writer that holds the ledger: nobody else gets in. (The file is not moved: a database is no plain file.)"""
+    import sqlite3
+
+    home.close()
+    holder = sqlite3.connect(home.path / "ledger.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+    finally:
+        holder.execute("ROLLBACK")
+        holder.close()
+
+
+def test_addresses(home: Home) -> None:
+    everywhere = Home(Settings(home=home.path, host="0.0.0.0", port=0, control_port=0), home.clock)
+    with pytest.raises(AddressRefused, match="set a token"):
+        serve(everywhere)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        busy = Home(Settings(home=home.path, port=taken.getsockname()[1], control_port=0), home.clock)
+        with pytest.raises(AddressRefused, match="cannot be bound"):
+            serve(busy)
+
+
+def test_the_token_is_asked_for(tmp_path: Path) -> None:
+    home = opened(tmp_path, RealClock(), token="secret-token")
+    controller.release(home, LOOP, package(home.packages).digest, why="first")
+    with running(home) as server:
+        control = server.control()
+        assert control.get("/api/status").status == 401
+        assert control.get("/").headers["www-authenticate"].startswith("Basic")
+        assert control.get("/api/status", authorization="Bearer wrong").status == 401
+        assert control.get("/api/status", authorization="Bearer secret-token").status == 200
+        assert control.get("/livez").status == 200
+        assert server.data().post(PREDICT, flight()).status == 200
+
+
+def test_a_server_without_loops_is_ready_and_picks_up_the_first_release(tmp_path: Path) -> None:
+    home = opened(tmp_path, RealClock())
+    with running(home) as server:
+        client = server.data()
+        assert client.post(PREDICT, flight()).status == 404
+        controller.release(home, LOOP, package(home.packages).digest, why="first")
+        until(lambda: client.post(PREDICT, flight()).status == 200, 3)
+
+
+def test_metrics_are_of_all_workers_and_outlive_one(home: Home) -> None:
+    with running(home, workers=2) as server:
+        for _ in range(30):
+            client = server.data()
+            client.post(PREDICT, flight())
+            client.close()
+        assert answered(server) == 30
+        before = server.state.workers
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: 0 not in server.state.workers and server.state.workers != before)
+        assert answered(server) == 30
+
+
+def answered(server: Server) -> float:
+    text = server.data().get("/metrics").body.decode()
+    return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith("loopwright_predictions_total"))
