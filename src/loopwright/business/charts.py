@@ -73,9 +73,9 @@ def _measured(week: Week, metric: str) -> dict[str, float | None]:
 
 
 def drift_chart(weeks: Sequence[Week], monitor: Monitor) -> str:
-    """PSI of every column by window, the columns that moved most on top; SVG, empty if nothing was measured."""
+    """PSI of every column by window beyond what is usual for it, what moved most on top; SVG, empty if nothing was measured."""
     cells = [
-        {"start": w.start.isoformat(), "end": w.end.isoformat(), "column": c.column, "psi": c.psi, "state": c.state}
+        {"start": w.start.isoformat(), "end": w.end.isoformat(), "column": c.column, "psi": max(0.0, c.psi - c.usual)}
         for w in weeks
         for c in w.window.columns
         if c.psi is not None and c.state != "no data"
@@ -104,7 +104,11 @@ def drift_chart(weeks: Sequence[Week], monitor: Monitor) -> str:
             "field": "psi",
             "type": "quantitative",
             "scale": {**scale, "clamp": True},
-            "legend": {"title": f"PSI (drift from {monitor.psi:g})", "orient": "bottom", "gradientLength": 220},
+            "legend": {
+                "title": f"PSI beyond the usual (drift from {monitor.psi:g})",
+                "orient": "bottom",
+                "gradientLength": 220,
+            },
         },
     }
     mark = {"type": "rect", "stroke": "white", "strokeWidth": 1}

@@ -270,7 +270,7 @@ def html(report: Report) -> str:
         (
             "Drift of inputs and scores",
             drift_chart(report.weeks, report.monitor),
-            "How far each column was from what the package had seen. Pale is near, dark is far; a gap is a window without data.",
+            "How far each column was from what the package had seen, beyond what is usual for it. A gap is a window without data.",
         ),
     ]
     return Template(PAGE.read_text(encoding="utf-8")).substitute(

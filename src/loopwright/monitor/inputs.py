@@ -60,11 +60,19 @@ def packages_of(predictions: pa.Table) -> dict[str, int]:
     return _counts(predictions["_package"])
 
 
-def window(predictions: pa.Table, package: Package | None, monitor: Monitor, start: datetime, end: datetime) -> Window:
+def window(
+    predictions: pa.Table,
+    package: Package | None,
+    monitor: Monitor,
+    start: datetime,
+    end: datetime,
+    usual: Mapping[str, float] | None = None,
+) -> Window:
     """The window [start, end) from its logged predictions [N rows], measured against `package`'s reference.
 
     `package` is the one that answered most rows (`main_package`), None when there are no rows. With fewer rows than the
     monitor's `minimum_rows` shares are measured all the same, but every state is `no data`: too few to judge is not well.
+    `usual` is the PSI that is usual for each column (see `monitor.usual`); only what is beyond it counts.
     """
     rows = predictions.num_rows
     flags = _counts(pc.list_flatten(predictions["_flags"].combine_chunks())) if rows else {}
@@ -73,7 +81,7 @@ def window(predictions: pa.Table, package: Package | None, monitor: Monitor, sta
     enough = rows >= monitor.minimum_rows
     reasons = skipped(package)
     columns = [
-        _column(histogram, predictions[logged], package.columns.get(histogram.column), flags, monitor, enough)
+        _column(histogram, predictions[logged], flags, monitor, (usual or {}).get(histogram.column, 0.0), enough)
         for histogram in package.reference.columns
         if histogram.column not in reasons
         and (logged := LOGGED.get(histogram.column, histogram.column)) in predictions.column_names
@@ -105,7 +113,7 @@ def _window(
         degraded=flags.get("degraded", 0) / rows if rows else 0.0,
         flags=flags,
         columns=columns,
-        drifted=[c.column for c in sorted(columns, key=lambda c: -(c.psi or 0.0)) if c.state == "drift"],
+        drifted=[c.column for c in sorted(columns, key=lambda c: c.usual - (c.psi or 0.0)) if c.state == "drift"],
         skipped=reasons,
     )
 
@@ -113,15 +121,15 @@ def _window(
 def _column(
     reference: Histogram,
     values: pa.ChunkedArray,
-    column: Column | None,
     flags: Mapping[str, int],
     monitor: Monitor,
+    usual: float,
     enough: bool,
 ) -> ColumnWindow:
     rows = len(values)
     counted = bins(reference, values)
     moved, distance = psi(*counted), jensen_shannon(*counted)
-    state = state_of(moved, distance, psi_at=monitor.psi, jensen_shannon_at=monitor.jensen_shannon)
+    state = state_of(max(0.0, moved - usual), distance, psi_at=monitor.psi, jensen_shannon_at=monitor.jensen_shannon)
     return ColumnWindow(
         column=reference.column,
         role="output" if reference.role == "output" else "context" if reference.role == "context" else "request",
@@ -134,6 +142,7 @@ def _column(
         new_category=flags.get(f"new_category:{reference.column}", 0) / rows,
         mean=None if reference.categories else _mean(values),
         mean_reference=reference.mean,
+        usual=usual,
     )
 
 

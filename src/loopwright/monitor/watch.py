@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from loopwright.monitor import alerts
 from loopwright.monitor.inputs import main_package, packages_of, watched_columns, window
 from loopwright.monitor.quality import Decay, decayed, quality
+from loopwright.monitor.usual import usual
 from loopwright.records import failpoints, metrics
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Monitor, Outcome, Retrain, duration
@@ -133,7 +134,9 @@ class _Watcher:
         """Measure the window, store what was found in one transaction."""
         joined = self._joined(start, end)
         main = main_package(joined)
-        found = window(joined, self.package(main), self.monitor, start, end)
+        package = self.package(main)
+        known = usual(self.home, self.loop, package, self.monitor) if package is not None else {}
+        found = window(joined, package, self.monitor, start, end, known)
         measured = self._quality(joined, start, end)
         links = [(digest, "answered") for digest in found.packages]
         failpoints.hit("window.computed")
@@ -281,7 +284,7 @@ class _Watcher:
             return None
         return Trigger(
             cause="drift",
-            reason=f"{len(newest.drifted)} columns drifted in the window to {newest.end:%Y-%m-%d}: {', '.join(newest.drifted)}",
+            reason=f"{_columns(newest.drifted)} in the window to {newest.end:%Y-%m-%d}: {', '.join(newest.drifted)}",
             evidence=[newest.start.isoformat()],
         )
 
@@ -295,10 +298,14 @@ class _Watcher:
     def _alerts(self, found: Window, measured: Quality) -> list[Alert]:
         """Raise and close the alerts that one window calls for."""
         day = f"the window from {found.start:%Y-%m-%d %H:%M} to {found.end:%Y-%m-%d %H:%M} UTC"
-        top = ", ".join(f"{c.column} (PSI {c.psi:.2f})" for c in found.columns if c.state == "drift" and c.psi is not None)
+        top = ", ".join(
+            f"{c.column} (PSI {c.psi:.2f}, usual {c.usual:.2f})"
+            for c in found.columns
+            if c.state == "drift" and c.psi is not None
+        )
         raised = [
             self._alert("no-data", not found.rows, "critical", "No predictions arrive", f"none in {day}"),
-            self._alert("drift", found.state == "drift", "warning", f"{len(found.drifted)} columns drifted", f"{top}, in {day}")
+            self._alert("drift", found.state == "drift", "warning", _columns(found.drifted), f"{top}, in {day}")
             if found.state != "no data"
             else None,
             self._alert(
@@ -343,6 +350,10 @@ class _Watcher:
         none = entry is not None and not entry.record.with_outcome
         detail = f"none for {due.rows:,} predictions from {due.start:%Y-%m-%d} on, after a wait of {self.outcome.wait}"
         return self._alert("no-outcomes", none, "critical", "No outcomes arrive", detail)
+
+
+def _columns(drifted: list[str]) -> str:
+    return f"{len(drifted)} column{'' if len(drifted) == 1 else 's'} drifted"
 
 
 def _microseconds(moment: datetime) -> int:

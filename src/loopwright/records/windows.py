@@ -12,7 +12,10 @@ State = Literal["ok", "watch", "drift", "no data"]
 
 
 class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
-    """One column against the package's reference. Shares are of rows; psi and jensen_shannon are effect sizes (NaN as null)."""
+    """One column against the package's reference. Shares are of rows; psi and jensen_shannon are effect sizes (NaN as null).
+
+    `usual` is the PSI that was usual between windows of the training history; only what is beyond it counts as drift.
+    """
 
     column: str
     role: Literal["request", "context", "feature", "output"]
@@ -25,6 +28,7 @@ class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
     new_category: float
     mean: float | None
     mean_reference: float | None
+    usual: float = 0.0
 
 
 class Window(Record, frozen=True, kw_only=True):
