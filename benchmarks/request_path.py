@@ -194,7 +194,8 @@ def results(
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
     text = "# Results\n\nWritten by `benchmarks/request_path.py`; `make bench` writes it again. Ratios are the result, the\n"
     text += "absolute numbers only say where they come from: medians of interleaved rounds on "
-    text += f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; {versions}.\n\n"
+    text += f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; {versions}.\n"
+    text += f"Load average of the machine at the end: {os.getloadavg()[0]:.1f}.\n\n"
     text += f"The loop is that of `examples/flights`, the package its `{candidate}`, the request one flight with {columns} columns, the\n"
     text += "context from the embedded online table. Contract, flags, log (durability `process`), metrics and ids are on.\n\n"
     text += "## Ratios\n\n"
