@@ -34,7 +34,7 @@ _TIME: dict[str, Any] = {
     "type": "temporal",
     "scale": {"type": "utc"},
     "title": None,
-    "axis": {"format": "%d %b", "grid": False, "labelOverlap": True},
+    "axis": {"format": "%d %b", "grid": False, "labelOverlap": True, "tickCount": 10},
 }
 
 
