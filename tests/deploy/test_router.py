@@ -4,6 +4,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import msgspec
+import onnx
 import pytest
 from tests.deploy.bodies import text
 from tests.deploy.loops import LOOP, Weather, flight, model_graph, opened, package
@@ -120,11 +121,15 @@ def test_a_swap_is_followed_and_repeated_ids_outlive_it(router: Router, home: Ho
     assert told.swapped == [first.package, second.digest]
 
 
-@pytest.mark.parametrize("harm", ["missing", "damaged", "golden", "copy"])
+@pytest.mark.parametrize("harm", ["missing", "damaged", "golden", "copy", "unloadable"])
 def test_a_package_that_cannot_be_loaded_leaves_the_old_one_serving(router: Router, home: Home, told: Told, harm: str) -> None:
     old = router.service(LOOP).predictor.digest
     wrong = list(package(home.packages).reference.golden)
     made = package(home.packages, weight=0.06, golden=wrong if harm == "golden" else None)
+    if harm == "unloadable":  # lawful as ONNX, and yet the runtime cannot load it
+        model = onnx.load_model_from_string(made.files["model.onnx"])
+        model.graph.node[0].op_type = "NoSuchOperator"
+        made = home.packages.write(msgspec.structs.replace(made.manifest, files={}), {**made.files, "model.onnx": model.SerializeToString()})
     controller.release(home, LOOP, made.digest, why="bad")
     if harm == "missing":
         shutil.rmtree(home.path / "packages" / made.digest)

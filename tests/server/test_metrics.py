@@ -27,6 +27,7 @@ def test_counts_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for line in (
         'loopwright_predictions_total{arm="champion",loop="a"} 2.0',
         'loopwright_degraded_total{loop="a"} 1.0',
+        'loopwright_runs_total{loop="a"} 1.0',
         'loopwright_flags_total{flag="out_of_range",loop="a"} 2.0',
         'loopwright_request_seconds_bucket{le="0.005",loop="a"} 1.0',
         'loopwright_outcomes_total{loop="a"} 3.0',

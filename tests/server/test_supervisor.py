@@ -278,7 +278,7 @@ def test_metrics_are_of_all_workers_and_outlive_one(home: Home) -> None:
             client = server.data()
             client.post(PREDICT, flight())
             client.close()
-        assert answered(server) == 30
+        until(lambda: answered(server) == 30)
         before = server.state.workers
         os.kill(before[0], signal.SIGKILL)
         until(lambda: 0 not in server.state.workers and server.state.workers != before)

@@ -107,9 +107,10 @@ class Router:
                     self._switch(loop, copy)
                     switched.append(loop)
                 self._failed.pop(loop, None)
-            except (LoopwrightError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  # a runtime that chokes on a package must not end the following
                 self._failed[loop] = self._clock.monotonic()
-                self._watcher.refused(loop, str(error))
+                known = isinstance(error, LoopwrightError)
+                self._watcher.refused(loop, str(error) if known else f"it cannot be loaded: {type(error).__name__}")
         return switched
 
     def _switch(self, loop: str, copy: local.Served) -> None:

@@ -1,11 +1,13 @@
 """What the data plane counts, for Prometheus; over all workers when `PROMETHEUS_MULTIPROC_DIR` is set before this is imported.
 
-Labels are bounded: loops in service, packages released, kinds of flag, codes of the error table.
+Labels are bounded: loops in service, packages released, kinds of flag, codes of the error table. What is counted for each
+request is added up in memory and handed on once a second, so a worker that is killed takes the last second's counts along.
 """
 
 import os
 from collections import Counter as Tally
 from collections.abc import Sequence
+from threading import Lock
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -14,7 +16,6 @@ from loopwright.records.predictions.record import Prediction
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 10_000)
 
 
 class Metrics:
@@ -48,7 +49,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=own,
         )
-        self._batch = Histogram("loopwright_batch_rows", "Rows in one graph run", loop, buckets=_ROWS, registry=own)
+        self._runs = Counter("loopwright_runs", "Graph runs; several requests may share one", loop, registry=own)
         self._serving = Gauge(
             "loopwright_serving_info",
             "1 for the package in service",
@@ -57,29 +58,46 @@ class Metrics:
             multiprocess_mode="mostrecent",
         )
         self._packages: dict[str, str] = {}
+        self._timers: dict[str, Histogram] = {}
+        self._tally: Tally[tuple[Counter, tuple[str, ...]]] = Tally()
+        self._lock = Lock()
+
+    def flush(self) -> None:
+        """Hand on what was added up in memory; to be called about once a second."""
+        with self._lock:
+            tally, self._tally = self._tally, Tally()
+        for (counter, labels), count in tally.items():
+            counter.labels(*labels).inc(count)
+
+    def _add(self, counter: Counter, count: int, *labels: str) -> None:
+        with self._lock:
+            self._tally[counter, labels] += count
 
     def ran(self, loop: str, answers: Sequence[Prediction]) -> None:
         """One graph run."""
-        self._batch.labels(loop).observe(len(answers))
-        for arm, count in Tally(a.arm for a in answers).items():
-            self._predictions.labels(loop, arm).inc(count)
-        flags = Tally(flag.partition(":")[0] for a in answers for flag in a.flags)
-        for flag, count in flags.items():
-            self._flags.labels(loop, flag).inc(count)
-        if degraded := flags.get("degraded"):
-            self._degraded.labels(loop).inc(degraded)
+        self._add(self._runs, 1, loop)
+        for arm, count in Tally([a.arm for a in answers]).items():
+            self._add(self._predictions, count, loop, arm)
+        if flags := [flag.partition(":")[0] for a in answers for flag in a.flags]:
+            for flag, count in Tally(flags).items():
+                self._add(self._flags, count, loop, flag)
+            if degraded := flags.count("degraded"):
+                self._add(self._degraded, degraded, loop)
 
     def answered(self, loop: str, seconds: float) -> None:
         """One prediction request."""
-        self._seconds.labels(loop).observe(seconds)
+        timer = self._timers.get(loop)
+        if timer is None:
+            timer = self._timers[loop] = self._seconds.labels(loop)
+        timer.observe(seconds)
 
     def accepted(self, loop: str, count: int) -> None:
         """Outcomes that were accepted."""
-        self._outcomes.labels(loop).inc(count)
+        self._add(self._outcomes, count, loop)
 
     def failed(self, loop: str, code: str) -> None:
         """A request that was refused or failed; `loop` is "" unless it is in service."""
-        self._errors.labels(loop, code).inc()
+        self._add(self._errors, 1, loop, code)
 
     def swapped(self, loop: str, package: str) -> None:
         """A package was put into service."""
@@ -102,4 +120,5 @@ class Metrics:
 
     def text(self) -> bytes:
         """Everything in Prometheus's text format."""
+        self.flush()
         return generate_latest(self._registry)

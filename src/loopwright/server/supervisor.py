@@ -175,9 +175,13 @@ class Supervisor:
     def _watch(self) -> None:
         """Keep workers and upkeep alive."""
         while not self._over.wait(0.05):
-            started = [child.keep() for child in [*self._workers, *self._tending]]
-            if any(started):
-                self._write_state()
+            try:
+                started = [child.keep() for child in [*self._workers, *self._tending]]
+                if any(started):
+                    self._write_state()
+            except OSError as error:  # no process or file to be had just now
+                sys.stderr.write(f"loopwright: a process could not be started: {error}\n")
+                self._over.wait(1.0)
 
     def _follow(self) -> None:
         while not self._over.wait(FOLLOW_SECONDS):
@@ -188,8 +192,8 @@ class Supervisor:
         trouble = ""
         try:
             follow(self._home)
-        except (LoopwrightError, OSError) as error:
-            trouble = str(error)
+        except Exception as error:  # noqa: BLE001  # whatever it is, following goes on
+            trouble = str(error) if isinstance(error, LoopwrightError) else f"{type(error).__name__}: {error}"
         if trouble and trouble != self._trouble:
             sys.stderr.write(f"loopwright: the ledger is not followed, what serves goes on: {trouble}\n")
         self._trouble = trouble

@@ -25,17 +25,13 @@ def work(home: Home, listening: socket.socket, link: socket.socket) -> None:
     """Serve until SIGTERM or until the other end of `link` is closed; `ready` is sent over it once requests are answered."""
     metrics = Metrics()
 
-    def refused(loop: str, why: str) -> None:
-        metrics.refused(loop, why)
-        sys.stderr.write(f"loopwright: loop {loop}: not switched, what served goes on: {why}\n")
+    def every_second() -> None:
+        router.tick()
+        metrics.flush()
 
-    def unlogged(loop: str, count: int) -> None:
-        metrics.unlogged(loop, count)
-        sys.stderr.write(f"loopwright: loop {loop}: {count} predictions could not be logged\n")
-
-    router = Router(home.path, home.packages, home.online, home.clock, Watcher(metrics.swapped, refused, unlogged))
+    router = Router(home.path, home.packages, home.online, home.clock, _watcher(metrics))
     app = DataPlane(router, Access(home.settings, always=False), metrics, home.clock, version=__version__)
-    listener = Listener(app, ignore_interrupt=True, every_second=router.tick)
+    listener = Listener(app, ignore_interrupt=True, every_second=every_second)
     over = threading.Event()
 
     def follow() -> None:
@@ -72,6 +68,20 @@ def work(home: Home, listening: socket.socket, link: socket.socket) -> None:
         threads[0].join()
         app.close()
         router.close()
+
+
+def _watcher(metrics: Metrics) -> Watcher:
+    """Counts what a router tells, and says what went wrong on standard error."""
+
+    def refused(loop: str, why: str) -> None:
+        metrics.refused(loop, why)
+        sys.stderr.write(f"loopwright: loop {loop}: not switched, what served goes on: {why}\n")
+
+    def unlogged(loop: str, count: int) -> None:
+        metrics.unlogged(loop, count)
+        sys.stderr.write(f"loopwright: loop {loop}: {count} predictions could not be logged\n")
+
+    return Watcher(metrics.swapped, refused, unlogged)
 
 
 def main(argv: list[str]) -> None:
