@@ -122,6 +122,7 @@ class Router:
             package = self._packages.read(digest)
             predictor = Predictor(package, self._online, self._clock, self._overruns)
             predictor.check_golden()
+            predictor.warm()
             decode = Decoder(package.manifest.request, optional=[package.manifest.event_time])
         self._loops[loop] = InService(
             state=copy.state,
