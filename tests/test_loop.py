@@ -21,7 +21,9 @@ from loopwright.records.declarations import (
 from loopwright.records.errors import DeclarationInvalid, LoopNotFound
 
 TIME = Column("timestamp")
-REQUESTS = Table("orders", {"order": Column("string"), "at": TIME, "shop": Column("string"), "amount": Column("float")}, ["order"], "at")
+REQUESTS = Table(
+    "orders", {"order": Column("string"), "at": TIME, "shop": Column("string"), "amount": Column("float")}, ["order"], "at"
+)
 OUTCOMES = Table("returns", {"order": Column("string"), "at": TIME, "returned": Column("boolean")}, ["order"], "at")
 SHOPS = Table("shops", {"shop": Column("string"), "at": TIME, "rating": Column("float")}, ["shop"], "at")
 
@@ -72,7 +74,10 @@ def test_json_and_back_keeps_everything_but_the_code() -> None:
         ({"candidates": [Candidate("heuristic", lambda: None)]}, "candidates"),
         ({"features": 3}, "features"),
         ({"context": [Context(SHOPS, {"shop": "store"}, ["rating"])]}, "context[0].by.shop"),
-        ({"context": [Context(SHOPS, {"shop": "shop"}, ["rating"]), Context(SHOPS, {"shop": "shop"}, ["rating"])]}, "context[1].columns"),
+        (
+            {"context": [Context(SHOPS, {"shop": "shop"}, ["rating"]), Context(SHOPS, {"shop": "shop"}, ["rating"])]},
+            "context[1].columns",
+        ),
         ({"outcome": Outcome(SHOPS, "rating > 3")}, "outcome.table.key"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,12 @@ class Loop(Declaration, frozen=True, kw_only=True):
                     found.append((f"context[{i}].by.{table_key}", f"no request column {request_column!r}"))
             for column in context.columns:
                 if column in taken:
-                    found.append((f"context[{i}].columns", f"{column!r} is there twice: rename the column in table {context.table.name!r}"))
+                    found.append(
+                        (
+                            f"context[{i}].columns",
+                            f"{column!r} is there twice: rename the column in table {context.table.name!r}",
+                        )
+                    )
                 taken.add(column)
         return found
 
@@ -128,5 +132,3 @@ def load_loop(path: str | Path) -> Loop:
     if not isinstance(loop, Loop):
         raise DeclarationInvalid(str(file), [("loop", "the file must set `loop = Loop(...)`")])
     return loop
-
-

@@ -93,7 +93,14 @@ def workspace(home: Home, loop: Loop, start: datetime, folder: Path) -> Home:
 
 
 def replay(
-    home: Home, loop: Loop, *, file: str = "", start: datetime, end: datetime, policy: str = "declared", progress: Progress | None = None
+    home: Home,
+    loop: Loop,
+    *,
+    file: str = "",
+    start: datetime,
+    end: datetime,
+    policy: str = "declared",
+    progress: Progress | None = None,
 ) -> Run:
     """Replay [start, end) in `home`, whose clock must be a SimulatedClock standing at or before `start`.
 
@@ -146,11 +153,22 @@ def _respond(home: Home, loop: Loop, file: str, kept: Upkeep, more: bool, progre
         return ""
     progress.say(f"retraining ({trigger.cause}): {trigger.reason}")
     try:
-        steps = turn(home, loop, file=file, as_of=home.clock.now(), cause=trigger.cause, why=trigger.reason, refit=True, progress=progress)
+        steps = turn(
+            home,
+            loop,
+            file=file,
+            as_of=home.clock.now(),
+            cause=trigger.cause,
+            why=trigger.reason,
+            refit=True,
+            progress=progress,
+        )
     except ExamplesRefused as error:
         return f"retraining refused: {error}"
     deployed = next(s for s in steps if s.stage == "deploy")
-    return f"retrained ({trigger.cause}), " + ("released" if deployed.output.get("released") else "not released: the gate said no")
+    return f"retrained ({trigger.cause}), " + (
+        "released" if deployed.output.get("released") else "not released: the gate said no"
+    )
 
 
 def _line(lap: Lap, metric: str, kept: Upkeep) -> str:
@@ -194,7 +212,9 @@ class Traffic:
         self.requests = requests
         self.times = requests[loop.requests.event_time].to_numpy()
         self.outcomes = between(home, loop.outcome.table, loop.outcome.table.known, start, end + duration(loop.outcome.wait))
-        self.known = self.outcomes[loop.outcome.table.known].to_numpy() + _microseconds(duration(loop.outcome.table.known_after))
+        self.known = self.outcomes[loop.outcome.table.known].to_numpy() + _microseconds(
+            duration(loop.outcome.table.known_after)
+        )
         self.context = _Ticks(rows_by_known(home, loop.context, until=end))
         self.predictions = LogWriter(log_folder(home.path, loop.name), "predictions")
         self.truths = LogWriter(log_folder(home.path, loop.name), "outcomes")
@@ -235,14 +255,21 @@ class Traffic:
         low, high = (int(np.searchsorted(self.known, t)) for t in (begin, stop))
         rows = self.outcomes.slice(low, high - low).to_pylist()
         for at in range(0, len(rows), 1000):
-            self.truths.append([self._outcome(row, int(known), table) for row, known in zip(rows[at : at + 1000], self.known[low + at :], strict=False)])
+            self.truths.append(
+                [
+                    self._outcome(row, int(known), table)
+                    for row, known in zip(rows[at : at + 1000], self.known[low + at :], strict=False)
+                ]
+            )
         self.truths.seal()
 
     def _outcome(self, row: dict[str, Any], known: int, table: Table) -> OutcomeRow:
         unit = "|".join(str(row[k]) for k in self.loop.requests.key)
         values = {name: row[name] for name in table.columns if name not in table.key}
         id = digest(msgspec.json.encode([unit, values, known]))[:32]
-        return OutcomeRow(id=id, prediction="", unit=unit, values=values, known_at=known, received_at=known, provenance=f"table {table.name}")
+        return OutcomeRow(
+            id=id, prediction="", unit=unit, values=values, known_at=known, received_at=known, provenance=f"table {table.name}"
+        )
 
     def close(self) -> None:
         """Seal what is open."""

@@ -42,7 +42,13 @@ def upkeep(home: Home, loop: Loop, *, until: datetime) -> Upkeep:
     values = []
     for quality in watched.qualities:
         value = account(
-            home, loop_name=loop.name, scope=loop.scope, outcome=loop.outcome, start=quality.start, end=quality.end, known_at=until
+            home,
+            loop_name=loop.name,
+            scope=loop.scope,
+            outcome=loop.outcome,
+            start=quality.start,
+            end=quality.end,
+            known_at=until,
         )
         if value is not None:
             home.ledger.put(value, loop=loop.name, key=quality.start.isoformat())

@@ -20,7 +20,7 @@ from loopwright.records.errors import ReleaseConflict
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.examples import Examples
 from loopwright.records.home import Home
-from loopwright.records.ids import new_id
+from loopwright.records.ids import new_id, scoped_name
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
 from loopwright.scope.declare import declare
@@ -64,17 +64,28 @@ def turn(
     """
     progress = progress or Silent()
     owner = new_id(home.clock.now())
-    if not home.ledger.lock(f"turn:{loop.name}", owner, LEASE_SECONDS):
+    if not home.ledger.lock(scoped_name("turn", loop.name), owner, LEASE_SECONDS):
         raise ReleaseConflict(f"turn of loop {loop.name!r} (another turn is running)", 0, 1)
     try:
-        state = _begin(home, loop, file=file, as_of=as_of, cause=cause, why=why, refit=refit, release=release, progress=progress)
+        state = _begin(
+            home, loop, file=file, as_of=as_of, cause=cause, why=why, refit=refit, release=release, progress=progress
+        )
         return _run(state, until)
     finally:
-        home.ledger.unlock(f"turn:{loop.name}", owner)
+        home.ledger.unlock(scoped_name("turn", loop.name), owner)
 
 
 def _begin(
-    home: Home, loop: Loop, *, file: str, as_of: datetime | None, cause: Cause, why: str, refit: bool, release: bool, progress: Progress
+    home: Home,
+    loop: Loop,
+    *,
+    file: str,
+    as_of: datetime | None,
+    cause: Cause,
+    why: str,
+    refit: bool,
+    release: bool,
+    progress: Progress,
 ) -> Turning:
     declaration = declaration_digest(loop)
     latest = home.ledger.latest(LoopRecord, loop=loop.name)
@@ -83,7 +94,12 @@ def _begin(
     before = home.ledger.latest(Turn, loop=loop.name)
     window = duration(loop.retrain.window) if loop.retrain.window else None
     outputs: dict[str, dict[str, Any]] = {}
-    if before is not None and before.record.state in ("running", "failed", "stopped") and before.record.declaration == declaration and as_of is None:
+    if (
+        before is not None
+        and before.record.state in ("running", "failed", "stopped")
+        and before.record.declaration == declaration
+        and as_of is None
+    ):
         old = before.record
         for entry in home.ledger.find(Step, loop=loop.name, newest=False):
             if entry.record.turn == old.turn and entry.record.state == "done":
@@ -114,14 +130,18 @@ def _finish(state: Turning, outcome: Literal["done", "stopped", "failed"]) -> No
     entry = state.home.ledger.latest(Turn, loop=state.loop.name, key=state.turn)
     if entry is not None:
         winner = state.outputs.get("develop", {}).get("winner", "")
-        state.home.ledger.put(msgspec.structs.replace(entry.record, state=outcome, result=winner), loop=state.loop.name, key=state.turn)
+        state.home.ledger.put(
+            msgspec.structs.replace(entry.record, state=outcome, result=winner), loop=state.loop.name, key=state.turn
+        )
 
 
 def _step(state: Turning, stage: Stage) -> Step:
     """Run one stage, recorded as running, then as done (or failed, and the error goes on)."""
     ledger, clock = state.home.ledger, state.home.clock
     started, tick = clock.now(), clock.monotonic()
-    step = Step(turn=state.turn, stage=stage, state="running", started=started, seconds=0.0, summary=f"{stage} began", output={})
+    step = Step(
+        turn=state.turn, stage=stage, state="running", started=started, seconds=0.0, summary=f"{stage} began", output={}
+    )
     ledger.put(step, loop=state.loop.name, key=f"{state.turn}:{stage}")
     try:
         summary, output = RUN[stage](state)
@@ -141,7 +161,10 @@ def _scope(state: Turning) -> tuple[str, dict[str, Any]]:
     scope = state.loop.scope
     entry = declare(state.home, state.loop.name, scope)
     owners = len({o.owner for o in scope.objectives})
-    return f"{len(scope.objectives)} objectives of {owners} stakeholders; the rule to beat is declared", {"scope": entry.id, "refit": state.refit}
+    return f"{len(scope.objectives)} objectives of {owners} stakeholders; the rule to beat is declared", {
+        "scope": entry.id,
+        "refit": state.refit,
+    }
 
 
 def _data(state: Turning) -> tuple[str, dict[str, Any]]:
@@ -149,7 +172,13 @@ def _data(state: Turning) -> tuple[str, dict[str, Any]]:
     for table in loop.tables.values():
         put_contract(state.home, table)
     examples = build(
-        state.home, loop_name=loop.name, requests=loop.requests, context=loop.context, outcome=loop.outcome, as_of=state.as_of, window=state.window
+        state.home,
+        loop_name=loop.name,
+        requests=loop.requests,
+        context=loop.context,
+        outcome=loop.outcome,
+        as_of=state.as_of,
+        window=state.window,
     )
     entry = state.home.ledger.put(examples, loop=loop.name, key=examples.digest)
     for source in examples.sources:
@@ -235,7 +264,10 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
     if not result.passed:
         return f"package {winner.digest[:12]} was not released: {'; '.join(reasons)}", {"released": False, "reasons": reasons}
     if not state.release:
-        return f"package {winner.digest[:12]} passed {len(result.checks)} checks; not released, as asked", {"released": False, "reasons": []}
+        return f"package {winner.digest[:12]} passed {len(result.checks)} checks; not released, as asked", {
+            "released": False,
+            "reasons": [],
+        }
     turn_entry = home.ledger.latest(Turn, loop=loop.name, key=state.turn)
     why = turn_entry.record.why if turn_entry else ""
     released = release(home, loop.name, winner.digest, why=why)
@@ -252,7 +284,9 @@ def _monitor(state: Turning) -> tuple[str, dict[str, Any]]:
         return "nothing serves, so there is nothing to watch", {}
     columns = watched_columns(state.home.packages.read(now.arms[0].package))
     policy = state.loop.monitor
-    return f"watches {len(columns)} columns and the score every {policy.every} (drift from PSI {policy.psi:g})", {"columns": columns}
+    return f"watches {len(columns)} columns and the score every {policy.every} (drift from PSI {policy.psi:g})", {
+        "columns": columns
+    }
 
 
 def _business(state: Turning) -> tuple[str, dict[str, Any]]:

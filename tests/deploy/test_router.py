@@ -129,7 +129,9 @@ def test_a_package_that_cannot_be_loaded_leaves_the_old_one_serving(router: Rout
     if harm == "unloadable":  # lawful as ONNX, and yet the runtime cannot load it
         model = onnx.load_model_from_string(made.files["model.onnx"])
         model.graph.node[0].op_type = "NoSuchOperator"
-        made = home.packages.write(msgspec.structs.replace(made.manifest, files={}), {**made.files, "model.onnx": model.SerializeToString()})
+        made = home.packages.write(
+            msgspec.structs.replace(made.manifest, files={}), {**made.files, "model.onnx": model.SerializeToString()}
+        )
     controller.release(home, LOOP, made.digest, why="bad")
     if harm == "missing":
         shutil.rmtree(home.path / "packages" / made.digest)

@@ -11,7 +11,7 @@ import msgspec
 from loopwright.records.declarations import Table
 from loopwright.records.errors import Damaged, ReleaseConflict
 from loopwright.records.home import Home
-from loopwright.records.ids import NAME, digest
+from loopwright.records.ids import scoped_name
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import LoopRecord
 
@@ -32,8 +32,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
 def pointer_name(loop: str) -> str:
     """The ledger's pointer to the release state of a loop."""
-    name = f"release.{loop}"
-    return name if NAME.fullmatch(name) else f"release.{digest(loop.encode())[:48]}"
+    return scoped_name("release", loop)
 
 
 def folder(home: Home) -> Path:

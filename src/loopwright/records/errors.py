@@ -125,7 +125,9 @@ class LoopNotFound(NotFound):
     """No loop of that name in the ledger, and no loop file at that path."""
 
     def __init__(self, name: str, near: Sequence[str] = ()) -> None:
-        super().__init__("loop", name, near=near, next_step="list them with `loopwright status`, or give the path of a loop file")
+        super().__init__(
+            "loop", name, near=near, next_step="list them with `loopwright status`, or give the path of a loop file"
+        )
 
 
 class PackageNotFound(NotFound):
@@ -201,7 +203,9 @@ class ReleaseConflict(Refused):
 
     def __init__(self, name: str, expected: int, found: int) -> None:
         self.name, self.expected, self.found = name, expected, found
-        super().__init__(f"{name} is at generation {found}, not {expected}: somebody changed it first; look at it and try again")
+        super().__init__(
+            f"{name} is at generation {found}, not {expected}: somebody changed it first; look at it and try again"
+        )
 
 
 class RequestConflict(Refused):
@@ -209,7 +213,9 @@ class RequestConflict(Refused):
 
     def __init__(self, id: str) -> None:
         self.id = id
-        super().__init__(f"id {id} was answered already, for another request; a retry sends the same body, anything else a new id")
+        super().__init__(
+            f"id {id} was answered already, for another request; a retry sends the same body, anything else a new id"
+        )
 
 
 class AddressRefused(Refused):

@@ -44,6 +44,12 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def scoped_name(scope: str, name: str) -> str:
+    """`scope.name`, a lawful name for something that belongs to `name`; a digest stands in where that would be too long."""
+    whole = f"{scope}.{name}"
+    return whole if NAME.fullmatch(whole) else f"{scope}.{digest(name.encode())[:48]}"
+
+
 def check_name(name: str, what: str = "name") -> str:
     """Return `name` if it is a lawful name (`^[a-z0-9][a-z0-9._-]{0,63}$`), else raise NameInvalid."""
     if not NAME.fullmatch(name):

@@ -140,6 +140,11 @@ class Lake:
         with self._errors(name):
             return self._table(name).version()
 
+    def count(self, name: str) -> int:
+        """Rows of a table's newest version, from the log alone: no data file is read."""
+        with self._errors(name):
+            return int(self._table(name).count())
+
     def schema(self, name: str) -> pa.Schema:
         """A table's columns and their types."""
         with self._errors(name):

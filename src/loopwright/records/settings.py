@@ -61,6 +61,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook: str = ""
     by: str = ""
 
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables, for a child process (home as an absolute path)."""
+        values = {setting.env: str(getattr(self, setting.field)) for setting in SETTINGS}
+        return {**values, "LOOPWRIGHT_HOME": str(self.home.absolute())}
+
     @property
     def ledger_url(self) -> str:
         """The SQLAlchemy URL of the ledger."""

@@ -40,7 +40,9 @@ def loop_with_code(home: Home, loop: str) -> "tuple[Loop, str]":
         known_loop(home, loop)
         raise LoopNotFound(loop)
     if not Path(entry.record.file).is_file():
-        raise NotFound("loop file", entry.record.file, next_step=f"loop {loop!r} was declared there; give the path where it is now")
+        raise NotFound(
+            "loop file", entry.record.file, next_step=f"loop {loop!r} was declared there; give the path where it is now"
+        )
     return load_loop(entry.record.file), entry.record.file
 
 
@@ -49,11 +51,22 @@ def moment(text: str, what: str) -> dt.datetime:
     try:
         found = dt.datetime.fromisoformat(text)
     except ValueError as error:
-        raise UsageError(f"{what}: {text!r} is not a date or time (ISO 8601, e.g. 2013-04-01 or 2013-04-01T09:00:00+00:00)") from error
+        raise UsageError(
+            f"{what}: {text!r} is not a date or time (ISO 8601, e.g. 2013-04-01 or 2013-04-01T09:00:00+00:00)"
+        ) from error
     return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
 
 
-def init(home: Home, directory: Path, *, from_file: Path | None = None, label: str = "", time: str = "", key: str = "", name: str = "") -> Made:
+def init(
+    home: Home,
+    directory: Path,
+    *,
+    from_file: Path | None = None,
+    label: str = "",
+    time: str = "",
+    key: str = "",
+    name: str = "",
+) -> Made:
     """Begin a new loop in a folder, its contract inferred from a file.
 
     Args:
@@ -66,7 +79,9 @@ def init(home: Home, directory: Path, *, from_file: Path | None = None, label: s
     """
     from loopwright.data.infer import begin
 
-    return Made(**begin(home, directory, from_file=from_file, label=label, time=time, key=key, name=name or directory.absolute().name))
+    return Made(
+        **begin(home, directory, from_file=from_file, label=label, time=time, key=key, name=name or directory.absolute().name)
+    )
 
 
 def check(home: Home, loop: str) -> Checked:
@@ -78,7 +93,13 @@ def check(home: Home, loop: str) -> Checked:
     from loopwright.develop.check import check as check_graphs
 
     declared, _ = loop_with_code(home, loop)
-    items = [CheckItem(name="declarations", ok=True, detail=f"loop {declared.name!r}: {len(declared.candidates) + 1} candidates, {len(declared.tables)} tables")]
+    items = [
+        CheckItem(
+            name="declarations",
+            ok=True,
+            detail=f"loop {declared.name!r}: {len(declared.candidates) + 1} candidates, {len(declared.tables)} tables",
+        )
+    ]
     for table in declared.tables.values():
         rows = home.lake.count(table.name) if home.lake.exists(table.name) else 0
         detail = f"{rows:,} rows" if rows else f"empty: `loopwright ingest {table.name} FILE --loop {loop}`"
@@ -92,7 +113,9 @@ def check(home: Home, loop: str) -> Checked:
         objectives=declared.scope.objectives,
     )
     items += [CheckItem(name=n, ok=ok, detail=d) for n, ok, d in found.items]
-    return Checked(what=declared.name, ok=all(i.ok for i in items), items=items, columns=declared.columns, features=found.features)
+    return Checked(
+        what=declared.name, ok=all(i.ok for i in items), items=items, columns=declared.columns, features=found.features
+    )
 
 
 def ingest(home: Home, table: str, files: list[str], *, loop: str = "", progress: Progress | None = None) -> "list[Ingested]":
@@ -214,7 +237,9 @@ def rollback(home: Home, loop: str, *, to: str = "", why: str = "") -> "ReleaseS
     return go_back(home, loop, to=to or None, why=why or "by hand").record
 
 
-def tend(home: Home, *, once: bool = False, every: float = 10.0, no_retrain: bool = False, progress: Progress | None = None) -> Tended:
+def tend(
+    home: Home, *, once: bool = False, every: float = 10.0, no_retrain: bool = False, progress: Progress | None = None
+) -> Tended:
     """Upkeep: seal logs, join outcomes, watch, account, retrain. Runs until stopped; one process tends, others wait.
 
     Args:
@@ -236,7 +261,10 @@ def tend(home: Home, *, once: bool = False, every: float = 10.0, no_retrain: boo
             problems=[p for u in (done or {}).values() for p in u.committed.problems],
         )
         if progress and (any(result.committed.values()) or any(result.windows.values()) or result.problems):
-            progress.say(f"committed {result.committed}, closed {result.windows} windows" + (f", problems {result.problems}" if result.problems else ""))
+            progress.say(
+                f"committed {result.committed}, closed {result.windows} windows"
+                + (f", problems {result.problems}" if result.problems else "")
+            )
         if once:
             home.ledger.unlock("tend", owner)
             return result
@@ -244,7 +272,14 @@ def tend(home: Home, *, once: bool = False, every: float = 10.0, no_retrain: boo
 
 
 def replay(
-    home: Home, loop: str, *, start: str, end: str, policy: str = "declared", keep: Path | None = None, progress: Progress | None = None
+    home: Home,
+    loop: str,
+    *,
+    start: str,
+    end: str,
+    policy: str = "declared",
+    keep: Path | None = None,
+    progress: Progress | None = None,
 ) -> Replayed:
     """The loop against history, on a simulated clock, in a home of its own: nothing that serves is touched.
 

@@ -11,7 +11,19 @@ from loopwright.records.ledger.record import Problem
 from loopwright.records.settings import SETTINGS
 from loopwright.verbs.results import Checked, CheckItem, Verified
 
-LIBRARIES = ("onnxruntime", "onnx", "ndonnx", "scikit-learn", "lightgbm", "deltalake", "duckdb", "pyarrow", "sqlalchemy", "msgspec", "uvicorn")
+LIBRARIES = (
+    "onnxruntime",
+    "onnx",
+    "ndonnx",
+    "scikit-learn",
+    "lightgbm",
+    "deltalake",
+    "duckdb",
+    "pyarrow",
+    "sqlalchemy",
+    "msgspec",
+    "uvicorn",
+)
 
 
 def verify(home: Home) -> Verified:
@@ -29,7 +41,9 @@ def verify(home: Home) -> Verified:
     problems += home.ledger.verify()
     checked["ledger entries"] = home.ledger.count()
     problems += verify_logs(home)
-    checked["log segments"] = sum(1 for _ in home.folder("log").rglob("*.open")) + sum(1 for _ in home.folder("log").rglob("*.sealed"))
+    checked["log segments"] = sum(1 for _ in home.folder("log").rglob("*.open")) + sum(
+        1 for _ in home.folder("log").rglob("*.sealed")
+    )
     problems += verify_examples(home)
     checked["examples files"] = sum(1 for _ in home.folder("examples").glob("*.parquet"))
     return Verified(ok=not problems, checked=checked, problems=problems)
@@ -46,7 +60,11 @@ def doctor(home: Home) -> Checked:
         _ledger(home),
         _lake(home),
         _exposed(home),
-        CheckItem(name="cores", ok=(os.cpu_count() or 1) >= home.settings.workers, detail=f"{os.cpu_count()} cores, {home.settings.workers} workers"),
+        CheckItem(
+            name="cores",
+            ok=(os.cpu_count() or 1) >= home.settings.workers,
+            detail=f"{os.cpu_count()} cores, {home.settings.workers} workers",
+        ),
     ]
     return Checked(what="this installation", ok=all(i.ok for i in items), items=items)
 
@@ -66,14 +84,21 @@ def _libraries() -> list[CheckItem]:
 def _settings(home: Home) -> list[CheckItem]:
     secret = {"token"}
     values = msgspec.structs.asdict(home.settings)
-    shown = {s.env: ("set" if values[s.field] else "not set") if s.field in secret else str(values[s.field]).split("@")[-1] for s in SETTINGS}
+    shown = {
+        s.env: ("set" if values[s.field] else "not set") if s.field in secret else str(values[s.field]).split("@")[-1]
+        for s in SETTINGS
+    }
     return [CheckItem(name=name, ok=True, detail=value or "default") for name, value in shown.items()]
 
 
 def _disk(home: Home) -> CheckItem:
     home.path.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home.path).free
-    return CheckItem(name="disk", ok=free > 2 << 30, detail=f"{free / 2**30:.1f} GiB free in {home.path}" + ("" if free > 2 << 30 else ": make room, the log needs it"))
+    return CheckItem(
+        name="disk",
+        ok=free > 2 << 30,
+        detail=f"{free / 2**30:.1f} GiB free in {home.path}" + ("" if free > 2 << 30 else ": make room, the log needs it"),
+    )
 
 
 def _sqlite(home: Home) -> CheckItem:
@@ -82,7 +107,11 @@ def _sqlite(home: Home) -> CheckItem:
     version = sqlite3.sqlite_version_info
     used = home.settings.ledger_url.startswith("sqlite")
     old = version < (3, 51, 3)
-    detail = sqlite3.sqlite_version + (" (before 3.51.3: a WAL reset can lose a commit after a crash; one process writes at a time, prefer PostgreSQL for a team)" if old and used else "")
+    detail = sqlite3.sqlite_version + (
+        " (before 3.51.3: a WAL reset can lose a commit after a crash; one process writes at a time, prefer PostgreSQL for a team)"
+        if old and used
+        else ""
+    )
     return CheckItem(name="sqlite", ok=True, detail=detail)
 
 
@@ -90,7 +119,9 @@ def _ledger(home: Home) -> CheckItem:
     from loopwright.records.errors import LedgerUnavailable
 
     try:
-        return CheckItem(name="ledger", ok=True, detail=f"{home.ledger.count():,} entries in {home.settings.ledger_url.split('@')[-1]}")
+        return CheckItem(
+            name="ledger", ok=True, detail=f"{home.ledger.count():,} entries in {home.settings.ledger_url.split('@')[-1]}"
+        )
     except LedgerUnavailable as error:
         return CheckItem(name="ledger", ok=False, detail=str(error))
 
@@ -103,4 +134,12 @@ def _lake(home: Home) -> CheckItem:
 def _exposed(home: Home) -> CheckItem:
     loopback = home.settings.host in ("127.0.0.1", "::1", "localhost")
     ok = loopback or bool(home.settings.token)
-    return CheckItem(name="exposure", ok=ok, detail="loopback only" if loopback else "token set" if ok else f"{home.settings.host} without LOOPWRIGHT_TOKEN: `serve` will refuse")
+    return CheckItem(
+        name="exposure",
+        ok=ok,
+        detail="loopback only"
+        if loopback
+        else "token set"
+        if ok
+        else f"{home.settings.host} without LOOPWRIGHT_TOKEN: `serve` will refuse",
+    )

@@ -149,7 +149,9 @@ def _stages(
             f"week to {record_v.end:%Y-%m-%d}: {record_v.over_no_model.value:,.0f} {record_v.currency} over no model, "
             f"{record_v.over_heuristic.value:+,.0f} over the heuristic"
         )
-        live["business"] = StageState(stage="business", state="ok" if record_v.over_heuristic.high > 0 else "watch", detail=detail, at=value.at)
+        live["business"] = StageState(
+            stage="business", state="ok" if record_v.over_heuristic.high > 0 else "watch", detail=detail, at=value.at
+        )
     running = next((e for e in reversed(turns) if e.record.state == "running"), None)
     return [_stage(stage, steps.get(stage), live.get(stage), running) for stage in STAGES]
 
@@ -333,7 +335,12 @@ def _outcome_of(home: Home, loop: str, prediction: "Prediction") -> TracedOutcom
     }
     kind, money = worth[prediction.label, truth]
     return TracedOutcome(
-        truth=truth, known_at=_moment(row.known_at), values=_readable(row.values, declared.outcome.table.columns), kind=kind, value=money, currency=value.currency  # type: ignore[arg-type]  # one of the four above
+        truth=truth,
+        known_at=_moment(row.known_at),
+        values=_readable(row.values, declared.outcome.table.columns),
+        kind=kind,
+        value=money,
+        currency=value.currency,  # type: ignore[arg-type]  # one of the four above
     )
 
 
@@ -349,7 +356,13 @@ def lineage(home: Home, id: str) -> Node:
 
     if is_trace_id(id) and (found := find(home, id)) is not None:
         _, prediction = found
-        return Node(id=id, kind="prediction", label=f"score {prediction.score:.4f}", role="", children=[_tree(home, prediction.package, "answered by", 8)])
+        return Node(
+            id=id,
+            kind="prediction",
+            label=f"score {prediction.score:.4f}",
+            role="",
+            children=[_tree(home, prediction.package, "answered by", 8)],
+        )
     try:
         return _tree(home, home.packages.resolve(id), "", 8)
     except PackageNotFound:
@@ -361,7 +374,9 @@ def lineage(home: Home, id: str) -> Node:
 def _tree(home: Home, id: str, role: str, depth: int) -> Node:
     kind, label = _label(home, id)
     sources = {link.source: link.role for link in home.ledger.links(id, direction="up", depth=1)} if depth else {}
-    return Node(id=id, kind=kind, label=label, role=role, children=[_tree(home, s, r, depth - 1) for s, r in sorted(sources.items())])
+    return Node(
+        id=id, kind=kind, label=label, role=role, children=[_tree(home, s, r, depth - 1) for s, r in sorted(sources.items())]
+    )
 
 
 def _label(home: Home, id: str) -> tuple[str, str]:
@@ -374,7 +389,10 @@ def _label(home: Home, id: str) -> tuple[str, str]:
         return "table", id.removeprefix("table:")
     try:
         manifest = home.packages.read(id).manifest
-        return "package", f"{manifest.candidate}, trained until {manifest.training.as_of:%Y-%m-%d}, commit {manifest.commit[:12] or 'unknown'}"
+        return (
+            "package",
+            f"{manifest.candidate}, trained until {manifest.training.as_of:%Y-%m-%d}, commit {manifest.commit[:12] or 'unknown'}",
+        )
     except PackageNotFound:
         pass
     try:

@@ -151,6 +151,11 @@ class Ledger:
         """Everything that happened (in one loop), of every kind, newest first."""
         return [_entry(row, Untyped) for row in self._rows(None, loop, None, None, None, limit, True)]
 
+    def count(self) -> int:
+        """How many entries there are."""
+        newest = self._rows(None, None, None, None, None, 1, True)
+        return newest[0].sequence if newest else 0
+
     def links(self, id: str, *, direction: Literal["up", "down"] = "up", depth: int | None = 1) -> list[Link]:
         """Lineage of an entry or artefact, nearest first: `up` to what it was made from, `down` to what it was used for.
 
