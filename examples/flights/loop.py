@@ -144,7 +144,7 @@ def lightgbm(trial: Any) -> lgb.LGBMClassifier:
         learning_rate=trial.suggest_float("learning_rate", 0.03, 0.2, log=True),
         min_child_samples=trial.suggest_int("min_child_samples", 20, 200, log=True),
         random_state=0,
-        n_jobs=2,
+        n_jobs=1,  # more threads wait for each other where other work shares the cores
         deterministic=True,
         force_row_wise=True,
         verbose=-1,
@@ -206,10 +206,11 @@ loop = Loop(
     release=Release(
         strategy="direct",
         guards=[
+            Guard("value_per_prediction"),
             Guard("average_precision", tolerance=0.02),
             Guard("recall", tolerance=0.05, slices=["origin", "carrier_group"]),
         ],
     ),
     monitor=Monitor(every="7d", minimum_rows=500),
-    retrain=Retrain(every="90d", drift=5, decay=0.04, cooldown="42d", window="180d"),
+    retrain=Retrain(every="90d", drift=5, decay=0.04, cooldown="42d"),
 )

@@ -182,10 +182,10 @@ def _data(state: Turning) -> tuple[str, dict[str, Any]]:
     )
     entry = state.home.ledger.put(examples, loop=loop.name, key=examples.digest)
     for source in examples.sources:
-        table = f"table:{source.table}@{source.version}"
-        state.home.ledger.link(table, entry.id, "joined")
+        version = f"table:{source.table}@{source.version}"
+        state.home.ledger.link(version, entry.id, "joined")
         for name, sha256 in source.files.items():
-            state.home.ledger.link(f"file:{sha256}:{name}", table, "ingested")
+            state.home.ledger.link(f"file:{sha256}:{name}", version, "ingested")
     left_out = sum(examples.excluded.values())
     summary = (
         f"{examples.rows:,} examples, {examples.positives / max(examples.rows, 1):.1%} positive, "

@@ -1,5 +1,7 @@
 """How long work is shown while it runs: a live display on a terminal, plain lines elsewhere; always on standard error."""
 
+import json
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,11 +63,39 @@ class Live:
             self._display.remove_task(self._tasks.pop(what))
 
 
+class Alerts(logging.Handler):
+    """Alerts as lines of the story (that one closed is not told); the structured line stays what other handlers get."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.WARNING)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line for one alert; what is not an alert (a webhook that failed) is shown as it is."""
+        alert = json.loads(record.getMessage())
+        if "title" in alert:
+            self._progress.say(f"alert: {alert['title']} ({alert['severity']}) - {alert['detail']}")
+        else:
+            self._progress.say(f"alert: {record.getMessage()}")
+
+
+@contextmanager
+def _alerts_told(progress: Progress) -> Iterator[Progress]:
+    """Tell the alerts of `loopwright.alerts` to `progress` while the block runs."""
+    log, handler = logging.getLogger("loopwright.alerts"), Alerts(progress)
+    log.addHandler(handler)
+    try:
+        yield progress
+    finally:
+        log.removeHandler(handler)
+
+
 @contextmanager
 def listener(*, as_json: bool) -> Iterator[Progress]:
     """Who listens to a verb's progress: a live display on a terminal (not for machines), else plain lines."""
     if as_json or not sys.stderr.isatty():
-        yield PlainLines()
+        with _alerts_told(PlainLines()) as plain:
+            yield plain
         return
     from rich.console import Console
     from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -80,5 +110,6 @@ def listener(*, as_json: bool) -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     ]
-    with Display(*columns, console=Console(stderr=True), transient=True, expand=True) as display:
-        yield Live(display)
+    display = Display(*columns, console=Console(stderr=True), transient=True, expand=True)
+    with display, _alerts_told(Live(display)) as live:
+        yield live

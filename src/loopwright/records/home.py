@@ -3,7 +3,7 @@
 import getpass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from loopwright.records.clock import Clock, RealClock
 from loopwright.records.settings import Settings, load_settings
@@ -70,7 +70,7 @@ class Home:
             if store is not None:
                 store.close()
 
-    def __enter__(self) -> "Home":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

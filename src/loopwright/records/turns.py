@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Literal
 
 from loopwright.records.ledger.record import Record
 
-STAGES = ("scope", "data", "develop", "deploy", "monitor", "business")
 Stage = Literal["scope", "data", "develop", "deploy", "monitor", "business"]
+STAGES: tuple[Stage, ...] = ("scope", "data", "develop", "deploy", "monitor", "business")
 
 
 class LoopRecord(Record, frozen=True, kw_only=True):

@@ -175,7 +175,7 @@ def run(
     if until not in STAGES:
         raise UsageError(f"no stage {until!r}: one of {', '.join(STAGES)}")
     declared, file = loop_with_code(home, loop)
-    stage: Stage = until  # type: ignore[assignment]  # checked above
+    stage: Stage = until
     steps = turn(
         home,
         declared,
@@ -345,7 +345,7 @@ def _week(room: Any, compared: "Comparison", run: "Run", money: dict[str, Any], 
         start=lap.start,
         end=lap.end,
         rows=lap.rows,
-        state=lap.window.state if lap.window else "no data",
+        state=lap.window.state if lap.window else "open",
         drifted=lap.window.drifted if lap.window else [],
         psi=max(shifts, default=0.0),
         metric=lap.quality.metrics.get(run.metric, nothing) if lap.quality else nothing,

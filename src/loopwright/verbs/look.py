@@ -13,9 +13,11 @@ from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.verbs.results import (
+    Condition,
     DriftReport,
     FileUsed,
     History,
+    Kind,
     LoopPage,
     LoopStatus,
     Node,
@@ -139,7 +141,9 @@ def _stages(
     if window is not None:
         record = window.record
         drifted = f", drifted: {', '.join(record.drifted)}" if record.drifted else ""
-        state = "alert" if alerts or record.state == "drift" else "watch" if record.state in ("watch", "no data") else "ok"
+        state: Condition = (
+            "alert" if alerts or record.state == "drift" else "watch" if record.state in ("watch", "no data") else "ok"
+        )
         detail = f"week to {record.end:%Y-%m-%d}: {record.state}{drifted}; {len(alerts)} open alerts"
         live["monitor"] = StageState(stage="monitor", state=state, detail=detail, at=window.at)
     value = home.ledger.latest(ValueWindow, loop=loop)
@@ -156,7 +160,7 @@ def _stages(
     return [_stage(stage, steps.get(stage), live.get(stage), running) for stage in STAGES]
 
 
-def _stage(stage: Any, step: "Entry[Step] | None", live: StageState | None, running: "Entry[Turn] | None") -> StageState:
+def _stage(stage: Stage, step: "Entry[Step] | None", live: StageState | None, running: "Entry[Turn] | None") -> StageState:
     if step is not None and step.record.state == "running" and running is not None and running.record.turn == step.record.turn:
         return StageState(stage=stage, state="running", detail=step.record.summary, at=step.at)
     if step is not None and step.record.state == "failed":
@@ -327,7 +331,7 @@ def _outcome_of(home: Home, loop: str, prediction: "Prediction") -> TracedOutcom
         return None
     truth, row = found
     value = declared.scope.value
-    worth = {
+    worth: dict[tuple[bool, bool], tuple[Kind, float]] = {
         (True, True): ("true positive", value.true_positive),
         (True, False): ("false positive", value.false_positive),
         (False, False): ("true negative", value.true_negative),
@@ -340,7 +344,7 @@ def _outcome_of(home: Home, loop: str, prediction: "Prediction") -> TracedOutcom
         values=_readable(row.values, declared.outcome.table.columns),
         kind=kind,
         value=money,
-        currency=value.currency,  # type: ignore[arg-type]  # one of the four above
+        currency=value.currency,
     )
 
 

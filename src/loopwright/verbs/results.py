@@ -12,12 +12,15 @@ from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import Stage
 from loopwright.records.windows import Alert, Quality, ValueWindow, Window
 
+Condition = Literal["ok", "watch", "alert", "running", "not yet"]
+Kind = Literal["true positive", "false positive", "true negative", "false negative"]
+
 
 class StageState(msgspec.Struct, frozen=True, kw_only=True):
     """Where one stage stands: `state` in a word, `detail` in a sentence, `at` when it last changed."""
 
     stage: Stage
-    state: Literal["ok", "watch", "alert", "running", "not yet"]
+    state: Condition
     detail: str
     at: datetime | None
 
@@ -74,7 +77,7 @@ class TracedOutcome(msgspec.Struct, frozen=True, kw_only=True):
     truth: bool
     known_at: datetime
     values: dict[str, Any]
-    kind: Literal["true positive", "false positive", "true negative", "false negative"]
+    kind: Kind
     value: float
     currency: str
 
