@@ -1,10 +1,16 @@
 import io
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.progress import Progress as Display
 
 from loopwright.cli.progress import Live, PlainLines, listener
+from loopwright.monitor.alerts import close_alert, raise_alert, send
+from loopwright.records.clock import SimulatedClock
+from loopwright.records.home import Home
+from loopwright.records.settings import Settings
 
 
 def test_plain_lines_tell_each_quarter_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,3 +44,11 @@ def test_pipes_and_machines_get_plain_lines() -> None:
     for as_json in (True, False):
         with listener(as_json=as_json) as progress:
             assert isinstance(progress, PlainLines)
+
+
+def test_an_alert_is_a_line_of_the_story(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with Home(Settings(home=tmp_path), SimulatedClock(datetime(2013, 4, 8, tzinfo=UTC))) as home, listener(as_json=False):
+        raise_alert(home, "late-arrival", "drift", severity="warning", title="1 column drifted", detail="humidity")
+        close_alert(home, "late-arrival", "drift", detail="not so in the window after")
+        send(home, "late-arrival")
+    assert capsys.readouterr().err.splitlines() == ["alert: 1 column drifted (warning) - humidity"]
