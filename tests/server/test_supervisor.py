@@ -22,6 +22,7 @@ from loopwright.records.predictions.commit import commit, verify
 from loopwright.records.predictions.read import predictions
 from loopwright.records.settings import Settings
 from loopwright.server.supervisor import serve
+from loopwright.verbs import act
 
 PREDICT = f"/loops/{LOOP}/predict"
 
@@ -213,7 +214,7 @@ def test_prediction_and_rollback_go_on_without_the_ledger(home: Home) -> None:
             assert client.post(PREDICT, flight()).status == 200
             down = Home(Settings(home=home.path, ledger="sqlite:////proc/no/such/ledger.db", by="ann"), home.clock)
             began = time.monotonic()
-            controller.rollback(down, LOOP, why="the ledger is down")
+            act.rollback(down, LOOP, why="the ledger is down")
             until(lambda: client.post(PREDICT, flight()).json["package"] == first, 2)
             assert time.monotonic() - began < 2
         until(lambda: (s := served.read(served.path_of(home, LOOP))) is not None and not s.unrecorded)

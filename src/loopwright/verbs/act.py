@@ -3,13 +3,14 @@
 import datetime as dt
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from loopwright.records.clock import SimulatedClock
-from loopwright.records.errors import IngestRefused, LoopNotFound, NotFound, TableNotFound, UsageError
+from loopwright.records.errors import IngestRefused, LedgerUnavailable, LoopNotFound, NotFound, TableNotFound, UsageError
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
 from loopwright.records.progress import Progress, Silent
@@ -233,7 +234,8 @@ def rollback(home: Home, loop: str, *, to: str = "", why: str = "") -> "ReleaseS
     """
     from loopwright.deploy.controller import rollback as go_back
 
-    known_loop(home, loop)
+    with suppress(LedgerUnavailable):  # going back works without the ledger; only the nearest names are missed
+        known_loop(home, loop)
     return go_back(home, loop, to=to or None, why=why or "by hand").record
 
 
