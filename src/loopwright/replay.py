@@ -112,7 +112,7 @@ def replay(
         raise UsageError("a replay needs a home on a simulated clock")
     progress = progress or Silent()
     clock, tick = home.clock, home.clock.monotonic()
-    loop = msgspec.structs.replace(loop, retrain=POLICIES[policy] or loop.retrain)
+    loop = msgspec.structs.replace(loop, retrain=_retrain(loop, policy))
     requests = between(home, loop.requests, loop.requests.event_time, start, end)
     if not requests.num_rows:
         raise UsageError(f"table {loop.requests.name!r} has no rows from {start:%Y-%m-%d} to {end:%Y-%m-%d}: nothing to replay")
@@ -144,6 +144,14 @@ def replay(
         progress.advance("replay", (stop - start).total_seconds(), (end - start).total_seconds())
     traffic.close()
     return Run(laps=laps, first=first.arms[0].package, metric=loop.retrain.decay_metric, seconds=clock.monotonic() - tick)
+
+
+def _retrain(loop: Loop, policy: str) -> Retrain:
+    """When to retrain under a policy; on how much history, and by which metric quality is told, is as declared."""
+    when = POLICIES[policy]
+    if when is None:
+        return loop.retrain
+    return msgspec.structs.replace(when, window=loop.retrain.window, decay_metric=loop.retrain.decay_metric)
 
 
 def _respond(home: Home, loop: Loop, file: str, kept: Upkeep, more: bool, progress: Progress) -> str:
@@ -326,7 +334,7 @@ def compare(home: Home, loop: Loop, run: Run) -> Comparison:
         labels={
             "served": joined["_label"].to_numpy(zero_copy_only=False).astype(bool),
             "never": scores["never"] >= package.manifest.threshold,
-            "heuristic": scores["heuristic"] >= 0.5,
+            "heuristic": scores["heuristic"] >= package.manifest.threshold,
         },
     )
 

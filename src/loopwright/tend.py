@@ -16,13 +16,14 @@ from loopwright.business.value import account
 from loopwright.data.context import feed
 from loopwright.loop import Loop
 from loopwright.monitor.watch import Watched, watch
+from loopwright.records.declarations import duration
 from loopwright.records.errors import LoopwrightError
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
 from loopwright.records.ledger import Problem
 from loopwright.records.predictions.commit import Committed, commit
 from loopwright.records.turns import LoopRecord
-from loopwright.records.windows import ValueWindow
+from loopwright.records.windows import Quality, ValueWindow
 
 LEASE_SECONDS = 60.0
 
@@ -36,11 +37,14 @@ class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def upkeep(home: Home, loop: Loop, *, until: datetime) -> Upkeep:
-    """Commit the loop's logs, close the windows due at `until`, and account for each window that closed or was revised."""
+    """Commit the loop's logs, close the windows due at `until`, and account for each window that closed or was revised.
+
+    What an upkeep that died left half done is done by the next one.
+    """
     committed = commit(home, loop.name)
     watched = watch(home, loop_name=loop.name, monitor=loop.monitor, retrain=loop.retrain, outcome=loop.outcome, until=until)
     values = []
-    for quality in watched.qualities:
+    for quality in _unaccounted(home, loop, until):
         value = account(
             home,
             loop_name=loop.name,
@@ -54,6 +58,17 @@ def upkeep(home: Home, loop: Loop, *, until: datetime) -> Upkeep:
             home.ledger.put(value, loop=loop.name, key=quality.start.isoformat())
             values.append(value)
     return Upkeep(committed=committed, watched=watched, values=values)
+
+
+def _unaccounted(home: Home, loop: Loop, until: datetime) -> list[Quality]:
+    """Windows whose quality is newer than their account, oldest first, as far back as outcomes can still come."""
+    since = until - duration(loop.outcome.wait) - 2 * duration(loop.monitor.every)
+    accounted = {e.key: e.sequence for e in home.ledger.find(ValueWindow, loop=loop.name, newest=False)}
+    newest = {e.key: e for e in home.ledger.find(Quality, loop=loop.name, newest=False)}
+    due = [
+        e.record for key, e in newest.items() if e.record.rows and e.record.end >= since and accounted.get(key, 0) < e.sequence
+    ]
+    return sorted(due, key=lambda quality: quality.start)
 
 
 def loops(home: Home) -> list[tuple[Loop, str]]:
@@ -70,8 +85,8 @@ def tend(home: Home, *, owner: str, retrain: bool = True) -> dict[str, Upkeep] |
     now = home.clock.now()
     for loop, file in loops(home):
         home.ledger.lock("tend", owner, LEASE_SECONDS)
-        feed(home, loop.context, known_from=None, known_to=now)
         try:
+            feed(home, loop.context, known_from=None, known_to=now)
             result = upkeep(home, loop, until=now)
         except LoopwrightError as error:
             problem = Problem(where=f"upkeep of {loop.name}", what=str(error))

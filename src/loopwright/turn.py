@@ -1,6 +1,9 @@
 """One turn of the loop: the stages in order, each step recorded, resumed after an interruption at the step it was in."""
 
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -15,10 +18,12 @@ from loopwright.deploy.controller import release, serving
 from loopwright.develop.train import develop
 from loopwright.loop import Loop
 from loopwright.monitor.watch import watched_columns
+from loopwright.records import failpoints
 from loopwright.records.declarations import Candidate, declaration_digest, duration
-from loopwright.records.errors import ReleaseConflict
+from loopwright.records.errors import LedgerUnavailable, ReleaseConflict
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.examples import Examples
+from loopwright.records.file_lock import FileLock
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id, scoped_name
 from loopwright.records.progress import Progress, Silent
@@ -26,7 +31,7 @@ from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
 from loopwright.scope.declare import declare
 
 Cause = Literal["first", "schedule", "drift", "decay", "manual"]
-LEASE_SECONDS = 900.0
+LEASE_SECONDS = 60.0
 
 
 class Turning(msgspec.Struct):
@@ -58,21 +63,51 @@ def turn(
 ) -> list[Step]:
     """Run the stages up to `until` on what was known at `as_of` (now by default) and return their steps.
 
-    An unfinished turn of the same declaration is resumed where it was interrupted. `refit` retrains the serving
+    An unfinished turn of the same declaration is resumed where it was interrupted (by a trigger only if the same cause began
+    it: what was left lying for another reason may be of long ago). `refit` retrains the serving
     candidate with the hyper-parameters it has (beside the heuristic) instead of comparing all candidates again;
     `release=False` stops before anything is put into service. Raises what a stage raises, after recording the failure.
     """
     progress = progress or Silent()
-    owner = new_id(home.clock.now())
-    if not home.ledger.lock(scoped_name("turn", loop.name), owner, LEASE_SECONDS):
-        raise ReleaseConflict(f"turn of loop {loop.name!r} (another turn is running)", 0, 1)
-    try:
+    with _alone(home, loop.name):
         state = _begin(
             home, loop, file=file, as_of=as_of, cause=cause, why=why, refit=refit, release=release, progress=progress
         )
         return _run(state, until)
-    finally:
-        home.ledger.unlock(scoped_name("turn", loop.name), owner)
+
+
+@contextmanager
+def _alone(home: Home, loop: str) -> Iterator[None]:
+    """Hold the loop's turn inside: one at a time in this home, and one at a time among all who share the ledger.
+
+    Within a home a file lock decides, which the kernel frees when its holder is killed, so that a turn can be resumed at
+    once; between homes and machines a lease in the ledger does, renewed while the turn runs.
+    """
+    name = scoped_name("turn", loop)
+    owner = f"{socket.gethostname()}:{home.path}"[-500:]
+    conflict = ReleaseConflict(f"turn of loop {loop!r} (another turn is running)", 0, 1)
+    with ExitStack() as held:
+        lock = FileLock(home.folder("runs") / f"{loop}.lock")
+        held.callback(lock.close)
+        try:
+            held.enter_context(lock.hold(0))
+        except TimeoutError:
+            raise conflict from None
+        if not home.ledger.lock(name, owner, LEASE_SECONDS):
+            raise conflict
+        held.callback(home.ledger.unlock, name, owner)
+        over = threading.Event()
+        renewing = threading.Thread(target=_renew, args=(home, name, owner, over), daemon=True)
+        renewing.start()
+        held.callback(renewing.join)
+        held.callback(over.set)
+        yield
+
+
+def _renew(home: Home, name: str, owner: str, over: threading.Event) -> None:
+    while not over.wait(LEASE_SECONDS / 3):
+        with suppress(LedgerUnavailable):  # the next time, or the lease runs out
+            home.ledger.lock(name, owner, LEASE_SECONDS)
 
 
 def _begin(
@@ -99,6 +134,7 @@ def _begin(
         and before.record.state in ("running", "failed", "stopped")
         and before.record.declaration == declaration
         and as_of is None
+        and cause in ("manual", before.record.cause)
     ):
         old = before.record
         for entry in home.ledger.find(Step, loop=loop.name, newest=False):
@@ -143,6 +179,7 @@ def _step(state: Turning, stage: Stage) -> Step:
         turn=state.turn, stage=stage, state="running", started=started, seconds=0.0, summary=f"{stage} began", output={}
     )
     ledger.put(step, loop=state.loop.name, key=f"{state.turn}:{stage}")
+    failpoints.hit("turn.step.began")
     try:
         summary, output = RUN[stage](state)
     except BaseException as error:
@@ -150,6 +187,7 @@ def _step(state: Turning, stage: Stage) -> Step:
         ledger.put(failed, loop=state.loop.name, key=f"{state.turn}:{stage}")
         _finish(state, "failed")
         raise
+    failpoints.hit("turn.step.ran")
     done = msgspec.structs.replace(step, state="done", seconds=clock.monotonic() - tick, summary=summary, output=output)
     ledger.put(done, loop=state.loop.name, key=f"{state.turn}:{stage}")
     state.outputs[stage] = output

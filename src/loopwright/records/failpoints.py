@@ -38,6 +38,8 @@ POINTS: tuple[tuple[str, str], ...] = (
     ("log.commit.before", "segments read, nothing in Delta"),
     ("log.commit.delta", "rows and cursor in Delta, segments still there"),
     ("log.commit.half", "some of the committed segments deleted"),
+    ("turn.step.began", "step of a turn recorded as running, nothing of it done"),
+    ("turn.step.ran", "step of a turn done, not recorded as done"),
     ("window.computed", "monitoring window measured, nothing written"),
     ("window.closed", "monitoring window written, no reason to retrain looked for, no alert sent"),
     ("alert.decided", "alert recorded, not sent"),
