@@ -333,20 +333,29 @@ def _drift(value: DriftReport) -> RenderableType:
     rows = []
     for window in value.windows:
         found = quality.get(window.start)
-        worst = max((c for c in window.columns if c.psi is not None), key=lambda c: c.psi or 0.0, default=None)
+        worst = max((c for c in window.columns if c.psi is not None), key=lambda c: c.beyond, default=None)
         rows.append(
             [
                 f"{window.start:%Y-%m-%d}",
                 window.rows,
                 state(window.state),
-                f"{worst.psi:.3f} {worst.column}" if worst and worst.psi is not None else None,
+                f"{worst.beyond:.3f} {worst.column}" if worst else None,
                 window.drifted,
                 state(found.state) if found else None,
                 found.metrics.get(metric) if found else None,
                 f"{found.with_outcome / found.rows:.0%}" if found and found.rows else None,
             ]
         )
-    columns = ["from", "rows", "inputs", "worst PSI", "drifted", "quality", metric.replace("_", " ") or "metric", "truth known"]
+    columns = [
+        "from",
+        "rows",
+        "inputs",
+        "PSI beyond usual",
+        "drifted",
+        "quality",
+        metric.replace("_", " ") or "metric",
+        "truth known",
+    ]
     return table(columns, rows, right=["rows", "truth known"])
 
 
@@ -392,7 +401,7 @@ def _replayed(value: Replayed) -> RenderableType:
             f"{w.start:%Y-%m-%d}",
             w.rows,
             state(w.state),
-            f"{w.psi:.2f}",
+            number(w.psi),
             interval(w.metric),
             number(w.metric_never),
             number(w.metric_heuristic),
@@ -402,7 +411,7 @@ def _replayed(value: Replayed) -> RenderableType:
         ]
         for w in value.weeks
     ]
-    columns = ["from", "rows", "inputs", "PSI", metric, "never", "heuristic", "package", value.currency, ""]
+    columns = ["from", "rows", "inputs", "PSI beyond usual", metric, "never", "heuristic", "package", value.currency, ""]
     money = table(
         ["", f"value in {value.currency} over no model", f"the loop earns more by {value.currency}"],
         [
@@ -416,7 +425,10 @@ def _replayed(value: Replayed) -> RenderableType:
         f"{value.start:%Y-%m-%d} to {value.end:%Y-%m-%d}, in {value.seconds:.0f} s"
     )
     return Group(
-        heading(value.loop), table(columns, rows, right=["rows", "PSI", "never", "heuristic", value.currency]), money, Text(end)
+        heading(value.loop),
+        table(columns, rows, right=["rows", "PSI beyond usual", "never", "heuristic", value.currency]),
+        money,
+        Text(end),
     )
 
 

@@ -253,7 +253,7 @@ def _drift(page: LoopPage, colours: dict[str, str], *, narrow: bool) -> dict[str
     worst: dict[str, float] = {}
     for window in page.windows:
         for column in window.columns:
-            worst[column.column] = max(worst.get(column.column, 0.0), column.psi or 0.0)
+            worst[column.column] = max(worst.get(column.column, 0.0), column.beyond)
     shown = sorted(worst, key=lambda c: -worst[c])[:MOST_COLUMNS]
     rows = []
     for window in page.windows:

@@ -30,6 +30,11 @@ class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
     mean_reference: float | None
     usual: float = 0.0
 
+    @property
+    def beyond(self) -> float:
+        """PSI beyond what is usual for the column; 0 where it was not measured."""
+        return max(0.0, self.psi - self.usual) if self.psi is not None else 0.0
+
 
 class Window(Record, frozen=True, kw_only=True):
     """One monitoring window [start, end) of a loop. `packages` counts rows by package; `degraded` is a share of rows.

@@ -342,14 +342,13 @@ def _week(room: Any, compared: "Comparison", run: "Run", money: dict[str, Any], 
 
     lap, mask = run.laps[index], compared.lap == index
     nothing = Estimate(float("nan"), float("nan"), float("nan"), 0)
-    shifts = [c.psi for c in lap.window.columns if c.psi is not None] if lap.window else []
     return Week(
         start=lap.start,
         end=lap.end,
         rows=lap.rows,
         state=lap.window.state if lap.window else "open",
         drifted=lap.window.drifted if lap.window else [],
-        psi=max(shifts, default=0.0),
+        psi=max((c.beyond for c in lap.window.columns), default=0.0) if lap.window else float("nan"),
         metric=lap.quality.metrics.get(run.metric, nothing) if lap.quality else nothing,
         metric_never=room.metric_of(compared, run.metric, "never", index),
         metric_heuristic=room.metric_of(compared, run.metric, "heuristic", index),

@@ -220,7 +220,7 @@ class Tended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Week(msgspec.Struct, frozen=True, kw_only=True):
-    """One monitoring window of a replay. Values are in the scope's currency, over no model; metrics over known outcomes."""
+    """One monitoring window of a replay; `psi` is the largest beyond what is usual for its column. Values are in the scope's currency, over no model; metrics over known outcomes."""
 
     start: datetime
     end: datetime
