@@ -13,6 +13,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Literal
 
 import msgspec
@@ -126,7 +127,7 @@ class Traced:
         outputs: dict[str, Any] = {}
         with _quiet():
             if self.numbers:
-                outputs["numbers"] = ndx.stack(list(self.numbers.values()), axis=1)
+                outputs["numbers"] = _side_by_side(list(self.numbers.values()))
             for name, array in self.categories.items():
                 outputs[f"value.{name}"] = nde.fill_null(array, "") if _nullable(array) else array
                 if _nullable(array):
@@ -142,12 +143,12 @@ class Traced:
     def matrix(self, vocabulary: Mapping[str, Vocabulary], encoding: Encoding) -> Any:
         """The matrix as an ndonnx array, float32 [N, number of names]."""
         with _quiet():
-            blocks = [
-                _codes(self.categories[name], vocabulary[name], encoding)
-                if name in self.categories
-                else ndx.expand_dims(self.numbers[name], axis=1)
+            parts = [
+                _codes(self.categories[name], vocabulary[name], encoding) if name in self.categories else self.numbers[name]
                 for name in self.order
             ]
+            runs = [list(run) for _, run in groupby(parts, key=lambda part: part.ndim)]
+            blocks = [block for run in runs for block in ([_side_by_side(run)] if run[0].ndim == 1 else run)]
             return ndx.concat(blocks, axis=1) if len(blocks) > 1 else blocks[0]
 
     def matrix_graph(self, vocabulary: Mapping[str, Vocabulary], encoding: Encoding) -> bytes:
@@ -341,8 +342,13 @@ def _number(array: Any) -> Any:
     return nde.fill_null(ndx.astype(array, ndx.nfloat32), float("nan"))
 
 
+def _side_by_side(arrays: list[Any]) -> Any:
+    """K arrays float32 [N] as one float32 [N, K]: laid end to end and turned, three nodes where a stack has K + 1."""
+    return ndx.permute_dims(ndx.reshape(ndx.concat(arrays), (len(arrays), -1)), (1, 0))
+
+
 def _codes(array: Any, vocabulary: Vocabulary, encoding: Encoding) -> Any:
-    """Codes of a string feature, float32 [N, 1] (ordinal) or [N, K] (onehot).
+    """Codes of a string feature, float32 [N] (ordinal) or [N, K] (onehot).
 
     Word i has code i, any other string has K, null K + 1. Onehot has a column for `(other)` and `(null)` only when the
     training rows had some; otherwise such a row is all zeros, rather than weighted by something never trained.
@@ -355,9 +361,9 @@ def _codes(array: Any, vocabulary: Vocabulary, encoding: Encoding) -> Any:
         code = ndx.astype(plain == "", ndx.int64) * 0
     if _nullable(array):
         code = ndx.where(_mask(array), ndx.asarray(size + 1, dtype=ndx.int64), ndx.astype(code, ndx.int64))
-    code = ndx.expand_dims(ndx.astype(code, ndx.int64), axis=1)
     if encoding == "ordinal":
         return ndx.astype(code, ndx.float32)
+    code = ndx.expand_dims(ndx.astype(code, ndx.int64), axis=1)
     wanted = [*range(size), *([size] if vocabulary.other else []), *([size + 1] if vocabulary.null else [])]
     return ndx.astype(code == ndx.asarray(np.array(wanted, dtype=np.int64)), ndx.float32)
 
