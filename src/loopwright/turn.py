@@ -63,8 +63,8 @@ def turn(
 ) -> list[Step]:
     """Run the stages up to `until` on what was known at `as_of` (now by default) and return their steps.
 
-    An unfinished turn of the same declaration is resumed where it was interrupted (by a trigger only if the same cause began
-    it: what was left lying for another reason may be of long ago). `refit` retrains the serving
+    An unfinished turn of the same declaration is resumed where it was interrupted (by a trigger only where
+    the same cause began it and it was cut off: what failed or was stopped may be of long ago). `refit` retrains the serving
     candidate with the hyper-parameters it has (beside the heuristic) instead of comparing all candidates again;
     `release=False` stops before anything is put into service. Raises what a stage raises, after recording the failure.
     """
@@ -134,7 +134,7 @@ def _begin(
         and before.record.state in ("running", "failed", "stopped")
         and before.record.declaration == declaration
         and as_of is None
-        and cause in ("manual", before.record.cause)
+        and (cause == "manual" or (cause == before.record.cause and before.record.state == "running"))
     ):
         old = before.record
         for entry in home.ledger.find(Step, loop=loop.name, newest=False):
@@ -179,15 +179,15 @@ def _step(state: Turning, stage: Stage) -> Step:
         turn=state.turn, stage=stage, state="running", started=started, seconds=0.0, summary=f"{stage} began", output={}
     )
     ledger.put(step, loop=state.loop.name, key=f"{state.turn}:{stage}")
-    failpoints.hit("turn.step.began")
     try:
+        failpoints.hit("turn.step.began")
         summary, output = RUN[stage](state)
+        failpoints.hit("turn.step.ran")
     except BaseException as error:
         failed = msgspec.structs.replace(step, state="failed", seconds=clock.monotonic() - tick, summary=str(error)[:500])
         ledger.put(failed, loop=state.loop.name, key=f"{state.turn}:{stage}")
         _finish(state, "failed")
         raise
-    failpoints.hit("turn.step.ran")
     done = msgspec.structs.replace(step, state="done", seconds=clock.monotonic() - tick, summary=summary, output=output)
     ledger.put(done, loop=state.loop.name, key=f"{state.turn}:{stage}")
     state.outputs[stage] = output

@@ -4,15 +4,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 from tests.deploy.loops import NOW, NOW_US, Weather, flight, golden, model_graph, package
 
+from loopwright.data.examples import unit_sql
 from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.predict import Predictor, unit_of
 from loopwright.records.clock import SimulatedClock
+from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import PackageRefused, Unavailable
 from loopwright.records.ids import is_trace_id, time_of
 from loopwright.records.online import Online
@@ -222,10 +225,14 @@ def test_graphs_that_do_not_fit_the_contract_are_refused(packages: Packages) -> 
         ready(packages, request=request)
 
 
-def test_units_are_text_as_sql_would_have_it() -> None:
+def test_units_are_the_text_that_examples_outcomes_and_context_use_too() -> None:
     values = {"a": "x", "b": True, "c": 7, "d": 1_700_000_000_000_000}
     assert unit_of(values, ["a"]) == "x"
-    assert unit_of(values, ["a", "b", "c", "d"]) == "x|true|7|1700000000000000"
+    assert unit_of(values, ["a", "b", "c", "d"]) == "x|True|7|1700000000000000"
+    columns = {"a": Column("string"), "b": Column("boolean"), "c": Column("integer"), "d": Column("timestamp")}
+    sql = unit_sql(Table("t", columns, ["a"], "d"), list(values))
+    rows = "SELECT 'x' AS a, true AS b, 7 AS c, make_timestamptz(1700000000000000) AS d"
+    assert duckdb.sql(f"SELECT {sql} FROM ({rows})").fetchall() == [(unit_of(values, list(values)),)]
 
 
 def test_thousands_of_rows_are_quick(packages: Packages) -> None:

@@ -276,5 +276,5 @@ def unit_of(row: Mapping[str, Any], key: Sequence[str]) -> str:
 
 
 def text_of(value: Any) -> str:
-    """One key value as text: as SQL would cast it, timestamps as microseconds."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """One key value as text, as everywhere: what Python's `str` gives, timestamps as microseconds."""
+    return str(value)

@@ -298,6 +298,8 @@ def replay(
     begin, stop = moment(start, "--start"), moment(end, "--end")
     if stop <= begin:
         raise UsageError(f"--end {end} must be after --start {start}")
+    if keep is not None and keep.exists() and any(keep.iterdir()):
+        raise UsageError(f"--keep {keep}: the folder holds something already; a replay needs a home of its own")
     folder = keep or home.folder("replays") / new_id(home.clock.now())
     scratch = room.workspace(home, declared, begin, folder)
     try:

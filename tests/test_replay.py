@@ -1,0 +1,211 @@
+"""The loop against history: it never sees the future, policies do what they say, and the totals are the plain sums."""
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+from tests.journeys import synthetic
+from tests.journeys.synthetic import DRIFT, END, FILE, START, WEEK, WORTH, World
+
+from loopwright import Home
+from loopwright.loop import load_loop
+from loopwright.records.clock import RealClock
+from loopwright.records.errors import ExamplesRefused, GateFailed, UsageError
+from loopwright.records.turns import Turn
+from loopwright.records.windows import Alert, Quality, Trigger, Window
+from loopwright.replay import Run, compare, edges, replay, workspace
+from loopwright.verbs.act import summarise
+from loopwright.verbs.results import Replayed
+
+Rows = list[dict[str, Any]]
+LOOP = load_loop(FILE)
+
+
+class Played(NamedTuple):
+    """A replay that is over."""
+
+    home: Home
+    run: Run
+    summary: Replayed
+
+    @property
+    def answers(self) -> Rows:
+        """What was answered, in order of time."""
+        rows: Rows = self.home.lake.read("predictions.late").sort_by("_id").to_pylist()
+        return rows
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return synthetic.world()
+
+
+@pytest.fixture(scope="module")
+def played(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Replays by policy and world, each made once."""
+    done: dict[str, Played] = {}
+
+    def get(policy: str = "declared", given: World = world, name: str = "true", end: dt.datetime = END) -> Played:
+        key = f"{policy} {name}"
+        if key not in done:
+            home = synthetic.filled(tmp_path_factory.mktemp(policy) / "home", START, given)
+            run = replay(home, LOOP, file=str(FILE), start=START, end=end, policy=policy)
+            done[key] = Played(home, run, summarise(home, LOOP, run, policy))
+        return done[key]
+
+    yield get
+    for one in done.values():
+        one.home.close()
+
+
+def test_every_decision_is_answered_once_at_its_moment_with_what_was_known_then(world: World, played: Any) -> None:
+    answers = played().answers
+    asked = [o for o in world.orders if START <= o["at"] < END]
+    assert sorted(a["order"] for a in answers) == [o["order"] for o in asked]
+    by_order = {o["order"]: o for o in asked}
+    for a in answers:
+        order = by_order[a["order"]]
+        assert a["_at"] == a["at"] == order["at"]
+        assert (a["shop"], a["distance"], a["weight"]) == (order["shop"], order["distance"], order["weight"])
+    for a in answers[::5]:
+        assert a["jam"] == synthetic.context_of(world, a["shop"], a["_at"]), (a["order"], a["_at"])
+    assert any(a["jam"] is None for a in answers), "a gap in the context, or the test shows nothing"
+
+
+def test_the_future_changes_nothing_that_was_decided_before_it(world: World, played: Any) -> None:
+    moment = DRIFT + 2 * WEEK + dt.timedelta(hours=31)
+    fair, foul = played(), played(given=synthetic.poisoned(world, moment), name="poisoned")
+    before, after = ([a for a in p.answers if a["_at"] <= moment] for p in (fair, foul))
+    told = ("order", "shop", "distance", "weight", "jam", "_score", "_label", "_flags", "_context_age_s", "_unit", "_at")
+    assert [{n: a[n] for n in told} for a in before] == [{n: a[n] for n in told} for a in after]
+    assert len(before) > 1000
+
+    def decided(p: Played, kind: Any) -> list[Any]:
+        return [e.record for e in p.home.ledger.find(kind, newest=False) if e.at <= moment]
+
+    assert [(t.cause, t.as_of, t.why) for t in decided(fair, Turn)] == [(t.cause, t.as_of, t.why) for t in decided(foul, Turn)]
+    assert len({t.turn for t in decided(fair, Turn)}) == 2, "the first turn and a retraining lie before the moment"
+    assert decided(fair, Trigger) == decided(foul, Trigger)
+    measured = [
+        [msgspec.structs.replace(w, packages={}, reference="", degraded=0.0) for w in decided(p, Window)] for p in (fair, foul)
+    ]
+    assert measured[0] == measured[1]
+    qualities = [[(q.start, q.with_outcome, q.metrics, q.slices) for q in decided(p, Quality)] for p in (fair, foul)]
+    assert repr(qualities[0]) == repr(qualities[1])
+    # The poison works: afterwards it is another story.
+    later = [[(a["order"], a["_score"]) for a in p.answers if a["_at"] > moment] for p in (fair, foul)]
+    assert later[0] != later[1]
+
+
+def test_a_replay_of_everything_is_a_replay_of_what_was_there_each_day(world: World, played: Any, tmp_path: Path) -> None:
+    """Rows that come later need not exist: a home that holds only what was known by then decides the same."""
+    stop = DRIFT + WEEK
+    with synthetic.filled(tmp_path / "home", START, synthetic.known(LOOP, world, stop)) as home:
+        replay(home, LOOP, file=str(FILE), start=START, end=stop)
+        short = home.lake.read("predictions.late").sort_by("_id").to_pylist()
+    whole = [a for a in played().answers if a["_at"] < stop]
+    assert [(a["order"], a["_score"], a["jam"]) for a in short] == [(a["order"], a["_score"], a["jam"]) for a in whole]
+
+
+def test_the_planted_drift_is_found_and_retraining_pays(played: Any) -> None:
+    fair, never = played(), played("never")
+    drifted = {lap.start: set(lap.window.drifted) for lap in fair.run.laps}
+    assert not any({"distance", "score"} & drifted[start] for start in drifted if start < DRIFT)
+    assert {"distance", "score"} <= drifted[DRIFT], "found in its first week"
+    [first, *_] = fair.home.ledger.find(Trigger, newest=False)
+    assert (first.record.cause, first.at) == ("drift", DRIFT + WEEK)
+    [_, retrained, *_] = {e.record.turn: e.record for e in fair.home.ledger.find(Turn, newest=False)}.values()
+    assert (retrained.cause, retrained.as_of, retrained.why) == ("drift", DRIFT + WEEK, first.record.reason)
+    assert next(lap for lap in fair.run.laps if lap.start == DRIFT).event == "retrained (drift), released"
+    assert any(a.record.key == "drift" for a in fair.home.ledger.find(Alert))
+    assert fair.summary.over_never.low > 0, "known truth: a model from before the drift is worth less after it"
+    last = fair.summary.weeks[-1]
+    assert last.metric.value > last.metric_never + 0.15
+    assert all(w.state == "drift" for w in never.summary.weeks if w.start >= DRIFT), "whom nobody retrains the drift stays"
+
+
+@pytest.mark.parametrize(("policy", "least", "most"), [("never", 0, 0), ("weekly", 7, 7), ("monthly", 1, 1), ("drift", 1, 6)])
+def test_policies_retrain_as_declared(played: Any, policy: str, least: int, most: int) -> None:
+    found = played(policy)
+    events = [lap.event for lap in found.run.laps if lap.event]
+    assert least <= found.summary.retrainings <= most, events
+    turns = {e.record.turn: e.record for e in found.home.ledger.find(Turn, newest=False)}.values()
+    assert len(turns) == 1 + found.summary.retrainings
+    causes = {"never": set(), "weekly": {"schedule"}, "monthly": {"schedule"}, "drift": {"drift"}}[policy]
+    assert {t.cause for t in turns} == {"first"} | causes
+    released = [e for e in events if e.endswith("released") and "not released" not in e]
+    assert len(found.summary.packages) <= 1 + len(released)
+    assert {t.state for t in turns} == {"done"}
+    if policy == "drift":
+        assert all(lap.window is not None and lap.window.state == "drift" for lap in found.run.laps if lap.event)
+
+
+def test_the_totals_are_the_plain_sums(world: World, played: Any) -> None:
+    fair = played()
+    truth = synthetic.truth_of(world, END)
+    distances = {o["order"]: o["distance"] for o in world.orders}
+    model, rule, rows = 0.0, 0.0, 0
+    weeks = [0.0] * len(fair.run.laps)
+    for a in fair.answers:
+        if a["order"] not in truth:
+            continue
+        late = truth[a["order"]]
+        rows += 1
+        worth = WORTH[a["_label"], late] - WORTH[False, late]
+        model += worth
+        weeks[(a["_at"] - START) // WEEK] += worth
+        rule += WORTH[distances[a["order"]] > 15, late] - WORTH[False, late]
+    found = fair.summary
+    assert (found.value.n, found.value.value, found.value_heuristic.value) == (rows, pytest.approx(model), pytest.approx(rule))
+    assert [w.value for w in found.weeks] == pytest.approx(weeks)
+    assert found.over_heuristic.value == pytest.approx(model - rule)
+    assert found.predictions == len(fair.answers) == sum(w.rows for w in found.weeks)
+
+
+def test_beside_it_stands_what_never_retraining_really_comes_to(played: Any) -> None:
+    """The column `never` of one replay is the total of another that never retrained, on the same rows."""
+    fair, never = played(), played("never")
+    assert never.summary.value == never.summary.value_never
+    assert fair.summary.value_never == never.summary.value
+    assert [w.value_never for w in fair.summary.weeks] == [w.value for w in never.summary.weeks]
+    assert compare(never.home, LOOP, never.run).scores["served"].tolist() == pytest.approx(
+        compare(fair.home, LOOP, fair.run).scores["never"].tolist(), abs=1e-6
+    )
+
+
+def test_a_workspace_touches_nothing_of_the_home_it_came_from(world: World, tmp_path: Path) -> None:
+    with synthetic.filled(tmp_path / "home", START, world) as home:
+        entries, versions = home.ledger.count(), {n: home.lake.version(n) for n in home.lake.names()}
+        with workspace(home, LOOP, START, tmp_path / "other") as scratch:
+            replay(scratch, LOOP, start=START, end=START + WEEK, policy="never")
+            assert scratch.lake.count("predictions.late") > 200
+        assert (home.ledger.count(), {n: home.lake.version(n) for n in home.lake.names()}) == (entries, versions)
+
+
+def test_what_cannot_be_replayed_is_said(world: World, tmp_path: Path) -> None:
+    with synthetic.opened(tmp_path / "real", RealClock()) as real, pytest.raises(UsageError, match="simulated clock"):
+        replay(real, LOOP, start=START, end=END)
+    with synthetic.filled(tmp_path / "home", START, world) as home:
+        with pytest.raises(UsageError, match="no policy 'yearly'"):
+            replay(home, LOOP, start=START, end=END, policy="yearly")
+        with pytest.raises(UsageError, match="nothing to replay"):
+            replay(home, LOOP, start=END + WEEK, end=END + 2 * WEEK)
+        hopeless = msgspec.structs.replace(
+            LOOP,
+            scope=msgspec.structs.replace(
+                LOOP.scope, objectives=[msgspec.structs.replace(LOOP.scope.objectives[0], at_least=0.999)]
+            ),
+        )
+        with pytest.raises(GateFailed, match="released nothing"):
+            replay(home, hopeless, start=START, end=START + WEEK)
+    with synthetic.filled(tmp_path / "early", synthetic.BEGIN, world) as home, pytest.raises(ExamplesRefused):
+        replay(home, LOOP, start=synthetic.BEGIN + dt.timedelta(hours=1), end=START)
+
+
+def test_edges_cover_the_stretch_without_gap_or_overlap() -> None:
+    assert edges(START, START + 2.5 * WEEK, WEEK) == [START, START + WEEK, START + 2 * WEEK, START + 2.5 * WEEK]
+    assert edges(START, START + 2 * WEEK, WEEK) == [START, START + WEEK, START + 2 * WEEK]
+    assert edges(START, START + WEEK / 2, WEEK) == [START, START + WEEK / 2]

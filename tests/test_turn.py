@@ -1,0 +1,278 @@
+"""A turn: its stages in order, each recorded; interrupted anywhere it goes on where it was; the gate has the last word."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.journeys import synthetic
+from tests.journeys.synthetic import FILE, START, WEEK
+
+from loopwright import Guard, Home, Loop, Release
+from loopwright.deploy.checks import GateResult
+from loopwright.deploy.controller import history, serving
+from loopwright.loop import load_loop
+from loopwright.records import failpoints
+from loopwright.records.clock import RealClock, SimulatedClock
+from loopwright.records.errors import ExamplesRefused, ReleaseConflict
+from loopwright.records.evaluation import Leaderboard
+from loopwright.records.examples import Examples
+from loopwright.records.ids import scoped_name
+from loopwright.records.turns import STAGES, LoopRecord, Step, Turn
+from loopwright.turn import turn
+
+
+@pytest.fixture(scope="module")
+def loop() -> Loop:
+    return load_loop(FILE)
+
+
+@pytest.fixture(scope="module")
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which everything was ingested and nothing ran, to be copied."""
+    folder = tmp_path_factory.mktemp("ingested") / "home"
+    synthetic.filled(folder, START, synthetic.world()).close()
+    return folder
+
+
+@pytest.fixture
+def home(ingested: Path, tmp_path: Path) -> Iterator[Home]:
+    shutil.copytree(ingested, tmp_path / "home")
+    with synthetic.opened(tmp_path / "home", START) as opened:
+        yield opened
+
+
+def steps_of(home: Home) -> list[tuple[str, str]]:
+    """Stage and state of every record of a step, in order."""
+    return [(e.record.stage, e.record.state) for e in home.ledger.find(Step, newest=False)]
+
+
+def states_of(home: Home) -> list[str]:
+    return [e.record.state for e in home.ledger.find(Turn, newest=False)]
+
+
+def whole(stages: tuple[str, ...] = STAGES) -> list[tuple[str, str]]:
+    return [(stage, state) for stage in stages for state in ("running", "done")]
+
+
+def test_the_stages_run_in_order_and_each_is_recorded(home: Home, loop: Loop) -> None:
+    steps = turn(home, loop, file=str(FILE), why="let us begin")
+    assert [s.stage for s in steps] == list(STAGES)
+    assert steps_of(home) == whole()
+    assert states_of(home) == ["running", "done"]
+    [(began, over)] = zip(*[iter(home.ledger.find(Turn, newest=False))] * 2, strict=True)
+    assert (over.record.cause, over.record.why, over.record.as_of) == ("first", "let us begin", START)
+    state = serving(home, loop.name)
+    assert state is not None
+    assert state.why == "let us begin"
+    assert over.record.result == state.arms[0].package
+    assert began.record.turn == over.record.turn == steps[0].turn
+    # What each step made stands in the ledger, and what it was made from is linked.
+    outputs = {s.stage: s.output for s in steps}
+    board = home.ledger.get(outputs["develop"]["leaderboard"], Leaderboard).record
+    assert [r.candidate for r in board.rows if r.package == state.arms[0].package] == [
+        home.packages.read(state.arms[0].package).manifest.candidate
+    ]
+    sources = {link.source for link in home.ledger.links(state.arms[0].package, direction="up", depth=8)}
+    assert outputs["data"]["examples"] in sources
+    assert {s.partition("@")[0] for s in sources if s.startswith("table:")} == {
+        "table:orders",
+        "table:traffic",
+        "table:deliveries",
+    }
+    assert home.ledger.latest(LoopRecord, loop=loop.name).record.file == str(FILE)  # type: ignore[union-attr]  # it is there
+
+
+def test_a_turn_stops_where_asked_and_goes_on_from_there(home: Home, loop: Loop) -> None:
+    first = turn(home, loop, until="develop")
+    assert [s.stage for s in first] == ["scope", "data", "develop"]
+    assert serving(home, loop.name) is None
+    home.clock.advance(WEEK)  # type: ignore[attr-defined]  # a simulated clock
+    rest = turn(home, loop)
+    assert [s.stage for s in rest] == ["deploy", "monitor", "business"]
+    assert {s.turn for s in first + rest} == {first[0].turn}
+    assert states_of(home) == ["running", "stopped", "running", "done"]
+    assert home.ledger.find(Turn)[0].record.as_of == START, "a resumed turn learns from what its beginning knew"
+
+
+def test_nothing_is_put_into_service_when_asked_not_to(home: Home, loop: Loop) -> None:
+    deployed = turn(home, loop, release=False)[3]
+    assert (deployed.stage, deployed.output) == ("deploy", {"released": False, "reasons": []})
+    assert serving(home, loop.name) is None
+
+
+@pytest.mark.parametrize("stage", ["develop", "deploy"])
+def test_a_failure_is_recorded_and_the_turn_resumes_at_its_step(home: Home, loop: Loop, stage: str) -> None:
+    points = {"develop": "turn.step.ran=EIO@3", "deploy": "turn.step.began=EIO@4"}
+    failpoints.arm(points[stage])
+    try:
+        with pytest.raises(OSError, match="Input/output error"):
+            turn(home, loop)
+    finally:
+        failpoints.arm("")
+    done = STAGES[: STAGES.index(stage)]
+    assert steps_of(home) == [*whole(done), (stage, "running"), (stage, "failed")]
+    assert states_of(home) == ["running", "failed"]
+    assert serving(home, loop.name) is None
+    rest = turn(home, loop)
+    assert [s.stage for s in rest] == list(STAGES[len(done) :])
+    assert states_of(home) == ["running", "failed", "running", "done"]
+    assert len({e.record.turn for e in home.ledger.find(Turn)}) == 1
+    assert len(home.ledger.find(Examples)) == 1
+    assert len(history(home, loop.name)) == 1
+
+
+def test_what_a_stage_refuses_is_recorded(tmp_path: Path, loop: Loop) -> None:
+    with synthetic.opened(tmp_path / "home", START) as home:
+        with pytest.raises(ExamplesRefused):
+            turn(home, loop)
+        assert steps_of(home) == [*whole(("scope",)), ("data", "running"), ("data", "failed")]
+        assert "loopwright ingest orders" in home.ledger.find(Step)[0].record.summary
+        assert states_of(home) == ["running", "failed"]
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from tests.journeys import synthetic
+from loopwright.loop import load_loop
+from loopwright.turn import turn
+turn(synthetic.opened(Path(sys.argv[1]), synthetic.START), load_loop(synthetic.FILE), file=str(synthetic.FILE))
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "environment"),
+    [
+        ("develop", {"DIE_IN_TRAINING": "1"}),
+        ("develop", {"LOOPWRIGHT_FAILPOINTS": "turn.step.ran=kill@3"}),
+        ("deploy", {"LOOPWRIGHT_FAILPOINTS": "turn.step.ran=kill@4"}),
+    ],
+    ids=["in training", "trained, not recorded", "released, not recorded"],
+)
+def test_a_killed_turn_resumes_at_once_at_the_step_it_was_in(
+    home: Home, loop: Loop, stage: str, environment: dict[str, str]
+) -> None:
+    home.ledger.count()
+    root = Path(__file__).parents[1]
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, str(home.path)],
+        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}", **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    done = STAGES[: STAGES.index(stage)]
+    assert steps_of(home) == [*whole(done), (stage, "running")]
+    assert states_of(home) == ["running"]
+    released = [e.id for e in history(home, loop.name)]
+    rest = turn(home, loop, file=str(FILE))
+    assert [s.stage for s in rest] == list(STAGES[len(done) :])
+    assert steps_of(home) == [*whole(done), (stage, "running"), *whole(STAGES[len(done) :])]
+    assert len({e.record.turn for e in home.ledger.find(Turn)}) == 1
+    assert len(home.ledger.find(Examples)) == 1, "the examples were not built again"
+    entries = [e.id for e in history(home, loop.name)]
+    assert len(entries) == 1, "released once, however often it was tried"
+    assert released in ([], entries)
+    assert home.ledger.verify() == []
+    assert home.packages.verify() == []
+
+
+def test_a_trigger_does_not_go_on_with_what_was_left_lying_for_another_reason(home: Home, loop: Loop) -> None:
+    turn(home, loop)
+    turn(home, loop, until="data")
+    home.clock.advance(WEEK)  # type: ignore[attr-defined]  # a simulated clock
+    steps = turn(home, loop, cause="schedule", why="time is up", refit=True)
+    assert [s.stage for s in steps] == list(STAGES)
+    newest = home.ledger.find(Turn)[0].record
+    assert (newest.cause, newest.as_of) == ("schedule", START + WEEK)
+
+
+def test_of_two_turns_at_once_one_is_told(home: Home, loop: Loop) -> None:
+    gate = threading.Barrier(2)
+    told: list[BaseException] = []
+
+    def go() -> None:
+        gate.wait()
+        try:
+            turn(home, loop)
+        except ReleaseConflict as error:
+            told.append(error)
+
+    threads = [threading.Thread(target=go) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(told) == 1
+    assert "another turn is running" in str(told[0])
+    assert steps_of(home) == whole()
+
+
+def test_a_turn_elsewhere_on_the_same_ledger_is_told_until_its_lease_runs_out(home: Home, loop: Loop) -> None:
+    assert home.ledger.lock(scoped_name("turn", loop.name), "another machine", 60)
+    with pytest.raises(ReleaseConflict, match="another turn is running"):
+        turn(home, loop)
+    assert steps_of(home) == []
+    home.ledger.unlock(scoped_name("turn", loop.name), "another machine")
+    assert turn(home, loop, until="scope")
+    assert home.ledger.lock(scoped_name("turn", loop.name), "another machine", 60), "given back at the end"
+
+
+def test_a_refit_keeps_the_candidate_and_its_hyper_parameters(home: Home, loop: Loop) -> None:
+    trees = msgspec.structs.replace(loop, candidates=[c for c in loop.candidates if c.name == "lightgbm"])
+    turn(home, trees)
+    before = home.packages.read(serving(home, loop.name).arms[0].package)  # type: ignore[union-attr]  # it serves
+    assert before.manifest.candidate == "lightgbm"
+    assert before.manifest.params
+    home.clock.advance(WEEK)  # type: ignore[attr-defined]  # a simulated clock
+    steps = turn(home, loop, refit=True, cause="schedule")
+    board = home.ledger.get(steps[2].output["leaderboard"], Leaderboard).record
+    assert {r.candidate for r in board.rows} == {"heuristic", "lightgbm"}
+    [after] = [home.packages.read(r.package) for r in board.rows if r.candidate == "lightgbm"]
+    assert after.digest != before.digest
+    assert after.manifest.params == before.manifest.params
+    assert after.manifest.parent == before.digest
+    assert after.manifest.training.as_of == START + WEEK
+    assert before.digest in {link.source for link in home.ledger.links(after.digest, direction="up", depth=1)}
+
+
+def test_what_the_gate_refuses_leaves_the_old_package_serving(home: Home, loop: Loop) -> None:
+    turn(home, loop)
+    before = serving(home, loop.name)
+    assert before is not None
+    # From now on features without worth: a model that is surely worse than the one that serves.
+    blind: Any = msgspec.structs.replace(
+        loop,
+        features=lambda f: {"order": f.order % 2},
+        scope=msgspec.structs.replace(
+            loop.scope, heuristic=msgspec.structs.replace(loop.scope.heuristic, rule=lambda f: f.weight > 39)
+        ),
+        release=Release(guards=[Guard("average_precision", tolerance=0.05)]),
+    )
+    home.clock.advance(WEEK)  # type: ignore[attr-defined]  # a simulated clock
+    steps = turn(home, blind)
+    deployed = steps[3].output
+    assert deployed["released"] is False
+    assert any("average_precision" in reason for reason in deployed["reasons"])
+    assert serving(home, loop.name) == before
+    assert home.ledger.find(GateResult)[0].record.passed is False
+    assert states_of(home)[-1] == "done", "a refusal is a result, not a failure"
+
+
+def test_a_turn_dates_itself_by_the_clock_it_is_given(home: Home, loop: Loop) -> None:
+    assert isinstance(home.clock, SimulatedClock)
+    turn(home, loop, as_of=START - WEEK)
+    record = home.ledger.find(Turn)[0]
+    assert (record.at, record.record.as_of) == (START, START - WEEK)
+    examples = home.ledger.find(Examples)[0].record
+    assert examples.as_of == START - WEEK
+    assert examples.last < START - WEEK
+    assert RealClock().now() > record.at
