@@ -1,5 +1,6 @@
 import math
 import xml.etree.ElementTree as ET
+from datetime import timedelta
 
 import msgspec
 import pytest
@@ -7,6 +8,7 @@ from tests.console import sample
 
 from loopwright.console import charts
 from loopwright.records.evaluation import Estimate
+from loopwright.records.windows import newest_stretch
 
 
 @pytest.mark.parametrize("chart", list(charts.CHARTS))
@@ -69,3 +71,16 @@ def test_the_metric_is_the_first_objective_that_is_measured() -> None:
     other = [msgspec.structs.replace(q, metrics={"roc_auc": Estimate(0.9, 0.8, 1.0, 10)}) for q in page.quality]
     assert charts.metric_of(msgspec.structs.replace(page, quality=other)) == "roc_auc"
     assert charts.metric_of(msgspec.structs.replace(page, quality=[])) == ""
+
+
+def test_a_silence_of_years_does_not_squeeze_the_year_before_it() -> None:
+    page = sample.loop_page()
+    last = page.windows[-1]
+    silence = msgspec.structs.replace(
+        last, start=last.end, end=last.end + timedelta(weeks=600), rows=0, state="no data", columns=[], drifted=[]
+    )
+    silent = msgspec.structs.replace(page, windows=[*page.windows, silence])
+    again = msgspec.structs.replace(silence, start=silence.end, end=silence.end + timedelta(weeks=1), rows=900)
+    for chart in charts.CHARTS:
+        assert charts.svg(silent, chart, size="wide", theme="light") == charts.svg(page, chart, size="wide", theme="light")
+    assert newest_stretch([*silent.windows, again]) == [again]

@@ -67,6 +67,23 @@ def test_a_watch_that_comes_late_closes_every_window_it_missed_and_a_silent_one_
     assert ("no-data", "closed") in history
 
 
+def test_a_silence_of_years_is_one_window_and_the_next_traffic_keeps_the_grid(world: World) -> None:
+    world.week(0)
+    world.week(600)
+    world.clock.advance(timedelta(days=1))
+    found = look(world)
+    assert [(w.start, w.end) for w in found.windows] == [
+        (START, START + WEEK),
+        (START + WEEK, START + 600 * WEEK),
+        (START + 600 * WEEK, START + 601 * WEEK),
+    ]
+    assert [(w.rows, w.state) for w in found.windows] == [(1000, "ok"), (0, "no data"), (1000, "ok")]
+    world.clock.advance(3 * WEEK)
+    assert [(w.start, w.end, w.state) for w in look(world).windows] == [(START + 601 * WEEK, START + 604 * WEEK, "no data")]
+    told = [e.record for e in world.home.ledger.find(Alert, loop=LOOP) if e.record.key == "no-data"]
+    assert {a.repeats for a in told} == {0}, "one silence is told once"
+
+
 def test_a_loop_that_serves_and_is_never_asked_is_no_data(world: World) -> None:
     world.clock.advance(WEEK)
     found = look(world)
@@ -223,7 +240,8 @@ def test_windows_follow_a_clock_not_the_calendar_week(world: World) -> None:
     world.clock.advance_to(start + timedelta(hours=1))
     found = look(world, monitor=Monitor(every="15m", minimum_rows=10))
     assert found.windows[0].start == START  # the release was before the first prediction
-    assert [w.rows for w in found.windows] == [0, 0, 0, 0, 0, 65, 75, 75, 75]
+    assert [w.rows for w in found.windows] == [0, 65, 75, 75, 75]
+    assert found.windows[0].end == START + timedelta(hours=1, minutes=15)  # the silence before it is one window
 
 
 def test_a_damaged_package_does_not_stop_the_watch(world: World) -> None:

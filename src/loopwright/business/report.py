@@ -17,6 +17,7 @@ from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.home import Home
 from loopwright.records.packages import Package
 from loopwright.records.turns import LoopRecord
+from loopwright.records.windows import newest_stretch
 
 PAGE = Path(__file__).with_name("report.html")
 _SIGNS = {"met": "✓", "missed": "✗", "uncertain": "?", "not measured": "–"}
@@ -256,20 +257,22 @@ def _plain(text: str) -> str:
 
 def html(report: Report) -> str:
     """The report as one HTML file that needs nothing else: styles and charts (SVG) are inside, no script."""
+    shown = {w.start for w in newest_stretch([w.window for w in report.weeks])}
+    recent = [w for w in report.weeks if w.start in shown]
     charts = [
         (
             f"Quality: {report.metric.replace('_', ' ')} by window",
-            quality_chart(report.weeks, report.served, report.metric, report.target),
+            quality_chart(recent, report.served, report.metric, report.target),
             "The band is the 95 % interval. ▾ another package began to serve.",
         ),
         (
             "Money over no model, added up",
-            value_chart(report.weeks, report.served, report.totals.currency),
+            value_chart(recent, report.served, report.totals.currency),
             "What the loop made, beside what the simple rule alone would have made on the same predictions.",
         ),
         (
             "Drift of inputs and scores",
-            drift_chart(report.weeks, report.monitor),
+            drift_chart(recent, report.monitor),
             "How far each column was from what the package had seen, beyond what is usual for it. A gap is a window without data.",
         ),
     ]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from loopwright.records.evaluation import Estimate
-from loopwright.records.windows import ValueWindow
+from loopwright.records.windows import ValueWindow, newest_stretch
 from loopwright.verbs.results import LoopPage
 
 Size = Literal["wide", "narrow"]
@@ -91,10 +91,23 @@ def available(page: LoopPage) -> list[str]:
 
 
 def svg(page: LoopPage, chart: str, *, size: Size, theme: Theme) -> str:
-    """One chart as an SVG document. KeyError for an unknown chart."""
-    spec = CHARTS[chart](page, PALETTE[theme], narrow=size == "narrow")
+    """One chart as an SVG document, of the time since predictions last fell silent for long. KeyError for an unknown chart."""
+    spec = CHARTS[chart](_stretch(page), PALETTE[theme], narrow=size == "narrow")
     return _drawn(
         json.dumps({**spec, **_frame(size), "config": _config(PALETTE[theme], narrow=size == "narrow")}, sort_keys=True)
+    )
+
+
+def _stretch(page: LoopPage) -> LoopPage:
+    windows = newest_stretch(page.windows)
+    if len(windows) == len(page.windows):
+        return page
+    start, end = windows[0].start, windows[-1].end
+    return msgspec.structs.replace(
+        page,
+        windows=windows,
+        quality=[q for q in page.quality if start <= q.start < end],
+        values=[v for v in page.values if start <= v.start < end],
     )
 
 

@@ -28,7 +28,7 @@ from loopwright.records.graph import Graph
 from loopwright.records.home import Home
 from loopwright.records.ledger import Entry
 from loopwright.records.packages import Package
-from loopwright.records.predictions.read import first_at
+from loopwright.records.predictions.read import first_at, predictions
 from loopwright.records.releases import ReleaseState
 from loopwright.records.truth import with_truth
 from loopwright.records.turns import Turn
@@ -61,8 +61,9 @@ def watch(home: Home, *, loop_name: str, monitor: Monitor, retrain: Retrain, out
     """Close every window of the loop that is over at `until`, revise earlier ones, and decide whether to retrain.
 
     Windows follow each other from the first release (or the first prediction, where that is earlier) in steps of
-    `monitor.every`; a stretch without predictions is a window too, in state `no data`. Each is stored under its start (ISO
-    8601). A window's quality is revised as long as outcomes may come: until `outcome.wait` after its end.
+    `monitor.every`; a stretch without predictions is a window too, in state `no data`, and one window however long it
+    was: what comes late to a silence of years does not close hundreds. Each is stored under its start (ISO 8601). A
+    window's quality is revised as long as outcomes may come: until `outcome.wait` after its end.
     """
     due = list(_due(home, loop_name, monitor, until))
     watcher = _Watcher(home, loop_name, monitor, retrain, outcome, until, due)
@@ -82,11 +83,29 @@ def _due(home: Home, loop: str, monitor: Monitor, until: datetime) -> Iterator[t
     step = duration(monitor.every)
     last = home.ledger.latest(Window, loop=loop)
     start = last.record.end if last is not None else _anchor(home, loop, step)
+    if start is None or start + step > until:
+        return
+    # The usual case is one window, which needs no look at the log.
+    moments = _moments(home, loop, start, until) if start + 2 * step <= until else None
     for _ in range(MOST_WINDOWS):
-        if start is None or start + step > until:
+        if start + step > until:
             return
-        yield start, start + step
-        start += step
+        end = start + step * (1 if moments is None else _silent_steps(moments, start, step, until))
+        yield start, end
+        start = end
+
+
+def _moments(home: Home, loop: str, start: datetime, until: datetime) -> Array:
+    """When each prediction of [start, until) was made, in microseconds, sorted."""
+    at = predictions(home, loop, start=start, end=until, columns=["_at"])["_at"].cast(pa.int64())
+    return np.sort(at.to_numpy())
+
+
+def _silent_steps(moments: Array, start: datetime, step: timedelta, until: datetime) -> int:
+    """How many steps the window from `start` takes: as many as are over and without a prediction, but at least one."""
+    after = int(np.searchsorted(moments, _microseconds(start)))
+    stop = until if after == len(moments) else start + timedelta(microseconds=int(moments[after]) - _microseconds(start))
+    return max(1, (min(stop, until) - start) // step)
 
 
 def _anchor(home: Home, loop: str, step: timedelta) -> datetime | None:

@@ -1,5 +1,6 @@
 """What monitoring found in a window of time: inputs, outputs, drift, quality, alerts and triggers."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -54,6 +55,25 @@ class Window(Record, frozen=True, kw_only=True):
     columns: list[ColumnWindow]
     drifted: list[str]
     skipped: dict[str, str] = {}
+
+
+LONG_SILENCE = 8
+"""A window without predictions that took so many times the usual length splits time in two."""
+
+
+def newest_stretch(windows: Sequence[Window]) -> list[Window]:
+    """Of windows, oldest first, those since the last long silence, or before it where nothing came after; what a chart shows.
+
+    A year of traffic that ended long ago would be a sliver at the edge of an axis that reaches until today.
+    """
+    usual = min((w.end - w.start for w in windows), default=None)
+    stretches: list[list[Window]] = [[]]
+    for window in windows:
+        if usual is not None and not window.rows and window.end - window.start >= LONG_SILENCE * usual:
+            stretches.append([])
+        else:
+            stretches[-1].append(window)
+    return next((stretch for stretch in reversed(stretches) if any(w.rows for w in stretch)), list(windows))
 
 
 class Quality(Record, frozen=True, kw_only=True):
