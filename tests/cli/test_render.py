@@ -22,6 +22,16 @@ NODE = Node(
 ANSWERS: list[tuple[Any, list[str]]] = [
     (sample.status(), ["late-arrival", "▲ alert", "4 turns, of which 3 retrainings", "wind_speed has drifted"]),
     (sample.leaderboard(), ["lightgbm", "0.861 [0.850, 0.872]", "3/3", "does not pay"]),
+    (
+        msgspec.structs.replace(
+            sample.leaderboard(),
+            rows=[
+                msgspec.structs.replace(r, measures=r.measures | {f"measure {n}": 0.1234 for n in range(20)})
+                for r in sample.leaderboard().rows
+            ],
+        ),
+        ["0.861 [0.850, 0.872]", "measure 19", "0.123"],  # however many measures there are, none is cut into pieces
+    ),
     (sample.history(), ["2013-06-03 03:00", "b7702e55b770", "tend"]),
     (sample.releases()[0], ["late-arrival: 3fa91c0d3fa9 serves since 2013-04-01 03:00"]),
     (sample.trace(), ["score 0.7341", "dep_delay", "departures.parquet", "+120.00 USD", "true positive"]),

@@ -226,17 +226,25 @@ def _loop_status(loop: LoopStatus) -> RenderableType:
 
 
 def _leaderboard(board: Leaderboard) -> RenderableType:
-    measures = list(dict.fromkeys(name for row in board.rows for name in row.measures))
+    """Who is where, and below it every measure of each: there are too many for columns."""
+    names = [Text(_word(r.candidate), style="bold" if r.package == board.winner else "") for r in board.rows]
     rows = []
-    for row in board.rows:
-        shown = [interval(row.intervals[m]) if m in row.intervals else number(row.measures.get(m, math.nan)) for m in measures]
+    for row, name in zip(board.rows, names, strict=True):
         met = Text(f"{sum(row.met.values())}/{len(row.met)}", style="green" if all(row.met.values()) else "yellow")
-        name = Text(_word(row.candidate), style="bold" if row.package == board.winner else "")
-        rows.append([row.rank, name, row.phase, number(row.score), met, *shown, short(row.package)])
-    columns = ["", "candidate", "phase", "score", "met", *(m.replace("_", " ") for m in measures), "package"]
+        rows.append([row.rank, name, row.phase, number(row.score), met, short(row.package)])
+    measures = dict.fromkeys(m for row in board.rows for m in row.measures)
+    measured = [
+        [
+            m.replace("_", " "),
+            *(interval(r.intervals[m]) if m in r.intervals else number(r.measures.get(m, math.nan)) for r in board.rows),
+        ]
+        for m in measures
+    ]
     weights = ", ".join(f"{n} ×{number(w)}" for n, w in board.weights.items())
+    right = ["", "phase", "score"]
     return Group(
-        table(columns, rows, right=["", "phase", "score", *(m.replace("_", " ") for m in measures)]),
+        table(["", "candidate", "phase", "score", "objectives met", "package"], rows, right=right),
+        table(["measure [95 %]", *(str(n) for n in names)], measured, right=[str(n) for n in names]),
         plain(board.verdict),
         Text(f"as of {_word(board.as_of)}; objectives: {weights}", style="dim"),
     )
