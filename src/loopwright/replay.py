@@ -143,6 +143,9 @@ def replay(
         progress.say(_line(lap, loop.retrain.decay_metric, kept))
         progress.advance("replay", (stop - start).total_seconds(), (end - start).total_seconds())
     traffic.close()
+    for lap in laps:  # outcomes that came late revised it; policies are compared on the same outcomes
+        revised = home.ledger.latest(Quality, loop=loop.name, key=lap.start.isoformat())
+        lap.quality = revised.record if revised is not None else lap.quality
     return Run(laps=laps, first=first.arms[0].package, metric=loop.retrain.decay_metric, seconds=clock.monotonic() - tick)
 
 
