@@ -114,6 +114,7 @@ def test_a_key_that_repeats_is_completed_and_none_is_made_up(file: Path) -> None
     frame = pa.table({"at": pa.array([START, START]), "size": [1.5, 2.5]})
     found = inferred(frame, "sizes")
     assert (found.table.key, found.frame["row_id"].to_pylist()) == (["row_id"], [1, 2])
+    assert found.table.columns["row_id"] == Column("integer"), "row numbers go on counting: no range of those seen"
     assert any("row_id" in note for note in found.notes)
 
 

@@ -61,6 +61,8 @@ def inferred(source: Any, name: str, *, time: str = "", key: str = "") -> Inferr
     frame, keys = _key(frame, types, _clean(key), event_time, notes)
     never_null = {event_time, *keys}
     columns = {n: _column(frame[n], types.get(n, "integer"), nullable=n not in never_null) for n in frame.column_names}
+    # Numbers that only tell rows apart go on counting: a range of those seen would turn later rows away.
+    columns |= {n: Column("integer") for n in keys if types.get(n, "integer") == "integer"}
     return Inferred(Table(name=name, columns=columns, key=keys, event_time=event_time), frame, notes)
 
 
