@@ -117,6 +117,8 @@ def spelled(parameter: inspect.Parameter, help_: dict[str, str]) -> tuple[str, s
     flag = str((*info.param_decls, info.default)[0])  # typer keeps a lone name in `default`
     if type_ is bool:
         return flag, meaning
+    if parameter.default is inspect.Parameter.empty:
+        return f"{flag} {parameter.name.upper()}", f"{meaning} (required)"
     default = f" (default {parameter.default})" if parameter.default not in ("", None) else ""
     return f"{flag} {parameter.name.upper()}", meaning + default
 
