@@ -177,6 +177,14 @@ def test_a_schedule_triggers_when_its_time_is_over(world: World) -> None:
     assert found.cause == "schedule"
 
 
+def test_a_schedule_rests_while_nobody_asks(world: World) -> None:
+    world.week(0)
+    world.clock.advance(50 * WEEK)
+    assert look(world, Retrain(every="8d", cooldown="0s")).trigger is None
+    world.week(51)
+    assert look(world, Retrain(every="8d", cooldown="0s")).trigger is not None
+
+
 def test_the_cooldown_holds_every_trigger_back(world: World) -> None:
     world.week(0, shift=25.0)
     assert look(world, Retrain(drift=1, every="1d", cooldown="8d")).trigger is None

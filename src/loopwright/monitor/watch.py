@@ -266,7 +266,7 @@ class _Watcher:
         if self.until - last < duration(self.retrain.cooldown):
             return None
         acted = turn is not None and turn.sequence > newest.sequence
-        found = (None if acted else self._decay() or self._drift(newest.record)) or self._schedule(last)
+        found = (None if acted else self._decay() or self._drift(newest.record)) or self._schedule(newest.record, last)
         key = newest.key
         if found is not None and all(e.record.cause != found.cause for e in self._stored_triggers(key)):
             self.home.ledger.put(found, loop=self.loop, key=key, links=[(newest.id, "gave reason for")])
@@ -307,8 +307,11 @@ class _Watcher:
             evidence=[newest.start.isoformat()],
         )
 
-    def _schedule(self, last: datetime) -> Trigger | None:
+    def _schedule(self, newest: Window, last: datetime) -> Trigger | None:
+        """The schedule rests while nobody asks: there is nothing new to learn from."""
         if self.retrain.every is None or self.until - last < duration(self.retrain.every):
+            return None
+        if newest.rows < self.monitor.minimum_rows:
             return None
         return Trigger(cause="schedule", reason=f"{self.retrain.every} have passed since the training of {last:%Y-%m-%d}")
 
