@@ -202,6 +202,12 @@ def test_ending_in_order_finishes_what_was_begun_and_seals_the_log(home: Home) -
     assert list((home.path / "metrics").iterdir()) == []
 
 
+def test_a_server_told_to_stop_as_soon_as_it_is_ready_ends_in_order(home: Home) -> None:
+    with running(home):
+        pass  # `running` asks for exit code 0
+    assert not (home.path / "serve.json").exists()
+
+
 def test_prediction_and_rollback_go_on_without_the_ledger(home: Home) -> None:
     first = package(home.packages).digest
     second = package(home.packages, weight=0.06).digest

@@ -41,13 +41,17 @@ class Listener(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop at a signal, without raising it again at the end."""
+        self.heed_signals()
+        yield
+
+    def heed_signals(self) -> None:
+        """From now on a signal stops this in order, also one that comes before it runs."""
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             self.should_exit = True
 
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN if self._ignore_interrupt else stop)
-        yield
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; once a second requests that trickle in are ended."""

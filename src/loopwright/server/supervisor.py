@@ -163,6 +163,7 @@ class Supervisor:
             threads = [threading.Thread(target=t, daemon=True) for t in (self._watch, self._follow)]
             for thread in threads:
                 thread.start()
+            listener.heed_signals()
             announce(f"ready: predictions at {self._urls[0]}, console at {self._urls[1]}")
             listener.run(sockets=[self._controlling])
             self._over.set()
