@@ -7,7 +7,7 @@ ONNX. Retraining, which does need the code, runs as a child process: `loopwright
 import os
 import subprocess
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ import msgspec
 from loopwright.business.value import account
 from loopwright.data.context import feed
 from loopwright.loop import Loop
+from loopwright.monitor.alerts import close_alert, raise_alert, send
 from loopwright.monitor.watch import Watched, watch
 from loopwright.records.declarations import duration
 from loopwright.records.errors import LoopwrightError
@@ -23,9 +24,12 @@ from loopwright.records.ids import new_id
 from loopwright.records.ledger import Problem
 from loopwright.records.predictions.commit import Committed, commit
 from loopwright.records.turns import LoopRecord
-from loopwright.records.windows import Quality, ValueWindow
+from loopwright.records.windows import Alert, Quality, ValueWindow
 
 LEASE_SECONDS = 60.0
+RETRY_AFTER = timedelta(minutes=15)
+FAILED = "retraining"
+"""Key of the alert that a retraining failed."""
 
 
 class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +48,7 @@ def upkeep(home: Home, loop: Loop, *, until: datetime) -> Upkeep:
     committed = commit(home, loop.name)
     watched = watch(home, loop_name=loop.name, monitor=loop.monitor, retrain=loop.retrain, outcome=loop.outcome, until=until)
     values = []
-    for quality in _unaccounted(home, loop, until):
+    for quality in _unaccounted(home, loop, until, {q.start for q in watched.qualities}):
         value = account(
             home,
             loop_name=loop.name,
@@ -60,13 +64,18 @@ def upkeep(home: Home, loop: Loop, *, until: datetime) -> Upkeep:
     return Upkeep(committed=committed, watched=watched, values=values)
 
 
-def _unaccounted(home: Home, loop: Loop, until: datetime) -> list[Quality]:
-    """Windows whose quality is newer than their account, oldest first, as far back as outcomes can still come."""
+def _unaccounted(home: Home, loop: Loop, until: datetime, fresh: set[datetime]) -> list[Quality]:
+    """Windows whose quality is newer than their account, oldest first.
+
+    Looked at are those measured just now (`fresh`: their starts), and those before as far back as outcomes can still come.
+    """
     since = until - duration(loop.outcome.wait) - 2 * duration(loop.monitor.every)
     accounted = {e.key: e.sequence for e in home.ledger.find(ValueWindow, loop=loop.name, newest=False)}
     newest = {e.key: e for e in home.ledger.find(Quality, loop=loop.name, newest=False)}
     due = [
-        e.record for key, e in newest.items() if e.record.rows and e.record.end >= since and accounted.get(key, 0) < e.sequence
+        e.record
+        for key, e in newest.items()
+        if e.record.rows and (e.record.start in fresh or e.record.end >= since) and accounted.get(key, 0) < e.sequence
     ]
     return sorted(due, key=lambda quality: quality.start)
 
@@ -98,20 +107,35 @@ def tend(home: Home, *, owner: str, retrain: bool = True) -> dict[str, Upkeep] |
         done[loop.name] = result
         trigger = result.watched.trigger
         if retrain and trigger is not None and file:
-            _retrain(home, file, trigger.cause, trigger.reason, owner)
+            _retrain(home, loop.name, file, trigger.cause, trigger.reason, owner)
     return done
 
 
-def _retrain(home: Home, file: str, cause: str, why: str, owner: str) -> None:
-    """Retrain in a child process, which may import the user's code; the lease is renewed while it runs."""
+def _retrain(home: Home, loop: str, file: str, cause: str, why: str, owner: str) -> None:
+    """Retrain in a child process, which may import the user's code; the lease is renewed while it runs.
+
+    One that fails raises an alert, and is tried again after `RETRY_AFTER` if the reason is still there.
+    """
+    failed = home.ledger.latest(Alert, loop=loop, key=FAILED)
+    if failed is not None and failed.record.state == "open" and home.clock.now() - failed.at < RETRY_AFTER:
+        return
     environment = {**os.environ, **home.settings.environment(), "LOOPWRIGHT_BY": "tend"}
     command = [sys.executable, "-m", "loopwright", "run", file, "--refit", "--cause", cause, "--why", why]
     log = home.folder("runs") / f"{new_id(home.clock.now())}.log"
     with log.open("wb") as output:
-        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=Path(file).parent, env=environment)
+        try:
+            child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=Path(file).parent, env=environment)
+        except OSError as error:  # the loop's folder is gone, or no process can be started
+            raise_alert(home, loop, FAILED, severity="critical", title="Retraining failed", detail=str(error))
+            return
         while True:
             try:
                 child.wait(timeout=LEASE_SECONDS / 3)
                 break
             except subprocess.TimeoutExpired:
                 home.ledger.lock("tend", owner, LEASE_SECONDS)
+    if child.returncode:
+        detail = f"exit {child.returncode}: {log.read_text(errors='replace')[-1000:].strip()}"
+        raise_alert(home, loop, FAILED, severity="critical", title="Retraining failed", detail=detail)
+    elif close_alert(home, loop, FAILED, detail="a retraining went through") is not None:
+        send(home, loop)

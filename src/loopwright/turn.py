@@ -257,7 +257,6 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
         seed=loop.seed,
         parent=parent,
         params=params,
-        window=state.window,
         turn=state.turn,
         progress=state.progress,
     )

@@ -57,7 +57,7 @@ def status(home: Home) -> Status:
     return Status(
         version=__version__,
         home=str(home.path),
-        ledger=home.settings.ledger_url.split("@")[-1].split("://")[0].split("+")[0],
+        ledger=home.settings.ledger_url.split("://")[0].split("+")[0],
         loops=[loop_status(home, name) for name in names],
     )
 

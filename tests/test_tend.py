@@ -1,0 +1,147 @@
+"""Upkeep: a round does all that is due and no more, one process does it, and a reason to retrain is acted upon."""
+
+import datetime as dt
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.journeys import synthetic
+from tests.journeys.synthetic import DRIFT, FILE, START, WEEK, WORTH, World
+
+from loopwright import Home
+from loopwright.deploy.controller import history, serving
+from loopwright.loop import load_loop
+from loopwright.records.predictions.read import predictions
+from loopwright.records.turns import Turn
+from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
+from loopwright.replay import Traffic, between
+from loopwright.tend import RETRY_AFTER, loops, tend
+from loopwright.turn import turn
+
+LOOP = load_loop(FILE)
+NOW = DRIFT + WEEK
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return synthetic.world()
+
+
+@pytest.fixture(scope="module")
+def lived(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which a package has answered for four weeks, the last of them drifted, and nobody has tended."""
+    folder = tmp_path_factory.mktemp("lived")
+    shutil.copy(FILE, folder / "loop.py")
+    with synthetic.filled(folder / "home", START, synthetic.known(LOOP, world, NOW)) as home:
+        turn(home, LOOP, file=str(folder / "loop.py"))
+        traffic = Traffic(home, LOOP, between(home, LOOP.requests, "at", START, NOW), START, NOW)
+        for week in range(4):
+            traffic.answer(START + week * WEEK, START + (week + 1) * WEEK)
+        traffic.close()
+    return folder
+
+
+@pytest.fixture
+def home(lived: Path, tmp_path: Path) -> Iterator[Home]:
+    shutil.copytree(lived / "home", tmp_path / "home")
+    with synthetic.opened(tmp_path / "home", NOW) as opened:
+        yield opened
+
+
+def test_a_round_commits_closes_and_accounts_and_the_next_finds_nothing_to_do(home: Home, world: World) -> None:
+    asked = [o for o in world.orders if START <= o["at"] < NOW]
+    came = [d for d in world.deliveries if START - dt.timedelta(minutes=30) <= d["came_at"] < NOW - dt.timedelta(minutes=30)]
+    done = tend(home, owner="a", retrain=False)
+    assert done is not None
+    found = done["late"]
+    assert found.committed.predictions == len(asked) == home.lake.count("predictions.late")
+    assert abs(found.committed.outcomes - len(came)) <= 3, "those that became known just before the start may be counted"
+    assert found.committed.problems == []
+    assert [w.start for w in found.watched.windows] == [START + i * WEEK for i in range(4)]
+    assert [w.rows for w in found.watched.windows] == [
+        sum(START + i * WEEK <= o["at"] < START + (i + 1) * WEEK for o in asked) for i in range(4)
+    ]
+    truth, money = synthetic.truth_of(world, NOW), [0.0] * 4
+    for a in predictions(home, "late").to_pylist():
+        if a["order"] in truth:
+            late = truth[a["order"]]
+            money[(a["_at"] - START) // WEEK] += WORTH[a["_label"], late] - WORTH[False, late]
+    assert [v.over_no_model.value for v in found.values] == pytest.approx(money)
+    assert found.watched.trigger is not None
+    assert found.watched.trigger.cause == "drift"
+    assert len(home.ledger.find(Turn)) == 2, "asked not to retrain: the first turn's two records and no more"
+    counts = [len(home.ledger.find(kind)) for kind in (Window, Quality, ValueWindow, Trigger)]
+    again = tend(home, owner="a", retrain=False)
+    assert again is not None
+    assert (again["late"].committed.predictions, again["late"].watched.windows, again["late"].values) == (0, [], [])
+    assert again["late"].watched.trigger == found.watched.trigger, "given again until somebody acts upon it"
+    assert [len(home.ledger.find(kind)) for kind in (Window, Quality, ValueWindow, Trigger)] == counts == [4, 4, 4, 1]
+    assert home.online.get("traffic", "west") is not None, "context is fed for those who serve"
+
+
+def test_one_process_tends(home: Home) -> None:
+    with synthetic.opened(home.path, NOW) as other:
+        assert tend(home, owner="a", retrain=False) is not None
+        assert tend(other, owner="b") is None
+        assert tend(home, owner="a", retrain=False) is not None, "the holder goes on"
+        home.ledger.unlock("tend", "a")
+        assert tend(other, owner="b", retrain=False) is not None
+        assert tend(home, owner="a") is None
+
+
+def test_a_scheduler_knows_the_loop_without_its_code(home: Home, lived: Path) -> None:
+    [(loop, file)] = loops(home)
+    assert (loop.name, file) == ("late", str(lived / "loop.py"))
+    assert (loop.monitor, loop.retrain, loop.outcome, loop.context) == (
+        LOOP.monitor,
+        LOOP.retrain,
+        LOOP.outcome,
+        LOOP.context,
+    )
+    assert isinstance(loop.features, str)
+
+
+def test_a_trigger_retrains_and_releases_in_a_child_process(home: Home) -> None:
+    before = serving(home, "late")
+    assert before is not None
+    done = tend(home, owner="a")
+    assert done is not None
+    [log] = home.folder("runs").glob("*.log")
+    story = log.read_text()
+    after = serving(home, "late")
+    assert after is not None
+    assert after.arms[0].package != before.arms[0].package, story
+    assert (after.by, after.generation) == ("tend", before.generation + 1)
+    assert after.why == done["late"].watched.trigger.reason  # type: ignore[union-attr]  # it is there
+    newest = home.ledger.find(Turn)[0].record
+    assert (newest.cause, newest.state, newest.result) == ("drift", "done", after.arms[0].package)
+    old, new = (home.packages.read(s.arms[0].package).manifest for s in (before, after))
+    assert (new.candidate, new.params, new.parent) == (old.candidate, old.params, before.arms[0].package)
+    assert new.training.last > DRIFT, "it learned from what was served since"
+    assert "deploy: package" in story
+    assert [e.record.action for e in history(home, "late")] == ["release", "release"]
+    assert tend(home, owner="a")["late"].watched.trigger is None, "acted upon"  # type: ignore[index]  # it holds the lease
+    assert home.ledger.verify() == []
+
+
+def test_a_retraining_that_fails_raises_an_alert_and_is_not_tried_every_round(home: Home, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "loop.py").write_text("raise RuntimeError('the library is not installed')\n")
+    home.ledger.put(LOOP.record(str(broken / "loop.py")), loop="late", key="late")
+    before = serving(home, "late")
+    tend(home, owner="a")
+    alert = home.ledger.latest(Alert, loop="late", key="retraining")
+    assert alert is not None
+    assert (alert.record.title, alert.record.state) == ("Retraining failed", "open")
+    assert "the library is not installed" in alert.record.detail
+    tend(home, owner="a")
+    assert len(list(home.folder("runs").glob("*.log"))) == 1
+    shutil.rmtree(broken)
+    home.clock.advance(RETRY_AFTER)  # type: ignore[attr-defined]  # a simulated clock
+    tend(home, owner="a")
+    again = home.ledger.latest(Alert, loop="late", key="retraining")
+    assert again is not None
+    assert "No such file" in again.record.detail
+    assert serving(home, "late") == before
