@@ -232,7 +232,7 @@ def test_units_are_the_text_that_examples_outcomes_and_context_use_too() -> None
     columns = {"a": Column("string"), "b": Column("boolean"), "c": Column("integer"), "d": Column("timestamp")}
     sql = unit_sql(Table("t", columns, ["a"], "d"), list(values))
     rows = "SELECT 'x' AS a, true AS b, 7 AS c, make_timestamptz(1700000000000000) AS d"
-    assert duckdb.sql(f"SELECT {sql} FROM ({rows})").fetchall() == [(unit_of(values, list(values)),)]
+    assert duckdb.execute(f"SELECT {sql} FROM ({rows})").fetchall() == [(unit_of(values, list(values)),)]
 
 
 def test_thousands_of_rows_are_quick(packages: Packages) -> None:
