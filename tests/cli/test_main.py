@@ -10,7 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from loopwright.cli.answer import is_yes
 from loopwright.cli.main import run, table
+from loopwright.data.ingest import Ingested
 from loopwright.records.errors import DeclarationInvalid, IngestRefused, LoopNotFound
 from loopwright.records.home import Home
 from loopwright.records.progress import Progress
@@ -262,3 +264,20 @@ def test_help_takes_at_most_twice_as_long_as_importing_typer() -> None:
 
     # Processor time: what a busy machine does to wall time is not this package's doing.
     assert best("from loopwright.cli.main import main; main()", "--help") <= 2 * best("import typer")
+
+
+@pytest.mark.parametrize(("good", "quarantined", "yes"), [(3, 0, True), (2, 1, True), (0, 3, False), (0, 0, True)])
+def test_a_file_of_which_nothing_landed_is_a_no(good: int, quarantined: int, *, yes: bool) -> None:
+    reasons = {"amount: below 0": quarantined} if quarantined else {}
+    one = Ingested(
+        table="orders",
+        source="orders.csv",
+        digest="d",
+        rows=good + quarantined,
+        good=good,
+        quarantined=quarantined,
+        reasons=reasons,
+        version=0,
+        contract="c",
+    )
+    assert is_yes([one]) is yes

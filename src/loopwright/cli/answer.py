@@ -52,7 +52,10 @@ def answer(
 
 def is_yes(result: Any) -> bool:
     """Whether an answer means yes: a check that found something, damage, or a gate that failed says no."""
-    return bool(getattr(result, "ok", True)) and not getattr(result, "reasons", None)
+    if isinstance(result, list):
+        return all(is_yes(part) for part in result)
+    ok = getattr(result, "ok", None)
+    return bool(ok) if ok is not None else not getattr(result, "reasons", None)
 
 
 def refuse(error: LoopwrightError, *, as_json: bool) -> int:

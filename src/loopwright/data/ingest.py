@@ -50,6 +50,11 @@ class Ingested(Record, frozen=True, kw_only=True):
     contract: str
     already: bool = False
 
+    @property
+    def ok(self) -> bool:
+        """Whether anything landed; a source whose every row went to quarantine did not come in."""
+        return self.good > 0 or self.already or self.rows == 0
+
 
 def ingest(home: Home, table: Table, source: Any, *, name: str | None = None) -> Ingested:
     """Bring `source` (path of a CSV or Parquet file, or a data frame that speaks Arrow) into `table`; see the module.

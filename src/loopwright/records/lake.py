@@ -128,7 +128,17 @@ class Lake:
     def dataset(self, name: str, version: int | None = None) -> Any:
         """A pyarrow dataset of a table (at a version), e.g. for DuckDB, which pushes columns and filters down into it."""
         with self._errors(name):
-            return self._table(name, version).to_pyarrow_dataset()
+            return self._table(name, version).to_pyarrow_dataset(filesystem=self._files(name))
+
+    def _files(self, name: str) -> Any:
+        """Arrow's own file system for a local table; None leaves the choice to delta-rs.
+
+        That choice is a file system in Python, whose files Arrow's threads may still be closing while the interpreter ends,
+        which aborts the process after its work is done.
+        """
+        if self._folder is None:
+            return None
+        return pyarrow.fs.SubTreeFileSystem(str(self._folder / name), pyarrow.fs.LocalFileSystem())
 
     def exists(self, name: str) -> bool:
         """Whether there is such a table."""
