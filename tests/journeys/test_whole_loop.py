@@ -137,6 +137,7 @@ def _back_in_time(home: Home) -> None:
     assert look.history(home, "late").releases == [*before, state]
     forth = act.rollback(home, "late", to=before[-1].arms[0].package[:8])
     assert forth.arms[0].package == before[-1].arms[0].package
+    assert act.release(home, "late", forth.arms[0].package[:8]) == forth, "what serves already goes on, unchecked"
 
 
 def _another_machine(home: Home, tmp_path: Path) -> None:

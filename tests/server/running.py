@@ -36,6 +36,9 @@ class Reply(NamedTuple):
         return json.loads(self.body)
 
 
+TOKEN = "only-for-tests"
+
+
 class Client:
     """One connection, opened again when it was closed."""
 
@@ -48,6 +51,7 @@ class Client:
         """One request. A body that is not bytes is sent as JSON; header names are written with _ for -."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
+        named.setdefault("authorization", f"Bearer {TOKEN}")
         if data is not None:
             named.setdefault("content-type", "application/json")
         try:
@@ -116,6 +120,7 @@ def running(home: Home, *, workers: int = 1, tend: bool = False, check: bool = T
         "PYTHONPATH": str(source),
         **home.settings.environment(),
         "LOOPWRIGHT_WORKERS": str(workers),
+        "LOOPWRIGHT_TOKEN": TOKEN,
         **environment,
     }
     process = subprocess.Popen(

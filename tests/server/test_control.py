@@ -81,6 +81,7 @@ def test_bad_arguments(control_client: Client, body: object, status: int, word: 
 def test_changes_from_other_sites_are_refused(control_client: Client) -> None:
     for headers in ({"origin": "https://evil.example"}, {"sec_fetch_site": "cross-site"}, {"origin": "null"}):
         assert control_client.post("/api/rollback", {"loop": LOOP}, **headers).status == 403
+    assert control_client.post("/api/rollback", {"loop": LOOP}, authorization="Bearer wrong").status == 401
     assert (
         control_client.post("/api/rollback", b"loop=late-arrival", content_type="application/x-www-form-urlencoded").status
         == 400

@@ -204,7 +204,7 @@ def run(
 
 
 def release(home: Home, loop: str, package: str = "", *, strategy: str = "direct", why: str = "") -> "ReleaseState":
-    """Put a package into service, after the same checks that a turn makes.
+    """Put a package into service, after the same checks that a turn makes; one that serves already goes on.
 
     Args:
         loop: name of the loop.
@@ -214,12 +214,16 @@ def release(home: Home, loop: str, package: str = "", *, strategy: str = "direct
     """
     from loopwright.deploy.checks import check_release
     from loopwright.deploy.controller import release as put_into_service
+    from loopwright.deploy.controller import serving
     from loopwright.verbs.look import leaderboard
 
     declared = known_loop(home, loop)
     if strategy != "direct":
         raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
     chosen = home.packages.read(home.packages.resolve(package) if package else leaderboard(home, loop).winner)
+    now = serving(home, loop)
+    if now is not None and now.arms[0].package == chosen.digest:
+        return now
     check_release(home, chosen, loop=loop, scope=declared.scope)
     return put_into_service(home, loop, chosen.digest, why=why or "by hand").record
 
