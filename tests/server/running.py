@@ -120,7 +120,7 @@ def running(home: Home, *, workers: int = 1, tend: bool = False, check: bool = T
         "PYTHONPATH": str(source),
         **home.settings.environment(),
         "LOOPWRIGHT_WORKERS": str(workers),
-        "LOOPWRIGHT_TOKEN": TOKEN,
+        "LOOPWRIGHT_TOKEN": home.settings.token or TOKEN,
         **environment,
     }
     process = subprocess.Popen(

@@ -262,8 +262,8 @@ def test_the_token_is_asked_for(tmp_path: Path) -> None:
     controller.release(home, LOOP, package(home.packages).digest, why="first")
     with running(home) as server:
         control = server.control()
-        assert control.get("/api/status").status == 401
-        assert control.get("/").headers["www-authenticate"].startswith("Basic")
+        assert control.get("/api/status", authorization="").status == 401
+        assert control.get("/", authorization="").headers["www-authenticate"].startswith("Basic")
         assert control.get("/api/status", authorization="Bearer wrong").status == 401
         assert control.get("/api/status", authorization="Bearer secret-token").status == 200
         assert control.get("/livez").status == 200
