@@ -70,7 +70,7 @@ def top_level_imports(tree: ast.AST) -> set[str]:
 
 def test_import_rule() -> None:
     """In a process of its own: import-linter sets up logging, which switches off every logger that is there."""
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
