@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.data.context import needs, rows_by_known
+from loopwright.data.context import rows_by_known
 from loopwright.data.ingest import Ingested
 from loopwright.deploy.controller import serving
 from loopwright.deploy.predict import Predictor
@@ -344,8 +344,7 @@ def compare(home: Home, loop: Loop, run: Run) -> Comparison:
 
 def _score(package: Package, file: str, loop: Loop, table: pa.Table) -> np.ndarray:
     graph = Graph(package.files[file])
-    columns = {**loop.requests.columns, **{n: c for need in needs(loop.context) for n, c in need.columns.items()}}
-    return np.asarray(graph.run(arrow_feed(graph, columns, table), ["score"])["score"], dtype=np.float64)
+    return np.asarray(graph.run(arrow_feed(graph, loop.columns, table), ["score"])["score"], dtype=np.float64)
 
 
 def worth(value: Value, truth: np.ndarray, label: np.ndarray) -> np.ndarray:

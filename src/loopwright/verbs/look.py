@@ -11,7 +11,7 @@ from loopwright.records.evaluation import Leaderboard
 from loopwright.records.home import Home
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
-from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
+from loopwright.records.windows import Alert, Quality, ValueWindow, Window
 from loopwright.verbs.results import (
     Condition,
     DriftReport,
@@ -404,8 +404,3 @@ def _label(home: Home, id: str) -> tuple[str, str]:
         return entry.kind, f"{entry.key or entry.loop} {entry.at:%Y-%m-%d %H:%M}"
     except RecordNotFound:
         return "artefact", id
-
-
-def triggers(home: Home, loop: str) -> list[Trigger]:
-    """The reasons to retrain so far, oldest first."""
-    return [e.record for e in home.ledger.find(Trigger, loop=loop, newest=False)]
