@@ -13,10 +13,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from loopwright.loop import Loop, load_loop
     from loopwright.records.declarations import (
+        Aggregate,
         Budget,
         Candidate,
         Column,
         Context,
+        Fleet,
+        GroupSplit,
         Guard,
         Heuristic,
         Monitor,
@@ -24,8 +27,10 @@ if TYPE_CHECKING:
         Outcome,
         Release,
         Retrain,
+        Sampling,
         Scope,
         Slice,
+        StratifiedSplit,
         Table,
         TimeSplit,
         Value,
@@ -34,10 +39,13 @@ if TYPE_CHECKING:
     from loopwright.records.home import Home
 
 __all__ = [
+    "Aggregate",
     "Budget",
     "Candidate",
     "Column",
     "Context",
+    "Fleet",
+    "GroupSplit",
     "Guard",
     "Heuristic",
     "Home",
@@ -48,8 +56,10 @@ __all__ = [
     "Outcome",
     "Release",
     "Retrain",
+    "Sampling",
     "Scope",
     "Slice",
+    "StratifiedSplit",
     "Table",
     "TimeSplit",
     "Value",

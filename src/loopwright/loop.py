@@ -8,16 +8,21 @@ from typing import Any
 import msgspec
 
 from loopwright.records.declarations import (
+    Aggregate,
     Candidate,
     Column,
     Context,
     Declaration,
+    Fleet,
+    GroupSplit,
     Monitor,
     Outcome,
     Release,
     Retrain,
+    Sampling,
     Scope,
     Slice,
+    StratifiedSplit,
     Table,
     TimeSplit,
     declaration_digest,
@@ -31,8 +36,8 @@ from loopwright.records.turns import LoopRecord
 class Loop(Declaration, frozen=True, kw_only=True):
     """One ML system, declared.
 
-    scope: the problem. data: `requests` (one row per decision), `context`, `outcome`. develop: `features`, `candidates`,
-    `split`, `slices`, `seed`. deploy: `release`. monitor: `monitor`, `retrain`. business: the scope's value table.
+    scope: the problem. data: `requests` (one row per decision), `context`, `aggregates`, `outcome`. develop: `features`,
+    `candidates`, `split`, `sampling`, `fleet`, `slices`, `seed`. deploy: `release`. monitor: `monitor`, `retrain`. business: the scope's value table.
     """
 
     name: str
@@ -42,8 +47,11 @@ class Loop(Declaration, frozen=True, kw_only=True):
     features: Any
     candidates: list[Candidate]
     context: list[Context] = []
+    aggregates: list[Aggregate] = []
     slices: list[Slice] = []
-    split: TimeSplit = TimeSplit()
+    split: TimeSplit | GroupSplit | StratifiedSplit = TimeSplit()
+    sampling: Sampling = Sampling()
+    fleet: Fleet | None = None
     release: Release = Release()
     monitor: Monitor = Monitor()
     retrain: Retrain = Retrain()
@@ -60,7 +68,7 @@ class Loop(Declaration, frozen=True, kw_only=True):
             found.append(("candidates", "declare at least one, or there is nothing to compare the heuristic with"))
         names = [self.scope.heuristic.name, *(c.name for c in self.candidates)]
         found += [("candidates", f"two candidates are called {n!r}") for i, n in enumerate(names) if n in names[:i]]
-        found += self._context_problems()
+        found += self._context_problems() + self._column_problems()
         if set(self.outcome.table.key) != set(self.requests.key):
             found.append(("outcome.table.key", f"must be the key of the requests table, {self.requests.key}"))
         return found
@@ -68,34 +76,43 @@ class Loop(Declaration, frozen=True, kw_only=True):
     def _context_problems(self) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []
         taken = set(self.requests.columns)
-        for i, context in enumerate(self.context):
-            for table_key, request_column in context.by.items():
+        joined = [(f"context[{i}]", "columns", c.by, list(c.wanted)) for i, c in enumerate(self.context)]
+        joined += [(f"aggregates[{i}]", "name", a.by, [a.name]) for i, a in enumerate(self.aggregates)]
+        for where, field, by, columns in joined:
+            for table_column, request_column in by.items():
                 if request_column not in self.requests.columns:
-                    found.append((f"context[{i}].by.{table_key}", f"no request column {request_column!r}"))
-            for column in context.columns:
+                    found.append((f"{where}.by.{table_column}", f"no request column {request_column!r}"))
+            for column in columns:
                 if column in taken:
-                    found.append(
-                        (
-                            f"context[{i}].columns",
-                            f"{column!r} is there twice: rename the column in table {context.table.name!r}",
-                        )
-                    )
+                    found.append((f"{where}.{field}", f"{column!r} is there twice: give it another name"))
                 taken.add(column)
         return found
 
+    def _column_problems(self) -> list[tuple[str, str]]:
+        """Request columns that other declarations name and that are not there."""
+        named = [("outcome.group", self.outcome.group), ("fleet.by", self.fleet.by if self.fleet else None)]
+        named += [("split.column", None if isinstance(self.split, TimeSplit) else self.split.column)]
+        return [
+            (where, f"no request column {column!r}")
+            for where, column in named
+            if column and column not in self.requests.columns
+        ]
+
     @property
     def tables(self) -> dict[str, Table]:
-        """Every table by name: requests, context, outcome."""
-        return {t.name: t for t in [self.requests, *(c.table for c in self.context), self.outcome.table]}
+        """Every table by name: requests, context, aggregates, outcome."""
+        joined = [*(c.table for c in self.context), *(a.table for a in self.aggregates)]
+        return {t.name: t for t in [self.requests, *joined, self.outcome.table]}
 
     @property
     def context_columns(self) -> dict[str, Column]:
-        """The columns that context adds to a request; always nullable, since context may be missing or too old."""
-        return {
-            name: msgspec.structs.replace(context.table.columns[name], nullable=True)
+        """The columns that context and aggregates add to a request; always nullable: they may be missing or too old."""
+        columns = {
+            name: msgspec.structs.replace(context.table.columns[column], nullable=True)
             for context in self.context
-            for name in context.columns
+            for name, column in context.wanted.items()
         }
+        return columns | {aggregate.name: aggregate.column for aggregate in self.aggregates}
 
     @property
     def columns(self) -> dict[str, Column]:

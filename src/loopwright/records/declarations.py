@@ -6,16 +6,18 @@ is for reading only: what runs later is the ONNX graph in the package, never the
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
 from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.ids import NAME, digest
 
-ColumnType = Literal["float", "integer", "boolean", "string", "timestamp"]
+ColumnType = Literal["float", "integer", "boolean", "string", "timestamp", "array"]
+Task = Literal["binary", "multiclass", "regression", "ranking", "anomaly"]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -54,6 +56,14 @@ class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             except ValueError as error:
                 found.append((field, str(error)))
         return found
+
+
+def _column_name_problems(field: str, names: Iterable[str]) -> list[tuple[str, str]]:
+    return [
+        (f"{field}.{n[:80]}", "a column name is letters, digits and _, not beginning with a digit or with _")
+        for n in names
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", n)
+    ]
 
 
 def _name_problem(field: str, name: str) -> list[tuple[str, str]]:
@@ -155,7 +165,11 @@ class Scope(Declaration, frozen=True, kw_only=True):
 
 
 class Column(Declaration, frozen=True):
-    """One column of a contract. `timestamp` is zone-aware with microseconds; `categories` closes a string column."""
+    """One column of a contract. `timestamp` is zone-aware with microseconds; `categories` closes a string column.
+
+    `zone` is the IANA zone of a timestamp that its source writes without one; without `zone` such a time is refused.
+    `shape` is that of one value of an `array` (of numbers, float32): `[28, 28]` for an image, `[384]` for an embedding.
+    """
 
     type: ColumnType
     nullable: bool = False
@@ -164,6 +178,8 @@ class Column(Declaration, frozen=True):
     categories: list[str] | None = None
     tags: list[str] = []
     description: str = ""
+    zone: str | None = None
+    shape: list[int] | None = None
 
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
@@ -174,7 +190,23 @@ class Column(Declaration, frozen=True):
             found.append(("minimum/maximum", f"only a number has a range, not {self.type}"))
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             found.append(("minimum", f"{self.minimum} is above maximum {self.maximum}"))
+        if self.zone is not None and self.type != "timestamp":
+            found.append(("zone", f"only a timestamp has a zone, not {self.type}"))
+        elif self.zone is not None and not _known_zone(self.zone):
+            found.append(("zone", f"{self.zone[:80]!r} is no zone: write an IANA name such as Europe/Paris, or UTC"))
+        if (self.type == "array") != (self.shape is not None):
+            found.append(("shape", "an array has a shape such as [28, 28], and nothing else has one"))
+        elif self.shape is not None and not (self.shape and all(n > 0 for n in self.shape)):
+            found.append(("shape", f"{self.shape} is no shape: write the length of each dimension, all at least 1"))
         return found
+
+
+def _known_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        return False
+    return True
 
 
 class Table(Declaration, frozen=True):
@@ -205,11 +237,7 @@ class Table(Declaration, frozen=True):
             column = self.columns.get(name)
             if column and (column.type != "timestamp" or column.nullable):
                 found.append((f"columns.{name}", "must be a timestamp that is never null"))
-        found += [
-            (f"columns.{n}", "a column name is letters, digits and _, not beginning with a digit or with _")
-            for n in self.columns
-            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,62}", n)
-        ]
+        found += _column_name_problems("columns", self.columns)
         found += [
             (f"key.{n}", "a key column cannot be null") for n in self.key if n in self.columns and self.columns[n].nullable
         ]
@@ -224,41 +252,121 @@ class Table(Declaration, frozen=True):
 class Context(Declaration, frozen=True):
     """Columns joined to each request: the latest row of `table` known at that moment, matched on `by`.
 
-    `by` maps the table's key columns to request columns; `columns` are the ones wanted; a row older than `max_age`
-    (event time to decision) counts as missing. Context columns are always nullable.
+    `by` maps the table's key columns to request columns; `columns` are the ones wanted (a dictionary renames them: new name
+    to the table's column, so that one table can be joined twice); a row older than `max_age` (event time to decision) counts
+    as missing. `lag` is how long after a row became known serving may take to see it; training waits as long. Context
+    columns are always nullable.
     """
 
     table: Table
     by: dict[str, str]
-    columns: list[str]
+    columns: list[str] | dict[str, str]
     max_age: str | None = None
+    lag: str = "1m"
+
+    @property
+    def wanted(self) -> dict[str, str]:
+        """Name under which features see a column -> column of the table."""
+        return self.columns if isinstance(self.columns, dict) else {name: name for name in self.columns}
 
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
-        found = self._durations("max_age")
+        found = self._durations("max_age", "lag")
         found += [
-            ("columns", f"no column {c!r} in table {self.table.name!r}") for c in self.columns if c not in self.table.columns
+            ("columns", f"no column {c!r} in table {self.table.name!r}")
+            for c in self.wanted.values()
+            if c not in self.table.columns
         ]
+        found += _column_name_problems("columns", self.wanted)
         if sorted(self.by) != sorted(self.table.key):
             found.append(("by", f"must name exactly the key of table {self.table.name!r}: {self.table.key}"))
         return found
 
 
+class Aggregate(Declaration, frozen=True, kw_only=True):
+    """A number over the recent rows of a table: "mean arrival delay of this carrier over the last 24 hours, known at push-back".
+
+    Counted are the rows of `table` whose event time is in the `window` before the decision, that were known by then (and
+    `lag` later, see Context), and whose columns equal the request's: `by` maps table columns to request columns. Of several
+    versions of one row (same key and event time) the one known last counts. `of` is an SQL expression over the table's
+    columns: a number, for `share` a condition, for `distinct` anything; `count` needs none.
+    """
+
+    name: str
+    table: Table
+    by: dict[str, str]
+    function: Literal["count", "sum", "mean", "min", "max", "share", "distinct"]
+    of: str = ""
+    window: str
+    lag: str = "1m"
+    description: str = ""
+
+    @property
+    def column(self) -> Column:
+        """The column it adds to a request: null where there is nothing to take a mean, minimum, maximum or share of."""
+        kind: ColumnType = "integer" if self.function in ("count", "distinct") else "float"
+        return Column(kind, nullable=True, description=self.description)
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        found = self._durations("window", "lag") + _column_name_problems("name", [self.name])
+        if bool(self.of.strip()) == (self.function == "count"):
+            found.append(("of", "count counts rows and takes none; every other function needs an SQL expression"))
+        if not self.by:
+            found.append(("by", "name at least one column of the table and the request column it equals"))
+        found += [(f"by.{c}", f"no column {c!r} in table {self.table.name!r}") for c in self.by if c not in self.table.columns]
+        return found
+
+
 class Outcome(Declaration, frozen=True):
-    """The truth about a request: a row of `table` with the same key; `label` is an SQL expression over it, true or false.
+    """The truth about a request: a row of `table` with the same key; `label` is an SQL expression over it.
+
+    `task` says what the label is and what is predicted of it:
+
+    binary      true or false; predicted is the probability of true
+    multiclass  one of several strings; predicted is the probability of each
+    regression  a number; predicted is its mean, or with `quantiles` those quantiles. Several numbers (multi-output) are a
+                dictionary of name to expression
+    ranking     a relevance (0, 1, 2 ...) within the requests that share the column `group`; predicted is a score to sort by
+    anomaly     true for what was strange, where anybody ever says so; predicted is how strange a request is. `alert_share`
+                of the training rows is as strange as what is called an anomaly
 
     `wait` is how long after the decision an outcome may come before the prediction counts as never answered.
     """
 
     table: Table
-    label: str
+    label: str | dict[str, str]
     wait: str = "30d"
+    task: Task = "binary"
+    quantiles: list[float] = []
+    group: str | None = None
+    alert_share: float = 0.01
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Name of each target -> SQL expression; one target is called `label`."""
+        return self.label if isinstance(self.label, dict) else {"label": self.label}
 
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
-        return self._durations("wait") + (
-            [] if self.label.strip() else [("label", "an SQL expression such as 'arr_delay > 15'")]
-        )
+        found = self._durations("wait")
+        if not self.labels or not all(expression.strip() for expression in self.labels.values()):
+            found.append(("label", "an SQL expression such as 'arr_delay > 15'"))
+        if isinstance(self.label, dict) and self.task != "regression":
+            found.append(("label", f"several targets are for regression only, not {self.task}"))
+        if self.quantiles and self.task != "regression":
+            found.append(("quantiles", f"only regression predicts quantiles, not {self.task}"))
+        if self.quantiles and isinstance(self.label, dict):
+            found.append(("quantiles", "of one target only"))
+        if sorted(set(self.quantiles)) != self.quantiles or not all(0 < q < 1 for q in self.quantiles):
+            found.append(("quantiles", f"{self.quantiles}: between 0 and 1, ascending, none twice"))
+        if (self.group is not None) != (self.task == "ranking"):
+            found.append(
+                ("group", "ranking needs the request column whose equal values are ranked together; nothing else does")
+            )
+        if not 0 < self.alert_share < 1:
+            found.append(("alert_share", f"{self.alert_share} is not between 0 and 1"))
+        return found
 
 
 class Slice(Declaration, frozen=True):
@@ -275,8 +383,11 @@ class Slice(Declaration, frozen=True):
 # --- 3 develop ---------------------------------------------------------------------------------------------------
 
 
-class TimeSplit(Declaration, frozen=True):
-    """The newest part of the examples validates, the rest trains: `validation` is a duration ("14d")."""
+class TimeSplit(Declaration, frozen=True, tag_field="by", tag="time"):
+    """The newest part of the examples validates, the rest trains: `validation` is a duration ("14d").
+
+    Examples whose decision is within `embargo` before the boundary are left out of both.
+    """
 
     validation: str = "14d"
     embargo: str = "0s"
@@ -284,6 +395,71 @@ class TimeSplit(Declaration, frozen=True):
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
         return self._durations("validation", "embargo")
+
+
+class GroupSplit(Declaration, frozen=True, tag_field="by", tag="group"):
+    """Whole groups (equal values of a request column, such as a patient) validate or train, never both.
+
+    Which is decided by a hash of the value and the loop's seed: `validation` is the share of groups that validate.
+    """
+
+    column: str
+    validation: float = 0.2
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        return _share_problem("validation", self.validation)
+
+
+class StratifiedSplit(Declaration, frozen=True, tag_field="by", tag="stratum"):
+    """A random share of every stratum validates: a stratum is a value of the label and, where given, of a request column."""
+
+    column: str | None = None
+    validation: float = 0.2
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        return _share_problem("validation", self.validation)
+
+
+class Sampling(Declaration, frozen=True, kw_only=True):
+    """Which examples are trained on, and how they weigh. It is undone at serving: probabilities are those of real traffic.
+
+    `keep` is the share of examples kept by label ("false" and "true", or a class); `weights` weigh labels in fitting, and
+    `balanced` weighs each label by how rare it is.
+    """
+
+    keep: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    balanced: bool = False
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        found = [p for label, share in self.keep.items() for p in _share_problem(f"keep.{label}", share, most=1.0)]
+        found += [(f"weights.{label}", f"{w} is not above 0") for label, w in self.weights.items() if not w > 0]
+        if self.balanced and self.weights:
+            found.append(("balanced", "either balanced or weights of your own"))
+        return found
+
+
+def _share_problem(field: str, share: float, most: float = 0.9) -> list[tuple[str, str]]:
+    return [] if 0 < share <= most else [(field, f"{share} is not above 0 and at most {most}")]
+
+
+class Fleet(Declaration, frozen=True, kw_only=True):
+    """One declaration, many models: one per value of the request column `by`, where there are enough examples of it.
+
+    A value with fewer than `minimum_rows` training examples, one never seen, or one whose own model is not surely as good as
+    the global model, is answered by the global model. `most` bounds how many segments get a model (the largest ones).
+    """
+
+    by: str
+    minimum_rows: int = 1000
+    most: int = 1000
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        return [(f, f"{n} is less than 1") for f, n in (("minimum_rows", self.minimum_rows), ("most", self.most)) if n < 1]
 
 
 class Candidate(Declaration, frozen=True):

@@ -1,7 +1,8 @@
 """The package: an immutable folder named by the SHA-256 of its manifest. `develop` makes it, `deploy` and `monitor` read it.
 
     manifest.json       this file's `Manifest`; names every other file with its SHA-256 and size
-    model.onnx          features + estimator in one graph: outputs `score` (float32 [N]) and, if any, `features` (float32 [N, F])
+    model.onnx          features + estimator in one graph: outputs `score` (float32 [N]) and, if any, `values` (float32 [N, K],
+                        see `Output`) and `features` (float32 [N, F])
     heuristic.onnx      the fall-back: output `score` (float32 [N])
     slices.onnx         one string output [N] per slice, named by the slice (absent when the loop has no slices)
     evaluation.json     `Evaluation`
@@ -17,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from loopwright.records.declarations import Column
+from loopwright.records.declarations import Column, Task
 
 
 class ContextNeed(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +59,23 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
     max_difference: float
 
 
+class Output(msgspec.Struct, frozen=True, kw_only=True):
+    """What a package predicts. `names` are those of the columns of the graph's output `values` (float32 [N, K]), none if K = 0.
+
+    binary      score = P(true), no values; the label is score >= threshold
+    multiclass  values = the probability of each of `classes` (sorted, `names` are the same); score = the largest of them, the
+                label its class
+    regression  score = the number predicted (of several targets the first, of several quantiles the one nearest the median);
+                values = one column per target or quantile ("q0.9") where there are several; no label
+    ranking     score = what to sort by; no values, no label
+    anomaly     score = how strange (larger is stranger); the label is score >= threshold
+    """
+
+    task: Task = "binary"
+    classes: list[str] = []
+    names: list[str] = []
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about a package but its bytes. `request`, `key`, `event_time` are the contract of the request."""
 
@@ -85,6 +103,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parent: str
     release: dict[str, Any]
     files: dict[str, FileInfo]
+    output: Output = Output()
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):
