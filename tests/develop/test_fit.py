@@ -9,8 +9,10 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from loopwright.develop.fit import first_trial, fit, fixed, make, predict, search
-from loopwright.records.declarations import Candidate, Value
+from loopwright.develop.fit import Lessons, first_trial, fit, fixed, make, predict, search
+from loopwright.develop.goal import Answers, Goal
+from loopwright.records import metrics
+from loopwright.records.declarations import Candidate
 from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.progress import Silent
 
@@ -46,17 +48,23 @@ class Steps(Silent):
 
 
 def found(seed: int, steps: Steps | None = None) -> dict[str, Any]:
-    matrix, truth = data()
+    return searched(*data(), seed, steps or Steps())
+
+
+def searched(matrix: Array, truth: Array, seed: int, steps: Silent) -> dict[str, Any]:
+    def judge(rows: Array, answers: Answers) -> float:
+        return metrics.compute("average_precision", truth[rows], answers.score, answers.score >= 0.5)
+
     return search(
         SEARCHED,
-        matrix,
-        truth,
+        Lessons(matrix, truth),
         np.arange(1200),
-        metric="average_precision",
-        value=Value(),
+        judge=judge,
+        higher=True,
+        goal=Goal(),
         seed=seed,
         seconds=None,
-        progress=steps or Steps(),
+        progress=steps,
     )
 
 
@@ -73,8 +81,8 @@ def test_the_search_finds_better_than_the_worst() -> None:
     matrix, truth = data()
     scores = {}
     for name, params in (("found", found(0)), ("smallest", {"n_estimators": 1, "num_leaves": 2})):
-        estimator, _ = fit(SEARCHED, make(SEARCHED, fixed(SEARCHED, params), 0), matrix[:960], truth[:960])
-        scores[name] = np.mean((predict(estimator, matrix[960:1200]) >= 0.5) == truth[960:1200])
+        estimator, _ = fit(SEARCHED, make(SEARCHED, fixed(SEARCHED, params), 0), Lessons(matrix[:960], truth[:960]), Goal())
+        scores[name] = np.mean((predict(estimator, matrix[960:1200], Goal()).score >= 0.5) == truth[960:1200])
     assert scores["found"] > scores["smallest"] + 0.1
 
 
@@ -82,10 +90,7 @@ def test_the_search_never_sees_validation_rows() -> None:
     matrix, truth = data()
     spoiled = matrix.copy()
     spoiled[1200:] = np.inf  # would fail, or change the result, if it were read
-    arguments: dict[str, Any] = {"metric": "log_loss", "value": Value(), "seed": 0, "seconds": None, "progress": Silent()}
-    assert search(SEARCHED, spoiled, truth, np.arange(1200), **arguments) == search(
-        SEARCHED, matrix, truth, np.arange(1200), **arguments
-    )
+    assert searched(spoiled, truth, 0, Silent()) == searched(matrix, truth, 0, Silent())
 
 
 def test_open_seeds_are_set_and_given_ones_kept() -> None:
@@ -99,12 +104,14 @@ def test_a_missing_value_is_explained() -> None:
     matrix, truth = data()
     matrix[0, 0] = np.nan
     with pytest.raises(DeclarationInvalid, match=r"contains NaN.*nde\.fill_null"):
-        fit(Candidate("lr", LogisticRegression), LogisticRegression(), matrix, truth)
+        fit(Candidate("lr", LogisticRegression), LogisticRegression(), Lessons(matrix, truth), Goal())
 
 
 def test_what_the_library_warns_of_is_told_not_raised() -> None:
     matrix, truth = data()
-    _, warned = fit(Candidate("mlp", MLPClassifier), MLPClassifier((4,), max_iter=1, random_state=0), matrix, truth)
+    _, warned = fit(
+        Candidate("mlp", MLPClassifier), MLPClassifier((4,), max_iter=1, random_state=0), Lessons(matrix, truth), Goal()
+    )
     assert len(warned) == 1
     assert "converged" in warned[0]
 

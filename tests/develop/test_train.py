@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tests.develop.flights import COLUMNS, CONTEXT, NEED, REQUEST, SCOPE, SLICES, START, features, store, table
 
+from loopwright.develop.goal import Goal
 from loopwright.develop.mlmodel import _load_pyfunc
 from loopwright.develop.train import agreement, develop, threshold
 from loopwright.records.clock import SimulatedClock
@@ -279,7 +280,7 @@ def test_agreement_is_tried_on_what_the_rows_lack(done: Done) -> None:
             odd = np.isnan(matrix).any(axis=1) | (matrix[:, 5] == 4)
             return np.stack([1 - np.where(odd, 0.9, 0.5)] * 2, axis=1)
 
-    compared, difference = agreement("boosted", packages["boosted"].files["model.onnx"], Constant(), COLUMNS, rows)
+    compared, difference = agreement("boosted", packages["boosted"].files["model.onnx"], Constant(), Goal(), COLUMNS, rows)
     assert compared > len(rows)
     assert difference > 0.1
 

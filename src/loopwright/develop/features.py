@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 import spox
 
+from loopwright.develop.goal import Goal
 from loopwright.records.declarations import Column, Slice
 from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.graph import METADATA, Graph, column_inputs
@@ -155,10 +156,12 @@ class Traced:
         """The graph that computes the matrix a model is fitted on: output `features` (float32 [N, F])."""
         return build(self.columns, self.arguments, {"features": self.matrix(vocabulary, encoding)})
 
-    def model_graph(self, vocabulary: Mapping[str, Vocabulary], encoding: Encoding, estimator: onnx.ModelProto) -> bytes:
-        """Features and estimator in one graph: outputs `score` (float32 [N]) and `features` (float32 [N, F]).
+    def model_graph(
+        self, vocabulary: Mapping[str, Vocabulary], encoding: Encoding, estimator: onnx.ModelProto, goal: Goal
+    ) -> bytes:
+        """Features and estimator in one graph: outputs `score` (float32 [N]), `values` (float32 [N, K], if any) and `features` (float32 [N, F]).
 
-        `estimator` takes one float32 or float64 matrix and gives the probabilities [N, 2] as its last output.
+        `estimator` takes one float32 or float64 matrix and gives the raw numbers [N, K] of `goal` as its last output.
         """
         with _quiet():
             matrix = self.matrix(vocabulary, encoding)
@@ -166,8 +169,20 @@ class Traced:
             wide = entry.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE
             given = ndx.astype(matrix, ndx.float64) if wide else matrix
             result = spox.inline(estimator)(**{entry.name: given.unwrap_spox()})
-            probability = ndx.asarray(result[estimator.graph.output[-1].name])[:, 1]
-            return build(self.columns, self.arguments, {"score": ndx.astype(probability, ndx.float32), "features": matrix})
+            outputs = _answers(ndx.asarray(result[estimator.graph.output[-1].name]), goal)
+            return build(self.columns, self.arguments, {**outputs, "features": matrix})
+
+
+def _answers(raw: Any, goal: Goal) -> dict[str, Any]:
+    """What `goal.answers` does, in the graph."""
+    if goal.factors:
+        raw = raw * ndx.asarray(np.array(goal.factors), dtype=raw.dtype)
+        raw = raw / ndx.sum(raw, axis=1, keepdims=True)
+    if goal.quantiles:
+        raw = ndx.sort(raw, axis=1)
+    score = ndx.max(raw, axis=1) if goal.column is None else raw[:, goal.column]
+    values = {"values": ndx.astype(raw, ndx.float32)} if goal.output.names else {}
+    return {"score": ndx.astype(score, ndx.float32), **values}
 
 
 def trace(features: Callable[[Any], Any], columns: Mapping[str, Column]) -> Traced:

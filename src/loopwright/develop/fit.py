@@ -1,18 +1,61 @@
-"""Fitting an estimator, and the search over its hyper-parameters (Optuna's tree-structured Parzen estimator, Bergstra et al. 2011)."""
+"""Fitting an estimator, and the search over its hyper-parameters (Optuna's tree-structured Parzen estimator, Bergstra et al. 2011).
+
+What each task wants of an estimator, and the truth it is fitted on (as the examples have it):
+
+    binary      a classifier; bool [N]
+    multiclass  a classifier; string [N], each one of `Output.classes`
+    regression  a regressor; float64 [N], or [N, K] in the order of `Output.names`: an estimator that cannot predict several
+                numbers is fitted once for each. With quantiles, once for each quantile, by the estimator's own parameter
+    ranking     a ranker (its rows are sorted by group) or a regressor of the relevance; float64 [N]
+    anomaly     an outlier detector; no truth
+"""
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+import numpy as np
 import optuna
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
 
+from loopwright.develop.goal import Answers, Goal
 from loopwright.develop.split import tail_split
-from loopwright.records import metrics
-from loopwright.records.declarations import Candidate, Value
+from loopwright.records.declarations import Candidate
 from loopwright.records.errors import DeclarationInvalid, LoopwrightError
 from loopwright.records.graph import Array
 from loopwright.records.progress import Progress
+
+# How an estimator is told the quantile to predict: class name -> fixed parameters, and the parameter that takes the quantile.
+QUANTILE: dict[str, tuple[dict[str, Any], str]] = {
+    "LGBMRegressor": ({"objective": "quantile"}, "alpha"),
+    "XGBRegressor": ({"objective": "reg:quantileerror"}, "quantile_alpha"),
+    "GradientBoostingRegressor": ({"loss": "quantile"}, "alpha"),
+    "HistGradientBoostingRegressor": ({"loss": "quantile"}, "quantile"),
+    "QuantileRegressor": ({}, "quantile"),
+}
+
+
+class Lessons(msgspec.Struct, frozen=True):
+    """What an estimator is fitted on: `matrix` float32 [N, F], `truth` (see above), `group` of any type [N], `weight` float64 [N]."""
+
+    matrix: Array
+    truth: Array
+    group: Array | None = None
+    weight: Array | None = None
+
+    def at(self, rows: Array) -> "Lessons":
+        """Those of some rows, by their indices."""
+        group, weight = (None if a is None else a[rows] for a in (self.group, self.weight))
+        return Lessons(self.matrix[rows], self.truth[rows], group, weight)
+
+
+class Several(msgspec.Struct, frozen=True):
+    """Estimators fitted on the same rows, each giving one number: a column per estimator."""
+
+    estimators: list[Any]
 
 
 def make(candidate: Candidate, trial: Any, seed: int) -> Any:
@@ -43,15 +86,17 @@ def first_trial(candidate: Candidate, seed: int) -> Any:
     return make(candidate, _study("maximize", seed).ask() if takes_trial(candidate) else None, seed)
 
 
-def fit(candidate: Candidate, estimator: Any, matrix: Array, truth: Array) -> tuple[Any, list[str]]:
-    """Fit on a matrix (float32 [N, F]) and truth (bool [N]); the estimator, and what the library warned of.
+def fit(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal) -> tuple[Any, list[str]]:
+    """Fit on the lessons; the fitted estimator (or Several), and what the library warned of.
 
-    Raises DeclarationInvalid when the estimator cannot be fitted on these features.
+    Raises DeclarationInvalid when the estimator cannot be fitted on these features, or takes no weights and there are some.
     """
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            estimator.fit(matrix, truth.astype("int64"))
+            fitted = _fit(estimator, lessons, goal)
+    except LoopwrightError:
+        raise
     except Exception as error:  # libraries raise many kinds
         hint = (
             " (fill nulls with nde.fill_null in `features`, or put a SimpleImputer in the pipeline)"
@@ -60,42 +105,119 @@ def fit(candidate: Candidate, estimator: Any, matrix: Array, truth: Array) -> tu
         )
         why = f"cannot be fitted: {type(error).__name__}: {str(error).splitlines()[0][:300]}{hint}"
         raise DeclarationInvalid(f"candidate {candidate.name}", [("estimator", why)]) from error
-    return estimator, list(dict.fromkeys(str(w.message).splitlines()[0] for w in warned))
+    return fitted, list(dict.fromkeys(str(w.message).splitlines()[0] for w in warned))
 
 
-def predict(estimator: Any, matrix: Array) -> Array:
-    """The estimator's own probability of true, float64 [N]."""
+def _fit(estimator: Any, lessons: Lessons, goal: Goal) -> Any:
+    matrix, truth, task = lessons.matrix, lessons.truth, goal.output.task
+    if task == "ranking" and lessons.group is not None and takes(estimator, "group"):
+        order, sizes = _by_group(lessons.group)
+        return estimator.fit(matrix[order], truth[order].astype(np.float64), **last_step(estimator, {"group": sizes}))
+    weights = {} if lessons.weight is None else last_step(estimator, {"sample_weight": lessons.weight})
+    if task == "anomaly":
+        return estimator.fit(matrix, **weights)
+    if task in ("binary", "multiclass"):
+        return estimator.fit(matrix, codes(truth, goal), **weights)
+    truth = truth.astype(np.float64)
+    if goal.quantiles:
+        return Several([at_quantile(clone(estimator), q).fit(matrix, truth, **weights) for q in goal.quantiles])
+    if truth.ndim == 2 and not _predicts_several(estimator):
+        return Several([clone(estimator).fit(matrix, column, **weights) for column in truth.T])
+    return estimator.fit(matrix, truth, **weights)
+
+
+def _by_group(group: Array) -> tuple[Array, Array]:
+    """The order that puts rows of one group side by side, and how many rows each group has."""
+    _, code = np.unique(group, return_inverse=True)
+    return np.argsort(code, kind="stable"), np.bincount(code)
+
+
+def codes(truth: Array, goal: Goal) -> Array:
+    """The truth of a classification as integers [N]: 0 and 1, or the place among the goal's classes."""
+    if goal.output.task == "binary":
+        return truth.astype(np.int64)
+    return np.searchsorted(np.array(goal.output.classes), truth.astype(str))
+
+
+def last(estimator: Any) -> Any:
+    """The estimator itself, or the last step of a pipeline (of pipelines)."""
+    return last(estimator.steps[-1][1]) if isinstance(estimator, Pipeline) else estimator
+
+
+def last_step(estimator: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `fit` as a pipeline hands them to its last step."""
+    if not isinstance(estimator, Pipeline):
+        return dict(arguments)
+    name, step = estimator.steps[-1]
+    return {f"{name}__{key}": value for key, value in last_step(step, arguments).items()}
+
+
+def takes(estimator: Any, argument: str) -> bool:
+    """Whether `fit` of the estimator (of a pipeline's last step) has this argument."""
+    return argument in inspect.signature(last(estimator).fit).parameters
+
+
+def at_quantile(estimator: Any, quantile: float) -> Any:
+    """The estimator told to predict a quantile, in place. Raises DeclarationInvalid when it cannot."""
+    model = last(estimator)
+    if type(model).__name__ not in QUANTILE:
+        raise DeclarationInvalid(
+            "estimator", [(type(model).__name__, f"predicts no quantiles: take one of {', '.join(QUANTILE)}")]
+        )
+    given, name = QUANTILE[type(model).__name__]
+    model.set_params(**given, **{name: quantile})
+    return estimator
+
+
+def _predicts_several(estimator: Any) -> bool:
+    return bool(estimator.__sklearn_tags__().target_tags.multi_output) and type(last(estimator)).__module__.startswith(
+        "sklearn"
+    )
+
+
+def predict(estimator: Any, matrix: Array, goal: Goal) -> Answers:
+    """The estimator's own answers for a matrix."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        scores: Array = estimator.predict_proba(matrix)[:, 1].astype("float64")
-        return scores
+        return goal.answers(raw(estimator, matrix, goal))
+
+
+def raw(estimator: Any, matrix: Array, goal: Goal) -> Array:
+    """The raw numbers [N, K] of a fitted estimator, see `goal`."""
+    if isinstance(estimator, Several):
+        return np.column_stack([e.predict(matrix) for e in estimator.estimators])
+    if goal.output.task in ("binary", "multiclass"):
+        return np.asarray(estimator.predict_proba(matrix))
+    numbers = -estimator.decision_function(matrix) if goal.output.task == "anomaly" else estimator.predict(matrix)
+    return np.reshape(numbers, (len(matrix), -1))
 
 
 def search(
     candidate: Candidate,
-    matrix: Array,
-    truth: Array,
+    lessons: Lessons,
     rows: Array,
     *,
-    metric: str,
-    value: Value,
+    judge: Callable[[Array, Answers], float],
+    higher: bool,
+    goal: Goal,
     seed: int,
     seconds: float | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The best hyper-parameters of a candidate, by `metric` on the newest fifth of the training rows, fitted on the rest.
+    """The best hyper-parameters of a candidate, by `judge` on the newest fifth of the training rows, fitted on the rest.
 
-    `rows` are the training rows' indices in order of time. At most `candidate.trials` trials, at most `seconds`.
+    `rows` are the training rows' indices in order of time; `judge` is given the indices judged on and the answers, and
+    `higher` says whether more is better. At most `candidate.trials` trials, at most `seconds`.
     """
     older, newer = tail_split(rows)
-    study = _study("maximize" if metrics.metric(metric).higher else "minimize", seed)
+    study = _study("maximize" if higher else "minimize", seed)
     total = max(1, candidate.trials)
 
     def objective(trial: Any) -> float:
-        estimator, _ = fit(candidate, make(candidate, trial, seed), matrix[older], truth[older])
-        score = predict(estimator, matrix[newer])
+        estimator, _ = fit(candidate, make(candidate, trial, seed), lessons.at(older), goal)
+        answers = predict(estimator, lessons.matrix[newer], goal)
         progress.advance(f"{candidate.name} search", trial.number + 1, total)
-        return metrics.compute(metric, truth[newer], score, score >= value.threshold(), value=value)
+        return judge(newer, answers)
 
     study.optimize(objective, n_trials=total, timeout=seconds)
     return dict(study.best_params)

@@ -18,7 +18,8 @@ from loopwright.develop.card import card
 from loopwright.develop.convert import TOLERANCE, convert, refuse_inconvertible
 from loopwright.develop.evaluate import evaluate, latency, measures
 from loopwright.develop.features import Encoding, Traced, Vocabulary, trace, trace_rule, trace_slices
-from loopwright.develop.fit import first_trial, fit, fixed, make, predict, search, takes_trial
+from loopwright.develop.fit import Lessons, first_trial, fit, fixed, make, predict, search, takes_trial
+from loopwright.develop.goal import Answers, Goal
 from loopwright.develop.leaderboard import climb, primary_metric, rank, verdict
 from loopwright.develop.mlmodel import mlmodel
 from loopwright.develop.provenance import commit, environment
@@ -81,6 +82,7 @@ class _Work(msgspec.Struct, kw_only=True):
     truth: Array
     training: Array
     validation: Array
+    goal: Goal
     traced: Traced
     heuristic: bytes
     slices: bytes | None
@@ -157,6 +159,7 @@ def develop(
         truth=truth,
         training=training,
         validation=validation,
+        goal=Goal(),
         traced=traced,
         heuristic=heuristic,
         slices=slice_graph,
@@ -263,24 +266,30 @@ def _heuristic(work: _Work) -> _Fitted:
 
 def _fit(work: _Work, candidate: Candidate, params: Mapping[str, Any] | None) -> _Fitted:
     """Search, fit, convert and check one candidate."""
-    clock, matrix = work.home.clock, work.matrices[candidate.encoding]
+    clock, lessons = work.home.clock, Lessons(work.matrices[candidate.encoding], work.truth)
     start = clock.monotonic()
     found = dict(params or {})
     if takes_trial(candidate) and params is None:
         minutes = work.scope.budget.train_minutes
+        name = primary_metric(work.scope.objectives)
+
+        def judge(rows: Array, answers: Answers) -> float:
+            value = work.scope.value
+            return metrics.compute(name, work.truth[rows], answers.score, answers.score >= value.threshold(), value=value)
+
         found = search(
             candidate,
-            matrix,
-            work.truth,
+            lessons,
             work.training,
-            metric=primary_metric(work.scope.objectives),
-            value=work.scope.value,
+            judge=judge,
+            higher=metrics.metric(name).higher,
+            goal=work.goal,
             seed=work.seed,
             seconds=minutes * 60 if minutes else None,
             progress=work.progress,
         )
     unfitted = make(candidate, fixed(candidate, found) if takes_trial(candidate) else None, work.seed)
-    estimator, warned = fit(candidate, unfitted, matrix[work.training], work.truth[work.training])
+    estimator, warned = fit(candidate, unfitted, lessons.at(work.training), work.goal)
     seconds = clock.monotonic() - start
     for text in warned:
         work.progress.say(f"{candidate.name}: {text[:200]}")
@@ -303,8 +312,10 @@ def _convert(work: _Work, candidate: Candidate, estimator: Any) -> tuple[bytes, 
     for double in (False, True):
         try:
             model = convert(candidate.name, estimator, work.matrices[candidate.encoding].shape[1], double=double)
-            graph = work.traced.model_graph(work.vocabulary, candidate.encoding, model)
-            rows, difference = agreement(candidate.name, graph, estimator, work.traced.columns, work.validation_table)
+            graph = work.traced.model_graph(work.vocabulary, candidate.encoding, model, work.goal)
+            rows, difference = agreement(
+                candidate.name, graph, estimator, work.goal, work.traced.columns, work.validation_table
+            )
         except ConversionRefused as error:
             why = why or error.why
             continue
@@ -317,7 +328,7 @@ def _convert(work: _Work, candidate: Candidate, estimator: Any) -> tuple[bytes, 
 
 
 def agreement(
-    candidate: str, graph: bytes, estimator: Any, columns: Mapping[str, Column], table: pa.Table
+    candidate: str, graph: bytes, estimator: Any, goal: Goal, columns: Mapping[str, Column], table: pa.Table
 ) -> tuple[int, float]:
     """How many rows were compared and the largest difference between graph and estimator.
 
@@ -330,12 +341,12 @@ def agreement(
     for given in [table, *_disturbed(used, table)]:
         found = model.run(arrow_feed(model, columns, given))
         try:
-            expected = predict(estimator, found["features"])
+            expected = predict(estimator, found["features"], goal).score
         except ValueError:
             kept = np.isfinite(found["features"]).all(axis=1)
             if not kept.any():
                 continue
-            expected = predict(estimator, found["features"][kept])
+            expected = predict(estimator, found["features"][kept], goal).score
             found = {name: array[kept] for name, array in found.items()}
         difference = np.abs(found["score"] - expected)
         largest = max(largest, float(difference.max()) if np.isfinite(difference).all() else float("inf"))
