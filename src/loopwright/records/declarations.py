@@ -114,13 +114,29 @@ class Budget(Declaration, frozen=True):
 
 
 class Value(Declaration, frozen=True):
-    """Money for each kind of outcome, in `currency`, relative to doing nothing when the truth is negative."""
+    """Money for each kind of outcome, in `currency`.
+
+    binary, anomaly  the four kinds, relative to doing nothing when the truth is negative
+    multiclass       `correct` or `wrong`, for each answer
+    regression       `correct` for each answer, and `under` or `over` (a cost, so below 0) for each unit by which it is below or
+                     above the truth
+    ranking          none
+    """
 
     currency: str = "USD"
     true_positive: float = 0.0
     false_positive: float = 0.0
     true_negative: float = 0.0
     false_negative: float = 0.0
+    correct: float = 0.0
+    wrong: float = 0.0
+    under: float = 0.0
+    over: float = 0.0
+
+    @property
+    def given(self) -> bool:
+        """Whether it says anything."""
+        return any(isinstance(money, float | int) and money != 0 for money in (getattr(self, f) for f in self.__struct_fields__))
 
     def threshold(self) -> float:
         """The score above which acting pays, for calibrated scores (Elkan 2001, The foundations of cost-sensitive learning)."""
@@ -130,7 +146,12 @@ class Value(Declaration, frozen=True):
 
 
 class Heuristic(Declaration, frozen=True):
-    """Phase 1 of the ladder: a rule over request and context columns, traced to ONNX; true or a score in [0, 1]."""
+    """Phase 1 of the ladder: a rule over request and context columns, traced to ONNX.
+
+    What it gives is of the outcome's task: binary a condition or a score in [0, 1]; multiclass a string, one of the classes;
+    regression a number, or a dictionary of target (or quantile, "q0.9") to number; ranking and anomaly a number, the larger the
+    further up, or the stranger.
+    """
 
     rule: Any
     name: str = "heuristic"
@@ -169,6 +190,11 @@ class Column(Declaration, frozen=True):
 
     `zone` is the IANA zone of a timestamp that its source writes without one; without `zone` such a time is refused.
     `shape` is that of one value of an `array` (of numbers, float32): `[28, 28]` for an image, `[384]` for an embedding.
+
+    How sources write it: `source` is its name there, where that is another one; `format` how a timestamp is written that is
+    not ISO 8601 (`%d/%m/%Y %H:%M`, or `unix` and `unix_ms` for seconds and milliseconds since 1970); `optional` says that
+    a source may lack the column altogether (null then). `filled` is for a column that no source has: `row_id`, a text made
+    of the source's digest and the number of the row, or `ingested_at`, the moment when that content was first ingested.
     """
 
     type: ColumnType
@@ -180,6 +206,10 @@ class Column(Declaration, frozen=True):
     description: str = ""
     zone: str | None = None
     shape: list[int] | None = None
+    source: str | None = None
+    format: str | None = None
+    optional: bool = False
+    filled: Literal["row_id", "ingested_at"] | None = None
 
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
@@ -198,6 +228,19 @@ class Column(Declaration, frozen=True):
             found.append(("shape", "an array has a shape such as [28, 28], and nothing else has one"))
         elif self.shape is not None and not (self.shape and all(n > 0 for n in self.shape)):
             found.append(("shape", f"{self.shape} is no shape: write the length of each dimension, all at least 1"))
+        return found + self._source_problems()
+
+    def _source_problems(self) -> list[tuple[str, str]]:
+        found = []
+        if self.format is not None and self.type != "timestamp":
+            found.append(("format", f"only a timestamp has a format, not {self.type}"))
+        elif self.format is not None and self.format not in ("unix", "unix_ms") and "%" not in self.format:
+            found.append(("format", f"{self.format[:80]!r} is no format: write one such as %d/%m/%Y %H:%M, or unix, or unix_ms"))
+        if self.optional and not self.nullable:
+            found.append(("optional", "where a source lacks the column it is null: say nullable=True as well"))
+        wanted = {"row_id": "string", "ingested_at": "timestamp"}.get(self.filled or "", self.type)
+        if wanted != self.type:
+            found.append(("filled", f"{self.filled} is a {wanted}, not {self.type}"))
         return found
 
 
@@ -214,6 +257,7 @@ class Table(Declaration, frozen=True):
 
     `event_time` names the column of when a row happened; `known_time` the one of when it became known (the same column
     if not given); `known_after` is a delay added to it ("20m"). `key` names the columns that identify an entity.
+    `ignore` names columns of the sources that the table does not take (`["*"]`: whatever it does not name).
     """
 
     name: str
@@ -223,6 +267,7 @@ class Table(Declaration, frozen=True):
     known_time: str | None = None
     known_after: str = "0s"
     description: str = ""
+    ignore: list[str] = []
 
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
@@ -386,11 +431,14 @@ class Slice(Declaration, frozen=True):
 class TimeSplit(Declaration, frozen=True, tag_field="by", tag="time"):
     """The newest part of the examples validates, the rest trains: `validation` is a duration ("14d").
 
-    Examples whose decision is within `embargo` before the boundary are left out of both.
+    Examples whose decision is within `embargo` before the boundary are left out of both. So are training examples whose outcome
+    became known only after the boundary: a model made then could not have learnt from them. Where outcomes came late for another
+    reason (all of them delivered at once) `late_outcomes="train"` trains on them.
     """
 
     validation: str = "14d"
     embargo: str = "0s"
+    late_outcomes: Literal["leave out", "train"] = "leave out"
 
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
@@ -521,13 +569,15 @@ class Monitor(Declaration, frozen=True, kw_only=True):
 class Retrain(Declaration, frozen=True, kw_only=True):
     """When to retrain: after `every`, on `drift` of this many columns, or when `decay_metric` fell by `decay` against the package's own evaluation.
 
+    `decay_metric` is the task's own where it is not given: average precision, macro F1, mean absolute error, NDCG of the first 10.
+
     `cooldown` is the least time between two retrainings; `window` the length of history trained on (all if None).
     """
 
     every: str | None = None
     drift: int | None = None
     decay: float | None = None
-    decay_metric: str = "average_precision"
+    decay_metric: str = ""
     cooldown: str = "7d"
     window: str | None = None
 
