@@ -12,12 +12,13 @@ from tests.deploy.loops import COLUMNS, LOOP, NOW, declared, model_graph, opened
 from loopwright.deploy import controller
 from loopwright.deploy.checks import GateResult, check_release, gate
 from loopwright.records.columns import arrow_schema
-from loopwright.records.declarations import Guard, Objective, Scope, TimeSplit
+from loopwright.records.declarations import GroupSplit, Guard, Objective, Scope, StratifiedSplit, TimeSplit
 from loopwright.records.errors import GateFailed
 from loopwright.records.evaluation import Estimate
 from loopwright.records.examples import Examples
 from loopwright.records.home import Home
 from loopwright.records.packages import Package, encode_json
+from loopwright.records.split import Split, divide
 
 ROWS = 4000
 START = NOW - timedelta(days=40)
@@ -43,9 +44,16 @@ def examples() -> pa.Table:
     }
     table = pa.table(columns, schema=arrow_schema(COLUMNS))
     truth = delay + rng.normal(0, 12, ROWS) > 15
-    return table.append_column("_decided_at", pa.array(decided, pa.timestamp("us", tz="UTC"))).append_column(
-        "_label", pa.array(truth)
-    )
+    more = {
+        "_decided_at": pa.array(decided, pa.timestamp("us", tz="UTC")),
+        "_known_at": pa.array(decided, pa.timestamp("us", tz="UTC")),
+        "_label": pa.array(truth),
+        "_unit": table.column("flight"),
+        "_prediction": pa.nulls(ROWS, pa.string()),
+    }
+    for name, values in more.items():
+        table = table.append_column(name, values)
+    return table
 
 
 @pytest.fixture
@@ -84,9 +92,29 @@ def test_a_good_first_package_passes(home: Home, examples: pa.Table) -> None:
     assert (result.serving, result.rows) == ("", ROWS * 14 // 40)
 
 
+def split_by(home: Home, made: Package, examples: pa.Table, split: Split, seed: int = 0) -> Package:
+    """The package as if it had been trained on those examples, split so."""
+    partition = divide(examples, split, seed=seed).partition
+    return home.packages.write(msgspec.structs.replace(made.manifest, split=partition, files={}), made.files)
+
+
 def test_only_the_validation_part_counts(home: Home, examples: pa.Table) -> None:
-    result = gate(home, package(home.packages), scope=scope(), examples=examples, split=TimeSplit(validation="4d"))
-    assert result.rows == ROWS // 10
+    made = split_by(home, package(home.packages), examples, TimeSplit(validation="4d"))
+    assert gate(home, made, scope=scope(), examples=examples).rows == ROWS // 10
+
+
+@pytest.mark.parametrize("split", [GroupSplit("origin", 0.5), StratifiedSplit(validation=0.3)])
+def test_the_gate_judges_on_the_side_the_split_says(home: Home, examples: pa.Table, split: Split) -> None:
+    made = split_by(home, package(home.packages), examples, split)
+    validation = divide(examples, split, seed=0).validation
+    assert gate(home, made, scope=scope(), examples=examples).rows == len(validation)
+    # What serves was split by the same rule: it has seen none of these rows, though it was trained on others of the same time.
+    serving = split_by(home, package(home.packages, weight=-0.05), examples, split)
+    result = gate(home, made, scope=scope(), serving=serving, examples=examples)
+    assert (result.rows, "favours" in str(result.checks)) == (len(validation), False)
+    # With another seed it has.
+    serving = split_by(home, package(home.packages, weight=-0.05), examples, StratifiedSplit(validation=0.1), seed=5)
+    assert "favours" in str(gate(home, made, scope=scope(), serving=serving, examples=examples).checks)
 
 
 def test_a_package_that_cannot_be_probed_fails(home: Home) -> None:

@@ -34,6 +34,7 @@ from loopwright.records.graph import Graph
 from loopwright.records.home import Home
 from loopwright.records.ledger.record import Record
 from loopwright.records.packages import Package
+from loopwright.records.split import trained_on, validates
 from loopwright.records.turns import LoopRecord
 
 SEED = 20_130_401
@@ -92,13 +93,12 @@ def gate(
     guards: Sequence[Guard] = (),
     serving: Package | None = None,
     examples: pa.Table | None = None,
-    split: TimeSplit | None = None,
 ) -> GateResult:
-    """Run every check on a package. `examples` are as `records.examples` describes them; the newest `split.validation` count.
+    """Run every check on a package. `examples` are as `records.examples` describes them; those on the validation side of its split count.
 
     Without examples, or with fewer than 100 of them, nothing is compared with the serving package, and the result says so.
     """
-    case = _case(package, serving, scope, guards, examples, split)
+    case = _case(package, serving, scope, guards, examples)
     checks = [check for judge in CHECKS for check in judge(case)]
     return GateResult(
         package=package.digest,
@@ -110,7 +110,7 @@ def gate(
 
 
 def check_release(home: Home, package: Package, *, loop: str, scope: Scope) -> GateResult:
-    """The gate for a release by hand, with what the ledger knows of the loop: guards, split, the package's own examples.
+    """The gate for a release by hand, with what the ledger knows of the loop: guards, the package's own examples.
 
     The result is put into the ledger. Raises GateFailed with the reasons.
     """
@@ -125,7 +125,6 @@ def check_release(home: Home, package: Package, *, loop: str, scope: Scope) -> G
         guards=msgspec.convert(declared.get("release", {}).get("guards", []), list[Guard]),
         serving=home.packages.read(digest) if digest and digest != package.digest else None,
         examples=_examples(home, loop, package),
-        split=msgspec.convert(declared.get("split", {}), TimeSplit),
     )
     home.ledger.put(result, loop=loop, key=package.digest, links=[(package.digest, "checked")])
     if not result.passed:
@@ -147,7 +146,6 @@ def _case(
     scope: Scope,
     guards: Sequence[Guard],
     examples: pa.Table | None,
-    split: TimeSplit | None,
 ) -> Case:
     none = np.array([], dtype=np.bool_)
     case = Case(
@@ -164,7 +162,7 @@ def _case(
     )
     if examples is None or not examples.num_rows:
         return case
-    rows, note = _validation(examples, split or TimeSplit(), serving)
+    rows, note = _validation(examples, package, serving)
     if rows.num_rows < LEAST_ROWS:
         return case
     other = None
@@ -184,14 +182,22 @@ def _case(
     )
 
 
-def _validation(examples: pa.Table, split: TimeSplit, serving: Package | None) -> tuple[pa.Table, str]:
-    """The newest rows; of these, where there are enough, only those that the serving package was not trained on."""
-    decided = examples["_decided_at"]
-    last = pc.max(decided).as_py()
-    rows = examples.filter(pc.greater(decided, pa.scalar(last - duration(split.validation), decided.type)))
+def _validation(examples: pa.Table, package: Package, serving: Package | None) -> tuple[pa.Table, str]:
+    """The rows that the package was judged on; of these, where there are enough, only those that the serving package was not trained on."""
+    split = package.manifest.split
+    if split is None:  # made before packages said
+        newest = pc.max(examples["_decided_at"]).as_py() - duration(TimeSplit().validation)
+        rows = examples.filter(pc.greater(examples["_decided_at"], pa.scalar(newest, examples["_decided_at"].type)))
+    else:
+        rows = examples.filter(pa.array(validates(split, examples)))
     if serving is None:
         return rows, ""
-    unseen = rows.filter(pc.greater(rows["_decided_at"], pa.scalar(serving.manifest.training.last, decided.type)))
+    known = serving.manifest.split
+    if known is None:
+        last = pa.scalar(serving.manifest.training.last, rows["_decided_at"].type)
+        unseen = rows.filter(pc.greater(rows["_decided_at"], last))
+    else:
+        unseen = rows.filter(pa.array(~trained_on(known, rows)))
     if unseen.num_rows >= max(LEAST_ROWS, rows.num_rows // 2):
         return unseen, ""
     seen = rows.num_rows - unseen.num_rows

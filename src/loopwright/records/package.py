@@ -18,19 +18,26 @@ from typing import Any
 
 import msgspec
 
-from loopwright.records.declarations import Column, Task
+from loopwright.records.declarations import Column, GroupSplit, StratifiedSplit, Task, TimeSplit
 
 
 class ContextNeed(msgspec.Struct, frozen=True, kw_only=True):
-    """Context a package needs while serving: the latest row of `table` known, matched on `by` (table key -> request column).
+    """What is looked up for a request while serving: the row of `table` that counts, or aggregates over it, matched on `by`.
 
-    A row whose event time is more than `max_age_s` seconds before the decision counts as missing.
+    `by` maps table columns to request columns. `store` names the steps in the online table (`data.steps` makes them), whose
+    values are those of `columns`, in order. A row whose event time is more than `max_age_s` seconds before the decision counts
+    as missing. Rows count from `lag_s` seconds after they became known, the time by which serving must have them. `empty`
+    is what a column is where no row counts (null if it is not named); a context that is missing is flagged, so `empty` is for
+    aggregates only.
     """
 
     table: str
     by: dict[str, str]
     columns: dict[str, Column]
-    max_age_s: float | None
+    max_age_s: float | None = None
+    store: str = ""
+    lag_s: float = 0.0
+    empty: dict[str, Any] = {}
 
 
 class FileInfo(msgspec.Struct, frozen=True):
@@ -69,11 +76,88 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
                 values = one column per target or quantile ("q0.9") where there are several; no label
     ranking     score = what to sort by; no values, no label
     anomaly     score = how strange (larger is stranger); the label is score >= threshold
+
+    `quantiles` are those that `names` name, none otherwise.
     """
 
     task: Task = "binary"
     classes: list[str] = []
     names: list[str] = []
+    quantiles: list[float] = []
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a column, or the label, comes from, as columns of tables (`TABLE.COLUMN`).
+
+    `of` are the ones its value is computed from, `by` those that decide which rows count: keys and times.
+    """
+
+    of: list[str] = []
+    by: list[str] = []
+
+
+class Lineage(msgspec.Struct, frozen=True, kw_only=True):
+    """What is computed from what: features, heuristic and slices from columns of the contract, and those from tables.
+
+    `features` maps a feature to the columns that reach it in the graph, `slices` a slice to its own; `columns` maps every
+    column of the contract, and `labels` every target, to the table columns behind it.
+    """
+
+    features: dict[str, list[str]] = {}
+    heuristic: list[str] = []
+    slices: dict[str, list[str]] = {}
+    columns: dict[str, Origin] = {}
+    labels: dict[str, Origin] = {}
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One side of a split: its rows, the units and groups in them, first and last decision, SHA-256 of the rows' ids in order.
+
+    A row's id is `UNIT|MICROSECONDS OF DECISION|PREDICTION`; `groups` is 0 unless the split is by group.
+    """
+
+    rows: int
+    units: int
+    groups: int
+    first: datetime
+    last: datetime
+    digest: str
+
+
+class Partition(msgspec.Struct, frozen=True, kw_only=True):
+    """How examples were divided, with the proof that training and validation share nothing: every count of `overlap` is 0.
+
+    `boundary` is the last moment before validation (by time only); `left_out` counts rows in neither part by reason; `cuts` are
+    by stratum ("" for groups) the draw up to which rows validate: see `records.split`, which can tell any row's side by them.
+    """
+
+    split: TimeSplit | GroupSplit | StratifiedSplit
+    seed: int
+    boundary: datetime | None
+    training: Part
+    validation: Part
+    left_out: dict[str, int]
+    overlap: dict[str, int]
+    cuts: dict[str, float]
+
+
+class Sampled(msgspec.Struct, frozen=True, kw_only=True):
+    """How training rows were sampled and weighed, by label: rows there, rows fitted on, the weight of each.
+
+    `factors` undo it: the graph multiplies the probability of each label by its factor and makes them sum to one again.
+    """
+
+    there: dict[str, int]
+    kept: dict[str, int]
+    weights: dict[str, float]
+    factors: dict[str, float]
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of the requests that a package of a fleet is for: those whose `column` has `value` (as text)."""
+
+    column: str
+    value: str
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +188,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     release: dict[str, Any]
     files: dict[str, FileInfo]
     output: Output = Output()
+    segment: Segment | None = None
+    lineage: Lineage = Lineage()
+    split: Partition | None = None
+    sampling: Sampled | None = None
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):

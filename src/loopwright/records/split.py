@@ -1,0 +1,286 @@
+"""Which examples train and which validate, with the proof that the two share nothing.
+
+time     the newest decisions validate. Those within the embargo before the boundary are left out of both, and so are training
+         rows whose outcome became known only after the boundary: a model made there and then could not have learnt from them, and
+         what their label says may have happened in the time that is validated (purging; López de Prado 2018, Advances in
+         Financial Machine Learning, 7.4.1). Nothing is left out behind the boundary: training never follows validation
+group    the groups with the smallest hashes validate: whole groups, never parts of them
+stratum  of each stratum the rows with the smallest hashes validate: the same share of each
+
+The hash is of loop seed and value (of the group; of a row's unit), so that a row stays where it is when others come. Two rows may
+have one outcome (a flight asked about twice): no outcome is on both sides, whatever the split.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loopwright.records.declarations import GroupSplit, StratifiedSplit, Task, TimeSplit, duration
+from loopwright.records.errors import ExamplesRefused
+from loopwright.records.graph import Array
+from loopwright.records.package import Part, Partition
+
+LEAST_ROWS = 20
+SEARCH_SHARE = 0.2
+STRATA = 5
+"""Into how many equally large strata a label that is a number is cut."""
+
+EMBARGO, LATE, SHARED = "in the embargo", "outcome known only after the boundary", "outcome shared with validation"
+
+Split = TimeSplit | GroupSplit | StratifiedSplit
+
+
+class Divided(NamedTuple):
+    """Indices of the training and of the validation rows, ascending, and how it came to them."""
+
+    training: Array
+    validation: Array
+    partition: Partition
+
+
+def divide(examples: pa.Table, split: Split, *, seed: int, task: Task = "binary") -> Divided:
+    """Training and validation rows of examples (see `records.examples`).
+
+    Raises ExamplesRefused when a part is too small, or has too few kinds of outcome to learn from or to judge by.
+    """
+    if not len(examples):
+        raise ExamplesRefused("there are no examples: ingest requests and outcomes first")
+    boundary = None
+    if isinstance(split, TimeSplit):
+        boundary = int(_moments(examples, "_decided_at").max()) - _microseconds(duration(split.validation))
+    divided = _divide(examples, split, seed, "validation", boundary)
+    _enough(examples, divided, task)
+    return divided
+
+
+def divide_again(examples: pa.Table, training: Array, split: Split, *, seed: int) -> tuple[Array, Array]:
+    """Training rows (indices) divided once more by the same rule, for the search over hyper-parameters: fitted on, judged on.
+
+    By time the newest fifth of them is judged on. Raises ExamplesRefused when too little is left to fit on.
+    """
+    rows = examples.take(pa.array(training))
+    boundary = None
+    if isinstance(split, TimeSplit):
+        decided = np.sort(_moments(rows, "_decided_at"))
+        boundary = int(decided[max(1, int(len(decided) * (1 - SEARCH_SHARE))) - 1])
+    fitted, judged, _ = _divide(rows, split, seed, "search", boundary)
+    if min(len(fitted), len(judged)) < LEAST_ROWS // 4:
+        raise ExamplesRefused(
+            f"of {len(rows)} training examples {len(fitted)} can be fitted on and {len(judged)} judged on in the search over "
+            "hyper-parameters: give more history, or no `trials`"
+        )
+    return training[fitted], training[judged]
+
+
+def validates(partition: Partition, examples: pa.Table) -> Array:
+    """Which rows (bool [N]) of any examples are on the validation side of a partition made earlier."""
+    if partition.boundary is not None:
+        return _moments(examples, "_decided_at") > _us(partition.boundary)
+    draw, stratum = _draw(examples, partition.split, partition.seed, "validation")
+    return draw <= _cuts(partition, stratum)
+
+
+def trained_on(partition: Partition, examples: pa.Table) -> Array:
+    """Which rows (bool [N]) of any examples a model fitted on a partition's training side may have seen."""
+    last = max(partition.training.last, partition.validation.last)
+    there = _moments(examples, "_decided_at") <= _us(partition.training.last if partition.boundary is not None else last)
+    return there & ~validates(partition, examples)
+
+
+def overlap(examples: pa.Table, training: Array, validation: Array, split: Split, boundary: datetime | None) -> dict[str, int]:
+    """What two parts share, counted: rows, outcomes, groups, and training rows that reach into the embargo or beyond the boundary."""
+    decided, known = _moments(examples, "_decided_at"), _moments(examples, "_known_at")
+    outcome = _outcomes(examples)
+    found = {
+        "rows": len(np.intersect1d(training, validation)),
+        "outcomes": len(np.intersect1d(outcome[training], outcome[validation])),
+    }
+    if isinstance(split, GroupSplit):
+        group = np.array(_texts(examples, split.column), dtype=object)
+        found["groups"] = len(set(group[training]) & set(group[validation]))
+    if isinstance(split, TimeSplit) and boundary is not None:
+        border = _us(boundary)
+        late = (known[training] > border) & (split.late_outcomes == "leave out")
+        found["moments"] = int(((decided[training] > border - _microseconds(duration(split.embargo))) | late).sum())
+        found["moments"] += int((decided[validation] <= border).sum())
+    return found
+
+
+def draws(seed: int, purpose: str, values: Sequence[str]) -> Array:
+    """A number in [0, 1) for each value, float64 [N]: the same for the same seed, purpose and value, else as good as random."""
+    found: dict[str, float] = {}
+    for value in values:
+        if value not in found:
+            text = f"{seed}|{purpose}|{value}".encode("utf-8", "surrogatepass")
+            found[value] = (int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 11) / 2**53
+    return np.array([found[value] for value in values], dtype=np.float64)
+
+
+def units(examples: pa.Table) -> list[str]:
+    """What each row is about, as text: its unit, or its prediction's id, or its place."""
+    unit, prediction = examples.column("_unit").to_pylist(), examples.column("_prediction").to_pylist()
+    return [u or p or f"row {i}" for i, (u, p) in enumerate(zip(unit, prediction, strict=True))]
+
+
+def _divide(examples: pa.Table, split: Split, seed: int, purpose: str, boundary: int | None) -> Divided:
+    cuts: dict[str, float] = {}
+    left_out: dict[str, Array] = {}
+    if isinstance(split, TimeSplit) and boundary is not None:
+        decided = _moments(examples, "_decided_at")
+        judged = decided > boundary
+        fitted = decided <= boundary - _microseconds(duration(split.embargo))
+        left_out[EMBARGO] = ~judged & ~fitted
+        if split.late_outcomes == "leave out":
+            left_out[LATE] = fitted & (_moments(examples, "_known_at") > boundary)
+            fitted &= ~left_out[LATE]
+    else:
+        draw, stratum = _draw(examples, split, seed, purpose)
+        share = split.validation if not isinstance(split, TimeSplit) else SEARCH_SHARE
+        cuts = {name: _cut(draw[stratum == name], share) for name in dict.fromkeys(stratum.tolist())}
+        judged = draw <= np.array([cuts[name] for name in stratum.tolist()])
+        fitted = ~judged
+    outcome = _outcomes(examples)
+    left_out[SHARED] = fitted & np.isin(outcome, outcome[judged])
+    training, validation = np.flatnonzero(fitted & ~left_out[SHARED]), np.flatnonzero(judged)
+    moment = None if boundary is None else _moment(boundary)
+    partition = Partition(
+        split=split,
+        seed=seed,
+        boundary=moment,
+        training=_part(examples, training, split),
+        validation=_part(examples, validation, split),
+        left_out={why: int(rows.sum()) for why, rows in left_out.items() if rows.any()},
+        overlap=overlap(examples, training, validation, split, moment),
+        cuts=cuts,
+    )
+    return Divided(training, validation, partition)
+
+
+def _cut(draw: Array, share: float) -> float:
+    """The draw up to which values validate, so that their share is `share`, and one of several at least."""
+    distinct = np.unique(draw)
+    count = min(max(round(share * len(distinct)), 1), len(distinct) - 1)
+    return float(distinct[count - 1]) if count > 0 else -1.0
+
+
+def _cuts(partition: Partition, stratum: Array) -> Array:
+    share = partition.split.validation if not isinstance(partition.split, TimeSplit) else SEARCH_SHARE
+    return np.array([partition.cuts.get(name, share) for name in stratum.tolist()])
+
+
+def _draw(examples: pa.Table, split: Split, seed: int, purpose: str) -> tuple[Array, Array]:
+    """A draw [N] per row, the same for rows that stay together, and the stratum [N] it is compared within."""
+    if isinstance(split, GroupSplit):
+        return draws(seed, purpose, _texts(examples, split.column)), np.full(len(examples), "", dtype=object)
+    stratum = _label_strata(examples.column("_label"))
+    if isinstance(split, StratifiedSplit) and split.column is not None:
+        stratum = [f"{label} {value}" for label, value in zip(stratum, _texts(examples, split.column), strict=True)]
+    return draws(seed, purpose, units(examples)), np.array(stratum, dtype=object)
+
+
+def _label_strata(label: pa.ChunkedArray) -> list[str]:
+    """The stratum of each label: a value, or of a number (of several the first) the fifth of all rows it lies in."""
+    kind = label.type
+    if pa.types.is_boolean(kind) or pa.types.is_string(kind):
+        return [str(value).lower() if isinstance(value, bool) else str(value) for value in label.to_pylist()]
+    number = pc.list_element(label, 0) if pa.types.is_list(kind) else label
+    values = np.asarray(number.to_numpy(zero_copy_only=False), dtype=np.float64)
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, STRATA + 1)[1:-1]))
+    return [f"part {i + 1}" for i in np.searchsorted(edges, values, side="left").tolist()]
+
+
+def _texts(examples: pa.Table, column: str) -> list[str]:
+    return ["null" if value is None else f"={value}" for value in examples.column(column).to_pylist()]
+
+
+def _outcomes(examples: pa.Table) -> Array:
+    """A number per outcome, int64 [N]: the same for rows of one unit whose outcome became known at one moment."""
+    unit = pa.array(units(examples)).dictionary_encode().indices.to_numpy().astype(np.int64)
+    moments, known = np.unique(_moments(examples, "_known_at"), return_inverse=True)
+    return np.asarray(unit * len(moments) + known)
+
+
+def _part(examples: pa.Table, rows: Array, split: Split) -> Part:
+    part = examples.take(pa.array(rows))
+    unit, decided = units(part), _moments(part, "_decided_at")
+    identity = "\n".join(
+        f"{u}|{moment}|{prediction or ''}"
+        for u, moment, prediction in zip(unit, decided.tolist(), part.column("_prediction").to_pylist(), strict=True)
+    )
+    group = split.column if isinstance(split, GroupSplit) else None
+    return Part(
+        rows=len(rows),
+        units=len(set(unit)),
+        groups=len(set(_texts(part, group))) if group else 0,
+        first=_moment(int(decided.min())) if len(rows) else datetime.fromtimestamp(0, UTC),
+        last=_moment(int(decided.max())) if len(rows) else datetime.fromtimestamp(0, UTC),
+        digest=hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest(),
+    )
+
+
+def _enough(examples: pa.Table, divided: Divided, task: Task) -> None:
+    label, partition = examples.column("_label"), divided.partition
+    for name, rows in (("training", divided.training), ("validation", divided.validation)):
+        kinds = 0
+        if task in ("binary", "multiclass") or (task == "anomaly" and name == "validation"):
+            kinds = 2
+        there = len(label.take(pa.array(rows)).unique()) if kinds else 0
+        if len(rows) < LEAST_ROWS or there < kinds:
+            first, last = (f"{_moment(int(m)):%Y-%m-%d %H:%M}" for m in _ends(examples))
+            raise ExamplesRefused(
+                f"the {name} part has {len(rows)} examples{_kinds(label, rows) if kinds else ''}: at least {LEAST_ROWS}"
+                f"{' with both outcomes' if kinds else ''} are needed (examples from {first} to {last}, {_says(partition.split)}"
+                f"{''.join(f'; {n} left out: {why}' for why, n in partition.left_out.items())}){_advice(partition)}"
+            )
+
+
+def _kinds(label: pa.ChunkedArray, rows: Array) -> str:
+    part = label.take(pa.array(rows))
+    if pa.types.is_boolean(part.type):
+        return f", {pc.sum(part).as_py() or 0} of them positive"
+    return f" of {len(part.unique())} kinds"
+
+
+def _ends(examples: pa.Table) -> tuple[int, int]:
+    decided = _moments(examples, "_decided_at")
+    return int(decided.min()), int(decided.max())
+
+
+def _says(split: Split) -> str:
+    if isinstance(split, TimeSplit):
+        return f"the newest {split.validation} validate"
+    if isinstance(split, GroupSplit):
+        return f"{split.validation:.0%} of the groups by {split.column} validate"
+    return f"{split.validation:.0%} of each stratum validate"
+
+
+def _advice(partition: Partition) -> str:
+    late = partition.left_out.get(LATE, 0)
+    if not late:
+        return ""
+    return (
+        '. Outcomes that all came at once, long after what they tell of, are trained on with TimeSplit(late_outcomes="train")'
+        if late > partition.training.rows
+        else ""
+    )
+
+
+def _moments(examples: pa.Table, column: str) -> Array:
+    return np.asarray(examples.column(column).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy())
+
+
+def _us(moment: datetime) -> int:
+    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+
+
+def _moment(us: int) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=us)
+
+
+def _microseconds(length: timedelta) -> int:
+    return length // timedelta(microseconds=1)
