@@ -18,7 +18,7 @@ from loopwright.loop import load_loop
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import UsageError
 from loopwright.replay import replay
-from loopwright.verbs import act, keep, look
+from loopwright.verbs import act, keep, lineage, look
 from loopwright.verbs.results import Node
 
 LOOP = load_loop(FILE)
@@ -107,7 +107,7 @@ def _one_prediction(home: Home, world: World) -> None:
             assert told.outcome.value == paid[told.outcome.kind]
         else:
             assert told.outcome is None
-        assert {"prediction", "package", "examples", "table", "file"} <= kinds(look.lineage(home, answer["_id"]))
+        assert {"prediction", "package", "examples", "table", "file"} <= kinds(lineage.lineage(home, answer["_id"]))
 
 
 def _the_reports(home: Home, tmp_path: Path, retrainings: int) -> None:

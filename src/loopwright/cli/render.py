@@ -5,6 +5,7 @@ Strings go to the terminal as they are (no markup is read from them) and without
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -62,6 +63,8 @@ SIGNS = {
 }
 NEVER = "–"
 PIPE_WIDTH = 140
+ALIKE = 10
+"""So many files or packages are shown below one node of a tree."""
 
 
 def show(value: Any) -> None:
@@ -319,18 +322,44 @@ def _trace(value: Trace) -> RenderableType:
 
 
 def _node(value: Node) -> Tree:
-    def label(node: Node) -> Text:
-        name = short(node.id) if node.kind == "package" else _word(node.id)
-        role = f"{_word(node.role)}: " if node.role else ""
-        return Text.assemble((role, "dim"), (node.kind, "cyan"), f" {name} ", (_word(node.label), "dim"))
-
-    def grow(tree: Tree, nodes: list[Node]) -> None:
-        for node in nodes:
-            grow(tree.add(label(node)), node.children)
-
-    root = Tree(label(value))
-    grow(root, value.children)
+    """A tree; what a column is of and found by stands on its own line, packages that used the same are named once."""
+    root = Tree(_node_label(value))
+    _grow(root, value.children)
     return root
+
+
+def _node_label(node: Node) -> Text:
+    name = short(node.id) if node.kind == "package" else _word(node.id).removeprefix("table:")
+    if node.kind == "file" and node.label:  # the label says the name
+        name = ""
+    ends = {c.role: [t.id for t in node.children if t.role == c.role] for c in node.children if c.kind == "table column"}
+    origin = "; ".join(f"{role} {', '.join(map(_word, names))}" for role, names in ends.items())
+    role, said = f"{_word(node.role)}: " if node.role else "", _word(node.label) if node.label else ""
+    parts = [(role, "dim"), (f"{node.kind} ", "cyan"), (f"{name} " if name else "", ""), (said, "dim"), (origin, "green")]
+    label = Text.assemble(*parts)
+    label.rstrip()
+    return label
+
+
+def _grow(tree: Tree, nodes: Sequence[Node]) -> None:
+    shown: Counter[str] = Counter()
+    same: dict[tuple[str, bytes], list[Node]] = {}
+    for node in (n for n in nodes if n.kind != "table column"):
+        inside = msgspec.json.encode(node.children) if node.kind == "package" and node.children else node.id.encode()
+        same.setdefault((f"{node.role} {node.kind}", inside), []).append(node)
+    for alike in same.values():
+        first = alike[0]
+        shown[first.kind] += 1
+        if first.kind in ("file", "package") and shown[first.kind] > ALIKE:
+            continue
+        branch = tree.add(_node_label(first))
+        _grow(branch, first.children)
+        if others := [short(n.id) for n in alike[1:]]:
+            more = "" if len(others) <= ALIKE else f" and {len(others) - ALIKE:,} more"
+            branch.add(Text(f"the same in {', '.join(others[:ALIKE])}{more}", style="dim"))
+    for kind in ("file", "package"):
+        if (more_of := shown[kind] - ALIKE) > 0:
+            tree.add(Text(f"and {_count(more_of, kind)} more (--json has all)", style="dim"))
 
 
 def _drift(value: DriftReport) -> RenderableType:

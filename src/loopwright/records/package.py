@@ -161,7 +161,9 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about a package but its bytes. `request`, `key`, `event_time` are the contract of the request."""
+    """Everything about a package but its bytes. `request`, `key`, `event_time` are the contract of the request.
+
+    `group` is the request column within which is ranked; `heuristic_threshold` that of the heuristic, where it is not `threshold`."""
 
     format: int
     loop: str
@@ -188,6 +190,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     release: dict[str, Any]
     files: dict[str, FileInfo]
     output: Output = Output()
+    group: str = ""
+    heuristic_threshold: float | None = None
     segment: Segment | None = None
     lineage: Lineage = Lineage()
     split: Partition | None = None

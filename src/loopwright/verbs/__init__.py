@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from loopwright.verbs import act, keep, look
+from loopwright.verbs import act, keep, lineage, look
 
 Door = Literal["cli", "http"]
 
@@ -50,7 +50,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("status", "loop", look.status, "Every loop and its six stages at a glance.", "loopwright status", False),
     Verb("trace", "deploy", look.trace, "One prediction: back to its data, forward to its outcome and value.",
          "loopwright trace 013c2f5e8b0011aa22bb33cc44dd55ee", False),
-    Verb("lineage", "data", look.lineage, "What a package, table or record came from.", "loopwright lineage 3fa91c", False),
+    Verb("lineage", "data", lineage.lineage, "What a package, feature, column, table or file came from and what it reached.",
+         "loopwright lineage weather.wind_speed", False),
     Verb("drift", "monitor", look.drift, "Drift and quality over time.", "loopwright drift late-arrival", False),
     Verb("outcomes", "monitor", act.outcomes, "Bring outcomes in from a file, and say how the truth stands.",
          "loopwright outcomes late-arrival landings.parquet", True, ("cli",)),

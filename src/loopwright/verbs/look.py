@@ -20,7 +20,6 @@ from loopwright.verbs.results import (
     Kind,
     LoopPage,
     LoopStatus,
-    Node,
     Retraining,
     StageState,
     Status,
@@ -346,61 +345,3 @@ def _outcome_of(home: Home, loop: str, prediction: "Prediction") -> TracedOutcom
         value=money,
         currency=value.currency,
     )
-
-
-def lineage(home: Home, id: str) -> Node:
-    """What a package, a table or any record came from, as a tree.
-
-    Args:
-        id: a package (or the beginning of its digest), a prediction's id, or the id of a ledger entry.
-    """
-    from loopwright.records.errors import PackageNotFound
-    from loopwright.records.ids import is_trace_id
-    from loopwright.records.predictions.read import find
-
-    if is_trace_id(id) and (found := find(home, id)) is not None:
-        _, prediction = found
-        return Node(
-            id=id,
-            kind="prediction",
-            label=f"score {prediction.score:.4f}",
-            role="",
-            children=[_tree(home, prediction.package, "answered by", 8)],
-        )
-    try:
-        return _tree(home, home.packages.resolve(id), "", 8)
-    except PackageNotFound:
-        if not home.ledger.links(id) and not home.ledger.links(id, direction="down"):
-            home.ledger.get(id)
-        return _tree(home, id, "", 8)
-
-
-def _tree(home: Home, id: str, role: str, depth: int) -> Node:
-    kind, label = _label(home, id)
-    sources = {link.source: link.role for link in home.ledger.links(id, direction="up", depth=1)} if depth else {}
-    return Node(
-        id=id, kind=kind, label=label, role=role, children=[_tree(home, s, r, depth - 1) for s, r in sorted(sources.items())]
-    )
-
-
-def _label(home: Home, id: str) -> tuple[str, str]:
-    from loopwright.records.errors import PackageNotFound, RecordNotFound
-
-    if id.startswith("file:"):
-        _, sha256, name = id.split(":", 2)
-        return "file", f"{name} (sha256 {sha256[:12]})"
-    if id.startswith("table:"):
-        return "table", id.removeprefix("table:")
-    try:
-        manifest = home.packages.read(id).manifest
-        return (
-            "package",
-            f"{manifest.candidate}, trained until {manifest.training.as_of:%Y-%m-%d}, commit {manifest.commit[:12] or 'unknown'}",
-        )
-    except PackageNotFound:
-        pass
-    try:
-        entry = home.ledger.get(id)
-        return entry.kind, f"{entry.key or entry.loop} {entry.at:%Y-%m-%d %H:%M}"
-    except RecordNotFound:
-        return "artefact", id

@@ -1,0 +1,73 @@
+"""Where each column of a loop's contract, and its label, comes from: columns of tables, read off the declarations.
+
+What a value is computed from and what decides which rows count are told apart: the wind speed at push-back is *of* the
+weather's wind speed, found *by* the airport and the times of both.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import duckdb
+
+from loopwright.records.declarations import Aggregate, Context, Outcome, Table
+from loopwright.records.package import Lineage, Origin
+
+
+def lineage(requests: Table, context: Sequence[Context], aggregates: Sequence[Aggregate], outcome: Outcome) -> Lineage:
+    """Where the columns and the label of a loop come from; features, heuristic and slices are for `develop` to add."""
+    return Lineage(columns=column_origins(requests, context, aggregates), labels=label_origins(requests, outcome))
+
+
+def column_origins(requests: Table, context: Sequence[Context], aggregates: Sequence[Aggregate]) -> dict[str, Origin]:
+    """For every column that features can see, the table columns (`TABLE.COLUMN`) behind it."""
+    found = {name: Origin(of=[f"{requests.name}.{name}"]) for name in requests.columns}
+    for c in context:
+        by = _found_by(requests, c.table, c.by)
+        found |= {name: Origin(of=[f"{c.table.name}.{column}"], by=by) for name, column in c.wanted.items()}
+    for a in aggregates:
+        of = [f"{a.table.name}.{column}" for column in expression_columns(a.of, a.table)] if a.of.strip() else []
+        # Of several versions of one row the one known last counts, so the key of the table decides too.
+        by = _found_by(requests, a.table, a.by | dict.fromkeys(k for k in a.table.key if k not in a.by))
+        found[a.name] = Origin(of=of, by=by)
+    return found
+
+
+def label_origins(requests: Table, outcome: Outcome) -> dict[str, Origin]:
+    """For every target of the outcome, the table columns its expression is computed from."""
+    by = _found_by(requests, outcome.table, {k: k for k in requests.key})
+    return {
+        name: Origin(of=[f"{outcome.table.name}.{column}" for column in expression_columns(sql, outcome.table)], by=by)
+        for name, sql in outcome.labels.items()
+    }
+
+
+def expression_columns(sql: str, table: Table) -> list[str]:
+    """The columns of `table` that an SQL expression names, in the contract's order; all of them if it cannot be read."""
+    with duckdb.connect(":memory:") as database:
+        [(tree,)] = database.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT ({sql})"]).fetchall()
+    parsed = json.loads(tree)
+    if parsed.get("error"):
+        return list(table.columns)
+    named = {name.casefold() for name in _names(parsed)}
+    return [c for c in table.columns if c.casefold() in named or "*" in named]
+
+
+def _names(tree: Any) -> Iterator[str]:
+    if isinstance(tree, dict):
+        if tree.get("class") == "COLUMN_REF":
+            yield from tree["column_names"]
+        elif tree.get("class") == "STAR":
+            yield "*"
+        for child in tree.values():
+            yield from _names(child)
+    elif isinstance(tree, list):
+        for child in tree:
+            yield from _names(child)
+
+
+def _found_by(requests: Table, table: Table, by: dict[str, Any]) -> list[str]:
+    """Keys and times of both sides of a join, each once."""
+    theirs: Iterable[str] = [*by, table.event_time, table.known]
+    ours: Iterable[str] = [*(column for column in by.values() if column), requests.event_time]
+    return list(dict.fromkeys([*(f"{table.name}.{c}" for c in theirs), *(f"{requests.name}.{c}" for c in ours)]))
