@@ -1,15 +1,36 @@
-"""Who serves: releasing, rolling back, and the history of both. Every change is a compare-and-swap in the ledger."""
+"""Who serves: releasing, rolling back, and the history of both. Every change is a compare-and-swap in the ledger.
 
+With a fleet the packages of the segments are part of the same state: they come with the package of the loop that they
+were judged against, go back with it, and each can be released and rolled back alone.
+"""
+
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Literal
+
+import msgspec
 
 from loopwright.deploy import served
 from loopwright.deploy.moment import read_moment
+from loopwright.deploy.segments import check_segment
 from loopwright.records.errors import LedgerUnavailable, NotFound, PackageNotFound, PackageRefused, UsageError
 from loopwright.records.home import Home
 from loopwright.records.ids import check_name, new_id
 from loopwright.records.ledger import Entry
+from loopwright.records.packages import Package
 from loopwright.records.releases import Arm, ReleaseState
+
+GLOBAL = "global"
+"""What `to` says to let a segment be answered by the loop's own package."""
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is to serve: the package of the loop, the column of its fleet, and the packages of segments."""
+
+    package: str
+    fleet: str = ""
+    segments: dict[str, str] = {}
 
 
 def release(
@@ -18,35 +39,63 @@ def release(
     package: str,
     *,
     strategy: Literal["direct"] = "direct",
+    fleet: str = "",
+    segments: Mapping[str, str] | None = None,
     why: str,
     by: str | None = None,
     expected: int | None = None,
 ) -> Entry[ReleaseState]:
     """Put a package (its digest, or the beginning of it) into service. `direct` replaces what serves at once.
 
+    `segments` are the packages (whole digests) of the segments of column `fleet` that come with it; those that served
+    beside another package go. A package of one segment replaces that of its segment only.
+
     `expected` is the generation that the caller has seen (default: the present one). Raises ReleaseConflict when the
-    release is at another, PackageNotFound, PackageRefused when the package is of another loop or damaged.
+    release is at another, PackageNotFound, PackageRefused when a package is of another loop or segment, or damaged, and
+    NotFound for a segment's package where nothing serves beside which it could.
     """
     if strategy != "direct":
         raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
-    return _change(home, loop, _checked(home, loop, home.packages.resolve(package)), "release", why, by, expected)
+    made = _checked(home, loop, home.packages.resolve(package))
+    if made.manifest.segment is not None:
+        column, segment = made.manifest.segment.column, made.manifest.segment.value
+        present = serving(home, loop)
+        if present is None:
+            raise NotFound("release of loop", loop, next_step="a segment's package serves beside one of the whole loop")
+        target = _with_segment(home, present, column, segment, made.digest)
+        expected = present.generation if expected is None else expected
+    else:
+        for segment, digest in (segments or {}).items():
+            check_segment(home.packages.read(digest), made, fleet, segment)
+        target = Target(package=made.digest, fleet=fleet if segments else "", segments=dict(segments or {}))
+    return _change(home, loop, target, "release", why, by, expected)
 
 
 def rollback(
-    home: Home, loop: str, *, to: str | None = None, why: str, by: str | None = None, expected: int | None = None
+    home: Home,
+    loop: str,
+    *,
+    segment: str | None = None,
+    to: str | None = None,
+    why: str,
+    by: str | None = None,
+    expected: int | None = None,
 ) -> Entry[ReleaseState]:
     """Go back: to the package that served before the present one, or `to` a package that served or to who served at a time.
 
+    The segments' packages go back with it, to those that served beside it last. With `segment` only that segment goes
+    back, to its package before, or to the loop's own package where it had none (`to="global"` says so at once).
+
     `to` is the beginning of a digest, ISO 8601, or a moment such as "tuesday 09:00" (UTC unless it names a zone). While
     the ledger is down the change is made in the local copy, which the servers follow, and recorded later.
-    Raises PackageNotFound, NotFound (nothing served then), ReleaseConflict.
+    Raises PackageNotFound, NotFound (nothing served then, no such segment), ReleaseConflict.
     """
     try:
         states = [entry.record for entry in history(home, loop)]
     except LedgerUnavailable:
-        return _rollback_locally(home, loop, to, why, by)
-    package = _checked(home, loop, _target(home, states, loop, to))
-    return _change(home, loop, package, "rollback", why, by, expected)
+        return _rollback_locally(home, loop, segment, to, why, by)
+    target = _target(home, states, loop, segment, to)
+    return _change(home, loop, target, "rollback", why, by, states[-1].generation if expected is None else expected)
 
 
 def history(home: Home, loop: str) -> list[Entry[ReleaseState]]:
@@ -66,20 +115,47 @@ def _serving_at(states: list[ReleaseState], at: datetime) -> ReleaseState | None
     return next((state for state in reversed(states) if state.since <= at), None)
 
 
-def _target(home: Home, states: list[ReleaseState], loop: str, to: str | None) -> str:
-    """The package to go back to; `states` oldest first."""
+def _target(home: Home, states: list[ReleaseState], loop: str, segment: str | None, to: str | None) -> Target:
+    """Who is to serve after going back; `states` oldest first."""
     if not states:
         raise NotFound("release of loop", loop, next_step="nothing serves yet: `loopwright release LOOP`")
-    present = states[-1].arms[0].package
-    served_before = list(dict.fromkeys(state.arms[0].package for state in reversed(states)))
+    if segment is not None:
+        return _segment_target(home, states, segment, to)
+    present = states[-1]
+    earlier = [s for s in reversed(states) if s.arms[0].package != present.arms[0].package]
     if to is None:
-        before = [package for package in served_before if package != present]
-        if not before:
+        found = next(iter([*earlier, *(s for s in reversed(states) if s.segments != present.segments)]), None)
+        if found is None:
             raise NotFound("earlier release of loop", loop, next_step="only one package ever served")
-        return before[0]
+    else:
+        found = _named(home, states, [s.arms[0].package for s in states], to)
+    _checked(home, loop, found.arms[0].package)
+    return Target(package=found.arms[0].package, fleet=found.fleet, segments=found.segments)
+
+
+def _segment_target(home: Home, states: list[ReleaseState], segment: str, to: str | None) -> Target:
+    present = states[-1]
+    known = dict.fromkeys(name for state in reversed(states) for name in state.segments)
+    if segment not in known:
+        near = get_close_matches(segment, list(known), 3, 0.4) or list(known)[:3]
+        raise NotFound("package of segment", segment, near=near, next_step="the loop's own package answers it")
+    own = [state.segments.get(segment, "") for state in states]
+    if to is None:
+        wanted = next((package for package in reversed(own) if package != own[-1]), "")
+    elif to == GLOBAL:
+        wanted = ""
+    else:
+        wanted = _named(home, states, own, to).segments.get(segment, "")
+    column = present.fleet or next(state.fleet for state in reversed(states) if segment in state.segments)
+    return _with_segment(home, present, column, segment, wanted)
+
+
+def _named(home: Home, states: list[ReleaseState], packages: Sequence[str], to: str) -> ReleaseState:
+    """The newest state with the package that `to` begins, or the one at the moment it means; `packages` one per state."""
+    served_before = list(dict.fromkeys(package for package in reversed(packages) if package))
     matches = [package for package in served_before if package.startswith(to)] if len(to) >= 4 else []
     if len(matches) == 1:
-        return matches[0]
+        return next(s for s, package in zip(reversed(states), reversed(packages), strict=True) if package == matches[0])
     moment = None if matches else read_moment(to, home.clock.now())
     if moment is None:
         raise PackageNotFound(to, [package[:12] for package in matches or served_before])
@@ -88,21 +164,33 @@ def _target(home: Home, states: list[ReleaseState], loop: str, to: str | None) -
         raise NotFound(
             "release at", f"{moment:%Y-%m-%d %H:%M}", next_step=f"the first one was at {states[0].since:%Y-%m-%d %H:%M} UTC"
         )
-    return state.arms[0].package
+    return state
 
 
-def _checked(home: Home, loop: str, package: str) -> str:
-    """The digest of a package that is whole and of this loop."""
+def _with_segment(home: Home, present: ReleaseState, column: str, segment: str, package: str) -> Target:
+    """The present state with another package for one segment (none: the loop's own answers it). Raises PackageRefused."""
+    if present.segments and column != present.fleet:
+        raise PackageRefused(package, f"it is of a fleet by {column!r}, and the one in service is by {present.fleet!r}")
+    own = present.arms[0].package
+    others = {name: digest for name, digest in present.segments.items() if name != segment}
+    if package:
+        check_segment(home.packages.read(package), home.packages.read(own), column, segment)
+        others[segment] = package
+    return Target(package=own, fleet=column if others else "", segments=others)
+
+
+def _checked(home: Home, loop: str, package: str) -> Package:
+    """A package that is whole and of this loop."""
     found = home.packages.read(package)
     if found.manifest.loop != loop:
         raise PackageRefused(package, f"it was made for loop {found.manifest.loop!r}, not {loop!r}")
-    return found.digest
+    return found
 
 
 def _change(
     home: Home,
     loop: str,
-    package: str,
+    target: Target,
     action: Literal["release", "rollback"],
     why: str,
     by: str | None,
@@ -110,40 +198,44 @@ def _change(
 ) -> Entry[ReleaseState]:
     pointer = home.ledger.pointer(served.pointer_name(check_name(loop, "loop")))
     generation = expected if expected is not None else pointer.generation if pointer else 0
-    state = _state(home, loop, package, generation + 1, action, why, by)
-    entry = home.ledger.swap(
-        served.pointer_name(loop), generation, state, loop=loop, key=package, links=[(package, "released")]
-    )
+    before = home.ledger.get(pointer.entry, ReleaseState).record.packages if pointer else []
+    state = _state(home, loop, target, generation + 1, action, why, by)
+    links = [(p, "released") for p in state.packages if p == target.package or p not in before]
+    entry = home.ledger.swap(served.pointer_name(loop), generation, state, loop=loop, key=target.package, links=links)
     served.copy(home, loop)
     return entry
 
 
 def _state(
-    home: Home, loop: str, package: str, generation: int, action: Literal["release", "rollback"], why: str, by: str | None
+    home: Home, loop: str, target: Target, generation: int, action: Literal["release", "rollback"], why: str, by: str | None
 ) -> ReleaseState:
     return ReleaseState(
         loop=loop,
         generation=generation,
-        arms=[Arm(package=package, role="champion", share=1.0)],
+        arms=[Arm(package=target.package, role="champion", share=1.0)],
         strategy="direct",
         action=action,
         since=home.clock.now(),
         by=by or home.by,
         why=why,
+        fleet=target.fleet,
+        segments=target.segments,
     )
 
 
-def _rollback_locally(home: Home, loop: str, to: str | None, why: str, by: str | None) -> Entry[ReleaseState]:
+def _rollback_locally(
+    home: Home, loop: str, segment: str | None, to: str | None, why: str, by: str | None
+) -> Entry[ReleaseState]:
     """A rollback without the ledger. The entry that is returned is not in the ledger yet: its chain is empty."""
     path = served.path_of(home, check_name(loop, "loop"))
     copy = served.read(path)
     if copy is None:
         raise NotFound("release of loop", loop, next_step="nothing serves here, and the ledger does not answer")
     states = [*copy.past, copy.state]
-    package = _checked(home, loop, _target(home, states, loop, to))
+    target = _target(home, states, loop, segment, to)
     # One change while the ledger is down is one generation: a second one replaces the first, which nobody else has seen.
     generation = copy.state.generation if copy.unrecorded else copy.state.generation + 1
-    state = _state(home, loop, package, generation, "rollback", why, by)
+    state = _state(home, loop, target, generation, "rollback", why, by)
     past = copy.past if copy.unrecorded else states
     served.write(path, served.Served(state=state, outcome=copy.outcome, past=past, unrecorded=True))
     return Entry(
@@ -151,7 +243,7 @@ def _rollback_locally(home: Home, loop: str, to: str | None, why: str, by: str |
         sequence=0,
         kind=ReleaseState.kind,
         loop=loop,
-        key=package,
+        key=target.package,
         at=state.since,
         by=state.by,
         record=state,

@@ -81,6 +81,7 @@ class Predictor:
         ]
         self._needs = [_Need(need) for need in manifest.context]
         self._key, self._event_time, self._threshold = manifest.key, manifest.event_time, manifest.threshold
+        self._segment = manifest.segment.value if manifest.segment is not None else None
 
     def answer(
         self,
@@ -135,6 +136,7 @@ class Predictor:
                 flags=flags[i],
                 latency_us=latency,
                 unit=unit_of(row, key),
+                segment=self._segment,
             )
             for i, row in enumerate(rows)
         ]

@@ -19,6 +19,7 @@ from loopwright.deploy.outcome import Accepted, OutcomeDecoder
 from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.predict import ContextStore, Predictor
 from loopwright.deploy.recent import Recent
+from loopwright.deploy.segments import Segments
 from loopwright.records.clock import Clock
 from loopwright.records.errors import LogUnavailable, LoopNotFound, LoopwrightError, NotFound, RequestConflict, Unavailable
 from loopwright.records.graph import microseconds
@@ -41,10 +42,11 @@ class Ask(NamedTuple):
 
 
 class InService(NamedTuple):
-    """What serves one loop in this process."""
+    """What serves one loop in this process: its own package's predictor, and with it those of its segments."""
 
     state: ReleaseState
     predictor: Predictor
+    segments: Segments
     decode: Decoder
     outcomes: OutcomeDecoder | None
     refuse_unloggable: bool
@@ -119,14 +121,21 @@ class Router:
         if before is not None and before.predictor.digest == digest:
             predictor, decode = before.predictor, before.decode
         else:
-            package = self._packages.read(digest)
-            predictor = Predictor(package, self._online, self._clock, self._overruns)
-            predictor.check_golden()
-            predictor.warm()
-            decode = Decoder(package.manifest.request, optional=[package.manifest.event_time])
+            predictor = self._load(digest)
+            manifest = predictor.package.manifest
+            decode = Decoder(manifest.request, optional=[manifest.event_time])
+        segments = Segments(
+            copy.state,
+            predictor,
+            self._load,
+            self._clock,
+            lambda why: self._watcher.refused(loop, why),
+            before.segments if before is not None else None,
+        )
         self._loops[loop] = InService(
             state=copy.state,
             predictor=predictor,
+            segments=segments,
             decode=decode,
             outcomes=OutcomeDecoder(copy.outcome) if copy.outcome is not None else None,
             refuse_unloggable=predictor.package.manifest.release.get("on_unloggable") == "refuse",
@@ -134,10 +143,17 @@ class Router:
         )
         self._watcher.swapped(loop, digest)
 
+    def _load(self, digest: str) -> Predictor:
+        """A package made ready and tried. Raises what reading it raises, and PackageRefused."""
+        predictor = Predictor(self._packages.read(digest), self._online, self._clock, self._overruns)
+        predictor.check_golden()
+        predictor.warm()
+        return predictor
+
     # --- answering -----------------------------------------------------------------------------------------------
 
     def answer(self, loop: str, asks: Sequence[Ask]) -> list[list[Prediction] | LoopwrightError]:
-        """Answer several requests of one loop in one graph run and one write to the log; an answer or an error for each.
+        """Answer several requests of one loop together, in one write to the log; an answer or an error for each.
 
         What is answered is logged, unless the log cannot be written and the loop says to serve all the same.
         Raises LoopNotFound.
@@ -154,7 +170,7 @@ class Router:
         answers: list[Prediction] = []
         if batch.rows:
             try:
-                answers = service.predictor.answer(batch.rows, ids=batch.ids, at_us=microseconds(now))
+                answers = service.segments.answer(batch.rows, ids=batch.ids, at_us=microseconds(now))
             except Unavailable as error:
                 return [error] if len(asks) == 1 else [self.answer(loop, [ask])[0] for ask in asks]
             try:

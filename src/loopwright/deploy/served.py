@@ -16,6 +16,8 @@ from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import LoopRecord
 
 MOST_PAST = 100
+MOST_PACKAGES = 20_000
+"""So many packages are named by the states of the past that a file holds: fewer states for a large fleet."""
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,23 +81,44 @@ def follow(home: Home) -> list[str]:
 
     A rollback made while the ledger was down is recorded now, unless somebody released meanwhile: then the ledger is right.
     """
-    changed = []
-    states: dict[str, list[ReleaseState]] = {}
-    for entry in home.ledger.find(ReleaseState, newest=False):
-        states.setdefault(entry.loop, []).append(entry.record)
-    for loop in sorted(states):
-        path = path_of(home, loop)
-        try:
-            now = read(path)
-        except Damaged:
-            now = None
-        if now is not None and now.unrecorded and (recorded := _record(home, now)) is not None:
-            states[loop].append(recorded)
-        wanted = _served(home, loop, states[loop])
-        if wanted != now:
-            write(path, wanted)
-            changed.append(loop)
-    return changed
+    return Follower(home).follow()
+
+
+class Follower:
+    """Follows a ledger again and again: while neither the ledger nor a file has changed, it reads nothing else."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._seen: tuple[int, dict[str, tuple[int, int, int]]] | None = None
+
+    def follow(self) -> list[str]:
+        """See `follow`."""
+        home = self._home
+        seen = home.ledger.count(), self._stamps()
+        if self._seen == seen:
+            return []
+        changed = []
+        states: dict[str, list[ReleaseState]] = {}
+        for entry in home.ledger.find(ReleaseState, newest=False):
+            states.setdefault(entry.loop, []).append(entry.record)
+        for loop in sorted(states):
+            path = path_of(home, loop)
+            try:
+                now = read(path)
+            except Damaged:
+                now = None
+            if now is not None and now.unrecorded and (recorded := _record(home, now)) is not None:
+                states[loop].append(recorded)
+            wanted = _served(home, loop, states[loop])
+            if wanted != now:
+                write(path, wanted)
+                changed.append(loop)
+        self._seen = None if changed else seen
+        return changed
+
+    def _stamps(self) -> dict[str, tuple[int, int, int]]:
+        stats = ((path.name, path.stat()) for path in folder(self._home).glob("*.json"))
+        return {name: (stat.st_mtime_ns, stat.st_ino, stat.st_size) for name, stat in stats}
 
 
 def copy(home: Home, loop: str) -> None:
@@ -107,7 +130,8 @@ def copy(home: Home, loop: str) -> None:
 
 def _record(home: Home, served: Served) -> ReleaseState | None:
     state = served.state
-    links = [(arm.package, "released") for arm in state.arms]
+    before = served.past[-1].packages if served.past else []
+    links = [(package, "released") for package in state.packages if package not in before]
     try:
         home.ledger.swap(
             pointer_name(state.loop), state.generation - 1, state, loop=state.loop, key=state.arms[0].package, links=links
@@ -123,5 +147,17 @@ def _served(home: Home, loop: str, states: list[ReleaseState]) -> Served:
     return Served(
         state=states[-1],
         outcome=msgspec.convert(outcome["table"], Table) if outcome else None,
-        past=states[:-1][-MOST_PAST:],
+        past=_past(states[:-1]),
     )
+
+
+def _past(states: list[ReleaseState]) -> list[ReleaseState]:
+    """The newest states, as many as a file may hold, oldest first."""
+    kept: list[ReleaseState] = []
+    room = MOST_PACKAGES
+    for state in reversed(states[-MOST_PAST:]):
+        room -= 1 + len(state.segments)
+        if room < 0 and kept:
+            break
+        kept.append(state)
+    return kept[::-1]

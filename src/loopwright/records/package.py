@@ -163,7 +163,8 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about a package but its bytes. `request`, `key`, `event_time` are the contract of the request.
 
-    `group` is the request column within which is ranked; `heuristic_threshold` that of the heuristic, where it is not `threshold`."""
+    `group` is the request column within which is ranked; `heuristic_threshold` that of the heuristic, where it is not `threshold`.
+    """
 
     format: int
     loop: str

@@ -17,7 +17,12 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReleaseState(Record, frozen=True, kw_only=True):
-    """Who serves. A change is a compare-and-swap on `generation`, in one transaction with the entry that holds this record."""
+    """Who serves. A change is a compare-and-swap on `generation`, in one transaction with the entry that holds this record.
+
+    With a fleet, a row is answered by the package that `segments` names for its value (as text) of the request column
+    `fleet`; null and every value that is not named there are answered by the arms. All of it is one record, so that
+    going back, for one segment or for the whole fleet, is one step.
+    """
 
     kind: ClassVar[str] = "release"
     loop: str
@@ -28,3 +33,15 @@ class ReleaseState(Record, frozen=True, kw_only=True):
     since: datetime
     by: str
     why: str
+    fleet: str = ""
+    segments: dict[str, str] = {}
+
+    @property
+    def packages(self) -> list[str]:
+        """Every package in service, the loop's own first."""
+        return list(dict.fromkeys([*(arm.package for arm in self.arms), *self.segments.values()]))
+
+    def package_of(self, segment: str | None) -> str:
+        """The package that answers the rows of a segment: its own, or the global one."""
+        own = None if segment is None else self.segments.get(segment)
+        return own or self.arms[0].package

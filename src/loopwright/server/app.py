@@ -48,8 +48,8 @@ _JSON = b"application/json"
 _encode = msgspec.json.Encoder().encode
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """One prediction as the client sees it."""
+class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One prediction as the client sees it; `segment` where a segment's own package answered."""
 
     id: str
     score: float
@@ -57,6 +57,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     package: str
     arm: str
     flags: list[str]
+    segment: str | None = None
 
 
 class Reply(NamedTuple):
@@ -196,7 +197,7 @@ class DataPlane:
         asked = _asked_id(request.headers)
         answers = await self._answers(request.loop, rows, asked)
         self._metrics.answered(request.loop, time.perf_counter() - request.started)
-        seen = [Answer(a.id, a.score, a.label, a.package, a.arm, a.flags) for a in answers]
+        seen = [Answer(a.id, a.score, a.label, a.package, a.arm, a.flags, a.segment) for a in answers]
         return Reply(200, _encode(seen[0] if single else seen), id=seen[0].id if single else asked.id if asked else "")
 
     async def _infer(self, request: Request) -> Reply:

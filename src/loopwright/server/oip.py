@@ -22,7 +22,14 @@ DATATYPES: dict[str, tuple[str, ...]] = {
 }
 """Column type to the datatypes accepted for it, the native one first."""
 
-OUTPUTS: dict[str, str] = {"score": "FP64", "label": "BOOL", "id": "BYTES", "arm": "BYTES", "flags": "BYTES"}
+OUTPUTS: dict[str, str] = {
+    "score": "FP64",
+    "label": "BOOL",
+    "id": "BYTES",
+    "arm": "BYTES",
+    "flags": "BYTES",
+    "package": "BYTES",
+}
 
 
 class Tensors:
@@ -116,13 +123,14 @@ def _data(tensor: Mapping[str, Any], column: Column, where: str, problems: list[
 
 
 def response(loop: str, id: str, answers: Sequence[Prediction], outputs: Sequence[str]) -> dict[str, Any]:
-    """The answer to an inference request. The model's version is the package."""
+    """The answer to an inference request. The model's version is the package: of a fleet the first row's, `package` says each."""
     data: dict[str, list[Any]] = {
         "score": [a.score for a in answers],
         "label": [a.label for a in answers],
         "id": [a.id for a in answers],
         "arm": [a.arm for a in answers],
         "flags": [",".join(a.flags) for a in answers],
+        "package": [a.package for a in answers],
     }
     return {
         "model_name": loop,

@@ -43,6 +43,7 @@ _ANSWER = {
         "package": {"type": "string"},
         "arm": {"type": "string"},
         "flags": {"type": "array", "items": {"type": "string"}},
+        "segment": {"type": "string", "description": "the segment whose own package answered; absent where the loop's did"},
     },
 }
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from loopwright.deploy.served import follow
+from loopwright.deploy.served import Follower
 from loopwright.records.errors import LoopwrightError, Unavailable
 from loopwright.records.home import Home
 from loopwright.server.access import Access, check_address
@@ -147,6 +147,7 @@ class Supervisor:
         self._workers = [Child(home, "loopwright.server.worker", [str(fd)], [fd], environment, None) for _ in range(workers)]
         self._tending = [Child(home, "loopwright.server.tending", [], [], environment, home.path / "tend.log")] if tend else []
         self._over = threading.Event()
+        self._follower = Follower(home)
         self._trouble = ""
 
     def run(self, announce: Callable[[str], None]) -> None:
@@ -192,7 +193,7 @@ class Supervisor:
         """Ledger to local copies; while the ledger is down the copies stand."""
         trouble = ""
         try:
-            follow(self._home)
+            self._follower.follow()
         except Exception as error:  # noqa: BLE001  # whatever it is, following goes on
             trouble = str(error) if isinstance(error, LoopwrightError) else f"{type(error).__name__}: {error}"
         if trouble and trouble != self._trouble:

@@ -31,6 +31,7 @@ FIXED: dict[str, pa.Schema] = {
             "_latency_us": pa.float64(),
             "_unit": pa.string(),
             "_context_age_s": pa.float64(),
+            "_segment": pa.string(),
         }
     ),
     "outcomes": pa.schema(
@@ -120,6 +121,7 @@ def to_prediction(row: Mapping[str, Any], request: Iterable[str], context: Itera
         flags=row["_flags"],
         latency_us=row["_latency_us"],
         unit=row["_unit"],
+        segment=row.get("_segment"),
     )
 
 

@@ -10,7 +10,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `request` and `context` map column to value as the graph saw them (timestamps as microseconds); `context_age_s` is
     the age of the oldest context row used. `flags` are of `out_of_range:COLUMN`, `new_category:COLUMN`,
-    `missing_context:TABLE`, `stale_context:TABLE`, `degraded`.
+    `missing_context:TABLE`, `stale_context:TABLE`, `missing_segment`, `degraded`. `segment` is the one whose own package
+    answered, None where that of the loop did.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     flags: list[str]
     latency_us: float
     unit: str
+    segment: str | None = None
 
 
 class OutcomeRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -1,0 +1,135 @@
+"""A fleet answering: each row goes to the package of its segment, every other row to the loop's own package.
+
+The packages of segments are loaded when they are first asked, and shared with the releases that follow. One that cannot
+be loaded, or that cannot answer at all, is stood in for by the loop's own package (flag `missing_segment`).
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from loopwright.deploy.predict import Predictor, text_of
+from loopwright.records.clock import Clock
+from loopwright.records.errors import LoopwrightError, PackageRefused, Unavailable
+from loopwright.records.packages import Package
+from loopwright.records.predictions.record import Prediction
+from loopwright.records.releases import ReleaseState
+
+RETRY_SECONDS = 5.0
+MISSING = "missing_segment"
+
+
+class Segments:
+    """The packages of one release state: `predictor` is that of the loop, `load` makes the one of a digest ready.
+
+    `refused` is told why a package could not be loaded. What `before` had loaded is taken over, and the new packages of
+    segments that it had been asked for are loaded at once, so that a switch does not make requests wait.
+    """
+
+    def __init__(
+        self,
+        state: ReleaseState,
+        predictor: Predictor,
+        load: Callable[[str], Predictor],
+        clock: Clock,
+        refused: Callable[[str], None],
+        before: "Segments | None" = None,
+    ) -> None:
+        self._column, self._packages, self._global = state.fleet, state.segments, predictor
+        self._load, self._clock, self._refused = load, clock, refused
+        self._failed: dict[str, float] = {}
+        self._loading = threading.Lock()
+        asked: dict[str, Predictor] = before._loaded if before is not None else {}
+        serving = set(state.segments.values())
+        self._loaded: dict[str, Predictor] = {digest: p for digest, p in asked.items() if digest in serving}
+        if before is not None:
+            for segment, digest in state.segments.items():
+                if before._packages.get(segment) in asked:
+                    self._ready(segment, digest)
+
+    @property
+    def loaded(self) -> list[str]:
+        """The packages of segments that are in memory."""
+        return sorted(self._loaded)
+
+    def answer(
+        self, rows: Sequence[dict[str, Any]], *, ids: Sequence[str] | None = None, at_us: Sequence[int] | int | None = None
+    ) -> list[Prediction]:
+        """Answer N rows in order, with one graph run for each package that is asked. As `Predictor.answer` otherwise."""
+        if not self._packages:
+            return self._global.answer(rows, ids=ids, at_us=at_us)
+        groups: dict[str | None, list[int]] = {}
+        for i, row in enumerate(rows):
+            groups.setdefault(self._segment(row), []).append(i)
+        if len(groups) == 1:
+            return self._answer(next(iter(groups)), rows, ids, at_us)
+        answers: list[Any] = [None] * len(rows)
+        for segment, places in groups.items():
+            part_ids = None if ids is None else [ids[i] for i in places]
+            part_at = at_us if at_us is None or isinstance(at_us, int) else [at_us[i] for i in places]
+            for i, answer in zip(places, self._answer(segment, [rows[i] for i in places], part_ids, part_at), strict=True):
+                answers[i] = answer
+        return answers
+
+    def _segment(self, row: Mapping[str, Any]) -> str | None:
+        """The segment of a row if it has a package of its own."""
+        value = row.get(self._column)
+        if value is None:
+            return None
+        text = text_of(value)
+        return text if text in self._packages else None
+
+    def _answer(
+        self,
+        segment: str | None,
+        rows: Sequence[dict[str, Any]],
+        ids: Sequence[str] | None,
+        at_us: Sequence[int] | int | None,
+    ) -> list[Prediction]:
+        if segment is None:
+            return self._global.answer(rows, ids=ids, at_us=at_us)
+        predictor = self._ready(segment, self._packages[segment])
+        if predictor is not None:
+            try:
+                return predictor.answer(rows, ids=ids, at_us=at_us)
+            except Unavailable:  # its model and its heuristic have both failed
+                pass
+        answers = self._global.answer(rows, ids=ids, at_us=at_us)
+        for answer in answers:
+            answer.flags.append(MISSING)
+        return answers
+
+    def _ready(self, segment: str, digest: str) -> Predictor | None:
+        """The predictor of a package, loaded if it was not; None while it cannot be."""
+        found = self._loaded.get(digest)
+        if found is not None:
+            return found
+        with self._loading:
+            found = self._loaded.get(digest)
+            failed = self._failed.get(digest)
+            if found is not None or (failed is not None and self._clock.monotonic() - failed < RETRY_SECONDS):
+                return found
+            try:
+                found = self._load(digest)
+                check_segment(found.package, self._global.package, self._column, segment)
+                self._loaded[digest] = found
+            except Exception as error:  # noqa: BLE001  # a runtime that chokes on a package must not end the answering
+                found = None
+                self._failed[digest] = self._clock.monotonic()
+                why = str(error) if isinstance(error, LoopwrightError) else f"it cannot be loaded: {type(error).__name__}"
+                self._refused(f"segment {segment[:80]!r}, answered by the loop's own package: {why}")
+            return found
+
+
+def check_segment(package: Package, own: Package, column: str, segment: str) -> None:
+    """Raise PackageRefused unless a package is for this segment of the loop whose `own` package serves beside it."""
+    manifest = package.manifest
+    if manifest.segment is None or (manifest.segment.column, manifest.segment.value) != (column, segment):
+        made = f"{manifest.segment.column}={manifest.segment.value[:80]}" if manifest.segment is not None else "the whole loop"
+        raise PackageRefused(package.digest, f"it was made for {made}, not for {column}={segment[:80]}")
+    if manifest.loop != own.manifest.loop:
+        raise PackageRefused(package.digest, f"it was made for loop {manifest.loop!r}, not {own.manifest.loop!r}")
+    mine, theirs = manifest.request, own.manifest.request
+    if mine != theirs:
+        differ = sorted(name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name))
+        raise PackageRefused(package.digest, f"its contract differs from the loop's package in {', '.join(differ)[:200]}")
