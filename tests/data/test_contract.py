@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwright import Column, Table
-from loopwright.data.contract import MISSING_TEXT, Conformed, conform
+from loopwright.data.contract import Conformed, Origin, conform
+from loopwright.data.values import MISSING_TEXT
 from loopwright.records.errors import IngestRefused
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
@@ -158,7 +159,7 @@ def test_a_bad_row_does_not_make_a_good_one_a_repetition() -> None:
 )
 def test_another_schema_refuses_the_whole_source_and_names_the_difference(frame: pa.Table, why: str) -> None:
     with pytest.raises(IngestRefused, match="was not ingested") as refused:
-        conform(TABLE, frame, source="things.csv")
+        conform(TABLE, frame, origin=Origin("things.csv"))
     assert why in refused.value.why
     assert refused.value.source == "things.csv"
 

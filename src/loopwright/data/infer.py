@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from loopwright.data.contract import is_text, typed
 from loopwright.data.draft import Drafted, blank_file, loop_file, positive_sql
 from loopwright.data.source import open_source
+from loopwright.data.values import is_text, read
 from loopwright.records.declarations import Column, ColumnType, Table
 from loopwright.records.errors import IngestRefused, UsageError
 from loopwright.records.home import Home
@@ -98,7 +98,7 @@ def _as_found(name: str, values: pa.ChunkedArray, notes: list[str]) -> pa.Chunke
     if pa.types.is_integer(values.type) and not pa.types.is_uint64(values.type):
         return values.cast(pa.int64())
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_decimal(values.type):
-        return typed(Column("float", nullable=True), values)[0]
+        return read(Column("float", nullable=True), values).values
     if pa.types.is_null(values.type):
         return values.cast(pa.string())
     raise IngestRefused(name, f"column {name!r} is {values.type}, which no contract can hold; drop it")
@@ -107,8 +107,8 @@ def _as_found(name: str, values: pa.ChunkedArray, notes: list[str]) -> pa.Chunke
 def _parsed(name: str, values: pa.ChunkedArray, notes: list[str]) -> pa.ChunkedArray:
     if values.null_count < len(values):
         for type in _TRIED:
-            found, unreadable = typed(Column(type, nullable=True), values)
-            if not unreadable.any() and found.null_count < len(found):
+            found, faults = read(Column(type, nullable=True), values)
+            if not faults and found.null_count < len(found):
                 return found
         try:
             found = pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values).cast(_NAIVE).cast(_MOMENT)

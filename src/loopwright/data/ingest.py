@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import msgspec
 import pyarrow as pa
 
-from loopwright.data.contract import BAD_SCHEMA, Conformed, conform
+from loopwright.data.contract import BAD_SCHEMA, Conformed, Origin, conform
 from loopwright.data.source import Opened, open_source
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Table, declaration_digest
@@ -66,7 +66,7 @@ def ingest(home: Home, table: Table, source: Any, *, name: str | None = None) ->
     if (before := _before(home, table.name, opened.digest)) is not None:
         return msgspec.structs.replace(before.record, already=True)
     put_contract(home, table)
-    result = conform(table, opened.frame, source=opened.name, rows=opened.rows)
+    result = conform(table, opened.frame, origin=Origin(opened.name, opened.digest, home.clock.now()), rows=opened.rows)
     application = f"ingest:{table.name}:{opened.digest}"
     quarantined = quarantine(home, table.name, opened, result, application=application)
     version = home.lake.append_once(table.name, result.good, application=application, sequence=1)

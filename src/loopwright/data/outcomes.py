@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from loopwright.data.contract import conform
+from loopwright.data.contract import Origin, conform
 from loopwright.data.ingest import quarantine
 from loopwright.data.source import open_source
 from loopwright.records.declarations import Column, Table, duration
@@ -30,7 +30,7 @@ def accept(home: Home, loop: str, table: Table, key: list[str], source: Any) -> 
     opened = open_source(source)
     by_id = "id" in opened.frame.column_names and "id" not in table.columns
     expected = _by_id(table) if by_id else table
-    result = conform(expected, opened.frame, source=opened.name, rows=opened.rows)
+    result = conform(expected, opened.frame, origin=Origin(opened.name, opened.digest, home.clock.now()), rows=opened.rows)
     quarantine(home, table.name, opened, result, application=f"outcomes:{loop}:{opened.digest}")
     rows = _rows(expected, [] if by_id else key, result.good, round(home.clock.now().timestamp() * 1e6), f"file {opened.name}")
     writer = LogWriter(log_folder(home.path, loop), "outcomes")
