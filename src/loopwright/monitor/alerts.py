@@ -10,11 +10,11 @@ from typing import Literal
 
 import msgspec
 
-from loopwright.monitor.webhook import post
 from loopwright.records import failpoints
 from loopwright.records.errors import AddressRefused
 from loopwright.records.home import Home
 from loopwright.records.ledger import Entry
+from loopwright.records.outgoing import post
 from loopwright.records.windows import Alert
 
 Severity = Literal["info", "warning", "critical"]

@@ -21,51 +21,51 @@ _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
-def post(url: str, body: bytes, *, seconds: float = SECONDS) -> int:
+def post(url: str, body: bytes, *, seconds: float = SECONDS, limit: int = REQUEST_BYTES) -> int:
     """POST `body` (JSON) to `url` and return the status (2xx).
 
-    Raises AddressRefused for a target that is not allowed, OSError when it does not answer in `seconds` or with 2xx.
+    Raises AddressRefused for a target that is not allowed or a body over `limit` bytes, OSError when it does not answer in `seconds` or with 2xx.
     """
-    if len(body) > REQUEST_BYTES:
-        raise AddressRefused(f"a webhook message of {len(body)} bytes is over the limit of {REQUEST_BYTES}")
+    if len(body) > limit:
+        raise AddressRefused(f"a message of {len(body)} bytes is over the limit of {limit}")
     call = _Call(url, body, seconds)
-    thread = threading.Thread(target=call.run, name="webhook", daemon=True)
+    thread = threading.Thread(target=call.run, name="outgoing", daemon=True)
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
         call.abort()
-        raise TimeoutError(f"the webhook did not answer within {seconds:g} seconds")
+        raise TimeoutError(f"the receiver did not answer within {seconds:g} seconds")
     if call.error is not None:
         raise call.error
     if not 200 <= call.status < 300:
-        raise OSError(f"the webhook answered {call.status}")
+        raise OSError(f"the receiver answered {call.status}")
     return call.status
 
 
 def target(url: str) -> tuple[str, str, int, str, bool]:
-    """Host, the one address to connect to, port, path and whether TLS, of a webhook URL. Raises AddressRefused, OSError."""
+    """Host, the one address to connect to, port, path and whether TLS, of an outgoing URL. Raises AddressRefused, OSError."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise AddressRefused(f"the webhook URL cannot be read: {error}") from error
+        raise AddressRefused(f"the URL cannot be read: {error}") from error
     host = parts.hostname or ""
     loopback = host in _LOOPBACK_NAMES
     if parts.scheme not in ("https", "http") or not host:
-        raise AddressRefused("a webhook URL begins with https:// and names a host")
+        raise AddressRefused("the URL begins with https:// and names a host")
     if parts.scheme == "http" and not loopback:
-        raise AddressRefused("a webhook needs https, unless it is on this machine (localhost, 127.0.0.1, [::1])")
+        raise AddressRefused("the receiver needs https, unless it is on this machine (localhost, 127.0.0.1, [::1])")
     if parts.username or parts.password:
-        raise AddressRefused("a webhook URL carries no user name or password")
+        raise AddressRefused("the URL carries no user name or password")
     tls = parts.scheme == "https"
     port = port or (443 if tls else 80)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not path.isascii() or any(c <= " " or c == "\x7f" for c in path):
-        raise AddressRefused("the path of a webhook URL is plain ASCII without spaces")
+        raise AddressRefused("the path of the URL is plain ASCII without spaces")
     addresses = list(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
     for address in addresses:
         if not _allowed(address, loopback=loopback):
-            raise AddressRefused(f"webhook host {host[:80]!r} is at an address that may not be called from here")
+            raise AddressRefused(f"host {host[:80]!r} is at an address that may not be called from here")
     return host, addresses[0], port, path, tls
 
 
@@ -114,7 +114,7 @@ class _Call:
         except (AddressRefused, OSError) as error:
             self.error = error
         except (http.client.HTTPException, ValueError) as error:
-            self.error = OSError(f"the webhook did not answer in HTTP: {type(error).__name__}")
+            self.error = OSError(f"the receiver did not answer in HTTP: {type(error).__name__}")
         finally:
             self.abort()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loopwright.monitor.webhook import post, target
+from loopwright.records.outgoing import post, target
 from loopwright.records.errors import AddressRefused
 
 
