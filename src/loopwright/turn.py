@@ -13,9 +13,10 @@ from loopwright.business.value import expected
 from loopwright.data.context import needs
 from loopwright.data.examples import build, load
 from loopwright.data.ingest import put_contract
+from loopwright.data.lineage import lineage
 from loopwright.deploy.checks import gate
 from loopwright.deploy.controller import release, serving
-from loopwright.develop.train import develop
+from loopwright.develop.train import develop, prepare
 from loopwright.loop import Loop
 from loopwright.monitor.watch import watched_columns
 from loopwright.records import failpoints
@@ -219,11 +220,12 @@ def _data(state: Turning) -> tuple[str, dict[str, Any]]:
         window=state.window,
     )
     entry = state.home.ledger.put(examples, loop=loop.name, key=examples.digest)
-    for source in examples.sources:
-        version = f"table:{source.table}@{source.version}"
-        state.home.ledger.link(version, entry.id, "joined")
-        for name, sha256 in source.files.items():
-            state.home.ledger.link(f"file:{sha256}:{name}", version, "ingested")
+    with state.home.ledger.batch():
+        for source in examples.sources:
+            version = f"table:{source.table}@{source.version}"
+            state.home.ledger.link(version, entry.id, "joined")
+            for name, sha256 in source.files.items():
+                state.home.ledger.link(f"file:{sha256}:{name}"[:512], version, "ingested")
     left_out = sum(examples.excluded.values())
     summary = (
         f"{examples.rows:,} examples, {examples.positives / max(examples.rows, 1):.1%} positive, "
@@ -238,7 +240,7 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
     now = serving(home, loop.name)
     parent = now.arms[0].package if now else ""
     candidates, params = _candidates(state, parent)
-    board = develop(
+    work = prepare(
         home,
         loop_name=loop.name,
         declaration_digest=declaration_digest(loop),
@@ -251,15 +253,17 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
         features=loop.features,
         scope=loop.scope,
         slices=loop.slices,
+        outcome=loop.outcome,
         candidates=candidates,
         split=loop.split,
+        sampling=loop.sampling,
         release=loop.release,
         seed=loop.seed,
         parent=parent,
-        params=params,
-        turn=state.turn,
+        lineage=lineage(loop.requests, loop.context, loop.aggregates, loop.outcome),
         progress=state.progress,
     )
+    board = develop(work, params=params, turn=state.turn)
     entry = home.ledger.put(board, loop=loop.name, key=state.turn)
     home.ledger.link(examples.id, entry.id, "measured on")
     for row in board.rows:
@@ -293,7 +297,6 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         guards=loop.release.guards,
         serving=champion,
         examples=load(home, examples.record),
-        split=loop.split,
     )
     entry = home.ledger.put(result, loop=loop.name, key=winner.digest)
     home.ledger.link(winner.digest, entry.id, "checked")

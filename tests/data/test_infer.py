@@ -74,6 +74,7 @@ def checked(loop: Loop) -> list[tuple[str, str]]:
         columns=loop.columns,
         features=loop.features,
         heuristic=loop.scope.heuristic,
+        outcome=loop.outcome,
         slices=loop.slices,
         candidates=loop.candidates,
         objectives=loop.scope.objectives,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from loopwright.records.columns import arrow_schema
-from loopwright.records.declarations import Column, Heuristic, Objective, Scope, Slice, Value
+from loopwright.records.declarations import Column, Heuristic, Objective, Outcome, Scope, Slice, Table, Value
 from loopwright.records.examples import Examples, Source
 from loopwright.records.home import Home
 from loopwright.records.ids import digest
@@ -31,6 +31,17 @@ REQUEST = {
 CONTEXT = {"wind": Column("float", nullable=True)}
 COLUMNS = {**REQUEST, **CONTEXT}
 NEED = [ContextNeed(table="weather", by={"hub": "hub"}, columns=CONTEXT, max_age_s=3600.0)]
+
+
+OUTCOME = Outcome(
+    Table(
+        "landings",
+        columns={"flight": Column("string"), "landed_at": Column("timestamp"), "delay": Column("float")},
+        key=["flight"],
+        event_time="landed_at",
+    ),
+    "delay > 15",
+)
 
 
 def features(f: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 from typing import Any
 
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from tests.develop.flights import COLUMNS, SCOPE, SLICES, features
+from tests.develop.flights import COLUMNS, OUTCOME, SCOPE, SLICES, features
 
 from loopwright.develop.check import check
 from loopwright.records.declarations import Candidate, Heuristic, Objective, Slice
@@ -10,6 +10,7 @@ GOOD: dict[str, Any] = {
     "columns": COLUMNS,
     "features": features,
     "heuristic": SCOPE.heuristic,
+    "outcome": OUTCOME,
     "slices": SLICES,
     "candidates": [Candidate("simple", LogisticRegression)],
     "objectives": SCOPE.objectives,

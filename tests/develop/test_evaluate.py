@@ -9,6 +9,7 @@ from loopwright.develop.reference import served_rows
 from loopwright.records import metrics
 from loopwright.records.clock import RealClock
 from loopwright.records.graph import Graph
+from loopwright.records.package import Output
 
 
 def test_every_metric_on_every_slice_is_that_of_its_rows() -> None:
@@ -16,10 +17,10 @@ def test_every_metric_on_every_slice_is_that_of_its_rows() -> None:
     truth, score = rng.random(1000) < 0.3, rng.random(1000)
     carrier = np.array(["UA"] * 600 + ["AA"] * (400 - SLICE_ROWS + 1) + ["ZZ"] * (SLICE_ROWS - 1), dtype=object)
     found = evaluate(
-        truth, score, threshold=0.6, slices={"carrier": carrier}, value=SCOPE.value, seed=0, latency=(10.0, 20.0), size=7, seconds=1.5,
+        truth, metrics.answered(Output(), score, None, 0.6), output=Output(), threshold=0.6, slices={"carrier": carrier}, value=SCOPE.value, seed=0, latency=(10.0, 20.0), size=7, seconds=1.5,
         wanted=["precision_gap:carrier", "latency_p99_ms"],
     )  # fmt: skip
-    assert set(found.metrics) == {*metrics.METRICS, "recall_gap:carrier", "precision_gap:carrier"}
+    assert set(found.metrics) == {*metrics.measured(Output()), "recall_gap:carrier", "precision_gap:carrier"}
     assert set(found.slices["carrier"]) == {"AA", "UA"}  # too few rows of ZZ to say anything
     for word in ("AA", "UA"):
         rows = carrier == word

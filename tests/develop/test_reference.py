@@ -5,6 +5,7 @@ from tests.develop.flights import COLUMNS, CONTEXT, REQUEST, table
 
 from loopwright.develop.reference import BINS, histogram, histograms, numeric, served_rows
 from loopwright.records.declarations import Column
+from loopwright.records.metrics import Answered
 
 
 def test_bins_hold_alike_many_rows_and_all_of_them() -> None:
@@ -42,7 +43,7 @@ def test_categories_keep_the_most_frequent_and_count_the_rest() -> None:
 
 def test_every_column_but_moments_has_a_histogram() -> None:
     made = table(500)
-    found = histograms(REQUEST, CONTEXT, made, np.linspace(0, 1, 500))
+    found = histograms(REQUEST, CONTEXT, made, Answered(np.linspace(0, 1, 500)))
     assert [(h.column, h.role) for h in found] == [
         *((name, "request") for name in REQUEST if name != "at"), ("wind", "context"), ("score", "output"),
     ]  # fmt: skip

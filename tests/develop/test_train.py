@@ -18,11 +18,11 @@ from sklearn.metrics import average_precision_score
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tests.develop.flights import COLUMNS, CONTEXT, NEED, REQUEST, SCOPE, SLICES, START, features, store, table
+from tests.develop.flights import COLUMNS, CONTEXT, NEED, OUTCOME, REQUEST, SCOPE, SLICES, START, features, store, table
 
 from loopwright.develop.goal import Goal
 from loopwright.develop.mlmodel import _load_pyfunc
-from loopwright.develop.train import agreement, develop, threshold
+from loopwright.develop.train import agreement, develop, prepare, threshold
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Candidate, Guard, Objective, Release, Scope, TimeSplit, Value
@@ -82,14 +82,15 @@ def run(home: Home, rows: pa.Table, **changes: Any) -> Leaderboard:
         "event_time": "at",
         "context": NEED,
         "features": features,
+        "outcome": OUTCOME,
         "scope": SCOPE,
         "slices": SLICES,
         "candidates": CANDIDATES,
         "split": TimeSplit(validation="14d"),
         "release": Release(),
-        "turn": "t1",
     }
-    return develop(home, **{**arguments, **changes})
+    params = changes.pop("params", None)
+    return develop(prepare(home, **{**arguments, **changes}), params=params, turn="t1")
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +163,7 @@ def test_a_package_holds_everything(done: Done) -> None:
         assert Graph(package.files["model.onnx"]).problems(package.columns) == []
         assert Graph(package.files["heuristic.onnx"]).outputs == ["score"]
         assert sorted(Graph(package.files["slices.onnx"]).outputs) == ["carrier", "gate", "hub"]
-        assert manifest.threshold == threshold(SCOPE)
+        assert manifest.threshold == threshold(SCOPE, OUTCOME, np.zeros(0))
     boosted_package = home.packages.read(next(r.package for r in board.rows if r.candidate == "boosted"))
     assert set(boosted_package.manifest.params) == {"n_estimators"}
     assert boosted_package.manifest.vocabulary["carrier"] == ["AA", "B6", "EV", "UA"]
@@ -326,7 +327,6 @@ def test_damaged_or_missing_examples_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_the_threshold_is_where_acting_pays(value: Value, expected: float) -> None:
-    assert threshold(Scope(problem="p", objectives=SCOPE.objectives, heuristic=SCOPE.heuristic, value=value)) == pytest.approx(
-        expected
-    )
+    scope = Scope(problem="p", objectives=SCOPE.objectives, heuristic=SCOPE.heuristic, value=value)
+    assert threshold(scope, OUTCOME, np.zeros(0)) == pytest.approx(expected)
     assert not math.isnan(expected)

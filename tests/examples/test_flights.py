@@ -117,6 +117,7 @@ def test_the_loop_passes_the_check(loop: Loop) -> None:
         columns=loop.columns,
         features=loop.features,
         heuristic=loop.scope.heuristic,
+        outcome=loop.outcome,
         slices=loop.slices,
         candidates=loop.candidates,
         objectives=loop.scope.objectives,

@@ -5,12 +5,14 @@ from functools import partial
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from loopwright.develop.convert import refuse_inconvertible
 from loopwright.develop.features import trace, trace_rule, trace_slices
 from loopwright.develop.fit import first_trial
+from loopwright.develop.goal import goal_of
 from loopwright.records import metrics
-from loopwright.records.declarations import Candidate, Column, Heuristic, Objective, Slice
+from loopwright.records.declarations import Candidate, Column, Heuristic, Objective, Outcome, Slice
 from loopwright.records.errors import ConversionRefused, DeclarationInvalid
 from loopwright.records.graph import Graph
 
@@ -27,6 +29,7 @@ def check(
     columns: Mapping[str, Column],
     features: Callable[[Any], Any],
     heuristic: Heuristic,
+    outcome: Outcome,
     slices: Sequence[Slice],
     candidates: Sequence[Candidate],
     objectives: Sequence[Objective],
@@ -42,7 +45,8 @@ def check(
         return f"{len(traced.order)} features{categories}, from {len(used)} of {len(columns)} columns"
 
     def of_heuristic() -> str:
-        return "a graph over " + (", ".join(Graph(trace_rule(heuristic.rule, columns)).columns) or "no column")
+        rule = trace_rule(heuristic.rule, columns, goal_of(outcome, np.array([])).output)
+        return "a graph over " + (", ".join(Graph(rule).columns) or "no column")
 
     def of_slices() -> str:
         graph = trace_slices(slices, columns)
@@ -50,7 +54,7 @@ def check(
 
     items = [_item("features", of_features), _item("heuristic", of_heuristic), _item("slices", of_slices)]
     items += [_item(f"candidate {c.name}", partial(_convertible, c)) for c in candidates]
-    wrong = [why for o in objectives if (why := metrics.problem(o.metric, [s.name for s in slices]))]
+    wrong = [why for o in objectives if (why := metrics.problem(o.metric, [s.name for s in slices], outcome))]
     items.append(("objectives", not wrong, "; ".join(wrong) or f"{len(objectives)} with metrics that can be measured"))
     return GraphsChecked(items, names)
 

@@ -10,6 +10,8 @@ from loopwright.records.clock import Clock
 from loopwright.records.declarations import Column, Value
 from loopwright.records.evaluation import Estimate, Evaluation
 from loopwright.records.graph import Array, Feeder, Graph
+from loopwright.records.metrics import Answered
+from loopwright.records.package import Output
 
 SLICE_ROWS, SLICE_VALUES = 30, 50
 """A slice's value is evaluated from 30 rows on; at most its 50 most frequent values are."""
@@ -19,38 +21,45 @@ LATENCY_ROUNDS, LATENCY_RUNS = 5, 400
 
 def evaluate(
     truth: Array,
-    score: Array,
+    given: Answered,
     *,
+    output: Output,
     threshold: float,
     slices: Mapping[str, Array],
-    value: Value,
+    groups: Array | None = None,
+    value: Value | None = None,
     wanted: Sequence[str] = (),
     seed: int,
     latency: tuple[float, float],
     size: int,
     seconds: float,
 ) -> Evaluation:
-    """Measure `score` (float [N]) against `truth` (bool [N]) on validation rows.
+    """Measure answers against `truth` on N validation rows; both as `records.metrics` has them for the task of `output`.
 
-    `slices` maps slice -> string [N]; `wanted` names further metrics (gaps); `latency` is (p50, p99) in microseconds.
+    `slices` maps slice -> string [N]; `groups` [N] are those of a ranking; `wanted` names further metrics (gaps); `latency` is
+    (p50, p99) in microseconds.
     """
-    label = score >= threshold
-    gaps = [f"recall_gap:{name}" for name in slices]
-    names = list(dict.fromkeys([*metrics.METRICS, *gaps, *(w for w in wanted if metrics.of_rows(w))]))
-    overall = metrics.intervals(names, truth, score, label, seed=seed, value=value, slices=slices)
+    gap = metrics.gap(output.task)
+    gaps = [f"{gap}:{name}" for name in slices] if gap else []
+    every = metrics.measured(output)
+    names = list(dict.fromkeys([*every, *gaps, *(w for w in wanted if metrics.of_rows(w))]))
+
+    def measured(rows: Array, asked: Sequence[str], of: Mapping[str, Array]) -> dict[str, Estimate]:
+        part = None if groups is None else groups[rows]
+        return metrics.intervals(
+            asked, truth[rows], *given.at(rows), output=output, groups=part, seed=seed, value=value, slices=of
+        )
+
+    overall = measured(np.ones(len(truth), dtype=np.bool_), names, slices)
     by_slice: dict[str, dict[str, dict[str, Estimate]]] = {}
     for name, of in slices.items():
         words, counts = np.unique(np.asarray(of, dtype=str), return_counts=True)
         kept = [str(words[i]) for i in np.argsort(-counts, kind="stable")[:SLICE_VALUES] if counts[i] >= SLICE_ROWS]
-        by_slice[name] = {}
-        for word in sorted(kept):
-            rows = np.asarray(of == word)
-            by_slice[name][word] = metrics.intervals(
-                list(metrics.METRICS), truth[rows], score[rows], label[rows], seed=seed, value=value
-            )
+        by_slice[name] = {word: measured(np.asarray(of == word), every, {}) for word in sorted(kept)}
+    worth = overall.get("value_per_prediction")
     return Evaluation(
         rows=len(truth),
-        positives=int(truth.sum()),
+        positives=int(truth.sum()) if output.task in ("binary", "anomaly") else 0,
         threshold=threshold,
         metrics=overall,
         slices=by_slice,
@@ -58,7 +67,7 @@ def evaluate(
         latency_p99_us=latency[1],
         size_bytes=size,
         train_seconds=seconds,
-        value_per_prediction=overall["value_per_prediction"].value,
+        value_per_prediction=worth.value if worth is not None else float("nan"),
     )
 
 

@@ -27,6 +27,7 @@ from loopwright.develop.goal import Goal
 from loopwright.records.declarations import Column, Slice
 from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.graph import METADATA, Graph, column_inputs
+from loopwright.records.package import Output
 
 WORDS = 255
 """The most categories a string feature keeps; rarer ones become `(other)`."""
@@ -176,7 +177,7 @@ class Traced:
 def _answers(raw: Any, goal: Goal) -> dict[str, Any]:
     """What `goal.answers` does, in the graph."""
     if goal.factors:
-        raw = raw * ndx.asarray(np.array(goal.factors), dtype=raw.dtype)
+        raw = ndx.astype(raw, ndx.float64) * ndx.asarray(np.array(goal.factors, dtype=np.float64))
         raw = raw / ndx.sum(raw, axis=1, keepdims=True)
     if goal.quantiles:
         raw = ndx.sort(raw, axis=1)
@@ -206,21 +207,65 @@ def trace(features: Callable[[Any], Any], columns: Mapping[str, Column]) -> Trac
     return traced
 
 
-def trace_rule(rule: Callable[[Any], Any], columns: Mapping[str, Column]) -> bytes:
-    """The graph of a heuristic: output `score` (float32 [N]), 1 or 0 for a condition, else the number clipped to [0, 1].
+def trace_rule(
+    rule: Callable[[Any], Any],
+    columns: Mapping[str, Column],
+    output: Output = Output(),  # noqa: B008  # a frozen value
+    middle: Sequence[float] = (0.0,),
+) -> bytes:
+    """The graph of a heuristic, with the outputs `score` and `values` of a model of that `output`; it always answers.
 
-    Null and NaN count as 0: the fall-back always answers. Raises DeclarationInvalid.
+    binary           a condition (1 or 0) or a number, clipped to [0, 1]; null and NaN count as 0
+    multiclass       a string; null, and one that is no class, count as all classes alike
+    regression       a number, for every target or quantile, or a dictionary of them; null and NaN count as `middle`, one each
+    ranking, anomaly a condition or a number; null and NaN count as 0
+
+    Raises DeclarationInvalid.
     """
     arguments = _arguments(columns)
     found = _call("heuristic", rule, arguments)
-    if why := _array_problem(found):
-        raise DeclarationInvalid("heuristic", [("rule", why)])
-    if _is_string(found) or _is_time(found):
-        raise DeclarationInvalid("heuristic", [("rule", f"must be a condition or a number between 0 and 1, not {found.dtype}")])
+    parts = dict(found) if isinstance(found, Mapping) else {"": found}
+    names = output.names if output.task == "regression" else []
+    if isinstance(found, Mapping) and sorted(map(str, parts)) != sorted(names):
+        raise DeclarationInvalid(
+            "heuristic", [("rule", f"a dictionary must name {', '.join(names) or 'nothing: give one array'}")]
+        )
+    texts = output.task == "multiclass"
+    wanted = {"binary": "a condition or a number between 0 and 1", "multiclass": "a string, one of the classes"}
+    for name, array in parts.items():
+        why = _array_problem(array)
+        if not why and (_is_string(array) != texts or _is_time(array)):
+            why = f"must be {wanted.get(output.task, 'a number')}, not {array.dtype}"
+        if why:
+            raise DeclarationInvalid("heuristic", [(f"rule[{name!r}]" if name else "rule", why)])
     with _quiet():
-        number = _number(found)
-        score = ndx.clip(ndx.where(ndx.isnan(number), ndx.asarray(0.0, dtype=ndx.float32), number), 0.0, 1.0)
-    return _try("heuristic", columns, lambda: build(columns, arguments, {"score": ndx.astype(score, ndx.float32)}))
+        if texts:
+            outputs = _rule_classes(found, output.classes or [""])
+        else:
+            given = [parts.get(name, parts.get("")) for name in names] or [found]
+            numbers = [_filled(a, m) for a, m in zip(given, [*middle, *[0.0] * len(given)], strict=False)]
+            best = int(np.argmin([abs(q - 0.5) for q in output.quantiles])) if output.quantiles else 0
+            score = ndx.clip(numbers[0], 0.0, 1.0) if output.task == "binary" else numbers[best]
+            outputs = {"score": ndx.astype(score, ndx.float32)} | ({"values": _side_by_side(numbers)} if names else {})
+    return _try("heuristic", columns, lambda: build(columns, arguments, outputs))
+
+
+def _filled(array: Any, middle: float) -> Any:
+    number = _number(array)
+    return ndx.where(ndx.isnan(number), ndx.asarray(middle, dtype=ndx.float32), number)
+
+
+def _rule_classes(array: Any, classes: Sequence[str]) -> dict[str, Any]:
+    """Score [N] and values [N, K] of a string: 1 for its class, all alike for one that is none."""
+    size = len(classes)
+    plain = nde.fill_null(array, "") if _nullable(array) else array
+    code = ndx.astype(nde.static_map(plain, {word: i for i, word in enumerate(classes)}, default=size), ndx.int64)
+    if _nullable(array):
+        code = ndx.where(_mask(array), ndx.asarray(size, dtype=ndx.int64), code)
+    alike = ndx.asarray(1 / size, dtype=ndx.float32)
+    hit = ndx.expand_dims(code, axis=1) == ndx.asarray(np.arange(size, dtype=np.int64))
+    values = ndx.where(ndx.expand_dims(code == size, axis=1), alike, ndx.astype(hit, ndx.float32))
+    return {"score": ndx.where(code == size, alike, ndx.asarray(1.0, dtype=ndx.float32)), "values": values}
 
 
 def trace_slices(slices: Sequence[Slice], columns: Mapping[str, Column]) -> bytes | None:

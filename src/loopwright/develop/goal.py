@@ -60,7 +60,8 @@ def goal_of(outcome: Outcome, truth: Array, factors: Sequence[float] = ()) -> Go
     """The goal of an outcome; the classes are those found in `truth` (of the training rows, string [N])."""
     names = [f"q{q:g}" for q in outcome.quantiles] or list(outcome.labels)
     classes = sorted({str(c) for c in truth}) if outcome.task == "multiclass" else []
-    output = Output(task=outcome.task, classes=classes, names=classes or (names if len(names) > 1 else []))
+    names = classes or (names if len(names) > 1 else [])
+    output = Output(task=outcome.task, classes=classes, names=names, quantiles=outcome.quantiles)
     return Goal(output=output, quantiles=outcome.quantiles, factors=list(factors))
 
 

@@ -15,17 +15,15 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from loopwright.records import metrics
-from loopwright.records.declarations import Objective
+from loopwright.records.declarations import Objective, Task
 from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.evaluation import Comparison, Leaderboard, LeaderboardRow
 
-PRIMARY = "average_precision"
 
-
-def primary_metric(objectives: Sequence[Objective]) -> str:
-    """The metric of the weightiest objective that is computed from rows and is not a gap; average precision if there is none."""
-    usable = [o for o in objectives if o.metric in metrics.METRICS]
-    return max(usable, key=lambda o: o.weight).metric if usable else PRIMARY
+def primary_metric(objectives: Sequence[Objective], task: Task = "binary") -> str:
+    """The metric of the weightiest objective that is computed from rows and is not a gap; the task's own if there is none."""
+    usable = [o for o in objectives if metrics.of_rows(o.metric) and o.metric.partition(":")[0] not in metrics.GAPS]
+    return max(usable, key=lambda o: o.weight).metric if usable else metrics.primary(task)
 
 
 def desirability(objective: Objective, value: float) -> float:

@@ -1,7 +1,8 @@
 """The `MLmodel` file of a package, so that `mlflow.pyfunc.load_model` works on the folder; and what MLflow loads through it.
 
 The model then takes a data frame with the columns of the contract (missing context columns count as null) and answers
-with a data frame of `score` and `label`. `mlflow.onnx.load_model` gives the bare graph.
+with a data frame of `score`, `label` where the task has one, and a column for each of the values. `mlflow.onnx.load_model` gives
+the bare graph.
 """
 
 import json
@@ -18,16 +19,20 @@ from loopwright.records.declarations import Column
 from loopwright.records.errors import PackageRefused
 from loopwright.records.graph import Graph
 from loopwright.records.ids import digest
-from loopwright.records.package import Manifest
+from loopwright.records.metrics import answered
+from loopwright.records.package import Manifest, Output
 from loopwright.records.packages import FILE_BYTES, MANIFEST_BYTES, decode_json
 
 _TYPES = {"float": "double", "integer": "long", "boolean": "boolean", "string": "string", "timestamp": "datetime"}
 
 
-def mlmodel(columns: Mapping[str, Column], used: list[str], python: str, created_at: datetime) -> bytes:
-    """The text of the file, for a model over `columns` that uses those in `used`."""
+def mlmodel(columns: Mapping[str, Column], used: list[str], output: Output, python: str, created_at: datetime) -> bytes:
+    """The text of the file, for a model over `columns` that uses those in `used` and gives `output`."""
     inputs = [{"type": _TYPES[columns[n].type], "name": n, "required": not columns[n].nullable} for n in columns if n in used]
-    outputs = [{"type": "float", "name": "score", "required": True}, {"type": "boolean", "name": "label", "required": True}]
+    label = {"binary": "boolean", "anomaly": "boolean", "multiclass": "string"}.get(output.task)
+    outputs = [{"type": "float", "name": "score", "required": True}]
+    outputs += [{"type": label, "name": "label", "required": True}] if label else []
+    outputs += [{"type": "float", "name": name, "required": True} for name in output.names]
     lines = [
         "flavors:",
         "  onnx:",
@@ -57,7 +62,7 @@ class PythonFunction:
         self._columns = {**manifest.request, **context}
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
-        """`score` (float32) and `label` (bool), one row per row of a pandas data frame with the contract's columns."""
+        """What the signature says, one row per row of a pandas data frame with the contract's columns."""
         del params
         arrays = {
             name: pa.array(model_input[name], type=ARROW_TYPES[self._columns[name].type], from_pandas=True)
@@ -65,8 +70,16 @@ class PythonFunction:
             else pa.nulls(len(model_input), type=ARROW_TYPES[self._columns[name].type])
             for name in self._graph.columns
         }
-        score = self._graph.score(arrow_feed(self._graph, self._columns, pa.table(arrays)))
-        return pa.table({"score": score, "label": score >= self._manifest.threshold}).to_pandas()
+        found = self._graph.run(
+            arrow_feed(self._graph, self._columns, pa.table(arrays)),
+            [o for o in ("score", "values") if o in self._graph.outputs],
+        )
+        output, values = self._manifest.output, found.get("values")
+        given = answered(output, found["score"], values, self._manifest.threshold)
+        parts = {"score": found["score"]} | ({"label": given.label} if given.label is not None else {})
+        return pa.table(
+            parts | ({n: values[:, i] for i, n in enumerate(output.names)} if values is not None else {})
+        ).to_pandas()
 
 
 def _load_pyfunc(path: str) -> PythonFunction:

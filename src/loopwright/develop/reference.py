@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from loopwright.records.columns import arrow_array
 from loopwright.records.declarations import Column
 from loopwright.records.graph import Array, Feeder, Graph
+from loopwright.records.metrics import Answered
 from loopwright.records.package import Golden, Histogram
 
 BINS = 20
@@ -17,15 +18,20 @@ CATEGORIES = 100
 GOLDEN = 20
 
 
-def histograms(request: Mapping[str, Column], context: Mapping[str, Column], table: pa.Table, score: Array) -> list[Histogram]:
-    """One histogram per request and context column (timestamps have none) and one of the output `score` (float [N])."""
+def histograms(
+    request: Mapping[str, Column], context: Mapping[str, Column], table: pa.Table, given: Answered
+) -> list[Histogram]:
+    """One histogram per request and context column (timestamps have none), one of the score [N], and one of the label where it is a class."""
     found = [
         histogram(name, role, column, table.column(name))
         for role, columns in (("request", request), ("context", context))
         for name, column in columns.items()
         if column.type != "timestamp"
     ]
-    return [*found, numeric("score", "output", np.asarray(score, dtype=np.float64), len(score))]
+    found.append(numeric("score", "output", given.score, len(given.score)))
+    if given.label is not None and given.label.dtype == object:
+        found.append(histogram("label", "output", Column("string"), pa.chunked_array([pa.array(given.label, pa.string())])))
+    return found
 
 
 def histogram(name: str, role: str, column: Column, values: pa.ChunkedArray) -> Histogram:

@@ -19,24 +19,28 @@ from loopwright.develop.convert import TOLERANCE, convert, refuse_inconvertible
 from loopwright.develop.evaluate import evaluate, latency, measures
 from loopwright.develop.features import Encoding, Traced, Vocabulary, trace, trace_rule, trace_slices
 from loopwright.develop.fit import Lessons, first_trial, fit, fixed, make, predict, search, takes_trial
-from loopwright.develop.goal import Answers, Goal
+from loopwright.develop.goal import Answers, Goal, alert_threshold, goal_of
 from loopwright.develop.leaderboard import climb, primary_metric, rank, verdict
+from loopwright.develop.lineage import lineage as trace_lineage
 from loopwright.develop.mlmodel import mlmodel
 from loopwright.develop.provenance import commit, environment
 from loopwright.develop.reference import golden, histograms, served_rows
-from loopwright.develop.split import time_split
+from loopwright.develop.sampling import Drawn, draw, factors, refuse_weights_of_its_own
 from loopwright.records import metrics
 from loopwright.records.columns import arrow_feed
-from loopwright.records.declarations import Candidate, Column, Release, Scope, Slice, TimeSplit, to_builtins
+from loopwright.records.declarations import Candidate, Column, Outcome, Release, Sampling, Scope, Slice, to_builtins
 from loopwright.records.errors import ConversionRefused, Damaged, DeclarationInvalid, ExamplesRefused
 from loopwright.records.evaluation import Comparison, Evaluation, Leaderboard, LeaderboardRow
 from loopwright.records.examples import Examples
 from loopwright.records.graph import Array, Graph
 from loopwright.records.home import Home
 from loopwright.records.ids import digest
-from loopwright.records.package import ContextNeed, Conversion, Manifest, Reference, Training
+from loopwright.records.label import label_array
+from loopwright.records.metrics import Answered
+from loopwright.records.package import ContextNeed, Conversion, Lineage, Manifest, Partition, Reference, Training
 from loopwright.records.packages import FORMAT, encode_json
 from loopwright.records.progress import Progress, Silent
+from loopwright.records.split import Split, divide, divide_again
 
 _LATENCY_ROWS = 200
 
@@ -55,16 +59,17 @@ class _Fitted(msgspec.Struct, kw_only=True):
 
 
 class _Measured(msgspec.Struct, kw_only=True):
-    """A packaged candidate and its scores on the validation rows."""
+    """A packaged candidate and its answers on the validation rows whose truth is known."""
 
     row: LeaderboardRow
-    score: Array
+    given: Answered
 
 
-class _Work(msgspec.Struct, kw_only=True):
-    """What all candidates of one turn share."""
+class Work(msgspec.Struct, kw_only=True):
+    """What all candidates of one turn share: the rows, how they are split, and the matrices that the features make of them."""
 
     home: Home
+    candidates: list[Candidate]
     loop_name: str
     declaration: str
     examples: Examples
@@ -79,9 +84,14 @@ class _Work(msgspec.Struct, kw_only=True):
     parent: str
     commit: str
     table: pa.Table
+    outcome: Outcome
     truth: Array
+    known: Array
+    groups: Array | None
     training: Array
     validation: Array
+    partition: Partition
+    drawn: Drawn
     goal: Goal
     traced: Traced
     heuristic: bytes
@@ -90,6 +100,7 @@ class _Work(msgspec.Struct, kw_only=True):
     vocabulary: dict[str, Vocabulary]
     matrices: dict[str, Array]
     wanted: list[str]
+    lineage: Lineage
     progress: Progress
 
     @property
@@ -97,8 +108,13 @@ class _Work(msgspec.Struct, kw_only=True):
         """The validation rows."""
         return self.table.take(pa.array(self.validation))
 
+    @property
+    def judged(self) -> Array:
+        """The rows (indices) that candidates are judged on: validation rows whose truth is known; only anomalies have others."""
+        return self.validation[self.known[self.validation]]
 
-def develop(
+
+def prepare(
     home: Home,
     *,
     loop_name: str,
@@ -109,39 +125,45 @@ def develop(
     key: list[str],
     event_time: str,
     context: list[ContextNeed],
+    outcome: Outcome,
     features: Callable[[Any], Any],
     scope: Scope,
     slices: list[Slice],
     candidates: list[Candidate],
-    split: TimeSplit,
+    split: Split,
+    sampling: Sampling | None = None,
     release: Release,
     seed: int = 0,
     parent: str = "",
-    params: Mapping[str, Mapping[str, Any]] | None = None,
+    lineage: Lineage | None = None,
     window: timedelta | None = None,
-    turn: str = "",
     progress: Progress | None = None,
-) -> Leaderboard:
-    """Train the heuristic and every candidate on the same rows, package each, and return the leaderboard (not yet in the ledger).
+) -> Work:
+    """Trace the code, load and split the examples, and make the matrices: all that comes before fitting.
 
-    `params` fixes hyper-parameters by candidate and so skips their search; `window` trains and validates on that much of
-    the newest history only. A candidate whose graph disagrees with its estimator is left out and named in the verdict.
+    `window` trains and validates on that much of the newest history only.
 
-    Raises DeclarationInvalid for code that cannot be traced or fitted, ConversionRefused for a candidate that has no
-    converter (before anything is fitted) or when no candidate could be converted, ExamplesRefused when there is too little to learn from.
+    Raises DeclarationInvalid for code that cannot be traced, ConversionRefused for a candidate that has no converter,
+    ExamplesRefused when there is too little to learn from.
     """
     progress = progress or Silent()
-    _check_declarations(candidates, scope, slices, release, seed)
+    _check_declarations(candidates, scope, slices, release, outcome, seed)
     traced = trace(features, columns)
-    heuristic = trace_rule(scope.heuristic.rule, columns)
     slice_graph = trace_slices(slices, columns)
     table = _load(home, examples, window)
-    truth = table.column("_label").to_numpy()
-    decided = table.column("_decided_at").cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
-    training, validation = time_split(decided, truth, split)
+    training, validation, partition = divide(table, split, seed=seed, task=outcome.task)
+    known = table.column("_label").is_valid().to_numpy()
+    truth = label_array(table.column("_label").fill_null(False) if outcome.task == "anomaly" else table.column("_label"))
+    drawn = draw(table, training, sampling or Sampling(), seed=seed)
+    for candidate in candidates:
+        refuse_weights_of_its_own(candidate.name, first_trial(candidate, seed), weighed=drawn.weight is not None)
+    goal = goal_of(outcome, truth[training])
+    goal = msgspec.structs.replace(goal, factors=factors(drawn.sampled, goal.output))
+    heuristic = trace_rule(scope.heuristic.rule, columns, goal.output, middle(goal, truth[training]))
     vocabulary, matrices = _matrices(traced, table, training, {c.encoding for c in candidates})
-    work = _Work(
+    work = Work(
         home=home,
+        candidates=candidates,
         loop_name=loop_name,
         declaration=declaration_digest,
         examples=examples,
@@ -156,44 +178,75 @@ def develop(
         parent=parent,
         commit=commit(features),
         table=table,
+        outcome=outcome,
         truth=truth,
+        known=known,
+        groups=np.array(table.column(outcome.group).to_pylist(), dtype=object) if outcome.group else None,
         training=training,
         validation=validation,
-        goal=Goal(),
+        partition=partition,
+        drawn=drawn,
+        goal=goal,
         traced=traced,
         heuristic=heuristic,
         slices=slice_graph,
         slice_values={},
         vocabulary=vocabulary,
         matrices=matrices,
-        wanted=_wanted(scope, release, slices),
+        wanted=_wanted(scope, release),
+        lineage=trace_lineage(traced, heuristic, slice_graph, lineage),
         progress=progress,
     )
     if slice_graph is not None:
         graph = Graph(slice_graph)
         work.slice_values = graph.run(arrow_feed(graph, columns, work.validation_table))
-    progress.say(f"training on {len(training):,} examples, judging on the {len(validation):,} younger ones")
-    measured, refused = _train(work, candidates, params or {})
+    progress.say(
+        f"training on {len(drawn.rows):,} examples{f' sampled of {len(training):,}' if len(drawn.rows) < len(training) else ''}, "
+        f"judging on {len(validation):,} {'younger' if partition.boundary else 'other'} ones"
+        + "".join(f"; {n:,} left out: {why}" for why, n in partition.left_out.items())
+    )
+    return work
+
+
+def develop(work: Work, *, params: Mapping[str, Mapping[str, Any]] | None = None, turn: str = "") -> Leaderboard:
+    """Train the heuristic and every candidate on the same rows, package each, and return the leaderboard (not yet in the ledger).
+
+    `params` fixes hyper-parameters by candidate and so skips their search. A candidate whose graph disagrees with its
+    estimator is left out and named in the verdict.
+
+    Raises DeclarationInvalid for code that cannot be fitted, ConversionRefused when no candidate could be converted.
+    """
+    measured, refused = _train(work, work.candidates, params or {})
     return _board(work, measured, refused, turn)
 
 
+def middle(goal: Goal, truth: Array) -> list[float]:
+    """What a rule that says nothing counts as, by target or quantile: the median of the training truth; 0 for other tasks."""
+    if goal.output.task != "regression":
+        return [0.0]
+    return [float(m) for m in np.median(truth.reshape(len(truth), -1), axis=0)] * max(len(goal.quantiles), 1)
+
+
 def _check_declarations(
-    candidates: Sequence[Candidate], scope: Scope, slices: Sequence[Slice], release: Release, seed: int
+    candidates: Sequence[Candidate],
+    scope: Scope,
+    slices: Sequence[Slice],
+    release: Release,
+    outcome: Outcome,
+    seed: int,
 ) -> None:
     names = [s.name for s in slices]
-    wrong = [(f"objectives[{o.name!r}].metric", why) for o in scope.objectives if (why := metrics.problem(o.metric, names))]
-    wrong += [
-        (f"release.guards[{g.metric!r}].metric", why) for g in release.guards if (why := metrics.problem(g.metric, names))
-    ]
+    asked = [(f"objectives[{o.name!r}].metric", o.metric) for o in scope.objectives]
+    asked += [(f"release.guards[{g.metric!r}].metric", g.metric) for g in release.guards]
+    wrong = [(where, why) for where, name in asked if (why := metrics.problem(name, names, outcome))]
     if wrong:
         raise DeclarationInvalid("the loop", wrong)
     for candidate in candidates:
         refuse_inconvertible(candidate.name, first_trial(candidate, seed))
 
 
-def _wanted(scope: Scope, release: Release, slices: Sequence[Slice]) -> list[str]:
-    gaps = [f"recall_gap:{s.name}" for s in slices]
-    return list(dict.fromkeys([*gaps, *(o.metric for o in scope.objectives), *(g.metric for g in release.guards)]))
+def _wanted(scope: Scope, release: Release) -> list[str]:
+    return list(dict.fromkeys([*(o.metric for o in scope.objectives), *(g.metric for g in release.guards)]))
 
 
 def _load(home: Home, examples: Examples, window: timedelta | None) -> pa.Table:
@@ -233,7 +286,7 @@ def _matrices(
 
 
 def _train(
-    work: _Work, candidates: Sequence[Candidate], params: Mapping[str, Mapping[str, Any]]
+    work: Work, candidates: Sequence[Candidate], params: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[_Measured], dict[str, str]]:
     measured = [_package(work, _heuristic(work))]
     refused: dict[str, str] = {}
@@ -251,7 +304,7 @@ def _train(
     return measured, refused
 
 
-def _heuristic(work: _Work) -> _Fitted:
+def _heuristic(work: Work) -> _Fitted:
     return _Fitted(
         name=work.scope.heuristic.name,
         phase=1,
@@ -264,23 +317,36 @@ def _heuristic(work: _Work) -> _Fitted:
     )
 
 
-def _fit(work: _Work, candidate: Candidate, params: Mapping[str, Any] | None) -> _Fitted:
+def _fit(work: Work, candidate: Candidate, params: Mapping[str, Any] | None) -> _Fitted:
     """Search, fit, convert and check one candidate."""
-    clock, lessons = work.home.clock, Lessons(work.matrices[candidate.encoding], work.truth)
+    clock = work.home.clock
+    lessons = Lessons(work.matrices[candidate.encoding], work.truth, group=work.groups, weight=work.drawn.weight)
     start = clock.monotonic()
     found = dict(params or {})
     if takes_trial(candidate) and params is None:
         minutes = work.scope.budget.train_minutes
-        name = primary_metric(work.scope.objectives)
+        name = primary_metric(work.scope.objectives, work.outcome.task)
 
         def judge(rows: Array, answers: Answers) -> float:
-            value = work.scope.value
-            return metrics.compute(name, work.truth[rows], answers.score, answers.score >= value.threshold(), value=value)
+            border = threshold(work.scope, work.outcome, answers.score)
+            known = work.known[rows]
+            given = metrics.answered(work.goal.output, answers.score, answers.values, border).at(known)
+            rows = rows[known]
+            return metrics.compute(
+                name,
+                work.truth[rows],
+                *given,
+                output=work.goal.output,
+                groups=None if work.groups is None else work.groups[rows],
+                value=work.scope.value,
+            )
 
+        older, newer = divide_again(work.table, work.training, work.partition.split, seed=work.seed)
         found = search(
             candidate,
             lessons,
-            work.training,
+            older[np.isin(older, work.drawn.rows)],
+            newer,
             judge=judge,
             higher=metrics.metric(name).higher,
             goal=work.goal,
@@ -289,7 +355,7 @@ def _fit(work: _Work, candidate: Candidate, params: Mapping[str, Any] | None) ->
             progress=work.progress,
         )
     unfitted = make(candidate, fixed(candidate, found) if takes_trial(candidate) else None, work.seed)
-    estimator, warned = fit(candidate, unfitted, lessons.at(work.training), work.goal)
+    estimator, warned = fit(candidate, unfitted, lessons.at(work.drawn.rows), work.goal)
     seconds = clock.monotonic() - start
     for text in warned:
         work.progress.say(f"{candidate.name}: {text[:200]}")
@@ -306,20 +372,21 @@ def _fit(work: _Work, candidate: Candidate, params: Mapping[str, Any] | None) ->
     )
 
 
-def _convert(work: _Work, candidate: Candidate, estimator: Any) -> tuple[bytes, Conversion]:
+def _convert(work: Work, candidate: Candidate, estimator: Any) -> tuple[bytes, Conversion]:
     """The one graph, in float32 or, where that is not exact enough, float64; raises ConversionRefused when neither agrees."""
     why = ""
+    fitted = msgspec.structs.replace(work.goal, factors=[])  # compared before sampling is undone, which would scale differences
     for double in (False, True):
         try:
             model = convert(candidate.name, estimator, work.matrices[candidate.encoding].shape[1], double=double)
-            graph = work.traced.model_graph(work.vocabulary, candidate.encoding, model, work.goal)
-            rows, difference = agreement(
-                candidate.name, graph, estimator, work.goal, work.traced.columns, work.validation_table
-            )
+            graph = work.traced.model_graph(work.vocabulary, candidate.encoding, model, fitted)
+            rows, difference = agreement(candidate.name, graph, estimator, fitted, work.traced.columns, work.validation_table)
         except ConversionRefused as error:
             why = why or error.why
             continue
         if difference <= TOLERANCE:
+            if work.goal.factors:
+                graph = work.traced.model_graph(work.vocabulary, candidate.encoding, model, work.goal)
             return graph, Conversion(rows=rows, max_difference=difference)
         why = (
             why or f"graph and estimator differ by up to {difference:.2g} on {rows:,} validation rows, more than {TOLERANCE:g}"
@@ -387,19 +454,23 @@ def _disturbed(columns: Mapping[str, Column], table: pa.Table) -> list[pa.Table]
     ]
 
 
-def _package(work: _Work, fitted: _Fitted) -> _Measured:
+def _package(work: Work, fitted: _Fitted) -> _Measured:
     """Score the validation rows with the graph, measure, write the package."""
-    table = work.validation_table
-    graph, truth = Graph(fitted.graph), work.truth[work.validation]
-    score = graph.run(arrow_feed(graph, work.columns, table), ["score"])["score"]
+    table, output = work.validation_table, work.goal.output
+    graph, judged = Graph(fitted.graph), work.known[work.validation]
+    score, values = _answers(graph, work.columns, table)
     if not np.isfinite(score).all():
         raise ConversionRefused(fitted.name, f"{int((~np.isfinite(score)).sum())} validation rows give no number")
+    border = threshold(work.scope, work.outcome, _alerted(work, graph))
+    whole = metrics.answered(output, score, values, border)
     sample = np.unique(np.linspace(0, len(table) - 1, _LATENCY_ROWS).astype(np.int64))
     evaluation = evaluate(
-        truth,
-        score,
-        threshold=threshold(work.scope),
-        slices=work.slice_values,
+        work.truth[work.judged],
+        whole.at(judged),
+        output=output,
+        threshold=border,
+        slices={name: of[judged] for name, of in work.slice_values.items()},
+        groups=None if work.groups is None else work.groups[work.judged],
         value=work.scope.value,
         wanted=work.wanted,
         seed=work.seed,
@@ -410,7 +481,7 @@ def _package(work: _Work, fitted: _Fitted) -> _Measured:
     manifest = _manifest(work, fitted, evaluation)
     context = {name: column for need in work.context for name, column in need.columns.items()}
     reference = Reference(
-        columns=histograms(work.request, context, table, score),
+        columns=histograms(work.request, context, table, whole),
         golden=golden(graph, work.columns, work.request, context, table),
     )
     files = {
@@ -419,13 +490,14 @@ def _package(work: _Work, fitted: _Fitted) -> _Measured:
         **({"slices.onnx": work.slices} if work.slices is not None else {}),
         "evaluation.json": encode_json(evaluation),
         "reference.json": encode_json(reference),
-        "MLmodel": mlmodel(work.columns, graph.columns, manifest.environment["python"], manifest.created_at),
+        "MLmodel": mlmodel(work.columns, graph.columns, output, manifest.environment["python"], manifest.created_at),
         "card.md": card(manifest, work.scope, evaluation, measures(evaluation)).encode(),
     }
     package = work.home.packages.write(manifest, files)
-    shown = evaluation.metrics[primary_metric(work.scope.objectives)]
+    primary = primary_metric(work.scope.objectives, output.task)
+    shown = evaluation.metrics[primary]
     work.progress.say(
-        f"{fitted.name}: {primary_metric(work.scope.objectives).replace('_', ' ')} {shown.value:.3f} [{shown.low:.3f}, {shown.high:.3f}], "
+        f"{fitted.name}: {primary.replace('_', ' ')} {shown.value:.3f} [{shown.low:.3f}, {shown.high:.3f}], "
         f"{evaluation.latency_p50_us:.0f} µs a row, fitted in {fitted.seconds:.1f} s"
     )
     row = LeaderboardRow(
@@ -438,15 +510,42 @@ def _package(work: _Work, fitted: _Fitted) -> _Measured:
         met={},
         score=0.0,
     )
-    return _Measured(row=row, score=score)
+    return _Measured(row=row, given=whole.at(judged))
 
 
-def threshold(scope: Scope) -> float:
-    """The score from which on a label is positive: where acting pays by the value table, kept inside (0, 1]."""
-    return float(min(1.0, max(1e-6, scope.value.threshold())))
+def _answers(graph: Graph, columns: Mapping[str, Column], table: pa.Table) -> tuple[Array, Array | None]:
+    """Score [N] and, where the graph has them, values [N, K]."""
+    found = graph.run(arrow_feed(graph, columns, table), [o for o in ("score", "values") if o in graph.outputs])
+    return found["score"], found.get("values")
 
 
-def _manifest(work: _Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
+def _alerted(work: Work, graph: Graph) -> Array:
+    """The scores of the training rows, which say what is strange enough to be called an anomaly; none for other tasks."""
+    if work.outcome.task != "anomaly":
+        return np.zeros(0)
+    return _answers(graph, work.columns, work.table.take(pa.array(work.drawn.rows)))[0]
+
+
+def _heuristic_threshold(work: Work) -> float | None:
+    """The heuristic's own threshold where it is another than the model's: it has its own idea of what is strange."""
+    if work.outcome.task != "anomaly":
+        return None
+    return threshold(work.scope, work.outcome, _alerted(work, Graph(work.heuristic)))
+
+
+def threshold(scope: Scope, outcome: Outcome, score: Array) -> float:
+    """The score from which on a label is positive; 0 for tasks whose labels need none.
+
+    binary: where acting pays by the value table, kept inside (0, 1]. anomaly: what `Outcome.alert_share` of `score` [N] are
+    above; scores of two values only are a condition, and the border lies between them.
+    """
+    if outcome.task == "anomaly":
+        distinct = np.unique(score)
+        return float(distinct.mean()) if len(distinct) == 2 else alert_threshold(score, outcome.alert_share)
+    return float(min(1.0, max(1e-6, scope.value.threshold()))) if outcome.task == "binary" else 0.0
+
+
+def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
     decided = work.table.column("_decided_at").take(pa.array(work.training))
     first, last = (moment.as_py().astimezone(UTC) for moment in pc.min_max(decided).values())
     return Manifest(
@@ -465,6 +564,9 @@ def _manifest(work: _Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
         vocabulary=fitted.vocabulary,
         slices=list(work.slice_values),
         threshold=evaluation.threshold,
+        heuristic_threshold=_heuristic_threshold(work),
+        output=work.goal.output,
+        group=work.outcome.group or "",
         params=fitted.params,
         seed=work.seed,
         training=Training(
@@ -482,10 +584,13 @@ def _manifest(work: _Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
         parent=work.parent,
         release=to_builtins(work.release),
         files={},
+        lineage=work.lineage if fitted.features else msgspec.structs.replace(work.lineage, features={}),
+        split=work.partition,
+        sampling=work.drawn.sampled if fitted.features else None,
     )
 
 
-def _board(work: _Work, measured: Sequence[_Measured], refused: Mapping[str, str], turn: str) -> Leaderboard:
+def _board(work: Work, measured: Sequence[_Measured], refused: Mapping[str, str], turn: str) -> Leaderboard:
     objectives = work.scope.objectives
     weights = {o.name: o.weight for o in objectives}
     rows = rank([m.row for m in measured], objectives, weights)
@@ -502,16 +607,18 @@ def _board(work: _Work, measured: Sequence[_Measured], refused: Mapping[str, str
     )
 
 
-def _compare(work: _Work, challenger: _Measured, incumbent: _Measured) -> Comparison:
+def _compare(work: Work, challenger: _Measured, incumbent: _Measured) -> Comparison:
     if challenger.row.phase < incumbent.row.phase:
         challenger, incumbent = incumbent, challenger
-    name, border = primary_metric(work.scope.objectives), threshold(work.scope)
+    name = primary_metric(work.scope.objectives, work.outcome.task)
     found = metrics.differences(
         [name],
-        work.truth[work.validation],
-        (challenger.score, challenger.score >= border),
-        (incumbent.score, incumbent.score >= border),
+        work.truth[work.judged],
+        challenger.given,
+        incumbent.given,
         seed=work.seed,
+        output=work.goal.output,
+        groups=None if work.groups is None else work.groups[work.judged],
         value=work.scope.value,
     )
     return Comparison(

@@ -109,6 +109,7 @@ def check(home: Home, loop: str) -> Checked:
         columns=declared.columns,
         features=declared.features,
         heuristic=declared.scope.heuristic,
+        outcome=declared.outcome,
         slices=declared.slices,
         candidates=declared.candidates,
         objectives=declared.scope.objectives,

@@ -1,0 +1,50 @@
+"""Metrics of every task, with bootstrap intervals. One implementation, used by development, gates, monitoring and reports.
+
+table      every metric: its tasks, its direction, what it says
+answered   what was answered on rows: score, label, values; and what it is worth
+rows       the metrics themselves, by task, under weights
+bootstrap  one value, intervals, paired differences
+"""
+
+from loopwright.records.metrics.answered import Answered, aligned, answered, kinds, money
+from loopwright.records.metrics.bootstrap import compute, differences, intervals
+from loopwright.records.metrics.rows import GAP_ROWS, Slices
+from loopwright.records.metrics.table import (
+    GAPS,
+    MEASURES,
+    METRICS,
+    Metric,
+    gap,
+    known,
+    measured,
+    metric,
+    of_rows,
+    primary,
+    problem,
+    summary,
+)
+
+__all__ = [
+    "GAPS",
+    "GAP_ROWS",
+    "MEASURES",
+    "METRICS",
+    "Answered",
+    "Metric",
+    "Slices",
+    "aligned",
+    "answered",
+    "compute",
+    "differences",
+    "gap",
+    "intervals",
+    "kinds",
+    "known",
+    "measured",
+    "metric",
+    "money",
+    "of_rows",
+    "primary",
+    "problem",
+    "summary",
+]
