@@ -54,7 +54,7 @@ CAME = Table(
     event_time="came_at",
     known_after="2m",
 )
-CONTEXT = [Context(WEATHER, by={"site": "place"}, columns=["wind", "calm"], max_age="90m")]
+CONTEXT = [Context(WEATHER, by={"site": "place"}, columns=["wind", "calm"], max_age="90m", lag="3m")]
 OUTCOME = Outcome(CAME, "delay > 15", wait="5h")
 
 
@@ -105,7 +105,7 @@ def random_history(seed: int, *, decisions: int = 120, observations: int = 150) 
 
 def context_at(history: History, place: str, at: datetime) -> Row | None:
     """The weather that counts for a decision: of all rows known then the latest event, of those the one known last."""
-    known = [r for r in history.weather if r["site"] == place and r["told_at"] + 5 * MINUTE <= at]
+    known = [r for r in history.weather if r["site"] == place and r["told_at"] + 8 * MINUTE <= at]  # known_after and lag
     return max(known, key=lambda r: (r["seen_at"], r["told_at"]), default=None)
 
 

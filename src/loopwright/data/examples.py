@@ -1,15 +1,15 @@
 """Examples as of a moment: what was asked, the context known then, and the outcomes that had become known.
 
 Where a decision was served, its request and context are taken from the prediction log as they were; where not (history
-from before the loop, or traffic that something else answered), the context is joined by DuckDB's ASOF join to what was
-known at the decision. Nothing that became known after `as_of` is read.
+from before the loop, or traffic that something else answered), they are joined by DuckDB's ASOF join to what serving would
+have known at the decision (`data.steps`). Nothing that became known after `as_of` is read.
 """
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import duckdb
@@ -18,9 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from loopwright.data import steps
+from loopwright.data.database import MICROSECOND, first_line, locked, quoted
 from loopwright.data.ingest import files
 from loopwright.records.columns import ARROW_TYPES
-from loopwright.records.declarations import Column, Context, Outcome, Table, duration
+from loopwright.records.declarations import Aggregate, Column, Context, Outcome, Table, duration
 from loopwright.records.errors import Damaged, DeclarationInvalid, ExamplesRefused, RecordNotFound
 from loopwright.records.examples import Examples, Source
 from loopwright.records.home import Home
@@ -30,9 +32,17 @@ from loopwright.records.outcomes import outcomes
 from loopwright.records.predictions.read import predictions
 
 _MOMENT = pa.timestamp("us", tz="UTC")
-_MICROSECOND = timedelta(microseconds=1)
 _ROWS = 65_536
-_SQL_TYPES = {"float": "DOUBLE", "integer": "BIGINT", "boolean": "BOOLEAN", "string": "VARCHAR", "timestamp": "TIMESTAMPTZ"}
+_SQL_TYPES = {
+    "float": "DOUBLE",
+    "integer": "BIGINT",
+    "boolean": "BOOLEAN",
+    "string": "VARCHAR",
+    "timestamp": "TIMESTAMPTZ",
+    "array": "FLOAT[]",
+}
+_STRETCH = 4_000_000
+"""Decisions joined at a time: memory depends on this, not on how many there are."""
 
 
 class _Read(NamedTuple):
@@ -51,33 +61,34 @@ def build(
     context: list[Context],
     outcome: Outcome,
     as_of: datetime,
+    aggregates: Sequence[Aggregate] = (),
     window: timedelta | None = None,
 ) -> Examples:
     """Build the examples of a loop from what was known at `as_of`, and write them to `home/examples/<digest>.parquet`.
 
     One row per decision before `as_of` whose outcome was known; with `window` only the last stretch of that length, up to
-    the newest such decision. Decisions without an outcome are left out and counted by reason. A context row counts if it was known at the decision: of those the one with the latest
-    event time, and null if that is older than `max_age`. The same tables and log give the same digest.
+    the newest such decision. Decisions without an outcome are left out and counted by reason. Context and aggregates are those of the moment of decision, of what was known `lag` before
+    it. The same tables and log give the same digest.
 
     Raises ExamplesRefused when a table has no rows yet, no outcome is known, or all outcomes are alike; DeclarationInvalid
-    when the label is no SQL expression over the outcome's columns.
+    when the label, or what is aggregated, is no SQL expression over the table's columns.
     """
     asked = _read(home, requests)
-    told = [_read(home, c.table) for c in context]
+    joined = steps.joined(context, list(aggregates))
+    told = [_read(home, j.table) for j in joined]
     landed = _read(home, outcome.table) if home.lake.exists(outcome.table.name) else None
-    columns = _columns(requests, context)
+    columns = _columns(requests, context, aggregates)
     log = predictions(home, loop_name, end=as_of, columns=["_id", "_at", "_unit", *columns])
     reported = outcomes(home, loop_name, known_by=as_of)
     if landed is None and not len(reported):
         raise ExamplesRefused(f"no outcome is known: `loopwright ingest {outcome.table.name} FILE`, or post outcomes")
-    with _database() as database:
+    with locked(home) as database:
         _decisions(database, asked.data, log, requests, columns, as_of=as_of)
         _judge(database, landed.data if landed else None, reported, outcome, requests, as_of=as_of)
         _keep(database, window)
         excluded = _excluded(database, as_of=as_of, wait=duration(outcome.wait))
-        for number, (c, read) in enumerate(zip(context, told, strict=True)):
-            _join_context(database, read.data, c, number, as_of=as_of)
-        found = _write(home, database, f"kept_{len(context)}", columns, excluded)
+        joins = [(j, read.data) for j, read in zip(joined, told, strict=True)]
+        found = _write(home, database, joins, columns, excluded, known_by=_us(as_of))
     sources = [_source(home, read) for read in {r.table: r for r in [asked, *told, *([landed] if landed else [])]}.values()]
     if len(log):
         name = f"predictions.{loop_name}"
@@ -93,9 +104,11 @@ def build(
     )
 
 
-def _columns(requests: Table, context: list[Context]) -> dict[str, Column]:
-    added = {n: msgspec.structs.replace(c.table.columns[n], nullable=True) for c in context for n in c.columns}
-    return {**requests.columns, **added}
+def _columns(requests: Table, context: Sequence[Context], aggregates: Sequence[Aggregate]) -> dict[str, Column]:
+    added = {
+        n: msgspec.structs.replace(c.table.columns[column], nullable=True) for c in context for n, column in c.wanted.items()
+    }
+    return {**requests.columns, **added, **{a.name: a.column for a in aggregates}}
 
 
 def _source(home: Home, read: _Read) -> Source:
@@ -111,35 +124,16 @@ def _read(home: Home, table: Table) -> _Read:
     return _Read(table.name, version, home.lake.dataset(table.name, version))
 
 
-@contextmanager
-def _database() -> Iterator[Any]:
-    """A DuckDB that sees what is registered and nothing else: the label is an expression out of the ledger."""
-    with duckdb.connect(":memory:") as database:
-        # Set once it is open: the extension that knows time zones is there only then.
-        for setting in (
-            "TimeZone = 'UTC'",
-            "python_enable_replacements = false",
-            "enable_external_access = false",
-            "lock_configuration = true",
-        ):
-            database.execute(f"SET {setting}")
-        yield database
-
-
 def _us(moment: datetime) -> int:
     return round(moment.timestamp() * 1e6)
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _text(name: str, column: Column) -> str:
     """A key value as the text that Python's `str` gives it, timestamps as microseconds."""
-    quoted = _quoted(name)
+    sql = quoted(name)
     if column.type == "boolean":
-        return f"CASE WHEN {quoted} THEN 'True' ELSE 'False' END"
-    return f"CAST({f'epoch_us({quoted})' if column.type == 'timestamp' else quoted} AS VARCHAR)"
+        return f"CASE WHEN {sql} THEN 'True' ELSE 'False' END"
+    return f"CAST({f'epoch_us({sql})' if column.type == 'timestamp' else sql} AS VARCHAR)"
 
 
 def unit_sql(table: Table, key: list[str]) -> str:
@@ -153,12 +147,12 @@ def _decisions(
     """Table `decision`: one row per decision before `as_of`, from the log where it was served, else from the requests table."""
     database.register("asked", table.filter(pc.field(requests.event_time) < pa.scalar(as_of, _MOMENT)))
     database.register("served", _as_declared(log, columns))
-    request = ", ".join(_quoted(n) for n in requests.columns)
+    request = ", ".join(quoted(n) for n in requests.columns)
     added = {n: c for n, c in columns.items() if n not in requests.columns}
-    given = "".join(f", {_quoted(n)}" for n in added)
-    absent = "".join(f", NULL::{_SQL_TYPES[c.type]} AS {_quoted(n)}" for n, c in added.items())
-    complete = " AND ".join(f"{_quoted(n)} IS NOT NULL" for n, c in requests.columns.items() if not c.nullable)
-    event, unit = f"epoch_us({_quoted(requests.event_time)})", unit_sql(requests, requests.key)
+    given = "".join(f", {quoted(n)}" for n in added)
+    absent = "".join(f", NULL::{_SQL_TYPES[c.type]} AS {quoted(n)}" for n, c in added.items())
+    complete = " AND ".join(f"{quoted(n)} IS NOT NULL" for n, c in requests.columns.items() if not c.nullable)
+    event, unit = f"epoch_us({quoted(requests.event_time)})", unit_sql(requests, requests.key)
     database.execute(
         f"""
         CREATE TEMP TABLE decision AS
@@ -199,14 +193,14 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
     if table is not None:
         delay = duration(declared.known_after)
         database.register("landed", table.filter(pc.field(declared.known) <= pa.scalar(as_of - delay, _MOMENT)))
-        known = f"epoch_us({_quoted(declared.known)}) + {delay // _MICROSECOND}"
+        known = f"epoch_us({quoted(declared.known)}) + {delay // MICROSECOND}"
         unit = unit_sql(declared, requests.key)
         parts.append(f"SELECT '', {unit}, {known}, {known}, '', {label} FROM landed")  # noqa: S608 - as above
     either = " UNION ALL ".join(parts)
     try:
         database.execute(f"CREATE TEMP TABLE outcome AS SELECT * FROM ({either}) WHERE truth IS NOT NULL")  # noqa: S608 - as above
     except duckdb.Error as error:
-        why = f"{outcome.label!r} cannot be evaluated over {', '.join(declared.columns)}: {_first_line(error)}"
+        why = f"{outcome.label!r} cannot be evaluated over {', '.join(declared.columns)}: {first_line(error)}"
         raise DeclarationInvalid("Outcome", [("label", why)]) from error
     database.execute(
         """
@@ -228,13 +222,13 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
 
 
 def _keep(database: Any, window: timedelta | None) -> None:
-    """Table `recent`: judged decisions of the last `window` before the newest usable one. Table `kept_0`: the usable of them."""
+    """Table `recent`: judged decisions of the last `window` before the newest usable one. Table `kept`: the usable of them."""
     usable = "_complete AND _label IS NOT NULL AND _known_us >= _us"
-    span = 2**62 if window is None else window // _MICROSECOND
+    span = 2**62 if window is None else window // MICROSECOND
     newest = f"SELECT max(_us) FROM judged WHERE {usable}"  # noqa: S608 - columns of ours
     recent = f"SELECT * FROM judged WHERE _us >= coalesce(({newest}), 0) - {span}"  # noqa: S608 - as above
     database.execute(f"CREATE TEMP TABLE recent AS {recent}")
-    database.execute(f"CREATE TEMP TABLE kept_0 AS SELECT * FROM recent WHERE {usable}")  # noqa: S608 - columns of ours
+    database.execute(f"CREATE TEMP TABLE kept AS SELECT * FROM recent WHERE {usable}")  # noqa: S608 - columns of ours
 
 
 def _excluded(database: Any, *, as_of: datetime, wait: timedelta) -> dict[str, int]:
@@ -251,43 +245,48 @@ def _excluded(database: Any, *, as_of: datetime, wait: timedelta) -> dict[str, i
     return {str(reason): int(count) for reason, count in rows}
 
 
-def _join_context(database: Any, table: Any, context: Context, number: int, *, as_of: datetime) -> None:
-    """Table `kept_<number + 1>`: `kept_<number>` with this context, where it was not served with the request.
-
-    A row that was known later but happened earlier than one known before never counts. Without those rows event time grows
-    with known time per key, and one ASOF join on known time finds the row with the latest event time.
-    """
-    declared = context.table
-    delay = duration(declared.known_after)
-    database.register("told", table.filter(pc.field(declared.known) <= pa.scalar(as_of - delay, _MOMENT)))
-    keys = ", ".join(_quoted(k) for k in declared.key)
-    on = " AND ".join(f"d.{_quoted(column)} = c.{_quoted(key)}" for key, column in context.by.items())
-    age = "" if context.max_age is None else f"AND d._us - c._event <= {duration(context.max_age) // _MICROSECOND}"
-    values = ", ".join(
-        f"CASE WHEN d._prediction IS NOT NULL THEN d.{_quoted(n)} WHEN c._known IS NOT NULL {age} THEN c.{_quoted(n)} END AS {_quoted(n)}"
-        for n in context.columns
-    )
-    database.execute(
-        f"""
-        CREATE TEMP TABLE kept_{number + 1} AS
-        WITH known AS (
-            SELECT *, epoch_us({_quoted(declared.known)}) + {delay // _MICROSECOND} AS _known,
-                   epoch_us({_quoted(declared.event_time)}) AS _event
-            FROM told
-            QUALIFY row_number() OVER (
-                PARTITION BY {keys}, _known ORDER BY _event DESC, {", ".join(_quoted(n) for n in declared.columns)}) = 1
-        ), counting AS (
-            SELECT * FROM known QUALIFY _event >= max(_event) OVER (PARTITION BY {keys} ORDER BY _known)
+def _joined(
+    database: Any, joins: list[tuple[steps.Joined, Any]], columns: Mapping[str, Column], *, known_by: int
+) -> Iterator[pa.RecordBatch]:
+    """The kept decisions in order, each with what it is joined with where it was not served with it, stretch by stretch."""
+    [(rows, first, last)] = database.execute("SELECT count(*), min(_us), max(_us) FROM kept").fetchall()
+    cuts = [i / -(-rows // _STRETCH) for i in range(1, -(-rows // _STRETCH))]
+    [(inner,)] = database.execute("SELECT quantile_disc(_us, ?::DOUBLE[]) FROM kept", [cuts]).fetchall() if cuts else [([],)]
+    for low, high in pairwise(sorted({first, last + 1, *inner})):
+        tables = [(f"steps_{i}", joined) for i, (joined, _) in enumerate(joins)]
+        found: dict[str, str] = {}
+        for (name, joined), (_, data) in zip(tables, joins, strict=True):
+            steps.create(database, name, joined, data, since=low, known_by=min(high, known_by))
+            found |= steps.values(name, joined)
+        chosen = ", ".join(
+            f"CASE WHEN d._prediction IS NULL THEN {found[n]} ELSE d.{quoted(n)} END AS {quoted(n)}"
+            if n in found
+            else f"d.{quoted(n)}"
+            for n in columns
         )
-        SELECT d.* REPLACE ({values}) FROM kept_{number} d ASOF LEFT JOIN counting c ON {on} AND d._us >= c._known
-        """  # noqa: S608 - names of declared columns, quoted, and whole numbers
-    )
+        yield from database.sql(
+            f"""
+            SELECT {chosen}, d._us AS _decided_at, d._known_us AS _known_at, d._label, d._unit, d._prediction
+            FROM {steps.asof(f"(SELECT * FROM kept WHERE _us >= {low} AND _us < {high})", tables)}
+            ORDER BY d._us, d._unit, d._prediction
+            """  # noqa: S608 - names of declared columns, quoted, and whole numbers
+        ).to_arrow_reader(_ROWS)
+        for name, _ in tables:
+            database.execute(f"DROP TABLE {name}")
 
 
-def _write(home: Home, database: Any, table: str, columns: Mapping[str, Column], excluded: Mapping[str, int]) -> dict[str, Any]:
+def _write(
+    home: Home,
+    database: Any,
+    joins: list[tuple[steps.Joined, Any]],
+    columns: Mapping[str, Column],
+    excluded: Mapping[str, int],
+    *,
+    known_by: int,
+) -> dict[str, Any]:
     """Write the examples in order of decision; return digest, rows, positives, first and last decision."""
     [(rows, positives, first, last)] = database.execute(
-        f"SELECT count(*), count(*) FILTER (_label), min(_us), max(_us) FROM {table}"  # noqa: S608 - a name of ours
+        "SELECT count(*), count(*) FILTER (_label), min(_us), max(_us) FROM kept"
     ).fetchall()
     if not 0 < positives < rows:
         alike = "no outcome is known" if not rows else f"all {rows:,} outcomes are {'true' if positives else 'false'}"
@@ -303,18 +302,11 @@ def _write(home: Home, database: Any, table: str, columns: Mapping[str, Column],
             pa.field("_prediction", pa.string()),
         ]
     )
-    chosen = ", ".join(_quoted(n) for n in columns)
-    ordered = database.sql(
-        f"""
-        SELECT {chosen}, _us AS _decided_at, _known_us AS _known_at, _label, _unit, _prediction
-        FROM {table} ORDER BY _us, _unit, _prediction
-        """  # noqa: S608 - names of declared columns, quoted
-    )
     folder = home.folder("examples")
     unfinished = folder / f".{new_id(home.clock.now())}.unfinished"
     try:
         with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
-            for batch in ordered.to_arrow_reader(_ROWS):
+            for batch in _joined(database, joins, columns, known_by=known_by):
                 writer.write_table(pa.Table.from_batches([batch]).cast(schema))
         with unfinished.open("rb+") as file:
             name = hashlib.file_digest(file, "sha256").hexdigest()
@@ -359,7 +351,3 @@ def verify(home: Home) -> list[Problem]:
 
 def _moment(us: int) -> datetime:
     return datetime.fromtimestamp(us // 1_000_000, UTC) + timedelta(microseconds=us % 1_000_000)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
