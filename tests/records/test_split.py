@@ -109,6 +109,16 @@ def test_tasks_need_what_they_need() -> None:
     assert len(divide(usual_so_far, TimeSplit("30d"), seed=0, task="anomaly").training) == 69
 
 
+def test_rows_that_nobody_judged_have_no_outcome_to_come_late() -> None:
+    decided = [float(d) for d in range(100)]
+    rows = examples(decided, [None if i % 2 else i % 4 == 0 for i in range(100)])
+    rows = rows.set_column(1, "_known_at", pa.array([None if i % 2 else START + (i + 1) * DAY for i in range(100)], STAMP))
+    training, validation, partition = divide(rows, TimeSplit("30d"), seed=0, task="anomaly")
+    assert (len(training), len(validation)) == (70, 30)
+    assert partition.left_out == {}
+    assert len(divide(rows, StratifiedSplit(), seed=0, task="anomaly").partition.cuts) == 3
+
+
 def test_whole_groups_validate_or_train() -> None:
     rng = np.random.default_rng(1)
     patient = [None if p == 0 else f"p{p}" for p in rng.integers(0, 60, 3000)]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from loopwright.records.declarations import Objective, Scope
 from loopwright.records.evaluation import Estimate, Evaluation
 from loopwright.records.package import Manifest
+from loopwright.records.split import says
 
 _SHOWN = ("average_precision", "roc_auc", "brier", "calibration_error", "precision", "recall", "f1", "value_per_prediction")
 
@@ -43,6 +44,7 @@ def card(manifest: Manifest, scope: Scope, evaluation: Evaluation, measured: dic
             f"{training.rows:,} examples decided from {training.first:%Y-%m-%d} to {training.last:%Y-%m-%d}, as known at "
             f"{training.as_of:%Y-%m-%d %H:%M} UTC; from {sources}. Fitting took {training.seconds:.1f} s."
         ),
+        *_split(manifest),
         f"Hyper-parameters: {', '.join(f'{k} = {v}' for k, v in manifest.params.items()) or 'as declared'}. Seed {manifest.seed}.",
         f"Features ({len(manifest.features)}): {', '.join(manifest.features)}.",
         "",
@@ -75,6 +77,27 @@ def _objective(objective: Objective, value: float) -> str:
     target = f"≥ {objective.at_least:g}" if objective.at_least is not None else f"≤ {objective.at_most:g}"
     met = "yes" if objective.met(value) else "no"
     return f"| {objective.name} ({objective.metric}) | {objective.owner} | {target} | {_number(value)} | {met} |"
+
+
+def _split(manifest: Manifest) -> list[str]:
+    """How rows were divided and sampled, with the proof that nothing is on both sides."""
+    lines = []
+    if split := manifest.split:
+        left_out = "".join(f"; left out: {n:,} {why}" for why, n in split.left_out.items())
+        shared = ", ".join(f"{n} {what}" for what, n in split.overlap.items())
+        groups = f" ({split.training.groups:,} and {split.validation.groups:,} groups)" if split.training.groups else ""
+        lines.append(
+            f"Split: {says(split.split)}. {split.training.rows:,} rows train, {split.validation.rows:,} validate{groups}; "
+            f"in both: {shared}{left_out}. Row ids: `{split.training.digest[:12]}` train, `{split.validation.digest[:12]}` validate."
+        )
+    if sampled := manifest.sampling:
+        kept = ", ".join(f"{name} {n:,} of {sampled.there[name]:,}" for name, n in sampled.kept.items())
+        weights = ", ".join(f"{name} {weight:.3g}" for name, weight in sampled.weights.items())
+        lines.append(
+            f"Sampled: fitted on {sum(sampled.kept.values()):,} of {sum(sampled.there.values()):,} training rows ({kept}; weights "
+            f"{weights}). The graph undoes it: its probabilities are those of the rows as they were."
+        )
+    return lines
 
 
 def _number(value: float) -> str:

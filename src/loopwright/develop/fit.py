@@ -22,7 +22,6 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from loopwright.develop.goal import Answers, Goal
-from loopwright.develop.split import tail_split
 from loopwright.records.declarations import Candidate
 from loopwright.records.errors import DeclarationInvalid, LoopwrightError
 from loopwright.records.graph import Array
@@ -195,7 +194,8 @@ def raw(estimator: Any, matrix: Array, goal: Goal) -> Array:
 def search(
     candidate: Candidate,
     lessons: Lessons,
-    rows: Array,
+    fitted: Array,
+    judged: Array,
     *,
     judge: Callable[[Array, Answers], float],
     higher: bool,
@@ -204,20 +204,19 @@ def search(
     seconds: float | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The best hyper-parameters of a candidate, by `judge` on the newest fifth of the training rows, fitted on the rest.
+    """The best hyper-parameters of a candidate, by `judge` on some training rows when fitted on others (indices of `lessons`).
 
-    `rows` are the training rows' indices in order of time; `judge` is given the indices judged on and the answers, and
-    `higher` says whether more is better. At most `candidate.trials` trials, at most `seconds`.
+    `judge` is given the indices judged on and the answers, and `higher` says whether more is better. At most
+    `candidate.trials` trials, at most `seconds`.
     """
-    older, newer = tail_split(rows)
     study = _study("maximize" if higher else "minimize", seed)
     total = max(1, candidate.trials)
 
     def objective(trial: Any) -> float:
-        estimator, _ = fit(candidate, make(candidate, trial, seed), lessons.at(older), goal)
-        answers = predict(estimator, lessons.matrix[newer], goal)
+        estimator, _ = fit(candidate, make(candidate, trial, seed), lessons.at(fitted), goal)
+        answers = predict(estimator, lessons.matrix[judged], goal)
         progress.advance(f"{candidate.name} search", trial.number + 1, total)
-        return judge(newer, answers)
+        return judge(judged, answers)
 
     study.optimize(objective, n_trials=total, timeout=seconds)
     return dict(study.best_params)

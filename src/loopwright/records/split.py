@@ -92,9 +92,18 @@ def trained_on(partition: Partition, examples: pa.Table) -> Array:
     return there & ~validates(partition, examples)
 
 
+def says(split: Split) -> str:
+    """The rule of a split in words."""
+    if isinstance(split, TimeSplit):
+        return f"the newest {split.validation} validate" + (f", embargo {split.embargo}" if duration(split.embargo) else "")
+    if isinstance(split, GroupSplit):
+        return f"{split.validation:.0%} of the groups by {split.column} validate"
+    return f"{split.validation:.0%} of each stratum{f' of label and {split.column}' if split.column else ''} validate"
+
+
 def overlap(examples: pa.Table, training: Array, validation: Array, split: Split, boundary: datetime | None) -> dict[str, int]:
     """What two parts share, counted: rows, outcomes, groups, and training rows that reach into the embargo or beyond the boundary."""
-    decided, known = _moments(examples, "_decided_at"), _moments(examples, "_known_at")
+    decided, known = _moments(examples, "_decided_at"), _known(examples)
     outcome = _outcomes(examples)
     found = {
         "rows": len(np.intersect1d(training, validation)),
@@ -136,7 +145,7 @@ def _divide(examples: pa.Table, split: Split, seed: int, purpose: str, boundary:
         fitted = decided <= boundary - _microseconds(duration(split.embargo))
         left_out[EMBARGO] = ~judged & ~fitted
         if split.late_outcomes == "leave out":
-            left_out[LATE] = fitted & (_moments(examples, "_known_at") > boundary)
+            left_out[LATE] = fitted & (_known(examples) > boundary)
             fitted &= ~left_out[LATE]
     else:
         draw, stratum = _draw(examples, split, seed, purpose)
@@ -201,7 +210,7 @@ def _texts(examples: pa.Table, column: str) -> list[str]:
 def _outcomes(examples: pa.Table) -> Array:
     """A number per outcome, int64 [N]: the same for rows of one unit whose outcome became known at one moment."""
     unit = pa.array(units(examples)).dictionary_encode().indices.to_numpy().astype(np.int64)
-    moments, known = np.unique(_moments(examples, "_known_at"), return_inverse=True)
+    moments, known = np.unique(_known(examples), return_inverse=True)
     return np.asarray(unit * len(moments) + known)
 
 
@@ -229,18 +238,18 @@ def _enough(examples: pa.Table, divided: Divided, task: Task) -> None:
         kinds = 0
         if task in ("binary", "multiclass") or (task == "anomaly" and name == "validation"):
             kinds = 2
-        there = len(label.take(pa.array(rows)).unique()) if kinds else 0
+        there = len(label.take(pa.array(rows)).drop_null().unique()) if kinds else 0
         if len(rows) < LEAST_ROWS or there < kinds:
             first, last = (f"{_moment(int(m)):%Y-%m-%d %H:%M}" for m in _ends(examples))
             raise ExamplesRefused(
                 f"the {name} part has {len(rows)} examples{_kinds(label, rows) if kinds else ''}: at least {LEAST_ROWS}"
-                f"{' with both outcomes' if kinds else ''} are needed (examples from {first} to {last}, {_says(partition.split)}"
+                f"{' with both outcomes' if kinds else ''} are needed (examples from {first} to {last}, {says(partition.split)}"
                 f"{''.join(f'; {n} left out: {why}' for why, n in partition.left_out.items())}){_advice(partition)}"
             )
 
 
 def _kinds(label: pa.ChunkedArray, rows: Array) -> str:
-    part = label.take(pa.array(rows))
+    part = label.take(pa.array(rows)).drop_null()
     if pa.types.is_boolean(part.type):
         return f", {pc.sum(part).as_py() or 0} of them positive"
     return f" of {len(part.unique())} kinds"
@@ -249,14 +258,6 @@ def _kinds(label: pa.ChunkedArray, rows: Array) -> str:
 def _ends(examples: pa.Table) -> tuple[int, int]:
     decided = _moments(examples, "_decided_at")
     return int(decided.min()), int(decided.max())
-
-
-def _says(split: Split) -> str:
-    if isinstance(split, TimeSplit):
-        return f"the newest {split.validation} validate"
-    if isinstance(split, GroupSplit):
-        return f"{split.validation:.0%} of the groups by {split.column} validate"
-    return f"{split.validation:.0%} of each stratum validate"
 
 
 def _advice(partition: Partition) -> str:
@@ -272,6 +273,14 @@ def _advice(partition: Partition) -> str:
 
 def _moments(examples: pa.Table, column: str) -> Array:
     return np.asarray(examples.column(column).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy())
+
+
+def _known(examples: pa.Table) -> Array:
+    """When each outcome became known; where there is none (anomalies that nobody judged), the decision."""
+    known = examples.column("_known_at")
+    return _moments(
+        examples.append_column("_known", pc.coalesce(known, examples.column("_decided_at").cast(known.type))), "_known"
+    )
 
 
 def _us(moment: datetime) -> int:
