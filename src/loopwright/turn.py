@@ -19,7 +19,7 @@ from loopwright.deploy.controller import release, serving
 from loopwright.develop.train import develop, prepare
 from loopwright.loop import Loop
 from loopwright.monitor.watch import watched_columns
-from loopwright.records import failpoints
+from loopwright.records import failpoints, openlineage
 from loopwright.records.declarations import Candidate, declaration_digest, duration
 from loopwright.records.errors import LedgerUnavailable, ReleaseConflict
 from loopwright.records.evaluation import Leaderboard
@@ -27,6 +27,7 @@ from loopwright.records.examples import Examples
 from loopwright.records.file_lock import FileLock
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id, scoped_name
+from loopwright.records.package import Lineage
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
 from loopwright.scope.declare import declare
@@ -182,7 +183,7 @@ def _step(state: Turning, stage: Stage) -> Step:
     ledger.put(step, loop=state.loop.name, key=f"{state.turn}:{stage}")
     try:
         failpoints.hit("turn.step.began")
-        summary, output = RUN[stage](state)
+        summary, output = _told(state, stage) if stage in TOLD else RUN[stage](state)
         failpoints.hit("turn.step.ran")
     except BaseException as error:
         failed = msgspec.structs.replace(step, state="failed", seconds=clock.monotonic() - tick, summary=str(error)[:500])
@@ -215,6 +216,7 @@ def _data(state: Turning) -> tuple[str, dict[str, Any]]:
         loop_name=loop.name,
         requests=loop.requests,
         context=loop.context,
+        aggregates=loop.aggregates,
         outcome=loop.outcome,
         as_of=state.as_of,
         window=state.window,
@@ -228,7 +230,7 @@ def _data(state: Turning) -> tuple[str, dict[str, Any]]:
                 state.home.ledger.link(f"file:{sha256}:{name}"[:512], version, "ingested")
     left_out = sum(examples.excluded.values())
     summary = (
-        f"{examples.rows:,} examples, {examples.positives / max(examples.rows, 1):.1%} positive, "
+        f"{examples.rows:,} examples, {examples.summary}, "
         f"{examples.first:%Y-%m-%d} to {examples.last:%Y-%m-%d}; {left_out:,} left out"
     )
     return summary, {"examples": entry.id}
@@ -260,7 +262,7 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
         release=loop.release,
         seed=loop.seed,
         parent=parent,
-        lineage=lineage(loop.requests, loop.context, loop.aggregates, loop.outcome),
+        lineage=_lineage(loop),
         progress=state.progress,
     )
     board = develop(work, params=params, turn=state.turn)
@@ -338,6 +340,47 @@ def _business(state: Turning) -> tuple[str, dict[str, Any]]:
         {"expected": model, "heuristic": heuristic},
     )
 
+
+def _told(state: Turning, stage: Stage) -> tuple[str, dict[str, Any]]:
+    """Run a stage that reads and makes data, and tell OpenLineage of it."""
+    home, loop = state.home, state.loop
+    facets = {
+        "parent": openlineage.part_of(state.turn, loop.name),
+        "nominalTime": openlineage.facet("nominalTime", nominalStartTime=state.as_of.isoformat()),
+    }
+    with home.openlineage.run(f"{loop.name}.{stage}", kind="STEP", about=loop.scope.problem, facets=facets) as run:
+        summary, output = RUN[stage](state)
+        if run.wanted:
+            TOLD[stage](state, output, run)
+    return summary, output
+
+
+def _tell_data(state: Turning, output: dict[str, Any], run: openlineage.Run) -> None:
+    home, loop = state.home, state.loop
+    made = home.ledger.get(output["examples"], Examples).record
+    for source in made.sources:
+        declared = loop.tables.get(source.table)
+        read = openlineage.table(home.settings.lake_root, source.table, source.version, declared.columns if declared else None)
+        run.inputs.append({**read, "inputFacets": openlineage.judged(source.rows, {}, [])})
+    whole = openlineage.examples(loop.name, made)
+    whole["facets"]["columnLineage"] = openlineage.origins(_lineage(loop), home.settings.lake_root)
+    run.outputs.append(openlineage.written(whole, made.rows))
+
+
+def _tell_develop(state: Turning, output: dict[str, Any], run: openlineage.Run) -> None:
+    home, loop = state.home, state.loop
+    made = home.ledger.get(state.outputs["data"]["examples"], Examples).record
+    run.inputs.append({**openlineage.examples(loop.name, made), "inputFacets": openlineage.judged(made.rows, {}, [])})
+    board = home.ledger.get(output["leaderboard"], Leaderboard).record
+    run.outputs += [openlineage.package(loop.name, row.package, home.packages.manifest(row.package)) for row in board.rows]
+
+
+def _lineage(loop: Loop) -> Lineage:
+    return lineage(loop.requests, loop.context, loop.aggregates, loop.outcome)
+
+
+TOLD: dict[Stage, Callable[[Turning, dict[str, Any], openlineage.Run], None]] = {"data": _tell_data, "develop": _tell_develop}
+"""The stages that OpenLineage is told of, and how."""
 
 RUN: dict[Stage, Callable[[Turning], tuple[str, dict[str, Any]]]] = {
     "scope": _scope,

@@ -335,7 +335,13 @@ def _node_label(node: Node) -> Text:
     ends = {c.role: [t.id for t in node.children if t.role == c.role] for c in node.children if c.kind == "table column"}
     origin = "; ".join(f"{role} {', '.join(map(_word, names))}" for role, names in ends.items())
     role, said = f"{_word(node.role)}: " if node.role else "", _word(node.label) if node.label else ""
-    parts = [(role, "dim"), (f"{node.kind} ", "cyan"), (f"{name} " if name else "", ""), (said, "dim"), (origin, "green")]
+    parts = [
+        (role, "dim"),
+        (f"{node.kind} ", "cyan"),
+        (f"{name} " if name else "", ""),
+        (f"{said} " if said else "", "dim"),
+        (origin, "green"),
+    ]
     label = Text.assemble(*parts)
     label.rstrip()
     return label

@@ -4,6 +4,7 @@ The same content again adds nothing: both writes are Delta application transacti
 an ingestion that was interrupted anywhere is completed by running it again.
 """
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from loopwright.data.contract import BAD_SCHEMA, Conformed, Origin, conform
 from loopwright.data.source import Opened, open_source
+from loopwright.records import openlineage
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Table, declaration_digest
 from loopwright.records.errors import DeclarationInvalid, TableNotFound
@@ -62,6 +64,26 @@ def ingest(home: Home, table: Table, source: Any, *, name: str | None = None) ->
     `name` is what the source is called in the ledger and the quarantine (the file's name by default). Raises
     IngestRefused when the source cannot be read or its schema is not the contract's; then nothing was written.
     """
+    with home.openlineage.run(f"ingest.{table.name}", kind="INGESTION", about=table.description) as run:
+        done = _ingest(home, table, source, name)
+        if run.wanted:
+            _tell(run, home, table, source, done)
+    return done
+
+
+def _tell(run: openlineage.Run, home: Home, table: Table, source: Any, done: "Ingested") -> None:
+    """What was read, how it met the contract, and the version that holds it: each column is the source's own."""
+    path = Path(source) if isinstance(source, (str, Path)) and Path(source).exists() else None
+    read = openlineage.source(done.source, done.digest, path)
+    columns = {column: declared.source or column for column, declared in table.columns.items()}
+    made = openlineage.copied(
+        openlineage.table(home.settings.lake_root, table.name, done.version, table.columns), read, columns
+    )
+    run.inputs.append({**read, "inputFacets": openlineage.judged(done.rows, done.reasons, table.columns)})
+    run.outputs.append(openlineage.written(made, 0 if done.already else done.good))
+
+
+def _ingest(home: Home, table: Table, source: Any, name: str | None) -> Ingested:
     opened = open_source(source, name)
     if (before := _before(home, table.name, opened.digest)) is not None:
         return msgspec.structs.replace(before.record, already=True)

@@ -29,7 +29,8 @@ def column_origins(requests: Table, context: Sequence[Context], aggregates: Sequ
         of = [f"{a.table.name}.{column}" for column in expression_columns(a.of, a.table)] if a.of.strip() else []
         # Of several versions of one row the one known last counts, so the key of the table decides too.
         by = _found_by(requests, a.table, a.by | dict.fromkeys(k for k in a.table.key if k not in a.by))
-        found[a.name] = Origin(of=of, by=by)
+        how = f"{a.function}{f' of {a.of.strip()}' if a.of.strip() else ''} over {a.window}"
+        found[a.name] = Origin(of=of, by=by, how=how)
     return found
 
 
@@ -37,7 +38,7 @@ def label_origins(requests: Table, outcome: Outcome) -> dict[str, Origin]:
     """For every target of the outcome, the table columns its expression is computed from."""
     by = _found_by(requests, outcome.table, {k: k for k in requests.key})
     return {
-        name: Origin(of=[f"{outcome.table.name}.{column}" for column in expression_columns(sql, outcome.table)], by=by)
+        name: Origin(of=[f"{outcome.table.name}.{column}" for column in expression_columns(sql, outcome.table)], by=by, how=sql)
         for name, sql in outcome.labels.items()
     }
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from loopwright.records.lake import Lake
     from loopwright.records.ledger import Ledger
     from loopwright.records.online import Online
+    from loopwright.records.openlineage import OpenLineage
     from loopwright.records.packages import Packages
 
 
@@ -56,6 +57,13 @@ class Home:
         from loopwright.records.online import Online
 
         return Online(self.folder("online") / "context.db")
+
+    @cached_property
+    def openlineage(self) -> "OpenLineage":
+        """Where it is told what ran, what it read and what it made."""
+        from loopwright.records.openlineage import OpenLineage
+
+        return OpenLineage(self.settings.openlineage, self.clock)
 
     def folder(self, name: str) -> Path:
         """A folder of home, made if it is not there."""

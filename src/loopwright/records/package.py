@@ -89,11 +89,13 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Where a column, or the label, comes from, as columns of tables (`TABLE.COLUMN`).
 
-    `of` are the ones its value is computed from, `by` those that decide which rows count: keys and times.
+    `of` are the ones its value is computed from, `by` those that decide which rows count: keys and times. `how` says in words
+    how it is computed, where it is more than the value of one row.
     """
 
     of: list[str] = []
     by: list[str] = []
+    how: str = ""
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,6 +41,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("workers", "LOOPWRIGHT_WORKERS", "worker processes of the data plane", _number(1, 256)),
     Setting("token", "LOOPWRIGHT_TOKEN", "bearer token that the control API and, off loopback, the data plane ask for"),
     Setting("webhook", "LOOPWRIGHT_WEBHOOK", "URL that alerts are posted to: https, or loopback (none by default)"),
+    Setting(
+        "openlineage",
+        "LOOPWRIGHT_OPENLINEAGE",
+        "where OpenLineage events go: a file they are appended to, or a URL they are posted to (https, or loopback; none by default)",
+    ),
     Setting("by", "LOOPWRIGHT_BY", "who is acting, for the audit trail (default: the system's user name)"),
 )
 
@@ -59,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     token: str = ""
     webhook: str = ""
+    openlineage: str = ""
     by: str = ""
 
     def environment(self) -> dict[str, str]:

@@ -60,6 +60,7 @@ def doctor(home: Home) -> Checked:
         _ledger(home),
         _lake(home),
         _exposed(home),
+        *_openlineage(home),
         CheckItem(
             name="cores",
             ok=(os.cpu_count() or 1) >= home.settings.workers,
@@ -129,6 +130,16 @@ def _ledger(home: Home) -> CheckItem:
 def _lake(home: Home) -> CheckItem:
     names = home.lake.names()
     return CheckItem(name="lake", ok=True, detail=f"{len(names)} tables in {home.settings.lake_root.split('@')[-1]}")
+
+
+def _openlineage(home: Home) -> list[CheckItem]:
+    from loopwright.records.openlineage import problem
+
+    target = home.settings.openlineage
+    if not target:
+        return []
+    why = problem(target)
+    return [CheckItem(name="openlineage", ok=not why, detail=why or f"events go to {target.split('@')[-1]}")]
 
 
 def _exposed(home: Home) -> CheckItem:

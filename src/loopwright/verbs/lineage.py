@@ -97,12 +97,12 @@ def _computed(made: Lineage) -> Iterator[Node]:
         yield node("heuristic", "heuristic", made.heuristic)
     yield from (node("slice", name, columns) for name, columns in made.slices.items())
     for name, origin in made.labels.items():
-        yield Node(id=name, kind="label", label="", role="", children=_table_columns(origin))
+        yield Node(id=name, kind="label", label=origin.how, role="", children=_table_columns(origin))
 
 
 def _origin(column: str, origins: Mapping[str, Origin]) -> Node:
     origin = origins.get(column, Origin())
-    return Node(id=column, kind="column", label="", role="", children=_table_columns(origin))
+    return Node(id=column, kind="column", label=origin.how, role="", children=_table_columns(origin))
 
 
 def _table_columns(origin: Origin) -> list[Node]:
