@@ -13,7 +13,9 @@ from loopwright.records.declarations import (
     Heuristic,
     Objective,
     Outcome,
+    Sampling,
     Scope,
+    StratifiedSplit,
     Table,
     declaration_digest,
     to_builtins,
@@ -79,6 +81,12 @@ def test_json_and_back_keeps_everything_but_the_code() -> None:
             "context[1].columns",
         ),
         ({"outcome": Outcome(SHOPS, "rating > 3")}, "outcome.table.key"),
+        ({"sampling": Sampling(keep={"no": 0.5})}, "sampling.keep.no"),
+        ({"sampling": Sampling(balanced=True), "outcome": Outcome(OUTCOMES, "order", task="regression")}, "sampling"),
+        (
+            {"split": StratifiedSplit(), "outcome": Outcome(OUTCOMES, "returned", task="ranking", group="shop")},
+            "split",
+        ),
     ],
 )
 def test_a_wrong_declaration_names_its_field(changes: dict[str, object], field: str) -> None:

@@ -68,7 +68,7 @@ class Loop(Declaration, frozen=True, kw_only=True):
             found.append(("candidates", "declare at least one, or there is nothing to compare the heuristic with"))
         names = [self.scope.heuristic.name, *(c.name for c in self.candidates)]
         found += [("candidates", f"two candidates are called {n!r}") for i, n in enumerate(names) if n in names[:i]]
-        found += self._context_problems() + self._column_problems()
+        found += self._context_problems() + self._column_problems() + self._split_problems()
         if set(self.outcome.table.key) != set(self.requests.key):
             found.append(("outcome.table.key", f"must be the key of the requests table, {self.requests.key}"))
         return found
@@ -97,6 +97,20 @@ class Loop(Declaration, frozen=True, kw_only=True):
             for where, column in named
             if column and column not in self.requests.columns
         ]
+
+    def _split_problems(self) -> list[tuple[str, str]]:
+        """A split or a sampling that does not go with the outcome's task."""
+        found, task = [], self.outcome.task
+        if task == "ranking" and isinstance(self.split, StratifiedSplit):
+            found.append(
+                ("split", f"would tear apart what is ranked together: GroupSplit({self.outcome.group!r}) or TimeSplit()")
+            )
+        if self.sampling != Sampling() and task not in ("binary", "multiclass"):
+            found.append(("sampling", f"samples by label, which is for binary and multiclass outcomes, not {task}"))
+        elif task == "binary":
+            named = [(f, n) for f in ("keep", "weights") for n in getattr(self.sampling, f) if n not in ("true", "false")]
+            found += [(f"sampling.{f}.{n}", "the labels of a binary outcome are true and false") for f, n in named]
+        return found
 
     @property
     def tables(self) -> dict[str, Table]:
