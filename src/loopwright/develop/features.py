@@ -113,7 +113,7 @@ class Traced:
 
     def __init__(self, columns: Mapping[str, Column], arguments: dict[str, Any], features: dict[str, Any]) -> None:
         self.columns, self.arguments = dict(columns), arguments
-        self.order = list(features)
+        self.given, self.order = dict(features), list(features)
         with _quiet():
             self.numbers = {name: _number(array) for name, array in features.items() if not _is_string(array)}
         self.categories = {name: array for name, array in features.items() if _is_string(array)}

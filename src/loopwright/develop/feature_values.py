@@ -1,0 +1,129 @@
+"""Features as the user's function gives them, value by value: for looking at a few rows, and for a user's own tests.
+
+They come from the same trace as the graph that serves, before numbers become float32 and strings become codes.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import ndonnx.extensions as nde
+import numpy as np
+import pyarrow as pa
+
+from loopwright.develop.features import Traced, build
+from loopwright.records.columns import arrow_feed
+from loopwright.records.declarations import Column
+from loopwright.records.errors import DeclarationInvalid
+from loopwright.records.graph import Array, Graph, feed_rows
+
+
+class FeatureValues:
+    """Computes features for rows of Python values, or of an Arrow table."""
+
+    def __init__(self, traced: Traced) -> None:
+        self.order, self.columns = traced.order, traced.columns
+        outputs: dict[str, Any] = {}
+        for name, array in traced.given.items():
+            nullable = nde.is_nullable_dtype(array.dtype)
+            outputs[f"value.{name}"] = nde.get_data(array) if nullable else array
+            if nullable:
+                outputs[f"null.{name}"] = nde.get_mask(array)
+        self.graph = Graph(build(traced.columns, traced.arguments, outputs))
+
+    def of_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Feature -> value for each row; `rows` as `row_values` gives them. Null is None, NaN stays NaN."""
+        return self._rows(self.graph.run(feed_rows(self.graph, self.columns, rows)), len(rows))
+
+    def of_table(self, table: pa.Table) -> list[dict[str, Any]]:
+        """The same for the rows of an Arrow table that has the columns the features use."""
+        return self._rows(self.graph.run(arrow_feed(self.graph, self.columns, table)), len(table))
+
+    def _rows(self, found: Mapping[str, Array], count: int) -> list[dict[str, Any]]:
+        values = {name: _values(found[f"value.{name}"], found.get(f"null.{name}")) for name in self.order}
+        return [{name: column[i] for name, column in values.items()} for i in range(count)]
+
+
+def _values(array: Array, null: Array | None) -> list[Any]:
+    values: list[Any] = array.tolist()
+    return values if null is None else [None if hidden else value for value, hidden in zip(values, null.tolist(), strict=True)]
+
+
+def row_values(columns: Mapping[str, Column], row: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]:
+    """A row as a graph takes it, from values as a user writes them; what is not given is null where that is allowed.
+
+    A timestamp is a datetime or ISO 8601 text, with a zone unless its column has one; an array is nested lists or a NumPy array.
+    Raises DeclarationInvalid naming every column that is unknown, missing although `needed`, or of the wrong type.
+    """
+    problems, values = [], {}
+    for name in row:
+        if name not in columns:
+            near = difflib.get_close_matches(str(name), columns, n=3) or sorted(columns)[:10]
+            problems.append((str(name)[:80], f"no such column; there is {', '.join(near)}"))
+    for name, column in columns.items():
+        given = row.get(name)
+        if given is None and (name in row or name in needed) and not column.nullable:
+            problems.append(
+                (name, "null, and the contract does not allow it" if name in row else "not given, and it cannot be null")
+            )
+        elif given is not None:
+            try:
+                values[name] = _value(column, given)
+            except (ValueError, TypeError) as error:
+                problems.append((name, str(error)))
+    if problems:
+        raise DeclarationInvalid("row", problems)
+    return values
+
+
+def _value(column: Column, given: Any) -> Any:
+    plain = given.item() if isinstance(given, np.generic) else given
+    if column.type == "timestamp":
+        return _moment(column, plain)
+    if column.type == "array":
+        array = np.asarray(given, dtype=np.float32)
+        if list(array.shape) != column.shape:
+            raise ValueError(f"has shape {list(array.shape)}, not {column.shape}")
+        return array
+    wanted: dict[str, tuple[type, ...]] = {"float": (float, int), "integer": (int,), "boolean": (bool,), "string": (str,)}
+    if not isinstance(plain, wanted[column.type]) or (isinstance(plain, bool) and column.type != "boolean"):
+        raise TypeError(f"{given!r} is no {column.type}")
+    return plain
+
+
+def _moment(column: Column, given: Any) -> datetime:
+    moment = datetime.fromisoformat(given) if isinstance(given, str) else given
+    if not isinstance(moment, datetime):
+        raise TypeError(f"{given!r} is no moment: write a datetime, or ISO 8601 text")
+    if moment.tzinfo is None:
+        if column.zone is None:
+            raise ValueError(f"{given!r} has no zone: write it, such as 2013-01-01T05:00:00+00:00")
+        moment = moment.replace(tzinfo=ZoneInfo(column.zone))
+    return moment.astimezone(UTC)
+
+
+def made_up(columns: Mapping[str, Column]) -> list[dict[str, Any]]:
+    """Three rows out of a contract alone: lowest values, middle ones, highest ones; what may be null is so in the last."""
+    return [
+        {name: None if i == 2 and column.nullable else _made_up(column, i / 2) for name, column in columns.items()}
+        for i in range(3)
+    ]
+
+
+def _made_up(column: Column, height: float) -> Any:
+    low = column.minimum if column.minimum is not None else min(0.0, column.maximum or 0.0)
+    high = column.maximum if column.maximum is not None else max(low, 0.0) + 1.0
+    if column.type == "float":
+        return low + (high - low) * height
+    if column.type == "integer":
+        return round(low + (high - low) * height)
+    if column.type == "boolean":
+        return height == 1
+    if column.type == "string":
+        words = column.categories or ["a", "b", "c"]
+        return words[round((len(words) - 1) * height)]
+    if column.type == "timestamp":
+        return datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=180) * height
+    return np.full(column.shape or [1], height, dtype=np.float32)
