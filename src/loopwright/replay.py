@@ -5,7 +5,6 @@ monitoring window closes when it is over; a trigger retrains, gates and releases
 whatever a step reads, it reads as of the simulated clock.
 """
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.data.context import rows_by_known
+from loopwright.data import steps
+from loopwright.data.context import feed
 from loopwright.data.ingest import Ingested
 from loopwright.deploy.controller import serving
 from loopwright.deploy.predict import Predictor
@@ -50,6 +50,10 @@ POLICIES: dict[str, Retrain | None] = {
     "monthly": Retrain(every="30d", cooldown="0s"),
     "drift": Retrain(drift=1),
 }
+
+
+BATCH = 1000
+"""So many requests are answered in one graph run."""
 
 
 class Lap(msgspec.Struct, kw_only=True):
@@ -216,7 +220,10 @@ def between(home: Home, table: Table, column: str, start: datetime, end: datetim
 
 
 class Traffic:
-    """Requests, context and outcomes of the past, handed to the same predictor and logs that the server uses."""
+    """Requests, context and outcomes of the past, handed to the same predictor and logs that the server uses.
+
+    The online table is fed once with everything: whoever decides at a moment finds the step in force then.
+    """
 
     def __init__(self, home: Home, loop: Loop, requests: pa.Table, start: datetime, end: datetime) -> None:
         self.home, self.loop = home, loop
@@ -226,7 +233,7 @@ class Traffic:
         self.known = self.outcomes[loop.outcome.table.known].to_numpy() + _microseconds(
             duration(loop.outcome.table.known_after)
         )
-        self.context = _Ticks(rows_by_known(home, loop.context, until=end))
+        feed(home, steps.joined(loop.context, loop.aggregates), since=start, until=end)
         self.predictions = LogWriter(log_folder(home.path, loop.name), "predictions")
         self.truths = LogWriter(log_folder(home.path, loop.name), "outcomes")
         self.predictor: Predictor | None = None
@@ -235,16 +242,11 @@ class Traffic:
         """Answer every request of [begin, stop), each with the context known at its moment, and log the outcomes that came."""
         predictor = self._predictor()
         low, high = (int(np.searchsorted(self.times, _us(t))) for t in (begin, stop))
-        self.context.feed(self.home, _us(begin))
-        bounds = [low, *(int(np.searchsorted(self.times, t)) for t in self.context.between(_us(begin), _us(stop))), high]
-        ticks = [_us(begin), *self.context.between(_us(begin), _us(stop))]
-        rows = self.requests.slice(low, high - low).to_pylist()
-        for tick, (first, last) in zip(ticks, pairwise(bounds), strict=True):
-            self.context.feed(self.home, tick)
-            if last > first:
-                at = self.times[first:last].tolist()
-                batch = predictor.answer(rows[first - low : last - low], ids=[self._id(t) for t in at], at_us=at)
-                self.predictions.append(batch)
+        for first in range(low, high, BATCH):
+            last = min(first + BATCH, high)
+            at = self.times[first:last].tolist()
+            rows = self.requests.slice(first, last - first).to_pylist()
+            self.predictions.append(predictor.answer(rows, ids=[self._id(t) for t in at], at_us=at))
         self.predictions.seal()
         self._truth(_us(begin), _us(stop))
         return high - low
@@ -288,27 +290,6 @@ class Traffic:
         self.truths.close()
 
 
-class _Ticks:
-    """Context rows in the order in which they became known, fed to the online table as the clock goes on."""
-
-    def __init__(self, rows: Iterator[tuple[int, str, list[Any]]]) -> None:
-        self._rows = list(rows)
-        self._times = np.array([r[0] for r in self._rows], dtype=np.int64)
-        self._done = 0
-
-    def between(self, begin: int, stop: int) -> list[int]:
-        """The distinct moments in (begin, stop) at which something became known."""
-        low, high = np.searchsorted(self._times, begin, "right"), np.searchsorted(self._times, stop)
-        return [int(t) for t in np.unique(self._times[low:high])]
-
-    def feed(self, home: Home, until: int) -> None:
-        """Put everything known at `until` into the online table."""
-        to = int(np.searchsorted(self._times, until, "right"))
-        for _, table, rows in self._rows[self._done : to]:
-            home.online.put(table, rows)
-        self._done = max(to, self._done)
-
-
 def _us(moment: datetime) -> int:
     return round(moment.timestamp() * 1e6)
 
@@ -321,7 +302,7 @@ def compare(home: Home, loop: Loop, run: Run) -> Comparison:
     """What really served, the first package never retrained, and the heuristic, on every row whose outcome is known."""
     logged = predictions(home, loop.name, start=run.laps[0].start, end=run.laps[-1].end)
     known_by = run.laps[-1].end + duration(loop.outcome.wait)
-    joined = join(logged, outcomes(home, loop.name, known_by=known_by), loop.outcome.label, known_by=known_by)
+    joined = join(logged, outcomes(home, loop.name, known_by=known_by), loop.outcome, known_by=known_by)
     joined = joined.filter(pc.is_valid(joined["_truth"]))
     package = home.packages.read(run.first)
     scores = {

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from tests.records.predictions.samples import START, outcome, prediction
 
+from loopwright.records.declarations import Column, Outcome, Table
 from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.home import Home
 from loopwright.records.outcomes import OutcomeStates, join, of_prediction, outcomes, states
@@ -19,7 +20,13 @@ from loopwright.records.predictions.segment import log_folder
 from loopwright.records.settings import Settings
 from loopwright.records.turns import LoopRecord
 
-LABEL = "arr_delay > 15"
+LANDED = Table(
+    "landings",
+    columns={"flight": Column("string"), "at": Column("timestamp"), "arr_delay": Column("float")},
+    key=["flight"],
+    event_time="at",
+)
+LABEL = Outcome(LANDED, "arr_delay > 15")
 LATER = START + timedelta(days=1)
 HOUR = 3_600_000_000
 
@@ -36,7 +43,7 @@ def log(home: Home, records: list[Prediction] | list[OutcomeRow]) -> None:
         writer.append(records)
 
 
-def truths(home: Home, *, known_by: datetime = LATER, label: str = LABEL) -> dict[str, bool | None]:
+def truths(home: Home, *, known_by: datetime = LATER, label: Outcome = LABEL) -> dict[str, Any]:
     joined = join(predictions(home, "loop"), outcomes(home, "loop"), label, known_by=known_by)
     return {row["_unit"]: row["_truth"] for row in joined.to_pylist()}
 
@@ -193,7 +200,9 @@ def test_outcome_columns_are_typed_by_the_loops_declaration(home: Home) -> None:
     for _ in range(2):
         schema = outcomes(home, "loop").schema
         assert [schema.field(n).type for n in columns] == [pa.float64(), pa.timestamp("us", tz="UTC"), pa.string()]
-        assert truths(home, label="landed_at > TIMESTAMP '2026-03-01 11:00:00' AND arr_delay - 15 > 0") == {"AA|0": True}
+        assert truths(home, label=Outcome(LANDED, "landed_at > TIMESTAMP '2026-03-01 11:00:00' AND arr_delay - 15 > 0")) == {
+            "AA|0": True
+        }
         commit(home, "loop")
 
 
@@ -202,4 +211,4 @@ def test_a_label_that_cannot_be_evaluated_is_named(home: Home, label: str) -> No
     log(home, [prediction(0)])
     log(home, [outcome(0)])
     with pytest.raises(DeclarationInvalid, match="cannot be evaluated"):
-        truths(home, label=label)
+        truths(home, label=Outcome(LANDED, label))

@@ -86,6 +86,11 @@ class Graph:
         """The output `score` (float32 [N]) for a feed: the quick way, for the request path. `options` are the runtime's own."""
         return self._session.run([self._outputs["score"]], feed, options)[0]  # type: ignore[no-any-return]  # onnxruntime has no types
 
+    def answers(self, feed: Mapping[str, Array], options: Any = None) -> tuple[Array, Array]:
+        """The outputs `score` (float32 [N]) and `values` (float32 [N, K]) for a feed."""
+        score, values = self._session.run([self._outputs["score"], self._outputs["values"]], feed, options)
+        return score, values
+
     def problems(self, columns: Mapping[str, Column]) -> list[str]:
         """Where the inputs disagree with the contract `columns`; empty when they agree."""
         found = []

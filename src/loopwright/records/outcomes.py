@@ -15,8 +15,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loopwright.records.declarations import Outcome
 from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.home import Home
+from loopwright.records.label import label_sql, label_type
 from loopwright.records.predictions.arrow import rows, to_outcome
 from loopwright.records.predictions.read import first_of_each, predictions, stored
 from loopwright.records.predictions.record import OutcomeRow, Prediction
@@ -50,16 +52,20 @@ def outcomes(home: Home, loop: str, *, known_by: datetime | None = None) -> pa.T
     return stored(home, "outcomes", loop, where=where)
 
 
-def join(predictions: pa.Table, outcomes: pa.Table, label_sql: str, *, known_by: datetime) -> pa.Table:
-    """`predictions` [N rows, same order] with `_truth` (boolean, null while pending) and `_known_at` (when it became known).
+def join(predictions: pa.Table, outcomes: pa.Table, outcome: Outcome, *, known_by: datetime) -> pa.Table:
+    """`predictions` [N rows, same order] with `_truth` (the label, null while pending) and `_known_at` (when it became known).
 
     `predictions` needs `_id` and `_unit`; `outcomes` is as `outcomes` returns it; only what was known at `known_by` counts.
-    An outcome with a prediction id belongs to that prediction, one without to every prediction of its unit. `label_sql` is
-    an SQL expression over the outcome's columns. Raises DeclarationInvalid when it cannot be evaluated.
+    An outcome with a prediction id belongs to that prediction, one without to every prediction of its unit. The label's type is
+    that of the task (see `records.label`). Raises DeclarationInvalid when it cannot be evaluated.
     """
+    return _joined(predictions, outcomes, label_sql(outcome), label_type(outcome), known_by)
+
+
+def _joined(predictions: pa.Table, outcomes: pa.Table, sql: str, type: pa.DataType, known_by: datetime) -> pa.Table:
     known = outcomes.filter(pc.field("_known_at") <= pa.scalar(known_by, _TIME))
     if not known.num_rows:
-        nulls = pa.nulls(predictions.num_rows, pa.bool_()), pa.nulls(predictions.num_rows, _TIME)
+        nulls = pa.nulls(predictions.num_rows, type), pa.nulls(predictions.num_rows, _TIME)
         return predictions.append_column("_truth", nulls[0]).append_column("_known_at", nulls[1])
     best = pa.table(
         {
@@ -68,7 +74,7 @@ def join(predictions: pa.Table, outcomes: pa.Table, label_sql: str, *, known_by:
             "known_at": known["_known_at"].cast(pa.int64()),
             "received_at": known["_received_at"].cast(pa.int64()),
             "id": known["_id"],
-            "truth": _truth(known, label_sql),
+            "truth": _truth(known, sql, type),
         }
     )
     asked = pa.table(
@@ -76,7 +82,7 @@ def join(predictions: pa.Table, outcomes: pa.Table, label_sql: str, *, known_by:
     )
     with _database(asked=asked, best=best) as database:
         found = database.sql(_JOIN).to_arrow_table()
-    return predictions.append_column("_truth", found["truth"].cast(pa.bool_())).append_column(
+    return predictions.append_column("_truth", found["truth"].cast(type)).append_column(
         "_known_at", found["known_at"].cast(_TIME)
     )
 
@@ -95,15 +101,15 @@ _JOIN = """
 """
 
 
-def of_prediction(home: Home, loop: str, prediction: Prediction, label_sql: str) -> tuple[bool, OutcomeRow] | None:
-    """The truth about one prediction and the outcome that says so; None while it is pending."""
+def of_prediction(home: Home, loop: str, prediction: Prediction, outcome: Outcome) -> tuple[Any, OutcomeRow] | None:
+    """The truth about one prediction (its label) and the outcome that says so; None while it is pending."""
     table = stored(
         home, "outcomes", loop, where=(pc.field("_prediction") == prediction.id) | (pc.field("_unit") == prediction.unit)
     )
     own = pc.field("_prediction") == prediction.id
     for where in (own, pc.field("_prediction") == ""):
         found = table.filter(where)
-        truth = _truth(found, label_sql)
+        truth = _truth(found, label_sql(outcome), label_type(outcome))
         found = found.append_column("__truth", truth).filter(pc.is_valid(truth))
         if found.num_rows:
             newest = found.sort_by([(name, "descending") for name in ("_known_at", "_received_at", "_id")]).slice(0, 1)
@@ -116,7 +122,7 @@ def states(home: Home, loop: str, wait: timedelta, now: datetime) -> OutcomeStat
     asked = predictions(home, loop, columns=["_id", "_at", "_unit"])
     raw = stored(home, "outcomes", loop, where=pc.field("_known_at") <= pa.scalar(now, _TIME), repeated=True)
     known = first_of_each(raw)
-    joined = join(asked, known, "true", known_by=now)
+    joined = _joined(asked, known, "true", pa.bool_(), now)
     open_ = joined.filter(pc.is_null(joined["_truth"]))
     overdue = pc.sum(pc.less(open_["_at"], pa.scalar(now - wait, _TIME))).as_py() or 0
     by_id = pc.not_equal(known["_prediction"], "")
@@ -152,19 +158,19 @@ def _contradicting(known: pa.Table) -> int:
     return int(count)
 
 
-def _truth(known: pa.Table, label_sql: str) -> Any:
+def _truth(known: pa.Table, sql: str, type: pa.DataType) -> Any:
     """The label [N] of each outcome, null where the expression gives null."""
     if not known.num_rows:
-        return pa.array([], pa.bool_())
+        return pa.array([], type)
     numbered = known.append_column("__row", pa.array(range(known.num_rows), pa.int64()))
     with _database(known=numbered) as database:
         try:
             found = database.sql(
-                f"SELECT CAST(({label_sql}) AS BOOLEAN) AS truth FROM known ORDER BY __row"  # noqa: S608 - the loop's own expression, in a database that can reach no file
+                f"SELECT {sql} AS truth FROM known ORDER BY __row"  # noqa: S608 - the loop's own expression, in a database that can reach no file
             ).to_arrow_table()
         except duckdb.Error as error:
-            raise DeclarationInvalid("Outcome", [("label", f"{label_sql!r} cannot be evaluated: {error}")]) from error
-    return found["truth"]
+            raise DeclarationInvalid("Outcome", [("label", f"{sql!r} cannot be evaluated: {error}")]) from error
+    return found["truth"].cast(type)
 
 
 @contextmanager

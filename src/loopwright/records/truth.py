@@ -15,14 +15,14 @@ EARLY = timedelta(days=1)
 
 
 def with_truth(home: Home, loop: str, outcome: Outcome, *, start: datetime, end: datetime, known_at: datetime) -> pa.Table:
-    """The predictions of [start, end) with `_truth` (boolean, null while unknown) and `_known_at`, as known at `known_at`.
+    """The predictions of [start, end) with `_truth` (the label, null while unknown) and `_known_at`, as known at `known_at`.
 
     One row per prediction, the columns of `records.predictions.read.predictions`.
     """
     return join(
         predictions(home, loop, start=start, end=end),
         outcomes_between(home, loop, start - EARLY, known_at),
-        outcome.label,
+        outcome,
         known_by=known_at,
     )
 

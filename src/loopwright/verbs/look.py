@@ -325,7 +325,7 @@ def _outcome_of(home: Home, loop: str, prediction: "Prediction") -> TracedOutcom
     from loopwright.records.outcomes import of_prediction
 
     declared = known_loop(home, loop)
-    found = of_prediction(home, loop, prediction, declared.outcome.label)
+    found = of_prediction(home, loop, prediction, declared.outcome)
     if found is None:
         return None
     truth, row = found

@@ -45,7 +45,11 @@ FIXED: dict[str, pa.Schema] = {
         }
     ),
 }
-"""Columns that every table of that kind has; `_at`, `_known_at`, `_received_at` in microseconds, UTC."""
+"""Columns that every table of that kind has; `_at`, `_known_at`, `_received_at` in microseconds, UTC.
+
+`_label` is a string where it is a class. Where packages give several numbers there is a column `_values`, a list of float32.
+"""
+_VALUES = pa.list_(pa.float32())
 
 
 def table_name(kind: str, loop: str) -> str:
@@ -63,6 +67,8 @@ def to_table(
     """
     fixed = FIXED[kind]
     columns = {name: _fixed(records, name, type) for name, type in zip(fixed.names, fixed.types, strict=True)}
+    if kind == "predictions":
+        columns |= _answers(records, existing)
     rows = [{**r.request, **r.context} for r in records] if kind == "predictions" else [r.values for r in records]
     misfits = []
     for name in dict.fromkeys(name for row in rows for name in row):
@@ -122,6 +128,7 @@ def to_prediction(row: Mapping[str, Any], request: Iterable[str], context: Itera
         latency_us=row["_latency_us"],
         unit=row["_unit"],
         segment=row.get("_segment"),
+        values=row.get("_values"),
     )
 
 
@@ -146,7 +153,26 @@ def rows(table: pa.Table) -> list[dict[str, Any]]:
     return table.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
 
 
+def _answers(records: Sequence[Any], existing: pa.Schema | None) -> dict[str, Any]:
+    """The columns that depend on the task: `_label`, and `_values` where there are some.
+
+    A loop whose task has changed keeps the type of its table's labels; those of another type are text in `_label__text`.
+    """
+    labels = [r.label for r in records]
+    wanted = pa.string() if any(isinstance(v, str) for v in labels) else pa.bool_()
+    type = existing.field("_label").type if existing is not None and "_label" in existing.names else wanted
+    fits = str if type == pa.string() else bool
+    columns = {"_label": pa.array([v if isinstance(v, fits) else None for v in labels], type)}
+    if any(v is not None and not isinstance(v, fits) for v in labels):
+        columns["_label" + _TEXT] = pa.array([None if v is None or isinstance(v, fits) else str(v) for v in labels], pa.string())
+    if any(r.values is not None for r in records):
+        columns["_values"] = pa.array([r.values for r in records], _VALUES)
+    return columns
+
+
 def _fixed(records: Sequence[Any], name: str, type: Any) -> Any:
+    if name == "_label":
+        return pa.nulls(len(records), type)
     values = [getattr(r, name[1:]) for r in records]
     return pa.array(values, pa.int64()).cast(type) if type == _TIME else pa.array(values, type)
 

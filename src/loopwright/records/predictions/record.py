@@ -11,7 +11,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `request` and `context` map column to value as the graph saw them (timestamps as microseconds); `context_age_s` is
     the age of the oldest context row used. `flags` are of `out_of_range:COLUMN`, `new_category:COLUMN`,
     `missing_context:TABLE`, `stale_context:TABLE`, `missing_segment`, `degraded`. `segment` is the one whose own package
-    answered, None where that of the loop did.
+    answered, None where that of the loop did. `label` and `values` are as `records.package.Output` says of the package's task: a
+    class, or none; and the numbers of its names.
     """
 
     id: str
@@ -23,11 +24,12 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     context: dict[str, Any]
     context_age_s: float | None
     score: float
-    label: bool
+    label: bool | str | None
     flags: list[str]
     latency_us: float
     unit: str
     segment: str | None = None
+    values: list[float] | None = None
 
 
 class OutcomeRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
