@@ -1,6 +1,7 @@
 import gzip
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,13 @@ from loopwright.records.ids import digest
 CSV = b"id,size\na,1.5\nb,2\n"
 
 
+def opened(source: Any, name: str | None = None) -> Any:
+    """A source with all of its rows."""
+    found = open_source(source, name)
+    whole = found.whole()
+    return SimpleNamespace(frame=whole.frame, rows=whole.rows, broken=whole.broken, digest=found.digest, name=found.name)
+
+
 def written(folder: Path, name: str, data: bytes) -> Path:
     path = folder / name
     path.write_bytes(data)
@@ -23,7 +31,7 @@ def written(folder: Path, name: str, data: bytes) -> Path:
 
 
 def test_a_csv_is_text_in_every_column_with_the_digest_of_its_bytes(tmp_path: Path) -> None:
-    found = open_source(written(tmp_path, "things.csv", CSV))
+    found = opened(written(tmp_path, "things.csv", CSV))
     assert found.frame.to_pydict() == {"id": ["a", "b"], "size": ["1.5", "2"]}
     assert found.digest == digest(CSV)
     assert (found.name, found.rows.tolist(), len(found.broken)) == ("things.csv", [1, 2], 0)
@@ -43,7 +51,7 @@ def test_a_csv_is_text_in_every_column_with_the_digest_of_its_bytes(tmp_path: Pa
     ids=["mark", "windows", "semicolon", "tab", "no last newline", "blank lines", "gzip"],
 )
 def test_csv_as_it_comes(tmp_path: Path, data: bytes) -> None:
-    found = open_source(str(written(tmp_path, "things.csv", data)))
+    found = opened(str(written(tmp_path, "things.csv", data)))
     assert found.frame.to_pydict() == {"id": ["a", "b"], "size": ["1.5", "2"]}
     assert len(found.broken) == 0
 
@@ -52,16 +60,16 @@ def test_a_zip_with_one_csv(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "things.zip", "w") as archive:
         archive.writestr("inside/things.csv", CSV)
         archive.writestr("readme.txt", "hello")
-    assert open_source(tmp_path / "things.zip").frame.num_rows == 2
+    assert opened(tmp_path / "things.zip").frame.num_rows == 2
     with zipfile.ZipFile(tmp_path / "things.zip", "a") as archive:
         archive.writestr("more.csv", CSV)
     with pytest.raises(IngestRefused, match="2 CSV files"):
-        open_source(tmp_path / "things.zip")
+        opened(tmp_path / "things.zip")
 
 
 def test_rows_keep_their_number_when_others_are_cut_wrongly(tmp_path: Path) -> None:
     data = b'id,size\na,1\nb\n\nc,"3\n4"\nd,5,6\ne,\n'
-    found = open_source(written(tmp_path, "things.csv", data))
+    found = opened(written(tmp_path, "things.csv", data))
     assert found.frame.to_pydict() == {"id": ["a", "c", "e"], "size": ["1", "3\n4", None]}
     assert found.rows.tolist() == [1, 4, 6]
     assert found.broken.to_pylist() == [
@@ -71,7 +79,7 @@ def test_rows_keep_their_number_when_others_are_cut_wrongly(tmp_path: Path) -> N
 
 
 def test_text_in_quotes_is_not_missing(tmp_path: Path) -> None:
-    found = open_source(written(tmp_path, "things.csv", b'id,size\n"",1\n,2\nNA,3\n'))
+    found = opened(written(tmp_path, "things.csv", b'id,size\n"",1\n,2\nNA,3\n'))
     assert found.frame["id"].to_pylist() == ["", None, "NA"]
 
 
@@ -91,7 +99,7 @@ def test_text_in_quotes_is_not_missing(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_read_is_refused_with_the_reason(tmp_path: Path, name: str, data: bytes, why: str) -> None:
     with pytest.raises(IngestRefused, match=why) as refused:
-        open_source(written(tmp_path, name, data))
+        opened(written(tmp_path, name, data))
     assert refused.value.source == name
     assert str(tmp_path) not in str(refused.value)
 
@@ -102,24 +110,24 @@ def test_a_parquet_file_that_lost_its_end_is_refused(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(IngestRefused, match="damaged or cut off"):
-        open_source(path)
+        opened(path)
 
 
 def test_no_file_and_no_frame_are_refused(tmp_path: Path) -> None:
     with pytest.raises(IngestRefused, match="No such file"):
-        open_source(tmp_path / "absent.csv")
+        opened(tmp_path / "absent.csv")
     with pytest.raises(IngestRefused, match="neither a path nor a data frame"):
-        open_source({"id": ["a"]})
+        opened({"id": ["a"]})
 
 
 @pytest.mark.parametrize("made", [pa.table, pd.DataFrame, pl.DataFrame])
 def test_data_frames_come_in_through_arrow(made: Any) -> None:
-    first = open_source(made({"id": ["a", "b"], "size": [1.5, 2.0]}), "frame")
+    first = opened(made({"id": ["a", "b"], "size": [1.5, 2.0]}), "frame")
     assert first.frame.to_pydict() == {"id": ["a", "b"], "size": [1.5, 2.0]}
-    assert first.digest == open_source(made({"id": ["a", "b"], "size": [1.5, 2.0]})).digest
-    assert first.digest != open_source(made({"id": ["a", "b"], "size": [1.5, 2.5]})).digest
+    assert first.digest == opened(made({"id": ["a", "b"], "size": [1.5, 2.0]})).digest
+    assert first.digest != opened(made({"id": ["a", "b"], "size": [1.5, 2.5]})).digest
 
 
 def test_the_digest_of_a_frame_does_not_depend_on_its_chunks() -> None:
     whole = pa.table({"id": ["a", "b", "c"]})
-    assert open_source(pa.concat_tables([whole.slice(0, 1), whole.slice(1)])).digest == open_source(whole).digest
+    assert opened(pa.concat_tables([whole.slice(0, 1), whole.slice(1)])).digest == opened(whole).digest

@@ -28,13 +28,14 @@ class Conformed(NamedTuple):
 
     `_row` counts the source's rows from 1, `_reason` names every broken field, `_raw` is the row as JSON: the columns that
     the contract takes, under the source's names. A row that breaks two rules counts under both. `at` [G]: which of the
-    rows given the good ones are.
+    rows given the good ones are; `absent`: the contract's columns that the source does not have.
     """
 
     good: pa.Table
     bad: pa.Table
     counts: dict[str, int]
     at: npt.NDArray[np.int64]
+    absent: list[str]
 
 
 class _Broken(NamedTuple):
@@ -58,7 +59,7 @@ def conform(
     table: Table,
     frame: pa.Table,
     *,
-    origin: Origin = Origin(),
+    origin: Origin | None = None,
     rows: npt.NDArray[np.int64] | None = None,
     absent: Collection[str] = (),
     seen: "Seen | None" = None,
@@ -69,6 +70,7 @@ def conform(
     lack besides those declared `optional`; `seen` remembers the keys of the frames before this one of the same source.
     Raises IngestRefused naming every missing, extra or wrongly typed column.
     """
+    origin = origin or Origin()
     numbers = np.arange(1, len(frame) + 1, dtype=np.int64) if rows is None else rows
     frame = _without_views(frame)
     sources = _sources(table, frame, origin.name, absent)
@@ -93,7 +95,8 @@ def conform(
         wrong |= repeated
     counts = {f"{b.field}: {b.rule}": int(b.rows.sum()) for b in broken}
     bad = _bad(frame, sources, broken, np.flatnonzero(wrong), numbers)
-    return Conformed(good.filter(pa.array(~wrong)) if wrong.any() else good, bad, counts, np.flatnonzero(~wrong))
+    lacked = [n for n, c in table.columns.items() if n not in sources and not c.filled]
+    return Conformed(good.filter(pa.array(~wrong)) if wrong.any() else good, bad, counts, np.flatnonzero(~wrong), lacked)
 
 
 def _sources(table: Table, frame: pa.Table, source: str, absent: Collection[str]) -> dict[str, str]:

@@ -51,10 +51,11 @@ def infer(source: Any, name: str, *, time: str = "", key: str = "") -> Table:
 def inferred(source: Any, name: str, *, time: str = "", key: str = "") -> Inferred:
     """As `infer`, with the rows and notes. A key that repeats is completed by the event time, or by a new column `row_id`."""
     opened = open_source(source)
-    if not len(opened.frame):
+    batch = opened.whole()
+    if not len(batch.frame):
         raise IngestRefused(opened.name, "it has no rows to infer a contract from")
-    notes = [f"{len(opened.broken):,} rows are cut wrongly into fields and were left out"] if len(opened.broken) else []
-    frame = _renamed(opened.frame, notes)
+    notes = [f"{len(batch.broken):,} rows are cut wrongly into fields and were left out"] if len(batch.broken) else []
+    frame = _renamed(batch.frame, notes)
     frame = pa.table({n: _as_found(n, frame[n], notes) for n in frame.column_names})
     types = {n: _type_of(frame[n]) for n in frame.column_names}
     event_time = _event_time(frame, types, _clean(time))

@@ -1,27 +1,37 @@
 """Into a table, through its contract: good rows land, bad rows go to quarantine, the ledger gets one record.
 
-The same content again adds nothing: both writes are Delta application transactions named by the SHA-256 of the source, so
-an ingestion that was interrupted anywhere is completed by running it again.
+The same content again adds nothing: both writes are Delta application transactions named by the SHA-256 of the source (or by
+where a source that grows was read on from), so an ingestion that was interrupted anywhere is completed by running it again.
+A source is read in batches, so that a large one needs no more memory than a small one.
 """
 
-from pathlib import Path
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from datetime import datetime
 from typing import Any, ClassVar
 
 import msgspec
 import pyarrow as pa
 
-from loopwright.data.contract import BAD_SCHEMA, Conformed, Origin, conform
+from loopwright.data.contract import BAD_SCHEMA, Origin, Seen, conform
+from loopwright.data.following import Followed, by_watermark
 from loopwright.data.source import Opened, open_source
-from loopwright.records import openlineage
-from loopwright.records.columns import ARROW_TYPES
+from loopwright.data.values import TYPES
 from loopwright.records.declarations import Table, declaration_digest
 from loopwright.records.errors import DeclarationInvalid, TableNotFound
 from loopwright.records.home import Home
 from loopwright.records.ids import check_name
+from loopwright.records.lake import Stream
 from loopwright.records.ledger.record import Entry, Record
+from loopwright.records.progress import Progress
 
 QUARANTINE = "quarantine."
 QUARANTINE_SCHEMA = pa.schema([("_source", pa.string()), ("_digest", pa.string()), *BAD_SCHEMA])
+CUT_WRONGLY = "row: cut wrongly into fields"
+_IN_MEMORY = 64 << 20
 
 
 class Contract(Record, frozen=True, kw_only=True):
@@ -36,8 +46,10 @@ class Ingested(Record, frozen=True, kw_only=True):
     """One source brought into one table.
 
     `digest` is the SHA-256 of its content, `version` that of the table with its rows, `reasons` the rows in quarantine
-    by reason (a row may have several), `contract` the digest of the contract that judged them. `already` is true when
-    the same content was there before; then nothing was added.
+    by reason (a row may have several), `contract` the digest of the contract that judged them. `absent` are columns that the
+    source did not have, which are null; `moment` is what columns filled with `ingested_at` hold. A source that grows has
+    what it `follows` and how far it `reached`. `already` is true when the same content was there before; then nothing was
+    added.
     """
 
     kind: ClassVar[str] = "ingested"
@@ -50,6 +62,10 @@ class Ingested(Record, frozen=True, kw_only=True):
     reasons: dict[str, int]
     version: int
     contract: str
+    absent: list[str] = []
+    moment: datetime | None = None
+    follows: str = ""
+    reached: str = ""
     already: bool = False
 
     @property
@@ -58,81 +74,238 @@ class Ingested(Record, frozen=True, kw_only=True):
         return self.good > 0 or self.already or self.rows == 0
 
 
-def ingest(home: Home, table: Table, source: Any, *, name: str | None = None) -> Ingested:
-    """Bring `source` (path of a CSV or Parquet file, or a data frame that speaks Arrow) into `table`; see the module.
+class _Note(msgspec.Struct):
+    """What a commit of a source that grows says of itself."""
 
-    `name` is what the source is called in the ledger and the quarantine (the file's name by default). Raises
-    IngestRefused when the source cannot be read or its schema is not the contract's; then nothing was written.
+    application: str
+    reached: str
+
+
+def ingest(
+    home: Home,
+    table: Table,
+    source: Any,
+    *,
+    name: str | None = None,
+    watermark: str = "",
+    known: dict[str, Ingested] | None = None,
+    progress: Progress | None = None,
+) -> Ingested:
+    """Bring `source` (a path, a data frame that speaks Arrow, what `open_source` opened, or a step of `following`) into `table`.
+
+    `name` is what the source is called in the ledger and the quarantine (the file's name by default). With `watermark` only
+    rows come in whose column of that name is above all that came in so before. `known` is what `ingested` gave, where many
+    sources come in one after another; it is kept up to date. Raises IngestRefused when the source cannot be read or its
+    schema is not the contract's; then nothing was written.
     """
-    with home.openlineage.run(f"ingest.{table.name}", kind="INGESTION", about=table.description) as run:
-        done = _ingest(home, table, source, name)
-        if run.wanted:
-            _tell(run, home, table, source, done)
-    return done
-
-
-def _tell(run: openlineage.Run, home: Home, table: Table, source: Any, done: "Ingested") -> None:
-    """What was read, how it met the contract, and the version that holds it: each column is the source's own."""
-    path = Path(source) if isinstance(source, (str, Path)) and Path(source).exists() else None
-    read = openlineage.source(done.source, done.digest, path)
-    columns = {column: declared.source or column for column, declared in table.columns.items()}
-    made = openlineage.copied(
-        openlineage.table(home.settings.lake_root, table.name, done.version, table.columns), read, columns
-    )
-    run.inputs.append({**read, "inputFacets": openlineage.judged(done.rows, done.reasons, table.columns)})
-    run.outputs.append(openlineage.written(made, 0 if done.already else done.good))
-
-
-def _ingest(home: Home, table: Table, source: Any, name: str | None) -> Ingested:
-    opened = open_source(source, name)
-    if (before := _before(home, table.name, opened.digest)) is not None:
-        return msgspec.structs.replace(before.record, already=True)
+    known = ingested(home, table.name) if known is None else known
+    if watermark:
+        source = by_watermark(table, watermark, reached(known, f"watermark:{watermark}"), open_source(source, name))
+    followed = source if isinstance(source, Followed) else None
+    opened = followed.upto(followed.reached) if followed else open_source(source, name)
+    if opened.digest in known:
+        return msgspec.structs.replace(known[opened.digest], already=True)
     put_contract(home, table)
-    result = conform(table, opened.frame, origin=Origin(opened.name, opened.digest, home.clock.now()), rows=opened.rows)
-    application = f"ingest:{table.name}:{opened.digest}"
-    quarantined = quarantine(home, table.name, opened, result, application=application)
-    version = home.lake.append_once(table.name, result.good, application=application, sequence=1)
-    if version is None:  # a run before this one was interrupted after its commit, or another one was faster
-        if (before := _before(home, table.name, opened.digest)) is not None:
-            return msgspec.structs.replace(before.record, already=True)
-        version = home.lake.version(table.name)
-    record = Ingested(
-        table=table.name,
-        source=opened.name,
-        digest=opened.digest,
-        rows=len(opened.frame) + len(opened.broken),
-        good=len(result.good),
-        quarantined=quarantined,
-        reasons=result.counts | ({"row: cut wrongly into fields": len(opened.broken)} if len(opened.broken) else {}),
-        version=version,
-        contract=declaration_digest(table),
-    )
-    place = f"table:{table.name}@{version}"
+    if followed and followed.since == followed.reached:
+        return _nothing_new(home, table, opened, followed)
+    start = f"{followed.follows}:{followed.since}" if followed else opened.digest
+    with closing(_Run(home, table, opened, f"ingest:{table.name}:{start}", progress)) as run:
+        version = run.write(followed.reached if followed else "")
+        if version is None:  # a run before this one was interrupted after its commit, or another one was faster
+            known.update(ingested(home, table.name))
+            if followed:
+                followed = followed._replace(reached=_noted(home, table.name, run.application) or followed.reached)
+                run.opened = opened = followed.upto(followed.reached)
+            if opened.digest in known:
+                return msgspec.structs.replace(known[opened.digest], already=True)
+            version = run.again()
+        record = run.record(version, followed)
+        run.quarantine()
     with home.ledger.batch():
         entry = home.ledger.put(record, key=table.name, links=[(f"file:{opened.digest}:{opened.name}"[:512], "ingested")])
-        home.ledger.link(entry.id, place, "ingested")
+        home.ledger.link(entry.id, f"table:{table.name}@{version}", "ingested")
+    known[opened.digest] = record
     return record
 
 
-def _before(home: Home, table: str, digest: str) -> Entry[Ingested] | None:
-    return next((e for e in home.ledger.find(Ingested, key=table) if e.record.digest == digest), None)
+def ingested(home: Home, table: str) -> dict[str, Ingested]:
+    """What came into a table so far, oldest first, by the digest of its content."""
+    return {e.record.digest: e.record for e in home.ledger.find(Ingested, key=table, newest=False)}
 
 
-def quarantine(home: Home, table: str, opened: Opened, result: Conformed, *, application: str) -> int:
-    """Put the bad rows of a source into the quarantine of a table, once per `application`; return how many there are."""
-    bad = pa.concat_tables([opened.broken, result.bad]).sort_by("_row")
-    if len(bad):
-        source = [[opened.name] * len(bad), [opened.digest] * len(bad)]
-        rows = pa.table([*source, *bad.columns], schema=QUARANTINE_SCHEMA)
-        home.lake.append_once(QUARANTINE + table, rows, application=application, sequence=1)
-    return len(bad)
+def reached(known: dict[str, Ingested], follows: str) -> str:
+    """How far a source that grows was read; empty if it never was."""
+    return next((r.reached for r in reversed(known.values()) if r.follows == follows), "")
+
+
+def _nothing_new(home: Home, table: Table, opened: Opened, followed: Followed) -> Ingested:
+    return Ingested(
+        table=table.name,
+        source=opened.name,
+        digest=opened.digest,
+        rows=0,
+        good=0,
+        quarantined=0,
+        reasons={},
+        version=home.lake.version(table.name) if home.lake.exists(table.name) else 0,
+        contract=declaration_digest(table),
+        follows=followed.follows,
+        reached=followed.reached,
+        already=True,
+    )
+
+
+def _noted(home: Home, table: str, application: str) -> str:
+    notes = (msgspec.json.decode(note, type=_Note) for note in home.lake.notes(table))
+    return next((note.reached for note in notes if note.application == application), "")
+
+
+class _Run:
+    """One source on its way into one table: its rows judged batch by batch, counted, and the bad ones put aside."""
+
+    def __init__(self, home: Home, table: Table, opened: Opened, application: str, progress: Progress | None) -> None:
+        self.home, self.table, self.opened, self.application = home, table, opened, application
+        self._progress = progress
+        self._moment = _moment(home, opened.digest)
+        self._absent = _may_lack(home, table, loose=opened.loose)
+        self._bad = Aside(home)
+        self._rows = self._good = 0
+        self._counts: Counter[str] = Counter()
+        self._lacked: list[str] = []
+
+    def write(self, reached: str) -> int | None:
+        """Write the good rows; None if they are there already."""
+        note = msgspec.json.encode(_Note(self.application, reached)).decode() if reached else ""
+        schema = pa.schema([(name, TYPES[c.type]) for name, c in self.table.columns.items()])
+        stream = Stream(schema, self._judged)
+        return self.home.lake.append_once(self.table.name, stream, application=self.application, sequence=1, note=note)
+
+    def again(self) -> int:
+        """Judge rows that were written before."""
+        for _ in self._judged():
+            pass
+        return self.home.lake.version(self.table.name)
+
+    def _judged(self) -> Iterator[pa.Table]:
+        self._rows = self._good = 0
+        self._counts, self._lacked = Counter(), []
+        self._bad.close()
+        seen = Seen()
+        origin = Origin(self.opened.name, self.opened.digest, self._moment)
+        for batch in self.opened.batches():
+            found = conform(self.table, batch.frame, origin=origin, rows=batch.rows, absent=self._absent, seen=seen)
+            self._bad.add(self.opened, batch.broken, found.bad)
+            self._rows += len(batch.frame) + len(batch.broken)
+            self._good += len(found.good)
+            self._counts.update(found.counts)
+            self._counts.update({CUT_WRONGLY: len(batch.broken)} if len(batch.broken) else {})
+            self._lacked += [n for n in found.absent if n not in self._lacked]
+            if self._progress:
+                self._progress.advance(f"ingest {self.opened.name}", batch.done, 1.0)
+            yield found.good
+
+    def quarantine(self) -> None:
+        """Put the bad rows into the quarantine of the table."""
+        self._bad.into(self.home, self.table.name, self.application)
+
+    def close(self) -> None:
+        """Let go of the bad rows that did not get there."""
+        self._bad.close()
+
+    def record(self, version: int, followed: Followed | None) -> Ingested:
+        """What came of it."""
+        return Ingested(
+            table=self.table.name,
+            source=self.opened.name,
+            digest=self.opened.digest,
+            rows=self._rows,
+            good=self._good,
+            quarantined=self._rows - self._good,
+            reasons=dict(self._counts),
+            version=version,
+            contract=declaration_digest(self.table),
+            absent=self._lacked,
+            moment=self._moment,
+            follows=followed.follows if followed else "",
+            reached=followed.reached if followed else "",
+        )
+
+
+class Aside:
+    """Bad rows put aside until the good ones are in: in memory, and on disk once they are many."""
+
+    def __init__(self, home: Home) -> None:
+        self._folder = home.path
+        self._parts: list[pa.Table] = []
+        self._file: Any = None
+        self.count = 0
+
+    def add(self, opened: Opened, *parts: pa.Table) -> None:
+        """Put rows (BAD_SCHEMA) of one batch aside, in order of their numbers."""
+        bad = pa.concat_tables([p for p in parts if len(p)] or [BAD_SCHEMA.empty_table()]).sort_by("_row")
+        if not len(bad):
+            return
+        self._parts.append(
+            pa.table([[opened.name] * len(bad), [opened.digest] * len(bad), *bad.columns], schema=QUARANTINE_SCHEMA)
+        )
+        self.count += len(bad)
+        if sum(p.nbytes for p in self._parts) > _IN_MEMORY:
+            self._spill()
+
+    def _spill(self) -> None:
+        if self._file is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - `close` closes it
+        with pa.ipc.new_stream(pa.PythonFile(self._file, mode="w"), QUARANTINE_SCHEMA) as stream:
+            for part in self._parts:
+                stream.write_table(part)
+        self._parts.clear()
+
+    def into(self, home: Home, table: str, application: str) -> None:
+        """Put them into the quarantine of a table, once per `application`, and let go of them."""
+        if self.count:
+            stream = Stream(QUARANTINE_SCHEMA, self._rows)
+            home.lake.append_once(QUARANTINE + table, stream, application=application, sequence=1)
+        self.close()
+
+    def _rows(self) -> Iterator[pa.Table]:
+        if self._file is not None:
+            self._file.seek(0, os.SEEK_END)
+            end = self._file.tell()
+            self._file.seek(0)
+            while self._file.tell() < end:
+                for batch in pa.ipc.open_stream(pa.PythonFile(self._file, mode="r")):
+                    yield pa.Table.from_batches([batch])
+        yield from self._parts
+
+    def close(self) -> None:
+        """Let go of what is put aside."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._parts, self.count = [], 0
+
+
+def _moment(home: Home, digest: str) -> datetime:
+    """When this content first came into any table: rows of one file have one moment, whichever table they come into."""
+    found = (e.record for e in home.ledger.find(Ingested, newest=False) if e.record.digest == digest)
+    return next((r.moment for r in found if r.moment), home.clock.now())
+
+
+def _may_lack(home: Home, table: Table, *, loose: bool) -> Collection[str]:
+    """The columns that a source may lack: those that the contract did not have at first, and of loose sources any."""
+    if loose:
+        return table.columns
+    first = next(iter(home.ledger.find(Contract, key=table.name, newest=False)), None)
+    return [n for n in table.columns if first is not None and n not in first.record.table.columns]
 
 
 def put_contract(home: Home, table: Table) -> Entry[Contract]:
     """Store a contract; the newest entry if it is still the same.
 
-    Raises DeclarationInvalid when the table has rows already and the contract gives it other columns or types: ranges,
-    categories and descriptions may change, columns not yet.
+    Ranges, categories, descriptions and the like may change at any time. Once the table has rows its columns and their
+    types stay as they are, but for new ones that may be null (they are, in the rows there are). Raises DeclarationInvalid
+    naming every other difference.
     """
     check_name(QUARANTINE + table.name, "table")
     changed = declaration_digest(table)
@@ -140,27 +313,54 @@ def put_contract(home: Home, table: Table) -> Entry[Contract]:
     if newest is not None and newest.record.digest == changed:
         return newest
     if home.lake.exists(table.name):
-        _same_types(table, home.lake.schema(table.name))
+        _grow(home, table, newest.record.table if newest else None)
     return home.ledger.put(Contract(digest=changed, table=table), key=table.name)
 
 
-def _same_types(table: Table, found: pa.Schema) -> None:
+def _grow(home: Home, table: Table, before: Table | None) -> None:
+    """Add the new columns of a contract to the table's rows, or raise DeclarationInvalid naming what cannot change."""
+    found = home.lake.schema(table.name)
     problems = [
-        (f"columns.{n}", "is in the table's rows but not in the contract") for n in found.names if n not in table.columns
+        (f"columns.{n}", f"{_shown(before, n, found.field(n).type)} -> gone; a column of a table that has rows stays")
+        for n in found.names
+        if n not in table.columns
     ]
+    new = []
     for name, column in table.columns.items():
         if name not in found.names:
-            problems.append((f"columns.{name}", "is not in the table's rows; this version does not add columns"))
+            new.append((name, TYPES[column.type]))
+            if not column.nullable or name in (*table.key, table.event_time, table.known):
+                problems.append(
+                    (f"columns.{name}", f"absent -> {column.type}; a new column must be nullable, for the rows there are")
+                )
         elif not _alike(found.field(name).type, column.type):
-            problems.append((f"columns.{name}", f"the table holds {found.field(name).type}, which is no {column.type}"))
+            problems.append(
+                (f"columns.{name}", f"{_shown(before, name, found.field(name).type)} -> {column.type}; a type stays")
+            )
+        elif before and name in before.columns and before.columns[name].shape != column.shape:
+            problems.append((f"columns.{name}", f"shape {before.columns[name].shape} -> {column.shape}; a shape stays"))
+        elif not column.nullable and (before is None or (name in before.columns and before.columns[name].nullable)):
+            nulls = home.lake.read(table.name, columns=[name])[name].null_count
+            problems += [(f"columns.{name}", f"nullable -> never null; it is null in {nulls:,} rows")] if nulls else []
     if problems:
         raise DeclarationInvalid(f"the contract of table {table.name!r}", problems)
+    if new:
+        home.lake.add_columns(table.name, pa.schema(new))
+
+
+def _shown(before: Table | None, name: str, found: Any) -> str:
+    return before.columns[name].type if before and name in before.columns else str(found)
 
 
 def _alike(found: Any, type: str) -> bool:
-    wanted = ARROW_TYPES[type]
+    wanted = TYPES[type]
     text = pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)
-    return bool(found.equals(wanted)) or (type == "string" and text) or (type == "timestamp" and pa.types.is_timestamp(found))
+    return (
+        bool(found.equals(wanted))
+        or (type == "string" and text)
+        or (type == "timestamp" and pa.types.is_timestamp(found))
+        or (type == "array" and pa.types.is_list(found) and found.value_type.equals(wanted.value_type))
+    )
 
 
 def contract(home: Home, name: str) -> Table:
@@ -179,8 +379,7 @@ def contracts(home: Home) -> list[str]:
 def files(home: Home, table: str, version: int) -> dict[str, str]:
     """What a table's version was ingested from: name of the source to SHA-256 (`NAME#12345678` where a name comes twice)."""
     found: dict[str, str] = {}
-    for entry in home.ledger.find(Ingested, key=table, newest=False):
-        record = entry.record
-        if record.version <= version and record.digest not in found.values():
-            found[record.source if record.source not in found else f"{record.source}#{record.digest[:8]}"] = record.digest
+    for digest, record in ingested(home, table).items():
+        if record.version <= version:
+            found[record.source if record.source not in found else f"{record.source}#{digest[:8]}"] = digest
     return found

@@ -7,7 +7,7 @@ import msgspec
 import pyarrow as pa
 
 from loopwright.data.contract import Origin, conform
-from loopwright.data.ingest import quarantine
+from loopwright.data.ingest import Aside
 from loopwright.data.source import open_source
 from loopwright.records.declarations import Column, Table, duration
 from loopwright.records.home import Home
@@ -28,10 +28,14 @@ def accept(home: Home, loop: str, table: Table, key: list[str], source: Any) -> 
     or has other columns, LogUnavailable when the log cannot be written; rows logged before that stay.
     """
     opened = open_source(source)
-    by_id = "id" in opened.frame.column_names and "id" not in table.columns
+    batch = opened.whole()
+    by_id = "id" in batch.frame.column_names and "id" not in table.columns
     expected = _by_id(table) if by_id else table
-    result = conform(expected, opened.frame, origin=Origin(opened.name, opened.digest, home.clock.now()), rows=opened.rows)
-    quarantine(home, table.name, opened, result, application=f"outcomes:{loop}:{opened.digest}")
+    origin = Origin(opened.name, opened.digest, home.clock.now())
+    result = conform(expected, batch.frame, origin=origin, rows=batch.rows, absent=table.columns if opened.loose else ())
+    bad = Aside(home)
+    bad.add(opened, batch.broken, result.bad)
+    bad.into(home, table.name, f"outcomes:{loop}:{opened.digest}")
     rows = _rows(expected, [] if by_id else key, result.good, round(home.clock.now().timestamp() * 1e6), f"file {opened.name}")
     writer = LogWriter(log_folder(home.path, loop), "outcomes")
     try:

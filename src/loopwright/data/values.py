@@ -352,8 +352,8 @@ def _array(column: Column, values: pa.ChunkedArray) -> Read:
     shape = column.shape or []
     rule = f"not an array of shape {shape} of numbers"
     if is_text(values.type):
-        rows = [None if v is None else _parse_array(v, shape) for v in values.to_pylist()]
-        found = pa.chunked_array([pa.array(rows, TYPES["array"])])
+        parsed = [None if v is None else _parse_array(v, shape) for v in values.to_pylist()]
+        found = pa.chunked_array([pa.array(parsed, TYPES["array"])])
         return Read(found, _faults(rule, flags(pc.and_(pc.is_null(found), pc.is_valid(values)))))
     count, size = len(values), int(np.prod(shape))
     level = values.combine_chunks()

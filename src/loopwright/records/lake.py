@@ -9,18 +9,21 @@ A local lake is synced to disk after every commit and keeps the SHA-256 of every
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.fs
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 
@@ -34,7 +37,29 @@ _CONFIGURATION = {
     "delta.deletedFileRetentionDuration": "interval 36500 days",
 }
 _ATTEMPTS = 20
+_NOTE = "loopwright"
 _TIMESTAMP = pa.timestamp("us", "UTC")
+
+
+class Stream(NamedTuple):
+    """Rows that are made while they are written: their schema, and how to make them, from the beginning each time."""
+
+    schema: pa.Schema
+    batches: Callable[[], Iterator[pa.Table]]
+
+    def begun(self) -> "Stream":
+        """The same with its first rows made, so that what cannot even begin fails before a table is made for it."""
+        rest = self.batches()
+        first = list(islice(rest, 1))
+        return Stream(self.schema, lambda: chain(first, rest))
+
+
+class Foreign(NamedTuple):
+    """A Delta table outside of the lake at one version: its own id, that version, and the rows added after an earlier one."""
+
+    id: str
+    version: int
+    rows: Any
 
 
 class Lake:
@@ -66,23 +91,42 @@ class Lake:
                     continue
         raise Unavailable(f"table {name}: too many others are writing to it")
 
-    def append_once(self, name: str, table: pa.Table, *, application: str, sequence: int) -> int | None:
+    def append_once(
+        self, name: str, table: pa.Table | Stream, *, application: str, sequence: int, note: str = ""
+    ) -> int | None:
         """Append rows unless `sequence` of `application` (or a later one) is in already; then None, and nothing is written.
 
         Rows and sequence are one commit, so whatever is interrupted and tried again, by however many at once, the rows
-        are there once. Returns the version that has them. Raises Refused as `write` does.
+        are there once. `note` is kept with the commit, see `notes`. Returns the version that has them. Raises Refused as
+        `write` does, and whatever the making of a stream raises; then nothing was written.
         """
         with self._errors(name):
             for _ in range(_ATTEMPTS):
+                rows = table.begun() if isinstance(table, Stream) else table
                 delta = self._open_or_make(name, table.schema)
                 last = delta.transaction_version(application)
                 if last is not None and last >= sequence:
                     return None
                 try:
-                    return self._commit(name, delta, table, "append", Transaction(application, sequence))
+                    return self._commit(name, delta, rows, "append", Transaction(application, sequence), note)
                 except CommitFailedError:
                     continue
         raise Unavailable(f"table {name}: too many others are writing to it")
+
+    def add_columns(self, name: str, schema: pa.Schema) -> int:
+        """Add columns, null in every row there is; returns the version that has them."""
+        with self._errors(name):
+            delta = self._table(name)
+            new = [f for f in schema if f.name not in _schema(delta).names]
+            if new:
+                delta.alter.add_columns(DeltaSchema.from_arrow(pa.schema(new)).fields)
+                self._seal(name, delta.version())
+            return delta.version()
+
+    def notes(self, name: str) -> list[str]:
+        """What was noted with the appends to a table, oldest first."""
+        with self._errors(name):
+            return [e[_NOTE] for e in reversed(self._table(name).history()) if e.get(_NOTE)] if self.exists(name) else []
 
     def compact(self, name: str) -> int:
         """Put many small files together in few; returns by how many they became fewer (0 also if a writer came between)."""
@@ -233,12 +277,17 @@ class Lake:
         self,
         name: str,
         delta: DeltaTable,
-        table: pa.Table,
+        table: pa.Table | Stream,
         mode: Literal["append", "overwrite"],
         transaction: Transaction | None,
+        note: str = "",
     ) -> int:
-        properties = CommitProperties(app_transactions=[transaction] if transaction else None)
-        if mode == "overwrite":
+        properties = CommitProperties(
+            app_transactions=[transaction] if transaction else None, custom_metadata={_NOTE: note} if note else None
+        )
+        if isinstance(table, Stream):
+            _write_stream(name, delta, table, properties)
+        elif mode == "overwrite":
             fit = table.cast(pa.schema([pa.field(f.name, _kept(name, f)) for f in table.schema]))
             write_deltalake(delta, fit, mode="overwrite", schema_mode="overwrite", commit_properties=properties)
         else:
@@ -363,6 +412,68 @@ def _fit(name: str, table: pa.Table, schema: pa.Schema) -> pa.Table:
             raise Refused(f"table {name}: column {field.name} is {there}, not {type}")
         fields.append(pa.field(field.name, type))
     return table.cast(pa.schema(fields))
+
+
+def _write_stream(name: str, delta: DeltaTable, stream: Stream, properties: CommitProperties) -> None:
+    """Append rows as they are made. What the making raises comes out as it was, and not as Delta's words for it."""
+    schema = _fit(name, stream.schema.empty_table(), _schema(delta)).schema
+    raised: list[BaseException] = []
+
+    def made() -> Iterator[pa.RecordBatch]:
+        try:
+            for part in stream.batches():
+                yield from part.cast(schema).combine_chunks().to_batches()
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    try:
+        rows = pa.RecordBatchReader.from_batches(schema, made())
+        write_deltalake(delta, rows, mode="append", schema_mode="merge", commit_properties=properties)
+    except Exception:
+        if raised:
+            raise raised[0] from None
+        raise
+
+
+def foreign(uri: str, *, since: int = -1, until: int | None = None) -> Foreign:
+    """The rows of a Delta table anywhere (path or URL) that were added after its version `since` (all: -1).
+
+    `until` is the version to read it at (the newest if not given). `rows` is a pyarrow dataset. Raises NotFound when there is no such table, Refused when rows were changed or removed since
+    then, or when the table is older than that, Damaged when it cannot be read.
+    """
+    shown = uri.split("?")[0].rsplit("@", 1)[-1]
+    try:
+        delta = DeltaTable(uri, version=until)
+        identity, version, dataset = str(delta.metadata().id), delta.version(), delta.to_pyarrow_dataset()
+        if version < since:
+            raise Refused(f"the Delta table {shown} is at version {version}; its version {since} was read before")
+        return Foreign(identity, version, dataset if since < 0 else _added_since(delta, dataset, since, version, shown))
+    except TableNotFoundError:
+        raise NotFound("Delta table", shown, next_step="name its folder or URL, the one that holds `_delta_log`") from None
+    except (DeltaError, pa.ArrowException, OSError, ValueError) as error:
+        raise Damaged(f"the Delta table {shown} cannot be read: {_first_line(error)}") from error
+
+
+def _added_since(delta: DeltaTable, dataset: Any, since: int, version: int, shown: str) -> Any:
+    """The files that commits after `since` added, as a dataset. Compaction only moves rows and adds none."""
+    operations = {e["version"]: str(e.get("operation", "")) for e in delta.history() if "version" in e}
+    fragments = []
+    delta.load_as_version(since)
+    before = {f.path for f in delta.to_pyarrow_dataset().get_fragments()}
+    for number in range(since + 1, version + 1):
+        delta.load_as_version(number)
+        there = {f.path: f for f in delta.to_pyarrow_dataset().get_fragments()}
+        operation = operations.get(number, "")
+        if before - set(there) and not operation.startswith("OPTIMIZE"):
+            what = f"version {number} ({operation or 'unknown'}) changed or removed rows"
+            raise Refused(
+                f"the Delta table {shown} cannot be followed: {what}; ingest what it holds now from a copy or a query"
+            )
+        if not operation.startswith("OPTIMIZE"):
+            fragments += [fragment for path, fragment in there.items() if path not in before]
+        before = set(there)
+    return pyarrow.dataset.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
 
 
 def _sums_file(folder: Path, version: int) -> Path:
