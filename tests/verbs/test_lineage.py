@@ -58,9 +58,9 @@ def paths(node: Node, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 
 def text(node: Node) -> str:
     """The tree as the command line prints it."""
-    console = Console(width=200, file=io.StringIO())
-    console.print(rendered(node))
-    return console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    out = io.StringIO()
+    Console(width=200, file=out).print(rendered(node))
+    return out.getvalue()
 
 
 def test_a_package_leads_by_feature_to_table_columns_and_by_table_to_files(home: Home) -> None:

@@ -123,7 +123,7 @@ class OpenLineage:
         except (AddressRefused, OSError) as error:
             self.unsent += 1
             self._resting_until = now + REST_SECONDS
-            LOG.warning("OpenLineage: %d events could not be sent so far: %s", self.unsent, str(error)[:300])
+            LOG.warning("OpenLineage: an event could not be sent (not sent so far: %d): %s", self.unsent, str(error)[:300])
 
 
 def problem(target: str) -> str:
