@@ -12,7 +12,7 @@ ROWS = "(VALUES (1, 2.5, 'red'), (2, NULL, NULL), (3, 'nan'::DOUBLE, 'blue'), (4
 
 def labels(outcome: Outcome) -> pa.ChunkedArray:
     with duckdb.connect(":memory:") as database:
-        found = database.sql(f"SELECT {label_sql(outcome)} AS label FROM {ROWS} ORDER BY i").to_arrow_table()  # noqa: S608 - a constant
+        found = database.sql(f"SELECT {label_sql(outcome)} AS label FROM {ROWS} ORDER BY i").to_arrow_table()
     return found["label"].cast(label_type(outcome))
 
 

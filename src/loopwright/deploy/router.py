@@ -14,10 +14,11 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from loopwright.deploy import served as local
+from loopwright.deploy.context import ContextStore
 from loopwright.deploy.decode import Decoder
 from loopwright.deploy.outcome import Accepted, OutcomeDecoder
 from loopwright.deploy.overrun import Overruns
-from loopwright.deploy.predict import ContextStore, Predictor
+from loopwright.deploy.predict import Predictor
 from loopwright.deploy.recent import Recent
 from loopwright.deploy.segments import Segments
 from loopwright.records.clock import Clock
@@ -75,6 +76,7 @@ class Router:
         self._writers: dict[tuple[str, str], LogWriter] = {}
         self._writing = threading.Lock()
         self._overruns = Overruns()
+        self._names: dict[str, list[str]] = {}
 
     # --- who serves ----------------------------------------------------------------------------------------------
 
@@ -89,6 +91,10 @@ class Router:
         if found is None:
             raise LoopNotFound(loop, self.loops[:5])
         return found
+
+    def names(self, package: str) -> list[str]:
+        """The names of the values of a package that was put into service in this process, also where another serves by now."""
+        return self._names.get(package, [])
 
     def refresh(self) -> list[str]:
         """Load what changed in the local copies; the loops that were switched. A package that is refused changes nothing."""
@@ -146,6 +152,7 @@ class Router:
     def _load(self, digest: str) -> Predictor:
         """A package made ready and tried. Raises what reading it raises, and PackageRefused."""
         predictor = Predictor(self._packages.read(digest), self._online, self._clock, self._overruns)
+        self._names[digest] = predictor.package.manifest.output.names
         predictor.check_golden()
         predictor.warm()
         return predictor

@@ -49,15 +49,19 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One prediction as the client sees it; `segment` where a segment's own package answered."""
+    """One prediction as the client sees it: `segment` where a segment's own package answered, `values` by name where there are some.
+
+    `label` is null where the task has none.
+    """
 
     id: str
     score: float
-    label: bool
+    label: bool | str | None
     package: str
     arm: str
     flags: list[str]
     segment: str | None = None
+    values: dict[str, float] | None = None
 
 
 class Reply(NamedTuple):
@@ -197,8 +201,12 @@ class DataPlane:
         asked = _asked_id(request.headers)
         answers = await self._answers(request.loop, rows, asked)
         self._metrics.answered(request.loop, time.perf_counter() - request.started)
-        seen = [Answer(a.id, a.score, a.label, a.package, a.arm, a.flags, a.segment) for a in answers]
+        seen = [self._seen(a) for a in answers]
         return Reply(200, _encode(seen[0] if single else seen), id=seen[0].id if single else asked.id if asked else "")
+
+    def _seen(self, a: Prediction) -> Answer:
+        values = None if a.values is None else dict(zip(self._router.names(a.package), a.values, strict=True))
+        return Answer(a.id, a.score, a.label, a.package, a.arm, a.flags, a.segment, values)
 
     async def _infer(self, request: Request) -> Reply:
         service = self._router.service(request.loop)
@@ -206,13 +214,14 @@ class DataPlane:
             raise RequestMalformed("the binary tensor extension is not supported; send JSON data")
         body = await self._body(request)
         try:
-            tensors = oip.Tensors(body, service.decode.columns)
+            output = service.predictor.package.manifest.output
+            tensors = oip.Tensors(body, service.decode.columns, oip.outputs(output))
             rows = service.decode.check(tensors.rows)
         finally:
             self._bytes -= len(body)
         answers = await self._answers(request.loop, rows, _asked_id(request.headers))
         self._metrics.answered(request.loop, time.perf_counter() - request.started)
-        return Reply(200, _encode(oip.response(request.loop, tensors.id, answers, tensors.outputs)))
+        return Reply(200, _encode(oip.response(request.loop, tensors.id, answers, tensors.outputs, output, self._router.names)))
 
     async def _outcomes(self, request: Request) -> Reply:
         self._router.service(request.loop)

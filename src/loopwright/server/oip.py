@@ -4,13 +4,14 @@ https://github.com/kserve/open-inference-protocol: one input tensor per column o
 [N, 1]. Timestamps are BYTES in ISO 8601 with a zone. Beyond the protocol, `data` may hold null where the contract does.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from loopwright.deploy.decode import MOST_ROWS, parse
 from loopwright.records.declarations import Column
 from loopwright.records.errors import FieldProblem, RequestInvalid, RequestTooLarge
-from loopwright.records.package import Manifest
+from loopwright.records.package import Manifest, Output
 from loopwright.records.predictions.record import Prediction
 
 DATATYPES: dict[str, tuple[str, ...]] = {
@@ -22,20 +23,20 @@ DATATYPES: dict[str, tuple[str, ...]] = {
 }
 """Column type to the datatypes accepted for it, the native one first."""
 
-OUTPUTS: dict[str, str] = {
-    "score": "FP64",
-    "label": "BOOL",
-    "id": "BYTES",
-    "arm": "BYTES",
-    "flags": "BYTES",
-    "package": "BYTES",
-}
+_LABELS: dict[str, str] = {"binary": "BOOL", "anomaly": "BOOL", "multiclass": "BYTES"}
+
+
+def outputs(output: Output) -> dict[str, str]:
+    """Output tensor to datatype: `score`, `label` where the task has one, `values` ([N, K]) where there are some, and what else is known."""
+    label = {"label": _LABELS[output.task]} if output.task in _LABELS else {}
+    values = {"values": "FP64"} if output.names else {}
+    return {"score": "FP64"} | label | values | {"id": "BYTES", "arm": "BYTES", "flags": "BYTES", "package": "BYTES"}
 
 
 class Tensors:
     """What an inference request holds: its id, rows of columns, and the names of the outputs wanted."""
 
-    def __init__(self, body: bytes, columns: Mapping[str, Column]) -> None:
+    def __init__(self, body: bytes, columns: Mapping[str, Column], outputs: Mapping[str, str]) -> None:
         plain = parse(body)
         problems: list[FieldProblem] = []
         if not isinstance(plain, dict):
@@ -47,7 +48,7 @@ class Tensors:
             FieldProblem(str(name)[:80], "is not in the protocol")
             for name in plain.keys() - {"id", "parameters", "inputs", "outputs"}
         ]
-        self.outputs = _outputs(plain.get("outputs"), problems)
+        self.outputs = _outputs(plain.get("outputs"), outputs, problems)
         found = _inputs(plain.get("inputs"), columns, problems)
         if problems:
             raise RequestInvalid(problems)
@@ -57,16 +58,16 @@ class Tensors:
         self.rows: list[Any] = [{name: values[i] for name, values in found.items()} for i in range(count)]
 
 
-def _outputs(wanted: Any, problems: list[FieldProblem]) -> list[str]:
+def _outputs(wanted: Any, known: Mapping[str, str], problems: list[FieldProblem]) -> list[str]:
     if wanted is None:
-        return list(OUTPUTS)
+        return list(known)
     names = []
     for i, output in enumerate(wanted if isinstance(wanted, list) else [None]):
         name = output.get("name") if isinstance(output, dict) else None
-        if isinstance(name, str) and name in OUTPUTS:
+        if isinstance(name, str) and name in known:
             names.append(name)
         else:
-            problems.append(FieldProblem(f"outputs[{i}].name", f"must be one of {', '.join(OUTPUTS)}"))
+            problems.append(FieldProblem(f"outputs[{i}].name", f"must be one of {', '.join(known)}"))
         if len(problems) >= 20:
             break
     return names
@@ -122,8 +123,19 @@ def _data(tensor: Mapping[str, Any], column: Column, where: str, problems: list[
     return values
 
 
-def response(loop: str, id: str, answers: Sequence[Prediction], outputs: Sequence[str]) -> dict[str, Any]:
-    """The answer to an inference request. The model's version is the package: of a fleet the first row's, `package` says each."""
+def response(
+    loop: str,
+    id: str,
+    answers: Sequence[Prediction],
+    wanted: Sequence[str],
+    output: Output,
+    names: Callable[[str], Sequence[str]],
+) -> dict[str, Any]:
+    """The answer to an inference request. The model's version is the package: of a fleet the first row's, `package` says each.
+
+    `values` are flat, row by row, in the order of the output's names, which are given as the tensor's parameter `names`; `names`
+    tells those of any package (a segment's may know fewer classes: 0).
+    """
     data: dict[str, list[Any]] = {
         "score": [a.score for a in answers],
         "label": [a.label for a in answers],
@@ -132,12 +144,28 @@ def response(loop: str, id: str, answers: Sequence[Prediction], outputs: Sequenc
         "flags": [",".join(a.flags) for a in answers],
         "package": [a.package for a in answers],
     }
+    if "values" in wanted:
+        given = [dict(zip(names(a.package), a.values or [], strict=True)) for a in answers]
+        data["values"] = [row.get(name, 0.0) for row in given for name in output.names]
+    types = outputs(output)
     return {
         "model_name": loop,
         "model_version": answers[0].package,
         "id": id,
-        "outputs": [{"name": n, "shape": [len(answers)], "datatype": OUTPUTS[n], "data": data[n]} for n in outputs],
+        "outputs": [
+            {"name": n, "shape": [len(answers), *_width(n, output)], "datatype": types[n], "data": data[n], **_named(n, output)}
+            for n in wanted
+        ],
     }
+
+
+def _width(name: str, output: Output) -> list[int]:
+    return [len(output.names)] if name == "values" else []
+
+
+def _named(name: str, output: Output) -> dict[str, Any]:
+    """The names of the values; a parameter is a scalar by the protocol, so they are JSON text."""
+    return {"parameters": {"names": json.dumps(output.names)}} if name == "values" else {}
 
 
 def metadata(loop: str, package: str, manifest: Manifest) -> dict[str, Any]:
@@ -147,5 +175,8 @@ def metadata(loop: str, package: str, manifest: Manifest) -> dict[str, Any]:
         "versions": [package],
         "platform": "onnx_onnxv1",
         "inputs": [{"name": n, "datatype": DATATYPES[c.type][0], "shape": [-1]} for n, c in manifest.request.items()],
-        "outputs": [{"name": n, "datatype": t, "shape": [-1]} for n, t in OUTPUTS.items()],
+        "outputs": [
+            {"name": n, "datatype": t, "shape": [-1, *_width(n, manifest.output)], **_named(n, manifest.output)}
+            for n, t in outputs(manifest.output).items()
+        ],
     }

@@ -5,6 +5,7 @@ from typing import Any
 
 from loopwright.deploy.router import InService
 from loopwright.records.declarations import Column
+from loopwright.records.package import Output
 
 _TYPES: dict[str, dict[str, Any]] = {
     "float": {"type": "number"},
@@ -38,8 +39,8 @@ _ANSWER = {
     "type": "object",
     "properties": {
         "id": _ID,
-        "score": {"type": "number", "minimum": 0, "maximum": 1},
-        "label": {"type": "boolean"},
+        "score": {"type": "number"},
+        "label": {"type": ["boolean", "string", "null"]},
         "package": {"type": "string"},
         "arm": {"type": "string"},
         "flags": {"type": "array", "items": {"type": "string"}},
@@ -48,16 +49,32 @@ _ANSWER = {
 }
 
 
+def answer_schema(output: Output) -> dict[str, Any]:
+    """The JSON schema of an answer of a package with this output."""
+    number: dict[str, Any] = {"type": "number"}
+    probability = {"type": "number", "minimum": 0, "maximum": 1}
+    label: dict[str, Any] = {"type": "boolean"}
+    if output.task == "multiclass":
+        label = {"type": "string", "enum": output.classes}
+    elif output.task in ("regression", "ranking"):
+        label = {"type": "null"}
+    each = probability if output.task in ("binary", "multiclass") else number
+    values = {"type": "object", "properties": dict.fromkeys(output.names, each), "additionalProperties": False}
+    own = {"score": each, "label": label} | ({"values": values} if output.names else {})
+    return {**_ANSWER, "properties": {**_ANSWER["properties"], **own}}
+
+
 def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
     """The whole document."""
     paths: dict[str, Any] = {}
-    schemas: dict[str, Any] = {"Error": _ERROR, "Answer": _ANSWER}
+    schemas: dict[str, Any] = {"Error": _ERROR}
     for service in services:
         loop, manifest = service.state.loop, service.predictor.package.manifest
+        schemas[f"{loop}.answer"] = answer_schema(manifest.output)
         schemas[f"{loop}.request"] = _object(manifest.request, optional={manifest.event_time})
         paths[f"/loops/{loop}/predict"] = {
             "post": _operation(
-                f"Predict for {loop}", f"{loop}.request", "200", _one_or_many({"$ref": "#/components/schemas/Answer"})
+                f"Predict for {loop}", f"{loop}.request", "200", _one_or_many({"$ref": f"#/components/schemas/{loop}.answer"})
             )
         }
         if service.outcomes is not None:
