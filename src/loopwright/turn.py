@@ -16,17 +16,19 @@ from loopwright.data.ingest import put_contract
 from loopwright.data.lineage import lineage
 from loopwright.deploy.checks import gate
 from loopwright.deploy.controller import release, serving
-from loopwright.develop.train import develop, prepare
+from loopwright.develop.fleet import develop_fleet
+from loopwright.develop.train import Work, develop, prepare
 from loopwright.loop import Loop
 from loopwright.monitor.watch import watched_columns
 from loopwright.records import failpoints, openlineage
-from loopwright.records.declarations import Candidate, declaration_digest, duration
+from loopwright.records.declarations import Candidate, Fleet, declaration_digest, duration
 from loopwright.records.errors import LedgerUnavailable, ReleaseConflict
-from loopwright.records.evaluation import Leaderboard
+from loopwright.records.evaluation import Leaderboard, SegmentModel
 from loopwright.records.examples import Examples
 from loopwright.records.file_lock import FileLock
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id, scoped_name
+from loopwright.records.ledger import Entry
 from loopwright.records.package import Lineage
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
@@ -251,7 +253,7 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
         request=loop.requests.columns,
         key=loop.requests.key,
         event_time=loop.requests.event_time,
-        context=needs(loop.context),
+        context=needs(loop.context, loop.aggregates),
         features=loop.features,
         scope=loop.scope,
         slices=loop.slices,
@@ -265,14 +267,46 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
         lineage=_lineage(loop),
         progress=state.progress,
     )
-    board = develop(work, params=params, turn=state.turn)
-    entry = home.ledger.put(board, loop=loop.name, key=state.turn)
-    home.ledger.link(examples.id, entry.id, "measured on")
-    for row in board.rows:
-        home.ledger.link(examples.id, row.package, "trained on")
-        if parent:
-            home.ledger.link(parent, row.package, "parent")
-    return board.verdict, {"leaderboard": entry.id, "winner": board.winner}
+    entry = home.ledger.latest(Leaderboard, loop=loop.name, key=state.turn)
+    if entry is None:  # else an interrupted run made it, and only segments are left to do
+        entry = home.ledger.put(develop(work, params=params, turn=state.turn), loop=loop.name, key=state.turn)
+        _learnt(home, examples.id, entry.id, [row.package for row in entry.record.rows], parent)
+    if loop.fleet is not None and entry.record.fleet is None:
+        state.progress.say(entry.record.verdict)
+        entry = _segments(state, loop.fleet, work, entry.record, examples.id)
+    board = entry.record
+    summary = board.verdict if board.fleet is None else f"{board.verdict}; {board.fleet.verdict}"
+    return summary, {"leaderboard": entry.id, "winner": board.winner}
+
+
+def _segments(state: Turning, fleet: Fleet, work: Work, board: Leaderboard, examples: str) -> Entry[Leaderboard]:
+    """The models of the segments, each kept when it is made, so that an interrupted turn goes on where it was."""
+    home, loop = state.home, state.loop
+    now = serving(home, loop.name)
+    parents = now.segments if now is not None and now.fleet == fleet.by else {}
+
+    def keep(model: SegmentModel) -> None:
+        with home.ledger.batch():
+            entry = home.ledger.put(model, loop=loop.name, key=state.turn)
+            if model.package:
+                _learnt(home, examples, entry.id, [model.package], parents.get(model.segment, ""))
+                home.ledger.link(board.winner, model.package, "fleet of")
+
+    made = [entry.record for entry in home.ledger.find(SegmentModel, loop=loop.name, key=state.turn)]
+    there = {"", *home.packages.list()}
+    done = {model.segment: model for model in made if model.package in there}
+    found = develop_fleet(work, board, fleet, serving=parents, done=done, keep=keep)
+    return home.ledger.put(msgspec.structs.replace(board, fleet=found), loop=loop.name, key=state.turn)
+
+
+def _learnt(home: Home, examples: str, entry: str, packages: list[str], parent: str) -> None:
+    """Link packages to the examples they learnt from and to the package they follow."""
+    with home.ledger.batch():
+        home.ledger.link(examples, entry, "measured on")
+        for package in packages:
+            home.ledger.link(examples, package, "trained on")
+            if parent:
+                home.ledger.link(parent, package, "parent")
 
 
 def _candidates(state: Turning, parent: str) -> tuple[list[Candidate], dict[str, dict[str, Any]] | None]:
@@ -288,7 +322,9 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
     home, loop = state.home, state.loop
     winner = home.packages.read(state.outputs["develop"]["winner"])
     now = serving(home, loop.name)
-    if now is not None and now.arms[0].package == winner.digest:
+    fleet = home.ledger.get(state.outputs["develop"]["leaderboard"], Leaderboard).record.fleet
+    segments = fleet.serving if fleet is not None else {}
+    if now is not None and now.arms[0].package == winner.digest and now.segments == segments:
         return f"package {winner.digest[:12]} serves already", {"released": True, "reasons": []}
     champion = home.packages.read(now.arms[0].package) if now else None
     examples = home.ledger.get(state.outputs["data"]["examples"], Examples)
@@ -312,10 +348,11 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         }
     turn_entry = home.ledger.latest(Turn, loop=loop.name, key=state.turn)
     why = turn_entry.record.why if turn_entry else ""
-    released = release(home, loop.name, winner.digest, why=why)
+    released = release(home, loop.name, winner.digest, fleet=fleet.by if fleet else "", segments=segments, why=why)
     home.ledger.link(entry.id, released.id, "allowed")
+    beside = f", beside it {len(segments)} of segments by {fleet.by}" if fleet is not None and segments else ""
     return (
-        f"package {winner.digest[:12]} ({winner.manifest.candidate}) passed {len(result.checks)} checks and serves",
+        f"package {winner.digest[:12]} ({winner.manifest.candidate}) passed {len(result.checks)} checks and serves{beside}",
         {"released": True, "reasons": [], "release": released.id},
     )
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from loopwright.develop.card import card
 from loopwright.develop.convert import TOLERANCE, convert, refuse_inconvertible
-from loopwright.develop.evaluate import evaluate, latency, measures
+from loopwright.develop.evaluate import LATENCY_RUNS, evaluate, latency, measures
 from loopwright.develop.features import Encoding, Traced, Vocabulary, trace, trace_rule, trace_slices
 from loopwright.develop.fit import Lessons, first_trial, fit, fixed, make, predict, search, takes_trial
 from loopwright.develop.goal import Answers, Goal, alert_threshold, goal_of
@@ -37,7 +37,7 @@ from loopwright.records.home import Home
 from loopwright.records.ids import digest
 from loopwright.records.label import label_array
 from loopwright.records.metrics import Answered
-from loopwright.records.package import ContextNeed, Conversion, Lineage, Manifest, Partition, Reference, Training
+from loopwright.records.package import ContextNeed, Conversion, Lineage, Manifest, Partition, Reference, Segment, Training
 from loopwright.records.packages import FORMAT, encode_json
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.split import Split, divide, divide_again
@@ -58,7 +58,7 @@ class _Fitted(msgspec.Struct, kw_only=True):
     seconds: float
 
 
-class _Measured(msgspec.Struct, kw_only=True):
+class Measured(msgspec.Struct, kw_only=True):
     """A packaged candidate and its answers on the validation rows whose truth is known."""
 
     row: LeaderboardRow
@@ -102,6 +102,8 @@ class Work(msgspec.Struct, kw_only=True):
     wanted: list[str]
     lineage: Lineage
     progress: Progress
+    segment: Segment | None = None
+    latency_runs: int = LATENCY_RUNS
 
     @property
     def validation_table(self) -> pa.Table:
@@ -287,12 +289,12 @@ def _matrices(
 
 def _train(
     work: Work, candidates: Sequence[Candidate], params: Mapping[str, Mapping[str, Any]]
-) -> tuple[list[_Measured], dict[str, str]]:
-    measured = [_package(work, _heuristic(work))]
+) -> tuple[list[Measured], dict[str, str]]:
+    measured = [make_package(work, _heuristic(work))]
     refused: dict[str, str] = {}
     for candidate in candidates:
         try:
-            measured.append(_package(work, _fit(work, candidate, params.get(candidate.name))))
+            measured.append(make_package(work, fit_candidate(work, candidate, params.get(candidate.name))))
         except ConversionRefused as error:
             if len(candidates) == 1:
                 raise
@@ -317,7 +319,7 @@ def _heuristic(work: Work) -> _Fitted:
     )
 
 
-def _fit(work: Work, candidate: Candidate, params: Mapping[str, Any] | None) -> _Fitted:
+def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | None) -> _Fitted:
     """Search, fit, convert and check one candidate."""
     clock = work.home.clock
     lessons = Lessons(work.matrices[candidate.encoding], work.truth, group=work.groups, weight=work.drawn.weight)
@@ -454,11 +456,11 @@ def _disturbed(columns: Mapping[str, Column], table: pa.Table) -> list[pa.Table]
     ]
 
 
-def _package(work: Work, fitted: _Fitted) -> _Measured:
+def make_package(work: Work, fitted: _Fitted) -> Measured:
     """Score the validation rows with the graph, measure, write the package."""
     table, output = work.validation_table, work.goal.output
     graph, judged = Graph(fitted.graph), work.known[work.validation]
-    score, values = _answers(graph, work.columns, table)
+    score, values = answers_of(graph, work.columns, table)
     if not np.isfinite(score).all():
         raise ConversionRefused(fitted.name, f"{int((~np.isfinite(score)).sum())} validation rows give no number")
     border = threshold(work.scope, work.outcome, _alerted(work, graph))
@@ -474,7 +476,7 @@ def _package(work: Work, fitted: _Fitted) -> _Measured:
         value=work.scope.value,
         wanted=work.wanted,
         seed=work.seed,
-        latency=latency(graph, work.columns, served_rows(work.columns, table, sample), work.home.clock),
+        latency=latency(graph, work.columns, served_rows(work.columns, table, sample), work.home.clock, runs=work.latency_runs),
         size=len(fitted.graph),
         seconds=fitted.seconds,
     )
@@ -510,10 +512,10 @@ def _package(work: Work, fitted: _Fitted) -> _Measured:
         met={},
         score=0.0,
     )
-    return _Measured(row=row, given=whole.at(judged))
+    return Measured(row=row, given=whole.at(judged))
 
 
-def _answers(graph: Graph, columns: Mapping[str, Column], table: pa.Table) -> tuple[Array, Array | None]:
+def answers_of(graph: Graph, columns: Mapping[str, Column], table: pa.Table) -> tuple[Array, Array | None]:
     """Score [N] and, where the graph has them, values [N, K]."""
     found = graph.run(arrow_feed(graph, columns, table), [o for o in ("score", "values") if o in graph.outputs])
     return found["score"], found.get("values")
@@ -523,7 +525,7 @@ def _alerted(work: Work, graph: Graph) -> Array:
     """The scores of the training rows, which say what is strange enough to be called an anomaly; none for other tasks."""
     if work.outcome.task != "anomaly":
         return np.zeros(0)
-    return _answers(graph, work.columns, work.table.take(pa.array(work.drawn.rows)))[0]
+    return answers_of(graph, work.columns, work.table.take(pa.array(work.drawn.rows)))[0]
 
 
 def _heuristic_threshold(work: Work) -> float | None:
@@ -584,13 +586,14 @@ def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
         parent=work.parent,
         release=to_builtins(work.release),
         files={},
+        segment=work.segment,
         lineage=work.lineage if fitted.features else msgspec.structs.replace(work.lineage, features={}),
         split=work.partition,
         sampling=work.drawn.sampled if fitted.features else None,
     )
 
 
-def _board(work: Work, measured: Sequence[_Measured], refused: Mapping[str, str], turn: str) -> Leaderboard:
+def _board(work: Work, measured: Sequence[Measured], refused: Mapping[str, str], turn: str) -> Leaderboard:
     objectives = work.scope.objectives
     weights = {o.name: o.weight for o in objectives}
     rows = rank([m.row for m in measured], objectives, weights)
@@ -607,7 +610,7 @@ def _board(work: Work, measured: Sequence[_Measured], refused: Mapping[str, str]
     )
 
 
-def _compare(work: Work, challenger: _Measured, incumbent: _Measured) -> Comparison:
+def _compare(work: Work, challenger: Measured, incumbent: Measured) -> Comparison:
     if challenger.row.phase < incumbent.row.phase:
         challenger, incumbent = incumbent, challenger
     name = primary_metric(work.scope.objectives, work.outcome.task)

@@ -17,6 +17,9 @@ class Estimate(msgspec.Struct, frozen=True):
     n: int
 
 
+NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0)
+
+
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Every metric, overall and on every slice, with intervals; latencies in microseconds for a single row in process.
 
@@ -59,8 +62,47 @@ class LeaderboardRow(msgspec.Struct, frozen=True, kw_only=True):
     score: float
 
 
+class SegmentModel(Record, frozen=True, kw_only=True):
+    """The model of one segment, judged on the segment's own validation rows. Put under the turn's id when it has been made.
+
+    `rows` were trained on, `judged` validated. `own` and `whole` are the metric of its own package and of the global one,
+    `difference` own minus global on the same rows; `chance` is that of seeing such a gain, or more, if there were none.
+    `why` says why there is no package ("" when there is one).
+    """
+
+    kind: ClassVar[str] = "segment"
+    turn: str
+    segment: str
+    package: str
+    rows: int
+    judged: int
+    own: Estimate = NOTHING
+    whole: Estimate = NOTHING
+    difference: Estimate = NOTHING
+    chance: float = 1.0
+    seconds: float = 0.0
+    why: str = ""
+
+
+class FleetBoard(msgspec.Struct, frozen=True, kw_only=True):
+    """All segments of one turn, the largest first; `serving` maps those that get their own package to it.
+
+    `gain` is the whole fleet (these segments with their own packages, all else with the global one) minus the global package
+    alone, on all validation rows; `rest` are the training rows of segments too small for a model, and of null.
+    """
+
+    by: str
+    metric: str
+    as_of: datetime
+    segments: list[SegmentModel]
+    serving: dict[str, str]
+    gain: Estimate
+    rest: int
+    verdict: str
+
+
 class Leaderboard(Record, frozen=True, kw_only=True):
-    """All candidates of one turn, measured on the same validation rows."""
+    """All candidates of one turn, measured on the same validation rows; with a fleet also the winner's models by segment."""
 
     kind: ClassVar[str] = "leaderboard"
     turn: str
@@ -71,3 +113,4 @@ class Leaderboard(Record, frozen=True, kw_only=True):
     weights: dict[str, float]
     verdict: str
     winner: str
+    fleet: FleetBoard | None = None

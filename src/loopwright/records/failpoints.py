@@ -39,6 +39,7 @@ POINTS: tuple[tuple[str, str], ...] = (
     ("log.commit.delta", "rows and cursor in Delta, segments still there"),
     ("log.commit.half", "some of the committed segments deleted"),
     ("turn.step.began", "step of a turn recorded as running, nothing of it done"),
+    ("turn.segment.kept", "model of one segment stored, the next one not begun"),
     ("turn.step.ran", "step of a turn done, not recorded as done"),
     ("window.computed", "monitoring window measured, nothing written"),
     ("window.closed", "monitoring window written, no reason to retrain looked for, no alert sent"),

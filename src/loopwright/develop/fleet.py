@@ -1,0 +1,276 @@
+"""One declaration, many models: after the global candidates are judged, the winner is fitted again for every segment.
+
+A segment's model is the winner's candidate with the winner's hyper-parameters, fitted on the segment's training rows and
+judged on its validation rows, those of the same split; features, vocabulary and contract are the loop's. It is packaged like
+any other.
+
+Which of them serve. On the segment's validation rows the own model is compared with the global one, in pairs, by the primary
+metric (bootstrap; Efron & Tibshirani 1993). A gain is turned into the chance of seeing it where there is none (normal
+approximation with the bootstrap's spread), and of all segments together those are taken that the procedure of Benjamini &
+Hochberg (1995, Controlling the false discovery rate) takes at 5 %: of the segments that get a model of their own at most one
+in twenty, on average, is no better off, and where segments do not differ at all the chance that any gets one is 5 %. With
+hundreds of segments a test at 5 % for each would put fifteen useless models into service in every turn. If the whole fleet is
+surely worse than the global model alone on all validation rows (chosen by segment, it may still rank badly between them), none
+serves.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from loopwright.develop.leaderboard import primary_metric
+from loopwright.develop.train import Measured, Work, answers_of, fit_candidate, make_package
+from loopwright.records import failpoints, metrics
+from loopwright.records.columns import segment_texts
+from loopwright.records.declarations import Candidate, Fleet
+from loopwright.records.errors import ConversionRefused, DeclarationInvalid
+from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel
+from loopwright.records.graph import Array, Graph
+from loopwright.records.metrics import Answered
+from loopwright.records.package import Segment
+from loopwright.records.packages import Package
+from loopwright.records.progress import Silent
+
+LEAST_JUDGED = 100
+"""A segment is judged on so many validation rows at least: below it chance is no longer told from merit."""
+
+FALSE_SHARE = 0.05
+LATENCY_RUNS = 40
+LONGEST = 200
+"""Longer texts name no segment: such rows are the global model's."""
+
+
+def develop_fleet(
+    work: Work,
+    board: Leaderboard,
+    fleet: Fleet,
+    *,
+    serving: Mapping[str, str],
+    done: Mapping[str, SegmentModel],
+    keep: Callable[[SegmentModel], None],
+) -> FleetBoard:
+    """Fit, package and judge the model of every segment, the largest first, and say which of them are to serve.
+
+    `serving` are the packages that serve now by segment (a new one's parent). `done` are those that an interrupted run has
+    made, which are not made again; `keep` is called with each new one. Fitting ends when the budget's `train_minutes` are
+    spent (they are counted anew); the segments left are the global model's, as those that cannot be fitted or converted.
+    """
+    winner = work.home.packages.read(board.winner)
+    name = primary_metric(work.scope.objectives, work.outcome.task)
+    candidate = next((c for c in work.candidates if c.name == winner.manifest.candidate), None)
+    texts = np.array(segment_texts(work.table.column(fleet.by)), dtype=object)
+    counted = _counts(texts[work.training])
+    large = [s for s, n in counted.items() if n >= fleet.minimum_rows and len(s) <= LONGEST][: fleet.most]
+    whole = _answered(work, winner, work.judged)
+    trainer = _Trainer(work, winner, candidate, fleet.by, texts, name, board.turn, whole)
+    models: list[SegmentModel] = []
+    minutes, start = work.scope.budget.train_minutes, work.home.clock.monotonic()
+    for i, segment in enumerate(large if candidate is not None else []):
+        model = done.get(segment)
+        if model is None:
+            spent = minutes is not None and work.home.clock.monotonic() - start > minutes * 60
+            model = trainer.skipped(segment, "the time to train was spent") if spent else trainer.model(segment, serving)
+            keep(model)
+            failpoints.hit("turn.segment.kept")
+        models.append(model)
+        work.progress.advance("fleet", i + 1, len(large))
+    chosen = choose(models)
+    gain = trainer.gain(chosen)
+    if _surely_worse(name, gain):
+        chosen = {}
+    made = FleetBoard(
+        by=fleet.by,
+        metric=name,
+        as_of=work.examples.as_of,
+        segments=models,
+        serving=chosen,
+        gain=gain,
+        rest=len(work.training) - sum(counted[s] for s in large),
+        verdict="",
+    )
+    reason = "the heuristic wins, and there is nothing to fit for a segment" if candidate is None else ""
+    return msgspec.structs.replace(made, verdict=reason or _verdict(made, len(counted), fleet))
+
+
+def choose(models: Sequence[SegmentModel], share: float = FALSE_SHARE) -> dict[str, str]:
+    """The segments whose own model serves, with their packages: Benjamini & Hochberg's step-up procedure at `share`."""
+    judged = sorted((m for m in models if m.package), key=lambda m: m.chance)
+    tested = len([m for m in models if m.package])
+    last = max((i for i, m in enumerate(judged, 1) if m.chance <= share * i / tested), default=0)
+    taken = {m.segment for m in judged[:last]}
+    return {m.segment: m.package for m in models if m.segment in taken}
+
+
+def chance(name: str, difference: Estimate) -> float:
+    """The chance of a gain like `difference` [95 % interval], or a larger one, where there is none."""
+    gain = difference.value if metrics.metric(name).higher else -difference.value
+    spread = (difference.high - difference.low) / (2 * NormalDist().inv_cdf(0.975))
+    if not np.isfinite(gain) or not np.isfinite(spread):
+        return 1.0
+    return NormalDist().cdf(-gain / spread) if spread > 0 else float(gain <= 0)
+
+
+class _Trainer:
+    """Makes the models of segments, one after the other."""
+
+    def __init__(
+        self,
+        work: Work,
+        winner: Package,
+        candidate: Candidate | None,
+        by: str,
+        texts: Array,
+        name: str,
+        turn: str,
+        whole: Answered,
+    ) -> None:
+        self.work, self.winner, self.candidate, self.by = work, winner, candidate, by
+        self.texts, self.name, self.turn, self.whole = texts, name, turn, whole
+        self._given: dict[str, Answered] = {}
+
+    def skipped(self, segment: str, why: str) -> SegmentModel:
+        """A segment without a model of its own."""
+        mine = self.texts == segment
+        rows, judged = int(mine[self.work.training].sum()), int(mine[self.work.judged].sum())
+        return SegmentModel(turn=self.turn, segment=segment, package="", rows=rows, judged=judged, why=why)
+
+    def model(self, segment: str, serving: Mapping[str, str]) -> SegmentModel:
+        """Fit, package and judge one segment."""
+        assert self.candidate is not None
+        work, start = self.work, self.work.home.clock.monotonic()
+        part = self._part(segment, serving)
+        if len(part.judged) < LEAST_JUDGED:
+            return self.skipped(segment, f"too few validation rows to judge it: {len(part.judged)}, at least {LEAST_JUDGED}")
+        if missing := _missing_kinds(work, part):
+            return self.skipped(segment, missing)
+        try:
+            measured = make_package(part, fit_candidate(part, self.candidate, self.winner.manifest.params))
+        except (ConversionRefused, DeclarationInvalid) as error:
+            return self.skipped(segment, error.why if isinstance(error, ConversionRefused) else str(error))
+        self._given[segment] = measured.given
+        return self._compared(segment, part, measured, work.home.clock.monotonic() - start)
+
+    def gain(self, chosen: Mapping[str, str]) -> Estimate:
+        """The whole fleet against the global model alone, on all validation rows."""
+        if not chosen:
+            return Estimate(0.0, 0.0, 0.0, len(self.work.judged))
+        parts = [None if part is None else part.copy() for part in self.whole]
+        of = self.texts[self.work.judged]
+        for segment, digest in chosen.items():
+            rows = np.flatnonzero(of == segment)
+            given = self._given.get(segment)
+            if given is None:
+                given = _answered(self.work, self.work.home.packages.read(digest), self.work.judged[rows])
+            for mine, theirs in zip(parts, given, strict=True):
+                if mine is not None and theirs is not None:
+                    mine[rows] = theirs
+        return self._difference(self.work, Answered(*parts), self.whole)  # type: ignore[arg-type]  # score is never None
+
+    def _part(self, segment: str, serving: Mapping[str, str]) -> Work:
+        """The work of one segment: its rows only, silently."""
+        work, mine = self.work, self.texts == segment
+        inside = mine[work.validation]
+        return msgspec.structs.replace(
+            work,
+            training=work.training[mine[work.training]],
+            validation=work.validation[inside],
+            drawn=work.drawn._replace(rows=work.drawn.rows[mine[work.drawn.rows]]),
+            slice_values={name: of[inside] for name, of in work.slice_values.items()},
+            parent=serving.get(segment, ""),
+            segment=Segment(column=self.by, value=segment),
+            latency_runs=LATENCY_RUNS,
+            progress=Silent(),
+        )
+
+    def _compared(self, segment: str, part: Work, measured: Measured, seconds: float) -> SegmentModel:
+        place = np.flatnonzero(self.texts[self.work.judged] == segment)
+        whole = self.whole.at(place)
+        difference = self._difference(part, measured.given, whole)
+        estimate = metrics.intervals(
+            [self.name],
+            part.truth[part.judged],
+            *whole,
+            seed=part.seed,
+            output=part.goal.output,
+            groups=None if part.groups is None else part.groups[part.judged],
+            value=part.scope.value,
+        )[self.name]
+        return SegmentModel(
+            turn=self.turn,
+            segment=segment,
+            package=measured.row.package,
+            rows=len(part.training),
+            judged=len(part.judged),
+            own=measured.row.intervals[self.name],
+            whole=estimate,
+            difference=difference,
+            chance=chance(self.name, difference),
+            seconds=seconds,
+        )
+
+    def _difference(self, part: Work, own: Answered, whole: Answered) -> Estimate:
+        return metrics.differences(
+            [self.name],
+            part.truth[part.judged],
+            own,
+            whole,
+            seed=part.seed,
+            output=part.goal.output,
+            groups=None if part.groups is None else part.groups[part.judged],
+            value=part.scope.value,
+        )[self.name]
+
+
+def _counts(texts: Array) -> dict[str, int]:
+    """Rows by segment, the most frequent first."""
+    counts: dict[str, int] = {}
+    for text in texts.tolist():
+        if text is not None:
+            counts[text] = counts.get(text, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _answered(work: Work, made: Package, rows: Array) -> Answered:
+    """What a package answers on rows (indices)."""
+    score, values = answers_of(Graph(made.files["model.onnx"], threads=2), work.columns, work.table.take(pa.array(rows)))
+    return metrics.answered(work.goal.output, score, values, made.manifest.threshold)
+
+
+def _missing_kinds(work: Work, part: Work) -> str:
+    """Why a segment's rows cannot be learnt from or judged by; empty when they can."""
+    if work.outcome.task not in ("binary", "multiclass", "anomaly"):
+        return ""
+    everywhere = len(set(work.truth[work.drawn.rows].tolist()))
+    there = len(set(part.truth[part.drawn.rows].tolist()))
+    if work.outcome.task != "anomaly" and there < everywhere:
+        return f"only {there} of {everywhere} kinds of outcome among its training rows"
+    if len(set(part.truth[part.judged].tolist())) < 2:
+        return "only one kind of outcome among its validation rows"
+    return ""
+
+
+def _surely_worse(name: str, gain: Estimate) -> bool:
+    return gain.high < 0 if metrics.metric(name).higher else gain.low > 0
+
+
+def _verdict(board: FleetBoard, seen: int, fleet: Fleet) -> str:
+    """The fleet in a sentence."""
+    made = [m for m in board.segments if m.package]
+    metric = board.metric.replace("_", " ")
+    counted = f"{len(made)} of {seen} segments by {board.by} got a model" if made else f"no segment by {board.by} got a model"
+    if seen > len(board.segments):
+        counted += f" ({seen - len(board.segments)} have fewer than {fleet.minimum_rows:,} training rows, or are beyond the {fleet.most:,} largest)"
+    left = len(board.segments) - len(made)
+    parts = [counted, *([f"{left} could not be fitted or judged"] if left else [])]
+    if not board.serving:
+        better = "none is surely better than the global model" if board.gain.value == 0 else ""
+        return "; ".join([*parts, better or "together they are surely worse than the global model, so none serves"])
+    gain = board.gain
+    parts.append(
+        f"{len(board.serving)} are surely better and serve: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {metric} "
+        "of the fleet over the global model alone"
+    )
+    return "; ".join(parts)
