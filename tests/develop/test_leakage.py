@@ -1,0 +1,215 @@
+"""Leaks that a scan must find, honest features that it must leave alone, and how often chance is called a leak."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import special, stats
+from sklearn import datasets
+from sklearn.metrics import roc_auc_score
+
+from loopwright.develop.features import trace
+from loopwright.develop.leakage import LIMIT, ROWS, Suspect, _area, _fit, scan
+from loopwright.records.columns import arrow_schema
+from loopwright.records.declarations import Column, Task
+from loopwright.records.graph import Array
+from loopwright.records.progress import Silent
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def look(
+    label: Any, columns: dict[str, tuple[Column, Any]], task: Task = "binary", key: tuple[str, ...] = (), **more: Any
+) -> list[Suspect]:
+    """Scan columns, each of them a feature of its own name."""
+    n = len(label)
+    given = {name: column for name, (column, _) in columns.items()}
+    table = pa.table({name: pa.array(v, from_pandas=False) for name, (_, v) in columns.items()}, schema=arrow_schema(given))
+    decided = pa.array([START + timedelta(minutes=i) for i in range(n)], pa.timestamp("us", tz="UTC"))
+    for name, values in {
+        "_decided_at": decided,
+        "_known_at": decided,
+        "_label": pa.array(label),
+        "_unit": pa.array([f"u{i}" for i in range(n)]),
+        "_prediction": pa.nulls(n, pa.string()),
+    }.items():
+        table = table.append_column(name, values)
+    return scan(trace(lambda f: {name: f[name] for name in given}, given), table, task=task, key=list(key), **more)
+
+
+FLOAT, MAYBE, STRING = Column("float"), Column("float", nullable=True), Column("string")
+
+
+def named(found: list[Suspect]) -> list[tuple[str, str]]:
+    return [(s.feature, s.kind) for s in found]
+
+
+def test_leaks_are_found_and_named_with_their_columns() -> None:
+    rng = np.random.default_rng(0)
+    n = 4000
+    label = rng.random(n) < 0.2
+    noise = rng.random(n) < 0.003
+    size = rng.normal(size=n)
+    found = look(
+        label,
+        {
+            "honest": (FLOAT, size + label),
+            "filled_in_later": (FLOAT, np.where(label ^ noise, 1.0, 0.0)),
+            "reversed": (FLOAT, np.where(label, -50.0, 50.0) + rng.normal(size=n)),
+            "in_the_middle": (FLOAT, np.where(label, rng.uniform(-1, 1, n), rng.choice([-3.0, 3.0], n) + size / 9)),
+            "status": (STRING, np.where(label, "refunded", rng.choice(["paid", "open"], n)).tolist()),
+            "refund": (MAYBE, [float(abs(s)) if y else None for s, y in zip(size, label, strict=True)]),
+            "noise": (FLOAT, rng.normal(size=n)),
+        },
+    )
+    assert ("honest", "tells") not in named(found)
+    assert {s.feature for s in found} == {"filled_in_later", "reversed", "in_the_middle", "status", "refund"}
+    refund = next(s for s in found if s.kind == "missing")
+    assert refund.columns == ["refund"]
+    assert refund.why.startswith("where it is missing the label is false in 100.0%")
+    assert "AUC 0.99" in next(s.why for s in found if s.feature == "filled_in_later")
+
+
+def test_what_is_missing_may_tell_though_the_feature_does_not() -> None:
+    rng = np.random.default_rng(1)
+    n = 6000
+    label = rng.random(n) < 0.3
+    # Given for a tenth of the positives only: as a predictor weak (most positives lack it), as a sign of leakage plain.
+    given = label & (rng.random(n) < 0.1)
+    values = [1.0 if g else None for g in given]
+    assert named(look(label, {"claim": (MAYBE, values)})) == [("claim", "missing")]
+    at_random = [None if r < 0.1 else 1.0 for r in rng.random(n)]
+    assert look(label, {"sensor": (MAYBE, at_random)}) == []
+    assert look(label, {"words": (Column("string", nullable=True), [None if r < 0.5 else "x" for r in rng.random(n)])}) == []
+
+
+def test_names_of_rows_and_row_numbers() -> None:
+    rng = np.random.default_rng(2)
+    n = 1000
+    label = rng.random(n) < 0.5
+    found = look(
+        label,
+        {
+            "order_id": (STRING, [f"o{i}" for i in rng.permutation(n)]),
+            "shop": (STRING, rng.choice(["a", "b"], n).tolist()),
+            "number": (Column("integer"), rng.permutation(n)),
+            "counter": (Column("integer"), np.arange(n) + 10_000),
+        },
+        key=("number",),
+    )
+    assert named(found) == [("order_id", "names"), ("number", "names"), ("counter", "order")]
+    assert "1,000 different values in 1,000 rows" in found[0].why
+
+
+@pytest.mark.parametrize("task", ["regression", "ranking"])
+def test_numbers(task: Task) -> None:
+    rng = np.random.default_rng(3)
+    n = 3000
+    target = np.exp(2 * rng.normal(size=n))
+    found = look(
+        target,
+        {
+            "copy": (FLOAT, target * 1.2 + 3),
+            "log": (FLOAT, -np.log(target)),
+            "good": (FLOAT, np.log(target) + rng.normal(0, 0.4, n)),
+            "poor": (FLOAT, rng.normal(size=n)),
+        },
+        task=task,
+    )
+    assert named(found) == [("copy", "tells"), ("log", "tells")]
+    several = [[float(t), float(u)] for t, u in zip(target, rng.normal(size=n), strict=True)]
+    assert [s.why[:14] for s in look(several, {"copy": (FLOAT, target)}, task="regression")] == ["tells target 1"]
+
+
+def test_several_classes_each_against_the_rest() -> None:
+    rng = np.random.default_rng(4)
+    label = rng.choice(["calm", "mild", "wild"], 3000)
+    found = look(
+        label.tolist(),
+        {"alarm": (FLOAT, np.where(label == "wild", 1.0, 0.0)), "honest": (FLOAT, rng.normal(size=3000) + (label == "mild"))},
+        task="multiclass",
+    )
+    assert named(found) == [("alarm", "tells")]
+    assert "tells class 'wild' by itself" in found[0].why
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "wine", "iris", "diabetes", "digits"])
+def test_public_data_without_leaks_have_no_suspects(name: str) -> None:
+    data = getattr(datasets, f"load_{name}")()
+    names = [f"x{i}" for i in range(data.data.shape[1])]
+    task: Task = {"breast_cancer": "binary", "diabetes": "regression"}.get(name, "multiclass")  # type: ignore[assignment]
+    label = data.target.astype(bool) if task == "binary" else data.target if task == "regression" else data.target.astype(str)
+    label = label.astype(float).tolist() if task == "regression" else label.tolist()
+    order = np.random.default_rng(0).permutation(len(label))
+    columns = {n: (FLOAT, data.data[order, i].astype(float)) for i, n in enumerate(names)}
+    assert look([label[i] for i in order], columns, task=task) == []
+
+
+def at_area(area: float, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """A score whose true area under the curve is `area` (two normal distributions), and the truth."""
+    truth = rng.random(n) < 0.3
+    return rng.normal(size=n) + truth * np.sqrt(2) * stats.norm.ppf(area), truth
+
+
+@pytest.mark.parametrize("n", [500, 3000])
+def test_chance_alone_seldom_makes_a_suspect(n: int) -> None:
+    rng = np.random.default_rng(5)
+    low = np.array([_area(*at_area(LIMIT["binary"], n, rng))[1] for _ in range(2000)])
+    # One in 741 is expected beyond three standard errors; more than 12 of 2,000 would have a probability below 1 in 10,000.
+    assert (low > LIMIT["binary"]).sum() <= 12
+    assert not any(_area(*at_area(0.97, n, rng))[1] > LIMIT["binary"] for _ in range(500))
+
+
+def test_noise_of_any_kind_makes_no_suspect() -> None:
+    rng = np.random.default_rng(6)
+    n = 800
+    for _ in range(10):
+        label = rng.random(n) < rng.uniform(0.05, 0.5)
+        columns: dict[str, tuple[Column, Any]] = {f"n{i}": (FLOAT, rng.standard_t(1, n)) for i in range(5)}
+        columns |= {f"s{i}": (STRING, rng.integers(0, 10**i, n).astype(str).tolist()) for i in range(1, 3)}
+        columns |= {f"m{i}": (MAYBE, [None if r < i / 10 else 1.0 for r in rng.random(n)]) for i in range(1, 9)}
+        assert look(label, columns) == []
+
+
+def test_the_interval_is_that_of_delong() -> None:
+    rng = np.random.default_rng(7)
+    score, truth = at_area(0.85, 400, rng)
+    area, low = _area(score, truth)
+    assert area == pytest.approx(roc_auc_score(truth, score), abs=1e-12)
+    again = [roc_auc_score(truth[i], score[i]) for i in (rng.integers(0, 400, 400) for _ in range(1000))]
+    assert (special.logit(area) - special.logit(low)) / 3 * area * (1 - area) == pytest.approx(np.std(again), rel=0.1)
+    assert _area(-score, truth)[0] == pytest.approx(area)
+    perfect = np.arange(100) >= 80
+    assert _area(perfect.astype(float), perfect) == (1.0, 1 - 3 / 20)
+
+
+def test_the_interval_of_a_correlation_is_fishers() -> None:
+    rng = np.random.default_rng(8)
+    rho, n = 0.9, 300
+    low = []
+    for _ in range(1000):
+        x, e = rng.normal(size=n), rng.normal(size=n)
+        y = stats.rankdata(rho * x + np.sqrt(1 - rho**2) * e) / n
+        low.append(_fit(x, y)[1])
+    true = (6 / np.pi * np.arcsin(rho / 2)) ** 2  # Spearman's of two normals (Pearson 1907)
+    assert (np.array(low) > true).mean() <= 0.01
+
+
+def test_many_rows_are_sampled_evenly_and_the_work_is_said() -> None:
+    class Steps(Silent):
+        def __init__(self) -> None:
+            self.seen: list[tuple[str, int, int]] = []
+
+        def advance(self, what: str, done: int, total: int) -> None:
+            self.seen.append((what, done, total))
+
+    n = 3 * ROWS
+    label = np.arange(n) % 2 == 0
+    steps = Steps()
+    # The last third leaks: seen only when all of the time is looked at.
+    late = np.where(np.arange(n) >= n * 2 // 3, np.where(label, 1.0, 0.0), 0.5)
+    found = look(label, {"late": (MAYBE, [None if v == 0.5 else v for v in late]), "b": (FLOAT, late * 0)}, progress=steps)
+    assert named(found) == []  # two thirds of the rows know nothing, so the area is 0.67
+    assert steps.seen == [("leakage scan", 1, 2), ("leakage scan", 2, 2)]
