@@ -13,8 +13,9 @@ The rules, in the order of `CHECKS`:
 "Surely" keeps chance from deciding: a difference counts only when its interval excludes "no worse by the tolerance".
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,17 +24,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loopwright.deploy.controller import serving as now_serving
-from loopwright.deploy.probe import probe
+from loopwright.deploy.probe import probe, probe_all
 from loopwright.records import metrics
-from loopwright.records.columns import arrow_feed
+from loopwright.records.columns import arrow_feed, segment_texts
 from loopwright.records.declarations import Guard, Objective, Scope, TimeSplit, duration
-from loopwright.records.errors import GateFailed, PackageRefused
+from loopwright.records.errors import GateFailed, NotFound, PackageRefused
 from loopwright.records.evaluation import Estimate
 from loopwright.records.examples import Examples
 from loopwright.records.graph import Graph
 from loopwright.records.home import Home
 from loopwright.records.ledger.record import Record
 from loopwright.records.packages import Package
+from loopwright.records.releases import ReleaseState
 from loopwright.records.split import trained_on, validates
 from loopwright.records.turns import LoopRecord
 
@@ -70,6 +72,13 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True):
     label: Array
 
 
+class Beside(NamedTuple):
+    """The packages of segments, by value of a request column, that answer beside the package of a loop."""
+
+    column: str
+    packages: Mapping[str, Package]
+
+
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """What the checks look at. `truth`, `own`, `other` and `slices` are over the same N rows; empty without rows."""
 
@@ -93,12 +102,15 @@ def gate(
     guards: Sequence[Guard] = (),
     serving: Package | None = None,
     examples: pa.Table | None = None,
+    beside: Beside | None = None,
+    serving_beside: Beside | None = None,
 ) -> GateResult:
     """Run every check on a package. `examples` are as `records.examples` describes them; those on the validation side of its split count.
 
     Without examples, or with fewer than 100 of them, nothing is compared with the serving package, and the result says so.
+    Packages of segments `beside` the package (and beside the serving one) answer their rows where the two are compared.
     """
-    case = _case(package, serving, scope, guards, examples)
+    case = _case(package, serving, scope, guards, examples, beside, serving_beside)
     checks = [check for judge in CHECKS for check in judge(case)]
     return GateResult(
         package=package.digest,
@@ -109,27 +121,53 @@ def gate(
     )
 
 
-def check_release(home: Home, package: Package, *, loop: str, scope: Scope) -> GateResult:
+def check_release(home: Home, package: Package, *, loop: str, scope: Scope, beside: Beside | None = None) -> GateResult:
     """The gate for a release by hand, with what the ledger knows of the loop: guards, the package's own examples.
+
+    The package of a segment is compared with the one that serves the segment now, on the segment's rows.
 
     The result is put into the ledger. Raises GateFailed with the reasons.
     """
     entry = home.ledger.latest(LoopRecord, loop=loop)
     declared = entry.record.declaration if entry else {}
     state = now_serving(home, loop)
-    digest = state.arms[0].package if state else ""
+    segment = package.manifest.segment
+    digest = state.package_of(segment.value if segment else None) if state else ""
+    examples = _examples(home, loop, package)
+    if examples is not None and segment is not None:
+        examples = examples.filter(pa.array([text == segment.value for text in segment_texts(examples[segment.column])]))
     result = gate(
         home,
         package,
         scope=scope,
         guards=msgspec.convert(declared.get("release", {}).get("guards", []), list[Guard]),
         serving=home.packages.read(digest) if digest and digest != package.digest else None,
-        examples=_examples(home, loop, package),
+        examples=examples,
+        beside=beside,
+        serving_beside=serving_beside(home, state) if segment is None else None,
     )
     home.ledger.put(result, loop=loop, key=package.digest, links=[(package.digest, "checked")])
     if not result.passed:
         raise GateFailed(package.digest, [f"{c.name}: {c.detail}" for c in result.checks if not c.passed])
     return result
+
+
+def serving_beside(home: Home, state: ReleaseState | None) -> Beside | None:
+    """The packages of segments in a release; those that cannot be read are left out, as they are while serving."""
+    if state is None or not state.segments:
+        return None
+    found = {}
+    for segment, digest in state.segments.items():
+        with suppress(PackageRefused, NotFound):
+            found[segment] = home.packages.read(digest)
+    return Beside(state.fleet, found)
+
+
+def sound(packages: Mapping[str, Package]) -> tuple[dict[str, Package], dict[str, str]]:
+    """The packages (by segment) that pass the probe, and why the others do not."""
+    problems = probe_all(list(packages.values()), most_us=ONE_ROW_US)
+    refused = {segment: problems[p.digest] for segment, p in packages.items() if p.digest in problems}
+    return {segment: p for segment, p in packages.items() if segment not in refused}, refused
 
 
 def _examples(home: Home, loop: str, package: Package) -> pa.Table | None:
@@ -146,6 +184,8 @@ def _case(
     scope: Scope,
     guards: Sequence[Guard],
     examples: pa.Table | None,
+    beside: Beside | None,
+    serving_beside: Beside | None,
 ) -> Case:
     none = np.array([], dtype=np.bool_)
     case = Case(
@@ -168,14 +208,14 @@ def _case(
     other = None
     if serving is not None:
         try:
-            other = _score(serving, rows)
+            other = _routed(serving, rows, serving_beside)
         except (KeyError, ValueError) as error:
             note = f"not compared: the serving package cannot be run on these rows ({error})"
     return msgspec.structs.replace(
         case,
         rows=rows.num_rows,
         truth=rows["_label"].to_numpy(zero_copy_only=False).astype(np.bool_),
-        own=_score(package, rows),
+        own=_routed(package, rows, beside),
         other=other,
         slices=_slices(package, rows),
         note=note,
@@ -202,6 +242,22 @@ def _validation(examples: pa.Table, package: Package, serving: Package | None) -
         return unseen, ""
     seen = rows.num_rows - unseen.num_rows
     return rows, f"the serving package was trained on {seen:,} of these rows, which favours it" if seen else ""
+
+
+def _routed(package: Package, rows: pa.Table, beside: Beside | None) -> Scored:
+    """The answers [N] of a package and of those of the segments beside it, each row by the one that would serve it."""
+    found = _score(package, rows)
+    if beside is None:
+        return found
+    of = np.array(segment_texts(rows[beside.column]), dtype=object)
+    parts = {name: part.copy() for name in found.__struct_fields__ if (part := getattr(found, name)) is not None}
+    for segment, own in beside.packages.items():
+        mine = np.flatnonzero(of == segment)
+        if len(mine):
+            answers = _score(own, rows.take(pa.array(mine)))
+            for name, part in parts.items():
+                part[mine] = getattr(answers, name)
+    return Scored(**parts)
 
 
 def _score(package: Package, rows: pa.Table) -> Scored:

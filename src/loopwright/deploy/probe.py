@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,8 @@ from loopwright.records.errors import PackageRefused
 from loopwright.records.packages import Package
 
 WALL_SECONDS = 60.0
+TOGETHER = 32
+"""So many packages are probed in one child process."""
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 _START = f"import sys; sys.path.insert(0, {_ROOT!r}); from loopwright.deploy.sandbox import main; main()"
@@ -34,14 +37,48 @@ def probe(package: Package, *, limits: Limits | None = None, wall_seconds: float
     Raises PackageRefused naming the reason: an unsafe graph, a crash, too much memory or time, graph and manifest that
     disagree, scores that are no probabilities, golden answers that differ by more than 1e-6.
     """
-    golden = package.reference.golden
-    task = Task(
-        limits=limits or Limits(),
+    (report,) = _run(package.digest, [_task(package, limits or Limits())], wall_seconds)
+    return _judge(package, report)
+
+
+def probe_all(packages: Sequence[Package], *, most_us: float = float("inf")) -> dict[str, str]:
+    """Probe many packages, some in one child process, and say why each that is refused is, by digest; empty when all are well.
+
+    Where a child dies its packages are probed again one by one, so that one package cannot refuse another. One that
+    takes more than `most_us` microseconds for a row is refused too.
+    """
+    refused: dict[str, str] = {}
+    for start in range(0, len(packages), TOGETHER):
+        part = packages[start : start + TOGETHER]
+        limits = Limits(cpu_seconds=Limits().cpu_seconds + 2 * len(part))
+        try:
+            reports: Sequence[Report | None] = _run(
+                part[0].digest, [_task(p, limits) for p in part], WALL_SECONDS + 2 * len(part)
+            )
+        except PackageRefused:
+            reports = [None] * len(part)
+        for package, report in zip(part, reports, strict=True):
+            try:
+                found = probe(package) if report is None else _judge(package, report)
+            except PackageRefused as error:
+                refused[package.digest] = error.why
+                continue
+            if found.one_row_us > most_us:
+                refused[package.digest] = f"one row takes {found.one_row_us / 1000:.0f} ms, more than {most_us / 1000:g} ms"
+    return refused
+
+
+def _task(package: Package, limits: Limits) -> Task:
+    return Task(
+        limits=limits,
         graphs={name: data for name, data in package.files.items() if name.endswith(".onnx")},
         columns=package.columns,
-        rows=[{**g.request, **g.context} for g in golden],
+        rows=[{**g.request, **g.context} for g in package.reference.golden],
     )
-    report = _run(package.digest, task, wall_seconds)
+
+
+def _judge(package: Package, report: Report) -> ProbeResult:
+    golden = package.reference.golden
     if report.problem:
         raise PackageRefused(package.digest, report.problem)
     if missing := [name for name in package.manifest.slices if name not in report.outputs.get("slices.onnx", [])]:
@@ -58,13 +95,13 @@ def probe(package: Package, *, limits: Limits | None = None, wall_seconds: float
     return ProbeResult(golden=len(golden), max_difference=worst, load_ms=report.load_ms, one_row_us=report.one_row_us)
 
 
-def _run(digest: str, task: Task, wall_seconds: float) -> Report:
+def _run(digest: str, tasks: list[Task], wall_seconds: float) -> list[Report]:
     with tempfile.TemporaryDirectory(prefix="loopwright-probe-") as empty:
         try:
             # -I: no environment, no user site, nothing from the working directory.
             done = subprocess.run(
                 [sys.executable, "-I", "-c", _START],
-                input=msgspec.msgpack.encode(task),
+                input=msgspec.msgpack.encode(tasks),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 cwd=empty,
@@ -75,12 +112,14 @@ def _run(digest: str, task: Task, wall_seconds: float) -> Report:
         except subprocess.TimeoutExpired as error:
             raise PackageRefused(digest, f"its probe did not end within {wall_seconds:g} s") from error
     if done.returncode == -signal.SIGXCPU or done.returncode == -signal.SIGKILL:
-        raise PackageRefused(digest, f"its probe used more than {task.limits.cpu_seconds} s of computing time, or was killed")
+        raise PackageRefused(
+            digest, f"its probe used more than {tasks[0].limits.cpu_seconds} s of computing time, or was killed"
+        )
     if done.returncode < 0:
         raise PackageRefused(digest, f"its probe crashed ({signal.Signals(-done.returncode).name})")
     if done.returncode != 0:
         raise PackageRefused(digest, "its probe failed; it may need more memory than a probe may use")
     try:
-        return msgspec.msgpack.decode(done.stdout, type=Report)
+        return msgspec.msgpack.decode(done.stdout, type=list[Report])
     except ValueError as error:
         raise PackageRefused(digest, "its probe gave no report") from error

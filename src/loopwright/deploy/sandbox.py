@@ -1,7 +1,8 @@
 """What runs in the probe's child process: load a package's graphs and answer its golden requests, within limits.
 
-Reads one MessagePack `Task` from standard input and writes one `Report` to standard output. The limits are set before a
-byte of the package is parsed; what the child does after that can only end the child.
+Reads MessagePack from standard input, a list with a `Task` for each package, and writes a list of `Report` to standard output.
+The limits, those of the first task, are set before a byte of a package is parsed; what the child does after that can only end
+the child.
 """
 
 import os
@@ -106,14 +107,16 @@ def main() -> None:
     """Entry of the child process."""
     output = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints does not mix with the report
-    task = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Task)
-    confine(task.limits)
-    try:
-        report = examine(task)
-    except MemoryError:
-        report = Report(problem="needs more memory than a probe may use")
+    tasks = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=list[Task])
+    confine(tasks[0].limits)
+    reports = []
+    for task in tasks:
+        try:
+            reports.append(examine(task))
+        except MemoryError:
+            reports.append(Report(problem="needs more memory than a probe may use"))
     with os.fdopen(output, "wb") as out:
-        out.write(msgspec.msgpack.encode(report))
+        out.write(msgspec.msgpack.encode(reports))
     os._exit(0)
 
 
