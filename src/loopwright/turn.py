@@ -14,7 +14,7 @@ from loopwright.data.context import needs
 from loopwright.data.examples import build, load
 from loopwright.data.ingest import put_contract
 from loopwright.data.lineage import lineage
-from loopwright.deploy.checks import gate
+from loopwright.deploy.checks import Beside, gate, serving_beside, sound
 from loopwright.deploy.controller import release, serving
 from loopwright.develop.fleet import develop_fleet
 from loopwright.develop.train import Work, develop, prepare
@@ -326,6 +326,9 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
     segments = fleet.serving if fleet is not None else {}
     if now is not None and now.arms[0].package == winner.digest and now.segments == segments:
         return f"package {winner.digest[:12]} serves already", {"released": True, "reasons": []}
+    own, unsound = sound({segment: home.packages.read(digest) for segment, digest in segments.items()})
+    for segment, why in unsound.items():
+        state.progress.say(f"segment {segment}: its package is not released: {why}")
     champion = home.packages.read(now.arms[0].package) if now else None
     examples = home.ledger.get(state.outputs["data"]["examples"], Examples)
     result = gate(
@@ -335,6 +338,8 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         guards=loop.release.guards,
         serving=champion,
         examples=load(home, examples.record),
+        beside=Beside(fleet.by, own) if fleet is not None and own else None,
+        serving_beside=serving_beside(home, now),
     )
     entry = home.ledger.put(result, loop=loop.name, key=winner.digest)
     home.ledger.link(winner.digest, entry.id, "checked")
@@ -348,11 +353,12 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         }
     turn_entry = home.ledger.latest(Turn, loop=loop.name, key=state.turn)
     why = turn_entry.record.why if turn_entry else ""
-    released = release(home, loop.name, winner.digest, fleet=fleet.by if fleet else "", segments=segments, why=why)
+    beside = {segment: package.digest for segment, package in own.items()}
+    released = release(home, loop.name, winner.digest, fleet=fleet.by if fleet else "", segments=beside, why=why)
     home.ledger.link(entry.id, released.id, "allowed")
-    beside = f", beside it {len(segments)} of segments by {fleet.by}" if fleet is not None and segments else ""
+    fleet_text = f", and {len(beside)} packages of segments by {fleet.by}" if fleet is not None and beside else ""
     return (
-        f"package {winner.digest[:12]} ({winner.manifest.candidate}) passed {len(result.checks)} checks and serves{beside}",
+        f"package {winner.digest[:12]} ({winner.manifest.candidate}) passed {len(result.checks)} checks and serves{fleet_text}",
         {"released": True, "reasons": [], "release": released.id},
     )
 
