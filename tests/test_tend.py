@@ -10,6 +10,7 @@ from tests.journeys import synthetic
 from tests.journeys.synthetic import DRIFT, FILE, START, WEEK, WORTH, World
 
 from loopwright import Home
+from loopwright.data.context import needs
 from loopwright.deploy.controller import history, serving
 from loopwright.loop import load_loop
 from loopwright.records.predictions.read import predictions
@@ -77,7 +78,9 @@ def test_a_round_commits_closes_and_accounts_and_the_next_finds_nothing_to_do(ho
     assert (again["late"].committed.predictions, again["late"].watched.windows, again["late"].values) == (0, [], [])
     assert again["late"].watched.trigger == found.watched.trigger, "given again until somebody acts upon it"
     assert [len(home.ledger.find(kind)) for kind in (Window, Quality, ValueWindow, Trigger)] == counts == [4, 4, 4, 1]
-    assert home.online.get("traffic", "west") is not None, "context is fed for those who serve"
+    [need] = needs(LOOP.context, LOOP.aggregates)
+    [west] = home.online.get_many(need.store, ["west"])
+    assert west is not None, "context is fed for those who serve"
 
 
 def test_one_process_tends(home: Home) -> None:

@@ -7,6 +7,7 @@ ONNX. Retraining, which does need the code, runs as a child process: `loopwright
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import msgspec
 
 from loopwright.business.value import account
 from loopwright.data.context import feed
+from loopwright.data.steps import Joined, joined
+from loopwright.deploy.controller import serving
 from loopwright.loop import Loop
 from loopwright.monitor.alerts import close_alert, raise_alert, send
 from loopwright.monitor.watch import Watched, watch
@@ -86,6 +89,26 @@ def loops(home: Home) -> list[tuple[Loop, str]]:
     return [(msgspec.convert(record.declaration, Loop), record.file) for _, record in sorted(newest.items())]
 
 
+def needed(home: Home, loop: Loop) -> list[Joined]:
+    """What requests are joined with by the loop as it is declared now, and by the declarations of the packages that serve."""
+    now = serving(home, loop.name)
+    served = {home.packages.manifest(arm.package).declaration for arm in now.arms} if now is not None else set()
+    before = [
+        msgspec.convert(e.record.declaration, Loop)
+        for e in home.ledger.find(LoopRecord, loop=loop.name, newest=False)
+        if e.record.digest in served
+    ]
+    return [j for each in [loop, *before] for j in joined(each.context, each.aggregates)]
+
+
+def refresh(home: Home, tables: set[str]) -> None:
+    """Feed what serving needs of tables that have just changed, for every loop; upkeep does it again if it fails."""
+    for loop, _ in loops(home):
+        wanted = [j for j in needed(home, loop) if j.table.name in tables] if tables & set(loop.tables) else []
+        with suppress(LoopwrightError):
+            feed(home, wanted)
+
+
 def tend(home: Home, *, owner: str, retrain: bool = True) -> dict[str, Upkeep] | None:
     """One round of upkeep over all loops; None when another process holds the lease (`owner` tells them apart)."""
     if not home.ledger.lock("tend", owner, LEASE_SECONDS):
@@ -95,7 +118,7 @@ def tend(home: Home, *, owner: str, retrain: bool = True) -> dict[str, Upkeep] |
     for loop, file in loops(home):
         home.ledger.lock("tend", owner, LEASE_SECONDS)
         try:
-            feed(home, loop.context, known_from=None, known_to=now)
+            feed(home, needed(home, loop))
             result = upkeep(home, loop, until=now)
         except LoopwrightError as error:
             problem = Problem(where=f"upkeep of {loop.name}", what=str(error))

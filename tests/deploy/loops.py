@@ -1,10 +1,9 @@
 """A small loop for tests of deploying and serving: its tables, a store of context, and packages built by hand."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import ndonnx as ndx
@@ -27,6 +26,7 @@ from loopwright.records.declarations import (
 from loopwright.records.evaluation import Estimate, Evaluation
 from loopwright.records.graph import Feeder, Graph
 from loopwright.records.home import Home
+from loopwright.records.online.steps import Fed, Steps, pack
 from loopwright.records.package import ContextNeed, Conversion, Golden, Manifest, Reference, Training
 from loopwright.records.packages import Package, Packages, encode_json
 from loopwright.records.settings import Settings
@@ -70,12 +70,8 @@ LANDINGS = Table(
 COLUMNS = {**REQUESTS.columns, **WEATHER.columns}
 
 
-class Known(NamedTuple):
-    """A row of context."""
-
-    known_at: int
-    event_at: int
-    values: Mapping[str, Any]
+EVER = (-(2**62), 2**62)
+"""From the first moment to the last."""
 
 
 class Weather:
@@ -84,12 +80,16 @@ class Weather:
     def __init__(self, at: datetime = NOW, **wind: float) -> None:
         us = int(at.timestamp()) * 1_000_000
         self.rows = {
-            o: Known(us, us, {"wind": w, "gust": None}) for o, w in (wind or {"EWR": 10.0, "JFK": 20.0, "LGA": 5.0}).items()
+            o: Steps(pack([EVER[0]], [[us, w, None]])) for o, w in (wind or {"EWR": 10.0, "JFK": 20.0, "LGA": 5.0}).items()
         }
 
-    def get(self, table: str, key: str, /) -> Known | None:
-        """See `deploy.predict.ContextStore`."""
-        return self.rows.get(key) if table == "weather" else None
+    def fed(self, store: str, /) -> Fed | None:
+        """See `deploy.context.ContextStore`."""
+        return Fed(1, *EVER) if store == "weather" else None
+
+    def get_many(self, store: str, keys: list[str], /) -> list[Steps | None]:
+        """See `deploy.context.ContextStore`."""
+        return [self.rows.get(key) for key in keys]
 
 
 def flight(number: int = 1, **changes: Any) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from loopwright.records.clock import SimulatedClock
 from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import PackageRefused, Unavailable
 from loopwright.records.ids import is_trace_id, time_of
-from loopwright.records.online import Online
+from loopwright.records.online.embedded import Embedded
+from loopwright.records.online.steps import Fed, pack
 from loopwright.records.package import Golden
 from loopwright.records.packages import Packages
 
@@ -114,10 +115,11 @@ def test_context_has_an_age_and_grows_stale(packages: Packages) -> None:
 
 
 def test_context_from_the_store_that_serves(packages: Packages, tmp_path: Path) -> None:
-    store = Online(tmp_path / "context.db")
+    store = Embedded(tmp_path / "steps.db")
     predictor = ready(packages, store)
     assert predictor.answer([row()])[0].flags == ["missing_context:weather"]
-    store.put("weather", [("JFK", NOW_US, NOW_US - HOUR_US, {"wind": 30.0, "gust": 41.0})])
+    observed = pack([NOW_US - HOUR_US, NOW_US + 1], [[NOW_US - HOUR_US, 30.0, 41.0], [NOW_US, 0.0, 0.0]])
+    store.write("weather", [("JFK", observed)], Fed(1, NOW_US - HOUR_US, NOW_US))
     (answer,) = predictor.answer([row()])
     assert answer.context == {"wind": 30.0, "gust": 41.0}
     assert answer.context_age_s == 3600
@@ -125,8 +127,8 @@ def test_context_from_the_store_that_serves(packages: Packages, tmp_path: Path) 
 
 
 def test_a_store_that_is_damaged_is_missing_context(packages: Packages, tmp_path: Path) -> None:
-    (tmp_path / "context.db").write_bytes(b"not a database" * 1000)
-    (answer,) = ready(packages, Online(tmp_path / "context.db")).answer([row()])
+    (tmp_path / "steps.db").write_bytes(b"not a database" * 1000)
+    (answer,) = ready(packages, Embedded(tmp_path / "steps.db")).answer([row()])
     assert answer.flags == ["missing_context:weather"]
 
 

@@ -141,8 +141,8 @@ def filled(folder: Path, clock: Clock | dt.datetime, given: World, **settings: A
 
 
 def context_of(given: World, shop: str, at: dt.datetime) -> float | None:
-    """The jam that counts for a decision, as plainly as possible: of what was known then the latest event, told last."""
-    heard = [r for r in given.traffic if r["shop"] == shop and r["told_at"] + dt.timedelta(minutes=5) <= at]
+    """The jam that counts for a decision, as plainly as possible: of what was known a minute before (the lag) the latest event, told last."""
+    heard = [r for r in given.traffic if r["shop"] == shop and r["told_at"] + dt.timedelta(minutes=6) <= at]
     last = max(heard, key=lambda r: (r["seen_at"], r["told_at"]), default=None)
     if last is None or at - last["seen_at"] > dt.timedelta(hours=6):
         return None

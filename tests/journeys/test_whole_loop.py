@@ -12,13 +12,13 @@ from tests.journeys import synthetic
 from tests.journeys.synthetic import DRIFT, END, FILE, START, WEEK, World
 
 from loopwright import Home
-from loopwright.data.context import feed
 from loopwright.deploy.predict import Predictor
 from loopwright.loop import load_loop
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import UsageError
 from loopwright.replay import replay
 from loopwright.verbs import act, keep, lineage, look
+from loopwright.verbs.check import check
 from loopwright.verbs.results import Node
 
 LOOP = load_loop(FILE)
@@ -43,7 +43,7 @@ def kinds(node: Node) -> set[str]:
 
 def test_from_declaration_to_report(home: Home, world: World, tmp_path: Path) -> None:
     # data: what is wrong is said before anything runs; files come in through their contracts, once.
-    checked = act.check(home, str(FILE))
+    checked = check(home, str(FILE))
     assert checked.ok, checked.items
     assert any("loopwright ingest orders" in item.detail for item in checked.items)
     for table, file in synthetic.write(LOOP, world, tmp_path / "files").items():
@@ -153,7 +153,6 @@ def _another_machine(home: Home, tmp_path: Path) -> None:
         assert (len(windows), windows[-1].state) == (before + 1, "no data")
         [late] = look.status(moved).loops
         assert any(a.key == "no-data" for a in late.open_alerts)
-        feed(moved, LOOP.context, known_from=None, known_to=moved.clock.now())
         row: dict[str, Any] = {"order": 10**6, "at": END, "shop": "east", "distance": 5.0, "weight": None}
         [answer] = Predictor(moved.packages.read(late.serving), moved.online, moved.clock).answer([row])
         assert 0 <= answer.score <= 1

@@ -18,7 +18,7 @@ def test_stores_live_in_home_and_share_its_clock(tmp_path: Path) -> None:
         assert (entry.at, entry.by) == (moment, "ada")
         assert home.ledger is home.ledger
         assert home.lake.names() == []
-        assert home.online.get("weather", "JFK") is None
+        assert home.online.fed("weather") is None
         assert home.folder("examples") == tmp_path / "home" / "examples"
     assert sorted(path.name for path in (tmp_path / "home").glob("*") if path.is_dir()) == ["examples", "online"]
     assert (tmp_path / "home" / "ledger.db").is_file()

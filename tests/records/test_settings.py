@@ -54,7 +54,7 @@ def test_settings_travel_to_a_child_by_its_environment() -> None:
         ("LOOPWRIGHT_CONTROL_PORT", "-1", "between 0 and 65535"),
         ("LOOPWRIGHT_WORKERS", "0", "between 1 and 256"),
         ("LOOPWRIGHT_LEDGER", "mysql://x", "must begin with sqlite:/// or postgresql://"),
-        ("LOOPWRIGHT_ONLINE", "memcached://x", "only `embedded`"),
+        ("LOOPWRIGHT_ONLINE", "memcached://:secret@x", "must be `embedded`, or begin with redis:// or rediss://"),
         ("LOOPWRIGHT_ENGINE", "cloud", "only `local`"),
     ],
 )

@@ -1,11 +1,12 @@
 from collections.abc import Iterator
 
 import pytest
-from tests.deploy.loops import LOOP, NOW_US, opened, package
+from tests.deploy.loops import EVER, LOOP, NOW_US, opened, package
 from tests.server.running import Client, Server, running
 
 from loopwright.deploy import controller
 from loopwright.records.clock import RealClock
+from loopwright.records.online.steps import Fed, pack
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +14,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with the small loop in service and weather at JFK, one for the tests of a module."""
     home = opened(tmp_path_factory.mktemp("home"), RealClock())
     controller.release(home, LOOP, package(home.packages).digest, why="first")
-    home.online.put("weather", [("JFK", NOW_US, NOW_US, {"wind": 20.0, "gust": None})])
+    home.online.write("weather", [("JFK", pack([EVER[0]], [[NOW_US, 20.0, None]]))], Fed(1, *EVER))
     with running(home) as server:
         yield server
 

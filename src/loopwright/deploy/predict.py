@@ -3,46 +3,34 @@
 The server and the replay call the same `answer`, with one row or with thousands.
 """
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
+from loopwright.deploy.context import Contexts, ContextStore
 from loopwright.deploy.overrun import Overruns
 from loopwright.records.clock import Clock
-from loopwright.records.errors import LoopwrightError, PackageRefused, Unavailable
+from loopwright.records.errors import PackageRefused, Unavailable
 from loopwright.records.graph import Feeder, Graph, microseconds
 from loopwright.records.ids import new_ids
-from loopwright.records.package import ContextNeed
 from loopwright.records.packages import Package
 from loopwright.records.predictions.record import Prediction
 
 GOLDEN_TOLERANCE = 1e-6
+NUMBER_TOLERANCE = 1e-5
 MOST_FAILURES = 64
 SECONDS = 1.0
 REST_SECONDS = 5.0
-_LEAST, _MOST = -1e-6, 1 + 1e-6
+_PROBABILITY = (-1e-6, 1 + 1e-6)
+_NUMBER = (-sys.float_info.max, sys.float_info.max)
 
 
-class ContextRow(Protocol):
-    """A row of context as the online store gives it: times in microseconds since 1970 (UTC)."""
+class _Numbers(NamedTuple):
+    """What a graph says of N rows: scores [N] and, by row, the values [K] (None where the package has none, or the run failed)."""
 
-    @property
-    def event_at(self) -> int:
-        """When it happened."""
-        ...
-
-    @property
-    def values(self) -> Mapping[str, Any]:
-        """Column to value."""
-        ...
-
-
-class ContextStore(Protocol):
-    """Where context is looked up while serving: `records.online.Online`, or anything like it."""
-
-    def get(self, table: str, key: str, /) -> ContextRow | None:
-        """The newest row known of a table for a key ("|" between its parts), or None."""
-        ...
+    scores: list[float]
+    values: list[list[float] | None]
 
 
 class Predictor:
@@ -57,17 +45,11 @@ class Predictor:
     def __init__(self, package: Package, online: ContextStore, clock: Clock, overruns: Overruns | None = None) -> None:
         manifest = package.manifest
         self.package, self.digest = package, package.digest
-        self._online, self._clock, self._overruns = online, clock, overruns
+        self._clock, self._overruns = clock, overruns
         self._rests_until = 0.0
-        self._model = Graph(package.files["model.onnx"])
-        self._heuristic = Graph(package.files["heuristic.onnx"])
-        columns = package.columns
-        for name, graph in (("model.onnx", self._model), ("heuristic.onnx", self._heuristic)):
-            if problems := graph.problems(columns):
-                raise PackageRefused(package.digest, f"{name}: {problems[0]}")
-            if "score" not in graph.outputs:
-                raise PackageRefused(package.digest, f"{name} has no output `score`")
-        self._feed, self._feed_heuristic = Feeder(self._model, columns), Feeder(self._heuristic, columns)
+        self._model, self._heuristic = _Answerer(package, "model.onnx"), _Answerer(package, "heuristic.onnx")
+        self._output = manifest.output
+        self._least, self._most = _PROBABILITY if manifest.output.task in ("binary", "multiclass") else _NUMBER
         self._times = [name for name, column in manifest.request.items() if column.type == "timestamp"]
         self._ranges = [
             (name, -float("inf") if c.minimum is None else c.minimum, float("inf") if c.maximum is None else c.maximum)
@@ -79,8 +61,10 @@ class Predictor:
             for name, c in manifest.request.items()
             if c.type == "string" and (known := c.categories if c.categories is not None else manifest.vocabulary.get(name))
         ]
-        self._needs = [_Need(need) for need in manifest.context]
+        self._contexts = Contexts(manifest.context, manifest.event_time, online)
         self._key, self._event_time, self._threshold = manifest.key, manifest.event_time, manifest.threshold
+        rule = manifest.heuristic_threshold
+        self._heuristic_threshold = manifest.threshold if rule is None else rule
         self._segment = manifest.segment.value if manifest.segment is not None else None
 
     def answer(
@@ -95,32 +79,26 @@ class Predictor:
         """Answer N rows in one graph run, in order.
 
         A row maps every request column to its value and is taken over: timestamps become int microseconds, and an event
-        time that was left out becomes `at_us`, the moment of the decision (now when not given). Context older than its
-        `max_age` at the row's event time is missing. `latency_us` is a row's share of the run.
+        time that was left out becomes `at_us`, the moment of the decision (now when not given). Context and
+        aggregates are those in force at the row's event time (`deploy.context`). `latency_us` is a row's share of the run.
 
-        A score that is no probability, or an error, is answered by the heuristic and flagged `degraded`. Raises
-        Unavailable when the heuristic fails as well.
+        A score that is no probability (of other tasks: no finite number), or an error, is answered by the heuristic and
+        flagged `degraded`. Raises Unavailable when the heuristic fails as well.
         """
         started = time.perf_counter()
         count = len(rows)
         moments, names = self._moments(at_us, count), ids
         if names is None:
             names = new_ids(self._clock.now(), count)
-        contexts: list[dict[str, Any]] = []
-        ages: list[float | None] = []
         flags: list[list[str]] = []
-        found: dict[tuple[int, str], ContextRow | None] = {}
         for row, at in zip(rows, moments, strict=True):
             self._settle(row, at)
-            marks = self._flags(row)
-            context, age = self._context(row, marks, found) if self._needs else ({}, None)
-            contexts.append(context)
-            ages.append(age)
-            flags.append(marks)
-        full = [{**row, **context} for row, context in zip(rows, contexts, strict=True)] if self._needs else rows
-        scores = self._scores(full, flags)
+            flags.append(self._flags(row))
+        contexts, ages = self._contexts.find(rows, flags)
+        full = [{**row, **context} for row, context in zip(rows, contexts, strict=True)]
+        scores, values = self._scores(full, flags)
         latency = (time.perf_counter() - started) * 1e6 / max(count, 1)
-        package, threshold, key = self.digest, self._threshold, self._key
+        package, key = self.digest, self._key
         return [
             Prediction(
                 id=names[i],
@@ -132,7 +110,8 @@ class Predictor:
                 context=contexts[i],
                 context_age_s=ages[i],
                 score=scores[i],
-                label=scores[i] >= threshold,
+                label=self._label(scores[i], values[i], flags[i]),
+                values=values[i],
                 flags=flags[i],
                 latency_us=latency,
                 unit=unit_of(row, key),
@@ -142,24 +121,41 @@ class Predictor:
         ]
 
     def check_golden(self) -> None:
-        """Run the golden requests. Raises PackageRefused naming the first answer that differs by more than 1e-6."""
+        """Run the golden requests. Raises PackageRefused naming the first answer that differs.
+
+        A probability may differ by 1e-6, another number by a hundred-thousandth of itself.
+        """
         golden = self.package.reference.golden
         if not golden:
             return
         try:
-            scores = self._model.score(self._feed([{**g.request, **g.context} for g in golden])).tolist()
+            scores, _ = self._model([{**g.request, **g.context} for g in golden])
         except Exception as error:
             raise PackageRefused(self.digest, f"the golden requests cannot be run: {type(error).__name__}") from error
         if len(scores) != len(golden):
             raise PackageRefused(self.digest, f"{len(scores)} scores for {len(golden)} golden requests")
         for i, (g, score) in enumerate(zip(golden, scores, strict=True)):
-            if not abs(g.score - score) <= GOLDEN_TOLERANCE:
+            if not abs(g.score - score) <= self._tolerance(g.score):
                 raise PackageRefused(self.digest, f"golden request {i} gives {score!r}, not {g.score!r}")
 
     def warm(self) -> None:
         """Answer some golden requests one by one and forget the answers, so that the first client does not pay for first times."""
         for golden in self.package.reference.golden[:5]:
             self.answer([dict(golden.request)])
+
+    def _tolerance(self, score: float) -> float:
+        return GOLDEN_TOLERANCE if self._most == _PROBABILITY[1] else NUMBER_TOLERANCE * max(1.0, abs(score))
+
+    def _label(self, score: float, values: list[float] | None, flags: list[str]) -> bool | str | None:
+        """What the score says, in the words of the task; None where it speaks for itself."""
+        task = self._output.task
+        if task == "binary":
+            return score >= self._threshold
+        if task == "multiclass" and values is not None:
+            return self._output.classes[values.index(max(values))]
+        if task == "anomaly":
+            return score >= (self._heuristic_threshold if "degraded" in flags else self._threshold)
+        return None
 
     def _moments(self, at_us: Sequence[int] | int | None, count: int) -> Sequence[int]:
         if at_us is None:
@@ -186,53 +182,35 @@ class Predictor:
                 flags.append(f"new_category:{name}")
         return flags
 
-    def _context(
-        self, row: Mapping[str, Any], flags: list[str], found: dict[tuple[int, str], ContextRow | None]
-    ) -> tuple[dict[str, Any], float | None]:
-        """Context columns of one row and the age of the oldest row used; what is missing is None and flagged."""
-        context: dict[str, Any] = {}
-        oldest: float | None = None
-        decided = row[self._event_time]
-        for i, need in enumerate(self._needs):
-            key = need.key(row)
-            if (i, key) not in found:
-                found[i, key] = self._look_up(need.table, key)
-            match = found[i, key]
-            age = (decided - match.event_at) / 1e6 if match is not None else None
-            if match is None or age is None or abs(age) > need.max_age_s:
-                context.update(need.nothing)
-                flags.append(f"{'missing' if match is None else 'stale'}_context:{need.table}")
-                continue
-            values = match.values
-            for name in need.columns:
-                context[name] = values.get(name)
-            oldest = age if oldest is None or age > oldest else oldest
-        return context, oldest
-
-    def _look_up(self, table: str, key: str) -> ContextRow | None:
-        try:
-            return self._online.get(table, key)
-        except LoopwrightError:  # a store that is down or damaged is context that is missing: prediction goes on
-            return None
-
-    def _scores(self, full: Sequence[Mapping[str, Any]], flags: list[list[str]]) -> list[float]:
-        scores = self._run(full, [MOST_FAILURES])
-        bad = [i for i, s in enumerate(scores) if not _LEAST <= s <= _MOST]
+    def _scores(self, full: Sequence[Mapping[str, Any]], flags: list[list[str]]) -> _Numbers:
+        found = self._run(full, [MOST_FAILURES])
+        bad = self._wrong(found)
         if bad:
-            for i, s in zip(bad, self._fall_back([full[i] for i in bad]), strict=True):
-                scores[i] = s
+            rule = self._fall_back([full[i] for i in bad])
+            for i, score, values in zip(bad, *rule, strict=True):
+                found.scores[i], found.values[i] = score, values
                 flags[i].append("degraded")
-        return scores
+        return found
 
-    def _run(self, full: Sequence[Mapping[str, Any]], failures: list[int]) -> list[float]:
-        """Scores, NaN where the model fails. A run that fails is halved until the rows at fault are alone, within limits."""
+    def _wrong(self, found: _Numbers) -> list[int]:
+        """Which rows have a number that cannot be."""
+        least, most = self._least, self._most
+        bad = [i for i, s in enumerate(found.scores) if not least <= s <= most]
+        if self._output.names:
+            wide = [i for i, row in enumerate(found.values) if row is None or not all(least <= v <= most for v in row)]
+            bad = sorted({*bad, *wide})
+        return bad
+
+    def _run(self, full: Sequence[Mapping[str, Any]], failures: list[int]) -> _Numbers:
+        """Answers, NaN where the model fails. A run that fails is halved until the rows at fault are alone, within limits."""
+        nothing = _Numbers([float("nan")] * len(full), [None] * len(full))
         if self._rests_until and time.perf_counter() < self._rests_until:
-            return [float("nan")] * len(full)
+            return nothing
         run = self._overruns.begin(SECONDS + len(full) / 1000) if self._overruns is not None else None
         try:
-            scores: list[float] = self._model.score(self._feed(full), run.options if run is not None else None).tolist()
-            if len(scores) == len(full):
-                return scores
+            found = self._model(full, run.options if run is not None else None)
+            if len(found.scores) == len(found.values) == len(full):
+                return found
         except Exception:  # noqa: BLE001, S110  # whatever the runtime raises, the caller gets an answer
             pass
         finally:
@@ -243,31 +221,42 @@ class Predictor:
             self._rests_until = time.perf_counter() + REST_SECONDS
             failures[0] = 0
         if len(full) == 1 or failures[0] <= 0:
-            return [float("nan")] * len(full)
+            return nothing
         half = len(full) // 2
-        return self._run(full[:half], failures) + self._run(full[half:], failures)
+        parts = self._run(full[:half], failures), self._run(full[half:], failures)
+        return _Numbers(parts[0].scores + parts[1].scores, parts[0].values + parts[1].values)
 
-    def _fall_back(self, full: Sequence[Mapping[str, Any]]) -> list[float]:
+    def _fall_back(self, full: Sequence[Mapping[str, Any]]) -> _Numbers:
         try:
-            scores: list[float] = self._heuristic.score(self._feed_heuristic(full)).tolist()
+            found = self._heuristic(full)
         except Exception as error:
             raise Unavailable(f"neither the model nor the heuristic of package {self.digest[:12]} can answer") from error
-        if len(scores) != len(full) or not all(_LEAST <= s <= _MOST for s in scores):
+        if not len(found.scores) == len(found.values) == len(full) or self._wrong(found):
             raise Unavailable(f"neither the model nor the heuristic of package {self.digest[:12]} can answer")
-        return scores
+        return found
 
 
-class _Need:
-    """A `ContextNeed` made ready."""
+class _Answerer:
+    """A graph of a package made ready. Raises PackageRefused when graph and manifest disagree."""
 
-    def __init__(self, need: ContextNeed) -> None:
-        self.table, self.columns = need.table, list(need.columns)
-        self.by = list(need.by.values())
-        self.max_age_s = float("inf") if need.max_age_s is None else need.max_age_s
-        self.nothing: dict[str, Any] = dict.fromkeys(self.columns)
+    def __init__(self, package: Package, name: str) -> None:
+        graph, self._wide = Graph(package.files[name]), bool(package.manifest.output.names)
+        if problems := graph.problems(package.columns):
+            raise PackageRefused(package.digest, f"{name}: {problems[0]}")
+        for output in ("score", "values") if self._wide else ("score",):
+            if output not in graph.outputs:
+                raise PackageRefused(package.digest, f"{name} has no output `{output}`")
+        self._graph, self._feed = graph, Feeder(graph, package.columns)
+        self._width = len(package.manifest.output.names)
 
-    def key(self, row: Mapping[str, Any]) -> str:
-        return unit_of(row, self.by)
+    def __call__(self, full: Sequence[Mapping[str, Any]], options: Any = None) -> _Numbers:
+        """The answers for rows. Raises whatever the runtime raises."""
+        if not self._wide:
+            return _Numbers(self._graph.score(self._feed(full), options).tolist(), [None] * len(full))
+        score, values = self._graph.answers(self._feed(full), options)
+        if values.shape != (len(full), self._width):
+            raise ValueError(f"`values` has the shape {values.shape}")
+        return _Numbers(score.tolist(), values.tolist())
 
 
 def unit_of(row: Mapping[str, Any], key: Sequence[str]) -> str:

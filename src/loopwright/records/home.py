@@ -53,10 +53,10 @@ class Home:
 
     @cached_property
     def online(self) -> "Online":
-        """The key-value table of context for serving."""
-        from loopwright.records.online import Online
+        """The key-value table of what requests are joined with while serving."""
+        from loopwright.records.online import open_online
 
-        return Online(self.folder("online") / "context.db")
+        return open_online(self.settings.online, self.folder("online"))
 
     @cached_property
     def openlineage(self) -> "OpenLineage":

@@ -60,10 +60,15 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conversion(msgspec.Struct, frozen=True, kw_only=True):
-    """How exactly the graph agrees with the estimator on the validation rows."""
+    """How exactly the graph agrees with the estimator on the validation rows.
+
+    `max_difference` is at most `tolerance`; it is `relative` to max(1, |number|) unless probabilities are compared.
+    """
 
     rows: int
     max_difference: float
+    tolerance: float = 1e-6
+    relative: bool = False
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("home", "LOOPWRIGHT_HOME", "folder of the embedded default: ledger, lake, packages, logs", Path),
     Setting("ledger", "LOOPWRIGHT_LEDGER", "ledger URL: sqlite:///PATH or postgresql://... (default: SQLite in home)"),
     Setting("lake", "LOOPWRIGHT_LAKE", "where the Delta tables are: a folder or an object-storage URL (default: in home)"),
-    Setting("online", "LOOPWRIGHT_ONLINE", "key-value table for context while serving: `embedded`"),
+    Setting("online", "LOOPWRIGHT_ONLINE", "what requests are joined with while serving is kept in: `embedded`, or redis://[:password@]host[:port][/database]"),
     Setting("engine", "LOOPWRIGHT_ENGINE", "where heavy work runs: `local`"),
     Setting("host", "LOOPWRIGHT_HOST", "address to bind; anything but loopback needs a token"),
     Setting("port", "LOOPWRIGHT_PORT", "port of the data plane (predict, outcomes, metrics)", _number(0, 65535)),
@@ -104,8 +104,8 @@ def load_settings(overrides: Mapping[str, Any] | None = None, environ: Mapping[s
     settings = Settings(**values)
     if settings.ledger and not settings.ledger.startswith(("sqlite:///", "postgresql://")):
         raise SettingInvalid("LOOPWRIGHT_LEDGER", settings.ledger, "must begin with sqlite:/// or postgresql://")
-    if settings.online != "embedded":
-        raise SettingInvalid("LOOPWRIGHT_ONLINE", settings.online, "only `embedded` is known to this version")
+    if settings.online != "embedded" and not settings.online.startswith(("redis://", "rediss://")):
+        raise SettingInvalid("LOOPWRIGHT_ONLINE", "(not shown)", "must be `embedded`, or begin with redis:// or rediss://")
     if settings.engine != "local":
         raise SettingInvalid("LOOPWRIGHT_ENGINE", settings.engine, "only `local` is known to this version")
     return settings

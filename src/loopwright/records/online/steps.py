@@ -1,0 +1,105 @@
+"""The steps of one key as bytes: which values were in force from which moment on.
+
+    number of steps      uint32
+    moments              int64 each, ascending, microseconds since 1970 (UTC)
+    ends of the rows     uint32 each, counted from the beginning of the rows
+    rows                 msgpack: [event time or null, value, value, ...]
+
+All little-endian. A look-up decodes one row, however many steps there are.
+"""
+
+import struct
+import sys
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from loopwright.records.errors import Damaged
+
+FRESH_SECONDS = 0.05
+"""For so long a reader answers from memory before it asks whether another process has written."""
+
+CACHED_KEYS = 200_000
+"""So many keys are kept in memory at most."""
+
+Items = Iterable[tuple[str, bytes]]
+"""Keys with their packed steps."""
+
+_DAMAGED = "the steps of a key are not what was packed"
+
+_encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(list[Any]).decode
+
+
+class Fed(msgspec.Struct, frozen=True):
+    """What a store has: the table's `version`, right for decisions from `since` on, with all that was known `until` a moment."""
+
+    version: int
+    since: int
+    until: int
+
+
+class Step(NamedTuple):
+    """What is in force: when the row that counts happened (None for an aggregate), and the values."""
+
+    event_at: int | None
+    values: list[Any]
+
+
+class Steps:
+    """Packed steps, made ready to search. Raises Damaged when the bytes are not what was packed."""
+
+    __slots__ = ("_ends", "_last", "_moments", "_rows")
+
+    def __init__(self, data: bytes) -> None:
+        (count,) = struct.unpack_from("<I", data) if len(data) >= 4 else (-1,)
+        view, ends = memoryview(data), 4 + 8 * count
+        rows = ends + 4 * count
+        if not count >= 0 or rows > len(data):
+            raise Damaged(_DAMAGED)
+        self._moments, self._ends, self._rows = view[4:ends].cast("q"), view[ends:rows].cast("I"), view[rows:]
+        if (self._ends[-1] if count else 0) != len(self._rows):
+            raise Damaged(_DAMAGED)
+        self._last: tuple[int, Step | None] = (-2, None)
+
+    def at(self, moment: int) -> Step | None:
+        """What is in force at a moment; None before the first step."""
+        i = bisect_right(self._moments, moment) - 1
+        last, step = self._last
+        if i == last:
+            return step
+        if i < 0:
+            return None
+        try:
+            event_at, *values = _decode(self._rows[self._ends[i - 1] if i else 0 : self._ends[i]])
+        except (msgspec.DecodeError, ValueError) as error:
+            raise Damaged(_DAMAGED) from error
+        step = Step(event_at, values)
+        self._last = (i, step)
+        return step
+
+
+def pack(moments: Sequence[int], rows: Sequence[Sequence[Any]]) -> bytes:
+    """Steps as bytes: `rows` are the event time (None for an aggregate) and the values from each of `moments` on."""
+    assert sys.byteorder == "little", "what is read in place is little-endian"
+    encoded = [_encode(row) for row in rows]
+    ends, end = [], 0
+    for row in encoded:
+        end += len(row)
+        ends.append(end)
+    count = len(moments)
+    return struct.pack(f"<I{count}q{count}I", count, *moments, *ends) + b"".join(encoded)
+
+
+def key_of(values: Sequence[Any]) -> str | None:
+    r"""The key of a row as text (timestamps as microseconds); None where a part is null, which equals nothing.
+
+    Parts are joined by "|"; of several, a "|" or "\" inside one is escaped, so that no two keys are alike.
+    """
+    if len(values) == 1:
+        value = values[0]
+        return None if value is None else str(value)
+    if None in values:
+        return None
+    return "|".join(str(v).replace("\\", "\\\\").replace("|", "\\|") for v in values)
