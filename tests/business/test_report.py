@@ -15,7 +15,7 @@ from loopwright.business.promises import Met, Promise
 from loopwright.business.report import Report, html, markdown, report
 from loopwright.business.value import account
 from loopwright.monitor.watch import watch
-from loopwright.records.declarations import Budget, Heuristic, Monitor, Objective, Retrain, Scope
+from loopwright.records.declarations import Budget, Heuristic, Monitor, Objective, Retrain, Scope, Value
 from loopwright.records.evaluation import Estimate
 from loopwright.records.windows import Quality, Window
 
@@ -152,7 +152,13 @@ def measured(state: str = "ok") -> Quality:
     )
 
 
-def case(window: Window | None = None, quality: Quality | None = None, met: Met = "met", **totals: Any) -> Case:
+def case(
+    window: Window | None = None,
+    quality: Quality | None = None,
+    met: Met = "met",
+    worth: Value = Value(true_positive=1),  # noqa: B008  # a frozen value
+    **totals: Any,
+) -> Case:
     sums = Totals(
         currency="USD",
         predictions=5000,
@@ -173,7 +179,9 @@ def case(window: Window | None = None, quality: Quality | None = None, met: Met 
         met=met,
         how="",
     )
-    scope = Scope(problem="p", objectives=SCOPE.objectives, heuristic=Heuristic("x"), budget=Budget(usd_per_month=10))
+    scope = Scope(
+        problem="p", objectives=SCOPE.objectives, heuristic=Heuristic("x"), value=worth, budget=Budget(usd_per_month=10)
+    )
     week = Week(start=START, end=START + WEEK, window=window or quiet(), quality=quality or measured(), value=None)
     return Case("late", scope, [week], msgspec.structs.replace(sums, **totals), [promise])
 
@@ -186,6 +194,7 @@ RAISED: list[tuple[Case, str, str]] = [
     (case(quality=measured("decayed")), "grave", "1 of 1 windows"),
     (case(over_heuristic=Estimate(-9.0, -12.0, -6.0, 4900)), "grave", "worth less than the simple rule"),
     (case(over_heuristic=Estimate(9.0, -1.0, 19.0, 4900)), "grave", "includes zero"),
+    (case(worth=Value()), "note", "no value table"),
     (case(met="missed"), "grave", "“goal” is missed"),
     (case(met="uncertain"), "note", "“goal” (uncertain)"),
     (case(quiet(degraded=0.02)), "grave", "2.0% of answers"),

@@ -7,9 +7,11 @@ import pytest
 from tests.traffic import LOOP, OUTCOME, SCOPE, START, VALUE, WEEK, World, package, rows, truths
 
 from loopwright.business.costs import compute_cost
-from loopwright.business.value import RESAMPLES, account, expected, heuristic_label, money, value
+from loopwright.business.value import RESAMPLES, account, expected, heuristic, value
+from loopwright.records import metrics
 from loopwright.records.declarations import Outcome, Value
 from loopwright.records.evaluation import Leaderboard, LeaderboardRow
+from loopwright.records.package import Output
 from loopwright.records.predictions.read import predictions
 from loopwright.records.turns import Step
 from loopwright.records.windows import ValueWindow
@@ -17,9 +19,15 @@ from loopwright.records.windows import ValueWindow
 SPAN: dict[str, Any] = {"start": START, "end": START + WEEK, "known_at": START + WEEK}
 
 
+def money(table: Value, truth: Any, label: Any) -> Any:
+    """Money of each row of yes and no."""
+    return metrics.money(table, Output(), truth, metrics.Answered(label.astype(float), label))[0]
+
+
 def of(truth: Any, label: Any, heuristic: Any, table: Value = VALUE) -> ValueWindow:
     arrays = [np.array(a, dtype=bool) for a in (truth, label, heuristic)]
-    return value(arrays[0], arrays[1], arrays[2], table, predictions=len(arrays[0]), **SPAN)
+    given, rule = (metrics.Answered(a.astype(float), a) for a in arrays[1:])
+    return value(arrays[0], given, rule, table, output=Output(), predictions=len(arrays[0]), **SPAN)
 
 
 def test_each_row_is_paid_by_the_value_table() -> None:
@@ -143,7 +151,7 @@ def test_the_heuristic_answers_for_every_row(world: World) -> None:
     given = rows(50, START)
     world.predict(given)
     table = predictions(world.home, LOOP)
-    said = dict(zip(table["_unit"].to_pylist(), heuristic_label(world.package, table).tolist(), strict=True))
+    said = dict(zip(table["_unit"].to_pylist(), heuristic(world.package, table).label.tolist(), strict=True))
     assert said == {r["flight"]: r["delay"] > 15 for r in given}
 
 
@@ -177,3 +185,22 @@ def test_what_a_leaderboard_expects() -> None:
         winner="treestrees",
     )
     assert expected(board) == (21.0, 14.0)
+
+
+def test_numbers_are_paid_by_how_far_they_are_off() -> None:
+    """Regression: against a plain bootstrap over rows."""
+    rng = np.random.default_rng(5)
+    truth, number = rng.normal(50, 10, 2000), Output(task="regression")
+    given, rule = (metrics.Answered(truth + rng.normal(0, s, 2000)) for s in (1, 3))
+    table = Value(correct=4, under=-2, over=-1)
+    found = value(truth, given, rule, table, output=number, predictions=2000, **SPAN)
+    per_row = (metrics.money(table, number, truth, g)[0] for g in (given, rule))
+    difference = next(per_row) - next(per_row)
+    assert found.over_heuristic.value == pytest.approx(difference.sum())
+    assert found.over_no_model.value == found.model.value
+    assert found.counts == {"under": int((given.score < truth).sum()), "over": int((given.score > truth).sum()), "exact": 0}
+    plain = np.array([difference[rng.integers(0, 2000, 2000)].sum() for _ in range(1000)])
+    half = 1.96 * difference.std() * 2000**0.5
+    assert (found.over_heuristic.low, found.over_heuristic.high) == pytest.approx(
+        np.percentile(plain, [2.5, 97.5]), abs=0.15 * half
+    )

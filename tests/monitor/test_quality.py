@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score, recall_score
-from tests.traffic import START, WEEK
+from tests.traffic import OUTCOME, START, WEEK
 
 from loopwright.monitor.quality import Decay, decayed, quality
 from loopwright.records.evaluation import Estimate, Evaluation
@@ -46,6 +46,8 @@ def measure(table: pa.Table, *, by: float | None = 0.05, minimum_rows: int = 100
         evaluations,
         START,
         START + WEEK,
+        outcome=OUTCOME,
+        outputs={},
         known_at=START + WEEK + timedelta(days=1),
         decay=Decay("average_precision", by),
         minimum_rows=minimum_rows,

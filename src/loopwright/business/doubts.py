@@ -84,6 +84,11 @@ def _worth(case: Case) -> Doubt | None:
     over = case.totals.over_heuristic
     if not over.n:
         return None
+    if not case.scope.value.given:
+        return _note(
+            "no value table is declared, so nobody knows what the loop is worth.",
+            "Declare what right and wrong answers are worth.",
+        )
     if over.high < 0:
         return _grave(
             "the model is worth less than the simple rule.", "Serve the rule, and ask whether a model is needed at all."

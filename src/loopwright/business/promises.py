@@ -8,7 +8,7 @@ import numpy as np
 
 from loopwright.business.delivered import Totals, Week, averaged, standard_error
 from loopwright.records import metrics
-from loopwright.records.declarations import Objective, Scope
+from loopwright.records.declarations import Objective, Scope, Task
 from loopwright.records.evaluation import Estimate
 from loopwright.records.home import Home
 from loopwright.records.packages import Package
@@ -36,13 +36,19 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def promises(
-    home: Home, loop: str, scope: Scope, weeks: Sequence[Week], totals: Totals, package: Package | None
+    home: Home,
+    loop: str,
+    scope: Scope,
+    weeks: Sequence[Week],
+    totals: Totals,
+    package: Package | None,
+    task: Task = "binary",
 ) -> list[Promise]:
     """Every objective of the scope, in its order."""
     latencies = _latencies(home, loop, weeks) if any("latency" in o.metric for o in scope.objectives) else np.zeros(0)
     found = []
     for objective in scope.objectives:
-        measured, how = _measured(objective.metric, weeks, totals, package, latencies)
+        measured, how = _measured(objective.metric, task, weeks, totals, package, latencies)
         found.append(
             Promise(
                 objective=objective.name,
@@ -70,7 +76,7 @@ def _met(objective: Objective, measured: Estimate | None) -> Met:
 
 
 def _measured(
-    metric: str, weeks: Sequence[Week], totals: Totals, package: Package | None, latencies: Any
+    metric: str, task: Task, weeks: Sequence[Week], totals: Totals, package: Package | None, latencies: Any
 ) -> tuple[Estimate | None, str]:
     base, _, of = metric.partition(":")
     qualities = [w.quality for w in weeks if w.quality is not None and w.quality.with_outcome]
@@ -79,7 +85,7 @@ def _measured(
         per = Estimate(totals.model.value / n, totals.model.low / n, totals.model.high / n, n) if n else None
         return per, "predictions with an outcome"
     if base in metrics.GAPS:
-        return _gap(base.removesuffix("_gap"), of, weeks), "predictions with an outcome, each slice over all windows"
+        return _gap(metrics.rate_of(base, task), of, weeks), "predictions with an outcome, each slice over all windows"
     if base.startswith("latency_"):
         return _quantile(latencies, base), "logged predictions"
     if base in metrics.MEASURES:

@@ -11,7 +11,8 @@ from loopwright.business.charts import drift_chart, quality_chart, value_chart
 from loopwright.business.delivered import Served, Totals, Week, served, totals, weeks
 from loopwright.business.doubts import Case, Doubt, doubts, next_step
 from loopwright.business.promises import Promise, promises
-from loopwright.records.declarations import Monitor, Scope
+from loopwright.records import metrics
+from loopwright.records.declarations import Monitor, Scope, Task
 from loopwright.records.errors import NotFound, PackageRefused
 from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.home import Home
@@ -49,16 +50,17 @@ def report(home: Home, *, loop_name: str, scope: Scope) -> Report:
     releases = served(home, loop_name)
     package = _package(home, releases[-1].package) if releases else None
     sums = totals(found, scope.value.currency)
-    promised = promises(home, loop_name, scope, found, sums, package)
+    task = _task(home, loop_name)
+    promised = promises(home, loop_name, scope, found, sums, package, task)
     case = Case(loop=loop_name, scope=scope, weeks=found, totals=sums, promises=promised)
     raised = doubts(case)
-    metric, target = _charted(scope, found)
+    metric, target = _charted(scope, found, task)
     board = home.ledger.find(Leaderboard, loop=loop_name)
     return Report(
         loop=loop_name,
         problem=scope.problem,
         made_at=home.clock.now(),
-        headline=_headline(promised, sums, raised),
+        headline=_headline(scope, promised, sums, raised),
         metric=metric,
         target=target,
         verdict=max(board, key=lambda e: (len(e.record.rows) > 2, e.sequence)).record.verdict if board else "",
@@ -85,20 +87,27 @@ def _monitor(home: Home, loop: str) -> Monitor:
     return msgspec.convert(entry.record.declaration.get("monitor", {}), Monitor) if entry is not None else Monitor()
 
 
-def _charted(scope: Scope, found: list[Week]) -> tuple[str, float | None]:
-    """The weightiest objective whose metric is measured by window, with its target; average precision where there is none."""
+def _task(home: Home, loop: str) -> Task:
+    """The task of a loop as it was declared last."""
+    entry = home.ledger.latest(LoopRecord, loop=loop)
+    declared = entry.record.declaration.get("outcome", {}).get("task", "binary") if entry is not None else "binary"
+    return msgspec.convert(declared, Task)
+
+
+def _charted(scope: Scope, found: list[Week], task: Task) -> tuple[str, float | None]:
+    """The weightiest objective whose metric is measured by window, with its target; the task's own metric where there is none."""
     measured = {name for w in found if w.quality is not None for name in w.quality.metrics}
     for objective in sorted(scope.objectives, key=lambda o: -o.weight):
         if objective.metric in measured:
             return objective.metric, objective.at_least if objective.at_least is not None else objective.at_most
-    return "average_precision", None
+    return metrics.primary(task), None
 
 
-def _headline(promised: list[Promise], sums: Totals, raised: list[Doubt]) -> str:
+def _headline(scope: Scope, promised: list[Promise], sums: Totals, raised: list[Doubt]) -> str:
     """The whole report in a sentence or two."""
     met = sum(p.met == "met" for p in promised)
     parts = [f"{met} of {len(promised)} objectives {'is' if met == 1 else 'are'} met"]
-    if sums.with_outcome:
+    if sums.with_outcome and scope.value.given:
         parts.append(
             f"the loop made {_money(sums.model, sums.currency)} over no model, "
             f"{_money(sums.over_heuristic, sums.currency, signed=True)} against the simple rule"

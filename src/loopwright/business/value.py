@@ -1,10 +1,11 @@
 """Value: the money that predictions made, from the scope's value table and the outcomes, beside two alternatives.
 
 The alternatives are evaluated on the very same rows: "no model" (nobody acts) and "heuristic only" (the package's own
-`heuristic.onnx`). Each row's money depends only on truth, the model's label and the heuristic's label, so a window is
-eight counts, and a bootstrap over its rows (Efron 1979) is a multinomial draw of those counts: exact, and quick.
+`heuristic.onnx`). Where a row's money depends only on kinds of answers (labels, classes), a window is a few counts, and a
+bootstrap over its rows (Efron 1979) is a multinomial draw of those counts: exact, and quick.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,34 +14,34 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.business.costs import compute_cost, serving_seconds, turn_seconds
+from loopwright.records import metrics
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Outcome, Scope, Value
 from loopwright.records.errors import NotFound, PackageRefused
 from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.graph import Graph
 from loopwright.records.home import Home
+from loopwright.records.metrics import Answered
+from loopwright.records.package import Output
 from loopwright.records.packages import Package
-from loopwright.records.truth import with_truth
+from loopwright.records.truth import Known, known, with_truth
 from loopwright.records.windows import ValueWindow
 
 Array = np.ndarray[Any, Any]
 
 RESAMPLES = 2000
-KINDS = ("true positive", "false positive", "true negative", "false negative")
-
-
-def money(value: Value, truth: Array, label: Array) -> Array:
-    """Money of each row [N], float64, in the table's currency, from `truth` bool [N] and `label` bool [N]."""
-    table = np.array([[value.true_negative, value.false_positive], [value.false_negative, value.true_positive]])
-    return np.asarray(table[truth.astype(np.int64), label.astype(np.int64)])
+MOST_CELLS = 100
+"""Rows that earn alike are drawn together; where more kinds of them than this are there, the interval is the normal one."""
+_Z = 1.959964
 
 
 def value(
     truth: Array,
-    label: Array,
-    heuristic: Array,
+    given: Answered,
+    rule: Answered,
     table: Value,
     *,
+    output: Output,
     start: datetime,
     end: datetime,
     known_at: datetime,
@@ -48,38 +49,46 @@ def value(
     cost: float = 0.0,
     seed: int = 0,
 ) -> ValueWindow:
-    """Money of the rows whose outcome is known: `truth`, `label` (the model's), `heuristic` (its label), bool [N] each.
+    """Money of the rows whose outcome is known: `truth` [N], what was answered (`given`) and what the heuristic says (`rule`).
 
     `model`, `heuristic` and `no_model` are sums over the N rows; the differences are paired. `predictions` counts all rows
-    of the window, with an outcome or not. Intervals: 95 % percentiles of RESAMPLES seeded resamples of the rows.
+    of the window, with an outcome or not. Intervals: 95 % percentiles of RESAMPLES seeded resamples of the rows, or where rows
+    earn in too many ways (regression) those of the normal approximation of a sum of independent rows.
     """
-    cells = np.bincount(truth.astype(np.int64) * 4 + label.astype(np.int64) * 2 + heuristic.astype(np.int64), minlength=8)
-    in_truth, in_label, in_heuristic = (np.array([bool(cell & bit) for cell in range(8)]) for bit in (4, 2, 1))
-    model, other = money(table, in_truth, in_label), money(table, in_truth, in_heuristic)
-    nothing = money(table, in_truth, np.zeros(8, dtype=np.bool_))
-    n = int(cells.sum())
-    drawn = np.random.default_rng(seed).multinomial(n, cells / n, size=RESAMPLES) if n else np.zeros((1, 8))
-
-    def total(per_cell: Array) -> Estimate:
-        low, high = np.percentile(drawn @ per_cell, [2.5, 97.5])
-        return Estimate(float(cells @ per_cell), float(low), float(high), n)
-
-    kinds = (in_truth & in_label, ~in_truth & in_label, ~in_truth & ~in_label, in_truth & ~in_label)
+    model, nothing = metrics.money(table, output, truth, given)
+    other, _ = metrics.money(table, output, truth, rule)
+    total = _totals(np.stack([model, other, model - nothing, model - other], axis=1).astype(np.float64), seed)
     return ValueWindow(
         start=start,
         end=end,
         known_at=known_at,
         currency=table.currency,
         predictions=predictions,
-        with_outcome=n,
-        model=total(model),
-        heuristic=total(other),
-        no_model=float(cells @ nothing),
-        over_no_model=total(model - nothing),
-        over_heuristic=total(model - other),
+        with_outcome=len(truth),
+        model=total[0],
+        heuristic=total[1],
+        no_model=float(nothing.sum()),
+        over_no_model=total[2],
+        over_heuristic=total[3],
         cost=cost,
-        counts={kind: int(cells[mask].sum()) for kind, mask in zip(KINDS, kinds, strict=True)},
+        counts={kind: int(mask.sum()) for kind, mask in metrics.kinds(output, truth, given).items()},
     )
+
+
+def _totals(money: Array, seed: int) -> list[Estimate]:
+    """The sum of each column of money [N, 4] with its interval."""
+    n = len(money)
+    cells, counts = np.unique(money, axis=0, return_counts=True)
+    sums = counts @ cells if n else np.zeros(4)
+    if n and len(cells) > MOST_CELLS:
+        spread = _Z * np.sqrt(n) * money.std(axis=0, ddof=1)
+        low, high = sums - spread, sums + spread
+    elif n:
+        drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=RESAMPLES)
+        low, high = np.percentile(drawn @ cells, [2.5, 97.5], axis=0)
+    else:
+        low = high = sums
+    return [Estimate(float(v), float(a), float(b), n) for v, a, b in zip(sums, low, high, strict=True)]
 
 
 def account(
@@ -94,18 +103,17 @@ def account(
     if not joined.num_rows:
         return None
     seconds = serving_seconds(joined) + turn_seconds(home, loop_name, start=start, end=end)
-    parts = []
-    for digest in pc.unique(joined["_package"]).to_pylist():
-        package = _package(home, digest)
-        if package is not None:
-            rows = joined.filter(pc.and_(pc.equal(joined["_package"], digest), pc.is_valid(joined["_truth"])))
-            parts.append((_bools(rows["_truth"]), _bools(rows["_label"]), heuristic_label(package, rows)))
-    truth, label, heuristic = (np.concatenate([part[i] for part in parts] or [np.zeros(0, np.bool_)]) for i in range(3))
+    packages = {digest: package for digest in pc.unique(joined["_package"]).to_pylist() if (package := _package(home, digest))}
+    joined_rows = joined.filter(pc.is_in(joined["_package"], value_set=pa.array(list(packages), pa.string())))
+    outputs = {digest: package.manifest.output for digest, package in packages.items()}
+    found = known(joined_rows, outcome, outputs)
+    rows = joined_rows.filter(pa.array(found.rows))
     return value(
-        truth,
-        label,
-        heuristic,
+        found.truth,
+        found.given,
+        _rule(packages, rows, found),
         scope.value,
+        output=found.output,
         start=start,
         end=end,
         known_at=known_at,
@@ -114,12 +122,27 @@ def account(
     )
 
 
-def heuristic_label(package: Package, rows: pa.Table) -> Array:
-    """What the package's heuristic says of logged rows, bool [N]: its score at the package's threshold, as the fall-back does."""
-    if not rows.num_rows:
-        return np.zeros(0, dtype=np.bool_)
-    graph = Graph(package.files["heuristic.onnx"])
-    return np.asarray(graph.score(arrow_feed(graph, package.columns, rows)).reshape(-1) >= package.manifest.threshold)
+def _rule(packages: Mapping[str, Package], rows: pa.Table, found: Known) -> Answered:
+    """What the heuristic of the package that answered says of each logged row, as its fall-back would."""
+    count, output = rows.num_rows, found.output
+    score, label = np.zeros(count), None if found.given.label is None else np.zeros(count, dtype=found.given.label.dtype)
+    digests = rows["_package"].to_numpy()
+    for digest, package in packages.items():
+        mine = np.flatnonzero(digests == digest)
+        if len(mine):
+            said = heuristic(package, rows.take(pa.array(mine)))
+            score[mine] = said.score
+            if label is not None and said.label is not None:
+                label[mine] = said.label
+    return Answered(score, label, None if not output.names else np.zeros((count, len(output.names))))
+
+
+def heuristic(package: Package, rows: pa.Table) -> Answered:
+    """What the package's heuristic says of logged rows, labelled as the fall-back is."""
+    manifest, graph = package.manifest, Graph(package.files["heuristic.onnx"])
+    found = graph.run(arrow_feed(graph, package.columns, rows), [o for o in ("score", "values") if o in graph.outputs])
+    border = manifest.threshold if manifest.heuristic_threshold is None else manifest.heuristic_threshold
+    return metrics.answered(manifest.output, found["score"], found.get("values"), border)
 
 
 def expected(board: Leaderboard) -> tuple[float, float]:
@@ -135,7 +158,3 @@ def _package(home: Home, digest: str) -> Package | None:
         return home.packages.read(digest)
     except (NotFound, PackageRefused):
         return None
-
-
-def _bools(values: pa.ChunkedArray) -> Array:
-    return np.asarray(values.to_numpy(), dtype=np.bool_)

@@ -17,7 +17,7 @@ IDENTIFIER_SHARE = 0.5
 """A text column names things rather than kinds when its reference leaves more than this share of rows out of its categories,
 or has more categories than this share of rows."""
 
-LOGGED = {"score": "_score"}
+LOGGED = {"score": "_score", "label": "_label"}
 """Outputs in the reference -> their column in the prediction log."""
 
 

@@ -1,21 +1,21 @@
 """Quality over time from the outcomes that are known, overall, by slice and by package; and whether it decayed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from loopwright.records import metrics
+from loopwright.records.declarations import Outcome
 from loopwright.records.evaluation import Estimate, Evaluation
+from loopwright.records.package import Output
+from loopwright.records.truth import Known, known
 from loopwright.records.windows import Quality
 
 Array = np.ndarray[Any, Any]
 
-METRICS = ("average_precision", "roc_auc", "precision", "recall", "positive_rate", "brier", "calibration_error")
-SLICE_METRICS = ("precision", "recall", "positive_rate")
 RESAMPLES = 200
 SLICE_RESAMPLES = 100
 SLICE_ROWS = 30
@@ -36,27 +36,28 @@ def quality(
     start: datetime,
     end: datetime,
     *,
+    outcome: Outcome,
+    outputs: Mapping[str, Output],
     known_at: datetime,
     decay: Decay,
     minimum_rows: int = 1,
     seed: int = 0,
 ) -> Quality:
-    """Quality of the window [start, end) from `joined` [N rows: `_package, _score, _label, _truth`, null where unknown].
+    """Quality of the window [start, end) from `joined` [N rows: the log's columns and `_truth`, null where unknown].
 
-    `slices` maps slice name to a string per row of `joined` [N]; `evaluations` package digest to its evaluation. Intervals
-    are 95 % bootstrap percentiles. The state is `no data` with fewer than `minimum_rows` outcomes or where the decay metric
-    is undefined; `decayed` when the drop against the evaluations (weighted by rows of each package) reaches `decay.by`
-    *and* the evaluations' value is outside the window's interval, so that one thin window does not cry wolf.
+    `slices` maps slice name to a string per row of `joined` [N]; `evaluations` package digest to its evaluation, `outputs` to what
+    it predicts. Intervals are 95 % bootstrap percentiles. The state is `no data` with fewer than `minimum_rows` outcomes or where
+    the decay metric is undefined; `decayed` when the drop against the evaluations (weighted by rows of each package) reaches
+    `decay.by` *and* the evaluations' value is outside the window's interval, so that one thin window does not cry wolf.
     """
-    known = pc.is_valid(joined["_truth"]).to_numpy()
-    count = int(known.sum())
-    table = joined.filter(pa.array(known))
-    truth, label = (table[name].to_numpy().astype(bool) for name in ("_truth", "_label"))
-    score = table["_score"].to_numpy().astype(np.float64)
-    parts = {name: np.asarray(values)[known] for name, values in slices.items()}
-    names = list(dict.fromkeys([*METRICS, *(f"recall_gap:{s}" for s in parts), *_of_rows(decay.metric, parts)]))
-    package = table["_package"].to_numpy() if count else np.array([], dtype=object)
-    overall = metrics.intervals(names, truth, score, label, seed=seed, resamples=RESAMPLES, slices=parts) if count else {}
+    found = known(joined, outcome, outputs)
+    count = int(found.rows.sum())
+    parts = {name: np.asarray(values)[found.rows] for name, values in slices.items()}
+    gap = metrics.gap(outcome.task)
+    gaps = [f"{gap}:{s}" for s in parts] if gap else []
+    names = list(dict.fromkeys([*metrics.watched(found.output), *gaps, *_of_rows(decay.metric, parts, found.output)]))
+    package = joined["_package"].to_numpy()[found.rows]
+    overall = _measured(names, found, slice(None), seed, RESAMPLES, parts) if count else {}
     return Quality(
         start=start,
         end=end,
@@ -65,14 +66,30 @@ def quality(
         with_outcome=count,
         state=_state(overall.get(decay.metric), _promised(decay.metric, package, evaluations), decay, count, minimum_rows),
         metrics=overall,
-        slices={name: _by_value(values, truth, score, label, seed) for name, values in parts.items()},
-        by_package=_by_package(package, overall, names, truth, score, label, parts, seed),
+        slices={name: _by_value(values, found, seed) for name, values in parts.items()},
+        by_package=_by_package(package, overall, names, found, parts, seed),
     )
 
 
-def _of_rows(metric: str, slices: Mapping[str, Array]) -> list[str]:
+def _measured(
+    names: Sequence[str], found: Known, rows: Any, seed: int, resamples: int, slices: Mapping[str, Array] | None = None
+) -> dict[str, Estimate]:
+    """Metrics of some of the rows (a mask or a slice)."""
+    return metrics.intervals(
+        names,
+        found.truth[rows],
+        *found.given.at(rows),
+        output=found.output,
+        groups=None if found.groups is None else found.groups[rows],
+        seed=seed,
+        resamples=resamples,
+        slices={name: values[rows] for name, values in (slices or {}).items()},
+    )
+
+
+def _of_rows(metric: str, slices: Mapping[str, Array], output: Output) -> list[str]:
     """The decay metric, where it can be computed from logged rows."""
-    known = metrics.problem(metric, slices) == "" and metrics.of_rows(metric) and metric != "value_per_prediction"
+    known = metrics.problem(metric, slices, output) == "" and metrics.of_rows(metric) and metric != "value_per_prediction"
     return [metric] if known else []
 
 
@@ -108,40 +125,19 @@ def decayed(now: Estimate, promised: float, decay: Decay) -> bool:
     return now.value - promised >= decay.by and now.low > promised
 
 
-def _by_value(values: Array, truth: Array, score: Array, label: Array, seed: int) -> dict[str, dict[str, Estimate]]:
-    found = {}
-    for value in np.unique(values.astype(str)).tolist():
-        mask = values == value
-        if mask.sum() >= SLICE_ROWS:
-            found[value] = metrics.intervals(
-                SLICE_METRICS, truth[mask], score[mask], label[mask], seed=seed, resamples=SLICE_RESAMPLES
-            )
-    return found
+def _by_value(values: Array, found: Known, seed: int) -> dict[str, dict[str, Estimate]]:
+    shown = metrics.summary(found.output)
+    return {
+        value: _measured(shown, found, values == value, seed, SLICE_RESAMPLES)
+        for value in np.unique(values.astype(str)).tolist()
+        if (values == value).sum() >= SLICE_ROWS
+    }
 
 
 def _by_package(
-    package: Array,
-    overall: dict[str, Estimate],
-    names: list[str],
-    truth: Array,
-    score: Array,
-    label: Array,
-    slices: Mapping[str, Array],
-    seed: int,
+    package: Array, overall: dict[str, Estimate], names: list[str], found: Known, slices: Mapping[str, Array], seed: int
 ) -> dict[str, dict[str, Estimate]]:
     digests = np.unique(package.astype(str)).tolist()
     if len(digests) == 1:
         return {digests[0]: overall}
-    found = {}
-    for digest in digests:
-        mask = package == digest
-        found[digest] = metrics.intervals(
-            names,
-            truth[mask],
-            score[mask],
-            label[mask],
-            seed=seed,
-            resamples=SLICE_RESAMPLES,
-            slices={name: values[mask] for name, values in slices.items()},
-        )
-    return found
+    return {digest: _measured(names, found, package == digest, seed, SLICE_RESAMPLES, slices) for digest in digests}

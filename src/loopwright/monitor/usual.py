@@ -18,6 +18,7 @@ from loopwright.records.declarations import Monitor, duration
 from loopwright.records.graph import Graph
 from loopwright.records.home import Home
 from loopwright.records.ledger import Record
+from loopwright.records.metrics import answered
 from loopwright.records.packages import Package
 
 QUANTILE = 0.95
@@ -59,14 +60,14 @@ def usual(home: Home, loop: str, package: Package, monitor: Monitor) -> dict[str
 
 def movement(package: Package, stretches: list[pa.Table]) -> dict[str, float]:
     """The QUANTILE of PSI against the package's reference over `stretches`, by column that every stretch has."""
-    scores = _scores(package, stretches)
+    answers = _answers(package, stretches)
     found = {}
     for reference in package.reference.columns:
         name = reference.column
         if not measurable(reference):
             continue
         if reference.role == "output":
-            parts = scores
+            parts = answers.get(name, [])
         else:
             parts = [stretch[name] for stretch in stretches if name in stretch.column_names]
         if parts:
@@ -98,14 +99,21 @@ def _stretches(history: pa.Table, seconds: float, minimum_rows: int) -> list[pa.
     return [history.filter(pa.array(age == number)) for number in numbers]
 
 
-def _scores(package: Package, stretches: list[pa.Table]) -> list[pa.ChunkedArray]:
-    """What the model says of SCORED_ROWS rows of each stretch; nothing if the history lacks a column that it needs."""
-    graph = Graph(package.files["model.onnx"])
-    found = []
+def _answers(package: Package, stretches: list[pa.Table]) -> dict[str, list[pa.ChunkedArray]]:
+    """What the model says (score, and label where it is a class) of SCORED_ROWS rows of each stretch.
+
+    Nothing if the history lacks a column that it needs.
+    """
+    graph, manifest = Graph(package.files["model.onnx"]), package.manifest
+    names = [o for o in ("score", "values") if o in graph.outputs]
+    found: dict[str, list[pa.ChunkedArray]] = {"score": [], "label": []}
     for stretch in stretches:
         if any(name not in stretch.column_names for name in graph.columns):
-            return []
+            return {}
         chosen = np.unique(np.linspace(0, stretch.num_rows - 1, SCORED_ROWS).astype(np.int64))
-        scores = graph.score(arrow_feed(graph, package.columns, stretch.take(pa.array(chosen)))).reshape(-1)
-        found.append(pa.chunked_array([pa.array(scores.astype(np.float64))]))
+        said = graph.run(arrow_feed(graph, package.columns, stretch.take(pa.array(chosen))), names)
+        given = answered(manifest.output, said["score"], said.get("values"), manifest.threshold)
+        found["score"].append(pa.chunked_array([pa.array(given.score)]))
+        if given.label is not None and given.label.dtype == object:
+            found["label"].append(pa.chunked_array([pa.array(given.label, pa.string())]))
     return found

@@ -65,6 +65,7 @@ def watch(home: Home, *, loop_name: str, monitor: Monitor, retrain: Retrain, out
     was: what comes late to a silence of years does not close hundreds. Each is stored under its start (ISO 8601). A
     window's quality is revised as long as outcomes may come: until `outcome.wait` after its end.
     """
+    retrain = msgspec.structs.replace(retrain, decay_metric=retrain.decay_metric or metrics.primary(outcome.task))
     due = list(_due(home, loop_name, monitor, until))
     watcher = _Watcher(home, loop_name, monitor, retrain, outcome, until, due)
     closed, qualities, raised = [], [], []
@@ -220,6 +221,8 @@ class _Watcher:
             {digest: package.evaluation for digest, package in packages.items()},
             start,
             end,
+            outcome=self.outcome,
+            outputs={digest: package.manifest.output for digest, package in packages.items()},
             known_at=self.until,
             decay=Decay(self.retrain.decay_metric, self.retrain.decay),
             minimum_rows=self.monitor.minimum_rows,

@@ -21,7 +21,9 @@ from loopwright.records.metrics.table import (
     of_rows,
     primary,
     problem,
+    rate_of,
     summary,
+    watched,
 )
 
 __all__ = [
@@ -46,5 +48,7 @@ __all__ = [
     "of_rows",
     "primary",
     "problem",
+    "rate_of",
     "summary",
+    "watched",
 ]

@@ -204,6 +204,20 @@ def measured(output: Output) -> list[str]:
     return names
 
 
+def watched(output: Output) -> list[str]:
+    """Those of them that are measured on logged answers, window by window."""
+    if output.task == "binary":
+        return ["average_precision", "roc_auc", "precision", "recall", "positive_rate", "brier", "calibration_error"]
+    return [name for name in measured(output) if name != "value_per_prediction"]
+
+
+def rate_of(gap: str, task: Task) -> str:
+    """The metric whose spread over the values of a slice a gap is."""
+    if gap == "recall_gap" and task == "multiclass":
+        return "accuracy"
+    return {"bias_gap": "mean_error"}.get(gap, gap.removesuffix("_gap"))
+
+
 def summary(output: Output) -> Sequence[str]:
     """The few of them that are watched by slice and shown first."""
     return {
