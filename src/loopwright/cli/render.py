@@ -17,19 +17,26 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from loopwright.records.evaluation import Estimate, Leaderboard
+from loopwright.data.ingest import Ingested
+from loopwright.data.quarantine import Quarantined
+from loopwright.records.declarations import Column
+from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel
 from loopwright.records.ledger.record import Problem
+from loopwright.records.metrics import metric
 from loopwright.records.releases import ReleaseState
 from loopwright.records.windows import Quality
 from loopwright.verbs.results import (
     Checked,
+    ContractShown,
     DriftReport,
+    FleetStatus,
     History,
     LoopStatus,
     Made,
     Node,
     Replayed,
     ReportFile,
+    SampleRow,
     Status,
     Trace,
     TurnReport,
@@ -80,7 +87,7 @@ def rendered(value: Any) -> RenderableType:
     if renderer is not None:
         return renderer(value)
     if isinstance(value, list | tuple):
-        return _rows(value)
+        return _ingested(value) if value and isinstance(value[0], Ingested) else _rows(value)
     if isinstance(value, msgspec.Struct):
         return _facts(type(value).__name__, [(n.replace("_", " "), getattr(value, n)) for n in value.__struct_fields__])
     return plain(value)
@@ -186,6 +193,86 @@ def _rows(values: Sequence[Any]) -> RenderableType:
     return table([f.replace("_", " ") for f in fields], [[getattr(v, f) for f in fields] for v in values])
 
 
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def _ingested(done: Sequence[Ingested]) -> RenderableType:
+    """What came in: a line a source, the reasons of what did not, and where to look for it."""
+    rows = [
+        [d.source, "there before" if d.already and not d.mended else d.rows, d.good, d.quarantined, d.version] for d in done
+    ]
+    parts: list[RenderableType] = [
+        heading(f"table {done[0].table}"),
+        table(["source", "rows", "landed", "in quarantine", "version"], rows[:ALIKE]),
+    ]
+    if len(rows) > ALIKE:
+        new = [d for d in done if not d.already]
+        total = f"... {len(rows):,} sources, {len(new):,} new: {_count(sum(d.good for d in new), 'row')} landed"
+        parts.append(Text(f"{total}, {sum(d.quarantined for d in new):,} in quarantine"))
+    reasons: Counter[str] = Counter()
+    for d in done:
+        reasons.update({} if d.already else d.reasons)
+    parts += [Text(_word(f"  {reason}: {count:,}")) for reason, count in reasons.most_common(ALIKE)]
+    absent = sorted({f"{d.source} has no column {n}: null there" for d in done for n in d.absent})
+    parts += [Text(_word(line), style="yellow") for line in absent[:ALIKE]]
+    if any(d.quarantined for d in done):
+        parts.append(Text(f"`loopwright quarantine {done[0].table}` shows what waits there", style="dim"))
+    return Group(*parts)
+
+
+def _quarantined(value: Quarantined) -> RenderableType:
+    if not value.rows:
+        return Text(
+            f"nothing waits in the quarantine of {value.table}" + (f"; {value.mended:,} mended" if value.mended else "")
+        )
+    parts: list[RenderableType] = [
+        heading(f"quarantine of {value.table}: {_count(value.rows, 'row')}, {value.mended:,} mended before"),
+        table(["reason", "rows"], [[r, n] for r, n in list(value.reasons.items())[:ALIKE]]),
+        table(
+            ["source", "row", "why", "as it was"], [[r["source"], r["row"], r["reason"], r["raw"][:200]] for r in value.shown]
+        ),
+    ]
+    if value.rows > len(value.shown):
+        parts.append(Text(f"... and {value.rows - len(value.shown):,} more"))
+    mend = f"mend them, then `loopwright ingest {value.table} {value.file or 'FILE'} --mend`"
+    export = f"`loopwright quarantine {value.table} --export FILE` writes them to a file; "
+    parts.append(Text(f"written to {value.file}; {mend}" if value.file else export + mend, style="dim"))
+    return Group(*parts)
+
+
+def _contract(value: ContractShown) -> RenderableType:
+    of = value.table
+    columns = [[n, c.type, _rules(c), n if c.source is None else c.source, c.description] for n, c in of.columns.items()]
+    known = f", known {of.known} + {of.known_after}" if of.known_time or of.known_after != "0s" else ""
+    parts: list[RenderableType] = [
+        heading(f"{of.name}: key {', '.join(of.key)}, event time {of.event_time}{known}, {_count(value.rows, 'row')}"),
+        table(["column", "type", "rules", "in sources", ""], columns),
+        table(
+            ["version", "since", "by", "changes"],
+            [[v.number, v.at, v.by, "\n".join(v.changes) or NEVER] for v in value.versions],
+        ),
+    ]
+    return Group(*parts, *(Text(_word(note), style="dim") for note in value.notes))
+
+
+def _rules(column: Column) -> str:
+    """What a column's values must be, in words."""
+    low, high = column.minimum, column.maximum
+    said = [
+        "may be null" if column.nullable else "",
+        f"from {number(low)}" if low is not None else "",
+        f"to {number(high)}" if high is not None else "",
+        f"one of {', '.join(column.categories)}" if column.categories is not None else "",
+        f"times of {column.zone}" if column.zone else "",
+        f"written {column.format}" if column.format else "",
+        f"shape {column.shape}" if column.shape else "",
+        f"filled: {column.filled}" if column.filled else "",
+        "may be absent" if column.optional else "",
+        ", ".join(column.tags),
+    ]
+    return "; ".join(part for part in said if part)
+
+
 # --- by type -------------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +295,7 @@ def _loop_status(loop: LoopStatus) -> RenderableType:
             "",
             [
                 ("serving", serving),
+                *([] if loop.fleet is None else [(f"fleet by {loop.fleet.by}", _fleet_line(loop.fleet))]),
                 ("served so far", _count(len(loop.packages_served), "package")),
                 ("predictions", f"{loop.predictions:,}, the last {_word(loop.last_prediction)}"),
                 ("so far", f"{_count(loop.turns, 'turn')}, of which {_count(len(loop.retrainings), 'retraining')}"),
@@ -226,6 +314,13 @@ def _loop_status(loop: LoopStatus) -> RenderableType:
         ]
         parts += [heading("Open alerts"), table(["severity", "alert", ""], alerts)]
     return Group(*parts)
+
+
+def _fleet_line(fleet: FleetStatus) -> str:
+    most = list(fleet.serving)[:MOST_SEGMENTS]
+    more = f" and {len(fleet.serving) - len(most):,} more" if len(fleet.serving) > len(most) else ""
+    own = f"{len(fleet.serving):,} of {fleet.judged:,} segments with a model are answered by it"
+    return own + (f": {', '.join(_word(name) for name in most)}{more}" if most else "")
 
 
 def _leaderboard(board: Leaderboard) -> RenderableType:
@@ -250,14 +345,77 @@ def _leaderboard(board: Leaderboard) -> RenderableType:
         table(["measure [95 %]", *(str(n) for n in names)], measured, right=[str(n) for n in names]),
         plain(board.verdict),
         Text(f"as of {_word(board.as_of)}; objectives: {weights}", style="dim"),
+        *([] if board.fleet is None else [_fleet(board.fleet)]),
     )
+
+
+MOST_SEGMENTS = 12
+"""So many segments are shown at most; `--json` has all."""
+
+
+def _fleet(fleet: FleetBoard) -> RenderableType:
+    """The segments that gain most and those that gain least, and the whole in a sentence."""
+    up = metric(fleet.metric).higher
+    shown = sorted(fleet.segments, key=lambda m: (not m.package, -m.difference.value if up else m.difference.value, -m.rows))
+    left_out = len(shown) - MOST_SEGMENTS
+    half = MOST_SEGMENTS // 2
+    parts = [shown] if left_out <= 0 else [shown[:half], shown[-half:]]
+    rows: list[list[Any]] = []
+    for part in parts:
+        if rows:
+            rows.append(["...", "", "", "", "", f"{left_out:,} more: --json has all"])
+        rows += [_segment(m, m.segment in fleet.serving) for m in part]
+    name = fleet.metric.replace("_", " ")
+    columns = [fleet.by, "trained on", f"{name}: own", "global", "difference [95 %]", "answered by"]
+    return Group(
+        heading(f"Fleet by {fleet.by}"),
+        table(columns, rows, right=columns[1:5]),
+        plain(fleet.verdict),
+        Text(f"as of {_word(fleet.as_of)}; {fleet.rest:,} training rows are of segments without a model", style="dim"),
+    )
+
+
+def _segment(model: SegmentModel, serves: bool) -> list[Any]:
+    if not model.package:
+        return [model.segment, f"{model.rows:,}", "", "", "", plain(f"global: {model.why}")]
+    by = Text(f"own {short(model.package)}", style="green") if serves else Text("global")
+    return [
+        model.segment,
+        f"{model.rows:,}",
+        number(model.own.value),
+        number(model.whole.value),
+        interval(model.difference),
+        by,
+    ]
 
 
 def _history(value: History) -> RenderableType:
     if not value.releases:
         return Text("nobody has served yet: `loopwright run LOOP` makes a package and releases it")
-    rows = [[r.generation, r.since, r.action, _arms(r), r.by, r.why] for r in value.releases]
-    return table(["", "since", "", "package", "by", "why"], rows, right=[""])
+    rows = []
+    for before, r in zip([None, *value.releases], value.releases, strict=False):
+        package = _arms(r) if value.segment is None else _of_segment(r, value.segment)
+        changed = [_changed(before, r)] if value.segment is None and any(s.segments for s in value.releases) else []
+        rows.append([r.generation, r.since, r.action, package, *changed, r.by, r.why])
+    columns = ["", "since", "", "package", *(["segments"] if rows and len(rows[0]) == 7 else []), "by", "why"]
+    return table(columns, rows, right=[""])
+
+
+def _of_segment(value: ReleaseState, segment: str) -> str:
+    own = value.segments.get(segment)
+    return f"own {short(own)}" if own else f"global {_arms(value)}"
+
+
+def _changed(before: ReleaseState | None, now: ReleaseState) -> str:
+    """How many segments have their own package, and how many of these are new, others, gone."""
+    old = before.segments if before is not None else {}
+    counts = {
+        "new": len(now.segments.keys() - old.keys()),
+        "replaced": sum(1 for name, package in now.segments.items() if old.get(name, package) != package),
+        "gone": len(old.keys() - now.segments.keys()),
+    }
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"{len(now.segments)}" + (f" ({told})" if told else "")
 
 
 def _arms(value: ReleaseState) -> str:
@@ -265,8 +423,9 @@ def _arms(value: ReleaseState) -> str:
 
 
 def _release(value: ReleaseState) -> RenderableType:
+    beside = f", {_count(len(value.segments), 'package')} of segments by {value.fleet} beside it," if value.segments else ""
     return Text(
-        f"{value.loop}: {_arms(value)} serves since {_word(value.since)} ({value.action}, generation {value.generation}): {_word(value.why)}"
+        f"{value.loop}: {_arms(value)}{beside} serves since {_word(value.since)} ({value.action}, generation {value.generation}): {_word(value.why)}"
     )
 
 
@@ -403,16 +562,32 @@ def _drift(value: DriftReport) -> RenderableType:
 
 
 def _checked(value: Checked) -> RenderableType:
-    lines: list[RenderableType] = [_tick(i.ok, i.name, i.detail) for i in value.items]
-    bad = sum(not i.ok for i in value.items)
-    end = Text(
-        f"{_word(value.what)}: all is well" if value.ok else f"{_word(value.what)}: {bad} of {len(value.items)} not well"
-    )
-    return Group(*lines, end)
+    lines: list[RenderableType] = [_tick(i.ok, i.name, i.detail, warning=i.warning) for i in value.items]
+    bad, doubtful = sum(not i.ok for i in value.items), sum(i.warning for i in value.items)
+    if value.sample:
+        lines += [Text(""), heading(f"rows in, features out ({value.sample[0].source})"), _sampled(value.sample), Text("")]
+    said = f"{bad} of {len(value.items)} not well" if bad else f"{doubtful} to look into" if doubtful else "all is well"
+    return Group(*lines, Text(f"{_word(value.what)}: {said}"))
 
 
-def _tick(ok: bool, name: str, detail: str) -> Text:
-    sign = ("✓ ", "green") if ok else ("✗ ", "bold red")
+def _sampled(sample: Sequence[SampleRow]) -> RenderableType:
+    """A column of the screen per row: first the columns given, then the features."""
+    names = [f"row {i + 1}" for i in range(len(sample))]
+    given = [[name, *(_brief(row.columns[name]) for row in sample)] for name in sample[0].columns]
+    made = [[name, *(_brief(row.features[name]) for row in sample)] for name in sample[0].features]
+    return Group(table(["column", *names], given), table(["feature", *names], made))
+
+
+def _brief(value: Any) -> str:
+    """A value in at most 40 characters; of an array the first numbers."""
+    if isinstance(value, list):
+        return f"[{', '.join(_brief(v) for v in value[:3])}{', ...' if len(value) > 3 else ''}]"
+    text = f"{value:.6g}" if isinstance(value, float) else "null" if value is None else plain(value).plain
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _tick(ok: bool, name: str, detail: str, *, warning: bool = False) -> Text:
+    sign = ("▲ ", "yellow") if warning else ("✓ ", "green") if ok else ("✗ ", "bold red")
     return Text.assemble(sign, (_word(name), "bold"), f"  {_word(detail)}")
 
 
@@ -501,5 +676,7 @@ RENDERERS: dict[type, Callable[[Any], RenderableType]] = {
     Replayed: _replayed,
     ReportFile: _report,
     Made: _made,
+    Quarantined: _quarantined,
+    ContractShown: _contract,
 }
 """Renderer by type of answer. What is not here is shown field by field."""

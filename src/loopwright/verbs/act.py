@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from loopwright.records.clock import SimulatedClock
-from loopwright.records.errors import IngestRefused, LedgerUnavailable, LoopNotFound, NotFound, TableNotFound, UsageError
+from loopwright.records.errors import LedgerUnavailable, LoopNotFound, NotFound, TableNotFound, UsageError
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.turns import STAGES, LoopRecord, Stage
 from loopwright.verbs.look import known_loop
-from loopwright.verbs.results import Checked, CheckItem, Made, OutcomesReport, Replayed, ReportFile, Tended, TurnReport, Week
+from loopwright.verbs.results import Made, OutcomesReport, Replayed, ReportFile, Tended, TurnReport, Week
 
 if TYPE_CHECKING:
     from loopwright.data.ingest import Ingested
@@ -72,7 +72,7 @@ def init(
 
     Args:
         directory: folder to make; it must not hold a loop.py yet.
-        from_file: a CSV or Parquet file with one row per decision.
+        from_file: CSV, JSON Lines, Parquet or Arrow with one row per decision, or a folder or glob of such files.
         label: the column (true/false or 0/1) that says how it came out.
         time: the column of when the decision was taken.
         key: the column that identifies a row.
@@ -85,51 +85,32 @@ def init(
     )
 
 
-def check(home: Home, loop: str) -> Checked:
-    """What is wrong with a loop, before anything runs: declarations, contract, graph.
-
-    Args:
-        loop: path of a loop file or its folder, or a name the ledger knows.
-    """
-    from loopwright.develop.check import check as check_graphs
-
-    declared, _ = loop_with_code(home, loop)
-    items = [
-        CheckItem(
-            name="declarations",
-            ok=True,
-            detail=f"loop {declared.name!r}: {len(declared.candidates) + 1} candidates, {len(declared.tables)} tables",
-        )
-    ]
-    for table in declared.tables.values():
-        rows = home.lake.count(table.name) if home.lake.exists(table.name) else 0
-        detail = f"{rows:,} rows" if rows else f"empty: `loopwright ingest {table.name} FILE --loop {loop}`"
-        items.append(CheckItem(name=f"table {table.name}", ok=True, detail=detail))
-    found = check_graphs(
-        columns=declared.columns,
-        features=declared.features,
-        heuristic=declared.scope.heuristic,
-        outcome=declared.outcome,
-        slices=declared.slices,
-        candidates=declared.candidates,
-        objectives=declared.scope.objectives,
-    )
-    items += [CheckItem(name=n, ok=ok, detail=d) for n, ok, d in found.items]
-    return Checked(
-        what=declared.name, ok=all(i.ok for i in items), items=items, columns=declared.columns, features=found.features
-    )
-
-
-def ingest(home: Home, table: str, files: list[str], *, loop: str = "", progress: Progress | None = None) -> "list[Ingested]":
-    """Bring files into a table, through its contract: good rows land, bad rows go to quarantine with the reason.
+def ingest(
+    home: Home,
+    table: str,
+    files: list[str] | None = None,
+    *,
+    loop: str = "",
+    query: str = "",
+    from_url: str = "",
+    watermark: str = "",
+    mend: bool = False,
+    progress: Progress | None = None,
+) -> "list[Ingested]":
+    """Bring rows into a table, through its contract: good rows land, bad rows go to quarantine with the reason.
 
     Args:
         table: name of a declared table.
-        files: CSV or Parquet files.
+        files: CSV, JSON Lines, Parquet or Arrow files, folders or globs of them, or Delta tables (folder or URL).
         loop: path of the loop file that declares the table; not needed once the ledger knows the contract.
+        query: an SQL query instead of files; in it `:watermark` stands for the highest value ingested before.
+        from_url: the database that is asked, e.g. postgresql://user@host/shop or sqlite:///shop.db.
+        watermark: a column that grows; only rows above the highest value ingested before come in.
+        mend: bring in rows of the quarantine, out of a file that `quarantine --export` made; without files, as they are.
     """
+    from loopwright.data.bring import bring, bring_mended, bring_query
     from loopwright.data.ingest import contract, put_contract
-    from loopwright.data.ingest import ingest as ingest_file
+    from loopwright.tend import refresh
 
     if loop:
         declared, _ = loop_with_code(home, loop)
@@ -137,14 +118,15 @@ def ingest(home: Home, table: str, files: list[str], *, loop: str = "", progress
             raise TableNotFound(table, sorted(declared.tables))
         put_contract(home, declared.tables[table])
     found = contract(home, table)
-    missing = [f for f in files if not Path(f).is_file()]
-    if missing or not files:
-        raise IngestRefused(missing[0] if missing else table, "there is no such file" if missing else "name at least one file")
-    results = []
-    for i, file in enumerate(files):
-        results.append(ingest_file(home, found, Path(file)))
-        if progress:
-            progress.advance("ingest", i + 1, len(files))
+    if bool(query) != bool(from_url) or (query and (files or mend)):
+        raise UsageError("give files, or --query together with --from-url")
+    if query:
+        results = [bring_query(home, found, from_url, query, watermark=watermark, progress=progress)]
+    elif mend:
+        results = bring_mended(home, found, files or [])
+    else:
+        results = bring(home, found, files or [], watermark=watermark, progress=progress)
+    refresh(home, {table})
     return results
 
 
@@ -207,41 +189,53 @@ def run(
 def release(home: Home, loop: str, package: str = "", *, strategy: str = "direct", why: str = "") -> "ReleaseState":
     """Put a package into service, after the same checks that a turn makes; one that serves already goes on.
 
+    The winner of a turn brings the packages of segments that were judged beside it; the package of a segment replaces that one only.
+
     Args:
         loop: name of the loop.
         package: the package, or the beginning of its digest (default: the winner of the latest leaderboard).
         strategy: how; `direct` replaces what serves at once.
         why: the reason in a sentence, for the audit trail.
     """
-    from loopwright.deploy.checks import check_release
+    from loopwright.deploy.checks import Beside, check_release, sound
     from loopwright.deploy.controller import release as put_into_service
     from loopwright.deploy.controller import serving
+    from loopwright.records.evaluation import Leaderboard
     from loopwright.verbs.look import leaderboard
 
     declared = known_loop(home, loop)
     if strategy != "direct":
         raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
     chosen = home.packages.read(home.packages.resolve(package) if package else leaderboard(home, loop).winner)
+    segment = chosen.manifest.segment
     now = serving(home, loop)
-    if now is not None and now.arms[0].package == chosen.digest:
+    if now is not None and now.package_of(segment.value if segment is not None else None) == chosen.digest:
         return now
-    check_release(home, chosen, loop=loop, scope=declared.scope)
-    return put_into_service(home, loop, chosen.digest, why=why or "by hand").record
+    boards = [e.record for e in home.ledger.find(Leaderboard, loop=loop) if e.record.winner == chosen.digest]
+    fleet = next((b.fleet for b in boards if b.fleet is not None and b.fleet.serving), None)
+    if fleet is None:
+        check_release(home, chosen, loop=loop, scope=declared.scope)
+        return put_into_service(home, loop, chosen.digest, why=why or "by hand").record
+    own, _ = sound({name: home.packages.read(digest) for name, digest in fleet.serving.items()})
+    check_release(home, chosen, loop=loop, scope=declared.scope, beside=Beside(fleet.by, own))
+    segments = {name: package.digest for name, package in own.items()}
+    return put_into_service(home, loop, chosen.digest, fleet=fleet.by, segments=segments, why=why or "by hand").record
 
 
-def rollback(home: Home, loop: str, *, to: str = "", why: str = "") -> "ReleaseState":
-    """Go back to the package that served before, at a time, or by name.
+def rollback(home: Home, loop: str, *, to: str = "", segment: str | None = None, why: str = "") -> "ReleaseState":
+    """Go back to the package that served before, at a time, or by name; with it to the packages of segments beside it.
 
     Args:
         loop: name of the loop.
         to: a package (beginning of its digest) or a time (ISO 8601, or "tuesday 09:00"); default: the one before.
+        segment: only this segment goes back; `--to global` lets the loop's own package answer it.
         why: the reason in a sentence, for the audit trail.
     """
     from loopwright.deploy.controller import rollback as go_back
 
     with suppress(LedgerUnavailable):  # going back works without the ledger; only the nearest names are missed
         known_loop(home, loop)
-    return go_back(home, loop, to=to or None, why=why or "by hand").record
+    return go_back(home, loop, segment=segment, to=to or None, why=why or "by hand").record
 
 
 def tend(

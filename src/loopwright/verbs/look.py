@@ -16,6 +16,7 @@ from loopwright.verbs.results import (
     Condition,
     DriftReport,
     FileUsed,
+    FleetStatus,
     History,
     Kind,
     LoopPage,
@@ -85,6 +86,21 @@ def loop_status(home: Home, loop: str) -> LoopStatus:
         predictions=count,
         last_prediction=last,
         open_alerts=alerts,
+        fleet=_fleet(home, loop, serving),
+    )
+
+
+def _fleet(home: Home, loop: str, serving: ReleaseState | None) -> FleetStatus | None:
+    """The fleet of a loop; None where it has none and never had."""
+    board = next((e.record.fleet for e in home.ledger.find(Leaderboard, loop=loop) if e.record.fleet is not None), None)
+    segments = serving.segments if serving is not None else {}
+    if board is None and not segments:
+        return None
+    return FleetStatus(
+        by=serving.fleet if serving is not None and segments else board.by if board is not None else "",
+        serving=segments,
+        judged=sum(1 for m in board.segments if m.package) if board is not None else 0,
+        verdict=board.verdict if board is not None else "",
     )
 
 
@@ -171,13 +187,16 @@ def _stage(stage: Stage, step: "Entry[Step] | None", live: StageState | None, ru
     return StageState(stage=stage, state="ok", detail=step.record.summary, at=step.at)
 
 
-def leaderboard(home: Home, loop: str, *, weights: str = "") -> Leaderboard:
-    """The candidates of the latest full turn, measured, weighted by the stakeholders' objectives.
+def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None = None) -> Leaderboard:
+    """The candidates of the latest full turn, measured, weighted by the stakeholders' objectives; and the latest fleet.
 
     Args:
         loop: name of the loop.
         weights: other weights by objective, as `name=number,name=number`; what is not named keeps its weight.
+        segment: of the fleet only this segment.
     """
+    from difflib import get_close_matches
+
     from loopwright.develop.leaderboard import parse_weights, reweigh
 
     declared = known_loop(home, loop)
@@ -185,17 +204,30 @@ def leaderboard(home: Home, loop: str, *, weights: str = "") -> Leaderboard:
     if not boards:
         raise NotFound("leaderboard of loop", loop, next_step="make one with `loopwright run LOOP`")
     board = max(boards, key=lambda e: (len(e.record.rows) > 2, e.sequence)).record
+    fleet = next((e.record.fleet for e in boards if e.record.fleet is not None), None)
+    if segment is not None:
+        found = [m for m in fleet.segments if m.segment == segment] if fleet is not None else []
+        if fleet is None or not found:
+            near = get_close_matches(segment, [m.segment for m in fleet.segments] if fleet is not None else [], 3, 0.4)
+            raise NotFound("segment", segment, near=near, next_step="it has no model of its own: the global one answers it")
+        fleet = msgspec.structs.replace(fleet, segments=found)
+    board = msgspec.structs.replace(board, fleet=fleet)
     return reweigh(board, declared.scope.objectives, parse_weights(weights, declared.scope.objectives)) if weights else board
 
 
-def history(home: Home, loop: str) -> History:
+def history(home: Home, loop: str, *, segment: str | None = None) -> History:
     """Who served when, by whom, why; oldest first.
 
     Args:
         loop: name of the loop.
+        segment: only what changed who answers this segment.
     """
     known_loop(home, loop)
-    return History(loop=loop, releases=[e.record for e in home.ledger.find(ReleaseState, loop=loop, newest=False)])
+    releases = [e.record for e in home.ledger.find(ReleaseState, loop=loop, newest=False)]
+    if segment is not None:
+        before = [None, *(r.package_of(segment) for r in releases)]
+        releases = [r for r, old in zip(releases, before, strict=False) if r.package_of(segment) != old]
+    return History(loop=loop, releases=releases, segment=segment)
 
 
 def drift(home: Home, loop: str) -> DriftReport:
@@ -317,7 +349,7 @@ def _files(home: Home, manifest: "Manifest") -> Iterator[FileUsed]:
 def _release_of(home: Home, loop: str, package: str, at: dt.datetime) -> ReleaseState | None:
     """The release under which `package` answered at `at`: the newest one that had begun by then."""
     releases = [e.record for e in home.ledger.find(ReleaseState, loop=loop, newest=False)]
-    mine = [r for r in releases if any(a.package == package for a in r.arms)]
+    mine = [r for r in releases if package in r.packages]
     return next((r for r in reversed(mine) if r.since <= at), mine[0] if mine else None)
 
 

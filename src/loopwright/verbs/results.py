@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from loopwright.records.declarations import Column
+from loopwright.records.declarations import Column, Table
 from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.ledger.record import Problem
 from loopwright.records.releases import ReleaseState
@@ -36,6 +36,15 @@ class Retraining(msgspec.Struct, frozen=True, kw_only=True):
     released: bool
 
 
+class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The fleet of a loop: the packages that serve by segment of column `by`, and how its newest turn judged it."""
+
+    by: str
+    serving: dict[str, str]
+    judged: int
+    verdict: str
+
+
 class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One loop: its six stages, who serves, what happened."""
 
@@ -51,6 +60,7 @@ class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
     predictions: int
     last_prediction: datetime | None
     open_alerts: list[Alert]
+    fleet: FleetStatus | None = None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +79,25 @@ class FileUsed(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     file: str
     sha256: str
+
+
+class ContractVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of a contract, and how it differs from the one before."""
+
+    number: int
+    digest: str
+    at: datetime
+    by: str
+    changes: list[str]
+
+
+class ContractShown(msgspec.Struct, frozen=True, kw_only=True):
+    """The contract of a table as it is now, the rows it holds, and its versions, oldest first."""
+
+    table: Table
+    rows: int
+    versions: list[ContractVersion]
+    notes: list[str] = []
 
 
 class TracedOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,10 +149,11 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """Who served when, oldest first."""
+    """Who served when, oldest first; of one `segment` only what changed for it."""
 
     loop: str
     releases: list[ReleaseState]
+    segment: str | None = None
 
 
 class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,11 +200,20 @@ class LoopPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing looked at: whether it is well, and what was seen or what to do."""
+    """One thing looked at: whether it is well, and what was seen or what to do. A warning is a doubt: well, if it is meant so."""
 
     name: str
     ok: bool
     detail: str
+    warning: bool = False
+
+
+class SampleRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row in, features out: the columns that features use, and the features as the user's function gives them."""
+
+    source: str
+    columns: dict[str, Any]
+    features: dict[str, Any]
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +224,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     items: list[CheckItem]
     columns: dict[str, Column] = {}
     features: list[str] = []
+    sample: list[SampleRow] = []
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
