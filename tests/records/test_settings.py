@@ -54,7 +54,7 @@ def test_settings_travel_to_a_child_by_its_environment() -> None:
         ("LOOPWRIGHT_CONTROL_PORT", "-1", "between 0 and 65535"),
         ("LOOPWRIGHT_WORKERS", "0", "between 1 and 256"),
         ("LOOPWRIGHT_LEDGER", "mysql://x", "must begin with sqlite:/// or postgresql://"),
-        ("LOOPWRIGHT_ONLINE", "memcached://:secret@x", "must be `embedded`, or begin with redis:// or rediss://"),
+        ("LOOPWRIGHT_ONLINE", "memcached://x", "must be `embedded`, or begin with redis:// or rediss://"),
         ("LOOPWRIGHT_ENGINE", "cloud", "only `local`"),
     ],
 )
@@ -62,3 +62,9 @@ def test_a_wrong_value_names_its_variable_and_the_reason(env: str, value: str, w
     with pytest.raises(SettingInvalid, match=why) as caught:
         load_settings(environ={env: value})
     assert (caught.value.name, caught.value.value) == (env, value)
+
+
+def test_a_password_is_not_told() -> None:
+    with pytest.raises(SettingInvalid) as caught:
+        load_settings(environ={"LOOPWRIGHT_ONLINE": "rediss:/:secret@host"})
+    assert "secret" not in str(caught.value)

@@ -105,7 +105,8 @@ def load_settings(overrides: Mapping[str, Any] | None = None, environ: Mapping[s
     if settings.ledger and not settings.ledger.startswith(("sqlite:///", "postgresql://")):
         raise SettingInvalid("LOOPWRIGHT_LEDGER", settings.ledger, "must begin with sqlite:/// or postgresql://")
     if settings.online != "embedded" and not settings.online.startswith(("redis://", "rediss://")):
-        raise SettingInvalid("LOOPWRIGHT_ONLINE", "(not shown)", "must be `embedded`, or begin with redis:// or rediss://")
+        shown = settings.online.rpartition("@")[2]  # what is before may be a password
+        raise SettingInvalid("LOOPWRIGHT_ONLINE", shown, "must be `embedded`, or begin with redis:// or rediss://")
     if settings.engine != "local":
         raise SettingInvalid("LOOPWRIGHT_ENGINE", settings.engine, "only `local` is known to this version")
     return settings
