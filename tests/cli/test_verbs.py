@@ -13,6 +13,7 @@ from loopwright.cli.main import run, table
 
 ON_NOTHING: dict[str, tuple[list[str], int, str]] = {
     "check": (["nope"], 2, "loop_not_found"),
+    "contract": (["nope"], 2, "table_not_found"),
     "drift": (["nope"], 2, "loop_not_found"),
     "history": (["nope"], 2, "loop_not_found"),
     "ingest": (["nope", "nope.csv"], 2, "table_not_found"),
@@ -20,6 +21,7 @@ ON_NOTHING: dict[str, tuple[list[str], int, str]] = {
     "leaderboard": (["nope"], 2, "loop_not_found"),
     "lineage": (["nope"], 2, ""),
     "outcomes": (["nope"], 2, "loop_not_found"),
+    "quarantine": (["nope"], 2, "table_not_found"),
     "release": (["nope"], 2, "loop_not_found"),
     "replay": (["nope", "--start", "2013-04-01", "--end", "2013-05-01"], 2, "loop_not_found"),
     "report": (["nope"], 2, "loop_not_found"),

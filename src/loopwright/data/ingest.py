@@ -20,7 +20,7 @@ from loopwright.data.contract import BAD_SCHEMA, Origin, Seen, conform
 from loopwright.data.following import Followed, by_watermark
 from loopwright.data.source import Opened, open_source
 from loopwright.data.values import TYPES
-from loopwright.records.declarations import Table, declaration_digest
+from loopwright.records.declarations import Table, declaration_digest, to_builtins
 from loopwright.records.errors import DeclarationInvalid, TableNotFound
 from loopwright.records.home import Home
 from loopwright.records.ids import check_name
@@ -48,7 +48,8 @@ class Ingested(Record, frozen=True, kw_only=True):
     `digest` is the SHA-256 of its content, `version` that of the table with its rows, `reasons` the rows in quarantine
     by reason (a row may have several), `contract` the digest of the contract that judged them. `absent` are columns that the
     source did not have, which are null; `moment` is what columns filled with `ingested_at` hold. A source that grows has
-    what it `follows` and how far it `reached`. `already` is true when the same content was there before; then nothing was
+    what it `follows` and how far it `reached`; rows `mended` left the quarantine, by the digest of the source they came with
+    and their number in it. `already` is true when the same content was there before; then nothing was
     added.
     """
 
@@ -66,6 +67,7 @@ class Ingested(Record, frozen=True, kw_only=True):
     moment: datetime | None = None
     follows: str = ""
     reached: str = ""
+    mended: dict[str, list[int]] = {}
     already: bool = False
 
     @property
@@ -98,6 +100,7 @@ def ingest(
     sources come in one after another; it is kept up to date. Raises IngestRefused when the source cannot be read or its
     schema is not the contract's; then nothing was written.
     """
+    table = as_kept(table)
     known = ingested(home, table.name) if known is None else known
     if watermark:
         source = by_watermark(table, watermark, reached(known, f"watermark:{watermark}"), open_source(source, name))
@@ -156,8 +159,8 @@ def _nothing_new(home: Home, table: Table, opened: Opened, followed: Followed) -
 
 
 def _noted(home: Home, table: str, application: str) -> str:
-    notes = (msgspec.json.decode(note, type=_Note) for note in home.lake.notes(table))
-    return next((note.reached for note in notes if note.application == application), "")
+    notes = (msgspec.json.decode(note) for _, note in home.lake.notes(table))
+    return next((str(n["reached"]) for n in notes if n.get("application") == application), "")
 
 
 class _Run:
@@ -308,6 +311,7 @@ def put_contract(home: Home, table: Table) -> Entry[Contract]:
     naming every other difference.
     """
     check_name(QUARANTINE + table.name, "table")
+    table = as_kept(table)
     changed = declaration_digest(table)
     newest = home.ledger.latest(Contract, key=table.name)
     if newest is not None and newest.record.digest == changed:
@@ -315,6 +319,19 @@ def put_contract(home: Home, table: Table) -> Entry[Contract]:
     if home.lake.exists(table.name):
         _grow(home, table, newest.record.table if newest else None)
     return home.ledger.put(Contract(digest=changed, table=table), key=table.name)
+
+
+def changes(before: Table, after: Table) -> list[str]:
+    """How two contracts of a table differ: each place with what it was -> what it is."""
+    old, new = (to_builtins(t) for t in (before, after))
+    found = [f"{k}: {old[k]!r} -> {new[k]!r}" for k in old if k != "columns" and old[k] != new[k]]
+    for name in dict.fromkeys([*old["columns"], *new["columns"]]):
+        was, now = old["columns"].get(name), new["columns"].get(name)
+        if was is None or now is None:
+            found.append(f"{name}: {'absent' if was is None else was['type']} -> {'absent' if now is None else now['type']}")
+        else:
+            found += [f"{name}.{k}: {was[k]!r} -> {now[k]!r}" for k in was if was[k] != now[k]]
+    return found
 
 
 def _grow(home: Home, table: Table, before: Table | None) -> None:
@@ -361,6 +378,11 @@ def _alike(found: Any, type: str) -> bool:
         or (type == "timestamp" and pa.types.is_timestamp(found))
         or (type == "array" and pa.types.is_list(found) and found.value_type.equals(wanted.value_type))
     )
+
+
+def as_kept(table: Table) -> Table:
+    """A table as it comes out of the ledger again (`minimum=0` is 0.0 there): its digest is that of the contract."""
+    return msgspec.convert(msgspec.to_builtins(table), Table)
 
 
 def contract(home: Home, name: str) -> Table:

@@ -123,10 +123,11 @@ class Lake:
                 self._seal(name, delta.version())
             return delta.version()
 
-    def notes(self, name: str) -> list[str]:
-        """What was noted with the appends to a table, oldest first."""
+    def notes(self, name: str) -> list[tuple[int, str]]:
+        """What was noted with the appends to a table: (version, note), oldest first."""
         with self._errors(name):
-            return [e[_NOTE] for e in reversed(self._table(name).history()) if e.get(_NOTE)] if self.exists(name) else []
+            commits = self._table(name).history() if self.exists(name) else []
+            return [(c["version"], c[_NOTE]) for c in reversed(commits) if c.get(_NOTE)]
 
     def compact(self, name: str) -> int:
         """Put many small files together in few; returns by how many they became fewer (0 also if a writer came between)."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from loopwright.verbs import act, keep, lineage, look
+from loopwright.verbs import act, check, keep, lineage, look, tables
 
 Door = Literal["cli", "http"]
 
@@ -34,9 +34,13 @@ VERBS: tuple[Verb, ...] = (
     Verb("demo", "loop", act.demo, "The whole loop on a year of New York flights.", "loopwright demo --no-serve", True, ("cli",)),
     Verb("init", "scope", act.init, "Begin a new loop in a folder, its contract inferred from a file.",
          "loopwright init churn --from customers.csv --label churned --time signed_up --key customer_id", True, ("cli",)),
-    Verb("check", "scope", act.check, "What is wrong with a loop, before anything runs.", "loopwright check examples/flights", False, ("cli",)),
-    Verb("ingest", "data", act.ingest, "Bring files into a table, through its contract.",
+    Verb("check", "scope", check.check, "What is wrong with a loop, before anything runs.", "loopwright check examples/flights", False, ("cli",)),
+    Verb("ingest", "data", act.ingest, "Bring rows into a table, through its contract.",
          "loopwright ingest departures departures.parquet --loop examples/flights", True, ("cli",)),
+    Verb("contract", "data", tables.contract, "The contract of a table and its versions, in and out as ODCS v3.",
+         "loopwright contract departures --odcs departures.yaml", True, ("cli",)),
+    Verb("quarantine", "data", tables.quarantine, "What waits in the quarantine of a table, and why.",
+         "loopwright quarantine departures --export bad.csv", False, ("cli",)),
     Verb("run", "loop", act.run, "One turn of the loop, resumed where it was interrupted.", "loopwright run examples/flights --until develop", True, ("cli",)),
     Verb("leaderboard", "develop", look.leaderboard, "The candidates, measured, weighted by the stakeholders' objectives.",
          "loopwright leaderboard late-arrival --weights 'catch late flights=3,answer at once=1'", False),

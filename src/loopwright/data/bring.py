@@ -1,0 +1,69 @@
+"""Everything a person may name as a source, brought into a table one after another: files, folders, globs, Delta tables, a query."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from loopwright.data import following
+from loopwright.data.ingest import Ingested, ingest, ingested, reached
+from loopwright.data.quarantine import mend
+from loopwright.data.source import Opened, expand
+from loopwright.records.declarations import Table
+from loopwright.records.errors import IngestRefused, UsageError
+from loopwright.records.home import Home
+from loopwright.records.progress import Progress, Silent
+
+
+def bring(
+    home: Home, table: Table, sources: Sequence[str], *, watermark: str = "", progress: Progress | None = None
+) -> list[Ingested]:
+    """Ingest sources in the order given, the files of a folder or glob in order of their names; see `ingest`.
+
+    A folder with a Delta table in it, or a URL, is read on from the version that was read before. Raises IngestRefused when
+    there is no such file, or at the first source that is refused; those before it stay.
+    """
+    if not sources:
+        raise IngestRefused(table.name, "name at least one file")
+    progress = progress or Silent()
+    known = ingested(home, table.name)
+    steps: list[Callable[[], Ingested]] = []
+    for source in sources:
+        if "://" in source or (Path(source) / "_delta_log").is_dir():
+            steps.append(lambda uri=source: _delta(home, table, uri, known, progress))  # type: ignore[misc]  # bound now, not later
+        else:
+            steps += [
+                lambda file=file: ingest(home, table, file, watermark=watermark, known=known, progress=progress)  # type: ignore[misc]  # as above
+                for file in expand(source)
+            ]
+    done = []
+    for number, step in enumerate(steps, 1):
+        done.append(step())
+        if len(steps) > 1:
+            progress.advance("sources", number, len(steps))
+    return done
+
+
+def _delta(home: Home, table: Table, uri: str, known: dict[str, Ingested], progress: Progress) -> Ingested:
+    since = reached(known, following.identity(uri))
+    return ingest(home, table, following.by_version(uri, since), known=known, progress=progress)
+
+
+def bring_query(
+    home: Home, table: Table, url: str, query: str, *, watermark: str = "", progress: Progress | None = None
+) -> Ingested:
+    """Ingest the answer of a query; in it `:watermark` stands for how far `watermark` was read. See `query.open_query`."""
+    from loopwright.data.query import open_query  # here: SQLAlchemy's dialects are needed by nobody else
+
+    low = None
+    if watermark and watermark in table.columns:
+        low = following.parameter(table.columns[watermark], reached(ingested(home, table.name), f"watermark:{watermark}"))
+    elif ":watermark" in query:
+        raise UsageError("the query uses :watermark; say with --watermark which column of the table that is")
+    opened: Opened = open_query(url, query, home.path, watermark=low)
+    return ingest(home, table, opened, watermark=watermark, progress=progress)
+
+
+def bring_mended(home: Home, table: Table, sources: Sequence[str]) -> list[Ingested]:
+    """Ingest mended rows of the table's quarantine; without sources, the rows in it as they are. See `mend`."""
+    if not sources:
+        return [mend(home, table)]
+    return [mend(home, table, file) for source in sources for file in expand(source)]

@@ -1,0 +1,109 @@
+"""Rows out of an SQL database by URL, streamed. The only door to databases that are not the ledger.
+
+The answer is put aside on disk while its digest is taken: the database is let go of early, and the same answer again adds
+nothing.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import sqlalchemy as sa
+
+from loopwright.data.contract import BAD_SCHEMA
+from loopwright.data.source import Batch, Hasher, Opened, as_text, first_line
+from loopwright.records.errors import IngestRefused
+
+_ROWS = 20_000
+WATERMARK = "watermark"
+
+
+def open_query(url: str, query: str, folder: Path, *, watermark: Any = None, name: str = "") -> Opened:
+    """Run `query` on the database at `url` (as SQLAlchemy writes it: `postgresql://...`, `sqlite:///file.db`) and open the answer.
+
+    In the query `:watermark` stands for `watermark`. The answer waits in an unnamed file in `folder`. Raises IngestRefused
+    when the database cannot be reached or does not understand; the URL's password is never shown.
+    """
+    shown = name or "a query"
+    try:
+        engine = sa.create_engine(_with_driver(url))
+    except (sa.exc.ArgumentError, ImportError, ValueError) as error:
+        raise IngestRefused(shown, f"its URL is none that SQLAlchemy knows ({_said(error, url)})") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = _Answer(tempfile.TemporaryFile(dir=folder), shown)  # noqa: SIM115 - it lives as long as the source
+    try:
+        with engine.connect() as connection:
+            given = {WATERMARK: watermark} if f":{WATERMARK}" in query else {}
+            answer = connection.execution_options(stream_results=True, max_row_buffer=_ROWS).execute(sa.text(query), given)
+            names = list(answer.keys())
+            for rows in answer.partitions(_ROWS):
+                aside.add(pa.table({n: _column([row[i] for row in rows]) for i, n in enumerate(names)}))
+            if not aside.count:
+                aside.add(pa.table({n: pa.nulls(0) for n in names}))
+    except (sa.exc.SQLAlchemyError, pa.ArrowException) as error:
+        raise IngestRefused(shown, f"the database says: {_said(error, url)}") from error
+    finally:
+        engine.dispose()
+    return Opened(shown, aside.hasher.sha256.hexdigest(), aside.batches)
+
+
+def _with_driver(url: str) -> sa.URL:
+    found = sa.make_url(url)
+    return found.set(drivername="postgresql+psycopg") if found.drivername in ("postgresql", "postgres") else found
+
+
+def _said(error: BaseException, url: str) -> str:
+    """What went wrong, without the password."""
+    said = first_line(getattr(error, "orig", None) or error)
+    try:
+        password = sa.make_url(url).password
+    except (sa.exc.ArgumentError, ValueError):
+        return said.replace(url, "...")
+    return said.replace(str(password), "***") if password else said
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """Values [N] of one type as Arrow has it, exact decimals as decimals; mixed ones as text."""
+    if any(isinstance(v, memoryview) for v in values):
+        values = [bytes(v) if isinstance(v, memoryview) else v for v in values]
+    if any(isinstance(v, datetime) and v.tzinfo for v in values):
+        values = [v.astimezone(UTC) if isinstance(v, datetime) and v.tzinfo else v for v in values]
+    if any(isinstance(v, Decimal) and not v.is_finite() for v in values):
+        values = [float(v) if isinstance(v, Decimal) else v for v in values]
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError):
+        return as_text([v if v is None or isinstance(v, (int, float, bool, str)) else str(v) for v in values])
+
+
+class _Answer:
+    """Batches put aside in a file, each with a schema of its own, as a database may give a column two types."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        self._file, self._name, self.count = file, name, 0
+        self._total = 0
+        self.hasher = Hasher()
+
+    def add(self, part: pa.Table) -> None:
+        for target in (pa.PythonFile(self._file, mode="w"), pa.PythonFile(self.hasher, mode="w")):
+            with pa.ipc.new_stream(target, part.schema) as stream:
+                stream.write_table(part)
+        self.count += 1
+        self._total += len(part)
+
+    def batches(self) -> Iterator[Batch]:
+        self._file.seek(0)
+        read = 0
+        for _ in range(self.count):
+            part = pa.ipc.open_stream(pa.PythonFile(self._file, mode="r")).read_all()
+            rows = np.arange(read + 1, read + len(part) + 1, dtype=np.int64)
+            read += len(part)
+            yield Batch(part, rows, BAD_SCHEMA.empty_table(), read / max(self._total, 1))
+
+    def __del__(self) -> None:
+        self._file.close()

@@ -1,0 +1,71 @@
+"""Verbs that look at tables: their contracts, and what waits in their quarantine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loopwright.records.errors import TableNotFound
+from loopwright.records.home import Home
+from loopwright.verbs.act import loop_with_code
+from loopwright.verbs.results import ContractShown, ContractVersion
+
+if TYPE_CHECKING:
+    from loopwright.data.quarantine import Quarantined
+
+
+def contract(
+    home: Home, table: str, *, loop: str = "", odcs: Path | None = None, import_file: Path | None = None
+) -> ContractShown:
+    """The contract of a table and its versions; written to a file, or read from one.
+
+    Args:
+        table: name of a table.
+        loop: path of the loop file that declares the table; not needed once the ledger knows the contract.
+        odcs: file to write it to as Open Data Contract Standard v3, YAML or .json.
+        import_file: file of that standard to take the contract from; say it in your loop file as well.
+    """
+    from loopwright.data import odcs as standard
+    from loopwright.data.ingest import Contract, changes, put_contract
+    from loopwright.data.ingest import contract as newest
+
+    notes: list[str] = []
+    if loop:
+        declared, _ = loop_with_code(home, loop)
+        if table not in declared.tables:
+            raise TableNotFound(table, sorted(declared.tables))
+        put_contract(home, declared.tables[table])
+    if import_file is not None:
+        imported, left = standard.read(import_file, table)
+        put_contract(home, imported)
+        notes = [f"not taken over: {what}" for what in left]
+    found = newest(home, table)
+    if odcs is not None:
+        standard.write(found, odcs)
+        notes.append(f"written to {odcs}")
+    entries = home.ledger.find(Contract, key=table, newest=False)
+    versions = [
+        ContractVersion(
+            number=i + 1,
+            digest=e.record.digest,
+            at=e.at,
+            by=e.by,
+            changes=changes(entries[i - 1].record.table, e.record.table) if i else [],
+        )
+        for i, e in enumerate(entries)
+    ]
+    rows = home.lake.count(table) if home.lake.exists(table) else 0
+    return ContractShown(table=found, rows=rows, versions=versions, notes=notes)
+
+
+def quarantine(home: Home, table: str, *, export: Path | None = None, most: int = 20) -> "Quarantined":
+    """What waits in the quarantine of a table, by reason; written to a file to be mended.
+
+    Args:
+        table: name of a table.
+        export: file to write the rows and their reasons to (.csv, .jsonl or .parquet); `ingest --mend` brings it in again.
+        most: rows to show.
+    """
+    from loopwright.data.ingest import contract as newest
+    from loopwright.data.quarantine import quarantined
+
+    newest(home, table)
+    return quarantined(home, table, most=most, export=export)
