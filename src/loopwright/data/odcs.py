@@ -90,6 +90,7 @@ def to_odcs(table: Table) -> dict[str, Any]:
 
 def _property(name: str, column: Column, table: Table) -> dict[str, Any]:
     options = {"minimum": column.minimum, "maximum": column.maximum}
+    written = column.format if column.type != "timestamp" else None
     if column.type == "timestamp":
         options = {"format": column.format, "timezone": column.zone is None, "defaultTimezone": column.zone}  # type: ignore[dict-item]  # options of a time
     valid = {"metric": "invalidValues", "type": "library", "arguments": {"validValues": column.categories}, "mustBe": 0}
@@ -107,7 +108,15 @@ def _property(name: str, column: Column, table: Table) -> dict[str, Any]:
             "tags": column.tags,
             **listed,
             "quality": [valid] if column.categories is not None else None,
-            "customProperties": _custom({"shape": column.shape, "optional": column.optional or None, "filled": column.filled}),
+            "customProperties": _custom(
+                {
+                    "shape": column.shape,
+                    "format": written,
+                    "missing": column.missing,
+                    "optional": column.optional or None,
+                    "filled": column.filled,
+                }
+            ),
         }
     )
 
@@ -213,7 +222,8 @@ def _column(found: dict[str, Any], left: list[str]) -> Column:
         zone=zone or ("UTC" if logical == "date" else None),
         shape=ours.get("shape"),
         source=None if written is None or written == name else str(written),
-        format=form,
+        format=form or ours.get("format"),
+        missing=ours.get("missing", []),
         optional=bool(ours.get("optional", False)),
         filled=ours.get("filled"),
     )

@@ -4,7 +4,8 @@ Times without a zone are local times of the contract's `zone`, by the IANA datab
 clocks skip, or go through twice, is no moment: it is told so, never guessed.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -104,9 +105,13 @@ def read(column: Column, values: pa.ChunkedArray) -> Read:
     if is_text(values.type):
         values = values.cast(pa.string())
         if column.type != "string":
-            missing = pc.is_in(values, value_set=pa.array(sorted(MISSING_TEXT)))
-            values = pc.if_else(missing, pa.scalar(None, pa.string()), values)
+            values = _without(values, MISSING_TEXT)
+        values = _without(values, column.missing) if column.missing else values
     return _READERS[column.type](column, values)
+
+
+def _without(values: pa.ChunkedArray, words: Collection[str]) -> pa.ChunkedArray:
+    return pc.if_else(pc.is_in(values, value_set=pa.array(sorted(words))), pa.scalar(None, pa.string()), values)
 
 
 # --- numbers, booleans, text -------------------------------------------------------------------------------------
@@ -171,10 +176,23 @@ def _utf8(data: bytes) -> str | None:
 
 
 def _from_text(column: Column, values: pa.ChunkedArray) -> Read:
+    if column.format:
+        return _marked(column, values)
     try:
         return Read(_all_at_once(column, values), {})
     except pa.ArrowInvalid:
         return _each(column, values)
+
+
+def _marked(column: Column, values: pa.ChunkedArray) -> Read:
+    """Numbers with marks between thousands, `1,234.5` or `1.234,5`."""
+    mark, point = (",", ".") if column.format == "1,234.5" else (".", ",")
+    form = rf"^\s*[-+]?(\d{{1,3}}({re.escape(mark)}\d{{3}})+|\d+)?({re.escape(point)}\d*)?([eE][-+]?\d+)?\s*$"
+    fits = pc.match_substring_regex(values, form)
+    plain = pc.replace_substring(pc.replace_substring(values, mark, ""), point, ".")
+    found = _from_text(msgspec.structs.replace(column, format=None), pc.if_else(fits, plain, pa.scalar(None, pa.string())))
+    wrong = flags(pc.and_(pc.is_valid(values), pc.invert(pc.fill_null(fits, False))))
+    return Read(found.values, _faults(_NOT[column.type], wrong | found.unreadable))
 
 
 def _each(column: Column, values: pa.ChunkedArray) -> Read:

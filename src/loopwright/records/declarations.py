@@ -136,7 +136,9 @@ class Value(Declaration, frozen=True):
     @property
     def given(self) -> bool:
         """Whether it says anything."""
-        return any(isinstance(money, float | int) and money != 0 for money in (getattr(self, f) for f in self.__struct_fields__))
+        return any(
+            isinstance(money, float | int) and money != 0 for money in (getattr(self, f) for f in self.__struct_fields__)
+        )
 
     def threshold(self) -> float:
         """The score above which acting pays, for calibrated scores (Elkan 2001, The foundations of cost-sensitive learning)."""
@@ -192,7 +194,8 @@ class Column(Declaration, frozen=True):
     `shape` is that of one value of an `array` (of numbers, float32): `[28, 28]` for an image, `[384]` for an embedding.
 
     How sources write it: `source` is its name there, where that is another one; `format` how a timestamp is written that is
-    not ISO 8601 (`%d/%m/%Y %H:%M`, or `unix` and `unix_ms` for seconds and milliseconds since 1970); `optional` says that
+    not ISO 8601 (`%d/%m/%Y %H:%M`, or `unix` and `unix_ms` for seconds and milliseconds since 1970), or a number with marks
+    between its thousands (`1,234.5` or `1.234,5`); `missing` are texts that mean a missing value (`?`); `optional` says that
     a source may lack the column altogether (null then). `filled` is for a column that no source has: `row_id`, a text made
     of the source's digest and the number of the row, or `ingested_at`, the moment when that content was first ingested.
     """
@@ -208,6 +211,7 @@ class Column(Declaration, frozen=True):
     shape: list[int] | None = None
     source: str | None = None
     format: str | None = None
+    missing: list[str] = []
     optional: bool = False
     filled: Literal["row_id", "ingested_at"] | None = None
 
@@ -232,10 +236,15 @@ class Column(Declaration, frozen=True):
 
     def _source_problems(self) -> list[tuple[str, str]]:
         found = []
-        if self.format is not None and self.type != "timestamp":
-            found.append(("format", f"only a timestamp has a format, not {self.type}"))
-        elif self.format is not None and self.format not in ("unix", "unix_ms") and "%" not in self.format:
-            found.append(("format", f"{self.format[:80]!r} is no format: write one such as %d/%m/%Y %H:%M, or unix, or unix_ms"))
+        numbers, times = ("1,234.5", "1.234,5"), ("unix", "unix_ms")
+        if self.format is not None and self.type not in ("timestamp", "float", "integer"):
+            found.append(("format", f"only a timestamp or a number has a format, not {self.type}"))
+        elif self.format is not None and self.type == "timestamp" and self.format not in times and "%" not in self.format:
+            found.append(
+                ("format", f"{self.format[:80]!r} is no format: write one such as %d/%m/%Y %H:%M, or unix, or unix_ms")
+            )
+        elif self.format is not None and self.type != "timestamp" and self.format not in numbers:
+            found.append(("format", f"{self.format[:80]!r} is no format of numbers: one of {', '.join(numbers)}"))
         if self.optional and not self.nullable:
             found.append(("optional", "where a source lacks the column it is null: say nullable=True as well"))
         wanted = {"row_id": "string", "ingested_at": "timestamp"}.get(self.filled or "", self.type)
