@@ -11,8 +11,9 @@ from loopwright.develop.convert import refuse_inconvertible
 from loopwright.develop.features import trace, trace_rule, trace_slices
 from loopwright.develop.fit import first_trial
 from loopwright.develop.goal import goal_of
+from loopwright.develop.sampling import refuse_weights_of_its_own
 from loopwright.records import metrics
-from loopwright.records.declarations import Candidate, Column, Heuristic, Objective, Outcome, Slice
+from loopwright.records.declarations import Candidate, Column, Heuristic, Objective, Outcome, Sampling, Slice
 from loopwright.records.errors import ConversionRefused, DeclarationInvalid
 from loopwright.records.graph import Graph
 
@@ -33,6 +34,7 @@ def check(
     slices: Sequence[Slice],
     candidates: Sequence[Candidate],
     objectives: Sequence[Objective],
+    sampling: Sampling | None = None,
 ) -> GraphsChecked:
     """Look at everything that becomes a graph, and at the metrics the objectives name. Raises nothing that a user can mend."""
     names: list[str] = []
@@ -53,15 +55,16 @@ def check(
         return ", ".join(Graph(graph).outputs) if graph else "none declared"
 
     items = [_item("features", of_features), _item("heuristic", of_heuristic), _item("slices", of_slices)]
-    items += [_item(f"candidate {c.name}", partial(_convertible, c)) for c in candidates]
+    items += [_item(f"candidate {c.name}", partial(_convertible, c, outcome, sampling or Sampling())) for c in candidates]
     wrong = [why for o in objectives if (why := metrics.problem(o.metric, [s.name for s in slices], outcome))]
     items.append(("objectives", not wrong, "; ".join(wrong) or f"{len(objectives)} with metrics that can be measured"))
     return GraphsChecked(items, names)
 
 
-def _convertible(candidate: Candidate) -> str:
+def _convertible(candidate: Candidate, outcome: Outcome, sampling: Sampling) -> str:
     estimator = first_trial(candidate, 0)
-    refuse_inconvertible(candidate.name, estimator)
+    refuse_inconvertible(candidate.name, estimator, goal_of(outcome, np.array([])))
+    refuse_weights_of_its_own(candidate.name, estimator, weighed=sampling.balanced or bool(sampling.weights))
     search = f", {candidate.trials} trials" if candidate.trials else ""
     return f"{type(estimator).__name__} can become a graph{search}"
 

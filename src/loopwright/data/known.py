@@ -1,0 +1,120 @@
+"""What was known at the decision, and what was not: doubts about times and columns that declarations and examples give away."""
+
+import re
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loopwright.records.declarations import Aggregate, Context, Outcome, Table, duration
+
+LEAST = 100
+"""With fewer examples nothing is said about columns that are always null."""
+
+_OFTEN, _MANY = 0.5, 0.01
+
+
+def doubts(
+    requests: Table,
+    context: Sequence[Context],
+    aggregates: Sequence[Aggregate],
+    outcome: Outcome,
+    *,
+    used: Collection[str],
+    examples: pa.Table | None = None,
+    excluded: dict[str, int] | None = None,
+) -> list[tuple[str, str]]:
+    """Pairs of what is doubtful (a table or a column) and why; empty when nothing is.
+
+    `used` are the columns that features use; `examples` are as `records.examples` describes them, `excluded` counts the
+    decisions that are none by reason.
+    """
+    found = _of_requests(requests, examples)
+    for c in context:
+        found += _never(c.table, c.lag, c.max_age, "older than max_age", f"context {', '.join(c.wanted)}")
+    for a in aggregates:
+        found += _never(a.table, a.lag, a.window, "before its window", f"aggregate {a.name}")
+    found += _of_label(requests, context, outcome, used)
+    if examples is not None:
+        joined = [n for c in context for n in c.wanted] + [
+            a.name for a in aggregates if a.function not in ("count", "distinct")
+        ]
+        found += _of_columns(requests, joined, examples, used)
+    before = (excluded or {}).get("outcome known before the decision", 0)
+    if examples is not None and before > _MANY * (len(examples) + before):
+        why = f"{before:,} outcomes were known before the decision they belong to, and were left out: is {requests.event_time} when it was taken?"
+        found.append((f"table {outcome.table.name}", why))
+    return found
+
+
+def _of_requests(requests: Table, examples: pa.Table | None) -> list[tuple[str, str]]:
+    name = f"table {requests.name}"
+    if delay := duration(requests.known_after):
+        return [
+            (
+                name,
+                f"its rows become known {_span(delay)} after the decision (known_after), so nothing in them was there to decide by",
+            )
+        ]
+    if requests.known == requests.event_time or examples is None or not len(examples):
+        return []
+    late = pc.subtract(
+        examples.column(requests.known).cast(pa.int64()),
+        examples.column("_decided_at").cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()),
+    )
+    count = pc.sum(pc.greater(late, 0)).as_py() or 0
+    if not count:
+        return []
+    most = timedelta(microseconds=pc.max(late).as_py())
+    why = f"{count:,} of {len(examples):,} rows became known after their decision ({requests.known} is up to {_span(most)} after {requests.event_time})"
+    return [(name, f"{why}: what they say was not there to decide by")]
+
+
+def _never(table: Table, lag: str, limit: str | None, what: str, name: str) -> list[tuple[str, str]]:
+    """A join that can never find anything: its rows are known too late to count."""
+    delay = duration(table.known_after) + duration(lag)
+    if limit is None or table.known != table.event_time or delay <= duration(limit):
+        return []
+    why = f"never there: a row of {table.name} is known {_span(delay)} after it happened at the earliest (known_after and lag)"
+    return [(name, f"{why}, and is then {what} ({limit})")]
+
+
+def _of_label(requests: Table, context: Sequence[Context], outcome: Outcome, used: Collection[str]) -> list[tuple[str, str]]:
+    """Columns that features use and the label is computed from."""
+    words = {w for expression in outcome.labels.values() for w in re.findall(r"[A-Za-z_][A-Za-z0-9_]*", expression)}
+    named = {n: n for n in requests.columns if n not in requests.key and n != requests.event_time}
+    named |= {n: column for c in context if c.table.name == outcome.table.name for n, column in c.wanted.items()}
+    return [
+        (
+            f"column {name}",
+            f"features use it, and the label is computed from {outcome.table.name}.{column}: is it known at the decision?",
+        )
+        for name, column in named.items()
+        if name in used and column in words and column in outcome.table.columns
+    ]
+
+
+def _of_columns(requests: Table, joined: Sequence[str], examples: pa.Table, used: Collection[str]) -> list[tuple[str, str]]:
+    found, rows = [], len(examples)
+    for name in joined:
+        if rows >= LEAST and examples.column(name).null_count == rows:
+            why = f"null in all of {rows:,} examples: its keys match no row, or its rows become known too late"
+            found.append((f"column {name}", why))
+    known = examples.column("_known_at").cast(pa.timestamp("us", tz="UTC"))
+    for name, column in requests.columns.items():
+        if column.type != "timestamp" or name not in used or name == requests.event_time or not rows:
+            continue
+        same = pc.sum(pc.equal(examples.column(name), known)).as_py() or 0
+        if same > _OFTEN * rows:
+            why = f"in {same / rows:.1%} of the examples it is the very moment at which the outcome became known"
+            found.append((f"column {name}", f"{why}: it was not known at the decision"))
+    return found
+
+
+def _span(length: timedelta) -> str:
+    seconds = length.total_seconds()
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds / size:.3g}{unit}"
+    return f"{seconds:.3g}s"

@@ -1,0 +1,189 @@
+"""The verb `check`: what is wrong with a loop, what is doubtful, and what its features look like, before anything runs."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from loopwright.records.declarations import Table
+from loopwright.records.errors import DeclarationInvalid, ExamplesRefused
+from loopwright.records.home import Home
+from loopwright.records.progress import Progress, Silent
+from loopwright.verbs.act import loop_with_code
+from loopwright.verbs.results import Checked, CheckItem, SampleRow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from loopwright.develop.features import Traced
+    from loopwright.loop import Loop
+
+SAMPLED = 3
+LOOKED_AT = 100_000
+"""About so many of the newest requests are joined to be looked at."""
+
+
+class _Rows(NamedTuple):
+    """Rows to look at: examples (or None), requests without outcomes (or None), decisions left out by reason, and what is said of them.
+
+    `wrong` is what keeps examples from ever being made; empty when nothing does.
+    """
+
+    examples: "pa.Table | None"
+    requests: "pa.Table | None"
+    excluded: dict[str, int]
+    note: str
+    wrong: str = ""
+
+
+def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | None = None) -> Checked:
+    """What is wrong with a loop, before anything runs: declarations, contract, graph.
+
+    Where tables have rows, features that predict too well to be true and columns not known at the decision are warned of, and a few
+    rows are shown with their features; otherwise made-up rows are.
+
+    Args:
+        loop: path of a loop file or its folder, or a name the ledger knows.
+        strict: exit 1 for a warning, too.
+    """
+    from loopwright.develop.check import check as check_graphs
+    from loopwright.develop.features import trace
+
+    declared, _ = loop_with_code(home, loop)
+    items = [
+        CheckItem(
+            name="declarations",
+            ok=True,
+            detail=f"loop {declared.name!r}: {len(declared.candidates) + 1} candidates, {len(declared.tables)} tables",
+        )
+    ]
+    for table in declared.tables.values():
+        rows = home.lake.count(table.name) if home.lake.exists(table.name) else 0
+        detail = f"{rows:,} rows" if rows else f"empty: `loopwright ingest {table.name} FILE --loop {loop}`"
+        items.append(CheckItem(name=f"table {table.name}", ok=True, detail=detail))
+    found = check_graphs(
+        columns=declared.columns,
+        features=declared.features,
+        heuristic=declared.scope.heuristic,
+        outcome=declared.outcome,
+        slices=declared.slices,
+        candidates=declared.candidates,
+        objectives=declared.scope.objectives,
+        sampling=declared.sampling,
+    )
+    items += [CheckItem(name=n, ok=ok, detail=d) for n, ok, d in found.items]
+    sample: list[SampleRow] = []
+    if found.features:
+        traced = trace(declared.features, declared.columns)
+        seen = _rows(home, declared)
+        if seen.wrong:
+            items.append(CheckItem(name="examples", ok=False, detail=seen.wrong))
+        items += _doubts(declared, traced, seen, progress or Silent())
+        sample = _sample(declared, traced, seen)
+    doubtful = any(i.warning for i in items)
+    return Checked(
+        what=declared.name,
+        ok=all(i.ok for i in items) and not (strict and doubtful),
+        items=items,
+        columns=declared.columns,
+        features=found.features,
+        sample=sample,
+    )
+
+
+def _rows(home: Home, loop: "Loop") -> _Rows:
+    """Examples of about the newest LOOKED_AT requests, made in a folder that is gone afterwards; requests alone where there are none."""
+    import pyarrow as pa
+
+    from loopwright.data.examples import build, load
+
+    if not home.lake.exists(loop.requests.name) or not home.lake.count(loop.requests.name):
+        return _Rows(None, None, {}, "not looked for: there are no rows yet")
+    try:
+        with TemporaryDirectory(dir=home.path, prefix=".check-") as folder:
+            where = {"home": Path(folder), "ledger": home.settings.ledger_url, "lake": home.settings.lake_root}
+            with Home(msgspec.structs.replace(home.settings, **where), home.clock) as scratch:
+                made = build(
+                    scratch,
+                    loop_name=loop.name,
+                    requests=loop.requests,
+                    context=loop.context,
+                    aggregates=loop.aggregates,
+                    outcome=loop.outcome,
+                    as_of=home.clock.now(),
+                    window=_window(home, loop.requests),
+                )
+                examples = load(scratch, made)
+    except (ExamplesRefused, DeclarationInvalid) as error:
+        rows = home.lake.dataset(loop.requests.name).head(SAMPLED)
+        for name, column in loop.context_columns.items():
+            from loopwright.records.columns import ARROW_TYPES
+
+            rows = rows.append_column(name, pa.nulls(len(rows), ARROW_TYPES[column.type]))
+        wrong = str(error) if isinstance(error, DeclarationInvalid) else ""
+        return _Rows(None, rows, {}, f"not looked for: {error}", wrong)
+    return _Rows(examples, None, made.excluded, f"{len(examples):,} examples")
+
+
+def _window(home: Home, requests: Table) -> timedelta | None:
+    """The newest stretch that holds about LOOKED_AT requests; None where there are no more than that."""
+    import pyarrow.compute as pc
+
+    count = home.lake.count(requests.name)
+    if count <= LOOKED_AT:
+        return None
+    ends: list[datetime] = []
+    for batch in home.lake.dataset(requests.name).to_batches(columns=[requests.event_time]):
+        low, high = (moment.as_py() for moment in pc.min_max(batch.column(0)).values())
+        ends += [low, high] if low is not None else []
+    return (max(ends) - min(ends)) * (LOOKED_AT / count) if ends else None
+
+
+def _doubts(loop: "Loop", traced: "Traced", seen: _Rows, progress: Progress) -> list[CheckItem]:
+    """What was not known at the decision, and features that tell too much; one good item where there is no such thing."""
+    from loopwright.data.known import doubts
+    from loopwright.develop.leakage import scan
+
+    found = doubts(
+        loop.requests,
+        loop.context,
+        loop.aggregates,
+        loop.outcome,
+        used=traced.used,
+        examples=seen.examples,
+        excluded=seen.excluded,
+    )
+    if seen.examples is not None:
+        suspects = scan(traced, seen.examples, task=loop.outcome.task, key=loop.requests.key, progress=progress)
+        found += [(f"feature {s.feature}", f"{s.why}; it is made of {', '.join(s.columns) or 'no column'}") for s in suspects]
+    items = [CheckItem(name=name, ok=True, detail=why, warning=True) for name, why in found]
+    if not items:
+        detail = (
+            f"no feature tells too much, no column was known too late ({seen.note})" if seen.examples is not None else seen.note
+        )
+        items = [CheckItem(name="leakage", ok=True, detail=detail)]
+    return items
+
+
+def _sample(loop: "Loop", traced: "Traced", seen: _Rows) -> list[SampleRow]:
+    """A few rows with their features: the first, the middle and the newest example, or requests, or made-up rows."""
+    from loopwright.develop.feature_values import FeatureValues, made_up
+
+    values = FeatureValues(traced)
+    given: list[dict[str, Any]]
+    rows = seen.examples if seen.examples is not None and len(seen.examples) else seen.requests
+    if rows is None:
+        given, source = made_up(loop.columns), "made up"
+        computed = values.of_rows(given)
+    else:
+        places = sorted({0, len(rows) // 2, len(rows) - 1})
+        part, source = rows.take(places), f"table {loop.requests.name}"
+        given = part.select(list(loop.columns)).to_pylist()
+        computed = values.of_table(part)
+    used = [name for name in loop.columns if name in traced.used]
+    return [
+        SampleRow(source=source, columns={n: row[n] for n in used}, features=made)
+        for row, made in zip(given, computed, strict=True)
+    ]

@@ -1,0 +1,177 @@
+"""`loopwright check` on a small shop: what is said, what is shown, and what `--strict` makes of it."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from loopwright.cli.main import run
+from loopwright.records.clock import SimulatedClock
+from loopwright.records.home import Home
+from loopwright.records.settings import Settings
+from loopwright.verbs import check as room
+from loopwright.verbs.check import check
+from loopwright.verbs.results import Checked
+
+LOOP = """
+import ndonnx.extensions as nde
+from loopwright import Candidate, Column, Context, Heuristic, Loop, Objective, Outcome, Scope, Table, Sampling
+from sklearn.linear_model import LogisticRegression
+
+orders = Table("orders", {
+    "order": Column("string"), "at": Column("timestamp"), "amount": Column("float", minimum=0, maximum=500),
+    "shop": Column("string", categories=["north", "south"]), "refund": Column("float", nullable=True),
+}, ["order"], "at")
+rates = Table("rates", {"shop": Column("string"), "at": Column("timestamp"), "rate": Column("float")}, ["shop"], "at")
+returns = Table("returns", {"order": Column("string"), "at": Column("timestamp"), "returned": Column("boolean")}, ["order"], "at")
+
+def features(f):
+    return FEATURES
+
+loop = Loop(
+    name="returns",
+    scope=Scope(problem="Which orders come back?", heuristic=Heuristic(lambda f: f.amount > 100),
+                objectives=[Objective("catch them", "sales", "average_precision", at_least=0.2)]),
+    requests=orders, context=[Context(rates, {"shop": "shop"}, ["rate"])], outcome=Outcome(returns, "LABEL"), features=features,
+    candidates=[Candidate("simple", lambda: LogisticRegression(WEIGHTS))],
+)
+"""
+HONEST = '{"amount": f.amount, "shop": f.shop, "rate": nde.fill_null(f.rate, 1.0)}'
+LEAKY = '{"amount": f.amount, "refund": f.refund, "order": f.order}'
+NOW = datetime(2024, 6, 1, tzinfo=UTC)
+N = 1500
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    with Home(Settings(home=tmp_path / "home", by="tester"), SimulatedClock(NOW)) as made:
+        yield made
+
+
+def written(folder: Path, features: str = HONEST, label: str = "returned", weights: str = "") -> str:
+    text = LOOP.replace("FEATURES", features).replace("LABEL", label).replace("WEIGHTS", weights)
+    folder.mkdir(exist_ok=True)
+    (folder / "loop.py").write_text(text)
+    return str(folder)
+
+
+def fill(home: Home, n: int = N) -> None:
+    """Orders, of which a third come back; those get a refund, which the table has by now. The rates are known before."""
+    rng = np.random.default_rng(0)
+    at = [NOW - timedelta(days=90) + timedelta(minutes=30 * i) for i in range(n)]
+    amount = rng.uniform(5, 300, n)
+    back = rng.random(n) < amount / 450
+    stamp = pa.timestamp("us", tz="UTC")
+    home.lake.write(
+        "orders",
+        pa.table(
+            {
+                "order": [f"o{i}" for i in range(n)],
+                "at": pa.array(at, stamp),
+                "amount": amount,
+                "shop": rng.choice(["north", "south"], n).tolist(),
+                "refund": pa.array([a if b else None for a, b in zip(amount, back, strict=True)], pa.float64()),
+            }
+        ),
+    )
+    returns = {
+        "order": [f"o{i}" for i in range(n)],
+        "at": pa.array([m + timedelta(days=3) for m in at], stamp),
+        "returned": back,
+    }
+    home.lake.write("returns", pa.table(returns))
+    early = pa.array([NOW - timedelta(days=100)] * 2, stamp)
+    home.lake.write("rates", pa.table({"shop": ["north", "south"], "at": early, "rate": [1.5, 2.5]}))
+
+
+def warned(checked: Checked) -> dict[str, str]:
+    return {i.name: i.detail for i in checked.items if i.warning}
+
+
+def test_without_rows_a_loop_is_shown_on_made_up_ones(home: Home, tmp_path: Path) -> None:
+    checked = check(home, written(tmp_path / "shop"))
+    assert checked.ok
+    assert [(r.source, r.columns["shop"], r.features["amount"]) for r in checked.sample] == [
+        ("made up", "north", 0.0),
+        ("made up", "north", 250.0),
+        ("made up", "south", 500.0),
+    ]
+    assert checked.sample[2].columns["rate"] is None
+    assert checked.sample[2].features["rate"] == 1.0
+    assert not (tmp_path / "home" / "lake").exists()  # looking leaves nothing behind
+
+
+def test_with_rows_a_few_are_shown_with_their_context(home: Home, tmp_path: Path) -> None:
+    fill(home)
+    before = sorted(p for p in (tmp_path / "home").rglob("*") if "ledger" not in p.name)
+    checked = check(home, written(tmp_path / "shop"))
+    assert (checked.ok, warned(checked)) == (True, {})
+    assert next(i.detail for i in checked.items if i.name == "leakage").endswith("(1,500 examples)")
+    orders = home.lake.read("orders").sort_by("at").to_pylist()
+    for shown, place in zip(checked.sample, (0, N // 2, N - 1), strict=True):
+        assert shown.source == "table orders"
+        assert shown.features["amount"] == shown.columns["amount"] == orders[place]["amount"]
+        assert shown.features["rate"] == {"north": 1.5, "south": 2.5}[orders[place]["shop"]]
+        assert "order" not in shown.columns  # no feature uses it
+    assert sorted(p for p in (tmp_path / "home").rglob("*") if "ledger" not in p.name) == before
+
+
+def test_leaks_are_warned_of_and_strict_makes_them_a_no(home: Home, tmp_path: Path) -> None:
+    fill(home)
+    loop = written(tmp_path / "shop", LEAKY)
+    checked = check(home, loop)
+    assert checked.ok
+    assert sorted(warned(checked)) == ["feature order", "feature refund"]
+    assert "it is made of refund" in warned(checked)["feature refund"]
+    assert not check(home, loop, strict=True).ok
+    assert check(home, written(tmp_path / "honest"), strict=True).ok
+
+
+def test_only_about_the_newest_requests_are_looked_at(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(home)
+    monkeypatch.setattr(room, "LOOKED_AT", 300)
+    checked = check(home, written(tmp_path / "shop"))
+    seen = next(i.detail for i in checked.items if i.name == "leakage")
+    assert int(seen.split("(")[1].split()[0]) in range(300, 303)
+
+
+def test_requests_without_outcomes_are_shown_all_the_same(home: Home, tmp_path: Path) -> None:
+    fill(home, 50)
+    home.lake.write("returns", home.lake.read("returns").slice(0, 0), mode="overwrite")
+    checked = check(home, written(tmp_path / "shop"))
+    assert checked.ok
+    assert [r.features["rate"] for r in checked.sample] == [1.0] * 3
+    assert "not looked for: there is nothing to learn from" in next(i.detail for i in checked.items if i.name == "leakage")
+
+
+def test_a_label_that_is_no_expression_is_not_well(home: Home, tmp_path: Path) -> None:
+    fill(home, 50)
+    checked = check(home, written(tmp_path / "shop", label="returnd"))
+    assert [i.name for i in checked.items if not i.ok] == ["examples"]
+    assert "'returnd' cannot be evaluated" in next(i.detail for i in checked.items if not i.ok)
+
+
+def test_weights_of_an_estimators_own_are_not_well(home: Home, tmp_path: Path) -> None:
+    checked = check(home, written(tmp_path / "shop", weights="class_weight='balanced'"))
+    assert [i.name for i in checked.items if not i.ok] == ["candidate simple"]
+    assert "Loop(sampling=Sampling(balanced=True))" in next(i.detail for i in checked.items if not i.ok)
+
+
+def test_the_command_shows_it_and_its_exit_code_says_it(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(home)
+    loop, at = written(tmp_path / "shop", LEAKY), ["--home", str(home.path)]
+    assert run([*at, "check", loop]) == 0
+    shown = capsys.readouterr().out
+    assert "▲ feature refund" in shown
+    assert "rows in, features out (table orders)" in shown
+    assert "returns: 2 to look into" in shown
+    assert run([*at, "check", loop, "--strict", "--json"]) == 1
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert answer["ok"] is False
+    assert [i["name"] for i in answer["items"] if i["warning"]] == ["feature refund", "feature refund", "feature order"]
+    assert len(answer["sample"]) == 3
