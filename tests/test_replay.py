@@ -171,8 +171,8 @@ def test_beside_it_stands_what_never_retraining_really_comes_to(played: Any) -> 
     assert never.summary.value == never.summary.value_never
     assert fair.summary.value_never == never.summary.value
     assert [w.value_never for w in fair.summary.weeks] == [w.value for w in never.summary.weeks]
-    assert compare(never.home, LOOP, never.run).scores["served"].tolist() == pytest.approx(
-        compare(fair.home, LOOP, fair.run).scores["never"].tolist(), abs=1e-6
+    assert compare(never.home, LOOP, never.run).given["served"].score.tolist() == pytest.approx(
+        compare(fair.home, LOOP, fair.run).given["never"].score.tolist(), abs=1e-6
     )
 
 

@@ -23,21 +23,21 @@ from loopwright.deploy.predict import Predictor
 from loopwright.loop import Loop
 from loopwright.records import metrics
 from loopwright.records.clock import SimulatedClock
-from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Retrain, Table, Value, duration
 from loopwright.records.errors import ExamplesRefused, GateFailed, UsageError
 from loopwright.records.evaluation import Estimate
-from loopwright.records.graph import Graph
 from loopwright.records.home import Home
 from loopwright.records.ids import digest, new_ids
+from loopwright.records.metrics import Answered
 from loopwright.records.outcomes import join, outcomes
-from loopwright.records.packages import Package
 from loopwright.records.predictions.log import LogWriter
 from loopwright.records.predictions.read import predictions
 from loopwright.records.predictions.record import OutcomeRow
 from loopwright.records.predictions.segment import log_folder
 from loopwright.records.progress import Progress, Silent
+from loopwright.records.scoring import score
 from loopwright.records.settings import Settings
+from loopwright.records.truth import Known, known
 from loopwright.records.windows import Quality, Window
 from loopwright.tend import Upkeep, upkeep
 from loopwright.turn import turn
@@ -78,12 +78,11 @@ class Run(msgspec.Struct, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Arrays over the replay's predictions with a known outcome: which lap [N], truth, and what each policy answered."""
+    """The replay's predictions with a known outcome: which lap [N], their truth, and what each policy answered."""
 
     lap: np.ndarray
-    truth: np.ndarray
-    scores: dict[str, np.ndarray]
-    labels: dict[str, np.ndarray]
+    known: Known
+    given: dict[str, Answered]
 
 
 def workspace(home: Home, loop: Loop, start: datetime, folder: Path) -> Home:
@@ -144,13 +143,18 @@ def replay(
         )
         lap.event = _respond(home, loop, file, kept, stop < end, progress)
         laps.append(lap)
-        progress.say(_line(lap, loop.retrain.decay_metric, kept))
+        progress.say(_line(lap, _metric(loop), kept))
         progress.advance("replay", (stop - start).total_seconds(), (end - start).total_seconds())
     traffic.close()
     for lap in laps:  # outcomes that came late revised it; policies are compared on the same outcomes
         revised = home.ledger.latest(Quality, loop=loop.name, key=lap.start.isoformat())
         lap.quality = revised.record if revised is not None else lap.quality
-    return Run(laps=laps, first=first.arms[0].package, metric=loop.retrain.decay_metric, seconds=clock.monotonic() - tick)
+    return Run(laps=laps, first=first.arms[0].package, metric=_metric(loop), seconds=clock.monotonic() - tick)
+
+
+def _metric(loop: Loop) -> str:
+    """The metric by which quality is told."""
+    return loop.retrain.decay_metric or metrics.primary(loop.outcome.task)
 
 
 def _retrain(loop: Loop, policy: str) -> Retrain:
@@ -303,36 +307,26 @@ def compare(home: Home, loop: Loop, run: Run) -> Comparison:
     logged = predictions(home, loop.name, start=run.laps[0].start, end=run.laps[-1].end)
     known_by = run.laps[-1].end + duration(loop.outcome.wait)
     joined = join(logged, outcomes(home, loop.name, known_by=known_by), loop.outcome, known_by=known_by)
-    joined = joined.filter(pc.is_valid(joined["_truth"]))
-    package = home.packages.read(run.first)
-    scores = {
-        "served": joined["_score"].to_numpy().astype(np.float64),
-        "never": _score(package, "model.onnx", loop, joined),
-        "heuristic": _score(package, "heuristic.onnx", loop, joined),
-    }
-    at = joined["_at"].cast(pa.int64()).to_numpy()
+    answered_by = pc.unique(joined["_package"]).to_pylist()
+    found = known(joined, loop.outcome, {digest: home.packages.read(digest).manifest.output for digest in answered_by})
+    rows, first = joined.filter(pa.array(found.rows)), home.packages.read(run.first)
+    at = rows["_at"].cast(pa.int64()).to_numpy()
     return Comparison(
         lap=np.searchsorted(np.array([_us(lap.end) for lap in run.laps]), at, "right"),
-        truth=joined["_truth"].to_numpy(zero_copy_only=False).astype(bool),
-        scores=scores,
-        labels={
-            "served": joined["_label"].to_numpy(zero_copy_only=False).astype(bool),
-            "never": scores["never"] >= package.manifest.threshold,
-            "heuristic": scores["heuristic"] >= package.manifest.threshold,
+        known=found,
+        given={
+            "served": found.given,
+            "never": score(first, rows, onto=found.output, threads=2),
+            "heuristic": score(first, rows, onto=found.output, heuristic=True),
         },
     )
 
 
-def _score(package: Package, file: str, loop: Loop, table: pa.Table) -> np.ndarray:
-    graph = Graph(package.files[file])
-    return np.asarray(graph.run(arrow_feed(graph, loop.columns, table), ["score"])["score"], dtype=np.float64)
-
-
-def worth(value: Value, truth: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Money of each row [N] over no model: what acting or not is worth, less what doing nothing is worth."""
-    acted = np.where(truth, value.true_positive, value.false_positive)
-    idle = np.where(truth, value.false_negative, value.true_negative)
-    return np.where(label, acted - idle, 0.0)
+def worth(value: Value, comparison: Comparison, policy: str) -> np.ndarray:
+    """Money of each row [N] of a policy over no model."""
+    found = comparison.known
+    earned, idle = metrics.money(value, found.output, found.truth, comparison.given[policy])
+    return np.asarray(earned - idle, dtype=np.float64)
 
 
 def total(rows: np.ndarray) -> Estimate:
@@ -347,4 +341,7 @@ def metric_of(comparison: Comparison, name: str, policy: str, lap: int) -> float
     mask = comparison.lap == lap
     if not mask.any():
         return float("nan")
-    return metrics.compute(name, comparison.truth[mask], comparison.scores[policy][mask], comparison.labels[policy][mask])
+    found = comparison.known
+    groups = None if found.groups is None else found.groups[mask]
+    given = comparison.given[policy].at(mask)
+    return metrics.compute(name, found.truth[mask], *given, output=found.output, groups=groups)

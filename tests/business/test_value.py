@@ -7,12 +7,13 @@ import pytest
 from tests.traffic import LOOP, OUTCOME, SCOPE, START, VALUE, WEEK, World, package, rows, truths
 
 from loopwright.business.costs import compute_cost
-from loopwright.business.value import RESAMPLES, account, expected, heuristic, value
+from loopwright.business.value import RESAMPLES, account, expected, value
 from loopwright.records import metrics
 from loopwright.records.declarations import Outcome, Value
 from loopwright.records.evaluation import Leaderboard, LeaderboardRow
 from loopwright.records.package import Output
 from loopwright.records.predictions.read import predictions
+from loopwright.records.scoring import score
 from loopwright.records.turns import Step
 from loopwright.records.windows import ValueWindow
 
@@ -151,7 +152,7 @@ def test_the_heuristic_answers_for_every_row(world: World) -> None:
     given = rows(50, START)
     world.predict(given)
     table = predictions(world.home, LOOP)
-    said = dict(zip(table["_unit"].to_pylist(), heuristic(world.package, table).label.tolist(), strict=True))
+    said = dict(zip(table["_unit"].to_pylist(), score(world.package, table, heuristic=True).label.tolist(), strict=True))
     assert said == {r["flight"]: r["delay"] > 15 for r in given}
 
 

@@ -15,15 +15,14 @@ import pyarrow.compute as pc
 
 from loopwright.business.costs import compute_cost, serving_seconds, turn_seconds
 from loopwright.records import metrics
-from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Outcome, Scope, Value
 from loopwright.records.errors import NotFound, PackageRefused
 from loopwright.records.evaluation import Estimate, Leaderboard
-from loopwright.records.graph import Graph
 from loopwright.records.home import Home
 from loopwright.records.metrics import Answered
 from loopwright.records.package import Output
 from loopwright.records.packages import Package
+from loopwright.records.scoring import score as score_rows
 from loopwright.records.truth import Known, known, with_truth
 from loopwright.records.windows import ValueWindow
 
@@ -130,19 +129,11 @@ def _rule(packages: Mapping[str, Package], rows: pa.Table, found: Known) -> Answ
     for digest, package in packages.items():
         mine = np.flatnonzero(digests == digest)
         if len(mine):
-            said = heuristic(package, rows.take(pa.array(mine)))
+            said = score_rows(package, rows.take(pa.array(mine)), heuristic=True)
             score[mine] = said.score
             if label is not None and said.label is not None:
                 label[mine] = said.label
     return Answered(score, label, None if not output.names else np.zeros((count, len(output.names))))
-
-
-def heuristic(package: Package, rows: pa.Table) -> Answered:
-    """What the package's heuristic says of logged rows, labelled as the fall-back is."""
-    manifest, graph = package.manifest, Graph(package.files["heuristic.onnx"])
-    found = graph.run(arrow_feed(graph, package.columns, rows), [o for o in ("score", "values") if o in graph.outputs])
-    border = manifest.threshold if manifest.heuristic_threshold is None else manifest.heuristic_threshold
-    return metrics.answered(manifest.output, found["score"], found.get("values"), border)
 
 
 def expected(board: Leaderboard) -> tuple[float, float]:

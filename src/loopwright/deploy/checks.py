@@ -33,9 +33,13 @@ from loopwright.records.evaluation import Estimate
 from loopwright.records.examples import Examples
 from loopwright.records.graph import Graph
 from loopwright.records.home import Home
+from loopwright.records.label import label_array
 from loopwright.records.ledger.record import Record
+from loopwright.records.metrics import Answered
+from loopwright.records.package import Output
 from loopwright.records.packages import Package
 from loopwright.records.releases import ReleaseState
+from loopwright.records.scoring import score, together
 from loopwright.records.split import trained_on, validates
 from loopwright.records.turns import LoopRecord
 
@@ -65,13 +69,6 @@ class GateResult(Record, frozen=True, kw_only=True):
     checks: list[Check]
 
 
-class Scored(msgspec.Struct, frozen=True, kw_only=True):
-    """A package's answers on N rows: score [N], label [N]."""
-
-    score: Array
-    label: Array
-
-
 class Beside(NamedTuple):
     """The packages of segments, by value of a request column, that answer beside the package of a loop."""
 
@@ -80,7 +77,10 @@ class Beside(NamedTuple):
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """What the checks look at. `truth`, `own`, `other` and `slices` are over the same N rows; empty without rows."""
+    """What the checks look at. `truth`, `own`, `other`, `groups` and `slices` are over the same N rows; empty without rows.
+
+    `output` is what both packages predict: the classes of either.
+    """
 
     package: Package
     serving: Package | None
@@ -88,8 +88,10 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     guards: Sequence[Guard]
     rows: int
     truth: Array
-    own: Scored | None
-    other: Scored | None
+    own: Answered | None
+    other: Answered | None
+    groups: Array | None
+    output: Output
     slices: dict[str, Array]
     note: str
 
@@ -197,26 +199,34 @@ def _case(
         truth=none,
         own=None,
         other=None,
+        groups=None,
+        output=package.manifest.output,
         slices={},
         note="",
     )
     if examples is None or not examples.num_rows:
         return case
     rows, note = _validation(examples, package, serving)
+    rows = rows.filter(rows["_label"].is_valid())
     if rows.num_rows < LEAST_ROWS:
         return case
-    other = None
-    if serving is not None:
+    other, output, group = None, package.manifest.output, package.manifest.group
+    if serving is not None and serving.manifest.output.task != output.task:
+        note = f"not compared: the serving package is of another task, {serving.manifest.output.task}"
+    elif serving is not None:
+        output = together([output, serving.manifest.output])
         try:
-            other = _routed(serving, rows, serving_beside)
+            other = _routed(serving, rows, serving_beside, output)
         except (KeyError, ValueError) as error:
             note = f"not compared: the serving package cannot be run on these rows ({error})"
     return msgspec.structs.replace(
         case,
         rows=rows.num_rows,
-        truth=rows["_label"].to_numpy(zero_copy_only=False).astype(np.bool_),
-        own=_routed(package, rows, beside),
+        truth=label_array(rows["_label"]),
+        own=_routed(package, rows, beside, output),
         other=other,
+        groups=np.array(rows[group].to_pylist(), dtype=object).astype(str) if group else None,
+        output=output,
         slices=_slices(package, rows),
         note=note,
     )
@@ -244,26 +254,20 @@ def _validation(examples: pa.Table, package: Package, serving: Package | None) -
     return rows, f"the serving package was trained on {seen:,} of these rows, which favours it" if seen else ""
 
 
-def _routed(package: Package, rows: pa.Table, beside: Beside | None) -> Scored:
+def _routed(package: Package, rows: pa.Table, beside: Beside | None, output: Output) -> Answered:
     """The answers [N] of a package and of those of the segments beside it, each row by the one that would serve it."""
-    found = _score(package, rows)
+    found = score(package, rows, onto=output, threads=2)
     if beside is None:
         return found
     of = np.array(segment_texts(rows[beside.column]), dtype=object)
-    parts = {name: part.copy() for name in found.__struct_fields__ if (part := getattr(found, name)) is not None}
+    parts = {name: part.copy() for name, part in found._asdict().items() if part is not None}
     for segment, own in beside.packages.items():
         mine = np.flatnonzero(of == segment)
         if len(mine):
-            answers = _score(own, rows.take(pa.array(mine)))
+            answers = score(own, rows.take(pa.array(mine)), onto=output, threads=2)
             for name, part in parts.items():
                 part[mine] = getattr(answers, name)
-    return Scored(**parts)
-
-
-def _score(package: Package, rows: pa.Table) -> Scored:
-    graph = Graph(package.files["model.onnx"], threads=2)
-    score = np.asarray(graph.score(arrow_feed(graph, package.columns, rows)), dtype=np.float64)
-    return Scored(score=score, label=score >= package.manifest.threshold)
+    return Answered(**parts)
 
 
 def _slices(package: Package, rows: pa.Table) -> dict[str, Array]:
@@ -327,10 +331,17 @@ def _measure(case: Case, name: str) -> Estimate | None:
     }
     if name in measured:
         return Estimate(measured[name], measured[name], measured[name], evaluation.rows)
-    if case.own is None or metrics.problem(name, case.slices):
+    if case.own is None or metrics.problem(name, case.slices, case.output):
         return None
     found = metrics.intervals(
-        [name], case.truth, case.own.score, case.own.label, seed=SEED, value=case.scope.value, slices=case.slices
+        [name],
+        case.truth,
+        *case.own,
+        output=case.output,
+        groups=case.groups,
+        seed=SEED,
+        value=case.scope.value,
+        slices=case.slices,
     )
     return found[name]
 
@@ -379,8 +390,10 @@ def _difference(case: Case, name: str, mask: Array) -> Estimate:
     return metrics.differences(
         [name],
         case.truth[mask],
-        (case.own.score[mask], case.own.label[mask]),
-        (case.other.score[mask], case.other.label[mask]),
+        case.own.at(mask),
+        case.other.at(mask),
+        output=case.output,
+        groups=None if case.groups is None else case.groups[mask],
         seed=SEED,
         value=case.scope.value,
         slices={n: v[mask] for n, v in case.slices.items()},

@@ -16,6 +16,7 @@ from loopwright.records.metrics.answered import Array
 from loopwright.records.outcomes import join
 from loopwright.records.package import Output
 from loopwright.records.predictions.read import predictions, stored
+from loopwright.records.scoring import together
 
 EARLY = timedelta(days=1)
 """Outcomes known longer than this before the stretch of time asked for are not read."""
@@ -63,7 +64,7 @@ def known(joined: pa.Table, outcome: Outcome, outputs: Mapping[str, Output]) -> 
     other = [digest for digest, output in outputs.items() if output.task != outcome.task]
     rows = joined["_truth"].is_valid().to_numpy() & ~np.isin(package.astype(str), other)
     table = joined.filter(pa.array(rows))
-    output = _together(outcome, [o for o in outputs.values() if o.task == outcome.task])
+    output = together([Output(task=outcome.task), *(o for o in outputs.values() if o.task == outcome.task)])
     label = None
     if outcome.task not in ("regression", "ranking"):
         text = outcome.task == "multiclass"
@@ -72,14 +73,6 @@ def known(joined: pa.Table, outcome: Outcome, outputs: Mapping[str, Output]) -> 
     groups = np.array(table[outcome.group].to_pylist(), dtype=object).astype(str) if outcome.group else None
     given = Answered(table["_score"].to_numpy().astype(np.float64), label, values)
     return Known(rows, label_array(table["_truth"]), given, groups, output)
-
-
-def _together(outcome: Outcome, outputs: list[Output]) -> Output:
-    """The output of several packages of one task."""
-    if outcome.task == "multiclass":
-        classes = sorted({c for output in outputs for c in output.classes})
-        return Output(task=outcome.task, classes=classes, names=classes)
-    return max(outputs, key=lambda output: len(output.names), default=Output(task=outcome.task))
 
 
 def _values(table: pa.Table, outputs: Mapping[str, Output], output: Output) -> Array:

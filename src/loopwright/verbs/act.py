@@ -316,7 +316,7 @@ def summarise(home: Home, declared: "Loop", run: "Run", policy: str) -> Replayed
 
     compared = room.compare(home, declared, run)
     value = declared.scope.value
-    money = {p: room.worth(value, compared.truth, labels) for p, labels in compared.labels.items()}
+    money = {policy: room.worth(value, compared, policy) for policy in compared.given}
     weeks = [_week(room, compared, run, money, i) for i in range(len(run.laps))]
     return Replayed(
         loop=declared.name,

@@ -18,7 +18,6 @@ from loopwright.verbs.results import (
     FileUsed,
     FleetStatus,
     History,
-    Kind,
     LoopPage,
     LoopStatus,
     Retraining,
@@ -31,7 +30,7 @@ from loopwright.verbs.results import (
 if TYPE_CHECKING:
     from loopwright.loop import Loop
     from loopwright.records.ledger import Entry
-    from loopwright.records.package import Manifest
+    from loopwright.records.package import Manifest, Output
     from loopwright.records.packages import Package
     from loopwright.records.predictions.record import Prediction
 
@@ -283,6 +282,7 @@ def trace(home: Home, id: str) -> Trace:
     manifest = package.manifest
     at = _moment(prediction.at)
     features, heuristic = _recompute(package, prediction)
+    rule = manifest.heuristic_threshold
     return Trace(
         id=prediction.id,
         loop=loop,
@@ -292,7 +292,7 @@ def trace(home: Home, id: str) -> Trace:
         context_age_s=prediction.context_age_s,
         features=features,
         score=prediction.score,
-        threshold=manifest.threshold,
+        threshold=manifest.threshold if rule is None or "degraded" not in prediction.flags else rule,
         label=prediction.label,
         heuristic=heuristic,
         flags=prediction.flags,
@@ -305,7 +305,9 @@ def trace(home: Home, id: str) -> Trace:
         training_rows=manifest.training.rows,
         files=list(_files(home, manifest)),
         release=_release_of(home, loop, prediction.package, at),
-        outcome=_outcome_of(home, loop, prediction),
+        outcome=_outcome_of(home, loop, prediction, manifest.output),
+        task=manifest.output.task,
+        values=dict(zip(manifest.output.names, prediction.values or [], strict=False)),
     )
 
 
@@ -320,8 +322,8 @@ def _readable(values: dict[str, Any], columns: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _recompute(package: "Package", prediction: "Prediction") -> tuple[dict[str, float | None], float | None]:
-    """The features of one logged prediction and the heuristic's score, by the package's own graphs."""
+def _recompute(package: "Package", prediction: "Prediction") -> tuple[dict[str, float | None], float | str]:
+    """The features of one logged prediction and the heuristic's score (or class), by the package's own graphs."""
     from loopwright.records.graph import Feeder, Graph
 
     columns = {**package.manifest.request, **{n: c for need in package.manifest.context for n, c in need.columns.items()}}
@@ -331,8 +333,11 @@ def _recompute(package: "Package", prediction: "Prediction") -> tuple[dict[str, 
         graph = Graph(package.files["model.onnx"])
         matrix = graph.run(Feeder(graph, columns)([row]), ["features"])["features"][0]
         features = {n: None if v != v else float(v) for n, v in zip(package.manifest.features, matrix, strict=True)}
-    rule = Graph(package.files["heuristic.onnx"])
-    return features, float(rule.run(Feeder(rule, columns)([row]), ["score"])["score"][0])
+    rule, output = Graph(package.files["heuristic.onnx"]), package.manifest.output
+    feed = Feeder(rule, columns)([row])
+    if output.task == "multiclass":
+        return features, output.classes[int(rule.answers(feed)[1][0].argmax())]
+    return features, float(rule.score(feed)[0])
 
 
 def _files(home: Home, manifest: "Manifest") -> Iterator[FileUsed]:
@@ -353,27 +358,30 @@ def _release_of(home: Home, loop: str, package: str, at: dt.datetime) -> Release
     return next((r for r in reversed(mine) if r.since <= at), mine[0] if mine else None)
 
 
-def _outcome_of(home: Home, loop: str, prediction: "Prediction") -> TracedOutcome | None:
+def _outcome_of(home: Home, loop: str, prediction: "Prediction", output: "Output") -> TracedOutcome | None:
+    import numpy as np
+
+    from loopwright.records import metrics
     from loopwright.records.outcomes import of_prediction
 
     declared = known_loop(home, loop)
     found = of_prediction(home, loop, prediction, declared.outcome)
-    if found is None:
+    if found is None or declared.outcome.task != output.task:
         return None
     truth, row = found
-    value = declared.scope.value
-    worth: dict[tuple[bool, bool], tuple[Kind, float]] = {
-        (True, True): ("true positive", value.true_positive),
-        (True, False): ("false positive", value.false_positive),
-        (False, False): ("true negative", value.true_negative),
-        (False, True): ("false negative", value.false_negative),
-    }
-    kind, money = worth[prediction.label, truth]
+    label, values = prediction.label, prediction.values
+    given = metrics.Answered(
+        np.array([prediction.score]),
+        None if label is None else np.array([label], dtype=object),
+        None if values is None else np.array([values]),
+    )
+    happened = np.array([truth], dtype=object if isinstance(truth, str) else None)
+    earned, _ = metrics.money(declared.scope.value, output, happened, given)
     return TracedOutcome(
-        truth=truth,
+        truth=dict(zip(declared.outcome.labels, truth, strict=True)) if isinstance(truth, list) else truth,
         known_at=_moment(row.known_at),
         values=_readable(row.values, declared.outcome.table.columns),
-        kind=kind,
-        value=money,
-        currency=value.currency,
+        kind=next((kind for kind, hit in metrics.kinds(output, happened, given).items() if hit[0]), ""),
+        value=float(earned[0]),
+        currency=declared.scope.value.currency,
     )

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from loopwright.records.declarations import Column, Table
+from loopwright.records.declarations import Column, Table, Task
 from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.ledger.record import Problem
 from loopwright.records.releases import ReleaseState
@@ -13,7 +13,6 @@ from loopwright.records.turns import Stage
 from loopwright.records.windows import Alert, Quality, ValueWindow, Window
 
 Condition = Literal["ok", "watch", "alert", "running", "not yet"]
-Kind = Literal["true positive", "false positive", "true negative", "false negative"]
 
 
 class StageState(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,12 +100,15 @@ class ContractShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TracedOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a prediction. `value` is in `currency`, relative to the value table."""
+    """What became of a prediction. `value` is in `currency`, relative to the value table.
 
-    truth: bool
+    `truth` is the label as the task has it (of several targets by name), `kind` the kind of answer it makes, empty where it has none.
+    """
+
+    truth: bool | str | float | dict[str, float]
     known_at: datetime
     values: dict[str, Any]
-    kind: Kind
+    kind: str
     value: float
     currency: str
 
@@ -123,8 +125,8 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     features: dict[str, float | None]
     score: float
     threshold: float
-    label: bool
-    heuristic: float | None
+    label: bool | str | None
+    heuristic: float | str | None
     flags: list[str]
     latency_us: float
     arm: str
@@ -136,6 +138,27 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     files: list[FileUsed]
     release: ReleaseState | None
     outcome: TracedOutcome | None
+    task: Task = "binary"
+    values: dict[str, float] = {}
+
+    @property
+    def answer(self) -> str:
+        """What was answered, in a word: yes or no, a class, or the number itself."""
+        return said(self.score if self.label is None else self.label)
+
+    @property
+    def hit(self) -> bool | None:
+        """Whether the label was right; None where there is none to be right, or the truth is not known."""
+        return None if self.outcome is None or self.label is None else self.outcome.truth == self.label
+
+
+def said(value: bool | str | float | dict[str, float]) -> str:
+    """A label, a truth or a number in words."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {said(number)}" for name, number in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else f"{value:,.6g}"
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
