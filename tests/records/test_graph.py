@@ -129,7 +129,8 @@ def test_only_used_columns_are_inputs_in_order_of_the_contract() -> None:
     graph = echo()
     assert "never" not in graph.columns
     assert graph.columns == [name for name in COLUMNS if name in graph.columns]
-    assert {i.part for i in graph.inputs if i.column == "wind"} == {"values", "null"}
+    assert {part for i in graph.inputs for column, part in i.parts if column == "wind"} == {"values", "null"}
+    assert sorted(i.name for i in graph.inputs) == ["booleans", "floats", "integers", "strings"]
 
 
 def test_an_output_may_have_the_name_of_a_column() -> None:

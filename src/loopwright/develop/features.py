@@ -12,8 +12,7 @@ import linecache
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -23,10 +22,11 @@ import numpy as np
 import onnx
 import spox
 
+from loopwright.develop.blocks import side_by_side
 from loopwright.develop.goal import Goal
 from loopwright.records.declarations import Column, Slice
 from loopwright.records.errors import DeclarationInvalid
-from loopwright.records.graph import METADATA, Graph, column_inputs
+from loopwright.records.graph import METADATA, Graph, column_parts
 from loopwright.records.package import Output
 
 WORDS = 255
@@ -41,7 +41,11 @@ _DTYPES: dict[str, tuple[Any, Any]] = {
     "integer": (ndx.int64, ndx.nint64),
     "boolean": (ndx.bool, ndx.nbool),
     "string": (ndx.utf8, ndx.nutf8),
+    "array": (ndx.float32, ndx.nfloat32),
 }
+
+BLOCKS = {"f": "floats", "i": "integers", "b": "booleans", "O": "strings"}
+"""Kind of NumPy dtype -> name of the input in which columns of that kind stand side by side; see `records.graph`."""
 
 # What a message of ndonnx means in terms of the user's code, and what to write instead; the first that matches.
 _ADVICE: tuple[tuple[str, str], ...] = (
@@ -149,8 +153,7 @@ class Traced:
                 _codes(self.categories[name], vocabulary[name], encoding) if name in self.categories else self.numbers[name]
                 for name in self.order
             ]
-            runs = [list(run) for _, run in groupby(parts, key=lambda part: part.ndim)]
-            blocks = [block for run in runs for block in ([_side_by_side(run)] if run[0].ndim == 1 else run)]
+            blocks = [part if part.ndim == 2 else ndx.expand_dims(part, axis=1) for part in parts]
             return ndx.concat(blocks, axis=1) if len(blocks) > 1 else blocks[0]
 
     def matrix_graph(self, vocabulary: Mapping[str, Vocabulary], encoding: Encoding) -> bytes:
@@ -162,23 +165,21 @@ class Traced:
     ) -> bytes:
         """Features and estimator in one graph: outputs `score` (float32 [N]), `values` (float32 [N, K], if any) and `features` (float32 [N, F]).
 
-        `estimator` takes one float32 or float64 matrix and gives the raw numbers [N, K] of `goal` as its last output.
+        `estimator` takes `matrix` (float32 [N, F]) and gives `raw`, the raw numbers [N, K] of `goal`.
         """
         with _quiet():
             matrix = self.matrix(vocabulary, encoding)
-            entry = estimator.graph.input[0]
-            wide = entry.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE
-            given = ndx.astype(matrix, ndx.float64) if wide else matrix
-            result = spox.inline(estimator)(**{entry.name: given.unwrap_spox()})
-            outputs = _answers(ndx.asarray(result[estimator.graph.output[-1].name]), goal)
+            outputs = _answers(ndx.asarray(spox.inline(estimator)(matrix=matrix.unwrap_spox())["raw"]), goal)
             return build(self.columns, self.arguments, {**outputs, "features": matrix})
 
 
 def _answers(raw: Any, goal: Goal) -> dict[str, Any]:
     """What `goal.answers` does, in the graph."""
     if goal.factors:
-        raw = ndx.astype(raw, ndx.float64) * ndx.asarray(np.array(goal.factors, dtype=np.float64))
-        raw = raw / ndx.sum(raw, axis=1, keepdims=True)
+        raw, binary = ndx.astype(raw, ndx.float64), goal.output.task == "binary"
+        raw = ndx.concat([1.0 - raw, raw], axis=1) if binary else raw
+        raw = raw * ndx.asarray(np.array(goal.factors, dtype=np.float64))
+        raw = (raw / ndx.sum(raw, axis=1, keepdims=True))[:, 1 if binary else 0 :]
     if goal.quantiles:
         raw = ndx.sort(raw, axis=1)
     score = ndx.max(raw, axis=1) if goal.column is None else raw[:, goal.column]
@@ -292,39 +293,47 @@ def trace_slices(slices: Sequence[Slice], columns: Mapping[str, Column]) -> byte
 
 
 def build(columns: Mapping[str, Column], arguments: Mapping[str, Any], outputs: Mapping[str, Any]) -> bytes:
-    """An ONNX model of ndonnx arrays as `records.graph` reads it: unused inputs dropped, names of inputs and outputs in the metadata."""
-    inputs = {i.name: i for name in arguments for i in column_inputs(name, columns[name])}
+    """An ONNX model of ndonnx arrays as `records.graph` reads it: columns side by side, unused ones dropped, names in the metadata."""
+    parts = {part.name: (name, part) for name in arguments for part in column_parts(name, columns[name])}
     actual: dict[str, str] = {}
     for name in outputs:
-        taken = name
-        while taken in inputs or taken in columns or taken in actual.values():
-            taken = f"out.{taken}"
-        actual[name] = taken
+        actual[name] = _free(name, [*parts, *columns, *BLOCKS.values(), *actual.values()])
     with _quiet():
         model = ndx.build(dict(arguments), {actual[name]: array for name, array in outputs.items()}, drop_unused=True)
-    rank = {name: i for i, name in enumerate(inputs)}
-    kept = sorted(model.graph.input, key=lambda i: rank[i.name])  # the library gives them in no particular order
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
+    given = {i.name for i in model.graph.input}
+    inputs: dict[str, list[str]] = {}
+    for name, (column, part) in parts.items():  # the library gives them in no particular order
+        if name in given:
+            own = columns[column].type == "array" and part.part != "null"
+            block = name if own else _free(BLOCKS[part.dtype.kind], columns)
+            inputs.setdefault(block, []).append(name)
+    model = side_by_side(model, {block: names for block, names in inputs.items() if block not in given})
+    kept = [i.name for i in model.graph.input]
     names = {
-        "inputs": {i.name: [inputs[i.name].column, inputs[i.name].part] for i in kept},
+        "columns": list(dict.fromkeys(parts[n][0] for n in parts if n in given)),
+        "inputs": {block: [[parts[n][0], parts[n][1].part] for n in inputs[block]] for block in kept},
         "outputs": {public: name for public, name in actual.items() if public != name},
     }
-    del model.metadata_props[:]
     onnx.helper.set_model_props(model, {METADATA: json.dumps(names)})
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    while name in taken:
+        name = f"out.{name}"
+    return name
 
 
 def _arguments(columns: Mapping[str, Column]) -> dict[str, Any]:
     names: dict[str, str] = {}
     for name, column in columns.items():
-        for i in column_inputs(name, column):
-            if names.setdefault(i.name, name) != name:
+        for part in column_parts(name, column):
+            if names.setdefault(part.name, name) != name:
                 raise DeclarationInvalid(
                     "columns",
-                    [(name, f"clashes with column {names[i.name]!r}, which enters a graph as {i.name!r}: rename one")],
+                    [(name, f"clashes with column {names[part.name]!r}, which enters a graph as {part.name!r}: rename one")],
                 )
-    return {name: ndx.argument(shape=("N",), dtype=_dtype(column)) for name, column in columns.items()}
+    return {name: ndx.argument(shape=("N", *(column.shape or [])), dtype=_dtype(column)) for name, column in columns.items()}
 
 
 def _dtype(column: Column) -> Any:
@@ -403,8 +412,9 @@ def _number(array: Any) -> Any:
 
 
 def _side_by_side(arrays: list[Any]) -> Any:
-    """K arrays float32 [N] as one float32 [N, K]: laid end to end and turned, three nodes where a stack has K + 1."""
-    return ndx.permute_dims(ndx.reshape(ndx.concat(arrays), (len(arrays), -1)), (1, 0))
+    """K arrays float32 [N] as one float32 [N, K]."""
+    columns = [ndx.expand_dims(array, axis=1) for array in arrays]
+    return ndx.concat(columns, axis=1) if len(columns) > 1 else columns[0]
 
 
 def _codes(array: Any, vocabulary: Vocabulary, encoding: Encoding) -> Any:
@@ -442,8 +452,7 @@ def _try(what: str, columns: Mapping[str, Column], make: Callable[[], bytes]) ->
     try:
         data = make()
         graph = Graph(data)
-        feed = {i.name: np.full(2, "" if i.dtype == object else 0, dtype=i.dtype) for i in graph.inputs}
-        outputs = graph.run(feed)
+        outputs = graph.run(graph.empty_feed(2))
     except DeclarationInvalid:
         raise
     except Exception as error:  # the libraries raise many kinds

@@ -1,19 +1,24 @@
 """A graph: one ONNX model over contract columns, run with ONNX Runtime on one thread; and how rows become its inputs.
 
-How a column enters a graph:
+How a column enters a graph. Columns of one type stand side by side, because the runtime takes half a microsecond to take over
+an input, however wide:
 
-    float, integer, boolean, string    one input `NAME` (float64, int64, bool, string), or when the column is nullable
-                                       two, `NAME_values` and `NAME_null` (true = null; the value under a null is ignored)
-    timestamp                          one int64 input `NAME`: microseconds since 1970 (UTC), null = the least int64
+    floats      float64 [N, K]    the values of float columns
+    integers    int64 [N, K]      of integer columns, and of timestamps: microseconds since 1970 (UTC), null = the least int64
+    booleans    bool [N, K]       of boolean columns, and for each nullable column but timestamps whether it is null
+    strings     string [N, K]     of string columns
+    NAME        float32 [N, ...]  an array column, in its own shape
 
-Only the columns that the graph uses are inputs. Which input is which part of which column, and under which name an
-output is known (an output cannot have the name of an input), stands in the model's metadata under `loopwright`; a model
-without that entry is read by the naming rule alone.
+The value under a null is ignored. Only columns that the graph uses are there. Which place of which input is which part of
+which column, and under which name an output is known (an output cannot have the name of an input), stands in the model's
+metadata under `loopwright`. A model without that entry has one input [N] per column by name, or two, `NAME_values` and
+`NAME_null`, for a nullable one.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -38,17 +43,35 @@ _EMPTY: dict[Any, Any] = {
     np.dtype(np.bool_): False,
     np.dtype(object): "",
 }
+_COLUMN_DTYPES: dict[str, Any] = {
+    "float": np.float64,
+    "integer": np.int64,
+    "boolean": np.bool_,
+    "string": object,
+    "timestamp": np.int64,
+    "array": np.float32,
+}
 
 Array = np.ndarray[Any, Any]
+Part = Literal["plain", "values", "null"]
+
+
+class ColumnPart(NamedTuple):
+    """What of a column enters a graph: its values (`plain` where it cannot be null), or whether it is null; `name` is unique."""
+
+    name: str
+    part: Part
+    dtype: "np.dtype[Any]"
+    shape: tuple[int, ...]
 
 
 class GraphInput(NamedTuple):
-    """One input of a graph: which part of which column it carries, and its NumPy dtype."""
+    """One input of a graph: the parts of columns that stand side by side in it, its NumPy dtype, its shape without N."""
 
     name: str
-    column: str
-    part: Literal["plain", "values", "null"]
+    parts: tuple[tuple[str, Part], ...]
     dtype: "np.dtype[Any]"
+    shape: tuple[int, ...]
 
 
 class Graph:
@@ -64,13 +87,12 @@ class Graph:
         self._session: Any = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         metadata = json.loads(self._session.get_modelmeta().custom_metadata_map.get(METADATA, "{}"))
         self.inputs = _inputs(self._session.get_inputs(), metadata.get("inputs", {}))
+        rank = {name: i for i, name in enumerate(metadata.get("columns", []))}
+        named = dict.fromkeys(column for i in self.inputs for column, _ in i.parts)
+        self.columns = sorted(named, key=lambda name: rank.get(name, len(rank)))
+        """The columns the graph uses, in the order of the contract."""
         public = {actual: name for name, actual in metadata.get("outputs", {}).items()}
         self._outputs: dict[str, str] = {public.get(o.name, o.name): o.name for o in self._session.get_outputs()}
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns the graph uses, in the order of its inputs."""
-        return list(dict.fromkeys(i.column for i in self.inputs))
 
     @property
     def outputs(self) -> list[str]:
@@ -95,53 +117,52 @@ class Graph:
         """Where the inputs disagree with the contract `columns`; empty when they agree."""
         found = []
         for i in self.inputs:
-            column = columns.get(i.column)
-            if column is None:
-                found.append(f"input {i.name!r} is of no column of the contract")
-            elif i not in column_inputs(i.column, column):
-                expected = ", ".join(f"{e.name} ({e.dtype})" for e in column_inputs(i.column, column))
-                found.append(
-                    f"input {i.name!r} ({i.part}, {i.dtype}) does not fit column {i.column!r}, which enters as {expected}"
-                )
+            for name, part in i.parts:
+                column = columns.get(name)
+                if column is None:
+                    found.append(f"input {i.name!r} is of {name!r}, which is no column of the contract")
+                    continue
+                expected = column_parts(name, column)
+                shape = i.shape if column.type == "array" and part != "null" else ()
+                if not any(e.part == part and e.dtype == i.dtype and e.shape == shape for e in expected):
+                    enters = ", ".join(f"{e.part} ({e.dtype})" for e in expected)
+                    found.append(f"input {i.name!r} ({part}, {i.dtype}) does not fit column {name!r}, which enters as {enters}")
         return found
 
+    def empty_feed(self, rows: int) -> dict[str, Array]:
+        """A feed of so many rows of zeros, empty texts and false."""
+        return {i.name: np.full((rows, *i.shape), _EMPTY[i.dtype], dtype=i.dtype) for i in self.inputs}
 
-def column_inputs(name: str, column: Column) -> list[GraphInput]:
-    """The inputs by which a column enters a graph."""
-    if column.type == "timestamp":
-        return [GraphInput(name, name, "plain", np.dtype(np.int64))]
-    dtype = {"float": np.float64, "integer": np.int64, "boolean": np.bool_, "string": object}[column.type]
-    if not column.nullable:
-        return [GraphInput(name, name, "plain", np.dtype(dtype))]
+
+def column_parts(name: str, column: Column) -> list[ColumnPart]:
+    """The parts by which a column enters a graph."""
+    dtype, shape = np.dtype(_COLUMN_DTYPES[column.type]), tuple(column.shape or ())
+    if column.type == "timestamp" or not column.nullable:
+        return [ColumnPart(name, "plain", dtype, shape)]
     return [
-        GraphInput(f"{name}_values", name, "values", np.dtype(dtype)),
-        GraphInput(f"{name}_null", name, "null", np.dtype(np.bool_)),
+        ColumnPart(f"{name}_values", "values", dtype, shape),
+        ColumnPart(f"{name}_null", "null", np.dtype(np.bool_), ()),
     ]
 
 
 class Feeder:
     """Rows to a feed, precompiled for one graph and contract: a few microseconds for one row.
 
-    Rows map column to Python value; a timestamp is a zone-aware datetime or int microseconds. None, or a missing key,
-    is null where the column is nullable; elsewhere it raises ValueError (KeyError for a missing key).
+    Rows map column to Python value; a timestamp is a zone-aware datetime or int microseconds, an array nested lists (or flat,
+    in row-major order). None, or a missing key, is null where the column is nullable; elsewhere it raises ValueError
+    (KeyError for a missing key).
     """
 
     def __init__(self, graph: Graph, columns: Mapping[str, Column]) -> None:
-        self._makers = [(i.name, i.column, _maker(i, columns[i.column]), _nullable(columns[i.column])) for i in graph.inputs]
+        self._makers = [(i.name, [name for name, _ in i.parts], _taker(i, columns), _maker(i, columns)) for i in graph.inputs]
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
         """The feed for `rows`."""
-        if len(rows) == 1:
-            row = rows[0]
-            return {name: make([row.get(column) if optional else row[column]]) for name, column, make, optional in self._makers}
-        return {
-            name: make([row.get(column) for row in rows] if optional else [row[column] for row in rows])
-            for name, column, make, optional in self._makers
-        }
+        return {name: make([take(row) for row in rows]) for name, _, take, make in self._makers}
 
     def lists(self, values: Mapping[str, list[Any]]) -> dict[str, Array]:
         """The feed for columns given as equally long lists of Python values."""
-        return {name: make(values[column]) for name, column, make, _ in self._makers}
+        return {name: make(list(zip(*(values[c] for c in columns), strict=True))) for name, columns, _, make in self._makers}
 
 
 def feed_rows(graph: Graph, columns: Mapping[str, Column], rows: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
@@ -150,15 +171,22 @@ def feed_rows(graph: Graph, columns: Mapping[str, Column], rows: Sequence[Mappin
 
 
 def feed_arrays(graph: Graph, arrays: Mapping[str, tuple[Array, Array | None]]) -> dict[str, Array]:
-    """The feed of a graph for whole columns: column -> (values [N], mask of nulls [N] or None when there are none)."""
+    """The feed of a graph for whole columns: column -> (values [N] or [N, *shape], mask of nulls [N] or None when there are none)."""
     feed: dict[str, Array] = {}
     for i in graph.inputs:
-        values, null = arrays[i.column]
-        if i.part == "null":
-            feed[i.name] = np.zeros(len(values), dtype=np.bool_) if null is None else np.ascontiguousarray(null, dtype=np.bool_)
-        else:
-            feed[i.name] = np.ascontiguousarray(values, dtype=i.dtype)
+        found = [arrays[column][0] if part != "null" else _mask(arrays[column]) for column, part in i.parts]
+        if len(found) == 1:
+            feed[i.name] = np.ascontiguousarray(found[0], dtype=i.dtype).reshape(len(found[0]), *i.shape)
+            continue
+        feed[i.name] = block = np.empty((len(found[0]), len(found)), dtype=i.dtype)
+        for place, values in enumerate(found):
+            block[:, place] = values
     return feed
+
+
+def _mask(column: tuple[Array, Array | None]) -> Array:
+    values, null = column
+    return np.zeros(len(values), dtype=np.bool_) if null is None else null
 
 
 def microseconds(moment: datetime | int) -> int:
@@ -172,47 +200,65 @@ def microseconds(moment: datetime | int) -> int:
 
 
 def _inputs(found: Sequence[Any], known: Mapping[str, Any]) -> tuple[GraphInput, ...]:
-    types = {i.name: _DTYPES.get(i.type, np.dtype(np.void)) for i in found}
-    if known:
-        return tuple(GraphInput(name, known[name][0], known[name][1], dtype) for name, dtype in types.items())
     inputs = []
-    for name, dtype in types.items():
-        if name.endswith("_null") and dtype == np.bool_:
-            inputs.append(GraphInput(name, name.removesuffix("_null"), "null", dtype))
-        elif name.endswith("_values"):
-            inputs.append(GraphInput(name, name.removesuffix("_values"), "values", dtype))
-        else:
-            inputs.append(GraphInput(name, name, "plain", dtype))
+    for i in found:
+        dtype = _DTYPES.get(i.type, np.dtype(np.void))
+        shape = tuple(n for n in i.shape[1:] if isinstance(n, int))
+        parts: list[tuple[str, Part]] = [(column, part) for column, part in known.get(i.name, [])]
+        if not parts and i.name.endswith("_null") and dtype == np.bool_:
+            parts = [(i.name.removesuffix("_null"), "null")]
+        elif not parts:
+            parts = [(i.name.removesuffix("_values"), "values" if i.name.endswith("_values") else "plain")]
+        inputs.append(GraphInput(i.name, tuple(parts), dtype, shape))
     return tuple(inputs)
 
 
-def _nullable(column: Column) -> bool:
-    return column.nullable
+def _taker(i: GraphInput, columns: Mapping[str, Column]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """A function that takes the columns of an input out of a row."""
+    names = [name for name, _ in i.parts]
+    optional = [columns[name].nullable for name in names]
+    get = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
+
+    def take(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        try:
+            return get(row)
+        except KeyError:
+            return tuple(row.get(name) if null else row[name] for name, null in zip(names, optional, strict=True))
+
+    return take
 
 
-def _maker(i: GraphInput, column: Column) -> Callable[[list[Any]], Array]:
-    dtype, empty = i.dtype, _EMPTY[i.dtype]
-    array = np.array
+def _maker(i: GraphInput, columns: Mapping[str, Column]) -> Callable[[list[tuple[Any, ...]]], Array]:
+    """A function that makes an input [N, K] of N tuples of K values as rows hold them."""
+    dtype, shape, array = i.dtype, i.shape, np.array
+    judges = [_judge(name, part, columns[name], dtype) for name, part in i.parts]
+    if all(part == "null" for _, part in i.parts):
+        return lambda rows: array([[v is None for v in row] for row in rows], dtype).reshape(len(rows), *shape)
+    quick = i.parts and all(part != "null" and columns[name].type not in ("timestamp", "array") for name, part in i.parts)
 
-    def refuse(values: list[Any]) -> None:
-        if None in values:
-            raise ValueError(f"column {i.column!r} is null, and the contract does not allow it")
+    def make(rows: list[tuple[Any, ...]]) -> Array:
+        if quick:
+            settled = [row if None not in row else [f(v) for f, v in zip(judges, row, strict=True)] for row in rows]
+        else:
+            settled = [[f(v) for f, v in zip(judges, row, strict=True)] for row in rows]
+        return array(settled, dtype).reshape(len(rows), *shape)
 
-    def null(values: list[Any]) -> Array:
-        return array([v is None for v in values], dtype)
+    return make
 
-    def filled(values: list[Any]) -> Array:
-        return array([empty if v is None else v for v in values], dtype)
 
-    def plain(values: list[Any]) -> Array:
-        refuse(values)
-        return array(values, dtype)
+def _judge(name: str, part: Part, column: Column, dtype: "np.dtype[Any]") -> Callable[[Any], Any]:
+    """What one value of a column is in a graph's input."""
+    empty: Any = NAT if column.type == "timestamp" else _EMPTY[dtype]
+    if column.type == "array" and part != "null":
+        empty = np.zeros(column.shape or [], dtype=np.float32)
 
-    def moment(values: list[Any]) -> Array:
-        if not column.nullable:
-            refuse(values)
-        return array([NAT if v is None else v if type(v) is int else microseconds(v) for v in values], dtype)
+    def value(v: Any) -> Any:
+        if v is None:
+            if not column.nullable:
+                raise ValueError(f"column {name!r} is null, and the contract does not allow it")
+            return empty
+        if column.type == "timestamp" and type(v) is not int:
+            return microseconds(v)
+        return np.asarray(v, dtype=np.float32).reshape(column.shape or []) if column.type == "array" else v
 
-    if column.type == "timestamp":
-        return moment
-    return {"null": null, "values": filled, "plain": plain}[i.part]
+    return (lambda v: v is None) if part == "null" else value
