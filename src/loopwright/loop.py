@@ -32,6 +32,9 @@ from loopwright.records.errors import DeclarationInvalid, LoopNotFound
 from loopwright.records.ids import NAME
 from loopwright.records.turns import LoopRecord
 
+SEGMENT_TYPES = ("string", "integer", "boolean")
+"""What a column by which a fleet is divided can be."""
+
 
 class Loop(Declaration, frozen=True, kw_only=True):
     """One ML system, declared.
@@ -76,27 +79,40 @@ class Loop(Declaration, frozen=True, kw_only=True):
     def _context_problems(self) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []
         taken = set(self.requests.columns)
-        joined = [(f"context[{i}]", "columns", c.by, list(c.wanted)) for i, c in enumerate(self.context)]
-        joined += [(f"aggregates[{i}]", "name", a.by, [a.name]) for i, a in enumerate(self.aggregates)]
-        for where, field, by, columns in joined:
+        joined = [(f"context[{i}]", "columns", c.table, c.by, list(c.wanted)) for i, c in enumerate(self.context)]
+        joined += [(f"aggregates[{i}]", "name", a.table, a.by, [a.name]) for i, a in enumerate(self.aggregates)]
+        for where, field, table, by, columns in joined:
             for table_column, request_column in by.items():
-                if request_column not in self.requests.columns:
-                    found.append((f"{where}.by.{table_column}", f"no request column {request_column!r}"))
+                if why := self._key_problem(table.columns.get(table_column), request_column):
+                    found.append((f"{where}.by.{table_column}", why))
             for column in columns:
                 if column in taken:
                     found.append((f"{where}.{field}", f"{column!r} is there twice: give it another name"))
                 taken.add(column)
         return found
 
+    def _key_problem(self, column: Column | None, request_column: str) -> str:
+        """Why rows of a table cannot be found by a request column; empty where they can."""
+        asked = self.requests.columns.get(request_column)
+        if asked is None:
+            return f"no request column {request_column!r}"
+        if column is not None and column.type != asked.type:
+            return f"is {column.type} in the table, but {request_column!r} is {asked.type}: they would never be equal"
+        return f"{asked.type} values are no keys" if asked.type in ("float", "array") else ""
+
     def _column_problems(self) -> list[tuple[str, str]]:
         """Request columns that other declarations name and that are not there."""
         named = [("outcome.group", self.outcome.group), ("fleet.by", self.fleet.by if self.fleet else None)]
         named += [("split.column", None if isinstance(self.split, TimeSplit) else self.split.column)]
-        return [
+        found = [
             (where, f"no request column {column!r}")
             for where, column in named
             if column and column not in self.requests.columns
         ]
+        segment = self.requests.columns.get(self.fleet.by) if self.fleet else None
+        if segment is not None and segment.type not in SEGMENT_TYPES:
+            found.append(("fleet.by", f"a segment is a value of a {', '.join(SEGMENT_TYPES)} column, not of a {segment.type}"))
+        return found
 
     def _split_problems(self) -> list[tuple[str, str]]:
         """A split or a sampling that does not go with the outcome's task."""

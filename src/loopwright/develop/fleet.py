@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from loopwright.develop.leaderboard import primary_metric
+from loopwright.develop.reference import histograms
 from loopwright.develop.train import Measured, Work, answers_of, fit_candidate, make_package
 from loopwright.records import failpoints, metrics
 from loopwright.records.columns import segment_texts
@@ -78,7 +79,8 @@ def develop_fleet(
         models.append(model)
         work.progress.advance("fleet", i + 1, len(large))
     chosen = choose(models)
-    gain = trainer.gain(chosen)
+    together = trainer.together(chosen)
+    gain = trainer.difference(work, together, whole) if chosen else Estimate(0.0, 0.0, 0.0, len(work.judged))
     if _surely_worse(name, gain):
         chosen = {}
     made = FleetBoard(
@@ -90,6 +92,8 @@ def develop_fleet(
         gain=gain,
         rest=len(work.training) - sum(counted[s] for s in large),
         verdict="",
+        metrics=_reached(work, together) if chosen else {},
+        outputs=histograms({}, {}, work.table, together) if chosen else [],
     )
     reason = "the heuristic wins, and there is nothing to fit for a segment" if candidate is None else ""
     return msgspec.structs.replace(made, verdict=reason or _verdict(made, len(counted), fleet))
@@ -153,10 +157,8 @@ class _Trainer:
         self._given[segment] = measured.given
         return self._compared(segment, part, measured, work.home.clock.monotonic() - start)
 
-    def gain(self, chosen: Mapping[str, str]) -> Estimate:
-        """The whole fleet against the global model alone, on all validation rows."""
-        if not chosen:
-            return Estimate(0.0, 0.0, 0.0, len(self.work.judged))
+    def together(self, chosen: Mapping[str, str]) -> Answered:
+        """What the fleet answers on all validation rows: each segment by its chosen package, all else by the global one."""
         parts = [None if part is None else part.copy() for part in self.whole]
         of = self.texts[self.work.judged]
         for segment, digest in chosen.items():
@@ -167,7 +169,7 @@ class _Trainer:
             for mine, theirs in zip(parts, given, strict=True):
                 if mine is not None and theirs is not None:
                     mine[rows] = theirs
-        return self._difference(self.work, Answered(*parts), self.whole)  # type: ignore[arg-type]  # score is never None
+        return Answered(*parts)  # type: ignore[arg-type]  # score is never None
 
     def _part(self, segment: str, serving: Mapping[str, str]) -> Work:
         """The work of one segment: its rows only, silently."""
@@ -188,7 +190,7 @@ class _Trainer:
     def _compared(self, segment: str, part: Work, measured: Measured, seconds: float) -> SegmentModel:
         place = np.flatnonzero(self.texts[self.work.judged] == segment)
         whole = self.whole.at(place)
-        difference = self._difference(part, measured.given, whole)
+        difference = self.difference(part, measured.given, whole)
         estimate = metrics.intervals(
             [self.name],
             part.truth[part.judged],
@@ -211,7 +213,8 @@ class _Trainer:
             seconds=seconds,
         )
 
-    def _difference(self, part: Work, own: Answered, whole: Answered) -> Estimate:
+    def difference(self, part: Work, own: Answered, whole: Answered) -> Estimate:
+        """Own minus whole in the metric, on the validation rows of `part`."""
         return metrics.differences(
             [self.name],
             part.truth[part.judged],
@@ -237,6 +240,21 @@ def _answered(work: Work, made: Package, rows: Array) -> Answered:
     """What a package answers on rows (indices)."""
     score, values = answers_of(Graph(made.files["model.onnx"], threads=2), work.columns, work.table.take(pa.array(rows)))
     return metrics.answered(work.goal.output, score, values, made.manifest.threshold)
+
+
+def _reached(work: Work, given: Answered) -> dict[str, Estimate]:
+    """Every metric of answers on all validation rows."""
+    output, inside = work.goal.output, work.known[work.validation]
+    return metrics.intervals(
+        list(dict.fromkeys([*metrics.measured(output), *(name for name in work.wanted if metrics.of_rows(name))])),
+        work.truth[work.judged],
+        *given,
+        seed=work.seed,
+        output=output,
+        groups=None if work.groups is None else work.groups[work.judged],
+        value=work.scope.value,
+        slices={name: of[inside] for name, of in work.slice_values.items()},
+    )
 
 
 def _missing_kinds(work: Work, part: Work) -> str:

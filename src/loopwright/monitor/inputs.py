@@ -49,10 +49,13 @@ def _reason(name: str, column: Column, reference: Histogram | None, key: list[st
     return ""
 
 
-def main_package(predictions: pa.Table) -> str:
-    """The package that answered most of the rows; empty when there are none."""
-    served = packages_of(predictions)
-    return max(sorted(served), key=lambda p: served[p]) if served else ""
+def main_package(predictions: pa.Table, beside: Mapping[str, str] | None = None) -> str:
+    """The package that answered most of the rows, itself or by packages `beside` it (package -> it); empty when there are none."""
+    rows: dict[str, int] = {}
+    for package, count in packages_of(predictions).items():
+        own = (beside or {}).get(package, package)
+        rows[own] = rows.get(own, 0) + count
+    return max(sorted(rows), key=lambda p: rows[p]) if rows else ""
 
 
 def packages_of(predictions: pa.Table) -> dict[str, int]:

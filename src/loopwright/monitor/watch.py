@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.monitor import alerts
-from loopwright.monitor.inputs import main_package, packages_of, watched_columns, window
+from loopwright.monitor.fleet import Fleets
+from loopwright.monitor.inputs import packages_of, watched_columns, window
 from loopwright.monitor.quality import Decay, decayed, quality
 from loopwright.monitor.usual import usual
 from loopwright.records import failpoints, metrics
@@ -146,6 +147,7 @@ class _Watcher:
         self.wait = duration(outcome.wait)
         self._packages: dict[str, Package | None] = {}
         self._slices: dict[str, Graph] = {}
+        self.fleets = Fleets(home, loop)
         self._at_once = self._read(due)
 
     # --- measuring -----------------------------------------------------------------------------------------------
@@ -153,8 +155,7 @@ class _Watcher:
     def close(self, start: datetime, end: datetime) -> _Found:
         """Measure the window, store what was found in one transaction."""
         joined = self._joined(start, end)
-        main = main_package(joined)
-        package = self.package(main)
+        package = self.fleets.whole(self.package(self.fleets.main(joined)))
         known = usual(self.home, self.loop, package, self.monitor) if package is not None else {}
         found = window(joined, package, self.monitor, start, end, known)
         measured = self._quality(joined, start, end)
@@ -217,8 +218,8 @@ class _Watcher:
         packages = {digest: package for digest in packages_of(joined) if (package := self.package(digest)) is not None}
         return quality(
             joined,
-            self._sliced(joined, self.package(main_package(joined))),
-            {digest: package.evaluation for digest, package in packages.items()},
+            self._sliced(joined, self.package(self.fleets.main(joined))),
+            {digest: self.fleets.evaluation(package) for digest, package in packages.items()},
             start,
             end,
             outcome=self.outcome,
@@ -229,11 +230,14 @@ class _Watcher:
         )
 
     def _sliced(self, joined: pa.Table, package: Package | None) -> dict[str, Array]:
-        """Slice name -> its value on every row [N], by the package's own slice graph."""
-        if package is None or "slices.onnx" not in package.files:
+        """Slice name -> its value on every row [N], by the package's own slice graph; and the segment, where there is a fleet."""
+        if package is None:
             return {}
-        graph = self._slices.setdefault(package.digest, Graph(package.files["slices.onnx"]))
-        return graph.run(arrow_feed(graph, package.columns, joined))
+        found: dict[str, Array] = {}
+        if "slices.onnx" in package.files:
+            graph = self._slices.setdefault(package.digest, Graph(package.files["slices.onnx"]))
+            found = graph.run(arrow_feed(graph, package.columns, joined))
+        return {**found, **self.fleets.slices(joined, found)}
 
     def package(self, digest: str) -> Package | None:
         """A package, read once; None when it is gone or damaged (`verify` says which)."""
@@ -283,9 +287,11 @@ class _Watcher:
         if self.serving is None or self.retrain.decay is None:
             return None
         name, digest = self.retrain.decay_metric, self.serving.digest
-        then = self.serving.evaluation.metrics.get(name)
+        then = self.fleets.evaluation(self.serving).metrics.get(name)
+        fleet = self.fleets.together(digest)
         for measured in reversed(self.open_qualities()):
-            now = measured.by_package.get(digest, {}).get(name)
+            whole = len(fleet) > 1 and fleet >= set(measured.by_package)  # else another release answered as well
+            now = (measured.metrics if whole else measured.by_package.get(digest, {})).get(name)
             if now is None or then is None or measured.state == "no data" or now.n < self.monitor.minimum_rows:
                 continue
             if not decayed(now, then.value, Decay(name, self.retrain.decay)):

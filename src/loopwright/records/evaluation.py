@@ -6,6 +6,7 @@ from typing import ClassVar
 import msgspec
 
 from loopwright.records.ledger.record import Record
+from loopwright.records.package import Histogram
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -88,7 +89,8 @@ class FleetBoard(msgspec.Struct, frozen=True, kw_only=True):
     """All segments of one turn, the largest first; `serving` maps those that get their own package to it.
 
     `gain` is the whole fleet (these segments with their own packages, all else with the global one) minus the global package
-    alone, on all validation rows; `rest` are the training rows of segments too small for a model, and of null.
+    alone, on all validation rows; `metrics` and `outputs` are what the whole fleet reached and answered there (empty where none
+    of them serves). `rest` are the training rows of segments too small for a model, and of null.
     """
 
     by: str
@@ -99,6 +101,8 @@ class FleetBoard(msgspec.Struct, frozen=True, kw_only=True):
     gain: Estimate
     rest: int
     verdict: str
+    metrics: dict[str, Estimate] = {}
+    outputs: list[Histogram] = []
 
 
 class Leaderboard(Record, frozen=True, kw_only=True):

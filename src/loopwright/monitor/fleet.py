@@ -1,0 +1,77 @@
+"""A fleet is watched as a whole: all its answers against what the fleet as a whole answered and reached when it was made.
+
+The rows of a segment would drift from the rows of all segments from the first day, and the packages of segments answer too few
+rows each to be judged alone; so the package of the loop stands for all that serve beside it. How each segment does is told by
+the quality of its slice and of its package.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from loopwright.monitor.inputs import main_package
+from loopwright.records.columns import segment_texts
+from loopwright.records.evaluation import Evaluation, FleetBoard, Leaderboard
+from loopwright.records.graph import Array
+from loopwright.records.home import Home
+from loopwright.records.packages import Package
+from loopwright.records.releases import ReleaseState
+
+NULL = "null"
+"""How the slice of a fleet calls rows without a segment."""
+
+
+class Fleets:
+    """The fleets of a loop that served so far: nothing is read of a loop that never had one, but its releases."""
+
+    def __init__(self, home: Home, loop: str) -> None:
+        self._home, self._loop = home, loop
+
+    @cached_property
+    def _states(self) -> list[ReleaseState]:
+        return [e.record for e in self._home.ledger.find(ReleaseState, loop=self._loop, newest=False) if e.record.segments]
+
+    @cached_property
+    def _beside(self) -> dict[str, str]:
+        """The package of a segment -> that of the loop beside which it served last."""
+        return {package: state.arms[0].package for state in self._states for package in state.segments.values()}
+
+    @cached_property
+    def _boards(self) -> dict[str, FleetBoard]:
+        """The package of a loop -> the fleet that was judged beside it."""
+        found = self._home.ledger.find(Leaderboard, loop=self._loop, newest=False) if self._states else []
+        return {e.record.winner: e.record.fleet for e in found if e.record.fleet is not None and e.record.fleet.serving}
+
+    def main(self, predictions: pa.Table) -> str:
+        """The package of the loop that answered most rows, itself or by segments beside it; empty when there are none."""
+        return main_package(predictions, self._beside)
+
+    def whole(self, package: Package | None) -> Package | None:
+        """A loop's package with the answers of its fleet in its reference."""
+        board = self._boards.get(package.digest) if package is not None else None
+        if package is None or board is None:
+            return package
+        inputs = [h for h in package.reference.columns if h.role != "output"]
+        made = Package(package.digest, package.manifest, package.files)
+        made.reference = msgspec.structs.replace(package.reference, columns=[*inputs, *board.outputs])
+        return made
+
+    def evaluation(self, package: Package) -> Evaluation:
+        """What a package promised: one that served in a fleet, what the fleet as a whole reached."""
+        board = self._boards.get(self._beside.get(package.digest, package.digest))
+        found = package.evaluation
+        return found if board is None else msgspec.structs.replace(found, metrics={**found.metrics, **board.metrics})
+
+    def together(self, package: str) -> set[str]:
+        """The packages that answer for the package of a loop: itself and those that served beside it."""
+        return {package, *(segment for segment, own in self._beside.items() if own == package)}
+
+    def slices(self, predictions: pa.Table, declared: Mapping[str, Array]) -> dict[str, Array]:
+        """The segment of every row [N] as a slice named by the fleet's column, unless the loop declares one of that name."""
+        column = self._states[-1].fleet if self._states else ""
+        if not column or column in declared or column not in predictions.column_names:
+            return {}
+        return {column: np.array([NULL if t is None else t for t in segment_texts(predictions[column])], dtype=object)}
