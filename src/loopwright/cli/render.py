@@ -41,6 +41,7 @@ from loopwright.verbs.results import (
     Trace,
     TurnReport,
     Verified,
+    said,
 )
 
 STYLES = {
@@ -430,7 +431,7 @@ def _release(value: ReleaseState) -> RenderableType:
 
 
 def _trace(value: Trace) -> RenderableType:
-    answer = "yes" if value.label else "no"
+    numbers = f"score {value.score:.4f}, threshold {value.threshold:.4f}" if isinstance(value.label, bool) else f"score {value.score:,.6g}"
     release = value.release
     parts: list[RenderableType] = [
         heading(f"{value.loop}: prediction {value.id}"),
@@ -438,7 +439,8 @@ def _trace(value: Trace) -> RenderableType:
             "",
             [
                 ("answered", f"{_word(value.at)} UTC in {number(value.latency_us)} µs"),
-                ("answer", Text(f"{answer} (score {value.score:.4f}, threshold {value.threshold:.4f})", style="bold")),
+                ("answer", Text(_word(value.answer) + (f" ({numbers})" if value.label is not None else ""), style="bold")),
+                *value.values.items(),
                 ("heuristic", value.heuristic),
                 ("flags", value.flags),
                 ("arm", value.arm),
@@ -472,8 +474,8 @@ def _trace(value: Trace) -> RenderableType:
         return Group(*parts, heading("Outcome"), state("pending"))
     sign = "green" if outcome.value > 0 else "red" if outcome.value < 0 else ""
     facts: list[tuple[str, Any]] = [
-        ("truth", f"{'yes' if outcome.truth else 'no'}, known {_word(outcome.known_at)}"),
-        ("so it was a", outcome.kind),
+        ("truth", f"{_word(said(outcome.truth))}, known {_word(outcome.known_at)}"),
+        *([("so it was", outcome.kind)] if outcome.kind else []),
         ("value", Text(f"{outcome.value:+,.2f} {outcome.currency}", style=sign)),
         *outcome.values.items(),
     ]

@@ -218,7 +218,8 @@ def _quality(page: LoopPage, colours: dict[str, str], *, narrow: bool) -> dict[s
             },
         },
     ]
-    target = next((o.get("at_least") for o in page.objectives if o["metric"] == metric), None)
+    wanted = next((o for o in page.objectives if o["metric"] == metric), {})
+    target = wanted.get("at_most") if wanted.get("at_least") is None else wanted["at_least"]
     if target is not None:
         layers += [
             {

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from loopwright.records.evaluation import Estimate
+from loopwright.verbs.results import said
 
 NEVER = "–"
 
@@ -83,5 +84,6 @@ FILTERS: dict[str, Callable[..., str]] = {
     "words": words,
     "short": short,
     "cell": cell,
+    "said": said,
 }
 """Filters by the name that templates use."""
