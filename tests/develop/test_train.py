@@ -20,9 +20,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tests.develop.flights import COLUMNS, CONTEXT, NEED, OUTCOME, REQUEST, SCOPE, SLICES, START, features, store, table
 
+from loopwright.develop.agreement import agreement
 from loopwright.develop.goal import Goal
 from loopwright.develop.mlmodel import _load_pyfunc
-from loopwright.develop.train import agreement, develop, prepare, threshold
+from loopwright.develop.train import develop, prepare, threshold
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Candidate, Guard, Objective, Release, Scope, TimeSplit, Value

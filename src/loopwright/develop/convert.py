@@ -1,214 +1,76 @@
-"""From a fitted estimator to ONNX, exactly.
+"""From a fitted estimator to ONNX, exactly; and what cannot become ONNX, refused before any time is spent on fitting it.
 
-Tree thresholds are float64 and ONNX tree ensembles float32. A float32 feature x goes left when x <= t; that is the same as
-x <= t', with t' the largest float32 that is <= t. Rounding to nearest instead sends rows down the wrong branch. So
-every threshold is set to t' before the converter sees it, and the estimator's answers stay what they were.
-
-LightGBM decides by itself where a NaN goes in a feature that had none in training (as if it were 0), and the converter
-says otherwise; such nodes are rewritten to say so in their own words (missing type NaN, default left where 0 <= t').
+The functions for each kind of part are in `parts`, those for trees in `trees`. What only a conversion itself can tell is found by a
+rehearsal: a copy is fitted on a few hundred of the training rows, converted and compared.
 """
 
-import copy
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import lightgbm as lgb
+import ndonnx as ndx
 import numpy as np
 import onnx
-from skl2onnx import convert_sklearn, update_registered_converter
 from skl2onnx._supported_operators import sklearn_operator_name_map
-from skl2onnx.common import tree_ensemble
-from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
-from skl2onnx.common.shape_calculator import calculate_linear_classifier_output_shapes
-from sklearn.base import BaseEstimator
+from sklearn.base import clone, is_classifier, is_clusterer, is_outlier_detector
 from sklearn.ensemble import StackingClassifier
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from loopwright.records.errors import ConversionRefused
-from loopwright.records.graph import Array
+from loopwright.develop import parts
+from loopwright.develop.agreement import apart, difference, load, tolerance
+from loopwright.develop.fit import Lessons, Several, at_quantile, fit, last, predict
+from loopwright.develop.goal import Goal
+from loopwright.records.declarations import Candidate
+from loopwright.records.errors import ConversionRefused, DeclarationInvalid
+from loopwright.records.graph import Array, Graph
 
-OPSETS = {"": 21, "ai.onnx.ml": 3}
-TOLERANCE = 1e-6
+REHEARSAL = 300
+"""Rows of a rehearsal."""
 
-_CATEGORICAL, _DEFAULT_LEFT, _MISSING_NAN = 1, 2, 2 << 2
+_LIBRARIES = ("sklearn", "lightgbm", "xgboost", "loopwright")
 
 
-def refuse_inconvertible(candidate: str, estimator: Any) -> None:
-    """Refuse an unfitted estimator that cannot become a graph: before any time is spent on fitting it.
+def refuse_inconvertible(candidate: str, estimator: Any, goal: Goal) -> None:
+    """Refuse an unfitted estimator that does not suit the goal, or of which a part cannot become a graph.
 
     Raises ConversionRefused naming the part.
     """
-    register()
     if not hasattr(estimator, "fit"):
         raise ConversionRefused(
             candidate, f"the estimator function returned {type(estimator).__name__}, which cannot be fitted"
         )
-    if not hasattr(estimator, "predict_proba") and not isinstance(estimator, StackingClassifier):  # it knows only when fitted
-        raise ConversionRefused(
-            candidate, f"{type(estimator).__name__} has no predict_proba: a score between 0 and 1 is needed"
-        )
+    if why := _unsuited(estimator, goal):
+        raise ConversionRefused(candidate, f"{type(last(estimator)).__name__} {why}")
     for name, part in _parts(estimator):
         if isinstance(part, FunctionTransformer) and part.func is not None:
             raise ConversionRefused(
                 candidate, f"part {name!r} is Python code (FunctionTransformer): write it in `features` instead"
             )
-        if type(part) not in sklearn_operator_name_map:
-            raise ConversionRefused(candidate, f"part {name!r} ({type(part).__name__}) has no converter to ONNX")
+        kind = type(part)
+        ours = kind.__module__.split(".")[0] in _LIBRARIES and parts.known(kind)
+        if not ours and kind not in sklearn_operator_name_map:
+            raise ConversionRefused(candidate, f"part {name!r} ({kind.__name__}) has no converter to ONNX")
 
 
-def convert(candidate: str, estimator: Any, width: int, *, double: bool = False) -> onnx.ModelProto:
-    """A fitted binary classifier over a matrix of `width` columns as ONNX; its last output is the probabilities [N, 2].
-
-    Thresholds are made exact on a copy. `double` takes the matrix as float64 and computes in it.
-    Raises ConversionRefused.
-    """
-    register()
-    kind = DoubleTensorType if double else FloatTensorType
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exact = exact_thresholds(estimator)
-            model: onnx.ModelProto = convert_sklearn(
-                exact, initial_types=[("matrix", kind([None, width]))], options={"zipmap": False}, target_opset=OPSETS
-            )
-    except Exception as error:  # converters raise many kinds
-        raise ConversionRefused(candidate, f"{type(error).__name__}: {str(error)[:400]}") from error
-    _mend_missing(model, exact)
-    shape = model.graph.output[-1].type.tensor_type.shape.dim
-    if len(shape) != 2:
-        raise ConversionRefused(candidate, f"the last output of {type(estimator).__name__} is not a matrix of probabilities")
-    return model
-
-
-def exact_thresholds(estimator: Any) -> Any:
-    """A copy of a fitted estimator with every tree threshold set to the largest float32 <= it; it predicts the same for float32 rows."""
-    exact = copy.deepcopy(estimator)
-    for part in _fitted(exact, set()):
-        if isinstance(part, lgb.LGBMModel) and part.__sklearn_is_fitted__():
-            part._Booster = exact_booster(part.booster_)
-        elif hasattr(part, "tree_"):
-            part.tree_.threshold[:] = floor_float32(part.tree_.threshold)
-        elif hasattr(part, "_predictors"):
-            for trees in part._predictors:
-                for tree in trees:
-                    tree.nodes["num_threshold"] = floor_float32(tree.nodes["num_threshold"])
-    return exact
-
-
-def exact_booster(booster: Any) -> Any:
-    """A LightGBM booster with thresholds made exact and the way of a NaN said in each node; it predicts the same for float32 rows."""
-    lines = []
-    kinds: list[int] = []
-    for line in booster.model_to_string(num_iteration=-1).split("\n"):
-        name = line.partition("=")[0]
-        if name == "tree_sizes":  # would no longer be true, and is optional
-            continue
-        if name in ("threshold", "decision_type"):
-            lines.append(line)  # put right below, when both are known
-            kinds.append(len(lines) - 1)
-            if len(kinds) == 2:
-                _mend(lines, *kinds)
-                kinds = []
-            continue
-        if name == "Tree":
-            kinds = []
-        lines.append(line)
-    return lgb.Booster(model_str="\n".join(lines))
-
-
-def _mend(lines: list[str], first: int, second: int) -> None:
-    at = {lines[i].partition("=")[0]: i for i in (first, second)}
-    thresholds = np.array([float(t) for t in lines[at["threshold"]].partition("=")[2].split()])
-    decisions = np.array([int(d) for d in lines[at["decision_type"]].partition("=")[2].split()])
-    numeric = (decisions & _CATEGORICAL) == 0
-    thresholds = np.where(numeric, floor_float32(thresholds), thresholds)
-    treats_as_zero = numeric & ((decisions >> 2) & 3 == 0)
-    decisions = np.where(treats_as_zero, _MISSING_NAN | np.where(thresholds >= 0, _DEFAULT_LEFT, 0), decisions)
-    lines[at["threshold"]] = "threshold=" + " ".join(repr(float(t)) for t in thresholds)
-    lines[at["decision_type"]] = "decision_type=" + " ".join(str(int(d)) for d in decisions)
-
-
-def _mend_missing(model: onnx.ModelProto, estimator: Any) -> None:
-    """Say in the ensembles of scikit-learn's own trees which way a NaN goes, which the converter leaves out.
-
-    A tree is recognised by its split features and thresholds.
-    """
-    ways = {_tree_key(t.feature, t.threshold, t.children_left < 0): t.missing_go_to_left for t in _sklearn_trees(estimator)}
-    for node in model.graph.node if ways else ():
-        given = {a.name: a for a in node.attribute}
-        if not node.op_type.startswith("TreeEnsemble") or "nodes_treeids" not in given:
-            continue
-        trees = np.array(given["nodes_treeids"].ints)
-        features, leaves = (
-            np.array(given["nodes_featureids"].ints),
-            np.array([m == b"LEAF" for m in given["nodes_modes"].strings]),
-        )
-        tracks = np.array(given["nodes_missing_value_tracks_true"].ints)
-        for tree in np.unique(trees):
-            rows = np.flatnonzero(trees == tree)
-            rows = rows[np.argsort(np.array(given["nodes_nodeids"].ints)[rows])]
-            values = np.array(given["nodes_values"].floats)[rows]
-            way = ways.get(_tree_key(features[rows], values, leaves[rows]))
-            if way is not None:
-                tracks[rows] = np.where(leaves[rows], 0, np.asarray(way, dtype=np.int64))
-        del given["nodes_missing_value_tracks_true"].ints[:]
-        given["nodes_missing_value_tracks_true"].ints.extend(tracks.tolist())
-
-
-def _sklearn_trees(estimator: Any) -> Iterator[Any]:
-    for part in _fitted(estimator, set()):
-        if hasattr(part, "tree_"):
-            yield part.tree_
-
-
-def _tree_key(features: Array, thresholds: Array, leaves: Array) -> bytes:
-    return (
-        np.where(leaves, -1, features).astype(np.int64).tobytes() + np.where(leaves, 0, thresholds).astype(np.float32).tobytes()
-    )
-
-
-def floor_float32(values: Array) -> Array:
-    """The largest float32 <= each value, as float64."""
-    values = np.asarray(values, dtype=np.float64)
-    with np.errstate(over="ignore"):
-        near = values.astype(np.float32)
-        return np.where(near.astype(np.float64) > values, np.nextafter(near, np.float32(-np.inf)), near).astype(np.float64)
-
-
-def register() -> None:
-    """Tell skl2onnx about the estimators that are not scikit-learn's own: LightGBM, and XGBoost where it is installed."""
-    if lgb.LGBMClassifier in sklearn_operator_name_map:
-        return
-    from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
-
-    options = {"nocl": [True, False], "zipmap": [True, False, "columns"], "raw_scores": [True, False]}
-    update_registered_converter(
-        lgb.LGBMClassifier,
-        "LightGbmLGBMClassifier",
-        calculate_linear_classifier_output_shapes,
-        convert_lightgbm,
-        options=options,
-    )
-    _count_booleans()
-    try:
-        from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
-        from xgboost import XGBClassifier
-    except ImportError:
-        return
-    update_registered_converter(
-        XGBClassifier, "XGBoostXGBClassifier", calculate_linear_classifier_output_shapes, convert_xgboost, options=options
-    )
-
-
-def _count_booleans() -> None:
-    # skl2onnx writes the leaves of histogram boosting with the boolean False, where protobuf from version 6 wants a number.
-    plain = tree_ensemble.add_node
-
-    def add_node(*args: Any, nodes_missing_value_tracks_true: Any = 0, **more: Any) -> None:
-        plain(*args, nodes_missing_value_tracks_true=int(nodes_missing_value_tracks_true), **more)
-
-    tree_ensemble.add_node = add_node
+def _unsuited(estimator: Any, goal: Goal) -> str:
+    task = goal.output.task
+    if task in ("binary", "multiclass"):
+        if hasattr(estimator, "predict_proba") or isinstance(last(estimator), StackingClassifier):  # it knows only when fitted
+            return ""
+        return "has no predict_proba: a score between 0 and 1 is needed (put a classifier in a CalibratedClassifierCV)"
+    if task == "anomaly":
+        suits = is_outlier_detector(estimator) and hasattr(estimator, "decision_function")
+        return "" if suits else "is no outlier detector: anomaly wants decision_function, of IsolationForest for instance"
+    other = is_classifier(estimator) or is_outlier_detector(estimator) or is_clusterer(estimator)
+    if other or not hasattr(estimator, "predict"):
+        return f"is no regressor: {task} predicts numbers"
+    if goal.quantiles:
+        try:
+            at_quantile(clone(estimator), goal.quantiles[0])
+        except DeclarationInvalid as error:
+            return str(error)
+    return ""
 
 
 def _parts(estimator: Any) -> Iterator[tuple[str, Any]]:
@@ -219,21 +81,76 @@ def _parts(estimator: Any) -> Iterator[tuple[str, Any]]:
             yield name, part
 
 
-def _fitted(part: Any, seen: set[int]) -> Iterator[Any]:
-    """Every fitted estimator inside a fitted estimator, also those in lists, dictionaries and arrays of its attributes."""
-    if id(part) in seen:
+def rehearse(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal) -> None:
+    """Fit a copy on a few hundred rows, convert it and compare, also where values are missing.
+
+    What cannot be fitted on so few rows is left to the real fit. Raises ConversionRefused.
+    """
+    few = lessons.at(_spread(lessons, goal))
+    try:
+        fitted, _ = fit(candidate, clone(estimator), few, goal)
+    except DeclarationInvalid:
         return
-    seen.add(id(part))
-    if isinstance(part, BaseEstimator) or type(part).__module__.startswith("sklearn.calibration"):
-        yield part
-        inner: Any = list(vars(part).values())
-    elif isinstance(part, list | tuple | set):
-        inner = part
-    elif isinstance(part, dict):
-        inner = part.values()
-    elif isinstance(part, np.ndarray) and part.dtype == object:
-        inner = part.ravel()
-    else:
-        return
-    for item in inner:
-        yield from _fitted(item, seen)
+    holes = few.matrix.copy()
+    holes[np.random.default_rng(0).random(holes.shape) < 0.2] = np.nan
+    model = convert(candidate.name, fitted, few.matrix.shape[1], goal, exact=True)
+    graph = load(candidate.name, model.SerializeToString())
+    for matrix in (few.matrix, holes):
+        try:
+            expected = predict(fitted, matrix, goal)
+        except ValueError:  # it takes no missing values
+            continue
+        worst = float(difference(goal.answers(_run(candidate.name, graph, matrix)), expected, goal).max())
+        bound, _ = tolerance(fitted, goal)
+        if not worst <= bound:
+            raise ConversionRefused(candidate.name, apart(worst, len(matrix), bound, "rows of a rehearsal"))
+
+
+def _run(candidate: str, graph: Graph, matrix: Array) -> Array:
+    try:
+        return graph.run({"matrix": matrix})["raw"]
+    except Exception as error:  # the runtime raises many kinds
+        raise ConversionRefused(candidate, f"the graph fails: {type(error).__name__}: {str(error)[:300]}") from error
+
+
+def _spread(lessons: Lessons, goal: Goal) -> Array:
+    """Indices of rows from everywhere, with some of each class."""
+    count = len(lessons.matrix)
+    rows = np.unique(np.linspace(0, count - 1, min(REHEARSAL, count)).astype(np.int64))
+    if goal.output.task not in ("binary", "multiclass"):
+        return rows
+    each = [np.flatnonzero(lessons.truth == c)[:20] for c in np.unique(lessons.truth)]
+    return np.unique(np.concatenate([rows, *each]))
+
+
+def convert(candidate: str, estimator: Any, width: int, goal: Goal, *, exact: bool = False) -> onnx.ModelProto:
+    """A fitted estimator over a matrix of `width` columns as ONNX: input `matrix` float32 [N, width], output `raw` [N, K] as `goal` says.
+
+    Trees that give probabilities are summed in float32, unless `exact`. Raises ConversionRefused.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            matrix = ndx.argument(shape=("N", width), dtype=ndx.float32)
+            raw = _raw(estimator, matrix, goal, exact=exact)
+            model: onnx.ModelProto = ndx.build({"matrix": matrix}, {"raw": raw})
+    except Exception as error:  # the libraries raise many kinds
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ConversionRefused(candidate, f"{kind}{' '.join(str(error).split())[:400]}") from error
+    return model
+
+
+def _raw(estimator: Any, x: Any, goal: Goal, *, exact: bool) -> Any:
+    if isinstance(estimator, Several):
+        return ndx.concat([ndx.astype(parts.predict(e, x), ndx.float64) for e in estimator.estimators], axis=1)
+    if goal.output.task == "anomaly":
+        return -parts.decision(estimator, x)
+    if goal.output.task not in ("binary", "multiclass"):
+        return parts.predict(estimator, x)
+    wanted = len(goal.output.classes) if goal.output.task == "multiclass" else 2
+    if len(estimator.classes_) != wanted:
+        raise ValueError(f"the training rows have {len(estimator.classes_)} of {wanted} classes")
+    while isinstance(estimator, Pipeline):
+        estimator, x = estimator.steps[-1][1], parts.before(estimator, x)
+    found = None if exact else parts.quick(estimator, x)
+    return parts.probabilities(estimator, x) if found is None else found

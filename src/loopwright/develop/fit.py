@@ -108,7 +108,7 @@ def fit(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal) -> t
 
 
 def _fit(estimator: Any, lessons: Lessons, goal: Goal) -> Any:
-    matrix, truth, task = lessons.matrix, lessons.truth, goal.output.task
+    matrix, truth, task = as_wanted(estimator, lessons.matrix), lessons.truth, goal.output.task
     if task == "ranking" and lessons.group is not None and takes(estimator, "group"):
         order, sizes = _by_group(lessons.group)
         return estimator.fit(matrix[order], truth[order].astype(np.float64), **last_step(estimator, {"group": sizes}))
@@ -181,12 +181,21 @@ def predict(estimator: Any, matrix: Array, goal: Goal) -> Answers:
         return goal.answers(raw(estimator, matrix, goal))
 
 
+def as_wanted(estimator: Any, matrix: Array) -> Array:
+    """The matrix as an estimator computes: float64 for scikit-learn's, float32 for LightGBM, XGBoost and PyTorch by themselves.
+
+    The numbers are the same; what scikit-learn computes of them is not rounded to float32 between its steps.
+    """
+    return matrix.astype(np.float64) if type(estimator).__module__.startswith("sklearn.") else matrix
+
+
 def raw(estimator: Any, matrix: Array, goal: Goal) -> Array:
     """The raw numbers [N, K] of a fitted estimator, see `goal`."""
     if isinstance(estimator, Several):
-        return np.column_stack([e.predict(matrix) for e in estimator.estimators])
+        return np.column_stack([e.predict(as_wanted(e, matrix)) for e in estimator.estimators])
+    matrix = as_wanted(estimator, matrix)
     if goal.output.task in ("binary", "multiclass"):
-        return np.asarray(estimator.predict_proba(matrix))
+        return np.asarray(estimator.predict_proba(matrix))[:, 1 if goal.output.task == "binary" else 0 :]
     numbers = -estimator.decision_function(matrix) if goal.output.task == "anomaly" else estimator.predict(matrix)
     return np.reshape(numbers, (len(matrix), -1))
 

@@ -1,7 +1,7 @@
 """What is predicted: how the raw numbers of an estimator, or of its graph, become what `records.package.Output` says.
 
-Raw output [N, K] of an estimator: probabilities by class (binary: of false and of true), numbers by target or quantile, or one
-column of what to sort by or of how strange. The same few steps make the answers of it, in NumPy (`Goal.answers`) to compare
+Raw output [N, K] of an estimator: the probability of true or those of the classes, numbers by target or quantile, or one column
+of what to sort by or of how strange. The same few steps make the answers of it, in NumPy (`Goal.answers`) to compare
 with and in the graph (`features.Traced.model_graph`) to serve.
 """
 
@@ -40,16 +40,15 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
         """Which raw column is the score; None for the largest of them."""
         if self.output.task == "multiclass":
             return None
-        if self.output.task == "binary":
-            return 1
         return int(np.argmin([abs(q - 0.5) for q in self.quantiles])) if self.quantiles else 0
 
     def answers(self, raw: Array) -> Answers:
         """The answers from raw numbers [N, K]."""
         raw = np.asarray(raw, dtype=np.float64)
         if self.factors:
+            raw = np.column_stack([1 - raw, raw]) if self.output.task == "binary" else raw
             raw = raw * np.array(self.factors)
-            raw = raw / raw.sum(axis=1, keepdims=True)
+            raw = (raw / raw.sum(axis=1, keepdims=True))[:, 1 if self.output.task == "binary" else 0 :]
         if self.quantiles:
             raw = np.sort(raw, axis=1)
         score = raw.max(axis=1) if self.column is None else raw[:, self.column]

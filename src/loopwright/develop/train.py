@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from loopwright.develop.agreement import agreed
 from loopwright.develop.card import card
-from loopwright.develop.convert import TOLERANCE, convert, refuse_inconvertible
+from loopwright.develop.convert import convert, refuse_inconvertible, rehearse
 from loopwright.develop.evaluate import LATENCY_RUNS, evaluate, latency, measures
 from loopwright.develop.features import Encoding, Traced, Vocabulary, trace, trace_rule, trace_slices
-from loopwright.develop.fit import Lessons, first_trial, fit, fixed, make, predict, search, takes_trial
+from loopwright.develop.fit import Lessons, first_trial, fit, fixed, make, search, takes_trial
 from loopwright.develop.goal import Answers, Goal, alert_threshold, goal_of
 from loopwright.develop.leaderboard import climb, primary_metric, rank, verdict
 from loopwright.develop.lineage import lineage as trace_lineage
@@ -145,8 +146,8 @@ def prepare(
 
     `window` trains and validates on that much of the newest history only.
 
-    Raises DeclarationInvalid for code that cannot be traced, ConversionRefused for a candidate that has no converter,
-    ExamplesRefused when there is too little to learn from.
+    Raises DeclarationInvalid for code that cannot be traced, ConversionRefused for a candidate that cannot be converted (a
+    rehearsal on a few hundred rows tells), ExamplesRefused when there is too little to learn from.
     """
     progress = progress or Silent()
     _check_declarations(candidates, scope, slices, release, outcome, seed)
@@ -199,6 +200,8 @@ def prepare(
         lineage=trace_lineage(traced, heuristic, slice_graph, lineage),
         progress=progress,
     )
+    for candidate in candidates:
+        rehearse(candidate, first_trial(candidate, seed), _lessons(work, candidate).at(drawn.rows), goal)
     if slice_graph is not None:
         graph = Graph(slice_graph)
         work.slice_values = graph.run(arrow_feed(graph, columns, work.validation_table))
@@ -244,7 +247,7 @@ def _check_declarations(
     if wrong:
         raise DeclarationInvalid("the loop", wrong)
     for candidate in candidates:
-        refuse_inconvertible(candidate.name, first_trial(candidate, seed))
+        refuse_inconvertible(candidate.name, first_trial(candidate, seed), goal_of(outcome, np.array([])))
 
 
 def _wanted(scope: Scope, release: Release) -> list[str]:
@@ -319,10 +322,14 @@ def _heuristic(work: Work) -> _Fitted:
     )
 
 
+def _lessons(work: Work, candidate: Candidate) -> Lessons:
+    return Lessons(work.matrices[candidate.encoding], work.truth, group=work.groups, weight=work.drawn.weight)
+
+
 def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | None) -> _Fitted:
     """Search, fit, convert and check one candidate."""
     clock = work.home.clock
-    lessons = Lessons(work.matrices[candidate.encoding], work.truth, group=work.groups, weight=work.drawn.weight)
+    lessons = _lessons(work, candidate)
     start = clock.monotonic()
     found = dict(params or {})
     if takes_trial(candidate) and params is None:
@@ -361,7 +368,12 @@ def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | 
     seconds = clock.monotonic() - start
     for text in warned:
         work.progress.say(f"{candidate.name}: {text[:200]}")
-    graph, conversion = _convert(work, candidate, estimator)
+
+    def build(goal: Goal, exact: bool) -> bytes:  # `agreed` calls it
+        model = convert(candidate.name, estimator, lessons.matrix.shape[1], goal, exact=exact)
+        return work.traced.model_graph(work.vocabulary, candidate.encoding, model, goal)
+
+    graph, conversion = agreed(candidate.name, estimator, work.goal, build, work.traced.columns, work.validation_table)
     return _Fitted(
         name=candidate.name,
         phase=candidate.phase,
@@ -372,88 +384,6 @@ def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | 
         conversion=conversion,
         seconds=seconds,
     )
-
-
-def _convert(work: Work, candidate: Candidate, estimator: Any) -> tuple[bytes, Conversion]:
-    """The one graph, in float32 or, where that is not exact enough, float64; raises ConversionRefused when neither agrees."""
-    why = ""
-    fitted = msgspec.structs.replace(work.goal, factors=[])  # compared before sampling is undone, which would scale differences
-    for double in (False, True):
-        try:
-            model = convert(candidate.name, estimator, work.matrices[candidate.encoding].shape[1], double=double)
-            graph = work.traced.model_graph(work.vocabulary, candidate.encoding, model, fitted)
-            rows, difference = agreement(candidate.name, graph, estimator, fitted, work.traced.columns, work.validation_table)
-        except ConversionRefused as error:
-            why = why or error.why
-            continue
-        if difference <= TOLERANCE:
-            if work.goal.factors:
-                graph = work.traced.model_graph(work.vocabulary, candidate.encoding, model, work.goal)
-            return graph, Conversion(rows=rows, max_difference=difference)
-        why = (
-            why or f"graph and estimator differ by up to {difference:.2g} on {rows:,} validation rows, more than {TOLERANCE:g}"
-        )
-    raise ConversionRefused(candidate.name, why)
-
-
-def agreement(
-    candidate: str, graph: bytes, estimator: Any, goal: Goal, columns: Mapping[str, Column], table: pa.Table
-) -> tuple[int, float]:
-    """How many rows were compared and the largest difference between graph and estimator.
-
-    Compared are the rows of `table`, and the same rows with what a contract allows but the table may lack: nulls, NaN in
-    floats, strings never seen. A row that the estimator itself refuses (NaN for most linear models) is not compared.
-    """
-    model = _loaded(candidate, graph)
-    rows, largest = 0, 0.0
-    used = {name: columns[name] for name in model.columns}
-    for given in [table, *_disturbed(used, table)]:
-        found = model.run(arrow_feed(model, columns, given))
-        try:
-            expected = predict(estimator, found["features"], goal).score
-        except ValueError:
-            kept = np.isfinite(found["features"]).all(axis=1)
-            if not kept.any():
-                continue
-            expected = predict(estimator, found["features"][kept], goal).score
-            found = {name: array[kept] for name, array in found.items()}
-        difference = np.abs(found["score"] - expected)
-        largest = max(largest, float(difference.max()) if np.isfinite(difference).all() else float("inf"))
-        rows += len(expected)
-    return rows, largest
-
-
-def _loaded(candidate: str, graph: bytes) -> Graph:
-    try:
-        return Graph(graph, threads=2)
-    except Exception as error:  # the runtime raises many kinds
-        raise ConversionRefused(
-            candidate, f"the runtime refuses the graph: {type(error).__name__}: {str(error)[:300]}"
-        ) from error
-
-
-def _disturbed(columns: Mapping[str, Column], table: pa.Table) -> list[pa.Table]:
-    """Copies of (at most 2,000 rows of) a table: a third of the values of each column null, or strange."""
-    rng = np.random.default_rng(0)
-    part = table.slice(0, 2000)
-
-    def replaced(strange: Callable[[Column], Any]) -> pa.Table:
-        changed = part
-        for name, column in columns.items():
-            value = strange(column)
-            if value is Ellipsis:
-                continue
-            values = part.column(name)
-            hit = pa.array(rng.random(len(part)) < 1 / 3)
-            changed = changed.set_column(
-                changed.column_names.index(name), name, pc.if_else(hit, pa.scalar(value, type=values.type), values)
-            )
-        return changed
-
-    return [
-        replaced(lambda c: None if c.nullable else ...),
-        replaced(lambda c: float("nan") if c.type == "float" else "\u2205 never seen" if c.type == "string" else ...),
-    ]
 
 
 def make_package(work: Work, fitted: _Fitted) -> Measured:
