@@ -4,8 +4,8 @@ import ndonnx as ndx
 import ndonnx.extensions as nde
 import numpy as np
 
-from loopwright.develop.features import trace, trace_rule, trace_slices
-from loopwright.develop.lineage import lineage, output_columns
+from loopwright.develop.features import trace, trace_rule
+from loopwright.develop.lineage import feature_columns, lineage
 from loopwright.records.declarations import Column, Slice
 from loopwright.records.graph import Graph, feed_rows
 from loopwright.records.package import Lineage, Origin
@@ -38,7 +38,7 @@ def features(f: Any) -> dict[str, Any]:
 def test_features_have_the_columns_that_reach_them_in_the_graph() -> None:
     origins = Lineage(columns={"x": Origin(of=["t.x"])}, labels={"label": Origin(of=["o.z"])})
     traced = trace(features, COLUMNS)
-    slices = trace_slices([Slice("word", lambda f: f.word), Slice("late", lambda f: f.x > f.n)], COLUMNS)
+    slices = [Slice("word", lambda f: f.word), Slice("late", lambda f: f.x > f.n)]
     made = lineage(traced, trace_rule(lambda f: f.x > 1, COLUMNS), slices, origins)
     assert made.features == {
         "both": ["x", "y"],
@@ -57,19 +57,15 @@ def test_features_have_the_columns_that_reach_them_in_the_graph() -> None:
 def test_a_column_that_lineage_does_not_name_never_changes_a_feature() -> None:
     """Lineage against the graph itself: each column is disturbed, and only features that name it may move."""
     traced = trace(lambda f: {k: v for k, v in features(f).items() if k != "word"}, COLUMNS)
-    made = lineage(traced, trace_rule(lambda f: f.x > 1, COLUMNS), None)
+    made = feature_columns(traced)
     graph = Graph(traced.raw())
     base = {"x": 1.0, "y": 2.0, "n": 3, "yes": True, "word": "abc", "at": 0}
     other = {"x": 9.0, "y": None, "n": 8, "yes": False, "word": "b", "at": 5 * 3_600_000_000}
-    names, moved = list(made.features), dict[str, set[str]]()
+    names, moved = list(made), dict[str, set[str]]()
     start = graph.run(feed_rows(graph, COLUMNS, [base]), ["numbers"])["numbers"][0]
     for column, value in other.items():
         after = graph.run(feed_rows(graph, COLUMNS, [base | {column: value}]), ["numbers"])["numbers"][0]
         for i in np.flatnonzero(~((start == after) | (np.isnan(start) & np.isnan(after)))):
             moved.setdefault(names[i], set()).add(column)
-    assert {name: columns - set(made.features[name]) for name, columns in moved.items()} == {name: set() for name in moved}
+    assert {name: columns - set(made[name]) for name, columns in moved.items()} == {name: set() for name in moved}
     assert moved["both"] == {"x", "y"}
-
-
-def test_a_package_graph_of_old_is_read_by_its_inputs() -> None:
-    assert output_columns(trace_rule(lambda f: f.yes & (f.x > 1), COLUMNS)) == {"score": ["x", "yes"]}

@@ -1,60 +1,67 @@
 """Which columns reach which feature, read off the graph: what the code mentions and then does not use is not there."""
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 
 import msgspec
+import ndonnx as ndx
 import onnx
 
-from loopwright.develop.features import Traced, build
-from loopwright.records.graph import METADATA
+from loopwright.develop.features import Traced, trace_slices
+from loopwright.records.declarations import Slice
+from loopwright.records.graph import METADATA, column_parts
 from loopwright.records.package import Lineage
 
 # What an array of a given shape holds does not depend on what the array whose shape was taken holds.
 _VALUE_FREE = ("Shape", "Size")
 
 
-def lineage(traced: Traced, heuristic: bytes, slices: bytes | None, origins: Lineage | None = None) -> Lineage:
-    """The lineage of a package: from its graphs that of features, heuristic and slices, beside what `origins` says of columns and labels."""
-    arrays = {**traced.numbers, **traced.categories}
-    apart = output_columns(
-        build(traced.columns, traced.arguments, {f"feature.{i}": arrays[n] for i, n in enumerate(traced.order)})
-    )
-    features = {}
-    for i, name in enumerate(traced.order):  # a nullable array leaves a graph as two outputs: its values and where it is null
-        found = {column for part in ("", "_values", "_null") for column in apart.get(f"feature.{i}{part}", [])}
-        features[name] = [column for column in traced.columns if column in found]
+def lineage(traced: Traced, heuristic: bytes, slices: Sequence[Slice], origins: Lineage | None = None) -> Lineage:
+    """The lineage of a package: that of its features, heuristic and slices, beside what `origins` says of columns and labels."""
     return msgspec.structs.replace(
         origins or Lineage(),
-        features=features,
-        heuristic=output_columns(heuristic)["score"],
-        slices=output_columns(slices) if slices is not None else {},
+        features=feature_columns(traced),
+        heuristic=_columns(heuristic),
+        slices={s.name: _columns(trace_slices([s], traced.columns) or b"") for s in slices},
     )
 
 
-def output_columns(model: bytes) -> dict[str, list[str]]:
-    """For each output of a graph of ours the columns whose values reach it, in the order of the graph's inputs."""
-    loaded = onnx.load_from_string(model)
-    metadata = {p.key: p.value for p in loaded.metadata_props}
-    names = json.loads(metadata.get(METADATA, "{}"))
-    column_of = {i.name: names.get("inputs", {}).get(i.name, [i.name])[0] for i in loaded.graph.input}
-    public = {actual: name for name, actual in names.get("outputs", {}).items()}
-    maker = {out: node for node in loaded.graph.node for out in node.output if out}
-    return {public.get(o.name, o.name): _reaching(o.name, maker, column_of) for o in loaded.graph.output}
+def feature_columns(traced: Traced) -> dict[str, list[str]]:
+    """For each feature the columns whose values reach it, in the order of the contract."""
+    arrays = {**traced.numbers, **traced.categories}
+    # As it was traced: in a package's graph columns stand side by side, and it cannot be seen which one is taken.
+    outputs = {f"feature.{i}": arrays[name] for i, name in enumerate(traced.order)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries, about their own workings
+        model = ndx.build(dict(traced.arguments), outputs, drop_unused=True)
+    column_of = {part.name: name for name in traced.arguments for part in column_parts(name, traced.columns[name])}
+    maker = {out: node for node in model.graph.node for out in node.output if out}
+    found: dict[str, list[str]] = {}
+    for i, name in enumerate(traced.order):  # a nullable array leaves a graph as two outputs: its values and where it is null
+        ends = {f"feature.{i}{part}" for part in ("", "_values", "_null")} & {o.name for o in model.graph.output}
+        reaching = {column_of[tensor] for tensor in _before(ends, maker) if tensor in column_of}
+        found[name] = [column for column in traced.columns if column in reaching]
+    return found
 
 
-def _reaching(output: str, maker: Mapping[str, onnx.NodeProto], column_of: Mapping[str, str]) -> list[str]:
-    found, seen, edge = set(), {output}, [output]
+def _columns(model: bytes) -> list[str]:
+    """The columns that a graph of ours uses."""
+    [metadata] = [p.value for p in onnx.load_from_string(model).metadata_props if p.key == METADATA]
+    columns: list[str] = json.loads(metadata)["columns"]
+    return columns
+
+
+def _before(ends: set[str], maker: Mapping[str, onnx.NodeProto]) -> set[str]:
+    """All tensors whose values reach one of `ends`."""
+    seen, edge = set(ends), list(ends)
     while edge:
-        name = edge.pop()
-        if name in column_of:
-            found.add(column_of[name])
-        node = maker.get(name)
+        node = maker.get(edge.pop())
         if node is not None and node.op_type not in _VALUE_FREE:
             new = _read_by(node) - seen
             seen |= new
             edge += new
-    return [column for column in dict.fromkeys(column_of.values()) if column in found]
+    return seen
 
 
 def _read_by(node: onnx.NodeProto) -> set[str]:

@@ -197,7 +197,7 @@ def prepare(
         vocabulary=vocabulary,
         matrices=matrices,
         wanted=_wanted(scope, release),
-        lineage=trace_lineage(traced, heuristic, slice_graph, lineage),
+        lineage=trace_lineage(traced, heuristic, slices, lineage),
         progress=progress,
     )
     for candidate in candidates:
