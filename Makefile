@@ -24,8 +24,9 @@ check: $(VENV)/.dev ## style, types and the import rule
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 
-bench: $(VENV)/.dev ## measure the request path; writes benchmarks/RESULTS.md
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python benchmarks/request_path.py $(ARGS)
+bench: $(VENV)/.dev ## measure the request path, features and data beside their peers; writes benchmarks/RESULTS.md (ARGS=--quick)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.request_path $(ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.features $(ARGS)
 
 docs: $(VENV)/.dev ## write the reference pages from the tables in the code, then run every example in the documents
 	$(BIN)/python docs/generate.py

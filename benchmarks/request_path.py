@@ -1,6 +1,6 @@
-"""What the request path costs: in process beside a bare ONNX run, over HTTP beside a bare echo. Writes RESULTS.md.
+"""What the request path costs: in process beside a bare ONNX run, over HTTP beside a bare echo. Writes a section of RESULTS.md.
 
-    make bench                        # or: python benchmarks/request_path.py --seconds 5 --rounds 3
+    make bench                        # or: python -m benchmarks.request_path --seconds 5 --rounds 3
 
 Ratios, not absolute numbers, are the result: machines differ, and one machine drifts by a factor of two within an hour. What
 is compared is therefore measured in turns (A B A B ...), and medians are reported. Everything of ours is switched on:
@@ -8,9 +8,6 @@ contract, context, flags, prediction log with durability `process`, metrics, ids
 """
 
 import argparse
-import importlib.metadata
-import os
-import platform
 import re
 import shutil
 import statistics
@@ -25,6 +22,7 @@ from typing import Any
 
 import msgspec
 import onnxruntime
+from benchmarks.report import RESULTS, machine, put, table
 
 from loopwright.deploy.decode import Decoder
 from loopwright.deploy.overrun import Overruns
@@ -180,25 +178,15 @@ def over_http(home: Path, body: bytes, *, seconds: int, rounds: int) -> dict[tup
     return {k: (statistics.median(r for r, _ in v), statistics.median(m for _, m in v)) for k, v in took.items()}
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]) + "\n"
-
-
 def results(
     steps: list[tuple[str, float]], http: dict[tuple[str, int], tuple[float, float]], candidate: str, line: str, columns: int
 ) -> str:
-    """RESULTS.md."""
+    """The section of RESULTS.md."""
     took = dict(steps)
     bare, whole = took["bare ONNX run, feed ready"], took["whole path"]
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
-    text = "# Results\n\nWritten by `benchmarks/request_path.py`; `make bench` writes it again. Ratios are the result, the\n"
-    text += "absolute numbers only say where they come from: medians of interleaved rounds on "
-    text += f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; {versions}.\n"
-    text += f"Load average of the machine at the end: {os.getloadavg()[0]:.1f}.\n\n"
+    text = machine(LIBRARIES) + "\n"
     text += f"The loop is that of `examples/flights`, the package its `{candidate}`, the request one flight with {columns} columns, the\n"
     text += "context from the embedded online table. Contract, flags, log (durability `process`), metrics and ids are on.\n\n"
-    text += "## Ratios\n\n"
     ours, theirs = {c: http["loopwright", c] for c in (1, 32)}, {c: http["bare echo", c] for c in (1, 32)}
     text += table(
         ["what", "ratio"],
@@ -209,10 +197,10 @@ def results(
             ["HTTP, 32 connections: throughput / bare echo's", f"{ours[32][0] / theirs[32][0]:.2f}"],
         ],
     )
-    text += "\n## Where the microseconds go (in process, one row)\n\n"
+    text += "\n### Where the microseconds go (in process, one row)\n\n"
     text += table(["step", "us", "/ bare run"], [[name, f"{us:.1f}", f"{us / bare:.2f}"] for name, us in steps])
     text += "\nThe steps overlap: the fourth holds the feed and the run. The whole path decodes, answers, logs and encodes.\n"
-    text += "\n## Over HTTP (one worker, one row a request, wrk)\n\n"
+    text += "\n### Over HTTP (one worker, one row a request, wrk)\n\n"
     rows = [
         [name, str(c), f"{rate:,.0f}", f"{p50:,.0f}"] for (name, c), (rate, p50) in sorted(http.items(), key=lambda i: i[0][1])
     ]
@@ -227,8 +215,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=5, help="length of each load")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
     parser.add_argument("--calls", type=int, default=2000, help="calls a round in process")
-    parser.add_argument("--out", type=Path, default=HERE / "RESULTS.md")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--quick", action="store_true", help="one short round")
     args = parser.parse_args()
+    if args.quick:
+        args.seconds, args.rounds, args.calls = 1, 1, 500
     if shutil.which("wrk") is None:
         print("this benchmark needs wrk (Debian and Ubuntu: apt-get install wrk)", file=sys.stderr)
         return 2
@@ -243,7 +234,7 @@ def main() -> int:
             steps, body = in_process(home, digest, calls=args.calls, rounds=args.rounds)
         http = over_http(path, body, seconds=args.seconds, rounds=args.rounds)
     text = results(steps, http, manifest.candidate, "make bench", len(manifest.request))
-    args.out.write_text(text)
+    put("Request path", text, args.out)
     print(text)
     return 0
 
