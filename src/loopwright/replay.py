@@ -20,6 +20,7 @@ from loopwright.data.context import feed
 from loopwright.data.ingest import Ingested
 from loopwright.deploy.controller import serving
 from loopwright.deploy.predict import Predictor
+from loopwright.deploy.segments import Segments
 from loopwright.loop import Loop
 from loopwright.records import metrics
 from loopwright.records.clock import SimulatedClock
@@ -35,7 +36,8 @@ from loopwright.records.predictions.read import predictions
 from loopwright.records.predictions.record import OutcomeRow
 from loopwright.records.predictions.segment import log_folder
 from loopwright.records.progress import Progress, Silent
-from loopwright.records.scoring import score
+from loopwright.records.releases import ReleaseState
+from loopwright.records.scoring import beside_of, routed, score
 from loopwright.records.settings import Settings
 from loopwright.records.truth import Known, known
 from loopwright.records.windows import Quality, Window
@@ -69,10 +71,10 @@ class Lap(msgspec.Struct, kw_only=True):
 
 
 class Run(msgspec.Struct, kw_only=True):
-    """A whole replay: its laps, and the package that served first."""
+    """A whole replay: its laps, and who served first."""
 
     laps: list[Lap]
-    first: str
+    first: ReleaseState
     metric: str
     seconds: float
 
@@ -149,7 +151,7 @@ def replay(
     for lap in laps:  # outcomes that came late revised it; policies are compared on the same outcomes
         revised = home.ledger.latest(Quality, loop=loop.name, key=lap.start.isoformat())
         lap.quality = revised.record if revised is not None else lap.quality
-    return Run(laps=laps, first=first.arms[0].package, metric=_metric(loop), seconds=clock.monotonic() - tick)
+    return Run(laps=laps, first=first, metric=_metric(loop), seconds=clock.monotonic() - tick)
 
 
 def _metric(loop: Loop) -> str:
@@ -240,17 +242,18 @@ class Traffic:
         feed(home, steps.joined(loop.context, loop.aggregates), since=start, until=end)
         self.predictions = LogWriter(log_folder(home.path, loop.name), "predictions")
         self.truths = LogWriter(log_folder(home.path, loop.name), "outcomes")
-        self.predictor: Predictor | None = None
+        self.serving: ReleaseState | None = None
+        self.segments: Segments | None = None
 
     def answer(self, begin: datetime, stop: datetime) -> int:
         """Answer every request of [begin, stop), each with the context known at its moment, and log the outcomes that came."""
-        predictor = self._predictor()
+        segments = self._segments()
         low, high = (int(np.searchsorted(self.times, _us(t))) for t in (begin, stop))
         for first in range(low, high, BATCH):
             last = min(first + BATCH, high)
             at = self.times[first:last].tolist()
             rows = self.requests.slice(first, last - first).to_pylist()
-            self.predictions.append(predictor.answer(rows, ids=[self._id(t) for t in at], at_us=at))
+            self.predictions.append(segments.answer(rows, ids=[self._id(t) for t in at], at_us=at))
         self.predictions.seal()
         self._truth(_us(begin), _us(stop))
         return high - low
@@ -258,14 +261,19 @@ class Traffic:
     def _id(self, at: int) -> str:
         return new_ids(datetime.fromtimestamp(at / 1e6, tz=self.home.clock.now().tzinfo), 1)[0]
 
-    def _predictor(self) -> Predictor:
-        """The predictor of the package that serves now; kept while it serves."""
+    def _segments(self) -> Segments:
+        """The packages that serve now, made ready; kept while they serve."""
         now = serving(self.home, self.loop.name)
         if now is None:
             raise GateFailed("", ["nothing serves"])
-        if self.predictor is None or self.predictor.package.digest != now.arms[0].package:
-            self.predictor = Predictor(self.home.packages.read(now.arms[0].package), self.home.online, self.home.clock)
-        return self.predictor
+        if self.segments is None or self.serving != now:
+            own, before = self._predictor(now.arms[0].package), self.segments
+            self.segments = Segments(now, own, self._predictor, self.home.clock, lambda _why: None, before)
+        self.serving = now
+        return self.segments
+
+    def _predictor(self, package: str) -> Predictor:
+        return Predictor(self.home.packages.read(package), self.home.online, self.home.clock)
 
     def _truth(self, begin: int, stop: int) -> None:
         table = self.loop.outcome.table
@@ -303,20 +311,20 @@ def _microseconds(span: timedelta) -> int:
 
 
 def compare(home: Home, loop: Loop, run: Run) -> Comparison:
-    """What really served, the first package never retrained, and the heuristic, on every row whose outcome is known."""
+    """What really served, the first release never retrained, and the heuristic, on every row whose outcome is known."""
     logged = predictions(home, loop.name, start=run.laps[0].start, end=run.laps[-1].end)
     known_by = run.laps[-1].end + duration(loop.outcome.wait)
     joined = join(logged, outcomes(home, loop.name, known_by=known_by), loop.outcome, known_by=known_by)
     answered_by = pc.unique(joined["_package"]).to_pylist()
     found = known(joined, loop.outcome, {digest: home.packages.read(digest).manifest.output for digest in answered_by})
-    rows, first = joined.filter(pa.array(found.rows)), home.packages.read(run.first)
+    rows, first = joined.filter(pa.array(found.rows)), home.packages.read(run.first.arms[0].package)
     at = rows["_at"].cast(pa.int64()).to_numpy()
     return Comparison(
         lap=np.searchsorted(np.array([_us(lap.end) for lap in run.laps]), at, "right"),
         known=found,
         given={
             "served": found.given,
-            "never": score(first, rows, onto=found.output, threads=2),
+            "never": routed(first, rows, beside_of(home, run.first), onto=found.output),
             "heuristic": score(first, rows, onto=found.output, heuristic=True),
         },
     )

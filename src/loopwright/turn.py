@@ -14,7 +14,7 @@ from loopwright.data.context import needs
 from loopwright.data.examples import build, load
 from loopwright.data.ingest import put_contract
 from loopwright.data.lineage import lineage
-from loopwright.deploy.checks import Beside, gate, serving_beside, sound
+from loopwright.deploy.checks import gate, sound
 from loopwright.deploy.controller import release, serving
 from loopwright.develop.fleet import develop_fleet
 from loopwright.develop.train import Work, develop, prepare
@@ -31,6 +31,7 @@ from loopwright.records.ids import new_id, scoped_name
 from loopwright.records.ledger import Entry
 from loopwright.records.package import Lineage
 from loopwright.records.progress import Progress, Silent
+from loopwright.records.scoring import Beside, beside_of
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
 from loopwright.scope.declare import declare
 
@@ -339,7 +340,7 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         serving=champion,
         examples=load(home, examples.record),
         beside=Beside(fleet.by, own) if fleet is not None and own else None,
-        serving_beside=serving_beside(home, now),
+        serving_beside=beside_of(home, now),
     )
     entry = home.ledger.put(result, loop=loop.name, key=winner.digest)
     home.ledger.link(winner.digest, entry.id, "checked")

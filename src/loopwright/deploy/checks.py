@@ -14,8 +14,7 @@ The rules, in the order of `CHECKS`:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -28,7 +27,7 @@ from loopwright.deploy.probe import probe, probe_all
 from loopwright.records import metrics
 from loopwright.records.columns import arrow_feed, segment_texts
 from loopwright.records.declarations import Guard, Objective, Scope, TimeSplit, duration
-from loopwright.records.errors import GateFailed, NotFound, PackageRefused
+from loopwright.records.errors import GateFailed, PackageRefused
 from loopwright.records.evaluation import Estimate
 from loopwright.records.examples import Examples
 from loopwright.records.graph import Graph
@@ -38,8 +37,7 @@ from loopwright.records.ledger.record import Record
 from loopwright.records.metrics import Answered
 from loopwright.records.package import Output
 from loopwright.records.packages import Package
-from loopwright.records.releases import ReleaseState
-from loopwright.records.scoring import score, together
+from loopwright.records.scoring import Beside, beside_of, routed, together
 from loopwright.records.split import trained_on, validates
 from loopwright.records.turns import LoopRecord
 
@@ -67,13 +65,6 @@ class GateResult(Record, frozen=True, kw_only=True):
     rows: int
     passed: bool
     checks: list[Check]
-
-
-class Beside(NamedTuple):
-    """The packages of segments, by value of a request column, that answer beside the package of a loop."""
-
-    column: str
-    packages: Mapping[str, Package]
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,23 +137,12 @@ def check_release(home: Home, package: Package, *, loop: str, scope: Scope, besi
         serving=home.packages.read(digest) if digest and digest != package.digest else None,
         examples=examples,
         beside=beside,
-        serving_beside=serving_beside(home, state) if segment is None else None,
+        serving_beside=beside_of(home, state) if segment is None else None,
     )
     home.ledger.put(result, loop=loop, key=package.digest, links=[(package.digest, "checked")])
     if not result.passed:
         raise GateFailed(package.digest, [f"{c.name}: {c.detail}" for c in result.checks if not c.passed])
     return result
-
-
-def serving_beside(home: Home, state: ReleaseState | None) -> Beside | None:
-    """The packages of segments in a release; those that cannot be read are left out, as they are while serving."""
-    if state is None or not state.segments:
-        return None
-    found = {}
-    for segment, digest in state.segments.items():
-        with suppress(PackageRefused, NotFound):
-            found[segment] = home.packages.read(digest)
-    return Beside(state.fleet, found)
 
 
 def sound(packages: Mapping[str, Package]) -> tuple[dict[str, Package], dict[str, str]]:
@@ -216,14 +196,14 @@ def _case(
     elif serving is not None:
         output = together([output, serving.manifest.output])
         try:
-            other = _routed(serving, rows, serving_beside, output)
+            other = routed(serving, rows, serving_beside, onto=output)
         except (KeyError, ValueError) as error:
             note = f"not compared: the serving package cannot be run on these rows ({error})"
     return msgspec.structs.replace(
         case,
         rows=rows.num_rows,
         truth=label_array(rows["_label"]),
-        own=_routed(package, rows, beside, output),
+        own=routed(package, rows, beside, onto=output),
         other=other,
         groups=np.array(rows[group].to_pylist(), dtype=object).astype(str) if group else None,
         output=output,
@@ -252,22 +232,6 @@ def _validation(examples: pa.Table, package: Package, serving: Package | None) -
         return unseen, ""
     seen = rows.num_rows - unseen.num_rows
     return rows, f"the serving package was trained on {seen:,} of these rows, which favours it" if seen else ""
-
-
-def _routed(package: Package, rows: pa.Table, beside: Beside | None, output: Output) -> Answered:
-    """The answers [N] of a package and of those of the segments beside it, each row by the one that would serve it."""
-    found = score(package, rows, onto=output, threads=2)
-    if beside is None:
-        return found
-    of = np.array(segment_texts(rows[beside.column]), dtype=object)
-    parts = {name: part.copy() for name, part in found._asdict().items() if part is not None}
-    for segment, own in beside.packages.items():
-        mine = np.flatnonzero(of == segment)
-        if len(mine):
-            answers = score(own, rows.take(pa.array(mine)), onto=output, threads=2)
-            for name, part in parts.items():
-                part[mine] = getattr(answers, name)
-    return Answered(**parts)
 
 
 def _slices(package: Package, rows: pa.Table) -> dict[str, Array]:

@@ -1,16 +1,26 @@
 """A package over whole tables: what its model, or its heuristic, says of every row, labelled as when serving."""
 
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
 import msgspec
+import numpy as np
 import pyarrow as pa
 
-from loopwright.records.columns import arrow_feed
+from loopwright.records.columns import arrow_feed, segment_texts
+from loopwright.records.errors import NotFound, PackageRefused
 from loopwright.records.graph import Graph
+from loopwright.records.home import Home
 from loopwright.records.metrics import Answered, aligned, answered
 from loopwright.records.package import Output
 from loopwright.records.packages import Package
+from loopwright.records.releases import ReleaseState
 
 
-def score(package: Package, rows: pa.Table, *, heuristic: bool = False, onto: Output | None = None, threads: int = 1) -> Answered:
+def score(
+    package: Package, rows: pa.Table, *, heuristic: bool = False, onto: Output | None = None, threads: int = 1
+) -> Answered:
     """The answers for N rows of a table with the contract's columns; values in the order of `onto`'s names, or the package's own.
 
     Raises KeyError for a column that the table lacks, ValueError for a null that is not allowed.
@@ -22,6 +32,40 @@ def score(package: Package, rows: pa.Table, *, heuristic: bool = False, onto: Ou
     if onto is None or given.values is None or onto.names == manifest.output.names:
         return given
     return given._replace(values=aligned(given.values, manifest.output.names, onto.names))
+
+
+class Beside(NamedTuple):
+    """The packages of segments, by value of a request column, that answer beside the package of a loop."""
+
+    column: str
+    packages: Mapping[str, Package]
+
+
+def beside_of(home: Home, state: ReleaseState | None) -> Beside | None:
+    """The packages of segments in a release; those that cannot be read are left out, as they are while serving."""
+    if state is None or not state.segments:
+        return None
+    found = {}
+    for segment, digest in state.segments.items():
+        with suppress(PackageRefused, NotFound):
+            found[segment] = home.packages.read(digest)
+    return Beside(state.fleet, found)
+
+
+def routed(package: Package, rows: pa.Table, beside: Beside | None, *, onto: Output | None = None) -> Answered:
+    """The answers of a package and of those of the segments beside it for N rows, each by the one that would serve it."""
+    found = score(package, rows, onto=onto, threads=2)
+    if beside is None:
+        return found
+    of = np.array(segment_texts(rows[beside.column]), dtype=object)
+    parts = {name: part.copy() for name, part in found._asdict().items() if part is not None}
+    for segment, own in beside.packages.items():
+        mine = np.flatnonzero(of == segment)
+        if len(mine):
+            answers = score(own, rows.take(pa.array(mine)), onto=onto or package.manifest.output, threads=2)
+            for name, part in parts.items():
+                part[mine] = getattr(answers, name)
+    return Answered(**parts)
 
 
 def together(outputs: list[Output]) -> Output:

@@ -66,6 +66,8 @@ def init(
     label: str = "",
     time: str = "",
     key: str = "",
+    zone: str = "UTC",
+    task: str = "",
     name: str = "",
 ) -> Made:
     """Begin a new loop in a folder, its contract inferred from a file.
@@ -73,16 +75,18 @@ def init(
     Args:
         directory: folder to make; it must not hold a loop.py yet.
         from_file: CSV, JSON Lines, Parquet or Arrow with one row per decision, or a folder or glob of such files.
-        label: the column (true/false or 0/1) that says how it came out.
-        time: the column of when the decision was taken.
-        key: the column that identifies a row.
+        label: the column that says how it came out: yes or no, one of several words, or a number.
+        time: the column of when the decision was taken (default: a time without gaps, else the moment of ingestion).
+        key: the column that identifies a row, or several with commas (default: one whose values are all different).
+        zone: the zone of times that have none, e.g. Europe/Paris.
+        task: binary, multiclass or regression, where the label could be more than one.
         name: name of the loop (default: the folder's name).
     """
-    from loopwright.data.infer import begin
+    from loopwright.data.begin import begin
 
-    return Made(
-        **begin(home, directory, from_file=from_file, label=label, time=time, key=key, name=name or directory.absolute().name)
-    )
+    found = name or directory.absolute().name
+    made = begin(directory, name=found, from_file=from_file, label=label, time=time, key=key, zone=zone, task=task)
+    return Made(**made)
 
 
 def ingest(
@@ -197,10 +201,11 @@ def release(home: Home, loop: str, package: str = "", *, strategy: str = "direct
         strategy: how; `direct` replaces what serves at once.
         why: the reason in a sentence, for the audit trail.
     """
-    from loopwright.deploy.checks import Beside, check_release, sound
+    from loopwright.deploy.checks import check_release, sound
     from loopwright.deploy.controller import release as put_into_service
     from loopwright.deploy.controller import serving
     from loopwright.records.evaluation import Leaderboard
+    from loopwright.records.scoring import Beside
     from loopwright.verbs.look import leaderboard
 
     declared = known_loop(home, loop)
