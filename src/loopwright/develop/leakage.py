@@ -19,7 +19,7 @@ from scipy import special, stats
 
 from loopwright.develop.feature_values import FeatureValues
 from loopwright.develop.features import Traced
-from loopwright.develop.lineage import output_columns
+from loopwright.develop.lineage import feature_columns
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Task
 from loopwright.records.graph import Array
@@ -60,18 +60,20 @@ def scan(
     decided = rows.column("_decided_at").cast(pa.int64()).to_numpy()
     values = FeatureValues(traced)
     found = values.graph.run(arrow_feed(values.graph, values.columns, rows))
-    made_of = output_columns(values.graph.data)
+    made_of = feature_columns(traced)
     suspects: list[Suspect] = []
     for i, name in enumerate(traced.order):
         array, null = found[f"value.{name}"], found.get(f"null.{name}")
-        columns = made_of[f"value.{name}"]
+        columns = made_of[name]
         parts = [
             suspect
             for part, missing in _parts(array, null)
             for suspect in _suspects(name, columns, part, missing, targets, half, decided, task, set(columns) <= set(key))
         ]
         worst = {kind: max((s for s in parts if s.kind == kind), key=lambda s: s.low) for kind in {s.kind for s in parts}}
-        suspects += [worst[kind] for kind in sorted(worst)]
+        suspects += [
+            worst[kind] for kind in sorted(worst) if kind != "tells" or "missing" not in worst
+        ]  # the more telling of the two
         progress.advance("leakage scan", i + 1, len(traced.order))
     return suspects
 
