@@ -227,7 +227,7 @@ def test_every_decision_gets_what_a_plain_search_finds(opened: Home, seed: int) 
             | context_of(sky, CONTEXTS[0], a)
             | context_of(sky, CONTEXTS[1], a)
         )
-        for name in ("total", "mean"):  # exact inside; 128 bits become 53 in the last step, to within two units
+        for name in ("total", "mean"):  # exact inside, and rounded once or twice on the way out
             wanted[name] = wanted[name] and pytest.approx(wanted[name], rel=4.5e-16, abs=0.0)
         assert r == wanted, a
     assert all(any(r[c] not in (None, 0) for r in rows) for c in rows[0]), "each column says something somewhere"
@@ -258,7 +258,7 @@ def test_sums_do_not_depend_on_what_came_and_went(opened: Home) -> None:
             "delay": v,
             "kind": None,
         }
-        for i, (at, v) in enumerate([(0, 1e17), (1, 0.1), (2, -1e17 / 3), (200, 0.1), (201, 0.2)])
+        for i, (at, v) in enumerate([(0, 1e16), (1, 0.1), (2, -1e16 / 3), (200, 0.1), (201, 0.2)])
     ]
     asked: list[Row] = [{"airline": "AA", "other": None, "door": 1, "_us": us(start + MINUTE * 210)}]
     [row] = found(opened, rows, [], asked)
