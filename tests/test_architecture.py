@@ -56,7 +56,7 @@ DOORS = {
     "onnxmltools": ("develop/",),
     "lightgbm": ("develop/",),
     "sklearn": ("develop/",),
-    "ndonnx": ("develop/",),
+    "ndonnx": ("develop/", "features.py"),
     "spox": ("develop/",),
 }
 
