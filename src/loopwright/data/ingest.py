@@ -19,6 +19,7 @@ import pyarrow as pa
 from loopwright.data.contract import BAD_SCHEMA, Origin, Seen, conform
 from loopwright.data.following import Followed, by_watermark
 from loopwright.data.source import Opened, open_source
+from loopwright.data.told import told
 from loopwright.data.values import TYPES
 from loopwright.records.declarations import Table, declaration_digest, to_builtins
 from loopwright.records.errors import DeclarationInvalid, TableNotFound
@@ -83,6 +84,7 @@ class _Note(msgspec.Struct):
     reached: str
 
 
+@told
 def ingest(
     home: Home,
     table: Table,
