@@ -9,7 +9,6 @@ from loopwright.records import openlineage
 from loopwright.records.declarations import Table
 from loopwright.records.home import Home
 
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
