@@ -378,6 +378,8 @@ def _monitor(state: Turning) -> tuple[str, dict[str, Any]]:
 def _business(state: Turning) -> tuple[str, dict[str, Any]]:
     board = state.home.ledger.get(state.outputs["develop"]["leaderboard"], Leaderboard).record
     model, heuristic = expected(board)
+    if not state.loop.scope.value.given:
+        return "no value table is declared, so nobody knows what it is worth", {}
     currency = state.loop.scope.value.currency
     return (
         f"expects {model:+.2f} {currency} a prediction over no model, {model - heuristic:+.2f} over the heuristic",

@@ -7,7 +7,8 @@ have known at the decision (`data.steps`). Nothing that became known after `as_o
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -19,14 +20,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loopwright.data import steps
-from loopwright.data.database import MICROSECOND, first_line, locked, quoted
+from loopwright.data.database import MICROSECOND, first_line, locked, quoted, text
 from loopwright.data.ingest import files
+from loopwright.data.labels import describe
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Aggregate, Column, Context, Outcome, Table, duration
-from loopwright.records.errors import Damaged, DeclarationInvalid, ExamplesRefused, RecordNotFound
+from loopwright.records.errors import (
+    Damaged,
+    DeclarationInvalid,
+    ExamplesRefused,
+    PackageNotFound,
+    PackageRefused,
+    RecordNotFound,
+)
 from loopwright.records.examples import Examples, Source
 from loopwright.records.home import Home
 from loopwright.records.ids import digest, new_id
+from loopwright.records.label import label_sql, label_type
 from loopwright.records.ledger.record import Problem
 from loopwright.records.outcomes import outcomes
 from loopwright.records.predictions.read import predictions
@@ -78,17 +88,21 @@ def build(
     told = [_read(home, j.table) for j in joined]
     landed = _read(home, outcome.table) if home.lake.exists(outcome.table.name) else None
     columns = _columns(requests, context, aggregates)
-    log = predictions(home, loop_name, end=as_of, columns=["_id", "_at", "_unit", *columns])
+    log = predictions(home, loop_name, end=as_of, columns=["_id", "_at", "_unit", "_package", *columns])
     reported = outcomes(home, loop_name, known_by=as_of)
-    if landed is None and not len(reported):
+    if landed is None and not len(reported) and outcome.task != "anomaly":
         raise ExamplesRefused(f"no outcome is known: `loopwright ingest {outcome.table.name} FILE`, or post outcomes")
     with locked(home) as database:
         _decisions(database, asked.data, log, requests, columns, as_of=as_of)
         _judge(database, landed.data if landed else None, reported, outcome, requests, as_of=as_of)
-        _keep(database, window)
-        excluded = _excluded(database, as_of=as_of, wait=duration(outcome.wait))
+        usable = _usable(outcome)
+        _keep(database, window, usable)
+        excluded = _excluded(database, usable, as_of=as_of, wait=duration(outcome.wait))
         joins = [(j, read.data) for j, read in zip(joined, told, strict=True)]
-        found = _write(home, database, joins, columns, excluded, known_by=_us(as_of))
+        rows = _joined(
+            database, joins, columns, _lacking(home, log, columns.keys() - requests.columns.keys()), known_by=_us(as_of)
+        )
+        found = _write(home, database, rows, columns, outcome, excluded)
     sources = [_source(home, read) for read in {r.table: r for r in [asked, *told, *([landed] if landed else [])]}.values()]
     if len(log):
         name = f"predictions.{loop_name}"
@@ -156,9 +170,10 @@ def _decisions(
     database.execute(
         f"""
         CREATE TEMP TABLE decision AS
-        SELECT {request}{given}, epoch_us(_at) AS _us, _unit, _id AS _prediction, {complete} AS _complete FROM served
+        SELECT {request}{given}, epoch_us(_at) AS _us, _unit, _id AS _prediction, _package, {complete} AS _complete FROM served
         UNION ALL
-        SELECT {request}{absent}, {event} AS _us, {unit} AS _unit, NULL::VARCHAR AS _prediction, true AS _complete FROM asked
+        SELECT {request}{absent}, {event} AS _us, {unit} AS _unit, NULL::VARCHAR AS _prediction, NULL::VARCHAR AS _package, true AS _complete
+        FROM asked
         WHERE {event} < (SELECT coalesce(min(epoch_us(_at)), {2**63 - 1}) FROM served) OR {unit} NOT IN (SELECT _unit FROM served)
         """  # noqa: S608 - names of declared columns, quoted
     )
@@ -187,7 +202,7 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
     """
     declared = outcome.table
     database.register("reported", _as_declared(reported, declared.columns))
-    label = f"CAST(({outcome.label}) AS BOOLEAN)"
+    label = label_sql(outcome)
     known_columns = "_prediction AS prediction, _unit AS unit, epoch_us(_known_at) AS known, epoch_us(_received_at) AS received"
     parts = [f"SELECT {known_columns}, _id AS id, {label} AS truth FROM reported"]  # noqa: S608 - the loop's own expression
     if table is not None:
@@ -221,9 +236,15 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
     )
 
 
-def _keep(database: Any, window: timedelta | None) -> None:
+def _usable(outcome: Outcome) -> str:
+    """SQL for which judged decisions are examples: of anomalies those too whose truth nobody knows, which most are."""
+    if outcome.task == "anomaly":
+        return "_complete AND (_known_us IS NULL OR _known_us >= _us)"
+    return "_complete AND _label IS NOT NULL AND _known_us >= _us"
+
+
+def _keep(database: Any, window: timedelta | None, usable: str) -> None:
     """Table `recent`: judged decisions of the last `window` before the newest usable one. Table `kept`: the usable of them."""
-    usable = "_complete AND _label IS NOT NULL AND _known_us >= _us"
     span = 2**62 if window is None else window // MICROSECOND
     newest = f"SELECT max(_us) FROM judged WHERE {usable}"  # noqa: S608 - columns of ours
     recent = f"SELECT * FROM judged WHERE _us >= coalesce(({newest}), 0) - {span}"  # noqa: S608 - as above
@@ -231,7 +252,7 @@ def _keep(database: Any, window: timedelta | None) -> None:
     database.execute(f"CREATE TEMP TABLE kept AS SELECT * FROM recent WHERE {usable}")  # noqa: S608 - columns of ours
 
 
-def _excluded(database: Any, *, as_of: datetime, wait: timedelta) -> dict[str, int]:
+def _excluded(database: Any, usable: str, *, as_of: datetime, wait: timedelta) -> dict[str, int]:
     """Decisions that are no examples, by reason."""
     rows = database.execute(
         f"""
@@ -239,65 +260,85 @@ def _excluded(database: Any, *, as_of: datetime, wait: timedelta) -> dict[str, i
                     WHEN _label IS NULL AND _us >= {_us(as_of - wait)} THEN 'outcome pending'
                     WHEN _label IS NULL THEN 'outcome never came'
                     ELSE 'outcome known before the decision' END AS reason, count(*)
-        FROM recent WHERE NOT _complete OR _label IS NULL OR _known_us < _us GROUP BY reason ORDER BY reason
+        FROM recent WHERE NOT ({usable}) GROUP BY reason ORDER BY reason
         """  # noqa: S608 - a whole number
     ).fetchall()
     return {str(reason): int(count) for reason, count in rows}
 
 
+def _lacking(home: Home, log: pa.Table, columns: Iterable[str]) -> dict[str, list[str]]:
+    """Context columns -> the packages in the log that were not served with them yet: those rows are joined now."""
+    found: dict[str, list[str]] = {name: [] for name in columns}
+    for package in pc.unique(log["_package"]).to_pylist() if len(log) else []:
+        with suppress(PackageNotFound, PackageRefused):  # nobody knows any more: what was logged is what was served
+            had = {name for need in home.packages.manifest(package).context for name in need.columns}
+            for name in found.keys() - had:
+                found[name].append(package)
+    return found
+
+
 def _joined(
-    database: Any, joins: list[tuple[steps.Joined, Any]], columns: Mapping[str, Column], *, known_by: int
+    database: Any,
+    joins: list[tuple[steps.Joined, Any]],
+    columns: Mapping[str, Column],
+    lacking: Mapping[str, list[str]],
+    *,
+    known_by: int,
 ) -> Iterator[pa.RecordBatch]:
-    """The kept decisions in order, each with what it is joined with where it was not served with it, stretch by stretch."""
+    """The kept decisions in order, each with what it is joined with where it was not served with it, stretch by stretch.
+
+    Only moments and keys take part in the ASOF joins; their results are laid beside the decisions by position.
+    """
     [(rows, first, last)] = database.execute("SELECT count(*), min(_us), max(_us) FROM kept").fetchall()
     cuts = [i / -(-rows // _STRETCH) for i in range(1, -(-rows // _STRETCH))]
     [(inner,)] = database.execute("SELECT quantile_disc(_us, ?::DOUBLE[]) FROM kept", [cuts]).fetchall() if cuts else [([],)]
     for low, high in pairwise(sorted({first, last + 1, *inner})):
-        tables = [(f"steps_{i}", joined) for i, (joined, _) in enumerate(joins)]
-        found: dict[str, str] = {}
-        for (name, joined), (_, data) in zip(tables, joins, strict=True):
-            steps.create(database, name, joined, data, since=low, known_by=min(high, known_by))
-            found |= steps.values(name, joined)
-        chosen = ", ".join(
-            f"CASE WHEN d._prediction IS NULL THEN {found[n]} ELSE d.{quoted(n)} END AS {quoted(n)}"
-            if n in found
-            else f"d.{quoted(n)}"
-            for n in columns
+        database.execute(
+            f"""
+            CREATE OR REPLACE TEMP TABLE stretch AS
+            SELECT *, row_number() OVER (ORDER BY _us, _unit, _prediction) AS _row FROM kept WHERE _us >= {low} AND _us < {high}
+            """  # noqa: S608 - whole numbers
         )
+        chosen, beside = [f"d.{quoted(n)}" for n in columns], "(FROM stretch ORDER BY _row) d"
+        for i, (joined, data) in enumerate(joins):
+            steps.create(database, "steps", joined, data, since=low, known_by=min(high, known_by))
+            found = steps.values("steps", joined)
+            taken = ", ".join(f"{sql} AS {quoted(n)}" for n, sql in found.items())
+            database.execute(
+                f"CREATE OR REPLACE TEMP TABLE found_{i} AS SELECT d._row, {taken} FROM {steps.asof('stretch', [('steps', joined)])}"  # noqa: S608 - names of ours, and declared columns, quoted
+            )
+            database.execute("DROP TABLE steps")
+            beside += f" POSITIONAL JOIN (FROM found_{i} ORDER BY _row) f{i}"
+            for at, n in enumerate(columns):
+                if n in found:
+                    packages = ", ".join(text(p) for p in lacking[n])
+                    served = f"d._prediction IS NOT NULL{f' AND d._package NOT IN ({packages})' if packages else ''}"
+                    chosen[at] = f"CASE WHEN {served} THEN d.{quoted(n)} ELSE f{i}.{quoted(n)} END AS {quoted(n)}"
         yield from database.sql(
             f"""
-            SELECT {chosen}, d._us AS _decided_at, d._known_us AS _known_at, d._label, d._unit, d._prediction
-            FROM {steps.asof(f"(SELECT * FROM kept WHERE _us >= {low} AND _us < {high})", tables)}
-            ORDER BY d._us, d._unit, d._prediction
-            """  # noqa: S608 - names of declared columns, quoted, and whole numbers
+            SELECT {", ".join(chosen)}, d._us AS _decided_at, coalesce(d._known_us, d._us) AS _known_at, d._label, d._unit, d._prediction
+            FROM {beside}
+            """  # noqa: S608 - as above
         ).to_arrow_reader(_ROWS)
-        for name, _ in tables:
-            database.execute(f"DROP TABLE {name}")
 
 
 def _write(
     home: Home,
     database: Any,
-    joins: list[tuple[steps.Joined, Any]],
+    examples: Iterable[pa.RecordBatch],
     columns: Mapping[str, Column],
+    outcome: Outcome,
     excluded: Mapping[str, int],
-    *,
-    known_by: int,
 ) -> dict[str, Any]:
-    """Write the examples in order of decision; return digest, rows, positives, first and last decision."""
-    [(rows, positives, first, last)] = database.execute(
-        "SELECT count(*), count(*) FILTER (_label), min(_us), max(_us) FROM kept"
-    ).fetchall()
-    if not 0 < positives < rows:
-        alike = "no outcome is known" if not rows else f"all {rows:,} outcomes are {'true' if positives else 'false'}"
-        left_out = ", ".join(f"{count:,} x {reason}" for reason, count in excluded.items())
-        raise ExamplesRefused(f"there is nothing to learn from: {alike}" + (f" (left out: {left_out})" if left_out else ""))
+    """Write the examples in order of decision; return digest, rows, positives, summary, first and last decision."""
+    [(rows, first, last)] = database.execute("SELECT count(*), min(_us), max(_us) FROM kept").fetchall()
+    labels = describe(database, outcome, rows, excluded)
     schema = pa.schema(
         [
             *(pa.field(n, ARROW_TYPES[c.type]) for n, c in columns.items()),
             pa.field("_decided_at", _MOMENT),
             pa.field("_known_at", _MOMENT),
-            pa.field("_label", pa.bool_()),
+            pa.field("_label", label_type(outcome)),
             pa.field("_unit", pa.string()),
             pa.field("_prediction", pa.string()),
         ]
@@ -306,7 +347,7 @@ def _write(
     unfinished = folder / f".{new_id(home.clock.now())}.unfinished"
     try:
         with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
-            for batch in _joined(database, joins, columns, known_by=known_by):
+            for batch in examples:
                 writer.write_table(pa.Table.from_batches([batch]).cast(schema))
         with unfinished.open("rb+") as file:
             name = hashlib.file_digest(file, "sha256").hexdigest()
@@ -314,7 +355,7 @@ def _write(
         unfinished.replace(folder / f"{name}.parquet")
     finally:
         unfinished.unlink(missing_ok=True)
-    return {"digest": name, "rows": rows, "positives": positives, "first": _moment(first), "last": _moment(last)}
+    return {"digest": name, "rows": rows, **labels._asdict(), "first": _moment(first), "last": _moment(last)}
 
 
 def load(home: Home, examples: Examples) -> pa.Table:

@@ -14,6 +14,7 @@ from loopwright.records.clock import Clock
 from loopwright.records.errors import PackageRefused, Unavailable
 from loopwright.records.graph import Feeder, Graph, microseconds
 from loopwright.records.ids import new_ids
+from loopwright.records.package import Output
 from loopwright.records.packages import Package
 from loopwright.records.predictions.record import Prediction
 
@@ -24,6 +25,16 @@ SECONDS = 1.0
 REST_SECONDS = 5.0
 _PROBABILITY = (-1e-6, 1 + 1e-6)
 _NUMBER = (-sys.float_info.max, sys.float_info.max)
+
+
+def lawful(output: Output) -> tuple[float, float]:
+    """The least and the largest score that an answer may have: those of a probability, or of any finite number."""
+    return _PROBABILITY if output.task in ("binary", "multiclass") else _NUMBER
+
+
+def tolerance(output: Output, score: float) -> float:
+    """By how much a golden answer may differ."""
+    return GOLDEN_TOLERANCE if lawful(output) == _PROBABILITY else NUMBER_TOLERANCE * max(1.0, abs(score))
 
 
 class _Numbers(NamedTuple):
@@ -49,7 +60,7 @@ class Predictor:
         self._rests_until = 0.0
         self._model, self._heuristic = _Answerer(package, "model.onnx"), _Answerer(package, "heuristic.onnx")
         self._output = manifest.output
-        self._least, self._most = _PROBABILITY if manifest.output.task in ("binary", "multiclass") else _NUMBER
+        self._least, self._most = lawful(manifest.output)
         self._times = [name for name, column in manifest.request.items() if column.type == "timestamp"]
         self._ranges = [
             (name, -float("inf") if c.minimum is None else c.minimum, float("inf") if c.maximum is None else c.maximum)
@@ -135,16 +146,13 @@ class Predictor:
         if len(scores) != len(golden):
             raise PackageRefused(self.digest, f"{len(scores)} scores for {len(golden)} golden requests")
         for i, (g, score) in enumerate(zip(golden, scores, strict=True)):
-            if not abs(g.score - score) <= self._tolerance(g.score):
+            if not abs(g.score - score) <= tolerance(self._output, g.score):
                 raise PackageRefused(self.digest, f"golden request {i} gives {score!r}, not {g.score!r}")
 
     def warm(self) -> None:
         """Answer some golden requests one by one and forget the answers, so that the first client does not pay for first times."""
         for golden in self.package.reference.golden[:5]:
             self.answer([dict(golden.request)])
-
-    def _tolerance(self, score: float) -> float:
-        return GOLDEN_TOLERANCE if self._most == _PROBABILITY[1] else NUMBER_TOLERANCE * max(1.0, abs(score))
 
     def _label(self, score: float, values: list[float] | None, flags: list[str]) -> bool | str | None:
         """What the score says, in the words of the task; None where it speaks for itself."""

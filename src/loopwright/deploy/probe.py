@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from loopwright.deploy.predict import GOLDEN_TOLERANCE
+from loopwright.deploy.predict import lawful, tolerance
 from loopwright.deploy.sandbox import Limits, Report, Task
 from loopwright.records.errors import PackageRefused
 from loopwright.records.packages import Package
@@ -35,7 +35,7 @@ def probe(package: Package, *, limits: Limits | None = None, wall_seconds: float
     """Load a package's graphs in a confined child process and run its golden requests there.
 
     Raises PackageRefused naming the reason: an unsafe graph, a crash, too much memory or time, graph and manifest that
-    disagree, scores that are no probabilities, golden answers that differ by more than 1e-6.
+    disagree, scores that are no probabilities (of other tasks: no finite numbers), golden answers that differ.
     """
     (report,) = _run(package.digest, [_task(package, limits or Limits())], wall_seconds)
     return _judge(package, report)
@@ -74,6 +74,7 @@ def _task(package: Package, limits: Limits) -> Task:
         graphs={name: data for name, data in package.files.items() if name.endswith(".onnx")},
         columns=package.columns,
         rows=[{**g.request, **g.context} for g in package.reference.golden],
+        width=len(package.manifest.output.names),
     )
 
 
@@ -83,15 +84,17 @@ def _judge(package: Package, report: Report) -> ProbeResult:
         raise PackageRefused(package.digest, report.problem)
     if missing := [name for name in package.manifest.slices if name not in report.outputs.get("slices.onnx", [])]:
         raise PackageRefused(package.digest, f"slices.onnx has no output {missing[0]!r}, which the manifest names")
-    worst = 0.0
+    worst, output = 0.0, package.manifest.output
+    least, most = lawful(output)
+    kind = "probability" if most < 2 else "number"
     for i, (answer, score) in enumerate(zip(golden, report.scores.get("model.onnx", []), strict=True)):
         difference = abs(answer.score - score)
-        if not difference <= GOLDEN_TOLERANCE:
+        if not difference <= tolerance(output, answer.score):
             raise PackageRefused(package.digest, f"golden request {i} gives {score!r}, not {answer.score!r}")
         worst = max(worst, difference)
     for name, scores in report.scores.items():
-        if wrong := [s for s in scores if not -GOLDEN_TOLERANCE <= s <= 1 + GOLDEN_TOLERANCE]:
-            raise PackageRefused(package.digest, f"{name} gives score {wrong[0]!r}, which is no probability")
+        if wrong := [s for s in scores if not least <= s <= most]:
+            raise PackageRefused(package.digest, f"{name} gives score {wrong[0]!r}, which is no {kind}")
     return ProbeResult(golden=len(golden), max_difference=worst, load_ms=report.load_ms, one_row_us=report.one_row_us)
 
 

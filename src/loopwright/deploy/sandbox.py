@@ -25,12 +25,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """Graphs by file name, the contract, and rows (request and context together) to answer."""
+    """Graphs by file name, the contract, and rows (request and context together) to answer; `width` is that of the values."""
 
     limits: Limits
     graphs: dict[str, bytes]
     columns: dict[str, Column]
     rows: list[dict[str, Any]]
+    width: int = 0
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,8 +77,9 @@ def examine(task: Task) -> Report:
         outputs[name] = graph.outputs
         if problems := graph.problems(task.columns):
             return Report(problem=f"{name}: {problems[0]}")
-        if name != "slices.onnx" and "score" not in graph.outputs:
-            return Report(problem=f"{name} has no output `score`")
+        wanted = [] if name == "slices.onnx" else ["score", "values"] if task.width else ["score"]
+        if lacking := [output for output in wanted if output not in graph.outputs]:
+            return Report(problem=f"{name} has no output `{lacking[0]}`")
         if not task.rows:
             continue
         try:
@@ -89,6 +91,8 @@ def examine(task: Task) -> Report:
             return Report(problem=f"{name} fails on a golden request: {type(error).__name__}")
         if wrong := [n for n, values in found.items() if len(values) != len(task.rows)]:
             return Report(problem=f"{name}: output {wrong[0]!r} has {len(found[wrong[0]])} values for {len(task.rows)} rows")
+        if "values" in wanted and found["values"].shape != (len(task.rows), task.width):
+            return Report(problem=f"{name}: output `values` has the shape {found['values'].shape}, not [N, {task.width}]")
         if "score" in found:
             scores[name] = [float(s) for s in found["score"]]
     return Report(outputs=outputs, scores=scores, load_ms=(time.perf_counter() - started) * 1e3, one_row_us=one_row)

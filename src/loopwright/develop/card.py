@@ -3,12 +3,16 @@
 import math
 from collections.abc import Sequence
 
+from loopwright.records import metrics
 from loopwright.records.declarations import Objective, Scope
 from loopwright.records.evaluation import Estimate, Evaluation
 from loopwright.records.package import Manifest
 from loopwright.records.split import says
 
 _SHOWN = ("average_precision", "roc_auc", "brier", "calibration_error", "precision", "recall", "f1", "value_per_prediction")
+"""The metrics of a binary loop that are shown; of other tasks all are."""
+
+_BY_SLICE = ("average_precision", "recall", "precision")
 
 
 def card(manifest: Manifest, scope: Scope, evaluation: Evaluation, measured: dict[str, float]) -> str:
@@ -33,10 +37,7 @@ def card(manifest: Manifest, scope: Scope, evaluation: Evaluation, measured: dic
         "| --- | --- | --- | --- | --- |",
         *(_objective(o, measured.get(o.metric, math.nan)) for o in scope.objectives),
         "",
-        (
-            f"The score is the probability of a positive outcome; from {manifest.threshold:.3f} on the label is positive. Where the value "
-            "table sets that threshold, it is right for calibrated scores only: see the calibration error."
-        ),
+        _answers(manifest),
         "",
         "## What it was trained on",
         "",
@@ -50,21 +51,25 @@ def card(manifest: Manifest, scope: Scope, evaluation: Evaluation, measured: dic
         "",
         "## How it did",
         "",
-        f"On {evaluation.rows:,} younger examples ({evaluation.positives:,} positive) that it was not fitted on; 95 % bootstrap intervals.",
+        (
+            f"On {evaluation.rows:,} {'younger ' if manifest.split is None or manifest.split.boundary else ''}examples"
+            f"{f' ({evaluation.positives:,} positive)' if manifest.output.task in ('binary', 'anomaly') else ''} "
+            "that it was not fitted on; 95 % bootstrap intervals."
+        ),
         "",
         "| metric | value | interval |",
         "| --- | --- | --- |",
         *(
             f"| {name.replace('_', ' ')} | {_number(e.value)} | {_interval(e)} |"
-            for name in _SHOWN
+            for name in (_SHOWN if manifest.output.task == "binary" else evaluation.metrics)
             if (e := evaluation.metrics.get(name))
         ),
         f"| one row, median / 99 % | {evaluation.latency_p50_us:.0f} / {evaluation.latency_p99_us:.0f} µs | |",
         "",
-        *_slices(evaluation, manifest.slices),
+        *_slices(evaluation, manifest),
         "## What to beware of",
         "",
-        *(f"- {line}" for line in _doubts(evaluation, scope.objectives, measured)),
+        *(f"- {line}" for line in _doubts(manifest, evaluation, scope.objectives, measured)),
         "",
     ]
     return "\n".join(parts)
@@ -101,41 +106,61 @@ def _split(manifest: Manifest) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return "no data" if math.isnan(value) else f"{value:.3f}"
+    return "no data" if math.isnan(value) else f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.3f}"
 
 
 def _interval(estimate: Estimate) -> str:
-    return "" if math.isnan(estimate.low) else f"[{estimate.low:.3f}, {estimate.high:.3f}]"
+    return "" if math.isnan(estimate.low) else f"[{_number(estimate.low)}, {_number(estimate.high)}]"
 
 
-def _slices(evaluation: Evaluation, names: Sequence[str]) -> list[str]:
+def _answers(manifest: Manifest) -> str:
+    """What the score, the label and the values are."""
+    output, border = manifest.output, manifest.threshold
+    names = ", ".join(output.names[:20]) + (f" and {len(output.names) - 20} more" if len(output.names) > 20 else "")
+    if output.task == "multiclass":
+        return f"It gives the probability of each class ({names}); the label is the likeliest, the score its probability."
+    if output.task == "regression":
+        what = f"The quantiles {names} of the outcome" if output.quantiles else names or "The outcome itself"
+        return f"It predicts numbers. {what}; the score is the {'one nearest the median' if output.quantiles else 'first of them'}."
+    if output.task == "ranking":
+        return f"The score is for sorting requests of the same `{manifest.group}`: the larger, the further up. It means nothing by itself."
+    if output.task == "anomaly":
+        return f"The score says how strange a request is; from {border:.4g} on it is called an anomaly."
+    return (
+        f"The score is the probability of a positive outcome; from {border:.3f} on the label is positive. Where the value "
+        "table sets that threshold, it is right for calibrated scores only: see the calibration error."
+    )
+
+
+def _slices(evaluation: Evaluation, manifest: Manifest) -> list[str]:
+    shown = _BY_SLICE if manifest.output.task == "binary" else metrics.summary(manifest.output)
     lines = []
-    for name in names:
+    for name in manifest.slices:
         values = evaluation.slices.get(name, {})
         if not values:
             continue
         lines += [
             f"### By {name}",
             "",
-            "| value | rows | average precision | recall | precision |",
-            "| --- | --- | --- | --- | --- |",
+            f"| value | rows | {' | '.join(name.replace('_', ' ') for name in shown)} |",
+            "| --- | --- |" + " --- |" * len(shown),
         ]
-        for word, metrics in values.items():
-            shown = [
-                f"{_number(metrics[m].value)} {_interval(metrics[m])}" for m in ("average_precision", "recall", "precision")
-            ]
-            lines.append(f"| {word} | {metrics['recall'].n:,} | {' | '.join(shown)} |")
+        for word, found in values.items():
+            cells = [f"{_number(found[m].value)} {_interval(found[m])}" for m in shown]
+            lines.append(f"| {word} | {found[shown[0]].n:,} | {' | '.join(cells)} |")
         lines.append("")
     return lines
 
 
-def _doubts(evaluation: Evaluation, objectives: Sequence[Objective], measured: dict[str, float]) -> list[str]:
+def _doubts(
+    manifest: Manifest, evaluation: Evaluation, objectives: Sequence[Objective], measured: dict[str, float]
+) -> list[str]:
     lines = [
         f"It misses “{o.name}” ({o.owner}): {o.metric} is {_number(measured.get(o.metric, math.nan))}."
         for o in objectives
         if not o.met(measured.get(o.metric, math.nan))
     ]
-    if evaluation.positives < 200:
+    if evaluation.positives < 200 and manifest.output.task in ("binary", "anomaly"):
         lines.append(f"Only {evaluation.positives} positive examples were there to judge it by.")
     error = evaluation.metrics.get("calibration_error")
     if error and error.value > 0.05:

@@ -67,7 +67,7 @@ def evaluate(
         latency_p99_us=latency[1],
         size_bytes=size,
         train_seconds=seconds,
-        value_per_prediction=worth.value if worth is not None else float("nan"),
+        value_per_prediction=worth.value if worth is not None else 0.0,
     )
 
 

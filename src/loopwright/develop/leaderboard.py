@@ -94,9 +94,10 @@ def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], r
     for c in steps:
         d = c.difference
         name = c.metric.replace("_", " ")
-        amount, bounds = abs(d.value), f"[{d.low:.3f}, {d.high:.3f}]"
+        better = (d.low, d.high) if metrics.metric(c.metric).higher else (-d.high, -d.low)
+        amount, bounds = abs(d.value), f"[{better[0]:.3f}, {better[1]:.3f}]"
         if not pays(c):
-            parts.append(f"{c.challenger} does not pay ({round(d.value, 3) + 0.0:+.3f} {bounds} {name} against {c.incumbent})")
+            parts.append(f"{c.challenger} does not pay ({round(d.value, 3) + 0.0:+.3f} [{d.low:.3f}, {d.high:.3f}] {name} against {c.incumbent})")
         elif by_name[c.challenger].score < by_name[c.incumbent].score - 1e-12:
             parts.append(
                 f"{c.challenger} beats {c.incumbent} by {amount:.3f} {bounds} {name}, but the objectives as weighted like it less"

@@ -55,7 +55,9 @@ def quality(
     parts = {name: np.asarray(values)[found.rows] for name, values in slices.items()}
     gap = metrics.gap(outcome.task)
     gaps = [f"{gap}:{s}" for s in parts] if gap else []
-    names = list(dict.fromkeys([*metrics.watched(found.output), *gaps, *_of_rows(decay.metric, parts, found.output)]))
+    further = [decay.metric, *(name for e in evaluations.values() for name in e.metrics if name not in metrics.METRICS)]
+    usable = [name for name in further if _of_rows(name, parts, found.output)]
+    names = list(dict.fromkeys([*metrics.watched(found.output), *gaps, *usable]))
     package = joined["_package"].to_numpy()[found.rows]
     overall = _measured(names, found, slice(None), seed, RESAMPLES, parts) if count else {}
     return Quality(
@@ -87,10 +89,9 @@ def _measured(
     )
 
 
-def _of_rows(metric: str, slices: Mapping[str, Array], output: Output) -> list[str]:
-    """The decay metric, where it can be computed from logged rows."""
-    known = metrics.problem(metric, slices, output) == "" and metrics.of_rows(metric) and metric != "value_per_prediction"
-    return [metric] if known else []
+def _of_rows(metric: str, slices: Mapping[str, Array], output: Output) -> bool:
+    """Whether a metric can be computed from logged rows."""
+    return metrics.problem(metric, slices, output) == "" and metrics.of_rows(metric) and metric != "value_per_prediction"
 
 
 def _promised(metric: str, package: Array, evaluations: Mapping[str, Evaluation]) -> float:

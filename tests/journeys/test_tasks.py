@@ -1,0 +1,142 @@
+"""Every task through the whole loop: from examples to a released package, two weeks live, outcomes, upkeep, retraining, reports."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from tests.journeys.tasks import CASES, END, START, Case, fill
+
+from loopwright import Home
+from loopwright.cli.render import rendered
+from loopwright.records import metrics
+from loopwright.records.clock import SimulatedClock
+from loopwright.records.evaluation import Leaderboard
+from loopwright.records.examples import Examples
+from loopwright.records.predictions.read import predictions
+from loopwright.records.settings import Settings
+from loopwright.replay import replay
+from loopwright.verbs import act, look
+from loopwright.verbs.results import Replayed
+
+
+class Lived(NamedTuple):
+    """A loop after its two weeks."""
+
+    case: Case
+    home: Home
+    summary: Replayed
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def lived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
+    case = CASES[request.param]()
+    folder: Path = tmp_path_factory.mktemp(request.param)
+    with Home(Settings(home=folder, by="tests"), SimulatedClock(START)) as home:
+        fill(home, case)
+        run = replay(home, case.loop, start=START, end=END)
+        yield Lived(case, home, act.summarise(home, case.loop, run, "declared"))
+
+
+def text(value: Any) -> str:
+    from rich.console import Console
+
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(rendered(value))
+    return console.export_text()
+
+
+def test_the_examples_say_what_their_labels_are(lived: Lived) -> None:
+    [first, *_] = lived.home.ledger.find(Examples, loop=lived.case.loop.name, newest=False)
+    assert first.record.rows > 1000
+    assert {
+        "multiclass": "3 classes",
+        "regression": "on average",
+        "ranking": "groups",
+        "anomaly": "with a known outcome",
+    }[lived.case.loop.outcome.task] in first.record.summary
+
+
+def test_the_better_candidate_wins_and_meets_its_objectives(lived: Lived) -> None:
+    board = lived.home.ledger.find(Leaderboard, loop=lived.case.loop.name, newest=False)[0].record
+    winner = next(row for row in board.rows if row.package == board.winner)
+    assert winner.candidate != "heuristic", board.verdict
+    assert all(winner.met.values()), winner.measures
+    manifest = lived.home.packages.read(board.winner).manifest
+    task = lived.case.loop.outcome.task
+    assert manifest.output.task == task
+    assert set(metrics.measured(manifest.output)) <= set(lived.home.packages.read(board.winner).evaluation.metrics)
+    assert "winner" not in text(look.leaderboard(lived.home, lived.case.loop.name)).splitlines()[0]
+
+
+def test_every_decision_is_answered_logged_and_judged(lived: Lived) -> None:
+    table, output = predictions(lived.home, lived.case.loop.name), None
+    assert table.num_rows == lived.summary.predictions > 300
+    row = table.to_pylist()[0]
+    output = lived.home.packages.read(row["_package"]).manifest.output
+    assert len(row.get("_values") or []) == len(output.names)
+    if output.task == "multiclass":
+        assert row["_label"] == output.classes[int(np.argmax(row["_values"]))]
+        assert row["_score"] == pytest.approx(max(row["_values"]))
+    else:
+        assert type(row["_label"]) is (bool if output.task == "anomaly" else type(None))
+    if output.quantiles:
+        assert all(r["_values"] == sorted(r["_values"]) for r in table.to_pylist())
+    assert not any("degraded" in flags for flags in table["_flags"].to_pylist())
+
+
+def test_quality_is_measured_window_by_window(lived: Lived) -> None:
+    found = look.drift(lived.home, lived.case.loop.name)
+    assert [w.state for w in found.windows] == ["ok"] * len(found.windows) or "watch" in {w.state for w in found.windows}
+    metric = metrics.primary(lived.case.loop.outcome.task)
+    for quality in found.quality:
+        assert quality.with_outcome > 100
+        assert np.isfinite(quality.metrics[metric].value)
+        assert quality.slices["side"]
+    assert "truth known" in text(found)
+
+
+def test_value_is_counted_where_it_is_declared(lived: Lived) -> None:
+    values = look.values(lived.home, lived.case.loop.name)
+    assert len(values) >= 2
+    if lived.case.loop.scope.value.given:
+        assert lived.summary.over_heuristic.value > 0
+    else:
+        assert all(v.model.value == v.over_heuristic.value == 0 for v in values)
+
+
+def test_it_was_retrained_and_released_again(lived: Lived) -> None:
+    assert lived.summary.retrainings >= 1
+    assert len(lived.summary.packages) >= 1
+    assert np.isfinite(lived.summary.weeks[0].metric.value)
+    assert np.isfinite(lived.summary.weeks[0].metric_never)
+    assert np.isfinite(lived.summary.weeks[0].metric_heuristic)
+
+
+def test_a_prediction_is_traced_to_its_truth(lived: Lived) -> None:
+    table = predictions(lived.home, lived.case.loop.name)
+    traces = [look.trace(lived.home, id) for id in table["_id"].to_pylist()[:40]]
+    trace = next(t for t in traces if t.outcome is not None)
+    assert trace.outcome is not None
+    shown = text(trace)
+    assert trace.answer in shown
+    assert {
+        "multiclass": str,
+        "anomaly": bool,
+        "ranking": float,
+        "regression": dict if lived.case.loop.name == "parcels" else float,
+    }[trace.task] is type(trace.outcome.truth)
+    assert set(trace.values) == set(lived.home.packages.read(trace.package).manifest.output.names)
+
+
+def test_the_report_and_the_pages_speak_of_the_task(lived: Lived, tmp_path: Path) -> None:
+    report = act.report(lived.home, lived.case.loop.name, out=tmp_path)
+    for objective in lived.case.loop.scope.objectives:
+        assert objective.name in report.markdown
+    assert "not measured" not in report.markdown
+    page = look.loop_page(lived.home, lived.case.loop.name)
+    assert page.status.stages
+    card = lived.home.packages.read(page.status.serving).files["card.md"].decode()
+    assert "nan" not in card.lower().replace("finance", "")
