@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from skl2onnx._supported_operators import sklearn_operator_name_map
 from sklearn.base import clone, is_classifier, is_clusterer, is_outlier_detector
-from sklearn.ensemble import StackingClassifier
+from sklearn.ensemble import StackingClassifier, StackingRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -63,7 +63,7 @@ def _unsuited(estimator: Any, goal: Goal) -> str:
         suits = is_outlier_detector(estimator) and hasattr(estimator, "decision_function")
         return "" if suits else "is no outlier detector: anomaly wants decision_function, of IsolationForest for instance"
     other = is_classifier(estimator) or is_outlier_detector(estimator) or is_clusterer(estimator)
-    if other or not hasattr(estimator, "predict"):
+    if other or not (hasattr(estimator, "predict") or isinstance(last(estimator), StackingRegressor)):
         return f"is no regressor: {task} predicts numbers"
     if goal.quantiles:
         try:

@@ -165,7 +165,7 @@ def _rows(x: Any) -> Any:
 
 
 def _interpolated(x: Any, xs: Array, ys: Array) -> Any:
-    """Straight lines through points with ascending xs; the first and last go on."""
+    """Straight lines through points with ascending xs, for x [N]; the first and last go on."""
     if len(xs) == 1:
         return ndx.where(ndx.isnan(x), float(ys[0]), float(ys[0]))
     after = ndx.clip(ndx.searchsorted(_constant(xs), x, side="left"), 1, len(xs) - 1)
@@ -321,8 +321,8 @@ def _calibrated(part: Any, x: Any) -> Any:
 
 def _calibrator(part: Any, x: Any) -> Any:
     if isinstance(part, isotonic.IsotonicRegression):
-        inside = ndx.clip(x, float(part.X_min_), float(part.X_max_))
-        return _interpolated(inside, part.X_thresholds_, part.y_thresholds_)
+        inside = ndx.clip(ndx.reshape(x, (-1,)), float(part.X_min_), float(part.X_max_))
+        return _rows(_interpolated(inside, part.X_thresholds_, part.y_thresholds_))
     return _sigmoid(-(x * float(part.a_) + float(part.b_)))
 
 
@@ -330,7 +330,7 @@ def _tempered(beta: float, found: Any, classes: int, by_decision: bool) -> Any:
     if classes == 2 and by_decision:
         return _sigmoid(found * float(2 * beta))
     if by_decision:
-        raise ValueError("method temperature over decision_function of several classes has no form of its own: take sigmoid")
+        return _softmax(found * float(beta))
     both = ndx.concat([1.0 - found, found], axis=1) if classes == 2 else found
     odds = _softmax(ndx.log(both + 1e-12) * float(beta))
     return _column(odds, 1) if classes == 2 else odds
@@ -520,14 +520,15 @@ def _(part: discriminant_analysis.LinearDiscriminantAnalysis, x: Any) -> Any:
 
 @transform.register(preprocessing.PolynomialFeatures)
 def _(part: preprocessing.PolynomialFeatures, x: Any) -> Any:
-    x = _wide(x)
-    blocks = []
-    for powers in part.powers_:
-        product = None
-        for i in np.repeat(np.arange(len(powers)), powers):
-            product = _column(x, int(i)) if product is None else product * _column(x, int(i))
-        blocks.append(_same(x, [1.0]) if product is None else product)
-    return _beside(blocks)
+    width = part.n_features_in_
+    factors = [np.repeat(np.arange(width), powers) for powers in part.powers_]
+    most = max(1, *(len(f) for f in factors))
+    padded = np.array([[*f, *[width] * (most - len(f))] for f in factors])  # the column behind the last is 1
+    x = _beside([x, _same(_wide(x), [1.0])])
+    product = _columns(x, padded[:, 0])
+    for which in padded.T[1:]:
+        product = product * _columns(x, which)
+    return product
 
 
 @transform.register(preprocessing.Binarizer)
@@ -537,16 +538,17 @@ def _(part: preprocessing.Binarizer, x: Any) -> Any:
 
 @transform.register(preprocessing.KBinsDiscretizer)
 def _(part: preprocessing.KBinsDiscretizer, x: Any) -> Any:
-    x = _wide(x)
-    blocks = []
-    for i, edges in enumerate(part.bin_edges_):
-        within = np.asarray(edges[1:-1])
-        bins = ndx.astype(ndx.sum(ndx.astype(_column(x, i) >= _constant(within)[None, :], ndx.int64), axis=1), ndx.int64)
-        if not len(within):
-            bins = ndx.astype(ndx.isnan(x[:, i]), ndx.int64) * 0
-        count = len(edges) - 1
-        blocks.append(_one_hot(bins, count) if "onehot" in part.encode else _rows(ndx.astype(bins, ndx.float64)))
-    return _beside(blocks)
+    within = [np.asarray(edges)[1:-1] for edges in part.bin_edges_]
+    padded = np.full((len(within), max(1, *(len(w) for w in within))), np.nan)
+    for row, edges in zip(padded, within, strict=True):
+        row[: len(edges)] = edges
+    above = ndx.expand_dims(_wide(x), axis=2) >= ndx.asarray(padded[None])
+    bins = ndx.astype(ndx.sum(ndx.astype(above, ndx.int64), axis=2), ndx.float64)
+    if "onehot" not in part.encode:
+        return bins
+    counts = [len(w) + 1 for w in within]
+    words = np.concatenate([np.arange(count) for count in counts])
+    return ndx.astype(_columns(bins, np.repeat(np.arange(len(counts)), counts)) == _constant(words), ndx.float64)
 
 
 def _categories(part: Any) -> list[Array]:
@@ -563,13 +565,11 @@ def _equals(x: Any, words: Array) -> Any:
 
 @transform.register(preprocessing.OneHotEncoder)
 def _(part: preprocessing.OneHotEncoder, x: Any) -> Any:
-    x, drop = _wide(x), part.drop_idx_
-    blocks = []
-    for i, words in enumerate(_categories(part)):
-        kept = [j for j in range(len(words)) if drop is None or drop[i] != j]
-        if kept:
-            blocks.append(ndx.astype(_equals(_column(x, i), words[kept]), ndx.float64))
-    return _beside(blocks)
+    drop, words = part.drop_idx_, _categories(part)
+    kept = [[j for j in range(len(w)) if drop is None or drop[i] != j] for i, w in enumerate(words)]
+    which = np.repeat(np.arange(len(words)), [len(k) for k in kept])
+    wanted = np.concatenate([w[k] for w, k in zip(words, kept, strict=True)])
+    return ndx.astype(_equals(_columns(_wide(x), which), wanted), ndx.float64)
 
 
 @transform.register(preprocessing.OrdinalEncoder)
@@ -588,23 +588,22 @@ def _(part: preprocessing.OrdinalEncoder, x: Any) -> Any:
 
 @transform.register(preprocessing.PowerTransformer)
 def _(part: preprocessing.PowerTransformer, x: Any) -> Any:
-    x = _wide(x)
-    curve = _box_cox if part.method == "box-cox" else _yeo_johnson
-    x = _beside([curve(_column(x, i), float(power)) for i, power in enumerate(part.lambdas_)])
+    x, powers = _wide(x), np.asarray(part.lambdas_)
+    x = _to_power(ndx.log(x), powers) if part.method == "box-cox" else _yeo_johnson(x, powers)
     return transform(part._scaler, x) if part.standardize else x
 
 
-def _box_cox(x: Any, power: float) -> Any:
-    return ndx.log(x) if power == 0 else ndx.expm1(ndx.log(x) * power) / power
-
-
-def _yeo_johnson(x: Any, power: float) -> Any:
+def _yeo_johnson(x: Any, powers: Array) -> Any:
     """Yeo & Johnson 2000, A new family of power transformations."""
     up, down = ndx.log1p(ndx.where(x >= 0, x, 0.0)), ndx.log1p(ndx.where(x >= 0, 0.0, -x))
-    eps = np.spacing(1.0)
-    up = up if abs(power) < eps else ndx.expm1(up * power) / power
-    down = down if abs(power - 2) < eps else ndx.expm1(down * (2 - power)) / (2 - power)
-    return ndx.where(ndx.isnan(x), x, ndx.where(x >= 0, up, -down))
+    return ndx.where(ndx.isnan(x), x, ndx.where(x >= 0, _to_power(up, powers), -_to_power(down, 2 - powers)))
+
+
+def _to_power(log: Any, powers: Array) -> Any:
+    """(exp(power * log) - 1) / power by column, which is log where the power is 0."""
+    none = np.abs(powers) < np.spacing(1.0)
+    safe = np.where(none, 1.0, powers)
+    return ndx.where(ndx.asarray(none[None, :]), log, ndx.expm1(log * _constant(safe)) / _constant(safe))
 
 
 @transform.register(preprocessing.QuantileTransformer)
@@ -749,7 +748,7 @@ def _(part: dummy.DummyRegressor, x: Any) -> Any:
 def quick(part: Any, x: Any) -> Any | None:
     """Probabilities that are nothing but trees over the float32 matrix: float32, in one or two nodes. None for all else."""
     model = trees.read(part) if is_classifier(part) and x.dtype == ndx.float32 else None
-    if model is None or model.steepness != 1.0 or model.categorical:
+    if model is None or model.categorical:
         return None
     return _linked(model, trees.ensemble(model.trees, x, model.base, model.less, exact=False))
 
@@ -765,7 +764,7 @@ def _summed(model: trees.Model, x: Any) -> Any:
 
 def _linked(model: trees.Model, found: Any) -> Any:
     links = {"LOGISTIC": _sigmoid, "SOFTMAX": _softmax, "EXP": ndx.exp, "SQUARE": lambda y: ndx.sign(y) * y * y}
-    found = found * model.steepness if model.steepness != 1.0 else found
+    found = found * model.factor if model.factor != 1.0 else found
     return links[model.link](found) if model.link in links else found
 
 

@@ -169,7 +169,7 @@ def floor_float32(values: Array) -> Array:
 class Model(NamedTuple):
     """A model of trees: what is added to their sum [K], and what becomes of the sum.
 
-    `link` is NONE, LOGISTIC (of the sum times `steepness`), SOFTMAX, EXP or SQUARE. `less` is the comparison that goes left.
+    The sum is multiplied by `factor`; `link` is NONE, LOGISTIC, SOFTMAX, EXP or SQUARE. `less` is the comparison that goes left.
     `single`: the library itself makes its matrix float32. `categorical` are columns of categories, whose numbers it cuts off
     behind the point.
     """
@@ -178,7 +178,7 @@ class Model(NamedTuple):
     base: Array
     link: str = "NONE"
     less: str = "LEQ"
-    steepness: float = 1.0
+    factor: float = 1.0
     single: bool = False
     categorical: tuple[int, ...] = ()
 
@@ -238,8 +238,8 @@ def of_forest(part: Any) -> Model:
     """A tree of scikit-learn, or the mean of many: the probability of the second of two classes, of each of more, or numbers."""
     each, classes = list(getattr(part, "estimators_", [part])), len(getattr(part, "classes_", []))
     values = [t.tree_.value[:, 0, 1 if classes == 2 else 0 :] if classes else t.tree_.value[:, :, 0] for t in each]
-    made = [of_sklearn(t, value / len(each)) for t, value in zip(each, values, strict=True)]
-    return Model(made, np.zeros(values[0].shape[1]), single=True)
+    made = [of_sklearn(t, value) for t, value in zip(each, values, strict=True)]
+    return Model(made, np.zeros(values[0].shape[1]), factor=1 / len(each), single=True)
 
 
 def of_gradient(part: Any) -> Model:
@@ -253,7 +253,7 @@ def of_gradient(part: Any) -> Model:
     ]
     base = np.ravel(part._raw_predict_init(np.zeros((1, part.n_features_in_), dtype=np.float32)))
     link = "NONE" if not hasattr(part, "classes_") else "LOGISTIC" if len(base) == 1 else "SOFTMAX"
-    return Model(made, base, link, steepness=2.0 if part.loss == "exponential" else 1.0, single=True)
+    return Model(made, base, link, factor=2.0 if part.loss == "exponential" else 1.0, single=True)
 
 
 def of_histograms(part: Any) -> Model:
@@ -281,12 +281,11 @@ def of_lightgbm(estimator: Any) -> Model:
         trees.append(tree)
         categorical |= cats
     if "average_output" in head.split("\n"):
-        share = outputs / len(trees)
-        trees = [tree._replace(value=tree.value * share) for tree in trees]
+        trees = [tree._replace(value=tree.value * (outputs / len(trees))) for tree in trees]
     objective, *options = about.get("objective", "custom").split()
     link = "SQUARE" if "sqrt" in options else _link(objective)
-    steepness = float(dict(o.split(":") for o in options if ":" in o).get("sigmoid", 1.0)) if link == "LOGISTIC" else 1.0
-    return Model(trees, np.zeros(outputs), link, steepness=steepness, categorical=tuple(sorted(categorical)))
+    factor = float(dict(o.split(":") for o in options if ":" in o).get("sigmoid", 1.0)) if link == "LOGISTIC" else 1.0
+    return Model(trees, np.zeros(outputs), link, factor=factor, categorical=tuple(sorted(categorical)))
 
 
 def _link(objective: str) -> str:
