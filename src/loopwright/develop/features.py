@@ -6,10 +6,8 @@ their vocabulary is learned on the training rows, and they enter as one column o
 category (`onehot`). The matrix that models are fitted on is computed by the very graph that serves.
 """
 
-import difflib
 import json
-import linecache
-import traceback
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -24,6 +22,7 @@ import spox
 
 from loopwright.develop.blocks import side_by_side
 from loopwright.develop.goal import Goal
+from loopwright.develop.tracing import call
 from loopwright.records.declarations import Column, Slice
 from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.graph import METADATA, Graph, column_parts
@@ -47,45 +46,25 @@ _DTYPES: dict[str, tuple[Any, Any]] = {
 BLOCKS = {"f": "floats", "i": "integers", "b": "booleans", "O": "strings"}
 """Kind of NumPy dtype -> name of the input in which columns of that kind stand side by side; see `records.graph`."""
 
-# What a message of ndonnx means in terms of the user's code, and what to write instead; the first that matches.
-_ADVICE: tuple[tuple[str, str], ...] = (
-    (
-        "no propagated value",
-        "`if`, `and`, `or`, `float()` and `math` need one value, a column is all rows: write ndx.where(condition, a, b), &, |, ndx.sin",
-    ),
-    ("ufunc", "NumPy cannot be traced: use the function of the same name in ndonnx (`import ndonnx as ndx`)"),
-    (
-        "array element with a sequence",
-        "NumPy cannot be traced: use the function of the same name in ndonnx (`import ndonnx as ndx`)",
-    ),
-    ("iteration", "rows cannot be looped over: write the expression over the whole column"),
-    ("'fillna'", "write nde.fill_null(column, value) (`import ndonnx.extensions as nde`)"),
-    ("'isnull'", "write nde.get_mask(column) (`import ndonnx.extensions as nde`)"),
-    ("'isna'", "write nde.get_mask(column) (`import ndonnx.extensions as nde`)"),
-    ("'isin'", "write nde.isin(column, [...]) (`import ndonnx.extensions as nde`)"),
-    ("'map'", "write nde.static_map(column, {...}, default=...) (`import ndonnx.extensions as nde`)"),
-    ("'astype'", "write ndx.astype(column, ndx.float64)"),
-    ("'clip'", "write ndx.clip(column, low, high)"),
-    ("'dt'", "a timestamp has no `.dt`: write (ndx.astype(column, ndx.int64) // 3_600_000_000) % 24 for the hour in UTC"),
-    ("'NotImplementedType'", "these types cannot be combined: convert one side, for instance with ndx.astype"),
-    ("unsupported operand", "these types cannot be combined: convert one side, for instance with ndx.astype"),
-    ("has no attribute", "an array has the methods of the Array API only: look for a function in ndx or nde instead"),
-)
-
 
 class Vocabulary(msgspec.Struct, frozen=True):
-    """Categories of one string feature, sorted; whether training rows were null, or of a rarer category."""
+    """Categories of one string feature; whether training rows were null, or of a rarer category.
+
+    They are the categories that the contract declares, in its order, or those found on the training rows, sorted.
+    """
 
     words: list[str]
     null: bool
     other: bool
 
     @staticmethod
-    def learn(values: Iterable[str], null: Any | None) -> "Vocabulary":
-        """From the training rows: `values` string [N] and the mask of nulls [N] or None."""
+    def learn(values: Iterable[str], null: Any | None, declared: Sequence[str] = ()) -> "Vocabulary":
+        """From the training rows: `values` string [N] and the mask of nulls [N] or None; `declared` are a contract's categories."""
         counts = Counter(v for i, v in enumerate(values) if null is None or not null[i])
         words = sorted(word for word, _ in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))[:WORDS])
-        return Vocabulary(words, bool(null is not None and null.any()), len(counts) > WORDS)
+        if 0 < len(declared) <= WORDS:
+            words = list(dict.fromkeys(declared))
+        return Vocabulary(words, bool(null is not None and null.any()), not counts.keys() <= set(words))
 
     def names(self, feature: str, encoding: Encoding) -> list[str]:
         """The matrix columns of the feature."""
@@ -95,38 +74,41 @@ class Vocabulary(msgspec.Struct, frozen=True):
         return [f"{feature}={word}" for word in [*self.words, *extra]]
 
 
-class Fields:
-    """What a traced function sees: one attribute per column. An unknown one raises AttributeError naming the nearest."""
-
-    def __init__(self, arrays: Mapping[str, Any]) -> None:
-        self._arrays = dict(arrays)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self._arrays[name]
-        except KeyError:
-            near = difflib.get_close_matches(name, self._arrays, n=3) or sorted(self._arrays)
-            raise AttributeError(f"no column {name!r}; there is {', '.join(near)}") from None
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self, name)
-
-
 class Traced:
     """Features as ndonnx arrays over the columns, ready to be built into graphs."""
 
     def __init__(self, columns: Mapping[str, Column], arguments: dict[str, Any], features: dict[str, Any]) -> None:
         self.columns, self.arguments = dict(columns), arguments
         self.given, self.order = dict(features), list(features)
-        with _quiet():
-            self.numbers = {name: _number(array) for name, array in features.items() if not _is_string(array)}
         self.categories = {name: array for name, array in features.items() if _is_string(array)}
+        with _quiet():
+            numbers = {name: _number(array) for name, array in features.items() if name not in self.categories}
+            self.widths = self._widths({name: array for name, array in numbers.items() if array.ndim > 1})
+            self.numbers = {
+                name: ndx.reshape(array, (-1, self.widths[name])) if name in self.widths else array
+                for name, array in numbers.items()
+            }
+        """As float32: [N], or [N, K] of a feature that has more than one value per row (K in `widths`), in row-major order."""
 
     @property
     def used(self) -> list[str]:
         """The columns the features really use, in the order of the contract."""
         used = set(Graph(self.raw()).columns)
         return [name for name in self.columns if name in used]
+
+    def _widths(self, arrays: Mapping[str, Any]) -> dict[str, int]:
+        """How many values per row arrays [N, ...] have: from their shape, or where that is not known by running them."""
+        found = {n: math.prod(a.shape[1:]) for n, a in arrays.items() if all(isinstance(k, int) for k in a.shape[1:])}
+        unknown = {n: a for n, a in arrays.items() if n not in found}
+        if unknown:
+            graph = Graph(build(self.columns, self.arguments, unknown))
+            found |= {n: math.prod(a.shape[1:]) for n, a in graph.run(graph.empty_feed(2)).items()}
+        return found
+
+    def vocabulary(self, name: str, values: Iterable[str], null: Any | None) -> Vocabulary:
+        """The vocabulary of a string feature, from the training rows as `raw` gives them; a column with categories brings its own."""
+        column = next((c for c, array in self.arguments.items() if array is self.given[name]), "")
+        return Vocabulary.learn(values, null, (self.columns[column].categories or []) if column else [])
 
     def raw(self) -> bytes:
         """A graph with `numbers` (float32 [N, F]), and per string feature `value.NAME` (string [N]) and `null.NAME` (bool [N])."""
@@ -141,9 +123,17 @@ class Traced:
         return build(self.columns, self.arguments, outputs)
 
     def names(self, vocabulary: Mapping[str, Vocabulary], encoding: Encoding) -> list[str]:
-        """The matrix columns, in order."""
+        """The matrix columns, in order: a feature with several values per row has one for each, `NAME.0` and so on."""
         return [
-            c for name in self.order for c in (vocabulary[name].names(name, encoding) if name in self.categories else [name])
+            c
+            for name in self.order
+            for c in (
+                vocabulary[name].names(name, encoding)
+                if name in self.categories
+                else [f"{name}.{i}" for i in range(self.widths[name])]
+                if name in self.widths
+                else [name]
+            )
         ]
 
     def matrix(self, vocabulary: Mapping[str, Vocabulary], encoding: Encoding) -> Any:
@@ -153,8 +143,7 @@ class Traced:
                 _codes(self.categories[name], vocabulary[name], encoding) if name in self.categories else self.numbers[name]
                 for name in self.order
             ]
-            blocks = [part if part.ndim == 2 else ndx.expand_dims(part, axis=1) for part in parts]
-            return ndx.concat(blocks, axis=1) if len(blocks) > 1 else blocks[0]
+            return _side_by_side(parts)
 
     def matrix_graph(self, vocabulary: Mapping[str, Vocabulary], encoding: Encoding) -> bytes:
         """The graph that computes the matrix a model is fitted on: output `features` (float32 [N, F])."""
@@ -193,7 +182,7 @@ def trace(features: Callable[[Any], Any], columns: Mapping[str, Column]) -> Trac
     Raises DeclarationInvalid naming the line of the user's code, or every feature that cannot be one, and what to write instead.
     """
     arguments = _arguments(columns)
-    found = _call("features", features, arguments)
+    found = call("features", features, arguments)
     if not isinstance(found, Mapping) or not found:
         raise DeclarationInvalid(
             "features", [("features", "must return a dictionary of feature name to array, with at least one feature")]
@@ -224,7 +213,7 @@ def trace_rule(
     Raises DeclarationInvalid.
     """
     arguments = _arguments(columns)
-    found = _call("heuristic", rule, arguments)
+    found = call("heuristic", rule, arguments)
     parts = dict(found) if isinstance(found, Mapping) else {"": found}
     names = output.names if output.task == "regression" else []
     if isinstance(found, Mapping) and sorted(map(str, parts)) != sorted(names):
@@ -278,7 +267,7 @@ def trace_slices(slices: Sequence[Slice], columns: Mapping[str, Column]) -> byte
     outputs: dict[str, Any] = {}
     problems = []
     for part in slices:
-        found = _call(f"slice {part.name}", part.of, arguments)
+        found = call(f"slice {part.name}", part.of, arguments)
         why = _array_problem(found)
         if not why and not (_is_string(found) or found.dtype in (ndx.bool, ndx.nbool)):
             why = f"must be a string or a condition, not {found.dtype}: compare the number, or map it with nde.static_map"
@@ -301,6 +290,8 @@ def build(columns: Mapping[str, Column], arguments: Mapping[str, Any], outputs: 
     with _quiet():
         model = ndx.build(dict(arguments), {actual[name]: array for name, array in outputs.items()}, drop_unused=True)
     given = {i.name for i in model.graph.input}
+    for part in (p for _, p in parts.values() if p.part == "null" and p.name in given):
+        _one_null_per_row(model, part.name, columns[parts[part.name][0]].shape or [])
     inputs: dict[str, list[str]] = {}
     for name, (column, part) in parts.items():  # the library gives them in no particular order
         if name in given:
@@ -316,6 +307,22 @@ def build(columns: Mapping[str, Column], arguments: Mapping[str, Any], outputs: 
     }
     onnx.helper.set_model_props(model, {METADATA: json.dumps(names)})
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _one_null_per_row(model: onnx.ModelProto, name: str, shape: Sequence[int]) -> None:
+    """Let an array column's mask of nulls enter as one per row [N]: the library has one per value [N, *shape]."""
+    if not shape:
+        return
+    entry = next(i for i in model.graph.input if i.name == name)
+    del entry.type.tensor_type.shape.dim[1:]
+    axes = onnx.numpy_helper.from_array(np.arange(1, len(shape) + 1), f"{name}.axes")
+    whole = onnx.numpy_helper.from_array(np.array([1, *shape]), f"{name}.shape")
+    for node in model.graph.node:
+        for i, given in enumerate(node.input):
+            node.input[i] = f"{name}.whole" if given == name else given
+    model.graph.initializer.extend([axes, whole])
+    model.graph.node.insert(0, onnx.helper.make_node("Expand", [f"{name}.high", whole.name], [f"{name}.whole"]))
+    model.graph.node.insert(0, onnx.helper.make_node("Unsqueeze", [name, axes.name], [f"{name}.high"]))
 
 
 def _free(name: str, taken: Collection[str]) -> str:
@@ -340,40 +347,11 @@ def _dtype(column: Column) -> Any:
     return ndx.DateTime64DType("us") if column.type == "timestamp" else _DTYPES[column.type][column.nullable]
 
 
-def _call(what: str, function: Callable[[Any], Any], arguments: Mapping[str, Any]) -> Any:
-    if not callable(function):
-        raise DeclarationInvalid(what, [(what, "only its source text is here: give the loop file, whose code can be traced")])
-    try:
-        with _quiet():
-            return function(Fields(arguments))
-    except Exception as error:  # whatever the user's code raises becomes one message that names the line
-        raise DeclarationInvalid(what, [(_place(function, error), _advice(error))]) from error
-
-
-def _place(function: Callable[[Any], Any], error: Exception) -> str:
-    code = getattr(function, "__code__", None)
-    own = code.co_filename if code else ""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
-    if not frames or frames[-1].lineno is None:
-        return getattr(function, "__qualname__", "function")
-    line = linecache.getline(own, frames[-1].lineno).strip()
-    return f"line {frames[-1].lineno}" + (f" `{line[:100]}`" if line else "")
-
-
-def _advice(error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, AttributeError) and text.startswith("no column"):
-        return text
-    for sign, advice in _ADVICE:
-        if sign in text:
-            return f"{advice} ({type(error).__name__}: {text[:200]})"
-    return f"{type(error).__name__}: {text[:400]}"
-
-
-def _array_problem(array: Any) -> str:
+def _array_problem(array: Any, *, values: bool = False) -> str:
+    """What is wrong with an array of one value per row, or with `values` at least one; empty when nothing is."""
     if not isinstance(array, ndx.Array):
         return f"must be an array made from the columns, not {type(array).__name__}"
-    if array.ndim != 1:
+    if array.ndim != 1 and not (values and array.ndim > 1):
         return f"must have one value per row, but has {array.ndim} dimensions" + ("" if array.ndim else ": it uses no column")
     return ""
 
@@ -381,10 +359,13 @@ def _array_problem(array: Any) -> str:
 def _feature_problem(name: Any, array: Any) -> str:
     if not isinstance(name, str) or not name or len(name) > 64 or "=" in name:
         return "a feature's name is 1 to 64 characters without ="
-    if why := _array_problem(array):
+    if why := _array_problem(array, values=not _is_string(array) if isinstance(array, ndx.Array) else False):
         return why
     if _is_time(array):
-        return "a moment is not a feature: take a number of it, for instance the hour (ndx.astype(x, ndx.int64) // 3_600_000_000) % 24"
+        return (
+            "a moment is not a feature: take a number of it, local_time(column, zone).hour or seconds_between(earlier, later) "
+            "(`from loopwright.features import local_time, seconds_between`)"
+        )
     return ""
 
 
@@ -412,9 +393,9 @@ def _number(array: Any) -> Any:
 
 
 def _side_by_side(arrays: list[Any]) -> Any:
-    """K arrays float32 [N] as one float32 [N, K]."""
-    columns = [ndx.expand_dims(array, axis=1) for array in arrays]
-    return ndx.concat(columns, axis=1) if len(columns) > 1 else columns[0]
+    """Arrays float32 [N] and [N, K] as one float32 [N, F]."""
+    blocks = [array if array.ndim == 2 else ndx.expand_dims(array, axis=1) for array in arrays]
+    return ndx.concat(blocks, axis=1) if len(blocks) > 1 else blocks[0]
 
 
 def _codes(array: Any, vocabulary: Vocabulary, encoding: Encoding) -> Any:

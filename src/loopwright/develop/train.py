@@ -282,7 +282,7 @@ def _matrices(
         raw = graph.run(arrow_feed(graph, traced.columns, table), [o for o in graph.outputs if o != "numbers"])
         for name in traced.categories:
             null = raw.get(f"null.{name}")
-            vocabulary[name] = Vocabulary.learn(raw[f"value.{name}"][training], None if null is None else null[training])
+            vocabulary[name] = traced.vocabulary(name, raw[f"value.{name}"][training], None if null is None else null[training])
     matrices: dict[str, Array] = {}
     for encoding in sorted(encodings):
         graph = Graph(traced.matrix_graph(vocabulary, encoding), threads=2)

@@ -1,5 +1,6 @@
 """Arrow columns to the inputs of a graph: the offline twin of `graph.Feeder`, used wherever a whole table is scored."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ ARROW_TYPES: dict[str, Any] = {
     "boolean": pa.bool_(),
     "string": pa.string(),
     "timestamp": pa.timestamp("us", tz="UTC"),
+    "array": pa.list_(pa.float32()),
 }
 """Column type -> Arrow type, as tables, examples and logs hold it."""
 
@@ -38,7 +40,11 @@ def arrow_arrays(columns: Mapping[str, Column], table: pa.Table) -> dict[str, tu
 
 
 def arrow_array(name: str, column: Column, values: pa.ChunkedArray) -> tuple[Array, Array | None]:
-    """One Arrow column as (values [N], mask of nulls [N] or None); timestamps as int64 microseconds, null = NAT."""
+    """One Arrow column as (values [N], mask of nulls [N] or None); timestamps as int64 microseconds, null = NAT.
+
+    An array column (flat lists in row-major order) gives values float32 [N, *shape]. Raises ValueError for nulls or lengths that
+    the contract does not allow.
+    """
     if not values.type.equals(ARROW_TYPES[column.type]):
         values = values.cast(ARROW_TYPES[column.type])
     null = None
@@ -49,11 +55,25 @@ def arrow_array(name: str, column: Column, values: pa.ChunkedArray) -> tuple[Arr
     if column.type == "timestamp":
         numbers = values.cast(pa.int64())
         return (pc.fill_null(numbers, NAT) if null is not None else numbers).to_numpy(), null
+    if column.type == "array":
+        return _stacked(name, column.shape or [], values, null), null
     if null is not None:
         values = pc.fill_null(values, _EMPTY[column.type])
     if column.type == "string":
         return _strings(values), null
     return values.to_numpy(), null
+
+
+def _stacked(name: str, shape: list[int], values: pa.ChunkedArray, null: Array | None) -> Array:
+    there, length = values.drop_null(), math.prod(shape)
+    if not pc.all(pc.equal(pc.list_value_length(there), length)).as_py() and len(there):
+        raise ValueError(f"column {name!r} has arrays of other than {length} numbers, and the contract says {shape}")
+    flat: Array = pc.list_flatten(there).to_numpy().reshape(len(there), *shape)
+    if null is None:
+        return flat
+    stacked = np.zeros((len(values), *shape), dtype=np.float32)
+    stacked[~null] = flat
+    return stacked
 
 
 def _strings(values: pa.ChunkedArray) -> Array:
