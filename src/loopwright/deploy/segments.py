@@ -1,7 +1,8 @@
 """A fleet answering: each row goes to the package of its segment, every other row to the loop's own package.
 
 The packages of segments are loaded when they are first asked, and shared with the releases that follow. One that cannot
-be loaded, or that cannot answer at all, is stood in for by the loop's own package (flag `missing_segment`).
+be loaded, or that cannot answer at all, is stood in for by the loop's own package (flag `missing_segment`); so is, for the
+moment, one that would make a request wait: a request loads packages for a bounded time, the others are loaded beside it.
 """
 
 import threading
@@ -16,6 +17,9 @@ from loopwright.records.predictions.record import Prediction
 from loopwright.records.releases import ReleaseState
 
 RETRY_SECONDS = 5.0
+LOAD_SECONDS = 0.2
+"""So long a request of the server may load packages; it loads one at least."""
+
 MISSING = "missing_segment"
 
 
@@ -23,7 +27,8 @@ class Segments:
     """The packages of one release state: `predictor` is that of the loop, `load` makes the one of a digest ready.
 
     `refused` is told why a package could not be loaded. What `before` had loaded is taken over, and the new packages of
-    segments that it had been asked for are loaded at once, so that a switch does not make requests wait.
+    segments that it had been asked for are loaded at once, so that a switch does not make requests wait. An answer may load
+    packages for `load_seconds`; what it had to leave is loaded by `load`.
     """
 
     def __init__(
@@ -34,10 +39,13 @@ class Segments:
         clock: Clock,
         refused: Callable[[str], None],
         before: "Segments | None" = None,
+        load_seconds: float = float("inf"),
     ) -> None:
         self._column, self._packages, self._global = state.fleet, state.segments, predictor
         self._load, self._clock, self._refused = load, clock, refused
         self._failed: dict[str, float] = {}
+        self._wanted: dict[str, str] = {}
+        self._load_seconds = load_seconds
         self._loading = threading.Lock()
         asked: dict[str, Predictor] = before._loaded if before is not None else {}
         serving = set(state.segments.values())
@@ -46,6 +54,12 @@ class Segments:
             for segment, digest in state.segments.items():
                 if before._packages.get(segment) in asked:
                     self._ready(segment, digest)
+
+    def load(self) -> None:
+        """Load what answers had to leave; to be called in a thread of its own."""
+        for digest, segment in list(self._wanted.items()):
+            self._ready(segment, digest)
+            self._wanted.pop(digest, None)
 
     @property
     def loaded(self) -> list[str]:
@@ -58,16 +72,18 @@ class Segments:
         """Answer N rows in order, with one graph run for each package that is asked. As `Predictor.answer` otherwise."""
         if not self._packages:
             return self._global.answer(rows, ids=ids, at_us=at_us)
+        until = self._clock.monotonic() + self._load_seconds
         groups: dict[str | None, list[int]] = {}
         for i, row in enumerate(rows):
             groups.setdefault(self._segment(row), []).append(i)
         if len(groups) == 1:
-            return self._answer(next(iter(groups)), rows, ids, at_us)
+            return self._answer(next(iter(groups)), rows, ids, at_us, until)
         answers: list[Any] = [None] * len(rows)
         for segment, places in groups.items():
             part_ids = None if ids is None else [ids[i] for i in places]
             part_at = at_us if at_us is None or isinstance(at_us, int) else [at_us[i] for i in places]
-            for i, answer in zip(places, self._answer(segment, [rows[i] for i in places], part_ids, part_at), strict=True):
+            part = self._answer(segment, [rows[i] for i in places], part_ids, part_at, until)
+            for i, answer in zip(places, part, strict=True):
                 answers[i] = answer
         return answers
 
@@ -85,10 +101,11 @@ class Segments:
         rows: Sequence[dict[str, Any]],
         ids: Sequence[str] | None,
         at_us: Sequence[int] | int | None,
+        until: float,
     ) -> list[Prediction]:
         if segment is None:
             return self._global.answer(rows, ids=ids, at_us=at_us)
-        predictor = self._ready(segment, self._packages[segment])
+        predictor = self._in_time(segment, self._packages[segment], until)
         if predictor is not None:
             try:
                 return predictor.answer(rows, ids=ids, at_us=at_us)
@@ -98,6 +115,14 @@ class Segments:
         for answer in answers:
             answer.flags.append(MISSING)
         return answers
+
+    def _in_time(self, segment: str, digest: str, until: float) -> Predictor | None:
+        """The predictor of a package, unless it is not loaded and there is no time left for it."""
+        found = self._loaded.get(digest)
+        if found is None and self._clock.monotonic() > until:
+            self._wanted[digest] = segment
+            return None
+        return found or self._ready(segment, digest)
 
     def _ready(self, segment: str, digest: str) -> Predictor | None:
         """The predictor of a package, loaded if it was not; None while it cannot be."""
@@ -129,6 +154,8 @@ def check_segment(package: Package, own: Package, column: str, segment: str) -> 
         raise PackageRefused(package.digest, f"it was made for {made}, not for {column}={segment[:80]}")
     if manifest.loop != own.manifest.loop:
         raise PackageRefused(package.digest, f"it was made for loop {manifest.loop!r}, not {own.manifest.loop!r}")
+    if manifest.output.task != own.manifest.output.task:
+        raise PackageRefused(package.digest, f"it is of task {manifest.output.task}, not {own.manifest.output.task}")
     mine, theirs = manifest.request, own.manifest.request
     if mine != theirs:
         differ = sorted(name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name))

@@ -80,7 +80,7 @@ def _name_problem(field: str, name: str) -> list[tuple[str, str]]:
 class Objective(Declaration, frozen=True):
     """What one stakeholder wants, as a metric with a target.
 
-    `metric` is a name known to `develop.metrics` (`average_precision`, `latency_p99_ms`, `recall_gap:SLICE` ...).
+    `metric` is a name known to `records.metrics` (`average_precision`, `mae`, `latency_p99_ms`, `recall_gap:SLICE` ...).
     Exactly one of `at_least` and `at_most` is given; `weight` says how much it counts in the leaderboard.
     """
 

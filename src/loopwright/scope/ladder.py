@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from loopwright.records.evaluation import Comparison, Leaderboard, LeaderboardRow
+from loopwright.records.metrics import metric
 
 
 class Rung(NamedTuple):
@@ -56,7 +57,8 @@ def rung(leaderboard: Leaderboard) -> str:
 def _verdict(comparison: Comparison, rows: Mapping[str, LeaderboardRow]) -> str:
     d = comparison.difference
     phase = rows[comparison.challenger].phase
-    pays = "would pay" if d.low > 0 else "does not pay"
+    better = d.low > 0 if metric(comparison.metric).higher else d.high < 0
+    pays = "would pay" if better else "does not pay"
     return (
         f"Rung {phase} ({comparison.challenger}) {pays}: {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}] "
         f"{comparison.metric} against {comparison.incumbent}."
