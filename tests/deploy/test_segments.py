@@ -152,6 +152,23 @@ def test_a_package_that_cannot_be_loaded_is_stood_in_for_by_the_loops_own(
     found.router.close()
 
 
+def test_a_request_does_not_wait_for_hundreds_of_packages(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It loads for a bounded time; what is left is stood in for, and loaded beside it for the next request."""
+    tails = [f"N{i}" for i in range(12)]
+    state = release(home, tails)
+    monkeypatch.setattr("loopwright.deploy.router.LOAD_SECONDS", 0.0)
+    found = Served(home)
+    first = found.ask(*tails)
+    stood_in = [a for a in first if a.flags == [MISSING]]
+    assert {a.package for a in stood_in} == {state.arms[0].package}
+    assert len(stood_in) == len(tails) - len(found.loaded) > 0
+    found.router.refresh()
+    assert len(found.loaded) == len(tails)
+    assert [a.package for a in found.ask(*tails)] == [state.segments[t] for t in tails]
+    assert found.refused == []
+    found.router.close()
+
+
 def test_a_package_that_cannot_answer_a_row_is_stood_in_for(home: Home) -> None:
     own = package(home.packages)
     made = of_tail(home, "N1", 0.3, model=model_graph(fails="nan"))

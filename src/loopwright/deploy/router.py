@@ -20,7 +20,7 @@ from loopwright.deploy.outcome import Accepted, OutcomeDecoder
 from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.predict import Predictor
 from loopwright.deploy.recent import Recent
-from loopwright.deploy.segments import Segments
+from loopwright.deploy.segments import LOAD_SECONDS, Segments
 from loopwright.records.clock import Clock
 from loopwright.records.errors import LogUnavailable, LoopNotFound, LoopwrightError, NotFound, RequestConflict, Unavailable
 from loopwright.records.graph import microseconds
@@ -97,7 +97,10 @@ class Router:
         return self._names.get(package, [])
 
     def refresh(self) -> list[str]:
-        """Load what changed in the local copies; the loops that were switched. A package that is refused changes nothing."""
+        """Load what changed in the local copies, and what requests could not wait for; the loops that were switched.
+
+        A package that is refused changes nothing.
+        """
         switched = []
         for path in sorted((self._home / "served").glob("*.json")):
             loop = path.name.removesuffix(".json")
@@ -119,6 +122,8 @@ class Router:
                 self._failed[loop] = self._clock.monotonic()
                 known = isinstance(error, LoopwrightError)
                 self._watcher.refused(loop, str(error) if known else f"it cannot be loaded: {type(error).__name__}")
+        for service in list(self._loops.values()):
+            service.segments.load()
         return switched
 
     def _switch(self, loop: str, copy: local.Served) -> None:
@@ -137,6 +142,7 @@ class Router:
             self._clock,
             lambda why: self._watcher.refused(loop, why),
             before.segments if before is not None else None,
+            LOAD_SECONDS,
         )
         self._loops[loop] = InService(
             state=copy.state,
