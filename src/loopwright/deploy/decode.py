@@ -10,6 +10,7 @@ import json
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from difflib import get_close_matches
+from itertools import chain
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import msgspec
@@ -24,12 +25,14 @@ MOST_PROBLEMS = 20
 Row = dict[str, Any]
 
 _SPACE = b" \t\r\n"
+_MOST_FLOAT32 = (2 - 2**-24) * 2.0**127 * (1 - 2**-53)  # what lies below rounds to a float32
 _TYPES: dict[str, Any] = {
     "float": float,
     "integer": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
     "boolean": bool,
     "string": str,
     "timestamp": Annotated[datetime, msgspec.Meta(tz=True)],
+    "array": Annotated[float, msgspec.Meta(ge=-_MOST_FLOAT32, le=_MOST_FLOAT32)],
 }
 _WANTED = {
     "float": "a number that a float64 holds",
@@ -37,6 +40,7 @@ _WANTED = {
     "boolean": "true or false",
     "string": "text",
     "timestamp": "a time with its zone, such as 2024-05-01T09:00:00Z",
+    "array": "numbers that a float32 holds",
 }
 
 
@@ -51,7 +55,7 @@ class Decoder:
     """Decodes a body that is one object or a list of objects, each with the columns of a contract.
 
     Every column must be there, nothing else may be; `optional` columns may be left out (and are then missing in the row).
-    Timestamps become int microseconds since 1970 (UTC).
+    Timestamps become int microseconds since 1970 (UTC), arrays flat lists in row-major order.
     """
 
     def __init__(self, columns: Mapping[str, Column], *, optional: Collection[str] = ()) -> None:
@@ -60,6 +64,7 @@ class Decoder:
         self._types = {name: _type(column) for name, column in columns.items()}
         self._texts = [name for name, column in columns.items() if column.type in ("string", "timestamp")]
         self._times = [name for name, column in columns.items() if column.type == "timestamp"]
+        self._deep = {name: len(column.shape) for name, column in columns.items() if column.shape and len(column.shape) > 1}
         fields: list[Any] = [
             (f"c{i}", self._types[name] | msgspec.UnsetType, msgspec.UNSET)
             if name in self.optional
@@ -111,6 +116,8 @@ class Decoder:
             for name in self._times:
                 if row.get(name) is not None:
                     row[name] = microseconds(row[name])
+            if self._deep:
+                self._flatten(row)
         if body.count(b'"') != 2 * marks:
             strict(body)
 
@@ -123,8 +130,15 @@ class Decoder:
             for name in self._times:
                 if done.get(name) is not None:
                     done[name] = microseconds(done[name])
+            self._flatten(done)
             checked.append(done)
         return checked
+
+    def _flatten(self, row: Row) -> None:
+        for name, depth in self._deep.items():
+            if row.get(name) is not None:
+                for _ in range(depth - 1):
+                    row[name] = list(chain.from_iterable(row[name]))
 
     def _explain(self, body: bytes) -> NoReturn:
         """Say what is wrong with a body that the quick way refused."""
@@ -155,7 +169,8 @@ class Decoder:
                 if name not in self.optional:
                     problems.append(FieldProblem(prefix + name, f"is missing; must be {_wanted(column)}"))
             elif not self._fits(name, row[name]):
-                problems.append(FieldProblem(prefix + name, f"must be {_wanted(column)}, not {_kind(row[name])}"))
+                found = _shape(row[name]) if column.type == "array" else _kind(row[name])
+                problems.append(FieldProblem(prefix + name, f"must be {_wanted(column)}, not {found}"))
         for name in row:
             if len(problems) >= MOST_PROBLEMS:
                 return
@@ -220,11 +235,35 @@ def _refuse_count(rows: list[Any]) -> None:
 
 
 def _type(column: Column) -> Any:
-    return _TYPES[column.type] | None if column.nullable else _TYPES[column.type]
+    found = _TYPES[column.type]
+    for length in reversed(column.shape or []):
+        found = Annotated[list[found], msgspec.Meta(min_length=length, max_length=length)]  # type: ignore[valid-type]  # a type made at run time
+    return found | None if column.nullable else found
 
 
 def _wanted(column: Column) -> str:
-    return _WANTED[column.type] + (" or null" if column.nullable else "")
+    shape = f"nested lists of shape {column.shape} of " if column.shape else ""
+    return shape + _WANTED[column.type] + (" or null" if column.nullable else "")
+
+
+def _shape(value: Any) -> str:
+    """What is wrong with a value that is not the array wanted: its shape, its raggedness, or what stands in it."""
+    shape: list[int] = []
+    level = [value]
+    while level and all(isinstance(v, list) for v in level):
+        lengths = {len(v) for v in level}
+        if len(lengths) > 1:
+            return f"ragged lists of {min(lengths)} and {max(lengths)}"
+        shape.append(lengths.pop())
+        level = list(chain.from_iterable(level))
+    odd = next((v for v in level if isinstance(v, bool) or not isinstance(v, int | float)), None)
+    if any(isinstance(v, list) for v in level):
+        return "lists of different depth"
+    if odd is not None or None in level:
+        return f"lists with {_kind(odd)} in them" if shape else _kind(odd)
+    if any(abs(v) > _MOST_FLOAT32 for v in level):
+        return "with a number too large for a float32"
+    return f"of shape {shape}" if shape else _kind(value)
 
 
 def _kind(value: Any) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.records.columns import arrow_array
+from loopwright.records.columns import arrow_array, numbers
 from loopwright.records.declarations import Column
 from loopwright.records.graph import Array, Feeder, Graph
 from loopwright.records.metrics import Answered
@@ -35,11 +35,13 @@ def histograms(
 
 
 def histogram(name: str, role: str, column: Column, values: pa.ChunkedArray) -> Histogram:
-    """The histogram of one column: at most 20 bins between quantiles for numbers, the 100 most frequent categories otherwise."""
+    """The histogram of one column: at most 20 bins between quantiles for numbers, the 100 most frequent categories otherwise.
+
+    That of an array column is of the mean of each array.
+    """
+    if column.type in ("float", "integer", "array"):
+        return numeric(name, role, numbers(values), len(values))
     plain, null = arrow_array(name, column, values)
-    if column.type in ("float", "integer"):
-        kept = plain if null is None else plain[~null]
-        return numeric(name, role, np.asarray(kept, dtype=np.float64), len(plain))
     words = plain if column.type == "string" else np.where(plain, "true", "false").astype(object)
     kept = words if null is None else words[~null]
     counted = pc.value_counts(pa.array(kept, type=pa.string()))

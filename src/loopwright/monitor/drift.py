@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loopwright.records.columns import numbers
 from loopwright.records.package import Histogram
 from loopwright.records.windows import State
 
@@ -97,10 +98,10 @@ def _edges(reference: Histogram) -> tuple[list[float], Array]:
 
 
 def _numbers(edges: Sequence[float], values: pa.ChunkedArray) -> tuple[Array, int]:
-    numbers = values.cast(pa.float64()).drop_null().to_numpy()
-    numbers = numbers[~np.isnan(numbers)]
-    found = np.bincount(np.searchsorted(np.asarray(edges), numbers, side="right"), minlength=len(edges) + 1)
-    return found, len(values) - len(numbers)
+    kept = numbers(values)
+    kept = kept[~np.isnan(kept)]
+    found = np.bincount(np.searchsorted(np.asarray(edges), kept, side="right"), minlength=len(edges) + 1)
+    return found, len(values) - len(kept)
 
 
 def _categories(categories: Sequence[str], values: pa.ChunkedArray) -> tuple[Array, int]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.monitor.drift import bins, jensen_shannon, measurable, psi, state_of
+from loopwright.records.columns import numbers
 from loopwright.records.declarations import Column, Monitor
 from loopwright.records.package import Histogram
 from loopwright.records.packages import Package
@@ -151,9 +152,9 @@ def _column(
 
 def _mean(values: pa.ChunkedArray) -> float | None:
     """The mean of what is a number; None when nothing is."""
-    numbers = values.cast(pa.float64()).drop_null().to_numpy()
-    numbers = numbers[np.isfinite(numbers)]
-    return float(numbers.mean()) if len(numbers) else None
+    found = numbers(values)
+    found = found[np.isfinite(found)]
+    return float(found.mean()) if len(found) else None
 
 
 def _counts(values: pa.ChunkedArray | pa.Array) -> dict[str, int]:

@@ -76,6 +76,17 @@ def _stacked(name: str, shape: list[int], values: pa.ChunkedArray, null: Array |
     return stacked
 
 
+def numbers(values: pa.ChunkedArray) -> Array:
+    """The numbers of a column, float64, nulls left out; of an array column the mean of each array, by which its drift is measured."""
+    there = values.drop_null()
+    if not pa.types.is_list(values.type):
+        found: Array = there.cast(pa.float64()).to_numpy()
+        return found
+    lengths, flat = pc.list_value_length(there).to_numpy(), pc.list_flatten(there).to_numpy()
+    means: Array = np.bincount(np.repeat(np.arange(len(there)), lengths), flat, len(there)) / np.maximum(lengths, 1)
+    return means
+
+
 def _strings(values: pa.ChunkedArray) -> Array:
     # Few distinct values are the rule: decode each once and gather (a quarter of the time of decoding every row).
     encoded = values.combine_chunks().dictionary_encode()

@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2, as KServe's and Triton's clients speak it over REST with JSON tensors.
 
 https://github.com/kserve/open-inference-protocol: one input tensor per column of the contract, named by it, of shape [N] or
-[N, 1]. Timestamps are BYTES in ISO 8601 with a zone. Beyond the protocol, `data` may hold null where the contract does.
+[N, 1]; of an array column [N, ...], its data flat or nested. Timestamps are BYTES in ISO 8601 with a zone. Beyond the protocol, `data` may hold null where the contract does.
 """
 
 import json
@@ -20,6 +20,7 @@ DATATYPES: dict[str, tuple[str, ...]] = {
     "boolean": ("BOOL",),
     "string": ("BYTES",),
     "timestamp": ("BYTES",),
+    "array": ("FP32", "FP64", "FP16"),
 }
 """Column type to the datatypes accepted for it, the native one first."""
 
@@ -105,22 +106,38 @@ def _data(tensor: Mapping[str, Any], column: Column, where: str, problems: list[
     if tensor.get("datatype") not in accepted:
         problems.append(FieldProblem(f"{where}.datatype", f"must be {' or '.join(accepted)}"))
     shape = tensor.get("shape")
+    inner = [column.shape] if column.shape else [[], [1]]
     lawful = (
         isinstance(shape, list)
-        and len(shape) in (1, 2)
         and all(isinstance(d, int) and not isinstance(d, bool) and d >= 0 for d in shape)
-        and (len(shape) == 1 or shape[1] == 1)
+        and len(shape) > 0
+        and shape[1:] in inner
     )
     if not lawful:
-        problems.append(FieldProblem(f"{where}.shape", "must be [N] or [N, 1]"))
+        wanted = " or ".join(f"[{', '.join(['N', *map(str, tail)])}]" for tail in inner)
+        problems.append(FieldProblem(f"{where}.shape", f"must be {wanted}"))
     data = tensor.get("data")
     if not isinstance(data, list):
         problems.append(FieldProblem(f"{where}.data", "must be a list"))
         return []
-    values = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in data]
+    if column.shape:
+        values = _unflattened(data, column.shape)
+    else:
+        values = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in data]
     if lawful and isinstance(shape, list) and shape[0] != len(values):
         problems.append(FieldProblem(f"{where}.shape", f"says {shape[0]} values, `data` has {len(values)}"))
     return values
+
+
+def _unflattened(data: list[Any], shape: list[int]) -> list[Any]:
+    """One nested list per row, of nested data or of flat data in row-major order; data that do not fit are given back as they are."""
+    if any(isinstance(v, list) or v is None for v in data):
+        return data
+    for length in reversed(shape):
+        if len(data) % length:
+            return data
+        data = [data[i : i + length] for i in range(0, len(data), length)]
+    return data
 
 
 def response(
@@ -174,7 +191,9 @@ def metadata(loop: str, package: str, manifest: Manifest) -> dict[str, Any]:
         "name": loop,
         "versions": [package],
         "platform": "onnx_onnxv1",
-        "inputs": [{"name": n, "datatype": DATATYPES[c.type][0], "shape": [-1]} for n, c in manifest.request.items()],
+        "inputs": [
+            {"name": n, "datatype": DATATYPES[c.type][0], "shape": [-1, *(c.shape or [])]} for n, c in manifest.request.items()
+        ],
         "outputs": [
             {"name": n, "datatype": t, "shape": [-1, *_width(n, manifest.output)], **_named(n, manifest.output)}
             for n, t in outputs(manifest.output).items()

@@ -13,6 +13,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "boolean": {"type": "boolean"},
     "string": {"type": "string"},
     "timestamp": {"type": "string", "format": "date-time"},
+    "array": {"type": "number", "format": "float"},
 }
 _ID = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 _ERROR = {
@@ -95,6 +96,8 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
 def column_schema(column: Column) -> dict[str, Any]:
     """The JSON schema of one column. Ranges and categories are described, not enforced: outside of them is flagged."""
     schema = dict(_TYPES[column.type])
+    for length in reversed(column.shape or []):
+        schema = {"type": "array", "items": schema, "minItems": length, "maxItems": length}
     if column.nullable:
         schema["type"] = [schema["type"], "null"]
     notes = [column.description] if column.description else []
