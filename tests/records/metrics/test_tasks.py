@@ -1,6 +1,8 @@
 """The metrics of every other task: equal to scikit-learn's, undefined where theirs are not defined, intervals that cover."""
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -287,3 +289,10 @@ def test_outcomes_are_asked_like_outputs() -> None:
     outcome = Outcome(landed, {"y": "y", "z": "y * 2"}, task="regression")
     assert metrics.problem("mae:z", [], outcome) == ""
     assert "declares y, z" in metrics.problem("mae:q", [], outcome)
+
+
+def test_the_guide_names_every_metric() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "tasks.md").read_text()
+    said = {name.partition(":")[0] for name in re.findall(r"`([a-z_0-9]+(?::[A-Z-]+)?)`", text)}
+    assert {name for table in (metrics.METRICS, metrics.GAPS) for name in table} <= said
+    assert {name for name in said if name.endswith("_gap")} <= set(metrics.GAPS)
