@@ -4,7 +4,7 @@ The bound is 1e-6 for probabilities. Numbers (regression, ranking, anomaly score
 so are models that compute in float32 themselves (XGBoost, PyTorch): there it is 1e-5.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -104,19 +104,27 @@ def agreement(
     used = {name: columns[name] for name in model.columns}
     for given in [table, *_disturbed(used, table)]:
         found = model.run(arrow_feed(model, columns, given))
-        try:
-            expected = predict(estimator, found["features"], goal)
-        except ValueError:
-            kept = np.isfinite(found["features"]).all(axis=1)
-            if not kept.any():
-                continue
-            expected = predict(estimator, found["features"][kept], goal)
-            found = {name: array[kept] for name, array in found.items()}
         values = found.get("values", np.empty((len(found["score"]), 0)))
-        far = difference(Answers(found["score"], values), expected, goal)
-        largest = max(largest, float(far.max(initial=0.0)))
-        rows += len(far)
+        for part, expected in _accepted(estimator, found["features"], np.arange(len(values)), goal):
+            far = difference(Answers(found["score"][part], values[part]), expected, goal)
+            largest = max(largest, float(far.max(initial=0.0)))
+            rows += len(far)
     return rows, largest
+
+
+def _accepted(estimator: Any, matrix: Array, rows: Array, goal: Goal) -> Iterator[tuple[Array, Answers]]:
+    """The estimator's answers for the rows that it takes, in parts of them."""
+    if not len(rows):
+        return
+    try:
+        yield rows, predict(estimator, matrix[rows], goal)
+    except ValueError:
+        finite = rows[np.isfinite(matrix[rows]).all(axis=1)]
+        if len(finite) < len(rows):
+            yield from _accepted(estimator, matrix, finite, goal)
+        elif len(rows) > 1:
+            for half in np.array_split(rows, 2):
+                yield from _accepted(estimator, matrix, half, goal)
 
 
 def load(candidate: str, graph: bytes) -> Graph:

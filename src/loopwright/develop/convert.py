@@ -91,6 +91,10 @@ def rehearse(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal)
         fitted, _ = fit(candidate, clone(estimator), few, goal)
     except DeclarationInvalid:
         return
+    try:
+        predict(fitted, few.matrix, goal)
+    except ValueError:  # so many neighbours there are not
+        return
     holes = few.matrix.copy()
     holes[np.random.default_rng(0).random(holes.shape) < 0.2] = np.nan
     model = convert(candidate.name, fitted, few.matrix.shape[1], goal, exact=True)

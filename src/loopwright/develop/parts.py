@@ -494,6 +494,11 @@ def _(part: impute.SimpleImputer, x: Any) -> Any:
     return _beside(blocks)
 
 
+@transform.register(impute.KNNImputer)
+def _(_part: impute.KNNImputer, _x: Any) -> Any:
+    raise ValueError("KNNImputer has no form in ONNX that is right for every row: take a SimpleImputer")
+
+
 @transform.register(impute.MissingIndicator)
 def _(part: impute.MissingIndicator, x: Any) -> Any:
     return _columns(ndx.astype(_is_missing(x, part.missing_values), ndx.float64), part.features_)
@@ -679,20 +684,18 @@ predict.register(neural_network.MLPRegressor, _network)
 
 def _kernel(part: Any, x: Any) -> Any:
     """Libsvm's machines: the weighted kernel of the support vectors."""
-    x, vectors = _wide(x), np.asarray(part.support_vectors_, dtype=np.float64)
-    inner = _times(x, vectors.T)
-    kind, gamma = part.kernel, float(part._gamma)
-    if kind == "rbf":
-        far = ndx.sum(x * x, axis=1, keepdims=True) + _constant((vectors**2).sum(axis=1)) - inner * 2.0
-        near = ndx.exp(far * -gamma)
-    elif kind == "poly":
-        near = (inner * gamma + float(part.coef0)) ** float(part.degree)
-    elif kind == "sigmoid":
-        near = ndx.tanh(inner * gamma + float(part.coef0))
-    elif kind == "linear":
-        near = inner
-    else:
+    kind = part.kernel
+    if kind not in ("rbf", "poly", "sigmoid", "linear"):
         raise ValueError(f"the kernel of {type(part).__name__} is Python code: take rbf, poly, sigmoid or linear")
+    x, vectors, gamma = _wide(x), np.asarray(part.support_vectors_, dtype=np.float64), float(part._gamma)
+    near = _times(x, vectors.T)
+    if kind == "rbf":
+        squares = ndx.sum(x * x, axis=1, keepdims=True) + _constant((vectors**2).sum(axis=1))
+        near = ndx.exp((squares - near * 2.0) * -gamma)
+    elif kind == "poly":
+        near = (near * gamma + float(part.coef0)) ** float(part.degree)
+    elif kind == "sigmoid":
+        near = ndx.tanh(near * gamma + float(part.coef0))
     return _times(near, part.dual_coef_.T) + _constant(part.intercept_)
 
 
