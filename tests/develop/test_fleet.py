@@ -285,7 +285,7 @@ def test_a_number_can_be_predicted_by_segment(tmp_path: Path) -> None:
     scope = Scope(
         problem="x",
         objectives=[Objective("close", owner="x", metric="mae", at_most=5)],
-        heuristic=Heuristic(lambda f: f.delay),
+        heuristic=Heuristic(lambda f: f.delay * 0.0 + 100.0),
         value=SCOPE.value,
     )
     outcome = Outcome(OUTCOME.table, label="arr_delay", task="regression")
@@ -293,7 +293,7 @@ def test_a_number_can_be_predicted_by_segment(tmp_path: Path) -> None:
         examples = store(home, table(3000))
         examples = _stored(home, rows, examples)
         work = prepared(
-            home, rows, examples=examples, scope=scope, outcome=outcome, slices=[], candidates=[Candidate("ridge", Ridge)]
+            home, rows, examples=examples, scope=scope, outcome=outcome, slices=[], candidates=[Candidate("ridge", lambda: Ridge())]
         )
         found, _ = fleet(work, develop(work, turn="t1"))
         assert found.metric == "mae"
