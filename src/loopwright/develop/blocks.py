@@ -486,7 +486,7 @@ class _Writer:
             return 1.0, ("flat", columns[0])
         homes = self._homes(columns)
         blocks = list(dict.fromkeys(homes))
-        if len(blocks) == 1:
+        if len(blocks) == 1 and blocks[0]:
             places = [dict(c.places)[blocks[0]] for c in columns]
             whole = places == list(range(self._width[blocks[0]]))
             return (0.0, ("there", blocks[0])) if whole else (1.0, ("take", (blocks, places)))

@@ -389,7 +389,7 @@ def _number(array: Any) -> Any:
     """A numeric or boolean array as float32, null as NaN."""
     if not _nullable(array):
         return ndx.astype(array, ndx.float32)
-    return nde.fill_null(ndx.astype(array, ndx.nfloat32), float("nan"))
+    return ndx.astype(nde.fill_null(ndx.astype(array, ndx.nfloat32), float("nan")), ndx.float32)  # filling makes float64 of it
 
 
 def _side_by_side(arrays: list[Any]) -> Any:

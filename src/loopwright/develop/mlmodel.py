@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pyarrow as pa
 
@@ -23,12 +24,19 @@ from loopwright.records.metrics import answered
 from loopwright.records.package import Manifest, Output
 from loopwright.records.packages import FILE_BYTES, MANIFEST_BYTES, decode_json
 
-_TYPES = {"float": "double", "integer": "long", "boolean": "boolean", "string": "string", "timestamp": "datetime"}
+_TYPES = {
+    "float": "double",
+    "integer": "long",
+    "boolean": "boolean",
+    "string": "string",
+    "timestamp": "datetime",
+    "array": "float",
+}
 
 
 def mlmodel(columns: Mapping[str, Column], used: list[str], output: Output, python: str, created_at: datetime) -> bytes:
     """The text of the file, for a model over `columns` that uses those in `used` and gives `output`."""
-    inputs = [{"type": _TYPES[columns[n].type], "name": n, "required": not columns[n].nullable} for n in columns if n in used]
+    inputs = [{**_type(columns[n]), "name": n, "required": not columns[n].nullable} for n in columns if n in used]
     label = {"binary": "boolean", "anomaly": "boolean", "multiclass": "string"}.get(output.task)
     outputs = [{"type": "float", "name": "score", "required": True}]
     outputs += [{"type": label, "name": "label", "required": True}] if label else []
@@ -53,6 +61,13 @@ def mlmodel(columns: Mapping[str, Column], used: list[str], output: Output, pyth
     return ("\n".join(lines) + "\n").encode()
 
 
+def _type(column: Column) -> dict[str, Any]:
+    found: dict[str, Any] = {"type": _TYPES[column.type]}
+    for _ in column.shape or []:
+        found = {"type": "array", "items": found}
+    return found
+
+
 class PythonFunction:
     """What MLflow calls `predict` on."""
 
@@ -65,7 +80,9 @@ class PythonFunction:
         """What the signature says, one row per row of a pandas data frame with the contract's columns."""
         del params
         arrays = {
-            name: pa.array(model_input[name], type=ARROW_TYPES[self._columns[name].type], from_pandas=True)
+            name: pa.array(
+                _flat(self._columns[name], model_input[name]), type=ARROW_TYPES[self._columns[name].type], from_pandas=True
+            )
             if name in model_input
             else pa.nulls(len(model_input), type=ARROW_TYPES[self._columns[name].type])
             for name in self._graph.columns
@@ -80,6 +97,11 @@ class PythonFunction:
         return pa.table(
             parts | ({n: values[:, i] for i, n in enumerate(output.names)} if values is not None else {})
         ).to_pandas()
+
+
+def _flat(column: Column, values: Any) -> Any:
+    """Arrays as flat lists in row-major order; other values as they are."""
+    return values if column.type != "array" else [v if v is None else np.ravel(np.asarray(v)).tolist() for v in values]
 
 
 def _load_pyfunc(path: str) -> PythonFunction:
