@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from loopwright import (
+    Aggregate,
     Budget,
     Candidate,
     Column,
@@ -88,6 +89,8 @@ landings = Table(
     columns={
         "flight_id": Column("string"),
         "landed_at": Column("timestamp", description="at the gate"),
+        "carrier": Column("string", description="IATA code"),
+        "origin": Column("string", categories=AIRPORTS),
         "arr_delay": Column("float", minimum=-180, maximum=1440, description="minutes, negative is early"),
         "air_time": Column("float", nullable=True, minimum=5, maximum=1000, description="minutes"),
     },
@@ -121,6 +124,8 @@ def features(f: Any) -> dict[str, ndx.Array]:
         "precipitation": ndx.log1p(100 * nde.fill_null(f.precipitation, 0.0)),
         "pressure": nde.fill_null(f.pressure, 1018.0),
         "visibility": nde.fill_null(f.visibility, 10.0),
+        "carrier_delay": nde.fill_null(f.carrier_delay, 0.0),
+        "origin_late": nde.fill_null(f.origin_late, 0.2),
         "carrier": f.carrier,
         "origin": f.origin,
     }
@@ -189,6 +194,26 @@ loop = Loop(
             ],
             max_age="3h",
         )
+    ],
+    aggregates=[  # of flights that have landed by then: what operations knows of the day so far
+        Aggregate(
+            name="carrier_delay",
+            table=landings,
+            by={"carrier": "carrier"},
+            function="mean",
+            of="arr_delay",
+            window="24h",
+            description="mean arrival delay of this carrier over the last 24 hours, minutes",
+        ),
+        Aggregate(
+            name="origin_late",
+            table=landings,
+            by={"origin": "origin"},
+            function="share",
+            of="arr_delay > 15",
+            window="3h",
+            description="share of the flights from this airport that landed late, of those that landed in the last 3 hours",
+        ),
     ],
     outcome=Outcome(landings, label="arr_delay > 15", wait="7d"),
     features=features,

@@ -111,6 +111,8 @@ def _departures_and_landings(flights: pa.Table, zones: dict[str, str]) -> dict[s
     landings = pa.table({
         "flight_id": flight_id,
         "landed_at": _instant(arrives + delay * MINUTE),
+        "carrier": flights["carrier"],
+        "origin": flights["origin"],
         "arr_delay": pc.cast(flights["arr_delay"], pa.float64()),
         "air_time": pc.cast(flights["air_time"], pa.float64()),
     }).filter(landed)  # fmt: skip

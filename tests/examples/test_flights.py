@@ -6,17 +6,25 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from loopwright import Home, Loop
+from loopwright import Aggregate, Home, Loop
+from loopwright.data.context import feed, needs
 from loopwright.data.examples import build, load
 from loopwright.data.ingest import ingest
+from loopwright.data.steps import joined
+from loopwright.deploy.context import Contexts
 from loopwright.develop.check import check
+from loopwright.develop.features import trace
 from loopwright.loop import load_loop
 from loopwright.records.clock import SimulatedClock
+from loopwright.records.columns import arrow_feed
+from loopwright.records.graph import Graph, feed_rows
 from loopwright.records.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "examples" / "flights"
@@ -80,7 +88,15 @@ def test_the_contracts_hold_but_for_the_gale_of_a_thousand_miles_per_hour(home: 
 
 
 def test_the_examples_of_the_first_quarter(home: Home, loop: Loop) -> None:
-    examples = build(home, loop_name=loop.name, requests=loop.requests, context=loop.context, outcome=loop.outcome, as_of=APRIL)
+    examples = build(
+        home,
+        loop_name=loop.name,
+        requests=loop.requests,
+        context=loop.context,
+        aggregates=loop.aggregates,
+        outcome=loop.outcome,
+        as_of=APRIL,
+    )
     assert (examples.rows, examples.positives) == (77_606, 17_709)
     assert examples.excluded == {"outcome pending": 203, "outcome never came": 226}
     rows = load(home, examples)
@@ -99,17 +115,63 @@ def _delays(home: Home, rows: pa.Table) -> Any:
 
 
 def test_the_weather_of_an_example_was_known_at_push_back(home: Home, loop: Loop) -> None:
-    examples = build(home, loop_name=loop.name, requests=loop.requests, context=loop.context, outcome=loop.outcome, as_of=APRIL)
+    examples = build(
+        home,
+        loop_name=loop.name,
+        requests=loop.requests,
+        context=loop.context,
+        aggregates=loop.aggregates,
+        outcome=loop.outcome,
+        as_of=APRIL,
+    )
     weather = home.lake.read("weather").to_pylist()
     for row in load(home, examples).to_pylist()[:: 77_606 // 40]:
         known = [
             w
             for w in weather
-            if w["origin"] == row["origin"] and w["observed_at"] + timedelta(minutes=20) <= row["_decided_at"]
+            if w["origin"] == row["origin"] and w["observed_at"] + timedelta(minutes=21) <= row["_decided_at"]
         ]
         last = max(known, key=lambda w: w["observed_at"], default=None)
         fresh = last is not None and row["_decided_at"] - last["observed_at"] <= timedelta(hours=3)
         assert row["temperature"] == (last["temperature"] if last and fresh else None)
+
+
+def test_a_month_served_has_every_value_and_every_feature_that_training_has(loop: Loop, home: Home) -> None:
+    """The online path, fed once and asked at each push-back of February, against the offline join, to the bit."""
+    february, march = datetime(2013, 2, 1, tzinfo=UTC), datetime(2013, 3, 1, tzinfo=UTC)
+    count = Aggregate(name="landed_6h", table=loop.aggregates[0].table, by={"origin": "origin"}, function="count", window="6h")
+    loop = msgspec.structs.replace(loop, aggregates=[*loop.aggregates, count])
+    examples = build(
+        home, loop_name=loop.name, requests=loop.requests, context=loop.context, aggregates=loop.aggregates,
+        outcome=loop.outcome, as_of=march + timedelta(days=2),
+    )  # fmt: skip
+    offline = load(home, examples)
+    inside = pc.and_(
+        pc.greater_equal(offline["_decided_at"], pa.scalar(february)), pc.less(offline["_decided_at"], pa.scalar(march))
+    )
+    offline = offline.filter(inside)
+    feed(home, joined(loop.context, loop.aggregates), since=february, until=march)
+    asked = offline.select(list(loop.requests.columns))
+    for name in ("pushed_back_at", "scheduled_at"):
+        asked = asked.set_column(asked.schema.get_field_index(name), name, asked[name].cast(pa.int64()))
+    contexts = Contexts(needs(loop.context, loop.aggregates), "pushed_back_at", home.online)
+    served, flags = [], []
+    for batch in asked.to_batches(max_chunksize=997):
+        rows, marks = batch.to_pylist(), [[] for _ in range(batch.num_rows)]  # type: ignore[var-annotated]  # flags
+        served += [{**row, **context} for row, context in zip(rows, contexts.find(rows, marks)[0], strict=True)]
+        flags += marks
+    assert len(served) == 23_631
+    assert {f for marks in flags for f in marks} <= {"stale_context:weather"}
+    for name in loop.context_columns:
+        assert [row[name] for row in served] == offline[name].to_pylist(), name
+        assert offline[name].null_count < len(offline) / 2 or name == "wind_gust"
+    assert pc.count_distinct(offline["carrier_delay"]).as_py() > 10_000
+    traced = trace(loop.features, loop.columns)
+    graph = Graph(traced.raw())
+    wanted = graph.run(arrow_feed(graph, loop.columns, offline))
+    found = graph.run(feed_rows(graph, loop.columns, served))
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values)
 
 
 def test_the_loop_passes_the_check(loop: Loop) -> None:
@@ -123,5 +185,5 @@ def test_the_loop_passes_the_check(loop: Loop) -> None:
         objectives=loop.scope.objectives,
     )
     assert [(name, detail) for name, ok, detail in found.items if not ok] == []
-    assert len(found.features) == 19
+    assert len(found.features) == 21
     assert [c.phase for c in loop.candidates] == [2, 3, 4]
