@@ -1,5 +1,4 @@
 import csv
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from loopwright import Column, Home
-from loopwright.data.contract import conform
-from loopwright.data.examples import build
-from loopwright.data.infer import begin, infer, inferred
-from loopwright.data.ingest import ingest
-from loopwright.develop.check import check
-from loopwright.loop import Loop, load_loop
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.errors import IngestRefused, NameInvalid, UsageError
-from loopwright.records.settings import Settings
+from loopwright import Column
+from loopwright.data.contract import Origin, conform
+from loopwright.data.infer import infer, inferred
+from loopwright.data.source import open_source
+from loopwright.records.errors import IngestRefused, UsageError
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -57,31 +51,6 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    with Home(Settings(home=tmp_path / "home", by="tests"), SimulatedClock(START + timedelta(days=400))) as opened:
-        yield opened
-
-
-def begun(home: Home, folder: Path, file: Path, **given: str) -> tuple[Loop, dict[str, list[str]]]:
-    made = begin(home, folder, from_file=file, name="churn", **given)
-    return load_loop(folder), made
-
-
-def checked(loop: Loop) -> list[tuple[str, str]]:
-    """What `loopwright check` finds wrong."""
-    found = check(
-        columns=loop.columns,
-        features=loop.features,
-        heuristic=loop.scope.heuristic,
-        outcome=loop.outcome,
-        slices=loop.slices,
-        candidates=loop.candidates,
-        objectives=loop.scope.objectives,
-    )
-    return [(name, detail) for name, ok, detail in found.items if not ok]
-
-
 def test_types_gaps_ranges_and_categories_are_proposed(file: Path) -> None:
     found = inferred(file, "customers")
     types = {name: column.type for name, column in found.table.columns.items()}
@@ -106,7 +75,10 @@ def test_types_gaps_ranges_and_categories_are_proposed(file: Path) -> None:
     assert found.table.event_time == "signed_up"
     assert found.table.key == ["note"]
     assert "column 'signed_up' has no time zone: taken as UTC" in found.notes
-    assert conform(found.table, found.frame).counts == {}, "the rows it was inferred from keep it"
+    assert (columns["Customer_ID"].source, columns["plan"].source) == ("Customer ID", None)
+    assert columns["signed_up"].zone == "UTC"
+    whole = open_source(file).whole()
+    assert conform(found.table, whole.frame, rows=whole.rows).counts == {}, "the very file it was inferred from keeps it"
 
 
 def test_a_key_that_repeats_is_completed_and_none_is_made_up(file: Path) -> None:
@@ -114,8 +86,13 @@ def test_a_key_that_repeats_is_completed_and_none_is_made_up(file: Path) -> None
     assert found.table.key == ["Customer_ID", "signed_up"]
     frame = pa.table({"at": pa.array([START, START]), "size": [1.5, 2.5]})
     found = inferred(frame, "sizes")
-    assert (found.table.key, found.frame["row_id"].to_pylist()) == (["row_id"], [1, 2])
-    assert found.table.columns["row_id"] == Column("integer"), "row numbers go on counting: no range of those seen"
+    assert found.table.key == ["row_id"]
+    assert found.table.columns["row_id"] == Column("string", filled="row_id")
+    opened = open_source(frame)
+    rows = conform(found.table, frame, origin=Origin("sizes", opened.digest)).good
+    assert rows["row_id"].to_pylist() == [f"{opened.digest[:12]}-1", f"{opened.digest[:12]}-2"], (
+        "the same whichever table it is"
+    )
     assert any("row_id" in note for note in found.notes)
 
 
@@ -154,93 +131,88 @@ def test_columns_that_are_not_there_are_named(file: Path, given: dict[str, str],
         infer(file, "customers", **given)
 
 
-def test_a_file_without_a_time_or_without_rows_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="name one with --time"):
-        infer(pa.table({"a": [1, 2]}), "t")
+def test_without_a_time_it_is_the_moment_of_ingestion_and_gaps_are_asked_about() -> None:
+    found = inferred(pa.table({"a": [1, 2], "b": [0.5, 0.7]}), "t")
+    assert found.table.columns[found.table.event_time] == Column("timestamp", filled="ingested_at")
+    assert not found.spread
+    with pytest.raises(UsageError, match=r"name one with --time; these are times: at \(1 missing\)"):
+        infer(pa.table({"a": [1, 2], "at": pa.array([START, None])}), "t")
     with pytest.raises(IngestRefused, match="no rows"):
         infer(pa.table({"a": pa.array([], pa.int64())}), "t")
 
 
-def test_a_begun_loop_passes_the_check_and_has_examples(home: Home, file: Path, tmp_path: Path) -> None:
-    loop, made = begun(home, tmp_path / "churn", file, label="Churned?", time="signed up", key="Customer ID")
-    assert checked(loop) == []
-    assert loop.outcome.label == "Churned"
-    assert "f.spend_USD" in loop.record("").declaration["scope"]["heuristic"]["rule"], "the column that tells is found"
-    for table, path in zip(("churn-requests", "churn-outcomes"), made["files"][1:], strict=True):
-        assert ingest(home, loop.tables[table], path).quarantined == 0
-    examples = build(
-        home, loop_name=loop.name, requests=loop.requests, context=[], outcome=loop.outcome, as_of=home.clock.now()
-    )
-    assert examples.rows == 600
-    assert examples.positives == sum(r["Churned?"] == "yes" for r in customers())
-    assert any("--loop" in step for step in made["next_steps"])
-
-
 @pytest.mark.parametrize(
-    ("values", "sql", "positives"),
+    ("values", "column"),
     [
-        ([True, False, None], "won", 1),
-        ([0, 1, 1], "won = 1", 2),
-        ([1.5, 2.5, 9.0], "won > 2.5", 1),
-        (["good", "bad", "bad"], "won = 'good'", 1),
-        (["it's", "so", "so"], "won = 'it''s'", 1),
+        (["31.12.2023 10:00", "01.02.2024 11:30"], Column("timestamp", zone="UTC", format="%d.%m.%Y %H:%M")),
+        (["12/31/2023", "02/01/2024"], Column("timestamp", zone="UTC", format="%m/%d/%Y")),
+        (["31/12/2023", "01/02/2024"], Column("timestamp", zone="UTC", format="%d/%m/%Y")),
+        (["2023-12-31", "2024-02-01"], Column("timestamp", zone="UTC")),
+        (["2023-12-31T10:00:00+01:00", "2024-02-01T00:00:00Z"], Column("timestamp")),
+        (["12/31/2023 05:00:00 PM", "02/01/2024 12:30:00 AM"], Column("timestamp", zone="UTC", format="%m/%d/%Y %I:%M:%S %p")),
+        (["1,200", "3,400,000"], Column("integer", format="1,234.5", minimum=0, maximum=10_000_000)),
+        (["1,5", "1.200,25"], Column("float", format="1.234,5", minimum=0, maximum=5000)),
+        (["1", "?", "2", "?", "3"], Column("integer", missing=["?"], nullable=True, minimum=0, maximum=10)),
+        (["01234", "98765"], Column("string")),
+        (["true", "no"], Column("boolean")),
+        (["1", "1e3"], Column("float", minimum=0, maximum=2000)),
+        (["", ""], Column("string", nullable=True)),
     ],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
 )
-def test_labels_of_every_kind(home: Home, tmp_path: Path, values: list[Any], sql: str, positives: int) -> None:
-    rows = {"id": list(range(30)), "at": [START + timedelta(hours=i) for i in range(30)], "x": [float(i) for i in range(30)]}
-    path = tmp_path / "rows.parquet"
-    pq.write_table(pa.table({**rows, "won": values * 10}), path)
-    loop, made = begun(home, tmp_path / "loop", path, label="won")
-    assert loop.outcome.label == sql
-    for table, part in zip(("churn-requests", "churn-outcomes"), made["files"][1:], strict=True):
-        ingest(home, loop.tables[table], part)
-    examples = build(
-        home, loop_name=loop.name, requests=loop.requests, context=[], outcome=loop.outcome, as_of=home.clock.now()
-    )
-    assert examples.positives == positives * 10
-    assert examples.rows == 10 * sum(v is not None for v in values)
-    assert checked(loop) == []
+def test_text_is_what_all_of_it_can_be(values: list[str], column: Column) -> None:
+    frame = pa.table({"x": [v or None for v in values], "at": pa.array([START] * len(values)), "id": list(range(len(values)))})
+    found = inferred(frame, "t", time="at")
+    assert found.table.columns["x"] == column
+    assert conform(found.table, frame).counts == {}
 
 
-@pytest.mark.parametrize("name", ["order", "End", "group"])
-def test_a_label_named_like_a_word_of_sql_is_quoted(home: Home, tmp_path: Path, name: str) -> None:
-    rows = {"id": [1, 2, 3], "at": [START, START + timedelta(hours=1), START + timedelta(hours=2)], "x": [1.0, 2.0, 3.0]}
-    path = tmp_path / "rows.parquet"
-    pq.write_table(pa.table({**rows, name: [True, False, True]}), path)
-    loop, made = begun(home, tmp_path / "loop", path, label=name)
-    assert loop.outcome.label == f'"{name}"'
-    for table, part in zip(("churn-requests", "churn-outcomes"), made["files"][1:], strict=True):
-        ingest(home, loop.tables[table], part)
+def test_a_few_values_of_another_type_go_to_quarantine_and_many_make_it_text() -> None:
+    ids, at = list(range(100)), pa.array([START] * 100)
+    few = ["x1", "y2", "z3", "a4"]
+    found = inferred(pa.table({"id": ids, "at": at, "n": [*few, *map(str, range(96))]}), "t")
+    assert found.table.columns["n"].type == "integer"
+    assert "column 'n': 4 values are not a whole number of 64 bits; their rows go to quarantine" in found.notes
+    many = [f"w{i}" for i in range(10)]
+    assert infer(pa.table({"id": ids, "at": at, "n": [*many, *map(str, range(90))]}), "t").columns["n"].type == "string"
+
+
+def test_both_readings_of_a_day_are_told() -> None:
+    found = inferred(pa.table({"id": [1, 2], "day": ["01/02/2024", "03/04/2024"]}), "t", time="day")
+    assert found.table.columns["day"].format == "%m/%d/%Y"
+    assert any("%m/%d/%Y or %d/%m/%Y" in note for note in found.notes)
+
+
+def test_numbers_are_times_when_a_person_says_so() -> None:
+    frame = pa.table({"id": [1, 2], "ts": [1_700_000_000, 1_700_000_060], "ms": [1_700_000_000_000, 1_700_000_060_000]})
+    assert infer(frame, "t", time="ts").columns["ts"] == Column("timestamp", format="unix")
+    assert infer(frame, "t", time="ms").columns["ms"] == Column("timestamp", format="unix_ms")
     assert (
-        build(home, loop_name="churn", requests=loop.requests, context=[], outcome=loop.outcome, as_of=home.clock.now()).rows
-        == 3
+        infer(pa.table({"id": ["1", "2"], "ts": ["1700000000", "1700000060"]}), "t", time="ts").columns["ts"].format == "unix"
     )
 
 
-@pytest.mark.parametrize("label", ["note", "signed up", "Customer ID", "absent", "2nd"])
-def test_what_cannot_be_a_label_is_refused_before_anything_is_written(
-    home: Home, file: Path, tmp_path: Path, label: str
-) -> None:
-    with pytest.raises(UsageError):
-        begun(home, tmp_path / "loop", file, label=label, key="Customer ID")
-    assert not (tmp_path / "loop").exists()
+def test_files_of_a_folder_make_one_contract(tmp_path: Path) -> None:
+    at = pa.array([START, START + timedelta(days=1)])
+    pq.write_table(pa.table({"id": [1, 2], "at": at, "n": pa.array([1, 2], pa.int32())}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"id": [3, 4], "at": at, "n": [0.5, None], "new": ["x", "y"]}), tmp_path / "b.parquet")
+    (tmp_path / "_SUCCESS").write_bytes(b"")
+    columns = infer(tmp_path, "t").columns
+    assert (columns["n"].type, columns["new"].optional, columns["new"].nullable) == ("float", True, True)
+    assert infer(tmp_path / "*.parquet", "t").columns == columns
 
 
-def test_without_a_label_or_a_file_the_draft_still_passes_the_check(home: Home, file: Path, tmp_path: Path) -> None:
-    loop, made = begun(home, tmp_path / "unlabelled", file)
-    assert checked(loop) == []
-    assert any("say in" in step for step in made["next_steps"])
-    begin(home, tmp_path / "blank", name="blank")
-    blank = load_loop(tmp_path / "blank")
-    assert checked(blank) == []
-    assert "TODO" in (tmp_path / "blank" / "loop.py").read_text(encoding="utf-8")
+def test_names_can_be_written_in_python_and_told_apart_by_a_database() -> None:
+    frame = pa.table([[1, 2], [3, 4], [5, 6], [START, START], [1, 2]], names=["A", "a", "class", "at", ""])
+    found = inferred(frame, "t", key="A,at")
+    assert list(found.table.columns) == ["A", "a_2", "class_", "at", "column_5"]
+    assert found.table.key == ["A", "at"]
+    assert [found.table.columns[n].source for n in ("a_2", "class_", "column_5")] == ["a", "class", ""]
 
 
-def test_a_loop_that_is_there_is_not_written_over(home: Home, tmp_path: Path) -> None:
-    begin(home, tmp_path / "blank", name="blank")
-    before = (tmp_path / "blank" / "loop.py").read_bytes()
-    with pytest.raises(UsageError, match="is there already"):
-        begin(home, tmp_path / "blank", name="other")
-    assert (tmp_path / "blank" / "loop.py").read_bytes() == before
-    with pytest.raises(NameInvalid):
-        begin(home, tmp_path / "new", name="No Good")
+def test_what_no_contract_holds_is_left_out_and_arrays_are_held() -> None:
+    frame = pa.table({"id": [1, 2], "at": [START, START], "s": [{"a": 1}, {"a": 2}], "v": [[1.0, 2.0], None], "w": [["x"], []]})
+    found = inferred(frame, "t")
+    assert found.table.columns["v"] == Column("array", shape=[2], nullable=True)
+    assert sorted(found.table.ignore) == ["s", "w"]
+    assert conform(found.table, frame).good["v"].to_pylist() == [[1.0, 2.0], None]

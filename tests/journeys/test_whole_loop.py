@@ -172,13 +172,11 @@ def test_a_new_loop_from_a_file_runs(home: Home, world: World, tmp_path: Path) -
     ]
     (tmp_path / "past.csv").write_text("\n".join(lines))
     home.clock.advance(WRITTEN - START)  # type: ignore[attr-defined]  # a simulated clock
-    made = act.init(
-        home, tmp_path / "quick", from_file=tmp_path / "past.csv", label="late", time="asked", key="order", name="quick"
-    )
+    past = tmp_path / "past.csv"
+    act.init(home, tmp_path / "quick", from_file=past, label="late", time="asked", key="order", name="quick")
     loop = load_loop(tmp_path / "quick")
     for table in loop.tables:
-        [file] = [f for f in made.files if Path(f).stem == table]
-        [done] = act.ingest(home, table, [file], loop=str(tmp_path / "quick"))
+        [done] = act.ingest(home, table, [str(past)], loop=str(tmp_path / "quick"))
         assert done.quarantined == 0
     report = act.run(home, str(tmp_path / "quick"))
     assert (report.state, report.released) == ("done", True), report.reasons

@@ -660,7 +660,8 @@ def _report(value: ReportFile) -> RenderableType:
 
 def _made(value: Made) -> RenderableType:
     files = [Text.assemble(("wrote ", "dim"), plain(f)) for f in value.files]
-    return Group(*files, *(Text.assemble(("next: ", "bold"), plain(step)) for step in value.next_steps))
+    notes = [Text.assemble(("note: ", "dim"), plain(note)) for note in value.notes]
+    return Group(*files, *notes, *(Text.assemble(("next: ", "bold"), plain(step)) for step in value.next_steps))
 
 
 RENDERERS: dict[type, Callable[[Any], RenderableType]] = {

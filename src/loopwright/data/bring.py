@@ -31,8 +31,10 @@ def bring(
             steps.append(lambda uri=source: _delta(home, table, uri, known, progress))  # type: ignore[misc]  # bound now, not later
         else:
             steps += [
-                lambda file=file: ingest(home, table, file, watermark=watermark, known=known, progress=progress)  # type: ignore[misc]  # as above
-                for file in expand(source)
+                lambda file=file, name=name: ingest(  # type: ignore[misc]  # as above
+                    home, table, file, name=name, watermark=watermark, known=known, progress=progress
+                )
+                for file, name in _files(source)
             ]
     done = []
     for number, step in enumerate(steps, 1):
@@ -40,6 +42,12 @@ def bring(
         if len(steps) > 1:
             progress.advance("sources", number, len(steps))
     return done
+
+
+def _files(source: str) -> list[tuple[Path, str]]:
+    """The files that a source stands for, those of a folder named as they are found in it."""
+    folder = Path(source)
+    return [(f, str(f.relative_to(folder)) if folder.is_dir() else f.name) for f in expand(source)]
 
 
 def _delta(home: Home, table: Table, uri: str, known: dict[str, Ingested], progress: Progress) -> Ingested:

@@ -10,11 +10,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.records.declarations import Column, Table
+from loopwright.records.declarations import Column, Table, Task
 from loopwright.records.errors import UsageError
 
 MOST_WORDS = 50
 """A string column with more values than this is left out of the features: a name or an id, not a category."""
+
+MOST_CLASSES, FEWEST_PER_CLASS = 50, 10
+"""A label of words or whole numbers is of classes if they are at most so many, and seen so often on average."""
 
 _YES = ("yes", "true", "y", "t", "1", "positive", "good", "won", "churned")
 
@@ -25,7 +28,7 @@ _IMPORTS = """\
 from typing import Any
 
 import lightgbm as lgb
-{nde}from sklearn.linear_model import LogisticRegression
+{ndx}from sklearn.linear_model import {linear}
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -41,21 +44,20 @@ from loopwright import (
     Retrain,
     Scope,
     Slice,
-    Table,
-    TimeSplit,
-    Value,
+{random}    Table,
+{timed}    Value,
 )
 """
 
 _CANDIDATES = """\
-def logistic_regression() -> Pipeline:
+def {simple}() -> Pipeline:
     \"""The simplest model that learns.\"""
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    return make_pipeline(StandardScaler(), {linear}({settings}))
 
 
-def lightgbm(trial: Any) -> lgb.LGBMClassifier:
+def lightgbm(trial: Any) -> lgb.{boosted}:
     \"""Boosted trees, searched by Optuna.\"""
-    return lgb.LGBMClassifier(
+    return lgb.{boosted}(
         n_estimators=trial.suggest_int("n_estimators", 40, 240, step=20),
         num_leaves=trial.suggest_int("num_leaves", 7, 47),
         learning_rate=trial.suggest_float("learning_rate", 0.03, 0.2, log=True),
@@ -96,29 +98,99 @@ loop = Loop(
     scope=Scope(
         problem="TODO: say in one sentence which problem this solves, for whom.",
         objectives=[
-            # {share} is what guessing reaches. TODO: whose wish is it, and how good is good enough?
-            Objective("find them", owner="TODO", metric="average_precision", at_least={share}, weight=3),
+            # {reach} is what guessing reaches. TODO: whose wish is it, and how good is good enough?
+            Objective("{wish}", owner="TODO", metric="{metric}", {bound}={reach}, weight=3),
             Objective("answer at once", owner="TODO", metric="latency_p99_ms", at_most=20, weight=1),
         ],
         budget=Budget(train_minutes=10),
         # {why}
         heuristic=Heuristic(lambda f: {rule}),
-        value=Value(currency="USD", true_positive=10, false_positive=-1, false_negative=-5),  # TODO: what is it worth?
+        value=Value(currency="USD", {value}),  # TODO: what is it worth?
     ),
     requests=requests,
-    outcome=Outcome(outcomes, label={label}, wait="30d"),  # over the columns {judged} of the outcomes
+    outcome=Outcome(outcomes, label={label}, wait="30d"{task}),  # over the columns {judged} of the outcomes
     features=features,
     slices=[{slices}],
     candidates=[
-        Candidate("logistic-regression", logistic_regression, phase=2),
+        Candidate("{plain}", {simple}, phase=2),
         Candidate("lightgbm", lightgbm, phase=3, encoding="ordinal", trials=8),
     ],
-    split=TimeSplit(validation="{validation}"),
+    split={split},
     monitor=Monitor(every="7d"),
     retrain=Retrain(every="90d", drift=3, decay=0.05, cooldown="14d"),
 )
 """
 )
+
+
+class _Words(NamedTuple):
+    """What a loop file says differently for each task."""
+
+    wish: str
+    metric: str
+    bound: str
+    value: str
+    linear: str
+    settings: str
+    boosted: str
+    task: str
+
+
+_TASKS: dict[Task, _Words] = {
+    "binary": _Words(
+        "find them", "average_precision", "at_least", "true_positive=10, false_positive=-1, false_negative=-5",
+        "LogisticRegression", "max_iter=300", "LGBMClassifier", "",
+    ),
+    "multiclass": _Words(
+        "tell them apart", "accuracy", "at_least", "correct=1, wrong=-1",
+        "LogisticRegression", "max_iter=300", "LGBMClassifier", ', task="multiclass"',
+    ),
+    "regression": _Words(
+        "come close", "mae", "at_most", "under=-1, over=-1",
+        "Ridge", "", "LGBMRegressor", ', task="regression"',
+    ),
+}  # fmt: skip
+
+
+class Target(NamedTuple):
+    """What is to be predicted: its task, the SQL expression of its label, and the truth [N] of the rows at hand (None without).
+
+    `truth` is boolean, of strings or of numbers, by the task; `known` [N] says where there is one.
+    """
+
+    task: Task
+    label: str
+    truth: Any
+    known: Flags
+
+    def guess(self, rows: Flags | None = None) -> Any:
+        """The best single answer over some rows (all): the commonest class, the median number."""
+        there = self.known if rows is None else self.known & rows
+        if self.task == "regression":
+            return float(np.median(self.truth[there])) if there.any() else float(np.median(self.truth[self.known]))
+        classes, counts = np.unique(self.truth[there if there.any() else self.known], return_counts=True)
+        return str(classes[counts.argmax()])
+
+    @property
+    def reach(self) -> float:
+        """What guessing reaches in the first objective: the share of the positive or of the commonest class, the mean error."""
+        if self.truth is None:
+            return 0.5
+        truth = self.truth[self.known]
+        if self.task == "regression":
+            return float(np.abs(truth - self.guess()).mean())
+        return float(truth.mean()) if self.task == "binary" else float((truth == self.guess()).mean())
+
+
+class Drafted(NamedTuple):
+    """What a loop file is written from. `spread`: the rows are spread over time; `ids`: columns that only name something."""
+
+    name: str
+    requests: Table
+    outcome: Table
+    spread: bool
+    target: Target
+    ids: frozenset[str] = frozenset()
 
 
 def blank_file(name: str) -> str:
@@ -140,50 +212,81 @@ def blank_file(name: str) -> str:
         key=["id"],
         event_time="known_at",
     )
-    return _FILE.format(
-        name=name,
-        nde="",
+    drafted = Drafted(name, requests, outcome, True, target("", None, ""))
+    return _text_of(
+        drafted,
         requests=_table("requests", requests, "TODO: one row per decision, as the server will see it."),
         outcome=_table("outcomes", outcome, "TODO: how it came out."),
         judged="happened",
         features='        "amount": f.amount,\n        "country": f.country,',
-        share="0.5",
         rule="f.amount > 100",
         why="TODO: the rule that people use today",
-        label=_text("happened"),
         slices='Slice("country", lambda f: f.country)',
-        validation="14d",
+        split='TimeSplit(validation="14d")',
     )
 
 
-class Drafted(NamedTuple):
-    """What a loop file is written from. `positive` [N] is the label of the rows at hand (None where there is none)."""
+def _text_of(drafted: Drafted, **given: str) -> str:
+    words = _TASKS[drafted.target.task]
+    simple = {"LogisticRegression": "logistic_regression", "Ridge": "ridge"}[words.linear]
+    written = given["rule"] + given["features"]
+    used = [f"import ndonnx{m} as {n}\n" for m, n in (("", "ndx"), (".extensions", "nde")) if f"{n}." in written]
+    return _FILE.format(
+        name=drafted.name,
+        ndx="".join(used),
+        random="" if given["split"].startswith("Time") else "    StratifiedSplit,\n",
+        timed="    TimeSplit,\n" if given["split"].startswith("Time") else "",
+        simple=simple,
+        plain=simple.replace("_", "-"),
+        reach=f"{max(drafted.target.reach, 0.001):.3g}",
+        label=_text(drafted.target.label),
+        **words._asdict(),
+        **given,
+    )
 
-    name: str
-    requests: Table
-    outcome: Table
-    label: str
-    positive: Flags | None
 
+def target(name: str, values: pa.ChunkedArray | None, task: str) -> Target:
+    """What is to be predicted, from the column of the label [N] and the `task` where a person names one.
 
-def positive_sql(name: str, values: pa.ChunkedArray) -> tuple[str, Flags]:
-    """An SQL expression for "the label is positive" and its value [N] per row (false where null).
-
-    Booleans as they are, of two numbers the larger, of two words the one that says yes (else the rarer), of many numbers
-    those above the median. Raises UsageError for a label that is none of these.
+    Two values (booleans, two words, two numbers) are binary: of two numbers the larger is positive, of two words the one that
+    says yes, else the rarer. Words, and whole numbers that are few, are classes. Other numbers are a regression; called
+    binary, positive are those above the median. Raises UsageError for a label that is none of these.
     """
-    column = _sql_name(name)
+    if task not in ("", *_TASKS):
+        raise UsageError(f"no task {task!r}: one of {', '.join(_TASKS)}")
+    if values is None:
+        return Target("binary", "happened", None, np.zeros(0, dtype=bool))
+    column, known = _sql_name(name), _flags(pc.is_valid(values))
+    kinds = [v for v in pc.unique(values).to_pylist() if v is not None]
+    if len(kinds) < 2 or pa.types.is_timestamp(values.type) or pa.types.is_nested(values.type):
+        raise UsageError(f"column {name!r} cannot be a label: it needs two values or more, and no times")
+    text, whole = pa.types.is_string(values.type), pa.types.is_integer(values.type)
+    many = len(kinds) > MOST_CLASSES or len(kinds) * FEWEST_PER_CLASS > len(values)
+    chosen: str = task or ("binary" if len(kinds) == 2 else "multiclass" if (text or whole) and not many else "regression")
+    if chosen == "regression":
+        if text or pa.types.is_boolean(values.type):
+            raise UsageError(
+                f"column {name!r} has {len(kinds):,} different words: too many for classes, and they are no numbers"
+            )
+        numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy()
+        return Target("regression", f"CAST({column} AS DOUBLE)" if whole else column, numbers, known)
+    if chosen == "multiclass":
+        words = np.array([str(v) for v in pc.fill_null(values.cast(pa.string()), "").to_pylist()])
+        return Target("multiclass", column if text else f"CAST({column} AS VARCHAR)", words, known)
+    sql, truth = _positive(name, column, values, kinds)
+    return Target("binary", sql, truth, known)
+
+
+def _positive(name: str, column: str, values: pa.ChunkedArray, kinds: list[Any]) -> tuple[str, Flags]:
+    """An SQL expression for "the label is positive" and its value [N] per row (false where null)."""
     if pa.types.is_boolean(values.type):
         return column, _flags(values)
-    kinds = [v for v in pc.unique(values).to_pylist() if v is not None]
     if pa.types.is_string(values.type):
         if len(kinds) != 2:
-            raise UsageError(f"column {name!r} has {len(kinds)} different words; a label has two")
+            raise UsageError(f"column {name!r} has {len(kinds)} different words; a binary label has two")
         said = [k for k in kinds if k.lower() in _YES]
         word = said[0] if len(said) == 1 else min(kinds, key=lambda k: (pc.sum(pc.equal(values, k)).as_py(), k))
         return f"{column} = '{word.replace(chr(39), chr(39) * 2)}'", _flags(pc.equal(values, word))
-    if pa.types.is_timestamp(values.type) or len(kinds) < 2:
-        raise UsageError(f"column {name!r} cannot be a label: it needs two values, or numbers with a threshold")
     if len(kinds) == 2:
         return f"{column} = {max(kinds):g}", _flags(pc.equal(values, pa.scalar(max(kinds), values.type)))
     middle = float(np.median(values.drop_null().to_numpy()))
@@ -198,40 +301,37 @@ def _sql_name(name: str) -> str:
 
 
 def loop_file(drafted: Drafted, frame: pa.Table) -> str:
-    """The text of loop.py. `frame` [N] has the rows of the requests table, which medians and thresholds are taken from.
+    """The text of loop.py. `frame` [N] has the rows at hand, which medians and thresholds are taken from.
 
     Raises UsageError when no column can be a feature.
     """
     requests = drafted.requests
-    usable = {n: c for n, c in requests.columns.items() if _is_feature(n, c, requests, frame)}
+    usable = {n: c for n, c in requests.columns.items() if _is_feature(n, c, drafted, frame)}
     if not usable:
         raise UsageError("no column can be a feature: all are keys, times, constants or names")
-    rule, why = _rule(usable, frame, drafted.positive)
-    share = 0.5 if drafted.positive is None else float(drafted.positive.mean())
+    rule, why = _rule(usable, frame, drafted.target)
     left_out = [n for n in requests.columns if n not in usable and n not in requests.key and n != requests.event_time]
     sliced = [n for n, c in usable.items() if c.type == "boolean" or (c.categories and len(c.categories) <= 10)][:3]
     judged = [n for n in drafted.outcome.columns if n not in drafted.outcome.key and n != drafted.outcome.event_time]
     lines = [f'        "{n}": {_feature(n, c, frame)},' for n, c in usable.items()]
-    lines += [f"        # {n}: a time, a constant, or too many different values" for n in left_out]
-    nde = "import ndonnx.extensions as nde\n" if any("nde." in text for text in [rule, *lines]) else ""
-    return _FILE.format(
-        name=drafted.name,
-        nde=nde,
+    lines += [f"        # {n}: a time, a constant, a name, or too many different values" for n in left_out]
+    return _text_of(
+        drafted,
         requests=_table("requests", requests, "One row per decision, as the server will see it."),
         outcome=_table("outcomes", drafted.outcome, "How it came out."),
         judged=", ".join(judged),
         features="\n".join(lines),
-        share=f"{max(share, 0.001):.3g}",
         rule=rule,
         why=why,
-        label=_text(drafted.label),
         slices="".join(f'\n        Slice("{n.lower()}", lambda f: f.{n}),' for n in sliced) + ("\n    " if sliced else ""),
-        validation=_fifth(frame[requests.event_time]),
+        split=f'TimeSplit(validation="{_fifth(frame[requests.event_time])}")'
+        if drafted.spread
+        else "StratifiedSplit(validation=0.2)",
     )
 
 
-def _is_feature(name: str, column: Column, table: Table, frame: pa.Table) -> bool:
-    if name in table.key or column.type == "timestamp":
+def _is_feature(name: str, column: Column, drafted: Drafted, frame: pa.Table) -> bool:
+    if name in drafted.requests.key or name in drafted.ids or column.type in ("timestamp", "array") or column.filled:
         return False
     return bool(1 < pc.count_distinct(frame[name]).as_py() <= (MOST_WORDS if column.type == "string" else 2**62))
 
@@ -250,21 +350,39 @@ def _filler(column: Column, values: pa.ChunkedArray) -> str:
     return "False" if column.type == "boolean" else '""'
 
 
-def _rule(usable: dict[str, Column], frame: pa.Table, positive: Flags | None) -> tuple[str, str]:
-    """The best rule on one column as code, and a comment: the cut of greatest Youden's J (true minus false positive rate)."""
-    best = (-1.0, "", "")
+def _rule(usable: dict[str, Column], frame: pa.Table, aim: Target) -> tuple[str, str]:
+    """The best rule on one column as code, and a comment.
+
+    Best is for a binary label the cut of greatest Youden's J (true minus false positive rate), for classes the one that is
+    right most often, for numbers the one of least absolute error; on both sides stands the best single answer.
+    """
+    best = (-np.inf, "", "")
     for name, column in usable.items():
         f = f"f.{name}" if not column.nullable else f"nde.fill_null(f.{name}, {_filler(column, frame[name])})"
         for holds, code in _cuts(f, column, frame[name]):
-            j = (
-                0.0
-                if positive is None or positive.all() or not positive.any()
-                else float(holds[positive].mean() - holds[~positive].mean())
-            )
-            best = max(best, (j, code, name), key=lambda b: b[0])
+            answer = code if aim.task == "binary" else f"ndx.where({code}, {_said(aim, holds)}, {_said(aim, ~holds)})"
+            best = max(best, (_worth(aim, holds), answer, name), key=lambda b: b[0])
     return best[
         1
-    ], "the best rule on one column, by the data" if positive is not None else "a guess: replace it by your own rule"
+    ], "the best rule on one column, by the data" if aim.truth is not None else "a guess: replace it by your own rule"
+
+
+def _said(aim: Target, rows: Flags) -> str:
+    guess = aim.guess(rows)
+    return f"ndx.asarray({_text(guess) if isinstance(guess, str) else repr(float(f'{guess:.4g}'))})"
+
+
+def _worth(aim: Target, holds: Flags) -> float:
+    """How good it is to tell rows apart by whether the cut holds; more is better."""
+    if aim.truth is None:
+        return 0.0
+    truth, holds = aim.truth[aim.known], holds[aim.known]
+    if aim.task == "binary":
+        return 0.0 if truth.all() or not truth.any() else float(holds[truth].mean() - holds[~truth].mean())
+    sides = [truth[holds], truth[~holds]]
+    if aim.task == "regression":
+        return -sum(float(np.abs(side - np.median(side)).sum()) for side in sides if len(side))
+    return float(sum(np.unique(side, return_counts=True)[1].max() for side in sides if len(side)))
 
 
 def _cuts(f: str, column: Column, values: pa.ChunkedArray) -> list[tuple[Flags, str]]:
@@ -284,19 +402,22 @@ def _cuts(f: str, column: Column, values: pa.ChunkedArray) -> list[tuple[Flags, 
 
 def _table(variable: str, table: Table, description: str) -> str:
     columns = "\n".join(f"        {_text(n)}: {_column(c)}," for n, c in table.columns.items())
+    ignored = f"    ignore=[{', '.join(_text(n) for n in table.ignore)}],\n" if table.ignore else ""
     return (
         f"{variable} = Table(\n    name={_text(table.name)},\n    description={_text(description)},\n    columns={{\n{columns}\n    }},\n"
-        f"    key=[{', '.join(_text(k) for k in table.key)}],\n    event_time={_text(table.event_time)},\n)"
+        f"    key=[{', '.join(_text(k) for k in table.key)}],\n    event_time={_text(table.event_time)},\n{ignored})"
     )
 
 
 def _column(column: Column) -> str:
     parts = [_text(column.type)]
-    if column.nullable:
-        parts.append("nullable=True")
+    parts += [f"{flag}=True" for flag in ("nullable", "optional") if getattr(column, flag)]
     parts += [f"{side}={getattr(column, side):g}" for side in ("minimum", "maximum") if getattr(column, side) is not None]
-    if column.categories is not None:
-        parts.append(f"categories=[{', '.join(_text(c) for c in column.categories)}]")
+    texts = {k: getattr(column, k) for k in ("zone", "source", "format", "filled")}
+    parts += [f"{k}={_text(v)}" for k, v in texts.items() if v is not None]
+    lists = {"categories": column.categories, "missing": column.missing or None}
+    parts += [f"{k}=[{', '.join(_text(c) for c in v)}]" for k, v in lists.items() if v is not None]
+    parts += [f"shape={column.shape}"] if column.shape else []
     return f"Column({', '.join(parts)})"
 
 

@@ -1,246 +1,400 @@
-"""Propose a contract from a file, and begin a loop with it.
+"""Propose a contract from files.
 
-A proposal says what the file shows, a little wider: it is a draft for a person to correct, not a statistic. Times
-without a zone are taken as UTC.
+A proposal says what the files show, a little wider: it is a draft for a person to correct, not a statistic. Times without a
+zone are taken as local times of one zone, UTC if nothing is said.
 """
 
+import keyword
 import re
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from loopwright.data.draft import Drafted, blank_file, loop_file, positive_sql
-from loopwright.data.source import open_source
-from loopwright.data.values import is_text, read
+from loopwright.data.source import Opened, expand, first_line, open_source
+from loopwright.data.values import Read, is_list, is_text, read, unusable
 from loopwright.records.declarations import Column, ColumnType, Table
 from loopwright.records.errors import IngestRefused, UsageError
-from loopwright.records.home import Home
-from loopwright.records.ids import check_name
 
 FEW = 20
 """A string column with at most this many values, each seen twenty times on average, gets categories."""
 
-ROW_ID = "row_id"
-_NAIVE = pa.timestamp("us")
-_MOMENT = pa.timestamp("us", tz="UTC")
-_TRIED: tuple[ColumnType, ...] = ("integer", "float", "boolean", "timestamp")
+MOST_ROWS = 500_000
+"""So many rows are looked at; of a longer source the first, and nothing is closed that later rows may widen."""
+
+ODD = 0.05
+"""A column may hold this share of values that are not of its type; their rows go to quarantine."""
+
+ODD_WORDS = 3
+ROW_ID, INGESTED_AT = "row_id", "ingested_at"
+_NUMBERS = ("1,234.5", "1.234,5")
+_DAYS = ("%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d.%m.%Y", "%d-%m-%Y", "%m/%d/%y", "%d/%m/%y", "%d %b %Y", "%b %d, %Y", "%d-%b-%Y", "%d %B %Y", "%B %d, %Y")  # fmt: skip
+_HOURS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", " %H:%M:%S.%f")
+_COUNTED = {"unix": (1e8, 4.2e9), "unix_ms": (1e11, 4.2e12)}
+_ID = re.compile(r"(^|_)(id|ids|key|uuid|guid|index|number|no|nr)$|^column_1$|^unnamed_0$", re.IGNORECASE)
 
 
 class Inferred(NamedTuple):
-    """A proposed contract, the rows [N] in its types, and what a person should know about how it was found."""
+    """A proposed contract, the rows [N] in its types, and what a person should know about how it was found.
+
+    `written`: column -> the name it has in the source. `spread`: whether the rows are spread over time, so that the newest
+    can validate.
+    """
 
     table: Table
     frame: pa.Table
     notes: list[str]
+    written: dict[str, str]
+    spread: bool
 
 
-def infer(source: Any, name: str, *, time: str = "", key: str = "") -> Table:
-    """Propose the contract of a table called `name` from a source (see `open_source`).
+def infer(source: Any, name: str, *, time: str = "", key: str = "", zone: str = "UTC") -> Table:
+    """Propose the contract of a table called `name` from a source (see `open_source`), a folder or a glob.
 
-    `time` and `key` name the event time and the key where they cannot be guessed: else the event time is the first
-    timestamp without a gap, the key the first column of text or whole numbers whose values are all different. Raises
-    UsageError when there is no such column, IngestRefused when the source cannot be read.
+    `time` and `key` name the event time and the key (several with commas) where they cannot be guessed: else the event time
+    is the first timestamp without a gap, and where there is none the moment of ingestion; the key is a column whose values
+    are all different, and where there is none made of the source and the number of the row. `zone` is that of times that
+    have none. Raises UsageError when there is no such column, IngestRefused when the source cannot be read.
     """
-    return inferred(source, name, time=time, key=key).table
+    return inferred(source, name, time=time, key=key, zone=zone).table
 
 
-def inferred(source: Any, name: str, *, time: str = "", key: str = "") -> Inferred:
-    """As `infer`, with the rows and notes. A key that repeats is completed by the event time, or by a new column `row_id`."""
-    opened = open_source(source)
-    batch = opened.whole()
-    if not len(batch.frame):
-        raise IngestRefused(opened.name, "it has no rows to infer a contract from")
-    notes = [f"{len(batch.broken):,} rows are cut wrongly into fields and were left out"] if len(batch.broken) else []
-    frame = _renamed(batch.frame, notes)
-    frame = pa.table({n: _as_found(n, frame[n], notes) for n in frame.column_names})
-    types = {n: _type_of(frame[n]) for n in frame.column_names}
-    event_time = _event_time(frame, types, _clean(time))
-    frame, keys = _key(frame, types, _clean(key), event_time, notes)
-    never_null = {event_time, *keys}
-    columns = {n: _column(frame[n], types.get(n, "integer"), nullable=n not in never_null) for n in frame.column_names}
-    # Numbers that only tell rows apart go on counting: a range of those seen would turn later rows away.
-    columns |= {n: Column("integer") for n in keys if types.get(n, "integer") == "integer"}
-    return Inferred(Table(name=name, columns=columns, key=keys, event_time=event_time), frame, notes)
+def inferred(source: Any, name: str, *, time: str = "", key: str = "", zone: str = "UTC") -> Inferred:
+    """As `infer`, with the rows and notes. A key that repeats is completed by the event time, or given up for `row_id`."""
+    notes: list[str] = []
+    sources = [open_source(p) for p in expand(source)] if isinstance(source, (str, Path)) else [open_source(source)]
+    frame, whole, optional = _looked_at(sources, notes)
+    names = _names(frame.column_names, notes)
+    written = dict(zip(names, frame.column_names, strict=True))
+    columns: dict[str, Column] = {}
+    values: dict[str, pa.ChunkedArray] = {}
+    left: list[str] = []
+    for column in names:
+        try:
+            guess, found = _guess(column, frame[written[column]], zone, notes, asked=column in (time, _clean(time)))
+        except IngestRefused as error:
+            notes.append(error.why)
+            left.append(written.pop(column))
+            continue
+        closed = _closed(guess, found, whole=whole)
+        columns[column] = msgspec.structs.replace(
+            closed,
+            source=None if written[column] == column else written[column],
+            optional=written[column] in optional,
+            nullable=closed.nullable or written[column] in optional,
+        )
+        values[column] = found
+    event_time = _event_time(columns, values, time, notes)
+    keys = _key(columns, values, key, event_time, notes)
+    for n in {event_time, *keys}:
+        # Numbers that only tell rows apart go on counting: a range of those seen would turn later rows away.
+        columns[n] = msgspec.structs.replace(
+            columns[n], nullable=False, optional=False, minimum=None, maximum=None, categories=None
+        )
+    spread = event_time in values and _spread(values[event_time])
+    if event_time in values and not spread:
+        notes.append("the rows are not spread over time, so a random part of them validates")
+    table = Table(name=name, columns=columns, key=keys, event_time=event_time, ignore=left)
+    return Inferred(table, pa.table(values), notes, written, spread)
+
+
+def _looked_at(sources: Sequence[Opened], notes: list[str]) -> tuple[pa.Table, bool, set[str]]:
+    """The first rows of the sources, whether these are all, and the columns that not every source has."""
+    frames, broken, all_read = [], 0, True
+    for opened in sources:
+        batch = opened.whole(max(MOST_ROWS // len(sources), 1000))
+        broken += len(batch.broken)
+        frames.append(batch.frame.slice(0, max(MOST_ROWS // len(sources), 1000)))
+        all_read = all_read and batch.done >= 1 and len(frames[-1]) == len(batch.frame)
+    names = list(dict.fromkeys(n for f in frames for n in f.column_names))
+    shared = {n for n in names if all(n in f.column_names for f in frames if len(f) or f.num_columns)}
+    optional = set(names) - shared
+    frame = _stacked(sources, frames)
+    if not len(frame):
+        raise IngestRefused(sources[0].name, "it has no rows to infer a contract from")
+    if len(sources) > 1:
+        notes.append(f"read {len(sources):,} files, {len(frame):,} rows")
+    notes += [f"column {n!r} is not in every file: null where it is not" for n in names if n in optional]
+    if broken:
+        notes.append(f"{broken:,} rows are cut wrongly into fields and were left out")
+    if not all_read:
+        notes.append(f"only the first {len(frame):,} rows were looked at: ranges and categories are left open")
+    return frame, all_read, optional
+
+
+def _stacked(sources: Sequence[Opened], frames: list[pa.Table]) -> pa.Table:
+    if len(frames) == 1:
+        return frames[0]
+    try:
+        return pa.concat_tables(frames, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise IngestRefused(sources[0].name, f"its columns are of other types in other files ({first_line(error)})") from error
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
 
 
 def _clean(name: str) -> str:
-    """A lawful column name out of any text."""
+    """A lawful column name out of any text, which can be written after `f.`."""
     cleaned = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
-    return (cleaned if not cleaned or cleaned[0].isalpha() else f"c_{cleaned}")[:63]
+    cleaned = (cleaned if not cleaned or cleaned[0].isalpha() else f"c_{cleaned}")[:60]
+    return f"{cleaned}_" if keyword.iskeyword(cleaned) or keyword.issoftkeyword(cleaned) else cleaned
 
 
-def _renamed(frame: pa.Table, notes: list[str]) -> pa.Table:
+def is_id(name: str) -> bool:
+    """Whether a column is called like what tells rows apart."""
+    return bool(_ID.search(name))
+
+
+def _names(written: Sequence[str], notes: list[str]) -> list[str]:
+    """Names for columns, no two of them alike but for their case (databases cannot tell those apart)."""
     names: list[str] = []
-    for i, name in enumerate(frame.column_names):
+    for i, name in enumerate(written):
         cleaned = _clean(name) or f"column_{i + 1}"
-        names.append(cleaned if cleaned not in names else f"{cleaned[:58]}_{i + 1}")
+        taken = {n.lower() for n in names}
+        names.append(cleaned if cleaned.lower() not in taken else f"{cleaned[:54]}_{i + 1}")
         if names[-1] != name:
             notes.append(f"column {name!r} is called {names[-1]!r} here")
-    return frame.rename_columns(names)
+    return names
 
 
-def _as_found(name: str, values: pa.ChunkedArray, notes: list[str]) -> pa.ChunkedArray:
-    """The values in the narrowest contract type that holds them all."""
+# --- types -----------------------------------------------------------------------------------------------------------
+
+
+def _guess(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], *, asked: bool) -> tuple[Column, pa.ChunkedArray]:
+    """The narrowest column that holds the values, and the values in its type. `asked`: a person said that it is a time."""
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if is_text(values.type):
-        return _parsed(name, values.cast(pa.string()), notes)
-    if pa.types.is_date(values.type) or (pa.types.is_timestamp(values.type) and values.type.tz is None):
-        notes.append(f"column {name!r} has no time zone: taken as UTC")
-        return values.cast(_NAIVE, safe=False).cast(_MOMENT)
-    if pa.types.is_boolean(values.type):
-        return values
-    if pa.types.is_timestamp(values.type):
-        return values.cast(_MOMENT, safe=False)
-    if pa.types.is_integer(values.type) and not pa.types.is_uint64(values.type):
-        return values.cast(pa.int64())
-    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_decimal(values.type):
-        return read(Column("float", nullable=True), values).values
-    if pa.types.is_null(values.type):
-        return values.cast(pa.string())
-    raise IngestRefused(name, f"column {name!r} is {values.type}, which no contract can hold; drop it")
+        column = _from_text(name, values.cast(pa.string()), zone, notes, asked=asked)
+    else:
+        column = _from_type(name, values, zone, notes, asked=asked)
+    column = msgspec.structs.replace(column, nullable=True)
+    if why := unusable(column, values.type):
+        raise IngestRefused(name, f"column {name!r} {why}: left out")
+    found = read(column, values)
+    for rule, rows in found.faults.items():
+        notes.append(f"column {name!r}: {int(rows.sum()):,} values are {rule}; their rows go to quarantine")
+    return column, found.values
 
 
-def _parsed(name: str, values: pa.ChunkedArray, notes: list[str]) -> pa.ChunkedArray:
-    if values.null_count < len(values):
-        for type in _TRIED:
-            found, faults = read(Column(type, nullable=True), values)
-            if not faults and found.null_count < len(found):
-                return found
-        try:
-            found = pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values).cast(_NAIVE).cast(_MOMENT)
-        except pa.ArrowInvalid:
-            return values
-        notes.append(f"column {name!r} has no time zone: taken as UTC")
-        return found
-    return values
+def _from_type(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], *, asked: bool) -> Column:
+    type = values.type
+    if pa.types.is_date(type) or (pa.types.is_timestamp(type) and type.tz is None):
+        notes.append(f"column {name!r} has no time zone: taken as {zone}")
+        return Column("timestamp", zone=zone)
+    if pa.types.is_timestamp(type):
+        return Column("timestamp")
+    if asked and (counted := _counted(values)):
+        return Column("timestamp", format=counted)
+    if pa.types.is_boolean(type):
+        return Column("boolean")
+    if pa.types.is_integer(type) and not pa.types.is_uint64(type):
+        return Column("integer")
+    if pa.types.is_integer(type) or pa.types.is_floating(type) or pa.types.is_decimal(type):
+        return Column("float")
+    if is_list(type):
+        return Column("array", shape=_shape(name, values))
+    return Column("string")
 
 
-def _type_of(values: pa.ChunkedArray) -> ColumnType:
-    if pa.types.is_timestamp(values.type):
-        return "timestamp"
-    if pa.types.is_boolean(values.type):
-        return "boolean"
-    if pa.types.is_floating(values.type):
-        return "float"
-    return "integer" if pa.types.is_integer(values.type) else "string"
+def _shape(name: str, values: pa.ChunkedArray) -> list[int]:
+    """The shape of the first array; IngestRefused when there is none."""
+    first = next((v for v in values.to_pylist() if v), None)
+    shape = []
+    while isinstance(first, list) and first:
+        shape.append(len(first))
+        first = first[0]
+    if not shape or not isinstance(first, (int, float)):
+        raise IngestRefused(name, f"column {name!r} holds lists that are no arrays of numbers: left out")
+    return shape
 
 
-def _event_time(frame: pa.Table, types: dict[str, ColumnType], time: str) -> str:
-    moments = [n for n, t in types.items() if t == "timestamp"]
-    if time and time not in types:
-        raise UsageError(f"there is no column {time!r}; there is {', '.join(frame.column_names)}")
-    if time and time not in moments:
-        raise UsageError(
-            f"column {time!r} is not a time (ISO 8601); {f'these are: {moments}' if moments else 'no column is one'}"
-        )
-    found = [time] if time else [n for n in moments if not frame[n].null_count]
-    if not found:
-        raise UsageError("no column says when a row happened: name one with --time (ISO 8601, e.g. 2013-01-31T05:15:00Z)")
-    return found[0]
+def _counted(values: pa.ChunkedArray) -> str:
+    """Which count since 1970 numbers are, if any."""
+    seen = pc.min_max(read(Column("float"), values).values).as_py()
+    fits = (f for f, (low, high) in _COUNTED.items() if seen["min"] is not None and low <= seen["min"] <= seen["max"] <= high)
+    return next(fits, "")
 
 
-def _key(
-    frame: pa.Table, types: dict[str, ColumnType], key: str, event_time: str, notes: list[str]
-) -> tuple[pa.Table, list[str]]:
-    """The columns that tell rows apart; `row_id` is added to the rows when none do."""
-    if key and key not in types:
-        raise UsageError(f"there is no column {key!r}; there is {', '.join(frame.column_names)}")
-    tried = [[key], [key, event_time]] if key else [[n] for n, t in types.items() if t in ("string", "integer")]
-    for names in tried:
-        if not any(frame[n].null_count for n in names) and len(frame.group_by(names).aggregate([])) == len(frame):
-            if len(names) > 1:
-                notes.append(f"column {key!r} repeats, so the key is {' and '.join(names)}")
-            return frame, names
-    if ROW_ID in types:
-        raise UsageError("no column tells the rows apart, and `row_id` is taken: name a key with --key")
-    notes.append(
-        "no column tells the rows apart, so the key is a new column `row_id`"
-        if not key
-        else f"column {key!r} has gaps or repeats at the same time, so the key is a new column `row_id`"
-    )
-    return frame.append_column(ROW_ID, pa.array(np.arange(1, len(frame) + 1))), [ROW_ID]
+def _from_text(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], *, asked: bool) -> Column:
+    if asked:
+        counted = _counted(values) if not read(Column("float"), values).faults else ""
+        tried = [Column("timestamp", format=counted)] if counted else _times(values, zone)
+    else:
+        zero = pc.any(pc.match_substring_regex(values, r"^-?0[0-9]")).as_py()  # a code, not a number: 007
+        tried = [] if zero else [Column("integer"), Column("float")]
+        tried += [Column("boolean"), *_times(values, zone)]
+        tried += [] if zero else [Column(t, format=f) for f in _NUMBERS for t in _number_types()]
+    best = _best(values, tried)
+    if best is None:
+        return Column("string")
+    if best.zone:
+        notes.append(f"column {name!r} has no time zone: taken as {zone}")
+    if best.format in _twins():
+        both = [c for c in tried if c.format in (best.format, _twins()[best.format]) and not _unreadable(read(c, values))]
+        if len(both) > 1:
+            notes.append(
+                f"column {name!r} could be {best.format} or {_twins()[best.format]}: taken as the first, correct it if not"
+            )
+    if best.missing:
+        notes.append(f"column {name!r}: {', '.join(map(repr, best.missing))} is taken as missing")
+    return best
 
 
-def _column(values: pa.ChunkedArray, type: ColumnType, *, nullable: bool) -> Column:
-    """A column's contract: what was seen, a little wider."""
-    nullable = nullable and values.null_count > 0
-    if type in ("float", "integer"):
-        seen = pc.min_max(values).as_py()
+def _number_types() -> tuple[ColumnType, ...]:
+    return ("integer", "float")
+
+
+def _twins() -> dict[str, str]:
+    """Formats that read the same text differently: month first, day first."""
+    pairs = [(d.replace("%d", "%~").replace("%m", "%d").replace("%~", "%m"), d) for d in _DAYS]
+    return {d + h: twin + h for twin, d in pairs if twin in _DAYS and twin != d for h in _HOURS}
+
+
+def _times(values: pa.ChunkedArray, zone: str) -> list[Column]:
+    """The times that a few of the values could be: ISO 8601, and the usual ways of writing a day and an hour."""
+    iso = [Column("timestamp"), Column("timestamp", zone=zone)]
+    some = [v for v in values.drop_null().slice(0, 2000).to_pylist() if re.search(r"\d", v) and len(v) >= 6][:9]
+    if not some or not any(re.search(r"[/.:\- ]", v) for v in some):
+        return iso if some else []
+    formats = [d + h for d in _DAYS for h in _HOURS]
+    likely = [f for f in formats if sum(_reads(v, f) for v in some) > len(some) / 2]
+    return iso + [Column("timestamp", zone=zone, format=f) for f in likely]
+
+
+def _reads(text: str, form: str) -> bool:
+    try:
+        datetime.strptime(text.strip(), form)  # noqa: DTZ007 - whether it reads is all that is asked
+    except ValueError:
+        return False
+    return True
+
+
+def _unreadable(found: Read) -> int:
+    """Values that are not of the type; a local time that is none, or two, is one all the same."""
+    return sum(int(rows.sum()) for rule, rows in found.faults.items() if rule.startswith(("not a", "no time", "not true")))
+
+
+def _best(values: pa.ChunkedArray, tried: list[Column]) -> Column | None:
+    """The first that holds all values, else the first that holds all but a few, or all but a few words for missing."""
+    there = len(values) - values.null_count
+    near: Column | None = None
+    for column in tried:
+        found = read(column, values)
+        count = len(found.values) - found.values.null_count
+        if not count:
+            continue
+        odd = _unreadable(found)
+        if not odd:
+            return column
+        if near is None and column.type != "boolean":
+            words = pc.unique(values.filter(pa.array(found.unreadable))).to_pylist() if odd <= there // 2 else []
+            if words and len(words) <= ODD_WORDS and not any(re.search(r"\d", w) for w in words):
+                near = msgspec.structs.replace(column, missing=sorted(words))
+            elif odd <= ODD * there:
+                near = column
+    return near
+
+
+def _closed(column: Column, values: pa.ChunkedArray, *, whole: bool) -> Column:
+    """What was seen, a little wider; where not all was seen, open."""
+    nullable = values.null_count > 0 or not whole
+    column = msgspec.structs.replace(column, nullable=nullable)
+    if column.type in ("float", "integer") and whole:
+        seen = pc.min_max(values.filter(pc.is_finite(values)) if column.type == "float" else values).as_py()
         if seen["min"] is None:
-            return Column(type, nullable=True)
+            return column
         low = 0.0 if seen["min"] >= 0 else -_round_up(-2 * seen["min"])
         high = _round_up(2 * seen["max"]) if seen["max"] > 0 else 0.0
-        return Column(type, nullable=nullable, minimum=low, maximum=high)
-    if type == "string":
+        return msgspec.structs.replace(column, minimum=low, maximum=high)
+    if column.type == "string" and whole:
         words = sorted(w for w in pc.unique(values).to_pylist() if w is not None)
         few = 0 < len(words) <= FEW and len(words) * FEW <= len(values)
-        return Column(type, nullable=nullable, categories=words if few else None)
-    return Column(type, nullable=nullable)
+        return msgspec.structs.replace(column, categories=words if few else None)
+    return column
 
 
 def _round_up(number: float) -> float:
     """The next of 1, 2, 5, 10, 20, 50 ... at or above a positive number."""
     power = 10.0 ** np.floor(np.log10(number))
-    return float(next(step * power for step in (1, 2, 5, 10) if step * power >= number))
+    return float(next((step * power for step in (1, 2, 5, 10) if step * power >= number), number))
 
 
-def begin(
-    home: Home, directory: Path, *, from_file: Path | None = None, label: str = "", time: str = "", key: str = "", name: str
-) -> dict[str, list[str]]:
-    """Write a loop into `directory` and return the `files` made and the `next_steps`.
-
-    With `from_file`, a CSV or Parquet file with one row per decision: loop.py with an inferred contract, and the file's rows
-    split into data/NAME-requests.parquet and data/NAME-outcomes.parquet. Raises UsageError when the directory holds a loop
-    already or a column is not there.
-    """
-    check_name(name, "loop name")
-    file = directory / "loop.py"
-    if file.exists():
-        raise UsageError(f"{file} is there already; `init` makes a new loop")
-    if from_file is None:
-        directory.mkdir(parents=True, exist_ok=True)
-        file.write_text(blank_file(name), encoding="utf-8")
-        steps = [f"describe your data and your problem in {file}", f"loopwright check {directory}"]
-        return {"files": [str(file)], "next_steps": steps}
-    found = inferred(from_file, f"{name}-requests", time=time, key=key)
-    drafted, outcomes = _drafted(found, name, _clean(label) if label else "")
-    folder = directory / "data"
-    folder.mkdir(parents=True, exist_ok=True)
-    written = {drafted.requests.name: found.frame.select(list(drafted.requests.columns)), drafted.outcome.name: outcomes}
-    paths = {table: folder / f"{table}.parquet" for table, rows in written.items() if rows is not None}
-    for table, path in paths.items():
-        pq.write_table(written[table], path, compression="zstd")
-    file.write_text(loop_file(drafted, found.frame), encoding="utf-8")
-    steps = [f"note: {note}" for note in found.notes]
-    if not label:
-        steps.append(f"say in {file} what the outcome is, and ingest it into table {drafted.outcome.name}")
-    steps += [f"loopwright check {directory}"]
-    steps += [f"loopwright ingest {table} {path} --loop {directory}" for table, path in paths.items()]
-    steps += [f"loopwright run {directory}", "loopwright serve"]
-    return {"files": [str(file), *(str(p) for p in paths.values())], "next_steps": steps}
+# --- time and key ----------------------------------------------------------------------------------------------------
 
 
-def _drafted(found: Inferred, name: str, label: str) -> tuple[Drafted, pa.Table | None]:
-    """The two tables of the loop, and the rows of the outcome table (None without a label)."""
-    table = found.table
-    if label and label not in table.columns:
-        raise UsageError(f"there is no column {label!r}; there is {', '.join(table.columns)}")
-    if label in (*table.key, table.event_time):
-        raise UsageError(f"column {label!r} cannot be the label and {'the key' if label in table.key else 'the time'} as well")
-    requests = Table(
-        name=table.name,
-        columns={n: c for n, c in table.columns.items() if n != label},
-        key=table.key,
-        event_time=table.event_time,
-    )
-    shared = {n: table.columns[n] for n in dict.fromkeys([*table.key, table.event_time])}
-    judged = {label: Column(table.columns[label].type)} if label else {"happened": Column("boolean")}
-    outcome = Table(name=f"{name}-outcomes", columns={**shared, **judged}, key=table.key, event_time=table.event_time)
-    rows = found.frame.select(list(outcome.columns)).filter(pc.is_valid(found.frame[label])) if label else None
-    sql, positive = positive_sql(label, found.frame[label]) if label else ("happened", None)
-    return Drafted(name=name, requests=requests, outcome=outcome, label=sql, positive=positive), rows
+def _named(columns: dict[str, Column], name: str) -> str:
+    """The column that a person means: by its name here, or by its name in the source. UsageError if there is none."""
+    found = next((n for n, c in columns.items() if name in (n, c.source)), _clean(name))
+    if found not in columns:
+        raise UsageError(f"there is no column {name!r}; there is {', '.join(columns)}")
+    return found
+
+
+def _event_time(columns: dict[str, Column], values: dict[str, pa.ChunkedArray], time: str, notes: list[str]) -> str:
+    moments = [n for n, c in columns.items() if c.type == "timestamp"]
+    if time:
+        named = _named(columns, time)
+        if named not in moments:
+            raise UsageError(
+                f"column {time!r} is not a time (ISO 8601, or a usual way of writing a day); "
+                f"{f'these are: {moments}' if moments else 'no column is one'}"
+            )
+        if gaps := values[named].null_count:
+            notes.append(f"column {named!r} says when a row happened; {gaps:,} rows without it go to quarantine")
+        return named
+    found = [n for n in moments if not values[n].null_count]
+    if found:
+        others = f"; it could also be {', '.join(found[1:])}" if found[1:] else ""
+        notes.append(f"column {found[0]!r} says when a row happened (say --time if not){others}")
+        return found[0]
+    if moments:
+        gaps = ", ".join(f"{n} ({values[n].null_count:,} missing)" for n in moments)
+        raise UsageError(f"no column says when every row happened: name one with --time; these are times: {gaps}")
+    if INGESTED_AT in columns:
+        raise UsageError(f"no column says when a row happened, and {INGESTED_AT!r} is taken: name one with --time")
+    notes.append("no column says when a row happened: it is the moment of ingestion, and a random part of the rows validates")
+    columns[INGESTED_AT] = Column("timestamp", filled="ingested_at")
+    return INGESTED_AT
+
+
+def _spread(moments: pa.ChunkedArray) -> bool:
+    """Whether the newest fifth of the time that the rows span holds a usable part of them."""
+    seen = moments.cast(pa.int64()).drop_null().to_numpy()
+    boundary = seen.max() - (seen.max() - seen.min()) / 5
+    return bool(0.02 <= float((seen > boundary).mean()) <= 0.6)
+
+
+def _key(
+    columns: dict[str, Column], values: dict[str, pa.ChunkedArray], key: str, event_time: str, notes: list[str]
+) -> list[str]:
+    """The columns that tell rows apart, made up where none do."""
+    frame = pa.table(values)
+    if key:
+        parts = [key] if any(key in (n, c.source) for n, c in columns.items()) else [k.strip() for k in key.split(",")]
+        keys = [_named(columns, k) for k in parts]
+        tried = [keys, [*keys, event_time]] if event_time in values and event_time not in keys else [keys]
+    else:
+        able = [n for n, c in columns.items() if c.type in ("string", "integer")]
+        ids = [n for n in able if is_id(n)]
+        first = [n for n in list(columns)[:1] if n in able]
+        tried = [[n] for n in dict.fromkeys([*ids, *first, *(n for n in able if columns[n].type == "string")])]
+    for names in tried:
+        if not any(frame[n].null_count for n in names) and len(frame.group_by(names).aggregate([])) == len(frame):
+            if key and names != tried[0]:
+                notes.append(f"column {key!r} repeats, so the key is {' and '.join(names)}")
+            elif not key:
+                notes.append(f"the key is {names[0]!r}: its values are all different (say --key if it is not)")
+            return names
+    if ROW_ID in columns:
+        raise UsageError(f"no column tells the rows apart, and {ROW_ID!r} is taken: name a key with --key")
+    why = f"column {key!r} has gaps or repeats at the same time" if key else "no column tells the rows apart"
+    notes.append(f"{why}, so the key is a new column {ROW_ID!r}, made of the file and the number of the row")
+    columns[ROW_ID] = Column("string", filled="row_id")
+    return [ROW_ID]

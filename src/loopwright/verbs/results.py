@@ -327,3 +327,4 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
     files: list[str]
     next_steps: list[str]
+    notes: list[str] = []

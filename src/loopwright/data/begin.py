@@ -1,0 +1,108 @@
+"""Begin a loop: write its first loop.py, with a contract inferred from files."""
+
+import os
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loopwright.data.draft import Drafted, blank_file, loop_file, target
+from loopwright.data.infer import Inferred, inferred, is_id
+from loopwright.data.values import flags
+from loopwright.records.declarations import Column, Table
+from loopwright.records.errors import UsageError
+from loopwright.records.ids import check_name
+
+
+def begin(
+    directory: Path,
+    *,
+    name: str,
+    from_file: Path | None = None,
+    label: str = "",
+    time: str = "",
+    key: str = "",
+    zone: str = "UTC",
+    task: str = "",
+) -> dict[str, list[str]]:
+    """Write a loop into `directory` and return the `files` made, `notes` on what was found, and the `next_steps`.
+
+    `from_file` is a file, a folder or a glob with one row per decision and, in column `label`, how it came out; both of the
+    loop's tables take in the files as they are. Raises UsageError when the directory holds a loop already, a column is not
+    there, or the label is none.
+    """
+    check_name(name, "loop name")
+    file = directory / "loop.py"
+    if file.exists():
+        raise UsageError(f"{file} is there already; `init` makes a new loop")
+    if from_file is None:
+        directory.mkdir(parents=True, exist_ok=True)
+        file.write_text(blank_file(name), encoding="utf-8")
+        steps = [f"describe your data and your problem in {file}", f"loopwright check {directory}"]
+        return {"files": [str(file)], "next_steps": steps}
+    found = inferred(from_file, f"{name}-requests", time=time, key=key, zone=zone)
+    drafted = _drafted(found, name, label, task, key)
+    text = loop_file(drafted, found.frame)
+    directory.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    steps = []
+    source = f"'{from_file}'" if " " in str(from_file) or "*" in str(from_file) else os.fspath(from_file)
+    tables = [drafted.requests.name, *([drafted.outcome.name] if label else [])]
+    if not label:
+        steps.append(f"say in {file} what the outcome is, and ingest it into table {drafted.outcome.name}")
+    steps += [f"loopwright check {directory}"]
+    steps += [f"loopwright ingest {table} {source} --loop {directory}" for table in tables]
+    steps += [f"loopwright run {directory}", "loopwright serve"]
+    return {"files": [str(file)], "notes": found.notes, "next_steps": steps}
+
+
+def _drafted(found: Inferred, name: str, label: str, task: str, key: str) -> Drafted:
+    """The two tables of the loop, what the label is, and which of the rows at hand have one."""
+    table = found.table
+    if not label:
+        outcome = _outcome(name, table, "happened", Column("boolean"), [])
+        return Drafted(name, table, outcome, found.spread, target("", None, task), frozenset())
+    column = next((n for n, c in table.columns.items() if label in (n, c.source)), None)
+    if column is None:
+        raise UsageError(f"there is no column {label!r}; there is {', '.join(table.columns)}")
+    if column in (*table.key, table.event_time):
+        raise UsageError(f"column {label!r} cannot be the label and {'the key' if column in table.key else 'the time'} as well")
+    declared = table.columns[column]
+    aim = target(column, found.frame[column], task)
+    # What cannot be told yet has no label, and a label is as wide as it comes.
+    judged = msgspec.structs.replace(declared, nullable=True, minimum=None, maximum=None, categories=None)
+    requests = msgspec.structs.replace(
+        table,
+        columns={n: c for n, c in table.columns.items() if n != column},
+        ignore=[*table.ignore, found.written[column]],
+    )
+    there = flags(pc.is_valid(found.frame[column]))
+    drafted = Drafted(
+        name, requests, _outcome(name, table, column, judged, ["*"]), found.spread, aim, _names(table, found, key)
+    )
+    if drafted.spread and not _both_sides(found.frame[table.event_time], there):
+        drafted = drafted._replace(spread=False)
+    return drafted
+
+
+def _names(table: Table, found: Inferred, key: str) -> frozenset[str]:
+    """Columns that only name something, and are no features: what a person calls the key, and numbers of rows."""
+    called = {n for n, c in table.columns.items() if {n, c.source} & {key, *key.split(",")}}
+    numbers = (n for n, c in table.columns.items() if c.type == "integer" and n in found.frame.column_names and is_id(n))
+    return frozenset(called | {n for n in numbers if pc.count_distinct(found.frame[n]).as_py() == len(found.frame)})
+
+
+def _outcome(name: str, table: Table, column: str, judged: Column, ignore: list[str]) -> Table:
+    shared = {n: table.columns[n] for n in dict.fromkeys([*table.key, table.event_time])}
+    return Table(
+        name=f"{name}-outcomes", columns={**shared, column: judged}, key=table.key, event_time=table.event_time, ignore=ignore
+    )
+
+
+def _both_sides(moments: pa.ChunkedArray, labelled: pa.Array) -> bool:
+    """Whether there are labels both before and after the boundary of the newest fifth."""
+    seen = moments.cast(pa.int64())
+    low, high = (pc.min(seen).as_py(), pc.max(seen).as_py())
+    newest = flags(pc.fill_null(pc.greater(seen, high - (high - low) // 5), False))
+    return bool((newest & labelled).sum() >= 20 and (~newest & labelled).sum() >= 20)

@@ -1,0 +1,144 @@
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.data.test_infer import START, customers, file
+
+from loopwright import Home, StratifiedSplit
+from loopwright.data.begin import begin
+from loopwright.data.examples import build
+from loopwright.data.ingest import ingest, put_contract
+from loopwright.develop.check import check
+from loopwright.loop import Loop, load_loop
+from loopwright.records.clock import SimulatedClock
+from loopwright.records.errors import NameInvalid, UsageError
+from loopwright.records.examples import Examples
+from loopwright.records.settings import Settings
+
+__all__ = ["file"]  # a fixture of the tests of inference
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    with Home(Settings(home=tmp_path / "home", by="tests"), SimulatedClock(START + timedelta(days=400))) as opened:
+        yield opened
+
+
+def begun(home: Home, folder: Path, file: Path, **given: str) -> tuple[Loop, dict[str, list[str]]]:
+    made = begin(folder, from_file=file, name="churn", **given)
+    return load_loop(folder), made
+
+
+def checked(loop: Loop) -> list[tuple[str, str]]:
+    """What `loopwright check` finds wrong."""
+    found = check(
+        columns=loop.columns,
+        features=loop.features,
+        heuristic=loop.scope.heuristic,
+        outcome=loop.outcome,
+        slices=loop.slices,
+        candidates=loop.candidates,
+        objectives=loop.scope.objectives,
+    )
+    return [(name, detail) for name, ok, detail in found.items if not ok]
+
+
+def brought(home: Home, loop: Loop, path: Path) -> Examples:
+    """The examples after the very file has come into both tables, as the commands that `init` prints do it."""
+    for table in loop.tables.values():
+        put_contract(home, table)
+        assert ingest(home, table, path).quarantined == 0
+        home.clock.advance(timedelta(minutes=1))  # type: ignore[attr-defined]  # a simulated clock
+    return build(home, loop_name=loop.name, requests=loop.requests, context=[], outcome=loop.outcome, as_of=home.clock.now())
+
+
+def test_a_begun_loop_passes_the_check_and_has_examples(home: Home, file: Path, tmp_path: Path) -> None:
+    loop, made = begun(home, tmp_path / "churn", file, label="Churned?", time="signed up", key="Customer ID")
+    assert checked(loop) == []
+    assert loop.outcome.label == "Churned"
+    assert "f.spend_USD" in loop.record("").declaration["scope"]["heuristic"]["rule"], "the column that tells is found"
+    assert "Customer_ID" not in (tmp_path / "churn" / "loop.py").read_text(encoding="utf-8").split("def features")[1]
+    examples = brought(home, loop, file)
+    assert examples.rows == 600
+    assert examples.positives == sum(r["Churned?"] == "yes" for r in customers())
+    assert f"loopwright ingest churn-requests {file} --loop {tmp_path / 'churn'}" in made["next_steps"]
+
+
+@pytest.mark.parametrize(
+    ("values", "given", "task", "sql", "positives"),
+    [
+        ([True, False, None], "", "binary", "won", 1),
+        ([0, 1, 1], "", "binary", "won = 1", 2),
+        ([1.5, 2.5, 9.0], "binary", "binary", "won > 2.5", 1),
+        ([1.5, 2.5, 9.0], "", "regression", "won", 0),
+        ([3, 4, 9], "regression", "regression", "CAST(won AS DOUBLE)", 0),
+        ([3, 4, 9], "", "multiclass", "CAST(won AS VARCHAR)", 0),
+        (["good", "bad", "so so"], "", "multiclass", "won", 0),
+        (["good", "bad", "bad"], "", "binary", "won = 'good'", 1),
+        (["it's", "so", "so"], "", "binary", "won = 'it''s'", 1),
+    ],
+)
+def test_labels_of_every_kind(
+    home: Home, tmp_path: Path, values: list[Any], given: str, task: str, sql: str, positives: int
+) -> None:
+    rows = {"id": list(range(30)), "at": [START + timedelta(hours=i) for i in range(30)], "x": [float(i) for i in range(30)]}
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({**rows, "won": values * 10}), path)
+    loop, _ = begun(home, tmp_path / "loop", path, label="won", task=given)
+    assert (loop.outcome.task, loop.outcome.label) == (task, sql)
+    examples = brought(home, loop, path)
+    assert examples.rows == 10 * sum(v is not None for v in values)
+    assert task != "binary" or examples.positives == positives * 10
+    assert checked(loop) == []
+
+
+@pytest.mark.parametrize("name", ["order", "End", "group"])
+def test_a_label_named_like_a_word_of_sql_is_quoted(home: Home, tmp_path: Path, name: str) -> None:
+    rows = {"id": [1, 2, 3], "at": [START, START + timedelta(hours=1), START + timedelta(hours=2)], "x": [1.0, 2.0, 3.0]}
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({**rows, name: [True, False, True]}), path)
+    loop, _ = begun(home, tmp_path / "loop", path, label=name)
+    assert loop.outcome.label == f'"{name}"'
+    assert brought(home, loop, path).rows == 3
+
+
+def test_without_times_and_keys_rows_meet_their_outcomes_and_a_random_part_validates(home: Home, tmp_path: Path) -> None:
+    path = tmp_path / "sorted by class.csv"
+    path.write_text("size in cm,kind\n" + "".join(f"{i % 20}.5,{'abc'[i // 40]}\n" for i in range(120)), encoding="utf-8")
+    loop, made = begun(home, tmp_path / "loop", path, label="kind")
+    assert isinstance(loop.split, StratifiedSplit)
+    assert any(f"'{path}'" in step for step in made["next_steps"]), "a name with spaces is quoted"
+    assert brought(home, loop, path).rows == 120
+
+
+@pytest.mark.parametrize("label", ["note", "signed up", "Customer ID", "absent", "2nd"])
+def test_what_cannot_be_a_label_is_refused_before_anything_is_written(
+    home: Home, file: Path, tmp_path: Path, label: str
+) -> None:
+    with pytest.raises(UsageError):
+        begun(home, tmp_path / "loop", file, label=label, key="Customer ID")
+    assert not (tmp_path / "loop").exists()
+
+
+def test_without_a_label_or_a_file_the_draft_still_passes_the_check(home: Home, file: Path, tmp_path: Path) -> None:
+    loop, made = begun(home, tmp_path / "unlabelled", file)
+    assert checked(loop) == []
+    assert any("say in" in step for step in made["next_steps"])
+    begin(tmp_path / "blank", name="blank")
+    blank = load_loop(tmp_path / "blank")
+    assert checked(blank) == []
+    assert "TODO" in (tmp_path / "blank" / "loop.py").read_text(encoding="utf-8")
+
+
+def test_a_loop_that_is_there_is_not_written_over(home: Home, tmp_path: Path) -> None:
+    begin(tmp_path / "blank", name="blank")
+    before = (tmp_path / "blank" / "loop.py").read_bytes()
+    with pytest.raises(UsageError, match="is there already"):
+        begin(tmp_path / "blank", name="other")
+    assert (tmp_path / "blank" / "loop.py").read_bytes() == before
+    with pytest.raises(NameInvalid):
+        begin(tmp_path / "new", name="No Good")
