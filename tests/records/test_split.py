@@ -168,6 +168,10 @@ def test_a_number_is_stratified_by_fifths() -> None:
     _, validation, _ = divide(rows, StratifiedSplit(), seed=0, task="regression")
     edges = np.quantile(target, [0.2, 0.4, 0.6, 0.8])
     assert np.bincount(np.searchsorted(edges, target[validation])).tolist() == [80] * 5
+    partition = divide(rows, StratifiedSplit(), seed=0, task="regression").partition
+    low = rows.filter(pa.array(target < 1))  # its own fifths are others; those of the record tell each row's side
+    expected = np.isin(np.flatnonzero(target < 1), validation)
+    assert validates(partition, low).tolist() == expected.tolist()
     several = rows.set_column(2, "_label", pa.array([[t, -t] for t in target]))
     assert divide(several, StratifiedSplit(), seed=0, task="regression").validation.tolist() == validation.tolist()
 
@@ -242,4 +246,3 @@ def test_draws_are_even_and_their_own() -> None:
     assert np.abs(np.sort(found) - np.arange(20_000) / 20_000).max() < 1.63 / np.sqrt(20_000)
     assert abs(np.corrcoef(found, draws(0, "search", values))[0, 1]) < 0.02
     assert found.tolist() == draws(0, "validation", values).tolist()
-    assert draws(0, "x", ["\ud800", ""]).shape == (2,)

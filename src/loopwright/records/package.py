@@ -120,7 +120,7 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One side of a split: its rows, the units and groups in them, first and last decision, SHA-256 of the rows' ids in order.
 
-    A row's id is `UNIT|MICROSECONDS OF DECISION|PREDICTION`; `groups` is 0 unless the split is by group.
+    A row's id is `UNIT|MICROSECONDS OF DECISION|PREDICTION`, ended by a newline; `groups` is 0 unless the split is by group.
     """
 
     rows: int
@@ -135,7 +135,8 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
     """How examples were divided, with the proof that training and validation share nothing: every count of `overlap` is 0.
 
     `boundary` is the last moment before validation (by time only); `left_out` counts rows in neither part by reason; `cuts` are
-    by stratum ("" for groups) the draw up to which rows validate: see `records.split`, which can tell any row's side by them.
+    by stratum ("" for groups) the draw up to which rows validate, `edges` the numbers between strata of labels that are numbers:
+    see `records.split`, which can tell any row's side by them.
     """
 
     split: TimeSplit | GroupSplit | StratifiedSplit
@@ -146,6 +147,7 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
     left_out: dict[str, int]
     overlap: dict[str, int]
     cuts: dict[str, float]
+    edges: list[float] = []
 
 
 class Sampled(msgspec.Struct, frozen=True, kw_only=True):

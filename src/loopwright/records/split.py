@@ -14,7 +14,7 @@ have one outcome (a flight asked about twice): no outcome is on both sides, what
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ SEARCH_SHARE = 0.2
 STRATA = 5
 """Into how many equally large strata a label that is a number is cut."""
 
+_LINES = 65_536
 EMBARGO, LATE, SHARED = "in the embargo", "outcome known only after the boundary", "outcome shared with validation"
 
 Split = TimeSplit | GroupSplit | StratifiedSplit
@@ -81,8 +82,8 @@ def validates(partition: Partition, examples: pa.Table) -> Array:
     """Which rows (bool [N]) of any examples are on the validation side of a partition made earlier."""
     if partition.boundary is not None:
         return _moments(examples, "_decided_at") > _us(partition.boundary)
-    draw, stratum = _draw(examples, partition.split, partition.seed, "validation")
-    return draw <= _cuts(partition, stratum)
+    draw, stratum, names = _draw(examples, partition.split, partition.seed, "validation", partition.edges)
+    return draw <= np.array([partition.cuts.get(name, _share(partition.split)) for name in names])[stratum]
 
 
 def trained_on(partition: Partition, examples: pa.Table) -> Array:
@@ -102,16 +103,16 @@ def says(split: Split) -> str:
 
 
 def overlap(examples: pa.Table, training: Array, validation: Array, split: Split, boundary: datetime | None) -> dict[str, int]:
-    """What two parts share, counted: rows, outcomes, groups, and training rows that reach into the embargo or beyond the boundary."""
+    """Training rows that share something with validation: the row itself, its outcome, its group, or the time beyond the boundary."""
     decided, known = _moments(examples, "_decided_at"), _known(examples)
     outcome = _outcomes(examples)
     found = {
-        "rows": len(np.intersect1d(training, validation)),
-        "outcomes": len(np.intersect1d(outcome[training], outcome[validation])),
+        "rows": int(np.isin(training, validation).sum()),
+        "outcomes": int(np.isin(outcome[training], outcome[validation]).sum()),
     }
     if isinstance(split, GroupSplit):
-        group = np.array(_texts(examples, split.column), dtype=object)
-        found["groups"] = len(set(group[training]) & set(group[validation]))
+        group, _ = _codes(_texts(examples, split.column))
+        found["groups"] = int(np.isin(group[training], group[validation]).sum())
     if isinstance(split, TimeSplit) and boundary is not None:
         border = _us(boundary)
         late = (known[training] > border) & (split.late_outcomes == "leave out")
@@ -120,24 +121,23 @@ def overlap(examples: pa.Table, training: Array, validation: Array, split: Split
     return found
 
 
-def draws(seed: int, purpose: str, values: Sequence[str]) -> Array:
-    """A number in [0, 1) for each value, float64 [N]: the same for the same seed, purpose and value, else as good as random."""
-    found: dict[str, float] = {}
-    for value in values:
-        if value not in found:
-            text = f"{seed}|{purpose}|{value}".encode("utf-8", "surrogatepass")
-            found[value] = (int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 11) / 2**53
-    return np.array([found[value] for value in values], dtype=np.float64)
+def draws(seed: int, purpose: str, values: Any) -> Array:
+    """A number in [0, 1) for each value (Arrow strings [N]), float64: the same for the same seed, purpose and value, else as good as random."""
+    codes, words = _codes(values)
+    drawn = [hashlib.blake2b(f"{seed}|{purpose}|{word}".encode(), digest_size=8).digest() for word in words]
+    return np.array([(int.from_bytes(d) >> 11) / 2**53 for d in drawn], dtype=np.float64)[codes]
 
 
-def units(examples: pa.Table) -> list[str]:
-    """What each row is about, as text: its unit, or its prediction's id, or its place."""
-    unit, prediction = examples.column("_unit").to_pylist(), examples.column("_prediction").to_pylist()
-    return [u or p or f"row {i}" for i, (u, p) in enumerate(zip(unit, prediction, strict=True))]
+def units(examples: pa.Table) -> Any:
+    """What each row is about, as Arrow strings [N]: its unit, or its prediction's id, or its place."""
+    named = [pc.if_else(pc.equal(examples.column(n), ""), None, examples.column(n)) for n in ("_unit", "_prediction")]
+    place = pc.binary_join_element_wise("row ", pa.array(np.arange(len(examples))).cast(pa.string()), "")
+    return pc.coalesce(*named, place)
 
 
 def _divide(examples: pa.Table, split: Split, seed: int, purpose: str, boundary: int | None) -> Divided:
     cuts: dict[str, float] = {}
+    edges: list[float] = []
     left_out: dict[str, Array] = {}
     if isinstance(split, TimeSplit) and boundary is not None:
         decided = _moments(examples, "_decided_at")
@@ -148,10 +148,11 @@ def _divide(examples: pa.Table, split: Split, seed: int, purpose: str, boundary:
             left_out[LATE] = fitted & (_known(examples) > boundary)
             fitted &= ~left_out[LATE]
     else:
-        draw, stratum = _draw(examples, split, seed, purpose)
-        share = split.validation if not isinstance(split, TimeSplit) else SEARCH_SHARE
-        cuts = {name: _cut(draw[stratum == name], share) for name in dict.fromkeys(stratum.tolist())}
-        judged = draw <= np.array([cuts[name] for name in stratum.tolist()])
+        edges = _edges(examples.column("_label")) if isinstance(split, StratifiedSplit) else []
+        draw, stratum, names = _draw(examples, split, seed, purpose, edges)
+        cut = _cuts(draw, stratum, len(names), _share(split))
+        cuts = dict(zip(names, cut.tolist(), strict=True))
+        judged = draw <= cut[stratum]
         fitted = ~judged
     outcome = _outcomes(examples)
     left_out[SHARED] = fitted & np.isin(outcome, outcome[judged])
@@ -166,50 +167,75 @@ def _divide(examples: pa.Table, split: Split, seed: int, purpose: str, boundary:
         left_out={why: int(rows.sum()) for why, rows in left_out.items() if rows.any()},
         overlap=overlap(examples, training, validation, split, moment),
         cuts=cuts,
+        edges=edges,
     )
     return Divided(training, validation, partition)
 
 
-def _cut(draw: Array, share: float) -> float:
-    """The draw up to which values validate, so that their share is `share`, and one of several at least."""
-    distinct = np.unique(draw)
-    count = min(max(round(share * len(distinct)), 1), len(distinct) - 1)
-    return float(distinct[count - 1]) if count > 0 else -1.0
+def _share(split: Split) -> float:
+    return SEARCH_SHARE if isinstance(split, TimeSplit) else split.validation
 
 
-def _cuts(partition: Partition, stratum: Array) -> Array:
-    share = partition.split.validation if not isinstance(partition.split, TimeSplit) else SEARCH_SHARE
-    return np.array([partition.cuts.get(name, share) for name in stratum.tolist()])
+def _cuts(draw: Array, stratum: Array, count: int, share: float) -> Array:
+    """For each stratum the draw up to which values validate, so that their share is `share`, and one of several at least."""
+    values, of = np.unique(np.rec.fromarrays([stratum, draw]), return_index=True)[0], np.arange(count)
+    first, end = np.searchsorted(values.f0, of, side="left"), np.searchsorted(values.f0, of, side="right")
+    size = end - first
+    judged = np.minimum(np.maximum(np.rint(share * size).astype(np.int64), 1), size - 1)
+    return np.where(judged > 0, values.f1[np.maximum(first + judged - 1, 0)], -1.0)
 
 
-def _draw(examples: pa.Table, split: Split, seed: int, purpose: str) -> tuple[Array, Array]:
-    """A draw [N] per row, the same for rows that stay together, and the stratum [N] it is compared within."""
+def _draw(examples: pa.Table, split: Split, seed: int, purpose: str, edges: Sequence[float]) -> tuple[Array, Array, list[str]]:
+    """A draw [N] per row, the same for rows that stay together, and the stratum [N] it is compared within, as places among names."""
     if isinstance(split, GroupSplit):
-        return draws(seed, purpose, _texts(examples, split.column)), np.full(len(examples), "", dtype=object)
-    stratum = _label_strata(examples.column("_label"))
+        return draws(seed, purpose, _texts(examples, split.column)), np.zeros(len(examples), dtype=np.int64), [""]
+    stratum = _label_strata(examples.column("_label"), edges)
     if isinstance(split, StratifiedSplit) and split.column is not None:
-        stratum = [f"{label} {value}" for label, value in zip(stratum, _texts(examples, split.column), strict=True)]
-    return draws(seed, purpose, units(examples)), np.array(stratum, dtype=object)
+        stratum = pc.binary_join_element_wise(stratum, _texts(examples, split.column), " ")
+    return draws(seed, purpose, units(examples)), *_codes(stratum)
 
 
-def _label_strata(label: pa.ChunkedArray) -> list[str]:
-    """The stratum of each label: a value, or of a number (of several the first) the fifth of all rows it lies in."""
-    kind = label.type
-    if pa.types.is_boolean(kind) or pa.types.is_string(kind):
-        return [str(value).lower() if isinstance(value, bool) else str(value) for value in label.to_pylist()]
-    number = pc.list_element(label, 0) if pa.types.is_list(kind) else label
-    values = np.asarray(number.to_numpy(zero_copy_only=False), dtype=np.float64)
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, STRATA + 1)[1:-1]))
-    return [f"part {i + 1}" for i in np.searchsorted(edges, values, side="left").tolist()]
+def _numbers(label: pa.ChunkedArray) -> Array | None:
+    """Labels that are numbers (of several the first), float64 [N]; None for others."""
+    if pa.types.is_boolean(label.type) or pa.types.is_string(label.type):
+        return None
+    number = pc.list_element(label, 0) if pa.types.is_list(label.type) else label
+    return np.asarray(number.to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
-def _texts(examples: pa.Table, column: str) -> list[str]:
-    return ["null" if value is None else f"={value}" for value in examples.column(column).to_pylist()]
+def _edges(label: pa.ChunkedArray) -> list[float]:
+    """Where the fifths of labels that are numbers end; none for others."""
+    numbers = _numbers(label)
+    cuts = np.linspace(0, 1, STRATA + 1)[1:-1]
+    return [] if numbers is None else np.unique(np.quantile(numbers, cuts)).tolist()
+
+
+def _label_strata(label: pa.ChunkedArray, edges: Sequence[float]) -> Any:
+    """The stratum of each label, Arrow strings [N]: a value, or of a number the fifth it lies in."""
+    numbers = _numbers(label)
+    if numbers is None:
+        return pc.coalesce(label.cast(pa.string()), "none")
+    return pa.array([f"part {i + 1}" for i in range(STRATA)]).take(
+        pa.array(np.searchsorted(np.array(edges), numbers, side="left"))
+    )
+
+
+def _texts(examples: pa.Table, column: str) -> Any:
+    return pc.coalesce(pc.binary_join_element_wise("=", examples.column(column).cast(pa.string()), ""), "null")
+
+
+def _codes(texts: Any) -> tuple[Array, list[str]]:
+    """Arrow strings (or a sequence of strings) [N] as places among the different ones, int64 [N], and those."""
+    given = pa.chunked_array(
+        [texts] if isinstance(texts, pa.Array) else texts.chunks if isinstance(texts, pa.ChunkedArray) else [pa.array(texts)]
+    )
+    encoded = given.cast(pa.large_string()).combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
 def _outcomes(examples: pa.Table) -> Array:
     """A number per outcome, int64 [N]: the same for rows of one unit whose outcome became known at one moment."""
-    unit = pa.array(units(examples)).dictionary_encode().indices.to_numpy().astype(np.int64)
+    unit, _ = _codes(units(examples))
     moments, known = np.unique(_known(examples), return_inverse=True)
     return np.asarray(unit * len(moments) + known)
 
@@ -217,18 +243,19 @@ def _outcomes(examples: pa.Table) -> Array:
 def _part(examples: pa.Table, rows: Array, split: Split) -> Part:
     part = examples.take(pa.array(rows))
     unit, decided = units(part), _moments(part, "_decided_at")
-    identity = "\n".join(
-        f"{u}|{moment}|{prediction or ''}"
-        for u, moment, prediction in zip(unit, decided.tolist(), part.column("_prediction").to_pylist(), strict=True)
-    )
+    prediction = pc.coalesce(part.column("_prediction"), "")
+    identity = pc.binary_join_element_wise(unit, pa.array(decided).cast(pa.string()), prediction, "|")
+    found = hashlib.sha256()
+    for start in range(0, len(rows), _LINES):
+        found.update("".join(f"{line}\n" for line in identity.slice(start, _LINES).to_pylist()).encode())
     group = split.column if isinstance(split, GroupSplit) else None
     return Part(
         rows=len(rows),
-        units=len(set(unit)),
-        groups=len(set(_texts(part, group))) if group else 0,
+        units=pc.count_distinct(unit).as_py(),
+        groups=pc.count_distinct(_texts(part, group)).as_py() if group else 0,
         first=_moment(int(decided.min())) if len(rows) else datetime.fromtimestamp(0, UTC),
         last=_moment(int(decided.max())) if len(rows) else datetime.fromtimestamp(0, UTC),
-        digest=hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest(),
+        digest=found.hexdigest(),
     )
 
 
