@@ -152,7 +152,9 @@ def test_the_heuristic_answers_for_every_row(world: World) -> None:
     given = rows(50, START)
     world.predict(given)
     table = predictions(world.home, LOOP)
-    said = dict(zip(table["_unit"].to_pylist(), score(world.package, table, heuristic=True).label.tolist(), strict=True))
+    label = score(world.package, table, heuristic=True).label
+    assert label is not None
+    said = dict(zip(table["_unit"].to_pylist(), label.tolist(), strict=True))
     assert said == {r["flight"]: r["delay"] > 15 for r in given}
 
 

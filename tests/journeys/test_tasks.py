@@ -11,6 +11,7 @@ from tests.journeys.tasks import CASES, END, START, Case, fill
 
 from loopwright import Home
 from loopwright.cli.render import rendered
+from loopwright.develop.mlmodel import _load_pyfunc
 from loopwright.records import metrics
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.evaluation import Leaderboard
@@ -87,9 +88,28 @@ def test_every_decision_is_answered_logged_and_judged(lived: Lived) -> None:
     assert not any("degraded" in flags for flags in table["_flags"].to_pylist())
 
 
+def test_mlflow_gives_what_was_served(lived: Lived) -> None:
+    table = predictions(lived.home, lived.case.loop.name).slice(0, 20)
+    rows = table.to_pylist()
+    package = lived.home.packages.read(rows[0]["_package"])
+    served = package.manifest.output
+    loaded = _load_pyfunc(str(lived.home.packages.folder / package.digest))
+    given = loaded.predict(table.select(list(lived.case.loop.requests.columns)).to_pandas())
+    assert given["score"].tolist() == pytest.approx([r["_score"] for r in rows], rel=1e-5)
+    assert ("label" in given) == (served.task in ("multiclass", "anomaly"))
+    for i, name in enumerate(served.names):
+        assert given[name].tolist() == pytest.approx([r["_values"][i] for r in rows], rel=1e-5, abs=1e-6)
+    if "label" in given:
+        assert given["label"].tolist() == [r["_label"] for r in rows]
+    text = package.files["MLmodel"].decode()
+    assert all(name in text for name in served.names)
+
+
 def test_quality_is_measured_window_by_window(lived: Lived) -> None:
     found = look.drift(lived.home, lived.case.loop.name)
     assert [w.state for w in found.windows] == ["ok"] * len(found.windows) or "watch" in {w.state for w in found.windows}
+    outputs = {c.column for w in found.windows for c in w.columns if c.role == "output"}
+    assert outputs == ({"score", "label"} if lived.case.loop.outcome.task == "multiclass" else {"score"})
     metric = metrics.primary(lived.case.loop.outcome.task)
     for quality in found.quality:
         assert quality.with_outcome > 100

@@ -91,7 +91,8 @@ def _task(home: Home, loop: str) -> Task:
     """The task of a loop as it was declared last."""
     entry = home.ledger.latest(LoopRecord, loop=loop)
     declared = entry.record.declaration.get("outcome", {}).get("task", "binary") if entry is not None else "binary"
-    return msgspec.convert(declared, Task)
+    task: Task = msgspec.convert(declared, Task)
+    return task
 
 
 def _charted(scope: Scope, found: list[Week], task: Task) -> tuple[str, float | None]:

@@ -36,7 +36,7 @@ _ERROR = {
         }
     },
 }
-_ANSWER = {
+_ANSWER: dict[str, Any] = {
     "type": "object",
     "properties": {
         "id": _ID,
