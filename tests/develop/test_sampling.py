@@ -140,7 +140,7 @@ def test_the_closed_form() -> None:
     assert drawn.sampled is not None
     beta = drawn.sampled.kept["false"] / drawn.sampled.there["false"]
     q = np.linspace(0, 1, 101)
-    found = Goal(factors=factors(drawn.sampled, Output())).answers(np.column_stack([1 - q, q])).score
+    found = Goal(factors=factors(drawn.sampled, Output())).answers(q[:, None]).score
     np.testing.assert_allclose(found, beta * q / (beta * q - q + 1), rtol=1e-12, atol=1e-15)
     # Elkan 2001, theorem 2, base rates b (of the rows) and c (of what was fitted on).
     b, c = np.mean(label), np.mean(np.array(label)[drawn.rows])
