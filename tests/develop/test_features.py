@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 import ndonnx as ndx
+import ndonnx.extensions as nde
 import numpy as np
 import pytest
 from tests.develop.flights import COLUMNS, SCOPE, SLICES, features, table
@@ -149,3 +150,87 @@ def test_serving_one_row_is_training_on_all() -> None:
     whole = graph.run(arrow_feed(graph, COLUMNS, rows))["features"]
     for i, row in enumerate(rows.select(list(COLUMNS)).to_pylist()):
         assert graph.run(feed_rows(graph, COLUMNS, [row]))["features"].tobytes() == whole[i : i + 1].tobytes()
+
+
+def test_declared_categories_are_the_vocabulary_in_their_order() -> None:
+    columns = {"size": Column("string", categories=["small", "large", "huge"]), "free": Column("string", nullable=True)}
+    traced = trace(lambda f: {"size": f.size, "other": nde.fill_null(f.free, "none"), "free": f.free}, columns)
+    assert traced.vocabulary("size", ["large", "large"], None) == Vocabulary(["small", "large", "huge"], False, False)
+    assert traced.vocabulary("size", ["large", "odd"], None).other
+    assert traced.vocabulary("free", ["b", "a"], None).words == ["a", "b"]
+    assert traced.vocabulary("other", ["b", "a"], None).words == ["a", "b"]
+    vocabulary = {name: traced.vocabulary(name, ["large"], None) for name in traced.order}
+    rows = [{"size": w, "free": None} for w in ("small", "large", "huge", "never declared")]
+    for encoding, expected in (("ordinal", [[0], [1], [2], [3]]), ("onehot", [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]])):
+        graph = Graph(traced.matrix_graph(vocabulary, encoding))  # type: ignore[arg-type]  # one of the two encodings
+        found = graph.run(feed_rows(graph, columns, rows))["features"]
+        assert found[:, : len(expected[0])].tolist() == expected
+        assert traced.names(vocabulary, encoding)[0] == ("size" if encoding == "ordinal" else "size=small")  # type: ignore[arg-type]  # see above
+
+
+def test_odd_texts_are_categories_like_any_other() -> None:
+    words = ["", " ", "a", "a\0b", "a\0c", "é", "e\u0301", "😀", "\u202e", "İ", "ß", "\n", "x" * 100_000]
+    columns = {"text": Column("string"), "maybe": Column("string", nullable=True)}
+    traced = trace(lambda f: {"text": f.text, "maybe": f.maybe}, columns)
+    learned = Vocabulary.learn(words[1:], None)
+    graph = Graph(traced.matrix_graph({"text": learned, "maybe": learned}, "ordinal"))
+    rows = [*({"text": w, "maybe": w} for w in words), {"text": "A", "maybe": None}]
+    found = graph.run(feed_rows(graph, columns, rows))["features"].tolist()
+    code = {word: float(i) for i, word in enumerate(learned.words)}
+    unseen = float(len(code))
+    assert found[:-1] == [[code.get(w, unseen)] * 2 for w in words]  # the empty text was never seen: it is not null
+    assert found[-1] == [unseen, unseen + 1]
+
+
+def test_zero_false_empty_nan_and_null_are_five_things() -> None:
+    columns = {
+        "x": Column("float", nullable=True), "i": Column("integer", nullable=True), "b": Column("boolean", nullable=True),
+        "s": Column("string", nullable=True), "at": Column("timestamp", nullable=True), "v": Column("array", nullable=True, shape=[2]),
+    }  # fmt: skip
+
+    def all_of(f: Any) -> dict[str, Any]:
+        return {
+            "filled": nde.fill_null(f.x, 7.0), "raw": f.x, "i": nde.fill_null(f.i, 7), "b": f.b, "s": f.s,
+            "at": ndx.astype(ndx.isnan(f.at), ndx.float32), "v": nde.fill_null(f.v, 7.0), "v_raw": f.v,
+        }  # fmt: skip
+
+    traced = trace(all_of, columns)
+    vocabulary = {"s": Vocabulary([""], True, False)}
+    graph = Graph(traced.matrix_graph(vocabulary, "ordinal"))
+    zero: dict[str, Any] = {"x": 0.0, "i": 0, "b": False, "s": "", "at": 0, "v": [0.0, 0.0]}
+    nan = {**zero, "x": math.nan, "v": [math.nan, 1.0]}
+    found = graph.run(feed_rows(graph, columns, [zero, nan, dict.fromkeys(zero)]))["features"]
+    names = traced.names(vocabulary, "ordinal")
+    assert names == ["filled", "raw", "i", "b", "s", "at", "v.0", "v.1", "v_raw.0", "v_raw.1"]
+    expected = [
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [math.nan, math.nan, 0, 0, 0, 0, math.nan, 1, math.nan, 1],  # filling nulls does not fill NaN
+        [7, math.nan, 7, math.nan, 2, 1, 7, 7, math.nan, math.nan],
+    ]
+    np.testing.assert_array_equal(found, np.array(expected, dtype=np.float32))
+
+
+def test_a_feature_may_have_several_values_per_row() -> None:
+    columns = {"image": Column("array", shape=[4, 3]), "x": Column("float")}
+
+    def of_image(f: Any) -> dict[str, Any]:
+        weights = ndx.asarray(np.arange(6, dtype=np.float32).reshape(3, 2))
+        return {
+            "rows": ndx.mean(f.image, axis=2),
+            "first": f.image[:, 0, 0] > 1,
+            "x": f.x,
+            "all": f.image,
+            "mixed": f.image[:, 0, :] @ weights,
+        }
+
+    traced = trace(of_image, columns)
+    assert traced.widths == {"rows": 4, "all": 12, "mixed": 2}
+    graph = Graph(traced.matrix_graph({}, "ordinal"))
+    images = np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.float32)
+    found = graph.run(feed_rows(graph, columns, [{"image": i.tolist(), "x": 1.5} for i in images]))["features"]
+    assert traced.names({}, "ordinal")[:6] == ["rows.0", "rows.1", "rows.2", "rows.3", "first", "x"]
+    assert found.shape == (5, 4 + 1 + 1 + 12 + 2)
+    np.testing.assert_allclose(found[:, :4], images.mean(axis=2), rtol=1e-6)
+    np.testing.assert_array_equal(found[:, 6:18], images.reshape(5, 12))
+    with pytest.raises(DeclarationInvalid, match="one value per row, but has 2 dimensions"):
+        trace_slices([Slice("a", lambda f: f.image[:, 0, :] > 1)], columns)

@@ -407,16 +407,15 @@ def _codes(array: Any, vocabulary: Vocabulary, encoding: Encoding) -> Any:
     size = len(vocabulary.words)
     plain = nde.fill_null(array, "") if _nullable(array) else array
     if size:
-        code = nde.static_map(plain, {word: i for i, word in enumerate(vocabulary.words)}, default=size)
+        code = nde.static_map(plain, {word: float(i) for i, word in enumerate(vocabulary.words)}, default=float(size))
     else:
-        code = ndx.astype(plain == "", ndx.int64) * 0
+        code = ndx.astype(plain == "", ndx.float64) * 0.0
     if _nullable(array):
-        code = ndx.where(_mask(array), ndx.asarray(size + 1, dtype=ndx.int64), ndx.astype(code, ndx.int64))
+        code = ndx.where(_mask(array), ndx.asarray(float(size + 1)), code)
     if encoding == "ordinal":
         return ndx.astype(code, ndx.float32)
-    code = ndx.expand_dims(ndx.astype(code, ndx.int64), axis=1)
     wanted = [*range(size), *([size] if vocabulary.other else []), *([size + 1] if vocabulary.null else [])]
-    return ndx.astype(code == ndx.asarray(np.array(wanted, dtype=np.int64)), ndx.float32)
+    return ndx.astype(ndx.expand_dims(code, axis=1) == ndx.asarray(np.array(wanted, dtype=np.float64)), ndx.float32)
 
 
 def _slice(array: Any) -> Any:
