@@ -6,7 +6,7 @@ from pathlib import Path
 from loopwright.data import following
 from loopwright.data.ingest import Ingested, ingest, ingested, reached
 from loopwright.data.quarantine import mend
-from loopwright.data.source import Opened, expand
+from loopwright.data.source import expand
 from loopwright.records.declarations import Table
 from loopwright.records.errors import IngestRefused, UsageError
 from loopwright.records.home import Home
@@ -66,8 +66,8 @@ def bring_query(
         low = following.parameter(table.columns[watermark], reached(ingested(home, table.name), f"watermark:{watermark}"))
     elif ":watermark" in query:
         raise UsageError("the query uses :watermark; say with --watermark which column of the table that is")
-    opened: Opened = open_query(url, query, home.path, watermark=low)
-    return ingest(home, table, opened, watermark=watermark, progress=progress)
+    with open_query(url, query, home.path, watermark=low) as opened:
+        return ingest(home, table, opened, watermark=watermark, progress=progress)
 
 
 def bring_mended(home: Home, table: Table, sources: Sequence[str]) -> list[Ingested]:

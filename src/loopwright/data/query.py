@@ -6,6 +6,7 @@ nothing.
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -23,10 +24,11 @@ _ROWS = 20_000
 WATERMARK = "watermark"
 
 
-def open_query(url: str, query: str, folder: Path, *, watermark: Any = None, name: str = "") -> Opened:
+@contextmanager
+def open_query(url: str, query: str, folder: Path, *, watermark: Any = None, name: str = "") -> Iterator[Opened]:
     """Run `query` on the database at `url` (as SQLAlchemy writes it: `postgresql://...`, `sqlite:///file.db`) and open the answer.
 
-    In the query `:watermark` stands for `watermark`. The answer waits in an unnamed file in `folder`. Raises IngestRefused
+    In the query `:watermark` stands for `watermark`. The answer waits in an unnamed file in `folder` as long as the context is open. Raises IngestRefused
     when the database cannot be reached or does not understand; the URL's password is never shown.
     """
     shown = name or "a query"
@@ -35,7 +37,13 @@ def open_query(url: str, query: str, folder: Path, *, watermark: Any = None, nam
     except (sa.exc.ArgumentError, ImportError, ValueError) as error:
         raise IngestRefused(shown, f"its URL is none that SQLAlchemy knows ({_said(error, url)})") from error
     folder.mkdir(parents=True, exist_ok=True)
-    aside = _Answer(tempfile.TemporaryFile(dir=folder), shown)  # noqa: SIM115 - it lives as long as the source
+    with tempfile.TemporaryFile(dir=folder) as file:
+        aside = _Answer(file)
+        _ask(engine, url, query, watermark, aside, shown)
+        yield Opened(shown, aside.hasher.sha256.hexdigest(), aside.batches)
+
+
+def _ask(engine: sa.Engine, url: str, query: str, watermark: Any, aside: "_Answer", shown: str) -> None:
     try:
         with engine.connect() as connection:
             given = {WATERMARK: watermark} if f":{WATERMARK}" in query else {}
@@ -49,7 +57,6 @@ def open_query(url: str, query: str, folder: Path, *, watermark: Any = None, nam
         raise IngestRefused(shown, f"the database says: {_said(error, url)}") from error
     finally:
         engine.dispose()
-    return Opened(shown, aside.hasher.sha256.hexdigest(), aside.batches)
 
 
 def _with_driver(url: str) -> sa.URL:
@@ -84,9 +91,8 @@ def _column(values: list[Any]) -> pa.Array:
 class _Answer:
     """Batches put aside in a file, each with a schema of its own, as a database may give a column two types."""
 
-    def __init__(self, file: Any, name: str) -> None:
-        self._file, self._name, self.count = file, name, 0
-        self._total = 0
+    def __init__(self, file: Any) -> None:
+        self._file, self.count, self._total = file, 0, 0
         self.hasher = Hasher()
 
     def add(self, part: pa.Table) -> None:
@@ -104,6 +110,3 @@ class _Answer:
             rows = np.arange(read + 1, read + len(part) + 1, dtype=np.int64)
             read += len(part)
             yield Batch(part, rows, BAD_SCHEMA.empty_table(), read / max(self._total, 1))
-
-    def __del__(self) -> None:
-        self._file.close()
