@@ -93,6 +93,12 @@ def test_of_numbers_equals_scikit_learn(name: str) -> None:
             assert second == pytest.approx(expected(truth[:, 1], said[:, 1]), rel=1e-8)
 
 
+def test_an_error_is_no_share_of_nothing() -> None:
+    truth, said = np.array([0.0, 10.0, -4.0]), np.array([5.0, 11.0, -6.0])
+    assert metrics.compute("mape", truth, said, output=NUMBER) == pytest.approx((0.1 + 0.5) / 2)
+    assert math.isnan(metrics.compute("mape", np.zeros(3), said, output=NUMBER))
+
+
 def test_of_quantiles_equals_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(0, 1, 400)

@@ -259,7 +259,8 @@ class Numbers:
             case "rmse":
                 each = np.sqrt(w @ np.square(error) / total[:, None])
             case "mape":
-                each = w @ (np.abs(error) / np.maximum(np.abs(truth), _TINY)) / total[:, None]
+                there = truth != 0
+                each = ratio(w @ np.abs(np.divide(error, truth, where=there, out=np.zeros_like(error))), w @ there)
             case "mean_error":
                 each = w @ error / total[:, None]
             case "bias":

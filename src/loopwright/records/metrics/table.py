@@ -43,7 +43,7 @@ METRICS: dict[str, Metric] = {
     "mae": Metric(False, 0.0, "mean absolute error", _NUMBER),
     "rmse": Metric(False, 0.0, "root of the mean squared error", _NUMBER),
     "r2": Metric(True, 1.0, "share of the variance explained", _NUMBER),
-    "mape": Metric(False, 0.0, "mean of the error as a share of the truth", _NUMBER),
+    "mape": Metric(False, 0.0, "mean of the error as a share of the truth, over rows whose truth is not 0", _NUMBER),
     "bias": Metric(False, 0.0, "size of the mean error", _NUMBER),
     "mean_error": Metric(True, None, "mean of prediction less truth, with its sign", _NUMBER),
     "pinball": Metric(False, 0.0, "pinball loss, mean over the declared quantiles (Koenker and Bassett 1978)", _NUMBER),
