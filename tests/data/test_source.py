@@ -1,5 +1,6 @@
 import gzip
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from loopwright.data import source
 from loopwright.data.source import open_source
 from loopwright.records.errors import IngestRefused
 from loopwright.records.ids import digest
@@ -17,9 +19,9 @@ from loopwright.records.ids import digest
 CSV = b"id,size\na,1.5\nb,2\n"
 
 
-def opened(source: Any, name: str | None = None) -> Any:
+def opened(given: Any, name: str | None = None) -> Any:
     """A source with all of its rows."""
-    found = open_source(source, name)
+    found = open_source(given, name)
     whole = found.whole()
     return SimpleNamespace(frame=whole.frame, rows=whole.rows, broken=whole.broken, digest=found.digest, name=found.name)
 
@@ -131,3 +133,78 @@ def test_data_frames_come_in_through_arrow(made: Any) -> None:
 def test_the_digest_of_a_frame_does_not_depend_on_its_chunks() -> None:
     whole = pa.table({"id": ["a", "b", "c"]})
     assert opened(pa.concat_tables([whole.slice(0, 1), whole.slice(1)])).digest == opened(whole).digest
+
+
+def test_json_lines_are_text_in_every_column_but_lists(tmp_path: Path) -> None:
+    lines = [
+        b'\xef\xbb\xbf{"id": 1, "x": 0.1, "ok": true, "v": [1, 2], "s": "a"}',
+        b"",
+        b'{"id": 123456789012345678901, "x": null, "v": [3, 4], "s": ""}',
+        b"[1, 2]",
+        b'{"id": 3, "x": "1e3", "v": null, "s": 7} trailing',
+        b'{"x": 2, "id": 4, "o": {"k": 1}}',
+    ]
+    found = opened(written(tmp_path, "things.jsonl", b"\n".join(lines)))
+    assert found.frame.to_pydict() == {
+        "id": ["1", "123456789012345678901", "4"],
+        "x": ["0.1", None, "2"],
+        "ok": ["true", None, None],
+        "v": [[1, 2], [3, 4], None],
+        "s": ["a", "", None],
+        "o": [None, None, '{"k":1}'],
+    }
+    assert found.rows.tolist() == [1, 3, 6]
+    assert found.broken["_row"].to_pylist() == [4, 5]
+    assert opened(written(tmp_path, "t.ndjson.gz", gzip.compress(lines[2], mtime=0))).frame["x"].to_pylist() == [None]
+    with pytest.raises(IngestRefused, match="one object a line"):
+        opened(written(tmp_path, "array.json", b'[{"a": 1}]'))
+
+
+def test_arrow_files_and_streams(tmp_path: Path) -> None:
+    frame = pa.table({"id": [1, 2, 3], "v": [[0.5], [1.5], None]})
+    for name, make in (("things.arrow", pa.ipc.new_file), ("things.arrows", pa.ipc.new_stream)):
+        with make(tmp_path / name, frame.schema) as sink:
+            sink.write_table(frame, max_chunksize=2)
+        found = opened(tmp_path / name)
+        assert (found.frame.to_pydict(), found.rows.tolist()) == (frame.to_pydict(), [1, 2, 3])
+    cut = (tmp_path / "things.arrow").read_bytes()[:200]
+    with pytest.raises(IngestRefused, match="damaged or cut off"):
+        opened(written(tmp_path, "cut.arrow", cut))
+    with pytest.raises(IngestRefused, match="not Arrow"):
+        opened(written(tmp_path, "no.feather", CSV))
+
+
+@pytest.mark.parametrize("pack", [bytes, lambda data: gzip.compress(data, mtime=0)], ids=["plain", "gzip"])
+def test_a_large_csv_comes_in_parts_with_every_row_numbered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setattr(source, "BATCH_BYTES", 4096)
+    bad = {7, 500, 501, 1999}
+    lines = [f"{i}" if i in bad else f'{i},"a\nb"' if i % 100 == 0 else f"{i},x" for i in range(1, 2001)]
+    found = open_source(written(tmp_path, "large.csv", pack(("id,s\n" + "\n".join(lines)).encode())))
+    parts = list(found.batches())
+    assert len(parts) > 3
+    for part in parts:
+        assert part.frame["id"].to_pylist() == [str(n) for n in part.rows]
+    assert [r for p in parts for r in p.broken["_row"].to_pylist()] == sorted(bad)
+    assert sum(len(p.frame) for p in parts) == 1996
+    assert [p.done for p in parts] == sorted(p.done for p in parts)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "things.csv", CSV)
+    found = open_source(path)
+    path.write_bytes(CSV + b"c,3\n")
+    with pytest.raises(IngestRefused, match="changed while it was read"):
+        found.whole()
+
+
+def test_a_header_that_repeats_a_name_numbers_it(tmp_path: Path) -> None:
+    assert opened(written(tmp_path, "t.csv", b'x,"a\nb",x,\n1,2,3,4\n')).frame.column_names == ["x", "a\nb", "x#3", ""]
+
+
+def test_what_a_compressed_file_unpacks_to_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, "bomb.csv.gz", gzip.compress(b"id\n" + b"1\n" * 200_000, mtime=0))
+    monkeypatch.setattr(source, "LARGEST", 100_000)
+    with pytest.raises(IngestRefused, match="unpacks to more than"):
+        opened(path)
