@@ -82,6 +82,27 @@ def test_every_wrong_column_is_named(loop: Loop) -> None:
         features_of(loop, {"amount": 1.0, "shop": "", "at": 20240501})
 
 
+def test_arrays_are_nested_lists_or_numpy() -> None:
+    arrays = {"image": Column("array", shape=[2, 3]), "embedding": Column("array", shape=[2], nullable=True)}
+    loop = declared(
+        requests=msgspec.structs.replace(REQUESTS, columns={**REQUESTS.columns, **arrays}),
+        features=lambda f: {"bright": ndx.mean(f.image, axis=(1, 2)), "top": f.image[:, 0, :], "embedding": f.embedding},
+    )
+    made = {"bright": 3.5, "top": [1.0, 2.0, 3.0], "embedding": None}
+    assert features_of(loop, {"image": [[1, 2, 3], [4, 5, 6]]}) == made
+    assert features_of(loop, {"image": np.arange(1, 7).reshape(2, 3), "embedding": [0.5, 1]}) == made | {
+        "embedding": [0.5, 1.0]
+    }
+    for wrong, why in (
+        ([[1, 2], [3, 4]], r"image: has shape \[2, 2\], not \[2, 3\]"),
+        ([[1, 2, 3], [4, 5]], r"image: is not numbers in the shape \[2, 3\]"),
+        ("bright", "image: is not numbers"),
+        ([[1, 2, None], [4, 5, 6]], "image: holds a value that is no number"),
+    ):
+        with pytest.raises(DeclarationInvalid, match=why):
+            features_of(loop, {"image": wrong})
+
+
 def test_what_no_feature_uses_need_not_be_given() -> None:
     loop = declared(features=lambda f: {"tenth": f.amount / 10})
     assert features_of(loop, {"amount": 5.0}) == {"tenth": 0.5}

@@ -72,6 +72,17 @@ def test_leaks_are_found_and_named_with_their_columns() -> None:
     assert "AUC 0.99" in next(s.why for s in found if s.feature == "filled_in_later")
 
 
+def test_one_number_of_an_array_is_enough() -> None:
+    rng = np.random.default_rng(9)
+    n = 2000
+    label = rng.random(n) < 0.4
+    image = rng.normal(size=(n, 2, 3)).astype(np.float32)
+    clean = look(label, {"image": (Column("array", shape=[2, 3]), image.reshape(n, 6).tolist())})
+    image[:, 1, 2] = label * 9 - 4
+    found = look(label, {"image": (Column("array", shape=[2, 3]), image.reshape(n, 6).tolist())})
+    assert (clean, named(found)) == ([], [("image", "tells")])
+
+
 def test_what_is_missing_may_tell_though_the_feature_does_not() -> None:
     rng = np.random.default_rng(1)
     n = 6000

@@ -48,7 +48,16 @@ class FeatureValues:
 
 def _values(array: Array, null: Array | None) -> list[Any]:
     values: list[Any] = array.tolist()
-    return values if null is None else [None if hidden else value for value, hidden in zip(values, null.tolist(), strict=True)]
+    if null is None:
+        return values
+    whole = null.reshape(len(null), -1).all(axis=1).tolist()  # of an array every number is hidden, or some are
+    return [None if hidden else _shown(v, h) for v, h, hidden in zip(values, null.tolist(), whole, strict=True)]
+
+
+def _shown(value: Any, hidden: Any) -> Any:
+    if isinstance(hidden, list):
+        return [_shown(v, h) for v, h in zip(value, hidden, strict=True)]
+    return None if hidden else value
 
 
 def row_values(columns: Mapping[str, Column], row: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]:
@@ -83,9 +92,14 @@ def _value(column: Column, given: Any) -> Any:
     if column.type == "timestamp":
         return _moment(column, plain)
     if column.type == "array":
-        array = np.asarray(given, dtype=np.float32)
+        try:
+            array = np.asarray(given, dtype=np.float32)
+        except (ValueError, TypeError):
+            raise ValueError(f"is not numbers in the shape {column.shape}") from None
         if list(array.shape) != column.shape:
             raise ValueError(f"has shape {list(array.shape)}, not {column.shape}")
+        if np.isnan(array).any():
+            raise ValueError("holds a value that is no number")
         return array
     wanted: dict[str, tuple[type, ...]] = {"float": (float, int), "integer": (int,), "boolean": (bool,), "string": (str,)}
     if not isinstance(plain, wanted[column.type]) or (isinstance(plain, bool) and column.type != "boolean"):
@@ -126,4 +140,4 @@ def _made_up(column: Column, height: float) -> Any:
         return words[round((len(words) - 1) * height)]
     if column.type == "timestamp":
         return datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=180) * height
-    return np.full(column.shape or [1], height, dtype=np.float32)
+    return np.full(column.shape or [1], height).tolist()

@@ -97,12 +97,13 @@ def _targets(label: pa.ChunkedArray, task: Task) -> Iterator[tuple[str, Array]]:
 def _parts(array: Array, null: Array | None) -> Iterator[tuple[Array, Array]]:
     """Each number of a feature (one, or those of an array) [N], and where it is missing."""
     flat = array.reshape(len(array), -1).T
-    hidden = np.zeros(len(array), dtype=np.bool_) if null is None else null.reshape(len(array), -1)[:, 0]
-    for part in flat:
-        missing = hidden
+    hidden = (
+        np.zeros_like(flat, dtype=np.bool_) if null is None else np.broadcast_to(null.reshape(len(array), -1).T, flat.shape)
+    )
+    for part, missing in zip(flat, hidden, strict=True):
         if part.dtype != object:
             part = part.astype(np.float64)
-            missing = hidden | np.isnan(part)
+            missing = missing | np.isnan(part)
         yield part, missing
 
 
