@@ -65,6 +65,13 @@ class Served:
         return self.router.service(LOOP).segments.loaded
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine: what is asked is loaded, except where a test says otherwise."""
+    monkeypatch.setattr("loopwright.deploy.router.LOAD_SECONDS", 60.0)
+    monkeypatch.setattr(segments, "SWITCH_SECONDS", 60.0)
+
+
 @pytest.fixture
 def serving(home: Home) -> Iterator[Served]:
     release(home, ODD)
@@ -166,6 +173,24 @@ def test_a_request_does_not_wait_for_hundreds_of_packages(home: Home, monkeypatc
     assert len(found.loaded) == len(tails)
     assert [a.package for a in found.ask(*tails)] == [state.segments[t] for t in tails]
     assert found.refused == []
+    found.router.close()
+
+
+def test_a_switch_does_not_wait_for_hundreds_of_packages(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    tails = [f"N{i}" for i in range(12)]
+    release(home, tails, 0.05)
+    found = Served(home)
+    found.ask(*tails)
+    assert len(found.loaded) == len(tails)
+    monkeypatch.setattr(segments, "SWITCH_SECONDS", 0.0)
+    second = release(home, tails, 0.10)
+    assert found.router.refresh() == [LOOP]
+    answers = found.ask(*tails)
+    assert {a.package for a in answers} <= set(second.packages)
+    monkeypatch.setattr(segments, "SWITCH_SECONDS", 30.0)
+    found.router.refresh()
+    assert len(found.loaded) == len(tails)
+    assert [a.package for a in found.ask(*tails)] == [second.segments[t] for t in tails]
     found.router.close()
 
 

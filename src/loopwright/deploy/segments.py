@@ -20,6 +20,9 @@ RETRY_SECONDS = 5.0
 LOAD_SECONDS = 0.2
 """So long a request of the server may load packages; it loads one at least."""
 
+SWITCH_SECONDS = 0.5
+"""So long a switch may take to load packages before it happens, and so long loading beside requests may keep the next one waiting."""
+
 MISSING = "missing_segment"
 
 
@@ -27,8 +30,8 @@ class Segments:
     """The packages of one release state: `predictor` is that of the loop, `load` makes the one of a digest ready.
 
     `refused` is told why a package could not be loaded. What `before` had loaded is taken over, and the new packages of
-    segments that it had been asked for are loaded at once, so that a switch does not make requests wait. An answer may load
-    packages for `load_seconds`; what it had to leave is loaded by `load`.
+    segments that it had been asked for are loaded first, so that a switch does not make requests wait. An answer may load
+    packages for `load_seconds`; what it, or a switch, had to leave is loaded by `load`.
     """
 
     def __init__(
@@ -51,13 +54,16 @@ class Segments:
         serving = set(state.segments.values())
         self._loaded: dict[str, Predictor] = {digest: p for digest, p in asked.items() if digest in serving}
         if before is not None:
-            for segment, digest in state.segments.items():
-                if before._packages.get(segment) in asked:
-                    self._ready(segment, digest)
+            asked_for = {s: d for s, d in state.segments.items() if before._packages.get(s) in asked}
+            self._wanted.update({digest: segment for segment, digest in asked_for.items() if digest not in self._loaded})
+            self.load()
 
     def load(self) -> None:
-        """Load what answers had to leave; to be called in a thread of its own."""
+        """Load what answers had to leave, for a bounded time; to be called in a thread of its own, again and again."""
+        until = self._clock.monotonic() + SWITCH_SECONDS
         for digest, segment in list(self._wanted.items()):
+            if self._clock.monotonic() > until:
+                return
             self._ready(segment, digest)
             self._wanted.pop(digest, None)
 

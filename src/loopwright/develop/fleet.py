@@ -96,7 +96,7 @@ def develop_fleet(
         outputs=histograms({}, {}, work.table, together) if chosen else [],
     )
     reason = "the heuristic wins, and there is nothing to fit for a segment" if candidate is None else ""
-    return msgspec.structs.replace(made, verdict=reason or _verdict(made, len(counted), fleet))
+    return msgspec.structs.replace(made, verdict=reason or _verdict(made, counted, fleet))
 
 
 def choose(models: Sequence[SegmentModel], share: float = FALSE_SHARE) -> dict[str, str]:
@@ -274,18 +274,24 @@ def _surely_worse(name: str, gain: Estimate) -> bool:
     return gain.high < 0 if metrics.metric(name).higher else gain.low > 0
 
 
-def _verdict(board: FleetBoard, seen: int, fleet: Fleet) -> str:
+def _verdict(board: FleetBoard, counted: Mapping[str, int], fleet: Fleet) -> str:
     """The fleet in a sentence."""
     made = [m for m in board.segments if m.package]
     metric = board.metric.replace("_", " ")
-    counted = f"{len(made)} of {seen} segments by {board.by} got a model" if made else f"no segment by {board.by} got a model"
-    if seen > len(board.segments):
-        counted += f" ({seen - len(board.segments)} have fewer than {fleet.minimum_rows:,} training rows, or are beyond the {fleet.most:,} largest)"
+    text = (
+        f"{len(made)} of {len(counted)} segments by {board.by} got a model" if made else f"no segment by {board.by} got a model"
+    )
+    small = sum(1 for rows in counted.values() if rows < fleet.minimum_rows)
+    beyond = len(counted) - small - len(board.segments)
+    why = [f"{small:,} have fewer than {fleet.minimum_rows:,} training rows"] if small else []
+    why += [f"{beyond:,} are beyond the {fleet.most:,} largest"] if beyond > 0 else []
+    parts = [f"{text} ({', '.join(why)})" if why else text]
     left = len(board.segments) - len(made)
-    parts = [counted, *([f"{left} could not be fitted or judged"] if left else [])]
+    parts += [f"{left} could not be fitted or judged"] if left else []
     if not board.serving:
-        better = "none is surely better than the global model" if board.gain.value == 0 else ""
-        return "; ".join([*parts, better or "together they are surely worse than the global model, so none serves"])
+        parts += ["none is surely better than the global model"] if made and board.gain.value == 0 else []
+        parts += ["together they are surely worse than the global model, so none serves"] if board.gain.value else []
+        return "; ".join(parts)
     gain = board.gain
     parts.append(
         f"{len(board.serving)} are surely better and serve: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {metric} "
