@@ -54,10 +54,10 @@ def join(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     before = peak_mib()
     start = time.perf_counter()
     job = store.get_historical_features(entity_df=entities, features=[f"weather:{c}" for c in given["columns"]])
-    found = job.to_arrow()
+    found = job.to_df()
     seconds = time.perf_counter() - start
     peak = peak_mib()
-    found.to_pandas()[["flight_id", *given["columns"]]].to_parquet(folder / "feast.parquet")
+    found[["flight_id", *given["columns"]]].to_parquet(folder / "feast.parquet")
     return {"seconds": seconds, "rows": len(found), "peak_mib": peak, "before_mib": before}
 
 
