@@ -3,13 +3,15 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwright import Column, Table
-from loopwright.data.contract import Conformed, Origin, conform
+from loopwright.data.contract import Conformed, Origin, Seen, conform
 from loopwright.data.values import MISSING_TEXT
 from loopwright.records.errors import IngestRefused
 
@@ -175,6 +177,55 @@ def test_every_difference_of_the_schema_is_named_at_once() -> None:
         "'extra' is not in the contract",
     ):
         assert name in refused.value.why
+
+
+def test_columns_come_from_the_sources_own_header_and_others_are_ignored_when_declared() -> None:
+    table = Table(
+        "t",
+        {
+            "id": Column("string", source="Id #"),
+            "at": Column("timestamp", filled="ingested_at"),
+            "row": Column("string", filled="row_id"),
+            "size": Column("float", nullable=True, optional=True, source="Size (cm)"),
+        },
+        key=["row"],
+        event_time="at",
+        ignore=["note"],
+    )
+    origin = Origin("s", "d" * 64, NOON)
+    found = conform(table, pa.table({"Id #": ["a", None], "note": [1, 2], "Size (cm)": ["1.5", "x"]}), origin=origin)
+    assert found.good.to_pylist() == [{"id": "a", "at": NOON, "row": "dddddddddddd-1", "size": 1.5}]
+    assert found.bad["_raw"].to_pylist() == ['{"Id #":null,"Size (cm)":"x"}']
+    assert found.bad["_reason"].to_pylist() == ["id: missing; size: 'x' is not a number"]
+    bare = conform(table, pa.table({"id": ["a"]}), origin=origin)
+    assert (bare.good["size"].to_pylist(), bare.absent) == ([None], ["size"]), "its name here will do as well"
+    for frame, why in [({"size": [1.0]}, "'Id #' is missing"), ({"Id #": ["a"], "more": [1]}, "'more' is not in the contract")]:
+        with pytest.raises(IngestRefused) as refused:
+            conform(table, pa.table(frame), origin=origin)
+        assert why in refused.value.why
+    everything = msgspec.structs.replace(table, ignore=["*"])
+    assert len(conform(everything, pa.table({"Id #": ["a"], "more": [1]}), origin=origin).good) == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "1:a", "a1", ""]), st.integers(0, 2)), max_size=40), st.integers(1, 7))
+def test_a_key_that_comes_again_in_a_later_part_is_found(keys: list[tuple[str, int]], step: int) -> None:
+    table = Table(
+        "t",
+        {"a": Column("string", nullable=True), "k": Column("string"), "n": Column("integer"), "at": Column("timestamp")},
+        key=["k", "n"],
+        event_time="at",
+    )
+    frame = pa.table(
+        {"a": ["x"] * len(keys), "k": [k or "-" for k, _ in keys], "n": pa.array([n for _, n in keys], pa.int64())}
+    )
+    frame = frame.append_column("at", pa.array([NOON] * len(keys), pa.timestamp("us", tz="UTC")))
+    seen, parts = Seen(), []
+    for at in range(0, len(frame), step):
+        part = frame.slice(at, step)
+        rows = np.arange(at + 1, at + len(part) + 1)
+        parts += conform(table, part, rows=rows, seen=seen).bad["_row"].to_pylist()
+    assert sorted(parts) == sorted(conform(table, frame).bad["_row"].to_pylist())
 
 
 def test_no_rows_are_no_problem() -> None:

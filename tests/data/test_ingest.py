@@ -1,6 +1,6 @@
 import multiprocessing
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -8,11 +8,14 @@ import pyarrow as pa
 import pytest
 
 from loopwright import Column, Home, Table
+from loopwright.data import ingest as ingest_module
+from loopwright.data import source
 from loopwright.data.contract import conform
-from loopwright.data.ingest import Contract, Ingested, contract, contracts, files, ingest, put_contract
+from loopwright.data.ingest import Contract, Ingested, changes, contract, contracts, files, ingest, put_contract
 from loopwright.data.source import open_source
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import DeclarationInvalid, IngestRefused, NameInvalid, TableNotFound
+from loopwright.records.progress import Silent
 from loopwright.records.settings import Settings
 
 THINGS = Table(
@@ -156,6 +159,98 @@ def test_other_columns_or_types_are_refused_once_there_are_rows(
     with pytest.raises(DeclarationInvalid) as refused:
         put_contract(home, changed)
     assert [p.field for p in refused.value.problems] == [field]
+
+
+def test_a_contract_may_gain_columns_that_are_null_in_the_rows_there_are(home: Home, file: Path, tmp_path: Path) -> None:
+    ingest(home, THINGS, file)
+    grown = msgspec.structs.replace(THINGS, columns={**THINGS.columns, "colour": Column("string", nullable=True)})
+    put_contract(home, grown)
+    assert home.lake.read("things", columns=["id", "colour"]).sort_by("id").to_pylist() == [
+        {"id": "a", "colour": None},
+        {"id": "d", "colour": None},
+    ]
+    old, new = tmp_path / "old.csv", tmp_path / "new.csv"
+    old.write_text("id,at,size\ne,2024-01-05T00:00:00Z,1\n", encoding="utf-8")
+    new.write_text("id,at,size,colour\nf,2024-01-05T00:00:00Z,1,red\n", encoding="utf-8")
+    assert ingest(home, grown, old).absent == ["colour"], "a source of before the column came"
+    assert ingest(home, grown, new).absent == []
+    colours = {r["id"]: r["colour"] for r in home.lake.read("things").to_pylist()}
+    assert colours == {"a": None, "d": None, "e": None, "f": "red"}
+    before, after = (e.record.table for e in home.ledger.find(Contract, newest=False))
+    assert changes(before, after) == ["colour: absent -> string"]
+    with pytest.raises(IngestRefused, match="'colour' is not in the contract"):
+        conform(THINGS, open_source(new).whole().frame)
+
+
+def test_every_other_change_of_columns_is_refused_with_what_was_and_what_is(home: Home, file: Path, tmp_path: Path) -> None:
+    loose = {**THINGS.columns, "note": Column("string", nullable=True), "v": Column("array", shape=[2], nullable=True)}
+    kept = msgspec.structs.replace(THINGS, columns=loose)
+    put_contract(home, kept)
+    path = tmp_path / "t.csv"
+    path.write_text('id,at,size,note,v\na,2024-01-01T00:00:00Z,1,,"[1,2]"\n', encoding="utf-8")
+    assert ingest(home, kept, path).good == 1
+    assert home.lake.read("things")["v"].to_pylist() == [[1.0, 2.0]]
+    columns = {k: v for k, v in loose.items() if k != "size"}
+    columns |= {
+        "note": Column("string"),
+        "v": Column("array", shape=[1, 2], nullable=True),
+        "at": Column("timestamp", zone="UTC"),
+    }
+    with pytest.raises(DeclarationInvalid) as refused:
+        put_contract(home, msgspec.structs.replace(THINGS, columns=columns | {"new": Column("float")}))
+    assert {p.field: p.reason.split(";")[0] for p in refused.value.problems} == {
+        "columns.size": "float -> gone",
+        "columns.note": "nullable -> never null",
+        "columns.v": "shape [2] -> [1, 2]",
+        "columns.new": "absent -> float",
+    }
+
+
+def test_a_source_in_many_parts_is_one_ingestion(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "BATCH_BYTES", 4096)
+    monkeypatch.setattr(ingest_module, "_IN_MEMORY", 2000)
+    lines = [f"k{i % 900},2024-01-01T00:00:00Z,{-1 if i % 100 == 0 else 1}" for i in range(1000)]
+    path = tmp_path / "large.csv"
+    path.write_text("id,at,size\n" + "\n".join(lines), encoding="utf-8")
+    told: list[float] = []
+
+    class Listener(Silent):
+        def advance(self, what: str, done: float, total: float) -> None:
+            told.append(done / total)
+
+    done = ingest(home, THINGS, path, progress=Listener())
+    repeated = {f"k{i - 900}" for i in range(901, 1000)}
+    assert (done.rows, done.good, done.reasons) == (
+        1000,
+        891,
+        {"size: below 0": 10, "key: the same key and times as an earlier row": 99},
+    )
+    assert len(repeated) == 99
+    assert (home.lake.count("things"), home.lake.count("quarantine.things"), home.lake.version("things")) == (891, 109, 1)
+    assert len(told) > 3
+    assert told == sorted(told)
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("id,at,size\n" + "\n".join(lines) + "\nk,2024-01-01T00:00:00Z,\xff", encoding="latin-1")
+    with pytest.raises(IngestRefused, match="UTF-8"):
+        ingest(home, THINGS, wrong)
+    assert home.lake.count("things") == 891, "what fails at its end leaves nothing behind"
+    assert not list(home.path.glob("tmp*"))
+
+
+def test_a_declaration_and_what_the_ledger_kept_of_it_are_one_contract(home: Home, file: Path) -> None:
+    put_contract(home, THINGS)
+    ingest(home, contract(home, "things"), file)
+    put_contract(home, THINGS)
+    assert len(home.ledger.find(Contract)) == 1
+
+
+def test_rows_of_one_file_have_one_moment_in_every_table(home: Home, file: Path) -> None:
+    columns = {"id": Column("string"), "at": Column("timestamp", filled="ingested_at")}
+    tables = [Table(name, columns, key=["id"], event_time="at", ignore=["*"]) for name in ("asked", "told")]
+    ingest(home, tables[0], file)
+    home.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]  # a simulated clock
+    ingest(home, tables[1], file)
+    assert {r["at"] for t in tables for r in home.lake.read(t.name).to_pylist()} == {datetime(2024, 2, 1, tzinfo=UTC)}
 
 
 def test_names(home: Home) -> None:
