@@ -211,9 +211,9 @@ def test_the_interval_of_a_correlation_is_fishers() -> None:
 def test_many_rows_are_sampled_evenly_and_the_work_is_said() -> None:
     class Steps(Silent):
         def __init__(self) -> None:
-            self.seen: list[tuple[str, int, int]] = []
+            self.seen: list[tuple[str, float, float]] = []
 
-        def advance(self, what: str, done: int, total: int) -> None:
+        def advance(self, what: str, done: float, total: float) -> None:
             self.seen.append((what, done, total))
 
     n = 3 * ROWS

@@ -50,7 +50,9 @@ def _values(array: Array, null: Array | None) -> list[Any]:
     values: list[Any] = array.tolist()
     if null is None:
         return values
-    whole = null.reshape(len(null), -1).all(axis=1).tolist()  # of an array every number is hidden, or some are
+    whole: list[bool] = np.asarray(
+        null.reshape(len(null), -1).all(axis=1)
+    ).tolist()  # of an array every number is hidden, or some are
     return [None if hidden else _shown(v, h) for v, h, hidden in zip(values, null.tolist(), whole, strict=True)]
 
 

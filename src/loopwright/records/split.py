@@ -178,11 +178,15 @@ def _share(split: Split) -> float:
 
 def _cuts(draw: Array, stratum: Array, count: int, share: float) -> Array:
     """For each stratum the draw up to which values validate, so that their share is `share`, and one of several at least."""
-    values, of = np.unique(np.rec.fromarrays([stratum, draw]), return_index=True)[0], np.arange(count)
-    first, end = np.searchsorted(values.f0, of, side="left"), np.searchsorted(values.f0, of, side="right")
+    order = np.lexsort((draw, stratum))
+    of, values = stratum[order], draw[order]
+    new = np.ones(len(order), dtype=np.bool_)
+    new[1:] = (of[1:] != of[:-1]) | (values[1:] != values[:-1])
+    of, values = of[new], values[new]
+    first, end = np.searchsorted(of, np.arange(count), side="left"), np.searchsorted(of, np.arange(count), side="right")
     size = end - first
     judged = np.minimum(np.maximum(np.rint(share * size).astype(np.int64), 1), size - 1)
-    return np.where(judged > 0, values.f1[np.maximum(first + judged - 1, 0)], -1.0)
+    return np.where(judged > 0, values[np.maximum(first + judged - 1, 0)], -1.0)
 
 
 def _draw(examples: pa.Table, split: Split, seed: int, purpose: str, edges: Sequence[float]) -> tuple[Array, Array, list[str]]:
