@@ -189,6 +189,8 @@ def test_a_large_csv_comes_in_parts_with_every_row_numbered(
     assert [r for p in parts for r in p.broken["_row"].to_pylist()] == sorted(bad)
     assert sum(len(p.frame) for p in parts) == 1996
     assert [p.done for p in parts] == sorted(p.done for p in parts)
+    assert parts[-1].done == 1
+    assert (found.whole().done, found.whole(500).done < 1) == (1, True)
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:

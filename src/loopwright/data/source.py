@@ -69,16 +69,17 @@ class Opened(NamedTuple):
     def whole(self, most: int | None = None) -> Batch:
         """All rows (at least the first `most`) as one batch."""
         parts: list[Batch] = []
-        for batch in self.batches():
-            parts.append(batch)
-            if most is not None and sum(len(p.frame) for p in parts) >= most:
-                break
+        batches, done = self.batches(), 0.0
+        while done < 1 and (most is None or sum(len(p.frame) for p in parts) < most):
+            batch = next(batches, None)
+            parts += [batch] if batch else []
+            done = 1.0 if batch is None else 0.0
         frames = [p.frame for p in parts]
         return Batch(
             frames[0] if len(frames) == 1 else _joined(self.name, frames),
             np.concatenate([p.rows for p in parts]),
             pa.concat_tables([p.broken for p in parts]),
-            parts[-1].done,
+            done or min(parts[-1].done, 0.99),
         )
 
 
@@ -208,8 +209,12 @@ def _refusing(name: str, what: str) -> Iterator[None]:
 class _Bounded(io.BufferedIOBase):
     """What a compressed file unpacks to, at most LARGEST bytes of it."""
 
-    def __init__(self, packed: Any, name: str) -> None:
-        self._packed, self._name, self._count = packed, name, 0
+    def __init__(self, packed: Any, file: Any, name: str) -> None:
+        self._packed, self._file, self._name, self._count = packed, file, name, 0
+
+    def position(self) -> int:
+        """How far the packed file was read, in bytes."""
+        return int(self._file.tell())
 
     def readable(self) -> bool:
         return True
@@ -237,14 +242,14 @@ def _unpacked(path: Path, name: str) -> Iterator[Any]:
         file.seek(0)
         if start[:2] == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=file) as packed:
-                yield _Bounded(packed, name)
+                yield _Bounded(packed, file, name)
         elif start == b"PK\x03\x04":
             with zipfile.ZipFile(file) as archive:
                 inside = [i for i in archive.infolist() if i.filename.lower().endswith(".csv")]
                 if len(inside) != 1:
                     raise IngestRefused(name, f"it holds {len(inside)} CSV files; give it one")
                 with archive.open(inside[0]) as packed:
-                    yield _Bounded(packed, name)
+                    yield _Bounded(packed, file, name)
         else:
             yield file
 
@@ -345,10 +350,8 @@ def _csv_rows(path: Path, name: str, names: list[str], delimiter: str) -> Iterat
 
 
 def _share(data: Any, size: int) -> float:
-    try:
-        return float(min(data.tell() / max(size, 1), 1.0))
-    except (OSError, io.UnsupportedOperation, ValueError):
-        return 0.0
+    position = data.position() if isinstance(data, _Bounded) else data.tell()
+    return float(min(position / max(size, 1), 1.0))
 
 
 def _numbers(first: int, count: int, skipped: set[int]) -> npt.NDArray[np.int64]:
