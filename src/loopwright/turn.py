@@ -418,7 +418,8 @@ def _tell_develop(state: Turning, output: dict[str, Any], run: openlineage.Run) 
     made = home.ledger.get(state.outputs["data"]["examples"], Examples).record
     run.inputs.append({**openlineage.examples(loop.name, made), "inputFacets": openlineage.judged(made.rows, {}, [])})
     board = home.ledger.get(output["leaderboard"], Leaderboard).record
-    run.outputs += [openlineage.package(loop.name, row.package, home.packages.manifest(row.package)) for row in board.rows]
+    made_here = [*(row.package for row in board.rows), *(board.fleet.serving.values() if board.fleet is not None else ())]
+    run.outputs += [openlineage.package(loop.name, digest, home.packages.manifest(digest)) for digest in made_here]
 
 
 def _lineage(loop: Loop) -> Lineage:

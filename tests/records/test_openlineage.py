@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 from tests import openlineage as reader
@@ -23,6 +24,7 @@ from loopwright.records import openlineage
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.ids import new_id
 from loopwright.records.openlineage import OpenLineage
+from loopwright.records.package import Segment
 from loopwright.records.settings import Settings
 from loopwright.turn import turn
 from loopwright.verbs.keep import doctor
@@ -139,6 +141,13 @@ def test_columns_lead_back_to_tables_and_features_to_columns(told: dict[str, Any
     features = {n: [f["field"] for f in o["inputFields"]] for n, o in packages["late.package.lightgbm"].items()}
     assert features == {"distance": ["distance"], "weight": ["weight"], "jam": ["jam"], "shop": ["shop"]}
     assert packages["late.package.heuristic"] == {}
+
+
+def test_the_package_of_a_segment_has_a_name_of_its_own(told: dict[str, Any]) -> None:
+    digest, manifest = told["manifests"]["lightgbm"]
+    of_west = msgspec.structs.replace(manifest, segment=Segment(column="shop", value="west"))
+    assert openlineage.package("late", digest, manifest)["name"] == "late.package.lightgbm"
+    assert openlineage.package("late", digest, of_west)["name"] == "late.package.lightgbm.west"
 
 
 def test_an_ingestion_says_what_was_read_how_good_it_was_and_what_landed(tmp_path: Path) -> None:

@@ -224,7 +224,8 @@ def package(loop: str, digest: str, manifest: Manifest) -> Json:
         "schema": _schema((name, "feature", "") for name in used),
         "columnLineage": facet("columnLineage", fields=columns),
     }
-    return {"namespace": NAMESPACE, "name": f"{loop}.package.{manifest.candidate}", "facets": facets}
+    segment = f".{manifest.segment.value}" if manifest.segment is not None else ""
+    return {"namespace": NAMESPACE, "name": f"{loop}.package.{manifest.candidate}{segment}", "facets": facets}
 
 
 def origins(made: Lineage, lake: str) -> Json:

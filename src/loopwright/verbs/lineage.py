@@ -83,8 +83,8 @@ def _tree(home: Home, id: str, role: str, depth: int) -> Node:
     if id.startswith("table:") and any(s.startswith("file:") for s in sources):  # then the ingestions between add nothing
         sources = {s: r for s, r in sources.items() if s.startswith("file:")}
     children = list(_computed(made)) if made is not None and depth else []
-    # The package before has a lineage of its own, as long as history: one look-up away.
-    children += [_tree(home, s, r, 0 if r == "parent" else depth - 1) for s, r in sorted(sources.items())]
+    # The package before, and the one a segment's package stands beside, have lineages of their own: one look-up away.
+    children += [_tree(home, s, r, 0 if r in ("parent", "fleet of") else depth - 1) for s, r in sorted(sources.items())]
     return Node(id=id, kind=kind, label=label, role=role, children=children)
 
 
@@ -130,7 +130,8 @@ def _label(home: Home, id: str) -> tuple[str, str, Lineage | None]:
 
 def _package_label(manifest: Manifest) -> str:
     commit = manifest.commit[:12] or "unknown"
-    return f"{manifest.candidate}, trained until {manifest.training.as_of:%Y-%m-%d}, commit {commit}"
+    segment = f" for {manifest.segment.column} {manifest.segment.value}" if manifest.segment is not None else ""
+    return f"{manifest.candidate}{segment}, trained until {manifest.training.as_of:%Y-%m-%d}, commit {commit}"
 
 
 # --- forward: what it was used for ----------------------------------------------------------------------------------
