@@ -33,7 +33,7 @@ _ELEMENTWISE = frozenset((
 
 _COMMUTES = frozenset({"Add", "Mul", "And", "Or", "Equal"})
 _ROWS = "N"
-_NODE_COST = {"Where": 3.0, "LabelEncoder": 2.0, "Concat": 1.5}
+_NODE_COST = {"Where": 3.0, "LabelEncoder": 2.0, "Concat": 2.0}
 
 
 class _Column(msgspec.Struct, eq=False):
@@ -328,6 +328,8 @@ class _Writer:
     # --- nodes -------------------------------------------------------------------------------------------------------
 
     def _put_node(self, item: _Item) -> None:
+        if item.node.op_type == "LabelEncoder" and self._put_codes(item):
+            return
         node = NodeProto()
         node.CopyFrom(item.node)
         del node.input[:]
@@ -338,6 +340,18 @@ class _Writer:
                 self._put("Identity", [tensor], result=name)
             self._named.add(name)
         self._nodes.append(node)
+
+    def _put_codes(self, item: _Item) -> bool:
+        """Codes of a text that enters with others: looked up as a matrix [N, 1] and turned, rather than made a tensor [N] between."""
+        text, codes = item.operands[0], self._reader.values[item.node.output[0]]
+        if not isinstance(text, _Column) or text.flat or not text.origin[0] or not isinstance(codes, _Column):
+            return False
+        block, place = text.origin
+        one = block if self._reader.widths[block] == 1 else self._gather(block, [place], axis=1)
+        found = self._put("LabelEncoder", [one], domain=item.node.domain, attributes=item.node.attribute)
+        codes.flat = ""
+        self._register(self._put("Transpose", [found], perm=[1, 0]), [codes])
+        return True
 
     def _put_lanes(self, members: list[_Item]) -> None:
         for part in self._parts(members):
