@@ -8,7 +8,9 @@ from sklearn.metrics import average_precision_score, recall_score
 from tests.traffic import OUTCOME, START, WEEK
 
 from loopwright.monitor.quality import Decay, decayed, quality
+from loopwright.records.declarations import Outcome
 from loopwright.records.evaluation import Estimate, Evaluation
+from loopwright.records.package import Output
 from loopwright.records.windows import Quality
 
 
@@ -111,3 +113,39 @@ def test_too_few_outcomes_or_none_are_no_data() -> None:
 
 def test_the_same_rows_give_the_same_record() -> None:
     assert measure(joined()) == measure(joined())
+
+
+def numbers(n: int, off: float, seed: int = 0) -> pa.Table:
+    """Predictions of a number that are off by about `off`."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(100, 20, n)
+    return pa.table(
+        {
+            "_package": ["a"] * n,
+            "_score": truth + rng.normal(0, off, n),
+            "_label": pa.nulls(n, pa.bool_()),
+            "_truth": pa.array([t if i % 5 else None for i, t in enumerate(truth)], pa.float64()),
+        }
+    )
+
+
+@pytest.mark.parametrize(("off", "state"), [(10.0, "ok"), (10.3, "ok"), (16.0, "decayed"), (3.0, "ok")])
+def test_an_error_that_grows_is_decay(off: float, state: str) -> None:
+    found = quality(
+        numbers(1500, off),
+        {"side": np.array(["left", "right"] * 750, dtype=object)},
+        {"a": evaluation(mae=8.0)},
+        START,
+        START + WEEK,
+        outcome=Outcome(OUTCOME.table, "arr_delay", task="regression"),
+        outputs={"a": Output(task="regression")},
+        known_at=START + WEEK,
+        decay=Decay("mae", 2.0),
+        minimum_rows=100,
+    )
+    assert found.state == state
+    assert (found.rows, found.with_outcome) == (1500, 1200)
+    assert found.metrics["mae"].value == pytest.approx(off * np.sqrt(2 / np.pi), rel=0.1)
+    assert set(found.slices["side"]["left"]) == {"mae", "mean_error"}
+    assert np.isfinite(found.metrics["mae_gap:side"].value)
+    assert not {"average_precision", "value_per_prediction"} & set(found.metrics)
