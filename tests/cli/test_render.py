@@ -1,5 +1,6 @@
 import io
 import math
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -8,9 +9,22 @@ from rich.console import Console
 from tests.console import sample
 
 from loopwright.cli import render
+from loopwright.data.quarantine import Quarantined
+from loopwright.records.declarations import Column, Table
 from loopwright.records.ledger.record import Problem
 from loopwright.verbs import results
-from loopwright.verbs.results import Checked, CheckItem, Made, Node, OutcomesReport, ReportFile, TurnReport, Verified
+from loopwright.verbs.results import (
+    Checked,
+    CheckItem,
+    ContractShown,
+    ContractVersion,
+    Made,
+    Node,
+    OutcomesReport,
+    ReportFile,
+    TurnReport,
+    Verified,
+)
 
 NODE = Node(
     id="a" * 64,
@@ -63,6 +77,27 @@ ANSWERS: list[tuple[Any, list[str]]] = [
     (
         OutcomesReport(loop="l", accepted=5, joined=4, pending=3, overdue=2, unmatched=1, contradicting=0, repeated=0),
         ["accepted", "overdue"],
+    ),
+    (
+        Quarantined(
+            table="orders",
+            rows=1,
+            mended=2,
+            by_reason={"size: below 0": 1},
+            by_source={"a.csv": 1},
+            shown=[{"source": "a.csv", "row": 7, "reason": "size: '-1' is below 0", "raw": "{}"}],
+        ),
+        ["quarantine of orders: 1 row, 2 mended before", "size: '-1' is below 0", "loopwright ingest orders FILE --mend"],
+    ),
+    (
+        ContractShown(
+            table=Table("orders", {"id": Column("string", source="Id"), "at": Column("timestamp", zone="UTC")}, ["id"], "at"),
+            rows=3,
+            versions=[
+                ContractVersion(number=1, digest="d", at=datetime(2024, 1, 1, tzinfo=UTC), by="ann", changes=["x: 1 -> 2"])
+            ],
+        ),
+        ["orders: key id, event time at, 3 rows", "times of UTC", "2024-01-01 00:00", "x: 1 -> 2"],
     ),
     ([], ["nothing"]),
 ]

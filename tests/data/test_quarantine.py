@@ -64,8 +64,8 @@ def landed(home: Home) -> dict[str, str]:
 
 def test_what_waits_is_counted_by_reason_and_shown(home: Home) -> None:
     found = quarantined(home, "orders", most=2)
-    assert (found.rows, found.mended, found.sources) == (4, 0, {"orders.csv": 4})
-    assert found.reasons == {
+    assert (found.rows, found.mended, found.by_source) == (4, 0, {"orders.csv": 4})
+    assert found.by_reason == {
         "at: a time that America/New_York skips (the clocks go forward)": 1,
         "at: a time that America/New_York has twice, as -04:00 and as -05:00: write which": 1,
         "size: below 0": 1,
@@ -94,7 +94,7 @@ def test_mended_rows_leave_once_and_keep_their_name(home: Home, tmp_path: Path) 
     assert (again.good, again.quarantined) == (0, 1)
     assert len(landed(home)) == home.lake.count("orders") == 4
     left = quarantined(home, "orders")
-    assert (left.rows, left.mended, list(left.reasons)) == (1, 3, ["size: below 0"])
+    assert (left.rows, left.mended, list(left.by_reason)) == (1, 3, ["size: below 0"])
     assert home.lake.count("quarantine.orders") == 4, "history stays"
     assert set(files(home, "orders", done.version)) == {"orders.csv", "bad.csv"}
 

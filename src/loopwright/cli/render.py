@@ -431,7 +431,11 @@ def _release(value: ReleaseState) -> RenderableType:
 
 
 def _trace(value: Trace) -> RenderableType:
-    numbers = f"score {value.score:.4f}, threshold {value.threshold:.4f}" if isinstance(value.label, bool) else f"score {value.score:,.6g}"
+    numbers = (
+        f"score {value.score:.4f}, threshold {value.threshold:.4f}"
+        if isinstance(value.label, bool)
+        else f"score {value.score:,.6g}"
+    )
     release = value.release
     parts: list[RenderableType] = [
         heading(f"{value.loop}: prediction {value.id}"),

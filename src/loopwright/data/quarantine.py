@@ -37,8 +37,8 @@ class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
     table: str
     rows: int
     mended: int
-    reasons: dict[str, int]
-    sources: dict[str, int]
+    by_reason: dict[str, int]
+    by_source: dict[str, int]
     shown: list[dict[str, Any]]
     file: str = ""
 
@@ -59,8 +59,8 @@ def quarantined(home: Home, table: str, *, most: int = 20, export: Path | None =
         table=table,
         rows=len(waiting),
         mended=mended,
-        reasons=dict(reasons.most_common()),
-        sources=dict(sources.most_common()),
+        by_reason=dict(reasons.most_common()),
+        by_source=dict(sources.most_common()),
         shown=shown.to_pylist(),
         file=str(export or ""),
     )
