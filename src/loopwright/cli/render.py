@@ -228,7 +228,7 @@ def _quarantined(value: Quarantined) -> RenderableType:
         )
     parts: list[RenderableType] = [
         heading(f"quarantine of {value.table}: {_count(value.rows, 'row')}, {value.mended:,} mended before"),
-        table(["reason", "rows"], [[r, n] for r, n in list(value.reasons.items())[:ALIKE]]),
+        table(["reason", "rows"], [[r, n] for r, n in list(value.by_reason.items())[:ALIKE]]),
         table(
             ["source", "row", "why", "as it was"], [[r["source"], r["row"], r["reason"], r["raw"][:200]] for r in value.shown]
         ),

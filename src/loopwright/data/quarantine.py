@@ -84,12 +84,12 @@ def mend(home: Home, table: Table, source: Any = None) -> Ingested:
         _settle(home, table.name)
         waiting = set(_refs(QUARANTINE + table.name, _waiting(home, table.name)[0]))
         chosen = _first(refs, waiting)
-        frame = _data(whole).take(pa.array(chosen, pa.int64()))
         digests = [refs[i][0] for i in chosen]
         numbers = np.array([refs[i][1] for i in chosen], dtype=np.int64)
-        found = conform(
-            table, frame, origin=Origin(opened.name, digests, home.clock.now()), rows=numbers, absent=table.columns
-        )  # fmt: skip
+        origin = Origin(opened.name, digests, home.clock.now())
+        # Where none of the rows waits any more there may be no columns to judge.
+        frame = _data(whole).take(pa.array(chosen, pa.int64())) if chosen else _empty(table)
+        found = conform(table, frame, origin=origin, rows=numbers, absent=table.columns)
         left: dict[str, list[int]] = {}
         for i in found.at.tolist():
             left.setdefault(digests[i], []).append(int(numbers[i]))
@@ -113,6 +113,10 @@ def mend(home: Home, table: Table, source: Any = None) -> Ingested:
         if home.lake.append_once(table.name, found.good, application=application, sequence=sequence, note=note) is not None:
             return _settle(home, table.name) or record
     raise Unavailable(f"table {table.name}: too many others are mending its quarantine")
+
+
+def _empty(table: Table) -> pa.Table:
+    return pa.table({c.source or n: pa.nulls(0) for n, c in table.columns.items() if not c.filled})
 
 
 def _first(refs: list[Ref], waiting: set[Ref]) -> list[int]:
