@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import ndonnx.extensions as nde
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -23,7 +24,7 @@ START = datetime(2024, 1, 1, tzinfo=UTC)
 def look(
     label: Any, columns: dict[str, tuple[Column, Any]], task: Task = "binary", key: tuple[str, ...] = (), **more: Any
 ) -> list[Suspect]:
-    """Scan columns, each of them a feature of its own name."""
+    """Scan columns, each of them a feature of its own name (or `features` of them)."""
     n = len(label)
     given = {name: column for name, (column, _) in columns.items()}
     table = pa.table({name: pa.array(v, from_pandas=False) for name, (_, v) in columns.items()}, schema=arrow_schema(given))
@@ -36,7 +37,8 @@ def look(
         "_prediction": pa.nulls(n, pa.string()),
     }.items():
         table = table.append_column(name, values)
-    return scan(trace(lambda f: {name: f[name] for name in given}, given), table, task=task, key=list(key), **more)
+    features = more.pop("features", lambda f: {name: f[name] for name in given})
+    return scan(trace(features, given), table, task=task, key=list(key), **more)
 
 
 FLOAT, MAYBE, STRING = Column("float"), Column("float", nullable=True), Column("string")
@@ -91,6 +93,13 @@ def test_what_is_missing_may_tell_though_the_feature_does_not() -> None:
     given = label & (rng.random(n) < 0.1)
     values = [1.0 if g else None for g in given]
     assert named(look(label, {"claim": (MAYBE, values)})) == [("claim", "missing")]
+    # A features function that fills in what is missing hides nothing.
+    assert named(look(label, {"claim": (MAYBE, values)}, features=lambda f: {"claim": nde.fill_null(f.claim, 0.5)})) == [
+        ("claim", "missing")
+    ]
+    codes = [float(c) if g else None for c, g in zip(rng.permutation(n), label, strict=True)]
+    found = look(label, {"code": (MAYBE, codes)}, features=lambda f: {"code": nde.fill_null(f.code, 3000.0)})
+    assert named(found) == [("code", "missing")]
     at_random = [None if r < 0.1 else 1.0 for r in rng.random(n)]
     assert look(label, {"sensor": (MAYBE, at_random)}) == []
     assert look(label, {"words": (Column("string", nullable=True), [None if r < 0.5 else "x" for r in rng.random(n)])}) == []
@@ -112,6 +121,13 @@ def test_names_of_rows_and_row_numbers() -> None:
     )
     assert named(found) == [("order_id", "names"), ("number", "names"), ("counter", "order")]
     assert "1,000 different values in 1,000 rows" in found[0].why
+
+
+def test_a_number_that_stands_for_nothing_is_a_bin_of_its_own() -> None:
+    rng = np.random.default_rng(10)
+    label = rng.random(2000) < 0.4
+    code = np.where(label, rng.permutation(2000).astype(float), 1000.0)  # in the middle of what it stands beside
+    assert named(look(label, {"code": (FLOAT, code)})) == [("code", "tells")]
 
 
 @pytest.mark.parametrize("task", ["regression", "ranking"])

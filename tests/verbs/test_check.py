@@ -126,8 +126,9 @@ def test_leaks_are_warned_of_and_strict_makes_them_a_no(home: Home, tmp_path: Pa
     loop = written(tmp_path / "shop", LEAKY)
     checked = check(home, loop)
     assert checked.ok
-    assert sorted(warned(checked)) == ["feature order", "feature refund"]
-    assert "it is made of refund" in warned(checked)["feature refund"]
+    assert sorted(warned(checked)) == ["column refund", "feature order"]
+    assert "it is made of order" in warned(checked)["feature order"]
+    assert "where it is missing the label is false in 100.0%" in warned(checked)["column refund"]
     assert not check(home, loop, strict=True).ok
     assert check(home, written(tmp_path / "honest"), strict=True).ok
 
@@ -167,11 +168,11 @@ def test_the_command_shows_it_and_its_exit_code_says_it(home: Home, tmp_path: Pa
     loop, at = written(tmp_path / "shop", LEAKY), ["--home", str(home.path)]
     assert run([*at, "check", loop]) == 0
     shown = capsys.readouterr().out
-    assert "▲ feature refund" in shown
+    assert "▲ column refund" in shown
     assert "rows in, features out (table orders)" in shown
     assert "returns: 2 to look into" in shown
     assert run([*at, "check", loop, "--strict", "--json"]) == 1
     answer: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert answer["ok"] is False
-    assert [i["name"] for i in answer["items"] if i["warning"]] == ["feature refund", "feature order"]
+    assert [i["name"] for i in answer["items"] if i["warning"]] == ["column refund", "feature order"]
     assert len(answer["sample"]) == 3

@@ -37,7 +37,10 @@ _UNIQUE = 0.9
 
 
 class Suspect(msgspec.Struct, frozen=True, kw_only=True):
-    """A feature to doubt: the columns it is made of, why (a sentence), and what was measured, with the lower end of its interval."""
+    """A feature to doubt: the columns it is made of, why (a sentence), and what was measured, with the lower end of its interval.
+
+    `kind` is `tells`, `names`, `order`, or `missing`: then it is a column that is meant, not a feature.
+    """
 
     feature: str
     columns: list[str]
@@ -61,7 +64,8 @@ def scan(
     values = FeatureValues(traced)
     found = values.graph.run(arrow_feed(values.graph, values.columns, rows))
     made_of = feature_columns(traced)
-    suspects: list[Suspect] = []
+    suspects = list(_missing(traced, rows, targets))
+    doubted = {s.feature for s in suspects}
     for i, name in enumerate(traced.order):
         array, null = found[f"value.{name}"], found.get(f"null.{name}")
         columns = made_of[name]
@@ -71,9 +75,7 @@ def scan(
             for suspect in _suspects(name, columns, part, missing, targets, half, decided, task, set(columns) <= set(key))
         ]
         worst = {kind: max((s for s in parts if s.kind == kind), key=lambda s: s.low) for kind in {s.kind for s in parts}}
-        suspects += [
-            worst[kind] for kind in sorted(worst) if kind != "tells" or "missing" not in worst
-        ]  # the more telling of the two
+        suspects += [worst[kind] for kind in sorted(worst) if kind != "tells" or not set(columns) <= doubted]
         progress.advance("leakage scan", i + 1, len(traced.order))
     return suspects
 
@@ -139,9 +141,6 @@ def _suspects(
             unit = "AUC" if truth.dtype == np.bool_ else "R² of ranks"
             why = f"tells {target} by itself, {unit} {measure:.4f} (at least {low:.3f})"
             yield Suspect(feature=name, columns=columns, kind="tells", why=why, measure=measure, low=low)
-        if truth.dtype == np.bool_ and (pure := _pure(missing, target, truth)):
-            why, share, low = pure
-            yield Suspect(feature=name, columns=columns, kind="missing", why=why, measure=share, low=low)
     if not text and len(there) >= 100 and distinct >= _UNIQUE * len(there) and not missing.any():
         order = abs(float(stats.spearmanr(part, decided).statistic))
         if order > 0.999:
@@ -157,9 +156,11 @@ def _bins(part: Array, missing: Array) -> Array:
         place[np.argsort(-counts, kind="stable")] = np.arange(len(words))
         bins = np.minimum(place[code], WORDS) + 1
     else:
-        distinct = np.unique(part[~missing])
-        if len(distinct) > BINS:
-            distinct = np.unique(np.quantile(part[~missing], np.linspace(0, 1, BINS + 1)[:-1], method="lower"))
+        distinct, counts = np.unique(part[~missing], return_counts=True)
+        if len(distinct) > BINS:  # of equal size, and one for each number that is there that often
+            often = distinct[counts * BINS > counts.sum()]
+            even = np.quantile(part[~missing], np.linspace(0, 1, BINS + 1)[:-1], method="lower")
+            distinct = np.unique([*even, *often, *np.nextafter(often, np.inf)])
         bins = np.searchsorted(distinct, part, side="right") + 1
     return np.where(missing, 0, bins)
 
@@ -204,6 +205,15 @@ def _fit(score: Array, ranks: Array) -> tuple[float, float]:
     r = abs(float(np.corrcoef(stats.rankdata(score), ranks)[0, 1]))
     low = float(np.tanh(np.arctanh(min(r, 1 - 1e-12)) - _SIGMAS / np.sqrt(len(score) - 3)))
     return r * r, min(max(low, 0.0) ** 2, 1 - _FEW / len(score))
+
+
+def _missing(traced: Traced, rows: pa.Table, targets: Sequence[tuple[str, Array]]) -> Iterator[Suspect]:
+    """Columns that features use, of which it tells the label whether they are missing, whatever the features put there instead."""
+    for name in traced.used:
+        missing = rows.column(name).is_null().to_numpy()
+        pure = [p for target, truth in targets if truth.dtype == np.bool_ and (p := _pure(missing, target, truth))]
+        for why, share, low in pure[:1]:
+            yield Suspect(feature=name, columns=[name], kind="missing", why=why, measure=share, low=low)
 
 
 def _pure(missing: Array, target: str, truth: Array) -> tuple[str, float, float] | None:

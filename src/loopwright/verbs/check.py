@@ -157,7 +157,12 @@ def _doubts(loop: "Loop", traced: "Traced", seen: _Rows, progress: Progress) -> 
     )
     if seen.examples is not None:
         suspects = scan(traced, seen.examples, task=loop.outcome.task, key=loop.requests.key, progress=progress)
-        found += [(f"feature {s.feature}", f"{s.why}; it is made of {', '.join(s.columns) or 'no column'}") for s in suspects]
+        found += [
+            (f"column {s.feature}", s.why)
+            if s.kind == "missing"
+            else (f"feature {s.feature}", f"{s.why}; it is made of {', '.join(s.columns) or 'no column'}")
+            for s in suspects
+        ]
     items = [CheckItem(name=name, ok=True, detail=why, warning=True) for name, why in found]
     if not items:
         detail = (
