@@ -19,6 +19,7 @@ from loopwright.records.examples import Examples
 from loopwright.records.predictions.read import predictions
 from loopwright.records.settings import Settings
 from loopwright.replay import replay
+from loopwright.turn import turn
 from loopwright.verbs import act, look
 from loopwright.verbs.results import Replayed
 
@@ -39,6 +40,20 @@ def lived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         fill(home, case)
         run = replay(home, case.loop, start=START, end=END)
         yield Lived(case, home, act.summarise(home, case.loop, run, "declared"))
+
+
+def test_what_nobody_ever_judged_is_learnt_from_and_the_rule_wins(tmp_path: Path) -> None:
+    case = CASES["anomaly"]()
+    with Home(Settings(home=tmp_path, by="tests"), SimulatedClock(START)) as home:
+        fill(home, case, outcomes=False)
+        turn(home, case.loop, as_of=START)
+        [entry] = home.ledger.find(Leaderboard, loop=case.loop.name)
+        forest = next(row for row in entry.record.rows if row.candidate == "forest")
+        package = home.packages.read(forest.package)
+    assert "forest is not known to pay: no outcome tells" in entry.record.verdict
+    assert entry.record.verdict.endswith("heuristic wins, short of: find faults")
+    assert (package.evaluation.rows, package.evaluation.metrics["average_precision"].n) == (0, 0)
+    assert package.manifest.threshold > 0
 
 
 def text(value: Any) -> str:

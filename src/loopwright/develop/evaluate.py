@@ -67,7 +67,7 @@ def evaluate(
         latency_p99_us=latency[1],
         size_bytes=size,
         train_seconds=seconds,
-        value_per_prediction=worth.value if worth is not None else 0.0,
+        value_per_prediction=worth.value if worth is not None and len(truth) else 0.0,
     )
 
 

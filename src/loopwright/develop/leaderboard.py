@@ -96,7 +96,9 @@ def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], r
         name = c.metric.replace("_", " ")
         better = (d.low, d.high) if metrics.metric(c.metric).higher else (-d.high, -d.low)
         amount, bounds = abs(d.value), f"[{better[0]:.3f}, {better[1]:.3f}]"
-        if not pays(c):
+        if math.isnan(d.value):
+            parts.append(f"{c.challenger} is not known to pay: no outcome tells its {name} from that of {c.incumbent}")
+        elif not pays(c):
             parts.append(f"{c.challenger} does not pay ({round(d.value, 3) + 0.0:+.3f} [{d.low:.3f}, {d.high:.3f}] {name} against {c.incumbent})")
         elif by_name[c.challenger].score < by_name[c.incumbent].score - 1e-12:
             parts.append(

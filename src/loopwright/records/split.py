@@ -266,9 +266,7 @@ def _part(examples: pa.Table, rows: Array, split: Split) -> Part:
 def _enough(examples: pa.Table, divided: Divided, task: Task) -> None:
     label, partition = examples.column("_label"), divided.partition
     for name, rows in (("training", divided.training), ("validation", divided.validation)):
-        kinds = 0
-        if task in ("binary", "multiclass") or (task == "anomaly" and name == "validation"):
-            kinds = 2
+        kinds = 2 if task in ("binary", "multiclass") else 0  # what is strange may never have been said
         there = len(label.take(pa.array(rows)).drop_null().unique()) if kinds else 0
         if len(rows) < LEAST_ROWS or there < kinds:
             first, last = (f"{_moment(int(m)):%Y-%m-%d %H:%M}" for m in _ends(examples))
