@@ -270,13 +270,13 @@ def lookup(folder: Path, given: Given) -> Given:
         }
         for block in range(0, STATIONS, 1000):
             for name, call in steps.items():
-                start = time.perf_counter()
                 for key in asked[block : block + 1000]:
+                    start = time.perf_counter()
                     call(key)
-                took[name].append((time.perf_counter() - start) / 1000 * 1e6)
+                    took[name].append((time.perf_counter() - start) * 1e6)
         answer = contexts.find([{"station": asked[0], "at": at}], [[]])[0][0]
         select.close()
-    return {name: statistics.median(t[2:]) for name, t in took.items()} | {"answer": answer}
+    return {name: statistics.median(t[len(t) // 5 :]) for name, t in took.items()} | {"answer": answer}
 
 
 def graph(folder: Path, given: Given) -> Given:
@@ -312,7 +312,7 @@ def graph(folder: Path, given: Given) -> Given:
         matrix = whole.run(many, ["features"])["features"]
         alone = runner(trees_of(package.files["model.onnx"]))
         found: Given = {}
-        for count, calls in ((1, 2000), (10_000, 3)):
+        for count, calls in ((1, 1000), (10_000, 5)):
             feed, ready = {name: array[:count] for name, array in many.items()}, matrix[:count]
             steps: dict[str, Callable[[], object]] = {"whole": partial(whole.score, feed), "alone": partial(alone, ready)}
             took = in_turns(steps, calls=calls, rounds=given["rounds"] * 3)
@@ -344,15 +344,16 @@ def runner(model: bytes) -> Callable[[Any], object]:
 
 
 def in_turns(steps: Mapping[str, Callable[[], object]], *, calls: int, rounds: int) -> dict[str, float]:
-    """Median microseconds of a call of each, measured in turns."""
+    """Median microseconds of a call of each, in turns; the first round only warms up."""
     took: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds + 1):
+    for turn in range(rounds + 1):
         for name, call in steps.items():
-            start = time.perf_counter()
             for _ in range(calls):
+                start = time.perf_counter()
                 call()
-            took[name].append((time.perf_counter() - start) / calls * 1e6)
-    return {name: statistics.median(t[1:]) for name, t in took.items()}
+                if turn:
+                    took[name].append((time.perf_counter() - start) * 1e6)
+    return {name: statistics.median(t) for name, t in took.items()}
 
 
 def ingestion(folder: Path, given: Given) -> Given:
@@ -499,15 +500,19 @@ def lookups(folder: Path, *, quick: bool) -> tuple[list[Line], str]:
         ["the same key again", f"{found['again']:.2f}"],
         ["the same as a request does it: key, flags, columns", f"{found['as served']:.2f}"],
     ]
-    ratio = found["first"] / found["select"]
-    lines = [Line("look-up of one key, not in memory / bare SQLite select", f"{ratio:.2f}", "<= 2", ratio <= 2)]
+    first, again = found["first"] / found["select"], found["again"] / found["select"]
+    lines = [
+        Line("look-up of one key, not yet in memory / bare SQLite select by primary key", f"{first:.2f}", "<= 2", first <= 2),
+        Line("the same, in memory", f"{again:.2f}", "<= 2", again <= 2),
+    ]
     if not quick:
         theirs = feast("online", folder)
         rows.append([f"Feast {FEAST}, SQLite store", f"{theirs['us']:.1f}"])
-        faster = theirs["us"] / found["first"]
-        lines.append(Line("the same, speed / Feast's get_online_features", f"{faster:.0f}", ">= 8", faster >= 8))
+        for what, took in (("not yet in memory", found["first"]), ("in memory", found["again"])):
+            faster = theirs["us"] / took
+            lines.append(Line(f"the same, {what}: speed / Feast's get_online_features", f"{faster:.0f}", ">= 8", faster >= 8))
         assert found["answer"] == theirs["answer"], (found["answer"], theirs["answer"])
-    return lines, table(["one of 20,000 keys, five columns", "µs"], rows)
+    return lines, table(["one of 20,000 keys, five columns; median of calls", "µs"], rows)
 
 
 def graphs(folder: Path, *, rounds: int) -> tuple[list[Line], str]:
