@@ -12,7 +12,7 @@ SOURCE = ROOT / "src" / "loopwright"
 
 # What a prediction worker must never load.
 HEAVY = {
-    "alembic", "deltalake", "duckdb", "jinja2", "lightgbm", "ndonnx", "onnxmltools", "optuna", "pandas", "polars", "psycopg",
+    "alembic", "deltalake", "duckdb", "jinja2", "lightgbm", "ndonnx", "optuna", "pandas", "polars", "psycopg",
     "pyarrow", "rich", "scipy", "skl2onnx", "sklearn", "spox", "sqlalchemy", "typer", "vl_convert",
 }  # fmt: skip
 
@@ -53,7 +53,8 @@ DOORS = {
     "jinja2": ("console/",),
     "optuna": ("develop/",),
     "skl2onnx": ("develop/",),
-    "onnxmltools": ("develop/",),
+    "xgboost": (),
+    "torch": ("develop/network.py",),
     "lightgbm": ("develop/",),
     "sklearn": ("develop/",),
     "ndonnx": ("develop/", "features.py"),

@@ -177,11 +177,12 @@ def truth_of(task: str, matrix: Array, rng: Any) -> Array:
     part = np.digitize(height, np.quantile(height, [0.3, 0.7]))
     if task == "several":
         return np.column_stack([height, height**2])
-    return {
+    found: Array = {
         "binary": height > np.median(height),
         "multiclass": np.array(["a", "b", "c"], dtype=object)[part],
         "ranking": part.astype(np.float64),
     }.get(task, height * 10.0 ** rng.integers(-2, 8))
+    return found
 
 
 def judge(case: tuple[str, Encoding, Any, int, str]) -> str:
@@ -251,4 +252,4 @@ def test_a_number_is_compared_by_its_size_and_a_probability_as_it_is() -> None:
     assert difference(answers(1e9 + 100, 0.5), answers(1e9, 0.4), numbers) == pytest.approx([1e-7, 0.1])
     assert difference(answers(0.5), answers(0.4), odds) == pytest.approx([0.1])
     inf, nan = float("inf"), float("nan")
-    assert difference(answers(nan, inf, 1.0), answers(1.0, nan, inf), numbers).tolist() == [inf, 0.0, 0.0]
+    assert difference(answers(nan, inf, 1.0), answers(1.0, nan, 1e60), numbers).tolist() == [inf, 0.0, 0.0]

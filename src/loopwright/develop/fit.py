@@ -169,9 +169,8 @@ def at_quantile(estimator: Any, quantile: float) -> Any:
 
 
 def _predicts_several(estimator: Any) -> bool:
-    return bool(estimator.__sklearn_tags__().target_tags.multi_output) and type(last(estimator)).__module__.startswith(
-        "sklearn"
-    )
+    ours = type(last(estimator)).__module__.split(".")[0] in ("sklearn", "loopwright")
+    return ours and bool(estimator.__sklearn_tags__().target_tags.multi_output)
 
 
 def predict(estimator: Any, matrix: Array, goal: Goal) -> Answers:

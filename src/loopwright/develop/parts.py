@@ -21,7 +21,7 @@ import onnx
 import onnx.inliner
 import onnxruntime as ort
 import spox
-import spox.opset.ai.onnx.v21 as op
+import spox.opset.ai.onnx.v21 as _operators
 from skl2onnx import convert_sklearn
 from skl2onnx._supported_operators import sklearn_operator_name_map
 from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
@@ -51,9 +51,12 @@ from sklearn.feature_selection import SelectorMixin
 from sklearn.linear_model import _base as linear_base
 
 from loopwright.develop import trees
+from loopwright.develop.network import TorchClassifier, TorchRegressor
 from loopwright.records.graph import Array
 
 OPSETS = {"": 21, "ai.onnx.ml": 3}
+
+op: Any = _operators  # its operators are not marked as exported, so types would be refused
 
 
 @singledispatch
@@ -363,12 +366,10 @@ def _(part: ensemble.BaggingRegressor, x: Any) -> Any:
 
 @decision.register(ensemble.AdaBoostClassifier)
 def _(part: ensemble.AdaBoostClassifier, x: Any) -> Any:
-    classes, total = part.n_classes_, None
+    classes, total = part.n_classes_, _constant(0.0)
     for estimator, weight in zip(part.estimators_, part.estimator_weights_, strict=False):  # fewer when it stopped early
-        vote = _one_hot(_choice(estimator, x), classes) * float(weight * classes / (classes - 1)) - float(
-            weight / (classes - 1)
-        )
-        total = vote if total is None else total + vote
+        against = float(weight / (classes - 1))
+        total = total + _one_hot(_choice(estimator, x), classes) * (float(weight) + against) - against
     found = total / float(part.estimator_weights_.sum())
     return found if classes > 2 else _column(found, 1) - _column(found, 0)
 
@@ -745,6 +746,22 @@ def _(part: dummy.DummyRegressor, x: Any) -> Any:
     return _same(_wide(x), np.ravel(part.constant_))
 
 
+def _module(part: Any, x: Any) -> Any:
+    given = _float32(x) if part.single_ else _wide(x)
+    return _wide(ndx.asarray(next(iter(spox.inline(part.to_onnx())(x=given.unwrap_spox()).values()))))
+
+
+@probabilities.register(TorchClassifier)
+def _(part: TorchClassifier, x: Any) -> Any:
+    odds = _softmax(_module(part, x))
+    return _column(odds, 1) if len(part.classes_) == 2 else odds
+
+
+@predict.register(TorchRegressor)
+def _(part: TorchRegressor, x: Any) -> Any:
+    return _module(part, x) * _constant(part.scale_) + _constant(part.mean_)
+
+
 # --- trees -----------------------------------------------------------------------------------------------------------
 
 
@@ -762,11 +779,11 @@ def _summed(model: trees.Model, x: Any) -> Any:
         count = max(model.categorical) + 1
         cut = [ndx.trunc(_column(x, i)) if i in model.categorical else _column(x, i) for i in range(count)]
         x = ndx.concat([*cut, x[:, count:]], axis=1)
-    return trees.ensemble(model.trees, x, model.base, model.less, exact=True)
+    return trees.ensemble(model.trees, x, model.base, model.less, exact=not model.in_turn)
 
 
 def _linked(model: trees.Model, found: Any) -> Any:
-    links = {"LOGISTIC": _sigmoid, "SOFTMAX": _softmax, "EXP": ndx.exp, "SQUARE": lambda y: ndx.sign(y) * y * y}
+    links: dict[str, Any] = {"LOGISTIC": _sigmoid, "SOFTMAX": _softmax, "EXP": ndx.exp, "SQUARE": lambda y: ndx.sign(y) * y * y}
     found = found * model.factor if model.factor != 1.0 else found
     return links[model.link](found) if model.link in links else found
 
@@ -783,6 +800,6 @@ def _(part: ensemble.IsolationForest, x: Any) -> Any:
             strict=True,
         )
     ]
-    usual = float(_average_path_length([part._max_samples])[0]) * len(part.estimators_)
+    usual = float(_average_path_length(np.array([part._max_samples]))[0]) * len(part.estimators_)
     depth = trees.ensemble(made, _float32(x), np.zeros(1), exact=True)
     return -ndx.exp(depth * (-np.log(2.0) / usual)) - float(part.offset_)

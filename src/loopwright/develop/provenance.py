@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    "loopwright", "numpy", "onnx", "onnxruntime", "ndonnx", "spox", "skl2onnx", "onnxmltools", "scikit-learn", "lightgbm", "xgboost",
+    "loopwright", "numpy", "onnx", "onnxruntime", "ndonnx", "spox", "skl2onnx", "scikit-learn", "lightgbm", "xgboost",
     "optuna",
 )  # fmt: skip
 

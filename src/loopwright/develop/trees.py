@@ -6,7 +6,8 @@ float64 (after a scaler), the ensemble's thresholds are too.
 
 ONNX gives the sum of the leaves in float32. That is enough for a probability at the end of a graph. Where more is needed each
 leaf is split in two: a multiple of a power of two so large that float32 adds them without error, and the small rest. The two sums
-together are right to 40 bits.
+together are right to 40 bits. XGBoost itself adds in float32, one tree after the other from its base score on, and so does the
+runtime on one thread: with the base score as the first tree the sums are the same to the last bit.
 
 Every tree says in each node which way a NaN goes. LightGBM takes it for 0 where training had none.
 """
@@ -170,7 +171,7 @@ class Model(NamedTuple):
     """A model of trees: what is added to their sum [K], and what becomes of the sum.
 
     The sum is multiplied by `factor`; `link` is NONE, LOGISTIC, SOFTMAX, EXP or SQUARE. `less` is the comparison that goes left.
-    `single`: the library itself makes its matrix float32. `categorical` are columns of categories, whose numbers it cuts off
+    `single`: the library itself makes its matrix float32; `in_turn`: it adds in float32, tree by tree. `categorical` are columns of categories, whose numbers it cuts off
     behind the point.
     """
 
@@ -180,6 +181,7 @@ class Model(NamedTuple):
     less: str = "LEQ"
     factor: float = 1.0
     single: bool = False
+    in_turn: bool = False
     categorical: tuple[int, ...] = ()
 
 
@@ -369,10 +371,7 @@ def _chained(tree: Tree, members: dict[int, list[int]]) -> Tree:
 
 
 def of_xgboost(estimator: Any) -> Model:
-    """The model of a fitted XGBoost estimator, read from its JSON form; `base` is before the link.
-
-    Raises ValueError for what has no exact form.
-    """
+    """The model of a fitted XGBoost estimator, read from its JSON form. Raises ValueError for what has no exact form."""
     if not np.isnan(estimator.missing):
         raise ValueError(f"missing={estimator.missing} has no form in ONNX: leave it NaN")
     learner = json.loads(bytes(estimator.get_booster().save_raw("json")))["learner"]
@@ -385,9 +384,15 @@ def of_xgboost(estimator: Any) -> Model:
     weights = booster.get("weight_drop", [1.0] * len(targets))
     trees = list(_xgboost_trees(model["trees"][:end], targets, weights))
     base = np.array(json.loads(about["base_score"]), dtype=np.float64)
-    base = {"LOGISTIC": lambda p: np.log(p / (1 - p)), "EXP": np.log}.get(link, lambda b: b)(base)
+    base = np.log(base / (1 - base)) if link == "LOGISTIC" else np.log(base) if link == "EXP" else base
     outputs = max(int(about["num_class"]), int(about["num_target"]), 1)
-    return Model(trees, np.broadcast_to(base, outputs).copy(), link, "LT", single=True)
+    first = [_leaf(float(np.float32(b)), k) for k, b in enumerate(np.broadcast_to(base, outputs))]
+    return Model([*first, *trees], np.zeros(outputs), link, "LT", single=True, in_turn=True)
+
+
+def _leaf(value: float, target: int) -> Tree:
+    no = np.array([-1])
+    return Tree(np.array([0]), np.array([0.0]), no, no, np.array([False]), np.array([[value]]), target)
 
 
 def _last_tree(estimator: Any, model: dict[str, Any]) -> int | None:
