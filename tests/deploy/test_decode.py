@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.deploy.bodies import BAD, Bad, text
 from tests.deploy.loops import NOW_US, REQUESTS, flight
 
-from loopwright.deploy.decode import Decoder, parse
+from loopwright.deploy.decode import Decoder, Rows, parse
 from loopwright.records.declarations import Column
 from loopwright.records.errors import LoopwrightError, RequestInvalid, RequestMalformed, RequestTooLarge
 
@@ -132,3 +132,47 @@ def test_parse_is_strict() -> None:
     for body in (b'{"a":1,"a":2}', b'{"a":{"b":1,"b":1}}', b"NaN", b"[" * 100_000, b"1e999"):
         with pytest.raises(RequestMalformed):
             parse(body)
+
+
+ARRAYS = {"image": Column("array", shape=[2, 3]), "mood": Column("array", shape=[2], nullable=True), "n": Column("float")}
+
+
+def test_arrays_are_nested_lists_and_become_flat() -> None:
+    read = Decoder(ARRAYS, optional=["n"])
+    body = b'{"image":[[1,2,3],[4,5,6.5]],"mood":[0.5,-1e-300]}'
+    assert read(body) == Rows([{"image": [1.0, 2.0, 3.0, 4.0, 5.0, 6.5], "mood": [0.5, -1e-300]}], True)
+    assert read(b'[{"image":[[1,2,3],[4,5,6]],"mood":null,"n":1}]').rows[0]["mood"] is None
+    assert read.check([{"image": [[1, 2, 3], [4, 5, 6]], "mood": [3.4e38, 0]}]) == [
+        {"image": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "mood": [3.4e38, 0.0]}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        (
+            "image",
+            "[[1,2,3],[4,5]]",
+            "nested lists of shape [2, 3] of numbers that a float32 holds, not ragged lists of 2 and 3",
+        ),
+        ("image", "[1,2,3,4,5,6]", "not of shape [6]"),
+        ("image", "[[1,2],[3,4],[5,6]]", "not of shape [3, 2]"),
+        ("image", "[[1,2,3],[4,5,[6]]]", "not lists of different depth"),
+        ("image", '[[1,2,3],[4,5,"6"]]', "not lists with text in them"),
+        ("image", "[[1,2,3],[4,5,true]]", "not lists with true in them"),
+        ("image", "[[1,2,3],[4,5,null]]", "not lists with null in them"),
+        ("image", "[[1,2,3],[4,5,1e39]]", "not with a number too large for a float32"),
+        ("image", "[]", "not of shape [0]"),
+        ("image", "null", "not null"),
+        ("image", "7", "not a number"),
+        ("mood", "[1]", "of shape [2] of numbers that a float32 holds or null, not of shape [1]"),
+        ("mood", '{"a":1}', "or null, not an object"),
+    ],
+)
+def test_an_array_of_another_shape_is_named(field: str, value: str, why: str) -> None:
+    given = {"image": "[[1,2,3],[4,5,6]]", "mood": "null", "n": "1", field: value}
+    with pytest.raises(RequestInvalid) as caught:
+        Decoder(ARRAYS)(("{" + ",".join(f'"{k}":{v}' for k, v in given.items()) + "}").encode())
+    [problem] = caught.value.problems
+    assert problem.field == field
+    assert problem.reason.endswith(why), problem.reason

@@ -99,6 +99,7 @@ def program(rng: np.random.Generator, f: dict[str, Any]) -> dict[str, Any]:
         "given": -f["d"],
         "code": nde.static_map(f["s"], {"UA": 1, "": 2}, default=0),
         "text": nde.fill_null(f["t"], "none"),
+        "named": nde.static_map(f["s"], {"UA": "United"}, default="other"),
         "mean": chosen[1] - ndx.mean(f["d"]),
     }
 

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from loopwright.records.columns import ARROW_TYPES, arrow_array, arrow_arrays, arrow_schema
+from loopwright.records.columns import ARROW_TYPES, arrow_array, arrow_arrays, arrow_schema, numbers
 from loopwright.records.declarations import Column, ColumnType
 from loopwright.records.graph import NAT
 
@@ -53,3 +53,27 @@ def test_only_columns_that_are_there_are_taken() -> None:
     columns = {"a": Column("float"), "b": Column("string", nullable=True)}
     assert list(arrow_arrays(columns, pa.table({"a": [1.0], "c": [2]}))) == ["a"]
     assert arrow_schema(columns) == pa.schema([pa.field("a", pa.float64(), nullable=False), pa.field("b", pa.string())])
+
+
+def test_arrays_are_flat_lists_in_arrow_and_have_their_shape_in_a_graph() -> None:
+    column = Column("array", shape=[2, 2], nullable=True)
+    chunked = pa.chunked_array([[[1.0, 2, 3, 4], None], [[5.0, 6, 7, 8]]], pa.list_(pa.float32())).slice(1)
+    values, null = arrow_array("v", column, chunked)
+    assert values.dtype == np.float32
+    assert values.tolist() == [[[0, 0], [0, 0]], [[5, 6], [7, 8]]]
+    assert null is not None
+    assert null.tolist() == [True, False]
+    fixed = pa.chunked_array([pa.array([[1.5, 2, 3, 4]], pa.list_(pa.float64(), 4))])
+    assert arrow_array("v", column, fixed)[0].tolist() == [[[1.5, 2], [3, 4]]]
+    assert arrow_array("v", column, chunked.slice(0, 0))[0].shape == (0, 2, 2)
+    with pytest.raises(ValueError, match="arrays of other than 4 numbers"):
+        arrow_array("v", column, pa.chunked_array([[[1.0]]], pa.list_(pa.float32())))
+    with pytest.raises(ValueError, match="1 nulls"):
+        arrow_array("v", Column("array", shape=[2, 2]), chunked)
+
+
+def test_the_numbers_of_a_column_are_its_own_or_the_means_of_its_arrays() -> None:
+    assert numbers(pa.chunked_array([[1, None, 3]])).tolist() == [1.0, 3.0]
+    arrays = pa.chunked_array([[[1.0, 2.0], None, [float("nan"), 1.0]]], pa.list_(pa.float32()))
+    np.testing.assert_array_equal(numbers(arrays), [1.5, float("nan")])
+    assert numbers(arrays.slice(0, 0)).tolist() == []

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from loopwright.develop.features import build
+from loopwright.develop.features import build, trace
+from loopwright.features import is_null
 from loopwright.records.columns import arrow_feed, arrow_schema
 from loopwright.records.declarations import Column
 from loopwright.records.graph import NAT, Feeder, Graph, feed_arrays, feed_rows, microseconds
@@ -165,6 +166,31 @@ def test_a_contract_that_disagrees_is_named() -> None:
     for name in ("distance", "wind", "hub"):
         assert f"'{name}'" in found
     assert "tail" not in found
+
+
+def test_arrays_enter_in_their_shape() -> None:
+    columns = {"image": Column("array", shape=[2, 2]), "mood": Column("array", shape=[3], nullable=True), "x": Column("float")}
+    traced = trace(
+        lambda f: {"top": f.image[:, 0, :], "mood": nde.fill_null(f.mood, -1.0), "null": is_null(f.mood), "x": f.x}, columns
+    )
+    graph = Graph(traced.raw())
+    assert {i.name: i.shape for i in graph.inputs} == {"image": (2, 2), "mood_values": (3,), "booleans": (1,), "floats": (1,)}
+    assert graph.problems(columns) == []
+    assert "'mood'" in graph.problems({**columns, "mood": Column("array", shape=[4], nullable=True)})[0]
+    rows: list[dict[str, Any]] = [
+        {"image": [[1, 2], [3, 4]], "mood": None, "x": 5.0},
+        {"image": [5.0, 6.0, 7.0, 8.0], "mood": np.array([7.0, 8.0, 9.0]), "x": 6.0},
+    ]
+    expected = [[1, 2, -1, -1, -1, 1, 5], [5, 6, 7, 8, 9, 0, 6]]
+    assert graph.run(feed_rows(graph, columns, rows))["numbers"].tolist() == expected
+    assert graph.run(feed_rows(graph, columns, rows[:1]))["numbers"].tolist() == expected[:1]
+    assert graph.run(Feeder(graph, columns).lists({n: [r[n] for r in rows] for n in columns}))["numbers"].tolist() == expected
+    flat = [{"image": [1.0, 2, 3, 4], "mood": None, "x": 5.0}, {"image": [5.0, 6, 7, 8], "mood": [7.0, 8, 9], "x": 6.0}]
+    table = pa.Table.from_pylist(flat, schema=arrow_schema(columns))
+    assert graph.run(arrow_feed(graph, columns, table))["numbers"].tolist() == expected
+    for wrong in ([1.0, 2.0], None):
+        with pytest.raises(ValueError, match=r"reshape|null"):
+            feed_rows(graph, columns, [{**rows[0], "image": wrong}])
 
 
 def test_a_graph_without_metadata_is_read_by_the_naming_rule() -> None:

@@ -346,6 +346,8 @@ class _Writer:
         text, codes = item.operands[0], self._reader.values[item.node.output[0]]
         if not isinstance(text, _Column) or text.flat or not text.origin[0] or not isinstance(codes, _Column):
             return False
+        if self._reader.type_of(item.node.output[0]) == TensorProto.STRING:
+            return False
         block, place = text.origin
         one = block if self._reader.widths[block] == 1 else self._gather(block, [place], axis=1)
         found = self._put("LabelEncoder", [one], domain=item.node.domain, attributes=item.node.attribute)
