@@ -240,3 +240,8 @@ def test_many_rows_are_sampled_evenly_and_the_work_is_said() -> None:
     found = look(label, {"late": (MAYBE, [None if v == 0.5 else v for v in late]), "b": (FLOAT, late * 0)}, progress=steps)
     assert named(found) == []  # two thirds of the rows know nothing, so the area is 0.67
     assert steps.seen == [("leakage scan", 1, 2), ("leakage scan", 2, 2)]
+
+
+def test_anomalies_that_hardly_anybody_judged_tell_nothing() -> None:
+    label = [None] * 198 + [True, False]
+    assert look(label, {"x": (FLOAT, np.arange(200.0))}, task="anomaly") == []

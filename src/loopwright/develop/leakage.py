@@ -56,6 +56,8 @@ def scan(
     """Suspects among the features, on (at most ROWS of) examples as `records.examples` describes them; `key` is that of the requests."""
     progress = progress or Silent()
     rows = examples.filter(examples.column("_label").is_valid())
+    if len(rows) < LEAST:
+        return []
     if len(rows) > ROWS:
         rows = rows.take(pa.array(np.unique(np.linspace(0, len(rows) - 1, ROWS).astype(np.int64))))
     targets = list(_targets(rows.column("_label"), task))
