@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 
-class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One answered prediction. Times are microseconds since 1970 (UTC).
 
     `request` and `context` map column to value as the graph saw them (timestamps as microseconds); `context_age_s` is
