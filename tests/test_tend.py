@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import openlineage
 from tests.journeys import synthetic
 from tests.journeys.synthetic import DRIFT, FILE, START, WEEK, WORTH, World
 
@@ -81,6 +82,23 @@ def test_a_round_commits_closes_and_accounts_and_the_next_finds_nothing_to_do(ho
     [need] = needs(LOOP.context, LOOP.aggregates)
     [west] = home.online.get_many(need.store, ["west"])
     assert west is not None, "context is fed for those who serve"
+
+
+def test_openlineage_is_told_which_packages_answered(lived: Path, tmp_path: Path) -> None:
+    shutil.copytree(lived / "home", tmp_path / "home")
+    events = tmp_path / "events.jsonl"
+    with synthetic.opened(tmp_path / "home", NOW, openlineage=str(events)) as home:
+        for _ in range(2):
+            done = tend(home, owner="a", retrain=False)
+            assert done is not None
+        state = serving(home, "late")
+        assert state is not None
+    began, ended = openlineage.events(events)
+    assert (began["eventType"], ended["eventType"], ended["job"]["name"]) == ("START", "COMPLETE", "late.serve")
+    [read], [made] = ended["inputs"], ended["outputs"]
+    assert read["facets"]["version"]["datasetVersion"] == state.arms[0].package
+    assert Path(made["name"]).name == "predictions.late"
+    assert made["outputFacets"]["outputStatistics"]["rowCount"] > 0
 
 
 def test_one_process_tends(home: Home) -> None:

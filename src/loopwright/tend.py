@@ -20,6 +20,7 @@ from loopwright.deploy.controller import serving
 from loopwright.loop import Loop
 from loopwright.monitor.alerts import close_alert, raise_alert, send
 from loopwright.monitor.watch import Watched, watch
+from loopwright.records import openlineage
 from loopwright.records.declarations import duration
 from loopwright.records.errors import LoopwrightError
 from loopwright.records.home import Home
@@ -49,6 +50,8 @@ def upkeep(home: Home, loop: Loop, *, until: datetime) -> Upkeep:
     What an upkeep that died left half done is done by the next one.
     """
     committed = commit(home, loop.name)
+    if committed.predictions:
+        _tell(home, loop, committed.predictions)
     watched = watch(home, loop_name=loop.name, monitor=loop.monitor, retrain=loop.retrain, outcome=loop.outcome, until=until)
     values = []
     for quality in _unaccounted(home, loop, until, {q.start for q in watched.qualities}):
@@ -65,6 +68,17 @@ def upkeep(home: Home, loop: Loop, *, until: datetime) -> Upkeep:
             home.ledger.put(value, loop=loop.name, key=quality.start.isoformat())
             values.append(value)
     return Upkeep(committed=committed, watched=watched, values=values)
+
+
+def _tell(home: Home, loop: Loop, rows: int) -> None:
+    """Tell OpenLineage which packages answered what is in the lake now."""
+    with home.openlineage.run(f"{loop.name}.serve", kind="SERVING", about=loop.scope.problem) as run:
+        state = serving(home, loop.name) if run.wanted else None
+        if state is not None:
+            run.inputs += [openlineage.package(loop.name, d, home.packages.manifest(d)) for d in state.packages]
+            name = f"predictions.{loop.name}"
+            made = openlineage.table(home.settings.lake_root, name, home.lake.version(name), loop.columns)
+            run.outputs.append(openlineage.written(made, rows))
 
 
 def _unaccounted(home: Home, loop: Loop, until: datetime, fresh: set[datetime]) -> list[Quality]:
