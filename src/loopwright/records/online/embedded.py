@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ _PUT = """INSERT INTO steps (store, key, steps) VALUES (?, ?, ?)
     ON CONFLICT (store, key) DO UPDATE SET steps = excluded.steps WHERE steps.steps <> excluded.steps"""
 _FED = """INSERT INTO fed (store, version, since, until) VALUES (?, ?, ?, ?) ON CONFLICT (store) DO UPDATE
     SET version = excluded.version, since = excluded.since, until = max(fed.until, excluded.until)"""
+_UNKNOWN = object()
 _GET = "SELECT steps FROM steps WHERE store = ? AND key = ?"
 
 
@@ -71,8 +72,8 @@ class Embedded:
         if self._now() >= self._fresh_until:
             self._refresh()
         if self._fed is None:
-            with self._errors(), self._mutex:
-                rows = self._select("SELECT store, version, since, until FROM fed", ())
+            with self._mutex:
+                rows = self._ask("SELECT store, version, since, until FROM fed", (), sqlite3.Cursor.fetchall) or []
                 self._fed = {name: Fed(version, since, until) for name, version, since, until in rows}
         return self._fed.get(store)
 
@@ -80,11 +81,11 @@ class Embedded:
         """See `Online`."""
         if self._now() >= self._fresh_until:
             self._refresh()
-        cache = self._cache
-        try:
-            return [cache[store, key] for key in keys]
-        except KeyError:
-            return [cache[store, key] if (store, key) in cache else self._load(store, key) for key in keys]
+        cache, found = self._cache, []
+        for key in keys:
+            steps = cache.get((store, key), _UNKNOWN)
+            found.append(self._load(store, key) if steps is _UNKNOWN else steps)
+        return found  # type: ignore[return-value]  # what is unknown has been loaded
 
     def close(self) -> None:
         """See `Online`."""
@@ -98,6 +99,7 @@ class Embedded:
     def _forget(self) -> None:
         self._pid = os.getpid()
         self._reader = None
+        self._asking: sqlite3.Cursor | None = None
         self._writer = None
         self._cache = {}
         self._fed = None
@@ -106,7 +108,7 @@ class Embedded:
 
     def _after_fork(self) -> None:
         if os.getpid() != self._pid:
-            self._inherited = (self._reader, self._writer)  # kept, never used: they are the parent's
+            self._inherited = (self._reader, self._asking, self._writer)  # kept, never used: they are the parent's
             self._forget()
 
     @contextmanager
@@ -136,6 +138,7 @@ class Embedded:
             self._after_fork()
             if self._reader is None and self._path.exists():
                 self._reader = self._connect("ro", 1.0)
+                self._asking = self._reader.cursor()
             version = self._reader.execute("PRAGMA data_version").fetchone()[0] if self._reader else -1
             if version != self._version or len(self._cache) > CACHED_KEYS:
                 self._cache, self._fed = {}, None
@@ -143,24 +146,24 @@ class Embedded:
             self._fresh_until = self._now() + FRESH_SECONDS
 
     def _load(self, store: str, key: str) -> Steps | None:
-        with self._errors(), self._mutex:
-            row = self._select(_GET, (store, key))
-            steps = Steps(row[0][0]) if row else None
+        with self._mutex:
+            row = self._ask(_GET, (store, key), sqlite3.Cursor.fetchone)
+            steps = Steps(row[0]) if row else None
             self._cache[store, key] = steps
             return steps
 
-    def _select(self, sql: str, values: tuple[str, ...]) -> list[Any]:
-        self._after_fork()
-        if self._reader is None:
+    def _ask(self, sql: str, values: tuple[str, ...], fetch: Callable[[sqlite3.Cursor], Any]) -> Any:
+        """What `fetch` takes of the answer; None where there is no file yet, or its first transaction is not there yet."""
+        if self._asking is None or os.getpid() != self._pid:
             self._refresh()
-        if self._reader is None:
-            return []
+        if self._asking is None:
+            return None
         try:
-            return self._reader.execute(sql, values).fetchall()
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):  # the file is there, its first transaction not yet
-                return []
-            raise
+            return fetch(self._asking.execute(sql, values))
+        except (sqlite3.DatabaseError, OSError) as error:
+            if "no such table" in str(error):
+                return None
+            raise _told(error) from error
 
     def _connect(self, mode: str, patience: float) -> sqlite3.Connection:
         return sqlite3.connect(
@@ -175,7 +178,12 @@ class Embedded:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.OperationalError, OSError) as error:
-            raise Unavailable(f"the online table does not answer: {error}") from error
-        except sqlite3.DatabaseError as error:
-            raise Damaged(f"the online table is damaged: {error}") from error
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise _told(error) from error
+
+
+def _told(error: Exception) -> Unavailable | Damaged:
+    """What SQLite or the system said, as an error of ours."""
+    if isinstance(error, (sqlite3.OperationalError, OSError)):
+        return Unavailable(f"the online table does not answer: {error}")
+    return Damaged(f"the online table is damaged: {error}")

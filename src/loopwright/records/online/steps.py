@@ -27,6 +27,7 @@ CACHED_KEYS = 200_000
 Items = Iterable[tuple[str, bytes]]
 """Keys with their packed steps."""
 
+_COUNT, _ENDS = struct.Struct("<I"), struct.Struct("<II")
 _DAMAGED = "the steps of a key are not what was packed"
 
 _encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(list[Any]).decode
@@ -50,18 +51,19 @@ class Step(NamedTuple):
 class Steps:
     """Packed steps, made ready to search. Raises Damaged when the bytes are not what was packed."""
 
-    __slots__ = ("_ends", "_last", "_moments", "_rows")
+    __slots__ = ("_data", "_last", "_moments")
 
     def __init__(self, data: bytes) -> None:
-        (count,) = struct.unpack_from("<I", data) if len(data) >= 4 else (-1,)
-        view, ends = memoryview(data), 4 + 8 * count
-        rows = ends + 4 * count
-        if not count >= 0 or rows > len(data):
+        try:
+            (count,) = _COUNT.unpack_from(data)
+            self._moments = memoryview(data)[4 : 4 + 8 * count].cast("q")
+            (end,) = _COUNT.unpack_from(data, 12 * count) if count else (0,)
+        except (struct.error, TypeError) as error:
+            raise Damaged(_DAMAGED) from error
+        if 4 + 12 * count + end != len(data):
             raise Damaged(_DAMAGED)
-        self._moments, self._ends, self._rows = view[4:ends].cast("q"), view[ends:rows].cast("I"), view[rows:]
-        if (self._ends[-1] if count else 0) != len(self._rows):
-            raise Damaged(_DAMAGED)
-        self._last: tuple[int, Step | None] = (-2, None)
+        self._data = data
+        self._last: tuple[int, Step | None] = (-1, None)
 
     def at(self, moment: int) -> Step | None:
         """What is in force at a moment; None before the first step."""
@@ -71,11 +73,14 @@ class Steps:
             return step
         if i < 0:
             return None
+        count, data = len(self._moments), self._data
+        start, end = _ENDS.unpack_from(data, 8 * count + 4 * i) if i else (0, _COUNT.unpack_from(data, 4 + 8 * count)[0])
+        rows = 4 + 12 * count
         try:
-            event_at, *values = _decode(self._rows[self._ends[i - 1] if i else 0 : self._ends[i]])
-        except (msgspec.DecodeError, ValueError) as error:
+            values = _decode(data[rows + start : rows + end])
+            step = Step(values.pop(0), values)
+        except (msgspec.DecodeError, ValueError, IndexError) as error:
             raise Damaged(_DAMAGED) from error
-        step = Step(event_at, values)
         self._last = (i, step)
         return step
 
