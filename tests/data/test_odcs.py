@@ -92,13 +92,14 @@ def test_a_contract_of_others_comes_in_with_what_a_table_can_hold() -> None:
 
 def test_what_makes_no_table_is_named() -> None:
     good = to_odcs(FULL)
-    for change, field in [
+    changes: list[tuple[dict[str, Any], str]] = [
         ({"kind": "Else"}, "kind"),
         ({"apiVersion": "v2.2.2"}, "apiVersion"),
         ({"schema": []}, "schema"),
         ({"schema": [{"name": "t", "properties": [{"name": "x", "logicalType": "object"}]}]}, "properties.x.logicalType"),
         ({"schema": [{"name": "t", "properties": [{"name": "x", "logicalType": "string"}]}]}, "properties"),
-    ]:
+    ]
+    for change, field in changes:
         with pytest.raises(DeclarationInvalid) as refused:
             from_odcs(good | change)
         assert [p.field for p in refused.value.problems] == [field]
