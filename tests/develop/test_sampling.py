@@ -4,6 +4,7 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import RandomForestClassifier, VotingClassifier
@@ -201,6 +202,8 @@ def test_every_server_of_the_package_gives_the_probabilities_of_real_traffic(tmp
     sampling = Sampling(keep={"false": 0.3}, weights={"true": 2.0})
     split = StratifiedSplit(validation=0.4)
     board = run(home, rows, candidates=candidates, sampling=sampling, split=split, seed=4)
+    file = home.folder("examples") / f"{home.packages.read(board.winner).manifest.training.examples}.parquet"
+    rows = pq.read_table(file)
     divided = divide(rows, split, seed=4)
     drawn = draw(rows, divided.training, sampling, seed=4)
     judged = rows.take(pa.array(divided.validation))
