@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 from tests.journeys.tasks import CASES, END, START, Case, fill
 
 from loopwright import Home
 from loopwright.cli.render import rendered
+from loopwright.console.app import routes
 from loopwright.develop.mlmodel import _load_pyfunc
 from loopwright.records import metrics
 from loopwright.records.clock import SimulatedClock
@@ -171,7 +174,19 @@ def test_the_report_and_the_pages_speak_of_the_task(lived: Lived, tmp_path: Path
     for objective in lived.case.loop.scope.objectives:
         assert objective.name in report.markdown
     assert "not measured" not in report.markdown
+    valued = lived.case.loop.scope.value.given
+    assert ("Money over no model" in report.markdown) == valued
+    assert ("no value table" in report.markdown.lower()) == (not valued)
     page = look.loop_page(lived.home, lived.case.loop.name)
     assert page.status.stages
+    client = TestClient(Starlette(routes=routes(lived.home)))
+    shown = client.get(f"/loops/{lived.case.loop.name}")
+    assert shown.status_code == 200
+    assert ("No value table is declared" in shown.text) == (not valued)
+    id = predictions(lived.home, lived.case.loop.name)["_id"][0].as_py()
+    traced = client.get(f"/predictions/{id}")
+    assert traced.status_code == 200
+    assert look.trace(lived.home, id).answer in traced.text
+    assert client.get(f"/predictions/{id}.json").json()["task"] == lived.case.loop.outcome.task
     card = lived.home.packages.read(page.status.serving).files["card.md"].decode()
     assert "nan" not in card.lower().replace("finance", "")

@@ -25,7 +25,10 @@ _SIGNS = {"met": "✓", "missed": "✗", "uncertain": "?", "not measured": "–"
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a report says. `metric` is the scope's weightiest metric of rows, the one that is charted."""
+    """Everything a report says. `metric` is the scope's weightiest metric of rows, the one that is charted.
+
+    Money is left out where nobody said what an answer is worth (not `valued`).
+    """
 
     loop: str
     problem: str
@@ -42,6 +45,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     doubts: list[Doubt]
     next_step: str
     monitor: Monitor
+    valued: bool
 
 
 def report(home: Home, *, loop_name: str, scope: Scope) -> Report:
@@ -72,6 +76,7 @@ def report(home: Home, *, loop_name: str, scope: Scope) -> Report:
         doubts=raised,
         next_step=next_step(case, raised),
         monitor=_monitor(home, loop_name),
+        valued=scope.value.given,
     )
 
 
@@ -171,12 +176,15 @@ def delivered_rows(report: Report) -> list[tuple[str, ...]]:
     """The table of totals, by column of DELIVERED."""
     t = report.totals
     month = t.cost / t.days * 30 if t.days else 0.0
-    rows: list[tuple[str, ...]] = [
-        ("Predictions", f"{t.predictions:,}, {t.with_outcome:,} of them with a known outcome"),
+    money: list[tuple[str, ...]] = [
         ("Money over no model", _money(t.model, t.currency)),
         ("The simple rule alone", _money(t.heuristic, t.currency)),
         ("Model over the simple rule", _money(t.over_heuristic, t.currency, signed=True)),
         ("Money per prediction", f"{t.model.value / t.with_outcome:,.2f} {t.currency}" if t.with_outcome else "–"),
+    ]
+    rows: list[tuple[str, ...]] = [
+        ("Predictions", f"{t.predictions:,}, {t.with_outcome:,} of them with a known outcome"),
+        *(money if report.valued else []),
         (
             "Compute",
             f"{_cents(t.cost)} USD, {_cents(month)} a month"
@@ -210,8 +218,8 @@ def week_rows(report: Report) -> list[tuple[str, ...]]:
             f"{w.quality.with_outcome:,}" if w.quality is not None else "–",
             w.window.state + (f" ({len(w.window.drifted)})" if w.window.drifted else ""),
             _estimate(w.quality.metrics.get(report.metric)) if w.quality is not None else "–",
-            f"{w.value.over_no_model.value:,.0f}" if w.value is not None else "–",
-            f"{w.value.over_heuristic.value:+,.0f}" if w.value is not None else "–",
+            f"{w.value.over_no_model.value:,.0f}" if w.value is not None and report.valued else "–",
+            f"{w.value.over_heuristic.value:+,.0f}" if w.value is not None and report.valued else "–",
         )
         for w in report.weeks
     ]
@@ -277,7 +285,7 @@ def html(report: Report) -> str:
         ),
         (
             "Money over no model, added up",
-            value_chart(recent, report.served, report.totals.currency),
+            value_chart(recent, report.served, report.totals.currency) if report.valued else "",
             "What the loop made, beside what the simple rule alone would have made on the same predictions.",
         ),
         (
@@ -308,14 +316,17 @@ def html(report: Report) -> str:
 def _tiles(report: Report) -> str:
     t = report.totals
     met = sum(p.met == "met" for p in report.promised)
-    tiles = [
-        ("Objectives met", f"{met} of {len(report.promised)}", ""),
+    money = [
         ("Over no model", f"{t.model.value:,.0f}", f"{t.currency} [{t.model.low:,.0f}, {t.model.high:,.0f}]"),
         (
             "Over the simple rule",
             f"{t.over_heuristic.value:+,.0f}",
             f"{t.currency} [{t.over_heuristic.low:,.0f}, {t.over_heuristic.high:,.0f}]",
         ),
+    ]
+    tiles = [
+        ("Objectives met", f"{met} of {len(report.promised)}", ""),
+        *(money if report.valued else []),
         ("Predictions", f"{t.predictions:,}", f"{t.with_outcome:,} with outcome"),
     ]
     return "\n".join(

@@ -57,7 +57,7 @@ class Money(msgspec.Struct, frozen=True, kw_only=True):
 
 def money(values: Sequence[ValueWindow]) -> Money | None:
     """Sums over windows; the half-width of the sum's interval is the root of the summed squares (windows are independent)."""
-    if not values:
+    if not any(v.valued for v in values):
         return None
     return Money(
         currency=values[-1].currency,
@@ -86,7 +86,7 @@ def metric_of(page: LoopPage) -> str:
 
 def available(page: LoopPage) -> list[str]:
     """The charts that there is something to show in."""
-    has = {"quality": bool(metric_of(page)), "drift": any(w.columns for w in page.windows), "value": bool(page.values)}
+    has = {"quality": bool(metric_of(page)), "drift": any(w.columns for w in page.windows), "value": any(v.valued for v in page.values)}
     return [name for name in CHARTS if has[name]]
 
 

@@ -136,3 +136,8 @@ class ValueWindow(Record, frozen=True, kw_only=True):
     over_heuristic: Estimate
     cost: float
     counts: dict[str, int]
+
+    @property
+    def valued(self) -> bool:
+        """Whether any answer was worth something: not where no value table is declared."""
+        return any((self.model.value, self.heuristic.value, self.no_model, self.over_heuristic.high - self.over_heuristic.low))

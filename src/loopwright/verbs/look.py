@@ -166,9 +166,11 @@ def _stages(
         detail = (
             f"week to {record_v.end:%Y-%m-%d}: {record_v.over_no_model.value:,.0f} {record_v.currency} over no model, "
             f"{record_v.over_heuristic.value:+,.0f} over the heuristic"
+            if record_v.valued
+            else f"week to {record_v.end:%Y-%m-%d}: {record_v.with_outcome:,} outcomes known; no value table is declared"
         )
         live["business"] = StageState(
-            stage="business", state="ok" if record_v.over_heuristic.high > 0 else "watch", detail=detail, at=value.at
+            stage="business", state="ok" if record_v.over_heuristic.high > 0 or not record_v.valued else "watch", detail=detail, at=value.at
         )
     running = next((e for e in reversed(turns) if e.record.state == "running"), None)
     return [_stage(stage, steps.get(stage), live.get(stage), running) for stage in STAGES]
