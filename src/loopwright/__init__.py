@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from loopwright.develop.network import TorchClassifier, TorchRegressor
     from loopwright.loop import Loop, load_loop
     from loopwright.records.declarations import (
         Aggregate,
@@ -62,6 +63,8 @@ __all__ = [
     "StratifiedSplit",
     "Table",
     "TimeSplit",
+    "TorchClassifier",
+    "TorchRegressor",
     "Value",
     "load_loop",
 ]
@@ -70,6 +73,8 @@ _ELSEWHERE = {
     "Home": "loopwright.records.home",
     "Loop": "loopwright.loop",
     "LoopwrightError": "loopwright.records.errors",
+    "TorchClassifier": "loopwright.develop.network",
+    "TorchRegressor": "loopwright.develop.network",
     "load_loop": "loopwright.loop",
 }
 
