@@ -21,10 +21,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def machine(libraries: Sequence[str]) -> str:
     """What it was measured on, in one sentence."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries)
-    return (
-        f"Measured on {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; {versions}. "
-        f"Load average of the machine at the end: {os.getloadavg()[0]:.1f}.\n"
-    )
+    load = os.getloadavg()[0]
+    text = f"Measured on {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; {versions}. "
+    text += f"Load average of the machine at the end: {load:.1f}.\n"
+    if load > 2 * (os.cpu_count() or 1):
+        text += "**Other work kept the machine busy meanwhile: to be measured again on a quiet one.**\n"
+    return text
 
 
 def put(title: str, text: str, path: Path = RESULTS) -> None:
