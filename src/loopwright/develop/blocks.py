@@ -142,6 +142,8 @@ class _Reader:
             blocks = [o for o in operands if isinstance(o, _Block)]
             if len(blocks) == len(operands) and len({b.rows for b in blocks}) == 1:
                 return _Block([c for b in blocks for c in b.columns], blocks[0].rows)
+        if node.op_type == "Transpose" and isinstance(first, str):
+            return self._laid_and_turned(first)
         if not isinstance(first, _Block):
             return None
         if node.op_type == "Squeeze" and len(first.columns) == 1 and _ints(operands[1]) in ([1], [-1]):
@@ -151,6 +153,19 @@ class _Reader:
             if start is not None and end is not None and step is not None:
                 return _Block(first.columns[slice(start[0], end[0], step[0])], first.rows)
         return None
+
+    def _laid_and_turned(self, name: str) -> _Block | None:
+        """The block whose transpose is K columns laid end to end and reshaped to [K, N]."""
+        shaped = self.items[self._makers[name]] if name in self._makers else None
+        if shaped is None or shaped.node.op_type != "Reshape" or not isinstance(shaped.operands[0], str):
+            return None
+        laid = self.items[self._makers[shaped.operands[0]]] if shaped.operands[0] in self._makers else None
+        if laid is None or laid.node.op_type != "Concat":
+            return None
+        columns = [o for o in laid.operands if isinstance(o, _Column)]
+        of_rows = all(self._shape(tensor) == [_ROWS] for tensor in laid.node.input)
+        fits = of_rows and len(columns) == len(laid.operands) and _ints(shaped.operands[1]) == [len(columns), -1]
+        return _Block(columns, _ROWS) if fits else None
 
     def _in_lane(self, node: NodeProto, operands: list[_Value]) -> bool:
         if node.op_type not in _ELEMENTWISE or self._shape(node.output[0]) != [_ROWS] or not node.input[0]:

@@ -11,6 +11,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Literal
 
 import msgspec
@@ -393,9 +394,19 @@ def _number(array: Any) -> Any:
 
 
 def _side_by_side(arrays: list[Any]) -> Any:
-    """Arrays float32 [N] and [N, K] as one float32 [N, F]."""
-    blocks = [array if array.ndim == 2 else ndx.expand_dims(array, axis=1) for array in arrays]
+    """Arrays float32 [N] and [N, K] as one float32 [N, F].
+
+    Runs of [N] are laid end to end and turned, which is far quicker to trace than giving each a second dimension.
+    """
+    runs = [list(run) for _, run in groupby(arrays, key=lambda array: array.ndim)]
+    blocks = [block for run in runs for block in ([_turned(run)] if run[0].ndim == 1 else run)]
     return ndx.concat(blocks, axis=1) if len(blocks) > 1 else blocks[0]
+
+
+def _turned(arrays: list[Any]) -> Any:
+    if len(arrays) == 1:
+        return ndx.expand_dims(arrays[0], axis=1)
+    return ndx.permute_dims(ndx.reshape(ndx.concat(arrays), (len(arrays), -1)), (1, 0))
 
 
 def _codes(array: Any, vocabulary: Vocabulary, encoding: Encoding) -> Any:
