@@ -1,14 +1,15 @@
 """Every task through the whole loop: from examples to a released package, two weeks live, outcomes, upkeep, retraining, reports."""
 
 import io
+import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from starlette.applications import Starlette
-from starlette.testclient import TestClient
+from tests.console.browser import served
 from tests.journeys.tasks import CASES, END, START, Case, fill
 
 from loopwright import Home
@@ -179,14 +180,14 @@ def test_the_report_and_the_pages_speak_of_the_task(lived: Lived, tmp_path: Path
     assert ("no value table" in report.markdown.lower()) == (not valued)
     page = look.loop_page(lived.home, lived.case.loop.name)
     assert page.status.stages
-    client = TestClient(Starlette(routes=routes(lived.home)))
-    shown = client.get(f"/loops/{lived.case.loop.name}")
-    assert shown.status_code == 200
-    assert ("No value table is declared" in shown.text) == (not valued)
     id = predictions(lived.home, lived.case.loop.name)["_id"][0].as_py()
-    traced = client.get(f"/predictions/{id}")
-    assert traced.status_code == 200
-    assert look.trace(lived.home, id).answer in traced.text
-    assert client.get(f"/predictions/{id}.json").json()["task"] == lived.case.loop.outcome.task
+    with served(list(routes(lived.home))) as address:
+        shown, traced, plain = (
+            urllib.request.urlopen(f"{address}/{path}", timeout=30).read().decode()
+            for path in (f"loops/{lived.case.loop.name}", f"predictions/{id}", f"predictions/{id}.json")
+        )
+    assert ("No value table is declared" in shown) == (not valued)
+    assert look.trace(lived.home, id).answer in traced
+    assert json.loads(plain)["task"] == lived.case.loop.outcome.task
     card = lived.home.packages.read(page.status.serving).files["card.md"].decode()
     assert "nan" not in card.lower().replace("finance", "")
