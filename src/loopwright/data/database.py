@@ -1,5 +1,6 @@
 """DuckDB for as-of joins: sees what is registered and nothing else, works in bounded memory, and writes only below home."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,6 @@ import duckdb
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
 
-MEMORY = "3GB"
-"""What DuckDB holds in memory before it writes to its temporary folder."""
-
 MICROSECOND = timedelta(microseconds=1)
 
 
@@ -21,15 +19,16 @@ MICROSECOND = timedelta(microseconds=1)
 def locked(home: Home) -> Iterator[Any]:
     """A DuckDB whose SQL may come out of the ledger (labels, aggregates): no files, no network, no settings.
 
-    What does not fit into `MEMORY` goes to a folder of its own under home, gone when the connection closes.
+    What does not fit into 5 GiB, or a third of the machine's memory, goes to a folder of its own under home, gone when the connection closes.
     """
+    memory = min(5 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3)
     spill = home.folder("tmp") / new_id(home.clock.now())
     try:
         with duckdb.connect(":memory:") as database:
             # Set once it is open: the extension that knows time zones is there only then.
             for setting in (
                 "TimeZone = 'UTC'",
-                f"memory_limit = '{MEMORY}'",
+                f"memory_limit = '{memory // 2**20}MiB'",
                 f"temp_directory = {text(str(spill))}",
                 "preserve_insertion_order = false",
                 "python_enable_replacements = false",

@@ -234,6 +234,7 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
         LEFT JOIN by_unit ON decision._unit = by_unit.unit
         """
     )
+    database.execute("DROP TABLE decision; DROP TABLE outcome")
 
 
 def _usable(outcome: Outcome) -> str:
@@ -244,12 +245,13 @@ def _usable(outcome: Outcome) -> str:
 
 
 def _keep(database: Any, window: timedelta | None, usable: str) -> None:
-    """Table `recent`: judged decisions of the last `window` before the newest usable one. Table `kept`: the usable of them."""
-    span = 2**62 if window is None else window // MICROSECOND
-    newest = f"SELECT max(_us) FROM judged WHERE {usable}"  # noqa: S608 - columns of ours
-    recent = f"SELECT * FROM judged WHERE _us >= coalesce(({newest}), 0) - {span}"  # noqa: S608 - as above
-    database.execute(f"CREATE TEMP TABLE recent AS {recent}")
-    database.execute(f"CREATE TEMP TABLE kept AS SELECT * FROM recent WHERE {usable}")  # noqa: S608 - columns of ours
+    """View `recent`: judged decisions of the last `window` before the newest usable one. View `kept`: the usable of them."""
+    recent = "SELECT * FROM judged"
+    if window is not None:
+        [(newest,)] = database.execute(f"SELECT coalesce(max(_us), 0) FROM judged WHERE {usable}").fetchall()  # noqa: S608 - columns of ours
+        recent += f" WHERE _us >= {newest - window // MICROSECOND}"
+    database.execute(f"CREATE TEMP VIEW recent AS {recent}")
+    database.execute(f"CREATE TEMP VIEW kept AS SELECT * FROM recent WHERE {usable}")  # noqa: S608 - as above
 
 
 def _excluded(database: Any, usable: str, *, as_of: datetime, wait: timedelta) -> dict[str, int]:
