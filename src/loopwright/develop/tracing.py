@@ -66,7 +66,9 @@ _CLOCKS = frozenset(
     {"now", "utcnow", "today", "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns"}
 )
 _FILES = frozenset({"open", "open_code", "listdir", "scandir", "stat", "system", "fork_exec"})
+_DICE = frozenset({"random", "getrandbits", "urandom"})
 _NETWORK = frozenset({"connect", "connect_ex", "getaddrinfo", "gethostbyname", "sendto"})
+_WATCHED = _CLOCKS | _FILES | _DICE | _NETWORK
 
 
 class Fields:
@@ -122,14 +124,14 @@ class _Watch:
             raise _Outside(_CHANCE)
 
     def _see(self, frame: FrameType, event: str, called: Any) -> None:
-        if event != "c_call":
+        if event != "c_call" or called.__name__ not in _WATCHED:
             return
-        name, owner = getattr(called, "__name__", ""), getattr(called, "__self__", None)
+        name, owner = called.__name__, getattr(called, "__self__", None)
         home = getattr(called, "__module__", None) or getattr(owner, "__name__", "")
         if name in _CLOCKS and frame.f_code.co_filename == self._own:
             if home == "time" or (isinstance(owner, type) and issubclass(owner, date)):
                 raise _Outside(_CLOCK)
-        elif name in ("random", "getrandbits", "urandom"):
+        elif name in _DICE:
             if (name == "urandom" or owner is random._inst) and not _importing(
                 frame
             ):  # the hidden instance behind random.random
