@@ -5,7 +5,8 @@ The rules, in the order of `CHECKS`:
     probe     it loads and gives its golden answers in a confined process, in bounded time
     targets   no target of the scope is surely missed: the 95 % interval of the measure lies wholly on the wrong side.
               Where a package serves already that surely does no better on the same rows, a missed target is reported
-              but does not stop the release: refusing would keep what is no nearer to it
+              but does not stop the release: refusing would keep what is no nearer to it. Targets are the loop's: the package
+              of a segment has none
     guards    on the same rows it is not surely worse than the serving package by more than the guard's tolerance,
               overall and on each value of the guard's slices (paired bootstrap; Efron & Tibshirani 1993, chapter 13).
               Without declared guards: the heaviest objective that is a metric of rows, with no tolerance
@@ -255,6 +256,8 @@ def _probe(case: Case) -> list[Check]:
 
 
 def _targets(case: Case) -> list[Check]:
+    if case.package.manifest.segment is not None:
+        return []
     return [_target(case, objective) for objective in case.scope.objectives]
 
 

@@ -19,6 +19,7 @@ from loopwright import (
     Release,
     Retrain,
     Scope,
+    Slice,
     Table,
     TimeSplit,
     Value,
@@ -57,7 +58,10 @@ loop = Loop(
     name="visits",
     scope=Scope(
         problem="Who will buy?",
-        objectives=[Objective("find buyers", owner="sales", metric="average_precision", at_least=0.1)],
+        objectives=[
+            Objective("find buyers", owner="sales", metric="average_precision", at_least=0.1, weight=3),
+            Objective("no shop left out", owner="shops", metric="recall_gap:shop", at_most=1.0),
+        ],
         heuristic=Heuristic(lambda f: f.pages > 60),
         value=Value(true_positive=2, false_positive=-1),
     ),
@@ -65,6 +69,7 @@ loop = Loop(
     outcome=Outcome(purchases, label="bought", wait="2d"),
     features=features,
     candidates=[Candidate("logistic-regression", logistic_regression)],
+    slices=[Slice("shop", lambda f: f.shop)],
     split=TimeSplit(validation="14d"),
     release=Release(guards=[Guard("average_precision", tolerance=0.02)]),
     fleet=Fleet(by="shop", minimum_rows=200),
