@@ -90,7 +90,8 @@ def ensemble(trees: Sequence[Tree], matrix: Any, base: Array, less: str = "LEQ",
     `less` is the comparison that goes left, LEQ or LT. `exact` gives float64, right to 40 bits; otherwise it is float32.
     """
     outputs, wide = len(base), matrix.dtype == ndx.float64
-    nodes = _attributes([_in_two(tree, trees, outputs) for tree in trees] if exact else trees, less)
+    step = _step(trees) if exact else 0.0
+    nodes = _attributes([_in_two(tree, step, outputs) for tree in trees] if exact else trees, less)
     numbers: dict[str, Any] = {name: nodes.pop(name) for name in ("nodes_values", "target_weights")}
     if wide:
         numbers = {f"{name}_as_tensor": values for name, values in numbers.items()}
@@ -113,12 +114,16 @@ def ensemble(trees: Sequence[Tree], matrix: Any, base: Array, less: str = "LEQ",
     return result[:, :outputs] + result[:, outputs:] + ndx.asarray(base[None, :])
 
 
-def _in_two(tree: Tree, trees: Sequence[Tree], outputs: int) -> Tree:
-    """A tree whose leaves hold the large parts of their values and, `outputs` further, the small rests."""
+def _step(trees: Sequence[Tree]) -> float:
+    """The power of two of which float32 adds multiples without error, whichever leaves of the trees are added."""
     most = sum(float(np.abs(t.value[t.left < 0]).max()) for t in trees)
     if not np.isfinite(most):
         raise ValueError("a leaf is not a number")
-    step = 2.0 ** (np.ceil(np.log2(most)) - 22) if most > 0 else 1.0
+    return float(2.0 ** (np.ceil(np.log2(most)) - 22)) if most > 0 else 1.0
+
+
+def _in_two(tree: Tree, step: float, outputs: int) -> Tree:
+    """A tree whose leaves hold multiples of `step` and, `outputs` further, the small rests."""
     large = np.round(tree.value / step) * step
     value = np.zeros((len(tree.left), 2 * outputs))
     value[:, tree.target : tree.target + tree.value.shape[1]] = large
