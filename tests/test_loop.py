@@ -7,6 +7,7 @@ import pytest
 
 from loopwright.loop import Loop, load_loop
 from loopwright.records.declarations import (
+    Aggregate,
     Candidate,
     Column,
     Context,
@@ -94,6 +95,19 @@ def test_a_wrong_declaration_names_its_field(changes: dict[str, object], field: 
     with pytest.raises(DeclarationInvalid) as caught:
         declared(**changes)
     assert field in [p.field for p in caught.value.problems]
+
+
+def test_keys_that_could_never_be_equal_are_refused() -> None:
+    """A context or an aggregate is found by columns of the same type, and not by floats."""
+    count = Aggregate(name="n", table=SHOPS, by={"shop": "amount"}, function="count", window="1h")
+    by_rating = Aggregate(name="m", table=SHOPS, by={"rating": "amount"}, function="count", window="1h")
+    with pytest.raises(DeclarationInvalid) as caught:
+        declared(context=[Context(SHOPS, {"shop": "at"}, ["rating"])], aggregates=[count, by_rating])
+    assert [(p.field, p.reason) for p in caught.value.problems] == [
+        ("context[0].by.shop", "is string in the table, but 'at' is timestamp: they would never be equal"),
+        ("aggregates[0].by.shop", "is string in the table, but 'amount' is float: they would never be equal"),
+        ("aggregates[1].by.rating", "float values are no keys"),
+    ]
 
 
 def test_all_problems_are_named_at_once() -> None:

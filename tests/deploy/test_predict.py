@@ -1,5 +1,6 @@
 import math
 import time
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from tests.deploy.loops import NOW, NOW_US, Weather, flight, golden, model_graph, package
+from tests.redis import RedisServer
 
 from loopwright.data.examples import unit_sql
 from loopwright.deploy.overrun import Overruns
@@ -18,8 +20,9 @@ from loopwright.records.clock import SimulatedClock
 from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import PackageRefused, Unavailable
 from loopwright.records.ids import is_trace_id, time_of
+from loopwright.records.online import open_online
 from loopwright.records.online.embedded import Embedded
-from loopwright.records.online.steps import Fed, pack
+from loopwright.records.online.steps import FRESH_SECONDS, Fed, pack
 from loopwright.records.package import Golden
 from loopwright.records.packages import Packages
 
@@ -124,6 +127,23 @@ def test_context_from_the_store_that_serves(packages: Packages, tmp_path: Path) 
     assert answer.context == {"wind": 30.0, "gust": 41.0}
     assert answer.context_age_s == 3600
     store.close()
+
+
+def test_a_redis_that_goes_down_is_missing_context_and_prediction_goes_on(
+    packages: Packages, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with closing(open_online(redis_server.empty(), tmp_path)) as store:
+        store.write("weather", [("JFK", pack([NOW_US], [[NOW_US, 30.0, 41.0]]))], Fed(1, NOW_US, NOW_US))
+        predictor = ready(packages, store)
+        assert predictor.answer([row()])[0].context == {"wind": 30.0, "gust": 41.0}
+        redis_server.stop()
+        try:
+            time.sleep(2 * FRESH_SECONDS)
+            (answer,) = predictor.answer([row()])
+            assert (answer.context, answer.flags) == ({"wind": None, "gust": None}, ["missing_context:weather"])
+            assert answer.score == pytest.approx(expected(12.5, wind=8.0), abs=1e-6)
+        finally:
+            redis_server.start()
 
 
 def test_a_store_that_is_damaged_is_missing_context(packages: Packages, tmp_path: Path) -> None:
