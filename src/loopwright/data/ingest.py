@@ -171,7 +171,8 @@ class _Run:
     def __init__(self, home: Home, table: Table, opened: Opened, application: str, progress: Progress | None) -> None:
         self.home, self.table, self.opened, self.application = home, table, opened, application
         self._progress = progress
-        self._moment = _moment(home, opened.digest)
+        filled = any(c.filled == "ingested_at" for c in table.columns.values())
+        self._moment = _moment(home, opened.digest) if filled else home.clock.now()
         self._absent = _may_lack(home, table, loose=opened.loose)
         self._bad = Aside(home)
         self._rows = self._good = 0

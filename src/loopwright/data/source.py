@@ -36,6 +36,9 @@ BATCH_BYTES = 32 << 20
 BATCH_ROWS = 500_000
 """What is held in memory of a source at a time, about."""
 
+CSV_BLOCK = 4 << 20
+"""Arrow reads up to 32 blocks ahead; a row is at most as long as one."""
+
 LONGEST_LINE = 16 << 20
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".zip", ".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".parquet", ".arrow", ".feather")  # fmt: skip
 """What is taken out of a folder; a file that is named is looked at whatever it is called."""
@@ -324,7 +327,7 @@ def _csv_rows(path: Path, name: str, names: list[str], delimiter: str) -> Iterat
         reader = pa_csv.open_csv(
             pa.PythonFile(data, mode="r"),
             # One thread, or Arrow does not number the rows that it hands to the handler.
-            read_options=pa_csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES // 2),
+            read_options=pa_csv.ReadOptions(use_threads=False, block_size=min(CSV_BLOCK, BATCH_BYTES)),
             parse_options=pa_csv.ParseOptions(
                 delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=note
             ),
@@ -336,8 +339,8 @@ def _csv_rows(path: Path, name: str, names: list[str], delimiter: str) -> Iterat
             ),
         )
         size, number, told, batches = path.stat().st_size, 1, 0, 0
-        for part in reader:
-            frame = pa.Table.from_batches([part]).rename_columns(names)
+        for part in _gathered(reader):
+            frame = part.rename_columns(names)
             # Arrow counts the header as row 1. The rows it skipped up to the end of this part are noted by now.
             rows = _numbers(number, len(frame), {n - 1 for n, *_ in ragged})
             number = int(rows[-1]) + 1 if len(rows) else number
@@ -347,6 +350,18 @@ def _csv_rows(path: Path, name: str, names: list[str], delimiter: str) -> Iterat
         if not batches or len(ragged) > told:
             empty = pa.schema([(n, pa.string()) for n in names]).empty_table()
             yield Batch(empty, np.arange(0), _broken(ragged[told:]), 1.0)
+
+
+def _gathered(reader: Any) -> Iterator[pa.Table]:
+    """What a reader gives in small parts, in larger ones."""
+    parts: list[pa.RecordBatch] = []
+    for part in reader:
+        parts.append(part)
+        if sum(p.nbytes for p in parts) >= BATCH_BYTES // 2:
+            yield pa.Table.from_batches(parts).combine_chunks()
+            parts = []
+    if parts:
+        yield pa.Table.from_batches(parts).combine_chunks()
 
 
 def _share(data: Any, size: int) -> float:
