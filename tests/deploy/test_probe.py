@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ from onnx import TensorProto, helper
 from tests.deploy.loops import model_graph, package
 from tests.deploy.test_predict import endless
 
-from loopwright.deploy.probe import probe
-from loopwright.deploy.sandbox import Limits
+from loopwright.deploy.probe import probe, probe_all
+from loopwright.deploy.sandbox import Limits, Report, Task
 from loopwright.records.errors import PackageRefused
 from loopwright.records.package import Golden
 from loopwright.records.packages import Package, Packages
@@ -127,3 +128,31 @@ def test_a_golden_request_that_cannot_be_run(tmp_path: Path) -> None:
     with pytest.raises(PackageRefused, match="golden request"):
         probe(made)
     assert np.isfinite(made.reference.golden[0].score)
+
+
+def test_of_many_packages_each_is_refused_for_its_own_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one brings down the process that they are probed in together."""
+    store = Packages(tmp_path)
+    made = [package(store, weight=0.05 + i / 100) for i in range(4)]
+    wrong = package(store, weight=0.2, golden=list(made[0].reference.golden))
+    greedy = changed(package(store, weight=0.3), model_onnx=hungry())
+    many = [*made, wrong]
+    assert probe_all(many).keys() == {wrong.digest}
+    monkeypatch.setattr("loopwright.deploy.probe.TOGETHER", 3)
+    found = probe_all([greedy, *many])
+    assert found.keys() == {wrong.digest, greedy.digest}
+    assert "golden request" in found[wrong.digest]
+    run = getattr(sys.modules["loopwright.deploy.probe"], "_run")  # noqa: B009  # a name of its own module
+
+    def dies_of_many(digest: str, tasks: list[Task], seconds: float) -> list[Report]:
+        if len(tasks) > 1:
+            raise PackageRefused(digest, "its probe crashed (SIGSEGV)")
+        return list(run(digest, tasks, seconds))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("loopwright.deploy.probe._run", dies_of_many)
+        assert probe_all(many).keys() == {wrong.digest}
+    slow = probe_all(made, most_us=0.001)
+    assert slow.keys() == {p.digest for p in made}
+    assert "one row takes" in slow[made[0].digest]
+    assert probe_all([]) == {}

@@ -20,6 +20,9 @@ from loopwright.records.home import Home
 from loopwright.records.packages import Package
 from loopwright.records.releases import ReleaseState
 
+MOST_BOARDS = 50
+"""So many leaderboards are looked at for what a fleet promised: what served long ago is not judged any more."""
+
 NULL = "null"
 """How the slice of a fleet calls rows without a segment."""
 
@@ -42,8 +45,10 @@ class Fleets:
     @cached_property
     def _boards(self) -> dict[str, FleetBoard]:
         """The package of a loop -> the fleet that was judged beside it."""
-        found = self._home.ledger.find(Leaderboard, loop=self._loop, newest=False) if self._states else []
-        return {e.record.winner: e.record.fleet for e in found if e.record.fleet is not None and e.record.fleet.serving}
+        found = self._home.ledger.find(Leaderboard, loop=self._loop, limit=MOST_BOARDS) if self._states else []
+        return {
+            e.record.winner: e.record.fleet for e in reversed(found) if e.record.fleet is not None and e.record.fleet.serving
+        }
 
     def main(self, predictions: pa.Table) -> str:
         """The package of the loop that answered most rows, itself or by segments beside it; empty when there are none."""

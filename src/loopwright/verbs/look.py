@@ -91,7 +91,8 @@ def loop_status(home: Home, loop: str) -> LoopStatus:
 
 def _fleet(home: Home, loop: str, serving: ReleaseState | None) -> FleetStatus | None:
     """The fleet of a loop; None where it has none and never had."""
-    board = next((e.record.fleet for e in home.ledger.find(Leaderboard, loop=loop) if e.record.fleet is not None), None)
+    boards = home.ledger.find(Leaderboard, loop=loop, limit=3)  # a turn puts one without its fleet first
+    board = next((e.record.fleet for e in boards if e.record.fleet is not None), None)
     segments = serving.segments if serving is not None else {}
     if board is None and not segments:
         return None
@@ -170,7 +171,10 @@ def _stages(
             else f"week to {record_v.end:%Y-%m-%d}: {record_v.with_outcome:,} outcomes known; no value table is declared"
         )
         live["business"] = StageState(
-            stage="business", state="ok" if record_v.over_heuristic.high > 0 or not record_v.valued else "watch", detail=detail, at=value.at
+            stage="business",
+            state="ok" if record_v.over_heuristic.high > 0 or not record_v.valued else "watch",
+            detail=detail,
+            at=value.at,
         )
     running = next((e for e in reversed(turns) if e.record.state == "running"), None)
     return [_stage(stage, steps.get(stage), live.get(stage), running) for stage in STAGES]
