@@ -1,5 +1,6 @@
 """Trees read from the libraries: thresholds, sums, categories and missing values to the last bit."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import lightgbm as lgb
@@ -7,12 +8,20 @@ import ndonnx as ndx
 import numpy as np
 import pytest
 import xgboost as xgb
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
 from loopwright.develop.trees import ensemble, floor_float32, of_histogram, read
 from loopwright.records.graph import Array, Graph
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small forests on many threads take longer, not shorter."""
+    with threadpool_limits(1):
+        yield
 
 
 def summed(part: Any, matrix: Array, *, exact: bool) -> Array:
@@ -23,7 +32,7 @@ def summed(part: Any, matrix: Array, *, exact: bool) -> Array:
     return Graph(graph.SerializeToString()).run({"x": matrix})["y"][:, 0]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.floats(allow_nan=False))
 def test_floor_is_the_largest_float32_not_above(value: float) -> None:
     floor = float(floor_float32(np.array([value]))[0])
