@@ -474,25 +474,6 @@ def joins(folder: Path, *, rounds: int, quick: bool) -> tuple[list[Line], str]:
     held = f"{lean['before_mib']:,.0f} MiB here, {theirs['before_mib']:,.0f} MiB with Feast"
     said += f" Before the join a process holds {held}.\n"
     said += "The targets beside Feast were set on a measurement of an earlier version (14.6 s, 2.7 GB).\n"
-    return lines, table(["join", "seconds", "CPU seconds", "peak MiB"], rows) + f"\n{said}\n"
-    theirs = feast("join", folder)
-    rows.append([f"Feast {FEAST}, DuckDB store", *_cells(theirs)])
-    faster, whole = theirs["seconds"] / alone["ours"], theirs["seconds"] / build["seconds"]
-    ours_more, theirs_more = (found["peak_mib"] - found["before_mib"] for found in (lean, theirs))
-    less = ours_more / theirs_more
-    lines += [
-        Line("the same: join, speed / Feast's get_historical_features", f"{faster:.0f}", ">= 50", faster >= 50),
-        Line("the same: join, Feast's CPU time / ours", f"{theirs['cpu'] / alone['ours cpu']:.0f}", "", None),
-        Line("the same: `examples.build` as a whole, speed / Feast's join", f"{whole:.1f}", "", None),
-        Line("the same: memory the join adds to its process / Feast's", f"{less:.2f}", "<= 0.1", less <= 0.1),
-        Line("the same: peak memory of the process / Feast's", f"{lean['peak_mib'] / theirs['peak_mib']:.2f}", "", None),
-    ]
-    alike, of = same_rows(folder)
-    said += f" Of the {of:,} examples (flights with an outcome) {alike:,} have in all five columns what Feast found."
-    said += (
-        f" Before the join a process holds {lean['before_mib']:,.0f} MiB here, {theirs['before_mib']:,.0f} MiB with Feast.\n"
-    said += "The targets beside Feast were set on a measurement of an earlier version (14.6 s, 2.7 GB).\n"
-    )
     return lines, table(["join", "seconds", "CPU seconds", "peak MiB"], rows) + f"\n{said}"
 
 
