@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +13,8 @@ from deltalake import DeltaTable, write_deltalake
 
 from loopwright import Column, Home, Table
 from loopwright.data.bring import bring, bring_query
-from loopwright.data.ingest import Ingested, files
+from loopwright.data.infer import infer
+from loopwright.data.ingest import Ingested, files, ingest
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import IngestRefused, NotFound, Refused, UsageError
 from loopwright.records.settings import Settings
@@ -57,6 +59,19 @@ def test_a_folder_comes_in_file_by_file_in_order_and_only_what_is_new(home: Home
     assert [(d.source, d.already) for d in again] == [("a.parquet", True), ("e.parquet", False), ("c.csv", True)]
     assert ids(home) == [1, 2, 3, 4, 5]
     assert len(files(home, "things", home.lake.version("things"))) == 5
+
+
+def test_folders_tell_columns_that_the_contract_asks_for(home: Home, tmp_path: Path) -> None:
+    for month in ("1", "2", "__HIVE_DEFAULT_PARTITION__"):
+        (tmp_path / "in" / f"month={month}").mkdir(parents=True)
+        pq.write_table(rows(1), tmp_path / "in" / f"month={month}" / "part.parquet")
+    asked = msgspec.structs.replace(THINGS, columns={**THINGS.columns, "month": Column("integer", nullable=True)})
+    done = bring(home, asked, [str(tmp_path / "in")])
+    assert [d.good for d in done] == [1, 1, 1], "the same rows of another month are other rows"
+    assert sorted(home.lake.read("things")["month"].to_pylist(), key=str) == [1, 2, None]
+    assert ingest(home, msgspec.structs.replace(THINGS, name="others"), tmp_path / "in" / "month=1" / "part.parquet").good == 1
+    assert "month" in infer(tmp_path / "in", "t").columns
+    assert "month" not in infer(tmp_path / "in" / "month=1", "t").columns
 
 
 def test_what_is_not_there_is_refused(home: Home, tmp_path: Path) -> None:
@@ -118,7 +133,6 @@ def test_a_step_that_died_before_its_record_is_completed_and_not_doubled(home: H
         raise Died
 
     from loopwright.data.following import by_watermark
-    from loopwright.data.ingest import ingest
     from loopwright.data.source import open_source
 
     with monkeypatch.context() as patched:

@@ -115,6 +115,8 @@ def _looked_at(sources: Sequence[Opened], notes: list[str]) -> tuple[pa.Table, b
     shared = {n for n in names if all(n in f.column_names for f in frames if len(f) or f.num_columns)}
     optional = set(names) - shared
     frame = _stacked(sources, frames)
+    same = [n for n in {n for s in sources for n in s.offered} if n in frame.column_names and len(pc.unique(frame[n])) < 2]
+    frame = frame.drop_columns(same)  # folders that tell nothing: all rows are in the same
     if not len(frame):
         raise IngestRefused(sources[0].name, "it has no rows to infer a contract from")
     if len(sources) > 1:

@@ -198,7 +198,7 @@ class _Run:
         self._bad.close()
         seen = Seen()
         origin = Origin(self.opened.name, self.opened.digest, self._moment)
-        for batch in self.opened.batches():
+        for batch in self.opened.asked(self.table).batches():
             found = conform(self.table, batch.frame, origin=origin, rows=batch.rows, absent=self._absent, seen=seen)
             self._bad.add(self.opened, batch.broken, found.bad)
             self._rows += len(batch.frame) + len(batch.broken)

@@ -28,7 +28,7 @@ def accept(home: Home, loop: str, table: Table, key: list[str], source: Any) -> 
     or has other columns, LogUnavailable when the log cannot be written; rows logged before that stay.
     """
     opened = open_source(source)
-    batch = opened.whole()
+    batch = opened.asked(table).whole()
     by_id = "id" in batch.frame.column_names and "id" not in table.columns
     expected = _by_id(table) if by_id else table
     origin = Origin(opened.name, opened.digest, home.clock.now())

@@ -10,12 +10,14 @@ import glob
 import gzip
 import hashlib
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 import numpy as np
@@ -27,6 +29,7 @@ import pyarrow.parquet as pq
 
 from loopwright.data.contract import BAD_SCHEMA
 from loopwright.data.values import is_list, is_text
+from loopwright.records.declarations import Table
 from loopwright.records.errors import IngestRefused
 
 LARGEST = 8 << 30
@@ -61,13 +64,27 @@ class Batch(NamedTuple):
 class Opened(NamedTuple):
     """A source: its name, the SHA-256 of its content, and its rows from the beginning each time `batches` is called.
 
-    There is at least one batch. `loose`: a row may lack a column (JSON Lines); it is null there.
+    There is at least one batch. `loose`: a row may lack a column (JSON Lines); it is null there. `offered`: columns that only
+    the names of its folders tell (`month=1/part.parquet`), for contracts that ask for them.
     """
 
     name: str
     digest: str
     batches: Callable[[], Iterator[Batch]]
     loose: bool = False
+    offered: tuple[str, ...] = ()
+
+    def asked(self, table: Table) -> "Opened":
+        """The same without the offered columns that a table does not name."""
+        taken = {*table.columns, *(c.source for c in table.columns.values())}
+        unasked = [n for n in self.offered if n not in taken]
+
+        def batches() -> Iterator[Batch]:
+            for batch in self.batches():
+                dropped = [n for n in unasked if n in batch.frame.column_names]
+                yield batch._replace(frame=batch.frame.drop_columns(dropped))
+
+        return self._replace(batches=batches) if unasked else self
 
     def whole(self, most: int | None = None) -> Batch:
         """All rows (at least the first `most`) as one batch."""
@@ -163,14 +180,31 @@ def _file(path: Path, name: str) -> Opened:
             file.seek(0)
             start = file.read(65536)
     read, loose = _reader(path, name, start)
+    told = _partition(path)
+    if told:
+        sha256 = hashlib.sha256(msgspec.json.encode([sha256, told])).hexdigest()
 
     def batches() -> Iterator[Batch]:
-        yield from read()
+        yield from (_with_told(batch, told) for batch in read())
         after = path.stat()
         if (after.st_size, after.st_mtime_ns, after.st_ino) != (before.st_size, before.st_mtime_ns, before.st_ino):
             raise IngestRefused(name, "it changed while it was read; ingest it again")
 
-    return Opened(name, sha256, batches, loose)
+    return Opened(name, sha256, batches, loose, tuple(told))
+
+
+def _partition(path: Path) -> dict[str, str | None]:
+    """What the folders of a file tell of all of its rows, as Hive and Spark name them: `month=1`."""
+    pairs = (part.partition("=") for part in path.absolute().parent.parts if re.fullmatch(r"[A-Za-z_]\w*=.+", part))
+    return {key: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for key, _, value in pairs}
+
+
+def _with_told(batch: Batch, told: dict[str, str | None]) -> Batch:
+    frame = batch.frame
+    for name, value in told.items():
+        if name not in frame.column_names:
+            frame = frame.append_column(name, pa.repeat(pa.scalar(value, pa.string()), len(frame)))
+    return batch._replace(frame=frame)
 
 
 def _reader(path: Path, name: str, start: bytes) -> tuple[Callable[[], Iterator[Batch]], bool]:
