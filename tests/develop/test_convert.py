@@ -68,7 +68,7 @@ from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
 from loopwright.develop.agreement import difference, tolerance
-from loopwright.develop.convert import convert, refuse_inconvertible, rehearse
+from loopwright.develop.convert import convert, made_up, refuse_inconvertible, rehearse
 from loopwright.develop.fit import Lessons, fit, predict
 from loopwright.develop.goal import Goal, goal_of
 from loopwright.records.declarations import Candidate, Column, Outcome, Table
@@ -257,8 +257,23 @@ OTHERS: dict[str, tuple[str, Callable[[], Any]]] = {
 
 
 SEVERAL = ["lightgbm one against all", "calibrated in steps", "bagging votes", "one against the rest", "bent", "side by side"]
-BOTH = ["lightgbm", "xgboost", "random forest", "gradient boosting", "histogram boosting", "logistic regression", "stochastic gradient"]
-BOTH += ["discriminant analysis", "neural network", "calibrated lightgbm", "calibrated by temperature", "stacking", "boosting of stumps"]
+BOTH = [
+    "lightgbm",
+    "xgboost",
+    "random forest",
+    "gradient boosting",
+    "histogram boosting",
+    "logistic regression",
+    "stochastic gradient",
+]
+BOTH += [
+    "discriminant analysis",
+    "neural network",
+    "calibrated lightgbm",
+    "calibrated by temperature",
+    "stacking",
+    "boosting of stumps",
+]
 CASES = [(name, "binary") for name in CLASSIFIERS if name not in SEVERAL]
 CASES += [(name, "multiclass") for name in [*SEVERAL, *BOTH]]
 
@@ -398,6 +413,27 @@ def test_a_rehearsal_leaves_the_estimator_alone_and_passes_what_is_fine() -> Non
     rehearse(CANDIDATE, estimator, Lessons(matrix, truths["binary"]), Goal())
     assert not estimator.__sklearn_is_fitted__()
     rehearse(CANDIDATE, KNeighborsClassifier(1500), Lessons(matrix, truths["binary"]), Goal())  # too many for so few rows
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression", "several", "quantiles", "ranking", "anomaly"])
+def test_a_rehearsal_needs_no_data(task: str) -> None:
+    """Before there are any examples, `check` rehearses on made-up numbers."""
+    label = {"a": "a", "b": "b"} if task == "several" else "a"
+    kind: Any = {"several": "regression", "quantiles": "regression"}.get(task, task)
+    group, quantiles = ("id" if task == "ranking" else None), ([0.1, 0.9] if task == "quantiles" else [])
+    outcome = Outcome(LANDINGS, label, task=kind, group=group, quantiles=quantiles)
+    fine, odd = {
+        "binary": (lightgbm(), lightgbm(linear_tree=True)),
+        "multiclass": (lightgbm(), lightgbm(linear_tree=True)),
+        "ranking": (lgb.LGBMRanker(n_estimators=5, verbose=-1), lightgbm_number(linear_tree=True)),
+        "anomaly": (IsolationForest(n_estimators=5), OneClassSVM(kernel=lambda a, b: a @ b.T)),
+    }.get(
+        task, (lightgbm_number(objective="poisson" if task == "several" else "regression"), lightgbm_number(linear_tree=True))
+    )
+    lessons = made_up(outcome, 4)
+    rehearse(CANDIDATE, fine, lessons, goal_of(outcome, lessons.truth))
+    with pytest.raises(ConversionRefused):
+        rehearse(CANDIDATE, odd, lessons, goal_of(outcome, lessons.truth))
 
 
 def test_a_class_that_training_lacks_is_named() -> None:

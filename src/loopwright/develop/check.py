@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from loopwright.develop.convert import refuse_inconvertible
+from loopwright.develop.convert import made_up, refuse_inconvertible, rehearse
 from loopwright.develop.features import trace, trace_rule, trace_slices
 from loopwright.develop.fit import first_trial
 from loopwright.develop.goal import goal_of
@@ -55,15 +55,21 @@ def check(
         return ", ".join(Graph(graph).outputs) if graph else "none declared"
 
     items = [_item("features", of_features), _item("heuristic", of_heuristic), _item("slices", of_slices)]
-    items += [_item(f"candidate {c.name}", partial(_convertible, c, outcome, sampling or Sampling())) for c in candidates]
+    items += [
+        _item(f"candidate {c.name}", partial(_convertible, c, outcome, sampling or Sampling(), len(names) or 1))
+        for c in candidates
+    ]
     wrong = [why for o in objectives if (why := metrics.problem(o.metric, [s.name for s in slices], outcome))]
     items.append(("objectives", not wrong, "; ".join(wrong) or f"{len(objectives)} with metrics that can be measured"))
     return GraphsChecked(items, names)
 
 
-def _convertible(candidate: Candidate, outcome: Outcome, sampling: Sampling) -> str:
+def _convertible(candidate: Candidate, outcome: Outcome, sampling: Sampling, columns: int) -> str:
     estimator = first_trial(candidate, 0)
-    refuse_inconvertible(candidate.name, estimator, goal_of(outcome, np.array([])))
+    lessons = made_up(outcome, columns)
+    goal = goal_of(outcome, lessons.truth)
+    refuse_inconvertible(candidate.name, estimator, goal)
+    rehearse(candidate, estimator, lessons, goal)
     refuse_weights_of_its_own(candidate.name, estimator, weighed=sampling.balanced or bool(sampling.weights))
     search = f", {candidate.trials} trials" if candidate.trials else ""
     return f"{type(estimator).__name__} can become a graph{search}"

@@ -21,7 +21,7 @@ from loopwright.develop import parts
 from loopwright.develop.agreement import apart, difference, load, tolerance
 from loopwright.develop.fit import Lessons, Several, at_quantile, fit, last, predict
 from loopwright.develop.goal import Goal
-from loopwright.records.declarations import Candidate
+from loopwright.records.declarations import Candidate, Outcome
 from loopwright.records.errors import ConversionRefused, DeclarationInvalid
 from loopwright.records.graph import Array, Graph
 
@@ -108,6 +108,22 @@ def rehearse(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal)
         bound, _ = tolerance(fitted, goal)
         if not worst <= bound:
             raise ConversionRefused(candidate.name, apart(worst, len(matrix), bound, "rows of a rehearsal"))
+
+
+def made_up(outcome: Outcome, columns: int) -> Lessons:
+    """Lessons for a rehearsal where there is no data yet: numbers that any objective of the task takes."""
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(REHEARSAL, columns)).astype(np.float32)
+    part = np.digitize(matrix[:, 0] + rng.normal(size=REHEARSAL), [-0.5, 0.5])
+    targets = np.exp(rng.normal(size=(REHEARSAL, len(outcome.labels))))
+    truth: dict[str, Array] = {
+        "binary": part == 1,
+        "multiclass": np.array(["a", "b", "c"])[part],
+        "ranking": part.astype(np.float64),
+        "anomaly": np.zeros(REHEARSAL, dtype=np.bool_),
+        "regression": targets if len(outcome.labels) > 1 else targets[:, 0],
+    }
+    return Lessons(matrix, truth[outcome.task], group=np.arange(REHEARSAL) // 10)
 
 
 def _run(candidate: str, graph: Graph, matrix: Array) -> Array:
