@@ -177,13 +177,16 @@ def run(
         progress=progress,
     )
     board = home.ledger.latest(Leaderboard, loop=declared.name)
+    verdict = board.record.verdict if board else ""
+    if board and board.record.fleet is not None:
+        verdict = f"{verdict}; {board.record.fleet.verdict}"
     deployed = next((s for s in steps if s.stage == "deploy"), None)
     return TurnReport(
         loop=declared.name,
         turn=steps[-1].turn if steps else "",
         state="done" if until == STAGES[-1] else f"stopped after {until}",
         steps=[(s.stage, s.summary, s.seconds) for s in steps],
-        verdict=board.record.verdict if board else "",
+        verdict=verdict,
         winner=board.record.winner if board else "",
         released=bool(deployed and deployed.output.get("released")),
         reasons=list(deployed.output.get("reasons", [])) if deployed else [],
