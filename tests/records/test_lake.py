@@ -3,7 +3,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 
 from loopwright.records.errors import Damaged, NameInvalid, NotFound, Refused, TableNotFound, UsageError
 from loopwright.records.ids import new_id
-from loopwright.records.lake import Lake
+from loopwright.records.lake import Lake, Stream
 
 NOON = datetime(2013, 4, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -267,7 +267,7 @@ def test_writers_that_race_lose_nothing(local: Lake) -> None:
 COMMITTER = """
 import sys
 import pyarrow as pa
-from loopwright.records.lake import Lake
+from loopwright.records.lake import Lake, Stream
 lake = Lake(sys.argv[1])
 sequence = lake.last_sequence("log", "writer") or 0
 for sequence in range(sequence + 1, 100000):
@@ -419,3 +419,35 @@ def test_a_process_that_read_a_table_ends_in_order(local: Lake) -> None:
     for _ in range(8):
         done = subprocess.run([sys.executable, "-c", program, str(local._root)], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_columns_are_added_as_null_and_rows_may_be_made_while_they_are_written(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    lake.write("t", pa.table({"a": [1]}))
+    assert lake.add_columns("t", pa.schema([("a", pa.int64()), ("b", pa.string())])) == 2
+    assert lake.read("t").to_pylist() == [{"a": 1, "b": None}]
+    assert lake.add_columns("t", pa.schema([("b", pa.string())])) == 2
+    schema = pa.schema([("a", pa.int64()), ("b", pa.string())])
+    stream = Stream(schema, lambda: iter([pa.table({"a": [n], "b": ["x"]}, schema=schema) for n in (2, 3)]))
+    assert lake.append_once("t", stream, application="s", sequence=1, note="two rows") == 3
+    assert lake.append_once("t", stream, application="s", sequence=1) is None
+    assert sorted(lake.read("t")["a"].to_pylist()) == [1, 2, 3]
+    assert lake.notes("t") == [(3, "two rows")]
+    assert lake.notes("absent") == []
+    assert lake.verify("t") == []
+
+
+@pytest.mark.parametrize("good", [0, 2])
+def test_what_making_rows_raises_comes_out_and_nothing_is_written(tmp_path: Path, good: int) -> None:
+    lake = Lake(str(tmp_path))
+    schema = pa.schema([("a", pa.int64())])
+
+    def made() -> Iterator[pa.Table]:
+        for n in range(good):
+            yield pa.table({"a": [n]}, schema=schema)
+        raise Refused("no more")
+
+    with pytest.raises(Refused, match="no more"):
+        lake.append_once("t", Stream(schema, made), application="s", sequence=1)
+    assert lake.exists("t") == (good > 0), "what cannot begin makes no table"
+    assert not good or (lake.count("t"), lake.last_sequence("t", "s")) == (0, None)
