@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.data.values import EARLIEST, LATEST, TYPES, Mask, flags, read, unusable
+from loopwright.data.values import EARLIEST, LATEST, Mask, flags, read, unusable
+from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import IngestRefused
 
@@ -85,7 +86,7 @@ def conform(
         kept[name] = found.values
         broken += [_Broken(name, rule, rows, True) for rule, rows in found.faults.items()]
         broken += [b for b in _checks(name, column, found.values, found.unreadable, name in table.key) if b.rows.any()]
-    good = pa.table(kept, schema=pa.schema([(name, TYPES[c.type]) for name, c in table.columns.items()]))
+    good = pa.table(kept, schema=pa.schema([(name, ARROW_TYPES[c.type]) for name, c in table.columns.items()]))
     wrong = np.zeros(len(frame), dtype=bool)
     for b in broken:
         wrong |= b.rows
@@ -130,7 +131,7 @@ def _sources(table: Table, frame: pa.Table, source: str, absent: Collection[str]
 def _filled(column: Column, origin: Origin, numbers: npt.NDArray[np.int64]) -> pa.ChunkedArray:
     """A column that no source has; see `Column.filled`."""
     if column.filled == "ingested_at":
-        return pa.chunked_array([pa.repeat(pa.scalar(origin.moment, TYPES["timestamp"]), len(numbers))])
+        return pa.chunked_array([pa.repeat(pa.scalar(origin.moment, ARROW_TYPES["timestamp"]), len(numbers))])
     digests = [origin.digest] if isinstance(origin.digest, str) else origin.digest
     start = pa.array([d[:12] for d in digests])
     start = pa.repeat(start[0], len(numbers)) if isinstance(origin.digest, str) else start
@@ -164,7 +165,7 @@ def _checks(name: str, column: Column, values: pa.ChunkedArray, unreadable: Mask
         shown = ", ".join(column.categories[:10]) + (" ..." if len(column.categories) > 10 else "")
         found.append(_Broken(name, f"not one of {shown}", _mask(pc.invert(known), values), True))
     if column.type == "timestamp":
-        moment = TYPES["timestamp"]
+        moment = ARROW_TYPES["timestamp"]
         outside = pc.or_(pc.less(values, pa.scalar(EARLIEST, moment)), pc.greater(values, pa.scalar(LATEST, moment)))
         found.append(_Broken(name, "not between the years 1900 and 2200", _mask(outside, values), True))
     if key and column.type == "string":

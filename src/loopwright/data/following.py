@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from loopwright.data.contract import BAD_SCHEMA
 from loopwright.data.source import BATCH_ROWS, Batch, Opened
-from loopwright.data.values import EARLIEST, TYPES, flags, read
+from loopwright.data.values import EARLIEST, flags, read
+from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import IngestRefused, UsageError
 from loopwright.records.lake import foreign
@@ -110,8 +111,8 @@ def scalar(declared: Column, reached: str) -> Any:
     """A watermark as it was recorded, as a value of its column; None from the beginning."""
     if not reached:
         return None
-    kind = pa.int64() if declared.type == "timestamp" else TYPES[declared.type]
-    return pa.scalar(reached).cast(kind).cast(TYPES[declared.type])
+    kind = pa.int64() if declared.type == "timestamp" else ARROW_TYPES[declared.type]
+    return pa.scalar(reached).cast(kind).cast(ARROW_TYPES[declared.type])
 
 
 def text(value: Any) -> str:

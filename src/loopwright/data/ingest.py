@@ -20,7 +20,7 @@ from loopwright.data.contract import BAD_SCHEMA, Origin, Seen, conform
 from loopwright.data.following import Followed, by_watermark
 from loopwright.data.source import Opened, open_source
 from loopwright.data.told import told
-from loopwright.data.values import TYPES
+from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Table, declaration_digest, to_builtins
 from loopwright.records.errors import DeclarationInvalid, TableNotFound
 from loopwright.records.home import Home
@@ -182,7 +182,7 @@ class _Run:
     def write(self, reached: str) -> int | None:
         """Write the good rows; None if they are there already."""
         note = msgspec.json.encode(_Note(self.application, reached)).decode() if reached else ""
-        schema = pa.schema([(name, TYPES[c.type]) for name, c in self.table.columns.items()])
+        schema = pa.schema([(name, ARROW_TYPES[c.type]) for name, c in self.table.columns.items()])
         stream = Stream(schema, self._judged)
         return self.home.lake.append_once(self.table.name, stream, application=self.application, sequence=1, note=note)
 
@@ -348,7 +348,7 @@ def _grow(home: Home, table: Table, before: Table | None) -> None:
     new = []
     for name, column in table.columns.items():
         if name not in found.names:
-            new.append((name, TYPES[column.type]))
+            new.append((name, ARROW_TYPES[column.type]))
             if not column.nullable or name in (*table.key, table.event_time, table.known):
                 problems.append(
                     (f"columns.{name}", f"absent -> {column.type}; a new column must be nullable, for the rows there are")
@@ -373,7 +373,7 @@ def _shown(before: Table | None, name: str, found: Any) -> str:
 
 
 def _alike(found: Any, type: str) -> bool:
-    wanted = TYPES[type]
+    wanted = ARROW_TYPES[type]
     text = pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)
     return (
         bool(found.equals(wanted))

@@ -16,19 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column
 
 Mask = npt.NDArray[np.bool_]
-
-TYPES: dict[str, Any] = {
-    "float": pa.float64(),
-    "integer": pa.int64(),
-    "boolean": pa.bool_(),
-    "string": pa.string(),
-    "timestamp": pa.timestamp("us", tz="UTC"),
-    "array": pa.list_(pa.float32()),
-}
-"""Column type -> Arrow type of a table's rows; an array is flat, in row-major order."""
 
 MISSING_TEXT = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"})
 """Text that means a missing number, boolean, timestamp or array. A string is missing only when its field is empty and unquoted."""
@@ -41,7 +32,7 @@ NO_ZONE = "not a time with a zone (ISO 8601, e.g. 2013-01-31T05:15:00Z)"
 _NOT = {"float": "not a number", "integer": "not a whole number of 64 bits", "boolean": "not true or false"}
 _INT64 = 2**63
 _NAIVE = pa.timestamp("us")
-_MOMENT = TYPES["timestamp"]
+_MOMENT = ARROW_TYPES["timestamp"]
 _ZONED = r"(?:[Zz]|[+-]\d{2}(?::?\d{2}(?::?\d{2})?)?)\s*$"
 _TICKS = {"unix": 1_000_000, "unix_ms": 1_000}
 
@@ -101,7 +92,7 @@ def read(column: Column, values: pa.ChunkedArray) -> Read:
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if pa.types.is_null(values.type):
-        return Read(pa.chunked_array([pa.nulls(len(values), TYPES[column.type])]), {})
+        return Read(pa.chunked_array([pa.nulls(len(values), ARROW_TYPES[column.type])]), {})
     if is_text(values.type):
         values = values.cast(pa.string())
         if column.type != "string":
@@ -198,7 +189,7 @@ def _marked(column: Column, values: pa.ChunkedArray) -> Read:
 def _each(column: Column, values: pa.ChunkedArray) -> Read:
     parse = _PARSE[column.type]
     parsed = [None if v is None else parse(v) for v in values.to_pylist()]
-    result = pa.chunked_array([pa.array(parsed, type=TYPES[column.type])])
+    result = pa.chunked_array([pa.array(parsed, type=ARROW_TYPES[column.type])])
     return Read(result, _faults(_NOT[column.type], flags(pc.and_(pc.is_null(result), pc.is_valid(values)))))
 
 
@@ -214,7 +205,7 @@ def _all_at_once(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
         if pc.any(pc.and_(pc.invert(known), pc.invert(pc.is_in(lower, value_set=pa.array(sorted(FALSE_TEXT)))))).as_py():
             raise pa.ArrowInvalid("not all are booleans")
         return known
-    return values.cast(TYPES[column.type])
+    return values.cast(ARROW_TYPES[column.type])
 
 
 def _parse_float(text: str) -> float | None:
@@ -371,7 +362,7 @@ def _array(column: Column, values: pa.ChunkedArray) -> Read:
     rule = f"not an array of shape {shape} of numbers"
     if is_text(values.type):
         parsed = [None if v is None else _parse_array(v, shape) for v in values.to_pylist()]
-        found = pa.chunked_array([pa.array(parsed, TYPES["array"])])
+        found = pa.chunked_array([pa.array(parsed, ARROW_TYPES["array"])])
         return Read(found, _faults(rule, flags(pc.and_(pc.is_null(found), pc.is_valid(values)))))
     count, size = len(values), int(np.prod(shape))
     level = values.combine_chunks()
@@ -393,7 +384,7 @@ def _array(column: Column, values: pa.ChunkedArray) -> Read:
     if not wrong.all() and not _is_number(level.type) and not pa.types.is_null(level.type):
         wrong[rows] = True
     if wrong[rows].all():
-        return Read(pa.chunked_array([pa.nulls(count, TYPES["array"])]), _faults(rule, wrong & there))
+        return Read(pa.chunked_array([pa.nulls(count, ARROW_TYPES["array"])]), _faults(rule, wrong & there))
     with np.errstate(over="ignore"):
         numbers = pc.fill_null(level.cast(pa.float64(), safe=False), np.nan).to_numpy(zero_copy_only=False).astype(np.float32)
     wrong[of[~np.isfinite(numbers)]] = True
