@@ -19,6 +19,8 @@ from loopwright.data.steps import joined
 from loopwright.deploy.context import Contexts
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.columns import arrow_schema
+from loopwright.records.package import ContextNeed
+from loopwright.records.packages import decode_json, encode_json
 from loopwright.records.settings import Settings
 
 DAY = timedelta(days=1)
@@ -34,6 +36,7 @@ def served(opened: Home, asked: list[Row], needed: Any = None) -> tuple[list[Row
     """What decisions are joined with through the online path, and their flags."""
     flags: list[list[str]] = [[] for _ in asked]
     wanted = needs(CONTEXTS, AGGREGATES) if needed is None else needed
+    wanted = decode_json(encode_json(wanted), list[ContextNeed])  # as a package's manifest keeps them: keys of objects sorted
     rows, _ = Contexts(wanted, "_us", opened.online).find(asked, flags)
     return rows, flags
 

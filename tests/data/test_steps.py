@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -17,6 +18,7 @@ from loopwright import Aggregate, Column, Context, Home, Table
 from loopwright.data import aggregates, steps
 from loopwright.data.database import locked
 from loopwright.records.columns import arrow_schema
+from loopwright.records.declarations import to_builtins
 from loopwright.records.errors import DeclarationInvalid
 
 MINUTE = timedelta(minutes=1)
@@ -317,6 +319,15 @@ def test_aggregates_that_can_be_made_in_one_pass_are() -> None:
         ["kinds"],
         ["numbers"],
     ]
+
+
+def test_a_declaration_out_of_the_ledger_has_the_same_steps() -> None:
+    """Upkeep feeds what the ledger declares, under the names that packages look up; JSON objects lose their order there."""
+    contexts = msgspec.convert(to_builtins([*CONTEXTS, CONTEXTS[0]]), list[Context])
+    again = msgspec.convert(to_builtins(AGGREGATES), list[Aggregate])
+    for here, there in zip(steps.joined([*CONTEXTS, CONTEXTS[0]], AGGREGATES), steps.joined(contexts, again), strict=True):
+        assert (here.need.store, here.need.values, here.need.by) == (there.need.store, there.need.values, there.need.by)
+        assert here.columns == there.columns
 
 
 def test_steps_are_kept_under_one_name_exactly_where_they_are_the_same() -> None:

@@ -53,6 +53,7 @@ WEATHER = ContextNeed(
     table="weather",
     by={"origin": "origin"},
     columns={"wind": Column("float", nullable=True), "gust": Column("float", nullable=True)},
+    values=["wind", "gust"],
     max_age_s=3 * 3600.0,
 )
 WEATHER_TABLE = Table(

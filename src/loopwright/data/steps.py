@@ -6,7 +6,7 @@ know the row (known time, `known_after` and `lag` later), and of the rows that e
 with the steps, serving one search for the moment in the steps of a key, and both find the same, whenever it was fed.
 
 A table of steps has the key `k0, k1, ...`, `_at` (microseconds since 1970, UTC: from then on), `_event` (of the row that counts; null
-for an aggregate) and the columns `c0, c1, ...` in the order of `ContextNeed.columns`.
+for an aggregate) and the columns `c0, c1, ...` in the order of `ContextNeed.values`.
 """
 
 from datetime import timedelta
@@ -55,12 +55,14 @@ def joined(context: list[Context], aggregates: list[Aggregate]) -> list[Joined]:
     """The step functions of a loop: one per context, and one for all aggregates that can be made in one pass."""
     found = []
     for c in context:
-        by, wanted = dict(sorted(c.by.items())), c.wanted
+        # In an order that does not depend on how a dictionary was written: the ledger and manifests sort them.
+        by, wanted = dict(sorted(c.by.items())), dict(sorted(c.wanted.items(), key=lambda item: (item[1], item[0])))
         need = ContextNeed(
             table=c.table.name,
             store=_store(c.table, list(by), [c.lag, *wanted.values()]),
             by=by,
             columns={name: msgspec.structs.replace(c.table.columns[column], nullable=True) for name, column in wanted.items()},
+            values=list(wanted),
             max_age_s=duration(c.max_age).total_seconds() if c.max_age else None,
             lag_s=duration(c.lag).total_seconds(),
         )
@@ -83,6 +85,7 @@ def _in_one_pass(declared: list[Aggregate]) -> list[Joined]:
             store=_store(first.table, list(by), [first.lag, first.window, *(f"{a.function} {a.of}" for a in group)]),
             by=by,
             columns={a.name: a.column for a in group},
+            values=[a.name for a in group],
             lag_s=duration(first.lag).total_seconds(),
             empty={a.name: {"count": 0, "distinct": 0, "sum": 0.0}.get(a.function) for a in group},
         )
@@ -92,7 +95,7 @@ def _in_one_pass(declared: list[Aggregate]) -> list[Joined]:
 
 def _store(table: Table, by: list[str], how: list[str]) -> str:
     """The name under which steps are kept while serving: the same exactly where the steps are."""
-    rows = [table.key, table.event_time, table.known, table.known_after, {n: c.type for n, c in table.columns.items()}]
+    rows = [table.key, table.event_time, table.known, table.known_after, sorted((n, c.type) for n, c in table.columns.items())]
     return f"{table.name}.{digest(msgspec.json.encode([rows, by, how]))[:16]}"
 
 

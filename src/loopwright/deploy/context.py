@@ -69,7 +69,7 @@ class _Need:
     """A `ContextNeed` made ready."""
 
     def __init__(self, need: ContextNeed) -> None:
-        self.store, self.columns = need.store or need.table, list(need.columns)
+        self.store, self.columns = need.store or need.table, need.values or list(need.columns)
         self._by = list(need.by.values())
         self._lag, self._aggregate = round(need.lag_s * 1e6), bool(need.empty)
         self._max_age = None if need.max_age_s is None else round(need.max_age_s * 1e6)

@@ -24,8 +24,8 @@ from loopwright.records.declarations import Column, GroupSplit, StratifiedSplit,
 class ContextNeed(msgspec.Struct, frozen=True, kw_only=True):
     """What is looked up for a request while serving: the row of `table` that counts, or aggregates over it, matched on `by`.
 
-    `by` maps table columns to request columns. `store` names the steps in the online table (`data.steps` makes them), whose
-    values are those of `columns`, in order. A row whose event time is more than `max_age_s` seconds before the decision counts
+    `by` maps table columns to request columns. `store` names the steps in the online table (`data.steps` makes them), and
+    `values` the columns whose values they hold, in order (a manifest does not keep that of `columns`). A row whose event time is more than `max_age_s` seconds before the decision counts
     as missing. Rows count from `lag_s` seconds after they became known, the time by which serving must have them. `empty`
     is what a column is where no row counts (null if it is not named); a context that is missing is flagged, so `empty` is for
     aggregates only.
@@ -36,6 +36,7 @@ class ContextNeed(msgspec.Struct, frozen=True, kw_only=True):
     columns: dict[str, Column]
     max_age_s: float | None = None
     store: str = ""
+    values: list[str] = []
     lag_s: float = 0.0
     empty: dict[str, Any] = {}
 
