@@ -25,6 +25,8 @@ from loopwright.loop import load_loop
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.columns import arrow_feed
 from loopwright.records.graph import Graph, feed_rows
+from loopwright.records.package import ContextNeed
+from loopwright.records.packages import decode_json, encode_json
 from loopwright.records.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "examples" / "flights"
@@ -154,7 +156,8 @@ def test_a_month_served_has_every_value_and_every_feature_that_training_has(loop
     asked = offline.select(list(loop.requests.columns))
     for name in ("pushed_back_at", "scheduled_at"):
         asked = asked.set_column(asked.schema.get_field_index(name), name, asked[name].cast(pa.int64()))
-    contexts = Contexts(needs(loop.context, loop.aggregates), "pushed_back_at", home.online)
+    manifest = decode_json(encode_json(needs(loop.context, loop.aggregates)), list[ContextNeed])  # as a package keeps them
+    contexts = Contexts(manifest, "pushed_back_at", home.online)
     served, flags = [], []
     for batch in asked.to_batches(max_chunksize=997):
         rows, marks = batch.to_pylist(), [[] for _ in range(batch.num_rows)]  # type: ignore[var-annotated]  # flags
