@@ -89,7 +89,10 @@ def program(rng: np.random.Generator, f: dict[str, Any]) -> dict[str, Any]:
             ][what]()
         )
     chosen = [pool[i] for i in rng.integers(0, len(pool), 6)]
-    codes = [nde.static_map(f["s"], {"UA": 1, "": 2}, default=0), nde.static_map(nde.fill_null(f["t"], ""), {"UA": 1}, default=0)]
+    codes = [
+        nde.static_map(f["s"], {"UA": 1, "": 2}, default=0),
+        nde.static_map(nde.fill_null(f["t"], ""), {"UA": 1}, default=0),
+    ]
     singles = [ndx.expand_dims(ndx.astype(o, ndx.float32), axis=1) for o in [*chosen, *codes]]
     return {
         "matrix": ndx.concat(singles, axis=1),

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from loopwright.records.outgoing import post, target
 from loopwright.records.errors import AddressRefused
+from loopwright.records.outgoing import post, target
 
 
 @pytest.mark.parametrize(

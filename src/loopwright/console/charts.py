@@ -86,7 +86,11 @@ def metric_of(page: LoopPage) -> str:
 
 def available(page: LoopPage) -> list[str]:
     """The charts that there is something to show in."""
-    has = {"quality": bool(metric_of(page)), "drift": any(w.columns for w in page.windows), "value": any(v.valued for v in page.values)}
+    has = {
+        "quality": bool(metric_of(page)),
+        "drift": any(w.columns for w in page.windows),
+        "value": any(v.valued for v in page.values),
+    }
     return [name for name in CHARTS if has[name]]
 
 

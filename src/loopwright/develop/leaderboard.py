@@ -99,7 +99,9 @@ def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], r
         if math.isnan(d.value):
             parts.append(f"{c.challenger} is not known to pay: no outcome tells its {name} from that of {c.incumbent}")
         elif not pays(c):
-            parts.append(f"{c.challenger} does not pay ({round(d.value, 3) + 0.0:+.3f} [{d.low:.3f}, {d.high:.3f}] {name} against {c.incumbent})")
+            parts.append(
+                f"{c.challenger} does not pay ({round(d.value, 3) + 0.0:+.3f} [{d.low:.3f}, {d.high:.3f}] {name} against {c.incumbent})"
+            )
         elif by_name[c.challenger].score < by_name[c.incumbent].score - 1e-12:
             parts.append(
                 f"{c.challenger} beats {c.incumbent} by {amount:.3f} {bounds} {name}, but the objectives as weighted like it less"

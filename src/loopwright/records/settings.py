@@ -33,7 +33,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("home", "LOOPWRIGHT_HOME", "folder of the embedded default: ledger, lake, packages, logs", Path),
     Setting("ledger", "LOOPWRIGHT_LEDGER", "ledger URL: sqlite:///PATH or postgresql://... (default: SQLite in home)"),
     Setting("lake", "LOOPWRIGHT_LAKE", "where the Delta tables are: a folder or an object-storage URL (default: in home)"),
-    Setting("online", "LOOPWRIGHT_ONLINE", "what requests are joined with while serving is kept in: `embedded`, or redis://[:password@]host[:port][/database]"),
+    Setting(
+        "online",
+        "LOOPWRIGHT_ONLINE",
+        "what requests are joined with while serving is kept in: `embedded`, or redis://[:password@]host[:port][/database]",
+    ),
     Setting("engine", "LOOPWRIGHT_ENGINE", "where heavy work runs: `local`"),
     Setting("host", "LOOPWRIGHT_HOST", "address to bind; anything but loopback needs a token"),
     Setting("port", "LOOPWRIGHT_PORT", "port of the data plane (predict, outcomes, metrics)", _number(0, 65535)),

@@ -164,7 +164,9 @@ def _answers(records: Sequence[Any], existing: pa.Schema | None) -> dict[str, An
     fits = str if type == pa.string() else bool
     columns = {"_label": pa.array([v if isinstance(v, fits) else None for v in labels], type)}
     if any(v is not None and not isinstance(v, fits) for v in labels):
-        columns["_label" + _TEXT] = pa.array([None if v is None or isinstance(v, fits) else str(v) for v in labels], pa.string())
+        columns["_label" + _TEXT] = pa.array(
+            [None if v is None or isinstance(v, fits) else str(v) for v in labels], pa.string()
+        )
     if any(r.values is not None for r in records):
         columns["_values"] = pa.array([r.values for r in records], _VALUES)
     return columns
