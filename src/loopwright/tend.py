@@ -118,9 +118,8 @@ def needed(home: Home, loop: Loop) -> list[Joined]:
 def refresh(home: Home, tables: set[str]) -> None:
     """Feed what serving needs of tables that have just changed, for every loop; upkeep does it again if it fails."""
     for loop, _ in loops(home):
-        wanted = [j for j in needed(home, loop) if j.table.name in tables] if tables & set(loop.tables) else []
         with suppress(LoopwrightError):
-            feed(home, wanted)
+            feed(home, [j for j in needed(home, loop) if j.table.name in tables])
 
 
 def tend(home: Home, *, owner: str, retrain: bool = True) -> dict[str, Upkeep] | None:
