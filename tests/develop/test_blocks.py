@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from typing import Any
 
 import ndonnx as ndx
@@ -63,6 +64,18 @@ def values(rng: np.random.Generator, rows: int) -> dict[str, tuple[Array, Array 
     return made
 
 
+STEPS: list[Callable[[Any, Any, Any, float], Any]] = [
+    lambda o, _p, _c, n: o * n,
+    lambda o, p, _c, _n: o + p,
+    lambda o, p, _c, _n: ndx.maximum(o, p),
+    lambda o, _p, _c, n: ndx.clip(o, -n, n),
+    lambda o, _p, _c, _n: ndx.log1p(ndx.abs(o)),
+    lambda o, p, c, _n: ndx.where(c, o, p),
+    lambda o, _p, _c, n: n - o,
+    lambda o, p, _c, _n: ndx.where(ndx.isnan(o), p, o / 3.0),
+]
+
+
 def program(rng: np.random.Generator, f: dict[str, Any]) -> dict[str, Any]:
     """Random outputs over the columns: chains that look alike, share parts and differ in depth."""
     pool = [f["a"], nde.fill_null(f["b"], 1.5), nde.fill_null(f["c"], -2.0), f["d"], ndx.astype(f["i"], ndx.float64)]
@@ -76,18 +89,7 @@ def program(rng: np.random.Generator, f: dict[str, Any]) -> dict[str, Any]:
         if what == 8:
             flags.append((one > other) | (flag & ~flags[0]))
             continue
-        pool.append(
-            [
-                lambda o=one, n=number: o * n,
-                lambda o=one, p=other: o + p,
-                lambda o=one, p=other: ndx.maximum(o, p),
-                lambda o=one, n=number: ndx.clip(o, -n, n),
-                lambda o=one: ndx.log1p(ndx.abs(o)),
-                lambda o=one, p=other, c=flag: ndx.where(c, o, p),
-                lambda o=one, n=number: n - o,
-                lambda o=one, p=other: ndx.where(ndx.isnan(o), p, o / 3.0),
-            ][what]()
-        )
+        pool.append(STEPS[what](one, other, flag, number))
     chosen = [pool[i] for i in rng.integers(0, len(pool), 6)]
     codes = [
         nde.static_map(f["s"], {"UA": 1, "": 2}, default=0),

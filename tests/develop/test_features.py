@@ -174,7 +174,7 @@ def test_odd_texts_are_categories_like_any_other() -> None:
     traced = trace(lambda f: {"text": f.text, "maybe": f.maybe}, columns)
     learned = Vocabulary.learn(words[1:], None)
     graph = Graph(traced.matrix_graph({"text": learned, "maybe": learned}, "ordinal"))
-    rows = [*({"text": w, "maybe": w} for w in words), {"text": "A", "maybe": None}]
+    rows: list[dict[str, Any]] = [*({"text": w, "maybe": w} for w in words), {"text": "A", "maybe": None}]
     found = graph.run(feed_rows(graph, columns, rows))["features"].tolist()
     code = {word: float(i) for i, word in enumerate(learned.words)}
     unseen = float(len(code))

@@ -52,21 +52,6 @@ _NO_FORM = (
     "survival:aft",
 )
 
-_LINKS = {
-    "LOGISTIC": ["binary", "multiclassova", "cross_entropy", "binary:logistic", "reg:logistic"],
-    "SOFTMAX": ["multiclass", "multi:softprob"],
-    "EXP": ["poisson", "gamma", "tweedie", "count:poisson", "reg:gamma", "reg:tweedie"],
-}
-_NO_FORM = (
-    "cross_entropy_lambda",
-    "custom",
-    "binary:hinge",
-    "binary:logitraw",
-    "multi:softmax",
-    "survival:cox",
-    "survival:aft",
-)
-
 
 class Tree(NamedTuple):
     """Nodes [n]: `left` is -1 in a leaf, `value` [n, K] counts in leaves only and is added to output `target` and the next ones.
