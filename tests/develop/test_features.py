@@ -55,6 +55,32 @@ def test_vocabulary_keeps_the_most_frequent_sorted() -> None:
     assert Vocabulary.learn(["b", "b"], ~np.array([False, False])) == Vocabulary([], True, False)
 
 
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        lambda f: f.delay - ndx.mean(f.delay),
+        lambda f: ndx.cumulative_sum(f.delay),
+        lambda f: ndx.sort(f.delay),
+        lambda f: ndx.flip(f.delay),
+        lambda f: f.delay / ndx.max(ndx.abs(f.delay)),
+        lambda f: ndx.any(f.delay > 1) & (f.delay > 0),
+    ],
+)
+def test_what_mixes_rows_is_refused_for_a_request_comes_alone(mixing: Any) -> None:
+    with pytest.raises(DeclarationInvalid, match=r"features\['b'\].*depends on the other rows.*Aggregate") as refused:
+        trace(lambda f: {"a": f.delay * 2, "b": mixing(f), "c": ndx.sin(f.delay)}, COLUMNS)
+    assert "['a']" not in str(refused.value)
+    assert "['c']" not in str(refused.value)
+    with pytest.raises(DeclarationInvalid, match="depends on the other rows"):
+        trace_rule(mixing, COLUMNS)
+
+
+def test_what_mixes_the_numbers_of_one_row_is_fine() -> None:
+    columns = {"image": Column("array", shape=[4, 4]), "x": Column("float")}
+    traced = trace(lambda f: {"m": ndx.mean(f.image, axis=(1, 2)), "s": ndx.sort(f.image, axis=2), "x": ndx.log(f.x)}, columns)
+    assert traced.order == ["m", "s", "x"]
+
+
 def test_only_used_columns_are_inputs() -> None:
     assert trace(features, COLUMNS).used == ["at", "delay", "distance", "hub", "carrier", "gate", "wind"]
 

@@ -194,7 +194,8 @@ def trace(features: Callable[[Any], Any], columns: Mapping[str, Column]) -> Trac
     if problems:
         raise DeclarationInvalid("features", problems)
     traced = Traced(columns, arguments, dict(found))
-    _try("features", columns, traced.raw)
+    numbers = [name for name in traced.numbers for _ in range(traced.widths.get(name, 1))]
+    _try("features", columns, traced.raw, {"numbers": numbers})
     return traced
 
 
@@ -438,8 +439,16 @@ def _slice(array: Any) -> Any:
     return nde.fill_null(array, MISSING) if null is not None else array
 
 
-def _try(what: str, columns: Mapping[str, Column], make: Callable[[], bytes]) -> bytes:
-    """Build a graph, load it and run it on two empty rows, so that what the runtime lacks is found here."""
+def _try(
+    what: str,
+    columns: Mapping[str, Column],
+    make: Callable[[], bytes],
+    names: Mapping[str, Sequence[str]] = {},
+) -> bytes:
+    """Build a graph, load it and run it on a few rows, so that what the runtime lacks, and what mixes rows, is found here.
+
+    `names` says for an output [N, F] what its columns are called.
+    """
     try:
         data = make()
         graph = Graph(data)
@@ -455,7 +464,43 @@ def _try(what: str, columns: Mapping[str, Column], make: Callable[[], bytes]) ->
         raise DeclarationInvalid(
             what, [(what, "must have one value per row: an expression depends on no column, or on how many rows there are")]
         )
+    why = (
+        "depends on the other rows, of which there are none when one request is answered: no mean, sum, sort or the like over the "
+        "rows; declare an Aggregate, or write the constants into the loop file"
+    )
+    if mixed := [(f"{what}[{name!r}]", why) for name in _mixed(graph, names)]:
+        raise DeclarationInvalid(what, mixed)
     return data
+
+
+_PROBES: dict[str, list[Any]] = {"f": [1.7, 0.3, -5.2], "i": [7, 2, 11], "b": [True, False, True], "O": ["b", "", "a"]}
+"""By kind of NumPy dtype: three rows in no order, for which a mean, a sort or a running sum over rows gives something else."""
+
+
+def _mixed(graph: Graph, names: Mapping[str, Sequence[str]]) -> list[str]:
+    """Outputs (or columns of them) that are not the same for a row alone as for the row among others, beyond rounding."""
+    feed = {
+        name: np.stack([_probe(value, empty) for value in _PROBES[empty.dtype.kind]])
+        for name, empty in graph.empty_feed(1).items()
+    }
+    try:
+        together = graph.run(feed)
+        alone = [graph.run({name: array[i : i + 1] for name, array in feed.items()}) for i in range(3)]
+    except Exception:  # noqa: BLE001  # made-up values need not suit it: real ones are what it must run on
+        return []
+    found: dict[str, None] = {}
+    for name, array in together.items():
+        one = np.concatenate([outputs[name] for outputs in alone])
+        same = array == one if array.dtype.kind not in "fc" else np.isclose(array, one, rtol=1e-4, atol=1e-4, equal_nan=True)
+        columns: list[int] = np.flatnonzero(~same.reshape(3, -1).all(axis=0)).tolist()
+        found |= dict.fromkeys(names[name][i] if name in names else name.removeprefix("value.") for i in columns)
+    return list(found)
+
+
+def _probe(value: Any, empty: Any) -> Any:
+    """One row like `empty[0]`; numbers differ from column to column, or the difference of two columns would hide what is done to it."""
+    row = np.full(empty.shape[1:], value, dtype=empty.dtype)
+    return row if isinstance(value, str | bool) else (row * (1 + 2 * np.arange(row.size).reshape(row.shape))).astype(row.dtype)
 
 
 class _quiet(warnings.catch_warnings):  # noqa: N801  # used as a function
