@@ -2,10 +2,11 @@
 
 On one row the runtime spends its time on taking over inputs and starting nodes, not on arithmetic (measured: 0.5 µs an
 input, 0.2 µs a node, whatever their width). So columns of one type enter as one matrix [N, K], and element-wise nodes that
-do the same to different columns, and do not wait for each other, become one node over a block [K, N] of columns. It is what
+do the same to different columns, and do not wait for each other, become one node over a block [N, K] of columns. It is what
 compilers call superword parallelism (Larsen and Amarasinghe 2000, Exploiting superword level parallelism with multimedia
-instruction sets), with the bookkeeping of which column stands where: taking columns out of blocks (Gather) and laying blocks
-side by side (Concat) are nodes as well, so a group is only formed where it costs less than its parts alone.
+instruction sets), with the bookkeeping of which column stands where: taking columns out of blocks (Gather, or one Split where
+several are taken) and laying blocks side by side (Concat) are nodes as well, so a group is only formed where it costs less
+than its parts alone.
 
 Texts stay alone. No value changes: the same operations run on the same numbers in the same types.
 """
@@ -37,7 +38,7 @@ _NODE_COST = {"Where": 3.0, "LabelEncoder": 2.0, "Concat": 2.0}
 
 
 class _Column(msgspec.Struct, eq=False):
-    """One value per row: its places in blocks [K, N], its name as a tensor [N] by itself, its place in a tensor [N, K]."""
+    """One value per row: its places in blocks [N, K], its name as a tensor [N] by itself, a text's place in a tensor [N, K]."""
 
     index: int
     maker: int
@@ -91,8 +92,7 @@ class _Reader:
             text = self.type_of(names[0]) == TensorProto.STRING
             self.widths[block] = len(names)
             for place, name in enumerate(names):
-                where = {"origin": (block, place)} if text else {"places": [(f"{block}.turned", place)]}
-                self.values[name] = self._column(-1, **where)
+                self.values[name] = self._column(-1, **_stands(block, place, text=text))
         for node in model.graph.node:
             self._read(node)
         self.outputs = [(o, self._value(o.name)) for o in model.graph.output]
@@ -216,7 +216,8 @@ class _Reader:
             if shape == [_ROWS]:
                 self.values[name] = self._column(here, flat=name)
             elif shape and len(shape) == 2 and isinstance(shape[0], str) and isinstance(shape[1], int) and shape[0]:
-                columns = [self._column(here, origin=(name, place)) for place in range(shape[1])]
+                text = self.type_of(name) == TensorProto.STRING
+                columns = [self._column(here, **_stands(name, place, text=text)) for place in range(shape[1])]
                 self.values[name] = _Block(columns, shape[0])
                 self.widths[name] = shape[1]
 
@@ -244,10 +245,9 @@ class _Writer:
         self._reader, self._items = reader, reader.items
         self._nodes: list[NodeProto] = []
         self._constants: dict[bytes, TensorProto] = {}
-        self._width: dict[str, int] = {}
+        self._width = dict(reader.widths)
         self._packed: dict[tuple[int, ...], str] = {}
         self._joined: dict[tuple[str, ...], str] = {}
-        self._turned: dict[str, str] = {}
         self._named: set[str] = set()
         self._alike: dict[tuple[int, int], int] = {}
         self._users: dict[int, list[_Item]] = {}
@@ -255,10 +255,6 @@ class _Writer:
             item = reader.items[i]
             for index in {o.index: None for o in item.operands if isinstance(o, _Column) and item.result is not None}:
                 self._users.setdefault(index, []).append(item)
-        for block, names in reader.inputs.items():
-            if reader.type_of(names[0]) != TensorProto.STRING:
-                self._put("Transpose", [block], result=f"{block}.turned", perm=[1, 0])
-                self._width[f"{block}.turned"] = len(names)
 
     def write(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """The new model."""
@@ -357,17 +353,16 @@ class _Writer:
         self._nodes.append(node)
 
     def _put_codes(self, item: _Item) -> bool:
-        """Codes of a text that enters with others: looked up as a matrix [N, 1] and turned, rather than made a tensor [N] between."""
+        """Codes of a text that enters with others: looked up as a matrix [N, 1], rather than made a tensor [N] between."""
         text, codes = item.operands[0], self._reader.values[item.node.output[0]]
         if not isinstance(text, _Column) or text.flat or not text.origin[0] or not isinstance(codes, _Column):
             return False
         if self._reader.type_of(item.node.output[0]) == TensorProto.STRING:
             return False
         block, place = text.origin
-        one = block if self._reader.widths[block] == 1 else self._gather(block, [place], axis=1)
-        found = self._put("LabelEncoder", [one], domain=item.node.domain, attributes=item.node.attribute)
+        one = block if self._reader.widths[block] == 1 else self._gather(block, [place])
         codes.flat = ""
-        self._register(self._put("Transpose", [found], perm=[1, 0]), [codes])
+        self._register(self._put("LabelEncoder", [one], domain=item.node.domain, attributes=item.node.attribute), [codes])
         return True
 
     def _put_lanes(self, members: list[_Item]) -> None:
@@ -416,7 +411,7 @@ class _Writer:
             return blocks[0]
         key = tuple(blocks)
         if key not in self._joined:
-            self._joined[key] = self._put("Concat", blocks, axis=0)
+            self._joined[key] = self._put("Concat", blocks, axis=1)
         return self._joined[key]
 
     def _parts(self, members: list[_Item]) -> list[list[_Item]]:
@@ -472,7 +467,7 @@ class _Writer:
         if len({_content(c) for c in constants}) == 1:
             return self._constant(constants[0])
         joined = np.array([numpy_helper.to_array(c).item() for c in constants], dtype=numpy_helper.to_array(constants[0]).dtype)
-        return self._constant(numpy_helper.from_array(joined[:, None]))
+        return self._constant(numpy_helper.from_array(joined[None, :]))
 
     def _tensor(self, value: _Value) -> str:
         """The name of a tensor that holds a value in the shape it had in the model that was read."""
@@ -485,25 +480,21 @@ class _Writer:
     def _flat(self, column: _Column) -> str:
         """The name of a column as a tensor [N]."""
         if not column.flat:
-            axis = 0 if column.places else 1
             block, place = column.places[-1] if column.places else column.origin
-            column.flat = self._gather(block, place, axis=axis)
+            column.flat = self._gather(block, place)
         return column.flat
 
     def _matrix(self, columns: list[_Column]) -> str:
-        """The name of a matrix [N, K] of columns: blocks turned, and what was a matrix already as it was."""
+        """The name of a matrix [N, K] of columns; texts are taken as they stand."""
         parts = []
-        for (tensor, _), part in groupby(columns, key=lambda c: ("", 0) if c.places or c.flat else (c.origin[0], 1)):
+        for tensor, part in groupby(columns, key=lambda c: "" if c.places or c.flat else c.origin[0]):
             run = list(part)
             places = [c.origin[1] for c in run]
             if not tensor:
-                block = self._pack(run)
-                if block not in self._turned:
-                    self._turned[block] = self._put("Transpose", [block], perm=[1, 0])
-                parts.append(self._turned[block])
+                parts.append(self._pack(run))
             else:
                 whole = places == list(range(self._reader.widths[tensor]))
-                parts.append(tensor if whole else self._gather(tensor, places, axis=1))
+                parts.append(tensor if whole else self._gather(tensor, places))
         return parts[0] if len(parts) == 1 else self._put("Concat", parts, axis=1)
 
     # --- blocks ------------------------------------------------------------------------------------------------------
@@ -538,15 +529,15 @@ class _Writer:
         if way == "there":
             return str(what)
         if way == "flat":
-            first = self._constant(numpy_helper.from_array(np.array([0])))
-            return self._register(self._put("Unsqueeze", [self._flat(what), first]), columns)
+            last = self._constant(numpy_helper.from_array(np.array([1])))
+            return self._register(self._put("Unsqueeze", [self._flat(what), last]), columns)
         if way == "take":
             blocks, places = what
-            return self._register(self._gather(self._join(blocks), places, axis=0), columns)
-        return self._register(self._put("Concat", [self._pack(run) for run in what], axis=0), columns)
+            return self._register(self._gather(self._join(blocks), places), columns)
+        return self._register(self._put("Concat", [self._pack(run) for run in what], axis=1), columns)
 
-    def _gather(self, block: str, places: list[int] | int, *, axis: int) -> str:
-        return self._put("Gather", [block, self._constant(numpy_helper.from_array(np.array(places)))], axis=axis)
+    def _gather(self, block: str, places: list[int] | int) -> str:
+        return self._put("Gather", [block, self._constant(numpy_helper.from_array(np.array(places)))], axis=1)
 
     def _register(self, block: str, columns: list[_Column]) -> str:
         self._width[block] = len(columns)
@@ -588,6 +579,10 @@ class _Writer:
             for side in (node.input, node.output):
                 for i, name in enumerate(side):
                     side[i] = names.get(name, name)
+
+
+def _stands(block: str, place: int, *, text: bool) -> dict[str, Any]:
+    return {"origin": (block, place)} if text else {"places": [(block, place)]}
 
 
 def _lanes(values: Sequence[_Value]) -> list[_Column]:
