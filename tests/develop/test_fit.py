@@ -1,10 +1,11 @@
+from functools import partial
 from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -125,6 +126,24 @@ def test_code_that_fails_is_named() -> None:
         make(Candidate("broken", broken), None, 0)
     with pytest.raises(DeclarationInvalid, match="give the loop file"):
         make(Candidate("text", "lambda: LogisticRegression()"), None, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "trial"),
+    [
+        (tree, True),
+        (Ridge, False),
+        (lgb.LGBMClassifier, False),
+        (partial(Ridge, alpha=2.0), False),
+        (lambda depth=3: lgb.LGBMClassifier(max_depth=depth), False),
+    ],
+)
+def test_only_a_function_that_must_be_given_something_is_searched(given: Any, trial: bool) -> None:
+    candidate = Candidate("c", given)
+    assert candidate.takes_trial is trial
+    assert type(first_trial(candidate, 0)) in (Ridge, lgb.LGBMClassifier)
+    assert not trial or Candidate("c", given, trials=3).trials == 3
+    assert first_trial(Candidate("c", Ridge), 0).alpha == 1.0
 
 
 def test_a_first_trial_shows_the_parts() -> None:

@@ -64,7 +64,7 @@ def make(candidate: Candidate, trial: Any, seed: int) -> Any:
             f"candidate {candidate.name}", [("estimator", "only its source text is here: give the loop file")]
         )
     try:
-        estimator = candidate.estimator(trial) if takes_trial(candidate) else candidate.estimator()
+        estimator = candidate.estimator(trial) if candidate.takes_trial else candidate.estimator()
     except (LoopwrightError, optuna.TrialPruned):
         raise
     except Exception as error:  # the user's code raises what it likes
@@ -75,14 +75,9 @@ def make(candidate: Candidate, trial: Any, seed: int) -> Any:
     return estimator
 
 
-def takes_trial(candidate: Candidate) -> bool:
-    """Whether the estimator function wants an Optuna trial."""
-    return bool(inspect.signature(candidate.estimator).parameters)
-
-
 def first_trial(candidate: Candidate, seed: int) -> Any:
     """An estimator as the first trial of a search would be: for looking at its parts, not for fitting."""
-    return make(candidate, _study("maximize", seed).ask() if takes_trial(candidate) else None, seed)
+    return make(candidate, _study("maximize", seed).ask() if candidate.takes_trial else None, seed)
 
 
 def fit(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal) -> tuple[Any, list[str]]:

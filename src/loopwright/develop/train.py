@@ -19,7 +19,7 @@ from loopwright.develop.card import card
 from loopwright.develop.convert import convert, refuse_inconvertible, rehearse
 from loopwright.develop.evaluate import LATENCY_RUNS, evaluate, latency, measures
 from loopwright.develop.features import Encoding, Traced, Vocabulary, trace, trace_rule, trace_slices
-from loopwright.develop.fit import Lessons, first_trial, fit, fixed, make, search, takes_trial
+from loopwright.develop.fit import Lessons, first_trial, fit, fixed, make, search
 from loopwright.develop.goal import Answers, Goal, alert_threshold, goal_of
 from loopwright.develop.leaderboard import climb, primary_metric, rank, verdict
 from loopwright.develop.lineage import lineage as trace_lineage
@@ -332,7 +332,7 @@ def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | 
     lessons = _lessons(work, candidate)
     start = clock.monotonic()
     found = dict(params or {})
-    if takes_trial(candidate) and params is None:
+    if candidate.takes_trial and params is None:
         minutes = work.scope.budget.train_minutes
         name = primary_metric(work.scope.objectives, work.outcome.task)
 
@@ -363,7 +363,7 @@ def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | 
             seconds=minutes * 60 if minutes else None,
             progress=work.progress,
         )
-    unfitted = make(candidate, fixed(candidate, found) if takes_trial(candidate) else None, work.seed)
+    unfitted = make(candidate, fixed(candidate, found) if candidate.takes_trial else None, work.seed)
     estimator, warned = fit(candidate, unfitted, lessons.at(work.drawn.rows), work.goal)
     seconds = clock.monotonic() - start
     for text in warned:

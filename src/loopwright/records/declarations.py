@@ -523,7 +523,8 @@ class Candidate(Declaration, frozen=True):
     """One way to solve the problem.
 
     `estimator` is a function that returns an unfitted scikit-learn compatible classifier (or pipeline) for a float32
-    matrix; if it takes one parameter it gets an Optuna trial and `trials` says how many are searched. `phase` is the
+    matrix, or the class of one; a function that takes a parameter gets an Optuna trial and `trials` says how many are
+    searched (parameters with a default value and those of a class are not asked for). `phase` is the
     rung of the ladder: 2 simple model, 3 optimised, 4 complex (1 is the heuristic). `encoding` says how string features
     enter the matrix: `ordinal` (one column of codes, for trees) or `onehot` (one column per category).
     """
@@ -537,9 +538,17 @@ class Candidate(Declaration, frozen=True):
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
         found = _name_problem("name", self.name) + _code_problem("estimator", self.estimator)
-        if self.trials and not found and callable(self.estimator) and not inspect.signature(self.estimator).parameters:
+        if self.trials and not found and callable(self.estimator) and not self.takes_trial:
             found.append(("trials", "the estimator function takes no parameter, so there is nothing to search"))
         return found
+
+    @property
+    def takes_trial(self) -> bool:
+        """Whether `estimator` wants an Optuna trial."""
+        if isinstance(self.estimator, type):
+            return False
+        parameters = inspect.signature(self.estimator).parameters.values()
+        return any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
 
 
 # --- 4 deploy, 5 monitor, 6 business -----------------------------------------------------------------------------
