@@ -148,6 +148,19 @@ def test_what_is_alike_becomes_one_node() -> None:
     same(columns, blocks, plain, {name: (rng.normal(5, 9, 32), rng.random(32) < 0.3) for name in columns})
 
 
+def test_texts_are_looked_up_together() -> None:
+    columns = {"s": Column("string"), "t": Column("string")}
+    arguments = {name: ndx.argument(shape=("N",), dtype=ndx.utf8) for name in columns}
+    one = nde.static_map(arguments["s"], {"a": 1.0, "b": 2.0, "": 3.0}, default=-1.0)
+    other = nde.static_map(arguments["t"], {"b": 10.0, "ü": 20.0, "c": 30.0}, default=-2.0)
+    blocks, plain = both(columns, arguments, {"matrix": ndx.concat([ndx.expand_dims(x, axis=1) for x in (one, other)], axis=1)})
+    assert [node.op_type for node in onnx.load_from_string(blocks.data).graph.node][:2] == ["LabelEncoder", "GatherElements"]
+    words = np.array(["a", "b", "c", "", "ü", "other"], dtype=object)
+    grid = [g.ravel() for g in np.meshgrid(words, words)]
+    for rows in (36, 1, 0):
+        same(columns, blocks, plain, {"s": (grid[0][:rows], None), "t": (grid[1][:rows], None)})
+
+
 def test_subgraphs_see_what_they_use_from_outside() -> None:
     def branch(name: str, op: str) -> onnx.GraphProto:
         out = helper.make_tensor_value_info(f"{name}_out", TensorProto.DOUBLE, ["N"])

@@ -34,6 +34,8 @@ _ELEMENTWISE = frozenset((
 
 _COMMUTES = frozenset({"Add", "Mul", "And", "Or", "Equal"})
 _ROWS = "N"
+_TABLE = 2**14
+"""The most numbers in a table of codes."""
 _NODE_COST = {"Where": 3.0, "LabelEncoder": 2.0, "Concat": 2.0}
 
 
@@ -354,15 +356,50 @@ class _Writer:
 
     def _put_codes(self, item: _Item) -> bool:
         """Codes of a text that enters with others: looked up as a matrix [N, 1], rather than made a tensor [N] between."""
-        text, codes = item.operands[0], self._reader.values[item.node.output[0]]
-        if not isinstance(text, _Column) or text.flat or not text.origin[0] or not isinstance(codes, _Column):
+        found = self._coded(item)
+        if found is None:
             return False
-        if self._reader.type_of(item.node.output[0]) == TensorProto.STRING:
-            return False
+        text, codes = found
         block, place = text.origin
+        if codes.places or self._put_table(block):
+            return True
         one = block if self._reader.widths[block] == 1 else self._gather(block, [place])
         codes.flat = ""
         self._register(self._put("LabelEncoder", [one], domain=item.node.domain, attributes=item.node.attribute), [codes])
+        return True
+
+    def _coded(self, item: _Item) -> tuple[_Column, _Column] | None:
+        """The text in a block and its codes, where an item looks up numbers for such a text."""
+        if item.node.op_type != "LabelEncoder" or self._reader.type_of(item.node.output[0]) == TensorProto.STRING:
+            return None
+        text, codes = item.operands[0], self._reader.values[item.node.output[0]]
+        if not isinstance(text, _Column) or text.flat or not text.origin[0] or not isinstance(codes, _Column):
+            return None
+        return text, codes
+
+    def _put_table(self, block: str) -> bool:
+        """Codes of all texts of a block at once: the place of each in the list of all words, and in a table its code at that place."""
+        codes: dict[int, tuple[_Column, dict[bytes, Any], Any]] = {}
+        for item in (self._items[i] for i in self._reader.wanted):
+            found = self._coded(item)
+            if found is not None and found[0].origin[0] == block:
+                coding = _coding(item.node)
+                if coding is None or found[0].origin[1] in codes:
+                    return False
+                codes[found[0].origin[1]] = (found[1], *coding)
+        columns = [codes[place] for place in sorted(codes)]
+        words = list(dict.fromkeys(word for _, known, _ in columns for word in known))
+        alike = len({default.dtype for *_, default in columns}) == 1
+        if not (1 < len(columns) == self._reader.widths[block] and alike and 0 < len(words) * len(columns) <= _TABLE):
+            return False
+        kinds: dict[str, Any] = {"keys_strings": words, "values_int64s": range(len(words)), "default_int64": len(words)}
+        at = self._put("LabelEncoder", [block], domain="ai.onnx.ml", **kinds)
+        rows = [[known.get(word, default) for _, known, default in columns] for word in words]
+        rows.append([default for *_, default in columns])
+        table = numpy_helper.from_array(np.array(rows, dtype=columns[0][2].dtype))
+        for column, *_ in columns:
+            column.flat = ""
+        self._register(self._put("GatherElements", [self._constant(table), at], axis=0), [column for column, *_ in columns])
         return True
 
     def _put_lanes(self, members: list[_Item]) -> None:
@@ -579,6 +616,17 @@ class _Writer:
             for side in (node.input, node.output):
                 for i, name in enumerate(side):
                     side[i] = names.get(name, name)
+
+
+def _coding(node: NodeProto) -> tuple[dict[bytes, Any], Any] | None:
+    """The numbers that a LabelEncoder has for words, and the one for any other, where it is given them as tensors."""
+    given = {a.name: a for a in node.attribute}
+    if not {"keys_tensor", "values_tensor", "default_tensor"} <= given.keys():
+        return None
+    numbers = numpy_helper.to_array(given["values_tensor"].t)
+    return dict(zip(given["keys_tensor"].t.string_data, numbers, strict=True)), numpy_helper.to_array(
+        given["default_tensor"].t
+    )[0]
 
 
 def _stands(block: str, place: int, *, text: bool) -> dict[str, Any]:
