@@ -1,5 +1,5 @@
 from loopwright import Aggregate, Column, Context, Outcome, Table
-from loopwright.data.lineage import column_origins, expression_columns, label_origins
+from loopwright.data.lineage import column_origins, label_origins
 
 FLIGHTS = Table(
     "flights", {"id": Column("integer"), "at": Column("timestamp"), "origin": Column("string"), "dest": Column("string")},
@@ -62,12 +62,3 @@ def test_labels_one_by_one() -> None:
     }
     assert found["late"].by == ["landed.id", "landed.landed_at", "flights.id", "flights.at"]
     assert label_origins(FLIGHTS, Outcome(LANDED, "Delay > 15"))["label"].of == ["landed.Delay"]
-
-
-def test_columns_are_those_the_expression_names_not_those_its_text_mentions() -> None:
-    assert expression_columns("""'Delay' = "dest" """, LANDED) == ["dest"]
-    assert expression_columns("date_part('hour', Landed_At) >= 21 OR id IN (1, 2)", LANDED) == ["id", "landed_at"]
-    assert expression_columns("CASE WHEN dest = 'X' THEN Delay ELSE 0 END", LANDED) == ["Delay", "dest"]
-    assert expression_columns("list_sum(list_transform([1, 2], lambda x: x + delay)) > 3", LANDED) == ["Delay"]
-    assert expression_columns("1 = 1", LANDED) == []
-    assert expression_columns("this is ( no SQL", LANDED) == list(LANDED.columns), "nothing can be ruled out"

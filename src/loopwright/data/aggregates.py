@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from loopwright.data.database import quoted
 from loopwright.records.declarations import Aggregate, Table
+from loopwright.records.expression import held
 
 SCALE = 2**40
 """Sums are whole multiples of 1 / SCALE."""
@@ -36,10 +37,13 @@ _ARROW = {"BIGINT": pa.int64(), "DOUBLE": pa.float64()}
 
 
 def value(aggregate: Aggregate) -> str:
-    """SQL for what one row adds: null is not counted (a row always counts as one for `count`)."""
-    of = aggregate.of
+    """SQL for what one row adds: null is not counted (a row always counts as one for `count`).
+
+    Raises DeclarationInvalid when it is no expression over one row.
+    """
     if aggregate.function == "count":
         return "1"
+    of = held(f"Aggregate {aggregate.name}", "of", aggregate.of)
     if aggregate.function == "share":
         return f"CAST(CAST(({of}) AS BOOLEAN) AS DOUBLE)"
     if aggregate.function == "distinct":

@@ -4,12 +4,10 @@ What a value is computed from and what decides which rows count are told apart: 
 weather's wind speed, found *by* the airport and the times of both.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import duckdb
-
+from loopwright.records import expression
 from loopwright.records.declarations import Aggregate, Context, Outcome, Table
 from loopwright.records.package import Lineage, Origin
 
@@ -26,7 +24,7 @@ def column_origins(requests: Table, context: Sequence[Context], aggregates: Sequ
         by = _found_by(requests, c.table, c.by)
         found |= {name: Origin(of=[f"{c.table.name}.{column}"], by=by) for name, column in c.wanted.items()}
     for a in aggregates:
-        of = [f"{a.table.name}.{column}" for column in expression_columns(a.of, a.table)] if a.of.strip() else []
+        of = [f"{a.table.name}.{column}" for column in expression.columns(a.of, a.table)] if a.of.strip() else []
         # Of several versions of one row the one known last counts, so the key of the table decides too.
         by = _found_by(requests, a.table, a.by | dict.fromkeys(k for k in a.table.key if k not in a.by))
         how = f"{a.function}{f' of {a.of.strip()}' if a.of.strip() else ''} over {a.window}"
@@ -38,33 +36,9 @@ def label_origins(requests: Table, outcome: Outcome) -> dict[str, Origin]:
     """For every target of the outcome, the table columns its expression is computed from."""
     by = _found_by(requests, outcome.table, {k: k for k in requests.key})
     return {
-        name: Origin(of=[f"{outcome.table.name}.{column}" for column in expression_columns(sql, outcome.table)], by=by, how=sql)
+        name: Origin(of=[f"{outcome.table.name}.{column}" for column in expression.columns(sql, outcome.table)], by=by, how=sql)
         for name, sql in outcome.labels.items()
     }
-
-
-def expression_columns(sql: str, table: Table) -> list[str]:
-    """The columns of `table` that an SQL expression names, in the contract's order; all of them if it cannot be read."""
-    with duckdb.connect(":memory:") as database:
-        [(tree,)] = database.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT ({sql})"]).fetchall()
-    parsed = json.loads(tree)
-    if parsed.get("error"):
-        return list(table.columns)
-    named = {name.casefold() for name in _names(parsed)}
-    return [c for c in table.columns if c.casefold() in named or "*" in named]
-
-
-def _names(tree: Any) -> Iterator[str]:
-    if isinstance(tree, dict):
-        if tree.get("class") == "COLUMN_REF":
-            yield from tree["column_names"]
-        elif tree.get("class") == "STAR":
-            yield "*"
-        for child in tree.values():
-            yield from _names(child)
-    elif isinstance(tree, list):
-        for child in tree:
-            yield from _names(child)
 
 
 def _found_by(requests: Table, table: Table, by: dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from loopwright.records.declarations import Outcome
+from loopwright.records.expression import held
 
 Array = np.ndarray[Any, Any]
 
@@ -27,9 +28,12 @@ def label_type(outcome: Outcome) -> pa.DataType:
 
 
 def label_sql(outcome: Outcome) -> str:
-    """DuckDB's SQL for the label of a row of the outcome table; null while it is unknown."""
+    """DuckDB's SQL for the label of a row of the outcome table; null while it is unknown.
+
+    Raises DeclarationInvalid when it is no expression over one row.
+    """
     kind = {"binary": "BOOLEAN", "anomaly": "BOOLEAN", "multiclass": "VARCHAR"}.get(outcome.task, "DOUBLE")
-    casts = [f"CAST(({expression}) AS {kind})" for expression in outcome.labels.values()]
+    casts = [f"CAST(({held('Outcome', 'label', sql)}) AS {kind})" for sql in outcome.labels.values()]
     if kind != "DOUBLE":
         return casts[0]
     known = " AND ".join(f"isfinite({cast})" for cast in casts)

@@ -1,0 +1,79 @@
+"""SQL expressions that a loop declares over the rows of a table: a label, what an aggregate is of.
+
+They are read before they are run, and held to one value of one row: what asks for another row, or closes its bracket and begins
+something else, is refused. So what they cost is bounded by the rows, and what they see by the row.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import duckdb
+
+from loopwright.records.declarations import Table
+from loopwright.records.errors import DeclarationInvalid
+
+LONGEST = 20_000
+_BEYOND = {
+    "SUBQUERY": "it has a SELECT of its own",
+    "WINDOW": "it looks at other rows (OVER)",
+    "PARAMETER": "it has a parameter",
+}
+
+
+def held(what: str, field: str, sql: str) -> str:
+    """The expression, if it is one over a single row. Raises DeclarationInvalid naming `field` of `what` where it is not."""
+    why = _fault(sql)
+    if why:
+        shown = sql if len(sql) <= 200 else f"{sql[:200]}..."
+        raise DeclarationInvalid(what, [(field, f"{shown!r} cannot be evaluated: {why}")])
+    return sql
+
+
+def columns(sql: str, table: Table) -> list[str]:
+    """The columns of `table` that an expression names, in the contract's order; all of them if it cannot be read."""
+    parsed = _parsed(sql)
+    if parsed.get("error"):
+        return list(table.columns)
+    named = {name.casefold() for node in _nodes(parsed) for name in _names(node)}
+    return [c for c in table.columns if c.casefold() in named or "*" in named]
+
+
+def _fault(sql: str) -> str:
+    if len(sql) > LONGEST:
+        return f"it is longer than {LONGEST:,} characters"
+    parsed = _parsed(sql)
+    if parsed.get("error"):
+        return str(parsed.get("error_message", "it is no SQL")).splitlines()[0][:200]
+    chosen, around = _select(parsed)
+    if len(chosen) != 1 or around != _select(_parsed("1"))[1]:
+        return "it is more than one expression"
+    return next((_BEYOND[n["class"]] for n in _nodes(chosen) if n.get("class") in _BEYOND), "")
+
+
+@lru_cache(maxsize=256)
+def _parsed(sql: str) -> dict[str, Any]:
+    """DuckDB's syntax tree of `SELECT (sql)`; nothing is run."""
+    with duckdb.connect(":memory:") as database:
+        [(tree,)] = database.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT ({sql})"]).fetchall()
+    return json.loads(tree)  # type: ignore[no-any-return]  # an object, as DuckDB writes it
+
+
+def _select(parsed: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """What is selected, and all else that the statements say."""
+    nodes = [s["node"] for s in parsed["statements"]]
+    return nodes[0].get("select_list", []), [{k: v for k, v in n.items() if k != "select_list"} for n in nodes]
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        yield tree
+    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _nodes(child)
+
+
+def _names(node: dict[str, Any]) -> list[str]:
+    if node.get("class") == "STAR":
+        return ["*"]
+    return node["column_names"] if node.get("class") == "COLUMN_REF" else []
