@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from tests.deploy.loops import NOW, NOW_US, Weather, flight, golden, model_graph, package
+from tests.deploy.loops import NOW, NOW_US, REQUESTS, Weather, flight, golden, model_graph, package
 from tests.redis import RedisServer
 
 from loopwright.data.examples import unit_sql
+from loopwright.deploy.decode import Decoder
 from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.predict import Predictor, unit_of
 from loopwright.records.clock import SimulatedClock
@@ -157,6 +159,23 @@ def test_an_event_time_left_out_is_the_moment_of_the_decision(packages: Packages
     del given["pushed_back_at"]
     (answer,) = ready(packages).answer([given], at_us=NOW_US + 5)
     assert answer.request["pushed_back_at"] == NOW_US + 5
+
+
+def test_what_no_source_has_is_not_asked_of_a_request_either(packages: Packages) -> None:
+    made = {
+        "flight": Column("string", filled="row_id"),
+        "pushed_back_at": Column("timestamp", filled="ingested_at"),
+        "seen_at": Column("timestamp", filled="ingested_at"),
+    }
+    predictor = ready(packages, request={**REQUESTS.columns, **made})
+    manifest = predictor.package.manifest
+    assert manifest.may_lack == set(made)
+    (given,) = Decoder(manifest.request, optional=manifest.may_lack)(
+        msgspec.json.encode({name: value for name, value in flight().items() if name not in made})
+    ).rows
+    (answer,) = predictor.answer([given], at_us=NOW_US + 5)
+    assert answer.unit == answer.request["flight"] == answer.id
+    assert answer.request["pushed_back_at"] == answer.request["seen_at"] == NOW_US + 5
 
 
 def test_times_may_be_datetimes(packages: Packages) -> None:

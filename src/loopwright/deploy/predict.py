@@ -73,7 +73,9 @@ class Predictor:
             if c.type == "string" and (known := c.categories if c.categories is not None else manifest.vocabulary.get(name))
         ]
         self._contexts = Contexts(manifest.context, manifest.event_time, online)
-        self._key, self._event_time, self._threshold = manifest.key, manifest.event_time, manifest.threshold
+        self._key, self._threshold = manifest.key, manifest.threshold
+        self._made = [name for name, column in manifest.request.items() if column.filled == "row_id"]
+        self._moment = [name for name in manifest.may_lack if name not in self._made]
         rule = manifest.heuristic_threshold
         self._heuristic_threshold = manifest.threshold if rule is None else rule
         self._segment = manifest.segment.value if manifest.segment is not None else None
@@ -90,8 +92,9 @@ class Predictor:
         """Answer N rows in one graph run, in order.
 
         A row maps every request column to its value and is taken over: timestamps become int microseconds, and an event
-        time that was left out becomes `at_us`, the moment of the decision (now when not given). Context and
-        aggregates are those in force at the row's event time (`deploy.context`). `latency_us` is a row's share of the run.
+        time that was left out becomes `at_us`, the moment of the decision (now when not given), a key that no source has the
+        id of the prediction. Context and aggregates are those in force at the row's event time (`deploy.context`).
+        `latency_us` is a row's share of the run.
 
         A score that is no probability (of other tasks: no finite number), or an error, is answered by the heuristic and
         flagged `degraded`. Raises Unavailable when the heuristic fails as well.
@@ -102,8 +105,8 @@ class Predictor:
         if names is None:
             names = new_ids(self._clock.now(), count)
         flags: list[list[str]] = []
-        for row, at in zip(rows, moments, strict=True):
-            self._settle(row, at)
+        for row, at, name in zip(rows, moments, names, strict=True):
+            self._settle(row, at, name)
             flags.append(self._flags(row))
         contexts, ages = self._contexts.find(rows, flags)
         full = [{**row, **context} for row, context in zip(rows, contexts, strict=True)]
@@ -170,9 +173,12 @@ class Predictor:
             at_us = microseconds(self._clock.now())
         return [at_us] * count if isinstance(at_us, int) else at_us
 
-    def _settle(self, row: dict[str, Any], at: int) -> None:
-        if row.get(self._event_time) is None:
-            row[self._event_time] = at
+    def _settle(self, row: dict[str, Any], at: int, id: str) -> None:
+        for name in self._moment:
+            if row.get(name) is None:
+                row[name] = at
+        for name in self._made:
+            row.setdefault(name, id)
         for name in self._times:
             value = row[name]
             if value is not None and type(value) is not int:

@@ -134,7 +134,7 @@ class Router:
         else:
             predictor = self._load(digest)
             manifest = predictor.package.manifest
-            decode = Decoder(manifest.request, optional=[manifest.event_time])
+            decode = Decoder(manifest.request, optional=manifest.may_lack)
         segments = Segments(
             copy.state,
             predictor,

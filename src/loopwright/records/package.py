@@ -208,6 +208,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     split: Partition | None = None
     sampling: Sampled | None = None
 
+    @property
+    def may_lack(self) -> frozenset[str]:
+        """The columns that a request may leave out: the time of the decision, and what no source has."""
+        return frozenset({self.event_time, *(name for name, column in self.request.items() if column.filled)})
+
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):
     """Reference distribution of one column: numbers in bins (inner edges, ascending), or categories; `counts` one longer than `edges`.

@@ -1,6 +1,6 @@
 """An OpenAPI 3.1 description of the data plane, generated from the contracts of the loops in service."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from loopwright.deploy.router import InService
@@ -72,7 +72,7 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
     for service in services:
         loop, manifest = service.state.loop, service.predictor.package.manifest
         schemas[f"{loop}.answer"] = answer_schema(manifest.output)
-        schemas[f"{loop}.request"] = _object(manifest.request, optional={manifest.event_time})
+        schemas[f"{loop}.request"] = _object(manifest.request, optional=manifest.may_lack)
         paths[f"/loops/{loop}/predict"] = {
             "post": _operation(
                 f"Predict for {loop}", f"{loop}.request", "200", _one_or_many({"$ref": f"#/components/schemas/{loop}.answer"})
@@ -108,7 +108,7 @@ def column_schema(column: Column) -> dict[str, Any]:
     return {**schema, "description": "; ".join(notes)} if notes else schema
 
 
-def _object(columns: dict[str, Column], optional: set[str]) -> dict[str, Any]:
+def _object(columns: dict[str, Column], optional: Collection[str]) -> dict[str, Any]:
     return {
         "type": "object",
         "additionalProperties": False,
