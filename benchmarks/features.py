@@ -118,31 +118,34 @@ def whole_build(folder: Path, given: Given) -> Given:
 
 
 def join(folder: Path, given: Given) -> Given:
-    """The join alone and the same one written by hand, from the same tables to Arrow in memory, in turns."""
+    """The join alone and the same one written by hand, in turns, from requests in memory (as Feast gets them) to an Arrow table.
+
+    Ours is what `examples.build` does: the steps, one narrow ASOF join, and what it finds laid beside the requests.
+    """
     from loopwright.data import steps
     from loopwright.data.database import locked
 
     [context] = steps.joined([weather_context(folder)], [])
     took: dict[str, list[float]] = {"ours": [], "by hand": [], "ours cpu": [], "by hand cpu": []}
     with at_home(folder / "home") as home, locked(home) as database:
-        asked, told = home.lake.dataset("departures"), home.lake.dataset("weather")
+        frame, told = home.lake.dataset("departures").to_table(), home.lake.dataset("weather")
         before = peak_mib()
-        database.register("asked", asked)
+        database.register("asked", frame)
         database.register("told", told)
-        database.execute("CREATE TEMP TABLE decision AS SELECT *, epoch_us(pushed_back_at) AS _us FROM asked")
+        asked = "(SELECT row_number() OVER () AS _row, epoch_us(pushed_back_at) AS _us, origin FROM asked)"
+        chosen = ", ".join(f"{sql} AS {name}" for name, sql in steps.values("s0", context).items())
 
         def ours() -> pa.Table:
             steps.create(database, "s0", context, told)
-            chosen = ", ".join(f"{sql} AS {name}" for name, sql in steps.values("s0", context).items())
-            query = f"SELECT d.* EXCLUDE (_us), {chosen} FROM {steps.asof('decision', [('s0', context)])}"
+            query = f"SELECT d._row, {chosen} FROM {steps.asof(asked, [('s0', context)])} ORDER BY d._row"
             found = database.sql(query).to_arrow_table()
             database.execute("DROP TABLE s0")
-            return found
+            return pa.table([*frame.columns, *(found[c] for c in COLUMNS)], [*frame.column_names, *COLUMNS])
 
         def by_hand() -> pa.Table:
             fresh = "d.pushed_back_at - w.observed_at <= INTERVAL 3 HOUR"
             chosen = ", ".join(f"CASE WHEN {fresh} THEN w.{c} END AS {c}" for c in COLUMNS)
-            query = f"""SELECT d.* EXCLUDE (_us), {chosen} FROM decision d
+            query = f"""SELECT d.*, {chosen} FROM asked d
                 ASOF LEFT JOIN (SELECT *, observed_at + INTERVAL 21 MINUTE AS known FROM told) w
                 ON d.origin = w.origin AND d.pushed_back_at >= w.known"""
             return database.sql(query).to_arrow_table()
