@@ -163,6 +163,41 @@ def test_weights_of_an_estimators_own_are_not_well(home: Home, tmp_path: Path) -
     assert "Loop(sampling=Sampling(balanced=True))" in next(i.detail for i in checked.items if not i.ok)
 
 
+def test_what_guards_and_what_retrains_must_be_measurable(home: Home, tmp_path: Path) -> None:
+    file = Path(written(tmp_path / "shop")) / "loop.py"
+    declared = """    release=Release(guards=[Guard("mae"), Guard("recall", slices=["shop"]), Guard("latency_p99_ms")]),
+    retrain=Retrain(decay=0.1, decay_metric="rmse"),
+)"""
+    text = file.read_text().replace("import Candidate", "import Guard, Release, Retrain, Slice, Candidate")
+    file.write_text(text.rstrip().removesuffix(")") + declared)
+    [item] = [i for i in check(home, str(file)).items if not i.ok]
+    assert item.name == "guards"
+    for said in (
+        "guard: 'mae' is not a metric of a binary loop",
+        "'latency_p99_ms' is not measured on rows",
+        "no slice 'shop'; the loop declares none",
+        "retrain.decay_metric: 'rmse' is not a metric of a binary loop",
+    ):
+        assert said in item.detail
+    well = declared.replace("mae", "value_per_prediction").replace(', Guard("latency_p99_ms")', "").replace("rmse", "roc_auc")
+    well += "\n"
+    file.write_text(text.rstrip().removesuffix(")") + '    slices=[Slice("shop", lambda f: f.shop)],\n' + well)
+    assert check(home, str(file)).ok
+
+
+@pytest.mark.parametrize(("minimum", "large"), [(N // 4, 2), (N, 0)])
+def test_a_fleet_is_told_how_many_segments_have_rows_enough(home: Home, tmp_path: Path, minimum: int, large: int) -> None:
+    file = Path(written(tmp_path / "shop")) / "loop.py"
+    text = file.read_text().replace("import Candidate", "import Fleet, Candidate").rstrip().removesuffix(")")
+    file.write_text(text + f'    fleet=Fleet(by="shop", minimum_rows={minimum}),\n)')
+    found = {i.name: i for i in check(home, str(file)).items}
+    assert found["fleet by shop"].detail == "not counted: there are no rows yet"
+    fill(home)
+    found = {i.name: i for i in check(home, str(file)).items}
+    assert found["fleet by shop"].detail.startswith(f"{large} of 2 segments have {minimum:,} rows in table 'orders' or more")
+    assert found["fleet by shop"].warning is (large == 0)
+
+
 def test_the_command_shows_it_and_its_exit_code_says_it(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(home)
     loop, at = written(tmp_path / "shop", LEAKY), ["--home", str(home.path)]

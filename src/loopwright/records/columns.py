@@ -108,6 +108,6 @@ def arrow_feed(graph: Graph, columns: Mapping[str, Column], table: pa.Table) -> 
     return feed_arrays(graph, arrow_arrays(used, table))
 
 
-def segment_texts(values: pa.ChunkedArray) -> list[str | None]:
+def segment_texts(values: pa.ChunkedArray | pa.Array) -> list[str | None]:
     """The segment of each row [N], as serving names it (`deploy.predict.text_of`); None for null."""
     return [None if value is None else str(value) for value in values.to_pylist()]

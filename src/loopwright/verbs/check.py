@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from loopwright.records.declarations import Table
+from loopwright.records.declarations import Fleet, Table
 from loopwright.records.errors import DeclarationInvalid, ExamplesRefused
 from loopwright.records.home import Home
 from loopwright.records.progress import Progress, Silent
@@ -74,6 +74,9 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
         sampling=declared.sampling,
     )
     items += [CheckItem(name=n, ok=ok, detail=d) for n, ok, d in found.items]
+    items.append(_watched(declared))
+    if declared.fleet is not None:
+        items.append(_segments(home, declared.requests, declared.fleet))
     sample: list[SampleRow] = []
     if found.features:
         traced = trace(declared.features, declared.columns)
@@ -91,6 +94,50 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
         features=found.features,
         sample=sample,
     )
+
+
+def _watched(loop: "Loop") -> CheckItem:
+    """Whether what guards a release, and what retrains, can be measured on rows of this loop, and on slices that it declares."""
+    from loopwright.records import metrics
+
+    slices = [part.name for part in loop.slices]
+    named = [("guard", guard.metric) for guard in loop.release.guards]
+    named += [("retrain.decay_metric", loop.retrain.decay_metric)] if loop.retrain.decay_metric else []
+    wrong = []
+    for where, name in named:
+        why = metrics.problem(name, slices, loop.outcome)
+        if not why and not metrics.of_rows(name):
+            why = f"{name!r} is not measured on rows"
+        wrong += [f"{where}: {why}"] if why else []
+    unknown = dict.fromkeys(s for guard in loop.release.guards for s in guard.slices if s not in slices)
+    wrong += [f"guard: no slice {name!r}; the loop declares {', '.join(slices) or 'none'}" for name in unknown]
+    decay = loop.retrain.decay_metric or metrics.primary(loop.outcome.task)
+    return CheckItem(
+        name="guards",
+        ok=not wrong,
+        detail="; ".join(wrong) or f"{len(loop.release.guards) or 'the default'} before a release; decay is that of {decay}",
+    )
+
+
+def _segments(home: Home, requests: Table, fleet: Fleet) -> CheckItem:
+    """How many segments have rows enough for a model of their own; a warning where none has."""
+    from collections import Counter
+
+    from loopwright.records.columns import segment_texts
+
+    name = f"fleet by {fleet.by}"
+    if not home.lake.exists(requests.name) or not home.lake.count(requests.name):
+        return CheckItem(name=name, ok=True, detail="not counted: there are no rows yet")
+    values: Counter[str | None] = Counter()
+    for batch in home.lake.dataset(requests.name).to_batches(columns=[fleet.by]):
+        found, counts = batch.column(0).value_counts().flatten()
+        values.update(dict(zip(segment_texts(found), counts.to_pylist(), strict=True)))
+    rows = {value: n for value, n in values.items() if value is not None}
+    large = min(sum(n >= fleet.minimum_rows for n in rows.values()), fleet.most)
+    most = max(rows, key=lambda value: rows[value], default="")
+    detail = f"{large:,} of {len(rows):,} segments have {fleet.minimum_rows:,} rows in table {requests.name!r} or more"
+    detail += f"; the largest is {most[:40]!r} with {rows[most]:,}" if rows else ""
+    return CheckItem(name=name, ok=True, detail=detail, warning=not large)
 
 
 def _rows(home: Home, loop: "Loop") -> _Rows:
