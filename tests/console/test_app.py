@@ -1,6 +1,7 @@
 """The pages over the made-up year and over a real, empty home; and the pages in a real browser."""
 
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,9 +17,10 @@ from tests.console.browser import browser, served
 from loopwright.console.app import PAGES, routes, routes_over
 from loopwright.console.pages import home_page
 from loopwright.records.errors import Damaged, LedgerUnavailable
+from loopwright.records.evaluation import FleetBoard, SegmentModel
 from loopwright.records.home import Home
 from loopwright.records.settings import Settings
-from loopwright.verbs.results import LoopPage, Status, Trace
+from loopwright.verbs.results import FleetStatus, LoopPage, Status, Trace
 
 EVIL = "<script>alert('x')</script>"
 
@@ -36,6 +38,47 @@ class Evil(sample.Sample):
 
     def trace(self, id: str) -> Trace:
         return sample.trace(carrier=EVIL, outcome=False)
+
+
+class Divided(sample.Sample):
+    """A loop with a fleet: of 70 segments one is answered by its own package, and one never got one."""
+
+    def loop(self, name: str) -> LoopPage:
+        page = sample.loop_page()
+        own = "5e" * 32
+        models = [
+            SegmentModel(
+                turn="t",
+                segment=f"S{i:02}",
+                package="" if i == 1 else f"{i:02}" * 32,
+                rows=5000 - i,
+                judged=600,
+                own=sample.NOTHING if i == 1 else sample.estimate(0.9, 0.02),
+                whole=sample.NOTHING if i == 1 else sample.estimate(0.8, 0.02),
+                difference=sample.NOTHING if i == 1 else sample.estimate(0.1, 0.02),
+                why="only one kind of outcome" if i == 1 else "",
+            )
+            for i in range(70)
+        ]
+        fleet = FleetBoard(
+            by="carrier",
+            metric="average_precision",
+            as_of=sample.START,
+            segments=models,
+            serving={"S69": own},
+            gain=sample.estimate(0.01, 0.005),
+            rest=40,
+            verdict="1 of 70 segments is surely better",
+        )
+        serving = FleetStatus(by="carrier", serving={"S69": own}, judged=69, verdict=fleet.verdict)
+        last = msgspec.structs.replace(page.releases[-1], fleet="carrier", segments={"S69": own})
+        assert page.leaderboard is not None
+        return msgspec.structs.replace(
+            page,
+            status=msgspec.structs.replace(page.status, fleet=serving),
+            leaderboard=msgspec.structs.replace(page.leaderboard, fleet=fleet),
+            releases=[*page.releases[:-1], last],
+        )
 
 
 class Broken(sample.Sample):
@@ -139,6 +182,19 @@ def test_pages_show_what_matters(address: str) -> None:
         "missing",
     ):
         assert text in trace
+
+
+def test_a_fleet_is_shown_by_segment() -> None:
+    with served([*routes_over(Divided())]) as address:
+        page = get(f"{address}/loops/{sample.LOOP}")[2].decode()
+    assert "Fleet by carrier: 70 segments, 1 answered by a package of their own" in page
+    assert "with 1 package of segments serves since then" in " ".join(page.split())
+    shown = re.findall(r'class="head">(S\d\d)<', page)
+    assert shown == ["S69", *(f"S{i:02}" for i in range(49))]
+    assert "the global package: only one kind of outcome" in page
+    assert "5e5e5e5e5e5e" in page
+    assert "leaderboard late-arrival --json" in page
+    assert "nan" not in page
 
 
 def test_charts_are_served_for_each_screen(address: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from loopwright.records.evaluation import Estimate
+from loopwright.records.evaluation import Estimate, FleetBoard, SegmentModel
 from loopwright.verbs.results import said
 
 NEVER = "–"
@@ -73,7 +73,16 @@ def cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-FILTERS: dict[str, Callable[..., str]] = {
+MOST_SEGMENTS = 50
+"""So many segments of a fleet are on a page at most."""
+
+
+def segments(fleet: FleetBoard) -> list[SegmentModel]:
+    """The segments to show: those with a package of their own that serves, then the largest."""
+    return sorted(fleet.segments, key=lambda m: (m.segment not in fleet.serving, -m.rows))[:MOST_SEGMENTS]
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
     "number": number,
     "signed": signed,
     "count": count,
@@ -85,5 +94,6 @@ FILTERS: dict[str, Callable[..., str]] = {
     "short": short,
     "cell": cell,
     "said": said,
+    "segments": segments,
 }
 """Filters by the name that templates use."""

@@ -294,7 +294,7 @@ def _verdict(board: FleetBoard, counted: Mapping[str, int], fleet: Fleet) -> str
         return "; ".join(parts)
     gain = board.gain
     parts.append(
-        f"{len(board.serving)} are surely better and serve: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {metric} "
+        f"{len(board.serving)} {'is' if len(board.serving) == 1 else 'are'} surely better and serve{'s' * (len(board.serving) == 1)}: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {metric} "
         "of the fleet over the global model alone"
     )
     return "; ".join(parts)
