@@ -105,7 +105,41 @@ def test_what_makes_no_table_is_named() -> None:
         assert [p.field for p in refused.value.problems] == [field]
 
 
-@pytest.mark.parametrize("text", ["a: [1", "!!python/object/apply:os.system ['true']", "a: &x [1]\nb: *x", "\x00"])
+@pytest.mark.parametrize(
+    "properties",
+    [
+        "5",
+        "[5]",
+        "{a: 1}",
+        "[{name: a, logicalType: string, primaryKeyPosition: first}]",
+        "[{name: a, logicalType: string, logicalTypeOptions: 7}]",
+        "[{name: a, logicalType: string, quality: [3]}]",
+        "[{name: a, logicalType: string, customProperties: [3]}]",
+        "[{name: a, logicalType: number, logicalTypeOptions: {minimum: much}, primaryKey: true}, {name: t, logicalType: timestamp, required: true}]",
+    ],
+)
+def test_what_is_not_laid_out_as_the_standard_says_is_refused(tmp_path: Path, properties: str) -> None:
+    text = f"kind: DataContract\napiVersion: v3.1.0\nschema: [{{name: x, properties: {properties}}}]"
+    (tmp_path / "c.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(DeclarationInvalid):
+        read(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [1",
+        "!!python/object/apply:os.system ['true']",
+        "a: &x [1]\nb: *x",
+        "a: &x {b: 1}\nc:\n  <<: *x",
+        "\x00",
+        "[" * 100_000,
+        "{a: " * 20_000,
+        "a: " + "9" * 5_000,
+        "a: " + "x" * (1 << 20),
+    ],
+    ids=["cut", "tag", "alias", "merge", "nul", "deep lists", "deep objects", "long number", "large"],
+)
 def test_a_file_that_is_no_plain_yaml_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=r"c\.yaml"):

@@ -1,4 +1,5 @@
 import gzip
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -210,3 +211,53 @@ def test_what_a_compressed_file_unpacks_to_is_bounded(tmp_path: Path, monkeypatc
     monkeypatch.setattr(source, "LARGEST", 100_000)
     with pytest.raises(IngestRefused, match="unpacks to more than"):
         opened(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        ("line.jsonl", b'{"a": "' + b"x" * 3_000_000 + b'"}\n', "line 1 is longer than 1 MiB"),
+        ("line.jsonl.gz", gzip.compress(b'{"a": "' + b"x" * 3_000_000 + b'"}\n', mtime=0), "line 1 is longer than 1 MiB"),
+        ("line.csv", b'a,b\n1,"' + b"x" * 9_000_000 + b'"\n', "not readable as CSV"),
+        ("line.csv.gz", gzip.compress(b'a,b\n1,"' + b"x" * 9_000_000 + b'"\n', mtime=0), "not readable as CSV"),
+        ("header.csv", b'a,"b' + b"x\n" * 200_000, "not readable as CSV"),
+        ("wide.csv", b"," * 300_000 + b"\n", "more than 10,000 columns"),
+        ("wide.jsonl", b"{%s}\n" % b", ".join(b'"k%d": 1' % i for i in range(10_001)), "more than 10,000 columns"),
+    ],
+    ids=[
+        "JSON line",
+        "JSON line packed",
+        "CSV field",
+        "CSV field packed",
+        "header without an end",
+        "CSV columns",
+        "JSON names",
+    ],
+)
+def test_lines_and_columns_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, why: str
+) -> None:
+    monkeypatch.setattr(source, "LONGEST_LINE", 1 << 20)
+    with pytest.raises(IngestRefused, match=why):
+        opened(written(tmp_path, name, data))
+
+
+def test_a_json_value_of_any_depth_is_text_or_a_bad_line(tmp_path: Path) -> None:
+    data = b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b'}\n{"a": ' + b'{"b": ' * 500 + b"1" + b"}" * 500 + b"}\n"
+    found = opened(written(tmp_path, "deep.jsonl", data))
+    assert (len(found.frame), len(found.broken)) == (1, 1)
+
+
+def test_a_folder_gives_its_own_files_and_neither_hidden_ones_nor_what_links_lead_to(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "in", tmp_path / "outside"
+    for made in (folder / ".hidden", folder / "deeper", outside):
+        made.mkdir(parents=True)
+        (made / "a.csv").write_bytes(CSV)
+    (folder / ".b.csv").write_bytes(CSV)
+    (folder / "round").symlink_to(folder)
+    (folder / "away").symlink_to(outside)
+    (folder / "gone.csv").symlink_to(tmp_path / "nowhere.csv")
+    os.mkfifo(folder / "pipe.csv")
+    assert source.expand(folder) == [folder / "deeper" / "a.csv"]
+    with pytest.raises(IngestRefused, match="no file that can be read to its end"):
+        opened(folder / "pipe.csv")

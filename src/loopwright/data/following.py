@@ -38,7 +38,7 @@ class Followed(NamedTuple):
 def by_version(uri: str, since: str) -> Followed:
     """The rows that a Delta table (path or URL) gained after its version `since`. Raises as `lake.foreign` does."""
     found = foreign(uri, since=int(since) if since else -1)
-    name = f"Delta table {uri.rstrip('/').rsplit('/', 1)[-1]}"
+    name = f"Delta table {uri.split('?')[0].rstrip('/').rsplit('/', 1)[-1]}"
 
     def upto(reached: str) -> Opened:
         part = foreign(uri, since=int(since) if since else -1, until=int(reached))

@@ -15,7 +15,8 @@ from loopwright.records.declarations import Column, ColumnType, Table, declarati
 from loopwright.records.errors import DeclarationInvalid, UsageError
 
 API_VERSION = "v3.1.0"
-LARGEST = 4 << 20
+LARGEST = 1 << 20
+DEEPEST = 50
 
 _LOGICAL: dict[str, str] = {
     "float": "number",
@@ -35,6 +36,28 @@ _TYPES: dict[str, ColumnType] = {
     "array": "array",
 }
 _OURS = "loopwright"
+_Facts = dict[str, Any]
+
+
+class _Property(msgspec.Struct, rename="camel"):
+    """What is read of a property, and of what type it is; the same of an object and a contract below."""
+
+    name: str
+    logical_type_options: _Facts | None = None
+    primary_key_position: int | None = None
+    tags: list[Any] | None = None
+    quality: list[_Facts] | None = None
+    custom_properties: list[_Facts] | None = None
+
+
+class _Object(msgspec.Struct, rename="camel"):
+    name: str
+    properties: list[_Property] | None = None
+    custom_properties: list[_Facts] | None = None
+
+
+class _Document(msgspec.Struct, rename="camel"):
+    schema: list[_Object] | None = None
 
 
 def write(table: Table, file: Path) -> None:
@@ -53,17 +76,28 @@ def read(file: Path, name: str = "") -> tuple[Table, list[str]]:
     Raises UsageError when the file cannot be read, DeclarationInvalid when the contract makes no table.
     """
     try:
-        data = file.read_bytes()
+        with file.open("rb") as opened:
+            data = opened.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise UsageError(f"{file.name} is larger than a contract can be ({LARGEST >> 20} MiB)")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, Loader=yaml.SafeLoader)):
-            raise UsageError(f"{file.name} uses YAML aliases, which can blow up; write it out")
+        _check_shape(data, file.name)
         document = yaml.safe_load(data)
     except OSError as error:
         raise UsageError(f"{file.name} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number or date that Python does not take
         raise UsageError(f"{file.name} is neither YAML nor JSON: {str(error).splitlines()[0]}") from error
     return from_odcs(document, name)
+
+
+def _check_shape(data: bytes, name: str) -> None:
+    """Raise UsageError for a document that would blow up: by what it refers to again, or by its depth."""
+    depth = 0
+    for event in yaml.parse(data, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise UsageError(f"{name} uses YAML aliases, which can blow up; write it out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise UsageError(f"{name} is nested more than {DEEPEST} deep, which no contract is")
 
 
 def to_odcs(table: Table) -> dict[str, Any]:
@@ -132,15 +166,7 @@ def _custom(facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 def from_odcs(document: Any, name: str = "") -> tuple[Table, list[str]]:
     """The table of a document of the standard (see `read`), and what of it a table cannot hold."""
-    if not isinstance(document, dict) or document.get("kind") != "DataContract":
-        raise DeclarationInvalid("the data contract", [("kind", "must be DataContract (Open Data Contract Standard v3)")])
-    if not str(document.get("apiVersion", "")).startswith("v3."):
-        raise DeclarationInvalid("the data contract", [("apiVersion", f"{document.get('apiVersion')!r} is not v3")])
-    objects = {str(o.get("name", "")): o for o in document.get("schema") or [] if isinstance(o, dict)}
-    if name not in objects and len(objects) != 1:
-        listed = ", ".join(objects) or "none"
-        raise DeclarationInvalid("the data contract", [("schema", f"name one of its schema objects: {listed}")])
-    schema = objects[name] if name in objects else next(iter(objects.values()))
+    schema = _object(document, name)
     left = [f"{k} of the contract" for k in document if k not in _READ_OF_CONTRACT and document[k]]
     left += [f"{k} of {schema.get('name')}" for k in schema if k not in _READ_OF_OBJECT and schema[k]]
     columns: dict[str, Column] = {}
@@ -176,7 +202,27 @@ def from_odcs(document: Any, name: str = "") -> tuple[Table, list[str]]:
         description=str(schema.get("description") or ""),
         ignore=ours.get("ignore", []),
     )
-    return table, left
+    try:
+        return msgspec.convert(msgspec.to_builtins(table), Table), left
+    except msgspec.ValidationError as error:
+        raise DeclarationInvalid("the data contract", [("schema", str(error))]) from error
+
+
+def _object(document: Any, name: str) -> _Facts:
+    """The schema object called `name`, or the only one, of a document whose layout is that of the standard."""
+    if not isinstance(document, dict) or document.get("kind") != "DataContract":
+        raise DeclarationInvalid("the data contract", [("kind", "must be DataContract (Open Data Contract Standard v3)")])
+    if not str(document.get("apiVersion", "")).startswith("v3."):
+        raise DeclarationInvalid("the data contract", [("apiVersion", f"{document.get('apiVersion')!r} is not v3")])
+    try:
+        msgspec.convert(document, _Document)
+    except msgspec.ValidationError as error:
+        raise DeclarationInvalid("the data contract", [("schema", str(error))]) from error
+    objects = {o["name"]: o for o in document.get("schema") or []}
+    if name not in objects and len(objects) != 1:
+        listed = ", ".join(objects) or "none"
+        raise DeclarationInvalid("the data contract", [("schema", f"name one of its schema objects: {listed}")])
+    return objects[name] if name in objects else next(iter(objects.values()))
 
 
 _READ_OF_CONTRACT = ("version", "apiVersion", "kind", "id", "name", "status", "schema")

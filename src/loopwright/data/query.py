@@ -35,7 +35,7 @@ def open_query(url: str, query: str, folder: Path, *, watermark: Any = None, nam
     try:
         engine = sa.create_engine(_with_driver(url))
     except (sa.exc.ArgumentError, ImportError, ValueError) as error:
-        raise IngestRefused(shown, f"its URL is none that SQLAlchemy knows ({_said(error, url)})") from error
+        raise IngestRefused(shown, f"its URL is none that SQLAlchemy knows: {_said(error, url)}") from error
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         aside = _Answer(file)
@@ -65,13 +65,16 @@ def _with_driver(url: str) -> sa.URL:
 
 
 def _said(error: BaseException, url: str) -> str:
-    """What went wrong, without the password."""
+    """What went wrong, without what the URL holds of passwords."""
     said = first_line(getattr(error, "orig", None) or error)
     try:
-        password = sa.make_url(url).password
+        found = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
-        return said.replace(url, "...")
-    return said.replace(str(password), "***") if password else said
+        return "it cannot be read" if url else "it is empty"
+    secrets = [found.password, *(v for k, v in found.query.items() if "pass" in k.lower() or "key" in k.lower())]
+    for secret in (s for s in secrets if s):
+        said = said.replace(str(secret), "***")
+    return said
 
 
 def _column(values: list[Any]) -> pa.Array:

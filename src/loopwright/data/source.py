@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import re
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -43,6 +44,12 @@ CSV_BLOCK = 4 << 20
 """Arrow reads up to 32 blocks ahead; a row is at most as long as one."""
 
 LONGEST_LINE = 16 << 20
+MOST_COLUMNS = 10_000
+"""Of a CSV's header, or of JSON objects together; such a file is no table with a row per decision."""
+
+MOST_CELLS = 20_000_000
+"""Of JSON objects that are made columns at a time, where each may have other names."""
+
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".zip", ".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".parquet", ".arrow", ".feather")  # fmt: skip
 """What is taken out of a folder; a file that is named is looked at whatever it is called."""
 
@@ -175,6 +182,8 @@ class Hasher(io.RawIOBase):
 def _file(path: Path, name: str) -> Opened:
     with _refusing(name, "it cannot be read"):
         before = path.stat()
+        if not stat.S_ISREG(before.st_mode):
+            raise IngestRefused(name, "it is no file that can be read to its end")
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
@@ -341,7 +350,13 @@ def _header(path: Path, name: str) -> tuple[list[str], str]:
         start = text.readline(1 << 20)
         delimiter = max(",;\t|", key=start.count)
         names = next(csv.reader([start] if start.count('"') % 2 == 0 else _lines(start, text), delimiter=delimiter))
+    _check_columns(len(names), name)
     return [n if n not in names[:i] else f"{n}#{i + 1}" for i, n in enumerate(names)], delimiter
+
+
+def _check_columns(count: int, name: str) -> None:
+    if count > MOST_COLUMNS:
+        raise IngestRefused(name, f"it has more than {MOST_COLUMNS:,} columns")
 
 
 def _lines(start: str, text: Any) -> Iterator[str]:
@@ -442,8 +457,9 @@ def _json_lines(path: Path, name: str) -> Iterator[Batch]:
             found: list[dict[str, Any]] = []
             rows: list[int] = []
             bad: list[tuple[int, str, str]] = []
-            taken = 0
-            while taken < BATCH_BYTES and len(found) < BATCH_ROWS // 5 and (line := lines.readline(LONGEST_LINE)):
+            taken, names = 0, set[str]()
+            most = BATCH_ROWS // 5
+            while taken < BATCH_BYTES and len(found) < most and (line := lines.readline(LONGEST_LINE)):
                 number += 1
                 taken += len(line)
                 if len(line) == LONGEST_LINE:
@@ -453,10 +469,13 @@ def _json_lines(path: Path, name: str) -> Iterator[Batch]:
                 try:
                     found.append(decoder.decode(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line))
                     rows.append(number)
+                    names.update(found[-1])
+                    most = min(most, MOST_CELLS // max(len(names), 1))
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                     bad.append((number, f"no JSON object: {first_line(error)}", line.decode(errors="replace").strip()))
             if not taken and batches:
                 return
+            _check_columns(len(names), name)
             batches += 1
             yield Batch(texts(found), np.array(rows, dtype=np.int64), _bad_lines(bad), _share(data, size))
 
