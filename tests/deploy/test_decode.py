@@ -1,4 +1,5 @@
 import json
+import time
 from typing import Any
 
 import pytest
@@ -176,3 +177,15 @@ def test_an_array_of_another_shape_is_named(field: str, value: str, why: str) ->
     [problem] = caught.value.problems
     assert problem.field == field
     assert problem.reason.endswith(why), problem.reason
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["[" * 3_000_000, "[" * 500_000 + "]" * 500_000, "[" * 900 + "]" * 900, "[" + "1," * 4_000_000 + "1]", "[" + "[]," * 3_000_000 + "[]]"],
+    ids=["cut", "very deep", "deep", "long", "many empty"],
+)  # fmt: skip
+def test_an_array_however_deep_or_long_is_refused_in_bounded_time(value: str) -> None:
+    start = time.monotonic()
+    with pytest.raises((RequestInvalid, RequestMalformed)):
+        Decoder(ARRAYS)(f'{{"image": {value}, "mood": null}}'.encode())
+    assert time.monotonic() - start < 20

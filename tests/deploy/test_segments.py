@@ -23,7 +23,19 @@ from loopwright.records.predictions.read import find
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.releases import ReleaseState
 
-ODD = ["", " ", "JFK", "global", "Ünïcode ✈", "a/../b", "x" * 200, "tab\tnew\nline", '{"json": 1}']
+ODD = [
+    "",
+    " ",
+    "JFK",
+    "global",
+    "Ünïcode ✈",
+    "a/../b",
+    "x" * 10_000,
+    "JF\u041a",
+    "'; DROP TABLE release; --",
+    "tab\tnew\nline",
+    '{"json": 1}',
+]
 """Texts that a segment may have; none of them becomes a name of a file or a pointer."""
 
 

@@ -64,7 +64,10 @@ def test_a_wrong_value_names_its_variable_and_the_reason(env: str, value: str, w
     assert (caught.value.name, caught.value.value) == (env, value)
 
 
-def test_a_password_is_not_told() -> None:
+@pytest.mark.parametrize(
+    ("env", "value"), [("LOOPWRIGHT_ONLINE", "rediss:/:secret@host"), ("LOOPWRIGHT_LEDGER", "mysql://ann:secret@host/ledger")]
+)
+def test_a_password_is_not_told(env: str, value: str) -> None:
     with pytest.raises(SettingInvalid) as caught:
-        load_settings(environ={"LOOPWRIGHT_ONLINE": "rediss:/:secret@host"})
+        load_settings(environ={env: value})
     assert "secret" not in str(caught.value)

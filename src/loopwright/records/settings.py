@@ -107,10 +107,17 @@ def load_settings(overrides: Mapping[str, Any] | None = None, environ: Mapping[s
             raise SettingInvalid(setting.env, text, str(error)) from error
     settings = Settings(**values)
     if settings.ledger and not settings.ledger.startswith(("sqlite:///", "postgresql://")):
-        raise SettingInvalid("LOOPWRIGHT_LEDGER", settings.ledger, "must begin with sqlite:/// or postgresql://")
+        raise SettingInvalid(
+            "LOOPWRIGHT_LEDGER", _without_password(settings.ledger), "must begin with sqlite:/// or postgresql://"
+        )
     if settings.online != "embedded" and not settings.online.startswith(("redis://", "rediss://")):
-        shown = settings.online.rpartition("@")[2]  # what is before may be a password
-        raise SettingInvalid("LOOPWRIGHT_ONLINE", shown, "must be `embedded`, or begin with redis:// or rediss://")
+        raise SettingInvalid(
+            "LOOPWRIGHT_ONLINE", _without_password(settings.online), "must be `embedded`, or begin with redis:// or rediss://"
+        )
     if settings.engine != "local":
         raise SettingInvalid("LOOPWRIGHT_ENGINE", settings.engine, "only `local` is known to this version")
     return settings
+
+
+def _without_password(url: str) -> str:
+    return url.rpartition("@")[2]  # what is before may be one
