@@ -10,10 +10,12 @@ import pytest
 from tests.develop.flights import COLUMNS, SCOPE, SLICES, features, table
 
 from loopwright.develop.features import NULL, OTHER, WORDS, Vocabulary, trace, trace_rule, trace_slices
+from loopwright.features import category, local_time, seconds_between
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Column, Slice
 from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.graph import Graph, feed_rows
+from loopwright.records.graph_check import check_graph
 
 ROW: dict[str, Any] = {
     "flight": "F1", "at": 5 * 3_600_000_000, "delay": 400.0, "distance": 1000, "hub": True, "carrier": "UA", "gate": None,
@@ -79,6 +81,29 @@ def test_what_mixes_the_numbers_of_one_row_is_fine() -> None:
     columns = {"image": Column("array", shape=[4, 4]), "x": Column("float")}
     traced = trace(lambda f: {"m": ndx.mean(f.image, axis=(1, 2)), "s": ndx.sort(f.image, axis=2), "x": ndx.log(f.x)}, columns)
     assert traced.order == ["m", "s", "x"]
+
+
+def test_many_kinds_of_null_make_a_graph_that_may_be_served() -> None:
+    columns = {
+        "x": Column("float", nullable=True),
+        "flag": Column("boolean", nullable=True),
+        "code": Column("integer", nullable=True),
+        "size": Column("string", categories=["s", "m"], nullable=True),
+        "seen": Column("timestamp", nullable=True),
+    }
+    traced = trace(
+        lambda f: {
+            "x": f.x,
+            "flag": f.flag,
+            "code": category(f.code),
+            "size": f.size,
+            "since": seconds_between(f.seen, f.seen),
+            "hour": local_time(f.seen).hour,
+        },
+        columns,
+    )
+    vocabulary = {name: Vocabulary(["1", "2"], null=True, other=False) for name in traced.categories}
+    check_graph(traced.matrix_graph(vocabulary, "ordinal"))
 
 
 def test_only_used_columns_are_inputs() -> None:

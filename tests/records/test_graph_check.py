@@ -72,6 +72,19 @@ def test_hostile_graphs_are_refused(name: str) -> None:
         check_graph(given.SerializeToString())
 
 
+def where(*more: Any) -> Any:
+    fill = numpy_helper.from_array(np.array([[10.0, np.nan]], dtype=np.float32), "fill")
+    return model([helper.make_node("Where", ["c", "fill", "x"], ["y"]), *more], initializers=[fill])
+
+
+def test_a_constant_that_says_missing_is_no_weight() -> None:
+    check_graph(where().SerializeToString())
+    with pytest.raises(PackageRefused, match="'fill' has weights that are not numbers"):
+        check_graph(where(helper.make_node("MatMul", ["fill", "y"], ["z"])).SerializeToString())
+    with pytest.raises(PackageRefused, match="'fill' has weights that are not numbers"):
+        check_graph(where(nested([helper.make_node("Neg", ["fill"], ["o"])], 0)).SerializeToString())
+
+
 @pytest.mark.parametrize("data", [b"", b"\x00" * 100, b"not a graph", b"\xff" * 4096])
 def test_what_is_not_a_graph_is_refused(data: bytes) -> None:
     with pytest.raises(PackageRefused):

@@ -42,7 +42,7 @@ def graph_problem(model: Any) -> str:
         return "carries training information"
     if strange := sorted({o.domain for o in model.opset_import} - DOMAINS):
         return f"imports operators of domain {strange[0][:80]!r}"
-    count = 0
+    count, stands_in = 0, _stands_in(model)
     for depth, graph in _graphs(model.graph, 0):
         if depth > DEPTH:
             return f"is nested more than {DEPTH} deep"
@@ -50,12 +50,26 @@ def graph_problem(model: Any) -> str:
         if count > NODES:
             return f"has more than {NODES} nodes"
         for tensor in [*graph.initializer, *(t for s in graph.sparse_initializer for t in (s.values, s.indices))]:
-            if why := _tensor_problem(tensor):
+            if why := _tensor_problem(tensor, nan_is_meant=tensor.name in stands_in):
                 return why
         for node in graph.node:
             if why := _node_problem(node):
                 return why
     return ""
+
+
+def _stands_in(model: Any) -> set[str]:
+    """Names of what only ever stands in for other values (both branches of Where): there NaN says that a value is missing."""
+    branches: set[str] = set()
+    computed = {output.name for output in model.graph.output}
+    for depth, graph in _graphs(model.graph, 0):
+        if depth > DEPTH:
+            break
+        for node in graph.node:
+            chooses = node.op_type == "Where" and not node.domain
+            branches.update(node.input[1:] if chooses else ())
+            computed.update(node.input[:1] if chooses else node.input)
+    return branches - computed
 
 
 def _graphs(graph: Any, depth: int) -> Iterator[tuple[int, Any]]:
