@@ -165,11 +165,9 @@ def _context(joined: Joined, since: int | None) -> str:
         (SELECT {every} FROM ({rows}) WHERE _at <= {since}
          QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY _event DESC, _at DESC, {ties}) = 1)"""  # noqa: S608 - as above
     return f"""
-        WITH known AS (
-            SELECT {every} FROM ({rows}) QUALIFY row_number() OVER (PARTITION BY {key}, _at ORDER BY {ties}) = 1
-        )
-        SELECT {every} FROM known
-        QUALIFY _event >= max(_event) OVER (PARTITION BY {key} ORDER BY _at ROWS UNBOUNDED PRECEDING)"""  # noqa: S608 - as above
+        SELECT {every} FROM ({rows})
+        WINDOW earlier AS (PARTITION BY {key} ORDER BY _at, {ties} ROWS UNBOUNDED PRECEDING)
+        QUALIFY lag(_at) OVER earlier IS DISTINCT FROM _at AND _event >= max(_event) OVER earlier"""  # noqa: S608 - as above
 
 
 def asof(decisions: str, steps: list[tuple[str, Joined]]) -> str:
