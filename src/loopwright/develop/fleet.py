@@ -292,9 +292,9 @@ def _verdict(board: FleetBoard, counted: Mapping[str, int], fleet: Fleet) -> str
         parts += ["none is surely better than the global model"] if made and board.gain.value == 0 else []
         parts += ["together they are surely worse than the global model, so none serves"] if board.gain.value else []
         return "; ".join(parts)
-    gain = board.gain
+    gain, one = board.gain, len(board.serving) == 1
     parts.append(
-        f"{len(board.serving)} {'is' if len(board.serving) == 1 else 'are'} surely better and serve{'s' * (len(board.serving) == 1)}: {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {metric} "
-        "of the fleet over the global model alone"
+        f"{len(board.serving)} {'is surely better and serves' if one else 'are surely better and serve'}: "
+        f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {metric} of the fleet over the global model alone"
     )
     return "; ".join(parts)
