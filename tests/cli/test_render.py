@@ -1,5 +1,6 @@
 import io
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +23,7 @@ from loopwright.verbs.results import (
     Node,
     OutcomesReport,
     ReportFile,
+    Tended,
     TurnReport,
     Verified,
 )
@@ -33,6 +35,19 @@ NODE = Node(
     role="",
     children=[Node(id="t1", kind="table", label="v1", role="trained on", children=[])],
 )
+
+
+def tended(*, leader: bool = True, problems: Sequence[Problem] = (), **committed: int) -> Tended:
+    return Tended(
+        leader=leader,
+        committed=committed,
+        outcomes=dict.fromkeys(committed, 1),
+        windows=dict.fromkeys(committed, 0),
+        triggers=dict.fromkeys(committed, "drift of price"),
+        problems=list(problems),
+    )
+
+
 ANSWERS: list[tuple[Any, list[str]]] = [
     (sample.status(), ["late-arrival", "▲ alert", "4 turns, of which 3 retrainings", "wind_speed has drifted"]),
     (sample.leaderboard(), ["lightgbm", "0.861 [0.850, 0.872]", "3/3", "does not pay"]),
@@ -52,6 +67,12 @@ ANSWERS: list[tuple[Any, list[str]]] = [
     (sample.trace(outcome=False), ["◐ pending"]),
     (sample.drift(), ["2013-04-01", "◐ no data", "wind_speed", "▲ decayed"]),
     (sample.replayed(), ["never retrained", "heuristic only", "3 retrainings", "retrained: drift of wind_speed"]),
+    (tended(leader=False), ["nothing done: another process tends"]),
+    (tended(), ["no loop to tend yet: `loopwright run LOOP` makes one known"]),
+    (
+        tended(churn=3, problems=[Problem(where="upkeep of churn", what="no disk")]),
+        ["churn", "drift of price", "✗ upkeep of churn", "no disk"],
+    ),
     (NODE, ["aaaaaaaaaaaa", "trained on", "t1"]),
     (Checked(what="x", ok=False, items=[CheckItem(name="disk", ok=False, detail="full")]), ["✗ disk", "1 of 1 not well"]),
     (Verified(ok=True, checked={"packages": 3}, problems=[]), ["✓ no damage", "packages 3"]),

@@ -134,6 +134,37 @@ def test_without_a_label_or_a_file_the_draft_still_passes_the_check(home: Home, 
     assert "TODO" in (tmp_path / "blank" / "loop.py").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            ["yes", "no", "no", None],
+            "whether won, true of 33.3% of 30 rows (binary; say --task if it is another); 10 rows have no",
+        ),
+        (["red", "blue", "green", "red"], "which of 3 classes won is, on 40 rows (multiclass;"),
+        ([1.5, 2.5, 9.0, 1e6], "the number won, on 40 rows (regression;"),
+    ],
+)
+def test_what_is_predicted_is_said_and_numbers_are_written_plainly(tmp_path: Path, values: list[Any], said: str) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"x": [i * 1e5 for i in range(40)], "won": values * 10}), path)
+    made = begin(tmp_path / "loop", name="loop", from_file=path, label="won")
+    assert any(said in note for note in made["notes"])
+    text = (tmp_path / "loop" / "loop.py").read_text(encoding="utf-8")
+    assert 'Column("float", minimum=0, maximum=10000000)' in text
+    assert "e+" not in text
+
+
+@pytest.mark.parametrize(("each", "kept"), [(50, True), (49, False)])
+def test_many_words_are_categories_where_each_is_common(home: Home, tmp_path: Path, each: int, kept: bool) -> None:
+    teams = [f"team {i % 60}" for i in range(60 * each)]
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"team": teams, "x": list(range(len(teams))), "won": [i % 3 > 1 for i in range(len(teams))]}), path)
+    loop, _ = begun(home, tmp_path / "loop", path, label="won")
+    assert ("f.team," in (tmp_path / "loop" / "loop.py").read_text(encoding="utf-8")) == kept
+    assert checked(loop) == []
+
+
 def test_a_loop_that_is_there_is_not_written_over(home: Home, tmp_path: Path) -> None:
     begin(tmp_path / "blank", name="blank")
     before = (tmp_path / "blank" / "loop.py").read_bytes()

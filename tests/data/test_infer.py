@@ -135,8 +135,10 @@ def test_without_a_time_it_is_the_moment_of_ingestion_and_gaps_are_asked_about()
     found = inferred(pa.table({"a": [1, 2], "b": [0.5, 0.7]}), "t")
     assert found.table.columns[found.table.event_time] == Column("timestamp", filled="ingested_at")
     assert not found.spread
-    with pytest.raises(UsageError, match=r"name one with --time; these are times: at \(1 missing\)"):
-        infer(pa.table({"a": [1, 2], "at": pa.array([START, None])}), "t")
+    gappy = pa.table({"a": [1, 2], "at": pa.array([START, None])})
+    with pytest.raises(UsageError, match=r"these are times: at \(1 missing\). Name one with --time"):
+        infer(gappy, "t")
+    assert infer(gappy, "t", time="ingested_at").columns["ingested_at"] == Column("timestamp", filled="ingested_at")
     with pytest.raises(IngestRefused, match="no rows"):
         infer(pa.table({"a": pa.array([], pa.int64())}), "t")
 

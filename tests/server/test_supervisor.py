@@ -173,6 +173,14 @@ def test_workers_and_upkeep_end_with_their_supervisor(home: Home) -> None:
         until(lambda: not any(alive(pid) for pid in children), 15)
 
 
+def test_upkeep_that_ends_in_order_lets_the_next_one_begin_at_once(home: Home) -> None:
+    with running(home, tend=True, check=False) as server:
+        until(lambda: not home.ledger.lock("tend", "next", 0.001))
+        server.process.terminate()
+        assert server.process.wait(20) == 0
+    assert home.ledger.lock("tend", "next", 1)
+
+
 def _parent(process: Path) -> int:
     try:
         return int((process / "stat").read_text().rpartition(")")[2].split()[1])

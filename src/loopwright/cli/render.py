@@ -38,6 +38,7 @@ from loopwright.verbs.results import (
     ReportFile,
     SampleRow,
     Status,
+    Tended,
     Trace,
     TurnReport,
     Verified,
@@ -535,7 +536,7 @@ def _grow(tree: Tree, nodes: Sequence[Node]) -> None:
 
 def _drift(value: DriftReport) -> RenderableType:
     if not value.windows:
-        return Text("no window closed yet: `loopwright tend --once` closes the windows that are due")
+        return Text("no window closed yet: one closes whenever the loop's `Monitor(every=...)` has passed and upkeep runs")
     quality: dict[datetime, Quality] = {q.start: q for q in value.quality}
     metric = next((m for q in value.quality for m in q.metrics), "")
     rows = []
@@ -656,6 +657,22 @@ def _replayed(value: Replayed) -> RenderableType:
     )
 
 
+def _tended(value: Tended) -> RenderableType:
+    if not value.leader:
+        return Text(
+            "nothing done: another process tends (`loopwright serve` does it beside itself); one that died gives way in a minute"
+        )
+    rows = [
+        [loop, count, value.outcomes.get(loop, 0), value.windows.get(loop, 0), value.triggers.get(loop)]
+        for loop, count in value.committed.items()
+    ]
+    columns = ["loop", "predictions", "outcomes", "windows closed", "retrained for"]
+    moved = (
+        table(columns, rows, right=columns[1:4]) if rows else Text("no loop to tend yet: `loopwright run LOOP` makes one known")
+    )
+    return Group(moved, *([_problems(value.problems)] if value.problems else []))
+
+
 def _report(value: ReportFile) -> RenderableType:
     return Group(
         plain(value.markdown), Text(f"\nwritten to {_word(value.markdown_file)} and {_word(value.html_file)}", style="dim")
@@ -682,6 +699,7 @@ RENDERERS: dict[type, Callable[[Any], RenderableType]] = {
     TurnReport: _turn,
     Replayed: _replayed,
     ReportFile: _report,
+    Tended: _tended,
     Made: _made,
     Quarantined: _quarantined,
     ContractShown: _contract,

@@ -7,7 +7,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.data.draft import Drafted, blank_file, loop_file, target
+from loopwright.data.draft import Drafted, Target, blank_file, loop_file, target
 from loopwright.data.infer import Inferred, inferred, is_id
 from loopwright.data.values import flags
 from loopwright.records.declarations import Column, Table
@@ -51,10 +51,23 @@ def begin(
     tables = [drafted.requests.name, *([drafted.outcome.name] if label else [])]
     if not label:
         steps.append(f"say in {file} what the outcome is, and ingest it into table {drafted.outcome.name}")
-    steps += [f"loopwright check {directory}"]
     steps += [f"loopwright ingest {table} {source} --loop {directory}" for table in tables]
-    steps += [f"loopwright run {directory}", "loopwright serve"]
-    return {"files": [str(file)], "notes": found.notes, "next_steps": steps}
+    steps += [f"loopwright check {directory}", f"loopwright run {directory}", "loopwright serve"]
+    notes = [*found.notes, *([_predicted(drafted.target, label)] if label else [])]
+    return {"files": [str(file)], "notes": notes, "next_steps": steps}
+
+
+def _predicted(aim: Target, label: str) -> str:
+    """What is to be predicted, as it was understood."""
+    known, truth = int(aim.known.sum()), aim.truth[aim.known]
+    if aim.task == "binary":
+        what = f"whether {aim.label}, true of {truth.mean():.1%} of {known:,} rows"
+    elif aim.task == "multiclass":
+        what = f"which of {len(set(truth)):,} classes {label} is, on {known:,} rows"
+    else:
+        what = f"the number {label}, on {known:,} rows"
+    gaps = f"; {len(aim.known) - known:,} rows have no label" if known < len(aim.known) else ""
+    return f"what is predicted: {what} ({aim.task}; say --task if it is another){gaps}"
 
 
 def _drafted(found: Inferred, name: str, label: str, task: str, key: str) -> Drafted:

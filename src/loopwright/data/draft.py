@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from loopwright.records.declarations import Column, Table, Task
 from loopwright.records.errors import UsageError
 
-MOST_WORDS = 50
-"""A string column with more values than this is left out of the features: a name or an id, not a category."""
+MOST_WORDS, MOST_COMMON_WORDS, COMMON = 50, 200, 50
+"""A string column with more values than this is left out of the features, a name or an id and not a category: more than 200 if
+each is seen fifty times on average, more than 50 if not."""
 
 MOST_CLASSES, FEWEST_PER_CLASS = 50, 10
 """A label of words or whole numbers is of classes if they are at most so many, and seen so often on average."""
@@ -58,11 +59,11 @@ def {simple}() -> Pipeline:
 def lightgbm(trial: Any) -> lgb.{boosted}:
     \"""Boosted trees, searched by Optuna.\"""
     return lgb.{boosted}(
-        n_estimators=trial.suggest_int("n_estimators", 40, 240, step=20),
-        num_leaves=trial.suggest_int("num_leaves", 7, 47),
-        learning_rate=trial.suggest_float("learning_rate", 0.03, 0.2, log=True),
+        n_estimators=trial.suggest_int("n_estimators", 40, 160, step=20),
+        num_leaves=trial.suggest_int("num_leaves", 7, 31),
+        learning_rate=trial.suggest_float("learning_rate", 0.05, 0.2, log=True),
         random_state=0,
-        n_jobs=2,
+        n_jobs=1,  # more threads wait for each other where other work shares the cores
         deterministic=True,
         force_row_wise=True,
         verbose=-1,
@@ -113,7 +114,7 @@ loop = Loop(
     slices=[{slices}],
     candidates=[
         Candidate("{plain}", {simple}, phase=2),
-        Candidate("lightgbm", lightgbm, phase=3, encoding="ordinal", trials=8),
+        Candidate("lightgbm", lightgbm, phase=3, encoding="ordinal", trials=6),
     ],
     split={split},
     monitor=Monitor(every="7d"),
@@ -238,7 +239,7 @@ def _text_of(drafted: Drafted, **given: str) -> str:
         timed="    TimeSplit,\n" if given["split"].startswith("Time") else "",
         simple=simple,
         plain=simple.replace("_", "-"),
-        reach=f"{max(drafted.target.reach, 0.001):.3g}",
+        reach=_plain(float(f"{max(drafted.target.reach, 0.001):.3g}")),
         label=_text(drafted.target.label),
         **words._asdict(),
         **given,
@@ -333,7 +334,10 @@ def loop_file(drafted: Drafted, frame: pa.Table) -> str:
 def _is_feature(name: str, column: Column, drafted: Drafted, frame: pa.Table) -> bool:
     if name in drafted.requests.key or name in drafted.ids or column.type in ("timestamp", "array") or column.filled:
         return False
-    return bool(1 < pc.count_distinct(frame[name]).as_py() <= (MOST_WORDS if column.type == "string" else 2**62))
+    count = pc.count_distinct(frame[name]).as_py()
+    if column.type != "string":
+        return bool(count > 1)
+    return bool(1 < count <= (MOST_COMMON_WORDS if count * COMMON <= len(frame) else MOST_WORDS))
 
 
 def _feature(name: str, column: Column, frame: pa.Table) -> str:
@@ -412,13 +416,18 @@ def _table(variable: str, table: Table, description: str) -> str:
 def _column(column: Column) -> str:
     parts = [_text(column.type)]
     parts += [f"{flag}=True" for flag in ("nullable", "optional") if getattr(column, flag)]
-    parts += [f"{side}={getattr(column, side):g}" for side in ("minimum", "maximum") if getattr(column, side) is not None]
+    parts += [f"{side}={_plain(getattr(column, side))}" for side in ("minimum", "maximum") if getattr(column, side) is not None]
     texts = {k: getattr(column, k) for k in ("zone", "source", "format", "filled")}
     parts += [f"{k}={_text(v)}" for k, v in texts.items() if v is not None]
     lists = {"categories": column.categories, "missing": column.missing or None}
     parts += [f"{k}=[{', '.join(_text(c) for c in v)}]" for k, v in lists.items() if v is not None]
     parts += [f"shape={column.shape}"] if column.shape else []
     return f"Column({', '.join(parts)})"
+
+
+def _plain(number: float) -> str:
+    """A number as a person writes it: without an exponent, unless it is very large or small."""
+    return f"{number:.12g}"
 
 
 def _text(value: str) -> str:

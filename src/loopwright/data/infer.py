@@ -341,6 +341,8 @@ def _named(columns: dict[str, Column], name: str) -> str:
 
 def _event_time(columns: dict[str, Column], values: dict[str, pa.ChunkedArray], time: str, notes: list[str]) -> str:
     moments = [n for n, c in columns.items() if c.type == "timestamp"]
+    if time == INGESTED_AT and INGESTED_AT not in columns:
+        return _ingested_at(columns, notes)
     if time:
         named = _named(columns, time)
         if named not in moments:
@@ -358,9 +360,17 @@ def _event_time(columns: dict[str, Column], values: dict[str, pa.ChunkedArray], 
         return found[0]
     if moments:
         gaps = ", ".join(f"{n} ({values[n].null_count:,} missing)" for n in moments)
-        raise UsageError(f"no column says when every row happened: name one with --time; these are times: {gaps}")
+        raise UsageError(
+            f"no column says when every row happened; these are times: {gaps}. Name one with --time (rows without it go to "
+            f"quarantine), or take the moment of ingestion with `--time {INGESTED_AT}`"
+        )
     if INGESTED_AT in columns:
         raise UsageError(f"no column says when a row happened, and {INGESTED_AT!r} is taken: name one with --time")
+    return _ingested_at(columns, notes)
+
+
+def _ingested_at(columns: dict[str, Column], notes: list[str]) -> str:
+    """A new column for when a row happened, where none says it."""
     notes.append("no column says when a row happened: it is the moment of ingestion, and a random part of the rows validates")
     columns[INGESTED_AT] = Column("timestamp", filled="ingested_at")
     return INGESTED_AT

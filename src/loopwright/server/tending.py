@@ -36,6 +36,7 @@ def main(argv: list[str]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an orderly end gives the lease back
     threading.Thread(target=supervised, daemon=True).start()
     with Home(load_settings()) as home:
         verb("tend").call(home, progress=Lines())

@@ -259,25 +259,28 @@ def tend(
     from loopwright.tend import tend as tend_once
 
     owner = new_id(home.clock.now())
-    while True:
-        done = tend_once(home, owner=owner, retrain=not no_retrain)
-        result = Tended(
-            leader=done is not None,
-            committed={name: u.committed.predictions for name, u in (done or {}).items()},
-            outcomes={name: u.committed.outcomes for name, u in (done or {}).items()},
-            windows={name: len(u.watched.windows) for name, u in (done or {}).items()},
-            triggers={name: u.watched.trigger.reason for name, u in (done or {}).items() if u.watched.trigger},
-            problems=[p for u in (done or {}).values() for p in u.committed.problems],
-        )
-        if progress and (any(result.committed.values()) or any(result.windows.values()) or result.problems):
-            progress.say(
-                f"committed {result.committed}, closed {result.windows} windows"
-                + (f", problems {result.problems}" if result.problems else "")
+    try:
+        while True:
+            done = tend_once(home, owner=owner, retrain=not no_retrain)
+            result = Tended(
+                leader=done is not None,
+                committed={name: u.committed.predictions for name, u in (done or {}).items()},
+                outcomes={name: u.committed.outcomes for name, u in (done or {}).items()},
+                windows={name: len(u.watched.windows) for name, u in (done or {}).items()},
+                triggers={name: u.watched.trigger.reason for name, u in (done or {}).items() if u.watched.trigger},
+                problems=[p for u in (done or {}).values() for p in u.committed.problems],
             )
-        if once:
+            if progress and (any(result.committed.values()) or any(result.windows.values()) or result.problems):
+                progress.say(
+                    f"committed {result.committed}, closed {result.windows} windows"
+                    + (f", problems {result.problems}" if result.problems else "")
+                )
+            if once:
+                return result
+            time.sleep(every)
+    finally:  # who waits need not wait for the lease to run out
+        with suppress(LedgerUnavailable):
             home.ledger.unlock("tend", owner)
-            return result
-        time.sleep(every)
 
 
 def replay(
