@@ -138,6 +138,7 @@ def test_a_table_and_one_version_of_it(home: Home) -> None:
 
 def test_a_feature_leads_to_its_files(home: Home) -> None:
     found = set(paths(lineage(home, "feature:jam")))
+    assert lineage(home, "jam") == lineage(home, "feature:jam")
     of_champion = [p for p in found if len(p) > 3 and champion(home) in p[1]]
     assert {p[3].rpartition(":")[2] for p in of_champion if p[3].startswith("ingested file")} >= {
         "orders.parquet",

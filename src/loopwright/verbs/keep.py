@@ -6,6 +6,7 @@ import sys
 
 import msgspec
 
+from loopwright.records.errors import LoopwrightError
 from loopwright.records.home import Home
 from loopwright.records.ledger.record import Problem
 from loopwright.records.settings import SETTINGS
@@ -59,6 +60,7 @@ def doctor(home: Home) -> Checked:
         _sqlite(home),
         _ledger(home),
         _lake(home),
+        _online(home),
         _exposed(home),
         *_openlineage(home),
         CheckItem(
@@ -140,6 +142,15 @@ def _openlineage(home: Home) -> list[CheckItem]:
         return []
     why = problem(target)
     return [CheckItem(name="openlineage", ok=not why, detail=why or f"events go to {target.split('@')[-1]}")]
+
+
+def _online(home: Home) -> CheckItem:
+    try:
+        home.online.fed("doctor")
+    except LoopwrightError as error:
+        why = f"{error}: predictions go on, without context and aggregates"
+        return CheckItem(name="online table", ok=False, detail=why)
+    return CheckItem(name="online table", ok=True, detail="answers")
 
 
 def _exposed(home: Home) -> CheckItem:

@@ -30,13 +30,14 @@ def lineage(home: Home, id: str) -> Node:
     """What something came from and what it was used for, down to single columns, as a tree.
 
     Args:
-        id: a package (or the beginning of its digest), a prediction's id, `feature:NAME`, `table:NAME`, a column as TABLE.COLUMN,
-            a file (the name it was ingested under, or its SHA-256), or the id of a ledger entry.
+        id: a package (or the beginning of its digest), a prediction's id, a feature, a table, a column as TABLE.COLUMN,
+            a file (the name it was ingested under, or its SHA-256), or the id of a ledger entry; `feature:NAME` and `table:NAME`
+            where one name is both.
     """
     kind, _, name = id.partition(":")
     if kind in _KINDS and name and (found := _KINDS[kind](home, name)) is not None:
         return found
-    for look in (_prediction, _package, _column, _table, _file, _linked):
+    for look in (_prediction, _package, _column, _table, _file, _linked, _feature):
         if (found := look(home, id)) is not None:
             return found
     raise NotFound(
