@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loopwright.data.database import quoted
 from loopwright.data.values import EARLIEST, LATEST, Mask, flags, read, unusable
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column, Table
@@ -240,7 +241,7 @@ def _hashed(keys: pa.Table) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint
 
 
 def _quoted(keys: pa.Table) -> list[tuple[str, Any]]:
-    return [('"' + f.name.replace('"', '""') + '"', f.type) for f in keys.schema]
+    return [(quoted(f.name), f.type) for f in keys.schema]
 
 
 def _bad(

@@ -49,8 +49,3 @@ def quoted(name: str) -> str:
 def text(value: str) -> str:
     """A text as SQL."""
     return "'" + value.replace("'", "''") + "'"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what a library said, at most 200 characters."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

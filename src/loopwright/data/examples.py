@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loopwright.data import steps
-from loopwright.data.database import MICROSECOND, first_line, locked, quoted, text
+from loopwright.data.database import MICROSECOND, locked, quoted, text
 from loopwright.data.ingest import files
 from loopwright.data.labels import describe
 from loopwright.records.columns import ARROW_TYPES
@@ -32,6 +32,7 @@ from loopwright.records.errors import (
     PackageNotFound,
     PackageRefused,
     RecordNotFound,
+    first_line,
 )
 from loopwright.records.examples import Examples, Source
 from loopwright.records.home import Home

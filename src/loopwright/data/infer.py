@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.data.source import Opened, expand, first_line, open_source
+from loopwright.data.source import Opened, expand, open_source
 from loopwright.data.values import Read, is_list, is_text, read, unusable
 from loopwright.records.declarations import Column, ColumnType, Table
-from loopwright.records.errors import IngestRefused, UsageError
+from loopwright.records.errors import IngestRefused, UsageError, first_line
 
 FEW = 20
 """A string column with at most this many values, each seen twenty times on average, gets categories."""

@@ -17,8 +17,8 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from loopwright.data.contract import BAD_SCHEMA
-from loopwright.data.source import Batch, Hasher, Opened, as_text, first_line
-from loopwright.records.errors import IngestRefused
+from loopwright.data.source import Batch, Hasher, Opened, as_text
+from loopwright.records.errors import IngestRefused, first_line
 
 _ROWS = 20_000
 WATERMARK = "watermark"

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from loopwright.data.contract import BAD_SCHEMA
 from loopwright.data.values import is_list, is_text
 from loopwright.records.declarations import Table
-from loopwright.records.errors import IngestRefused
+from loopwright.records.errors import IngestRefused, first_line
 
 LARGEST = 8 << 30
 """Bytes that a compressed file may unpack to; more is refused before it fills the disk."""
@@ -499,8 +499,3 @@ def as_text(values: list[Any]) -> pa.Array:
             return found.cast(pa.string())
     encode = msgspec.json.Encoder(enc_hook=str).encode
     return pa.array([v if v is None or isinstance(v, str) else encode(v).decode() for v in values], pa.string())
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

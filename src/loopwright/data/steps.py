@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.data import aggregates
-from loopwright.data.database import MICROSECOND, first_line, quoted
+from loopwright.data.database import MICROSECOND, quoted
 from loopwright.records.declarations import Aggregate, Context, Table, declaration_digest, duration
-from loopwright.records.errors import DeclarationInvalid
+from loopwright.records.errors import DeclarationInvalid, first_line
 from loopwright.records.ids import digest
 from loopwright.records.package import ContextNeed
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loopwright.data.database import text as sql_text
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column
 
@@ -304,7 +305,7 @@ def _formatted(column: Column, values: pa.ChunkedArray) -> Read:
     with duckdb.connect(":memory:") as database:
         database.execute("SET TimeZone = 'UTC'")
         database.register("source", pa.table({"v": values}))
-        query = f"SELECT try_strptime(trim(v), {_literal(column.format or '')}) AS v FROM source"  # noqa: S608 - a literal, quoted
+        query = f"SELECT try_strptime(trim(v), {sql_text(column.format or '')}) AS v FROM source"  # noqa: S608 - a literal, quoted
         try:
             found = database.sql(query).to_arrow_table()["v"]
         except duckdb.Error:
@@ -314,10 +315,6 @@ def _formatted(column: Column, values: pa.ChunkedArray) -> Read:
         return Read(pa.chunked_array([pa.nulls(len(values), _MOMENT)]), _faults(NO_ZONE, flags(pc.is_valid(values))))
     moments = Read(found.cast(_MOMENT), {}) if found.type.tz is not None else _localised(found.cast(_NAIVE), column.zone)
     return Read(moments.values, _faults(f"not a time as {column.format}", wrong) | moments.faults)
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _localised(naive: pa.ChunkedArray, zone: str | None) -> Read:

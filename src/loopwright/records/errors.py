@@ -240,3 +240,8 @@ class Overloaded(Unavailable):
 
 class Damaged(LoopwrightError):
     """Bytes at rest are not what was written."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library said, at most 200 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -27,7 +27,16 @@ from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 
-from loopwright.records.errors import Damaged, LoopwrightError, NotFound, Refused, TableNotFound, Unavailable, UsageError
+from loopwright.records.errors import (
+    Damaged,
+    LoopwrightError,
+    NotFound,
+    Refused,
+    TableNotFound,
+    Unavailable,
+    UsageError,
+    first_line,
+)
 from loopwright.records.ids import NAME, check_name, digest
 from loopwright.records.ledger.record import Problem
 
@@ -229,7 +238,7 @@ class Lake:
         try:
             delta = self._table(name)
         except (Damaged, DeltaError, OSError, ValueError) as error:
-            return [Problem(where=where, what=f"the log cannot be read: {_first_line(error)}"), *self._check_sums(name)]
+            return [Problem(where=where, what=f"the log cannot be read: {first_line(error)}"), *self._check_sums(name)]
         problems = self._check_sums(name)
         told = {problem.where for problem in problems}
         actions = pa.table(delta.get_add_actions(flatten=True)).select(["path", "size_bytes", "num_records"]).to_pylist()
@@ -350,7 +359,7 @@ class Lake:
             with files.open_input_file(at) as file:
                 found = sum(batch.num_rows for batch in pq.ParquetFile(file).iter_batches())
         except (OSError, pa.ArrowException, ValueError) as error:
-            return f"cannot be read: {_first_line(error)}"
+            return f"cannot be read: {first_line(error)}"
         return f"has {found} rows instead of {rows}" if rows is not None and found != rows else None
 
     @contextmanager
@@ -361,10 +370,10 @@ class Lake:
         except LoopwrightError:
             raise
         except OSError as error:
-            raise Unavailable(f"the lake does not answer: {_first_line(error)}") from error
+            raise Unavailable(f"the lake does not answer: {first_line(error)}") from error
         except (DeltaError, pa.ArrowException) as error:
             what = "cannot be read" if self._folder is not None else "cannot be read or reached"
-            raise Damaged(f"table {name} {what}: {_first_line(error)}") from error
+            raise Damaged(f"table {name} {what}: {first_line(error)}") from error
 
 
 def _lawful(name: str) -> bool:
@@ -453,7 +462,7 @@ def foreign(uri: str, *, since: int = -1, until: int | None = None) -> Foreign:
     except TableNotFoundError:
         raise NotFound("Delta table", shown, next_step="name its folder or URL, the one that holds `_delta_log`") from None
     except (DeltaError, pa.ArrowException, OSError, ValueError) as error:
-        raise Damaged(f"the Delta table {shown} cannot be read: {_first_line(error)}") from error
+        raise Damaged(f"the Delta table {shown} cannot be read: {first_line(error)}") from error
 
 
 def _added_since(delta: DeltaTable, dataset: Any, since: int, version: int, shown: str) -> Any:
@@ -505,9 +514,5 @@ def _differs(path: Path, sum: str) -> str | None:
     except FileNotFoundError:
         return "missing"
     except OSError as error:
-        return f"cannot be read: {_first_line(error)}"
+        return f"cannot be read: {first_line(error)}"
     return None if digest(data) == sum else "is not what was written"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -173,13 +173,20 @@ def _truth(known: pa.Table, sql: str, type: pa.DataType) -> Any:
     return found["truth"].cast(type)
 
 
+_CONFIGURATION: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": False,
+    "python_enable_replacements": False,
+    "lock_configuration": True,
+}
+
+
 @contextmanager
 def _database(**tables: pa.Table) -> Iterator[Any]:
     """A DuckDB in memory that sees `tables` and nothing else: no file, no network, no extension.
 
     Timestamps are plain UTC there, so that arithmetic on them needs no zone and gives the same everywhere.
     """
-    with duckdb.connect(":memory:", config={"enable_external_access": "false"}) as database:
+    with duckdb.connect(":memory:", config=_CONFIGURATION) as database:
         for name, table in tables.items():
             plain = [f.with_type(pa.timestamp("us")) if pa.types.is_timestamp(f.type) else f for f in table.schema]
             database.register(name, table.cast(pa.schema(plain)))
