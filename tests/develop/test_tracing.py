@@ -37,6 +37,9 @@ OUTSIDE: dict[str, tuple[Any, str]] = {
     "now": (lambda f: {"a": f.delay + dt.datetime.now(dt.UTC).hour}, r"line \d+ .*now.*the clock .*seconds_between"),
     "today": (lambda f: {"a": f.delay + dt.date.today().year}, r"line \d+ .*today.*the clock"),  # noqa: DTZ011  # the point
     "time": (lambda f: {"a": f.delay + time.time()}, r"line \d+ .*time.time.*the clock"),
+    "pandas' clock": (lambda f: {"a": f.delay + pd.Timestamp.now().year}, r"line \d+ .*Timestamp.now.*the clock"),
+    "pandas' now": (lambda f: {"a": f.delay + pd.to_datetime("now").year}, r"line \d+ .*to_datetime.*the clock"),
+    "NumPy's now": (lambda f: {"a": f.delay + np.datetime64("now").astype(int)}, r"line \d+ .*datetime64.*the clock"),
     "random": (lambda f: {"a": f.delay + random.random()}, r"line \d+ .*random.random.*chance"),
     "randint": (lambda f: {"a": f.delay + random.randint(1, 6)}, r"line \d+ .*randint.*chance"),
     "deeper": (deep, r"line \d+ .*random.gauss.*chance"),

@@ -6,6 +6,7 @@ read once and stand in the graph for ever, so that is refused as well, by the li
 
 import builtins
 import difflib
+import dis
 import linecache
 import random
 import sys
@@ -95,6 +96,8 @@ def call(what: str, function: Callable[[Any], Any], arguments: Mapping[str, Any]
     """
     if not callable(function):
         raise DeclarationInvalid(what, [(what, "only its source text is here: give the loop file, whose code can be traced")])
+    if clock := _compiled_clock(function):
+        raise DeclarationInvalid(what, [(clock, _CLOCK)])
     try:
         with warnings.catch_warnings(), _Watch(function):
             warnings.simplefilter("ignore")  # the libraries' remarks on precision: features are float32 anyway
@@ -143,6 +146,24 @@ class _Watch:
             raise _Outside(_OUTSIDE.format("nothing from the network"))
 
 
+def _compiled_clock(function: Callable[..., Any]) -> str:
+    """The line of a function that asks pandas or NumPy for the time, in code of theirs that cannot be watched; "" if none does."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return ""
+    last, line = "", code.co_firstlineno
+    for step in dis.get_instructions(code):
+        line = step.starts_line or line
+        if (last == "Timestamp" and step.argval in _CLOCKS) or (
+            step.argval in ("now", "today")
+            and step.opname == "LOAD_CONST"
+            and last in ("datetime64", "Timestamp", "to_datetime")
+        ):
+            return _line(code.co_filename, line)
+        last = step.argval if isinstance(step.argval, str) else last
+    return ""
+
+
 def _dice() -> bytes:
     """The state of NumPy's own generator, which every draw without a generator changes."""
     _, keys, place, *_ = np.random.get_state(legacy=True)  # noqa: NPY002  # the very state to be watched
@@ -165,8 +186,12 @@ def _place(function: Callable[[Any], Any], error: Exception) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
     if not frames or frames[-1].lineno is None:
         return getattr(function, "__qualname__", "function")
-    line = linecache.getline(own, frames[-1].lineno).strip()
-    return f"line {frames[-1].lineno}" + (f" `{line[:100]}`" if line else "")
+    return _line(own, frames[-1].lineno)
+
+
+def _line(file: str, number: int) -> str:
+    text = linecache.getline(file, number).strip()
+    return f"line {number}" + (f" `{text[:100]}`" if text else "")
 
 
 def _advice(error: Exception) -> str:
