@@ -194,3 +194,21 @@ def test_a_database_that_does_not_answer_is_told_without_the_password(home: Home
 def test_a_query_with_a_watermark_needs_its_column(home: Home) -> None:
     with pytest.raises(UsageError, match="say with --watermark"):
         bring_query(home, THINGS, "sqlite://", "SELECT 1 AS id WHERE 1 > :watermark")
+
+
+def test_nothing_that_is_kept_or_told_holds_the_url_of_a_query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The password is the name of a file here, so that the query succeeds."""
+    monkeypatch.chdir(tmp_path)
+    with sqlite3.connect("secret.db") as database:
+        database.execute("CREATE TABLE things (id INTEGER, at TEXT, size)")
+        database.executemany("INSERT INTO things VALUES (?, ?, ?)", [(1, "2024-01-01", 1.5), (2, "2024-01-01", "large")])
+    database.close()
+    told = tmp_path / "told.jsonl"
+    with Home(Settings(home=tmp_path / "home", by="tests", openlineage=str(told)), SimulatedClock(AT)) as opened:
+        done = bring_query(opened, THINGS, "sqlite:///secret.db", "SELECT id, at, size FROM things")
+        assert (done.good, done.quarantined) == (1, 1)
+        with pytest.raises(IngestRefused):
+            bring_query(opened, THINGS, "postgresql://ann:secret@127.0.0.1:1/shop", "SELECT 1")
+    assert told.stat().st_size > 0
+    kept = [told, *(f for f in (tmp_path / "home").rglob("*") if f.is_file())]
+    assert [f.name for f in kept if b"secret" in f.read_bytes()] == []
