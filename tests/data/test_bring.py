@@ -13,7 +13,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from loopwright import Column, Home, Table
 from loopwright.data.bring import bring, bring_query
-from loopwright.data.infer import infer
+from loopwright.data.infer import inferred
 from loopwright.data.ingest import Ingested, files, ingest
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import IngestRefused, NotFound, Refused, UsageError
@@ -70,8 +70,8 @@ def test_folders_tell_columns_that_the_contract_asks_for(home: Home, tmp_path: P
     assert [d.good for d in done] == [1, 1, 1], "the same rows of another month are other rows"
     assert sorted(home.lake.read("things")["month"].to_pylist(), key=str) == [1, 2, None]
     assert ingest(home, msgspec.structs.replace(THINGS, name="others"), tmp_path / "in" / "month=1" / "part.parquet").good == 1
-    assert "month" in infer(tmp_path / "in", "t").columns
-    assert "month" not in infer(tmp_path / "in" / "month=1", "t").columns
+    assert "month" in inferred(tmp_path / "in", "t").table.columns
+    assert "month" not in inferred(tmp_path / "in" / "month=1", "t").table.columns
 
 
 def test_what_is_not_there_is_refused(home: Home, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from loopwright import Column
 from loopwright.data.contract import Origin, conform
-from loopwright.data.infer import infer, inferred
+from loopwright.data.infer import inferred
 from loopwright.data.source import open_source
 from loopwright.records.errors import IngestRefused, UsageError
 
@@ -106,7 +106,7 @@ def test_typed_frames_keep_their_types() -> None:
             "nothing": pa.nulls(3),
         }
     )
-    table = infer(frame, "frame")
+    table = inferred(frame, "frame").table
     assert {n: c.type for n, c in table.columns.items()} == {
         "id": "integer",
         "day": "timestamp",
@@ -128,7 +128,7 @@ def test_typed_frames_keep_their_types() -> None:
 )
 def test_columns_that_are_not_there_are_named(file: Path, given: dict[str, str], why: str) -> None:
     with pytest.raises(UsageError, match=why):
-        infer(file, "customers", **given)
+        inferred(file, "customers", **given)
 
 
 def test_without_a_time_it_is_the_moment_of_ingestion_and_gaps_are_asked_about() -> None:
@@ -137,10 +137,10 @@ def test_without_a_time_it_is_the_moment_of_ingestion_and_gaps_are_asked_about()
     assert not found.spread
     gappy = pa.table({"a": [1, 2], "at": pa.array([START, None])})
     with pytest.raises(UsageError, match=r"these are times: at \(1 missing\). Name one with --time"):
-        infer(gappy, "t")
-    assert infer(gappy, "t", time="ingested_at").columns["ingested_at"] == Column("timestamp", filled="ingested_at")
+        inferred(gappy, "t")
+    assert inferred(gappy, "t", time="ingested_at").table.columns["ingested_at"] == Column("timestamp", filled="ingested_at")
     with pytest.raises(IngestRefused, match="no rows"):
-        infer(pa.table({"a": pa.array([], pa.int64())}), "t")
+        inferred(pa.table({"a": pa.array([], pa.int64())}), "t")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,9 @@ def test_a_few_values_of_another_type_go_to_quarantine_and_many_make_it_text() -
     assert found.table.columns["n"].type == "integer"
     assert "column 'n': 4 values are not a whole number of 64 bits; their rows go to quarantine" in found.notes
     many = [f"w{i}" for i in range(10)]
-    assert infer(pa.table({"id": ids, "at": at, "n": [*many, *map(str, range(90))]}), "t").columns["n"].type == "string"
+    assert (
+        inferred(pa.table({"id": ids, "at": at, "n": [*many, *map(str, range(90))]}), "t").table.columns["n"].type == "string"
+    )
 
 
 def test_both_readings_of_a_day_are_told() -> None:
@@ -187,10 +189,11 @@ def test_both_readings_of_a_day_are_told() -> None:
 
 def test_numbers_are_times_when_a_person_says_so() -> None:
     frame = pa.table({"id": [1, 2], "ts": [1_700_000_000, 1_700_000_060], "ms": [1_700_000_000_000, 1_700_000_060_000]})
-    assert infer(frame, "t", time="ts").columns["ts"] == Column("timestamp", format="unix")
-    assert infer(frame, "t", time="ms").columns["ms"] == Column("timestamp", format="unix_ms")
+    assert inferred(frame, "t", time="ts").table.columns["ts"] == Column("timestamp", format="unix")
+    assert inferred(frame, "t", time="ms").table.columns["ms"] == Column("timestamp", format="unix_ms")
     assert (
-        infer(pa.table({"id": ["1", "2"], "ts": ["1700000000", "1700000060"]}), "t", time="ts").columns["ts"].format == "unix"
+        inferred(pa.table({"id": ["1", "2"], "ts": ["1700000000", "1700000060"]}), "t", time="ts").table.columns["ts"].format
+        == "unix"
     )
 
 
@@ -199,9 +202,9 @@ def test_files_of_a_folder_make_one_contract(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": [1, 2], "at": at, "n": pa.array([1, 2], pa.int32())}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"id": [3, 4], "at": at, "n": [0.5, None], "new": ["x", "y"]}), tmp_path / "b.parquet")
     (tmp_path / "_SUCCESS").write_bytes(b"")
-    columns = infer(tmp_path, "t").columns
+    columns = inferred(tmp_path, "t").table.columns
     assert (columns["n"].type, columns["new"].optional, columns["new"].nullable) == ("float", True, True)
-    assert infer(tmp_path / "*.parquet", "t").columns == columns
+    assert inferred(tmp_path / "*.parquet", "t").table.columns == columns
 
 
 def test_names_can_be_written_in_python_and_told_apart_by_a_database() -> None:

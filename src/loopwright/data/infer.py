@@ -53,19 +53,15 @@ class Inferred(NamedTuple):
     spread: bool
 
 
-def infer(source: Any, name: str, *, time: str = "", key: str = "", zone: str = "UTC") -> Table:
-    """Propose the contract of a table called `name` from a source (see `open_source`), a folder or a glob.
+def inferred(source: Any, name: str, *, time: str = "", key: str = "", zone: str = "UTC") -> Inferred:
+    """Propose the contract of a table called `name` from a source (see `open_source`), a folder or a glob, with its rows and notes.
 
     `time` and `key` name the event time and the key (several with commas) where they cannot be guessed: else the event time
     is the first timestamp without a gap, and where there is none the moment of ingestion; the key is a column whose values
     are all different, and where there is none made of the source and the number of the row. `zone` is that of times that
     have none. Raises UsageError when there is no such column, IngestRefused when the source cannot be read.
+    A key that repeats is completed by the event time, or given up for `row_id`.
     """
-    return inferred(source, name, time=time, key=key, zone=zone).table
-
-
-def inferred(source: Any, name: str, *, time: str = "", key: str = "", zone: str = "UTC") -> Inferred:
-    """As `infer`, with the rows and notes. A key that repeats is completed by the event time, or given up for `row_id`."""
     notes: list[str] = []
     sources = [open_source(p) for p in expand(source)] if isinstance(source, (str, Path)) else [open_source(source)]
     frame, whole, optional = _looked_at(sources, notes)
