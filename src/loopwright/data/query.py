@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -81,6 +82,8 @@ def _column(values: list[Any]) -> pa.Array:
     """Values [N] of one type as Arrow has it, exact decimals as decimals; mixed ones as text."""
     if any(isinstance(v, memoryview) for v in values):
         values = [bytes(v) if isinstance(v, memoryview) else v for v in values]
+    if any(isinstance(v, UUID) for v in values):
+        values = [str(v) if isinstance(v, UUID) else v for v in values]
     if any(isinstance(v, datetime) and v.tzinfo for v in values):
         values = [v.astimezone(UTC) if isinstance(v, datetime) and v.tzinfo else v for v in values]
     if any(isinstance(v, Decimal) and not v.is_finite() for v in values):
