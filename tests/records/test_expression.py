@@ -26,6 +26,8 @@ OF_ONE_ROW = [
     "list_sum(list_transform([1, 2], lambda x: x + Delay)) > 3",
     "dest IN ('A', 'B') OR date_part('hour', landed_at) >= 21",
     "'SELECT 1; -- ' || dest",
+    "age(landed_at, TIMESTAMPTZ '2013-01-01') > INTERVAL 1 DAY",
+    "coalesce(Delay, 0) > 3 AND NOT isnan(Delay)",
 ]
 OF_MORE = {
     "(SELECT count(*) FROM range(1000000000000))": "a SELECT of its own",
@@ -34,6 +36,12 @@ OF_MORE = {
     "dest IN (WITH RECURSIVE t AS (SELECT 1 UNION ALL SELECT * FROM t) SELECT * FROM t)": "a SELECT of its own",
     "lead(Delay) OVER (ORDER BY landed_at)": "other rows",
     "$1": "a parameter",
+    "sum(Delay) > 3": "sum looks at other rows",
+    "Random() < 0.5": "random is another value at another moment",
+    "landed_at > now()": "now is another value",
+    "landed_at > current_timestamp": "current_timestamp is another value",
+    "age(landed_at) > INTERVAL 1 DAY": "age is another value",
+    "sleep_ms(1000)": "sleep_ms is another value",
     "Delay) FROM read_csv('/etc/passwd') WHERE (true": "more than one expression",
     "Delay) UNION SELECT (1": "more than one expression",
     "Delay) LIMIT (1": "more than one expression",

@@ -1,7 +1,8 @@
 """SQL expressions that a loop declares over the rows of a table: a label, what an aggregate is of.
 
-They are read before they are run, and held to one value of one row: what asks for another row, or closes its bracket and begins
-something else, is refused. So what they cost is bounded by the rows, and what they see by the row.
+They are read before they are run, and held to one value of one row: what asks for another row, for the clock or for chance, or
+closes its bracket and begins something else, is refused. So what they cost is bounded by the rows, what they see by the row, and
+the same row gives the same value whenever it is asked: while training and while serving.
 """
 
 import json
@@ -20,6 +21,18 @@ _BEYOND = {
     "WINDOW": "it looks at other rows (OVER)",
     "PARAMETER": "it has a parameter",
 }
+_CLOCK = frozenset(
+    (
+        "current_date",
+        "current_localtime",
+        "current_localtimestamp",
+        "current_time",
+        "current_timestamp",
+        "localtime",
+        "localtimestamp",
+    )
+)
+"""Names that stand for the moment, without brackets or with."""
 
 
 def held(what: str, field: str, sql: str) -> str:
@@ -49,7 +62,29 @@ def _fault(sql: str) -> str:
     chosen, around = _select(parsed)
     if len(chosen) != 1 or around != _select(_parsed("1"))[1]:
         return "it is more than one expression"
-    return next((_BEYOND[n["class"]] for n in _nodes(chosen) if n.get("class") in _BEYOND), "")
+    return next((why for node in _nodes(chosen) if (why := _beyond(node))), "")
+
+
+def _beyond(node: dict[str, Any]) -> str:
+    """Why one node of the tree sees more than its row; empty if it does not."""
+    kind = node.get("class")
+    if kind != "FUNCTION" and not (kind == "COLUMN_REF" and len(node["column_names"]) == 1):
+        return _BEYOND.get(str(kind), "")
+    name = str(node.get("function_name") or node["column_names"][0]).casefold()
+    if name in _CLOCK or (kind == "FUNCTION" and (name in _kinds()[0] or (name == "age" and len(node["arguments"]) == 1))):
+        return f"{name} is another value at another moment"
+    return f"{name} looks at other rows" if kind == "FUNCTION" and name in _kinds()[1] else ""
+
+
+@lru_cache(maxsize=1)
+def _kinds() -> tuple[frozenset[str], frozenset[str]]:
+    """DuckDB's functions that give another value when asked again, and those over many rows."""
+    with duckdb.connect(":memory:") as database:
+        rows = database.execute(
+            """SELECT function_name, bool_or(stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')), bool_and(function_type = 'aggregate')
+            FROM duckdb_functions() WHERE function_name <> 'error' GROUP BY function_name"""
+        ).fetchall()
+    return frozenset(n for n, changes, _ in rows if changes), frozenset(n for n, _, over in rows if over)
 
 
 @lru_cache(maxsize=256)
