@@ -381,8 +381,10 @@ def _business(state: Turning) -> tuple[str, dict[str, Any]]:
     if not state.loop.scope.value.given:
         return "no value table is declared, so nobody knows what it is worth", {}
     currency = state.loop.scope.value.currency
+    worth = "expects its errors to come to" if state.loop.outcome.task == "regression" else "expects"
+    than = "" if state.loop.outcome.task == "regression" else " over no model"
     return (
-        f"expects {model:+.2f} {currency} a prediction over no model, {model - heuristic:+.2f} over the heuristic",
+        f"{worth} {model:+.2f} {currency} a prediction{than}, {model - heuristic:+.2f} over the heuristic",
         {"expected": model, "heuristic": heuristic},
     )
 

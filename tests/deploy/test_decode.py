@@ -31,6 +31,12 @@ def test_times_keep_their_moment_in_any_zone() -> None:
     assert row["pushed_back_at"] == NOW_US + 123_456
 
 
+@pytest.mark.parametrize(("given", "found"), [("2024-05-01T09:00:00", "a time without its zone"), ("now", "another text")])
+def test_a_time_that_is_refused_is_told_what_it_lacks(given: str, found: str) -> None:
+    with pytest.raises(RequestInvalid, match=f"must be a time with its zone.*, not {found}"):
+        decode(text(flight(pushed_back_at=given)))
+
+
 def test_the_event_time_may_be_left_out() -> None:
     given = flight()
     del given["pushed_back_at"]

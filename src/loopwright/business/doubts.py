@@ -37,7 +37,7 @@ def _silent(case: Case) -> Doubt | None:
     if last is None:
         return _grave(
             "no monitoring window has closed yet, so nothing was measured while serving.",
-            "Let it serve, and run `loopwright tend`.",
+            "Let it serve until the first window is over (`Monitor(every=...)`, a week unless declared), with `loopwright tend` running.",
         )
     if not last.rows:
         return _grave(f"no prediction was asked for since {last.start:%d %B %Y}.", "Find out why requests have stopped.")

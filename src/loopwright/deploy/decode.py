@@ -169,7 +169,7 @@ class Decoder:
                 if name not in self.optional:
                     problems.append(FieldProblem(prefix + name, f"is missing; must be {_wanted(column)}"))
             elif not self._fits(name, row[name]):
-                found = _shape(row[name]) if column.type == "array" else _kind(row[name])
+                found = _shape(row[name]) if column.type == "array" else _kind(row[name], column)
                 problems.append(FieldProblem(prefix + name, f"must be {_wanted(column)}, not {found}"))
         for name in row:
             if len(problems) >= MOST_PROBLEMS:
@@ -266,7 +266,13 @@ def _shape(value: Any) -> str:
     return f"of shape {shape}" if shape else _kind(value)
 
 
-def _kind(value: Any) -> str:
+def _kind(value: Any, column: Column | None = None) -> str:
+    """What a refused value is, in words; for a timestamp that is text, what the text lacks."""
+    if column is not None and column.type == "timestamp" and isinstance(value, str):
+        try:
+            return "a time without its zone" if datetime.fromisoformat(value).tzinfo is None else "another text"
+        except ValueError:
+            return "another text"
     if value is None:
         return "null"
     if isinstance(value, bool):

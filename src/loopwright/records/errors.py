@@ -126,7 +126,10 @@ class LoopNotFound(NotFound):
 
     def __init__(self, name: str, near: Sequence[str] = ()) -> None:
         super().__init__(
-            "loop", name, near=near, next_step="list them with `loopwright status`, or give the path of a loop file"
+            "loop",
+            name,
+            near=near,
+            next_step="list them with `loopwright status`; a loop file is made known by `loopwright run FILE`",
         )
 
 

@@ -150,7 +150,7 @@ def _stages(
         steps[entry.record.stage] = entry
     live: dict[Stage, StageState] = {}
     if serving is not None:
-        detail = f"package {serving.arms[0].package[:12]} serves since {serving.since:%Y-%m-%d %H:%M} UTC; {predictions:,} predictions"
+        detail = f"package {serving.arms[0].package[:12]} serves since {serving.since:%Y-%m-%d %H:%M} UTC; {predictions:,} prediction{'' if predictions == 1 else 's'}"
         live["deploy"] = StageState(stage="deploy", state="ok", detail=detail, at=last or serving.since)
     window = home.ledger.latest(Window, loop=loop)
     if window is not None:
