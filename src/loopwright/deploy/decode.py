@@ -79,8 +79,9 @@ class Decoder:
             kw_only=True,
             gc=False,
         )
+        self._rows: Any = list[shape]  # type: ignore[valid-type]  # a type made at run time
         self._one = msgspec.json.Decoder(shape).decode
-        self._many = msgspec.json.Decoder(list[shape]).decode  # type: ignore[valid-type]  # a type made at run time
+        self._many = msgspec.json.Decoder(self._rows).decode
 
     def __call__(self, body: bytes) -> Rows:
         """The rows of `body`.
@@ -98,12 +99,14 @@ class Decoder:
             raise _malformed(error) from error
         if not 0 < len(found) <= MOST_ROWS:
             _refuse_count(found)
-        rows = [dict(zip(self._names, msgspec.structs.astuple(s), strict=True)) for s in found]
-        self._settle(body, rows)
+        rows, marks = self._settled(found)
+        if body.count(b'"') != 2 * marks:
+            strict(body)
         return Rows(rows, first == b"{")
 
-    def _settle(self, body: bytes, rows: list[Row]) -> None:
-        """Drop what was left out, look for double keys, turn times into microseconds."""
+    def _settled(self, found: list[Any]) -> tuple[list[Row], int]:
+        """Rows without what was left out, their times as microseconds, and how many keys and texts they hold."""
+        rows = [dict(zip(self._names, msgspec.structs.astuple(s), strict=True)) for s in found]
         marks = 0
         for row in rows:
             for name in self.optional:
@@ -118,21 +121,15 @@ class Decoder:
                     row[name] = microseconds(row[name])
             if self._deep:
                 self._flatten(row)
-        if body.count(b'"') != 2 * marks:
-            strict(body)
+        return rows, marks
 
     def check(self, rows: list[Any], *, single: bool = False) -> list[Row]:
         """Rows of plain values (already parsed, as from another protocol) by the same rules. Raises RequestInvalid."""
-        self._judge(rows, single=single)
-        checked = []
-        for row in rows:
-            done = {name: msgspec.convert(value, self._types[name]) for name, value in row.items()}
-            for name in self._times:
-                if done.get(name) is not None:
-                    done[name] = microseconds(done[name])
-            self._flatten(done)
-            checked.append(done)
-        return checked
+        try:
+            return self._settled(msgspec.convert(rows, self._rows))[0]
+        except (ValueError, OverflowError):  # ValidationError is a ValueError
+            self._judge(rows, single=single)
+            raise
 
     def _flatten(self, row: Row) -> None:
         for name, depth in self._deep.items():
