@@ -13,6 +13,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -288,6 +289,7 @@ def _append(path: Path, line: bytes) -> None:
         os.close(file)
 
 
+@cache  # read from disk, and every facet says it
 def _version() -> str:
     return importlib.metadata.version("loopwright")
 
