@@ -1,23 +1,18 @@
 """What tests of several rooms share."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.postgres import Postgres, find_binaries
 from tests.redis import RedisServer, find_binary
+from tests.services import needed
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server. Skips without its binaries, or fails if LOOPWRIGHT_REQUIRE_SERVICES=1 says they must be there."""
-    binaries = find_binaries()
-    if binaries is None:
-        if os.environ.get("LOOPWRIGHT_REQUIRE_SERVICES") == "1":
-            pytest.fail("PostgreSQL's binaries are missing: apt-get install postgresql")
-        pytest.skip("PostgreSQL's binaries are missing: apt-get install postgresql")
-    server = Postgres(binaries)
+    """A PostgreSQL server."""
+    server = Postgres(needed(find_binaries(), "PostgreSQL", "postgresql"))
     yield server
     server.remove()
 
@@ -33,13 +28,8 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """A Redis server. Skips without its program, or fails if LOOPWRIGHT_REQUIRE_SERVICES=1 says it must be there."""
-    binary = find_binary()
-    if binary is None:
-        if os.environ.get("LOOPWRIGHT_REQUIRE_SERVICES") == "1":
-            pytest.fail("Redis is missing: apt-get install redis-server")
-        pytest.skip("Redis is missing: apt-get install redis-server")
-    server = RedisServer(binary)
+    """A Redis server."""
+    server = RedisServer(needed(find_binary(), "Redis", "redis-server"))
     yield server
     server.remove()
 

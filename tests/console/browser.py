@@ -1,6 +1,5 @@
 """A real server on a free loopback port, and a real browser that looks at it."""
 
-import os
 import shutil
 import socket
 import threading
@@ -8,21 +7,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
 import uvicorn
 from playwright.sync_api import Browser, sync_playwright
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
+from tests.services import needed
 
 
 def chromium() -> str:
-    """The browser's path. Skips without one, or fails if LOOPWRIGHT_REQUIRE_SERVICES=1 says it must be there."""
+    """The browser's path."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        if os.environ.get("LOOPWRIGHT_REQUIRE_SERVICES") == "1":
-            pytest.fail("Chromium is missing: apt-get install chromium")
-        pytest.skip("Chromium is missing: apt-get install chromium")
-    return found
+    return needed(found, "Chromium", "chromium")
 
 
 @contextmanager

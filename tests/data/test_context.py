@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pytest
-from tests.data.history import CONTEXT, LOOP, MINUTE, START, WEATHER, fill, home, random_history, us
-from tests.data.test_steps import AGGREGATES, CONTEXTS, LANDED, SKY, STARTS, Row, found, history
+from tests.data.history import CONTEXT, LOOP, MINUTE, START, WEATHER, Row, fill, home, random_history, us
+from tests.data.test_steps import AGGREGATES, CONTEXTS, LANDED, SKY, STARTS, found, history
 
 from loopwright import Column, Context, Home, Table
 from loopwright.data.context import SLACK, feed, needs

@@ -1,7 +1,7 @@
 """The as-of joins against a search through all rows, on random histories: ties, corrections, rows known late or before they happen."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from tests.data.history import home
+from tests.data.history import MINUTE, Row, home, us
 
 from loopwright import Aggregate, Column, Context, Home, Table
 from loopwright.data import aggregates, steps
@@ -21,7 +21,6 @@ from loopwright.records.columns import arrow_schema
 from loopwright.records.declarations import to_builtins
 from loopwright.records.errors import DeclarationInvalid
 
-MINUTE = timedelta(minutes=1)
 LANDED = Table(
     "landed",
     {
@@ -69,17 +68,12 @@ CONTEXTS = [
     Context(SKY, by={"site": "other", "gate": "door"}, columns={"there": "wind", "there_at": "seen"}),
 ]
 REQUEST = pa.schema([("airline", pa.string()), ("other", pa.string()), ("door", pa.int64()), ("_us", pa.int64())])
-Row = dict[str, Any]
 
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Home]:
     with home(tmp_path / "home") as found:
         yield found
-
-
-def us(moment: datetime) -> int:
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def history(seed: int, start: datetime, rows: int = 160, decisions: int = 150) -> tuple[list[Row], list[Row], list[Row]]:
