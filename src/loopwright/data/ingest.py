@@ -76,6 +76,11 @@ class Ingested(Record, frozen=True, kw_only=True):
         """Whether anything landed; a source whose every row went to quarantine did not come in."""
         return self.good > 0 or self.already or self.rows == 0
 
+    @property
+    def file(self) -> str:
+        """The id of the source in the ledger's links."""
+        return f"file:{self.digest}:{self.source}"[:512]
+
 
 class _Note(msgspec.Struct):
     """What a commit of a source that grows says of itself."""
@@ -126,11 +131,16 @@ def ingest(
             version = run.again()
         record = run.record(version, followed)
         run.quarantine()
-    with home.ledger.batch():
-        entry = home.ledger.put(record, key=table.name, links=[(f"file:{opened.digest}:{opened.name}"[:512], "ingested")])
-        home.ledger.link(entry.id, f"table:{table.name}@{version}", "ingested")
+    put_ingested(home, record)
     known[opened.digest] = record
     return record
+
+
+def put_ingested(home: Home, record: Ingested) -> None:
+    """Store what came in, linked with its file and with the version of the table that holds it."""
+    with home.ledger.batch():
+        entry = home.ledger.put(record, key=record.table, links=[(record.file, "ingested")])
+        home.ledger.link(entry.id, f"table:{record.table}@{record.version}", "ingested")
 
 
 def ingested(home: Home, table: str) -> dict[str, Ingested]:
@@ -353,7 +363,7 @@ def _grow(home: Home, table: Table, before: Table | None) -> None:
                 problems.append(
                     (f"columns.{name}", f"absent -> {column.type}; a new column must be nullable, for the rows there are")
                 )
-        elif not _alike(found.field(name).type, column.type):
+        elif not found.field(name).type.equals(ARROW_TYPES[column.type]):
             problems.append(
                 (f"columns.{name}", f"{_shown(before, name, found.field(name).type)} -> {column.type}; a type stays")
             )
@@ -370,17 +380,6 @@ def _grow(home: Home, table: Table, before: Table | None) -> None:
 
 def _shown(before: Table | None, name: str, found: Any) -> str:
     return before.columns[name].type if before and name in before.columns else str(found)
-
-
-def _alike(found: Any, type: str) -> bool:
-    wanted = ARROW_TYPES[type]
-    text = pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)
-    return (
-        bool(found.equals(wanted))
-        or (type == "string" and text)
-        or (type == "timestamp" and pa.types.is_timestamp(found))
-        or (type == "array" and pa.types.is_list(found) and found.value_type.equals(wanted.value_type))
-    )
 
 
 def as_kept(table: Table) -> Table:

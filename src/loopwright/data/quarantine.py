@@ -17,7 +17,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from loopwright.data.contract import Origin, conform
-from loopwright.data.ingest import QUARANTINE, QUARANTINE_SCHEMA, Ingested, put_contract
+from loopwright.data.ingest import QUARANTINE, QUARANTINE_SCHEMA, Ingested, put_contract, put_ingested
 from loopwright.data.source import open_source, texts
 from loopwright.records.declarations import Table, declaration_digest
 from loopwright.records.errors import IngestRefused, Unavailable, UsageError
@@ -141,9 +141,7 @@ def _settle(home: Home, table: str) -> Ingested | None:
     notes = [(v, msgspec.json.decode(n)) for v, n in home.lake.notes(table)]
     for version, note in [(v, n) for v, n in notes if "mended" in n][len(known) :]:
         record = msgspec.structs.replace(msgspec.convert(note, Ingested), version=version)
-        with home.ledger.batch():
-            entry = home.ledger.put(record, key=table, links=[(f"file:{record.digest}:{record.source}"[:512], "ingested")])
-            home.ledger.link(entry.id, f"table:{table}@{version}", "ingested")
+        put_ingested(home, record)
         known.append(record)
     return known[-1] if known else None
 

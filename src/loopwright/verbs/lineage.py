@@ -260,7 +260,7 @@ def _ingested(home: Home, table: str | None = None) -> "list[Entry[Ingested]]":
 def _file_node(entry: "Entry[Ingested]") -> Node:
     done = entry.record
     label = f"{done.source} (sha256 {done.digest[:12]}), {done.good:,} rows {entry.at:%Y-%m-%d %H:%M} by {entry.by}"
-    return Node(id=f"file:{done.digest}:{done.source}"[:512], kind="file", label=label, role="ingested", children=[])
+    return Node(id=done.file, kind="file", label=label, role="ingested", children=[])
 
 
 def _files_of(home: Home, table: str) -> list[Node]:
