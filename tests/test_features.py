@@ -58,6 +58,13 @@ def test_moments_before_1970_are_told_in_utc() -> None:
     assert parts("UTC", moments) == [expected("UTC", m) for m in moments]
 
 
+def test_outside_1970_to_2100_the_first_and_the_last_offset_count() -> None:
+    """New York in July: on summer time in fact, and told in winter time, which it had at both ends."""
+    moments = [datetime(year, 7, 1, 12, tzinfo=UTC) for year in (1950, 2000, 2105)]
+    found = parts("America/New_York", [(m - EPOCH) // timedelta(microseconds=1) for m in moments])
+    assert [(row[PARTS.index("year")], row[PARTS.index("hour")]) for row in found] == [(1950, 7), (2000, 8), (2105, 7)]
+
+
 def test_a_null_moment_has_null_parts() -> None:
     found = parts("Europe/Paris", [None, NAT, 0])
     assert np.isnan(found[0]).all()

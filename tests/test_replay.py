@@ -177,12 +177,15 @@ def test_beside_it_stands_what_never_retraining_really_comes_to(played: Any) -> 
 
 
 def test_a_workspace_touches_nothing_of_the_home_it_came_from(world: World, tmp_path: Path) -> None:
-    with synthetic.filled(tmp_path / "home", START, world) as home:
+    with synthetic.filled(tmp_path / "home", START, world):
+        pass
+    with synthetic.opened(tmp_path / "home", START, openlineage=str(tmp_path / "events.jsonl")) as home:
         entries, versions = home.ledger.count(), {n: home.lake.version(n) for n in home.lake.names()}
         with workspace(home, LOOP, START, tmp_path / "other") as scratch:
             replay(scratch, LOOP, start=START, end=START + WEEK, policy="never")
             assert scratch.lake.count("predictions.late") > 200
         assert (home.ledger.count(), {n: home.lake.version(n) for n in home.lake.names()}) == (entries, versions)
+        assert not (tmp_path / "events.jsonl").exists(), "a replay tells OpenLineage nothing"
 
 
 def test_what_cannot_be_replayed_is_said(world: World, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ TASKS = {
     "multiclass": Goal(output=Output(task="multiclass", classes=["a", "b", "c"], names=["a", "b", "c"])),
     "regression": Goal(output=Output(task="regression")),
     "several": Goal(output=Output(task="regression", names=["p", "q"])),
-    "quantiles": Goal(output=Output(task="regression", names=["q0.2", "q0.7"]), quantiles=[0.2, 0.7]),
+    "quantiles": Goal(output=Output(task="regression", names=["q0.2", "q0.7"], quantiles=[0.2, 0.7])),
     "ranking": Goal(output=Output(task="ranking")),
     "anomaly": Goal(output=Output(task="anomaly")),
 }

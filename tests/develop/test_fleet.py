@@ -153,6 +153,17 @@ def test_what_was_made_is_not_made_again(different: Made) -> None:
     assert again.gain == different.fleet.gain, "also where the answers of a package are asked again"
 
 
+def test_a_fleet_that_is_surely_worse_as_a_whole_does_not_serve(different: Made) -> None:
+    """Segments whose packages were thought to gain, and answer all rows alike by the worst package there is."""
+    worst = different.board.rows[-1].package
+    thought = [msgspec.structs.replace(m, package=worst, chance=0.0) for m in different.fleet.segments]
+    found, _ = fleet(different.work, different.board, done={m.segment: m for m in thought})
+    assert len(choose(found.segments)) == len(thought)
+    assert found.gain.high < 0
+    assert (found.serving, found.metrics, found.outputs) == ({}, {}, [])
+    assert "together they are surely worse than the global model, so none serves" in found.verdict
+
+
 def test_a_new_package_follows_the_one_that_serves(different: Made) -> None:
     found, _ = fleet(different.work, different.board, serving={"S000": "a" * 64}, most=2)
     parents = [different.home.packages.read(m.package).manifest.parent for m in found.segments]

@@ -101,7 +101,7 @@ def visit(number: int, shop: str | None, pages: float) -> dict[str, Any]:
 def test_one_turn_releases_the_fleet_and_one_request_reaches_all_of_it(
     home: Home, loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loopwright.deploy.router.LOAD_SECONDS", 60.0)
+    monkeypatch.setattr("loopwright.deploy.services.LOAD_SECONDS", 60.0)
     state = controller.serving(home, loop.name)
     assert state is not None
     assert (sorted(state.segments), state.fleet) == (sorted(OTHERWISE), "shop")

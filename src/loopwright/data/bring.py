@@ -1,6 +1,7 @@
 """Everything a person may name as a source, brought into a table one after another: files, folders, globs, Delta tables, a query."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from loopwright.data import following
@@ -28,12 +29,10 @@ def bring(
     steps: list[Callable[[], Ingested]] = []
     for source in sources:
         if "://" in source or (Path(source) / "_delta_log").is_dir():
-            steps.append(lambda uri=source: _delta(home, table, uri, known, progress))  # type: ignore[misc]  # bound now, not later
+            steps.append(partial(_delta, home, table, source, known, progress))
         else:
             steps += [
-                lambda file=file, name=name: ingest(  # type: ignore[misc]  # as above
-                    home, table, file, name=name, watermark=watermark, known=known, progress=progress
-                )
+                partial(ingest, home, table, file, name=name, watermark=watermark, known=known, progress=progress)
                 for file, name in _files(source)
             ]
     done = []

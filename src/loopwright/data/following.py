@@ -8,12 +8,10 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.data.contract import BAD_SCHEMA
-from loopwright.data.source import BATCH_ROWS, Batch, Opened
+from loopwright.data.source import BATCH_ROWS, Batch, Opened, sliced
 from loopwright.data.values import EARLIEST, flags, read
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column, Table
@@ -54,15 +52,9 @@ def identity(uri: str) -> str:
 
 
 def _fragments(dataset: Any) -> Iterator[Batch]:
-    total, count = max(dataset.count_rows(), 1), 0
-    none = BAD_SCHEMA.empty_table()
-    for part in dataset.to_batches(batch_size=BATCH_ROWS):
-        if part.num_rows:
-            rows = np.arange(count + 1, count + part.num_rows + 1, dtype=np.int64)
-            count += part.num_rows
-            yield Batch(pa.Table.from_batches([part]), rows, none, count / total)
-    if not count:
-        yield Batch(dataset.schema.empty_table(), np.arange(0), none, 1.0)
+    total = max(dataset.count_rows(), 1)
+    parts = (pa.Table.from_batches([part]) for part in dataset.to_batches(batch_size=BATCH_ROWS))
+    return sliced(parts, lambda done: done / total, dataset.schema)
 
 
 def by_watermark(table: Table, column: str, since: str, opened: Opened) -> Followed:

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 
-from loopwright.data.contract import BAD_SCHEMA
-from loopwright.data.source import Batch, Hasher, Opened, as_text
+from loopwright.data.source import Batch, Hasher, Opened, as_text, sliced
 from loopwright.records.errors import IngestRefused, first_line
 
 _ROWS = 20_000
@@ -110,9 +108,5 @@ class _Answer:
 
     def batches(self) -> Iterator[Batch]:
         self._file.seek(0)
-        read = 0
-        for _ in range(self.count):
-            part = pa.ipc.open_stream(pa.PythonFile(self._file, mode="r")).read_all()
-            rows = np.arange(read + 1, read + len(part) + 1, dtype=np.int64)
-            read += len(part)
-            yield Batch(part, rows, BAD_SCHEMA.empty_table(), read / max(self._total, 1))
+        parts = (pa.ipc.open_stream(pa.PythonFile(self._file, mode="r")).read_all() for _ in range(self.count))
+        yield from sliced(parts, lambda done: done / max(self._total, 1))

@@ -133,7 +133,7 @@ def open_source(source: Any, name: str | None = None) -> Opened:
     hasher = Hasher()
     with pa.ipc.new_stream(pa.PythonFile(hasher, mode="w"), frame.schema.remove_metadata()) as stream:
         stream.write_table(frame.replace_schema_metadata(None))
-    return Opened(shown, hasher.sha256.hexdigest(), lambda: _sliced(iter([frame]), lambda done: done / max(len(frame), 1)))
+    return Opened(shown, hasher.sha256.hexdigest(), lambda: sliced(iter([frame]), lambda done: done / max(len(frame), 1)))
 
 
 def expand(source: str | Path) -> list[Path]:
@@ -306,7 +306,7 @@ def _parquet(path: Path, name: str) -> Iterator[Batch]:
         size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
         rows = max(1024, min(BATCH_ROWS, BATCH_BYTES * meta.num_rows // max(size, 1)))
         parts = (pa.Table.from_batches([b]) for b in file.iter_batches(batch_size=rows))
-        yield from _sliced(parts, lambda done: done / max(meta.num_rows, 1), file.schema_arrow)
+        yield from sliced(parts, lambda done: done / max(meta.num_rows, 1), file.schema_arrow)
 
 
 def _arrow(path: Path, name: str, *, stream: bool) -> Iterator[Batch]:
@@ -316,10 +316,10 @@ def _arrow(path: Path, name: str, *, stream: bool) -> Iterator[Batch]:
         count = 0 if stream else opened.num_record_batches
         parts = iter(opened) if stream else (opened.get_batch(i) for i in range(count))
         tables = (pa.Table.from_batches([b]) for b in parts)
-        yield from _sliced(tables, lambda _: file.tell() / max(size, 1), opened.schema)
+        yield from sliced(tables, lambda _: file.tell() / max(size, 1), opened.schema)
 
 
-def _sliced(tables: Iterator[pa.Table], done: Callable[[int], float], schema: pa.Schema | None = None) -> Iterator[Batch]:
+def sliced(tables: Iterator[pa.Table], done: Callable[[int], float], schema: pa.Schema | None = None) -> Iterator[Batch]:
     """Tables as batches of bounded size, numbered on."""
     count = 0
     for table in tables:

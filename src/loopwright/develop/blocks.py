@@ -209,7 +209,7 @@ class _Reader:
 
     def _put_as_is(self, node: NodeProto, operands: list[_Value]) -> None:
         here = len(self.items)
-        captured = [(name, self._value(name)) for name in dict.fromkeys(_captured(node))]
+        captured = [(name, self._value(name)) for name in dict.fromkeys(captured_by(node))]
         needs = self._needs([*operands, *(value for _, value in captured)])
         self.items.append(_Item(node, operands, needs, captured=captured))
         for name in node.output:
@@ -272,7 +272,7 @@ class _Writer:
             for block, names in self._reader.inputs.items()
         ] + [i for i in model.graph.input if i.name not in packed]
         self._rename(dict(outputs))
-        used = {name for node in self._nodes for name in [*node.input, *_captured(node)]}
+        used = {name for node in self._nodes for name in [*node.input, *captured_by(node)]}
         graph = helper.make_graph(
             self._nodes,
             "graph",
@@ -662,12 +662,12 @@ def _content(value: Any) -> bytes:
     return bytes(plain.SerializeToString(deterministic=True))
 
 
-def _captured(node: NodeProto) -> Iterator[str]:
+def captured_by(node: NodeProto) -> Iterator[str]:
     """Names from outside that the subgraphs of a node use."""
     for attribute in node.attribute:
         for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
             own = {t.name for t in graph.initializer} | {i.name for i in graph.input}
             for inner in graph.node:
-                yield from (name for name in [*inner.input, *_captured(inner)] if name and name not in own)
+                yield from (name for name in [*inner.input, *captured_by(inner)] if name and name not in own)
                 own.update(inner.output)
             yield from (o.name for o in graph.output if o.name not in own)

@@ -14,6 +14,7 @@ surely worse than the global model alone on all validation rows (chosen by segme
 serves.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 
@@ -23,7 +24,7 @@ import pyarrow as pa
 
 from loopwright.develop.leaderboard import primary_metric
 from loopwright.develop.reference import histograms
-from loopwright.develop.train import Measured, Work, answers_of, fit_candidate, make_package
+from loopwright.develop.train import Measured, Work, answers_of, difference, fit_candidate, make_package
 from loopwright.records import failpoints, metrics
 from loopwright.records.columns import segment_texts
 from loopwright.records.declarations import Candidate, Fleet
@@ -80,7 +81,7 @@ def develop_fleet(
         work.progress.advance("fleet", i + 1, len(large))
     chosen = choose(models)
     together = trainer.together(chosen)
-    gain = trainer.difference(work, together, whole) if chosen else Estimate(0.0, 0.0, 0.0, len(work.judged))
+    gain = difference(work, name, together, whole) if chosen else Estimate(0.0, 0.0, 0.0, len(work.judged))
     if _surely_worse(name, gain):
         chosen = {}
     made = FleetBoard(
@@ -102,8 +103,7 @@ def develop_fleet(
 def choose(models: Sequence[SegmentModel], share: float = FALSE_SHARE) -> dict[str, str]:
     """The segments whose own model serves, with their packages: Benjamini & Hochberg's step-up procedure at `share`."""
     judged = sorted((m for m in models if m.package), key=lambda m: m.chance)
-    tested = len([m for m in models if m.package])
-    last = max((i for i, m in enumerate(judged, 1) if m.chance <= share * i / tested), default=0)
+    last = max((i for i, m in enumerate(judged, 1) if m.chance <= share * i / len(judged)), default=0)
     taken = {m.segment for m in judged[:last]}
     return {m.segment: m.package for m in models if m.segment in taken}
 
@@ -190,7 +190,7 @@ class _Trainer:
     def _compared(self, segment: str, part: Work, measured: Measured, seconds: float) -> SegmentModel:
         place = np.flatnonzero(self.texts[self.work.judged] == segment)
         whole = self.whole.at(place)
-        difference = self.difference(part, measured.given, whole)
+        found = difference(part, self.name, measured.given, whole)
         estimate = metrics.intervals(
             [self.name],
             part.truth[part.judged],
@@ -208,31 +208,15 @@ class _Trainer:
             judged=len(part.judged),
             own=measured.row.intervals[self.name],
             whole=estimate,
-            difference=difference,
-            chance=chance(self.name, difference),
+            difference=found,
+            chance=chance(self.name, found),
             seconds=seconds,
         )
-
-    def difference(self, part: Work, own: Answered, whole: Answered) -> Estimate:
-        """Own minus whole in the metric, on the validation rows of `part`."""
-        return metrics.differences(
-            [self.name],
-            part.truth[part.judged],
-            own,
-            whole,
-            seed=part.seed,
-            output=part.goal.output,
-            groups=None if part.groups is None else part.groups[part.judged],
-            value=part.scope.value,
-        )[self.name]
 
 
 def _counts(texts: Array) -> dict[str, int]:
     """Rows by segment, the most frequent first."""
-    counts: dict[str, int] = {}
-    for text in texts.tolist():
-        if text is not None:
-            counts[text] = counts.get(text, 0) + 1
+    counts = Counter(text for text in texts.tolist() if text is not None)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -5,7 +5,6 @@ of what to sort by or of how strange. The same few steps make the answers of it,
 with and in the graph (`features.Traced.model_graph`) to serve.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -26,14 +25,18 @@ class Answers(NamedTuple):
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
     """What is predicted, and how.
 
-    `quantiles` are those of a quantile regression, ascending; quantiles that cross are sorted (Chernozhukov, Fernandez-Val & Galichon
-    2010, Quantile and probability curves without crossing). `factors`, one per class, undo sampling and weights: probabilities
-    are multiplied by them and made to sum to one again (Elkan 2001, The foundations of cost-sensitive learning).
+    Quantiles that cross are sorted (Chernozhukov, Fernandez-Val & Galichon 2010, Quantile and probability curves without
+    crossing). `factors`, one per class, undo sampling and weights: probabilities are multiplied by them and made to sum to one
+    again (Elkan 2001, The foundations of cost-sensitive learning).
     """
 
     output: Output = Output()
-    quantiles: list[float] = []
     factors: list[float] = []
+
+    @property
+    def quantiles(self) -> list[float]:
+        """Those of a quantile regression, ascending."""
+        return self.output.quantiles
 
     @property
     def column(self) -> int | None:
@@ -55,13 +58,12 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
         return Answers(score, raw if self.output.names else raw[:, :0])
 
 
-def goal_of(outcome: Outcome, truth: Array, factors: Sequence[float] = ()) -> Goal:
+def goal_of(outcome: Outcome, truth: Array) -> Goal:
     """The goal of an outcome; the classes are those found in `truth` (of the training rows, string [N])."""
     names = [f"q{q:g}" for q in outcome.quantiles] or list(outcome.labels)
     classes = sorted({str(c) for c in truth}) if outcome.task == "multiclass" else []
     names = classes or (names if len(names) > 1 else [])
-    output = Output(task=outcome.task, classes=classes, names=names, quantiles=outcome.quantiles)
-    return Goal(output=output, quantiles=outcome.quantiles, factors=list(factors))
+    return Goal(output=Output(task=outcome.task, classes=classes, names=names, quantiles=outcome.quantiles))
 
 
 def alert_threshold(score: Array, share: float) -> float:

@@ -8,6 +8,7 @@ import msgspec
 import ndonnx as ndx
 import onnx
 
+from loopwright.develop.blocks import captured_by
 from loopwright.develop.features import Traced, trace_slices
 from loopwright.records.declarations import Slice
 from loopwright.records.graph import METADATA, column_parts
@@ -58,18 +59,7 @@ def _before(ends: set[str], maker: Mapping[str, onnx.NodeProto]) -> set[str]:
     while edge:
         node = maker.get(edge.pop())
         if node is not None and node.op_type not in _VALUE_FREE:
-            new = _read_by(node) - seen
+            new = {*node.input, *captured_by(node)} - seen
             seen |= new
             edge += new
     return seen
-
-
-def _read_by(node: onnx.NodeProto) -> set[str]:
-    """What a node reads, also from within its branches and bodies."""
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for graph in [*([attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else []), *attribute.graphs]:
-            for inner in graph.node:
-                names |= _read_by(inner)
-            names |= {o.name for o in graph.output}  # a branch may hand on what it was given
-    return names

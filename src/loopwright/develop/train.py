@@ -31,7 +31,7 @@ from loopwright.records import metrics
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Candidate, Column, Outcome, Release, Sampling, Scope, Slice, to_builtins
 from loopwright.records.errors import ConversionRefused, Damaged, DeclarationInvalid, ExamplesRefused
-from loopwright.records.evaluation import Comparison, Evaluation, Leaderboard, LeaderboardRow
+from loopwright.records.evaluation import Comparison, Estimate, Evaluation, Leaderboard, LeaderboardRow
 from loopwright.records.examples import Examples
 from loopwright.records.graph import Array, Graph
 from loopwright.records.home import Home
@@ -544,20 +544,24 @@ def _compare(work: Work, challenger: Measured, incumbent: Measured) -> Compariso
     if challenger.row.phase < incumbent.row.phase:
         challenger, incumbent = incumbent, challenger
     name = primary_metric(work.scope.objectives, work.outcome.task)
-    found = metrics.differences(
-        [name],
-        work.truth[work.judged],
-        challenger.given,
-        incumbent.given,
-        seed=work.seed,
-        output=work.goal.output,
-        groups=None if work.groups is None else work.groups[work.judged],
-        value=work.scope.value,
-    )
     return Comparison(
         challenger=challenger.row.candidate,
         incumbent=incumbent.row.candidate,
         metric=name,
-        difference=found[name],
+        difference=difference(work, name, challenger.given, incumbent.given),
         latency_difference_us=challenger.row.measures["latency_p50_us"] - incumbent.row.measures["latency_p50_us"],
     )
+
+
+def difference(work: Work, name: str, challenger: Answered, incumbent: Answered) -> Estimate:
+    """Challenger minus incumbent in a metric, in pairs on the rows that `work` judges on."""
+    return metrics.differences(
+        [name],
+        work.truth[work.judged],
+        challenger,
+        incumbent,
+        seed=work.seed,
+        output=work.goal.output,
+        groups=None if work.groups is None else work.groups[work.judged],
+        value=work.scope.value,
+    )[name]

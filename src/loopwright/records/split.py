@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from loopwright.records.declarations import GroupSplit, StratifiedSplit, Task, TimeSplit, duration
 from loopwright.records.errors import ExamplesRefused
-from loopwright.records.graph import Array
+from loopwright.records.graph import Array, microseconds
 from loopwright.records.package import Part, Partition
 
 LEAST_ROWS = 20
@@ -81,7 +81,7 @@ def divide_again(examples: pa.Table, training: Array, split: Split, *, seed: int
 def validates(partition: Partition, examples: pa.Table) -> Array:
     """Which rows (bool [N]) of any examples are on the validation side of a partition made earlier."""
     if partition.boundary is not None:
-        return _moments(examples, "_decided_at") > _us(partition.boundary)
+        return _moments(examples, "_decided_at") > microseconds(partition.boundary)
     draw, stratum, names = _draw(examples, partition.split, partition.seed, "validation", partition.edges)
     return draw <= np.array([partition.cuts.get(name, _share(partition.split)) for name in names])[stratum]
 
@@ -89,7 +89,9 @@ def validates(partition: Partition, examples: pa.Table) -> Array:
 def trained_on(partition: Partition, examples: pa.Table) -> Array:
     """Which rows (bool [N]) of any examples a model fitted on a partition's training side may have seen."""
     last = max(partition.training.last, partition.validation.last)
-    there = _moments(examples, "_decided_at") <= _us(partition.training.last if partition.boundary is not None else last)
+    there = _moments(examples, "_decided_at") <= microseconds(
+        partition.training.last if partition.boundary is not None else last
+    )
     return there & ~validates(partition, examples)
 
 
@@ -114,7 +116,7 @@ def overlap(examples: pa.Table, training: Array, validation: Array, split: Split
         group, _ = _codes(_texts(examples, split.column))
         found["groups"] = int(np.isin(group[training], group[validation]).sum())
     if isinstance(split, TimeSplit) and boundary is not None:
-        border = _us(boundary)
+        border = microseconds(boundary)
         late = (known[training] > border) & (split.late_outcomes == "leave out")
         found["moments"] = int(((decided[training] > border - _microseconds(duration(split.embargo))) | late).sum())
         found["moments"] += int((decided[validation] <= border).sum())
@@ -310,10 +312,6 @@ def _known(examples: pa.Table) -> Array:
     return _moments(
         examples.append_column("_known", pc.coalesce(known, examples.column("_decided_at").cast(known.type))), "_known"
     )
-
-
-def _us(moment: datetime) -> int:
-    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
 
 
 def _moment(us: int) -> datetime:
