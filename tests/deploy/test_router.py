@@ -10,7 +10,8 @@ from tests.deploy.bodies import text
 from tests.deploy.loops import LOOP, Weather, flight, model_graph, opened, package
 
 from loopwright.deploy import controller, served
-from loopwright.deploy.router import Ask, Router, Watcher
+from loopwright.deploy.router import Ask, Router
+from loopwright.deploy.services import Watcher
 from loopwright.records.errors import LogUnavailable, LoopNotFound, LoopwrightError, NotFound, RequestConflict, Unavailable
 from loopwright.records.home import Home
 from loopwright.records.predictions.commit import commit, verify

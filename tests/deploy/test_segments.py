@@ -11,8 +11,9 @@ from tests.deploy.bodies import text
 from tests.deploy.loops import LOOP, NOW, Weather, flight, model_graph, opened, package
 
 from loopwright.deploy import controller, segments, served
-from loopwright.deploy.router import Ask, Router, Watcher
+from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.segments import MISSING
+from loopwright.deploy.services import Watcher
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import NotFound, PackageNotFound, PackageRefused, ReleaseConflict
 from loopwright.records.home import Home
@@ -80,7 +81,7 @@ class Served:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine: what is asked is loaded, except where a test says otherwise."""
-    monkeypatch.setattr("loopwright.deploy.router.LOAD_SECONDS", 60.0)
+    monkeypatch.setattr("loopwright.deploy.services.LOAD_SECONDS", 60.0)
     monkeypatch.setattr(segments, "SWITCH_SECONDS", 60.0)
 
 
@@ -175,7 +176,7 @@ def test_a_request_does_not_wait_for_hundreds_of_packages(home: Home, monkeypatc
     """It loads for a bounded time; what is left is stood in for, and loaded beside it for the next request."""
     tails = [f"N{i}" for i in range(12)]
     state = release(home, tails)
-    monkeypatch.setattr("loopwright.deploy.router.LOAD_SECONDS", 0.0)
+    monkeypatch.setattr("loopwright.deploy.services.LOAD_SECONDS", 0.0)
     found = Served(home)
     first = found.ask(*tails)
     stood_in = [a for a in first if a.flags == [MISSING]]

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from loopwright.deploy.router import InService
+from loopwright.deploy.services import InService
 from loopwright.records.declarations import Column
 from loopwright.records.package import Output
 

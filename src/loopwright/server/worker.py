@@ -9,7 +9,8 @@ import sys
 import threading
 
 from loopwright import __version__
-from loopwright.deploy.router import Router, Watcher
+from loopwright.deploy.router import Router
+from loopwright.deploy.services import Watcher
 from loopwright.records.home import Home
 from loopwright.records.settings import load_settings
 from loopwright.server.access import Access
