@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -84,6 +84,14 @@ class Router(Services):
         accepted = service.outcomes(body, received_at=microseconds(self._clock.now()), provenance=provenance)
         self._append(loop, "outcomes", [a.row for a in accepted])
         return accepted
+
+    def synced(self, loop: str) -> Callable[[], None] | None:
+        """None where the loop's durability is `process`; else what blocks until all that was appended for it is on the disk.
+
+        What is called raises LogUnavailable. Raises LoopNotFound.
+        """
+        self.service(loop)
+        return None
 
     # --- the log -------------------------------------------------------------------------------------------------
 

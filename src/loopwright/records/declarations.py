@@ -567,7 +567,7 @@ class Release(Declaration, frozen=True, kw_only=True):
 
     strategy: Literal["direct"] = "direct"
     guards: list[Guard] = []
-    durability: Literal["process"] = "process"
+    durability: Literal["process", "disk"] = "process"
     on_unloggable: Literal["serve", "refuse"] = "serve"
 
 
