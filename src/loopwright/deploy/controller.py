@@ -5,6 +5,7 @@ were judged against, go back with it, and each can be released and rolled back a
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from difflib import get_close_matches
 from typing import Literal
@@ -12,8 +13,10 @@ from typing import Literal
 import msgspec
 
 from loopwright.deploy import served
+from loopwright.deploy.bad import bad_packages
 from loopwright.deploy.moment import read_moment
 from loopwright.deploy.segments import check_segment
+from loopwright.records import failpoints
 from loopwright.records.errors import LedgerUnavailable, NotFound, PackageNotFound, PackageRefused, UsageError
 from loopwright.records.home import Home
 from loopwright.records.ids import check_name, new_id
@@ -29,6 +32,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """Who is to serve: the package of the loop, the column of its fleet, and the packages of segments."""
 
     package: str
+    role: Literal["champion", "heuristic"] = "champion"
     fleet: str = ""
     segments: dict[str, str] = {}
 
@@ -44,6 +48,7 @@ def release(
     why: str,
     by: str | None = None,
     expected: int | None = None,
+    force: bool = False,
 ) -> Entry[ReleaseState]:
     """Put a package (its digest, or the beginning of it) into service. `direct` replaces what serves at once.
 
@@ -51,12 +56,14 @@ def release(
     beside another package go. A package of one segment replaces that of its segment only.
 
     `expected` is the generation that the caller has seen (default: the present one). Raises ReleaseConflict when the
-    release is at another, PackageNotFound, PackageRefused when a package is of another loop or segment, or damaged, and
-    NotFound for a segment's package where nothing serves beside which it could.
+    release is at another, PackageNotFound, PackageRefused when a package is of another loop or segment, or damaged, or
+    marked bad (unless `force`), and NotFound for a segment's package where nothing serves beside which it could.
     """
     if strategy != "direct":
         raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
     made = _checked(home, loop, home.packages.resolve(package))
+    if not force:
+        _refuse_bad(home, [made.digest, *(segments or {}).values()])
     if made.manifest.segment is not None:
         column, segment = made.manifest.segment.column, made.manifest.segment.value
         present = serving(home, loop)
@@ -80,21 +87,25 @@ def rollback(
     why: str,
     by: str | None = None,
     expected: int | None = None,
+    force: bool = False,
 ) -> Entry[ReleaseState]:
     """Go back: to the package that served before the present one, or `to` a package that served or to who served at a time.
 
     The segments' packages go back with it, to those that served beside it last. With `segment` only that segment goes
     back, to its package before, or to the loop's own package where it had none (`to="global"` says so at once).
 
+    Packages marked bad are passed over, and named in `to` only with `force`. Where the present package is bad and none
+    that is not served before, its heuristic answers alone.
+
     `to` is the beginning of a digest, ISO 8601, or a moment such as "tuesday 09:00" (UTC unless it names a zone). While
     the ledger is down the change is made in the local copy, which the servers follow, and recorded later.
-    Raises PackageNotFound, NotFound (nothing served then, no such segment), ReleaseConflict.
+    Raises PackageNotFound, PackageRefused, NotFound (nothing served then, no such segment), ReleaseConflict.
     """
     try:
         states = [entry.record for entry in history(home, loop)]
     except LedgerUnavailable:
-        return _rollback_locally(home, loop, segment, to, why, by)
-    target = _target(home, states, loop, segment, to)
+        return _rollback_locally(home, loop, segment, to, why, by, force=force)
+    target = _target(home, states, loop, segment, to, force=force)
     return _change(home, loop, target, "rollback", why, by, states[-1].generation if expected is None else expected)
 
 
@@ -115,25 +126,58 @@ def _serving_at(states: list[ReleaseState], at: datetime) -> ReleaseState | None
     return next((state for state in reversed(states) if state.since <= at), None)
 
 
-def _target(home: Home, states: list[ReleaseState], loop: str, segment: str | None, to: str | None) -> Target:
+def _target(home: Home, states: list[ReleaseState], loop: str, segment: str | None, to: str | None, *, force: bool) -> Target:
     """Who is to serve after going back; `states` oldest first."""
     if not states:
         raise NotFound("release of loop", loop, next_step="nothing serves yet: `loopwright release LOOP`")
+    bad = set() if force else set(bad_packages(home, loop))
     if segment is not None:
-        return _segment_target(home, states, segment, to)
-    present = states[-1]
-    earlier = [s for s in reversed(states) if s.arms[0].package != present.arms[0].package]
+        return _segment_target(home, states, segment, to, bad)
     if to is None:
-        found = next(iter([*earlier, *(s for s in reversed(states) if s.segments != present.segments)]), None)
-        if found is None:
-            raise NotFound("earlier release of loop", loop, next_step="only one package ever served")
-    else:
-        found = _named(home, states, [s.arms[0].package for s in states], to)
+        return _before(home, states, bad)
+    found = _named(home, states, [s.arms[0].package for s in states], to)
+    if found.arms[0].package in bad:
+        _refuse_bad(home, [found.arms[0].package])
     _checked(home, loop, found.arms[0].package)
-    return Target(package=found.arms[0].package, fleet=found.fleet, segments=found.segments)
+    return _again(found, bad)
 
 
-def _segment_target(home: Home, states: list[ReleaseState], segment: str, to: str | None) -> Target:
+def _before(home: Home, states: list[ReleaseState], bad: set[str]) -> Target:
+    """The state before the present one, by its package, or else by those of its segments; passing over what is bad."""
+    present = states[-1]
+    own = present.arms[0].package
+    earlier = [s for s in reversed(states) if s.arms[0].package not in (own, *bad)]
+    if own not in bad:
+        found = next(iter([*earlier, *(s for s in reversed(states) if s.segments != present.segments)]), None)
+        if found is not None:
+            _checked(home, present.loop, found.arms[0].package)
+            return _again(found, bad)
+    for state in earlier:
+        with suppress(PackageRefused, PackageNotFound):  # what serves now is worse than whatever served before that
+            _checked(home, present.loop, state.arms[0].package)
+            return _again(state, bad)
+    if own not in bad or present.arms[0].role == "heuristic":
+        raise NotFound("earlier release of loop", present.loop, next_step="only one package ever served")
+    return Target(package=own, role="heuristic")
+
+
+def _again(state: ReleaseState, bad: set[str]) -> Target:
+    """A state to go back to, without the segments' packages that are bad."""
+    segments = {name: package for name, package in state.segments.items() if package not in bad}
+    arm = state.arms[0]
+    return Target(package=arm.package, role=arm.role, fleet=state.fleet if segments else "", segments=segments)
+
+
+def _refuse_bad(home: Home, packages: Sequence[str]) -> None:
+    """Raise PackageRefused for the first of the packages that is marked bad."""
+    bad = bad_packages(home)
+    for package in packages:
+        if package in bad:
+            why = f"marked bad on {bad[package].since:%Y-%m-%d %H:%M} UTC: {bad[package].detail}"
+            raise PackageRefused(package, f"{why}; `--force` puts it into service all the same")
+
+
+def _segment_target(home: Home, states: list[ReleaseState], segment: str, to: str | None, bad: set[str]) -> Target:
     present = states[-1]
     known = dict.fromkeys(name for state in reversed(states) for name in state.segments)
     if segment not in known:
@@ -141,11 +185,13 @@ def _segment_target(home: Home, states: list[ReleaseState], segment: str, to: st
         raise NotFound("package of segment", segment, near=near, next_step="the loop's own package answers it")
     own = [state.segments.get(segment, "") for state in states]
     if to is None:
-        wanted = next((package for package in reversed(own) if package != own[-1]), "")
+        wanted = next((package for package in reversed(own) if package != own[-1] and package not in bad), "")
     elif to == GLOBAL:
         wanted = ""
     else:
         wanted = _named(home, states, own, to).segments.get(segment, "")
+        if wanted in bad:
+            _refuse_bad(home, [wanted])
     column = present.fleet or next(state.fleet for state in reversed(states) if segment in state.segments)
     return _with_segment(home, present, column, segment, wanted)
 
@@ -176,7 +222,7 @@ def _with_segment(home: Home, present: ReleaseState, column: str, segment: str, 
     if package:
         check_segment(home.packages.read(package), home.packages.read(own), column, segment)
         others[segment] = package
-    return Target(package=own, fleet=column if others else "", segments=others)
+    return Target(package=own, role=present.arms[0].role, fleet=column if others else "", segments=others)
 
 
 def _checked(home: Home, loop: str, package: str) -> Package:
@@ -201,8 +247,11 @@ def _change(
     before = home.ledger.get(pointer.entry, ReleaseState).record.packages if pointer else []
     state = _state(home, loop, target, generation + 1, action, why, by)
     links = [(p, "released") for p in state.packages if p == target.package or p not in before]
+    failpoints.hit("release.intent")
     entry = home.ledger.swap(served.pointer_name(loop), generation, state, loop=loop, key=target.package, links=links)
+    failpoints.hit("release.recorded")
     served.copy(home, loop)
+    failpoints.hit("release.copied")
     return entry
 
 
@@ -212,7 +261,7 @@ def _state(
     return ReleaseState(
         loop=loop,
         generation=generation,
-        arms=[Arm(package=target.package, role="champion", share=1.0)],
+        arms=[Arm(package=target.package, role=target.role, share=1.0)],
         strategy="direct",
         action=action,
         since=home.clock.now(),
@@ -224,7 +273,7 @@ def _state(
 
 
 def _rollback_locally(
-    home: Home, loop: str, segment: str | None, to: str | None, why: str, by: str | None
+    home: Home, loop: str, segment: str | None, to: str | None, why: str, by: str | None, *, force: bool
 ) -> Entry[ReleaseState]:
     """A rollback without the ledger. The entry that is returned is not in the ledger yet: its chain is empty."""
     path = served.path_of(home, check_name(loop, "loop"))
@@ -232,12 +281,13 @@ def _rollback_locally(
     if copy is None:
         raise NotFound("release of loop", loop, next_step="nothing serves here, and the ledger does not answer")
     states = [*copy.past, copy.state]
-    target = _target(home, states, loop, segment, to)
+    target = _target(home, states, loop, segment, to, force=force)
     # One change while the ledger is down is one generation: a second one replaces the first, which nobody else has seen.
     generation = copy.state.generation if copy.unrecorded else copy.state.generation + 1
     state = _state(home, loop, target, generation, "rollback", why, by)
     past = copy.past if copy.unrecorded else states
     served.write(path, served.Served(state=state, outcome=copy.outcome, past=past, unrecorded=True))
+    failpoints.hit("release.local")
     return Entry(
         id=new_id(state.since),
         sequence=0,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from loopwright.records import failpoints
 from loopwright.records.declarations import Table
 from loopwright.records.errors import Damaged, ReleaseConflict
 from loopwright.records.home import Home
@@ -53,12 +54,17 @@ def read(path: Path) -> Served | None:
 
 
 def write(path: Path, served: Served) -> None:
-    """Replace one loop's file: synced before it gets its name, so that a reader sees the old one or the new one."""
+    """Replace one loop's file."""
+    replace(path, msgspec.json.encode(served))
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Replace a file: synced before it gets its name, so that a reader sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         with temporary.open("wb") as file:
-            file.write(msgspec.json.encode(served))
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
@@ -111,6 +117,7 @@ class Follower:
                 states[loop].append(recorded)
             wanted = _served(home, loop, states[loop])
             if wanted != now:
+                failpoints.hit("release.followed")
                 write(path, wanted)
                 changed.append(loop)
         self._seen = None if changed else seen
@@ -138,6 +145,7 @@ def _record(home: Home, served: Served) -> ReleaseState | None:
         )
     except ReleaseConflict:
         return None
+    failpoints.hit("release.caught_up")
     return state
 
 

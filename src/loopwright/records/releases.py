@@ -9,11 +9,22 @@ from loopwright.records.ledger.record import Record
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
-    """One package in service: its role and its share of the traffic."""
+    """One package in service: its role and its share of the traffic. Of a `heuristic` the model is not loaded: its rule answers."""
 
     package: str
-    role: Literal["champion"]
+    role: Literal["champion", "heuristic"]
     share: float
+
+
+class BadPackage(Record, frozen=True, kw_only=True):
+    """A package that killed or hung workers, or whose model failed again and again: it is not released unless a person insists."""
+
+    kind: ClassVar[str] = "bad-package"
+    loop: str
+    package: str
+    cause: Literal["crash", "hang", "failures"]
+    detail: str
+    since: datetime
 
 
 class ReleaseState(Record, frozen=True, kw_only=True):
