@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Thread
 
@@ -12,6 +13,7 @@ from tests.deploy.loops import LOOP, Weather, flight, model_graph, opened, packa
 from loopwright.deploy import controller, served
 from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.services import Watcher
+from loopwright.records import failpoints
 from loopwright.records.errors import LogUnavailable, LoopNotFound, LoopwrightError, NotFound, RequestConflict, Unavailable
 from loopwright.records.home import Home
 from loopwright.records.predictions.commit import commit, verify
@@ -51,6 +53,7 @@ def router(home: Home, told: Told) -> Iterator[Router]:
     router = Router(home.path, home.packages, Weather(), home.clock, told.watcher())
     router.refresh()
     yield router
+    failpoints.arm("")
     router.close()
 
 
@@ -230,3 +233,53 @@ def test_outcomes_need_a_contract(router: Router, home: Home) -> None:
     router.refresh()
     with pytest.raises(NotFound, match="outcome contract"):
         router.accept(LOOP, text({"flight": "UA1", "arr_delay": 3.0}), "http")
+
+
+def durable(router: Router, home: Home) -> None:
+    controller.release(home, LOOP, package(home.packages, release={"durability": "disk"}).digest, why="must not be lost")
+    router.refresh()
+
+
+def test_only_a_durable_loop_waits_for_the_disk(router: Router, home: Home) -> None:
+    router.answer(LOOP, [ask(router, 1)])
+    assert router.synced(LOOP) is None
+    durable(router, home)
+    router.answer(LOOP, [ask(router, 2)])
+    wait = router.synced(LOOP)
+    assert wait is not None
+    wait()
+    with pytest.raises(LoopNotFound):
+        router.synced("nobody")
+
+
+@pytest.mark.parametrize("kind", ["predictions", "outcomes"])
+def test_a_sync_that_failed_is_told_to_whoever_appended_before_it(router: Router, home: Home, kind: str) -> None:
+    durable(router, home)
+
+    def logged(number: int) -> None:
+        if kind == "predictions":
+            router.answer(LOOP, [ask(router, number, ids=[f"{number:032x}"])])
+        else:
+            router.accept(LOOP, text({"flight": f"UA{number}", "arr_delay": 3.0}), "http")
+
+    logged(1)
+    first = router.synced(LOOP)
+    assert first is not None
+    failpoints.arm("log.sync=EIO@1")
+    logged(2)
+    with ThreadPoolExecutor(1) as other, pytest.raises(LogUnavailable):
+        other.submit(first).result()
+    # The second began before the loss and asks after it: its rows were in the same file.
+    second = router.synced(LOOP)
+    assert second is not None
+    with pytest.raises(LogUnavailable):
+        second()
+    logged(2)
+    third = router.synced(LOOP)
+    assert third is not None
+    third()
+    router.close()
+    done = commit(home, LOOP)
+    # What was refused may be in the log; what was asked again with its id is there once.
+    assert (done.predictions, done.problems) == ((2, []) if kind == "predictions" else (0, []))
+    assert done.outcomes == (3 if kind == "outcomes" else 0)

@@ -28,5 +28,9 @@ class Recent:
         if len(self._answers) > self._most:
             self._answers.popitem(last=False)
 
+    def clear(self) -> None:
+        """Forget all of them: they may not be in the log."""
+        self._answers.clear()
+
     def __len__(self) -> int:
         return len(self._answers)

@@ -22,6 +22,9 @@ from loopwright.records.predictions.log import LogWriter
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.predictions.segment import log_folder
 
+Kind = Literal["predictions", "outcomes"]
+KINDS: tuple[Kind, ...] = ("predictions", "outcomes")
+
 
 class Ask(NamedTuple):
     """One request: its rows, and the ids the client gave them, if any. A taken id is an error only where `exact`."""
@@ -40,6 +43,7 @@ class Router(Services):
         super().__init__(home, packages, online, clock, watcher)
         self._writers: dict[tuple[str, str], LogWriter] = {}
         self._writing = threading.Lock()
+        self._noted = _Noted()
 
     def answer(self, loop: str, asks: Sequence[Ask]) -> list[list[Prediction] | LoopwrightError]:
         """Answer several requests of one loop together, in one write to the log; an answer or an error for each.
@@ -48,6 +52,8 @@ class Router(Services):
         Raises LoopNotFound.
         """
         service = self.service(loop)
+        if service.durable:
+            self._note_lost(loop)
         now = self._clock.now()
         batch = _Batch(rows=[], ids=[], asked=[], places={})
         slots: list[list[Prediction | int] | LoopwrightError] = []
@@ -81,6 +87,8 @@ class Router(Services):
         service = self.service(loop)
         if service.outcomes is None:
             raise NotFound("outcome contract of loop", loop, next_step="run a turn, so that the ledger knows the loop")
+        if service.durable:
+            self._note_lost(loop)
         accepted = service.outcomes(body, received_at=microseconds(self._clock.now()), provenance=provenance)
         self._append(loop, "outcomes", [a.row for a in accepted])
         return accepted
@@ -88,19 +96,41 @@ class Router(Services):
     def synced(self, loop: str) -> Callable[[], None] | None:
         """None where the loop's durability is `process`; else what blocks until all that was appended for it is on the disk.
 
-        What is called raises LogUnavailable. Raises LoopNotFound.
+        To be asked for after `answer` or `accept`, in the same thread; called in any, by several at once, who share the work. What
+        is called raises LogUnavailable if anything of the loop was lost since that thread began to answer. Raises LoopNotFound.
         """
-        self.service(loop)
-        return None
+        if not self.service(loop).durable:
+            return None
+        writers = {kind: self._writer(loop, kind) for kind in KINDS}
+        marks = [(writer, writer.mark(self._noted.lost.pop((loop, kind), None))) for kind, writer in writers.items()]
+
+        def wait() -> None:
+            for writer, mark in marks:
+                writer.sync(mark)
+
+        return wait
 
     # --- the log -------------------------------------------------------------------------------------------------
 
-    def _append(self, loop: str, kind: Literal["predictions", "outcomes"], records: Any) -> None:
-        writer = self._writers.get((loop, kind))
-        if writer is None:
-            with self._writing:
-                writer = self._writers.setdefault((loop, kind), LogWriter(log_folder(self._home, loop), kind))
-        writer.append(records)
+    def _append(self, loop: str, kind: Kind, records: Any) -> None:
+        (self._writers.get((loop, kind)) or self._writer(loop, kind)).append(records)
+
+    def _writer(self, loop: str, kind: Kind) -> LogWriter:
+        with self._writing:
+            writer = self._writers.get((loop, kind))
+            if writer is None:
+                writer = LogWriter(log_folder(self._home, loop), kind, losing=lambda: self._forget(loop))
+                self._writers[loop, kind] = writer
+            return writer
+
+    def _note_lost(self, loop: str) -> None:
+        """Remember for `synced` what had been lost before this thread began, so that no answer of before is taken for logged."""
+        for kind in KINDS:
+            self._noted.lost.setdefault((loop, kind), self._writer(loop, kind).lost)
+
+    def _forget(self, loop: str) -> None:
+        if (service := self._loops.get(loop)) is not None:
+            service.recent.clear()
 
     def tick(self) -> None:
         """Let the logs seal what is old enough; to be called about once a second."""
@@ -112,6 +142,13 @@ class Router(Services):
         """Seal the logs."""
         for writer in list(self._writers.values()):
             writer.close()
+
+
+class _Noted(threading.local):
+    """Of each loop and kind how often something had been lost when this thread began to answer what it did not ask `synced` for."""
+
+    def __init__(self) -> None:
+        self.lost: dict[tuple[str, Kind], int] = {}
 
 
 class _Batch(NamedTuple):

@@ -34,6 +34,7 @@ class InService(NamedTuple):
     decode: Decoder
     outcomes: OutcomeDecoder | None
     refuse_unloggable: bool
+    durable: bool
     recent: Recent
 
 
@@ -123,13 +124,15 @@ class Services:
             before.segments if before is not None else None,
             LOAD_SECONDS,
         )
+        release = predictor.package.manifest.release
         self._loops[loop] = InService(
             state=copy.state,
             predictor=predictor,
             segments=segments,
             decode=decode,
             outcomes=OutcomeDecoder(copy.outcome) if copy.outcome is not None else None,
-            refuse_unloggable=predictor.package.manifest.release.get("on_unloggable") == "refuse",
+            refuse_unloggable=release.get("on_unloggable") == "refuse",
+            durable=release.get("durability") == "disk",
             recent=before.recent if before is not None else Recent(),
         )
         self._watcher.swapped(loop, digest)

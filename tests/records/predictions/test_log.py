@@ -1,5 +1,6 @@
 import fcntl
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -128,7 +129,7 @@ def test_a_record_that_cannot_be_encoded_costs_nothing_else(tmp_path: Path) -> N
         assert [r.unit for r in read(tmp_path)[0].records] == ["AA|0", "AA|3"]
 
 
-def test_an_unknown_kind_or_durability_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     wrong: Any = "notes"
     with pytest.raises(ValueError, match="notes"):
         LogWriter(tmp_path, wrong)
@@ -195,3 +196,111 @@ def test_a_failed_seal_leaves_the_segment_for_the_committer(tmp_path: Path) -> N
         writer.append([prediction(1)])
     assert states(tmp_path) == [".open", ".sealed"]
     assert [r.unit for s in read(tmp_path) for r in s.records] == ["AA|0", "AA|1"]
+
+
+def test_those_that_wait_at_the_same_time_share_a_sync(tmp_path: Path) -> None:
+    failpoints.arm("log.sync=delay:0.01")
+    with LogWriter(tmp_path, "predictions") as writer:
+
+        def work(number: int) -> None:
+            for i in range(5):
+                writer.append([prediction(100 * number + i)])
+                writer.sync(writer.mark())
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        syncs = failpoints.hits("log.sync")
+    assert len(ids(tmp_path)) == 80
+    assert 5 <= syncs <= 30
+
+
+def test_what_is_on_the_disk_is_not_synced_again(tmp_path: Path) -> None:
+    failpoints.arm("log.sync=delay:0")
+    with LogWriter(tmp_path, "predictions") as writer:
+        writer.sync(writer.mark())
+        writer.append([prediction(0)])
+        mark = writer.mark()
+        for _ in range(3):
+            writer.sync(mark)
+        assert failpoints.hits("log.sync") == 1
+        writer.append([prediction(1)])
+        writer.seal()
+        writer.sync(writer.mark())
+        writer.sync(mark)
+        assert failpoints.hits("log.sync") <= 3
+
+
+@pytest.mark.parametrize("failure", ["log.sync=EIO@2", "log.synced=EIO@2"])
+def test_a_failed_sync_loses_what_waited_and_is_never_tried_again_on_that_file(
+    tmp_path: Path, failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    synced: list[str] = []
+    fdatasync = os.fdatasync
+
+    def noted(fd: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink().name[-13:])
+        fdatasync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", noted)
+    failpoints.arm(failure)
+    with LogWriter(tmp_path, "predictions", losing=lambda: told.append(1)) as writer:
+        writer.append([prediction(0)])
+        first = writer.mark()
+        writer.sync(first)
+        before = writer.mark()
+        writer.append([prediction(1)])
+        with pytest.raises(LogUnavailable, match="cannot be synced"):
+            writer.sync(writer.mark())
+        tried = len(synced)
+        # Whoever appended before the loss is told, also if nobody waited then; who comes after is not.
+        with pytest.raises(LogUnavailable):
+            writer.sync(writer.mark(before.lost))
+        writer.append([prediction(2)])
+        writer.sync(writer.mark())
+        assert (told, writer.lost) == ([1], 1)
+    assert all(name.startswith("00000001") for name in synced[tried:])
+    assert states(tmp_path) == [".open", ".sealed"]
+    assert [r.unit for s in read(tmp_path) for r in s.records] == ["AA|0", "AA|1", "AA|2"]
+
+
+def test_a_segment_that_cannot_be_sealed_is_lost_to_those_that_wait_for_it(tmp_path: Path) -> None:
+    failpoints.arm("log.seal.footer=EIO@1")
+    with LogWriter(tmp_path, "predictions") as writer:
+        writer.append([prediction(0)])
+        mark = writer.mark()
+        writer.seal()
+        with pytest.raises(LogUnavailable):
+            writer.sync(mark)
+        writer.append([prediction(1)])
+        writer.sync(writer.mark())
+
+
+def test_what_was_appended_before_a_full_disk_is_synced_all_the_same(tmp_path: Path) -> None:
+    failpoints.arm("log.append.write=ENOSPC@2")
+    with LogWriter(tmp_path, "predictions") as writer:
+        writer.append([prediction(0)])
+        mark = writer.mark()
+        with pytest.raises(LogUnavailable):
+            writer.append([prediction(1)])
+        writer.append([prediction(2)])
+        writer.sync(mark)
+        writer.sync(writer.mark())
+    assert [r.unit for s in read(tmp_path) for r in s.records] == ["AA|0", "AA|2"]
+
+
+def test_without_descriptors_nothing_is_taken_for_synced(tmp_path: Path) -> None:
+    with LogWriter(tmp_path, "predictions") as writer:
+        writer.append([prediction(0)])
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            with pytest.raises(LogUnavailable):
+                writer.sync(writer.mark())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        writer.append([prediction(1)])
+        writer.sync(writer.mark())
