@@ -12,8 +12,8 @@ SOURCE = ROOT / "src" / "loopwright"
 
 # What a prediction worker must never load.
 HEAVY = {
-    "alembic", "deltalake", "duckdb", "jinja2", "lightgbm", "ndonnx", "optuna", "pandas", "polars", "psycopg",
-    "pyarrow", "rich", "scipy", "skl2onnx", "sklearn", "spox", "sqlalchemy", "typer", "vl_convert",
+    "alembic", "deltalake", "duckdb", "google", "grpc", "jinja2", "lightgbm", "ndonnx", "opentelemetry", "optuna", "pandas",
+    "polars", "psycopg", "pyarrow", "rich", "scipy", "skl2onnx", "sklearn", "spox", "sqlalchemy", "typer", "vl_convert",
 }  # fmt: skip
 
 # The prediction path: server -> deploy -> records.
@@ -48,6 +48,9 @@ DOORS = {
     "uvicorn": ("server/",),
     "starlette": ("server/", "console/"),
     "prometheus_client": ("server/",),
+    "grpc": ("server/grpc.py",),
+    "google": ("server/grpc.py", "server/spans.py"),
+    "opentelemetry": ("server/spans.py",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "jinja2": ("console/",),

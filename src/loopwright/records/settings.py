@@ -29,6 +29,13 @@ def _number(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError("must be between 0 and 1")
+    return value
+
+
 SETTINGS: tuple[Setting, ...] = (
     Setting("home", "LOOPWRIGHT_HOME", "folder of the embedded default: ledger, lake, packages, logs", Path),
     Setting("ledger", "LOOPWRIGHT_LEDGER", "ledger URL: sqlite:///PATH or postgresql://... (default: SQLite in home)"),
@@ -42,6 +49,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("host", "LOOPWRIGHT_HOST", "address to bind; anything but loopback needs a token"),
     Setting("port", "LOOPWRIGHT_PORT", "port of the data plane (predict, outcomes, metrics)", _number(0, 65535)),
     Setting("control_port", "LOOPWRIGHT_CONTROL_PORT", "port of the control API and the console", _number(0, 65535)),
+    Setting(
+        "grpc_port",
+        "LOOPWRIGHT_GRPC_PORT",
+        "port of the Open Inference Protocol over gRPC: -1 for none, 0 for a free one (needs the extra `grpc`)",
+        _number(-1, 65535),
+    ),
     Setting("workers", "LOOPWRIGHT_WORKERS", "worker processes of the data plane", _number(1, 256)),
     Setting("token", "LOOPWRIGHT_TOKEN", "bearer token that the control API and, off loopback, the data plane ask for"),
     Setting("webhook", "LOOPWRIGHT_WEBHOOK", "URL that alerts are posted to: https, or loopback (none by default)"),
@@ -49,6 +62,22 @@ SETTINGS: tuple[Setting, ...] = (
         "openlineage",
         "LOOPWRIGHT_OPENLINEAGE",
         "where OpenLineage events go: a file they are appended to, or a URL they are posted to (https, or loopback; none by default)",
+    ),
+    Setting(
+        "traces",
+        "LOOPWRIGHT_TRACES",
+        "URL that spans of requests are sent to as OTLP over HTTP (https, or loopback; none by default; needs the extra `otel`)",
+    ),
+    Setting(
+        "trace_share",
+        "LOOPWRIGHT_TRACE_SHARE",
+        "share of the requests that get spans where the caller does not say (0 to 1)",
+        _share,
+    ),
+    Setting(
+        "events",
+        "LOOPWRIGHT_EVENTS",
+        "URL that upkeep posts predictions to as CloudEvents, in batches (https, or loopback; none by default)",
     ),
     Setting("by", "LOOPWRIGHT_BY", "who is acting, for the audit trail (default: the system's user name)"),
 )
@@ -65,10 +94,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8321
     control_port: int = 8322
+    grpc_port: int = -1
     workers: int = 1
     token: str = ""
     webhook: str = ""
     openlineage: str = ""
+    traces: str = ""
+    trace_share: float = 0.01
+    events: str = ""
     by: str = ""
 
     def environment(self) -> dict[str, str]:

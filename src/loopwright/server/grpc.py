@@ -1,0 +1,409 @@
+"""The Open Inference Protocol over gRPC: another door to the queue that HTTP requests wait in, in the same worker.
+
+https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/open_inference_grpc.proto, and beside it the
+standard health service (https://github.com/grpc/grpc/blob/master/doc/health-checking.md). The messages are made from the table
+below at run time. What would be a header of HTTP is metadata: authorization, x-request-id, traceparent, tracestate.
+Needs the extra `grpc`; imported only where a port is set.
+"""
+
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import grpc
+import grpc.aio
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from loopwright.deploy.router import Router
+from loopwright.deploy.services import InService
+from loopwright.records.errors import LoopwrightError, Overloaded, RequestInvalid, RequestMalformed, RequestTooLarge
+from loopwright.records.predictions.record import Prediction
+from loopwright.server import oip
+from loopwright.server.access import Access
+from loopwright.server.metrics import Metrics
+from loopwright.server.routes import Permission
+from loopwright.server.status import CODES, describe, status_of
+
+MOST_FIELDS = 10_000
+"""So many fields a message may have at its top level: a small message of millions would take a lot of memory once it is parsed."""
+
+MOST_CALLS = 512
+MOST_HELD_BYTES = 128 * 2**20
+
+_SERVICE, _HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
+_TENSOR = {"name": "1 string", "datatype": "2 string", "shape": "3 *int64", "parameters": "4 {InferParameter"}
+_MESSAGES: dict[str, dict[str, str]] = {  # message -> field -> number and type; * is repeated, { a map from text, ? one of
+    "ServerLiveRequest": {},
+    "ServerLiveResponse": {"live": "1 bool"},
+    "ServerReadyRequest": {},
+    "ServerReadyResponse": {"ready": "1 bool"},
+    "ModelReadyRequest": {"name": "1 string", "version": "2 string"},
+    "ModelReadyResponse": {"ready": "1 bool"},
+    "ServerMetadataRequest": {},
+    "ServerMetadataResponse": {"name": "1 string", "version": "2 string", "extensions": "3 *string"},
+    "ModelMetadataRequest": {"name": "1 string", "version": "2 string"},
+    "TensorMetadata": {"name": "1 string", "datatype": "2 string", "shape": "3 *int64"},
+    "ModelMetadataResponse": {
+        "name": "1 string",
+        "versions": "2 *string",
+        "platform": "3 string",
+        "inputs": "4 *TensorMetadata",
+        "outputs": "5 *TensorMetadata",
+    },
+    "InferParameter": {
+        "bool_param": "1 ?bool",
+        "int64_param": "2 ?int64",
+        "string_param": "3 ?string",
+        "double_param": "4 ?double",
+        "uint64_param": "5 ?uint64",
+    },
+    "InferTensorContents": {
+        "bool_contents": "1 *bool",
+        "int_contents": "2 *int32",
+        "int64_contents": "3 *int64",
+        "uint_contents": "4 *uint32",
+        "uint64_contents": "5 *uint64",
+        "fp32_contents": "6 *float",
+        "fp64_contents": "7 *double",
+        "bytes_contents": "8 *bytes",
+    },
+    "InferInputTensor": {**_TENSOR, "contents": "5 InferTensorContents"},
+    "InferRequestedOutputTensor": {"name": "1 string", "parameters": "2 {InferParameter"},
+    "InferOutputTensor": {**_TENSOR, "contents": "5 InferTensorContents"},
+    "ModelInferRequest": {
+        "model_name": "1 string",
+        "model_version": "2 string",
+        "id": "3 string",
+        "parameters": "4 {InferParameter",
+        "inputs": "5 *InferInputTensor",
+        "outputs": "6 *InferRequestedOutputTensor",
+        "raw_input_contents": "7 *bytes",
+    },
+    "ModelInferResponse": {
+        "model_name": "1 string",
+        "model_version": "2 string",
+        "id": "3 string",
+        "parameters": "4 {InferParameter",
+        "outputs": "5 *InferOutputTensor",
+        "raw_output_contents": "6 *bytes",
+    },
+    "HealthCheckRequest": {"service": "1 string"},
+    "HealthCheckResponse": {"status": "1 int32"},  # an enumeration on the wire is an int32: 1 serving, 2 not
+}
+_CONTENTS = {
+    "BOOL": "bool_contents", "BYTES": "bytes_contents", "FP32": "fp32_contents", "FP64": "fp64_contents",
+    "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
+    "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents", "UINT64": "uint64_contents",
+}  # fmt: skip
+"""Datatype to the field that holds its elements; FP16 has none and comes raw."""
+
+_STATUS = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.ALREADY_EXISTS,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+
+@cache
+def messages() -> Mapping[str, Any]:
+    """The messages of the protocol as classes, by name."""
+    file = descriptor_pb2.FileDescriptorProto(name="loopwright_inference.proto", package="inference", syntax="proto3")
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field, told in fields.items():
+            number, type = told.split()
+            _add(message, field, int(number), type)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    found = message_factory.GetMessageClassesForFiles([file.name], pool)
+    return {name.removeprefix("inference."): made for name, made in found.items()}
+
+
+def _add(message: Any, name: str, number: int, told: str) -> None:
+    kinds = descriptor_pb2.FieldDescriptorProto
+    type = told.lstrip("*{?")
+    field = message.field.add(name=name, number=number)
+    field.label = kinds.LABEL_REPEATED if told[0] in "*{" else kinds.LABEL_OPTIONAL
+    if told[0] == "{":
+        entry = message.nested_type.add(name=name.title().replace("_", "") + "Entry")
+        entry.options.map_entry = True
+        _add(entry, "key", 1, "string")
+        _add(entry, "value", 2, type)
+        type = f"{message.name}.{entry.name}"
+    if told[0] == "?":
+        if not message.oneof_decl:
+            message.oneof_decl.add(name="parameter_choice")
+        field.oneof_index = 0
+    if type[0].isupper():
+        field.type, field.type_name = kinds.TYPE_MESSAGE, f".inference.{type}"
+    else:
+        field.type = getattr(kinds, f"TYPE_{type.upper()}")
+
+
+class Call(NamedTuple):
+    """A prediction that waits: whose, its rows, the request's metadata (lower-case names), and the seconds its deadline leaves."""
+
+    loop: str
+    rows: list[dict[str, Any]]
+    headers: Mapping[bytes, bytes]
+    seconds: float | None
+
+
+class Door:
+    """The service of one worker. `predict` puts a call into the queue of the data plane; `ready` says whether all loops are loaded."""
+
+    def __init__(
+        self,
+        router: Router,
+        access: Access,
+        metrics: Metrics,
+        predict: Callable[[Call], Awaitable[list[Prediction]]],
+        ready: Callable[[], bool],
+        *,
+        version: str,
+        most_bytes: int,
+    ) -> None:
+        self._router, self._access, self._metrics = router, access, metrics
+        self._predict, self._ready, self._version, self._most_bytes = predict, ready, version, most_bytes
+        self._server: Any = None
+        self._held = 0
+
+    async def open(self, address: str) -> int:
+        """Serve at `host:port`, which other workers may share; the port. To be called in the loop. Raises RuntimeError where it is taken."""
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 1),
+                ("grpc.max_receive_message_length", self._most_bytes),
+                ("grpc.max_metadata_size", 16 * 1024),
+                ("grpc.max_concurrent_streams", 1024),
+                ("grpc.max_connection_idle_ms", 300_000),
+            ],
+            maximum_concurrent_rpcs=MOST_CALLS,
+        )
+        self._server.add_generic_rpc_handlers(tuple(self._handlers()))
+        port: int = self._server.add_insecure_port(address)
+        await self._server.start()
+        return port
+
+    async def close(self, seconds: float) -> None:
+        """Take nothing new, and finish within `seconds` what was begun."""
+        if self._server is not None:
+            await self._server.stop(seconds)
+
+    def _handlers(self) -> list[Any]:
+        own: dict[str, tuple[Permission, Any]] = {
+            "ServerLive": ("public", self._server_live),
+            "ServerReady": ("public", self._server_ready),
+            "ModelReady": ("public", self._model_ready),
+            "ServerMetadata": ("observe", self._server_metadata),
+            "ModelMetadata": ("observe", self._model_metadata),
+            "ModelInfer": ("predict", self._infer),
+        }
+        found = {}
+        for name, (permission, answer) in own.items():
+            found[name] = grpc.unary_unary_rpc_method_handler(self._guarded(f"{name}Request", permission, answer))
+        health = grpc.unary_unary_rpc_method_handler(self._guarded("HealthCheckRequest", "public", self._health))
+        return [
+            grpc.method_handlers_generic_handler(_SERVICE, found),
+            grpc.method_handlers_generic_handler(_HEALTH, {"Check": health}),
+        ]
+
+    def _guarded(self, kind: str, permission: Permission, answer: Any) -> Any:
+        """A handler of bytes that lets in who may, and whatever goes wrong tells the client by a status, with nothing internal."""
+
+        async def handle(body: bytes, context: Any) -> bytes:
+            # A page in a browser cannot speak gRPC, so there is no Host to be forged.
+            headers = {**_headers(context), b"host": b"localhost"}
+            if status := self._access.refuse(permission, headers):
+                self._metrics.failed("", CODES[status][0])
+                await context.abort(_STATUS[status], CODES[status][1])
+            loop = ""
+            self._held += len(body)
+            try:
+                if self._held > MOST_HELD_BYTES:
+                    raise Overloaded("more bytes are arriving than can be held; try again")
+                message = parse(kind, body)
+                loop = getattr(message, "model_name", "")
+                made: bytes = (await answer(message, headers, context)).SerializeToString()
+                return made
+            except LoopwrightError as error:
+                code, text, trailing = self._told(error, loop)
+            except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets a status and the server lives
+                sys.stderr.write(f"loopwright: {kind} over gRPC failed\n")
+                traceback.print_exception(error, file=sys.stderr)
+                self._metrics.failed("", CODES[500][0])
+                code, text, trailing = grpc.StatusCode.INTERNAL, CODES[500][1], ()
+            finally:
+                self._held -= len(body)
+            await context.abort(code, text, trailing)
+            return b""  # abort has raised
+
+        return handle
+
+    def _told(self, error: LoopwrightError, loop: str) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
+        """The status of an error, its text, and when to try again."""
+        status, code = status_of(error)
+        self._metrics.failed(loop if loop in self._router.loops else "", code)
+        told = describe(error)["error"]
+        fields = "; ".join(f"{f['field']}: {f['reason']}" for f in told["fields"])
+        text = f"{told['message']}: {fields}" if fields else told["message"]
+        again = (("grpc-retry-pushback-ms", "1000"),) if status == 503 else ()
+        return _STATUS.get(status, grpc.StatusCode.INTERNAL), text[:4000], again
+
+    # --- the protocol --------------------------------------------------------------------------------------------
+
+    async def _server_live(self, _: Any, __: Any, ___: Any) -> Any:
+        return messages()["ServerLiveResponse"](live=True)
+
+    async def _server_ready(self, _: Any, __: Any, ___: Any) -> Any:
+        return messages()["ServerReadyResponse"](ready=self._ready())
+
+    async def _health(self, _: Any, __: Any, ___: Any) -> Any:
+        return messages()["HealthCheckResponse"](status=1 if self._ready() else 2)
+
+    async def _server_metadata(self, _: Any, __: Any, ___: Any) -> Any:
+        return messages()["ServerMetadataResponse"](name="loopwright", version=self._version)
+
+    def _service(self, loop: str, version: str) -> InService:
+        service = self._router.service(loop)
+        oip.check_version(loop, version, service.predictor.digest)
+        return service
+
+    async def _model_ready(self, asked: Any, _: Any, __: Any) -> Any:
+        self._service(asked.name, asked.version)
+        return messages()["ModelReadyResponse"](ready=True)
+
+    async def _model_metadata(self, asked: Any, _: Any, __: Any) -> Any:
+        predictor = self._service(asked.name, asked.version).predictor
+        told = oip.metadata(asked.name, predictor.digest, predictor.package.manifest)
+        tensors = {
+            side: [{k: v for k, v in tensor.items() if k != "parameters"} for tensor in told[side]]
+            for side in ("inputs", "outputs")
+        }
+        return messages()["ModelMetadataResponse"](**{**told, **tensors})
+
+    async def _infer(self, asked: Any, headers: Mapping[bytes, bytes], context: Any) -> Any:
+        service = self._service(asked.model_name, asked.model_version)
+        output = service.predictor.package.manifest.output
+        plain, raw = _plain(asked)
+        tensors = oip.Tensors.of(plain, raw, service.decode.columns, oip.outputs(output))
+        rows = service.decode.check(tensors.rows)
+        answers = await self._predict(Call(asked.model_name, rows, headers, context.time_remaining()))
+        if len(answers) == 1:
+            context.set_trailing_metadata((("x-request-id", answers[0].id),))
+        told = oip.response(asked.model_name, tensors.id, answers, tensors.outputs, output, self._router.names)
+        return _response(told, as_raw=bool(asked.raw_input_contents))
+
+
+def parse(kind: str, body: bytes) -> Any:
+    """A message of one kind. Raises RequestMalformed, RequestTooLarge."""
+    at = count = 0
+    while at < len(body):
+        count += 1
+        if count > MOST_FIELDS:
+            raise RequestTooLarge("fields", MOST_FIELDS)
+        at = _skip(body, at)
+    try:
+        return messages()[kind].FromString(body)
+    except DecodeError:
+        raise RequestMalformed("it is no message of this method") from None
+
+
+def _skip(body: bytes, at: int) -> int:
+    """Where the field that begins at `at` ends (https://protobuf.dev/programming-guides/encoding/)."""
+    tag, at = _varint(body, at)
+    if tag & 7 == 0:
+        return _varint(body, at)[1]
+    if tag & 7 == 2:
+        length, at = _varint(body, at)
+        return at + length
+    if tag & 7 in (1, 5):
+        return at + (8 if tag & 7 == 1 else 4)
+    raise RequestMalformed("it is no message of this method")
+
+
+def _varint(body: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for i, byte in enumerate(body[at : at + 10]):
+        value |= (byte & 127) << 7 * i
+        if byte < 128:
+            return value, at + i + 1
+    raise RequestMalformed("it is no message of this method")
+
+
+def _headers(context: Any) -> dict[bytes, bytes]:
+    metadata = context.invocation_metadata() or ()
+    return {key.encode(): value.encode("latin-1", "replace") if isinstance(value, str) else value for key, value in metadata}
+
+
+def _plain(asked: Any) -> tuple[dict[str, Any], list[bytes | None]]:
+    """A request as the values that `oip.Tensors` reads, and the raw contents of its inputs. Raises RequestInvalid."""
+    raw: list[bytes | None] = list(asked.raw_input_contents)
+    inputs = []
+    for i, tensor in enumerate(asked.inputs):
+        told: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        if not raw:
+            told["data"] = _contents(tensor, i)
+        elif tensor.HasField("contents"):
+            raise RequestInvalid([(f"inputs[{i}].contents", "must not be there beside raw_input_contents")])
+        inputs.append(told)
+    if raw and len(raw) != len(inputs):
+        raise RequestInvalid([("raw_input_contents", f"are {len(raw)}, the inputs are {len(inputs)}")])
+    plain: dict[str, Any] = {"id": asked.id, "inputs": inputs}
+    if parameters := _parameters(asked.parameters):
+        plain["parameters"] = {k: v for k, v in parameters.items() if k != "binary_data_output"}
+    if asked.outputs:
+        plain["outputs"] = [
+            {"name": o.name, "parameters": {k: v for k, v in _parameters(o.parameters).items() if k != "binary_data"}}
+            for o in asked.outputs
+        ]
+    return plain, raw or [None] * len(inputs)
+
+
+def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in given.items():
+        which = value.WhichOneof("parameter_choice")
+        found[name] = getattr(value, which) if which else None
+    return found
+
+
+def _contents(tensor: Any, i: int) -> Any:
+    field = _CONTENTS.get(tensor.datatype)
+    if field is None:
+        known = tensor.datatype in oip.NUMBERS
+        why = "comes in raw_input_contents" if known else f"is no datatype: {tensor.datatype[:20]!r}"
+        raise RequestInvalid([(f"inputs[{i}].datatype", why)])
+    values = getattr(tensor.contents, field)
+    if field != "bytes_contents":
+        return values
+    try:
+        return tuple(str(v, "utf-8") for v in values)
+    except UnicodeDecodeError:
+        raise RequestInvalid([(f"inputs[{i}].contents", "is not UTF-8")]) from None
+
+
+def _response(told: dict[str, Any], *, as_raw: bool) -> Any:
+    """The answer as a message, its tensors raw where those of the request were."""
+    made = messages()["ModelInferResponse"](model_name=told["model_name"], model_version=told["model_version"], id=told["id"])
+    for tensor in told["outputs"]:
+        output = made.outputs.add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])
+        for name, value in tensor.get("parameters", {}).items():
+            output.parameters[name].string_param = value
+        if as_raw:
+            made.raw_output_contents.append(oip.packed(tensor["data"], tensor["datatype"]))
+            continue
+        text = tensor["datatype"] == "BYTES"
+        values = [("" if v is None else str(v)).encode() if text else 0 if v is None else v for v in tensor["data"]]
+        getattr(output.contents, _CONTENTS[tensor["datatype"]]).extend(values)
+    return made
