@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,7 @@ from loopwright.records.home import Home
 from loopwright.server.access import Access, check_address
 from loopwright.server.control import control
 from loopwright.server.listener import GRACE_SECONDS, Listener, listen, url
+from loopwright.server.shared_port import address, check_extras, reserve
 
 FOLLOW_SECONDS = 0.25
 START_SECONDS = 60.0
@@ -36,6 +37,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     workers: list[int]
     data: str
     control: str
+    grpc: str = ""
 
 
 class Child:
@@ -120,26 +122,42 @@ def serve(home: Home, *, workers: int | None = None, tend: bool = True, announce
     """Serve until SIGTERM or SIGINT: data plane, control API, console, and upkeep unless `tend` is False.
 
     `announce` gets a line when everything is ready (default: standard output). Raises AddressRefused for an address that
-    is taken, or beyond loopback without a token, and Unavailable when no worker comes up.
+    is taken, or beyond loopback without a token, ExtraMissing for gRPC or traces without their libraries, and Unavailable when
+    no worker comes up.
     """
     settings = home.settings
     check_address(settings)
-    with listen(settings.host, settings.port) as data, listen(settings.host, settings.control_port) as controlling:
-        server = Supervisor(home, data, controlling, settings.workers if workers is None else workers, tend=tend)
+    check_extras(settings)
+    with ExitStack() as sockets:
+        data, controlling = (sockets.enter_context(listen(settings.host, p)) for p in (settings.port, settings.control_port))
+        grpc = sockets.enter_context(reserve(settings.host, settings.grpc_port)) if settings.grpc_port >= 0 else None
+        server = Supervisor(home, data, controlling, grpc, settings.workers if workers is None else workers, tend=tend)
         server.run(announce or _say)
 
 
 class Supervisor:
     """One server: see `serve`."""
 
-    def __init__(self, home: Home, data: socket.socket, controlling: socket.socket, workers: int, *, tend: bool) -> None:
+    def __init__(
+        self,
+        home: Home,
+        data: socket.socket,
+        controlling: socket.socket,
+        grpc: socket.socket | None,
+        workers: int,
+        *,
+        tend: bool,
+    ) -> None:
         self._home, self._data, self._controlling = home, data, controlling
         host = home.settings.host
         self._urls = url(data, host), url(controlling, host)
+        grpc_port = grpc.getsockname()[1] if grpc is not None else -1
+        self._grpc = address(host, grpc_port) if grpc is not None else ""
         self._metrics = _metrics_folder(home)
         environment = {
             **os.environ,
             **home.settings.environment(),
+            "LOOPWRIGHT_GRPC_PORT": str(grpc_port),
             "PROMETHEUS_MULTIPROC_DIR": str(self._metrics),
             "OMP_NUM_THREADS": "1",
         }
@@ -165,7 +183,8 @@ class Supervisor:
             for thread in threads:
                 thread.start()
             listener.heed_signals()
-            announce(f"ready: predictions at {self._urls[0]}, console at {self._urls[1]}")
+            grpc = f", gRPC at {self._grpc}" if self._grpc else ""
+            announce(f"ready: predictions at {self._urls[0]}{grpc}, console at {self._urls[1]}")
             listener.run(sockets=[self._controlling])
             self._over.set()
             for thread in threads:
@@ -211,7 +230,13 @@ class Supervisor:
         shutil.rmtree(self._metrics, ignore_errors=True)
 
     def _write_state(self) -> None:
-        state = Serving(pid=os.getpid(), workers=[w.pid for w in self._workers], data=self._urls[0], control=self._urls[1])
+        state = Serving(
+            pid=os.getpid(),
+            workers=[w.pid for w in self._workers],
+            data=self._urls[0],
+            control=self._urls[1],
+            grpc=self._grpc,
+        )
         path = self._home.path / "serve.json"
         temporary = path.with_name(f".serve.{os.getpid()}.json")
         temporary.write_bytes(msgspec.json.encode(state))
