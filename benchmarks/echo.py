@@ -4,6 +4,7 @@ Prints the port that it listens on.
 """
 
 import socket
+import sys
 from typing import Any
 
 import msgspec
@@ -29,8 +30,8 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 def main() -> None:
-    """Serve on a free port of loopback."""
-    listening = socket.create_server(("127.0.0.1", 0))
+    """Serve on the port of loopback that is given, or a free one."""
+    listening = socket.create_server(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 0))
     print(listening.getsockname()[1], flush=True)
     config = uvicorn.Config(app, http="httptools", loop="uvloop", lifespan="off", access_log=False, log_level="error")
     uvicorn.Server(config).run(sockets=[listening])
