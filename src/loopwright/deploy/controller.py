@@ -22,7 +22,7 @@ from loopwright.records.home import Home
 from loopwright.records.ids import check_name, new_id
 from loopwright.records.ledger import Entry
 from loopwright.records.packages import Package
-from loopwright.records.releases import Arm, ReleaseState
+from loopwright.records.releases import Arm, BadPackage, ReleaseState
 
 GLOBAL = "global"
 """What `to` says to let a segment be answered by the loop's own package."""
@@ -107,6 +107,25 @@ def rollback(
         return _rollback_locally(home, loop, segment, to, why, by, force=force)
     target = _target(home, states, loop, segment, to, force=force)
     return _change(home, loop, target, "rollback", why, by, states[-1].generation if expected is None else expected)
+
+
+def withdraw(home: Home, package: BadPackage) -> ReleaseState | None:
+    """Take a bad package out of service, by rolling back; the new state, or None where it does not serve.
+
+    A segment whose package is bad is answered by the loop's own. Raises what `rollback` raises.
+    """
+    copy = served.read(served.path_of(home, package.loop))
+    if copy is None:
+        return None
+    found = None
+    why = f"package {package.package[:12]} was marked bad: {package.detail}"
+    if copy.state.arms[0].package == package.package:
+        if copy.state.arms[0].role == "champion":
+            found = rollback(home, package.loop, why=why, by="loopwright", expected=copy.state.generation).record
+    else:
+        for segment in [name for name, digest in copy.state.segments.items() if digest == package.package]:
+            found = rollback(home, package.loop, segment=segment, to=GLOBAL, why=why, by="loopwright").record
+    return found
 
 
 def history(home: Home, loop: str) -> list[Entry[ReleaseState]]:

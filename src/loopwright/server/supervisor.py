@@ -1,33 +1,49 @@
-"""The control process: opens the sockets, starts workers and upkeep, restarts what dies, follows the ledger, ends in order.
+"""The control process: opens the sockets, starts workers, console and upkeep, restarts what dies, follows the ledger, ends in order.
 
 Workers share one listening socket: while one is restarted the others answer, and connections wait in the socket's queue.
+A package that kills or hangs workers goes out of service (`server.deaths`).
 """
 
 import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import FrameType
 
 import msgspec
 
 from loopwright.deploy.served import Follower
+from loopwright.deploy.vitals import FOLDER, Vitals
 from loopwright.records.errors import LoopwrightError, Unavailable
 from loopwright.records.home import Home
-from loopwright.server.access import Access, check_address
-from loopwright.server.control import control
-from loopwright.server.listener import GRACE_SECONDS, Listener, listen, url
+from loopwright.server.access import check_address
+from loopwright.server.child import Child
+from loopwright.server.deaths import (
+    DEATHS,
+    HUNG_SECONDS,
+    WITHIN_SECONDS,
+    Cause,
+    Deaths,
+    blamed,
+    condemn,
+    crashed,
+    kills_for_memory,
+    settle,
+    thread_of,
+)
+from loopwright.server.listener import GRACE_SECONDS, listen, url
 from loopwright.server.shared_port import address, check_extras, reserve
 
 FOLLOW_SECONDS = 0.25
+WATCH_SECONDS = 0.05
 START_SECONDS = 60.0
-LONGEST_PAUSE = 5.0
-STEADY_SECONDS = 10.0
+MOST_DUMP = 16 * 1024
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,82 +56,66 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     grpc: str = ""
 
 
-class Child:
-    """A process kept alive: started again when it dies, each time later (0.1 s, 0.2 s ... 5 s) unless it was steady.
-
-    Its link is a socket pair: it ends itself when this end is closed, as it is when this process dies.
-    """
+class Worker:
+    """A worker process kept alive, and its vitals, which are looked at when it dies or hangs."""
 
     def __init__(
-        self, home: Home, module: str, arguments: list[str], fds: list[int], environment: dict[str, str], log: Path | None
+        self, home: Home, fd: int, folder: Path, number: int, environment: dict[str, str], say: Callable[[str], None]
     ) -> None:
-        self._clock, self._module, self._arguments, self._fds = home.clock, module, arguments, fds
-        self._environment, self._log = environment, log
-        self._process: subprocess.Popen[bytes] | None = None
-        self._link: socket.socket | None = None
-        self._pause, self._due, self._begun = 0.0, 0.0, 0.0
+        self._home, self._say = home, say
+        self._file = folder / f"worker-{number}.vitals"
+        self.vitals = Vitals.fresh(self._file)
+        self.blamed: list[tuple[str, Cause, str]] = []
+        arguments = [str(fd), str(self._file)]
+        module = "loopwright.server.worker"
+        self.child = Child(home.clock, module, arguments, fds=[fd], environment=environment, ended=self._ended)
+        self.failed = False
+        self._hung, self._kills = "", kills_for_memory()
 
-    @property
-    def pid(self) -> int:
-        """The process, 0 while there is none."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else 0
+    def look(self) -> None:
+        """Start it if it is due; kill it if its event loop hangs, or if it does not come up."""
+        if self.child.keep():
+            self._kills = kills_for_memory()
+        pid = self.child.pid
+        if not pid or self._hung:
+            return
+        now, beaten = self._home.clock.monotonic(), self.vitals.beaten
+        if beaten and self.vitals.pid == pid:
+            silent, limit = now - beaten, HUNG_SECONDS
+        else:
+            silent, limit = now - self.child.begun, START_SECONDS
+        if silent > limit:
+            self._hung = f"did not go on for {limit:.0f} seconds"
+            self.child.tell(signal.SIGKILL)
 
-    def keep(self) -> bool:
-        """Start it if it is not running and its pause is over; whether it was started."""
-        now = self._clock.monotonic()
-        if self.pid:
-            return False
-        if self._process is not None:
-            self._process.wait()
-            self._process = None
-            self._pause = 0.1 if now - self._begun > STEADY_SECONDS else min(max(0.1, self._pause * 2), LONGEST_PAUSE)
-            self._due = now + self._pause
-        if now < self._due:
-            return False
-        self.close_link()
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-P", "-m", self._module, *self._arguments, str(theirs.fileno())]
-        fds = [*self._fds, theirs.fileno()]
-        with theirs:
-            if self._log is None:
-                self._process = subprocess.Popen(command, pass_fds=fds, env=self._environment, stdin=subprocess.DEVNULL)
-            else:
-                with self._log.open("ab") as output:
-                    self._process = subprocess.Popen(
-                        command, pass_fds=fds, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-                    )
-        self._link, self._begun = ours, now
-        return True
+    def _ended(self, code: int) -> None:
+        """Put its death down to what it was doing."""
+        busy, main, dump = self.vitals.busy(), self.vitals.main, self._dump()
+        self.vitals.clear()
+        hung, self._hung = self._hung, ""
+        self.failed = code > 0 and not self.child.ready
+        if hung:
+            cause: Cause = "hang"
+            said, packages = hung, blamed(busy, main or None)
+        elif crashed(code, out_of_memory=kills_for_memory() > self._kills):
+            cause = "crash"
+            said = f"was killed by {signal.Signals(-code).name}"
+            packages = blamed(busy, thread_of(dump))
+        else:
+            return
+        doing = {b.package: "loading" if b.doing == "loads" else "asking" for b in busy}
+        self.blamed += [(p, cause, f"a worker {said} while {doing[p]} it") for p in packages]
+        told = f", while {doing[packages[0]]} package {packages[0][:12]}" if packages else ""
+        self._say(f"a worker {said}{told}")
+        if dump:
+            self._say(dump[:MOST_DUMP].decode("utf-8", "replace"))
 
-    def wait_ready(self, seconds: float) -> bool:
-        """Wait until it says that it is ready; False when it dies first or takes too long."""
-        assert self._link is not None
-        self._link.settimeout(seconds)
+    def _dump(self) -> bytes:
+        """What it wrote while dying."""
         try:
-            return bool(self._link.recv(64))
-        except OSError:
-            return False
-
-    def tell(self, number: int) -> None:
-        """Send it a signal."""
-        if self._process is not None:
-            self._process.send_signal(number)
-
-    def end(self, seconds: float) -> None:
-        """Wait for its end after SIGTERM; then kill it."""
-        if self._process is not None:
-            try:
-                self._process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self.close_link()
-
-    def close_link(self) -> None:
-        """Close this end of the link, which ends the process."""
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+            return self._file.with_suffix(".dump").read_bytes()
+        except FileNotFoundError:
+            return b""
 
 
 def serve(home: Home, *, workers: int | None = None, tend: bool = True, announce: Callable[[str], None] | None = None) -> None:
@@ -148,12 +148,13 @@ class Supervisor:
         *,
         tend: bool,
     ) -> None:
-        self._home, self._data, self._controlling = home, data, controlling
+        self._home = home
         host = home.settings.host
         self._urls = url(data, host), url(controlling, host)
         grpc_port = grpc.getsockname()[1] if grpc is not None else -1
         self._grpc = address(host, grpc_port) if grpc is not None else ""
-        self._metrics = _metrics_folder(home)
+        self._metrics, run = own_folder(home, "metrics"), own_folder(home, FOLDER)
+        self._folders = [self._metrics, run]
         environment = {
             **os.environ,
             **home.settings.environment(),
@@ -161,78 +162,123 @@ class Supervisor:
             "PROMETHEUS_MULTIPROC_DIR": str(self._metrics),
             "OMP_NUM_THREADS": "1",
         }
-        fd = data.fileno()
-        self._workers = [Child(home, "loopwright.server.worker", [str(fd)], [fd], environment, None) for _ in range(workers)]
-        self._tending = [Child(home, "loopwright.server.tending", [], [], environment, home.path / "tend.log")] if tend else []
-        self._over = threading.Event()
-        self._follower = Follower(home)
-        self._trouble = ""
+        self._workers = [Worker(home, data.fileno(), run, i, environment, _complain) for i in range(workers)]
+        fd, log = controlling.fileno(), home.path / "tend.log"
+        self._console = Child(home.clock, "loopwright.server.controlling", [str(fd)], fds=[fd], environment=environment)
+        self._others = [self._console]
+        if tend:
+            self._others.append(Child(home.clock, "loopwright.server.tending", [], fds=[], environment=environment, log=log))
+        self._over, self._told = threading.Event(), False
+        self._follower, self._deaths = Follower(home), Deaths()
+        self._trouble: set[str] = set()
 
     def run(self, announce: Callable[[str], None]) -> None:
-        """Start everything, serve the control port, end everything."""
+        """Start everything, keep it alive until told to stop, end everything."""
+        self._heed_signals()
         self._follow_once()
-        for worker in self._workers:
-            worker.keep()
+        following = threading.Thread(target=self._follow, daemon=True)
+        following.start()
         try:
-            ready = [worker.wait_ready(START_SECONDS) for worker in self._workers]
-            if not all(ready):
-                raise Unavailable("a worker did not come up; what it said stands above")
-            listener = Listener(control(self._home, Access(self._home.settings, always=True)))
-            self._write_state()
-            threads = [threading.Thread(target=t, daemon=True) for t in (self._watch, self._follow)]
-            for thread in threads:
-                thread.start()
-            listener.heed_signals()
-            grpc = f", gRPC at {self._grpc}" if self._grpc else ""
-            announce(f"ready: predictions at {self._urls[0]}{grpc}, console at {self._urls[1]}")
-            listener.run(sockets=[self._controlling])
-            self._over.set()
-            for thread in threads:
-                thread.join()
+            self._start()
+            if not self._told:
+                grpc = f", gRPC at {self._grpc}" if self._grpc else ""
+                announce(f"ready: predictions at {self._urls[0]}{grpc}, console at {self._urls[1]}")
+            while not self._told:
+                self._watch()
+                time.sleep(WATCH_SECONDS)
         finally:
             self._over.set()
+            following.join()
             self._end()
 
+    def _heed_signals(self) -> None:
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            self._told = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+
+    def _start(self) -> None:
+        """Start everything and wait until it is ready; what dies by a signal is started again. Raises Unavailable."""
+        until = self._home.clock.monotonic() + START_SECONDS
+        children = [self._console, *(worker.child for worker in self._workers)]
+        while not self._told:
+            self._watch()
+            if all(child.ready for child in children):
+                self._write_state()
+                return
+            if any(worker.failed for worker in self._workers) or self._home.clock.monotonic() > until:
+                raise Unavailable("a worker did not come up; what it said stands above")
+            time.sleep(0.01)
+
     def _watch(self) -> None:
-        """Keep workers and upkeep alive."""
-        while not self._over.wait(0.05):
-            try:
-                started = [child.keep() for child in [*self._workers, *self._tending]]
-                if any(started):
-                    self._write_state()
-            except OSError as error:  # no process or file to be had just now
-                sys.stderr.write(f"loopwright: a process could not be started: {error}\n")
-                self._over.wait(1.0)
+        """Keep everything alive; what workers died of is counted."""
+        try:
+            before = self._pids()
+            for worker in self._workers:
+                worker.look()
+            for child in self._others:
+                child.keep()
+            if self._pids() != before:
+                self._write_state()
+        except OSError as error:  # no process or file to be had just now
+            _complain(f"a process could not be started: {error}")
+            time.sleep(1.0)
+        for worker in self._workers:
+            now = self._home.clock.monotonic()
+            for package, cause, detail in worker.blamed:
+                if self._deaths.count(package, now):
+                    self._condemn(package, cause, f"{DEATHS} times within {WITHIN_SECONDS / 60:.0f} minutes, at last: {detail}")
+            worker.blamed.clear()
+            for package in worker.vitals.take_failing():
+                self._condemn(package, "failures", "its model failed again and again, and the heuristic answered")
+
+    def _condemn(self, package: str, cause: Cause, detail: str) -> None:
+        try:
+            _complain(condemn(self._home, package, cause, detail))
+        except (LoopwrightError, OSError) as error:
+            _complain(f"package {package[:12]} is bad and cannot be marked: {error}")
+
+    def _pids(self) -> list[int]:
+        return [worker.child.pid for worker in self._workers]
 
     def _follow(self) -> None:
         while not self._over.wait(FOLLOW_SECONDS):
             self._follow_once()
 
     def _follow_once(self) -> None:
-        """Ledger to local copies; while the ledger is down the copies stand."""
-        trouble = ""
-        try:
-            self._follower.follow()
-        except Exception as error:  # noqa: BLE001  # whatever it is, following goes on
-            trouble = str(error) if isinstance(error, LoopwrightError) else f"{type(error).__name__}: {error}"
-        if trouble and trouble != self._trouble:
-            sys.stderr.write(f"loopwright: the ledger is not followed, what serves goes on: {trouble}\n")
+        """Ledger to local copies, and bad packages out of service; while the ledger is down the copies stand."""
+        trouble = set()
+        for step in (self._follower.follow, self._settle):
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001  # whatever it is, following goes on
+                known = isinstance(error, LoopwrightError)
+                what = str(error) if known else f"{type(error).__name__}: {error}"
+                trouble.add(f"the ledger is not followed, what serves goes on: {what}")
+        for line in sorted(trouble - self._trouble):
+            _complain(line)
         self._trouble = trouble
 
+    def _settle(self) -> None:
+        for line in settle(self._home):
+            _complain(line)
+
     def _end(self) -> None:
-        children = [*self._workers, *self._tending]
+        children = [*(worker.child for worker in self._workers), *self._others]
         for child in children:
             child.tell(signal.SIGTERM)
         for child in children:
             child.end(GRACE_SECONDS + 5)
         with suppress(OSError):
             (self._home.path / "serve.json").unlink(missing_ok=True)
-        shutil.rmtree(self._metrics, ignore_errors=True)
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _write_state(self) -> None:
         state = Serving(
             pid=os.getpid(),
-            workers=[w.pid for w in self._workers],
+            workers=self._pids(),
             data=self._urls[0],
             control=self._urls[1],
             grpc=self._grpc,
@@ -243,15 +289,20 @@ class Supervisor:
         temporary.rename(path)
 
 
-def _metrics_folder(home: Home) -> Path:
-    """A folder for this server's metrics; those of servers that are gone are removed."""
-    for left in home.folder("metrics").iterdir():
+def own_folder(home: Home, name: str) -> Path:
+    """A folder in home that is this server's own; those of servers that are gone are removed."""
+    for left in home.folder(name).iterdir():
         if left.name.isdigit() and not Path(f"/proc/{left.name}").exists():
             shutil.rmtree(left, ignore_errors=True)
-    folder = home.folder("metrics") / str(os.getpid())
+    folder = home.folder(name) / str(os.getpid())
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     return folder
+
+
+def _complain(line: str) -> None:
+    if line:
+        sys.stderr.write(f"loopwright: {line}\n")
 
 
 def _say(line: str) -> None:

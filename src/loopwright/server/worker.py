@@ -1,38 +1,44 @@
-"""A worker process of the data plane: `python -m loopwright.server.worker LISTEN_FD LINK_FD`.
+"""A worker process of the data plane: `python -m loopwright.server.worker LISTEN_FD VITALS LINK_FD`.
 
 It serves on a socket it inherits, follows the local copies of the releases, and ends when told, or when its supervisor is gone.
 """
 
 import asyncio
+import faulthandler
 import socket
 import sys
 import threading
+from pathlib import Path
+
+import uvloop
 
 from loopwright import __version__
 from loopwright.deploy.router import Router
 from loopwright.deploy.services import Watcher
+from loopwright.deploy.vitals import Vitals
 from loopwright.records.home import Home
 from loopwright.records.settings import load_settings
 from loopwright.server.access import Access
 from loopwright.server.app import DataPlane
-from loopwright.server.listener import Listener
+from loopwright.server.http import Server
 from loopwright.server.metrics import Metrics
 
 FOLLOW_SECONDS = 0.1
 READY = b"ready\n"
 
 
-def work(home: Home, listening: socket.socket, link: socket.socket) -> None:
+def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vitals) -> None:
     """Serve until SIGTERM or until the other end of `link` is closed; `ready` is sent over it once requests are answered."""
     metrics = Metrics()
 
     def every_second() -> None:
+        vitals.beat(home.clock.monotonic())
         router.tick()
         metrics.flush()
 
     router = Router(home.path, home.packages, home.online, home.clock, _watcher(metrics))
     app = DataPlane(router, Access(home.settings, always=False), metrics, home.clock, version=__version__)
-    listener = Listener(app, ignore_interrupt=True, every_second=every_second)
+    server = Server(app, every_second=every_second)
     over = threading.Event()
 
     def follow() -> None:
@@ -45,7 +51,7 @@ def work(home: Home, listening: socket.socket, link: socket.socket) -> None:
                 pass
         except OSError:
             pass
-        listener.should_exit = True
+        server.should_exit = True
 
     router.refresh()
     app.ready = True
@@ -53,17 +59,10 @@ def work(home: Home, listening: socket.socket, link: socket.socket) -> None:
     for thread in threads:
         thread.start()
 
-    async def serve() -> None:
-        serving = asyncio.ensure_future(listener.serve(sockets=[listening]))
-        while not listener.started and not serving.done():
-            await asyncio.sleep(0.005)
-        if listener.started:
-            link.sendall(READY)
-        await serving
-
+    server.heed_signals()
     try:
-        with asyncio.Runner(loop_factory=listener.config.get_loop_factory()) as runner:
-            runner.run(serve())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(server.serve(listening, lambda: link.sendall(READY)))
     finally:
         over.set()
         threads[0].join()
@@ -87,9 +86,11 @@ def _watcher(metrics: Metrics) -> Watcher:
 
 def main(argv: list[str]) -> None:
     """Entry of the process."""
-    listening, link = (socket.socket(fileno=int(fd)) for fd in argv)
-    with Home(load_settings()) as home:
-        work(home, listening, link)
+    listening, link = (socket.socket(fileno=int(fd)) for fd in (argv[0], argv[-1]))
+    vitals = Vitals(Path(argv[1]))
+    with vitals.path.with_suffix(".dump").open("wb", buffering=0) as dump, Home(load_settings()) as home:
+        faulthandler.enable(dump)  # which thread died, and where: its supervisor reads it
+        work(home, listening, link, vitals)
 
 
 if __name__ == "__main__":
