@@ -42,9 +42,8 @@ def test_a_port_that_somebody_else_has_is_refused_also_where_he_would_share_it()
         alone.listen()
         with pytest.raises(AddressRefused, match="choose another port"):
             reserve("127.0.0.1", alone.getsockname()[1])
-    with reserve("127.0.0.1", 0) as held, listener(held.getsockname()[1]):
-        with pytest.raises(AddressRefused):
-            reserve("127.0.0.1", held.getsockname()[1])
+    with reserve("127.0.0.1", 0) as held, listener(held.getsockname()[1]), pytest.raises(AddressRefused):
+        reserve("127.0.0.1", held.getsockname()[1])
 
 
 def test_addresses_of_both_families() -> None:

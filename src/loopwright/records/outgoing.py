@@ -21,14 +21,16 @@ _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
-def post(url: str, body: bytes, *, seconds: float = SECONDS, limit: int = REQUEST_BYTES) -> int:
-    """POST `body` (JSON) to `url` and return the status (2xx).
+def post(
+    url: str, body: bytes, *, seconds: float = SECONDS, limit: int = REQUEST_BYTES, media: str = "application/json"
+) -> int:
+    """POST `body` (of type `media`) to `url` and return the status (2xx).
 
     Raises AddressRefused for a target that is not allowed or a body over `limit` bytes, OSError when it does not answer in `seconds` or with 2xx.
     """
     if len(body) > limit:
         raise AddressRefused(f"a message of {len(body)} bytes is over the limit of {limit}")
-    call = _Call(url, body, seconds)
+    call = _Call(url, body, seconds, media)
     thread = threading.Thread(target=call.run, name="outgoing", daemon=True)
     thread.start()
     thread.join(seconds)
@@ -96,8 +98,8 @@ class _Pinned(http.client.HTTPConnection):
 class _Call:
     """One call in a thread of its own, so that nothing it waits for can hold the caller longer than allowed."""
 
-    def __init__(self, url: str, body: bytes, seconds: float) -> None:
-        self._url, self._body, self._seconds = url, body, seconds
+    def __init__(self, url: str, body: bytes, seconds: float, media: str) -> None:
+        self._url, self._body, self._seconds, self._media = url, body, seconds, media
         self._connection: Any = None
         self.status = 0
         self.error: Exception | None = None
@@ -107,7 +109,7 @@ class _Call:
             host, address, port, path, tls = target(self._url)
             context = ssl.create_default_context() if tls else None
             self._connection = _Pinned(host, address, port, context, self._seconds)
-            headers = {"Content-Type": "application/json", "User-Agent": "loopwright", "Connection": "close"}
+            headers = {"Content-Type": self._media, "User-Agent": "loopwright", "Connection": "close"}
             self._connection.request("POST", path, self._body, headers)
             with self._connection.getresponse() as response:
                 self.status = response.status

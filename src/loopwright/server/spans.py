@@ -1,0 +1,209 @@
+"""Spans of requests, sent to an OpenTelemetry collector as OTLP over HTTP (https://opentelemetry.io/docs/specs/otlp/).
+
+A request is sampled as its caller says (the flag in `traceparent`); where nobody says, by its trace id, as OpenTelemetry's
+TraceIdRatioBased does, so that all services agree. What a sampled request leaves is a tuple in a bounded queue; one thread makes
+messages of them and sends them. A collector that is down costs spans, which are counted, and nothing else.
+
+The libraries of the extra `otel` are loaded by that thread when there is something to send.
+"""
+
+import os
+import re
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from loopwright.records.clock import Clock
+from loopwright.records.errors import AddressRefused
+from loopwright.records.graph import microseconds
+from loopwright.records.ids import is_trace_id, span_id
+from loopwright.records.outgoing import post
+from loopwright.records.predictions.record import Prediction
+
+MOST_WAITING = 2048
+MOST_AT_ONCE = 512
+SEND_BYTES = 4 * 2**20
+PAUSE_SECONDS = 1.0
+CLOSE_SECONDS = 2.0
+
+_PARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-((?!0{16})[0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+_STATE = re.compile(rb"[\x20-\x7e]{1,512}")
+
+
+class Parent(NamedTuple):
+    """Who called, by `traceparent` (https://www.w3.org/TR/trace-context/): trace, the caller's span, and whether it is sampled."""
+
+    trace: str
+    span: str
+    sampled: bool
+
+
+class Stage(NamedTuple):
+    """A part of a request: when it began and ended, by `time.perf_counter`."""
+
+    name: str
+    start: float
+    end: float
+
+
+class Told(NamedTuple):
+    """A sampled request: its operation, such as `predict`, its loop, what the transport says of it, and its answers."""
+
+    operation: str
+    loop: str
+    id: str
+    headers: Mapping[bytes, bytes]
+    answers: Sequence[Prediction]
+    stages: Sequence[Stage]
+    attributes: Mapping[str, str | int]
+    failed: bool
+
+
+def parent(headers: Mapping[bytes, bytes]) -> Parent | None:
+    """The caller's context, if the request has a valid one."""
+    given = headers.get(b"traceparent")
+    found = _PARENT.fullmatch(given) if given is not None else None
+    if found is None:
+        return None
+    return Parent(found[1].decode(), found[2].decode(), bool(int(found[3], 16) & 1))
+
+
+def response_header(headers: Mapping[bytes, bytes], id: str, *, sampled: bool) -> bytes:
+    """What a caller who sent `traceparent` is told as `traceresponse`: the trace, our span in it, and whether it is sampled; else empty.
+
+    https://w3c.github.io/trace-context/#traceresponse-header
+    """
+    caller = parent(headers)
+    return b"" if caller is None else f"00-{caller.trace}-{span_id(id)}-{sampled:02x}".encode()
+
+
+class Spans:
+    """Where spans go: `url`, of those requests that say so and of a `share` of the others. `count` is told ("sent" or "lost", how many)."""
+
+    def __init__(self, url: str, share: float, clock: Clock, version: str, count: Callable[[str, int], None]) -> None:
+        self._url = url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1/traces"
+        bound = round(share * 2**64)
+        self._bound = f"{bound:016x}" if bound < 2**64 else "g"  # beyond all digits
+        self._clock, self._version, self._count = clock, version, count
+        self._waiting: deque[tuple[int, float, Told]] = deque()
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def wants(self, id: str, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether the request with this trace id is sampled."""
+        if b"traceparent" in headers:
+            caller = parent(headers)
+            if caller is not None:
+                return caller.sampled
+        return id[16:] < self._bound
+
+    def tell(self, told: Told) -> None:
+        """Take the spans of a request that has just been answered; never waits."""
+        if len(self._waiting) >= MOST_WAITING:
+            self._count("lost", 1)
+            return
+        self._waiting.append((microseconds(self._clock.now()), told.stages[-1].end if told.stages else 0.0, told))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Send what waits, for a bounded time."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        while not self._over.wait(PAUSE_SECONDS) or self._waiting:
+            while self._waiting:
+                some = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
+                if not self._send(some) and self._over.is_set():
+                    return
+
+    def _send(self, some: Sequence[tuple[int, float, Told]]) -> bool:
+        try:
+            post(self._url, request(some, self._version), limit=SEND_BYTES, media="application/x-protobuf")
+        except (AddressRefused, OSError):
+            self._count("lost", len(some))
+            return False
+        self._count("sent", len(some))
+        return True
+
+
+def request(some: Sequence[tuple[int, float, Told]], version: str) -> bytes:
+    """What a collector gets: for each (microseconds of its end since 1970, the same by `perf_counter`, request) its spans."""
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    message = ExportTraceServiceRequest()
+    resource = message.resource_spans.add()
+    about = {
+        "service.name": "loopwright",
+        "service.version": version,
+        "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
+    }
+    _attributes(resource.resource.attributes, about)
+    scope = resource.scope_spans.add()
+    scope.scope.name, scope.scope.version = "loopwright", version
+    for end_us, end, told in some:
+        _spans(scope.spans, told, end_us * 1000 - round(end * 1e9))
+    made: bytes = message.SerializeToString()
+    return made
+
+
+def _spans(spans: Any, told: Told, offset: int) -> None:
+    """The span of a request and, below it, of each of its stages; `offset` is added to nanoseconds of `perf_counter`."""
+    caller = parent(told.headers)
+    trace = bytes.fromhex(caller.trace if caller is not None else told.id if is_trace_id(told.id) else span_id(told.id) * 2)
+    own = bytes.fromhex(span_id(told.id))
+    whole = spans.add(trace_id=trace, span_id=own, name=f"{told.operation} {told.loop}".strip(), kind=2, flags=0x101)
+    if caller is not None:
+        whole.parent_span_id, whole.flags = bytes.fromhex(caller.span), 0x301
+        if _STATE.fullmatch(told.headers.get(b"tracestate", b"")):
+            whole.trace_state = told.headers[b"tracestate"].decode()
+    if told.failed:
+        whole.status.code = 2
+    first = told.stages[0].start if told.stages else 0.0
+    whole.start_time_unix_nano = offset + round(first * 1e9)
+    whole.end_time_unix_nano = offset + round((told.stages[-1].end if told.stages else first) * 1e9)
+    _attributes(whole.attributes, {**told.attributes, **_about(told)})
+    for stage in told.stages:
+        spans.add(
+            trace_id=trace,
+            span_id=os.urandom(8),
+            parent_span_id=own,
+            name=stage.name,
+            kind=1,
+            start_time_unix_nano=offset + round(stage.start * 1e9),
+            end_time_unix_nano=offset + round(stage.end * 1e9),
+        )
+
+
+def _about(told: Told) -> dict[str, Any]:
+    about: dict[str, Any] = {"loopwright.loop": told.loop, "loopwright.rows": len(told.answers)}
+    if told.answers:
+        first = told.answers[0]
+        flags = sorted({flag for a in told.answers for flag in a.flags})
+        about |= {"loopwright.prediction.id": first.id, "loopwright.package": first.package, "loopwright.arm": first.arm}
+        about |= {"loopwright.flags": flags, "loopwright.degraded": "degraded" in flags}
+        if first.segment is not None:
+            about["loopwright.segment"] = first.segment
+    return about
+
+
+def _attributes(to: Any, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if value == "":
+            continue
+        into = to.add(key=key).value
+        if isinstance(value, list):
+            for text in value[:32]:
+                into.array_value.values.add(string_value=text[:200])
+        elif isinstance(value, bool):
+            into.bool_value = value
+        elif isinstance(value, int):
+            into.int_value = value
+        else:
+            into.string_value = value[:200]

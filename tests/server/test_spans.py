@@ -1,0 +1,144 @@
+import time
+import timeit
+from collections import Counter
+from collections.abc import Mapping
+
+import pytest
+from opentelemetry import trace as api
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace.sampling import Decision, ParentBasedTraceIdRatio
+from tests.receiver import receiving
+
+from loopwright.records.clock import RealClock
+from loopwright.records.ids import new_id, span_id
+from loopwright.records.predictions.record import Prediction
+from loopwright.server import spans
+from loopwright.server.spans import Spans, Stage, Told, parent, response_header
+
+CLOCK = RealClock()
+TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+def answer(id: str, *flags: str) -> Prediction:
+    return Prediction(
+        id=id, at=0, package="3fa9" * 16, arm="champion", probability=1.0, request={}, context={}, context_age_s=None,
+        score=0.5, label=True, flags=list(flags), latency_us=1.0, unit="u", segment="JFK",
+    )  # fmt: skip
+
+
+def told(id: str, headers: Mapping[bytes, bytes], *flags: str, failed: bool = False) -> Told:
+    now = time.perf_counter()
+    stages = [Stage("decode", now - 0.004, now - 0.003), Stage("wait", now - 0.003, now - 0.002)]
+    stages += [Stage("answer", now - 0.002, now - 0.001), Stage("encode", now - 0.001, now)]
+    return Told(
+        "predict", "late-arrival", id, headers, [answer(id, *flags)], stages, {"http.response.status_code": 200}, failed
+    )
+
+
+def made(url: str, share: float = 1.0) -> tuple[Spans, "Counter[str]"]:
+    counts: Counter[str] = Counter()
+    return Spans(url, share, CLOCK, "0.0.1", lambda what, n: counts.update({what: n})), counts
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9999, 1.0])
+def test_the_same_requests_are_sampled_as_by_opentelemetry(share: float) -> None:
+    mine, theirs = made("http://localhost", share)[0], ParentBasedTraceIdRatio(share)
+    edges = [f"{'1' * 16}{n % 2**64:016x}" for n in (0, round(share * 2**64) - 1, round(share * 2**64), 2**64 - 1)]
+    for id in [new_id(CLOCK.now()) for _ in range(500)] + edges:
+        decision = theirs.should_sample(None, int(id, 16), "predict").decision
+        assert mine.wants(id, {}) == (decision is Decision.RECORD_AND_SAMPLE), id
+        for flag in (0, 1):
+            context = api.SpanContext(int(id, 16), int(CALLER, 16), is_remote=True, trace_flags=api.TraceFlags(flag))
+            around = api.set_span_in_context(api.NonRecordingSpan(context))
+            decision = theirs.should_sample(around, int(id, 16), "predict").decision
+            header = {b"traceparent": f"00-{id}-{CALLER}-0{flag}".encode()}
+            assert mine.wants(id, header) == (decision is Decision.RECORD_AND_SAMPLE)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "", "00", f"00-{TRACE}-{CALLER}", f"00-{'0' * 32}-{CALLER}-01", f"00-{TRACE}-{'0' * 16}-01", f"ff-{TRACE}-{CALLER}-01",
+        f"00-{TRACE.upper()}-{CALLER}-01", f"00-{TRACE}-{CALLER}-1", f" 00-{TRACE}-{CALLER}-01",
+    ],
+)  # fmt: skip
+def test_what_is_no_traceparent_is_nobodys(header: str) -> None:
+    assert parent({b"traceparent": header.encode()}) is None
+    assert response_header({b"traceparent": header.encode()}, TRACE, sampled=True) == b""
+    assert not made("http://localhost", 0.0)[0].wants(TRACE, {b"traceparent": header.encode()})
+
+
+def test_a_collector_gets_a_request_with_its_stages() -> None:
+    id = new_id(CLOCK.now())
+    with receiving() as collector:
+        mine, counts = made(collector.url)
+        mine.tell(told(id, {}, "degraded", "out_of_range:delay"))
+        headers = {b"traceparent": f"00-{TRACE}-{CALLER}-01".encode(), b"tracestate": b"congo=t61rcWkgMzE"}
+        other = new_id(CLOCK.now())
+        mine.tell(told(other, headers, failed=True))
+        mine.close()
+    assert counts == {"sent": 2}
+    [(path, said, body)] = collector.posted
+    assert (path, said["content-type"]) == ("/v1/traces", "application/x-protobuf")
+    [resource] = ExportTraceServiceRequest.FromString(body).resource_spans
+    assert {a.key: a.value.string_value for a in resource.resource.attributes}["service.name"] == "loopwright"
+    found = list(resource.scope_spans[0].spans)
+    root, called = found[0], found[5]
+    assert (root.trace_id.hex(), root.span_id.hex(), root.parent_span_id, root.kind) == (id, span_id(id), b"", 2)
+    assert [s.name for s in found[:5]] == ["predict late-arrival", "decode", "wait", "answer", "encode"]
+    assert all(s.parent_span_id == root.span_id and s.trace_id == root.trace_id for s in found[1:5])
+    assert found[1].start_time_unix_nano == root.start_time_unix_nano
+    assert found[4].end_time_unix_nano == root.end_time_unix_nano
+    assert root.end_time_unix_nano - root.start_time_unix_nano == pytest.approx(4e6, abs=1e3)
+    assert abs(root.end_time_unix_nano / 1e9 - time.time()) < 5
+    about = {a.key: a.value for a in root.attributes}
+    assert [v.string_value for v in about["loopwright.flags"].array_value.values] == ["degraded", "out_of_range:delay"]
+    assert about["loopwright.degraded"].bool_value
+    assert about["http.response.status_code"].int_value == 200
+    assert {k: about[f"loopwright.{k}"].string_value for k in ("loop", "package", "arm", "prediction.id", "segment")} == {
+        "loop": "late-arrival",
+        "package": "3fa9" * 16,
+        "arm": "champion",
+        "prediction.id": id,
+        "segment": "JFK",
+    }
+    assert (called.trace_id.hex(), called.parent_span_id.hex(), called.trace_state) == (TRACE, CALLER, "congo=t61rcWkgMzE")
+    assert (called.span_id.hex(), called.status.code) == (span_id(other), 2)
+    assert len({s.span_id for s in found}) == len(found)
+
+
+def test_a_caller_is_told_which_span_answered() -> None:
+    given = {b"traceparent": f"00-{TRACE}-{CALLER}-01".encode()}
+    assert response_header(given, TRACE, sampled=False) == f"00-{TRACE}-{span_id(TRACE)}-00".encode()
+    assert response_header({}, TRACE, sampled=True) == b""
+
+
+def test_a_collector_that_is_down_costs_spans_that_are_counted_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spans, "MOST_WAITING", 5)
+    monkeypatch.setattr(spans, "PAUSE_SECONDS", 0.3)
+    with receiving() as gone:
+        pass
+    mine, counts = made(gone.url)
+    started = time.perf_counter()
+    for _ in range(8):
+        mine.tell(told(new_id(CLOCK.now()), {}))
+    assert time.perf_counter() - started < 0.1
+    assert counts["lost"] == 3
+    mine.close()
+    assert counts == {"lost": 8}
+
+
+@pytest.mark.parametrize("url", ["http://collector.example:4318", "https://10.0.0.7/v1/traces", "ftp://localhost"])
+def test_spans_go_to_https_or_this_machine_only(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spans, "PAUSE_SECONDS", 0.01)
+    mine, counts = made(url)
+    mine.tell(told(TRACE, {}))
+    mine.close()
+    assert counts == {"lost": 1}
+
+
+def test_a_request_that_is_not_sampled_costs_nothing_to_speak_of() -> None:
+    mine = made("http://localhost", 0.0)[0]
+    headers = {b"content-type": b"application/json", b"host": b"localhost"}
+    seconds = min(timeit.repeat(lambda: mine.wants(TRACE, headers), number=10_000, repeat=5)) / 10_000
+    assert seconds < 5e-6
