@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
-from loopwright.develop.trees import ensemble, floor_float32, of_histogram, read
+from loopwright.develop.ensemble import ensemble
+from loopwright.develop.trees import floor_float32, of_histogram, read
 from loopwright.records.graph import Array, Graph
 
 

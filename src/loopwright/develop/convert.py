@@ -19,6 +19,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from loopwright.develop import parts
 from loopwright.develop.agreement import apart, difference, load, tolerance
+from loopwright.develop.ensemble import older
 from loopwright.develop.fit import Lessons, Several, at_quantile, fit, last, predict
 from loopwright.develop.goal import Goal
 from loopwright.records.declarations import Candidate, Outcome
@@ -151,12 +152,20 @@ def convert(candidate: str, estimator: Any, width: int, goal: Goal, *, exact: bo
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            matrix = ndx.argument(shape=("N", width), dtype=ndx.float32)
-            raw = _raw(estimator, matrix, goal, exact=exact)
-            model: onnx.ModelProto = ndx.build({"matrix": matrix}, {"raw": raw})
+            try:
+                model = _built(estimator, width, goal, exact=exact)
+            except onnx.checker.ValidationError:  # both operators for trees in one graph
+                with older():
+                    model = _built(estimator, width, goal, exact=exact)
     except Exception as error:  # the libraries raise many kinds
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ConversionRefused(candidate, f"{kind}{' '.join(str(error).split())[:400]}") from error
+    return model
+
+
+def _built(estimator: Any, width: int, goal: Goal, *, exact: bool) -> onnx.ModelProto:
+    matrix = ndx.argument(shape=("N", width), dtype=ndx.float32)
+    model: onnx.ModelProto = ndx.build({"matrix": matrix}, {"raw": _raw(estimator, matrix, goal, exact=exact)})
     return model
 
 

@@ -1,13 +1,4 @@
-"""Trees to ONNX, exactly: those of scikit-learn, LightGBM and XGBoost, read from the fitted estimator itself.
-
-Thresholds of scikit-learn and LightGBM are float64. Where the matrix is float32, a row goes left when x <= t; that is the same as
-x <= t', with t' the largest float32 that is <= t (rounding to nearest instead sends rows down the wrong branch). Where it is
-float64 (after a scaler), the ensemble's thresholds are too.
-
-ONNX gives the sum of the leaves in float32. That is enough for a probability at the end of a graph. Where more is needed each
-leaf is split in two: a multiple of a power of two so large that float32 adds them without error, and the small rest. The two sums
-together are right to 40 bits. XGBoost itself adds in float32, one tree after the other from its base score on, and so does the
-runtime on one thread: with the base score as the first tree the sums are the same to the last bit.
+"""Trees of scikit-learn, LightGBM and XGBoost, read from the fitted estimator itself; `ensemble` writes them as ONNX.
 
 Every tree says in each node which way a NaN goes. LightGBM takes it for 0 where training had none.
 """
@@ -16,9 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import ndonnx as ndx
 import numpy as np
-import spox.opset.ai.onnx.ml.v3 as ml
 from lightgbm import LGBMModel
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import (
@@ -56,7 +45,8 @@ _NO_FORM = (
 class Tree(NamedTuple):
     """Nodes [n]: `left` is -1 in a leaf, `value` [n, K] counts in leaves only and is added to output `target` and the next ones.
 
-    `equal` says which nodes test x == threshold instead; `None` is none.
+    `equal` says which nodes test x == threshold instead; `None` is none. `cover` [n] is how many training rows came by (by weight, where
+    the library counts so); nodes that only make one node's set of categories a chain follow behind it.
     """
 
     feature: Array
@@ -67,86 +57,7 @@ class Tree(NamedTuple):
     value: Array
     target: int = 0
     equal: Array | None = None
-
-
-def ensemble(trees: Sequence[Tree], matrix: Any, base: Array, less: str = "LEQ", *, exact: bool) -> Any:
-    """`base` [K] plus the sum of trees, over an ndonnx matrix [N, F], as an array [N, K].
-
-    `less` is the comparison that goes left, LEQ or LT. `exact` gives float64, right to 40 bits; otherwise it is float32.
-    """
-    outputs, wide = len(base), matrix.dtype == ndx.float64
-    step = _step(trees) if exact else 0.0
-    nodes = _attributes([_in_two(tree, step, outputs) for tree in trees] if exact else trees, less)
-    numbers: dict[str, Any] = {name: nodes.pop(name) for name in ("nodes_values", "target_weights")}
-    if wide:
-        numbers = {f"{name}_as_tensor": values for name, values in numbers.items()}
-    else:
-        numbers["nodes_values"] = floor_float32(numbers["nodes_values"]) if less == "LEQ" else numbers["nodes_values"]
-        numbers = {name: values.tolist() for name, values in numbers.items()}
-    if not exact:
-        numbers["base_values_as_tensor" if wide else "base_values"] = base if wide else base.tolist()
-    result = ndx.asarray(
-        ml.tree_ensemble_regressor(
-            matrix.unwrap_spox(),
-            n_targets=2 * outputs if exact else outputs,
-            **numbers,
-            **{name: values.tolist() for name, values in nodes.items()},
-        )
-    )
-    if not exact:
-        return result
-    result = ndx.astype(result, ndx.float64)
-    return result[:, :outputs] + result[:, outputs:] + ndx.asarray(base[None, :])
-
-
-def _step(trees: Sequence[Tree]) -> float:
-    """The power of two of which float32 adds multiples without error, whichever leaves of the trees are added."""
-    most = sum(float(np.abs(t.value[t.left < 0]).max()) for t in trees)
-    if not np.isfinite(most):
-        raise ValueError("a leaf is not a number")
-    return float(2.0 ** (np.ceil(np.log2(most)) - 22)) if most > 0 else 1.0
-
-
-def _in_two(tree: Tree, step: float, outputs: int) -> Tree:
-    """A tree whose leaves hold multiples of `step` and, `outputs` further, the small rests."""
-    large = np.round(tree.value / step) * step
-    value = np.zeros((len(tree.left), 2 * outputs))
-    value[:, tree.target : tree.target + tree.value.shape[1]] = large
-    value[:, outputs + tree.target : outputs + tree.target + tree.value.shape[1]] = tree.value - large
-    return tree._replace(value=value, target=0)
-
-
-def _attributes(trees: Sequence[Tree], less: str) -> dict[str, Array]:
-    """The attributes of the operator; trees follow one another, and so do the nodes of a tree."""
-    parts: dict[str, list[Array]] = {}
-
-    def add(**arrays: Array) -> None:
-        for name, array in arrays.items():
-            parts.setdefault(name, []).append(np.asarray(array))
-
-    for number, tree in enumerate(trees):
-        size, leaf = len(tree.left), tree.left < 0
-        mode = np.where(leaf, "LEAF", f"BRANCH_{less}")
-        if tree.equal is not None:
-            mode = np.where(tree.equal & ~leaf, "BRANCH_EQ", mode)
-        add(
-            nodes_treeids=np.full(size, number),
-            nodes_nodeids=np.arange(size),
-            nodes_featureids=np.where(leaf, 0, tree.feature),
-            nodes_modes=mode,
-            nodes_values=np.where(leaf, 0.0, tree.threshold),
-            nodes_truenodeids=np.where(leaf, 0, tree.left),
-            nodes_falsenodeids=np.where(leaf, 0, tree.right),
-            nodes_missing_value_tracks_true=np.where(leaf, False, tree.missing_left).astype(np.int64),
-        )
-        leaves, width = np.flatnonzero(leaf), tree.value.shape[1]
-        add(
-            target_treeids=np.full(len(leaves) * width, number),
-            target_nodeids=np.repeat(leaves, width),
-            target_ids=np.tile(np.arange(tree.target, tree.target + width), len(leaves)),
-            target_weights=tree.value[leaves].ravel(),
-        )
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    cover: Array | None = None
 
 
 def floor_float32(values: Array) -> Array:
@@ -206,7 +117,14 @@ def of_sklearn(estimator: Any, values: Array, target: int = 0, features: Array |
     tree = estimator.tree_
     feature = tree.feature if features is None else np.asarray(features)[np.maximum(tree.feature, 0)]
     return Tree(
-        feature, tree.threshold, tree.children_left, tree.children_right, tree.missing_go_to_left.astype(bool), values, target
+        feature,
+        tree.threshold,
+        tree.children_left,
+        tree.children_right,
+        tree.missing_go_to_left.astype(bool),
+        values,
+        target,
+        cover=tree.weighted_n_node_samples,
     )
 
 
@@ -223,6 +141,7 @@ def of_histogram(predictor: Any, target: int = 0) -> Tree:
         nodes["missing_go_to_left"].astype(bool),
         nodes["value"][:, None],
         target,
+        cover=nodes["count"],
     )
 
 
@@ -318,6 +237,7 @@ def _lightgbm_tree(tree: dict[str, str], target: int) -> tuple[Tree, set[int]]:
         np.concatenate([missing, leaves.astype(bool)]),
         np.concatenate([np.zeros(inner), leaf_value])[:, None],
         target,
+        cover=np.concatenate([numbers("internal_count", float), numbers("leaf_count", float)]) if inner else np.ones(1),
     )
     by_category = np.flatnonzero(decision & _CATEGORICAL)
     if not len(by_category):
@@ -354,7 +274,7 @@ def _chained(tree: Tree, members: dict[int, list[int]]) -> Tree:
             at = new
         nodes["right"][at] = otherwise
     arrays = {name: np.array(values) for name, values in nodes.items()}
-    return Tree(**arrays, target=tree.target)
+    return Tree(**arrays, target=tree.target, cover=tree.cover)
 
 
 # --- XGBoost -------------------------------------------------------------------------------------------------------
@@ -376,13 +296,14 @@ def of_xgboost(estimator: Any) -> Model:
     base = np.array(json.loads(about["base_score"]), dtype=np.float64)
     base = np.log(base / (1 - base)) if link == "LOGISTIC" else np.log(base) if link == "EXP" else base
     outputs = max(int(about["num_class"]), int(about["num_target"]), 1)
-    first = [_leaf(float(np.float32(b)), k) for k, b in enumerate(np.broadcast_to(base, outputs))]
+    first = [leaf(float(np.float32(b)), k) for k, b in enumerate(np.broadcast_to(base, outputs))]
     return Model([*first, *trees], np.zeros(outputs), link, "LT", single=True, in_turn=True)
 
 
-def _leaf(value: float, target: int) -> Tree:
+def leaf(value: float, target: int) -> Tree:
+    """A tree that is but a leaf."""
     no = np.array([-1])
-    return Tree(np.array([0]), np.array([0.0]), no, no, np.array([False]), np.array([[value]]), target)
+    return Tree(np.array([0]), np.array([0.0]), no, no, np.array([False]), np.array([[value]]), target, cover=np.ones(1))
 
 
 def _last_tree(estimator: Any, model: dict[str, Any]) -> int | None:
@@ -408,4 +329,5 @@ def _xgboost_trees(trees: Sequence[dict[str, Any]], targets: Sequence[int], weig
             np.array(tree["default_left"], dtype=bool),
             conditions.astype(np.float64)[:, None] * weight,
             int(target),
+            cover=np.array(tree["sum_hessian"], dtype=np.float32),
         )

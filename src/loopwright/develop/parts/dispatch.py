@@ -26,6 +26,7 @@ from sklearn.base import is_classifier
 from sklearn.feature_selection import SelectorMixin
 
 from loopwright.develop import trees
+from loopwright.develop.ensemble import ensemble
 from loopwright.develop.parts.arithmetic import column, columns, rows, sigmoid, single, softmax, wide
 
 OPSETS = {"": 21, "ai.onnx.ml": 3}
@@ -114,7 +115,7 @@ def quick(part: Any, x: Any) -> Any | None:
     model = trees.read(part) if is_classifier(part) and x.dtype == ndx.float32 else None
     if model is None or model.categorical:
         return None
-    return linked(model, trees.ensemble(model.trees, x, model.base, model.less, exact=False))
+    return linked(model, ensemble(model.trees, x, model.base, model.less, exact=False))
 
 
 def summed(model: trees.Model, x: Any) -> Any:
@@ -124,7 +125,7 @@ def summed(model: trees.Model, x: Any) -> Any:
         count = max(model.categorical) + 1
         cut = [ndx.trunc(column(x, i)) if i in model.categorical else column(x, i) for i in range(count)]
         x = ndx.concat([*cut, x[:, count:]], axis=1)
-    return trees.ensemble(model.trees, x, model.base, model.less, exact=not model.in_turn)
+    return ensemble(model.trees, x, model.base, model.less, exact=not model.in_turn)
 
 
 def linked(model: trees.Model, found: Any) -> Any:

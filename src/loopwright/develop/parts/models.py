@@ -11,6 +11,7 @@ from sklearn.ensemble._iforest import _average_path_length
 from sklearn.linear_model import _base as linear_base
 
 from loopwright.develop import trees
+from loopwright.develop.ensemble import ensemble as ensembled
 from loopwright.develop.network import TorchClassifier, TorchRegressor
 from loopwright.develop.parts.arithmetic import column, constant, same, shares, sigmoid, single, softmax, times, wide
 from loopwright.develop.parts.dispatch import decision, predict, probabilities
@@ -157,5 +158,5 @@ def _(part: ensemble.IsolationForest, x: Any) -> Any:
         )
     ]
     usual = float(_average_path_length(np.array([part._max_samples]))[0]) * len(part.estimators_)
-    depth = trees.ensemble(made, single(x), np.zeros(1), exact=True)
+    depth = ensembled(made, single(x), np.zeros(1), exact=True)
     return -ndx.exp(depth * (-np.log(2.0) / usual)) - float(part.offset_)
