@@ -149,7 +149,10 @@ def test_a_package_holds_everything(done: Done) -> None:
     for line in board.rows:
         package = home.packages.read(line.package)
         manifest = package.manifest
-        assert set(package.files) == set(FILES)
+        explains = {"simple": ["explain.onnx", "explanation.msgpack"], "boosted": ["explanation.msgpack"]}.get(line.candidate, [])
+        assert set(package.files) == {*FILES} - {"explain.onnx", "explanation.msgpack"} | {*explains}
+        assert manifest.explained is not None
+        assert bool(manifest.explained.why) == (not explains)
         assert (manifest.loop, manifest.candidate, manifest.phase, manifest.by) == (
             "late-arrival",
             line.candidate,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from loopwright.deploy import explain
 from loopwright.deploy.predict import lawful, tolerance
 from loopwright.deploy.sandbox import Limits, Report, Task
 from loopwright.records.errors import PackageRefused
@@ -71,10 +72,11 @@ def probe_all(packages: Sequence[Package], *, most_us: float = float("inf")) -> 
 def _task(package: Package, limits: Limits) -> Task:
     return Task(
         limits=limits,
-        graphs={name: data for name, data in package.files.items() if name.endswith(".onnx")},
+        graphs={name: data for name, data in package.files.items() if name.endswith(".onnx") and name not in explain.FILES},
         columns=package.columns,
         rows=[{**g.request, **g.context} for g in package.reference.golden],
         width=len(package.manifest.output.names),
+        explanation={name: data for name, data in package.files.items() if name in explain.FILES},
     )
 
 

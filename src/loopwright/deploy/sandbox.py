@@ -25,13 +25,17 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """Graphs by file name, the contract, and rows (request and context together) to answer; `width` is that of the values."""
+    """Graphs by file name, the contract, and rows (request and context together) to answer; `width` is that of the values.
+
+    `explanation` are the files that explain the answers of model.onnx (`deploy.explain.FILES`), those that there are.
+    """
 
     limits: Limits
     graphs: dict[str, bytes]
     columns: dict[str, Column]
     rows: list[dict[str, Any]]
     width: int = 0
+    explanation: dict[str, bytes] = {}
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +102,30 @@ def examine(task: Task) -> Report:
     return Report(outputs=outputs, scores=scores, load_ms=(time.perf_counter() - started) * 1e3, one_row_us=one_row)
 
 
+def unexplained(task: Task) -> str:
+    """Why the explanation is not one of the model; empty where it is, or there is none."""
+    from loopwright.deploy.explain import Reasons
+    from loopwright.records.errors import PackageRefused
+    from loopwright.records.graph import Feeder, Graph
+    from loopwright.records.graph_check import check_graph
+
+    if not task.explanation:
+        return ""
+    try:
+        if before := task.explanation.get("explain.onnx"):
+            check_graph(before, name="explain.onnx")
+        graph = Graph(task.graphs["model.onnx"])
+        reasons = Reasons(graph, task.columns, task.explanation)
+        if not task.rows:
+            return ""
+        answers = graph.run(Feeder(graph, task.columns)(task.rows), ["values" if task.width else "score"])
+        return reasons.problem(task.rows, next(iter(answers.values())).reshape(len(task.rows), -1))
+    except PackageRefused as refused:
+        return refused.why
+    except Exception as error:  # noqa: BLE001  # the decoder and the runtime raise many kinds
+        return f"its explanation cannot be used: {type(error).__name__}"
+
+
 def _one_row_us(graph: Any, feeder: Any, rows: list[dict[str, Any]], runs: int = 50) -> float:
     times = []
     for i in range(runs):
@@ -116,7 +144,9 @@ def main() -> None:
     reports = []
     for task in tasks:
         try:
-            reports.append(examine(task))
+            report = examine(task)
+            why = report.problem or unexplained(task)
+            reports.append(Report(problem=why) if why else report)
         except MemoryError:
             reports.append(Report(problem="needs more memory than a probe may use"))
     with os.fdopen(output, "wb") as out:

@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from loopwright.develop.agreement import agreed
+from loopwright.develop.agreement import agreed, load
 from loopwright.develop.card import card
 from loopwright.develop.convert import convert, refuse_inconvertible, rehearse
 from loopwright.develop.evaluate import LATENCY_RUNS, evaluate, latency, measures
+from loopwright.develop.explanation import Files, explanation
 from loopwright.develop.features import Encoding, Traced, Vocabulary, trace, trace_rule, trace_slices
 from loopwright.develop.fit import Lessons, first_trial, fit, fixed, make, search
 from loopwright.develop.goal import Answers, Goal, alert_threshold, goal_of
@@ -38,12 +39,23 @@ from loopwright.records.home import Home
 from loopwright.records.ids import digest
 from loopwright.records.label import label_array
 from loopwright.records.metrics import Answered
-from loopwright.records.package import ContextNeed, Conversion, Lineage, Manifest, Partition, Reference, Segment, Training
+from loopwright.records.package import (
+    ContextNeed,
+    Conversion,
+    Explained,
+    Lineage,
+    Manifest,
+    Partition,
+    Reference,
+    Segment,
+    Training,
+)
 from loopwright.records.packages import FORMAT, encode_json
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.split import Split, divide, divide_again
 
 _LATENCY_ROWS = 200
+_EXPLAINED_ROWS = 50
 
 
 class _Fitted(msgspec.Struct, kw_only=True):
@@ -57,6 +69,7 @@ class _Fitted(msgspec.Struct, kw_only=True):
     params: dict[str, Any]
     conversion: Conversion
     seconds: float
+    explained: Files
 
 
 class Measured(msgspec.Struct, kw_only=True):
@@ -319,6 +332,7 @@ def _heuristic(work: Work) -> _Fitted:
         params={},
         conversion=Conversion(rows=0, max_difference=0.0),
         seconds=0.0,
+        explained=Files(Explained(why="a rule has no contributions: read it in the loop file")),
     )
 
 
@@ -374,15 +388,24 @@ def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | 
         return work.traced.model_graph(work.vocabulary, candidate.encoding, model, goal)
 
     graph, conversion = agreed(candidate.name, estimator, work.goal, build, work.traced.columns, work.validation_table)
+    names = work.traced.names(work.vocabulary, candidate.encoding)
+    some = work.validation_table.slice(0, _EXPLAINED_ROWS)
+    tried = load(candidate.name, graph)
+    explained = explanation(
+        estimator, work.goal, names, lessons.matrix, work.drawn.rows, tried.run(arrow_feed(tried, work.columns, some))
+    )
+    if explained.about.why:
+        work.progress.say(f"{candidate.name}: its answers cannot be explained: {explained.about.why}")
     return _Fitted(
         name=candidate.name,
         phase=candidate.phase,
         graph=graph,
-        features=work.traced.names(work.vocabulary, candidate.encoding),
+        features=names,
         vocabulary={name: v.words for name, v in work.vocabulary.items()},
         params=found,
         conversion=conversion,
         seconds=seconds,
+        explained=explained,
     )
 
 
@@ -420,6 +443,7 @@ def make_package(work: Work, fitted: _Fitted) -> Measured:
         "model.onnx": fitted.graph,
         "heuristic.onnx": work.heuristic,
         **({"slices.onnx": work.slices} if work.slices is not None else {}),
+        **fitted.explained.files,
         "evaluation.json": encode_json(evaluation),
         "reference.json": encode_json(reference),
         "MLmodel": mlmodel(work.columns, graph.columns, output, manifest.environment["python"], manifest.created_at),
@@ -520,6 +544,7 @@ def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
         lineage=work.lineage if fitted.features else msgspec.structs.replace(work.lineage, features={}),
         split=work.partition,
         sampling=work.drawn.sampled if fitted.features else None,
+        explained=fitted.explained.about,
     )
 
 

@@ -23,6 +23,7 @@ LoopwrightError
 │   ├── GateFailed
 │   ├── ReleaseConflict         somebody else changed the release first
 │   ├── RequestConflict         the same request id again, with another body
+│   ├── NotExplained            a package whose answers have no exact explanation
 │   └── AddressRefused          an address or webhook target that is not allowed
 ├── Unavailable                 a part is down or full; trying again may help
 │   ├── LedgerUnavailable
@@ -219,6 +220,14 @@ class RequestConflict(Refused):
         super().__init__(
             f"id {id} was answered already, for another request; a retry sends the same body, anything else a new id"
         )
+
+
+class NotExplained(Refused):
+    """An answer of a package that has no exact explanation."""
+
+    def __init__(self, package: str, why: str) -> None:
+        self.package, self.why = package, why
+        super().__init__(f"package {package[:12]} does not explain its answers: {why}")
 
 
 class AddressRefused(Refused):

@@ -7,6 +7,8 @@
     slices.onnx         one string output [N] per slice, named by the slice (absent when the loop has no slices)
     evaluation.json     `Evaluation`
     reference.json      `Reference`: compact summary of training inputs and outputs, and golden requests with their answers
+    explanation.msgpack how much each feature moved an answer, see `records.explanation`; absent where that cannot be told
+    explain.onnx        from `features` to the matrix that is explained: `matrix` (float64 [N, G]); absent where that is `features`
     MLmodel             so that `mlflow.pyfunc.load_model` works on the folder
     card.md             the model card
 
@@ -170,10 +172,19 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     value: str
 
 
+class Explained(msgspec.Struct, frozen=True):
+    """What `explain=true` gives: by which method, and the unit in which contributions and base add up; or `why` there are none."""
+
+    method: str = ""
+    unit: str = ""
+    why: str = ""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about a package but its bytes. `request`, `key`, `event_time` are the contract of the request.
 
     `group` is the request column within which is ranked; `heuristic_threshold` that of the heuristic, where it is not `threshold`.
+    `explained` is None for a package that was made before answers were explained.
     """
 
     format: int
@@ -207,6 +218,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     lineage: Lineage = Lineage()
     split: Partition | None = None
     sampling: Sampled | None = None
+    explained: Explained | None = None
 
     @property
     def may_lack(self) -> frozenset[str]:

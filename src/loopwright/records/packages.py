@@ -8,7 +8,7 @@ except `write`, which refuses unsafe ones (`records.graph_check`) before anythin
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,17 @@ FORMAT = 1
 FILE_BYTES = 64 * 2**20
 PACKAGE_BYTES = 256 * 2**20
 MANIFEST_BYTES = 4 * 2**20
-FILES = ("model.onnx", "heuristic.onnx", "slices.onnx", "evaluation.json", "reference.json", "MLmodel", "card.md")
+FILES = (
+    "model.onnx",
+    "heuristic.onnx",
+    "slices.onnx",
+    "explain.onnx",
+    "explanation.msgpack",
+    "evaluation.json",
+    "reference.json",
+    "MLmodel",
+    "card.md",
+)
 REQUIRED = ("model.onnx", "heuristic.onnx", "evaluation.json", "reference.json")
 
 Problems = list[Problem]
@@ -64,6 +74,12 @@ class Package:
         """What the graphs see: request columns, then context columns."""
         context = {name: column for need in self.manifest.context for name, column in need.columns.items()}
         return {**self.manifest.request, **context}
+
+    def shed(self, *keep: str) -> None:
+        """Let go of the bytes of all files but `keep`, and of what was read from them."""
+        self.files = {name: self.files[name] for name in keep}
+        for name in ("evaluation", "reference", "card"):
+            self.__dict__.pop(name, None)
 
     def _decode(self, name: str, type: Any) -> Any:
         try:
@@ -124,8 +140,8 @@ class Packages:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def read(self, digest: str) -> Package:
-        """The package of that digest (all 64 digits), every byte checked.
+    def read(self, digest: str, *, keep: Container[str] = FILES) -> Package:
+        """The package of that digest (all 64 digits), every byte checked; only the files `keep` are held.
 
         Raises PackageNotFound when there is none, PackageRefused naming the difference when it is damaged.
         """
@@ -140,7 +156,12 @@ class Packages:
             raise PackageRefused(digest, f"file {extra[0][:80]!r} is not in the manifest")
         if sum(info.size for info in manifest.files.values()) > PACKAGE_BYTES:
             raise PackageRefused(digest, f"more than {PACKAGE_BYTES} bytes")
-        return Package(digest, manifest, {name: _checked(folder / name, digest, info) for name, info in manifest.files.items()})
+        files = {}
+        for name, info in manifest.files.items():
+            data = _checked(folder / name, digest, info)
+            if name in keep:
+                files[name] = data
+        return Package(digest, manifest, files)
 
     def manifest(self, digest: str) -> Manifest:
         """Only the manifest, its digest checked: cheap. Raises as `read`."""

@@ -9,6 +9,7 @@ STATUS: tuple[tuple[type[errors.LoopwrightError], int, str], ...] = (
     (errors.RequestTooLarge, 413, "too_large"),
     (errors.RequestInvalid, 422, "invalid"),
     (errors.RequestConflict, 409, "id_taken"),
+    (errors.NotExplained, 422, "not_explained"),
     (errors.UsageError, 400, "usage"),
     (errors.NotFound, 404, "not_found"),
     (errors.ReleaseConflict, 409, "conflict"),

@@ -1,0 +1,119 @@
+"""Why an answer is what it is: what each feature contributed to it, by the package that gave it, from the row as it was logged.
+
+Nothing of it is on the way of a request that does not ask. What explains a package is read when it is first asked for, and the matrix
+that is explained comes out of the package's own graph.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from loopwright.records.declarations import Column
+from loopwright.records.errors import NotExplained, PackageRefused
+from loopwright.records.explanation import decode, linked
+from loopwright.records.graph import Array, Feeder, Graph
+from loopwright.records.package import Manifest
+from loopwright.records.packages import Package
+from loopwright.records.predictions.record import Prediction
+
+FILES = ("explanation.msgpack", "explain.onnx")
+MOST_ROWS = 1000
+TOLERANCE = 1e-4
+BEFORE = "the package was made before answers were explained: `loopwright run` makes one that explains them"
+DEGRADED = "the heuristic answered: a rule has no contributions"
+
+
+class Explained(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What each feature contributed; `base` and the contributions add up to the raw score, in `unit`, of output `of` where there are several.
+
+    `why` says why there is none.
+    """
+
+    contributions: dict[str, float] | None = None
+    base: float | None = None
+    unit: str = ""
+    of: str | None = None
+    why: str = ""
+
+
+def refuse(package: str, manifest: Manifest) -> None:
+    """Raise NotExplained for a package whose answers cannot be explained."""
+    if manifest.explained is None or manifest.explained.why:
+        raise NotExplained(package, BEFORE if manifest.explained is None else manifest.explained.why)
+
+
+class Reasons:
+    """What explains a package, ready: `graph` is its model, `files` those of `FILES` that it has. Safe to use from several threads.
+
+    Raises ValueError, or what the runtime raises, where the files do not fit together.
+    """
+
+    def __init__(self, graph: Graph, columns: Mapping[str, Column], files: Mapping[str, bytes]) -> None:
+        self._graph, self._feed = graph, Feeder(graph, columns)
+        self.explainer = decode(files["explanation.msgpack"])
+        self._before = Graph(files["explain.onnx"]) if "explain.onnx" in files else None
+        if self._before is not None and [i.name for i in self._before.inputs] != ["features"]:
+            raise ValueError("explain.onnx must have one input, `features`")
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Array:
+        """What the features of rows contribute to each output, [N, K, F]."""
+        matrix = self._graph.run(self._feed(rows), ["features"])["features"]
+        if self._before is not None:
+            matrix = self._before.run({"features": matrix}, ["matrix"])["matrix"]
+        return self.explainer.contributions(matrix)
+
+    def problem(self, rows: Sequence[Mapping[str, Any]], answers: Array) -> str:
+        """Where contributions and base do not give the `answers` [N, K] of the graph; empty where they do, or nobody can tell."""
+        contributions = self(rows)
+        raw = self.explainer.base + contributions.sum(axis=2)
+        if not np.isfinite(contributions).all() or not np.isfinite(raw).all():
+            return "its explanation gives what is no number"
+        given = linked(self.explainer.link, raw)
+        if given is None:
+            return ""
+        if given.shape != answers.shape:
+            return f"its explanation is of {given.shape[1]} outputs, not {answers.shape[1]}"
+        given, answers = np.sort(given, axis=1), np.sort(answers, axis=1)  # as quantiles are
+        apart = float((np.abs(given - answers) / np.maximum(1.0, np.abs(answers))).max(initial=0.0))
+        return "" if apart <= TOLERANCE else f"its explanation is off by up to {apart:.2g}"
+
+
+class PackageReasons:
+    """The answers of one package, explained. Raises NotExplained where it cannot, PackageRefused where its files do not fit."""
+
+    def __init__(self, package: Package, graph: Graph, files: Mapping[str, bytes]) -> None:
+        refuse(package.digest, package.manifest)
+        self._output = output = package.manifest.output
+        try:
+            self._reasons = Reasons(graph, package.columns, files)
+        except Exception as error:  # the decoder and the runtime raise many kinds
+            raise PackageRefused(package.digest, f"its explanation cannot be read: {type(error).__name__}") from error
+        if len(self._reasons.explainer.base) != (outputs := max(len(output.names), 1)):
+            raise PackageRefused(
+                package.digest, f"its explanation is of {len(self._reasons.explainer.base)} outputs, not {outputs}"
+            )
+
+    def __call__(self, answers: Sequence[Prediction]) -> list[Explained]:
+        """What explains answers of this package, in order; for one of the heuristic, why there is nothing."""
+        found = [Explained(why=DEGRADED)] * len(answers)
+        sound = [i for i, answer in enumerate(answers) if "degraded" not in answer.flags]
+        if not sound:
+            return found
+        explainer, names = self._reasons.explainer, self._output.names
+        contributions = self._reasons([{**answers[i].request, **answers[i].context} for i in sound])
+        for row, place in zip(contributions, sound, strict=True):
+            k = self._which(answers[place], explainer.base + row.sum(axis=1))
+            moved = dict(zip(explainer.features, row[k].tolist(), strict=True))
+            found[place] = Explained(moved, float(explainer.base[k]), explainer.unit, names[k] if names else None)
+        return found
+
+    def _which(self, answer: Prediction, raw: Array) -> int:
+        """The output that the score is: the class chosen, the first target, the quantile nearest the median (they are sorted)."""
+        if self._output.task == "multiclass":
+            return self._output.classes.index(str(answer.label))
+        if self._output.quantiles:
+            nearest = int(np.argmin([abs(q - 0.5) for q in self._output.quantiles]))
+            return int(np.argsort(raw, kind="stable")[nearest])
+        return 0
