@@ -21,6 +21,7 @@ from loopwright.data.ingest import Ingested
 from loopwright.deploy.controller import serving
 from loopwright.deploy.predict import Predictor
 from loopwright.deploy.segments import Segments
+from loopwright.deploy.shelf import Shelf
 from loopwright.loop import Loop
 from loopwright.records import metrics
 from loopwright.records.clock import SimulatedClock
@@ -244,6 +245,7 @@ class Traffic:
         self.truths = LogWriter(log_folder(home.path, loop.name), "outcomes")
         self.serving: ReleaseState | None = None
         self.segments: Segments | None = None
+        self.shelf = Shelf(self._predictor)
 
     def answer(self, begin: datetime, stop: datetime) -> int:
         """Answer every request of [begin, stop), each with the context known at its moment, and log the outcomes that came."""
@@ -267,8 +269,10 @@ class Traffic:
         if now is None:
             raise GateFailed("", ["nothing serves"])
         if self.segments is None or self.serving != now:
-            own, before = self._predictor(now.arms[0].package), self.segments
-            self.segments = Segments(now, own, self._predictor, self.home.clock, lambda _why: None, before)
+            own, before = self.shelf.load(now.arms[0].package), self.segments
+            self.segments = Segments(now, own, self.shelf, self.home.clock, lambda _why: None, before)
+            if self.serving is not None:
+                self.shelf.drop({*self.serving.packages} - {*now.packages})
         self.serving = now
         return self.segments
 

@@ -1,6 +1,6 @@
 """A fleet answering: each row goes to the package of its segment, every other row to the loop's own package.
 
-The packages of segments are loaded when they are first asked, and shared with the releases that follow. One that cannot
+The packages of segments are loaded when they are first asked, onto the shelf that all loops share. One that cannot
 be loaded, or that cannot answer at all, is stood in for by the loop's own package (flag `missing_segment`); so is, for the
 moment, one that would make a request wait: a request loads packages for a bounded time, the others are loaded beside it.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from loopwright.deploy.predict import Predictor, text_of
+from loopwright.deploy.shelf import Shelf
 from loopwright.records.clock import Clock
 from loopwright.records.errors import LoopwrightError, PackageRefused, Unavailable
 from loopwright.records.packages import Package
@@ -27,35 +28,35 @@ MISSING = "missing_segment"
 
 
 class Segments:
-    """The packages of one release state: `predictor` is that of the loop, `load` makes the one of a digest ready.
+    """The packages of one release state: `predictor` is that of the loop, those of its segments come from the `shelf`.
 
-    `refused` is told why a package could not be loaded. What `before` had loaded is taken over, and the new packages of
-    segments that it had been asked for are loaded first, so that a switch does not make requests wait. An answer may load
-    packages for `load_seconds`; what it, or a switch, had to leave is loaded by `load`.
+    `refused` is told why a package could not be loaded. The new packages of segments that `before` had been asked for are
+    loaded first, so that a switch does not make requests wait. An answer may load packages for `load_seconds`; what it, or
+    a switch, had to leave is loaded by `load`.
     """
 
     def __init__(
         self,
         state: ReleaseState,
         predictor: Predictor,
-        load: Callable[[str], Predictor],
+        shelf: Shelf,
         clock: Clock,
         refused: Callable[[str], None],
         before: "Segments | None" = None,
         load_seconds: float = float("inf"),
     ) -> None:
         self._column, self._packages, self._global = state.fleet, state.segments, predictor
-        self._load, self._clock, self._refused = load, clock, refused
+        self._shelf, self._clock, self._refused = shelf, clock, refused
         self._failed: dict[str, float] = {}
         self._wanted: dict[str, str] = {}
         self._load_seconds = load_seconds
         self._loading = threading.Lock()
-        asked: dict[str, Predictor] = before._loaded if before is not None else {}
-        serving = set(state.segments.values())
-        self._loaded: dict[str, Predictor] = {digest: p for digest, p in asked.items() if digest in serving}
+        asked: set[str] = before._lawful if before is not None else set()
+        self._lawful: set[str] = asked & set(state.segments.values())
+        """The packages that were asked for, and are those of their segments."""
         if before is not None:
             asked_for = {s: d for s, d in state.segments.items() if before._packages.get(s) in asked}
-            self._wanted.update({digest: segment for segment, digest in asked_for.items() if digest not in self._loaded})
+            self._wanted.update({digest: segment for segment, digest in asked_for.items() if digest not in self._lawful})
             self.load()
 
     def load(self) -> None:
@@ -68,14 +69,20 @@ class Segments:
             self._wanted.pop(digest, None)
 
     @property
+    def waits(self) -> bool:
+        """Whether answers had to leave something to `load`."""
+        return bool(self._wanted)
+
+    @property
     def loaded(self) -> list[str]:
         """The packages of segments that are in memory."""
-        return sorted(self._loaded)
+        return sorted(digest for digest in self._lawful if digest in self._shelf)
 
     def answer(
         self, rows: Sequence[dict[str, Any]], *, ids: Sequence[str] | None = None, at_us: Sequence[int] | int | None = None
     ) -> list[Prediction]:
         """Answer N rows in order, with one graph run for each package that is asked. As `Predictor.answer` otherwise."""
+        self._shelf.touch(self._global.digest)
         if not self._packages:
             return self._global.answer(rows, ids=ids, at_us=at_us)
         until = self._clock.monotonic() + self._load_seconds
@@ -124,26 +131,30 @@ class Segments:
 
     def _in_time(self, segment: str, digest: str, until: float) -> Predictor | None:
         """The predictor of a package, unless it is not loaded and there is no time left for it."""
-        found = self._loaded.get(digest)
+        found = self._found(digest)
         if found is None and self._clock.monotonic() > until:
             self._wanted[digest] = segment
             return None
         return found or self._ready(segment, digest)
 
+    def _found(self, digest: str) -> Predictor | None:
+        return self._shelf.find(digest) if digest in self._lawful else None
+
     def _ready(self, segment: str, digest: str) -> Predictor | None:
         """The predictor of a package, loaded if it was not; None while it cannot be."""
-        found = self._loaded.get(digest)
+        found = self._found(digest)
         if found is not None:
             return found
         with self._loading:
-            found = self._loaded.get(digest)
+            found = self._found(digest)
             failed = self._failed.get(digest)
             if found is not None or (failed is not None and self._clock.monotonic() - failed < RETRY_SECONDS):
                 return found
+            self._shelf.touch(self._global.digest)  # whatever goes for this one, it is not the loop's own
             try:
-                found = self._load(digest)
+                found = self._shelf.load(digest)
                 check_segment(found.package, self._global.package, self._column, segment)
-                self._loaded[digest] = found
+                self._lawful.add(digest)
             except Exception as error:  # noqa: BLE001  # a runtime that chokes on a package must not end the answering
                 found = None
                 self._failed[digest] = self._clock.monotonic()

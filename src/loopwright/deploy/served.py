@@ -9,13 +9,19 @@ from pathlib import Path
 import msgspec
 
 from loopwright.records import failpoints
+from loopwright.records.clock import Clock
 from loopwright.records.declarations import Table
 from loopwright.records.errors import Damaged, ReleaseConflict
 from loopwright.records.home import Home
-from loopwright.records.ids import scoped_name
+from loopwright.records.ids import NAME, scoped_name
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import LoopRecord
 
+FEW = 64
+"""So many loops are looked at each time, and loaded before they are asked."""
+
+LOOK_SECONDS = 5.0
+MOST_NOTED = 2**16
 MOST_PAST = 100
 MOST_PACKAGES = 20_000
 """So many packages are named by the states of the past that a file holds: fewer states for a large fleet."""
@@ -56,6 +62,7 @@ def read(path: Path) -> Served | None:
 def write(path: Path, served: Served) -> None:
     """Replace one loop's file."""
     replace(path, msgspec.json.encode(served))
+    _note(path)
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -77,6 +84,101 @@ def replace(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _note(path: Path) -> None:
+    """Say in the list beside the folder which file was written, after it was. A long list is begun anew."""
+    noted, line = _list(path.parent), f"{path.name}\n".encode()
+    try:
+        with noted.open("ab") as file:
+            file.write(line)
+            if file.tell() <= MOST_NOTED:
+                return
+        temporary = noted.with_name(f".{noted.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        temporary.write_bytes(line)
+        temporary.rename(noted)
+    except OSError:  # a full disk: what was written is found all the same, later
+        return
+
+
+def _list(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.changed")
+
+
+class Changes:
+    """Which files of the folder changed since it was last asked (the first time: all of them), as names of loops.
+
+    Writers say in a list beside the folder what they wrote, so in a large folder a change costs that file, and no change one
+    call to the system. Whatever else happens to a file is seen at once in a folder of at most `FEW` files, in a larger one
+    every `LOOK_SECONDS`.
+    """
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self._folder, self._clock = folder, clock
+        self._stamps: dict[str, tuple[int, int, int]] = {}
+        self._read = (0, 0)
+        self._looked = -LOOK_SECONDS
+
+    def __call__(self) -> list[str]:
+        """Their names, sorted; also of those that are gone."""
+        noted = self._noted()
+        now = self._clock.monotonic()
+        if noted is None or len(self._stamps) <= FEW or now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            return self._look()
+        changed = []
+        for loop in noted:
+            stamp = _stamp(self._folder / f"{loop}.json")
+            if self._stamps.get(loop) != stamp:
+                self._keep(loop, stamp)
+                changed.append(loop)
+        return changed
+
+    @property
+    def loops(self) -> list[str]:
+        """All that have a file, sorted."""
+        return sorted(self._stamps)
+
+    def _look(self) -> list[str]:
+        try:
+            with os.scandir(self._folder) as entries:
+                names = {e.name.removesuffix(".json") for e in entries if e.name.endswith(".json")}
+        except FileNotFoundError:
+            names = set()
+        now = {loop: _stamp(self._folder / f"{loop}.json") for loop in {*names, *self._stamps} if NAME.fullmatch(loop)}
+        changed = sorted(loop for loop, stamp in now.items() if self._stamps.get(loop) != stamp)
+        for loop in changed:
+            self._keep(loop, now[loop])
+        return changed
+
+    def _keep(self, loop: str, stamp: tuple[int, int, int] | None) -> None:
+        if stamp is None:
+            self._stamps.pop(loop, None)
+        else:
+            self._stamps[loop] = stamp
+
+    def _noted(self) -> list[str] | None:
+        """The loops that were noted since; None where the list was begun anew meanwhile."""
+        try:
+            with _list(self._folder).open("rb") as file:
+                stat = os.fstat(file.fileno())
+                inode, offset = self._read
+                self._read = stat.st_ino, stat.st_size
+                if stat.st_ino != inode or stat.st_size < offset:
+                    return None
+                file.seek(offset)
+                lines = file.read(stat.st_size - offset).decode("utf-8", "replace").split("\n")
+        except FileNotFoundError:
+            return []
+        return sorted({loop for line in lines if NAME.fullmatch(loop := line.removesuffix(".json"))})
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
 def path_of(home: Home, loop: str) -> Path:
     """The file of one loop."""
     return folder(home) / f"{loop}.json"
@@ -91,41 +193,47 @@ def follow(home: Home) -> list[str]:
 
 
 class Follower:
-    """Follows a ledger again and again: while neither the ledger nor a file has changed, it reads nothing else."""
+    """Follows a ledger again and again: of what changed there, or in a file, it reads that loop only."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._seen: tuple[int, dict[str, tuple[int, int, int]]] | None = None
+        self._changes = Changes(folder(home), home.clock)
+        self._seen = 0
+        self._due: set[str] = set()
+        """Loops whose turn has not come yet, as when the ledger went away in between."""
 
     def follow(self) -> list[str]:
         """See `follow`."""
-        home = self._home
-        seen = home.ledger.count(), self._stamps()
-        if self._seen == seen:
-            return []
+        ledger = self._home.ledger
+        newest = ledger.count()
+        self._due.update(self._changes())
+        if newest > self._seen:
+            for kind in (ReleaseState, LoopRecord):
+                self._due.update(ledger.loops(kind, after=self._seen))
+            self._seen = newest
         changed = []
-        states: dict[str, list[ReleaseState]] = {}
-        for entry in home.ledger.find(ReleaseState, newest=False):
-            states.setdefault(entry.loop, []).append(entry.record)
-        for loop in sorted(states):
-            path = path_of(home, loop)
-            try:
-                now = read(path)
-            except Damaged:
-                now = None
-            if now is not None and now.unrecorded and (recorded := _record(home, now)) is not None:
-                states[loop].append(recorded)
-            wanted = _served(home, loop, states[loop])
-            if wanted != now:
-                failpoints.hit("release.followed")
-                write(path, wanted)
+        for loop in sorted(self._due):
+            states = [entry.record for entry in ledger.find(ReleaseState, loop=loop, newest=False)]
+            if states and self._mend(loop, states):
                 changed.append(loop)
-        self._seen = None if changed else seen
+            self._due.discard(loop)
         return changed
 
-    def _stamps(self) -> dict[str, tuple[int, int, int]]:
-        stats = ((path.name, path.stat()) for path in folder(self._home).glob("*.json"))
-        return {name: (stat.st_mtime_ns, stat.st_ino, stat.st_size) for name, stat in stats}
+    def _mend(self, loop: str, states: list[ReleaseState]) -> bool:
+        """Bring the file of one loop up to date with its `states`; whether it had to be."""
+        home, path = self._home, path_of(self._home, loop)
+        try:
+            now = read(path)
+        except Damaged:
+            now = None
+        if now is not None and now.unrecorded and (recorded := _record(home, now)) is not None:
+            states.append(recorded)
+        wanted = _served(home, loop, states)
+        if wanted == now:
+            return False
+        failpoints.hit("release.followed")
+        write(path, wanted)
+        return True
 
 
 def copy(home: Home, loop: str) -> None:

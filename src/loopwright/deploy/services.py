@@ -1,9 +1,14 @@
 """Who serves in this process: the loops in service, each with its package made ready, and the hot swap to another.
 
+While there are few loops, all are made ready before they are asked; of many, each when it is first asked, and as many
+stay as the shelf's budget of memory holds.
+
 A swap loads, checks and warms the new package beside the old one, which answers meanwhile; then one assignment puts it in
 place. Requests that were taken before finish on the package they began with.
 """
 
+import threading
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +21,14 @@ from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.predict import Predictor
 from loopwright.deploy.recent import Recent
 from loopwright.deploy.segments import LOAD_SECONDS, Segments
+from loopwright.deploy.shelf import BUDGET, Load, Shelf
 from loopwright.records.clock import Clock
-from loopwright.records.errors import LoopNotFound, LoopwrightError
-from loopwright.records.ids import NAME
+from loopwright.records.errors import LoopNotFound, LoopwrightError, Unavailable
 from loopwright.records.packages import Packages
 from loopwright.records.releases import ReleaseState
 
 RETRY_SECONDS = 5.0
+_READ = ("model.onnx", "heuristic.onnx", "reference.json")
 
 
 class InService(NamedTuple):
@@ -39,38 +45,84 @@ class InService(NamedTuple):
 
 
 class Watcher(NamedTuple):
-    """Who is told: a package was put into service (loop, digest) or refused (loop, why), rows could not be logged (loop, how many)."""
+    """Who is told: a package was put into service (loop, digest) or refused (loop, why), rows could not be logged (loop, how many).
+
+    `loaded`: a package came onto the shelf.
+    """
 
     swapped: Callable[[str, str], None]
     refused: Callable[[str, str], None]
     unlogged: Callable[[str, int], None]
+    loaded: Callable[[Load], None] = lambda _: None
 
 
 class Services:
     """The loops in service under `home` (a folder). `refresh` follows the local copies, also while requests are answered."""
 
     def __init__(
-        self, home: Path, packages: Packages, online: ContextStore, clock: Clock, watcher: Watcher | None = None
+        self,
+        home: Path,
+        packages: Packages,
+        online: ContextStore,
+        clock: Clock,
+        watcher: Watcher | None = None,
+        *,
+        budget: int = BUDGET,
     ) -> None:
         self._home, self._packages, self._online, self._clock = home, packages, online, clock
         self._watcher = watcher or Watcher(lambda _loop, _digest: None, lambda _loop, _why: None, lambda _loop, _count: None)
+        self._known: list[str] = []
         self._loops: dict[str, InService] = {}
-        self._stamps: dict[str, tuple[int, int, int]] = {}
+        self._changes = local.Changes(home / "served", clock)
         self._failed: dict[str, float] = {}
+        self._switching = threading.RLock()
+        self.shelf = Shelf(self._make, budget, self._gone, self._watcher.loaded)
+        self._own: dict[str, str] = {}
+        """The loop whose own package a digest is, while that package is in service."""
+        self._recent: dict[str, Recent] = {}
         self._overruns = Overruns()
         self._names: dict[str, list[str]] = {}
 
     @property
     def loops(self) -> list[str]:
-        """The loops in service."""
-        return sorted(self._loops)
+        """The loops that are to be served, sorted."""
+        return self._known
+
+    @property
+    def loaded(self) -> list[InService]:
+        """Those whose packages are in memory, in order of their names."""
+        return [service for _, service in sorted(self._loops.items())]
+
+    def knows(self, loop: str) -> bool:
+        """Whether a loop of that name is to be served."""
+        place = bisect_left(self._known, loop)
+        return place < len(self._known) and self._known[place] == loop
+
+    def ready(self, loop: str) -> bool:
+        """Whether a loop's package is in memory, so that it answers at once."""
+        return loop in self._loops
 
     def service(self, loop: str) -> InService:
-        """What serves a loop. Raises LoopNotFound."""
-        found = self._loops.get(loop)
-        if found is None:
-            raise LoopNotFound(loop, self.loops[:5])
-        return found
+        """What serves a loop, loaded if it was not (see `load`). Raises LoopNotFound, and Unavailable while it cannot be loaded."""
+        return self._loops.get(loop) or self._load(loop)
+
+    def load(self, loop: str) -> None:
+        """Make a loop ready; this takes milliseconds, so it is for a thread of its own. Raises as `service`."""
+        self.service(loop)
+
+    def _load(self, loop: str) -> InService:
+        if not self.knows(loop):
+            raise LoopNotFound(loop, self._known[:5])
+        with self._switching:
+            found = self._loops.get(loop)
+            if found is not None:
+                return found
+            failed = self._failed.get(loop)
+            if failed is None or self._clock.monotonic() - failed >= RETRY_SECONDS:
+                found = self._try(loop)
+            if found is None:
+                raise Unavailable(f"loop {loop!r} cannot be served at the moment")
+            return found
 
     def names(self, package: str) -> list[str]:
         """The names of the values of a package that was put into service in this process, also where another serves by now."""
@@ -81,51 +133,62 @@ class Services:
 
         A package that is refused changes nothing.
         """
+        changed = self._changes()
+        if changed:
+            self._known = self._changes.loops
+        few = len(self._known) <= local.FEW
+        now = self._clock.monotonic()
+        again = [loop for loop, failed in list(self._failed.items()) if now - failed >= RETRY_SECONDS]
         switched = []
-        for path in sorted((self._home / "served").glob("*.json")):
-            loop = path.name.removesuffix(".json")
-            if not NAME.fullmatch(loop):
-                continue
-            try:
-                stat = path.stat()
-                stamp = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-                retry = loop in self._failed and self._clock.monotonic() - self._failed[loop] >= RETRY_SECONDS
-                if self._stamps.get(loop) == stamp and not retry:
-                    continue
-                self._stamps[loop] = stamp
-                copy = local.read(path)
-                if copy is not None:
-                    self._switch(loop, copy)
+        for loop in dict.fromkeys([*changed, *again]):
+            with self._switching:  # so that what is loaded just now is not missed
+                if (few or loop in self._loops) and self._try(loop) is not None:
                     switched.append(loop)
-                self._failed.pop(loop, None)
-            except Exception as error:  # noqa: BLE001  # a runtime that chokes on a package must not end the following
-                self._failed[loop] = self._clock.monotonic()
-                known = isinstance(error, LoopwrightError)
-                self._watcher.refused(loop, str(error) if known else f"it cannot be loaded: {type(error).__name__}")
         for service in list(self._loops.values()):
-            service.segments.load()
+            if service.segments.waits:
+                service.segments.load()
         return switched
 
-    def _switch(self, loop: str, copy: local.Served) -> None:
+    def _try(self, loop: str) -> InService | None:
+        """Switch to what the local copy says; None if that cannot be."""
+        try:
+            copy = local.read(self._home / "served" / f"{loop}.json")
+            found = None if copy is None else self._switch(loop, copy)
+        except Exception as error:  # noqa: BLE001  # a runtime that chokes on a package must not end the following
+            known = isinstance(error, LoopwrightError)
+            self._failed[loop] = self._clock.monotonic()
+            self._watcher.refused(loop, str(error) if known else f"it cannot be loaded: {type(error).__name__}")
+            return None
+        self._failed.pop(loop, None)
+        return found
+
+    def _gone(self, digests: list[str]) -> None:
+        """Packages were let go of: the loops whose own they were are loaded again when they are asked."""
+        for digest in digests:
+            loop = self._own.pop(digest, None)
+            if loop is not None:
+                self._loops.pop(loop, None)
+
+    def _switch(self, loop: str, copy: local.Served) -> InService:
         digest = copy.state.arms[0].package
         before = self._loops.get(loop)
         if before is not None and before.predictor.digest == digest:
             predictor, decode = before.predictor, before.decode
         else:
-            predictor = self._load(digest)
+            predictor = self.shelf.load(digest)
             manifest = predictor.package.manifest
             decode = Decoder(manifest.request, optional=manifest.may_lack)
         segments = Segments(
             copy.state,
             predictor,
-            self._load,
+            self.shelf,
             self._clock,
             lambda why: self._watcher.refused(loop, why),
             before.segments if before is not None else None,
             LOAD_SECONDS,
         )
         release = predictor.package.manifest.release
-        self._loops[loop] = InService(
+        service = InService(
             state=copy.state,
             predictor=predictor,
             segments=segments,
@@ -133,14 +196,23 @@ class Services:
             outcomes=OutcomeDecoder(copy.outcome) if copy.outcome is not None else None,
             refuse_unloggable=release.get("on_unloggable") == "refuse",
             durable=release.get("durability") == "disk",
-            recent=before.recent if before is not None else Recent(),
+            recent=self._recent.setdefault(loop, Recent()),
         )
+        self._own[digest] = loop
+        self._loops[loop] = service
+        if before is not None:
+            left = {*before.state.packages} - {*copy.state.packages}
+            self._own.pop(before.predictor.digest if before.predictor.digest in left else "", None)
+            self.shelf.drop(left)
         self._watcher.swapped(loop, digest)
+        return service
 
-    def _load(self, digest: str) -> Predictor:
+    def _make(self, digest: str) -> Predictor:
         """A package made ready and tried. Raises what reading it raises, and PackageRefused."""
-        predictor = Predictor(self._packages.read(digest), self._online, self._clock, self._overruns)
-        self._names[digest] = predictor.package.manifest.output.names
+        package = self._packages.read(digest, keep=_READ)
+        predictor = Predictor(package, self._online, self._clock, self._overruns)
+        self._names[digest] = package.manifest.output.names
         predictor.check_golden()
         predictor.warm()
+        package.shed()
         return predictor

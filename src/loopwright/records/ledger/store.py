@@ -151,6 +151,13 @@ class Ledger:
         """Everything that happened (in one loop), of every kind, newest first."""
         return [_entry(row, Untyped) for row in self._rows(None, loop, None, None, None, limit, True)]
 
+    def loops(self, type: type[Record], *, after: int = 0) -> list[str]:
+        """The loops that have an entry of a type beyond the first `after` entries of the ledger, sorted."""
+        entry = schema.entry
+        query = select(entry.c.loop).distinct().where(entry.c.kind == type.kind, entry.c.sequence > after, entry.c.loop != "")
+        with self._database.read() as connection:
+            return sorted(connection.execute(query).scalars())
+
     def count(self) -> int:
         """How many entries there are."""
         newest = self._rows(None, None, None, None, None, 1, True)

@@ -1,0 +1,154 @@
+"""The packages that are ready to answer in this process: as many as a budget of memory holds, the least recently used goes.
+
+What a package takes is measured while it is loaded: by the allocator of the C library (the runtime's session) and by the
+interpreter's count of its own blocks. One that goes is only let go of: who is answering with it finishes with it.
+"""
+
+import ctypes
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, NamedTuple
+
+from loopwright.deploy.predict import Predictor
+
+BUDGET = 1024 * 2**20
+_BLOCK = 88
+"""Bytes of a block of the interpreter, on average over what a package makes."""
+
+
+class Load(NamedTuple):
+    """A package was loaded: how long it took, what it holds, what stands on the shelf since, and how many went for it."""
+
+    package: str
+    seconds: float
+    bytes: int
+    packages: int
+    held: int
+    evicted: int
+
+
+class _Held(NamedTuple):
+    predictor: Predictor
+    bytes: int
+
+
+class Shelf:
+    """`make` reads a package, makes it ready and tries it. `budget` in bytes (None: no end); the newest stays in any case.
+
+    `gone` is told which packages were let go of, `told` of every load. Safe to use from several threads: packages are loaded
+    one at a time, and nothing that is there waits for it.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[str], Predictor],
+        budget: int | None = BUDGET,
+        gone: Callable[[list[str]], None] = lambda _: None,
+        told: Callable[[Load], None] = lambda _: None,
+    ) -> None:
+        self._make, self._budget, self._gone, self._told = make, budget, gone, told
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._loading = threading.Lock()
+        self.bytes = 0
+        """What all of them hold."""
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._held
+
+    def find(self, digest: str) -> Predictor | None:
+        """The package if it is there; it is the most recently used then."""
+        held = self._held.get(digest)
+        if held is None:
+            return None
+        self.touch(digest)
+        return held.predictor
+
+    def touch(self, digest: str) -> None:
+        """It is used: all others go before it."""
+        try:  # noqa: SIM105  # on the path of every request, where `suppress` takes half a microsecond
+            self._held.move_to_end(digest)
+        except KeyError:  # it went meanwhile
+            pass
+
+    def load(self, digest: str) -> Predictor:
+        """The package, loaded if it was not there. Raises what `make` raises."""
+        with self._loading:
+            found = self.find(digest)
+            if found is not None:
+                return found
+            started, before = time.perf_counter(), _allocated()
+            predictor = self._make(digest)
+            seconds, taken = time.perf_counter() - started, _allocated() - before
+            least = sum(info.size for name, info in predictor.package.manifest.files.items() if name.endswith(".onnx"))
+            held = _Held(predictor, min(max(taken, least), 16 * least + 2**20))  # others allocate at the same time
+            self._held[digest] = held
+            self.bytes += held.bytes
+            evicted = self._shrink()
+            self._told(Load(digest, seconds, held.bytes, len(self._held), self.bytes, len(evicted)))
+        if evicted:
+            self._gone(evicted)
+            _give_back()
+        return predictor
+
+    def drop(self, digests: Iterable[str]) -> None:
+        """Let go of packages that nothing names any more."""
+        with self._loading:
+            for digest in digests:
+                self._let_go(digest)
+
+    def _shrink(self) -> list[str]:
+        evicted: list[str] = []
+        while self._budget is not None and self.bytes > self._budget and len(self._held) > 1:
+            digest = next(iter(self._held))
+            self._let_go(digest)
+            evicted.append(digest)
+        return evicted
+
+    def _let_go(self, digest: str) -> None:
+        held = self._held.pop(digest, None)
+        if held is not None:
+            self.bytes -= held.bytes
+
+
+class _Mallinfo(ctypes.Structure):
+    """What glibc tells of its heaps, in bytes: `uordblks` are allocated in them, `hblkhd` beside them."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    )
+
+
+@cache
+def _library() -> Any:
+    """The C library, if it is one that tells what is allocated (glibc 2.33 and later)."""
+    library = ctypes.CDLL(None)
+    try:
+        library.mallinfo2.restype = _Mallinfo
+    except AttributeError:
+        return None
+    return library
+
+
+def _allocated() -> int:
+    """Bytes that this process has allocated and not freed."""
+    library = _library()
+    native = 0
+    if library is not None:
+        found = library.mallinfo2()
+        native = found.uordblks + found.hblkhd
+    return int(native) + _BLOCK * sys.getallocatedblocks()
+
+
+def _give_back() -> None:
+    """Free memory goes back to the system."""
+    library = _library()
+    if library is not None:
+        library.malloc_trim(0)
