@@ -3,16 +3,20 @@
 How a column enters a graph. Columns of one type stand side by side, because the runtime takes half a microsecond to take over
 an input, however wide:
 
-    floats      float64 [N, K]    the values of float columns
+    floats      float64 [N, K]    the values of float columns, and of integer and boolean ones of which numbers are made anyway
     integers    int64 [N, K]      of integer columns, and of timestamps: microseconds since 1970 (UTC), null = the least int64
-    booleans    bool [N, K]       of boolean columns, and for each nullable column but timestamps whether it is null
+    booleans    bool [N, K]       of boolean columns, and for a nullable column whether it is null, where that is asked
     strings     string [N, K]     of string columns
     NAME        float32 [N, ...]  an array column, in its own shape
 
-The value under a null is ignored. Only columns that the graph uses are there. Which place of which input is which part of
-which column, and under which name an output is known (an output cannot have the name of an input), stands in the model's
-metadata under `loopwright`. A model without that entry has one input [N] per column by name, or two, `NAME_values` and
-`NAME_null`, for a nullable one.
+Only columns that the graph uses are there, one that is null as the value that the graph has for its nulls; a column may stand in
+several places with another value for null. Which place of which input is which part of which column, what it is when null, and
+under which name an output is known (an output cannot have the name of an input), stands in the model's metadata under `loopwright`:
+
+    {"columns": [NAME, ...], "inputs": {"floats": [[NAME, "plain"], [NAME, "values", 10.0], [NAME, "number"], ...]}, "outputs": {}}
+
+"NaN" is written for NaN. Where no value is named, the one under a null is ignored. A model without that entry has one input [N] per
+column by name, or two, `NAME_values` and `NAME_null`, for a nullable one.
 """
 
 import json
@@ -57,11 +61,13 @@ _COLUMN_DTYPES: dict[str, Any] = {
 }
 
 Array = np.ndarray[Any, Any]
-Part = Literal["plain", "values", "null"]
+Part = Literal["plain", "values", "null", "number"]
 
 
 class ColumnPart(NamedTuple):
-    """What of a column enters a graph: its values (`plain` where it cannot be null), or whether it is null; `name` is unique."""
+    """What of a column enters a graph: its values (`plain` where it cannot be null, `number` where float64 is made of integers or
+    booleans), or whether it is null; `name` is unique.
+    """
 
     name: str
     part: Part
@@ -70,12 +76,16 @@ class ColumnPart(NamedTuple):
 
 
 class GraphInput(NamedTuple):
-    """One input of a graph: the parts of columns that stand side by side in it, its NumPy dtype, its shape without N."""
+    """One input of a graph: the parts of columns that stand side by side in it, its NumPy dtype, its shape without N.
+
+    `nulls` is for each part what it is where the column is null, None where that does not matter.
+    """
 
     name: str
     parts: tuple[tuple[str, Part], ...]
     dtype: "np.dtype[Any]"
     shape: tuple[int, ...]
+    nulls: tuple[Any, ...]
 
 
 class Graph:
@@ -139,6 +149,8 @@ class Graph:
                     found.append(f"input {i.name!r} is of {name!r}, which is no column of the contract")
                     continue
                 expected = column_parts(name, column)
+                if part == "number" and column.type in ("integer", "boolean"):
+                    expected = [ColumnPart(name, "number", np.dtype(np.float64), ())]
                 shape = i.shape if column.type == "array" and part != "null" else ()
                 if not any(e.part == part and e.dtype == i.dtype and e.shape == shape for e in expected):
                     enters = ", ".join(f"{e.part} ({e.dtype})" for e in expected)
@@ -229,7 +241,7 @@ def feed_arrays(graph: Graph, arrays: Mapping[str, tuple[Array, Array | None]]) 
     """The feed of a graph for whole columns: column -> (values [N] or [N, *shape], mask of nulls [N] or None when there are none)."""
     feed: dict[str, Array] = {}
     for i in graph.inputs:
-        found = [arrays[column][0] if part != "null" else _mask(arrays[column]) for column, part in i.parts]
+        found = [_entering(arrays[column], part, null) for (column, part), null in zip(i.parts, i.nulls, strict=True)]
         if len(found) == 1:
             feed[i.name] = np.ascontiguousarray(found[0], dtype=i.dtype).reshape(len(found[0]), *i.shape)
             continue
@@ -239,9 +251,11 @@ def feed_arrays(graph: Graph, arrays: Mapping[str, tuple[Array, Array | None]]) 
     return feed
 
 
-def _mask(column: tuple[Array, Array | None]) -> Array:
-    values, null = column
-    return np.zeros(len(values), dtype=np.bool_) if null is None else null
+def _entering(column: tuple[Array, Array | None], part: Part, null: Any) -> Array:
+    values, mask = column
+    if part == "null":
+        return np.zeros(len(values), dtype=np.bool_) if mask is None else mask
+    return values if mask is None or null is None else np.where(mask, null, values)
 
 
 def microseconds(moment: datetime | int) -> int:
@@ -259,13 +273,20 @@ def _inputs(found: Sequence[Any], known: Mapping[str, Any]) -> tuple[GraphInput,
     for i in found:
         dtype = _DTYPES.get(i.type, np.dtype(np.void))
         shape = tuple(n for n in i.shape[1:] if isinstance(n, int))
-        parts: list[tuple[str, Part]] = [(column, part) for column, part in known.get(i.name, [])]
+        entries = known.get(i.name, [])
+        parts: list[tuple[str, Part]] = [(column, part) for column, part, *_ in entries]
         if not parts and i.name.endswith("_null") and dtype == np.bool_:
             parts = [(i.name.removesuffix("_null"), "null")]
         elif not parts:
             parts = [(i.name.removesuffix("_values"), "values" if i.name.endswith("_values") else "plain")]
-        inputs.append(GraphInput(i.name, tuple(parts), dtype, shape))
+        nulls = [_null(entry[2], dtype) if len(entry) > 2 else None for entry in entries]
+        inputs.append(GraphInput(i.name, tuple(parts), dtype, shape, tuple(nulls) or (None,)))
     return tuple(inputs)
+
+
+def _null(given: Any, dtype: "np.dtype[Any]") -> Any:
+    """What the metadata names for a null, as a Python value of the input's type; raises ValueError where it cannot be one."""
+    return str(given) if dtype.kind == "O" else np.array(given).astype(dtype).item()
 
 
 def _taker(i: GraphInput, columns: Mapping[str, Column]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
@@ -286,7 +307,7 @@ def _taker(i: GraphInput, columns: Mapping[str, Column]) -> Callable[[Mapping[st
 def _maker(i: GraphInput, columns: Mapping[str, Column]) -> Callable[[list[tuple[Any, ...]]], Array]:
     """A function that makes an input [N, K] of N tuples of K values as rows hold them."""
     dtype, shape, array = i.dtype, i.shape, np.array
-    judges = [_judge(name, part, columns[name], dtype) for name, part in i.parts]
+    judges = [_judge(name, part, columns[name], dtype, null) for (name, part), null in zip(i.parts, i.nulls, strict=True)]
     if all(part == "null" for _, part in i.parts):
         return lambda rows: array([[v is None for v in row] for row in rows], dtype).reshape(len(rows), *shape)
     quick = i.parts and all(part != "null" and columns[name].type not in ("timestamp", "array") for name, part in i.parts)
@@ -301,9 +322,9 @@ def _maker(i: GraphInput, columns: Mapping[str, Column]) -> Callable[[list[tuple
     return make
 
 
-def _judge(name: str, part: Part, column: Column, dtype: "np.dtype[Any]") -> Callable[[Any], Any]:
+def _judge(name: str, part: Part, column: Column, dtype: "np.dtype[Any]", null: Any) -> Callable[[Any], Any]:
     """What one value of a column is in a graph's input."""
-    empty: Any = NAT if column.type == "timestamp" else _EMPTY[dtype]
+    empty: Any = NAT if column.type == "timestamp" else _EMPTY[dtype] if null is None else null
     if column.type == "array" and part != "null":
         empty = np.zeros(column.shape or [], dtype=np.float32)
 
