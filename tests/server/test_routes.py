@@ -23,14 +23,14 @@ def test_only_health_is_public_and_whatever_changes_is_write() -> None:
 
 
 def test_paths_are_found_with_their_loop() -> None:
-    found = routes.find("POST", b"/loops/late-arrival/predict")
+    found = routes.find(b"POST", b"/loops/late-arrival/predict")
     assert isinstance(found, Match)
     assert (found.loop, found.route.handler) == ("late-arrival", "predict")
-    found = routes.find("GET", b"/v2/models/a.b_c-1")
+    found = routes.find(b"GET", b"/v2/models/a.b_c-1")
     assert isinstance(found, Match)
     assert (found.loop, found.route.handler) == ("a.b_c-1", "model")
-    assert isinstance(routes.find("HEAD", b"/livez"), Match)
-    assert routes.find("GET", b"/loops/late-arrival/predict") == frozenset({"POST"})
+    assert isinstance(routes.find(b"HEAD", b"/livez"), Match)
+    assert routes.find(b"GET", b"/loops/late-arrival/predict") == frozenset({"POST"})
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_paths_are_found_with_their_loop() -> None:
     ],
 )  # fmt: skip
 def test_other_paths_are_not_found(path: bytes) -> None:
-    assert routes.find("POST", path) is None
+    assert routes.find(b"POST", path) is None

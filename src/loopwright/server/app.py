@@ -1,17 +1,14 @@
-"""The data plane as a raw ASGI application: predictions, outcomes, Open Inference Protocol, health, metrics, contracts.
+"""The data plane: predictions, outcomes, Open Inference Protocol, health, metrics, contracts.
 
-Natural batching: a decoded request waits in a list until the event loop comes round, and whatever arrived meanwhile is
-answered in one graph run and one write to the log. There is no timer: an idle worker answers at once.
+Handlers are plain functions from a whole request to its answer (`server.http`); predictions wait in `server.batches`.
 """
 
-import asyncio
 import hashlib
 import re
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,32 +16,24 @@ import msgspec
 from loopwright.deploy.router import Ask, Router
 from loopwright.records import failpoints
 from loopwright.records.clock import Clock
-from loopwright.records.errors import LoopwrightError, Overloaded, RequestMalformed, RequestTooLarge
+from loopwright.records.errors import LoopwrightError, RequestMalformed
 from loopwright.records.ids import is_trace_id, new_id
 from loopwright.records.predictions.record import Prediction
 from loopwright.server import oip, openapi
 from loopwright.server.access import Access
+from loopwright.server.batches import Batches, Found
+from loopwright.server.http import JSON, Headers, Reply, Request, refusal
 from loopwright.server.metrics import CONTENT_TYPE, Metrics
 from loopwright.server.routes import DATA_ROUTES, Match, Routes
-from loopwright.server.status import CODES, describe, describe_status, status_of
+from loopwright.server.status import CODES, describe, status_of
 
-MOST_BYTES = 10 * 2**20
-MOST_WAITING_ROWS = 20_000
-MOST_WAITING_BYTES = 128 * 2**20
-MOST_BATCH_ROWS = 1024
-INLINE_ROWS = 256
-DISCARD_BYTES = 16 * 2**20
-DISCARD_SECONDS = 2.0
-
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-Headers = Mapping[bytes, bytes]
+INLINE_BYTES = 64 * 1024
+"""A larger body is decoded, answered and encoded in a thread, so that the others are answered meanwhile."""
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_JSON = b"application/json"
+OCTETS = b"application/octet-stream"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -64,16 +53,6 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     values: dict[str, float] | None = None
 
 
-class Reply(NamedTuple):
-    """What goes back."""
-
-    status: int
-    body: bytes
-    media: bytes = _JSON
-    id: str = ""
-    extra: tuple[tuple[bytes, bytes], ...] = ()
-
-
 class Id(NamedTuple):
     """The id of a request: a trace id, and whether the client insists on it (X-Request-Id) or merely passes it on (traceparent)."""
 
@@ -81,35 +60,38 @@ class Id(NamedTuple):
     exact: bool
 
 
-class Request(NamedTuple):
-    """What a handler gets."""
+class Asked:
+    """A prediction request that waits: what is asked, and how its answer is made of the predictions."""
 
-    loop: str
-    headers: Headers
-    receive: Receive
-    started: float
+    __slots__ = ("_make", "_plane", "ask", "request")
 
+    def __init__(self, plane: "DataPlane", request: Request, ask: Ask, make: Callable[[list[Prediction]], Reply]) -> None:
+        self._plane, self.request, self.ask, self._make = plane, request, ask, make
 
-class Refusal(Exception):
-    """Refused at the door with a status of `status.CODES`."""
+    def reply(self, found: Found) -> Reply:
+        """The answer, of the predictions or of an error."""
+        try:
+            if isinstance(found, Exception):
+                raise found
+            return self._make(found)
+        except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer
+            return self._plane.failed(self.request, error)
 
-    def __init__(self, status: int) -> None:
-        self.status = status
-        super().__init__(CODES[status][1])
-
-
-class Disconnected(Exception):
-    """The client went away."""
+    def send(self, reply: Reply) -> None:
+        """Send it and count it."""
+        self.request.answer(reply)
+        self._plane.sent(self.request, reply)
 
 
 class DataPlane:
-    """The application. `ready` says whether the loops have been loaded; `close` ends its one thread."""
+    """The application. `ready` says whether the loops have been loaded; `close` waits for what is in threads."""
 
     def __init__(self, router: Router, access: Access, metrics: Metrics, clock: Clock, *, version: str) -> None:
         self.ready = False
         self._router, self._access, self._metrics, self._clock, self._version = router, access, metrics, clock, version
+        self.batches = Batches(router, metrics)
         self._routes = Routes(DATA_ROUTES)
-        self._handlers: dict[str, Callable[[Request], Awaitable[Reply]]] = {
+        self._handlers: dict[str, Callable[[Request], Reply | None]] = {
             "predict": self._predict,
             "outcomes": self._outcomes,
             "infer": self._infer,
@@ -121,68 +103,74 @@ class DataPlane:
             "metrics": self._metrics_text,
             "openapi": self._openapi,
         }
-        self._queue: dict[str, list[tuple[Ask, asyncio.Future[list[Prediction]]]]] = {}
-        self._scheduled = False
-        self._rows = self._bytes = 0
-        self._thread = ThreadPoolExecutor(1, "large-requests")
 
     def close(self) -> None:
-        """Wait for large requests that are being answered."""
-        self._thread.shutdown()
+        """Wait for what is being answered in threads."""
+        self.batches.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] != "http":
-            return
-        started = time.perf_counter()
-        headers: Headers = dict(scope["headers"])
-        body = _Body(headers, receive)
-        found = self._routes.find(scope["method"], scope["raw_path"])
-        oip_path = scope["raw_path"].startswith(b"/v2")
-        loop = found.loop if isinstance(found, Match) else ""
+    # --- what the server calls -----------------------------------------------------------------------------------
+
+    def begin(self, request: Request) -> Reply | None:
+        """Refuse what can be refused without its body: no such path or method, no permission, no JSON."""
+        found = self._routes.find(request.method, request.path)
+        if not isinstance(found, Match):
+            return self._refused(404, request) if found is None else self._other_method(found, request)
+        request.route, request.loop = found
+        status = self._access.refuse(found.route.permission, request.headers)
+        if not status and found.route.method == "POST" and not self._is_readable(request):
+            status = 415
+        return self._refused(status, request) if status else None
+
+    def handle(self, request: Request) -> Reply | None:
+        """The answer, or None where it comes later."""
         try:
-            reply = await self._handle(found, headers, body, started)
-        except Disconnected:
-            return
+            return self._handlers[request.route.handler](request)
         except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer and the server lives
-            reply = self._failed(error, loop, headers, oip=oip_path)
-        await _answer(scope, send, reply, close=await body.leave())
-        if reply.status == 200:
-            failpoints.hit("log.answered")
+            return self.failed(request, error)
 
-    async def _handle(self, found: Any, headers: Headers, body: "_Body", started: float) -> Reply:
-        if found is None:
-            raise Refusal(404)
-        if isinstance(found, frozenset):
-            reply = self._refused(405, "", headers)
-            return reply._replace(extra=((b"allow", ", ".join(sorted(found)).encode()),))
-        if status := self._access.refuse(found.route.permission, headers):
-            raise Refusal(status)
-        return await self._handlers[found.route.handler](Request(found.loop, headers, body.receive, started))
-
-    def _failed(self, error: Exception, loop: str, headers: Headers, *, oip: bool) -> Reply:
-        if isinstance(error, Refusal):
-            return self._refused(error.status, loop, headers)
-        id = self._id_of(headers)
+    def failed(self, request: Request, error: Exception) -> Reply:
+        """The answer to a request that failed."""
+        id = self._id_of(request.headers)
         if not isinstance(error, LoopwrightError):
             sys.stderr.write(f"loopwright: request {id} failed\n")
             traceback.print_exception(error, file=sys.stderr)
-            return self._refused(500, loop, headers, id)
+            return self._refused(500, request, id)
         status, code = status_of(error)
-        self._metrics.failed(loop if loop in self._router.loops else "", code)
+        self._count(request, code)
         described = describe(error, id)
-        if oip:  # the protocol wants text under `error`
+        if request.path.startswith(b"/v2"):  # the protocol wants text under `error`
             inner = described["error"]
             fields = "; ".join(f"{f['field']}: {f['reason']}" for f in inner["fields"])
             described = {**inner, "error": f"{inner['message']}: {fields}" if fields else inner["message"]}
         extra: tuple[tuple[bytes, bytes], ...] = ((b"retry-after", b"1"),) if status == 503 else ()
         return Reply(status, _encode(described), id=id, extra=extra)
 
-    def _refused(self, status: int, loop: str, headers: Headers, id: str = "") -> Reply:
-        self._metrics.failed(loop if loop in self._router.loops else "", CODES[status][0])
-        id = id or self._id_of(headers)
-        extra = ((b"www-authenticate", b'Bearer realm="loopwright"'),) if status == 401 else ()
-        return Reply(status, _encode(describe_status(status, id)), id=id, extra=extra)
+    def sent(self, request: Request, reply: Reply) -> None:
+        """An answer to a prediction request has been sent."""
+        if reply.status == 200:
+            self._metrics.answered(request.loop, time.perf_counter() - request.started)
+            failpoints.hit("log.answered")
+
+    @staticmethod
+    def _is_readable(request: Request) -> bool:
+        headers = request.headers
+        if request.route.handler == "infer" and oip.HEADER_LENGTH in headers:
+            return headers.get(b"content-encoding", b"identity").lower() == b"identity"
+        return _is_json(headers)
+
+    def _refused(self, status: int, request: Request, id: str = "") -> Reply:
+        self._count(request, CODES[status][0])
+        reply = refusal(status, id or self._id_of(request.headers))
+        if status == 401:
+            return reply._replace(extra=((b"www-authenticate", b'Bearer realm="loopwright"'),))
+        return reply
+
+    def _other_method(self, allowed: frozenset[str], request: Request) -> Reply:
+        reply = self._refused(405, request)
+        return reply._replace(extra=((b"allow", ", ".join(sorted(allowed)).encode()),))
+
+    def _count(self, request: Request, code: str) -> None:
+        self._metrics.failed(request.loop if request.loop in self._router.loops else "", code)
 
     def _id_of(self, headers: Headers) -> str:
         """The id the client gave, else a fresh one: what an error's answer and this server's own log have in common."""
@@ -191,204 +179,120 @@ class DataPlane:
 
     # --- handlers ------------------------------------------------------------------------------------------------
 
-    async def _predict(self, request: Request) -> Reply:
-        service = self._router.service(request.loop)
-        body = await self._body(request)
-        try:
-            rows, single = service.decode(body)
-        finally:
-            self._bytes -= len(body)
-        asked = _asked_id(request.headers)
-        answers = await self._answers(request.loop, rows, asked)
-        self._metrics.answered(request.loop, time.perf_counter() - request.started)
-        seen = [self._seen(a) for a in answers]
-        return Reply(200, _encode(seen[0] if single else seen), id=seen[0].id if single else asked.id if asked else "")
+    def _predict(self, request: Request) -> Reply | None:
+        return self._asked(request, self._decoded)
+
+    def _infer(self, request: Request) -> Reply | None:
+        return self._asked(request, self._tensors)
+
+    def _asked(self, request: Request, decode: Callable[[Request], Asked]) -> Reply | None:
+        """Let a request wait for its batch; a large one is decoded, answered and encoded in a thread."""
+        if len(request.body) <= INLINE_BYTES:
+            self.batches.put(request.loop, decode(request))
+            return None
+
+        def work() -> Reply:
+            try:
+                asked = decode(request)
+                return asked.reply(self.batches.answer(request.loop, [asked])[0])
+            except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer
+                return self.failed(request, error)
+
+        def done(reply: Reply) -> None:
+            request.answer(reply)
+            self.sent(request, reply)
+
+        self.batches.aside(work, done)
+        return None
+
+    def _decoded(self, request: Request) -> Asked:
+        rows, single = self._router.service(request.loop).decode(request.body)
+        id = _asked_id(request.headers)
+
+        def reply(answers: list[Prediction]) -> Reply:
+            if single:
+                return Reply(200, _encode(self._seen(answers[0])), id=answers[0].id)
+            return Reply(200, _encode([self._seen(a) for a in answers]), id=id.id if id else "")
+
+        return Asked(self, request, _ask(rows, id), reply)
 
     def _seen(self, a: Prediction) -> Answer:
         values = None if a.values is None else dict(zip(self._router.names(a.package), a.values, strict=True))
         return Answer(a.id, a.score, a.label, a.package, a.arm, a.flags, a.segment, values)
 
-    async def _infer(self, request: Request) -> Reply:
+    def _tensors(self, request: Request) -> Asked:
         service = self._router.service(request.loop)
-        if b"inference-header-content-length" in request.headers:
-            raise RequestMalformed("the binary tensor extension is not supported; send JSON data")
-        body = await self._body(request)
-        try:
-            output = service.predictor.package.manifest.output
-            tensors = oip.Tensors(body, service.decode.columns, oip.outputs(output))
-            rows = service.decode.check(tensors.rows)
-        finally:
-            self._bytes -= len(body)
-        answers = await self._answers(request.loop, rows, _asked_id(request.headers))
-        self._metrics.answered(request.loop, time.perf_counter() - request.started)
-        return Reply(200, _encode(oip.response(request.loop, tensors.id, answers, tensors.outputs, output, self._router.names)))
+        output, body = service.predictor.package.manifest.output, request.body
+        length = oip.header_length(request.headers.get(oip.HEADER_LENGTH), body)
+        tensors = oip.Tensors(body, service.decode.columns, oip.outputs(output), length)
+        rows = service.decode.check(tensors.rows)
 
-    async def _outcomes(self, request: Request) -> Reply:
-        self._router.service(request.loop)
-        body = await self._body(request)
-        try:
-            accepted = self._router.accept(request.loop, body, "http")
-        finally:
-            self._bytes -= len(body)
+        def reply(answers: list[Prediction]) -> Reply:
+            found = oip.response(request.loop, tensors.id, answers, tensors.outputs, output, self._router.names)
+            encoded, head = oip.encode(found, tensors.binary)
+            if head is None:
+                return Reply(200, encoded)
+            return Reply(200, encoded, OCTETS, extra=((oip.HEADER_LENGTH, str(head).encode()),))
+
+        return Asked(self, request, _ask(rows, _asked_id(request.headers)), reply)
+
+    def _outcomes(self, request: Request) -> Reply | None:
+        if len(request.body) <= INLINE_BYTES and not self._router.service(request.loop).durable:
+            return self._accepted(request)
+
+        def work() -> Reply:
+            try:
+                return self._accepted(request)
+            except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer
+                return self.failed(request, error)
+
+        self.batches.aside(work, request.answer)
+        return None
+
+    def _accepted(self, request: Request) -> Reply:
+        accepted = self._router.accept(request.loop, request.body, "http")
+        if (sync := self._router.synced(request.loop)) is not None:
+            sync()
         self._metrics.accepted(request.loop, len(accepted))
         seen = [{"id": a.row.id, "prediction": a.row.prediction, "unit": a.row.unit, "flags": a.flags} for a in accepted]
         return Reply(202, _encode({"accepted": len(seen), "outcomes": seen}))
 
-    async def _model(self, request: Request) -> Reply:
+    def _model(self, request: Request) -> Reply:
         predictor = self._router.service(request.loop).predictor
         return Reply(200, _encode(oip.metadata(request.loop, predictor.digest, predictor.package.manifest)))
 
-    async def _model_ready(self, request: Request) -> Reply:
+    def _model_ready(self, request: Request) -> Reply:
         self._router.service(request.loop)
         return Reply(200, _encode({"name": request.loop, "ready": True}))
 
-    async def _live(self, _: Request) -> Reply:
+    def _live(self, _: Request) -> Reply:
         return Reply(200, b'{"live":true}')
 
-    async def _ready(self, _: Request) -> Reply:
+    def _ready(self, _: Request) -> Reply:
         return Reply(200 if self.ready else 503, _encode({"ready": self.ready, "loops": self._router.loops}))
 
-    async def _server(self, _: Request) -> Reply:
-        return Reply(200, _encode({"name": "loopwright", "version": self._version, "extensions": []}))
+    def _server(self, _: Request) -> Reply:
+        return Reply(200, _encode({"name": "loopwright", "version": self._version, "extensions": oip.EXTENSIONS}))
 
-    async def _metrics_text(self, _: Request) -> Reply:
+    def _metrics_text(self, _: Request) -> Reply:
         return Reply(200, self._metrics.text(), CONTENT_TYPE.encode())
 
-    async def _openapi(self, _: Request) -> Reply:
+    def _openapi(self, _: Request) -> Reply:
         return Reply(200, _encode(openapi.describe(self._version, [self._router.service(n) for n in self._router.loops])))
 
-    # --- body, batch ---------------------------------------------------------------------------------------------
 
-    async def _body(self, request: Request) -> bytes:
-        """The whole body, within limits. Its length counts in `_bytes` until the caller takes it off."""
-        headers = request.headers
-        media, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
-        if media.strip() != _JSON or (b"charset" in parameters and b"utf-8" not in parameters):
-            raise Refusal(415)
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise Refusal(415)
-        if int(headers.get(b"content-length", b"0")) > MOST_BYTES:
-            raise RequestTooLarge("bytes", MOST_BYTES)
-        parts: list[bytes] = []
-        size = 0
-        try:
-            more = True
-            while more:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise Disconnected
-                part: bytes = message["body"]
-                size += len(part)
-                self._bytes += len(part)
-                if size > MOST_BYTES:
-                    raise RequestTooLarge("bytes", MOST_BYTES)
-                if self._bytes > MOST_WAITING_BYTES:
-                    raise Overloaded("more bytes are arriving than can be held; try again")
-                parts.append(part)
-                more = message["more_body"]
-        except BaseException:
-            self._bytes -= size
-            raise
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    async def _answers(self, loop: str, rows: list[dict[str, Any]], asked: Id | None) -> list[Prediction]:
-        """Wait for the answers to a request's rows. Raises what the router gives instead."""
-        count = len(rows)
-        if self._rows + count > MOST_WAITING_ROWS:
-            raise Overloaded("more rows are waiting than can be held; try again")
-        ask = Ask(rows) if asked is None else Ask(rows, _row_ids(asked.id, count), asked.exact)
-        running = asyncio.get_running_loop()
-        future: asyncio.Future[list[Prediction]] = running.create_future()
-        self._rows += count
-        try:
-            if count > INLINE_ROWS:
-                work = running.run_in_executor(self._thread, self._router.answer, loop, [ask])
-                found = (await work)[0]
-                if isinstance(found, LoopwrightError):
-                    raise found
-                self._metrics.ran(loop, found)
-                return found
-            self._queue.setdefault(loop, []).append((ask, future))
-            if not self._scheduled:
-                self._scheduled = True
-                running.call_soon(self._drain)
-            return await future
-        finally:
-            self._rows -= count
-
-    def _drain(self) -> None:
-        """Answer everything that waits: per loop, in runs of at most 1,024 rows."""
-        self._scheduled = False
-        queue, self._queue = self._queue, {}
-        for loop, waiting in queue.items():
-            run: list[tuple[Ask, asyncio.Future[list[Prediction]]]] = []
-            rows = 0
-            for item in waiting:
-                if rows + len(item[0].rows) > MOST_BATCH_ROWS:
-                    self._run(loop, run)
-                    run, rows = [], 0
-                run.append(item)
-                rows += len(item[0].rows)
-            self._run(loop, run)
-
-    def _run(self, loop: str, run: list[tuple[Ask, "asyncio.Future[list[Prediction]]"]]) -> None:
-        try:
-            results: list[Any] = list(self._router.answer(loop, [ask for ask, _ in run]))
-        except Exception as error:  # noqa: BLE001  # each request that waits is told
-            results = [error] * len(run)
-        answered = [a for result in results if isinstance(result, list) for a in result]
-        if answered:
-            self._metrics.ran(loop, answered)
-        for (_, future), result in zip(run, results, strict=True):
-            if future.done():  # the client went away
-                continue
-            if isinstance(result, list):
-                future.set_result(result)
-            else:
-                future.set_exception(result)
-
-
-class _Body:
-    """The receiving end of one request, which knows whether the body has been read to its end."""
-
-    def __init__(self, headers: Headers, receive: Receive) -> None:
-        self._receive, self._left = receive, 0
-        self._whole = headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers
-
-    async def receive(self) -> dict[str, Any]:
-        """The next message."""
-        message = await self._receive()
-        self._whole = message["type"] == "http.disconnect" or not message["more_body"]
-        return message
-
-    async def leave(self) -> bool:
-        """Read on for a while without keeping anything, so that the client hears the answer; whether to close then."""
-        if self._whole:
+def _is_json(headers: Headers) -> bool:
+    """Whether a body is plain JSON by its headers."""
+    given = headers.get(b"content-type", b"")
+    if given != JSON:
+        media, _, parameters = given.lower().partition(b";")
+        if media.strip() != JSON or (b"charset" in parameters and b"utf-8" not in parameters):
             return False
-        try:
-            async with asyncio.timeout(DISCARD_SECONDS):
-                while self._left < DISCARD_BYTES:
-                    message = await self.receive()
-                    self._left += len(message.get("body", b""))
-                    if not message.get("more_body", False):
-                        return False
-        except TimeoutError:
-            pass
-        return True
+    return b"content-encoding" not in headers or headers[b"content-encoding"].lower() == b"identity"
 
 
-async def _answer(scope: Scope, send: Send, reply: Reply, *, close: bool) -> None:
-    headers = [
-        (b"content-type", reply.media),
-        (b"content-length", str(len(reply.body)).encode()),
-        *reply.extra,
-    ]
-    if reply.id:
-        headers.append((b"x-request-id", reply.id.encode("latin-1")))
-    if close:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
+def _ask(rows: list[dict[str, Any]], id: Id | None) -> Ask:
+    return Ask(rows) if id is None else Ask(rows, _row_ids(id.id, len(rows)), id.exact)
 
 
 def _asked_id(headers: Headers) -> Id | None:

@@ -7,6 +7,9 @@ from typing import Literal, NamedTuple, get_args
 from loopwright.records.errors import UsageError
 from loopwright.records.ids import NAME
 
+MOST_KNOWN = 10_000
+"""So many paths are found again without a search."""
+
 Permission = Literal["public", "predict", "observe", "read", "write"]
 """public: anybody; predict: predictions and outcomes; observe: metrics and contracts; read, write: the control API."""
 
@@ -50,6 +53,7 @@ class Routes:
         check_routes(routes)
         self._fixed: dict[bytes, dict[str, Route]] = {}
         self._named: list[tuple[re.Pattern[bytes], dict[str, Route]]] = []
+        self._known: dict[tuple[bytes, bytes], Match] = {}
         named: dict[str, dict[str, Route]] = {}
         for route in routes:
             if "{loop}" in route.path:
@@ -60,8 +64,17 @@ class Routes:
             pattern = re.escape(path).replace(re.escape("{loop}"), f"({NAME.pattern})")
             self._named.append((re.compile(pattern.encode()), methods))
 
-    def find(self, method: str, raw_path: bytes) -> Match | frozenset[str] | None:
+    def find(self, method: bytes, raw_path: bytes) -> Match | frozenset[str] | None:
         """The route, or the methods that the path has when `method` is not one of them, or None for an unknown path."""
+        found = self._known.get((method, raw_path))
+        if found is not None:
+            return found
+        match = self._find(method.decode("latin-1"), raw_path)
+        if isinstance(match, Match) and len(self._known) < MOST_KNOWN:
+            self._known[method, raw_path] = match
+        return match
+
+    def _find(self, method: str, raw_path: bytes) -> Match | frozenset[str] | None:
         methods, loop = self._fixed.get(raw_path), ""
         if methods is None:
             for pattern, candidates in self._named:
