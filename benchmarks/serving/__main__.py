@@ -35,6 +35,8 @@ from benchmarks.serving.started import Failed, Server, adopt_orphans, free_port
 
 CAPACITY_SHARE = 0.6
 BUILD_SECONDS = 180
+KEPT_BY = {"onnx": "fastapi", "whole-onnx": "fastapi", "joblib": "fastapi"}
+"""In which environment a model is made that several peers serve."""
 
 
 class Run:
@@ -80,7 +82,7 @@ class Run:
         if not contestant.keep or contestant.keep in kept:
             return
         self.say(f"making the model of {contestant.name}")
-        owner = contestant.environment if contestant.keep != "onnx" else "fastapi"
+        owner = KEPT_BY.get(contestant.keep, contestant.environment)
         place = Place(self.pythons.setdefault(owner, python_of(owner, self.cache)), self.folder, self.home, 0)
         variables = {**os.environ, **contestant.environ(place)}
         line = [str(place.python), "-m", "benchmarks.serving.peers.pipeline", contestant.keep, str(self.folder)]

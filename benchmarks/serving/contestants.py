@@ -170,7 +170,8 @@ CONTESTANTS = [
     Contestant("LitServe", lambda place: place.module("lit"), "litserve", "joblib"),
     Contestant("Ray Serve", lambda place: place.module("on_ray"), "ray", "joblib", path="/"),
     Contestant("FastAPI + pipeline", lambda place: place.module("fastapi_pipeline"), "fastapi", "joblib"),
-    Contestant("FastAPI + onnxruntime", lambda place: place.module("fastapi_onnx"), "fastapi", "onnx"),
+    Contestant("FastAPI + onnxruntime", lambda place: place.module("fastapi_onnx"), "fastapi", "whole-onnx"),
+    Contestant("FastAPI + onnxruntime, tuned", lambda place: place.module("fastapi_trees"), "fastapi", "onnx"),
     Contestant(
         "granian + onnxruntime", _granian, "granian", "onnx", variables=lambda place: {"FOLDER": str(place.folder)}
     ),

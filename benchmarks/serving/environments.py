@@ -8,14 +8,18 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-_LIGHTGBM = f"lightgbm=={version('lightgbm')}"
-_PIPELINE = (_LIGHTGBM, "scikit-learn>=1.8,<2", "pandas>=2.2,<4")
+_PIPELINE = (f"lightgbm=={version('lightgbm')}", f"scikit-learn=={version('scikit-learn')}", "pandas>=2.2,<4")
 _ONNX = "onnxruntime>=1.32,<2"
 
 ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "mlflow": ("mlflow>=3.17,<3.18", *_PIPELINE),
     "bentoml": ("bentoml>=1.4,<1.5", *_PIPELINE),
-    "mlserver": ("mlserver>=1.7,<1.8", "mlserver-sklearn>=1.7,<1.8", *_PIPELINE),
+    "mlserver": (
+        "mlserver>=1.7,<1.8",
+        "mlserver-sklearn>=1.7,<1.8",
+        "uvloop<0.22",
+        *_PIPELINE,
+    ),  # its workers want uvloop of its time
     "litserve": ("litserve>=0.2,<0.3", *_PIPELINE),
     "ray": ("ray[serve]>=2.60,<2.61", *_PIPELINE),
     "fastapi": (
@@ -24,7 +28,7 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     ),
     "granian": ("granian>=2.8,<3", "msgspec>=0.22,<1", "uvloop>=0.23,<1", _ONNX),
 }
-"""Name -> requirements. LightGBM is the very version that trains ours: the same rows then give the same trees."""
+"""Name -> requirements. LightGBM and scikit-learn are the very versions that train ours: the same rows then give the same trees."""
 
 TOLD = (
     "mlflow",

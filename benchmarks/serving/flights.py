@@ -76,7 +76,9 @@ def train(folder: Path) -> Path:
     """The home with both loops trained and released, in `folder`."""
     home = folder / "home"
     tables(folder)
-    lines = [("ingest", name, str(folder / f"{name}.parquet"), "--loop", FILES[LOOP]) for name in ("departures", "landings")]
+    lines: list[tuple[str, ...]] = [
+        ("ingest", name, str(folder / f"{name}.parquet"), "--loop", FILES[LOOP]) for name in ("departures", "landings")
+    ]
     lines += [("run", FILES[loop]) for loop in (LOOP, DISK)]
     for line in lines:
         done = subprocess.run(command(home, *line), cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)

@@ -16,7 +16,7 @@ class FlightDelay:
     def __init__(self) -> None:
         self.pipeline = bentoml.sklearn.load_model(self.model)
 
-    @bentoml.api
+    @bentoml.api  # type: ignore[untyped-decorator]  # the library is in the peer's environment only
     def predict(self, flight: dict[str, Any]) -> dict[str, float]:
         """One flight."""
         frame = pd.DataFrame([flight], columns=COLUMNS)

@@ -1,4 +1,4 @@
-"""What an experienced person writes by hand: FastAPI, async, pydantic, onnxruntime on one thread, no data frame. `python -m ... FOLDER PORT`.
+"""By hand: FastAPI, async, pydantic, the whole pipeline as skl2onnx converts it on one thread of onnxruntime. `python -m ... FOLDER PORT`.
 
 No contract but the types, no context, no log, no metrics, no ids.
 """
@@ -9,26 +9,23 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import uvicorn
-from benchmarks.serving.columns import CATEGORIES
+from benchmarks.serving.columns import CATEGORIES, COLUMNS
 from benchmarks.serving.peers.flight import Flight
 from fastapi import FastAPI
 
 app = FastAPI()
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
-session = onnxruntime.InferenceSession(str(Path(sys.argv[1]) / "trees.onnx"), options, providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession(str(Path(sys.argv[1]) / "pipeline.onnx"), options, providers=["CPUExecutionProvider"])
 PROBABILITIES = [session.get_outputs()[1].name]
-carriers, origins, dests = ({word: i for i, word in enumerate(words)} for words in CATEGORIES.values())
+KINDS = [(name, object if name in CATEGORIES else np.float32) for name in COLUMNS]
 
 
-@app.post("/predict")
+@app.post("/predict")  # type: ignore[untyped-decorator]  # the library is in the peer's environment only
 async def predict(f: Flight) -> dict[str, float]:
     """One flight."""
-    row = (
-        carriers.get(f.carrier, -1), origins.get(f.origin, -1), dests.get(f.dest, -1), f.month, f.day, f.weekday, f.hour, f.minute,
-        f.flight, f.dep_time, f.sched_dep_time, f.sched_arr_time, f.scheduled_minutes, f.distance, f.dep_delay,
-    )  # fmt: skip
-    [found] = session.run(PROBABILITIES, {"features": np.array([row], dtype=np.float32)})
+    row = f.__dict__
+    [found] = session.run(PROBABILITIES, {name: np.array([[row[name]]], dtype=kind) for name, kind in KINDS})
     return {"late": float(found[0, 1])}
 
 

@@ -13,7 +13,7 @@ app = FastAPI()
 pipeline = load(Path(sys.argv[1]))
 
 
-@app.post("/predict")
+@app.post("/predict")  # type: ignore[untyped-decorator]  # the library is in the peer's environment only
 def predict(flight: Flight) -> dict[str, float]:
     """One flight."""
     frame = pd.DataFrame([flight.model_dump()])

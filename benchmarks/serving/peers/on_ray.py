@@ -39,7 +39,7 @@ def main() -> None:
             runtime_env={"env_vars": {"PYTHONPATH": str(Path.cwd())}},
         )
         serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])}, logging_config={"log_level": "WARNING"})
-        serve.run(FlightDelay.bind(sys.argv[1]), route_prefix="/")
+        serve.run(FlightDelay.bind(sys.argv[1]), route_prefix="/")  # type: ignore[attr-defined]  # the decorator adds it
         threading.Event().wait()
 
 

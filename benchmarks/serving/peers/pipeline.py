@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving.peers.pipeline WHAT FOLDER       run by the Python of a peer's own environment
 
-WHAT is how that peer keeps a model: `mlflow`, `bento`, `joblib` or `onnx`.
+WHAT is how that peer keeps a model: `mlflow`, `bento`, `joblib`, `onnx` or `whole-onnx`.
 """
 
 import sys
@@ -54,6 +54,25 @@ def as_joblib(pipeline: Any, rows: Any, folder: Path) -> None:
     joblib.dump(pipeline, folder / "model.joblib")
 
 
+def whole_onnx(pipeline: Any, rows: Any, folder: Path) -> None:
+    """The whole pipeline, as skl2onnx converts it: an input [N, 1] per column."""
+    from lightgbm import LGBMClassifier
+    from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
+    from skl2onnx import convert_sklearn, update_registered_converter
+    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+    from skl2onnx.common.shape_calculator import calculate_linear_classifier_output_shapes
+
+    options = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
+    update_registered_converter(
+        LGBMClassifier, "LightGbmLGBMClassifier", calculate_linear_classifier_output_shapes, convert_lightgbm, options=options
+    )
+    inputs = [(name, (StringTensorType if name in CATEGORIES else FloatTensorType)([None, 1])) for name in COLUMNS]
+    graph = convert_sklearn(
+        pipeline, "flight-delay", inputs, target_opset={"": 15, "ai.onnx.ml": 3}, options={id(pipeline): {"zipmap": False}}
+    )
+    (folder / "pipeline.onnx").write_bytes(graph.SerializeToString())
+
+
 def as_onnx(pipeline: Any, rows: Any, folder: Path) -> None:
     """The trees alone, over a ready matrix float [N, 15]; whoever serves them encodes the strings."""
     import onnxmltools
@@ -74,7 +93,9 @@ def load(folder: Path) -> Any:
 def main() -> None:
     """Fit and keep."""
     what, folder = sys.argv[1], Path(sys.argv[2])
-    {"mlflow": for_mlflow, "bento": for_bento, "joblib": as_joblib, "onnx": as_onnx}[what](*fit(folder), folder)
+    {"mlflow": for_mlflow, "bento": for_bento, "joblib": as_joblib, "onnx": as_onnx, "whole-onnx": whole_onnx}[what](
+        *fit(folder), folder
+    )
 
 
 if __name__ == "__main__":
