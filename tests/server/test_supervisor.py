@@ -167,7 +167,7 @@ def test_workers_and_upkeep_end_with_their_supervisor(home: Home) -> None:
         workers = server.state.workers
         children = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _parent(p) == server.process.pid]
         assert set(workers) <= set(children)
-        assert len(children) == 3
+        assert len(children) == 4  # two workers, the console, upkeep
         server.process.kill()
         server.process.wait()
         until(lambda: not any(alive(pid) for pid in children), 15)

@@ -16,9 +16,10 @@ from loopwright.records.releases import BadPackage
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """A package marked bad on this machine, and what is still to be done about it: put it out of service, record it, tell."""
+    """A package marked bad on this machine, whether it is out of service, and whether ledger and people have been told."""
 
     package: BadPackage
+    withdrawn: bool = False
     settled: bool = False
 
 
@@ -51,8 +52,12 @@ def bad_packages(home: Home, loop: str | None = None) -> dict[str, BadPackage]:
     found: dict[str, BadPackage] = {}
     with suppress(LedgerUnavailable):
         found = {e.key: e.record for e in home.ledger.find(BadPackage, loop=loop, newest=False)}
-    here = {m.package.package: m.package for m in marks(home) if loop in (None, m.package.loop)}
-    return {**found, **here}
+    return {**found, **marked_here(home, loop)}
+
+
+def marked_here(home: Home, loop: str | None = None) -> dict[str, BadPackage]:
+    """Those that were marked on this machine, without asking the ledger."""
+    return {m.package.package: m.package for m in marks(home) if loop in (None, m.package.loop)}
 
 
 def _path(home: Home, package: str) -> Path:

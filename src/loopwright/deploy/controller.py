@@ -4,16 +4,18 @@ With a fleet the packages of the segments are part of the same state: they come 
 were judged against, go back with it, and each can be released and rolled back alone.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from difflib import get_close_matches
-from typing import Literal
+from queue import Empty, SimpleQueue
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from loopwright.deploy import served
-from loopwright.deploy.bad import bad_packages
+from loopwright.deploy.bad import bad_packages, marked_here
 from loopwright.deploy.moment import read_moment
 from loopwright.deploy.segments import check_segment
 from loopwright.records import failpoints
@@ -26,6 +28,21 @@ from loopwright.records.releases import Arm, BadPackage, ReleaseState
 
 GLOBAL = "global"
 """What `to` says to let a segment be answered by the loop's own package."""
+
+
+LEDGER_SECONDS = 1.0
+"""So long a rollback waits for the ledger before it is made without it."""
+
+
+class _Asked(NamedTuple):
+    """What a rollback was asked for."""
+
+    segment: str | None
+    to: str | None
+    why: str
+    by: str | None
+    expected: int | None
+    force: bool
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +80,7 @@ def release(
         raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
     made = _checked(home, loop, home.packages.resolve(package))
     if not force:
-        _refuse_bad(home, [made.digest, *(segments or {}).values()])
+        _refuse_bad([made.digest, *(segments or {}).values()], bad_packages(home, loop))
     if made.manifest.segment is not None:
         column, segment = made.manifest.segment.column, made.manifest.segment.value
         present = serving(home, loop)
@@ -98,15 +115,17 @@ def rollback(
     that is not served before, its heuristic answers alone.
 
     `to` is the beginning of a digest, ISO 8601, or a moment such as "tuesday 09:00" (UTC unless it names a zone). While
-    the ledger is down the change is made in the local copy, which the servers follow, and recorded later.
+    the ledger is down, or does not answer within a second, the change is made in the local copy, which the servers
+    follow, and recorded later.
     Raises PackageNotFound, PackageRefused, NotFound (nothing served then, no such segment), ReleaseConflict.
     """
+    asked = _Asked(segment, to, why, by, expected, force)
+    if served.read(served.path_of(home, check_name(loop, "loop"))) is None:
+        return _rollback(home, loop, asked)
     try:
-        states = [entry.record for entry in history(home, loop)]
+        return _in_time(lambda: _rollback(home, loop, asked))
     except LedgerUnavailable:
-        return _rollback_locally(home, loop, segment, to, why, by, force=force)
-    target = _target(home, states, loop, segment, to, force=force)
-    return _change(home, loop, target, "rollback", why, by, states[-1].generation if expected is None else expected)
+        return _rollback_locally(home, loop, asked)
 
 
 def withdraw(home: Home, package: BadPackage) -> ReleaseState | None:
@@ -145,27 +164,54 @@ def _serving_at(states: list[ReleaseState], at: datetime) -> ReleaseState | None
     return next((state for state in reversed(states) if state.since <= at), None)
 
 
-def _target(home: Home, states: list[ReleaseState], loop: str, segment: str | None, to: str | None, *, force: bool) -> Target:
+def _rollback(home: Home, loop: str, asked: _Asked) -> Entry[ReleaseState]:
+    """A rollback in the ledger."""
+    states = [entry.record for entry in history(home, loop)]
+    bad = {} if asked.force else bad_packages(home, loop)
+    target = _target(home, states, loop, asked, bad)
+    expected = states[-1].generation if asked.expected is None else asked.expected
+    return _change(home, loop, target, "rollback", asked.why, asked.by, expected)
+
+
+def _in_time(call: Callable[[], Entry[ReleaseState]]) -> Entry[ReleaseState]:
+    """What `call` gives; LedgerUnavailable when that takes too long. It goes on then: whichever is first counts."""
+    done: SimpleQueue[Entry[ReleaseState] | Exception] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put(call())
+        except Exception as error:  # noqa: BLE001  # raised again by who waits
+            done.put(error)
+
+    threading.Thread(target=run, name="rollback", daemon=True).start()
+    try:
+        found = done.get(timeout=LEDGER_SECONDS)
+    except Empty:
+        raise LedgerUnavailable("the ledger does not answer in time") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _target(home: Home, states: list[ReleaseState], loop: str, asked: _Asked, bad: Mapping[str, BadPackage]) -> Target:
     """Who is to serve after going back; `states` oldest first."""
     if not states:
         raise NotFound("release of loop", loop, next_step="nothing serves yet: `loopwright release LOOP`")
-    bad = set() if force else set(bad_packages(home, loop))
-    if segment is not None:
-        return _segment_target(home, states, segment, to, bad)
-    if to is None:
+    if asked.segment is not None:
+        return _segment_target(home, states, asked.segment, asked.to, bad)
+    if asked.to is None:
         return _before(home, states, bad)
-    found = _named(home, states, [s.arms[0].package for s in states], to)
-    if found.arms[0].package in bad:
-        _refuse_bad(home, [found.arms[0].package])
+    found = _named(home, states, [s.arms[0].package for s in states], asked.to)
+    _refuse_bad([found.arms[0].package], bad)
     _checked(home, loop, found.arms[0].package)
     return _again(found, bad)
 
 
-def _before(home: Home, states: list[ReleaseState], bad: set[str]) -> Target:
+def _before(home: Home, states: list[ReleaseState], bad: Mapping[str, BadPackage]) -> Target:
     """The state before the present one, by its package, or else by those of its segments; passing over what is bad."""
     present = states[-1]
     own = present.arms[0].package
-    earlier = [s for s in reversed(states) if s.arms[0].package not in (own, *bad)]
+    earlier = [s for s in reversed(states) if s.arms[0].package != own and s.arms[0].package not in bad]
     if own not in bad:
         found = next(iter([*earlier, *(s for s in reversed(states) if s.segments != present.segments)]), None)
         if found is not None:
@@ -180,23 +226,24 @@ def _before(home: Home, states: list[ReleaseState], bad: set[str]) -> Target:
     return Target(package=own, role="heuristic")
 
 
-def _again(state: ReleaseState, bad: set[str]) -> Target:
+def _again(state: ReleaseState, bad: Mapping[str, BadPackage]) -> Target:
     """A state to go back to, without the segments' packages that are bad."""
     segments = {name: package for name, package in state.segments.items() if package not in bad}
     arm = state.arms[0]
     return Target(package=arm.package, role=arm.role, fleet=state.fleet if segments else "", segments=segments)
 
 
-def _refuse_bad(home: Home, packages: Sequence[str]) -> None:
+def _refuse_bad(packages: Sequence[str], bad: Mapping[str, BadPackage]) -> None:
     """Raise PackageRefused for the first of the packages that is marked bad."""
-    bad = bad_packages(home)
     for package in packages:
         if package in bad:
             why = f"marked bad on {bad[package].since:%Y-%m-%d %H:%M} UTC: {bad[package].detail}"
             raise PackageRefused(package, f"{why}; `--force` puts it into service all the same")
 
 
-def _segment_target(home: Home, states: list[ReleaseState], segment: str, to: str | None, bad: set[str]) -> Target:
+def _segment_target(
+    home: Home, states: list[ReleaseState], segment: str, to: str | None, bad: Mapping[str, BadPackage]
+) -> Target:
     present = states[-1]
     known = dict.fromkeys(name for state in reversed(states) for name in state.segments)
     if segment not in known:
@@ -209,8 +256,7 @@ def _segment_target(home: Home, states: list[ReleaseState], segment: str, to: st
         wanted = ""
     else:
         wanted = _named(home, states, own, to).segments.get(segment, "")
-        if wanted in bad:
-            _refuse_bad(home, [wanted])
+        _refuse_bad([wanted], bad)
     column = present.fleet or next(state.fleet for state in reversed(states) if segment in state.segments)
     return _with_segment(home, present, column, segment, wanted)
 
@@ -291,19 +337,17 @@ def _state(
     )
 
 
-def _rollback_locally(
-    home: Home, loop: str, segment: str | None, to: str | None, why: str, by: str | None, *, force: bool
-) -> Entry[ReleaseState]:
+def _rollback_locally(home: Home, loop: str, asked: _Asked) -> Entry[ReleaseState]:
     """A rollback without the ledger. The entry that is returned is not in the ledger yet: its chain is empty."""
     path = served.path_of(home, check_name(loop, "loop"))
     copy = served.read(path)
     if copy is None:
         raise NotFound("release of loop", loop, next_step="nothing serves here, and the ledger does not answer")
     states = [*copy.past, copy.state]
-    target = _target(home, states, loop, segment, to, force=force)
+    target = _target(home, states, loop, asked, {} if asked.force else marked_here(home, loop))
     # One change while the ledger is down is one generation: a second one replaces the first, which nobody else has seen.
     generation = copy.state.generation if copy.unrecorded else copy.state.generation + 1
-    state = _state(home, loop, target, generation, "rollback", why, by)
+    state = _state(home, loop, target, generation, "rollback", asked.why, asked.by)
     past = copy.past if copy.unrecorded else states
     served.write(path, served.Served(state=state, outcome=copy.outcome, past=past, unrecorded=True))
     failpoints.hit("release.local")

@@ -13,12 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from loopwright.deploy import bad
 from loopwright.deploy.controller import withdraw
 from loopwright.deploy.vitals import Busy
 from loopwright.monitor.alerts import decide
 from loopwright.records import failpoints
-from loopwright.records.errors import LedgerUnavailable, LoopwrightError
+from loopwright.records.errors import LoopwrightError, ReleaseConflict
 from loopwright.records.home import Home
 from loopwright.records.releases import BadPackage
 
@@ -104,36 +106,41 @@ def condemn(home: Home, package: str, cause: Cause, detail: str) -> str:
     return f"loop {loop}: package {package[:12]} is marked bad: {detail}"
 
 
-def settle(home: Home) -> list[str]:
-    """Put what is marked bad out of service, record it, and decide on an alert; lines that say what was done.
+def withdraw_bad(home: Home) -> list[str]:
+    """Put what is marked bad out of service, whether the ledger answers or not; lines that say what was done.
 
-    What a server that died left undone is done by the next one. While the ledger is down the packages go out of service all
-    the same, and the rest is done once it answers: raises LedgerUnavailable until then.
+    What a server that died left undone is done by the next one.
     """
     said = []
-    down: LedgerUnavailable | None = None
     for mark in bad.marks(home):
-        if mark.settled:
+        if mark.withdrawn:
             continue
         package = mark.package
         try:
             state = withdraw(home, package)
-            if state is not None:
-                now = "its heuristic alone" if state.arms[0].role == "heuristic" else f"package {state.arms[0].package[:12]}"
-                said.append(f"loop {package.loop}: rolled back, {now} serves")
-            failpoints.hit("bad.rolled_back")
+        except ReleaseConflict:  # the copy here is behind the ledger: the next time
+            continue
+        except LoopwrightError as error:
+            said.append(
+                f"loop {package.loop}: package {package.package[:12]} is bad and cannot be taken out of service: {error}"
+            )
+            continue
+        if state is not None:
+            now = "its heuristic alone" if state.arms[0].role == "heuristic" else f"package {state.arms[0].package[:12]}"
+            said.append(f"loop {package.loop}: rolled back, {now} serves")
+        failpoints.hit("bad.rolled_back")
+        bad.keep(home, msgspec.structs.replace(mark, withdrawn=True))
+    return said
+
+
+def record_bad(home: Home) -> None:
+    """Record what was put out of service, and decide on an alert, which upkeep sends. Raises LedgerUnavailable."""
+    for mark in bad.marks(home):
+        if mark.withdrawn and not mark.settled:
+            package = mark.package
             home.ledger.put(package, loop=package.loop, key=package.package)
             title = f"Package {package.package[:12]} was marked bad and taken out of service"
             decide(
                 home, package.loop, f"{ALERT}:{package.package[:12]}", severity="critical", title=title, detail=package.detail
             )
-            bad.keep(home, bad.Mark(package=package, settled=True))
-        except LedgerUnavailable as error:
-            down = error
-        except LoopwrightError as error:
-            said.append(
-                f"loop {package.loop}: package {package.package[:12]} is bad and cannot be taken out of service: {error}"
-            )
-    if down is not None:
-        raise down
-    return said
+            bad.keep(home, msgspec.structs.replace(mark, settled=True))

@@ -19,6 +19,7 @@ from types import FrameType
 import msgspec
 
 from loopwright.deploy.served import Follower
+from loopwright.deploy.served import folder as copies
 from loopwright.deploy.vitals import FOLDER, Vitals
 from loopwright.records.errors import LoopwrightError, Unavailable
 from loopwright.records.home import Home
@@ -34,13 +35,17 @@ from loopwright.server.deaths import (
     condemn,
     crashed,
     kills_for_memory,
-    settle,
+    record_bad,
     thread_of,
+    withdraw_bad,
 )
 from loopwright.server.listener import GRACE_SECONDS, listen, url
 from loopwright.server.shared_port import address, check_extras, reserve
 
 FOLLOW_SECONDS = 0.25
+FOLLOW_FIRST_SECONDS = 2.0
+"""So long a start waits for what the ledger says."""
+
 WATCH_SECONDS = 0.05
 START_SECONDS = 60.0
 MOST_DUMP = 16 * 1024
@@ -168,17 +173,18 @@ class Supervisor:
         self._others = [self._console]
         if tend:
             self._others.append(Child(home.clock, "loopwright.server.tending", [], fds=[], environment=environment, log=log))
-        self._over, self._told = threading.Event(), False
+        self._over, self._followed, self._told = threading.Event(), threading.Event(), False
         self._follower, self._deaths = Follower(home), Deaths()
-        self._trouble: set[str] = set()
 
     def run(self, announce: Callable[[str], None]) -> None:
         """Start everything, keep it alive until told to stop, end everything."""
         self._heed_signals()
-        self._follow_once()
-        following = threading.Thread(target=self._follow, daemon=True)
-        following.start()
+        threads = [threading.Thread(target=target, daemon=True) for target in (self._follow, self._withdraw)]
+        for thread in threads:
+            thread.start()
         try:
+            if not any(copies(self._home).glob("*.json")):  # nothing to begin with until the ledger says what
+                self._followed.wait(FOLLOW_FIRST_SECONDS)
             self._start()
             if not self._told:
                 grpc = f", gRPC at {self._grpc}" if self._grpc else ""
@@ -188,7 +194,6 @@ class Supervisor:
                 time.sleep(WATCH_SECONDS)
         finally:
             self._over.set()
-            following.join()
             self._end()
 
     def _heed_signals(self) -> None:
@@ -205,6 +210,7 @@ class Supervisor:
         while not self._told:
             self._watch()
             if all(child.ready for child in children):
+                self._followed.wait(FOLLOW_FIRST_SECONDS)
                 self._write_state()
                 return
             if any(worker.failed for worker in self._workers) or self._home.clock.monotonic() > until:
@@ -243,26 +249,31 @@ class Supervisor:
         return [worker.child.pid for worker in self._workers]
 
     def _follow(self) -> None:
-        while not self._over.wait(FOLLOW_SECONDS):
-            self._follow_once()
-
-    def _follow_once(self) -> None:
-        """Ledger to local copies, and bad packages out of service; while the ledger is down the copies stand."""
-        trouble = set()
-        for step in (self._follower.follow, self._settle):
+        """Ledger to local copies, bad packages to the ledger; while it is down the copies stand."""
+        trouble = ""
+        while not self._over.is_set():
+            before, trouble = trouble, ""
             try:
-                step()
+                self._follower.follow()
+                record_bad(self._home)
             except Exception as error:  # noqa: BLE001  # whatever it is, following goes on
-                known = isinstance(error, LoopwrightError)
-                what = str(error) if known else f"{type(error).__name__}: {error}"
-                trouble.add(f"the ledger is not followed, what serves goes on: {what}")
-        for line in sorted(trouble - self._trouble):
-            _complain(line)
-        self._trouble = trouble
+                trouble = str(error) if isinstance(error, LoopwrightError) else f"{type(error).__name__}: {error}"
+                if trouble != before:
+                    _complain(f"the ledger is not followed, what serves goes on: {trouble}")
+            self._followed.set()
+            self._over.wait(FOLLOW_SECONDS)
 
-    def _settle(self) -> None:
-        for line in settle(self._home):
-            _complain(line)
+    def _withdraw(self) -> None:
+        """Bad packages out of service, in a thread of its own: nothing may keep it waiting."""
+        said: list[str] = []
+        while not self._over.wait(FOLLOW_SECONDS):
+            before = said
+            try:
+                said = withdraw_bad(self._home)
+            except Exception as error:  # noqa: BLE001  # whatever it is, this goes on
+                said = [f"bad packages are not taken out of service: {type(error).__name__}: {error}"]
+            if said != before:
+                _complain("\nloopwright: ".join(said))
 
     def _end(self) -> None:
         children = [*(worker.child for worker in self._workers), *self._others]

@@ -193,7 +193,9 @@ def run(
     )
 
 
-def release(home: Home, loop: str, package: str = "", *, strategy: str = "direct", why: str = "") -> "ReleaseState":
+def release(
+    home: Home, loop: str, package: str = "", *, strategy: str = "direct", why: str = "", force: bool = False
+) -> "ReleaseState":
     """Put a package into service, after the same checks that a turn makes; one that serves already goes on.
 
     The winner of a turn brings the packages of segments that were judged beside it; the package of a segment replaces that one only.
@@ -203,6 +205,7 @@ def release(home: Home, loop: str, package: str = "", *, strategy: str = "direct
         package: the package, or the beginning of its digest (default: the winner of the latest leaderboard).
         strategy: how; `direct` replaces what serves at once.
         why: the reason in a sentence, for the audit trail.
+        force: also a package that was marked bad; the other checks are made all the same.
     """
     from loopwright.deploy.checks import check_release, sound
     from loopwright.deploy.controller import release as put_into_service
@@ -223,14 +226,17 @@ def release(home: Home, loop: str, package: str = "", *, strategy: str = "direct
     fleet = next((b.fleet for b in boards if b.fleet is not None and b.fleet.serving), None)
     if fleet is None:
         check_release(home, chosen, loop=loop, scope=declared.scope)
-        return put_into_service(home, loop, chosen.digest, why=why or "by hand").record
+        return put_into_service(home, loop, chosen.digest, why=why or "by hand", force=force).record
     own, _ = sound({name: home.packages.read(digest) for name, digest in fleet.serving.items()})
     check_release(home, chosen, loop=loop, scope=declared.scope, beside=Beside(fleet.by, own))
     segments = {name: package.digest for name, package in own.items()}
-    return put_into_service(home, loop, chosen.digest, fleet=fleet.by, segments=segments, why=why or "by hand").record
+    entry = put_into_service(home, loop, chosen.digest, fleet=fleet.by, segments=segments, why=why or "by hand", force=force)
+    return entry.record
 
 
-def rollback(home: Home, loop: str, *, to: str = "", segment: str | None = None, why: str = "") -> "ReleaseState":
+def rollback(
+    home: Home, loop: str, *, to: str = "", segment: str | None = None, why: str = "", force: bool = False
+) -> "ReleaseState":
     """Go back to the package that served before, at a time, or by name; with it to the packages of segments beside it.
 
     Args:
@@ -238,12 +244,16 @@ def rollback(home: Home, loop: str, *, to: str = "", segment: str | None = None,
         to: a package (beginning of its digest) or a time (ISO 8601, or "tuesday 09:00"); default: the one before.
         segment: only this segment goes back; `--to global` lets the loop's own package answer it.
         why: the reason in a sentence, for the audit trail.
+        force: also to a package that was marked bad.
     """
     from loopwright.deploy.controller import rollback as go_back
 
-    with suppress(LedgerUnavailable):  # going back works without the ledger; only the nearest names are missed
-        known_loop(home, loop)
-    return go_back(home, loop, segment=segment, to=to or None, why=why or "by hand").record
+    try:
+        return go_back(home, loop, segment=segment, to=to or None, why=why or "by hand", force=force).record
+    except NotFound:
+        with suppress(LedgerUnavailable):  # going back works without the ledger; only the nearest names are missed
+            known_loop(home, loop)
+        raise
 
 
 def tend(
