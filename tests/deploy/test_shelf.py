@@ -1,0 +1,138 @@
+"""The packages in memory: measured, bounded, the least recently used goes, and nobody who answers notices."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from tests.deploy.loops import NOW_US, Weather, flight, opened, package
+
+from loopwright.deploy.predict import Predictor
+from loopwright.deploy.shelf import Load, Shelf
+from loopwright.records.errors import PackageNotFound
+from loopwright.records.home import Home
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return opened(tmp_path)
+
+
+def digests(home: Home, count: int) -> list[str]:
+    return [package(home.packages, weight=0.01 * (i + 1)).digest for i in range(count)]
+
+
+def maker(home: Home) -> Callable[[str], Predictor]:
+    return lambda digest: Predictor(home.packages.read(digest), Weather(), home.clock)
+
+
+def test_the_least_recently_used_goes(home: Home) -> None:
+    names = digests(home, 5)
+    loads: list[Load] = []
+    gone: list[str] = []
+    shelf = Shelf(maker(home), None, gone.extend, loads.append)
+    for name in names[:3]:
+        assert shelf.load(name).digest == name
+    room = shelf.bytes
+    assert room == sum(load.bytes for load in loads) > 0
+    assert gone == []
+    shelf = Shelf(maker(home), room, gone.extend, loads.append)
+    for name in names[:3]:
+        shelf.load(name)
+    assert shelf.find(names[0]) is not None
+    shelf.touch(names[1])
+    shelf.load(names[3])
+    assert gone[0] == names[2], "the others were used after it"
+    assert names[3] in shelf
+    assert shelf.find(names[2]) is None
+    assert shelf.bytes <= room
+    assert loads[-1].evicted == len(gone)
+    assert (loads[-1].packages, loads[-1].held) == (len(shelf), shelf.bytes)
+    assert loads[-1].seconds > 0
+
+
+def test_the_newest_stays_however_small_the_budget(home: Home) -> None:
+    gone: list[str] = []
+    shelf = Shelf(maker(home), 1, gone.extend)
+    names = digests(home, 3)
+    for name in names:
+        shelf.load(name)
+        assert name in shelf
+    assert (gone, len(shelf)) == (names[:2], 1)
+
+
+def test_who_answers_with_one_that_goes_finishes_with_it(home: Home) -> None:
+    shelf = Shelf(maker(home), 1)
+    first, second = digests(home, 2)
+    held = shelf.load(first)
+    shelf.load(second)
+    assert first not in shelf
+    assert held.answer([flight(pushed_back_at=NOW_US)])[0].package == first
+
+
+def test_what_is_dropped_is_no_longer_counted(home: Home) -> None:
+    shelf = Shelf(maker(home))
+    names = digests(home, 3)
+    for name in names:
+        shelf.load(name)
+    shelf.drop([*names, "0" * 64])
+    assert (len(shelf), shelf.bytes) == (0, 0)
+
+
+def test_one_that_cannot_be_loaded_changes_nothing(home: Home) -> None:
+    shelf = Shelf(maker(home))
+    shelf.load(digests(home, 1)[0])
+    before = len(shelf), shelf.bytes
+    with pytest.raises(PackageNotFound):
+        shelf.load("0" * 64)
+    assert (len(shelf), shelf.bytes) == before
+
+
+def test_threads_load_each_package_once(home: Home) -> None:
+    names, made = digests(home, 6), list[str]()
+
+    def make(digest: str) -> Predictor:
+        made.append(digest)
+        return maker(home)(digest)
+
+    shelf = Shelf(make)
+    threads = [Thread(target=lambda i=i: [shelf.load(n) for n in names[i:] + names[:i]]) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(made) == sorted(names)
+    assert len(shelf) == 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc tells what is allocated")
+def test_what_a_package_takes_is_measured(tmp_path: Path) -> None:
+    """What the shelf says of 60 packages is what the process grew by, in a process of its own."""
+    digests(opened(tmp_path), 66)
+    done = subprocess.run([sys.executable, "-c", GROW, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    said, grown = map(int, done.stdout.split())
+    assert 0.6 < said / grown < 1.6, (said, grown)
+
+
+GROW = """
+import sys
+from pathlib import Path
+from tests.deploy.loops import Weather, opened
+from loopwright.deploy.services import Services
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+home = opened(Path(sys.argv[1]))
+shelf = Services(home.path, home.packages, Weather(), home.clock).shelf
+names = home.packages.list()
+for name in names[:6]:
+    shelf.load(name)
+before, first = held(), shelf.bytes
+for name in names[6:]:
+    shelf.load(name)
+print(shelf.bytes - first, held() - before)
+"""
