@@ -17,6 +17,7 @@ from loopwright.business.value import account
 from loopwright.data.context import feed
 from loopwright.data.steps import Joined, joined
 from loopwright.deploy.controller import serving
+from loopwright.deploy.events import Events
 from loopwright.loop import Loop
 from loopwright.monitor.alerts import close_alert, raise_alert, send
 from loopwright.monitor.watch import Watched, watch
@@ -34,6 +35,8 @@ LEASE_SECONDS = 60.0
 RETRY_AFTER = timedelta(minutes=15)
 FAILED = "retraining"
 """Key of the alert that a retraining failed."""
+UNTOLD = "events"
+"""Key of the alert that predictions cannot be told as events."""
 
 
 class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +45,7 @@ class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
     committed: Committed
     watched: Watched
     values: list[ValueWindow]
+    events: int = 0
 
 
 def upkeep(home: Home, loop: Loop, *, until: datetime) -> Upkeep:
@@ -128,11 +132,14 @@ def tend(home: Home, *, owner: str, retrain: bool = True) -> dict[str, Upkeep] |
         return None
     done: dict[str, Upkeep] = {}
     now = home.clock.now()
+    events = Events(home)
     for loop, file in loops(home):
         home.ledger.lock("tend", owner, LEASE_SECONDS)
         try:
             feed(home, needed(home, loop))
+            events.begin(loop.name)
             result = upkeep(home, loop, until=now)
+            result = msgspec.structs.replace(result, events=_tell_events(home, loop.name, events))
         except LoopwrightError as error:
             problem = Problem(where=f"upkeep of {loop.name}", what=str(error))
             result = Upkeep(
@@ -145,6 +152,20 @@ def tend(home: Home, *, owner: str, retrain: bool = True) -> dict[str, Upkeep] |
         if retrain and trigger is not None and file:
             _retrain(home, loop.name, file, trigger.cause, trigger.reason, owner)
     return done
+
+
+def _tell_events(home: Home, loop: str, events: Events) -> int:
+    """Tell a loop's predictions as events, and raise or close the alert that they cannot be; how many were told."""
+    told = events.tell(loop)
+    if told is None:
+        return 0
+    entry = home.ledger.latest(Alert, loop=loop, key=UNTOLD)
+    alarmed = entry is not None and entry.record.state == "open"
+    if told.trouble and not alarmed:
+        raise_alert(home, loop, UNTOLD, severity="warning", title="Predictions are not told as events", detail=told.trouble)
+    elif alarmed and not told.trouble and close_alert(home, loop, UNTOLD, detail="they are told again") is not None:
+        send(home, loop)
+    return told.events
 
 
 def _retrain(home: Home, loop: str, file: str, cause: str, why: str, owner: str) -> None:
