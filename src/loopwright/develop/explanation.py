@@ -27,7 +27,6 @@ from sklearn import (
     preprocessing,
     semi_supervised,
 )
-from sklearn.ensemble._iforest import _average_path_length
 from sklearn.feature_selection import SelectorMixin
 from sklearn.linear_model import _base as linear_base
 
@@ -323,19 +322,7 @@ def _mean(sums: Sequence[_Sum], weights: Any) -> _Sum:
 
 @_sum.register
 def _(part: ensemble.IsolationForest, seen: _Seen) -> _Sum:
-    made = [
-        trees.of_sklearn(one, (steps + rest - 1.0)[:, None], features=which)
-        for one, which, steps, rest in zip(
-            part.estimators_,
-            part.estimators_features_,
-            part._decision_path_lengths,
-            part._average_path_length_per_tree,
-            strict=True,
-        )
-    ]
-    usual = float(_average_path_length(np.array([part._max_samples]))[0]) * len(part.estimators_)
-    model = trees.Model(made, np.zeros(1), factor=-1 / usual, single=True)
-    return _Sum([_Term(seen, model)], 1, "", "binary logarithm of the strangeness")
+    return _Sum([_Term(seen, trees.of_isolation(part))], 1, "", "binary logarithm of the strangeness")
 
 
 @_sum.register(linear_base.LinearModel)

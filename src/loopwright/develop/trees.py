@@ -17,6 +17,7 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
 )
 from sklearn.ensemble._forest import ForestClassifier, ForestRegressor
+from sklearn.ensemble._iforest import _average_path_length
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from loopwright.records.graph import Array
@@ -151,6 +152,17 @@ def of_forest(part: Any) -> Model:
     values = [t.tree_.value[:, 0, 1 if classes == 2 else 0 :] if classes else t.tree_.value[:, :, 0] for t in each]
     made = [of_sklearn(t, value) for t, value in zip(each, values, strict=True)]
     return Model(made, np.zeros(values[0].shape[1]), factor=1 / len(each), single=True)
+
+
+def of_isolation(part: Any) -> Model:
+    """An isolation forest as the binary logarithm of how strange a row is: its mean path as a share of what is usual, negative."""
+    steps, rest = part._decision_path_lengths, part._average_path_length_per_tree
+    values = [(a + b - 1.0)[:, None] for a, b in zip(steps, rest, strict=True)]
+    parts = zip(part.estimators_, values, part.estimators_features_, strict=True)
+    usual = float(_average_path_length(np.array([part._max_samples]))[0]) * len(part.estimators_)
+    return Model(
+        [of_sklearn(one, value, features=which) for one, value, which in parts], np.zeros(1), factor=-1 / usual, single=True
+    )
 
 
 def of_gradient(part: Any) -> Model:

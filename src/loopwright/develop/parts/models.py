@@ -7,7 +7,6 @@ import ndonnx as ndx
 import numpy as np
 import spox
 from sklearn import covariance, discriminant_analysis, dummy, ensemble, linear_model, neural_network, svm
-from sklearn.ensemble._iforest import _average_path_length
 from sklearn.linear_model import _base as linear_base
 
 from loopwright.develop import trees
@@ -147,16 +146,6 @@ def _(part: TorchRegressor, x: Any) -> Any:
 
 @decision.register(ensemble.IsolationForest)
 def _(part: ensemble.IsolationForest, x: Any) -> Any:
-    made = [
-        trees.of_sklearn(one, (steps + rest - 1.0)[:, None], features=which)
-        for one, which, steps, rest in zip(
-            part.estimators_,
-            part.estimators_features_,
-            part._decision_path_lengths,
-            part._average_path_length_per_tree,
-            strict=True,
-        )
-    ]
-    usual = float(_average_path_length(np.array([part._max_samples]))[0]) * len(part.estimators_)
-    depth = ensembled(made, single(x), np.zeros(1), exact=True)
-    return -ndx.exp(depth * (-np.log(2.0) / usual)) - float(part.offset_)
+    model = trees.of_isolation(part)
+    depth = ensembled(model.trees, single(x), model.base, exact=True)
+    return -ndx.exp(depth * (np.log(2.0) * model.factor)) - float(part.offset_)
