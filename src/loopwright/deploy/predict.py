@@ -5,11 +5,12 @@ The server and the replay call the same `answer`, with one row or with thousands
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from loopwright.deploy.context import Contexts, ContextStore
 from loopwright.deploy.overrun import Overruns
+from loopwright.deploy.vitals import Vitals, note_of
 from loopwright.records.clock import Clock
 from loopwright.records.errors import PackageRefused, Unavailable
 from loopwright.records.graph import Feeder, Graph, microseconds
@@ -23,6 +24,10 @@ NUMBER_TOLERANCE = 1e-5
 MOST_FAILURES = 64
 SECONDS = 1.0
 REST_SECONDS = 5.0
+FAILURES = 50
+"""So many runs in a row, over at least `FAILING_SECONDS`, in which the model answered no row: it fails for good. An overrun counts ten."""
+
+FAILING_SECONDS = 5.0
 _PROBABILITY = (-1e-6, 1 + 1e-6)
 _NUMBER = (-sys.float_info.max, sys.float_info.max)
 
@@ -48,17 +53,25 @@ class Predictor:
     """A package made ready to answer. `online` is where context is looked up (`home.online`).
 
     With `overruns`, a graph run may take `SECONDS` and a millisecond more per row; one that takes longer is stopped and
-    answered by the heuristic, and for `REST_SECONDS` the model is not asked again.
+    answered by the heuristic, and for `REST_SECONDS` the model is not asked again. `ready` makes a graph of a package ready.
 
     Safe to use from several threads; not across a fork. Raises PackageRefused when graphs and manifest disagree.
     """
 
-    def __init__(self, package: Package, online: ContextStore, clock: Clock, overruns: Overruns | None = None) -> None:
+    def __init__(
+        self,
+        package: Package,
+        online: ContextStore,
+        clock: Clock,
+        overruns: Overruns | None = None,
+        ready: "Callable[[Package, str], Answerer] | None" = None,
+    ) -> None:
+        ready = ready or Answerer
         manifest = package.manifest
         self.package, self.digest = package, package.digest
         self._clock, self._overruns = clock, overruns
         self._rests_until = 0.0
-        self._model, self._heuristic = _Answerer(package, "model.onnx"), _Answerer(package, "heuristic.onnx")
+        self._model, self._heuristic = ready(package, "model.onnx"), ready(package, "heuristic.onnx")
         self._output = manifest.output
         self._least, self._most = lawful(manifest.output)
         self._times = [name for name, column in manifest.request.items() if column.type == "timestamp"]
@@ -140,7 +153,7 @@ class Predictor:
         A probability may differ by 1e-6, another number by a hundred-thousandth of itself.
         """
         golden = self.package.reference.golden
-        if not golden:
+        if not golden or self._model is None:
             return
         try:
             scores, _ = self._model([{**g.request, **g.context} for g in golden])
@@ -197,14 +210,39 @@ class Predictor:
         return flags
 
     def _scores(self, full: Sequence[Mapping[str, Any]], flags: list[list[str]]) -> _Numbers:
+        place = self._vitals.began(self._note) if self._vitals is not None else 0
+        try:
+            return self._asked(full, flags)
+        finally:
+            if self._vitals is not None:
+                self._vitals.ended(place)
+
+    def _asked(self, full: Sequence[Mapping[str, Any]], flags: list[list[str]]) -> _Numbers:
         found = self._run(full, [MOST_FAILURES])
         bad = self._wrong(found)
+        if len(bad) < len(full):
+            self._failures = 0
         if bad:
+            if len(bad) == len(full):
+                self._failed()
             rule = self._fall_back([full[i] for i in bad])
             for i, score, values in zip(bad, *rule, strict=True):
                 found.scores[i], found.values[i] = score, values
                 flags[i].append("degraded")
         return found
+
+    def _failed(self) -> None:
+        """Count a run in which the model answered no row, unless it rests."""
+        now = time.perf_counter()
+        if self._vitals is None or self._model is None or (now < self._rests_until and not self._overran):
+            return
+        if not self._failures:
+            self._failing_since = now
+        self._failures += 10 if self._overran else 1
+        self._overran = False
+        if self._failures >= FAILURES and now - self._failing_since >= FAILING_SECONDS:
+            self._failures = 0
+            self._vitals.fails(self.digest)
 
     def _wrong(self, found: _Numbers) -> list[int]:
         """Which rows have a number that cannot be."""
@@ -218,7 +256,7 @@ class Predictor:
     def _run(self, full: Sequence[Mapping[str, Any]], failures: list[int]) -> _Numbers:
         """Answers, NaN where the model fails. A run that fails is halved until the rows at fault are alone, within limits."""
         nothing = _Numbers([float("nan")] * len(full), [None] * len(full))
-        if self._rests_until and time.perf_counter() < self._rests_until:
+        if self._model is None or (self._rests_until and time.perf_counter() < self._rests_until):
             return nothing
         run = self._overruns.begin(SECONDS + len(full) / 1000) if self._overruns is not None else None
         try:
@@ -232,7 +270,7 @@ class Predictor:
                 self._overruns.end(run)
         failures[0] -= 1
         if run is not None and run.expired:
-            self._rests_until = time.perf_counter() + REST_SECONDS
+            self._rests_until, self._overran = time.perf_counter() + REST_SECONDS, True
             failures[0] = 0
         if len(full) == 1 or failures[0] <= 0:
             return nothing
@@ -250,11 +288,11 @@ class Predictor:
         return found
 
 
-class _Answerer:
-    """A graph of a package made ready. Raises PackageRefused when graph and manifest disagree."""
+class Answerer:
+    """A graph of a package made ready (`lean`: see `Graph`). Raises PackageRefused when graph and manifest disagree."""
 
-    def __init__(self, package: Package, name: str) -> None:
-        graph, self._wide = Graph(package.files[name]), bool(package.manifest.output.names)
+    def __init__(self, package: Package, name: str, *, lean: bool = False) -> None:
+        graph, self._wide = Graph(package.files[name], lean=lean), bool(package.manifest.output.names)
         if problems := graph.problems(package.columns):
             raise PackageRefused(package.digest, f"{name}: {problems[0]}")
         for output in ("score", "values") if self._wide else ("score",):

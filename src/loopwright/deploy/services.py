@@ -10,6 +10,7 @@ place. Requests that were taken before finish on the package they began with.
 import threading
 from bisect import bisect_left
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,13 +22,16 @@ from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.predict import Predictor
 from loopwright.deploy.recent import Recent
 from loopwright.deploy.segments import LOAD_SECONDS, Segments
-from loopwright.deploy.shelf import BUDGET, Load, Shelf
+from loopwright.deploy.shelf import BUDGET, Graphs, Load, Shelf
 from loopwright.records.clock import Clock
 from loopwright.records.errors import LoopNotFound, LoopwrightError, Unavailable
 from loopwright.records.packages import Packages
 from loopwright.records.releases import ReleaseState
 
 RETRY_SECONDS = 5.0
+RULE = ":heuristic"
+"""What follows the digest of a package on the shelf whose heuristic answers alone."""
+
 _READ = ("model.onnx", "heuristic.onnx", "reference.json")
 
 
@@ -68,7 +72,9 @@ class Services:
         watcher: Watcher | None = None,
         *,
         budget: int = BUDGET,
+        vitals: Vitals | None = None,
     ) -> None:
+        self._vitals = vitals
         self._home, self._packages, self._online, self._clock = home, packages, online, clock
         self._watcher = watcher or Watcher(lambda _loop, _digest: None, lambda _loop, _why: None, lambda _loop, _count: None)
         self._known: list[str] = []
@@ -80,7 +86,7 @@ class Services:
         self._own: dict[str, str] = {}
         """The loop whose own package a digest is, while that package is in service."""
         self._recent: dict[str, Recent] = {}
-        self._overruns = Overruns()
+        self._overruns, self._graphs = Overruns(), Graphs()
         self._names: dict[str, list[str]] = {}
 
     @property
@@ -151,12 +157,16 @@ class Services:
 
     def _try(self, loop: str) -> InService | None:
         """Switch to what the local copy says; None if that cannot be."""
+        state: ReleaseState | None = None
         try:
             copy = local.read(self._home / "served" / f"{loop}.json")
+            state = copy.state if copy is not None else None
             found = None if copy is None else self._switch(loop, copy)
         except Exception as error:  # noqa: BLE001  # a runtime that chokes on a package must not end the following
             known = isinstance(error, LoopwrightError)
             self._failed[loop] = self._clock.monotonic()
+            if self._vitals is not None and state is not None:
+                self._vitals.refuses(state)
             self._watcher.refused(loop, str(error) if known else f"it cannot be loaded: {type(error).__name__}")
             return None
         self._failed.pop(loop, None)
@@ -168,14 +178,16 @@ class Services:
             loop = self._own.pop(digest, None)
             if loop is not None:
                 self._loops.pop(loop, None)
+                if self._vitals is not None:
+                    self._vitals.forgets(loop)
 
     def _switch(self, loop: str, copy: local.Served) -> InService:
-        digest = copy.state.arms[0].package
+        own = _own(copy.state)
         before = self._loops.get(loop)
-        if before is not None and before.predictor.digest == digest:
+        if before is not None and _own(before.state) == own:
             predictor, decode = before.predictor, before.decode
         else:
-            predictor = self.shelf.load(digest)
+            predictor = self.shelf.load(own)
             manifest = predictor.package.manifest
             decode = Decoder(manifest.request, optional=manifest.may_lack)
         segments = Segments(
@@ -198,19 +210,23 @@ class Services:
             durable=release.get("durability") == "disk",
             recent=self._recent.setdefault(loop, Recent()),
         )
-        self._own[digest] = loop
+        failpoints.hit("release.loaded")
+        self._own[own] = loop
         self._loops[loop] = service
         if before is not None:
-            left = {*before.state.packages} - {*copy.state.packages}
-            self._own.pop(before.predictor.digest if before.predictor.digest in left else "", None)
+            left = {_own(before.state), *before.state.packages} - {own, *copy.state.packages}
+            self._own.pop(_own(before.state) if _own(before.state) in left else "", None)
             self.shelf.drop(left)
-        self._watcher.swapped(loop, digest)
+        if self._vitals is not None:
+            self._vitals.serves(copy.state)
+        failpoints.hit("release.switched")
+        self._watcher.swapped(loop, predictor.digest)
         return service
 
     def _make(self, digest: str) -> Predictor:
         """A package made ready and tried. Raises what reading it raises, and PackageRefused."""
         package = self._packages.read(digest, keep=_READ)
-        predictor = Predictor(package, self._online, self._clock, self._overruns)
+        predictor = Predictor(package, self._online, self._clock, self._overruns, self._graphs)
         self._names[digest] = package.manifest.output.names
         predictor.check_golden()
         predictor.warm()

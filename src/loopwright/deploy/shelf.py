@@ -11,13 +11,34 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import cache
+from hashlib import blake2b
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
-from loopwright.deploy.predict import Predictor
+import msgspec
+
+from loopwright.deploy.predict import Answerer, Predictor
+from loopwright.records.packages import Package
 
 BUDGET = 1024 * 2**20
 _BLOCK = 88
 """Bytes of a block of the interpreter, on average over what a package makes."""
+
+
+class Graphs:
+    """Graphs made ready, lean, and one for all packages that hold the same graph over the same columns."""
+
+    def __init__(self) -> None:
+        self._made: WeakValueDictionary[tuple[str, bytes, int], Answerer] = WeakValueDictionary()
+
+    def __call__(self, package: Package, name: str) -> Answerer:
+        """The graph of that file of a package. Raises PackageRefused when graph and manifest disagree."""
+        columns = blake2b(msgspec.msgpack.encode(package.columns), digest_size=16).digest()
+        key = package.manifest.files[name].sha256, columns, len(package.manifest.output.names)
+        found = self._made.get(key)
+        if found is None:
+            found = self._made[key] = Answerer(package, name, lean=True)
+        return found
 
 
 class Load(NamedTuple):
