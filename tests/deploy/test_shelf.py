@@ -37,7 +37,7 @@ def test_the_least_recently_used_goes(home: Home) -> None:
         assert shelf.load(name).digest == name
     assert shelf.bytes == sum(load.bytes for load in loads) > 0
     assert gone == []
-    room = int(3.7 * max(load.bytes for load in loads[2:]))  # the first ones pay for what is made once
+    room = int(3.4 * max(load.bytes for load in loads[2:]))  # the first ones pay for what is made once
     shelf = Shelf(maker(home), room, gone.extend, loads.append)
     for name in names[:3]:
         shelf.load(name)
