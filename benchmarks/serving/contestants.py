@@ -138,6 +138,10 @@ def _granian(place: Place) -> list[str]:
     return [place.program("granian"), "--interface", "rsgi", *where, f"{PEERS}.granian_onnx:app"]
 
 
+def _echo(place: Place) -> list[str]:
+    return [str(place.python), str(ROOT / "benchmarks" / "echo.py"), str(place.port)]
+
+
 CONTESTANTS = [
     Contestant("loopwright", _ours, path=f"/loops/{LOOP}/predict", score=lambda answer: float(answer["score"])),
     Contestant(
@@ -172,16 +176,10 @@ CONTESTANTS = [
     Contestant("FastAPI + pipeline", lambda place: place.module("fastapi_pipeline"), "fastapi", "joblib"),
     Contestant("FastAPI + onnxruntime", lambda place: place.module("fastapi_onnx"), "fastapi", "whole-onnx"),
     Contestant("FastAPI + onnxruntime, tuned", lambda place: place.module("fastapi_trees"), "fastapi", "onnx"),
-    Contestant(
-        "granian + onnxruntime", _granian, "granian", "onnx", variables=lambda place: {"FOLDER": str(place.folder)}
-    ),
-    Contestant(
-        "echo on uvicorn",
-        lambda place: [str(place.python), str(ROOT / "benchmarks" / "echo.py"), str(place.port)],
-        path="/echo",
-        echoes=True,
-    ),
-]  # fmt: skip
+    Contestant("granian + onnxruntime", _granian, "granian", "onnx", variables=lambda place: {"FOLDER": str(place.folder)}),
+    Contestant("echo on uvicorn", _echo, path="/echo", echoes=True),
+    Contestant("echo on our HTTP layer", lambda place: [*_echo(place), "own"], path="/echo", echoes=True),
+]
 
 
 def contestant(name: str) -> Contestant:

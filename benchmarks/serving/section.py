@@ -16,7 +16,7 @@ OURS, BY_HAND = (
         "FastAPI + onnxruntime, tuned": "strings looked up in Python, a graph of trees alone",
     },
 )
-ECHOES = ("echo on uvicorn",)
+ECHOES = ("echo on uvicorn", "echo on our HTTP layer")
 OPEN = (OURS, "FastAPI + onnxruntime", *ECHOES)
 """Who gets open-loop arrivals: ours; the others tell how much of the tail is the machine's."""
 
