@@ -80,7 +80,7 @@ def test_packages_that_fail_are_told_once(vitals: Vitals) -> None:
 
 def test_how_a_worker_stands_to_a_release(vitals: Vitals) -> None:
     seen = Vitals(vitals.path)
-    assert seen.stands(state(1)) == "lags"
+    assert seen.stands(state(1)) == "idle"
     vitals.serves(state(1))
     assert seen.stands(state(1)) == "serves"
     vitals.refuses(state(2))
@@ -89,6 +89,10 @@ def test_how_a_worker_stands_to_a_release(vitals: Vitals) -> None:
     assert [seen.stands(state(i)) for i in (1, 2)] == ["lags", "serves"]
     fleet = msgspec.structs.replace(state(2), fleet="origin", segments={"JFK": BAD})
     assert seen.stands(fleet) == "lags"
+    vitals.forgets(LOOP)
+    assert seen.stands(fleet) == "idle"
+    vitals.refuses(state(3))
+    assert [seen.stands(state(i)) for i in (2, 3)] == ["lags", "refuses"]
 
 
 def test_every_loop_has_its_place_until_the_table_is_full(vitals: Vitals) -> None:
@@ -96,7 +100,7 @@ def test_every_loop_has_its_place_until_the_table_is_full(vitals: Vitals) -> Non
     for each in states:
         vitals.serves(each)
     assert all(vitals.stands(each) == "serves" for each in states[:16_384])
-    assert vitals.stands(states[-1]) == "lags"
+    assert vitals.stands(states[-1]) == "idle"
 
 
 def test_workers_of_servers_that_run(vitals: Vitals, tmp_path: Path) -> None:

@@ -55,6 +55,9 @@ class Predictor:
     With `overruns`, a graph run may take `SECONDS` and a millisecond more per row; one that takes longer is stopped and
     answered by the heuristic, and for `REST_SECONDS` the model is not asked again. `ready` makes a graph of a package ready.
 
+    With `vitals`, what is asked is noted there, and a model that fails for good. Without its `model`, which is not even
+    loaded then, the heuristic answers every row.
+
     Safe to use from several threads; not across a fork. Raises PackageRefused when graphs and manifest disagree.
     """
 
@@ -65,13 +68,18 @@ class Predictor:
         clock: Clock,
         overruns: Overruns | None = None,
         ready: "Callable[[Package, str], Answerer] | None" = None,
+        vitals: Vitals | None = None,
+        *,
+        model: bool = True,
     ) -> None:
         ready = ready or Answerer
         manifest = package.manifest
         self.package, self.digest = package, package.digest
-        self._clock, self._overruns = clock, overruns
+        self._clock, self._overruns, self._vitals, self._note = clock, overruns, vitals, note_of(package.digest)
         self._rests_until = 0.0
-        self._model, self._heuristic = ready(package, "model.onnx"), ready(package, "heuristic.onnx")
+        self._failures, self._failing_since, self._overran = 0, 0.0, False
+        self._model = ready(package, "model.onnx") if model else None
+        self._heuristic = ready(package, "heuristic.onnx")
         self._output = manifest.output
         self._least, self._most = lawful(manifest.output)
         self._times = [name for name, column in manifest.request.items() if column.type == "timestamp"]

@@ -13,6 +13,8 @@ from loopwright.deploy.context import ContextStore
 from loopwright.deploy.outcome import Accepted
 from loopwright.deploy.recent import Recent
 from loopwright.deploy.services import Services, Watcher
+from loopwright.deploy.shelf import BUDGET
+from loopwright.deploy.vitals import Vitals
 from loopwright.records.clock import Clock
 from loopwright.records.errors import LogUnavailable, LoopwrightError, NotFound, RequestConflict, Unavailable
 from loopwright.records.graph import microseconds
@@ -38,9 +40,17 @@ class Router(Services):
     """The loops in service, answering. `refresh` may be called meanwhile, in another thread."""
 
     def __init__(
-        self, home: Path, packages: Packages, online: ContextStore, clock: Clock, watcher: Watcher | None = None
+        self,
+        home: Path,
+        packages: Packages,
+        online: ContextStore,
+        clock: Clock,
+        watcher: Watcher | None = None,
+        *,
+        budget: int = BUDGET,
+        vitals: Vitals | None = None,
     ) -> None:
-        super().__init__(home, packages, online, clock, watcher)
+        super().__init__(home, packages, online, clock, watcher, budget=budget, vitals=vitals)
         self._writers: dict[tuple[str, str], LogWriter] = {}
         self._writing = threading.Lock()
         self._noted = _Noted()

@@ -23,6 +23,8 @@ from loopwright.deploy.predict import Predictor
 from loopwright.deploy.recent import Recent
 from loopwright.deploy.segments import LOAD_SECONDS, Segments
 from loopwright.deploy.shelf import BUDGET, Graphs, Load, Shelf
+from loopwright.deploy.vitals import Vitals
+from loopwright.records import failpoints
 from loopwright.records.clock import Clock
 from loopwright.records.errors import LoopNotFound, LoopwrightError, Unavailable
 from loopwright.records.packages import Packages
@@ -225,10 +227,20 @@ class Services:
 
     def _make(self, digest: str) -> Predictor:
         """A package made ready and tried. Raises what reading it raises, and PackageRefused."""
-        package = self._packages.read(digest, keep=_READ)
-        predictor = Predictor(package, self._online, self._clock, self._overruns, self._graphs)
-        self._names[digest] = package.manifest.output.names
-        predictor.check_golden()
-        predictor.warm()
+        alone = digest.endswith(RULE)
+        digest = digest.removesuffix(RULE)
+        with self._vitals.loading(digest) if self._vitals is not None else nullcontext():
+            package = self._packages.read(digest, keep=_READ)
+            clock, vitals = self._clock, self._vitals
+            predictor = Predictor(package, self._online, clock, self._overruns, self._graphs, vitals, model=not alone)
+            self._names[digest] = package.manifest.output.names
+            predictor.check_golden()
+            predictor.warm()
         package.shed()
         return predictor
+
+
+def _own(state: ReleaseState) -> str:
+    """What a loop's own package is called on the shelf."""
+    arm = state.arms[0]
+    return arm.package + (RULE if arm.role == "heuristic" else "")

@@ -19,6 +19,8 @@ import msgspec
 from loopwright.records.releases import ReleaseState
 
 Doing = Literal["loads", "answers"]
+Standing = Literal["serves", "idle", "lags", "refuses"]
+"""To a release state: serves it; serves none, and will load what is declared when it is asked; serves another; could not switch."""
 
 _HEAD = Struct("<QQd")  # pid, the thread of the event loop, its beat in seconds of the monotonic clock
 _NOTES, _NOTE, _THREADS = 64, 160, 16  # a note: thread (8), loads (1 + 64), answers (1 + 64)
@@ -172,17 +174,20 @@ class Vitals:
             loop, now, _ = _SLOT.unpack_from(self._map, place)
             _SLOT.pack_into(self._map, place, loop if any(loop) else _digest(state.loop.encode()), now, tag_of(state))
 
-    def stands(self, state: ReleaseState) -> Literal["serves", "refuses", "lags"]:
-        """How this worker stands to a state: it serves it, it could not switch to it, or it has not got there yet."""
-        place = self._slot(state.loop, make=False)
+    def forgets(self, loop: str) -> None:
+        """This worker has let go of a loop; what is declared then is loaded when it is asked."""
+        place = self._slot(loop, make=False)
         if place:
-            _, now, refused = _SLOT.unpack_from(self._map, place)
-            tag = tag_of(state)
-            if tag == now:
-                return "serves"
-            if tag == refused:
-                return "refuses"
-        return "lags"
+            _SLOT.pack_into(self._map, place, _digest(loop.encode()), _NOTHING, _NOTHING)
+
+    def stands(self, state: ReleaseState) -> Standing:
+        """How this worker stands to a state."""
+        place = self._slot(state.loop, make=False)
+        _, now, refused = _SLOT.unpack_from(self._map, place) if place else (b"", _NOTHING, _NOTHING)
+        tag = tag_of(state)
+        if tag in (now, refused):
+            return "serves" if tag == now else "refuses"
+        return "idle" if now == refused == _NOTHING else "lags"
 
     def _slot(self, loop: str, *, make: bool) -> int:
         """Where a loop is in the table; 0 where it is not, or has no room."""
@@ -216,7 +221,7 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
     """A worker of a server that runs here, and how it stands to what is declared to serve a loop."""
 
     pid: int
-    state: Literal["serves", "refuses", "lags"]
+    state: Standing
 
 
 FOLDER = "run"
