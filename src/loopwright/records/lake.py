@@ -4,11 +4,9 @@ Delta Lake (Armbrust et al. 2020, doi:10.14778/3415478.3415560) keeps a table as
 commits. Every version stays readable: logs do not expire and no file is deleted. Exactly-once appends rest on Delta's
 application transactions: a commit carries (application, sequence), and of two commits that carry the same one, one fails.
 
-A local lake is synced to disk after every commit and keeps the SHA-256 of every file a commit added, beside the log in
-`_sums/<version>.json`: neither Parquet nor the Delta log would show a flipped bit by itself.
+The commits of a local lake are sealed: on the disk, with the SHA-256 of every file (see `records.seals`).
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
-import msgspec
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.fs
@@ -27,6 +24,7 @@ from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 
+from loopwright.records import seals
 from loopwright.records.errors import (
     Damaged,
     LoopwrightError,
@@ -37,7 +35,7 @@ from loopwright.records.errors import (
     UsageError,
     first_line,
 )
-from loopwright.records.ids import NAME, check_name, digest
+from loopwright.records.ids import NAME, check_name
 from loopwright.records.ledger.record import Problem
 
 _CONFIGURATION = {
@@ -149,6 +147,12 @@ class Lake:
             self._seal(name, delta.version())
             return int(metrics["numFilesRemoved"]) - int(metrics["numFilesAdded"])
 
+    def settle(self, name: str) -> None:
+        """Make sure that all there is in a table is on the disk, also what somebody committed who died before it was."""
+        with self._errors(name):
+            if self.exists(name):
+                self._seal(name, self._table(name).version())
+
     # --- reading -------------------------------------------------------------------------------------------------
 
     def last_sequence(self, name: str, application: str) -> int | None:
@@ -184,6 +188,22 @@ class Lake:
         with self._errors(name):
             return self._table(name, version).to_pyarrow_dataset(filesystem=self._files(name))
 
+    def added(self, name: str, version: int) -> Any:
+        """A dataset of the rows that the commit `version` appended to a table; None where it only moved or removed rows."""
+        with self._errors(name):
+            delta = self._table(name)
+            told = delta.history(delta.version() - version + 1)  # delta-rs numbers it rightly only at the newest version
+            if next((e.get("operation") for e in told if e["version"] == version), "") != "WRITE":
+                return None
+            delta.load_as_version(version)
+            whole = delta.to_pyarrow_dataset(filesystem=self._files(name))
+            before: set[str] = set()
+            if version:
+                delta.load_as_version(version - 1)
+                before = {f.path for f in delta.to_pyarrow_dataset(filesystem=self._files(name)).get_fragments()}
+            fragments = sorted((f for f in whole.get_fragments() if f.path not in before), key=lambda f: f.path)
+            return pyarrow.dataset.FileSystemDataset(fragments, whole.schema, whole.format, whole.filesystem)
+
     def _files(self, name: str) -> Any:
         """Arrow's own file system for a local table; None leaves the choice to delta-rs.
 
@@ -197,7 +217,11 @@ class Lake:
     def exists(self, name: str) -> bool:
         """Whether there is such a table."""
         with self._errors(name):
-            return DeltaTable.is_deltatable(self._uri(name))
+            there = DeltaTable.is_deltatable(self._uri(name))
+            if there and self._folder is not None and not seals.sealed(self._folder / name, 0):
+                seals.take_back(self._folder / name)
+                there = DeltaTable.is_deltatable(self._uri(name))
+            return bool(there)
 
     def version(self, name: str) -> int:
         """The newest version of a table."""
@@ -236,10 +260,12 @@ class Lake:
         """Check a table's files: the log without a gap, every file there, of the right size and SHA-256, and readable."""
         where = f"table {name}"
         try:
-            delta = self._table(name)
+            delta = DeltaTable(self._uri(name))  # as it is: nothing is taken back
+        except TableNotFoundError:
+            raise TableNotFound(name, near=get_close_matches(name, self.names(), n=3)) from None
         except (Damaged, DeltaError, OSError, ValueError) as error:
-            return [Problem(where=where, what=f"the log cannot be read: {first_line(error)}"), *self._check_sums(name)]
-        problems = self._check_sums(name)
+            return [Problem(where=where, what=f"the log cannot be read: {first_line(error)}"), *self._checked(name, where)]
+        problems = self._checked(name, where)
         told = {problem.where for problem in problems}
         actions = pa.table(delta.get_add_actions(flatten=True)).select(["path", "size_bytes", "num_records"]).to_pylist()
         for action in actions:
@@ -258,15 +284,31 @@ class Lake:
         return f"{self._root}/{name}"
 
     def _table(self, name: str, version: int | None = None) -> DeltaTable:
-        uri = self._uri(name)
         try:
-            delta = DeltaTable(uri)
+            delta = self._newest(name)
         except TableNotFoundError:
             raise TableNotFound(name, near=get_close_matches(name, self.names(), n=3)) from None
         if version is not None and version != delta.version():
             if not 0 <= version < delta.version():
                 raise NotFound(f"version of table {name}", str(version), next_step=f"the newest is {delta.version()}")
             delta.load_as_version(version)
+        return delta
+
+    def _newest(self, name: str) -> DeltaTable:
+        """A table at its newest version; what a power cut tore of a local one is taken back first."""
+        uri = self._uri(name)
+        if self._folder is None:
+            return DeltaTable(uri)
+        try:
+            delta = DeltaTable(uri)
+        except TableNotFoundError:
+            raise
+        except DeltaError:
+            if not seals.take_back(self._folder / name):
+                raise
+            return DeltaTable(uri)
+        if not seals.sealed(self._folder / name, delta.version()) and seals.take_back(self._folder / name):
+            return DeltaTable(uri)
         return delta
 
     def _open_or_make(self, name: str, schema: pa.Schema) -> DeltaTable:
@@ -281,7 +323,7 @@ class Lake:
             except (CommitFailedError, DeltaError):
                 if not self.exists(name):
                     raise
-        return DeltaTable(uri)
+        return self._newest(name)
 
     def _commit(
         self,
@@ -292,9 +334,8 @@ class Lake:
         transaction: Transaction | None,
         note: str = "",
     ) -> int:
-        properties = CommitProperties(
-            app_transactions=[transaction] if transaction else None, custom_metadata={_NOTE: note} if note else None
-        )
+        about = ({_NOTE: note} if note else {}) | ({seals.TRANSACTION: transaction.app_id} if transaction else {})
+        properties = CommitProperties(app_transactions=[transaction] if transaction else None, custom_metadata=about or None)
         if isinstance(table, Stream):
             _write_stream(name, delta, table, properties)
         elif mode == "overwrite":
@@ -307,46 +348,12 @@ class Lake:
         self._seal(name, version)
         return version
 
-    def _seal(self, name: str, version: int) -> None:
-        """Sync what a commit wrote and note its digests; also for commits before it whose writer did not get there."""
-        if self._folder is None:
-            return
-        folder = self._folder / name
-        (folder / "_sums").mkdir(exist_ok=True)
-        for number in range(version, -1, -1):
-            if _sums_file(folder, number).exists():
-                break
-            log = folder / "_delta_log" / f"{number:020}.json"
-            written = [log, *(folder / path for path in _added(log))]
-            checkpoint = log.with_suffix(".checkpoint.parquet")
-            written += [checkpoint] if checkpoint.exists() else []
-            sums = {str(path.relative_to(folder)): _synced_digest(path) for path in written}
-            temporary = folder / "_sums" / f".{number}.{os.getpid()}.{os.urandom(4).hex()}"
-            temporary.write_bytes(msgspec.json.encode(sums))
-            _sync(temporary)
-            temporary.replace(_sums_file(folder, number))
-        for directory in (folder, folder / "_delta_log", folder / "_sums"):
-            _sync(directory)
+    def _checked(self, name: str, where: str) -> list[Problem]:
+        return seals.check(self._folder / name, where) if self._folder is not None else []
 
-    def _check_sums(self, name: str) -> list[Problem]:
-        """Every file that has a digest, also of versions gone by; and the log's numbers."""
-        if self._folder is None:
-            return []
-        folder, where = self._folder / name, f"table {name}"
-        problems: list[Problem] = []
-        numbers = sorted(int(path.stem) for path in (folder / "_delta_log").glob("*.json") if path.stem.isdigit())
-        if missing := sorted(set(range((numbers or [0])[-1])) - set(numbers)):
-            problems.append(Problem(where=where, what=f"commits {', '.join(map(str, missing))} are missing from the log"))
-        for path in sorted((folder / "_sums").glob("*.json")):
-            try:
-                sums = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-            except (OSError, msgspec.DecodeError):
-                problems.append(Problem(where=f"{where} _sums/{path.name}", what="cannot be read"))
-                continue
-            for file, sum in sums.items():
-                if what := _differs(folder / file, sum):
-                    problems.append(Problem(where=f"{where} {file}", what=what))
-        return problems
+    def _seal(self, name: str, version: int) -> None:
+        if self._folder is not None:
+            seals.seal(self._folder / name, version)
 
     def _unreadable(self, name: str, path: str, size: int, rows: int | None) -> str | None:
         try:
@@ -484,35 +491,3 @@ def _added_since(delta: DeltaTable, dataset: Any, since: int, version: int, show
             fragments += [fragment for path, fragment in there.items() if path not in before]
         before = set(there)
     return pyarrow.dataset.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
-
-
-def _sums_file(folder: Path, version: int) -> Path:
-    return folder / "_sums" / f"{version:020}.json"
-
-
-def _added(log: Path) -> list[str]:
-    actions = (msgspec.json.decode(line) for line in log.read_bytes().splitlines() if line.strip())
-    return [unquote(action["add"]["path"]) for action in actions if "add" in action]
-
-
-def _synced_digest(path: Path) -> str:
-    _sync(path)
-    return digest(path.read_bytes())
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _differs(path: Path, sum: str) -> str | None:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return "missing"
-    except OSError as error:
-        return f"cannot be read: {first_line(error)}"
-    return None if digest(data) == sum else "is not what was written"

@@ -95,7 +95,8 @@ class _Committer:
         self.table = table_name(kind, loop)
 
     def run(self, *, final: bool) -> int:
-        """Rows newly in Delta."""
+        """Rows newly in Delta. What is there already is on the disk before anything is deleted for it."""
+        self.home.lake.settle(self.table)
         for path in sorted(self.folder.glob("*.new")):
             _if_dead(path, lambda fd, path: path.unlink())
         for path in sorted(self.folder.glob("*.open")):
