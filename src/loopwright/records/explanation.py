@@ -358,10 +358,9 @@ def _each(function: Any, values: Array, starts: Array) -> Array:
 
 
 def _bits(data: bytes, count: int) -> Array:
-    found = np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=count)
-    if len(found) != count or count < 0:
+    if not 0 <= count <= 8 * len(data):
         raise ValueError("bits are missing")
-    return found.astype(np.bool_)
+    return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=count).astype(np.bool_)
 
 
 def _indices(found: Numbers, below: int) -> Array:
