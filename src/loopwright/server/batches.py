@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from loopwright.deploy.router import Ask, Router
 from loopwright.records.errors import LogUnavailable, LoopNotFound, Overloaded
 from loopwright.records.predictions.record import Prediction
+from loopwright.server.loading import Loading
 from loopwright.server.metrics import Metrics
 
 MOST_WAITING_ROWS = 20_000
@@ -59,9 +60,11 @@ class Batches:
         self._large = ThreadPoolExecutor(1, "large-requests")
         self._syncs = ThreadPoolExecutor(SYNC_THREADS, "log-sync")
         self._unsynced: dict[str, list[_Run]] = {}
+        self.loading = Loading(router)
 
     def close(self) -> None:
         """Wait for what is being answered aside."""
+        self.loading.close()
         self._large.shutdown()
         self._syncs.shutdown()
 
@@ -165,7 +168,7 @@ class Batches:
     def _unlogged(self, loop: str, found: list[Found], error: LogUnavailable) -> list[Found]:
         """What the loop says where answers were computed and may not last: them all the same, or the error."""
         self._metrics.unlogged(loop, sum(len(f) for f in found if isinstance(f, list)))
-        if loop in self._router.loops and not self._router.service(loop).refuse_unloggable:
+        if self._router.knows(loop) and not self._router.service(loop).refuse_unloggable:
             return found
         return [f if isinstance(f, Exception) else error for f in found]
 
