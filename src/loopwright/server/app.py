@@ -3,24 +3,23 @@
 Handlers are plain functions from a whole request to its answer (`server.http`); predictions wait in `server.batches`.
 """
 
-import hashlib
-import re
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import msgspec
 
 from loopwright.deploy.router import Ask, Router
+from loopwright.deploy.services import InService
 from loopwright.records import failpoints
 from loopwright.records.clock import Clock
-from loopwright.records.errors import LoopwrightError, RequestMalformed
-from loopwright.records.ids import is_trace_id, new_id
+from loopwright.records.errors import LoopwrightError
+from loopwright.records.ids import new_id
 from loopwright.records.predictions.record import Prediction
 from loopwright.server import oip, openapi
 from loopwright.server.access import Access
+from loopwright.server.asking import ask, asked_id, given_id
 from loopwright.server.batches import Batches, Found
 from loopwright.server.http import JSON, Headers, Reply, Request, refusal
 from loopwright.server.metrics import CONTENT_TYPE, Metrics
@@ -30,10 +29,7 @@ from loopwright.server.status import CODES, describe, status_of
 INLINE_BYTES = 64 * 1024
 """A larger body is decoded, answered and encoded in a thread, so that the others are answered meanwhile."""
 
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-OCTETS = b"application/octet-stream"
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -51,13 +47,6 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     flags: list[str]
     segment: str | None = None
     values: dict[str, float] | None = None
-
-
-class Id(NamedTuple):
-    """The id of a request: a trace id, and whether the client insists on it (X-Request-Id) or merely passes it on (traceparent)."""
-
-    id: str
-    exact: bool
 
 
 class Asked:
@@ -115,7 +104,7 @@ class DataPlane:
         found = self._routes.find(request.method, request.path)
         if not isinstance(found, Match):
             return self._refused(404, request) if found is None else self._other_method(found, request)
-        request.route, request.loop = found
+        request.route, request.loop, request.version = found
         status = self._access.refuse(found.route.permission, request.headers)
         if not status and found.route.method == "POST" and not self._is_readable(request):
             status = 415
@@ -124,9 +113,21 @@ class DataPlane:
     def handle(self, request: Request) -> Reply | None:
         """The answer, or None where it comes later."""
         try:
+            if request.loop and not self._router.ready(request.loop):
+                self.batches.loading.when_ready(request.loop, lambda error: self._late(request, error))
+                return None
             return self._handlers[request.route.handler](request)
         except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer and the server lives
             return self.failed(request, error)
+
+    def _late(self, request: Request, error: Exception | None) -> None:
+        """Answer a request that waited for its loop to be loaded."""
+        try:
+            reply = self.failed(request, error) if error is not None else self._handlers[request.route.handler](request)
+        except Exception as raised:  # noqa: BLE001  # as in `handle`
+            reply = self.failed(request, raised)
+        if reply is not None:
+            request.answer(reply)
 
     def failed(self, request: Request, error: Exception) -> Reply:
         """The answer to a request that failed."""
@@ -154,7 +155,7 @@ class DataPlane:
     @staticmethod
     def _is_readable(request: Request) -> bool:
         headers = request.headers
-        if request.route.handler == "infer" and oip.HEADER_LENGTH in headers:
+        if request.route.handler == "infer" and oip.is_readable(headers):
             return headers.get(b"content-encoding", b"identity").lower() == b"identity"
         return _is_json(headers)
 
@@ -170,12 +171,11 @@ class DataPlane:
         return reply._replace(extra=((b"allow", ", ".join(sorted(allowed)).encode()),))
 
     def _count(self, request: Request, code: str) -> None:
-        self._metrics.failed(request.loop if request.loop in self._router.loops else "", code)
+        self._metrics.failed(request.loop if self._router.knows(request.loop) else "", code)
 
     def _id_of(self, headers: Headers) -> str:
         """The id the client gave, else a fresh one: what an error's answer and this server's own log have in common."""
-        given = headers.get(b"x-request-id", b"")
-        return given.decode() if _REQUEST_ID.fullmatch(given) else new_id(self._clock.now())
+        return given_id(headers) or new_id(self._clock.now())
 
     # --- handlers ------------------------------------------------------------------------------------------------
 
@@ -207,21 +207,21 @@ class DataPlane:
 
     def _decoded(self, request: Request) -> Asked:
         rows, single = self._router.service(request.loop).decode(request.body)
-        id = _asked_id(request.headers)
+        id = asked_id(request.headers)
 
         def reply(answers: list[Prediction]) -> Reply:
             if single:
                 return Reply(200, _encode(self._seen(answers[0])), id=answers[0].id)
             return Reply(200, _encode([self._seen(a) for a in answers]), id=id.id if id else "")
 
-        return Asked(self, request, _ask(rows, id), reply)
+        return Asked(self, request, ask(rows, id), reply)
 
     def _seen(self, a: Prediction) -> Answer:
         values = None if a.values is None else dict(zip(self._router.names(a.package), a.values, strict=True))
         return Answer(a.id, a.score, a.label, a.package, a.arm, a.flags, a.segment, values)
 
     def _tensors(self, request: Request) -> Asked:
-        service = self._router.service(request.loop)
+        service = self._model_of(request)
         output, body = service.predictor.package.manifest.output, request.body
         length = oip.header_length(request.headers.get(oip.HEADER_LENGTH), body)
         tensors = oip.Tensors(body, service.decode.columns, oip.outputs(output), length)
@@ -232,9 +232,9 @@ class DataPlane:
             encoded, head = oip.encode(found, tensors.binary)
             if head is None:
                 return Reply(200, encoded)
-            return Reply(200, encoded, OCTETS, extra=((oip.HEADER_LENGTH, str(head).encode()),))
+            return Reply(200, encoded, oip.BINARY, extra=((oip.HEADER_LENGTH, str(head).encode()),))
 
-        return Asked(self, request, _ask(rows, _asked_id(request.headers)), reply)
+        return Asked(self, request, ask(rows, asked_id(request.headers)), reply)
 
     def _outcomes(self, request: Request) -> Reply | None:
         if len(request.body) <= INLINE_BYTES and not self._router.service(request.loop).durable:
@@ -258,11 +258,18 @@ class DataPlane:
         return Reply(202, _encode({"accepted": len(seen), "outcomes": seen}))
 
     def _model(self, request: Request) -> Reply:
-        predictor = self._router.service(request.loop).predictor
+        predictor = self._model_of(request).predictor
         return Reply(200, _encode(oip.metadata(request.loop, predictor.digest, predictor.package.manifest)))
 
+    def _model_of(self, request: Request) -> InService:
+        """What serves the loop in the path. Raises LoopNotFound, and NotFound where the path names another version of it."""
+        service = self._router.service(request.loop)
+        if request.version:
+            oip.check_version(request.loop, request.version, service.predictor.digest)
+        return service
+
     def _model_ready(self, request: Request) -> Reply:
-        self._router.service(request.loop)
+        self._model_of(request)
         return Reply(200, _encode({"name": request.loop, "ready": True}))
 
     def _live(self, _: Request) -> Reply:
@@ -278,7 +285,7 @@ class DataPlane:
         return Reply(200, self._metrics.text(), CONTENT_TYPE.encode())
 
     def _openapi(self, _: Request) -> Reply:
-        return Reply(200, _encode(openapi.describe(self._version, [self._router.service(n) for n in self._router.loops])))
+        return Reply(200, _encode(openapi.describe(self._version, self._router.loaded)))
 
 
 def _is_json(headers: Headers) -> bool:
@@ -289,28 +296,3 @@ def _is_json(headers: Headers) -> bool:
         if media.strip() != JSON or (b"charset" in parameters and b"utf-8" not in parameters):
             return False
     return b"content-encoding" not in headers or headers[b"content-encoding"].lower() == b"identity"
-
-
-def _ask(rows: list[dict[str, Any]], id: Id | None) -> Ask:
-    return Ask(rows) if id is None else Ask(rows, _row_ids(id.id, len(rows)), id.exact)
-
-
-def _asked_id(headers: Headers) -> Id | None:
-    """The id that a client gave its request. Raises RequestMalformed for an X-Request-Id that is no id."""
-    given = headers.get(b"x-request-id")
-    if given is not None:
-        if not _REQUEST_ID.fullmatch(given):
-            raise RequestMalformed("X-Request-Id must be 1 to 128 visible ASCII characters")
-        text = given.decode().lower()
-        bare = text.replace("-", "") if _UUID.fullmatch(text) else text
-        return Id(bare if is_trace_id(bare) else hashlib.sha256(given).hexdigest()[:32], exact=True)
-    parent = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
-    trace = parent.group(1).decode() if parent is not None else ""
-    return Id(trace, exact=False) if is_trace_id(trace) else None
-
-
-def _row_ids(id: str, count: int) -> list[str]:
-    """An id for each row: the request's own for a single one, else derived from it, the same ones at every retry."""
-    if count == 1:
-        return [id]
-    return [id[:12] + hashlib.sha256(f"{id}:{i}".encode()).hexdigest()[:20] for i in range(count)]

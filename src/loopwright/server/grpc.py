@@ -6,23 +6,28 @@ below at run time. What would be a header of HTTP is metadata: authorization, x-
 Needs the extra `grpc`; imported only where a port is set.
 """
 
+import asyncio
 import sys
+import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import grpc.aio
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from loopwright.deploy.router import Router
+from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.services import InService
 from loopwright.records.errors import LoopwrightError, Overloaded, RequestInvalid, RequestMalformed, RequestTooLarge
 from loopwright.records.predictions.record import Prediction
 from loopwright.server import oip
 from loopwright.server.access import Access
+from loopwright.server.asking import ask, asked_id
+from loopwright.server.batches import Batches, Found
+from loopwright.server.http import MOST_BYTES
 from loopwright.server.metrics import Metrics
 from loopwright.server.routes import Permission
 from loopwright.server.status import CODES, describe, status_of
@@ -31,6 +36,9 @@ MOST_FIELDS = 10_000
 """So many fields a message may have at its top level: a small message of millions would take a lot of memory once it is parsed."""
 
 MOST_CALLS = 512
+INLINE_BYTES = 64 * 1024
+"""A larger message is decoded and its answer encoded in a thread, so that the others are answered meanwhile."""
+
 MOST_HELD_BYTES = 128 * 2**20
 
 _SERVICE, _HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
@@ -150,31 +158,39 @@ def _add(message: Any, name: str, number: int, told: str) -> None:
         field.type = getattr(kinds, f"TYPE_{type.upper()}")
 
 
-class Call(NamedTuple):
-    """A prediction that waits: whose, its rows, the request's metadata (lower-case names), and the seconds its deadline leaves."""
+class Call:
+    """A prediction that waits in the queue: what is asked, and the future of what is found."""
 
-    loop: str
-    rows: list[dict[str, Any]]
-    headers: Mapping[bytes, bytes]
-    seconds: float | None
+    __slots__ = ("ask", "found")
+
+    def __init__(self, ask: Ask, found: "asyncio.Future[Found]") -> None:
+        self.ask, self.found = ask, found
+
+    def reply(self, found: Found) -> Found:
+        """See `batches.Waiting`."""
+        return found
+
+    def send(self, found: Found) -> None:
+        """See `batches.Waiting`; nothing happens where the client has gone."""
+        if not self.found.done():
+            self.found.set_result(found)
 
 
 class Door:
-    """The service of one worker. `predict` puts a call into the queue of the data plane; `ready` says whether all loops are loaded."""
+    """The service of one worker. Calls wait in `batches`; `ready` says whether all loops are loaded."""
 
     def __init__(
         self,
         router: Router,
         access: Access,
         metrics: Metrics,
-        predict: Callable[[Call], Awaitable[list[Prediction]]],
+        batches: Batches,
         ready: Callable[[], bool],
         *,
         version: str,
-        most_bytes: int,
     ) -> None:
         self._router, self._access, self._metrics = router, access, metrics
-        self._predict, self._ready, self._version, self._most_bytes = predict, ready, version, most_bytes
+        self._batches, self._ready, self._version = batches, ready, version
         self._server: Any = None
         self._held = 0
 
@@ -183,7 +199,7 @@ class Door:
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 1),
-                ("grpc.max_receive_message_length", self._most_bytes),
+                ("grpc.max_receive_message_length", MOST_BYTES),
                 ("grpc.max_metadata_size", 16 * 1024),
                 ("grpc.max_concurrent_streams", 1024),
                 ("grpc.max_connection_idle_ms", 300_000),
@@ -253,7 +269,7 @@ class Door:
     def _told(self, error: LoopwrightError, loop: str) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
         """The status of an error, its text, and when to try again."""
         status, code = status_of(error)
-        self._metrics.failed(loop if loop in self._router.loops else "", code)
+        self._metrics.failed(loop if self._router.knows(loop) else "", code)
         told = describe(error)["error"]
         fields = "; ".join(f"{f['field']}: {f['reason']}" for f in told["fields"])
         text = f"{told['message']}: {fields}" if fields else told["message"]
@@ -274,17 +290,18 @@ class Door:
     async def _server_metadata(self, _: Any, __: Any, ___: Any) -> Any:
         return messages()["ServerMetadataResponse"](name="loopwright", version=self._version)
 
-    def _service(self, loop: str, version: str) -> InService:
+    async def _service(self, loop: str, version: str) -> InService:
+        await self._batches.loading.ready(loop)
         service = self._router.service(loop)
         oip.check_version(loop, version, service.predictor.digest)
         return service
 
     async def _model_ready(self, asked: Any, _: Any, __: Any) -> Any:
-        self._service(asked.name, asked.version)
+        await self._service(asked.name, asked.version)
         return messages()["ModelReadyResponse"](ready=True)
 
     async def _model_metadata(self, asked: Any, _: Any, __: Any) -> Any:
-        predictor = self._service(asked.name, asked.version).predictor
+        predictor = (await self._service(asked.name, asked.version)).predictor
         told = oip.metadata(asked.name, predictor.digest, predictor.package.manifest)
         tensors = {
             side: [{k: v for k, v in tensor.items() if k != "parameters"} for tensor in told[side]]
@@ -293,16 +310,31 @@ class Door:
         return messages()["ModelMetadataResponse"](**{**told, **tensors})
 
     async def _infer(self, asked: Any, headers: Mapping[bytes, bytes], context: Any) -> Any:
-        service = self._service(asked.model_name, asked.model_version)
+        started = time.perf_counter()
+        service = await self._service(asked.model_name, asked.model_version)
         output = service.predictor.package.manifest.output
-        plain, raw = _plain(asked)
-        tensors = oip.Tensors.of(plain, raw, service.decode.columns, oip.outputs(output))
-        rows = service.decode.check(tensors.rows)
-        answers = await self._predict(Call(asked.model_name, rows, headers, context.time_remaining()))
-        if len(answers) == 1:
-            context.set_trailing_metadata((("x-request-id", answers[0].id),))
-        told = oip.response(asked.model_name, tensors.id, answers, tensors.outputs, output, self._router.names)
-        return _response(told, as_raw=bool(asked.raw_input_contents))
+        id = asked_id(headers)
+
+        def decoded() -> tuple[oip.Tensors, list[dict[str, Any]]]:
+            tensors = oip.Tensors.of(*_plain(asked), service.decode.columns, oip.outputs(output))
+            return tensors, service.decode.check(tensors.rows)
+
+        def encoded(answers: list[Prediction]) -> Any:
+            told = oip.response(asked.model_name, tensors.id, answers, tensors.outputs, output, self._router.names)
+            return _response(told, as_raw=bool(asked.raw_input_contents))
+
+        large = asked.ByteSize() > INLINE_BYTES
+        tensors, rows = await asyncio.to_thread(decoded) if large else decoded()
+        call = Call(ask(rows, id), asyncio.get_running_loop().create_future())
+        self._batches.put(asked.model_name, call)
+        found = await call.found
+        if isinstance(found, Exception):
+            raise found
+        if len(found) == 1 or id is not None:
+            context.set_trailing_metadata((("x-request-id", found[0].id if len(found) == 1 or id is None else id.id),))
+        answer = await asyncio.to_thread(encoded, found) if large else encoded(found)
+        self._metrics.answered(asked.model_name, time.perf_counter() - started)
+        return answer
 
 
 def parse(kind: str, body: bytes) -> Any:

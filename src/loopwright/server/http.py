@@ -58,17 +58,30 @@ def refusal(status: int, id: str = "") -> Reply:
 
 
 class Request:
-    """A request. `route` and `loop` are the application's; header names are lower-case; `path` is raw, without the query.
+    """A request. `route`, `loop` and `version` are the application's; header names are lower-case; `path` is raw, without the query.
 
     `started` is when it was whole (`time.perf_counter`).
     """
 
-    __slots__ = ("_connection", "body", "early", "headers", "keep", "loop", "method", "path", "query", "route", "started")
+    __slots__ = (
+        "_connection",
+        "body",
+        "early",
+        "headers",
+        "keep",
+        "loop",
+        "method",
+        "path",
+        "query",
+        "route",
+        "started",
+        "version",
+    )
 
     def __init__(self, connection: "Connection", method: bytes, url: bytes, headers: Headers, *, keep: bool) -> None:
         self._connection, self.method, self.headers, self.keep = connection, method, headers, keep
         self.path, _, self.query = url.partition(b"?")
-        self.body, self.loop, self.started = b"", "", 0.0
+        self.body, self.loop, self.version, self.started = b"", "", "", 0.0
         self.route: Any = None
         self.early: Reply | None = None
 

@@ -62,6 +62,16 @@ def check_version(loop: str, version: str, package: str) -> None:
         raise NotFound("version of model", f"{loop}/{version[:64]}", near=[package[:12]], next_step=step)
 
 
+def is_readable(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a body that does not say it is JSON may be read: with binary tensors, or from a client that names no type at all.
+
+    Triton's clients name none. A page of another site could have a browser send such a body, but the browser would say so.
+    """
+    if headers.get(b"content-type", BINARY).lower() != BINARY:
+        return False
+    return HEADER_LENGTH in headers or not headers.keys() & {b"content-type", b"origin", b"sec-fetch-site"}
+
+
 def header_length(given: bytes | None, body: bytes) -> int | None:
     """The length of the JSON part of a body with binary tensors (the request's header HEADER_LENGTH), None for JSON alone.
 

@@ -15,7 +15,7 @@ Permission = Literal["public", "predict", "observe", "read", "write"]
 
 
 class Route(NamedTuple):
-    """A method and a path (`{loop}` stands for a name), what it asks for, and the handler's name."""
+    """A method and a path (`{loop}` stands for a name, `{version}` for a package or its beginning), what it asks for, and the handler's name."""
 
     method: Literal["GET", "POST"]
     path: str
@@ -29,6 +29,9 @@ DATA_ROUTES: tuple[Route, ...] = (
     Route("POST", "/v2/models/{loop}/infer", "predict", "infer"),
     Route("GET", "/v2/models/{loop}", "observe", "model"),
     Route("GET", "/v2/models/{loop}/ready", "public", "model_ready"),
+    Route("POST", "/v2/models/{loop}/versions/{version}/infer", "predict", "infer"),
+    Route("GET", "/v2/models/{loop}/versions/{version}", "observe", "model"),
+    Route("GET", "/v2/models/{loop}/versions/{version}/ready", "public", "model_ready"),
     Route("GET", "/v2/health/live", "public", "live"),
     Route("GET", "/v2/health/ready", "public", "ready"),
     Route("GET", "/v2", "observe", "server"),
@@ -39,11 +42,15 @@ DATA_ROUTES: tuple[Route, ...] = (
 )
 
 
+_VERSION = "([0-9a-f]{1,64})"
+
+
 class Match(NamedTuple):
-    """A route and the loop in its path ("" when it has none)."""
+    """A route, and the loop and the version in its path ("" when it has none)."""
 
     route: Route
     loop: str
+    version: str = ""
 
 
 class Routes:
@@ -61,7 +68,9 @@ class Routes:
             else:
                 self._fixed.setdefault(route.path.encode(), {})[route.method] = route
         for path, methods in named.items():
-            pattern = re.escape(path).replace(re.escape("{loop}"), f"({NAME.pattern})")
+            pattern = (
+                re.escape(path).replace(re.escape("{loop}"), f"({NAME.pattern})").replace(re.escape("{version}"), _VERSION)
+            )
             self._named.append((re.compile(pattern.encode()), methods))
 
     def find(self, method: bytes, raw_path: bytes) -> Match | frozenset[str] | None:
@@ -75,17 +84,17 @@ class Routes:
         return match
 
     def _find(self, method: str, raw_path: bytes) -> Match | frozenset[str] | None:
-        methods, loop = self._fixed.get(raw_path), ""
+        methods, named = self._fixed.get(raw_path), [""]
         if methods is None:
             for pattern, candidates in self._named:
                 found = pattern.fullmatch(raw_path)
                 if found is not None:
-                    methods, loop = candidates, found.group(1).decode()
+                    methods, named = candidates, [part.decode() for part in found.groups()]
                     break
         if methods is None:
             return None
         route = methods.get("GET" if method == "HEAD" else method)
-        return Match(route, loop) if route is not None else frozenset(methods)
+        return Match(route, *named) if route is not None else frozenset(methods)
 
 
 def check_routes(routes: Sequence[Route]) -> None:

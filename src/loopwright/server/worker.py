@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -20,8 +21,9 @@ from loopwright.records.home import Home
 from loopwright.records.settings import load_settings
 from loopwright.server.access import Access
 from loopwright.server.app import DataPlane
-from loopwright.server.http import Server
+from loopwright.server.http import GRACE_SECONDS, Server
 from loopwright.server.metrics import Metrics
+from loopwright.server.shared_port import address
 
 FOLLOW_SECONDS = 0.1
 READY = b"ready\n"
@@ -36,9 +38,11 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
         router.tick()
         metrics.flush()
 
-    router = Router(home.path, home.packages, home.online, home.clock, _watcher(metrics))
+    budget = home.settings.memory * 2**20
+    router = Router(home.path, home.packages, home.online, home.clock, _watcher(metrics), budget=budget, vitals=vitals)
     app = DataPlane(router, Access(home.settings, always=False), metrics, home.clock, version=__version__)
     server = Server(app, every_second=every_second)
+    door = _grpc(home, router, app, metrics)
     over = threading.Event()
 
     def follow() -> None:
@@ -62,12 +66,36 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
     server.heed_signals()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(server.serve(listening, lambda: link.sendall(READY)))
+            runner.run(_serve(server, door, home, listening, link))
     finally:
         over.set()
         threads[0].join()
         app.close()
         router.close()
+
+
+async def _serve(server: Server, door: Any, home: Home, listening: socket.socket, link: socket.socket) -> None:
+    if door is None:
+        await server.serve(listening, lambda: link.sendall(READY))
+        return
+    await door.open(address(home.settings.host, home.settings.grpc_port))
+
+    async def close_with_it() -> None:
+        while not server.should_exit:
+            await asyncio.sleep(0.1)
+        await door.close(GRACE_SECONDS)
+
+    await asyncio.gather(server.serve(listening, lambda: link.sendall(READY)), close_with_it())
+
+
+def _grpc(home: Home, router: Router, app: DataPlane, metrics: Metrics) -> Any:
+    """The door for gRPC, None where it has no port."""
+    if home.settings.grpc_port < 0:
+        return None
+    from loopwright.server.grpc import Door  # not above: it needs an extra, and takes time and memory
+
+    access = Access(home.settings, always=False)
+    return Door(router, access, metrics, app.batches, lambda: app.ready, version=__version__)
 
 
 def _watcher(metrics: Metrics) -> Watcher:
@@ -81,7 +109,7 @@ def _watcher(metrics: Metrics) -> Watcher:
         metrics.unlogged(loop, count)
         sys.stderr.write(f"loopwright: loop {loop}: {count} predictions could not be logged\n")
 
-    return Watcher(metrics.swapped, refused, unlogged)
+    return Watcher(metrics.swapped, refused, unlogged, metrics.loaded)
 
 
 def main(argv: list[str]) -> None:

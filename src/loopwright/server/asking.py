@@ -1,0 +1,52 @@
+"""What the headers of a request, or the metadata of a call, say of the predictions asked for: the ids they are to have."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from loopwright.deploy.router import Ask
+from loopwright.records.errors import RequestMalformed
+from loopwright.records.ids import is_trace_id
+from loopwright.server.spans import parent
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+class Id(NamedTuple):
+    """The id of a request: a trace id, and whether the client insists on it (X-Request-Id) or merely passes it on (traceparent)."""
+
+    id: str
+    exact: bool
+
+
+def ask(rows: list[dict[str, Any]], id: Id | None) -> Ask:
+    """The rows of a request with the ids that its client gave them."""
+    return Ask(rows) if id is None else Ask(rows, _row_ids(id.id, len(rows)), id.exact)
+
+
+def given_id(headers: Mapping[bytes, bytes]) -> str:
+    """The X-Request-Id as it was given, empty where there is none that could be sent back."""
+    given = headers.get(b"x-request-id", b"")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else ""
+
+
+def asked_id(headers: Mapping[bytes, bytes]) -> Id | None:
+    """The id that a client gave its request. Raises RequestMalformed for an X-Request-Id that is no id."""
+    given = headers.get(b"x-request-id")
+    if given is not None:
+        if not _REQUEST_ID.fullmatch(given):
+            raise RequestMalformed("X-Request-Id must be 1 to 128 visible ASCII characters")
+        text = given.decode().lower()
+        bare = text.replace("-", "") if _UUID.fullmatch(text) else text
+        return Id(bare if is_trace_id(bare) else hashlib.sha256(given).hexdigest()[:32], exact=True)
+    caller = parent(headers)
+    return Id(caller.trace, exact=False) if caller is not None else None
+
+
+def _row_ids(id: str, count: int) -> list[str]:
+    """An id for each row: the request's own for a single one, else derived from it, the same ones at every retry."""
+    if count == 1:
+        return [id]
+    return [id[:12] + hashlib.sha256(f"{id}:{i}".encode()).hexdigest()[:20] for i in range(count)]
