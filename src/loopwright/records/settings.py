@@ -56,6 +56,12 @@ SETTINGS: tuple[Setting, ...] = (
         _number(-1, 65535),
     ),
     Setting("workers", "LOOPWRIGHT_WORKERS", "worker processes of the data plane", _number(1, 256)),
+    Setting(
+        "memory",
+        "LOOPWRIGHT_MEMORY",
+        "MiB of packages that a worker holds in memory; the least recently used goes, and is loaded again when it is asked",
+        _number(16, 2**20),
+    ),
     Setting("token", "LOOPWRIGHT_TOKEN", "bearer token that the control API and, off loopback, the data plane ask for"),
     Setting("webhook", "LOOPWRIGHT_WEBHOOK", "URL that alerts are posted to: https, or loopback (none by default)"),
     Setting(
@@ -96,6 +102,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     control_port: int = 8322
     grpc_port: int = -1
     workers: int = 1
+    memory: int = 1024
     token: str = ""
     webhook: str = ""
     openlineage: str = ""

@@ -12,10 +12,12 @@ from threading import Lock
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from loopwright.deploy.shelf import Load
 from loopwright.records.predictions.record import Prediction
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+_LOAD_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 
 class Metrics:
@@ -56,6 +58,21 @@ class Metrics:
             [*loop, "package"],
             registry=own,
             multiprocess_mode="mostrecent",
+        )
+        self._held = Gauge(
+            "loopwright_packages_loaded", "Packages in memory, over all workers", registry=own, multiprocess_mode="livesum"
+        )
+        self._held_bytes = Gauge(
+            "loopwright_packages_bytes",
+            "Memory that packages take, over all workers",
+            registry=own,
+            multiprocess_mode="livesum",
+        )
+        self._loads = Histogram(
+            "loopwright_package_load_seconds", "Time to load a package, until it answers", buckets=_LOAD_SECONDS, registry=own
+        )
+        self._evictions = Counter(
+            "loopwright_packages_evicted", "Packages that went because others needed the memory", registry=own
         )
         self._packages: dict[str, str] = {}
         self._timers: dict[str, Histogram] = {}
@@ -113,6 +130,14 @@ class Metrics:
     def refused(self, loop: str, _why: str) -> None:
         """A package could not be loaded."""
         self._refused.labels(loop).inc()
+
+    def loaded(self, load: Load) -> None:
+        """A package came into memory."""
+        self._held.set(load.packages)
+        self._held_bytes.set(load.held)
+        self._loads.observe(load.seconds)
+        if load.evicted:
+            self._evictions.inc(load.evicted)
 
     def unlogged(self, loop: str, count: int) -> None:
         """Rows could not be logged."""

@@ -68,8 +68,18 @@ def doctor(home: Home) -> Checked:
             ok=(os.cpu_count() or 1) >= home.settings.workers,
             detail=f"{os.cpu_count()} cores, {home.settings.workers} workers",
         ),
+        _memory(home),
     ]
     return Checked(what="this installation", ok=all(i.ok for i in items), items=items)
+
+
+def _memory(home: Home) -> CheckItem:
+    """Whether the machine has what all workers may fill with packages."""
+    settings = home.settings
+    asked = settings.memory * settings.workers
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    detail = f"packages may take {settings.memory} MiB in each of {settings.workers} workers; the machine has {there} MiB"
+    return CheckItem(name="memory", ok=asked <= there * 3 // 4, detail=detail)
 
 
 def _libraries() -> list[CheckItem]:
