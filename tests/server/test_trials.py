@@ -326,7 +326,7 @@ def test_a_hundred_thousand_bad_bodies(home: Home) -> None:
     assert after.fds <= before.fds + 4
 
 
-def test_requests_generated_from_the_description(home: Home) -> None:
+def test_requests_generated_from_the_description(home: Home, tmp_path: Path) -> None:
     """schemathesis reads /openapi.json and sends what it allows, and what it does not."""
     controller.release(home, LOOP, package(home.packages).digest, why="first")
     with running(home) as server:
@@ -334,7 +334,11 @@ def test_requests_generated_from_the_description(home: Home) -> None:
         line += ["--max-examples", "25", "--seed", "1", "--phases", "examples,coverage,fuzzing", "--workers", "1"]
         line += ["--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"]
         done = subprocess.run(
-            [*line, "--header", "Authorization: Bearer only-for-tests"], capture_output=True, text=True, timeout=300
+            [*line, "--header", "Authorization: Bearer only-for-tests"],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=tmp_path,
         )
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         print(done.stdout[-2500:])
