@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from loopwright.records.errors import LoopwrightError
-from loopwright.records.online.steps import Fed, Steps, key_of
+from loopwright.records.online.steps import Fed, Step, Steps, key_of
 from loopwright.records.package import ContextNeed
+
+MOST_KNOWN = 10_000
 
 
 class ContextStore(Protocol):
@@ -43,26 +45,27 @@ class Contexts:
         """
         contexts: list[dict[str, Any]] = [{} for _ in rows]
         ages: list[float | None] = [None] * len(rows)
-        for need in self._needs:
-            keys = [need.key(row) for row in rows]
-            fed, steps = self._look_up(need, keys)
-            for i, (row, key) in enumerate(zip(rows, keys, strict=True)):
-                age, flag = need.join(row[self._event_time], fed, steps.get(key), contexts[i])
-                if age is not None and (ages[i] is None or age > ages[i]):  # type: ignore[operator]  # None is told apart first
-                    ages[i] = age
-                for mark in flag:
-                    if mark not in flags[i]:
-                        flags[i].append(mark)
+        if self._needs:
+            decided = [row[self._event_time] for row in rows]
+            for need in self._needs:
+                fed, steps = self._look_up(need, need.keys(rows))
+                need.join(decided, fed, steps, contexts, ages, flags)
         return contexts, ages
 
-    def _look_up(self, need: "_Need", keys: list[str | None]) -> tuple[Fed | None, dict[str | None, Steps | None]]:
-        asked = [key for key in dict.fromkeys(keys) if key is not None]
+    def _look_up(self, need: "_Need", keys: Sequence[str | None]) -> tuple[Fed | None, Sequence[Steps | None]]:
+        """What the store has, and the steps of each key."""
         try:
             fed = self._online.fed(need.store)
-            found = self._online.get_many(need.store, asked) if fed is not None else []
+            if fed is None:
+                return None, ()
+            if len(keys) == 1:
+                return fed, self._online.get_many(need.store, [keys[0]]) if keys[0] is not None else (None,)
+            asked = [key for key in dict.fromkeys(keys) if key is not None]
+            found: dict[str | None, Steps | None] = dict(zip(asked, self._online.get_many(need.store, asked), strict=True))
         except LoopwrightError:  # a store that is down or damaged is context that is missing: prediction goes on
-            return None, {}
-        return fed, dict(zip(asked, found, strict=False))
+            return None, ()
+        found[None] = None
+        return fed, [found[key] for key in keys]
 
 
 class _Need:
@@ -73,32 +76,75 @@ class _Need:
         self._by = list(need.by.values())
         self._lag, self._aggregate = round(need.lag_s * 1e6), bool(need.empty)
         self._max_age = None if need.max_age_s is None else round(need.max_age_s * 1e6)
+        self._known: dict[int, tuple[Step, dict[str, Any]]] = {}
         self._null: dict[str, Any] = dict.fromkeys(self.columns)
         self._empty = {**self._null, **need.empty}
-        self._missing, self._stale, self._late = ([f"{how}_context:{need.table}"] for how in ("missing", "stale", "late"))
+        self._missing, self._stale, self._late = (f"{how}_context:{need.table}" for how in ("missing", "stale", "late"))
 
-    def key(self, row: Mapping[str, Any]) -> str | None:
-        return key_of([row[name] for name in self._by])
+    def keys(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        """The key of each row."""
+        if len(self._by) == 1:
+            (name,) = self._by
+            return [v if v.__class__ is str or v is None else str(v) for v in [row[name] for row in rows]]
+        return [key_of([row[name] for name in self._by]) for row in rows]
 
     def join(
-        self, decided: int, fed: Fed | None, steps: Steps | None, context: dict[str, Any]
-    ) -> tuple[float | None, list[str]]:
-        """Put the columns into `context`; return the age of the row used, and flags."""
-        if fed is None or decided < fed.since:
-            context.update(self._null)
-            return None, self._missing
-        late = self._late if decided - self._lag > fed.until else []
-        try:
-            step = steps.at(decided) if steps is not None else None
-        except LoopwrightError:  # damaged: as if the store were down
-            context.update(self._null)
-            return None, self._missing
-        if step is None:
-            context.update(self._empty)
-            return None, late if self._aggregate else [*self._missing, *late]
-        age = None if step.event_at is None else decided - step.event_at
-        if age is not None and self._max_age is not None and age > self._max_age:
-            context.update(self._null)
-            return None, [*self._stale, *late]
-        context.update(zip(self.columns, step.values, strict=True))
-        return None if age is None else age / 1e6, late
+        self,
+        decided: Sequence[int],
+        fed: Fed | None,
+        steps: Sequence[Steps | None],
+        contexts: Sequence[dict[str, Any]],
+        ages: list[float | None],
+        flags: Sequence[list[str]],
+    ) -> None:
+        """Put the columns into the context of each row, the age of the row used into `ages` if it is the oldest, and flags."""
+        if fed is None:
+            for context, marks in zip(contexts, flags, strict=True):
+                context.update(self._null)
+                _mark(marks, self._missing)
+            return
+        since, fresh, max_age = fed.since, fed.until + self._lag, self._max_age
+        for i, at in enumerate(decided):
+            found = steps[i]
+            try:
+                step = found.at(at) if found is not None and at >= since else None
+            except LoopwrightError:  # damaged: as if the store were down
+                contexts[i].update(self._null)
+                _mark(flags[i], self._missing)
+                continue
+            if step is None:
+                self._absent(at >= since, contexts[i], flags[i])
+            elif step.event_at is None:
+                contexts[i].update(self._named(step))
+            else:
+                age = at - step.event_at
+                if max_age is not None and age > max_age:
+                    contexts[i].update(self._null)
+                    _mark(flags[i], self._stale)
+                else:
+                    contexts[i].update(self._named(step))
+                    oldest = ages[i]
+                    if oldest is None or age > oldest * 1e6:
+                        ages[i] = age / 1e6
+            if at > fresh and at >= since:
+                _mark(flags[i], self._late)
+
+    def _named(self, step: Step) -> dict[str, Any]:
+        """The columns of a step; kept, since the same step is in force for many rows."""
+        known = self._known.get(id(step))
+        if known is None or known[0] is not step:
+            if len(self._known) >= MOST_KNOWN:
+                self._known = {}
+            known = self._known[id(step)] = (step, dict(zip(self.columns, step.values, strict=True)))
+        return known[1]
+
+    def _absent(self, fed: bool, context: dict[str, Any], flags: list[str]) -> None:
+        """No row is known: of an aggregate that is an answer, if the store was fed for the moment."""
+        context.update(self._empty if fed else self._null)
+        if not (fed and self._aggregate):
+            _mark(flags, self._missing)
+
+
+def _mark(flags: list[str], flag: str) -> None:
+    if flag not in flags:
+        flags.append(flag)

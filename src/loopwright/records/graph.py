@@ -65,8 +65,9 @@ Part = Literal["plain", "values", "null", "number"]
 
 
 class ColumnPart(NamedTuple):
-    """What of a column enters a graph: its values (`plain` where it cannot be null, `number` where float64 is made of integers or
-    booleans), or whether it is null; `name` is unique.
+    """What of a column enters a graph; `name` is unique.
+
+    Its values (`plain` where it cannot be null, `number` where float64 is made of integers or booleans), or whether it is null.
     """
 
     name: str
@@ -221,15 +222,22 @@ class Feeder:
     """
 
     def __init__(self, graph: Graph, columns: Mapping[str, Column]) -> None:
-        self._makers = [(i.name, [name for name, _ in i.parts], _taker(i, columns), _maker(i, columns)) for i in graph.inputs]
+        self._makers = [(i.name, [name for name, _ in i.parts], *_taker(i, columns), _maker(i, columns)) for i in graph.inputs]
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
         """The feed for `rows`."""
-        return {name: make([take(row) for row in rows]) for name, _, take, make in self._makers}
+        feed = {}
+        for name, _, get, take, make in self._makers:
+            try:
+                taken = list(map(get, rows))
+            except KeyError:
+                taken = list(map(take, rows))
+            feed[name] = make(taken)
+        return feed
 
     def lists(self, values: Mapping[str, list[Any]]) -> dict[str, Array]:
         """The feed for columns given as equally long lists of Python values."""
-        return {name: make(list(zip(*(values[c] for c in columns), strict=True))) for name, columns, _, make in self._makers}
+        return {name: make(list(zip(*(values[c] for c in columns), strict=True))) for name, columns, _, _, make in self._makers}
 
 
 def feed_rows(graph: Graph, columns: Mapping[str, Column], rows: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
@@ -289,37 +297,42 @@ def _null(given: Any, dtype: "np.dtype[Any]") -> Any:
     return str(given) if dtype.kind == "O" else np.array(given).astype(dtype).item()
 
 
-def _taker(i: GraphInput, columns: Mapping[str, Column]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """A function that takes the columns of an input out of a row."""
+def _taker(i: GraphInput, columns: Mapping[str, Column]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Functions that take the columns of an input out of a row as a tuple: one for a whole row, and one that knows what may lack."""
     names = [name for name, _ in i.parts]
     optional = [columns[name].nullable for name in names]
     get = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
-
-    def take(row: Mapping[str, Any]) -> tuple[Any, ...]:
-        try:
-            return get(row)
-        except KeyError:
-            return tuple(row.get(name) if null else row[name] for name, null in zip(names, optional, strict=True))
-
-    return take
+    return get, lambda row: tuple(row.get(name) if null else row[name] for name, null in zip(names, optional, strict=True))
 
 
 def _maker(i: GraphInput, columns: Mapping[str, Column]) -> Callable[[list[tuple[Any, ...]]], Array]:
     """A function that makes an input [N, K] of N tuples of K values as rows hold them."""
     dtype, shape, array = i.dtype, i.shape, np.array
     judges = [_judge(name, part, columns[name], dtype, null) for (name, part), null in zip(i.parts, i.nulls, strict=True)]
-    if all(part == "null" for _, part in i.parts):
-        return lambda rows: array([[v is None for v in row] for row in rows], dtype).reshape(len(rows), *shape)
-    quick = i.parts and all(part != "null" and columns[name].type not in ("timestamp", "array") for name, part in i.parts)
+    scalars = all(columns[name].type != "array" for name, _ in i.parts)
+    side_by_side = shape == (len(i.parts),)
 
-    def make(rows: list[tuple[Any, ...]]) -> Array:
-        if quick:
-            settled = [row if None not in row else [f(v) for f, v in zip(judges, row, strict=True)] for row in rows]
-        else:
-            settled = [[f(v) for f, v in zip(judges, row, strict=True)] for row in rows]
-        return array(settled, dtype).reshape(len(rows), *shape)
+    def judged(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple([f(v) for f, v in zip(judges, row, strict=True)])
 
-    return make
+    def slow(rows: list[tuple[Any, ...]]) -> Array:
+        return array([judged(row) for row in rows], dtype).reshape(len(rows), *shape)
+
+    def null(rows: list[tuple[Any, ...]]) -> Array:
+        return slow(rows) if True in [None in row for row in rows] else np.zeros((len(rows), *shape), dtype)
+
+    def quick(rows: list[tuple[Any, ...]]) -> Array:
+        for k in [k for k, row in enumerate(rows) if None in row]:
+            rows[k] = judged(rows[k])
+        try:
+            made = array(rows, dtype)
+        except TypeError:  # a datetime
+            return slow(rows)
+        return made if side_by_side else made.reshape(len(rows), *shape)
+
+    if scalars and all(part == "null" for _, part in i.parts):
+        return null
+    return quick if scalars and all(part != "null" for _, part in i.parts) else slow
 
 
 def _judge(name: str, part: Part, column: Column, dtype: "np.dtype[Any]", null: Any) -> Callable[[Any], Any]:

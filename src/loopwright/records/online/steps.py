@@ -28,6 +28,7 @@ Items = Iterable[tuple[str, bytes]]
 """Keys with their packed steps."""
 
 _COUNT, _ENDS = struct.Struct("<I"), struct.Struct("<II")
+_EVER = 2**63
 _DAMAGED = "the steps of a key are not what was packed"
 
 _encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(list[Any]).decode
@@ -63,16 +64,18 @@ class Steps:
         if 4 + 12 * count + end != len(data):
             raise Damaged(_DAMAGED)
         self._data = data
-        self._last: tuple[int, Step | None] = (-1, None)
+        self._last: tuple[int, int, Step | None] = (0, 0, None)
 
     def at(self, moment: int) -> Step | None:
         """What is in force at a moment; None before the first step."""
-        i = bisect_right(self._moments, moment) - 1
-        last, step = self._last
-        if i == last:
+        begin, end, step = self._last
+        if begin <= moment < end:
             return step
+        moments = self._moments
+        i = bisect_right(moments, moment) - 1
         if i < 0:
             return None
+        begin, until = moments[i], moments[i + 1] if i + 1 < len(moments) else _EVER
         count, data = len(self._moments), self._data
         start, end = _ENDS.unpack_from(data, 8 * count + 4 * i) if i else (0, _COUNT.unpack_from(data, 4 + 8 * count)[0])
         rows = 4 + 12 * count
@@ -81,7 +84,7 @@ class Steps:
             step = Step(values.pop(0), values)
         except (msgspec.DecodeError, ValueError, IndexError) as error:
             raise Damaged(_DAMAGED) from error
-        self._last = (i, step)
+        self._last = (begin, until, step)
         return step
 
 
