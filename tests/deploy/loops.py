@@ -122,7 +122,7 @@ def _arguments() -> dict[str, Any]:
 def model_graph(weight: float = 0.05, *, fails: str = "") -> bytes:
     """A graph with output `score` = sigmoid(weight * (delay + wind) - 1).
 
-    `fails`: "nan" or "error" above an hour's delay, "jfk" scores nothing at that airport.
+    `fails`: "nan", "error", or "kill" (of the process) above an hour's delay, "jfk" scores nothing at that airport.
     """
     f = _arguments()
     wind = nde.fill_null(f["wind"], 8.0)
@@ -132,6 +132,10 @@ def model_graph(weight: float = 0.05, *, fails: str = "") -> bytes:
         score = ndx.where(f["delay"] > 60, ndx.asarray(np.float32("nan")), score)
     if fails == "jfk":
         score = ndx.where(f["origin"] == "JFK", ndx.asarray(np.float32(0)), score)
+    if fails == "kill":  # the processor has no answer to -2**63 / -1, and the runtime does not look
+        least = ndx.asarray(np.array(-(2**63), dtype=np.int64))
+        divisor = ndx.where(f["delay"] > 60, ndx.asarray(np.int64(-1)), ndx.asarray(np.int64(1)))
+        score = score + 0 * ndx.astype(least // divisor, ndx.float32)
     if fails == "error":  # a gather out of its bounds, which the runtime refuses while running
         table = ndx.asarray(np.zeros(24, dtype=np.float32))
         score = score + ndx.take(table, f["hour"] + 1000 * ndx.astype(f["delay"] > 60, ndx.int64))

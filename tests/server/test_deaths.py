@@ -1,10 +1,15 @@
+import http.client
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.deploy.loops import LOOP, opened, package
-from tests.server.test_supervisor import ledger_away
+from onnx import TensorProto, helper
+from tests.deploy.loops import LOOP, flight, golden, model_graph, opened, package
+from tests.server.running import Server, running, until
+from tests.server.test_supervisor import Load, ledger_away
 
 from loopwright.deploy import bad, controller, served
 from loopwright.deploy.vitals import Busy
@@ -12,6 +17,7 @@ from loopwright.monitor.alerts import open_alerts
 from loopwright.records.clock import RealClock
 from loopwright.records.errors import PackageRefused
 from loopwright.records.home import Home
+from loopwright.records.package import Segment
 from loopwright.records.releases import BadPackage
 from loopwright.server.deaths import Deaths, blamed, condemn, crashed, kills_for_memory, record_bad, thread_of, withdraw_bad
 
@@ -160,3 +166,143 @@ def test_a_mark_that_somebody_else_settled_changes_nothing(home: Home) -> None:
     condemn(home, second, "crash", "three deaths")
     assert settle(home) == []
     assert arm(home) == (first, "champion")
+
+
+OTHER = "another-loop"
+
+
+def deep() -> bytes:
+    """A tree so deep that the runtime, which builds it by recursion, runs out of stack while it loads it."""
+    depth = 200_000
+    leaves = depth + 1
+    inner = [float(-i) for i in range(depth)]
+    tree = helper.make_node(
+        "TreeEnsembleRegressor",
+        ["x"],
+        ["y"],
+        domain="ai.onnx.ml",
+        n_targets=1,
+        nodes_treeids=[0] * (depth + leaves),
+        nodes_nodeids=list(range(depth + leaves)),
+        nodes_modes=["BRANCH_LEQ"] * depth + ["LEAF"] * leaves,
+        nodes_truenodeids=[depth + i for i in range(depth)] + [0] * leaves,
+        nodes_falsenodeids=[*range(1, depth), 2 * depth] + [0] * leaves,
+        nodes_featureids=[0] * (depth + leaves),
+        nodes_values=inner + [0.0] * leaves,
+        target_ids=[0] * leaves,
+        target_nodeids=list(range(depth, depth + leaves)),
+        target_treeids=[0] * leaves,
+        target_weights=[0.5] * leaves,
+    )
+    nodes = [
+        helper.make_node("Cast", ["delay"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["f", "column"], ["x"]),
+        tree,
+        helper.make_node("Reshape", ["y", "flat"], ["score"]),
+    ]
+    shapes = [
+        helper.make_tensor("column", TensorProto.INT64, [2], [-1, 1]),
+        helper.make_tensor("flat", TensorProto.INT64, [1], [-1]),
+    ]
+    asked = helper.make_tensor_value_info("delay", TensorProto.DOUBLE, ["N"])
+    score = helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"])
+    graph = helper.make_graph(nodes, "deep", [asked], [score], shapes)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    data: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    return data
+
+
+def also_another_loop(home: Home) -> None:
+    controller.release(home, OTHER, package(home.packages, loop=OTHER).digest, why="first")
+
+
+def asked_until(server: Server, package: str, seconds: float, **changes: Any) -> float:
+    """Ask until `package` answers; how long it took."""
+    began = time.monotonic()
+    while time.monotonic() < began + seconds:
+        client = server.data()
+        with suppress(OSError, http.client.HTTPException):
+            reply = client.post(f"/loops/{LOOP}/predict", flight(**changes))
+            if reply.status == 200 and reply.json["package"] == package:
+                return time.monotonic() - began
+        client.close()
+        time.sleep(0.05)
+    raise AssertionError("it was not rolled back in time")
+
+
+def rolled_back_by_itself(home: Home, package: str, why: str) -> None:
+    until(lambda: all(m.settled for m in bad.marks(home)))
+    state = controller.serving(home, LOOP)
+    assert state is not None
+    assert (state.arms[0].package, state.action, state.by) == (package, "rollback", "loopwright")
+    assert why in state.why
+    assert [a.severity for a in open_alerts(home, LOOP)] == ["critical"]
+
+
+def test_a_package_that_kills_its_workers_goes_back_while_others_are_served(home: Home) -> None:
+    good = package(home.packages).digest
+    killer = package(home.packages, model=model_graph(fails="kill")).digest
+    controller.release(home, LOOP, good, why="first")
+    also_another_loop(home)
+    with running(home, workers=2) as server:
+        controller.release(home, LOOP, killer, why="looks well")
+        asked_until(server, killer, 5)
+        with Load(server.state.data, 2, f"/loops/{OTHER}/predict") as load:
+            assert asked_until(server, good, 15, delay=100.0) < 15
+        assert load.refused == []
+        assert load.cut <= 20  # a connection ends with its worker
+        assert len(load.answers) > 50
+        rolled_back_by_itself(home, good, "3 times within 5 minutes, at last: a worker was killed by SIGFPE while asking it")
+        with pytest.raises(PackageRefused, match="marked bad"):
+            controller.release(home, LOOP, killer, why="again")
+        assert server.data().get("/livez").status == 200
+
+
+def test_a_package_that_kills_workers_while_it_is_loaded_goes_back(home: Home) -> None:
+    good = package(home.packages).digest
+    answers = golden(model_graph())
+    killer = package(home.packages, model=deep(), golden=answers).digest
+    controller.release(home, LOOP, good, why="first")
+    also_another_loop(home)
+    with running(home, workers=2) as server:
+        controller.release(home, LOOP, killer, why="looks well")
+        until(lambda: bad.marks(home), 20)
+        asked_until(server, good, 15)
+        rolled_back_by_itself(home, good, "was killed by SIGSEGV while loading it")
+        assert server.data().post(f"/loops/{OTHER}/predict", flight()).status == 200
+
+
+def test_a_server_starts_with_a_package_that_kills_its_workers(home: Home) -> None:
+    killer = package(home.packages, model=deep(), golden=golden(model_graph())).digest
+    controller.release(home, LOOP, killer, why="first")
+    also_another_loop(home)
+    with running(home) as server:
+        asked_until(server, killer, 15)
+        reply = server.data().post(f"/loops/{LOOP}/predict", flight(delay=30.0))
+        assert (reply.json["score"], reply.json["package"]) == (1.0, killer)
+        assert "degraded" in reply.json["flags"]
+        assert "degraded" not in server.data().post(f"/loops/{OTHER}/predict", flight()).json["flags"]
+    assert arm(home) == (killer, "heuristic")
+
+
+def test_a_segment_whose_package_kills_is_answered_by_the_loops_own(home: Home) -> None:
+    good = package(home.packages).digest
+    segment = Segment(column="origin", value="JFK")
+    killer = package(home.packages, model=model_graph(fails="kill"), segment=segment).digest
+    controller.release(home, LOOP, good, fleet="origin", segments={"JFK": killer}, why="first")
+    with running(home) as server:
+        asked_until(server, killer, 5)
+        asked_until(server, good, 15, delay=100.0)
+        assert "degraded" not in server.data().post(f"/loops/{LOOP}/predict", flight(delay=100.0)).json["flags"]
+        rolled_back_by_itself(home, good, "killed by SIGFPE while asking it")
+
+
+def test_a_model_that_only_fails_goes_back(home: Home) -> None:
+    good = package(home.packages).digest
+    failing = package(home.packages, model=model_graph(fails="error")).digest
+    controller.release(home, LOOP, good, why="first")
+    controller.release(home, LOOP, failing, why="looks well")
+    with running(home) as server:
+        asked_until(server, failing, 5)
+        asked_until(server, good, 15, delay=100.0)
+        rolled_back_by_itself(home, good, "its model failed again and again, and the heuristic answered")

@@ -37,11 +37,11 @@ def home(tmp_path: Path) -> Home:
 class Load:
     """Clients that predict without pause; remembers every id that was answered and every answer that was no 200."""
 
-    def __init__(self, url: str, clients: int) -> None:
+    def __init__(self, url: str, clients: int, path: str = PREDICT) -> None:
         self.answers: list[tuple[str, str]] = []
         self.refused: list[int] = []
         self.cut = 0
-        self._url, self._over = url, threading.Event()
+        self._url, self._path, self._over = url, path, threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(clients)]
 
     def _run(self, number: int) -> None:
@@ -50,7 +50,7 @@ class Load:
         while not self._over.is_set():
             count += 1
             try:
-                reply = client.post(PREDICT, flight(number * 1_000_000 + count))
+                reply = client.post(self._path, flight(number * 1_000_000 + count))
             except (OSError, http.client.HTTPException):
                 self.cut += 1
                 time.sleep(0.01)

@@ -48,7 +48,7 @@ FOLLOW_FIRST_SECONDS = 2.0
 
 WATCH_SECONDS = 0.05
 START_SECONDS = 60.0
-MOST_DUMP = 16 * 1024
+MOST_DUMP = 4096
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,8 +112,8 @@ class Worker:
         self.blamed += [(p, cause, f"a worker {said} while {doing[p]} it") for p in packages]
         told = f", while {doing[packages[0]]} package {packages[0][:12]}" if packages else ""
         self._say(f"a worker {said}{told}")
-        if dump:
-            self._say(dump[:MOST_DUMP].decode("utf-8", "replace"))
+        if b"Current thread" in dump:  # where it was
+            self._say(dump[dump.index(b"Current thread") :][:MOST_DUMP].decode("utf-8", "replace"))
 
     def _dump(self) -> bytes:
         """What it wrote while dying."""
