@@ -65,6 +65,21 @@ def test_the_schema_of_an_array_says_its_shape() -> None:
     assert column_schema(Column("array", shape=[3], nullable=True)) == {**row, "type": ["array", "null"]}
 
 
+KINDS = {
+    "flight": "BYTES", "pushed_back_at": "BYTES", "origin": "BYTES", "delay": "FP64", "hour": "INT64", "tail": "BYTES", "night": "BOOL",
+}  # fmt: skip
+
+
+def tensors_of(rows: list[dict[str, Any]]) -> list[tuple[str, str, Any]]:
+    """Name, datatype and values [N] of each column of rows of the small loop; a null is `-`."""
+    types: dict[str, Any] = {"BYTES": np.object_, "FP64": np.float64, "INT64": np.int64, "BOOL": np.bool_}
+    found = []
+    for name, datatype in KINDS.items():
+        values = ["-" if row[name] is None else row[name] for row in rows]
+        found.append((name, datatype, np.array([v.encode() if isinstance(v, str) else v for v in values], types[datatype])))
+    return found
+
+
 # --- binary tensors --------------------------------------------------------------------------------------------------
 
 FLAT = {

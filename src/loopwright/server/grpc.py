@@ -36,6 +36,7 @@ MOST_FIELDS = 10_000
 """So many fields a message may have at its top level: a small message of millions would take a lot of memory once it is parsed."""
 
 MOST_CALLS = 512
+LAST_CALL_SECONDS = 0.25
 INLINE_BYTES = 64 * 1024
 """A larger message is decoded and its answer encoded in a thread, so that the others are answered meanwhile."""
 
@@ -192,7 +193,7 @@ class Door:
         self._router, self._access, self._metrics = router, access, metrics
         self._batches, self._ready, self._version = batches, ready, version
         self._server: Any = None
-        self._held = 0
+        self._held, self._closing = 0, False
 
     async def open(self, address: str) -> int:
         """Serve at `host:port`, which other workers may share; the port. To be called in the loop. Raises RuntimeError where it is taken."""
@@ -212,8 +213,13 @@ class Door:
         return port
 
     async def close(self, seconds: float) -> None:
-        """Take nothing new, and finish within `seconds` what was begun."""
+        """Take nothing new, and finish within `seconds` what was begun.
+
+        At first new calls are told to go elsewhere: those that come while the library stops it would cut off.
+        """
         if self._server is not None:
+            self._closing = True
+            await asyncio.sleep(LAST_CALL_SECONDS)
             await self._server.stop(seconds)
 
     def _handlers(self) -> list[Any]:
@@ -246,6 +252,8 @@ class Door:
             loop = ""
             self._held += len(body)
             try:
+                if self._closing:
+                    raise Overloaded("this server is stopping; ask another, or try again")
                 if self._held > MOST_HELD_BYTES:
                     raise Overloaded("more bytes are arriving than can be held; try again")
                 message = parse(kind, body)

@@ -1,0 +1,307 @@
+import asyncio
+import signal
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
+from tests.deploy.loops import EVER, LOOP, NOW_US, flight, opened, package
+from tests.server.running import TOKEN, Server, running
+from tests.server.test_oip import tensors_of
+from tritonclient.grpc import service_pb2 as messages_of_triton
+from tritonclient.utils import InferenceServerException
+
+from loopwright.deploy import controller
+from loopwright.records.clock import RealClock
+from loopwright.records.errors import RequestMalformed, RequestTooLarge
+from loopwright.records.ids import is_trace_id
+from loopwright.records.online.steps import Fed, pack
+from loopwright.records.predictions.read import find
+from loopwright.server.grpc import MOST_FIELDS, messages, parse
+
+PREDICT = f"/loops/{LOOP}/predict"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = opened(tmp_path_factory.mktemp("home"), RealClock())
+    controller.release(home, LOOP, package(home.packages).digest, why="first")
+    home.online.write("weather", [("JFK", pack([EVER[0]], [[NOW_US, 20.0, None]]))], Fed(1, *EVER))
+    with running(home, workers=2, LOOPWRIGHT_GRPC_PORT="0") as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Any]:
+    client = triton.InferenceServerClient(server.state.grpc)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def channel(server: Server) -> Iterator[Any]:
+    with grpc.insecure_channel(server.state.grpc) as channel:
+        yield channel
+
+
+def inputs(count: int = 2, **changes: Any) -> list[Any]:
+    found = []
+    for name, datatype, values in tensors_of(
+        [{**flight(i), "pushed_back_at": "2024-05-01T09:00:00Z", **changes} for i in range(count)]
+    ):
+        tensor = triton.InferInput(name, list(values.shape), datatype)
+        tensor.set_data_from_numpy(values)
+        found.append(tensor)
+    return found
+
+
+def typed(count: int = 2) -> Any:
+    """The same request with typed contents, as KServe's own clients send it, in our messages."""
+    fields = {"BYTES": "bytes_contents", "FP64": "fp64_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
+    request = messages()["ModelInferRequest"](model_name=LOOP, id="typed")
+    request.parameters["null"].string_param = "-"
+    for name, datatype, values in tensors_of([flight(i) for i in range(count)]):
+        tensor = request.inputs.add(name=name, datatype=datatype, shape=values.shape)
+        getattr(tensor.contents, fields[datatype]).extend(values.ravel().tolist())
+    return request
+
+
+def called(channel: Any, request: Any, method: str = "ModelInfer", **more: Any) -> Any:
+    kind = messages()[method.removesuffix("Infer") + "InferResponse" if method == "ModelInfer" else f"{method}Response"]
+    call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}", response_deserializer=kind.FromString)
+    body = request if isinstance(request, bytes) else request.SerializeToString()
+    return call(body, timeout=10, **more)
+
+
+def refused(act: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as raised:
+        act()
+    return raised.value.code(), raised.value.details()
+
+
+def test_a_client_of_triton_asks_what_there_is(client: Any, server: Server) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    told = client.get_server_metadata()
+    assert (told.name, list(told.extensions)) == ("loopwright", [])
+    model = client.get_model_metadata(LOOP)
+    plain = server.data().get(f"/v2/models/{LOOP}").json
+    for side in ("inputs", "outputs"):
+        found = [(t.name, t.datatype, list(t.shape)) for t in getattr(model, side)]
+        assert found == [(t["name"], t["datatype"], t["shape"]) for t in plain[side]]
+    [version] = model.versions
+    assert client.is_model_ready(LOOP)
+    assert client.is_model_ready(LOOP, version[:12])
+    for bad in ((LOOP, "0" * 12), ("nobody", "")):
+        with pytest.raises(InferenceServerException, match="NOT_FOUND"):
+            client.is_model_ready(*bad)
+
+
+def test_a_client_of_triton_gets_the_answers_that_http_gives(client: Any, server: Server) -> None:
+    answer = client.infer(LOOP, inputs(3), request_id="q", parameters={"null": "-"})
+    over_http = [server.data().post(PREDICT, flight(i)).json for i in range(3)]
+    assert answer.as_numpy("score").tolist() == pytest.approx([a["score"] for a in over_http], abs=1e-6)
+    assert answer.as_numpy("label").tolist() == [a["label"] for a in over_http]
+    assert answer.get_response().id == "q"
+    for id in answer.as_numpy("id").tolist():
+        logged = find(server.home, id.decode())
+        assert logged is not None
+        assert logged[1].request["tail"] is None
+    only = client.infer(LOOP, inputs(1), outputs=[triton.InferRequestedOutput("label")])
+    assert [o.name for o in only.get_response().outputs] == ["label"]
+
+
+def test_typed_contents_get_typed_contents(channel: Any, client: Any) -> None:
+    answer = called(channel, typed())
+    found = {o.name: o for o in answer.outputs}
+    raw = client.infer(LOOP, inputs(), parameters={"null": "-"})
+    assert list(found["score"].contents.fp64_contents) == pytest.approx(raw.as_numpy("score").tolist(), abs=1e-6)
+    assert list(found["label"].contents.bool_contents) == raw.as_numpy("label").tolist()
+    assert all(is_trace_id(v.decode()) for v in found["id"].contents.bytes_contents)
+    assert not answer.raw_output_contents
+
+
+def test_an_asynchronous_client_of_triton(server: Server) -> None:
+    async def ask() -> list[Any]:
+        async with triton_aio.InferenceServerClient(server.state.grpc) as client:
+            return await asyncio.gather(*(client.infer(LOOP, inputs(1, delay=float(i))) for i in range(64)))
+
+    scores = [float(a.as_numpy("score")[0]) for a in asyncio.run(ask())]
+    assert scores == sorted(scores)
+    assert len(set(scores)) == 64
+
+
+def test_ids_and_traces_are_those_of_the_caller(channel: Any, server: Server) -> None:
+    trace, id = "4bf92f3577b34da6a3ce929d0e0e4736", "1bf92f3577b34da6a3ce929d0e0e4731"
+    call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    body = typed(1).SerializeToString()
+    for metadata, wanted in (((("traceparent", f"00-{trace}-00f067aa0ba902b7-01"),), trace), ((("x-request-id", id),), id)):
+        _, done = call.with_call(body, metadata=metadata, timeout=10)
+        told = dict(done.trailing_metadata())
+        assert told["x-request-id"] == wanted
+        logged = find(server.home, wanted)
+        assert logged is not None
+        assert logged[1].unit == "UA0"
+    other = typed(2).SerializeToString()
+    again = called(channel, typed(1), metadata=(("x-request-id", id),))
+    assert again.outputs[2].contents.bytes_contents == [id.encode()]
+    assert refused(lambda: called(channel, b"\xff", metadata=(("x-request-id", id),)))[0] is grpc.StatusCode.INVALID_ARGUMENT
+    assert (
+        refused(lambda: called(channel, typed(1), metadata=(("x-request-id", "a b"),)))[0] is grpc.StatusCode.INVALID_ARGUMENT
+    )
+    assert called(channel, other, metadata=(("x-request-id", "ours-7"),)).id == "typed"
+
+
+def bad(change: Callable[[Any], Any]) -> Any:
+    request = typed()
+    change(request)
+    return request
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "words"),
+    [
+        (b"", grpc.StatusCode.NOT_FOUND, "no loop ''"),
+        (b"noise", grpc.StatusCode.INVALID_ARGUMENT, "no message of this method"),
+        (b"\x0a\x05ab", grpc.StatusCode.INVALID_ARGUMENT, "no message of this method"),
+        (b"\x2a\x00" * (MOST_FIELDS + 1), grpc.StatusCode.RESOURCE_EXHAUSTED, "fields"),
+        (bad(lambda r: setattr(r, "model_name", "nobody")), grpc.StatusCode.NOT_FOUND, "nobody"),
+        (bad(lambda r: setattr(r, "model_name", "../etc")), grpc.StatusCode.NOT_FOUND, "no loop"),
+        (bad(lambda r: setattr(r, "model_version", "0" * 64)), grpc.StatusCode.NOT_FOUND, "version"),
+        (bad(lambda r: r.ClearField("inputs")), grpc.StatusCode.INVALID_ARGUMENT, "inputs"),
+        (bad(lambda r: r.inputs[0].shape.append(7)), grpc.StatusCode.INVALID_ARGUMENT, "inputs[0].shape"),
+        (bad(lambda r: r.inputs[0].shape.__setitem__(0, 2**62)), grpc.StatusCode.RESOURCE_EXHAUSTED, "10,000 rows"),
+        (bad(lambda r: setattr(r.inputs[0], "datatype", "FP128")), grpc.StatusCode.INVALID_ARGUMENT, "inputs[0].datatype"),
+        (bad(lambda r: setattr(r.inputs[0], "name", "x")), grpc.StatusCode.INVALID_ARGUMENT, "'x' is not in the contract"),
+        (bad(lambda r: r.inputs[0].contents.ClearField("bytes_contents")), grpc.StatusCode.INVALID_ARGUMENT, "says 2 values"),
+        (
+            bad(lambda r: r.inputs[0].contents.bytes_contents.__setitem__(0, b"\xff")),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "not UTF-8",
+        ),
+        (bad(lambda r: r.raw_input_contents.append(b"1")), grpc.StatusCode.INVALID_ARGUMENT, "beside raw_input_contents"),
+        (bad(lambda r: r.outputs.add(name="secret")), grpc.StatusCode.INVALID_ARGUMENT, "outputs[0].name"),
+    ],
+)
+def test_bad_calls_are_refused_in_words(channel: Any, request_: Any, code: Any, words: str) -> None:
+    found, told = refused(lambda: called(channel, request_))
+    assert (found, words in told) == (code, True), told
+    assert "Traceback" not in told
+    assert called(channel, typed()).outputs
+
+
+def test_every_infinity_and_every_lie_of_raw_contents_is_named(client: Any) -> None:
+    tensors = inputs(1)
+    delay = next(t for t in tensors if t.name() == "delay")
+    for raw, words in (
+        (struct.pack("<d", float("inf")), "must be finite numbers"),
+        (struct.pack("<d", float("nan")), "must be finite numbers"),
+        (b"1234567", "are 8 bytes, not 7"),
+    ):
+        delay._raw_content = raw
+        with pytest.raises(InferenceServerException, match=words):
+            client.infer(LOOP, tensors)
+
+
+def test_a_message_over_the_limit_is_refused(channel: Any) -> None:
+    assert refused(lambda: called(channel, b"\x1a" + b" " * (11 * 2**20)))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_large_call_does_not_hold_up_the_others(channel: Any, client: Any) -> None:
+    slowest = 0.0
+    large = threading.Thread(target=called, args=(channel, typed(10_000)))
+    large.start()
+    while large.is_alive():
+        started = time.monotonic()
+        assert client.is_server_live()
+        slowest = max(slowest, time.monotonic() - started)
+    large.join()
+    assert slowest < 1.0
+
+
+def test_health_as_grpc_has_it(channel: Any) -> None:
+    check = channel.unary_unary("/grpc.health.v1.Health/Check")
+    assert check(b"", timeout=5) == b"\x08\x01"
+    assert (
+        refused(lambda: channel.unary_unary("/inference.GRPCInferenceService/Nothing")(b"", timeout=5))[0]
+        is grpc.StatusCode.UNIMPLEMENTED
+    )
+
+
+def test_our_messages_are_those_of_triton() -> None:
+    """The same fields under the same numbers: what one writes the other reads."""
+    for name, ours in messages().items():
+        theirs = getattr(messages_of_triton, name, None)
+        if theirs is None or name.startswith("HealthCheck"):
+            continue
+        known = {f.name: f for f in theirs.DESCRIPTOR.fields}
+        for field in ours.DESCRIPTOR.fields:
+            assert (field.number, field.type, field.is_repeated) == (
+                known[field.name].number,
+                known[field.name].type,
+                known[field.name].is_repeated,
+            )
+    request = messages_of_triton.ModelInferRequest(model_name="a", id="b", raw_input_contents=[b"c"])
+    request.parameters["k"].double_param = 0.5
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend([1.5, 2.5])
+    assert parse("ModelInferRequest", request.SerializeToString()).SerializeToString(
+        deterministic=True
+    ) == request.SerializeToString(deterministic=True)
+
+
+def test_messages_are_bounded_before_they_are_parsed() -> None:
+    with pytest.raises(RequestTooLarge):
+        parse("ModelInferRequest", b"\x2a\x00" * 5_000_000)
+    for broken in (b"\x0b", b"\xff" * 20, b"\x0a", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"):
+        with pytest.raises(RequestMalformed):
+            parse("ModelInferRequest", broken)
+
+
+def test_a_token_is_asked_for_beyond_loopback(tmp_path: Any) -> None:
+    home = opened(tmp_path / "home", RealClock(), host="0.0.0.0", token=TOKEN)
+    controller.release(home, LOOP, package(home.packages).digest, why="first")
+    with running(home, LOOPWRIGHT_GRPC_PORT="0") as server:
+        port = server.state.grpc.rpartition(":")[2]
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            live = messages()["ServerLiveRequest"]()
+            assert called(channel, live, "ServerLive").live
+            for metadata in ((), (("authorization", "Bearer wrong"),)):
+                for request, method in ((typed(1), "ModelInfer"), (messages()["ServerMetadataRequest"](), "ServerMetadata")):
+                    code, _ = refused(partial(called, channel, request, method, metadata=metadata))
+                    assert code is grpc.StatusCode.UNAUTHENTICATED
+            token = (("authorization", f"Bearer {TOKEN}"),)
+            assert called(channel, typed(1), metadata=token).outputs
+
+
+def test_calls_that_were_begun_are_answered_at_sigterm(tmp_path: Any) -> None:
+    home = opened(tmp_path / "home", RealClock())
+    controller.release(home, LOOP, package(home.packages).digest, why="first")
+    outcomes: list[Any] = []
+    with running(home, check=False, LOOPWRIGHT_GRPC_PORT="0") as server, grpc.insecure_channel(server.state.grpc) as channel:
+        answered = threading.Event()
+
+        def ask() -> None:
+            while True:
+                try:
+                    called(channel, typed(50))
+                    outcomes.append(None)
+                    answered.set()
+                except grpc.RpcError as error:
+                    outcomes.append(error.code())
+                    return
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        assert answered.wait(10)
+        server.process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join(20)
+        assert server.process.wait(20) == 0
+    assert {o for o in outcomes if o is not None} == {grpc.StatusCode.UNAVAILABLE}, "refused, not cut off"
