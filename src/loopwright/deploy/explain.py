@@ -4,22 +4,30 @@ Nothing of it is on the way of a request that does not ask. What explains a pack
 that is explained comes out of the package's own graph.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 import numpy as np
 
+from loopwright.deploy.predict import Predictor
 from loopwright.records.declarations import Column
 from loopwright.records.errors import NotExplained, PackageRefused
 from loopwright.records.explanation import decode, linked
 from loopwright.records.graph import Array, Feeder, Graph
 from loopwright.records.package import Manifest
-from loopwright.records.packages import Package
+from loopwright.records.packages import Package, Packages
 from loopwright.records.predictions.record import Prediction
 
 FILES = ("explanation.msgpack", "explain.onnx")
 MOST_ROWS = 1000
+"""So many rows of one request are explained."""
+
+MOST_READY = 64
+"""So many packages are held ready to explain, beside the memory of the packages themselves."""
+
 TOLERANCE = 1e-4
 BEFORE = "the package was made before answers were explained: `loopwright run` makes one that explains them"
 DEGRADED = "the heuristic answered: a rule has no contributions"
@@ -117,3 +125,58 @@ class PackageReasons:
             nearest = int(np.argmin([abs(q - 0.5) for q in self._output.quantiles]))
             return int(np.argsort(raw, kind="stable")[nearest])
         return 0
+
+
+class Explanations:
+    """The answers of a server explained, whichever packages gave them; each is made ready when it is first asked for.
+
+    It takes milliseconds a row, so it is for a thread of its own; `package` gives the predictor of a digest, loaded if need be.
+    """
+
+    def __init__(self, packages: Packages, package: Callable[[str], Predictor]) -> None:
+        self._packages, self._package = packages, package
+        self._ready: WeakKeyDictionary[Predictor, PackageReasons | str] = WeakKeyDictionary()
+        self._making = threading.Lock()
+
+    def __call__(self, answers: Sequence[Prediction]) -> list[Explained]:
+        """What explains each answer, in order; or why there is nothing. Never raises for what a package lacks."""
+        places: dict[str, list[int]] = {}
+        for i, answer in enumerate(answers):
+            places.setdefault(answer.package, []).append(i)
+        found: list[Any] = [None] * len(answers)
+        for package, rows in places.items():
+            explained = self._explained(package, [answers[i] for i in rows])
+            for i, one in zip(rows, explained, strict=True):
+                found[i] = one
+        return found
+
+    def _explained(self, package: str, answers: Sequence[Prediction]) -> list[Explained]:
+        if all("degraded" in answer.flags for answer in answers):
+            return [Explained(why=DEGRADED)] * len(answers)
+        try:
+            reasons = self._reasons(package)
+            return [Explained(why=reasons)] * len(answers) if isinstance(reasons, str) else reasons(answers)
+        except Exception as error:  # noqa: BLE001  # the answers stand, whatever becomes of their explanation
+            why = f"it failed: {type(error).__name__}"
+            return [Explained(why=error.why if isinstance(error, NotExplained | PackageRefused) else why)] * len(answers)
+
+    def _reasons(self, digest: str) -> PackageReasons | str:
+        predictor = self._package(digest)
+        with self._making:
+            found = self._ready.get(predictor)
+            if found is None:
+                found = self._make(predictor)
+                while len(self._ready) >= MOST_READY:
+                    self._ready.popitem()
+                self._ready[predictor] = found
+            return found
+
+    def _make(self, predictor: Predictor) -> PackageReasons | str:
+        if predictor.graph is None:
+            return DEGRADED
+        try:
+            refuse(predictor.digest, predictor.package.manifest)
+            files = self._packages.read(predictor.digest, keep=FILES).files
+            return PackageReasons(predictor.package, predictor.graph, files)
+        except (NotExplained, PackageRefused) as error:
+            return error.why

@@ -101,6 +101,11 @@ class Predictor:
         self._heuristic_threshold = manifest.threshold if rule is None else rule
         self._segment = manifest.segment.value if manifest.segment is not None else None
 
+    @property
+    def graph(self) -> Graph | None:
+        """The graph of the model; None where the heuristic answers alone."""
+        return self._model.graph if self._model is not None else None
+
     def answer(
         self,
         rows: Sequence[dict[str, Any]],
@@ -306,14 +311,14 @@ class Answerer:
         for output in ("score", "values") if self._wide else ("score",):
             if output not in graph.outputs:
                 raise PackageRefused(package.digest, f"{name} has no output `{output}`")
-        self._graph, self._feed = graph, Feeder(graph, package.columns)
+        self.graph, self._feed = graph, Feeder(graph, package.columns)
         self._width = len(package.manifest.output.names)
 
     def __call__(self, full: Sequence[Mapping[str, Any]], options: Any = None) -> _Numbers:
         """The answers for rows. Raises whatever the runtime raises."""
         if not self._wide:
-            return _Numbers(self._graph.score(self._feed(full), options).tolist(), [None] * len(full))
-        score, values = self._graph.answers(self._feed(full), options)
+            return _Numbers(self.graph.score(self._feed(full), options).tolist(), [None] * len(full))
+        score, values = self.graph.answers(self._feed(full), options)
         if values.shape != (len(full), self._width):
             raise ValueError(f"`values` has the shape {values.shape}")
         return _Numbers(score.tolist(), values.tolist())

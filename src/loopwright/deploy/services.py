@@ -17,6 +17,7 @@ from typing import NamedTuple
 from loopwright.deploy import served as local
 from loopwright.deploy.context import ContextStore
 from loopwright.deploy.decode import Decoder
+from loopwright.deploy.explain import Explanations
 from loopwright.deploy.outcome import OutcomeDecoder
 from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.predict import Predictor
@@ -85,6 +86,7 @@ class Services:
         self._failed: dict[str, float] = {}
         self._switching = threading.RLock()
         self.shelf = Shelf(self._make, budget, self._gone, self._watcher.loaded)
+        self.explanations = Explanations(packages, self.shelf.load)
         self._own: dict[str, str] = {}
         """The loop whose own package a digest is, while that package is in service."""
         self._recent: dict[str, Recent] = {}

@@ -7,19 +7,22 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
+from loopwright.deploy.explain import MOST_ROWS, refuse
 from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.services import InService
 from loopwright.records import failpoints
 from loopwright.records.clock import Clock
-from loopwright.records.errors import LoopwrightError
+from loopwright.records.errors import LoopwrightError, RequestTooLarge
 from loopwright.records.ids import new_id
 from loopwright.records.predictions.record import Prediction
 from loopwright.server import oip, openapi
 from loopwright.server.access import Access
-from loopwright.server.asking import ask, asked_id, given_id
+from loopwright.server.asking import ask, asked_id, explains, given_id
 from loopwright.server.batches import Batches, Found
 from loopwright.server.http import JSON, Headers, Reply, Request, refusal
 from loopwright.server.metrics import CONTENT_TYPE, Metrics
@@ -47,6 +50,16 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     flags: list[str]
     segment: str | None = None
     values: dict[str, float] | None = None
+
+
+class ExplainedAnswer(Answer, frozen=True, gc=False, omit_defaults=True):
+    """An answer and what each feature contributed to it, or `why` that is not told; see `deploy.explain.Explained`."""
+
+    contributions: dict[str, float] | None = None
+    base: float | None = None
+    unit: str = ""
+    of: str | None = None
+    why: str = ""
 
 
 class Asked:
@@ -180,14 +193,16 @@ class DataPlane:
     # --- handlers ------------------------------------------------------------------------------------------------
 
     def _predict(self, request: Request) -> Reply | None:
+        if request.query and explains(request.query):
+            return self._asked(request, self._explained, aside=True)
         return self._asked(request, self._decoded)
 
     def _infer(self, request: Request) -> Reply | None:
         return self._asked(request, self._tensors)
 
-    def _asked(self, request: Request, decode: Callable[[Request], Asked]) -> Reply | None:
-        """Let a request wait for its batch; a large one is decoded, answered and encoded in a thread."""
-        if len(request.body) <= INLINE_BYTES:
+    def _asked(self, request: Request, decode: Callable[[Request], Asked], *, aside: bool = False) -> Reply | None:
+        """Let a request wait for its batch; a large one, and one to be explained, is decoded, answered and encoded in a thread."""
+        if not aside and len(request.body) <= INLINE_BYTES:
             self.batches.put(request.loop, decode(request))
             return None
 
@@ -207,12 +222,30 @@ class DataPlane:
 
     def _decoded(self, request: Request) -> Asked:
         rows, single = self._router.service(request.loop).decode(request.body)
+        return self._rows(request, rows, single, lambda answers: [self._seen(a) for a in answers])
+
+    def _explained(self, request: Request) -> Asked:
+        service = self._router.service(request.loop)
+        refuse(service.predictor.digest, service.predictor.package.manifest)
+        rows, single = service.decode(request.body)
+        if len(rows) > MOST_ROWS:
+            raise RequestTooLarge("rows to be explained", MOST_ROWS)
+
+        def seen(answers: list[Prediction]) -> list[Answer]:
+            reasons = self._router.explanations(answers)
+            return [ExplainedAnswer(*astuple(self._seen(a)), *astuple(r)) for a, r in zip(answers, reasons, strict=True)]
+
+        return self._rows(request, rows, single, seen)
+
+    def _rows(
+        self, request: Request, rows: list[dict[str, Any]], single: bool, seen: Callable[[list[Prediction]], list[Answer]]
+    ) -> Asked:
         id = asked_id(request.headers)
 
         def reply(answers: list[Prediction]) -> Reply:
             if single:
-                return Reply(200, _encode(self._seen(answers[0])), id=answers[0].id)
-            return Reply(200, _encode([self._seen(a) for a in answers]), id=id.id if id else "")
+                return Reply(200, _encode(seen(answers)[0]), id=answers[0].id)
+            return Reply(200, _encode(seen(answers)), id=id.id if id else "")
 
         return Asked(self, request, ask(rows, id), reply)
 

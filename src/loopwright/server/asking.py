@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
 from loopwright.deploy.router import Ask
 from loopwright.records.errors import RequestMalformed
@@ -43,6 +44,17 @@ def asked_id(headers: Mapping[bytes, bytes]) -> Id | None:
         return Id(bare if is_trace_id(bare) else hashlib.sha256(given).hexdigest()[:32], exact=True)
     caller = parent(headers)
     return Id(caller.trace, exact=False) if caller is not None else None
+
+
+def explains(query: bytes) -> bool:
+    """Whether a query asks for explanations: `explain=true`. Raises RequestMalformed for what is neither true nor false."""
+    try:
+        given = [value for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=100) if name == b"explain"]
+    except ValueError:
+        raise RequestMalformed("the query cannot be read") from None
+    if len(given) > 1 or (given and given[0] not in (b"true", b"false")):
+        raise RequestMalformed("explain must be true or false")
+    return given == [b"true"]
 
 
 def _row_ids(id: str, count: int) -> list[str]:
