@@ -131,7 +131,7 @@ def test_a_graph_of_features_has_few_inputs() -> None:
     matrix = traced.matrix(vocabulary, "ordinal")
     blocks, plain = both(COLUMNS, traced.arguments, {"features": matrix})
     same(COLUMNS, blocks, plain, arrow_arrays(COLUMNS, table(128)))
-    assert [len(g.inputs) for g in (blocks, plain)] == [4, 9]
+    assert [len(g.inputs) for g in (blocks, plain)] == [3, 9]
     assert blocks.columns == ["at", "delay", "distance", "hub", "carrier", "gate", "wind"]
 
 

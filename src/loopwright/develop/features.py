@@ -22,6 +22,7 @@ import onnx
 import spox
 
 from loopwright.develop.blocks import side_by_side
+from loopwright.develop.entries import Entry, settle
 from loopwright.develop.goal import Goal
 from loopwright.develop.tracing import call
 from loopwright.records.declarations import Column, Slice
@@ -34,6 +35,9 @@ WORDS = 255
 
 NULL, OTHER, MISSING = "(null)", "(other)", "missing"
 
+_NULL_WORD = "\ufdd0null"
+"""What a text that is null is where codes are looked up: no text has this character, Unicode says."""
+
 Encoding = Literal["ordinal", "onehot"]
 
 _DTYPES: dict[str, tuple[Any, Any]] = {
@@ -43,6 +47,8 @@ _DTYPES: dict[str, tuple[Any, Any]] = {
     "string": (ndx.utf8, ndx.nutf8),
     "array": (ndx.float32, ndx.nfloat32),
 }
+
+_KINDS = {"float": "f", "integer": "i", "timestamp": "i", "boolean": "b", "string": "O"}
 
 BLOCKS = {"f": "floats", "i": "integers", "b": "booleans", "O": "strings"}
 """Kind of NumPy dtype -> name of the input in which columns of that kind stand side by side; see `records.graph`."""
@@ -237,13 +243,16 @@ def trace_rule(
             given = [parts.get(name, parts.get("")) for name in names] or [found]
             numbers = [_filled(a, m) for a, m in zip(given, [*middle, *[0.0] * len(given)], strict=False)]
             best = int(np.argmin([abs(q - 0.5) for q in output.quantiles])) if output.quantiles else 0
-            score = ndx.clip(numbers[0], 0.0, 1.0) if output.task == "binary" else numbers[best]
+            shares = output.task == "binary" and found.dtype != ndx.bool
+            score = ndx.clip(numbers[0], 0.0, 1.0) if shares else numbers[best]
             outputs = {"score": ndx.astype(score, ndx.float32)} | ({"values": _side_by_side(numbers)} if names else {})
     return _try("heuristic", columns, lambda: build(columns, arguments, outputs))
 
 
 def _filled(array: Any, middle: float) -> Any:
     number = _number(array)
+    if array.dtype == ndx.bool:
+        return number
     return ndx.where(ndx.isnan(number), ndx.asarray(middle, dtype=ndx.float32), number)
 
 
@@ -294,17 +303,16 @@ def build(columns: Mapping[str, Column], arguments: Mapping[str, Any], outputs: 
     given = {i.name for i in model.graph.input}
     for part in (p for _, p in parts.values() if p.part == "null" and p.name in given):
         _one_null_per_row(model, part.name, columns[parts[part.name][0]].shape or [])
-    inputs: dict[str, list[str]] = {}
-    for name, (column, part) in parts.items():  # the library gives them in no particular order
-        if name in given:
-            own = columns[column].type == "array" and part.part != "null"
-            block = name if own else _free(BLOCKS[part.dtype.kind], columns)
-            inputs.setdefault(block, []).append(name)
-    model = side_by_side(model, {block: names for block, names in inputs.items() if block not in given})
+    entries = settle(model, [Entry(n, column, part.part) for n, (column, part) in parts.items() if n in given], columns)
+    inputs: dict[str, list[Entry]] = {}
+    for entry in entries:
+        kind = "f" if entry.part == "number" else "b" if entry.part == "null" else _KINDS.get(columns[entry.column].type, "")
+        inputs.setdefault(_free(BLOCKS[kind], columns) if kind else entry.name, []).append(entry)
+    model = side_by_side(model, {block: [e.name for e in inputs[block]] for block in inputs if block not in given})
     kept = [i.name for i in model.graph.input]
     names = {
-        "columns": list(dict.fromkeys(parts[n][0] for n in parts if n in given)),
-        "inputs": {block: [[parts[n][0], parts[n][1].part] for n in inputs[block]] for block in kept},
+        "columns": list(dict.fromkeys(e.column for e in entries)),
+        "inputs": {block: [e.told for e in inputs[block]] for block in kept},
         "outputs": {public: name for public, name in actual.items() if public != name},
     }
     onnx.helper.set_model_props(model, {METADATA: json.dumps(names)})
@@ -417,13 +425,9 @@ def _codes(array: Any, vocabulary: Vocabulary, encoding: Encoding) -> Any:
     training rows had some; otherwise such a row is all zeros, rather than weighted by something never trained.
     """
     size = len(vocabulary.words)
-    plain = nde.fill_null(array, "") if _nullable(array) else array
-    if size:
-        code = nde.static_map(plain, {word: float(i) for i, word in enumerate(vocabulary.words)}, default=float(size))
-    else:
-        code = ndx.astype(plain == "", ndx.float64) * 0.0
-    if _nullable(array):
-        code = ndx.where(_mask(array), ndx.asarray(float(size + 1)), code)
+    codes = {word: float(i) for i, word in enumerate(vocabulary.words)} | ({_NULL_WORD: size + 1.0} if _nullable(array) else {})
+    plain = nde.fill_null(array, _NULL_WORD) if _nullable(array) else array
+    code = nde.static_map(plain, codes, default=float(size)) if codes else ndx.astype(plain == "", ndx.float64) * 0.0
     if encoding == "ordinal":
         return ndx.astype(code, ndx.float32)
     wanted = [*range(size), *([size] if vocabulary.other else []), *([size + 1] if vocabulary.null else [])]

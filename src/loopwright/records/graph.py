@@ -36,7 +36,7 @@ LEAN_BYTES = 8 * 2**20
 """Larger models are not loaded twice for the sake of memory: there are few of them, and it takes long."""
 
 NAT = -(2**63)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DTYPES: dict[str, Any] = {
     "tensor(double)": np.dtype(np.float64),
     "tensor(float)": np.dtype(np.float32),
@@ -272,7 +272,7 @@ def microseconds(moment: datetime | int) -> int:
         return moment
     if moment.tzinfo is None:
         raise ValueError(f"a moment needs a zone, not {moment!r}")
-    delta = moment - _EPOCH
+    delta = moment - EPOCH
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
