@@ -27,7 +27,7 @@ from loopwright.server.batches import Batches, Found
 from loopwright.server.http import JSON, Headers, Reply, Request, refusal
 from loopwright.server.metrics import CONTENT_TYPE, Metrics
 from loopwright.server.routes import DATA_ROUTES, Match, Routes
-from loopwright.server.status import CODES, describe, status_of
+from loopwright.server.status import CODES, describe, describe_status, status_of
 
 INLINE_BYTES = 64 * 1024
 """A larger body is decoded, answered and encoded in a thread, so that the others are answered meanwhile."""
@@ -152,10 +152,8 @@ class DataPlane:
         status, code = status_of(error)
         self._count(request, code)
         described = describe(error, id)
-        if request.path.startswith(b"/v2"):  # the protocol wants text under `error`
-            inner = described["error"]
-            fields = "; ".join(f"{f['field']}: {f['reason']}" for f in inner["fields"])
-            described = {**inner, "error": f"{inner['message']}: {fields}" if fields else inner["message"]}
+        if request.path.startswith(b"/v2"):
+            described = oip.error(described)
         extra: tuple[tuple[bytes, bytes], ...] = ((b"retry-after", b"1"),) if status == 503 else ()
         return Reply(status, _encode(described), id=id, extra=extra)
 
@@ -175,6 +173,8 @@ class DataPlane:
     def _refused(self, status: int, request: Request, id: str = "") -> Reply:
         self._count(request, CODES[status][0])
         reply = refusal(status, id or self._id_of(request.headers))
+        if request.path.startswith(b"/v2"):
+            reply = reply._replace(body=_encode(oip.error(describe_status(status, reply.id))))
         if status == 401:
             return reply._replace(extra=((b"www-authenticate", b'Bearer realm="loopwright"'),))
         return reply

@@ -278,9 +278,7 @@ class Door:
         """The status of an error, its text, and when to try again."""
         status, code = status_of(error)
         self._metrics.failed(loop if self._router.knows(loop) else "", code)
-        told = describe(error)["error"]
-        fields = "; ".join(f"{f['field']}: {f['reason']}" for f in told["fields"])
-        text = f"{told['message']}: {fields}" if fields else told["message"]
+        text: str = oip.error(describe(error))["error"]
         again = (("grpc-retry-pushback-ms", "1000"),) if status == 503 else ()
         return _STATUS.get(status, grpc.StatusCode.INTERNAL), text[:4000], again
 

@@ -55,6 +55,13 @@ def outputs(output: Output) -> dict[str, str]:
     return {"score": "FP64"} | label | values | {"id": "BYTES", "arm": "BYTES", "flags": "BYTES", "package": "BYTES"}
 
 
+def error(described: dict[str, Any]) -> dict[str, Any]:
+    """An error's answer (`status.describe`) as the protocol wants it: text under `error`."""
+    inner = described["error"]
+    fields = "; ".join(f"{f['field']}: {f['reason']}" for f in inner["fields"])
+    return {**inner, "error": f"{inner['message']}: {fields}" if fields else inner["message"]}
+
+
 def check_version(loop: str, version: str, package: str) -> None:
     """Raise NotFound unless `version` is the digest of the package that serves, or its beginning; "" is any."""
     if not package.startswith(version):
