@@ -8,7 +8,7 @@ quotation mark) is worth a strict parse.
 
 import json
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from itertools import chain
 from typing import Annotated, Any, NamedTuple, NoReturn
@@ -17,13 +17,14 @@ import msgspec
 
 from loopwright.records.declarations import Column
 from loopwright.records.errors import FieldProblem, RequestInvalid, RequestMalformed, RequestTooLarge
-from loopwright.records.graph import microseconds
+from loopwright.records.graph import EPOCH
 
 MOST_ROWS = 10_000
 MOST_PROBLEMS = 20
 
 Row = dict[str, Any]
 
+_MICROSECOND = timedelta(microseconds=1)
 _SPACE = b" \t\r\n"
 _MOST_FLOAT32 = (2 - 2**-24) * 2.0**127 * (1 - 2**-53)  # what lies below rounds to a float32
 _TYPES: dict[str, Any] = {
@@ -62,23 +63,16 @@ class Decoder:
         self.columns, self.optional = dict(columns), frozenset(optional)
         self._names = tuple(columns)
         self._types = {name: _type(column) for name, column in columns.items()}
-        self._texts = [name for name, column in columns.items() if column.type in ("string", "timestamp")]
+        texts = [name for name, column in columns.items() if column.type in ("string", "timestamp")]
+        self._marks = len(columns) + len(texts)
+        self._unsure = [name for name in texts if columns[name].nullable or name in self.optional]
         self._times = [name for name, column in columns.items() if column.type == "timestamp"]
         self._deep = {name: len(column.shape) for name, column in columns.items() if column.shape and len(column.shape) > 1}
         fields: list[Any] = [
-            (f"c{i}", self._types[name] | msgspec.UnsetType, msgspec.UNSET)
-            if name in self.optional
-            else (f"c{i}", self._types[name])
-            for i, name in enumerate(columns)
+            (name, self._types[name] | msgspec.UnsetType, msgspec.UNSET) if name in self.optional else (name, self._types[name])
+            for name in columns
         ]
-        shape = msgspec.defstruct(
-            "Row",
-            fields,
-            rename={f"c{i}": name for i, name in enumerate(columns)},
-            forbid_unknown_fields=True,
-            kw_only=True,
-            gc=False,
-        )
+        shape = msgspec.defstruct("Row", fields, forbid_unknown_fields=True, kw_only=True, gc=False)
         self._rows: Any = list[shape]  # type: ignore[valid-type]  # a type made at run time
         self._one = msgspec.json.Decoder(shape).decode
         self._many = msgspec.json.Decoder(self._rows).decode
@@ -106,19 +100,22 @@ class Decoder:
 
     def _settled(self, found: list[Any]) -> tuple[list[Row], int]:
         """Rows without what was left out, their times as microseconds, and how many keys and texts they hold."""
-        rows = [dict(zip(self._names, msgspec.structs.astuple(s), strict=True)) for s in found]
-        marks = 0
+        times, unset = self._times, msgspec.UNSET
+        rows: list[Row] = list(map(msgspec.structs.asdict, found))
+        marks = self._marks * len(rows)
         for row in rows:
+            for name in self._unsure:
+                value = row[name]
+                if value is None or value is unset:
+                    marks -= 1
             for name in self.optional:
-                if row[name] is msgspec.UNSET:
+                if row[name] is unset:
                     del row[name]
-            marks += len(row)
-            for name in self._texts:
-                if row.get(name) is not None:
-                    marks += 1
-            for name in self._times:
-                if row.get(name) is not None:
-                    row[name] = microseconds(row[name])
+                    marks -= 1
+            for name in times:
+                value = row.get(name)
+                if value is not None:
+                    row[name] = (value - EPOCH) // _MICROSECOND
             if self._deep:
                 self._flatten(row)
         return rows, marks
