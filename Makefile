@@ -6,10 +6,10 @@ PYTHON ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test check bench bench-serving docs clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  ARGS='...' is handed on, e.g. make demo ARGS=--no-serve, make test ARGS='tests/records -x'"
 
 demo: $(VENV)/.demo ## the whole loop on a year of New York flights, then the console (ARGS=--no-serve ends instead)
@@ -27,6 +27,9 @@ check: $(VENV)/.dev ## style, types and the import rule
 bench: $(VENV)/.dev ## measure the request path, features and data beside their peers; writes benchmarks/RESULTS.md (ARGS=--quick)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.request_path $(ARGS)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.features $(ARGS)
+
+bench-serving: $(VENV)/.dev ## measure serving beside MLflow, BentoML, MLServer, LitServe, Ray Serve, FastAPI: 20 minutes (ARGS=--quick, ARGS='--cache FOLDER')
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.serving $(ARGS)
 
 docs: $(VENV)/.dev ## write the reference pages from the tables in the code, then run every example in the documents
 	$(BIN)/python docs/generate.py

@@ -9,6 +9,7 @@ A contestant that fails gets a row that says why; the others go on.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,8 +31,8 @@ from benchmarks.serving.environments import default_cache, python_of, versions
 from benchmarks.serving.found import Found
 from benchmarks.serving.load import script, wrk
 from benchmarks.serving.peers import pipeline
-from benchmarks.serving.section import CONNECTIONS, OPEN, section
-from benchmarks.serving.started import Failed, Server, adopt_orphans, free_port
+from benchmarks.serving.section import CONNECTIONS, OPEN, OURS, section
+from benchmarks.serving.started import Failed, Server, adopt_orphans, below, end_all, free_port
 
 CAPACITY_SHARE = 0.6
 BUILD_SECONDS = 180
@@ -102,7 +103,7 @@ class Run:
     def start(self, contestant: Contestant, path: str = "") -> Server:
         """The server of a contestant, checked on all rows. Raises Failed; SystemExit when it gives other probabilities than it should."""
         place = Place(self.pythons[contestant.environment], self.folder, self.home, free_port())
-        if contestant.name == "loopwright":
+        if contestant.name == OURS:
             (self.home / "serve.json").unlink(missing_ok=True)
         bodies = [contestant.encoded(row) for row in self.rows]
         checks = [contestant.right(row, p) for row, p in zip(self.rows, self.expected, strict=True)]
@@ -169,7 +170,7 @@ class Run:
     def arrivals(self, contestant: Contestant, number: int) -> None:
         """Open-loop load at 60 % of what it did with 32 connections."""
         name = contestant.name
-        rate = CAPACITY_SHARE * self.found.median("rate 32", name)
+        rate = CAPACITY_SHARE * self.found.median("rate 32", OURS if contestant.echoes else name)
         bodies = self.folder / "bodies.json"
         bodies.write_text(json.dumps([contestant.encoded(row).decode() for row in self.rows]))
         with self.start(contestant) as server:
@@ -186,6 +187,7 @@ class Run:
             raise Failed(f"open-loop load: {told['lost']} of {told['sent']} requests were not answered")
         for key, value in told.items():
             self.found.note(f"open {key}", name, value)
+        self.found.note("open tail", name, told["p99"] / told["p50"])
         self.say(f"round {number + 1}: {name} at {rate:,.0f} arrivals/s: {told}")
 
     def durability(self, ours: Contestant, number: int) -> None:
@@ -205,10 +207,20 @@ def chosen(names: str) -> list[Contestant]:
     if not names:
         return CONTESTANTS
     wanted = [name.strip().lower() for name in names.split(",")]
-    found = [c for c in CONTESTANTS if c.name == "loopwright" or any(c.name.lower().startswith(w) for w in wanted)]
+    found = [c for c in CONTESTANTS if c.name == OURS or any(c.name.lower().startswith(w) for w in wanted)]
     if unknown := [w for w in wanted if not any(c.name.lower().startswith(w) for c in CONTESTANTS)]:
         raise SystemExit(f"no peer begins with {unknown}: there are {', '.join(c.name for c in CONTESTANTS)}")
     return found
+
+
+@contextlib.contextmanager
+def ended() -> Iterator[None]:
+    """In the end no process is left that this one started, nor one that those started."""
+    adopt_orphans()
+    try:
+        yield
+    finally:
+        end_all(below(os.getpid())[1:])
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
@@ -236,14 +248,13 @@ def main() -> int:
         args.seconds, args.rounds = 1.0, 1
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     signal.signal(signal.SIGTERM, _terminated)
-    adopt_orphans()
     args.cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="lw-serving-") as scratch:
+    with ended(), tempfile.TemporaryDirectory(prefix="lw-serving-") as scratch:
         run = Run(Path(scratch), args.cache.resolve(), seconds=args.seconds, rounds=args.rounds)
         ready = run.prepare(contestants)
         run.in_turn(ready, run.throughput)
         run.in_turn([c for c in ready if c.name in OPEN], run.arrivals)
-        run.in_turn(ready[:1], run.durability)
+        run.in_turn([c for c in ready if c.name == OURS], run.durability)
     text = section(run.found, [c.name for c in contestants], seconds=args.seconds, rounds=args.rounds)
     if args.raw:
         args.raw.write_text(json.dumps(run.found.raw(), indent=1))

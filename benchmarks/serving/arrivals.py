@@ -7,6 +7,7 @@ waited meanwhile (no coordinated omission). The generator never sleeps: it spins
 says how late it was itself (`lag`: from due to sent where a connection was free). Prints one JSON document; times in microseconds.
 """
 
+import contextlib
 import gc
 import json
 import select
@@ -52,22 +53,31 @@ class Client:
 
 
 def run(port: int, path: str, rate: float, seconds: float, bodies: list[str]) -> dict[str, Any]:
-    """Latencies of one load."""
+    """Latencies of one load. RuntimeError for an answer that is no 200."""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nContent-Length: "
     requests = [f"{head}{len(b.encode())}\r\n\r\n{b}".encode() for b in bodies]
     count = int(rate * (WARM_UP + seconds))
-    due = (np.cumsum(np.random.default_rng(1).exponential(1 / rate, count)) * 1e9).astype(np.int64).tolist()
+    due = (np.cumsum(np.random.default_rng(1).exponential(1 / rate, count)) * 1e9).astype(np.int64)
+    with contextlib.ExitStack() as stack:
+        clients = [Client(port) for _ in range(CONNECTIONS)]
+        for client in clients:
+            stack.callback(client.socket.close)
+        gc.disable()
+        stack.callback(gc.enable)
+        latency, lag, took = _spin(clients, stack.enter_context(select.epoll()), due.tolist(), requests)
+    return _told(latency, lag, due >= WARM_UP * 1e9, rate, int((latency >= 0).sum()) / took)
+
+
+def _spin(clients: list[Client], poller: select.epoll, due: list[int], requests: list[bytes]) -> tuple[Any, Any, float]:
+    """Latency and lag of each request in nanoseconds, -1 where there is none, and how many seconds it all took."""
+    count, last = len(due), due[-1] + int(PATIENCE * 1e9)
     latency, lag = np.full(count, -1, dtype=np.int64), np.full(count, -1, dtype=np.int64)
-    clients = [Client(port) for _ in range(CONNECTIONS)]
     by_number = {c.socket.fileno(): c for c in clients}
-    poller = select.epoll()
     for number in by_number:
         poller.register(number, select.EPOLLIN)
     idle, waiting = clients.copy(), deque[int]()
     clock, poll, following, answered = time.perf_counter_ns, poller.poll, 0, 0
-    gc.disable()
     start = clock()
-    last = due[-1] + int(PATIENCE * 1e9)
     while answered < count:
         now = clock() - start
         if now > last:
@@ -88,7 +98,7 @@ def run(port: int, path: str, rate: float, seconds: float, bodies: list[str]) ->
                     _send(client, waiting.popleft(), due, requests)
                 else:
                     idle.append(client)
-    return _told(latency, lag, np.array(due) >= WARM_UP * 1e9, rate, answered / max(1e-9, (clock() - start) / 1e9))
+    return latency, lag, (clock() - start) / 1e9
 
 
 def _send(client: Client, number: int, due: list[int], requests: list[bytes]) -> None:
