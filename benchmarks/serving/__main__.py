@@ -96,9 +96,8 @@ class Run:
 
     def give_up(self, contestant: Contestant, error: Exception) -> None:
         """Leave a contestant out from now on; its row says why."""
-        why = " ".join(str(error).split())[-400:] or type(error).__name__
-        self.found.failed[contestant.name] = why
-        self.say(f"{contestant.name} FAILED: {why}")
+        self.found.failed[contestant.name] = _told(error)
+        self.say(f"{contestant.name} FAILED: {_told(error)}")
 
     def start(self, contestant: Contestant, path: str = "") -> Server:
         """The server of a contestant, checked on all rows. Raises Failed; SystemExit when it gives other probabilities than it should."""
@@ -142,14 +141,18 @@ class Run:
         return wrk(server, script(bodies, self.folder), connections=connections, seconds=seconds, checks=checks)
 
     def in_turn(self, contestants: list[Contestant], measure: Callable[[Contestant, int], None]) -> None:
-        """`measure` for each contestant in turn, round after round; one that fails is left out from then on."""
+        """`measure` for each contestant in turn, round after round; one that fails twice is left out from then on."""
         for number in range(self.rounds):
             for contestant in contestants:
                 if contestant.name not in self.found.failed:
                     try:
                         measure(contestant, number)
                     except (Failed, subprocess.SubprocessError, OSError) as error:
-                        self.give_up(contestant, error)
+                        if contestant.name in self.found.stumbled or self.rounds == 1:
+                            self.give_up(contestant, error)
+                        else:
+                            self.found.stumbled[contestant.name] = f"{measure.__name__}, round {number + 1}: {_told(error)}"
+                            self.say(f"{contestant.name}, {self.found.stumbled[contestant.name]}")
 
     def throughput(self, contestant: Contestant, number: int) -> None:
         """Start, warm up, 1, 8 and 32 connections, memory."""
@@ -200,6 +203,10 @@ class Run:
                 self.found.note(f"rate 32 {loop}", ours.name, self.closed(server, ours, 32, self.seconds).rate)
         both = {loop: f"{self.found.median(f'rate 32 {loop}', ours.name):,.0f}" for loop in (flights.LOOP, flights.DISK)}
         self.say(f"round {number + 1}: durability: requests/s at 32 connections {both}")
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split())[-400:] or type(error).__name__
 
 
 def chosen(names: str) -> list[Contestant]:

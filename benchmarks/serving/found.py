@@ -5,11 +5,12 @@ from typing import Any
 
 
 class Found:
-    """All that a run measures, and who failed why."""
+    """All that a run measures, who failed and was left out, and who failed once, with the reasons."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, dict[str, list[float]]] = {}
         self.failed: dict[str, str] = {}
+        self.stumbled: dict[str, str] = {}
         self.versions: dict[str, dict[str, str]] = {}
 
     def note(self, what: str, name: str, value: float) -> None:
@@ -30,4 +31,4 @@ class Found:
 
     def raw(self) -> dict[str, Any]:
         """For a file."""
-        return {"numbers": self.numbers, "failed": self.failed, "versions": self.versions}
+        return {"numbers": self.numbers, "failed": self.failed, "stumbled": self.stumbled, "versions": self.versions}

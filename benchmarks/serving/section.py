@@ -93,7 +93,11 @@ def _servers(found: Found, names: list[str]) -> str:
         cells += [_number(found.median(f"p50 {c}", name) / 1e3, 3) for c in CONNECTIONS]
         rows.append([name, *cells, _number(found.median("start", name), 1), _number(found.median("memory", name))])
     text = table(head, rows)
-    text += "".join(f"\n**{name} failed**: `{why.replace('`', '')}`\n" for name, why in found.failed.items())
+    for how, told in (
+        ("failed", found.failed),
+        ("failed once", {n: w for n, w in found.stumbled.items() if n not in found.failed}),
+    ):
+        text += "".join(f"\n**{name} {how}**: `{why.replace('`', '')}`\n" for name, why in told.items())
     return text
 
 
