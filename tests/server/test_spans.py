@@ -13,7 +13,7 @@ from loopwright.records.clock import RealClock
 from loopwright.records.ids import new_id, span_id
 from loopwright.records.predictions.record import Prediction
 from loopwright.server import spans
-from loopwright.server.spans import Spans, Stage, Told, parent, response_header
+from loopwright.server.spans import Spans, Stage, Told, parent, traceresponse
 
 CLOCK = RealClock()
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -64,7 +64,7 @@ def test_the_same_requests_are_sampled_as_by_opentelemetry(share: float) -> None
 )  # fmt: skip
 def test_what_is_no_traceparent_is_nobodys(header: str) -> None:
     assert parent({b"traceparent": header.encode()}) is None
-    assert response_header({b"traceparent": header.encode()}, TRACE, sampled=True) == b""
+    assert traceresponse(None, {b"traceparent": header.encode()}, TRACE) == ()
     assert not made("http://localhost", 0.0)[0].wants(TRACE, {b"traceparent": header.encode()})
 
 
@@ -109,8 +109,9 @@ def test_a_collector_gets_a_request_with_its_stages() -> None:
 
 def test_a_caller_is_told_which_span_answered() -> None:
     given = {b"traceparent": f"00-{TRACE}-{CALLER}-01".encode()}
-    assert response_header(given, TRACE, sampled=False) == f"00-{TRACE}-{span_id(TRACE)}-00".encode()
-    assert response_header({}, TRACE, sampled=True) == b""
+    assert traceresponse(None, given, TRACE) == ((b"traceresponse", f"00-{TRACE}-{span_id(TRACE)}-00".encode()),)
+    assert traceresponse(made("http://localhost")[0], given, TRACE)[0][1].endswith(b"-01")
+    assert traceresponse(None, {}, TRACE) == ()
 
 
 def test_a_collector_that_is_down_costs_spans_that_are_counted_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

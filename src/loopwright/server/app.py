@@ -27,6 +27,7 @@ from loopwright.server.batches import Batches, Found
 from loopwright.server.http import JSON, Headers, Reply, Request, refusal
 from loopwright.server.metrics import CONTENT_TYPE, Metrics
 from loopwright.server.routes import DATA_ROUTES, Match, Routes
+from loopwright.server.spans import Spans, Traced, traceresponse
 from loopwright.server.status import CODES, describe, describe_status, status_of
 
 INLINE_BYTES = 64 * 1024
@@ -65,17 +66,28 @@ class ExplainedAnswer(Answer, frozen=True, gc=False, omit_defaults=True):
 class Asked:
     """A prediction request that waits: what is asked, and how its answer is made of the predictions."""
 
-    __slots__ = ("_make", "_plane", "ask", "request")
+    __slots__ = ("_make", "_plane", "ask", "queued", "request")
 
     def __init__(self, plane: "DataPlane", request: Request, ask: Ask, make: Callable[[list[Prediction]], Reply]) -> None:
         self._plane, self.request, self.ask, self._make = plane, request, ask, make
+        self.queued = time.perf_counter() if plane.spans is not None else 0.0
+
+    @property
+    def traced(self) -> Traced:
+        """See `spans.Waiting`."""
+        request, route = self.request, self.request.route
+        about = {"http.request.method": route.method, "http.route": route.path, "http.response.status_code": 200}
+        return Traced(route.handler, request.loop, request.headers, request.started, self.queued, about)
 
     def reply(self, found: Found) -> Reply:
         """The answer, of the predictions or of an error."""
         try:
             if isinstance(found, Exception):
                 raise found
-            return self._make(found)
+            reply = self._make(found)
+            if b"traceparent" not in self.request.headers:
+                return reply
+            return reply._replace(extra=(*reply.extra, *traceresponse(self._plane.spans, self.request.headers, found[0].id)))
         except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer
             return self._plane.failed(self.request, error)
 
@@ -88,10 +100,13 @@ class Asked:
 class DataPlane:
     """The application. `ready` says whether the loops have been loaded; `close` waits for what is in threads."""
 
-    def __init__(self, router: Router, access: Access, metrics: Metrics, clock: Clock, *, version: str) -> None:
+    def __init__(
+        self, router: Router, access: Access, metrics: Metrics, clock: Clock, *, version: str, spans: Spans | None = None
+    ) -> None:
         self.ready = False
         self._router, self._access, self._metrics, self._clock, self._version = router, access, metrics, clock, version
-        self.batches = Batches(router, metrics)
+        self.batches, self.spans = Batches(router, metrics), spans
+        self.batches.traced = spans.answered if spans is not None else None
         self._routes = Routes(DATA_ROUTES)
         self._handlers: dict[str, Callable[[Request], Reply | None]] = {
             "predict": self._predict,
@@ -150,7 +165,7 @@ class DataPlane:
             traceback.print_exception(error, file=sys.stderr)
             return self._refused(500, request, id)
         status, code = status_of(error)
-        self._count(request, code)
+        self._count(request, code, status, id)
         described = describe(error, id)
         if request.path.startswith(b"/v2"):
             described = oip.error(described)
@@ -171,8 +186,8 @@ class DataPlane:
         return _is_json(headers)
 
     def _refused(self, status: int, request: Request, id: str = "") -> Reply:
-        self._count(request, CODES[status][0])
         reply = refusal(status, id or self._id_of(request.headers))
+        self._count(request, CODES[status][0], status, reply.id)
         if request.path.startswith(b"/v2"):
             reply = reply._replace(body=_encode(oip.error(describe_status(status, reply.id))))
         if status == 401:
@@ -183,8 +198,10 @@ class DataPlane:
         reply = self._refused(405, request)
         return reply._replace(extra=((b"allow", ", ".join(sorted(allowed)).encode()),))
 
-    def _count(self, request: Request, code: str) -> None:
+    def _count(self, request: Request, code: str, status: int, id: str) -> None:
         self._metrics.failed(request.loop if self._router.knows(request.loop) else "", code)
+        if self.spans is not None and request.route is not None:
+            self.spans.failed(request.route.handler, request.loop, id, request.headers, request.started, status)
 
     def _id_of(self, headers: Headers) -> str:
         """The id the client gave, else a fresh one: what an error's answer and this server's own log have in common."""

@@ -5,6 +5,7 @@ any load. What a batch waits for besides (the disk, where a loop is durable) is 
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -42,15 +43,19 @@ class Waiting(Protocol):
 
 
 class _Run(NamedTuple):
-    """A batch that was answered: who waits for it, what was found for each, and what there is to wait for."""
+    """A batch that was answered: who waits for it, what was found for each, what there is to wait for, and when it began."""
 
     waiting: list[Waiting]
     found: list[Found]
     sync: Callable[[], None] | None
+    begun: float
 
 
 class Batches:
-    """The queue of one worker. `put` and `aside` are called in the event loop's thread; `close` waits for what is in threads."""
+    """The queue of one worker. `put` and `aside` are called in the event loop's thread; `close` waits for what is in threads.
+
+    `traced`, where there is one, is told of each request that was answered when its batch began and when its answers were there.
+    """
 
     def __init__(self, router: Router, metrics: Metrics) -> None:
         self._router, self._metrics = router, metrics
@@ -60,6 +65,7 @@ class Batches:
         self._large = ThreadPoolExecutor(1, "large-requests")
         self._syncs = ThreadPoolExecutor(SYNC_THREADS, "log-sync")
         self._unsynced: dict[str, list[_Run]] = {}
+        self.traced: Callable[[Any, Found, float, float], None] | None = None
         self.loading = Loading(router)
 
     def close(self) -> None:
@@ -101,9 +107,14 @@ class Batches:
 
     def answer(self, loop: str, waiting: list[Waiting]) -> list[Found]:
         """Answer requests together, in this thread, and wait until the answers may leave."""
+        begun = time.perf_counter()
         found = self._answered(loop, waiting)
         error = _failure(self._sync_of(loop))
-        return found if error is None else self._unlogged(loop, found, error)
+        if error is not None:
+            found = self._unlogged(loop, found, error)
+        if self.traced is not None:
+            self._trace(waiting, found, begun, time.perf_counter())
+        return found
 
     def _answered(self, loop: str, waiting: list[Waiting]) -> list[Found]:
         try:
@@ -126,7 +137,8 @@ class Batches:
         self._scheduled = bool(self._queue)
         if self._scheduled:
             asyncio.get_running_loop().call_soon(self._drain)
-        run = _Run(waiting, self._answered(loop, waiting), self._sync_of(loop))
+        begun = time.perf_counter()
+        run = _Run(waiting, self._answered(loop, waiting), self._sync_of(loop), begun)
         if run.sync is None:
             self._finish(run)
         elif loop in self._unsynced:
@@ -135,9 +147,17 @@ class Batches:
             self._sync(loop, [run])
 
     def _finish(self, run: _Run) -> None:
+        done = 0.0 if self.traced is None else time.perf_counter()
         for waiting, found in zip(run.waiting, run.found, strict=True):
             self._rows -= len(waiting.ask.rows)
             waiting.send(waiting.reply(found))
+        if self.traced is not None:
+            self._trace(run.waiting, run.found, run.begun, done)
+
+    def _trace(self, waiting: list[Waiting], found: list[Found], begun: float, done: float) -> None:
+        assert self.traced is not None
+        for each, its in zip(waiting, found, strict=True):
+            self.traced(each, its, begun, done)
 
     # --- durable loops -------------------------------------------------------------------------------------------
 

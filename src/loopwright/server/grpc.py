@@ -30,6 +30,7 @@ from loopwright.server.batches import Batches, Found
 from loopwright.server.http import MOST_BYTES
 from loopwright.server.metrics import Metrics
 from loopwright.server.routes import Permission
+from loopwright.server.spans import Spans, Traced, traceresponse
 from loopwright.server.status import CODES, describe, status_of
 
 MOST_FIELDS = 10_000
@@ -109,6 +110,7 @@ _CONTENTS = {
 }  # fmt: skip
 """Datatype to the field that holds its elements; FP16 has none and comes raw."""
 
+_ABOUT = {"rpc.system.name": "grpc", "rpc.method": f"{_SERVICE}/ModelInfer", "rpc.response.status_code": "OK"}
 _STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -162,10 +164,10 @@ def _add(message: Any, name: str, number: int, told: str) -> None:
 class Call:
     """A prediction that waits in the queue: what is asked, and the future of what is found."""
 
-    __slots__ = ("ask", "found")
+    __slots__ = ("ask", "found", "traced")
 
-    def __init__(self, ask: Ask, found: "asyncio.Future[Found]") -> None:
-        self.ask, self.found = ask, found
+    def __init__(self, ask: Ask, found: "asyncio.Future[Found]", traced: Traced) -> None:
+        self.ask, self.found, self.traced = ask, found, traced
 
     def reply(self, found: Found) -> Found:
         """See `batches.Waiting`."""
@@ -189,7 +191,9 @@ class Door:
         ready: Callable[[], bool],
         *,
         version: str,
+        spans: Spans | None = None,
     ) -> None:
+        self._spans = spans
         self._router, self._access, self._metrics = router, access, metrics
         self._batches, self._ready, self._version = batches, ready, version
         self._server: Any = None
@@ -331,13 +335,16 @@ class Door:
 
         large = asked.ByteSize() > INLINE_BYTES
         tensors, rows = await asyncio.to_thread(decoded) if large else decoded()
-        call = Call(ask(rows, id), asyncio.get_running_loop().create_future())
+        traced = Traced("infer", asked.model_name, headers, started, time.perf_counter(), _ABOUT)
+        call = Call(ask(rows, id), asyncio.get_running_loop().create_future(), traced)
         self._batches.put(asked.model_name, call)
         found = await call.found
         if isinstance(found, Exception):
             raise found
+        trailing = [("traceresponse", value.decode()) for _, value in traceresponse(self._spans, headers, found[0].id)]
         if len(found) == 1 or id is not None:
-            context.set_trailing_metadata((("x-request-id", found[0].id if len(found) == 1 or id is None else id.id),))
+            trailing.append(("x-request-id", found[0].id if len(found) == 1 or id is None else id.id))
+        context.set_trailing_metadata(tuple(trailing))
         answer = await asyncio.to_thread(encoded, found) if large else encoded(found)
         self._metrics.answered(asked.model_name, time.perf_counter() - started)
         return answer

@@ -39,6 +39,7 @@ class Metrics:
         self._errors = Counter(
             "loopwright_request_errors", "Requests refused or failed, by code", [*loop, "code"], registry=own
         )
+        self._traces = Counter("loopwright_traced_requests", "Requests whose spans were sent, or lost", ["what"], registry=own)
         self._unlogged = Counter("loopwright_unlogged", "Predictions that could not be logged", loop, registry=own)
         self._refused = Counter(
             "loopwright_packages_refused", "Packages that were to serve and could not be loaded", loop, registry=own
@@ -111,6 +112,10 @@ class Metrics:
     def accepted(self, loop: str, count: int) -> None:
         """Outcomes that were accepted."""
         self._add(self._outcomes, count, loop)
+
+    def traced(self, what: str, count: int) -> None:
+        """Requests whose spans were sent, or lost."""
+        self._add(self._traces, count, what)
 
     def failed(self, loop: str, code: str) -> None:
         """A request that was refused or failed; `loop` is "" unless it is in service."""

@@ -11,9 +11,10 @@ import os
 import re
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from loopwright.records.clock import Clock
@@ -49,6 +50,26 @@ class Stage(NamedTuple):
     end: float
 
 
+class Traced(NamedTuple):
+    """What a door knows of a request that waits: when it had come (`started`) and was put into the queue, and what its span says of the transport."""
+
+    operation: str
+    loop: str
+    headers: Mapping[bytes, bytes]
+    started: float
+    queued: float
+    attributes: Mapping[str, str | int]
+
+
+class Waiting(Protocol):
+    """A request of the queue."""
+
+    @property
+    def traced(self) -> Traced:
+        """What there is to tell of it."""
+        ...
+
+
 class Told(NamedTuple):
     """A sampled request: its operation, such as `predict`, its loop, what the transport says of it, and its answers."""
 
@@ -71,15 +92,6 @@ def parent(headers: Mapping[bytes, bytes]) -> Parent | None:
     return Parent(found[1].decode(), found[2].decode(), bool(int(found[3], 16) & 1))
 
 
-def response_header(headers: Mapping[bytes, bytes], id: str, *, sampled: bool) -> bytes:
-    """What a caller who sent `traceparent` is told as `traceresponse`: the trace, our span in it, and whether it is sampled; else empty.
-
-    https://w3c.github.io/trace-context/#traceresponse-header
-    """
-    caller = parent(headers)
-    return b"" if caller is None else f"00-{caller.trace}-{span_id(id)}-{sampled:02x}".encode()
-
-
 class Spans:
     """Where spans go: `url`, of those requests that say so and of a `share` of the others. `count` is told ("sent" or "lost", how many)."""
 
@@ -91,6 +103,7 @@ class Spans:
         self._waiting: deque[tuple[int, float, Told]] = deque()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
 
     def wants(self, id: str, headers: Mapping[bytes, bytes]) -> bool:
         """Whether the request with this trace id is sampled."""
@@ -100,6 +113,29 @@ class Spans:
                 return caller.sampled
         return id[16:] < self._bound
 
+    def answered(self, waiting: "Waiting", found: list[Prediction] | Exception, begun: float, done: float) -> None:
+        """See `batches.Batches.traced`: a request of the queue has its answers. Of one that failed its own door tells."""
+        if isinstance(found, Exception):
+            return
+        operation, loop, headers, start, queued, attributes = waiting.traced
+        if not self.wants(found[0].id, headers):
+            return
+        now = time.perf_counter()
+        stages = [
+            Stage("decode", start, queued),
+            Stage("wait", queued, max(queued, begun)),
+            Stage("answer", max(queued, begun), done),
+            Stage("encode", done, now),
+        ]
+        self.tell(Told(operation, loop, found[0].id, headers, found, stages, attributes, False))
+
+    def failed(self, operation: str, loop: str, id: str, headers: Mapping[bytes, bytes], started: float, status: int) -> None:
+        """A request was refused or failed, with an HTTP status."""
+        if self.wants(id, headers):
+            now = time.perf_counter()
+            attributes = {"http.response.status_code": status}
+            self.tell(Told(operation, loop, id, headers, (), [Stage("decode", started or now, now)], attributes, status >= 500))
+
     def tell(self, told: Told) -> None:
         """Take the spans of a request that has just been answered; never waits."""
         if len(self._waiting) >= MOST_WAITING:
@@ -107,8 +143,10 @@ class Spans:
             return
         self._waiting.append((microseconds(self._clock.now()), told.stages[-1].end if told.stages else 0.0, told))
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
-            self._thread.start()
+            with self._starting:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
+                    self._thread.start()
 
     def close(self) -> None:
         """Send what waits, for a bounded time."""
@@ -207,3 +245,15 @@ def _attributes(to: Any, values: Mapping[str, Any]) -> None:
             into.int_value = value
         else:
             into.string_value = value[:200]
+
+
+def traceresponse(spans: Spans | None, headers: Mapping[bytes, bytes], id: str) -> tuple[tuple[bytes, bytes], ...]:
+    """The header for a caller who sent `traceparent`: the trace, the span that answered, and whether it is sampled; else none.
+
+    https://w3c.github.io/trace-context/#traceresponse-header
+    """
+    caller = parent(headers)
+    if caller is None:
+        return ()
+    sampled = spans is not None and caller.sampled
+    return ((b"traceresponse", f"00-{caller.trace}-{span_id(id)}-{sampled:02x}".encode()),)

@@ -24,6 +24,7 @@ from loopwright.server.app import DataPlane
 from loopwright.server.http import GRACE_SECONDS, Server
 from loopwright.server.metrics import Metrics
 from loopwright.server.shared_port import address
+from loopwright.server.spans import Spans
 
 FOLLOW_SECONDS = 0.1
 READY = b"ready\n"
@@ -40,7 +41,8 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
 
     budget = home.settings.memory * 2**20
     router = Router(home.path, home.packages, home.online, home.clock, _watcher(metrics), budget=budget, vitals=vitals)
-    app = DataPlane(router, Access(home.settings, always=False), metrics, home.clock, version=__version__)
+    spans = _spans(home, metrics)
+    app = DataPlane(router, Access(home.settings, always=False), metrics, home.clock, version=__version__, spans=spans)
     server = Server(app, every_second=every_second)
     door = _grpc(home, router, app, metrics)
     over = threading.Event()
@@ -71,6 +73,8 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
         over.set()
         threads[0].join()
         app.close()
+        if spans is not None:
+            spans.close()
         router.close()
 
 
@@ -95,7 +99,12 @@ def _grpc(home: Home, router: Router, app: DataPlane, metrics: Metrics) -> Any:
     from loopwright.server.grpc import Door  # not above: it needs an extra, and takes time and memory
 
     access = Access(home.settings, always=False)
-    return Door(router, access, metrics, app.batches, lambda: app.ready, version=__version__)
+    return Door(router, access, metrics, app.batches, lambda: app.ready, version=__version__, spans=app.spans)
+
+
+def _spans(home: Home, metrics: Metrics) -> Spans | None:
+    settings = home.settings
+    return Spans(settings.traces, settings.trace_share, home.clock, __version__, metrics.traced) if settings.traces else None
 
 
 def _watcher(metrics: Metrics) -> Watcher:
