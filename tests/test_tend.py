@@ -12,8 +12,10 @@ from tests.journeys.synthetic import DRIFT, FILE, START, WEEK, WORTH, World
 
 from loopwright import Home
 from loopwright.data.context import needs
-from loopwright.deploy.controller import history, serving
+from loopwright.deploy import bad
+from loopwright.deploy.controller import history, release, serving
 from loopwright.loop import load_loop
+from loopwright.monitor import alerts
 from loopwright.records.predictions.read import predictions
 from loopwright.records.turns import Turn
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
@@ -166,3 +168,20 @@ def test_a_retraining_that_fails_raises_an_alert_and_is_not_tried_every_round(ho
     assert again is not None
     assert "No such file" in again.record.detail
     assert serving(home, "late") == before
+
+
+def test_the_alert_about_a_bad_package_is_closed_by_the_next_release(home: Home) -> None:
+    loop, first = LOOP.name, serving(home, LOOP.name)
+    assert first is not None
+    good = first.arms[0].package
+    key = f"{bad.ALERT}:{good[:12]}"
+    alerts.decide(home, loop, key, severity="critical", title="bad", detail="three deaths")
+
+    def state() -> str:
+        tend(home, owner="a", retrain=False)
+        return {e.key: e.record.state for e in home.ledger.find(Alert, loop=loop, newest=False)}[key]
+
+    home.clock.advance(dt.timedelta(minutes=1))  # type: ignore[attr-defined]  # simulated
+    assert state() == "open"
+    release(home, loop, good, why="it was the disk")
+    assert state() == "closed"

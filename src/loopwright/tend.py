@@ -16,10 +16,11 @@ import msgspec
 from loopwright.business.value import account
 from loopwright.data.context import feed
 from loopwright.data.steps import Joined, joined
+from loopwright.deploy import bad
 from loopwright.deploy.controller import serving
 from loopwright.deploy.events import Events
 from loopwright.loop import Loop
-from loopwright.monitor.alerts import close_alert, raise_alert, send
+from loopwright.monitor.alerts import close_alert, open_alerts, raise_alert, send
 from loopwright.monitor.watch import Watched, watch
 from loopwright.records import openlineage
 from loopwright.records.declarations import duration
@@ -57,6 +58,7 @@ def upkeep(home: Home, loop: Loop, *, until: datetime) -> Upkeep:
     if committed.predictions:
         _tell(home, loop, committed.predictions)
     watched = watch(home, loop_name=loop.name, monitor=loop.monitor, retrain=loop.retrain, outcome=loop.outcome, until=until)
+    _close_bad(home, loop.name)
     values = []
     for quality in _unaccounted(home, loop, until, {q.start for q in watched.qualities}):
         value = account(
@@ -72,6 +74,19 @@ def upkeep(home: Home, loop: Loop, *, until: datetime) -> Upkeep:
             home.ledger.put(value, loop=loop.name, key=quality.start.isoformat())
             values.append(value)
     return Upkeep(committed=committed, watched=watched, values=values)
+
+
+def _close_bad(home: Home, loop: str) -> None:
+    """Close the alerts about bad packages once somebody, or a turn, has released since."""
+    raised = {a.key for a in open_alerts(home, loop) if a.key.startswith(bad.ALERT)}
+    now = serving(home, loop) if raised else None
+    if now is None or now.action != "release":
+        return
+    decided = {e.key: e.at for e in home.ledger.find(Alert, loop=loop, newest=False) if e.key in raised and not e.record.sent}
+    for key, at in decided.items():
+        if now.since >= at:
+            close_alert(home, loop, key, detail=f"package {now.arms[0].package[:12]} was released since")
+            send(home, loop)
 
 
 def _tell(home: Home, loop: Loop, rows: int) -> None:
@@ -132,6 +147,7 @@ def tend(home: Home, *, owner: str, retrain: bool = True) -> dict[str, Upkeep] |
         return None
     done: dict[str, Upkeep] = {}
     now = home.clock.now()
+    home.packages.sweep()
     events = Events(home)
     for loop, file in loops(home):
         home.ledger.lock("tend", owner, LEASE_SECONDS)

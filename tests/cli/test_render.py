@@ -11,6 +11,7 @@ from tests.console import sample
 
 from loopwright.cli import render
 from loopwright.data.quarantine import Quarantined
+from loopwright.deploy.vitals import Standing, WorkerState
 from loopwright.records.declarations import Column, Table
 from loopwright.records.ledger.record import Problem
 from loopwright.verbs import results
@@ -48,6 +49,12 @@ def tended(*, leader: bool = True, problems: Sequence[Problem] = (), **committed
     )
 
 
+def switched(*workers: tuple[Standing, int]) -> results.Switched:
+    first = sample.releases()[0]
+    fields = {name: getattr(first, name) for name in first.__struct_fields__}
+    return results.Switched(**fields, workers=[WorkerState(pid=pid, state=state) for state, pid in workers])
+
+
 ANSWERS: list[tuple[Any, list[str]]] = [
     (sample.status(), ["late-arrival", "▲ alert", "4 turns, of which 3 retrainings", "wind_speed has drifted"]),
     (sample.leaderboard(), ["lightgbm", "0.861 [0.850, 0.872]", "3/3", "does not pay"]),
@@ -62,7 +69,16 @@ ANSWERS: list[tuple[Any, list[str]]] = [
         ["0.861 [0.850, 0.872]", "measure 19", "0.123"],  # however many measures there are, none is cut into pieces
     ),
     (sample.history(), ["2013-06-03 03:00", "b7702e55b770", "tend"]),
-    (sample.releases()[0], ["late-arrival: 3fa91c0d3fa9 serves since 2013-04-01 03:00"]),
+    (switched(), ["late-arrival: 3fa91c0d3fa9 serves since 2013-04-01 03:00"]),
+    (switched(("serves", 11)), ["1 of 1 worker here serves it"]),
+    (
+        switched(("serves", 11), ("idle", 12), ("lags", 13), ("refuses", 14)),
+        ["2 of 4 workers here serve it; 13 still serves another, 14 cannot switch to it"],
+    ),
+    (
+        msgspec.structs.replace(sample.status().loops[0], lagging=[WorkerState(pid=13, state="lags")]),
+        ["workers", "13 still serves another"],
+    ),
     (sample.trace(), ["score 0.7341", "dep_delay", "departures.parquet", "+120.00 USD", "true positive"]),
     (sample.trace(outcome=False), ["◐ pending"]),
     (sample.drift(), ["2013-04-01", "◐ no data", "wind_speed", "▲ decayed"]),

@@ -122,7 +122,7 @@ def test_failed_at_every_point_of_a_release(home: Home, point: str) -> None:
 
 def test_workers_killed_in_the_middle_of_a_switch_converge(home: Home) -> None:
     second = package(home.packages, weight=0.06).digest
-    with running(home, workers=2, **{failpoints.VARIABLE: "release.switched=kill@2"}) as server:
+    with running(home, workers=2, LOOPWRIGHT_FAILPOINTS="release.switched=kill@2") as server:
         before = server.state.workers
         controller.release(home, LOOP, second, why="second")
         state = controller.serving(home, LOOP)

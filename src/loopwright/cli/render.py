@@ -19,6 +19,7 @@ from rich.tree import Tree
 
 from loopwright.data.ingest import Ingested
 from loopwright.data.quarantine import Quarantined
+from loopwright.deploy.vitals import WorkerState
 from loopwright.records.declarations import Column
 from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel
 from loopwright.records.ledger.record import Problem
@@ -38,12 +39,16 @@ from loopwright.verbs.results import (
     ReportFile,
     SampleRow,
     Status,
+    Switched,
     Tended,
     Trace,
     TurnReport,
     Verified,
     said,
 )
+
+STANDINGS = {"lags": "still serves another", "refuses": "cannot switch to it"}
+"""What is said of workers that do not serve what is declared."""
 
 STYLES = {
     "ok": "green",
@@ -297,6 +302,7 @@ def _loop_status(loop: LoopStatus) -> RenderableType:
             "",
             [
                 ("serving", serving),
+                *([] if not loop.lagging else [("workers", ", ".join(f"{w.pid} {STANDINGS[w.state]}" for w in loop.lagging))]),
                 *([] if loop.fleet is None else [(f"fleet by {loop.fleet.by}", _fleet_line(loop.fleet))]),
                 ("served so far", _count(len(loop.packages_served), "package")),
                 ("predictions", f"{loop.predictions:,}, the last {_word(loop.last_prediction)}"),
@@ -421,13 +427,27 @@ def _changed(before: ReleaseState | None, now: ReleaseState) -> str:
 
 
 def _arms(value: ReleaseState) -> str:
-    return ", ".join(short(a.package) + (f" {a.share:.0%}" if a.share < 1 else "") for a in value.arms)
+    said = {"champion": "", "heuristic": ", its heuristic alone,"}
+    return ", ".join(short(a.package) + (f" {a.share:.0%}" if a.share < 1 else "") + said[a.role] for a in value.arms)
 
 
 def _release(value: ReleaseState) -> RenderableType:
     beside = f", {_count(len(value.segments), 'package')} of segments by {value.fleet} beside it," if value.segments else ""
     return Text(
         f"{value.loop}: {_arms(value)}{beside} serves since {_word(value.since)} ({value.action}, generation {value.generation}): {_word(value.why)}"
+    )
+
+
+def _switched(value: Switched) -> RenderableType:
+    return Group(_release(value), Text(_workers(value.workers))) if value.workers else _release(value)
+
+
+def _workers(found: Sequence[WorkerState]) -> str:
+    """How the workers that run here stand to a release."""
+    there = sum(1 for worker in found if worker.state in ("serves", "idle"))
+    others = ", ".join(f"{w.pid} {STANDINGS[w.state]}" for w in found if w.state in STANDINGS)
+    return f"{there} of {_count(len(found), 'worker')} here {'serves' if there == 1 else 'serve'} it" + (
+        f"; {others}" if others else ""
     )
 
 
@@ -690,7 +710,7 @@ RENDERERS: dict[type, Callable[[Any], RenderableType]] = {
     LoopStatus: _loop_status,
     Leaderboard: _leaderboard,
     History: _history,
-    ReleaseState: _release,
+    Switched: _switched,
     Trace: _trace,
     Node: _node,
     DriftReport: _drift,

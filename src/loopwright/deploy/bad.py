@@ -14,6 +14,9 @@ from loopwright.records.errors import Damaged, LedgerUnavailable
 from loopwright.records.home import Home
 from loopwright.records.releases import BadPackage
 
+ALERT = "bad-package"
+"""What the keys of alerts about such packages begin with; the beginning of the digest follows."""
+
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """A package marked bad on this machine, whether it is out of service, and whether ledger and people have been told."""

@@ -27,7 +27,6 @@ from loopwright.records.releases import BadPackage
 DEATHS = 3
 WITHIN_SECONDS = 300.0
 HUNG_SECONDS = 15.0
-ALERT = "bad-package"
 
 _CRASHES = frozenset(
     {
@@ -141,6 +140,6 @@ def record_bad(home: Home) -> None:
             home.ledger.put(package, loop=package.loop, key=package.package)
             title = f"Package {package.package[:12]} was marked bad and taken out of service"
             decide(
-                home, package.loop, f"{ALERT}:{package.package[:12]}", severity="critical", title=title, detail=package.detail
+                home, package.loop, f"{bad.ALERT}:{package.package[:12]}", severity="critical", title=title, detail=package.detail
             )
             bad.keep(home, msgspec.structs.replace(mark, settled=True))

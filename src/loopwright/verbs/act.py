@@ -16,7 +16,7 @@ from loopwright.records.ids import new_id
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.turns import STAGES, LoopRecord, Stage
 from loopwright.verbs.look import known_loop
-from loopwright.verbs.results import Made, OutcomesReport, Replayed, ReportFile, Tended, TurnReport, Week
+from loopwright.verbs.results import Made, OutcomesReport, Replayed, ReportFile, Switched, Tended, TurnReport, Week
 
 if TYPE_CHECKING:
     from loopwright.data.ingest import Ingested
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from loopwright.records.releases import ReleaseState
     from loopwright.replay import Comparison, Run
 
+SWITCH_SECONDS = 5.0
 DEMO_MARK = "demo.json"
 DEMO_START, DEMO_END = dt.datetime(2013, 4, 1, tzinfo=dt.UTC), dt.datetime(2014, 1, 1, tzinfo=dt.UTC)
 
@@ -195,8 +196,10 @@ def run(
 
 def release(
     home: Home, loop: str, package: str = "", *, strategy: str = "direct", why: str = "", force: bool = False
-) -> "ReleaseState":
+) -> Switched:
     """Put a package into service, after the same checks that a turn makes; one that serves already goes on.
+
+    Waits, at most five seconds, until every worker of the servers that run here has switched, and says how each stands.
 
     The winner of a turn brings the packages of segments that were judged beside it; the package of a segment replaces that one only.
 
@@ -221,23 +224,37 @@ def release(
     segment = chosen.manifest.segment
     now = serving(home, loop)
     if now is not None and now.package_of(segment.value if segment is not None else None) == chosen.digest:
-        return now
+        return _switched(home, now)
     boards = [e.record for e in home.ledger.find(Leaderboard, loop=loop) if e.record.winner == chosen.digest]
     fleet = next((b.fleet for b in boards if b.fleet is not None and b.fleet.serving), None)
     if fleet is None:
         check_release(home, chosen, loop=loop, scope=declared.scope)
-        return put_into_service(home, loop, chosen.digest, why=why or "by hand", force=force).record
+        return _switched(home, put_into_service(home, loop, chosen.digest, why=why or "by hand", force=force).record)
     own, _ = sound({name: home.packages.read(digest) for name, digest in fleet.serving.items()})
     check_release(home, chosen, loop=loop, scope=declared.scope, beside=Beside(fleet.by, own))
     segments = {name: package.digest for name, package in own.items()}
     entry = put_into_service(home, loop, chosen.digest, fleet=fleet.by, segments=segments, why=why or "by hand", force=force)
-    return entry.record
+    return _switched(home, entry.record)
+
+
+def _switched(home: Home, state: "ReleaseState") -> Switched:
+    """The state, and how the workers here stand to it once they have switched, or after a while."""
+    from loopwright.deploy.vitals import workers
+
+    until = home.clock.monotonic() + SWITCH_SECONDS
+    found = workers(home.path, state)
+    while any(w.state == "lags" for w in found) and home.clock.monotonic() < until:
+        time.sleep(0.02)
+        found = workers(home.path, state)
+    return Switched(**{name: getattr(state, name) for name in state.__struct_fields__}, workers=found)
 
 
 def rollback(
     home: Home, loop: str, *, to: str = "", segment: str | None = None, why: str = "", force: bool = False
-) -> "ReleaseState":
+) -> Switched:
     """Go back to the package that served before, at a time, or by name; with it to the packages of segments beside it.
+
+    Waits for the workers here as `release` does.
 
     Args:
         loop: name of the loop.
@@ -249,7 +266,7 @@ def rollback(
     from loopwright.deploy.controller import rollback as go_back
 
     try:
-        return go_back(home, loop, segment=segment, to=to or None, why=why or "by hand", force=force).record
+        return _switched(home, go_back(home, loop, segment=segment, to=to or None, why=why or "by hand", force=force).record)
     except NotFound:
         with suppress(LedgerUnavailable):  # going back works without the ledger; only the nearest names are missed
             known_loop(home, loop)

@@ -63,6 +63,7 @@ def status(home: Home) -> Status:
 
 def loop_status(home: Home, loop: str) -> LoopStatus:
     """One loop: its six stages, who serves, what happened."""
+    from loopwright.deploy.vitals import workers
     from loopwright.records.predictions.read import summary
 
     declared = known_loop(home, loop)
@@ -72,12 +73,13 @@ def loop_status(home: Home, loop: str) -> LoopStatus:
     alerts = _open_alerts(home, loop)
     serving = releases[-1] if releases else None
     package = serving.arms[0].package if serving else ""
+    alone = ", its heuristic alone" if serving and serving.arms[0].role == "heuristic" else ""
     return LoopStatus(
         name=loop,
         problem=declared.scope.problem,
         stages=_stages(home, loop, turns, serving, alerts, count, last),
         serving=package,
-        candidate=home.packages.read(package).manifest.candidate if package else "",
+        candidate=home.packages.read(package).manifest.candidate + alone if package else "",
         since=serving.since if serving else None,
         packages_served=list(dict.fromkeys(a.package for r in releases for a in r.arms)),
         turns=len(turns),
@@ -86,6 +88,7 @@ def loop_status(home: Home, loop: str) -> LoopStatus:
         last_prediction=last,
         open_alerts=alerts,
         fleet=_fleet(home, loop, serving),
+        lagging=[w for w in workers(home.path, serving) if w.state in ("lags", "refuses")] if serving else [],
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from loopwright.deploy.vitals import WorkerState
 from loopwright.records.declarations import Column, Table, Task
 from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.ledger.record import Problem
@@ -44,6 +45,12 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str
 
 
+class Switched(ReleaseState, frozen=True, kw_only=True):
+    """Who serves since a release or a rollback, and how the workers of the servers that run here stand to it (none: no server runs)."""
+
+    workers: list[WorkerState] = []
+
+
 class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One loop: its six stages, who serves, what happened."""
 
@@ -60,6 +67,8 @@ class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_prediction: datetime | None
     open_alerts: list[Alert]
     fleet: FleetStatus | None = None
+    lagging: list[WorkerState] = []
+    """Workers of the servers that run here that serve something else than what is declared, or could not switch to it."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
