@@ -76,6 +76,52 @@ def test_an_answer_is_in_the_words_of_the_task(client: Client, server: Server, l
     assert found[1].values == (list(answer["values"].values()) if names else None)
 
 
+UNITS = {
+    "wine": "margin",
+    "diabetes": "number",
+    "repairs": "number",
+    "parcels": "number",
+    "offers": "number",
+    "machines": "binary logarithm of the strangeness",
+}
+
+
+@pytest.mark.parametrize("loop", ASKED)
+def test_an_answer_is_explained(client: Client, server: Server, loop: str) -> None:
+    """What the features contributed, with the base, is what was answered; the log knows the answer as any other."""
+    asked = [ASKED[loop], {**ASKED[loop], "id": "x2"}]
+    reply = client.post(f"/loops/{loop}/predict?explain=true", asked)
+    assert reply.status == 200, reply.body
+    plain = client.post(f"/loops/{loop}/predict", ASKED[loop]).json
+    for answer in reply.json:
+        assert answer["score"] == pytest.approx(plain["score"], rel=1e-6)
+        assert (answer["unit"], "why" in answer) == (UNITS[loop], False)
+        assert list(answer["contributions"]) == server.home.packages.manifest(answer["package"]).features
+        raw = answer["base"] + sum(answer["contributions"].values())
+        if UNITS[loop] == "number":
+            assert raw == pytest.approx(answer["score"], rel=1e-5)
+        assert answer.get("of") == {"wine": "barolo", "repairs": "q0.5", "parcels": "cost"}.get(loop)
+        found = find(server.home, answer["id"])
+        assert found is not None
+        assert found[1].score == answer["score"]
+
+
+def test_explanations_are_asked_for_in_one_way(client: Client) -> None:
+    path = "/loops/wine/predict"
+    assert "contributions" not in client.post(f"{path}?explain=false", WINE).json
+    assert "contributions" in client.post(f"{path}?other=1&explain=true", WINE).json
+    for query in ("explain=yes", "explain", "explain=true&explain=true", "explain=TRUE"):
+        refused = client.post(f"{path}?{query}", WINE)
+        assert refused.status == 422
+        assert refused.json["error"]["fields"] == [{"field": "explain", "reason": "must be true or false, once"}]
+    for query in ("a=1&" * 200 + "explain=true", "explain=%ff"):
+        assert client.post(f"{path}?{query}", WINE).json["error"]["fields"][0]["field"] in ("query", "explain")
+    assert client.post(f"{path}?explain=true", {**WINE, "alcohol": "much"}).status == 422
+    many = client.post(f"{path}?explain=true", [WINE] * 1001)
+    assert (many.status, many.json["error"]["code"]) == (413, "too_large")
+    assert len(client.post(f"{path}?explain=true", [WINE] * 1000).json) == 1000
+
+
 @pytest.mark.parametrize("loop", ASKED)
 def test_tensors_are_in_the_words_of_the_task(client: Client, loop: str) -> None:
     kinds = {str: "BYTES", float: "FP64", int: "INT64"}

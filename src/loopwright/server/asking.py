@@ -3,11 +3,12 @@
 import hashlib
 import re
 from collections.abc import Mapping
+from math import inf
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from loopwright.deploy.router import Ask
-from loopwright.records.errors import RequestMalformed
+from loopwright.records.errors import RequestInvalid, RequestMalformed
 from loopwright.records.ids import is_trace_id
 from loopwright.server.spans import parent
 
@@ -22,9 +23,22 @@ class Id(NamedTuple):
     exact: bool
 
 
-def ask(rows: list[dict[str, Any]], id: Id | None) -> Ask:
-    """The rows of a request with the ids that its client gave them."""
-    return Ask(rows) if id is None else Ask(rows, _row_ids(id.id, len(rows)), id.exact)
+def ask(rows: list[dict[str, Any]], id: Id | None, until: float = inf) -> Ask:
+    """The rows of a request with the ids that its client gave them, and when the heuristic is to answer (`deadline`)."""
+    return Ask(rows, until=until) if id is None else Ask(rows, _row_ids(id.id, len(rows)), id.exact, until)
+
+
+def deadline(headers: Mapping[bytes, bytes], started: float, seconds: float) -> float:
+    """When a request has to be answered that came at `started`: after `seconds`, or what X-Timeout-Ms says if that is less.
+
+    Raises RequestMalformed for a header that is no number of milliseconds.
+    """
+    given = headers.get(b"x-timeout-ms")
+    if given is None:
+        return started + seconds
+    if not (given.isdigit() and len(given) <= 9):
+        raise RequestMalformed("X-Timeout-Ms must be a number of milliseconds")
+    return started + min(seconds, int(given) / 1000)
 
 
 def given_id(headers: Mapping[bytes, bytes]) -> str:
@@ -47,13 +61,13 @@ def asked_id(headers: Mapping[bytes, bytes]) -> Id | None:
 
 
 def explains(query: bytes) -> bool:
-    """Whether a query asks for explanations: `explain=true`. Raises RequestMalformed for what is neither true nor false."""
+    """Whether a query asks for explanations: `explain=true`. Raises RequestInvalid for what is neither true nor false."""
     try:
         given = [value for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=100) if name == b"explain"]
     except ValueError:
-        raise RequestMalformed("the query cannot be read") from None
+        raise RequestInvalid([("query", "cannot be read, or has more than 100 parameters")]) from None
     if len(given) > 1 or (given and given[0] not in (b"true", b"false")):
-        raise RequestMalformed("explain must be true or false")
+        raise RequestInvalid([("explain", "must be true or false, once")])
     return given == [b"true"]
 
 
