@@ -252,6 +252,20 @@ def test_a_run_that_overruns_is_stopped_and_the_model_rests(packages: Packages) 
     assert time.perf_counter() - started < 0.5
 
 
+def test_a_run_that_had_little_time_left_is_stopped_and_not_held_against_the_model(packages: Packages) -> None:
+    predictor = ready(packages, overruns=Overruns(), model=endless(), golden=[Golden(request={}, context={}, score=0.0)])
+    for _ in range(2):
+        started = time.perf_counter()
+        assert predictor.answer([row(1, delay=90.0)], seconds=0.05)[0].flags == ["degraded"]
+        assert 0.05 <= time.perf_counter() - started < 0.9, "the model rests, or was not stopped"
+
+
+def test_where_no_time_is_left_the_heuristic_answers(packages: Packages) -> None:
+    predictor = ready(packages, overruns=Overruns())
+    assert [(a.score, a.flags) for a in predictor.answer([row(delay=90.0)], seconds=0.0)] == [(1.0, ["degraded"])]
+    assert predictor.answer([row()])[0].flags == []
+
+
 def test_golden_answers_are_checked(packages: Packages) -> None:
     ready(packages).check_golden()
     wrong = [Golden(request=g.request, context=g.context, score=g.score + 2e-6) for g in golden(model_graph())]

@@ -1,6 +1,8 @@
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from pathlib import Path
 from threading import Event, Thread
 
@@ -214,6 +216,18 @@ def test_a_row_that_nobody_can_answer_fails_alone(router: Router, home: Home) ->
     good, bad = router.answer(LOOP, [ask(router, 1), ask(router, 2, delay=100.0)])
     assert answered(good)[0].flags == []
     assert isinstance(bad, Unavailable)
+
+
+def test_who_waited_too_long_is_answered_by_the_heuristic_and_the_others_are_not(router: Router, home: Home) -> None:
+    now = time.perf_counter()
+    untils = [now - 1, now + 60, inf, now - 0.001]
+    asks = [ask(router, i, delay=90.0)._replace(until=until) for i, until in enumerate(untils)]
+    answers = [answered(result)[0] for result in router.answer(LOOP, asks)]
+    assert [a.flags for a in answers] == [["degraded"], [], [], ["degraded"]]
+    assert [a.request["flight"] for a in answers] == ["UA0", "UA1", "UA2", "UA3"]
+    router.close()
+    commit(home, LOOP)
+    assert predictions(home, LOOP).num_rows == 4
 
 
 def test_outcomes_are_checked_and_logged(router: Router, home: Home) -> None:

@@ -17,6 +17,7 @@ from loopwright.records.declarations import (
     Monitor,
     Objective,
     Outcome,
+    Release,
     Retrain,
     Scope,
     Slice,
@@ -197,3 +198,9 @@ def test_the_digest_changes_with_the_declaration_and_with_its_code() -> None:
 def test_what_json_cannot_hold_is_refused() -> None:
     with pytest.raises(NotImplementedError, match="object"):
         to_json(object())
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 600_001, 1.5, True])
+def test_a_deadline_is_milliseconds(wrong: Any) -> None:
+    with pytest.raises(DeclarationInvalid, match="deadline_ms"):
+        Release(deadline_ms=wrong)

@@ -178,6 +178,15 @@ def test_ids_of_requests(client: Client) -> None:
     assert client.post(PREDICT, flight(4), x_request_id="x" * 129).status == 400
 
 
+def test_a_client_says_how_long_it_waits(client: Client) -> None:
+    assert client.post(PREDICT, flight(), x_timeout_ms="0").json["flags"] == ["degraded"]
+    assert client.post(PREDICT, flight(), x_timeout_ms="900").json["flags"] == []
+    assert client.post(PREDICT, [flight(i) for i in range(500)], x_timeout_ms="0").json[7]["flags"] == ["degraded"]
+    for wrong in ("-1", "1.5", "soon", "1" * 10, ""):
+        reply = client.post(PREDICT, flight(), x_timeout_ms=wrong)
+        assert (reply.status, reply.json["error"]["code"]) == (400, "malformed")
+
+
 def test_a_repeated_list_is_logged_once(client: Client, server: Server) -> None:
     rows = [flight(i, flight=f"again-{i}") for i in range(3)]
     first = client.post(PREDICT, rows, x_request_id="again-and-again")

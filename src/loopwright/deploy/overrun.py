@@ -10,14 +10,14 @@ LOOK_SECONDS = 0.05
 
 
 class Run:
-    """One run with its time limit: `options` go to the runtime; `expired` says whether it was told to stop."""
+    """One run with its time limit: `options` go to the runtime; `expired` says whether it was told to stop. It is used again unless it was."""
 
     __slots__ = ("deadline", "expired", "options")
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self) -> None:
         self.options: Any = ort.RunOptions()
         self.options.log_severity_level = 4
-        self.deadline, self.expired = deadline, False
+        self.deadline, self.expired = 0.0, False
 
 
 class Overruns:
@@ -25,13 +25,19 @@ class Overruns:
 
     def __init__(self) -> None:
         self._running: set[Run] = set()
+        self._idle: list[Run] = []
+        self._ending = threading.Lock()
         self._some = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
-    def begin(self, seconds: float) -> Run:
-        """A run that may take so long begins."""
-        run = Run(time.perf_counter() + seconds)
+    def begin(self, until: float) -> Run:
+        """A run begins that may take until then (`time.perf_counter`)."""
+        try:
+            run = self._idle.pop()
+        except IndexError:
+            run = Run()
+        run.deadline = until
         self._running.add(run)
         if self._thread is None:
             self._start()
@@ -41,7 +47,10 @@ class Overruns:
 
     def end(self, run: Run) -> None:
         """It has ended."""
-        self._running.discard(run)
+        with self._ending:
+            self._running.discard(run)
+        if not run.expired:
+            self._idle.append(run)
 
     def _start(self) -> None:
         with self._starting:
@@ -59,7 +68,8 @@ class Overruns:
                 idle = 0
             time.sleep(LOOK_SECONDS)
             now = time.perf_counter()
-            for run in list(self._running):
-                if now > run.deadline:
+            with self._ending:
+                late = [run for run in list(self._running) if now > run.deadline]
+                for run in late:
                     run.expired = True
                     run.options.terminate = True

@@ -49,11 +49,15 @@ class _Numbers(NamedTuple):
     values: list[list[float] | None]
 
 
+def _nothing(count: int) -> _Numbers:
+    return _Numbers([float("nan")] * count, [None] * count)
+
+
 class Predictor:
     """A package made ready to answer. `online` is where context is looked up (`home.online`).
 
-    With `overruns`, a graph run may take `SECONDS` and a millisecond more per row; one that takes longer is stopped and
-    answered by the heuristic, and for `REST_SECONDS` the model is not asked again. `ready` makes a graph of a package ready.
+    With `overruns`, a graph run that takes longer than it may is stopped and answered by the heuristic, and for `REST_SECONDS` the
+    model is not asked again, unless it had less than half of the loop's `deadline` (seconds) left. `ready` makes a graph of a package ready.
 
     With `vitals`, what is asked is noted there, and a model that fails for good. Without its `model`, which is not even
     loaded then, the heuristic answers every row.
@@ -93,7 +97,8 @@ class Predictor:
             for name, c in manifest.request.items()
             if c.type == "string" and (known := c.categories if c.categories is not None else manifest.vocabulary.get(name))
         ]
-        self._contexts = Contexts(manifest.context, manifest.event_time, online)
+        self._contexts, self._joined = Contexts(manifest.context, manifest.event_time, online), bool(manifest.context)
+        self.deadline = manifest.release.get("deadline_ms", 1000) / 1000
         self._key, self._threshold = manifest.key, manifest.threshold
         self._made = [name for name, column in manifest.request.items() if column.filled == "row_id"]
         self._moment = [name for name in manifest.may_lack if name not in self._made]
@@ -114,6 +119,7 @@ class Predictor:
         at_us: Sequence[int] | int | None = None,
         probability: float = 1.0,
         arm: str = "champion",
+        seconds: float | None = None,
     ) -> list[Prediction]:
         """Answer N rows in one graph run, in order.
 
@@ -123,7 +129,8 @@ class Predictor:
         `latency_us` is a row's share of the run.
 
         A score that is no probability (of other tasks: no finite number), or an error, is answered by the heuristic and
-        flagged `degraded`. Raises Unavailable when the heuristic fails as well.
+        flagged `degraded`; so is what the model has not answered after `seconds` (`SECONDS` and a millisecond more per row when
+        not given; where there are none left, it is not asked). Raises Unavailable when the heuristic fails as well.
         """
         started = time.perf_counter()
         count = len(rows)
@@ -135,8 +142,8 @@ class Predictor:
             self._settle(row, at, name)
             flags.append(self._flags(row))
         contexts, ages = self._contexts.find(rows, flags)
-        full = [{**row, **context} for row, context in zip(rows, contexts, strict=True)]
-        scores, values = self._scores(full, flags)
+        full = [row | context for row, context in zip(rows, contexts, strict=True)] if self._joined else rows
+        scores, values = self._scores(full, flags, SECONDS + count / 1000 if seconds is None else seconds)
         latency = (time.perf_counter() - started) * 1e6 / max(count, 1)
         package, key = self.digest, self._key
         return [
@@ -222,21 +229,24 @@ class Predictor:
                 flags.append(f"new_category:{name}")
         return flags
 
-    def _scores(self, full: Sequence[Mapping[str, Any]], flags: list[list[str]]) -> _Numbers:
+    def _scores(self, full: Sequence[Mapping[str, Any]], flags: list[list[str]], seconds: float) -> _Numbers:
         place = self._vitals.began(self._note) if self._vitals is not None else 0
         try:
-            return self._asked(full, flags)
+            return self._asked(full, flags, seconds)
         finally:
             if self._vitals is not None:
                 self._vitals.ended(place)
 
-    def _asked(self, full: Sequence[Mapping[str, Any]], flags: list[list[str]]) -> _Numbers:
-        found = self._run(full, [MOST_FAILURES])
+    def _asked(self, full: Sequence[Mapping[str, Any]], flags: list[list[str]], seconds: float) -> _Numbers:
+        fair = seconds >= self.deadline / 2  # what had less is not held against the model
+        found = (
+            self._run(full, [MOST_FAILURES], time.perf_counter() + seconds, fair=fair) if seconds > 0 else _nothing(len(full))
+        )
         bad = self._wrong(found)
         if len(bad) < len(full):
             self._failures = 0
         if bad:
-            if len(bad) == len(full):
+            if len(bad) == len(full) and fair:
                 self._failed()
             rule = self._fall_back([full[i] for i in bad])
             for i, score, values in zip(bad, *rule, strict=True):
@@ -266,12 +276,11 @@ class Predictor:
             bad = sorted({*bad, *wide})
         return bad
 
-    def _run(self, full: Sequence[Mapping[str, Any]], failures: list[int]) -> _Numbers:
+    def _run(self, full: Sequence[Mapping[str, Any]], failures: list[int], until: float, *, fair: bool) -> _Numbers:
         """Answers, NaN where the model fails. A run that fails is halved until the rows at fault are alone, within limits."""
-        nothing = _Numbers([float("nan")] * len(full), [None] * len(full))
         if self._model is None or (self._rests_until and time.perf_counter() < self._rests_until):
-            return nothing
-        run = self._overruns.begin(SECONDS + len(full) / 1000) if self._overruns is not None else None
+            return _nothing(len(full))
+        run = self._overruns.begin(until) if self._overruns is not None else None
         try:
             found = self._model(full, run.options if run is not None else None)
             if len(found.scores) == len(found.values) == len(full):
@@ -283,12 +292,13 @@ class Predictor:
                 self._overruns.end(run)
         failures[0] -= 1
         if run is not None and run.expired:
-            self._rests_until, self._overran = time.perf_counter() + REST_SECONDS, True
+            if fair:
+                self._rests_until, self._overran = time.perf_counter() + REST_SECONDS, True
             failures[0] = 0
         if len(full) == 1 or failures[0] <= 0:
-            return nothing
+            return _nothing(len(full))
         half = len(full) // 2
-        parts = self._run(full[:half], failures), self._run(full[half:], failures)
+        parts = self._run(full[:half], failures, until, fair=fair), self._run(full[half:], failures, until, fair=fair)
         return _Numbers(parts[0].scores + parts[1].scores, parts[0].values + parts[1].values)
 
     def _fall_back(self, full: Sequence[Mapping[str, Any]]) -> _Numbers:

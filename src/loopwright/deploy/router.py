@@ -2,8 +2,10 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +17,7 @@ from loopwright.deploy.recent import Recent
 from loopwright.deploy.services import Services, Watcher
 from loopwright.deploy.shelf import BUDGET
 from loopwright.deploy.vitals import Vitals
+from loopwright.records import failpoints
 from loopwright.records.clock import Clock
 from loopwright.records.errors import LogUnavailable, LoopwrightError, NotFound, RequestConflict, Unavailable
 from loopwright.records.graph import microseconds
@@ -29,11 +32,15 @@ KINDS: tuple[Kind, ...] = ("predictions", "outcomes")
 
 
 class Ask(NamedTuple):
-    """One request: its rows, and the ids the client gave them, if any. A taken id is an error only where `exact`."""
+    """One request: its rows, and the ids the client gave them, if any. A taken id is an error only where `exact`.
+
+    After `until` (`time.perf_counter`) the heuristic answers.
+    """
 
     rows: list[dict[str, Any]]
     ids: list[str] | None = None
     exact: bool = True
+    until: float = inf
 
 
 class Router(Services):
@@ -61,21 +68,30 @@ class Router(Services):
         What is answered is logged, unless the log cannot be written and the loop says to serve all the same.
         Raises LoopNotFound.
         """
+        begun = time.perf_counter()
+        untils = [ask.until for ask in asks]
+        if min(untils) > begun:
+            return self._answer(loop, asks, max(untils) - begun)
+        found: dict[int, list[Prediction] | LoopwrightError] = {}
+        for late in (False, True):
+            places = [i for i, until in enumerate(untils) if (until <= begun) is late]
+            if places:
+                seconds = 0.0 if late else max(untils) - begun
+                found.update(zip(places, self._answer(loop, [asks[i] for i in places], seconds), strict=True))
+        return [found[i] for i in range(len(asks))]
+
+    def _answer(self, loop: str, asks: Sequence[Ask], seconds: float) -> list[list[Prediction] | LoopwrightError]:
         service = self.service(loop)
         if service.durable:
             self._note_lost(loop)
         now = self._clock.now()
         batch = _Batch(rows=[], ids=[], asked=[], places={})
-        slots: list[list[Prediction | int] | LoopwrightError] = []
-        for ask in asks:
-            try:
-                slots.append(_slots(service.recent, ask, batch, now))
-            except RequestConflict as error:
-                slots.append(error)
+        slots = [_slots(service.recent, ask, batch, now) for ask in asks]
         answers: list[Prediction] = []
         if batch.rows:
+            left = seconds if seconds < inf else None
             try:
-                answers = service.segments.answer(batch.rows, ids=batch.ids, at_us=microseconds(now))
+                answers = service.segments.answer(batch.rows, ids=batch.ids, at_us=microseconds(now), seconds=left)
             except Unavailable as error:
                 return [error] if len(asks) == 1 else [self.answer(loop, [ask])[0] for ask in asks]
             try:
@@ -84,13 +100,11 @@ class Router(Services):
                 self._watcher.unlogged(loop, len(answers))
                 if service.refuse_unloggable:
                     return [slot if isinstance(slot, LoopwrightError) else error for slot in slots]
-            for answer, asked in zip(answers, batch.asked, strict=True):
-                if asked is not None:
-                    service.recent.keep(answer, asked)
-        return [
-            slot if isinstance(slot, LoopwrightError) else [answers[a] if isinstance(a, int) else a for a in slot]
-            for slot in slots
-        ]
+            if batch.places:
+                for answer, asked in zip(answers, batch.asked, strict=True):
+                    if asked is not None:
+                        service.recent.keep(answer, asked)
+        return [_found(slot, answers) for slot in slots]
 
     def accept(self, loop: str, body: bytes, provenance: str) -> list[Accepted]:
         """Check and log posted outcomes. Raises LoopNotFound, LogUnavailable, and what `OutcomeDecoder` raises."""
@@ -101,6 +115,7 @@ class Router(Services):
             self._note_lost(loop)
         accepted = service.outcomes(body, received_at=microseconds(self._clock.now()), provenance=provenance)
         self._append(loop, "outcomes", [a.row for a in accepted])
+        failpoints.hit("outcome.stored")
         return accepted
 
     def synced(self, loop: str) -> Callable[[], None] | None:
@@ -170,22 +185,22 @@ class _Batch(NamedTuple):
     places: dict[str, int]
 
 
-def _slots(recent: Recent, ask: Ask, batch: _Batch, now: datetime) -> list[Prediction | int]:
-    """Each row's earlier answer, or its place in the batch, where it is put. RequestConflict leaves the batch as it was."""
+def _slots(recent: Recent, ask: Ask, batch: _Batch, now: datetime) -> slice | list[Prediction | int] | RequestConflict:
+    """Each row's earlier answer, or its place in the batch, where it is put. A conflict leaves the batch as it was."""
     first, count = len(batch.rows), len(ask.rows)
     if ask.ids is None:
         batch.rows.extend(ask.rows)
         batch.ids.extend(new_ids(now, count))
         batch.asked.extend([None] * count)
-        return list(range(first, first + count))
+        return slice(first, first + count)
     digests = [hash(msgspec.msgpack.encode(row)) for row in ask.rows]
     slots: list[Prediction | int] = []
     ids = list(ask.ids)
     try:
         earlier = [_earlier(recent, batch, id, asked) for id, asked in zip(ids, digests, strict=True)]
-    except RequestConflict:
+    except RequestConflict as error:
         if ask.exact:
-            raise
+            return error
         ids, earlier = new_ids(now, count), [None] * count
     for row, id, asked, found in zip(ask.rows, ids, digests, earlier, strict=True):
         if found is None:
@@ -195,6 +210,14 @@ def _slots(recent: Recent, ask: Ask, batch: _Batch, now: datetime) -> list[Predi
             batch.asked.append(asked)
         slots.append(found)
     return slots
+
+
+def _found(
+    slot: slice | list[Prediction | int] | LoopwrightError, answers: list[Prediction]
+) -> list[Prediction] | LoopwrightError:
+    if isinstance(slot, slice):
+        return answers[slot]
+    return slot if isinstance(slot, LoopwrightError) else [answers[a] if isinstance(a, int) else a for a in slot]
 
 
 def _earlier(recent: Recent, batch: _Batch, id: str, asked: int) -> Prediction | int | None:

@@ -79,23 +79,28 @@ class Segments:
         return sorted(digest for digest in self._lawful if digest in self._shelf)
 
     def answer(
-        self, rows: Sequence[dict[str, Any]], *, ids: Sequence[str] | None = None, at_us: Sequence[int] | int | None = None
+        self,
+        rows: Sequence[dict[str, Any]],
+        *,
+        ids: Sequence[str] | None = None,
+        at_us: Sequence[int] | int | None = None,
+        seconds: float | None = None,
     ) -> list[Prediction]:
         """Answer N rows in order, with one graph run for each package that is asked. As `Predictor.answer` otherwise."""
         self._shelf.touch(self._global.digest)
         if not self._packages:
-            return self._global.answer(rows, ids=ids, at_us=at_us)
+            return self._global.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
         until = self._clock.monotonic() + self._load_seconds
         groups: dict[str | None, list[int]] = {}
         for i, row in enumerate(rows):
             groups.setdefault(self._segment(row), []).append(i)
         if len(groups) == 1:
-            return self._answer(next(iter(groups)), rows, ids, at_us, until)
+            return self._answer(next(iter(groups)), rows, ids, at_us, until, seconds)
         answers: list[Any] = [None] * len(rows)
         for segment, places in groups.items():
             part_ids = None if ids is None else [ids[i] for i in places]
             part_at = at_us if at_us is None or isinstance(at_us, int) else [at_us[i] for i in places]
-            part = self._answer(segment, [rows[i] for i in places], part_ids, part_at, until)
+            part = self._answer(segment, [rows[i] for i in places], part_ids, part_at, until, seconds)
             for i, answer in zip(places, part, strict=True):
                 answers[i] = answer
         return answers
@@ -115,16 +120,17 @@ class Segments:
         ids: Sequence[str] | None,
         at_us: Sequence[int] | int | None,
         until: float,
+        seconds: float | None,
     ) -> list[Prediction]:
         if segment is None:
-            return self._global.answer(rows, ids=ids, at_us=at_us)
+            return self._global.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
         predictor = self._in_time(segment, self._packages[segment], until)
         if predictor is not None:
             try:
-                return predictor.answer(rows, ids=ids, at_us=at_us)
+                return predictor.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
             except Unavailable:  # its model and its heuristic have both failed
                 pass
-        answers = self._global.answer(rows, ids=ids, at_us=at_us)
+        answers = self._global.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
         for answer in answers:
             answer.flags.append(MISSING)
         return answers

@@ -563,12 +563,21 @@ class Guard(Declaration, frozen=True):
 
 
 class Release(Declaration, frozen=True, kw_only=True):
-    """How packages are released. `durability` is that of the prediction log; `on_unloggable` says what an answer that cannot be logged becomes."""
+    """How packages are released. `durability` is that of the prediction log; `on_unloggable` says what an answer that cannot be logged becomes.
+
+    A request that the model has not answered `deadline_ms` after it came is answered by the heuristic.
+    """
 
     strategy: Literal["direct"] = "direct"
     guards: list[Guard] = []
     durability: Literal["process", "disk"] = "process"
     on_unloggable: Literal["serve", "refuse"] = "serve"
+    deadline_ms: int = 1000
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See Declaration."""
+        lawful = type(self.deadline_ms) is int and 1 <= self.deadline_ms <= 600_000
+        return [] if lawful else [("deadline_ms", "must be milliseconds, 1 to 600000")]
 
 
 class Monitor(Declaration, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from loopwright.records.ids import new_id
 from loopwright.records.predictions.record import Prediction
 from loopwright.server import oip, openapi
 from loopwright.server.access import Access
-from loopwright.server.asking import ask, asked_id, explains, given_id
+from loopwright.server.asking import ask, asked_id, deadline, explains, given_id
 from loopwright.server.batches import Batches, Found
 from loopwright.server.http import JSON, Headers, Reply, Request, refusal
 from loopwright.server.metrics import CONTENT_TYPE, Metrics
@@ -264,7 +264,10 @@ class DataPlane:
                 return Reply(200, _encode(seen(answers)[0]), id=answers[0].id)
             return Reply(200, _encode(seen(answers)), id=id.id if id else "")
 
-        return Asked(self, request, ask(rows, id), reply)
+        return Asked(self, request, ask(rows, id, self._until(request)), reply)
+
+    def _until(self, request: Request) -> float:
+        return deadline(request.headers, request.started, self._router.service(request.loop).predictor.deadline)
 
     def _seen(self, a: Prediction) -> Answer:
         values = None if a.values is None else dict(zip(self._router.names(a.package), a.values, strict=True))
@@ -284,7 +287,7 @@ class DataPlane:
                 return Reply(200, encoded)
             return Reply(200, encoded, oip.BINARY, extra=((oip.HEADER_LENGTH, str(head).encode()),))
 
-        return Asked(self, request, ask(rows, asked_id(request.headers)), reply)
+        return Asked(self, request, ask(rows, asked_id(request.headers), self._until(request)), reply)
 
     def _outcomes(self, request: Request) -> Reply | None:
         if len(request.body) <= INLINE_BYTES and not self._router.service(request.loop).durable:
