@@ -11,6 +11,7 @@ A contestant that fails gets a row that says why; the others go on.
 import argparse
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -161,7 +162,10 @@ class Run:
             self.found.note("start", name, server.start_seconds)
             self.closed(server, contestant, 4, min(2, self.seconds))
             for connections in CONNECTIONS:
+                used = server.cpu_seconds()
                 told = self.closed(server, contestant, connections, self.seconds)
+                cpu = (server.cpu_seconds() - used) / (told.rate * self.seconds)
+                self.found.note(f"cpu {connections}", name, cpu * 1e6)
                 self.found.note(f"rate {connections}", name, told.rate)
                 self.found.note(f"p50 {connections}", name, told.p50)
             self.found.note("memory", name, server.memory_mib())
@@ -174,6 +178,8 @@ class Run:
         """Open-loop load at 60 % of what it did with 32 connections."""
         name = contestant.name
         rate = CAPACITY_SHARE * self.found.median("rate 32", OURS if contestant.echoes else name)
+        if math.isnan(rate):
+            raise Failed("no open-loop load without a throughput at 32 connections")
         bodies = self.folder / "bodies.json"
         bodies.write_text(json.dumps([contestant.encoded(row).decode() for row in self.rows]))
         with self.start(contestant) as server:
@@ -265,11 +271,12 @@ def main() -> int:
     text = section(run.found, [c.name for c in contestants], seconds=args.seconds, rounds=args.rounds)
     if args.raw:
         args.raw.write_text(json.dumps(run.found.raw(), indent=1))
-    if not args.quick:
+    measured = run.found.has("rate 32", OURS)
+    if measured and not args.quick:
         put("Serving", text, args.out)
     print(text)
-    run.say("done")
-    return 0
+    run.say("done" if measured else "ours was not measured: nothing is written")
+    return 0 if measured else 1
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ def _servers(found: Found, names: list[str]) -> str:
     for name in names:
         cells = [_number(found.median(f"rate {c}", name)) for c in CONNECTIONS]
         cells += [_number(found.median(f"p50 {c}", name) / 1e3, 3) for c in CONNECTIONS]
+        cells.append(_number(found.median("cpu 32", name)))
         rows.append([name, *cells, _number(found.median("start", name), 1), _number(found.median("memory", name))])
     text = table(head, rows)
     for how, told in (
@@ -128,7 +129,7 @@ def section(found: Found, names: list[str], *, seconds: float, rounds: int) -> s
     text += table(["what", "ratio", "target", ""], [target.cells() for target in targets(found)])
     text += "\n" + _servers(found, names)
     text += (
-        "\nFirst answer: from the start of the process, everything on a warm disk. Memory: all processes of the server after the load, shared\n"
+        "\nCPU: all processes of the server, user and kernel. First answer: from the start of the process, everything on a warm disk. Memory: all processes of the server after the load, shared\n"
         "pages counted once.\n"
     )
     if arrivals := _open(found):
