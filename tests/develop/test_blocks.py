@@ -149,6 +149,44 @@ def test_what_is_alike_becomes_one_node() -> None:
     same(columns, blocks, plain, {name: (rng.normal(5, 9, 32), rng.random(32) < 0.3) for name in columns})
 
 
+def operators(data: bytes) -> list[str]:
+    return [node.op_type for node in onnx.load_from_string(data).graph.node]
+
+
+def test_two_bounds_are_one_node() -> None:
+    columns = {"a": Column("float"), "b": Column("float"), "c": Column("float")}
+    arguments = {name: ndx.argument(shape=("N",), dtype=ndx.float64) for name in columns}
+    x, y, z = arguments.values()
+    outputs = {
+        "one": ndx.clip(x, -1.0, 2.5),
+        "other": ndx.clip(y, -1.0, 2.5) + ndx.clip(z, 0.0, 1.0),
+        "low": ndx.maximum(z, 0.5),
+    }
+    blocks, plain = both(columns, arguments, outputs)
+    found = operators(build(columns, arguments, outputs))
+    assert (found.count("Clip"), found.count("Min"), found.count("Max")) == (2, 0, 1)
+    odd = np.array([np.nan, np.inf, -np.inf, -0.0, 0.0, 5e-324, -1.0, 2.5, 1e300, np.nextafter(2.5, 3)])
+    for rows in (10, 1, 0):
+        same(columns, blocks, plain, {name: (np.roll(odd, i)[:rows], None) for i, name in enumerate(columns)})
+
+
+def test_a_matrix_is_cast_once_and_last() -> None:
+    columns = {name: Column("float") for name in "abcd"}
+
+    def code(f: Any) -> dict[str, Any]:
+        angle = ndx.astype(f.a, ndx.float32)
+        return {"a": f.a * 2, "b": ndx.sin(angle), "c": f.b + f.c, "d": f.d > 1.0, "e": f.d, "f": f.c, "g": ndx.cos(angle)}
+
+    traced = trace(code, columns)
+    data = traced.matrix_graph({}, "ordinal")
+    found = operators(data)
+    assert found[len(found) - found[::-1].index("Cast") :] in ([], ["Gather"])
+    plain = Graph(ndx.build(traced.arguments, {"features": traced.matrix({}, "ordinal")}, drop_unused=True).SerializeToString())
+    odd = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, 1e300, 1 + 2**-24, 3.0])
+    for rows in (8, 1, 0):
+        same(columns, Graph(data), plain, {name: (np.roll(odd, i)[:rows], None) for i, name in enumerate(columns)})
+
+
 def test_texts_are_looked_up_together() -> None:
     columns = {"s": Column("string"), "t": Column("string")}
     arguments = {name: ndx.argument(shape=("N",), dtype=ndx.utf8) for name in columns}

@@ -36,7 +36,7 @@ _COMMUTES = frozenset({"Add", "Mul", "And", "Or", "Equal"})
 _ROWS = "N"
 _TABLE = 2**14
 """The most numbers in a table of codes."""
-_NODE_COST = {"Where": 3.0, "LabelEncoder": 2.0, "Concat": 2.0}
+_NODE_COST = {"Where": 3.5, "Concat": 2.0}
 
 
 class _Column(msgspec.Struct, eq=False):
@@ -167,7 +167,33 @@ class _Reader:
         columns = [o for o in laid.operands if isinstance(o, _Column)]
         of_rows = all(self._shape(tensor) == [_ROWS] for tensor in laid.node.input)
         fits = of_rows and len(columns) == len(laid.operands) and _ints(shaped.operands[1]) == [len(columns), -1]
-        return _Block(columns, _ROWS) if fits else None
+        return _Block(self._cast_together(columns), _ROWS) if fits else None
+
+    def _cast_together(self, columns: list[_Column]) -> list[_Column]:
+        """Where most columns of a matrix are cast to float32 last, let all be: what is float32 goes there and back, and stays what it is."""
+        makers = [self.items[c.maker] if c.maker >= 0 and self.items[c.maker].result is c else None for c in columns]
+        ways = [
+            (self.type_of(m.node.input[0]), self.type_of(m.node.output[0])) if m and m.node.op_type == "Cast" else None
+            for m in makers
+        ]
+        late = [way == (TensorProto.DOUBLE, TensorProto.FLOAT) for way in ways]
+        if None in makers or not len(columns) / 2 < sum(late) < len(columns):
+            return columns
+        found = []
+        for column, maker, way, done in zip(columns, makers, ways, late, strict=True):
+            if not done and maker is not None:
+                source, given = (maker.operands[0], maker.node.input[0]) if way else (column, maker.node.output[0])
+                column = self._cast(self._cast(source, given, TensorProto.DOUBLE), f"{given}.double", TensorProto.FLOAT)
+            found.append(column)
+        return found
+
+    def _cast(self, value: _Value, given: str, to: int) -> _Column:
+        name = f"{given}.{'double' if to == TensorProto.DOUBLE else 'float'}"
+        self.types[name] = helper.make_tensor_type_proto(to, [_ROWS]).tensor_type
+        self._put_in_lane(helper.make_node("Cast", [given], [name], to=to, saturate=1), [value])
+        found = self.values[name]
+        assert isinstance(found, _Column)
+        return found
 
     def _in_lane(self, node: NodeProto, operands: list[_Value]) -> bool:
         if node.op_type not in _ELEMENTWISE or self._shape(node.output[0]) != [_ROWS] or not node.input[0]:
@@ -185,7 +211,8 @@ class _Reader:
         attributes = b"".join(a.SerializeToString(deterministic=True) for a in sorted(node.attribute, key=attrgetter("name")))
         types = tuple(self.type_of(name) for name in node.input) if node.op_type != "IsInf" else (self.type_of(node.input[0]),)
         types = tuple(sorted(types)) if node.op_type in _COMMUTES else types
-        kind = (node.domain, node.op_type, attributes, types, tuple(isinstance(o, TensorProto) for o in operands))
+        constants = tuple(isinstance(o, TensorProto) and (node.op_type != "Clip" or _content(o)) for o in operands)
+        kind = (node.domain, node.op_type, attributes, types, constants)
         same = (kind, tuple(o.index if isinstance(o, _Column) else _content(o) for o in operands))
         found = self._same.get(same)
         if found is None:
@@ -194,7 +221,9 @@ class _Reader:
         self.values[node.output[0]] = found
 
     def _simpler(self, node: NodeProto, operands: list[_Value]) -> tuple[NodeProto, list[_Value]]:
-        """`isinf(x) & (x > 0)`, which every log1p asks, is one node."""
+        """`isinf(x) & (x > 0)`, which every log1p asks, is one node, and so is the smaller of one bound and the larger of another."""
+        if node.op_type == "Min":
+            return self._clipped(node, operands)
         if node.op_type != "And" or not all(isinstance(o, _Column) and o.maker >= 0 for o in operands):
             return node, operands
         made = {(m := self.items[o.maker]).node.op_type: m for o in operands if isinstance(o, _Column)}
@@ -206,6 +235,19 @@ class _Reader:
         if not _attribute(infinite.node, "detect_positive", 1):
             return node, operands
         return helper.make_node("IsInf", [infinite.node.input[0]], [node.output[0]], detect_negative=0), infinite.operands[:1]
+
+    def _clipped(self, node: NodeProto, operands: list[_Value]) -> tuple[NodeProto, list[_Value]]:
+        column, high = operands if len(operands) == 2 else ("", "")
+        if not isinstance(column, _Column) or column.maker < 0 or not isinstance(high, TensorProto):
+            return node, operands
+        above = self.items[column.maker]
+        if above.node.op_type != "Max" or len(above.operands) != 2 or not isinstance(above.operands[1], TensorProto):
+            return node, operands
+        least, most = (numpy_helper.to_array(t).reshape(()) for t in (above.operands[1], high))
+        if least.dtype.kind != "f" or not least <= most:
+            return node, operands
+        clip = helper.make_node("Clip", [above.node.input[0], node.input[1], node.input[1]], [node.output[0]])
+        return clip, [above.operands[0], numpy_helper.from_array(least), numpy_helper.from_array(most)]
 
     def _put_as_is(self, node: NodeProto, operands: list[_Value]) -> None:
         here = len(self.items)
@@ -253,6 +295,8 @@ class _Writer:
         self._named: set[str] = set()
         self._alike: dict[tuple[int, int], int] = {}
         self._users: dict[int, list[_Item]] = {}
+        wanted = [o for i in reader.wanted for o in reader.items[i].operands] + [o for _, o in reader.outputs]
+        self._matrices = [o for o in wanted if isinstance(o, _Block)]
         for i in reader.wanted:
             item = reader.items[i]
             for index in {o.index: None for o in item.operands if isinstance(o, _Column) and item.result is not None}:
@@ -318,9 +362,8 @@ class _Writer:
         item = self._items[i]
         return item.kind if item.result is not None else i
 
-    @staticmethod
     def _next(
-        kinds: Mapping[Any, Mapping[int, None]], waiting: Mapping[int, set[int]], above: Mapping[int, int]
+        self, kinds: Mapping[Any, Mapping[int, None]], waiting: Mapping[int, set[int]], above: Mapping[int, int]
     ) -> tuple[Any, list[int]]:
         able = {kind: ready for kind, members in kinds.items() if (ready := [i for i in members if not waiting[i]])}
         all_ready = sum(1 << i for ready in able.values() for i in ready)
@@ -336,7 +379,12 @@ class _Writer:
             ranked.append((bool(behind & all_ready & ~own), len(late), len(ranked), kind))
         _, _, _, kind = min(ranked, key=itemgetter(slice(0, 3)))
         first = [i for i in able[kind] if any(above[j] >> i & 1 for j in kinds[kind])]
-        return kind, first or able[kind]
+        return kind, [i for i in able[kind] if i in first or any(self._goes_with(i, j) for j in first)] or able[kind]
+
+    def _goes_with(self, one: int, other: int) -> bool:
+        """Whether more than one thing is done to both of two items' results."""
+        a, b = self._items[one].result, self._items[other].result
+        return a is not None and b is not None and self._follow(a.index, b.index) > 1
 
     # --- nodes -------------------------------------------------------------------------------------------------------
 
@@ -485,8 +533,19 @@ class _Writer:
             if isinstance(operand, _Column) and len(members) > 1:
                 orders.append(sorted(members, key=lambda m, p=p: _place(m.operands[p])))  # type: ignore[misc]  # mypy has no types for such lambdas
         costs = [self._cost(order) for order in orders]
+        if self._wide(members) is None and (asked := self._asked(members)) is not None:
+            orders.append(asked)
+            costs.append(self._cost(asked) - 1.0)  # of these columns nobody will have to make a matrix
         best = min(range(len(orders)), key=costs.__getitem__)
         return orders[best], costs[best]
+
+    def _asked(self, members: list[_Item]) -> list[_Item] | None:
+        """The members in the order of a matrix that is made of their results and nothing else, where there is one."""
+        by_result = {m.result.index: m for m in members if m.result is not None}
+        for matrix in self._matrices:
+            if len(matrix.columns) == len(members) and by_result.keys() == {c.index for c in matrix.columns}:
+                return [by_result[c.index] for c in matrix.columns]
+        return None
 
     def _cost(self, members: list[_Item]) -> float:
         cost = _NODE_COST.get(members[0].node.op_type, 1.0)
