@@ -157,6 +157,16 @@ def test_the_contracts_say_what_an_answer_is(client: Client) -> None:
     assert answers["machines"]["label"] == {"type": "boolean"}
 
 
+def test_the_contracts_say_whether_answers_are_explained(client: Client) -> None:
+    told = client.get("/openapi.json").json
+    for loop, unit in UNITS.items():
+        operation = told["paths"][f"/loops/{loop}/predict"]["post"]
+        assert f"in the unit {unit!r}" in operation["description"]
+        assert [p["name"] for p in operation["parameters"]] == ["explain"]
+    answer = client.post("/loops/wine/predict?explain=true", WINE).json
+    assert answer.keys() <= told["components"]["schemas"]["wine.answer"]["properties"].keys()
+
+
 def test_outcomes_are_taken_as_the_contract_has_them(client: Client) -> None:
     answer = client.post("/loops/wine/predict", {**WINE, "id": "w2"}).json
     assert client.post("/loops/wine/outcomes", {"id": "w2", "kind": "barbera"}).status == 202

@@ -1,11 +1,12 @@
 """An OpenAPI 3.1 description of the data plane, generated from the contracts of the loops in service."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from loopwright.deploy.explain import BEFORE
 from loopwright.deploy.services import InService
 from loopwright.records.declarations import Column
-from loopwright.records.package import Output
+from loopwright.records.package import Manifest, Output
 
 _TYPES: dict[str, dict[str, Any]] = {
     "float": {"type": "number"},
@@ -16,37 +17,118 @@ _TYPES: dict[str, dict[str, Any]] = {
     "array": {"type": "number", "format": "float"},
 }
 _ID = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+_PACKAGE = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_TEXT = {"type": "string"}
+_FIELDS = {
+    "type": "array",
+    "items": {"type": "object", "required": ["field", "reason"], "properties": {"field": _TEXT, "reason": _TEXT}},
+}
+_ABOUT_ERROR = {"code": _TEXT, "message": _TEXT, "fields": _FIELDS, "id": _TEXT}
 _ERROR = {
     "type": "object",
-    "properties": {
-        "error": {
-            "type": "object",
-            "properties": {
-                "code": {"type": "string"},
-                "message": {"type": "string"},
-                "fields": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "properties": {"field": {"type": "string"}, "reason": {"type": "string"}},
-                    },
-                },
-                "id": {"type": "string"},
-            },
-        }
-    },
+    "required": ["error"],
+    "properties": {"error": {"type": "object", "required": list(_ABOUT_ERROR), "properties": _ABOUT_ERROR}},
 }
+_OIP_ERROR = {"type": "object", "required": ["error"], "properties": {"error": _TEXT, **_ABOUT_ERROR}}
 _ANSWER: dict[str, Any] = {
     "type": "object",
+    "required": ["id", "score", "label", "package", "arm", "flags"],
     "properties": {
         "id": _ID,
         "score": {"type": "number"},
         "label": {"type": ["boolean", "string", "null"]},
-        "package": {"type": "string"},
-        "arm": {"type": "string"},
-        "flags": {"type": "array", "items": {"type": "string"}},
+        "package": _PACKAGE,
+        "arm": _TEXT,
+        "flags": {"type": "array", "items": _TEXT},
         "segment": {"type": "string", "description": "the segment whose own package answered; absent where the loop's did"},
+        "contributions": {
+            "type": "object",
+            "additionalProperties": {"type": "number"},
+            "description": "with `explain=true`: what each feature added; they and `base` add up to the raw score, in `unit`",
+        },
+        "base": {"type": "number"},
+        "unit": _TEXT,
+        "of": {"type": "string", "description": "the output that is explained, where there are several"},
+        "why": {"type": "string", "description": "why there are no contributions"},
     },
+}
+_TENSOR: dict[str, Any] = {
+    "type": "object",
+    "required": ["name", "datatype", "shape"],
+    "properties": {
+        "name": _TEXT,
+        "datatype": _TEXT,
+        "shape": {"type": "array", "items": {"type": "integer"}},
+        "parameters": {"type": "object"},
+        "data": {"type": "array"},
+    },
+}
+_OIP_ANSWER: dict[str, Any] = {
+    "type": "object",
+    "required": ["model_name", "model_version", "id", "outputs"],
+    "properties": {
+        "model_name": _TEXT,
+        "model_version": _PACKAGE,
+        "id": _TEXT,
+        "outputs": {"type": "array", "items": _TENSOR},
+    },
+}
+_OIP_MODEL: dict[str, Any] = {
+    "type": "object",
+    "required": ["name", "versions", "platform", "inputs", "outputs"],
+    "properties": {
+        "name": _TEXT,
+        "versions": {"type": "array", "items": _PACKAGE},
+        "platform": _TEXT,
+        "inputs": {"type": "array", "items": _TENSOR},
+        "outputs": {"type": "array", "items": _TENSOR},
+    },
+}
+_ACCEPTED: dict[str, Any] = {
+    "type": "object",
+    "required": ["accepted", "outcomes"],
+    "properties": {
+        "accepted": {"type": "integer"},
+        "outcomes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"id": _TEXT, "prediction": _TEXT, "unit": _TEXT, "flags": {"type": "array", "items": _TEXT}},
+            },
+        },
+    },
+}
+_READY: dict[str, Any] = {"type": "object", "required": ["ready"], "properties": {"ready": {"type": "boolean"}}}
+_JSON = "application/json"
+_BINARY_LENGTH = "the length of the JSON part of a body with binary tensors"
+_VERSION = {
+    "name": "version",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[0-9a-f]{1,64}$"},
+    "description": "the package that serves, or the beginning of its digest",
+}
+_REFUSALS = {
+    400: "the request cannot be read",
+    401: "a token is asked for",
+    404: "there is nothing at this path",
+    405: "this path has another method",
+    408: "the request did not come to its end in time",
+    421: "this server does not answer for that host",
+    431: "the headers are larger than 16 KiB",
+    500: "something failed; the server's own log says what",
+    503: "more load than can be held, or nothing that could answer",
+}
+_REFUSED_BODIES = {
+    409: "the id was given to another request",
+    413: "more than 10 MiB, or more than 10,000 rows",
+    415: "not JSON by its type, or compressed",
+    422: "what breaks the contract, field by field",
+}
+_REFUSED_WITH = {
+    401: {"WWW-Authenticate": {"schema": _TEXT}},
+    405: {"Allow": {"schema": _TEXT}},
+    503: {"Retry-After": {"schema": {"type": "integer"}}},
 }
 
 
@@ -62,20 +144,35 @@ def answer_schema(output: Output) -> dict[str, Any]:
     each = probability if output.task in ("binary", "multiclass") else number
     values = {"type": "object", "properties": dict.fromkeys(output.names, each), "additionalProperties": False}
     own = {"score": each, "label": label} | ({"values": values} if output.names else {})
-    return {**_ANSWER, "properties": {**_ANSWER["properties"], **own}}
+    return {**_ANSWER, "properties": {**_ANSWER["properties"], **own, **_REASONS}}
+
+
+def _explained(manifest: Manifest) -> dict[str, Any]:
+    """What an operation says of explanations: the parameter that asks for them, or why there are none."""
+    told = manifest.explained
+    if told is None or told.why:
+        return {"description": f"Answers are not explained: {BEFORE if told is None else told.why}."}
+    how = f"With `explain=true` an answer has the contribution of each feature ({told.method}); with the base they add up"
+    parameter = {"name": "explain", "in": "query", "schema": {"type": "boolean", "default": False}}
+    return {"description": f"{how} to the raw score, in the unit {told.unit!r}.", "parameters": [parameter]}
 
 
 def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
     """The whole document."""
-    paths: dict[str, Any] = {}
-    schemas: dict[str, Any] = {"Error": _ERROR}
+    paths = _server_paths()
+    schemas = {"Error": _ERROR, "ProtocolError": _OIP_ERROR, "Tensors": _OIP_ANSWER, "Model": _OIP_MODEL, "Ready": _READY}
     for service in services:
         loop, manifest = service.state.loop, service.predictor.package.manifest
         schemas[f"{loop}.answer"] = answer_schema(manifest.output)
         schemas[f"{loop}.request"] = _object(manifest.request, optional=manifest.may_lack)
+        schemas[f"{loop}.tensors"] = _tensors(manifest)
+        answer = _one_or_many(_ref(f"{loop}.answer"))
         paths[f"/loops/{loop}/predict"] = {
             "post": _operation(
-                f"Predict for {loop}", f"{loop}.request", "200", _one_or_many({"$ref": f"#/components/schemas/{loop}.answer"})
+                f"Predict for {loop}",
+                {"200": _answered(answer, traced=True)},
+                body={_JSON: _one_or_many(_ref(f"{loop}.request"))},
+                parameters=[*_asked(), _query("explain", "whether the answers say what each feature contributed")],
             )
         }
         if service.outcomes is not None:
@@ -83,13 +180,98 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
             outcome = _object(table.columns, optional={*table.key, table.event_time, table.known})
             outcome["properties"] = {"id": _ID, "known_at": _TYPES["timestamp"], **outcome["properties"]}
             schemas[f"{loop}.outcome"] = outcome
-            accepted = {"type": "object", "properties": {"accepted": {"type": "integer"}}}
-            paths[f"/loops/{loop}/outcomes"] = {"post": _operation(f"Outcomes of {loop}", f"{loop}.outcome", "202", accepted)}
+            paths[f"/loops/{loop}/outcomes"] = {
+                "post": _operation(
+                    f"Outcomes of {loop}",
+                    {"202": _answered(_ACCEPTED)},
+                    body={_JSON: _one_or_many(_ref(f"{loop}.outcome"))},
+                )
+            }
+        for place, parameters in ((f"/v2/models/{loop}", []), (f"/v2/models/{loop}/versions/{{version}}", [_VERSION])):
+            paths |= _model_paths(loop, place, parameters)
     return {
         "openapi": "3.1.0",
         "info": {"title": "loopwright", "version": version},
+        "security": [{}, {"token": []}],
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "asked for beyond loopback"}},
+        },
+    }
+
+
+def _server_paths() -> dict[str, Any]:
+    """What is there without a loop."""
+    live = {"type": "object", "required": ["live"], "properties": {"live": {"type": "boolean"}}}
+    server = {
+        "type": "object",
+        "required": ["name", "version", "extensions"],
+        "properties": {"name": _TEXT, "version": _TEXT, "extensions": {"type": "array", "items": _TEXT}},
+    }
+    text = {"description": "in Prometheus's text format", "content": {"text/plain": {"schema": _TEXT}}}
+    ready = {"200": _answered(_ref("Ready")), "503": {**_answered(_ref("Ready")), "description": "not yet, or no longer"}}
+    described = {
+        "/livez": _operation("Whether the server lives", {"200": _answered(live)}),
+        "/readyz": _operation("Whether every loop can be served", ready),
+        "/v2/health/live": _operation("Whether the server lives", {"200": _answered(live)}, oip=True),
+        "/v2/health/ready": _operation("Whether every loop can be served", ready, oip=True),
+        "/v2": _operation("Name, version and extensions", {"200": _answered(server)}, oip=True),
+        "/metrics": _operation("Metrics", {"200": text}),
+        "/openapi.json": _operation("This document", {"200": _answered({"type": "object"})}),
+    }
+    return {path: {"get": operation} for path, operation in described.items()}
+
+
+def _model_paths(loop: str, place: str, parameters: list[Any]) -> dict[str, Any]:
+    """The Open Inference Protocol's paths of a loop, at `place`."""
+    answer = _answered(_ref("Tensors"), traced=True)
+    answer["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
+    answer["headers"]["Inference-Header-Content-Length"] = {"schema": {"type": "integer"}, "description": _BINARY_LENGTH}
+    length = _header("Inference-Header-Content-Length", {"type": "integer", "minimum": 2}, _BINARY_LENGTH)
+    infer = _operation(
+        f"Predict for {loop}, in tensors",
+        {"200": answer},
+        body={_JSON: _ref(f"{loop}.tensors"), "application/octet-stream": {"type": "string", "format": "binary"}},
+        parameters=[*parameters, *_asked(), length],
+        oip=True,
+    )
+    return {
+        place: {"get": _operation(f"Tensors of {loop}", {"200": _answered(_ref("Model"))}, parameters=parameters, oip=True)},
+        f"{place}/ready": {
+            "get": _operation(f"Whether {loop} is ready", {"200": _answered(_ref("Ready"))}, parameters=parameters, oip=True)
+        },
+        f"{place}/infer": {"post": infer},
+    }
+
+
+def _tensors(manifest: Manifest) -> dict[str, Any]:
+    """The JSON schema of an inference request: one tensor per column."""
+    types = sorted({t for column in manifest.request.values() for t in DATATYPES[column.type]})
+    tensor = {
+        **_TENSOR,
+        "properties": {
+            **_TENSOR["properties"],
+            "name": {"type": "string", "enum": list(manifest.request)},
+            "datatype": {"type": "string", "enum": types},
+            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
+        },
+    }
+    wanted = {
+        "type": "object",
+        "required": ["name"],
+        "properties": {"name": {"type": "string", "enum": list(outputs(manifest.output))}, "parameters": {"type": "object"}},
+    }
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["inputs"],
+        "properties": {
+            "id": _TEXT,
+            "parameters": {"type": "object"},
+            "inputs": {"type": "array", "items": tensor, "minItems": 1},
+            "outputs": {"type": "array", "items": wanted},
+        },
     }
 
 
@@ -121,15 +303,61 @@ def _one_or_many(schema: dict[str, Any]) -> dict[str, Any]:
     return {"oneOf": [schema, {"type": "array", "items": schema, "maxItems": 10_000}]}
 
 
-def _operation(summary: str, request: str, status: str, answer: dict[str, Any]) -> dict[str, Any]:
-    body = {"application/json": {"schema": _one_or_many({"$ref": f"#/components/schemas/{request}"})}}
-    error = {"description": "refused", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
-    return {
-        "summary": summary,
-        "requestBody": {"required": True, "content": body},
-        "responses": {
-            status: {"description": "answered", "content": {"application/json": {"schema": answer}}},
-            "4XX": error,
-            "5XX": error,
-        },
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _header(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "schema": schema, "description": description}
+
+
+def _query(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": {"type": "boolean"}, "description": description}
+
+
+def _asked() -> list[dict[str, Any]]:
+    """The headers that say how a prediction is to be made."""
+    return [
+        _header("X-Request-Id", {"type": "string", "pattern": "^[!-~]{1,128}$"}, "the id; the same again gets the same answer"),
+        _header(
+            "traceparent",
+            {"type": "string", "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
+            "W3C trace context: its trace id becomes the prediction's id",
+        ),
+        _header(
+            "X-Timeout-Ms", {"type": "integer", "minimum": 0, "maximum": 999_999_999}, "after so long the heuristic answers"
+        ),
+    ]
+
+
+def _answered(schema: dict[str, Any], *, traced: bool = False) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": "answered", "content": {_JSON: {"schema": schema}}}
+    if traced:
+        response["headers"] = {
+            "X-Request-Id": {"schema": _TEXT, "description": "the id, where there is one of the whole request"},
+            "traceresponse": {"schema": _TEXT, "description": "where traceparent was given: the span that answered"},
+        }
+    return response
+
+
+def _operation(
+    summary: str,
+    answers: dict[str, Any],
+    *,
+    body: dict[str, Any] | None = None,
+    parameters: Sequence[dict[str, Any]] = (),
+    oip: bool = False,
+) -> dict[str, Any]:
+    content = {_JSON: {"schema": _ref("ProtocolError" if oip else "Error")}}
+    refusals = {**_REFUSALS, **(_REFUSED_BODIES if body is not None else {})}
+    responses = {
+        str(status): {"description": why, "content": content}
+        | ({"headers": _REFUSED_WITH[status]} if status in _REFUSED_WITH else {})
+        for status, why in sorted(refusals.items())
     }
+    operation: dict[str, Any] = {"summary": summary, "responses": responses | answers}
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": {media: {"schema": schema} for media, schema in body.items()}}
+    if parameters:
+        operation["parameters"] = list(parameters)
+    return operation
