@@ -3,8 +3,8 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -85,8 +85,8 @@ class Router(Services):
         if service.durable:
             self._note_lost(loop)
         now = self._clock.now()
-        batch = _Batch(rows=[], ids=[], asked=[], places={})
-        slots = [_slots(service.recent, ask, batch, now) for ask in asks]
+        batch = _Batch(rows=[], ids=[], asked=[], places={}, fresh=iter(new_ids(now, sum([len(ask.rows) for ask in asks]))))
+        slots = [_slots(service.recent, ask, batch) for ask in asks]
         answers: list[Prediction] = []
         if batch.rows:
             left = seconds if seconds < inf else None
@@ -177,20 +177,21 @@ class _Noted(threading.local):
 
 
 class _Batch(NamedTuple):
-    """Rows to be answered in one run: their ids, the digest of each request whose id the client gave, and ids to places."""
+    """Rows to be answered in one run: their ids, the digest of each request whose id the client gave, ids to places, and fresh ids."""
 
     rows: list[dict[str, Any]]
     ids: list[str]
     asked: list[int | None]
     places: dict[str, int]
+    fresh: Iterator[str]
 
 
-def _slots(recent: Recent, ask: Ask, batch: _Batch, now: datetime) -> slice | list[Prediction | int] | RequestConflict:
+def _slots(recent: Recent, ask: Ask, batch: _Batch) -> slice | list[Prediction | int] | RequestConflict:
     """Each row's earlier answer, or its place in the batch, where it is put. A conflict leaves the batch as it was."""
     first, count = len(batch.rows), len(ask.rows)
     if ask.ids is None:
         batch.rows.extend(ask.rows)
-        batch.ids.extend(new_ids(now, count))
+        batch.ids.extend(islice(batch.fresh, count))
         batch.asked.extend([None] * count)
         return slice(first, first + count)
     digests = [hash(msgspec.msgpack.encode(row)) for row in ask.rows]
@@ -201,7 +202,7 @@ def _slots(recent: Recent, ask: Ask, batch: _Batch, now: datetime) -> slice | li
     except RequestConflict as error:
         if ask.exact:
             return error
-        ids, earlier = new_ids(now, count), [None] * count
+        ids, earlier = list(islice(batch.fresh, count)), [None] * count
     for row, id, asked, found in zip(ask.rows, ids, digests, earlier, strict=True):
         if found is None:
             found = batch.places[id] = len(batch.rows)

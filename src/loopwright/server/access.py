@@ -10,6 +10,9 @@ from loopwright.records.errors import AddressRefused
 from loopwright.records.settings import Settings
 from loopwright.server.routes import Permission
 
+MOST_HOSTS = 1000
+"""So many Host headers are known again at once."""
+
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -43,16 +46,28 @@ class Access:
         self._hosts = _LOOPBACK_NAMES | {settings.host}
         # Where every request carries a token, a forged Host gains nothing, and the names of this machine are not known.
         self._any_host = self._asks and not is_loopback(settings.host)
+        self._known: set[bytes] = set()
 
     def refuse(self, permission: Permission, headers: Mapping[bytes, bytes]) -> int:
         """The status of a refusal, or 0. `headers` have lower-case names."""
-        if not self._any_host and _host(headers.get(b"host", b"")) not in self._hosts:
+        if (
+            not self._any_host
+            and headers.get(b"host", b"") not in self._known
+            and not self._knows_host(headers.get(b"host", b""))
+        ):
             return 421
         if permission != "public" and self._asks and not self._knows(headers.get(b"authorization", b"")):
             return 401
         if permission == "write" and not (self._token and self._same_origin(headers)):
             return 403
         return 0
+
+    def _knows_host(self, host: bytes) -> bool:
+        if _host(host) not in self._hosts:
+            return False
+        if len(self._known) < MOST_HOSTS:
+            self._known.add(host)
+        return True
 
     def _knows(self, authorization: bytes) -> bool:
         scheme, _, value = authorization.partition(b" ")

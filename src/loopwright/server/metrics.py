@@ -5,9 +5,11 @@ request is added up in memory and handed on once a second, so a worker that is k
 """
 
 import os
+from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Sequence
 from threading import Lock
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -76,7 +78,7 @@ class Metrics:
             "loopwright_packages_evicted", "Packages that went because others needed the memory", registry=own
         )
         self._packages: dict[str, str] = {}
-        self._timers: dict[str, Histogram] = {}
+        self._timed: dict[str, list[float]] = {}
         self._tally: Tally[tuple[Counter, tuple[str, ...]]] = Tally()
         self._lock = Lock()
 
@@ -84,8 +86,15 @@ class Metrics:
         """Hand on what was added up in memory; to be called about once a second."""
         with self._lock:
             tally, self._tally = self._tally, Tally()
-        for (counter, labels), count in tally.items():
-            counter.labels(*labels).inc(count)
+        for (counter, labels), number in tally.items():
+            counter.labels(*labels).inc(number)
+        timed, self._timed = self._timed, {}
+        for loop, (*counts, seconds) in timed.items():
+            histogram: Any = self._seconds.labels(loop)
+            histogram._sum.inc(seconds)
+            for bucket, count in zip(histogram._buckets, counts, strict=True):
+                if count:
+                    bucket.inc(count)
 
     def _add(self, counter: Counter, count: int, *labels: str) -> None:
         with self._lock:
@@ -93,21 +102,30 @@ class Metrics:
 
     def ran(self, loop: str, answers: Sequence[Prediction]) -> None:
         """One graph run."""
-        self._add(self._runs, 1, loop)
-        for arm, count in Tally([a.arm for a in answers]).items():
-            self._add(self._predictions, count, loop, arm)
-        if flags := [flag.partition(":")[0] for a in answers for flag in a.flags]:
-            for flag, count in Tally(flags).items():
-                self._add(self._flags, count, loop, flag)
-            if degraded := flags.count("degraded"):
-                self._add(self._degraded, degraded, loop)
+        arms: dict[str, int] = {}
+        flags: dict[str, int] = {}
+        for a in answers:
+            arms[a.arm] = arms.get(a.arm, 0) + 1
+            for flag in a.flags:
+                kind = flag.partition(":")[0]
+                flags[kind] = flags.get(kind, 0) + 1
+        with self._lock:
+            tally = self._tally
+            tally[self._runs, (loop,)] += 1
+            for arm, count in arms.items():
+                tally[self._predictions, (loop, arm)] += count
+            for flag, count in flags.items():
+                tally[self._flags, (loop, flag)] += count
+            if "degraded" in flags:
+                tally[self._degraded, (loop,)] += flags["degraded"]
 
     def answered(self, loop: str, seconds: float) -> None:
-        """One prediction request."""
-        timer = self._timers.get(loop)
-        if timer is None:
-            timer = self._timers[loop] = self._seconds.labels(loop)
-        timer.observe(seconds)
+        """One prediction request; called in one thread."""
+        timed = self._timed.get(loop)
+        if timed is None:
+            timed = self._timed[loop] = [0.0] * (len(_SECONDS) + 2)
+        timed[bisect_left(_SECONDS, seconds)] += 1
+        timed[-1] += seconds
 
     def accepted(self, loop: str, count: int) -> None:
         """Outcomes that were accepted."""
