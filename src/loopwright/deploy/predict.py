@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from loopwright.deploy.context import Contexts, ContextStore
 from loopwright.deploy.overrun import Overruns
@@ -40,6 +41,14 @@ def lawful(output: Output) -> tuple[float, float]:
 def tolerance(output: Output, score: float) -> float:
     """By how much a golden answer may differ."""
     return GOLDEN_TOLERANCE if lawful(output) == _PROBABILITY else NUMBER_TOLERANCE * max(1.0, abs(score))
+
+
+_KNOWN: "WeakValueDictionary[frozenset[str], frozenset[str]]" = WeakValueDictionary()
+
+
+def _once(texts: frozenset[str]) -> frozenset[str]:
+    """The same texts as another package has are there once."""
+    return _KNOWN.setdefault(texts, texts)
 
 
 class _Numbers(NamedTuple):
@@ -93,7 +102,7 @@ class Predictor:
             if c.minimum is not None or c.maximum is not None
         ]
         self._categories = [
-            (name, frozenset(known))
+            (name, _once(frozenset(known)))
             for name, c in manifest.request.items()
             if c.type == "string" and (known := c.categories if c.categories is not None else manifest.vocabulary.get(name))
         ]

@@ -14,6 +14,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from loopwright.deploy import served as local
 from loopwright.deploy.context import ContextStore
 from loopwright.deploy.decode import Decoder
@@ -23,11 +25,12 @@ from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.predict import Predictor
 from loopwright.deploy.recent import Recent
 from loopwright.deploy.segments import LOAD_SECONDS, Segments
-from loopwright.deploy.shelf import BUDGET, Graphs, Load, Shelf
+from loopwright.deploy.shelf import BUDGET, Load, Shared, Shelf
 from loopwright.deploy.vitals import Vitals
 from loopwright.records import failpoints
 from loopwright.records.clock import Clock
 from loopwright.records.errors import LoopNotFound, LoopwrightError, Unavailable
+from loopwright.records.package import Lineage
 from loopwright.records.packages import Packages
 from loopwright.records.releases import ReleaseState
 
@@ -90,7 +93,7 @@ class Services:
         self._own: dict[str, str] = {}
         """The loop whose own package a digest is, while that package is in service."""
         self._recent: dict[str, Recent] = {}
-        self._overruns, self._graphs = Overruns(), Graphs()
+        self._overruns, self._shared = Overruns(), Shared()
         self._names: dict[str, list[str]] = {}
 
     @property
@@ -192,8 +195,7 @@ class Services:
             predictor, decode = before.predictor, before.decode
         else:
             predictor = self.shelf.load(own)
-            manifest = predictor.package.manifest
-            decode = Decoder(manifest.request, optional=manifest.may_lack)
+            decode = self._shared.decoder(predictor.package.manifest)
         segments = Segments(
             copy.state,
             predictor,
@@ -209,7 +211,7 @@ class Services:
             predictor=predictor,
             segments=segments,
             decode=decode,
-            outcomes=OutcomeDecoder(copy.outcome) if copy.outcome is not None else None,
+            outcomes=self._shared.outcomes(copy.outcome) if copy.outcome is not None else None,
             refuse_unloggable=release.get("on_unloggable") == "refuse",
             durable=release.get("durability") == "disk",
             recent=self._recent.setdefault(loop, Recent()),
@@ -233,8 +235,10 @@ class Services:
         digest = digest.removesuffix(RULE)
         with self._vitals.loading(digest) if self._vitals is not None else nullcontext():
             package = self._packages.read(digest, keep=_READ)
+            decode = self._shared.decoder(package.manifest)
+            package.manifest = msgspec.structs.replace(package.manifest, request=decode.columns, lineage=Lineage())
             clock, vitals = self._clock, self._vitals
-            predictor = Predictor(package, self._online, clock, self._overruns, self._graphs, vitals, model=not alone)
+            predictor = Predictor(package, self._online, clock, self._overruns, self._shared.graph, vitals, model=not alone)
             self._names[digest] = package.manifest.output.names
             predictor.check_golden()
             predictor.warm()

@@ -17,7 +17,11 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from loopwright.deploy.decode import Decoder
+from loopwright.deploy.outcome import OutcomeDecoder
 from loopwright.deploy.predict import Answerer, Predictor
+from loopwright.records.declarations import Table
+from loopwright.records.package import Manifest
 from loopwright.records.packages import Package
 
 BUDGET = 1024 * 2**20
@@ -25,20 +29,41 @@ _BLOCK = 88
 """Bytes of a block of the interpreter, on average over what a package makes."""
 
 
-class Graphs:
-    """Graphs made ready, lean, and one for all packages that hold the same graph over the same columns."""
+class Shared:
+    """What packages have in common is there once, as long as one of them holds it: graphs (lean), contracts and their decoders."""
 
     def __init__(self) -> None:
-        self._made: WeakValueDictionary[tuple[str, bytes, int], Answerer] = WeakValueDictionary()
+        self._graphs: WeakValueDictionary[tuple[str, bytes, int], Answerer] = WeakValueDictionary()
+        self._decoders: WeakValueDictionary[bytes, Decoder] = WeakValueDictionary()
+        self._outcomes: WeakValueDictionary[bytes, OutcomeDecoder] = WeakValueDictionary()
 
-    def __call__(self, package: Package, name: str) -> Answerer:
+    def graph(self, package: Package, name: str) -> Answerer:
         """The graph of that file of a package. Raises PackageRefused when graph and manifest disagree."""
-        columns = blake2b(msgspec.msgpack.encode(package.columns), digest_size=16).digest()
-        key = package.manifest.files[name].sha256, columns, len(package.manifest.output.names)
-        found = self._made.get(key)
+        key = package.manifest.files[name].sha256, _digest(package.columns), len(package.manifest.output.names)
+        found = self._graphs.get(key)
         if found is None:
-            found = self._made[key] = Answerer(package, name, lean=True)
+            found = self._graphs[key] = Answerer(package, name, lean=True)
         return found
+
+    def decoder(self, manifest: Manifest) -> Decoder:
+        """The decoder of a package's contract."""
+        key = _digest([manifest.request, sorted(manifest.may_lack)])
+        found = self._decoders.get(key)
+        if found is None:
+            found = self._decoders[key] = Decoder(manifest.request, optional=manifest.may_lack)
+        return found
+
+    def outcomes(self, table: Table) -> OutcomeDecoder:
+        """The decoder of a contract of outcomes."""
+        key = _digest(table)
+        found = self._outcomes.get(key)
+        if found is None:
+            found = self._outcomes[key] = OutcomeDecoder(table)
+        return found
+
+
+def _digest(value: Any) -> bytes:
+    return blake2b(msgspec.msgpack.encode(value), digest_size=16).digest()
 
 
 class Load(NamedTuple):
