@@ -84,6 +84,7 @@ def _servers(found: Found, names: list[str]) -> str:
         "server",
         *(f"requests/s, {c}" for c in CONNECTIONS),
         *(f"p50 ms, {c}" for c in CONNECTIONS),
+        "CPU us a request, 32",
         "first answer after s",
         "MiB",
     ]
@@ -129,8 +130,8 @@ def section(found: Found, names: list[str], *, seconds: float, rounds: int) -> s
     text += table(["what", "ratio", "target", ""], [target.cells() for target in targets(found)])
     text += "\n" + _servers(found, names)
     text += (
-        "\nCPU: all processes of the server, user and kernel. First answer: from the start of the process, everything on a warm disk. Memory: all processes of the server after the load, shared\n"
-        "pages counted once.\n"
+        "\nCPU: all processes of the server, user and kernel. First answer: from the start of the process, everything on a warm disk.\n"
+        "Memory: all processes of the server after the load, shared pages counted once.\n"
     )
     if arrivals := _open(found):
         text += "\n" + arrivals
