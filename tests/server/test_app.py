@@ -11,6 +11,7 @@ from tests.server.running import Client, Server
 
 from loopwright.records.ids import is_trace_id
 from loopwright.records.predictions.read import find, predictions
+from loopwright.server.routes import DATA_ROUTES
 
 PREDICT = f"/loops/{LOOP}/predict"
 OUTCOMES = f"/loops/{LOOP}/outcomes"
@@ -286,7 +287,8 @@ def test_bad_inference_requests(client: Client) -> None:
 def test_contracts_are_described(client: Client) -> None:
     document = client.get("/openapi.json").json
     assert document["openapi"] == "3.1.0"
-    assert set(document["paths"]) == {PREDICT, OUTCOMES}
+    described = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
+    assert described == {(route.method, route.path.replace("{loop}", LOOP)) for route in DATA_ROUTES}
     schema = document["components"]["schemas"][f"{LOOP}.request"]
     assert schema["properties"]["tail"]["type"] == ["string", "null"]
     assert "pushed_back_at" not in schema["required"]

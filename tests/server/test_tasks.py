@@ -162,7 +162,7 @@ def test_the_contracts_say_whether_answers_are_explained(client: Client) -> None
     for loop, unit in UNITS.items():
         operation = told["paths"][f"/loops/{loop}/predict"]["post"]
         assert f"in the unit {unit!r}" in operation["description"]
-        assert [p["name"] for p in operation["parameters"]] == ["explain"]
+        assert operation["parameters"][-1]["name"] == "explain"
     answer = client.post("/loops/wine/predict?explain=true", WINE).json
     assert answer.keys() <= told["components"]["schemas"]["wine.answer"]["properties"].keys()
 

@@ -7,6 +7,7 @@ from loopwright.deploy.explain import BEFORE
 from loopwright.deploy.services import InService
 from loopwright.records.declarations import Column
 from loopwright.records.package import Manifest, Output
+from loopwright.server.oip import DATATYPES, outputs
 
 _TYPES: dict[str, dict[str, Any]] = {
     "float": {"type": "number"},
@@ -41,16 +42,18 @@ _ANSWER: dict[str, Any] = {
         "arm": _TEXT,
         "flags": {"type": "array", "items": _TEXT},
         "segment": {"type": "string", "description": "the segment whose own package answered; absent where the loop's did"},
-        "contributions": {
-            "type": "object",
-            "additionalProperties": {"type": "number"},
-            "description": "with `explain=true`: what each feature added; they and `base` add up to the raw score, in `unit`",
-        },
-        "base": {"type": "number"},
-        "unit": _TEXT,
-        "of": {"type": "string", "description": "the output that is explained, where there are several"},
-        "why": {"type": "string", "description": "why there are no contributions"},
     },
+}
+_REASONS: dict[str, Any] = {
+    "contributions": {
+        "type": "object",
+        "additionalProperties": {"type": "number"},
+        "description": "with `explain=true`: what each feature contributed; they and `base` add up to the raw score, in `unit`",
+    },
+    "base": {"type": "number"},
+    "unit": _TEXT,
+    "of": {"type": "string", "description": "the output that is explained, where there are several"},
+    "why": {"type": "string", "description": "why there are no contributions"},
 }
 _TENSOR: dict[str, Any] = {
     "type": "object",
@@ -147,14 +150,14 @@ def answer_schema(output: Output) -> dict[str, Any]:
     return {**_ANSWER, "properties": {**_ANSWER["properties"], **own, **_REASONS}}
 
 
-def _explained(manifest: Manifest) -> dict[str, Any]:
-    """What an operation says of explanations: the parameter that asks for them, or why there are none."""
+def _explained(manifest: Manifest) -> tuple[str, list[dict[str, Any]]]:
+    """What an operation says of explanations, and the parameter that asks for them, if they can be had."""
     told = manifest.explained
     if told is None or told.why:
-        return {"description": f"Answers are not explained: {BEFORE if told is None else told.why}."}
+        return f"Answers are not explained: {BEFORE if told is None else told.why}.", []
     how = f"With `explain=true` an answer has the contribution of each feature ({told.method}); with the base they add up"
     parameter = {"name": "explain", "in": "query", "schema": {"type": "boolean", "default": False}}
-    return {"description": f"{how} to the raw score, in the unit {told.unit!r}.", "parameters": [parameter]}
+    return f"{how} to the raw score, in the unit {told.unit!r}.", [parameter]
 
 
 def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
@@ -167,12 +170,14 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
         schemas[f"{loop}.request"] = _object(manifest.request, optional=manifest.may_lack)
         schemas[f"{loop}.tensors"] = _tensors(manifest)
         answer = _one_or_many(_ref(f"{loop}.answer"))
+        explained, explain = _explained(manifest)
         paths[f"/loops/{loop}/predict"] = {
             "post": _operation(
                 f"Predict for {loop}",
                 {"200": _answered(answer, traced=True)},
                 body={_JSON: _one_or_many(_ref(f"{loop}.request"))},
-                parameters=[*_asked(), _query("explain", "whether the answers say what each feature contributed")],
+                parameters=[*_asked(), *explain],
+                description=explained,
             )
         }
         if service.outcomes is not None:
@@ -311,10 +316,6 @@ def _header(name: str, schema: dict[str, Any], description: str) -> dict[str, An
     return {"name": name, "in": "header", "schema": schema, "description": description}
 
 
-def _query(name: str, description: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "schema": {"type": "boolean"}, "description": description}
-
-
 def _asked() -> list[dict[str, Any]]:
     """The headers that say how a prediction is to be made."""
     return [
@@ -346,6 +347,7 @@ def _operation(
     *,
     body: dict[str, Any] | None = None,
     parameters: Sequence[dict[str, Any]] = (),
+    description: str = "",
     oip: bool = False,
 ) -> dict[str, Any]:
     content = {_JSON: {"schema": _ref("ProtocolError" if oip else "Error")}}
@@ -358,6 +360,8 @@ def _operation(
     operation: dict[str, Any] = {"summary": summary, "responses": responses | answers}
     if body is not None:
         operation["requestBody"] = {"required": True, "content": {media: {"schema": schema} for media, schema in body.items()}}
+    if description:
+        operation["description"] = description
     if parameters:
         operation["parameters"] = list(parameters)
     return operation
