@@ -79,8 +79,11 @@ ANSWERS: list[tuple[Any, list[str]]] = [
         msgspec.structs.replace(sample.status().loops[0], lagging=[WorkerState(pid=13, state="lags")]),
         ["workers", "13 still serves another"],
     ),
-    (sample.trace(), ["score 0.7341", "dep_delay", "departures.parquet", "+120.00 USD", "true positive"]),
-    (sample.trace(outcome=False), ["◐ pending"]),
+    (
+        sample.trace(),
+        ["score 0.7341", "dep_delay", "departures.parquet", "+120.00 USD", "true positive", "Contributions to the log-odds"],
+    ),
+    (sample.trace(outcome=False), ["◐ pending", "the heuristic answered"]),
     (sample.drift(), ["2013-04-01", "◐ no data", "wind_speed", "▲ decayed"]),
     (sample.replayed(), ["never retrained", "heuristic only", "3 retrainings", "retrained: drift of wind_speed"]),
     (tended(leader=False), ["nothing done: another process tends"]),

@@ -8,6 +8,7 @@ from typing import Any
 from loopwright.console.wheel import STAGES
 from loopwright.records.errors import LoopNotFound, PredictionNotFound
 from loopwright.records.evaluation import Comparison, Estimate, Leaderboard, LeaderboardRow
+from loopwright.records.predictions.record import Contributions
 from loopwright.records.releases import Arm, ReleaseState
 from loopwright.records.windows import Alert, ColumnWindow, Quality, ValueWindow, Window
 from loopwright.verbs.results import (
@@ -376,6 +377,9 @@ def trace(*, outcome: bool = True, carrier: str = "UA") -> Trace:
         )
         if outcome
         else None,
+        explained=Contributions({"carrier": 0.21, "dep_delay": 1.734, "hour_sin": -0.35}, base=-1.21, unit="log-odds")
+        if outcome
+        else Contributions(why="the heuristic answered"),
     )
 
 

@@ -175,6 +175,8 @@ def test_pages_show_what_matters(address: str) -> None:
         "17.3",
         "departures.parquet",
         "1d1d1d1d1d1d1d1d",
+        "What each contributed to the log-odds, on top of -1.21",
+        "1.734",
         "true positive",
         "+120 USD",
         "first release",

@@ -17,7 +17,7 @@ from tests.develop.flights import table
 from tests.develop.segments import linear, trees
 from tests.develop.test_train import home_in, run
 
-from loopwright.deploy.explain import BEFORE, DEGRADED, MOST_READY, Explained, Explanations, PackageReasons, refuse
+from loopwright.deploy.explain import BEFORE, DEGRADED, MOST_READY, Explanations, PackageReasons, refuse
 from loopwright.deploy.predict import Predictor
 from loopwright.deploy.probe import probe
 from loopwright.records.declarations import Candidate
@@ -27,7 +27,7 @@ from loopwright.records.graph import Graph
 from loopwright.records.home import Home
 from loopwright.records.package import Output
 from loopwright.records.packages import Package
-from loopwright.records.predictions.record import Prediction
+from loopwright.records.predictions.record import Contributions, Prediction
 
 CANDIDATES = [
     Candidate("lines", linear, encoding="onehot"),
@@ -102,12 +102,12 @@ def test_each_answer_by_its_own_package_and_none_by_the_heuristic(made: Made) ->
     found = explanations(home, *packages.values())(given)
     alone = [explanations(home, packages["lines"])([lines[0]])[0], explanations(home, packages["trees"])([forest[0]])[0]]
     assert found[:2] == alone
-    assert found[2] == Explained(why=DEGRADED)
+    assert found[2] == Contributions(why=DEGRADED)
     assert found[3].contributions is None
     assert "GaussianNB has no exact explanation" in found[3].why
     assert found[4].contributions is not None
     assert found[5].contributions is not None
-    assert explanations(home)([degraded]) == [Explained(why=DEGRADED)]  # no package is needed for that
+    assert explanations(home)([degraded]) == [Contributions(why=DEGRADED)]  # no package is needed for that
 
 
 def test_what_has_no_explanation_is_told_before(made: Made) -> None:

@@ -24,6 +24,7 @@ from loopwright.records.declarations import Column
 from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel
 from loopwright.records.ledger.record import Problem
 from loopwright.records.metrics import metric
+from loopwright.records.predictions.record import Contributions
 from loopwright.records.releases import ReleaseState
 from loopwright.records.windows import Quality
 from loopwright.verbs.results import (
@@ -451,6 +452,14 @@ def _workers(found: Sequence[WorkerState]) -> str:
     )
 
 
+def _contributions(value: Contributions | None) -> RenderableType:
+    if value is None or value.contributions is None:
+        return _facts("Contributions", [("none", value.why if value is not None else "")])
+    of = f" of {value.of}" if value.of is not None else ""
+    moved = [(name, f"{by:+.4g}") for name, by in value.largest.items()]
+    return _facts(f"Contributions to the {value.unit}{of}", [*moved, ("base", f"{value.base:+.4g}")])
+
+
 def _trace(value: Trace) -> RenderableType:
     numbers = (
         f"score {value.score:.4f}, threshold {value.threshold:.4f}"
@@ -477,6 +486,7 @@ def _trace(value: Trace) -> RenderableType:
             [*value.context.items(), ("age", f"{number(value.context_age_s)} s" if value.context_age_s is not None else None)],
         ),
         _facts("Features", value.features.items()),
+        _contributions(value.explained),
         _facts(
             "Package",
             [

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import msgspec
 import numpy as np
 
 from loopwright.deploy.predict import Predictor
@@ -19,7 +18,7 @@ from loopwright.records.explanation import decode, linked
 from loopwright.records.graph import Array, Feeder, Graph
 from loopwright.records.package import Manifest
 from loopwright.records.packages import Package, Packages
-from loopwright.records.predictions.record import Prediction
+from loopwright.records.predictions.record import Contributions, Prediction
 
 FILES = ("explanation.msgpack", "explain.onnx")
 MOST_ROWS = 1000
@@ -31,19 +30,6 @@ MOST_READY = 64
 TOLERANCE = 1e-4
 BEFORE = "the package was made before answers were explained: `loopwright run` makes one that explains them"
 DEGRADED = "the heuristic answered: a rule has no contributions"
-
-
-class Explained(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What each feature contributed; `base` and the contributions add up to the raw score, in `unit`, of output `of` where there are several.
-
-    `why` says why there is none.
-    """
-
-    contributions: dict[str, float] | None = None
-    base: float | None = None
-    unit: str = ""
-    of: str | None = None
-    why: str = ""
 
 
 def refuse(package: str, manifest: Manifest) -> None:
@@ -103,9 +89,9 @@ class PackageReasons:
                 package.digest, f"its explanation is of {len(self._reasons.explainer.base)} outputs, not {outputs}"
             )
 
-    def __call__(self, answers: Sequence[Prediction]) -> list[Explained]:
+    def __call__(self, answers: Sequence[Prediction]) -> list[Contributions]:
         """What explains answers of this package, in order; for one of the heuristic, why there is nothing."""
-        found = [Explained(why=DEGRADED)] * len(answers)
+        found = [Contributions(why=DEGRADED)] * len(answers)
         sound = [i for i, answer in enumerate(answers) if "degraded" not in answer.flags]
         if not sound:
             return found
@@ -114,7 +100,7 @@ class PackageReasons:
         for row, place in zip(contributions, sound, strict=True):
             k = self._which(answers[place], explainer.base + row.sum(axis=1))
             moved = dict(zip(explainer.features, row[k].tolist(), strict=True))
-            found[place] = Explained(moved, float(explainer.base[k]), explainer.unit, names[k] if names else None)
+            found[place] = Contributions(moved, float(explainer.base[k]), explainer.unit, names[k] if names else None)
         return found
 
     def _which(self, answer: Prediction, raw: Array) -> int:
@@ -138,7 +124,7 @@ class Explanations:
         self._ready: WeakKeyDictionary[Predictor, PackageReasons | str] = WeakKeyDictionary()
         self._making = threading.Lock()
 
-    def __call__(self, answers: Sequence[Prediction]) -> list[Explained]:
+    def __call__(self, answers: Sequence[Prediction]) -> list[Contributions]:
         """What explains each answer, in order; or why there is nothing. Never raises for what a package lacks."""
         places: dict[str, list[int]] = {}
         for i, answer in enumerate(answers):
@@ -150,15 +136,15 @@ class Explanations:
                 found[i] = one
         return found
 
-    def _explained(self, package: str, answers: Sequence[Prediction]) -> list[Explained]:
+    def _explained(self, package: str, answers: Sequence[Prediction]) -> list[Contributions]:
         if all("degraded" in answer.flags for answer in answers):
-            return [Explained(why=DEGRADED)] * len(answers)
+            return [Contributions(why=DEGRADED)] * len(answers)
         try:
             reasons = self._reasons(package)
-            return [Explained(why=reasons)] * len(answers) if isinstance(reasons, str) else reasons(answers)
+            return [Contributions(why=reasons)] * len(answers) if isinstance(reasons, str) else reasons(answers)
         except Exception as error:  # noqa: BLE001  # the answers stand, whatever becomes of their explanation
             why = f"it failed: {type(error).__name__}"
-            return [Explained(why=error.why if isinstance(error, NotExplained | PackageRefused) else why)] * len(answers)
+            return [Contributions(why=error.why if isinstance(error, NotExplained | PackageRefused) else why)] * len(answers)
 
     def _reasons(self, digest: str) -> PackageReasons | str:
         predictor = self._package(digest)

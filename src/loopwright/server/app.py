@@ -54,7 +54,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class ExplainedAnswer(Answer, frozen=True, gc=False, omit_defaults=True):
-    """An answer and what each feature contributed to it, or `why` that is not told; see `deploy.explain.Explained`."""
+    """An answer and what each feature contributed to it, or `why` that is not told; see `Contributions`."""
 
     contributions: dict[str, float] | None = None
     base: float | None = None

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from loopwright.records.errors import LoopNotFound, NotFound, PredictionNotFound
+from loopwright.records.errors import LoopNotFound, NotExplained, NotFound, PackageRefused, PredictionNotFound
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.home import Home
+from loopwright.records.predictions.record import Contributions
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
 from loopwright.records.windows import Alert, Quality, ValueWindow, Window
@@ -317,6 +318,7 @@ def trace(home: Home, id: str) -> Trace:
         outcome=_outcome_of(home, loop, prediction, manifest.output),
         task=manifest.output.task,
         values=dict(zip(manifest.output.names, prediction.values or [], strict=False)),
+        explained=_explained(package, prediction),
     )
 
 
@@ -347,6 +349,18 @@ def _recompute(package: "Package", prediction: "Prediction") -> tuple[dict[str, 
     if output.task == "multiclass":
         return features, output.classes[int(rule.answers(feed)[1][0].argmax())]
     return features, float(rule.score(feed)[0])
+
+
+def _explained(package: "Package", prediction: "Prediction") -> Contributions:
+    """What each feature contributed to a logged prediction, or why that cannot be told."""
+    from loopwright.deploy.explain import PackageReasons
+    from loopwright.records.graph import Graph
+
+    try:
+        (found,) = PackageReasons(package, Graph(package.files["model.onnx"]), package.files)([prediction])
+    except (NotExplained, PackageRefused) as error:
+        return Contributions(why=error.why)
+    return found
 
 
 def _files(home: Home, manifest: "Manifest") -> Iterator[FileUsed]:

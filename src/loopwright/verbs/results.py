@@ -9,6 +9,7 @@ from loopwright.deploy.vitals import WorkerState
 from loopwright.records.declarations import Column, Table, Task
 from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.ledger.record import Problem
+from loopwright.records.predictions.record import Contributions
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import Stage
 from loopwright.records.windows import Alert, Quality, ValueWindow, Window
@@ -123,7 +124,10 @@ class TracedOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
-    """One prediction, back to the files it was learnt from and forward to its money."""
+    """One prediction, back to the files it was learnt from and forward to its money.
+
+    `explained` is what each feature contributed to it, computed again of the row as it was logged.
+    """
 
     id: str
     loop: str
@@ -149,6 +153,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     outcome: TracedOutcome | None
     task: Task = "binary"
     values: dict[str, float] = {}
+    explained: Contributions | None = None
 
     @property
     def answer(self) -> str:

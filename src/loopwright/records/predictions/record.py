@@ -1,4 +1,4 @@
-"""One prediction, one outcome: what the log holds."""
+"""One prediction, one outcome: what the log holds. And what explains a prediction, which is made again of it whenever it is asked for."""
 
 from typing import Any
 
@@ -46,3 +46,21 @@ class OutcomeRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     known_at: int
     received_at: int
     provenance: str
+
+
+class Contributions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What each feature contributed to a prediction; with `base` they add up to the raw score, in `unit`, of the value `of` where there are several.
+
+    `why` says why there are none.
+    """
+
+    contributions: dict[str, float] | None = None
+    base: float | None = None
+    unit: str = ""
+    of: str | None = None
+    why: str = ""
+
+    @property
+    def largest(self) -> dict[str, float]:
+        """The contributions, those that moved it most first."""
+        return dict(sorted((self.contributions or {}).items(), key=lambda item: -abs(item[1])))
