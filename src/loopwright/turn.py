@@ -270,8 +270,11 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
     )
     entry = home.ledger.latest(Leaderboard, loop=loop.name, key=state.turn)
     if entry is None:  # else an interrupted run made it, and only segments are left to do
-        entry = home.ledger.put(develop(work, params=params, turn=state.turn), loop=loop.name, key=state.turn)
-        _learnt(home, examples.id, entry.id, [row.package for row in entry.record.rows], parent)
+        found = develop(work, params=params, turn=state.turn)
+        with home.ledger.batch():
+            entry = home.ledger.put(found, loop=loop.name, key=state.turn)
+            _learnt(home, examples.id, entry.id, [row.package for row in found.rows], parent)
+        failpoints.hit("package.recorded")
     if loop.fleet is not None and entry.record.fleet is None:
         state.progress.say(entry.record.verdict)
         entry = _segments(state, loop.fleet, work, entry.record, examples.id)

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from loopwright.records import failpoints
 from loopwright.records.declarations import Column
 from loopwright.records.errors import PackageNotFound, PackageRefused
 from loopwright.records.evaluation import Evaluation
@@ -130,12 +131,14 @@ class Packages:
                     out.write(data)
                     out.flush()
                     os.fsync(out.fileno())
+                failpoints.hit("package.partly")
             _sync_folder(temporary)
             try:
                 temporary.rename(self.folder / name)
             except OSError:
                 if not (self.folder / name).is_dir():  # else somebody wrote the same package meanwhile
                     raise
+            failpoints.hit("package.renamed")
             _sync_folder(self.folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
