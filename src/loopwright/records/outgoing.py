@@ -71,6 +71,15 @@ def target(url: str) -> tuple[str, str, int, str, bool]:
     return host, addresses[0], port, path, tls
 
 
+def problem(url: str) -> str:
+    """Why nothing could be posted to `url`, as far as can be told without doing so; empty if all is well."""
+    try:
+        target(url)
+    except (AddressRefused, OSError) as error:
+        return str(error)
+    return ""
+
+
 def _allowed(address: str, *, loopback: bool) -> bool:
     ip = ipaddress.ip_address(address.split("%")[0])
     if loopback:

@@ -63,6 +63,7 @@ def doctor(home: Home) -> Checked:
         _online(home),
         _exposed(home),
         *_openlineage(home),
+        *_protocols(home),
         CheckItem(
             name="cores",
             ok=(os.cpu_count() or 1) >= home.settings.workers,
@@ -152,6 +153,29 @@ def _openlineage(home: Home) -> list[CheckItem]:
         return []
     why = problem(target)
     return [CheckItem(name="openlineage", ok=not why, detail=why or f"events go to {target.split('@')[-1]}")]
+
+
+def _protocols(home: Home) -> list[CheckItem]:
+    """What gRPC, spans and events need, where they are asked for: libraries, and receivers that may be called."""
+    from importlib.metadata import PackageNotFoundError, version  # here and not above: `--help` must start fast
+
+    from loopwright.records.outgoing import problem
+
+    settings, items = home.settings, []
+    for name, asked, extra, libraries in (
+        ("gRPC", settings.grpc_port >= 0, "grpc", ("grpcio", "protobuf")),
+        ("traces", bool(settings.traces), "otel", ("opentelemetry-proto",)),
+    ):
+        try:
+            found = ", ".join(f"{library} {version(library)}" for library in libraries) if asked else ""
+            items += [CheckItem(name=name, ok=True, detail=found)] if asked else []
+        except PackageNotFoundError:
+            items.append(CheckItem(name=name, ok=False, detail=f"not installed: pip install 'loopwright[{extra}]'"))
+    for name, url in (("traces", settings.traces), ("events", settings.events)):
+        if url:
+            why = problem(url)
+            items.append(CheckItem(name=name, ok=not why, detail=why or f"go to {url}"))
+    return items
 
 
 def _online(home: Home) -> CheckItem:
