@@ -248,7 +248,9 @@ def answering(server: Server) -> set[str]:
     found = set()
     for _ in range(6):
         client = server.data()
-        found.add(client.post(PREDICT, flight()).json["package"])
+        reply = client.post(PREDICT, flight())
+        assert reply.status == 200, reply.body
+        found.add(reply.json["package"])
         client.close()
     return found
 
