@@ -1,9 +1,10 @@
+import ndonnx as ndx
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, recall_score
 from tests.develop.flights import COLUMNS, SCOPE, table
 
-from loopwright.develop.evaluate import SLICE_ROWS, evaluate, latency, measures
+from loopwright.develop.evaluate import SLICE_ROWS, evaluate, latency, loading, measures
 from loopwright.develop.features import trace_rule
 from loopwright.develop.reference import served_rows
 from loopwright.records import metrics
@@ -17,7 +18,7 @@ def test_every_metric_on_every_slice_is_that_of_its_rows() -> None:
     truth, score = rng.random(1000) < 0.3, rng.random(1000)
     carrier = np.array(["UA"] * 600 + ["AA"] * (400 - SLICE_ROWS + 1) + ["ZZ"] * (SLICE_ROWS - 1), dtype=object)
     found = evaluate(
-        truth, metrics.answered(Output(), score, None, 0.6), output=Output(), threshold=0.6, slices={"carrier": carrier}, value=SCOPE.value, seed=0, latency=(10.0, 20.0), size=7, seconds=1.5,
+        truth, metrics.answered(Output(), score, None, 0.6), output=Output(), threshold=0.6, slices={"carrier": carrier}, value=SCOPE.value, seed=0, latency=(10.0, 20.0), loading=(2.5, 4096), size=7, seconds=1.5,
         wanted=["precision_gap:carrier", "latency_p99_ms"],
     )  # fmt: skip
     assert set(found.metrics) == {*metrics.measured(Output()), "recall_gap:carrier", "precision_gap:carrier"}
@@ -33,6 +34,7 @@ def test_every_metric_on_every_slice_is_that_of_its_rows() -> None:
     measured = measures(found)
     assert measured["latency_p99_ms"] == 0.02
     assert measured["train_seconds"] == 1.5
+    assert (measured["load_ms"], measured["memory_bytes"]) == (2.5, 4096)
     assert set(metrics.MEASURES) <= set(measured)
 
 
@@ -41,6 +43,16 @@ def test_latency_is_of_single_rows() -> None:
     p50, p99 = latency(graph, COLUMNS, served_rows(COLUMNS, table(50), range(50)), RealClock(), runs=100)
     assert 1 < p50 <= p99
     assert p50 < 5000
+
+
+def test_loading_is_measured_alike_each_time_and_grows_with_the_graph() -> None:
+    small = trace_rule(SCOPE.heuristic.rule, COLUMNS)
+    x = ndx.argument(shape=("N", 2), dtype=ndx.float32)
+    large = ndx.build({"x": x}, {"y": ndx.matmul(x, ndx.asarray(np.ones((2, 50_000), dtype=np.float32)))}).SerializeToString()
+    found = [loading(graph, RealClock()) for graph in (small, small, large)]
+    assert all(milliseconds > 0 for milliseconds, _ in found)
+    assert found[0][1] == pytest.approx(found[1][1], rel=0.1)
+    assert found[2][1] > found[0][1] + 350_000
 
 
 class Busy(RealClock):

@@ -13,6 +13,7 @@ def test_the_environment_names_what_shapes_a_package() -> None:
     found = environment()
     assert found["python"] == platform.python_version()
     assert found["onnxruntime"] == onnxruntime.__version__
+    assert found["processor"]
 
 
 def code_in(folder: Path) -> Any:

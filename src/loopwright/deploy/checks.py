@@ -294,10 +294,12 @@ def _measure(case: Case, name: str) -> Estimate | None:
         "latency_p99_ms": evaluation.latency_p99_us / 1000,
         "size_bytes": float(evaluation.size_bytes),
         "train_seconds": evaluation.train_seconds,
+        "load_ms": evaluation.load_ms,
+        "memory_bytes": evaluation.memory_bytes,
         "value_per_prediction": evaluation.value_per_prediction,
     }
-    if name in measured:
-        return Estimate(measured[name], measured[name], measured[name], evaluation.rows)
+    if (value := measured.get(name)) is not None:
+        return Estimate(value, value, value, evaluation.rows)
     if case.own is None or metrics.problem(name, case.slices, case.output):
         return None
     found = metrics.intervals(

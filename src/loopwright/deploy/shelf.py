@@ -4,13 +4,10 @@ What a package takes is measured while it is loaded: by the allocator of the C l
 interpreter's count of its own blocks. One that goes is only let go of: who is answering with it finishes with it.
 """
 
-import ctypes
-import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from functools import cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -21,12 +18,11 @@ from loopwright.deploy.decode import Decoder
 from loopwright.deploy.outcome import OutcomeDecoder
 from loopwright.deploy.predict import Answerer, Predictor
 from loopwright.records.declarations import Table
+from loopwright.records.heap import allocated, give_back
 from loopwright.records.package import Manifest
 from loopwright.records.packages import Package
 
 BUDGET = 1024 * 2**20
-_BLOCK = 88
-"""Bytes of a block of the interpreter, on average over what a package makes."""
 
 
 class Shared:
@@ -129,9 +125,9 @@ class Shelf:
             found = self.find(digest)
             if found is not None:
                 return found
-            started, before = time.perf_counter(), _allocated()
+            started, before = time.perf_counter(), allocated()
             predictor = self._make(digest)
-            seconds, taken = time.perf_counter() - started, _allocated() - before
+            seconds, taken = time.perf_counter() - started, allocated() - before
             least = sum(info.size for name, info in predictor.package.manifest.files.items() if name.endswith(".onnx"))
             held = _Held(predictor, min(max(taken, least), 16 * least + 2**20))  # others allocate at the same time
             self._held[digest] = held
@@ -140,7 +136,7 @@ class Shelf:
             self._told(Load(digest, seconds, held.bytes, len(self._held), self.bytes, len(evicted)))
         if evicted:
             self._gone(evicted)
-            _give_back()
+            give_back()
         return predictor
 
     def drop(self, digests: Iterable[str]) -> None:
@@ -161,40 +157,3 @@ class Shelf:
         held = self._held.pop(digest, None)
         if held is not None:
             self.bytes -= held.bytes
-
-
-class _Mallinfo(ctypes.Structure):
-    """What glibc tells of its heaps, in bytes: `uordblks` are allocated in them, `hblkhd` beside them."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
-    )
-
-
-@cache
-def _library() -> Any:
-    """The C library, if it is one that tells what is allocated (glibc 2.33 and later)."""
-    library = ctypes.CDLL(None)
-    try:
-        library.mallinfo2.restype = _Mallinfo
-    except AttributeError:
-        return None
-    return library
-
-
-def _allocated() -> int:
-    """Bytes that this process has allocated and not freed."""
-    library = _library()
-    native = 0
-    if library is not None:
-        found = library.mallinfo2()
-        native = found.uordblks + found.hblkhd
-    return int(native) + _BLOCK * sys.getallocatedblocks()
-
-
-def _give_back() -> None:
-    """Free memory goes back to the system."""
-    library = _library()
-    if library is not None:
-        library.malloc_trim(0)

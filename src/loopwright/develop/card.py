@@ -65,6 +65,7 @@ def card(manifest: Manifest, scope: Scope, evaluation: Evaluation, measured: dic
             if (e := evaluation.metrics.get(name))
         ),
         f"| one row, median / 99 % | {evaluation.latency_p50_us:.0f} / {evaluation.latency_p99_us:.0f} µs | |",
+        *_loading(evaluation),
         "",
         *_slices(evaluation, manifest),
         "## What to beware of",
@@ -107,6 +108,12 @@ def _split(manifest: Manifest) -> list[str]:
 
 def _number(value: float) -> str:
     return "no data" if math.isnan(value) else f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.3f}"
+
+
+def _loading(evaluation: Evaluation) -> list[str]:
+    if evaluation.load_ms is None or evaluation.memory_bytes is None:
+        return []
+    return [f"| loading / memory then | {evaluation.load_ms:.1f} ms / {evaluation.memory_bytes / 1024:,.0f} KiB | |"]
 
 
 def _interval(estimate: Estimate) -> str:

@@ -10,13 +10,14 @@ from loopwright.records.clock import Clock
 from loopwright.records.declarations import Column, Value
 from loopwright.records.evaluation import Estimate, Evaluation
 from loopwright.records.graph import Array, Feeder, Graph
+from loopwright.records.heap import allocated
 from loopwright.records.metrics import Answered
 from loopwright.records.package import Output
 
 SLICE_ROWS, SLICE_VALUES = 30, 50
 """A slice's value is evaluated from 30 rows on; at most its 50 most frequent values are."""
 
-LATENCY_ROUNDS, LATENCY_RUNS = 5, 400
+LATENCY_ROUNDS, LATENCY_RUNS, LOADING_ROUNDS = 5, 400, 4
 
 
 def evaluate(
@@ -31,13 +32,14 @@ def evaluate(
     wanted: Sequence[str] = (),
     seed: int,
     latency: tuple[float, float],
+    loading: tuple[float, int] | None = None,
     size: int,
     seconds: float,
 ) -> Evaluation:
     """Measure answers against `truth` on N validation rows; both as `records.metrics` has them for the task of `output`.
 
     `slices` maps slice -> string [N]; `groups` [N] are those of a ranking; `wanted` names further metrics (gaps); `latency` is
-    (p50, p99) in microseconds.
+    (p50, p99) in microseconds, `loading` what `loading` measures.
     """
     gap = metrics.gap(output.task)
     gaps = [f"{gap}:{name}" for name in slices] if gap else []
@@ -68,6 +70,8 @@ def evaluate(
         size_bytes=size,
         train_seconds=seconds,
         value_per_prediction=worth.value if worth is not None and len(truth) else 0.0,
+        load_ms=loading and loading[0],
+        memory_bytes=loading and loading[1],
     )
 
 
@@ -98,6 +102,22 @@ def latency(
     return float(p50), float(p99)
 
 
+def loading(graph: bytes, clock: Clock, *, rounds: int = LOADING_ROUNDS) -> tuple[float, int]:
+    """How long a graph takes to load and answer a first row, in milliseconds, and what it holds then, in bytes; in this process.
+
+    Each is the least of some rounds: what the graph takes, not what else went on meanwhile.
+    """
+    times, sizes = [], []
+    for _ in range(rounds):
+        before, start = allocated(), clock.monotonic()
+        loaded = Graph(graph)
+        loaded.run(loaded.empty_feed(1))
+        times.append(clock.monotonic() - start)
+        sizes.append(allocated() - before)
+        del loaded
+    return min(times) * 1e3, max(min(sizes), len(graph))
+
+
 def measures(evaluation: Evaluation) -> dict[str, float]:
     """Every measure of an evaluation by its metric name, those of the package included."""
     return {
@@ -108,4 +128,6 @@ def measures(evaluation: Evaluation) -> dict[str, float]:
         "latency_p99_ms": evaluation.latency_p99_us / 1000,
         "size_bytes": float(evaluation.size_bytes),
         "train_seconds": evaluation.train_seconds,
+        **({"load_ms": evaluation.load_ms} if evaluation.load_ms is not None else {}),
+        **({"memory_bytes": float(evaluation.memory_bytes)} if evaluation.memory_bytes is not None else {}),
     }

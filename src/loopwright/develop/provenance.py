@@ -16,14 +16,24 @@ LIBRARIES = (
 
 
 def environment() -> dict[str, str]:
-    """Versions of Python, the platform and the libraries that shape a package."""
-    found = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
+    """Versions of Python, the platform and the libraries that shape a package, and the processor on which it was measured."""
+    found = {"python": platform.python_version(), "platform": platform.platform(terse=True), "processor": processor()}
     for name in LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def processor() -> str:
+    """The name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def commit(code: Callable[..., Any] | str) -> str:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from loopwright.develop.agreement import agreed, load
 from loopwright.develop.card import card
 from loopwright.develop.convert import convert, refuse_inconvertible, rehearse
-from loopwright.develop.evaluate import LATENCY_RUNS, evaluate, latency, measures
+from loopwright.develop.evaluate import LATENCY_RUNS, evaluate, latency, loading, measures
 from loopwright.develop.explanation import Files, explanation
 from loopwright.develop.features import Encoding, Traced, Vocabulary, trace, trace_rule, trace_slices
 from loopwright.develop.fit import Lessons, first_trial, fit, fixed, make, search
@@ -430,6 +430,7 @@ def make_package(work: Work, fitted: _Fitted) -> Measured:
         wanted=work.wanted,
         seed=work.seed,
         latency=latency(graph, work.columns, served_rows(work.columns, table, sample), work.home.clock, runs=work.latency_runs),
+        loading=loading(fitted.graph, work.home.clock),
         size=len(fitted.graph),
         seconds=fitted.seconds,
     )

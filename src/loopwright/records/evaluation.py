@@ -24,6 +24,9 @@ NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0)
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Every metric, overall and on every slice, with intervals; latencies in microseconds for a single row in process.
 
+    `load_ms` is how long the graph took to load there, and `memory_bytes` what it holds then (the session and all), on the machine
+    that the manifest's environment names; None in packages that were made before these were measured.
+
     `slices` maps slice name -> slice value -> metric -> estimate. `value_per_prediction` is in the scope's currency,
     relative to no model. `baseline` values are on the same rows.
     """
@@ -38,6 +41,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     train_seconds: float
     value_per_prediction: float
+    load_ms: float | None = None
+    memory_bytes: int | None = None
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):

@@ -92,6 +92,8 @@ MEASURES: dict[str, Metric] = {
     "latency_p50_ms": Metric(False, 0.0, "the same median in milliseconds"),
     "latency_p99_ms": Metric(False, 0.0, "the same percentile in milliseconds"),
     "size_bytes": Metric(False, 0.0, "size of the graph"),
+    "load_ms": Metric(False, 0.0, "how long the graph takes to load, milliseconds"),
+    "memory_bytes": Metric(False, 0.0, "memory of the loaded graph"),
     "train_seconds": Metric(False, 0.0, "how long training took, search included"),
 }
 """What is measured on the package rather than on rows."""

@@ -1,0 +1,46 @@
+"""What this process has allocated: what a package takes is measured by it, when it is built and when it is loaded."""
+
+import ctypes
+import sys
+from functools import cache
+from typing import Any
+
+_BLOCK = 88
+"""Bytes of a block of the interpreter, on average over what a package makes."""
+
+
+class _Mallinfo(ctypes.Structure):
+    """What glibc tells of its heaps, in bytes: `uordblks` are allocated in them, `hblkhd` beside them."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    )
+
+
+@cache
+def _library() -> Any:
+    """The C library, if it is one that tells what is allocated (glibc 2.33 and later)."""
+    library = ctypes.CDLL(None)
+    try:
+        library.mallinfo2.restype = _Mallinfo
+    except AttributeError:
+        return None
+    return library
+
+
+def allocated() -> int:
+    """Bytes that this process has allocated and not freed: those of the interpreter, and where glibc tells those of libraries."""
+    library = _library()
+    native = 0
+    if library is not None:
+        found = library.mallinfo2()
+        native = found.uordblks + found.hblkhd
+    return int(native) + _BLOCK * sys.getallocatedblocks()
+
+
+def give_back() -> None:
+    """Free memory goes back to the system."""
+    library = _library()
+    if library is not None:
+        library.malloc_trim(0)
