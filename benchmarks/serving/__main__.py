@@ -148,7 +148,7 @@ class Run:
                 if contestant.name not in self.found.failed:
                     try:
                         measure(contestant, number)
-                    except (Failed, subprocess.SubprocessError, OSError) as error:
+                    except (Failed, subprocess.SubprocessError, OSError, ValueError, LookupError) as error:
                         if contestant.name in self.found.stumbled or self.rounds == 1:
                             self.give_up(contestant, error)
                         else:

@@ -89,6 +89,8 @@ def said(text: str) -> Closed:
     quantile = dict(re.findall(r"^\s+(50|99)%\s+([\d.]+(?:us|ms|s|m))", text, re.MULTILINE))
     if rate is None or len(quantile) != 2:
         raise Failed(f"cannot read what wrk said: {text[-300:]}")
+    if not float(rate[1]):
+        raise Failed("not one answer while the load ran")
     p50, p99 = (_microseconds(quantile[q]) for q in ("50", "99"))
     return Closed(float(rate[1]), p50, p99)
 

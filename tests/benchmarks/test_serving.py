@@ -97,6 +97,8 @@ def test_reads_what_wrk_says() -> None:
     assert (told.rate, told.p50, told.p99) == (24284.31, 831.0, 2.33e6)
     with pytest.raises(Failed, match="cannot read"):
         said("unable to connect to 127.0.0.1:1 Connection refused")
+    with pytest.raises(Failed, match="not one answer"):
+        said(WRK.replace("24284.31", "0.00"))
 
 
 def test_open_loop_charges_a_stall_to_all_that_were_due_meanwhile() -> None:

@@ -1,7 +1,6 @@
 """The pipeline on Ray Serve, one replica: `python -m benchmarks.serving.peers.on_ray FOLDER PORT`. Runs until it is ended."""
 
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -28,19 +27,18 @@ class FlightDelay:
 
 def main() -> None:
     """Start a Ray of its own, and serve."""
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:  # Unix sockets want short paths
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            _temp_dir=folder,
-            object_store_memory=100 << 20,
-            runtime_env={"env_vars": {"PYTHONPATH": str(Path.cwd())}},
-        )
-        serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])}, logging_config={"log_level": "WARNING"})
-        serve.run(FlightDelay.bind(sys.argv[1]), route_prefix="/")  # type: ignore[attr-defined]  # the decorator adds it
-        threading.Event().wait()
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        _temp_dir=str(Path(sys.argv[1]) / "ray"),  # its Unix sockets want a short path
+        object_store_memory=100 << 20,
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path.cwd())}},
+    )
+    serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])}, logging_config={"log_level": "WARNING"})
+    serve.run(FlightDelay.bind(sys.argv[1]), route_prefix="/")  # type: ignore[attr-defined]  # the decorator adds it
+    threading.Event().wait()
 
 
 if __name__ == "__main__":
