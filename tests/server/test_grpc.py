@@ -158,6 +158,13 @@ def test_ids_and_traces_are_those_of_the_caller(channel: Any, server: Server) ->
     assert called(channel, other, metadata=(("x-request-id", "ours-7"),)).id == "typed"
 
 
+def test_a_deadline_that_is_over_is_answered_by_the_heuristic(channel: Any) -> None:
+    answer = called(channel, typed(1), metadata=(("x-timeout-ms", "0"),))
+    assert answer.outputs[4].contents.bytes_contents == [b"degraded"]
+    code, told = refused(lambda: called(channel, typed(1), metadata=(("x-timeout-ms", "soon"),)))
+    assert (code, "X-Timeout-Ms" in told) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+
+
 def bad(change: Callable[[Any], Any]) -> Any:
     request = typed()
     change(request)

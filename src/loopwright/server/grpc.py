@@ -25,7 +25,7 @@ from loopwright.records.errors import LoopwrightError, Overloaded, RequestInvali
 from loopwright.records.predictions.record import Prediction
 from loopwright.server import oip
 from loopwright.server.access import Access
-from loopwright.server.asking import ask, asked_id
+from loopwright.server.asking import ask, asked_id, deadline
 from loopwright.server.batches import Batches, Found
 from loopwright.server.http import MOST_BYTES
 from loopwright.server.metrics import Metrics
@@ -323,7 +323,9 @@ class Door:
         started = time.perf_counter()
         service = await self._service(asked.model_name, asked.model_version)
         output = service.predictor.package.manifest.output
-        id = asked_id(headers)
+        id, left = asked_id(headers), context.time_remaining()
+        seconds = service.predictor.deadline
+        until = deadline(headers, started, seconds if left is None else min(seconds, left))
 
         def decoded() -> tuple[oip.Tensors, list[dict[str, Any]]]:
             tensors = oip.Tensors.of(*_plain(asked), service.decode.columns, oip.outputs(output))
@@ -336,14 +338,14 @@ class Door:
         large = asked.ByteSize() > INLINE_BYTES
         tensors, rows = await asyncio.to_thread(decoded) if large else decoded()
         traced = Traced("infer", asked.model_name, headers, started, time.perf_counter(), _ABOUT)
-        call = Call(ask(rows, id), asyncio.get_running_loop().create_future(), traced)
+        call = Call(ask(rows, id, until), asyncio.get_running_loop().create_future(), traced)
         self._batches.put(asked.model_name, call)
         found = await call.found
         if isinstance(found, Exception):
             raise found
         trailing = [("traceresponse", value.decode()) for _, value in traceresponse(self._spans, headers, found[0].id)]
-        if len(found) == 1 or id is not None:
-            trailing.append(("x-request-id", found[0].id if len(found) == 1 or id is None else id.id))
+        if whole := found[0].id if len(found) == 1 else id.id if id is not None else "":
+            trailing.append(("x-request-id", whole))
         context.set_trailing_metadata(tuple(trailing))
         answer = await asyncio.to_thread(encoded, found) if large else encoded(found)
         self._metrics.answered(asked.model_name, time.perf_counter() - started)
