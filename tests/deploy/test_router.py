@@ -13,7 +13,8 @@ from tests.deploy.bodies import text
 from tests.deploy.loops import LOOP, Weather, flight, model_graph, opened, package
 
 from loopwright.deploy import controller, served
-from loopwright.deploy.router import Ask, Router
+from loopwright.deploy.recent import Claim, Recent
+from loopwright.deploy.router import Ask, Router, digest
 from loopwright.deploy.services import Watcher
 from loopwright.records import failpoints
 from loopwright.records.errors import LogUnavailable, LoopNotFound, LoopwrightError, NotFound, RequestConflict, Unavailable
@@ -109,11 +110,42 @@ def test_the_same_id_again(router: Router, home: Home) -> None:
     assert len(ids) == len(set(ids)) == 3
 
 
-def test_a_conflict_in_one_row_logs_none_of_the_request(router: Router, home: Home) -> None:
+def test_one_row_and_two_under_one_id_are_a_conflict_and_nothing_of_it_is_logged(router: Router, home: Home) -> None:
     router.answer(LOOP, [ask(router, 1, ids=["a" * 32])])
-    (result,) = router.answer(LOOP, [ask(router, 7, 8, ids=["c" * 32, "a" * 32])])
+    two = ask(router, 1, 8, ids=["c" * 32, "d" * 32])._replace(request="a" * 32)
+    (result,) = router.answer(LOOP, [two])
     assert isinstance(result, RequestConflict)
     assert predictions(home, LOOP).num_rows == 1
+
+
+def test_another_worker_gives_the_same_answer_and_logs_nothing(router: Router, home: Home) -> None:
+    other = Router(home.path, home.packages, Weather(), home.clock)
+    other.refresh()
+    first = router.answer(LOOP, [ask(router, 1, 2, ids=["a" * 32, "b" * 32])])
+    assert other.answer(LOOP, [ask(other, 1, 2, ids=["a" * 32, "b" * 32])]) == first
+    assert isinstance(other.answer(LOOP, [ask(other, 3, ids=["a" * 32])])[0], RequestConflict)
+    another = answered(other.answer(LOOP, [ask(other, 3, ids=["a" * 32], exact=False)])[0])
+    assert another[0].id != "a" * 32
+    other.close()
+    assert predictions(home, LOOP).num_rows == 3
+
+
+def test_what_was_answered_and_perhaps_not_logged_is_logged_by_who_is_asked_again(router: Router, home: Home) -> None:
+    """As when a worker dies between the two: here it could not log, and the loop says to refuse then."""
+    asked = ask(router, 1, ids=["a" * 32])
+    recent = Recent(home.path / "run" / "requests")
+    claim = recent.claim(LOOP, "a" * 32, digest(asked.rows))
+    assert isinstance(claim, Claim)
+    predictor = router.service(LOOP).predictor
+    kept = predictor.answer([dict(row) for row in asked.rows], ids=["a" * 32])
+    recent.keep(claim, kept)
+    whose = int.from_bytes(b"gone", "little")  # of a process that is not
+    place = claim.place + 60 - 4
+    recent._open()[place : place + 4] = whose.to_bytes(4, "little")
+    recent.close()
+    assert answered(router.answer(LOOP, [ask(router, 1, ids=["a" * 32])])[0]) == kept
+    assert answered(router.answer(LOOP, [ask(router, 1, ids=["a" * 32])])[0]) == kept
+    assert predictions(home, LOOP)["_id"].to_pylist() == ["a" * 32]
 
 
 def test_a_swap_is_followed_and_repeated_ids_outlive_it(router: Router, home: Home, told: Told) -> None:

@@ -193,7 +193,7 @@ def test_a_repeated_list_is_logged_once(client: Client, server: Server) -> None:
     first = client.post(PREDICT, rows, x_request_id="again-and-again")
     again = client.post(PREDICT, rows, x_request_id="again-and-again")
     assert first.json == again.json
-    assert client.post(PREDICT, rows[:2], x_request_id="again-and-again").status == 200
+    assert client.post(PREDICT, rows[:2], x_request_id="again-and-again").status == 409
     assert client.post(PREDICT, [rows[0], flight(7)], x_request_id="again-and-again").status == 409
     units = predictions(server.home, LOOP, columns=["_id", "_unit"])["_unit"].to_pylist()
     assert sorted(u for u in units if u.startswith("again")) == ["again-0", "again-1", "again-2"]

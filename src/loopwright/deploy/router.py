@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
 from itertools import islice
 from math import inf
 from pathlib import Path
@@ -13,16 +14,17 @@ import msgspec
 
 from loopwright.deploy.context import ContextStore
 from loopwright.deploy.outcome import Accepted
-from loopwright.deploy.recent import Recent
-from loopwright.deploy.services import Services, Watcher
+from loopwright.deploy.recent import Claim, Earlier, Recent
+from loopwright.deploy.services import InService, Services, Watcher
 from loopwright.deploy.shelf import BUDGET
-from loopwright.deploy.vitals import Vitals
+from loopwright.deploy.vitals import FOLDER, Vitals
 from loopwright.records import failpoints
 from loopwright.records.clock import Clock
-from loopwright.records.errors import LogUnavailable, LoopwrightError, NotFound, RequestConflict, Unavailable
+from loopwright.records.errors import LogUnavailable, LoopwrightError, NotFound, Overloaded, RequestConflict, Unavailable
 from loopwright.records.graph import microseconds
 from loopwright.records.ids import new_ids
 from loopwright.records.packages import Packages
+from loopwright.records.predictions.damage import noted
 from loopwright.records.predictions.log import LogWriter
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.predictions.segment import log_folder
@@ -32,8 +34,9 @@ KINDS: tuple[Kind, ...] = ("predictions", "outcomes")
 
 
 class Ask(NamedTuple):
-    """One request: its rows, and the ids the client gave them, if any. A taken id is an error only where `exact`.
+    """One request: its rows, and the ids the client gave them, if any; `request` is that of the request, if not the first.
 
+    An id that is taken is an error only where `exact`; else the rows get others.
     After `until` (`time.perf_counter`) the heuristic answers.
     """
 
@@ -41,6 +44,7 @@ class Ask(NamedTuple):
     ids: list[str] | None = None
     exact: bool = True
     until: float = inf
+    request: str = ""
 
 
 class Router(Services):
@@ -61,6 +65,7 @@ class Router(Services):
         self._writers: dict[tuple[str, str], LogWriter] = {}
         self._writing = threading.Lock()
         self._noted = _Noted()
+        self._recent = Recent(home / FOLDER / "requests")
 
     def answer(self, loop: str, asks: Sequence[Ask]) -> list[list[Prediction] | LoopwrightError]:
         """Answer several requests of one loop together, in one write to the log; an answer or an error for each.
@@ -85,26 +90,62 @@ class Router(Services):
         if service.durable:
             self._note_lost(loop)
         now = self._clock.now()
-        batch = _Batch(rows=[], ids=[], asked=[], places={}, fresh=iter(new_ids(now, sum([len(ask.rows) for ask in asks]))))
-        slots = [_slots(service.recent, ask, batch) for ask in asks]
+        fresh = iter(new_ids(now, sum([len(ask.rows) for ask in asks])))
+        batch = _Batch(rows=[], ids=[], fresh=fresh, claims=[], places={}, again=[])
+        slots = [
+            batch.put(ask.rows, None) if ask.ids is None else self._slot(service, loop, ask, ask.ids, batch) for ask in asks
+        ]
         answers: list[Prediction] = []
-        if batch.rows:
-            left = seconds if seconds < inf else None
-            try:
+        try:
+            if batch.rows:
+                left = seconds if seconds < inf else None
                 answers = service.segments.answer(batch.rows, ids=batch.ids, at_us=microseconds(now), seconds=left)
-            except Unavailable as error:
-                return [error] if len(asks) == 1 else [self.answer(loop, [ask])[0] for ask in asks]
-            try:
-                self._append(loop, "predictions", answers)
-            except LogUnavailable as error:
-                self._watcher.unlogged(loop, len(answers))
-                if service.refuse_unloggable:
+                for claim, place in batch.claims:
+                    self._recent.keep(claim, answers[place])
+            if answers or batch.again:
+                self._append(loop, "predictions", [*answers, *batch.again] if batch.again else answers)
+        except Unavailable as error:
+            unlogged = isinstance(error, LogUnavailable)
+            if unlogged:
+                self._watcher.unlogged(loop, len(answers) + len(batch.again))
+            if not unlogged or service.refuse_unloggable:
+                self._leave(batch)
+                if unlogged or len(asks) == 1:
                     return [slot if isinstance(slot, LoopwrightError) else error for slot in slots]
-            if batch.places:
-                for answer, asked in zip(answers, batch.asked, strict=True):
-                    if asked is not None:
-                        service.recent.keep(answer, asked)
-        return [_found(slot, answers) for slot in slots]
+                return [self.answer(loop, [ask])[0] for ask in asks]
+        except BaseException:
+            self._leave(batch)
+            raise
+        for claim, _ in batch.claims:
+            self._recent.logged(claim)
+        return [answers[slot] if isinstance(slot, slice) else slot for slot in slots]
+
+    def _slot(
+        self, service: InService, loop: str, ask: Ask, ids: list[str], batch: "_Batch"
+    ) -> slice | list[Prediction] | LoopwrightError:
+        """Where the rows of a request with an id are in the batch, into which they are put; or the answers it got; or a conflict."""
+        id, asked = ask.request or ids[0], digest(ask.rows)
+        there = batch.places.get(id)
+        try:
+            if there is not None:
+                if there[0] != asked:
+                    raise RequestConflict(id)
+                return there[1]
+            found = self._recent.claim(loop, id, asked)
+        except (RequestConflict, Overloaded) as error:
+            return error if ask.exact else batch.put(ask.rows, None)
+        if isinstance(found, Earlier):
+            if not found.logged or (service.durable and not found.own):  # whoever answered it may not have got it to the disk
+                batch.again.extend(found.answers)
+            return found.answers
+        place = batch.put(ask.rows, ids)
+        batch.claims.append((found, place))
+        batch.places[id] = asked, place
+        return place
+
+    def _leave(self, batch: "_Batch") -> None:
+        for claim, _ in batch.claims:
+            self._recent.leave(claim)
 
     def accept(self, loop: str, body: bytes, provenance: str) -> list[Accepted]:
         """Check and log posted outcomes. Raises LoopNotFound, LogUnavailable, and what `OutcomeDecoder` raises."""
@@ -144,7 +185,7 @@ class Router(Services):
         with self._writing:
             writer = self._writers.get((loop, kind))
             if writer is None:
-                writer = LogWriter(log_folder(self._home, loop), kind, losing=lambda: self._forget(loop))
+                writer = LogWriter(log_folder(self._home, loop), kind, losing=lambda: self._recent.forget(loop))
                 self._writers[loop, kind] = writer
             return writer
 
@@ -153,9 +194,9 @@ class Router(Services):
         for kind in KINDS:
             self._noted.lost.setdefault((loop, kind), self._writer(loop, kind).lost)
 
-    def _forget(self, loop: str) -> None:
-        if (service := self._loops.get(loop)) is not None:
-            service.recent.clear()
+    def damaged(self) -> dict[str, int]:
+        """How many segments of each loop's log are in quarantine, as upkeep last told."""
+        return noted(self._home)
 
     def tick(self) -> None:
         """Let the logs seal what is old enough; to be called about once a second."""
@@ -167,6 +208,7 @@ class Router(Services):
         """Seal the logs."""
         for writer in list(self._writers.values()):
             writer.close()
+        self._recent.close()
 
 
 class _Noted(threading.local):
@@ -177,54 +219,23 @@ class _Noted(threading.local):
 
 
 class _Batch(NamedTuple):
-    """Rows to be answered in one run: their ids, the digest of each request whose id the client gave, ids to places, and fresh ids."""
+    """Rows to be answered in one run, their ids, and fresh ones; of requests that came with an id claim and place; what to log again."""
 
     rows: list[dict[str, Any]]
     ids: list[str]
-    asked: list[int | None]
-    places: dict[str, int]
     fresh: Iterator[str]
+    claims: list[tuple[Claim, slice]]
+    places: dict[str, tuple[bytes, slice]]
+    again: list[Prediction]
+
+    def put(self, rows: list[dict[str, Any]], ids: list[str] | None) -> slice:
+        """Add rows, with fresh ids if they have none; where they are."""
+        first = len(self.rows)
+        self.rows.extend(rows)
+        self.ids.extend(islice(self.fresh, len(rows)) if ids is None else ids)
+        return slice(first, first + len(rows))
 
 
-def _slots(recent: Recent, ask: Ask, batch: _Batch) -> slice | list[Prediction | int] | RequestConflict:
-    """Each row's earlier answer, or its place in the batch, where it is put. A conflict leaves the batch as it was."""
-    first, count = len(batch.rows), len(ask.rows)
-    if ask.ids is None:
-        batch.rows.extend(ask.rows)
-        batch.ids.extend(islice(batch.fresh, count))
-        batch.asked.extend([None] * count)
-        return slice(first, first + count)
-    digests = [hash(msgspec.msgpack.encode(row)) for row in ask.rows]
-    slots: list[Prediction | int] = []
-    ids = list(ask.ids)
-    try:
-        earlier = [_earlier(recent, batch, id, asked) for id, asked in zip(ids, digests, strict=True)]
-    except RequestConflict as error:
-        if ask.exact:
-            return error
-        ids, earlier = list(islice(batch.fresh, count)), [None] * count
-    for row, id, asked, found in zip(ask.rows, ids, digests, earlier, strict=True):
-        if found is None:
-            found = batch.places[id] = len(batch.rows)
-            batch.rows.append(row)
-            batch.ids.append(id)
-            batch.asked.append(asked)
-        slots.append(found)
-    return slots
-
-
-def _found(
-    slot: slice | list[Prediction | int] | LoopwrightError, answers: list[Prediction]
-) -> list[Prediction] | LoopwrightError:
-    if isinstance(slot, slice):
-        return answers[slot]
-    return slot if isinstance(slot, LoopwrightError) else [answers[a] if isinstance(a, int) else a for a in slot]
-
-
-def _earlier(recent: Recent, batch: _Batch, id: str, asked: int) -> Prediction | int | None:
-    place = batch.places.get(id)
-    if place is None:
-        return recent.find(id, asked)
-    if batch.asked[place] != asked:
-        raise RequestConflict(id)
-    return place
+def digest(rows: list[dict[str, Any]]) -> bytes:
+    """Sixteen bytes that stand for the rows of a request."""
+    return blake2b(msgspec.msgpack.encode(rows), digest_size=16).digest()

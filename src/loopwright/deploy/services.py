@@ -23,7 +23,6 @@ from loopwright.deploy.explain import Explanations
 from loopwright.deploy.outcome import OutcomeDecoder
 from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.predict import Predictor
-from loopwright.deploy.recent import Recent
 from loopwright.deploy.segments import LOAD_SECONDS, Segments
 from loopwright.deploy.shelf import BUDGET, Load, Shared, Shelf
 from loopwright.deploy.vitals import Vitals
@@ -51,7 +50,6 @@ class InService(NamedTuple):
     outcomes: OutcomeDecoder | None
     refuse_unloggable: bool
     durable: bool
-    recent: Recent
 
 
 class Watcher(NamedTuple):
@@ -92,7 +90,6 @@ class Services:
         self.explanations = Explanations(packages, self.shelf.load)
         self._own: dict[str, str] = {}
         """The loop whose own package a digest is, while that package is in service."""
-        self._recent: dict[str, Recent] = {}
         self._overruns, self._shared = Overruns(), Shared()
         self._names: dict[str, list[str]] = {}
 
@@ -214,7 +211,6 @@ class Services:
             outcomes=self._shared.outcomes(copy.outcome) if copy.outcome is not None else None,
             refuse_unloggable=release.get("on_unloggable") == "refuse",
             durable=release.get("durability") == "disk",
-            recent=self._recent.setdefault(loop, Recent()),
         )
         failpoints.hit("release.loaded")
         self._own[own] = loop

@@ -57,7 +57,7 @@ class Vitals:
     def fresh(cls, path: Path) -> "Vitals":
         """Make the file, blank."""
         with path.open("wb") as file:
-            file.truncate(_SIZE)
+            os.posix_fallocate(file.fileno(), 0, _SIZE)  # a page without room on the disk would kill who writes it
         return cls(path)
 
     def close(self) -> None:

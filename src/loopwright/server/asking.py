@@ -25,7 +25,7 @@ class Id(NamedTuple):
 
 def ask(rows: list[dict[str, Any]], id: Id | None, until: float = inf) -> Ask:
     """The rows of a request with the ids that its client gave them, and when the heuristic is to answer (`deadline`)."""
-    return Ask(rows, until=until) if id is None else Ask(rows, _row_ids(id.id, len(rows)), id.exact, until)
+    return Ask(rows, until=until) if id is None else Ask(rows, _row_ids(id.id, len(rows)), id.exact, until, id.id)
 
 
 def deadline(headers: Mapping[bytes, bytes], started: float, seconds: float) -> float:
