@@ -1,5 +1,6 @@
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import msgspec
 import pytest
@@ -159,9 +160,9 @@ def test_following_reads_the_loops_that_changed(tmp_path: Path, monkeypatch: pyt
     mended: list[str] = []
     mend = follower._mend
 
-    def noted(loop: str, states: list[ReleaseState]) -> bool:
+    def noted(loop: str, known: Any) -> bool:
         mended.append(loop)
-        return mend(loop, states)
+        return mend(loop, known)
 
     monkeypatch.setattr(follower, "_mend", noted)
     home.ledger.put(declared().record("loop.py"), loop="other", key="other")

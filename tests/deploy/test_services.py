@@ -143,9 +143,11 @@ def test_the_own_package_of_a_fleet_goes_last(many: Many) -> None:
         for i, t in enumerate(tails)
     }
     controller.release(many.home, "l0", many.digests["l0"], fleet="tail", segments=made, why="a fleet")
-    many.ask("l0")
+    for digest in made.values():
+        many.router.shelf.load(digest)
+    room = int(max(load.bytes for load in many.loads[2:]) * 3.4)
     many.router.close()
-    many.router = many.opened(int(many.loads[-1].bytes * 3.4))
+    many.router = many.opened(room)
     for tail in [*tails, *reversed(tails)] * 2:
         rows = many.router.service("l0").decode(text([flight(tail=tail)])).rows
         (result,) = many.router.answer("l0", [Ask(rows)])
@@ -153,7 +155,7 @@ def test_the_own_package_of_a_fleet_goes_last(many: Many) -> None:
         assert (result[0].package, result[0].flags) == (made[tail], [])
         assert many.router.ready("l0")
     assert sum(load.evicted for load in many.loads) > 8
-    assert many.swapped.count(many.digests["l0"]) == 2, "once in each router: it never went"
+    assert many.swapped.count(many.digests["l0"]) == 1, "it never went"
 
 
 def test_threads_that_ask_at_once_load_it_once(many: Many) -> None:
@@ -167,9 +169,10 @@ def test_threads_that_ask_at_once_load_it_once(many: Many) -> None:
 
 def test_answers_and_releases_while_packages_come_and_go(many: Many) -> None:
     """Four threads ask loops that do not all fit, one releases and rolls back: every answer names a package of its loop."""
-    many.ask("l0")
+    for loop in many.digests:
+        many.ask(loop)
     many.router.close()
-    many.router = many.opened(int(many.loads[-1].bytes * 2.4))
+    many.router = many.opened(int(max(load.bytes for load in many.loads[2:]) * 2.4))
     second = {loop: package(many.home.packages, weight=0.5 + int(loop[1:]) / 100, loop=loop).digest for loop in many.digests}
     wrong: list[object] = []
     over: list[int] = []

@@ -4,7 +4,10 @@ Workers read only these files, so prediction and rollback go on while the ledger
 """
 
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,7 +23,7 @@ from loopwright.records.turns import LoopRecord
 FEW = 64
 """So many loops are looked at each time, and loaded before they are asked."""
 
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 15.0
 MOST_NOTED = 2**16
 MOST_PAST = 100
 MOST_PACKAGES = 20_000
@@ -138,15 +141,16 @@ class Changes:
         return sorted(self._stamps)
 
     def _look(self) -> list[str]:
-        try:
-            with os.scandir(self._folder) as entries:
-                names = {e.name.removesuffix(".json") for e in entries if e.name.endswith(".json")}
-        except FileNotFoundError:
-            names = set()
-        now = {loop: _stamp(self._folder / f"{loop}.json") for loop in {*names, *self._stamps} if NAME.fullmatch(loop)}
-        changed = sorted(loop for loop, stamp in now.items() if self._stamps.get(loop) != stamp)
-        for loop in changed:
-            self._keep(loop, now[loop])
+        now: dict[str, tuple[int, int, int]] = {}
+        with suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+            for number, entry in enumerate(entries, 1):
+                loop = entry.name.removesuffix(".json")
+                if loop != entry.name and NAME.fullmatch(loop) and (stamp := _stamp(entry)) is not None:
+                    now[loop] = stamp
+                if number % 256 == 0:
+                    time.sleep(0.001)  # who answers is not to wait for all of it
+        changed = sorted(loop for loop in {*now, *self._stamps} if self._stamps.get(loop) != now.get(loop))
+        self._stamps = now
         return changed
 
     def _keep(self, loop: str, stamp: tuple[int, int, int] | None) -> None:
@@ -171,9 +175,9 @@ class Changes:
         return sorted({loop for line in lines if NAME.fullmatch(loop := line.removesuffix(".json"))})
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(file: "Path | os.DirEntry[str]") -> tuple[int, int, int] | None:
     try:
-        stat = path.stat()
+        stat = file.stat()
     except FileNotFoundError:
         return None
     return stat.st_mtime_ns, stat.st_ino, stat.st_size
@@ -190,6 +194,13 @@ def follow(home: Home) -> list[str]:
     A rollback made while the ledger was down is recorded now, unless somebody released meanwhile: then the ledger is right.
     """
     return Follower(home).follow()
+
+
+class _Known(NamedTuple):
+    """What the ledger knows of a loop: its release states, oldest first, and how it was declared last."""
+
+    states: list[ReleaseState]
+    declared: LoopRecord | None = None
 
 
 class Follower:
@@ -212,23 +223,24 @@ class Follower:
                 self._due.update(ledger.loops(kind, after=self._seen))
             self._seen = newest
         changed = []
+        known = _known(self._home, None) if len(self._due) > FEW else None
         for loop in sorted(self._due):
-            states = [entry.record for entry in ledger.find(ReleaseState, loop=loop, newest=False)]
-            if states and self._mend(loop, states):
+            found = (known if known is not None else _known(self._home, loop)).get(loop)
+            if found is not None and self._mend(loop, found):
                 changed.append(loop)
             self._due.discard(loop)
         return changed
 
-    def _mend(self, loop: str, states: list[ReleaseState]) -> bool:
-        """Bring the file of one loop up to date with its `states`; whether it had to be."""
+    def _mend(self, loop: str, known: _Known) -> bool:
+        """Bring the file of one loop up to date with what is known of it; whether it had to be."""
         home, path = self._home, path_of(self._home, loop)
         try:
             now = read(path)
         except Damaged:
             now = None
         if now is not None and now.unrecorded and (recorded := _record(home, now)) is not None:
-            states.append(recorded)
-        wanted = _served(home, loop, states)
+            known.states.append(recorded)
+        wanted = _served(known)
         if wanted == now:
             return False
         failpoints.hit("release.followed")
@@ -238,9 +250,9 @@ class Follower:
 
 def copy(home: Home, loop: str) -> None:
     """Bring the file of one loop up to date with the ledger."""
-    states = [entry.record for entry in home.ledger.find(ReleaseState, loop=loop, newest=False)]
-    if states:
-        write(path_of(home, loop), _served(home, loop, states))
+    found = _known(home, loop).get(loop)
+    if found is not None:
+        write(path_of(home, loop), _served(found))
 
 
 def _record(home: Home, served: Served) -> ReleaseState | None:
@@ -257,13 +269,25 @@ def _record(home: Home, served: Served) -> ReleaseState | None:
     return state
 
 
-def _served(home: Home, loop: str, states: list[ReleaseState]) -> Served:
-    declared = home.ledger.latest(LoopRecord, loop=loop)
-    outcome = declared.record.declaration.get("outcome") if declared else None
+def _known(home: Home, loop: str | None) -> dict[str, _Known]:
+    """What the ledger knows of a loop that was ever released; of all of them in two questions where `loop` is None."""
+    found: dict[str, _Known] = {}
+    for entry in home.ledger.find(ReleaseState, loop=loop, newest=False):
+        found.setdefault(entry.loop, _Known([])).states.append(entry.record)
+    if loop is None:
+        declared = {entry.loop: entry.record for entry in home.ledger.find(LoopRecord, newest=False)}
+    else:
+        newest = home.ledger.latest(LoopRecord, loop=loop)
+        declared = {loop: newest.record} if newest is not None else {}
+    return {name: known._replace(declared=declared.get(name)) for name, known in found.items()}
+
+
+def _served(known: _Known) -> Served:
+    outcome = known.declared.declaration.get("outcome") if known.declared is not None else None
     return Served(
-        state=states[-1],
+        state=known.states[-1],
         outcome=msgspec.convert(outcome["table"], Table) if outcome else None,
-        past=_past(states[:-1]),
+        past=_past(known.states[:-1]),
     )
 
 
