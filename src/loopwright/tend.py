@@ -29,6 +29,7 @@ from loopwright.records.home import Home
 from loopwright.records.ids import new_id
 from loopwright.records.ledger import Problem
 from loopwright.records.predictions.commit import Committed, commit
+from loopwright.records.predictions.damage import note, set_aside
 from loopwright.records.turns import LoopRecord
 from loopwright.records.windows import Alert, Quality, ValueWindow
 
@@ -36,6 +37,8 @@ LEASE_SECONDS = 60.0
 RETRY_AFTER = timedelta(minutes=15)
 FAILED = "retraining"
 """Key of the alert that a retraining failed."""
+DAMAGED = "damaged-log"
+"""Key of the alert that segments of the prediction log are damaged or missing."""
 UNTOLD = "events"
 """Key of the alert that predictions cannot be told as events."""
 
@@ -55,6 +58,7 @@ def upkeep(home: Home, loop: Loop, *, until: datetime) -> Upkeep:
     What an upkeep that died left half done is done by the next one.
     """
     committed = commit(home, loop.name)
+    _tell_damage(home, loop.name, committed.problems)
     if committed.predictions:
         _tell(home, loop, committed.predictions)
     watched = watch(home, loop_name=loop.name, monitor=loop.monitor, retrain=loop.retrain, outcome=loop.outcome, until=until)
@@ -98,6 +102,24 @@ def _tell(home: Home, loop: Loop, rows: int) -> None:
             name = f"predictions.{loop.name}"
             made = openlineage.table(home.settings.lake_root, name, home.lake.version(name), loop.columns)
             run.outputs.append(openlineage.written(made, rows))
+
+
+def _tell_damage(home: Home, loop: str, problems: list[Problem]) -> None:
+    """Alert on what a commit met, and on what lies in quarantine, until it is removed; the same again is not told again."""
+    aside = set_aside(home.path, loop)
+    found = [f"{Path(p.where).name}: {p.what}" for p in problems] or [f"{name} was set aside" for name in aside]
+    before = home.ledger.latest(Alert, loop=loop, key=DAMAGED)
+    is_open = before is not None and before.record.state == "open"
+    if problems or (aside and not is_open):
+        detail = (
+            f"{'; '.join(found)[:1500]}. Look into quarantine/ of the log, with `loopwright verify`, then remove what is there"
+        )
+        title = "The prediction log is damaged" if aside else "The prediction log needs a look"
+        if before is None or not is_open or before.record.detail != detail:
+            raise_alert(home, loop, DAMAGED, severity="critical", title=title, detail=detail)
+    elif is_open and not aside:
+        close_alert(home, loop, DAMAGED, detail="nothing is in quarantine any more")
+        send(home, loop)
 
 
 def _unaccounted(home: Home, loop: Loop, until: datetime, fresh: set[datetime]) -> list[Quality]:
@@ -167,6 +189,8 @@ def tend(home: Home, *, owner: str, retrain: bool = True) -> dict[str, Upkeep] |
         trigger = result.watched.trigger
         if retrain and trigger is not None and file:
             _retrain(home, loop.name, file, trigger.cause, trigger.reason, owner)
+    with suppress(OSError):  # a figure for the metrics; the alerts say it too
+        note(home.path, {loop: count for loop in done if (count := len(set_aside(home.path, loop)))})
     return done
 
 

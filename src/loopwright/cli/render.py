@@ -38,6 +38,7 @@ from loopwright.verbs.results import (
     Node,
     Replayed,
     ReportFile,
+    Running,
     SampleRow,
     Status,
     Switched,
@@ -288,8 +289,17 @@ def _status(value: Status) -> RenderableType:
     if not value.loops:
         return Text("no loop yet: `loopwright demo` shows one, `loopwright init DIR` begins one")
     return Group(
-        *(_loop_status(loop) for loop in value.loops), Text(f"\nhome {value.home} · ledger {value.ledger}", style="dim")
+        *(_loop_status(loop) for loop in value.loops),
+        Text(f"\nhome {value.home} · ledger {value.ledger}", style="dim"),
+        Text(_running(value.server), style="dim"),
     )
+
+
+def _running(server: Running | None) -> str:
+    if server is None:
+        return "no server runs over this home: `loopwright serve`"
+    grpc = f" · gRPC at {server.grpc}" if server.grpc else ""
+    return f"predictions at {server.data}{grpc} · console at {server.control}"
 
 
 def _loop_status(loop: LoopStatus) -> RenderableType:
@@ -303,6 +313,11 @@ def _loop_status(loop: LoopStatus) -> RenderableType:
             "",
             [
                 ("serving", serving),
+                *(
+                    []
+                    if not loop.damaged
+                    else [("damaged log", f"{len(loop.damaged)} segments in quarantine: `loopwright verify`")]
+                ),
                 *([] if not loop.lagging else [("workers", ", ".join(f"{w.pid} {STANDINGS[w.state]}" for w in loop.lagging))]),
                 *([] if loop.fleet is None else [(f"fleet by {loop.fleet.by}", _fleet_line(loop.fleet))]),
                 ("served so far", _count(len(loop.packages_served), "package")),

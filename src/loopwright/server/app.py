@@ -335,6 +335,7 @@ class DataPlane:
         return Reply(200, _encode({"name": "loopwright", "version": self._version, "extensions": oip.EXTENSIONS}))
 
     def _metrics_text(self, _: Request) -> Reply:
+        self._metrics.damaged(self._router.damaged())
         return Reply(200, self._metrics.text(), CONTENT_TYPE.encode())
 
     def _openapi(self, _: Request) -> Reply:

@@ -7,7 +7,7 @@ request is added up in memory and handed on once a second, so a worker that is k
 import os
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any
 
@@ -62,6 +62,13 @@ class Metrics:
             registry=own,
             multiprocess_mode="mostrecent",
         )
+        self._damaged = Gauge(
+            "loopwright_log_damaged",
+            "Segments of the prediction log in quarantine: damaged, or missing",
+            loop,
+            registry=own,
+            multiprocess_mode="mostrecent",
+        )
         self._held = Gauge(
             "loopwright_packages_loaded", "Packages in memory, over all workers", registry=own, multiprocess_mode="livesum"
         )
@@ -77,6 +84,7 @@ class Metrics:
         self._evictions = Counter(
             "loopwright_packages_evicted", "Packages that went because others needed the memory", registry=own
         )
+        self._told_damaged: set[str] = set()
         self._packages: dict[str, str] = {}
         self._timed: dict[str, list[float]] = {}
         self._tally: Tally[tuple[Counter, tuple[str, ...]]] = Tally()
@@ -165,6 +173,12 @@ class Metrics:
     def unlogged(self, loop: str, count: int) -> None:
         """Rows could not be logged."""
         self._unlogged.labels(loop).inc(count)
+
+    def damaged(self, counts: Mapping[str, int]) -> None:
+        """How many segments of each loop's log are in quarantine; those without any are 0 once they were told."""
+        for loop in self._told_damaged | counts.keys():
+            self._damaged.labels(loop).set(counts.get(loop, 0))
+        self._told_damaged |= counts.keys()
 
     def text(self) -> bytes:
         """Everything in Prometheus's text format."""

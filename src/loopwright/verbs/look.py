@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +23,7 @@ from loopwright.verbs.results import (
     LoopPage,
     LoopStatus,
     Retraining,
+    Running,
     StageState,
     Status,
     Trace,
@@ -59,12 +61,23 @@ def status(home: Home) -> Status:
         home=str(home.path),
         ledger=home.settings.ledger_url.split("://")[0].split("+")[0],
         loops=[loop_status(home, name) for name in names],
+        server=_server(home),
     )
+
+
+def _server(home: Home) -> Running | None:
+    """The server over this home, as it says in `serve.json`, unless it has gone without taking that away."""
+    try:
+        found = msgspec.json.decode((home.path / "serve.json").read_bytes(), type=Running)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return found if Path(f"/proc/{found.pid}").exists() else None
 
 
 def loop_status(home: Home, loop: str) -> LoopStatus:
     """One loop: its six stages, who serves, what happened."""
     from loopwright.deploy.vitals import workers
+    from loopwright.records.predictions.damage import set_aside
     from loopwright.records.predictions.read import summary
 
     declared = known_loop(home, loop)
@@ -89,6 +102,7 @@ def loop_status(home: Home, loop: str) -> LoopStatus:
         last_prediction=last,
         open_alerts=alerts,
         fleet=_fleet(home, loop, serving),
+        damaged=set_aside(home.path, loop),
         lagging=[w for w in workers(home.path, serving) if w.state in ("lags", "refuses")] if serving else [],
     )
 

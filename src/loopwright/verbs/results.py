@@ -70,15 +70,27 @@ class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
     fleet: FleetStatus | None = None
     lagging: list[WorkerState] = []
     """Workers of the servers that run here that serve something else than what is declared, or could not switch to it."""
+    damaged: list[str] = []
+    """Segments of the prediction log that were damaged or missing, and wait in quarantine for somebody to look."""
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """The server that runs over this home: its process, and where predictions, the console and (if it is on) gRPC are."""
+
+    pid: int
+    data: str
+    control: str
+    grpc: str = ""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything at a glance."""
+    """Everything at a glance; `server` is None where none runs."""
 
     version: str
     home: str
     ledger: str
     loops: list[LoopStatus]
+    server: Running | None = None
 
 
 class FileUsed(msgspec.Struct, frozen=True, kw_only=True):
