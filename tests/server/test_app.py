@@ -2,13 +2,18 @@ import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.deploy.bodies import BAD, text
-from tests.deploy.loops import LOOP, flight
-from tests.server.running import Client, Server
+from tests.deploy.loops import LOOP, flight, opened, package
+from tests.server.running import Client, Server, running, until
 
+from loopwright.deploy import controller, served
+from loopwright.records.clock import RealClock
+from loopwright.records.home import Home
 from loopwright.records.ids import is_trace_id
 from loopwright.records.predictions.read import find, predictions
 from loopwright.server.routes import DATA_ROUTES
@@ -324,3 +329,44 @@ def test_hosts_that_are_not_ours_are_refused(client: Client) -> None:
     assert client.post(PREDICT, flight(), host="evil.example:80").status == 421
     for host in ("localhost", "127.0.0.1:1", "[::1]:80"):
         assert client.get("/livez", host=host).status == 200
+
+
+def test_a_loop_that_cannot_be_served_is_not_ready_and_the_others_are(tmp_path: Path) -> None:
+    home = opened(tmp_path, RealClock())
+    good = package(home.packages)
+    bad = package(home.packages, weight=0.07, loop="another-loop")
+    controller.release(home, LOOP, good.digest, why="first")
+    controller.release(home, "another-loop", bad.digest, why="first")
+    model = home.path / "packages" / bad.digest / "model.onnx"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-1])
+    with running(home) as server:
+        client = server.data()
+        for path in (f"/loops/{LOOP}/ready", f"/v2/models/{LOOP}/ready"):
+            reply = client.get(path)
+            assert (reply.status, reply.json) == (200, {"name": LOOP, "ready": True})
+        for path in ("/loops/another-loop/ready", "/v2/models/another-loop/ready"):
+            assert client.get(path).status == 503
+            assert client.ask("HEAD", path).status == 503
+        for path in ("/readyz", "/v2/health/ready"):
+            reply = client.get(path)
+            assert (reply.status, reply.json["ready"], reply.json["unready"]) == (503, False, ["another-loop"])
+        assert client.get("/livez").status == 200
+        assert client.get("/loops/nobody/ready").status == 404
+        assert client.post(PREDICT, flight()).status == 200
+        model.write_bytes(whole)
+        until(lambda: client.get("/readyz").status == 200)
+        assert client.get("/loops/another-loop/ready").status == 200
+        model.write_bytes(whole[:-1])
+        third = package(home.packages, weight=0.08, loop="another-loop")
+        (home.path / "packages" / third.digest / "model.onnx").write_bytes(b"")
+        served.write(served.path_of(home, "another-loop"), _named(home, third.digest))
+        until(lambda: b"loopwright_packages_refused_total" in client.get("/metrics").body)
+        assert client.get("/readyz").status == 200  # the one before goes on
+
+
+def _named(home: Home, digest: str) -> served.Served:
+    copy = served.read(served.path_of(home, "another-loop"))
+    assert copy is not None
+    arms = [msgspec.structs.replace(copy.state.arms[0], package=digest)]
+    return msgspec.structs.replace(copy, state=msgspec.structs.replace(copy.state, arms=arms, generation=9))

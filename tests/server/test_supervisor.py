@@ -287,17 +287,25 @@ def test_a_server_without_loops_is_ready_and_picks_up_the_first_release(tmp_path
         until(lambda: client.post(PREDICT, flight()).status == 200, 3)
 
 
-def test_metrics_are_of_all_workers_and_outlive_one(home: Home) -> None:
+def test_metrics_are_of_all_workers_and_outlive_them_in_the_same_files(home: Home) -> None:
     with running(home, workers=2) as server:
         for _ in range(30):
             client = server.data()
             client.post(PREDICT, flight())
             client.close()
         until(lambda: answered(server) == 30)
-        before = server.state.workers
-        os.kill(before[0], signal.SIGKILL)
-        until(lambda: 0 not in server.state.workers and server.state.workers != before)
+        (folder,) = (home.path / "metrics").iterdir()
+        files = sorted(path.name for path in folder.iterdir())
+        for _ in range(2):
+            before = server.state.workers
+            for worker in before:
+                os.kill(worker, signal.SIGKILL)
+            until(lambda before=before: set(server.state.workers).isdisjoint({*before, 0}))
+            until(lambda: server.data().get("/livez").status == 200)
         assert answered(server) == 30
+        server.data().post(PREDICT, flight())
+        until(lambda: answered(server) == 31)
+        assert sorted(path.name for path in folder.iterdir()) == files
 
 
 def answered(server: Server) -> float:

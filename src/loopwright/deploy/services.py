@@ -77,6 +77,7 @@ class Services:
         *,
         budget: int = BUDGET,
         vitals: Vitals | None = None,
+        threads: int = 1,
     ) -> None:
         self._vitals = vitals
         self._home, self._packages, self._online, self._clock = home, packages, online, clock
@@ -90,7 +91,7 @@ class Services:
         self.explanations = Explanations(packages, self.shelf.load)
         self._own: dict[str, str] = {}
         """The loop whose own package a digest is, while that package is in service."""
-        self._overruns, self._shared = Overruns(), Shared()
+        self._overruns, self._shared = Overruns(), Shared(threads)
         self._names: dict[str, list[str]] = {}
 
     @property
@@ -111,6 +112,11 @@ class Services:
     def ready(self, loop: str) -> bool:
         """Whether a loop's package is in memory, so that it answers at once."""
         return loop in self._loops
+
+    @property
+    def unready(self) -> list[str]:
+        """The loops that are to be served and cannot be: their package cannot be loaded, and none serves in its stead."""
+        return sorted(loop for loop in list(self._failed) if loop not in self._loops and self.knows(loop))
 
     def service(self, loop: str) -> InService:
         """What serves a loop, loaded if it was not (see `load`). Raises LoopNotFound, and Unavailable while it cannot be loaded."""

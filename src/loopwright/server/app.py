@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import astuple
 
-from loopwright.deploy.explain import MOST_ROWS, refuse
+from loopwright.deploy.explain import most_rows, refuse
 from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.services import InService
 from loopwright.records import failpoints
@@ -243,10 +243,11 @@ class DataPlane:
 
     def _explained(self, request: Request) -> Asked:
         service = self._router.service(request.loop)
-        refuse(service.predictor.digest, service.predictor.package.manifest)
+        manifest = service.predictor.package.manifest
+        refuse(service.predictor.digest, manifest)
         rows, single = service.decode(request.body)
-        if len(rows) > MOST_ROWS:
-            raise RequestTooLarge("rows to be explained", MOST_ROWS)
+        if len(rows) > (most := most_rows(manifest)):
+            raise RequestTooLarge("rows to be explained", most)
 
         def seen(answers: list[Prediction]) -> list[Answer]:
             reasons = self._router.explanations(answers)
@@ -329,7 +330,14 @@ class DataPlane:
         return Reply(200, b'{"live":true}')
 
     def _ready(self, _: Request) -> Reply:
-        return Reply(200 if self.ready else 503, _encode({"ready": self.ready, "loops": self._router.loops}))
+        unready = self._router.unready
+        ready = self.serves
+        return Reply(200 if ready else 503, _encode({"ready": ready, "loops": self._router.loops, "unready": unready}))
+
+    @property
+    def serves(self) -> bool:
+        """Whether every loop that is to be served can be."""
+        return self.ready and not self._router.unready
 
     def _server(self, _: Request) -> Reply:
         return Reply(200, _encode({"name": "loopwright", "version": self._version, "extensions": oip.EXTENSIONS}))

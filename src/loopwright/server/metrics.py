@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from loopwright.deploy.shelf import Load
@@ -23,10 +23,12 @@ _LOAD_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 
 class Metrics:
-    """The metrics of one worker."""
+    """The metrics of one worker, which has a name where there are several."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: str = "") -> None:
         self._shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        if self._shared and worker:  # files by worker instead of process: one that is started again counts on in them
+            values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         if self._shared:
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]  # the library types only part of itself

@@ -180,6 +180,7 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
                 description=explained,
             )
         }
+        paths[f"/loops/{loop}/ready"] = {"get": _operation(f"Whether {loop} can be served", {"200": _answered(_ref("Ready"))})}
         if service.outcomes is not None:
             table = service.outcomes.table
             outcome = _object(table.columns, optional={*table.key, table.event_time, table.known})

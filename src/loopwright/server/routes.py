@@ -28,6 +28,7 @@ DATA_ROUTES: tuple[Route, ...] = (
     Route("POST", "/loops/{loop}/outcomes", "predict", "outcomes"),
     Route("POST", "/v2/models/{loop}/infer", "predict", "infer"),
     Route("GET", "/v2/models/{loop}", "observe", "model"),
+    Route("GET", "/loops/{loop}/ready", "public", "model_ready"),
     Route("GET", "/v2/models/{loop}/ready", "public", "model_ready"),
     Route("POST", "/v2/models/{loop}/versions/{version}/infer", "predict", "infer"),
     Route("GET", "/v2/models/{loop}/versions/{version}", "observe", "model"),

@@ -32,7 +32,7 @@ READY = b"ready\n"
 
 def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vitals) -> None:
     """Serve until SIGTERM or until the other end of `link` is closed; `ready` is sent over it once requests are answered."""
-    metrics = Metrics()
+    metrics = Metrics(vitals.path.stem)
 
     def every_second() -> None:
         vitals.beat(home.clock.monotonic())
@@ -40,7 +40,16 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
         metrics.flush()
 
     budget = home.settings.memory * 2**20
-    router = Router(home.path, home.packages, home.online, home.clock, _watcher(metrics), budget=budget, vitals=vitals)
+    router = Router(
+        home.path,
+        home.packages,
+        home.online,
+        home.clock,
+        _watcher(metrics),
+        budget=budget,
+        vitals=vitals,
+        threads=home.settings.threads,
+    )
     spans = _spans(home, metrics)
     app = DataPlane(router, Access(home.settings, always=False), metrics, home.clock, version=__version__, spans=spans)
     server = Server(app, every_second=every_second)
@@ -99,7 +108,7 @@ def _grpc(home: Home, router: Router, app: DataPlane, metrics: Metrics) -> Any:
     from loopwright.server.grpc import Door  # not above: it needs an extra, and takes time and memory
 
     access = Access(home.settings, always=False)
-    return Door(router, access, metrics, app.batches, lambda: app.ready, version=__version__, spans=app.spans)
+    return Door(router, access, metrics, app.batches, lambda: app.serves, version=__version__, spans=app.spans)
 
 
 def _spans(home: Home, metrics: Metrics) -> Spans | None:
