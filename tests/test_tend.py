@@ -1,6 +1,7 @@
 """Upkeep: a round does all that is due and no more, one process does it, and a reason to retrain is acted upon."""
 
 import datetime as dt
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from tests import openlineage
 from tests.journeys import synthetic
 from tests.journeys.synthetic import DRIFT, FILE, START, WEEK, WORTH, World
+from tests.receiver import receiving
 
 from loopwright import Home
 from loopwright.data.context import needs
@@ -20,7 +22,7 @@ from loopwright.records.predictions.read import predictions
 from loopwright.records.turns import Turn
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.replay import Traffic, between
-from loopwright.tend import RETRY_AFTER, loops, tend
+from loopwright.tend import RETRY_AFTER, UNTOLD, loops, tend
 from loopwright.turn import turn
 
 LOOP = load_loop(FILE)
@@ -51,6 +53,27 @@ def home(lived: Path, tmp_path: Path) -> Iterator[Home]:
     shutil.copytree(lived / "home", tmp_path / "home")
     with synthetic.opened(tmp_path / "home", NOW) as opened:
         yield opened
+
+
+def test_predictions_are_told_as_events_and_an_alert_says_while_they_are_not(lived: Path, tmp_path: Path) -> None:
+    shutil.copytree(lived / "home", tmp_path / "home")
+    with receiving() as receiver, synthetic.opened(tmp_path / "home", NOW, events=receiver.url) as home:
+        receiver.status = 500
+        done = tend(home, owner="a", retrain=False)
+        assert done is not None
+        assert done["late"].events == 0
+        [alert] = [e.record for e in home.ledger.find(Alert, key=UNTOLD)][:1]
+        assert (alert.state, "answered 500" in alert.detail) == ("open", True)
+        receiver.status = 200
+        receiver.posted.clear()
+        again = tend(home, owner="a", retrain=False)
+        assert again is not None
+        assert again["late"].events == done["late"].committed.predictions > 0
+        told = [event["id"] for post in receiver.posted for event in json.loads(post.body)]
+        assert sorted(told) == sorted(predictions(home, "late")["_id"].to_pylist())
+        closed = home.ledger.latest(Alert, loop="late", key=UNTOLD)
+        assert closed is not None
+        assert closed.record.state == "closed"
 
 
 def test_a_round_commits_closes_and_accounts_and_the_next_finds_nothing_to_do(home: Home, world: World) -> None:

@@ -2,13 +2,19 @@ import time
 import timeit
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
+import grpc
 import pytest
 from opentelemetry import trace as api
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.sampling import Decision, ParentBasedTraceIdRatio
+from tests.deploy.loops import LOOP, flight, opened, package
 from tests.receiver import receiving
+from tests.server.running import running, until
+from tests.server.test_grpc import typed
 
+from loopwright.deploy import controller
 from loopwright.records.clock import RealClock
 from loopwright.records.ids import new_id, span_id
 from loopwright.records.predictions.record import Prediction
@@ -143,3 +149,54 @@ def test_a_request_that_is_not_sampled_costs_nothing_to_speak_of() -> None:
     headers = {b"content-type": b"application/json", b"host": b"localhost"}
     seconds = min(timeit.repeat(lambda: mine.wants(TRACE, headers), number=10_000, repeat=5)) / 10_000
     assert seconds < 5e-6
+
+
+def test_requests_of_a_server_leave_spans_over_http_and_grpc(tmp_path: Path) -> None:
+    home = opened(tmp_path / "home", RealClock())
+    digest = package(home.packages).digest
+    controller.release(home, LOOP, digest, why="first")
+    with (
+        receiving() as collector,
+        running(home, LOOPWRIGHT_TRACES=collector.url, LOOPWRIGHT_TRACE_SHARE="0", LOOPWRIGHT_GRPC_PORT="0") as server,
+    ):
+        client = server.data()
+        asked = {"traceparent": f"00-{TRACE}-{CALLER}-01", "tracestate": "congo=t61"}
+        answer = client.post(f"/loops/{LOOP}/predict", flight(delay=5000), **asked)
+        assert answer.json["id"] == TRACE
+        assert answer.headers["traceresponse"] == f"00-{TRACE}-{span_id(TRACE)}-01"
+        assert "traceresponse" not in client.post(f"/loops/{LOOP}/predict", flight()).headers
+        other = TRACE[::-1]
+        refused = client.post(f"/loops/{LOOP}/predict", {"delay": 1}, traceparent=f"00-{other}-{CALLER}-01")
+        assert refused.status == 422
+        third = "f" + TRACE[1:]
+        with grpc.insecure_channel(server.state.grpc) as channel:
+            call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            _, done = call.with_call(
+                typed(1).SerializeToString(), metadata=(("traceparent", f"00-{third}-{CALLER}-01"),), timeout=10
+            )
+        assert dict(done.trailing_metadata())["traceresponse"] == f"00-{third}-{span_id(third)}-01"
+        until(lambda: "loopwright_traced_requests_total" in client.get("/metrics").body.decode())
+    found = [
+        span
+        for post in collector.posted
+        for resource in ExportTraceServiceRequest.FromString(post.body).resource_spans
+        for span in resource.scope_spans[0].spans
+    ]
+    by_trace = {t: [s for s in found if s.trace_id.hex() == t] for t in (TRACE, other, third)}
+    assert len(found) == sum(map(len, by_trace.values())), "the request of nobody's trace is not sampled"
+    stages = ["decode", "wait", "answer", "encode"]
+    assert [s.name for s in by_trace[TRACE]] == [f"predict {LOOP}", *stages]
+    assert [s.name for s in by_trace[third]] == [f"infer {LOOP}", *stages]
+    assert [s.name for s in by_trace[other]] == [f"predict {LOOP}", "decode"]
+    whole, *parts = by_trace[TRACE]
+    assert (whole.parent_span_id.hex(), whole.trace_state) == (CALLER, "congo=t61")
+    assert sum(p.end_time_unix_nano - p.start_time_unix_nano for p in parts) == pytest.approx(
+        whole.end_time_unix_nano - whole.start_time_unix_nano, abs=4
+    )
+    about = {a.key: a.value for a in whole.attributes}
+    assert about["loopwright.package"].string_value == digest
+    assert "out_of_range:delay" in [v.string_value for v in about["loopwright.flags"].array_value.values]
+    assert about["http.route"].string_value == "/loops/{loop}/predict"
+    assert {a.key: a.value.string_value for a in by_trace[third][0].attributes}["rpc.system.name"] == "grpc"
+    [status] = [a.value.int_value for a in by_trace[other][0].attributes if a.key == "http.response.status_code"]
+    assert status == 422
