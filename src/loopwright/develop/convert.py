@@ -19,6 +19,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from loopwright.develop import parts
 from loopwright.develop.agreement import apart, difference, load, tolerance
+from loopwright.develop.ahead import optimised
 from loopwright.develop.ensemble import older
 from loopwright.develop.fit import Lessons, Several, at_quantile, fit, last, predict
 from loopwright.develop.goal import Goal
@@ -157,10 +158,10 @@ def convert(candidate: str, estimator: Any, width: int, goal: Goal, *, exact: bo
             except onnx.checker.ValidationError:  # both operators for trees in one graph
                 with older():
                     model = _built(estimator, width, goal, exact=exact)
+            return optimised(model)
     except Exception as error:  # the libraries raise many kinds
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ConversionRefused(candidate, f"{kind}{' '.join(str(error).split())[:400]}") from error
-    return model
 
 
 def _built(estimator: Any, width: int, goal: Goal, *, exact: bool) -> onnx.ModelProto:
