@@ -17,7 +17,17 @@ from tests.develop.flights import table
 from tests.develop.segments import linear, trees
 from tests.develop.test_train import home_in, run
 
-from loopwright.deploy.explain import BEFORE, DEGRADED, MOST_READY, Explanations, PackageReasons, refuse
+from loopwright.deploy.explain import (
+    BEFORE,
+    DEGRADED,
+    MOST_READY,
+    MOST_ROWS,
+    MOST_WORK,
+    Explanations,
+    PackageReasons,
+    most_rows,
+    refuse,
+)
 from loopwright.deploy.predict import Predictor
 from loopwright.deploy.probe import probe
 from loopwright.records.declarations import Candidate
@@ -145,6 +155,17 @@ def test_a_package_is_made_ready_once_and_let_go_of_with_its_predictor(made: Mad
         explain._package = lambda _, one=one: one  # type: ignore[misc]  # mypy has no types for such lambdas
         assert explain(answers) == first
     assert len(explain._ready) == MOST_READY
+
+
+def test_the_larger_the_trees_the_fewer_rows_at_once(made: Made) -> None:
+    manifest = made[1]["trees"].manifest
+    assert manifest.explained is not None
+    assert 0 < manifest.explained.elements < 15 * 5 * 4  # trees, leaves, features along a path
+    assert most_rows(manifest) == MOST_ROWS
+    assert most_rows(made[1]["lines"].manifest) == MOST_ROWS
+    for elements, most in ((MOST_WORK // 10, 10), (MOST_WORK * 2, 1)):
+        explained = msgspec.structs.replace(manifest.explained, elements=elements)
+        assert most_rows(msgspec.structs.replace(manifest, explained=explained)) == most
 
 
 def reasons(package: Package, output: Output) -> PackageReasons:

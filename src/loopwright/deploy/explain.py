@@ -22,7 +22,9 @@ from loopwright.records.predictions.record import Contributions, Prediction
 
 FILES = ("explanation.msgpack", "explain.onnx")
 MOST_ROWS = 1000
-"""So many rows of one request are explained."""
+"""So many rows of one request are explained, fewer where trees are large: a request holds at most `MOST_WORK` conditions against rows."""
+
+MOST_WORK = 50_000_000
 
 MOST_READY = 64
 """So many packages are held ready to explain, beside the memory of the packages themselves."""
@@ -36,6 +38,12 @@ def refuse(package: str, manifest: Manifest) -> None:
     """Raise NotExplained for a package whose answers cannot be explained."""
     if manifest.explained is None or manifest.explained.why:
         raise NotExplained(package, BEFORE if manifest.explained is None else manifest.explained.why)
+
+
+def most_rows(manifest: Manifest) -> int:
+    """How many rows of one request are explained: about a second's work."""
+    elements = manifest.explained.elements if manifest.explained is not None else 0
+    return max(1, min(MOST_ROWS, MOST_WORK // max(elements, 1)))
 
 
 class Reasons:

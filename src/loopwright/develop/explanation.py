@@ -124,11 +124,12 @@ def _explanation(
     made = Explanation(
         unit=_unit(found, goal), link=found.link, features=features, place=numbers(place), base=base.tolist(), parts=parts
     )
-    _check(made, goal, graph, answers)
+    explainer = Explainer(made)
+    _check(explainer, goal, graph, answers)
     method = "linear" if all(isinstance(p, Linear) for p in parts) else "TreeSHAP"
     method = method if len({type(p) for p in parts}) == 1 else "TreeSHAP and linear"
     files = {"explanation.msgpack": encode(made)} | ({"explain.onnx": graph} if graph else {})
-    return Files(Explained(method=method, unit=made.unit), files)
+    return Files(Explained(method=method, unit=made.unit, elements=explainer.elements), files)
 
 
 def _feature(name: str) -> str:
@@ -193,14 +194,11 @@ def _means(graph: bytes, matrix: Array, rows: Array) -> Array:
     return np.asarray(means)
 
 
-def _check(made: Explanation, goal: Goal, graph: bytes, answers: Mapping[str, Array]) -> None:
+def _check(explainer: Explainer, goal: Goal, graph: bytes, answers: Mapping[str, Array]) -> None:
     """Contributions and base must give what the graph gives."""
-    explainer = Explainer(made)
     matrix = _matrix(graph, answers["features"])
-    if matrix.shape[1] != len(made.place.array()):
-        raise ValueError(f"{matrix.shape[1]} columns are explained, {len(made.place.array())} are known")
     raw = explainer.base + explainer.contributions(matrix).sum(axis=2)
-    if (given := linked(made.link, raw)) is None:
+    if (given := linked(explainer.link, raw)) is None:
         return
     expected = msgspec.structs.replace(goal, factors=[]).answers(given)
     for name, wanted in (("score", expected.score), ("values", expected.values)):

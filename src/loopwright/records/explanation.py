@@ -135,6 +135,11 @@ class Explainer:
         ]
         self.base: Array = np.array(explanation.base, dtype=np.float64) + sum(part.base for part in self._parts)
 
+    @property
+    def elements(self) -> int:
+        """How many conditions of trees one row is held against."""
+        return sum(part.elements for part in self._parts)
+
     def contributions(self, matrix: Array) -> Array:
         """Of each feature to each output, float64 [N, K, F], for the matrix [N, columns] that the estimator is given."""
         matrix = np.asarray(matrix, dtype=np.float64)
@@ -148,6 +153,8 @@ class Explainer:
 
 class _Terms:
     """A linear part, ready."""
+
+    elements = 0
 
     def __init__(self, part: Linear, place: Array, features: int, outputs: int) -> None:
         self._target, self._column = _indices(part.target, outputs), _indices(part.column, len(place))
@@ -196,6 +203,8 @@ class _Ensemble:
         self.base = np.zeros(outputs)
         for k in range(part.width):
             np.add.at(self.base, target + k, value[:, k] * mass)
+        if len(paths.leaf) > MOST_ELEMENTS:
+            raise ValueError("the trees are too large to be explained")
         order, self._groups = [], []
         start = 0
         for m in np.unique(asked[asked > 0]).tolist():
@@ -219,6 +228,7 @@ class _Ensemble:
             a[at] for a in (paths.column, paths.above, paths.up_to, paths.missing)
         )
         self._features, self._outputs, self._span = features, outputs, part.width
+        self.elements = len(at)
         self._slot = target[paths.leaf[at]] * features + place[self._column]
         self._by_table = np.flatnonzero(paths.table[at] >= 0)
         self._tables = paths.tables[paths.table[at][self._by_table]]
@@ -311,7 +321,7 @@ class _Forest:
             root[of[~going]] = here[~going]
             here, of = here[going], of[going]
             elements += len(here)
-            if elements > 4 * MOST_ELEMENTS:
+            if elements > 4 * MOST_ELEMENTS:  # a feature may be asked for more than once
                 raise ValueError("the trees are too large to be explained")
             steps.append((of, here))
             here = self.parent[here]

@@ -173,11 +173,15 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Explained(msgspec.Struct, frozen=True):
-    """What `explain=true` gives: by which method, and the unit in which contributions and base add up; or `why` there are none."""
+    """What `explain=true` gives: by which method, and the unit in which contributions and base add up; or `why` there are none.
+
+    `elements` is how many conditions one row is held against (of trees), which is what it costs.
+    """
 
     method: str = ""
     unit: str = ""
     why: str = ""
+    elements: int = 0
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
