@@ -10,7 +10,7 @@ import pytest
 from tests.deploy.loops import NOW_US, Weather, flight, opened, package
 
 from loopwright.deploy.predict import Predictor
-from loopwright.deploy.shelf import Load, Shelf
+from loopwright.deploy.shelf import Load, Shared, Shelf
 from loopwright.records.errors import PackageNotFound
 from loopwright.records.home import Home
 
@@ -136,3 +136,13 @@ for name in names[6:]:
     shelf.load(name)
 print(shelf.bytes - first, held() - before)
 """
+
+
+def test_graphs_run_on_as_many_threads_as_the_setting_says(home: Home) -> None:
+    made = package(home.packages)
+    one, two = (Shared(threads).graph(made, "model.onnx") for threads in (1, 2))
+    rows = [dict(g.request) | dict(g.context) for g in made.reference.golden] * 50
+    before = len(list(Path("/proc/self/task").iterdir()))
+    third = Shared(3).graph(made, "model.onnx")
+    assert len(list(Path("/proc/self/task").iterdir())) == before + 2
+    assert one(rows) == two(rows) == third(rows)

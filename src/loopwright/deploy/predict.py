@@ -321,10 +321,10 @@ class Predictor:
 
 
 class Answerer:
-    """A graph of a package made ready (`lean`: see `Graph`). Raises PackageRefused when graph and manifest disagree."""
+    """A graph of a package made ready (`lean`, `threads`: see `Graph`). Raises PackageRefused when graph and manifest disagree."""
 
-    def __init__(self, package: Package, name: str, *, lean: bool = False) -> None:
-        graph, self._wide = Graph(package.files[name], lean=lean), bool(package.manifest.output.names)
+    def __init__(self, package: Package, name: str, *, lean: bool = False, threads: int = 1) -> None:
+        graph, self._wide = Graph(package.files[name], lean=lean, threads=threads), bool(package.manifest.output.names)
         if problems := graph.problems(package.columns):
             raise PackageRefused(package.digest, f"{name}: {problems[0]}")
         for output in ("score", "values") if self._wide else ("score",):

@@ -60,8 +60,9 @@ class Router(Services):
         *,
         budget: int = BUDGET,
         vitals: Vitals | None = None,
+        threads: int = 1,
     ) -> None:
-        super().__init__(home, packages, online, clock, watcher, budget=budget, vitals=vitals)
+        super().__init__(home, packages, online, clock, watcher, budget=budget, vitals=vitals, threads=threads)
         self._writers: dict[tuple[str, str], LogWriter] = {}
         self._writing = threading.Lock()
         self._noted = _Noted()

@@ -28,7 +28,8 @@ BUDGET = 1024 * 2**20
 class Shared:
     """What packages have in common is there once, as long as one of them holds it: graphs (lean), contracts and their decoders."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
         self._graphs: WeakValueDictionary[tuple[str, bytes, int], Answerer] = WeakValueDictionary()
         self._decoders: WeakValueDictionary[bytes, Decoder] = WeakValueDictionary()
         self._outcomes: WeakValueDictionary[bytes, OutcomeDecoder] = WeakValueDictionary()
@@ -38,7 +39,7 @@ class Shared:
         key = package.manifest.files[name].sha256, _digest(package.columns), len(package.manifest.output.names)
         found = self._graphs.get(key)
         if found is None:
-            found = self._graphs[key] = Answerer(package, name, lean=True)
+            found = self._graphs[key] = Answerer(package, name, lean=True, threads=self._threads)
         return found
 
     def decoder(self, manifest: Manifest) -> Decoder:

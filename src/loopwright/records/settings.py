@@ -1,6 +1,7 @@
 """Settings: one table, read from the environment once, overridden by the command line."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 import msgspec
 
 from loopwright.records.errors import SettingInvalid
+
+
+_SPAN = re.compile(r"[1-9]\d{0,4}[dw]")
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -36,6 +40,12 @@ def _share(text: str) -> float:
     return value
 
 
+def _span(text: str) -> str:
+    if not _SPAN.fullmatch(text):
+        raise ValueError("must be a number of days or weeks, such as `400d` or `60w`")
+    return text
+
+
 SETTINGS: tuple[Setting, ...] = (
     Setting("home", "LOOPWRIGHT_HOME", "folder of the embedded default: ledger, lake, packages, logs", Path),
     Setting("ledger", "LOOPWRIGHT_LEDGER", "ledger URL: sqlite:///PATH or postgresql://... (default: SQLite in home)"),
@@ -56,6 +66,12 @@ SETTINGS: tuple[Setting, ...] = (
         _number(-1, 65535),
     ),
     Setting("workers", "LOOPWRIGHT_WORKERS", "worker processes of the data plane", _number(1, 256)),
+    Setting(
+        "threads",
+        "LOOPWRIGHT_THREADS",
+        "threads of a graph run in a worker; more than one pays for graphs of many milliseconds only",
+        _number(1, 256),
+    ),
     Setting(
         "memory",
         "LOOPWRIGHT_MEMORY",
@@ -85,6 +101,18 @@ SETTINGS: tuple[Setting, ...] = (
         "LOOPWRIGHT_EVENTS",
         "URL that upkeep posts predictions to as CloudEvents, in batches (https, or loopback; none by default)",
     ),
+    Setting(
+        "keep",
+        "LOOPWRIGHT_KEEP",
+        "how long predictions and outcomes are kept, e.g. `400d` (default: for ever); what windows or training still need stays",
+        _span,
+    ),
+    Setting(
+        "most_files",
+        "LOOPWRIGHT_MOST_FILES",
+        "files of a loop's predictions or outcomes from which on upkeep puts them together; 0: never",
+        _number(0, 100_000),
+    ),
     Setting("by", "LOOPWRIGHT_BY", "who is acting, for the audit trail (default: the system's user name)"),
 )
 
@@ -102,6 +130,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     control_port: int = 8322
     grpc_port: int = -1
     workers: int = 1
+    threads: int = 1
     memory: int = 1024
     token: str = ""
     webhook: str = ""
@@ -109,6 +138,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     traces: str = ""
     trace_share: float = 0.01
     events: str = ""
+    keep: str = ""
+    most_files: int = 100
     by: str = ""
 
     def environment(self) -> dict[str, str]:
