@@ -137,7 +137,7 @@ def test_a_round_that_ends_in_the_middle_goes_on_there(home: Home, receiver: Rec
 def test_a_round_has_an_end(home: Home, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     Events(home).begin(LOOP)
     answered(home, 2)
-    monkeypatch.setattr(events, "ROUND_SECONDS", 0.0)
+    monkeypatch.setattr(events, "ROUND_SECONDS", -1.0)
     assert Events(home).tell(LOOP) == Told(events=0)
     assert receiver.posted == []
     monkeypatch.setattr(events, "ROUND_SECONDS", 10.0)

@@ -96,12 +96,11 @@ class Events:
         return bool(self._trouble) or self._late
 
     def _post(self, batch: bytes) -> bool:
-        left = self._due - self._home.clock.monotonic()
-        if left <= 0:
+        if self._home.clock.monotonic() > self._due:
             self._late = True
             return False
         try:
-            post(self._url, batch, seconds=min(left, 5.0), limit=2 * BATCH_BYTES, media=MEDIA)
+            post(self._url, batch, limit=2 * BATCH_BYTES, media=MEDIA)
         except (AddressRefused, OSError) as error:
             self._trouble = f"not all events could be told: {str(error)[:200]}"
         return not self._trouble
@@ -155,7 +154,7 @@ def event(loop: str, row: Mapping[str, Any], manifest: Manifest | None) -> Json:
         data["segment"] = row["_segment"]
     if row.get("_values") is not None and manifest is not None:
         data["values"] = dict(zip(manifest.output.names, row["_values"], strict=False))
-    told = {
+    told: Json = {
         "specversion": "1.0",
         "id": row["_id"],
         "source": f"/loops/{loop}",
@@ -163,13 +162,12 @@ def event(loop: str, row: Mapping[str, Any], manifest: Manifest | None) -> Json:
         "time": _time(row["_at"]),
         "datacontenttype": "application/json",
         "dataschema": f"urn:loopwright:package:{row['_package']}",
-        "data": data,
     }
     if row["_unit"] and manifest is not None and not personal & set(manifest.key):
         told["subject"] = row["_unit"]
     if is_trace_id(row["_id"]):
         told["traceparent"] = f"00-{row['_id']}-{span_id(row['_id'])}-00"
-    return told
+    return {**told, "data": data}
 
 
 def _plain(column: Column, value: Any) -> Any:
