@@ -164,8 +164,8 @@ class Run:
             for connections in CONNECTIONS:
                 used = server.cpu_seconds()
                 told = self.closed(server, contestant, connections, self.seconds)
-                cpu = (server.cpu_seconds() - used) / (told.rate * self.seconds)
-                self.found.note(f"cpu {connections}", name, cpu * 1e6)
+                for mode, after, before in zip(("user", "kernel"), server.cpu_seconds(), used, strict=True):
+                    self.found.note(f"{mode} {connections}", name, (after - before) / (told.rate * self.seconds) * 1e6)
                 self.found.note(f"rate {connections}", name, told.rate)
                 self.found.note(f"p50 {connections}", name, told.p50)
             self.found.note("memory", name, server.memory_mib())

@@ -85,6 +85,7 @@ def _servers(found: Found, names: list[str]) -> str:
         *(f"requests/s, {c}" for c in CONNECTIONS),
         *(f"p50 ms, {c}" for c in CONNECTIONS),
         "CPU us a request, 32",
+        "of it in the kernel",
         "first answer after s",
         "MiB",
     ]
@@ -92,7 +93,8 @@ def _servers(found: Found, names: list[str]) -> str:
     for name in names:
         cells = [_number(found.median(f"rate {c}", name)) for c in CONNECTIONS]
         cells += [_number(found.median(f"p50 {c}", name) / 1e3, 3) for c in CONNECTIONS]
-        cells.append(_number(found.median("cpu 32", name)))
+        user, kernel = found.median("user 32", name), found.median("kernel 32", name)
+        cells += [_number(user + kernel), _number(kernel)]
         rows.append([name, *cells, _number(found.median("start", name), 1), _number(found.median("memory", name))])
     text = table(head, rows)
     for how, told in (
@@ -130,7 +132,7 @@ def section(found: Found, names: list[str], *, seconds: float, rounds: int) -> s
     text += table(["what", "ratio", "target", ""], [target.cells() for target in targets(found)])
     text += "\n" + _servers(found, names)
     text += (
-        "\nCPU: all processes of the server, user and kernel. First answer: from the start of the process, everything on a warm disk.\n"
+        "\nCPU: all processes of the server. First answer: from the start of the process, everything on a warm disk.\n"
         "Memory: all processes of the server after the load, shared pages counted once.\n"
     )
     if arrivals := _open(found):

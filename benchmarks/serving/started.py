@@ -134,14 +134,15 @@ class Server:
                 total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
         return total / 1024
 
-    def cpu_seconds(self) -> float:
+    def cpu_seconds(self) -> tuple[float, float]:
         """Processor time that all its processes have used, in user and in kernel mode."""
-        ticks = 0
+        user = kernel = 0
         for one in below(self.process.pid):
             with contextlib.suppress(OSError):
                 fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-                ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+                user, kernel = user + int(fields[11]), kernel + int(fields[12])
+        second = os.sysconf("SC_CLK_TCK")
+        return user / second, kernel / second
 
     def end(self) -> None:
         """SIGTERM, and for what is there after 10 seconds SIGKILL."""
