@@ -137,7 +137,7 @@ def test_what_has_no_explanation_is_told_before(made: Made) -> None:
     assert [e.why for e in explanations(home, written)(answers)] == [BEFORE] * len(answers)
 
 
-def test_a_package_is_made_ready_once_and_let_go_of_with_its_predictor(made: Made) -> None:
+def test_a_package_is_made_ready_once_and_let_go_of_with_its_predictor(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     home, packages = made
     shelf = list(answered(home, packages["trees"])[:1])
     answers = answered(home, packages["trees"])[1]
@@ -155,6 +155,11 @@ def test_a_package_is_made_ready_once_and_let_go_of_with_its_predictor(made: Mad
         explain._package = lambda _, one=one: one  # type: ignore[misc]  # mypy has no types for such lambdas
         assert explain(answers) == first
     assert len(explain._ready) == MOST_READY
+    monkeypatch.setattr("loopwright.deploy.explain.MOST_HELD", 0)
+    explain._package = lambda _: held
+    held = predictor(home, packages["trees"])
+    assert explain(answers) == first
+    assert list(explain._ready) == [held]
 
 
 def test_the_larger_the_trees_the_fewer_rows_at_once(made: Made) -> None:

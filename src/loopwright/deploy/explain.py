@@ -26,8 +26,8 @@ MOST_ROWS = 1000
 
 MOST_WORK = 50_000_000
 
-MOST_READY = 64
-"""So many packages are held ready to explain, beside the memory of the packages themselves."""
+MOST_READY, MOST_HELD = 64, 2_000_000
+"""So many packages are held ready to explain, and of all so many conditions of trees: 100 MB, beside the packages themselves."""
 
 TOLERANCE = 1e-4
 BEFORE = "the package was made before answers were explained: `loopwright run` makes one that explains them"
@@ -42,8 +42,11 @@ def refuse(package: str, manifest: Manifest) -> None:
 
 def most_rows(manifest: Manifest) -> int:
     """How many rows of one request are explained: about a second's work."""
-    elements = manifest.explained.elements if manifest.explained is not None else 0
-    return max(1, min(MOST_ROWS, MOST_WORK // max(elements, 1)))
+    return max(1, min(MOST_ROWS, MOST_WORK // max(_elements(manifest), 1)))
+
+
+def _elements(manifest: Manifest) -> int:
+    return manifest.explained.elements if manifest.explained is not None else 0
 
 
 class Reasons:
@@ -160,10 +163,14 @@ class Explanations:
             found = self._ready.get(predictor)
             if found is None:
                 found = self._make(predictor)
-                while len(self._ready) >= MOST_READY:
-                    self._ready.popitem()
+                self._make_room(predictor)
                 self._ready[predictor] = found
             return found
+
+    def _make_room(self, predictor: Predictor) -> None:
+        new, held = _elements(predictor.package.manifest), sum(_elements(p.package.manifest) for p in list(self._ready))
+        while self._ready and (len(self._ready) >= MOST_READY or held + new > MOST_HELD):
+            held -= _elements(self._ready.popitem()[0].package.manifest)
 
     def _make(self, predictor: Predictor) -> PackageReasons | str:
         if predictor.graph is None:

@@ -27,9 +27,11 @@ import numpy as np
 from loopwright.records.graph import Array
 
 MOST_ELEMENTS = 2_000_000
-"""Features asked for along the paths of all leaves, at most: each takes some forty bytes once it is asked for."""
+"""Features asked for along the paths of all leaves, at most: each takes some fifty bytes once it is asked for."""
 
 _CHUNK = 1 << 17
+"""So many numbers are computed at once: they stay in the processor's cache."""
+
 _KINDS = {"<f8": 8, "<f4": 4, "<i4": 4, "<u2": 2, "|u1": 1}
 _LEAST = -np.finfo(np.float64).max
 
@@ -107,7 +109,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Group(NamedTuple):
-    """The leaves whose paths ask for m features: elements from `start` to `stop`, [m, L] in rows of leaves; q points of quadrature."""
+    """Some leaves whose paths ask for m features: elements from `start` to `stop`, [m, L] in rows of leaves; q points of quadrature."""
 
     start: int
     stop: int
@@ -208,21 +210,23 @@ class _Ensemble:
         order, self._groups = [], []
         start = 0
         for m in np.unique(asked[asked > 0]).tolist():
-            leaves = np.flatnonzero(asked == m)
-            elements = first[leaves] + np.arange(m)[:, None]
             points, weights = _quadrature(m)
-            self._groups.append(
-                _Group(
-                    start,
-                    start + elements.size,
-                    paths.share[elements],
-                    ((1 - points) / points)[:, None, None, None],
-                    (weights * points ** (m - 1))[:, None, None],
-                    value[leaves].T[:, None, :],
+            some = max(1, _CHUNK // (m * len(points)))
+            alike = np.flatnonzero(asked == m)
+            for leaves in (alike[i : i + some] for i in range(0, len(alike), some)):
+                elements = first[leaves] + np.arange(m)[:, None]
+                self._groups.append(
+                    _Group(
+                        start,
+                        start + elements.size,
+                        paths.share[elements],
+                        ((1 - points) / points)[:, None, None, None],
+                        (weights * points ** (m - 1))[:, None, None],
+                        value[leaves].T[:, None, :],
+                    )
                 )
-            )
-            start += elements.size
-            order.append(elements.ravel())
+                start += elements.size
+                order.append(elements.ravel())
         at = np.concatenate([np.zeros(0, dtype=np.intp), *order])
         self._column, self._above, self._up_to, self._missing = (
             a[at] for a in (paths.column, paths.above, paths.up_to, paths.missing)
@@ -321,7 +325,7 @@ class _Forest:
             root[of[~going]] = here[~going]
             here, of = here[going], of[going]
             elements += len(here)
-            if elements > 4 * MOST_ELEMENTS:  # a feature may be asked for more than once
+            if elements > 3 * MOST_ELEMENTS:  # a feature may be asked for more than once
                 raise ValueError("the trees are too large to be explained")
             steps.append((of, here))
             here = self.parent[here]
