@@ -73,6 +73,11 @@ class Asked:
         self.queued = time.perf_counter() if plane.spans is not None else 0.0
 
     @property
+    def headers(self) -> Headers:
+        """See `spans.Waiting`."""
+        return self.request.headers
+
+    @property
     def traced(self) -> Traced:
         """See `spans.Waiting`."""
         request, route = self.request, self.request.route

@@ -164,10 +164,10 @@ def _add(message: Any, name: str, number: int, told: str) -> None:
 class Call:
     """A prediction that waits in the queue: what is asked, and the future of what is found."""
 
-    __slots__ = ("ask", "found", "traced")
+    __slots__ = ("ask", "found", "headers", "traced")
 
     def __init__(self, ask: Ask, found: "asyncio.Future[Found]", traced: Traced) -> None:
-        self.ask, self.found, self.traced = ask, found, traced
+        self.ask, self.found, self.traced, self.headers = ask, found, traced, traced.headers
 
     def reply(self, found: Found) -> Found:
         """See `batches.Waiting`."""

@@ -65,6 +65,11 @@ class Waiting(Protocol):
     """A request of the queue."""
 
     @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        """Its headers."""
+        ...
+
+    @property
     def traced(self) -> Traced:
         """What there is to tell of it."""
         ...
@@ -115,11 +120,9 @@ class Spans:
 
     def answered(self, waiting: "Waiting", found: list[Prediction] | Exception, begun: float, done: float) -> None:
         """See `batches.Batches.traced`: a request of the queue has its answers. Of one that failed its own door tells."""
-        if isinstance(found, Exception):
+        if isinstance(found, Exception) or not self.wants(found[0].id, waiting.headers):
             return
         operation, loop, headers, start, queued, attributes = waiting.traced
-        if not self.wants(found[0].id, headers):
-            return
         now = time.perf_counter()
         stages = [
             Stage("decode", start, queued),
