@@ -37,6 +37,15 @@ def test_one_prediction(client: Client, server: Server) -> None:
     assert (found[1].score, found[1].context) == (answer["score"], {"wind": 20.0, "gust": None})
 
 
+def test_a_package_from_before_says_that_it_explains_nothing(client: Client) -> None:
+    reply = client.post(f"{PREDICT}?explain=true", flight())
+    assert (reply.status, reply.json["error"]["code"]) == (422, "not_explained")
+    assert "made before answers were explained" in reply.json["error"]["message"]
+    told = client.get("/openapi.json").json["paths"][PREDICT]["post"]
+    assert "made before answers were explained" in told["description"]
+    assert client.post(f"{PREDICT}?explain=false", flight()).status == 200
+
+
 def test_a_list_is_answered_in_order(client: Client) -> None:
     rows = [flight(i, delay=float(i)) for i in range(1000)]
     answers = client.post(PREDICT, rows).json
