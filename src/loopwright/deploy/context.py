@@ -52,14 +52,14 @@ class Contexts:
                 need.join(decided, fed, steps, contexts, ages, flags)
         return contexts, ages
 
-    def _look_up(self, need: "_Need", keys: Sequence[str | None]) -> tuple[Fed | None, Sequence[Steps | None]]:
+    def _look_up(self, need: "_Need", keys: list[str | None]) -> tuple[Fed | None, Sequence[Steps | None]]:
         """What the store has, and the steps of each key."""
         try:
             fed = self._online.fed(need.store)
             if fed is None:
                 return None, ()
             if len(keys) == 1:
-                return fed, self._online.get_many(need.store, [keys[0]]) if keys[0] is not None else (None,)
+                return fed, self._online.get_many(need.store, keys) if keys[0] is not None else (None,)  # type: ignore[arg-type]  # it is not None
             asked = [key for key in dict.fromkeys(keys) if key is not None]
             found: dict[str | None, Steps | None] = dict(zip(asked, self._online.get_many(need.store, asked), strict=True))
         except LoopwrightError:  # a store that is down or damaged is context that is missing: prediction goes on
@@ -84,8 +84,8 @@ class _Need:
     def keys(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
         """The key of each row."""
         if len(self._by) == 1:
-            (name,) = self._by
-            return [v if v.__class__ is str or v is None else str(v) for v in [row[name] for row in rows]]
+            name = self._by[0]
+            return [v if (v := row[name]).__class__ is str or v is None else str(v) for row in rows]
         return [key_of([row[name] for name in self._by]) for row in rows]
 
     def join(

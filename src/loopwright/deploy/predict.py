@@ -154,26 +154,30 @@ class Predictor:
         full = [row | context for row, context in zip(rows, contexts, strict=True)] if self._joined else rows
         scores, values = self._scores(full, flags, SECONDS + count / 1000 if seconds is None else seconds)
         latency = (time.perf_counter() - started) * 1e6 / max(count, 1)
-        package, key = self.digest, self._key
+        package, key, segment = self.digest, self._key, self._segment
+        one = key[0] if len(key) == 1 else None
+        labels = self._labels(scores, values, flags)
         return [
             Prediction(
-                id=names[i],
-                at=moments[i],
+                id=id,
+                at=at,
                 package=package,
                 arm=arm,
                 probability=probability,
                 request=row,
-                context=contexts[i],
-                context_age_s=ages[i],
-                score=scores[i],
-                label=self._label(scores[i], values[i], flags[i]),
-                values=values[i],
-                flags=flags[i],
+                context=context,
+                context_age_s=age,
+                score=score,
+                label=label,
+                values=numbers,
+                flags=marks,
                 latency_us=latency,
-                unit=unit_of(row, key),
-                segment=self._segment,
+                unit=str(row[one]) if one is not None else unit_of(row, key),
+                segment=segment,
             )
-            for i, row in enumerate(rows)
+            for id, at, row, context, age, score, label, numbers, marks in zip(
+                names, moments, rows, contexts, ages, scores, labels, values, flags, strict=True
+            )
         ]
 
     def check_golden(self) -> None:
@@ -199,16 +203,19 @@ class Predictor:
         for golden in self.package.reference.golden[:5]:
             self.answer([dict(golden.request)])
 
-    def _label(self, score: float, values: list[float] | None, flags: list[str]) -> bool | str | None:
-        """What the score says, in the words of the task; None where it speaks for itself."""
-        task = self._output.task
+    def _labels(
+        self, scores: Sequence[float], values: Sequence[list[float] | None], flags: Sequence[list[str]]
+    ) -> Sequence[bool | str | None]:
+        """What the scores say, in the words of the task; None where they speak for themselves."""
+        task, threshold, rule = self._output.task, self._threshold, self._heuristic_threshold
         if task == "binary":
-            return score >= self._threshold
-        if task == "multiclass" and values is not None:
-            return self._output.classes[values.index(max(values))]
+            return [score >= threshold for score in scores]
+        if task == "multiclass":
+            classes = self._output.classes
+            return [classes[v.index(max(v))] if v is not None else None for v in values]
         if task == "anomaly":
-            return score >= (self._heuristic_threshold if "degraded" in flags else self._threshold)
-        return None
+            return [s >= (rule if "degraded" in marks else threshold) for s, marks in zip(scores, flags, strict=True)]
+        return [None] * len(scores)
 
     def _moments(self, at_us: Sequence[int] | int | None, count: int) -> Sequence[int]:
         if at_us is None:

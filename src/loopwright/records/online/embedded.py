@@ -26,7 +26,6 @@ _PUT = """INSERT INTO steps (store, key, steps) VALUES (?, ?, ?)
     ON CONFLICT (store, key) DO UPDATE SET steps = excluded.steps WHERE steps.steps <> excluded.steps"""
 _FED = """INSERT INTO fed (store, version, since, until) VALUES (?, ?, ?, ?) ON CONFLICT (store) DO UPDATE
     SET version = excluded.version, since = excluded.since, until = max(fed.until, excluded.until)"""
-_UNKNOWN = object()
 _GET = "SELECT steps FROM steps WHERE store = ? AND key = ?"
 
 
@@ -35,7 +34,7 @@ class Embedded:
 
     _reader: sqlite3.Connection | None
     _writer: sqlite3.Connection | None
-    _cache: dict[tuple[str, str], Steps | None]
+    _cache: dict[str, dict[str, Steps | None]]
     _fed: dict[str, Fed] | None
 
     def __init__(self, path: str | Path) -> None:
@@ -81,11 +80,10 @@ class Embedded:
         """See `Online`."""
         if self._now() >= self._fresh_until:
             self._refresh()
-        cache, found = self._cache, []
-        for key in keys:
-            steps = cache.get((store, key), _UNKNOWN)
-            found.append(self._load(store, key) if steps is _UNKNOWN else steps)
-        return found  # type: ignore[return-value]  # what is unknown has been loaded
+        known = self._cache.get(store)
+        if known is None:
+            known = self._cache.setdefault(store, {})
+        return [known[key] if key in known else self._load(store, key) for key in keys]
 
     def close(self) -> None:
         """See `Online`."""
@@ -140,7 +138,7 @@ class Embedded:
                 self._reader = self._connect("ro", 1.0)
                 self._asking = self._reader.cursor()
             version = self._reader.execute("PRAGMA data_version").fetchone()[0] if self._reader else -1
-            if version != self._version or len(self._cache) > CACHED_KEYS:
+            if version != self._version or sum(map(len, self._cache.values())) > CACHED_KEYS:
                 self._cache, self._fed = {}, None
                 self._version = version
             self._fresh_until = self._now() + FRESH_SECONDS
@@ -149,7 +147,7 @@ class Embedded:
         with self._mutex:
             row = self._ask(_GET, (store, key), sqlite3.Cursor.fetchone)
             steps = Steps(row[0]) if row else None
-            self._cache[store, key] = steps
+            self._cache.setdefault(store, {})[key] = steps
             return steps
 
     def _ask(self, sql: str, values: tuple[str, ...], fetch: Callable[[sqlite3.Cursor], Any]) -> Any:
