@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests import openlineage
 from tests.journeys import synthetic
@@ -18,12 +19,17 @@ from loopwright.deploy import bad
 from loopwright.deploy.controller import history, release, serving
 from loopwright.loop import load_loop
 from loopwright.monitor import alerts
+from loopwright.records.declarations import duration
+from loopwright.records.predictions.damage import noted
 from loopwright.records.predictions.read import predictions
+from loopwright.records.predictions.retention import Retained
+from loopwright.records.predictions.segment import log_folder
 from loopwright.records.turns import Turn
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.replay import Traffic, between
-from loopwright.tend import RETRY_AFTER, UNTOLD, loops, tend
+from loopwright.tend import DAMAGED, RETRY_AFTER, UNTOLD, loops, tend
 from loopwright.turn import turn
+from loopwright.verbs import look
 
 LOOP = load_loop(FILE)
 NOW = DRIFT + WEEK
@@ -208,3 +214,47 @@ def test_the_alert_about_a_bad_package_is_closed_by_the_next_release(home: Home)
     assert state() == "open"
     release(home, loop, good, why="it was the disk")
     assert state() == "closed"
+
+
+def test_damage_of_the_log_is_told_once_until_somebody_has_looked(home: Home) -> None:
+    folder = log_folder(home.path, LOOP.name) / "predictions"
+    damaged = min(folder.glob("*.sealed"))
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+
+    def told() -> list[Alert]:
+        return [e.record for e in home.ledger.find(Alert, loop=LOOP.name, key=DAMAGED, newest=False) if e.record.sent]
+
+    for _ in range(3):
+        assert tend(home, owner="a", retrain=False) is not None
+    [alert] = told()
+    assert (alert.severity, alert.state) == ("critical", "open")
+    assert damaged.name in alert.detail
+    assert look.loop_status(home, LOOP.name).damaged == [f"predictions/{damaged.name}.damaged"]
+    assert noted(home.path) == {LOOP.name: 1}
+    shutil.rmtree(folder / "quarantine")
+    tend(home, owner="a", retrain=False)
+    assert [a.state for a in told()] == ["open", "closed"]
+    assert look.loop_status(home, LOOP.name).damaged == []
+    assert noted(home.path) == {}
+
+
+def test_what_is_old_goes_and_what_windows_and_training_need_stays(home: Home) -> None:
+    def rows() -> int:
+        return len(predictions(home, LOOP.name))
+
+    tend(home, owner="a", retrain=False)
+    had = rows()
+    short = Home(msgspec.structs.replace(home.settings, keep="1d"), home.clock)
+    tend(short, owner="a", retrain=False)
+    [window] = home.ledger.find(Window, loop=LOOP.name, limit=1)
+    needed = window.record.end - duration(LOOP.outcome.wait) - 2 * duration(LOOP.monitor.every)
+    first = min(predictions(home, LOOP.name, columns=["_at"])["_at"].to_pylist())
+    assert needed <= first < needed + dt.timedelta(hours=2)
+    assert 0 < rows() < had
+    [done] = [e.record for e in home.ledger.find(Retained, key=f"predictions.{LOOP.name}")]
+    assert (done.before, done.deleted) == (needed, had - rows())
+    again = tend(short, owner="a", retrain=False)
+    assert again is not None
+    assert again[LOOP.name].watched.qualities == [], "no window is measured again for the rows that went"

@@ -30,8 +30,9 @@ from loopwright.records.ids import new_id
 from loopwright.records.ledger import Problem
 from loopwright.records.predictions.commit import Committed, commit
 from loopwright.records.predictions.damage import note, set_aside
+from loopwright.records.predictions.retention import retain
 from loopwright.records.turns import LoopRecord
-from loopwright.records.windows import Alert, Quality, ValueWindow
+from loopwright.records.windows import Alert, Quality, ValueWindow, Window
 
 LEASE_SECONDS = 60.0
 RETRY_AFTER = timedelta(minutes=15)
@@ -77,7 +78,23 @@ def upkeep(home: Home, loop: Loop, *, until: datetime) -> Upkeep:
         if value is not None:
             home.ledger.put(value, loop=loop.name, key=quality.start.isoformat())
             values.append(value)
+    _retain(home, loop, until, busy=bool(committed.predictions or committed.outcomes))
     return Upkeep(committed=committed, watched=watched, values=values)
+
+
+def _retain(home: Home, loop: Loop, until: datetime, *, busy: bool) -> None:
+    """Keep the loop's tables small, and what they hold as long as the settings say.
+
+    Rows stay that a window not yet closed, or one that outcomes may still revise, is measured on; and those that the loop says
+    it is trained on (`Retrain(window=...)`).
+    """
+    before = None
+    last = home.ledger.latest(Window, loop=loop.name)
+    if home.settings.keep and last is not None:
+        keep = max(duration(home.settings.keep), duration(loop.retrain.window) if loop.retrain.window else timedelta(0))
+        settled = last.record.end - duration(loop.outcome.wait) - 2 * duration(loop.monitor.every)
+        before = min(until - keep, settled)
+    retain(home, loop.name, before=before, most_files=home.settings.most_files, busy=busy)
 
 
 def _close_bad(home: Home, loop: str) -> None:

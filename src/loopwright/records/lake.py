@@ -9,6 +9,7 @@ The commits of a local lake are sealed: on the disk, with the SHA-256 of every f
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.fs
 import pyarrow.parquet as pq
@@ -147,6 +149,33 @@ class Lake:
             self._seal(name, delta.version())
             return int(metrics["numFilesRemoved"]) - int(metrics["numFilesAdded"])
 
+    def delete_before(self, name: str, column: str, moment: datetime) -> int:
+        """Delete the rows whose `column` (a timestamp) is before `moment`; how many (0 also if a writer came between)."""
+        if not self.dataset(name).count_rows(filter=pc.field(column) < pa.scalar(moment, _TIMESTAMP)):
+            return 0
+        with self._errors(name):
+            delta = self._table(name)
+            text = moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            try:
+                metrics = delta.delete(f"{column} < arrow_cast('{text}', 'Timestamp(Microsecond, Some(\"UTC\"))')")
+            except CommitFailedError:
+                return 0
+            self._seal(name, delta.version())
+            return int(metrics["num_deleted_rows"] or 0)
+
+    def vacuum(self, name: str, *, older: timedelta) -> int:
+        """Remove the files that no version needs that was the newest within `older` ago; how many. Versions before are gone."""
+        with self._errors(name):
+            delta, hours = self._table(name), int(older.total_seconds() // 3600)
+            files = delta.vacuum(retention_hours=hours, dry_run=True, enforce_retention_duration=False)
+            if not files:
+                return 0
+            if self._folder is not None:
+                seals.forget(self._folder / name, {unquote(file) for file in files})
+            files = delta.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
+            self._seal(name, self._table(name).version())
+            return len(files)
+
     def settle(self, name: str) -> None:
         """Make sure that all there is in a table is on the disk, also what somebody committed who died before it was."""
         with self._errors(name):
@@ -179,6 +208,9 @@ class Lake:
             try:
                 table = dataset.to_table(columns=None if columns is None else list(columns), filter=filters)
             except OSError as error:
+                if version is not None and self._folder is not None and seals.forgotten(self._folder / name):
+                    newest = f"upkeep has removed the files of versions gone by (docs/prediction-log.md); the newest is {self.version(name)}"
+                    raise NotFound(f"version of table {name}", str(version), next_step=newest) from error
                 raise Damaged(f"table {name} cannot be read: {error}") from error
             plain = pa.schema([pa.field(f.name, _plain(f.type)) for f in table.schema])
             return table if table.schema.equals(plain) else table.cast(plain)

@@ -29,6 +29,7 @@ TRANSACTION = "loopwright.transaction"
 MOST_UNSEALED = 8
 """A table with more commits and no seal is not one of ours: nothing of it is ever taken back."""
 
+_GONE = "removed"
 _LAST_CHECKPOINT = "_last_checkpoint"
 _COUNTS = {"add": ("num_added_files", "numFilesAdded"), "remove": ("num_removed_files", "numFilesRemoved")}
 
@@ -84,6 +85,27 @@ def take_back(folder: Path) -> bool:
     return bool(gone)
 
 
+def forget(folder: Path, files: set[str]) -> None:
+    """Note that these files of the table are about to be removed for good, so that nobody misses them."""
+    with _alone(folder):
+        for path in sorted((folder / "_sums").glob("*.json")):
+            sums = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+            if sums.keys() & files:
+                temporary = folder / "_sums" / f".{path.stem}"
+                temporary.write_bytes(
+                    msgspec.json.encode({file: _GONE if file in files else sum for file, sum in sums.items()})
+                )
+                _sync(temporary)
+                temporary.replace(path)
+        _sync(folder / "_sums")
+
+
+def forgotten(folder: Path) -> bool:
+    """Whether files of versions gone by were removed for good."""
+    needle = f'"{_GONE}"'.encode()
+    return any(needle in path.read_bytes() for path in (folder / "_sums").glob("*.json"))
+
+
 def check(folder: Path, where: str) -> list[Problem]:
     """Every file that has a digest, also of versions gone by, against it; and the log's numbers. `where` names the table."""
     problems: list[Problem] = []
@@ -97,7 +119,7 @@ def check(folder: Path, where: str) -> list[Problem]:
             problems.append(Problem(where=f"{where} _sums/{path.name}", what="cannot be read"))
             continue
         for file, sum in sums.items():
-            if what := _differs(folder / file, sum):
+            if sum != _GONE and (what := _differs(folder / file, sum)):
                 problems.append(Problem(where=f"{where} {file}", what=what))
     return problems
 

@@ -10,7 +10,6 @@ import msgspec
 
 from loopwright.records.errors import SettingInvalid
 
-
 _SPAN = re.compile(r"[1-9]\d{0,4}[dw]")
 
 
