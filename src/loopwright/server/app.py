@@ -17,7 +17,7 @@ from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.services import InService
 from loopwright.records import failpoints
 from loopwright.records.clock import Clock
-from loopwright.records.errors import LoopwrightError, RequestTooLarge
+from loopwright.records.errors import LoopwrightError, Overloaded, RequestTooLarge
 from loopwright.records.ids import new_id
 from loopwright.records.predictions.record import Prediction
 from loopwright.server import oip, openapi
@@ -225,6 +225,8 @@ class DataPlane:
     def _asked(self, request: Request, decode: Callable[[Request], Asked], *, aside: bool = False) -> Reply | None:
         """Let a request wait for its batch; a large one, and one to be explained, is decoded, answered and encoded in a thread."""
         if not aside and len(request.body) <= INLINE_BYTES:
+            if self.batches.full:
+                raise Overloaded("more rows are waiting than can be answered soon; try again")
             self.batches.put(request.loop, decode(request))
             return None
 

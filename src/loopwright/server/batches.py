@@ -18,6 +18,9 @@ from loopwright.server.loading import Loading
 from loopwright.server.metrics import Metrics
 
 MOST_WAITING_ROWS = 20_000
+WAITING_SECONDS = 0.25
+"""So long a row may have to wait, by the pace of the batches before, unless two batches hold all that waits: beyond it is 503."""
+
 MOST_BATCH_ROWS = 256
 MOST_ASIDE = 16
 SYNC_THREADS = 4
@@ -62,6 +65,7 @@ class Batches:
         self._queue: dict[str, deque[Waiting]] = {}
         self._scheduled = False
         self._rows = self._asides = 0
+        self._most, self._pace, self._before = MOST_WAITING_ROWS, 0.0, (0.0, 0)
         self._large = ThreadPoolExecutor(1, "large-requests")
         self._syncs = ThreadPoolExecutor(SYNC_THREADS, "log-sync")
         self._unsynced: dict[str, list[_Run]] = {}
@@ -77,7 +81,7 @@ class Batches:
     def put(self, loop: str, waiting: Waiting) -> None:
         """Let a request wait for the next batch of its loop. Raises Overloaded when too many rows wait."""
         rows = len(waiting.ask.rows)
-        if self._rows + rows > MOST_WAITING_ROWS:
+        if self._rows + rows > self._most:
             raise Overloaded("more rows are waiting than can be held; try again")
         if rows > MOST_BATCH_ROWS:
             self.aside(lambda: waiting.reply(self.answer(loop, [waiting])[0]), waiting.send)
@@ -91,6 +95,11 @@ class Batches:
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._drain)
+
+    @property
+    def full(self) -> bool:
+        """Whether so many rows wait that a request is to be refused before it is decoded."""
+        return self._rows > self._most - MOST_BATCH_ROWS
 
     def aside(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         """Call `work`, which may not raise, in a thread, and `done` with what it gives in the loop's. Raises Overloaded."""
@@ -138,6 +147,7 @@ class Batches:
         if self._scheduled:
             asyncio.get_running_loop().call_soon(self._drain)
         begun = time.perf_counter()
+        self._measure(begun, sum([len(w.ask.rows) for w in waiting]))
         run = _Run(waiting, self._answered(loop, waiting), self._sync_of(loop), begun)
         if run.sync is None:
             self._finish(run)
@@ -145,6 +155,14 @@ class Batches:
             self._unsynced[loop].append(run)  # the sync that comes after the one under way is for all of these
         else:
             self._sync(loop, [run])
+
+    def _measure(self, begun: float, rows: int) -> None:
+        """Of batches that follow each other without a pause, the seconds a row takes, and with that how many rows may wait."""
+        before, count = self._before
+        self._before = (begun, rows) if self._scheduled else (0.0, 0)
+        if before:
+            self._pace += 0.1 * ((begun - before) / count - self._pace)
+            self._most = max(2 * MOST_BATCH_ROWS, min(MOST_WAITING_ROWS, int(WAITING_SECONDS / self._pace)))
 
     def _finish(self, run: _Run) -> None:
         done = 0.0 if self.traced is None else time.perf_counter()
