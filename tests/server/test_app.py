@@ -251,6 +251,8 @@ def test_open_inference_protocol(client: Client) -> None:
         ("pushed_back_at", "BYTES"),
         ("night", "BOOL"),
     }
+    told = {i["name"]: i.get("parameters") for i in metadata["inputs"]}
+    assert (told["pushed_back_at"], told["tail"], told["delay"]) == ({"optional": True}, {"nullable": True}, None)
     reply = client.post(INFER, tensors())
     assert reply.status == 200
     found = {o["name"]: o for o in reply.json["outputs"]}

@@ -1,10 +1,12 @@
 import asyncio
+import os
 import signal
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from random import Random
 from typing import Any
 
 import grpc
@@ -12,7 +14,7 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tests.deploy.loops import EVER, LOOP, NOW_US, flight, opened, package
-from tests.server.running import TOKEN, Server, running
+from tests.server.running import TOKEN, Server, running, until
 from tests.server.test_oip import tensors_of
 from tritonclient.grpc import service_pb2 as messages_of_triton
 from tritonclient.utils import InferenceServerException
@@ -312,3 +314,34 @@ def test_calls_that_were_begun_are_answered_at_sigterm(tmp_path: Any) -> None:
             thread.join(20)
         assert server.process.wait(20) == 0
     assert {o for o in outcomes if o is not None} == {grpc.StatusCode.UNAVAILABLE}, "refused, not cut off"
+
+
+def test_noise_gets_a_refusal_and_the_worker_lives(channel: Any, server: Server) -> None:
+    workers, random = server.state.workers, Random(1)
+    whole = typed(3).SerializeToString()
+    call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    codes, said = set(), []
+    for _ in range(400):
+        body = bytearray(whole)
+        for _ in range(random.randint(1, 8)):
+            at = random.randrange(len(body))
+            body[at : at + random.choice([0, 1, 1, 4])] = random.randbytes(random.choice([0, 1, 1, 3]))
+        try:
+            call(bytes(body), timeout=10)
+        except grpc.RpcError as error:
+            codes.add(error.code())
+            said.append(error.details())
+    allowed = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert codes <= allowed
+    assert not any("Traceback" in text for text in said)
+    assert grpc.StatusCode.INVALID_ARGUMENT in codes
+    assert server.state.workers == workers
+
+
+def test_a_worker_that_is_killed_is_stood_in_for(server: Server) -> None:
+    before = server.state.workers
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: all(server.state.workers) and server.state.workers[0] != before[0], 30)
+    for _ in range(4):  # each channel is a connection of its own, to either worker
+        with grpc.insecure_channel(server.state.grpc, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            assert called(channel, typed(1), wait_for_ready=True).outputs

@@ -20,9 +20,12 @@ from loopwright.deploy.decode import MOST_PROBLEMS, MOST_ROWS, parse
 from loopwright.records.declarations import Column
 from loopwright.records.errors import FieldProblem, NotFound, RequestInvalid, RequestMalformed, RequestTooLarge
 from loopwright.records.package import Manifest, Output
-from loopwright.records.predictions.record import Prediction
+from loopwright.records.predictions.record import Contributions, Prediction
 
 EXTENSIONS = ("binary_tensor_data",)
+EXPLAINED = ("contributions", "base")
+"""The outputs that `explain=true` adds."""
+
 HEADER_LENGTH = b"inference-header-content-length"
 BINARY = b"application/octet-stream"
 
@@ -407,6 +410,21 @@ def response(
     }
 
 
+def explained(reasons: Sequence[Contributions]) -> list[dict[str, Any]]:
+    """What explains answers as two more output tensors: `contributions` [N, F], its features as the parameter `names`, and `base` [N].
+
+    The rows of answers that are not explained are null.
+    """
+    told = next((r for r in reasons if r.contributions is not None), Contributions({}))
+    names = list(told.contributions or {})
+    data = [(r.contributions or {}).get(name) for r in reasons for name in names]
+    about = {"datatype": "FP64", "parameters": {"names": json.dumps(names), "unit": told.unit}}
+    return [
+        {"name": EXPLAINED[0], "shape": [len(reasons), len(names)], "data": data, **about},
+        {"name": EXPLAINED[1], "shape": [len(reasons)], "data": [r.base for r in reasons], "datatype": "FP64"},
+    ]
+
+
 def _column(name: str, answers: Sequence[Prediction], output: Output, names: Callable[[str], Sequence[str]]) -> list[Any]:
     if name == "flags":
         return [",".join(a.flags) for a in answers]
@@ -449,6 +467,13 @@ def _named(name: str, output: Output) -> dict[str, Any]:
     return {"parameters": {"names": json.dumps(output.names)}} if name == "values" else {}
 
 
+def _may(name: str, column: Column, manifest: Manifest) -> dict[str, Any]:
+    """What a client may do with a column, where it may do anything: leave it out, send null."""
+    said = {"optional": name in manifest.may_lack, "nullable": column.nullable}
+    may = {key: True for key, true in said.items() if true}
+    return {"parameters": may} if may else {}
+
+
 def metadata(loop: str, package: str, manifest: Manifest) -> dict[str, Any]:
     """The metadata of a model: its package as the version, a tensor per column."""
     return {
@@ -456,7 +481,8 @@ def metadata(loop: str, package: str, manifest: Manifest) -> dict[str, Any]:
         "versions": [package],
         "platform": "onnx_onnxv1",
         "inputs": [
-            {"name": n, "datatype": DATATYPES[c.type][0], "shape": [-1, *(c.shape or [])]} for n, c in manifest.request.items()
+            {"name": n, "datatype": DATATYPES[c.type][0], "shape": [-1, *(c.shape or [])], **_may(n, c, manifest)}
+            for n, c in manifest.request.items()
         ],
         "outputs": [
             {"name": n, "datatype": t, "shape": [-1, *_width(n, manifest.output)], **_named(n, manifest.output)}
