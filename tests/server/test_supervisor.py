@@ -6,9 +6,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from tests.deploy.loops import LOOP, flight, opened, package
@@ -21,7 +21,8 @@ from loopwright.records.home import Home
 from loopwright.records.predictions.commit import commit, verify
 from loopwright.records.predictions.read import predictions
 from loopwright.records.settings import Settings
-from loopwright.server.supervisor import serve
+from loopwright.server.deaths import HUNG_SECONDS
+from loopwright.server.supervisor import START_SECONDS, Worker, serve
 from loopwright.verbs import act
 
 PREDICT = f"/loops/{LOOP}/predict"
@@ -238,6 +239,84 @@ def test_prediction_and_rollback_go_on_without_the_ledger(home: Home) -> None:
     assert state is not None
     assert (state.action, state.by, state.arms[0].package) == ("rollback", "ann", first)
     fresh.close()
+
+
+def children(server: Server, module: str) -> list[int]:
+    """The processes of a server that run a module."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and _parent(process) == server.process.pid:
+            with suppress(OSError):
+                if module.encode() in (process / "cmdline").read_bytes():
+                    found.append(int(process.name))
+    return found
+
+
+def test_prediction_goes_on_while_each_of_the_others_is_down(tmp_path: Path) -> None:
+    """Object storage never answers; console, upkeep and ledger go one after the other, under load; no request fails."""
+    home = opened(tmp_path, RealClock(), lake="s3://nowhere")
+    controller.release(home, LOOP, package(home.packages).digest, why="first")
+    storage = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "eu"}
+    keys = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
+    environment: dict[str, Any] = storage | keys
+    with running(home, tend=True, **environment) as server, Load(server.state.data, 2) as load:
+        for module in ("loopwright.server.controlling", "loopwright.server.tending"):
+            until(lambda module=module: children(server, module))
+            (before,) = children(server, module)
+            answered = len(load.answers)
+            os.kill(before, signal.SIGKILL)
+            until(lambda module=module, before=before: children(server, module) not in ([], [before]))
+            until(lambda answered=answered: len(load.answers) > answered + 20)
+        until(lambda: server.control().get("/livez").status == 200)
+        with ledger_away(home):
+            answered = len(load.answers)
+            until(lambda: len(load.answers) > answered + 100)
+    assert (load.refused, load.cut) == ([], 0)
+    with Home(Settings(home=home.path), home.clock) as local:
+        each_answered_id_is_logged_once(local, [id for id, _ in load.answers])
+
+
+class Later(RealClock):
+    """A clock whose durations can be moved on."""
+
+    by = 0.0
+
+    def monotonic(self) -> float:
+        """See `RealClock`."""
+        return super().monotonic() + self.by
+
+
+def test_a_worker_that_does_not_go_on_is_ended_and_started_again(home: Home) -> None:
+    """Its heartbeat is not waited for: the clock of who watches is moved on."""
+    clock = Later()
+    watching = Home(home.settings, clock)
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src"), **home.settings.environment()}
+        worker = Worker(watching, listening.fileno(), home.folder("run"), 0, environment, said.append)
+        try:
+            until(lambda: worker.look() or worker.child.ready)
+            first = worker.child.pid
+            until(lambda: worker.vitals.beaten > 0)
+            worker.look()
+            assert worker.child.pid == first
+            clock.by = HUNG_SECONDS + 2
+            worker.look()
+            until(lambda: worker.child.pid == 0)
+            until(lambda: worker.look() or (worker.child.pid not in (0, first)))
+            assert said == ["a worker did not go on for 15 seconds"]
+            assert worker.blamed == []  # nothing was loaded, nothing asked
+            digest = package(home.packages).digest
+            with worker.vitals.loading(digest):  # one that hangs before its event loop begins
+                clock.by += START_SECONDS + 5
+                worker.look()
+                until(lambda: worker.child.pid == 0)
+                worker.child.keep()
+            assert worker.blamed == [(digest, "hang", "a worker did not go on for 60 seconds while loading it")]
+        finally:
+            worker.child.tell(signal.SIGTERM)
+            worker.child.end(10)
+            worker.vitals.close()
 
 
 @contextmanager
