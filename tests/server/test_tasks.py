@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.journeys.tasks import CASES, START, fill
 from tests.server.running import Client, Server, running
@@ -104,6 +105,31 @@ def test_an_answer_is_explained(client: Client, server: Server, loop: str) -> No
         found = find(server.home, answer["id"])
         assert found is not None
         assert found[1].score == answer["score"]
+
+
+@pytest.mark.parametrize("loop", ["wine", "diabetes"])
+def test_tensors_are_explained(client: Client, loop: str) -> None:
+    """Two more outputs, in JSON as they are and as binary tensors, the same numbers as named JSON gets."""
+    kinds = {str: "BYTES", float: "FP64", int: "INT64"}
+    asked = {**ASKED[loop], "at": "2024-02-12T10:00:00Z"}
+    named = client.post(f"/loops/{loop}/predict?explain=true", asked).json
+    body = {"inputs": [{"name": n, "datatype": kinds[type(v)], "shape": [2], "data": [v, v]} for n, v in asked.items()]}
+    path = f"/v2/models/{loop}/infer"
+    assert "contributions" not in [o["name"] for o in client.post(path, body).json["outputs"]]
+    told = {o["name"]: o for o in client.post(f"{path}?explain=true", body).json["outputs"]}
+    moved = told["contributions"]
+    assert json.loads(moved["parameters"]["names"]) == list(named["contributions"])
+    assert (moved["parameters"]["unit"], moved["shape"]) == (named["unit"], [2, len(named["contributions"])])
+    assert moved["data"] == pytest.approx([*named["contributions"].values()] * 2, rel=1e-9)
+    assert told["base"]["data"] == [named["base"]] * 2
+    reply = client.post(f"{path}?explain=true", {**body, "outputs": [{"name": "score", "parameters": {"binary_data": True}}]})
+    head = int(reply.headers["inference-header-content-length"])
+    outputs = json.loads(reply.body[:head])["outputs"]
+    assert [o["name"] for o in outputs] == ["score", "contributions", "base"]
+    size = sum(o["parameters"]["binary_data_size"] for o in outputs)
+    assert len(reply.body) == head + size
+    assert np.frombuffer(reply.body[-16:], "<f8").tolist() == [named["base"]] * 2
+    assert client.post(f"{path}?explain=perhaps", body).status == 422
 
 
 def test_explanations_are_asked_for_in_one_way(client: Client) -> None:

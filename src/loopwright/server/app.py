@@ -220,6 +220,8 @@ class DataPlane:
         return self._asked(request, self._decoded)
 
     def _infer(self, request: Request) -> Reply | None:
+        if request.query and explains(request.query):
+            return self._asked(request, lambda asked: self._tensors(asked, explain=True), aside=True)
         return self._asked(request, self._tensors)
 
     def _asked(self, request: Request, decode: Callable[[Request], Asked], *, aside: bool = False) -> Reply | None:
@@ -250,11 +252,8 @@ class DataPlane:
 
     def _explained(self, request: Request) -> Asked:
         service = self._router.service(request.loop)
-        manifest = service.predictor.package.manifest
-        refuse(service.predictor.digest, manifest)
         rows, single = service.decode(request.body)
-        if len(rows) > (most := most_rows(manifest)):
-            raise RequestTooLarge("rows to be explained", most)
+        _check_explained(service, len(rows))
 
         def seen(answers: list[Prediction]) -> list[Answer]:
             reasons = self._router.explanations(answers)
@@ -281,16 +280,22 @@ class DataPlane:
         values = None if a.values is None else dict(zip(self._router.names(a.package), a.values, strict=True))
         return Answer(a.id, a.score, a.label, a.package, a.arm, a.flags, a.segment, values)
 
-    def _tensors(self, request: Request) -> Asked:
+    def _tensors(self, request: Request, *, explain: bool = False) -> Asked:
         service = self._model_of(request)
         output, body = service.predictor.package.manifest.output, request.body
         length = oip.header_length(request.headers.get(oip.HEADER_LENGTH), body)
         tensors = oip.Tensors(body, service.decode.columns, oip.outputs(output), length)
         rows = service.decode.check(tensors.rows)
+        if explain:
+            _check_explained(service, len(rows))
 
         def reply(answers: list[Prediction]) -> Reply:
             found = oip.response(request.loop, tensors.id, answers, tensors.outputs, output, self._router.names)
-            encoded, head = oip.encode(found, tensors.binary)
+            binary = tensors.binary
+            if explain:
+                found["outputs"] += oip.explained(self._router.explanations(answers))
+                binary = binary.union(oip.EXPLAINED) if binary else binary
+            encoded, head = oip.encode(found, binary)
             if head is None:
                 return Reply(200, encoded)
             return Reply(200, encoded, oip.BINARY, extra=((oip.HEADER_LENGTH, str(head).encode()),))
@@ -355,6 +360,14 @@ class DataPlane:
 
     def _openapi(self, _: Request) -> Reply:
         return Reply(200, _encode(openapi.describe(self._version, self._router.loaded)))
+
+
+def _check_explained(service: InService, rows: int) -> None:
+    """Raise NotExplained, or RequestTooLarge where so many rows are not explained at once."""
+    manifest = service.predictor.package.manifest
+    refuse(service.predictor.digest, manifest)
+    if rows > (most := most_rows(manifest)):
+        raise RequestTooLarge("rows to be explained", most)
 
 
 def _is_json(headers: Headers) -> bool:
