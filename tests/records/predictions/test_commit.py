@@ -12,6 +12,7 @@ from loopwright.records.home import Home
 from loopwright.records.ledger.record import Problem
 from loopwright.records.predictions.commit import commit, verify
 from loopwright.records.predictions.log import LogWriter
+from loopwright.records.predictions.read import predictions
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.predictions.segment import log_folder, read_segment
 from loopwright.records.settings import Settings
@@ -194,6 +195,36 @@ def test_a_doubled_segment_is_found_and_its_rows_are_there_once(home: Home, how:
     commit(home, "loop")
     assert units(home) == expected(*records)
     assert double.name in whats(verify(home))
+
+
+@pytest.mark.parametrize("state", ["sealed", "open"])
+def test_a_segment_of_another_loop_is_found_and_its_rows_are_not_taken(home: Home, state: str) -> None:
+    with LogWriter(log_folder(home.path, "other"), "predictions") as writer:
+        writer.append([prediction(77)])
+    _, records = written(home)
+    [other] = (log_folder(home.path, "other") / "predictions").glob("*.sealed")
+    foreign = folder(home) / other.with_suffix(f".{state}").name
+    shutil.move(other, foreign)
+    assert f"{foreign.name}: written for another loop" in whats(verify(home))
+    assert len(predictions(home, "loop")) == 12
+    assert "written for another loop" in whats(commit(home, "loop").problems)
+    assert units(home) == expected(*records)
+    assert f"{foreign.stem}.sealed.damaged: set aside by a commit" in whats(verify(home))
+
+
+def test_swapped_segments_are_found_and_kept_and_their_neighbours_committed(home: Home, tmp_path: Path) -> None:
+    paths, records = written(home)
+    shutil.move(paths[1], tmp_path / "one")
+    shutil.move(paths[2], paths[1])
+    shutil.move(tmp_path / "one", paths[2])
+    found = whats(verify(home))
+    assert all(f"{p.name}: doubled or renamed" in found for p in paths[1:3])
+    commit(home, "loop")
+    assert units(home) == expected(records[0], records[3])
+    kept = sorted((folder(home) / "quarantine").glob("*.damaged"))
+    assert [
+        len(read_segment(p.rename(folder(home) / p.name.removesuffix(".damaged")), "predictions").records) for p in kept
+    ] == [3, 3]
 
 
 def test_a_committed_segment_that_comes_back_is_swept(home: Home, tmp_path: Path) -> None:

@@ -93,6 +93,13 @@ def test_an_open_segment_cut_short_has_a_torn_tail_and_no_damage() -> None:
         assert segment.torn == (None if size in BOUNDS else BOUNDS[whole])
 
 
+def test_zeros_at_the_end_of_an_open_segment_were_never_written() -> None:
+    segment = parsed(OPEN + bytes(5000), "open")
+    assert (segment.records, segment.problems, segment.torn) == (SAMPLE, [], len(OPEN))
+    assert parsed(SEALED + bytes(50)).problems
+    assert parsed(OPEN[: BOUNDS[3] + 20] + bytes(5000), "open").problems, "a record that was begun may have been answered"
+
+
 def test_a_footer_cut_short_is_a_torn_tail() -> None:
     for size in range(len(OPEN) + 1, len(SEALED)):
         segment = parsed(SEALED[:size], "open")

@@ -122,7 +122,7 @@ class _Committer:
                 self._report_missing(path, writer, expected, number)
                 expected = number + 1
                 self.problems += segment.problems
-                if (segment.writer, segment.number) != (writer, number):
+                if segment.foreign or (segment.writer, segment.number) != (writer, number):
                     self._set_aside(path)
                     continue
                 group.append(segment)

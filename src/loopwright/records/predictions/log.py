@@ -291,7 +291,7 @@ class LogWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
             fd = os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o644)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.write(fd, header(self.kind, self.writer, number)) != HEADER.size:
+            if os.write(fd, header(self.kind, self.writer, number, self.folder.parent.name)) != HEADER.size:
                 raise OSError(errno.ENOSPC, "no room for a segment's header")
             failpoints.hit("log.created")
             new.rename(path)

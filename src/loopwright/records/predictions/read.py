@@ -110,7 +110,7 @@ def _uncommitted(home: Home, kind: str, loop: str) -> Iterator[Any]:
     for segment in segments(home, kind, loop):
         if segment.writer not in cursors:
             cursors[segment.writer] = cursor(home, table_name(kind, loop), segment.writer)
-        if segment.number > cursors[segment.writer]:
+        if segment.number > cursors[segment.writer] and not segment.foreign:
             yield from segment.records
 
 

@@ -1,6 +1,7 @@
 """Segments: the prediction log's files, framed so that every byte is accounted for.
 
-    header   36 bytes: magic "LWSG", version u16, kind u16, writer 16 bytes, number u64, CRC-32 of all that u32
+    header   36 bytes: magic "LWSG", version u16, kind in 2 bits and the loop's mark in 14 (0: none), writer 16 bytes, number u64,
+             CRC-32 of all that u32
     frame    16 bytes: length of payload u32, CRC-32 of sequence and payload u32 (from the segment's `seed`), sequence u64; then the payload,
              one `Prediction` or `OutcomeRow` in MessagePack
     footer   44 bytes, at sealing: 0xFFFFFFFF where a frame has its length, magic "LWFT", count u64, first and last
@@ -80,6 +81,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     `writer` and `number` are what the header says where it is whole, else what the name says.
     `problems` name damage: bytes that were once written and are not there as written. `torn` is the offset at which an
     unfinished write begins (the writer died in it; it was never answered), None when the file ends at a frame's end.
+    A `foreign` segment was written for another loop.
     """
 
     path: Path
@@ -90,6 +92,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[Problem]
     torn: int | None
     size: int
+    foreign: bool = False
 
     @property
     def records(self) -> list[Any]:
@@ -113,10 +116,15 @@ def log_folder(home: Path, loop: str) -> Path:
     return home / "log" / loop
 
 
-def header(kind: str, writer: str, number: int) -> bytes:
-    """The first bytes of a segment."""
-    head = HEADER.pack(_MAGIC, VERSION, KINDS[kind][0], bytes.fromhex(writer), number, 0)[:-4]
+def header(kind: str, writer: str, number: int, loop: str = "") -> bytes:
+    """The first bytes of a segment of a loop."""
+    head = HEADER.pack(_MAGIC, VERSION, KINDS[kind][0] | _mark(loop) << 2, bytes.fromhex(writer), number, 0)[:-4]
     return head + zlib.crc32(head).to_bytes(4)
+
+
+def _mark(loop: str) -> int:
+    """What tells one loop's segments from another's, 1 to 16383; 0 for none."""
+    return zlib.crc32(loop.encode()) % 0x3FFF + 1 if loop else 0
 
 
 def footer(count: int, first: int, last: int, crc: int, *, final: bool) -> bytes:
@@ -170,7 +178,8 @@ def read_segment(path: Path, kind: str) -> Segment:
 
 def parse_segment(data: bytes, path: Path, name: Name, kind: str) -> Segment:
     """Read a segment's bytes (see `read_segment`)."""
-    reader = _Reader(data, name, kind)
+    of = path.parent.parent if path.parent.name == "quarantine" else path.parent
+    reader = _Reader(data, name, kind, of.parent.name if of.name == kind else "")
     damage = reader.read()
     return Segment(
         path=path,
@@ -181,14 +190,16 @@ def parse_segment(data: bytes, path: Path, name: Name, kind: str) -> Segment:
         problems=[Problem(where=str(path), what=what) for what in damage],
         torn=reader.torn,
         size=len(data),
+        foreign=reader.foreign,
     )
 
 
 class _Reader:
     """One pass over a segment's bytes."""
 
-    def __init__(self, data: bytes, name: Name, kind: str) -> None:
+    def __init__(self, data: bytes, name: Name, kind: str, loop: str) -> None:
         self.data, self.view, self.name, self.kind = data, memoryview(data), name, kind
+        self.loop, self.foreign = loop, False
         self.frames: list[Frame] = []
         self.footer = _read_footer(data)
         self.torn: int | None = None
@@ -198,8 +209,10 @@ class _Reader:
     def read(self) -> list[str]:
         """Fill `frames` and `torn`; return what is damaged."""
         damage: list[str] = []
-        self.writer, self.number, why = _identity(self.data, self.name, self.kind)
+        self.writer, self.number, why, mark = _identity(self.data, self.name, self.kind)
         damage += [why] if why else []
+        self.foreign = bool(mark and self.loop and mark != _mark(self.loop))
+        damage += ["written for another loop"] if self.foreign else []
         self.seed = seed(self.writer, self.number)
         damage += self._frames()
         complete = self.name.state == "sealed" or self.footer is not None
@@ -270,6 +283,8 @@ class _Reader:
     def _is_torn(self, at: int) -> bool:
         """Whether the bytes from `at` on are the beginning of a frame or footer, as a writer that died in a write leaves them."""
         rest = self.view[at : self.end]
+        if not any(rest):  # room that the file system gave before a power cut, and bytes that never came
+            return True
         if len(rest) < FRAME.size or rest[:4] == _FOOTER_MARK.to_bytes(4):
             return len(rest) < FOOTER.size
         length: int
@@ -288,20 +303,22 @@ class _Reader:
         return []
 
 
-def _identity(data: bytes, name: Name, kind: str) -> tuple[str, int, str | None]:
-    """Writer and number, from the header if it is whole, else from the name; and what is wrong with the header."""
+def _identity(data: bytes, name: Name, kind: str) -> tuple[str, int, str | None, int]:
+    """Writer and number, from the header if it is whole, else from the name; what is wrong with the header; the loop's mark."""
     if len(data) < HEADER.size:
-        return name.writer, name.number, f"only {len(data)} bytes: no whole header"
+        return name.writer, name.number, f"only {len(data)} bytes: no whole header", 0
     magic, version, code, writer, number, crc = HEADER.unpack_from(data)
     if magic != _MAGIC or crc != zlib.crc32(data[: HEADER.size - 4]):
-        return name.writer, name.number, "the header is damaged"
+        return name.writer, name.number, "the header is damaged", 0
     if version != VERSION:
         raise Damaged(f"{file_name(*name)} is written in format {version}; this version of loopwright reads {VERSION}")
+    code, mark = code & 3, code >> 2
     if code != KINDS[kind][0]:
-        return writer.hex(), number, f"holds records of another kind than {kind}"
+        return writer.hex(), number, f"holds records of another kind than {kind}", mark
     if (writer.hex(), number) != (name.writer, name.number):
-        return writer.hex(), number, f"doubled or renamed: its header says {file_name(writer.hex(), number, name.state)}"
-    return name.writer, name.number, None
+        what = f"doubled or renamed: its header says {file_name(writer.hex(), number, name.state)}"
+        return writer.hex(), number, what, mark
+    return name.writer, name.number, None, mark
 
 
 def _read_footer(data: bytes) -> Footer | None:
