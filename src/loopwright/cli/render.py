@@ -715,7 +715,9 @@ def _tended(value: Tended) -> RenderableType:
     moved = (
         table(columns, rows, right=columns[1:4]) if rows else Text("no loop to tend yet: `loopwright run LOOP` makes one known")
     )
-    return Group(moved, *([_problems(value.problems)] if value.problems else []))
+    told = ", ".join(f"{count:,} of {loop}" for loop, count in value.events.items())
+    events = [Text(f"told as events: {told}")] if told else []
+    return Group(moved, *events, *([_problems(value.problems)] if value.problems else []))
 
 
 def _report(value: ReportFile) -> RenderableType:

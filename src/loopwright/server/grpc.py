@@ -260,6 +260,8 @@ class Door:
                     raise Overloaded("this server is stopping; ask another, or try again")
                 if self._held > MOST_HELD_BYTES:
                     raise Overloaded("more bytes are arriving than can be held; try again")
+                if self._batches.full and kind == "ModelInferRequest":
+                    raise Overloaded("more rows are waiting than can be answered soon; try again")
                 message = parse(kind, body)
                 loop = getattr(message, "model_name", "")
                 made: bytes = (await answer(message, headers, context)).SerializeToString()

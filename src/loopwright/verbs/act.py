@@ -296,10 +296,12 @@ def tend(
                 windows={name: len(u.watched.windows) for name, u in (done or {}).items()},
                 triggers={name: u.watched.trigger.reason for name, u in (done or {}).items() if u.watched.trigger},
                 problems=[p for u in (done or {}).values() for p in u.committed.problems],
+                events={name: u.events for name, u in (done or {}).items() if u.events},
             )
             if progress and (any(result.committed.values()) or any(result.windows.values()) or result.problems):
                 progress.say(
                     f"committed {result.committed}, closed {result.windows} windows"
+                    + (f", told {result.events} as events" if result.events else "")
                     + (f", problems {result.problems}" if result.problems else "")
                 )
             if once:

@@ -298,7 +298,7 @@ class TurnReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tended(msgspec.Struct, frozen=True, kw_only=True):
-    """One round of upkeep."""
+    """One round of upkeep: how much it did for each loop; `events` are predictions that were told to a receiver."""
 
     leader: bool
     committed: dict[str, int]
@@ -306,6 +306,7 @@ class Tended(msgspec.Struct, frozen=True, kw_only=True):
     windows: dict[str, int]
     triggers: dict[str, str]
     problems: list[Problem]
+    events: dict[str, int] = {}
 
 
 class Week(msgspec.Struct, frozen=True, kw_only=True):
