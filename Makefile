@@ -6,7 +6,7 @@ PYTHON ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-serving docs clean
+.PHONY: help demo test check bench bench-serving bench-many docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ bench: $(VENV)/.dev ## measure the request path, features, data and explanations
 
 bench-serving: $(VENV)/.dev ## measure serving beside MLflow, BentoML, MLServer, LitServe, Ray Serve, FastAPI: 20 minutes (ARGS=--quick, ARGS='--cache FOLDER')
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.serving $(ARGS)
+
+bench-many: $(VENV)/.dev ## measure 5,000 packages behind one server, the memory of 1,000, a fleet of 500 segments: 5 minutes
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.serving.many $(ARGS)
 
 docs: $(VENV)/.dev ## write the reference pages from the tables in the code, then run every example in the documents
 	$(BIN)/python docs/generate.py

@@ -8,7 +8,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 _HEAD = (
-    "# Results\n\nOne section per benchmark; `make bench` and `make bench-serving` write them again. Ratios are the result, the absolute\n"
+    "# Results\n\nOne section per benchmark; `make bench`, `bench-serving` and `bench-many` write them again. Ratios are the result, the absolute\n"
     "numbers only say where they come from: machines differ, and one machine drifts within an hour, so what is compared was\n"
     "measured in turns.\n"
 )

@@ -147,4 +147,6 @@ def section(found: Found, names: list[str], *, seconds: float, rounds: int) -> s
         for environment in found.versions
     )
     text += f"\nEnvironments: {told or 'none'}. Ours: loopwright {version('loopwright')}.\n"
+    text += '\n5,000 packages loaded on demand, the memory of 1,000, a fleet of 500 segments: section "Many models" (`make bench-many`). Where the\n'
+    text += 'microseconds of a request go: section "Request path".\n'
     return text + "\nReproduce: `make bench-serving`.\n"
