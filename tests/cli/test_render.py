@@ -56,6 +56,13 @@ def switched(*workers: tuple[Standing, int]) -> results.Switched:
 
 
 ANSWERS: list[tuple[Any, list[str]]] = [
+    (
+        msgspec.structs.replace(
+            sample.status(), server=results.Running(pid=7, data="http://a:1", control="http://a:2", grpc="a:3")
+        ),
+        ["predictions at http://a:1", "gRPC at a:3", "console at http://a:2"],
+    ),
+    (sample.status(), ["no server runs over this home"]),
     (sample.status(), ["late-arrival", "▲ alert", "4 turns, of which 3 retrainings", "wind_speed has drifted"]),
     (sample.leaderboard(), ["lightgbm", "0.861 [0.850, 0.872]", "3/3", "does not pay"]),
     (
@@ -87,6 +94,7 @@ ANSWERS: list[tuple[Any, list[str]]] = [
     (sample.drift(), ["2013-04-01", "◐ no data", "wind_speed", "▲ decayed"]),
     (sample.replayed(), ["never retrained", "heuristic only", "3 retrainings", "retrained: drift of wind_speed"]),
     (tended(leader=False), ["nothing done: another process tends"]),
+    (msgspec.structs.replace(tended(churn=3), events={"churn": 1200}), ["told as events: 1,200 of churn"]),
     (tended(), ["no loop to tend yet: `loopwright run LOOP` makes one known"]),
     (
         tended(churn=3, problems=[Problem(where="upkeep of churn", what="no disk")]),
