@@ -1,4 +1,7 @@
 import shutil
+import socket
+import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 from threading import Barrier, Thread
@@ -12,6 +15,7 @@ from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import NotFound, PackageNotFound, PackageRefused, ReleaseConflict, UsageError
 from loopwright.records.home import Home
 from loopwright.records.settings import Settings
+from loopwright.verbs import act
 
 
 @pytest.fixture
@@ -160,3 +164,24 @@ def test_a_release_made_meanwhile_wins_over_an_unrecorded_rollback(home: Home) -
     local = served.read(served.path_of(home, LOOP))
     assert local is not None
     assert (local.state.arms[0].package, local.unrecorded) == (b, False)
+
+
+def test_a_rollback_does_not_wait_for_a_ledger_that_does_not_answer(tmp_path: Path) -> None:
+    """A database that takes the connection and never says a word, as behind a broken network."""
+    with opened(tmp_path) as home, socket.create_server(("127.0.0.1", 0)) as silent:
+        first, second = package(home.packages).digest, package(home.packages, weight=0.06).digest
+        for digest in (first, second):
+            controller.release(home, LOOP, digest, why="by hand")
+        url = f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/none?connect_timeout=3"
+        down = Home(Settings(home=home.path, ledger=url, by="ann"), home.clock)
+        began = time.monotonic()
+        act.rollback(down, LOOP, why="the network is gone")
+        assert time.monotonic() - began < 2
+        copy = served.read(served.path_of(home, LOOP))
+        assert copy is not None
+        assert (copy.state.arms[0].package, copy.unrecorded) == (first, True)
+        served.follow(home)
+        assert [s.record.by for s in controller.history(home, LOOP)] == ["tests", "tests", "ann"]
+        for thread in threading.enumerate():
+            if thread.name == "rollback":
+                thread.join(10)

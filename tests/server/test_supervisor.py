@@ -21,6 +21,7 @@ from loopwright.records.home import Home
 from loopwright.records.predictions.commit import commit, verify
 from loopwright.records.predictions.read import predictions
 from loopwright.records.settings import Settings
+from loopwright.server.child import Child
 from loopwright.server.deaths import HUNG_SECONDS
 from loopwright.server.supervisor import START_SECONDS, Worker, serve
 from loopwright.verbs import act
@@ -294,8 +295,13 @@ def test_a_worker_that_does_not_go_on_is_ended_and_started_again(home: Home) -> 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src"), **home.settings.environment()}
         worker = Worker(watching, listening.fileno(), home.folder("run"), 0, environment, said.append)
+
+        def looked() -> Child:
+            worker.look()
+            return worker.child
+
         try:
-            until(lambda: worker.look() or worker.child.ready)
+            until(lambda: looked().ready)
             first = worker.child.pid
             until(lambda: worker.vitals.beaten > 0)
             worker.look()
@@ -303,7 +309,7 @@ def test_a_worker_that_does_not_go_on_is_ended_and_started_again(home: Home) -> 
             clock.by = HUNG_SECONDS + 2
             worker.look()
             until(lambda: worker.child.pid == 0)
-            until(lambda: worker.look() or (worker.child.pid not in (0, first)))
+            until(lambda: looked().pid not in (0, first))
             assert said == ["a worker did not go on for 15 seconds"]
             assert worker.blamed == []  # nothing was loaded, nothing asked
             digest = package(home.packages).digest
