@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -33,8 +34,8 @@ from loopwright.server.routes import Permission
 from loopwright.server.spans import Spans, Traced, traceresponse
 from loopwright.server.status import CODES, describe, status_of
 
-MOST_FIELDS = 10_000
-"""So many fields a message may have at its top level: a small message of millions would take a lot of memory once it is parsed."""
+MOST_FIELDS, MOST_FIELDS_IN_ALL = 10_000, 500_000
+"""So many fields a message, and all that is in it, may have: millions of empty ones would take a lot of memory once they are parsed."""
 
 MOST_CALLS = 512
 LAST_CALL_SECONDS = 0.25
@@ -111,6 +112,8 @@ _CONTENTS = {
 """Datatype to the field that holds its elements; FP16 has none and comes raw."""
 
 _ABOUT = {"rpc.system.name": "grpc", "rpc.method": f"{_SERVICE}/ModelInfer", "rpc.response.status_code": "OK"}
+_NO_MESSAGE = "it is no message of this method"
+_FIXED = {1: 8, 5: 4}
 _STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -198,6 +201,7 @@ class Door:
         self._batches, self._ready, self._version = batches, ready, version
         self._server: Any = None
         self._held, self._closing = 0, False
+        self._large = ThreadPoolExecutor(2, "large-calls")
 
     async def open(self, address: str) -> int:
         """Serve at `host:port`, which other workers may share; the port. To be called in the loop. Raises RuntimeError where it is taken."""
@@ -225,6 +229,10 @@ class Door:
             self._closing = True
             await asyncio.sleep(LAST_CALL_SECONDS)
             await self._server.stop(seconds)
+            self._large.shutdown()
+
+    async def _aside(self, work: Callable[..., Any], *given: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._large, work, *given)
 
     def _handlers(self) -> list[Any]:
         own: dict[str, tuple[Permission, Any]] = {
@@ -262,7 +270,7 @@ class Door:
                     raise Overloaded("more bytes are arriving than can be held; try again")
                 if self._batches.full and kind == "ModelInferRequest":
                     raise Overloaded("more rows are waiting than can be answered soon; try again")
-                message = parse(kind, body)
+                message = await self._aside(parse, kind, body) if len(body) > INLINE_BYTES else parse(kind, body)
                 loop = getattr(message, "model_name", "")
                 made: bytes = (await answer(message, headers, context)).SerializeToString()
                 return made
@@ -338,7 +346,7 @@ class Door:
             return _response(told, as_raw=bool(asked.raw_input_contents))
 
         large = asked.ByteSize() > INLINE_BYTES
-        tensors, rows = await asyncio.to_thread(decoded) if large else decoded()
+        tensors, rows = await self._aside(decoded) if large else decoded()
         traced = Traced("infer", asked.model_name, headers, started, time.perf_counter(), _ABOUT)
         call = Call(ask(rows, id, until), asyncio.get_running_loop().create_future(), traced)
         self._batches.put(asked.model_name, call)
@@ -349,45 +357,69 @@ class Door:
         if whole := found[0].id if len(found) == 1 else id.id if id is not None else "":
             trailing.append(("x-request-id", whole))
         context.set_trailing_metadata(tuple(trailing))
-        answer = await asyncio.to_thread(encoded, found) if large else encoded(found)
+        answer = await self._aside(encoded, found) if large else encoded(found)
         self._metrics.answered(asked.model_name, time.perf_counter() - started)
         return answer
 
 
 def parse(kind: str, body: bytes) -> Any:
     """A message of one kind. Raises RequestMalformed, RequestTooLarge."""
-    at = count = 0
-    while at < len(body):
-        count += 1
-        if count > MOST_FIELDS:
-            raise RequestTooLarge("fields", MOST_FIELDS)
-        at = _skip(body, at)
+    if len(body) > INLINE_BYTES:
+        _check_fields(kind, body)
     try:
         return messages()[kind].FromString(body)
     except DecodeError:
-        raise RequestMalformed("it is no message of this method") from None
+        raise RequestMalformed(_NO_MESSAGE) from None
 
 
-def _skip(body: bytes, at: int) -> int:
-    """Where the field that begins at `at` ends (https://protobuf.dev/programming-guides/encoding/)."""
-    tag, at = _varint(body, at)
-    if tag & 7 == 0:
-        return _varint(body, at)[1]
-    if tag & 7 == 2:
-        length, at = _varint(body, at)
-        return at + length
-    if tag & 7 in (1, 5):
-        return at + (8 if tag & 7 == 1 else 4)
-    raise RequestMalformed("it is no message of this method")
+def _check_fields(kind: str, body: bytes) -> None:
+    """Refuse a message of more fields than it may have, before it is parsed (https://protobuf.dev/programming-guides/encoding/)."""
+    left = MOST_FIELDS_IN_ALL
+    levels = [(kind, 0, len(body))]
+    try:
+        while levels:
+            kind, at, end = levels.pop()
+            inner = _inner(kind)
+            count = min(MOST_FIELDS, left)
+            while at < end:
+                count, left = count - 1, left - 1
+                if count < 0:
+                    raise RequestTooLarge("fields", MOST_FIELDS)
+                tag, at = _varint(body, at)
+                wire = tag & 7
+                if wire == 2:
+                    length, at = _varint(body, at)
+                    if tag >> 3 in inner:
+                        levels.append((inner[tag >> 3], at, min(at + length, end)))
+                    at += length
+                else:
+                    at = _varint(body, at)[1] if wire == 0 else at + _FIXED[wire]
+    except (IndexError, KeyError):
+        raise RequestMalformed(_NO_MESSAGE) from None
+
+
+@cache
+def _inner(kind: str) -> dict[int, str]:
+    """The fields of a message that are messages, or maps, by number: what they hold."""
+    found = {}
+    for told in _MESSAGES.get(kind, {}).values():
+        number, type = told.split()
+        if type.lstrip("*")[0].isupper():
+            found[int(number)] = type.lstrip("*")
+    return found
 
 
 def _varint(body: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for i, byte in enumerate(body[at : at + 10]):
+    byte = body[at]
+    if byte < 128:
+        return byte, at + 1
+    value = byte & 127
+    for i in range(1, 10):
+        byte = body[at + i]
         value |= (byte & 127) << 7 * i
         if byte < 128:
             return value, at + i + 1
-    raise RequestMalformed("it is no message of this method")
+    raise IndexError
 
 
 def _headers(context: Any) -> dict[bytes, bytes]:
