@@ -318,7 +318,7 @@ def _loop_status(loop: LoopStatus) -> RenderableType:
                     if not loop.damaged
                     else [("damaged log", f"{len(loop.damaged)} segments in quarantine: `loopwright verify`")]
                 ),
-                *([] if not loop.lagging else [("workers", ", ".join(f"{w.pid} {STANDINGS[w.state]}" for w in loop.lagging))]),
+                *([] if not loop.lagging else [("workers", _standing(loop.lagging))]),
                 *([] if loop.fleet is None else [(f"fleet by {loop.fleet.by}", _fleet_line(loop.fleet))]),
                 ("served so far", _count(len(loop.packages_served), "package")),
                 ("predictions", f"{loop.predictions:,}, the last {_word(loop.last_prediction)}"),
@@ -447,24 +447,17 @@ def _arms(value: ReleaseState) -> str:
     return ", ".join(short(a.package) + (f" {a.share:.0%}" if a.share < 1 else "") + said[a.role] for a in value.arms)
 
 
-def _release(value: ReleaseState) -> RenderableType:
+def _release(value: Switched) -> RenderableType:
     beside = f", {_count(len(value.segments), 'package')} of segments by {value.fleet} beside it," if value.segments else ""
-    return Text(
-        f"{value.loop}: {_arms(value)}{beside} serves since {_word(value.since)} ({value.action}, generation {value.generation}): {_word(value.why)}"
-    )
+    text = f"{value.loop}: {_arms(value)}{beside} serves since {_word(value.since)} ({value.action}, generation {value.generation}): {_word(value.why)}"
+    there = sum(1 for worker in value.workers if worker.state not in STANDINGS)
+    serve = f"\n{there} of {_count(len(value.workers), 'worker')} here {'serves' if there == 1 else 'serve'} it"
+    others = _standing(value.workers)
+    return Text(text + (serve if value.workers else "") + (f"; {others}" if others else ""))
 
 
-def _switched(value: Switched) -> RenderableType:
-    return Group(_release(value), Text(_workers(value.workers))) if value.workers else _release(value)
-
-
-def _workers(found: Sequence[WorkerState]) -> str:
-    """How the workers that run here stand to a release."""
-    there = sum(1 for worker in found if worker.state in ("serves", "idle"))
-    others = ", ".join(f"{w.pid} {STANDINGS[w.state]}" for w in found if w.state in STANDINGS)
-    return f"{there} of {_count(len(found), 'worker')} here {'serves' if there == 1 else 'serve'} it" + (
-        f"; {others}" if others else ""
-    )
+def _standing(workers: Iterable[WorkerState]) -> str:
+    return ", ".join(f"{w.pid} {STANDINGS[w.state]}" for w in workers if w.state in STANDINGS)
 
 
 def _contributions(value: Contributions | None) -> RenderableType:
@@ -737,7 +730,7 @@ RENDERERS: dict[type, Callable[[Any], RenderableType]] = {
     LoopStatus: _loop_status,
     Leaderboard: _leaderboard,
     History: _history,
-    Switched: _switched,
+    Switched: _release,
     Trace: _trace,
     Node: _node,
     DriftReport: _drift,
