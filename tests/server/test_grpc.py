@@ -280,6 +280,8 @@ def nested(tag: int, body: bytes) -> bytes:
         nested(5, b"\x18\x01" * 4_000_000),  # its shape
         nested(5, nested(5, b"\x42\x00" * 4_000_000)),  # its texts
         nested(6, b"\x12\x00" * 4_000_000),  # parameters of an output
+        nested(5, nested(5, nested(3, b"\x01" * 9_000_000))),  # its integers, a byte each
+        nested(5, nested(3, b"\x01" * 9_000_000)),  # its shape
         nested(5, nested(5, b"\x42\x00" * 9_000)) * 400,  # a little too much in each of many
     ],
 )

@@ -20,6 +20,7 @@ import grpc.aio
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
+from loopwright.deploy.decode import MOST_ROWS
 from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.services import InService
 from loopwright.records.errors import LoopwrightError, Overloaded, RequestInvalid, RequestMalformed, RequestTooLarge
@@ -36,6 +37,9 @@ from loopwright.server.status import CODES, describe, status_of
 
 MOST_FIELDS, MOST_FIELDS_IN_ALL = 10_000, 500_000
 """So many fields a message, and all that is in it, may have: millions of empty ones would take a lot of memory once they are parsed."""
+
+MOST_VARINTS = 10 * MOST_ROWS
+"""So many bytes the integers of a tensor may take, or its shape: each may be a byte there and eight in memory."""
 
 MOST_CALLS = 512
 LAST_CALL_SECONDS = 0.25
@@ -114,6 +118,7 @@ _CONTENTS = {
 _ABOUT = {"rpc.system.name": "grpc", "rpc.method": f"{_SERVICE}/ModelInfer", "rpc.response.status_code": "OK"}
 _NO_MESSAGE = "it is no message of this method"
 _FIXED = {1: 8, 5: 4}
+_VARINTS = {"InferTensorContents": range(1, 6), "InferInputTensor": (3,)}
 _STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -389,6 +394,8 @@ def _check_fields(kind: str, body: bytes) -> None:
                 wire = tag & 7
                 if wire == 2:
                     length, at = _varint(body, at)
+                    if length > MOST_VARINTS and tag >> 3 in _VARINTS.get(kind, ()):
+                        raise RequestTooLarge("rows", MOST_ROWS)
                     if tag >> 3 in inner:
                         levels.append((inner[tag >> 3], at, min(at + length, end)))
                     at += length
