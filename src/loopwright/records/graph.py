@@ -315,6 +315,13 @@ def _maker(i: GraphInput, columns: Mapping[str, Column]) -> Callable[[list[tuple
     def judged(row: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple([f(v) for f, v in zip(judges, row, strict=True)])
 
+    def filled(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        settled = list(row)
+        for _ in range(settled.count(None)):
+            place = settled.index(None)
+            settled[place] = judges[place](None)
+        return tuple(settled)
+
     def slow(rows: list[tuple[Any, ...]]) -> Array:
         return array([judged(row) for row in rows], dtype).reshape(len(rows), *shape)
 
@@ -323,7 +330,7 @@ def _maker(i: GraphInput, columns: Mapping[str, Column]) -> Callable[[list[tuple
 
     def quick(rows: list[tuple[Any, ...]]) -> Array:
         for k in [k for k, row in enumerate(rows) if None in row]:
-            rows[k] = judged(rows[k])
+            rows[k] = filled(rows[k])
         try:
             made = array(rows, dtype)
         except TypeError:  # a datetime
