@@ -51,7 +51,7 @@ BINARY = Goal(output=Output())
 CLASSES = ["a", "b", "c"]
 MULTICLASS = Goal(output=Output(task="multiclass", classes=CLASSES, names=CLASSES))
 REGRESSION = Goal(output=Output(task="regression"))
-BOOSTED: dict[str, Any] = {"n_estimators": 40, "n_jobs": 1}
+BOOSTED: dict[str, Any] = {"n_estimators": 20, "n_jobs": 1}
 LIGHT: dict[str, Any] = {**BOOSTED, "verbose": -1, "random_state": 0}
 
 Data = tuple[Array, Array]
@@ -102,13 +102,13 @@ def by_shap(estimator: Any, matrix: Array) -> tuple[Array, Array]:
 TREES: list[tuple[Goal, Any, bool, str]] = [
     (BINARY, lgb.LGBMClassifier(**LIGHT), True, "log-odds"),
     (BINARY, xgb.XGBClassifier(**BOOSTED), True, "log-odds"),
-    (BINARY, RandomForestClassifier(20, random_state=0), True, "probability"),
-    (BINARY, ExtraTreesClassifier(20, random_state=0), False, "probability"),
+    (BINARY, RandomForestClassifier(10, random_state=0), True, "probability"),
+    (BINARY, ExtraTreesClassifier(8, random_state=0), False, "probability"),
     (BINARY, GradientBoostingClassifier(n_estimators=30), False, "log-odds"),
     (BINARY, HistGradientBoostingClassifier(max_iter=30), True, "log-odds"),
     (MULTICLASS, lgb.LGBMClassifier(**LIGHT), True, "margin"),
     (MULTICLASS, xgb.XGBClassifier(**BOOSTED), False, "margin"),
-    (MULTICLASS, RandomForestClassifier(20, random_state=0), True, "probability"),
+    (MULTICLASS, RandomForestClassifier(10, random_state=0), True, "probability"),
     (MULTICLASS, HistGradientBoostingClassifier(max_iter=20), False, "margin"),
     (REGRESSION, lgb.LGBMRegressor(**LIGHT), True, "number"),
     (REGRESSION, lgb.LGBMRegressor(**LIGHT, boosting_type="dart"), False, "number"),
@@ -116,7 +116,7 @@ TREES: list[tuple[Goal, Any, bool, str]] = [
     (REGRESSION, lgb.LGBMRegressor(**LIGHT, objective="poisson"), True, "logarithm"),
     (REGRESSION, xgb.XGBRegressor(**BOOSTED), True, "number"),
     (REGRESSION, xgb.XGBRegressor(**BOOSTED, booster="dart", rate_drop=0.3), False, "number"),
-    (REGRESSION, RandomForestRegressor(20, random_state=0), True, "number"),
+    (REGRESSION, RandomForestRegressor(8, random_state=0), True, "number"),
     (REGRESSION, GradientBoostingRegressor(n_estimators=30), False, "number"),
     (REGRESSION, HistGradientBoostingRegressor(max_iter=30), True, "number"),
     (REGRESSION, DecisionTreeRegressor(max_depth=6), True, "number"),
@@ -163,7 +163,7 @@ def random_rows(rows: int, *, holes: bool) -> Array:
 @pytest.mark.parametrize("classes", [2, 3])
 def test_categories_and_missing_values_of_lightgbm(missing_in_training: bool, classes: int) -> None:
     """LightGBM's own explanation of its splits by category, for values that training had and for others."""
-    matrix, odd = random_rows(3000, holes=False), random_rows(600, holes=True)
+    matrix, odd = random_rows(1500, holes=False), random_rows(300, holes=True)
     if missing_in_training:
         matrix[np.random.default_rng(2).random(matrix.shape) < 0.1] = np.nan
     number = np.nan_to_num(matrix[:, 0]) + np.isin(matrix[:, 3], [1, 5, 7, 20, 33]) * 2 + (matrix[:, 4] == 2)
@@ -173,7 +173,7 @@ def test_categories_and_missing_values_of_lightgbm(missing_in_training: bool, cl
     files, _ = made(estimator, goal, matrix)
     explainer, _ = ready(files, matrix)
     assert any(part.sets for part in _parts(files))
-    for rows in (matrix[:300], odd):
+    for rows in (matrix[:150], odd):
         expected = np.asarray(estimator.booster_.predict(rows, pred_contrib=True)).reshape(len(rows), -1, 7)
         found = explainer.contributions(rows)
         assert np.abs(found - expected[:, :, :-1]).max() < 1e-9
@@ -269,7 +269,7 @@ NESTED: list[tuple[Goal, Any, str]] = [
 @pytest.mark.parametrize(("goal", "estimator", "unit"), NESTED, ids=lambda v: type(v).__name__)
 def test_what_comes_before_is_traced_back_to_the_features(goal: Goal, estimator: Any, unit: str) -> None:
     """The columns that one feature became are added up; and a feature that changes nothing contributes nothing."""
-    matrix = random_rows(800, holes=False)
+    matrix = random_rows(400, holes=False)
     number = np.exp(0.3 * matrix[:, 0] + (matrix[:, 3] % 3 == 0) + np.sin(matrix[:, 2]))
     truth = number > np.median(number) if goal is BINARY else number
     estimator.fit(as_wanted(estimator, matrix), truth)
@@ -279,7 +279,7 @@ def test_what_comes_before_is_traced_back_to_the_features(goal: Goal, estimator:
     explainer, explained = ready(files, matrix)
     assert explainer.features == ["a", "b", "c", "d", "kind"]
     found = explainer.contributions(explained)
-    assert found.shape == (800, 1, 5)
+    assert found.shape == (400, 1, 5)
     apart = np.abs(explainer.base + found.sum(axis=2)[:, 0] - raw_of(estimator, matrix, unit)).max()
     assert apart < (1e-4 if unit == "logarithm" else 1e-6)
     for column, feature in ((0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 4)):
