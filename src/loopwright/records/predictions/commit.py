@@ -95,8 +95,7 @@ class _Committer:
         self.table = table_name(kind, loop)
 
     def run(self, *, final: bool) -> int:
-        """Rows newly in Delta. What is there already is on the disk before anything is deleted for it."""
-        self.home.lake.settle(self.table)
+        """Rows newly in Delta."""
         for path in sorted(self.folder.glob("*.new")):
             _if_dead(path, lambda fd, path: path.unlink())
         for path in sorted(self.folder.glob("*.open")):
@@ -147,6 +146,8 @@ class _Committer:
             failpoints.hit("log.commit.before")
             if self.home.lake.append_once(self.table, table, application=writer, sequence=top.number) is not None:
                 rows = table.num_rows
+            else:
+                self.home.lake.settle(self.table)
             failpoints.hit("log.commit.delta")
         elif not ended and not any(segment.problems for segment in group):
             return 0  # empty, so no cursor was written: it stays until rows follow, or no gap would be left to find
@@ -182,7 +183,11 @@ class _Committer:
         return self.home.lake.read(self.table, columns=["_id"], filters=near)["_id"]
 
     def _sweep(self, segment: Segment) -> None:
-        """A segment that the cursor says is committed: a crash came before its deletion. Make sure, then delete it."""
+        """A segment that the cursor says is committed: a crash came before its deletion. Make sure, then delete it.
+
+        The crash may have come before the commit was on the disk, too.
+        """
+        self.home.lake.settle(self.table)
         ids = pa.array([record.id for record in segment.records], pa.string())
         if len(ids):
             near = (pc.field("_id") >= pc.min(ids).as_py()) & (pc.field("_id") <= pc.max(ids).as_py())
