@@ -33,6 +33,17 @@ def test_following_makes_mends_and_leaves_alone(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_a_release_made_while_the_ledger_is_read_is_not_taken_back(tmp_path: Path) -> None:
+    home = opened(tmp_path)
+    controller.release(home, LOOP, package(home.packages).digest, why="first")
+    asked_before = served._known(home, LOOP)[LOOP]
+    second = controller.release(home, LOOP, package(home.packages, weight=0.06).digest, why="second").record
+    assert not served.Follower(home)._mend(LOOP, asked_before)
+    copy = served.read(served.path_of(home, LOOP))
+    assert copy is not None
+    assert copy.state == second
+
+
 def test_no_file_is_nobody(tmp_path: Path) -> None:
     assert served.read(tmp_path / "nothing.json") is None
 

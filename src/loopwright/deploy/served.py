@@ -238,6 +238,8 @@ class Follower:
             now = read(path)
         except Damaged:
             now = None
+        if now is not None and not now.unrecorded and now.state.generation > known.states[-1].generation:
+            known = _known(home, loop).get(loop, known)  # somebody released since the ledger was asked
         if now is not None and now.unrecorded and (recorded := _record(home, now)) is not None:
             known.states.append(recorded)
         wanted = _served(known)
