@@ -18,6 +18,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "array": {"type": "number", "format": "float"},
 }
 _ID = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+_MAY_BE_ID = {"type": "string", "pattern": "^(|[0-9a-f]{32})$", "description": "that of the prediction; the key will do, too"}
 _PACKAGE = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _TEXT = {"type": "string"}
 _FIELDS = {
@@ -184,7 +185,7 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
         if service.outcomes is not None:
             table = service.outcomes.table
             outcome = _object(table.columns, optional={*table.key, table.event_time, table.known})
-            outcome["properties"] = {"id": _ID, "known_at": _TYPES["timestamp"], **outcome["properties"]}
+            outcome["properties"] = {"id": _MAY_BE_ID, "known_at": _TYPES["timestamp"], **outcome["properties"]}
             schemas[f"{loop}.outcome"] = outcome
             paths[f"/loops/{loop}/outcomes"] = {
                 "post": _operation(
@@ -323,8 +324,8 @@ def _asked() -> list[dict[str, Any]]:
         _header("X-Request-Id", {"type": "string", "pattern": "^[!-~]{1,128}$"}, "the id; the same again gets the same answer"),
         _header(
             "traceparent",
-            {"type": "string", "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
-            "W3C trace context: its trace id becomes the prediction's id",
+            _TEXT,
+            "W3C trace context (00-TRACE-SPAN-FLAGS): its trace id becomes the prediction's id; what is none is nobody's",
         ),
         _header(
             "X-Timeout-Ms", {"type": "integer", "minimum": 0, "maximum": 999_999_999}, "after so long the heuristic answers"
