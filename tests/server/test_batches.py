@@ -1,0 +1,220 @@
+"""The queue of one worker, with a real router: what waits together is answered together, and nobody is forgotten."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.deploy.bodies import text
+from tests.deploy.loops import LOOP, Weather, flight, opened, package
+
+from loopwright.deploy import controller
+from loopwright.deploy.router import Ask, Router
+from loopwright.records import failpoints
+from loopwright.records.errors import LogUnavailable, Overloaded
+from loopwright.records.home import Home
+from loopwright.records.predictions.commit import commit
+from loopwright.records.predictions.read import predictions
+from loopwright.server import batches
+from loopwright.server.batches import Batches, Found
+from loopwright.server.metrics import Metrics
+
+
+class Asker:
+    """A request that remembers what it got."""
+
+    def __init__(self, router: Router, *numbers: int) -> None:
+        self.ask = Ask(router.service(LOOP).decode(text([flight(n) for n in numbers])).rows)
+        self.got: Found | None = None
+        self.at = 0.0
+
+    def reply(self, found: Found) -> Any:
+        return found
+
+    def send(self, reply: Any) -> None:
+        assert self.got is None, "answered twice"
+        self.got, self.at = reply, time.perf_counter()
+
+    @property
+    def units(self) -> list[str]:
+        assert isinstance(self.got, list), self.got
+        return [a.unit for a in self.got]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return opened(tmp_path)
+
+
+@pytest.fixture
+def router(home: Home) -> Iterator[Router]:
+    yield from serving(home)
+
+
+@pytest.fixture
+def durable(home: Home) -> Iterator[Router]:
+    yield from serving(home, durability="disk")
+
+
+def serving(home: Home, **release: str) -> Iterator[Router]:
+    controller.release(home, LOOP, package(home.packages, release=release).digest, why="first")
+    router = Router(home.path, home.packages, Weather(), home.clock)
+    router.refresh()
+    yield router
+    failpoints.arm("")
+    router.close()
+
+
+def runs(metrics: Metrics) -> int:
+    line = next(line for line in metrics.text().decode().splitlines() if line.startswith("loopwright_runs_total{"))
+    return int(float(line.rpartition(" ")[2]))
+
+
+def run(router: Router, work: Callable[[Batches, Metrics], Awaitable[None]]) -> None:
+    """Call `work` in an event loop, with a queue."""
+    metrics = Metrics()
+    queue = Batches(router, metrics)
+
+    async def main() -> None:
+        async with asyncio.timeout(20):
+            await work(queue, metrics)
+
+    try:
+        asyncio.run(main())
+    finally:
+        queue.close()
+
+
+async def answered(askers: list[Asker]) -> None:
+    while any(asker.got is None for asker in askers):
+        await asyncio.sleep(0.001)
+
+
+def test_what_waits_together_is_one_run_and_each_gets_its_own(router: Router, home: Home) -> None:
+    askers = [Asker(router, i, 100 + i) for i in range(20)]
+
+    async def work(queue: Batches, metrics: Metrics) -> None:
+        for asker in askers:
+            queue.put(LOOP, asker)
+        assert all(asker.got is None for asker in askers), "they wait for the event loop to come round"
+        await answered(askers)
+        assert runs(metrics) == 1
+
+    run(router, work)
+    assert [asker.units for asker in askers] == [[f"UA{i}", f"UA{100 + i}"] for i in range(20)]
+    router.close()
+    commit(home, LOOP)
+    assert predictions(home, LOOP).num_rows == 40
+
+
+def test_a_batch_is_bounded_and_the_event_loop_comes_round_between_two(router: Router) -> None:
+    askers = [Asker(router, *range(100 * i, 100 * i + 100)) for i in range(5)]
+    seen: list[int] = []
+
+    async def work(queue: Batches, metrics: Metrics) -> None:
+        for asker in askers:
+            queue.put(LOOP, asker)
+        while any(asker.got is None for asker in askers):
+            seen.append(sum(asker.got is not None for asker in askers))
+            await asyncio.sleep(0)
+        assert runs(metrics) == 3
+
+    run(router, work)
+    assert {0, 2, 4} <= set(seen)
+
+
+def test_a_large_request_holds_up_nobody(router: Router) -> None:
+    large, small = Asker(router, *range(3000)), Asker(router, 7)
+
+    async def work(queue: Batches, _metrics: Metrics) -> None:
+        queue.put(LOOP, large)
+        queue.put(LOOP, small)
+        await answered([large, small])
+
+    run(router, work)
+    assert small.at < large.at
+    assert len(large.units) == 3000
+
+
+def test_more_than_can_be_held_is_refused_and_the_rest_is_answered(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "MOST_ASIDE", 2)
+    large, small = [Asker(router, *range(300)) for _ in range(3)], [Asker(router, *range(250)) for _ in range(200)]
+    held: list[Asker] = []
+
+    async def work(queue: Batches, _metrics: Metrics) -> None:
+        for asker in [*large, *small]:
+            try:
+                queue.put(LOOP, asker)
+                held.append(asker)
+            except Overloaded:
+                continue
+        full = [queue.full]
+        await answered(held)
+        assert [*full, queue.full] == [True, False]
+        again = Asker(router, 1)
+        queue.put(LOOP, again)
+        await answered([again])
+
+    run(router, work)
+    assert sum(asker in held for asker in large) == 2
+    assert 0 < sum(asker in held for asker in small) < 200
+
+
+def test_a_loop_that_is_gone_is_told_to_each_that_waits(router: Router) -> None:
+    askers = [Asker(router, 1), Asker(router, 2)]
+
+    async def work(queue: Batches, _metrics: Metrics) -> None:
+        for asker in askers:
+            queue.put("nobody", asker)
+        await answered(askers)
+
+    run(router, work)
+    assert all(isinstance(asker.got, Exception) for asker in askers)
+
+
+def test_answers_of_a_durable_loop_wait_for_the_disk_and_batches_go_on(durable: Router) -> None:
+    failpoints.arm("log.sync=delay:0.2@1")
+    first, later = Asker(durable, 1), [Asker(durable, i) for i in range(2, 6)]
+
+    async def work(queue: Batches, metrics: Metrics) -> None:
+        queue.put(LOOP, first)
+        await asyncio.sleep(0.05)
+        for asker in later:
+            queue.put(LOOP, asker)
+            await asyncio.sleep(0.01)
+        assert first.got is None
+        assert runs(metrics) == 5, "the next batches ran while the first one waited for the disk"
+        await answered([first, *later])
+
+    run(durable, work)
+    assert first.at <= min(asker.at for asker in later)
+    assert [asker.units for asker in [first, *later]] == [[f"UA{i}"] for i in range(1, 6)]
+
+
+@pytest.mark.parametrize("rows", [1, 300])
+def test_a_sync_that_fails_is_told_where_the_loop_says_refuse(home: Home, rows: int) -> None:
+    for router in serving(home, durability="disk", on_unloggable="refuse"):
+        failpoints.arm("log.sync=EIO")
+        asker = Asker(router, *range(rows))
+
+        async def work(queue: Batches, _metrics: Metrics, asker: Asker = asker) -> None:
+            queue.put(LOOP, asker)
+            await answered([asker])
+
+        run(router, work)
+        assert isinstance(asker.got, LogUnavailable)
+
+
+def test_a_sync_that_fails_is_counted_where_the_loop_says_serve(durable: Router) -> None:
+    failpoints.arm("log.sync=EIO")
+    asker = Asker(durable, 1)
+
+    async def work(queue: Batches, metrics: Metrics) -> None:
+        queue.put(LOOP, asker)
+        await answered([asker])
+        assert f'loopwright_unlogged_total{{loop="{LOOP}"}} 1.0' in metrics.text().decode()
+
+    run(durable, work)
+    assert asker.units == ["UA1"]
