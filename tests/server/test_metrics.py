@@ -1,7 +1,7 @@
 import pytest
 
 from loopwright.records.predictions.record import Prediction
-from loopwright.server.metrics import Metrics
+from loopwright.server.metrics import MOST_LOOPS, OTHERS, Metrics
 
 
 def prediction(*flags: str) -> Prediction:
@@ -9,6 +9,30 @@ def prediction(*flags: str) -> Prediction:
         id="", at=0, package="p", arm="champion", probability=1.0, request={}, context={}, context_age_s=None, score=0.5,
         label=True, flags=list(flags), latency_us=1.0, unit="",
     )  # fmt: skip
+
+
+def test_of_many_loops_the_first_have_names_and_the_others_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    metrics = Metrics()
+    for i in range(MOST_LOOPS + 50):
+        metrics.swapped(f"l{i}", f"{i:064d}")
+        metrics.ran(f"l{i}", [prediction("degraded")])
+        metrics.answered(f"l{i}", 0.003)
+        metrics.failed(f"l{i}", "invalid")
+    metrics.failed("", "invalid")
+    text = metrics.text().decode()
+    named = f"l{MOST_LOOPS - 1}"
+    for line in (
+        f'loopwright_predictions_total{{arm="champion",loop="{named}"}} 1.0',
+        f'loopwright_predictions_total{{arm="champion",loop="{OTHERS}"}} 50.0',
+        f'loopwright_degraded_total{{loop="{OTHERS}"}} 50.0',
+        f'loopwright_request_seconds_count{{loop="{OTHERS}"}} 50.0',
+        f'loopwright_request_errors_total{{code="invalid",loop="{OTHERS}"}} 50.0',
+        'loopwright_request_errors_total{code="invalid",loop=""} 1.0',
+        f'loopwright_swaps_total{{loop="{OTHERS}"}} 50.0',
+    ):
+        assert line in text, line
+    assert f'loop="l{MOST_LOOPS}"' not in text
 
 
 def test_counts_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

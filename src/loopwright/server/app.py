@@ -354,9 +354,17 @@ class DataPlane:
     def _server(self, _: Request) -> Reply:
         return Reply(200, _encode({"name": "loopwright", "version": self._version, "extensions": oip.EXTENSIONS}))
 
-    def _metrics_text(self, _: Request) -> Reply:
-        self._metrics.damaged(self._router.damaged())
-        return Reply(200, self._metrics.text(), CONTENT_TYPE.encode())
+    def _metrics_text(self, request: Request) -> None:
+        self._metrics.flush()
+
+        def work() -> Reply:
+            try:
+                self._metrics.damaged(self._router.damaged())
+                return Reply(200, self._metrics.written(), CONTENT_TYPE.encode())
+            except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer
+                return self.failed(request, error)
+
+        self.batches.aside(work, request.answer)
 
     def _openapi(self, _: Request) -> Reply:
         return Reply(200, _encode(openapi.describe(self._version, self._router.loaded)))

@@ -20,10 +20,17 @@ from loopwright.records.predictions.record import Prediction
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _LOAD_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+MOST_LOOPS = 256
+"""So many loops are counted by name: each takes 20 KB, and a share of the time to write them out."""
+
+OTHERS = "(others)"
 
 
 class Metrics:
-    """The metrics of one worker, which has a name where there are several."""
+    """The metrics of one worker, which has a name where there are several.
+
+    The first `MOST_LOOPS` loops that it hears of are counted by name, all further ones together.
+    """
 
     def __init__(self, worker: str = "") -> None:
         self._shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
@@ -86,6 +93,9 @@ class Metrics:
         self._evictions = Counter(
             "loopwright_packages_evicted", "Packages that went because others needed the memory", registry=own
         )
+        self._held.set(0)
+        self._held_bytes.set(0)
+        self._named: dict[str, str] = {"": ""}
         self._told_damaged: set[str] = set()
         self._packages: dict[str, str] = {}
         self._timed: dict[str, list[float]] = {}
@@ -106,12 +116,21 @@ class Metrics:
                 if count:
                     bucket.inc(count)
 
+    def _name(self, loop: str) -> str:
+        name = self._named.get(loop)
+        if name is None:
+            if len(self._named) > MOST_LOOPS:
+                return OTHERS
+            name = self._named[loop] = loop
+        return name
+
     def _add(self, counter: Counter, count: int, *labels: str) -> None:
         with self._lock:
             self._tally[counter, labels] += count
 
     def ran(self, loop: str, answers: Sequence[Prediction]) -> None:
         """One graph run."""
+        loop = self._name(loop)
         arms: dict[str, int] = {}
         flags: dict[str, int] = {}
         for a in answers:
@@ -131,6 +150,7 @@ class Metrics:
 
     def answered(self, loop: str, seconds: float) -> None:
         """One prediction request; called in one thread."""
+        loop = self._name(loop)
         timed = self._timed.get(loop)
         if timed is None:
             timed = self._timed[loop] = [0.0] * (len(_SECONDS) + 2)
@@ -139,7 +159,7 @@ class Metrics:
 
     def accepted(self, loop: str, count: int) -> None:
         """Outcomes that were accepted."""
-        self._add(self._outcomes, count, loop)
+        self._add(self._outcomes, count, self._name(loop))
 
     def traced(self, what: str, count: int) -> None:
         """Requests whose spans were sent, or lost."""
@@ -147,10 +167,13 @@ class Metrics:
 
     def failed(self, loop: str, code: str) -> None:
         """A request that was refused or failed; `loop` is "" unless it is in service."""
-        self._add(self._errors, 1, loop, code)
+        self._add(self._errors, 1, self._name(loop), code)
 
     def swapped(self, loop: str, package: str) -> None:
         """A package was put into service."""
+        if self._name(loop) == OTHERS:
+            self._swaps.labels(OTHERS).inc()
+            return
         before = self._packages.get(loop)
         if before == package:
             return
@@ -162,7 +185,7 @@ class Metrics:
 
     def refused(self, loop: str, _why: str) -> None:
         """A package could not be loaded."""
-        self._refused.labels(loop).inc()
+        self._refused.labels(self._name(loop)).inc()
 
     def loaded(self, load: Load) -> None:
         """A package came into memory."""
@@ -174,7 +197,7 @@ class Metrics:
 
     def unlogged(self, loop: str, count: int) -> None:
         """Rows could not be logged."""
-        self._unlogged.labels(loop).inc(count)
+        self._unlogged.labels(self._name(loop)).inc(count)
 
     def damaged(self, counts: Mapping[str, int]) -> None:
         """How many segments of each loop's log are in quarantine; those without any are 0 once they were told."""
@@ -185,4 +208,8 @@ class Metrics:
     def text(self) -> bytes:
         """Everything in Prometheus's text format."""
         self.flush()
+        return self.written()
+
+    def written(self) -> bytes:
+        """The same without what was added up since the last `flush`; this may be called in any thread."""
         return generate_latest(self._registry)
