@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import lightgbm as lgb
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -20,10 +21,13 @@ from loopwright.data.ingest import ingest
 from loopwright.data.steps import joined
 from loopwright.deploy.context import Contexts
 from loopwright.develop.check import check
+from loopwright.develop.explanation import explanation
 from loopwright.develop.features import trace
+from loopwright.develop.goal import Goal
 from loopwright.loop import load_loop
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.columns import arrow_feed
+from loopwright.records.explanation import decode
 from loopwright.records.graph import Graph, feed_rows
 from loopwright.records.package import ContextNeed
 from loopwright.records.packages import decode_json, encode_json
@@ -175,6 +179,34 @@ def test_a_month_served_has_every_value_and_every_feature_that_training_has(loop
     found = graph.run(feed_rows(graph, loop.columns, served))
     for name, values in wanted.items():
         np.testing.assert_array_equal(found[name], values)
+
+
+def test_the_trees_of_the_flights_are_explained_as_lightgbm_explains_them(home: Home, loop: Loop) -> None:
+    """LightGBM of the example's size on its own features, by LightGBM's own TreeSHAP, which shap asks as well."""
+    examples = build(
+        home, loop_name=loop.name, requests=loop.requests, context=loop.context, aggregates=loop.aggregates,
+        outcome=loop.outcome, as_of=APRIL,
+    )  # fmt: skip
+    rows = load(home, examples)
+    traced = trace(loop.features, loop.columns)
+    raw = Graph(traced.raw())
+    found = raw.run(arrow_feed(raw, loop.columns, rows))
+    words = {name: traced.vocabulary(name, found[f"value.{name}"], found.get(f"null.{name}")) for name in traced.categories}
+    names = traced.names(words, "ordinal")
+    graph = Graph(traced.matrix_graph(words, "ordinal"))
+    matrix = graph.run(arrow_feed(graph, loop.columns, rows))["features"]
+    late = rows["_label"].to_numpy()
+    model = lgb.LGBMClassifier(n_estimators=100, num_leaves=31, random_state=0, n_jobs=1, verbose=-1).fit(matrix, late)
+    some = matrix[:: len(matrix) // 300]
+    answers = {"features": some, "score": np.asarray(model.predict_proba(some))[:, 1]}
+    files = explanation(model, Goal(), names, matrix, np.arange(len(matrix)), answers)
+    explainer = decode(files.files["explanation.msgpack"])
+    moved = explainer.contributions(some)[:, 0]
+    assert explainer.features == names
+    assert np.abs(explainer.base + moved.sum(axis=1) - np.asarray(model.predict_proba(some, raw_score=True))).max() < 1e-9
+    own = np.asarray(model.booster_.predict(some, pred_contrib=True))
+    assert np.abs(moved - own[:, :-1]).max() < 1e-6 * np.abs(own).max()
+    assert names[int(np.abs(moved).mean(axis=0).argmax())] == "dep_delay"
 
 
 def test_the_loop_passes_the_check(loop: Loop) -> None:
