@@ -48,18 +48,20 @@ class Contexts:
         if self._needs:
             decided = [row[self._event_time] for row in rows]
             for need in self._needs:
-                fed, steps = self._look_up(need, need.keys(rows))
+                fed, steps = self._look_up(need, rows)
                 need.join(decided, fed, steps, contexts, ages, flags)
         return contexts, ages
 
-    def _look_up(self, need: "_Need", keys: list[str | None]) -> tuple[Fed | None, Sequence[Steps | None]]:
-        """What the store has, and the steps of each key."""
+    def _look_up(self, need: "_Need", rows: Sequence[Mapping[str, Any]]) -> tuple[Fed | None, Sequence[Steps | None]]:
+        """What the store has, and the steps of each row's key."""
         try:
             fed = self._online.fed(need.store)
             if fed is None:
                 return None, ()
-            if len(keys) == 1:
-                return fed, self._online.get_many(need.store, keys) if keys[0] is not None else (None,)  # type: ignore[arg-type]  # it is not None
+            if len(rows) == 1:
+                key = need.key(rows[0])
+                return fed, (None,) if key is None else self._online.get_many(need.store, [key])
+            keys = [need.key(row) for row in rows]
             asked = [key for key in dict.fromkeys(keys) if key is not None]
             found: dict[str | None, Steps | None] = dict(zip(asked, self._online.get_many(need.store, asked), strict=True))
         except LoopwrightError:  # a store that is down or damaged is context that is missing: prediction goes on
@@ -74,6 +76,7 @@ class _Need:
     def __init__(self, need: ContextNeed) -> None:
         self.store, self.columns = need.store or need.table, need.values or list(need.columns)
         self._by = list(need.by.values())
+        self._one = self._by[0] if len(self._by) == 1 else None
         self._lag, self._aggregate = round(need.lag_s * 1e6), bool(need.empty)
         self._max_age = None if need.max_age_s is None else round(need.max_age_s * 1e6)
         self._known: dict[int, tuple[Step, dict[str, Any]]] = {}
@@ -81,12 +84,12 @@ class _Need:
         self._empty = {**self._null, **need.empty}
         self._missing, self._stale, self._late = (f"{how}_context:{need.table}" for how in ("missing", "stale", "late"))
 
-    def keys(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
-        """The key of each row."""
-        if len(self._by) == 1:
-            name = self._by[0]
-            return [v if (v := row[name]).__class__ is str or v is None else str(v) for row in rows]
-        return [key_of([row[name] for name in self._by]) for row in rows]
+    def key(self, row: Mapping[str, Any]) -> str | None:
+        """The key of a row."""
+        if self._one is not None:
+            value = row[self._one]
+            return value if value is None or value.__class__ is str else str(value)
+        return key_of([row[name] for name in self._by])
 
     def join(
         self,

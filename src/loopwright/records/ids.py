@@ -24,6 +24,8 @@ def new_id(at: datetime) -> str:
 
 def new_ids(at: datetime, count: int) -> list[str]:
     """`count` fresh ids for one moment (zone-aware), in no particular order."""
+    if count == 1:
+        return [new_id(at)]
     prefix = f"{(at - _EPOCH) // _MILLISECOND:012x}"
     noise = os.urandom(10 * count).hex()
     return [prefix + noise[20 * i : 20 * i + 20] for i in range(count)]

@@ -83,6 +83,9 @@ class Embedded:
         known = self._cache.get(store)
         if known is None:
             known = self._cache.setdefault(store, {})
+        if len(keys) == 1:  # as for most requests
+            key = keys[0]
+            return [known[key] if key in known else self._load(store, key)]
         return [known[key] if key in known else self._load(store, key) for key in keys]
 
     def close(self) -> None:
