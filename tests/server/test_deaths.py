@@ -248,10 +248,12 @@ def test_a_package_that_kills_its_workers_goes_back_while_others_are_served(home
         controller.release(home, LOOP, killer, why="looks well")
         asked_until(server, killer, 5)
         with Load(server.state.data, 2, f"/loops/{OTHER}/predict") as load:
+            until(lambda: len(load.answers) > 20)
             assert asked_until(server, good, 15, delay=100.0) < 15
+            answered = len(load.answers)
+            until(lambda: len(load.answers) > answered + 20)
         assert load.refused == []
         assert load.cut <= 20  # a connection ends with its worker
-        assert len(load.answers) > 50
         rolled_back_by_itself(home, good, "3 times within 5 minutes, at last: a worker was killed by SIGFPE while asking it")
         with pytest.raises(PackageRefused, match="marked bad"):
             controller.release(home, LOOP, killer, why="again")
@@ -297,6 +299,7 @@ def test_a_segment_whose_package_kills_is_answered_by_the_loops_own(home: Home) 
         rolled_back_by_itself(home, good, "killed by SIGFPE while asking it")
 
 
+@pytest.mark.slow
 def test_a_model_that_only_fails_goes_back(home: Home) -> None:
     good = package(home.packages).digest
     failing = package(home.packages, model=model_graph(fails="error")).digest

@@ -105,6 +105,7 @@ def share(seen: list[Seen], quantile: float) -> float:
     return seconds[int(quantile * (len(seconds) - 1))]
 
 
+@pytest.mark.slow
 def test_more_load_than_can_be_held_is_refused_early_and_what_is_accepted_stays_fast(home: Home) -> None:
     with running(home) as server:
         calm, _ = under(server, 8)
