@@ -153,6 +153,9 @@ def test_ids_and_traces_are_those_of_the_caller(channel: Any, server: Server) ->
     other = typed(2).SerializeToString()
     again = called(channel, typed(1), metadata=(("x-request-id", id),))
     assert again.outputs[2].contents.bytes_contents == [id.encode()]
+    another = typed(1)
+    another.inputs[3].contents.fp64_contents[0] += 1
+    assert refused(lambda: called(channel, another, metadata=(("x-request-id", id),)))[0] is grpc.StatusCode.ALREADY_EXISTS
     assert refused(lambda: called(channel, b"\xff", metadata=(("x-request-id", id),)))[0] is grpc.StatusCode.INVALID_ARGUMENT
     assert (
         refused(lambda: called(channel, typed(1), metadata=(("x-request-id", "a b"),)))[0] is grpc.StatusCode.INVALID_ARGUMENT

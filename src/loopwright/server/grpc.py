@@ -217,6 +217,8 @@ class Door:
                 ("grpc.max_metadata_size", 16 * 1024),
                 ("grpc.max_concurrent_streams", 1024),
                 ("grpc.max_connection_idle_ms", 300_000),
+                ("grpc.max_connection_age_ms", 600_000),  # so that who sends half a call does not hold its place for ever
+                ("grpc.max_connection_age_grace_ms", 30_000),
             ],
             maximum_concurrent_rpcs=MOST_CALLS,
         )
