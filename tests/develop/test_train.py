@@ -149,10 +149,13 @@ def test_a_package_holds_everything(done: Done) -> None:
     for line in board.rows:
         package = home.packages.read(line.package)
         manifest = package.manifest
-        explains = {"simple": ["explain.onnx", "explanation.msgpack"], "boosted": ["explanation.msgpack"]}.get(line.candidate, [])
+        explains = {"simple": ["explain.onnx", "explanation.msgpack"], "boosted": ["explanation.msgpack"]}.get(
+            line.candidate, []
+        )
         assert set(package.files) == {*FILES} - {"explain.onnx", "explanation.msgpack"} | {*explains}
         assert manifest.explained is not None
         assert bool(manifest.explained.why) == (not explains)
+        assert f"Its answers are {'' if explains else 'not '}explained" in package.card
         assert (manifest.loop, manifest.candidate, manifest.phase, manifest.by) == (
             "late-arrival",
             line.candidate,

@@ -39,6 +39,8 @@ def card(manifest: Manifest, scope: Scope, evaluation: Evaluation, measured: dic
         "",
         _answers(manifest),
         "",
+        _explained(manifest),
+        "",
         "## What it was trained on",
         "",
         (
@@ -137,6 +139,14 @@ def _answers(manifest: Manifest) -> str:
         f"The score is the probability of a positive outcome; from {border:.3f} on the label is positive. Where the value "
         "table sets that threshold, it is right for calibrated scores only: see the calibration error."
     )
+
+
+def _explained(manifest: Manifest) -> str:
+    """Whether it says why it answers what it does."""
+    told = manifest.explained
+    if told is None or told.why:
+        return f"Its answers are not explained: {told.why if told is not None else 'made before'}."
+    return f"Its answers are explained feature by feature ({told.method}), in the unit {told.unit}: `explain=true`."
 
 
 def _slices(evaluation: Evaluation, manifest: Manifest) -> list[str]:
