@@ -94,8 +94,9 @@ def explanation(
     """
     try:
         return _explanation(estimator, goal, names, matrix, rows, answers)
-    except ValueError as error:
-        return Files(Explained(why=" ".join(str(error).split())[:300]))
+    except Exception as error:  # noqa: BLE001  # a package is worth having without its explanation, whatever a library raises
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        return Files(Explained(why=f"{kind}{' '.join(str(error).split())}"[:300]))
 
 
 def _explanation(
