@@ -291,6 +291,20 @@ def test_a_committer_killed_anywhere_leaves_every_row_once(local: Lake) -> None:
         assert local.verify("log") == []
 
 
+def test_what_a_version_added_is_its_appended_rows_and_nothing_that_was_only_moved(lake: Lake) -> None:
+    versions = [lake.write("log", numbers(n, n + 10)) for n in range(3)]
+    lake.compact("log")
+    versions.append(lake.write("log", numbers(7)))
+    found = []
+    for version in range(lake.version("log") + 1):
+        added = lake.added("log", version)
+        found.append(None if added is None else sorted(added.to_table()["number"].to_pylist()))
+    assert [rows for rows in found if rows is not None] == [[0, 10], [1, 11], [2, 12], [7]]
+    assert [v for v, rows in enumerate(found) if rows is not None] == versions
+    with pytest.raises(NotFound):
+        lake.added("log", versions[-1] + 1)
+
+
 # --- compaction ------------------------------------------------------------------------------------------------------
 
 

@@ -221,13 +221,12 @@ class Lake:
             return self._table(name, version).to_pyarrow_dataset(filesystem=self._files(name))
 
     def added(self, name: str, version: int) -> Any:
-        """A dataset of the rows that the commit `version` appended to a table; None where it only moved or removed rows."""
+        """A dataset of the rows that the commit `version` appended to a table; None where it only moved or removed rows. Raises NotFound."""
         with self._errors(name):
-            delta = self._table(name)
-            told = delta.history(delta.version() - version + 1)  # delta-rs numbers it rightly only at the newest version
+            newest, delta = self._table(name), self._table(name, version)
+            told = newest.history(newest.version() - version + 1)  # delta-rs numbers it rightly only at the newest version
             if next((e.get("operation") for e in told if e["version"] == version), "") != "WRITE":
                 return None
-            delta.load_as_version(version)
             whole = delta.to_pyarrow_dataset(filesystem=self._files(name))
             before: set[str] = set()
             if version:
