@@ -133,7 +133,9 @@ class Spans:
         self.tell(Told(operation, loop, found[0].id, headers, found, stages, attributes, False))
 
     def failed(self, operation: str, loop: str, id: str, headers: Mapping[bytes, bytes], started: float, status: int) -> None:
-        """A request was refused or failed, with an HTTP status."""
+        """A request was refused or failed, with an HTTP status; `id` is what it is called in its answer."""
+        if not is_trace_id(id):
+            id = 2 * span_id(id)
         if self.wants(id, headers):
             now = time.perf_counter()
             attributes = {"http.response.status_code": status}
@@ -197,7 +199,7 @@ def request(some: Sequence[tuple[int, float, Told]], version: str) -> bytes:
 def _spans(spans: Any, told: Told, offset: int) -> None:
     """The span of a request and, below it, of each of its stages; `offset` is added to nanoseconds of `perf_counter`."""
     caller = parent(told.headers)
-    trace = bytes.fromhex(caller.trace if caller is not None else told.id if is_trace_id(told.id) else span_id(told.id) * 2)
+    trace = bytes.fromhex(caller.trace if caller is not None else told.id)
     own = bytes.fromhex(span_id(told.id))
     whole = spans.add(trace_id=trace, span_id=own, name=f"{told.operation} {told.loop}".strip(), kind=2, flags=0x101)
     if caller is not None:
