@@ -20,6 +20,8 @@ from loopwright.deploy.controller import history, release, serving
 from loopwright.loop import load_loop
 from loopwright.monitor import alerts
 from loopwright.records.declarations import duration
+from loopwright.records.errors import PredictionNotFound
+from loopwright.records.ids import new_id
 from loopwright.records.predictions.damage import noted
 from loopwright.records.predictions.read import predictions
 from loopwright.records.predictions.retention import Retained
@@ -255,6 +257,9 @@ def test_what_is_old_goes_and_what_windows_and_training_need_stays(home: Home) -
     assert 0 < rows() < had
     [done] = [e.record for e in home.ledger.find(Retained, key=f"predictions.{LOOP.name}")]
     assert (done.before, done.deleted) == (needed, had - rows())
+    old = new_id(needed - dt.timedelta(days=1))
+    with pytest.raises(PredictionNotFound, match="are not kept"):
+        look.trace(home, old)
     again = tend(short, owner="a", retrain=False)
     assert again is not None
     assert again[LOOP.name].watched.qualities == [], "no window is measured again for the rows that went"

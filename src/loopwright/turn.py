@@ -30,6 +30,7 @@ from loopwright.records.home import Home
 from loopwright.records.ids import new_id, scoped_name
 from loopwright.records.ledger import Entry
 from loopwright.records.package import Lineage
+from loopwright.records.predictions.retention import kept_since
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.scoring import Beside, beside_of
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
@@ -236,6 +237,10 @@ def _data(state: Turning) -> tuple[str, dict[str, Any]]:
         f"{examples.rows:,} examples, {examples.summary}, "
         f"{examples.first:%Y-%m-%d} to {examples.last:%Y-%m-%d}; {left_out:,} left out"
     )
+    if (since := kept_since(state.home, loop.name)) is not None and any(
+        s.table.startswith("predictions.") for s in examples.sources
+    ):
+        summary += f"; predictions of before {since:%Y-%m-%d} are not kept (LOOPWRIGHT_KEEP)"
     return summary, {"examples": entry.id}
 
 

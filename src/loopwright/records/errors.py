@@ -144,8 +144,8 @@ class PackageNotFound(NotFound):
 class PredictionNotFound(NotFound):
     """No prediction with that id in the log."""
 
-    def __init__(self, id: str) -> None:
-        super().__init__("prediction", id, next_step="an id is the 32 hexadecimal digits that came with the answer")
+    def __init__(self, id: str, why: str = "") -> None:
+        super().__init__("prediction", id, next_step=why or "an id is the 32 hexadecimal digits that came with the answer")
 
 
 class TableNotFound(NotFound):

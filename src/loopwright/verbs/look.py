@@ -290,6 +290,20 @@ def loop_page(home: Home, loop: str) -> LoopPage:
     )
 
 
+def _deleted(home: Home, id: str) -> str:
+    """Why the prediction of an id may be gone, "" where no retention has reached its time."""
+    from loopwright.records.ids import time_of
+    from loopwright.records.predictions.read import loops
+    from loopwright.records.predictions.retention import kept_since
+
+    try:
+        at = time_of(id)
+    except (ValueError, OverflowError):  # no id, or one that a client made up
+        return ""
+    limits = [since for loop in loops(home) if (since := kept_since(home, loop)) is not None and at < since]
+    return f"predictions of before {max(limits):%Y-%m-%d} are not kept (LOOPWRIGHT_KEEP)" if limits else ""
+
+
 def trace(home: Home, id: str) -> Trace:
     """One prediction: back to its data, forward to its outcome and value.
 
@@ -300,7 +314,7 @@ def trace(home: Home, id: str) -> Trace:
 
     found = find(home, id)
     if found is None:
-        raise PredictionNotFound(id)
+        raise PredictionNotFound(id, _deleted(home, id))
     loop, prediction = found
     package = home.packages.read(prediction.package)
     manifest = package.manifest

@@ -33,6 +33,12 @@ class Retained(Record, frozen=True, kw_only=True):
     removed: int = 0
 
 
+def kept_since(home: Home, loop: str) -> datetime | None:
+    """From when on a loop's predictions are kept; None where none was ever deleted."""
+    done = home.ledger.find(Retained, loop=loop, key=table_name("predictions", loop))
+    return max((e.record.before for e in done if e.record.before is not None), default=None)
+
+
 def retain(home: Home, loop: str, *, before: datetime | None, most_files: int, busy: bool) -> list[Retained]:
     """Delete what is older than `before`, put files together once there are more than `most_files`, remove those not needed.
 
