@@ -1,7 +1,9 @@
 """Many loops in one process: each is loaded when it is first asked, as many stay as the budget holds, and none misses a release."""
 
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
@@ -10,12 +12,15 @@ from tests.deploy.bodies import text
 from tests.deploy.loops import Weather, flight, opened, package
 
 from loopwright.deploy import controller, served, services
+from loopwright.deploy import router as router_module
 from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.services import Watcher
 from loopwright.deploy.shelf import Load
 from loopwright.records.errors import LoopNotFound, Unavailable
 from loopwright.records.home import Home
 from loopwright.records.package import Segment
+from loopwright.records.predictions.commit import commit, verify
+from loopwright.records.predictions.read import predictions
 from loopwright.records.predictions.record import Prediction
 
 
@@ -209,3 +214,72 @@ def test_answers_and_releases_while_packages_come_and_go(many: Many) -> None:
     last = {**second, "l1": many.digests["l1"], "l3": many.digests["l3"]}
     assert {loop: many.ask(loop).package for loop in last} == last
     assert many.refused == []
+
+
+def open_files(home: Home) -> int:
+    """How many files of the log this process has open."""
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found += str(link.readlink()).startswith(str(home.path / "log"))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux tells which files are open")
+def test_logs_of_quiet_loops_are_closed_and_opened_again(many: Many, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of loops that were asked once do not hold a file each; no row is lost or doubled by it."""
+    router, home = many.router, many.home
+    first = {loop: many.ask(loop) for loop in many.digests}
+    assert open_files(home) == 6
+    for writer in router._writers.values():
+        writer.segment_seconds = 0.0
+    monkeypatch.setattr(router_module, "MOST_SEALS", 2)
+    router.tick()
+    assert sum(writer.quiet(0.0) or writer._sealing is not None for writer in router._writers.values()) == 2, "in turns"
+    monkeypatch.setattr(router_module, "QUIET_SECONDS", 0.0)
+    limit = time.monotonic() + 20
+    while router._writers:
+        assert time.monotonic() < limit
+        router.tick()
+        time.sleep(0.02)
+    router._retiring.join()  # type: ignore[union-attr]  # it has retired them
+    assert open_files(home) == 0
+    second = {loop: many.ask(loop) for loop in many.digests}
+    router.close()
+    for loop in many.digests:
+        commit(home, loop)
+        assert sorted(predictions(home, loop)["_id"].to_pylist()) == sorted([first[loop].id, second[loop].id])
+    assert verify(home) == []
+
+
+def test_who_writes_while_a_log_is_closed_writes_to_the_next(many: Many, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router_module, "QUIET_SECONDS", 0.0)
+    answered: list[str] = []
+    over: list[int] = []
+
+    def asks() -> None:
+        while not over:
+            answered.append(many.ask("l1").id)
+
+    many.ask("l1")
+    threads = [Thread(target=asks) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + 2.0
+    retired = 0
+    while time.monotonic() < until:
+        for key, writer in list(many.router._writers.items()):
+            writer.seal()
+            if writer.retire(0.0):
+                many.router._forget(key, writer)
+                retired += 1
+    over.append(1)
+    for thread in threads:
+        thread.join()
+    many.router.close()
+    commit(many.home, "l1")
+    ids = predictions(many.home, "l1")["_id"].to_pylist()
+    assert len(ids) == len(set(ids)) == len(answered) + 1
+    assert set(answered) < set(ids)
+    assert verify(many.home) == []
+    assert retired > 0

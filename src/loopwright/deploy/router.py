@@ -25,12 +25,15 @@ from loopwright.records.graph import microseconds
 from loopwright.records.ids import new_ids
 from loopwright.records.packages import Packages
 from loopwright.records.predictions.damage import noted
-from loopwright.records.predictions.log import LogWriter
+from loopwright.records.predictions.log import LogWriter, Retired
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.predictions.segment import log_folder
 
 Kind = Literal["predictions", "outcomes"]
 KINDS: tuple[Kind, ...] = ("predictions", "outcomes")
+MOST_SEALS = 16
+QUIET_SECONDS = 60.0
+"""A loop's log that gets nothing for so long is closed, and with it a file: thousands of loops may have been asked."""
 
 
 class Ask(NamedTuple):
@@ -63,8 +66,10 @@ class Router(Services):
         threads: int = 1,
     ) -> None:
         super().__init__(home, packages, online, clock, watcher, budget=budget, vitals=vitals, threads=threads)
-        self._writers: dict[tuple[str, str], LogWriter] = {}
+        self._writers: dict[tuple[str, Kind], LogWriter] = {}
         self._writing = threading.Lock()
+        self._turn = 0
+        self._retiring: threading.Thread | None = None
         self._noted = _Noted()
         self._recent = Recent(home / FOLDER / "requests")
 
@@ -180,7 +185,22 @@ class Router(Services):
     # --- the log -------------------------------------------------------------------------------------------------
 
     def _append(self, loop: str, kind: Kind, records: Any) -> None:
-        (self._writers.get((loop, kind)) or self._writer(loop, kind)).append(records)
+        while True:
+            writer = self._writers.get((loop, kind)) or self._writer(loop, kind)
+            try:
+                return writer.append(records)
+            except Retired:  # just now
+                self._forget((loop, kind), writer)
+
+    def _forget(self, key: tuple[str, Kind], writer: LogWriter) -> None:
+        with self._writing:
+            if self._writers.get(key) is writer:
+                del self._writers[key]
+
+    def _retire(self, writers: list[tuple[tuple[str, Kind], LogWriter]]) -> None:
+        for key, writer in writers:
+            if writer.retire(QUIET_SECONDS):
+                self._forget(key, writer)
 
     def _writer(self, loop: str, kind: Kind) -> LogWriter:
         with self._writing:
@@ -200,13 +220,30 @@ class Router(Services):
         return noted(self._home)
 
     def tick(self) -> None:
-        """Let the logs seal what is old enough; to be called about once a second."""
-        for writer in list(self._writers.values()):
+        """Let the logs seal what is old enough, and close those that are quiet; to be called about once a second.
+
+        At most `MOST_SEALS` at a time, in turns: of thousands of loops all may be due at once.
+        """
+        writers = list(self._writers.items())
+        seals = 0
+        quiet: list[tuple[tuple[str, Kind], LogWriter]] = []
+        for place in range(len(writers)):
+            key, writer = writers[(self._turn + place) % len(writers)]
             with contextlib.suppress(LogUnavailable):  # counted and told when rows are to be written
-                writer.tick()
+                seals += writer.tick()
+            if len(quiet) < MOST_SEALS and writer.quiet(QUIET_SECONDS):
+                quiet.append((key, writer))
+            if seals >= MOST_SEALS:
+                self._turn = (self._turn + place + 1) % len(writers)
+                break
+        if quiet and (self._retiring is None or not self._retiring.is_alive()):
+            self._retiring = threading.Thread(target=self._retire, args=(quiet,), name="retiring")
+            self._retiring.start()
 
     def close(self) -> None:
         """Seal the logs."""
+        if self._retiring is not None:
+            self._retiring.join()
         for writer in list(self._writers.values()):
             writer.close()
         self._recent.close()

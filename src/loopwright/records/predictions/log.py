@@ -53,6 +53,10 @@ class Mark(NamedTuple):
     lost: int
 
 
+class Retired(Exception):
+    """This writer was closed because nothing was appended for long; another one goes on."""
+
+
 class LogWriter:
     """Appends records of one `kind` (`predictions` or `outcomes`) to segments in `folder/kind`.
 
@@ -83,15 +87,18 @@ class LogWriter:
         self._sealing: tuple[threading.Thread, _Open] | None = None
         self._syncing, self._turn = False, threading.Condition()
         self._durable = self._lost = 0
+        self._retired = False
         self._losing = losing or (lambda: None)
 
     def append(self, records: Sequence[Prediction] | Sequence[OutcomeRow]) -> None:
         """Write the records, in order, with one system call; when this returns they survive the death of this process.
 
         Raises LogUnavailable when they could not all be written (disk full, I/O error); none of them counts as logged then,
-        and the next call tries a new segment.
+        and the next call tries a new segment. Raises Retired.
         """
         with self._lock:
+            if self._retired:
+                raise Retired
             segment = self._segment or self._create()
             if segment.size >= self.segment_bytes or self._is_old(segment):
                 segment = self._roll(segment, wait=False)
@@ -195,8 +202,8 @@ class LogWriter:
             self._lost += 1
             self._turn.notify_all()
 
-    def tick(self) -> None:
-        """Seal the open segment if it is old enough; to be called now and then, so that a quiet loop's rows move on too.
+    def tick(self) -> bool:
+        """Seal the open segment if it is old enough; whether it was. To be called now and then, so that a quiet loop's rows move on too.
 
         Raises LogUnavailable when the next segment cannot be made.
         """
@@ -205,6 +212,26 @@ class LogWriter:
                 self._join()
             if self._segment is not None and self._is_old(self._segment):
                 self._roll(self._segment, wait=False)
+                return True
+            return False
+
+    def quiet(self, seconds: float) -> bool:
+        """Whether nothing was appended for so long, and nothing is under way."""
+        segment = self._segment
+        if segment is None or segment.count or time.perf_counter() - segment.born < seconds:
+            return False
+        return not (self._sealing or self._syncing or self._lost or self._abandoned)
+
+    def retire(self, seconds: float) -> bool:
+        """Close it if it is quiet; `append` raises Retired from then on. This syncs a file."""
+        with self._lock:
+            segment = self._segment
+            if segment is None or not self.quiet(seconds):
+                return False
+            self._finish(segment, final=True)
+            os.close(segment.fd)
+            self._segment, self._retired = None, True
+            return True
 
     def seal(self) -> None:
         """Seal the open segment now, if it holds records, and begin the next. Raises LogUnavailable as `tick`."""
