@@ -440,7 +440,7 @@ def test_an_explanation_that_is_not_of_the_graph_is_refused() -> None:
 
 
 def test_whatever_a_library_raises_costs_the_explanation_only() -> None:
-    answers = {"features": np.zeros((1, 2), dtype=np.float32), "score": np.zeros(1)}
+    answers: dict[str, Array] = {"features": np.zeros((1, 2), dtype=np.float32), "score": np.zeros(1)}
     files = explanation(Ridge(), REGRESSION, ["a", "b"], np.zeros((1, 2), dtype=np.float32), np.arange(1), answers)
     assert "AttributeError" in files.about.why  # it was not fitted
 
