@@ -4,8 +4,9 @@ It serves on a socket it inherits, follows the local copies of the releases, and
 """
 
 import asyncio
-import gc
 import faulthandler
+import gc
+import resource
 import socket
 import sys
 import threading
@@ -135,6 +136,8 @@ def _watcher(metrics: Metrics) -> Watcher:
 
 def main(argv: list[str]) -> None:
     """Entry of the process."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file for each loop that is asked, one for each connection
     listening, link = (socket.socket(fileno=int(fd)) for fd in (argv[0], argv[-1]))
     vitals = Vitals(Path(argv[1]))
     with vitals.path.with_suffix(".dump").open("wb", buffering=0) as dump, Home(load_settings()) as home:
