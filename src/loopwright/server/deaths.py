@@ -140,6 +140,11 @@ def record_bad(home: Home) -> None:
             home.ledger.put(package, loop=package.loop, key=package.package)
             title = f"Package {package.package[:12]} was marked bad and taken out of service"
             decide(
-                home, package.loop, f"{bad.ALERT}:{package.package[:12]}", severity="critical", title=title, detail=package.detail
+                home,
+                package.loop,
+                f"{bad.ALERT}:{package.package[:12]}",
+                severity="critical",
+                title=title,
+                detail=package.detail,
             )
             bad.keep(home, msgspec.structs.replace(mark, settled=True))
