@@ -24,7 +24,10 @@ from loopwright.records.settings import Settings
 NAMES = [name for name, _ in POINTS]
 TURN = ["turn.step.began", "turn.step.ran", "package.recorded"]
 FLEET = ["turn.segment.kept"]
-FILLS = ("log.", "lake.", "package.partly")
+QUICK = ("log.append.", "log.sync", "log.commit.")
+"""Those that every run of the tests walks; the slow ones walk the rest."""
+
+FILLS = ("log.create", "log.append.write", "log.seal.write", "lake.committed", "package.partly")
 """Where something is written, so that the disk may be full."""
 
 WRITES = ["log.append.write", "log.seal.write"]
@@ -104,7 +107,7 @@ def test_every_point_is_reached(walk: Callable[[str], Walk], name: str) -> None:
     lived.check()
 
 
-@pytest.mark.parametrize("point", [p if p.startswith("log.") else pytest.param(p, marks=pytest.mark.slow) for p in NAMES])
+@pytest.mark.parametrize("point", [p if p.startswith(QUICK) else pytest.param(p, marks=pytest.mark.slow) for p in NAMES])
 def test_killed_there_and_begun_again(walk: Callable[[str], Walk], point: str) -> None:
     lived = walk(life_of(point))
     if point in AFTER_A_DEATH:

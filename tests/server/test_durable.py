@@ -71,7 +71,7 @@ def test_the_answer_is_sent_after_the_write_and_the_sync(tmp_path: Path) -> None
     assert seen >= 5
 
 
-@pytest.mark.parametrize(("says", "status"), [("serve", 200), ("refuse", 503)])
+@pytest.mark.parametrize(("says", "status"), [pytest.param("serve", 200, marks=pytest.mark.slow), ("refuse", 503)])
 @pytest.mark.parametrize(
     "failure",
     ["log.sync=EIO@2", *(pytest.param(f, marks=pytest.mark.slow) for f in ("log.append.write=ENOSPC@2", "log.created=EIO@1"))],

@@ -313,11 +313,7 @@ def _loop_status(loop: LoopStatus) -> RenderableType:
             "",
             [
                 ("serving", serving),
-                *(
-                    []
-                    if not loop.damaged
-                    else [("damaged log", f"{len(loop.damaged)} segments in quarantine: `loopwright verify`")]
-                ),
+                *([] if not loop.damaged else [("damaged log", f"{len(loop.damaged)} in quarantine: `loopwright verify`")]),
                 *([] if not loop.lagging else [("workers", _standing(loop.lagging))]),
                 *([] if loop.fleet is None else [(f"fleet by {loop.fleet.by}", _fleet_line(loop.fleet))]),
                 ("served so far", _count(len(loop.packages_served), "package")),
