@@ -486,7 +486,7 @@ def run(folder: Path, asked: argparse.Namespace) -> None:
         }
         turns = in_turns(ways, CONNECTIONS, asked.rounds)
         text.append(fleet_text(compared(turns, CONNECTIONS), asked))
-    text.append("`python -m benchmarks.serving.many` writes this section again (about 5 minutes).")
+    text.append("`python -m benchmarks.serving.many` writes this section again (about 5 minutes where nothing else runs).")
     put("Many models", "\n".join(text), asked.out)
     say(f"written to {asked.out}")
 
@@ -512,7 +512,7 @@ def with_flight(body: bytes, number: int) -> bytes:
 
 INTRODUCTION = """{loops:,} loops behind one server with one worker, each with a package of its own (50 trees of 31 leaves over 15 columns of a
 flight; other weights in each), {hot} of them hot. Contract, log (`process`), metrics and ids are on. A is one package, B many, measured
-in turns (A B A B) in one server that holds all of them; numbers are the best of {rounds} rounds of {seconds:g} s. Latencies in microseconds.
+in turns (A B A B) in one server with the default budget; numbers are the best of {rounds} rounds of {seconds:g} s. Latencies in microseconds.
 """
 
 

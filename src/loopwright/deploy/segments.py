@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from loopwright.deploy.predict import Predictor, text_of
-from loopwright.deploy.shelf import Shelf
+from loopwright.deploy.shelf import Shelf, key_of
 from loopwright.records.clock import Clock
 from loopwright.records.errors import LoopwrightError, PackageRefused, Unavailable
 from loopwright.records.packages import Package
@@ -47,6 +47,7 @@ class Segments:
     ) -> None:
         self._column, self._packages, self._global = state.fleet, state.segments, predictor
         self._shelf, self._clock, self._refused = shelf, clock, refused
+        self._own = key_of(state.arms[0])
         self._failed: dict[str, float] = {}
         self._wanted: dict[str, str] = {}
         self._load_seconds = load_seconds
@@ -87,7 +88,7 @@ class Segments:
         seconds: float | None = None,
     ) -> list[Prediction]:
         """Answer N rows in order, with one graph run for each package that is asked. As `Predictor.answer` otherwise."""
-        self._shelf.touch(self._global.digest)
+        self._shelf.touch(self._own)
         if not self._packages:
             return self._global.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
         until = self._clock.monotonic() + self._load_seconds
@@ -156,7 +157,7 @@ class Segments:
             failed = self._failed.get(digest)
             if found is not None or (failed is not None and self._clock.monotonic() - failed < RETRY_SECONDS):
                 return found
-            self._shelf.touch(self._global.digest)  # whatever goes for this one, it is not the loop's own
+            self._shelf.touch(self._own)  # whatever goes for this one, it is not the loop's own
             try:
                 found = self._shelf.load(digest)
                 check_segment(found.package, self._global.package, self._column, segment)

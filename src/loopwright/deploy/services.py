@@ -24,7 +24,7 @@ from loopwright.deploy.outcome import OutcomeDecoder
 from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.predict import Predictor
 from loopwright.deploy.segments import LOAD_SECONDS, Segments
-from loopwright.deploy.shelf import BUDGET, Load, Shared, Shelf
+from loopwright.deploy.shelf import BUDGET, RULE, Load, Shared, Shelf, key_of
 from loopwright.deploy.vitals import Vitals
 from loopwright.records import failpoints
 from loopwright.records.clock import Clock
@@ -34,8 +34,6 @@ from loopwright.records.packages import Packages
 from loopwright.records.releases import ReleaseState
 
 RETRY_SECONDS = 5.0
-RULE = ":heuristic"
-"""What follows the digest of a package on the shelf whose heuristic answers alone."""
 
 _READ = ("model.onnx", "heuristic.onnx", "reference.json")
 
@@ -192,9 +190,9 @@ class Services:
                     self._vitals.forgets(loop)
 
     def _switch(self, loop: str, copy: local.Served) -> InService:
-        own = _own(copy.state)
+        own = key_of(copy.state.arms[0])
         before = self._loops.get(loop)
-        if before is not None and _own(before.state) == own:
+        if before is not None and key_of(before.state.arms[0]) == own:
             predictor, decode = before.predictor, before.decode
         else:
             predictor = self.shelf.load(own)
@@ -222,8 +220,9 @@ class Services:
         self._own[own] = loop
         self._loops[loop] = service
         if before is not None:
-            left = {_own(before.state), *before.state.packages} - {own, *copy.state.packages}
-            self._own.pop(_own(before.state) if _own(before.state) in left else "", None)
+            left = {key_of(before.state.arms[0]), *before.state.packages} - {own, *copy.state.packages}
+            for digest in left:
+                self._own.pop(digest, None)
             self.shelf.drop(left)
         if self._vitals is not None:
             self._vitals.serves(copy.state)
@@ -246,9 +245,3 @@ class Services:
             predictor.warm()
         package.shed()
         return predictor
-
-
-def _own(state: ReleaseState) -> str:
-    """What a loop's own package is called on the shelf."""
-    arm = state.arms[0]
-    return arm.package + (RULE if arm.role == "heuristic" else "")

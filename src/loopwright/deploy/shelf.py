@@ -21,8 +21,16 @@ from loopwright.records.declarations import Table
 from loopwright.records.heap import allocated, give_back
 from loopwright.records.package import Manifest
 from loopwright.records.packages import Package
+from loopwright.records.releases import Arm
 
 BUDGET = 1024 * 2**20
+RULE = ":heuristic"
+"""Behind a digest: the package without its model."""
+
+
+def key_of(arm: Arm) -> str:
+    """What the package of an arm is called on the shelf."""
+    return arm.package + (RULE if arm.role == "heuristic" else "")
 
 
 class Shared:
