@@ -69,6 +69,20 @@ def test_what_is_written_is_read(store: Packages) -> None:
     assert store.manifest(written.digest) == read.manifest
 
 
+def test_files_that_are_not_kept_are_checked_all_the_same(store: Packages) -> None:
+    made = store.write(manifest(), files())
+    read = store.read(made.digest, keep=("model.onnx", "reference.json"))
+    assert read.files == {name: files()[name] for name in ("model.onnx", "reference.json")}
+    assert read.reference.golden == []
+    read.shed("model.onnx")
+    assert set(read.files) == {"model.onnx"}
+    with pytest.raises(PackageRefused, match=r"reference\.json"):
+        _ = read.reference
+    (store.folder / made.digest / "card.md").write_bytes(b"# other")
+    with pytest.raises(PackageRefused, match=r"card\.md"):
+        store.read(made.digest, keep=("model.onnx",))
+
+
 def test_the_same_package_is_the_same_digest_and_another_is_not(store: Packages) -> None:
     first, again = store.write(manifest(), files()), store.write(manifest(), files())
     other = store.write(manifest(seed=1), files())

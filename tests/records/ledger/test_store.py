@@ -199,6 +199,17 @@ def test_history_has_every_kind_newest_first(ledger: Ledger) -> None:
     assert [e.id for e in ledger.history(limit=1)] == ids[2:]
 
 
+def test_loops_that_have_something_new(ledger: Ledger) -> None:
+    for loop, record in (("b", Note()), ("a", Note()), ("", Note()), ("c", Count(number=1)), ("a", Note())):
+        ledger.put(record, loop=loop)
+    assert ledger.loops(Note) == ["a", "b"]
+    assert ledger.loops(Count) == ["c"]
+    assert ledger.loops(Note, after=1) == ["a"]
+    assert ledger.loops(Note, after=ledger.count()) == []
+    ledger.put(Note(), loop="d")
+    assert ledger.loops(Note, after=5) == ["d"]
+
+
 def test_a_moment_without_a_zone_is_refused(ledger: Ledger) -> None:
     with pytest.raises(UsageError, match="time zone"):
         ledger.find(Count, since=datetime(2013, 1, 1))  # noqa: DTZ001
