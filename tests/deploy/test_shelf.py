@@ -2,15 +2,18 @@
 
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from tests.deploy.loops import NOW_US, Weather, flight, opened, package
 
 from loopwright.deploy.predict import Predictor
 from loopwright.deploy.shelf import Load, Shared, Shelf
+from loopwright.records.declarations import Column
 from loopwright.records.errors import PackageNotFound
 from loopwright.records.home import Home
 
@@ -105,6 +108,28 @@ def test_threads_load_each_package_once(home: Home) -> None:
         thread.join()
     assert sorted(made) == sorted(names)
     assert len(shelf) == 6
+
+
+def test_what_packages_have_in_common_is_there_once(home: Home) -> None:
+    shared = Shared()
+
+    def ready(**changes: Any) -> Predictor:
+        made = package(home.packages, **changes)
+        return Predictor(made, Weather(), home.clock, ready=shared.graph)
+
+    one, same, other = ready(), ready(threshold=0.7), ready(weight=0.4)
+    assert one.digest != same.digest
+    assert one.graph is same.graph
+    assert one.graph is not other.graph
+    asked = [p.answer([flight(pushed_back_at=NOW_US)])[0] for p in (one, same, other)]
+    assert asked[0].score == asked[1].score != asked[2].score
+    assert asked[2].score == pytest.approx(maker(home)(other.digest).answer([flight(pushed_back_at=NOW_US)])[0].score)
+    assert shared.decoder(one.package.manifest) is shared.decoder(other.package.manifest)
+    wider = package(home.packages, request={**one.package.manifest.request, "gate": Column("string")})
+    assert shared.decoder(wider.manifest) is not shared.decoder(one.package.manifest)
+    graph = weakref.ref(one.graph)
+    del one, same
+    assert graph() is None, "it goes with the last that holds it"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc tells what is allocated")

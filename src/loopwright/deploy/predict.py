@@ -13,6 +13,7 @@ from loopwright.deploy.context import Contexts, ContextStore
 from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.vitals import Vitals, note_of
 from loopwright.records.clock import Clock
+from loopwright.records.declarations import Column
 from loopwright.records.errors import PackageRefused, Unavailable
 from loopwright.records.graph import Feeder, Graph, microseconds
 from loopwright.records.ids import new_ids
@@ -328,16 +329,27 @@ class Predictor:
 
 
 class Answerer:
-    """A graph of a package made ready (`lean`, `threads`: see `Graph`). Raises PackageRefused when graph and manifest disagree."""
+    """A graph of a package made ready (`lean`, `threads`: see `Graph`). Raises PackageRefused when graph and manifest disagree.
 
-    def __init__(self, package: Package, name: str, *, lean: bool = False, threads: int = 1) -> None:
+    `feeder` makes its inputs of rows.
+    """
+
+    def __init__(
+        self,
+        package: Package,
+        name: str,
+        *,
+        lean: bool = False,
+        threads: int = 1,
+        feeder: Callable[[Graph, Mapping[str, Column]], Feeder] = Feeder,
+    ) -> None:
         graph, self._wide = Graph(package.files[name], lean=lean, threads=threads), bool(package.manifest.output.names)
         if problems := graph.problems(package.columns):
             raise PackageRefused(package.digest, f"{name}: {problems[0]}")
         for output in ("score", "values") if self._wide else ("score",):
             if output not in graph.outputs:
                 raise PackageRefused(package.digest, f"{name} has no output `{output}`")
-        self.graph, self._feed = graph, Feeder(graph, package.columns)
+        self.graph, self._feed = graph, feeder(graph, package.columns)
         self._width = len(package.manifest.output.names)
 
     def __call__(self, full: Sequence[Mapping[str, Any]], options: Any = None) -> _Numbers:

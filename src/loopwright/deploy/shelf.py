@@ -7,7 +7,7 @@ interpreter's count of its own blocks. One that goes is only let go of: who is a
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -17,7 +17,8 @@ import msgspec
 from loopwright.deploy.decode import Decoder
 from loopwright.deploy.outcome import OutcomeDecoder
 from loopwright.deploy.predict import Answerer, Predictor
-from loopwright.records.declarations import Table
+from loopwright.records.declarations import Column, Table
+from loopwright.records.graph import Feeder, Graph
 from loopwright.records.heap import allocated, give_back
 from loopwright.records.package import Manifest
 from loopwright.records.packages import Package
@@ -39,6 +40,7 @@ class Shared:
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
         self._graphs: WeakValueDictionary[tuple[str, bytes, int], Answerer] = WeakValueDictionary()
+        self._feeders: WeakValueDictionary[tuple[str, bytes], Feeder] = WeakValueDictionary()
         self._decoders: WeakValueDictionary[bytes, Decoder] = WeakValueDictionary()
         self._outcomes: WeakValueDictionary[bytes, OutcomeDecoder] = WeakValueDictionary()
 
@@ -47,7 +49,14 @@ class Shared:
         key = package.manifest.files[name].sha256, _digest(package.columns), len(package.manifest.output.names)
         found = self._graphs.get(key)
         if found is None:
-            found = self._graphs[key] = Answerer(package, name, lean=True, threads=self._threads)
+            found = self._graphs[key] = Answerer(package, name, lean=True, threads=self._threads, feeder=self._feeder)
+        return found
+
+    def _feeder(self, graph: Graph, columns: Mapping[str, Column]) -> Feeder:
+        key = repr(graph.inputs), _digest(columns)
+        found = self._feeders.get(key)
+        if found is None:
+            found = self._feeders[key] = Feeder(graph, columns)
         return found
 
     def decoder(self, manifest: Manifest) -> Decoder:
