@@ -20,7 +20,7 @@ REQUEST = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 
 
 def send(client: Client, *parts: bytes, pause: float = 0.0) -> bytes:
-    """Send parts on a fresh connection and read until it is closed or silent for a second."""
+    """Send parts on a fresh connection and read until it is closed or silent for a while."""
     with socket.create_connection((client.host, client.port), 5) as raw:
         try:
             for part in parts:
@@ -28,7 +28,7 @@ def send(client: Client, *parts: bytes, pause: float = 0.0) -> bytes:
                 time.sleep(pause)
         except OSError:
             pass
-        raw.settimeout(1)
+        raw.settimeout(0.5)
         found = b""
         try:
             while part := raw.recv(65536):

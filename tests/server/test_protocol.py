@@ -4,6 +4,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from loopwright.server import protocol
+from loopwright.server.http import ARRIVAL_SECONDS
 
 
 def test_a_request_that_trickles_in_is_ended() -> None:
@@ -31,9 +32,9 @@ def test_a_request_that_trickles_in_is_ended() -> None:
         slow.connection_made(transport)
         slow.data_received(b"POST / HTTP/1.1\r\nHo")
         now = asyncio.get_running_loop().time()
-        slow.expire(now + protocol.ARRIVAL_SECONDS - 1)
+        slow.expire(now + ARRIVAL_SECONDS - 1)
         assert not transport.is_closing()
-        slow.expire(now + protocol.ARRIVAL_SECONDS + 1)
+        slow.expire(now + ARRIVAL_SECONDS + 1)
         assert transport.is_closing()
         assert transport.written.startswith(b"HTTP/1.1 408")
 

@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     """Entry of the process."""
     listening, link = (socket.socket(fileno=int(fd)) for fd in argv)
     with Home(load_settings()) as home:
-        listener = Listener(control(home, Access(home.settings, always=True)), ignore_interrupt=True)
+        listener = Listener(control(home, Access(home.settings, always=True)))
         listener.heed_signals()
 
         def supervised() -> None:

@@ -1,9 +1,9 @@
-"""A uvicorn server on a socket we opened, with our limits, stopped by us: it never raises a signal again after its end."""
+"""The control port: a uvicorn server on a socket we opened, with our limits, stopped by us; it never raises a signal again after its end."""
 
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -11,15 +11,14 @@ from typing import Any
 import uvicorn
 
 from loopwright.records.errors import AddressRefused
+from loopwright.server.http import GRACE_SECONDS, IDLE_SECONDS
 from loopwright.server.protocol import BoundedProtocol
-
-GRACE_SECONDS = 10
 
 
 class Listener(uvicorn.Server):
-    """Serves `app` until SIGTERM (and SIGINT, unless `ignore_interrupt`) or `should_exit`; `every_second` is called in the loop."""
+    """Serves `app` until SIGTERM or `should_exit`."""
 
-    def __init__(self, app: Any, *, ignore_interrupt: bool = False, every_second: Callable[[], None] | None = None) -> None:
+    def __init__(self, app: Any) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -31,12 +30,11 @@ class Listener(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                timeout_keep_alive=75,
+                timeout_keep_alive=IDLE_SECONDS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
                 backlog=1024,
             )
         )
-        self._ignore_interrupt, self._every_second = ignore_interrupt, every_second
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -45,13 +43,13 @@ class Listener(uvicorn.Server):
         yield
 
     def heed_signals(self) -> None:
-        """From now on a signal stops this in order, also one that comes before it runs."""
+        """From now on SIGTERM stops this in order, also one that comes before it runs; SIGINT is for whoever started this."""
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             self.should_exit = True
 
         signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, signal.SIG_IGN if self._ignore_interrupt else stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; once a second requests that trickle in are ended."""
@@ -60,8 +58,6 @@ class Listener(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, BoundedProtocol):
                     connection.expire(now)
-            if self._every_second is not None:
-                self._every_second()
         return await super().on_tick(counter)
 
 

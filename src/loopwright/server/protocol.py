@@ -1,15 +1,12 @@
-"""HTTP within bounds: uvicorn's protocol with limits on headers, connections and the time a request may take to arrive."""
+"""The control port within the bounds of the data plane (`server.http`): uvicorn's protocol with limits on headers, connections and time."""
 
 from typing import Any
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from loopwright.server.http import ARRIVAL_SECONDS, CONNECTIONS, HEADER_BYTES
 from loopwright.server.status import describe_status
-
-HEADER_BYTES = 16 * 1024
-CONNECTIONS = 2048
-ARRIVAL_SECONDS = 30.0
 
 
 class BoundedProtocol(HttpToolsProtocol):

@@ -39,7 +39,8 @@ from loopwright.server.deaths import (
     thread_of,
     withdraw_bad,
 )
-from loopwright.server.listener import GRACE_SECONDS, listen, url
+from loopwright.server.http import GRACE_SECONDS
+from loopwright.server.listener import listen, url
 from loopwright.server.shared_port import address, check_extras, reserve
 
 FOLLOW_SECONDS = 0.25
