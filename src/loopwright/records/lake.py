@@ -8,7 +8,7 @@ The commits of a local lake are sealed: on the disk, with the SHA-256 of every f
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from itertools import chain, islice
@@ -326,7 +326,7 @@ class Lake:
         return delta
 
     def _newest(self, name: str) -> DeltaTable:
-        """A table at its newest version; what a power cut tore of a local one is taken back first."""
+        """A table at its newest version; of a local one what a power cut tore is taken back first, and what is whole is sealed."""
         uri = self._uri(name)
         if self._folder is None:
             return DeltaTable(uri)
@@ -338,8 +338,11 @@ class Lake:
             if not seals.take_back(self._folder / name):
                 raise
             return DeltaTable(uri)
-        if not seals.sealed(self._folder / name, delta.version()) and seals.take_back(self._folder / name):
-            return DeltaTable(uri)
+        if not seals.sealed(self._folder / name, delta.version()):
+            if seals.take_back(self._folder / name):
+                return DeltaTable(uri)
+            with suppress(OSError):  # who may only read reads all the same
+                seals.seal(self._folder / name, delta.version())
         return delta
 
     def _open_or_make(self, name: str, schema: pa.Schema) -> DeltaTable:
@@ -350,7 +353,7 @@ class Lake:
             kept = pa.schema([pa.field(f.name, _kept(name, f)) for f in schema])
             once = CommitProperties(max_commit_retries=0)  # a retry would make the table a second time, over the first
             try:
-                DeltaTable.create(uri, schema=kept, configuration=_CONFIGURATION, commit_properties=once)
+                return DeltaTable.create(uri, schema=kept, configuration=_CONFIGURATION, commit_properties=once)
             except (CommitFailedError, DeltaError):
                 if not self.exists(name):
                     raise
