@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import gc
 import re
 import socket
 import threading
@@ -314,6 +315,22 @@ def test_an_answer_to_a_client_that_has_gone_harms_nobody() -> None:
         with running.connect() as another:
             another.sendall(get("/"))
             assert another.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_nothing_is_left_of_a_connection_that_ended() -> None:
+    with server(Slow()) as running:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(50):
+                with running.connect() as raw:
+                    raw.sendall(get("/"))
+                    assert raw.recv(4096).startswith(b"HTTP/1.1 200")
+            until(lambda: not running.server.connections)
+            left = [o for o in gc.get_objects() if isinstance(o, http.Connection)]
+            assert len(left) <= 1, "reference counts alone let go of it"
+        finally:
+            gc.enable()
 
 
 def test_bodies_are_counted_and_let_go() -> None:

@@ -221,7 +221,7 @@ class Connection(asyncio.Protocol):
         self._server.connections.discard(self)
         self._server.held -= self._held
         self._held = 0
-        self._active = self._current = None
+        self._active = self._current = self._parser = None  # it refers back
         self._waiting.clear()
 
     def eof_received(self) -> bool:
