@@ -28,7 +28,8 @@ def look(
     n = len(label)
     given = {name: column for name, (column, _) in columns.items()}
     table = pa.table({name: pa.array(v, from_pandas=False) for name, (_, v) in columns.items()}, schema=arrow_schema(given))
-    decided = pa.array([START + timedelta(minutes=i) for i in range(n)], pa.timestamp("us", tz="UTC"))
+    apart = more.pop("apart", timedelta(minutes=1))
+    decided = pa.array([START + apart * i for i in range(n)], pa.timestamp("us", tz="UTC"))
     for name, values in {
         "_decided_at": decided,
         "_known_at": decided,
@@ -121,6 +122,12 @@ def test_names_of_rows_and_row_numbers() -> None:
     )
     assert named(found) == [("order_id", "names"), ("number", "names"), ("counter", "order")]
     assert "1,000 different values in 1,000 rows" in found[0].why
+
+
+def test_rows_that_were_all_decided_at_one_moment_have_no_order() -> None:
+    rng = np.random.default_rng(3)
+    columns = {"counter": (Column("integer"), np.arange(1000))}  # a warning about a constant would be an error here
+    assert look(rng.random(1000) < 0.5, columns, apart=timedelta(0)) == []
 
 
 def test_a_number_that_stands_for_nothing_is_a_bin_of_its_own() -> None:
