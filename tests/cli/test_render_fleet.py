@@ -8,7 +8,7 @@ from tests.console import sample
 
 from loopwright.records.evaluation import Estimate, FleetBoard, SegmentModel
 from loopwright.records.releases import Arm, ReleaseState
-from loopwright.verbs.results import FleetStatus, History, Status
+from loopwright.verbs.results import FleetStatus, History, Status, Switched
 
 NOW = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
 
@@ -108,4 +108,5 @@ def test_status_and_a_release_say_how_many() -> None:
     shown = text_of(Status(version="1", home="h", ledger="sqlite", loops=[loop]))
     assert "40 of 55 segments with a model are answered by it" in " ".join(shown.split())
     assert "and 28 more" in " ".join(shown.split())
-    assert "40 packages of segments by shop" in text_of(state(3, "c", serving))
+    released = Switched(**msgspec.structs.asdict(state(3, "c", serving)))
+    assert "40 packages of segments by shop" in text_of(released)
