@@ -204,8 +204,9 @@ def _step(state: Turning, stage: Stage) -> Step:
 def _scope(state: Turning) -> tuple[str, dict[str, Any]]:
     scope = state.loop.scope
     entry = declare(state.home, state.loop.name, scope)
-    owners = len({o.owner for o in scope.objectives})
-    return f"{len(scope.objectives)} objectives of {owners} stakeholders; the rule to beat is declared", {
+    wishes, owners = len(scope.objectives), len({o.owner for o in scope.objectives})
+    said = f"{wishes} {'objective' if wishes == 1 else 'objectives'} of {owners} {'stakeholder' if owners == 1 else 'stakeholders'}"
+    return f"{said}; the rule to beat is declared", {
         "scope": entry.id,
         "refit": state.refit,
     }

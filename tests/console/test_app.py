@@ -184,6 +184,7 @@ def test_pages_show_what_matters(address: str) -> None:
         "missing",
     ):
         assert text in trace
+    assert trace.index("What each contributed") < trace.index("Recomputed by")  # one-hot features are a long list
 
 
 def test_a_fleet_is_shown_by_segment() -> None:

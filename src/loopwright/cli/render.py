@@ -489,8 +489,8 @@ def _trace(value: Trace) -> RenderableType:
             "Context",
             [*value.context.items(), ("age", f"{number(value.context_age_s)} s" if value.context_age_s is not None else None)],
         ),
-        _facts("Features", value.features.items()),
         _contributions(value.explained),
+        _facts("Features", value.features.items()),
         _facts(
             "Package",
             [
