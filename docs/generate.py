@@ -58,6 +58,8 @@ SETTINGS_END = """
 | `quarantine/` | damaged pieces of the log, kept for inspection |
 | `online/` | context for serving |
 | `served/` | the local copy of who serves, so that serving and rollback need no ledger |
+| `bad/` | marks of packages that kill workers or fail for good |
+| `run/` | what the workers of a server share while it runs, and the requests that may come again |
 | `examples/` | training sets, named by digest |
 | `reports/` | what `loopwright report` wrote |
 

@@ -78,11 +78,11 @@ class DeclarationInvalid(UsageError):
 
 
 class RequestMalformed(UsageError):
-    """A body that is not strict JSON: not UTF-8, cut off, too deep, a key twice, NaN or a number that no float holds."""
+    """A body that is not strict JSON: not UTF-8, cut off, too deep, a key twice, NaN or a number that no float holds; a bad header."""
 
     def __init__(self, why: str) -> None:
         self.why = why
-        super().__init__(f"the body cannot be read: {why}")
+        super().__init__(f"the request cannot be read: {why}")
 
 
 class RequestTooLarge(UsageError):
