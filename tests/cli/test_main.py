@@ -242,6 +242,13 @@ def test_every_real_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[
     assert [line for line in undocumented if line.split()[0] != "--control-port"] == []
 
 
+def test_help_of_serve_has_every_setting_of_what_it_serves(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--help"]) == 0
+    out = capsys.readouterr().out
+    for option in ("--grpc-port", "--workers", "--threads", "--memory", "--token", "--traces", "--trace-share", "--events"):
+        assert f"  {option} " in out
+
+
 def test_help_loads_nothing_heavy() -> None:
     script = (
         "import sys; from loopwright.cli.main import run; run(['--help']);"

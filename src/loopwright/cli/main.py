@@ -32,7 +32,20 @@ ABOUT = """Take a machine-learning system through its whole life, again and agai
 LOOP is the name of a loop that the ledger knows, or the path of a loop file."""
 EVERYWHERE = "Each option also stands after the command; each setting is also an environment variable (docs/settings.md)."
 THEN_SERVES = ("demo",)
-SHOWN = {"serve": ("home", "host", "port", "control_port", "workers", "token"), "demo": ("home", "port", "control_port")}
+_SERVING = (
+    "host",
+    "port",
+    "control_port",
+    "grpc_port",
+    "workers",
+    "threads",
+    "memory",
+    "token",
+    "traces",
+    "trace_share",
+    "events",
+)
+SHOWN = {"serve": ("home", *_SERVING), "demo": ("home", "port", "control_port")}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
