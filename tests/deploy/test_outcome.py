@@ -88,9 +88,11 @@ def test_double_keys_are_malformed() -> None:
         decode(b'{"id":"%s","arr_delay":1.0,"arr_delay":2.0}' % ID.encode(), received_at=NOW_US, provenance="http")
 
 
-def test_a_table_with_a_column_named_id_is_matched_by_key() -> None:
+def test_a_table_with_a_column_named_id_keeps_it_and_the_predictions_id_has_another_name() -> None:
     table = Table("orders", {"id": Column("string"), "at": Column("timestamp"), "paid": Column("boolean")}, ["id"], "at")
     (row,) = OutcomeDecoder(table)(b'{"id":"A-7","paid":true}', received_at=NOW_US, provenance="http")
     assert (row.row.prediction, row.row.unit, row.row.values) == ("", "A-7", {"paid": True})
-    with pytest.raises(RequestInvalid, match="id"):
+    (row,) = OutcomeDecoder(table)(b'{"prediction":"%s","paid":true}' % ID.encode(), received_at=NOW_US, provenance="http")
+    assert (row.row.prediction, row.row.unit, row.row.values) == (ID, "", {"paid": True})
+    with pytest.raises(RequestInvalid, match="prediction"):
         OutcomeDecoder(table)(b'{"paid":true}', received_at=NOW_US, provenance="http")

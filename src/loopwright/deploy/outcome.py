@@ -12,7 +12,9 @@ from loopwright.records.errors import FieldProblem, RequestInvalid
 from loopwright.records.ids import digest, is_trace_id
 from loopwright.records.predictions.record import OutcomeRow
 
-ID, KNOWN_AT = "id", "known_at"
+KNOWN_AT = "known_at"
+NAMES = ("id", "prediction", "prediction_id")
+"""What the field with the prediction's id is called: the first of these that is no column of the table."""
 
 
 class Accepted(NamedTuple):
@@ -23,17 +25,17 @@ class Accepted(NamedTuple):
 
 
 class OutcomeDecoder:
-    """Decodes posted outcomes: the table's columns, matched by `id` (of the prediction) or by all key columns.
+    """Decodes posted outcomes: the table's columns, matched by `id` (of the prediction; see `NAMES`) or by all key columns.
 
     `known_at` says when the truth became known; left out, it is the table's own column for that, else the moment of
-    receipt. The event time may be left out. A table that itself has a column `id` or `known_at` keeps it, and its outcomes
-    are matched by key.
+    receipt. The event time may be left out. A table that itself has a column `known_at` keeps it.
     """
 
     def __init__(self, table: Table) -> None:
         self.table = table
-        envelope = {ID: Column("string"), KNOWN_AT: Column("timestamp")}
-        self._own = [name for name in envelope if name not in table.columns]
+        self.prediction = next((name for name in NAMES if name not in table.columns), "")
+        envelope = {self.prediction: Column("string"), KNOWN_AT: Column("timestamp")}
+        self._own = [name for name in envelope if name and name not in table.columns]
         columns = {**{name: envelope[name] for name in self._own}, **table.columns}
         self._decode = Decoder(columns, optional={*self._own, *table.key, table.event_time, table.known})
         self._delay = round(duration(table.known_after).total_seconds() * 1e6)
@@ -45,7 +47,7 @@ class OutcomeDecoder:
         accepted = []
         for i, row in enumerate(rows):
             prefix = "" if single else f"[{i}]."
-            prediction = row.pop(ID, "") if ID in self._own else ""
+            prediction = row.pop(self.prediction, "")
             if wrong := self._match_problem(row, prediction):
                 problems.append(FieldProblem(prefix + wrong.field, wrong.reason))
                 continue
@@ -59,13 +61,13 @@ class OutcomeDecoder:
             return (
                 None
                 if is_trace_id(prediction)
-                else FieldProblem(ID, "must be the 32 hexadecimal digits that came with the answer")
+                else FieldProblem(self.prediction, "must be the 32 hexadecimal digits that came with the answer")
             )
         missing = [name for name in self.table.key if name not in row]
         if not missing:
             return None
-        if ID in self._own:
-            return FieldProblem(ID, f"give the prediction's id, or the key: {', '.join(self.table.key)}")
+        if self.prediction:
+            return FieldProblem(self.prediction, f"give the prediction's id, or the key: {', '.join(self.table.key)}")
         return FieldProblem(missing[0], "is missing")
 
     def _accept(self, row: dict[str, Any], prediction: str, received_at: int, provenance: str) -> Accepted:

@@ -185,7 +185,11 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
         if service.outcomes is not None:
             table = service.outcomes.table
             outcome = _object(table.columns, optional={*table.key, table.event_time, table.known})
-            outcome["properties"] = {"id": _MAY_BE_ID, "known_at": _TYPES["timestamp"], **outcome["properties"]}
+            outcome["properties"] = {
+                service.outcomes.prediction: _MAY_BE_ID,
+                "known_at": _TYPES["timestamp"],
+                **outcome["properties"],
+            }
             schemas[f"{loop}.outcome"] = outcome
             paths[f"/loops/{loop}/outcomes"] = {
                 "post": _operation(
