@@ -311,6 +311,11 @@ def test_a_worker_that_does_not_go_on_is_ended_and_started_again(home: Home) -> 
             until(lambda: worker.child.pid == 0)
             until(lambda: looked().pid not in (0, first))
             assert said == ["a worker did not go on for 15 seconds"]
+            until(lambda: looked().ready)
+            second = worker.child.pid
+            os.kill(second, signal.SIGKILL)
+            until(lambda: looked().pid not in (0, second))
+            assert said[1:] == ["a worker was killed by SIGKILL; it is started again"]
             assert worker.blamed == []  # nothing was loaded, nothing asked
             digest = package(home.packages).digest
             with worker.vitals.loading(digest):  # one that hangs before its event loop begins

@@ -108,6 +108,7 @@ class Worker:
             said = f"was killed by {signal.Signals(-code).name}"
             packages = blamed(busy, thread_of(dump))
         else:
+            self._say(_gone("a worker", code))
             return
         doing = {b.package: "loading" if b.doing == "loads" else "asking" for b in busy}
         self.blamed += [(p, cause, f"a worker {said} while {doing[p]} it") for p in packages]
@@ -170,10 +171,27 @@ class Supervisor:
         }
         self._workers = [Worker(home, data.fileno(), run, i, environment, _complain) for i in range(workers)]
         fd, log = controlling.fileno(), home.path / "tend.log"
-        self._console = Child(home.clock, "loopwright.server.controlling", [str(fd)], fds=[fd], environment=environment)
+        self._console = Child(
+            home.clock,
+            "loopwright.server.controlling",
+            [str(fd)],
+            fds=[fd],
+            environment=environment,
+            ended=lambda code: _complain(_gone("the console", code)),
+        )
         self._others = [self._console]
         if tend:
-            self._others.append(Child(home.clock, "loopwright.server.tending", [], fds=[], environment=environment, log=log))
+            self._others.append(
+                Child(
+                    home.clock,
+                    "loopwright.server.tending",
+                    [],
+                    fds=[],
+                    environment=environment,
+                    log=log,
+                    ended=lambda code: _complain(_gone("upkeep", code)),
+                )
+            )
         self._over, self._followed, self._told = threading.Event(), threading.Event(), False
         self._follower, self._deaths = Follower(home), Deaths()
 
@@ -310,6 +328,12 @@ def own_folder(home: Home, name: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     return folder
+
+
+def _gone(who: str, code: int) -> str:
+    """What is said of a process that ended by itself, or that somebody killed."""
+    killer = next((s.name for s in signal.Signals if s == -code), f"signal {-code}")
+    return f"{who} {f'was killed by {killer}' if code < 0 else f'ended with {code}'}; it is started again"
 
 
 def _complain(line: str) -> None:
