@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loopwright.records.errors import NameInvalid
-from loopwright.records.ids import check_name, digest, is_trace_id, new_id, new_ids, time_of
+from loopwright.records.ids import check_name, digest, is_trace_id, new_id, new_ids, time_of, trace_id_of
 
 ZONES = st.sampled_from([UTC, timezone(timedelta(hours=-5))])
 MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(9999, 12, 30), timezones=ZONES)  # noqa: DTZ001
@@ -66,3 +66,10 @@ def test_unlawful_names_are_refused_and_told_shortened(name: str) -> None:
         check_name(name, "loop")
     assert caught.value.name == name
     assert len(str(caught.value)) < 600
+
+
+def test_what_a_request_was_called_leads_to_the_id_of_its_prediction() -> None:
+    id = "019234a1b2c36f0d8e7f5a4b3c2d1e0f"
+    assert [trace_id_of(t) for t in (id, id.upper(), "019234a1-b2c3-6f0d-8e7f-5a4b3c2d1e0f")] == [id] * 3
+    assert trace_id_of("order-17") == digest(b"order-17")[:32] != trace_id_of("order-18")
+    assert is_trace_id(trace_id_of("0" * 32))

@@ -14,6 +14,7 @@ from loopwright.records.errors import NameInvalid
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 
 
@@ -44,6 +45,13 @@ def is_trace_id(text: str) -> bool:
 def span_id(id: str) -> str:
     """The id of the span that answered the prediction `id`, a W3C parent id: the same wherever it is told."""
     return hashlib.sha256(id.encode()).hexdigest()[:16]
+
+
+def trace_id_of(text: str) -> str:
+    """The id of the prediction whose request was called `text`: itself if it is a trace id or a UUID, else a digest of it."""
+    low = text.lower()
+    bare = low.replace("-", "") if _UUID.fullmatch(low) else low
+    return bare if is_trace_id(bare) else digest(text.encode(errors="replace"))[:32]
 
 
 def digest(data: bytes) -> str:

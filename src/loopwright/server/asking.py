@@ -9,11 +9,10 @@ from urllib.parse import parse_qsl
 
 from loopwright.deploy.router import Ask
 from loopwright.records.errors import RequestInvalid, RequestMalformed
-from loopwright.records.ids import is_trace_id
+from loopwright.records.ids import trace_id_of
 from loopwright.server.spans import parent
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class Id(NamedTuple):
@@ -53,9 +52,7 @@ def asked_id(headers: Mapping[bytes, bytes]) -> Id | None:
     if given is not None:
         if not _REQUEST_ID.fullmatch(given):
             raise RequestMalformed("X-Request-Id must be 1 to 128 visible ASCII characters")
-        text = given.decode().lower()
-        bare = text.replace("-", "") if _UUID.fullmatch(text) else text
-        return Id(bare if is_trace_id(bare) else hashlib.sha256(given).hexdigest()[:32], exact=True)
+        return Id(trace_id_of(given.decode()), exact=True)
     caller = parent(headers)
     return Id(caller.trace, exact=False) if caller is not None else None
 

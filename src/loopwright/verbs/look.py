@@ -308,11 +308,12 @@ def trace(home: Home, id: str) -> Trace:
     """One prediction: back to its data, forward to its outcome and value.
 
     Args:
-        id: the 32 hexadecimal digits that came with the answer.
+        id: the 32 hexadecimal digits that came with the answer, or the X-Request-Id that a request for one row was sent with.
     """
+    from loopwright.records.ids import trace_id_of
     from loopwright.records.predictions.read import find
 
-    found = find(home, id)
+    found = find(home, trace_id_of(id))
     if found is None:
         raise PredictionNotFound(id, _deleted(home, id))
     loop, prediction = found
