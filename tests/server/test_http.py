@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import gc
+import json
 import re
 import socket
 import threading
@@ -13,6 +14,7 @@ from tests.deploy.bodies import text
 from tests.deploy.loops import LOOP, flight
 from tests.server.running import Client
 
+from loopwright.records.ids import is_trace_id
 from loopwright.server import http
 
 BODY = text(flight())
@@ -131,6 +133,19 @@ def test_chunks(client: Client) -> None:
     whole = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks
     assert send(client, whole + REQUEST).count(b"HTTP/1.1 200") == 2
     assert send(client, *[whole[i : i + 1] for i in range(len(whole))]).count(b"HTTP/1.1 200") == 1
+
+
+def test_a_body_compressed_on_its_way_is_415(client: Client) -> None:
+    answer = send(client, HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
+    assert answer.startswith(b"HTTP/1.1 415")
+
+
+def test_what_is_refused_before_it_is_a_request_has_an_id(client: Client) -> None:
+    answer = send(client, b"no HTTP\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    id = json.loads(body)["error"]["id"]
+    assert is_trace_id(id)
+    assert b"x-request-id: " + id.encode() in head
 
 
 def test_chunks_of_nothing_and_endless_trailers_are_cut_off(client: Client) -> None:

@@ -85,6 +85,8 @@ class Decoder:
         first = body[:1]
         if first not in (b"{", b"["):
             first = body.lstrip(_SPACE)[:1]
+            if not first:
+                raise RequestMalformed("it is empty")
         try:
             found: list[Any] = [self._one(body)] if first == b"{" else self._many(body)
         except msgspec.ValidationError:

@@ -67,7 +67,7 @@ def doctor(home: Home) -> Checked:
         CheckItem(
             name="cores",
             ok=(os.cpu_count() or 1) >= home.settings.workers,
-            detail=f"{os.cpu_count()} cores, {home.settings.workers} workers",
+            detail=f"{os.cpu_count()} cores, {home.settings.workers} worker{'' if home.settings.workers == 1 else 's'}",
         ),
         _memory(home),
     ]
