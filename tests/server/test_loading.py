@@ -1,17 +1,22 @@
 """More loops than are loaded before they are asked, behind a real server: each comes when it is asked, nobody else waits."""
 
+import asyncio
+import gc
 import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from tests.deploy.loops import flight, opened, package
 from tests.server.running import Client, Reply, Server, running
 
 from loopwright.deploy import controller, served
+from loopwright.deploy.router import Router
 from loopwright.records.clock import RealClock
 from loopwright.records.predictions.read import find
+from loopwright.server.loading import Loading
 
 COUNT = served.FEW + 6
 BROKEN = f"l{COUNT - 1}"
@@ -119,3 +124,23 @@ def test_a_release_of_a_cold_loop_serves_when_it_is_asked(client: Client, server
     while predict(client, 61).json["package"] != later:
         assert time.monotonic() < limit
         time.sleep(0.02)
+
+
+def test_what_has_been_loaded_is_not_looked_at_by_the_garbage_collector(tmp_path: Path) -> None:
+    home = opened(tmp_path, RealClock())
+    for i in range(COUNT):
+        controller.release(home, f"l{i}", package(home.packages, loop=f"l{i}").digest, why="first")
+    router = Router(home.path, home.packages, home.online, home.clock)
+    router.refresh()
+    cold = [name for name in router.loops if not router.ready(name)]
+    before = gc.get_freeze_count()
+    loading = Loading(router)
+    try:
+        asyncio.run(loading.ready(cold[0]))
+        assert router.ready(cold[0])
+        assert gc.get_freeze_count() > before + 1000
+    finally:
+        gc.unfreeze()
+        loading.close()
+        router.close()
+        home.close()

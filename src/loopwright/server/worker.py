@@ -24,6 +24,7 @@ from loopwright.records.settings import load_settings
 from loopwright.server.access import Access
 from loopwright.server.app import DataPlane
 from loopwright.server.http import GRACE_SECONDS, Server
+from loopwright.server.loading import settle
 from loopwright.server.metrics import Metrics
 from loopwright.server.shared_port import address
 from loopwright.server.spans import Spans
@@ -63,7 +64,8 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
 
     def follow() -> None:
         while not over.wait(FOLLOW_SECONDS):
-            router.refresh()
+            if router.refresh():
+                settle()
 
     def supervised() -> None:
         try:
