@@ -342,7 +342,7 @@ def test_nothing_is_left_of_a_connection_that_ended() -> None:
                     raw.sendall(get("/"))
                     assert raw.recv(4096).startswith(b"HTTP/1.1 200")
             until(lambda: not running.server.connections)
-            left = [o for o in gc.get_objects() if isinstance(o, http.Connection)]
+            left = [o for o in gc.get_objects() if type(o) is http.Connection]
             assert len(left) <= 1, "reference counts alone let go of it"
         finally:
             gc.enable()
