@@ -33,13 +33,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    client = server.data()
-    yield client
-    client.close()
-
-
 def loaded(client: Client) -> float:
     text = client.get("/metrics").body.decode()
     return sum(float(line.split()[1]) for line in text.splitlines() if line.startswith("loopwright_packages_loaded "))

@@ -41,13 +41,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             yield server
 
 
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    client = server.data()
-    yield client
-    client.close()
-
-
 @pytest.mark.parametrize("loop", ASKED)
 def test_an_answer_is_in_the_words_of_the_task(client: Client, server: Server, loop: str) -> None:
     reply = client.post(f"/loops/{loop}/predict", ASKED[loop])

@@ -186,6 +186,10 @@ class DataPlane:
     @staticmethod
     def _is_readable(request: Request) -> bool:
         headers = request.headers
+        if (
+            headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked"
+        ):  # compressed on its way; only pieces are put together
+            return False
         if request.route.handler == "infer" and oip.is_readable(headers):
             return headers.get(b"content-encoding", b"identity").lower() == b"identity"
         return _is_json(headers)

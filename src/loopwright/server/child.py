@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,20 @@ from loopwright.records.clock import Clock
 
 LONGEST_PAUSE = 5.0
 STEADY_SECONDS = 10.0
+
+
+def supervised(link: socket.socket, end: Callable[[], None]) -> None:
+    """In a child: call `end`, in a thread of its own, once the other end of its link is closed."""
+
+    def watch() -> None:
+        try:
+            while link.recv(64):
+                pass
+        except OSError:
+            pass
+        end()
+
+    threading.Thread(target=watch, name="supervised", daemon=True).start()
 
 
 class Child:

@@ -6,11 +6,11 @@ A process of its own, so that whatever happens to it, predictions go on.
 import asyncio
 import socket
 import sys
-import threading
 
 from loopwright.records.home import Home
 from loopwright.records.settings import load_settings
 from loopwright.server.access import Access
+from loopwright.server.child import supervised
 from loopwright.server.control import control
 from loopwright.server.listener import Listener
 
@@ -22,15 +22,10 @@ def main(argv: list[str]) -> None:
         listener = Listener(control(home, Access(home.settings, always=True)))
         listener.heed_signals()
 
-        def supervised() -> None:
-            try:
-                while link.recv(64):
-                    pass
-            except OSError:
-                pass
+        def end() -> None:
             listener.should_exit = True
 
-        threading.Thread(target=supervised, daemon=True).start()
+        supervised(link, end)
 
         async def serve() -> None:
             serving = asyncio.ensure_future(listener.serve(sockets=[listening]))

@@ -308,8 +308,6 @@ class Connection(asyncio.Protocol):
         keep = parser.should_keep_alive() and not parser.should_upgrade()
         self._current = request = Request(self, parser.get_method(), url, headers, keep=keep)
         request.early = app.begin(request)
-        if request.early is None and headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
-            request.early = refusal(415, os.urandom(16).hex())  # compressed on its way; only pieces are put together
         if request.early is None and int(headers.get(b"content-length", b"0")) > MOST_BYTES:
             request.early = app.failed(request, RequestTooLarge("bytes", MOST_BYTES))
         if request.early is None and b"expect" in headers and headers[b"expect"].lower() == b"100-continue":

@@ -4,10 +4,10 @@ import os
 import signal
 import socket
 import sys
-import threading
 
 from loopwright.records.home import Home
 from loopwright.records.settings import load_settings
+from loopwright.server.child import supervised
 from loopwright.verbs import verb
 
 
@@ -27,17 +27,9 @@ def main(argv: list[str]) -> None:
     """Entry of the process."""
     link = socket.socket(fileno=int(argv[0]))
 
-    def supervised() -> None:
-        try:
-            while link.recv(64):
-                pass
-        except OSError:
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an orderly end gives the lease back
-    threading.Thread(target=supervised, daemon=True).start()
+    supervised(link, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with Home(load_settings()) as home:
         verb("tend").call(home, progress=Lines())
 

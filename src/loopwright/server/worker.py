@@ -23,6 +23,7 @@ from loopwright.records.home import Home
 from loopwright.records.settings import load_settings
 from loopwright.server.access import Access
 from loopwright.server.app import DataPlane
+from loopwright.server.child import supervised
 from loopwright.server.http import GRACE_SECONDS, Server
 from loopwright.server.loading import settle
 from loopwright.server.metrics import Metrics
@@ -67,12 +68,7 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
             if router.refresh():
                 settle()
 
-    def supervised() -> None:
-        try:
-            while link.recv(64):
-                pass
-        except OSError:
-            pass
+    def end() -> None:
         server.should_exit = True
 
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -80,9 +76,9 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
     gc.collect()
     gc.freeze()  # what is there by now stays: the collector need not look at it again, which takes it 17 ms
     app.ready = True
-    threads = [threading.Thread(target=t, name=t.__name__, daemon=True) for t in (follow, supervised)]
-    for thread in threads:
-        thread.start()
+    following = threading.Thread(target=follow, name="follow", daemon=True)
+    following.start()
+    supervised(link, end)
 
     server.heed_signals()
     try:
@@ -90,7 +86,7 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
             runner.run(_serve(server, door, home, listening, link))
     finally:
         over.set()
-        threads[0].join()
+        following.join()
         app.close()
         if spans is not None:
             spans.close()
