@@ -41,6 +41,27 @@ from loopwright.records.outgoing import post, target
         "https://[::ffff:127.0.0.1]/",
         "https://[64:ff9b::a00:1]/",
         "https://[2002:a00:1::]/",
+        "https://[64:ff9b:1::a00:1]/",
+        "https://[64:ff9b:1::808:808]/",
+        "https://[::a00:1]/",
+        "https://[::808:808]/",
+        "https://[3fff::1]/",
+        "https://[5f00::1]/",
+        "https://[fec0::1]/",
+        "https://[2001:0:a00:1::1]/",
+        "https://[2001:db8::1]/",
+        "https://[::ffff:0:7f00:1]/",
+        "https://[2606:4700::5efe:a00:1]/",
+        "https://[2606:4700::200:5efe:a00:1]/",
+        "https://[ff0e::1]/",
+        "https://[4000::1]/",
+        "https://[100:0:0:1::1]/",
+        "https://0.1.2.3/",
+        "https://192.0.0.9/",
+        "https://192.88.99.1/",
+        "https://198.18.0.1/",
+        "https://240.0.0.1/",
+        "https://168.63.129.16/",
     ],
 )
 def test_only_https_outside_and_this_machine_by_name_may_be_called(url: str) -> None:
@@ -52,6 +73,9 @@ def test_lawful_targets() -> None:
     assert target("http://127.0.0.1:8080/a?b=c") == ("127.0.0.1", "127.0.0.1", 8080, "/a?b=c", False)
     assert target("https://[::1]/") == ("::1", "::1", 443, "/", True)
     assert target("https://8.8.8.8/x") == ("8.8.8.8", "8.8.8.8", 443, "/x", True)
+    assert target("https://[2606:4700::1111]/")[:3] == ("2606:4700::1111", "2606:4700::1111", 443)
+    assert target("https://[64:ff9b::808:808]/")[1] == "64:ff9b::808:808"
+    assert target("https://[2002:808:808::1]/")[1] == "2002:808:808::1"
     assert target("http://localhost")[0::4] == ("localhost", False)
 
 

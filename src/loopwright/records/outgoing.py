@@ -1,7 +1,7 @@
 """One POST to an address outside, made so that it cannot be turned against the network it is sent from.
 
 https only, unless the host is loopback by name; resolved once, and that very address is connected to; no private,
-link-local or reserved range, also where IPv6 wraps an IPv4 address; no redirect is followed; bounded in time and size.
+link-local, special or unassigned range, also where IPv6 wraps an IPv4 address; no redirect is followed; bounded in time and size.
 """
 
 import contextlib
@@ -18,7 +18,26 @@ from loopwright.records.errors import AddressRefused
 SECONDS = 5.0
 REQUEST_BYTES = 64 * 1024
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All IPv6 addresses that IANA assigns to hosts: outside of it are site-local, local NAT64, segment routing and unassigned ranges."""
+
+_SPECIAL = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8",  # this network
+        "100.64.0.0/10",  # carrier-grade NAT
+        "168.63.129.16/32",  # a cloud's host, from inside each of its virtual machines
+        "192.0.0.0/24",  # protocol assignments
+        "192.88.99.0/24",  # 6to4 relays
+        "198.18.0.0/15",  # benchmarks
+        "240.0.0.0/4",  # reserved
+        "2001::/23",  # protocol assignments, Teredo among them
+        "2001:db8::/32",  # documentation
+        "3fff::/20",  # documentation
+    )
+)
+"""Special ranges of the IANA registries, named here since `is_global` differs among versions of Python."""
 
 
 def post(
@@ -84,11 +103,20 @@ def _allowed(address: str, *, loopback: bool) -> bool:
     ip = ipaddress.ip_address(address.split("%")[0])
     if loopback:
         return ip.is_loopback
+    return _is_public(ip)
+
+
+def _is_public(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether an address, and the IPv4 address that it wraps (mapped, 6to4, NAT64, ISATAP), is one host of the public internet."""
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ipaddress.ip_address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None)
-        if inner is not None:
-            return inner.is_global and not inner.is_multicast
-    return ip.is_global and not ip.is_multicast
+        last = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if ip.ipv4_mapped or ip in _NAT64:
+            return _is_public(last)
+        if ip not in _GLOBAL_UNICAST or (ip.sixtofour and not _is_public(ip.sixtofour)):
+            return False
+        if (int(ip) >> 32) & 0xFCFFFFFF == 0x5EFE and not _is_public(last):
+            return False
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _SPECIAL)
 
 
 class _Pinned(http.client.HTTPConnection):
