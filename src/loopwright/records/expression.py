@@ -1,8 +1,9 @@
 """SQL expressions that a loop declares over the rows of a table: a label, what an aggregate is of.
 
-They are read before they are run, and held to one value of one row: what asks for another row, for the clock or for chance, or
-closes its bracket and begins something else, is refused. So what they cost is bounded by the rows, what they see by the row, and
-the same row gives the same value whenever it is asked: while training and while serving.
+They are parsed before they run, and may use only syntax and functions of one row (`row_functions.py`): anything else, known or
+unknown, is refused, and so is what closes its bracket and begins something else. So what they cost is bounded by the rows, what
+they see by the row, and the same row gives the same value whenever it is asked: while training and while serving, under every
+version of DuckDB.
 """
 
 import json
@@ -14,8 +15,27 @@ import duckdb
 
 from loopwright.records.declarations import Table
 from loopwright.records.errors import DeclarationInvalid
+from loopwright.records.row_functions import AGGREGATE_OF_LIST, LIST_AGGREGATES, ROW_FUNCTIONS
 
 LONGEST = 20_000
+_SYNTAX = frozenset(
+    (
+        "BETWEEN",
+        "CASE",
+        "CAST",
+        "COLLATE",
+        "COLUMN_REF",
+        "COMPARISON",
+        "CONJUNCTION",
+        "CONSTANT",
+        "FUNCTION",
+        "LAMBDA",
+        "OPERATOR",
+        "STAR",
+        "TYPE",
+    )
+)
+"""Classes of syntax nodes that see one row."""
 _BEYOND = {
     "SUBQUERY": "it has a SELECT of its own",
     "WINDOW": "it looks at other rows (OVER)",
@@ -67,24 +87,37 @@ def _fault(sql: str) -> str:
 
 def _beyond(node: dict[str, Any]) -> str:
     """Why one node of the tree sees more than its row; empty if it does not."""
-    kind = node.get("class")
-    if kind != "FUNCTION" and not (kind == "COLUMN_REF" and len(node["column_names"]) == 1):
-        return _BEYOND.get(str(kind), "")
-    name = str(node.get("function_name") or node["column_names"][0]).casefold()
-    if name in _CLOCK or (kind == "FUNCTION" and (name in _kinds()[0] or (name == "age" and len(node["arguments"]) == 1))):
-        return f"{name} is another value at another moment"
-    return f"{name} looks at other rows" if kind == "FUNCTION" and name in _kinds()[1] else ""
+    kind = node.get("class", "CONSTANT")
+    if kind not in _SYNTAX:
+        return _BEYOND.get(kind, f"{kind} is not an expression over one row")
+    if kind == "COLUMN_REF":
+        name = node["column_names"][0].casefold()
+        return f"{name} is another value at another moment" if name in _CLOCK and len(node["column_names"]) == 1 else ""
+    return _beyond_function(node["function_name"].casefold(), node["arguments"]) if kind == "FUNCTION" else ""
+
+
+def _beyond_function(name: str, arguments: list[Any]) -> str:
+    if name not in ROW_FUNCTIONS:
+        if name in _aggregates():
+            return f"{name} looks at other rows"
+        return f"{name} is not known to be a function of one row alone: the clock, chance, settings and other rows are out of reach"
+    if name == "age" and len(arguments) == 1:
+        return "age of one argument is another value at another moment: name both times"
+    if name in AGGREGATE_OF_LIST:
+        literals = [argument["expression"].get("literal", {}).get("text", "") for argument in arguments[1:2]]
+        if not any(literal.casefold() in LIST_AGGREGATES for literal in literals):
+            return f"{name} needs the name of its aggregate, one of {', '.join(sorted(LIST_AGGREGATES))}"
+    return ""
 
 
 @lru_cache(maxsize=1)
-def _kinds() -> tuple[frozenset[str], frozenset[str]]:
-    """DuckDB's functions that give another value when asked again, and those over many rows."""
+def _aggregates() -> frozenset[str]:
+    """DuckDB's functions over many rows."""
     with duckdb.connect(":memory:") as database:
         rows = database.execute(
-            """SELECT function_name, bool_or(stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')), bool_and(function_type = 'aggregate')
-            FROM duckdb_functions() WHERE function_name <> 'error' GROUP BY function_name"""
+            "SELECT function_name FROM duckdb_functions() WHERE function_type IN ('aggregate', 'window')"
         ).fetchall()
-    return frozenset(n for n, changes, _ in rows if changes), frozenset(n for n, _, over in rows if over)
+    return frozenset(name for (name,) in rows)
 
 
 @lru_cache(maxsize=256)
