@@ -90,6 +90,32 @@ def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
     return code, out, err
 
 
+def test_names_with_terminal_escapes_are_never_printed_raw(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[2Jb\x9b31m\u202ec"
+    for argv in (
+        ["greet", name],
+        ["greet", name, "--json"],
+        ["greet", "x", "--times", name],
+        ["greet", "x", f"--{name}", "1"],
+        ["gather", name, name],
+        ["gather", name, name, "--json"],
+        ["judge", name, "--json", f"--ledger={name}"],
+        [name],
+    ):
+        _, out, err = said(capsys, *argv)
+        for stream in (out, err):
+            assert not {"\x1b", "\x9b", "\u202e"} & set(stream), argv
+        assert "[2Jb" in out + err or "valid integer" in err, argv
+
+
+def test_traceback_of_a_fault_is_printed_without_terminal_escapes(tmp_path: Path) -> None:
+    code = "from loopwright.cli import main as m\ndef run(argv): raise ValueError('a\\x1b[2J')\nm.run = run\nm.main(['x'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "ValueError: a\\x1b[2J" in done.stderr
+    assert "\x1b" not in done.stderr
+
+
 def test_help_names_every_verb_and_setting(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = said(capsys, "--help")
     assert code == 0

@@ -40,6 +40,20 @@ def test_the_live_display_shows_the_story_above_its_bars() -> None:
     assert "[red]drift[/red]" in out.getvalue()
 
 
+def test_no_line_of_progress_holds_terminal_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = PlainLines()
+    lines.say("data: a\x1b[2J.csv")
+    lines.advance("reading a\x9b2J.csv", 1, 1)
+    assert capsys.readouterr().err == "data: a\\x1b[2J.csv\nreading a\\x9b2J.csv: 100%\n"
+    out = io.StringIO()
+    with Display(console=Console(file=out, width=80, color_system=None), auto_refresh=False) as display:
+        live = Live(display)
+        live.advance("reading a\x1b[2J.csv", 1, 2)
+        live.say("week 1: a\x1b[2J.csv")
+        assert [task.description for task in display.tasks] == ["reading a\\x1b[2J.csv"]
+    assert "a\\x1b[2J.csv" in out.getvalue()
+
+
 def test_pipes_and_machines_get_plain_lines() -> None:
     for as_json in (True, False):
         with listener(as_json=as_json) as progress:

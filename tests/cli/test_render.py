@@ -174,6 +174,7 @@ def test_data_cannot_steer_the_terminal_or_the_markup() -> None:
     shown = text_of(Checked(what="y", ok=True, items=[item]))
     assert "[red]x[/red]" in shown
     assert "\x1b" not in shown
+    assert r"a\x1b[31mb\x07" in shown
     assert "\x07" not in shown
 
 

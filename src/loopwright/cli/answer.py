@@ -11,6 +11,7 @@ import msgspec
 
 from loopwright.records.errors import DeclarationInvalid, LoopwrightError, NotFound, RequestInvalid, UsageError
 from loopwright.records.home import Home
+from loopwright.records.printable import printable, printable_json
 from loopwright.records.settings import load_settings
 from loopwright.verbs import Verb
 
@@ -63,7 +64,7 @@ def refuse(error: LoopwrightError, *, as_json: bool) -> int:
     if as_json:
         print(json_text({"error": error_facts(error)}))
     else:
-        print(f"loopwright: {error}", file=sys.stderr)
+        print(printable(f"loopwright: {error}", newlines=True), file=sys.stderr)
     return WRONG_USE if isinstance(error, WRONG_USE_ERRORS) else NO
 
 
@@ -83,8 +84,8 @@ def code_of(error: LoopwrightError) -> str:
 
 
 def json_text(value: Any) -> str:
-    """One JSON document; NaN and infinity become null."""
-    return msgspec.json.encode(value, enc_hook=str).decode()
+    """One JSON document without control characters; NaN and infinity become null."""
+    return printable_json(msgspec.json.encode(value, enc_hook=str).decode())
 
 
 def _announcer(home: Home, write: Callable[[str], None], *, as_json: bool) -> Callable[[str], None]:
@@ -93,7 +94,7 @@ def _announcer(home: Home, write: Callable[[str], None], *, as_json: bool) -> Ca
     def announce(line: str) -> None:
         if as_json:
             line = (home.path / "serve.json").read_text(encoding="utf-8")
-        write(line)
+        write(line if as_json else printable(line, newlines=True))
         sys.stdout.flush()
 
     return announce

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from inspect import Signature
+from traceback import format_exception
 from typing import Any
 
 import typer
@@ -24,6 +25,7 @@ from loopwright.cli.signature import (
     parameters,
     settings_parameters,
 )
+from loopwright.records.printable import printable
 from loopwright.verbs import VERBS, Verb
 
 PROGRAM = "loopwright"
@@ -49,7 +51,8 @@ SHOWN = {"serve": ("home", *_SERVING), "demo": ("home", "port", "control_port")}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit."""
+    """Run one command and exit. The traceback of a fault of ours is printable too: messages quote names of files."""
+    sys.excepthook = lambda *fault: print(printable("".join(format_exception(*fault)), newlines=True), end="", file=sys.stderr)
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
@@ -108,7 +111,7 @@ def serve_and_open(home: Any) -> None:
     """Serve until stopped, and open the console in a browser where there is a screen."""
 
     def ready(line: str) -> None:
-        print(line, flush=True)
+        print(printable(line, newlines=True), flush=True)
         if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
             import webbrowser
 
@@ -124,7 +127,8 @@ def wrong_use(error: TyperException, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"error": {"code": "usage_error", "message": text}}))
     else:
-        print(f"{PROGRAM}: {text} (see `{context.command_path if context else PROGRAM} --help`)", file=sys.stderr)
+        see = f"see `{context.command_path if context else PROGRAM} --help`"
+        print(printable(f"{PROGRAM}: {text} ({see})", newlines=True), file=sys.stderr)
     return error.exit_code
 
 

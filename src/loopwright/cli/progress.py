@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from loopwright.records.printable import printable
 from loopwright.records.progress import Progress
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class PlainLines:
 
     def say(self, text: str) -> None:
         """One line of the story."""
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text, newlines=True), file=sys.stderr, flush=True)
 
     def advance(self, what: str, done: float, total: float) -> None:
         """A line whenever another quarter of `what` is done."""
@@ -35,7 +36,7 @@ class PlainLines:
             told = 0.0
         if share - told >= STEP or (share >= 1.0 > told):
             self._told[what] = share
-            print(f"{what}: {share:.0%}", file=sys.stderr, flush=True)
+            print(printable(f"{what}: {share:.0%}"), file=sys.stderr, flush=True)
 
 
 class Live:
@@ -49,6 +50,7 @@ class Live:
         """One line of the story; the stage or date it begins with stands out."""
         from rich.text import Text
 
+        text = printable(text, newlines=True)
         head, colon, rest = text.partition(": ")
         line = Text.assemble((head + colon, "bold cyan"), rest) if colon and len(head) <= 24 else Text(text)
         self._display.console.print(line)
@@ -56,7 +58,7 @@ class Live:
     def advance(self, what: str, done: float, total: float) -> None:
         """Move the bar of `what`; it disappears when all is done."""
         if what not in self._tasks:
-            self._tasks[what] = self._display.add_task(what, total=total)
+            self._tasks[what] = self._display.add_task(printable(what), total=total)
         task = self._tasks[what]
         self._display.update(task, completed=done, total=total)
         if done >= total:

@@ -1,6 +1,6 @@
 """What a person sees of an answer: a renderer for each type that deserves one, and a generic one for all others.
 
-Strings go to the terminal as they are (no markup is read from them) and without control characters.
+Strings go to the terminal as they are (no markup is read from them); control characters are escaped (`records/printable.py`).
 """
 
 import math
@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -25,6 +26,7 @@ from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, Seg
 from loopwright.records.ledger.record import Problem
 from loopwright.records.metrics import metric
 from loopwright.records.predictions.record import Contributions
+from loopwright.records.printable import printable
 from loopwright.records.releases import ReleaseState
 from loopwright.records.windows import Quality
 from loopwright.verbs.results import (
@@ -87,7 +89,19 @@ def show(value: Any) -> None:
     """Print an answer for a person to standard output."""
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     console = Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
-    console.print(rendered(value))
+    console.print(Escaped(rendered(value)))
+
+
+class Escaped:
+    """A renderable of which only the styles reach the terminal as control sequences: the text of every segment is escaped."""
+
+    def __init__(self, renderable: RenderableType) -> None:
+        self._renderable = renderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
+        """The segments of the renderable, escaped."""
+        for segment in console.render(self._renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text, newlines=True), segment.style)
 
 
 def rendered(value: Any) -> RenderableType:
@@ -129,7 +143,7 @@ def _word(value: Any) -> str:
         return ", ".join(_word(v) for v in value) or NEVER
     if isinstance(value, msgspec.Struct):
         return ", ".join(f"{n} {_word(getattr(value, n))}" for n in value.__struct_fields__)
-    return "".join(c if c.isprintable() or c == "\n" else "�" for c in str(value))
+    return printable(str(value), newlines=True)
 
 
 def number(value: float) -> str:

@@ -6,6 +6,7 @@ import socket
 import sys
 
 from loopwright.records.home import Home
+from loopwright.records.printable import printable
 from loopwright.records.settings import load_settings
 from loopwright.server.child import supervised
 from loopwright.verbs import verb
@@ -16,7 +17,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         """One line."""
-        sys.stderr.write(f"tend: {text}\n")
+        sys.stderr.write(f"tend: {printable(text)}\n")
         sys.stderr.flush()
 
     def advance(self, what: str, done: float, total: float) -> None:

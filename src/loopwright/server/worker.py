@@ -20,6 +20,7 @@ from loopwright.deploy.router import Router
 from loopwright.deploy.services import Watcher
 from loopwright.deploy.vitals import Vitals
 from loopwright.records.home import Home
+from loopwright.records.printable import printable
 from loopwright.records.settings import load_settings
 from loopwright.server.access import Access
 from loopwright.server.app import DataPlane
@@ -127,7 +128,7 @@ def _watcher(metrics: Metrics) -> Watcher:
 
     def refused(loop: str, why: str) -> None:
         metrics.refused(loop, why)
-        sys.stderr.write(f"loopwright: loop {loop}: not switched, what served goes on: {why}\n")
+        sys.stderr.write(f"loopwright: loop {loop}: not switched, what served goes on: {printable(why)}\n")
 
     def unlogged(loop: str, count: int) -> None:
         metrics.unlogged(loop, count)

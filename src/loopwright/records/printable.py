@@ -1,0 +1,46 @@
+r"""Text of unknown origin (file names, names in loop files, cells, errors of libraries) as text that a terminal or page may show.
+
+A terminal obeys control characters: an escape sequence in a file name recolours, retitles or overwrites what is printed, and the
+marks that reverse or hide text make one name look like another. They are shown as Python would write them: `\x1b`, `\u202e`.
+"""
+
+import json
+import unicodedata
+from collections.abc import Callable
+
+_SPACE = "Zs"
+
+
+class _Escapes(dict[int, str]):
+    """A table for `str.translate`: what is printable or a space stays; anything else is escaped."""
+
+    def __init__(self, escape: Callable[[str], str], *, unchanged: str = "") -> None:
+        super().__init__((ord(c), c) for c in unchanged)
+        self._escape = escape
+
+    def __missing__(self, code: int) -> str:
+        c = chr(code)
+        return c if c.isprintable() or unicodedata.category(c) == _SPACE else self._escape(c)
+
+
+def _python(c: str) -> str:
+    return c.encode("unicode_escape").decode("ascii")
+
+
+_LINE = _Escapes(_python)
+_LINES = _Escapes(_python, unchanged="\n\t")
+_JSON = _Escapes(lambda c: json.dumps(c)[1:-1], unchanged="\n\t\r")
+
+
+def printable(text: str, *, newlines: bool = False) -> str:
+    """The text with control, formatting and unassigned characters and lone surrogates escaped; it stays one line.
+
+    Args:
+        newlines: leave line feeds and tabs as they are: for whole messages, not for a name or a cell.
+    """
+    return text if text.isprintable() else text.translate(_LINES if newlines else _LINE)
+
+
+def printable_json(document: str) -> str:
+    r"""The same JSON value in a text without such characters: within strings they become `\u009b`."""
+    return document if document.isprintable() else document.translate(_JSON)
