@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType
-from rich.segment import Segment
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from loopwright.cli.escaped import Escaped
 from loopwright.data.ingest import Ingested
 from loopwright.data.quarantine import Quarantined
 from loopwright.deploy.vitals import WorkerState
@@ -90,18 +90,6 @@ def show(value: Any) -> None:
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     console = Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
     console.print(Escaped(rendered(value)))
-
-
-class Escaped:
-    """A renderable of which only the styles reach the terminal as control sequences: the text of every segment is escaped."""
-
-    def __init__(self, renderable: RenderableType) -> None:
-        self._renderable = renderable
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
-        """The segments of the renderable, escaped."""
-        for segment in console.render(self._renderable, options):
-            yield segment if segment.control else Segment(printable(segment.text, newlines=True), segment.style)
 
 
 def rendered(value: Any) -> RenderableType:
