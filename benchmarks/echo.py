@@ -50,6 +50,10 @@ class Echo:
         """Whatever it was."""
         return Reply(500, b"{}")
 
+    def is_health(self, request: Request) -> bool:
+        """No request asks for it."""
+        return False
+
 
 def main() -> None:
     """Serve on the port of loopback that is given, or a free one."""

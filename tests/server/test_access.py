@@ -5,8 +5,8 @@ from typing import get_args
 
 import pytest
 
-from loopwright.records.errors import AddressRefused
-from loopwright.records.settings import Settings
+from loopwright.records.errors import AddressRefused, SettingInvalid
+from loopwright.records.settings import Settings, load_settings
 from loopwright.server.access import Access, check_address, is_loopback
 from loopwright.server.routes import Permission
 
@@ -86,10 +86,50 @@ def test_changes_come_from_the_same_origin(headers: dict[bytes, bytes], status: 
 
 
 @pytest.mark.parametrize(
-    "host", [b"", b"evil.example", b"127.0.0.1.evil.example", b"localhost.evil", b"[::2]:80", b"127.0.0.1:80:80"]
+    ("host", "status"),
+    [
+        (b"", 421),
+        (b"evil.example", 421),
+        (b"127.0.0.1.evil.example", 421),
+        (b"localhost.evil", 421),
+        (b"[::2]:80", 421),
+        (b"127.0.0.1:80:80", 400),
+        (b"[::1]evil.test", 400),
+        (b"[::1", 400),
+        (b"localhost, evil.test", 400),
+        (b"localhost:80@evil.test", 400),
+    ],
 )
-def test_foreign_hosts_are_refused_even_for_what_is_public(host: bytes) -> None:
-    assert Access(settings(), always=True).refuse("public", {b"host": host}) == 421
+def test_foreign_hosts_are_refused_but_for_health(host: bytes, status: int) -> None:
+    access = Access(settings(), always=True)
+    assert access.refuse("read", {b"host": host}) == status
+    assert access.refuse("public", {b"host": host}) == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        (b"ml.example.com", 0),
+        (b"ML.Example.com:443", 0),
+        (b"a.intern.example", 0),
+        (b"a.b.intern.example:8000", 0),
+        (b"intern.example", 421),
+        (b"evilintern.example", 421),
+        (b"x.ml.example.com", 421),
+        (b"[fd00::1]:80", 0),
+    ],
+)
+def test_hosts_of_the_setting_are_answered(host: bytes, status: int) -> None:
+    env = {"LOOPWRIGHT_HOSTS": "ml.example.com, *.intern.example,fd00::1"}
+    read = load_settings(environ=env)
+    assert load_settings(environ=read.environment()).hosts == read.hosts == ("ml.example.com", "*.intern.example", "fd00::1")
+    assert Access(read, always=False).refuse("predict", {b"host": host}) == status
+
+
+@pytest.mark.parametrize("text", ["http://x", "a b", "*", "*.", "x:80", "-a", "a/b"])
+def test_hosts_that_are_no_names_are_refused(text: str) -> None:
+    with pytest.raises(SettingInvalid, match="LOOPWRIGHT_HOSTS"):
+        load_settings(environ={"LOOPWRIGHT_HOSTS": text})
 
 
 def test_the_host_that_was_configured_is_ours() -> None:

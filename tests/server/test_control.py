@@ -1,10 +1,12 @@
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 from tests.deploy.loops import LOOP, opened, package
-from tests.server.running import Client, Server
+from tests.server.running import TOKEN, Client, Server
+from tests.server.test_http import send
 
 from loopwright.deploy import controller
 from loopwright.records.errors import UsageError
@@ -140,3 +142,34 @@ def test_what_goes_wrong_inside_stays_inside(tmp_path: Path, capsys: pytest.Capt
     assert msgspec.json.decode(body)["error"]["code"] == "internal"
     assert b"secret" not in body
     assert "secret" in capsys.readouterr().err
+
+
+GET = b"GET /api/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + TOKEN.encode() + b"\r\n"
+POST = GET.replace(b"GET /api/status", b"POST /api/rollback") + b"Content-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (GET + b"Connection: close\r\n\r\n", 200),
+        (GET.replace(b"localhost", b"[::1]evil.test") + b"\r\n", 400),
+        (GET.replace(b"HTTP/1.1", b"HTTP/2.0") + b"\r\n", 400),
+        (GET + b"Host: localhost\r\n\r\n", 400),
+        (GET + b"X-Again: 0123456789012345678901234567890\r\n" * 500 + b"\r\n", 431),
+        (POST + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 415),
+        (b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
+        (b"GET /livez HTTP/1.0\r\n\r\n", 200),
+    ],
+)
+def test_heads_are_judged_as_on_the_data_plane(control_client: Client, sent: bytes, status: int) -> None:
+    assert send(control_client, sent).startswith(b"HTTP/1.1 %d" % status)
+
+
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
+def test_upgrade_is_ignored_and_the_arguments_read(control_client: Client, upgrade: str) -> None:
+    body = b'{"loop": "nobody", "why": "over an upgrade"}'
+    head = POST + f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {upgrade}\r\nHTTP2-Settings: AAMA\r\n".encode()
+    sent = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    answer = send(control_client, sent + GET + b"Connection: close\r\n\r\n")
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"404", b"200"]
+    assert b"nobody" in answer

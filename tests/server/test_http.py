@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,6 +17,7 @@ from tests.server.running import Client
 
 from loopwright.records.ids import is_trace_id
 from loopwright.server import http
+from loopwright.server.admission import Admission
 
 BODY = text(flight())
 HEAD = f"POST /loops/{LOOP}/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n".encode()
@@ -48,6 +50,13 @@ def test_large_headers_are_431(client: Client, size: int) -> None:
     assert b'"code":"headers"' in answer
 
 
+def test_repeated_headers_are_counted(client: Client) -> None:
+    repeated = b"X-Again: " + b"y" * 100 + b"\r\n"
+    whole = REQUEST.replace(b"Content-Type", repeated * 200 + b"Content-Type")
+    assert send(client, whole).startswith(b"HTTP/1.1 431")
+    assert b"HTTP/1.1 431" in send(client, REQUEST + whole)
+
+
 def test_headers_that_never_end_are_431(client: Client) -> None:
     assert send(client, HEAD, *[b"X-%d: y\r\n" % i for i in range(2500)]).startswith(b"HTTP/1.1 431")
     assert send(client, HEAD + b"X-Large: ", *[b"x" * 1000] * 40).startswith(b"HTTP/1.1 431")
@@ -68,6 +77,10 @@ def test_headers_within_the_limit_pass(client: Client) -> None:
         b"\x00\x01\x02\r\n\r\n",
         b"hello\r\n\r\n",
         b"GET /livez HTTP/9.9\r\n\r\n",
+        b"GET /livez HTTP/2.0\r\nHost: localhost\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: [::1]evil.test\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nHost: localhost\r\nbad header\r\n\r\n",
@@ -138,6 +151,13 @@ def test_chunks(client: Client) -> None:
 def test_a_body_compressed_on_its_way_is_415(client: Client) -> None:
     answer = send(client, HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
     assert answer.startswith(b"HTTP/1.1 415")
+
+
+@pytest.mark.parametrize("codings", [(b"gzip", b"chunked"), (b"chunked", b"chunked"), (b"identity", b"chunked")])
+def test_body_with_two_transfer_encodings_is_refused(client: Client, codings: tuple[bytes, bytes]) -> None:
+    lines = b"".join(b"Transfer-Encoding: %b\r\n" % coding for coding in codings)
+    answer = send(client, HEAD + lines + b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
+    assert answer.startswith((b"HTTP/1.1 415", b"HTTP/1.1 400"))
 
 
 def test_what_is_refused_before_it_is_a_request_has_an_id(client: Client) -> None:
@@ -226,6 +246,9 @@ class Slow:
     def failed(self, _request: http.Request, _error: Exception) -> http.Reply:
         return http.refusal(503)
 
+    def is_health(self, request: http.Request) -> bool:
+        return request.path == b"/health"
+
     def answer(self) -> None:
         for request in self.later:
             request.answer(http.Reply(200, b"late"))
@@ -235,8 +258,8 @@ class Slow:
 class Running:
     """A server in a thread."""
 
-    def __init__(self, app: Slow) -> None:
-        self.server = http.Server(app)
+    def __init__(self, app: Slow, admission: Admission | None = None) -> None:
+        self.server = http.Server(app, admission=admission)
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port = self.listening.getsockname()[1]
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -258,8 +281,8 @@ class Running:
         assert self.loop is not None
         self.loop.call_soon_threadsafe(what)
 
-    def connect(self) -> socket.socket:
-        raw = socket.create_connection(("127.0.0.1", self.port), 5)
+    def connect(self, source: str = "127.0.0.1") -> socket.socket:
+        raw = socket.create_connection(("127.0.0.1", self.port), 5, (source, 0))
         raw.settimeout(10)
         return raw
 
@@ -270,8 +293,8 @@ class Running:
 
 
 @contextlib.contextmanager
-def server(app: Slow) -> Iterator[Running]:
-    running = Running(app)
+def server(app: Slow, places: int = 0) -> Iterator[Running]:
+    running = Running(app, Admission(places, 0.5 if places > 3 else 1) if places else None)
     try:
         yield running
     finally:
@@ -368,19 +391,124 @@ def test_more_bytes_than_can_be_held_are_503(monkeypatch: pytest.MonkeyPatch) ->
         assert running.server.held == 0
 
 
-def test_a_connection_too_many_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "CONNECTIONS", 2)
-    with server(Slow()) as running, running.connect() as one, running.connect() as two:
-        for raw in (one, two):
+def test_longest_idle_connection_is_closed_for_a_new_one() -> None:
+    with server(Slow(), places=3) as running, contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(running.connect()) for _ in range(3)]
+        for raw in connections:
             raw.sendall(get("/"))
             assert raw.recv(4096).startswith(b"HTTP/1.1 200")
-        with running.connect() as third:
-            assert rest(third).startswith(b"HTTP/1.1 503")
-        one.close()
-        until(lambda: len(running.server.connections) == 1)
-        with running.connect() as third:
+        connections[0].sendall(get("/"))
+        assert connections[0].recv(4096).startswith(b"HTTP/1.1 200")
+        new = stack.enter_context(running.connect())
+        new.sendall(get("/"))
+        assert new.recv(4096).startswith(b"HTTP/1.1 200")
+        assert rest(connections[1]) == b""
+        for raw in (connections[0], connections[2], new):
+            raw.sendall(get("/"))
+            assert raw.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_half_sent_requests_make_room_and_idle_ones_go_first() -> None:
+    with server(Slow(), places=2) as running, running.connect() as half, running.connect() as idle:
+        half.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1")
+        idle.sendall(get("/"))
+        assert idle.recv(4096).startswith(b"HTTP/1.1 200")
+        with running.connect() as second:
+            second.sendall(b"GET / HT")
+            assert rest(idle) == b""
+            until(lambda: running.server.held == 1)
+            with running.connect() as third:
+                third.sendall(get("/"))
+                assert third.recv(4096).startswith(b"HTTP/1.1 200")
+                assert rest(half).startswith(b"HTTP/1.1 503")
+
+
+def test_health_is_answered_where_every_connection_is_busy() -> None:
+    app = Slow()
+    with server(app, places=2) as running, running.connect() as one, running.connect() as two:
+        for raw in (one, two):
+            raw.sendall(get("/later"))
+        until(lambda: len(app.later) == 2)
+        with running.connect() as third, running.connect() as health:
             third.sendall(get("/"))
-            assert third.recv(4096).startswith(b"HTTP/1.1 200")
+            assert rest(third).startswith(b"HTTP/1.1 503")
+            health.sendall(get("/health"))
+            assert rest(health).startswith(b"HTTP/1.1 200")
+        running.call(app.answer)
+        for raw in (one, two):
+            assert raw.recv(4096).startswith(b"HTTP/1.1 200")
+        with running.connect() as again:
+            again.sendall(get("/"))
+            assert again.recv(4096).startswith(b"HTTP/1.1 200")
+    assert running.server.admission.count == 0
+
+
+def test_address_with_its_share_takes_no_place_from_others() -> None:
+    with server(Slow(), places=8) as running, contextlib.ExitStack() as stack:
+        many = [stack.enter_context(running.connect("127.0.0.2")) for _ in range(40)]
+        until(lambda: running.server.admission.evicted == 36)
+        other = stack.enter_context(running.connect("127.0.0.1"))
+        other.sendall(get("/"))
+        assert other.recv(4096).startswith(b"HTTP/1.1 200")
+        assert running.server.admission.count == 5
+        many[-1].sendall(get("/"))
+        assert many[-1].recv(4096).startswith(b"HTTP/1.1 200")
+        assert rest(many[0]) == b""
+
+
+def test_body_in_tiny_chunks_takes_no_more_memory_than_in_one_piece() -> None:
+    app = Slow()
+    with server(app) as running, running.connect() as raw:
+        raw.sendall(b"POST /later HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        gc.collect()
+        tracemalloc.start()
+        try:
+            raw.sendall(b"10\r\n0123456789abcdef\r\n" * 120_000)
+            until(lambda: running.server.held == 16 * 120_000)
+            size = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert size < 2 * 16 * 120_000
+        raw.sendall(b"0\r\n\r\n")
+        until(lambda: len(app.later) == 1)
+        assert app.later[0].body == b"0123456789abcdef" * 120_000
+        running.call(app.answer)
+        assert raw.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_body_that_is_mostly_chunk_headers_is_cut_off() -> None:
+    with server(Slow()) as running, running.connect() as raw:
+        raw.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with contextlib.suppress(OSError):
+            raw.sendall(b"1\r\nx\r\n" * 200_000)
+        with contextlib.suppress(ConnectionResetError):
+            assert rest(raw).startswith(b"HTTP/1.1 400")
+        until(lambda: running.server.held == 0)
+
+
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket", "TLS/1.3"])
+@pytest.mark.parametrize("pieces", [1, 20])
+def test_upgrade_is_ignored_and_the_body_read(upgrade: str, pieces: int) -> None:
+    head = (
+        f"POST /later HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: 5\r\n"
+        f"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: {upgrade}\r\n\r\n"
+    ).encode()
+    sent = head + b"12345" + get("/") + head + b"67890" + get("/")
+    app = Slow()
+    with server(app) as running, running.connect() as raw:
+        step = len(sent) // pieces
+        for i in range(0, len(sent), step):
+            raw.sendall(sent[i : i + step])
+            time.sleep(0.001)
+        found = b""
+        for body in (b"12345", b"67890"):
+            until(lambda: len(app.later) == 1)
+            assert app.later[0].body == body
+            running.call(app.answer)
+            while not found.endswith(b"{}"):
+                found += raw.recv(4096)
+            assert found.count(b"HTTP/1.1 200") == 2
+            found = b""
 
 
 def test_who_reads_slowly_gets_it_all_and_holds_up_nobody() -> None:

@@ -4,6 +4,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from loopwright.server import protocol
+from loopwright.server.admission import Admission
 from loopwright.server.http import ARRIVAL_SECONDS
 
 
@@ -28,7 +29,11 @@ def test_a_request_that_trickles_in_is_ended() -> None:
 
     async def check() -> None:
         transport = Transport()
-        slow = protocol.BoundedProtocol(Config(lambda _s, _r, _t: None, log_config=None), ServerState(), {})
+
+        class Protocol(protocol.BoundedProtocol):
+            admission = Admission(10, 1)
+
+        slow = Protocol(Config(lambda _s, _r, _t: None, log_config=None), ServerState(), {})
         slow.connection_made(transport)
         slow.data_received(b"POST / HTTP/1.1\r\nHo")
         now = asyncio.get_running_loop().time()

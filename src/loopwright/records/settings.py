@@ -10,6 +10,7 @@ import msgspec
 
 from loopwright.records.errors import SettingInvalid
 
+_HOST = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9._-]*[a-z0-9])?|[0-9a-f:.]*:[0-9a-f:.]*")
 _SPAN = re.compile(r"[1-9]\d{0,4}[dw]")
 
 
@@ -30,6 +31,16 @@ def _number(least: int, most: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    for name in names:
+        if not _HOST.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no host: write names or addresses without port, or `*.example.com`, with commas between"
+            )
+    return names
 
 
 def _share(text: str) -> float:
@@ -56,6 +67,12 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("engine", "LOOPWRIGHT_ENGINE", "where heavy work runs: `local`"),
     Setting("host", "LOOPWRIGHT_HOST", "address to bind; anything but loopback needs a token"),
+    Setting(
+        "hosts",
+        "LOOPWRIGHT_HOSTS",
+        "names besides this machine's that requests may have as Host, with commas between; `*.example.com` for all below it",
+        _hosts,
+    ),
     Setting("port", "LOOPWRIGHT_PORT", "port of the data plane (predict, outcomes, metrics)", _number(0, 65535)),
     Setting("control_port", "LOOPWRIGHT_CONTROL_PORT", "port of the control API and the console", _number(0, 65535)),
     Setting(
@@ -63,6 +80,18 @@ SETTINGS: tuple[Setting, ...] = (
         "LOOPWRIGHT_GRPC_PORT",
         "port of the Open Inference Protocol over gRPC: -1 for none, 0 for a free one (needs the extra `grpc`)",
         _number(-1, 65535),
+    ),
+    Setting(
+        "connections",
+        "LOOPWRIGHT_CONNECTIONS",
+        "connections that a worker holds at once (and as many over gRPC); then the longest idle one is closed for a new one",
+        _number(16, 65535),
+    ),
+    Setting(
+        "address_share",
+        "LOOPWRIGHT_ADDRESS_SHARE",
+        "share of its connections that one client address may have (0 to 1); 1 where all requests come through one proxy",
+        _share,
     ),
     Setting("workers", "LOOPWRIGHT_WORKERS", "worker processes of the data plane", _number(1, 256)),
     Setting(
@@ -125,9 +154,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     online: str = "embedded"
     engine: str = "local"
     host: str = "127.0.0.1"
+    hosts: tuple[str, ...] = ()
     port: int = 8321
     control_port: int = 8322
     grpc_port: int = -1
+    connections: int = 2048
+    address_share: float = 0.5
     workers: int = 1
     threads: int = 1
     memory: int = 1024
@@ -143,7 +175,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, for a child process (home as an absolute path)."""
-        values = {setting.env: str(getattr(self, setting.field)) for setting in SETTINGS}
+        fields = {setting.env: getattr(self, setting.field) for setting in SETTINGS}
+        values = {env: ",".join(value) if isinstance(value, tuple) else str(value) for env, value in fields.items()}
         return {**values, "LOOPWRIGHT_HOME": str(self.home.absolute())}
 
     @property

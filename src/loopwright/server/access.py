@@ -4,6 +4,7 @@ import base64
 import binascii
 import hmac
 import ipaddress
+import re
 from collections.abc import Mapping
 
 from loopwright.records.errors import AddressRefused
@@ -12,6 +13,9 @@ from loopwright.server.routes import Permission
 
 MOST_HOSTS = 1000
 """So many Host headers are known again at once."""
+
+_HOST = re.compile(rb"(?:\[([0-9a-f:.]+)\]|([a-z0-9._~-]*))(?::[0-9]{0,5})?")
+"""A Host header in lower case (RFC 9112): an IPv6 address in brackets, or a name or IPv4 address, and perhaps a port."""
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -43,31 +47,36 @@ class Access:
     def __init__(self, settings: Settings, *, always: bool) -> None:
         self._token = settings.token.encode()
         self._asks = bool(settings.token) and (always or not is_loopback(settings.host))
-        self._hosts = _LOOPBACK_NAMES | {settings.host}
+        names = {name.lower() for name in settings.hosts}
+        self._hosts = _LOOPBACK_NAMES | {settings.host.lower()} | names
+        self._domains = tuple(name[1:] for name in names if name.startswith("*."))
         # Where every request carries a token, a forged Host gains nothing, and the names of this machine are not known.
         self._any_host = self._asks and not is_loopback(settings.host)
         self._known: set[bytes] = set()
 
     def refuse(self, permission: Permission, headers: Mapping[bytes, bytes]) -> int:
         """The status of a refusal, or 0. `headers` have lower-case names."""
-        if (
-            not self._any_host
-            and headers.get(b"host", b"") not in self._known
-            and not self._knows_host(headers.get(b"host", b""))
-        ):
-            return 421
-        if permission != "public" and self._asks and not self._knows(headers.get(b"authorization", b"")):
+        if permission == "public":  # a load balancer may ask with any Host, or none
+            return 0
+        host = headers.get(b"host", b"")
+        if host not in self._known and (status := self._refuse_host(host)):
+            return status
+        if self._asks and not self._knows(headers.get(b"authorization", b"")):
             return 401
         if permission == "write" and not (self._token and self._same_origin(headers)):
             return 403
         return 0
 
-    def _knows_host(self, host: bytes) -> bool:
-        if _host(host) not in self._hosts:
-            return False
+    def _refuse_host(self, host: bytes) -> int:
+        match = _HOST.fullmatch(host.lower())
+        if match is None:
+            return 400
+        name = (match[1] or match[2]).decode()
+        if not (self._any_host or name in self._hosts or name.endswith(self._domains)):
+            return 421
         if len(self._known) < MOST_HOSTS:
             self._known.add(host)
-        return True
+        return 0
 
     def _knows(self, authorization: bytes) -> bool:
         scheme, _, value = authorization.partition(b" ")
@@ -89,11 +98,3 @@ class Access:
         if origin is None:
             return True
         return origin.partition(b"://")[2] == headers.get(b"host", b"")
-
-
-def _host(value: bytes) -> str:
-    """The host in a Host header, without its port and brackets."""
-    text = value.decode("latin-1").lower()
-    if text.startswith("["):
-        return text[1:].partition("]")[0]
-    return text.rpartition(":")[0] if ":" in text and text.rpartition(":")[2].isdigit() else text

@@ -29,6 +29,7 @@ from loopwright.server.metrics import CONTENT_TYPE, Metrics
 from loopwright.server.routes import DATA_ROUTES, Match, Routes
 from loopwright.server.spans import Spans, Traced, traceresponse
 from loopwright.server.status import CODES, describe, describe_status, status_of
+from loopwright.server.wire import is_plain
 
 INLINE_BYTES = 64 * 1024
 """A larger body is decoded, answered and encoded in a thread, so that the others are answered meanwhile."""
@@ -143,6 +144,10 @@ class DataPlane:
             status = 415
         return self._refused(status, request) if status else None
 
+    def is_health(self, request: Request) -> bool:
+        """Whether a request asks for liveness or readiness."""
+        return request.route is not None and request.route.permission == "public"
+
     def handle(self, request: Request) -> Reply | None:
         """The answer, or None where it comes later."""
         try:
@@ -186,9 +191,7 @@ class DataPlane:
     @staticmethod
     def _is_readable(request: Request) -> bool:
         headers = request.headers
-        if (
-            headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked"
-        ):  # compressed on its way; only pieces are put together
+        if b"transfer-encoding" in headers and not is_plain(headers[b"transfer-encoding"]):
             return False
         if request.route.handler == "infer" and oip.is_readable(headers):
             return headers.get(b"content-encoding", b"identity").lower() == b"identity"

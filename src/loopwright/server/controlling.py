@@ -4,12 +4,14 @@ A process of its own, so that whatever happens to it, predictions go on.
 """
 
 import asyncio
+import resource
 import socket
 import sys
 
 from loopwright.records.home import Home
 from loopwright.records.settings import load_settings
 from loopwright.server.access import Access
+from loopwright.server.admission import Admission, places
 from loopwright.server.child import supervised
 from loopwright.server.control import control
 from loopwright.server.listener import Listener
@@ -19,7 +21,10 @@ def main(argv: list[str]) -> None:
     """Entry of the process."""
     listening, link = (socket.socket(fileno=int(fd)) for fd in argv)
     with Home(load_settings()) as home:
-        listener = Listener(control(home, Access(home.settings, always=True)))
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+        admission = Admission(places(home.settings.connections, files), home.settings.address_share)
+        listener = Listener(control(home, Access(home.settings, always=True)), admission)
         listener.heed_signals()
 
         def end() -> None:

@@ -23,10 +23,12 @@ import httptools
 import msgspec
 
 from loopwright.records.errors import Overloaded, RequestTooLarge
+from loopwright.server.admission import Admission, Peer
 from loopwright.server.status import describe_status
+from loopwright.server.wire import VERSIONS, read_plain, without_upgrade
 
 HEADER_BYTES = 16 * 1024
-CONNECTIONS = 2048
+CONNECTIONS, ADDRESS_SHARE = 2048, 0.5
 ARRIVAL_SECONDS = 30.0
 IDLE_SECONDS = 75
 GRACE_SECONDS = 10
@@ -106,12 +108,19 @@ class Application(Protocol):
         """The answer where the request met a limit."""
         ...
 
+    def is_health(self, request: Request) -> bool:
+        """Whether a request asks how the server is, which is answered however full it is."""
+        ...
+
 
 class Server:
     """Serves `app` until SIGTERM or `should_exit`. `every_second` is called in the loop."""
 
-    def __init__(self, app: Application, *, every_second: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, app: Application, *, every_second: Callable[[], None] | None = None, admission: Admission | None = None
+    ) -> None:
         self.app, self._every_second = app, every_second
+        self.admission = admission or Admission(CONNECTIONS, ADDRESS_SHARE)
         self.connections: set[Connection] = set()
         self.should_exit = self.draining = False
         self.held = 0
@@ -163,12 +172,13 @@ class Connection(asyncio.Protocol):
 
     `_current` is the request that arrives, `_active` the one that is being answered, `_waiting` those after it. `_fed` counts the
     bytes since the current request began, `_held` those of bodies kept. `_left` is None until the input has ended; then so many bytes
-    are still thrown away. `_since` dates the newest change of state.
+    are still thrown away. `_since` dates the newest change of state. `_peer` is None once its place is another's (`admission`).
     """
 
     __slots__ = (
         "_active",
         "_arriving",
+        "_body",
         "_closed",
         "_current",
         "_eof",
@@ -180,8 +190,9 @@ class Connection(asyncio.Protocol):
         "_left",
         "_loop",
         "_parser",
-        "_parts",
         "_paused",
+        "_peer",
+        "_repeated",
         "_server",
         "_since",
         "_size",
@@ -189,6 +200,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_url",
         "_waiting",
+        "spare",
     )
 
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
@@ -201,8 +213,10 @@ class Connection(asyncio.Protocol):
         self._since = server.now
         self._stuck: tuple[float, int] | None = None
         self._url, self._headers = b"", Headers()
-        self._fed = self._size = self._held = 0
-        self._parts: list[bytes] = []
+        self._fed = self._size = self._held = self._repeated = 0
+        self._body: bytes | bytearray = b""
+        self._peer: Peer | None = None
+        self.spare = False
         self._current: Request | None = None
         self._active: Request | None = None
         self._waiting: deque[Request] = deque()
@@ -210,15 +224,16 @@ class Connection(asyncio.Protocol):
     # --- what the event loop says --------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
-        """Count the connection; one too many is told so and closed."""
+        """Find a place for the connection."""
         self._transport = transport
         self._server.connections.add(self)
-        if len(self._server.connections) > CONNECTIONS:
-            self._refuse(503)
+        peer = transport.get_extra_info("peername")
+        self._peer = self._server.admission.admit(self, str(peer[0]) if isinstance(peer, tuple) else "")
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The client went away, or was closed."""
         self._closed = True
+        self._leave()
         self._server.connections.discard(self)
         self._server.held -= self._held
         self._held = 0
@@ -253,13 +268,21 @@ class Connection(asyncio.Protocol):
             return
         self._fed += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:  # answered as plain HTTP, then the connection ends (`keep`)
-            pass
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                read_plain(memoryview(data), upgrade.args[0], self._read_again)
         except httptools.HttpParserError:
             self._refuse(400)
         if self._arriving:
             self._check_arriving()
+
+    def _read_again(self) -> tuple[Any, bytes] | None:
+        old = self._parser
+        if self._left is not None or old.get_method() == b"CONNECT":
+            return None
+        self._parser = httptools.HttpRequestParser(self)
+        return self._parser, without_upgrade(old.get_method(), self._url, old.get_http_version(), self._headers.items())
 
     def _check_arriving(self) -> None:
         current = self._current
@@ -270,7 +293,7 @@ class Connection(asyncio.Protocol):
             self._current, current.keep = None, False
             self._end_input()
             self._take(current)
-        elif self._fed > 8 * self._size + 4 * HEADER_BYTES:  # chunks of next to nothing, trailers
+        elif self._fed > 2 * self._size + 4 * HEADER_BYTES:  # chunks of next to nothing, trailers
             self._refuse(400)
 
     # --- what the parser says ------------------------------------------------------------------------------------
@@ -281,7 +304,7 @@ class Connection(asyncio.Protocol):
             return
         self._arriving, self._since = True, self._server.now
         self._exact = self._fed == 0  # in one piece with what came before it
-        self._url, self._headers = b"", {}
+        self._url, self._headers, self._repeated = b"", {}, 0
 
     def on_url(self, url: bytes) -> None:
         """A part of the URL."""
@@ -290,24 +313,35 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; what trails a body is dropped. Raises ValueError (to the client: 400) for a second Host."""
         if self._current is None:
-            name = name.lower()
-            if name == b"host" and name in self._headers:
-                raise ValueError("two hosts")
-            self._headers[name] = value
+            name, headers = name.lower(), self._headers
+            if name in headers:
+                if name == b"host":
+                    raise ValueError("two hosts")
+                self._repeated += len(name) + len(headers[name]) + 4
+                if name in (b"transfer-encoding", b"connection"):
+                    value = headers[name] + b", " + value
+            headers[name] = value
 
     def on_headers_complete(self) -> None:
         """Let the application look, before the body comes."""
         if self._left is not None:
             return
         headers, parser, url, app = self._headers, self._parser, self._url, self._server.app
-        if (self._exact or self._fed > HEADER_BYTES) and _size(url, headers) > HEADER_BYTES:
+        if (self._exact or self._fed > HEADER_BYTES) and _size(url, headers) + self._repeated > HEADER_BYTES:
             self._refuse(431)
             return
+        if parser.get_http_version() not in VERSIONS:
+            self._refuse(400)
+            return
+        method = parser.get_method()
+        if parser.should_upgrade() and method != b"CONNECT":
+            return  # the parser stops here: see `wire.read_plain`
         if url[:1] != b"/":
             url = _relative(url)
-        keep = parser.should_keep_alive() and not parser.should_upgrade()
-        self._current = request = Request(self, parser.get_method(), url, headers, keep=keep)
+        self._current = request = Request(self, method, url, headers, keep=parser.should_keep_alive() and not self.spare)
         request.early = app.begin(request)
+        if self.spare and request.early is None and not app.is_health(request):
+            request.early = app.failed(request, Overloaded("more connections are open than can be held; try again"))
         if request.early is None and int(headers.get(b"content-length", b"0")) > MOST_BYTES:
             request.early = app.failed(request, RequestTooLarge("bytes", MOST_BYTES))
         if request.early is None and b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
@@ -320,7 +354,13 @@ class Connection(asyncio.Protocol):
         if current is None or current.early is not None:
             return
         size = len(part)
-        self._parts.append(part)
+        if not self._size:
+            self._body = part
+        elif isinstance(self._body, bytearray):
+            self._body += part
+        else:
+            self._body = bytearray(self._body)
+            self._body += part
         self._size += size
         self._held += size
         server.held += size
@@ -335,12 +375,11 @@ class Connection(asyncio.Protocol):
         if request is None:
             return
         self._arriving, self._fed, self._expecting = False, 0, False
-        parts = self._parts
         if request.early is None:
-            request.body = parts[0] if len(parts) == 1 else b"".join(parts)
+            request.body = bytes(self._body)
         else:
             self._forget(self._size)
-        self._size, self._parts = 0, []
+        self._size, self._body = 0, b""
         request.started = time.perf_counter()
         if not request.keep:
             self._end_input()
@@ -357,6 +396,8 @@ class Connection(asyncio.Protocol):
 
     def _start(self, request: Request) -> None:
         self._active = request
+        if self._peer is not None:
+            self._peer.waiting.pop(self, None)
         reply = request.early or self._server.app.handle(request)
         if reply is not None:
             self.answer(request, reply)
@@ -374,6 +415,8 @@ class Connection(asyncio.Protocol):
         server = self._server
         self._forget(len(request.body))
         self._since = server.now
+        if self._peer is not None and not self.spare and not self._waiting:
+            self._peer.waiting[self] = None
         keep = request.keep and (not server.draining or bool(self._waiting))
         status, body, media, id, extra = reply
         if status == 200 and keep and id and not extra and b"connection" not in request.headers and request.method != b"HEAD":
@@ -408,7 +451,7 @@ class Connection(asyncio.Protocol):
         if self._left is None:
             self._left, self._arriving, self._since = DISCARD_BYTES, False, self._server.now
             self._forget(self._size)
-            self._size, self._parts = 0, []
+            self._size, self._body = 0, b""
 
     def _forget(self, size: int) -> None:
         self._held -= size
@@ -466,6 +509,29 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()
+
+    # --- its place (`admission`) ---------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of a next request has arrived."""
+        return self._left is not None or not (self._arriving and self._fed)
+
+    def evict(self) -> None:
+        """Close at once to make room for another; a client in the middle of a request is told so."""
+        self._leave()
+        if self._transport.get_write_buffer_size():
+            self.abort()
+            return
+        if not self.idle:
+            reply = refusal(503, os.urandom(16).hex())
+            self._transport.write(_head(reply, Request(self, b"GET", b"", {}, keep=False), keep=False) + reply.body)
+        self._transport.close()
+
+    def _leave(self) -> None:
+        if self._peer is not None:
+            self._server.admission.release(self, self._peer)
+            self._peer = None
 
 
 def _size(url: bytes, headers: Headers) -> int:

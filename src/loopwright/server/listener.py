@@ -11,18 +11,20 @@ from typing import Any
 import uvicorn
 
 from loopwright.records.errors import AddressRefused
-from loopwright.server.http import GRACE_SECONDS, IDLE_SECONDS
+from loopwright.server.admission import Admission
+from loopwright.server.http import ADDRESS_SHARE, CONNECTIONS, GRACE_SECONDS, IDLE_SECONDS
 from loopwright.server.protocol import BoundedProtocol
 
 
 class Listener(uvicorn.Server):
     """Serves `app` until SIGTERM or `should_exit`."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, admission: Admission | None = None) -> None:
+        within = {"admission": admission or Admission(CONNECTIONS, ADDRESS_SHARE)}
         super().__init__(
             uvicorn.Config(
                 app,
-                http=BoundedProtocol,
+                http=type("AdmittingProtocol", (BoundedProtocol,), within),
                 loop="uvloop",
                 ws="none",
                 lifespan="off",

@@ -2,37 +2,63 @@
 
 from typing import Any
 
+import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from loopwright.server.http import ARRIVAL_SECONDS, CONNECTIONS, HEADER_BYTES
+from loopwright.server.admission import Admission, Peer
+from loopwright.server.http import ARRIVAL_SECONDS, HEADER_BYTES
 from loopwright.server.status import describe_status
+from loopwright.server.wire import VERSIONS, is_plain, read_plain, without_upgrade
+
+HEALTH_PATHS = (b"/livez",)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Answers 431 to headers over 16 KiB and 503 to a connection too many; `expire` ends requests that trickle in."""
+    """To be derived with an `admission`. Answers 431 to headers over 16 KiB; `expire` ends requests that trickle in; makes room for new connections (`admission`)."""
 
+    admission: Admission
+    spare = False
+    _peer: Peer | None = None
     _waiting: float | None = None
     _size = 0
     _refused = False
 
     def connection_made(self, transport: Any) -> None:
-        """Count the connection; one too many is told so and closed."""
+        """Find a place for the connection."""
         super().connection_made(transport)
         self._waiting = self.loop.time()
-        if len(self.connections) > CONNECTIONS:
-            self._refuse(503)
+        self._peer = self.admission.admit(self, self.client[0] if self.client else "")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave its place to another."""
+        self._leave()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, unless the headers have grown too large without coming to an end."""
         if self._refused:
             return
         began_in_headers = self._waiting is not None and self._size >= 0
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                read_plain(memoryview(data), upgrade.args[0], self._read_again)
+        except httptools.HttpParserError:
+            self._refuse(400)
         if began_in_headers and self._waiting is not None and self._size >= 0:
             self._size += len(data)
             if self._size > HEADER_BYTES:
                 self._refuse(431)
+
+    def _read_again(self) -> tuple[Any, bytes] | None:
+        if self._refused:
+            return None
+        old, self.parser = self.parser, httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        return self.parser, without_upgrade(old.get_method(), self.url, old.get_http_version(), self.headers)
 
     def on_message_begin(self) -> None:
         """A request begins to arrive."""
@@ -41,13 +67,23 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Start the request, unless its headers are too large."""
+        """Start the request, unless its head is refused."""
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         self._size = -1
         if size > HEADER_BYTES:
             self._refuse(431)
-        if not self._refused:
+        elif self.parser.get_method() == b"CONNECT":
+            self._refuse(405)
+        elif self.parser.get_http_version() not in VERSIONS or sum(name == b"host" for name, _ in self.headers) > 1:
+            self._refuse(400)
+        elif not is_plain(b", ".join(v for n, v in self.headers if n == b"transfer-encoding") or b"chunked"):
+            self._refuse(415)
+        elif self.spare and self.url.partition(b"?")[0] not in HEALTH_PATHS:
+            self._refuse(503)
+        if not self._refused and not self.parser.should_upgrade():
             super().on_headers_complete()
+            if self._peer is not None:
+                self._peer.waiting.pop(self, None)
 
     def on_body(self, body: bytes) -> None:
         """Hand on a part of the body."""
@@ -56,9 +92,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request has arrived."""
+        if self._refused or self.parser.should_upgrade():
+            return
         self._waiting, self._size = None, 0
-        if not self._refused:
-            super().on_message_complete()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The answer has been sent."""
+        super().on_response_complete()
+        if self._peer is not None and not self.spare and not self.pipeline:
+            self._peer.waiting[self] = None
 
     def send_400_response(self, msg: str) -> None:
         """What is not HTTP gets an error like any other."""
@@ -68,6 +111,23 @@ class BoundedProtocol(HttpToolsProtocol):
         """Close the connection if a request has been arriving for too long. `now` is the loop's time."""
         if self._waiting is not None and now - self._waiting > ARRIVAL_SECONDS and not self._refused:
             self._refuse(408)
+
+    @property
+    def idle(self) -> bool:
+        """See `admission.Member`."""
+        return self._waiting is None or self._size == 0
+
+    def evict(self) -> None:
+        """Close at once to make room for another; a client in the middle of a request is told so."""
+        self._leave()
+        if not self.idle:
+            self._refuse(503)
+        self.transport.close()
+
+    def _leave(self) -> None:
+        if self._peer is not None:
+            self.admission.release(self, self._peer)
+            self._peer = None
 
     def _refuse(self, status: int) -> None:
         if self._refused:

@@ -21,8 +21,9 @@ from loopwright.deploy.services import Watcher
 from loopwright.deploy.vitals import Vitals
 from loopwright.records.home import Home
 from loopwright.records.printable import printable
-from loopwright.records.settings import load_settings
+from loopwright.records.settings import Settings, load_settings
 from loopwright.server.access import Access
+from loopwright.server.admission import Admission, places
 from loopwright.server.app import DataPlane
 from loopwright.server.child import supervised
 from loopwright.server.http import GRACE_SECONDS, Server
@@ -60,7 +61,7 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
     )
     spans = _spans(home, metrics)
     app = DataPlane(router, Access(home.settings, always=False), metrics, home.clock, version=__version__, spans=spans)
-    server = Server(app, every_second=every_second)
+    server = Server(app, every_second=every_second, admission=_admission(home.settings))
     door = _grpc(home, router, app, metrics)
     over = threading.Event()
 
@@ -106,6 +107,13 @@ async def _serve(server: Server, door: Any, home: Home, listening: socket.socket
         await door.close(GRACE_SECONDS)
 
     await asyncio.gather(server.serve(listening, lambda: link.sendall(READY)), close_with_it())
+
+
+def _admission(settings: Settings) -> Admission:
+    """The connections of this worker, within its limit of open files."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    doors = 1 if settings.grpc_port < 0 else 2
+    return Admission(places(settings.connections, files // doors), settings.address_share)
 
 
 def _grpc(home: Home, router: Router, app: DataPlane, metrics: Metrics) -> Any:
