@@ -1,10 +1,12 @@
 import asyncio
 import os
 import signal
+import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from random import Random
 from typing import Any
@@ -21,11 +23,13 @@ from tritonclient.utils import InferenceServerException
 
 from loopwright.deploy import controller
 from loopwright.records.clock import RealClock
-from loopwright.records.errors import RequestMalformed, RequestTooLarge
+from loopwright.records.errors import Overloaded, RequestMalformed, RequestTooLarge
 from loopwright.records.ids import is_trace_id
 from loopwright.records.online.steps import Fed, pack
 from loopwright.records.predictions.read import find
+from loopwright.server import grpc_limits
 from loopwright.server.grpc import messages, parse
+from loopwright.server.grpc_limits import Arrivals, Late
 
 PREDICT = f"/loops/{LOOP}/predict"
 
@@ -239,11 +243,108 @@ def test_a_large_call_does_not_hold_up_the_others(channel: Any, client: Any) -> 
 
 def test_health_as_grpc_has_it(channel: Any) -> None:
     check = channel.unary_unary("/grpc.health.v1.Health/Check")
-    assert check(b"", timeout=5) == b"\x08\x01"
+    for service in (b"", b"inference.GRPCInferenceService", LOOP.encode()):
+        assert check(b"\x0a%c%b" % (len(service), service), timeout=5) == b"\x08\x01"
+    assert refused(lambda: check(b"\x0a\x07unknown", timeout=5))[0] is grpc.StatusCode.NOT_FOUND
     assert (
         refused(lambda: channel.unary_unary("/inference.GRPCInferenceService/Nothing")(b"", timeout=5))[0]
         is grpc.StatusCode.UNIMPLEMENTED
     )
+
+
+def half_sent(channel: Any, count: int) -> list[Any]:
+    """Calls whose headers have gone and whose message never comes."""
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait()
+        yield from ()
+
+    method = "/inference.GRPCInferenceService/ModelInfer"
+    return [over, *(channel.stream_unary(method).future(nothing()) for _ in range(count))]
+
+
+def test_half_sent_calls_hold_up_nobody(server: Server) -> None:
+    with grpc.insecure_channel(server.state.grpc, [("grpc.use_local_subchannel_pool", 1)]) as other:
+        over, *calls = half_sent(other, 700)
+        try:
+            for _ in range(8):  # a new connection each, to either worker
+                with grpc.insecure_channel(server.state.grpc, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                    assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=30) == b"\x08\x01"
+                    assert called(channel, typed(1)).model_name == LOOP
+        finally:
+            over.set()
+            for call in calls:
+                call.cancel()
+
+
+def test_message_that_does_not_come_is_given_up() -> None:
+    async def never() -> Any:
+        await asyncio.get_running_loop().create_future()
+        yield b""
+
+    async def soon() -> Any:
+        yield b"x"
+
+    async def nothing() -> Any:
+        for _ in ():
+            yield b""
+
+    async def check() -> None:
+        with pytest.raises(Late):
+            await Arrivals(1, 0.01).message(never())
+        with pytest.raises(RequestMalformed):
+            await Arrivals(1, 60).message(nothing())
+        arrivals = Arrivals(2, 60)
+        old = [asyncio.create_task(arrivals.message(never())) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await arrivals.message(soon())
+        grpc_limits.YOUNG_SECONDS, before = -1.0, grpc_limits.YOUNG_SECONDS
+        try:
+            assert await arrivals.message(soon()) == b"x"
+        finally:
+            grpc_limits.YOUNG_SECONDS = before
+        with pytest.raises(Late):
+            await old[0]
+        assert not old[1].done()
+        old[1].cancel()
+
+    asyncio.run(check())
+
+
+def test_idle_connections_over_the_limit_are_closed_and_others_answered(tmp_path: Any) -> None:
+    home = opened(tmp_path, RealClock())
+    controller.release(home, LOOP, package(home.packages).digest, why="first")
+    with running(home, LOOPWRIGHT_GRPC_PORT="0", LOOPWRIGHT_CONNECTIONS="40") as server, ExitStack() as stack:
+        host, _, port = server.state.grpc.rpartition(":")
+        idle = []
+        for _ in range(200):
+            raw = stack.enter_context(socket.create_connection((host, int(port)), 5))
+            raw.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+            raw.setblocking(False)
+            idle.append(raw)
+
+        def left() -> int:
+            return sum(not ended(raw) for raw in idle)
+
+        until(lambda: left() <= 20, 60)
+        with grpc.insecure_channel(server.state.grpc) as channel:
+            grpc.channel_ready_future(channel).result(30)
+            assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=30) == b"\x08\x01"
+            assert called(channel, typed(1)).model_name == LOOP
+
+
+def ended(raw: socket.socket) -> bool:
+    """Whether the other side has closed a connection."""
+    try:
+        while raw.recv(65536):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def test_our_messages_are_those_of_triton() -> None:

@@ -61,7 +61,7 @@ class Admission:
 
     def admit(self, member: Member, address: str) -> Peer:
         """Find a place for a new connection."""
-        address = _network(address)
+        address = network(address)
         peer = self._peers.get(address)
         if peer is None:
             peer = self._peers[address] = Peer(address)
@@ -108,7 +108,7 @@ def places(most: int, files: int) -> int:
     return max(16, min(most, files - SPARE_FILES))
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
     """What counts as one client: an IPv4 address, or the /64 that one IPv6 client can choose addresses from."""
     if ":" not in address:
         return address

@@ -23,13 +23,15 @@ from google.protobuf.message import DecodeError
 from loopwright.deploy.decode import MOST_ROWS
 from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.services import InService
-from loopwright.records.errors import LoopwrightError, Overloaded, RequestInvalid, RequestMalformed, RequestTooLarge
+from loopwright.records.errors import LoopwrightError, NotFound, Overloaded, RequestInvalid, RequestMalformed, RequestTooLarge
 from loopwright.records.predictions.record import Prediction
 from loopwright.server import oip
 from loopwright.server.access import Access
+from loopwright.server.admission import SPARE_PLACES, Admission
 from loopwright.server.asking import ask, asked_id, deadline
 from loopwright.server.batches import Batches, Found
-from loopwright.server.http import MOST_BYTES
+from loopwright.server.grpc_limits import Arrivals, Late, close_excess
+from loopwright.server.http import ADDRESS_SHARE, ARRIVAL_SECONDS, CONNECTIONS, MOST_BYTES
 from loopwright.server.metrics import Metrics
 from loopwright.server.routes import Permission
 from loopwright.server.spans import Spans, Traced, traceresponse
@@ -42,6 +44,11 @@ MOST_VARINTS = 10 * MOST_ROWS
 """So many bytes the integers of a tensor may take, or its shape: each may be a byte there and eight in memory."""
 
 MOST_CALLS = 512
+"""So many calls are answered at once, and as many may be arriving; health has places of its own."""
+
+MOST_HEALTH_CALLS, HEALTH_SECONDS = 64, 5.0
+HANDSHAKE_SECONDS = 10
+SWEEP_SECONDS = 0.5
 LAST_CALL_SECONDS = 0.25
 INLINE_BYTES = 64 * 1024
 """A larger message is decoded and its answer encoded in a thread, so that the others are answered meanwhile."""
@@ -200,8 +207,15 @@ class Door:
         *,
         version: str,
         spans: Spans | None = None,
+        admission: Admission | None = None,
     ) -> None:
-        self._spans = spans
+        self._spans, self._admission = spans, admission or Admission(CONNECTIONS, ADDRESS_SHARE)
+        self._arriving, self._health_arriving = (
+            Arrivals(MOST_CALLS, ARRIVAL_SECONDS),
+            Arrivals(MOST_HEALTH_CALLS, HEALTH_SECONDS),
+        )
+        self._calls = 0
+        self._sweeping: asyncio.Task[None] | None = None
         self._router, self._access, self._metrics = router, access, metrics
         self._batches, self._ready, self._version = batches, ready, version
         self._server: Any = None
@@ -216,16 +230,30 @@ class Door:
                 ("grpc.max_receive_message_length", MOST_BYTES),
                 ("grpc.max_metadata_size", 16 * 1024),
                 ("grpc.max_concurrent_streams", 1024),
+                ("grpc.max_allowed_incoming_connections", self._admission.places + SPARE_PLACES),
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
                 ("grpc.max_connection_idle_ms", 300_000),
                 ("grpc.max_connection_age_ms", 600_000),  # so that who sends half a call does not hold its place for ever
                 ("grpc.max_connection_age_grace_ms", 30_000),
             ],
-            maximum_concurrent_rpcs=MOST_CALLS,
         )
         self._server.add_generic_rpc_handlers(tuple(self._handlers()))
         port: int = self._server.add_insecure_port(address)
         await self._server.start()
+        self._sweeping = asyncio.create_task(self._sweep(port))
         return port
+
+    async def _sweep(self, port: int) -> None:
+        """Keep the connections within their limits."""
+        complained = ""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                self._admission.evicted += await asyncio.to_thread(close_excess, port, self._admission)
+            except Exception as error:  # noqa: BLE001  # whatever it is, sweeping goes on
+                if str(error) != complained:
+                    complained = str(error)
+                    sys.stderr.write(f"loopwright: connections over gRPC are not bounded: {type(error).__name__}: {error}\n")
 
     async def close(self, seconds: float) -> None:
         """Take nothing new, and finish within `seconds` what was begun.
@@ -236,6 +264,8 @@ class Door:
             self._closing = True
             await asyncio.sleep(LAST_CALL_SECONDS)
             await self._server.stop(seconds)
+            if self._sweeping is not None:
+                self._sweeping.cancel()
             self._large.shutdown()
 
     async def _aside(self, work: Callable[..., Any], *given: Any) -> Any:
@@ -252,35 +282,46 @@ class Door:
         }
         found = {}
         for name, (permission, answer) in own.items():
-            found[name] = grpc.unary_unary_rpc_method_handler(self._guarded(f"{name}Request", permission, answer))
-        health = grpc.unary_unary_rpc_method_handler(self._guarded("HealthCheckRequest", "public", self._health))
+            found[name] = grpc.stream_unary_rpc_method_handler(self._guarded(f"{name}Request", permission, answer))
+        health = grpc.stream_unary_rpc_method_handler(self._guarded("HealthCheckRequest", "public", self._health))
         return [
             grpc.method_handlers_generic_handler(_SERVICE, found),
             grpc.method_handlers_generic_handler(_HEALTH, {"Check": health}),
         ]
 
     def _guarded(self, kind: str, permission: Permission, answer: Any) -> Any:
-        """A handler of bytes that lets in who may, and whatever goes wrong tells the client by a status, with nothing internal."""
+        """A handler of bytes that lets in who may, and whatever goes wrong tells the client by a status, with nothing internal.
 
-        async def handle(body: bytes, context: Any) -> bytes:
+        Called when the headers have come (as for a stream), so that half a call waits within bounds that are ours.
+        """
+        arriving = self._health_arriving if permission == "public" else self._arriving
+
+        async def handle(messages: Any, context: Any) -> bytes:
             # A page in a browser cannot speak gRPC, so there is no Host to be forged.
             headers = {**_headers(context), b"host": b"localhost"}
             if status := self._access.refuse(permission, headers):
                 self._metrics.failed("", CODES[status][0])
                 await context.abort(_STATUS[status], CODES[status][1])
-            loop = ""
-            self._held += len(body)
+            loop, body = "", None
             try:
+                body = await arriving.message(aiter(messages))
+                self._held += len(body)
+                self._calls += 1
                 if self._closing:
                     raise Overloaded("this server is stopping; ask another, or try again")
                 if self._held > MOST_HELD_BYTES:
                     raise Overloaded("more bytes are arriving than can be held; try again")
+                if self._calls > MOST_CALLS and permission != "public":
+                    raise Overloaded("more calls are being answered than can be held; try again")
                 if self._batches.full and kind == "ModelInferRequest":
                     raise Overloaded("more rows are waiting than can be answered soon; try again")
                 message = await self._aside(parse, kind, body) if len(body) > INLINE_BYTES else parse(kind, body)
                 loop = getattr(message, "model_name", "")
                 made: bytes = (await answer(message, headers, context)).SerializeToString()
                 return made
+            except Late:
+                self._metrics.failed("", CODES[408][0])
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, CODES[408][1])
             except LoopwrightError as error:
                 code, text, trailing = self._told(error, loop)
             except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets a status and the server lives
@@ -289,7 +330,9 @@ class Door:
                 self._metrics.failed("", CODES[500][0])
                 code, text, trailing = grpc.StatusCode.INTERNAL, CODES[500][1], ()
             finally:
-                self._held -= len(body)
+                if body is not None:
+                    self._held -= len(body)
+                    self._calls -= 1
             await context.abort(code, text, trailing)
             return b""  # abort has raised
 
@@ -311,8 +354,14 @@ class Door:
     async def _server_ready(self, _: Any, __: Any, ___: Any) -> Any:
         return messages()["ServerReadyResponse"](ready=self._ready())
 
-    async def _health(self, _: Any, __: Any, ___: Any) -> Any:
-        return messages()["HealthCheckResponse"](status=1 if self._ready() else 2)
+    async def _health(self, asked: Any, _: Any, __: Any) -> Any:
+        """Of this server (""), of its service by name, of a loop. Raises NotFound for what is none of them."""
+        ready = self._ready()
+        if asked.service not in ("", _SERVICE, _HEALTH):
+            if not self._router.knows(asked.service):
+                raise NotFound("service", asked.service)
+            ready = asked.service not in self._router.unready
+        return messages()["HealthCheckResponse"](status=1 if ready else 2)
 
     async def _server_metadata(self, _: Any, __: Any, ___: Any) -> Any:
         return messages()["ServerMetadataResponse"](name="loopwright", version=self._version)

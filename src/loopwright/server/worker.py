@@ -123,7 +123,16 @@ def _grpc(home: Home, router: Router, app: DataPlane, metrics: Metrics) -> Any:
     from loopwright.server.grpc import Door  # not above: it needs an extra, and takes time and memory
 
     access = Access(home.settings, always=False)
-    return Door(router, access, metrics, app.batches, lambda: app.serves, version=__version__, spans=app.spans)
+    return Door(
+        router,
+        access,
+        metrics,
+        app.batches,
+        lambda: app.serves,
+        version=__version__,
+        spans=app.spans,
+        admission=_admission(home.settings),
+    )
 
 
 def _spans(home: Home, metrics: Metrics) -> Spans | None:

@@ -1,0 +1,102 @@
+"""What the gRPC library leaves unbounded: calls whose message is still on its way, and connections by client address.
+
+The library shows its connections to nobody, but they are this process's sockets: those over the limits that have been silent longest
+are shut down, as over HTTP (`admission`). Linux only; elsewhere the library's own cap on all connections is what there is.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+import struct
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+from loopwright.records.errors import Overloaded, RequestMalformed
+from loopwright.server.admission import Admission, network
+
+YOUNG_SECONDS = 1.0
+"""A message that has been on its way for less is not given up for another."""
+
+_FILES = Path("/proc/self/fd")
+_LAST_DATA_RECEIVED = 52  # offset of tcpi_last_data_recv (milliseconds) in struct tcp_info
+
+
+class Late(Exception):
+    """The message of a call did not come in time."""
+
+
+class Arrivals:
+    """Calls whose message is on its way: at most `most`, each for `seconds`. One too many takes the place of the oldest."""
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most, self._seconds = most, seconds
+        self._arriving: dict[asyncio.Timeout, float] = {}
+
+    async def message(self, messages: AsyncIterator[bytes]) -> bytes:
+        """The message of a call. Raises Late, Overloaded, RequestMalformed where the client ends without one."""
+        now = asyncio.get_running_loop().time()
+        if len(self._arriving) >= self._most:
+            self._give_up_oldest(now)
+        try:
+            async with asyncio.timeout(self._seconds) as limit:
+                self._arriving[limit] = now
+                try:
+                    return await anext(messages)
+                finally:
+                    self._arriving.pop(limit, None)
+        except TimeoutError:
+            raise Late from None
+        except StopAsyncIteration:
+            raise RequestMalformed("the call has no message") from None
+
+    def _give_up_oldest(self, now: float) -> None:
+        oldest, since = next(iter(self._arriving.items()))
+        if now - since < YOUNG_SECONDS:
+            raise Overloaded("more calls are arriving than can be held; try again")
+        del self._arriving[oldest]
+        oldest.reschedule(now)
+
+
+class _Connection(NamedTuple):
+    silent_ms: int
+    fd: int
+
+
+def close_excess(port: int, admission: Admission) -> int:
+    """Shut down the longest silent connections at `port` of this process over the limits of `admission`; how many."""
+    try:
+        files = [int(file.name) for file in _FILES.iterdir()]
+    except OSError:
+        return 0
+    if len(files) <= admission.per_address:
+        return 0
+    with contextlib.ExitStack() as copies:
+        addresses: dict[str, list[_Connection]] = defaultdict(list)
+        for file in files:
+            with contextlib.suppress(OSError):
+                if stat.S_ISSOCK(os.fstat(file).st_mode):
+                    copy = copies.enter_context(contextlib.closing(socket.socket(fileno=os.dup(file))))
+                    if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.getsockname()[1] == port:
+                        info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+                        silent = struct.unpack_from("I", info, _LAST_DATA_RECEIVED)[0]
+                        addresses[network(copy.getpeername()[0])].append(_Connection(silent, copy.fileno()))
+        excess = _excess(list(addresses.values()), admission)
+        for fd in excess:  # a copy of the descriptor: whatever the library does meanwhile, it is this very connection
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
+                connection.shutdown(socket.SHUT_RDWR)
+    return len(excess)
+
+
+def _excess(addresses: list[list[_Connection]], admission: Admission) -> list[int]:
+    """The descriptors to be shut down: of each address over its share, then of those that have most."""
+    closing = []
+    for connections in addresses:
+        connections.sort()
+        while len(connections) > admission.per_address:
+            closing.append(connections.pop().fd)
+    over = sum(map(len, addresses)) - admission.places
+    return closing + [max(addresses, key=len).pop().fd for _ in range(over)]
