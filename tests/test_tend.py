@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
 import pytest
 from tests import openlineage
 from tests.journeys import synthetic
@@ -14,6 +15,7 @@ from tests.journeys.synthetic import DRIFT, FILE, START, WEEK, WORTH, World
 from tests.receiver import receiving
 
 from loopwright import Home
+from loopwright.cli.answer import is_yes
 from loopwright.data.context import needs
 from loopwright.deploy import bad
 from loopwright.deploy.controller import history, release, serving
@@ -29,9 +31,9 @@ from loopwright.records.predictions.segment import log_folder
 from loopwright.records.turns import Turn
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.replay import Traffic, between
-from loopwright.tend import DAMAGED, RETRY_AFTER, UNTOLD, loops, tend
+from loopwright.tend import DAMAGED, FAILING, RETRY_AFTER, UNTOLD, loops, tend
 from loopwright.turn import turn
-from loopwright.verbs import look
+from loopwright.verbs import act, look
 
 LOOP = load_loop(FILE)
 NOW = DRIFT + WEEK
@@ -68,15 +70,14 @@ def test_predictions_are_told_as_events_and_an_alert_says_while_they_are_not(liv
     with receiving() as receiver, synthetic.opened(tmp_path / "home", NOW, events=receiver.url) as home:
         receiver.status = 500
         done = tend(home, owner="a", retrain=False)
-        assert done is not None
-        assert done["late"].events == 0
+        assert not done.held_by
+        assert done.loops["late"].events == 0
         [alert] = [e.record for e in home.ledger.find(Alert, key=UNTOLD)][:1]
         assert (alert.state, "answered 500" in alert.detail) == ("open", True)
         receiver.status = 200
         receiver.posted.clear()
         again = tend(home, owner="a", retrain=False)
-        assert again is not None
-        assert again["late"].events == done["late"].committed.predictions > 0
+        assert again.loops["late"].events == done.loops["late"].committed.predictions > 0
         told = [event["id"] for post in receiver.posted for event in json.loads(post.body)]
         assert sorted(told) == sorted(predictions(home, "late")["_id"].to_pylist())
         closed = home.ledger.latest(Alert, loop="late", key=UNTOLD)
@@ -88,8 +89,8 @@ def test_a_round_commits_closes_and_accounts_and_the_next_finds_nothing_to_do(ho
     asked = [o for o in world.orders if START <= o["at"] < NOW]
     came = [d for d in world.deliveries if START - dt.timedelta(minutes=30) <= d["came_at"] < NOW - dt.timedelta(minutes=30)]
     done = tend(home, owner="a", retrain=False)
-    assert done is not None
-    found = done["late"]
+    assert not done.held_by
+    found = done.loops["late"]
     assert found.committed.predictions == len(asked) == home.lake.count("predictions.late")
     assert abs(found.committed.outcomes - len(came)) <= 3, "those that became known just before the start may be counted"
     assert found.committed.problems == []
@@ -108,9 +109,12 @@ def test_a_round_commits_closes_and_accounts_and_the_next_finds_nothing_to_do(ho
     assert len(home.ledger.find(Turn)) == 2, "asked not to retrain: the first turn's two records and no more"
     counts = [len(home.ledger.find(kind)) for kind in (Window, Quality, ValueWindow, Trigger)]
     again = tend(home, owner="a", retrain=False)
-    assert again is not None
-    assert (again["late"].committed.predictions, again["late"].watched.windows, again["late"].values) == (0, [], [])
-    assert again["late"].watched.trigger == found.watched.trigger, "given again until somebody acts upon it"
+    assert (again.loops["late"].committed.predictions, again.loops["late"].watched.windows, again.loops["late"].values) == (
+        0,
+        [],
+        [],
+    )
+    assert again.loops["late"].watched.trigger == found.watched.trigger, "given again until somebody acts upon it"
     assert [len(home.ledger.find(kind)) for kind in (Window, Quality, ValueWindow, Trigger)] == counts == [4, 4, 4, 1]
     [need] = needs(LOOP.context, LOOP.aggregates)
     [west] = home.online.get_many(need.store, ["west"])
@@ -123,7 +127,7 @@ def test_openlineage_is_told_which_packages_answered(lived: Path, tmp_path: Path
     with synthetic.opened(tmp_path / "home", NOW, openlineage=str(events)) as home:
         for _ in range(2):
             done = tend(home, owner="a", retrain=False)
-            assert done is not None
+            assert not done.held_by
         state = serving(home, "late")
         assert state is not None
     began, ended = openlineage.events(events)
@@ -136,12 +140,12 @@ def test_openlineage_is_told_which_packages_answered(lived: Path, tmp_path: Path
 
 def test_one_process_tends(home: Home) -> None:
     with synthetic.opened(home.path, NOW) as other:
-        assert tend(home, owner="a", retrain=False) is not None
-        assert tend(other, owner="b") is None
-        assert tend(home, owner="a", retrain=False) is not None, "the holder goes on"
+        assert not tend(home, owner="a", retrain=False).held_by
+        assert tend(other, owner="b").held_by
+        assert not tend(home, owner="a", retrain=False).held_by, "the holder goes on"
         home.ledger.unlock("tend", "a")
-        assert tend(other, owner="b", retrain=False) is not None
-        assert tend(home, owner="a") is None
+        assert not tend(other, owner="b", retrain=False).held_by
+        assert tend(home, owner="a").held_by
 
 
 def test_a_scheduler_knows_the_loop_without_its_code(home: Home, lived: Path) -> None:
@@ -160,14 +164,14 @@ def test_a_trigger_retrains_and_releases_in_a_child_process(home: Home) -> None:
     before = serving(home, "late")
     assert before is not None
     done = tend(home, owner="a")
-    assert done is not None
+    assert not done.held_by
     [log] = home.folder("runs").glob("*.log")
     story = log.read_text()
     after = serving(home, "late")
     assert after is not None
     assert after.arms[0].package != before.arms[0].package, story
     assert (after.by, after.generation) == ("tend", before.generation + 1)
-    assert after.why == done["late"].watched.trigger.reason  # type: ignore[union-attr]  # it is there
+    assert after.why == done.loops["late"].watched.trigger.reason  # type: ignore[union-attr]  # it is there
     newest = home.ledger.find(Turn)[0].record
     assert (newest.cause, newest.state, newest.result) == ("drift", "done", after.arms[0].package)
     old, new = (home.packages.read(s.arms[0].package).manifest for s in (before, after))
@@ -175,7 +179,7 @@ def test_a_trigger_retrains_and_releases_in_a_child_process(home: Home) -> None:
     assert new.training.last > DRIFT, "it learned from what was served since"
     assert "deploy: package" in story
     assert [e.record.action for e in history(home, "late")] == ["release", "release"]
-    assert tend(home, owner="a")["late"].watched.trigger is None, "acted upon"  # type: ignore[index]  # it holds the lease
+    assert tend(home, owner="a").loops["late"].watched.trigger is None, "acted upon"
     assert home.ledger.verify() == []
 
 
@@ -229,7 +233,7 @@ def test_damage_of_the_log_is_told_once_until_somebody_has_looked(home: Home) ->
         return [e.record for e in home.ledger.find(Alert, loop=LOOP.name, key=DAMAGED, newest=False) if e.record.sent]
 
     for _ in range(3):
-        assert tend(home, owner="a", retrain=False) is not None
+        assert not tend(home, owner="a", retrain=False).held_by
     [alert] = told()
     assert (alert.severity, alert.state) == ("critical", "open")
     assert damaged.name in alert.detail
@@ -261,5 +265,45 @@ def test_what_is_old_goes_and_what_windows_and_training_need_stays(home: Home) -
     with pytest.raises(PredictionNotFound, match="are not kept"):
         look.trace(home, old)
     again = tend(short, owner="a", retrain=False)
-    assert again is not None
-    assert again[LOOP.name].watched.qualities == [], "no window is measured again for the rows that went"
+    assert again.loops[LOOP.name].watched.qualities == [], "no window is measured again for the rows that went"
+
+
+def poison(home: Home, name: str) -> None:
+    """A loop declared as `late` is, whose logged predictions have times that are no times."""
+    record = LOOP.record("")
+    home.ledger.put(msgspec.structs.replace(record, declaration={**record.declaration, "name": name}), loop=name, key=name)
+    home.lake.write(f"predictions.{name}", pa.table({"_id": [new_id(START)], "_at": ["not a time"]}))
+
+
+def test_poisoned_loops_stop_no_other_loop_and_are_alerted_once(home: Home) -> None:
+    record = LOOP.record("")
+    home.ledger.put(msgspec.structs.replace(record, declaration={"name": "a-broken"}), loop="a-broken", key="a-broken")
+    poison(home, "b-poisoned")
+    for _ in range(2):
+        done = tend(home, owner="a", retrain=False)
+        assert {problem.where.split(":")[0] for problem in done.failed} == {"a-broken", "b-poisoned"}
+        assert done.loops["late"].failed == []
+    assert len(home.ledger.find(Window, loop="late")) == 4
+    assert done.loops["late"].watched.trigger is not None
+    for name, step in (("a-broken", "read declaration"), ("b-poisoned", "find windows due")):
+        [entry] = [e for e in home.ledger.find(Alert, loop=name, key=FAILING) if e.record.sent]
+        assert (entry.record.state, entry.record.repeats, step in entry.record.title) == ("open", 0, True)
+    asked = act.tend(home, once=True, no_retrain=True)
+    assert (asked.leader, asked.ok, is_yes(asked)) == (False, False, False), "another process tends: nothing was done"
+    home.ledger.unlock("tend", "a")
+    asked = act.tend(home, once=True, no_retrain=True)
+    assert (asked.leader, asked.ok, is_yes(asked)) == (True, False, False), "steps failed"
+    shutil.rmtree(home.path / "lake" / "predictions.b-poisoned")
+    tend(home, owner="a", retrain=False)
+    healed = home.ledger.latest(Alert, loop="b-poisoned", key=FAILING)
+    assert healed is not None
+    assert healed.record.state == "closed"
+
+
+def test_a_step_that_fails_stops_no_other_step_of_the_loop(home: Home) -> None:
+    home.lake.write("outcomes.late", pa.table({"_id": [new_id(START)], "_known_at": ["not a time"]}))
+    done = tend(home, owner="a", retrain=False)
+    assert {problem.where for problem in done.failed} >= {"late: commit logs", "late: close windows"}
+    assert home.lake.exists("predictions.late"), "predictions are committed where outcomes cannot be"
+    [need] = needs(LOOP.context, LOOP.aggregates)
+    assert home.online.get_many(need.store, ["west"]) != [None]

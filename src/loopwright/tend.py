@@ -4,11 +4,13 @@ A scheduler never imports the user's code: what it needs of a loop stands in the
 ONNX. Retraining, which does need the code, runs as a child process: `loopwright run FILE`.
 """
 
+import logging
 import os
 import subprocess
 import sys
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -23,8 +25,9 @@ from loopwright.loop import Loop
 from loopwright.monitor.alerts import close_alert, open_alerts, raise_alert, send
 from loopwright.monitor.watch import Watched, watch
 from loopwright.records import openlineage
+from loopwright.records.attempts import Attempts
 from loopwright.records.declarations import duration
-from loopwright.records.errors import LoopwrightError
+from loopwright.records.errors import Damaged, LedgerUnavailable
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
 from loopwright.records.ledger import Problem
@@ -32,7 +35,9 @@ from loopwright.records.predictions.commit import Committed, commit
 from loopwright.records.predictions.damage import note, set_aside
 from loopwright.records.predictions.retention import retain
 from loopwright.records.turns import LoopRecord
-from loopwright.records.windows import Alert, Quality, ValueWindow, Window
+from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
+
+LOG = logging.getLogger("loopwright.upkeep")
 
 LEASE_SECONDS = 60.0
 RETRY_AFTER = timedelta(minutes=15)
@@ -40,32 +45,55 @@ FAILED = "retraining"
 """Key of the alert that a retraining failed."""
 DAMAGED = "damaged-log"
 """Key of the alert that segments of the prediction log are damaged or missing."""
+FAILING = "upkeep"
+"""Key of the alert that steps of upkeep fail; of no loop where they belong to none."""
 UNTOLD = "events"
 """Key of the alert that predictions cannot be told as events."""
 
 
 class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
-    """What one round of upkeep did for one loop."""
+    """What one round of upkeep did for one loop; `failed` are the steps that raised."""
 
-    committed: Committed
-    watched: Watched
-    values: list[ValueWindow]
+    committed: Committed = Committed(predictions=0, outcomes=0, problems=[])
+    watched: Watched = Watched(windows=[], qualities=[], trigger=None, alerts=[])
+    values: list[ValueWindow] = []
     events: int = 0
+    failed: list[Problem] = []
 
 
-def upkeep(home: Home, loop: Loop, *, until: datetime) -> Upkeep:
+def upkeep(home: Home, loop: Loop, *, until: datetime, attempts: Attempts | None = None) -> Upkeep:
     """Commit the loop's logs, close the windows due at `until`, and account for each window that closed or was revised.
 
-    What an upkeep that died left half done is done by the next one.
+    What an upkeep that died left half done is done by the next one. A step that fails is noted in `attempts` and does not stop
+    the next; without `attempts` it raises.
     """
-    committed = commit(home, loop.name)
-    _tell_damage(home, loop.name, committed.problems)
+    steps = attempts or Attempts(loop.name, strict=True)
+    committed = steps.run("commit logs", lambda: commit(home, loop.name), Committed(predictions=0, outcomes=0, problems=[]))
+    steps.run("report damage", lambda: _tell_damage(home, loop.name, committed.problems), None)
     if committed.predictions:
-        _tell(home, loop, committed.predictions)
-    watched = watch(home, loop_name=loop.name, monitor=loop.monitor, retrain=loop.retrain, outcome=loop.outcome, until=until)
-    _close_bad(home, loop.name)
+        steps.run("send lineage", lambda: _tell(home, loop, committed.predictions), None)
+    watched = watch(
+        home,
+        loop_name=loop.name,
+        monitor=loop.monitor,
+        retrain=loop.retrain,
+        outcome=loop.outcome,
+        until=until,
+        attempts=steps,
+    )
+    steps.run("close alerts", lambda: _close_bad(home, loop.name), None)
+    values = steps.run(
+        "account", lambda: _account(home, loop, until, {q.start for q in watched.qualities}), list[ValueWindow]()
+    )
+    busy = bool(committed.predictions or committed.outcomes)
+    steps.run("delete old rows", lambda: _retain(home, loop, until, busy=busy), None)
+    return Upkeep(committed=committed, watched=watched, values=values)
+
+
+def _account(home: Home, loop: Loop, until: datetime, fresh: set[datetime]) -> list[ValueWindow]:
+    """Account for each window whose quality is newer than its account."""
     values = []
-    for quality in _unaccounted(home, loop, until, {q.start for q in watched.qualities}):
+    for quality in _unaccounted(home, loop, until, fresh):
         value = account(
             home,
             loop_name=loop.name,
@@ -78,8 +106,7 @@ def upkeep(home: Home, loop: Loop, *, until: datetime) -> Upkeep:
         if value is not None:
             home.ledger.put(value, loop=loop.name, key=quality.start.isoformat())
             values.append(value)
-    _retain(home, loop, until, busy=bool(committed.predictions or committed.outcomes))
-    return Upkeep(committed=committed, watched=watched, values=values)
+    return values
 
 
 def _retain(home: Home, loop: Loop, until: datetime, *, busy: bool) -> None:
@@ -157,8 +184,24 @@ def _unaccounted(home: Home, loop: Loop, until: datetime, fresh: set[datetime]) 
 
 def loops(home: Home) -> list[tuple[Loop, str]]:
     """Every loop the ledger knows, newest declaration, with its file; functions are source text and cannot be called."""
-    newest = {e.loop: e.record for e in home.ledger.find(LoopRecord, newest=False)}
-    return [(msgspec.convert(record.declaration, Loop), record.file) for _, record in sorted(newest.items())]
+    return [(_declared(record), record.file) for _, record in sorted(_records(home, Attempts("ledger", strict=True)).items())]
+
+
+def _declared(record: LoopRecord) -> Loop:
+    return msgspec.convert(record.declaration, Loop)
+
+
+def _records(home: Home, attempts: Attempts) -> dict[str, LoopRecord]:
+    """The newest declaration of every loop. One that cannot be read is noted, and the others are there."""
+    try:
+        return {e.loop: e.record for e in home.ledger.find(LoopRecord, newest=False)}
+    except Damaged:
+        found = {}
+        for loop in home.ledger.loops(LoopRecord):
+            entry = attempts.run(f"declaration of {loop}", partial(home.ledger.latest, LoopRecord, loop=loop), None)
+            if entry is not None:
+                found[loop] = entry.record
+        return found
 
 
 def needed(home: Home, loop: Loop) -> list[Joined]:
@@ -174,41 +217,88 @@ def needed(home: Home, loop: Loop) -> list[Joined]:
 
 
 def refresh(home: Home, tables: set[str]) -> None:
-    """Feed what serving needs of tables that have just changed, for every loop; upkeep does it again if it fails."""
-    for loop, _ in loops(home):
-        with suppress(LoopwrightError):
-            feed(home, [j for j in needed(home, loop) if j.table.name in tables])
+    """Feed what serving needs of tables that have just changed, for every loop; upkeep does it again, and tells, where it fails."""
+    attempts = Attempts("feed")
+    for name, record in _records(home, attempts).items():
+        loop = attempts.run(name, partial(_declared, record), None)
+        if loop is not None:
+            attempts.run(name, partial(_feed, home, loop, tables), None)
 
 
-def tend(home: Home, *, owner: str, retrain: bool = True) -> dict[str, Upkeep] | None:
-    """One round of upkeep over all loops; None when another process holds the lease (`owner` tells them apart)."""
+def _feed(home: Home, loop: Loop, tables: set[str] | None = None) -> None:
+    """Feed the online table what requests of a loop are joined with (of these tables only)."""
+    feed(home, [j for j in needed(home, loop) if tables is None or j.table.name in tables])
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """One round of upkeep: what was done for each loop, and what went wrong (`failed`), steps that belong to no loop first.
+
+    `held_by` names the process that tends instead of this one, "" where this one did; then nothing was done.
+    """
+
+    loops: dict[str, Upkeep] = {}
+    failed: list[Problem] = []
+    held_by: str = ""
+
+
+def tend(home: Home, *, owner: str, retrain: bool = True) -> Round:
+    """One round of upkeep over all loops, unless another process holds the lease (`owner` tells them apart).
+
+    A loop, or a step of one, that fails is noted, and alerted once; it does not stop the others.
+    """
     if not home.ledger.lock("tend", owner, LEASE_SECONDS):
-        return None
+        return Round(held_by="another process")
     done: dict[str, Upkeep] = {}
     now = home.clock.now()
-    home.packages.sweep()
+    whole = Attempts("upkeep")
+    whole.run("remove unfinished packages", home.packages.sweep, 0)
     events = Events(home)
-    for loop, file in loops(home):
+    records = _records(home, whole)
+    for name, record in sorted(records.items()):
         home.ledger.lock("tend", owner, LEASE_SECONDS)
-        try:
-            feed(home, needed(home, loop))
-            events.begin(loop.name)
-            result = upkeep(home, loop, until=now)
-            result = msgspec.structs.replace(result, events=_tell_events(home, loop.name, events))
-        except LoopwrightError as error:
-            problem = Problem(where=f"upkeep of {loop.name}", what=str(error))
-            result = Upkeep(
-                committed=Committed(predictions=0, outcomes=0, problems=[problem]),
-                watched=Watched(windows=[], qualities=[], trigger=None, alerts=[]),
-                values=[],
-            )
-        done[loop.name] = result
-        trigger = result.watched.trigger
-        if retrain and trigger is not None and file:
-            _retrain(home, loop.name, file, trigger.cause, trigger.reason, owner)
+        done[name] = _tend_loop(home, name, record, now, events)
+    _tell_failures(home, "", whole)
+    for name, record in sorted(records.items()) if retrain else ():
+        trigger = done[name].watched.trigger
+        if trigger is not None and record.file:
+            whole.run(f"retrain {name}", partial(_retrain, home, name, record.file, trigger, owner), None)
     with suppress(OSError):  # a figure for the metrics; the alerts say it too
         note(home.path, {loop: count for loop in done if (count := len(set_aside(home.path, loop)))})
-    return done
+    return Round(loops=done, failed=[*whole.failed, *(problem for each in done.values() for problem in each.failed)])
+
+
+def _tend_loop(home: Home, name: str, record: LoopRecord, now: datetime, events: Events) -> Upkeep:
+    """One loop's round: all its steps, whatever becomes of each."""
+    attempts, result = Attempts(name), Upkeep()
+    loop = attempts.run("read declaration", lambda: _declared(record), None)
+    if loop is not None:
+        attempts.run("feed context", lambda: _feed(home, loop), None)
+        attempts.run("begin events", lambda: events.begin(name), None)
+        result = upkeep(home, loop, until=now, attempts=attempts)
+        told = attempts.run("send events", lambda: _tell_events(home, name, events), 0)
+        result = msgspec.structs.replace(result, events=told)
+    _tell_failures(home, name, attempts)
+    return msgspec.structs.replace(result, failed=attempts.failed)
+
+
+def _tell_failures(home: Home, loop: str, attempts: Attempts) -> None:
+    """Alert once on the steps that fail, until all go through again. An alert that cannot be raised is in the log."""
+    title = f"Upkeep fails: {', '.join(attempts.steps)}"[:200]
+    try:
+        before = home.ledger.latest(Alert, loop=loop, key=FAILING)
+        is_open = before is not None and before.record.state == "open"
+        if attempts.failed and (before is None or not is_open or before.record.title != title):
+            for error in attempts.errors:
+                LOG.error("upkeep of %s failed", loop or "this installation", exc_info=error)
+            detail = "; ".join(f"{problem.where}: {problem.what}" for problem in attempts.failed)
+            raise_alert(home, loop, FAILING, severity="critical", title=title, detail=detail)
+        elif is_open and not attempts.failed:
+            close_alert(home, loop, FAILING, detail="every step went through")
+            send(home, loop)
+    except LedgerUnavailable:
+        raise
+    except Exception:
+        LOG.exception("no alert could be raised that upkeep of %s fails", loop or "this installation")
 
 
 def _tell_events(home: Home, loop: str, events: Events) -> int:
@@ -225,7 +315,7 @@ def _tell_events(home: Home, loop: str, events: Events) -> int:
     return told.events
 
 
-def _retrain(home: Home, loop: str, file: str, cause: str, why: str, owner: str) -> None:
+def _retrain(home: Home, loop: str, file: str, trigger: Trigger, owner: str) -> None:
     """Retrain in a child process, which may import the user's code; the lease is renewed while it runs.
 
     One that fails raises an alert, and is tried again after `RETRY_AFTER` if the reason is still there.
@@ -234,7 +324,8 @@ def _retrain(home: Home, loop: str, file: str, cause: str, why: str, owner: str)
     if failed is not None and failed.record.state == "open" and home.clock.now() - failed.at < RETRY_AFTER:
         return
     environment = {**os.environ, **home.settings.environment(), "LOOPWRIGHT_BY": "tend"}
-    command = [sys.executable, "-m", "loopwright", "run", file, "--refit", "--cause", cause, "--why", why]
+    about = ["--cause", trigger.cause, "--why", trigger.reason]
+    command = [sys.executable, "-m", "loopwright", "run", file, "--refit", *about]
     log = home.folder("runs") / f"{new_id(home.clock.now())}.log"
     with log.open("wb") as output:
         try:

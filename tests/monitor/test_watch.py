@@ -11,6 +11,7 @@ from tests.traffic import LOOP, OUTCOME, START, WEEK, World, package, rows, trut
 from loopwright.monitor.watch import Watched, watch
 from loopwright.records.declarations import Monitor, Retrain
 from loopwright.records.home import Home
+from loopwright.records.predictions.read import predictions
 from loopwright.records.settings import Settings
 from loopwright.records.turns import Turn
 from loopwright.records.windows import Alert, Quality, Trigger, Window
@@ -298,3 +299,15 @@ outcome = Outcome(Table("landings", columns, ["flight"], "landed_at"), "arr_dela
 home = Home(Settings(home=Path(sys.argv[1])), SimulatedClock(now))
 watch(home, loop_name="late", monitor=Monitor(), retrain=Retrain(drift=1, cooldown="0s"), outcome=outcome, until=now)
 """
+
+
+def test_integers_beyond_the_precision_of_a_float_close_windows_and_read_back_exactly(world: World) -> None:
+    extreme = [2**53 + 1, 2**63 - 1, -(2**63), 1_300_000_000_000_000_001]
+    given = [r | {"hour": extreme[i % len(extreme)]} for i, r in enumerate(rows(1000, START))]
+    world.predict(given)
+    logged = predictions(world.home, LOOP, columns=["hour"])["hour"].to_pylist()
+    assert sorted(logged) == sorted(r["hour"] for r in given)
+    world.clock.advance_to(START + WEEK)
+    [window] = look(world).windows
+    hour = next(c for c in window.columns if c.column == "hour")
+    assert (window.rows, window.state, hour.state) == (1000, "drift", "drift")

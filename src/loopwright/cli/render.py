@@ -695,9 +695,7 @@ def _replayed(value: Replayed) -> RenderableType:
 
 def _tended(value: Tended) -> RenderableType:
     if not value.leader:
-        return Text(
-            "nothing done: another process tends (`loopwright serve` does it beside itself); one that died gives way in a minute"
-        )
+        return Text(f"nothing done: {value.held_by or 'another process'} tends (`loopwright serve` does it beside itself)")
     rows = [
         [loop, count, value.outcomes.get(loop, 0), value.windows.get(loop, 0), value.triggers.get(loop)]
         for loop, count in value.committed.items()
@@ -708,7 +706,8 @@ def _tended(value: Tended) -> RenderableType:
     )
     told = ", ".join(f"{count:,} of {loop}" for loop, count in value.events.items())
     events = [Text(f"told as events: {told}")] if told else []
-    return Group(moved, *events, *([_problems(value.problems)] if value.problems else []))
+    problems = [*value.problems, *value.failed]
+    return Group(moved, *events, *([_problems(problems)] if problems else []))
 
 
 def _report(value: ReportFile) -> RenderableType:

@@ -22,6 +22,7 @@ from loopwright.monitor.inputs import packages_of, watched_columns, window
 from loopwright.monitor.quality import Decay, decayed, quality
 from loopwright.monitor.usual import usual
 from loopwright.records import failpoints, metrics
+from loopwright.records.attempts import Attempts
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Monitor, Outcome, Retrain, duration
 from loopwright.records.errors import NotFound, PackageRefused
@@ -58,7 +59,16 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
     alerts: list[Alert]
 
 
-def watch(home: Home, *, loop_name: str, monitor: Monitor, retrain: Retrain, outcome: Outcome, until: datetime) -> Watched:
+def watch(
+    home: Home,
+    *,
+    loop_name: str,
+    monitor: Monitor,
+    retrain: Retrain,
+    outcome: Outcome,
+    until: datetime,
+    attempts: Attempts | None = None,
+) -> Watched:
     """Close every window of the loop that is over at `until`, revise earlier ones, and decide whether to retrain.
 
     Windows follow each other from the first release (or the first prediction, where that is earlier) in steps of
@@ -66,19 +76,22 @@ def watch(home: Home, *, loop_name: str, monitor: Monitor, retrain: Retrain, out
     was: what comes late to a silence of years does not close hundreds. Each is stored under its start (ISO 8601). A
     window's quality is revised as long as outcomes may come: until `outcome.wait` after its end.
     """
+    steps = attempts or Attempts(loop_name, strict=True)
     retrain = msgspec.structs.replace(retrain, decay_metric=retrain.decay_metric or metrics.primary(outcome.task))
-    due = list(_due(home, loop_name, monitor, until))
-    watcher = _Watcher(home, loop_name, monitor, retrain, outcome, until, due)
-    closed, qualities, raised = [], [], []
-    for start, end in due:
-        found = watcher.close(start, end)
-        closed.append(found.window)
-        qualities.append(found.quality)
-        raised += found.alerts
-    qualities += watcher.revise(skip={q.start for q in qualities})
-    trigger = watcher.trigger()
-    alerts.send(home, loop_name)
-    return Watched(windows=closed, qualities=sorted(qualities, key=lambda q: q.start), trigger=trigger, alerts=raised)
+    due = steps.run("find windows due", lambda: list(_due(home, loop_name, monitor, until)), list[tuple[datetime, datetime]]())
+    watcher = _Watcher(home, loop_name, monitor, retrain, outcome, until)
+    found: list[_Found] = []
+    steps.run("close windows", lambda: watcher.close_all(due, found), None)
+    closed = [each.quality for each in found]
+    revised = steps.run("revise windows", lambda: watcher.revise(skip={q.start for q in closed}), list[Quality]())
+    trigger = steps.run("look for a reason to retrain", watcher.trigger, None)
+    steps.run("send alerts", lambda: alerts.send(home, loop_name), list[Alert]())
+    return Watched(
+        windows=[each.window for each in found],
+        qualities=sorted([*closed, *revised], key=lambda q: q.start),
+        trigger=trigger,
+        alerts=[alert for each in found for alert in each.alerts],
+    )
 
 
 def _due(home: Home, loop: str, monitor: Monitor, until: datetime) -> Iterator[tuple[datetime, datetime]]:
@@ -140,7 +153,6 @@ class _Watcher:
         retrain: Retrain,
         outcome: Outcome,
         until: datetime,
-        due: list[tuple[datetime, datetime]],
     ) -> None:
         self.home, self.loop = home, loop
         self.monitor, self.retrain, self.outcome, self.until = monitor, retrain, outcome, until
@@ -148,9 +160,15 @@ class _Watcher:
         self._packages: dict[str, Package | None] = {}
         self._slices: dict[str, Graph] = {}
         self.fleets = Fleets(home, loop)
-        self._at_once = self._read(due)
+        self._at_once: tuple[datetime, pa.Table, Array] | None = None
 
     # --- measuring -----------------------------------------------------------------------------------------------
+
+    def close_all(self, due: list[tuple[datetime, datetime]], found: list[_Found]) -> None:
+        """Close the windows one after another, each added to `found`; those before one that cannot be closed are closed."""
+        self._at_once = self._read(due)
+        for start, end in due:
+            found.append(self.close(start, end))  # what was closed counts, also where the next one raises
 
     def close(self, start: datetime, end: datetime) -> _Found:
         """Measure the window, store what was found in one transaction."""

@@ -77,10 +77,13 @@ def _stacked(name: str, shape: list[int], values: pa.ChunkedArray, null: Array |
 
 
 def numbers(values: pa.ChunkedArray) -> Array:
-    """The numbers of a column, float64, nulls left out; of an array column the mean of each array, by which its drift is measured."""
+    """The numbers of a column as float64, nulls left out; of an array column the mean of each array.
+
+    For bins and means only: an integer beyond 2**53 becomes the nearest float64, on both sides of every comparison.
+    """
     there = values.drop_null()
     if not pa.types.is_list(values.type):
-        found: Array = there.cast(pa.float64()).to_numpy()
+        found: Array = there.cast(pa.float64(), safe=False).to_numpy()
         return found
     lengths, flat = pc.list_value_length(there).to_numpy(), pc.list_flatten(there).to_numpy()
     means: Array = np.bincount(np.repeat(np.arange(len(there)), lengths), flat, len(there)) / np.maximum(lengths, 1)

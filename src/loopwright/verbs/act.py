@@ -290,19 +290,21 @@ def tend(
         while True:
             done = tend_once(home, owner=owner, retrain=not no_retrain)
             result = Tended(
-                leader=done is not None,
-                committed={name: u.committed.predictions for name, u in (done or {}).items()},
-                outcomes={name: u.committed.outcomes for name, u in (done or {}).items()},
-                windows={name: len(u.watched.windows) for name, u in (done or {}).items()},
-                triggers={name: u.watched.trigger.reason for name, u in (done or {}).items() if u.watched.trigger},
-                problems=[p for u in (done or {}).values() for p in u.committed.problems],
-                events={name: u.events for name, u in (done or {}).items() if u.events},
+                leader=not done.held_by,
+                held_by=done.held_by,
+                committed={name: u.committed.predictions for name, u in done.loops.items()},
+                outcomes={name: u.committed.outcomes for name, u in done.loops.items()},
+                windows={name: len(u.watched.windows) for name, u in done.loops.items()},
+                triggers={name: u.watched.trigger.reason for name, u in done.loops.items() if u.watched.trigger},
+                problems=[p for u in done.loops.values() for p in u.committed.problems],
+                events={name: u.events for name, u in done.loops.items() if u.events},
+                failed=done.failed,
             )
-            if progress and (any(result.committed.values()) or any(result.windows.values()) or result.problems):
+            if progress and (any([*result.committed.values(), *result.windows.values()]) or result.problems or result.failed):
                 progress.say(
                     f"committed {result.committed}, closed {result.windows} windows"
                     + (f", told {result.events} as events" if result.events else "")
-                    + (f", problems {result.problems}" if result.problems else "")
+                    + "".join(f"; {p.where}: {p.what}" for p in [*result.problems, *result.failed])
                 )
             if once:
                 return result

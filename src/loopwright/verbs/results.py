@@ -298,7 +298,10 @@ class TurnReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tended(msgspec.Struct, frozen=True, kw_only=True):
-    """One round of upkeep: how much it did for each loop; `events` are predictions that were told to a receiver."""
+    """One round of upkeep: how much it did for each loop; `events` are predictions that were told to a receiver.
+
+    `problems` are damage that was met, `failed` the steps that raised. Where another process tends (`held_by`) nothing was done.
+    """
 
     leader: bool
     committed: dict[str, int]
@@ -307,6 +310,13 @@ class Tended(msgspec.Struct, frozen=True, kw_only=True):
     triggers: dict[str, str]
     problems: list[Problem]
     events: dict[str, int] = {}
+    failed: list[Problem] = []
+    held_by: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the round was done, and every step of it went through."""
+        return self.leader and not self.failed
 
 
 class Week(msgspec.Struct, frozen=True, kw_only=True):

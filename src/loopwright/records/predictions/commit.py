@@ -9,7 +9,7 @@ import fcntl
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +66,17 @@ def commit(home: Home, loop: str, *, final: bool = False) -> Committed:
     problems: list[Problem] = []
     try:
         if folder.is_dir():
-            with _alone(folder):
-                for kind in KINDS:
+            with _alone(folder), ExitStack() as one_by_one:  # outcomes are committed also where predictions cannot be
+                for kind in reversed(KINDS):
                     if (folder / kind).is_dir():
-                        rows[kind] = _Committer(home, loop, kind, problems).run(final=final)
+                        one_by_one.callback(_commit_kind, home, loop, kind, problems, rows, final=final)
     except OSError as error:
         raise LogUnavailable(f"the log of loop {loop} cannot be committed: {error.strerror or error}") from error
     return Committed(predictions=rows["predictions"], outcomes=rows["outcomes"], problems=problems)
+
+
+def _commit_kind(home: Home, loop: str, kind: str, problems: list[Problem], rows: dict[str, int], *, final: bool) -> None:
+    rows[kind] = _Committer(home, loop, kind, problems).run(final=final)
 
 
 @contextmanager
