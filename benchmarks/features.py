@@ -123,11 +123,11 @@ def join(folder: Path, given: Given) -> Given:
     Ours is what `examples.build` does: the steps, one narrow ASOF join, and what it finds laid beside the requests.
     """
     from loopwright.data import steps
-    from loopwright.data.database import locked
+    from loopwright.records.sql_engine import sql_engine
 
     [context] = steps.joined([weather_context(folder)], [])
     took: dict[str, list[float]] = {"ours": [], "by hand": [], "ours cpu": [], "by hand cpu": []}
-    with at_home(folder / "home") as home, locked(home) as database:
+    with at_home(folder / "home") as home, sql_engine(home, ordered=False) as database:
         frame, told = home.lake.dataset("departures").to_table(), home.lake.dataset("weather")
         before = peak_mib()
         database.register("asked", frame)

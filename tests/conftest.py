@@ -8,6 +8,8 @@ from tests.postgres import Postgres, find_binaries
 from tests.redis import RedisServer, find_binary
 from tests.services import needed
 
+import loopwright  # noqa: F401 - before any test imports onnxruntime, whose telemetry it switches off
+
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:

@@ -45,6 +45,7 @@ LIGHT = (
 
 # Libraries with one door: which paths may import them.
 DOORS = {
+    "duckdb": ("records/sql_engine.py", "records/expression.py"),
     "uvicorn": ("server/",),
     "starlette": ("server/", "console/"),
     "prometheus_client": ("server/",),

@@ -2,11 +2,16 @@
 
     scope -> data -> develop -> deploy -> monitor -> business -> scope ...
 
-The public names below are what a loop file needs. They are loaded on first use: importing loopwright loads nothing.
+The public names below are what a loop file needs. They are loaded on first use: importing loopwright
+loads nothing, and switches the telemetry of dependencies off.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from loopwright.records import telemetry
+
+telemetry.switch_off()  # here, since it must precede every import of onnxruntime
 
 __version__ = "0.1.0"
 

@@ -318,7 +318,7 @@ def compare(home: Home, loop: Loop, run: Run) -> Comparison:
     """What really served, the first release never retrained, and the heuristic, on every row whose outcome is known."""
     logged = predictions(home, loop.name, start=run.laps[0].start, end=run.laps[-1].end)
     known_by = run.laps[-1].end + duration(loop.outcome.wait)
-    joined = join(logged, outcomes(home, loop.name, known_by=known_by), loop.outcome, known_by=known_by)
+    joined = join(home, logged, outcomes(home, loop.name, known_by=known_by), loop.outcome, known_by=known_by)
     answered_by = pc.unique(joined["_package"]).to_pylist()
     found = known(joined, loop.outcome, {digest: home.packages.read(digest).manifest.output for digest in answered_by})
     rows, first = joined.filter(pa.array(found.rows)), home.packages.read(run.first.arms[0].package)

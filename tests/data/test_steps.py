@@ -16,10 +16,10 @@ from tests.data.history import MINUTE, Row, home, us
 
 from loopwright import Aggregate, Column, Context, Home, Table
 from loopwright.data import aggregates, steps
-from loopwright.data.database import locked
 from loopwright.records.columns import arrow_schema
 from loopwright.records.declarations import to_builtins
 from loopwright.records.errors import DeclarationInvalid
+from loopwright.records.sql_engine import sql_engine
 
 LANDED = Table(
     "landed",
@@ -189,7 +189,7 @@ def found(opened: Home, landed: list[Row], sky: list[Row], asked: list[Row], **g
     data = {
         t.name: ds.dataset(pa.Table.from_pylist(r, schema=arrow_schema(t.columns))) for t, r in ((LANDED, landed), (SKY, sky))
     }
-    with locked(opened) as database:
+    with sql_engine(opened, ordered=False) as database:
         database.register(
             "asked",
             pa.Table.from_pylist(
@@ -300,7 +300,7 @@ def test_an_expression_that_cannot_be_evaluated_is_named(opened: Home, of: str) 
     wrong = Aggregate(name="wrong", table=LANDED, by=BY, function="mean", of=of, window="1h")
     data = ds.dataset(pa.Table.from_pylist(landed, schema=arrow_schema(LANDED.columns)))
     [joined] = steps.joined([], [wrong])
-    with locked(opened) as database, pytest.raises(DeclarationInvalid, match=r"(?s)Aggregate wrong.*of"):
+    with sql_engine(opened, ordered=False) as database, pytest.raises(DeclarationInvalid, match=r"(?s)Aggregate wrong.*of"):
         steps.create(database, "s", joined, data)
 
 

@@ -6,7 +6,6 @@ import duckdb
 import pytest
 
 from loopwright.data import aggregates
-from loopwright.data.database import locked
 from loopwright.records import expression
 from loopwright.records.declarations import Aggregate, Column, Outcome, Table
 from loopwright.records.errors import DeclarationInvalid
@@ -14,6 +13,7 @@ from loopwright.records.home import Home
 from loopwright.records.label import label_sql
 from loopwright.records.row_functions import ROW_FUNCTIONS
 from loopwright.records.settings import Settings
+from loopwright.records.sql_engine import sql_engine
 
 LANDED = Table(
     "landed",
@@ -179,7 +179,7 @@ def test_the_columns_that_an_expression_names() -> None:
 
 def test_the_database_that_expressions_run_in_reaches_no_file_no_network_and_no_setting(tmp_path: Path) -> None:
     (tmp_path / "secret.csv").write_text("a,b\n1,2\n")
-    with locked(Home(Settings(home=tmp_path))) as database:
+    with sql_engine(Home(Settings(home=tmp_path))) as database:
         for sql in (
             f"SELECT * FROM read_csv('{tmp_path}/secret.csv')",
             f"SELECT content FROM read_text('{tmp_path}/secret.csv')",

@@ -44,7 +44,7 @@ def log(home: Home, records: list[Prediction] | list[OutcomeRow]) -> None:
 
 
 def truths(home: Home, *, known_by: datetime = LATER, label: Outcome = LABEL) -> dict[str, Any]:
-    joined = join(predictions(home, "loop"), outcomes(home, "loop"), label, known_by=known_by)
+    joined = join(home, predictions(home, "loop"), outcomes(home, "loop"), label, known_by=known_by)
     return {row["_unit"]: row["_truth"] for row in joined.to_pylist()}
 
 
@@ -71,14 +71,14 @@ def test_an_outcome_with_a_prediction_id_is_of_that_prediction_alone(home: Home)
     twice = [prediction(0), prediction(0)]
     log(home, twice)
     log(home, [outcome(0, prediction=twice[0].id)])
-    joined = join(predictions(home, "loop"), outcomes(home, "loop"), LABEL, known_by=LATER)
+    joined = join(home, predictions(home, "loop"), outcomes(home, "loop"), LABEL, known_by=LATER)
     assert {r["_id"]: r["_truth"] for r in joined.to_pylist()} == {twice[0].id: True, twice[1].id: None}
 
 
 def test_by_unit_every_prediction_of_the_unit_is_joined(home: Home) -> None:
     log(home, [prediction(0), prediction(0)])
     log(home, [outcome(0)])
-    joined = join(predictions(home, "loop"), outcomes(home, "loop"), LABEL, known_by=LATER)
+    joined = join(home, predictions(home, "loop"), outcomes(home, "loop"), LABEL, known_by=LATER)
     assert joined["_truth"].to_pylist() == [True, True]
 
 
@@ -138,7 +138,7 @@ def test_join_keeps_rows_order_and_columns(home: Home) -> None:
     log(home, [prediction(i) for i in range(50)])
     log(home, [outcome(i, late=i % 3 == 0) for i in range(0, 50, 2)])
     asked = predictions(home, "loop", columns=["_unit", "_id", "delay"]).take(random.Random(1).sample(range(50), 50))
-    joined = join(asked, outcomes(home, "loop"), LABEL, known_by=LATER)
+    joined = join(home, asked, outcomes(home, "loop"), LABEL, known_by=LATER)
     assert joined.select(asked.column_names).equals(asked)
     assert joined.schema.field("_known_at").type == pa.timestamp("us", tz="UTC")
     for row in joined.to_pylist():
@@ -147,7 +147,7 @@ def test_join_keeps_rows_order_and_columns(home: Home) -> None:
         assert row["_known_at"] == (None if number % 2 else START + timedelta(hours=1, seconds=number))
 
 
-def test_join_agrees_with_a_plain_search_on_random_histories() -> None:
+def test_join_agrees_with_a_plain_search_on_random_histories(home: Home) -> None:
     dice = random.Random(4)
     fixed = pa.schema({"_id": pa.string(), "_unit": pa.string()})
     for _ in range(20):
@@ -165,7 +165,7 @@ def test_join_agrees_with_a_plain_search_on_random_histories() -> None:
             for i in range(dice.randrange(1, 25))
         ]
         cut = datetime.fromtimestamp(7, UTC)
-        joined = join(pa.Table.from_pylist(asked, fixed), pa.Table.from_pylist(known), LABEL, known_by=cut)
+        joined = join(home, pa.Table.from_pylist(asked, fixed), pa.Table.from_pylist(known), LABEL, known_by=cut)
         for row in joined.to_pylist():
             usable = [o for o in known if o["_known_at"] <= cut and o["arr_delay"] is not None]
             mine = [o for o in usable if o["_prediction"] == row["_id"]]

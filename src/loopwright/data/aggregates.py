@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.data.database import quoted
 from loopwright.records.declarations import Aggregate, Table
 from loopwright.records.expression import held
+from loopwright.records.sql_engine import quoted
 
 SCALE = 2**40
 """Sums are whole multiples of 1 / SCALE."""

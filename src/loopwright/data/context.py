@@ -13,12 +13,12 @@ from typing import Any
 import pyarrow as pa
 
 from loopwright.data import steps
-from loopwright.data.database import locked, quoted
 from loopwright.data.steps import Joined, joined
 from loopwright.records.declarations import Aggregate, Context
 from loopwright.records.home import Home
 from loopwright.records.online.steps import Fed, key_of, pack
 from loopwright.records.package import ContextNeed
+from loopwright.records.sql_engine import quoted, sql_engine
 
 SLACK = timedelta(days=1)
 """How long before now (or before the table's newest row, where that is older) a decision may lie and still find its context."""
@@ -47,7 +47,7 @@ def feed(home: Home, wanted: Iterable[Joined], *, since: datetime | None = None,
             home.online.mark(store, now)
             continue
         data = home.lake.dataset(j.table.name, version)
-        with locked(home) as database:
+        with sql_engine(home, ordered=False) as database:
             first = _us(since) if since is not None else min(now, _newest(database, j, data)) - _us_of(SLACK)
             steps.create(database, "steps", j, data, since=first)
             changed += home.online.write(store, _items(database, j, first), Fed(version, first, now))

@@ -8,18 +8,17 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-import duckdb
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.data.database import quoted
 from loopwright.data.values import EARLIEST, LATEST, Mask, flags, read, unusable
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import IngestRefused
+from loopwright.records.sql_engine import quoted, sql_engine
 
 BAD_SCHEMA = pa.schema([("_row", pa.int64()), ("_reason", pa.string()), ("_raw", pa.string())])
 REPEATED = "the same key and times as an earlier row"
@@ -233,7 +232,7 @@ def _hashed(keys: pa.Table) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint
     """Two halves [N] of the MD5 of each row: each value's length, then the value, so that no two rows read alike."""
     texts = [f"CAST({'epoch_us(%s)' % q if pa.types.is_timestamp(t) else q} AS VARCHAR)" for q, t in _quoted(keys)]  # noqa: UP031 - a quoted name
     whole = " || ".join(f"length({t}) || ':' || {t}" for t in texts)
-    with duckdb.connect(":memory:") as database:
+    with sql_engine() as database:
         database.register("keys", keys)
         query = f"SELECT md5_number_upper({whole}) AS upper, md5_number_lower({whole}) AS lower FROM keys"  # noqa: S608 - names of columns, quoted
         found = database.sql(query).to_arrow_table()

@@ -3,7 +3,6 @@
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-import duckdb
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 
 from loopwright.records.declarations import Column, Table, Task
 from loopwright.records.errors import UsageError
+from loopwright.records.sql_engine import sql_engine
 
 MOST_WORDS, MOST_COMMON_WORDS, COMMON = 50, 200, 50
 """A string column with more values than this is left out of the features, a name or an id and not a category: more than 200 if
@@ -295,7 +295,7 @@ def _positive(name: str, column: str, values: pa.ChunkedArray, kinds: list[Any])
 
 
 def _sql_name(name: str) -> str:
-    with duckdb.connect(":memory:") as database:
+    with sql_engine() as database:
         query = "SELECT count(*) FROM duckdb_keywords() WHERE keyword_name = ? AND keyword_category <> 'unreserved'"
         [(taken,)] = database.execute(query, [name.lower()]).fetchall()
     return f'"{name}"' if taken else name

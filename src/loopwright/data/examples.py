@@ -13,14 +13,12 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import duckdb
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loopwright.data import steps
-from loopwright.data.database import MICROSECOND, locked, quoted, text
 from loopwright.data.ingest import files
 from loopwright.data.labels import describe
 from loopwright.records.columns import ARROW_TYPES
@@ -41,6 +39,7 @@ from loopwright.records.label import label_sql, label_type
 from loopwright.records.ledger.record import Problem
 from loopwright.records.outcomes import outcomes
 from loopwright.records.predictions.read import predictions
+from loopwright.records.sql_engine import SqlError, quoted, sql_engine, text
 
 _MOMENT = pa.timestamp("us", tz="UTC")
 _ROWS = 65_536
@@ -93,7 +92,7 @@ def build(
     reported = outcomes(home, loop_name, known_by=as_of)
     if landed is None and not len(reported) and outcome.task != "anomaly":
         raise ExamplesRefused(f"no outcome is known: `loopwright ingest {outcome.table.name} FILE`, or post outcomes")
-    with locked(home) as database:
+    with sql_engine(home, ordered=False) as database:
         _decisions(database, asked.data, log, requests, columns, as_of=as_of)
         _judge(database, landed.data if landed else None, reported, outcome, requests, as_of=as_of)
         usable = _usable(outcome)
@@ -209,13 +208,13 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
     if table is not None:
         delay = duration(declared.known_after)
         database.register("landed", table.filter(pc.field(declared.known) <= pa.scalar(as_of - delay, _MOMENT)))
-        known = f"epoch_us({quoted(declared.known)}) + {delay // MICROSECOND}"
+        known = f"epoch_us({quoted(declared.known)}) + {delay // steps.MICROSECOND}"
         unit = unit_sql(declared, requests.key)
         parts.append(f"SELECT '', {unit}, {known}, {known}, '', {label} FROM landed")  # noqa: S608 - as above
     either = " UNION ALL ".join(parts)
     try:
         database.execute(f"CREATE TEMP TABLE outcome AS SELECT * FROM ({either}) WHERE truth IS NOT NULL")  # noqa: S608 - as above
-    except duckdb.Error as error:
+    except SqlError as error:
         why = f"{outcome.label!r} cannot be evaluated over {', '.join(declared.columns)}: {first_line(error)}"
         raise DeclarationInvalid("Outcome", [("label", why)]) from error
     database.execute(
@@ -250,7 +249,7 @@ def _keep(database: Any, window: timedelta | None, usable: str) -> None:
     recent = "SELECT * FROM judged"
     if window is not None:
         [(newest,)] = database.execute(f"SELECT coalesce(max(_us), 0) FROM judged WHERE {usable}").fetchall()  # noqa: S608 - columns of ours
-        recent += f" WHERE _us >= {newest - window // MICROSECOND}"
+        recent += f" WHERE _us >= {newest - window // steps.MICROSECOND}"
     database.execute(f"CREATE TEMP VIEW recent AS {recent}")
     database.execute(f"CREATE TEMP VIEW kept AS SELECT * FROM recent WHERE {usable}")  # noqa: S608 - as above
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from loopwright.data.database import quoted
 from loopwright.records.declarations import Outcome
 from loopwright.records.errors import ExamplesRefused
+from loopwright.records.sql_engine import quoted
 
 MOST_CLASSES = 1000
 SHOWN = 5

@@ -12,17 +12,18 @@ for an aggregate) and the columns `c0, c1, ...` in the order of `ContextNeed.val
 from datetime import timedelta
 from typing import Any
 
-import duckdb
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.data import aggregates
-from loopwright.data.database import MICROSECOND, quoted
 from loopwright.records.declarations import Aggregate, Context, Table, declaration_digest, duration
 from loopwright.records.errors import DeclarationInvalid, first_line
 from loopwright.records.ids import digest
 from loopwright.records.package import ContextNeed
+from loopwright.records.sql_engine import SqlError, quoted
+
+MICROSECOND = timedelta(microseconds=1)
 
 _MOMENT = pa.timestamp("us", tz="UTC")
 
@@ -124,7 +125,7 @@ def create(
             )
         else:
             database.execute(f"CREATE TEMP TABLE {name} AS {_context(joined, since)}")
-    except duckdb.Error as error:
+    except SqlError as error:
         if not joined.aggregates:
             raise
         names = ", ".join(a.name for a in joined.aggregates)
@@ -138,7 +139,7 @@ def _check(database: Any, declared: list[Aggregate]) -> None:
     for a in declared:
         try:
             database.execute(f"SELECT {aggregates.value(a)} FROM _rows LIMIT 0")  # noqa: S608 - the loop's own expression
-        except duckdb.Error as error:
+        except SqlError as error:
             why = f"{a.of!r} cannot be evaluated over {', '.join(a.table.columns)}: {first_line(error)}"
             raise DeclarationInvalid(f"Aggregate {a.name}", [("of", why)]) from error
 

@@ -9,16 +9,16 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-import duckdb
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.data.database import text as sql_text
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column
+from loopwright.records.sql_engine import SqlError, sql_engine
+from loopwright.records.sql_engine import text as sql_text
 
 Mask = npt.NDArray[np.bool_]
 
@@ -302,13 +302,12 @@ def _parse_naive(text: str) -> datetime | None:
 
 def _formatted(column: Column, values: pa.ChunkedArray) -> Read:
     """Text in the column's own format, read by DuckDB's strptime."""
-    with duckdb.connect(":memory:") as database:
-        database.execute("SET TimeZone = 'UTC'")
+    with sql_engine() as database:
         database.register("source", pa.table({"v": values}))
         query = f"SELECT try_strptime(trim(v), {sql_text(column.format or '')}) AS v FROM source"  # noqa: S608 - a literal, quoted
         try:
             found = database.sql(query).to_arrow_table()["v"]
-        except duckdb.Error:
+        except SqlError:
             found = pa.chunked_array([pa.nulls(len(values), _NAIVE)])
     wrong = flags(pc.and_(pc.is_null(found), pc.is_valid(values)))
     if found.type.tz is None and column.zone is None:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-import duckdb
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +21,7 @@ from loopwright.records.label import label_sql, label_type
 from loopwright.records.predictions.arrow import rows, to_outcome
 from loopwright.records.predictions.read import first_of_each, predictions, stored
 from loopwright.records.predictions.record import OutcomeRow, Prediction
+from loopwright.records.sql_engine import SqlError, quoted, sql_engine
 
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -52,17 +52,17 @@ def outcomes(home: Home, loop: str, *, known_by: datetime | None = None) -> pa.T
     return stored(home, "outcomes", loop, where=where)
 
 
-def join(predictions: pa.Table, outcomes: pa.Table, outcome: Outcome, *, known_by: datetime) -> pa.Table:
+def join(home: Home, predictions: pa.Table, outcomes: pa.Table, outcome: Outcome, *, known_by: datetime) -> pa.Table:
     """`predictions` [N rows, same order] with `_truth` (the label, null while pending) and `_known_at` (when it became known).
 
     `predictions` needs `_id` and `_unit`; `outcomes` is as `outcomes` returns it; only what was known at `known_by` counts.
     An outcome with a prediction id belongs to that prediction, one without to every prediction of its unit. The label's type is
     that of the task (see `records.label`). Raises DeclarationInvalid when it cannot be evaluated.
     """
-    return _joined(predictions, outcomes, label_sql(outcome), label_type(outcome), known_by)
+    return _joined(home, predictions, outcomes, label_sql(outcome), label_type(outcome), known_by)
 
 
-def _joined(predictions: pa.Table, outcomes: pa.Table, sql: str, type: pa.DataType, known_by: datetime) -> pa.Table:
+def _joined(home: Home, predictions: pa.Table, outcomes: pa.Table, sql: str, type: pa.DataType, known_by: datetime) -> pa.Table:
     known = outcomes.filter(pc.field("_known_at") <= pa.scalar(known_by, _TIME))
     if not known.num_rows:
         nulls = pa.nulls(predictions.num_rows, type), pa.nulls(predictions.num_rows, _TIME)
@@ -74,13 +74,13 @@ def _joined(predictions: pa.Table, outcomes: pa.Table, sql: str, type: pa.DataTy
             "known_at": known["_known_at"].cast(pa.int64()),
             "received_at": known["_received_at"].cast(pa.int64()),
             "id": known["_id"],
-            "truth": _truth(known, sql, type),
+            "truth": _truth(home, known, sql, type),
         }
     )
     asked = pa.table(
         {"id": predictions["_id"], "unit": predictions["_unit"], "row": pa.array(range(predictions.num_rows), pa.int64())}
     )
-    with _database(asked=asked, best=best) as database:
+    with _database(home, asked=asked, best=best) as database:
         found = database.sql(_JOIN).to_arrow_table()
     return predictions.append_column("_truth", found["truth"].cast(type)).append_column(
         "_known_at", found["known_at"].cast(_TIME)
@@ -109,7 +109,7 @@ def of_prediction(home: Home, loop: str, prediction: Prediction, outcome: Outcom
     own = pc.field("_prediction") == prediction.id
     for where in (own, pc.field("_prediction") == ""):
         found = table.filter(where)
-        truth = _truth(found, label_sql(outcome), label_type(outcome))
+        truth = _truth(home, found, label_sql(outcome), label_type(outcome))
         found = found.append_column("__truth", truth).filter(pc.is_valid(truth))
         if found.num_rows:
             newest = found.sort_by([(name, "descending") for name in ("_known_at", "_received_at", "_id")]).slice(0, 1)
@@ -122,7 +122,7 @@ def states(home: Home, loop: str, wait: timedelta, now: datetime) -> OutcomeStat
     asked = predictions(home, loop, columns=["_id", "_at", "_unit"])
     raw = stored(home, "outcomes", loop, where=pc.field("_known_at") <= pa.scalar(now, _TIME), repeated=True)
     known = first_of_each(raw)
-    joined = _joined(asked, known, "true", pa.bool_(), now)
+    joined = _joined(home, asked, known, "true", pa.bool_(), now)
     open_ = joined.filter(pc.is_null(joined["_truth"]))
     overdue = pc.sum(pc.less(open_["_at"], pa.scalar(now - wait, _TIME))).as_py() or 0
     by_id = pc.not_equal(known["_prediction"], "")
@@ -136,17 +136,17 @@ def states(home: Home, loop: str, wait: timedelta, now: datetime) -> OutcomeStat
         pending=open_.num_rows - overdue,
         overdue=overdue,
         unmatched=pc.sum(pc.invert(matched)).as_py() or 0,
-        contradicting=_contradicting(known),
+        contradicting=_contradicting(home, known),
         repeated=raw.num_rows - known.num_rows,
     )
 
 
-def _contradicting(known: pa.Table) -> int:
+def _contradicting(home: Home, known: pa.Table) -> int:
     values = [name for name in known.column_names if not name.startswith("_")]
     if not known.num_rows or not values:
         return 0
-    row = ", ".join(f"{_quoted(name)} := {_quoted(name)}" for name in values)
-    with _database(known=known) as database:
+    row = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in values)
+    with _database(home, known=known) as database:
         [(count,)] = database.sql(
             f"""
             SELECT count(*) FROM (
@@ -158,40 +158,29 @@ def _contradicting(known: pa.Table) -> int:
     return int(count)
 
 
-def _truth(known: pa.Table, sql: str, type: pa.DataType) -> Any:
+def _truth(home: Home, known: pa.Table, sql: str, type: pa.DataType) -> Any:
     """The label [N] of each outcome, null where the expression gives null."""
     if not known.num_rows:
         return pa.array([], type)
     numbered = known.append_column("__row", pa.array(range(known.num_rows), pa.int64()))
-    with _database(known=numbered) as database:
+    with _database(home, known=numbered) as database:
         try:
             found = database.sql(
                 f"SELECT {sql} AS truth FROM known ORDER BY __row"  # noqa: S608 - the loop's own expression, in a database that can reach no file
             ).to_arrow_table()
-        except duckdb.Error as error:
+        except SqlError as error:
             raise DeclarationInvalid("Outcome", [("label", f"{sql!r} cannot be evaluated: {error}")]) from error
     return found["truth"].cast(type)
 
 
-_CONFIGURATION: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": False,
-    "python_enable_replacements": False,
-    "lock_configuration": True,
-}
-
-
 @contextmanager
-def _database(**tables: pa.Table) -> Iterator[Any]:
-    """A DuckDB in memory that sees `tables` and nothing else: no file, no network, no extension.
+def _database(home: Home, **tables: pa.Table) -> Iterator[Any]:
+    """A database that sees `tables` and nothing else.
 
     Timestamps are plain UTC there, so that arithmetic on them needs no zone and gives the same everywhere.
     """
-    with duckdb.connect(":memory:", config=_CONFIGURATION) as database:
+    with sql_engine(home) as database:
         for name, table in tables.items():
             plain = [f.with_type(pa.timestamp("us")) if pa.types.is_timestamp(f.type) else f for f in table.schema]
             database.register(name, table.cast(pa.schema(plain)))
         yield database
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

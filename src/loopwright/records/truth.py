@@ -28,6 +28,7 @@ def with_truth(home: Home, loop: str, outcome: Outcome, *, start: datetime, end:
     One row per prediction, the columns of `records.predictions.read.predictions`.
     """
     return join(
+        home,
         predictions(home, loop, start=start, end=end),
         outcomes_between(home, loop, start - EARLY, known_at),
         outcome,

@@ -6,9 +6,11 @@ import sys
 
 import msgspec
 
+from loopwright.records import telemetry
 from loopwright.records.errors import LoopwrightError
 from loopwright.records.home import Home
 from loopwright.records.ledger.record import Problem
+from loopwright.records.memory import memory_limit
 from loopwright.records.settings import SETTINGS
 from loopwright.verbs.results import Checked, CheckItem, Verified
 
@@ -55,6 +57,7 @@ def doctor(home: Home) -> Checked:
     items = [
         CheckItem(name="python", ok=sys.version_info >= (3, 11), detail=sys.version.split()[0]),
         *_libraries(),
+        CheckItem(name="telemetry", ok=not telemetry.problem(), detail=telemetry.problem() or "of libraries: off"),
         *_settings(home),
         _disk(home),
         _sqlite(home),
@@ -75,11 +78,11 @@ def doctor(home: Home) -> Checked:
 
 
 def _memory(home: Home) -> CheckItem:
-    """Whether the machine has what all workers may fill with packages."""
+    """Whether the machine, or this container, has what all workers may fill with packages."""
     settings = home.settings
     asked = settings.memory * settings.workers
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-    detail = f"packages may take {settings.memory} MiB in each of {settings.workers} workers; the machine has {there} MiB"
+    there = memory_limit() // 2**20
+    detail = f"packages may take {settings.memory} MiB in each of {settings.workers} workers; {there} MiB may be used here"
     return CheckItem(name="memory", ok=asked <= there * 3 // 4, detail=detail)
 
 
