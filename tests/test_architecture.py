@@ -45,7 +45,7 @@ LIGHT = (
 
 # Libraries with one door: which paths may import them.
 DOORS = {
-    "duckdb": ("records/sql_engine.py", "records/expression.py"),
+    "duckdb": ("records/sql_engine.py",),
     "uvicorn": ("server/",),
     "starlette": ("server/", "console/"),
     "prometheus_client": ("server/",),

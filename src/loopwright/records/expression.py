@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-import duckdb
-
 from loopwright.records.declarations import Table
 from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.row_functions import AGGREGATE_OF_LIST, LIST_AGGREGATES, ROW_FUNCTIONS
+from loopwright.records.sql_engine import sql_engine
 
 LONGEST = 20_000
 _SYNTAX = frozenset(
@@ -113,7 +112,7 @@ def _beyond_function(name: str, arguments: list[Any]) -> str:
 @lru_cache(maxsize=1)
 def _aggregates() -> frozenset[str]:
     """DuckDB's functions over many rows."""
-    with duckdb.connect(":memory:") as database:
+    with sql_engine() as database:
         rows = database.execute(
             "SELECT function_name FROM duckdb_functions() WHERE function_type IN ('aggregate', 'window')"
         ).fetchall()
@@ -123,7 +122,7 @@ def _aggregates() -> frozenset[str]:
 @lru_cache(maxsize=256)
 def _parsed(sql: str) -> dict[str, Any]:
     """DuckDB's syntax tree of `SELECT (sql)`; nothing is run."""
-    with duckdb.connect(":memory:") as database:
+    with sql_engine() as database:
         [(tree,)] = database.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT ({sql})"]).fetchall()
     return json.loads(tree)  # type: ignore[no-any-return]  # an object, as DuckDB writes it
 

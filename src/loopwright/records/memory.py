@@ -27,9 +27,9 @@ def _cgroup_limits(root: Path) -> Iterator[int]:
     for line in lines:
         _, controllers, group = [*line.split(":", 2), "", ""][:3]
         if not controllers and group:
-            tops, names = (mounted, mounted / "unified"), ("memory.max", "memory.high")
+            tops, names = [mounted, mounted / "unified"], ["memory.max", "memory.high"]
         elif "memory" in controllers.split(","):
-            tops, names = (mounted / "memory",), ("memory.limit_in_bytes",)
+            tops, names = [mounted / "memory"], ["memory.limit_in_bytes"]
         else:
             continue
         parts = [part for part in group.split("/") if part not in ("", "..")]
