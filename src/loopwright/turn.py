@@ -364,7 +364,10 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
     turn_entry = home.ledger.latest(Turn, loop=loop.name, key=state.turn)
     why = turn_entry.record.why if turn_entry else ""
     beside = {segment: package.digest for segment, package in own.items()}
-    released = release(home, loop.name, winner.digest, fleet=fleet.by if fleet else "", segments=beside, why=why)
+    expected = now.generation if now is not None else 0  # the gate took a while
+    released = release(
+        home, loop.name, winner.digest, fleet=fleet.by if fleet else "", segments=beside, why=why, expected=expected
+    )
     home.ledger.link(entry.id, released.id, "allowed")
     fleet_text = f", and {len(beside)} packages of segments by {fleet.by}" if fleet is not None and beside else ""
     return (

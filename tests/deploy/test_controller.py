@@ -140,13 +140,13 @@ def test_rollback_without_the_ledger_is_recorded_when_it_is_back(home: Home) -> 
     down = without_ledger(home)
     entry = controller.rollback(down, LOOP, to=a[:8], why="the ledger is down and c is bad")
     again = controller.rollback(down, LOOP, to=b[:8], why="rather this one")
-    assert entry.record.generation == again.record.generation == 4
+    assert (entry.record.generation, again.record.generation) == (4, 5)
     local = served.read(served.path_of(home, LOOP))
     assert local is not None
-    assert (local.state.arms[0].package, local.unrecorded) == (b, True)
+    assert (local.state.arms[0].package, local.pending) == (b, [entry.record, again.record])
     assert served.follow(home) == [LOOP]
     history = [(e.record.generation, e.record.arms[0].package, e.record.action) for e in controller.history(home, LOOP)]
-    assert history == [(1, a, "release"), (2, b, "release"), (3, c, "release"), (4, b, "rollback")]
+    assert history == [(1, a, "release"), (2, b, "release"), (3, c, "release"), (4, a, "rollback"), (5, b, "rollback")]
     local = served.read(served.path_of(home, LOOP))
     assert local is not None
     assert (local.state.arms[0].package, local.unrecorded) == (b, False)

@@ -13,7 +13,7 @@ from loopwright.records.errors import UsageError
 from loopwright.records.home import Home
 from loopwright.server.access import Access
 from loopwright.server.control import control, control_routes
-from loopwright.verbs import VERBS, Verb
+from loopwright.verbs import VERBS, Verb, act
 
 
 @pytest.fixture
@@ -58,6 +58,38 @@ def test_changing(control_client: Client, server: Server) -> None:
     now = controller.serving(home, LOOP)
     assert now is not None
     assert (now.action, now.why) == ("rollback", "over HTTP")
+
+
+@pytest.mark.parametrize("header", ["idempotency_key", "x_request_id"])
+def test_idempotency_key_sent_again_changes_nothing_and_gives_the_same_answer(
+    control_client: Client, server: Server, header: str
+) -> None:
+    home = server.home
+    for weight in (0.08, 0.09):
+        controller.release(home, LOOP, package(home.packages, weight=weight).digest, why="to be rolled back")
+    first = control_client.post("/api/rollback", {"loop": LOOP}, **{header: f"key-of-{header}"})
+    generation = first.json["generation"]
+    again = control_client.post("/api/rollback", {"loop": LOOP}, **{header: f'"key-of-{header}"'})
+    assert (first.status, again.status) == (200, 200)
+    assert {**again.json, "workers": []} == {**first.json, "workers": []}
+    assert act.rollback(home, LOOP, request_id=f"key-of-{header}").generation == generation, "from another process"
+    other = control_client.post("/api/rollback", {"loop": LOOP, "to": "yesterday"}, **{header: f"key-of-{header}"})
+    assert (other.status, other.json["error"]["code"]) == (409, "id_taken")
+    assert control_client.post("/api/rollback", {"loop": LOOP}, **{header: "no key"}).status == 400
+    assert control_client.post("/api/rollback", {"loop": LOOP}, **{header: "k" * 129}).status == 400
+    now = controller.serving(home, LOOP)
+    assert now is not None
+    assert now.generation == generation
+
+
+def test_a_verb_that_could_change_something_twice_gets_no_http_door(tmp_path: Path) -> None:
+    def toggle(home: Home, loop: str) -> None:
+        """Toggle."""
+
+    home = opened(tmp_path)
+    verb = Verb(name="toggle", stage="deploy", call=toggle, help="", example="", changes=True)
+    with pytest.raises(UsageError, match="would do it twice"):
+        control(home, Access(home.settings, always=True), [verb])
 
 
 @pytest.mark.parametrize(

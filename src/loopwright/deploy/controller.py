@@ -4,22 +4,21 @@ With a fleet the packages of the segments are part of the same state: they come 
 were judged against, go back with it, and each can be released and rolled back alone.
 """
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from difflib import get_close_matches
-from queue import Empty, SimpleQueue
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from loopwright.deploy import served
 from loopwright.deploy.bad import bad_packages, marked_here
+from loopwright.deploy.change import LEDGER_SECONDS, Asked, Change, changing, in_time, make, make_locally, repeated, unrecorded
 from loopwright.deploy.moment import read_moment
 from loopwright.deploy.segments import check_segment
 from loopwright.records import failpoints
-from loopwright.records.errors import LedgerUnavailable, NotFound, PackageNotFound, PackageRefused, UsageError
+from loopwright.records.errors import LedgerUnavailable, NotFound, PackageNotFound, PackageRefused, ReleaseConflict, UsageError
 from loopwright.records.home import Home
 from loopwright.records.ids import check_name, new_id
 from loopwright.records.ledger import Entry
@@ -30,19 +29,26 @@ GLOBAL = "global"
 """What `to` says to let a segment be answered by the loop's own package."""
 
 
-LEDGER_SECONDS = 1.0
-"""So long a rollback waits for the ledger before it is made without it."""
-
-
 class _Asked(NamedTuple):
     """What a rollback was asked for."""
 
     segment: str | None
     to: str | None
     why: str
-    by: str | None
+    by: str
     expected: int | None
     force: bool
+    request: str
+
+    @property
+    def arguments(self) -> dict[str, str | bool]:
+        """What must be the same where the same key comes again."""
+        return arguments("rollback", to=self.to or "", segment=self.segment, force=self.force)
+
+
+def arguments(action: Literal["release", "rollback"], **given: str | bool | None) -> dict[str, str | bool]:
+    """The arguments of a change as they are stored with its key."""
+    return {"action": action, **{name: value for name, value in given.items() if value is not None}}
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,33 +72,42 @@ def release(
     by: str | None = None,
     expected: int | None = None,
     force: bool = False,
+    request: str = "",
+    asked: Asked | None = None,
 ) -> Entry[ReleaseState]:
     """Put a package (its digest, or the beginning of it) into service. `direct` replaces what serves at once.
 
     `segments` are the packages (whole digests) of the segments of column `fleet` that come with it; those that served
     beside another package go. A package of one segment replaces that of its segment only.
 
-    `expected` is the generation that the caller has seen (default: the present one). Raises ReleaseConflict when the
-    release is at another, PackageNotFound, PackageRefused when a package is of another loop or segment, or damaged, or
+    `expected` is the generation that the caller has seen (default: the present one). `request` is an idempotency key: the
+    same one again, with the same arguments (`asked`), gives the same entry and changes nothing; with others it raises
+    RequestConflict. Raises ReleaseConflict when the release is at another generation, PackageNotFound, PackageRefused when a package is of another loop or segment, or damaged, or
     marked bad (unless `force`), and NotFound for a segment's package where nothing serves beside which it could.
     """
     if strategy != "direct":
         raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
+    _record_pending(home, check_name(loop, "loop"))
+    entries = history(home, loop)
+    states = [entry.record for entry in entries]
+    asked = arguments("release", package=package, force=force) if asked is None else asked
+    if (before := repeated(states, request, asked)) is not None:
+        return next(entry for entry in entries if entry.record == before)
     made = _checked(home, loop, home.packages.resolve(package))
     if not force:
         _refuse_bad([made.digest, *(segments or {}).values()], bad_packages(home, loop))
     if made.manifest.segment is not None:
         column, segment = made.manifest.segment.column, made.manifest.segment.value
-        present = serving(home, loop)
-        if present is None:
+        if not states:
             raise NotFound("release of loop", loop, next_step="a segment's package serves beside one of the whole loop")
-        target = _with_segment(home, present, column, segment, made.digest)
-        expected = present.generation if expected is None else expected
+        target = _with_segment(home, states[-1], column, segment, made.digest)
     else:
         for segment, digest in (segments or {}).items():
             check_segment(home.packages.read(digest), made, fleet, segment)
         target = Target(package=made.digest, fleet=fleet if segments else "", segments=dict(segments or {}))
-    return _change(home, loop, target, "release", why, by, expected)
+    present = _present(loop, states, expected)
+    state = _state(home, loop, target, present + 1, "release", why, by or home.by, request, asked)
+    return make(home, Change(state, states))
 
 
 def rollback(
@@ -105,6 +120,7 @@ def rollback(
     by: str | None = None,
     expected: int | None = None,
     force: bool = False,
+    request: str = "",
 ) -> Entry[ReleaseState]:
     """Go back: to the package that served before the present one, or `to` a package that served or to who served at a time.
 
@@ -117,15 +133,34 @@ def rollback(
     `to` is the beginning of a digest, ISO 8601, or a moment such as "tuesday 09:00" (UTC unless it names a zone). While
     the ledger is down, or does not answer within a second, the change is made in the local copy, which the servers
     follow, and recorded later.
-    Raises PackageNotFound, PackageRefused, NotFound (nothing served then, no such segment), ReleaseConflict.
+
+    What it leads to, and from which generation, is fixed before anything is changed: one that is late, that is recorded
+    afterwards, or that comes again with the same key (`request`) goes back once.
+    Raises PackageNotFound, PackageRefused, NotFound (nothing served then, no such segment), RequestConflict,
+    ReleaseConflict.
     """
-    asked = _Asked(segment, to, why, by, expected, force)
-    if served.read(served.path_of(home, check_name(loop, "loop"))) is None:
-        return _rollback(home, loop, asked)
+    asked = _Asked(segment, to, why, by or home.by, expected, force, request)
+    path = served.path_of(home, check_name(loop, "loop"))
+    copy = served.read(path)
+    if copy is None:
+        plan = _planned(home, loop, asked)
+        return plan if isinstance(plan, Entry) else make(home, plan)
+    until = home.clock.monotonic() + LEDGER_SECONDS
     try:
-        return _in_time(lambda: _rollback(home, loop, asked))
+        plan = in_time(lambda: _planned(home, loop, asked), LEDGER_SECONDS)
     except LedgerUnavailable:
-        return _rollback_locally(home, loop, asked)
+        plan = _plan(home, copy.states, loop, asked, {} if force else marked_here(home, loop), local=True)
+    if isinstance(plan, Entry):
+        return plan
+    change = plan
+    with changing(home, loop):
+        now = served.read(path)
+        if change.local or (now is not None and now.state.generation > change.expected):
+            return make_locally(home, change)
+        try:
+            return in_time(lambda: make(home, change), until - home.clock.monotonic())
+        except LedgerUnavailable:
+            return make_locally(home, change)
 
 
 def withdraw(home: Home, package: BadPackage) -> ReleaseState | None:
@@ -164,33 +199,42 @@ def _serving_at(states: list[ReleaseState], at: datetime) -> ReleaseState | None
     return next((state for state in reversed(states) if state.since <= at), None)
 
 
-def _rollback(home: Home, loop: str, asked: _Asked) -> Entry[ReleaseState]:
-    """A rollback in the ledger."""
-    states = [entry.record for entry in history(home, loop)]
+def _record_pending(home: Home, loop: str) -> None:
+    """Tell the ledger of changes that were made on this machine without it: what is planned now comes after them."""
+    copy = served.read(served.path_of(home, loop))
+    if copy is not None and copy.pending:
+        served.copy(home, loop)
+
+
+def _planned(home: Home, loop: str, asked: _Asked) -> Change | Entry[ReleaseState]:
+    """What a rollback would change, by the ledger; the entry of the change where it was made before."""
+    failpoints.hit("release.planning")
+    _record_pending(home, loop)
+    entries = history(home, loop)
     bad = {} if asked.force else bad_packages(home, loop)
+    plan = _plan(home, [entry.record for entry in entries], loop, asked, bad, local=False)
+    return plan if isinstance(plan, Change) else next(entry for entry in entries if entry.record == plan.record)
+
+
+def _plan(
+    home: Home, states: list[ReleaseState], loop: str, asked: _Asked, bad: Mapping[str, BadPackage], *, local: bool
+) -> Change | Entry[ReleaseState]:
+    """The same by the states there were; nothing is changed yet."""
+    before = repeated(states, asked.request, asked.arguments)
+    if before is not None:
+        return unrecorded(before)
     target = _target(home, states, loop, asked, bad)
-    expected = states[-1].generation if asked.expected is None else asked.expected
-    return _change(home, loop, target, "rollback", asked.why, asked.by, expected)
+    present = _present(loop, states, asked.expected)
+    state = _state(home, loop, target, present + 1, "rollback", asked.why, asked.by, asked.request, asked.arguments)
+    return Change(state, states, local)
 
 
-def _in_time(call: Callable[[], Entry[ReleaseState]]) -> Entry[ReleaseState]:
-    """What `call` gives; LedgerUnavailable when that takes too long. It goes on then: whichever is first counts."""
-    done: SimpleQueue[Entry[ReleaseState] | Exception] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            done.put(call())
-        except Exception as error:  # noqa: BLE001  # raised again by who waits
-            done.put(error)
-
-    threading.Thread(target=run, name="rollback", daemon=True).start()
-    try:
-        found = done.get(timeout=LEDGER_SECONDS)
-    except Empty:
-        raise LedgerUnavailable("the ledger does not answer in time") from None
-    if isinstance(found, Exception):
-        raise found
-    return found
+def _present(loop: str, states: Sequence[ReleaseState], expected: int | None) -> int:
+    """The generation that the release is at. Raises ReleaseConflict when another one is expected."""
+    generation = states[-1].generation if states else 0
+    if expected not in (None, generation):
+        raise ReleaseConflict(served.pointer_name(loop), expected, generation)
+    return generation
 
 
 def _target(home: Home, states: list[ReleaseState], loop: str, asked: _Asked, bad: Mapping[str, BadPackage]) -> Target:
@@ -298,68 +342,29 @@ def _checked(home: Home, loop: str, package: str) -> Package:
     return found
 
 
-def _change(
+def _state(
     home: Home,
     loop: str,
     target: Target,
+    generation: int,
     action: Literal["release", "rollback"],
     why: str,
-    by: str | None,
-    expected: int | None,
-) -> Entry[ReleaseState]:
-    pointer = home.ledger.pointer(served.pointer_name(check_name(loop, "loop")))
-    generation = expected if expected is not None else pointer.generation if pointer else 0
-    before = home.ledger.get(pointer.entry, ReleaseState).record.packages if pointer else []
-    state = _state(home, loop, target, generation + 1, action, why, by)
-    links = [(p, "released") for p in state.packages if p == target.package or p not in before]
-    failpoints.hit("release.intent")
-    entry = home.ledger.swap(served.pointer_name(loop), generation, state, loop=loop, key=target.package, links=links)
-    failpoints.hit("release.recorded")
-    served.copy(home, loop)
-    failpoints.hit("release.copied")
-    return entry
-
-
-def _state(
-    home: Home, loop: str, target: Target, generation: int, action: Literal["release", "rollback"], why: str, by: str | None
+    by: str,
+    request: str,
+    asked: Asked,
 ) -> ReleaseState:
+    since = home.clock.now()
     return ReleaseState(
         loop=loop,
         generation=generation,
         arms=[Arm(package=target.package, role=target.role, share=1.0)],
         strategy="direct",
         action=action,
-        since=home.clock.now(),
-        by=by or home.by,
+        since=since,
+        by=by,
         why=why,
         fleet=target.fleet,
         segments=target.segments,
-    )
-
-
-def _rollback_locally(home: Home, loop: str, asked: _Asked) -> Entry[ReleaseState]:
-    """A rollback without the ledger. The entry that is returned is not in the ledger yet: its chain is empty."""
-    path = served.path_of(home, check_name(loop, "loop"))
-    copy = served.read(path)
-    if copy is None:
-        raise NotFound("release of loop", loop, next_step="nothing serves here, and the ledger does not answer")
-    states = [*copy.past, copy.state]
-    target = _target(home, states, loop, asked, {} if asked.force else marked_here(home, loop))
-    # One change while the ledger is down is one generation: a second one replaces the first, which nobody else has seen.
-    generation = copy.state.generation if copy.unrecorded else copy.state.generation + 1
-    state = _state(home, loop, target, generation, "rollback", asked.why, asked.by)
-    past = copy.past if copy.unrecorded else states
-    served.write(path, served.Served(state=state, outcome=copy.outcome, past=past, unrecorded=True))
-    failpoints.hit("release.local")
-    return Entry(
-        id=new_id(state.since),
-        sequence=0,
-        kind=ReleaseState.kind,
-        loop=loop,
-        key=target.package,
-        at=state.since,
-        by=state.by,
-        record=state,
-        digest="",
-        chain="",
+        request=request or new_id(since),
+        asked=dict(asked),
     )

@@ -5,6 +5,7 @@ Workers read only these files, so prediction and rollback go on while the ledger
 
 import os
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,8 @@ import msgspec
 from loopwright.records import failpoints
 from loopwright.records.clock import Clock
 from loopwright.records.declarations import Table
-from loopwright.records.errors import Damaged, ReleaseConflict
+from loopwright.records.errors import Damaged, ReleaseConflict, Unavailable
+from loopwright.records.file_lock import FileLock
 from loopwright.records.home import Home
 from loopwright.records.ids import NAME, scoped_name
 from loopwright.records.releases import ReleaseState
@@ -22,6 +24,9 @@ from loopwright.records.turns import LoopRecord
 
 FEW = 64
 """So many loops are looked at each time, and loaded before they are asked."""
+
+LOCK_SECONDS = 10.0
+"""So long a writer of a file waits for another one; each holds the lock for one write."""
 
 LOOK_SECONDS = 15.0
 MOST_NOTED = 2**16
@@ -33,13 +38,23 @@ MOST_PACKAGES = 20_000
 class Served(msgspec.Struct, frozen=True, kw_only=True):
     """Who serves a loop, the contract of its outcomes, and who served before (oldest first).
 
-    `unrecorded` marks a rollback made while the ledger was down, which it is still to be told of.
+    `unrecorded` counts the newest states that were made while the ledger was down, and that it is still to be told of.
     """
 
     state: ReleaseState
     outcome: Table | None = None
     past: list[ReleaseState] = []
-    unrecorded: bool = False
+    unrecorded: int | bool = 0  # earlier versions wrote whether `state` was
+
+    @property
+    def states(self) -> list[ReleaseState]:
+        """All states, oldest first."""
+        return [*self.past, self.state]
+
+    @property
+    def pending(self) -> list[ReleaseState]:
+        """The states that the ledger is still to be told of, oldest first."""
+        return self.states[len(self.past) + 1 - int(self.unrecorded) :]
 
 
 def pointer_name(loop: str) -> str:
@@ -54,11 +69,22 @@ def folder(home: Home) -> Path:
 
 def read(path: Path) -> Served | None:
     """One loop's file; None when there is none. Raises Damaged when it cannot be read."""
+    return _decode(path, _bytes(path))
+
+
+def _bytes(path: Path) -> bytes | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Served)
+        return path.read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise Damaged(f"served/{path.name} cannot be read: {error}") from error
+
+
+def _decode(path: Path, data: bytes | None) -> Served | None:
+    try:
+        return None if data is None else msgspec.json.decode(data, type=Served)
+    except ValueError as error:
         raise Damaged(f"served/{path.name} cannot be read: {error}") from error
 
 
@@ -66,6 +92,34 @@ def write(path: Path, served: Served) -> None:
     """Replace one loop's file."""
     replace(path, msgspec.json.encode(served))
     _note(path)
+
+
+def change(path: Path, decide: Callable[[Served | None], Served | None]) -> Served | None:
+    """Compare and swap on one loop's file: write what `decide` makes of it (None: leave it), or decide again if it changed.
+
+    `decide` may take its time, as nothing is locked meanwhile. Returns what was written; None where nothing was. A file
+    that cannot be read is decided on as if there were none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.parent.with_name(f"{path.parent.name}.lock"))
+    try:
+        while True:
+            seen = _bytes(path)
+            try:
+                now = _decode(path, seen)
+            except Damaged:
+                now = None
+            wanted = decide(now)
+            if wanted is None or wanted == now:
+                return None
+            with lock.hold(LOCK_SECONDS):
+                if _bytes(path) == seen:
+                    write(path, wanted)
+                    return wanted
+    except TimeoutError as error:
+        raise Unavailable(f"{path.parent.name}/{path.name} is being written for too long: {error}") from error
+    finally:
+        lock.close()
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -191,7 +245,7 @@ def path_of(home: Home, loop: str) -> Path:
 def follow(home: Home) -> list[str]:
     """Bring the files up to date with the ledger; the loops that changed. Raises LedgerUnavailable.
 
-    A rollback made while the ledger was down is recorded now, unless somebody released meanwhile: then the ledger is right.
+    Rollbacks made while the ledger was down are recorded now, unless somebody released meanwhile: then the ledger is right.
     """
     return Follower(home).follow()
 
@@ -233,42 +287,53 @@ class Follower:
 
     def _mend(self, loop: str, known: _Known) -> bool:
         """Bring the file of one loop up to date with what is known of it; whether it had to be."""
-        home, path = self._home, path_of(self._home, loop)
-        try:
-            now = read(path)
-        except Damaged:
-            now = None
-        if now is not None and not now.unrecorded and now.state.generation > known.states[-1].generation:
-            known = _known(home, loop).get(loop, known)  # somebody released since the ledger was asked
-        if now is not None and now.unrecorded and (recorded := _record(home, now)) is not None:
-            known.states.append(recorded)
-        wanted = _served(known)
-        if wanted == now:
-            return False
-        failpoints.hit("release.followed")
-        write(path, wanted)
-        return True
+        return _bring(self._home, loop, known, "release.followed")
 
 
 def copy(home: Home, loop: str) -> None:
-    """Bring the file of one loop up to date with the ledger."""
-    found = _known(home, loop).get(loop)
-    if found is not None:
-        write(path_of(home, loop), _served(found))
+    """Bring the file of one loop up to date with the ledger, which is told first of what it does not know."""
+    _bring(home, loop, None, "")
 
 
-def _record(home: Home, served: Served) -> ReleaseState | None:
-    state = served.state
-    before = served.past[-1].packages if served.past else []
-    links = [(package, "released") for package in state.packages if package not in before]
-    try:
-        home.ledger.swap(
-            pointer_name(state.loop), state.generation - 1, state, loop=state.loop, key=state.arms[0].package, links=links
-        )
-    except ReleaseConflict:
-        return None
-    failpoints.hit("release.caught_up")
-    return state
+def _bring(home: Home, loop: str, known: _Known | None, point: str) -> bool:
+    """See `copy`; `known` is what the ledger knew a moment ago. Whether the file had to be written."""
+
+    def decide(now: Served | None) -> Served | None:
+        nonlocal known
+        newest = known.states[-1].generation if known is not None else 0
+        if known is None or (now is not None and now.state.generation - int(now.unrecorded) > newest):
+            known = _known(home, loop).get(loop)  # also where somebody released since the ledger was asked
+        if known is None:
+            return None
+        if now is not None and now.pending:
+            known = known._replace(states=_record(home, now, known.states))
+        wanted = _served(known)
+        if point and wanted != now:
+            failpoints.hit(point)
+        return wanted
+
+    return change(path_of(home, loop), decide) is not None
+
+
+def _record(home: Home, served: Served, states: list[ReleaseState]) -> list[ReleaseState]:
+    """Record what the ledger, which knew `states`, was not told of. Returns what it knows then.
+
+    A change that somebody made meanwhile ends this: then the ledger is right.
+    """
+    before = served.states[-1 - len(served.pending)].packages if len(served.past) >= len(served.pending) else []
+    for state in served.pending:
+        links = [(package, "released") for package in state.packages if package not in before]
+        name, key, before = pointer_name(state.loop), state.arms[0].package, state.packages
+        try:
+            home.acting_as(state.by).ledger.swap(name, state.generation - 1, state, loop=state.loop, key=key, links=links)
+        except ReleaseConflict:
+            states = [entry.record for entry in home.ledger.find(ReleaseState, loop=state.loop, newest=False)]
+            if state not in states:
+                return states
+            continue
+        states = [*states, state]
+        failpoints.hit("release.caught_up")
+    return states
 
 
 def _known(home: Home, loop: str | None) -> dict[str, _Known]:
@@ -289,11 +354,11 @@ def _served(known: _Known) -> Served:
     return Served(
         state=known.states[-1],
         outcome=msgspec.convert(outcome["table"], Table) if outcome else None,
-        past=_past(known.states[:-1]),
+        past=past(known.states[:-1]),
     )
 
 
-def _past(states: list[ReleaseState]) -> list[ReleaseState]:
+def past(states: Sequence[ReleaseState]) -> list[ReleaseState]:
     """The newest states, as many as a file may hold, oldest first."""
     kept: list[ReleaseState] = []
     room = MOST_PACKAGES

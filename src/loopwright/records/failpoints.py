@@ -48,6 +48,7 @@ POINTS: tuple[tuple[str, str], ...] = (
     ("turn.step.began", "step of a turn recorded as running, nothing of it done"),
     ("turn.segment.kept", "model of one segment stored, the next one not begun"),
     ("turn.step.ran", "step of a turn done, not recorded as done"),
+    ("release.planning", "a rollback is asked for, the ledger has not been read"),
     ("release.intent", "everything checked, nothing recorded"),
     ("release.recorded", "state and audit row in the ledger, the servers' copy is the old one"),
     ("release.copied", "the servers' copy is written, workers have not been told otherwise"),

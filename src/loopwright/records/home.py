@@ -65,6 +65,10 @@ class Home:
 
         return OpenLineage(self.settings.openlineage, self.clock)
 
+    def acting_as(self, by: str) -> "Home":
+        """This home, with somebody else as who is acting: the same stores, which are closed where they were opened."""
+        return _Acting(self, by)
+
     def folder(self, name: str) -> Path:
         """A folder of home, made if it is not there."""
         path = self.path / name
@@ -83,3 +87,34 @@ class Home:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Acting(Home):
+    """A home for one caller, over the stores of another."""
+
+    def __init__(self, home: Home, by: str) -> None:
+        self._home, self.by = home, by
+        self.settings, self.clock, self.path = home.settings, home.clock, home.path
+
+    @cached_property
+    def ledger(self) -> "Ledger":
+        return self._home.ledger.acting_as(self.by)
+
+    @property
+    def lake(self) -> "Lake":
+        return self._home.lake
+
+    @property
+    def packages(self) -> "Packages":
+        return self._home.packages
+
+    @property
+    def online(self) -> "Online":
+        return self._home.online
+
+    @property
+    def openlineage(self) -> "OpenLineage":
+        return self._home.openlineage
+
+    def close(self) -> None:
+        """Nothing: what is open belongs to the other home."""

@@ -46,6 +46,10 @@ class ReleaseState(Record, frozen=True, kw_only=True):
     why: str
     fleet: str = ""
     segments: dict[str, str] = {}
+    request: str = ""
+    """The idempotency key of the change: the caller's, or one made for it."""
+    asked: dict[str, str | bool] = {}
+    """The arguments that came with the key."""
 
     @property
     def packages(self) -> list[str]:
@@ -56,3 +60,13 @@ class ReleaseState(Record, frozen=True, kw_only=True):
         """The package that answers the rows of a segment: its own, or the global one."""
         own = None if segment is None else self.segments.get(segment)
         return own or self.arms[0].package
+
+
+class Unchanged(Record, frozen=True, kw_only=True):
+    """A keyed request that changed nothing, because what it asked for was in service at `generation`; stored under its key."""
+
+    kind: ClassVar[str] = "release-unchanged"
+    loop: str
+    request: str
+    asked: dict[str, str | bool]
+    generation: int

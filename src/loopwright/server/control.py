@@ -2,9 +2,11 @@
 
 `GET /api/{verb}` for verbs that only look, `POST /api/{verb}` for those that change something; arguments as query
 parameters or as a JSON object, the answer as JSON. Everything but `/livez` asks for the token, where one is set.
+A change is idempotent: the same `Idempotency-Key` (or `X-Request-Id`) again gives the same answer and changes nothing.
 """
 
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,7 +23,7 @@ from starlette.routing import Route as Path_
 
 from loopwright.console.app import routes as console_routes
 from loopwright.deploy.decode import parse
-from loopwright.records.errors import LoopwrightError, RequestInvalid, RequestTooLarge, UsageError
+from loopwright.records.errors import LoopwrightError, RequestInvalid, RequestMalformed, RequestTooLarge, UsageError
 from loopwright.records.home import Home
 from loopwright.server.access import Access
 from loopwright.server.routes import Permission, Route, check_routes
@@ -29,6 +31,11 @@ from loopwright.server.status import describe, describe_status, status_of
 from loopwright.verbs import VERBS, Verb
 
 MOST_BYTES = 64 * 1024
+KEY = "request_id"
+"""The argument of every verb that changes something over HTTP: its idempotency key."""
+
+KEY_HEADERS = ("idempotency-key", "x-request-id")
+_KEY = re.compile("[!-~]{1,128}")
 _FILLED_IN = ("home", "progress")
 
 
@@ -42,7 +49,10 @@ def control_routes(verbs: Sequence[Verb] = VERBS) -> list[Route]:
 
 
 def control(home: Home, access: Access, verbs: Sequence[Verb] = VERBS) -> Any:
-    """The application, access checks around it. Raises UsageError for a verb that would let a client name a location."""
+    """The application, access checks around it.
+
+    Raises UsageError for a verb that would let a client name a location, or change something twice with one request.
+    """
     table = control_routes(verbs)
     check_routes(table)
     by_name = {v.name: v for v in verbs}
@@ -82,10 +92,12 @@ def _endpoint(home: Home, verb: Verb) -> Callable[[Request], Awaitable[Response]
             raise UsageError(
                 f"verb {verb.name!r} takes a path ({name}); a client never names a location: leave out the door `http`"
             )
+    if verb.changes and KEY not in asked:
+        raise UsageError(f"verb {verb.name!r} changes something and takes no {KEY}: a request sent again would do it twice")
 
     async def answer(request: Request) -> Response:
         try:
-            given = await _body(request) if verb.changes else dict(request.query_params)
+            given = _keyed(request, await _body(request)) if verb.changes else dict(request.query_params)
             arguments = _arguments(asked, given, strict=verb.changes)
             result = await run_in_threadpool(lambda: verb.call(home, **arguments))
             return _json(result)
@@ -111,6 +123,18 @@ async def _body(request: Request) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise RequestInvalid([("body", "must be an object of arguments")])
     return plain
+
+
+def _keyed(request: Request, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a change with its idempotency key, which a header may hold. Raises RequestMalformed for what is no key."""
+    found = (request.headers[name] for name in KEY_HEADERS if name in request.headers)
+    key = given.get(KEY) or next(found, None)
+    if key is None:
+        return given
+    bare = key.strip('"') if isinstance(key, str) else key  # Idempotency-Key may be a quoted string (RFC 8941)
+    if isinstance(bare, str) and not _KEY.fullmatch(bare):
+        raise RequestMalformed("Idempotency-Key or X-Request-Id must be 1 to 128 visible ASCII characters")
+    return {**given, KEY: bare}
 
 
 def _arguments(asked: Mapping[str, inspect.Parameter], given: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:

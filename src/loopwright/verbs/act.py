@@ -195,7 +195,14 @@ def run(
 
 
 def release(
-    home: Home, loop: str, package: str = "", *, strategy: str = "direct", why: str = "", force: bool = False
+    home: Home,
+    loop: str,
+    package: str = "",
+    *,
+    strategy: str = "direct",
+    why: str = "",
+    force: bool = False,
+    request_id: str = "",
 ) -> Switched:
     """Put a package into service, after the same checks that a turn makes; one that serves already goes on.
 
@@ -209,10 +216,12 @@ def release(
         strategy: how; `direct` replaces what serves at once.
         why: the reason in a sentence, for the audit trail.
         force: also a package that was marked bad; the other checks are made all the same.
+        request_id: an idempotency key: the same request again gives the same answer and changes nothing.
     """
+    from loopwright.deploy.change import answered, unchanged
     from loopwright.deploy.checks import check_release, sound
+    from loopwright.deploy.controller import arguments, serving
     from loopwright.deploy.controller import release as put_into_service
-    from loopwright.deploy.controller import serving
     from loopwright.records.evaluation import Leaderboard
     from loopwright.records.scoring import Beside
     from loopwright.verbs.look import leaderboard
@@ -220,29 +229,46 @@ def release(
     declared = known_loop(home, loop)
     if strategy != "direct":
         raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
+    asked = arguments("release", package=package, strategy=strategy, force=force)
+    before = answered(home, loop, request_id, asked)
+    if before is not None:
+        return _switched(home, before)
     chosen = home.packages.read(home.packages.resolve(package) if package else leaderboard(home, loop).winner)
     segment = chosen.manifest.segment
     now = serving(home, loop)
     if now is not None and now.package_of(segment.value if segment is not None else None) == chosen.digest:
+        unchanged(home, now, request_id, asked)
         return _switched(home, now)
+    fixed: dict[str, Any] = {
+        "why": why or "by hand",
+        "force": force,
+        "expected": now.generation if now is not None else 0,  # the checks take a while
+        "request": request_id,
+        "asked": asked,
+    }
     boards = [e.record for e in home.ledger.find(Leaderboard, loop=loop) if e.record.winner == chosen.digest]
     fleet = next((b.fleet for b in boards if b.fleet is not None and b.fleet.serving), None)
     if fleet is None:
         check_release(home, chosen, loop=loop, scope=declared.scope)
-        return _switched(home, put_into_service(home, loop, chosen.digest, why=why or "by hand", force=force).record)
+        return _switched(home, put_into_service(home, loop, chosen.digest, **fixed).record)
     own, _ = sound({name: home.packages.read(digest) for name, digest in fleet.serving.items()})
     check_release(home, chosen, loop=loop, scope=declared.scope, beside=Beside(fleet.by, own))
     segments = {name: package.digest for name, package in own.items()}
-    entry = put_into_service(home, loop, chosen.digest, fleet=fleet.by, segments=segments, why=why or "by hand", force=force)
+    entry = put_into_service(home, loop, chosen.digest, fleet=fleet.by, segments=segments, **fixed)
     return _switched(home, entry.record)
 
 
 def _switched(home: Home, state: "ReleaseState") -> Switched:
-    """The state, and how the workers here stand to it once they have switched, or after a while."""
+    """The state, and how the workers here stand to it once they have switched, or after a while.
+
+    Where another change came after it (the answer to a request that is repeated) none is waited for or told of.
+    """
+    from loopwright.deploy.served import path_of, read
     from loopwright.deploy.vitals import workers
 
     until = home.clock.monotonic() + SWITCH_SECONDS
-    found = workers(home.path, state)
+    copy = read(path_of(home, state.loop))
+    found = [] if copy is not None and copy.state.generation > state.generation else workers(home.path, state)
     while any(w.state == "lags" for w in found) and home.clock.monotonic() < until:
         time.sleep(0.02)
         found = workers(home.path, state)
@@ -250,7 +276,14 @@ def _switched(home: Home, state: "ReleaseState") -> Switched:
 
 
 def rollback(
-    home: Home, loop: str, *, to: str = "", segment: str | None = None, why: str = "", force: bool = False
+    home: Home,
+    loop: str,
+    *,
+    to: str = "",
+    segment: str | None = None,
+    why: str = "",
+    force: bool = False,
+    request_id: str = "",
 ) -> Switched:
     """Go back to the package that served before, at a time, or by name; with it to the packages of segments beside it.
 
@@ -262,11 +295,13 @@ def rollback(
         segment: only this segment goes back; `--to global` lets the loop's own package answer it.
         why: the reason in a sentence, for the audit trail.
         force: also to a package that was marked bad.
+        request_id: an idempotency key: the same request again gives the same answer and changes nothing.
     """
     from loopwright.deploy.controller import rollback as go_back
 
     try:
-        return _switched(home, go_back(home, loop, segment=segment, to=to or None, why=why or "by hand", force=force).record)
+        entry = go_back(home, loop, segment=segment, to=to or None, why=why or "by hand", force=force, request=request_id)
+        return _switched(home, entry.record)
     except NotFound:
         with suppress(LedgerUnavailable):  # going back works without the ledger; only the nearest names are missed
             known_loop(home, loop)

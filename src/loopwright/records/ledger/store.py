@@ -1,5 +1,6 @@
 """The ledger's methods. They know nothing of what the records mean."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -39,6 +40,12 @@ class Ledger:
         self._clock, self._by = clock, by
         self._lease_clock = lease_clock or RealClock()
         self._database = Database(url)
+
+    def acting_as(self, by: str) -> "Ledger":
+        """This ledger, with somebody else as who writes; the connections are shared."""
+        view = copy.copy(self)
+        view._by = by
+        return view
 
     # --- writing -------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,172 @@
+"""Carrying out a change of who serves: its target and its generation are fixed first, then it is made once.
+
+A change is a release state that is complete before anything is written. Whoever writes it, the thread that came late, the
+local copy that is recorded afterwards, or a repeated request, writes that very state at that very generation: the
+first one does it, the others find it done.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from typing import NamedTuple, TypeVar
+
+from loopwright.deploy import served
+from loopwright.records import failpoints
+from loopwright.records.errors import LedgerUnavailable, ReleaseConflict, RequestConflict, Unavailable
+from loopwright.records.file_lock import FileLock
+from loopwright.records.home import Home
+from loopwright.records.ids import new_id
+from loopwright.records.ledger import Entry
+from loopwright.records.releases import ReleaseState, Unchanged
+
+T = TypeVar("T")
+
+LEDGER_SECONDS = 1.0
+"""So long a rollback waits for the ledger before it is made without it."""
+
+Asked = Mapping[str, str | bool]
+"""The arguments of a change, to tell whether a key comes again with the same ones."""
+
+
+class Change(NamedTuple):
+    """A change of who serves before it is made: the state that it leads to, and those before it, oldest first.
+
+    `local` where these are the local copy's, because the ledger did not answer.
+    """
+
+    state: ReleaseState
+    before: Sequence[ReleaseState]
+    local: bool = False
+
+    @property
+    def expected(self) -> int:
+        """The generation that the release must be at."""
+        return self.state.generation - 1
+
+
+def repeated(states: Sequence[ReleaseState], request: str, asked: Asked) -> ReleaseState | None:
+    """The state that a request with this key led to before. Raises RequestConflict when it asked for something else."""
+    found = next((state for state in states if request and state.request == request), None)
+    if found is not None and found.asked != asked:
+        raise RequestConflict(request)
+    return found
+
+
+def answered(home: Home, loop: str, request: str, asked: Asked) -> ReleaseState | None:
+    """As `repeated`, from the local copy and the ledger; also where the request changed nothing."""
+    copy = served.read(served.path_of(home, loop))
+    found = repeated(copy.states, request, asked) if copy is not None else None
+    if found is None and request:
+        states = [entry.record for entry in home.ledger.find(ReleaseState, loop=loop, newest=False)]
+        found = repeated(states, request, asked)
+        unchanged = home.ledger.latest(Unchanged, loop=loop, key=request) if found is None else None
+        if unchanged is not None:
+            if unchanged.record.asked != asked:
+                raise RequestConflict(request)
+            found = next(state for state in states if state.generation == unchanged.record.generation)
+    return found
+
+
+def unchanged(home: Home, state: ReleaseState, request: str, asked: Asked) -> None:
+    """Store that a request changed nothing because `state` was in service, so that it changes nothing later either."""
+    if request:
+        record = Unchanged(loop=state.loop, request=request, asked=dict(asked), generation=state.generation)
+        home.ledger.put(record, loop=state.loop, key=request)
+
+
+def make(home: Home, change: Change) -> Entry[ReleaseState]:
+    """Make a change in the ledger, unless it is made already. Raises ReleaseConflict when somebody else was first."""
+    state = change.state
+    before = change.before[-1].packages if change.before else []
+    links = [(p, "released") for p in state.packages if p == state.arms[0].package or p not in before]
+    name, key = served.pointer_name(state.loop), state.arms[0].package
+    failpoints.hit("release.intent")
+    try:
+        entry = home.acting_as(state.by).ledger.swap(name, change.expected, state, loop=state.loop, key=key, links=links)
+    except ReleaseConflict:
+        entries = home.ledger.find(ReleaseState, loop=state.loop, newest=False)
+        if repeated([e.record for e in entries], state.request, state.asked) is None:
+            raise
+        entry = next(e for e in entries if e.record.request == state.request)
+    failpoints.hit("release.recorded")
+    served.copy(home, state.loop)
+    failpoints.hit("release.copied")
+    return entry
+
+
+def make_locally(home: Home, change: Change) -> Entry[ReleaseState]:
+    """Make a change in the local copy, to be recorded later, unless it is made already.
+
+    The entry that is returned is not in the ledger yet: its chain is empty. Raises ReleaseConflict when somebody else was
+    first.
+    """
+    made = change.state
+
+    def decide(now: served.Served | None) -> served.Served | None:
+        nonlocal made
+        if now is None:
+            return served.Served(state=made, past=served.past(change.before), unrecorded=1)
+        before = repeated(now.states, made.request, made.asked)
+        if before is not None:
+            made = before
+            return None
+        based = bool(change.before) and now.state == change.before[-1]
+        if now.state.generation > change.expected or (change.local and not based):
+            raise ReleaseConflict(served.pointer_name(made.loop), change.expected, now.state.generation)
+        past = served.past(change.before)
+        pending = min(len(now.pending), len(past)) if based else 0
+        return served.Served(state=made, outcome=now.outcome, past=past, unrecorded=pending + 1)
+
+    served.change(served.path_of(home, made.loop), decide)
+    failpoints.hit("release.local")
+    return unrecorded(made)
+
+
+def unrecorded(state: ReleaseState) -> Entry[ReleaseState]:
+    """A state as an entry that is not in the ledger yet, or was not looked for there."""
+    return Entry(
+        id=new_id(state.since),
+        sequence=0,
+        kind=ReleaseState.kind,
+        loop=state.loop,
+        key=state.arms[0].package,
+        at=state.since,
+        by=state.by,
+        record=state,
+        digest="",
+        chain="",
+    )
+
+
+@contextmanager
+def changing(home: Home, loop: str) -> Iterator[None]:
+    """One change at a time of a loop by those on this machine that can do without the ledger."""
+    lock = FileLock(home.folder("locks") / f"{loop}.lock")
+    try:
+        with lock.hold(2 * LEDGER_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise Unavailable(f"loop {loop} is being changed by somebody else: look at it and try again") from error
+    finally:
+        lock.close()
+
+
+def in_time(call: Callable[[], T], seconds: float) -> T:
+    """What `call` gives; LedgerUnavailable when that takes too long. It goes on then, so it must be safe to be late."""
+    done: SimpleQueue[tuple[T] | Exception] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((call(),))
+        except Exception as error:  # noqa: BLE001  # raised again by who waits
+            done.put(error)
+
+    threading.Thread(target=run, name="rollback", daemon=True).start()
+    try:
+        found = done.get(timeout=max(0.0, seconds))
+    except Empty:
+        raise LedgerUnavailable("the ledger does not answer in time") from None
+    if isinstance(found, Exception):
+        raise found
+    return found[0]
