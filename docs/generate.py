@@ -58,6 +58,7 @@ SETTINGS_END = """
 | `quarantine/` | damaged pieces of the log, kept for inspection |
 | `online/` | context for serving |
 | `served/` | the local copy of who serves, so that serving and rollback need no ledger |
+| `locks/` | one file for each loop that was rolled back: one change at a time |
 | `bad/` | marks of packages that kill workers or fail for good |
 | `run/` | what the workers of a server share while it runs, and the requests that may come again |
 | `examples/` | training sets, named by digest |
