@@ -267,11 +267,21 @@ def half_sent(channel: Any, count: int) -> list[Any]:
 def test_half_sent_calls_hold_up_nobody(server: Server) -> None:
     with grpc.insecure_channel(server.state.grpc, [("grpc.use_local_subchannel_pool", 1)]) as other:
         over, *calls = half_sent(other, 700)
+
+        def answered() -> bool:
+            """On a new connection, to either worker; UNAVAILABLE while the half-sent calls are young."""
+            with grpc.insecure_channel(server.state.grpc, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=30) == b"\x08\x01"
+                try:
+                    return bool(called(channel, typed(1)).model_name == LOOP)
+                except grpc.RpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    return False
+
         try:
-            for _ in range(8):  # a new connection each, to either worker
-                with grpc.insecure_channel(server.state.grpc, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-                    assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=30) == b"\x08\x01"
-                    assert called(channel, typed(1)).model_name == LOOP
+            for _ in range(8):
+                until(answered, 60)
         finally:
             over.set()
             for call in calls:
@@ -308,9 +318,24 @@ def test_message_that_does_not_come_is_given_up() -> None:
         with pytest.raises(Late):
             await old[0]
         assert not old[1].done()
+        shared = Arrivals(4, 60, 0.5)
+        many = [asyncio.create_task(shared.message(never(), "10.0.0.1")) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await shared.message(soon(), "10.0.0.1")
+        assert await shared.message(soon(), "10.0.0.2") == b"x"
+        for task in many:
+            task.cancel()
         old[1].cancel()
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"), [("ipv4:10.1.2.3:5", "10.1.2.3"), ("ipv6:%5B::ffff:10.1.2.3%5D:5", "10.1.2.3"), ("unix:", "")]
+)
+def test_address_of_a_peer_is_read(peer: str, address: str) -> None:
+    assert grpc_limits.address_of(peer) == address
 
 
 def test_idle_connections_over_the_limit_are_closed_and_others_answered(tmp_path: Any) -> None:

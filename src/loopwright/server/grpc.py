@@ -30,7 +30,7 @@ from loopwright.server.access import Access
 from loopwright.server.admission import SPARE_PLACES, Admission
 from loopwright.server.asking import ask, asked_id, deadline
 from loopwright.server.batches import Batches, Found
-from loopwright.server.grpc_limits import Arrivals, Late, close_excess
+from loopwright.server.grpc_limits import Arrivals, Late, address_of, close_excess
 from loopwright.server.http import ADDRESS_SHARE, ARRIVAL_SECONDS, CONNECTIONS, MOST_BYTES
 from loopwright.server.metrics import Metrics
 from loopwright.server.routes import Permission
@@ -304,7 +304,7 @@ class Door:
                 await context.abort(_STATUS[status], CODES[status][1])
             loop, body = "", None
             try:
-                body = await arriving.message(aiter(messages))
+                body = await arriving.message(aiter(messages), address_of(context.peer()))
                 self._held += len(body)
                 self._calls += 1
                 if self._closing:

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from loopwright.records.errors import Overloaded, RequestMalformed
 from loopwright.server.admission import Admission, network
@@ -30,35 +31,54 @@ class Late(Exception):
 
 
 class Arrivals:
-    """Calls whose message is on its way: at most `most`, each for `seconds`. One too many takes the place of the oldest."""
+    """Calls whose message is on its way: at most `most`, of one client address `share` of them, each for `seconds`.
 
-    def __init__(self, most: int, seconds: float) -> None:
-        self._most, self._seconds = most, seconds
-        self._arriving: dict[asyncio.Timeout, float] = {}
+    One too many takes the place of the oldest of its address, or of the address that has most.
+    """
 
-    async def message(self, messages: AsyncIterator[bytes]) -> bytes:
+    def __init__(self, most: int, seconds: float, share: float = 1.0) -> None:
+        self._most, self._per_address, self._seconds = most, max(1, int(most * share)), seconds
+        self._arriving: dict[str, dict[asyncio.Timeout, float]] = {}
+        self._count = 0
+
+    async def message(self, messages: AsyncIterator[bytes], address: str = "") -> bytes:
         """The message of a call. Raises Late, Overloaded, RequestMalformed where the client ends without one."""
         now = asyncio.get_running_loop().time()
-        if len(self._arriving) >= self._most:
-            self._give_up_oldest(now)
+        if len(self._arriving.get(address, ())) >= self._per_address:
+            self._give_up_oldest(address, now)
+        elif self._count >= self._most:
+            self._give_up_oldest(max(self._arriving, key=lambda one: len(self._arriving[one])), now)
         try:
             async with asyncio.timeout(self._seconds) as limit:
-                self._arriving[limit] = now
+                self._arriving.setdefault(address, {})[limit] = now
+                self._count += 1
                 try:
                     return await anext(messages)
                 finally:
-                    self._arriving.pop(limit, None)
+                    self._forget(address, limit)
         except TimeoutError:
             raise Late from None
         except StopAsyncIteration:
             raise RequestMalformed("the call has no message") from None
 
-    def _give_up_oldest(self, now: float) -> None:
-        oldest, since = next(iter(self._arriving.items()))
+    def _give_up_oldest(self, address: str, now: float) -> None:
+        oldest, since = next(iter(self._arriving[address].items()))
         if now - since < YOUNG_SECONDS:
             raise Overloaded("more calls are arriving than can be held; try again")
-        del self._arriving[oldest]
+        self._forget(address, oldest)
         oldest.reschedule(now)
+
+    def _forget(self, address: str, limit: asyncio.Timeout) -> None:
+        arriving = self._arriving.get(address, {})
+        if arriving.pop(limit, None) is not None:
+            self._count -= 1
+            if not arriving:
+                del self._arriving[address]
+
+
+def address_of(peer: str) -> str:
+    """The client's address in what the library calls a peer: `ipv4:127.0.0.1:5`, `ipv6:%5B::1%5D:5`."""
+    return network(unquote(peer.partition(":")[2].rpartition(":")[0]).strip("[]"))
 
 
 class _Connection(NamedTuple):
