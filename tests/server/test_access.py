@@ -82,7 +82,8 @@ def test_every_permission_with_every_key(permission: Permission, key: str, asks:
 def test_changes_come_from_the_same_origin(headers: dict[bytes, bytes], status: int) -> None:
     access = Access(settings(token=TOKEN), always=True)
     assert access.refuse("write", {**bearer(TOKEN), **headers}) == status
-    assert access.refuse("read", {**bearer(TOKEN), **headers}) == 0
+    assert access.refuse("read", {**bearer(TOKEN), **headers}) == status
+    assert access.refuse("observe", {**bearer(TOKEN), **headers}) == 0
 
 
 @pytest.mark.parametrize(
@@ -135,3 +136,17 @@ def test_hosts_that_are_no_names_are_refused(text: str) -> None:
 def test_the_host_that_was_configured_is_ours() -> None:
     access = Access(settings("ml.example", TOKEN), always=False)
     assert access.refuse("predict", {**bearer(TOKEN), b"host": b"ml.example:8321"}) == 0
+
+
+LINK = {b"sec-fetch-mode": b"navigate", b"sec-fetch-dest": b"document", b"sec-fetch-user": b"?1"}
+
+
+@pytest.mark.parametrize("token", ["", TOKEN])
+def test_pages_are_not_loaded_by_other_sites_unless_a_person_follows_a_link(token: str) -> None:
+    access = Access(settings(token=token), always=True)
+    foreign = {**(bearer(token) if token else GOOD), b"sec-fetch-site": b"cross-site"}
+    assert access.refuse("read", {**foreign, b"sec-fetch-mode": b"no-cors", b"sec-fetch-dest": b"image"}) == 403
+    assert access.refuse("read", {**foreign, **LINK}) == 0
+    for missing in LINK:
+        assert access.refuse("read", {**foreign, **LINK, missing: b"other"}) == 403
+    assert access.refuse("write", {**foreign, **LINK}) == 403

@@ -11,6 +11,7 @@ from tests.server.test_http import send
 from loopwright.deploy import controller
 from loopwright.records.errors import UsageError
 from loopwright.records.home import Home
+from loopwright.records.releases import ReleaseState
 from loopwright.server.access import Access
 from loopwright.server.control import control, control_routes
 from loopwright.verbs import VERBS, Verb, act
@@ -80,6 +81,15 @@ def test_idempotency_key_sent_again_changes_nothing_and_gives_the_same_answer(
     now = controller.serving(home, LOOP)
     assert now is not None
     assert now.generation == generation
+
+
+def test_history_names_who_changed_something_over_http(control_client: Client, server: Server) -> None:
+    controller.release(server.home, LOOP, package(server.home.packages, weight=0.11).digest, why="to be rolled back")
+    reply = control_client.post("/api/rollback", {"loop": LOOP}, x_loopwright_actor="bob")
+    assert reply.json["by"] == "bob, as claimed, from 127.0.0.1"
+    assert control_client.get(f"/api/history?loop={LOOP}").json["releases"][-1]["by"] == reply.json["by"]
+    assert server.home.ledger.find(ReleaseState, loop=LOOP)[0].by == reply.json["by"], "in the ledger's own row, too"
+    assert control_client.post("/api/rollback", {"loop": LOOP}, x_loopwright_actor="a, by token,").status == 400
 
 
 def test_a_verb_that_could_change_something_twice_gets_no_http_door(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ _SERVING = (
     "threads",
     "memory",
     "token",
+    "tokens",
     "traces",
     "trace_share",
     "events",

@@ -107,6 +107,11 @@ SETTINGS: tuple[Setting, ...] = (
         _number(16, 2**20),
     ),
     Setting("token", "LOOPWRIGHT_TOKEN", "bearer token that the control API and, off loopback, the data plane ask for"),
+    Setting(
+        "tokens",
+        "LOOPWRIGHT_TOKENS",
+        "file with a line `name:token` for each caller: as LOOPWRIGHT_TOKEN, and changes are recorded under the name",
+    ),
     Setting("webhook", "LOOPWRIGHT_WEBHOOK", "URL that alerts are posted to: https, or loopback (none by default)"),
     Setting(
         "openlineage",
@@ -164,6 +169,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     memory: int = 1024
     token: str = ""
+    tokens: str = ""
     webhook: str = ""
     openlineage: str = ""
     traces: str = ""
@@ -172,6 +178,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep: str = ""
     most_files: int = 100
     by: str = ""
+
+    @property
+    def has_token(self) -> bool:
+        """Whether callers can be asked for a token."""
+        return bool(self.token or self.tokens)
 
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, for a child process (home as an absolute path)."""

@@ -1,7 +1,5 @@
 """Who may ask: addresses, hosts, tokens, origins. Deny by default."""
 
-import base64
-import binascii
 import hmac
 import ipaddress
 import re
@@ -9,6 +7,7 @@ from collections.abc import Mapping
 
 from loopwright.records.errors import AddressRefused
 from loopwright.records.settings import Settings
+from loopwright.server.callers import Caller, claimed_name, credentials, read_tokens
 from loopwright.server.routes import Permission
 
 MOST_HOSTS = 1000
@@ -31,8 +30,9 @@ def is_loopback(host: str) -> bool:
 
 
 def check_address(settings: Settings) -> None:
-    """Raises AddressRefused for an address beyond loopback without a token."""
-    if not is_loopback(settings.host) and not settings.token:
+    """Raises AddressRefused for an address beyond loopback without a token, and SettingInvalid for a bad file of tokens."""
+    read_tokens(settings)
+    if not is_loopback(settings.host) and not settings.has_token:
         raise AddressRefused(
             f"{settings.host} can be reached from other machines: set a token (LOOPWRIGHT_TOKEN), or bind to 127.0.0.1"
         )
@@ -45,8 +45,8 @@ class Access:
     """
 
     def __init__(self, settings: Settings, *, always: bool) -> None:
-        self._token = settings.token.encode()
-        self._asks = bool(settings.token) and (always or not is_loopback(settings.host))
+        self._tokens = read_tokens(settings)
+        self._asks = bool(self._tokens) and (always or not is_loopback(settings.host))
         names = {name.lower() for name in settings.hosts}
         self._hosts = _LOOPBACK_NAMES | {settings.host.lower()} | names
         self._domains = tuple(name[1:] for name in names if name.startswith("*."))
@@ -61,9 +61,11 @@ class Access:
         host = headers.get(b"host", b"")
         if host not in self._known and (status := self._refuse_host(host)):
             return status
-        if self._asks and not self._knows(headers.get(b"authorization", b"")):
+        if self._asks and self._name(headers.get(b"authorization", b"")) is None:
             return 401
-        if permission == "write" and not (self._token and self._same_origin(headers)):
+        if permission == "write" and not (self._tokens and self._same_origin(headers)):
+            return 403
+        if permission == "read" and not (self._same_origin(headers) or _followed_link(headers)):
             return 403
         return 0
 
@@ -78,17 +80,23 @@ class Access:
             self._known.add(host)
         return 0
 
-    def _knows(self, authorization: bytes) -> bool:
-        scheme, _, value = authorization.partition(b" ")
-        given = b""
-        if scheme.lower() == b"bearer":
-            given = value.strip()
-        elif scheme.lower() == b"basic":  # a browser asks for a password: any user, the token
-            try:
-                given = base64.b64decode(value.strip(), validate=True).partition(b":")[2]
-            except (ValueError, binascii.Error):
-                return False
-        return hmac.compare_digest(given, self._token)
+    def caller(self, headers: Mapping[bytes, bytes], address: str) -> Caller:
+        """Who sent a request that was not refused. Raises RequestMalformed for a claimed name that is none."""
+        authorization = headers.get(b"authorization", b"")
+        name = self._name(authorization)
+        if name:
+            return Caller(name, "token", address)
+        claimed = claimed_name(headers, credentials(authorization)[0])
+        return Caller(claimed, "claimed" if claimed else "none", address)
+
+    def _name(self, authorization: bytes) -> str | None:
+        """The name of a token, "" where it has none; None where it is not known."""
+        _, token = credentials(authorization)
+        found = None
+        for known, name in self._tokens.items():  # all of them, so that time says nothing
+            if hmac.compare_digest(token, known):
+                found = name
+        return found
 
     def _same_origin(self, headers: Mapping[bytes, bytes]) -> bool:
         site = headers.get(b"sec-fetch-site")
@@ -98,3 +106,9 @@ class Access:
         if origin is None:
             return True
         return origin.partition(b"://")[2] == headers.get(b"host", b"")
+
+
+def _followed_link(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a person followed a link of another site to a page; no script can send these headers."""
+    wanted = ((b"sec-fetch-mode", b"navigate"), (b"sec-fetch-dest", b"document"), (b"sec-fetch-user", b"?1"))
+    return all(headers.get(name) == value for name, value in wanted)

@@ -26,6 +26,7 @@ from loopwright.deploy.decode import parse
 from loopwright.records.errors import LoopwrightError, RequestInvalid, RequestMalformed, RequestTooLarge, UsageError
 from loopwright.records.home import Home
 from loopwright.server.access import Access
+from loopwright.server.callers import Caller
 from loopwright.server.routes import Permission, Route, check_routes
 from loopwright.server.status import describe, describe_status, status_of
 from loopwright.verbs import VERBS, Verb
@@ -56,7 +57,7 @@ def control(home: Home, access: Access, verbs: Sequence[Verb] = VERBS) -> Any:
     table = control_routes(verbs)
     check_routes(table)
     by_name = {v.name: v for v in verbs}
-    routes: list[BaseRoute] = [Path_(r.path, _endpoint(home, by_name[r.handler]), methods=[r.method]) for r in table]
+    routes: list[BaseRoute] = [Path_(r.path, _endpoint(home, access, by_name[r.handler]), methods=[r.method]) for r in table]
     routes += [Path_("/livez", _live), Path_("/api", _listing(table, by_name))]
     application = Starlette(
         routes=[*routes, *console_routes(home)], exception_handlers={404: _at_door(404), 405: _at_door(405)}
@@ -85,7 +86,7 @@ class Guarded:
         await _json(describe_status(status), status, {**extra, "connection": "close"})(scope, receive, send)
 
 
-def _endpoint(home: Home, verb: Verb) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(home: Home, access: Access, verb: Verb) -> Callable[[Request], Awaitable[Response]]:
     asked = {name: p for name, p in inspect.signature(verb.call).parameters.items() if name not in _FILLED_IN}
     for name, parameter in asked.items():
         if Path in (parameter.annotation, *get_args(parameter.annotation)):
@@ -99,7 +100,8 @@ def _endpoint(home: Home, verb: Verb) -> Callable[[Request], Awaitable[Response]
         try:
             given = _keyed(request, await _body(request)) if verb.changes else dict(request.query_params)
             arguments = _arguments(asked, given, strict=verb.changes)
-            result = await run_in_threadpool(lambda: verb.call(home, **arguments))
+            acting = home.acting_as(str(_caller(access, request))) if verb.changes else home
+            result = await run_in_threadpool(lambda: verb.call(acting, **arguments))
             return _json(result)
         except LoopwrightError as error:
             status, _ = status_of(error)
@@ -109,6 +111,10 @@ def _endpoint(home: Home, verb: Verb) -> Callable[[Request], Awaitable[Response]
             return _json(describe_status(500), 500)
 
     return answer
+
+
+def _caller(access: Access, request: Request) -> Caller:
+    return access.caller(dict(request.headers.raw), request.client.host if request.client else "nowhere")
 
 
 async def _body(request: Request) -> dict[str, Any]:

@@ -26,7 +26,7 @@ STATUS: tuple[tuple[type[errors.LoopwrightError], int, str], ...] = (
 CODES: dict[int, tuple[str, str]] = {
     400: ("malformed", "the request cannot be read"),
     401: ("unauthorized", "a token is asked for: send `Authorization: Bearer TOKEN`"),
-    403: ("forbidden", "changes need a token (set LOOPWRIGHT_TOKEN), and may not come from another site"),
+    403: ("forbidden", "changes need a token (set LOOPWRIGHT_TOKEN), and no request may come from another site"),
     404: ("not_found", "there is nothing at this path"),
     405: ("method", "this path has another method"),
     408: ("timeout", "the request did not come to its end in time"),

@@ -192,7 +192,7 @@ def _online(home: Home) -> CheckItem:
 
 def _exposed(home: Home) -> CheckItem:
     loopback = home.settings.host in ("127.0.0.1", "::1", "localhost")
-    ok = loopback or bool(home.settings.token)
+    ok = loopback or home.settings.has_token
     return CheckItem(
         name="exposure",
         ok=ok,
