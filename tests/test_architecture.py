@@ -120,6 +120,23 @@ def test_nothing_grows_into_a_knot(module: Path) -> None:
             assert len(public) <= 20, f"{node.name} has {len(public)} public methods"
 
 
+STARTS = {"Thread", "Timer", "ThreadPoolExecutor", "create_task", "ensure_future", "run_in_executor", "to_thread"}
+"""What starts a thread or a task. `records.supervision` does it for all of us, so that none ends silently."""
+
+
+def test_threads_and_tasks_start_under_supervision() -> None:
+    bare = []
+    for module in modules():
+        if module == SOURCE / "records" / "supervision.py":
+            continue
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Call):
+                called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                if called in STARTS or ast.unparse(node.func) == "asyncio.gather":
+                    bare.append(f"{module.relative_to(SOURCE)}:{node.lineno} {called}")
+    assert bare == []
+
+
 def test_tests_mirror_the_source() -> None:
     """tests/ROOM/test_X.py looks after src/loopwright/ROOM/X.py or the package ROOM/X."""
     strays = []

@@ -1,7 +1,6 @@
 """One turn of the loop: the stages in order, each step recorded, resumed after an interruption at the step it was in."""
 
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
@@ -33,6 +32,7 @@ from loopwright.records.package import Lineage
 from loopwright.records.predictions.retention import kept_since
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.scoring import Beside, beside_of
+from loopwright.records.supervision import Repeating
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
 from loopwright.scope.declare import declare
 
@@ -102,18 +102,13 @@ def _alone(home: Home, loop: str) -> Iterator[None]:
         if not home.ledger.lock(name, owner, LEASE_SECONDS):
             raise conflict
         held.callback(home.ledger.unlock, name, owner)
-        over = threading.Event()
-        renewing = threading.Thread(target=_renew, args=(home, name, owner, over), daemon=True)
-        renewing.start()
-        held.callback(renewing.join)
-        held.callback(over.set)
+
+        def renew() -> None:
+            with suppress(LedgerUnavailable):  # the next time, or the lease runs out
+                home.ledger.lock(name, owner, LEASE_SECONDS)
+
+        held.callback(Repeating("lease", renew, LEASE_SECONDS / 3).start().stop)
         yield
-
-
-def _renew(home: Home, name: str, owner: str, over: threading.Event) -> None:
-    while not over.wait(LEASE_SECONDS / 3):
-        with suppress(LedgerUnavailable):  # the next time, or the lease runs out
-            home.ledger.lock(name, owner, LEASE_SECONDS)
 
 
 def _begin(

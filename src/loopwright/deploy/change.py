@@ -5,7 +5,6 @@ local copy that is recorded afterwards, or a repeated request, writes that very 
 first one does it, the others find it done.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
@@ -19,6 +18,7 @@ from loopwright.records.home import Home
 from loopwright.records.ids import new_id
 from loopwright.records.ledger import Entry
 from loopwright.records.releases import ReleaseState, Unchanged
+from loopwright.records.supervision import start
 
 T = TypeVar("T")
 
@@ -162,7 +162,7 @@ def in_time(call: Callable[[], T], seconds: float) -> T:
         except Exception as error:  # noqa: BLE001  # raised again by who waits
             done.put(error)
 
-    threading.Thread(target=run, name="rollback", daemon=True).start()
+    start("rollback", run)
     try:
         found = done.get(timeout=max(0.0, seconds))
     except Empty:

@@ -6,6 +6,8 @@ from typing import Any
 
 import onnxruntime as ort
 
+from loopwright.records.supervision import Repeating
+
 LOOK_SECONDS = 0.05
 
 
@@ -28,8 +30,9 @@ class Overruns:
         self._idle: list[Run] = []
         self._ending = threading.Lock()
         self._some = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._watching = Repeating("overruns", self._watch, LOOK_SECONDS, blocks=True)
         self._starting = threading.Lock()
+        self._idle_looks = 0
 
     def begin(self, until: float) -> Run:
         """A run begins that may take until then (`time.perf_counter`)."""
@@ -39,7 +42,7 @@ class Overruns:
             run = Run()
         run.deadline = until
         self._running.add(run)
-        if self._thread is None:
+        if not self._watching.started:
             self._start()
         if not self._some.is_set():
             self._some.set()
@@ -54,22 +57,22 @@ class Overruns:
 
     def _start(self) -> None:
         with self._starting:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="overruns", daemon=True)
-                self._thread.start()
+            if not self._watching.started:
+                self._watching.start()
 
     def _watch(self) -> None:
-        idle = 0
-        while True:
-            if not self._running and (idle := idle + 1) > 20:
+        if self._running:
+            self._idle_looks = 0
+        else:
+            self._idle_looks += 1
+            if self._idle_looks > 20:
                 self._some.clear()
                 if not self._running:
                     self._some.wait()
-                idle = 0
-            time.sleep(LOOK_SECONDS)
-            now = time.perf_counter()
-            with self._ending:
-                late = [run for run in list(self._running) if now > run.deadline]
-                for run in late:
-                    run.expired = True
-                    run.options.terminate = True
+                self._idle_looks = 0
+        now = time.perf_counter()
+        with self._ending:
+            late = [run for run in list(self._running) if now > run.deadline]
+            for run in late:
+                run.expired = True
+                run.options.terminate = True

@@ -28,6 +28,7 @@ from loopwright.records.predictions.damage import noted
 from loopwright.records.predictions.log import LogWriter, Retired
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.predictions.segment import log_folder
+from loopwright.records.supervision import start
 
 Kind = Literal["predictions", "outcomes"]
 KINDS: tuple[Kind, ...] = ("predictions", "outcomes")
@@ -237,8 +238,7 @@ class Router(Services):
                 self._turn = (self._turn + place + 1) % len(writers)
                 break
         if quiet and (self._retiring is None or not self._retiring.is_alive()):
-            self._retiring = threading.Thread(target=self._retire, args=(quiet,), name="retiring")
-            self._retiring.start()
+            self._retiring = start("retire", lambda: self._retire(quiet), daemon=False)
 
     def close(self) -> None:
         """Seal the logs."""

@@ -66,6 +66,9 @@ POINTS: tuple[tuple[str, str], ...] = (
     ("alert.sent", "alert sent, not recorded as sent"),
 )
 
+THREADS = "thread.*"
+"""The points of `records.supervision`: `thread.NAME`, before each step of a thread or task. An error there is one of the thread's own."""
+
 
 class _Rule:
     """One action at one point (or pattern), with its count of hits."""
@@ -146,7 +149,8 @@ def _fire(name: str, fd: int | None, data: bytes | bytearray | memoryview) -> in
 def _parse(part: str) -> _Rule:
     pattern, equals, action = part.partition("=")
     action, _, at = action.partition("@")
-    if not equals or not any(fnmatchcase(name, pattern) for name, _ in POINTS):
+    known = fnmatchcase(pattern, THREADS) or any(fnmatchcase(name, pattern) for name, _ in POINTS)
+    if not equals or not known:
         raise SettingInvalid(VARIABLE, part, f"no fail point is called {pattern!r}")
     if action.startswith("delay:"):
         try:

@@ -9,11 +9,11 @@ import http.client
 import ipaddress
 import socket
 import ssl
-import threading
 from typing import Any
 from urllib.parse import urlsplit
 
 from loopwright.records.errors import AddressRefused
+from loopwright.records.supervision import start
 
 SECONDS = 5.0
 REQUEST_BYTES = 64 * 1024
@@ -50,14 +50,15 @@ def post(
     if len(body) > limit:
         raise AddressRefused(f"a message of {len(body)} bytes is over the limit of {limit}")
     call = _Call(url, body, seconds, media)
-    thread = threading.Thread(target=call.run, name="outgoing", daemon=True)
-    thread.start()
+    thread = start("outgoing", call.run)
     thread.join(seconds)
     if thread.is_alive():
         call.abort()
         raise TimeoutError(f"the receiver did not answer within {seconds:g} seconds")
     if call.error is not None:
         raise call.error
+    if not call.status:
+        raise OSError("the call failed; the log says why")
     if not 200 <= call.status < 300:
         raise OSError(f"the receiver answered {call.status}")
     return call.status

@@ -3,9 +3,7 @@
 Handlers are plain functions from a whole request to its answer (`server.http`); predictions wait in `server.batches`.
 """
 
-import sys
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +17,9 @@ from loopwright.records import failpoints
 from loopwright.records.clock import Clock
 from loopwright.records.errors import LoopwrightError, Overloaded, RequestTooLarge
 from loopwright.records.ids import new_id
+from loopwright.records.log_lines import LOG
 from loopwright.records.predictions.record import Prediction
+from loopwright.records.supervision import down
 from loopwright.server import oip, openapi
 from loopwright.server.access import Access
 from loopwright.server.asking import ask, asked_id, deadline, explains, given_id
@@ -171,8 +171,7 @@ class DataPlane:
         """The answer to a request that failed."""
         id = self._id_of(request.headers)
         if not isinstance(error, LoopwrightError):
-            sys.stderr.write(f"loopwright: request {id} failed\n")
-            traceback.print_exception(error, file=sys.stderr)
+            LOG.error("request %s failed", id, exc_info=error)
             return self._refused(500, request, id)
         status, code = status_of(error)
         self._count(request, code, status, id)
@@ -240,17 +239,14 @@ class DataPlane:
             return None
 
         def work() -> Reply:
-            try:
-                asked = decode(request)
-                return asked.reply(self.batches.answer(request.loop, [asked])[0])
-            except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer
-                return self.failed(request, error)
+            asked = decode(request)
+            return asked.reply(self.batches.answer(request.loop, [asked])[0])
 
         def done(reply: Reply) -> None:
             request.answer(reply)
             self.sent(request, reply)
 
-        self.batches.aside(work, done)
+        self.batches.aside(work, done, lambda error: self.failed(request, error))
         return None
 
     def _decoded(self, request: Request) -> Asked:
@@ -313,13 +309,7 @@ class DataPlane:
         if len(request.body) <= INLINE_BYTES and not self._router.service(request.loop).durable:
             return self._accepted(request)
 
-        def work() -> Reply:
-            try:
-                return self._accepted(request)
-            except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer
-                return self.failed(request, error)
-
-        self.batches.aside(work, request.answer)
+        self.batches.aside(lambda: self._accepted(request), request.answer, lambda error: self.failed(request, error))
         return None
 
     def _accepted(self, request: Request) -> Reply:
@@ -351,12 +341,14 @@ class DataPlane:
     def _ready(self, _: Request) -> Reply:
         unready = self._router.unready
         ready = self.serves
-        return Reply(200 if ready else 503, _encode({"ready": ready, "loops": self._router.loops, "unready": unready}))
+        return Reply(
+            200 if ready else 503, _encode({"ready": ready, "loops": self._router.loops, "unready": unready, "down": down()})
+        )
 
     @property
     def serves(self) -> bool:
-        """Whether every loop that is to be served can be."""
-        return self.ready and not self._router.unready
+        """Whether every loop that is to be served can be, and every thread that is needed for it runs."""
+        return self.ready and not self._router.unready and not down()
 
     def _server(self, _: Request) -> Reply:
         return Reply(200, _encode({"name": "loopwright", "version": self._version, "extensions": oip.EXTENSIONS}))
@@ -365,13 +357,10 @@ class DataPlane:
         self._metrics.flush()
 
         def work() -> Reply:
-            try:
-                self._metrics.damaged(self._router.damaged())
-                return Reply(200, self._metrics.written(), CONTENT_TYPE.encode())
-            except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer
-                return self.failed(request, error)
+            self._metrics.damaged(self._router.damaged())
+            return Reply(200, self._metrics.written(), CONTENT_TYPE.encode())
 
-        self.batches.aside(work, request.answer)
+        self.batches.aside(work, request.answer, lambda error: self.failed(request, error))
 
     def _openapi(self, _: Request) -> Reply:
         return Reply(200, _encode(openapi.describe(self._version, self._router.loaded)))

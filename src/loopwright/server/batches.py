@@ -7,13 +7,13 @@ any load. What a batch waits for besides (the disk, where a loop is durable) is 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from loopwright.deploy.router import Ask, Router
 from loopwright.records.errors import LogUnavailable, LoopNotFound, Overloaded
 from loopwright.records.predictions.record import Prediction
+from loopwright.records.supervision import Pool
 from loopwright.server.loading import Loading
 from loopwright.server.metrics import Metrics
 
@@ -66,8 +66,8 @@ class Batches:
         self._scheduled = False
         self._rows = self._asides = 0
         self._most, self._pace, self._before = MOST_WAITING_ROWS, 0.0, (0.0, 0)
-        self._large = ThreadPoolExecutor(1, "large-requests")
-        self._syncs = ThreadPoolExecutor(SYNC_THREADS, "log-sync")
+        self._large = Pool("large-requests", 1)
+        self._syncs = Pool("log-sync", SYNC_THREADS)
         self._unsynced: dict[str, list[_Run]] = {}
         self.traced: Callable[[Any, Found, float, float], None] | None = None
         self.loading = Loading(router)
@@ -84,7 +84,7 @@ class Batches:
         if self._rows + rows > self._most:
             raise Overloaded("more rows are waiting than can be held; try again")
         if rows > MOST_BATCH_ROWS:
-            self.aside(lambda: waiting.reply(self.answer(loop, [waiting])[0]), waiting.send)
+            self.aside(lambda: waiting.reply(self.answer(loop, [waiting])[0]), waiting.send, waiting.reply)
             return
         self._rows += rows
         queue = self._queue.get(loop)
@@ -101,18 +101,17 @@ class Batches:
         """Whether so many rows wait that a request is to be refused before it is decoded."""
         return self._rows > self._most - MOST_BATCH_ROWS
 
-    def aside(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        """Call `work`, which may not raise, in a thread, and `done` with what it gives in the loop's. Raises Overloaded."""
+    def aside(self, work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[Exception], Any]) -> None:
+        """Call `work` in a thread, and `done` with what it gives in the loop's; `failed` makes that of what it raises. Raises Overloaded."""
         if self._asides >= MOST_ASIDE:
             raise Overloaded("more large requests are waiting than can be held; try again")
         self._asides += 1
-        loop = asyncio.get_running_loop()
 
         def finish(result: Any) -> None:
             self._asides -= 1
             done(result)
 
-        self._large.submit(lambda: loop.call_soon_threadsafe(finish, work()))
+        self._large.run(work, finish, lambda error: finish(failed(error)))
 
     def answer(self, loop: str, waiting: list[Waiting]) -> list[Found]:
         """Answer requests together, in this thread, and wait until the answers may leave."""
@@ -188,15 +187,16 @@ class Batches:
 
     def _sync(self, loop: str, runs: list[_Run]) -> None:
         self._unsynced[loop] = []
-        events = asyncio.get_running_loop()
 
-        def work() -> None:
-            errors = [_failure(run.sync) for run in reversed(runs)][::-1]  # the newest first: it is for those before it, too
-            events.call_soon_threadsafe(self._synced, loop, runs, errors)
+        def work() -> list[LogUnavailable | None]:
+            return [_failure(run.sync) for run in reversed(runs)][::-1]  # the newest first: it is for those before it, too
 
-        self._syncs.submit(work)
+        def failed(error: Exception) -> None:
+            self._synced(loop, runs, [LogUnavailable(f"the log cannot be synced: {type(error).__name__}")] * len(runs))
 
-    def _synced(self, loop: str, runs: list[_Run], errors: list[LogUnavailable | None]) -> None:
+        self._syncs.run(work, lambda errors: self._synced(loop, runs, errors), failed)
+
+    def _synced(self, loop: str, runs: list[_Run], errors: Sequence[LogUnavailable | None]) -> None:
         following = self._unsynced.pop(loop)
         if following:
             self._sync(loop, following)

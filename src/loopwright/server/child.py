@@ -1,13 +1,13 @@
-"""A process kept alive: started again when it dies, each time later unless it had been steady."""
+"""A process kept alive: counted and started again when it dies, each time later unless it had been steady."""
 
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from loopwright.records.clock import Clock
+from loopwright.records.supervision import Part, Repeating
 
 LONGEST_PAUSE = 5.0
 STEADY_SECONDS = 10.0
@@ -16,15 +16,16 @@ STEADY_SECONDS = 10.0
 def supervised(link: socket.socket, end: Callable[[], None]) -> None:
     """In a child: call `end`, in a thread of its own, once the other end of its link is closed."""
 
-    def watch() -> None:
+    def watch() -> bool:
         try:
-            while link.recv(64):
-                pass
+            if link.recv(64):
+                return True
         except OSError:
             pass
         end()
+        return False
 
-    threading.Thread(target=watch, name="supervised", daemon=True).start()
+    Repeating("link", watch, blocks=True).start()
 
 
 class Child:
@@ -44,7 +45,9 @@ class Child:
         environment: dict[str, str],
         log: Path | None = None,
         ended: Callable[[int], None] | None = None,
+        name: str = "",
     ) -> None:
+        self._part = Part(f"process {name or module.rpartition('.')[2]}")
         self._clock, self._module, self._arguments, self._fds = clock, module, arguments, fds
         self._environment, self._log, self._ended = environment, log, ended
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,6 +79,7 @@ class Child:
             self._process, self._ready = None, False
             self._pause = 0.1 if now - self.begun > STEADY_SECONDS else min(max(0.1, self._pause * 2), LONGEST_PAUSE)
             self._due = now + self._pause
+            self._part.failed("")
             if self._ended is not None:
                 self._ended(code)
         if now < self._due:
@@ -93,6 +97,7 @@ class Child:
                         command, pass_fds=fds, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
                     )
         self._link, self.begun = ours, now
+        self._part.works()
         return True
 
     def tell(self, number: int) -> None:

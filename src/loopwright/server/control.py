@@ -25,6 +25,7 @@ from loopwright.console.app import routes as console_routes
 from loopwright.deploy.decode import parse
 from loopwright.records.errors import LoopwrightError, RequestInvalid, RequestMalformed, RequestTooLarge, UsageError
 from loopwright.records.home import Home
+from loopwright.records.supervision import state, states
 from loopwright.server.access import Access
 from loopwright.server.callers import Caller
 from loopwright.server.routes import Permission, Route, check_routes
@@ -49,8 +50,8 @@ def control_routes(verbs: Sequence[Verb] = VERBS) -> list[Route]:
     ]
 
 
-def control(home: Home, access: Access, verbs: Sequence[Verb] = VERBS) -> Any:
-    """The application, access checks around it.
+def control(home: Home, access: Access, verbs: Sequence[Verb] = VERBS, *, folder: Path | None = None) -> Any:
+    """The application, access checks around it; `folder` is where the processes of this server say what is down.
 
     Raises UsageError for a verb that would let a client name a location, or change something twice with one request.
     """
@@ -58,7 +59,7 @@ def control(home: Home, access: Access, verbs: Sequence[Verb] = VERBS) -> Any:
     check_routes(table)
     by_name = {v.name: v for v in verbs}
     routes: list[BaseRoute] = [Path_(r.path, _endpoint(home, access, by_name[r.handler]), methods=[r.method]) for r in table]
-    routes += [Path_("/livez", _live), Path_("/api", _listing(table, by_name))]
+    routes += [Path_("/livez", _live), Path_("/readyz", _ready(folder)), Path_("/api", _listing(table, by_name))]
     application = Starlette(
         routes=[*routes, *console_routes(home)], exception_handlers={404: _at_door(404), 405: _at_door(405)}
     )
@@ -76,7 +77,7 @@ class Guarded:
         if scope["type"] != "http":
             return
         permission: Permission = "read" if scope["method"] in ("GET", "HEAD") else "write"
-        if scope["raw_path"] == b"/livez":
+        if scope["raw_path"] in (b"/livez", b"/readyz"):
             permission = "public"
         status = self._access.refuse(permission, dict(scope["headers"]))
         if not status:
@@ -163,6 +164,15 @@ def _arguments(asked: Mapping[str, inspect.Parameter], given: Mapping[str, Any],
 
 async def _live(_: Request) -> Response:
     return _json({"live": True})
+
+
+def _ready(folder: Path | None) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(_: Request) -> Response:
+        processes = {"console": state()} if folder is None else states(folder)
+        down = {name: process.down for name, process in processes.items() if process.down}
+        return _json({"ready": not down, "down": down}, 503 if down else 200)
+
+    return answer
 
 
 def _listing(table: Sequence[Route], verbs: Mapping[str, Verb]) -> Callable[[Request], Awaitable[Response]]:

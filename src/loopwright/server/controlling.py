@@ -1,4 +1,4 @@
-"""The console and the control API beside the data plane: `python -m loopwright.server.controlling LISTEN_FD LINK_FD`.
+"""The console and the control API beside the data plane: `python -m loopwright.server.controlling LISTEN_FD FOLDER LINK_FD`.
 
 A process of its own, so that whatever happens to it, predictions go on.
 """
@@ -7,9 +7,12 @@ import asyncio
 import resource
 import socket
 import sys
+from pathlib import Path
 
+from loopwright.records import log_lines
 from loopwright.records.home import Home
 from loopwright.records.settings import load_settings
+from loopwright.records.supervision import report_to, watch_event_loop
 from loopwright.server.access import Access
 from loopwright.server.admission import Admission, places
 from loopwright.server.child import supervised
@@ -19,12 +22,16 @@ from loopwright.server.listener import Listener
 
 def main(argv: list[str]) -> None:
     """Entry of the process."""
-    listening, link = (socket.socket(fileno=int(fd)) for fd in argv)
+    listening, link = (socket.socket(fileno=int(fd)) for fd in (argv[0], argv[-1]))
+    folder = Path(argv[1])
+    log_lines.set_up("console")
+    report_to(folder, "console")
     with Home(load_settings()) as home:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
         admission = Admission(places(home.settings.connections, files), home.settings.address_share)
-        listener = Listener(control(home, Access(home.settings, always=True)), admission)
+        application = control(home, Access(home.settings, always=True), folder=folder)
+        listener = Listener(application, admission, started=lambda: link.sendall(b"ready\n"))
         listener.heed_signals()
 
         def end() -> None:
@@ -33,12 +40,8 @@ def main(argv: list[str]) -> None:
         supervised(link, end)
 
         async def serve() -> None:
-            serving = asyncio.ensure_future(listener.serve(sockets=[listening]))
-            while not listener.started and not serving.done():
-                await asyncio.sleep(0.005)
-            if listener.started:
-                link.sendall(b"ready\n")
-            await serving
+            watch_event_loop()
+            await listener.serve(sockets=[listening])
 
         with asyncio.Runner(loop_factory=listener.config.get_loop_factory()) as runner:
             runner.run(serve())

@@ -7,11 +7,8 @@ Needs the extra `grpc`; imported only where a port is set.
 """
 
 import asyncio
-import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -24,7 +21,9 @@ from loopwright.deploy.decode import MOST_ROWS
 from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.services import InService
 from loopwright.records.errors import LoopwrightError, NotFound, Overloaded, RequestInvalid, RequestMalformed, RequestTooLarge
+from loopwright.records.log_lines import LOG
 from loopwright.records.predictions.record import Prediction
+from loopwright.records.supervision import Pool, Repeating
 from loopwright.server import oip
 from loopwright.server.access import Access
 from loopwright.server.admission import SPARE_PLACES, Admission
@@ -215,12 +214,12 @@ class Door:
             Arrivals(MOST_HEALTH_CALLS, HEALTH_SECONDS),
         )
         self._calls = 0
-        self._sweeping: asyncio.Task[None] | None = None
+        self._sweeping: Repeating | None = None
         self._router, self._access, self._metrics = router, access, metrics
         self._batches, self._ready, self._version = batches, ready, version
         self._server: Any = None
         self._held, self._closing = 0, False
-        self._large = ThreadPoolExecutor(2, "large-calls")
+        self._large = Pool("large-calls", 2)
 
     async def open(self, address: str) -> int:
         """Serve at `host:port`, which other workers may share; the port. To be called in the loop. Raises RuntimeError where it is taken."""
@@ -240,20 +239,12 @@ class Door:
         self._server.add_generic_rpc_handlers(tuple(self._handlers()))
         port: int = self._server.add_insecure_port(address)
         await self._server.start()
-        self._sweeping = asyncio.create_task(self._sweep(port))
+        self._sweeping = Repeating("grpc-connections", lambda: self._sweep(port), SWEEP_SECONDS).start()
         return port
 
-    async def _sweep(self, port: int) -> None:
+    def _sweep(self, port: int) -> None:
         """Keep the connections within their limits."""
-        complained = ""
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            try:
-                self._admission.evicted += await asyncio.to_thread(close_excess, port, self._admission)
-            except Exception as error:  # noqa: BLE001  # whatever it is, sweeping goes on
-                if str(error) != complained:
-                    complained = str(error)
-                    sys.stderr.write(f"loopwright: connections over gRPC are not bounded: {type(error).__name__}: {error}\n")
+        self._admission.evicted += close_excess(port, self._admission)
 
     async def close(self, seconds: float) -> None:
         """Take nothing new, and finish within `seconds` what was begun.
@@ -265,11 +256,11 @@ class Door:
             await asyncio.sleep(LAST_CALL_SECONDS)
             await self._server.stop(seconds)
             if self._sweeping is not None:
-                self._sweeping.cancel()
+                self._sweeping.over.set()
             self._large.shutdown()
 
     async def _aside(self, work: Callable[..., Any], *given: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._large, work, *given)
+        return await self._large.call(work, *given)
 
     def _handlers(self) -> list[Any]:
         own: dict[str, tuple[Permission, Any]] = {
@@ -325,8 +316,7 @@ class Door:
             except LoopwrightError as error:
                 code, text, trailing = self._told(error, loop)
             except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets a status and the server lives
-                sys.stderr.write(f"loopwright: {kind} over gRPC failed\n")
-                traceback.print_exception(error, file=sys.stderr)
+                LOG.error("%s over gRPC failed", kind, exc_info=error)
                 self._metrics.failed("", CODES[500][0])
                 code, text, trailing = grpc.StatusCode.INTERNAL, CODES[500][1], ()
             finally:

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -17,9 +17,10 @@ from loopwright.server.protocol import BoundedProtocol
 
 
 class Listener(uvicorn.Server):
-    """Serves `app` until SIGTERM or `should_exit`."""
+    """Serves `app` until SIGTERM or `should_exit`; `started` is called once it accepts connections."""
 
-    def __init__(self, app: Any, admission: Admission | None = None) -> None:
+    def __init__(self, app: Any, admission: Admission | None = None, *, started: Callable[[], None] = lambda: None) -> None:
+        self._then = started
         within = {"admission": admission or Admission(CONNECTIONS, ADDRESS_SHARE)}
         super().__init__(
             uvicorn.Config(
@@ -37,6 +38,12 @@ class Listener(uvicorn.Server):
                 backlog=1024,
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            self._then()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -3,10 +3,10 @@
 import asyncio
 import gc
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from loopwright.deploy.router import Router
 from loopwright.records.errors import LoopNotFound, Overloaded
+from loopwright.records.supervision import Pool
 
 MOST_WAITING = 1024
 
@@ -24,7 +24,7 @@ class Loading:
 
     def __init__(self, router: Router) -> None:
         self._router = router
-        self._thread = ThreadPoolExecutor(1, "loading")
+        self._thread = Pool("loading", 1)
         self._waiting: dict[str, list[Then]] = {}
         self._count = 0
 
@@ -44,18 +44,12 @@ class Loading:
             waiting.append(then)
             return
         self._waiting[loop] = [then]
-        events = asyncio.get_running_loop()
 
         def work() -> None:
-            error: Exception | None = None
-            try:
-                self._router.load(loop)
-                settle()
-            except Exception as raised:  # noqa: BLE001  # whoever waits is told
-                error = raised
-            events.call_soon_threadsafe(self._loaded, loop, error)
+            self._router.load(loop)
+            settle()
 
-        self._thread.submit(work)
+        self._thread.run(work, lambda _: self._loaded(loop, None), lambda error: self._loaded(loop, error))
 
     async def ready(self, loop: str) -> None:
         """Wait until the loop is ready. Raises as `when_ready`, and what loading it raises."""

@@ -7,15 +7,19 @@ request is added up in memory and handed on once a second, so a worker that is k
 import os
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from loopwright.deploy.shelf import Load
 from loopwright.records.predictions.record import Prediction
+from loopwright.records.supervision import state, states
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -26,19 +30,45 @@ MOST_LOOPS = 256
 OTHERS = "(others)"
 
 
+class Failures(Collector):
+    """What failed in the threads, tasks and processes of this server, and what is down."""
+
+    def __init__(self, worker: str, folder: Path | None) -> None:
+        self._worker, self._folder = worker, folder
+
+    def collect(self) -> Iterator[Metric]:
+        """The counts of all processes; those of this one as they are now."""
+        processes = {} if self._folder is None else states(self._folder)
+        processes[self._worker] = state()
+        failures = CounterMetricFamily(
+            "loopwright_thread_failures", "Errors that ended a thread, task or process", labels=["process", "thread"]
+        )
+        down = GaugeMetricFamily(
+            "loopwright_threads_down", "Needed threads, tasks and processes that are down", labels=["process"]
+        )
+        for process, each in processes.items():
+            for thread, count in each.failures.items():
+                failures.add_metric([process, thread], count)
+            down.add_metric([process], len(each.down))
+        yield failures
+        yield down
+
+
 class Metrics:
     """The metrics of one worker, which has a name where there are several.
 
-    The first `MOST_LOOPS` loops that it hears of are counted by name, all further ones together.
+    The first `MOST_LOOPS` loops that it hears of are counted by name, all further ones together. `folder` is where the processes
+    of this server say what failed in them (`records.supervision`).
     """
 
-    def __init__(self, worker: str = "") -> None:
+    def __init__(self, worker: str = "", folder: Path | None = None) -> None:
         self._shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         if self._shared and worker:  # files by worker instead of process: one that is started again counts on in them
             values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         if self._shared:
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]  # the library types only part of itself
+        self._registry.register(Failures(worker, folder))
         own = None if self._shared else self._registry
         loop = ["loop"]
         self._predictions = Counter("loopwright_predictions", "Predictions answered", [*loop, "arm"], registry=own)

@@ -23,6 +23,7 @@ from loopwright.records.graph import microseconds
 from loopwright.records.ids import is_trace_id, span_id
 from loopwright.records.outgoing import post
 from loopwright.records.predictions.record import Prediction
+from loopwright.records.supervision import Repeating
 
 MOST_WAITING = 2048
 MOST_AT_ONCE = 512
@@ -106,8 +107,7 @@ class Spans:
         self._bound = f"{bound:016x}" if bound < 2**64 else "g"  # beyond all digits
         self._clock, self._version, self._count = clock, version, count
         self._waiting: deque[tuple[int, float, Told]] = deque()
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._sending = Repeating("spans", self._send_waiting, PAUSE_SECONDS, needed=False, at_last=True)
         self._starting = threading.Lock()
 
     def wants(self, id: str, headers: Mapping[bytes, bytes]) -> bool:
@@ -147,24 +147,20 @@ class Spans:
             self._count("lost", 1)
             return
         self._waiting.append((microseconds(self._clock.now()), told.stages[-1].end if told.stages else 0.0, told))
-        if self._thread is None:
+        if not self._sending.started:
             with self._starting:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
-                    self._thread.start()
+                if not self._sending.started:
+                    self._sending.start()
 
     def close(self) -> None:
         """Send what waits, for a bounded time."""
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join(CLOSE_SECONDS)
+        self._sending.stop(CLOSE_SECONDS)
 
-    def _run(self) -> None:
-        while not self._over.wait(PAUSE_SECONDS) or self._waiting:
-            while self._waiting:
-                some = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
-                if not self._send(some) and self._over.is_set():
-                    return
+    def _send_waiting(self) -> None:
+        while self._waiting:
+            some = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
+            if not self._send(some) and self._sending.over.is_set():
+                return
 
     def _send(self, some: Sequence[tuple[int, float, Told]]) -> bool:
         try:

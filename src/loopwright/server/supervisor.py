@@ -21,8 +21,10 @@ import msgspec
 from loopwright.deploy.served import Follower
 from loopwright.deploy.served import folder as copies
 from loopwright.deploy.vitals import FOLDER, Vitals
+from loopwright.records import log_lines
 from loopwright.records.errors import LoopwrightError, Unavailable
 from loopwright.records.home import Home
+from loopwright.records.supervision import Part, Repeating, report_to
 from loopwright.server.access import check_address
 from loopwright.server.child import Child
 from loopwright.server.deaths import (
@@ -74,7 +76,9 @@ class Worker:
         self.blamed: list[tuple[str, Cause, str]] = []
         arguments = [str(fd), str(self._file)]
         module = "loopwright.server.worker"
-        self.child = Child(home.clock, module, arguments, fds=[fd], environment=environment, ended=self._ended)
+        self.child = Child(
+            home.clock, module, arguments, fds=[fd], environment=environment, ended=self._ended, name=self._file.stem
+        )
         self.failed = False
         self._hung, self._kills = "", kills_for_memory()
 
@@ -162,6 +166,7 @@ class Supervisor:
         self._grpc = address(host, grpc_port) if grpc is not None else ""
         self._metrics, run = own_folder(home, "metrics"), own_folder(home, FOLDER)
         self._folders = [self._metrics, run]
+        self._run_folder, self._rounds = run, Part("watch")
         environment = {
             **os.environ,
             **home.settings.environment(),
@@ -174,10 +179,11 @@ class Supervisor:
         self._console = Child(
             home.clock,
             "loopwright.server.controlling",
-            [str(fd)],
+            [str(fd), str(run)],
             fds=[fd],
             environment=environment,
             ended=lambda code: _complain(_gone("the console", code)),
+            name="console",
         )
         self._others = [self._console]
         if tend:
@@ -185,22 +191,26 @@ class Supervisor:
                 Child(
                     home.clock,
                     "loopwright.server.tending",
-                    [],
+                    [str(run)],
                     fds=[],
                     environment=environment,
                     log=log,
                     ended=lambda code: _complain(_gone("upkeep", code)),
+                    name="upkeep",
                 )
             )
-        self._over, self._followed, self._told = threading.Event(), threading.Event(), False
+        self._followed, self._told = threading.Event(), False
         self._follower, self._deaths = Follower(home), Deaths()
 
     def run(self, announce: Callable[[str], None]) -> None:
         """Start everything, keep it alive until told to stop, end everything."""
         self._heed_signals()
-        threads = [threading.Thread(target=target, daemon=True) for target in (self._follow, self._withdraw)]
-        for thread in threads:
-            thread.start()
+        log_lines.set_up()
+        report_to(self._run_folder, "supervisor")
+        threads = [
+            Repeating("follow-ledger", self._follow, FOLLOW_SECONDS, at_once=True).start(),
+            Repeating("withdraw", self._withdraw, FOLLOW_SECONDS).start(),
+        ]
         try:
             if not any(copies(self._home).glob("*.json")):  # nothing to begin with until the ledger says what
                 self._followed.wait(FOLLOW_FIRST_SECONDS)
@@ -209,10 +219,12 @@ class Supervisor:
                 grpc = f", gRPC at {self._grpc}" if self._grpc else ""
                 announce(f"ready: predictions at {self._urls[0]}{grpc}, console at {self._urls[1]}")
             while not self._told:
-                self._watch()
+                self._rounds.round(self._watch)
+                log_lines.flush()
                 time.sleep(WATCH_SECONDS)
         finally:
-            self._over.set()
+            for thread in threads:
+                thread.over.set()
             self._end()
 
     def _heed_signals(self) -> None:
@@ -269,30 +281,18 @@ class Supervisor:
 
     def _follow(self) -> None:
         """Ledger to local copies, bad packages to the ledger; while it is down the copies stand."""
-        trouble = ""
-        while not self._over.is_set():
-            before, trouble = trouble, ""
-            try:
-                self._follower.follow()
-                record_bad(self._home)
-            except Exception as error:  # noqa: BLE001  # whatever it is, following goes on
-                trouble = str(error) if isinstance(error, LoopwrightError) else f"{type(error).__name__}: {error}"
-                if trouble != before:
-                    _complain(f"the ledger is not followed, what serves goes on: {trouble}")
+        try:
+            self._follower.follow()
+            record_bad(self._home)
+        except LoopwrightError as error:  # the ledger is away: that is no fault of this thread
+            log_lines.say("follow", f"the ledger is not followed, what serves goes on: {error}")
+        finally:
             self._followed.set()
-            self._over.wait(FOLLOW_SECONDS)
 
     def _withdraw(self) -> None:
         """Bad packages out of service, in a thread of its own: nothing may keep it waiting."""
-        said: list[str] = []
-        while not self._over.wait(FOLLOW_SECONDS):
-            before = said
-            try:
-                said = withdraw_bad(self._home)
-            except Exception as error:  # noqa: BLE001  # whatever it is, this goes on
-                said = [f"bad packages are not taken out of service: {type(error).__name__}: {error}"]
-            if said != before:
-                _complain("\nloopwright: ".join(said))
+        for line in withdraw_bad(self._home):
+            log_lines.say(line, line)
 
     def _end(self) -> None:
         children = [*(worker.child for worker in self._workers), *self._others]
@@ -338,7 +338,7 @@ def _gone(who: str, code: int) -> str:
 
 def _complain(line: str) -> None:
     if line:
-        sys.stderr.write(f"loopwright: {line}\n")
+        log_lines.LOG.warning("%s", line)
 
 
 def _say(line: str) -> None:

@@ -1,24 +1,25 @@
-"""Upkeep beside the server: `python -m loopwright.server.tending LINK_FD`, the verb `tend` until the supervisor is gone."""
+"""Upkeep beside the server: `python -m loopwright.server.tending FOLDER LINK_FD`, the verb `tend` until the supervisor is gone."""
 
 import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
+from loopwright.records import log_lines
 from loopwright.records.home import Home
-from loopwright.records.printable import printable
 from loopwright.records.settings import load_settings
+from loopwright.records.supervision import report_to
 from loopwright.server.child import supervised
 from loopwright.verbs import verb
 
 
 class Lines:
-    """Tells progress as lines on standard error. See `records.progress.Progress`."""
+    """Tells progress as lines of the log. See `records.progress.Progress`."""
 
     def say(self, text: str) -> None:
         """One line."""
-        sys.stderr.write(f"tend: {printable(text)}\n")
-        sys.stderr.flush()
+        log_lines.LOG.info("%s", text)
 
     def advance(self, what: str, done: float, total: float) -> None:
         """Nothing to tell."""
@@ -26,7 +27,9 @@ class Lines:
 
 def main(argv: list[str]) -> None:
     """Entry of the process."""
-    link = socket.socket(fileno=int(argv[0]))
+    link = socket.socket(fileno=int(argv[-1]))
+    log_lines.set_up("upkeep")
+    report_to(Path(argv[0]), "upkeep")
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an orderly end gives the lease back

@@ -9,7 +9,6 @@ import gc
 import resource
 import socket
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from loopwright import __version__
 from loopwright.deploy.router import Router
 from loopwright.deploy.services import Watcher
 from loopwright.deploy.vitals import Vitals
+from loopwright.records import log_lines
 from loopwright.records.home import Home
-from loopwright.records.printable import printable
 from loopwright.records.settings import Settings, load_settings
+from loopwright.records.supervision import Part, Repeating, report_to, together, watch_event_loop
 from loopwright.server.access import Access
 from loopwright.server.admission import Admission, places
 from loopwright.server.app import DataPlane
@@ -41,12 +41,14 @@ READY = b"ready\n"
 
 def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vitals) -> None:
     """Serve until SIGTERM or until the other end of `link` is closed; `ready` is sent over it once requests are answered."""
-    metrics = Metrics(vitals.path.stem)
+    metrics = Metrics(vitals.path.stem, vitals.path.parent)
+    logs, counts = Part("logs"), Part("metrics", needed=False)
 
     def every_second() -> None:
         vitals.beat(home.clock.monotonic())
-        router.tick()
-        metrics.flush()
+        logs.round(router.tick)
+        counts.round(metrics.flush)
+        log_lines.flush()
 
     budget = home.settings.memory * 2**20
     router = Router(
@@ -63,12 +65,10 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
     app = DataPlane(router, Access(home.settings, always=False), metrics, home.clock, version=__version__, spans=spans)
     server = Server(app, every_second=every_second, admission=_admission(home.settings))
     door = _grpc(home, router, app, metrics)
-    over = threading.Event()
 
     def follow() -> None:
-        while not over.wait(FOLLOW_SECONDS):
-            if router.refresh():
-                settle()
+        if router.refresh():
+            settle()
 
     def end() -> None:
         server.should_exit = True
@@ -78,8 +78,7 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
     gc.collect()
     gc.freeze()  # what is there by now stays: the collector need not look at it again, which takes it 17 ms
     app.ready = True
-    following = threading.Thread(target=follow, name="follow", daemon=True)
-    following.start()
+    following = Repeating("follow", follow, FOLLOW_SECONDS).start()
     supervised(link, end)
 
     server.heed_signals()
@@ -87,8 +86,7 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(server, door, home, listening, link))
     finally:
-        over.set()
-        following.join()
+        following.stop()
         app.close()
         if spans is not None:
             spans.close()
@@ -96,6 +94,7 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
 
 
 async def _serve(server: Server, door: Any, home: Home, listening: socket.socket, link: socket.socket) -> None:
+    watch_event_loop()
     if door is None:
         await server.serve(listening, lambda: link.sendall(READY))
         return
@@ -106,7 +105,7 @@ async def _serve(server: Server, door: Any, home: Home, listening: socket.socket
             await asyncio.sleep(0.1)
         await door.close(GRACE_SECONDS)
 
-    await asyncio.gather(server.serve(listening, lambda: link.sendall(READY)), close_with_it())
+    await together(http=server.serve(listening, lambda: link.sendall(READY)), grpc=close_with_it())
 
 
 def _admission(settings: Settings) -> Admission:
@@ -145,11 +144,11 @@ def _watcher(metrics: Metrics) -> Watcher:
 
     def refused(loop: str, why: str) -> None:
         metrics.refused(loop, why)
-        sys.stderr.write(f"loopwright: loop {loop}: not switched, what served goes on: {printable(why)}\n")
+        log_lines.say(f"refused.{loop}", f"loop {loop}: not switched, what served goes on: {why}")
 
     def unlogged(loop: str, count: int) -> None:
         metrics.unlogged(loop, count)
-        sys.stderr.write(f"loopwright: loop {loop}: {count} predictions could not be logged\n")
+        log_lines.say(f"unlogged.{loop}", f"loop {loop}: {count} predictions could not be logged")
 
     return Watcher(metrics.swapped, refused, unlogged, metrics.loaded)
 
@@ -160,6 +159,8 @@ def main(argv: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file for each loop that is asked, one for each connection
     listening, link = (socket.socket(fileno=int(fd)) for fd in (argv[0], argv[-1]))
     vitals = Vitals(Path(argv[1]))
+    log_lines.set_up(vitals.path.stem)
+    report_to(vitals.path.parent, vitals.path.stem)
     with vitals.path.with_suffix(".dump").open("wb", buffering=0) as dump, Home(load_settings()) as home:
         faulthandler.enable(dump)  # which thread died, and where: its supervisor reads it
         work(home, listening, link, vitals)

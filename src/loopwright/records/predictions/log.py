@@ -26,6 +26,7 @@ from loopwright.records import failpoints
 from loopwright.records.errors import LogUnavailable
 from loopwright.records.predictions.record import OutcomeRow, Prediction
 from loopwright.records.predictions.segment import FRAME, HEADER, KINDS, file_name, footer, header, seal_file, seed, sync_folder
+from loopwright.records.supervision import start
 
 _LENGTH_CRC = Struct(">II")
 _SEQUENCE = Struct(">Q")
@@ -338,9 +339,7 @@ class LogWriter:
         """Begin the next segment, then seal `old`: here if `wait`, else in a thread, since syncing takes milliseconds."""
         new = self._create()
         self._join()
-        thread = threading.Thread(target=self._finish, args=(old,), kwargs={"final": False, "next_made": True})
-        self._sealing = thread, old
-        thread.start()
+        self._sealing = start("seal", lambda: self._finish(old, final=False, next_made=True), daemon=False), old
         if wait:
             self._join()
         return new
