@@ -21,6 +21,7 @@ from loopwright.deploy import bad
 from loopwright.deploy.controller import history, release, serving
 from loopwright.loop import load_loop
 from loopwright.monitor import alerts
+from loopwright.records.clock import SimulatedClock
 from loopwright.records.declarations import duration
 from loopwright.records.errors import PredictionNotFound
 from loopwright.records.ids import new_id
@@ -31,7 +32,7 @@ from loopwright.records.predictions.segment import log_folder
 from loopwright.records.turns import Turn
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.replay import Traffic, between
-from loopwright.tend import DAMAGED, FAILING, RETRY_AFTER, UNTOLD, loops, tend
+from loopwright.tend import DAMAGED, FAILING, JUMPED, RETRY_AFTER, UNTOLD, loops, tend
 from loopwright.turn import turn
 from loopwright.verbs import act, look
 
@@ -307,3 +308,33 @@ def test_a_step_that_fails_stops_no_other_step_of_the_loop(home: Home) -> None:
     assert home.lake.exists("predictions.late"), "predictions are committed where outcomes cannot be"
     [need] = needs(LOOP.context, LOOP.aggregates)
     assert home.online.get_many(need.store, ["west"]) != [None]
+
+
+class SetClock(SimulatedClock):
+    """A simulated machine whose time of day somebody sets; its uptime is not touched by that."""
+
+    ahead = dt.timedelta(0)
+
+    def now(self) -> dt.datetime:
+        return super().now() + self.ahead
+
+
+def test_upkeep_waits_while_the_clock_is_in_another_year_and_goes_on_when_it_is_back(lived: Path, tmp_path: Path) -> None:
+    shutil.copytree(lived / "home", tmp_path / "home")
+    clock = SetClock(NOW - WEEK)
+    with synthetic.opened(tmp_path / "home", clock) as home:
+        assert len(tend(home, owner="a", retrain=False).loops["late"].watched.windows) == 3
+        clock.ahead = dt.timedelta(days=400)
+        for _ in range(2):
+            done = tend(home, owner="a", retrain=False)
+            assert ([p.where for p in done.failed], done.loops) == (["clock"], {})
+            clock.advance(dt.timedelta(seconds=7))
+        [alert, *_] = home.ledger.find(Alert, loop="", key=JUMPED)
+        assert (alert.record.state, alert.record.sent, alert.record.repeats) == ("open", True, 0)
+        clock.ahead = dt.timedelta(0)
+        clock.advance_to(NOW)
+        done = tend(home, owner="a", retrain=False)
+        assert ([w.end for w in done.loops["late"].watched.windows], done.failed) == ([NOW], [])
+        closed = home.ledger.latest(Alert, loop="", key=JUMPED)
+        assert closed is not None
+        assert closed.record.state == "closed"

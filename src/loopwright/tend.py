@@ -30,12 +30,13 @@ from loopwright.records.declarations import duration
 from loopwright.records.errors import Damaged, LedgerUnavailable
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
+from loopwright.records.jumps import jump
 from loopwright.records.ledger import Problem
 from loopwright.records.predictions.commit import Committed, commit
 from loopwright.records.predictions.damage import note, set_aside
 from loopwright.records.predictions.retention import retain
 from loopwright.records.turns import LoopRecord
-from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
+from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window, newest_ended
 
 LOG = logging.getLogger("loopwright.upkeep")
 
@@ -47,6 +48,8 @@ DAMAGED = "damaged-log"
 """Key of the alert that segments of the prediction log are damaged or missing."""
 FAILING = "upkeep"
 """Key of the alert that steps of upkeep fail; of no loop where they belong to none."""
+JUMPED = "clock"
+"""Key of the alert, of no loop, that the time of day jumped."""
 UNTOLD = "events"
 """Key of the alert that predictions cannot be told as events."""
 
@@ -116,7 +119,7 @@ def _retain(home: Home, loop: Loop, until: datetime, *, busy: bool) -> None:
     it is trained on (`Retrain(window=...)`).
     """
     before = None
-    last = home.ledger.latest(Window, loop=loop.name)
+    last = newest_ended(home.ledger, Window, loop.name, until)
     if home.settings.keep and last is not None:
         keep = max(duration(home.settings.keep), duration(loop.retrain.window) if loop.retrain.window else timedelta(0))
         settled = last.record.end - duration(loop.outcome.wait) - 2 * duration(loop.monitor.every)
@@ -177,7 +180,10 @@ def _unaccounted(home: Home, loop: Loop, until: datetime, fresh: set[datetime]) 
     due = [
         e.record
         for key, e in newest.items()
-        if e.record.rows and (e.record.start in fresh or e.record.end >= since) and accounted.get(key, 0) < e.sequence
+        if e.record.rows
+        and e.record.end <= until
+        and (e.record.start in fresh or e.record.end >= since)
+        and accounted.get(key, 0) < e.sequence
     ]
     return sorted(due, key=lambda quality: quality.start)
 
@@ -246,25 +252,48 @@ def tend(home: Home, *, owner: str, retrain: bool = True) -> Round:
 
     A loop, or a step of one, that fails is noted, and alerted once; it does not stop the others.
     """
+    before = home.ledger.lease("tend", LEASE_SECONDS)
     if not home.ledger.lock("tend", owner, LEASE_SECONDS):
-        return Round(held_by="another process")
-    done: dict[str, Upkeep] = {}
-    now = home.clock.now()
+        return Round(held_by=str(before.holder) if before is not None else "another process")
     whole = Attempts("upkeep")
+    if before is not None and before.state == "void":
+        LOG.warning("the lease of %s until %s was void: a clock was ahead", before.holder, before.until)
+    if why := whole.run("compare clocks", lambda: jump(home.path, home.clock), ""):
+        return Round(failed=[*whole.failed, _tell_jump(home, why)])
+    _tell_jump(home, "")
     whole.run("remove unfinished packages", home.packages.sweep, 0)
-    events = Events(home)
-    records = _records(home, whole)
+    return _tend_loops(home, owner, whole, retrain=retrain)
+
+
+def _tend_loops(home: Home, owner: str, whole: Attempts, *, retrain: bool) -> Round:
+    """One round over all loops, as long as the lease is held."""
+    done: dict[str, Upkeep] = {}
+    now, events, records = home.clock.now(), Events(home), _records(home, whole)
     for name, record in sorted(records.items()):
-        home.ledger.lock("tend", owner, LEASE_SECONDS)
+        if not home.ledger.lock("tend", owner, LEASE_SECONDS):
+            whole.failed.append(Problem(where="upkeep", what=f"the lease was lost before loop {name}: another process tends"))
+            break
         done[name] = _tend_loop(home, name, record, now, events)
     _tell_failures(home, "", whole)
     for name, record in sorted(records.items()) if retrain else ():
-        trigger = done[name].watched.trigger
+        trigger = done[name].watched.trigger if name in done else None
         if trigger is not None and record.file:
             whole.run(f"retrain {name}", partial(_retrain, home, name, record.file, trigger, owner), None)
     with suppress(OSError):  # a figure for the metrics; the alerts say it too
         note(home.path, {loop: count for loop in done if (count := len(set_aside(home.path, loop)))})
     return Round(loops=done, failed=[*whole.failed, *(problem for each in done.values() for problem in each.failed)])
+
+
+def _tell_jump(home: Home, why: str) -> Problem:
+    """Alert, once, that the clock jumped, and close the alert once it counts again."""
+    entry = home.ledger.latest(Alert, loop="", key=JUMPED)
+    is_open = entry is not None and entry.record.state == "open"
+    if why and not is_open:
+        raise_alert(home, "", JUMPED, severity="critical", title="The clock jumped; upkeep waits", detail=why)
+    elif is_open and not why:
+        close_alert(home, "", JUMPED, detail="the time of day has held")
+        send(home, "")
+    return Problem(where="clock", what=why)
 
 
 def _tend_loop(home: Home, name: str, record: LoopRecord, now: datetime, events: Events) -> Upkeep:

@@ -14,7 +14,7 @@ from loopwright.records.home import Home
 from loopwright.records.predictions.read import predictions
 from loopwright.records.settings import Settings
 from loopwright.records.turns import Turn
-from loopwright.records.windows import Alert, Quality, Trigger, Window
+from loopwright.records.windows import Alert, Quality, Trigger, Window, newest_ended
 
 NEVER = Retrain(decay=0.04, cooldown="0s", every=None)
 
@@ -311,3 +311,27 @@ def test_integers_beyond_the_precision_of_a_float_close_windows_and_read_back_ex
     [window] = look(world).windows
     hour = next(c for c in window.columns if c.column == "hour")
     assert (window.rows, window.state, hour.state) == (1000, "drift", "drift")
+
+
+def test_windows_closed_while_the_clock_was_ahead_are_closed_again_in_time(world: World) -> None:
+    world.week(0)
+    world.clock.advance(timedelta(days=1))
+    ahead = world.clock.now() + timedelta(days=400)
+    given = {"loop_name": LOOP, "monitor": Monitor(), "retrain": NEVER, "outcome": OUTCOME}
+    first = watch(world.home, until=ahead, **given)  # type: ignore[arg-type]  # one dictionary for both calls
+    assert first.windows[-1].end > world.clock.now()
+    standing = newest_ended(world.home.ledger, Window, LOOP, world.clock.now())
+    assert standing is not None
+    assert standing.record.rows == 1000, "what lies ahead does not count"
+    early = look(world)
+    assert early.windows == []
+    told = world.home.ledger.find(Alert, loop=LOOP, key="early-windows")
+    assert look(world).windows == []
+    assert world.home.ledger.find(Alert, loop=LOOP, key="early-windows") == told, "told once"
+    world.week(1)
+    again = look(world)
+    assert [(w.start, w.rows) for w in again.windows] == [(START + WEEK, 1000)]
+    [newest, *_] = world.home.ledger.find(Alert, loop=LOOP, key="early-windows")
+    assert newest.record.state == "closed"
+    world.week(2)
+    assert [(w.start, w.rows) for w in look(world).windows] == [(START + 2 * WEEK, 1000)]

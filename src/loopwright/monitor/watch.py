@@ -34,7 +34,7 @@ from loopwright.records.predictions.read import first_at, predictions
 from loopwright.records.releases import ReleaseState
 from loopwright.records.truth import with_truth
 from loopwright.records.turns import Turn
-from loopwright.records.windows import Alert, Quality, Trigger, Window
+from loopwright.records.windows import Alert, Quality, Trigger, Window, newest_ended
 
 __all__ = ["Watched", "watch", "watched_columns"]
 
@@ -43,6 +43,9 @@ MOST_WINDOWS = 1000
 
 AT_ONCE_ROWS = 300_000
 """So many predictions of earlier windows are read together with those of the new one; more are read window by window."""
+
+EARLY = "early-windows"
+"""Key of the alert that windows were closed while the clock was ahead."""
 
 DEGRADED_SHARE = 0.01
 """A larger share of answers by the fall-back raises an alert."""
@@ -78,6 +81,7 @@ def watch(
     """
     steps = attempts or Attempts(loop_name, strict=True)
     retrain = msgspec.structs.replace(retrain, decay_metric=retrain.decay_metric or metrics.primary(outcome.task))
+    steps.run("look for windows closed too early", lambda: _tell_early(home, loop_name, until), None)
     due = steps.run("find windows due", lambda: list(_due(home, loop_name, monitor, until)), list[tuple[datetime, datetime]]())
     watcher = _Watcher(home, loop_name, monitor, retrain, outcome, until)
     found: list[_Found] = []
@@ -94,10 +98,20 @@ def watch(
     )
 
 
+def _tell_early(home: Home, loop: str, until: datetime) -> None:
+    """Alert, once, that windows were closed while the clock was ahead; the next window that is closed closes the alert."""
+    last = home.ledger.latest(Window, loop=loop)
+    before = home.ledger.latest(Alert, loop=loop, key=EARLY)
+    if last is None or last.record.end <= until or (before is not None and before.record.state == "open"):
+        return
+    detail = f"the newest ends at {last.record.end:%Y-%m-%d %H:%M} UTC, and it is {until:%Y-%m-%d %H:%M}: they are closed again in time"
+    alerts.decide(home, loop, EARLY, severity="warning", title="Windows were closed while the clock was ahead", detail=detail)
+
+
 def _due(home: Home, loop: str, monitor: Monitor, until: datetime) -> Iterator[tuple[datetime, datetime]]:
     step = duration(monitor.every)
-    last = home.ledger.latest(Window, loop=loop)
-    start = last.record.end if last is not None else _anchor(home, loop, step)
+    last = newest_ended(home.ledger, Window, loop, until)
+    start = last.record.end if last is not None else _anchor(home, loop, step, until)
     if start is None or start + step > until:
         return
     # The usual case is one window, which needs no look at the log.
@@ -123,10 +137,10 @@ def _silent_steps(moments: Array, start: datetime, step: timedelta, until: datet
     return max(1, (min(stop, until) - start) // step)
 
 
-def _anchor(home: Home, loop: str, step: timedelta) -> datetime | None:
+def _anchor(home: Home, loop: str, step: timedelta, until: datetime) -> datetime | None:
     """Where the first window starts: on the hour, or for short windows on a multiple of their length."""
     releases = home.ledger.find(ReleaseState, loop=loop, limit=1, newest=False)
-    moments = [m for m in (first_at(home, loop), *(e.record.since for e in releases)) if m is not None]
+    moments = [m for m in (first_at(home, loop), *(e.record.since for e in releases)) if m is not None and m <= until]
     if not moments:
         return None
     grid = min(step, timedelta(hours=1)).total_seconds()
@@ -211,6 +225,8 @@ class _Watcher:
         steps = int(self.wait / duration(self.monitor.every)) + 2
         found = []
         for entry in self.home.ledger.find(Window, loop=self.loop, limit=min(steps, MOST_WINDOWS)):
+            if entry.record.end > self.until:
+                continue  # closed while the clock was ahead
             latest = self.home.ledger.latest(Quality, loop=self.loop, key=entry.key)
             if entry.record.end + self.wait >= self.until and latest is not None:
                 found.append(latest.record)
@@ -281,14 +297,14 @@ class _Watcher:
         the same answer comes until a turn is over. Cooldown and schedule count from the training of the package that
         serves, or from the last turn where that is later, so that a turn which released nothing is not repeated at once.
         """
-        newest = self.home.ledger.latest(Window, loop=self.loop)
+        newest = newest_ended(self.home.ledger, Window, self.loop, self.until)
         if newest is None or self.serving is None:
             return None
         turns = self.home.ledger.find(Turn, loop=self.loop, limit=20)
         turn = next((t for t in turns if t.record.state in ("done", "failed")), None)
         trained = self.serving.manifest.training.as_of
         last = max(trained, turn.record.as_of) if turn is not None else trained
-        if self.until - last < duration(self.retrain.cooldown):
+        if last <= self.until < last + duration(self.retrain.cooldown):
             return None
         acted = turn is not None and turn.sequence > newest.sequence
         found = (None if acted else self._decay() or self._drift(newest.record)) or self._schedule(newest.record, last)
@@ -366,6 +382,7 @@ class _Watcher:
             ),
             self._decay_alert(measured),
             self._no_outcomes_alert(found),
+            self._alert(EARLY, False, "warning", "", ""),
         ]
         return [alert for alert in raised if alert is not None]
 

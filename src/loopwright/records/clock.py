@@ -16,6 +16,10 @@ class Clock(Protocol):
         """Seconds from an arbitrary start that never run backwards."""
         ...
 
+    def uptime(self) -> float:
+        """Seconds since this machine started, sleep included: the same for all its processes, and nobody can set it."""
+        ...
+
 
 class RealClock:
     """The machine's own clock."""
@@ -26,6 +30,10 @@ class RealClock:
 
     monotonic = staticmethod(time.perf_counter)
     """Seconds of the machine's monotonic clock."""
+
+    def uptime(self) -> float:
+        """Seconds since the machine started."""
+        return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class SimulatedClock:
@@ -46,6 +54,10 @@ class SimulatedClock:
     def monotonic(self) -> float:
         """Seconds of the machine's monotonic clock."""
         return time.perf_counter()
+
+    def uptime(self) -> float:
+        """Moves as the simulated time does."""
+        return self._now.timestamp()
 
     def advance_to(self, moment: datetime) -> None:
         """Move the clock to `moment`; going back is refused."""

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import msgspec
 
 from loopwright.records.evaluation import Estimate
-from loopwright.records.ledger.record import Record
+from loopwright.records.ledger.record import Entry, Record
+
+if TYPE_CHECKING:
+    from loopwright.records.ledger import Ledger
 
 State = Literal["ok", "watch", "drift", "no data"]
 
@@ -55,6 +58,20 @@ class Window(Record, frozen=True, kw_only=True):
     columns: list[ColumnWindow]
     drifted: list[str]
     skipped: dict[str, str] = {}
+
+
+W = TypeVar("W", "Window", "ValueWindow")
+
+
+def newest_ended(ledger: "Ledger", kind: type[W], loop: str, by: datetime) -> Entry[W] | None:
+    """The window of a loop that was closed last, of those that ended at `by` or before.
+
+    Others were closed while the clock was ahead: they do not count, and what they span is closed again.
+    """
+    last = ledger.latest(kind, loop=loop)
+    if last is None or last.record.end <= by:
+        return last
+    return next((entry for entry in ledger.find(kind, loop=loop) if entry.record.end <= by), None)
 
 
 LONG_SILENCE = 8

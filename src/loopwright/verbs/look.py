@@ -13,7 +13,7 @@ from loopwright.records.home import Home
 from loopwright.records.predictions.record import Contributions
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
-from loopwright.records.windows import Alert, Quality, ValueWindow, Window
+from loopwright.records.windows import Alert, Quality, ValueWindow, Window, newest_ended
 from loopwright.verbs.results import (
     Condition,
     DriftReport,
@@ -170,7 +170,7 @@ def _stages(
     if serving is not None:
         detail = f"package {serving.arms[0].package[:12]} serves since {serving.since:%Y-%m-%d %H:%M} UTC; {predictions:,} prediction{'' if predictions == 1 else 's'}"
         live["deploy"] = StageState(stage="deploy", state="ok", detail=detail, at=last or serving.since)
-    window = home.ledger.latest(Window, loop=loop)
+    window = newest_ended(home.ledger, Window, loop, home.clock.now())
     if window is not None:
         record = window.record
         drifted = f", drifted: {', '.join(record.drifted)}" if record.drifted else ""
@@ -179,7 +179,7 @@ def _stages(
         )
         detail = f"week to {record.end:%Y-%m-%d}: {record.state}{drifted}; {len(alerts)} open alerts"
         live["monitor"] = StageState(stage="monitor", state=state, detail=detail, at=window.at)
-    value = home.ledger.latest(ValueWindow, loop=loop)
+    value = newest_ended(home.ledger, ValueWindow, loop, home.clock.now())
     if value is not None:
         record_v = value.record
         detail = (
@@ -270,7 +270,8 @@ def values(home: Home, loop: str) -> list[ValueWindow]:
 
 def _revisions(home: Home, kind: type[Any], loop: str) -> list[Any]:
     newest = {e.key: e.record for e in home.ledger.find(kind, loop=loop, newest=False)}
-    return sorted(newest.values(), key=lambda r: r.start)
+    now = home.clock.now()  # what ends later was closed while the clock was ahead
+    return sorted((r for r in newest.values() if r.end <= now), key=lambda r: r.start)
 
 
 def loop_page(home: Home, loop: str) -> LoopPage:

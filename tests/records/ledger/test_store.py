@@ -1,6 +1,7 @@
 """The same promises on SQLite and on a real PostgreSQL."""
 
 import math
+import os
 import random
 import signal
 import subprocess
@@ -31,8 +32,9 @@ from loopwright.records.errors import (
     UsageError,
 )
 from loopwright.records.evaluation import Estimate
+from loopwright.records.holder import Holder, encode_holder
 from loopwright.records.ids import time_of
-from loopwright.records.ledger import Entry, Ledger, Link, Pointer, Record, Untyped, database
+from loopwright.records.ledger import Entry, Ledger, Link, Pointer, Record, Untyped, database, schema
 from loopwright.records.windows import Trigger
 
 START = datetime(2013, 4, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -350,6 +352,63 @@ def test_a_lease_follows_real_time_while_entries_follow_a_simulated_clock(ledger
         assert ledger.lock("tend", "one", 60)
         clock.advance(timedelta(days=365))
         assert not ledger.lock("tend", "two", 60)
+
+
+TAKES_A_LEASE_AND_DIES = """
+import os, sys
+from loopwright.records.clock import RealClock
+from loopwright.records.ledger import Ledger
+
+os._exit(0 if Ledger(sys.argv[1], clock=RealClock(), by="gone").lock("tend", "gone", 3600) else 1)
+"""
+
+
+def test_the_lease_of_a_process_that_died_on_this_machine_is_free_at_once(ledger_url: str) -> None:
+    with closing(Ledger(ledger_url, clock=RealClock(), by="ada")) as ledger:
+        subprocess.run([sys.executable, "-c", TAKES_A_LEASE_AND_DIES, ledger_url], check=True)
+        lease = ledger.lease("tend", 3600)
+        assert lease is not None
+        assert (lease.state, lease.holder.owner) == ("dead", "gone")
+        assert ledger.lock("tend", "next", 60)
+        held = ledger.lease("tend", 60)
+        assert held is not None
+        assert (held.state, str(held.holder).split(" on ")[0]) == ("held", f"process {os.getpid()}")
+
+
+class SetClock(SimulatedClock):
+    """A simulated machine whose time of day somebody sets; its uptime is not touched by that."""
+
+    ahead = timedelta(0)
+
+    def now(self) -> datetime:
+        return super().now() + self.ahead
+
+
+def test_setting_the_clock_neither_frees_nor_prolongs_a_lease_on_one_machine(ledger_url: str) -> None:
+    clock = SetClock(START)
+    with closing(Ledger(ledger_url, clock=clock, by="ada", lease_clock=clock)) as ledger:
+        assert ledger.lock("tend", "one", 60)
+        clock.ahead = timedelta(days=400)
+        assert not ledger.lock("tend", "two", 60)
+        assert ledger.lock("tend", "one", 60), "the holder renews while the clock is wrong"
+        clock.ahead = timedelta(0)
+        assert not ledger.lock("tend", "two", 60)
+        clock.advance(timedelta(seconds=61))
+        assert ledger.lock("tend", "two", 60)
+
+
+@pytest.mark.parametrize(("days", "state"), [(0, "held"), (400, "void"), (-400, "over")])
+def test_the_lease_of_another_machine_is_void_when_it_ends_too_far_in_the_future(
+    ledger: Ledger, clock: SimulatedClock, days: int, state: str
+) -> None:
+    elsewhere = Holder(owner="far", host="elsewhere", boot="another boot", pid=1)
+    until = round((clock.now() + timedelta(days=days, seconds=60)).timestamp() * 1e6)
+    with ledger._database.write() as connection:
+        connection.execute(schema.lease.insert().values(name="tend", owner=encode_holder(elsewhere), expires=until))
+    lease = ledger.lease("tend", 60)
+    assert lease is not None
+    assert lease.state == state
+    assert ledger.lock("tend", "here", 60) == (state != "held")
 
 
 def test_of_many_that_want_a_lease_exactly_one_gets_it(ledger: Ledger) -> None:

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar, cast, overload
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Connection, Row, and_, select, text, update
 
 from loopwright.records.clock import Clock, RealClock
 from loopwright.records.errors import RecordNotFound, ReleaseConflict, UsageError
+from loopwright.records.holder import Holder, decode_holder, encode_holder, this_process
 from loopwright.records.ids import check_name, digest, is_trace_id, new_id
 from loopwright.records.ledger import schema
 from loopwright.records.ledger.coding import decode, encode
@@ -23,6 +23,18 @@ R = TypeVar("R", bound=Record)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _CHUNK = 500
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds a lease, until when by its machine's time of day, and whether that counts.
+
+    It does not where its process is `dead`, its time is `over`, or it ends further in the future than a lease can (`void`: a clock
+    was wrong).
+    """
+
+    holder: Holder
+    until: datetime
+    state: Literal["held", "dead", "over", "void"]
 
 
 class Ledger:
@@ -96,26 +108,54 @@ class Ledger:
             yield
 
     def lock(self, name: str, owner: str, seconds: float) -> bool:
-        """Take the lease `name` for `owner`, or renew it; False while somebody else holds one that has not run out.
+        """Take the lease `name` for `owner`, or renew it; False while somebody else holds one (`lease` says who).
 
-        Hosts that share a ledger must agree on the time much better than `seconds`.
+        On one machine a lease runs out by the machine's uptime, and at once when its process dies, so it does not matter how
+        anybody sets the clock. Between machines it runs out by the time of day: those that share a ledger must agree on that much
+        better than `seconds`, and a lease that would hold for more than twice as long is void.
         """
-        now = _microseconds(self._lease_clock.now())
-        values = {"name": check_name(name, "lease"), "owner": _text("owner", owner), "expires": now + int(seconds * 1e6)}
+        clock, lease = self._lease_clock, schema.lease
+        now = _microseconds(clock.now())
+        holder = this_process(_text("owner", owner), clock.uptime() + seconds)
+        row = {"name": check_name(name, "lease"), "owner": encode_holder(holder), "expires": now + int(seconds * 1e6)}
         with self._database.write() as connection:
-            build = sqlite.insert if self._database.file else postgresql.insert
-            free = or_(schema.lease.c.owner == owner, schema.lease.c.expires <= now)
-            taken = {"owner": owner, "expires": values["expires"]}
-            statement = (
-                build(schema.lease).values(values).on_conflict_do_update(index_elements=["name"], set_=taken, where=free)
-            )
-            return connection.execute(statement.returning(schema.lease.c.name)).first() is not None
+            self._lock_head(connection)
+            before = self._lease(connection, name, seconds)
+            if before is not None and before.holder.owner != holder.owner and before.state == "held":
+                return False
+            connection.execute(lease.delete().where(lease.c.name == name))
+            connection.execute(lease.insert().values(**row))
+            return True
 
     def unlock(self, name: str, owner: str) -> None:
         """Give the lease `name` back, if `owner` holds it."""
         lease = schema.lease
         with self._database.write() as connection:
-            connection.execute(lease.delete().where(lease.c.name == name, lease.c.owner == owner))
+            self._lock_head(connection)
+            before = self._lease(connection, name, 0)
+            if before is not None and before.holder.owner == owner:
+                connection.execute(lease.delete().where(lease.c.name == name))
+
+    def lease(self, name: str, seconds: float) -> Lease | None:
+        """The lease `name`, which is taken for `seconds` at a time; None when nobody took it, or it was given back."""
+        with self._database.read() as connection:
+            return self._lease(connection, name, seconds)
+
+    def _lease(self, connection: Connection, name: str, seconds: float) -> Lease | None:
+        row = connection.execute(select(schema.lease).where(schema.lease.c.name == name)).one_or_none()
+        if row is None:
+            return None
+        holder, now = decode_holder(row.owner), _microseconds(self._lease_clock.now())
+        state: Literal["held", "dead", "over", "void"] = "held"
+        if holder.dead:
+            state = "dead"
+        elif holder.here:
+            state = "held" if self._lease_clock.uptime() < holder.until else "over"
+        elif row.expires <= now:
+            state = "over"
+        elif row.expires > now + int(2e6 * seconds):
+            state = "void"
+        return Lease(holder=holder, until=_EPOCH + row.expires * _MICROSECOND, state=state)
 
     # --- reading -------------------------------------------------------------------------------------------------
 
