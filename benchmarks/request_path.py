@@ -36,6 +36,7 @@ from loopwright.records.graph import Feeder, Graph
 from loopwright.records.home import Home
 from loopwright.records.package import Manifest
 from loopwright.records.predictions.log import LogWriter
+from loopwright.records.probe import open_probed
 from loopwright.records.settings import load_settings
 from loopwright.server.access import Access
 from loopwright.server.app import Answer, DataPlane
@@ -154,7 +155,7 @@ def seconds_of(call: Callable[[], object], times: int) -> float:
 
 def in_process(home: Home, digest: str, *, calls: int, rounds: int) -> tuple[dict[int, dict[str, float]], bytes]:
     """Processor microseconds a row of each step, for one row and for 32 that arrive together; and the body used."""
-    package = home.packages.read(digest)
+    package = open_probed(home.packages, digest)
     manifest = package.manifest
     body = body_of(manifest, package.reference.golden[0].request)
     decode = Decoder(manifest.request, optional=manifest.may_lack)

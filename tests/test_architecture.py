@@ -103,6 +103,23 @@ def test_one_door_per_library(module: Path) -> None:
     assert [library for library, doors in DOORS.items() if library in used and not path.startswith(doors)] == []
 
 
+OWN_BYTES = ("records/sandbox.py", "records/probe.py", "develop/mlmodel.py")
+"""Where graphs of packages are made of bytes: in the confined child, by what passed it, and in MLflow's process."""
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_graphs_of_packages_come_through_their_probe(module: Path) -> None:
+    """`Graph` takes the bytes that this process has built; a package's own are in its `files`, and only a `Probed` makes graphs of them."""
+    if str(module.relative_to(SOURCE)) in OWN_BYTES:
+        return
+    for call in (node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func).rpartition(".")[2]
+        assert name != "Probed", f"line {call.lineno}: only the probe says what was probed"
+        if name in ("Graph", "InferenceSession", "load_model_from_string", "load_from_string", "ParseFromString"):
+            inside = {n.attr for a in call.args for n in ast.walk(a) if isinstance(n, ast.Attribute)}
+            assert "files" not in inside, f"line {call.lineno}: a package's graph, past its probe"
+
+
 @pytest.mark.parametrize("module", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
 def test_names_say_what_is_inside(module: Path) -> None:
     vague = {"utils", "util", "helpers", "helper", "common", "core", "manager", "misc", "base"}

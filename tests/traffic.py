@@ -8,6 +8,7 @@ from typing import Any
 import ndonnx as ndx
 import ndonnx.extensions as nde
 import numpy as np
+from tests.admitted import unprobed
 
 from loopwright.develop.features import trace_rule, trace_slices
 from loopwright.records import metrics
@@ -28,11 +29,12 @@ from loopwright.records.graph import Feeder, Graph
 from loopwright.records.home import Home
 from loopwright.records.ids import digest, new_id
 from loopwright.records.package import ContextNeed, Conversion, Histogram, Manifest, Reference, Training
-from loopwright.records.packages import Package, encode_json
+from loopwright.records.packages import encode_json
 from loopwright.records.predictions.commit import commit
 from loopwright.records.predictions.log import LogWriter
 from loopwright.records.predictions.record import OutcomeRow, Prediction
 from loopwright.records.predictions.segment import log_folder
+from loopwright.records.probe import Probed
 from loopwright.records.releases import Arm, ReleaseState
 from loopwright.records.settings import Settings
 
@@ -138,7 +140,7 @@ def histogram(name: str, role: str, values: Sequence[Any], *, categories: bool =
     )
 
 
-def package(home: Home, *, weight: float = 0.15, as_of: datetime = START, shift: float = 0.0) -> Package:
+def package(home: Home, *, weight: float = 0.15, as_of: datetime = START, shift: float = 0.0) -> Probed:
     """A package of the loop, measured on rows like those it will meet (moved by `shift`), written into `home`."""
     graph = model(weight)
     given = rows(4000, as_of - 2 * WEEK, seed=99, shift=shift)
@@ -198,7 +200,7 @@ def package(home: Home, *, weight: float = 0.15, as_of: datetime = START, shift:
         release={},
         files={},
     )
-    return home.packages.write(
+    written = home.packages.write(
         manifest,
         {
             "model.onnx": graph,
@@ -208,6 +210,7 @@ def package(home: Home, *, weight: float = 0.15, as_of: datetime = START, shift:
             "reference.json": encode_json(reference),
         },
     )
+    return unprobed(home.packages, written)
 
 
 class World:
@@ -225,7 +228,7 @@ class World:
         assert isinstance(clock, SimulatedClock)
         return clock
 
-    def release(self, package: Package) -> None:
+    def release(self, package: Probed) -> None:
         """`package` serves from now on."""
         self.package = package
         pointer = self.home.ledger.pointer(f"release.{LOOP}")

@@ -36,6 +36,7 @@ from loopwright.records.predictions.log import LogWriter
 from loopwright.records.predictions.read import predictions
 from loopwright.records.predictions.record import OutcomeRow
 from loopwright.records.predictions.segment import log_folder
+from loopwright.records.probe import open_probed
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.releases import ReleaseState
 from loopwright.records.scoring import beside_of, routed, score
@@ -277,7 +278,7 @@ class Traffic:
         return self.segments
 
     def _predictor(self, package: str) -> Predictor:
-        return Predictor(self.home.packages.read(package), self.home.online, self.home.clock)
+        return Predictor(open_probed(self.home.packages, package), self.home.online, self.home.clock)
 
     def _truth(self, begin: int, stop: int) -> None:
         table = self.loop.outcome.table
@@ -321,7 +322,7 @@ def compare(home: Home, loop: Loop, run: Run) -> Comparison:
     joined = join(home, logged, outcomes(home, loop.name, known_by=known_by), loop.outcome, known_by=known_by)
     answered_by = pc.unique(joined["_package"]).to_pylist()
     found = known(joined, loop.outcome, {digest: home.packages.read(digest).manifest.output for digest in answered_by})
-    rows, first = joined.filter(pa.array(found.rows)), home.packages.read(run.first.arms[0].package)
+    rows, first = joined.filter(pa.array(found.rows)), open_probed(home.packages, run.first.arms[0].package)
     at = rows["_at"].cast(pa.int64()).to_numpy()
     return Comparison(
         lap=np.searchsorted(np.array([_us(lap.end) for lap in run.laps]), at, "right"),

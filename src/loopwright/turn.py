@@ -331,7 +331,7 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
     segments = fleet.serving if fleet is not None else {}
     if now is not None and now.arms[0].package == winner.digest and now.segments == segments:
         return f"package {winner.digest[:12]} serves already", {"released": True, "reasons": []}
-    own, unsound = sound({segment: home.packages.read(digest) for segment, digest in segments.items()})
+    own, unsound = sound(home, {segment: home.packages.read(digest) for segment, digest in segments.items()})
     for segment, why in unsound.items():
         state.progress.say(f"segment {segment}: its package is not released: {why}")
     champion = home.packages.read(now.arms[0].package) if now else None

@@ -9,6 +9,7 @@ import msgspec
 import ndonnx as ndx
 import ndonnx.extensions as nde
 import numpy as np
+from tests.admitted import unprobed
 
 from loopwright.loop import Loop
 from loopwright.records.clock import Clock, SimulatedClock
@@ -28,7 +29,8 @@ from loopwright.records.graph import Feeder, Graph
 from loopwright.records.home import Home
 from loopwright.records.online.steps import Fed, Steps, pack
 from loopwright.records.package import ContextNeed, Conversion, Golden, Manifest, Reference, Training
-from loopwright.records.packages import Package, Packages, encode_json
+from loopwright.records.packages import Packages, encode_json
+from loopwright.records.probe import Probed
 from loopwright.records.settings import Settings
 
 LOOP = "late-arrival"
@@ -172,8 +174,8 @@ def golden(model: bytes, count: int = 5) -> list[Golden]:
 
 def package(
     packages: Packages, *, weight: float = 0.05, model: bytes | None = None, threshold: float = 0.5, **changes: Any
-) -> Package:
-    """A package of the small loop, written into `packages`. Different weights make different packages."""
+) -> Probed:
+    """A package of the small loop, written into `packages` and marked as probed. Different weights make different packages."""
     graph = model_graph(weight) if model is None else model
     one = Estimate(0.8, 0.75, 0.85, 1000)
     evaluation = Evaluation(
@@ -215,7 +217,7 @@ def package(
         files={},
     )
     answers = changes.pop("golden", None) or golden(graph)
-    return packages.write(
+    written = packages.write(
         msgspec.structs.replace(manifest, **changes),
         {
             "model.onnx": graph,
@@ -226,6 +228,7 @@ def package(
             "card.md": b"# By hand\n",
         },
     )
+    return unprobed(packages, written)
 
 
 def declared() -> Loop:

@@ -11,11 +11,12 @@ import numpy as np
 import onnx
 import pytest
 from sklearn.naive_bayes import GaussianNB
+from tests.admitted import unprobed
 from tests.deploy.loops import Weather
-from tests.deploy.test_probe import external
 from tests.develop.flights import table
 from tests.develop.segments import linear, trees
 from tests.develop.test_train import home_in, run
+from tests.records.test_probe import external
 
 from loopwright.deploy.explain import (
     BEFORE,
@@ -29,15 +30,14 @@ from loopwright.deploy.explain import (
     refuse,
 )
 from loopwright.deploy.predict import Predictor
-from loopwright.deploy.probe import probe
 from loopwright.records.declarations import Candidate
 from loopwright.records.errors import NotExplained, PackageRefused
 from loopwright.records.explanation import Explanation, decode, encode
-from loopwright.records.graph import Graph
 from loopwright.records.home import Home
 from loopwright.records.package import Output
 from loopwright.records.packages import Package
 from loopwright.records.predictions.record import Contributions, Prediction
+from loopwright.records.probe import Probed, open_probed, probe
 
 CANDIDATES = [
     Candidate("lines", linear, encoding="onehot"),
@@ -46,7 +46,7 @@ CANDIDATES = [
 ]
 FEATURES = ["delay", "log_distance", "hub", "wind", "hour", "carrier", "gate"]
 
-Made = tuple[Home, dict[str, Package]]
+Made = tuple[Home, dict[str, Probed]]
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +54,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     """A home with a package of each candidate, trained on made-up flights."""
     with home_in(tmp_path_factory.mktemp("home")) as home:
         board = run(home, table(), candidates=CANDIDATES)
-        yield home, {row.candidate: home.packages.read(row.package) for row in board.rows}
+        yield home, {row.candidate: open_probed(home.packages, row.package) for row in board.rows}
 
 
-def predictor(home: Home, package: Package) -> Predictor:
+def predictor(home: Home, package: Probed) -> Predictor:
     return Predictor(package, Weather(), home.clock)
 
 
-def answered(home: Home, package: Package) -> tuple[Predictor, list[Prediction]]:
+def answered(home: Home, package: Probed) -> tuple[Predictor, list[Prediction]]:
     found = predictor(home, package)
     return found, found.answer([dict(g.request) for g in package.reference.golden])
 
 
-def explanations(home: Home, *packages: Package) -> Explanations:
+def explanations(home: Home, *packages: Probed) -> Explanations:
     ready = {p.digest: predictor(home, p) for p in packages}
     return Explanations(home.packages, ready.__getitem__)
 
@@ -132,7 +132,7 @@ def test_what_has_no_explanation_is_told_before(made: Made) -> None:
     with pytest.raises(NotExplained, match="before answers were explained"):
         refuse("d" * 64, old)
     files = {n: d for n, d in packages["trees"].files.items() if not n.startswith("expl")}
-    written = home.packages.write(old, files)
+    written = unprobed(home.packages, home.packages.write(old, files))
     _, answers = answered(home, written)
     assert [e.why for e in explanations(home, written)(answers)] == [BEFORE] * len(answers)
 
@@ -174,8 +174,8 @@ def test_the_larger_the_trees_the_fewer_rows_at_once(made: Made) -> None:
 
 
 def reasons(package: Package, output: Output) -> PackageReasons:
-    changed = Package(package.digest, msgspec.structs.replace(package.manifest, output=output), package.files)
-    return PackageReasons(changed, Graph(package.files["model.onnx"]), package.files)
+    changed = Probed(package.digest, msgspec.structs.replace(package.manifest, output=output), package.files)
+    return PackageReasons(changed, changed.graph("model.onnx"))
 
 
 def test_the_output_that_is_explained_is_the_one_that_the_score_is_of(made: Made) -> None:

@@ -10,7 +10,6 @@ import pytest
 from tests.deploy.loops import NOW, Weather
 
 from loopwright.deploy.predict import Predictor
-from loopwright.deploy.probe import probe
 from loopwright.develop.features import trace_rule
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.declarations import Column
@@ -20,6 +19,7 @@ from loopwright.records.graph import Graph, feed_rows
 from loopwright.records.package import Conversion, Golden, Manifest, Output, Reference, Training
 from loopwright.records.packages import Packages, encode_json
 from loopwright.records.predictions.record import Prediction
+from loopwright.records.probe import Probed, probe
 
 COLUMNS = {"x": Column("float", nullable=True), "word": Column("string", nullable=True), "at": Column("timestamp")}
 CLASSES = Output(task="multiclass", classes=["a", "b", "c"], names=["a", "b", "c"])
@@ -52,7 +52,8 @@ def predictor(folder: Path, output: Output, model: bytes, heuristic: bytes, **ch
         "evaluation.json": encode_json(evaluation),
         "reference.json": encode_json(Reference(columns=[], golden=golden)),
     }
-    package = Packages(folder / "packages").write(Manifest(**given), files)
+    made = Packages(folder / "packages").write(Manifest(**given), files)
+    package = Probed(made.digest, made.manifest, made.files)
     found = Predictor(package, Weather(), SimulatedClock(NOW))
     found.check_golden()
     return found

@@ -9,6 +9,7 @@ from threading import Event, Thread
 import msgspec
 import onnx
 import pytest
+from tests.admitted import unprobed
 from tests.deploy.bodies import text
 from tests.deploy.loops import LOOP, Weather, flight, model_graph, opened, package
 
@@ -167,9 +168,10 @@ def test_a_package_that_cannot_be_loaded_leaves_the_old_one_serving(router: Rout
     if harm == "unloadable":  # lawful as ONNX, and yet the runtime cannot load it
         model = onnx.load_model_from_string(made.files["model.onnx"])
         model.graph.node[0].op_type = "NoSuchOperator"
-        made = home.packages.write(
+        forged = home.packages.write(
             msgspec.structs.replace(made.manifest, files={}), {**made.files, "model.onnx": model.SerializeToString()}
         )
+        made = unprobed(home.packages, forged)
     controller.release(home, LOOP, made.digest, why="bad")
     if harm == "missing":
         shutil.rmtree(home.path / "packages" / made.digest)

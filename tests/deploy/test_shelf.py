@@ -16,6 +16,7 @@ from loopwright.deploy.shelf import Load, Shared, Shelf
 from loopwright.records.declarations import Column
 from loopwright.records.errors import PackageNotFound
 from loopwright.records.home import Home
+from loopwright.records.probe import open_probed
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def digests(home: Home, count: int) -> list[str]:
 
 
 def maker(home: Home) -> Callable[[str], Predictor]:
-    return lambda digest: Predictor(home.packages.read(digest), Weather(), home.clock)
+    return lambda digest: Predictor(open_probed(home.packages, digest), Weather(), home.clock)
 
 
 def test_the_least_recently_used_goes(home: Home) -> None:

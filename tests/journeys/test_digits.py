@@ -37,6 +37,7 @@ from loopwright.records.columns import arrow_feed
 from loopwright.records.errors import RequestInvalid
 from loopwright.records.graph import Graph
 from loopwright.records.predictions.read import predictions
+from loopwright.records.probe import open_probed
 from loopwright.records.settings import Settings
 from loopwright.records.windows import Window
 from loopwright.replay import replay
@@ -125,7 +126,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 def served(home: Home) -> Predictor:
     table = predictions(home, "digits")
     assert len(table) > 300
-    return Predictor(home.packages.read(table["_package"][0].as_py()), home.online, home.clock)
+    return Predictor(open_probed(home.packages, table["_package"][0].as_py()), home.online, home.clock)
 
 
 def test_features_have_a_column_for_each_number(home: Home) -> None:

@@ -25,6 +25,7 @@ from loopwright.records.columns import arrow_schema
 from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.evaluation import Leaderboard, SegmentModel
 from loopwright.records.predictions.read import predictions
+from loopwright.records.probe import open_probed
 from loopwright.records.scoring import score
 from loopwright.records.settings import Settings
 from loopwright.records.windows import Quality, Window
@@ -187,7 +188,7 @@ def test_a_fleet_in_history_is_watched_retrained_and_beats_one_model(home: Home,
     assert np.corrcoef(served, never)[0, 1] > 0.99, "the first fleet, never retrained, is a fleet"
     truth = dict(zip(*(world()[1].column(c).to_pylist() for c in ("visit", "bought")), strict=True))
     bought = np.array([truth[number] for number in logged["visit"].to_pylist()])
-    alone = score(scratch.packages.read(states[0].arms[0].package), logged).score
+    alone = score(open_probed(scratch.packages, states[0].arms[0].package), logged).score
     assert ((logged["_score"].to_numpy() > 0.5) == bought).mean() > ((alone > 0.5) == bought).mean() + 0.1
     scratch.close()
 

@@ -16,6 +16,7 @@ from loopwright.deploy.predict import Predictor
 from loopwright.loop import load_loop
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import UsageError
+from loopwright.records.probe import open_probed
 from loopwright.replay import replay
 from loopwright.verbs import act, keep, lineage, look
 from loopwright.verbs.check import check
@@ -156,7 +157,7 @@ def _another_machine(home: Home, tmp_path: Path) -> None:
         [late] = look.status(moved).loops
         assert any(a.key == "no-data" for a in late.open_alerts)
         row: dict[str, Any] = {"order": 10**6, "at": END, "shop": "east", "distance": 5.0, "weight": None}
-        [answer] = Predictor(moved.packages.read(late.serving), moved.online, moved.clock).answer([row])
+        [answer] = Predictor(open_probed(moved.packages, late.serving), moved.online, moved.clock).answer([row])
         assert 0 <= answer.score <= 1
         assert "degraded" not in answer.flags
         assert keep.verify(moved).problems == []

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from tests.admitted import unprobed
 from tests.traffic import COLUMNS, LOOP, OUTCOME, START, THRESHOLD, WEEK, Row, World, histogram, package, rows, truths
 
 from loopwright.monitor.fleet import Fleets
@@ -29,7 +30,7 @@ class Fleet(World):
         super().__init__(folder)
         made = package(self.home, weight=1.5)
         manifest = msgspec.structs.replace(made.manifest, segment=Segment(column="origin", value="EWR"), files={})
-        self.own = self.home.packages.write(manifest, made.files)
+        self.own = unprobed(self.home.packages, self.home.packages.write(manifest, made.files))
         self.scores = {p.digest: Graph(p.files["model.onnx"]) for p in (self.package, self.own)}
         entry = self.home.ledger.latest(ReleaseState, loop=LOOP)
         assert entry is not None

@@ -21,7 +21,7 @@ from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.home import Home
 from loopwright.records.metrics import Answered
 from loopwright.records.package import Output
-from loopwright.records.packages import Package
+from loopwright.records.probe import Probed, open_probed
 from loopwright.records.scoring import score as score_rows
 from loopwright.records.truth import Known, known, with_truth
 from loopwright.records.windows import ValueWindow
@@ -121,7 +121,7 @@ def account(
     )
 
 
-def _rule(packages: Mapping[str, Package], rows: pa.Table, found: Known) -> Answered:
+def _rule(packages: Mapping[str, Probed], rows: pa.Table, found: Known) -> Answered:
     """What the heuristic of the package that answered says of each logged row, as its fall-back would."""
     count, output = rows.num_rows, found.output
     score, label = np.zeros(count), None if found.given.label is None else np.zeros(count, dtype=found.given.label.dtype)
@@ -144,8 +144,8 @@ def expected(board: Leaderboard) -> tuple[float, float]:
     return per.get(winner, float("nan")), per.get(by_phase.get(1, ""), float("nan"))
 
 
-def _package(home: Home, digest: str) -> Package | None:
+def _package(home: Home, digest: str) -> Probed | None:
     try:
-        return home.packages.read(digest)
+        return open_probed(home.packages, digest)
     except (NotFound, PackageRefused):
         return None

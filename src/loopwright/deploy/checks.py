@@ -1,8 +1,9 @@
 """The gate: what a package must pass before it is released.
 
-The rules, in the order of `CHECKS`:
+The rules, in this order; a package that fails the first is not touched by the others:
 
     probe     it loads and gives its golden answers in a confined process, in bounded time
+    answers   it answers the examples that it is to be judged on (said only where it does not)
     targets   no target of the scope is surely missed: the 95 % interval of the measure lies wholly on the wrong side.
               Where a package serves already that surely does no better on the same rows, a missed target is reported
               but does not stop the release: refusing would keep what is no nearer to it. Targets are the loop's: the package
@@ -24,20 +25,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loopwright.deploy.controller import serving as now_serving
-from loopwright.deploy.probe import probe, probe_all
 from loopwright.records import metrics
 from loopwright.records.columns import arrow_feed, segment_texts
 from loopwright.records.declarations import Guard, Objective, Scope, TimeSplit, duration
 from loopwright.records.errors import GateFailed, PackageRefused
 from loopwright.records.evaluation import Estimate
 from loopwright.records.examples import Examples
-from loopwright.records.graph import Graph
 from loopwright.records.home import Home
 from loopwright.records.label import label_array
 from loopwright.records.ledger.record import Record
 from loopwright.records.metrics import Answered
 from loopwright.records.package import Output
 from loopwright.records.packages import Package
+from loopwright.records.probe import Probed, ProbeResult, admit, admit_all
 from loopwright.records.scoring import Beside, beside_of, routed, together
 from loopwright.records.split import trained_on, validates
 from loopwright.records.turns import LoopRecord
@@ -71,11 +71,11 @@ class GateResult(Record, frozen=True, kw_only=True):
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """What the checks look at. `truth`, `own`, `other`, `groups` and `slices` are over the same N rows; empty without rows.
 
-    `output` is what both packages predict: the classes of either.
+    `output` is what both packages predict: the classes of either. `failed` says why the package did not answer those rows.
     """
 
-    package: Package
-    serving: Package | None
+    package: Probed
+    serving: Probed | None
     scope: Scope
     guards: Sequence[Guard]
     rows: int
@@ -86,6 +86,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     output: Output
     slices: dict[str, Array]
     note: str
+    failed: str = ""
 
 
 def gate(
@@ -104,12 +105,19 @@ def gate(
     Without examples, or with fewer than 100 of them, nothing is compared with the serving package, and the result says so.
     Packages of segments `beside` the package (and beside the serving one) answer their rows where the two are compared.
     """
-    case = _case(package, serving, scope, guards, examples, beside, serving_beside)
-    checks = [check for judge in CHECKS for check in judge(case)]
+    try:
+        probed, measured = admit(home.packages, package)
+    except PackageRefused as refused:  # nothing of it is run here, so nothing else can be said of it
+        return _result(package, serving, 0, [Check(name="probe", passed=False, detail=refused.why)])
+    case = _case(home, probed, serving, scope, guards, examples, beside, serving_beside)
+    return _result(package, serving, case.rows, [_probe(measured), *(check for judge in CHECKS for check in judge(case))])
+
+
+def _result(package: Package, serving: Package | None, rows: int, checks: list[Check]) -> GateResult:
     return GateResult(
         package=package.digest,
         serving=serving.digest if serving else "",
-        rows=case.rows,
+        rows=rows,
         passed=all(check.passed for check in checks),
         checks=checks,
     )
@@ -146,11 +154,11 @@ def check_release(home: Home, package: Package, *, loop: str, scope: Scope, besi
     return result
 
 
-def sound(packages: Mapping[str, Package]) -> tuple[dict[str, Package], dict[str, str]]:
+def sound(home: Home, packages: Mapping[str, Package]) -> tuple[dict[str, Probed], dict[str, str]]:
     """The packages (by segment) that pass the probe, and why the others do not."""
-    problems = probe_all(list(packages.values()), most_us=ONE_ROW_US)
+    passed, problems = admit_all(home.packages, packages.values(), most_us=ONE_ROW_US)
     refused = {segment: problems[p.digest] for segment, p in packages.items() if p.digest in problems}
-    return {segment: p for segment, p in packages.items() if segment not in refused}, refused
+    return {segment: passed[p.digest] for segment, p in packages.items() if segment not in refused}, refused
 
 
 def _examples(home: Home, loop: str, package: Package) -> pa.Table | None:
@@ -162,7 +170,8 @@ def _examples(home: Home, loop: str, package: Package) -> pa.Table | None:
 
 
 def _case(
-    package: Package,
+    home: Home,
+    package: Probed,
     serving: Package | None,
     scope: Scope,
     guards: Sequence[Guard],
@@ -171,9 +180,11 @@ def _case(
     serving_beside: Beside | None,
 ) -> Case:
     none = np.array([], dtype=np.bool_)
+    passed, refused = admit_all(home.packages, [serving] if serving is not None else [], again=False)
+    served = next(iter(passed.values()), None)
     case = Case(
         package=package,
-        serving=serving,
+        serving=served,
         scope=scope,
         guards=guards,
         rows=0,
@@ -183,34 +194,45 @@ def _case(
         groups=None,
         output=package.manifest.output,
         slices={},
-        note="",
+        note="".join(f"not compared: the serving package is refused: {why}" for why in refused.values()),
     )
     if examples is None or not examples.num_rows:
         return case
-    rows, note = _validation(examples, package, serving)
+    rows, seen = _validation(examples, package, served)
     rows = rows.filter(rows["_label"].is_valid())
     if rows.num_rows < LEAST_ROWS:
         return case
+    note = case.note or seen
     other, output, group = None, package.manifest.output, package.manifest.group
-    if serving is not None and serving.manifest.output.task != output.task:
-        note = f"not compared: the serving package is of another task, {serving.manifest.output.task}"
-    elif serving is not None:
-        output = together([output, serving.manifest.output])
+    if served is not None and served.manifest.output.task != output.task:
+        note = f"not compared: the serving package is of another task, {served.manifest.output.task}"
+    elif served is not None:
+        output = together([output, served.manifest.output])
         try:
-            other = routed(serving, rows, serving_beside, onto=output)
-        except (KeyError, ValueError) as error:
-            note = f"not compared: the serving package cannot be run on these rows ({error})"
+            other = routed(served, rows, serving_beside, onto=output)
+        except Exception as error:  # noqa: BLE001  # the runtime raises many kinds
+            note = f"not compared: the serving package cannot be run on these rows ({_why(error)})"
+    try:
+        own, slices = routed(package, rows, beside, onto=output), _slices(package, rows)
+    except Exception as error:  # noqa: BLE001  # the runtime raises many kinds
+        return msgspec.structs.replace(case, failed=f"it cannot be run on the loop's examples ({_why(error)})")
     return msgspec.structs.replace(
         case,
         rows=rows.num_rows,
         truth=label_array(rows["_label"]),
-        own=routed(package, rows, beside, onto=output),
+        own=own,
         other=other,
         groups=np.array(rows[group].to_pylist(), dtype=object).astype(str) if group else None,
         output=output,
-        slices=_slices(package, rows),
+        slices=slices,
         note=note,
     )
+
+
+def _why(error: Exception) -> str:
+    """What our own code says of rows that do not fit, in words; of the runtime's errors the kind only, for they hold values."""
+    own = isinstance(error, KeyError | ValueError) and error.args
+    return str(error.args[0])[:300] if own else type(error).__name__
 
 
 def _validation(examples: pa.Table, package: Package, serving: Package | None) -> tuple[pa.Table, str]:
@@ -235,24 +257,24 @@ def _validation(examples: pa.Table, package: Package, serving: Package | None) -
     return rows, f"the serving package was trained on {seen:,} of these rows, which favours it" if seen else ""
 
 
-def _slices(package: Package, rows: pa.Table) -> dict[str, Array]:
+def _slices(package: Probed, rows: pa.Table) -> dict[str, Array]:
     if "slices.onnx" not in package.files:
         return {}
-    graph = Graph(package.files["slices.onnx"])
+    graph = package.graph("slices.onnx")
     return graph.run(arrow_feed(graph, package.columns, rows), package.manifest.slices)
 
 
 # --- the checks --------------------------------------------------------------------------------------------------
 
 
-def _probe(case: Case) -> list[Check]:
-    try:
-        found = probe(case.package)
-    except PackageRefused as refused:
-        return [Check(name="probe", passed=False, detail=refused.why)]
+def _probe(found: ProbeResult) -> Check:
     quick = found.one_row_us <= ONE_ROW_US
     detail = f"{found.golden} golden answers right; loads in {found.load_ms:.0f} ms, one row in {found.one_row_us:.0f} us"
-    return [Check(name="probe", passed=quick, detail=detail if quick else f"{detail}: more than {ONE_ROW_US / 1000:g} ms")]
+    return Check(name="probe", passed=quick, detail=detail if quick else f"{detail}: more than {ONE_ROW_US / 1000:g} ms")
+
+
+def _answers(case: Case) -> list[Check]:
+    return [Check(name="answers", passed=False, detail=case.failed)] if case.failed else []
 
 
 def _targets(case: Case) -> list[Check]:
@@ -316,7 +338,7 @@ def _measure(case: Case, name: str) -> Estimate | None:
 
 
 def _guards(case: Case) -> list[Check]:
-    if case.serving is None:
+    if case.serving is None and not case.note:
         return []
     if case.other is None:
         return [Check(name="guards", passed=True, detail=case.note or "not compared: too few rows with a known outcome")]
@@ -382,4 +404,5 @@ def _show(estimate: Estimate, *, sign: bool = False) -> str:
     return f"{estimate.value:{number}} [{estimate.low:{number}}, {estimate.high:{number}}]"
 
 
-CHECKS: tuple[Callable[[Case], list[Check]], ...] = (_probe, _targets, _guards)
+CHECKS: tuple[Callable[[Case], list[Check]], ...] = (_answers, _targets, _guards)
+"""What is checked once the probe has passed."""

@@ -5,22 +5,21 @@ that is explained comes out of the package's own graph.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from loopwright.deploy.predict import Predictor
-from loopwright.records.declarations import Column
 from loopwright.records.errors import NotExplained, PackageRefused
-from loopwright.records.explanation import decode, linked
-from loopwright.records.graph import Array, Feeder, Graph
+from loopwright.records.explanation import FILES, Reasons
+from loopwright.records.graph import Array, Graph
 from loopwright.records.package import Manifest
-from loopwright.records.packages import Package, Packages
+from loopwright.records.packages import Packages
 from loopwright.records.predictions.record import Contributions, Prediction
+from loopwright.records.probe import Probed, open_probed
 
-FILES = ("explanation.msgpack", "explain.onnx")
 MOST_ROWS = 1000
 """So many rows of one request are explained, fewer where trees are large: a request holds at most `MOST_WORK` conditions against rows."""
 
@@ -29,7 +28,6 @@ MOST_WORK = 50_000_000
 MOST_READY, MOST_HELD = 64, 2_000_000
 """So many packages are held ready to explain, and of all so many conditions of trees: 100 MB, beside the packages themselves."""
 
-TOLERANCE = 1e-4
 BEFORE = "the package was made before answers were explained: `loopwright run` makes one that explains them"
 DEGRADED = "the heuristic answered: a rule has no contributions"
 
@@ -49,50 +47,18 @@ def _elements(manifest: Manifest) -> int:
     return manifest.explained.elements if manifest.explained is not None else 0
 
 
-class Reasons:
-    """What explains a package, ready: `graph` is its model, `files` those of `FILES` that it has. Safe to use from several threads.
+class PackageReasons:
+    """The answers of one package, explained. Raises NotExplained where it cannot, PackageRefused where its files do not fit.
 
-    Raises ValueError, or what the runtime raises, where the files do not fit together.
+    `graph` is its model; `package` holds the files that explain it.
     """
 
-    def __init__(self, graph: Graph, columns: Mapping[str, Column], files: Mapping[str, bytes]) -> None:
-        self._graph, self._feed = graph, Feeder(graph, columns)
-        self.explainer = decode(files["explanation.msgpack"])
-        self._before = Graph(files["explain.onnx"]) if "explain.onnx" in files else None
-        if self._before is not None and [i.name for i in self._before.inputs] != ["features"]:
-            raise ValueError("explain.onnx must have one input, `features`")
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Array:
-        """What the features of rows contribute to each output, [N, K, F]."""
-        matrix = self._graph.run(self._feed(rows), ["features"])["features"]
-        if self._before is not None:
-            matrix = self._before.run({"features": matrix}, ["matrix"])["matrix"]
-        return self.explainer.contributions(matrix)
-
-    def problem(self, rows: Sequence[Mapping[str, Any]], answers: Array) -> str:
-        """Where contributions and base do not give the `answers` [N, K] of the graph; empty where they do, or nobody can tell."""
-        contributions = self(rows)
-        raw = self.explainer.base + contributions.sum(axis=2)
-        if not np.isfinite(contributions).all() or not np.isfinite(raw).all():
-            return "its explanation gives what is no number"
-        given = linked(self.explainer.link, raw)
-        if given is None:
-            return ""
-        if given.shape != answers.shape:
-            return f"its explanation is of {given.shape[1]} outputs, not {answers.shape[1]}"
-        given, answers = np.sort(given, axis=1), np.sort(answers, axis=1)  # as quantiles are
-        apart = float((np.abs(given - answers) / np.maximum(1.0, np.abs(answers))).max(initial=0.0))
-        return "" if apart <= TOLERANCE else f"its explanation is off by up to {apart:.2g}"
-
-
-class PackageReasons:
-    """The answers of one package, explained. Raises NotExplained where it cannot, PackageRefused where its files do not fit."""
-
-    def __init__(self, package: Package, graph: Graph, files: Mapping[str, bytes]) -> None:
+    def __init__(self, package: Probed, graph: Graph) -> None:
         refuse(package.digest, package.manifest)
         self._output = output = package.manifest.output
         try:
-            self._reasons = Reasons(graph, package.columns, files)
+            before = package.graph("explain.onnx") if "explain.onnx" in package.files else None
+            self._reasons = Reasons(graph, package.columns, package.files["explanation.msgpack"], before)
         except Exception as error:  # the decoder and the runtime raise many kinds
             raise PackageRefused(package.digest, f"its explanation cannot be read: {type(error).__name__}") from error
         if len(self._reasons.explainer.base) != (outputs := max(len(output.names), 1)):
@@ -177,7 +143,6 @@ class Explanations:
             return DEGRADED
         try:
             refuse(predictor.digest, predictor.package.manifest)
-            files = self._packages.read(predictor.digest, keep=FILES).files
-            return PackageReasons(predictor.package, predictor.graph, files)
+            return PackageReasons(open_probed(self._packages, predictor.digest, keep=FILES), predictor.graph)
         except (NotExplained, PackageRefused) as error:
             return error.why

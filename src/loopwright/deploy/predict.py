@@ -3,7 +3,6 @@
 The server and the replay call the same `answer`, with one row or with thousands.
 """
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,12 +16,10 @@ from loopwright.records.declarations import Column
 from loopwright.records.errors import PackageRefused, Unavailable
 from loopwright.records.graph import Feeder, Graph, microseconds
 from loopwright.records.ids import new_ids
-from loopwright.records.package import Output
-from loopwright.records.packages import Package
+from loopwright.records.package import lawful, tolerance
 from loopwright.records.predictions.record import Prediction
+from loopwright.records.probe import Probed
 
-GOLDEN_TOLERANCE = 1e-6
-NUMBER_TOLERANCE = 1e-5
 MOST_FAILURES = 64
 SECONDS = 1.0
 REST_SECONDS = 5.0
@@ -30,19 +27,6 @@ FAILURES = 50
 """So many runs in a row, over at least `FAILING_SECONDS`, in which the model answered no row: it fails for good. An overrun counts ten."""
 
 FAILING_SECONDS = 5.0
-_PROBABILITY = (-1e-6, 1 + 1e-6)
-_NUMBER = (-sys.float_info.max, sys.float_info.max)
-
-
-def lawful(output: Output) -> tuple[float, float]:
-    """The least and the largest score that an answer may have: those of a probability, or of any finite number."""
-    return _PROBABILITY if output.task in ("binary", "multiclass") else _NUMBER
-
-
-def tolerance(output: Output, score: float) -> float:
-    """By how much a golden answer may differ."""
-    return GOLDEN_TOLERANCE if lawful(output) == _PROBABILITY else NUMBER_TOLERANCE * max(1.0, abs(score))
-
 
 _KNOWN: "WeakValueDictionary[frozenset[str], frozenset[str]]" = WeakValueDictionary()
 
@@ -77,11 +61,11 @@ class Predictor:
 
     def __init__(
         self,
-        package: Package,
+        package: Probed,
         online: ContextStore,
         clock: Clock,
         overruns: Overruns | None = None,
-        ready: "Callable[[Package, str], Answerer] | None" = None,
+        ready: "Callable[[Probed, str], Answerer] | None" = None,
         vitals: Vitals | None = None,
         *,
         model: bool = True,
@@ -336,14 +320,14 @@ class Answerer:
 
     def __init__(
         self,
-        package: Package,
+        package: Probed,
         name: str,
         *,
         lean: bool = False,
         threads: int = 1,
         feeder: Callable[[Graph, Mapping[str, Column]], Feeder] = Feeder,
     ) -> None:
-        graph, self._wide = Graph(package.files[name], lean=lean, threads=threads), bool(package.manifest.output.names)
+        graph, self._wide = package.graph(name, lean=lean, threads=threads), bool(package.manifest.output.names)
         if problems := graph.problems(package.columns):
             raise PackageRefused(package.digest, f"{name}: {problems[0]}")
         for output in ("score", "values") if self._wide else ("score",):

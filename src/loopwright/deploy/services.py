@@ -31,6 +31,7 @@ from loopwright.records.clock import Clock
 from loopwright.records.errors import LoopNotFound, LoopwrightError, Unavailable
 from loopwright.records.package import Lineage
 from loopwright.records.packages import Packages
+from loopwright.records.probe import open_probed
 from loopwright.records.releases import ReleaseState
 
 RETRY_SECONDS = 5.0
@@ -235,7 +236,7 @@ class Services:
         alone = digest.endswith(RULE)
         digest = digest.removesuffix(RULE)
         with self._vitals.loading(digest) if self._vitals is not None else nullcontext():
-            package = self._packages.read(digest, keep=_READ)
+            package = open_probed(self._packages, digest, keep=_READ)
             decode = self._shared.decoder(package.manifest)
             package.manifest = msgspec.structs.replace(package.manifest, request=decode.columns, lineage=Lineage())
             clock, vitals = self._clock, self._vitals

@@ -21,7 +21,7 @@ from loopwright.records.declarations import Column, Table
 from loopwright.records.graph import Feeder, Graph
 from loopwright.records.heap import allocated, give_back
 from loopwright.records.package import Manifest
-from loopwright.records.packages import Package
+from loopwright.records.probe import Probed
 from loopwright.records.releases import Arm
 
 BUDGET = 1024 * 2**20
@@ -44,7 +44,7 @@ class Shared:
         self._decoders: WeakValueDictionary[bytes, Decoder] = WeakValueDictionary()
         self._outcomes: WeakValueDictionary[bytes, OutcomeDecoder] = WeakValueDictionary()
 
-    def graph(self, package: Package, name: str) -> Answerer:
+    def graph(self, package: Probed, name: str) -> Answerer:
         """The graph of that file of a package. Raises PackageRefused when graph and manifest disagree."""
         key = package.manifest.files[name].sha256, _digest(package.columns), len(package.manifest.output.names)
         found = self._graphs.get(key)

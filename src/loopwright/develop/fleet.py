@@ -30,10 +30,10 @@ from loopwright.records.columns import segment_texts
 from loopwright.records.declarations import Candidate, Fleet
 from loopwright.records.errors import ConversionRefused, DeclarationInvalid
 from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel
-from loopwright.records.graph import Array, Graph
+from loopwright.records.graph import Array
 from loopwright.records.metrics import Answered
 from loopwright.records.package import Segment
-from loopwright.records.packages import Package
+from loopwright.records.probe import Probed, open_probed
 from loopwright.records.progress import Silent
 
 LEAST_JUDGED = 100
@@ -60,7 +60,7 @@ def develop_fleet(
     made, which are not made again; `keep` is called with each new one. Fitting ends when the budget's `train_minutes` are
     spent (they are counted anew); the segments left are the global model's, as those that cannot be fitted or converted.
     """
-    winner = work.home.packages.read(board.winner)
+    winner = open_probed(work.home.packages, board.winner)
     name = primary_metric(work.scope.objectives, work.outcome.task)
     candidate = next((c for c in work.candidates if c.name == winner.manifest.candidate), None)
     texts = np.array(segment_texts(work.table.column(fleet.by)), dtype=object)
@@ -123,7 +123,7 @@ class _Trainer:
     def __init__(
         self,
         work: Work,
-        winner: Package,
+        winner: Probed,
         candidate: Candidate | None,
         by: str,
         texts: Array,
@@ -165,7 +165,7 @@ class _Trainer:
             rows = np.flatnonzero(of == segment)
             given = self._given.get(segment)
             if given is None:
-                given = _answered(self.work, self.work.home.packages.read(digest), self.work.judged[rows])
+                given = _answered(self.work, open_probed(self.work.home.packages, digest), self.work.judged[rows])
             for mine, theirs in zip(parts, given, strict=True):
                 if mine is not None and theirs is not None:
                     mine[rows] = theirs
@@ -220,9 +220,9 @@ def _counts(texts: Array) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _answered(work: Work, made: Package, rows: Array) -> Answered:
+def _answered(work: Work, made: Probed, rows: Array) -> Answered:
     """What a package answers on rows (indices)."""
-    score, values = answers_of(Graph(made.files["model.onnx"], threads=2), work.columns, work.table.take(pa.array(rows)))
+    score, values = answers_of(made.graph("model.onnx", threads=2), work.columns, work.table.take(pa.array(rows)))
     return metrics.answered(work.goal.output, score, values, made.manifest.threshold)
 
 

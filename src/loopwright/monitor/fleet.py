@@ -6,6 +6,7 @@ the quality of its slice and of its package.
 """
 
 from collections.abc import Mapping
+from copy import copy
 from functools import cached_property
 
 import msgspec
@@ -18,6 +19,7 @@ from loopwright.records.evaluation import Evaluation, FleetBoard, Leaderboard
 from loopwright.records.graph import Array
 from loopwright.records.home import Home
 from loopwright.records.packages import Package
+from loopwright.records.probe import Probed
 from loopwright.records.releases import ReleaseState
 
 MOST_BOARDS = 50
@@ -54,13 +56,13 @@ class Fleets:
         """The package of the loop that answered most rows, itself or by segments beside it; empty when there are none."""
         return main_package(predictions, self._beside)
 
-    def whole(self, package: Package | None) -> Package | None:
+    def whole(self, package: Probed | None) -> Probed | None:
         """A loop's package with the answers of its fleet in its reference."""
         board = self._boards.get(package.digest) if package is not None else None
         if package is None or board is None:
             return package
         inputs = [h for h in package.reference.columns if h.role != "output"]
-        made = Package(package.digest, package.manifest, package.files)
+        made = copy(package)
         made.reference = msgspec.structs.replace(package.reference, columns=[*inputs, *board.outputs])
         return made
 

@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 from loopwright.monitor.drift import bins, measurable, psi
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Monitor, duration
-from loopwright.records.graph import Graph
 from loopwright.records.home import Home
 from loopwright.records.ledger import Record
 from loopwright.records.metrics import answered
-from loopwright.records.packages import Package
+from loopwright.records.probe import Probed
 
 QUANTILE = 0.95
 LEAST_STRETCHES, MOST_STRETCHES = 4, 60
@@ -39,7 +38,7 @@ class Usual(Record, frozen=True, kw_only=True):
     psi: dict[str, float]
 
 
-def usual(home: Home, loop: str, package: Package, monitor: Monitor) -> dict[str, float]:
+def usual(home: Home, loop: str, package: Probed, monitor: Monitor) -> dict[str, float]:
     """Column -> PSI that is usual for it between windows of `monitor.every`; measured once per package and kept in the ledger.
 
     Empty where the history is gone or shorter than LEAST_STRETCHES windows: then every movement counts.
@@ -58,7 +57,7 @@ def usual(home: Home, loop: str, package: Package, monitor: Monitor) -> dict[str
     return found
 
 
-def movement(package: Package, stretches: list[pa.Table]) -> dict[str, float]:
+def movement(package: Probed, stretches: list[pa.Table]) -> dict[str, float]:
     """The QUANTILE of PSI against the package's reference over `stretches`, by column that every stretch has."""
     answers = _answers(package, stretches)
     found = {}
@@ -75,7 +74,7 @@ def movement(package: Package, stretches: list[pa.Table]) -> dict[str, float]:
     return found
 
 
-def _history(home: Home, package: Package) -> pa.Table | None:
+def _history(home: Home, package: Probed) -> pa.Table | None:
     """The examples that the package was trained and validated on; None when the file is gone."""
     path = home.path / "examples" / f"{package.manifest.training.examples}.parquet"
     if not path.is_file():
@@ -99,12 +98,12 @@ def _stretches(history: pa.Table, seconds: float, minimum_rows: int) -> list[pa.
     return [history.filter(pa.array(age == number)) for number in numbers]
 
 
-def _answers(package: Package, stretches: list[pa.Table]) -> dict[str, list[pa.ChunkedArray]]:
+def _answers(package: Probed, stretches: list[pa.Table]) -> dict[str, list[pa.ChunkedArray]]:
     """What the model says (score, and label where it is a class) of SCORED_ROWS rows of each stretch.
 
     Nothing if the history lacks a column that it needs.
     """
-    graph, manifest = Graph(package.files["model.onnx"]), package.manifest
+    graph, manifest = package.graph("model.onnx"), package.manifest
     names = [o for o in ("score", "values") if o in graph.outputs]
     found: dict[str, list[pa.ChunkedArray]] = {"score": [], "label": []}
     for stretch in stretches:

@@ -29,8 +29,8 @@ from loopwright.records.errors import NotFound, PackageRefused
 from loopwright.records.graph import Graph
 from loopwright.records.home import Home
 from loopwright.records.ledger import Entry
-from loopwright.records.packages import Package
 from loopwright.records.predictions.read import first_at, predictions
+from loopwright.records.probe import Probed, open_probed
 from loopwright.records.releases import ReleaseState
 from loopwright.records.truth import with_truth
 from loopwright.records.turns import Turn
@@ -171,7 +171,7 @@ class _Watcher:
         self.home, self.loop = home, loop
         self.monitor, self.retrain, self.outcome, self.until = monitor, retrain, outcome, until
         self.wait = duration(outcome.wait)
-        self._packages: dict[str, Package | None] = {}
+        self._packages: dict[str, Probed | None] = {}
         self._slices: dict[str, Graph] = {}
         self.fleets = Fleets(home, loop)
         self._at_once: tuple[datetime, pa.Table, Array] | None = None
@@ -263,21 +263,21 @@ class _Watcher:
             minimum_rows=self.monitor.minimum_rows,
         )
 
-    def _sliced(self, joined: pa.Table, package: Package | None) -> dict[str, Array]:
+    def _sliced(self, joined: pa.Table, package: Probed | None) -> dict[str, Array]:
         """Slice name -> its value on every row [N], by the package's own slice graph; and the segment, where there is a fleet."""
         if package is None:
             return {}
         found: dict[str, Array] = {}
         if "slices.onnx" in package.files:
-            graph = self._slices.setdefault(package.digest, Graph(package.files["slices.onnx"]))
+            graph = self._slices.setdefault(package.digest, package.graph("slices.onnx"))
             found = graph.run(arrow_feed(graph, package.columns, joined))
         return {**found, **self.fleets.slices(joined, found)}
 
-    def package(self, digest: str) -> Package | None:
-        """A package, read once; None when it is gone or damaged (`verify` says which)."""
+    def package(self, digest: str) -> Probed | None:
+        """A package, read once; None when it is gone, damaged or refused by its probe (`verify` says which)."""
         if digest not in self._packages:
             try:
-                self._packages[digest] = self.home.packages.read(digest) if digest else None
+                self._packages[digest] = open_probed(self.home.packages, digest) if digest else None
             except (NotFound, PackageRefused):
                 self._packages[digest] = None
         return self._packages[digest]
@@ -285,7 +285,7 @@ class _Watcher:
     # --- retraining ----------------------------------------------------------------------------------------------
 
     @cached_property
-    def serving(self) -> Package | None:
+    def serving(self) -> Probed | None:
         """The package that serves now."""
         release = self.home.ledger.latest(ReleaseState, loop=self.loop)
         return self.package(release.record.arms[0].package) if release is not None and release.record.arms else None

@@ -18,13 +18,18 @@ The file `explanation.msgpack` holds an `Explanation`. Nodes of all trees follow
 no leaf has its children, the left one first, at `roots + 2 n`: no pointer can lead astray.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from loopwright.records.graph import Array
+from loopwright.records.declarations import Column
+from loopwright.records.graph import Array, Feeder, Graph
+
+FILES = ("explanation.msgpack", "explain.onnx")
+TOLERANCE = 1e-4
 
 MOST_ELEMENTS = 2_000_000
 """Features asked for along the paths of all leaves, at most: each takes some fifty bytes once it is asked for."""
@@ -415,3 +420,38 @@ _decoder = msgspec.msgpack.Decoder(Explanation)
 def decode(data: bytes) -> Explainer:
     """An explanation from its file, ready. Raises ValueError."""
     return Explainer(_decoder.decode(data))
+
+
+class Reasons:
+    """What explains a package, ready: `graph` is its model, `explanation` the bytes of `explanation.msgpack`, `before` its explain.onnx.
+
+    Safe to use from several threads. Raises ValueError, or what the runtime raises, where the files do not fit together.
+    """
+
+    def __init__(self, graph: Graph, columns: Mapping[str, Column], explanation: bytes, before: Graph | None) -> None:
+        self._graph, self._before, self._feed = graph, before, Feeder(graph, columns)
+        self.explainer = decode(explanation)
+        if self._before is not None and [i.name for i in self._before.inputs] != ["features"]:
+            raise ValueError("explain.onnx must have one input, `features`")
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Array:
+        """What the features of rows contribute to each output, [N, K, F]."""
+        matrix = self._graph.run(self._feed(rows), ["features"])["features"]
+        if self._before is not None:
+            matrix = self._before.run({"features": matrix}, ["matrix"])["matrix"]
+        return self.explainer.contributions(matrix)
+
+    def problem(self, rows: Sequence[Mapping[str, Any]], answers: Array) -> str:
+        """Where contributions and base do not give the `answers` [N, K] of the graph; empty where they do, or nobody can tell."""
+        contributions = self(rows)
+        raw = self.explainer.base + contributions.sum(axis=2)
+        if not np.isfinite(contributions).all() or not np.isfinite(raw).all():
+            return "its explanation gives what is no number"
+        given = linked(self.explainer.link, raw)
+        if given is None:
+            return ""
+        if given.shape != answers.shape:
+            return f"its explanation is of {given.shape[1]} outputs, not {answers.shape[1]}"
+        given, answers = np.sort(given, axis=1), np.sort(answers, axis=1)  # as quantiles are
+        apart = float((np.abs(given - answers) / np.maximum(1.0, np.abs(answers))).max(initial=0.0))
+        return "" if apart <= TOLERANCE else f"its explanation is off by up to {apart:.2g}"

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Container, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,15 @@ REQUIRED = ("model.onnx", "heuristic.onnx", "evaluation.json", "reference.json")
 
 Problems = list[Problem]
 Names = list[str]
+
+DEPTH = 32
+"""A package's JSON is nested so deep at most; deeper, it would end who reads it."""
+
+PROBE = 1
+"""The rules that a package was probed by: a higher number makes every mark stale."""
+
+_PROBED = ".probed"
+"""The folder of marks, hidden from what lists packages."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
@@ -94,6 +104,7 @@ class Packages:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._probed: set[str] = set()
 
     def write(self, manifest: Manifest, files: Mapping[str, bytes]) -> Package:
         """Store a package and return it; its manifest's `files` is filled in here. The same package again is the same digest.
@@ -166,6 +177,26 @@ class Packages:
                 files[name] = data
         return Package(digest, manifest, files)
 
+    def is_probed(self, digest: str) -> bool:
+        """Whether the package of that digest passed its probe (`records.probe`)."""
+        if digest not in self._probed and _DIGEST.fullmatch(digest):
+            with suppress(OSError):
+                if (self.folder / _PROBED / digest).read_bytes() == _mark():
+                    self._probed.add(digest)
+        return digest in self._probed
+
+    def mark_probed(self, digest: str) -> None:
+        """Say that it passed. Where the mark cannot be written, as in a home that is only read, it counts for this process."""
+        self._probed.add(digest)
+        with suppress(OSError):
+            (self.folder / _PROBED).mkdir(exist_ok=True)
+            temporary = self.folder / _PROBED / f".{digest}.{os.getpid()}.{os.urandom(4).hex()}"
+            try:
+                temporary.write_bytes(_mark())
+                temporary.rename(self.folder / _PROBED / digest)
+            finally:
+                temporary.unlink(missing_ok=True)
+
     def manifest(self, digest: str) -> Manifest:
         """Only the manifest, its digest checked: cheap. Raises as `read`."""
         if not _DIGEST.fullmatch(digest) or not (self.folder / digest).is_dir():
@@ -210,7 +241,8 @@ class Packages:
                     found.append(Problem(where=f"packages/{path.name[:80]}", what="is not a package"))
                 continue
             try:
-                self.read(path.name)
+                package = self.read(path.name)
+                _ = package.evaluation, package.reference  # either raises where it cannot be read
             except PackageRefused as refused:
                 found.append(Problem(where=f"packages/{path.name}", what=refused.why))
         return found
@@ -238,17 +270,26 @@ def encode_json(value: Any) -> bytes:
 
 def decode_json(data: bytes, type: Any) -> Any:
     """A record from JSON; null where an estimate has a number becomes NaN again. Raises ValueError."""
-    plain = msgspec.json.decode(data)
-    return msgspec.convert(_mend_estimates(plain), type)
+    try:
+        plain = msgspec.json.decode(data)
+    except RecursionError as error:
+        raise ValueError(f"nested more than {DEPTH} deep") from error
+    return msgspec.convert(_mend_estimates(plain, 1), type)
 
 
-def _mend_estimates(value: Any) -> Any:
+def _mark() -> bytes:
+    return f"probed by rules {PROBE}\n".encode()
+
+
+def _mend_estimates(value: Any, depth: int) -> Any:
+    if depth > DEPTH and isinstance(value, dict | list):
+        raise ValueError(f"nested more than {DEPTH} deep")
     if isinstance(value, dict):
         if value.keys() == {"value", "low", "high", "n"}:
             return {key: float("nan") if item is None else item for key, item in value.items()}
-        return {key: _mend_estimates(item) for key, item in value.items()}
+        return {key: _mend_estimates(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_mend_estimates(item) for item in value]
+        return [_mend_estimates(item, depth + 1) for item in value]
     return value
 
 

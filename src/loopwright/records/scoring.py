@@ -10,22 +10,21 @@ import pyarrow as pa
 
 from loopwright.records.columns import arrow_feed, segment_texts
 from loopwright.records.errors import NotFound, PackageRefused
-from loopwright.records.graph import Graph
 from loopwright.records.home import Home
 from loopwright.records.metrics import Answered, aligned, answered
 from loopwright.records.package import Output
-from loopwright.records.packages import Package
+from loopwright.records.probe import Probed, admit_all
 from loopwright.records.releases import ReleaseState
 
 
 def score(
-    package: Package, rows: pa.Table, *, heuristic: bool = False, onto: Output | None = None, threads: int = 1
+    package: Probed, rows: pa.Table, *, heuristic: bool = False, onto: Output | None = None, threads: int = 1
 ) -> Answered:
     """The answers for N rows of a table with the contract's columns; values in the order of `onto`'s names, or the package's own.
 
     Raises KeyError for a column that the table lacks, ValueError for a null that is not allowed.
     """
-    manifest, graph = package.manifest, Graph(package.files["heuristic.onnx" if heuristic else "model.onnx"], threads=threads)
+    manifest, graph = package.manifest, package.graph("heuristic.onnx" if heuristic else "model.onnx", threads=threads)
     found = graph.run(arrow_feed(graph, package.columns, rows), [o for o in ("score", "values") if o in graph.outputs])
     rule = manifest.heuristic_threshold if heuristic else None
     given = answered(manifest.output, found["score"], found.get("values"), manifest.threshold if rule is None else rule)
@@ -38,21 +37,22 @@ class Beside(NamedTuple):
     """The packages of segments, by value of a request column, that answer beside the package of a loop."""
 
     column: str
-    packages: Mapping[str, Package]
+    packages: Mapping[str, Probed]
 
 
 def beside_of(home: Home, state: ReleaseState | None) -> Beside | None:
-    """The packages of segments in a release; those that cannot be read are left out, as they are while serving."""
+    """The packages of segments in a release; those that cannot be read, or are refused, are left out, as they are while serving."""
     if state is None or not state.segments:
         return None
-    found = {}
-    for segment, digest in state.segments.items():
+    whole = []
+    for digest in set(state.segments.values()):
         with suppress(PackageRefused, NotFound):
-            found[segment] = home.packages.read(digest)
-    return Beside(state.fleet, found)
+            whole.append(home.packages.read(digest))
+    passed, _ = admit_all(home.packages, whole, again=False)
+    return Beside(state.fleet, {segment: passed[digest] for segment, digest in state.segments.items() if digest in passed})
 
 
-def routed(package: Package, rows: pa.Table, beside: Beside | None, *, onto: Output | None = None) -> Answered:
+def routed(package: Probed, rows: pa.Table, beside: Beside | None, *, onto: Output | None = None) -> Answered:
     """The answers of a package and of those of the segments beside it for N rows, each by the one that would serve it."""
     found = score(package, rows, onto=onto, threads=2)
     if beside is None:

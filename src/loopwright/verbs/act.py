@@ -251,7 +251,7 @@ def release(
     if fleet is None:
         check_release(home, chosen, loop=loop, scope=declared.scope)
         return _switched(home, put_into_service(home, loop, chosen.digest, **fixed).record)
-    own, _ = sound({name: home.packages.read(digest) for name, digest in fleet.serving.items()})
+    own, _ = sound(home, {name: home.packages.read(digest) for name, digest in fleet.serving.items()})
     check_release(home, chosen, loop=loop, scope=declared.scope, beside=Beside(fleet.by, own))
     segments = {name: package.digest for name, package in own.items()}
     entry = put_into_service(home, loop, chosen.digest, fleet=fleet.by, segments=segments, **fixed)

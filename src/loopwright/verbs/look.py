@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from loopwright.loop import Loop
     from loopwright.records.ledger import Entry
     from loopwright.records.package import Manifest, Output
-    from loopwright.records.packages import Package
     from loopwright.records.predictions.record import Prediction
+    from loopwright.records.probe import Probed
 
 
 def known_loop(home: Home, name: str) -> "Loop":
@@ -313,12 +313,13 @@ def trace(home: Home, id: str) -> Trace:
     """
     from loopwright.records.ids import trace_id_of
     from loopwright.records.predictions.read import find
+    from loopwright.records.probe import open_probed
 
     found = find(home, trace_id_of(id))
     if found is None:
         raise PredictionNotFound(id, _deleted(home, id))
     loop, prediction = found
-    package = home.packages.read(prediction.package)
+    package = open_probed(home.packages, prediction.package)
     manifest = package.manifest
     at = _moment(prediction.at)
     features, heuristic = _recompute(package, prediction)
@@ -363,31 +364,30 @@ def _readable(values: dict[str, Any], columns: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _recompute(package: "Package", prediction: "Prediction") -> tuple[dict[str, float | None], float | str]:
+def _recompute(package: "Probed", prediction: "Prediction") -> tuple[dict[str, float | None], float | str]:
     """The features of one logged prediction and the heuristic's score (or class), by the package's own graphs."""
-    from loopwright.records.graph import Feeder, Graph
+    from loopwright.records.graph import Feeder
 
     columns = {**package.manifest.request, **{n: c for need in package.manifest.context for n, c in need.columns.items()}}
     row = {**prediction.request, **prediction.context}
     features: dict[str, float | None] = {}
     if package.manifest.features:
-        graph = Graph(package.files["model.onnx"])
+        graph = package.graph("model.onnx")
         matrix = graph.run(Feeder(graph, columns)([row]), ["features"])["features"][0]
         features = {n: None if v != v else float(v) for n, v in zip(package.manifest.features, matrix, strict=True)}
-    rule, output = Graph(package.files["heuristic.onnx"]), package.manifest.output
+    rule, output = package.graph("heuristic.onnx"), package.manifest.output
     feed = Feeder(rule, columns)([row])
     if output.task == "multiclass":
         return features, output.classes[int(rule.answers(feed)[1][0].argmax())]
     return features, float(rule.score(feed)[0])
 
 
-def _explained(package: "Package", prediction: "Prediction") -> Contributions:
+def _explained(package: "Probed", prediction: "Prediction") -> Contributions:
     """What each feature contributed to a logged prediction, or why that cannot be told."""
     from loopwright.deploy.explain import PackageReasons
-    from loopwright.records.graph import Graph
 
     try:
-        (found,) = PackageReasons(package, Graph(package.files["model.onnx"]), package.files)([prediction])
+        (found,) = PackageReasons(package, package.graph("model.onnx"))([prediction])
     except (NotExplained, PackageRefused) as error:
         return Contributions(why=error.why)
     return found

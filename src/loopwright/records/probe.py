@@ -1,26 +1,32 @@
-"""The first load of a package: in a child process with limits, since ONNX is a memory-unsafe parser's input."""
+"""The first load of a package: in a child process with limits, since ONNX is a memory-unsafe parser's input.
+
+Only what passed becomes a `Probed`, and only a `Probed` gives its graphs: whoever runs a package asks for one. A package that passed is
+marked by its digest, so that starting a worker, or looking at a prediction, does not probe it again. A release probes it in any case.
+"""
 
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from loopwright.deploy import explain
-from loopwright.deploy.predict import lawful, tolerance
-from loopwright.deploy.sandbox import Limits, Report, Task
+from loopwright.records import explanation
 from loopwright.records.errors import PackageRefused
-from loopwright.records.packages import Package
+from loopwright.records.graph import Graph
+from loopwright.records.ids import digest as sha256
+from loopwright.records.package import lawful, tolerance
+from loopwright.records.packages import FILES, Package, Packages
+from loopwright.records.sandbox import Limits, Report, Task
 
 WALL_SECONDS = 60.0
 TOGETHER = 32
 """So many packages are probed in one child process."""
 
 _ROOT = str(Path(__file__).resolve().parents[2])
-_START = f"import sys; sys.path.insert(0, {_ROOT!r}); from loopwright.deploy.sandbox import main; main()"
+_START = f"import sys; sys.path.insert(0, {_ROOT!r}); from loopwright.records.sandbox import main; main()"
 
 
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +36,55 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     max_difference: float
     load_ms: float
     one_row_us: float
+
+
+class Probed(Package):
+    """A package that passed its probe, the only kind whose graphs are loaded outside the probe's child process.
+
+    Made by this module and by nobody else (`tests/test_architecture.py`).
+    """
+
+    def graph(self, name: str, *, threads: int = 1, lean: bool = False) -> Graph:
+        """The graph of that file, loaded (`threads`, `lean`: see `Graph`). Raises PackageRefused where the runtime refuses it."""
+        try:
+            return Graph(self.files[name], threads=threads, lean=lean)
+        except Exception as error:  # the runtime raises many kinds
+            raise PackageRefused(self.digest, f"{name} cannot be loaded: {type(error).__name__}") from error
+
+
+def admit(store: Packages, package: Package) -> tuple[Probed, ProbeResult]:
+    """Probe a package, whether or not that was done before, and mark it in its store. Raises PackageRefused."""
+    found = probe(package)
+    return _marked(store, package), found
+
+
+def open_probed(store: Packages, digest: str, *, keep: Container[str] = FILES) -> Probed:
+    """The package of that digest with the files `keep`, probed now unless it is marked. Raises as `Packages.read`, and as `probe`."""
+    if store.is_probed(digest):
+        found = store.read(digest, keep=keep)
+        return Probed(digest, found.manifest, found.files)
+    admitted, _ = admit(store, store.read(digest))
+    return Probed(digest, admitted.manifest, {name: data for name, data in admitted.files.items() if name in keep})
+
+
+def admit_all(
+    store: Packages, packages: Iterable[Package], *, most_us: float = float("inf"), again: bool = True
+) -> tuple[dict[str, Probed], dict[str, str]]:
+    """The packages that pass, by digest, and why each other one is refused; see `probe_all`. Not `again`: unless they are marked."""
+    known: list[Package] = []
+    new: list[Package] = []
+    for package in packages:
+        (new if again or not store.is_probed(package.digest) else known).append(package)
+    refused = probe_all(new, most_us=most_us)
+    passed = {p.digest: Probed(p.digest, p.manifest, p.files) for p in known}
+    return passed | {p.digest: _marked(store, p) for p in new if p.digest not in refused}, refused
+
+
+def _marked(store: Packages, package: Package) -> Probed:
+    """A package that has passed just now. Its mark stands for the bytes of its digest, so it is given to no others."""
+    if all(sha256(package.files.get(name, b"")) == info.sha256 for name, info in package.manifest.files.items()):
+        store.mark_probed(package.digest)
+    return Probed(package.digest, package.manifest, package.files)
 
 
 def probe(package: Package, *, limits: Limits | None = None, wall_seconds: float = WALL_SECONDS) -> ProbeResult:
@@ -72,18 +127,20 @@ def probe_all(packages: Sequence[Package], *, most_us: float = float("inf")) -> 
 def _task(package: Package, limits: Limits) -> Task:
     return Task(
         limits=limits,
-        graphs={name: data for name, data in package.files.items() if name.endswith(".onnx") and name not in explain.FILES},
+        graphs={name: data for name, data in package.files.items() if name.endswith(".onnx") and name not in explanation.FILES},
         columns=package.columns,
         rows=[{**g.request, **g.context} for g in package.reference.golden],
         width=len(package.manifest.output.names),
-        explanation={name: data for name, data in package.files.items() if name in explain.FILES},
+        explanation={name: data for name, data in package.files.items() if name in explanation.FILES},
     )
 
 
 def _judge(package: Package, report: Report) -> ProbeResult:
-    golden = package.reference.golden
+    golden, _ = package.reference.golden, package.evaluation  # either raises where it cannot be read
     if report.problem:
         raise PackageRefused(package.digest, report.problem)
+    if not golden:
+        raise PackageRefused(package.digest, "it has no golden requests, so nothing shows that it answers as it was made to")
     if missing := [name for name in package.manifest.slices if name not in report.outputs.get("slices.onnx", [])]:
         raise PackageRefused(package.digest, f"slices.onnx has no output {missing[0]!r}, which the manifest names")
     worst, output = 0.0, package.manifest.output

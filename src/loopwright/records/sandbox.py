@@ -27,7 +27,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """Graphs by file name, the contract, and rows (request and context together) to answer; `width` is that of the values.
 
-    `explanation` are the files that explain the answers of model.onnx (`deploy.explain.FILES`), those that there are.
+    `explanation` are the files that explain the answers of model.onnx (`records.explanation.FILES`), those that there are.
     """
 
     limits: Limits
@@ -104,18 +104,20 @@ def examine(task: Task) -> Report:
 
 def unexplained(task: Task) -> str:
     """Why the explanation is not one of the model; empty where it is, or there is none."""
-    from loopwright.deploy.explain import Reasons
     from loopwright.records.errors import PackageRefused
+    from loopwright.records.explanation import Reasons
     from loopwright.records.graph import Feeder, Graph
     from loopwright.records.graph_check import check_graph
 
     if not task.explanation:
         return ""
     try:
-        if before := task.explanation.get("explain.onnx"):
+        before = task.explanation.get("explain.onnx")
+        if before is not None:
             check_graph(before, name="explain.onnx")
         graph = Graph(task.graphs["model.onnx"])
-        reasons = Reasons(graph, task.columns, task.explanation)
+        explanation = task.explanation["explanation.msgpack"]
+        reasons = Reasons(graph, task.columns, explanation, None if before is None else Graph(before))
         if not task.rows:
             return ""
         answers = graph.run(Feeder(graph, task.columns)(task.rows), ["values" if task.width else "score"])

@@ -9,11 +9,11 @@ from onnx import TensorProto, helper
 from tests.deploy.loops import model_graph, package
 from tests.deploy.test_predict import endless
 
-from loopwright.deploy.probe import probe, probe_all
-from loopwright.deploy.sandbox import Limits, Report, Task
 from loopwright.records.errors import PackageRefused
 from loopwright.records.package import Golden
 from loopwright.records.packages import Package, Packages
+from loopwright.records.probe import probe, probe_all
+from loopwright.records.sandbox import Limits, Report, Task
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +138,11 @@ def test_of_many_packages_each_is_refused_for_its_own_fault(tmp_path: Path, monk
     greedy = changed(package(store, weight=0.3), model_onnx=hungry())
     many = [*made, wrong]
     assert probe_all(many).keys() == {wrong.digest}
-    monkeypatch.setattr("loopwright.deploy.probe.TOGETHER", 3)
+    monkeypatch.setattr("loopwright.records.probe.TOGETHER", 3)
     found = probe_all([greedy, *many])
     assert found.keys() == {wrong.digest, greedy.digest}
     assert "golden request" in found[wrong.digest]
-    run = getattr(sys.modules["loopwright.deploy.probe"], "_run")  # noqa: B009  # a name of its own module
+    run = getattr(sys.modules["loopwright.records.probe"], "_run")  # noqa: B009  # a name of its own module
 
     def dies_of_many(digest: str, tasks: list[Task], seconds: float) -> list[Report]:
         if len(tasks) > 1:
@@ -150,7 +150,7 @@ def test_of_many_packages_each_is_refused_for_its_own_fault(tmp_path: Path, monk
         return list(run(digest, tasks, seconds))
 
     with monkeypatch.context() as patched:
-        patched.setattr("loopwright.deploy.probe._run", dies_of_many)
+        patched.setattr("loopwright.records.probe._run", dies_of_many)
         assert probe_all(many).keys() == {wrong.digest}
     slow = probe_all(made, most_us=0.001)
     assert slow.keys() == {p.digest for p in made}
