@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from jsonschema import Draft202012Validator
 from tests.deploy.bodies import BAD, text
 from tests.deploy.loops import LOOP, flight, opened, package
 from tests.server.running import Client, Server, running, until
@@ -300,11 +301,28 @@ def test_bad_inference_requests(client: Client) -> None:
     assert client.post("/v2/models/nobody/infer", tensors()).status == 404
 
 
+def _arrays_without_items(schema: Any, at: str = "") -> list[str]:
+    """Where an array does not say what is in it: generated clients leave such a field out."""
+    if isinstance(schema, list):
+        return [found for i, each in enumerate(schema) for found in _arrays_without_items(each, f"{at}/{i}")]
+    if not isinstance(schema, dict):
+        return []
+    here = [at] if schema.get("type") == "array" and "items" not in schema else []
+    return here + [found for name, each in schema.items() for found in _arrays_without_items(each, f"{at}/{name}")]
+
+
 def test_contracts_are_described(client: Client) -> None:
     document = client.get("/openapi.json").json
     assert document["openapi"] == "3.1.0"
     described = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
     assert described == {(route.method, route.path.replace("{loop}", LOOP)) for route in DATA_ROUTES}
+    Draft202012Validator.check_schema({"$defs": document["components"]["schemas"]})
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names)
+    assert all(name.isidentifier() for name in names)
+    assert document["servers"][0]["url"] == "/"
+    assert _arrays_without_items(document) == []
     schema = document["components"]["schemas"][f"{LOOP}.request"]
     assert schema["properties"]["tail"]["type"] == ["string", "null"]
     assert "pushed_back_at" not in schema["required"]

@@ -52,7 +52,7 @@ def expected(client: Client, rows: list[dict[str, Any]]) -> list[dict[str, Any]]
 def test_a_client_of_triton_asks_what_there_is(tritons: Any) -> None:
     assert tritons.is_server_live()
     assert tritons.is_server_ready()
-    assert tritons.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert tritons.get_server_metadata()["extensions"][0] == "binary_tensor_data"
     [version] = tritons.get_model_metadata(LOOP)["versions"]
     assert tritons.is_model_ready(LOOP)
     assert tritons.is_model_ready(LOOP, version)
@@ -164,3 +164,72 @@ def test_a_page_of_another_site_is_not_taken_for_such_a_client(client: Client, s
     body = json.dumps({"inputs": []}).encode()
     assert client.post(INFER, body, content_type="", **site).status == 415
     assert client.post(INFER, body, content_type="text/plain").status == 415
+
+
+def test_a_client_of_triton_reads_the_repository(tritons: Any, client: Client, rows: list[dict[str, Any]]) -> None:
+    [version] = tritons.get_model_metadata(LOOP)["versions"]
+    assert tritons.get_model_repository_index() == [{"name": LOOP, "version": version, "state": "READY", "reason": ""}]
+    for model_version in ("", version):
+        config = tritons.get_model_config(LOOP, model_version)
+        assert {t["name"]: t["data_type"] for t in config["input"]}["delay"] == "TYPE_FP64"
+        assert {t["name"]: t["data_type"] for t in config["output"]}["label"] == "TYPE_BOOL"
+    assert next(t for t in config["input"] if t["name"] == "pushed_back_at")["optional"]
+    [before] = tritons.get_inference_statistics(LOOP)["model_stats"]
+    client.post(f"/loops/{LOOP}/predict", rows)
+    client.post(f"/loops/{LOOP}/predict", b"{")
+    [after] = tritons.get_inference_statistics(LOOP, version)["model_stats"]
+    assert after["inference_count"] - before["inference_count"] == len(rows)
+    assert after["inference_stats"]["success"]["count"] - before["inference_stats"]["success"]["count"] == 1
+    assert after["inference_stats"]["fail"]["count"] - before["inference_stats"]["fail"]["count"] == 1
+    assert after["inference_stats"]["success"]["ns"] > before["inference_stats"]["success"]["ns"]
+    assert [s["name"] for s in tritons.get_inference_statistics()["model_stats"]] == [LOOP]
+    for act in (tritons.load_model, tritons.unload_model):
+        with pytest.raises(InferenceServerException, match="loopwright release"):
+            act(LOOP)
+    assert tritons.is_model_ready(LOOP)
+
+
+def _plain(values: Any) -> list[Any]:
+    return [v.decode() if isinstance(v, bytes) else v for v in values.ravel().tolist()]
+
+
+def test_what_the_client_of_kserve_sends_is_answered(
+    client: Client, rows: list[dict[str, Any]], expected: list[dict[str, Any]]
+) -> None:
+    """`kserve.InferenceRESTClient` (0.15) writes the model into the body, and null for what it leaves open."""
+    tensors = [
+        {"name": name, "shape": list(values.shape), "datatype": datatype, "data": _plain(values), "parameters": {}}
+        for name, datatype, values in tensors_of(rows)
+    ]
+    body = {
+        "id": "q",
+        "model_name": LOOP,
+        "model_version": None,
+        "inputs": tensors,
+        "parameters": {"null": "-"},
+        "outputs": None,
+    }
+    answer = client.post(INFER, body)
+    assert answer.status == 200, answer.body
+    outputs = {o["name"]: o["data"] for o in answer.json["outputs"]}
+    assert outputs["score"] == pytest.approx([a["score"] for a in expected], abs=1e-6)
+    assert client.get("/v2/").json == client.get("/v2").json
+
+
+def test_protocol_v1_gets_the_answers_of_predict(
+    client: Client, rows: list[dict[str, Any]], expected: list[dict[str, Any]]
+) -> None:
+    assert client.get("/").json == {"status": "alive"}
+    assert client.get("/v1/models").json == {"models": [LOOP]}
+    assert client.get(f"/v1/models/{LOOP}").json == {"name": LOOP, "ready": True}
+    answer = client.post(f"/v1/models/{LOOP}:predict", {"instances": rows, "signature_name": "x"})
+    assert [a["score"] for a in answer.json["predictions"]] == pytest.approx([a["score"] for a in expected])
+    assert [a["label"] for a in answer.json["predictions"]] == [a["label"] for a in expected]
+    invalid: list[Any] = [{}, {"instances": []}, {"instances": 1}, [], {"instances": [{**rows[0], "delay": "late"}]}]
+    for bad in invalid:
+        refused = client.post(f"/v1/models/{LOOP}:predict", bad)
+        assert refused.status == 422
+        assert isinstance(refused.json["error"], str)
+    assert "delay" in refused.json["error"]
+    for path in ("/v1/models/nobody", "/v1/models/nobody:predict"):
+        assert client.ask("POST" if ":" in path else "GET", path, {} if ":" in path else None).status == 404

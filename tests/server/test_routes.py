@@ -17,8 +17,13 @@ def test_every_route_declares_its_permission() -> None:
 
 def test_only_health_is_public_and_whatever_changes_is_write() -> None:
     public = {r.path for r in DATA_ROUTES if r.permission == "public"}
-    models = {"/loops/{loop}/ready", "/v2/models/{loop}/ready", "/v2/models/{loop}/versions/{version}/ready"}
-    assert public == {"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"} | models
+    models = {
+        "/loops/{loop}/ready",
+        "/v2/models/{loop}/ready",
+        "/v2/models/{loop}/versions/{version}/ready",
+        "/v1/models/{loop}",
+    }
+    assert public == {"/", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready"} | models
     assert all(r.permission == "predict" for r in DATA_ROUTES if r.method == "POST")
     assert {(r.method, r.permission) for r in control_routes()} == {("GET", "read"), ("POST", "write")}
 

@@ -15,12 +15,12 @@ from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.services import InService
 from loopwright.records import failpoints
 from loopwright.records.clock import Clock
-from loopwright.records.errors import LoopwrightError, Overloaded, RequestTooLarge
+from loopwright.records.errors import LoopwrightError, Overloaded, RequestTooLarge, UsageError
 from loopwright.records.ids import new_id
 from loopwright.records.log_lines import LOG
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.supervision import down
-from loopwright.server import oip, openapi
+from loopwright.server import oip, openapi, repository
 from loopwright.server.access import Access
 from loopwright.server.asking import ask, asked_id, deadline, explains, given_id
 from loopwright.server.batches import Batches, Found
@@ -34,6 +34,10 @@ from loopwright.server.wire import is_plain
 INLINE_BYTES = 64 * 1024
 """A larger body is decoded, answered and encoded in a thread, so that the others are answered meanwhile."""
 
+
+_BODY_IGNORED = ("index", "load")
+_PROTOCOLS = (b"/v1/", b"/v2")
+"""Where an error's answer is that of the inference protocols."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -120,6 +124,14 @@ class DataPlane:
             "infer": self._infer,
             "model": self._model,
             "model_ready": self._model_ready,
+            "config": self._config,
+            "stats": self._stats,
+            "all_stats": self._stats,
+            "index": self._index,
+            "load": self._load,
+            "predict_instances": self._predict_instances,
+            "models": self._models,
+            "alive": self._alive,
             "live": self._live,
             "ready": self._ready,
             "server": self._server,
@@ -176,7 +188,7 @@ class DataPlane:
         status, code = status_of(error)
         self._count(request, code, status, id)
         described = describe(error, id)
-        if request.path.startswith(b"/v2"):
+        if request.path.startswith(_PROTOCOLS):
             described = oip.error(described)
         extra: tuple[tuple[bytes, bytes], ...] = ((b"retry-after", b"1"),) if status == 503 else ()
         return Reply(status, _encode(described), id=id, extra=extra)
@@ -192,6 +204,8 @@ class DataPlane:
         headers = request.headers
         if b"transfer-encoding" in headers and not is_plain(headers[b"transfer-encoding"]):
             return False
+        if request.route.handler in _BODY_IGNORED:
+            return True
         if request.route.handler == "infer" and oip.is_readable(headers):
             return headers.get(b"content-encoding", b"identity").lower() == b"identity"
         return _is_json(headers)
@@ -199,7 +213,7 @@ class DataPlane:
     def _refused(self, status: int, request: Request, id: str = "") -> Reply:
         reply = refusal(status, id or self._id_of(request.headers))
         self._count(request, CODES[status][0], status, reply.id)
-        if request.path.startswith(b"/v2"):
+        if request.path.startswith(_PROTOCOLS):
             reply = reply._replace(body=_encode(oip.error(describe_status(status, reply.id))))
         if status == 401:
             return reply._replace(extra=((b"www-authenticate", b'Bearer realm="loopwright"'),))
@@ -334,6 +348,51 @@ class DataPlane:
     def _model_ready(self, request: Request) -> Reply:
         self._model_of(request)
         return Reply(200, _encode({"name": request.loop, "ready": True}))
+
+    def _predict_instances(self, request: Request) -> Reply | None:
+        def decoded(asked: Request) -> Asked:
+            rows = self._router.service(asked.loop).decode.check(repository.instances(asked.body))
+            given = asked_id(asked.headers)
+
+            def reply(answers: list[Prediction]) -> Reply:
+                return Reply(200, _encode({"predictions": [self._seen(a) for a in answers]}), id=given.id if given else "")
+
+            return Asked(self, asked, ask(rows, given, self._until(asked)), reply)
+
+        return self._asked(request, decoded)
+
+    def _models(self, _: Request) -> Reply:
+        return Reply(200, _encode({"models": list(self._router.loops)}))
+
+    def _config(self, request: Request) -> Reply:
+        predictor = self._model_of(request).predictor
+        return Reply(200, _encode(repository.config(request.loop, predictor.digest, predictor.package.manifest)))
+
+    def _index(self, _: Request) -> Reply:
+        router = self._router
+        return Reply(200, _encode(repository.index(router.loops, router.unready, router.loaded)))
+
+    def _load(self, _: Request) -> Reply:
+        raise UsageError(repository.NOT_LOADED)
+
+    def _stats(self, request: Request) -> None:
+        """Of the loop in the path, or of those in memory."""
+        services = [self._model_of(request)] if request.loop else self._router.loaded
+        self._metrics.flush()
+
+        def work() -> Reply:
+            try:
+                found = self._metrics.statistics()
+                told = [(service.state.loop, service.predictor.digest) for service in services]
+                stats = [repository.statistics(loop, package, found[loop]) for loop, package in told]
+                return Reply(200, _encode({"model_stats": stats}))
+            except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer
+                return self.failed(request, error)
+
+        self.batches.aside(work, request.answer)
+
+    def _alive(self, _: Request) -> Reply:
+        return Reply(200, b'{"status":"alive"}')
 
     def _live(self, _: Request) -> Reply:
         return Reply(200, b'{"live":true}')

@@ -7,6 +7,7 @@ request is added up in memory and handed on once a second, so a worker that is k
 import os
 from bisect import bisect_left
 from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
@@ -20,6 +21,7 @@ from prometheus_client.registry import Collector
 from loopwright.deploy.shelf import Load
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.supervision import state, states
+from loopwright.server.repository import Statistics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -234,6 +236,26 @@ class Metrics:
         for loop in self._told_damaged | counts.keys():
             self._damaged.labels(loop).set(counts.get(loop, 0))
         self._told_damaged |= counts.keys()
+
+    def statistics(self) -> dict[str, Statistics]:
+        """What each loop has answered since the server was started, over all workers; this may be called in any thread."""
+        found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        fields = {
+            "loopwright_request_seconds_count": "requests",
+            "loopwright_request_seconds_sum": "seconds",
+            "loopwright_predictions_total": "rows",
+            "loopwright_runs_total": "runs",
+            "loopwright_request_errors_total": "failed",
+        }
+        for metric in self._registry.collect():
+            for sample in metric.samples:
+                if sample.name in fields:
+                    found[sample.labels["loop"]][fields[sample.name]] += sample.value
+        told: dict[str, Statistics] = defaultdict(Statistics)
+        for loop, values_ in found.items():
+            seconds = values_.pop("seconds", 0.0)
+            told[loop] = Statistics(seconds=seconds, **{name: int(value) for name, value in values_.items()})
+        return told
 
     def text(self) -> bytes:
         """Everything in Prometheus's text format."""

@@ -22,7 +22,7 @@ from loopwright.records.errors import FieldProblem, NotFound, RequestInvalid, Re
 from loopwright.records.package import Manifest, Output
 from loopwright.records.predictions.record import Contributions, Prediction
 
-EXTENSIONS = ("binary_tensor_data",)
+EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 EXPLAINED = ("contributions", "base")
 """The outputs that `explain=true` adds."""
 
@@ -136,13 +136,12 @@ class Tensors:
     ) -> None:
         if not isinstance(plain, dict):
             raise RequestInvalid([("body", "must be an object with `inputs`")])
+        plain = {
+            name: value for name, value in plain.items() if value is not None
+        }  # some clients send null for what is optional
         self.id = plain.get("id", "")
         if not isinstance(self.id, str):
             problems.append(FieldProblem("id", "must be text"))
-        problems += [
-            FieldProblem(str(name)[:80], "is not in the protocol")
-            for name in plain.keys() - {"id", "parameters", "inputs", "outputs"}
-        ]
         parameters = plain.get("parameters", {})
         if not isinstance(parameters, dict):
             problems.append(FieldProblem("parameters", "must be an object"))

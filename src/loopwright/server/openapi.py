@@ -1,5 +1,6 @@
 """An OpenAPI 3.1 description of the data plane, generated from the contracts of the loops in service."""
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from loopwright.deploy.services import InService
 from loopwright.records.declarations import Column
 from loopwright.records.package import Manifest, Output
 from loopwright.server.oip import DATATYPES, outputs
+from loopwright.server.repository import NOT_LOADED
 
 _TYPES: dict[str, dict[str, Any]] = {
     "float": {"type": "number"},
@@ -64,7 +66,7 @@ _TENSOR: dict[str, Any] = {
         "datatype": _TEXT,
         "shape": {"type": "array", "items": {"type": "integer"}},
         "parameters": {"type": "object"},
-        "data": {"type": "array"},
+        "data": {"type": "array", "items": {}},
     },
 }
 _OIP_ANSWER: dict[str, Any] = {
@@ -86,6 +88,55 @@ _OIP_MODEL: dict[str, Any] = {
         "platform": _TEXT,
         "inputs": {"type": "array", "items": _TENSOR},
         "outputs": {"type": "array", "items": _TENSOR},
+    },
+}
+_STATISTICS: dict[str, Any] = {
+    "type": "object",
+    "required": ["model_stats"],
+    "properties": {
+        "model_stats": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "version", "inference_count", "execution_count", "inference_stats"],
+                "properties": {
+                    "name": _TEXT,
+                    "version": _PACKAGE,
+                    "inference_count": {"type": "integer"},
+                    "execution_count": {"type": "integer"},
+                    "inference_stats": {"type": "object"},
+                },
+            },
+        }
+    },
+}
+_CONFIG_TENSOR: dict[str, Any] = {
+    "type": "object",
+    "required": ["name", "data_type", "dims"],
+    "properties": {"name": _TEXT, "data_type": _TEXT, "dims": {"type": "array", "items": {"type": "integer"}}},
+}
+_CONFIG: dict[str, Any] = {
+    "type": "object",
+    "required": ["name", "platform", "backend", "input", "output"],
+    "properties": {
+        "name": _TEXT,
+        "platform": _TEXT,
+        "backend": _TEXT,
+        "input": {"type": "array", "items": _CONFIG_TENSOR},
+        "output": {"type": "array", "items": _CONFIG_TENSOR},
+    },
+}
+_INDEX: dict[str, Any] = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["name", "state"],
+        "properties": {
+            "name": _TEXT,
+            "version": _TEXT,
+            "state": {"type": "string", "enum": ["READY", "UNAVAILABLE"]},
+            "reason": _TEXT,
+        },
     },
 }
 _ACCEPTED: dict[str, Any] = {
@@ -198,11 +249,19 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
                     body={_JSON: _one_or_many(_ref(f"{loop}.outcome"))},
                 )
             }
+        paths[f"/v1/models/{loop}"] = {
+            "get": _operation(f"Whether {loop} is ready", {"200": _answered(_ref("Ready"))}, oip=True)
+        }
+        paths[f"/v1/models/{loop}:predict"] = {"post": _predict_instances(loop)}
+        for action in ("load", "unload"):
+            paths[f"/v2/repository/models/{loop}/{action}"] = {"post": _operation(f"Refused: {NOT_LOADED}", {}, oip=True)}
         for place, parameters in ((f"/v2/models/{loop}", []), (f"/v2/models/{loop}/versions/{{version}}", [_VERSION])):
             paths |= _model_paths(loop, place, parameters)
+    _name_operations(paths)
     return {
         "openapi": "3.1.0",
         "info": {"title": "loopwright", "version": version},
+        "servers": [{"url": "/", "description": "the server that this document comes from"}],
         "security": [{}, {"token": []}],
         "paths": paths,
         "components": {
@@ -214,7 +273,9 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
 
 def _server_paths() -> dict[str, Any]:
     """What is there without a loop."""
+    alive = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string", "enum": ["alive"]}}}
     live = {"type": "object", "required": ["live"], "properties": {"live": {"type": "boolean"}}}
+    models = {"type": "object", "required": ["models"], "properties": {"models": {"type": "array", "items": _TEXT}}}
     server = {
         "type": "object",
         "required": ["name", "version", "extensions"],
@@ -223,15 +284,44 @@ def _server_paths() -> dict[str, Any]:
     text = {"description": "in Prometheus's text format", "content": {"text/plain": {"schema": _TEXT}}}
     ready = {"200": _answered(_ref("Ready")), "503": {**_answered(_ref("Ready")), "description": "not yet, or no longer"}}
     described = {
+        "/": _operation("Whether the server lives, as protocol V1 has it", {"200": _answered(alive)}),
         "/livez": _operation("Whether the server lives", {"200": _answered(live)}),
         "/readyz": _operation("Whether every loop can be served", ready),
         "/v2/health/live": _operation("Whether the server lives", {"200": _answered(live)}, oip=True),
         "/v2/health/ready": _operation("Whether every loop can be served", ready, oip=True),
         "/v2": _operation("Name, version and extensions", {"200": _answered(server)}, oip=True),
+        "/v2/": _operation("Name, version and extensions", {"200": _answered(server)}, oip=True),
+        "/v2/models/stats": _operation("Statistics of the loops in memory", {"200": _answered(_STATISTICS)}, oip=True),
+        "/v1/models": _operation("The loops that are to be served", {"200": _answered(models)}, oip=True),
         "/metrics": _operation("Metrics", {"200": text}),
         "/openapi.json": _operation("This document", {"200": _answered({"type": "object"})}),
     }
-    return {path: {"get": operation} for path, operation in described.items()}
+    index = {"post": _operation("The loops and what serves them", {"200": _answered(_INDEX)}, oip=True)}
+    return {path: {"get": operation} for path, operation in described.items()} | {"/v2/repository/index": index}
+
+
+def _name_operations(paths: dict[str, Any]) -> None:
+    """Give each operation a name that code can be made of, such as `post_loops_late_arrival_predict`."""
+    names: set[str] = set()
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            name = plain = re.sub("[^A-Za-z0-9]+", "_", f"{method}{path}").strip("_")
+            count = 1
+            while name in names:
+                count += 1
+                name = f"{plain}_{count}"
+            names.add(name)
+            operation["operationId"] = name
+
+
+def _predict_instances(loop: str) -> dict[str, Any]:
+    """Protocol V1's prediction."""
+    rows = {"type": "array", "items": _ref(f"{loop}.request"), "minItems": 1, "maxItems": 10_000}
+    body = {"type": "object", "required": ["instances"], "properties": {"instances": rows}}
+    answer = {"type": "array", "items": _ref(f"{loop}.answer")}
+    answered = {"type": "object", "required": ["predictions"], "properties": {"predictions": answer}}
+    summary = f"Predict for {loop}, by protocol V1"
+    return _operation(summary, {"200": _answered(answered, traced=True)}, body={_JSON: body}, parameters=_asked(), oip=True)
 
 
 def _model_paths(loop: str, place: str, parameters: list[Any]) -> dict[str, Any]:
@@ -251,6 +341,12 @@ def _model_paths(loop: str, place: str, parameters: list[Any]) -> dict[str, Any]
         place: {"get": _operation(f"Tensors of {loop}", {"200": _answered(_ref("Model"))}, parameters=parameters, oip=True)},
         f"{place}/ready": {
             "get": _operation(f"Whether {loop} is ready", {"200": _answered(_ref("Ready"))}, parameters=parameters, oip=True)
+        },
+        f"{place}/config": {
+            "get": _operation(f"Configuration of {loop}", {"200": _answered(_CONFIG)}, parameters=parameters, oip=True)
+        },
+        f"{place}/stats": {
+            "get": _operation(f"Statistics of {loop}", {"200": _answered(_STATISTICS)}, parameters=parameters, oip=True)
         },
         f"{place}/infer": {"post": infer},
     }
@@ -275,7 +371,6 @@ def _tensors(manifest: Manifest) -> dict[str, Any]:
     }
     return {
         "type": "object",
-        "additionalProperties": False,
         "required": ["inputs"],
         "properties": {
             "id": _TEXT,
