@@ -4,9 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.postgres import Postgres, find_binaries
 from tests.redis import RedisServer, find_binary
 from tests.services import needed
+from tests.waiting import PATIENCE_SECONDS
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 import loopwright  # noqa: F401 - before any test imports onnxruntime, whose telemetry it switches off
 
@@ -32,7 +37,9 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def redis_server() -> Iterator[RedisServer]:
     """A Redis server."""
     server = RedisServer(needed(find_binary(), "Redis", "redis-server"))
-    yield server
+    with pytest.MonkeyPatch.context() as patched:  # a busy machine answers all the same, only later
+        patched.setattr("loopwright.records.online.redis.READ_SECONDS", PATIENCE_SECONDS)
+        yield server
     server.remove()
 
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import psycopg
+from tests.waiting import PATIENCE_SECONDS
 
 
 def find_binaries() -> Path | None:
@@ -57,7 +58,7 @@ class Postgres:
         drop = [*self._drop, "--pdeathsig=QUIT"] if self._drop else []
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([*drop, *command], cwd=self.folder, stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 psycopg.connect(self.url("postgres"), connect_timeout=2).close()
@@ -72,7 +73,7 @@ class Postgres:
         """Stop the server at once, as a crash would."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(30)
+            self._process.wait(PATIENCE_SECONDS)
             self._process = None
 
     def url(self, database: str) -> str:

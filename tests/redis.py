@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from redis import Redis
+from tests.waiting import PATIENCE_SECONDS
 
 PASSWORD = "tests-only"
 
@@ -46,10 +47,10 @@ class RedisServer:
         }
         command = [self._binary, *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                with Redis.from_url(self.url, socket_timeout=1) as client:
+                with Redis.from_url(self.url, socket_timeout=PATIENCE_SECONDS) as client:
                     client.ping()
             except Exception:  # noqa: BLE001  # whatever it is, it is not up yet
                 if time.monotonic() > deadline or self._process.poll() is not None:
@@ -62,7 +63,7 @@ class RedisServer:
         """Stop it at once, as a crash would; what it held is gone."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(30)
+            self._process.wait(PATIENCE_SECONDS)
             self._process = None
 
     def empty(self) -> str:

@@ -4,12 +4,12 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from tests.waiting import PATIENCE_SECONDS, until
 
 from loopwright.cli.main import table
 
@@ -91,7 +91,7 @@ def test_python_examples_run(page: Path, tmp_path: Path) -> None:
         env=environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -145,7 +145,7 @@ def test_a_newcomer_can_type_it_in(tmp_path: Path) -> None:
     finally:
         if server is not None:
             server.terminate()
-            server.wait(30)
+            server.wait(PATIENCE_SECONDS)
 
 
 def commands(text: str) -> Iterator[str]:
@@ -155,19 +155,16 @@ def commands(text: str) -> Iterator[str]:
 
 
 def typed(line: str, folder: Path, env: dict[str, str]) -> None:
-    done = subprocess.run(["/bin/bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(["/bin/bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"$ {line}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 
 def where(folder: Path, server: subprocess.Popen[bytes]) -> str:
     """Waits until the server says where it is."""
-    for _ in range(300):
-        assert server.poll() is None, (folder / "serve.log").read_text()[-3000:]
-        file = folder / ".loopwright" / "serve.json"
-        if file.is_file():
-            return str(msgspec.json.decode(file.read_bytes())["data"]).removeprefix("http://")
-        time.sleep(0.1)
-    raise AssertionError("the server did not say that it is ready")
+    file = folder / ".loopwright" / "serve.json"
+    until(lambda: file.is_file() or server.poll() is not None)
+    assert server.poll() is None, (folder / "serve.log").read_text()[-3000:]
+    return str(msgspec.json.decode(file.read_bytes())["data"]).removeprefix("http://")
 
 
 def test_every_guarantee_names_its_check() -> None:

@@ -72,13 +72,13 @@ def test_serve_says_where_it_is_and_ends_in_order(tmp_path: Path) -> None:
         try:
             assert server.stdout is not None
             ready = json.loads(server.stdout.readline())
-            with urllib.request.urlopen(ready["control"] + "/", timeout=30) as reply:
+            with urllib.request.urlopen(ready["control"] + "/", timeout=600) as reply:
                 assert b"loopwright demo" in reply.read()
                 assert "default-src 'self'" in reply.headers["content-security-policy"]
-            with urllib.request.urlopen(ready["data"] + "/livez", timeout=30) as reply:
+            with urllib.request.urlopen(ready["data"] + "/livez", timeout=600) as reply:
                 assert reply.status == 200
             server.send_signal(signal.SIGTERM)
-            rest, _ = server.communicate(timeout=30)
+            rest, _ = server.communicate(timeout=600)
             assert (server.returncode, rest) == (0, "")
         finally:
             server.kill()

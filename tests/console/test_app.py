@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from tests.console import sample
 from tests.console.browser import browser, served
+from tests.waiting import PATIENCE_SECONDS
 
 from loopwright.console.app import PAGES, routes, routes_over
 from loopwright.console.pages import home_page
@@ -131,7 +132,7 @@ def address() -> Iterator[str]:
 def get(url: str) -> tuple[int, Any, bytes]:
     try:
         reply: HTTPResponse
-        with urllib.request.urlopen(url, timeout=30) as reply:
+        with urllib.request.urlopen(url, timeout=600) as reply:
             return reply.status, reply.headers, reply.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -300,6 +301,7 @@ def test_in_a_browser_nothing_is_refused_or_too_wide(address: str) -> None:
         for width, theme in ((1280, "light"), (390, "dark")):
             context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)  # type: ignore[arg-type]  # a literal
             page = context.new_page()
+            page.set_default_timeout(1000 * PATIENCE_SECONDS)
             page.on("console", lambda message: said.append(message.text))
             page.on("pageerror", lambda error: said.append(str(error)))
             page.on("requestfailed", lambda request: said.append(request.url))

@@ -1,7 +1,6 @@
 import shutil
 import socket
 import threading
-import time
 from datetime import timedelta
 from pathlib import Path
 from threading import Barrier, Thread
@@ -9,6 +8,7 @@ from threading import Barrier, Thread
 import msgspec
 import pytest
 from tests.deploy.loops import LANDINGS, LOOP, NOW, opened, package
+from tests.waiting import PATIENCE_SECONDS
 
 from loopwright.deploy import controller, served
 from loopwright.records.clock import SimulatedClock
@@ -172,16 +172,15 @@ def test_a_rollback_does_not_wait_for_a_ledger_that_does_not_answer(tmp_path: Pa
         first, second = package(home.packages).digest, package(home.packages, weight=0.06).digest
         for digest in (first, second):
             controller.release(home, LOOP, digest, why="by hand")
-        url = f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/none?connect_timeout=3"
+        url = f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/none?connect_timeout=3600"
         down = Home(Settings(home=home.path, ledger=url, by="ann"), home.clock)
-        began = time.monotonic()
         act.rollback(down, LOOP, why="the network is gone")
-        assert time.monotonic() - began < 2
         copy = served.read(served.path_of(home, LOOP))
         assert copy is not None
         assert (copy.state.arms[0].package, copy.unrecorded) == (first, True)
         served.follow(home)
         assert [s.record.by for s in controller.history(home, LOOP)] == ["tests", "tests", "ann"]
+        silent.close()
         for thread in threading.enumerate():
             if thread.name == "rollback":
-                thread.join(10)
+                thread.join(PATIENCE_SECONDS)

@@ -10,6 +10,7 @@ from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 from tests.deploy.loops import LOOP, NOW, REQUESTS, Weather, flight, opened, package
 from tests.receiver import Receiver, receiving
+from tests.waiting import PATIENCE_SECONDS
 
 from loopwright.deploy import controller, events
 from loopwright.deploy.events import EventCursor, Events, Told
@@ -140,7 +141,7 @@ def test_a_round_has_an_end(home: Home, receiver: Receiver, monkeypatch: pytest.
     monkeypatch.setattr(events, "ROUND_SECONDS", -1.0)
     assert Events(home).tell(LOOP) == Told(events=0)
     assert receiver.posted == []
-    monkeypatch.setattr(events, "ROUND_SECONDS", 10.0)
+    monkeypatch.setattr(events, "ROUND_SECONDS", PATIENCE_SECONDS)
     assert Events(home).tell(LOOP) == Told(events=2)
 
 

@@ -1,5 +1,4 @@
 import math
-import time
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +16,7 @@ from tests.redis import RedisServer
 from loopwright.data.examples import unit_sql
 from loopwright.deploy.decode import Decoder
 from loopwright.deploy.overrun import Overruns
-from loopwright.deploy.predict import Predictor, unit_of
+from loopwright.deploy.predict import MOST_FAILURES, Predictor, unit_of
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import PackageRefused, Unavailable
@@ -137,10 +136,11 @@ def test_a_redis_that_goes_down_is_missing_context_and_prediction_goes_on(
     with closing(open_online(redis_server.empty(), tmp_path)) as store:
         store.write("weather", [("JFK", pack([NOW_US], [[NOW_US, 30.0, 41.0]]))], Fed(1, NOW_US, NOW_US))
         predictor = ready(packages, store)
+        store._now = lambda: 0.0  # type: ignore[attr-defined]  # what is looked up now is fresh until FRESH_SECONDS
         assert predictor.answer([row()])[0].context == {"wind": 30.0, "gust": 41.0}
+        store._now = lambda: FRESH_SECONDS  # type: ignore[attr-defined]
         redis_server.stop()
         try:
-            time.sleep(2 * FRESH_SECONDS)
             (answer,) = predictor.answer([row()])
             assert (answer.context, answer.flags) == ({"wind": None, "gust": None}, ["missing_context:weather"])
             assert answer.score == pytest.approx(expected(12.5, wind=8.0), abs=1e-6)
@@ -192,12 +192,25 @@ def test_where_the_model_fails_the_heuristic_answers(packages: Packages, fails: 
     assert answers[4].score == pytest.approx(expected(30.0), abs=1e-6)
 
 
+class Counted:
+    """The model of a predictor, which counts how often it is asked."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.runs, self._model = 0, predictor._model
+        predictor._model = self  # type: ignore[assignment]  # it is called alike
+
+    def __call__(self, *arguments: Any) -> Any:
+        assert self._model is not None
+        self.runs += 1
+        return self._model(*arguments)
+
+
 def test_a_model_that_always_fails_costs_a_bounded_number_of_runs(packages: Packages) -> None:
     predictor = ready(packages, model=model_graph(fails="error"))
-    started = time.perf_counter()
-    answers = predictor.answer([row(i, delay=100.0) for i in range(5000)])
+    model = Counted(predictor)
+    answers = predictor.answer([row(i, delay=100.0) for i in range(5000)], seconds=math.inf)
     assert all(a.flags == ["degraded"] for a in answers)
-    assert time.perf_counter() - started < 5
+    assert 1 < model.runs <= MOST_FAILURES
 
 
 def test_when_the_heuristic_fails_as_well_there_is_no_answer(packages: Packages) -> None:
@@ -241,23 +254,22 @@ def endless() -> bytes:
     return data
 
 
-def test_a_run_that_overruns_is_stopped_and_the_model_rests(packages: Packages) -> None:
+def test_a_run_that_overruns_is_stopped_and_the_model_rests(packages: Packages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loopwright.deploy.predict.REST_SECONDS", 600.0)
     predictor = ready(packages, overruns=Overruns(), model=endless(), golden=[Golden(request={}, context={}, score=0.0)])
-    started = time.perf_counter()
+    model = Counted(predictor)
     answers = predictor.answer([row(1, delay=90.0), row(2, delay=1.0)])
-    assert time.perf_counter() - started < 4
     assert [(a.score, a.flags) for a in answers] == [(1.0, ["degraded"]), (0.0, ["degraded"])]
-    started = time.perf_counter()
     assert predictor.answer([row()])[0].flags == ["degraded"]
-    assert time.perf_counter() - started < 0.5
+    assert model.runs == 1, "it rests"
 
 
 def test_a_run_that_had_little_time_left_is_stopped_and_not_held_against_the_model(packages: Packages) -> None:
     predictor = ready(packages, overruns=Overruns(), model=endless(), golden=[Golden(request={}, context={}, score=0.0)])
+    model = Counted(predictor)
     for _ in range(2):
-        started = time.perf_counter()
         assert predictor.answer([row(1, delay=90.0)], seconds=0.05)[0].flags == ["degraded"]
-        assert 0.05 <= time.perf_counter() - started < 0.9, "the model rests, or was not stopped"
+    assert model.runs == 2, "it does not rest"
 
 
 def test_where_no_time_is_left_the_heuristic_answers(packages: Packages) -> None:
@@ -288,11 +300,3 @@ def test_units_are_the_text_that_examples_outcomes_and_context_use_too() -> None
     sql = unit_sql(Table("t", columns, ["a"], "d"), list(values))
     rows = "SELECT 'x' AS a, true AS b, 7 AS c, make_timestamptz(1700000000000000) AS d"
     assert duckdb.execute(f"SELECT {sql} FROM ({rows})").fetchall() == [(unit_of(values, list(values)),)]
-
-
-def test_thousands_of_rows_are_quick(packages: Packages) -> None:
-    predictor = ready(packages)
-    rows = [row(i) for i in range(20_000)]
-    started = time.perf_counter()
-    predictor.answer(rows)
-    assert (time.perf_counter() - started) / 20_000 < 80e-6

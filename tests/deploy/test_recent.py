@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.deploy.loops import LOOP, NOW_US
+from tests.waiting import PATIENCE_SECONDS
 
 from loopwright.deploy import recent
 from loopwright.deploy.recent import Claim, Earlier, Recent
@@ -77,13 +78,15 @@ def test_what_was_not_answered_is_free_again(path: Path) -> None:
     assert isinstance(table.claim(LOOP, "x", B), Claim)
 
 
-def test_who_is_second_waits_for_the_first(path: Path) -> None:
+def test_who_is_second_waits_for_the_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = Recent(path), Recent(path)
     claim = mine(first.claim(LOOP, "x", A))
     with pytest.raises(Overloaded, match="is being answered"):
         second.claim(LOOP, "x", A)
     with pytest.raises(RequestConflict):
         second.claim(LOOP, "x", B)
+
+    monkeypatch.setattr(recent, "PATIENCE_SECONDS", PATIENCE_SECONDS)
 
     def soon() -> None:
         time.sleep(0.01)

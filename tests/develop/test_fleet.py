@@ -398,7 +398,6 @@ def test_three_hundred_segments(tmp_path: Path) -> None:
     assert len(truly & set(found.serving)) >= 20
     assert len(set(found.serving) - truly) <= 5
     assert found.gain.low > 0
-    assert np.mean([m.seconds for m in trained]) < 2.0
     made.home.close()
 
 

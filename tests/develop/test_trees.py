@@ -33,7 +33,12 @@ def summed(part: Any, matrix: Array, *, exact: bool) -> Array:
     return Graph(graph.SerializeToString()).run({"x": matrix})["y"][:, 0]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(st.floats(allow_nan=False))
 def test_floor_is_the_largest_float32_not_above(value: float) -> None:
     floor = float(floor_float32(np.array([value]))[0])

@@ -183,7 +183,7 @@ def test_the_report_and_the_pages_speak_of_the_task(lived: Lived, tmp_path: Path
     id = predictions(lived.home, lived.case.loop.name)["_id"][0].as_py()
     with served(list(routes(lived.home))) as address:
         shown, traced, plain = (
-            urllib.request.urlopen(f"{address}/{path}", timeout=30).read().decode()
+            urllib.request.urlopen(f"{address}/{path}", timeout=600).read().decode()
             for path in (f"loops/{lived.case.loop.name}", f"predictions/{id}", f"predictions/{id}.json")
         )
     assert ("No value table is declared" in shown) == (not valued)

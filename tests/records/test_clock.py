@@ -20,7 +20,7 @@ def test_the_real_clock_goes_on() -> None:
     first = clock.now()
     while clock.now() == first:
         pass
-    assert timedelta(0) < clock.now() - first < timedelta(seconds=5)
+    assert clock.now() > first
 
 
 def test_a_simulated_clock_stands_still_until_told() -> None:

@@ -57,9 +57,9 @@ def test_a_short_write_stores_half_and_says_so(tmp_path: Path) -> None:
 
 def test_a_delay_waits() -> None:
     failpoints.arm("log.answered=delay:0.05")
-    began = time.perf_counter()
+    began = time.monotonic()
     failpoints.hit("log.answered")
-    assert time.perf_counter() - began >= 0.05
+    assert time.monotonic() - began >= 0.05
 
 
 @pytest.mark.parametrize(("action", "stored"), [("kill", b""), ("tear", b"1234")])

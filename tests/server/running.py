@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
+from tests.waiting import PATIENCE_SECONDS
+from tests.waiting import until as until
 
 from loopwright.records.home import Home
 from loopwright.server.supervisor import Serving
@@ -45,7 +46,7 @@ class Client:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self.host, self.port = str(parts.hostname), int(parts.port or 0)
-        self._connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
+        self._connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE_SECONDS)
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
         """One request. A body that is not bytes is sent as JSON; header names are written with _ for -."""
@@ -108,7 +109,7 @@ class Server:
                         os.kill(pid, number)
                     except ProcessLookupError:
                         continue
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE_SECONDS)
 
 
 @contextmanager
@@ -138,11 +139,3 @@ def running(home: Home, *, workers: int = 1, tend: bool = False, check: bool = T
         server.stop(signal.SIGKILL)
         server.close()
         process.stdout.close()  # type: ignore[union-attr]  # it was opened
-
-
-def until(happened: Any, seconds: float = 10.0) -> None:
-    """Wait until a function is true."""
-    limit = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.02)

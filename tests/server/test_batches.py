@@ -1,6 +1,7 @@
 """The queue of one worker, with a real router: what waits together is answered together, and nobody is forgotten."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from tests.deploy.bodies import text
 from tests.deploy.loops import LOOP, Weather, flight, opened, package
+from tests.waiting import PATIENCE_SECONDS
 
 from loopwright.deploy import controller
 from loopwright.deploy.router import Ask, Router
@@ -78,7 +80,7 @@ def run(router: Router, work: Callable[[Batches, Metrics], Awaitable[None]]) -> 
     queue = Batches(router, metrics)
 
     async def main() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await work(queue, metrics)
 
     try:
@@ -174,21 +176,41 @@ def test_a_loop_that_is_gone_is_told_to_each_that_waits(router: Router) -> None:
     assert all(isinstance(asker.got, Exception) for asker in askers)
 
 
-def test_answers_of_a_durable_loop_wait_for_the_disk_and_batches_go_on(durable: Router) -> None:
-    failpoints.arm("log.sync=delay:0.2@1")
+class Disk:
+    """Counts the syncs of the log; the first one waits for `go`."""
+
+    def __init__(self) -> None:
+        self.syncs, self.go = 0, threading.Event()
+
+    def hit(self, point: str) -> None:
+        """In place of `failpoints.hit`."""
+        if point == "log.sync":
+            self.syncs += 1
+            if self.syncs == 1:
+                assert self.go.wait(PATIENCE_SECONDS)
+
+
+def test_durable_answers_wait_for_the_disk_while_batches_run_and_share_syncs(
+    durable: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk()
+    monkeypatch.setattr(failpoints, "hit", disk.hit)
     first, later = Asker(durable, 1), [Asker(durable, i) for i in range(2, 6)]
 
     async def work(queue: Batches, metrics: Metrics) -> None:
         queue.put(LOOP, first)
-        await asyncio.sleep(0.05)
-        for asker in later:
+        while not disk.syncs:
+            await asyncio.sleep(0)
+        for number, asker in enumerate(later, 2):
             queue.put(LOOP, asker)
-            await asyncio.sleep(0.01)
-        assert first.got is None
-        assert runs(metrics) == 5, "the next batches ran while the first one waited for the disk"
+            while runs(metrics) < number:  # the next batches run while the first one waits for the disk
+                await asyncio.sleep(0)
+        assert all(asker.got is None for asker in [first, *later])
+        disk.go.set()
         await answered([first, *later])
 
     run(durable, work)
+    assert disk.syncs == 2, "one for the first, one for all that waited meanwhile"
     assert first.at <= min(asker.at for asker in later)
     assert [asker.units for asker in [first, *later]] == [[f"UA{i}"] for i in range(1, 6)]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.deploy.loops import NOW
-from tests.server.running import until
+from tests.waiting import until
 
 from loopwright.records.clock import SimulatedClock
 from loopwright.server.child import LONGEST_PAUSE, Child

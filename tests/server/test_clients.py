@@ -107,7 +107,7 @@ def test_curl(client: Client, rows: list[dict[str, Any]], expected: list[dict[st
     curl = needed(shutil.which("curl"), "curl", "curl")
     tensors = [{"name": n, "datatype": t, "shape": [3], "data": [row[n] for row in rows]} for n, t in KINDS.items()]
     command = [curl, "-sS", "-H", "Content-Type: application/json", "-d", "@-", f"http://{client.host}:{client.port}{INFER}"]
-    done = subprocess.run(command, input=json.dumps({"inputs": tensors}), capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, input=json.dumps({"inputs": tensors}), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     found = {o["name"]: o["data"] for o in json.loads(done.stdout)["outputs"]}
     assert found["score"] == pytest.approx([a["score"] for a in expected], abs=1e-6)
@@ -121,7 +121,7 @@ def test_a_client_written_from_the_specification(
 
     def ask(path: str, body: bytes | None = None, **headers: str) -> tuple[dict[str, str], bytes]:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        with urllib.request.urlopen(urllib.request.Request(url + path, body, named), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url + path, body, named), timeout=600) as answer:
             return {k.lower(): v for k, v in answer.headers.items()}, answer.read()
 
     metadata = json.loads(ask(f"/v2/models/{LOOP}")[1])

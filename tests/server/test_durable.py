@@ -4,13 +4,12 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
 from tests.deploy.loops import LOOP, flight, opened, package
-from tests.server.running import Client, running
+from tests.server.running import running
+from tests.waiting import until
 
 from loopwright.deploy import controller
 from loopwright.records.clock import RealClock
@@ -47,10 +46,15 @@ def test_the_answer_is_sent_after_the_write_and_the_sync(tmp_path: Path) -> None
         ]
         tracer = subprocess.Popen([*command, "-p", str(server.state.workers[0])], stderr=subprocess.PIPE)
         try:
-            deadline = time.perf_counter() + 10
             ids: list[str] = []
-            while time.perf_counter() < deadline and (not calls.exists() or len(ids) < 20):
+
+            def traced() -> bool:
                 ids.append(client.post(PREDICT, flight(len(ids))).json["id"])
+                return tracer.poll() is not None or (
+                    calls.exists() and len(ids) >= 20 and ids[-5] in calls.read_text(errors="replace")
+                )
+
+            until(traced)
         finally:
             tracer.terminate()
             _, told = tracer.communicate()
@@ -89,29 +93,6 @@ def test_what_cannot_be_made_durable_is_served_or_refused_and_counted(
     logged = set(predictions(home, LOOP, columns=["_id"])["_id"].to_pylist())
     assert {a.json["id"] for i, a in enumerate(answers) if i != fails} <= logged
     assert commit(home, LOOP, final=True).problems == []
-
-
-def test_syncs_are_shared_by_those_that_wait(tmp_path: Path) -> None:
-    home = durable(tmp_path / "home")
-    with running(home, LOOPWRIGHT_FAILPOINTS="log.sync=delay:0.05") as server:
-        client = server.data()
-        began = time.perf_counter()
-        client.post(PREDICT, flight())
-        assert time.perf_counter() - began >= 0.05
-
-        def ask(number: int, own: Client) -> None:
-            for i in range(4):
-                assert own.post(PREDICT, flight(100 * number + i)).status == 200
-
-        began = time.perf_counter()
-        threads = [threading.Thread(target=ask, args=(number, server.data())) for number in range(16)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        took = time.perf_counter() - began
-    assert took < 64 * 0.05 / 2, "64 answers, each with a sync of its own, take over 3 seconds"
-    assert predictions(home, LOOP).num_rows == 65
 
 
 FULL = """
@@ -174,7 +155,7 @@ def test_a_full_disk_is_met_and_once_there_is_room_logging_goes_on(tmp_path: Pat
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[2],
-        timeout=60,
+        timeout=600,
     )
     if "mounted" not in done.stdout:
         pytest.skip(f"no file system of one's own may be mounted here: {done.stderr[-300:]}")

@@ -4,7 +4,6 @@ import signal
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -16,8 +15,9 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tests.deploy.loops import EVER, LOOP, NOW_US, flight, opened, package
-from tests.server.running import TOKEN, Server, running, until
+from tests.server.running import TOKEN, Server, running
 from tests.server.test_oip import tensors_of
+from tests.waiting import PATIENCE_SECONDS, until
 from tritonclient.grpc import service_pb2 as messages_of_triton
 from tritonclient.utils import InferenceServerException
 
@@ -27,6 +27,7 @@ from loopwright.records.errors import Overloaded, RequestMalformed, RequestTooLa
 from loopwright.records.ids import is_trace_id
 from loopwright.records.online.steps import Fed, pack
 from loopwright.records.predictions.read import find
+from loopwright.server import grpc as grpc_door
 from loopwright.server import grpc_limits
 from loopwright.server.grpc import messages, parse
 from loopwright.server.grpc_limits import Arrivals, Late
@@ -82,7 +83,7 @@ def called(channel: Any, request: Any, method: str = "ModelInfer", **more: Any) 
     kind = messages()[method.removesuffix("Infer") + "InferResponse" if method == "ModelInfer" else f"{method}Response"]
     call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}", response_deserializer=kind.FromString)
     body = request if isinstance(request, bytes) else request.SerializeToString()
-    return call(body, timeout=10, **more)
+    return call(body, timeout=PATIENCE_SECONDS, **more)
 
 
 def refused(act: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
@@ -148,7 +149,7 @@ def test_ids_and_traces_are_those_of_the_caller(channel: Any, server: Server) ->
     call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
     body = typed(1).SerializeToString()
     for metadata, wanted in (((("traceparent", f"00-{trace}-00f067aa0ba902b7-01"),), trace), ((("x-request-id", id),), id)):
-        _, done = call.with_call(body, metadata=metadata, timeout=10)
+        _, done = call.with_call(body, metadata=metadata, timeout=PATIENCE_SECONDS)
         told = dict(done.trailing_metadata())
         assert told["x-request-id"] == wanted
         logged = find(server.home, wanted)
@@ -230,24 +231,24 @@ def test_a_message_over_the_limit_is_refused(channel: Any) -> None:
 
 
 def test_a_large_call_does_not_hold_up_the_others(channel: Any, client: Any) -> None:
-    slowest = 0.0
+    """Health is answered while it is decoded and run: again and again, for as long as the large call takes."""
+    answered = 0
     large = threading.Thread(target=called, args=(channel, typed(10_000)))
     large.start()
     while large.is_alive():
-        started = time.monotonic()
         assert client.is_server_live()
-        slowest = max(slowest, time.monotonic() - started)
+        answered += 1
     large.join()
-    assert slowest < 1.0
+    assert answered >= 3
 
 
 def test_health_as_grpc_has_it(channel: Any) -> None:
     check = channel.unary_unary("/grpc.health.v1.Health/Check")
     for service in (b"", b"inference.GRPCInferenceService", LOOP.encode()):
-        assert check(b"\x0a%c%b" % (len(service), service), timeout=5) == b"\x08\x01"
-    assert refused(lambda: check(b"\x0a\x07unknown", timeout=5))[0] is grpc.StatusCode.NOT_FOUND
+        assert check(b"\x0a%c%b" % (len(service), service), timeout=PATIENCE_SECONDS) == b"\x08\x01"
+    assert refused(lambda: check(b"\x0a\x07unknown", timeout=PATIENCE_SECONDS))[0] is grpc.StatusCode.NOT_FOUND
     assert (
-        refused(lambda: channel.unary_unary("/inference.GRPCInferenceService/Nothing")(b"", timeout=5))[0]
+        refused(lambda: channel.unary_unary("/inference.GRPCInferenceService/Nothing")(b"", timeout=PATIENCE_SECONDS))[0]
         is grpc.StatusCode.UNIMPLEMENTED
     )
 
@@ -414,11 +415,20 @@ def nested(tag: int, body: bytes) -> bytes:
         nested(5, nested(5, b"\x42\x00" * 9_000)) * 400,  # a little too much in each of many
     ],
 )
-def test_messages_are_bounded_before_they_are_parsed(bomb: bytes) -> None:
-    started = time.process_time()
+def test_messages_are_bounded_before_they_are_parsed(monkeypatch: pytest.MonkeyPatch, bomb: bytes) -> None:
+    """Of millions of parts no more are looked at than a message may have."""
+    numbers = 0
+    read_number = grpc_door._varint
+
+    def counted(body: bytes, at: int) -> tuple[int, int]:
+        nonlocal numbers
+        numbers += 1
+        return read_number(body, at)
+
+    monkeypatch.setattr(grpc_door, "_varint", counted)
     with pytest.raises(RequestTooLarge):
         parse("ModelInferRequest", bomb)
-    assert time.process_time() - started < 2
+    assert numbers <= 2 * (grpc_door.MOST_FIELDS_IN_ALL + 1)  # a tag and a length each
 
 
 def test_large_messages_are_read_like_small_ones() -> None:
@@ -466,11 +476,11 @@ def test_calls_that_were_begun_are_answered_at_sigterm(tmp_path: Any) -> None:
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
-        assert answered.wait(10)
+        assert answered.wait(PATIENCE_SECONDS)
         server.process.send_signal(signal.SIGTERM)
         for thread in threads:
-            thread.join(20)
-        assert server.process.wait(20) == 0
+            thread.join(PATIENCE_SECONDS)
+        assert server.process.wait(PATIENCE_SECONDS) == 0
     assert {o for o in outcomes if o is not None} == {grpc.StatusCode.UNAVAILABLE}, "refused, not cut off"
 
 
@@ -485,7 +495,7 @@ def test_noise_gets_a_refusal_and_the_worker_lives(channel: Any, server: Server)
             at = random.randrange(len(body))
             body[at : at + random.choice([0, 1, 1, 4])] = random.randbytes(random.choice([0, 1, 1, 3]))
         try:
-            call(bytes(body), timeout=10)
+            call(bytes(body), timeout=PATIENCE_SECONDS)
         except grpc.RpcError as error:
             codes.add(error.code())
             said.append(error.details())
@@ -499,7 +509,7 @@ def test_noise_gets_a_refusal_and_the_worker_lives(channel: Any, server: Server)
 def test_a_worker_that_is_killed_is_stood_in_for(server: Server) -> None:
     before = server.state.workers
     os.kill(before[0], signal.SIGKILL)
-    until(lambda: all(server.state.workers) and server.state.workers[0] != before[0], 30)
+    until(lambda: all(server.state.workers) and server.state.workers[0] != before[0])
     for _ in range(4):  # each channel is a connection of its own, to either worker
         with grpc.insecure_channel(server.state.grpc, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
             assert called(channel, typed(1), wait_for_ready=True).outputs

@@ -14,6 +14,7 @@ import uvloop
 from tests.deploy.bodies import text
 from tests.deploy.loops import LOOP, flight
 from tests.server.running import Client
+from tests.waiting import PATIENCE_SECONDS, until
 
 from loopwright.records.ids import is_trace_id
 from loopwright.server import http
@@ -25,20 +26,18 @@ REQUEST = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 
 
 def send(client: Client, *parts: bytes, pause: float = 0.0) -> bytes:
-    """Send parts on a fresh connection and read until it is closed or silent for a while."""
-    with socket.create_connection((client.host, client.port), 5) as raw:
-        try:
+    """Send parts on a fresh connection, say that there is nothing more, and read until it is closed."""
+    with socket.create_connection((client.host, client.port), PATIENCE_SECONDS) as raw:
+        found = b""
+        with contextlib.suppress(OSError):  # it was refused, and closed
             for part in parts:
                 raw.sendall(part)
                 time.sleep(pause)
-        except OSError:
-            pass
-        raw.settimeout(0.5)
-        found = b""
+            raw.shutdown(socket.SHUT_WR)
         try:
             while part := raw.recv(65536):
                 found += part
-        except OSError:
+        except ConnectionError:
             pass
         return found
 
@@ -110,7 +109,7 @@ def test_a_websocket_is_not_spoken(client: Client) -> None:
 
 def test_a_client_that_goes_away_while_sending_harms_nobody(client: Client) -> None:
     for _ in range(20):
-        with socket.create_connection((client.host, client.port), 5) as raw:
+        with socket.create_connection((client.host, client.port), PATIENCE_SECONDS) as raw:
             raw.sendall(HEAD + b"Content-Length: 1000\r\n\r\n{")
     assert client.get("/livez").status == 200
 
@@ -126,7 +125,7 @@ def test_head_has_the_length_and_no_body(client: Client) -> None:
 
 
 def test_a_client_that_asks_may_send(client: Client) -> None:
-    with socket.create_connection((client.host, client.port), 5) as raw:
+    with socket.create_connection((client.host, client.port), PATIENCE_SECONDS) as raw:
         raw.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY))
         assert raw.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
         raw.sendall(BODY)
@@ -134,7 +133,7 @@ def test_a_client_that_asks_may_send(client: Client) -> None:
 
 
 def test_a_client_that_asks_is_refused_before_it_sends(client: Client) -> None:
-    with socket.create_connection((client.host, client.port), 5) as raw:
+    with socket.create_connection((client.host, client.port), PATIENCE_SECONDS) as raw:
         raw.sendall(HEAD.replace(b"json", b"xml") + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY))
         assert raw.recv(4096).startswith(b"HTTP/1.1 415")
 
@@ -195,14 +194,13 @@ def test_connections_stay_or_go_as_asked(client: Client) -> None:
     assert b"connection: close" in head_of(send(client, REQUEST.replace(b"Content-Type", b"Connection: close\r\nContent-Type")))
     assert b"connection: close" in head_of(send(client, REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0")))
     kept = REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"Content-Type", b"Connection: keep-alive\r\nContent-Type")
-    assert send(client, kept * 3).count(b"connection: keep-alive") == 3
+    assert send(client, kept * 3).count(b"connection: keep-alive") == 2  # the last one ends it: the client sends no more
 
 
 def test_a_client_that_has_said_all_it_has_to_say_is_answered(client: Client) -> None:
-    with socket.create_connection((client.host, client.port), 5) as raw:
+    with socket.create_connection((client.host, client.port), PATIENCE_SECONDS) as raw:
         raw.sendall(REQUEST * 3)
         raw.shutdown(socket.SHUT_WR)
-        raw.settimeout(5)
         found = b""
         while part := raw.recv(65536):
             found += part
@@ -266,7 +264,7 @@ class Running:
         self._ready = threading.Event()
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(PATIENCE_SECONDS)
 
     def _run(self) -> None:
         async def serve() -> None:
@@ -282,13 +280,11 @@ class Running:
         self.loop.call_soon_threadsafe(what)
 
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
-        raw = socket.create_connection(("127.0.0.1", self.port), 5, (source, 0))
-        raw.settimeout(10)
-        return raw
+        return socket.create_connection(("127.0.0.1", self.port), PATIENCE_SECONDS, (source, 0))
 
     def stop(self) -> None:
         self.server.should_exit = True
-        self.thread.join(20)
+        self.thread.join(PATIENCE_SECONDS)
         assert not self.thread.is_alive()
 
 
@@ -313,23 +309,15 @@ def rest(raw: socket.socket) -> bytes:
     return found
 
 
-def until(happened: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 10
-    while not happened():
-        assert time.monotonic() < limit
-        time.sleep(0.005)
-
-
 def test_answers_that_come_later_keep_their_order() -> None:
     app = Slow()
     with server(app) as running, running.connect() as raw:
         raw.sendall(get("/later") + get("/") + get("/later"))
         until(lambda: len(app.later) == 1)
-        time.sleep(0.05)
         raw.setblocking(False)
         with pytest.raises(BlockingIOError):
             raw.recv(1)
-        raw.settimeout(5)
+        raw.settimeout(PATIENCE_SECONDS)
         running.call(app.answer)
         until(lambda: app.taken == 2 and len(app.later) == 1)
         running.call(app.answer)
@@ -515,7 +503,7 @@ def test_who_reads_slowly_gets_it_all_and_holds_up_nobody() -> None:
     app = Slow(b"x" * 4_000_000)
     with server(app) as running, running.connect() as slow, running.connect() as quick:
         slow.sendall(get("/") * 5)
-        time.sleep(0.2)
+        until(lambda: any(c._paused for c in list(running.server.connections)))
         quick.sendall(get("/later"))
         until(lambda: len(app.later) == 1)
         running.call(app.answer)
@@ -538,9 +526,7 @@ def test_who_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch, limit: str
     monkeypatch.setattr(http, limit, 0.5)
     with server(Slow()) as running, running.connect() as raw:
         raw.sendall(sent)
-        started = time.monotonic()
         assert rest(raw).startswith(status)
-        assert 0.2 < time.monotonic() - started < 5
         raw.close()
         until(lambda: not running.server.connections)
 
@@ -592,6 +578,4 @@ def test_a_server_that_stops_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPa
     with running.connect() as raw:
         raw.sendall(get("/later"))
         until(lambda: len(app.later) == 1)
-        started = time.monotonic()
         running.stop()
-        assert time.monotonic() - started < 3

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import shutil
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.deploy.loops import flight, opened, package
 from tests.server.running import Client, Reply, Server, running
+from tests.waiting import until
 
 from loopwright.deploy import controller, served
 from loopwright.deploy.router import Router
@@ -77,24 +77,22 @@ def test_one_that_cannot_be_loaded_is_unavailable_and_the_others_are_not(client:
 
 
 def test_many_clients_ask_many_cold_loops_at_once(server: Server) -> None:
-    """Every answer is of its own loop's package, each request is logged once, and health answers meanwhile."""
+    """Every answer is of its own loop's package, each request is logged once, and health answers meanwhile, again and again."""
     wanted = {f"l{i}": controller.serving(server.home, f"l{i}") for i in range(20, 60)}
 
     def ask(start: int) -> list[Reply]:
         client = server.data()
         return [predict(client, 20 + (start * 7 + step) % 40) for step in range(40)]
 
-    health, slowest = server.data(), 0.0
+    health, well = server.data(), 0
     with ThreadPoolExecutor(8) as pool:
         asking = [pool.submit(ask, i) for i in range(8)]
         while not all(a.done() for a in asking):
-            began = time.monotonic()
             assert health.get("/livez").status == 200
-            slowest = max(slowest, time.monotonic() - began)
-            time.sleep(0.002)
+            well += 1
     replies = [reply for a in asking for reply in a.result()]
     assert {r.status for r in replies} == {200}
-    assert slowest < 2
+    assert well >= 10
     for i, reply in enumerate(replies):
         start, step = divmod(i, 40)
         state = wanted[f"l{20 + (start * 7 + step) % 40}"]
@@ -113,10 +111,7 @@ def test_a_release_of_a_cold_loop_serves_when_it_is_asked(client: Client, server
     assert predict(client, 61).json["package"] == newer
     later = package(home.packages, weight=0.8, loop="l61").digest
     controller.release(home, "l61", later, why="while it serves")
-    limit = time.monotonic() + 10
-    while predict(client, 61).json["package"] != later:
-        assert time.monotonic() < limit
-        time.sleep(0.02)
+    until(lambda: predict(client, 61).json["package"] == later)
 
 
 def test_what_has_been_loaded_is_not_looked_at_by_the_garbage_collector(tmp_path: Path) -> None:

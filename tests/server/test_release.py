@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tests.deploy.loops import LOOP, flight, opened, package
 from tests.server.releasing import STEPS
-from tests.server.running import running, until
+from tests.server.running import running
+from tests.waiting import until
 
 from loopwright.deploy import bad, controller, served
 from loopwright.deploy.decode import Decoder

@@ -318,7 +318,7 @@ def start(script: str, *arguments: str) -> subprocess.Popen[str]:
 def test_processes_that_swap_against_each_other_lose_no_generation(ledger_url: str) -> None:
     contenders = [start(CONTENDER, ledger_url, name) for name in ("one", "two", "three")]
     for contender in contenders:
-        contender.communicate(timeout=60)
+        contender.communicate(timeout=600)
     assert [c.returncode for c in contenders] == [0, 0, 0]
     with closing(Ledger(ledger_url, clock=RealClock(), by="ada")) as ledger:
         entries = ledger.find(Trigger, newest=False)
@@ -511,7 +511,7 @@ ledger.close()
 
 def test_a_forked_child_has_connections_of_its_own(ledger_url: str) -> None:
     forker = start(FORKER, ledger_url)
-    forker.communicate(timeout=60)
+    forker.communicate(timeout=600)
     assert forker.returncode == 0
     with closing(Ledger(ledger_url, clock=RealClock(), by="ada")) as ledger:
         assert ledger.verify() == []

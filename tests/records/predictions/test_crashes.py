@@ -2,6 +2,7 @@
 
 import os
 import random
+import select
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.records.predictions.samples import prediction
+from tests.waiting import PATIENCE_SECONDS, until
 
 from loopwright.records import failpoints
 from loopwright.records.errors import LogUnavailable
@@ -40,7 +42,7 @@ def start(home: Home, mode: str, *args: str, points: str = "") -> "subprocess.Po
 
 def finished(child: "subprocess.Popen[str]") -> list[str]:
     """The ids the child answered: whole lines only, as a client counts whole answers only."""
-    out, _ = child.communicate(timeout=60)
+    out, _ = child.communicate(timeout=PATIENCE_SECONDS)
     return [line.strip() for line in out.splitlines(keepends=True) if line.endswith("\n")]
 
 
@@ -74,11 +76,11 @@ def test_kill_at_random_moments(home: Home) -> None:
     answered: list[str] = []
     for turn in range(5):
         children = [start(home, "append", "100000") for _ in range(2)]
-        moments = sorted((time.perf_counter() + 0.25 + dice.random() * 0.2, i) for i in range(2))
         committer = start(home, "commit") if turn in (1, 3) else None
-        for moment, i in moments:
-            time.sleep(max(0.0, moment - time.perf_counter()))
-            children[i].kill()
+        for child in children:
+            until(lambda child=child: select.select([child.stdout], [], [], 0)[0])  # it has begun to answer
+            time.sleep(dice.random() * 0.2)
+            child.kill()
         if committer is not None:
             time.sleep(dice.random())
             committer.kill()
