@@ -210,7 +210,7 @@ def test_a_model_that_always_fails_costs_a_bounded_number_of_runs(packages: Pack
     model = Counted(predictor)
     answers = predictor.answer([row(i, delay=100.0) for i in range(5000)], seconds=math.inf)
     assert all(a.flags == ["degraded"] for a in answers)
-    assert 1 < model.runs <= MOST_FAILURES
+    assert 1 < model.runs <= 2 * MOST_FAILURES
 
 
 def test_when_the_heuristic_fails_as_well_there_is_no_answer(packages: Packages) -> None:
@@ -256,7 +256,8 @@ def endless() -> bytes:
 
 def test_a_run_that_overruns_is_stopped_and_the_model_rests(packages: Packages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loopwright.deploy.predict.REST_SECONDS", 600.0)
-    predictor = ready(packages, overruns=Overruns(), model=endless(), golden=[Golden(request={}, context={}, score=0.0)])
+    answered = [Golden(request={}, context={}, score=0.0)]
+    predictor = ready(packages, overruns=Overruns(), model=endless(), golden=answered, release={"deadline_ms": 1000})
     model = Counted(predictor)
     answers = predictor.answer([row(1, delay=90.0), row(2, delay=1.0)])
     assert [(a.score, a.flags) for a in answers] == [(1.0, ["degraded"]), (0.0, ["degraded"])]

@@ -11,7 +11,6 @@ from typing import Any
 import ndonnx as ndx
 import numpy as np
 import onnx
-from skl2onnx._supported_operators import sklearn_operator_name_map
 from sklearn.base import clone, is_classifier, is_clusterer, is_outlier_detector
 from sklearn.ensemble import StackingClassifier, StackingRegressor
 from sklearn.pipeline import Pipeline
@@ -51,7 +50,7 @@ def refuse_inconvertible(candidate: str, estimator: Any, goal: Goal) -> None:
             )
         kind = type(part)
         ours = kind.__module__.split(".")[0] in _LIBRARIES and parts.known(kind)
-        if not ours and kind not in sklearn_operator_name_map:
+        if not ours and not parts.converts(kind):
             raise ConversionRefused(candidate, f"part {name!r} ({kind.__name__}) has no converter to ONNX")
 
 

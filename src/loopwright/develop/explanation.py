@@ -28,15 +28,16 @@ from sklearn import (
     semi_supervised,
 )
 from sklearn.feature_selection import SelectorMixin
-from sklearn.linear_model import _base as linear_base
 
 from loopwright.develop import trees
 from loopwright.develop.fit import Several
 from loopwright.develop.goal import Goal
 from loopwright.develop.parts.arithmetic import columns, wide
-from loopwright.develop.parts.nested import applied
+from loopwright.develop.parts.linear import GENERALISED, LINEAR_CLASSIFIERS, LINEAR_REGRESSORS, logarithmic
+from loopwright.develop.parts.nested import applied, voting_weights
 from loopwright.records.explanation import Explainer, Explanation, Linear, Trees, encode, linked, numbers
 from loopwright.records.graph import Array, Graph
+from loopwright.records.internals import internal
 from loopwright.records.package import Explained
 
 TOLERANCE = 1e-5
@@ -293,7 +294,7 @@ def _(part: compose.TransformedTargetRegressor, seen: _Seen) -> _Sum:
 @_sum.register(ensemble.VotingClassifier)
 @_sum.register(ensemble.VotingRegressor)
 def _(part: Any, seen: _Seen) -> _Sum:
-    weights = part._weights_not_none
+    weights = voting_weights(part)
     return _mean(
         [_sum(each, seen) for each in part.estimators_], np.ones(len(part.estimators_)) if weights is None else weights
     )
@@ -324,18 +325,15 @@ def _(part: ensemble.IsolationForest, seen: _Seen) -> _Sum:
     return _Sum([_Term(seen, trees.of_isolation(part))], 1, "", "binary logarithm of the strangeness")
 
 
-@_sum.register(linear_base.LinearModel)
-@_sum.register(linear_model.SGDRegressor)
-@_sum.register(linear_model.TweedieRegressor)
-@_sum.register(linear_model.PoissonRegressor)
-@_sum.register(linear_model.GammaRegressor)
-def _(part: Any, seen: _Seen) -> _Sum:
-    loss = getattr(part, "_base_loss", None)
-    return _lines(part, seen, "EXP" if loss is not None and "Log" in type(loss.link).__name__ else "NONE")
+def _line(part: Any, seen: _Seen) -> _Sum:
+    return _lines(part, seen, "NONE")
 
 
-@_sum.register
-def _(part: linear_base.LinearClassifierMixin, seen: _Seen) -> _Sum:
+def _generalised(part: Any, seen: _Seen) -> _Sum:
+    return _lines(part, seen, "EXP" if logarithmic(part) else "NONE")
+
+
+def _margins(part: Any, seen: _Seen) -> _Sum:
     whole = isinstance(
         part,
         linear_model.LogisticRegression | linear_model.LogisticRegressionCV | discriminant_analysis.LinearDiscriminantAnalysis,
@@ -343,6 +341,11 @@ def _(part: linear_base.LinearClassifierMixin, seen: _Seen) -> _Sum:
     if whole or (isinstance(part, linear_model.SGDClassifier) and part.loss == "log_loss" and len(part.classes_) == 2):
         return _lines(part, seen, "LOGISTIC" if len(part.classes_) == 2 else "SOFTMAX")
     return _lines(part, seen, "")._replace(unit="margin")
+
+
+for _function, _kinds in ((_line, LINEAR_REGRESSORS), (_generalised, GENERALISED), (_margins, LINEAR_CLASSIFIERS)):
+    for _kind in _kinds:
+        _sum.register(_kind, _function)
 
 
 def _lines(part: Any, seen: _Seen, link: str) -> _Sum:
@@ -424,7 +427,7 @@ def _(step: pipeline.Pipeline) -> Array:
 def _(step: compose.ColumnTransformer) -> Array:
     found = [np.zeros(0, dtype=np.int64)]
     for name, each, _ in step.transformers_:
-        which = np.asarray(step._transformer_to_input_indices[name], dtype=np.int64)
+        which = np.asarray(internal(step, "_transformer_to_input_indices")[name], dtype=np.int64)
         if len(which) and not (isinstance(each, str) and each == "drop"):
             found.append(which if each is None or isinstance(each, str) else which[_origin(each)])
     return np.concatenate(found)

@@ -135,9 +135,8 @@ class _Watch:
             if home == "time" or (isinstance(owner, type) and issubclass(owner, date)):
                 raise _Outside(_CLOCK)
         elif name in _DICE:
-            if (name == "urandom" or owner is random._inst) and not _importing(
-                frame
-            ):  # the hidden instance behind random.random
+            shared = getattr(random.random, "__self__", None)  # the instance behind random.random
+            if (name == "urandom" or owner is shared) and not _importing(frame):
                 raise _Outside(_CHANCE)
         elif name in _FILES and (called is builtins.open or home in ("io", "_io", "posix", "nt", "_posixsubprocess")):
             if not _importing(frame):
@@ -153,7 +152,7 @@ def _compiled_clock(function: Callable[..., Any]) -> str:
         return ""
     last, line = "", code.co_firstlineno
     for step in dis.get_instructions(code):
-        line = step.starts_line or line
+        line = _line_of(step) or line
         if (last == "Timestamp" and step.argval in _CLOCKS) or (
             step.argval in ("now", "today")
             and step.opname == "LOAD_CONST"
@@ -162,6 +161,11 @@ def _compiled_clock(function: Callable[..., Any]) -> str:
             return _line(code.co_filename, line)
         last = step.argval if isinstance(step.argval, str) else last
     return ""
+
+
+def _line_of(step: dis.Instruction) -> int:
+    """The line of an instruction, 0 where it has none: `starts_line` is a number up to Python 3.12 and a truth value since."""
+    return (step.positions.lineno if step.positions is not None else None) or 0
 
 
 def _dice() -> bytes:

@@ -11,16 +11,19 @@ import numpy as np
 from lightgbm import LGBMModel
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
     GradientBoostingClassifier,
     GradientBoostingRegressor,
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
 )
-from sklearn.ensemble._forest import ForestClassifier, ForestRegressor
-from sklearn.ensemble._iforest import _average_path_length
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from loopwright.records.graph import Array
+from loopwright.records.internals import internal
 
 ZERO = 1e-35
 """LightGBM takes numbers up to this (float32) for zero."""
@@ -87,7 +90,14 @@ class Model(NamedTuple):
     categorical: tuple[int, ...] = ()
 
 
-_FORESTS = (DecisionTreeClassifier, DecisionTreeRegressor, ForestClassifier, ForestRegressor)
+_FORESTS = (
+    DecisionTreeClassifier,
+    DecisionTreeRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+)
 _GRADIENT = (GradientBoostingClassifier, GradientBoostingRegressor)
 _HISTOGRAM = (HistGradientBoostingClassifier, HistGradientBoostingRegressor)
 
@@ -156,13 +166,20 @@ def of_forest(part: Any) -> Model:
 
 def of_isolation(part: Any) -> Model:
     """An isolation forest as the binary logarithm of how strange a row is: its mean path as a share of what is usual, negative."""
-    steps, rest = part._decision_path_lengths, part._average_path_length_per_tree
-    values = [(a + b - 1.0)[:, None] for a, b in zip(steps, rest, strict=True)]
+    found = [one.tree_ for one in part.estimators_]
+    values = [(t.compute_node_depths() + path_length(t.n_node_samples) - 1.0)[:, None] for t in found]
     parts = zip(part.estimators_, values, part.estimators_features_, strict=True)
-    usual = float(_average_path_length(np.array([part._max_samples]))[0]) * len(part.estimators_)
+    usual = float(path_length(np.array([part.max_samples_]))[0]) * len(part.estimators_)
     return Model(
         [of_sklearn(one, value, features=which) for one, value, which in parts], np.zeros(1), factor=-1 / usual, single=True
     )
+
+
+def path_length(rows: Array) -> Array:
+    """The mean length of a path by which a tree isolates one of so many rows (Liu, Ting & Zhou 2008, Isolation forest, equation 1)."""
+    more = np.maximum(rows.astype(np.float64), 3.0)
+    length = 2.0 * (np.log(more - 1.0) + np.euler_gamma) - 2.0 * (more - 1.0) / more
+    return np.where(rows > 2, length, np.where(rows == 2, 1.0, 0.0))
 
 
 def of_gradient(part: Any) -> Model:
@@ -174,7 +191,7 @@ def of_gradient(part: Any) -> Model:
         for stage in part.estimators_
         for k, one in enumerate(stage)
     ]
-    base = np.ravel(part._raw_predict_init(np.zeros((1, part.n_features_in_), dtype=np.float32)))
+    base = np.ravel(internal(part, "_raw_predict_init")(np.zeros((1, part.n_features_in_), dtype=np.float32)))
     link = "NONE" if not hasattr(part, "classes_") else "LOGISTIC" if len(base) == 1 else "SOFTMAX"
     return Model(made, base, link, factor=2.0 if part.loss == "exponential" else 1.0, single=True)
 
@@ -183,8 +200,8 @@ def of_histograms(part: Any) -> Model:
     """The model of scikit-learn's histogram boosting. Raises ValueError for what has no exact form."""
     if part.is_categorical_ is not None and np.any(part.is_categorical_):
         raise ValueError("categorical_features has no form of its own: leave it off, or take LightGBM")
-    made = [of_histogram(one, k) for stage in part._predictors for k, one in enumerate(stage)]
-    base = np.ravel(part._baseline_prediction).astype(np.float64)
+    made = [of_histogram(one, k) for stage in internal(part, "_predictors") for k, one in enumerate(stage)]
+    base = np.ravel(internal(part, "_baseline_prediction")).astype(np.float64)
     if not hasattr(part, "classes_"):
         return Model(made, base, "EXP" if part.loss in ("poisson", "gamma") else "NONE")
     return Model(made, base, "LOGISTIC" if len(base) == 1 else "SOFTMAX")

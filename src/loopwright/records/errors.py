@@ -29,6 +29,7 @@ LoopwrightError
 │   ├── LedgerUnavailable
 │   ├── LogUnavailable
 │   └── Overloaded
+├── LibraryChanged              a private part of a library that is used here is not there in the installed version
 └── Damaged                     bytes at rest are not what was written
 """
 
@@ -248,6 +249,17 @@ class LogUnavailable(Unavailable):
 
 class Overloaded(Unavailable):
     """More load than can be held."""
+
+
+class LibraryChanged(LoopwrightError):
+    """A private part of a library that is used here is not there in the installed version."""
+
+    def __init__(self, library: str, version: str, name: str, needed_by: str) -> None:
+        self.library, self.version, self.name, self.needed_by = library, version, name, needed_by
+        super().__init__(
+            f"{library} {version} has no `{name}` any more, which is needed for {needed_by}: install an older {library} "
+            f"(pip install '{library}<{version}'), or a newer loopwright; everything else works"
+        )
 
 
 class Damaged(LoopwrightError):

@@ -30,6 +30,8 @@ import numpy as np
 import onnxruntime as ort
 
 from loopwright.records.declarations import Column
+from loopwright.records.errors import LibraryChanged
+from loopwright.records.internals import internal
 
 METADATA = "loopwright"
 LEAN_BYTES = 8 * 2**20
@@ -99,8 +101,7 @@ class Graph:
         session: Any = _lean_session(data, threads) if lean else None
         if session is None:
             session = _session(data, threads)
-        # Without the checks in Python, which cost a microsecond; the one that counts is in `_run`.
-        self._call: Callable[..., list[Array]] = getattr(session, "_sess", session).run
+        self._call: Callable[..., list[Array]] = _unchecked(session).run
         self._cold = True
         metadata = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA, "{}"))
         self.inputs = _inputs(session.get_inputs(), metadata.get("inputs", {}))
@@ -172,6 +173,14 @@ def _options(threads: int) -> Any:
     options.enable_cpu_mem_arena = False  # no quicker, and each session would keep what its largest batch took
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def _unchecked(session: Any) -> Any:
+    """A session without its checks in Python, which cost a microsecond; the one that counts is in `Graph._run`."""
+    try:
+        return internal(session, "_sess")
+    except LibraryChanged:
+        return session
 
 
 def _session(data: bytes, threads: int) -> Any:

@@ -19,6 +19,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from loopwright.deploy.shelf import Load
+from loopwright.records.errors import LibraryChanged
+from loopwright.records.internals import internal
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.supervision import state, states
 from loopwright.server.repository import Statistics
@@ -142,11 +144,7 @@ class Metrics:
             counter.labels(*labels).inc(number)
         timed, self._timed = self._timed, {}
         for loop, (*counts, seconds) in timed.items():
-            histogram: Any = self._seconds.labels(loop)
-            histogram._sum.inc(seconds)
-            for bucket, count in zip(histogram._buckets, counts, strict=True):
-                if count:
-                    bucket.inc(count)
+            _observe(self._seconds.labels(loop), counts, seconds)
 
     def _name(self, loop: str) -> str:
         name = self._named.get(loop)
@@ -265,3 +263,18 @@ class Metrics:
     def written(self) -> bytes:
         """The same without what was added up since the last `flush`; this may be called in any thread."""
         return generate_latest(self._registry)
+
+
+def _observe(histogram: Any, counts: Sequence[float], seconds: float) -> None:
+    """Add many durations at once: how many fell into each bucket, and their sum."""
+    try:
+        total, buckets = internal(histogram, "_sum"), internal(histogram, "_buckets")
+    except LibraryChanged:
+        for bound, count in zip((*_SECONDS, 2 * _SECONDS[-1]), counts, strict=True):
+            for _ in range(int(count)):
+                histogram.observe(bound)
+        return
+    total.inc(seconds)
+    for bucket, count in zip(buckets, counts, strict=True):
+        if count:
+            bucket.inc(count)

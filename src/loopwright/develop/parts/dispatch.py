@@ -20,7 +20,6 @@ import onnx.inliner
 import onnxruntime as ort
 import spox
 from skl2onnx import convert_sklearn
-from skl2onnx._supported_operators import sklearn_operator_name_map
 from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 from sklearn.base import is_classifier
 from sklearn.feature_selection import SelectorMixin
@@ -28,6 +27,8 @@ from sklearn.feature_selection import SelectorMixin
 from loopwright.develop import trees
 from loopwright.develop.ensemble import ensemble
 from loopwright.develop.parts.arithmetic import column, columns, rows, sigmoid, single, softmax, wide
+from loopwright.records.errors import LibraryChanged
+from loopwright.records.internals import internal
 
 OPSETS = {"": 21, "ai.onnx.ml": 3}
 
@@ -73,7 +74,15 @@ def known(kind: type) -> bool:
     if trees.reads(kind):
         return True
     own = any(function.dispatch(kind) is not function.dispatch(object) for function in FUNCTIONS)
-    return own or issubclass(kind, SelectorMixin) or kind in sklearn_operator_name_map
+    return own or issubclass(kind, SelectorMixin) or converts(kind)
+
+
+def converts(kind: type) -> bool:
+    """Whether skl2onnx has a converter for a kind of part; where it no longer tells, it refuses once the part is fitted."""
+    try:
+        return kind in internal("skl2onnx", "_supported_operators").sklearn_operator_name_map
+    except (LibraryChanged, AttributeError):
+        return True
 
 
 def choice(part: Any, x: Any) -> Any:

@@ -7,13 +7,14 @@ import ndonnx as ndx
 import numpy as np
 import spox
 from sklearn import covariance, discriminant_analysis, dummy, ensemble, linear_model, neural_network, svm
-from sklearn.linear_model import _base as linear_base
 
 from loopwright.develop import trees
 from loopwright.develop.ensemble import ensemble as ensembled
 from loopwright.develop.network import TorchClassifier, TorchRegressor
 from loopwright.develop.parts.arithmetic import column, constant, same, shares, sigmoid, single, softmax, times, wide
 from loopwright.develop.parts.dispatch import decision, predict, probabilities
+from loopwright.develop.parts.linear import GENERALISED, LINEAR_CLASSIFIERS, LINEAR_REGRESSORS, logarithmic
+from loopwright.records.internals import internal
 
 
 def _linear(part: Any, x: Any) -> Any:
@@ -22,18 +23,19 @@ def _linear(part: Any, x: Any) -> Any:
     return times(x, coefficients.T) + constant(intercept)
 
 
-decision.register(linear_base.LinearClassifierMixin, _linear)
-predict.register(linear_base.LinearModel, _linear)
-predict.register(linear_model.SGDRegressor, _linear)
-predict.register(svm.LinearSVR, _linear)
+for _kind in LINEAR_CLASSIFIERS:
+    decision.register(_kind, _linear)
+for _kind in LINEAR_REGRESSORS:
+    predict.register(_kind, _linear)
 
 
-@predict.register(linear_model.TweedieRegressor)
-@predict.register(linear_model.PoissonRegressor)
-@predict.register(linear_model.GammaRegressor)
-def _(part: Any, x: Any) -> Any:
+def _generalised(part: Any, x: Any) -> Any:
     found = _linear(part, x)
-    return ndx.exp(found) if "Log" in type(part._base_loss.link).__name__ else found
+    return ndx.exp(found) if logarithmic(part) else found
+
+
+for _kind in GENERALISED:
+    predict.register(_kind, _generalised)
 
 
 @probabilities.register(linear_model.LogisticRegression)
@@ -70,7 +72,7 @@ def _kernel(part: Any, x: Any) -> Any:
     kind = part.kernel
     if kind not in ("rbf", "poly", "sigmoid", "linear"):
         raise ValueError(f"the kernel of {type(part).__name__} is Python code: take rbf, poly, sigmoid or linear")
-    x, vectors, gamma = wide(x), np.asarray(part.support_vectors_, dtype=np.float64), float(part._gamma)
+    x, vectors, gamma = wide(x), np.asarray(part.support_vectors_, dtype=np.float64), float(internal(part, "_gamma"))
     near = times(x, vectors.T)
     if kind == "rbf":
         squares = ndx.sum(x * x, axis=1, keepdims=True) + constant((vectors**2).sum(axis=1))
@@ -115,8 +117,8 @@ def _(part: covariance.EllipticEnvelope, x: Any) -> Any:
 
 @probabilities.register(dummy.DummyClassifier)
 def _(part: dummy.DummyClassifier, x: Any) -> Any:
-    if part._strategy in ("stratified", "uniform"):
-        raise ValueError(f"a DummyClassifier that is {part._strategy} draws lots: take prior or most_frequent")
+    if part.strategy in ("stratified", "uniform"):
+        raise ValueError(f"a DummyClassifier that is {part.strategy} draws lots: take prior or most_frequent")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         row = part.predict_proba(np.zeros((1, 1)))[0]

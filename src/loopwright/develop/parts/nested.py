@@ -36,6 +36,7 @@ from loopwright.develop.parts.arithmetic import (
 )
 from loopwright.develop.parts.dispatch import FUNCTIONS, choice, decision, predict, probabilities, transform
 from loopwright.develop.parts.transformers import scaling
+from loopwright.records.internals import internal
 
 
 def _delegate(kind: type, attribute: str) -> None:
@@ -80,7 +81,7 @@ def _(part: compose.ColumnTransformer, x: Any) -> Any:
     weights = part.transformer_weights or {}
     blocks = []
     for name, step, _ in part.transformers_:
-        which = part._transformer_to_input_indices[name]
+        which = internal(part, "_transformer_to_input_indices")[name]
         if len(which) and not (isinstance(step, str) and step == "drop"):
             block = applied(step, columns(x, which))
             blocks.append(wide(block) * weights[name] if name in weights else block)
@@ -94,14 +95,21 @@ def _(part: pipeline.FeatureUnion, x: Any) -> Any:
     return beside([wide(block) * weights[name] if name in weights else block for name, block in blocks])
 
 
+def voting_weights(part: Any) -> list[float] | None:
+    """The weights of the estimators of a vote that are not dropped; None where all weigh the same."""
+    if part.weights is None:
+        return None
+    return [float(weight) for (_, each), weight in zip(part.estimators, part.weights, strict=True) if each != "drop"]
+
+
 @probabilities.register(ensemble.VotingClassifier)
 def _(part: ensemble.VotingClassifier, x: Any) -> Any:
-    return mean([probabilities(e, x) for e in part.estimators_], part._weights_not_none)
+    return mean([probabilities(e, x) for e in part.estimators_], voting_weights(part))
 
 
 @predict.register(ensemble.VotingRegressor)
 def _(part: ensemble.VotingRegressor, x: Any) -> Any:
-    return mean([predict(e, x) for e in part.estimators_], part._weights_not_none)
+    return mean([predict(e, x) for e in part.estimators_], voting_weights(part))
 
 
 def _stacked(part: Any, x: Any) -> Any:

@@ -9,6 +9,7 @@ from sklearn import decomposition, discriminant_analysis, impute, preprocessing
 from loopwright.develop.parts.arithmetic import beside, column, columns, constant, interpolated, rows, same, times, wide
 from loopwright.develop.parts.dispatch import transform
 from loopwright.records.graph import Array
+from loopwright.records.internals import internal
 
 
 def scaling(part: Any) -> tuple[Array | None, Array | None]:
@@ -85,7 +86,8 @@ def _(part: decomposition.TruncatedSVD, x: Any) -> Any:
 @transform.register(discriminant_analysis.LinearDiscriminantAnalysis)
 def _(part: discriminant_analysis.LinearDiscriminantAnalysis, x: Any) -> Any:
     x = wide(x) - constant(part.xbar_) if part.solver == "svd" else x
-    return times(x, part.scalings_[:, : part._max_components])
+    most = min(len(part.classes_) - 1, part.n_features_in_) if part.n_components is None else part.n_components
+    return times(x, part.scalings_[:, :most])
 
 
 @transform.register(preprocessing.PolynomialFeatures)
@@ -160,7 +162,7 @@ def _(part: preprocessing.OrdinalEncoder, x: Any) -> Any:
 def _(part: preprocessing.PowerTransformer, x: Any) -> Any:
     x, powers = wide(x), np.asarray(part.lambdas_)
     x = _to_power(ndx.log(x), powers) if part.method == "box-cox" else _yeo_johnson(x, powers)
-    return transform(part._scaler, x) if part.standardize else x
+    return transform(internal(part, "_scaler"), x) if part.standardize else x
 
 
 def _yeo_johnson(x: Any, powers: Array) -> Any:

@@ -17,14 +17,12 @@ def scripts() -> Any:
 
 def upgrade(connection: Connection) -> None:
     """Run every migration that this database has not had, in the transaction that `connection` is in."""
-    from alembic.config import Config
-    from alembic.runtime.environment import EnvironmentContext
+    from alembic.migration import MigrationContext
+    from alembic.operations import Operations
 
-    directory = scripts()
-
-    def steps(current: Any, _context: Any) -> Any:
-        return directory._upgrade_revs("heads", current)
-
-    with EnvironmentContext(Config(), directory, fn=steps) as environment:
-        environment.configure(connection=connection, transactional_ddl=True)
-        environment.run_migrations()
+    directory, context = scripts(), MigrationContext.configure(connection)
+    missing = list(directory.iterate_revisions("heads", context.get_current_revision() or "base"))
+    with Operations.context(context):
+        for script in reversed(missing):
+            script.module.upgrade()
+    context.stamp(directory, "heads")
