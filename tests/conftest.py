@@ -10,10 +10,10 @@ from tests.redis import RedisServer, find_binary
 from tests.services import needed
 from tests.waiting import PATIENCE_SECONDS
 
+import loopwright  # noqa: F401 - before any test imports onnxruntime, whose telemetry it switches off
+
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
-
-import loopwright  # noqa: F401 - before any test imports onnxruntime, whose telemetry it switches off
 
 
 @pytest.fixture(scope="session")
