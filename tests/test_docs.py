@@ -168,10 +168,10 @@ def where(folder: Path, server: subprocess.Popen[bytes]) -> str:
 
 
 def test_every_guarantee_names_its_check() -> None:
-    """Each promise S1 to S12 has a row; what a row names as its check exists, or it says `not yet`."""
+    """Each promise has a row, numbered without a gap; what a row names as its check exists, or it says `not yet`."""
     text = (ROOT / "docs" / "guarantees.md").read_text()
     promises = dict(re.findall(r"^\| (S\d+) \|(.*)\|$", text, re.MULTILINE))
-    assert sorted(promises, key=lambda s: int(s[1:])) == [f"S{i}" for i in range(1, 13)]
+    assert sorted(promises, key=lambda s: int(s[1:])) == [f"S{i}" for i in range(1, len(promises) + 1)]
     assert [p for p, row in promises.items() if "`tests/" not in row and "not yet" not in row] == []
     missing = [
         f"{file}::{test}"
