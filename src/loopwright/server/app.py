@@ -381,15 +381,13 @@ class DataPlane:
         self._metrics.flush()
 
         def work() -> Reply:
-            try:
-                found = self._metrics.statistics()
-                told = [(service.state.loop, service.predictor.digest) for service in services]
-                stats = [repository.statistics(loop, package, found[loop]) for loop, package in told]
-                return Reply(200, _encode({"model_stats": stats}))
-            except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer
-                return self.failed(request, error)
+            found = self._metrics.statistics()
+            told = [(service.state.loop, service.predictor.digest) for service in services]
+            return Reply(
+                200, _encode({"model_stats": [repository.statistics(loop, package, found[loop]) for loop, package in told]})
+            )
 
-        self.batches.aside(work, request.answer)
+        self.batches.aside(work, request.answer, lambda error: self.failed(request, error))
 
     def _alive(self, _: Request) -> Reply:
         return Reply(200, b'{"status":"alive"}')
