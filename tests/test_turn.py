@@ -102,6 +102,78 @@ def test_a_turn_stops_where_asked_and_goes_on_from_there(home: Home, loop: Loop)
     assert home.ledger.find(Turn)[0].record.as_of == START, "a resumed turn learns from what its beginning knew"
 
 
+class Told:
+    """Keeps what is said of progress."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def advance(self, what: str, done: float, total: float) -> None: ...
+
+
+STRENGTH = 1.0
+
+
+def strong(f: Any) -> Any:
+    return {"weight": f.weight * STRENGTH}
+
+
+@pytest.mark.parametrize("until", ["scope", "data", "develop"])
+def test_a_turn_whose_code_changed_begins_anew(home: Home, loop: Loop, until: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed: Loop = msgspec.structs.replace(
+        loop, features=strong, candidates=[c for c in loop.candidates if c.name == "lightgbm"]
+    )
+    first = turn(home, changed, until=until)
+    monkeypatch.setitem(globals(), "STRENGTH", 1e-9)
+    told = Told()
+    rest = turn(home, changed, until="develop" if until == "develop" else "data", progress=told)
+    assert [s.stage for s in rest] == list(STAGES[: 3 if until == "develop" else 2])
+    assert {s.turn for s in first}.isdisjoint({s.turn for s in rest})
+    assert any("instead of resuming" in line and "a constant, function or module" in line for line in told.lines)
+    again = turn(home, changed, until="develop", progress=told)
+    assert {s.turn for s in again} <= {rest[0].turn}, "what did not change since is resumed"
+
+
+def test_a_turn_begun_with_other_library_versions_begins_anew(home: Home, loop: Loop) -> None:
+    first = turn(home, loop, until="data")
+    old = home.ledger.latest(Turn, loop=loop.name)
+    assert old is not None
+    assert {"python", "numpy", "onnxruntime", "duckdb"} <= old.record.libraries.keys()
+    other = {**old.record.libraries, "numpy": "0.1", "gone": "3"}
+    home.ledger.put(msgspec.structs.replace(old.record, libraries=other), loop=loop.name, key=old.record.turn)
+    told = Told()
+    rest = turn(home, loop, until="data", progress=told)
+    assert [s.stage for s in rest] == ["scope", "data"]
+    assert rest[0].turn != first[0].turn
+    assert any("(gone 3 -> none, numpy 0.1 -> " in line for line in told.lines)
+
+
+def test_a_turn_stopped_before_training_begins_anew_with_rows_ingested_since(home: Home, loop: Loop) -> None:
+    first = turn(home, loop, until="data")
+    newest = home.lake.read(loop.requests.name).slice(0, 3)
+    home.lake.write(loop.requests.name, newest)
+    told = Told()
+    rest = turn(home, loop, until="data", progress=told)
+    assert [s.stage for s in rest] == ["scope", "data"]
+    assert rest[0].turn != first[0].turn
+    assert any(f"table {loop.requests.name} has +3 rows since its examples were built" in line for line in told.lines)
+    assert turn(home, loop, until="data") == [], "no rows came since"
+
+
+def test_a_trained_turn_is_resumed_and_says_which_rows_are_not_in_it_and_fresh_begins_anew(home: Home, loop: Loop) -> None:
+    first = turn(home, loop, until="develop")
+    home.lake.write(loop.requests.name, home.lake.read(loop.requests.name).slice(0, 3))
+    told = Told()
+    assert turn(home, loop, until="develop", progress=told) == []
+    assert [f"{loop.requests.name} has +3 rows" in line and "--fresh" in line for line in told.lines] == [False, True]
+    rest = turn(home, loop, until="data", fresh=True)
+    assert [s.stage for s in rest] == ["scope", "data"]
+    assert rest[0].turn != first[0].turn
+
+
 def test_nothing_is_put_into_service_when_asked_not_to(home: Home, loop: Loop) -> None:
     deployed = turn(home, loop, release=False)[3]
     assert (deployed.stage, deployed.output) == ("deploy", {"released": False, "reasons": []})

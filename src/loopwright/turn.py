@@ -16,10 +16,12 @@ from loopwright.data.lineage import lineage
 from loopwright.deploy.checks import gate, sound
 from loopwright.deploy.controller import release, serving
 from loopwright.develop.fleet import develop_fleet
+from loopwright.develop.provenance import libraries
 from loopwright.develop.train import Work, develop, prepare
 from loopwright.loop import Loop
 from loopwright.monitor.watch import watched_columns
 from loopwright.records import failpoints, openlineage
+from loopwright.records.closure import closure_of
 from loopwright.records.declarations import Candidate, Fleet, declaration_digest, duration
 from loopwright.records.errors import LedgerUnavailable, ReleaseConflict
 from loopwright.records.evaluation import Leaderboard, SegmentModel
@@ -65,19 +67,31 @@ def turn(
     why: str = "",
     refit: bool = False,
     release: bool = True,
+    fresh: bool = False,
     progress: Progress | None = None,
 ) -> list[Step]:
     """Run the stages up to `until` on what was known at `as_of` (now by default) and return their steps.
 
-    An unfinished turn of the same declaration is resumed where it was interrupted (by a trigger only where
-    the same cause began it and it was cut off: what failed or was stopped may be of long ago). `refit` retrains the serving
+    An unfinished turn is resumed where it was interrupted (by a trigger only where the same cause began it and it was cut off: what
+    failed or was stopped may be of long ago), as long as nothing that it depends on has changed: the declaration, the code that its
+    functions reach, the versions of libraries and, until candidates are trained, the rows of its tables. Otherwise, and with
+    `fresh`, a new turn begins. `refit` retrains the serving
     candidate with the hyper-parameters it has (beside the heuristic) instead of comparing all candidates again;
     `release=False` stops before anything is put into service. Raises what a stage raises, after recording the failure.
     """
     progress = progress or Silent()
     with _alone(home, loop.name):
         state = _begin(
-            home, loop, file=file, as_of=as_of, cause=cause, why=why, refit=refit, release=release, progress=progress
+            home,
+            loop,
+            file=file,
+            as_of=as_of,
+            cause=cause,
+            why=why,
+            refit=refit,
+            release=release,
+            fresh=fresh,
+            progress=progress,
         )
         return _run(state, until)
 
@@ -121,6 +135,7 @@ def _begin(
     why: str,
     refit: bool,
     release: bool,
+    fresh: bool,
     progress: Progress,
 ) -> Turning:
     declaration = declaration_digest(loop)
@@ -129,28 +144,67 @@ def _begin(
         home.ledger.put(loop.record(file), loop=loop.name, key=loop.name)
     before = home.ledger.latest(Turn, loop=loop.name)
     window = duration(loop.retrain.window) if loop.retrain.window else None
-    outputs: dict[str, dict[str, Any]] = {}
-    if (
-        before is not None
-        and before.record.state in ("running", "failed", "stopped")
-        and before.record.declaration == declaration
-        and as_of is None
-        and (cause == "manual" or (cause == before.record.cause and before.record.state == "running"))
-    ):
-        old = before.record
-        for entry in home.ledger.find(Step, loop=loop.name, newest=False):
-            if entry.record.turn == old.turn and entry.record.state == "done":
-                outputs[entry.record.stage] = entry.record.output
-        progress.say(f"resuming turn {old.turn[:12]} after {', '.join(outputs) or 'its beginning'}")
-        home.ledger.put(msgspec.structs.replace(old, state="running"), loop=loop.name, key=old.turn)
-        refit = bool(outputs.get("scope", {}).get("refit", refit))
-        return Turning(home, loop, old.turn, old.as_of, refit, release, window, progress, outputs)
-    moment = as_of or home.clock.now()
-    id = new_id(home.clock.now())
-    first: Cause = "first" if before is None else cause
-    record = Turn(turn=id, declaration=declaration, as_of=moment, cause=first, why=why or first, state="running", result="")
-    home.ledger.put(record, loop=loop.name, key=id)
-    return Turning(home, loop, id, moment, refit, release, window, progress, outputs)
+    code, used = closure_of(loop)
+    new = Turn(
+        turn=new_id(home.clock.now()),
+        declaration=declaration,
+        as_of=as_of or home.clock.now(),
+        cause="first" if before is None else cause,
+        why=why or ("first" if before is None else cause),
+        state="running",
+        result="",
+        code=code,
+        libraries=libraries() | used,
+    )
+    if before is not None and as_of is None and not fresh and _unfinished(before.record, cause):
+        old, outputs = before.record, _outputs(home, loop, before.record)
+        if not (why_not := _changed(home, loop, old, new, outputs)):
+            progress.say(f"resuming turn {old.turn[:12]} after {', '.join(outputs) or 'its beginning'}")
+            if more := _rows_since(home, loop, outputs):
+                progress.say(f"not in turn {old.turn[:12]}: {more}; `loopwright run LOOP --fresh` begins a new turn with them")
+            home.ledger.put(msgspec.structs.replace(old, state="running"), loop=loop.name, key=old.turn)
+            refit = bool(outputs.get("scope", {}).get("refit", refit))
+            return Turning(home, loop, old.turn, old.as_of, refit, release, window, progress, outputs)
+        progress.say(f"a new turn begins instead of resuming turn {old.turn[:12]}: {why_not}")
+    home.ledger.put(new, loop=loop.name, key=new.turn)
+    return Turning(home, loop, new.turn, new.as_of, refit, release, window, progress, {})
+
+
+def _unfinished(old: Turn, cause: Cause) -> bool:
+    """Whether a turn may be resumed for this cause."""
+    if cause == "manual":
+        return old.state in ("running", "failed", "stopped")
+    return cause == old.cause and old.state == "running"
+
+
+def _outputs(home: Home, loop: Loop, old: Turn) -> dict[str, dict[str, Any]]:
+    """What the steps that a turn has done gave, by stage."""
+    steps = (entry.record for entry in home.ledger.find(Step, loop=loop.name, newest=False))
+    return {step.stage: step.output for step in steps if step.turn == old.turn and step.state == "done"}
+
+
+def _changed(home: Home, loop: Loop, old: Turn, new: Turn, outputs: dict[str, dict[str, Any]]) -> str:
+    """What a turn depends on and is no longer as it was when it began; empty if nothing is."""
+    if old.declaration != new.declaration:
+        return "the loop's declaration has changed"
+    if old.code != new.code:
+        return "a constant, function or module that the loop's code uses has changed"
+    if old.libraries != new.libraries:
+        names = sorted({name for name, _ in old.libraries.items() ^ new.libraries.items()})
+        versions = (f"{name} {old.libraries.get(name, 'none')} -> {new.libraries.get(name, 'none')}" for name in names)
+        return f"library versions have changed ({', '.join(versions)})"
+    trained = "develop" in outputs or home.ledger.latest(Leaderboard, loop=loop.name, key=old.turn) is not None
+    return "" if trained else _rows_since(home, loop, outputs)
+
+
+def _rows_since(home: Home, loop: Loop, outputs: dict[str, dict[str, Any]]) -> str:
+    """How many rows came into the loop's tables since the turn's examples were built, in words; empty if none did."""
+    if "data" not in outputs:
+        return ""
+    sources = home.ledger.get(outputs["data"]["examples"], Examples).record.sources
+    before = {source.table: source.rows for source in sources}
+    more = {name: home.lake.count(name) - before.get(name, 0) for name in loop.tables if home.lake.exists(name)}
+    return ", ".join(f"table {name} has {count:+,} rows since its examples were built" for name, count in more.items() if count)
 
 
 def _run(state: Turning, until: Stage) -> list[Step]:

@@ -11,13 +11,18 @@ from typing import Any
 
 LIBRARIES = (
     "loopwright", "numpy", "onnx", "onnxruntime", "ndonnx", "spox", "skl2onnx", "scikit-learn", "lightgbm", "xgboost",
-    "optuna",
+    "optuna", "duckdb", "pyarrow",
 )  # fmt: skip
 
 
 def environment() -> dict[str, str]:
     """Versions of Python, the platform and the libraries that shape a package, and the processor on which it was measured."""
-    found = {"python": platform.python_version(), "platform": platform.platform(terse=True), "processor": processor()}
+    return {"platform": platform.platform(terse=True), "processor": processor(), **libraries()}
+
+
+def libraries() -> dict[str, str]:
+    """Versions of Python and the libraries that shape a package."""
+    found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -20,7 +20,10 @@ class LoopRecord(Record, frozen=True, kw_only=True):
 
 
 class Turn(Record, frozen=True, kw_only=True):
-    """One turn: put again under the same key (the turn's id) when its state changes."""
+    """One turn: put again under the same key (the turn's id) when its state changes.
+
+    `code` is the digest of everything that the declared functions reach (`records.closure`), `libraries` are the versions it runs on.
+    """
 
     kind: ClassVar[str] = "turn"
     turn: str
@@ -30,6 +33,8 @@ class Turn(Record, frozen=True, kw_only=True):
     why: str
     state: Literal["running", "done", "stopped", "failed"]
     result: str
+    code: str = ""
+    libraries: dict[str, str] = {}
 
 
 class Step(Record, frozen=True, kw_only=True):

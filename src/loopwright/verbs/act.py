@@ -145,9 +145,13 @@ def run(
     cause: str = "manual",
     why: str = "",
     no_release: bool = False,
+    fresh: bool = False,
     progress: Progress | None = None,
 ) -> TurnReport:
     """One turn of the loop, resumed where it was interrupted.
+
+    A new turn begins where what the interrupted one depends on has changed: its declaration, the code that it uses, library
+    versions or, until its candidates are trained, the rows of its tables.
 
     Args:
         loop: path of a loop file, or a name the ledger knows.
@@ -157,6 +161,7 @@ def run(
         cause: why it runs: manual, schedule, drift or decay.
         why: the reason in a sentence, for the audit trail.
         no_release: stop before anything is put into service.
+        fresh: begin a new turn, even where one was interrupted.
     """
     from loopwright.records.evaluation import Leaderboard
     from loopwright.turn import turn
@@ -175,6 +180,7 @@ def run(
         why=why,
         refit=refit,
         release=not no_release,
+        fresh=fresh,
         progress=progress,
     )
     board = home.ledger.latest(Leaderboard, loop=declared.name)
