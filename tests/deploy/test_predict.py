@@ -17,6 +17,8 @@ from loopwright.data.examples import unit_sql
 from loopwright.deploy.decode import Decoder
 from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.predict import MOST_FAILURES, Predictor, unit_of
+from loopwright.deploy.suspects import STRIKES, Suspects
+from loopwright.deploy.vitals import Vitals
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import PackageRefused, Unavailable
@@ -222,8 +224,8 @@ def test_when_the_heuristic_fails_as_well_there_is_no_answer(packages: Packages)
         predictor.answer([row(delay=100.0)])
 
 
-def endless() -> bytes:
-    """A graph that adds one, a thousand million times."""
+def endless(above: float | None = None) -> bytes:
+    """A graph that adds one, a thousand million times; with `above` only where a delay is above it, else the score is the delay."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["c"], ["co"]), helper.make_node("Add", ["v", "one"], ["vo"])],
         "body",
@@ -238,15 +240,25 @@ def endless() -> bytes:
         ],
         [helper.make_tensor("one", TensorProto.DOUBLE, [1], [1.0])],
     )
+    trips = [
+        helper.make_node("ReduceMax", ["delay"], ["longest"], keepdims=0),
+        helper.make_node("Greater", ["longest", "above"], ["endless"]),
+        helper.make_node("Cast", ["endless"], ["once"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["once", "many"], ["trips"]),
+    ]
     graph = helper.make_graph(
         [
+            *trips,
             helper.make_node("Loop", ["trips", "", "delay"], ["o"], body=body),
             helper.make_node("Cast", ["o"], ["score"], to=TensorProto.FLOAT),
         ],
         "endless",
         [helper.make_tensor_value_info("delay", TensorProto.DOUBLE, ["N"])],
         [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"])],
-        [helper.make_tensor("trips", TensorProto.INT64, [], [10**9])],
+        [
+            helper.make_tensor("many", TensorProto.INT64, [], [10**9]),
+            helper.make_tensor("above", TensorProto.DOUBLE, [], [-math.inf if above is None else above]),
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     onnx.checker.check_model(model)
@@ -263,6 +275,38 @@ def test_a_run_that_overruns_is_stopped_and_the_model_rests(packages: Packages, 
     assert [(a.score, a.flags) for a in answers] == [(1.0, ["degraded"]), (0.0, ["degraded"])]
     assert predictor.answer([row()])[0].flags == ["degraded"]
     assert model.runs == 1, "it rests"
+
+
+def test_an_input_that_overruns_twice_is_answered_by_the_heuristic_and_the_model_goes_on(
+    packages: Packages, tmp_path: Path
+) -> None:
+    suspects, vitals = Suspects.fresh(tmp_path / "inputs"), Vitals.fresh(tmp_path / "worker-0.vitals")
+    made = package(
+        packages, model=endless(60.0), golden=[Golden(request={}, context={}, score=0.0)], release={"deadline_ms": 100}
+    )
+    predictor = Predictor(made, Weather(), SimulatedClock(NOW), Overruns(), vitals=vitals)
+    well, slow, degraded = row(1, delay=0.5), row(2, delay=90.0), ["degraded"]
+
+    def flags(*rows: dict[str, Any], seconds: float = 0.2) -> list[list[str]]:
+        return [a.flags for a in predictor.answer([dict(r) for r in rows], seconds=seconds)]
+
+    for _ in range(3):
+        assert flags(well, seconds=60.0) == [[]]
+    assert flags(well, slow) == [degraded, degraded]  # nobody knows yet which of the two it is
+    assert flags(well, seconds=60.0) == [[]]  # and the model does not rest
+    (overrun,) = vitals.take_overruns()
+    assert (overrun.package, overrun.answered, len(overrun.inputs)) == (made.digest, 3, 2)
+    for input in overrun.inputs:
+        suspects.strike(input)
+    assert flags(slow, well, seconds=5.0) == [degraded, []]  # each suspect alone
+    (overrun,) = vitals.take_overruns()
+    assert len(overrun.inputs) == 1
+    assert suspects.strike(overrun.inputs[0]) == STRIKES
+    for _ in range(3):
+        assert flags(slow | {"flight": "UA77"}, well, seconds=60.0) == [["query_of_death", "degraded"], []]
+    assert vitals.take_overruns() == []
+    assert flags(row(delay=91.0)) == flags(row(delay=92.0)) == [degraded]
+    assert flags(well, seconds=60.0) == [degraded]  # two different inputs: the model rests
 
 
 def test_a_run_that_had_little_time_left_is_stopped_and_not_held_against_the_model(packages: Packages) -> None:

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -101,6 +103,42 @@ def test_every_loop_has_its_place_until_the_table_is_full(vitals: Vitals) -> Non
         vitals.serves(each)
     assert all(vitals.stands(each) == "serves" for each in states[:16_384])
     assert vitals.stands(states[-1]) == "idle"
+
+
+WRITES = """
+import sys
+from pathlib import Path
+from loopwright.deploy.vitals import Vitals
+from tests.deploy.test_vitals import state
+vitals, states = Vitals(Path(sys.argv[1])), [state(1), state(2)]
+vitals.serves(states[0])
+vitals.beat(1e6)
+print("begun", flush=True)
+for i in range(100_000):
+    vitals.beat(1e6 + i)
+    if i % 10 == 0:
+        vitals.serves(states[i // 10 % 2])
+"""
+
+
+def test_a_reader_in_another_process_never_sees_a_beat_or_a_release_half_written(vitals: Vitals) -> None:
+    root = Path(__file__).parents[2]
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITES, str(vitals.path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"},
+    )
+    one, reads, torn = state(1), 0, 0
+    with writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"begun\n"
+        while writer.poll() is None:
+            for _ in range(1000):
+                reads += 1
+                torn += vitals.beaten < 1e6 or vitals.pid != writer.pid or (reads % 10 == 0 and vitals.stands(one) == "idle")
+    assert writer.returncode == 0
+    assert reads > 1000
+    assert torn == 0, f"{torn} of {reads} reads saw what nobody wrote"
 
 
 def test_workers_of_servers_that_run(vitals: Vitals, tmp_path: Path) -> None:

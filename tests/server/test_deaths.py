@@ -1,5 +1,6 @@
 import http.client
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,25 @@ from tests.server.test_supervisor import Load, ledger_away
 from tests.waiting import until
 
 from loopwright.deploy import bad, controller, served
+from loopwright.deploy.suspects import Suspects
 from loopwright.deploy.vitals import Busy
 from loopwright.monitor.alerts import open_alerts
 from loopwright.records.clock import RealClock
-from loopwright.records.errors import PackageRefused
+from loopwright.records.errors import LedgerUnavailable, PackageRefused
 from loopwright.records.home import Home
 from loopwright.records.package import Segment
 from loopwright.records.releases import BadPackage
-from loopwright.server.deaths import Deaths, blamed, condemn, crashed, kills_for_memory, record_bad, thread_of, withdraw_bad
+from loopwright.server.deaths import (
+    Deaths,
+    QueriesOfDeath,
+    blamed,
+    condemn,
+    crashed,
+    kills_for_memory,
+    record_bad,
+    thread_of,
+    withdraw_bad,
+)
 
 A, B = "a" * 64, "b" * 64
 
@@ -60,6 +72,34 @@ def test_three_deaths_within_five_minutes() -> None:
     assert [deaths.count(B, at) for at in (1.0, 2.0, 3.0)] == [False, False, True]
     assert deaths.count(A, 302.0)
     assert [deaths.count(B, at) for at in (4.0, 5.0, 6.0)] == [False, False, True]  # released all the same
+
+
+def test_deaths_of_one_input_count_once_and_those_of_others_against_the_package() -> None:
+    deaths = Deaths()
+    f, g, h, i = (bytes([n]) * 8 for n in range(4))
+    assert not deaths.count(A, 0.0, [f, g])  # a batch
+    assert [deaths.count(A, at, [f]) for at in (1.0, 2.0, 3.0)] == [False] * 3
+    assert not deaths.count(A, 4.0, [g])  # the batch was f: this is the second cause
+    assert [deaths.count(A, at, [h]) for at in (5.0,)] == [True]
+    assert not deaths.count(A, 6.0, [i])
+
+
+def test_an_input_that_struck_twice_is_told_once(home: Home, tmp_path: Path) -> None:
+    digest = package(home.packages).digest
+    queries = QueriesOfDeath(Suspects.fresh(tmp_path / "inputs"))
+    assert not queries.trusts(digest, 0)
+    assert queries.trusts(digest, 3)
+    assert queries.trusts(digest, 0)  # it was seen to answer before
+    assert queries.strike(digest, [b"1" * 8, b"2" * 8]) == []
+    assert ["the heuristic answers it" in line for line in queries.strike(digest, [b"1" * 8])] == [True]
+    assert queries.strike(digest, [b"1" * 8]) == []
+    with ledger_away(home), pytest.raises(LedgerUnavailable):
+        queries.record(home)
+    fresh = Home(home.settings, home.clock)
+    queries.record(fresh)
+    queries.record(fresh)
+    assert [(a.key, a.repeats) for a in open_alerts(fresh, LOOP)] == [(f"query-of-death:{digest[:12]}:{'31' * 8}", 0)]
+    fresh.close()
 
 
 @pytest.fixture
@@ -257,6 +297,38 @@ def test_a_package_that_kills_its_workers_goes_back_while_others_are_served(home
         with pytest.raises(PackageRefused, match="marked bad"):
             controller.release(home, LOOP, killer, why="again")
         assert server.data().get("/livez").status == 200
+
+
+def test_a_query_of_death_is_answered_by_the_heuristic_and_all_others_by_the_model(home: Home) -> None:
+    """It kills the worker twice; then it does no harm, and the package is not rolled back for it."""
+    first = package(home.packages).digest
+    second = package(home.packages, model=model_graph(fails="kill")).digest
+    controller.release(home, LOOP, first, why="first")
+    controller.release(home, LOOP, second, why="second")
+    deadly, flags, died = flight(7, delay=100.0), [], 0
+    with running(home, workers=2) as server:
+        asked_until(server, second, 60)
+        client = server.data()
+        for number in range(20):
+            client.post(f"/loops/{LOOP}/predict", flight(number))
+        limit = time.monotonic() + 120
+        while "query_of_death" not in flags and time.monotonic() < limit:
+            try:
+                flags = client.post(f"/loops/{LOOP}/predict", deadly).json.get("flags", [])
+            except (OSError, http.client.HTTPException):
+                died += 1
+                time.sleep(0.1)
+        assert {"degraded", "query_of_death"} <= set(flags)
+        assert died == 2
+        for number in range(20):  # in one request with others, and under another key, which is no feature
+            reply = client.post(f"/loops/{LOOP}/predict", [flight(number, delay=float(number)), deadly | {"flight": "UA9"}])
+            assert [a["flags"] for a in reply.json] == [["missing_context:weather"], flags]
+            assert {a["package"] for a in reply.json} == {second}
+        until(lambda: open_alerts(home, LOOP), 60)
+        assert [(a.key.split(":")[0], a.severity) for a in open_alerts(home, LOOP)] == [("query-of-death", "warning")]
+        assert 'flag="query_of_death"' in client.get("/metrics").body.decode()
+    assert arm(home) == (second, "champion")
+    assert bad.marks(home) == []
 
 
 def test_a_package_that_kills_workers_while_it_is_loaded_goes_back(home: Home) -> None:

@@ -23,7 +23,7 @@ from loopwright.records.predictions.commit import commit, verify
 from loopwright.records.predictions.read import predictions
 from loopwright.records.settings import Settings
 from loopwright.server.child import Child
-from loopwright.server.deaths import HUNG_SECONDS
+from loopwright.server.deaths import HUNG_SECONDS, Blame
 from loopwright.server.supervisor import START_SECONDS, Worker, serve
 from loopwright.verbs import act
 
@@ -325,7 +325,7 @@ def test_a_worker_that_does_not_go_on_is_ended_and_started_again(home: Home) -> 
                 worker.look()
                 until(lambda: worker.child.pid == 0)
                 worker.child.keep()
-            assert worker.blamed == [(digest, "hang", "a worker did not go on for 60 seconds while loading it")]
+            assert worker.blamed == [Blame(digest, "hang", "a worker did not go on for 60 seconds while loading it")]
         finally:
             worker.child.tell(signal.SIGTERM)
             worker.child.end(10)

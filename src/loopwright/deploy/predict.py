@@ -8,8 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from loopwright.deploy.context import Contexts, ContextStore
 from loopwright.deploy.overrun import Overruns
+from loopwright.deploy.suspects import STRIKES, Suspects, fingerprint
 from loopwright.deploy.vitals import Vitals, note_of
 from loopwright.records.clock import Clock
 from loopwright.records.declarations import Column
@@ -27,7 +30,17 @@ FAILURES = 50
 """So many runs in a row, over at least `FAILING_SECONDS`, in which the model answered no row: it fails for good. An overrun counts ten."""
 
 FAILING_SECONDS = 5.0
+TRUSTED_ROWS = 3
+"""A model that has answered so many rows is not bad for every input: what it overruns on, or dies of, is put down to the input first."""
 
+DISTINCT_INPUTS = 3
+"""So many different inputs on which it fails, and the package is to blame after all."""
+
+QUERY_OF_DEATH = "query_of_death"
+"""The flag of an answer by the heuristic, because the model overran or died on that input before (`deploy.suspects`)."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
 _KNOWN: "WeakValueDictionary[frozenset[str], frozenset[str]]" = WeakValueDictionary()
 
 
@@ -53,8 +66,9 @@ class Predictor:
     With `overruns`, a graph run that takes longer than it may is stopped and answered by the heuristic, and for `REST_SECONDS` the
     model is not asked again, unless it had less than half of the loop's `deadline` (seconds) left. `ready` makes a graph of a package ready.
 
-    With `vitals`, what is asked is noted there, and a model that fails for good. Without its `model`, which is not even
-    loaded then, the heuristic answers every row.
+    With `vitals`, what is asked is noted there, and a model that fails for good; an input on which it overruns or dies twice is
+    answered by the heuristic from then on, flagged `query_of_death`, and the others go on. Without its `model`, which is not
+    even loaded then, the heuristic answers every row.
 
     Safe to use from several threads; not across a fork. Raises PackageRefused when graphs and manifest disagree.
     """
@@ -76,8 +90,12 @@ class Predictor:
         self._clock, self._overruns, self._vitals, self._note = clock, overruns, vitals, note_of(package.digest)
         self._rests_until = 0.0
         self._failures, self._failing_since, self._overran = 0, 0.0, False
+        self._answered = 0
+        self._failing: set[bytes] = set()
+        self._slow: set[bytes] = set()
         self._model = ready(package, "model.onnx") if model else None
         self._heuristic = ready(package, "heuristic.onnx")
+        self._seen = [c for c in self._model.graph.columns if c in manifest.request] if self._model is not None else []
         self._output = manifest.output
         self._least, self._most = lawful(manifest.output)
         self._times = [name for name, column in manifest.request.items() if column.type == "timestamp"]
@@ -131,13 +149,14 @@ class Predictor:
         moments, names = self._moments(at_us, count), ids
         if names is None:
             names = new_ids(self._clock.now(), count)
+        inputs = self._fingerprints(rows)
         flags: list[list[str]] = []
         for row, at, name in zip(rows, moments, names, strict=True):
             self._settle(row, at, name)
             flags.append(self._flags(row))
         contexts, ages = self._contexts.find(rows, flags)
         full = [row | context for row, context in zip(rows, contexts, strict=True)] if self._joined else rows
-        scores, values = self._scores(full, flags, SECONDS + count / 1000 if seconds is None else seconds)
+        scores, values = self._scores(full, flags, SECONDS + count / 1000 if seconds is None else seconds, inputs)
         latency = (time.perf_counter() - started) * 1e6 / max(count, 1)
         package, key, segment = self.digest, self._key, self._segment
         one = key[0] if len(key) == 1 else None
@@ -187,6 +206,7 @@ class Predictor:
         """Answer some golden requests one by one and forget the answers, so that the first client does not pay for first times."""
         for golden in self.package.reference.golden[:5]:
             self.answer([dict(golden.request)])
+        self._answered = 0  # these are no proof: they were chosen with the model
 
     def _labels(
         self, scores: Sequence[float], values: Sequence[list[float] | None], flags: Sequence[list[str]]
@@ -230,32 +250,85 @@ class Predictor:
                 flags.append(f"new_category:{name}")
         return flags
 
-    def _scores(self, full: Sequence[Mapping[str, Any]], flags: list[list[str]], seconds: float) -> _Numbers:
-        place = self._vitals.began(self._note) if self._vitals is not None else 0
+    def _fingerprints(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
+        """For each row what stands for the values that the client sent and the model sees; none where nobody asks for them."""
+        if self._vitals is None or self._model is None:
+            return []
+        seen = self._seen
         try:
-            return self._asked(full, flags, seconds)
-        finally:
-            if self._vitals is not None:
-                self._vitals.ended(place)
+            return [fingerprint(self._note, _encode([row.get(name) for name in seen])) for row in rows]
+        except (TypeError, ValueError):  # values that are no plain data
+            return []
 
-    def _asked(self, full: Sequence[Mapping[str, Any]], flags: list[list[str]], seconds: float) -> _Numbers:
+    def _scores(
+        self, full: Sequence[Mapping[str, Any]], flags: list[list[str]], seconds: float, inputs: list[bytes]
+    ) -> _Numbers:
         fair = seconds >= self.deadline / 2  # what had less is not held against the model
-        found = (
-            self._run(full, [MOST_FAILURES], time.perf_counter() + seconds, fair=fair) if seconds > 0 else _nothing(len(full))
-        )
-        bad = self._wrong(found)
-        if len(bad) < len(full):
-            self._failures = 0
-        if bad:
-            if len(bad) == len(full) and fair:
-                self._failed()
+        until = time.perf_counter() + seconds
+        suspects = self._vitals.suspects if self._vitals is not None and inputs else None
+        if not suspects or not any(strikes := [suspects.strikes(input) for input in inputs]):
+            found = self._asked(full, until, fair=fair, inputs=inputs)
+        else:
+            found = self._apart(full, until, suspects, strikes, fair=fair, inputs=inputs)
+            for marks, count in zip(flags, strikes, strict=True):
+                if count >= STRIKES:
+                    marks.append(QUERY_OF_DEATH)
+        if bad := self._wrong(found):
             rule = self._fall_back([full[i] for i in bad])
             for i, score, values in zip(bad, *rule, strict=True):
                 found.scores[i], found.values[i] = score, values
                 flags[i].append("degraded")
         return found
 
-    def _failed(self) -> None:
+    def _apart(
+        self,
+        full: Sequence[Mapping[str, Any]],
+        until: float,
+        suspects: Suspects,
+        strikes: Sequence[int],
+        *,
+        fair: bool,
+        inputs: list[bytes],
+    ) -> _Numbers:
+        """Answer rows of which some are suspect: each of those alone, and queries of death not at all."""
+        found = _nothing(len(full))
+        clean = [i for i, count in enumerate(strikes) if not count]
+        alone = [i for i, count in enumerate(strikes) if 0 < count < STRIKES]
+        for left, places in [(1, clean), *((len(alone) - n, [i]) for n, i in enumerate(alone))]:
+            if not places:
+                continue
+            now = time.perf_counter()
+            share = (until - now) / left  # so that one suspect does not take the time of the others
+            some, theirs = [full[i] for i in places], [inputs[i] for i in places]
+            part = self._asked(some, now + share, fair=fair and share >= self.deadline / 2, inputs=theirs)
+            for i, score, values in zip(places, *part, strict=True):
+                found.scores[i], found.values[i] = score, values
+            if places is not clean and not self._wrong(part):
+                suspects.acquit(theirs[0])
+        return found
+
+    def _asked(self, full: Sequence[Mapping[str, Any]], until: float, *, fair: bool, inputs: list[bytes]) -> _Numbers:
+        """What the model says of rows that run together, noted where the supervisor finds it if this process dies."""
+        if time.perf_counter() >= until:
+            return _nothing(len(full))
+        if self._vitals is None:
+            return self._run(full, [MOST_FAILURES], until, fair=fair, inputs=inputs)
+        place = self._vitals.began(self._note, b"".join(inputs), self._answered)
+        try:
+            found = self._run(full, [MOST_FAILURES], until, fair=fair, inputs=inputs)
+        finally:
+            self._vitals.ended(place)
+        bad = self._wrong(found)
+        if len(bad) < len(full):
+            self._answered += len(full) - len(bad)
+            self._failures = 0
+            self._failing.clear()
+            self._slow.clear()
+        elif fair:
+            self._failed(inputs)
+        return found
+
+    def _failed(self, inputs: Sequence[bytes]) -> None:
         """Count a run in which the model answered no row, unless it rests."""
         now = time.perf_counter()
         if self._vitals is None or self._model is None or (now < self._rests_until and not self._overran):
@@ -264,9 +337,22 @@ class Predictor:
             self._failing_since = now
         self._failures += 10 if self._overran else 1
         self._overran = False
-        if self._failures >= FAILURES and now - self._failing_since >= FAILING_SECONDS:
+        self._failing.update(inputs[: DISTINCT_INPUTS - len(self._failing)])
+        one_input = self._answered >= TRUSTED_ROWS and len(self._failing) < DISTINCT_INPUTS
+        if self._failures >= FAILURES and now - self._failing_since >= FAILING_SECONDS and not one_input:
             self._failures = 0
             self._vitals.fails(self.digest)
+
+    def _late(self, inputs: list[bytes]) -> None:
+        """A run overran: the model rests, unless it may be the fault of this input alone."""
+        if self._vitals is not None:
+            self._vitals.overran(self.digest, b"".join(inputs), self._answered)
+        if self._vitals is not None and inputs and self._answered >= TRUSTED_ROWS:
+            same = self._slow.intersection(inputs)
+            if same or not self._slow:
+                self._slow = same or set(inputs)
+                return
+        self._rests_until, self._overran = time.perf_counter() + REST_SECONDS, True
 
     def _wrong(self, found: _Numbers) -> list[int]:
         """Which rows have a number that cannot be."""
@@ -277,7 +363,9 @@ class Predictor:
             bad = sorted({*bad, *wide})
         return bad
 
-    def _run(self, full: Sequence[Mapping[str, Any]], failures: list[int], until: float, *, fair: bool) -> _Numbers:
+    def _run(
+        self, full: Sequence[Mapping[str, Any]], failures: list[int], until: float, *, fair: bool, inputs: list[bytes]
+    ) -> _Numbers:
         """Answers, NaN where the model fails. A run that fails is halved until the rows at fault are alone, within limits."""
         if self._model is None or (self._rests_until and time.perf_counter() < self._rests_until):
             return _nothing(len(full))
@@ -294,12 +382,15 @@ class Predictor:
         failures[0] -= 1
         if run is not None and run.expired:
             if fair:
-                self._rests_until, self._overran = time.perf_counter() + REST_SECONDS, True
+                self._late(inputs)
             failures[0] = 0
         if len(full) == 1 or failures[0] <= 0:
             return _nothing(len(full))
         half = len(full) // 2
-        parts = self._run(full[:half], failures, until, fair=fair), self._run(full[half:], failures, until, fair=fair)
+        parts = [
+            self._run(some, failures, until, fair=fair, inputs=inputs[place])
+            for some, place in ((full[:half], slice(half)), (full[half:], slice(half, None)))
+        ]
         return _Numbers(parts[0].scores + parts[1].scores, parts[0].values + parts[1].values)
 
     def _fall_back(self, full: Sequence[Mapping[str, Any]]) -> _Numbers:

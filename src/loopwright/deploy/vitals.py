@@ -1,38 +1,46 @@
 """What a worker is doing, in a small mapped file that its supervisor can read, also after the worker has died.
 
-The worker notes the package that each of its threads loads or asks (one store of bytes before, one after), a beat of its
-event loop, the packages that fail again and again, and which release of each loop it serves. Plain memory: no system call.
+The worker notes the package that each of its threads loads or asks, and the inputs of which, a beat of its event loop, the
+packages that fail again and again, and which release of each loop it serves. Plain memory: no system call.
+
+What another process reads while it is written is one aligned word, stored and loaded as a whole; longer things are written
+before the word that says that they are there. (`struct.pack_into` stores zeros first, which a reader sees.)
 """
 
 import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from struct import Struct
 from threading import Lock, get_ident
 from typing import Literal, NamedTuple
 
 import msgspec
 
+from loopwright.deploy.suspects import FILE, Suspects
 from loopwright.records.releases import ReleaseState
 
 Doing = Literal["loads", "answers"]
 Standing = Literal["serves", "idle", "lags", "refuses"]
 """To a release state: serves it; serves none, and will load what is declared when it is asked; serves another; could not switch."""
 
-_HEAD = Struct("<QQd")  # pid, the thread of the event loop, its beat in seconds of the monotonic clock
+_PID, _MAIN, _BEAT = 0, 1, 2  # words: the process, the thread of its event loop, its beat in nanoseconds of the monotonic clock
 _NOTES, _NOTE, _THREADS = 64, 160, 16  # a note: thread (8), loads (1 + 64), answers (1 + 64)
-_THREAD = Struct("<Q")
 _CELL = 65
 _LOADS, _ANSWERS = 8, 8 + _CELL
 _FAILING, _FAILS = _NOTES + _NOTE * _THREADS, 8
 _SERVES = 4096
-_SLOT = Struct("<8s8s8s")  # loop, the state that it serves, the state that it could not switch to
-_SLOTS = 16_384
-_SIZE = _SERVES + _SLOT.size * _SLOTS
-_NOTHING = bytes(8)
+_SLOT, _SLOTS = 24, 16_384  # words: the loop, the state that it serves, the state that it could not switch to
+_INPUTS, MAX_INPUTS = _SERVES + _SLOT * _SLOTS, 10_000
+_RUN = 16 + 8 * MAX_INPUTS  # of each thread: rows that the package had answered (8), inputs that run (8), their fingerprints
+_OVERRUNS, _OVERRUN, _MAX_OVERRUNS = (
+    _INPUTS + _RUN * _THREADS,
+    8 + 64 + 16 + 8 * 256,
+    8,
+)  # is there (8), package, rows, inputs, fingerprints
+_SIZE = _OVERRUNS + _OVERRUN * _MAX_OVERRUNS
 
 
 class Busy(NamedTuple):
@@ -41,6 +49,18 @@ class Busy(NamedTuple):
     thread: int
     doing: Doing
     package: str
+    inputs: tuple[bytes, ...] = ()
+    """Fingerprints of the rows that it runs (see `deploy.suspects`)."""
+    answered: int = 0
+    """Rows that the package's model had answered in this worker before."""
+
+
+class Overrun(NamedTuple):
+    """A run that took too long: fingerprints of its rows (none where they were too many), rows the model had answered before."""
+
+    package: str
+    inputs: tuple[bytes, ...]
+    answered: int
 
 
 class Vitals:
@@ -50,6 +70,7 @@ class Vitals:
         self.path = path
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), _SIZE)
+        self._words = memoryview(self._map).cast("Q")
         self._places: dict[int, int] = {}
         self._lock = Lock()
 
@@ -62,7 +83,18 @@ class Vitals:
 
     def close(self) -> None:
         """Let go of the file, which stays."""
+        self._words.release()
         self._map.close()
+        if "suspects" in self.__dict__ and self.suspects is not None:
+            self.suspects.close()
+
+    @cached_property
+    def suspects(self) -> Suspects | None:
+        """The table of this server's suspect inputs; None where there is none."""
+        try:
+            return Suspects(self.path.with_name(FILE))
+        except (OSError, ValueError):
+            return None
 
     def clear(self) -> None:
         """Forget a worker that is gone; the next one writes into the same file."""
@@ -72,22 +104,24 @@ class Vitals:
 
     def beat(self, now: float) -> None:
         """The event loop of this process goes round; `now` in seconds of the monotonic clock. To be called in its thread."""
-        _HEAD.pack_into(self._map, 0, os.getpid(), get_ident(), now)
+        self._words[_MAIN] = get_ident()
+        self._words[_PID] = os.getpid()
+        self._words[_BEAT] = round(now * 1e9)
 
     @property
     def pid(self) -> int:
         """The process that beat last; 0 before the first beat."""
-        return int(_HEAD.unpack_from(self._map, 0)[0])
+        return self._words[_PID]
 
     @property
     def beaten(self) -> float:
         """When it beat last, in seconds of the monotonic clock; 0 before the first."""
-        return float(_HEAD.unpack_from(self._map, 0)[2])
+        return self._words[_BEAT] / 1e9
 
     @property
     def main(self) -> int:
         """The thread of the event loop."""
-        return int(_HEAD.unpack_from(self._map, 0)[1])
+        return self._words[_MAIN]
 
     # --- packages that are loaded and asked ----------------------------------------------------------------------
 
@@ -96,16 +130,27 @@ class Vitals:
         """This thread loads a package inside."""
         place = self._place() + _LOADS
         before = self._map[place : place + _CELL]
-        self._map[place : place + _CELL] = b"\1" + package.encode()
+        self._map[place + 1 : place + _CELL] = package.encode()
+        self._map[place] = 1
         try:
             yield
         finally:
             self._map[place : place + _CELL] = before
 
-    def began(self, note: bytes) -> int:
-        """This thread asks a package: `note` is `note_of(package)`. Returns what `ended` is to be given."""
-        place = (self._places.get(get_ident()) or self._place()) + _ANSWERS
-        self._map[place : place + _CELL] = note
+    def began(self, note: bytes, inputs: bytes = b"", answered: int = 0) -> int:
+        """This thread asks a package: `note` is `note_of(package)`, `inputs` the fingerprints of the rows, put together.
+
+        Returns what `ended` is to be given.
+        """
+        base = self._places.get(get_ident()) or self._place()
+        run = _INPUTS + (base - _NOTES) // _NOTE * _RUN
+        inputs = inputs[: 8 * MAX_INPUTS]
+        self._map[run + 16 : run + 16 + len(inputs)] = inputs
+        self._words[run // 8] = answered
+        self._words[run // 8 + 1] = len(inputs) // 8
+        place = base + _ANSWERS
+        self._map[place + 1 : place + _CELL] = note
+        self._map[place] = 1
         return place
 
     def ended(self, place: int) -> None:
@@ -116,14 +161,21 @@ class Vitals:
         """What its threads are doing, or were doing when it died."""
         found = []
         for place in range(_NOTES, _NOTES + _NOTE * _THREADS, _NOTE):
-            thread = _THREAD.unpack_from(self._map, place)[0]
+            thread = self._words[place // 8]
             cells: tuple[tuple[int, Doing], ...] = ((_ANSWERS, "answers"), (_LOADS, "loads"))
             for cell, doing in cells:  # while loading it is asked, too: the golden requests
                 at = place + cell
                 if self._map[at]:
-                    found.append(Busy(thread, doing, self._map[at + 1 : at + _CELL].decode("ascii", "replace")))
+                    package = self._map[at + 1 : at + _CELL].decode("ascii", "replace")
+                    run = self._run(place) if doing == "answers" else ((), 0)
+                    found.append(Busy(thread, doing, package, *run))
                     break
         return found
+
+    def _run(self, place: int) -> tuple[tuple[bytes, ...], int]:
+        run = _INPUTS + (place - _NOTES) // _NOTE * _RUN
+        answered, count = self._words[run // 8], min(self._words[run // 8 + 1], MAX_INPUTS)
+        return _split(self._map[run + 16 : run + 16 + 8 * count]), answered
 
     def _place(self) -> int:
         """Where this thread writes; threads beyond the sixteenth share the last place."""
@@ -132,7 +184,7 @@ class Vitals:
         if place is None:
             with self._lock:
                 place = _NOTES + _NOTE * min(len(self._places), _THREADS - 1)
-                _THREAD.pack_into(self._map, place, thread)
+                self._words[place // 8] = thread
                 self._places[thread] = place
         return place
 
@@ -142,7 +194,7 @@ class Vitals:
         """Say that a package fails again and again; at most eight are held until they are taken."""
         with self._lock:
             for place in range(_FAILING, _FAILING + _CELL * _FAILS, _CELL):
-                if self._map[place : place + _CELL] == note_of(package):
+                if self._map[place] and self._map[place + 1 : place + _CELL] == note_of(package):
                     return
                 if not self._map[place]:
                     self._map[place + 1 : place + _CELL] = package.encode()
@@ -158,63 +210,94 @@ class Vitals:
                 self._map[place] = 0
         return found
 
+    # --- runs that take too long ---------------------------------------------------------------------------------
+
+    def overran(self, package: str, inputs: bytes, answered: int) -> None:
+        """Say that a run took too long; at most eight are held until they are taken."""
+        inputs = inputs if len(inputs) <= 8 * 256 else b""
+        with self._lock:
+            for place in range(_OVERRUNS, _OVERRUNS + _OVERRUN * _MAX_OVERRUNS, _OVERRUN):
+                if not self._words[place // 8]:
+                    self._map[place + 8 : place + 72] = package.encode()
+                    self._words[place // 8 + 9] = answered
+                    self._words[place // 8 + 10] = len(inputs) // 8
+                    self._map[place + 88 : place + 88 + len(inputs)] = inputs
+                    self._words[place // 8] = 1
+                    return
+
+    def take_overruns(self) -> list[Overrun]:
+        """The runs that took too long, each once."""
+        found = []
+        for place in range(_OVERRUNS, _OVERRUNS + _OVERRUN * _MAX_OVERRUNS, _OVERRUN):
+            if self._words[place // 8]:
+                count = min(self._words[place // 8 + 10], 256)
+                inputs = _split(self._map[place + 88 : place + 88 + 8 * count])
+                package = self._map[place + 8 : place + 72].decode("ascii", "replace")
+                found.append(Overrun(package, inputs, self._words[place // 8 + 9]))
+                self._words[place // 8] = 0
+        return found
+
     # --- which release it serves ---------------------------------------------------------------------------------
 
     def serves(self, state: ReleaseState) -> None:
         """This worker has switched a loop to a state; what does not fit into the table (16,384 loops) is not told."""
-        place = self._slot(state.loop, make=True)
-        if place:
-            loop = _digest(state.loop.encode())
-            _SLOT.pack_into(self._map, place, loop, tag_of(state), _NOTHING)
+        self._stand(state.loop, tag_of(state), 0)
 
     def refuses(self, state: ReleaseState) -> None:
         """This worker could not switch a loop to a state."""
-        place = self._slot(state.loop, make=True)
-        if place:
-            loop, now, _ = _SLOT.unpack_from(self._map, place)
-            _SLOT.pack_into(self._map, place, loop if any(loop) else _digest(state.loop.encode()), now, tag_of(state))
+        place = self._slot(state.loop)
+        self._stand(state.loop, self._words[place + 1] if place else 0, tag_of(state))
 
     def forgets(self, loop: str) -> None:
         """This worker has let go of a loop; what is declared then is loaded when it is asked."""
-        place = self._slot(loop, make=False)
-        if place:
-            _SLOT.pack_into(self._map, place, _digest(loop.encode()), _NOTHING, _NOTHING)
+        if self._slot(loop):
+            self._stand(loop, 0, 0)
 
     def stands(self, state: ReleaseState) -> Standing:
         """How this worker stands to a state."""
-        place = self._slot(state.loop, make=False)
-        _, now, refused = _SLOT.unpack_from(self._map, place) if place else (b"", _NOTHING, _NOTHING)
+        place = self._slot(state.loop)
+        now, refused = (self._words[place + 1], self._words[place + 2]) if place else (0, 0)
         tag = tag_of(state)
         if tag in (now, refused):
             return "serves" if tag == now else "refuses"
-        return "idle" if now == refused == _NOTHING else "lags"
+        return "idle" if now == refused == 0 else "lags"
 
-    def _slot(self, loop: str, *, make: bool) -> int:
-        """Where a loop is in the table; 0 where it is not, or has no room."""
-        key = _digest(loop.encode())
-        first = int.from_bytes(key, "little")
+    def _stand(self, loop: str, serves: int, refused: int) -> None:
+        place = self._slot(loop, make=True)
+        if place:
+            self._words[place + 1] = serves
+            self._words[place + 2] = refused
+            self._words[place] = _word(loop.encode())  # last: from now on it counts
+
+    def _slot(self, loop: str, *, make: bool = False) -> int:
+        """Which word of the table a loop begins at; 0 where it is not, or has no room."""
+        key = _word(loop.encode())
         for i in range(_SLOTS):
-            place = _SERVES + _SLOT.size * ((first + i) % _SLOTS)
-            there = self._map[place : place + 8]
-            if there == key or (make and there == _NOTHING):
+            place = (_SERVES + _SLOT * ((key + i) % _SLOTS)) // 8
+            there = self._words[place]
+            if there == key or (make and there == 0):
                 return place
-            if there == _NOTHING:
+            if there == 0:
                 return 0
         return 0
 
 
 def note_of(package: str) -> bytes:
     """What `began` writes for a package."""
-    return b"\1" + package.encode()
+    return package.encode()
 
 
-def tag_of(state: ReleaseState) -> bytes:
-    """Eight bytes that stand for a release state."""
-    return _digest(msgspec.msgpack.encode(state))
+def tag_of(state: ReleaseState) -> int:
+    """A word that stands for a release state."""
+    return _word(msgspec.msgpack.encode(state))
 
 
-def _digest(data: bytes) -> bytes:
-    return blake2b(data, digest_size=8).digest()
+def _word(data: bytes) -> int:
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little") or 1
+
+
+def _split(inputs: bytes) -> tuple[bytes, ...]:
+    return tuple(inputs[i : i + 8] for i in range(0, len(inputs), 8))
 
 
 class WorkerState(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,24 +3,29 @@
 What counts: a death by SIGSEGV, SIGABRT, SIGBUS, SIGILL, SIGFPE, SIGTRAP or SIGSYS; one by the kernel for want of memory;
 and an event loop that did not go round for 15 seconds. Three of these within five minutes while the same package was being
 loaded or asked, and it is marked bad. A worker that somebody kills by hand counts for nothing.
+
+A package that has answered other inputs is not bad for every input: the second death, or overrun, of the same input makes that
+input one that the heuristic answers, and all its deaths count once against the package.
 """
 
 import re
 import signal
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from loopwright.deploy import bad
 from loopwright.deploy.controller import withdraw
+from loopwright.deploy.predict import TRUSTED_ROWS
+from loopwright.deploy.suspects import STRIKES, Suspects
 from loopwright.deploy.vitals import Busy
 from loopwright.monitor.alerts import decide
 from loopwright.records import failpoints
-from loopwright.records.errors import LoopwrightError, ReleaseConflict
+from loopwright.records.errors import LoopwrightError, PackageNotFound, PackageRefused, ReleaseConflict
 from loopwright.records.home import Home
 from loopwright.records.releases import BadPackage
 
@@ -40,6 +45,9 @@ _CRASHES = frozenset(
     }
 )
 _THREAD = re.compile(rb"Current thread 0x([0-9a-f]+)")
+
+QUERY_ALERT = "query-of-death"
+"""What the keys of alerts about inputs begin with; the beginning of the digest and the input's fingerprint follow."""
 
 Cause = Literal["crash", "hang", "failures"]
 
@@ -78,22 +86,78 @@ def kills_for_memory() -> int:
     return count
 
 
+class Blame(NamedTuple):
+    """A death that is put down to a package, and the inputs it was asked about (fingerprints; none where it was being loaded)."""
+
+    package: str
+    cause: Cause
+    detail: str
+    inputs: tuple[bytes, ...] = ()
+    answered: int = 0
+
+
 class Deaths:
-    """Counts the deaths put down to each package."""
+    """Deaths by package. Those of one input count once: see `deploy.suspects`."""
 
     def __init__(self) -> None:
-        self._at: dict[str, deque[float]] = {}
+        self._at: dict[str, list[tuple[float, frozenset[bytes]]]] = {}
 
-    def count(self, package: str, now: float) -> bool:
-        """One more, at `now` in seconds; whether it was the third within five minutes, from which on they count anew."""
-        at = self._at.setdefault(package, deque())
-        at.append(now)
-        while at[0] < now - WITHIN_SECONDS:
-            at.popleft()
-        if len(at) < DEATHS:
+    def count(self, package: str, now: float, inputs: Iterable[bytes] = ()) -> bool:
+        """Whether this is the third within five minutes, from which on they count anew. A death by an input of before is no further one."""
+        given = frozenset(inputs)
+        before = [(at, earlier) for at, earlier in self._at.get(package, []) if at >= now - WITHIN_SECONDS]
+        same = next((one for one in before if given & one[1]), None)
+        if same is not None:
+            before.remove(same)
+            given &= same[1]
+        before.append((now, given))
+        self._at[package] = before
+        if len(before) < DEATHS:
             return False
         del self._at[package]
         return True
+
+
+class QueriesOfDeath:
+    """What inputs did to the models of this server: strikes in the table that workers look into, and alerts that are still to be decided."""
+
+    def __init__(self, suspects: Suspects) -> None:
+        self._suspects = suspects
+        self._trusted: set[str] = set()
+        self._alerts: deque[tuple[str, bytes]] = deque(maxlen=64)
+
+    def trusts(self, package: str, answered: int) -> bool:
+        """Whether a package has answered other inputs, here and now or in a worker before."""
+        if answered >= TRUSTED_ROWS:
+            self._trusted.add(package)
+        return package in self._trusted
+
+    def strike(self, package: str, inputs: Iterable[bytes]) -> list[str]:
+        """Count against inputs what happened while they ran; lines about those that the heuristic answers from now on."""
+        lines = []
+        for input in inputs:
+            if self._suspects.strike(input) == STRIKES:
+                self._alerts.append((package, input))
+                lines.append(
+                    f"package {package[:12]}: input {input.hex()} overran or killed its model {STRIKES} times, the heuristic answers it"
+                )
+        return lines
+
+    def record(self, home: Home) -> None:
+        """Decide on the alerts, which upkeep sends. Raises LedgerUnavailable; what is left is for the next time."""
+        while self._alerts:
+            package, input = self._alerts[0]
+            with suppress(PackageNotFound, PackageRefused):
+                decide(
+                    home,
+                    home.packages.manifest(package).loop,
+                    f"{QUERY_ALERT}:{package[:12]}:{input.hex()}",
+                    severity="warning",
+                    title=f"An input of package {package[:12]} is answered by the heuristic",
+                    detail=f"The model overran or killed its worker {STRIKES} times on the input with fingerprint {input.hex()}. "
+                    "Its answers are flagged `query_of_death`, all other inputs are answered by the model.",
+                )
+            self._alerts.popleft()
 
 
 def condemn(home: Home, package: str, cause: Cause, detail: str) -> str:

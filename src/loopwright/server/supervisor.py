@@ -20,6 +20,8 @@ import msgspec
 
 from loopwright.deploy.served import Follower
 from loopwright.deploy.served import folder as copies
+from loopwright.deploy.suspects import FILE as SUSPECTS
+from loopwright.deploy.suspects import Suspects
 from loopwright.deploy.vitals import FOLDER, Vitals
 from loopwright.records import log_lines
 from loopwright.records.errors import LoopwrightError, Unavailable
@@ -31,8 +33,10 @@ from loopwright.server.deaths import (
     DEATHS,
     HUNG_SECONDS,
     WITHIN_SECONDS,
+    Blame,
     Cause,
     Deaths,
+    QueriesOfDeath,
     blamed,
     condemn,
     crashed,
@@ -73,7 +77,7 @@ class Worker:
         self._home, self._say = home, say
         self._file = folder / f"worker-{number}.vitals"
         self.vitals = Vitals.fresh(self._file)
-        self.blamed: list[tuple[str, Cause, str]] = []
+        self.blamed: list[Blame] = []
         arguments = [str(fd), str(self._file)]
         module = "loopwright.server.worker"
         self.child = Child(
@@ -104,18 +108,23 @@ class Worker:
         self.vitals.clear()
         hung, self._hung = self._hung, ""
         self.failed = code > 0 and not self.child.ready
+        thread = thread_of(dump) if not hung else main or None
         if hung:
             cause: Cause = "hang"
-            said, packages = hung, blamed(busy, main or None)
+            said, packages = hung, blamed(busy, thread)
         elif crashed(code, out_of_memory=kills_for_memory() > self._kills):
             cause = "crash"
             said = f"was killed by {signal.Signals(-code).name}"
-            packages = blamed(busy, thread_of(dump))
+            packages = blamed(busy, thread)
         else:
             self._say(_gone("a worker", code))
             return
         doing = {b.package: "loading" if b.doing == "loads" else "asking" for b in busy}
-        self.blamed += [(p, cause, f"a worker {said} while {doing[p]} it") for p in packages]
+        for package in packages:
+            ran = [b for b in busy if b.package == package and b.doing == "answers" and thread in (None, b.thread)]
+            inputs = tuple(dict.fromkeys(input for b in ran for input in b.inputs))
+            answered = max((b.answered for b in ran), default=0)
+            self.blamed.append(Blame(package, cause, f"a worker {said} while {doing[package]} it", inputs, answered))
         told = f", while {doing[packages[0]]} package {packages[0][:12]}" if packages else ""
         self._say(f"a worker {said}{told}")
         if b"Current thread" in dump:  # where it was
@@ -201,6 +210,7 @@ class Supervisor:
             )
         self._followed, self._told = threading.Event(), False
         self._follower, self._deaths = Follower(home), Deaths()
+        self._queries = QueriesOfDeath(Suspects.fresh(run / SUSPECTS))
 
     def run(self, announce: Callable[[str], None]) -> None:
         """Start everything, keep it alive until told to stop, end everything."""
@@ -262,13 +272,26 @@ class Supervisor:
             _complain(f"a process could not be started: {error}")
             time.sleep(1.0)
         for worker in self._workers:
-            now = self._home.clock.monotonic()
-            for package, cause, detail in worker.blamed:
-                if self._deaths.count(package, now):
-                    self._condemn(package, cause, f"{DEATHS} times within {WITHIN_SECONDS / 60:.0f} minutes, at last: {detail}")
-            worker.blamed.clear()
-            for package in worker.vitals.take_failing():
-                self._condemn(package, "failures", "its model failed again and again, and the heuristic answered")
+            self._judge(worker)
+
+    def _judge(self, worker: Worker) -> None:
+        """Count what a worker died of, overran on, or said fails, against packages and inputs."""
+        now = self._home.clock.monotonic()
+        for package, cause, detail, inputs, answered in worker.blamed:
+            inputs = inputs if self._queries.trusts(package, answered) else ()
+            self._strike(package, inputs)
+            if self._deaths.count(package, now, inputs):
+                self._condemn(package, cause, f"{DEATHS} times within {WITHIN_SECONDS / 60:.0f} minutes, at last: {detail}")
+        worker.blamed.clear()
+        for overrun in worker.vitals.take_overruns():
+            if self._queries.trusts(overrun.package, overrun.answered):
+                self._strike(overrun.package, overrun.inputs)
+        for package in worker.vitals.take_failing():
+            self._condemn(package, "failures", "its model failed again and again, and the heuristic answered")
+
+    def _strike(self, package: str, inputs: tuple[bytes, ...]) -> None:
+        for line in self._queries.strike(package, inputs):
+            _complain(line)
 
     def _condemn(self, package: str, cause: Cause, detail: str) -> None:
         try:
@@ -284,6 +307,7 @@ class Supervisor:
         try:
             self._follower.follow()
             record_bad(self._home)
+            self._queries.record(self._home)
         except LoopwrightError as error:  # the ledger is away: that is no fault of this thread
             log_lines.say("follow", f"the ledger is not followed, what serves goes on: {error}")
         finally:

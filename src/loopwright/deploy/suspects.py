@@ -1,0 +1,82 @@
+"""Inputs on which a model overran or killed its worker: a small table in shared memory, which outlives workers.
+
+The supervisor counts, workers look up: an input with one strike is run alone, so that the next one names it and nothing else; one with
+`STRIKES` is a query of death, and the heuristic answers it. Each entry is two aligned words, so it is read whole without a lock.
+"""
+
+import mmap
+import os
+from hashlib import blake2b
+from pathlib import Path
+
+STRIKES = 2
+_BUCKETS, _WAYS = 512, 8
+_FIRST = 8  # words before the table; the first one is how many entries were ever made
+_SIZE = 8 * (_FIRST + 2 * _BUCKETS * _WAYS)
+FILE = "inputs"
+
+
+def fingerprint(package: bytes, values: bytes) -> bytes:
+    """Eight bytes that stand for the values a package's model sees of a request."""
+    return blake2b(values, digest_size=8, key=package[:64]).digest()
+
+
+class Suspects:
+    """The table of one server. `strike` is called by one process only, the others in any."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), _SIZE)
+        self._words = memoryview(self._map).cast("Q")
+
+    @classmethod
+    def fresh(cls, path: Path) -> "Suspects":
+        """Make the file, blank."""
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, _SIZE)
+        return cls(path)
+
+    def close(self) -> None:
+        """Let go of the file, which stays."""
+        self._words.release()
+        self._map.close()
+
+    def __bool__(self) -> bool:
+        """Whether there is any entry at all."""
+        return self._words[0] != 0
+
+    def strikes(self, input: bytes) -> int:
+        """How often that input was to blame."""
+        place = self._find(_key(input))
+        return self._words[place + 1] if place else 0
+
+    def strike(self, input: bytes) -> int:
+        """Count one more; how many there are."""
+        words, key = self._words, _key(input)
+        place = self._find(key)
+        if not place:
+            place = min(self._places(key), key=lambda at: words[at + 1] if words[at] else -1)
+            words[place] = 0
+            words[place + 1] = 0
+            words[place] = key
+            words[0] += 1
+        words[place + 1] += 1
+        return words[place + 1]
+
+    def acquit(self, input: bytes) -> None:
+        """It was answered, alone: it is no suspect, unless it is more than that by now."""
+        place = self._find(_key(input))
+        if place and self._words[place + 1] < STRIKES:
+            self._words[place + 1] = 0
+
+    def _find(self, key: int) -> int:
+        return next((place for place in self._places(key) if self._words[place] == key), 0)
+
+    @staticmethod
+    def _places(key: int) -> range:
+        first = _FIRST + 2 * _WAYS * (key % _BUCKETS)
+        return range(first, first + 2 * _WAYS, 2)
+
+
+def _key(input: bytes) -> int:
+    return int.from_bytes(input, "little") or 1
