@@ -307,7 +307,7 @@ def test_a_query_of_death_is_answered_by_the_heuristic_and_all_others_by_the_mod
     controller.release(home, LOOP, second, why="second")
     deadly, flags, died = flight(7, delay=100.0), [], 0
     with running(home, workers=2) as server:
-        asked_until(server, second, 60)
+        ask_until(server, second)
         client = server.data()
         for number in range(20):
             client.post(f"/loops/{LOOP}/predict", flight(number))
