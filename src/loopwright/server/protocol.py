@@ -40,7 +40,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         began_in_headers = self._waiting is not None and self._size >= 0
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
         try:
             try:
                 self.parser.feed_data(data)
