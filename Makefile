@@ -28,6 +28,7 @@ bench: $(VENV)/.dev ## measure the request path, features, data and explanations
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.request_path $(ARGS)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.features $(ARGS)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.explanations
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.bounds $(ARGS)
 
 bench-serving: $(VENV)/.dev ## measure serving beside MLflow, BentoML, MLServer, LitServe, Ray Serve, FastAPI: 20 minutes (ARGS=--quick, ARGS='--cache FOLDER')
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.serving $(ARGS)

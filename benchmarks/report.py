@@ -6,6 +6,8 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
+import loopwright  # noqa: F401 - before anything imports onnxruntime, whose telemetry it switches off
+
 RESULTS = Path(__file__).parent / "RESULTS.md"
 _HEAD = (
     "# Results\n\nOne section per benchmark; `make bench`, `bench-serving` and `bench-many` write them again. Ratios are the result, the absolute\n"

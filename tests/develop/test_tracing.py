@@ -85,3 +85,15 @@ def test_imports_and_seeded_constants_are_fine() -> None:
         return {"a": f.delay * weights[0] + colorsys.rgb_to_hsv(1, 0, 0)[2], "b": ndx.sin(f.delay)}
 
     assert trace(features, COLUMNS).order == ["a", "b"]
+
+
+def test_a_clock_in_compiled_code_is_refused_by_its_own_line() -> None:
+    """Also since Python 3.13, where `Instruction.starts_line` is no number any more."""
+
+    def features(f: Any) -> dict[str, Any]:
+        late = f.delay > 10.0
+        year = pd.Timestamp.now().year
+        return {"a": f.delay + year, "late": late}
+
+    with pytest.raises(DeclarationInvalid, match=f"line {features.__code__.co_firstlineno + 2} .*Timestamp.now"):
+        trace(features, COLUMNS)
