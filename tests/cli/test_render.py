@@ -77,7 +77,12 @@ ANSWERS: list[tuple[Any, list[str]]] = [
     ),
     (sample.history(), ["2013-06-03 03:00", "b7702e55b770", "tend"]),
     (switched(), ["late-arrival: 3fa91c0d3fa9 serves since 2013-04-01 03:00"]),
+    (switched(), ["no worker runs here; one that starts serves it"]),
     (switched(("serves", 11)), ["1 of 1 worker here serves it"]),
+    (
+        switched(("lags", 11), ("refuses", 12)),
+        ["0 of 2 workers here serve it; 11 still serves another", "The change is recorded, but no worker here follows it"],
+    ),
     (
         switched(("serves", 11), ("idle", 12), ("lags", 13), ("refuses", 14)),
         ["2 of 4 workers here serve it; 13 still serves another, 14 cannot switch to it"],

@@ -7,9 +7,11 @@ import pytest
 from tests.deploy.loops import LOOP, flight, opened, package
 from tests.server.running import Client, running, until
 
+from loopwright.cli.answer import is_yes
 from loopwright.deploy import controller
 from loopwright.records.clock import RealClock
 from loopwright.records.home import Home
+from loopwright.verbs import act
 
 PREDICT = f"/loops/{LOOP}/predict"
 THREADS = {
@@ -60,3 +62,11 @@ def test_while_nobody_follows_the_worker_lives_and_is_not_ready(home: Home) -> N
         control = server.control()
         assert (control.get("/readyz").status, control.get("/readyz").json["down"]) == (503, {"worker-0": ["follow"]})
         assert control.get("/livez").status == 200
+        first = package(home.packages).digest
+        controller.release(home, LOOP, package(home.packages, weight=0.06).digest, why="second")
+        back = act.rollback(home, LOOP)
+        assert back.arms[0].package == first
+        assert [w.state for w in back.workers] == ["lags"]
+        assert not is_yes(back)  # a non-zero exit
+    back = act.rollback(home, LOOP, to=package(home.packages, weight=0.06).digest[:8])
+    assert (back.workers, is_yes(back)) == ([], True)

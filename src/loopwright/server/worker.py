@@ -78,6 +78,7 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
     gc.collect()
     gc.freeze()  # what is there by now stays: the collector need not look at it again, which takes it 17 ms
     app.ready = True
+    vitals.beat(home.clock.monotonic())  # from now on it counts among the workers
     following = Repeating("follow", follow, FOLLOW_SECONDS).start()
     supervised(link, end)
 

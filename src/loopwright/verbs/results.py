@@ -51,6 +51,11 @@ class Switched(ReleaseState, frozen=True, kw_only=True):
 
     workers: list[WorkerState] = []
 
+    @property
+    def ok(self) -> bool:
+        """Whether the workers here follow: False where there are some and none of them has switched in time."""
+        return not self.workers or any(worker.state in ("serves", "idle") for worker in self.workers)
+
 
 class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One loop: its six stages, who serves, what happened."""
