@@ -20,7 +20,7 @@ def test_stores_live_in_home_and_share_its_clock(tmp_path: Path) -> None:
         assert home.lake.names() == []
         assert home.online.fed("weather") is None
         assert home.folder("examples") == tmp_path / "home" / "examples"
-    assert sorted(path.name for path in (tmp_path / "home").glob("*") if path.is_dir()) == ["examples", "online"]
+    assert sorted(path.name for path in (tmp_path / "home").glob("*") if path.is_dir()) == ["examples"]
     assert (tmp_path / "home" / "ledger.db").is_file()
 
 

@@ -4,7 +4,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import msgspec
@@ -16,6 +16,9 @@ from loopwright.records.settings import load_settings
 from loopwright.verbs import Verb
 
 DONE, NO, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+WRITES_SOURCE = ("init", "contract")
+"""Verbs whose files are source, to be shared as the user's umask says; what the others write is as private as home."""
+
 WRONG_USE_ERRORS = (UsageError, NotFound)
 
 
@@ -32,7 +35,7 @@ def answer(
 
     asked = inspect.signature(verb.call).parameters
     try:
-        with _quiet_stdout(as_json) as write, Home(load_settings(settings)) as home:
+        with _quiet_stdout(as_json) as write, Home(load_settings(settings)) as home, _private(home, verb):
             with listener(as_json=as_json) as progress:
                 filled: dict[str, Any] = {"progress": progress, "announce": _announcer(home, write, as_json=as_json)}
                 result = verb.call(home, **arguments, **{name: filled[name] for name in filled if name in asked})
@@ -49,6 +52,10 @@ def answer(
         if as_json:  # standard output promises a document; the traceback still goes to standard error
             print(json_text({"error": {"code": "internal", "message": f"{type(error).__name__}: {error}"}}))
         raise
+
+
+def _private(home: Home, verb: Verb) -> AbstractContextManager[None]:
+    return nullcontext() if verb.name in WRITES_SOURCE else home.private_files()
 
 
 def is_yes(result: Any) -> bool:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from inspect import Signature
+from pathlib import Path
 from traceback import format_exception
 from typing import Any
 
@@ -54,7 +55,18 @@ SHOWN = {"serve": ("home", *_SERVING), "demo": ("home", "port", "control_port")}
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit. The traceback of a fault of ours is printable too: messages quote names of files."""
     sys.excepthook = lambda *fault: print(printable("".join(format_exception(*fault)), newlines=True), end="", file=sys.stderr)
+    _open_standard_streams()
     sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def _open_standard_streams() -> None:
+    """Give descriptors 0, 1 and 2 that the caller closed to /dev/null: else a database could become standard output."""
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(free, True)
+    os.close(free)
+    nowhere = Path(os.devnull)
+    sys.stdout = sys.stdout or nowhere.open("w", encoding="utf-8")
+    sys.stderr = sys.stderr or nowhere.open("w", encoding="utf-8")
 
 
 def run(argv: Sequence[str], verbs: Sequence[Verb] = ()) -> int:

@@ -380,7 +380,7 @@ def load(home: Home, examples: Examples) -> pa.Table:
 
 def verify(home: Home) -> list[Problem]:
     """Check that every examples file is what its name says, and that each one the ledger knows is there."""
-    folder = home.folder("examples")
+    folder = home.path / "examples"
     there = {path.stem: path for path in sorted(folder.glob("*.parquet"))}
     problems = []
     for name, path in there.items():

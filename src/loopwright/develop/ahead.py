@@ -5,13 +5,11 @@ runtime would fuse into operators of its own it may still fuse when it loads the
 it: `entries` and `blocks` leave nothing that these optimisations find (measured on the flights: not a node).
 """
 
-import tempfile
-from pathlib import Path
-
 import onnx
 import onnxruntime as ort
 
 from loopwright.records.graph_check import DOMAINS, graph_problem
+from loopwright.records.scratch import scratch_folder
 
 FEW = 5
 """A graph of fewer nodes is left alone: trees and their link have nothing to be optimised."""
@@ -21,8 +19,8 @@ def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model in fewer nodes, or as it is where that cannot be; the answers are compared afterwards (`agreement`)."""
     if len(model.graph.node) < FEW:
         return model
-    with tempfile.TemporaryDirectory(prefix="loopwright-") as folder:
-        file = Path(folder) / "model.onnx"
+    with scratch_folder("loopwright-") as folder:
+        file = folder / "model.onnx"
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(file)

@@ -32,7 +32,7 @@ class FileLock:
             raise TimeoutError(f"another thread holds {self.path.name} for too long")
         try:
             if self._file is None:
-                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
             self._acquire(self._file, deadline)
             try:
                 yield

@@ -1,11 +1,15 @@
 """Home: the settings, the clock, and the stores that hang on them; opened once, handed to every verb."""
 
 import getpass
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from loopwright.records.clock import Clock, RealClock
+from loopwright.records.errors import Unavailable
 from loopwright.records.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -14,6 +18,9 @@ if TYPE_CHECKING:
     from loopwright.records.online import Online
     from loopwright.records.openlineage import OpenLineage
     from loopwright.records.packages import Packages
+
+
+PRIVATE_FOLDER = 0o700
 
 
 class Home:
@@ -27,14 +34,15 @@ class Home:
     @cached_property
     def by(self) -> str:
         """Who is acting."""
-        return self.settings.by or getpass.getuser()
+        return self.settings.by or _user()
 
     @cached_property
     def ledger(self) -> "Ledger":
         """The ledger, its schema brought up to date."""
         from loopwright.records.ledger import Ledger
 
-        self.path.mkdir(parents=True, exist_ok=True)
+        if self.settings.ledger_file is not None:
+            self.make()
         return Ledger(self.settings.ledger_url, clock=self.clock, by=self.by)
 
     @cached_property
@@ -49,14 +57,14 @@ class Home:
         """The packages."""
         from loopwright.records.packages import Packages
 
-        return Packages(self.folder("packages"))
+        return Packages(self.path / "packages")
 
     @cached_property
     def online(self) -> "Online":
         """The key-value table of what requests are joined with while serving."""
         from loopwright.records.online import open_online
 
-        return open_online(self.settings.online, self.folder("online"))
+        return open_online(self.settings.online, self.path / "online")
 
     @cached_property
     def openlineage(self) -> "OpenLineage":
@@ -69,10 +77,28 @@ class Home:
         """This home, with somebody else as who is acting: the same stores, which are closed where they were opened."""
         return _Acting(self, by)
 
+    def make(self) -> None:
+        """Make the folder if it is not there, for its owner alone: predictions are personal data. Raises Unavailable."""
+        if not self.path.is_dir():
+            with _writing(self.path):
+                self.path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+
+    @contextmanager
+    def private_files(self) -> Iterator[None]:
+        """Files that this process and its children make inside are their owner's alone, or the group's where home is shared with it."""
+        shared = self.path.is_dir() and self.path.stat().st_mode & 0o020
+        before = os.umask(0o007 if shared else 0o077)
+        try:
+            yield
+        finally:
+            os.umask(before)
+
     def folder(self, name: str) -> Path:
         """A folder of home, made if it is not there."""
+        self.make()
         path = self.path / name
-        path.mkdir(parents=True, exist_ok=True)
+        with _writing(self.path):
+            path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
         return path
 
     def close(self) -> None:
@@ -118,3 +144,19 @@ class _Acting(Home):
 
     def close(self) -> None:
         """Nothing: what is open belongs to the other home."""
+
+
+def _user() -> str:
+    """The name of the user, or `uid N` where the system knows none (an arbitrary user id in a container)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        return f"uid {os.getuid()}"
+
+
+@contextmanager
+def _writing(home: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"home {str(home)!r} cannot be written: {error.strerror or error} (LOOPWRIGHT_HOME)") from error

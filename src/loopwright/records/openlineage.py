@@ -281,7 +281,7 @@ def _endpoint(url: str) -> str:
 def _append(path: Path, line: bytes) -> None:
     """One line in one write, so that processes which write to the same file do not mix theirs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o660)
     try:
         if line:
             os.write(file, line + b"\n")

@@ -7,7 +7,6 @@ marked by its digest, so that starting a worker, or looking at a prediction, doe
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from loopwright.records.graph import Graph
 from loopwright.records.ids import digest as sha256
 from loopwright.records.package import lawful, tolerance
 from loopwright.records.packages import FILES, Package, Packages
+from loopwright.records.scratch import scratch_folder
 from loopwright.records.sandbox import Limits, Report, Task
 
 WALL_SECONDS = 60.0
@@ -26,7 +26,8 @@ TOGETHER = 32
 """So many packages are probed in one child process."""
 
 _ROOT = str(Path(__file__).resolve().parents[2])
-_START = f"import sys; sys.path.insert(0, {_ROOT!r}); from loopwright.records.sandbox import main; main()"
+_START = f"import sys; sys.path.insert(0, {_ROOT!r}); from loopwright.records.scratch import scratch_folder
+from loopwright.records.sandbox import main; main()"
 
 
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,7 +159,7 @@ def _judge(package: Package, report: Report) -> ProbeResult:
 
 
 def _run(digest: str, tasks: list[Task], wall_seconds: float) -> list[Report]:
-    with tempfile.TemporaryDirectory(prefix="loopwright-probe-") as empty:
+    with scratch_folder("loopwright-probe-") as empty:
         try:
             # -I: no environment, no user site, nothing from the working directory.
             done = subprocess.run(

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -56,8 +57,24 @@ def _span(text: str) -> str:
     return text
 
 
+def _folder(text: str) -> Path:
+    """A path; `~` at its beginning is the user's own folder, as in a shell."""
+    try:
+        path = Path(text).expanduser() if text.startswith("~") else Path(text)
+    except RuntimeError:
+        raise ValueError("this user has no home folder: write the whole path instead of `~`") from None
+    if path.exists() and not path.is_dir():
+        raise ValueError("is a file: name a folder")
+    return path
+
+
+_NOT_IN_DELTA = re.compile(r"%[0-9A-Fa-f]{2}|[\[\]|^\\\x00-\x1f\x7f]")
+"""What delta-rs reads wrongly in the path of a table: it decodes paths twice, and ends the process on brackets."""
+
+SQLITE = "sqlite:///"
+
 SETTINGS: tuple[Setting, ...] = (
-    Setting("home", "LOOPWRIGHT_HOME", "folder of the embedded default: ledger, lake, packages, logs", Path),
+    Setting("home", "LOOPWRIGHT_HOME", "folder of the embedded default: ledger, lake, packages, logs", _folder),
     Setting("ledger", "LOOPWRIGHT_LEDGER", "ledger URL: sqlite:///PATH or postgresql://... (default: SQLite in home)"),
     Setting("lake", "LOOPWRIGHT_LAKE", "where the Delta tables are: a folder or an object-storage URL (default: in home)"),
     Setting(
@@ -192,10 +209,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ledger_url(self) -> str:
-        """The SQLAlchemy URL of the ledger."""
+        """The URL of the ledger; characters of a path that mean something in a URL are percent-encoded (`ledger_file` decodes them)."""
         if self.ledger.startswith("postgresql://"):
             return "postgresql+psycopg://" + self.ledger.removeprefix("postgresql://")
-        return self.ledger or f"sqlite:///{self.home.absolute() / 'ledger.db'}"
+        return self.ledger or f"sqlite:///{quote(str(self.home.absolute() / 'ledger.db'))}"
+
+    @property
+    def ledger_file(self) -> Path | None:
+        """The file of an SQLite ledger, None for a database server."""
+        url = self.ledger_url
+        return Path(unquote(url.removeprefix(SQLITE).partition("?")[0])) if url.startswith(SQLITE) else None
 
     @property
     def lake_root(self) -> str:
@@ -227,6 +250,13 @@ def load_settings(overrides: Mapping[str, Any] | None = None, environ: Mapping[s
     if settings.online != "embedded" and not settings.online.startswith(("redis://", "rediss://")):
         raise SettingInvalid(
             "LOOPWRIGHT_ONLINE", _without_password(settings.online), "must be `embedded`, or begin with redis:// or rediss://"
+        )
+    if (odd := _NOT_IN_DELTA.search(settings.lake_root)) and "://" not in settings.lake_root:
+        name, why = (
+            ("LOOPWRIGHT_LAKE", "") if settings.lake else ("LOOPWRIGHT_HOME", ", or set LOOPWRIGHT_LAKE to such a folder")
+        )
+        raise SettingInvalid(
+            name, settings.lake_root, f"Delta tables cannot be in a path with {odd[0]!r}: use a folder without it{why}"
         )
     if settings.engine != "local":
         raise SettingInvalid("LOOPWRIGHT_ENGINE", settings.engine, "only `local` is known to this version")

@@ -3,10 +3,12 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from loopwright.records.errors import Unavailable
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
 from loopwright.records.memory import memory_limit
@@ -28,12 +30,12 @@ def sql_engine(home: Home | None = None, *, ordered: bool = True) -> Iterator[An
     """A database for SQL that may come out of the ledger (labels, aggregates): no files, no network, no settings. Times are UTC.
 
     It uses a third of the memory that this process may use, at most `MAX_MEMORY`. What does not fit goes to a folder of its own under
-    `home`, removed when the connection closes; without `home` the query fails instead.
+    `home`, removed when the connection closes; without a `home` that can be written the query fails instead.
 
     Args:
         ordered: results keep the order of the rows registered, which takes more memory.
     """
-    spill = None if home is None else home.folder("tmp") / new_id(home.clock.now())
+    spill = _spill_folder(home)
     try:
         with duckdb.connect(":memory:", config=_CONFIGURATION) as database:
             for setting in (  # once it is open: the extension that knows time zones is there only then
@@ -50,6 +52,13 @@ def sql_engine(home: Home | None = None, *, ordered: bool = True) -> Iterator[An
     finally:
         if spill is not None:
             shutil.rmtree(spill, ignore_errors=True)
+
+
+def _spill_folder(home: Home | None) -> Path | None:
+    try:
+        return None if home is None else home.folder("tmp") / new_id(home.clock.now())
+    except Unavailable:  # a home that may only be read is read all the same
+        return None
 
 
 def quoted(name: str) -> str:

@@ -541,5 +541,5 @@ def _clear_demo(home: Home) -> None:
             raise UsageError(f"home {home.path} holds other work; give the demo a home of its own: loopwright --home DIR demo")
         home.close()
         shutil.rmtree(home.path)
-    home.path.mkdir(parents=True, exist_ok=True)
+    home.make()
     mark.write_bytes(msgspec.json.encode({"note": "made by `loopwright demo`, which removes this folder when run again"}))

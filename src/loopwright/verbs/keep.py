@@ -1,14 +1,15 @@
 """Verbs that look after what is kept: verification of every byte at rest, and the doctor."""
 
 import os
+import shlex
 import shutil
 import sys
 
 import msgspec
 
 from loopwright.records import telemetry
-from loopwright.records.errors import LoopwrightError
-from loopwright.records.home import Home
+from loopwright.records.errors import LoopwrightError, Unavailable
+from loopwright.records.home import PRIVATE_FOLDER, Home
 from loopwright.records.ledger.record import Problem
 from loopwright.records.memory import memory_limit
 from loopwright.records.settings import SETTINGS
@@ -44,11 +45,11 @@ def verify(home: Home) -> Verified:
     problems += home.ledger.verify()
     checked["ledger entries"] = home.ledger.count()
     problems += verify_logs(home)
-    checked["log segments"] = sum(1 for _ in home.folder("log").rglob("*.open")) + sum(
-        1 for _ in home.folder("log").rglob("*.sealed")
+    checked["log segments"] = sum(1 for _ in (home.path / "log").rglob("*.open")) + sum(
+        1 for _ in (home.path / "log").rglob("*.sealed")
     )
     problems += verify_examples(home)
-    checked["examples files"] = sum(1 for _ in home.folder("examples").glob("*.parquet"))
+    checked["examples files"] = sum(1 for _ in (home.path / "examples").glob("*.parquet"))
     return Verified(ok=not problems, checked=checked, problems=problems)
 
 
@@ -60,6 +61,7 @@ def doctor(home: Home) -> Checked:
         CheckItem(name="telemetry", ok=not telemetry.problem(), detail=telemetry.problem() or "of libraries: off"),
         *_settings(home),
         _disk(home),
+        _private(home),
         _sqlite(home),
         _ledger(home),
         _lake(home),
@@ -109,13 +111,25 @@ def _settings(home: Home) -> list[CheckItem]:
 
 
 def _disk(home: Home) -> CheckItem:
-    home.path.mkdir(parents=True, exist_ok=True)
+    try:
+        home.make()
+    except Unavailable as error:
+        return CheckItem(name="disk", ok=False, detail=str(error))
     free = shutil.disk_usage(home.path).free
     return CheckItem(
         name="disk",
         ok=free > 2 << 30,
         detail=f"{free / 2**30:.1f} GiB free in {home.path}" + ("" if free > 2 << 30 else ": make room, the log needs it"),
     )
+
+
+def _private(home: Home) -> CheckItem:
+    """Whether other users of this machine can read predictions and their data."""
+    mode = home.path.stat().st_mode & 0o777 if home.path.is_dir() else PRIVATE_FOLDER
+    private, shared = not mode & 0o077, mode & 0o077 == 0o070
+    detail = "its owner's alone" if private else "shared with its group" if shared else f"mode {mode:04o}"
+    advice = "" if private or shared else f": others can read what is in it; run `chmod -R go= {shlex.quote(str(home.path))}`"
+    return CheckItem(name="home", ok=private or shared, detail=f"{home.path}: {detail}{advice}")
 
 
 def _sqlite(home: Home) -> CheckItem:

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, inspect, make_url, select, text
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, exc, inspect, make_url, select, text
 
 from loopwright.records.errors import Damaged, ExtraMissing, LedgerUnavailable, SettingInvalid
 from loopwright.records.file_lock import FileLock
 from loopwright.records.ledger import schema
+from loopwright.records.settings import SQLITE
 
 PATIENCE_SECONDS = 30.0
 """How long a writer waits for its turn before the ledger counts as unavailable."""
@@ -35,6 +37,8 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = _parse(url)
         self.file = Path(self.url.database or "").absolute() if self.url.get_backend_name() == "sqlite" else None
+        with _files():
+            self._only_reads = self.file is not None and self.file.exists() and not os.access(self.file.parent, os.W_OK)
         self._lock = FileLock(Path(f"{self.file}.lock")) if self.file else None
         self._open()
         try:
@@ -96,7 +100,8 @@ class Database:
             self._writer = self._reader
             return
         arguments = {"timeout": PATIENCE_SECONDS, "check_same_thread": False}
-        self._reader = create_engine(self.url, pool_size=5, max_overflow=35, connect_args=arguments)
+        reading = _read_only(self.file) if self._only_reads else self.url
+        self._reader = create_engine(reading, poolclass=QueuePool, pool_size=5, max_overflow=35, connect_args=arguments)
         self._writer = create_engine(self.url, pool_size=1, max_overflow=0, connect_args=arguments)
         _sqlite_rules(self._reader, "BEGIN", ["PRAGMA wal_autocheckpoint=0", "PRAGMA query_only=ON"])
         _sqlite_rules(self._writer, "BEGIN IMMEDIATE", ["PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL"])
@@ -111,6 +116,9 @@ class Database:
         if self.file is not None and not self.file.exists():
             with _files():
                 self.file.parent.mkdir(parents=True, exist_ok=True)
+                os.close(
+                    os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+                )  # SQLite gives its other files the same mode
         elif self._version() == schema.VERSION:
             return
         with self._turn(), self._writer.begin() as connection:
@@ -162,11 +170,30 @@ def _files() -> Iterator[None]:
         raise LedgerUnavailable(f"the ledger does not answer: {error.strerror or error}") from error
 
 
+def _read_only(file: Path) -> URL:
+    """The URL of a database in a folder that cannot be written, where SQLite can make none of the files beside it.
+
+    Without changes that wait in its log the file is whole (each writer checkpoints), and is read as it is.
+    """
+    log = file.with_name(f"{file.name}-wal")
+    whole = not log.exists() or not log.stat().st_size
+    options = {"mode": "ro", "uri": "true"} | ({"immutable": "1"} if whole else {})
+    return URL.create("sqlite", database="file:" + quote(str(file)), query=options)
+
+
 def _parse(url: str) -> URL:
+    if url.startswith(SQLITE):  # versions of SQLAlchemy differ in what they decode
+        path, _, options = url.removeprefix(SQLITE).partition("?")
+        url = f"{SQLITE}?{options}" if options else SQLITE
+        return _checked(url, make_url(url).set(database=unquote(path)))
     try:
         parsed = make_url(url)
     except exc.ArgumentError:
         raise SettingInvalid("LOOPWRIGHT_LEDGER", url, "is not a URL: sqlite:///PATH or postgresql://...") from None
+    return _checked(url, parsed)
+
+
+def _checked(url: str, parsed: URL) -> URL:
     backend = parsed.get_backend_name()
     if backend == "postgresql":
         if importlib.util.find_spec("psycopg") is None:

@@ -81,7 +81,7 @@ def _commit_kind(home: Home, loop: str, kind: str, problems: list[Problem], rows
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    fd = os.open(folder / "commit.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    fd = os.open(folder / "commit.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o660)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
@@ -287,7 +287,7 @@ def verify(home: Home) -> list[Problem]:
     is reported until it is removed.
     """
     problems: list[Problem] = []
-    for folder in sorted(p for p in home.folder("log").iterdir() if p.is_dir()):
+    for folder in sorted(p for p in (home.path / "log").glob("*") if p.is_dir()):
         with _alone(folder):
             for kind in KINDS:
                 if not (folder / kind).is_dir():

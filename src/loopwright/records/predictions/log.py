@@ -317,7 +317,7 @@ class LogWriter:
         try:
             failpoints.hit("log.create")
             self.folder.mkdir(parents=True, exist_ok=True)
-            fd = os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            fd = os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o660)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.write(fd, header(self.kind, self.writer, number, self.folder.parent.name)) != HEADER.size:
                 raise OSError(errno.ENOSPC, "no room for a segment's header")
