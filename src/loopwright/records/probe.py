@@ -18,16 +18,15 @@ from loopwright.records.graph import Graph
 from loopwright.records.ids import digest as sha256
 from loopwright.records.package import lawful, tolerance
 from loopwright.records.packages import FILES, Package, Packages
-from loopwright.records.scratch import scratch_folder
 from loopwright.records.sandbox import Limits, Report, Task
+from loopwright.records.scratch import scratch_folder
 
 WALL_SECONDS = 60.0
 TOGETHER = 32
 """So many packages are probed in one child process."""
 
 _ROOT = str(Path(__file__).resolve().parents[2])
-_START = f"import sys; sys.path.insert(0, {_ROOT!r}); from loopwright.records.scratch import scratch_folder
-from loopwright.records.sandbox import main; main()"
+_START = f"import sys; sys.path.insert(0, {_ROOT!r}); from loopwright.records.sandbox import main; main()"
 
 
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
