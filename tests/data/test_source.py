@@ -2,16 +2,20 @@ import gzip
 import os
 import zipfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from loopwright.data import opened as opened_module
 from loopwright.data import source
 from loopwright.data.source import open_source
 from loopwright.records.errors import IngestRefused
@@ -119,7 +123,7 @@ def test_a_parquet_file_that_lost_its_end_is_refused(tmp_path: Path) -> None:
 def test_no_file_and_no_frame_are_refused(tmp_path: Path) -> None:
     with pytest.raises(IngestRefused, match="No such file"):
         opened(tmp_path / "absent.csv")
-    with pytest.raises(IngestRefused, match="neither a path nor a data frame"):
+    with pytest.raises(IngestRefused, match="neither a path, a data frame"):
         opened({"id": ["a"]})
 
 
@@ -129,6 +133,64 @@ def test_data_frames_come_in_through_arrow(made: Any) -> None:
     assert first.frame.to_pydict() == {"id": ["a", "b"], "size": [1.5, 2.0]}
     assert first.digest == opened(made({"id": ["a", "b"], "size": [1.5, 2.0]})).digest
     assert first.digest != opened(made({"id": ["a", "b"], "size": [1.5, 2.5]})).digest
+
+
+LAZY = pa.table({"id": [f"k{i}" for i in range(150_000)], "size": [float(i) for i in range(150_000)]})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: ds.dataset(LAZY),
+        lambda folder: ds.dataset(str(folder)),
+        lambda folder: ds.dataset([ds.dataset(str(folder))]),
+        lambda folder: ds.dataset(str(folder)).scanner(columns=["id", "size"], batch_size=999),
+        lambda folder: pl.scan_parquet(folder / "*.parquet"),
+        lambda folder: pl.DataFrame(LAZY).lazy(),
+    ],
+    ids=["in memory", "files", "union", "scanner", "polars scan", "polars frame"],
+)
+def test_lazy_frames_and_datasets_are_sources_and_the_same_rows_have_the_same_digest(
+    tmp_path: Path, make: Callable[[Path], Any]
+) -> None:
+    pq.write_table(LAZY.slice(0, 70_000), tmp_path / "a.parquet", row_group_size=7_000)
+    pq.write_table(LAZY.slice(70_000), tmp_path / "b.parquet")
+    found = open_source(make(tmp_path))
+    parts = list(found.batches())
+    assert len(parts) > 1, "read in parts"
+    assert pa.concat_tables(p.frame for p in parts).equals(LAZY)
+    assert np.concatenate([p.rows for p in parts]).tolist() == list(range(1, 150_001))
+    assert parts[-1].done == 1
+    assert found.digest == open_source(ds.dataset(LAZY)).digest
+
+
+def test_a_lazy_source_without_rows_has_its_columns() -> None:
+    for empty in (ds.dataset(LAZY.slice(0, 0)), pl.DataFrame({"id": ["a"], "size": [1.0]}).lazy().filter(pl.col("id") == "b")):
+        assert opened(empty).frame.schema.equals(LAZY.schema)
+
+
+def test_a_lazy_source_that_gives_other_rows_when_read_again_is_refused(tmp_path: Path) -> None:
+    found = open_source(pl.DataFrame({"id": range(1000)}).lazy().select(pl.col("id").shuffle()))
+    with pytest.raises(IngestRefused, match="second reading gave other rows"):
+        found.whole()
+    with pytest.raises(IngestRefused, match="a LazyFrame was not ingested: it cannot be read"):
+        open_source(pl.scan_parquet(tmp_path / "absent.parquet"))
+    with pytest.raises(IngestRefused, match="it cannot be read"):
+        open_source(pl.DataFrame({"id": ["a"]}).lazy().select("absent"))
+
+
+_MOMENTS = [datetime(2500, 1, 1, tzinfo=UTC), datetime(1500, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, microsecond=7, tzinfo=UTC)]
+FAR = pa.table({"at": pa.array(_MOMENTS, pa.timestamp("us", "UTC")).cast(pa.timestamp("us"))})
+
+
+def test_spark_times_of_96_bits_are_the_moments_that_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "spark.parquet"
+    pq.write_table(FAR, path, use_deprecated_int96_timestamps=True)
+    assert opened(path).frame.equals(FAR)
+    with pytest.raises(IngestRefused, match="INT96 times are read as nanoseconds"):
+        open_source(ds.dataset(path))
+    microseconds = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"))
+    assert opened(ds.dataset(path, format=microseconds)).frame.equals(FAR)
 
 
 def test_the_digest_of_a_frame_does_not_depend_on_its_chunks() -> None:
@@ -180,6 +242,7 @@ def test_a_large_csv_comes_in_parts_with_every_row_numbered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]
 ) -> None:
     monkeypatch.setattr(source, "BATCH_BYTES", 4096)
+    monkeypatch.setattr(opened_module, "BATCH_BYTES", 4096)
     bad = {7, 500, 501, 1999}
     lines = [f"{i}" if i in bad else f'{i},"a\nb"' if i % 100 == 0 else f"{i},x" for i in range(1, 2001)]
     found = open_source(written(tmp_path, "large.csv", pack(("id,s\n" + "\n".join(lines)).encode())))

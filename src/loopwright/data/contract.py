@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loopwright.data.plain import plain
 from loopwright.data.values import EARLIEST, LATEST, Mask, flags, read, unusable
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column, Table
@@ -73,7 +74,7 @@ def conform(
     """
     origin = origin or Origin()
     numbers = np.arange(1, len(frame) + 1, dtype=np.int64) if rows is None else rows
-    frame = _without_views(frame)
+    frame = plain(frame)
     sources = _sources(table, frame, origin.name, absent)
     broken: list[_Broken] = []
     kept: dict[str, Any] = {}
@@ -136,12 +137,6 @@ def _filled(column: Column, origin: Origin, numbers: npt.NDArray[np.int64]) -> p
     start = pa.array([d[:12] for d in digests])
     start = pa.repeat(start[0], len(numbers)) if isinstance(origin.digest, str) else start
     return pa.chunked_array([pc.binary_join_element_wise(start, pa.array(numbers).cast(pa.string()), "-")])
-
-
-def _without_views(frame: pa.Table) -> pa.Table:
-    """Arrow cannot yet gather rows of string views, which polars hands out."""
-    views = [f.with_type(pa.string()) if pa.types.is_string_view(f.type) else f for f in frame.schema]
-    return frame.cast(pa.schema(views)) if any(f.type != v.type for f, v in zip(frame.schema, views, strict=True)) else frame
 
 
 def _checks(name: str, column: Column, values: pa.ChunkedArray, unreadable: Mask, key: bool) -> list[_Broken]:
@@ -246,13 +241,24 @@ def _quoted(keys: pa.Table) -> list[tuple[str, Any]]:
 def _bad(
     frame: pa.Table, sources: dict[str, str], broken: list[_Broken], at: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64]
 ) -> pa.Table:
-    raw = frame.select(list(dict.fromkeys(sources.values()))).take(pa.array(at)).to_pylist() if len(at) else []
+    raw = _raw(frame.select(list(dict.fromkeys(sources.values()))).take(pa.array(at))) if len(at) else []
     reasons = [
         "; ".join(_reason(b, row, sources) for b in broken if b.rows[i])
         for i, row in zip(at.tolist(), raw, strict=True)
     ]  # fmt: skip
     encode = msgspec.json.Encoder(enc_hook=str).encode
     return pa.table([pa.array(numbers[at], pa.int64()), reasons, [encode(r).decode() for r in raw]], schema=BAD_SCHEMA)
+
+
+def _raw(frame: pa.Table) -> list[dict[str, Any]]:
+    """Rows as plain values; times that Python has no moment for (nanoseconds, years beyond 9999) as Arrow writes them."""
+    for i, field in enumerate(frame.schema):
+        if pa.types.is_timestamp(field.type) or pa.types.is_date(field.type):
+            try:
+                frame.column(i).to_pylist()
+            except (OverflowError, ValueError):
+                frame = frame.set_column(i, field.name, frame.column(i).cast(pa.string()))
+    return frame.to_pylist()  # type: ignore[no-any-return]  # rows, as pyarrow makes them
 
 
 def _reason(broken: _Broken, row: dict[str, Any], sources: dict[str, str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.data.source import BATCH_ROWS, Batch, Opened, sliced
+from loopwright.data.opened import BATCH_ROWS, Batch, Opened, sliced
 from loopwright.data.values import EARLIEST, flags, read
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column, Table

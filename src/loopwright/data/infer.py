@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.data.source import Opened, expand, open_source
+from loopwright.data.opened import Opened
+from loopwright.data.source import expand, open_source
 from loopwright.data.values import Read, is_list, is_text, read, unusable
 from loopwright.records.declarations import Column, ColumnType, Table
 from loopwright.records.errors import IngestRefused, UsageError, first_line

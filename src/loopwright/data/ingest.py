@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from loopwright.data.contract import BAD_SCHEMA, Origin, Seen, conform
 from loopwright.data.following import Followed, by_watermark
-from loopwright.data.source import Opened, open_source
+from loopwright.data.opened import Opened
+from loopwright.data.source import open_source
 from loopwright.data.told import told
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Table, declaration_digest, to_builtins

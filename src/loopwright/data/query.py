@@ -16,7 +16,8 @@ from uuid import UUID
 import pyarrow as pa
 import sqlalchemy as sa
 
-from loopwright.data.source import Batch, Hasher, Opened, as_text, sliced
+from loopwright.data.opened import Batch, Hasher, Opened, sliced
+from loopwright.data.source import as_text
 from loopwright.records.errors import IngestRefused, first_line
 
 _ROWS = 20_000

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -26,19 +26,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
+import pyarrow.dataset as pa_dataset
 import pyarrow.parquet as pq
 
 from loopwright.data.contract import BAD_SCHEMA
+from loopwright.data.lazy import open_lazy
+from loopwright.data.opened import BATCH_BYTES, BATCH_ROWS, Batch, Digest, Opened, sliced
 from loopwright.data.values import is_list, is_text
-from loopwright.records.declarations import Table
 from loopwright.records.errors import IngestRefused, first_line
 
 LARGEST = 8 << 30
 """Bytes that a compressed file may unpack to; more is refused before it fills the disk."""
-
-BATCH_BYTES = 32 << 20
-BATCH_ROWS = 500_000
-"""What is held in memory of a source at a time, about."""
 
 CSV_BLOCK = 4 << 20
 """Arrow reads up to 32 blocks ahead; a row is at most as long as one."""
@@ -56,67 +54,6 @@ SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".zip", ".jsonl", ".ndjson", "
 _JSON = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 
 
-class Batch(NamedTuple):
-    """Some rows of a source: `frame` [N] and their numbers in the source `rows` [N], from 1.
-
-    `broken` has the rows that could not be cut into columns, as BAD_SCHEMA; `done` is the share of the source read with it.
-    """
-
-    frame: pa.Table
-    rows: npt.NDArray[np.int64]
-    broken: pa.Table
-    done: float
-
-
-class Opened(NamedTuple):
-    """A source: its name, the SHA-256 of its content, and its rows from the beginning each time `batches` is called.
-
-    There is at least one batch. `loose`: a row may lack a column (JSON Lines); it is null there. `offered`: columns that only
-    the names of its folders tell (`month=1/part.parquet`), for contracts that ask for them.
-    """
-
-    name: str
-    digest: str
-    batches: Callable[[], Iterator[Batch]]
-    loose: bool = False
-    offered: tuple[str, ...] = ()
-
-    def asked(self, table: Table) -> "Opened":
-        """The same without the offered columns that a table does not name."""
-        taken = {*table.columns, *(c.source for c in table.columns.values())}
-        unasked = [n for n in self.offered if n not in taken]
-
-        def batches() -> Iterator[Batch]:
-            for batch in self.batches():
-                dropped = [n for n in unasked if n in batch.frame.column_names]
-                yield batch._replace(frame=batch.frame.drop_columns(dropped))
-
-        return self._replace(batches=batches) if unasked else self
-
-    def whole(self, most: int | None = None) -> Batch:
-        """All rows (at least the first `most`) as one batch."""
-        parts: list[Batch] = []
-        batches, done = self.batches(), 0.0
-        while done < 1 and (most is None or sum(len(p.frame) for p in parts) < most):
-            batch = next(batches, None)
-            parts += [batch] if batch else []
-            done = 1.0 if batch is None else 0.0
-        frames = [p.frame for p in parts]
-        return Batch(
-            frames[0] if len(frames) == 1 else _joined(self.name, frames),
-            np.concatenate([p.rows for p in parts]),
-            pa.concat_tables([p.broken for p in parts]),
-            done or min(parts[-1].done, 0.99),
-        )
-
-
-def _joined(name: str, frames: list[pa.Table]) -> pa.Table:
-    try:
-        return pa.concat_tables(frames, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise IngestRefused(name, f"its columns change from one part to the next ({first_line(error)})") from error
-
-
 def open_source(source: Any, name: str | None = None) -> Opened:
     """Open `source`: a path, a pyarrow table, a data frame with `__arrow_c_stream__`, or what is opened already.
 
@@ -127,13 +64,15 @@ def open_source(source: Any, name: str | None = None) -> Opened:
     if isinstance(source, (str, Path)):
         return _file(Path(source), name or Path(source).name)
     shown = name or f"a {type(source).__name__}"
+    if isinstance(source, pa_dataset.Dataset | pa_dataset.Scanner) or hasattr(source, "collect_batches"):
+        return open_lazy(source, shown)
     if not hasattr(source, "__arrow_c_stream__"):
-        raise IngestRefused(shown, "it is neither a path nor a data frame that speaks Arrow (pyarrow, pandas, polars)")
+        what = "a data frame that speaks Arrow (pyarrow, pandas, polars), a polars LazyFrame, nor a pyarrow dataset"
+        raise IngestRefused(shown, f"it is neither a path, {what}")
     frame = pa.table(source).combine_chunks()
-    hasher = Hasher()
-    with pa.ipc.new_stream(pa.PythonFile(hasher, mode="w"), frame.schema.remove_metadata()) as stream:
-        stream.write_table(frame.replace_schema_metadata(None))
-    return Opened(shown, hasher.sha256.hexdigest(), lambda: sliced(iter([frame]), lambda done: done / max(len(frame), 1)))
+    digest = Digest()
+    rows = sum(len(table) for table in digest.passing([frame]))
+    return Opened(shown, digest.hexdigest(), lambda: sliced(iter([frame]), lambda done: done / max(rows, 1)))
 
 
 def expand(source: str | Path) -> list[Path]:
@@ -158,22 +97,6 @@ def expand(source: str | Path) -> list[Path]:
 def _shown(file: Path, folder: Path) -> bool:
     """Neither hidden nor a writer's own notes (`_SUCCESS`, `_delta_log`)."""
     return not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
-
-
-class Hasher(io.RawIOBase):
-    """A file that remembers only the digest of what was written to it."""
-
-    def __init__(self) -> None:
-        self.sha256 = hashlib.sha256()
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
-
-    def write(self, data: Any) -> int:
-        """Take the bytes in."""
-        self.sha256.update(data)
-        return len(data)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -301,7 +224,10 @@ def _unpacked(path: Path, name: str) -> Iterator[Any]:
 
 
 def _parquet(path: Path, name: str) -> Iterator[Batch]:
-    with _refusing(name, "it begins like Parquet but is damaged or cut off"), pq.ParquetFile(path) as file:
+    with (
+        _refusing(name, "it begins like Parquet but is damaged or cut off"),
+        pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file,
+    ):
         meta = file.metadata
         size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
         rows = max(1024, min(BATCH_ROWS, BATCH_BYTES * meta.num_rows // max(size, 1)))
@@ -317,22 +243,6 @@ def _arrow(path: Path, name: str, *, stream: bool) -> Iterator[Batch]:
         parts = iter(opened) if stream else (opened.get_batch(i) for i in range(count))
         tables = (pa.Table.from_batches([b]) for b in parts)
         yield from sliced(tables, lambda _: file.tell() / max(size, 1), opened.schema)
-
-
-def sliced(tables: Iterator[pa.Table], done: Callable[[int], float], schema: pa.Schema | None = None) -> Iterator[Batch]:
-    """Tables as batches of bounded size, numbered on."""
-    count = 0
-    for table in tables:
-        step = max(1024, min(BATCH_ROWS, BATCH_BYTES * len(table) // max(table.nbytes, 1)))
-        step = len(table) if step * 4 > len(table) * 3 else step
-        for at in range(0, len(table), max(step, 1)):
-            part = table.slice(at, step)
-            rows = np.arange(count + 1, count + len(part) + 1, dtype=np.int64)
-            count += len(part)
-            yield Batch(part, rows, BAD_SCHEMA.empty_table(), min(done(count), 1.0))
-        schema = table.schema
-    if not count and schema is not None:
-        yield Batch(schema.empty_table(), np.arange(0), BAD_SCHEMA.empty_table(), 1.0)
 
 
 # --- CSV -------------------------------------------------------------------------------------------------------------

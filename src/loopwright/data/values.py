@@ -26,6 +26,7 @@ MISSING_TEXT = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"}
 """Text that means a missing number, boolean, timestamp or array. A string is missing only when its field is empty and unquoted."""
 
 TRUE_TEXT, FALSE_TEXT = frozenset({"true", "yes", "1"}), frozenset({"false", "no", "0"})
+_FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 """Timestamps outside of this are mistakes of unit (seconds read as microseconds, say), not moments."""
 
@@ -70,8 +71,6 @@ def _is_bytes(type: Any) -> bool:
 
 def unusable(column: Column, found: Any) -> str:
     """Why no value of an Arrow type could be of the column's type; empty if some could."""
-    if pa.types.is_dictionary(found):
-        found = found.value_type
     if is_text(found) or pa.types.is_null(found):
         return ""
     local = pa.types.is_date(found) or (pa.types.is_timestamp(found) and found.tz is None)
@@ -90,8 +89,6 @@ def unusable(column: Column, found: Any) -> str:
 
 def read(column: Column, values: pa.ChunkedArray) -> Read:
     """Values [N] of a source in the type of the contract. NaN is a data frame's way of saying missing, so it becomes null."""
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
     if pa.types.is_null(values.type):
         return Read(pa.chunked_array([pa.nulls(len(values), ARROW_TYPES[column.type])]), {})
     if is_text(values.type):
@@ -241,14 +238,29 @@ def _timestamp(column: Column, values: pa.ChunkedArray) -> Read:
     if is_text(values.type):
         return _formatted(column, values) if column.format else _iso(column, values)
     if pa.types.is_timestamp(values.type) and values.type.tz is not None:
-        return Read(values.cast(_MOMENT, safe=False), {})
-    return _localised(values.cast(_NAIVE, safe=False), column.zone)
+        return Read(_in_microseconds(values, _MOMENT), {})
+    return _localised(_in_microseconds(values, _NAIVE), column.zone)
+
+
+def _in_microseconds(values: pa.ChunkedArray, type: Any) -> pa.ChunkedArray:
+    """Times and dates [N] of any unit in microseconds; those before year 1 or after year 9999 as the end of that range.
+
+    Microseconds would overflow to another moment in silence, and no contract takes either.
+    """
+    if pa.types.is_date(values.type):
+        values = values.cast(pa.timestamp("s" if pa.types.is_date32(values.type) else "ms"))
+    ticks = {"s": 1, "ms": 1_000}.get(values.type.unit)
+    if ticks is not None:
+        least, most = (round(moment.timestamp()) * ticks for moment in (_FIRST, _LAST))
+        numbers = pc.max_element_wise(values.cast(pa.int64()), least, skip_nulls=False)
+        values = pc.min_element_wise(numbers, most, skip_nulls=False).cast(values.type)
+    return values.cast(type, safe=False)
 
 
 def _ticks(column: Column, values: pa.ChunkedArray) -> Read:
     """Seconds or milliseconds since 1970, as numbers or text."""
     if pa.types.is_timestamp(values.type):
-        return Read(values.cast(_MOMENT, safe=False), {})
+        return Read(_in_microseconds(values, _MOMENT), {})
     found = _float(Column("float"), values)
     ticks = pc.multiply(found.values, float(_TICKS[column.format or ""])).to_numpy()
     with np.errstate(invalid="ignore"):

@@ -487,6 +487,10 @@ def _write_stream(name: str, delta: DeltaTable, stream: Stream, properties: Comm
         raise
 
 
+_MICROSECONDS = pyarrow.dataset.ParquetReadOptions(coerce_int96_timestamp_unit="us")
+"""Spark writes times of 96 bits; as nanoseconds those after 2262 would come out as other moments."""
+
+
 def foreign(uri: str, *, since: int = -1, until: int | None = None) -> Foreign:
     """The rows of a Delta table anywhere (path or URL) that were added after its version `since` (all: -1).
 
@@ -496,7 +500,11 @@ def foreign(uri: str, *, since: int = -1, until: int | None = None) -> Foreign:
     shown = uri.split("?")[0].rsplit("@", 1)[-1]
     try:
         delta = DeltaTable(uri, version=until)
-        identity, version, dataset = str(delta.metadata().id), delta.version(), delta.to_pyarrow_dataset()
+        identity, version, dataset = (
+            str(delta.metadata().id),
+            delta.version(),
+            delta.to_pyarrow_dataset(parquet_read_options=_MICROSECONDS),
+        )
         if version < since:
             raise Refused(f"the Delta table {shown} is at version {version}; its version {since} was read before")
         return Foreign(identity, version, dataset if since < 0 else _added_since(delta, dataset, since, version, shown))
