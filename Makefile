@@ -1,12 +1,20 @@
-# Needs only make and Python >= 3.11: every target sets up .venv for itself, once, and again when pyproject.toml changes.
+# Needs only make and Python >= 3.11: every target sets up .venv for itself, once, and again when pyproject.toml or constraints.txt
+# changes. It installs the exact versions of constraints.txt, which the suite was passed with; `make pins` renews them.
 
 ARGS ?=
 VENV := .venv
 PYTHON ?=
 BIN := $(VENV)/bin
 
+RESOLUTION ?= lowest-direct
+# What a library's new or old version breaks first: conversion, trees, SQL, tables, the ledger, the wire, a whole loop.
+VERSION_TESTS := tests/develop/test_agreement.py tests/develop/test_convert.py tests/develop/test_trees.py tests/develop/test_features.py \
+  tests/records/test_expression.py tests/records/test_lake.py tests/records/ledger tests/data/test_ingest.py tests/data/test_examples.py \
+  tests/server/test_app.py tests/server/test_http.py tests/server/test_metrics.py tests/cli/test_main.py tests/console/test_app.py \
+  tests/journeys/test_whole_loop.py
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-serving bench-many docs clean
+.PHONY: help demo test check bench bench-serving bench-many docs pins test-versions test-peers clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,31 +48,55 @@ docs: $(VENV)/.dev ## write the reference pages from the tables in the code, the
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
 
+pins: $(VENV)/.uv ## renew constraints.txt: the newest versions that pyproject.toml allows; run `make test` before committing it
+	printf '%s\n' uv hatchling editables | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
+	  --extra dev --output-file constraints.txt pyproject.toml -
+
+test-versions: $(VENV)/.uv ## a part of the suite on other versions: RESOLUTION=lowest-direct (default) or highest
+	@echo "installing loopwright[dev], --resolution $(RESOLUTION), into $(VENV)-$(RESOLUTION)"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-$(RESOLUTION)
+	@$(BIN)/uv pip install --quiet --python $(VENV)-$(RESOLUTION)/bin/python --resolution $(RESOLUTION) -e '.[dev]'
+	$(VENV)-$(RESOLUTION)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(VERSION_TESTS) $(ARGS)
+
+test-peers: $(VENV)/.uv ## loopwright resolves beside the current releases of the tools that teams run with it
+	@for peer in mlflow feast mlserver evidently bentoml kserve; do \
+	  alone=$$(echo $$peer | $(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 - | grep "^$$peer==") && \
+	  beside=$$(echo $$peer | $(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 pyproject.toml - | grep "^$$peer==") && \
+	  echo "$$alone beside loopwright: $$beside" && [ "$$alone" = "$$beside" ] || exit 1; \
+	done
+
 clean: ## remove .venv and caches; data in .loopwright stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # --- set-up ---------------------------------------------------------------------------------------------------------
 
 $(BIN)/python:
-	@for candidate in $(PYTHON) python3 python3.13 python3.12 python3.11 python; do \
+	@for candidate in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	    echo "setting up $(VENV) with $$("$$candidate" --version)"; exec "$$candidate" -m venv $(VENV); \
 	  fi; \
 	done; \
 	echo "loopwright needs Python >= 3.11 (with venv); name yours: make PYTHON=/path/to/python3" >&2; exit 1
 
+# Constraints of the build too: hatchling would otherwise be the newest of the day. pip before 25.3 reads PIP_CONSTRAINT for it.
+$(VENV)/.uv: constraints.txt | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv || echo "uv cannot be installed: using pip" >&2
+	@touch $@
+
 # uv is ten times as fast as pip; where it cannot be had, pip does.
 define install
 	@echo "installing loopwright$(1) into $(VENV)"
-	@{ command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python -e '.$(1)'; } \
-	  || { $(BIN)/python -m pip install --quiet uv 2>/dev/null && $(BIN)/python -m uv pip install --quiet --python $(BIN)/python -e '.$(1)'; } \
-	  || $(BIN)/python -m pip install --quiet -e '.$(1)'
+	@if [ -x $(BIN)/uv ]; then \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --build-constraint constraints.txt -e '.$(1)'; \
+	else \
+	  PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet -e '.$(1)'; \
+	fi
 	@touch $@
 endef
 
-$(VENV)/.demo: pyproject.toml | $(BIN)/python
+$(VENV)/.demo: pyproject.toml constraints.txt $(VENV)/.uv
 	$(call install,[demo])
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.uv
 	$(call install,[dev])
 	@touch $(VENV)/.demo
