@@ -58,7 +58,10 @@ test-versions: $(VENV)/.uv ## a part of the suite on other versions: RESOLUTION=
 	@$(BIN)/uv pip install --quiet --python $(VENV)-$(RESOLUTION)/bin/python --resolution $(RESOLUTION) -e '.[dev]'
 	$(VENV)-$(RESOLUTION)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(VERSION_TESTS) $(ARGS)
 
-test-peers: $(VENV)/.uv ## loopwright resolves beside the current releases of the tools that teams run with it
+test-peers: $(VENV)/.uv ## loopwright resolves on each supported Python and beside the current releases of the tools that teams run with it
+	@for python in 3.11 3.12 3.13 3.14; do \
+	  $(BIN)/uv pip compile --quiet --python-version $$python --only-binary :all: pyproject.toml >/dev/null && echo "Python $$python: wheels for all" || exit 1; \
+	done
 	@for peer in mlflow feast mlserver evidently bentoml kserve; do \
 	  alone=$$(echo $$peer | $(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 - | grep "^$$peer==") && \
 	  beside=$$(echo $$peer | $(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 pyproject.toml - | grep "^$$peer==") && \

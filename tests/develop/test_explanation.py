@@ -237,7 +237,14 @@ COLUMNS = ColumnTransformer(
             make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder(handle_unknown="ignore", sparse_output=False)),
             [3, 4],
         ),
-        ("bins", make_union(KBinsDiscretizer(4, encode="onehot-dense"), QuantileTransformer(n_quantiles=50)), [2]),
+        (
+            "bins",
+            make_union(
+                KBinsDiscretizer(4, encode="onehot-dense", quantile_method="averaged_inverted_cdf"),
+                QuantileTransformer(n_quantiles=50),
+            ),
+            [2],
+        ),
         ("gone", "drop", [5]),
     ]
 )

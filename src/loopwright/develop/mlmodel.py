@@ -100,8 +100,10 @@ class PythonFunction:
 
 
 def _flat(column: Column, values: Any) -> Any:
-    """Arrays as flat lists in row-major order; other values as they are."""
-    return values if column.type != "array" else [v if v is None else np.ravel(np.asarray(v)).tolist() for v in values]
+    """Arrays as flat lists in row-major order, moments as a list; other values as they are."""
+    if column.type == "array":
+        return [v if v is None else np.ravel(np.asarray(v)).tolist() for v in values]
+    return list(values) if column.type == "timestamp" else values  # pyarrow < 26 takes the zone off a pandas series
 
 
 def _load_pyfunc(path: str) -> PythonFunction:
