@@ -23,7 +23,7 @@ from loopwright.loop import load_loop
 from loopwright.records import openlineage
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.ids import new_id
-from loopwright.records.openlineage import OpenLineage
+from loopwright.records.openlineage import OpenLineage, part_of
 from loopwright.records.package import Segment
 from loopwright.records.settings import Settings
 from loopwright.turn import turn
@@ -232,6 +232,17 @@ def test_events_are_posted_where_the_specification_says_or_where_the_url_says(re
     for _, type, event in got:
         assert type == "application/json"
         reader.check(event)
+
+
+def test_namespace_of_jobs_is_that_of_the_setting(tmp_path: Path) -> None:
+    file = tmp_path / "events"
+    sender = OpenLineage(str(file), clock(), namespace="team-a")
+    with sender.run("a", kind="STEP", facets={"parent": part_of("0" * 32, "late")}) as run:
+        run.outputs = [{"namespace": "loopwright", "name": "x"}, {"namespace": "file", "name": "y"}]
+    complete = json.loads(file.read_text().splitlines()[-1])
+    reader.check(complete)
+    assert complete["job"]["namespace"] == complete["run"]["facets"]["parent"]["job"]["namespace"] == "team-a"
+    assert [o["namespace"] for o in complete["outputs"]] == ["team-a", "file"]
 
 
 def test_a_receiver_that_is_down_is_said_once_and_stops_nobody(

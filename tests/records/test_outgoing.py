@@ -2,13 +2,16 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.receiver import receiving
 from tests.waiting import PATIENCE_SECONDS
 
 from loopwright.records.errors import AddressRefused
-from loopwright.records.outgoing import post, target
+from loopwright.records.outgoing import post, problem, receiver, target
+from loopwright.records.settings import load_settings
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,60 @@ def test_a_name_that_leads_inside_is_refused_and_one_with_a_single_inner_address
     monkeypatch.setattr(socket, "getaddrinfo", resolver("8.8.8.8"))
     with pytest.raises(AddressRefused):
         target("http://localhost/")
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "private", "allowed"),
+    [
+        ("http://collector.intern:4318/", "10.1.2.3", ("collector.intern",), True),
+        ("http://COLLECTOR.intern/", "10.1.2.3", ("*.intern",), True),
+        ("http://collector/", "172.17.0.2", ("172.16.0.0/12",), True),
+        ("https://[fd00::5]/", "fd00::5", ("fd00::/8",), True),
+        ("http://10.1.2.3/", "10.1.2.3", ("10.1.2.3",), True),
+        ("http://other.example/", "10.1.2.3", ("collector.intern",), False),
+        ("http://evilcollector.intern/", "10.1.2.3", ("collector.intern",), False),
+        ("http://intern/", "10.1.2.3", ("*.intern",), False),
+        ("http://collector.intern/", "93.184.215.14", ("collector.intern",), False),
+        ("http://collector.intern/", "169.254.169.254", ("collector.intern", "169.254.0.0/16"), False),
+        ("http://collector.intern/", "0.0.0.0", ("collector.intern", "0.0.0.0/0"), False),
+    ],
+)
+def test_private_receivers_are_called_where_the_setting_names_them(
+    monkeypatch: pytest.MonkeyPatch, url: str, address: str, private: tuple[str, ...], allowed: bool
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _h, port, **_: [(0, 0, 6, "", (address, port))])
+    with pytest.raises(AddressRefused):
+        target(url.replace("https", "http"))
+    if allowed:
+        assert target(url, private)[1] == address
+    else:
+        with pytest.raises(AddressRefused):
+            target(url, private)
+
+
+def test_headers_for_a_receiver_come_from_a_file_and_are_never_shown(tmp_path: Path) -> None:
+    file = tmp_path / "headers"
+    file.write_text("Authorization: Bearer first\nX-Scope: a b\n\n")
+    with receiving() as heard:
+        settings = load_settings(environ={"LOOPWRIGHT_WEBHOOK": heard.url, "LOOPWRIGHT_WEBHOOK_HEADERS": str(file)})
+        post(receiver(settings, "webhook"), b"{}")
+        file.write_text("Authorization: Bearer second")
+        post(receiver(settings, "webhook"), b"{}")
+        assert [p.headers["authorization"] for p in heard.posted] == ["Bearer first", "Bearer second"]
+        assert heard.posted[0].headers["x-scope"] == "a b"
+        for bad in ("secret-without-colon", "X: secret\x00", "Content-Length: 5", "Host: secret", "X" * 20_000 + ": secret"):
+            file.write_text(bad)
+            with pytest.raises(AddressRefused) as refused:
+                post(receiver(settings, "webhook"), b"{}")
+            assert "secret" not in str(refused.value)
+            assert "line 1" in problem(receiver(settings, "webhook"))
+        file.unlink()
+        with pytest.raises(OSError, match="No such file"):
+            post(receiver(settings, "webhook"), b"{}")
+        assert len(heard.posted) == 2
+        traces = load_settings(environ={"LOOPWRIGHT_TRACES": heard.url, "OTEL_EXPORTER_OTLP_HEADERS": "api-key=a%20b,x=1"})
+        post(receiver(traces, "traces"), b"{}")
+        assert (heard.posted[2].headers["api-key"], heard.posted[2].headers["x"]) == ("a b", "1")
 
 
 class Raw:

@@ -74,3 +74,39 @@ def test_a_password_is_not_told(env: str, value: str) -> None:
     with pytest.raises(SettingInvalid) as caught:
         load_settings(environ={env: value})
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "traces", "share"),
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318/"}, "http://localhost:4318/v1/traces", 0.01),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://c.example/x"}, "https://c.example/x", 0.01),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_SDK_DISABLED": "true"}, "", 0.01),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_TRACES_EXPORTER": "none"}, "", 0.01),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "", 0.01),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "LOOPWRIGHT_TRACES": "http://localhost:1"},
+            "http://localhost:1",
+            0.01,
+        ),
+        ({"OTEL_TRACES_SAMPLER": "always_on"}, "", 1.0),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}, "", 0.0),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"}, "", 0.25),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "much"}, "", 1.0),
+        ({"OTEL_TRACES_SAMPLER": "always_on", "LOOPWRIGHT_TRACE_SHARE": "0.5"}, "", 0.5),
+        ({"OTEL_TRACES_SAMPLER": "xray"}, "", 0.01),
+    ],
+)
+def test_standard_variables_of_opentelemetry_count_where_ours_are_not_set(
+    environ: dict[str, str], traces: str, share: float
+) -> None:
+    settings = load_settings(environ=environ)
+    assert (settings.traces, settings.trace_share) == (traces, share)
+    child = load_settings(environ={**environ, **settings.environment()})
+    assert (child.traces, child.trace_share) == (traces, share)
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/33", "http://x", "10.0.0.1/8", "a b"])
+def test_private_networks_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(SettingInvalid, match="LOOPWRIGHT_ALLOW_PRIVATE"):
+        load_settings(environ={"LOOPWRIGHT_ALLOW_PRIVATE": text})

@@ -125,7 +125,7 @@ def test_a_refused_request_with_any_id_is_sampled_like_the_others(monkeypatch: p
     monkeypatch.setattr(spans, "PAUSE_SECONDS", 3600.0)  # what is told is looked at, not sent
     mine, counts = made("http://localhost", 0.5)
     for i in range(400):
-        mine.failed("predict", "late-arrival", f"order-{i}", {}, 0.0, 422)
+        mine.failed("predict", "late-arrival", f"order-{i}", {}, 0.0, {"http.response.status_code": 422})
     assert 150 < len(mine._waiting) < 250
     assert counts == {}
 
@@ -164,7 +164,15 @@ def test_requests_of_a_server_leave_spans_over_http_and_grpc(tmp_path: Path) -> 
     controller.release(home, LOOP, digest, why="first")
     with (
         receiving() as collector,
-        running(home, LOOPWRIGHT_TRACES=collector.url, LOOPWRIGHT_TRACE_SHARE="0", LOOPWRIGHT_GRPC_PORT="0") as server,
+        running(
+            home,
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+            OTEL_EXPORTER_OTLP_HEADERS="x-key=k",
+            OTEL_TRACES_SAMPLER="parentbased_always_off",
+            OTEL_SERVICE_NAME="late",
+            OTEL_RESOURCE_ATTRIBUTES="team=ops%20%26%20co,service.name=other",
+            LOOPWRIGHT_GRPC_PORT="0",
+        ) as server,
     ):
         client = server.data()
         asked = {"traceparent": f"00-{TRACE}-{CALLER}-01", "tracestate": "congo=t61"}
@@ -207,3 +215,12 @@ def test_requests_of_a_server_leave_spans_over_http_and_grpc(tmp_path: Path) -> 
     assert {a.key: a.value.string_value for a in by_trace[third][0].attributes}["rpc.system.name"] == "grpc"
     [status] = [a.value.int_value for a in by_trace[other][0].attributes if a.key == "http.response.status_code"]
     assert status == 422
+    refusal = {a.key: a.value.string_value for a in by_trace[other][0].attributes}
+    assert (refusal["http.request.method"], refusal["http.route"]) == ("POST", "/loops/{loop}/predict")
+    [about_service] = {
+        tuple((a.key, a.value.string_value) for a in resource.resource.attributes if a.key in ("service.name", "team"))
+        for post in collector.posted
+        for resource in ExportTraceServiceRequest.FromString(post.body).resource_spans
+    }
+    assert about_service == (("service.name", "late"), ("team", "ops & co"))
+    assert {post.headers["x-key"] for post in collector.posted} == {"k"}

@@ -216,6 +216,17 @@ def test_ending_in_order_finishes_what_was_begun_and_seals_the_log(home: Home) -
     assert list((home.path / "metrics").iterdir()) == []
 
 
+def test_server_is_unready_and_answers_on_before_it_ends(home: Home) -> None:
+    with running(home, check=False, LOOPWRIGHT_DRAIN_SECONDS="600") as server:
+        client = server.data()
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: client.get("/readyz").status == 503, 60)
+        assert client.get("/livez").status == 200
+        assert server.data().post(PREDICT, flight()).status == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0
+
+
 def test_a_server_told_to_stop_as_soon_as_it_is_ready_ends_in_order(home: Home) -> None:
     with running(home):
         pass  # `running` asks for exit code 0

@@ -18,7 +18,7 @@ from loopwright.records.errors import AddressRefused, Damaged, NotFound, Package
 from loopwright.records.home import Home
 from loopwright.records.ids import is_trace_id, span_id
 from loopwright.records.ledger.record import Record
-from loopwright.records.outgoing import post
+from loopwright.records.outgoing import post, receiver
 from loopwright.records.package import Manifest
 from loopwright.records.predictions.arrow import rows, table_name
 
@@ -53,21 +53,21 @@ class Events:
     """One round of telling, over all loops; `due` is when its time is over. Does nothing where no receiver is set."""
 
     def __init__(self, home: Home) -> None:
-        self._home, self._url = home, home.settings.events
+        self._home, self._to = home, receiver(home.settings, "events")
         self._due = home.clock.monotonic() + ROUND_SECONDS
         self._trouble, self._late = "", False
         self._manifest: Callable[[str], Manifest | None] = cache(self._read_manifest)
 
     def begin(self, loop: str) -> None:
         """Before a loop's log is committed: from what comes now on it is told, if it is not yet."""
-        if self._url and self._home.ledger.latest(EventCursor, loop=loop) is None:
+        if self._to.url and self._home.ledger.latest(EventCursor, loop=loop) is None:
             name = table_name("predictions", loop)
             version = self._home.lake.version(name) if self._home.lake.exists(name) else -1
             self._home.ledger.put(EventCursor(version=version, rows=0), loop=loop)
 
     def tell(self, loop: str) -> Told | None:
         """After a loop's log was committed: tell what has come. None where nobody is to be told."""
-        entry = self._home.ledger.latest(EventCursor, loop=loop) if self._url else None
+        entry = self._home.ledger.latest(EventCursor, loop=loop) if self._to.url else None
         name = table_name("predictions", loop)
         if entry is None or not self._home.lake.exists(name):
             return None
@@ -100,7 +100,7 @@ class Events:
             self._late = True
             return False
         try:
-            post(self._url, batch, limit=2 * BATCH_BYTES, media=MEDIA)
+            post(self._to, batch, limit=2 * BATCH_BYTES, media=MEDIA)
         except (AddressRefused, OSError) as error:
             self._trouble = f"not all events could be told: {str(error)[:200]}"
         return not self._trouble

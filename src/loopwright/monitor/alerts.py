@@ -14,7 +14,7 @@ from loopwright.records import failpoints
 from loopwright.records.errors import AddressRefused
 from loopwright.records.home import Home
 from loopwright.records.ledger import Entry
-from loopwright.records.outgoing import post
+from loopwright.records.outgoing import post, receiver
 from loopwright.records.windows import Alert
 
 Severity = Literal["info", "warning", "critical"]
@@ -91,7 +91,7 @@ def _deliver(home: Home, entry: Entry[Alert]) -> bool:
     if not home.settings.webhook:
         return True
     try:
-        post(home.settings.webhook, text)
+        post(receiver(home.settings, "webhook"), text)
     except (AddressRefused, OSError) as error:
         LOG.warning("%s", msgspec.json.encode({"loop": entry.loop, "key": entry.key, "webhook": str(error)[:200]}).decode())
         return False

@@ -70,8 +70,11 @@ class Home:
     def openlineage(self) -> "OpenLineage":
         """Where it is told what ran, what it read and what it made."""
         from loopwright.records.openlineage import OpenLineage
+        from loopwright.records.outgoing import receiver
 
-        return OpenLineage(self.settings.openlineage, self.clock)
+        settings = self.settings
+        to = receiver(settings, "openlineage")
+        return OpenLineage(settings.openlineage, self.clock, to=to, namespace=settings.openlineage_namespace)
 
     def acting_as(self, by: str) -> "Home":
         """This home, with somebody else as who is acting: the same stores, which are closed where they were opened."""

@@ -25,7 +25,7 @@ from loopwright.records.declarations import Column
 from loopwright.records.errors import AddressRefused
 from loopwright.records.examples import Examples
 from loopwright.records.ids import new_id
-from loopwright.records.outgoing import post
+from loopwright.records.outgoing import Receiver, post
 from loopwright.records.package import Lineage, Manifest, Origin
 
 LOG = logging.getLogger("loopwright.openlineage")
@@ -68,8 +68,9 @@ class Run(msgspec.Struct):
 class OpenLineage:
     """Where events go: `target` is a path, an http(s) URL, or empty for nowhere. Counts what was sent and what was not."""
 
-    def __init__(self, target: str, clock: Clock) -> None:
+    def __init__(self, target: str, clock: Clock, *, to: Receiver | None = None, namespace: str = "loopwright") -> None:
         self.target, self.sent, self.unsent = target, 0, 0
+        self._to, self._namespace = (to or Receiver(target))._replace(url=_endpoint(target)), namespace
         self._clock, self._resting_until = clock, float("-inf")
 
     @contextmanager
@@ -108,7 +109,7 @@ class OpenLineage:
             "producer": _producer(),
             "schemaURL": _EVENT,
         }
-        self._send(msgspec.json.encode(event))
+        self._send(msgspec.json.encode(_renamed(event, self._namespace)))
 
     def _send(self, body: bytes) -> None:
         now = self._clock.monotonic()
@@ -117,7 +118,7 @@ class OpenLineage:
             return
         try:
             if self.target.startswith(("http://", "https://")):
-                post(_endpoint(self.target), body, limit=EVENT_BYTES)
+                post(self._to, body, limit=EVENT_BYTES)
             else:
                 _append(Path(self.target), body)
             self.sent += 1
@@ -127,14 +128,14 @@ class OpenLineage:
             LOG.warning("OpenLineage: an event could not be sent (not sent so far: %d): %s", self.unsent, str(error)[:300])
 
 
-def problem(target: str) -> str:
+def problem(target: str, to: Receiver | None = None) -> str:
     """Why no event could be sent to `target`, as far as can be told without sending one; empty if all is well."""
-    from loopwright.records.outgoing import target as resolve
+    from loopwright.records.outgoing import problem as of_receiver
 
     try:
         if target.startswith(("http://", "https://")):
-            resolve(target)
-        elif target:
+            return of_receiver(to or target)
+        if target:
             _append(Path(target), b"")
     except (AddressRefused, OSError) as error:
         return str(error)
@@ -276,6 +277,18 @@ def _schema(fields: Iterable[tuple[str, str, str]]) -> Json:
 def _endpoint(url: str) -> str:
     """The URL of a receiver; where it names no path that of the specification's HTTP API."""
     return url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/api/v1/lineage"
+
+
+def _renamed(value: Any, namespace: str) -> Any:
+    """An event with what is named in our own namespace in another, as a setting has it."""
+    if namespace == NAMESPACE:
+        return value
+    if isinstance(value, Mapping):
+        return {
+            key: namespace if key == "namespace" and each == NAMESPACE else _renamed(each, namespace)
+            for key, each in value.items()
+        }
+    return [_renamed(each, namespace) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _append(path: Path, line: bytes) -> None:

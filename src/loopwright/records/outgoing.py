@@ -2,21 +2,29 @@
 
 https only, unless the host is loopback by name; resolved once, and that very address is connected to; no private,
 link-local, special or unassigned range, also where IPv6 wraps an IPv4 address; no redirect is followed; bounded in time and size.
+Private addresses of hosts and networks that the operator names (`LOOPWRIGHT_ALLOW_PRIVATE`) are called, also over http.
 """
 
 import contextlib
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
-from typing import Any
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from loopwright.records.errors import AddressRefused
+from loopwright.records.settings import Settings
 from loopwright.records.supervision import start
 
 SECONDS = 5.0
 REQUEST_BYTES = 64 * 1024
+_NEEDS_TLS = (
+    "the receiver needs https, unless it is on this machine (localhost, 127.0.0.1, [::1]) "
+    "or at a private address that LOOPWRIGHT_ALLOW_PRIVATE names"
+)
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
@@ -39,17 +47,66 @@ _SPECIAL = tuple(
 )
 """Special ranges of the IANA registries, named here since `is_global` differs among versions of Python."""
 
+_PRIVATE = tuple(
+    ipaddress.ip_network(network)
+    for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "::1/128", "fc00::/7")
+)
+"""What a setting may allow. Link-local addresses, where clouds tell machines their secrets, are not among them."""
+
+HEADER_BYTES = 16 * 1024
+_HEADER = re.compile(r"([A-Za-z0-9!#$%&'*+.^_`|~-]+):[ \t]*([\x20-\x7e]*?)[ \t]*")
+_OWN_HEADERS = ("content-type", "content-length", "transfer-encoding", "connection", "host", "user-agent")
+
+Sink = Literal["webhook", "openlineage", "traces", "events"]
+
+
+class Receiver(NamedTuple):
+    """Where to post: the URL, the private hosts and networks that may be called, and extra headers (a file of them, or `name=value,...`)."""
+
+    url: str
+    private: tuple[str, ...] = ()
+    headers_file: str = ""
+    headers: str = ""
+
+
+def receiver(settings: Settings, sink: Sink) -> Receiver:
+    """The receiver of one kind of message, as the settings name it."""
+    headers = settings.otlp_headers if sink == "traces" else ""
+    return Receiver(getattr(settings, sink), settings.allow_private, getattr(settings, f"{sink}_headers"), headers)
+
+
+def extra_headers(to: Receiver) -> dict[str, str]:
+    """The headers for a receiver, read from their file at each call, so that a new key is used at once.
+
+    Raises AddressRefused, without what is in the file, where it is not lines of `Name: value`, OSError where it cannot be read.
+    """
+    if to.headers_file:
+        with Path(to.headers_file).open("rb") as file:
+            lines = file.read(HEADER_BYTES + 1).decode("latin-1").splitlines()
+    else:
+        pairs = [pair.partition("=") for pair in to.headers.split(",") if pair.strip()]
+        lines = [f"{name.strip()}: {unquote(value.strip())}" for name, _, value in pairs]
+    found = {}
+    for number, line in enumerate(lines, 1):
+        match = _HEADER.fullmatch(line)
+        if line.strip() and (match is None or match[1].lower() in _OWN_HEADERS or sum(map(len, lines)) > HEADER_BYTES):
+            where = to.headers_file or "the setting"
+            raise AddressRefused(f"line {number} of the headers in {where} is not `Name: value`, or a header that is set here")
+        if match is not None:
+            found[match[1]] = match[2]
+    return found
+
 
 def post(
-    url: str, body: bytes, *, seconds: float = SECONDS, limit: int = REQUEST_BYTES, media: str = "application/json"
+    to: str | Receiver, body: bytes, *, seconds: float = SECONDS, limit: int = REQUEST_BYTES, media: str = "application/json"
 ) -> int:
-    """POST `body` (of type `media`) to `url` and return the status (2xx).
+    """POST `body` (of type `media`) to an URL, or to a receiver, and return the status (2xx).
 
     Raises AddressRefused for a target that is not allowed or a body over `limit` bytes, OSError when it does not answer in `seconds` or with 2xx.
     """
     if len(body) > limit:
         raise AddressRefused(f"a message of {len(body)} bytes is over the limit of {limit}")
-    call = _Call(url, body, seconds, media)
+    call = _Call(Receiver(to) if isinstance(to, str) else to, body, seconds, media)
     thread = start("outgoing", call.run)
     thread.join(seconds)
     if thread.is_alive():
@@ -64,8 +121,11 @@ def post(
     return call.status
 
 
-def target(url: str) -> tuple[str, str, int, str, bool]:
-    """Host, the one address to connect to, port, path and whether TLS, of an outgoing URL. Raises AddressRefused, OSError."""
+def target(url: str, private: tuple[str, ...] = ()) -> tuple[str, str, int, str, bool]:
+    """Host, the one address to connect to, port, path and whether TLS, of an outgoing URL. Raises AddressRefused, OSError.
+
+    `private` names hosts (also `*.example.com`) and networks whose private addresses may be called.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -75,8 +135,9 @@ def target(url: str) -> tuple[str, str, int, str, bool]:
     loopback = host in _LOOPBACK_NAMES
     if parts.scheme not in ("https", "http") or not host:
         raise AddressRefused("the URL begins with https:// and names a host")
-    if parts.scheme == "http" and not loopback:
-        raise AddressRefused("the receiver needs https, unless it is on this machine (localhost, 127.0.0.1, [::1])")
+    plain = parts.scheme == "http" and not loopback
+    if plain and not private:
+        raise AddressRefused(_NEEDS_TLS)
     if parts.username or parts.password:
         raise AddressRefused("the URL carries no user name or password")
     tls = parts.scheme == "https"
@@ -86,18 +147,39 @@ def target(url: str) -> tuple[str, str, int, str, bool]:
         raise AddressRefused("the path of the URL is plain ASCII without spaces")
     addresses = list(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
     for address in addresses:
-        if not _allowed(address, loopback=loopback):
-            raise AddressRefused(f"host {host[:80]!r} is at an address that may not be called from here")
+        named = not loopback and _is_named(host, address, private)
+        if not named and not _allowed(address, loopback=loopback):
+            why = "name it in LOOPWRIGHT_ALLOW_PRIVATE if it is a receiver of yours"
+            raise AddressRefused(f"host {host[:80]!r} is at an address that may not be called from here; {why}")
+        if plain and not named:
+            raise AddressRefused(_NEEDS_TLS)
     return host, addresses[0], port, path, tls
 
 
-def problem(url: str) -> str:
-    """Why nothing could be posted to `url`, as far as can be told without doing so; empty if all is well."""
+def problem(to: str | Receiver) -> str:
+    """Why nothing could be posted, as far as can be told without doing so; empty if all is well."""
+    to = Receiver(to) if isinstance(to, str) else to
     try:
-        target(url)
+        target(to.url, to.private)
+        extra_headers(to)
     except (AddressRefused, OSError) as error:
         return str(error)
     return ""
+
+
+def _is_named(host: str, address: str, private: tuple[str, ...]) -> bool:
+    """Whether an address is a private one, and it or its host is named."""
+    ip = ipaddress.ip_address(address.split("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if not any(ip in network for network in _PRIVATE):
+        return False
+    for name in private:
+        if name == host.lower() or (name.startswith("*.") and host.lower().endswith(name[1:])):
+            return True
+        with contextlib.suppress(ValueError):
+            if ip in ipaddress.ip_network(name):
+                return True
+    return False
 
 
 def _allowed(address: str, *, loopback: bool) -> bool:
@@ -136,18 +218,19 @@ class _Pinned(http.client.HTTPConnection):
 class _Call:
     """One call in a thread of its own, so that nothing it waits for can hold the caller longer than allowed."""
 
-    def __init__(self, url: str, body: bytes, seconds: float, media: str) -> None:
-        self._url, self._body, self._seconds, self._media = url, body, seconds, media
+    def __init__(self, to: Receiver, body: bytes, seconds: float, media: str) -> None:
+        self._to, self._body, self._seconds, self._media = to, body, seconds, media
         self._connection: Any = None
         self.status = 0
         self.error: Exception | None = None
 
     def run(self) -> None:
         try:
-            host, address, port, path, tls = target(self._url)
+            host, address, port, path, tls = target(self._to.url, self._to.private)
             context = ssl.create_default_context() if tls else None
             self._connection = _Pinned(host, address, port, context, self._seconds)
-            headers = {"Content-Type": self._media, "User-Agent": "loopwright", "Connection": "close"}
+            own = {"Content-Type": self._media, "User-Agent": "loopwright", "Connection": "close"}
+            headers = {**extra_headers(self._to), **own}
             self._connection.request("POST", path, self._body, headers)
             with self._connection.getresponse() as response:
                 self.status = response.status

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -10,6 +11,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from loopwright.records.errors import SettingInvalid
+from loopwright.records.otel_environment import settings_of
 
 _HOST = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9._-]*[a-z0-9])?|[0-9a-f:.]*:[0-9a-f:.]*")
 _SPAN = re.compile(r"[1-9]\d{0,4}[dw]")
@@ -42,6 +44,15 @@ def _hosts(text: str) -> tuple[str, ...]:
                 f"{name!r} is no host: write names or addresses without port, or `*.example.com`, with commas between"
             )
     return names
+
+
+def _private(text: str) -> tuple[str, ...]:
+    items = [item.strip().lower() for item in text.split(",") if item.strip()]
+    networks = {item for item in items if "/" in item}
+    for network in networks:
+        ip_network(network)
+    _hosts(",".join(item for item in items if item not in networks))
+    return tuple(dict.fromkeys(items))
 
 
 def _share(text: str) -> float:
@@ -140,6 +151,15 @@ SETTINGS: tuple[Setting, ...] = (
         "LOOPWRIGHT_TRACES",
         "URL that spans of requests are sent to as OTLP over HTTP (https, or loopback; none by default; needs the extra `otel`)",
     ),
+    Setting("service_name", "LOOPWRIGHT_SERVICE_NAME", "`service.name` of spans (default: `loopwright`)"),
+    Setting(
+        "resource_attributes", "LOOPWRIGHT_RESOURCE_ATTRIBUTES", "attributes of all spans: `key=value`, with commas between"
+    ),
+    Setting(
+        "otlp_headers",
+        "LOOPWRIGHT_OTLP_HEADERS",
+        "headers that spans are sent with, `key=value` with commas between; a file is better: LOOPWRIGHT_TRACES_HEADERS",
+    ),
     Setting(
         "trace_share",
         "LOOPWRIGHT_TRACE_SHARE",
@@ -150,6 +170,31 @@ SETTINGS: tuple[Setting, ...] = (
         "events",
         "LOOPWRIGHT_EVENTS",
         "URL that upkeep posts predictions to as CloudEvents, in batches (https, or loopback; none by default)",
+    ),
+    Setting(
+        "allow_private",
+        "LOOPWRIGHT_ALLOW_PRIVATE",
+        "hosts (`collector.intern`, `*.intern`) and networks (`10.2.0.0/16`) whose private addresses may be posted to, also over http",
+        _private,
+    ),
+    *(
+        Setting(
+            f"{sink}_headers",
+            f"LOOPWRIGHT_{sink.upper()}_HEADERS",
+            f"file of `Name: value` lines that posts to LOOPWRIGHT_{sink.upper()} carry, such as a key; read at each post",
+        )
+        for sink in ("webhook", "openlineage", "traces", "events")
+    ),
+    Setting(
+        "openlineage_namespace",
+        "LOOPWRIGHT_OPENLINEAGE_NAMESPACE",
+        "namespace of the jobs in OpenLineage events",
+    ),
+    Setting(
+        "drain_seconds",
+        "LOOPWRIGHT_DRAIN_SECONDS",
+        "seconds that readiness is 503 after SIGTERM before connections are refused (default, -1: 5 beyond loopback, else 0)",
+        _number(-1, 600),
     ),
     Setting(
         "keep",
@@ -190,8 +235,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook: str = ""
     openlineage: str = ""
     traces: str = ""
+    service_name: str = ""
+    resource_attributes: str = ""
+    otlp_headers: str = ""
     trace_share: float = 0.01
     events: str = ""
+    allow_private: tuple[str, ...] = ()
+    webhook_headers: str = ""
+    openlineage_headers: str = ""
+    traces_headers: str = ""
+    events_headers: str = ""
+    openlineage_namespace: str = "loopwright"
+    drain_seconds: int = -1
     keep: str = ""
     most_files: int = 100
     by: str = ""
@@ -232,10 +287,11 @@ def load_settings(overrides: Mapping[str, Any] | None = None, environ: Mapping[s
     Raises SettingInvalid naming the variable and the reason.
     """
     environ = os.environ if environ is None else environ
+    standard = settings_of(environ)
     values: dict[str, Any] = {}
     for setting in SETTINGS:
         override = (overrides or {}).get(setting.field)
-        text = environ.get(setting.env) if override is None else str(override)
+        text = (environ.get(setting.env) or standard.get(setting.env)) if override is None else str(override)
         if text is None or text == "":
             continue
         try:

@@ -26,7 +26,7 @@ from loopwright.server.asking import ask, asked_id, deadline, explains, given_id
 from loopwright.server.batches import Batches, Found
 from loopwright.server.http import JSON, Headers, Reply, Request, refusal
 from loopwright.server.metrics import CONTENT_TYPE, Metrics
-from loopwright.server.routes import DATA_ROUTES, Match, Routes
+from loopwright.server.routes import DATA_ROUTES, Match, Route, Routes
 from loopwright.server.spans import Spans, Traced, traceresponse
 from loopwright.server.status import CODES, describe, describe_status, status_of
 from loopwright.server.wire import is_plain
@@ -86,8 +86,7 @@ class Asked:
     def traced(self) -> Traced:
         """See `spans.Waiting`."""
         request, route = self.request, self.request.route
-        about = {"http.request.method": route.method, "http.route": route.path, "http.response.status_code": 200}
-        return Traced(route.handler, request.loop, request.headers, request.started, self.queued, about)
+        return Traced(route.handler, request.loop, request.headers, request.started, self.queued, _about(route, 200))
 
     def reply(self, found: Found) -> Reply:
         """The answer, of the predictions or of an error."""
@@ -226,7 +225,8 @@ class DataPlane:
     def _count(self, request: Request, code: str, status: int, id: str) -> None:
         self._metrics.failed(request.loop if self._router.knows(request.loop) else "", code)
         if self.spans is not None and request.route is not None:
-            self.spans.failed(request.route.handler, request.loop, id, request.headers, request.started, status)
+            route = request.route
+            self.spans.failed(route.handler, request.loop, id, request.headers, request.started, _about(route, status))
 
     def _id_of(self, headers: Headers) -> str:
         """The id the client gave, else a fresh one: what an error's answer and this server's own log have in common."""
@@ -421,6 +421,11 @@ class DataPlane:
 
     def _openapi(self, _: Request) -> Reply:
         return Reply(200, _encode(openapi.describe(self._version, self._router.loaded)))
+
+
+def _about(route: Route, status: int) -> dict[str, str | int]:
+    """What a span says of a request (https://opentelemetry.io/docs/specs/semconv/http/http-spans/)."""
+    return {"http.request.method": route.method, "http.route": route.path, "http.response.status_code": status}
 
 
 def _check_explained(service: InService, rows: int) -> None:

@@ -15,13 +15,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from loopwright.records.clock import Clock
 from loopwright.records.errors import AddressRefused
 from loopwright.records.graph import microseconds
 from loopwright.records.ids import is_trace_id, span_id
-from loopwright.records.outgoing import post
+from loopwright.records.outgoing import Receiver, post
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.supervision import Repeating
 
@@ -99,13 +99,22 @@ def parent(headers: Mapping[bytes, bytes]) -> Parent | None:
 
 
 class Spans:
-    """Where spans go: `url`, of those requests that say so and of a `share` of the others. `count` is told ("sent" or "lost", how many)."""
+    """Where spans go: `to`, of those requests that say so and of a `share` of the others. `count` is told ("sent" or "lost", how many)."""
 
-    def __init__(self, url: str, share: float, clock: Clock, version: str, count: Callable[[str, int], None]) -> None:
-        self._url = url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1/traces"
+    def __init__(
+        self,
+        to: str | Receiver,
+        share: float,
+        clock: Clock,
+        version: str,
+        count: Callable[[str, int], None],
+        about: Mapping[str, str] | None = None,
+    ) -> None:
+        to = Receiver(to) if isinstance(to, str) else to
+        self._to = to if urlsplit(to.url).path.strip("/") else to._replace(url=f"{to.url.rstrip('/')}/v1/traces")
         bound = round(share * 2**64)
         self._bound = f"{bound:016x}" if bound < 2**64 else "g"  # beyond all digits
-        self._clock, self._version, self._count = clock, version, count
+        self._clock, self._version, self._count, self._about = clock, version, count, about or {}
         self._waiting: deque[tuple[int, float, Told]] = deque()
         self._sending = Repeating("spans", self._send_waiting, PAUSE_SECONDS, needed=False, at_last=True)
         self._starting = threading.Lock()
@@ -132,14 +141,16 @@ class Spans:
         ]
         self.tell(Told(operation, loop, found[0].id, headers, found, stages, attributes, False))
 
-    def failed(self, operation: str, loop: str, id: str, headers: Mapping[bytes, bytes], started: float, status: int) -> None:
-        """A request was refused or failed, with an HTTP status; `id` is what it is called in its answer."""
+    def failed(
+        self, operation: str, loop: str, id: str, headers: Mapping[bytes, bytes], started: float, about: Mapping[str, str | int]
+    ) -> None:
+        """A request was refused or failed; `about` is what its span says of the transport, `id` what it is called in its answer."""
         if not is_trace_id(id):
             id = 2 * span_id(id)
         if self.wants(id, headers):
             now = time.perf_counter()
-            attributes = {"http.response.status_code": status}
-            self.tell(Told(operation, loop, id, headers, (), [Stage("decode", started or now, now)], attributes, status >= 500))
+            failed = int(about.get("http.response.status_code", 500)) >= 500
+            self.tell(Told(operation, loop, id, headers, (), [Stage("decode", started or now, now)], about, failed))
 
     def tell(self, told: Told) -> None:
         """Take the spans of a request that has just been answered; never waits."""
@@ -164,7 +175,7 @@ class Spans:
 
     def _send(self, some: Sequence[tuple[int, float, Told]]) -> bool:
         try:
-            post(self._url, request(some, self._version), limit=SEND_BYTES, media="application/x-protobuf")
+            post(self._to, request(some, self._version, self._about), limit=SEND_BYTES, media="application/x-protobuf")
         except (AddressRefused, OSError):
             self._count("lost", len(some))
             return False
@@ -172,19 +183,26 @@ class Spans:
         return True
 
 
-def request(some: Sequence[tuple[int, float, Told]], version: str) -> bytes:
+def resource(service: str, attributes: str) -> dict[str, str]:
+    """Attributes of the resource, as OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say."""
+    pairs = [pair.partition("=") for pair in attributes.split(",")]
+    about = {name.strip(): unquote(value.strip()) for name, _, value in pairs if name.strip()}
+    return about | ({"service.name": service} if service else {})
+
+
+def request(some: Sequence[tuple[int, float, Told]], version: str, attributes: Mapping[str, str] | None = None) -> bytes:
     """What a collector gets: for each (microseconds of its end since 1970, the same by `perf_counter`, request) its spans."""
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
     message = ExportTraceServiceRequest()
-    resource = message.resource_spans.add()
+    resource_spans = message.resource_spans.add()
     about = {
         "service.name": "loopwright",
         "service.version": version,
         "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
     }
-    _attributes(resource.resource.attributes, about)
-    scope = resource.scope_spans.add()
+    _attributes(resource_spans.resource.attributes, {**about, **(attributes or {})})
+    scope = resource_spans.scope_spans.add()
     scope.scope.name, scope.scope.version = "loopwright", version
     for end_us, end, told in some:
         _spans(scope.spans, told, end_us * 1000 - round(end * 1e9))

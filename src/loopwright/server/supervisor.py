@@ -27,7 +27,7 @@ from loopwright.records import log_lines
 from loopwright.records.errors import LoopwrightError, Unavailable
 from loopwright.records.home import Home
 from loopwright.records.supervision import Part, Repeating, report_to
-from loopwright.server.access import check_address
+from loopwright.server.access import check_address, is_loopback
 from loopwright.server.child import Child
 from loopwright.server.deaths import (
     DEATHS,
@@ -55,6 +55,9 @@ FOLLOW_FIRST_SECONDS = 2.0
 
 WATCH_SECONDS = 0.05
 START_SECONDS = 60.0
+DRAIN_SECONDS = 5
+"""So long readiness is 503 after SIGTERM where other machines may send requests and no setting says how long."""
+
 MOST_DUMP = 4096
 
 
@@ -208,7 +211,7 @@ class Supervisor:
                     name="upkeep",
                 )
             )
-        self._followed, self._told = threading.Event(), False
+        self._followed, self._told, self._hurried = threading.Event(), False, False
         self._follower, self._deaths = Follower(home), Deaths()
         self._queries = QueriesOfDeath(Suspects.fresh(run / SUSPECTS))
 
@@ -232,13 +235,15 @@ class Supervisor:
                 self._rounds.round(self._watch)
                 log_lines.flush()
                 time.sleep(WATCH_SECONDS)
+            self._drain()
         finally:
             for thread in threads:
                 thread.over.set()
             self._end()
 
     def _heed_signals(self) -> None:
-        def stop(_number: int, _frame: FrameType | None) -> None:
+        def stop(number: int, _frame: FrameType | None) -> None:
+            self._hurried = self._told or number == signal.SIGINT
             self._told = True
 
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -317,6 +322,21 @@ class Supervisor:
         """Bad packages out of service, in a thread of its own: nothing may keep it waiting."""
         for line in withdraw_bad(self._home):
             log_lines.say(line, line)
+
+    def _drain(self) -> None:
+        """Be unready for a while and answer on, so that load balancers go elsewhere; SIGINT or a second signal cuts it short."""
+        seconds = self._home.settings.drain_seconds
+        if seconds < 0:
+            seconds = 0 if is_loopback(self._home.settings.host) else DRAIN_SECONDS
+        until = self._home.clock.monotonic() + seconds
+        draining: list[int] = []
+        while not self._hurried and self._home.clock.monotonic() < until:
+            for worker in self._workers:
+                if worker.child.ready and worker.child.pid not in draining:
+                    draining.append(worker.child.pid)
+                    worker.child.tell(signal.SIGUSR1)
+            self._rounds.round(self._watch)
+            time.sleep(WATCH_SECONDS)
 
     def _end(self) -> None:
         children = [*(worker.child for worker in self._workers), *self._others]

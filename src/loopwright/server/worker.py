@@ -7,9 +7,11 @@ import asyncio
 import faulthandler
 import gc
 import resource
+import signal
 import socket
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvloop
@@ -20,6 +22,7 @@ from loopwright.deploy.services import Watcher
 from loopwright.deploy.vitals import Vitals
 from loopwright.records import log_lines
 from loopwright.records.home import Home
+from loopwright.records.outgoing import receiver
 from loopwright.records.settings import Settings, load_settings
 from loopwright.records.supervision import Part, Repeating, report_to, together, watch_event_loop
 from loopwright.server.access import Access
@@ -31,6 +34,7 @@ from loopwright.server.loading import settle
 from loopwright.server.metrics import Metrics
 from loopwright.server.shared_port import address
 from loopwright.server.spans import Spans
+from loopwright.server.spans import resource as resource_of
 
 FOLLOW_SECONDS = 0.1
 SWITCH_SECONDS = 0.0005
@@ -66,6 +70,9 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
     server = Server(app, every_second=every_second, admission=_admission(home.settings))
     door = _grpc(home, router, app, metrics)
 
+    def drain(_number: int, _frame: FrameType | None) -> None:
+        app.ready = False
+
     def follow() -> None:
         if router.refresh():
             settle()
@@ -80,6 +87,7 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
     app.ready = True
     vitals.beat(home.clock.monotonic())  # from now on it counts among the workers
     following = Repeating("follow", follow, FOLLOW_SECONDS).start()
+    signal.signal(signal.SIGUSR1, drain)
     supervised(link, end)
 
     server.heed_signals()
@@ -137,7 +145,10 @@ def _grpc(home: Home, router: Router, app: DataPlane, metrics: Metrics) -> Any:
 
 def _spans(home: Home, metrics: Metrics) -> Spans | None:
     settings = home.settings
-    return Spans(settings.traces, settings.trace_share, home.clock, __version__, metrics.traced) if settings.traces else None
+    if not settings.traces:
+        return None
+    about = resource_of(settings.service_name, settings.resource_attributes)
+    return Spans(receiver(settings, "traces"), settings.trace_share, home.clock, __version__, metrics.traced, about)
 
 
 def _watcher(metrics: Metrics) -> Watcher:
@@ -158,6 +169,7 @@ def main(argv: list[str]) -> None:
     """Entry of the process."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file for each loop that is asked, one for each connection
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     listening, link = (socket.socket(fileno=int(fd)) for fd in (argv[0], argv[-1]))
     vitals = Vitals(Path(argv[1]))
     log_lines.set_up(vitals.path.stem)

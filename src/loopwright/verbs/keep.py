@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import sys
+from typing import Literal
 
 import msgspec
 
@@ -164,11 +165,12 @@ def _lake(home: Home) -> CheckItem:
 
 def _openlineage(home: Home) -> list[CheckItem]:
     from loopwright.records.openlineage import problem
+    from loopwright.records.outgoing import receiver
 
     target = home.settings.openlineage
     if not target:
         return []
-    why = problem(target)
+    why = problem(target, receiver(home.settings, "openlineage"))
     return [CheckItem(name="openlineage", ok=not why, detail=why or f"events go to {target.split('@')[-1]}")]
 
 
@@ -176,7 +178,7 @@ def _protocols(home: Home) -> list[CheckItem]:
     """What gRPC, spans and events need, where they are asked for: libraries, and receivers that may be called."""
     from importlib.metadata import PackageNotFoundError, version  # here and not above: `--help` must start fast
 
-    from loopwright.records.outgoing import problem
+    from loopwright.records.outgoing import problem, receiver
 
     settings, items = home.settings, []
     for name, asked, extra, libraries in (
@@ -188,9 +190,10 @@ def _protocols(home: Home) -> list[CheckItem]:
             items += [CheckItem(name=name, ok=True, detail=found)] if asked else []
         except PackageNotFoundError:
             items.append(CheckItem(name=name, ok=False, detail=f"not installed: pip install 'loopwright[{extra}]'"))
-    for name, url in (("traces", settings.traces), ("events", settings.events)):
+    sinks: tuple[tuple[Literal["traces", "events"], str], ...] = (("traces", settings.traces), ("events", settings.events))
+    for name, url in sinks:
         if url:
-            why = problem(url)
+            why = problem(receiver(settings, name))
             items.append(CheckItem(name=name, ok=not why, detail=why or f"go to {url}"))
     return items
 
