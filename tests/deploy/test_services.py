@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 from tests.deploy.bodies import text
-from tests.deploy.loops import Weather, flight, opened, package
+from tests.deploy.loops import LOOP, Weather, flight, opened, package
 from tests.waiting import until
 
 from loopwright.deploy import controller, served, services
@@ -16,6 +16,7 @@ from loopwright.deploy import router as router_module
 from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.services import Watcher
 from loopwright.deploy.shelf import Load
+from loopwright.deploy.vitals import Vitals
 from loopwright.records.errors import LoopNotFound, Unavailable
 from loopwright.records.home import Home
 from loopwright.records.package import Segment
@@ -283,3 +284,65 @@ def test_who_writes_while_a_log_is_closed_writes_to_the_next(many: Many, monkeyp
     assert set(answered) < set(ids)
     assert verify(many.home) == []
     assert retired > 0
+
+
+def spoil(home: Home, digest: str) -> bytes:
+    path = home.path / "packages" / digest / "model.onnx"
+    whole = path.read_bytes()
+    path.write_bytes(b"damaged")
+    return whole
+
+
+def test_where_the_declared_package_is_damaged_the_newest_whole_one_before_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "RETRY_SECONDS", 0.0)
+    home = opened(tmp_path)
+    bad, whole, damaged, declared = (package(home.packages, weight=0.01 * n).digest for n in (1, 2, 3, 4))
+    for digest in (whole, bad, damaged, declared):
+        controller.release(home, LOOP, digest, why="next")
+    (home.folder("bad") / f"{bad}.json").write_bytes(b"{}")
+    spoil(home, damaged)
+    spoiled = spoil(home, declared)
+    told: list[tuple[str, str, str]] = []
+    vitals = Vitals.fresh(tmp_path / "worker-0.vitals")
+    watcher = Watcher(
+        lambda *_: None, lambda *_: None, lambda *_: None, stood_in=lambda _loop, d, i, why: told.append((d, i, why))
+    )
+    router = Router(home.path, home.packages, Weather(), home.clock, watcher, vitals=vitals)
+    assert router.refresh() == [LOOP]
+    assert router.unready == []
+    assert told == [
+        (declared, whole, f"package {declared[:12]} refused: model.onnx has 7 bytes, the manifest says {len(spoiled)}")
+    ]
+
+    def answers() -> str:
+        rows = router.service(LOOP).decode(text([flight()])).rows
+        (found,) = router.answer(LOOP, [Ask(rows)])
+        assert isinstance(found, list)
+        return found[0].package
+
+    state = controller.serving(home, LOOP)
+    assert state is not None
+    assert (answers(), vitals.stands(state)) == (whole, "refuses")
+    router.refresh()
+    assert len(told) == 1  # what stands in goes on standing in
+    (home.path / "packages" / declared / "model.onnx").write_bytes(spoiled)
+    router.refresh()
+    assert (answers(), vitals.stands(state)) == (declared, "serves")
+    router.close()
+
+
+def test_where_none_can_stand_in_the_loop_is_unready_and_that_is_told(tmp_path: Path) -> None:
+    home = opened(tmp_path)
+    only = package(home.packages).digest
+    controller.release(home, LOOP, only, why="first")
+    spoil(home, only)
+    told: list[tuple[str, str]] = []
+    watcher = Watcher(lambda *_: None, lambda *_: None, lambda *_: None, stood_in=lambda _loop, d, i, _why: told.append((d, i)))
+    router = Router(home.path, home.packages, Weather(), home.clock, watcher)
+    router.refresh()
+    assert (router.unready, told) == ([LOOP], [(only, "")])
+    with pytest.raises(Unavailable):
+        router.service(LOOP)
+    router.close()

@@ -1,3 +1,5 @@
+import os
+import stat
 import subprocess
 import sys
 import threading
@@ -128,6 +130,35 @@ def link_outside(path: Path) -> None:
     path.symlink_to(outside)
 
 
+def put_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def put_socket(path: Path) -> None:
+    path.unlink()
+    os.mknod(path, 0o600 | stat.S_IFSOCK)
+
+
+def put_device(path: Path) -> None:
+    path.unlink()
+    try:
+        os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))  # endless zeros
+    except PermissionError:
+        pytest.skip("only root may make a device")
+
+
+def put_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def link_folder(folder: Path) -> None:
+    """Whole, but elsewhere."""
+    folder.rename(folder.parent.parent / "elsewhere")
+    folder.symlink_to(folder.parent.parent / "elsewhere")
+
+
 DAMAGE: dict[str, tuple[Any, str]] = {
     "flipped bit": (lambda folder: flip(folder / "model.onnx"), "SHA-256 of model.onnx"),
     "truncated": (lambda folder: change(folder / "model.onnx", b"abc"), "3 bytes"),
@@ -137,6 +168,12 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     "manifest changed": (lambda folder: flip(folder / "manifest.json"), "manifest's SHA-256"),
     "manifest gone": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json cannot be read"),
     "manifest huge": (lambda folder: change(folder / "manifest.json", b" " * (5 * 2**20)), "more than"),
+    "pipe": (lambda folder: put_pipe(folder / "model.onnx"), "model.onnx cannot be read: it is no regular file"),
+    "pipe as manifest": (lambda folder: put_pipe(folder / "manifest.json"), "manifest.json cannot be read: it is no regular"),
+    "socket": (lambda folder: put_socket(folder / "model.onnx"), "model.onnx cannot be read"),
+    "device": (lambda folder: put_device(folder / "model.onnx"), "model.onnx cannot be read"),
+    "folder": (lambda folder: put_folder(folder / "model.onnx"), "model.onnx cannot be read"),
+    "linked folder": (link_folder, "its folder is a link"),
     "symbolic link": (lambda folder: link_outside(folder / "heuristic.onnx"), "heuristic.onnx cannot be read"),
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ from loopwright.records.errors import Damaged, ReleaseConflict, Unavailable
 from loopwright.records.file_lock import FileLock
 from loopwright.records.home import Home
 from loopwright.records.ids import NAME, scoped_name
+from loopwright.records.regular_file import read_regular
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import LoopRecord
 
@@ -31,6 +32,7 @@ LOCK_SECONDS = 10.0
 LOOK_SECONDS = 15.0
 MOST_NOTED = 2**16
 MOST_PAST = 100
+MAX_BYTES = 64 * 2**20
 MOST_PACKAGES = 20_000
 """So many packages are named by the states of the past that a file holds: fewer states for a large fleet."""
 
@@ -74,7 +76,7 @@ def read(path: Path) -> Served | None:
 
 def _bytes(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_regular(path, MAX_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -54,13 +54,27 @@ class InService(NamedTuple):
 class Watcher(NamedTuple):
     """Who is told: a package was put into service (loop, digest) or refused (loop, why), rows could not be logged (loop, how many).
 
-    `loaded`: a package came onto the shelf.
+    `loaded`: a package came onto the shelf. `stood_in`: the declared package of a loop cannot be loaded, and none served it here: its digest,
+    that of the earlier one that stands in ("" where none can), and why.
     """
 
     swapped: Callable[[str, str], None]
     refused: Callable[[str, str], None]
     unlogged: Callable[[str, int], None]
     loaded: Callable[[Load], None] = lambda _: None
+    stood_in: Callable[[str, str, str, str], None] = lambda _loop, _declared, _instead, _why: None
+
+
+STAND_INS = "stand-in"
+"""The folder of a server in which its workers say what stands in."""
+
+
+class StandIn(msgspec.Struct, frozen=True, kw_only=True):
+    """The declared package of a loop, the earlier one that answers instead ("" where none can), and why."""
+
+    package: str
+    instead: str
+    why: str
 
 
 class Services:
@@ -166,19 +180,36 @@ class Services:
 
     def _try(self, loop: str) -> InService | None:
         """Switch to what the local copy says; None if that cannot be."""
-        state: ReleaseState | None = None
+        copy: local.Served | None = None
         try:
             copy = local.read(self._home / "served" / f"{loop}.json")
-            state = copy.state if copy is not None else None
             found = None if copy is None else self._switch(loop, copy)
         except Exception as error:  # noqa: BLE001  # a runtime that chokes on a package must not end the following
             known = isinstance(error, LoopwrightError)
             self._failed[loop] = self._clock.monotonic()
-            if self._vitals is not None and state is not None:
-                self._vitals.refuses(state)
-            self._watcher.refused(loop, str(error) if known else f"it cannot be loaded: {type(error).__name__}")
-            return None
+            why = str(error) if known else f"it cannot be loaded: {type(error).__name__}"
+            self._watcher.refused(loop, why)
+            stands_in = self._stand_in(loop, copy, why) if copy is not None and loop not in self._loops else None
+            if self._vitals is not None and copy is not None:
+                self._vitals.refuses(copy.state)
+            return stands_in
         self._failed.pop(loop, None)
+        return found
+
+    def _stand_in(self, loop: str, copy: local.Served, why: str) -> InService | None:
+        """Let the newest earlier package that can be loaded, and is not bad, serve instead of the declared one, which is tried again."""
+        declared, found = copy.state.arms[0], None
+        for state in reversed(copy.past):
+            package = state.arms[0].package
+            if package == declared.package or (self._home / "bad" / f"{package}.json").exists():
+                continue
+            try:
+                found = self._switch(loop, msgspec.structs.replace(copy, state=state))
+                break
+            except Exception as error:  # noqa: BLE001  # as in `_try`: whatever it is, the one before may do
+                self._watcher.refused(loop, f"package {package[:12]} cannot stand in: {type(error).__name__}: {error}")
+        instead = found.predictor.digest if found is not None else ""
+        self._watcher.stood_in(loop, declared.package, instead, why)
         return found
 
     def _gone(self, digests: list[str]) -> None:

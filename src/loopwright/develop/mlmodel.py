@@ -23,6 +23,7 @@ from loopwright.records.ids import digest
 from loopwright.records.metrics import answered
 from loopwright.records.package import Manifest, Output
 from loopwright.records.packages import FILE_BYTES, MANIFEST_BYTES, decode_json
+from loopwright.records.regular_file import read_regular
 
 _TYPES = {
     "float": "double",
@@ -118,8 +119,7 @@ def _load_pyfunc(path: str) -> PythonFunction:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(limit + 1)
+    data = read_regular(path, limit)
     if len(data) > limit:
         raise PackageRefused(path.parent.name, f"{path.name} has more than {limit} bytes")
     return data

@@ -8,8 +8,8 @@ except `write`, which refuses unsafe ones (`records.graph_check`) before anythin
 import os
 import re
 import shutil
-from collections.abc import Container, Mapping
-from contextlib import suppress
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from loopwright.records.evaluation import Evaluation
 from loopwright.records.ids import digest
 from loopwright.records.ledger.record import Problem
 from loopwright.records.package import FileInfo, Manifest, Reference
+from loopwright.records.regular_file import read_regular
 
 FORMAT = 1
 FILE_BYTES = 64 * 2**20
@@ -159,29 +160,29 @@ class Packages:
 
         Raises PackageNotFound when there is none, PackageRefused naming the difference when it is damaged.
         """
-        folder = self.folder / digest
-        if not _DIGEST.fullmatch(digest) or not folder.is_dir():
+        if not _DIGEST.fullmatch(digest) or not (self.folder / digest).is_dir():
             raise PackageNotFound(digest, self._near(digest))
-        manifest = self._manifest(digest)
-        present = {path.name for path in folder.iterdir()} - {"manifest.json"}
-        if missing := sorted(set(manifest.files) - present):
-            raise PackageRefused(digest, f"file {missing[0]!r} is missing")
-        if extra := sorted(present - set(manifest.files)):
-            raise PackageRefused(digest, f"file {extra[0][:80]!r} is not in the manifest")
-        if sum(info.size for info in manifest.files.values()) > PACKAGE_BYTES:
-            raise PackageRefused(digest, f"more than {PACKAGE_BYTES} bytes")
         files = {}
-        for name, info in manifest.files.items():
-            data = _checked(folder / name, digest, info)
-            if name in keep:
-                files[name] = data
+        with _opened(self.folder / digest, digest) as folder:
+            manifest = self._manifest(folder, digest)
+            present = set(os.listdir(folder)) - {"manifest.json"}  # noqa: PTH208  # of the folder that is open
+            if missing := sorted(set(manifest.files) - present):
+                raise PackageRefused(digest, f"file {missing[0]!r} is missing")
+            if extra := sorted(present - set(manifest.files)):
+                raise PackageRefused(digest, f"file {extra[0][:80]!r} is not in the manifest")
+            if sum(info.size for info in manifest.files.values()) > PACKAGE_BYTES:
+                raise PackageRefused(digest, f"more than {PACKAGE_BYTES} bytes")
+            for name, info in manifest.files.items():
+                data = _checked(folder, name, digest, info)
+                if name in keep:
+                    files[name] = data
         return Package(digest, manifest, files)
 
     def is_probed(self, digest: str) -> bool:
         """Whether the package of that digest passed its probe (`records.probe`)."""
         if digest not in self._probed and _DIGEST.fullmatch(digest):
             with suppress(OSError):
-                if (self.folder / _PROBED / digest).read_bytes() == _mark():
+                if read_regular(self.folder / _PROBED / digest, MANIFEST_BYTES) == _mark():
                     self._probed.add(digest)
         return digest in self._probed
 
@@ -201,10 +202,11 @@ class Packages:
         """Only the manifest, its digest checked: cheap. Raises as `read`."""
         if not _DIGEST.fullmatch(digest) or not (self.folder / digest).is_dir():
             raise PackageNotFound(digest, self._near(digest))
-        return self._manifest(digest)
+        with _opened(self.folder / digest, digest) as folder:
+            return self._manifest(folder, digest)
 
-    def _manifest(self, name: str) -> Manifest:
-        data = _bytes(self.folder / name / "manifest.json", name, MANIFEST_BYTES)
+    def _manifest(self, folder: int, name: str) -> Manifest:
+        data = _bytes(folder, "manifest.json", name, MANIFEST_BYTES)
         if digest(data) != name:
             raise PackageRefused(name, f"the manifest's SHA-256 is {digest(data)[:12]}, not the folder's name")
         try:
@@ -293,26 +295,36 @@ def _mend_estimates(value: Any, depth: int) -> Any:
     return value
 
 
-def _bytes(path: Path, package: str, limit: int) -> bytes:
-    # Opened without following links: a package never reads a file outside itself.
+@contextmanager
+def _opened(path: Path, package: str) -> Iterator[int]:
+    """The folder of a package, open, and not by way of a link: a package never reads a file outside itself. Raises PackageRefused."""
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
-            data = file.read(limit + 1)
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise PackageRefused(package, f"{path.name} cannot be read: {error.strerror}") from error
+        why = "is a link" if path.is_symlink() else f"cannot be read: {error.strerror}"
+        raise PackageRefused(package, f"its folder {why}") from error
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _bytes(folder: int, name: str, package: str, limit: int) -> bytes:
+    try:
+        data = read_regular(name, limit, folder=folder)
+    except OSError as error:
+        raise PackageRefused(package, f"{name} cannot be read: {error.strerror}") from error
     if len(data) > limit:
-        raise PackageRefused(package, f"{path.name} has more than {limit} bytes")
+        raise PackageRefused(package, f"{name} has more than {limit} bytes")
     return data
 
 
-def _checked(path: Path, package: str, info: FileInfo) -> bytes:
-    data = _bytes(path, package, min(FILE_BYTES, max(info.size, 0)))
+def _checked(folder: int, name: str, package: str, info: FileInfo) -> bytes:
+    data = _bytes(folder, name, package, min(FILE_BYTES, max(info.size, 0)))
     if len(data) != info.size:
-        raise PackageRefused(package, f"{path.name} has {len(data)} bytes, the manifest says {info.size}")
+        raise PackageRefused(package, f"{name} has {len(data)} bytes, the manifest says {info.size}")
     if digest(data) != info.sha256:
-        raise PackageRefused(
-            package, f"the SHA-256 of {path.name} is {digest(data)[:12]}, the manifest says {info.sha256[:12]}"
-        )
+        raise PackageRefused(package, f"the SHA-256 of {name} is {digest(data)[:12]}, the manifest says {info.sha256[:12]}")
     return data
 
 

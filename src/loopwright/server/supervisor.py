@@ -20,6 +20,7 @@ import msgspec
 
 from loopwright.deploy.served import Follower
 from loopwright.deploy.served import folder as copies
+from loopwright.deploy.services import STAND_INS
 from loopwright.deploy.suspects import FILE as SUSPECTS
 from loopwright.deploy.suspects import Suspects
 from loopwright.deploy.vitals import FOLDER, Vitals
@@ -48,6 +49,7 @@ from loopwright.server.deaths import (
 from loopwright.server.http import GRACE_SECONDS
 from loopwright.server.listener import listen, url
 from loopwright.server.shared_port import address, check_extras, reserve
+from loopwright.server.stand_ins import StandIns
 
 FOLLOW_SECONDS = 0.25
 FOLLOW_FIRST_SECONDS = 2.0
@@ -214,6 +216,7 @@ class Supervisor:
         self._followed, self._told, self._hurried = threading.Event(), False, False
         self._follower, self._deaths = Follower(home), Deaths()
         self._queries = QueriesOfDeath(Suspects.fresh(run / SUSPECTS))
+        self._stand_ins = StandIns(run / STAND_INS)
 
     def run(self, announce: Callable[[str], None]) -> None:
         """Start everything, keep it alive until told to stop, end everything."""
@@ -313,6 +316,7 @@ class Supervisor:
             self._follower.follow()
             record_bad(self._home)
             self._queries.record(self._home)
+            self._stand_ins.record(self._home)
         except LoopwrightError as error:  # the ledger is away: that is no fault of this thread
             log_lines.say("follow", f"the ledger is not followed, what serves goes on: {error}")
         finally:

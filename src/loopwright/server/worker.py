@@ -10,15 +10,19 @@ import resource
 import signal
 import socket
 import sys
+from contextlib import suppress
+from logging import CRITICAL
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import msgspec
 import uvloop
 
 from loopwright import __version__
 from loopwright.deploy.router import Router
-from loopwright.deploy.services import Watcher
+from loopwright.deploy.served import replace
+from loopwright.deploy.services import STAND_INS, StandIn, Watcher
 from loopwright.deploy.vitals import Vitals
 from loopwright.records import log_lines
 from loopwright.records.home import Home
@@ -60,7 +64,7 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
         home.packages,
         home.online,
         home.clock,
-        _watcher(metrics),
+        _watcher(metrics, vitals.path.with_name(STAND_INS)),
         budget=budget,
         vitals=vitals,
         threads=home.settings.threads,
@@ -151,8 +155,20 @@ def _spans(home: Home, metrics: Metrics) -> Spans | None:
     return Spans(receiver(settings, "traces"), settings.trace_share, home.clock, __version__, metrics.traced, about)
 
 
-def _watcher(metrics: Metrics) -> Watcher:
-    """Counts what a router tells, and says what went wrong on standard error."""
+def _watcher(metrics: Metrics, stand_ins: Path) -> Watcher:
+    """Counts what a router tells, and says what went wrong on standard error; what stands in also in `stand_ins`, for the supervisor."""
+
+    def swapped(loop: str, package: str) -> None:
+        metrics.swapped(loop, package)
+        with suppress(OSError):
+            (stand_ins / f"{loop}.json").unlink(missing_ok=True)
+
+    def stood_in(loop: str, declared: str, instead: str, why: str) -> None:
+        which = f"package {instead[:12]}, which served before, stands in" if instead else "no earlier one can stand in"
+        log_lines.say(f"stood-in.{loop}", f"loop {loop}: package {declared[:12]} cannot be loaded, {which}: {why}", CRITICAL)
+        with suppress(OSError):  # no room on the disk: it was logged
+            stand_ins.mkdir(exist_ok=True)
+            replace(stand_ins / f"{loop}.json", msgspec.json.encode(StandIn(package=declared, instead=instead, why=why)))
 
     def refused(loop: str, why: str) -> None:
         metrics.refused(loop, why)
@@ -162,7 +178,7 @@ def _watcher(metrics: Metrics) -> Watcher:
         metrics.unlogged(loop, count)
         log_lines.say(f"unlogged.{loop}", f"loop {loop}: {count} predictions could not be logged")
 
-    return Watcher(metrics.swapped, refused, unlogged, metrics.loaded)
+    return Watcher(swapped, refused, unlogged, metrics.loaded, stood_in)
 
 
 def main(argv: list[str]) -> None:
