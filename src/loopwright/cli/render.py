@@ -450,13 +450,12 @@ def _release(value: Switched) -> RenderableType:
     text = f"{value.loop}: {_arms(value)}{beside} serves since {_word(value.since)} ({value.action}, generation {value.generation}): {_word(value.why)}"
     there = sum(1 for worker in value.workers if worker.state not in STANDINGS)
     serve = f"\n{there} of {_count(len(value.workers), 'worker')} here {'serves' if there == 1 else 'serve'} it"
-    if not value.workers:
-        serve = "\nno worker runs here; one that starts serves it"
+    serve = serve if value.workers else "\nno worker runs here; one that starts serves it"
     others = _standing(value.workers)
     lost = (
         ""
         if value.ok
-        else "\nThe change is recorded, but no worker here follows it: see `GET /readyz` and what the server logs, or start it again"
+        else "\nThe change is recorded, but no worker here follows it: see `GET /readyz` and what the server logs"
     )
     return Text(text + serve + (f"; {others}" if others else "") + lost)
 
