@@ -52,6 +52,8 @@ SETTINGS_END = """
 | below home | what |
 | --- | --- |
 | `ledger.db` | the ledger, when it is SQLite |
+| `ledger.json` | how far this home has seen its ledger; finds out that it is gone, or an older one in its place |
+| `clock.json` | how time of day and uptime stand to each other; finds out that the clock jumped |
 | `lake/` | the Delta tables, when they are local |
 | `packages/` | packages, one folder each, named by digest |
 | `log/` | prediction and outcome segments not yet in the lake |

@@ -338,3 +338,18 @@ def test_upkeep_waits_while_the_clock_is_in_another_year_and_goes_on_when_it_is_
         closed = home.ledger.latest(Alert, loop="", key=JUMPED)
         assert closed is not None
         assert closed.record.state == "closed"
+
+
+def test_status_shows_every_loop_where_one_cannot_be_read(home: Home) -> None:
+    poison(home, "b-poisoned")
+    record = LOOP.record("")
+    home.ledger.put(msgspec.structs.replace(record, declaration={"name": "a-broken"}), loop="a-broken", key="a-broken")
+    state = serving(home, "late")
+    assert state is not None
+    found = look.status(home)
+    assert {loop.name: bool(loop.trouble) for loop in found.loops} == {"a-broken": True, "b-poisoned": True, "late": False}
+    shutil.rmtree(home.path / "packages" / state.arms[0].package)
+    [late] = [loop for loop in look.status(home).loops if loop.name == "late"]
+    assert (late.serving, late.candidate, late.predictions > 0, is_yes(found)) == (state.arms[0].package, "", True, False)
+    [deploy] = [stage for stage in late.stages if stage.stage == "deploy"]
+    assert (deploy.state, "no package" in deploy.detail) == ("alert", True)

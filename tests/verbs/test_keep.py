@@ -1,13 +1,17 @@
 """What the doctor says of the table that is looked up while serving, and of what is told outside."""
 
 import socket
+import sqlite3
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from loopwright.records.clock import SimulatedClock
 from loopwright.records.home import Home
 from loopwright.records.settings import Settings
+from loopwright.records.windows import Trigger
 from loopwright.verbs.keep import doctor
 
 
@@ -56,3 +60,39 @@ def test_what_a_setting_needs_and_is_not_installed_is_said_with_its_remedy(
     assert [ok for _, ok, _ in found] == [False, False, True]
     assert "loopwright[grpc]" in found[0][2]
     assert "loopwright[otel]" in found[1][2]
+
+
+def test_secrets_in_urls_are_not_shown_and_a_webhook_that_cannot_be_called_is_not_well(tmp_path: Path) -> None:
+    secret = "https://hooks.example.invalid/services/T0/hidden?token=hidden"
+    settings = Settings(
+        home=tmp_path,
+        webhook=secret,
+        traces="http://localhost:4318/hidden",
+        events=secret,
+        openlineage="http://localhost:1/hidden",
+        token="hidden",
+    )
+    with Home(settings) as home:
+        said = doctor(home)
+    assert "hidden" not in str(said)
+    shown = {item.name: item.detail for item in said.items if item.name.startswith("LOOPWRIGHT_")}
+    assert shown["LOOPWRIGHT_WEBHOOK"] == "https://hooks.example.invalid/…"
+    assert [item.ok for item in said.items if item.name == "webhook"] == [False]
+
+
+def test_an_sqlite_that_can_lose_commits_is_a_doubt_and_no_tick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version, doubtful in (((3, 45, 1), True), ((3, 51, 3), False)):
+        monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+        with Home(Settings(home=tmp_path)) as home:
+            [item] = [i for i in doctor(home).items if i.name == "sqlite"]
+        assert item.warning == doubtful
+
+
+def test_the_doctor_tells_of_a_clock_that_jumped_and_of_entries_of_the_future(tmp_path: Path) -> None:
+    later = SimulatedClock(datetime(2028, 1, 1, tzinfo=UTC))
+    with Home(Settings(home=tmp_path, by="tests"), later) as home:
+        home.ledger.put(Trigger(cause="manual", reason="ahead"))
+    with Home(Settings(home=tmp_path, by="tests"), SimulatedClock(datetime(2026, 1, 1, tzinfo=UTC))) as home:
+        [(_, ok, detail)] = said_of(home, "clock")
+    assert not ok
+    assert "2028-01-01" in detail

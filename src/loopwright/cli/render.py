@@ -28,7 +28,7 @@ from loopwright.records.metrics import metric
 from loopwright.records.predictions.record import Contributions
 from loopwright.records.printable import printable
 from loopwright.records.releases import ReleaseState
-from loopwright.records.windows import Quality
+from loopwright.records.windows import Alert, Quality
 from loopwright.verbs.results import (
     Checked,
     ContractShown,
@@ -292,6 +292,7 @@ def _status(value: Status) -> RenderableType:
         return Text("no loop yet: `loopwright demo` shows one, `loopwright init DIR` begins one")
     return Group(
         *(_loop_status(loop) for loop in value.loops),
+        *_alerts(value.open_alerts),
         Text(f"\nhome {value.home} · ledger {value.ledger}", style="dim"),
         Text(_running(value.server), style="dim"),
     )
@@ -329,13 +330,12 @@ def _loop_status(loop: LoopStatus) -> RenderableType:
             [r.at, r.cause, r.why, short(r.package), "released" if r.released else "not released"] for r in loop.retrainings
         ]
         parts += [heading("Retrainings"), table(["when", "cause", "why", "package", ""], rows)]
-    if loop.open_alerts:
-        alerts = [
-            [Text(a.severity, style="red" if a.severity == "critical" else "yellow"), a.title, a.detail]
-            for a in loop.open_alerts
-        ]
-        parts += [heading("Open alerts"), table(["severity", "alert", ""], alerts)]
-    return Group(*parts)
+    return Group(*parts, *_alerts(loop.open_alerts), _problems(loop.trouble))
+
+
+def _alerts(alerts: Sequence[Alert]) -> list[RenderableType]:
+    rows = [[Text(a.severity, style="red" if a.severity == "critical" else "yellow"), a.title, a.detail] for a in alerts]
+    return [heading("Open alerts"), table(["severity", "alert", ""], rows)] if rows else []
 
 
 def _fleet_line(fleet: FleetStatus) -> str:
@@ -712,8 +712,7 @@ def _tended(value: Tended) -> RenderableType:
     )
     told = ", ".join(f"{count:,} of {loop}" for loop, count in value.events.items())
     events = [Text(f"told as events: {told}")] if told else []
-    problems = [*value.problems, *value.failed]
-    return Group(moved, *events, *([_problems(problems)] if problems else []))
+    return Group(moved, *events, _problems([*value.problems, *value.failed]))
 
 
 def _report(value: ReportFile) -> RenderableType:

@@ -274,6 +274,8 @@ class Follower:
         ledger = self._home.ledger
         newest = ledger.count()
         self._due.update(self._changes())
+        if newest < self._seen:  # another ledger stands in its place
+            self._seen = 0
         if newest > self._seen:
             for kind in (ReleaseState, LoopRecord):
                 self._due.update(ledger.loops(kind, after=self._seen))
@@ -307,6 +309,8 @@ def _bring(home: Home, loop: str, known: _Known | None, point: str) -> bool:
             known = _known(home, loop).get(loop)  # also where somebody released since the ledger was asked
         if known is None:
             return None
+        if point and now is not None and now.state.generation - int(now.unrecorded) > known.states[-1].generation:
+            return None  # an older ledger stands in the newer one's place: what serves goes on until somebody releases
         if now is not None and now.pending:
             known = known._replace(states=_record(home, now, known.states))
         wanted = _served(known)

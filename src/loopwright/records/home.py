@@ -43,7 +43,7 @@ class Home:
 
         if self.settings.ledger_file is not None:
             self.make()
-        return Ledger(self.settings.ledger_url, clock=self.clock, by=self.by)
+        return Ledger(self.settings.ledger_url, clock=self.clock, by=self.by, seen=self.path / "ledger.json")
 
     @cached_property
     def lake(self) -> "Lake":

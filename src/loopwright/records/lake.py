@@ -338,6 +338,8 @@ class Lake:
             if not seals.take_back(self._folder / name):
                 raise
             return DeltaTable(uri)
+        if seals.lost(self._folder / name, delta.version() + 1):
+            raise Damaged(f"table {name}: commit {delta.version() + 1} is missing from its log: restore it from a backup")
         if not seals.sealed(self._folder / name, delta.version()):
             if seals.take_back(self._folder / name):
                 return DeltaTable(uri)

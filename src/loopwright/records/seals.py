@@ -39,6 +39,11 @@ def sealed(folder: Path, version: int) -> bool:
     return _sums_file(folder, version).exists()
 
 
+def lost(folder: Path, version: int) -> bool:
+    """Whether a version was sealed and its commit is gone from the log."""
+    return sealed(folder, version) and not _log_file(folder, version).exists()
+
+
 def seal(folder: Path, version: int) -> None:
     """Sync what the commits up to `version` wrote and note its digests, from the last that is sealed on."""
     failpoints.hit("lake.committed")
@@ -110,7 +115,7 @@ def check(folder: Path, where: str) -> list[Problem]:
     """Every file that has a digest, also of versions gone by, against it; and the log's numbers. `where` names the table."""
     problems: list[Problem] = []
     numbers = _numbers(folder)
-    if missing := sorted(set(range((numbers or [0])[-1])) - set(numbers)):
+    if missing := sorted(set(range(max([*numbers[-1:], _last_sealed(folder)], default=-1) + 1)) - set(numbers)):
         problems.append(Problem(where=where, what=f"commits {', '.join(map(str, missing))} are missing from the log"))
     for path in sorted((folder / "_sums").glob("*.json")):
         try:

@@ -4,16 +4,20 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Literal
-
-import msgspec
 
 from loopwright.records import telemetry
 from loopwright.records.errors import LoopwrightError, Unavailable
 from loopwright.records.home import PRIVATE_FOLDER, Home
+from loopwright.records.jumps import JUMP_SECONDS, jumped
 from loopwright.records.ledger.record import Problem
 from loopwright.records.memory import memory_limit
+from loopwright.records.outgoing import shown
 from loopwright.records.settings import SETTINGS
+from loopwright.verbs.expected import attempted, missing, serving
 from loopwright.verbs.results import Checked, CheckItem, Verified
 
 LIBRARIES = (
@@ -30,28 +34,36 @@ LIBRARIES = (
     "uvicorn",
 )
 
+MOST_SAID = 3
+"""So many problems are named in one item of the doctor."""
+
 
 def verify(home: Home) -> Verified:
     """Check every byte at rest: logs, lake, packages, ledger and its audit chain; all damage is named, nothing is changed."""
     from loopwright.data.examples import verify as verify_examples
     from loopwright.records.predictions.commit import verify as verify_logs
 
-    problems: list[Problem] = []
-    checked: dict[str, int] = {}
-    for table in home.lake.names():
-        problems += home.lake.verify(table)
-    checked["tables"] = len(home.lake.names())
-    problems += home.packages.verify()
-    checked["packages"] = len(home.packages.list())
-    problems += home.ledger.verify()
-    checked["ledger entries"] = home.ledger.count()
-    problems += verify_logs(home)
-    checked["log segments"] = sum(1 for _ in (home.path / "log").rglob("*.open")) + sum(
-        1 for _ in (home.path / "log").rglob("*.sealed")
-    )
-    problems += verify_examples(home)
-    checked["examples files"] = sum(1 for _ in (home.path / "examples").glob("*.parquet"))
-    return Verified(ok=not problems, checked=checked, problems=problems)
+    counts: dict[str, Callable[[], int]] = {
+        "tables": lambda: len(home.lake.names()),
+        "packages": lambda: len(home.packages.list()),
+        "ledger entries": lambda: home.ledger.count(),  # noqa: PLW0108  # opening it may fail, and does so where it is caught
+        "log segments": lambda: sum(1 for kind in ("open", "sealed") for _ in (home.path / "log").rglob(f"*.{kind}")),
+        "examples files": lambda: sum(1 for _ in (home.path / "examples").glob("*.parquet")),
+    }
+    looks: dict[str, Callable[[], list[Problem]]] = {
+        "lake": lambda: [p for name in home.lake.names() for p in attempted(f"table {name}", partial(home.lake.verify, name))],
+        "packages": lambda: home.packages.verify(),  # noqa: PLW0108  # as above
+        "ledger": lambda: home.ledger.verify(),  # noqa: PLW0108  # as above
+        "log": lambda: verify_logs(home),
+        "examples": lambda: verify_examples(home),
+        "what should be there": lambda: missing(home),
+    }
+    problems = [problem for where, look in looks.items() for problem in attempted(where, look)]
+    checked = {}
+    for what, count in counts.items():
+        with suppress(LoopwrightError, OSError):  # said above
+            checked[what] = count()
+    return Verified(ok=not problems, checked=checked, problems=list(dict.fromkeys(problems)))
 
 
 def doctor(home: Home) -> Checked:
@@ -64,10 +76,14 @@ def doctor(home: Home) -> Checked:
         _disk(home),
         _private(home),
         _sqlite(home),
-        _ledger(home),
-        _lake(home),
+        _asked("ledger", lambda: _ledger(home)),
+        _asked("lake", lambda: _lake(home)),
+        _asked("packages", lambda: _packages(home)),
         _online(home),
+        _asked("upkeep", lambda: _upkeep(home)),
+        _asked("clock", lambda: _clock(home)),
         _exposed(home),
+        *_webhook(home),
         *_openlineage(home),
         *_protocols(home),
         CheckItem(
@@ -102,13 +118,19 @@ def _libraries() -> list[CheckItem]:
 
 
 def _settings(home: Home) -> list[CheckItem]:
-    secret = {"token"}
-    values = msgspec.structs.asdict(home.settings)
-    shown = {
-        s.env: ("set" if values[s.field] else "not set") if s.field in secret else str(values[s.field]).split("@")[-1]
+    return [
+        CheckItem(name=s.env, ok=True, detail=_shown(s.field, str(getattr(home.settings, s.field))) or "default")
         for s in SETTINGS
-    }
-    return [CheckItem(name=name, ok=True, detail=value or "default") for name, value in shown.items()]
+    ]
+
+
+def _shown(field: str, value: str) -> str:
+    """A setting as it may be shown: whether a secret is set, of a URL where it leads, without user, password and query."""
+    if field in ("token", "otlp_headers"):
+        return "set" if value else "not set"
+    if field in ("webhook", "openlineage", "traces", "events"):
+        return shown(value)
+    return value.split("?")[0].split("@")[-1] if "://" in value else value
 
 
 def _disk(home: Home) -> CheckItem:
@@ -138,29 +160,84 @@ def _sqlite(home: Home) -> CheckItem:
 
     version = sqlite3.sqlite_version_info
     used = home.settings.ledger_url.startswith("sqlite")
-    old = version < (3, 51, 3)
-    detail = sqlite3.sqlite_version + (
-        " (before 3.51.3: a WAL reset can lose a commit after a crash; one process writes at a time, prefer PostgreSQL for a team)"
-        if old and used
-        else ""
+    old = used and version < (3, 51, 3)
+    why = (
+        " (before 3.51.3: a WAL reset can lose a commit after a crash; loopwright's processes never write and checkpoint at once, "
+        "but let no other program open the ledger; PostgreSQL for a team)"
     )
-    return CheckItem(name="sqlite", ok=True, detail=detail)
+    return CheckItem(name="sqlite", ok=True, detail=sqlite3.sqlite_version + (why if old else ""), warning=old)
+
+
+def _asked(name: str, ask: Callable[[], CheckItem]) -> CheckItem:
+    """An item; not well where it could not even be looked at."""
+    try:
+        return ask()
+    except (LoopwrightError, OSError) as error:
+        return CheckItem(name=name, ok=False, detail=f"cannot be looked at: {error}")
+
+
+def _items(name: str, problems: list[Problem], well: str) -> CheckItem:
+    found = "; ".join(f"{problem.where}: {problem.what}" for problem in problems[:MOST_SAID])
+    more = f"; and {len(problems) - MOST_SAID} more: `loopwright verify`" if len(problems) > MOST_SAID else ""
+    return CheckItem(name=name, ok=not problems, detail=found + more if problems else well)
 
 
 def _ledger(home: Home) -> CheckItem:
-    from loopwright.records.errors import LedgerUnavailable
-
-    try:
-        return CheckItem(
-            name="ledger", ok=True, detail=f"{home.ledger.count():,} entries in {home.settings.ledger_url.split('@')[-1]}"
-        )
-    except LedgerUnavailable as error:
-        return CheckItem(name="ledger", ok=False, detail=str(error))
+    behind = home.ledger.seen.behind()
+    where = home.settings.ledger_url.split("?")[0].split("@")[-1]
+    return CheckItem(name="ledger", ok=not behind, detail=behind or f"{home.ledger.count():,} entries in {where}")
 
 
 def _lake(home: Home) -> CheckItem:
+    """Whether each table there is can be opened, and those that should be there are."""
     names = home.lake.names()
-    return CheckItem(name="lake", ok=True, detail=f"{len(names)} tables in {home.settings.lake_root.split('@')[-1]}")
+    unreadable = [p for name in names for p in attempted(f"table {name}", partial(_opened, home, name))]
+    where = home.settings.lake_root.split("?")[0].split("@")[-1]
+    return _items("lake", [*unreadable, *missing(home)], f"{len(names)} tables in {where}")
+
+
+def _opened(home: Home, table: str) -> list[Problem]:
+    home.lake.version(table)
+    return []
+
+
+def _packages(home: Home) -> CheckItem:
+    return _items("packages", serving(home), "those that serve are whole")
+
+
+def _upkeep(home: Home) -> CheckItem:
+    """Whether somebody tends, by the lease; one that nobody keeps is told."""
+    from loopwright.tend import LEASE_SECONDS
+
+    lease = home.ledger.lease("tend", LEASE_SECONDS)
+    if lease is None:
+        return CheckItem(name="upkeep", ok=True, detail="nobody tends now: `loopwright serve` does, or `loopwright tend`")
+    if lease.state == "held":
+        return CheckItem(name="upkeep", ok=True, detail=f"{lease.holder} tends")
+    why = {
+        "dead": "died; the next one goes on at once",
+        "over": "has not renewed its lease",
+        "void": f"has a lease until {lease.until:%Y-%m-%d %H:%M} UTC, too far in the future: a clock was wrong, and the next one goes on",
+    }[lease.state]
+    return CheckItem(name="upkeep", ok=lease.state != "void", detail=f"nobody tends now: {lease.holder} {why}", warning=True)
+
+
+def _clock(home: Home) -> CheckItem:
+    """Whether the time of day goes on from what upkeep and the ledger have seen."""
+    now, why = home.clock.now(), jumped(home.path, home.clock)
+    newest = home.ledger.history(limit=1)
+    if not why and newest and (newest[0].at - now).total_seconds() > JUMP_SECONDS:
+        why = f"the newest ledger entry is of {newest[0].at:%Y-%m-%d %H:%M} UTC, after now: the clock was ahead, or is behind"
+    return CheckItem(name="clock", ok=not why, detail=why or f"{now:%Y-%m-%d %H:%M} UTC")
+
+
+def _webhook(home: Home) -> list[CheckItem]:
+    from loopwright.records.outgoing import problem, receiver
+
+    if not home.settings.webhook:
+        return []
+    why = problem(receiver(home.settings, "webhook"))
+    return [CheckItem(name="webhook", ok=not why, detail=why or f"alerts go to {shown(home.settings.webhook)}")]
 
 
 def _openlineage(home: Home) -> list[CheckItem]:
@@ -171,7 +248,7 @@ def _openlineage(home: Home) -> list[CheckItem]:
     if not target:
         return []
     why = problem(target, receiver(home.settings, "openlineage"))
-    return [CheckItem(name="openlineage", ok=not why, detail=why or f"events go to {target.split('@')[-1]}")]
+    return [CheckItem(name="openlineage", ok=not why, detail=why or f"events go to {shown(target)}")]
 
 
 def _protocols(home: Home) -> list[CheckItem]:
@@ -194,7 +271,7 @@ def _protocols(home: Home) -> list[CheckItem]:
     for name, url in sinks:
         if url:
             why = problem(receiver(settings, name))
-            items.append(CheckItem(name=name, ok=not why, detail=why or f"go to {url}"))
+            items.append(CheckItem(name=name, ok=not why, detail=why or f"go to {shown(url)}"))
     return items
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from loopwright.records.attempts import Attempts
 from loopwright.records.errors import LoopNotFound, NotExplained, NotFound, PackageRefused, PredictionNotFound
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.home import Home
@@ -60,8 +61,33 @@ def status(home: Home) -> Status:
         version=__version__,
         home=str(home.path),
         ledger=home.settings.ledger_url.split("://")[0].split("+")[0],
-        loops=[loop_status(home, name) for name in names],
+        loops=[_status_or_trouble(home, name) for name in names],
         server=_server(home),
+        open_alerts=_open_alerts(home, ""),
+    )
+
+
+def _status_or_trouble(home: Home, loop: str) -> LoopStatus:
+    """One loop; one whose records cannot be read keeps nobody from seeing the others."""
+    attempts = Attempts(loop)
+    found = attempts.run("status", lambda: loop_status(home, loop), None)
+    if found is not None:
+        return found
+    state = StageState(stage="scope", state="alert", detail="cannot be read", at=None)
+    return LoopStatus(
+        name=loop,
+        problem="",
+        stages=[msgspec.structs.replace(state, stage=stage) for stage in STAGES],
+        serving="",
+        candidate="",
+        since=None,
+        packages_served=[],
+        turns=0,
+        retrainings=[],
+        predictions=0,
+        last_prediction=None,
+        open_alerts=[],
+        trouble=attempts.failed,
     )
 
 
@@ -80,20 +106,24 @@ def loop_status(home: Home, loop: str) -> LoopStatus:
     from loopwright.records.predictions.damage import set_aside
     from loopwright.records.predictions.read import summary
 
+    attempts = Attempts(loop)
     declared = known_loop(home, loop)
     turns = _newest(home.ledger.find(Turn, loop=loop))
     releases = [e.record for e in home.ledger.find(ReleaseState, loop=loop, newest=False)]
-    count, last = summary(home, loop)
+    nothing: tuple[int, dt.datetime | None] = (0, None)
+    count, last = attempts.run("predictions", lambda: summary(home, loop), nothing)
     alerts = _open_alerts(home, loop)
     serving = releases[-1] if releases else None
     package = serving.arms[0].package if serving else ""
     alone = ", its heuristic alone" if serving and serving.arms[0].role == "heuristic" else ""
+    candidate = attempts.run("package", lambda: home.packages.read(package).manifest.candidate + alone if package else "", "")
+    stages = _stages(home, loop, turns, serving, alerts, count, last)
     return LoopStatus(
         name=loop,
         problem=declared.scope.problem,
-        stages=_stages(home, loop, turns, serving, alerts, count, last),
+        stages=[_troubled(stage, attempts) for stage in stages],
         serving=package,
-        candidate=home.packages.read(package).manifest.candidate + alone if package else "",
+        candidate=candidate,
         since=serving.since if serving else None,
         packages_served=list(dict.fromkeys(a.package for r in releases for a in r.arms)),
         turns=len(turns),
@@ -104,7 +134,15 @@ def loop_status(home: Home, loop: str) -> LoopStatus:
         fleet=_fleet(home, loop, serving),
         damaged=set_aside(home.path, loop),
         lagging=[w for w in workers(home.path, serving) if w.state in ("lags", "refuses")] if serving else [],
+        trouble=attempts.failed,
     )
+
+
+def _troubled(stage: StageState, attempts: Attempts) -> StageState:
+    """The stage of serving is not well where its package or its predictions cannot be read."""
+    if stage.stage != "deploy" or not attempts.failed:
+        return stage
+    return msgspec.structs.replace(stage, state="alert", detail="; ".join(p.what for p in attempts.failed))
 
 
 def _fleet(home: Home, loop: str, serving: ReleaseState | None) -> FleetStatus | None:

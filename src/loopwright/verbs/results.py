@@ -77,6 +77,8 @@ class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Workers of the servers that run here that serve something else than what is declared, or could not switch to it."""
     damaged: list[str] = []
     """Segments of the prediction log that were damaged or missing, and wait in quarantine for somebody to look."""
+    trouble: list[Problem] = []
+    """What of it could not be read; the figures that come from there are 0 or empty, and mean nothing."""
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +98,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     ledger: str
     loops: list[LoopStatus]
     server: Running | None = None
+    open_alerts: list[Alert] = []
+    """Alerts of no loop: the clock, upkeep as a whole."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything could be looked at."""
+        return not any(loop.trouble for loop in self.loops)
 
 
 class FileUsed(msgspec.Struct, frozen=True, kw_only=True):

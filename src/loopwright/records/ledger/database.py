@@ -20,7 +20,11 @@ from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event,
 from loopwright.records.errors import Damaged, ExtraMissing, LedgerUnavailable, SettingInvalid
 from loopwright.records.file_lock import FileLock
 from loopwright.records.ledger import schema
+from loopwright.records.ledger.seen import Seen
 from loopwright.records.settings import SQLITE
+
+RESTORE = "restore it from a backup; only to begin with an empty one, remove ledger.json from home"
+"""What to do about a ledger that is gone."""
 
 PATIENCE_SECONDS = 30.0
 """How long a writer waits for its turn before the ledger counts as unavailable."""
@@ -34,8 +38,12 @@ class Database:
     _reader: Engine
     _writer: Engine
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, seen: Seen | None = None) -> None:
         self.url = _parse(url)
+        self.seen = seen or Seen(None)
+        self.seen.chain_of = self._chain_of
+        self._identity: tuple[int, int] | None = None
+        self._reopening = threading.Lock()
         self.file = Path(self.url.database or "").absolute() if self.url.get_backend_name() == "sqlite" else None
         with _files():
             self._only_reads = self.file is not None and self.file.exists() and not os.access(self.file.parent, os.W_OK)
@@ -44,6 +52,8 @@ class Database:
         try:
             with self._errors():
                 self._bring_up_to_date()
+                self._identity = self._on_disk()
+                self.seen.stands = not self.seen.behind()
         except BaseException:
             self.close()
             raise
@@ -69,12 +79,15 @@ class Database:
             with self._errors():
                 yield active
             return
-        with self._errors(), self._turn(), self._writer.begin() as connection:
-            self._local.connection = connection
-            try:
-                yield connection
-            finally:
-                del self._local.connection
+        with self._errors(), self._turn():
+            self.seen.begin()
+            with self._writer.begin() as connection:
+                self._local.connection = connection
+                try:
+                    yield connection
+                finally:
+                    del self._local.connection
+            self.seen.commit()
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
@@ -111,9 +124,38 @@ class Database:
             self._reader.dispose(close=False)
             self._writer.dispose(close=False)
             self._open()
+        elif self._identity is not None and getattr(self._local, "connection", None) is None:
+            self._follow_file()
+
+    def _follow_file(self) -> None:
+        """Open the file anew where another one stands in its place: nothing is written into one that was deleted."""
+        with self._reopening, self._errors():
+            now = self._on_disk()
+            if now is None:
+                raise LedgerUnavailable(f"the ledger {self.file} is gone: {RESTORE}")
+            if now != self._identity:
+                self._reader.dispose()
+                self._writer.dispose()
+                self._bring_up_to_date()
+                self._identity = now
+                self.seen.stands = not self.seen.behind()
+
+    def _chain_of(self, number: int) -> str | None:
+        with self._reader.connect() as connection:
+            return connection.execute(select(schema.entry.c.chain).where(schema.entry.c.sequence == number)).scalar()
+
+    def _on_disk(self) -> tuple[int, int] | None:
+        """What tells the file from another one of its name; None where there is none, or the ledger is no file."""
+        try:
+            found = self.file.stat() if self.file is not None else None
+        except FileNotFoundError:
+            return None
+        return (found.st_dev, found.st_ino) if found is not None else None
 
     def _bring_up_to_date(self) -> None:
         if self.file is not None and not self.file.exists():
+            if self.seen.mark() is not None:
+                raise LedgerUnavailable(f"the ledger {self.file} is gone, and this home had one: {RESTORE}")
             with _files():
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 os.close(

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, overload
 
 import msgspec
@@ -17,6 +18,7 @@ from loopwright.records.ledger import schema
 from loopwright.records.ledger.coding import decode, encode
 from loopwright.records.ledger.database import Database
 from loopwright.records.ledger.record import Entry, Link, Pointer, Problem, Record, Untyped
+from loopwright.records.ledger.seen import Seen
 
 R = TypeVar("R", bound=Record)
 
@@ -45,13 +47,15 @@ class Ledger:
     not what was written.
 
     `clock` dates the entries. Leases guard running processes against each other and not moments of history, so they
-    follow `lease_clock`, the machine's own clock, even where `clock` is simulated.
+    follow `lease_clock`, the machine's own clock, even where `clock` is simulated. `seen` is the file in which a home notes how far
+    it has seen the ledger: with it a ledger that is gone is not begun anew, and an older one in its place is found (`seen.behind`).
     """
 
-    def __init__(self, url: str, *, clock: Clock, by: str, lease_clock: Clock | None = None) -> None:
+    def __init__(self, url: str, *, clock: Clock, by: str, lease_clock: Clock | None = None, seen: Path | None = None) -> None:
         self._clock, self._by = clock, by
         self._lease_clock = lease_clock or RealClock()
-        self._database = Database(url)
+        self._database = Database(url, Seen(seen))
+        self.seen = self._database.seen
 
     def acting_as(self, by: str) -> "Ledger":
         """This ledger, with somebody else as who writes; the connections are shared."""
@@ -243,6 +247,8 @@ class Ledger:
             if self._database.file:
                 checks = connection.execute(text("PRAGMA integrity_check(20)")).scalars().all()
                 problems = [Problem(where="ledger database", what=check) for check in checks if check != "ok"]
+            if behind := self.seen.behind():
+                problems.append(Problem(where="ledger", what=behind))
             head = connection.execute(select(schema.head)).one_or_none()
             if head is None:
                 return [*problems, Problem(where="ledger head", what="missing")]
@@ -286,6 +292,7 @@ class Ledger:
         row["chain"] = _chain(head.entry_chain, row)
         connection.execute(schema.entry.insert().values(**row, record=content))
         connection.execute(update(schema.head).values(entries=row["sequence"], entry_chain=row["chain"]))
+        self.seen.append(head.entries + 1, row["chain"])
         self._link(connection, [(source, str(row["id"]), role) for source, role in links])
         fields = {name: row[name] for name in ("sequence", "id", "kind", "loop", "key", "by", "digest", "chain")}
         return cast("Entry[R]", Entry(**fields, at=_EPOCH + _microseconds(at) * _MICROSECOND, record=record))

@@ -326,7 +326,12 @@ def _verify_kind(home: Home, folder: Path, kind: str) -> list[Problem]:
             problems.append(Problem(where=str(path), what="not a file of the log"))
     table = table_name(kind, folder.name)
     for writer, paths in writers.items():
-        problems += _verify_writer(folder / kind, kind, writer, paths, cursor(home, table, writer))
+        try:
+            committed = cursor(home, table, writer)
+        except Damaged as error:  # a problem of the table, and the segments are looked at all the same
+            problems.append(Problem(where=f"log of writer {writer}", what=f"how much is committed is not known: {error}"))
+            committed = min(paths, default=0) - 1
+        problems += _verify_writer(folder / kind, kind, writer, paths, committed)
     return problems
 
 

@@ -42,11 +42,18 @@ def find(home: Home, id: str, loop: str | None = None) -> tuple[str, Prediction]
     """The prediction with that id and its loop, or None; searched in `loop` or in all."""
     if not is_trace_id(id):
         return None
+    damaged: Damaged | None = None
     for name in [check_name(loop, "loop")] if loop is not None else loops(home):
-        # Segments first: what a commit moves meanwhile is then found in Delta.
-        found = _in_segments(home, name, id) or _in_delta(home, name, id)
+        try:
+            # Segments first: what a commit moves meanwhile is then found in Delta.
+            found = _in_segments(home, name, id) or _in_delta(home, name, id)
+        except Damaged as error:  # it may be in the log of another loop
+            damaged = damaged or error
+            continue
         if found is not None:
             return name, found
+    if damaged is not None:
+        raise damaged
     return None
 
 

@@ -1,0 +1,76 @@
+"""How far a home has seen its ledger: what finds out that the ledger is gone, or that an older one stands in its place.
+
+After each commit the newest entry is noted in `home/ledger.json`. The note never goes back: a ledger that lacks the entry, or has
+another in its place, leaves it as it is, until somebody restores the ledger or removes the note.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest entry that was seen: its number, and its chain."""
+
+    sequence: int
+    chain: str
+
+
+class Seen:
+    """The note of one home; of none where `path` is None, and then nothing is noted. Safe to share among threads.
+
+    `chain_of` gives the chain of an entry by its number, None where the ledger has none of it.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.chain_of: Callable[[int], str | None] = lambda _number: None
+        self.stands = True
+        """Whether the ledger goes on from the mark; else the mark is left alone."""
+        self._local = threading.local()
+
+    def mark(self) -> Mark | None:
+        """What was noted; None where nothing was, or it cannot be read."""
+        if self.path is None:
+            return None
+        try:
+            return msgspec.json.decode(self.path.read_bytes(), type=Mark)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def behind(self) -> str:
+        """Why this is not the ledger that was seen: an older one, or another. "" where it is."""
+        mark = self.mark()
+        chain = self.chain_of(mark.sequence) if mark is not None else ""
+        if mark is None or chain == mark.chain:
+            return ""
+        what = "lacks entry" if chain is None else "is another than that with entry"
+        return (
+            f"the ledger {what} {mark.sequence:,}, which this home has seen: restore the newer one, "
+            "or remove ledger.json from home to go on with this one"
+        )
+
+    def begin(self) -> None:
+        """A transaction of this thread begins."""
+        self._local.appended = None
+
+    def append(self, sequence: int, chain: str) -> None:
+        """An entry was written in the transaction of this thread."""
+        self._local.appended = Mark(sequence=sequence, chain=chain)
+
+    def commit(self) -> None:
+        """The transaction of this thread is committed."""
+        mark: Mark | None = getattr(self._local, "appended", None)
+        if self.path is None or mark is None or not self.stands:
+            return
+        before = self.mark()
+        if before is not None and before.sequence >= mark.sequence:
+            return
+        with suppress(OSError):  # a full disk: the next one notes it
+            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.{threading.get_ident()}")
+            temporary.write_bytes(msgspec.json.encode(mark))
+            temporary.replace(self.path)
