@@ -37,7 +37,7 @@ class Reply(NamedTuple):
         return json.loads(self.body)
 
 
-TOKEN = "only-for-tests"
+TOKEN = "only-for-tests-0123456789"
 
 
 class Client:

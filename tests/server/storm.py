@@ -87,7 +87,7 @@ class Storm:
         parts = urlsplit(url)
         self.host, self.port = str(parts.hostname), int(parts.port or 80)
         self.rate, self.count, self.folder = rate, connections, folder
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer only-for-tests\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer only-for-tests-0123456789\r\n"
         texts = [json.dumps(body).encode() for body in bodies]
         self.requests = [f"{head}Content-Length: {len(text)}\r\n\r\n".encode() + text for text in texts]
         self.summary, self.statuses = Summary(), Counter[int]()

@@ -1,16 +1,20 @@
 import base64
 import itertools
+import secrets
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import AddressRefused, SettingInvalid
 from loopwright.records.settings import Settings, load_settings
 from loopwright.server.access import Access, check_address, is_loopback
+from loopwright.server.guesses import MAX_CLIENTS, Guesses
 from loopwright.server.routes import Permission
 
-TOKEN = "correct-horse"
+TOKEN = "correct-horse-battery"
 GOOD = {b"host": b"127.0.0.1:8321"}
 
 
@@ -31,6 +35,62 @@ def test_no_other_address_without_a_token(host: str) -> None:
     with pytest.raises(AddressRefused, match="set a token"):
         check_address(settings(host))
     check_address(settings(host, TOKEN))
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "a",
+        "changeme",
+        " ",
+        "password",
+        "a" * 40,
+        "changemechangeme",
+        "loopwright" * 3,
+        "with spaces in the token",
+        "pässwörter-für-alle",
+    ],
+)
+def test_weak_token_is_refused_beyond_loopback_without_being_shown(token: str, tmp_path: Path) -> None:
+    with pytest.raises(AddressRefused, match=r"LOOPWRIGHT_TOKEN\).*secrets\.token_urlsafe") as refused:
+        check_address(settings("0.0.0.0", token))
+    assert repr(token) not in str(refused.value)
+    check_address(settings("127.0.0.1", token))
+    if token.strip():
+        file = tmp_path / "tokens"
+        file.write_text(f"ann:{token}\n")
+        with pytest.raises(AddressRefused, match="'ann'"):
+            check_address(Settings(home=Path("/nowhere"), host="0.0.0.0", tokens=str(file)))
+
+
+def test_made_token_is_strong() -> None:
+    for _ in range(1000):
+        check_address(settings("0.0.0.0", secrets.token_urlsafe(32)))
+        check_address(settings("0.0.0.0", secrets.token_hex(16)))
+
+
+def test_guesses_of_a_client_are_bounded_and_those_of_others_are_not() -> None:
+    clock = SimulatedClock(datetime(2026, 1, 1, tzinfo=UTC))
+    access = Access(settings("0.0.0.0", TOKEN), always=True, clock=clock)
+    answers = [access.refuse("read", bearer(f"guess {i}"), "10.0.0.7") for i in range(5200)]
+    assert (answers.count(401), answers.count(429)) == (20, 5180)
+    assert access.refuse("read", bearer(TOKEN), "10.0.0.7") == 429  # looked at, a right guess would show
+    assert access.refuse("read", GOOD, "10.0.0.7") == 401  # no guess
+    assert access.refuse("read", bearer(TOKEN), "10.0.0.8") == 0
+    clock.advance(timedelta(seconds=3))
+    assert [access.refuse("read", bearer(f"more {i}"), "10.0.0.7") for i in range(5)].count(401) == 3
+    clock.advance(timedelta(minutes=1))
+    assert access.refuse("read", bearer(TOKEN), "10.0.0.7") == 0
+    six = [access.refuse("read", bearer("x"), f"2001:db8::{i:x}") for i in range(40)]
+    assert six.count(401) == 20
+
+
+def test_clients_that_guessed_are_remembered_up_to_a_bound() -> None:
+    clock = SimulatedClock(datetime(2026, 1, 1, tzinfo=UTC))
+    guesses = Guesses(clock)
+    for i in range(MAX_CLIENTS + 50):
+        guesses.count(f"10.{i >> 16}.{(i >> 8) & 255}.{i & 255}")
+    assert len(guesses._left) == MAX_CLIENTS
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.9.10"])

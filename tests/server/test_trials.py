@@ -295,7 +295,10 @@ def test_a_hundred_thousand_bad_bodies(home: Home) -> None:
                     body = bad[i % len(bad)] if i % 4 == 0 else mutated(rng, rng.choice(goods))
                     path = PREDICT if i % 5 else f"/v2/models/{LOOP}/infer" if i % 2 else f"/loops/{LOOP}/outcomes"
                     connection.request(
-                        "POST", path, body, {"Content-Type": "application/json", "Authorization": "Bearer only-for-tests"}
+                        "POST",
+                        path,
+                        body,
+                        {"Content-Type": "application/json", "Authorization": "Bearer only-for-tests-0123456789"},
                     )
                     answer = connection.getresponse()
                     text = answer.read()
@@ -334,7 +337,7 @@ def test_requests_generated_from_the_description(home: Home, tmp_path: Path) -> 
         line += ["--max-examples", "25", "--seed", "1", "--phases", "examples,coverage,fuzzing", "--workers", "1"]
         line += ["--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"]
         done = subprocess.run(
-            [*line, "--header", "Authorization: Bearer only-for-tests"],
+            [*line, "--header", "Authorization: Bearer only-for-tests-0123456789"],
             capture_output=True,
             text=True,
             timeout=600,

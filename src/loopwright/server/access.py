@@ -5,9 +5,12 @@ import ipaddress
 import re
 from collections.abc import Mapping
 
+from loopwright.records.clock import Clock, RealClock
 from loopwright.records.errors import AddressRefused
 from loopwright.records.settings import Settings
+from loopwright.records.tokens import ADVICE, token_problem
 from loopwright.server.callers import Caller, claimed_name, credentials, read_tokens
+from loopwright.server.guesses import Guesses
 from loopwright.server.routes import Permission
 
 MOST_HOSTS = 1000
@@ -30,12 +33,19 @@ def is_loopback(host: str) -> bool:
 
 
 def check_address(settings: Settings) -> None:
-    """Raises AddressRefused for an address beyond loopback without a token, and SettingInvalid for a bad file of tokens."""
-    read_tokens(settings)
+    """Raises AddressRefused for an address beyond loopback without a token, or with one that is easy to guess.
+
+    Raises SettingInvalid for a bad file of tokens.
+    """
+    tokens = read_tokens(settings)
     if not is_loopback(settings.host) and not settings.has_token:
         raise AddressRefused(
-            f"{settings.host} can be reached from other machines: set a token (LOOPWRIGHT_TOKEN), or bind to 127.0.0.1"
+            f"{settings.host} can be reached from other machines: set a token (LOOPWRIGHT_TOKEN), or bind to 127.0.0.1; {ADVICE}"
         )
+    for token, name in tokens.items() if not is_loopback(settings.host) else ():
+        if why := token_problem(token.decode(errors="replace")):
+            whose = f"the token of {name!r} (LOOPWRIGHT_TOKENS)" if name else "the token (LOOPWRIGHT_TOKEN)"
+            raise AddressRefused(f"{settings.host} can be reached from other machines, and {whose} {why}: {ADVICE}")
 
 
 class Access:
@@ -44,8 +54,9 @@ class Access:
     Where none is set nothing is changed over HTTP: there is no default token, and the command line needs none.
     """
 
-    def __init__(self, settings: Settings, *, always: bool) -> None:
+    def __init__(self, settings: Settings, *, always: bool, clock: Clock | None = None) -> None:
         self._tokens = read_tokens(settings)
+        self._guesses = Guesses(clock or RealClock())
         self._asks = bool(self._tokens) and (always or not is_loopback(settings.host))
         names = {name.lower() for name in settings.hosts}
         self._hosts = _LOOPBACK_NAMES | {settings.host.lower()} | names
@@ -54,19 +65,29 @@ class Access:
         self._any_host = self._asks and not is_loopback(settings.host)
         self._known: set[bytes] = set()
 
-    def refuse(self, permission: Permission, headers: Mapping[bytes, bytes]) -> int:
-        """The status of a refusal, or 0. `headers` have lower-case names."""
+    def refuse(self, permission: Permission, headers: Mapping[bytes, bytes], address: str = "") -> int:
+        """The status of a refusal, or 0. `headers` have lower-case names; `address` is the client's."""
         if permission == "public":  # a load balancer may ask with any Host, or none
             return 0
         host = headers.get(b"host", b"")
         if host not in self._known and (status := self._refuse_host(host)):
             return status
-        if self._asks and self._name(headers.get(b"authorization", b"")) is None:
-            return 401
+        if self._asks and (status := self._refuse_token(headers.get(b"authorization", b""), address)):
+            return status
         if permission == "write" and not (self._tokens and self._same_origin(headers)):
             return 403
         if permission == "read" and not (self._same_origin(headers) or _followed_link(headers)):
             return 403
+        return 0
+
+    def _refuse_token(self, authorization: bytes, address: str) -> int:
+        if not authorization:
+            return 401
+        if self._guesses.are_spent(address):
+            return 429
+        if self._name(authorization) is None:
+            self._guesses.count(address)
+            return 401
         return 0
 
     def _refuse_host(self, host: bytes) -> int:

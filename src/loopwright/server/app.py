@@ -150,7 +150,7 @@ class DataPlane:
         if not isinstance(found, Match):
             return self._refused(404, request) if found is None else self._other_method(found, request)
         request.route, request.loop, request.version = found
-        status = self._access.refuse(found.route.permission, request.headers)
+        status = self._access.refuse(found.route.permission, request.headers, request.address)
         if not status and found.route.method == "POST" and not self._is_readable(request):
             status = 415
         return self._refused(status, request) if status else None
@@ -216,6 +216,8 @@ class DataPlane:
             reply = reply._replace(body=_encode(oip.error(describe_status(status, reply.id))))
         if status == 401:
             return reply._replace(extra=((b"www-authenticate", b'Bearer realm="loopwright"'),))
+        if status == 429:
+            return reply._replace(extra=((b"retry-after", b"1"),))
         return reply
 
     def _other_method(self, allowed: frozenset[str], request: Request) -> Reply:

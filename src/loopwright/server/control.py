@@ -79,11 +79,13 @@ class Guarded:
         permission: Permission = "read" if scope["method"] in ("GET", "HEAD") else "write"
         if scope["raw_path"] in (b"/livez", b"/readyz"):
             permission = "public"
-        status = self._access.refuse(permission, dict(scope["headers"]))
+        status = self._access.refuse(permission, dict(scope["headers"]), (scope.get("client") or ("",))[0])
         if not status:
             await self._application(scope, receive, send)
             return
-        extra = {"www-authenticate": 'Basic realm="loopwright", charset="UTF-8"'} if status == 401 else {}
+        extra = {401: {"www-authenticate": 'Basic realm="loopwright", charset="UTF-8"'}, 429: {"retry-after": "1"}}.get(
+            status, {}
+        )
         await _json(describe_status(status), status, {**extra, "connection": "close"})(scope, receive, send)
 
 

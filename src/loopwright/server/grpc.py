@@ -133,6 +133,7 @@ _STATUS = {
     409: grpc.StatusCode.ALREADY_EXISTS,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -290,7 +291,7 @@ class Door:
         async def handle(messages: Any, context: Any) -> bytes:
             # A page in a browser cannot speak gRPC, so there is no Host to be forged.
             headers = {**_headers(context), b"host": b"localhost"}
-            if status := self._access.refuse(permission, headers):
+            if status := self._access.refuse(permission, headers, address_of(context.peer())):
                 self._metrics.failed("", CODES[status][0])
                 await context.abort(_STATUS[status], CODES[status][1])
             loop, body = "", None

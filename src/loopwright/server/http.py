@@ -88,6 +88,11 @@ class Request:
         self.route: Any = None
         self.early: Reply | None = None
 
+    @property
+    def address(self) -> str:
+        """The address of the client."""
+        return self._connection.address
+
     def answer(self, reply: Reply) -> None:
         """Send the answer; nothing happens where the client has gone."""
         self._connection.answer(self, reply)
@@ -200,6 +205,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_url",
         "_waiting",
+        "address",
         "spare",
     )
 
@@ -216,6 +222,7 @@ class Connection(asyncio.Protocol):
         self._fed = self._size = self._held = self._repeated = 0
         self._body: bytes | bytearray = b""
         self._peer: Peer | None = None
+        self.address = ""
         self.spare = False
         self._current: Request | None = None
         self._active: Request | None = None
@@ -228,7 +235,8 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self._server.connections.add(self)
         peer = transport.get_extra_info("peername")
-        self._peer = self._server.admission.admit(self, str(peer[0]) if isinstance(peer, tuple) else "")
+        self.address = str(peer[0]) if isinstance(peer, tuple) else ""
+        self._peer = self._server.admission.admit(self, self.address)
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The client went away, or was closed."""

@@ -170,6 +170,7 @@ _REFUSALS = {
     405: "this path has another method",
     408: "the request did not come to its end in time",
     421: "this server does not answer for that host",
+    429: "too many wrong tokens came from this address",
     431: "the headers are larger than 16 KiB",
     500: "something failed; the server's own log says what",
     503: "more load than can be held, or nothing that could answer",
@@ -183,6 +184,7 @@ _REFUSED_BODIES = {
 _REFUSED_WITH = {
     401: {"WWW-Authenticate": {"schema": _TEXT}},
     405: {"Allow": {"schema": _TEXT}},
+    429: {"Retry-After": {"schema": {"type": "integer"}}},
     503: {"Retry-After": {"schema": {"type": "integer"}}},
 }
 

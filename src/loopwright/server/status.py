@@ -33,6 +33,7 @@ CODES: dict[int, tuple[str, str]] = {
     411: ("length", "send a Content-Length"),
     415: ("media_type", "send JSON: `Content-Type: application/json`, not compressed"),
     421: ("host", "this server does not answer for that host"),
+    429: ("too_many_guesses", "too many wrong tokens came from this address: wait a second and send the right one"),
     431: ("headers", "the headers are larger than 16 KiB"),
     500: ("internal", "something failed; the server's own log says what"),
     503: ("overloaded", "more load than can be held; try again"),

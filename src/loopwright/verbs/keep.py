@@ -17,6 +17,7 @@ from loopwright.records.ledger.record import Problem
 from loopwright.records.memory import memory_limit
 from loopwright.records.outgoing import shown
 from loopwright.records.settings import SETTINGS
+from loopwright.records.tokens import ADVICE, token_problem
 from loopwright.verbs.expected import attempted, missing, serving
 from loopwright.verbs.results import Checked, CheckItem, Verified
 
@@ -285,14 +286,11 @@ def _online(home: Home) -> CheckItem:
 
 
 def _exposed(home: Home) -> CheckItem:
-    loopback = home.settings.host in ("127.0.0.1", "::1", "localhost")
-    ok = loopback or home.settings.has_token
-    return CheckItem(
-        name="exposure",
-        ok=ok,
-        detail="loopback only"
-        if loopback
-        else "token set"
-        if ok
-        else f"{home.settings.host} without LOOPWRIGHT_TOKEN: `serve` will refuse",
-    )
+    settings = home.settings
+    if settings.host in ("127.0.0.1", "::1", "localhost"):
+        return CheckItem(name="exposure", ok=True, detail="loopback only")
+    if not settings.has_token:
+        return CheckItem(name="exposure", ok=False, detail=f"{settings.host} without LOOPWRIGHT_TOKEN: `serve` will refuse")
+    why = token_problem(settings.token) if settings.token else ""
+    detail = f"LOOPWRIGHT_TOKEN {why}: `serve` will refuse; {ADVICE}" if why else "token set"
+    return CheckItem(name="exposure", ok=not why, detail=detail)

@@ -1,0 +1,39 @@
+"""Wrong tokens, bounded for each client: a burst, then one a second; meanwhile its tokens are not looked at."""
+
+import threading
+
+from loopwright.records.clock import Clock
+from loopwright.server.admission import network
+
+BURST = 20.0
+PER_SECOND = 1.0
+MAX_CLIENTS = 10_000
+"""So many clients are remembered; the one that guessed least recently is forgotten first."""
+
+
+class Guesses:
+    """A token bucket for each address (of IPv6 each /64). Safe to share among threads."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def are_spent(self, address: str) -> bool:
+        """Whether a client has to wait before another token of it is looked at."""
+        with self._lock:
+            return self._allowance(network(address), self._clock.uptime()) < 1.0
+
+    def count(self, address: str) -> None:
+        """Count a wrong token."""
+        client, now = network(address), self._clock.uptime()
+        with self._lock:
+            left = self._allowance(client, now) - 1.0
+            self._left.pop(client, None)
+            self._left[client] = (max(left, 0.0), now)
+            if len(self._left) > MAX_CLIENTS:
+                del self._left[next(iter(self._left))]
+
+    def _allowance(self, client: str, now: float) -> float:
+        left, since = self._left.get(client, (BURST, now))
+        return min(BURST, left + (now - since) * PER_SECOND)
