@@ -16,6 +16,7 @@ from loopwright.records.declarations import Monitor, Scope, Task
 from loopwright.records.errors import NotFound, PackageRefused
 from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.home import Home
+from loopwright.records.markdown import plain, table
 from loopwright.records.packages import Package
 from loopwright.records.turns import LoopRecord
 from loopwright.records.windows import newest_stretch
@@ -236,38 +237,26 @@ def _period(report: Report) -> str:
 
 def markdown(report: Report) -> str:
     """The report as Markdown text."""
-    doubted = [f"- {'**Grave.** ' if d.weight == 'grave' else ''}{_plain(d.text)} {_plain(d.do)}" for d in report.doubts]
+    doubted = [f"- {'**Grave.** ' if d.weight == 'grave' else ''}{plain(d.text)} {plain(d.do)}" for d in report.doubts]
     parts = [
-        f"# {_plain(report.loop)}: report",
-        f"{_plain(report.problem)}",
+        f"# {plain(report.loop)}: report",
+        f"{plain(report.problem)}",
         f"Period: {_period(report)}. Made {report.made_at:%Y-%m-%d %H:%M} UTC. Figures in brackets are 95 % intervals.",
-        f"**{_plain(report.headline)}**",
+        f"**{plain(report.headline)}**",
         "## Promised",
-        _markdown_table(PROMISED, promised_rows(report)),
+        table(PROMISED, promised_rows(report)),
         "## Delivered",
-        _markdown_table(DELIVERED, delivered_rows(report)),
+        table(DELIVERED, delivered_rows(report)),
         "## Doubts",
         "\n".join(doubted) or "None of the checks raised one.",
         "## Next step",
-        _plain(report.next_step),
+        plain(report.next_step),
         "## Who served",
-        _markdown_table(SERVED, served_rows(report)) if report.served else "Nothing was released yet.",
+        table(SERVED, served_rows(report)) if report.served else "Nothing was released yet.",
         "## Window by window",
-        _markdown_table(BY_WEEK, week_rows(report)) if report.weeks else "No window has closed yet.",
+        table(BY_WEEK, week_rows(report)) if report.weeks else "No window has closed yet.",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
-
-
-def _plain(text: str) -> str:
-    """Text that means itself in Markdown, on one line."""
-    for sign in "\\|<>*[]#":
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
 
 
 # --- HTML --------------------------------------------------------------------------------------------------------

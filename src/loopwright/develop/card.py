@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from loopwright.records import metrics
 from loopwright.records.declarations import Objective, Scope
 from loopwright.records.evaluation import Estimate, Evaluation
+from loopwright.records.markdown import plain, row
 from loopwright.records.package import Manifest
 from loopwright.records.split import says
 
@@ -18,14 +19,16 @@ _BY_SLICE = ("average_precision", "recall", "precision")
 def card(manifest: Manifest, scope: Scope, evaluation: Evaluation, measured: dict[str, float]) -> str:
     """The card's text."""
     training = manifest.training
-    sources = ", ".join(f"`{name}` version {version}" for name, version in sorted(training.sources.items())) or "not recorded"
+    sources = (
+        ", ".join(f"{plain(name)} version {version}" for name, version in sorted(training.sources.items())) or "not recorded"
+    )
     parts = [
-        f"# {manifest.loop}: {manifest.candidate}",
+        f"# {plain(manifest.loop)}: {plain(manifest.candidate)}",
         "",
-        scope.problem,
+        plain(scope.problem),
         "",
         (
-            f"Made {manifest.created_at:%Y-%m-%d %H:%M} UTC by {manifest.by}. Rung {manifest.phase} of the ladder "
+            f"Made {manifest.created_at:%Y-%m-%d %H:%M} UTC by {plain(manifest.by)}. Rung {manifest.phase} of the ladder "
             f"({_RUNGS.get(manifest.phase, 'model')}). Declared as `{manifest.declaration[:12]}`, code at "
             f"{f'commit `{manifest.commit[:12]}`' if manifest.commit else 'no commit'}, parent "
             f"{f'`{manifest.parent[:12]}`' if manifest.parent else 'none'}."
@@ -48,8 +51,8 @@ def card(manifest: Manifest, scope: Scope, evaluation: Evaluation, measured: dic
             f"{training.as_of:%Y-%m-%d %H:%M} UTC; from {sources}. Fitting took {training.seconds:.1f} s."
         ),
         *_split(manifest),
-        f"Hyper-parameters: {', '.join(f'{k} = {v}' for k, v in manifest.params.items()) or 'as declared'}. Seed {manifest.seed}.",
-        f"Features ({len(manifest.features)}): {', '.join(manifest.features)}.",
+        f"Hyper-parameters: {', '.join(plain(f'{k} = {v}') for k, v in manifest.params.items()) or 'as declared'}. Seed {manifest.seed}.",
+        f"Features ({len(manifest.features)}): {', '.join(plain(name) for name in manifest.features)}.",
         "",
         "## How it did",
         "",
@@ -84,23 +87,23 @@ _RUNGS = {1: "a rule, no learning", 2: "the simplest model", 3: "an optimised si
 def _objective(objective: Objective, value: float) -> str:
     target = f"≥ {objective.at_least:g}" if objective.at_least is not None else f"≤ {objective.at_most:g}"
     met = "yes" if objective.met(value) else "no"
-    return f"| {objective.name} ({objective.metric}) | {objective.owner} | {target} | {_number(value)} | {met} |"
+    return row([f"{objective.name} ({objective.metric})", objective.owner, target, _number(value), met])
 
 
 def _split(manifest: Manifest) -> list[str]:
     """How rows were divided and sampled, with the proof that nothing is on both sides."""
     lines = []
     if split := manifest.split:
-        left_out = "".join(f"; left out: {n:,} {why}" for why, n in split.left_out.items())
+        left_out = "".join(f"; left out: {n:,} {plain(why)}" for why, n in split.left_out.items())
         shared = ", ".join(f"{n} {what}" for what, n in split.overlap.items())
         groups = f" ({split.training.groups:,} and {split.validation.groups:,} groups)" if split.training.groups else ""
         lines.append(
-            f"Split: {says(split.split)}. {split.training.rows:,} rows train, {split.validation.rows:,} validate{groups}; "
+            f"Split: {plain(says(split.split))}. {split.training.rows:,} rows train, {split.validation.rows:,} validate{groups}; "
             f"in both: {shared}{left_out}. Row ids: `{split.training.digest[:12]}` train, `{split.validation.digest[:12]}` validate."
         )
     if sampled := manifest.sampling:
-        kept = ", ".join(f"{name} {n:,} of {sampled.there[name]:,}" for name, n in sampled.kept.items())
-        weights = ", ".join(f"{name} {weight:.3g}" for name, weight in sampled.weights.items())
+        kept = ", ".join(f"{plain(name)} {n:,} of {sampled.there[name]:,}" for name, n in sampled.kept.items())
+        weights = ", ".join(f"{plain(name)} {weight:.3g}" for name, weight in sampled.weights.items())
         lines.append(
             f"Sampled: fitted on {sum(sampled.kept.values()):,} of {sum(sampled.there.values()):,} training rows ({kept}; weights "
             f"{weights}). The graph undoes it: its probabilities are those of the rows as they were."
@@ -125,14 +128,16 @@ def _interval(estimate: Estimate) -> str:
 def _answers(manifest: Manifest) -> str:
     """What the score, the label and the values are."""
     output, border = manifest.output, manifest.threshold
-    names = ", ".join(output.names[:20]) + (f" and {len(output.names) - 20} more" if len(output.names) > 20 else "")
+    names = ", ".join(plain(name) for name in output.names[:20]) + (
+        f" and {len(output.names) - 20} more" if len(output.names) > 20 else ""
+    )
     if output.task == "multiclass":
         return f"It gives the probability of each class ({names}); the label is the likeliest, the score its probability."
     if output.task == "regression":
         what = f"The quantiles {names} of the outcome" if output.quantiles else names or "The outcome itself"
         return f"It predicts numbers. {what}; the score is the {'one nearest the median' if output.quantiles else 'first of them'}."
     if output.task == "ranking":
-        return f"The score is for sorting requests of the same `{manifest.group}`: the larger, the further up. It means nothing by itself."
+        return f"The score is for sorting requests of the same {plain(manifest.group)}: the larger, the further up. It means nothing by itself."
     if output.task == "anomaly":
         return f"The score says how strange a request is; from {border:.4g} on it is called an anomaly."
     return (
@@ -145,8 +150,10 @@ def _explained(manifest: Manifest) -> str:
     """Whether it says why it answers what it does."""
     told = manifest.explained
     if told is None or told.why:
-        return f"Its answers are not explained: {told.why if told is not None else 'made before'}."
-    return f"Its answers are explained feature by feature ({told.method}), in the unit {told.unit}: `explain=true`."
+        return f"Its answers are not explained: {plain(told.why) if told is not None else 'made before'}."
+    return (
+        f"Its answers are explained feature by feature ({plain(told.method)}), in the unit {plain(told.unit)}: `explain=true`."
+    )
 
 
 def _slices(evaluation: Evaluation, manifest: Manifest) -> list[str]:
@@ -157,14 +164,14 @@ def _slices(evaluation: Evaluation, manifest: Manifest) -> list[str]:
         if not values:
             continue
         lines += [
-            f"### By {name}",
+            f"### By {plain(name)}",
             "",
             f"| value | rows | {' | '.join(name.replace('_', ' ') for name in shown)} |",
             "| --- | --- |" + " --- |" * len(shown),
         ]
         for word, found in values.items():
             cells = [f"{_number(found[m].value)} {_interval(found[m])}" for m in shown]
-            lines.append(f"| {word} | {found[shown[0]].n:,} | {' | '.join(cells)} |")
+            lines.append(row([word, f"{found[shown[0]].n:,}", *cells]))
         lines.append("")
     return lines
 
@@ -173,7 +180,7 @@ def _doubts(
     manifest: Manifest, evaluation: Evaluation, objectives: Sequence[Objective], measured: dict[str, float]
 ) -> list[str]:
     lines = [
-        f"It misses “{o.name}” ({o.owner}): {o.metric} is {_number(measured.get(o.metric, math.nan))}."
+        f"It misses “{plain(o.name)}” ({plain(o.owner)}): {o.metric} is {_number(measured.get(o.metric, math.nan))}."
         for o in objectives
         if not o.met(measured.get(o.metric, math.nan))
     ]
