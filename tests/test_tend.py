@@ -21,6 +21,7 @@ from loopwright.deploy import bad
 from loopwright.deploy.controller import history, release, serving
 from loopwright.loop import load_loop
 from loopwright.monitor import alerts
+from loopwright.monitor.alerts import open_alerts
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.declarations import duration
 from loopwright.records.errors import PredictionNotFound
@@ -30,6 +31,7 @@ from loopwright.records.predictions.read import predictions
 from loopwright.records.predictions.retention import Retained
 from loopwright.records.predictions.segment import log_folder
 from loopwright.records.turns import Turn
+from loopwright.records.upkeep_state import read_upkeep_state
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.replay import Traffic, between
 from loopwright.tend import DAMAGED, FAILING, JUMPED, RETRY_AFTER, UNTOLD, loops, tend
@@ -109,7 +111,16 @@ def test_a_round_commits_closes_and_accounts_and_the_next_finds_nothing_to_do(ho
     assert found.watched.trigger.cause == "drift"
     assert len(home.ledger.find(Turn)) == 2, "asked not to retrain: the first turn's two records and no more"
     counts = [len(home.ledger.find(kind)) for kind in (Window, Quality, ValueWindow, Trigger)]
+    told = read_upkeep_state(home.folder("run"))
+    assert told is not None
+    assert (told.loops["late"].windows, told.loops["late"].window_end) == (4, (START + 4 * WEEK).timestamp())
+    assert told.loops["late"].state == found.watched.windows[-1].state
+    assert told.loops["late"].drifted == len(found.watched.windows[-1].drifted)
+    assert sum(told.loops["late"].alerts.values()) == len(open_alerts(home, "late"))
     again = tend(home, owner="a", retrain=False)
+    told = read_upkeep_state(home.folder("run"))
+    assert told is not None
+    assert told.loops["late"].windows == 4
     assert (again.loops["late"].committed.predictions, again.loops["late"].watched.windows, again.loops["late"].values) == (
         0,
         [],

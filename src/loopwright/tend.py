@@ -8,9 +8,12 @@ import logging
 import os
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -36,6 +39,7 @@ from loopwright.records.predictions.commit import Committed, commit
 from loopwright.records.predictions.damage import note, set_aside
 from loopwright.records.predictions.retention import retain
 from loopwright.records.turns import LoopRecord
+from loopwright.records.upkeep_state import MOST_LOOPS, LoopState, UpkeepState, read_upkeep_state, write_upkeep_state
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window, newest_ended
 
 LOG = logging.getLogger("loopwright.upkeep")
@@ -281,7 +285,38 @@ def _tend_loops(home: Home, owner: str, whole: Attempts, *, retrain: bool) -> Ro
             whole.run(f"retrain {name}", partial(_retrain, home, name, record.file, trigger, owner), None)
     with suppress(OSError):  # a figure for the metrics; the alerts say it too
         note(home.path, {loop: count for loop in done if (count := len(set_aside(home.path, loop)))})
+    whole.run("tell state", lambda: _tell_state(home, done, len(whole.failed)), None)
     return Round(loops=done, failed=[*whole.failed, *(problem for each in done.values() for problem in each.failed)])
+
+
+def _tell_state(home: Home, done: Mapping[str, Upkeep], failed: int) -> None:
+    """Tell the workers how this round ended, for the metrics."""
+    folder = home.folder("run")
+    before = read_upkeep_state(folder)
+    told = dict(islice(done.items(), MOST_LOOPS))
+    windows = {name: state.windows for name, state in before.loops.items()} if before is not None else {}
+    states = {name: _loop_state(home, name, each, windows.get(name, 0)) for name, each in told.items()}
+    alerts = _by_severity(home, "")
+    at = home.clock.now().timestamp()
+    write_upkeep_state(folder, UpkeepState(at=at, loops=states, alerts=alerts, failed=failed))
+
+
+def _by_severity(home: Home, loop: str) -> dict[str, int]:
+    return dict(Counter(str(alert.severity) for alert in open_alerts(home, loop)))
+
+
+def _loop_state(home: Home, loop: str, done: Upkeep, windows: int) -> LoopState:
+    window = home.ledger.latest(Window, loop=loop)
+    quality = home.ledger.latest(Quality, loop=loop)
+    return LoopState(
+        windows=windows + len(done.watched.windows),
+        window_end=window.record.end.timestamp() if window is not None else 0.0,
+        state=window.record.state if window is not None else "no data",
+        drifted=len(window.record.drifted) if window is not None else 0,
+        quality=quality.record.state if quality is not None else "no data",
+        alerts=_by_severity(home, loop),
+        failed=len(done.failed),
+    )
 
 
 def _tell_jump(home: Home, why: str) -> Problem:

@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from loopwright.records.predictions.record import Prediction
+from loopwright.records.upkeep_state import LoopState, UpkeepState, write_upkeep_state
 from loopwright.server.metrics import MOST_LOOPS, OTHERS, Metrics
 
 
@@ -59,7 +62,54 @@ def test_counts_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
         'loopwright_unlogged_total{loop="a"} 2.0',
         'loopwright_packages_refused_total{loop="a"} 1.0',
         'loopwright_swaps_total{loop="a"} 2.0',
-        'loopwright_serving_info{loop="a",package="111111111111"} 0.0',
         'loopwright_serving_info{loop="a",package="222222222222"} 1.0',
     ):
         assert line in text, line
+
+
+def test_series_exist_before_the_first_event_and_only_the_current_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    metrics = Metrics()
+    metrics.swapped("a", "1" * 64)
+    text = metrics.text().decode()
+    for line in (
+        'loopwright_predictions_total{arm="champion",loop="a"} 0.0',
+        'loopwright_degraded_total{loop="a"} 0.0',
+        'loopwright_unlogged_total{loop="a"} 0.0',
+        'loopwright_request_errors_total{code="invalid",loop="a"} 0.0',
+        'loopwright_request_errors_total{code="unauthorized",loop=""} 0.0',
+        'loopwright_request_seconds_count{loop="a"} 0.0',
+        'loopwright_traced_requests_total{what="lost"} 0.0',
+    ):
+        assert line in text, line
+    metrics.swapped("a", "2" * 64)
+    metrics.swapped("a", "1" * 64)
+    serving = [line for line in metrics.text().decode().splitlines() if line.startswith("loopwright_serving_info{")]
+    assert serving == ['loopwright_serving_info{loop="a",package="111111111111"} 1.0']
+
+
+def test_upkeep_drift_and_alerts_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    metrics = Metrics(upkeep=tmp_path)
+    assert "loopwright_upkeep_last_round_timestamp_seconds 0.0" in metrics.text().decode()
+    state = LoopState(
+        windows=4, window_end=60.0, state="drift", drifted=2, quality="decayed", alerts={"critical": 1, "warning": 2}, failed=1
+    )
+    write_upkeep_state(tmp_path, UpkeepState(at=100.0, loops={"a": state}, alerts={"critical": 3}, failed=0))
+    text = metrics.text().decode()
+    for line in (
+        "loopwright_upkeep_last_round_timestamp_seconds 100.0",
+        'loopwright_upkeep_failed_steps{loop="a"} 1.0',
+        'loopwright_windows_closed_total{loop="a"} 4.0',
+        'loopwright_window_end_timestamp_seconds{loop="a"} 60.0',
+        'loopwright_drifted_columns{loop="a"} 2.0',
+        'loopwright_drift_state{loop="a",state="drift"} 1.0',
+        'loopwright_drift_state{loop="a",state="ok"} 0.0',
+        'loopwright_quality_state{loop="a",state="decayed"} 1.0',
+        'loopwright_alerts_open{loop="a",severity="critical"} 1.0',
+        'loopwright_alerts_open{loop="a",severity="info"} 0.0',
+        'loopwright_alerts_open{loop="",severity="critical"} 3.0',
+    ):
+        assert line in text, line
+    (tmp_path / "upkeep.json").write_text("{")
+    assert "loopwright_upkeep_last_round_timestamp_seconds 0.0" in metrics.text().decode()

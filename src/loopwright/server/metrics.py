@@ -23,7 +23,9 @@ from loopwright.records.errors import LibraryChanged
 from loopwright.records.internals import internal
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.supervision import state, states
+from loopwright.records.upkeep_state import LoopState, read_upkeep_state
 from loopwright.server.repository import Statistics
+from loopwright.server.status import CODES, STATUS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -32,6 +34,12 @@ MOST_LOOPS = 256
 """So many loops are counted by name: each takes 20 KB, and a share of the time to write them out."""
 
 OTHERS = "(others)"
+_CODES = sorted({*(code for _, _, code in STATUS), *(code for code, _ in CODES.values())})
+_EARLY_CODES = ("invalid", "malformed", "overloaded", "unavailable", "log_unavailable", "internal")
+"""Codes of errors whose series exist for each loop before the first one."""
+
+_SEVERITIES = ("info", "warning", "critical")
+_DRIFT_STATES, _QUALITY_STATES = ("ok", "watch", "drift", "no data"), ("ok", "decayed", "no data")
 
 
 class Failures(Collector):
@@ -58,6 +66,66 @@ class Failures(Collector):
         yield down
 
 
+class Tended(Collector):
+    """What upkeep said of its last round (`records.upkeep_state`); nothing where none has ended yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        """Gauges of the last round."""
+        told = read_upkeep_state(self._folder)
+        yield GaugeMetricFamily(
+            "loopwright_upkeep_last_round_timestamp_seconds",
+            "When the last round of upkeep ended (0: none yet)",
+            value=told.at if told is not None else 0.0,
+        )
+        if told is None:
+            return
+        each = {"": LoopState(alerts=told.alerts, failed=told.failed), **told.loops}
+        alerts = GaugeMetricFamily("loopwright_alerts_open", "Open alerts", labels=["loop", "severity"])
+        failed = GaugeMetricFamily("loopwright_upkeep_failed_steps", "Steps that failed in the last round", labels=["loop"])
+        for loop, told_of in each.items():
+            failed.add_metric([loop], told_of.failed)
+            for severity in _SEVERITIES:
+                alerts.add_metric([loop, severity], told_of.alerts.get(severity, 0))
+        yield from (alerts, failed)
+        yield from self._windows(told.loops)
+
+    @staticmethod
+    def _windows(loops: Mapping[str, LoopState]) -> Iterator[Metric]:
+        closed = CounterMetricFamily("loopwright_windows_closed", "Monitoring windows closed", labels=["loop"])
+        end = GaugeMetricFamily(
+            "loopwright_window_end_timestamp_seconds", "End of the newest window (0: none)", labels=["loop"]
+        )
+        drifted = GaugeMetricFamily("loopwright_drifted_columns", "Columns that drifted in the newest window", labels=["loop"])
+        drift = GaugeMetricFamily("loopwright_drift_state", "1 for the state of the newest window", labels=["loop", "state"])
+        quality = GaugeMetricFamily("loopwright_quality_state", "1 for the newest state of quality", labels=["loop", "state"])
+        for loop, newest in loops.items():
+            closed.add_metric([loop], newest.windows)
+            end.add_metric([loop], newest.window_end)
+            drifted.add_metric([loop], newest.drifted)
+            for name in _DRIFT_STATES:
+                drift.add_metric([loop, name], name == newest.state)
+            for name in _QUALITY_STATES:
+                quality.add_metric([loop, name], name == newest.quality)
+        yield from (closed, end, drifted, drift, quality)
+
+
+class Current:
+    """The registry without the packages that were in service before: a package is joined by what serves now alone."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics."""
+        for metric in self._registry.collect():
+            if metric.name == "loopwright_serving_info":
+                metric.samples = [sample for sample in metric.samples if sample.value]
+            yield metric
+
+
 class Metrics:
     """The metrics of one worker, which has a name where there are several.
 
@@ -65,7 +133,7 @@ class Metrics:
     of this server say what failed in them (`records.supervision`).
     """
 
-    def __init__(self, worker: str = "", folder: Path | None = None) -> None:
+    def __init__(self, worker: str = "", folder: Path | None = None, upkeep: Path | None = None) -> None:
         self._shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         if self._shared and worker:  # files by worker instead of process: one that is started again counts on in them
             values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]
@@ -73,6 +141,8 @@ class Metrics:
         if self._shared:
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]  # the library types only part of itself
         self._registry.register(Failures(worker, folder))
+        if upkeep is not None:
+            self._registry.register(Tended(upkeep))
         own = None if self._shared else self._registry
         loop = ["loop"]
         self._predictions = Counter("loopwright_predictions", "Predictions answered", [*loop, "arm"], registry=own)
@@ -127,6 +197,10 @@ class Metrics:
         self._evictions = Counter(
             "loopwright_packages_evicted", "Packages that went because others needed the memory", registry=own
         )
+        for code in _CODES:
+            self._errors.labels("", code)
+        for what in ("sent", "lost"):
+            self._traces.labels(what)
         self._held.set(0)
         self._held_bytes.set(0)
         self._named: dict[str, str] = {"": ""}
@@ -199,6 +273,15 @@ class Metrics:
         """A request that was refused or failed; `loop` is "" unless it is in service."""
         self._add(self._errors, 1, self._name(loop), code)
 
+    def _begin(self, loop: str) -> None:
+        """Let the series of a loop exist before anything is counted in them, so that their first increase is one."""
+        for counter in (self._degraded, self._outcomes, self._unlogged, self._refused, self._swaps, self._runs):
+            counter.labels(loop)
+        self._seconds.labels(loop)
+        self._predictions.labels(loop, "champion")
+        for code in _EARLY_CODES:
+            self._errors.labels(loop, code)
+
     def swapped(self, loop: str, package: str) -> None:
         """A package was put into service."""
         if self._name(loop) == OTHERS:
@@ -207,6 +290,8 @@ class Metrics:
         before = self._packages.get(loop)
         if before == package:
             return
+        if before is None:
+            self._begin(loop)
         if before is not None:
             self._serving.labels(loop, before[:12]).set(0)
         self._packages[loop] = package
@@ -262,7 +347,7 @@ class Metrics:
 
     def written(self) -> bytes:
         """The same without what was added up since the last `flush`; this may be called in any thread."""
-        return generate_latest(self._registry)
+        return generate_latest(Current(self._registry))
 
 
 def _observe(histogram: Any, counts: Sequence[float], seconds: float) -> None:

@@ -49,7 +49,7 @@ READY = b"ready\n"
 
 def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vitals) -> None:
     """Serve until SIGTERM or until the other end of `link` is closed; `ready` is sent over it once requests are answered."""
-    metrics = Metrics(vitals.path.stem, vitals.path.parent)
+    metrics = Metrics(vitals.path.stem, vitals.path.parent, home.folder("run"))
     logs, counts = Part("logs"), Part("metrics", needed=False)
 
     def every_second() -> None:

@@ -1,0 +1,47 @@
+"""What upkeep found in its last round, in a file where workers can tell it as metrics without asking the ledger."""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+MOST_LOOPS = 256
+"""So many loops are told of by name."""
+
+_FILE = "upkeep.json"
+
+
+class LoopState(msgspec.Struct, frozen=True, kw_only=True):
+    """One loop: windows closed so far, the end of the newest one (seconds since 1970), its drift, its quality, and what is open or failed."""
+
+    windows: int = 0
+    window_end: float = 0.0
+    state: str = "no data"
+    drifted: int = 0
+    quality: str = "no data"
+    alerts: dict[str, int] = {}
+    failed: int = 0
+
+
+class UpkeepState(msgspec.Struct, frozen=True, kw_only=True):
+    """The last round: when it ended (seconds since 1970), its loops, and the open alerts and failed steps that belong to none."""
+
+    at: float
+    loops: dict[str, LoopState] = {}
+    alerts: dict[str, int] = {}
+    failed: int = 0
+
+
+def write_upkeep_state(folder: Path, state: UpkeepState) -> None:
+    """Tell the workers. Raises OSError."""
+    temporary = folder / f".{_FILE}.{os.getpid()}"
+    temporary.write_bytes(msgspec.json.encode(state))
+    temporary.replace(folder / _FILE)
+
+
+def read_upkeep_state(folder: Path) -> UpkeepState | None:
+    """What upkeep last told, None where nothing can be read."""
+    try:
+        return msgspec.json.decode((folder / _FILE).read_bytes(), type=UpkeepState)
+    except (OSError, msgspec.DecodeError):
+        return None
