@@ -26,7 +26,7 @@ def test_onnxruntime_imported_before_loopwright_is_a_warning_and_a_fault_in_doct
         "import loopwright; from loopwright.records import telemetry; print(telemetry.problem()); "
         "from loopwright import Home; from loopwright.verbs.keep import doctor; from loopwright.records.settings import load_settings; "
         "import tempfile; home = Home(load_settings({'home': tempfile.mkdtemp()})); "
-        "print([item.ok for item in doctor(home).items if item.name == 'telemetry'])"
+        "print([item.ok for item in doctor(home).items if item.name == 'telemetry']); home.close()"
     )
     late = python(code)
     assert "imported before loopwright" in late.stderr

@@ -29,6 +29,10 @@ class Closure(NamedTuple):
     libraries: dict[str, str]
 
 
+_INCIDENTAL = frozenset({"__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__", "__annotate_func__"})
+"""Attributes of a class that change without its behaviour; from Python 3.13 on its line is one."""
+
+
 def closure_of(declared: Any) -> Closure:
     """The closure of all functions in a declaration (or of one function)."""
     walk = _Walk()
@@ -122,9 +126,7 @@ class _Walk:
         for base in cls.__bases__:
             yield from self.lines(base)
         for name, value in sorted(vars(cls).items()):
-            if name not in ("__dict__", "__weakref__", "__doc__") and not isinstance(
-                value, types.GetSetDescriptorType | types.MemberDescriptorType
-            ):
+            if name not in _INCIDENTAL and not isinstance(value, types.GetSetDescriptorType | types.MemberDescriptorType):
                 yield from self._parts(name, getattr(value, "__func__", getattr(value, "fget", value)))
 
     def _data(self, value: Any) -> Iterator[str]:

@@ -207,7 +207,9 @@ def _is_public(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         last = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if ip.ipv4_mapped or ip in _NAT64:
             return _is_public(last)
-        if ip not in _GLOBAL_UNICAST or (ip.sixtofour and not _is_public(ip.sixtofour)):
+        if ip.sixtofour:  # which `is_global` calls global up to Python 3.12, and not since
+            return _is_public(ip.sixtofour)
+        if ip not in _GLOBAL_UNICAST:
             return False
         if (int(ip) >> 32) & 0xFCFFFFFF == 0x5EFE and not _is_public(last):
             return False
