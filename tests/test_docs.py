@@ -183,8 +183,10 @@ def test_every_guarantee_names_its_check() -> None:
 
 def test_the_guide_to_serving_names_every_flag() -> None:
     """The marks that the prediction path puts on answers, out of its source."""
-    source = "".join((ROOT / "src/loopwright/deploy" / f"{name}.py").read_text() for name in ("predict", "context", "segments"))
-    flags = set(re.findall(r'"((?:missing|stale|late|out_of|new)_[a-z]+|degraded)[:"]', source))
+    source = "".join(
+        (ROOT / "src/loopwright/deploy" / f"{name}.py").read_text() for name in ("predict", "context", "segments", "router")
+    )
+    flags = set(re.findall(r'"((?:missing|stale|late|out_of|new)_[a-z]+|degraded|query_of_death|undelivered)[:"]', source))
     flags |= {f"{kind}_context" for kind in re.findall(r'"(missing|stale|late)"', source)}
     [row] = re.findall(r"^\| `flags` \|(.*)$", (ROOT / "docs/serving.md").read_text(), re.MULTILINE)
     assert flags == {flag.partition(":")[0] for flag in re.findall(r"`([^`]+)`", row)}

@@ -163,6 +163,8 @@ def test_a_request_too_large_to_be_forwarded_is_left_out(home: Home) -> None:
         "_label": True, "_flags": [], "_unit": "x", "flight": "x" * events.EVENT_BYTES,
     }  # fmt: skip
     assert "flight" in events.event(LOOP, row, manifest)["data"]["request"]
+    for share, flags in ((0.0, "00"), (0.6, "00"), (0.7, "01"), (1.0, "01")):  # 0xa3ce... of 2**64 is 0.64
+        assert events.event(LOOP, row, manifest, share)["traceparent"].endswith(f"-{flags}")
     body = Events(home)._event(LOOP, {**row, "_package": state.arms[0].package})
     assert len(body) < events.EVENT_BYTES
     assert "request" not in json.loads(body)["data"]

@@ -29,6 +29,7 @@ class Asker:
 
     def __init__(self, router: Router, *numbers: int) -> None:
         self.ask = Ask(router.service(LOOP).decode(text([flight(n) for n in numbers])).rows)
+        self.gone = False
         self.got: Found | None = None
         self.at = 0.0
 
@@ -240,3 +241,22 @@ def test_a_sync_that_fails_is_counted_where_the_loop_says_serve(durable: Router)
 
     run(durable, work)
     assert asker.units == ["UA1"]
+
+
+def test_rows_answered_after_their_client_had_gone_are_flagged_in_the_log(home: Home, router: Router) -> None:
+    async def ask() -> list[Asker]:
+        waiting = Batches(router, Metrics())
+        askers = [Asker(router, 1), Asker(router, 2, 3), Asker(router, 4)]
+        askers[1].gone = True
+        for asker in askers:
+            waiting.put(LOOP, asker)
+        while any(asker.got is None for asker in askers):
+            await asyncio.sleep(0)
+        waiting.close()
+        return askers
+
+    asyncio.run(ask())
+    router.close()
+    commit(home, LOOP)
+    flagged = {row["_unit"]: "undelivered" in row["_flags"] for row in predictions(home, LOOP).to_pylist()}
+    assert flagged == {"UA1": False, "UA2": True, "UA3": True, "UA4": False}

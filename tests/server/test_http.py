@@ -337,6 +337,7 @@ def test_an_answer_to_a_client_that_has_gone_harms_nobody() -> None:
         raw.close()
         until(lambda: not running.server.connections)
         assert running.server.held == 0
+        assert app.later[0].gone
         running.call(app.answer)
         with running.connect() as another:
             another.sendall(get("/"))

@@ -16,7 +16,7 @@ import pyarrow as pa
 from loopwright.records.declarations import Column
 from loopwright.records.errors import AddressRefused, Damaged, NotFound, PackageRefused
 from loopwright.records.home import Home
-from loopwright.records.ids import is_trace_id, span_id
+from loopwright.records.ids import is_trace_id, sampling_bound, span_id
 from loopwright.records.ledger.record import Record
 from loopwright.records.outgoing import post, receiver
 from loopwright.records.package import Manifest
@@ -54,6 +54,7 @@ class Events:
 
     def __init__(self, home: Home) -> None:
         self._home, self._to = home, receiver(home.settings, "events")
+        self._share = home.settings.trace_share if home.settings.traces else 0.0
         self._due = home.clock.monotonic() + ROUND_SECONDS
         self._trouble, self._late = "", False
         self._manifest: Callable[[str], Manifest | None] = cache(self._read_manifest)
@@ -123,7 +124,7 @@ class Events:
             yield b"[" + b",".join(parts) + b"]", len(parts)
 
     def _event(self, loop: str, row: Json) -> bytes:
-        told = event(loop, row, self._manifest(row["_package"]))
+        told = event(loop, row, self._manifest(row["_package"]), self._share)
         body = msgspec.json.encode(told)
         if len(body) > EVENT_BYTES:
             del told["data"]["request"]
@@ -137,8 +138,11 @@ class Events:
             return None
 
 
-def event(loop: str, row: Mapping[str, Any], manifest: Manifest | None) -> Json:
-    """The event of a row of the table of predictions (timestamps as microseconds); columns tagged `pii` are not told."""
+def event(loop: str, row: Mapping[str, Any], manifest: Manifest | None, share: float = 0.0) -> Json:
+    """The event of a row of the table of predictions (timestamps as microseconds); columns tagged `pii` are not told.
+
+    `share` of the traces are sampled, by trace id; what the caller of a request said of its own trace is not in the table.
+    """
     request = manifest.request if manifest is not None else {}
     personal = {name for name, column in request.items() if "pii" in column.tags}
     data: Json = {
@@ -166,7 +170,8 @@ def event(loop: str, row: Mapping[str, Any], manifest: Manifest | None) -> Json:
     if row["_unit"] and manifest is not None and not personal & set(manifest.key):
         told["subject"] = row["_unit"]
     if is_trace_id(row["_id"]):
-        told["traceparent"] = f"00-{row['_id']}-{span_id(row['_id'])}-00"
+        sampled = row["_id"][16:] < sampling_bound(share)
+        told["traceparent"] = f"00-{row['_id']}-{span_id(row['_id'])}-{sampled:02x}"
     return {**told, "data": data}
 
 

@@ -41,7 +41,7 @@ class Ask(NamedTuple):
     """One request: its rows, and the ids the client gave them, if any; `request` is that of the request, if not the first.
 
     An id that is taken is an error only where `exact`; else the rows get others.
-    After `until` (`time.perf_counter`) the heuristic answers.
+    After `until` (`time.perf_counter`) the heuristic answers. `gone`: whoever asked is known to have gone; the rows are flagged.
     """
 
     rows: list[dict[str, Any]]
@@ -49,6 +49,11 @@ class Ask(NamedTuple):
     exact: bool = True
     until: float = inf
     request: str = ""
+    gone: bool = False
+
+
+UNDELIVERED = "undelivered"
+"""Flag of what was answered after its client had gone (a connection that was reset, a call that was cancelled)."""
 
 
 class Router(Services):
@@ -109,6 +114,7 @@ class Router(Services):
                 answers = service.segments.answer(batch.rows, ids=batch.ids, at_us=microseconds(now), seconds=left)
                 for claim, place in batch.claims:
                     self._recent.keep(claim, answers[place])
+            _flag_undelivered(asks, slots, answers)
             if answers or batch.again:
                 self._append(loop, "predictions", [*answers, *batch.again] if batch.again else answers)
         except Unavailable as error:
@@ -277,3 +283,11 @@ class _Batch(NamedTuple):
 def digest(rows: list[dict[str, Any]]) -> bytes:
     """Sixteen bytes that stand for the rows of a request."""
     return blake2b(msgspec.msgpack.encode(rows), digest_size=16).digest()
+
+
+def _flag_undelivered(asks: Sequence[Ask], slots: Sequence[Any], answers: Sequence[Prediction]) -> None:
+    """Flag the answers that nobody waits for any more, before they are logged."""
+    for ask, slot in zip(asks, slots, strict=True):
+        if ask.gone and isinstance(slot, slice):
+            for answer in answers[slot]:
+                answer.flags.append(UNDELIVERED)

@@ -70,3 +70,9 @@ def check_name(name: str, what: str = "name") -> str:
     if not NAME.fullmatch(name):
         raise NameInvalid(what, name)
     return name
+
+
+def sampling_bound(share: float) -> str:
+    """The last 16 digits of a trace id are below it for so large a share of them, as OpenTelemetry's TraceIdRatioBased samples."""
+    bound = round(share * 2**64)
+    return f"{bound:016x}" if bound < 2**64 else "g"  # beyond all digits

@@ -78,6 +78,11 @@ class Asked:
         self.queued = time.perf_counter() if plane.spans is not None else 0.0
 
     @property
+    def gone(self) -> bool:
+        """See `batches.Waiting`."""
+        return self.request.gone
+
+    @property
     def headers(self) -> Headers:
         """See `spans.Waiting`."""
         return self.request.headers

@@ -36,6 +36,11 @@ class Waiting(Protocol):
         """What is asked."""
         ...
 
+    @property
+    def gone(self) -> bool:
+        """Whether its client is known to have gone."""
+        ...
+
     def reply(self, found: Found, /) -> Any:
         """The answer as it is sent, of the predictions or of an error. Never raises; may be called in a thread."""
         ...
@@ -126,7 +131,9 @@ class Batches:
 
     def _answered(self, loop: str, waiting: list[Waiting]) -> list[Found]:
         try:
-            found: list[Found] = list(self._router.answer(loop, [w.ask for w in waiting]))
+            found: list[Found] = list(
+                self._router.answer(loop, [w.ask._replace(gone=True) if w.gone else w.ask for w in waiting])
+            )
         except Exception as error:  # noqa: BLE001  # each request that waits is told
             return [error] * len(waiting)
         self._metrics.ran(loop, [a for f in found if isinstance(f, list) for a in f])

@@ -184,6 +184,11 @@ class Call:
     def __init__(self, ask: Ask, found: "asyncio.Future[Found]", traced: Traced) -> None:
         self.ask, self.found, self.traced, self.headers = ask, found, traced, traced.headers
 
+    @property
+    def gone(self) -> bool:
+        """See `batches.Waiting`: the call was cancelled."""
+        return self.found.done()
+
     def reply(self, found: Found) -> Found:
         """See `batches.Waiting`."""
         return found

@@ -93,6 +93,11 @@ class Request:
         """The address of the client."""
         return self._connection.address
 
+    @property
+    def gone(self) -> bool:
+        """Whether the connection has ended, so that nobody gets the answer."""
+        return self._connection.ended
+
     def answer(self, reply: Reply) -> None:
         """Send the answer; nothing happens where the client has gone."""
         self._connection.answer(self, reply)
@@ -517,6 +522,11 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has been lost or closed."""
+        return self._closed
 
     # --- its place (`admission`) ---------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from loopwright.records.clock import Clock
 from loopwright.records.errors import AddressRefused
 from loopwright.records.graph import microseconds
-from loopwright.records.ids import is_trace_id, span_id
+from loopwright.records.ids import is_trace_id, sampling_bound, span_id
 from loopwright.records.outgoing import Receiver, post
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.supervision import Repeating
@@ -112,8 +112,7 @@ class Spans:
     ) -> None:
         to = Receiver(to) if isinstance(to, str) else to
         self._to = to if urlsplit(to.url).path.strip("/") else to._replace(url=f"{to.url.rstrip('/')}/v1/traces")
-        bound = round(share * 2**64)
-        self._bound = f"{bound:016x}" if bound < 2**64 else "g"  # beyond all digits
+        self._bound = sampling_bound(share)
         self._clock, self._version, self._count, self._about = clock, version, count, about or {}
         self._waiting: deque[tuple[int, float, Told]] = deque()
         self._sending = Repeating("spans", self._send_waiting, PAUSE_SECONDS, needed=False, at_last=True)
