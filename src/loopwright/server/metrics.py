@@ -13,17 +13,19 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from loopwright.deploy.shelf import Load
+from loopwright.records import log_lines
 from loopwright.records.errors import LibraryChanged
 from loopwright.records.internals import internal
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.supervision import state, states
 from loopwright.records.upkeep_state import LoopState, read_upkeep_state
+from loopwright.server.metrics_files import install, write_all
 from loopwright.server.repository import Statistics
 from loopwright.server.status import CODES, STATUS
 
@@ -136,7 +138,7 @@ class Metrics:
     def __init__(self, worker: str = "", folder: Path | None = None, upkeep: Path | None = None) -> None:
         self._shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         if self._shared and worker:  # files by worker instead of process: one that is started again counts on in them
-            values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]
+            install(worker)
         self._registry = CollectorRegistry()
         if self._shared:
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]  # the library types only part of itself
@@ -219,6 +221,10 @@ class Metrics:
         timed, self._timed = self._timed, {}
         for loop, (*counts, seconds) in timed.items():
             _observe(self._seconds.labels(loop), counts, seconds)
+        try:
+            write_all()
+        except OSError as error:
+            log_lines.say("metrics", f"metrics are not written, they are counted on in memory: {error.strerror}")
 
     def _name(self, loop: str) -> str:
         name = self._named.get(loop)

@@ -156,7 +156,12 @@ def serve(home: Home, *, workers: int | None = None, tend: bool = True, announce
     with ExitStack() as sockets:
         data, controlling = (sockets.enter_context(listen(settings.host, p)) for p in (settings.port, settings.control_port))
         grpc = sockets.enter_context(reserve(settings.host, settings.grpc_port)) if settings.grpc_port >= 0 else None
-        server = Supervisor(home, data, controlling, grpc, settings.workers if workers is None else workers, tend=tend)
+        try:
+            server = Supervisor(home, data, controlling, grpc, settings.workers if workers is None else workers, tend=tend)
+        except OSError as error:
+            raise Unavailable(
+                f"the server's own files cannot be written: {error.strerror}; make room in {home.path}"
+            ) from error
         server.run(announce or _say)
 
 
@@ -214,6 +219,7 @@ class Supervisor:
                 )
             )
         self._followed, self._told, self._hurried = threading.Event(), False, False
+        self._started, self._written = False, [0] * workers
         self._follower, self._deaths = Follower(home), Deaths()
         self._queries = QueriesOfDeath(Suspects.fresh(run / SUSPECTS))
         self._stand_ins = StandIns(run / STAND_INS)
@@ -260,6 +266,7 @@ class Supervisor:
             self._watch()
             if all(child.ready for child in children):
                 self._followed.wait(FOLLOW_FIRST_SECONDS)
+                self._started = True
                 self._write_state()
                 return
             if any(worker.failed for worker in self._workers) or self._home.clock.monotonic() > until:
@@ -269,12 +276,11 @@ class Supervisor:
     def _watch(self) -> None:
         """Keep everything alive; what workers died of is counted."""
         try:
-            before = self._pids()
             for worker in self._workers:
                 worker.look()
             for child in self._others:
                 child.keep()
-            if self._pids() != before:
+            if self._started and self._pids() != self._written:
                 self._write_state()
         except OSError as error:  # no process or file to be had just now
             _complain(f"a process could not be started: {error}")
@@ -363,8 +369,13 @@ class Supervisor:
         )
         path = self._home.path / "serve.json"
         temporary = path.with_name(f".serve.{os.getpid()}.json")
-        temporary.write_bytes(msgspec.json.encode(state))
-        temporary.rename(path)
+        try:
+            temporary.write_bytes(msgspec.json.encode(state))
+            temporary.rename(path)
+        except OSError as error:  # a full disk: the next round tries again
+            log_lines.say("state", f"serve.json is not written: {error.strerror}")
+        else:
+            self._written = state.workers
 
 
 def own_folder(home: Home, name: str) -> Path:

@@ -6,6 +6,7 @@ It serves on a socket it inherits, follows the local copies of the releases, and
 import asyncio
 import faulthandler
 import gc
+import os
 import resource
 import signal
 import socket
@@ -14,7 +15,7 @@ from contextlib import suppress
 from logging import CRITICAL
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import uvloop
@@ -101,6 +102,7 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vita
     finally:
         following.stop()
         app.close()
+        metrics.flush()
         if spans is not None:
             spans.close()
         router.close()
@@ -181,6 +183,14 @@ def _watcher(metrics: Metrics, stand_ins: Path) -> Watcher:
     return Watcher(swapped, refused, unlogged, metrics.loaded, stood_in)
 
 
+def _dump(path: Path) -> BinaryIO:
+    """Where `faulthandler` writes; nowhere if there is no room for a file."""
+    try:
+        return path.open("wb", buffering=0)
+    except OSError:
+        return Path(os.devnull).open("wb", buffering=0)
+
+
 def main(argv: list[str]) -> None:
     """Entry of the process."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -190,7 +200,7 @@ def main(argv: list[str]) -> None:
     vitals = Vitals(Path(argv[1]))
     log_lines.set_up(vitals.path.stem)
     report_to(vitals.path.parent, vitals.path.stem)
-    with vitals.path.with_suffix(".dump").open("wb", buffering=0) as dump, Home(load_settings()) as home:
+    with _dump(vitals.path.with_suffix(".dump")) as dump, Home(load_settings()) as home:
         faulthandler.enable(dump)  # which thread died, and where: its supervisor reads it
         work(home, listening, link, vitals)
 
