@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Awaitable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -155,3 +156,20 @@ def test_a_server_that_is_told_to_stop_under_load_answers_all_it_has_accepted(ho
     assert sum(s.closed for s in answered) == 32
     commit(home, LOOP, final=True)
     assert predictions(home, LOOP, columns=["_id"]).num_rows == len(answered)
+
+
+def test_idle_connections_of_one_client_starve_nobody_on_either_port(home: Home) -> None:
+    """The issue's attack in small: more idle and half-sent connections than there are places, held open, to both ports."""
+    with running(home, LOOPWRIGHT_CONNECTIONS="16") as server, ExitStack() as stack:
+        for client in (server.data(), server.control()):
+            for i in range(100):
+                raw = stack.enter_context(socket.create_connection((client.host, client.port), 10))
+                if i % 2:
+                    raw.sendall(b"POST /loops/x/predict HTTP/1.1\r\nHost: localhost\r\nContent-Le")
+            assert client.get("/livez").status == 200
+            other = socket.create_connection((client.host, client.port), 10, ("127.0.0.2", 0))
+            with other:
+                other.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+                assert other.recv(4096).startswith(b"HTTP/1.1 200")
+        assert server.data().post(f"/loops/{LOOP}/predict", flight()).status == 200
+        assert server.control().get("/api/status").status == 200

@@ -11,7 +11,7 @@ from loopwright.server.http import ARRIVAL_SECONDS, HEADER_BYTES
 from loopwright.server.status import describe_status
 from loopwright.server.wire import VERSIONS, is_plain, read_plain, without_upgrade
 
-HEALTH_PATHS = (b"/livez",)
+HEALTH_PATHS = (b"/livez", b"/readyz")
 
 
 class BoundedProtocol(HttpToolsProtocol):
