@@ -36,7 +36,7 @@ from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Win
 from loopwright.replay import Traffic, between
 from loopwright.tend import DAMAGED, FAILING, JUMPED, RETRY_AFTER, UNTOLD, loops, tend
 from loopwright.turn import turn
-from loopwright.verbs import act, look
+from loopwright.verbs import act, look, overview
 
 LOOP = load_loop(FILE)
 NOW = DRIFT + WEEK
@@ -357,10 +357,10 @@ def test_status_shows_every_loop_where_one_cannot_be_read(home: Home) -> None:
     home.ledger.put(msgspec.structs.replace(record, declaration={"name": "a-broken"}), loop="a-broken", key="a-broken")
     state = serving(home, "late")
     assert state is not None
-    found = look.status(home)
+    found = overview.status(home)
     assert {loop.name: bool(loop.trouble) for loop in found.loops} == {"a-broken": True, "b-poisoned": True, "late": False}
     shutil.rmtree(home.path / "packages" / state.arms[0].package)
-    [late] = [loop for loop in look.status(home).loops if loop.name == "late"]
+    [late] = [loop for loop in overview.status(home).loops if loop.name == "late"]
     assert (late.serving, late.candidate, late.predictions > 0, is_yes(found)) == (state.arms[0].package, "", True, False)
     [deploy] = [stage for stage in late.stages if stage.stage == "deploy"]
     assert (deploy.state, "no package" in deploy.detail) == ("alert", True)

@@ -281,7 +281,7 @@ def loop_status() -> LoopStatus:
 
 
 def status(loops: int = 1) -> Status:
-    return Status(version="0.1.0", home="/data/.loopwright", ledger="sqlite", loops=[loop_status()] * loops)
+    return Status(version="0.1.0", home="/data/.loopwright", ledger="sqlite", loops=[loop_status()] * loops, total=loops)
 
 
 def loop_page() -> LoopPage:
@@ -434,7 +434,7 @@ def replayed() -> Replayed:
 class Sample:
     """Answers what `console.pages.Source` asks, from the made-up year."""
 
-    def status(self) -> Status:
+    def status(self, page: int = 1) -> Status:
         return status()
 
     def loop(self, name: str) -> LoopPage:

@@ -27,9 +27,9 @@ EVIL = "<script>alert('x')</script>"
 
 
 class Evil(sample.Sample):
-    def status(self) -> Status:
-        page = super().status()
-        return msgspec.structs.replace(page, loops=[msgspec.structs.replace(page.loops[0], problem=EVIL)])
+    def status(self, page: int = 1) -> Status:
+        whole = super().status()
+        return msgspec.structs.replace(whole, loops=[msgspec.structs.replace(whole.loops[0], problem=EVIL)])
 
     def loop(self, name: str) -> LoopPage:
         page = sample.loop_page()
@@ -83,7 +83,7 @@ class Divided(sample.Sample):
 
 
 class Broken(sample.Sample):
-    def status(self) -> Status:
+    def status(self, page: int = 1) -> Status:
         raise LedgerUnavailable("postgresql://user@secret-host/ledger does not answer")
 
     def loop(self, name: str) -> LoopPage:

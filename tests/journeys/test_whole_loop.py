@@ -18,7 +18,7 @@ from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import UsageError
 from loopwright.records.probe import open_probed
 from loopwright.replay import replay
-from loopwright.verbs import act, keep, lineage, look
+from loopwright.verbs import act, keep, lineage, look, overview
 from loopwright.verbs.check import check
 from loopwright.verbs.results import Node
 
@@ -69,7 +69,7 @@ def test_from_declaration_to_report(home: Home, world: World, tmp_path: Path) ->
     summary = act.summarise(home, LOOP, played, "declared")
     assert summary.retrainings >= 1
     assert summary.predictions == sum(START <= o["at"] < END for o in world.orders)
-    status = look.status(home)
+    status = overview.status(home)
     [late] = status.loops
     assert [s.state for s in late.stages if s.state in ("running", "not yet")] == []
     assert late.predictions == summary.predictions
@@ -154,7 +154,7 @@ def _another_machine(home: Home, tmp_path: Path) -> None:
         assert tended.windows == {"late": 1}
         windows = look.drift(moved, "late").windows
         assert (len(windows), windows[-1].state) == (before + 1, "no data")
-        [late] = look.status(moved).loops
+        [late] = overview.status(moved).loops
         assert any(a.key == "no-data" for a in late.open_alerts)
         row: dict[str, Any] = {"order": 10**6, "at": END, "shop": "east", "distance": 5.0, "weight": None}
         [answer] = Predictor(open_probed(moved.packages, late.serving), moved.online, moved.clock).answer([row])
@@ -183,11 +183,11 @@ def test_a_new_loop_from_a_file_runs(home: Home, world: World, tmp_path: Path) -
         assert done.quarantined == 0
     report = act.run(home, str(tmp_path / "quick"))
     assert (report.state, report.released) == ("done", True), report.reasons
-    assert [s.name for s in look.status(home).loops] == ["quick"]
+    assert [s.name for s in overview.status(home).loops] == ["quick"]
     played = act.replay(home, "quick", start="2024-02-12", end="2024-02-26", keep=tmp_path / "kept")
     assert played.predictions == sum(" 2024-02-12" <= f" {line.split(',')[1]}" < " 2024-02-26" for line in lines[1:])
-    assert look.status(home).loops[0].predictions == 0, "a replay touches nothing that serves"
+    assert overview.status(home).loops[0].predictions == 0, "a replay touches nothing that serves"
     with Home(msgspec.structs.replace(home.settings, home=tmp_path / "kept", ledger="")) as kept:
-        assert look.status(kept).loops[0].predictions == played.predictions
+        assert overview.status(kept).loops[0].predictions == played.predictions
     with pytest.raises(UsageError, match="holds something already"):
         act.replay(home, "quick", start="2024-02-12", end="2024-02-26", keep=tmp_path / "kept")

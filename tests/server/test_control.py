@@ -1,17 +1,21 @@
+import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import msgspec
 import pytest
 from tests.deploy.loops import LOOP, opened, package
-from tests.server.running import TOKEN, Client, Server
+from tests.server.running import TOKEN, Client, Reply, Server
 from tests.server.test_http import send
 
 from loopwright.deploy import controller
 from loopwright.records.errors import UsageError
 from loopwright.records.home import Home
 from loopwright.records.releases import ReleaseState
+from loopwright.server import control as door
 from loopwright.server.access import Access
 from loopwright.server.control import control, control_routes
 from loopwright.verbs import VERBS, Verb, act
@@ -142,6 +146,70 @@ def test_the_console_is_there(control_client: Client) -> None:
     assert control_client.get("/livez").status == 200
 
 
+def test_more_pages_at_once_than_can_be_made_are_refused_and_changes_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixty clients: as many threads as there are slots, 503 with Retry-After for those beyond the queue."""
+    monkeypatch.setattr(door, "SLOTS", {"read": (2, 5, 60.0), "verify": (1, 0, 0.0), "change": (1, 0, 0.0)})
+    go, running = Event(), []
+
+    def look(home: Home) -> str:
+        """Look."""
+        running.append(1)
+        assert go.wait(60)
+        return "seen"
+
+    def change(home: Home, request_id: str = "") -> str:
+        """Change."""
+        return request_id
+
+    verbs = [
+        Verb(name="look", stage="data", call=look, help="", example="", changes=False),
+        Verb(name="change", stage="data", call=change, help="", example="", changes=True),
+    ]
+
+    async def ask_all(home: Home) -> None:
+        app = control(home, Access(msgspec.structs.replace(home.settings, token=TOKEN), always=True), verbs)
+        tasks = [asyncio.ensure_future(called(app, "GET", "/api/look")) for _ in range(60)]
+        async with asyncio.timeout(60):
+            while sum(task.done() for task in tasks) < 53:
+                await asyncio.sleep(0.005)
+        assert len(running) <= 2
+        page = await called(app, "GET", "/")
+        assert (page.status, page.headers["retry-after"]) == (503, "2")
+        assert b"2 others are being answered" in page.body
+        changed = await called(app, "POST", "/api/change", b"{}", idempotency_key="k1")
+        assert (changed.status, changed.json) == (200, "k1")
+        go.set()
+        replies = await asyncio.gather(*tasks)
+        refused = [r for r in replies if r.status == 503]
+        assert (len(refused), len(running)) == (53, 7)
+        assert all(r.headers["retry-after"] for r in refused)
+
+    with opened(tmp_path) as home:
+        asyncio.run(ask_all(home))
+
+
+async def called(app: Any, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:
+    """One request to an application, without a server."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    named = {"host": "localhost", "authorization": f"Bearer {TOKEN}", "content-type": "application/json", **headers}
+    scope = {
+        "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
+        "headers": [(n.replace("_", "-").encode(), v.encode()) for n, v in named.items()], "http_version": "1.1", "scheme": "http",
+    }  # fmt: skip
+    await app(scope, receive, send)
+    found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return Reply(sent[0]["status"], found, b"".join(message["body"] for message in sent[1:]))
+
+
 def test_a_verb_that_takes_a_path_gets_no_http_door(tmp_path: Path) -> None:
     def fetch(home: Home, file: Path) -> None:
         """Fetch."""
@@ -153,8 +221,6 @@ def test_a_verb_that_takes_a_path_gets_no_http_door(tmp_path: Path) -> None:
 
 
 def test_what_goes_wrong_inside_stays_inside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import asyncio
-
     def broken(home: Home) -> None:
         """Break."""
         raise RuntimeError(f"secret of {home.path}")

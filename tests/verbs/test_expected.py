@@ -19,7 +19,7 @@ from loopwright.records.home import Home
 from loopwright.records.ids import new_id
 from loopwright.records.predictions.read import find
 from loopwright.records.settings import Settings
-from loopwright.verbs import look
+from loopwright.verbs import look, overview
 from loopwright.verbs.keep import doctor, verify
 from loopwright.verbs.results import Verified
 
@@ -133,12 +133,12 @@ def test_a_lost_newest_commit_is_damage_and_not_an_older_version(home: Path) -> 
         opening.lake.count(f"predictions.{LOOP}")
 
 
-@pytest.mark.parametrize("verb", [look.status, verify, doctor])
+@pytest.mark.parametrize("verb", [overview.status, verify, doctor])
 def test_who_only_looks_begins_no_new_ledger_in_a_home_that_had_one(home: Path, verb: Callable[[Home], object]) -> None:
     for path in home.glob("ledger.db*"):
         path.unlink()
     with opened(home) as opening:
-        if verb is look.status:
+        if verb is overview.status:
             with pytest.raises(LedgerUnavailable, match="restore it from a backup"):
                 verb(opening)
         else:

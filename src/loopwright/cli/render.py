@@ -288,11 +288,12 @@ def _rules(column: Column) -> str:
 
 
 def _status(value: Status) -> RenderableType:
-    if not value.loops:
+    if not value.loops and value.page == 1:
         return Text("no loop yet: `loopwright demo` shows one, `loopwright init DIR` begins one")
     return Group(
         *(_loop_status(loop) for loop in value.loops),
         *_alerts(value.open_alerts),
+        *([Text(value.paged)] if value.paged else []),
         Text(f"\nhome {value.home} · ledger {value.ledger}", style="dim"),
         Text(_running(value.server), style="dim"),
     )

@@ -4,21 +4,22 @@ The pages need no script to be read: one small script of our own keeps the first
 nothing but this server's own files.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from loopwright.console import charts, wheel
-from loopwright.console.pages import ErrorPage, Source, Verbs, home_page, loop_page, trace_page
+from loopwright.console.pages import Cached, ErrorPage, Source, Verbs, home_page, loop_page, trace_page
 from loopwright.console.words import FILTERS
-from loopwright.records.errors import LoopwrightError, NotFound, Unavailable
+from loopwright.records.errors import LoopwrightError, NotFound, Overloaded, Unavailable
 from loopwright.records.ids import NAME, is_trace_id
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ HEADERS = {
 }
 STATIC = {"console.css": "text/css; charset=utf-8", "live.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"}
 
+MOST_PAGES = 1_000_000
+
 REASONS = {503: "a part of the installation does not answer just now; try again", 500: "what is asked for is damaged"}
 """What a page says instead of an error's own text, which may name what is internal."""
 
@@ -44,16 +47,36 @@ PAGES: tuple[tuple[str, str], ...] = (
 """The pages and what they show; each has the same value as JSON under `.json` (the first under `/index.json`)."""
 
 
-def routes(home: "Home") -> list[Route]:
+Run = Callable[[Callable[[], Response], str], Awaitable[Response]]
+"""How a page is made: in a thread, and not too many at once."""
+
+
+async def in_a_thread(call: Callable[[], Response], what: str) -> Response:
+    """Make a page in a thread, however many there are."""
+    return await run_in_threadpool(call)
+
+
+def routes(home: "Home", run: Run = in_a_thread) -> list[Route]:
     """The routes of the console over `home`; all of them only read."""
-    return routes_over(Verbs(home))
+    return routes_over(Cached(Verbs(home), home), run)
 
 
-def routes_over(source: Source) -> list[Route]:
+def routes_over(source: Source, run: Run = in_a_thread) -> list[Route]:
     """The routes of the console over anything that answers what pages ask."""
 
+    def limited(make: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                return await run(lambda: make(request), "this page")
+            except Unavailable as error:
+                return _refusal(error, as_json=request.url.path.endswith(".json"))
+
+        return endpoint
+
     def start(request: Request) -> Response:
-        return _answer(request, lambda: home_page(source), "home.html", as_json=request.url.path.endswith(".json"))
+        text = request.query_params.get("page", "1")
+        page = int(text) if text.isascii() and text.isdigit() and 1 <= int(text[:7]) < MOST_PAGES else 1
+        return _answer(request, lambda: home_page(source, page), "home.html", as_json=request.url.path.endswith(".json"))
 
     def loop(request: Request) -> Response:
         name, as_json = _named(request, "loop")
@@ -67,12 +90,12 @@ def routes_over(source: Source) -> list[Route]:
         return _answer(request, lambda: trace_page(source, _trace_id(id)), "trace.html", as_json=as_json)
 
     return [
-        Route("/", start, name="home"),
-        Route("/index.json", start, name="home.json"),
-        Route("/loops/{loop}", loop, name="loop"),
-        Route("/loops/{loop}/charts/{chart}.svg", chart, name="chart"),
+        Route("/", limited(start), name="home"),
+        Route("/index.json", limited(start), name="home.json"),
+        Route("/loops/{loop}", limited(loop), name="loop"),
+        Route("/loops/{loop}/charts/{chart}.svg", limited(chart), name="chart"),
         Route("/predictions", _find, name="find"),
-        Route("/predictions/{id}", prediction, name="prediction"),
+        Route("/predictions/{id}", limited(prediction), name="prediction"),
         Route("/static/{file}", _static, name="static"),
     ]
 
@@ -109,10 +132,15 @@ def _answer(request: Request, ask: Callable[[], msgspec.Struct], template: str, 
 def _refusal(error: LoopwrightError, *, as_json: bool) -> Response:
     status = 404 if isinstance(error, NotFound) else 503 if isinstance(error, Unavailable) else 500
     code = "".join("_" + c.lower() if c.isupper() else c for c in type(error).__name__).lstrip("_")
-    page = ErrorPage(status=status, code=code, message=str(error) if status == 404 else REASONS[status])
+    told = status == 404 or type(error) in (Overloaded, Unavailable)  # these name nothing internal
+    page = ErrorPage(status=status, code=code, message=str(error) if told else REASONS[status])
     if as_json:
-        return _json({"error": {"code": page.code, "message": page.message}}, status)
-    return _html("error.html", status, page=page, path="")
+        reply = _json({"error": {"code": page.code, "message": page.message}}, status)
+    else:
+        reply = _html("error.html", status, page=page, path="")
+    if status == 503:
+        reply.headers["retry-after"] = "2"
+    return reply
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -1,20 +1,30 @@
 """The pages as typed values: a function to a frozen struct. A template shows it; `.json` of the same URL gives it as it is."""
 
-from typing import Protocol
+from collections import OrderedDict
+from collections.abc import Callable
+from threading import Lock
+from typing import Protocol, TypeVar, cast
 
 import msgspec
 
 from loopwright.console.wheel import WheelStage, stages
 from loopwright.records.home import Home
-from loopwright.verbs import look
+from loopwright.verbs import look, overview
 from loopwright.verbs.results import LoopPage, LoopStatus, Status, Trace
+
+T = TypeVar("T")
+
+FRESH_SECONDS = 3.0
+"""So old may be what a page says of what the ledger does not know: predictions, workers."""
+
+MOST_HELD = 32
 
 
 class Source(Protocol):
     """Where pages get their answers: the verbs, or a sample for trying out pages."""
 
-    def status(self) -> Status:
-        """Everything at a glance."""
+    def status(self, page: int = 1) -> Status:
+        """Everything at a glance, a page of the loops."""
         ...
 
     def loop(self, name: str) -> LoopPage:
@@ -32,9 +42,9 @@ class Verbs:
     def __init__(self, home: Home) -> None:
         self._home = home
 
-    def status(self) -> Status:
-        """Everything at a glance."""
-        return look.status(self._home)
+    def status(self, page: int = 1) -> Status:
+        """Everything at a glance, a page of the loops."""
+        return overview.status(self._home, page=page)
 
     def loop(self, name: str) -> LoopPage:
         """One loop. Raises LoopNotFound."""
@@ -45,6 +55,52 @@ class Verbs:
         return look.trace(self._home, id)
 
 
+class Cached:
+    """The answers of another source, made once for everybody who asks until the ledger goes on, at most for `FRESH_SECONDS`.
+
+    Who asks for what is being made waits for it. Predictions are not held: there are too many of them.
+    """
+
+    def __init__(self, source: Source, home: Home) -> None:
+        self._source, self._home = source, home
+        self._lock = Lock()
+        self._held: OrderedDict[tuple[str, str | int], _Held] = OrderedDict()
+
+    def status(self, page: int = 1) -> Status:
+        """Everything at a glance, a page of the loops."""
+        return self._once(("status", page), lambda: self._source.status(page))
+
+    def loop(self, name: str) -> LoopPage:
+        """One loop. Raises LoopNotFound."""
+        return self._once(("loop", name), lambda: self._source.loop(name))
+
+    def trace(self, id: str) -> Trace:
+        """One prediction. Raises PredictionNotFound."""
+        return self._source.trace(id)
+
+    def _once(self, key: tuple[str, str | int], make: Callable[[], T]) -> T:
+        with self._lock:
+            held = self._held.setdefault(key, _Held())
+            self._held.move_to_end(key)
+            while len(self._held) > MOST_HELD:
+                self._held.popitem(last=False)
+        with held.lock:
+            sequence, now = self._home.ledger.count(), self._home.clock.monotonic()
+            if held.sequence != sequence or now - held.at > FRESH_SECONDS:
+                held.value = make()
+                held.sequence, held.at = sequence, self._home.clock.monotonic()
+            return cast("T", held.value)
+
+
+class _Held:
+    """One answer, when it was made, and at which entry of the ledger."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.sequence, self.at = -1, 0.0
+        self.value: object = None
+
+
 class HomePage(msgspec.Struct, frozen=True, kw_only=True):
     """The wheel with live state, and every loop."""
 
@@ -53,6 +109,9 @@ class HomePage(msgspec.Struct, frozen=True, kw_only=True):
     ledger: str
     stages: list[WheelStage]
     loops: list[LoopStatus]
+    total: int
+    page: int
+    pages: int
 
 
 class ErrorPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,11 +122,19 @@ class ErrorPage(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-def home_page(source: Source) -> HomePage:
-    """The page `/`."""
-    status = source.status()
+def home_page(source: Source, page: int = 1) -> HomePage:
+    """The page `/`. The wheel shows the first page's loops, which are the worst."""
+    status = source.status(page)
+    worst = status if page == 1 else source.status()
     return HomePage(
-        version=status.version, home=status.home, ledger=status.ledger, stages=stages(status.loops), loops=status.loops
+        version=status.version,
+        home=status.home,
+        ledger=status.ledger,
+        stages=stages(worst.loops),
+        loops=status.loops,
+        total=status.total,
+        page=status.page,
+        pages=status.pages,
     )
 
 

@@ -127,7 +127,9 @@ class _Acting(Home):
 
     @cached_property
     def ledger(self) -> "Ledger":
-        return self._home.ledger.acting_as(self.by)
+        from loopwright.records.ledger.store import acting_as
+
+        return acting_as(self._home.ledger, self.by)
 
     @property
     def lake(self) -> "Lake":

@@ -15,7 +15,6 @@ from typing import Any, get_args
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -29,16 +28,21 @@ from loopwright.records.supervision import state, states
 from loopwright.server.access import Access
 from loopwright.server.callers import Caller
 from loopwright.server.routes import Permission, Route, check_routes
+from loopwright.server.slots import Slots
 from loopwright.server.status import describe, describe_status, status_of
 from loopwright.verbs import VERBS, Verb
 
 MOST_BYTES = 64 * 1024
+SLOTS: Mapping[str, tuple[int, int, float]] = {"read": (4, 28, 20.0), "verify": (1, 0, 0.0), "change": (4, 12, 0.0)}
+"""How many are answered at once, how many wait, for how many seconds (0: for ever): pages and verbs that look, changes."""
+
 KEY = "request_id"
 """The argument of every verb that changes something over HTTP: its idempotency key."""
 
 KEY_HEADERS = ("idempotency-key", "x-request-id")
 _KEY = re.compile("[!-~]{1,128}")
-_FILLED_IN = ("home", "progress")
+_FILLED_IN = ("home", "progress", "all")
+"""What no client says: the door fills it in, or it has no bound (`status --all`)."""
 
 
 def control_routes(verbs: Sequence[Verb] = VERBS) -> list[Route]:
@@ -58,10 +62,13 @@ def control(home: Home, access: Access, verbs: Sequence[Verb] = VERBS, *, folder
     table = control_routes(verbs)
     check_routes(table)
     by_name = {v.name: v for v in verbs}
-    routes: list[BaseRoute] = [Path_(r.path, _endpoint(home, access, by_name[r.handler]), methods=[r.method]) for r in table]
+    slots = {name: Slots(at_once, waiting=waiting, seconds=seconds) for name, (at_once, waiting, seconds) in SLOTS.items()}
+    routes: list[BaseRoute] = [
+        Path_(r.path, _endpoint(home, access, by_name[r.handler], slots), methods=[r.method]) for r in table
+    ]
     routes += [Path_("/livez", _live), Path_("/readyz", _ready(folder)), Path_("/api", _listing(table, by_name))]
     application = Starlette(
-        routes=[*routes, *console_routes(home)], exception_handlers={404: _at_door(404), 405: _at_door(405)}
+        routes=[*routes, *console_routes(home, slots["read"])], exception_handlers={404: _at_door(404), 405: _at_door(405)}
     )
     return Guarded(application, access)
 
@@ -89,7 +96,7 @@ class Guarded:
         await _json(describe_status(status), status, {**extra, "connection": "close"})(scope, receive, send)
 
 
-def _endpoint(home: Home, access: Access, verb: Verb) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(home: Home, access: Access, verb: Verb, slots: Mapping[str, Slots]) -> Callable[[Request], Awaitable[Response]]:
     asked = {name: p for name, p in inspect.signature(verb.call).parameters.items() if name not in _FILLED_IN}
     for name, parameter in asked.items():
         if Path in (parameter.annotation, *get_args(parameter.annotation)):
@@ -99,13 +106,14 @@ def _endpoint(home: Home, access: Access, verb: Verb) -> Callable[[Request], Awa
     if verb.changes and KEY not in asked:
         raise UsageError(f"verb {verb.name!r} changes something and takes no {KEY}: a request sent again would do it twice")
 
+    run = slots.get(verb.name) or slots["change" if verb.changes else "read"]
+
     async def answer(request: Request) -> Response:
         try:
             given = _keyed(request, await _body(request)) if verb.changes else dict(request.query_params)
             arguments = _arguments(asked, given, strict=verb.changes)
             acting = home.acting_as(str(_caller(access, request))) if verb.changes else home
-            result = await run_in_threadpool(lambda: verb.call(acting, **arguments))
-            return _json(result)
+            return _json(await run(lambda: verb.call(acting, **arguments), verb.name))
         except LoopwrightError as error:
             status, _ = status_of(error)
             return _json(describe(error), status, {"retry-after": "1"} if status == 503 else {})

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from loopwright.verbs import act, check, keep, lineage, look, tables
+from loopwright.verbs import act, check, keep, lineage, look, overview, tables
 
 Door = Literal["cli", "http"]
 
@@ -51,7 +51,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("tend", "loop", act.tend, "Upkeep: seal logs, join outcomes, watch, account, retrain.", "loopwright tend --once", True, ("cli",)),
     Verb("replay", "loop", act.replay, "The loop against history, on a simulated clock.",
          "loopwright replay examples/flights --start 2013-04-01 --end 2013-07-01 --policy monthly", True, ("cli",)),
-    Verb("status", "loop", look.status, "Every loop and its six stages at a glance.", "loopwright status", False),
+    Verb("status", "loop", overview.status, "Every loop and its six stages at a glance, worst first.", "loopwright status", False),
     Verb("trace", "deploy", look.trace, "One prediction: back to its data, forward to its outcome and value.",
          "loopwright trace 013c2f5e8b0011aa22bb33cc44dd55ee", False),
     Verb("lineage", "data", lineage.lineage, "What a package, feature, column, table or file came from and what it reached.",

@@ -2,38 +2,30 @@
 
 import datetime as dt
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from loopwright.records.attempts import Attempts
 from loopwright.records.errors import LoopNotFound, NotExplained, NotFound, PackageRefused, PredictionNotFound
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.home import Home
 from loopwright.records.predictions.record import Contributions
 from loopwright.records.releases import ReleaseState
-from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
-from loopwright.records.windows import Alert, Quality, ValueWindow, Window, newest_ended
+from loopwright.records.turns import LoopRecord
+from loopwright.records.windows import Alert, Quality, ValueWindow, Window
+from loopwright.verbs.overview import loops_status
 from loopwright.verbs.results import (
-    Condition,
     DriftReport,
     FileUsed,
-    FleetStatus,
     History,
     LoopPage,
     LoopStatus,
-    Retraining,
-    Running,
-    StageState,
-    Status,
     Trace,
     TracedOutcome,
 )
 
 if TYPE_CHECKING:
     from loopwright.loop import Loop
-    from loopwright.records.ledger import Entry
     from loopwright.records.package import Manifest, Output
     from loopwright.records.predictions.record import Prediction
     from loopwright.records.probe import Probed
@@ -47,205 +39,19 @@ def known_loop(home: Home, name: str) -> "Loop":
 
     entry = home.ledger.latest(LoopRecord, loop=name)
     if entry is None:
-        names = sorted({e.loop for e in home.ledger.find(LoopRecord)})
+        names = home.ledger.loops(LoopRecord)
         raise LoopNotFound(name, get_close_matches(name, names, 3, 0.4) or names[:3])
     return msgspec.convert(entry.record.declaration, Loop)
 
 
-def status(home: Home) -> Status:
-    """Every loop and its six stages at a glance."""
-    from loopwright import __version__
-
-    names = sorted({e.loop for e in home.ledger.find(LoopRecord)})
-    return Status(
-        version=__version__,
-        home=str(home.path),
-        ledger=home.settings.ledger_url.split("://")[0].split("+")[0],
-        loops=[_status_or_trouble(home, name) for name in names],
-        server=_server(home),
-        open_alerts=_open_alerts(home, ""),
-    )
-
-
-def _status_or_trouble(home: Home, loop: str) -> LoopStatus:
-    """One loop; one whose records cannot be read keeps nobody from seeing the others."""
-    attempts = Attempts(loop)
-    found = attempts.run("status", lambda: loop_status(home, loop), None)
-    if found is not None:
-        return found
-    state = StageState(stage="scope", state="alert", detail="cannot be read", at=None)
-    return LoopStatus(
-        name=loop,
-        problem="",
-        stages=[msgspec.structs.replace(state, stage=stage) for stage in STAGES],
-        serving="",
-        candidate="",
-        since=None,
-        packages_served=[],
-        turns=0,
-        retrainings=[],
-        predictions=0,
-        last_prediction=None,
-        open_alerts=[],
-        trouble=attempts.failed,
-    )
-
-
-def _server(home: Home) -> Running | None:
-    """The server over this home, as it says in `serve.json`, unless it has gone without taking that away."""
-    try:
-        found = msgspec.json.decode((home.path / "serve.json").read_bytes(), type=Running)
-    except (OSError, msgspec.DecodeError):
-        return None
-    return found if Path(f"/proc/{found.pid}").exists() else None
-
-
 def loop_status(home: Home, loop: str) -> LoopStatus:
     """One loop: its six stages, who serves, what happened."""
-    from loopwright.deploy.vitals import workers
-    from loopwright.records.predictions.damage import set_aside
-    from loopwright.records.predictions.read import summary
-
-    attempts = Attempts(loop)
-    declared = known_loop(home, loop)
-    turns = _newest(home.ledger.find(Turn, loop=loop))
-    releases = [e.record for e in home.ledger.find(ReleaseState, loop=loop, newest=False)]
-    nothing: tuple[int, dt.datetime | None] = (0, None)
-    count, last = attempts.run("predictions", lambda: summary(home, loop), nothing)
-    alerts = _open_alerts(home, loop)
-    serving = releases[-1] if releases else None
-    package = serving.arms[0].package if serving else ""
-    alone = ", its heuristic alone" if serving and serving.arms[0].role == "heuristic" else ""
-    candidate = attempts.run("package", lambda: home.packages.read(package).manifest.candidate + alone if package else "", "")
-    stages = _stages(home, loop, turns, serving, alerts, count, last)
-    return LoopStatus(
-        name=loop,
-        problem=declared.scope.problem,
-        stages=[_troubled(stage, attempts) for stage in stages],
-        serving=package,
-        candidate=candidate,
-        since=serving.since if serving else None,
-        packages_served=list(dict.fromkeys(a.package for r in releases for a in r.arms)),
-        turns=len(turns),
-        retrainings=_retrainings(turns, releases),
-        predictions=count,
-        last_prediction=last,
-        open_alerts=alerts,
-        fleet=_fleet(home, loop, serving),
-        damaged=set_aside(home.path, loop),
-        lagging=[w for w in workers(home.path, serving) if w.state in ("lags", "refuses")] if serving else [],
-        trouble=attempts.failed,
-    )
+    known_loop(home, loop)
+    return loops_status(home, [loop])[0]
 
 
-def _troubled(stage: StageState, attempts: Attempts) -> StageState:
-    """The stage of serving is not well where its package or its predictions cannot be read."""
-    if stage.stage != "deploy" or not attempts.failed:
-        return stage
-    return msgspec.structs.replace(stage, state="alert", detail="; ".join(p.what for p in attempts.failed))
-
-
-def _fleet(home: Home, loop: str, serving: ReleaseState | None) -> FleetStatus | None:
-    """The fleet of a loop; None where it has none and never had."""
-    boards = home.ledger.find(Leaderboard, loop=loop, limit=3)  # a turn puts one without its fleet first
-    board = next((e.record.fleet for e in boards if e.record.fleet is not None), None)
-    segments = serving.segments if serving is not None else {}
-    if board is None and not segments:
-        return None
-    return FleetStatus(
-        by=serving.fleet if serving is not None and segments else board.by if board is not None else "",
-        serving=segments,
-        judged=sum(1 for m in board.segments if m.package) if board is not None else 0,
-        verdict=board.verdict if board is not None else "",
-    )
-
-
-def _newest(entries: "list[Entry[Turn]]") -> "list[Entry[Turn]]":
-    """One entry per turn, the newest, oldest turn first."""
-    newest: dict[str, Entry[Turn]] = {}
-    for entry in sorted(entries, key=lambda e: e.sequence):
-        newest.pop(entry.record.turn, None)
-        newest[entry.record.turn] = entry
-    return list(newest.values())
-
-
-def _retrainings(turns: "list[Entry[Turn]]", releases: list[ReleaseState]) -> list[Retraining]:
-    released = {a.package for r in releases for a in r.arms}
-    return [
-        Retraining(
-            turn=e.record.turn,
-            at=e.at,
-            cause=e.record.cause,
-            why=e.record.why,
-            package=e.record.result,
-            released=e.record.result in released,
-        )
-        for e in turns
-        if e.record.cause != "first" and e.record.state == "done"
-    ]
-
-
-def _open_alerts(home: Home, loop: str) -> list[Alert]:
-    newest: dict[str, Alert] = {}
-    for entry in home.ledger.find(Alert, loop=loop, newest=False):
-        newest[entry.record.key] = entry.record
-    return [a for a in newest.values() if a.state == "open"]
-
-
-def _stages(
-    home: Home,
-    loop: str,
-    turns: "list[Entry[Turn]]",
-    serving: ReleaseState | None,
-    alerts: list[Alert],
-    predictions: int,
-    last: dt.datetime | None,
-) -> list[StageState]:
-    steps: dict[Stage, Entry[Step]] = {}
-    for entry in home.ledger.find(Step, loop=loop, newest=False):
-        steps[entry.record.stage] = entry
-    live: dict[Stage, StageState] = {}
-    if serving is not None:
-        detail = f"package {serving.arms[0].package[:12]} serves since {serving.since:%Y-%m-%d %H:%M} UTC; {predictions:,} prediction{'' if predictions == 1 else 's'}"
-        live["deploy"] = StageState(stage="deploy", state="ok", detail=detail, at=last or serving.since)
-    window = newest_ended(home.ledger, Window, loop, home.clock.now())
-    if window is not None:
-        record = window.record
-        drifted = f", drifted: {', '.join(record.drifted)}" if record.drifted else ""
-        state: Condition = (
-            "alert" if alerts or record.state == "drift" else "watch" if record.state in ("watch", "no data") else "ok"
-        )
-        detail = f"week to {record.end:%Y-%m-%d}: {record.state}{drifted}; {len(alerts)} open alerts"
-        live["monitor"] = StageState(stage="monitor", state=state, detail=detail, at=window.at)
-    value = newest_ended(home.ledger, ValueWindow, loop, home.clock.now())
-    if value is not None:
-        record_v = value.record
-        detail = (
-            f"week to {record_v.end:%Y-%m-%d}: {record_v.over_no_model.value:,.0f} {record_v.currency} over no model, "
-            f"{record_v.over_heuristic.value:+,.0f} over the heuristic"
-            if record_v.valued
-            else f"week to {record_v.end:%Y-%m-%d}: {record_v.with_outcome:,} outcomes known; no value table is declared"
-        )
-        live["business"] = StageState(
-            stage="business",
-            state="ok" if record_v.over_heuristic.high > 0 or not record_v.valued else "watch",
-            detail=detail,
-            at=value.at,
-        )
-    running = next((e for e in reversed(turns) if e.record.state == "running"), None)
-    return [_stage(stage, steps.get(stage), live.get(stage), running) for stage in STAGES]
-
-
-def _stage(stage: Stage, step: "Entry[Step] | None", live: StageState | None, running: "Entry[Turn] | None") -> StageState:
-    if step is not None and step.record.state == "running" and running is not None and running.record.turn == step.record.turn:
-        return StageState(stage=stage, state="running", detail=step.record.summary, at=step.at)
-    if step is not None and step.record.state == "failed":
-        return StageState(stage=stage, state="alert", detail=step.record.summary, at=step.at)
-    if live is not None:
-        return live
-    if step is None:
-        return StageState(stage=stage, state="not yet", detail="no turn has reached this stage", at=None)
-    return StageState(stage=stage, state="ok", detail=step.record.summary, at=step.at)
+MOST_BOARDS = 50
+"""Leaderboards among which the one of the latest full turn is looked for."""
 
 
 def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None = None) -> Leaderboard:
@@ -261,7 +67,7 @@ def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None
     from loopwright.develop.leaderboard import parse_weights, reweigh
 
     declared = known_loop(home, loop)
-    boards = home.ledger.find(Leaderboard, loop=loop)
+    boards = home.ledger.find(Leaderboard, loop=loop, limit=MOST_BOARDS)
     if not boards:
         raise NotFound("leaderboard of loop", loop, next_step="make one with `loopwright run LOOP`")
     board = max(boards, key=lambda e: (len(e.record.rows) > 2, e.sequence)).record
@@ -306,26 +112,31 @@ def values(home: Home, loop: str) -> list[ValueWindow]:
     return _revisions(home, ValueWindow, loop)
 
 
-def _revisions(home: Home, kind: type[Any], loop: str) -> list[Any]:
-    newest = {e.key: e.record for e in home.ledger.find(kind, loop=loop, newest=False)}
+def _revisions(home: Home, kind: type[Any], loop: str, limit: int | None = None) -> list[Any]:
+    newest = home.ledger.newest(kind, loops=[loop], per="key", limit=limit)
     now = home.clock.now()  # what ends later was closed while the clock was ahead
-    return sorted((r for r in newest.values() if r.end <= now), key=lambda r: r.start)
+    return sorted((e.record for e in newest if e.record.end <= now), key=lambda r: r.start)
+
+
+MOST_WINDOWS, MOST_RELEASES, MOST_ALERTS = 200, 200, 200
+"""What a page about one loop shows at most, the newest."""
 
 
 def loop_page(home: Home, loop: str) -> LoopPage:
     """All that a page about one loop shows."""
     declared = known_loop(home, loop)
-    boards = home.ledger.find(Leaderboard, loop=loop)
-    alerts = {e.record.key: e.record for e in home.ledger.find(Alert, loop=loop, newest=False)}
+    ledger = home.ledger
+    alerts = [e.record for e in ledger.newest(Alert, loops=[loop], per="key", limit=MOST_ALERTS)]
+    releases = ledger.find(ReleaseState, loop=loop, limit=MOST_RELEASES)
     return LoopPage(
         status=loop_status(home, loop),
         objectives=[msgspec.to_builtins(o) for o in declared.scope.objectives],
-        leaderboard=leaderboard(home, loop) if boards else None,
-        releases=history(home, loop).releases,
-        windows=_revisions(home, Window, loop),
-        quality=_revisions(home, Quality, loop),
-        values=values(home, loop),
-        alerts=sorted(alerts.values(), key=lambda a: a.state, reverse=True),
+        leaderboard=leaderboard(home, loop) if ledger.latest(Leaderboard, loop=loop) else None,
+        releases=[e.record for e in reversed(releases)],
+        windows=_revisions(home, Window, loop, MOST_WINDOWS),
+        quality=_revisions(home, Quality, loop, MOST_WINDOWS),
+        values=_revisions(home, ValueWindow, loop, MOST_WINDOWS),
+        alerts=sorted(alerts, key=lambda a: a.state, reverse=True),
     )
 
 

@@ -58,7 +58,7 @@ class Switched(ReleaseState, frozen=True, kw_only=True):
 
 
 class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One loop: its six stages, who serves, what happened."""
+    """One loop: its six stages, who serves, what happened; of its retrainings those of the last hundred turns."""
 
     name: str
     problem: str
@@ -91,13 +91,16 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything at a glance; `server` is None where none runs."""
+    """Everything at a glance; `server` is None where none runs. Of `total` loops those of one of the `pages`, worst first."""
 
     version: str
     home: str
     ledger: str
     loops: list[LoopStatus]
     server: Running | None = None
+    total: int = 0
+    page: int = 1
+    pages: int = 1
     open_alerts: list[Alert] = []
     """Alerts of no loop: the clock, upkeep as a whole."""
 
@@ -105,6 +108,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     def ok(self) -> bool:
         """Whether everything could be looked at."""
         return not any(loop.trouble for loop in self.loops)
+
+    @property
+    def paged(self) -> str:
+        """Which loops these are, "" where they are all."""
+        shown = f"{len(self.loops)} of {self.total:,} loops, worst first (page {self.page} of {self.pages})"
+        return f"\n{shown}: `--page N`, or `--all`" if self.pages > 1 else ""
 
 
 class FileUsed(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,6 +35,7 @@ from loopwright.records.evaluation import Estimate
 from loopwright.records.holder import Holder, encode_holder
 from loopwright.records.ids import time_of
 from loopwright.records.ledger import Entry, Ledger, Link, Pointer, Record, Untyped, database, schema
+from loopwright.records.ledger.store import keys
 from loopwright.records.windows import Trigger
 
 START = datetime(2013, 4, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -293,6 +294,7 @@ import sys
 from loopwright.records.clock import RealClock
 from loopwright.records.errors import ReleaseConflict
 from loopwright.records.ledger import Ledger
+from loopwright.records.ledger.store import keys
 from loopwright.records.windows import Trigger
 ledger = Ledger(sys.argv[1], clock=RealClock(), by=sys.argv[2])
 won = 0
@@ -464,6 +466,7 @@ WRITER = """
 import sys
 from loopwright.records.clock import RealClock
 from loopwright.records.ledger import Ledger
+from loopwright.records.ledger.store import keys
 from loopwright.records.windows import Trigger
 ledger = Ledger(sys.argv[1], clock=RealClock(), by="writer")
 for i in range(100000):
@@ -489,6 +492,7 @@ FORKER = """
 import os, sys
 from loopwright.records.clock import RealClock
 from loopwright.records.ledger import Ledger
+from loopwright.records.ledger.store import keys
 from loopwright.records.windows import Trigger
 ledger = Ledger(sys.argv[1], clock=RealClock(), by="forker")
 ledger.put(Trigger(cause="manual", reason=str(0)))
@@ -578,6 +582,37 @@ def test_verify_finds_every_change_and_names_where(ledger_url: str, ledger: Ledg
 
 
 # --- unavailable, damaged --------------------------------------------------------------------------------------------
+
+
+def test_newest_entries_of_each_loop_and_key_come_in_one_statement(ledger: Ledger) -> None:
+    for number, (loop, key) in enumerate([("a", "x"), ("b", "x"), ("a", "y"), ("a", "x"), ("b", "x"), ("c", "z")]):
+        ledger.put(Count(number=number), loop=loop, key=key)
+        ledger.put(Note(), loop=loop, key=key)
+
+    def numbers(**asked: Any) -> list[int]:
+        return [entry.record.number for entry in ledger.newest(Count, **asked)]
+
+    assert numbers() == [5, 4, 3]
+    assert numbers(per="key") == [5, 4, 3, 2]
+    assert numbers(loops=["a", "b"]) == [4, 3]
+    assert numbers(loops=["a", "b"], each=2) == [4, 3, 2, 1]
+    assert numbers(loops=["a"], per="key", each=2, limit=2) == [3, 2]
+    assert numbers(loops=[]) == []
+    assert keys(ledger, Count, ["a", "b"]) == [("a", "x"), ("b", "x"), ("a", "y")]
+
+
+def test_statement_that_takes_too_long_is_ended(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "STATEMENT_SECONDS", 0.3)
+    opened = database.Database(postgres.empty_database())
+    try:
+        with pytest.raises(LedgerUnavailable, match="statement timeout"), opened.read() as connection:
+            connection.execute(text("SELECT pg_sleep(60)"))
+        with opened.snapshot() as connection:
+            assert connection.execute(text("SELECT 1 FROM pg_sleep(0.6)")).scalar() == 1, "checking everything takes its time"
+        with opened.read() as connection:
+            assert connection.execute(text("SHOW statement_timeout")).scalar() == "300ms"
+    finally:
+        opened.close()
 
 
 def test_a_database_that_went_away_is_unavailable_and_comes_back(postgres: Postgres) -> None:

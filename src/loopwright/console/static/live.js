@@ -4,7 +4,7 @@ const PAUSE = 10000;
 async function refresh() {
   if (document.hidden || document.querySelector("main :focus")) return;
   try {
-    const reply = await fetch(location.pathname, { headers: { accept: "text/html" } });
+    const reply = await fetch(location.pathname + location.search, { headers: { accept: "text/html" } });
     if (!reply.ok) return;
     const next = new DOMParser().parseFromString(await reply.text(), "text/html").querySelector("main");
     const here = document.querySelector("main");

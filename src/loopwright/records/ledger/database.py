@@ -29,6 +29,9 @@ RESTORE = "restore it from a backup; only to begin with an empty one, remove led
 PATIENCE_SECONDS = 30.0
 """How long a writer waits for its turn before the ledger counts as unavailable."""
 
+STATEMENT_SECONDS = 30.0
+"""So long a statement may take on PostgreSQL before the ledger counts as unavailable; checking everything may take longer."""
+
 _ADVISORY = 0x6C6F6F70  # "loop": the PostgreSQL lock under which the schema changes
 
 
@@ -94,7 +97,10 @@ class Database:
         """A transaction whose statements all see the same state, for reading everything."""
         self._after_fork()
         with self._errors(), self._reader.connect() as connection:
-            yield connection if self.file else connection.execution_options(isolation_level="REPEATABLE READ")
+            if self.file is None:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+                connection.execute(text("SET LOCAL statement_timeout = 0"))
+            yield connection
 
     def close(self) -> None:
         """Close every connection."""
@@ -107,7 +113,8 @@ class Database:
         self._pid = os.getpid()
         self._local = threading.local()
         if self.file is None:
-            connect: dict[str, Any] = {"connect_timeout": 5, "options": "-c lock_timeout=30s"}
+            limits = f"-c lock_timeout=30s -c statement_timeout={int(STATEMENT_SECONDS * 1000)}"
+            connect: dict[str, Any] = {"connect_timeout": 5, "options": limits, "tcp_user_timeout": 30_000}
             connect = {name: value for name, value in connect.items() if name not in self.url.query}
             self._reader = create_engine(self.url, pool_pre_ping=True, pool_size=5, max_overflow=20, connect_args=connect)
             self._writer = self._reader
@@ -165,6 +172,7 @@ class Database:
             return
         with self._turn(), self._writer.begin() as connection:
             if self.file is None:
+                connection.execute(text("SET LOCAL statement_timeout = 0"))
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY})"))
             found = _version(connection)
             if found == schema.VERSION:

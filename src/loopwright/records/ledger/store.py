@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, overload
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, and_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, select, text, update
 
 from loopwright.records.clock import Clock, RealClock
 from loopwright.records.errors import RecordNotFound, ReleaseConflict, UsageError
@@ -56,12 +56,6 @@ class Ledger:
         self._lease_clock = lease_clock or RealClock()
         self._database = Database(url, Seen(seen))
         self.seen = self._database.seen
-
-    def acting_as(self, by: str) -> "Ledger":
-        """This ledger, with somebody else as who writes; the connections are shared."""
-        view = copy.copy(self)
-        view._by = by
-        return view
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -197,6 +191,31 @@ class Ledger:
         """The newest entry of a type (written at `until` or before), or None."""
         rows = self._rows(type.kind, loop, key, None, until, 1, True)
         return _entry(rows[0], type) if rows else None
+
+    def newest(
+        self,
+        type: type[R],
+        *,
+        loops: Sequence[str] | None = None,
+        per: Literal["loop", "key"] = "loop",
+        each: int = 1,
+        limit: int | None = None,
+    ) -> list[Entry[R]]:
+        """The newest entries of a type, `each` of every loop (or of every key of a loop), newest first, in one statement.
+
+        Of `loops` (default: all); `limit` is over all of them.
+        """
+        entry = schema.entry
+        group = [entry.c.loop] if per == "loop" else [entry.c.loop, entry.c.key]
+        wanted = [entry.c.kind == type.kind, *([] if loops is None else [entry.c.loop.in_(loops)])]
+        picked = select(func.max(entry.c.sequence)).where(*wanted).group_by(*group)
+        if each > 1:
+            number = func.row_number().over(partition_by=group, order_by=entry.c.sequence.desc())
+            numbered = select(entry.c.sequence, number.label("number")).where(*wanted).subquery()
+            picked = select(numbered.c.sequence).where(numbered.c.number <= each)
+        query = select(entry).where(entry.c.sequence.in_(picked)).order_by(entry.c.sequence.desc()).limit(limit)
+        with self._database.read() as connection:
+            return [_entry(row, type) for row in connection.execute(query)]
 
     def history(self, loop: str | None = None, *, limit: int | None = None) -> list[Entry[Untyped]]:
         """Everything that happened (in one loop), of every kind, newest first."""
@@ -348,6 +367,23 @@ class Ledger:
         order = entry.c.sequence.desc() if newest else entry.c.sequence.asc()
         with self._database.read() as connection:
             return connection.execute(select(entry).where(and_(True, *wanted)).order_by(order).limit(limit)).all()
+
+
+def acting_as(ledger: Ledger, by: str) -> Ledger:
+    """A ledger with somebody else as who writes; the connections are shared."""
+    view = copy.copy(ledger)
+    view._by = by
+    return view
+
+
+def keys(ledger: Ledger, type: type[Record], loops: Sequence[str]) -> list[tuple[str, str]]:
+    """Each loop and key that has an entry of a type, once, in the order in which they came first; no record is read."""
+    entry = schema.entry
+    wanted = [entry.c.kind == type.kind, entry.c.loop.in_(loops)]
+    first = func.min(entry.c.sequence)
+    query = select(entry.c.loop, entry.c.key).where(*wanted).group_by(entry.c.loop, entry.c.key).order_by(first)
+    with ledger._database.read() as connection:
+        return [(row.loop, row.key) for row in connection.execute(query)]
 
 
 def _entry(row: Row[Any], type: type[R]) -> Entry[R]:

@@ -71,10 +71,16 @@ def first_at(home: Home, loop: str) -> datetime | None:
 
 
 def summary(home: Home, loop: str) -> tuple[int, datetime | None]:
-    """How many predictions a loop has logged, and when it made the newest."""
-    table = stored(home, KIND, loop, ["_id", "_at"])
-    last = pc.max(table["_at"].cast(pa.int64())).as_py()
-    return table.num_rows, None if last is None else datetime.fromtimestamp(last / 1e6, UTC)
+    """How many predictions a loop has logged, and when it made the newest: from the table's log and what is not in it yet."""
+    name = table_name(KIND, check_name(loop, "loop"))
+    count, last = home.lake.extent(name, "_at") if home.lake.exists(name) else (0, None)
+    if last is not None and not isinstance(last, datetime):
+        raise Damaged(f"table {name}: column `_at` holds no times")
+    for record in _uncommitted(home, KIND, loop):
+        count += 1
+        at = datetime.fromtimestamp(record.at / 1e6, UTC)
+        last = at if last is None or at > last else last
+    return count, last
 
 
 def stored(

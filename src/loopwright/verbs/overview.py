@@ -1,0 +1,349 @@
+"""Loops at a glance, worst first and a page at a time.
+
+However many loops there are, a page takes the same number of statements of the ledger, and what one loop shows is bounded.
+"""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+import msgspec
+
+from loopwright.records.attempts import Attempts
+from loopwright.records.errors import Damaged, LedgerUnavailable, UsageError
+from loopwright.records.evaluation import Leaderboard
+from loopwright.records.home import Home
+from loopwright.records.ledger.record import Record
+from loopwright.records.releases import ReleaseState
+from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
+from loopwright.records.windows import Alert, ValueWindow, Window, newest_ended
+from loopwright.verbs.results import Condition, FleetStatus, LoopStatus, Retraining, Running, StageState, Status
+
+if TYPE_CHECKING:
+    from loopwright.records.ledger import Entry
+
+W = TypeVar("W", Window, ValueWindow)
+
+PAGE = 50
+"""Loops on a page."""
+
+TURNS = 100
+"""Turns of a loop that are looked at; older ones are counted."""
+
+
+class _TurnState(Record, frozen=True, kw_only=True):
+    kind: ClassVar[str] = Turn.kind
+    state: str
+
+
+class _AlertState(Record, frozen=True, kw_only=True):
+    kind: ClassVar[str] = Alert.kind
+    severity: str
+    state: str
+
+
+class _WindowState(Record, frozen=True, kw_only=True):
+    kind: ClassVar[str] = Window.kind
+    state: str
+
+
+def status(home: Home, *, page: int = 1, all: bool = False) -> Status:
+    """Every loop and its six stages at a glance, worst first, 50 at a time.
+
+    Args:
+        page: which page of the loops.
+        all: every loop, however long that takes.
+    """
+    from loopwright import __version__
+
+    if page < 1:
+        raise UsageError(f"no page {page}: the first one is 1")
+    names = worst_first(home)
+    shown = names if all else names[(page - 1) * PAGE : page * PAGE]
+    return Status(
+        version=__version__,
+        home=str(home.path),
+        ledger=home.settings.ledger_url.split("://")[0].split("+")[0],
+        loops=[s for i in range(0, len(shown), PAGE) for s in _statuses(home, shown[i : i + PAGE])],
+        server=_server(home),
+        total=len(names),
+        page=1 if all else page,
+        pages=1 if all else max(1, -(-len(names) // PAGE)),
+        open_alerts=_open(home.ledger.newest(Alert, loops=[""], per="key")),
+    )
+
+
+def _statuses(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
+    """Loops; those whose records cannot be read keep nobody from seeing the others."""
+    try:
+        return loops_status(home, loops)
+    except LedgerUnavailable:
+        raise
+    except Exception:  # noqa: BLE001  # whatever is wrong is told of the loop that it is wrong with
+        return [_status_or_trouble(home, loop) for loop in loops]
+
+
+def _status_or_trouble(home: Home, loop: str) -> LoopStatus:
+    attempts = Attempts(loop)
+    found = attempts.run("status", lambda: loops_status(home, [loop])[0], None)
+    if found is not None:
+        return found
+    state = StageState(stage="scope", state="alert", detail="cannot be read", at=None)
+    return LoopStatus(
+        name=loop,
+        problem="",
+        stages=[msgspec.structs.replace(state, stage=stage) for stage in STAGES],
+        serving="",
+        candidate="",
+        since=None,
+        packages_served=[],
+        turns=0,
+        retrainings=[],
+        predictions=0,
+        last_prediction=None,
+        open_alerts=[],
+        trouble=attempts.failed,
+    )
+
+
+def _open(alerts: "Sequence[Entry[Alert]]") -> list[Alert]:
+    """Those that are open, oldest first; `alerts` newest first."""
+    return [entry.record for entry in reversed(alerts) if entry.record.state == "open"]
+
+
+def worst_first(home: Home) -> list[str]:
+    """The names of all loops: those with critical alerts, with other alerts, with a failed turn or drift, to watch, the rest.
+
+    Where a record of these cannot be read, they come by name.
+    """
+    try:
+        return sorted(home.ledger.loops(LoopRecord), key=_rank(home))
+    except Damaged:
+        return home.ledger.loops(LoopRecord)
+
+
+def _rank(home: Home) -> Callable[[str], tuple[int, int, int, int, str]]:
+    ledger = home.ledger
+    critical: dict[str, int] = defaultdict(int)
+    alerts: dict[str, int] = defaultdict(int)
+    for entry in ledger.newest(_AlertState, per="key"):
+        if entry.record.state == "open":
+            alerts[entry.loop] += 1
+            critical[entry.loop] += entry.record.severity == "critical"
+    bad = {e.loop for e in ledger.newest(_TurnState) if e.record.state == "failed"}
+    windows = {e.loop: e.record.state for e in ledger.newest(_WindowState)}
+    watch = {"drift": -2, "watch": -1, "no data": -1}
+
+    def rank(loop: str) -> tuple[int, int, int, int, str]:
+        return -critical[loop], -alerts[loop], -(loop in bad), watch.get(windows.get(loop, ""), 0), loop
+
+    return rank
+
+
+def _server(home: Home) -> Running | None:
+    """The server over this home, as it says in `serve.json`, unless it has gone without taking that away."""
+    try:
+        found = msgspec.json.decode((home.path / "serve.json").read_bytes(), type=Running)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return found if Path(f"/proc/{found.pid}").exists() else None
+
+
+def loops_status(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
+    """Loops that the ledger knows, each with its six stages, who serves, what happened; in that order."""
+    from loopwright.records.ledger.store import keys
+
+    ledger = home.ledger
+    declared = {e.loop: e.record for e in ledger.newest(LoopRecord, loops=loops)}
+    turns = _by_loop(ledger.newest(Turn, loops=loops, each=2 * TURNS))
+    counted = _by_loop_name(keys(ledger, Turn, loops))
+    steps = _by_loop(ledger.newest(Step, loops=loops, each=5 * 2 * len(STAGES)))
+    states = {e.loop: e.record for e in ledger.newest(ReleaseState, loops=loops)}
+    packages = _by_loop_name(keys(ledger, ReleaseState, loops))
+    alerts = _by_loop(ledger.newest(Alert, loops=loops, per="key"))
+    windows, values = _ended(home, Window, loops), _ended(home, ValueWindow, loops)
+    boards = _by_loop(ledger.newest(Leaderboard, loops=loops, each=3))  # a turn puts one without its fleet first
+    return [
+        _loop_status(
+            home,
+            loop,
+            declared[loop],
+            turns=_newest_of_each(turns[loop]),
+            turn_count=len(counted[loop]),
+            steps={e.record.stage: e for e in reversed(steps[loop])},
+            serving=states.get(loop),
+            packages=packages[loop],
+            alerts=_open(alerts[loop]),
+            window=windows.get(loop),
+            value=values.get(loop),
+            fleets=[e.record for e in boards[loop]],
+        )
+        for loop in loops
+    ]
+
+
+def _ended(home: Home, kind: type[W], loops: Sequence[str]) -> "dict[str, Entry[W]]":
+    """The newest window of each loop that has ended; one that has not was closed while the clock was ahead, which is rare."""
+    now = home.clock.now()
+    found = {e.loop: e for e in home.ledger.newest(kind, loops=loops)}
+    for loop in [loop for loop, entry in found.items() if entry.record.end > now]:
+        before = newest_ended(home.ledger, kind, loop, now)
+        found.pop(loop)
+        if before is not None:
+            found[loop] = before
+    return found
+
+
+def _by_loop(entries: "Sequence[Entry[Any]]") -> "dict[str, list[Entry[Any]]]":
+    found: dict[str, list[Any]] = defaultdict(list)
+    for entry in entries:
+        found[entry.loop].append(entry)
+    return found
+
+
+def _by_loop_name(pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for loop, key in pairs:
+        found[loop].append(key)
+    return found
+
+
+def _newest_of_each(entries: "list[Entry[Turn]]") -> "list[Entry[Turn]]":
+    """One entry per turn, the newest, oldest turn first; `entries` newest first."""
+    newest = list({entry.record.turn: entry for entry in reversed(entries)}.values())
+    return sorted(newest, key=lambda entry: entry.sequence)
+
+
+def _loop_status(
+    home: Home,
+    loop: str,
+    declared: LoopRecord,
+    *,
+    turns: "list[Entry[Turn]]",
+    turn_count: int,
+    steps: "dict[Stage, Entry[Step]]",
+    serving: ReleaseState | None,
+    packages: list[str],
+    alerts: list[Alert],
+    window: "Entry[Window] | None",
+    value: "Entry[ValueWindow] | None",
+    fleets: list[Leaderboard],
+) -> LoopStatus:
+    from loopwright.deploy.vitals import workers
+    from loopwright.records.predictions.damage import set_aside
+    from loopwright.records.predictions.read import summary
+
+    attempts = Attempts(loop)
+    nothing: tuple[int, dt.datetime | None] = (0, None)
+    count, last = attempts.run("predictions", lambda: summary(home, loop), nothing)
+    live = {
+        "deploy": _deploy(serving, count, last),
+        "monitor": _monitor(window, len(alerts)),
+        "business": _business(value),
+    }
+    running = next((e for e in reversed(turns) if e.record.state == "running"), None)
+    package = serving.arms[0].package if serving else ""
+    alone = ", its heuristic alone" if serving and serving.arms[0].role == "heuristic" else ""
+    candidate = attempts.run("package", lambda: home.packages.manifest(package).candidate + alone if package else "", "")
+    stages = [_stage(stage, steps.get(stage), live.get(stage), running) for stage in STAGES]
+    return LoopStatus(
+        name=loop,
+        problem=declared.declaration["scope"]["problem"],
+        stages=[_troubled(stage, attempts) for stage in stages],
+        serving=package,
+        candidate=candidate,
+        since=serving.since if serving else None,
+        packages_served=packages,
+        turns=turn_count,
+        retrainings=_retrainings(turns, set(packages)),
+        predictions=count,
+        last_prediction=last,
+        open_alerts=alerts,
+        fleet=_fleet(fleets, serving),
+        damaged=set_aside(home.path, loop),
+        lagging=[w for w in workers(home.path, serving) if w.state in ("lags", "refuses")] if serving else [],
+        trouble=attempts.failed,
+    )
+
+
+def _troubled(stage: StageState, attempts: Attempts) -> StageState:
+    """The stage of serving is not well where its package or its predictions cannot be read."""
+    if stage.stage != "deploy" or not attempts.failed:
+        return stage
+    return msgspec.structs.replace(stage, state="alert", detail="; ".join(p.what for p in attempts.failed))
+
+
+def _fleet(boards: list[Leaderboard], serving: ReleaseState | None) -> FleetStatus | None:
+    """The fleet of a loop; None where it has none and never had."""
+    board = next((board.fleet for board in boards if board.fleet is not None), None)
+    segments = serving.segments if serving is not None else {}
+    if board is None and not segments:
+        return None
+    return FleetStatus(
+        by=serving.fleet if serving is not None and segments else board.by if board is not None else "",
+        serving=segments,
+        judged=sum(1 for m in board.segments if m.package) if board is not None else 0,
+        verdict=board.verdict if board is not None else "",
+    )
+
+
+def _retrainings(turns: "list[Entry[Turn]]", released: set[str]) -> list[Retraining]:
+    return [
+        Retraining(
+            turn=e.record.turn,
+            at=e.at,
+            cause=e.record.cause,
+            why=e.record.why,
+            package=e.record.result,
+            released=e.record.result in released,
+        )
+        for e in turns
+        if e.record.cause != "first" and e.record.state == "done"
+    ]
+
+
+def _deploy(serving: ReleaseState | None, predictions: int, last: dt.datetime | None) -> StageState | None:
+    if serving is None:
+        return None
+    detail = f"package {serving.arms[0].package[:12]} serves since {serving.since:%Y-%m-%d %H:%M} UTC; {predictions:,} prediction{'' if predictions == 1 else 's'}"
+    return StageState(stage="deploy", state="ok", detail=detail, at=last or serving.since)
+
+
+def _monitor(window: "Entry[Window] | None", alerts: int) -> StageState | None:
+    if window is None:
+        return None
+    record = window.record
+    drifted = f", drifted: {', '.join(record.drifted)}" if record.drifted else ""
+    state: Condition = (
+        "alert" if alerts or record.state == "drift" else "watch" if record.state in ("watch", "no data") else "ok"
+    )
+    detail = f"week to {record.end:%Y-%m-%d}: {record.state}{drifted}; {alerts} open alerts"
+    return StageState(stage="monitor", state=state, detail=detail, at=window.at)
+
+
+def _business(value: "Entry[ValueWindow] | None") -> StageState | None:
+    if value is None:
+        return None
+    record = value.record
+    detail = (
+        f"week to {record.end:%Y-%m-%d}: {record.over_no_model.value:,.0f} {record.currency} over no model, "
+        f"{record.over_heuristic.value:+,.0f} over the heuristic"
+        if record.valued
+        else f"week to {record.end:%Y-%m-%d}: {record.with_outcome:,} outcomes known; no value table is declared"
+    )
+    state: Literal["ok", "watch"] = "ok" if record.over_heuristic.high > 0 or not record.valued else "watch"
+    return StageState(stage="business", state=state, detail=detail, at=value.at)
+
+
+def _stage(stage: Stage, step: "Entry[Step] | None", live: StageState | None, running: "Entry[Turn] | None") -> StageState:
+    if step is not None and step.record.state == "running" and running is not None and running.record.turn == step.record.turn:
+        return StageState(stage=stage, state="running", detail=step.record.summary, at=step.at)
+    if step is not None and step.record.state == "failed":
+        return StageState(stage=stage, state="alert", detail=step.record.summary, at=step.at)
+    if live is not None:
+        return live
+    if step is None:
+        return StageState(stage=stage, state="not yet", detail="no turn has reached this stage", at=None)
+    return StageState(stage=stage, state="ok", detail=step.record.summary, at=step.at)
