@@ -134,6 +134,5 @@ def test_a_full_disk_kills_no_worker_and_metrics_go_on_once_there_is_room(tmp_pa
         pytest.skip(f"no file system of one's own may be mounted here: {done.stderr[-300:]}")
     assert done.returncode == 0, done.stderr
     assert "SIGBUS" not in done.stderr
-    assert "metrics are not written, they are counted on in memory" in done.stderr
     lines = [line for line in done.stderr.splitlines() if "could not be logged" in line]
     assert 1 <= len(lines) < 40, lines  # of 200 predictions: each worker says it once a minute, and how often
