@@ -17,6 +17,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from loopwright.data.contract import Origin, conform
+from loopwright.data.formulas import neutral, original
 from loopwright.data.ingest import QUARANTINE, QUARANTINE_SCHEMA, Ingested, put_contract, put_ingested
 from loopwright.data.source import open_source, texts
 from loopwright.records.declarations import Table, declaration_digest
@@ -25,6 +26,8 @@ from loopwright.records.home import Home
 
 _REASON = re.compile(r"""(\w+): (?:(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*") is )?([^;]+)(?:; (?=\w+: )|$)""")
 _ATTEMPTS = 10
+_EXACT = (".parquet", ".arrow", ".feather", ".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+"""Files that no spreadsheet opens, so that their texts are written as they are."""
 _MARKS = ("_digest", "_row")
 
 Ref = tuple[str, int]
@@ -44,7 +47,10 @@ class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def quarantined(home: Home, table: str, *, most: int = 20, export: Path | None = None) -> Quarantined:
-    """Say what waits in the quarantine of a table, and write its rows to `export` (CSV, JSON Lines or Parquet) where given."""
+    """Say what waits in the quarantine of a table, and write its rows to `export` (CSV, JSON Lines or Parquet) where given.
+
+    In CSV, which spreadsheets open, texts that begin like formulas get an apostrophe before them; `mend` takes it off.
+    """
     waiting, mended = _waiting(home, table)
     reasons: Counter[str] = Counter()
     for reason in waiting["_reason"].to_pylist():
@@ -76,6 +82,8 @@ def mend(home: Home, table: Table, source: Any = None) -> Ingested:
     table = put_contract(home, table).record.table
     opened = open_source(_rows(_waiting(home, table.name)[0]), "the quarantine") if source is None else open_source(source)
     whole = opened.whole().frame
+    if isinstance(source, str | Path) and not str(source).lower().endswith(_EXACT):
+        whole = original(whole)
     if missing := [n for n in _MARKS if n not in whole.column_names]:
         export = f"loopwright quarantine {table.name} --export FILE"
         raise IngestRefused(opened.name, f"it has no column {missing[0]!r}: mend a file made by `{export}`")
@@ -204,6 +212,6 @@ def _write(frame: pa.Table, file: Path) -> None:
                 listed = [None if v is None else msgspec.json.encode(v).decode() for v in frame[field.name].to_pylist()]
                 frame = frame.set_column(i, field.name, pa.array(listed, pa.string()))
         # Quotes tell the empty text from what is missing, as they do when it is read.
-        pa_csv.write_csv(frame, file, pa_csv.WriteOptions(quoting_style="all_valid"))
+        pa_csv.write_csv(neutral(frame), file, pa_csv.WriteOptions(quoting_style="all_valid"))
     else:
         raise UsageError(f"{file.name}: name a file that ends in .csv, .jsonl or .parquet")
