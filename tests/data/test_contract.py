@@ -270,3 +270,22 @@ def test_every_row_is_good_or_bad_and_the_good_ones_keep_the_contract(rows: list
 
 
 EARLY, LATE = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"minimum": 0}, {"maximum": 2.0**53}, {"minimum": -0.5, "maximum": float(2**63)}, {"minimum": -1e300}]
+)
+def test_integers_beyond_2_to_the_53_are_held_against_the_range_exactly(limits: dict[str, Any]) -> None:
+    table = Table(
+        "things",
+        {"id": Column("string"), "at": Column("timestamp"), "n": Column("integer", **limits)},
+        key=["id"],
+        event_time="at",
+    )
+    numbers = [2**53 + 1, 2**53, -1, 0, 2**63 - 1, -(2**63)]
+    frame = pa.table({"id": list("abcdef"), "at": [datetime(2024, 1, 1, tzinfo=UTC)] * 6, "n": pa.array(numbers, pa.int64())})
+    for source in (frame, frame.set_column(2, "n", frame["n"].cast(pa.string()))):
+        found = conform(table, source)
+        inside = [n for n in numbers if limits.get("minimum", n) <= n <= limits.get("maximum", n)]
+        assert found.good["n"].to_pylist() == inside
+        assert len(found.bad) == len(numbers) - len(inside)

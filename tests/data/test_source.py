@@ -1,5 +1,7 @@
 import gzip
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -265,6 +267,44 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None
         found.whole()
 
 
+BOMBS = {
+    "closed": b'b,"' + b"x" * 9_000_000 + b'"\n',
+    "open": b'b,"' + b"x" * 9_000_000,
+    "rows inside": b'b,"' + b"y,z\n" * 2_250_000,
+    "quotes": b'"' * 9_000_001,
+}
+
+
+@pytest.mark.parametrize("pack", [bytes, lambda data: gzip.compress(data, 1, mtime=0)], ids=["plain", "gzip"])
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_a_csv_row_longer_than_a_block_is_refused_with_its_line(
+    tmp_path: Path, bomb: bytes, pack: Callable[[bytes], bytes]
+) -> None:
+    good = b"".join(b"k%d,x\n" % i for i in range(1000)) + b'm,"two\nlines"\n'
+    path = written(tmp_path, "bomb.csv", pack(b"id,size\n" + good + bomb + b"last,z\n"))
+    with pytest.raises(
+        IngestRefused, match=r"bomb\.csv .* the row that begins on line 1004 is longer than 4 MiB: close its quotes"
+    ):
+        list(open_source(path).batches())
+    with pytest.raises(IngestRefused, match="its header on line 1 cannot be cut into columns"):
+        list(open_source(written(tmp_path, "header.csv", b'id,"' + b"x" * 9_000_000 + b'"\n')).batches())
+
+
+def test_a_quote_bomb_ends_no_process_and_takes_no_memory(tmp_path: Path) -> None:
+    path = written(tmp_path, "bomb.csv", b"id,size\n" + b'b,"' + b"x" * 30_000_000 + b'"\n' + b"k,x\n" * 3_000_000)
+    script = (
+        "import resource, sys\nfrom loopwright.data.source import open_source\nfrom loopwright.records.errors import IngestRefused\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n    list(open_source(sys.argv[1]).batches())\nexcept IngestRefused as error:\n    print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    said, kilobytes = done.stdout.splitlines()
+    assert "line 2 is longer than 4 MiB" in said
+    assert int(kilobytes) < 300_000
+
+
 def test_a_header_that_repeats_a_name_numbers_it(tmp_path: Path) -> None:
     assert opened(written(tmp_path, "t.csv", b'x,"a\nb",x,\n1,2,3,4\n')).frame.column_names == ["x", "a\nb", "x#3", ""]
 
@@ -281,9 +321,9 @@ def test_what_a_compressed_file_unpacks_to_is_bounded(tmp_path: Path, monkeypatc
     [
         ("line.jsonl", b'{"a": "' + b"x" * 3_000_000 + b'"}\n', "line 1 is longer than 1 MiB"),
         ("line.jsonl.gz", gzip.compress(b'{"a": "' + b"x" * 3_000_000 + b'"}\n', mtime=0), "line 1 is longer than 1 MiB"),
-        ("line.csv", b'a,b\n1,"' + b"x" * 9_000_000 + b'"\n', "not readable as CSV"),
-        ("line.csv.gz", gzip.compress(b'a,b\n1,"' + b"x" * 9_000_000 + b'"\n', mtime=0), "not readable as CSV"),
-        ("header.csv", b'a,"b' + b"x\n" * 200_000, "not readable as CSV"),
+        ("line.csv", b'a,b\n1,"' + b"x" * 9_000_000 + b'"\n', "line 2 is longer than 4 MiB"),
+        ("line.csv.gz", gzip.compress(b'a,b\n1,"' + b"x" * 9_000_000 + b'"\n', mtime=0), "line 2 is longer than 4 MiB"),
+        ("header.csv", b'a,"b' + b"x\n" * 200_000, "its header on line 1"),
         ("wide.csv", b"," * 300_000 + b"\n", "more than 10,000 columns"),
         ("wide.jsonl", b"{%s}\n" % b", ".join(b'"k%d": 1' % i for i in range(10_001)), "more than 10,000 columns"),
     ],

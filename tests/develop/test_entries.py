@@ -1,6 +1,7 @@
 """How columns enter a graph: what is said of nulls and integers when rows enter changes no feature."""
 
 import json
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -105,3 +106,34 @@ def test_a_null_of_another_type_in_the_metadata_is_refused() -> None:
     model.metadata_props[0].value = model.metadata_props[0].value.replace("10.0", '"ten"')
     with pytest.raises(ValueError, match="ten"):
         Graph(model.SerializeToString())
+
+
+WIDE = [0, 2**53 - 1, 2**53, 2**53 + 1, 2**53 + 2, 2**63 - 1, -(2**53), -(2**53) - 1, -(2**63)]
+
+
+@pytest.mark.parametrize("limit", [2**53 - 1, 2**53, 2**53 + 1, -(2**53), -(2**53) - 1, 2**63 - 1])
+@pytest.mark.parametrize("nullable", [False, True], ids=["plain", "nullable"])
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside a remainder"])
+def test_integers_beyond_2_to_the_53_are_compared_exactly(limit: int, nullable: bool, beside: bool) -> None:
+    columns = {"id": Column("integer", nullable=nullable), "other": Column("integer", nullable=nullable)}
+    compared = {
+        "eq": operator.eq,
+        "ne": operator.ne,
+        "lt": operator.lt,
+        "le": operator.le,
+        "gt": operator.gt,
+        "ge": operator.ge,
+    }
+
+    def features(f: Any) -> dict[str, Any]:
+        found = {name: compare(f.id, limit) for name, compare in compared.items()} | {"same": f.id == f.other}
+        return found | ({"m": f.id % 2} if beside else {})
+
+    table = pa.table(
+        {"id": pa.array(WIDE, pa.int64()), "other": pa.array([v + (1 if v < 0 else -1) for v in WIDE], pa.int64())}
+    )
+    graph = Graph(trace(features, columns).raw())
+    numbers = graph.run(arrow_feed(graph, columns, table), ["numbers"])["numbers"]
+    for i, (name, compare) in enumerate(compared.items()):
+        assert numbers[:, i].tolist() == [float(compare(v, limit)) for v in WIDE], name
+    assert not numbers[:, len(compared)].any()

@@ -4,7 +4,8 @@ Reads text (CSV) and typed columns (Parquet, data frames) alike. What no row cou
 column of another type, is a change of schema and refuses the whole source; what a row breaks sends that row to quarantine.
 """
 
-from collections.abc import Collection
+import math
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -148,13 +149,11 @@ def _checks(name: str, column: Column, values: pa.ChunkedArray, unreadable: Mask
     if not column.nullable:
         found.append(_Broken(name, "missing", missing & ~unreadable, False))
     if column.minimum is not None:
-        found.append(
-            _Broken(name, f"below {column.minimum:g}", _mask(pc.less(values, pa.scalar(column.minimum)), values), True)
-        )
+        below = pc.less(values, _bound(column, math.ceil, column.minimum))
+        found.append(_Broken(name, f"below {column.minimum:g}", _mask(below, values), True))
     if column.maximum is not None:
-        found.append(
-            _Broken(name, f"above {column.maximum:g}", _mask(pc.greater(values, pa.scalar(column.maximum)), values), True)
-        )
+        above = pc.greater(values, _bound(column, math.floor, column.maximum))
+        found.append(_Broken(name, f"above {column.maximum:g}", _mask(above, values), True))
     if column.categories is not None:
         known = pc.is_in(values, value_set=pa.array(column.categories, pa.string()))
         shown = ", ".join(column.categories[:10]) + (" ..." if len(column.categories) > 10 else "")
@@ -166,6 +165,13 @@ def _checks(name: str, column: Column, values: pa.ChunkedArray, unreadable: Mask
     if key and column.type == "string":
         found.append(_Broken(name, "an empty key", _mask(pc.equal(values, ""), values), False))
     return found
+
+
+def _bound(column: Column, whole: Callable[[float], int], limit: float) -> pa.Scalar:
+    """A limit as a value of the column: for integers the nearest whole number inside, so that they are compared exactly."""
+    if column.type != "integer":
+        return pa.scalar(limit)
+    return pa.scalar(min(max(whole(limit) if math.isfinite(limit) else limit, -(2**63)), 2**63 - 1), pa.int64())
 
 
 def _repeated(table: Table, good: pa.Table, wrong: Mask, seen: "Seen | None") -> Mask:

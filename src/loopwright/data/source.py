@@ -251,7 +251,32 @@ def _arrow(path: Path, name: str, *, stream: bool) -> Iterator[Batch]:
 def _csv(path: Path, name: str) -> Iterator[Batch]:
     with _refusing(name, "it is not readable as CSV in UTF-8"):
         names, delimiter = _header(path, name)
-        yield from _csv_rows(path, name, names, delimiter)
+        try:
+            yield from _csv_rows(path, name, names, delimiter)
+        except pa.ArrowInvalid as error:
+            if line := "straddling" in str(error) and _longest_row(path, name):
+                why = f"the row that begins on line {line} is longer than {CSV_BLOCK >> 20} MiB: close its quotes"
+                raise IngestRefused(name, why) from error
+            raise
+
+
+def _longest_row(path: Path, name: str) -> int:
+    """The line of a CSV on which the first row begins that is longer than a block; 0 where there is none.
+
+    A line break ends a row where the quotes so far are even.
+    """
+    line, row, length, odd = 1, 1, 0, False
+    with _unpacked(path, name) as data:
+        lines = io.BufferedReader(data, 1 << 20) if isinstance(data, _Bounded) else data
+        while part := lines.readline(1 << 16):
+            length += len(part)
+            odd ^= part.count(b'"') % 2 == 1
+            if length > CSV_BLOCK:
+                return row
+            line += part.endswith(b"\n")
+            if part.endswith(b"\n") and not odd:
+                row, length = line, 0
+    return 0
 
 
 def _header(path: Path, name: str) -> tuple[list[str], str]:
@@ -259,7 +284,10 @@ def _header(path: Path, name: str) -> tuple[list[str], str]:
     with _unpacked(path, name) as data, io.TextIOWrapper(data, encoding="utf-8-sig", newline="") as text:
         start = text.readline(1 << 20)
         delimiter = max(",;\t|", key=start.count)
-        names = next(csv.reader([start] if start.count('"') % 2 == 0 else _lines(start, text), delimiter=delimiter))
+        try:
+            names = next(csv.reader([start] if start.count('"') % 2 == 0 else _lines(start, text), delimiter=delimiter))
+        except csv.Error as error:
+            raise IngestRefused(name, f"its header on line 1 cannot be cut into columns ({error}): close its quotes") from error
     _check_columns(len(names), name)
     return [n if n not in names[:i] else f"{n}#{i + 1}" for i, n in enumerate(names)], delimiter
 
@@ -282,21 +310,8 @@ def _csv_rows(path: Path, name: str, names: list[str], delimiter: str) -> Iterat
         ragged.append((int(row.number), row.expected_columns, row.actual_columns, row.text))
         return "skip"
 
-    with _unpacked(path, name) as data:
-        reader = pa_csv.open_csv(
-            pa.PythonFile(data, mode="r"),
-            # One thread, or Arrow does not number the rows that it hands to the handler.
-            read_options=pa_csv.ReadOptions(use_threads=False, block_size=min(CSV_BLOCK, BATCH_BYTES)),
-            parse_options=pa_csv.ParseOptions(
-                delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=note
-            ),
-            convert_options=pa_csv.ConvertOptions(
-                column_types=dict.fromkeys((n.split("#")[0] for n in names), pa.string()) | dict.fromkeys(names, pa.string()),
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-                null_values=[""],
-            ),
-        )
+    # The reader reads ahead on a thread of its own, so it is closed before its file is.
+    with _unpacked(path, name) as data, _csv_reader(data, names, delimiter, note) as reader:
         size, number, told, batches = path.stat().st_size, 1, 0, 0
         for part in _gathered(reader):
             frame = part.rename_columns(names)
@@ -309,6 +324,23 @@ def _csv_rows(path: Path, name: str, names: list[str], delimiter: str) -> Iterat
         if not batches or len(ragged) > told:
             empty = pa.schema([(n, pa.string()) for n in names]).empty_table()
             yield Batch(empty, np.arange(0), _broken(ragged[told:]), 1.0)
+
+
+def _csv_reader(data: Any, names: list[str], delimiter: str, note: Callable[[Any], str]) -> Any:
+    return pa_csv.open_csv(
+        pa.PythonFile(data, mode="r"),
+        # One thread, or Arrow does not number the rows that it hands to the handler.
+        read_options=pa_csv.ReadOptions(use_threads=False, block_size=min(CSV_BLOCK, BATCH_BYTES)),
+        parse_options=pa_csv.ParseOptions(
+            delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=note
+        ),
+        convert_options=pa_csv.ConvertOptions(
+            column_types=dict.fromkeys((n.split("#")[0] for n in names), pa.string()) | dict.fromkeys(names, pa.string()),
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            null_values=[""],
+        ),
+    )
 
 
 def _gathered(reader: Any) -> Iterator[pa.Table]:

@@ -4,8 +4,8 @@ A column that can be null is traced as two inputs, its values and whether each i
 one row a choice takes as long as three other nodes and an input as long as two. But what a null is can be said when a row enters:
 `fill_null(x, 50.0)` is x with 50 where it is null. So each such choice becomes an input of its own, which `records.graph` fills (the
 very same code offline and online); a number that becomes a feature as it is enters as NaN where it is null, and what NaN goes
-through unharmed needs no choice either. Integers and booleans of which only numbers are made, or that are compared with a constant,
-enter as float64 beside the floats: one input less. Integers beyond 2^53 are rounded once more on their way to float32 by that.
+through unharmed needs no choice either. Integers and booleans of which only numbers are made, or that are compared with a constant
+below 2^53, enter as float64 beside the floats: one input less. Integers beyond 2^53 are rounded once more on their way to float32 by that.
 
 Other values do not change; a real NaN is no null and stays one.
 """
@@ -177,7 +177,8 @@ class _Settler:
         if node.op_type not in _COMPARE or self._type(name) != TensorProto.INT64:
             return False
         constants = [self._constants[i] for i in node.input if i in self._constants]
-        return len(constants) == 1 and bool((abs(numpy_helper.to_array(constants[0]).astype(np.float64)) <= _EXACT).all())
+        # Compared as integers, and below 2^53: that is also what 2^53 + 1 is as float64.
+        return len(constants) == 1 and all(abs(v) < _EXACT for v in numpy_helper.to_array(constants[0]).ravel().tolist())
 
     def _retype(self, name: str) -> None:
         self._given[name].type.tensor_type.elem_type = TensorProto.DOUBLE
