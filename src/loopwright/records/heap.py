@@ -40,7 +40,10 @@ def allocated() -> int:
 
 
 def give_back() -> None:
-    """Free memory goes back to the system."""
+    """Free memory goes back to the system: that of Arrow's pool, where it is loaded, and the C library's."""
+    arrow = sys.modules.get("pyarrow")
+    if arrow is not None:
+        arrow.default_memory_pool().release_unused()
     library = _library()
     if library is not None:
         library.malloc_trim(0)

@@ -264,13 +264,18 @@ class Lake:
         with self._errors(name):
             return int(self._table(name).count())
 
-    def extent(self, name: str, column: str) -> tuple[int, Any]:
-        """Rows of a table's newest version and the highest value of a column, from the log alone: no data file is read."""
+    def extent(self, name: str, column: str) -> tuple[int, Any, Any]:
+        """Rows of a table's newest version, and the lowest and highest value of a column: from the log alone, no data file is read.
+
+        Times are cut to milliseconds there.
+        """
         with self._errors(name):
             actions = pa.table(self._table(name).get_add_actions(flatten=True))
-            highest = f"max.{column}"
-            most = pc.max(actions[highest]).as_py() if highest in actions.column_names else None
-            return pc.sum(actions["num_records"]).as_py() or 0, most
+            ends = [
+                of(actions[stat]).as_py() if (stat := f"{word}.{column}") in actions.column_names else None
+                for word, of in (("min", pc.min), ("max", pc.max))
+            ]
+            return pc.sum(actions["num_records"]).as_py() or 0, ends[0], ends[1]
 
     def schema(self, name: str) -> pa.Schema:
         """A table's columns and their types."""

@@ -324,6 +324,7 @@ def tend(
         every: seconds between rounds.
         no_retrain: record triggers, but do not act on them.
     """
+    from loopwright.records.heap import give_back
     from loopwright.tend import tend as tend_once
 
     owner = new_id(home.clock.now())
@@ -349,6 +350,7 @@ def tend(
                 )
             if once:
                 return result
+            give_back()  # what a round took at its height is not held until the next one
             time.sleep(every)
     finally:  # who waits need not wait for the lease to run out
         with suppress(LedgerUnavailable):

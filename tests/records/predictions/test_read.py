@@ -12,6 +12,7 @@ from tests.records.predictions.samples import START, prediction
 
 from loopwright.records.declarations import Column
 from loopwright.records.home import Home
+from loopwright.records.ids import new_id
 from loopwright.records.package import ContextNeed, Conversion, Manifest, Training
 from loopwright.records.predictions.arrow import contract_of, to_table
 from loopwright.records.predictions.commit import commit
@@ -238,3 +239,15 @@ def test_the_contract_of_predictions_is_that_of_all_their_packages(home: Home) -
     digests = [package(home, {"carrier": Column("string")}), package(home, {"seats": Column("integer")}), "cd" * 32]
     records = [prediction(i, package=digest) for i, digest in enumerate(digests)]
     assert list(contract_of(home, "predictions", "loop", records)) == ["carrier", "wind", "seats"]
+
+
+def test_count_and_ends_of_a_log_are_told_without_reading_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The console and upkeep read each id and moment again at every look, and grew with the rows of the home."""
+    with Home(Settings(home=tmp_path)) as home:
+        at = [START + timedelta(minutes=i) for i in range(3)]
+        rows = {"_id": [new_id(moment) for moment in at], "_at": pa.array(at, pa.timestamp("us", "UTC"))}
+        home.lake.write("predictions.loop", pa.table(rows))
+        for file in home.lake.files("predictions.loop"):
+            Path(file.removeprefix("file://")).write_bytes(b"no rows can be read")
+        assert summary(home, "loop") == (3, at[-1])
+        assert first_at(home, "loop") == START

@@ -65,22 +65,28 @@ def loops(home: Home) -> list[str]:
 
 
 def first_at(home: Home, loop: str) -> datetime | None:
-    """When the first logged prediction of a loop was made, None if there is none."""
-    first = pc.min(stored(home, KIND, loop, ["_at"])["_at"].cast(pa.int64())).as_py()
-    return None if first is None else datetime.fromtimestamp(first / 1e6, UTC)
+    """When the first logged prediction of a loop was made (to the millisecond), None if there is none."""
+    return _extent(home, loop)[1]
 
 
 def summary(home: Home, loop: str) -> tuple[int, datetime | None]:
-    """How many predictions a loop has logged, and when it made the newest: from the table's log and what is not in it yet."""
+    """How many predictions a loop has logged, and when it made the newest (to the millisecond)."""
+    count, _, last = _extent(home, loop)
+    return count, last
+
+
+def _extent(home: Home, loop: str) -> tuple[int, datetime | None, datetime | None]:
+    """Rows, first and last moment, by the table's log and by what is not in the table yet: no row of the table is read."""
     name = table_name(KIND, check_name(loop, "loop"))
-    count, last = home.lake.extent(name, "_at") if home.lake.exists(name) else (0, None)
+    count, first, last = home.lake.extent(name, "_at") if home.lake.exists(name) else (0, None, None)
     if last is not None and not isinstance(last, datetime):
         raise Damaged(f"table {name}: column `_at` holds no times")
     for record in _uncommitted(home, KIND, loop):
         count += 1
         at = datetime.fromtimestamp(record.at / 1e6, UTC)
+        first = at if first is None or at < first else first
         last = at if last is None or at > last else last
-    return count, last
+    return count, first, last
 
 
 def stored(
