@@ -35,6 +35,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._leave()
         super().connection_lost(exc)
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio asks whether to leave the connection open
+        """The client sends no more: what it asked for is still answered."""
+        return bool(self.cycle) and not self.cycle.response_complete
+
     def data_received(self, data: bytes) -> None:
         """Feed the parser, unless the headers have grown too large without coming to an end."""
         if self._refused:
