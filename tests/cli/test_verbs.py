@@ -22,6 +22,7 @@ ON_NOTHING: dict[str, tuple[list[str], int, str]] = {
     "lineage": (["nope"], 2, ""),
     "outcomes": (["nope"], 2, "loop_not_found"),
     "quarantine": (["nope"], 2, "table_not_found"),
+    "export": (["0" * 64], 2, "package_not_found"),
     "release": (["nope"], 2, "loop_not_found"),
     "replay": (["nope", "--start", "2013-04-01", "--end", "2013-05-01"], 2, "loop_not_found"),
     "report": (["nope"], 2, "loop_not_found"),

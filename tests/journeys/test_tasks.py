@@ -15,12 +15,15 @@ from tests.journeys.tasks import CASES, END, START, Case, fill
 from loopwright import Home
 from loopwright.cli.render import rendered
 from loopwright.console.app import routes
+from loopwright.deploy.export import export, feed
 from loopwright.develop.mlmodel import _load_pyfunc
 from loopwright.records import metrics
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.examples import Examples
+from loopwright.records.graph import Graph
 from loopwright.records.predictions.read import predictions
+from loopwright.records.probe import open_probed
 from loopwright.records.settings import Settings
 from loopwright.replay import replay
 from loopwright.turn import turn
@@ -105,6 +108,21 @@ def test_every_decision_is_answered_logged_and_judged(lived: Lived) -> None:
     if output.quantiles:
         assert all(r["_values"] == sorted(r["_values"]) for r in table.to_pylist())
     assert not any("degraded" in flags for flags in table["_flags"].to_pylist())
+
+
+def test_an_exported_graph_gives_what_was_served(lived: Lived) -> None:
+    logged = predictions(lived.home, lived.case.loop.name).to_pylist()
+    for digest in {row["_package"] for row in logged}:
+        package, rows = open_probed(lived.home.packages, digest), [row for row in logged if row["_package"] == digest]
+        exported = export(package)
+        found, output = Graph(exported.model).run(feed(exported, package.columns, rows)), package.manifest.output
+        assert found["score"].tolist() == pytest.approx([r["_score"] for r in rows], rel=1e-6, abs=1e-6)
+        assert ("label" in found) == (output.task in ("binary", "multiclass", "anomaly"))
+        if "label" in found:
+            assert found["label"].tolist() == [r["_label"] for r in rows]
+        for i, name in enumerate(output.names):
+            prefix = "probability" if output.task == "multiclass" else "value"
+            assert found[f"{prefix}_{name}"].tolist() == pytest.approx([r["_values"][i] for r in rows], rel=1e-6, abs=1e-6)
 
 
 def test_mlflow_gives_what_was_served(lived: Lived) -> None:

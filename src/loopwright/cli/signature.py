@@ -15,7 +15,7 @@ Parameter = inspect.Parameter
 NOT_ASKED = ("home", "progress", "announce")
 """Parameters that the door fills in itself."""
 
-SPELLED = {"from_file": "--from", "import_file": "--import"}
+SPELLED = {"as_format": "--as", "from_file": "--from", "import_file": "--import"}
 """Options whose natural name is a Python keyword."""
 
 _ARG = re.compile(r"(\w+): (.*)")

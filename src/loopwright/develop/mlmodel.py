@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from loopwright.records.columns import ARROW_TYPES, arrow_feed
 from loopwright.records.declarations import Column
+from loopwright.records.environments import ENV
 from loopwright.records.errors import PackageRefused
 from loopwright.records.graph import Graph
 from loopwright.records.ids import digest
@@ -50,6 +51,7 @@ def mlmodel(columns: Mapping[str, Column], used: list[str], output: Output, pyth
         "    providers:",
         "    - CPUExecutionProvider",
         "  python_function:",
+        *ENV,
         "    loader_module: loopwright.develop.mlmodel",
         f"    python_version: {python}",
         "mlflow_version: 2.22.0",
@@ -60,6 +62,11 @@ def mlmodel(columns: Mapping[str, Column], used: list[str], output: Output, pyth
         f"utc_time_created: '{created_at.astimezone(UTC).strftime('%Y-%m-%d %H:%M:%S.%f')}'",
     ]
     return ("\n".join(lines) + "\n").encode()
+
+
+def requirements(version: str) -> list[str]:
+    """What loads the folder as an MLflow model, with that version of loopwright."""
+    return ["mlflow>=2.22", f"loopwright=={version}", "pandas"]
 
 
 def _type(column: Column) -> dict[str, Any]:

@@ -24,13 +24,14 @@ from loopwright.develop.fit import Lessons, first_trial, fit, fixed, make, searc
 from loopwright.develop.goal import Answers, Goal, alert_threshold, goal_of
 from loopwright.develop.leaderboard import climb, primary_metric, rank, verdict
 from loopwright.develop.lineage import lineage as trace_lineage
-from loopwright.develop.mlmodel import mlmodel
+from loopwright.develop.mlmodel import mlmodel, requirements
 from loopwright.develop.provenance import commit, environment
 from loopwright.develop.reference import golden, histograms, served_rows
 from loopwright.develop.sampling import Drawn, draw, factors, refuse_weights_of_its_own
 from loopwright.records import metrics
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Candidate, Column, Outcome, Release, Sampling, Scope, Slice, to_builtins
+from loopwright.records.environments import environment_files
 from loopwright.records.errors import ConversionRefused, Damaged, DeclarationInvalid, ExamplesRefused
 from loopwright.records.evaluation import Comparison, Estimate, Evaluation, Leaderboard, LeaderboardRow
 from loopwright.records.examples import Examples
@@ -448,6 +449,7 @@ def make_package(work: Work, fitted: _Fitted) -> Measured:
         "evaluation.json": encode_json(evaluation),
         "reference.json": encode_json(reference),
         "MLmodel": mlmodel(work.columns, graph.columns, output, manifest.environment["python"], manifest.created_at),
+        **environment_files(manifest.environment["python"], requirements(manifest.environment["loopwright"])),
         "card.md": card(manifest, work.scope, evaluation, measures(evaluation)).encode(),
     }
     package = work.home.packages.write(manifest, files)

@@ -20,6 +20,7 @@ LoopwrightError
 │   ├── ExamplesRefused
 │   ├── ConversionRefused       estimator and graph disagree, or a part has no converter
 │   ├── PackageRefused          damaged, hostile or inconsistent package
+│   ├── ExportRefused           a package that has no form for another server
 │   ├── GateFailed
 │   ├── ReleaseConflict         somebody else changed the release first
 │   ├── RequestConflict         the same request id again, with another body
@@ -193,6 +194,14 @@ class PackageRefused(Refused):
     def __init__(self, package: str, why: str) -> None:
         self.package, self.why = package, why
         super().__init__(f"package {package[:12]} refused: {why}")
+
+
+class ExportRefused(Refused):
+    """A package that has no form for another server."""
+
+    def __init__(self, package: str, why: str) -> None:
+        self.package, self.why = package, why
+        super().__init__(f"package {package[:12]} cannot be exported: {why}")
 
 
 class GateFailed(Refused):

@@ -9,7 +9,8 @@
     reference.json      `Reference`: compact summary of training inputs and outputs, and golden requests with their answers
     explanation.msgpack how much each feature moved an answer, see `records.explanation`; absent where that cannot be told
     explain.onnx        from `features` to the matrix that is explained: `matrix` (float64 [N, G]); absent where that is `features`
-    MLmodel             so that `mlflow.pyfunc.load_model` works on the folder
+    MLmodel             so that `mlflow.pyfunc.load_model` works on the folder; with requirements.txt, conda.yaml and python_env.yaml
+                        `mlflow models serve` does
     card.md             the model card
 
 Files are read once, hashed, and those same bytes are used. Nothing is ever unpickled.

@@ -18,6 +18,7 @@ import msgspec
 
 from loopwright.records import failpoints
 from loopwright.records.declarations import Column
+from loopwright.records.environments import FILES as ENVIRONMENT
 from loopwright.records.errors import PackageNotFound, PackageRefused
 from loopwright.records.evaluation import Evaluation
 from loopwright.records.ids import digest
@@ -38,6 +39,7 @@ FILES = (
     "evaluation.json",
     "reference.json",
     "MLmodel",
+    *ENVIRONMENT,
     "card.md",
 )
 REQUIRED = ("model.onnx", "heuristic.onnx", "evaluation.json", "reference.json")

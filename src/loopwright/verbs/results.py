@@ -382,6 +382,26 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
+class ExportedPort(msgspec.Struct, frozen=True, kw_only=True):
+    """One input or output of an exported graph; `shape` begins with N, the number of rows."""
+
+    name: str
+    type: str
+    shape: list[str | int]
+
+
+class ExportedPackage(msgspec.Struct, frozen=True, kw_only=True):
+    """A package for another server: the files in `folder`, what goes in and what comes out."""
+
+    package: str
+    loop: str
+    format: str
+    folder: str
+    files: list[str]
+    inputs: list[ExportedPort]
+    outputs: list[ExportedPort]
+
+
 class Made(msgspec.Struct, frozen=True, kw_only=True):
     """Files that were written, and what to do next."""
 

@@ -1,0 +1,67 @@
+"""The verb that hands a package to other servers."""
+
+from pathlib import Path
+
+from loopwright.records.errors import ExportRefused, UsageError
+from loopwright.records.home import Home
+from loopwright.verbs.results import ExportedPackage, ExportedPort
+
+
+def export(
+    home: Home, package: str, *, as_format: str = "onnx", to: Path | None = None, opset: int = 21, alone: bool = False
+) -> ExportedPackage:
+    """A package as one self-contained graph for another server, which answers as it does here: an input for each column, nulls and all.
+
+    The files tell what goes in and what comes out; context that loopwright looks up while serving is an input as well.
+
+    Args:
+        package: the package, or the beginning of its digest.
+        as_format: onnx (the model), triton (a model repository) or mlflow (a model that `mlflow models serve` takes).
+        to: folder to write to (default: LOOP-DIGEST here); files that are there already are not replaced.
+        opset: the operator set, 21 or older, for runtimes before ONNX Runtime 1.21.
+        alone: also a package that is one of a fleet, without those that answer beside it.
+    """
+    from loopwright.deploy import export as room
+    from loopwright.deploy.repositories import FORMATS
+    from loopwright.records.probe import open_probed
+
+    if as_format not in FORMATS:
+        raise UsageError(f"--as {as_format}: one of {', '.join(FORMATS)}")
+    chosen = open_probed(home.packages, home.packages.resolve(package))
+    manifest = chosen.manifest
+    if not alone and (why := _one_of_many(home, chosen.digest)):
+        raise ExportRefused(chosen.digest, f"{why}; `--alone` exports this one all the same")
+    exported = room.export(chosen, opset=opset)
+    folder = to or Path(f"{manifest.loop}-{chosen.digest[:12]}")
+    files = FORMATS[as_format](exported, manifest)
+    if there := [name for name in files if (folder / name).exists()]:
+        raise UsageError(f"{folder / there[0]} is there already: give another folder (--to)")
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return ExportedPackage(
+        package=chosen.digest,
+        loop=manifest.loop,
+        format=as_format,
+        folder=str(folder),
+        files=list(files),
+        inputs=[ExportedPort(name=p.name, type=room.NAMES[p.type], shape=["N", *p.shape]) for p in exported.inputs],
+        outputs=[ExportedPort(name=p.name, type=room.NAMES[p.type], shape=["N", *p.shape]) for p in exported.outputs],
+    )
+
+
+def _one_of_many(home: Home, digest: str) -> str:
+    """Why a package alone does not answer as its loop does; empty where it does."""
+    from loopwright.deploy.controller import history
+    from loopwright.records.evaluation import Leaderboard
+
+    manifest = home.packages.manifest(digest)
+    if manifest.segment is not None:
+        return f"it answers only rows whose {manifest.segment.column} is {manifest.segment.value!r}"
+    fleets = [e.record.fleet for e in home.ledger.find(Leaderboard, loop=manifest.loop) if e.record.winner == digest]
+    count = max(
+        [len(fleet.serving) for fleet in fleets if fleet is not None]
+        + [len(e.record.segments) for e in history(home, manifest.loop) if e.record.arms[0].package == digest],
+        default=0,
+    )
+    return f"{count} packages of segments answer beside it, and one graph has room for one" if count else ""
