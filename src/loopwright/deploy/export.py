@@ -88,7 +88,7 @@ def export(package: Probed, *, opset: int = OPSET) -> Exported:
     if not OLDEST <= opset <= OPSET:
         raise ExportRefused(package.digest, f"--opset {opset}: from {OLDEST} to {OPSET}")
     graph, manifest = package.graph("model.onnx"), package.manifest
-    model = onnx.load_model_from_string(package.files["model.onnx"])
+    model = package.model("model.onnx")
     public = {name: name for name in graph.outputs} | _metadata(model).get("outputs", {})
     writer = _Writer(package.columns, [name for name in package.columns if name in graph.columns])
     inner = onnx.compose.add_prefix(model, _INNER).graph

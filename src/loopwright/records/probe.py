@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -50,6 +51,12 @@ class Probed(Package):
             return Graph(self.files[name], threads=threads, lean=lean)
         except Exception as error:  # the runtime raises many kinds
             raise PackageRefused(self.digest, f"{name} cannot be loaded: {type(error).__name__}") from error
+
+    def model(self, name: str) -> Any:
+        """The ONNX model of that file, parsed."""
+        import onnx
+
+        return onnx.load_model_from_string(self.files[name])
 
 
 def admit(store: Packages, package: Package) -> tuple[Probed, ProbeResult]:
