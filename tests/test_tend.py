@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import msgspec
 import pyarrow as pa
 import pytest
 from tests import openlineage
+from tests.console.browser import served
 from tests.journeys import synthetic
 from tests.journeys.synthetic import DRIFT, FILE, START, WEEK, WORTH, World
 from tests.receiver import receiving
 
 from loopwright import Home
 from loopwright.cli.answer import is_yes
+from loopwright.cli.render import show
+from loopwright.console.app import routes
 from loopwright.data.context import needs
 from loopwright.deploy import bad
 from loopwright.deploy.controller import history, release, serving
@@ -364,3 +368,10 @@ def test_status_shows_every_loop_where_one_cannot_be_read(home: Home) -> None:
     assert (late.serving, late.candidate, late.predictions > 0, is_yes(found)) == (state.arms[0].package, "", True, False)
     [deploy] = [stage for stage in late.stages if stage.stage == "deploy"]
     assert (deploy.state, "no package" in deploy.detail) == ("alert", True)
+    asked = predictions(home, "late", columns=["_id"])["_id"][0].as_py()
+    traced = look.trace(home, asked)
+    assert (traced.id, traced.package, traced.features, "no package" in traced.trouble) == (asked, late.serving, {}, True)
+    assert "order" in traced.request
+    show(traced)
+    with served([*routes(home)]) as address, urllib.request.urlopen(f"{address}/predictions/{asked}") as page:
+        assert "no package" in page.read().decode()

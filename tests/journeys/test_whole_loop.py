@@ -97,6 +97,7 @@ def _one_prediction(home: Home, world: World) -> None:
         assert (told.package, told.score, told.label) == (answer["_package"], answer["_score"], answer["_label"])
         assert told.context["jam"] == synthetic.context_of(world, order["shop"], order["at"])
         assert told.features["distance"] == pytest.approx(order["distance"], rel=1e-6)
+        assert told.trained_until is not None
         assert told.trained_until <= told.at
         assert told.release is not None
         assert told.release.arms[0].package == told.package

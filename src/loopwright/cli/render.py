@@ -476,7 +476,7 @@ def _contributions(value: Contributions | None) -> RenderableType:
 def _trace(value: Trace) -> RenderableType:
     numbers = (
         f"score {value.score:.4f}, threshold {value.threshold:.4f}"
-        if isinstance(value.label, bool)
+        if isinstance(value.label, bool) and not value.trouble
         else f"score {value.score:,.6g}"
     )
     release = value.release
@@ -503,7 +503,7 @@ def _trace(value: Trace) -> RenderableType:
         _facts(
             "Package",
             [
-                ("package", value.package),
+                ("package", value.trouble or value.package),
                 ("candidate", value.candidate),
                 ("trained", f"on {value.training_rows:,} rows known until {_word(value.trained_until)}"),
                 ("commit", value.commit),

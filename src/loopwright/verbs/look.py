@@ -168,9 +168,12 @@ def trace(home: Home, id: str) -> Trace:
     if found is None:
         raise PredictionNotFound(id, _deleted(home, id))
     loop, prediction = found
-    package = open_probed(home.packages, prediction.package)
-    manifest = package.manifest
     at = _moment(prediction.at)
+    try:
+        package = open_probed(home.packages, prediction.package)
+    except (NotFound, PackageRefused) as error:
+        return _trace_without_package(home, loop, prediction, at, str(error))
+    manifest = package.manifest
     features, heuristic = _recompute(package, prediction)
     rule = manifest.heuristic_threshold
     return Trace(
@@ -199,6 +202,35 @@ def trace(home: Home, id: str) -> Trace:
         task=manifest.output.task,
         values=dict(zip(manifest.output.names, prediction.values or [], strict=False)),
         explained=_explained(package, prediction),
+    )
+
+
+def _trace_without_package(home: Home, loop: str, prediction: "Prediction", at: dt.datetime, trouble: str) -> Trace:
+    """What the log alone says of a prediction whose package cannot be read."""
+    return Trace(
+        id=prediction.id,
+        loop=loop,
+        at=at,
+        request=prediction.request,
+        context=prediction.context,
+        context_age_s=prediction.context_age_s,
+        features={},
+        score=prediction.score,
+        threshold=float("nan"),
+        label=prediction.label,
+        heuristic=None,
+        flags=prediction.flags,
+        latency_us=prediction.latency_us,
+        arm=prediction.arm,
+        package=prediction.package,
+        candidate="",
+        commit="",
+        trained_until=None,
+        training_rows=0,
+        files=[],
+        release=_release_of(home, loop, prediction.package, at),
+        outcome=None,
+        trouble=trouble,
     )
 
 

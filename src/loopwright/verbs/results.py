@@ -181,7 +181,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     package: str
     candidate: str
     commit: str
-    trained_until: datetime
+    trained_until: datetime | None
     training_rows: int
     files: list[FileUsed]
     release: ReleaseState | None
@@ -189,6 +189,8 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     task: Task = "binary"
     values: dict[str, float] = {}
     explained: Contributions | None = None
+    trouble: str = ""
+    """Why the package cannot be read; then only what the log says is here, and the rest means nothing."""
 
     @property
     def answer(self) -> str:
