@@ -189,19 +189,29 @@ def test_requests_of_a_server_leave_spans_over_http_and_grpc(tmp_path: Path) -> 
             _, done = call.with_call(
                 typed(1).SerializeToString(), metadata=(("traceparent", f"00-{third}-{CALLER}-01"),), timeout=PATIENCE_SECONDS
             )
+            fourth = "e" + TRACE[1:]
+            with pytest.raises(grpc.RpcError):
+                call(b"\x0a\x06nobody", metadata=(("traceparent", f"00-{fourth}-{CALLER}-01"),), timeout=PATIENCE_SECONDS)
         assert dict(done.trailing_metadata())["traceresponse"] == f"00-{third}-{span_id(third)}-01"
-        until(lambda: b'loopwright_traced_requests_total{what="sent"} 3.0' in client.get("/metrics").body)
+        until(lambda: b'loopwright_traced_requests_total{what="sent"} 4.0' in client.get("/metrics").body)
     found = [
         span
         for post in collector.posted
         for resource in ExportTraceServiceRequest.FromString(post.body).resource_spans
         for span in resource.scope_spans[0].spans
     ]
-    by_trace = {t: [s for s in found if s.trace_id.hex() == t] for t in (TRACE, other, third)}
+    by_trace = {t: [s for s in found if s.trace_id.hex() == t] for t in (TRACE, other, third, fourth)}
     assert len(found) == sum(map(len, by_trace.values())), "the request of nobody's trace is not sampled"
     stages = ["decode", "wait", "answer", "encode"]
     assert [s.name for s in by_trace[TRACE]] == [f"predict {LOOP}", *stages]
     assert [s.name for s in by_trace[third]] == [f"infer {LOOP}", *stages]
+    [refused_call, _] = by_trace[fourth]
+    about_call = {a.key: a.value.string_value for a in refused_call.attributes}
+    assert (about_call["rpc.method"], about_call["rpc.response.status_code"], refused_call.status.code) == (
+        "inference.GRPCInferenceService/ModelInfer",
+        "NOT_FOUND",
+        0,
+    )
     assert [s.name for s in by_trace[other]] == [f"predict {LOOP}", "decode"]
     whole, *parts = by_trace[TRACE]
     assert (whole.parent_span_id.hex(), whole.trace_state) == (CALLER, "congo=t61")

@@ -7,6 +7,7 @@ Needs the extra `grpc`; imported only where a port is set.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -27,7 +28,7 @@ from loopwright.records.supervision import Pool, Repeating
 from loopwright.server import oip
 from loopwright.server.access import Access
 from loopwright.server.admission import SPARE_PLACES, Admission
-from loopwright.server.asking import ask, asked_id, deadline
+from loopwright.server.asking import ask, asked_id, deadline, given_id
 from loopwright.server.batches import Batches, Found
 from loopwright.server.grpc_limits import Arrivals, Late, address_of, close_excess
 from loopwright.server.http import ADDRESS_SHARE, ARRIVAL_SECONDS, CONNECTIONS, MOST_BYTES
@@ -321,6 +322,10 @@ class Door:
                 await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, CODES[408][1])
             except LoopwrightError as error:
                 code, text, trailing = self._told(error, loop)
+                if self._spans is not None and kind == "ModelInferRequest":
+                    about = {**_ABOUT, "rpc.response.status_code": code.name}
+                    known = loop if self._router.knows(loop) else ""
+                    self._spans.failed("infer", known, given_id(headers) or os.urandom(16).hex(), headers, 0.0, about)
             except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets a status and the server lives
                 LOG.error("%s over gRPC failed", kind, exc_info=error)
                 self._metrics.failed("", CODES[500][0])

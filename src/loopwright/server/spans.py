@@ -32,6 +32,9 @@ PAUSE_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
 
 _PARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-((?!0{16})[0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+_GRPC_ERRORS = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
+"""Statuses that are a server's error (https://opentelemetry.io/docs/specs/semconv/rpc/grpc/)."""
+
 _STATE = re.compile(rb"[\x20-\x7e]{1,512}")
 
 
@@ -148,7 +151,9 @@ class Spans:
             id = 2 * span_id(id)
         if self.wants(id, headers):
             now = time.perf_counter()
-            failed = int(about.get("http.response.status_code", 500)) >= 500
+            failed = (
+                int(about.get("http.response.status_code", 0)) >= 500 or about.get("rpc.response.status_code") in _GRPC_ERRORS
+            )
             self.tell(Told(operation, loop, id, headers, (), [Stage("decode", started or now, now)], about, failed))
 
     def tell(self, told: Told) -> None:
