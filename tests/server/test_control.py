@@ -1,5 +1,6 @@
 import asyncio
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 from tests.deploy.loops import LOOP, opened, package
 from tests.server.running import TOKEN, Client, Reply, Server
-from tests.server.test_http import send
+from tests.waiting import PATIENCE_SECONDS
 
 from loopwright.deploy import controller
 from loopwright.records.errors import UsageError
@@ -252,6 +253,16 @@ def test_what_goes_wrong_inside_stays_inside(tmp_path: Path, capsys: pytest.Capt
     assert "secret" in capsys.readouterr().err
 
 
+def exchanged(client: Client, sent: bytes) -> bytes:
+    """Everything that the server answers on a fresh connection until it closes it."""
+    with socket.create_connection((client.host, client.port), PATIENCE_SECONDS) as raw:
+        raw.sendall(sent)
+        found = b""
+        while part := raw.recv(65536):
+            found += part
+        return found
+
+
 GET = b"GET /api/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + TOKEN.encode() + b"\r\n"
 POST = GET.replace(b"GET /api/status", b"POST /api/rollback") + b"Content-Type: application/json\r\n"
 
@@ -270,7 +281,7 @@ POST = GET.replace(b"GET /api/status", b"POST /api/rollback") + b"Content-Type: 
     ],
 )
 def test_heads_are_judged_as_on_the_data_plane(control_client: Client, sent: bytes, status: int) -> None:
-    assert send(control_client, sent).startswith(b"HTTP/1.1 %d" % status)
+    assert exchanged(control_client, sent).startswith(b"HTTP/1.1 %d" % status)
 
 
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
@@ -278,6 +289,6 @@ def test_upgrade_is_ignored_and_the_arguments_read(control_client: Client, upgra
     body = b'{"loop": "nobody", "why": "over an upgrade"}'
     head = POST + f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {upgrade}\r\nHTTP2-Settings: AAMA\r\n".encode()
     sent = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    answer = send(control_client, sent + GET + b"Connection: close\r\n\r\n")
+    answer = exchanged(control_client, sent + GET + b"Connection: close\r\n\r\n")
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"404", b"200"]
     assert b"nobody" in answer
