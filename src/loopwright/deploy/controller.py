@@ -18,7 +18,15 @@ from loopwright.deploy.change import LEDGER_SECONDS, Asked, Change, changing, in
 from loopwright.deploy.moment import read_moment
 from loopwright.deploy.segments import check_segment
 from loopwright.records import failpoints
-from loopwright.records.errors import LedgerUnavailable, NotFound, PackageNotFound, PackageRefused, ReleaseConflict, UsageError
+from loopwright.records.errors import (
+    Damaged,
+    LedgerUnavailable,
+    NotFound,
+    PackageNotFound,
+    PackageRefused,
+    ReleaseConflict,
+    UsageError,
+)
 from loopwright.records.home import Home
 from loopwright.records.ids import check_name, new_id
 from loopwright.records.ledger import Entry
@@ -201,7 +209,10 @@ def _serving_at(states: list[ReleaseState], at: datetime) -> ReleaseState | None
 
 def _record_pending(home: Home, loop: str) -> None:
     """Tell the ledger of changes that were made on this machine without it: what is planned now comes after them."""
-    copy = served.read(served.path_of(home, loop))
+    try:
+        copy = served.read(served.path_of(home, loop))
+    except Damaged:  # there is nothing in it that could be told; it is written anew with the change
+        return
     if copy is not None and copy.pending:
         served.copy(home, loop)
 

@@ -33,6 +33,7 @@ CLAIM_SECONDS = 60.0
 _MAGIC = b"lwrecent1\n"
 _HEAD = 4096
 _ENTRY = Struct("<16s16s8sQIIIB3x")  # key, asked, whose, position (of a claim: when), length, checksum, process, state
+_STATE = 60  # where the state is in an entry
 _CLAIMED, _ANSWERED, _LOGGED = 1, 2, 3
 _TABLE = _ENTRY.size * WAYS * BUCKETS
 _STRIPE = 64 + _TABLE + RING
@@ -143,7 +144,7 @@ class Recent:
         with self._alone(claim.stripe):
             entry = self._entry(table, claim.place)
             if entry.key == claim.key and entry.state == _ANSWERED:
-                _ENTRY.pack_into(table, claim.place, *entry._replace(state=_LOGGED))
+                table[claim.place + _STATE] = _LOGGED  # one byte: whoever dies here leaves the entry whole
 
     def leave(self, claim: Claim) -> None:
         """It was not answered."""
