@@ -110,7 +110,7 @@ def test_names_with_terminal_escapes_are_never_printed_raw(capsys: pytest.Captur
 
 def test_traceback_of_a_fault_is_printed_without_terminal_escapes(tmp_path: Path) -> None:
     code = "from loopwright.cli import main as m\ndef run(argv): raise ValueError('a\\x1b[2J')\nm.run = run\nm.main(['x'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 1
     assert "ValueError: a\\x1b[2J" in done.stderr
     assert "\x1b" not in done.stderr

@@ -50,11 +50,11 @@ def test_what_each_thread_is_doing_is_seen_from_outside(vitals: Vitals) -> None:
         def other() -> None:
             vitals.began(note_of(BAD))
             ready.set()
-            over.wait(5)
+            over.wait(60)
 
         thread = threading.Thread(target=other)
         thread.start()
-        ready.wait(5)
+        ready.wait(60)
         assert set(seen.busy()) == {Busy(me, "loads", GOOD), Busy(int(thread.ident or 0), "answers", BAD)}
         over.set()
         thread.join()

@@ -1,12 +1,12 @@
 import asyncio
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from tests.waiting import until
 
 from loopwright.records import failpoints, log_lines, supervision
 from loopwright.records.errors import Unavailable
@@ -20,13 +20,6 @@ def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     log_lines.forget()
     yield
     failpoints.arm("")
-
-
-def until(happened: Callable[[], object]) -> None:
-    limit = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError(), SystemExit(3), KeyError("x")])
