@@ -326,12 +326,11 @@ def test_a_worker_that_does_not_go_on_is_ended_and_started_again(home: Home) -> 
             assert said == ["a worker did not go on for 15 seconds"]
             clock.by = 0.0  # the next one beats by the same clock again
             until(lambda: looked().ready)
-            second = worker.child.pid
+            second, digest = worker.child.pid, package(home.packages).digest
             os.kill(second, signal.SIGKILL)
             until(lambda: looked().pid not in (0, second))
             assert said[1:] == ["a worker was killed by SIGKILL; it is started again"]
             assert worker.blamed == []  # nothing was loaded, nothing asked
-            digest = package(home.packages).digest
             with worker.vitals.loading(digest):  # one that hangs before its event loop begins
                 clock.by += START_SECONDS + 5
                 worker.look()
