@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.deploy.loops import LOOP, opened, package
+
+from loopwright.deploy import controller
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "loopwright"
@@ -15,6 +18,9 @@ HEAVY = {
     "alembic", "deltalake", "duckdb", "google", "grpc", "jinja2", "lightgbm", "ndonnx", "opentelemetry", "optuna", "pandas",
     "polars", "psycopg", "pyarrow", "rich", "scipy", "skl2onnx", "sklearn", "spox", "sqlalchemy", "typer", "vl_convert",
 }  # fmt: skip
+
+# What a command that only looks never loads, unless predictions were committed to Delta.
+ENGINES = HEAVY - {"rich", "sqlalchemy", "typer"} | {"numpy", "onnx", "onnxruntime"}
 
 # The prediction path: server -> deploy -> records.
 LIGHT = (
@@ -94,6 +100,20 @@ def test_the_prediction_path_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["history", "late-arrival"]])
+def test_looking_commands_load_no_engine(tmp_path: Path, arguments: list[str]) -> None:
+    """Each of these libraries takes longer to load than the whole answer to make."""
+    with opened(tmp_path / "home") as home:
+        controller.release(home, LOOP, package(home.packages).digest, why="first")
+    code = (
+        "import sys; from loopwright.cli.main import run; code = run(sys.argv[1:]); "
+        f"print(sorted({ENGINES!r} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, *arguments, "--home", str(tmp_path / "home")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
 
 
 @pytest.mark.parametrize("module", modules(), ids=lambda p: str(p.relative_to(SOURCE)))

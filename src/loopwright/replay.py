@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 
 from loopwright.data import steps
 from loopwright.data.context import feed
-from loopwright.data.ingest import Ingested
 from loopwright.deploy.controller import serving
 from loopwright.deploy.predict import Predictor
 from loopwright.deploy.segments import Segments
@@ -30,6 +29,7 @@ from loopwright.records.errors import ExamplesRefused, GateFailed, UsageError
 from loopwright.records.evaluation import Estimate
 from loopwright.records.home import Home
 from loopwright.records.ids import digest, new_ids
+from loopwright.records.ingestions import Ingested
 from loopwright.records.metrics import Answered
 from loopwright.records.outcomes import join, outcomes
 from loopwright.records.predictions.log import LogWriter

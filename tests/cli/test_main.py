@@ -12,9 +12,9 @@ import pytest
 
 from loopwright.cli.answer import is_yes
 from loopwright.cli.main import run, table
-from loopwright.data.ingest import Ingested
 from loopwright.records.errors import DeclarationInvalid, IngestRefused, LoopNotFound
 from loopwright.records.home import Home
+from loopwright.records.ingestions import Ingested
 from loopwright.records.progress import Progress
 from loopwright.verbs import Verb
 

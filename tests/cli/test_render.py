@@ -10,9 +10,9 @@ from rich.console import Console
 from tests.console import sample
 
 from loopwright.cli import render
-from loopwright.data.quarantine import Quarantined
 from loopwright.deploy.vitals import Standing, WorkerState
 from loopwright.records.declarations import Column, Table
+from loopwright.records.ingestions import Quarantined
 from loopwright.records.ledger.record import Problem
 from loopwright.verbs import results
 from loopwright.verbs.results import (

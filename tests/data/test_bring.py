@@ -14,9 +14,10 @@ from deltalake import DeltaTable, write_deltalake
 from loopwright import Column, Home, Table
 from loopwright.data.bring import bring, bring_query
 from loopwright.data.infer import inferred
-from loopwright.data.ingest import Ingested, files, ingest
+from loopwright.data.ingest import files, ingest
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import IngestRefused, NotFound, Refused, UsageError
+from loopwright.records.ingestions import Ingested
 from loopwright.records.settings import Settings
 
 AT = datetime(2024, 1, 1, tzinfo=UTC)

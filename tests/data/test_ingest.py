@@ -12,10 +12,11 @@ from loopwright.data import ingest as ingest_module
 from loopwright.data import opened as opened_module
 from loopwright.data import source
 from loopwright.data.contract import conform
-from loopwright.data.ingest import Contract, Ingested, changes, contract, contracts, files, ingest, put_contract
+from loopwright.data.ingest import Contract, changes, contract, contracts, files, ingest, put_contract
 from loopwright.data.source import open_source
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import DeclarationInvalid, IngestRefused, NameInvalid, TableNotFound
+from loopwright.records.ingestions import Ingested
 from loopwright.records.progress import Silent
 from loopwright.records.settings import Settings
 

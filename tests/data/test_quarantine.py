@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from loopwright import Column, Home, Table
-from loopwright.data.ingest import Ingested, files, ingest
+from loopwright.data.ingest import files, ingest
 from loopwright.data.quarantine import mend, quarantined
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import IngestRefused, UsageError
+from loopwright.records.ingestions import Ingested
 from loopwright.records.settings import Settings
 
 ORDERS = Table(

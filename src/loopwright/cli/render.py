@@ -18,13 +18,11 @@ from rich.text import Text
 from rich.tree import Tree
 
 from loopwright.cli.escaped import Escaped
-from loopwright.data.ingest import Ingested
-from loopwright.data.quarantine import Quarantined
 from loopwright.deploy.vitals import WorkerState
 from loopwright.records.declarations import Column
 from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel
+from loopwright.records.ingestions import Ingested, Quarantined
 from loopwright.records.ledger.record import Problem
-from loopwright.records.metrics import metric
 from loopwright.records.predictions.record import Contributions
 from loopwright.records.printable import printable
 from loopwright.records.releases import ReleaseState
@@ -378,6 +376,8 @@ MOST_SEGMENTS = 12
 
 def _fleet(fleet: FleetBoard) -> RenderableType:
     """The segments that gain most and those that gain least, and the whole in a sentence."""
+    from loopwright.records.metrics import metric  # here and not above: it loads numpy, which looking needs for nothing else
+
     up = metric(fleet.metric).higher
     shown = sorted(fleet.segments, key=lambda m: (not m.package, -m.difference.value if up else m.difference.value, -m.rows))
     left_out = len(shown) - MOST_SEGMENTS

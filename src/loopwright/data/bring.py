@@ -5,12 +5,13 @@ from functools import partial
 from pathlib import Path
 
 from loopwright.data import following
-from loopwright.data.ingest import Ingested, ingest, ingested, reached
+from loopwright.data.ingest import ingest, ingested, reached
 from loopwright.data.quarantine import mend
 from loopwright.data.source import expand
 from loopwright.records.declarations import Table
 from loopwright.records.errors import IngestRefused, UsageError
 from loopwright.records.home import Home
+from loopwright.records.ingestions import Ingested
 from loopwright.records.progress import Progress, Silent
 
 

@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 
 from loopwright.data.contract import Origin, conform
 from loopwright.data.formulas import neutral, original
-from loopwright.data.ingest import QUARANTINE, QUARANTINE_SCHEMA, Ingested, put_contract, put_ingested
+from loopwright.data.ingest import QUARANTINE, QUARANTINE_SCHEMA, put_contract, put_ingested
 from loopwright.data.source import open_source, texts
 from loopwright.records.declarations import Table, declaration_digest
 from loopwright.records.errors import IngestRefused, Unavailable, UsageError
 from loopwright.records.home import Home
+from loopwright.records.ingestions import Ingested, Quarantined
 
 _REASON = re.compile(r"""(\w+): (?:(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*") is )?([^;]+)(?:; (?=\w+: )|$)""")
 _ATTEMPTS = 10
@@ -32,18 +33,6 @@ _MARKS = ("_digest", "_row")
 
 Ref = tuple[str, int]
 """A row of a source: the SHA-256 of its content and the number of the row."""
-
-
-class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits in the quarantine of a table: rows by reason and by source, how many were `mended` before, the first `shown`."""
-
-    table: str
-    rows: int
-    mended: int
-    by_reason: dict[str, int]
-    by_source: dict[str, int]
-    shown: list[dict[str, Any]]
-    file: str = ""
 
 
 def quarantined(home: Home, table: str, *, most: int = 20, export: Path | None = None) -> Quarantined:

@@ -20,7 +20,8 @@ from loopwright.records.ids import is_trace_id, sampling_bound, span_id
 from loopwright.records.ledger.record import Record
 from loopwright.records.outgoing import post, receiver
 from loopwright.records.package import Manifest
-from loopwright.records.predictions.arrow import rows, table_name
+from loopwright.records.predictions.arrow import rows
+from loopwright.records.predictions.segment import table_name
 
 TYPE = "loopwright.prediction"
 MEDIA = "application/cloudevents-batch+json"

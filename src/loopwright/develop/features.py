@@ -11,6 +11,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal
 
@@ -97,8 +98,8 @@ class Traced:
             }
         """As float32: [N], or [N, K] of a feature that has more than one value per row (K in `widths`), in row-major order."""
 
-    @property
-    def used(self) -> list[str]:
+    @cached_property
+    def used(self) -> list[str]:  # cached, since it builds the graph
         """The columns the features really use, in the order of the contract."""
         used = set(Graph(self.raw()).columns)
         return [name for name in self.columns if name in used]

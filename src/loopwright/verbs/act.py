@@ -19,8 +19,8 @@ from loopwright.verbs.look import known_loop
 from loopwright.verbs.results import Made, OutcomesReport, Replayed, ReportFile, Switched, Tended, TurnReport, Week
 
 if TYPE_CHECKING:
-    from loopwright.data.ingest import Ingested
     from loopwright.loop import Loop
+    from loopwright.records.ingestions import Ingested
     from loopwright.records.releases import ReleaseState
     from loopwright.replay import Comparison, Run
 

@@ -79,7 +79,7 @@ def _served(home: Home) -> Iterator[Problem]:
 
 def _tables(home: Home) -> Iterator[Problem]:
     """Every table that something was ingested into is there, at that version or a later one."""
-    from loopwright.data.ingest import Ingested
+    from loopwright.records.ingestions import Ingested
 
     newest: dict[str, int] = {}
     for entry in home.ledger.find(Ingested, newest=False):

@@ -16,7 +16,7 @@ from loopwright.records.package import Lineage, Manifest, Origin
 from loopwright.verbs.results import Node
 
 if TYPE_CHECKING:
-    from loopwright.data.ingest import Ingested
+    from loopwright.records.ingestions import Ingested
     from loopwright.records.ledger import Entry
 
 DEPTH = 8
@@ -252,7 +252,7 @@ def _made(home: Home) -> list[_Made]:
 
 
 def _ingested(home: Home, table: str | None = None) -> "list[Entry[Ingested]]":
-    from loopwright.data.ingest import Ingested
+    from loopwright.records.ingestions import Ingested
 
     return home.ledger.find(Ingested, key=table, newest=False)
 

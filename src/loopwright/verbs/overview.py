@@ -233,7 +233,7 @@ def _loop_status(
 ) -> LoopStatus:
     from loopwright.deploy.vitals import workers
     from loopwright.records.predictions.damage import set_aside
-    from loopwright.records.predictions.read import summary
+    from loopwright.records.predictions.summary import summary
 
     attempts = Attempts(loop)
     nothing: tuple[int, dt.datetime | None] = (0, None)

@@ -9,7 +9,7 @@ from loopwright.verbs.act import loop_with_code
 from loopwright.verbs.results import ContractShown, ContractVersion
 
 if TYPE_CHECKING:
-    from loopwright.data.quarantine import Quarantined
+    from loopwright.records.ingestions import Quarantined
 
 
 def contract(

@@ -17,9 +17,10 @@ from loopwright.records.package import ContextNeed, Conversion, Manifest, Traini
 from loopwright.records.predictions.arrow import contract_of, to_table
 from loopwright.records.predictions.commit import commit
 from loopwright.records.predictions.log import LogWriter
-from loopwright.records.predictions.read import find, first_at, loops, predictions, summary
+from loopwright.records.predictions.read import find, first_at, loops, predictions
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.predictions.segment import log_folder
+from loopwright.records.predictions.summary import summary
 from loopwright.records.settings import Settings
 
 REQUEST = {
@@ -122,6 +123,17 @@ def test_columns_are_typed_by_the_contract_and_the_same_before_and_after_a_commi
     assert by_id(before) == by_id(after)
     assert {f.name: f.type for f in after.schema} == types
     assert by_id(after)[1]["planned"] == START + timedelta(seconds=61)
+
+
+def test_summary_of_a_log_without_delta_counts_each_id_once(home: Home) -> None:
+    digest = package(home, REQUEST)
+    rows = [row(i, digest) for i in range(4)]
+    log(home, rows)
+    log(home, rows[3:])
+    before = summary(home, "loop")
+    assert before == (4, START + timedelta(seconds=3))
+    commit(home, "loop")
+    assert summary(home, "loop") == before
 
 
 def test_rows_in_delta_and_in_segments_are_read_as_one(home: Home) -> None:

@@ -52,11 +52,6 @@ FIXED: dict[str, pa.Schema] = {
 _VALUES = pa.list_(pa.float32())
 
 
-def table_name(kind: str, loop: str) -> str:
-    """The Delta table of a loop's `predictions` or `outcomes`."""
-    return f"{kind}.{loop}"
-
-
 def to_table(
     kind: str, records: Sequence[Any], contract: Mapping[str, Column], existing: pa.Schema | None = None
 ) -> tuple[pa.Table, list[str]]:

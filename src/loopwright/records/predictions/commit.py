@@ -22,7 +22,7 @@ from loopwright.records.errors import Damaged, LogUnavailable
 from loopwright.records.home import Home
 from loopwright.records.ids import check_name
 from loopwright.records.ledger.record import Problem
-from loopwright.records.predictions.arrow import contract_of, table_name, to_table
+from loopwright.records.predictions.arrow import contract_of, to_table
 from loopwright.records.predictions.read import cursor, first_of_each
 from loopwright.records.predictions.segment import (
     HEADER,
@@ -36,6 +36,7 @@ from loopwright.records.predictions.segment import (
     read_segment,
     seal_file,
     sync_folder,
+    table_name,
 )
 
 GROUP_BYTES = 64 * 1024 * 1024

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,9 +11,9 @@ import pyarrow.compute as pc
 from loopwright.records.errors import Damaged, NotFound, PackageRefused
 from loopwright.records.home import Home
 from loopwright.records.ids import check_name, is_trace_id
-from loopwright.records.predictions.arrow import FIXED, contract_of, rows, table_name, to_prediction, to_table
+from loopwright.records.predictions.arrow import FIXED, contract_of, rows, to_prediction, to_table
 from loopwright.records.predictions.record import Prediction
-from loopwright.records.predictions.segment import Segment, log_folder, parse_name, read_segment
+from loopwright.records.predictions.segment import Segment, log_folder, read_segment, segment_paths, segments_in, table_name
 
 KIND = "predictions"
 
@@ -141,16 +140,7 @@ def cursor(home: Home, table: str, writer: str) -> int:
 
 def segments(home: Home, kind: str, loop: str) -> Iterator[Segment]:
     """The segments that are on disk, in order of writing per writer; one that a commit deletes meanwhile is left out."""
-    folder = log_folder(home.path, loop) / kind
-    for path in _paths(folder):
-        try:
-            yield read_segment(path, kind)
-        except FileNotFoundError:
-            renamed = path.with_suffix(".sealed")  # sealed since the folder was listed
-            if path.suffix == ".open" and renamed.exists():
-                yield read_segment(renamed, kind)
-        except Damaged:  # another version's: `commit` and `verify` say so
-            continue
+    return segments_in(log_folder(home.path, loop) / kind, kind)
 
 
 def first_of_each(table: pa.Table) -> pa.Table:
@@ -161,10 +151,6 @@ def first_of_each(table: pa.Table) -> pa.Table:
     for i, id in enumerate(table["_id"].to_pylist()):
         first.setdefault(id, i)
     return table.take(pa.array(first.values(), pa.int64()))
-
-
-def _paths(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*-*.*") if parse_name(path.name))
 
 
 def _between(start: datetime | None, end: datetime | None) -> Any:
@@ -178,7 +164,7 @@ def _between(start: datetime | None, end: datetime | None) -> Any:
 
 def _in_segments(home: Home, loop: str, id: str) -> Prediction | None:
     text = id.encode()
-    for path in _paths(log_folder(home.path, loop) / KIND):
+    for path in segment_paths(log_folder(home.path, loop) / KIND):
         for place in (path, path.with_suffix(".sealed")):
             try:
                 if text in place.read_bytes():

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from loopwright.records.home import Home
 from loopwright.records.ledger.record import Record
-from loopwright.records.predictions.arrow import table_name
+from loopwright.records.predictions.segment import table_name
 
 SAFE = timedelta(days=7)
 """So long after they were replaced files stay, for whoever reads an older version of the table."""

@@ -22,6 +22,7 @@ import os
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,6 +115,29 @@ def parse_name(name: str) -> Name | None:
 def log_folder(home: Path, loop: str) -> Path:
     """The folder of a loop's log under the folder of home; not made here."""
     return home / "log" / loop
+
+
+def table_name(kind: str, loop: str) -> str:
+    """The Delta table of a loop's `predictions` or `outcomes`."""
+    return f"{kind}.{loop}"
+
+
+def segment_paths(folder: Path) -> list[Path]:
+    """The files of a folder whose name is that of a segment."""
+    return sorted(path for path in folder.glob("*-*.*") if parse_name(path.name))
+
+
+def segments_in(folder: Path, kind: str) -> Iterator[Segment]:
+    """The segments of a folder, in order of writing per writer; one that a commit deletes meanwhile is left out."""
+    for path in segment_paths(folder):
+        try:
+            yield read_segment(path, kind)
+        except FileNotFoundError:
+            renamed = path.with_suffix(".sealed")  # sealed since the folder was listed
+            if path.suffix == ".open" and renamed.exists():
+                yield read_segment(renamed, kind)
+        except Damaged:  # another version's: `commit` and `verify` say so
+            continue
 
 
 def header(kind: str, writer: str, number: int, loop: str = "") -> bytes:

@@ -1,0 +1,59 @@
+"""What ingestion says of itself: a source that was brought in, and the bad rows that wait."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+import msgspec
+
+from loopwright.records.ledger.record import Record
+
+
+class Ingested(Record, frozen=True, kw_only=True):
+    """One source brought into one table.
+
+    `digest` is the SHA-256 of its content, `version` that of the table with its rows, `reasons` the rows in quarantine
+    by reason (a row may have several), `contract` the digest of the contract that judged them. `absent` are columns that the
+    source did not have, which are null; `moment` is what columns filled with `ingested_at` hold. A source that grows has
+    what it `follows` and how far it `reached`; rows `mended` left the quarantine, by the digest of the source they came with
+    and their number in it. `already` is true when the same content was there before; then nothing was
+    added.
+    """
+
+    kind: ClassVar[str] = "ingested"
+    table: str
+    source: str
+    digest: str
+    rows: int
+    good: int
+    quarantined: int
+    reasons: dict[str, int]
+    version: int
+    contract: str
+    absent: list[str] = []
+    moment: datetime | None = None
+    follows: str = ""
+    reached: str = ""
+    mended: dict[str, list[int]] = {}
+    already: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether anything landed; a source whose every row went to quarantine did not come in."""
+        return self.good > 0 or self.already or self.rows == 0
+
+    @property
+    def file(self) -> str:
+        """The id of the source in the ledger's links."""
+        return f"file:{self.digest}:{self.source}"[:512]
+
+
+class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits in the quarantine of a table: rows by reason and by source, how many were `mended` before, the first `shown`."""
+
+    table: str
+    rows: int
+    mended: int
+    by_reason: dict[str, int]
+    by_source: dict[str, int]
+    shown: list[dict[str, Any]]
+    file: str = ""
