@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from loopwright.cli.main import run
+from loopwright.develop import features as graphs
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.home import Home
 from loopwright.records.settings import Settings
@@ -211,3 +212,29 @@ def test_the_command_shows_it_and_its_exit_code_says_it(home: Home, tmp_path: Pa
     assert answer["ok"] is False
     assert [i["name"] for i in answer["items"] if i["warning"]] == ["column refund", "feature order"]
     assert len(answer["sample"]) == 3
+
+
+def test_number_of_graphs_built_does_not_grow_with_the_columns(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds: list[int] = []
+    build = graphs.build
+
+    def counted(*parts: Any) -> bytes:
+        builds.append(1)
+        return build(*parts)
+
+    monkeypatch.setattr(graphs, "build", counted)
+    counts = []
+    for width in (1, 12):
+        features = ", ".join(f'"x{i}": f.x{i}' for i in range(width))
+        text = LOOP.replace("FEATURES", f"{{{features}}}").replace("LABEL", "returned")
+        columns = ", ".join(f'"x{i}": Column("float")' for i in range(width))
+        folder = tmp_path / f"wide-{width}"
+        folder.mkdir()
+        (folder / "loop.py").write_text(text.replace("WEIGHTS", "").replace('"refund":', f'{columns}, "refund":'))
+        checked = check(home, str(folder))
+        assert len(checked.features) == width
+        counts.append(len(builds))
+        builds.clear()
+    assert counts[0] == counts[1] > 0
