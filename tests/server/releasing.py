@@ -45,6 +45,12 @@ def back(home: Home, package: str) -> None:
     served.follow(home)
 
 
+def gone_back(home: Home, package: str) -> None:
+    """A rollback with the ledger."""
+    released(home, package)
+    controller.rollback(home, LOOP, why="it is no better")
+
+
 def condemned(home: Home, package: str) -> None:
     """The package turns out bad."""
     released(home, package)
@@ -53,7 +59,9 @@ def condemned(home: Home, package: str) -> None:
     record_bad(home)
 
 
-STEPS: dict[str, Callable[[Home, str], None]] = {f.__name__: f for f in (released, followed, switched, back, condemned)}
+STEPS: dict[str, Callable[[Home, str], None]] = {
+    f.__name__: f for f in (released, followed, switched, back, gone_back, condemned)
+}
 
 if __name__ == "__main__":
     step, folder, digest = sys.argv[1:]

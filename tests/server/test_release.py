@@ -27,6 +27,7 @@ from loopwright.server.deaths import record_bad, withdraw_bad
 ROOT = Path(__file__).parents[2]
 
 POINTS = {
+    "release.planning": "gone_back",
     "release.intent": "released",
     "release.recorded": "released",
     "release.copied": "released",
