@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.deploy.hostile import endless
 from tests.deploy.loops import COLUMNS, LOOP, NOW, declared, model_graph, opened, package
 
 from loopwright.deploy import controller
@@ -246,3 +247,15 @@ def test_a_release_by_hand_passes_the_same_gate(home: Home, examples: pa.Table) 
     with pytest.raises(GateFailed, match="guard average_precision"):
         check_release(home, candidate(-0.05), loop=LOOP, scope=scope())
     assert [e.record.passed for e in home.ledger.find(GateResult, loop=LOOP, newest=False)] == [True, False]
+
+
+def test_a_package_that_is_endless_on_the_examples_only_does_not_pass(
+    home: Home, examples: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its golden requests are short delays, and answered at once."""
+    monkeypatch.setattr("loopwright.deploy.checks.EXAMPLES_SECONDS", 1.0)
+    made = package(home.packages, model=endless(where=30.0))
+    monkeypatch.setattr("loopwright.deploy.checks.ONE_ROW_US", 0.0)
+    result = gate(home, made, scope=scope(), examples=examples)
+    failed = {c.name: c.detail for c in result.checks if not c.passed}
+    assert failed["answers"] == "it does not answer the loop's examples in bounded time"

@@ -15,6 +15,7 @@ The rules, in this order; a package that fails the first is not touched by the o
 "Surely" keeps chance from deciding: a difference counts only when its interval excludes "no worse by the tolerance".
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loopwright.deploy.controller import serving as now_serving
+from loopwright.deploy.overrun import Overruns
 from loopwright.records import metrics
 from loopwright.records.columns import arrow_feed, segment_texts
 from loopwright.records.declarations import Guard, Objective, Scope, TimeSplit, duration
@@ -45,6 +47,10 @@ from loopwright.records.turns import LoopRecord
 SEED = 20_130_401
 LEAST_ROWS = 100
 ONE_ROW_US = 50_000.0
+EXAMPLES_SECONDS = 60.0
+"""So long, and `ONE_ROW_US` for each row, may a package take for the examples that it is judged on: it may be slow on them only."""
+
+OVERRUNS = Overruns()
 
 Array = np.ndarray[Any, Any]
 
@@ -212,10 +218,15 @@ def _case(
             other = routed(served, rows, serving_beside, onto=output)
         except Exception as error:  # noqa: BLE001  # the runtime raises many kinds
             note = f"not compared: the serving package cannot be run on these rows ({_why(error)})"
+    run = OVERRUNS.begin(time.perf_counter() + EXAMPLES_SECONDS + rows.num_rows * ONE_ROW_US / 1e6)
     try:
-        own, slices = routed(package, rows, beside, onto=output), _slices(package, rows)
+        own, slices = routed(package, rows, beside, onto=output, options=run.options), _slices(package, rows, run.options)
     except Exception as error:  # noqa: BLE001  # the runtime raises many kinds
+        if run.expired:
+            return msgspec.structs.replace(case, failed="it does not answer the loop's examples in bounded time")
         return msgspec.structs.replace(case, failed=f"it cannot be run on the loop's examples ({_why(error)})")
+    finally:
+        OVERRUNS.end(run)
     return msgspec.structs.replace(
         case,
         rows=rows.num_rows,
@@ -257,11 +268,11 @@ def _validation(examples: pa.Table, package: Package, serving: Package | None) -
     return rows, f"the serving package was trained on {seen:,} of these rows, which favours it" if seen else ""
 
 
-def _slices(package: Probed, rows: pa.Table) -> dict[str, Array]:
+def _slices(package: Probed, rows: pa.Table, options: Any) -> dict[str, Array]:
     if "slices.onnx" not in package.files:
         return {}
     graph = package.graph("slices.onnx")
-    return graph.run(arrow_feed(graph, package.columns, rows), package.manifest.slices)
+    return graph.run(arrow_feed(graph, package.columns, rows), package.manifest.slices, options)
 
 
 # --- the checks --------------------------------------------------------------------------------------------------

@@ -127,10 +127,13 @@ class Graph:
             self._call(names, {name: array[:1] for name, array in feed.items()}, options)
         return self._call(names, feed, options)
 
-    def run(self, feed: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
-        """The named outputs (all when None) for a feed by input name. Every array has the same length N in front."""
+    def run(self, feed: Mapping[str, Array], outputs: Sequence[str] | None = None, options: Any = None) -> dict[str, Array]:
+        """The named outputs (all when None) for a feed by input name. Every array has the same length N in front.
+
+        `options` are the runtime's own.
+        """
         names = self.outputs if outputs is None else list(outputs)
-        return dict(zip(names, self._run([self._outputs[n] for n in names], feed), strict=True))
+        return dict(zip(names, self._run([self._outputs[n] for n in names], feed, options), strict=True))
 
     def score(self, feed: Mapping[str, Array], options: Any = None) -> Array:
         """The output `score` (float32 [N]) for a feed: the quick way, for the request path. `options` are the runtime's own."""

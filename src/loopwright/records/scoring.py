@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,14 +18,22 @@ from loopwright.records.releases import ReleaseState
 
 
 def score(
-    package: Probed, rows: pa.Table, *, heuristic: bool = False, onto: Output | None = None, threads: int = 1
+    package: Probed,
+    rows: pa.Table,
+    *,
+    heuristic: bool = False,
+    onto: Output | None = None,
+    threads: int = 1,
+    options: Any = None,
 ) -> Answered:
     """The answers for N rows of a table with the contract's columns; values in the order of `onto`'s names, or the package's own.
+
+    `options` are the runtime's own: they can stop a run.
 
     Raises KeyError for a column that the table lacks, ValueError for a null that is not allowed.
     """
     manifest, graph = package.manifest, package.graph("heuristic.onnx" if heuristic else "model.onnx", threads=threads)
-    found = graph.run(arrow_feed(graph, package.columns, rows), [o for o in ("score", "values") if o in graph.outputs])
+    found = graph.run(arrow_feed(graph, package.columns, rows), [o for o in ("score", "values") if o in graph.outputs], options)
     rule = manifest.heuristic_threshold if heuristic else None
     given = answered(manifest.output, found["score"], found.get("values"), manifest.threshold if rule is None else rule)
     if onto is None or given.values is None or onto.names == manifest.output.names:
@@ -52,9 +60,11 @@ def beside_of(home: Home, state: ReleaseState | None) -> Beside | None:
     return Beside(state.fleet, {segment: passed[digest] for segment, digest in state.segments.items() if digest in passed})
 
 
-def routed(package: Probed, rows: pa.Table, beside: Beside | None, *, onto: Output | None = None) -> Answered:
+def routed(
+    package: Probed, rows: pa.Table, beside: Beside | None, *, onto: Output | None = None, options: Any = None
+) -> Answered:
     """The answers of a package and of those of the segments beside it for N rows, each by the one that would serve it."""
-    found = score(package, rows, onto=onto, threads=2)
+    found = score(package, rows, onto=onto, threads=2, options=options)
     if beside is None:
         return found
     of = np.array(segment_texts(rows[beside.column]), dtype=object)
@@ -62,7 +72,7 @@ def routed(package: Probed, rows: pa.Table, beside: Beside | None, *, onto: Outp
     for segment, own in beside.packages.items():
         mine = np.flatnonzero(of == segment)
         if len(mine):
-            answers = score(own, rows.take(pa.array(mine)), onto=onto or package.manifest.output, threads=2)
+            answers = score(own, rows.take(pa.array(mine)), onto=onto or package.manifest.output, threads=2, options=options)
             for name, part in parts.items():
                 part[mine] = getattr(answers, name)
     return Answered(**parts)
