@@ -270,7 +270,10 @@ def ask_until(server: Server, package: str, **changes: Any) -> None:
 
 
 def rolled_back_by_itself(home: Home, package: str, why: str) -> None:
-    until(lambda: all(m.settled for m in bad.marks(home)))
+    until(lambda: all(m.settled for m in bad.marks(home)), 60)
+    until(
+        lambda: (now := controller.serving(home, LOOP)) is not None and now.by == "loopwright", 60
+    )  # made without the ledger, told soon
     state = controller.serving(home, LOOP)
     assert state is not None
     assert (state.arms[0].package, state.action, state.by) == (package, "rollback", "loopwright")
