@@ -320,7 +320,7 @@ def of_xgboost(estimator: Any) -> Model:
     model = booster.get("gbtree", booster)["model"]
     link = _link(learner["objective"]["name"])
     targets, end = model["tree_info"], _last_tree(estimator, model)
-    weights = booster.get("weight_drop", [1.0] * len(targets))
+    weights = model.get("weight_drop") or booster.get("weight_drop") or [1.0] * len(targets)  # in the model since 3.4
     trees = list(_xgboost_trees(model["trees"][:end], targets, weights))
     base = np.array(json.loads(about["base_score"]), dtype=np.float64)
     base = np.log(base / (1 - base)) if link == "LOGISTIC" else np.log(base) if link == "EXP" else base
