@@ -7,6 +7,7 @@ PYTHON ?=
 BIN := $(VENV)/bin
 
 RESOLUTION ?= lowest-direct
+VERSION_PYTHON ?= $(BIN)/python
 # What a library's new or old version breaks first: conversion, trees, SQL, tables, the ledger, the wire, a whole loop.
 VERSION_TESTS := tests/develop/test_agreement.py tests/develop/test_convert.py tests/develop/test_trees.py tests/develop/test_features.py \
   tests/records/test_expression.py tests/records/test_lake.py tests/records/ledger tests/data/test_ingest.py tests/data/test_examples.py \
@@ -52,9 +53,9 @@ pins: $(VENV)/.uv ## renew constraints.txt: the newest versions that pyproject.t
 	printf '%s\n' uv hatchling editables | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
 	  --extra dev --output-file constraints.txt pyproject.toml -
 
-test-versions: $(VENV)/.uv ## a part of the suite on other versions: RESOLUTION=lowest-direct (default) or highest
-	@echo "installing loopwright[dev], --resolution $(RESOLUTION), into $(VENV)-$(RESOLUTION)"
-	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-$(RESOLUTION)
+test-versions: $(VENV)/.uv ## a part of the suite on other versions: RESOLUTION=lowest-direct (default) or highest; VERSION_PYTHON=another Python
+	@echo "installing loopwright[dev], --resolution $(RESOLUTION), into $(VENV)-$(RESOLUTION) with $$($(VERSION_PYTHON) --version)"
+	@$(BIN)/uv venv --quiet --clear --python $(VERSION_PYTHON) $(VENV)-$(RESOLUTION)
 	@$(BIN)/uv pip install --quiet --python $(VENV)-$(RESOLUTION)/bin/python --resolution $(RESOLUTION) -e '.[dev]'
 	$(VENV)-$(RESOLUTION)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(VERSION_TESTS) $(ARGS)
 

@@ -172,6 +172,8 @@ def test_every_guarantee_names_its_check() -> None:
     text = (ROOT / "docs" / "guarantees.md").read_text()
     promises = dict(re.findall(r"^\| (S\d+) \|(.*)\|$", text, re.MULTILINE))
     assert sorted(promises, key=lambda s: int(s[1:])) == [f"S{i}" for i in range(1, len(promises) + 1)]
+    rows = [row.split("|")[1] for row in text.splitlines() if row.startswith("| ") and not row.startswith(("| # ", "| --- "))]
+    assert [row for row in set(rows) if rows.count(row) > 1 and row.strip() not in ("promise", "rule")] == []
     assert [p for p, row in promises.items() if "`tests/" not in row and "not yet" not in row] == []
     missing = [
         f"{file}::{test}"
