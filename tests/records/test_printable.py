@@ -4,7 +4,7 @@ import sys
 import msgspec
 import pytest
 
-from loopwright.records.printable import printable, printable_json
+from loopwright.records.printable import encoded, printable, printable_json
 
 ODD = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if not c.isprintable())
 
@@ -51,3 +51,13 @@ def test_printable_json_is_the_same_value_without_control_characters() -> None:
     assert "\x9b" not in document
     assert "\u202e" not in document
     assert "👍" in document
+
+
+def test_encoded_takes_names_of_files_that_are_no_utf8() -> None:
+    class Said(msgspec.Struct):
+        where: str
+        more: list[dict[str, float]]
+
+    assert encoded(Said("Größe", [])) == msgspec.json.encode(Said("Größe", []))
+    odd = Said("packages/\udcff", [{"\udc80": float("nan")}])
+    assert json.loads(encoded(odd)) == {"where": r"packages/\udcff", "more": [{r"\udc80": None}]}

@@ -110,3 +110,10 @@ def test_standard_variables_of_opentelemetry_count_where_ours_are_not_set(
 def test_private_networks_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(SettingInvalid, match="LOOPWRIGHT_ALLOW_PRIVATE"):
         load_settings(environ={"LOOPWRIGHT_ALLOW_PRIVATE": text})
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1:80", "cafe:80", "::1::"])
+def test_host_with_a_port_is_refused(name: str) -> None:
+    with pytest.raises(SettingInvalid, match="without port"):
+        load_settings({}, {"LOOPWRIGHT_HOSTS": name})
+    assert load_settings({}, {"LOOPWRIGHT_HOSTS": "::1,10.0.0.7"}).hosts == ("::1", "10.0.0.7")

@@ -85,12 +85,25 @@ def test_guesses_of_a_client_are_bounded_and_those_of_others_are_not() -> None:
     assert six.count(401) == 20
 
 
+def test_guesses_of_one_client_shut_out_nobody_who_shares_its_address() -> None:
+    clock = SimulatedClock(datetime(2026, 1, 1, tzinfo=UTC))
+    weak = "a" * 20
+    for token, later in ((TOKEN, 0), (weak, 429)):  # a weak token could be guessed by way of its owner's address
+        access = Access(settings("127.0.0.1", token), always=True, clock=clock)
+        assert access.refuse("read", bearer(token), "127.0.0.1") == 0
+        answers = [access.refuse("read", bearer(f"guess {i}"), "127.0.0.1") for i in range(100)]
+        assert (answers.count(401), answers.count(429)) == (20, 80)
+        assert access.refuse("read", bearer(token), "127.0.0.1") == later
+        assert access.refuse("read", bearer(token), "10.0.0.9") == 0
+
+
 def test_clients_that_guessed_are_remembered_up_to_a_bound() -> None:
     clock = SimulatedClock(datetime(2026, 1, 1, tzinfo=UTC))
     guesses = Guesses(clock)
     for i in range(MAX_CLIENTS + 50):
         guesses.count(f"10.{i >> 16}.{(i >> 8) & 255}.{i & 255}")
-    assert len(guesses._left) == MAX_CLIENTS
+        guesses.proved(f"10.{i >> 16}.{(i >> 8) & 255}.{i & 255}", b"token")
+    assert len(guesses._left) == len(guesses._proven) == MAX_CLIENTS
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.9.10"])

@@ -16,6 +16,7 @@ from loopwright.deploy import controller
 from loopwright.records.errors import UsageError
 from loopwright.records.home import Home
 from loopwright.records.releases import ReleaseState
+from loopwright.records.settings import Settings
 from loopwright.server import control as door
 from loopwright.server.access import Access
 from loopwright.server.control import control, control_routes
@@ -292,3 +293,32 @@ def test_upgrade_is_ignored_and_the_arguments_read(control_client: Client, upgra
     answer = exchanged(control_client, sent + GET + b"Connection: close\r\n\r\n")
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"404", b"200"]
     assert b"nobody" in answer
+
+
+def test_client_that_leaves_amid_its_arguments_is_no_error_of_the_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/rollback",
+        "raw_path": b"/api/rollback",
+        "query_string": b"",
+        "headers": [
+            (b"host", b"localhost"),
+            (b"authorization", b"Bearer " + TOKEN.encode()),
+            (b"content-type", b"application/json"),
+        ],
+    }
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with Home(Settings(home=tmp_path, token=TOKEN)) as home:
+        asyncio.run(control(home, Access(home.settings, always=True))(scope, receive, send))
+    assert sent[0]["status"] == 400
+    assert "Traceback" not in capsys.readouterr().err

@@ -80,6 +80,19 @@ def test_secrets_in_urls_are_not_shown_and_a_webhook_that_cannot_be_called_is_no
     assert [item.ok for item in said.items if item.name == "webhook"] == [False]
 
 
+def test_doctor_says_of_tokens_what_keeps_the_server_from_starting(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    for text, word in (("ann:abc\n", "'ann'"), ("ann:0123456789abcdefg\n", ""), ("nothing", "line 1"), (None, "No such file")):
+        file.unlink(missing_ok=True) if text is None else file.write_text(text)
+        for host in ("0.0.0.0", "127.0.0.1"):
+            with Home(Settings(home=tmp_path / "home", host=host, tokens=str(file))) as home:
+                [(_, ok, detail)] = said_of(home, "exposure")
+            refused = bool(word) and (host == "0.0.0.0" or word != "'ann'")
+            assert ok == (not refused)
+            assert not refused or word in detail
+            assert "abc" not in detail
+
+
 def test_an_sqlite_that_can_lose_commits_is_a_doubt_and_no_tick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for version, doubtful in (((3, 45, 1), True), ((3, 51, 3), False)):
         monkeypatch.setattr(sqlite3, "sqlite_version_info", version)

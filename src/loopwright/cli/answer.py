@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import msgspec
-
 from loopwright.records.errors import DeclarationInvalid, LoopwrightError, NotFound, RequestInvalid, UsageError
 from loopwright.records.home import Home
-from loopwright.records.printable import printable, printable_json
+from loopwright.records.printable import encoded, printable, printable_json
 from loopwright.records.settings import load_settings
 from loopwright.verbs import Verb
 
@@ -92,7 +90,7 @@ def code_of(error: LoopwrightError) -> str:
 
 def json_text(value: Any) -> str:
     """One JSON document without control characters; NaN and infinity become null."""
-    return printable_json(msgspec.json.encode(value, enc_hook=str).decode())
+    return printable_json(encoded(value).decode())
 
 
 def _announcer(home: Home, write: Callable[[str], None], *, as_json: bool) -> Callable[[str], None]:

@@ -21,6 +21,7 @@ from loopwright.console.pages import Cached, ErrorPage, Source, Verbs, home_page
 from loopwright.console.words import FILTERS
 from loopwright.records.errors import LoopwrightError, NotFound, Overloaded, Unavailable
 from loopwright.records.ids import NAME, is_trace_id
+from loopwright.records.printable import encoded
 
 if TYPE_CHECKING:
     from loopwright.records.home import Home
@@ -144,7 +145,7 @@ def _refusal(error: LoopwrightError, *, as_json: bool) -> Response:
 
 
 def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, HEADERS, "application/json")
+    return Response(encoded(value), status, HEADERS, "application/json")
 
 
 def _html(template: str, status: int, **values: Any) -> Response:

@@ -7,6 +7,9 @@ marks that reverse or hide text make one name look like another. They are shown 
 import json
 import unicodedata
 from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 _SPACE = "Zs"
 
@@ -44,3 +47,19 @@ def printable(text: str, *, newlines: bool = False) -> str:
 def printable_json(document: str) -> str:
     r"""The same JSON value in a text without such characters: within strings they become `\u009b`."""
     return document if document.isprintable() else document.translate(_JSON)
+
+
+def encoded(value: Any) -> bytes:
+    r"""A value as JSON, whatever its texts hold: lone surrogates, as in a file name that is no UTF-8, become `\\udcff`."""
+    try:
+        return msgspec.json.encode(value, enc_hook=str)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_without_surrogates(msgspec.to_builtins(value, str_keys=True, enc_hook=str)))
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return [_without_surrogates(item) for item in value] if isinstance(value, list | tuple) else value

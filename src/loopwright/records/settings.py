@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -39,11 +39,19 @@ def _number(least: int, most: int) -> Callable[[str], int]:
 def _hosts(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
     for name in names:
-        if not _HOST.fullmatch(name):
+        if not _HOST.fullmatch(name) or (":" in name and not _is_address(name)):
             raise ValueError(
                 f"{name!r} is no host: write names or addresses without port, or `*.example.com`, with commas between"
             )
     return names
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _private(text: str) -> tuple[str, ...]:

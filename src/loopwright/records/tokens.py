@@ -1,8 +1,48 @@
-"""Which tokens are too easy to guess for an address that other machines can reach."""
+"""The tokens that callers may have, and which are too easy to guess for an address that other machines can reach."""
+
+import re
+from pathlib import Path
+
+from loopwright.records.errors import SettingInvalid
+from loopwright.records.settings import Settings
 
 MIN_CHARACTERS = 16
 MIN_DISTINCT = 8
 ADVICE = "make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`"
+
+CALLER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+"""The name of a caller."""
+
+
+def read_tokens(settings: Settings) -> dict[bytes, str]:
+    """Each token with the name that it stands for: `LOOPWRIGHT_TOKEN` has none. Raises SettingInvalid."""
+    found = {settings.token.encode(): ""} if settings.token else {}
+    if not settings.tokens:
+        return found
+    try:
+        lines = Path(settings.tokens).read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise SettingInvalid("LOOPWRIGHT_TOKENS", settings.tokens, f"cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, colon, token = (part.strip() for part in line.partition(":"))
+        if not (colon and token and CALLER.fullmatch(name)) or token.encode() in found:
+            why = f"line {number} is no `name:token`, or a token that stands there already"  # and the line is a secret
+            raise SettingInvalid("LOOPWRIGHT_TOKENS", settings.tokens, why)
+        found[token.encode()] = name
+    if not found:
+        raise SettingInvalid("LOOPWRIGHT_TOKENS", settings.tokens, "holds no token")
+    return found
+
+
+def exposed(settings: Settings) -> str:
+    """Why callers' tokens cannot guard an address beyond loopback; empty if they can. Raises SettingInvalid for a bad file of tokens."""
+    for token, name in read_tokens(settings).items():
+        if why := token_problem(token.decode(errors="replace")):
+            whose = f"the token of {name!r} (LOOPWRIGHT_TOKENS)" if name else "the token (LOOPWRIGHT_TOKEN)"
+            return f"{whose} {why}"
+    return ""
 
 
 def token_problem(token: str) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from loopwright.records.clock import Clock, RealClock
 from loopwright.records.errors import AddressRefused
 from loopwright.records.settings import Settings
-from loopwright.records.tokens import ADVICE, token_problem
-from loopwright.server.callers import Caller, claimed_name, credentials, read_tokens
+from loopwright.records.tokens import ADVICE, exposed, read_tokens, token_problem
+from loopwright.server.callers import Caller, claimed_name, credentials
 from loopwright.server.guesses import Guesses
 from loopwright.server.routes import Permission
 
@@ -37,15 +37,13 @@ def check_address(settings: Settings) -> None:
 
     Raises SettingInvalid for a bad file of tokens.
     """
-    tokens = read_tokens(settings)
+    why = exposed(settings)
     if not is_loopback(settings.host) and not settings.has_token:
         raise AddressRefused(
             f"{settings.host} can be reached from other machines: set a token (LOOPWRIGHT_TOKEN), or bind to 127.0.0.1; {ADVICE}"
         )
-    for token, name in tokens.items() if not is_loopback(settings.host) else ():
-        if why := token_problem(token.decode(errors="replace")):
-            whose = f"the token of {name!r} (LOOPWRIGHT_TOKENS)" if name else "the token (LOOPWRIGHT_TOKEN)"
-            raise AddressRefused(f"{settings.host} can be reached from other machines, and {whose} {why}: {ADVICE}")
+    if not is_loopback(settings.host) and why:
+        raise AddressRefused(f"{settings.host} can be reached from other machines, and {why}: {ADVICE}")
 
 
 class Access:
@@ -56,6 +54,7 @@ class Access:
 
     def __init__(self, settings: Settings, *, always: bool, clock: Clock | None = None) -> None:
         self._tokens = read_tokens(settings)
+        self._strong = {token for token in self._tokens if not token_problem(token.decode(errors="replace"))}
         self._guesses = Guesses(clock or RealClock())
         self._asks = bool(self._tokens) and (always or not is_loopback(settings.host))
         names = {name.lower() for name in settings.hosts}
@@ -83,11 +82,14 @@ class Access:
     def _refuse_token(self, authorization: bytes, address: str) -> int:
         if not authorization:
             return 401
+        token = credentials(authorization)[1]
         if self._guesses.are_spent(address):
-            return 429
+            # A weak one could be guessed where its owner shares the address.
+            return 0 if token in self._strong and self._guesses.has_proved(address, token) else 429
         if self._name(authorization) is None:
             self._guesses.count(address)
             return 401
+        self._guesses.proved(address, token)
         return 0
 
     def _refuse_host(self, host: bytes) -> int:

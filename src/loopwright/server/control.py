@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.routing import Route as Path_
@@ -24,6 +24,7 @@ from loopwright.console.app import routes as console_routes
 from loopwright.deploy.decode import parse
 from loopwright.records.errors import LoopwrightError, RequestInvalid, RequestMalformed, RequestTooLarge, UsageError
 from loopwright.records.home import Home
+from loopwright.records.printable import encoded
 from loopwright.records.supervision import state, states
 from loopwright.server.access import Access
 from loopwright.server.callers import Caller
@@ -114,6 +115,8 @@ def _endpoint(home: Home, access: Access, verb: Verb, slots: Mapping[str, Slots]
             arguments = _arguments(asked, given, strict=verb.changes)
             acting = home.acting_as(str(_caller(access, request))) if verb.changes else home
             return _json(await run(lambda: verb.call(acting, **arguments), verb.name))
+        except ClientDisconnect:  # in the middle of its arguments: nobody gets this
+            return _json(describe_status(400), 400)
         except LoopwrightError as error:
             status, _ = status_of(error)
             return _json(describe(error), status, {"retry-after": "1"} if status == 503 else {})
@@ -209,4 +212,4 @@ def _at_door(status: int) -> Callable[[Request, Exception], Response]:
 
 def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     more = {"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})}
-    return Response(msgspec.json.encode(value), status, more, "application/json")
+    return Response(encoded(value), status, more, "application/json")

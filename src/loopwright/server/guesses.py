@@ -1,4 +1,7 @@
-"""Wrong tokens, bounded for each client: a burst, then one a second; meanwhile its tokens are not looked at."""
+"""Wrong tokens, bounded for each client: a burst, then one a second; meanwhile its tokens are not looked at.
+
+But for those that came from there before and were right: behind a proxy or a shared address whoever guesses shuts out nobody else.
+"""
 
 import threading
 
@@ -18,6 +21,20 @@ class Guesses:
         self._clock = clock
         self._lock = threading.Lock()
         self._left: dict[str, tuple[float, float]] = {}
+        self._proven: dict[tuple[str, bytes], None] = {}
+
+    def proved(self, address: str, token: bytes) -> None:
+        """A client has sent a right token while it might guess."""
+        proof = network(address), token
+        if proof not in self._proven:
+            with self._lock:
+                self._proven[proof] = None
+                if len(self._proven) > MAX_CLIENTS:
+                    del self._proven[next(iter(self._proven))]
+
+    def has_proved(self, address: str, token: bytes) -> bool:
+        """Whether that token was right when the client sent it before."""
+        return (network(address), token) in self._proven
 
     def are_spent(self, address: str) -> bool:
         """Whether a client has to wait before another token of it is looked at."""

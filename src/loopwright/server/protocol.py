@@ -72,6 +72,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._size = 0
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; what trails a body is dropped, and bounded as headers are."""
+        if self._size >= 0:
+            super().on_header(name, value)
+            return
+        self._size -= len(name) + len(value) + 4  # below zero since the headers are whole
+        if self._size < -HEADER_BYTES:
+            self._refuse(400)
+
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is refused."""
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

@@ -17,7 +17,7 @@ from loopwright.records.ledger.record import Problem
 from loopwright.records.memory import memory_limit
 from loopwright.records.outgoing import shown
 from loopwright.records.settings import SETTINGS
-from loopwright.records.tokens import ADVICE, token_problem
+from loopwright.records.tokens import ADVICE, exposed
 from loopwright.verbs.expected import attempted, missing, serving
 from loopwright.verbs.results import Checked, CheckItem, Verified
 
@@ -83,7 +83,7 @@ def doctor(home: Home) -> Checked:
         _online(home),
         _asked("upkeep", lambda: _upkeep(home)),
         _asked("clock", lambda: _clock(home)),
-        _exposed(home),
+        _asked("exposure", lambda: _exposed(home)),
         *_webhook(home),
         *_openlineage(home),
         *_protocols(home),
@@ -286,11 +286,11 @@ def _online(home: Home) -> CheckItem:
 
 
 def _exposed(home: Home) -> CheckItem:
+    """Whether the server would start with this address and these tokens."""
     settings = home.settings
+    why = exposed(settings)  # also where the address needs none, a bad file of tokens keeps the server from starting
     if settings.host in ("127.0.0.1", "::1", "localhost"):
         return CheckItem(name="exposure", ok=True, detail="loopback only")
     if not settings.has_token:
         return CheckItem(name="exposure", ok=False, detail=f"{settings.host} without LOOPWRIGHT_TOKEN: `serve` will refuse")
-    why = token_problem(settings.token) if settings.token else ""
-    detail = f"LOOPWRIGHT_TOKEN {why}: `serve` will refuse; {ADVICE}" if why else "token set"
-    return CheckItem(name="exposure", ok=not why, detail=detail)
+    return CheckItem(name="exposure", ok=not why, detail=f"{why}: `serve` will refuse; {ADVICE}" if why else "token set")
