@@ -20,6 +20,8 @@ from loopwright.verbs.results import (
     CheckItem,
     ContractShown,
     ContractVersion,
+    ExportedPackage,
+    ExportedPort,
     Made,
     Node,
     OutcomesReport,
@@ -129,7 +131,19 @@ ANSWERS: list[tuple[Any, list[str]]] = [
     (Made(files=["loop.py"], next_steps=["loopwright check x"]), ["wrote loop.py", "next: loopwright check x"]),
     (
         OutcomesReport(loop="l", accepted=5, joined=4, pending=3, overdue=2, unmatched=1, contradicting=0, repeated=0),
-        ["accepted", "overdue"],
+        ["outcomes report", "accepted", "overdue"],
+    ),
+    (
+        ExportedPackage(
+            package="f" * 64,
+            loop="l",
+            format="onnx",
+            folder="out",
+            files=["model.onnx"],
+            inputs=[ExportedPort(name="visits", type="int64", shape=["N", 3])],
+            outputs=[ExportedPort(name="score", type="float32", shape=["N"])],
+        ),
+        ["l: package ffffffffffff as onnx", "input    visits   int64     [N, 3]", "wrote out/model.onnx"],
     ),
     (
         Quarantined(

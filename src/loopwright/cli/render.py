@@ -31,6 +31,7 @@ from loopwright.verbs.results import (
     Checked,
     ContractShown,
     DriftReport,
+    ExportedPackage,
     FleetStatus,
     History,
     LoopStatus,
@@ -98,8 +99,13 @@ def rendered(value: Any) -> RenderableType:
     if isinstance(value, list | tuple):
         return _ingested(value) if value and isinstance(value[0], Ingested) else _rows(value)
     if isinstance(value, msgspec.Struct):
-        return _facts(type(value).__name__, [(n.replace("_", " "), getattr(value, n)) for n in value.__struct_fields__])
+        return _facts(_title(type(value)), [(n.replace("_", " "), getattr(value, n)) for n in value.__struct_fields__])
     return plain(value)
+
+
+def _title(kind: type) -> str:
+    """The name of a type in words: `OutcomesReport` is "outcomes report"."""
+    return "".join(f" {c.lower()}" if c.isupper() else c for c in kind.__name__).lstrip()
 
 
 # --- words ---------------------------------------------------------------------------------------------------------
@@ -722,6 +728,18 @@ def _report(value: ReportFile) -> RenderableType:
     )
 
 
+def _exported(value: ExportedPackage) -> RenderableType:
+    """Where the files are, and each input and output with its type and shape."""
+    ports = [
+        [kind, port.name, port.type, f"[{', '.join(map(str, port.shape))}]"]
+        for kind, of in (("input", value.inputs), ("output", value.outputs))
+        for port in of
+    ]
+    files = [Text.assemble(("wrote ", "dim"), plain(f"{value.folder}/{name}")) for name in value.files]
+    title = f"{value.loop}: package {short(value.package)} as {value.format}"
+    return Group(heading(title), table(["", "name", "type", "shape"], ports), *files)
+
+
 def _made(value: Made) -> RenderableType:
     files = [Text.assemble(("wrote ", "dim"), plain(f)) for f in value.files]
     notes = [Text.assemble(("note: ", "dim"), plain(note)) for note in value.notes]
@@ -744,6 +762,7 @@ RENDERERS: dict[type, Callable[[Any], RenderableType]] = {
     ReportFile: _report,
     Tended: _tended,
     Made: _made,
+    ExportedPackage: _exported,
     Quarantined: _quarantined,
     ContractShown: _contract,
 }

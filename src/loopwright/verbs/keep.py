@@ -102,7 +102,7 @@ def _memory(home: Home) -> CheckItem:
     settings = home.settings
     asked = settings.memory * settings.workers
     there = memory_limit() // 2**20
-    detail = f"packages may take {settings.memory} MiB in each of {settings.workers} workers; {there} MiB may be used here"
+    detail = f"packages may take {settings.memory} MiB in each worker; {there} MiB may be used here"
     return CheckItem(name="memory", ok=asked <= there * 3 // 4, detail=detail)
 
 
