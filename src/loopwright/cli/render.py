@@ -18,6 +18,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from loopwright.cli.escaped import Escaped
+from loopwright.cli.states import state
 from loopwright.deploy.vitals import WorkerState
 from loopwright.records.declarations import Column
 from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel
@@ -53,31 +54,6 @@ from loopwright.verbs.results import (
 STANDINGS = {"lags": "still serves another", "refuses": "cannot switch to it"}
 """What is said of workers that do not serve what is declared."""
 
-STYLES = {
-    "ok": "green",
-    "done": "green",
-    "watch": "yellow",
-    "no data": "yellow",
-    "pending": "yellow",
-    "running": "cyan",
-    "alert": "bold red",
-    "drift": "bold red",
-    "decayed": "bold red",
-    "failed": "bold red",
-    "not yet": "dim",
-}
-SIGNS = {
-    "ok": "●",
-    "done": "●",
-    "watch": "◐",
-    "no data": "◐",
-    "pending": "◐",
-    "alert": "▲",
-    "drift": "▲",
-    "decayed": "▲",
-    "running": "◌",
-    "not yet": "○",
-}
 NEVER = "–"
 PIPE_WIDTH = 140
 ALIKE = 10
@@ -162,11 +138,6 @@ def interval(estimate: Estimate) -> str:
 def short(digest: str) -> str:
     """The first twelve digits of a digest: enough to name it in any command."""
     return digest[:12] or NEVER
-
-
-def state(word: str) -> Text:
-    """A state with its sign and colour."""
-    return Text(f"{SIGNS.get(word, '●')} {word}", style=STYLES.get(word, ""))
 
 
 def heading(text: str) -> Text:
