@@ -86,6 +86,10 @@ ANSWERS: list[tuple[Any, list[str]]] = [
         ["0 of 2 workers here serve it; 11 still serves another", "The change is recorded, but no worker here follows it"],
     ),
     (
+        switched(("down", 0)),
+        ["0 of 1 worker here serve it; one is down", "The change is recorded, but no worker here follows it"],
+    ),
+    (
         switched(("serves", 11), ("idle", 12), ("lags", 13), ("refuses", 14)),
         ["2 of 4 workers here serve it; 13 still serves another, 14 cannot switch to it"],
     ),

@@ -51,7 +51,7 @@ from loopwright.verbs.results import (
     said,
 )
 
-STANDINGS = {"lags": "still serves another", "refuses": "cannot switch to it"}
+STANDINGS = {"lags": "still serves another", "refuses": "cannot switch to it", "down": "is down"}
 """What is said of workers that do not serve what is declared."""
 
 NEVER = "–"
@@ -439,7 +439,7 @@ def _release(value: Switched) -> RenderableType:
 
 
 def _standing(workers: Iterable[WorkerState]) -> str:
-    return ", ".join(f"{w.pid} {STANDINGS[w.state]}" for w in workers if w.state in STANDINGS)
+    return ", ".join(f"{w.pid or 'one'} {STANDINGS[w.state]}" for w in workers if w.state in STANDINGS)
 
 
 def _contributions(value: Contributions | None) -> RenderableType:

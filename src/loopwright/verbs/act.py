@@ -279,7 +279,7 @@ def _switched(home: Home, state: "ReleaseState") -> Switched:
     until = home.clock.monotonic() + SWITCH_SECONDS
     copy = read(path_of(home, state.loop))
     found = [] if copy is not None and copy.state.generation > state.generation else workers(home.path, state)
-    while any(w.state == "lags" for w in found) and home.clock.monotonic() < until:
+    while any(w.state in ("lags", "down") for w in found) and home.clock.monotonic() < until:
         time.sleep(0.02)
         found = workers(home.path, state)
     return Switched(**{name: getattr(state, name) for name in state.__struct_fields__}, workers=found)

@@ -263,7 +263,7 @@ def _loop_status(
         open_alerts=alerts,
         fleet=_fleet(fleets, serving),
         damaged=set_aside(home.path, loop),
-        lagging=[w for w in workers(home.path, serving) if w.state in ("lags", "refuses")] if serving else [],
+        lagging=[w for w in workers(home.path, serving) if w.state in ("lags", "refuses", "down")] if serving else [],
         trouble=attempts.failed,
     )
 
