@@ -1,6 +1,7 @@
 """What the digest of a function's closure notices, and what it does not."""
 
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -189,6 +190,73 @@ def test_closure_digest_is_the_same_in_every_process_and_folder(tmp_path: Path) 
         )
         found.add(done.stdout)
     assert len(found) == 1
+
+
+STATEFUL = """
+import functools
+import logging
+import random
+import re
+import threading
+
+LOG = logging.getLogger(__name__)
+LOCK = threading.Lock()
+CHANCE = random.Random()
+PATTERN = re.compile("|".join(f"word{n}" for n in range(100)))
+
+
+class Slotted:
+    __slots__ = ("by",)
+
+    def __init__(self, by):
+        self.by = by
+
+
+SLOTTED = Slotted(2)
+
+
+@functools.lru_cache
+def cached(x):
+    return x + 1
+
+
+def both(x):
+    LOG.debug("%s", x)
+    with LOCK:
+        return CHANCE.random(), PATTERN.match(x), SLOTTED.by, cached(len(x))
+"""
+
+
+def stateful(source: str = STATEFUL) -> str:
+    space: dict[str, Any] = {"__name__": "stateful"}
+    exec(source, space)  # the test's own text
+    return closure_of(space["both"]).digest
+
+
+def test_closure_digest_ignores_loggers_locks_and_unseeded_generators() -> None:
+    before = stateful()
+    logging.getLogger(f"imported.later.{id(before)}").setLevel(logging.DEBUG)
+    logging.getLogger("stateful").isEnabledFor(logging.INFO)
+    assert stateful() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("range(100)", "range(101)"), ("Slotted(2)", "Slotted(3)"), ("x + 1", "x + 2")],
+    ids=["pattern", "slots", "cache"],
+)
+def test_closure_digest_changes_with_state_that_no_dict_holds(old: str, new: str) -> None:
+    assert stateful(STATEFUL.replace(old, new)) != stateful()
+
+
+def test_closure_of_a_chain_longer_than_the_recursion_limit_ends() -> None:
+    chain = "".join(f"def f{n}(x):\n    return f{n + 1}(x)\n\n" for n in range(sys.getrecursionlimit()))
+    last = f"def f{sys.getrecursionlimit()}(x):\n    return {{}}\n\nboth = f0\n"
+    assert stateful(chain + last.format(1)) != stateful(chain + last.format(2))
+    nested: list[Any] = []
+    for _ in range(sys.getrecursionlimit()):
+        nested = [nested]
+    assert closure_of(nested).digest == closure_of(nested).digest
 
 
 def test_closure_of_what_refers_to_itself_ends() -> None:

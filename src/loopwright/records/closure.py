@@ -5,11 +5,15 @@ from the function's own globals, defaults and cells, into modules beside the loo
 Code that is installed (the standard library, site-packages, loopwright itself) is known by name, and by the version of its package.
 """
 
+import copyreg
 import enum
 import functools
 import importlib.metadata
+import random
+import re
 import sys
 import types
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +24,11 @@ import numpy as np
 from loopwright.records.ids import digest
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
+_CODE = (types.FunctionType, type, types.ModuleType)
+_CHANCE = (random.Random, np.random.Generator, np.random.BitGenerator, np.random.RandomState)
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}")
+_MOST_NESTED = 50
+"""Data nested deeper is known by its type: the walk must not exceed Python's recursion limit."""
 
 
 class Closure(NamedTuple):
@@ -29,14 +38,16 @@ class Closure(NamedTuple):
     libraries: dict[str, str]
 
 
-_INCIDENTAL = frozenset({"__dict__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__", "__annotate_func__"})
+_INCIDENTAL = frozenset(
+    {"__dict__", "__module__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__", "__annotate_func__"}
+)
 """Attributes of a class that change without its behaviour; from Python 3.13 on its line is one."""
 
 
 def closure_of(declared: Any) -> Closure:
     """The closure of all functions in a declaration (or of one function)."""
     walk = _Walk()
-    text = "\n".join(walk.lines(declared))
+    text = "\n".join(walk.all_lines(declared))
     versions = {name: version for name in sorted(walk.libraries) if (version := _version(name))}
     return Closure(digest(text.encode("utf-8", "surrogatepass")), versions)
 
@@ -47,16 +58,40 @@ class _Walk:
     def __init__(self) -> None:
         self.libraries: set[str] = set()
         self._seen: dict[int, tuple[int, Any]] = {}
+        self._waiting: deque[Any] = deque()
+        self._depth = 0
+
+    def all_lines(self, value: Any) -> Iterator[str]:
+        """Lines that stand for a value and all that it reaches.
+
+        Functions, classes and modules wait for their turn: a chain of calls may be longer than Python's recursion limit.
+        """
+        yield from self.lines(value)
+        while self._waiting:
+            yield from self._of(self._waiting.popleft())
 
     def lines(self, value: Any) -> Iterator[str]:
-        """Lines that stand for a value and all that it reaches."""
+        """Lines that stand for a value; what it names of code comes later."""
         if isinstance(value, _PLAIN):
             yield repr(value)
+        elif isinstance(value, tuple | frozenset):  # not by identity: Python may make one or two of equal constants
+            yield from self._nested(value)
         elif id(value) in self._seen:
             yield f"again {self._seen[id(value)][0]}"
         else:
             self._seen[id(value)] = len(self._seen), value  # the value too, so that its id stays its own
-            yield from self._of(value)
+            if isinstance(value, _CODE):
+                self._waiting.append(value)
+                yield f"see {self._seen[id(value)][0]}"
+            else:
+                yield from self._nested(value)
+
+    def _nested(self, value: Any) -> Iterator[str]:
+        self._depth += 1
+        try:
+            yield from self._of(value) if self._depth <= _MOST_NESTED else [type(value).__qualname__]
+        finally:
+            self._depth -= 1
 
     def _of(self, value: Any) -> Iterator[str]:
         if isinstance(value, types.ModuleType):
@@ -136,7 +171,10 @@ class _Walk:
         elif isinstance(value, dict):
             yield from sorted(["\n".join(self._parts(_steady(k), v)) for k, v in value.items()])
         elif isinstance(value, set | frozenset):
-            yield from sorted("\n".join(self.lines(part)) for part in value)
+            ordered = sorted(
+                value, key=lambda part: (type(part).__qualname__, getattr(part, "__qualname__", ""), _steady(part))
+            )
+            yield from self._parts(str(len(value)), *ordered)
         elif isinstance(value, list | tuple):
             yield from self._parts(str(len(value)), *value)
         elif isinstance(value, msgspec.Struct):
@@ -145,10 +183,21 @@ class _Walk:
             yield from self._parts("values", value.to_pylist())
         elif hasattr(value, "__array__"):
             yield from self._array(value)
-        elif hasattr(value, "__dict__"):
-            yield from self._parts("state", vars(value))
-        else:
-            yield _steady(value)
+        elif hasattr(value, "__wrapped__"):
+            yield from self._parts("wrapped", value.__wrapped__)
+        elif not isinstance(value, _CHANCE):  # the state of a generator that is not seeded is another one in each process
+            yield from self._state(value)
+
+    def _state(self, value: Any) -> Iterator[str]:
+        """What `pickle` would store of a value: its own account of its state, without caches, locks and addresses."""
+        try:
+            reduce = copyreg.dispatch_table.get(type(value))
+            reduced = reduce(value) if reduce is not None else value.__reduce_ex__(4)
+            state = reduced if isinstance(reduced, str) else [list(p) if isinstance(p, Iterator) else p for p in reduced]
+        except Exception:  # noqa: BLE001  # a lock, a connection: not data; or a user's object that refuses
+            yield from self._parts("state", vars(value)) if _is_users(type(value).__module__) else [_steady(value)]
+            return
+        yield from self._parts("state", state)
 
     def _array(self, value: Any) -> Iterator[str]:
         array = np.asarray(value)
@@ -189,7 +238,7 @@ def _names(code: types.CodeType) -> Iterator[str]:
 def _steady(value: Any) -> str:
     """A value's text where it is no address in memory."""
     text = repr(value)
-    return "" if " at 0x" in text else text
+    return "" if _ADDRESS.search(text) else text
 
 
 def _version(package: str) -> str:
