@@ -66,7 +66,8 @@ SETTINGS_END = """
 | `examples/` | training sets, named by digest |
 | `reports/` | what `loopwright report` wrote |
 
-With a team: `LOOPWRIGHT_LEDGER=postgresql://...` (install `loopwright[postgres]`). Give the token by the environment: a command
+With a team: `LOOPWRIGHT_LEDGER=postgresql://...` (install `loopwright[postgres]`), from the first command on in a home: a home that had an
+SQLite ledger refuses an empty one. Special characters in user and password are percent-encoded. Give the token by the environment: a command
 line can be read by everybody on the machine.
 """
 

@@ -200,6 +200,7 @@ def package(home: Home, *, weight: float = 0.15, as_of: datetime = START, shift:
         release={},
         files={},
     )
+    assert home.ledger.count() >= 0, "opened first: a home with packages and no ledger has lost it"
     written = home.packages.write(
         manifest,
         {

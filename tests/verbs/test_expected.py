@@ -1,7 +1,9 @@
 """Each store removed, damaged or older in turn: `verify` and `doctor` never say well of it, and the others are looked at all the same."""
 
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,7 +39,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ingest(home, LANDINGS, pa.table(landings))
     world.week(0, 200)
     watch(home, loop_name=LOOP, monitor=Monitor(), retrain=Retrain(), outcome=OUTCOME, until=world.clock.now())
-    shutil.copy(folder / "home" / "ledger.db", folder / "older.db")
+    with closing(sqlite3.connect(folder / "home" / "ledger.db")) as now, closing(sqlite3.connect(folder / "older.db")) as older:
+        now.backup(older)  # a copy of the file alone would lack what waits in its log
     world.release(world.package)
     served.copy(home, LOOP)
     world.week(1, 200)
@@ -134,9 +137,14 @@ def test_a_lost_newest_commit_is_damage_and_not_an_older_version(home: Path) -> 
 
 
 @pytest.mark.parametrize("verb", [overview.status, verify, doctor])
-def test_who_only_looks_begins_no_new_ledger_in_a_home_that_had_one(home: Path, verb: Callable[[Home], object]) -> None:
+@pytest.mark.parametrize("note", [True, False], ids=["noted", "home of an earlier version"])
+def test_who_only_looks_begins_no_new_ledger_in_a_home_that_had_one(
+    home: Path, verb: Callable[[Home], object], note: bool
+) -> None:
     for path in home.glob("ledger.db*"):
         path.unlink()
+    if not note:
+        (home / "ledger.json").unlink()
     with opened(home) as opening:
         if verb is overview.status:
             with pytest.raises(LedgerUnavailable, match="restore it from a backup"):
@@ -144,6 +152,25 @@ def test_who_only_looks_begins_no_new_ledger_in_a_home_that_had_one(home: Path, 
         else:
             assert not verb(opening).ok  # type: ignore[attr-defined]  # both have it
     assert not (home / "ledger.db").exists()
+
+
+@pytest.mark.parametrize("left", ["ledger.json", "packages", "served"])
+def test_an_empty_ledger_is_not_begun_anew_where_something_tells_of_another(home: Path, left: str) -> None:
+    for path in home.glob("ledger.db*"):
+        path.unlink()
+    (home / "ledger.db").touch()  # a file cut off at its beginning
+    for name in {"packages", "served"} - {left}:
+        shutil.rmtree(home / name)
+    if left != "ledger.json":
+        (home / "ledger.json").unlink()
+    with opened(home) as opening, pytest.raises(LedgerUnavailable, match=r"is empty.*another home"):
+        opening.ledger.count()
+
+
+def test_a_home_with_nothing_but_a_ledger_file_begins_one(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").touch()  # made by a process that was killed before it made the tables
+    with opened(tmp_path) as opening:
+        assert opening.ledger.count() == 0
 
 
 def test_an_older_ledger_in_its_place_makes_no_server_go_back(home: Path) -> None:

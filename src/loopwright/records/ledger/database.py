@@ -23,7 +23,8 @@ from loopwright.records.ledger import schema
 from loopwright.records.ledger.seen import Seen
 from loopwright.records.settings import SQLITE
 
-RESTORE = "restore it from a backup; only to begin with an empty one, remove ledger.json from home"
+HAD = "this home had one (ledger.json, packages or served/ tell of it)"
+RESTORE = "restore it from a backup; to begin with an empty one, use another home (LOOPWRIGHT_HOME)"
 """What to do about a ledger that is gone."""
 
 PATIENCE_SECONDS = 30.0
@@ -46,7 +47,6 @@ class Database:
         self.seen = seen or Seen(None)
         self.seen.chain_of = self._chain_of
         self._identity: tuple[int, int] | None = None
-        self._reopening = threading.Lock()
         self.file = Path(self.url.database or "").absolute() if self.url.get_backend_name() == "sqlite" else None
         with _files():
             self._only_reads = self.file is not None and self.file.exists() and not os.access(self.file.parent, os.W_OK)
@@ -112,6 +112,7 @@ class Database:
     def _open(self) -> None:
         self._pid = os.getpid()
         self._local = threading.local()
+        self._reopening = threading.Lock()  # not the one of before a fork, which a thread of the parent may hold
         if self.file is None:
             limits = f"-c lock_timeout=30s -c statement_timeout={int(STATEMENT_SECONDS * 1000)}"
             connect: dict[str, Any] = {"connect_timeout": 5, "options": limits, "tcp_user_timeout": 30_000}
@@ -153,16 +154,17 @@ class Database:
 
     def _on_disk(self) -> tuple[int, int] | None:
         """What tells the file from another one of its name; None where there is none, or the ledger is no file."""
-        try:
-            found = self.file.stat() if self.file is not None else None
-        except FileNotFoundError:
-            return None
+        with _files():
+            try:
+                found = self.file.stat() if self.file is not None else None
+            except FileNotFoundError:
+                return None
         return (found.st_dev, found.st_ino) if found is not None else None
 
     def _bring_up_to_date(self) -> None:
         if self.file is not None and not self.file.exists():
-            if self.seen.mark() is not None:
-                raise LedgerUnavailable(f"the ledger {self.file} is gone, and this home had one: {RESTORE}")
+            if self.seen.had_ledger() and not self.file.exists():  # else another process has made both since
+                raise LedgerUnavailable(f"the ledger {self.file} is gone, and {HAD}: {RESTORE}")
             with _files():
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 os.close(
@@ -181,6 +183,8 @@ class Database:
                 raise LedgerUnavailable(
                     f"the ledger has schema {found}, and this loopwright knows {schema.VERSION}: install the newer loopwright"
                 )
+            if found is None and self.seen.had_ledger():
+                raise LedgerUnavailable(f"the ledger {self.url.database} is empty, and {HAD}: {RESTORE}")
             from loopwright.records.ledger.upgrade import upgrade
 
             upgrade(connection)
@@ -223,7 +227,7 @@ def _files() -> Iterator[None]:
 def _read_only(file: Path) -> URL:
     """The URL of a database in a folder that cannot be written, where SQLite can make none of the files beside it.
 
-    Without changes that wait in its log the file is whole (each writer checkpoints), and is read as it is.
+    Without changes that wait in its log the file is whole (the last connection that closed put them in), and is read as it is.
     """
     log = file.with_name(f"{file.name}-wal")
     whole = not log.exists() or not log.stat().st_size

@@ -42,6 +42,13 @@ class Seen:
         except (OSError, msgspec.DecodeError):
             return None
 
+    def had_ledger(self) -> bool:
+        """Whether this home had a ledger: it has the note or, from versions that made none, what only a ledger tells of."""
+        if self.path is None:
+            return False
+        made = ("packages/" + "[0-9a-f]" * 64, "served/*.json")
+        return self.path.exists() or any(True for pattern in made for _ in self.path.parent.glob(pattern))
+
     def behind(self) -> str:
         """Why this is not the ledger that was seen: an older one, or another. "" where it is."""
         mark = self.mark()
