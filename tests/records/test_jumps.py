@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from loopwright.records.clock import SimulatedClock
+from loopwright.records import jumps
+from loopwright.records.clock import RealClock, SimulatedClock
 from loopwright.records.jumps import SETTLE_SECONDS, jump, jumped
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -65,3 +66,23 @@ def test_a_mark_that_cannot_be_read_or_is_of_another_boot_is_begun_anew(tmp_path
     assert jump(tmp_path, clock) == ""
     clock.ahead = timedelta(days=1)
     assert jump(tmp_path, clock) != ""
+
+
+class ContainerClock(RealClock):
+    """The time of day of a machine, and the uptime of a container that starts when this is made."""
+
+    def __init__(self) -> None:
+        self.started = super().uptime()
+
+    def uptime(self) -> float:
+        return super().uptime() - self.started
+
+
+def test_a_container_that_starts_again_on_a_system_without_boot_id_is_no_jump(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jumps, "boot_id", lambda: "")
+    assert jump(tmp_path, RealClock()) == ""
+    assert jump(tmp_path, ContainerClock()) != "", "a process that lives through it tells"
+    monkeypatch.setattr(jumps, "_PROCESS", "process of the next container")
+    assert jump(tmp_path, ContainerClock()) == ""

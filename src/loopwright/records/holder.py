@@ -32,9 +32,9 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def dead(self) -> bool:
         """Whether it is known to have ended: on this machine before it last started, or since then."""
-        if self.here:
-            return bool(self.namespace) and self.namespace == _namespace() and _started(self.pid) != self.started
-        return False
+        if not self.here or not self.namespace or self.namespace != _namespace():
+            return False
+        return _started(self.pid) != self.started and not _hidden(self.pid)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}" if self.pid else "another process"
@@ -81,6 +81,19 @@ def _namespace() -> str:
         return str((_PROC / "self/ns/pid").readlink())
     except OSError:
         return ""
+
+
+def _hidden(pid: int) -> bool:
+    """Whether a process runs of which `/proc` tells nothing: another user's, under `hidepid`."""
+    if (_PROC / str(pid)).exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _started(pid: int) -> int | None:

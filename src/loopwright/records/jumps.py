@@ -4,6 +4,7 @@ A machine that is set to another year for some seconds must not close months of 
 difference of both clocks is kept in `home/clock.json`, and a new one counts only once it has held for `SETTLE_SECONDS`.
 """
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,10 @@ JUMP_SECONDS = 60.0
 
 SETTLE_SECONDS = 600.0
 FILE = "clock.json"
+
+_PROCESS = f"process {os.urandom(8).hex()}"
+"""Stands for the boot where the system tells none: then a start of the machine, or of a container with its own uptime, looks like a
+jump, and only the process that lived through one can tell."""
 
 
 class ClockMark(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +51,7 @@ def jumped(home: Path, clock: Clock) -> str:
 def _look(home: Path, clock: Clock) -> tuple[ClockMark, str]:
     uptime = clock.uptime()
     offset, before = clock.now().timestamp() - uptime, _read(home)
-    boot = boot_id() if isinstance(clock, RealClock) else "simulated"
+    boot = (boot_id() or _PROCESS) if isinstance(clock, RealClock) else "simulated"
     if before is None or before.boot != boot:
         return ClockMark(boot=boot, offset=offset), ""
     by = offset - before.offset
