@@ -10,7 +10,17 @@ ODD = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if not c.isprintabl
 
 
 def test_printable_leaves_words_and_spaces_of_any_script_alone() -> None:
-    for text in ("", "arr_delay 15 %", "Größe 東京 𝔸 日本 1\u00a0000 \u3000", "naïve 👍"):
+    for text in (
+        "",
+        "arr_delay 15 %",
+        "Größe 東京 𝔸 日本 1\u00a0000 \u3000",
+        "naïve 👍",
+        "می\u200cخواهم",
+        "क्\u200dष",
+        "👩🏽\u200d🚀 ❤️\u200d🔥",
+        "e\u0301",
+        "דניאל",
+    ):
         assert printable(text) == text
 
 
@@ -23,6 +33,8 @@ def test_printable_leaves_words_and_spaces_of_any_script_alone() -> None:
         ("a\rb\x08c\x7f", r"a\rb\x08c\x7f"),
         ("evil\u202egnp.exe", r"evil\u202egnp.exe"),
         ("a\u200bb\ufeff", r"a\u200bb\ufeff"),
+        ("pay\u200dpal م\u200c", r"pay\u200dpal م\u200c"),
+        ("م\u200d\u200dم\u200c\u202eم", r"م\u200d\u200dم\u200c\u202eم"),
         ("x\u2028y", r"x\u2028y"),
         ("\udc9b", r"\udc9b"),
         ("\U000e0041", r"\U000e0041"),

@@ -1,6 +1,5 @@
 """Carry out one verb: open home, call it, show the answer or the error, and say how it went as an exit code."""
 
-import errno
 import inspect
 import os
 import sys
@@ -8,19 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from loopwright.records.errors import DeclarationInvalid, LoopwrightError, NotFound, RequestInvalid, Unavailable, UsageError
+from loopwright.records.errors import DeclarationInvalid, LoopwrightError, NotFound, RequestInvalid, UsageError
 from loopwright.records.home import Home
 from loopwright.records.printable import encoded, printable, printable_json
 from loopwright.records.settings import load_settings
 from loopwright.verbs import Verb
 
 DONE, NO, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
-WRITES_SOURCE = ("init", "contract")
-"""Verbs whose files are source, to be shared as the user's umask says; what the others write is as private as home."""
+WRITES_TO_SHARE = ("init", "contract", "export")
+"""Verbs whose files (source, models for other servers) are shared as the user's umask says; what the others write is as private as home."""
 
 WRONG_USE_ERRORS = (UsageError, NotFound)
-ENVIRONMENT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
-"""Error numbers that say something about the user's files and disks, not about a fault of this code."""
 
 
 def answer(
@@ -50,15 +47,13 @@ def answer(
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None and error.errno in ENVIRONMENT:
-            return refuse(Unavailable(f"{error.filename!r} cannot be used: {error.strerror}"), as_json=as_json)
         if as_json:  # standard output promises a document; the traceback still goes to standard error
             print(json_text({"error": {"code": "internal", "message": f"{type(error).__name__}: {error}"}}))
         raise
 
 
 def _private(home: Home, verb: Verb) -> AbstractContextManager[None]:
-    return nullcontext() if verb.name in WRITES_SOURCE else home.private_files()
+    return nullcontext() if verb.name in WRITES_TO_SHARE else home.private_files()
 
 
 def is_yes(result: Any) -> bool:

@@ -139,15 +139,8 @@ class LoopNotFound(NotFound):
 class PackageNotFound(NotFound):
     """No package whose digest begins like that, or more than one."""
 
-    def __init__(
-        self,
-        name: str,
-        near: Sequence[str] = (),
-        *,
-        what: str = "package",
-        next_step: str = "list them with `loopwright leaderboard LOOP`",
-    ) -> None:
-        super().__init__(what, name, near=near, next_step=next_step)
+    def __init__(self, name: str, near: Sequence[str] = ()) -> None:
+        super().__init__("package", name, near=near, next_step="list them with `loopwright leaderboard LOOP`")
 
 
 class PredictionNotFound(NotFound):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loopwright.records.packages import Packages
 
 
-PRIVATE_FOLDER = 0o700
+PRIVATE_FOLDER, SHARED_FOLDER = 0o700, 0o770
 
 
 class Home:
@@ -89,8 +89,7 @@ class Home:
     @contextmanager
     def private_files(self) -> Iterator[None]:
         """Files that this process and its children make inside are their owner's alone, or the group's where home is shared with it."""
-        shared = self.path.is_dir() and self.path.stat().st_mode & 0o020
-        before = os.umask(0o007 if shared else 0o077)
+        before = os.umask(0o007 if self._shared else 0o077)
         try:
             yield
         finally:
@@ -101,8 +100,13 @@ class Home:
         self.make()
         path = self.path / name
         with _writing(self.path):
-            path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+            path.mkdir(mode=SHARED_FOLDER if self._shared else PRIVATE_FOLDER, parents=True, exist_ok=True)
         return path
+
+    @property
+    def _shared(self) -> bool:
+        """Whether home is shared with its group."""
+        return self.path.is_dir() and bool(self.path.stat().st_mode & 0o020)
 
     def close(self) -> None:
         """Close what was opened."""

@@ -5,6 +5,7 @@ marks that reverse or hide text make one name look like another. They are shown 
 """
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 import msgspec
 
 _SPACE = "Zs"
+_WORD = r"[^\x00-\u024f\u2000-\u206f\ufeff\ufff0-\uffff\U000e0000-\U0010ffff]"
+_JOINERS = re.compile(f"((?<={_WORD})[\u200c\u200d](?={_WORD}))")
+"""Joiners between letters of scripts that write words with them (Persian, Hindi) or parts of an emoji; elsewhere they only hide."""
 
 
 class _Escapes(dict[int, str]):
@@ -38,15 +42,17 @@ _JSON = _Escapes(lambda c: json.dumps(c)[1:-1], unchanged="\n\t\r")
 def printable(text: str, *, newlines: bool = False) -> str:
     """The text with control, formatting and unassigned characters and lone surrogates escaped; it stays one line.
 
+    Joiners within words and emoji stay.
+
     Args:
         newlines: leave line feeds and tabs as they are: for whole messages, not for a name or a cell.
     """
-    return text if text.isprintable() else text.translate(_LINES if newlines else _LINE)
+    return text if text.isprintable() else _translated(text, _LINES if newlines else _LINE)
 
 
 def printable_json(document: str) -> str:
     r"""The same JSON value in a text without such characters: within strings they become `\u009b`."""
-    return document if document.isprintable() else document.translate(_JSON)
+    return document if document.isprintable() else _translated(document, _JSON)
 
 
 def encoded(value: Any) -> bytes:
@@ -63,3 +69,9 @@ def _without_surrogates(value: Any) -> Any:
     if isinstance(value, dict):
         return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
     return [_without_surrogates(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _translated(text: str, table: _Escapes) -> str:
+    parts = _JOINERS.split(text)  # every second one is a joiner
+    parts[::2] = [part.translate(table) for part in parts[::2]]
+    return "".join(parts)

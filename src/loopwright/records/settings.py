@@ -28,10 +28,7 @@ class Setting(msgspec.Struct, frozen=True):
 
 def _number(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise ValueError("must be a whole number") from None
+        value = int(text)
         if not least <= value <= most:
             raise ValueError(f"must be between {least} and {most}")
         return value
@@ -85,7 +82,11 @@ def _folder(text: str) -> Path:
         path = Path(text).expanduser() if text.startswith("~") else Path(text)
     except RuntimeError:
         raise ValueError("this user has no home folder: write the whole path instead of `~`") from None
-    if path.exists() and not path.is_dir():
+    try:
+        is_file = path.exists() and not path.is_dir()
+    except OSError as error:
+        raise ValueError(f"cannot be looked at ({error.strerror}): name a folder that this user can reach") from None
+    if is_file:
         raise ValueError("is a file: name a folder")
     return path
 
@@ -323,9 +324,7 @@ def load_settings(overrides: Mapping[str, Any] | None = None, environ: Mapping[s
             ("LOOPWRIGHT_LAKE", "") if settings.lake else ("LOOPWRIGHT_HOME", ", or set LOOPWRIGHT_LAKE to such a folder")
         )
         raise SettingInvalid(
-            name,
-            settings.lake or str(settings.home.absolute()),
-            f"Delta tables cannot be in a path with {odd[0]!r}: use a folder without it{why}",
+            name, settings.lake_root, f"Delta tables cannot be in a path with {odd[0]!r}: use a folder without it{why}"
         )
     if settings.engine != "local":
         raise SettingInvalid("LOOPWRIGHT_ENGINE", settings.engine, "only `local` is known to this version")

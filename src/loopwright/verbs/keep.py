@@ -1,23 +1,22 @@
 """Verbs that look after what is kept: verification of every byte at rest, and the doctor."""
 
 import os
+import re
 import shlex
 import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from difflib import get_close_matches
 from functools import partial
 from typing import Literal
 
-from loopwright.records import failpoints, telemetry
+from loopwright.records import telemetry
 from loopwright.records.errors import LoopwrightError, Unavailable
 from loopwright.records.home import PRIVATE_FOLDER, Home
 from loopwright.records.jumps import JUMP_SECONDS, jumped
 from loopwright.records.ledger.record import Problem
 from loopwright.records.memory import memory_limit
 from loopwright.records.outgoing import shown
-from loopwright.records.printable import printable
 from loopwright.records.settings import SETTINGS
 from loopwright.records.tokens import ADVICE, exposed
 from loopwright.verbs.expected import attempted, missing, serving
@@ -76,7 +75,6 @@ def doctor(home: Home) -> Checked:
         *_libraries(),
         CheckItem(name="telemetry", ok=not telemetry.problem(), detail=telemetry.problem() or "of libraries: off"),
         *_settings(home),
-        *_unknown(),
         _disk(home),
         _private(home),
         _sqlite(home),
@@ -105,7 +103,7 @@ def _memory(home: Home) -> CheckItem:
     settings = home.settings
     asked = settings.memory * settings.workers
     there = memory_limit() // 2**20
-    detail = f"packages may take {settings.memory} MiB in each worker; {there} MiB may be used here"
+    detail = f"packages may take {settings.memory} MiB in each of {settings.workers} workers; {there} MiB may be used here"
     return CheckItem(name="memory", ok=asked <= there * 3 // 4, detail=detail)
 
 
@@ -128,24 +126,19 @@ def _settings(home: Home) -> list[CheckItem]:
     ]
 
 
-def _unknown() -> list[CheckItem]:
-    """Variables that look like settings and are none: a webhook misspelt is none, and nobody would be alerted."""
-    known = {*(s.env for s in SETTINGS), failpoints.VARIABLE}
-    found = []
-    for name in sorted(name for name in os.environ if name.startswith("LOOPWRIGHT_") and name not in known):
-        near = get_close_matches(name, known, 1)
-        advice = f"did you mean {near[0]}?" if near else "unset it; docs/settings.md has them all"
-        found.append(CheckItem(name=printable(name)[:80], ok=True, detail=f"is no setting: {advice}", warning=True))
-    return found
-
-
 def _shown(field: str, value: str) -> str:
     """A setting as it may be shown: whether a secret is set, of a URL where it leads, without user, password and query."""
     if field in ("token", "otlp_headers"):
         return "set" if value else "not set"
     if field in ("webhook", "openlineage", "traces", "events"):
         return shown(value)
-    return value.split("?")[0].split("@")[-1] if "://" in value else value
+    return _place(value)
+
+
+def _place(url: str) -> str:
+    """Where a database or folder is: its URL without user, password (which may hold `?`) and query; a path as it is."""
+    scheme, is_url, rest = url.partition("://")
+    return f"{scheme}://{re.sub(r'^[^:/]*(:[^@]*)?@', '', rest).partition('?')[0]}" if is_url else url
 
 
 def _disk(home: Home) -> CheckItem:
@@ -199,7 +192,7 @@ def _items(name: str, problems: list[Problem], well: str) -> CheckItem:
 
 def _ledger(home: Home) -> CheckItem:
     behind = home.ledger.seen.behind()
-    where = home.settings.ledger_url.split("?")[0].split("@")[-1]
+    where = _place(home.settings.ledger_url)
     return CheckItem(name="ledger", ok=not behind, detail=behind or f"{home.ledger.count():,} entries in {where}")
 
 
@@ -207,7 +200,7 @@ def _lake(home: Home) -> CheckItem:
     """Whether each table there is can be opened, and those that should be there are."""
     names = home.lake.names()
     unreadable = [p for name in names for p in attempted(f"table {name}", partial(_opened, home, name))]
-    where = home.settings.lake_root.split("?")[0].split("@")[-1]
+    where = _place(home.settings.lake_root)
     return _items("lake", [*unreadable, *missing(home)], f"{len(names)} tables in {where}")
 
 
