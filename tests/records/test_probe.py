@@ -1,3 +1,4 @@
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tests.deploy.test_predict import endless
 from loopwright.records.errors import PackageRefused
 from loopwright.records.package import Golden
 from loopwright.records.packages import Package, Packages
-from loopwright.records.probe import probe, probe_all
+from loopwright.records.probe import open_probed, probe, probe_all
 from loopwright.records.sandbox import Limits, Report, Task
 
 
@@ -31,6 +32,19 @@ def test_a_good_package_passes(good: Package) -> None:
     assert found.golden == 5
     assert found.max_difference <= 1e-6
     assert 0 < found.one_row_us < 1e6
+
+
+def test_mark_of_a_probe_does_not_count_where_it_was_copied_to(tmp_path: Path) -> None:
+    """It may have been made by whoever made the package."""
+    here = Packages(tmp_path / "here")
+    made = package(here)
+    here.mark_probed(made.digest)
+    assert Packages(here.folder).is_probed(made.digest)
+    shutil.copytree(here.folder, tmp_path / "there")
+    there = Packages(tmp_path / "there")
+    assert not there.is_probed(made.digest)
+    assert open_probed(there, made.digest).digest == made.digest  # probed now, and marked
+    assert Packages(there.folder).is_probed(made.digest)
 
 
 def graph(nodes: list[onnx.NodeProto], inputs: dict[str, int], **more: Any) -> bytes:

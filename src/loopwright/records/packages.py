@@ -184,7 +184,7 @@ class Packages:
         """Whether the package of that digest passed its probe (`records.probe`)."""
         if digest not in self._probed and _DIGEST.fullmatch(digest):
             with suppress(OSError):
-                if read_regular(self.folder / _PROBED / digest, MANIFEST_BYTES) == _mark():
+                if read_regular(self.folder / _PROBED / digest, MANIFEST_BYTES) == self._mark():
                     self._probed.add(digest)
         return digest in self._probed
 
@@ -195,10 +195,14 @@ class Packages:
             (self.folder / _PROBED).mkdir(exist_ok=True)
             temporary = self.folder / _PROBED / f".{digest}.{os.getpid()}.{os.urandom(4).hex()}"
             try:
-                temporary.write_bytes(_mark())
+                temporary.write_bytes(self._mark())
                 temporary.rename(self.folder / _PROBED / digest)
             finally:
                 temporary.unlink(missing_ok=True)
+
+    def _mark(self) -> bytes:
+        """What a mark holds: it counts in the folder that it was made in only, for one that came with a stranger's packages says nothing."""
+        return f"probed by rules {PROBE} in {(self.folder / _PROBED).stat().st_ino}\n".encode()
 
     def manifest(self, digest: str) -> Manifest:
         """Only the manifest, its digest checked: cheap. Raises as `read`."""
@@ -279,10 +283,6 @@ def decode_json(data: bytes, type: Any) -> Any:
     except RecursionError as error:
         raise ValueError(f"nested more than {DEPTH} deep") from error
     return msgspec.convert(_mend_estimates(plain, 1), type)
-
-
-def _mark() -> bytes:
-    return f"probed by rules {PROBE}\n".encode()
 
 
 def _mend_estimates(value: Any, depth: int) -> Any:
