@@ -73,6 +73,8 @@ def test_trailers_are_dropped_and_bounded() -> None:
             asked.data_received(b"X-Sum: 1\r\n" * 100)
         assert transport.is_closing()
         assert transport.written.startswith(b"HTTP/1.1 400")
+        assert asked.cycle is not None
+        assert asked.cycle.disconnected
         assert len(asked.headers) == 2
 
     asyncio.run(check())

@@ -148,6 +148,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._refused = True
+        if self.cycle is not None:  # whoever answers a request of before writes no more to what is closed
+            self.cycle.disconnected = True
         if self.transport.is_closing():
             return
         body = msgspec.json.encode(describe_status(status))
