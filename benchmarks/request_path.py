@@ -32,6 +32,9 @@ from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.predict import Predictor
 from loopwright.deploy.router import Router
 from loopwright.deploy.served import read
+from loopwright.deploy.suspects import FILE as SUSPECTS
+from loopwright.deploy.suspects import Suspects
+from loopwright.deploy.vitals import Vitals
 from loopwright.records.graph import Feeder, Graph
 from loopwright.records.home import Home
 from loopwright.records.package import Manifest
@@ -90,13 +93,20 @@ class Wire:
         """It never does."""
         return False
 
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """The client's address."""
+        return ("127.0.0.1", 1) if name == "peername" else default
+
 
 class Worker:
     """The whole path of one worker in this process, from the bytes of requests to the bytes of answers; only the system's sockets are not there."""
 
     def __init__(self, home: Home, body: bytes) -> None:
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-        self._router = Router(home.path, home.packages, home.online, home.clock)
+        self._folder = tempfile.TemporaryDirectory()
+        Suspects.fresh(Path(self._folder.name) / SUSPECTS).close()
+        vitals = Vitals.fresh(Path(self._folder.name) / "worker-0.vitals")
+        self._router = Router(home.path, home.packages, home.online, home.clock, vitals=vitals)
         self._router.refresh()
         metrics, access = Metrics(), Access(home.settings, always=False)
         self.plane = DataPlane(self._router, access, metrics, home.clock, version="benchmark")
@@ -127,6 +137,7 @@ class Worker:
         self.plane.close()
         self._router.close()
         self._runner.close()
+        self._folder.cleanup()
 
 
 class Nothing:
@@ -143,6 +154,10 @@ class Nothing:
     def failed(self, _request: Request, _error: Exception) -> Reply:
         """A limit was met."""
         return refusal(503)
+
+    def is_health(self, _request: Request) -> bool:
+        """No request is about health."""
+        return False
 
 
 def seconds_of(call: Callable[[], object], times: int) -> float:

@@ -56,7 +56,7 @@ DOORS = {
     "starlette": ("server/", "console/"),
     "prometheus_client": ("server/",),
     "grpc": ("server/grpc.py",),
-    "google": ("server/grpc.py", "server/spans.py"),
+    "google": ("server/grpc_messages.py", "server/spans.py"),
     "opentelemetry": ("server/spans.py",),
     "typer": ("cli/",),
     "rich": ("cli/",),

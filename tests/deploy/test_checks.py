@@ -259,3 +259,15 @@ def test_a_package_that_is_endless_on_the_examples_only_does_not_pass(
     result = gate(home, made, scope=scope(), examples=examples)
     failed = {c.name: c.detail for c in result.checks if not c.passed}
     assert failed["answers"] == "it does not answer the loop's examples in bounded time"
+
+
+def test_serving_package_that_is_endless_on_the_examples_does_not_keep_the_next_one_out(
+    home: Home, examples: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loopwright.deploy.checks.EXAMPLES_SECONDS", 5.0)
+    serving, made = package(home.packages, model=endless(where=30.0)), package(home.packages)
+    monkeypatch.setattr("loopwright.deploy.checks.ONE_ROW_US", 0.0)
+    result = gate(home, made, scope=scope(), examples=examples, serving=serving)
+    details = {c.name: c.detail for c in result.checks}
+    assert "cannot be run on these rows (it does not answer them in bounded time)" in details["guards"]
+    assert not [c for c in result.checks if c.name in ("answers", "guards") and not c.passed]

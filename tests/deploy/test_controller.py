@@ -129,6 +129,20 @@ def test_a_damaged_package_is_not_gone_back_to(home: Home) -> None:
     assert len(controller.history(home, LOOP)) == 3
 
 
+def test_damaged_local_copy_keeps_nobody_from_going_back(home: Home) -> None:
+    _, b, c = three_releases(home)
+    copy = served.path_of(home, LOOP)
+    copy.write_bytes(b"{")
+    assert controller.rollback(home, LOOP, why="x").record.arms[0].package == b
+    read = served.read(copy)
+    assert read is not None
+    assert read.state.arms[0].package == b
+    copy.write_bytes(b"{")
+    assert act.rollback(home, LOOP, why="x", request_id="again").arms[0].package == c
+    copy.write_bytes(b"{")
+    assert act.release(home, LOOP, b, why="x", request_id="next", force=True).arms[0].package == b
+
+
 def without_ledger(home: Home) -> Home:
     """The same home, its ledger at an address where nothing is."""
     settings = msgspec.structs.replace(home.settings, ledger="sqlite:////proc/no/such/ledger.db")

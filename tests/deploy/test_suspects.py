@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from loopwright.deploy.suspects import STRIKES, Suspects, fingerprint
+from loopwright.deploy.suspects import STRIKES, Suspects, encoded, fingerprint, fingerprints
 
 
 @pytest.fixture
@@ -40,3 +40,9 @@ def test_of_too_many_suspects_those_with_fewer_strikes_go(suspects: Suspects) ->
         suspects.strike(fingerprint(b"a" * 64, b"%d" % i))
     assert suspects.strikes(deadly) == STRIKES
     assert suspects.strikes(fingerprint(b"a" * 64, b"19999")) == 1
+
+
+def test_values_that_are_no_plain_data_have_no_fingerprints() -> None:
+    assert len(fingerprints(b"a" * 64, encoded([("x", 1), ("x", None)]))) == 2
+    for strange in (2**70, "\ud800", object()):
+        assert fingerprints(b"a" * 64, encoded([("x", strange)])) == ()

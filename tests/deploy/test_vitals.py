@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from tests.deploy.loops import LOOP, NOW
 
+from loopwright.deploy.suspects import encoded, fingerprints
 from loopwright.deploy.vitals import Busy, Vitals, WorkerState, note_of, workers
 from loopwright.records.releases import Arm, ReleaseState
 
@@ -97,6 +98,18 @@ def test_how_a_worker_stands_to_a_release(vitals: Vitals) -> None:
     assert [seen.stands(state(i)) for i in (2, 3)] == ["lags", "refuses"]
 
 
+def test_inputs_of_a_run_are_named_by_who_looks_whatever_their_size(vitals: Vitals) -> None:
+    small, large = [(i, "UA", None) for i in range(3)], [(i, "UA" * 20, 0.5) for i in range(10_000)]
+    for rows in (small, large):
+        place = vitals.began(note_of(GOOD), encoded(rows), 7)
+        (busy,) = vitals.busy()
+        assert busy.inputs == fingerprints(note_of(GOOD), encoded(rows))
+        assert (len(set(busy.inputs)), busy.answered) == (len(rows), 7)
+        vitals.ended(place)
+    vitals.began(note_of(GOOD), encoded(small)[:-1])  # two threads wrote into one place
+    assert [busy.inputs for busy in vitals.busy()] == [()]
+
+
 def test_every_loop_has_its_place_until_the_table_is_full(vitals: Vitals) -> None:
     states = [state(i, f"loop-{i}") for i in range(16_500)]
     for each in states:
@@ -108,6 +121,7 @@ def test_every_loop_has_its_place_until_the_table_is_full(vitals: Vitals) -> Non
 WRITES = """
 import sys
 from pathlib import Path
+from loopwright.deploy.suspects import encoded, fingerprints
 from loopwright.deploy.vitals import Vitals
 from tests.deploy.test_vitals import state
 vitals, states = Vitals(Path(sys.argv[1])), [state(1), state(2)]

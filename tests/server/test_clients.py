@@ -6,17 +6,20 @@ import struct
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from tests.deploy.loops import LOOP, flight
-from tests.server.running import Client, Server
+from tests.deploy.loops import LOOP, flight, opened, package
+from tests.server.running import Client, Server, running
 from tests.server.test_oip import KINDS, tensors_of
 from tests.services import needed
 from tritonclient.utils import InferenceServerException
 
+from loopwright.deploy import controller
+from loopwright.records.clock import RealClock
 from loopwright.records.predictions.read import find
 
 INFER = f"/v2/models/{LOOP}/infer"
@@ -233,3 +236,14 @@ def test_protocol_v1_gets_the_answers_of_predict(
     assert "delay" in refused.json["error"]
     for path in ("/v1/models/nobody", "/v1/models/nobody:predict"):
         assert client.ask("POST" if ":" in path else "GET", path, {} if ":" in path else None).status == 404
+
+
+def test_metadata_of_a_loop_named_stats_stands_before_the_statistics_of_all(tmp_path: Path) -> None:
+    home = opened(tmp_path, RealClock())
+    digest = package(home.packages, loop="stats").digest
+    controller.release(home, "stats", digest, why="first")
+    with running(home) as server:
+        client = server.data()
+        assert client.get("/v2/models/stats").json == client.get(f"/v2/models/stats/versions/{digest}").json
+        assert client.get("/v2/models/stats").json["name"] == "stats"
+        assert [one["name"] for one in client.get("/v2/models/stats/stats").json["model_stats"]] == ["stats"]

@@ -18,6 +18,7 @@ from tests.deploy.loops import EVER, LOOP, NOW_US, flight, opened, package
 from tests.server.running import TOKEN, Server, running
 from tests.server.test_oip import tensors_of
 from tests.waiting import PATIENCE_SECONDS, until
+from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc import service_pb2 as messages_of_triton
 from tritonclient.utils import InferenceServerException
 
@@ -27,10 +28,9 @@ from loopwright.records.errors import Overloaded, RequestMalformed, RequestTooLa
 from loopwright.records.ids import is_trace_id
 from loopwright.records.online.steps import Fed, pack
 from loopwright.records.predictions.read import find
-from loopwright.server import grpc as grpc_door
-from loopwright.server import grpc_limits
-from loopwright.server.grpc import messages, parse
+from loopwright.server import grpc_limits, grpc_messages
 from loopwright.server.grpc_limits import Arrivals, Late
+from loopwright.server.grpc_messages import messages, parse
 
 PREDICT = f"/loops/{LOOP}/predict"
 
@@ -96,7 +96,7 @@ def test_a_client_of_triton_asks_what_there_is(client: Any, server: Server) -> N
     assert client.is_server_live()
     assert client.is_server_ready()
     told = client.get_server_metadata()
-    assert (told.name, list(told.extensions)) == ("loopwright", [])
+    assert (told.name, list(told.extensions)) == ("loopwright", ["model_repository", "model_configuration", "statistics"])
     model = client.get_model_metadata(LOOP)
     plain = server.data().get(f"/v2/models/{LOOP}").json
     for side in ("inputs", "outputs"):
@@ -373,17 +373,77 @@ def ended(raw: socket.socket) -> bool:
     return True
 
 
+def test_grpc_model_config_is_that_of_http(client: Any, server: Server) -> None:
+    [version] = client.get_model_metadata(LOOP).versions
+    plain = server.data().get(f"/v2/models/{LOOP}/config").json
+    for model_version in ("", version[:12]):
+        config = client.get_model_config(LOOP, model_version).config
+        for side in ("input", "output"):
+            found = [
+                (t.name, model_config_pb2.DataType.Name(t.data_type), list(t.dims), getattr(t, "optional", False))
+                for t in getattr(config, side)
+            ]
+            assert found == [(t["name"], t["data_type"], t["dims"], t.get("optional", False)) for t in plain[side]]
+        for name in ("name", "platform", "backend", "default_model_filename", "max_batch_size"):
+            assert getattr(config, name) == plain[name]
+        assert config.version_policy.latest.num_versions == 1
+    for unknown in ((LOOP, "0" * 12), ("nobody", "")):
+        with pytest.raises(InferenceServerException, match="NOT_FOUND"):
+            client.get_model_config(*unknown)
+
+
+def test_grpc_repository_index_names_loops_and_load_is_unimplemented(client: Any, channel: Any) -> None:
+    [version] = client.get_model_metadata(LOOP).versions
+    index = client.get_model_repository_index().models
+    assert [(m.name, m.version, m.state, m.reason) for m in index] == [(LOOP, version, "READY", "")]
+    asked = messages_of_triton.RepositoryIndexRequest(ready=True)
+    assert [m.name for m in called(channel, asked, "RepositoryIndex").models] == [LOOP]
+    for act in (client.load_model, client.unload_model):
+        with pytest.raises(InferenceServerException, match=r"UNIMPLEMENTED.*loopwright release"):
+            act(LOOP)
+    with pytest.raises(InferenceServerException, match=r"UNIMPLEMENTED"):
+        client.load_model(LOOP, config="{}", files={"file:1/model.onnx": b"0" * 100_000})
+    assert client.is_model_ready(LOOP)
+
+
+def test_grpc_statistics_count_requests_of_both_protocols_and_all_workers(client: Any, server: Server) -> None:
+    def stats(version: str = "") -> Any:
+        [one] = client.get_inference_statistics(LOOP, version).model_stats
+        return one
+
+    before = stats()
+    client.infer(LOOP, inputs(40))
+    server.data().post(PREDICT, flight())
+    for _ in range(20):
+        with pytest.raises(InferenceServerException):
+            client.infer(LOOP, inputs(1)[:2])
+
+    def grown() -> bool:  # each worker writes its counts once a second, also those of the tests before
+        now = stats(before.version[:12])
+        assert (now.name, now.version) == (LOOP, before.version)
+        return bool(
+            now.inference_count - before.inference_count >= 41
+            and now.execution_count - before.execution_count >= 2
+            and now.inference_stats.success.count - before.inference_stats.success.count >= 2
+            and now.inference_stats.fail.count - before.inference_stats.fail.count >= 20
+            and now.inference_stats.success.ns > before.inference_stats.success.ns
+        )
+
+    until(grown, PATIENCE_SECONDS)
+    assert [s.name for s in client.get_inference_statistics().model_stats] == [LOOP]
+
+
 def test_our_messages_are_those_of_triton() -> None:
     """The same fields under the same numbers: what one writes the other reads."""
     for name, ours in messages().items():
-        theirs = getattr(messages_of_triton, name, None)
+        theirs = getattr(messages_of_triton, name, None) or getattr(model_config_pb2, name, None)
         if theirs is None or name.startswith("HealthCheck"):
             continue
         known = {f.name: f for f in theirs.DESCRIPTOR.fields}
         for field in ours.DESCRIPTOR.fields:
             assert (field.number, field.type, field.is_repeated) == (
                 known[field.name].number,
-                known[field.name].type,
+                5 if known[field.name].type == 14 else known[field.name].type,  # an enumeration is an int32 on the wire
                 known[field.name].is_repeated,
             )
     request = messages_of_triton.ModelInferRequest(model_name="a", id="b", raw_input_contents=[b"c"])
@@ -418,17 +478,17 @@ def nested(tag: int, body: bytes) -> bytes:
 def test_messages_are_bounded_before_they_are_parsed(monkeypatch: pytest.MonkeyPatch, bomb: bytes) -> None:
     """Of millions of parts no more are looked at than a message may have."""
     numbers = 0
-    read_number = grpc_door._varint
+    read_number = grpc_messages._varint
 
     def counted(body: bytes, at: int) -> tuple[int, int]:
         nonlocal numbers
         numbers += 1
         return read_number(body, at)
 
-    monkeypatch.setattr(grpc_door, "_varint", counted)
+    monkeypatch.setattr(grpc_messages, "_varint", counted)
     with pytest.raises(RequestTooLarge):
         parse("ModelInferRequest", bomb)
-    assert numbers <= 2 * (grpc_door.MOST_FIELDS_IN_ALL + 1)  # a tag and a length each
+    assert numbers <= 2 * (grpc_messages.MOST_FIELDS_IN_ALL + 1)  # a tag and a length each
 
 
 def test_large_messages_are_read_like_small_ones() -> None:

@@ -74,3 +74,19 @@ def test_errors_of_a_call_are_raised_and_free_its_slot() -> None:
                 await slots(lambda: (_ for _ in ()).throw(NotFound("loop", "x")), "page")
 
     asyncio.run(run())
+
+
+def test_slot_is_free_again_where_there_is_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def run() -> str:
+        slots = Slots(1, waiting=0, seconds=60)
+        with monkeypatch.context() as patch:
+            patch.setattr("loopwright.server.slots.start", no_thread)
+            for _ in range(3):
+                with pytest.raises(Overloaded, match="page: there is no thread to be had"):
+                    await slots(lambda: "never", "page")
+        return await slots(lambda: "done", "page")
+
+    assert asyncio.run(run()) == "done"

@@ -55,7 +55,7 @@ def repeated(states: Sequence[ReleaseState], request: str, asked: Asked) -> Rele
 
 def answered(home: Home, loop: str, request: str, asked: Asked) -> ReleaseState | None:
     """As `repeated`, from the local copy and the ledger; also where the request changed nothing."""
-    copy = served.read(served.path_of(home, loop))
+    copy = served.read_intact(served.path_of(home, loop))
     found = repeated(copy.states, request, asked) if copy is not None else None
     if found is None and request:
         states = [entry.record for entry in home.ledger.find(ReleaseState, loop=loop, newest=False)]

@@ -16,7 +16,8 @@ The rules, in this order; a package that fails the first is not touched by the o
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import msgspec
@@ -26,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loopwright.deploy.controller import serving as now_serving
-from loopwright.deploy.overrun import Overruns
+from loopwright.deploy.overrun import Overruns, Run
 from loopwright.records import metrics
 from loopwright.records.columns import arrow_feed, segment_texts
 from loopwright.records.declarations import Guard, Objective, Scope, TimeSplit, duration
@@ -214,19 +215,19 @@ def _case(
         note = f"not compared: the serving package is of another task, {served.manifest.output.task}"
     elif served is not None:
         output = together([output, served.manifest.output])
+        with _bounded(rows.num_rows) as run:
+            try:
+                other = routed(served, rows, serving_beside, onto=output, options=run.options)
+            except Exception as error:  # noqa: BLE001  # the runtime raises many kinds
+                why = "it does not answer them in bounded time" if run.expired else _why(error)
+                note = f"not compared: the serving package cannot be run on these rows ({why})"
+    with _bounded(rows.num_rows) as run:
         try:
-            other = routed(served, rows, serving_beside, onto=output)
+            own, slices = routed(package, rows, beside, onto=output, options=run.options), _slices(package, rows, run.options)
         except Exception as error:  # noqa: BLE001  # the runtime raises many kinds
-            note = f"not compared: the serving package cannot be run on these rows ({_why(error)})"
-    run = OVERRUNS.begin(time.perf_counter() + EXAMPLES_SECONDS + rows.num_rows * ONE_ROW_US / 1e6)
-    try:
-        own, slices = routed(package, rows, beside, onto=output, options=run.options), _slices(package, rows, run.options)
-    except Exception as error:  # noqa: BLE001  # the runtime raises many kinds
-        if run.expired:
-            return msgspec.structs.replace(case, failed="it does not answer the loop's examples in bounded time")
-        return msgspec.structs.replace(case, failed=f"it cannot be run on the loop's examples ({_why(error)})")
-    finally:
-        OVERRUNS.end(run)
+            if run.expired:
+                return msgspec.structs.replace(case, failed="it does not answer the loop's examples in bounded time")
+            return msgspec.structs.replace(case, failed=f"it cannot be run on the loop's examples ({_why(error)})")
     return msgspec.structs.replace(
         case,
         rows=rows.num_rows,
@@ -238,6 +239,16 @@ def _case(
         slices=slices,
         note=note,
     )
+
+
+@contextmanager
+def _bounded(rows: int) -> Iterator[Run]:
+    """A run over so many examples, with its end."""
+    run = OVERRUNS.begin(time.perf_counter() + EXAMPLES_SECONDS + rows * ONE_ROW_US / 1e6)
+    try:
+        yield run
+    finally:
+        OVERRUNS.end(run)
 
 
 def _why(error: Exception) -> str:

@@ -19,7 +19,6 @@ from loopwright.deploy.moment import read_moment
 from loopwright.deploy.segments import check_segment
 from loopwright.records import failpoints
 from loopwright.records.errors import (
-    Damaged,
     LedgerUnavailable,
     NotFound,
     PackageNotFound,
@@ -149,7 +148,7 @@ def rollback(
     """
     asked = _Asked(segment, to, why, by or home.by, expected, force, request)
     path = served.path_of(home, check_name(loop, "loop"))
-    copy = served.read(path)
+    copy = served.read_intact(path)
     if copy is None:
         plan = _planned(home, loop, asked)
         return plan if isinstance(plan, Entry) else make(home, plan)
@@ -162,7 +161,7 @@ def rollback(
         return plan
     change = plan
     with changing(home, loop):
-        now = served.read(path)
+        now = served.read_intact(path)
         if change.local or (now is not None and now.state.generation > change.expected):
             return make_locally(home, change)
         try:
@@ -209,10 +208,7 @@ def _serving_at(states: list[ReleaseState], at: datetime) -> ReleaseState | None
 
 def _record_pending(home: Home, loop: str) -> None:
     """Tell the ledger of changes that were made on this machine without it: what is planned now comes after them."""
-    try:
-        copy = served.read(served.path_of(home, loop))
-    except Damaged:  # there is nothing in it that could be told; it is written anew with the change
-        return
+    copy = served.read_intact(served.path_of(home, loop))
     if copy is not None and copy.pending:
         served.copy(home, loop)
 

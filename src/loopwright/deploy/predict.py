@@ -5,14 +5,13 @@ The server and the replay call the same `answer`, with one row or with thousands
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
-import msgspec
-
 from loopwright.deploy.context import Contexts, ContextStore
 from loopwright.deploy.overrun import Overruns
-from loopwright.deploy.suspects import STRIKES, Suspects, fingerprint
+from loopwright.deploy.suspects import STRIKES, Suspects, Values, encoded, fingerprints
 from loopwright.deploy.vitals import Vitals, note_of
 from loopwright.records.clock import Clock
 from loopwright.records.declarations import Column
@@ -40,7 +39,6 @@ QUERY_OF_DEATH = "query_of_death"
 """The flag of an answer by the heuristic, because the model overran or died on that input before (`deploy.suspects`)."""
 
 
-_encode = msgspec.msgpack.Encoder().encode
 _KNOWN: "WeakValueDictionary[frozenset[str], frozenset[str]]" = WeakValueDictionary()
 
 
@@ -96,6 +94,7 @@ class Predictor:
         self._model = ready(package, "model.onnx") if model else None
         self._heuristic = ready(package, "heuristic.onnx")
         self._seen = [c for c in self._model.graph.columns if c in manifest.request] if self._model is not None else []
+        self._pick = itemgetter(*self._seen) if len(self._seen) > 1 else None
         self._output = manifest.output
         self._least, self._most = lawful(manifest.output)
         self._times = [name for name, column in manifest.request.items() if column.type == "timestamp"]
@@ -149,7 +148,7 @@ class Predictor:
         moments, names = self._moments(at_us, count), ids
         if names is None:
             names = new_ids(self._clock.now(), count)
-        inputs = self._fingerprints(rows)
+        inputs = self._values(rows)
         flags: list[list[str]] = []
         for row, at, name in zip(rows, moments, names, strict=True):
             self._settle(row, at, name)
@@ -250,30 +249,32 @@ class Predictor:
                 flags.append(f"new_category:{name}")
         return flags
 
-    def _fingerprints(self, rows: Sequence[Mapping[str, Any]]) -> list[bytes]:
-        """For each row what stands for the values that the client sent and the model sees; none where nobody asks for them."""
+    def _values(self, rows: Sequence[Mapping[str, Any]]) -> Values:
+        """For each row the values that the client sent and the model sees; none where nobody asks for them."""
         if self._vitals is None or self._model is None:
             return []
-        seen = self._seen
         try:
-            return [fingerprint(self._note, _encode([row.get(name) for name in seen])) for row in rows]
-        except (TypeError, ValueError):  # values that are no plain data
-            return []
+            if self._pick is not None:
+                return [*map(self._pick, rows)]
+        except KeyError:  # columns that may be left out
+            pass
+        return [[row.get(name) for name in self._seen] for row in rows]
 
-    def _scores(
-        self, full: Sequence[Mapping[str, Any]], flags: list[list[str]], seconds: float, inputs: list[bytes]
-    ) -> _Numbers:
+    def _fingerprints(self, inputs: Values) -> tuple[bytes, ...]:
+        return fingerprints(self._note, encoded(inputs))
+
+    def _scores(self, full: Sequence[Mapping[str, Any]], flags: list[list[str]], seconds: float, inputs: Values) -> _Numbers:
         fair = seconds >= self.deadline / 2  # what had less is not held against the model
         until = time.perf_counter() + seconds
         suspects = self._vitals.suspects if self._vitals is not None and inputs else None
-        if not suspects or not any(strikes := [suspects.strikes(input) for input in inputs]):
-            found = self._asked(full, until, fair=fair, inputs=inputs)
+        if not suspects or not any(strikes := [suspects.strikes(input) for input in self._fingerprints(inputs)]):
+            found, bad = self._asked(full, until, fair=fair, inputs=inputs)
         else:
-            found = self._apart(full, until, suspects, strikes, fair=fair, inputs=inputs)
+            found, bad = self._apart(full, until, suspects, strikes, fair=fair, inputs=inputs)
             for marks, count in zip(flags, strikes, strict=True):
                 if count >= STRIKES:
                     marks.append(QUERY_OF_DEATH)
-        if bad := self._wrong(found):
+        if bad:
             rule = self._fall_back([full[i] for i in bad])
             for i, score, values in zip(bad, *rule, strict=True):
                 found.scores[i], found.values[i] = score, values
@@ -288,8 +289,8 @@ class Predictor:
         strikes: Sequence[int],
         *,
         fair: bool,
-        inputs: list[bytes],
-    ) -> _Numbers:
+        inputs: Values,
+    ) -> tuple[_Numbers, list[int]]:
         """Answer rows of which some are suspect: each of those alone, and queries of death not at all."""
         found = _nothing(len(full))
         clean = [i for i, count in enumerate(strikes) if not count]
@@ -300,20 +301,23 @@ class Predictor:
             now = time.perf_counter()
             share = (until - now) / left  # so that one suspect does not take the time of the others
             some, theirs = [full[i] for i in places], [inputs[i] for i in places]
-            part = self._asked(some, now + share, fair=fair and share >= self.deadline / 2, inputs=theirs)
+            part, wrong = self._asked(some, now + share, fair=fair and share >= self.deadline / 2, inputs=theirs)
             for i, score, values in zip(places, *part, strict=True):
                 found.scores[i], found.values[i] = score, values
-            if places is not clean and not self._wrong(part):
-                suspects.acquit(theirs[0])
-        return found
+            if places is not clean and not wrong:
+                suspects.acquit(self._fingerprints(theirs)[0])
+        return found, self._wrong(found)
 
-    def _asked(self, full: Sequence[Mapping[str, Any]], until: float, *, fair: bool, inputs: list[bytes]) -> _Numbers:
-        """What the model says of rows that run together, noted where the supervisor finds it if this process dies."""
+    def _asked(
+        self, full: Sequence[Mapping[str, Any]], until: float, *, fair: bool, inputs: Values
+    ) -> tuple[_Numbers, list[int]]:
+        """What the model says of rows that run together, and of which it says nothing; noted where the supervisor finds it if this process dies."""
         if time.perf_counter() >= until:
-            return _nothing(len(full))
+            return _nothing(len(full)), list(range(len(full)))
         if self._vitals is None:
-            return self._run(full, [MOST_FAILURES], until, fair=fair, inputs=inputs)
-        place = self._vitals.began(self._note, b"".join(inputs), self._answered)
+            found = self._run(full, [MOST_FAILURES], until, fair=fair, inputs=inputs)
+            return found, self._wrong(found)
+        place = self._vitals.began(self._note, encoded(inputs), self._answered)
         try:
             found = self._run(full, [MOST_FAILURES], until, fair=fair, inputs=inputs)
         finally:
@@ -321,14 +325,15 @@ class Predictor:
         bad = self._wrong(found)
         if len(bad) < len(full):
             self._answered += len(full) - len(bad)
-            self._failures = 0
-            self._failing.clear()
-            self._slow.clear()
+            if self._failures or self._failing or self._slow:
+                self._failures = 0
+                self._failing.clear()
+                self._slow.clear()
         elif fair:
             self._failed(inputs)
-        return found
+        return found, bad
 
-    def _failed(self, inputs: Sequence[bytes]) -> None:
+    def _failed(self, inputs: Values) -> None:
         """Count a run in which the model answered no row, unless it rests."""
         now = time.perf_counter()
         if self._vitals is None or self._model is None or (now < self._rests_until and not self._overran):
@@ -337,20 +342,21 @@ class Predictor:
             self._failing_since = now
         self._failures += 10 if self._overran else 1
         self._overran = False
-        self._failing.update(inputs[: DISTINCT_INPUTS - len(self._failing)])
+        self._failing.update(self._fingerprints(inputs[: DISTINCT_INPUTS - len(self._failing)]))
         one_input = self._answered >= TRUSTED_ROWS and len(self._failing) < DISTINCT_INPUTS
         if self._failures >= FAILURES and now - self._failing_since >= FAILING_SECONDS and not one_input:
             self._failures = 0
             self._vitals.fails(self.digest)
 
-    def _late(self, inputs: list[bytes]) -> None:
+    def _late(self, inputs: Values) -> None:
         """A run overran: the model rests, unless it may be the fault of this input alone."""
+        prints = self._fingerprints(inputs)
         if self._vitals is not None:
-            self._vitals.overran(self.digest, b"".join(inputs), self._answered)
-        if self._vitals is not None and inputs and self._answered >= TRUSTED_ROWS:
-            same = self._slow.intersection(inputs)
+            self._vitals.overran(self.digest, b"".join(prints), self._answered)
+        if self._vitals is not None and prints and self._answered >= TRUSTED_ROWS:
+            same = self._slow.intersection(prints)
             if same or not self._slow:
-                self._slow = same or set(inputs)
+                self._slow = same or set(prints)
                 return
         self._rests_until, self._overran = time.perf_counter() + REST_SECONDS, True
 
@@ -364,7 +370,7 @@ class Predictor:
         return bad
 
     def _run(
-        self, full: Sequence[Mapping[str, Any]], failures: list[int], until: float, *, fair: bool, inputs: list[bytes]
+        self, full: Sequence[Mapping[str, Any]], failures: list[int], until: float, *, fair: bool, inputs: Values
     ) -> _Numbers:
         """Answers, NaN where the model fails. A run that fails is halved until the rows at fault are alone, within limits."""
         if self._model is None or (self._rests_until and time.perf_counter() < self._rests_until):

@@ -114,7 +114,8 @@ class Router(Services):
                 answers = service.segments.answer(batch.rows, ids=batch.ids, at_us=microseconds(now), seconds=left)
                 for claim, place in batch.claims:
                     self._recent.keep(claim, answers[place])
-            _flag_undelivered(asks, slots, answers)
+            if any(ask.gone for ask in asks):
+                _flag_undelivered(asks, slots, answers)
             if answers or batch.again:
                 self._append(loop, "predictions", [*answers, *batch.again] if batch.again else answers)
         except Unavailable as error:

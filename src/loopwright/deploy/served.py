@@ -74,6 +74,14 @@ def read(path: Path) -> Served | None:
     return _decode(path, _bytes(path))
 
 
+def read_intact(path: Path) -> Served | None:
+    """As `read`, None also for a damaged file: nobody depends on it where the ledger answers, and the next change writes it anew."""
+    try:
+        return read(path)
+    except Damaged:
+        return None
+
+
 def _bytes(path: Path) -> bytes | None:
     try:
         return read_regular(path, MAX_BYTES)

@@ -6,8 +6,12 @@ The supervisor counts, workers look up: an input with one strike is run alone, s
 
 import mmap
 import os
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 STRIKES = 2
 _BUCKETS, _WAYS = 512, 8
@@ -15,10 +19,33 @@ _FIRST = 8  # words before the table; the first one is how many entries were eve
 _SIZE = 8 * (_FIRST + 2 * _BUCKETS * _WAYS)
 FILE = "inputs"
 
+_encode = msgspec.msgpack.Encoder().encode
+_ROWS = msgspec.msgpack.Decoder(list[msgspec.Raw])
+
+
+Values = Sequence[Sequence[Any]]
+"""For each row the values that the client sent and a package's model sees."""
+
 
 def fingerprint(package: bytes, values: bytes) -> bytes:
-    """Eight bytes that stand for the values a package's model sees of a request."""
-    return blake2b(values, digest_size=8, key=package[:64]).digest()
+    """Eight bytes that stand for the encoded values of a row and for the package."""
+    return blake2b(package + values, digest_size=8).digest()
+
+
+def encoded(values: Values) -> bytes:
+    """All values as bytes, cheap to make for each run; none where they are no plain data."""
+    try:
+        return _encode(values)
+    except (TypeError, ValueError, OverflowError):
+        return b""
+
+
+def fingerprints(package: bytes, values: bytes) -> tuple[bytes, ...]:
+    """The fingerprint of each row, of what `encoded` gave; none where that is not whole."""
+    try:
+        return tuple(fingerprint(package, bytes(row)) for row in _ROWS.decode(values))
+    except msgspec.DecodeError:
+        return ()
 
 
 class Suspects:

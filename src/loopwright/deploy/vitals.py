@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
+from struct import Struct
 from threading import Lock, get_ident
 from typing import Literal, NamedTuple
 
 import msgspec
 
-from loopwright.deploy.suspects import FILE, Suspects
+from loopwright.deploy.suspects import FILE, Suspects, fingerprints
 from loopwright.records.releases import ReleaseState
 
 Doing = Literal["loads", "answers"]
@@ -33,8 +34,11 @@ _LOADS, _ANSWERS = 8, 8 + _CELL
 _FAILING, _FAILS = _NOTES + _NOTE * _THREADS, 8
 _SERVES = 4096
 _SLOT, _SLOTS = 24, 16_384  # words: the loop, the state that it serves, the state that it could not switch to
-_INPUTS, MAX_INPUTS = _SERVES + _SLOT * _SLOTS, 10_000
-_RUN = 16 + 8 * MAX_INPUTS  # of each thread: rows that the package had answered (8), inputs that run (8), their fingerprints
+_INPUTS, MAX_BYTES = _SERVES + _SLOT * _SLOTS, 2**18
+_ENCODED, _PRINTS, _RUN_HEAD = 1, 2, Struct("QQQ")
+_RUN = (
+    24 + MAX_BYTES
+)  # of each thread: rows that the package had answered, bytes of its inputs, which form (8 each); the inputs
 _OVERRUNS, _OVERRUN, _MAX_OVERRUNS = (
     _INPUTS + _RUN * _THREADS,
     8 + 64 + 16 + 8 * 256,
@@ -72,6 +76,7 @@ class Vitals:
             self._map = mmap.mmap(file.fileno(), _SIZE)
         self._words = memoryview(self._map).cast("Q")
         self._places: dict[int, int] = {}
+        self._runs: dict[int, tuple[int, int]] = {}
         self._lock = Lock()
 
     @classmethod
@@ -138,17 +143,16 @@ class Vitals:
             self._map[place : place + _CELL] = before
 
     def began(self, note: bytes, inputs: bytes = b"", answered: int = 0) -> int:
-        """This thread asks a package: `note` is `note_of(package)`, `inputs` the fingerprints of the rows, put together.
+        """This thread asks a package: `note` is `note_of(package)`, `inputs` the rows as `suspects.encoded` makes them.
 
-        Returns what `ended` is to be given.
+        They are told apart only where somebody looks; large ones here. Returns what `ended` is to be given.
         """
-        base = self._places.get(get_ident()) or self._place()
-        run = _INPUTS + (base - _NOTES) // _NOTE * _RUN
-        inputs = inputs[: 8 * MAX_INPUTS]
-        self._map[run + 16 : run + 16 + len(inputs)] = inputs
-        self._words[run // 8] = answered
-        self._words[run // 8 + 1] = len(inputs) // 8
-        place = base + _ANSWERS
+        run, place = self._runs.get(get_ident()) or self._new_run()
+        form, size = _ENCODED, len(inputs)
+        if size > MAX_BYTES:
+            inputs, form = b"".join(fingerprints(note, inputs)), _PRINTS
+            size = len(inputs)
+        self._map[run : run + 24 + size] = _RUN_HEAD.pack(answered, size, form) + inputs
         self._map[place + 1 : place + _CELL] = note
         self._map[place] = 1
         return place
@@ -167,15 +171,21 @@ class Vitals:
                 at = place + cell
                 if self._map[at]:
                     package = self._map[at + 1 : at + _CELL].decode("ascii", "replace")
-                    run = self._run(place) if doing == "answers" else ((), 0)
+                    run = self._run(place, package) if doing == "answers" else ((), 0)
                     found.append(Busy(thread, doing, package, *run))
                     break
         return found
 
-    def _run(self, place: int) -> tuple[tuple[bytes, ...], int]:
+    def _run(self, place: int, package: str) -> tuple[tuple[bytes, ...], int]:
         run = _INPUTS + (place - _NOTES) // _NOTE * _RUN
-        answered, count = self._words[run // 8], min(self._words[run // 8 + 1], MAX_INPUTS)
-        return _split(self._map[run + 16 : run + 16 + 8 * count]), answered
+        answered, size, form = self._words[run // 8 : run // 8 + 3]
+        inputs = self._map[run + 24 : run + 24 + min(size, MAX_BYTES)]
+        return _split(inputs) if form == _PRINTS else fingerprints(note_of(package), inputs), answered
+
+    def _new_run(self) -> tuple[int, int]:
+        base = self._place()
+        found = self._runs[get_ident()] = _INPUTS + (base - _NOTES) // _NOTE * _RUN, base + _ANSWERS
+        return found
 
     def _place(self) -> int:
         """Where this thread writes; threads beyond the sixteenth share the last place."""

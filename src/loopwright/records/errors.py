@@ -46,6 +46,10 @@ class UsageError(LoopwrightError):
     """The request itself is wrong: mend it and ask again."""
 
 
+class NotSupported(UsageError):
+    """What the protocol has and this server does not do."""
+
+
 class NameInvalid(UsageError):
     """A name outside `^[a-z0-9][a-z0-9._-]{0,63}$`."""
 

@@ -15,7 +15,7 @@ from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.services import InService
 from loopwright.records import failpoints
 from loopwright.records.clock import Clock
-from loopwright.records.errors import LoopwrightError, Overloaded, RequestTooLarge, UsageError
+from loopwright.records.errors import LoopwrightError, NotSupported, Overloaded, RequestTooLarge
 from loopwright.records.ids import new_id
 from loopwright.records.log_lines import LOG
 from loopwright.records.predictions.record import Prediction
@@ -38,6 +38,8 @@ INLINE_BYTES = 64 * 1024
 _BODY_IGNORED = ("index", "load")
 _PROTOCOLS = (b"/v1/", b"/v2")
 """Where an error's answer is that of the inference protocols."""
+
+_MODEL = next(route for route in DATA_ROUTES if route.handler == "model")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -130,7 +132,7 @@ class DataPlane:
             "model_ready": self._model_ready,
             "config": self._config,
             "stats": self._stats,
-            "all_stats": self._stats,
+            "all_stats": self._all_stats,
             "index": self._index,
             "load": self._load,
             "predict_instances": self._predict_instances,
@@ -380,7 +382,15 @@ class DataPlane:
         return Reply(200, _encode(repository.index(router.loops, router.unready, router.loaded)))
 
     def _load(self, _: Request) -> Reply:
-        raise UsageError(repository.NOT_LOADED)
+        raise NotSupported(repository.NOT_LOADED)
+
+    def _all_stats(self, request: Request) -> Reply | None:
+        """Statistics of all loops, unless a loop has the name `stats`: then the path is that of its metadata."""
+        if not self._router.knows("stats"):
+            self._stats(request)
+            return None
+        request.route, request.loop = _MODEL, "stats"
+        return self.handle(request)
 
     def _stats(self, request: Request) -> None:
         """Of the loop in the path, or of those in memory."""
@@ -388,11 +398,7 @@ class DataPlane:
         self._metrics.flush()
 
         def work() -> Reply:
-            found = self._metrics.statistics()
-            told = [(service.state.loop, service.predictor.digest) for service in services]
-            return Reply(
-                200, _encode({"model_stats": [repository.statistics(loop, package, found[loop]) for loop, package in told]})
-            )
+            return Reply(200, _encode({"model_stats": repository.model_statistics(services, self._metrics.statistics())}))
 
         self.batches.aside(work, request.answer, lambda error: self.failed(request, error))
 

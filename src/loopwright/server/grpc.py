@@ -1,8 +1,8 @@
 """The Open Inference Protocol over gRPC: another door to the queue that HTTP requests wait in, in the same worker.
 
-https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/open_inference_grpc.proto, and beside it the
-standard health service (https://github.com/grpc/grpc/blob/master/doc/health-checking.md). The messages are made from the table
-below at run time. What would be a header of HTTP is metadata: authorization, x-request-id, traceparent, tracestate.
+https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/open_inference_grpc.proto, and the standard health
+service (https://github.com/grpc/grpc/blob/master/doc/health-checking.md). What would be a header of HTTP is metadata: authorization,
+x-request-id, traceparent, tracestate.
 Needs the extra `grpc`; imported only where a port is set.
 """
 
@@ -10,18 +10,14 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError
 
-from loopwright.deploy.decode import MOST_ROWS
 from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.services import InService
-from loopwright.records.errors import LoopwrightError, NotFound, Overloaded, RequestInvalid, RequestMalformed, RequestTooLarge
+from loopwright.records.errors import LoopwrightError, NotFound, NotSupported, Overloaded, RequestInvalid
 from loopwright.records.log_lines import LOG
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.supervision import Pool, Repeating
@@ -31,17 +27,13 @@ from loopwright.server.admission import SPARE_PLACES, Admission
 from loopwright.server.asking import ask, asked_id, deadline, given_id
 from loopwright.server.batches import Batches, Found
 from loopwright.server.grpc_limits import Arrivals, Late, address_of, close_excess
+from loopwright.server.grpc_messages import INLINE_BYTES, messages, parse
+from loopwright.server.grpc_repository import Repository
 from loopwright.server.http import ADDRESS_SHARE, ARRIVAL_SECONDS, CONNECTIONS, MOST_BYTES
 from loopwright.server.metrics import Metrics
 from loopwright.server.routes import Permission
 from loopwright.server.spans import Spans, Traced, traceresponse
 from loopwright.server.status import CODES, describe, status_of
-
-MOST_FIELDS, MOST_FIELDS_IN_ALL = 10_000, 500_000
-"""So many fields a message, and all that is in it, may have: millions of empty ones would take a lot of memory once they are parsed."""
-
-MOST_VARINTS = 10 * MOST_ROWS
-"""So many bytes the integers of a tensor may take, or its shape: each may be a byte there and eight in memory."""
 
 MOST_CALLS = 512
 """So many calls are answered at once, and as many may be arriving; health has places of its own."""
@@ -50,71 +42,9 @@ MOST_HEALTH_CALLS, HEALTH_SECONDS = 64, 5.0
 HANDSHAKE_SECONDS = 10
 SWEEP_SECONDS = 0.5
 LAST_CALL_SECONDS = 0.25
-INLINE_BYTES = 64 * 1024
-"""A larger message is decoded and its answer encoded in a thread, so that the others are answered meanwhile."""
-
 MOST_HELD_BYTES = 128 * 2**20
 
 _SERVICE, _HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
-_TENSOR = {"name": "1 string", "datatype": "2 string", "shape": "3 *int64", "parameters": "4 {InferParameter"}
-_MESSAGES: dict[str, dict[str, str]] = {  # message -> field -> number and type; * is repeated, { a map from text, ? one of
-    "ServerLiveRequest": {},
-    "ServerLiveResponse": {"live": "1 bool"},
-    "ServerReadyRequest": {},
-    "ServerReadyResponse": {"ready": "1 bool"},
-    "ModelReadyRequest": {"name": "1 string", "version": "2 string"},
-    "ModelReadyResponse": {"ready": "1 bool"},
-    "ServerMetadataRequest": {},
-    "ServerMetadataResponse": {"name": "1 string", "version": "2 string", "extensions": "3 *string"},
-    "ModelMetadataRequest": {"name": "1 string", "version": "2 string"},
-    "TensorMetadata": {"name": "1 string", "datatype": "2 string", "shape": "3 *int64"},
-    "ModelMetadataResponse": {
-        "name": "1 string",
-        "versions": "2 *string",
-        "platform": "3 string",
-        "inputs": "4 *TensorMetadata",
-        "outputs": "5 *TensorMetadata",
-    },
-    "InferParameter": {
-        "bool_param": "1 ?bool",
-        "int64_param": "2 ?int64",
-        "string_param": "3 ?string",
-        "double_param": "4 ?double",
-        "uint64_param": "5 ?uint64",
-    },
-    "InferTensorContents": {
-        "bool_contents": "1 *bool",
-        "int_contents": "2 *int32",
-        "int64_contents": "3 *int64",
-        "uint_contents": "4 *uint32",
-        "uint64_contents": "5 *uint64",
-        "fp32_contents": "6 *float",
-        "fp64_contents": "7 *double",
-        "bytes_contents": "8 *bytes",
-    },
-    "InferInputTensor": {**_TENSOR, "contents": "5 InferTensorContents"},
-    "InferRequestedOutputTensor": {"name": "1 string", "parameters": "2 {InferParameter"},
-    "InferOutputTensor": {**_TENSOR, "contents": "5 InferTensorContents"},
-    "ModelInferRequest": {
-        "model_name": "1 string",
-        "model_version": "2 string",
-        "id": "3 string",
-        "parameters": "4 {InferParameter",
-        "inputs": "5 *InferInputTensor",
-        "outputs": "6 *InferRequestedOutputTensor",
-        "raw_input_contents": "7 *bytes",
-    },
-    "ModelInferResponse": {
-        "model_name": "1 string",
-        "model_version": "2 string",
-        "id": "3 string",
-        "parameters": "4 {InferParameter",
-        "outputs": "5 *InferOutputTensor",
-        "raw_output_contents": "6 *bytes",
-    },
-    "HealthCheckRequest": {"service": "1 string"},
-    "HealthCheckResponse": {"status": "1 int32"},  # an enumeration on the wire is an int32: 1 serving, 2 not
-}
 _CONTENTS = {
     "BOOL": "bool_contents", "BYTES": "bytes_contents", "FP32": "fp32_contents", "FP64": "fp64_contents",
     "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
@@ -123,9 +53,6 @@ _CONTENTS = {
 """Datatype to the field that holds its elements; FP16 has none and comes raw."""
 
 _ABOUT = {"rpc.system.name": "grpc", "rpc.method": f"{_SERVICE}/ModelInfer", "rpc.response.status_code": "OK"}
-_NO_MESSAGE = "it is no message of this method"
-_FIXED = {1: 8, 5: 4}
-_VARINTS = {"InferTensorContents": range(1, 6), "InferInputTensor": (3,)}
 _STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -139,42 +66,6 @@ _STATUS = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-
-
-@cache
-def messages() -> Mapping[str, Any]:
-    """The messages of the protocol as classes, by name."""
-    file = descriptor_pb2.FileDescriptorProto(name="loopwright_inference.proto", package="inference", syntax="proto3")
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for field, told in fields.items():
-            number, type = told.split()
-            _add(message, field, int(number), type)
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    found = message_factory.GetMessageClassesForFiles([file.name], pool)
-    return {name.removeprefix("inference."): made for name, made in found.items()}
-
-
-def _add(message: Any, name: str, number: int, told: str) -> None:
-    kinds = descriptor_pb2.FieldDescriptorProto
-    type = told.lstrip("*{?")
-    field = message.field.add(name=name, number=number)
-    field.label = kinds.LABEL_REPEATED if told[0] in "*{" else kinds.LABEL_OPTIONAL
-    if told[0] == "{":
-        entry = message.nested_type.add(name=name.title().replace("_", "") + "Entry")
-        entry.options.map_entry = True
-        _add(entry, "key", 1, "string")
-        _add(entry, "value", 2, type)
-        type = f"{message.name}.{entry.name}"
-    if told[0] == "?":
-        if not message.oneof_decl:
-            message.oneof_decl.add(name="parameter_choice")
-        field.oneof_index = 0
-    if type[0].isupper():
-        field.type, field.type_name = kinds.TYPE_MESSAGE, f".inference.{type}"
-    else:
-        field.type = getattr(kinds, f"TYPE_{type.upper()}")
 
 
 class Call:
@@ -227,6 +118,7 @@ class Door:
         self._server: Any = None
         self._held, self._closing = 0, False
         self._large = Pool("large-calls", 2)
+        self._repository = Repository(router, metrics, self._service, self._aside)
 
     async def open(self, address: str) -> int:
         """Serve at `host:port`, which other workers may share; the port. To be called in the loop. Raises RuntimeError where it is taken."""
@@ -277,6 +169,7 @@ class Door:
             "ServerMetadata": ("observe", self._server_metadata),
             "ModelMetadata": ("observe", self._model_metadata),
             "ModelInfer": ("predict", self._infer),
+            **self._repository.methods,
         }
         found = {}
         for name, (permission, answer) in own.items():
@@ -345,7 +238,10 @@ class Door:
         self._metrics.failed(loop if self._router.knows(loop) else "", code)
         text: str = oip.error(describe(error))["error"]
         again = (("grpc-retry-pushback-ms", "1000"),) if status == 503 else ()
-        return _STATUS.get(status, grpc.StatusCode.INTERNAL), text[:4000], again
+        code_ = (
+            grpc.StatusCode.UNIMPLEMENTED if isinstance(error, NotSupported) else _STATUS.get(status, grpc.StatusCode.INTERNAL)
+        )
+        return code_, text[:4000], again
 
     # --- the protocol --------------------------------------------------------------------------------------------
 
@@ -365,7 +261,9 @@ class Door:
         return messages()["HealthCheckResponse"](status=1 if ready else 2)
 
     async def _server_metadata(self, _: Any, __: Any, ___: Any) -> Any:
-        return messages()["ServerMetadataResponse"](name="loopwright", version=self._version)
+        return messages()["ServerMetadataResponse"](
+            name="loopwright", version=self._version, extensions=oip.REPOSITORY_EXTENSIONS
+        )
 
     async def _service(self, loop: str, version: str) -> InService:
         await self._batches.loading.ready(loop)
@@ -417,68 +315,6 @@ class Door:
         answer = await self._aside(encoded, found) if large else encoded(found)
         self._metrics.answered(asked.model_name, time.perf_counter() - started)
         return answer
-
-
-def parse(kind: str, body: bytes) -> Any:
-    """A message of one kind. Raises RequestMalformed, RequestTooLarge."""
-    if len(body) > INLINE_BYTES:
-        _check_fields(kind, body)
-    try:
-        return messages()[kind].FromString(body)
-    except DecodeError:
-        raise RequestMalformed(_NO_MESSAGE) from None
-
-
-def _check_fields(kind: str, body: bytes) -> None:
-    """Refuse a message of more fields than it may have, before it is parsed (https://protobuf.dev/programming-guides/encoding/)."""
-    left = MOST_FIELDS_IN_ALL
-    levels = [(kind, 0, len(body))]
-    try:
-        while levels:
-            kind, at, end = levels.pop()
-            inner = _inner(kind)
-            count = min(MOST_FIELDS, left)
-            while at < end:
-                count, left = count - 1, left - 1
-                if count < 0:
-                    raise RequestTooLarge("fields", MOST_FIELDS)
-                tag, at = _varint(body, at)
-                wire = tag & 7
-                if wire == 2:
-                    length, at = _varint(body, at)
-                    if length > MOST_VARINTS and tag >> 3 in _VARINTS.get(kind, ()):
-                        raise RequestTooLarge("rows", MOST_ROWS)
-                    if tag >> 3 in inner:
-                        levels.append((inner[tag >> 3], at, min(at + length, end)))
-                    at += length
-                else:
-                    at = _varint(body, at)[1] if wire == 0 else at + _FIXED[wire]
-    except (IndexError, KeyError):
-        raise RequestMalformed(_NO_MESSAGE) from None
-
-
-@cache
-def _inner(kind: str) -> dict[int, str]:
-    """The fields of a message that are messages, or maps, by number: what they hold."""
-    found = {}
-    for told in _MESSAGES.get(kind, {}).values():
-        number, type = told.split()
-        if type.lstrip("*")[0].isupper():
-            found[int(number)] = type.lstrip("*")
-    return found
-
-
-def _varint(body: bytes, at: int) -> tuple[int, int]:
-    byte = body[at]
-    if byte < 128:
-        return byte, at + 1
-    value = byte & 127
-    for i in range(1, 10):
-        byte = body[at + i]
-        value |= (byte & 127) << 7 * i
-        if byte < 128:
-            return value, at + i + 1
-    raise IndexError
 
 
 def _headers(context: Any) -> dict[bytes, bytes]:

@@ -22,7 +22,8 @@ from loopwright.records.errors import FieldProblem, NotFound, RequestInvalid, Re
 from loopwright.records.package import Manifest, Output
 from loopwright.records.predictions.record import Contributions, Prediction
 
-EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
+REPOSITORY_EXTENSIONS = ("model_repository", "model_configuration", "statistics")
+EXTENSIONS = ("binary_tensor_data", *REPOSITORY_EXTENSIONS)
 EXPLAINED = ("contributions", "base")
 """The outputs that `explain=true` adds."""
 

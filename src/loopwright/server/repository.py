@@ -4,7 +4,7 @@ https://github.com/triton-inference-server/server/tree/main/docs/protocol (exten
 extension_statistics) and https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from loopwright.deploy.decode import parse
@@ -61,7 +61,12 @@ def _tensor(tensor: dict[str, Any]) -> dict[str, Any]:
     return {"name": tensor["name"], "data_type": f"TYPE_{datatype}", "dims": tensor["shape"]} | optional
 
 
-def statistics(loop: str, package: str, found: Statistics) -> dict[str, Any]:
+def model_statistics(services: Iterable[InService], found: Mapping[str, Statistics]) -> list[dict[str, Any]]:
+    """Statistics of each loop and the package that serves it now."""
+    return [_statistics(s.state.loop, s.predictor.digest, found.get(s.state.loop, Statistics())) for s in services]
+
+
+def _statistics(loop: str, package: str, found: Statistics) -> dict[str, Any]:
     """Statistics of one model, over all workers. Times that are not measured apart are 0."""
     nothing = {"count": 0, "ns": 0}
     success = {"count": found.requests, "ns": round(found.seconds * 1e9)}

@@ -38,7 +38,12 @@ class Slots:
         except BaseException:
             self._asked -= 1
             raise
-        done = self._start(call)
+        try:
+            done = self._start(call)
+        except RuntimeError as error:  # no thread to be had
+            self._slots.release()
+            self._asked -= 1
+            raise Overloaded(f"{what}: there is no thread to be had; try again") from error
         try:
             async with asyncio.timeout(self._seconds or None):
                 return await done

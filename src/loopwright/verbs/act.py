@@ -269,11 +269,11 @@ def _switched(home: Home, state: "ReleaseState") -> Switched:
 
     Where another change came after it (the answer to a request that is repeated) none is waited for or told of.
     """
-    from loopwright.deploy.served import path_of, read
+    from loopwright.deploy.served import path_of, read_intact
     from loopwright.deploy.vitals import workers
 
     until = home.clock.monotonic() + SWITCH_SECONDS
-    copy = read(path_of(home, state.loop))
+    copy = read_intact(path_of(home, state.loop))
     found = [] if copy is not None and copy.state.generation > state.generation else workers(home.path, state)
     while any(w.state == "lags" for w in found) and home.clock.monotonic() < until:
         time.sleep(0.02)
