@@ -199,10 +199,13 @@ import random
 import re
 import threading
 
+import pydantic
+
 LOG = logging.getLogger(__name__)
 LOCK = threading.Lock()
 CHANCE = random.Random()
 PATTERN = re.compile("|".join(f"word{n}" for n in range(100)))
+Row = pydantic.create_model("Row", by=(int, 3))
 
 
 class Slotted:
@@ -223,7 +226,7 @@ def cached(x):
 def both(x):
     LOG.debug("%s", x)
     with LOCK:
-        return CHANCE.random(), PATTERN.match(x), SLOTTED.by, cached(len(x))
+        return CHANCE.random(), PATTERN.match(x), SLOTTED.by, cached(len(x)), Row().by
 """
 
 
@@ -242,8 +245,8 @@ def test_closure_digest_ignores_loggers_locks_and_unseeded_generators() -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("range(100)", "range(101)"), ("Slotted(2)", "Slotted(3)"), ("x + 1", "x + 2")],
-    ids=["pattern", "slots", "cache"],
+    [("range(100)", "range(101)"), ("Slotted(2)", "Slotted(3)"), ("x + 1", "x + 2"), ("(int, 3)", "(int, 4)")],
+    ids=["pattern", "slots", "cache", "pydantic"],
 )
 def test_closure_digest_changes_with_state_that_no_dict_holds(old: str, new: str) -> None:
     assert stateful(STATEFUL.replace(old, new)) != stateful()

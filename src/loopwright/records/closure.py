@@ -40,8 +40,9 @@ class Closure(NamedTuple):
 
 _INCIDENTAL = frozenset(
     {"__dict__", "__module__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__", "__annotate_func__"}
+    | {"__pydantic_core_schema__", "__pydantic_validator__", "__pydantic_serializer__"}
 )
-"""Attributes of a class that change without its behaviour; from Python 3.13 on its line is one."""
+"""Attributes of a class that change without its behaviour: its line from Python 3.13 on, addresses in what pydantic makes of the fields."""
 
 
 def closure_of(declared: Any) -> Closure:
