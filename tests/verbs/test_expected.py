@@ -211,3 +211,12 @@ def test_a_ledger_file_replaced_under_an_open_one_is_opened_anew(home: Path) -> 
         with pytest.raises(LedgerUnavailable, match="is gone"):
             alerts.decide(opening, LOOP, "key", severity="info", title="", detail="")
         assert not (home / "ledger.db").exists()
+
+
+def test_a_ledger_whose_folder_cannot_be_looked_at_does_not_answer(home: Path) -> None:
+    with opened(home) as opening:
+        opening.ledger.count()
+        home.rename(home.parent / "moved")
+        home.write_text("a file")
+        with pytest.raises(LedgerUnavailable, match="Not a directory"):
+            opening.ledger.count()
