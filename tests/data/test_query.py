@@ -1,5 +1,6 @@
 """Rows out of a real PostgreSQL: its own types, and a watermark that is a time."""
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tests.postgres import Postgres
 
 from loopwright.data.bring import bring_query
 from loopwright.records.declarations import Column, Table
+from loopwright.records.errors import IngestRefused
 from loopwright.records.home import Home
 from loopwright.records.settings import Settings
 
@@ -52,3 +54,20 @@ def test_the_types_of_postgresql_come_in_and_a_time_is_a_watermark(home: Home, p
     with psycopg.connect(url) as connection:
         connection.execute("INSERT INTO orders VALUES (gen_random_uuid(), '2024-03-10 03:30:00.000001-04', 2, false, 1)")
     assert bring_query(home, ORDERS, url, QUERY, watermark="at").rows == 1
+
+
+def test_query_of_an_sqlite_file_that_is_not_there_is_refused_and_makes_none(home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "nope.db"
+    with pytest.raises(IngestRefused, match="there is no file"):
+        bring_query(home, ORDERS, f"sqlite:///{file}", "SELECT 1 AS id")
+    assert not file.exists()
+
+
+def test_query_that_gives_two_columns_one_name_is_refused(home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "orders.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE orders(id TEXT)")
+        connection.execute("INSERT INTO orders VALUES ('right')")
+    connection.close()
+    with pytest.raises(IngestRefused, match="several columns called id"):
+        bring_query(home, ORDERS, f"sqlite:///{file}", "SELECT orders.*, 'wrong' AS id FROM orders")

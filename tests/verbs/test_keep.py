@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from loopwright.records.clock import SimulatedClock
+from loopwright.records.errors import NotFound
 from loopwright.records.home import Home
 from loopwright.records.settings import Settings
 from loopwright.records.windows import Trigger
-from loopwright.verbs.keep import doctor
+from loopwright.verbs.keep import doctor, verify
 
 
 def test_an_online_table_that_does_not_answer_is_no_good_health(tmp_path: Path) -> None:
@@ -118,3 +119,9 @@ def test_the_doctor_tells_of_a_clock_that_jumped_and_of_entries_of_the_future(tm
         [(_, ok, detail)] = said_of(home, "clock")
     assert not ok
     assert "2028-01-01" in detail
+
+
+def test_verify_of_a_home_that_is_not_there_says_so_and_makes_none(tmp_path: Path) -> None:
+    with Home(Settings(home=tmp_path / "typo")) as home, pytest.raises(NotFound, match="nothing was checked"):
+        verify(home)
+    assert not (tmp_path / "typo").exists()

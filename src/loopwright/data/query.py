@@ -36,6 +36,7 @@ def open_query(url: str, query: str, folder: Path, *, watermark: Any = None, nam
         engine = sa.create_engine(_with_driver(url))
     except (sa.exc.ArgumentError, ImportError, ValueError) as error:
         raise IngestRefused(shown, f"its URL is none that SQLAlchemy knows: {_said(error, url)}") from error
+    _refuse_missing(engine.url, shown)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         aside = _Answer(file)
@@ -49,6 +50,8 @@ def _ask(engine: sa.Engine, url: str, query: str, watermark: Any, aside: "_Answe
             given = {WATERMARK: watermark} if f":{WATERMARK}" in query else {}
             answer = connection.execution_options(stream_results=True, max_row_buffer=_ROWS).execute(sa.text(query), given)
             names = list(answer.keys())
+            if repeated := sorted({n for n in names if names.count(n) > 1}):
+                raise IngestRefused(shown, f"it selects several columns called {', '.join(repeated)}: name each with AS")
             for rows in answer.partitions(_ROWS):
                 aside.add(pa.table({n: _column([row[i] for row in rows]) for i, n in enumerate(names)}))
             if not aside.count:
@@ -57,6 +60,18 @@ def _ask(engine: sa.Engine, url: str, query: str, watermark: Any, aside: "_Answe
         raise IngestRefused(shown, f"the database says: {_said(error, url)}") from error
     finally:
         engine.dispose()
+
+
+def _refuse_missing(url: sa.URL, shown: str) -> None:
+    """SQLite would begin a new, empty database where the file is not there. Raises IngestRefused."""
+    file = url.database or ""
+    if (
+        url.get_backend_name() == "sqlite"
+        and file not in ("", ":memory:")
+        and not file.startswith("file:")
+        and not Path(file).exists()
+    ):
+        raise IngestRefused(shown, f"there is no file {file}")
 
 
 def _with_driver(url: str) -> sa.URL:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Literal
 
 from loopwright.records import telemetry
-from loopwright.records.errors import LoopwrightError, Unavailable
+from loopwright.records.errors import LoopwrightError, NotFound, Unavailable
 from loopwright.records.home import PRIVATE_FOLDER, Home
 from loopwright.records.jumps import JUMP_SECONDS, jumped
 from loopwright.records.ledger.record import Problem
@@ -42,6 +42,8 @@ MOST_SAID = 3
 
 def verify(home: Home) -> Verified:
     """Check every byte at rest: logs, lake, packages, ledger and its audit chain; all damage is named, nothing is changed."""
+    if not home.path.is_dir():
+        raise NotFound("home", str(home.path), next_step="nothing was checked: name another one with --home")
     from loopwright.data.examples import verify as verify_examples
     from loopwright.records.predictions.commit import verify as verify_logs
 
