@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,21 @@ def test_migrations_make_the_schema_that_the_code_uses(ledger_url: str) -> None:
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
     engine.dispose()
+
+
+def test_a_database_without_entries_is_refused_where_home_had_a_ledger(ledger_url: str, tmp_path: Path) -> None:
+    copy = tmp_path / "home" / "served" / "loop.json"
+    copy.parent.mkdir(parents=True)
+    copy.touch()
+
+    def opened() -> Ledger:
+        return Ledger(ledger_url, clock=RealClock(), by="ada", seen=tmp_path / "home" / "ledger.json")
+
+    with pytest.raises(LedgerUnavailable, match=r"is (gone|empty), and this home had one"):
+        opened()
+    copy.unlink()
+    with closing(opened()) as ledger:
+        assert ledger.count() == 0
 
 
 def test_many_may_open_an_empty_ledger_at_once(ledger_url: str) -> None:
