@@ -1,11 +1,12 @@
 import asyncio
 import os
+import resource
 import signal
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from random import Random
 from typing import Any
@@ -29,6 +30,7 @@ from loopwright.records.ids import is_trace_id
 from loopwright.records.online.steps import Fed, pack
 from loopwright.records.predictions.read import find
 from loopwright.server import grpc_limits, grpc_messages
+from loopwright.server.admission import Admission
 from loopwright.server.grpc_limits import Arrivals, Late
 from loopwright.server.grpc_messages import messages, parse
 
@@ -573,3 +575,42 @@ def test_a_worker_that_is_killed_is_stood_in_for(server: Server) -> None:
     for _ in range(4):  # each channel is a connection of its own, to either worker
         with grpc.insecure_channel(server.state.grpc, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
             assert called(channel, typed(1), wait_for_ready=True).outputs
+
+
+def test_excess_connections_are_closed_where_no_descriptor_is_left() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening, ExitStack() as opened_:
+        port = listening.getsockname()[1]
+        clients = [opened_.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(40)]
+        accepted = [opened_.enter_context(listening.accept()[0]) for _ in range(40)]
+        with no_descriptor_left():
+            assert grpc_limits.close_excess(port, Admission(30, 1.0)) == 10
+        for client in clients:
+            client.settimeout(0.0)
+        ended = [client for client in clients if ended_by_server(client)]
+        assert len(ended) == 10
+        assert all(connection.fileno() >= 0 for connection in accepted)
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """All that are free are taken, but for the one with which the folder of descriptors is read."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 200, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        os.close(taken.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+
+
+def ended_by_server(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False

@@ -11,7 +11,7 @@ import socket
 import stat
 import struct
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -84,6 +84,7 @@ def address_of(peer: str) -> str:
 class _Connection(NamedTuple):
     silent_ms: int
     fd: int
+    peer: tuple[str | int, ...]
 
 
 def close_excess(port: int, admission: Admission) -> int:
@@ -94,29 +95,49 @@ def close_excess(port: int, admission: Admission) -> int:
         return 0
     if len(files) <= admission.per_address:
         return 0
-    with contextlib.ExitStack() as copies:
-        addresses: dict[str, list[_Connection]] = defaultdict(list)
-        for file in files:
-            with contextlib.suppress(OSError):
-                if stat.S_ISSOCK(os.fstat(file).st_mode):
-                    copy = copies.enter_context(contextlib.closing(socket.socket(fileno=os.dup(file))))
-                    if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.getsockname()[1] == port:
-                        info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-                        silent = struct.unpack_from("I", info, _LAST_DATA_RECEIVED)[0]
-                        addresses[network(copy.getpeername()[0])].append(_Connection(silent, copy.fileno()))
-        excess = _excess(list(addresses.values()), admission)
-        for fd in excess:  # a copy of the descriptor: whatever the library does meanwhile, it is this very connection
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
-                connection.shutdown(socket.SHUT_RDWR)
+    addresses: dict[str, list[_Connection]] = defaultdict(list)
+    for file in files:
+        with contextlib.suppress(OSError), _borrowed(file) as connection:
+            if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.getsockname()[1] == port:
+                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+                silent, peer = struct.unpack_from("I", info, _LAST_DATA_RECEIVED)[0], connection.getpeername()
+                addresses[network(peer[0])].append(_Connection(silent, file, peer))
+    excess = _excess(list(addresses.values()), admission)
+    for one in excess:
+        with contextlib.suppress(OSError):
+            _shut_down(one)
     return len(excess)
 
 
-def _excess(addresses: list[list[_Connection]], admission: Admission) -> list[int]:
-    """The descriptors to be shut down: of each address over its share, then of those that have most."""
+def _shut_down(one: _Connection) -> None:
+    """End this very connection: the library may have closed it meanwhile, and its number be another's. Raises OSError."""
+    copy = os.dup(one.fd)
+    try:
+        with _borrowed(copy) as connection:
+            if connection.getpeername() == one.peer:
+                connection.shutdown(socket.SHUT_RDWR)
+    finally:
+        os.close(copy)
+
+
+@contextlib.contextmanager
+def _borrowed(fd: int) -> Iterator[socket.socket]:
+    """A socket of the library, which stays open: a copy of each would take as many descriptors again. Raises OSError."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        raise OSError(f"{fd} is no socket")
+    connection = socket.socket(fileno=fd)
+    try:
+        yield connection
+    finally:
+        connection.detach()
+
+
+def _excess(addresses: list[list[_Connection]], admission: Admission) -> list[_Connection]:
+    """Those to be shut down: of each address over its share, then of those that have most."""
     closing = []
     for connections in addresses:
         connections.sort()
         while len(connections) > admission.per_address:
-            closing.append(connections.pop().fd)
+            closing.append(connections.pop())
     over = sum(map(len, addresses)) - admission.places
-    return closing + [max(addresses, key=len).pop().fd for _ in range(over)]
+    return closing + [max(addresses, key=len).pop() for _ in range(over)]
