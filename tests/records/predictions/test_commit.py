@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from tests.records.predictions.samples import prediction
 
-from loopwright.records.errors import NameInvalid
+from loopwright.records.errors import NameInvalid, Unavailable
 from loopwright.records.home import Home
 from loopwright.records.ledger.record import Problem
 from loopwright.records.predictions.commit import commit, verify
@@ -278,3 +278,19 @@ def test_another_versions_segment_waits_and_is_named(home: Home) -> None:
 def test_loops_are_named_lawfully(home: Home) -> None:
     with pytest.raises(NameInvalid):
         commit(home, "../elsewhere")
+
+
+def test_commit_waits_for_a_lake_that_is_away_and_loses_no_row(home: Home) -> None:
+    _, before = written(home, 1)
+    commit(home, "loop")
+    lake = Path(home.settings.lake_root)
+    lake.rename(lake.with_name("away"))
+    paths, after = written(home, 2)
+    with pytest.raises(Unavailable, match="put the lake back"):
+        commit(home, "loop")
+    assert all(path.exists() for path in paths)
+    assert not lake.exists()
+    lake.with_name("away").rename(lake)
+    assert commit(home, "loop").problems == []
+    assert units(home) == expected(*before, *after)
+    assert verify(home) == []

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.records import failpoints
-from loopwright.records.errors import Damaged, LogUnavailable
+from loopwright.records.errors import Damaged, LogUnavailable, Unavailable
 from loopwright.records.home import Home
 from loopwright.records.ids import check_name
 from loopwright.records.ledger.record import Problem
@@ -98,6 +98,8 @@ class _Committer:
         self.folder = log_folder(home.path, loop) / kind
         self.quarantine = self.folder / "quarantine"
         self.table = table_name(kind, loop)
+        self.committed = self.folder.with_name(f"{kind}.committed")
+        """A file that says that the lake has a table of this log."""
 
     def run(self, *, final: bool) -> int:
         """Rows newly in Delta."""
@@ -110,7 +112,22 @@ class _Committer:
         for path in sorted(self.folder.glob("*-*.*")):
             if name := parse_name(path.name):
                 segments.setdefault(name.writer, {}).setdefault(name.number, path)
+        if segments:
+            self._refuse_lost_table()
         return sum(self._writer(writer, paths) for writer, paths in segments.items())
+
+    def _refuse_lost_table(self) -> None:
+        """A lake that is away (moved, not mounted) looks empty: a new table in its place would split the log. Raises Unavailable."""
+        if self.committed.exists() and not self.home.lake.exists(self.table):
+            raise Unavailable(
+                f"rows of this log were committed to table {self.table}, which is not in the lake at {self.home.settings.lake_root}: "
+                f"put the lake back; to begin a new table instead, remove {self.committed}"
+            )
+
+    def _note_committed(self) -> None:
+        if not self.committed.exists():
+            self.committed.touch()
+            sync_folder(self.folder.parent)
 
     def _writer(self, writer: str, paths: dict[int, Path]) -> int:
         committed = cursor(self.home, self.table, writer)
@@ -154,6 +171,7 @@ class _Committer:
             else:
                 self.home.lake.settle(self.table)
             failpoints.hit("log.commit.delta")
+            self._note_committed()
         elif not ended and not any(segment.problems for segment in group):
             return 0  # empty, so no cursor was written: it stays until rows follow, or no gap would be left to find
         if ended:
