@@ -55,7 +55,7 @@ def malformed() -> list[Bad]:
         "deep list": b"[" * 100_000,
         "deep closed list": b"[" * 50_000 + b"]" * 50_000,
         "deep object": b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
-        "deep value": _raw(tail="[" * 5000 + "]" * 5000),
+        "deep value": _raw(tail="[" * 50_000 + "]" * 50_000),
         "double key": good[:-1] + b',"delay":99.0}',
         "double key, same value": good[:-1] + b',"delay":12.5}',
         "double key, escaped": good[:-1] + rb',"del\u0061y":99.0}',

@@ -278,6 +278,7 @@ CASES = [(name, "binary") for name in CLASSIFIERS if name not in SEVERAL]
 CASES += [(name, "multiclass") for name in [*SEVERAL, *BOTH]]
 
 
+@pytest.mark.filterwarnings("ignore:`XGBRF:FutureWarning")  # deprecated since XGBoost 3.3, and still converted
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_a_classifier_and_its_graph_agree(name: str, task: str) -> None:
     apart, bound = gap(CLASSIFIERS[name](), task)
@@ -296,6 +297,7 @@ def test_they_agree_where_values_are_missing(name: str, missing: float) -> None:
     assert difference(found, predict(estimator, holes, Goal()), Goal()).max() <= tolerance(estimator, Goal())[0]
 
 
+@pytest.mark.filterwarnings("ignore:`XGBRF:FutureWarning")  # deprecated since XGBoost 3.3, and still converted
 @pytest.mark.parametrize("name", REGRESSORS)
 def test_a_regressor_and_its_graph_agree(name: str) -> None:
     apart, bound = gap(REGRESSORS[name](), "regression")
