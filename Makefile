@@ -25,7 +25,7 @@ demo: $(VENV)/.demo ## the whole loop on a year of New York flights, then the co
 	$(BIN)/loopwright demo $(ARGS)
 
 test: $(VENV)/.dev ## the test suite
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev ## style, types and the import rule
 	$(BIN)/ruff check .
@@ -57,7 +57,7 @@ test-versions: $(VENV)/.uv ## a part of the suite on other versions: RESOLUTION=
 	@echo "installing loopwright[dev], --resolution $(RESOLUTION), into $(VENV)-$(RESOLUTION) with $$($(VERSION_PYTHON) --version)"
 	@$(BIN)/uv venv --quiet --clear --python $(VERSION_PYTHON) $(VENV)-$(RESOLUTION)
 	@$(BIN)/uv pip install --quiet --python $(VENV)-$(RESOLUTION)/bin/python --resolution $(RESOLUTION) -e '.[dev]'
-	$(VENV)-$(RESOLUTION)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(VERSION_TESTS) $(ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(VENV)-$(RESOLUTION)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(VERSION_TESTS) $(ARGS)
 
 test-peers: $(VENV)/.uv ## loopwright resolves on each supported Python and beside the current releases of the tools that teams run with it
 	@for python in 3.11 3.12 3.13 3.14; do \

@@ -7,8 +7,11 @@ The loop is the small one of the test suite; a server has two workers on loopbac
 """
 
 import argparse
+import resource
 import socket
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import timeit
@@ -145,6 +148,25 @@ def in_process(folder: Path) -> Iterator[Bound]:
     yield Bound("intervals of four metrics over 50,000 rows", took_s, 4.0)
 
 
+def cli(folder: Path) -> Iterator[Bound]:
+    """What a command costs before it does anything, in processor time: at most twice what its library costs to import."""
+
+    def best(script: str, *arguments: str) -> float:
+        taken = []
+        for _ in range(7):
+            began = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, "-c", script, *arguments], stdout=subprocess.DEVNULL, check=True, cwd=folder)
+            ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+            taken.append(ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime)
+        return min(taken)
+
+    most = 2 * best("import typer")
+    yield Bound(
+        "--help, beside twice `import typer`", best("from loopwright.cli.main import main; main()", "--help"), most, "ms"
+    )
+    yield Bound("status of an empty home", best("from loopwright.cli.main import main; main()", "status"), 0.5, "ms")
+
+
 def main() -> int:
     """Measure and write RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,7 +175,12 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        found = [*in_process(folder / "a"), *rollbacks(folder / "b", 3 if args.quick else 50), *overload(folder / "c")]
+        found = [
+            *cli(folder),
+            *in_process(folder / "a"),
+            *rollbacks(folder / "b", 3 if args.quick else 50),
+            *overload(folder / "c"),
+        ]
     text = machine(LIBRARIES) + "\n" + table(["what", "measured", "bound", ""], [bound.row() for bound in found])
     text += "\nRollbacks by the slowest of all rounds.\n\nReproduce: `make bench`.\n"
     if not args.quick:

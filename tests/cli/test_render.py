@@ -20,6 +20,8 @@ from loopwright.verbs.results import (
     CheckItem,
     ContractShown,
     ContractVersion,
+    ExportedPackage,
+    ExportedPort,
     Made,
     Node,
     OutcomesReport,
@@ -84,6 +86,10 @@ ANSWERS: list[tuple[Any, list[str]]] = [
         ["0 of 2 workers here serve it; 11 still serves another", "The change is recorded, but no worker here follows it"],
     ),
     (
+        switched(("down", 0)),
+        ["0 of 1 worker here serve it; one is down", "The change is recorded, but no worker here follows it"],
+    ),
+    (
         switched(("serves", 11), ("idle", 12), ("lags", 13), ("refuses", 14)),
         ["2 of 4 workers here serve it; 13 still serves another, 14 cannot switch to it"],
     ),
@@ -129,7 +135,19 @@ ANSWERS: list[tuple[Any, list[str]]] = [
     (Made(files=["loop.py"], next_steps=["loopwright check x"]), ["wrote loop.py", "next: loopwright check x"]),
     (
         OutcomesReport(loop="l", accepted=5, joined=4, pending=3, overdue=2, unmatched=1, contradicting=0, repeated=0),
-        ["accepted", "overdue"],
+        ["outcomes report", "accepted", "overdue"],
+    ),
+    (
+        ExportedPackage(
+            package="f" * 64,
+            loop="l",
+            format="onnx",
+            folder="out",
+            files=["model.onnx"],
+            inputs=[ExportedPort(name="visits", type="int64", shape=["N", 3])],
+            outputs=[ExportedPort(name="score", type="float32", shape=["N"])],
+        ),
+        ["l: package ffffffffffff as onnx", "input    visits   int64     [N, 3]", "wrote out/model.onnx"],
     ),
     (
         Quarantined(

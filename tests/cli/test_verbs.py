@@ -58,12 +58,28 @@ def test_what_can_be_answered_without_a_loop_is_one_document(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: str
 ) -> None:
     arguments = ["--once"] if verb == "tend" else []
-    code = run([verb, *arguments, "--json", "--home", str(tmp_path / "home")])
+    code = run([verb, *arguments, "--json", "--home", str(tmp_path)])
     answer = json.loads(capsys.readouterr().out)
     assert set(ANSWERED[verb]) <= answer.keys()
     assert code == (0 if answer.get("ok", True) else 1)
     assert run([verb, *arguments, "--home", str(tmp_path / "home")]) == code
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["run", "nope", "--cause", "boredom"], "no cause 'boredom': one of manual, schedule, drift, decay"),
+        (["tend", "--every", "-1"], "--every -1: must be seconds above 0"),
+        (["tend", "--every", "nan"], "--every nan: must be seconds above 0"),
+    ],
+)
+def test_option_value_out_of_range_is_wrong_use_and_nothing_is_done(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, argv: list[str], message: str
+) -> None:
+    assert run([*argv, "--json", "--home", str(tmp_path / "home")]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["message"] == message
+    assert not (tmp_path / "home" / "ledger.db").exists()
 
 
 def test_serve_says_where_it_is_and_ends_in_order(tmp_path: Path) -> None:

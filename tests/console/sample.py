@@ -244,7 +244,7 @@ def stages() -> list[StageState]:
         "data": ("ok", "242,771 examples, 24 % positive, from 3 tables"),
         "develop": ("running", "fitting lightgbm on 150,000 rows"),
         "deploy": ("ok", "package d04417fbd044 serves since 2013-10-28 03:00 UTC; 247,120 predictions"),
-        "monitor": ("alert", "week to 2013-12-30: drift, drifted: wind_speed; 1 open alerts"),
+        "monitor": ("alert", "week to 2013-12-30: drift, drifted: wind_speed; 1 open alert"),
         "business": ("watch", "week to 2013-12-30: 152,000 USD over no model, +10,300 over the heuristic"),
     }
     return [

@@ -177,7 +177,7 @@ def test_a_query_is_a_source_and_is_read_on(home: Home, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "query", "why"),
     [
-        ("sqlite:////nowhere/at/all.db", "SELECT 1", "unable to open"),
+        ("sqlite:////nowhere/at/all.db", "SELECT 1", "there is no file"),
         ("sqlite://", "SELEC 1", "syntax error"),
         ("nonsense", "SELECT 1", "none that SQLAlchemy knows"),
         ("postgresql://ann:secret@127.0.0.1:1/shop", "SELECT 1", "the database says"),

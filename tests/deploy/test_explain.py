@@ -2,9 +2,10 @@
 
 import gc
 import math
+import shutil
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -35,7 +36,7 @@ from loopwright.records.errors import NotExplained, PackageRefused
 from loopwright.records.explanation import Explanation, decode, encode
 from loopwright.records.home import Home
 from loopwright.records.package import Output
-from loopwright.records.packages import Package
+from loopwright.records.packages import Package, Packages
 from loopwright.records.predictions.record import Contributions, Prediction
 from loopwright.records.probe import Probed, open_probed, probe
 
@@ -245,18 +246,12 @@ def test_an_explanation_of_something_else_is_refused(made: Made) -> None:
             probe(package)
 
 
-def test_files_that_are_damaged_after_the_release_cost_the_explanation_only(made: Made) -> None:
+def test_files_that_are_damaged_after_the_release_cost_the_explanation_only(made: Made, tmp_path: Path) -> None:
     home, packages = made
     package = packages["lines"]
     held, answers = answered(home, package)
-    whole = home.packages
-
-    class Damaged:
-        """A store whose disk lost a file meanwhile."""
-
-        def read(self, digest: str, **_: Any) -> Package:
-            raise PackageRefused(digest, "file 'explain.onnx' is missing")
-
-    found = Explanations(Damaged(), lambda _: held)(answers)  # type: ignore[arg-type]  # a fake
+    store = Packages(shutil.copytree(home.packages.folder, tmp_path / "packages"))
+    (store.folder / package.digest / "explain.onnx").unlink()
+    found = Explanations(store, lambda _: held)(answers)
     assert {e.why for e in found} == {"file 'explain.onnx' is missing"}
-    assert Explanations(whole, lambda _: held)(answers)[0].why == ""
+    assert Explanations(home.packages, lambda _: held)(answers)[0].why == ""

@@ -17,8 +17,8 @@ GOOD, BAD = "a" * 64, "b" * 64
 
 @pytest.fixture
 def vitals(tmp_path: Path) -> Vitals:
-    (tmp_path / "run" / "1").mkdir(parents=True)
-    return Vitals.fresh(tmp_path / "run" / "1" / "worker-0.vitals")
+    (tmp_path / "run" / "4194305").mkdir(parents=True)
+    return Vitals.fresh(tmp_path / "run" / "4194305" / "worker-0.vitals")
 
 
 def state(generation: int, loop: str = LOOP) -> ReleaseState:
@@ -165,3 +165,12 @@ def test_workers_of_servers_that_run(vitals: Vitals, tmp_path: Path) -> None:
     vitals.path.with_name("worker-2.vitals").write_bytes(b"")
     assert workers(tmp_path, state(1)) == [WorkerState(pid=os.getpid(), state="serves")]
     assert workers(tmp_path, state(2)) == [WorkerState(pid=os.getpid(), state="lags")]
+
+
+def test_worker_that_is_down_while_its_server_runs_is_one_that_does_not_follow(tmp_path: Path) -> None:
+    for server, found in ((os.getpid(), [WorkerState(pid=0, state="down")]), (2**22 + 1, [])):
+        home = tmp_path / str(server)
+        folder = home / "run" / str(server)
+        folder.mkdir(parents=True)
+        Vitals.fresh(folder / "worker-0.vitals").close()  # as after a death
+        assert workers(home, state(1)) == found

@@ -83,6 +83,7 @@ class Made:
 
     def __init__(self, path: Path, rows: pa.Table, **changes: Any) -> None:
         self.home = home_in(path)
+        self.home.ledger.count()  # begun before any package, as a turn does
         self.work = prepared(self.home, rows, **changes)
         self.board = develop(self.work, turn="t1")
         self.fleet, self.kept = fleet(self.work, self.board)

@@ -213,7 +213,7 @@ def test_the_card_says_what_a_reader_asks(done: Done) -> None:
         "operations",
         "≥ 0.5",
         "What it was trained on",
-        "`departures` version 3",
+        "departures version 3",
         "loading / memory then",
         "### By carrier",
         "What to beware of",

@@ -65,8 +65,9 @@ def test_home_may_have_any_other_character_and_everything_is_in_it(tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["feature%2Flogin", "a[b]", "back\\slash", "a|b", "a^b", "line\nfeed", "a%25b"])
 def test_home_that_delta_would_read_wrongly_is_refused_before_anything_is_made(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingInvalid, match=r"LOOPWRIGHT_HOME.*LOOPWRIGHT_LAKE"):
+    with pytest.raises(SettingInvalid, match=r"LOOPWRIGHT_HOME.*LOOPWRIGHT_LAKE") as refused:
         load_settings({"home": tmp_path / name}, {})
+    assert refused.value.value == str(tmp_path / name)
     with pytest.raises(SettingInvalid, match="LOOPWRIGHT_LAKE"):
         load_settings({"home": tmp_path, "lake": str(tmp_path / name)}, {})
     with Home(load_settings({"home": tmp_path / name, "lake": str(tmp_path / "lake")}, {})) as home:
@@ -83,6 +84,11 @@ def test_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
     assert "is a file" in done.stderr
     with pytest.raises(Unavailable, match="LOOPWRIGHT_HOME"):
         Home(Settings(home=tmp_path / "file" / "below")).ledger.count()
+
+
+def test_port_that_is_no_number_is_refused_in_plain_words() -> None:
+    with pytest.raises(SettingInvalid, match="LOOPWRIGHT_PORT = 'abc': must be a whole number"):
+        load_settings({}, {"LOOPWRIGHT_PORT": "abc"})
 
 
 def test_tilde_is_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +117,22 @@ def test_closed_standard_output_is_no_fault_and_no_database_becomes_it(tmp_path:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["doctor"]])
+def test_standard_output_on_a_full_disk_is_one_line_and_not_a_traceback(tmp_path: Path, arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            env=environment(tmp_path / "home"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    line = "loopwright: standard output or a file cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, line)
+
+
 def test_every_looking_command_works_for_a_user_id_without_a_name(tmp_path: Path) -> None:
     for verb in ("status", "doctor"):
         done = call([*as_nobody_known(), *COMMAND, verb, "--json"], tmp_path / "home")
@@ -126,6 +148,7 @@ def test_looking_commands_read_a_home_that_cannot_be_written(tmp_path: Path) -> 
     with opened(folder) as home:
         controller.release(home, LOOP, package(home.packages).digest, why="first")
         home.lake.write("rows", pa.table({"a": [1, 2]}))
+        (home.path / "log" / LOOP / "predictions").mkdir(parents=True)
     writable = {path: path.stat().st_mode for path in [folder, *folder.rglob("*")]}
     for path, mode in writable.items():
         path.chmod(mode & ~0o222)
@@ -137,6 +160,11 @@ def test_looking_commands_read_a_home_that_cannot_be_written(tmp_path: Path) -> 
         refused = call([*as_nobody_known(), *COMMAND, "rollback", LOOP], folder)
         assert refused.returncode != 0
         assert "Traceback" not in refused.stderr
+        for more in ([], ["--json"]):
+            report = call([*as_nobody_known(), *COMMAND, "report", LOOP, "--out", str(folder / "out"), *more], folder)
+            assert report.returncode == 1
+            assert "Traceback" not in report.stderr
+            assert "/out' cannot be used: Permission denied" in (report.stderr, report.stdout)[len(more)]
     finally:
         for path, mode in writable.items():
             path.chmod(mode)
@@ -198,7 +226,7 @@ def test_doctor_names_a_home_that_others_can_read_and_one_shared_with_a_group_st
     folder.chmod(0o755)
     done = call([*COMMAND, "doctor"], folder)
     assert done.returncode == 1
-    assert "chmod -R go=" in done.stdout
+    assert "chmod -R go=" in " ".join(done.stdout.split())  # the line may be wrapped
     folder.chmod(0o770)
     with Home(Settings(home=folder)) as home, home.private_files():
         (folder / "a").touch()

@@ -90,6 +90,17 @@ def test_secrets_in_urls_are_not_shown_and_a_webhook_that_cannot_be_called_is_no
     assert [item.ok for item in said.items if item.name == "webhook"] == [False]
 
 
+def test_doctor_names_variables_that_are_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOPWRIGHT_WEBHOK", "https://hooks.example.com/secret")
+    monkeypatch.setenv("LOOPWRIGHT_KEEP", "")
+    with Home(Settings(home=tmp_path)) as home:
+        said = doctor(home)
+    [item] = [i for i in said.items if i.name == "LOOPWRIGHT_WEBHOK"]
+    assert item.warning
+    assert "LOOPWRIGHT_WEBHOOK?" in item.detail
+    assert "secret" not in str(said)
+
+
 def test_doctor_says_of_tokens_what_keeps_the_server_from_starting(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     for text, word in (("ann:abc\n", "'ann'"), ("ann:0123456789abcdefg\n", ""), ("nothing", "line 1"), (None, "No such file")):

@@ -1,5 +1,6 @@
 """Carry out one verb: open home, call it, show the answer or the error, and say how it went as an exit code."""
 
+import errno
 import inspect
 import os
 import sys
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from loopwright.records.errors import DeclarationInvalid, LoopwrightError, NotFound, RequestInvalid, UsageError
+from loopwright.records.errors import DeclarationInvalid, LoopwrightError, NotFound, RequestInvalid, Unavailable, UsageError
 from loopwright.records.home import Home
 from loopwright.records.printable import encoded, printable, printable_json
 from loopwright.records.settings import load_settings
@@ -18,6 +19,8 @@ WRITES_TO_SHARE = ("init", "contract", "export")
 """Verbs whose files (source, models for other servers) are shared as the user's umask says; what the others write is as private as home."""
 
 WRONG_USE_ERRORS = (UsageError, NotFound)
+ENVIRONMENT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+"""Error numbers that say something about the user's files and disks, not about a fault of this code."""
 
 
 def answer(
@@ -47,6 +50,8 @@ def answer(
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None and error.errno in ENVIRONMENT:
+            return refuse(Unavailable(f"{error.filename!r} cannot be used: {error.strerror}"), as_json=as_json)
         if as_json:  # standard output promises a document; the traceback still goes to standard error
             print(json_text({"error": {"code": "internal", "message": f"{type(error).__name__}: {error}"}}))
         raise

@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 the answer is no, or it cannot be done; 2 wrong use. With 
 one JSON document (the answer, or `{"error": ...}`); progress and everything else goes to standard error.
 """
 
+import errno
 import json
 import os
 import sys
@@ -87,6 +88,12 @@ def run(argv: Sequence[str], verbs: Sequence[Verb] = ()) -> int:
         return 130
     except BrokenPipeError:
         sys.stdout = None  # nobody reads it any more, so nothing may be flushed to it at exit
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or error.filename is not None:
+            raise
+        sys.stdout = None  # as above
+        print(f"loopwright: standard output or a file cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     return code if isinstance(code, int) else 0
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from loopwright.cli.escaped import Escaped
+from loopwright.cli.states import state
 from loopwright.deploy.vitals import WorkerState
 from loopwright.records.declarations import Column
 from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel
@@ -31,6 +32,7 @@ from loopwright.verbs.results import (
     Checked,
     ContractShown,
     DriftReport,
+    ExportedPackage,
     FleetStatus,
     History,
     LoopStatus,
@@ -49,34 +51,9 @@ from loopwright.verbs.results import (
     said,
 )
 
-STANDINGS = {"lags": "still serves another", "refuses": "cannot switch to it"}
+STANDINGS = {"lags": "still serves another", "refuses": "cannot switch to it", "down": "is down"}
 """What is said of workers that do not serve what is declared."""
 
-STYLES = {
-    "ok": "green",
-    "done": "green",
-    "watch": "yellow",
-    "no data": "yellow",
-    "pending": "yellow",
-    "running": "cyan",
-    "alert": "bold red",
-    "drift": "bold red",
-    "decayed": "bold red",
-    "failed": "bold red",
-    "not yet": "dim",
-}
-SIGNS = {
-    "ok": "●",
-    "done": "●",
-    "watch": "◐",
-    "no data": "◐",
-    "pending": "◐",
-    "alert": "▲",
-    "drift": "▲",
-    "decayed": "▲",
-    "running": "◌",
-    "not yet": "○",
-}
 NEVER = "–"
 PIPE_WIDTH = 140
 ALIKE = 10
@@ -98,8 +75,13 @@ def rendered(value: Any) -> RenderableType:
     if isinstance(value, list | tuple):
         return _ingested(value) if value and isinstance(value[0], Ingested) else _rows(value)
     if isinstance(value, msgspec.Struct):
-        return _facts(type(value).__name__, [(n.replace("_", " "), getattr(value, n)) for n in value.__struct_fields__])
+        return _facts(_title(type(value)), [(n.replace("_", " "), getattr(value, n)) for n in value.__struct_fields__])
     return plain(value)
+
+
+def _title(kind: type) -> str:
+    """The name of a type in words: `OutcomesReport` is "outcomes report"."""
+    return "".join(f" {c.lower()}" if c.isupper() else c for c in kind.__name__).lstrip()
 
 
 # --- words ---------------------------------------------------------------------------------------------------------
@@ -156,11 +138,6 @@ def interval(estimate: Estimate) -> str:
 def short(digest: str) -> str:
     """The first twelve digits of a digest: enough to name it in any command."""
     return digest[:12] or NEVER
-
-
-def state(word: str) -> Text:
-    """A state with its sign and colour."""
-    return Text(f"{SIGNS.get(word, '●')} {word}", style=STYLES.get(word, ""))
 
 
 def heading(text: str) -> Text:
@@ -462,7 +439,7 @@ def _release(value: Switched) -> RenderableType:
 
 
 def _standing(workers: Iterable[WorkerState]) -> str:
-    return ", ".join(f"{w.pid} {STANDINGS[w.state]}" for w in workers if w.state in STANDINGS)
+    return ", ".join(f"{w.pid or 'one'} {STANDINGS[w.state]}" for w in workers if w.state in STANDINGS)
 
 
 def _contributions(value: Contributions | None) -> RenderableType:
@@ -722,6 +699,18 @@ def _report(value: ReportFile) -> RenderableType:
     )
 
 
+def _exported(value: ExportedPackage) -> RenderableType:
+    """Where the files are, and each input and output with its type and shape."""
+    ports = [
+        [kind, port.name, port.type, f"[{', '.join(map(str, port.shape))}]"]
+        for kind, of in (("input", value.inputs), ("output", value.outputs))
+        for port in of
+    ]
+    files = [Text.assemble(("wrote ", "dim"), plain(f"{value.folder}/{name}")) for name in value.files]
+    title = f"{value.loop}: package {short(value.package)} as {value.format}"
+    return Group(heading(title), table(["", "name", "type", "shape"], ports), *files)
+
+
 def _made(value: Made) -> RenderableType:
     files = [Text.assemble(("wrote ", "dim"), plain(f)) for f in value.files]
     notes = [Text.assemble(("note: ", "dim"), plain(note)) for note in value.notes]
@@ -744,6 +733,7 @@ RENDERERS: dict[type, Callable[[Any], RenderableType]] = {
     ReportFile: _report,
     Tended: _tended,
     Made: _made,
+    ExportedPackage: _exported,
     Quarantined: _quarantined,
     ContractShown: _contract,
 }

@@ -320,7 +320,12 @@ def _named(home: Home, states: list[ReleaseState], packages: Sequence[str], to: 
         return next(s for s, package in zip(reversed(states), reversed(packages), strict=True) if package == matches[0])
     moment = None if matches else read_moment(to, home.clock.now())
     if moment is None:
-        raise PackageNotFound(to, [package[:12] for package in matches or served_before])
+        raise PackageNotFound(
+            to,
+            [package[:12] for package in matches or served_before],
+            what="package that served and no time",
+            next_step="`loopwright history LOOP` lists who served when; `loopwright release LOOP PACKAGE` serves another one",
+        )
     state = _serving_at(states, moment)
     if state is None:
         raise NotFound(

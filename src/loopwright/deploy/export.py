@@ -31,7 +31,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from loopwright.deploy.older_trees import older
 from loopwright.records.declarations import Column
-from loopwright.records.errors import ExportRefused
+from loopwright.records.errors import ExportRefused, UsageError
 from loopwright.records.graph import METADATA, NAT, Array, Graph, GraphInput, microseconds
 from loopwright.records.package import Manifest, tolerance
 from loopwright.records.probe import Probed
@@ -83,10 +83,11 @@ class Exported(NamedTuple):
 def export(package: Probed, *, opset: int = OPSET) -> Exported:
     """The package as one graph of that operator set, which has answered the package's golden requests rightly.
 
-    Raises ExportRefused where an operator of the model does not exist in that operator set, or answers differ.
+    Raises UsageError for an operator set that is not supported, and ExportRefused where an operator of the model does not exist
+    in it, or answers differ.
     """
     if not OLDEST <= opset <= OPSET:
-        raise ExportRefused(package.digest, f"--opset {opset}: from {OLDEST} to {OPSET}")
+        raise UsageError(f"--opset {opset}: must be from {OLDEST} to {OPSET}")
     graph, manifest = package.graph("model.onnx"), package.manifest
     model = package.model("model.onnx")
     public = {name: name for name in graph.outputs} | _metadata(model).get("outputs", {})

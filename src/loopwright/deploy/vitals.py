@@ -24,8 +24,8 @@ from loopwright.deploy.suspects import FILE, Suspects, fingerprints
 from loopwright.records.releases import ReleaseState
 
 Doing = Literal["loads", "answers"]
-Standing = Literal["serves", "idle", "lags", "refuses"]
-"""To a release state: serves it; serves none, and will load what is declared when it is asked; serves another; could not switch."""
+Standing = Literal["serves", "idle", "lags", "refuses", "down"]
+"""To a release state: serves it; serves none, and will load what is declared when it is asked; serves another; could not switch; is no process just now."""
 
 _PID, _MAIN, _BEAT = 0, 1, 2  # words: the process, the thread of its event loop, its beat in nanoseconds of the monotonic clock
 _NOTES, _NOTE, _THREADS = 64, 160, 16  # a note: thread (8), loads (1 + 64), answers (1 + 64)
@@ -311,7 +311,7 @@ def _split(inputs: bytes) -> tuple[bytes, ...]:
 
 
 class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker of a server that runs here, and how it stands to what is declared to serve a loop."""
+    """A worker of a server that runs here (`pid` 0 while it is down), and how it stands to what is declared to serve a loop."""
 
     pid: int
     state: Standing
@@ -332,6 +332,8 @@ def workers(home: Path, state: ReleaseState) -> list[WorkerState]:
             pid = vitals.pid
             if pid and Path(f"/proc/{pid}").exists():
                 found.append(WorkerState(pid=pid, state=vitals.stands(state)))
+            elif Path(f"/proc/{path.parent.name}").exists():  # the server, which starts it again
+                found.append(WorkerState(pid=0, state="down"))
         finally:
             vitals.close()
     return found

@@ -8,7 +8,8 @@ LoopwrightError
 │   ├── RequestMalformed        the body is not strict JSON
 │   ├── RequestTooLarge         more bytes or rows than are allowed
 │   ├── RequestInvalid          one or more fields of a prediction request or an outcome
-│   └── ExtraMissing            an optional part of loopwright is not installed
+│   ├── ExtraMissing            an optional part of loopwright is not installed
+│   └── NotSupported            the protocol has it, this server does not
 ├── NotFound
 │   ├── LoopNotFound
 │   ├── PackageNotFound
@@ -143,8 +144,15 @@ class LoopNotFound(NotFound):
 class PackageNotFound(NotFound):
     """No package whose digest begins like that, or more than one."""
 
-    def __init__(self, name: str, near: Sequence[str] = ()) -> None:
-        super().__init__("package", name, near=near, next_step="list them with `loopwright leaderboard LOOP`")
+    def __init__(
+        self,
+        name: str,
+        near: Sequence[str] = (),
+        *,
+        what: str = "package",
+        next_step: str = "list them with `loopwright leaderboard LOOP`",
+    ) -> None:
+        super().__init__(what, name, near=near, next_step=next_step)
 
 
 class PredictionNotFound(NotFound):

@@ -28,7 +28,10 @@ class Setting(msgspec.Struct, frozen=True):
 
 def _number(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        value = int(text)
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError("must be a whole number") from None
         if not least <= value <= most:
             raise ValueError(f"must be between {least} and {most}")
         return value
@@ -324,7 +327,9 @@ def load_settings(overrides: Mapping[str, Any] | None = None, environ: Mapping[s
             ("LOOPWRIGHT_LAKE", "") if settings.lake else ("LOOPWRIGHT_HOME", ", or set LOOPWRIGHT_LAKE to such a folder")
         )
         raise SettingInvalid(
-            name, settings.lake_root, f"Delta tables cannot be in a path with {odd[0]!r}: use a folder without it{why}"
+            name,
+            settings.lake or str(settings.home.absolute()),
+            f"Delta tables cannot be in a path with {odd[0]!r}: use a folder without it{why}",
         )
     if settings.engine != "local":
         raise SettingInvalid("LOOPWRIGHT_ENGINE", settings.engine, "only `local` is known to this version")

@@ -159,9 +159,7 @@ def serve(home: Home, *, workers: int | None = None, tend: bool = True, announce
         try:
             server = Supervisor(home, data, controlling, grpc, settings.workers if workers is None else workers, tend=tend)
         except OSError as error:
-            raise Unavailable(
-                f"the server's own files cannot be written: {error.strerror}; make room in {home.path}"
-            ) from error
+            raise Unavailable(f"the server's own files cannot be written: {error.strerror} ({home.path})") from error
         server.run(announce or _say)
 
 

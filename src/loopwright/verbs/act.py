@@ -2,6 +2,7 @@
 
 import datetime as dt
 import shutil
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from loopwright.records.releases import ReleaseState
     from loopwright.replay import Comparison, Run
 
+CAUSES = ("manual", "schedule", "drift", "decay")
 SWITCH_SECONDS = 5.0
 DEMO_MARK = "demo.json"
 DEMO_START, DEMO_END = dt.datetime(2013, 4, 1, tzinfo=dt.UTC), dt.datetime(2014, 1, 1, tzinfo=dt.UTC)
@@ -168,6 +170,8 @@ def run(
 
     if until not in STAGES:
         raise UsageError(f"no stage {until!r}: one of {', '.join(STAGES)}")
+    if cause not in CAUSES:
+        raise UsageError(f"no cause {cause!r}: one of {', '.join(CAUSES)}")
     declared, file = loop_with_code(home, loop)
     stage: Stage = until
     steps = turn(
@@ -176,7 +180,7 @@ def run(
         file=file,
         as_of=moment(as_of, "--as-of") if as_of else None,
         until=stage,
-        cause=cause if cause in ("schedule", "drift", "decay") else "manual",  # type: ignore[arg-type]  # narrowed by hand
+        cause=cause,  # type: ignore[arg-type]  # narrowed above
         why=why,
         refit=refit,
         release=not no_release,
@@ -275,7 +279,7 @@ def _switched(home: Home, state: "ReleaseState") -> Switched:
     until = home.clock.monotonic() + SWITCH_SECONDS
     copy = read_intact(path_of(home, state.loop))
     found = [] if copy is not None and copy.state.generation > state.generation else workers(home.path, state)
-    while any(w.state == "lags" for w in found) and home.clock.monotonic() < until:
+    while any(w.state in ("lags", "down") for w in found) and home.clock.monotonic() < until:
         time.sleep(0.02)
         found = workers(home.path, state)
     return Switched(**{name: getattr(state, name) for name in state.__struct_fields__}, workers=found)
@@ -327,6 +331,8 @@ def tend(
     from loopwright.records.heap import give_back
     from loopwright.tend import tend as tend_once
 
+    if not 0 < every <= threading.TIMEOUT_MAX:
+        raise UsageError(f"--every {every:g}: must be seconds above 0")
     owner = new_id(home.clock.now())
     try:
         while True:

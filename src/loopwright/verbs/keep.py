@@ -7,16 +7,18 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import partial
 from typing import Literal
 
-from loopwright.records import telemetry
+from loopwright.records import failpoints, telemetry
 from loopwright.records.errors import LoopwrightError, NotFound, Unavailable
 from loopwright.records.home import PRIVATE_FOLDER, Home
 from loopwright.records.jumps import JUMP_SECONDS, jumped
 from loopwright.records.ledger.record import Problem
 from loopwright.records.memory import memory_limit
 from loopwright.records.outgoing import shown
+from loopwright.records.printable import printable
 from loopwright.records.settings import SETTINGS
 from loopwright.records.tokens import ADVICE, exposed
 from loopwright.verbs.expected import attempted, missing, serving
@@ -77,6 +79,7 @@ def doctor(home: Home) -> Checked:
         *_libraries(),
         CheckItem(name="telemetry", ok=not telemetry.problem(), detail=telemetry.problem() or "of libraries: off"),
         *_settings(home),
+        *_unknown(),
         _disk(home),
         _private(home),
         _sqlite(home),
@@ -105,7 +108,7 @@ def _memory(home: Home) -> CheckItem:
     settings = home.settings
     asked = settings.memory * settings.workers
     there = memory_limit() // 2**20
-    detail = f"packages may take {settings.memory} MiB in each of {settings.workers} workers; {there} MiB may be used here"
+    detail = f"packages may take {settings.memory} MiB in each worker; {there} MiB may be used here"
     return CheckItem(name="memory", ok=asked <= there * 3 // 4, detail=detail)
 
 
@@ -126,6 +129,17 @@ def _settings(home: Home) -> list[CheckItem]:
         CheckItem(name=s.env, ok=True, detail=_shown(s.field, str(getattr(home.settings, s.field))) or "default")
         for s in SETTINGS
     ]
+
+
+def _unknown() -> list[CheckItem]:
+    """Variables that look like settings and are none: a webhook misspelt is none, and nobody would be alerted."""
+    known = {*(s.env for s in SETTINGS), failpoints.VARIABLE}
+    found = []
+    for name in sorted(name for name in os.environ if name.startswith("LOOPWRIGHT_") and name not in known):
+        near = get_close_matches(name, known, 1)
+        advice = f"did you mean {near[0]}?" if near else "unset it; docs/settings.md has them all"
+        found.append(CheckItem(name=printable(name)[:80], ok=True, detail=f"is no setting: {advice}", warning=True))
+    return found
 
 
 def _shown(field: str, value: str) -> str:

@@ -259,7 +259,7 @@ def _ingested(home: Home, table: str | None = None) -> "list[Entry[Ingested]]":
 
 def _file_node(entry: "Entry[Ingested]") -> Node:
     done = entry.record
-    label = f"{done.source} (sha256 {done.digest[:12]}), {done.good:,} rows {entry.at:%Y-%m-%d %H:%M} by {entry.by}"
+    label = f"{done.source} (sha256 {done.digest[:12]}), {done.good:,} row{'' if done.good == 1 else 's'} {entry.at:%Y-%m-%d %H:%M} by {entry.by}"
     return Node(id=done.file, kind="file", label=label, role="ingested", children=[])
 
 

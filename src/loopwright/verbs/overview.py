@@ -263,7 +263,7 @@ def _loop_status(
         open_alerts=alerts,
         fleet=_fleet(fleets, serving),
         damaged=set_aside(home.path, loop),
-        lagging=[w for w in workers(home.path, serving) if w.state in ("lags", "refuses")] if serving else [],
+        lagging=[w for w in workers(home.path, serving) if w.state in ("lags", "refuses", "down")] if serving else [],
         trouble=attempts.failed,
     )
 
@@ -319,7 +319,7 @@ def _monitor(window: "Entry[Window] | None", alerts: int) -> StageState | None:
     state: Condition = (
         "alert" if alerts or record.state == "drift" else "watch" if record.state in ("watch", "no data") else "ok"
     )
-    detail = f"week to {record.end:%Y-%m-%d}: {record.state}{drifted}; {alerts} open alerts"
+    detail = f"week to {record.end:%Y-%m-%d}: {record.state}{drifted}; {alerts} open alert{'' if alerts == 1 else 's'}"
     return StageState(stage="monitor", state=state, detail=detail, at=window.at)
 
 

@@ -9,7 +9,7 @@ import fcntl
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,11 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _while_read(folder: Path) -> AbstractContextManager[None]:
+    """As `_alone` where files can be made; without a lock in a folder that is read-only here."""
+    return _alone(folder) if os.access(folder, os.W_OK) else nullcontext()
 
 
 class _Committer:
@@ -307,7 +312,7 @@ def verify(home: Home) -> list[Problem]:
     """
     problems: list[Problem] = []
     for folder in sorted(p for p in (home.path / "log").glob("*") if p.is_dir()):
-        with _alone(folder):
+        with _while_read(folder):
             for kind in KINDS:
                 if not (folder / kind).is_dir():
                     continue
