@@ -81,6 +81,8 @@ class Postgres:
 
     def empty_database(self) -> str:
         """The URL of a database with nothing in it: always the same one, emptied."""
+        if self._process is not None and self._process.poll() is not None:
+            self.start()  # something on this machine ended it
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute("DROP SCHEMA IF EXISTS public CASCADE")
             connection.execute("CREATE SCHEMA public")

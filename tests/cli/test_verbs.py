@@ -62,7 +62,7 @@ def test_what_can_be_answered_without_a_loop_is_one_document(
     answer = json.loads(capsys.readouterr().out)
     assert set(ANSWERED[verb]) <= answer.keys()
     assert code == (0 if answer.get("ok", True) else 1)
-    assert run([verb, *arguments, "--home", str(tmp_path / "home")]) == code
+    assert run([verb, *arguments, "--home", str(tmp_path)]) == code
     assert capsys.readouterr().out.strip()
 
 

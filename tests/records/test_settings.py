@@ -49,7 +49,7 @@ def test_settings_travel_to_a_child_by_its_environment() -> None:
 @pytest.mark.parametrize(
     ("env", "value", "why"),
     [
-        ("LOOPWRIGHT_PORT", "eighty", "invalid literal"),
+        ("LOOPWRIGHT_PORT", "eighty", "must be a whole number"),
         ("LOOPWRIGHT_PORT", "65536", "between 0 and 65535"),
         ("LOOPWRIGHT_CONTROL_PORT", "-1", "between 0 and 65535"),
         ("LOOPWRIGHT_WORKERS", "0", "between 1 and 256"),

@@ -13,7 +13,7 @@ from tests.waiting import until
 
 from loopwright.deploy import bad, controller, served
 from loopwright.deploy.suspects import Suspects
-from loopwright.deploy.vitals import Busy
+from loopwright.deploy.vitals import Busy, workers
 from loopwright.monitor.alerts import open_alerts
 from loopwright.records.clock import RealClock
 from loopwright.records.errors import LedgerUnavailable, PackageRefused
@@ -253,8 +253,14 @@ def also_another_loop(home: Home) -> None:
     controller.release(home, OTHER, package(home.packages, loop=OTHER).digest, why="first")
 
 
-def ask_until(server: Server, package: str, **changes: Any) -> None:
-    """Ask until `package` answers."""
+def ask_until(home: Home, server: Server, package: str, **changes: Any) -> None:
+    """Ask until `package` answers, once no worker serves another release: one that is late would answer for it."""
+
+    def followed() -> bool:
+        copy = served.read(served.path_of(home, LOOP))
+        return copy is not None and all(worker.state != "lags" for worker in workers(home.path, copy.state))
+
+    until(followed)
 
     def answers() -> bool:
         client = server.data()
@@ -288,10 +294,10 @@ def test_a_package_that_kills_its_workers_goes_back_while_others_are_served(home
     also_another_loop(home)
     with running(home, workers=2) as server:
         controller.release(home, LOOP, killer, why="looks well")
-        ask_until(server, killer)
+        ask_until(home, server, killer)
         with Load(server.state.data, 2, f"/loops/{OTHER}/predict") as load:
             until(lambda: len(load.answers) > 20)
-            ask_until(server, good, delay=100.0)
+            ask_until(home, server, good, delay=100.0)
             answered = len(load.answers)
             until(lambda: len(load.answers) > answered + 20)
         assert load.refused == []
@@ -310,7 +316,7 @@ def test_a_query_of_death_is_answered_by_the_heuristic_and_all_others_by_the_mod
     controller.release(home, LOOP, second, why="second")
     deadly, flags, died = flight(7, delay=100.0), [], 0
     with running(home, workers=2) as server:
-        ask_until(server, second)
+        ask_until(home, server, second)
         client = server.data()
         for number in range(20):
             client.post(f"/loops/{LOOP}/predict", flight(number))
@@ -343,7 +349,7 @@ def test_a_package_that_kills_workers_while_it_is_loaded_goes_back(home: Home) -
     with running(home, workers=2) as server:
         controller.release(home, LOOP, killer, why="looks well")
         until(lambda: bad.marks(home))
-        ask_until(server, good)
+        ask_until(home, server, good)
         rolled_back_by_itself(home, good, "was killed by SIGSEGV while loading it")
         assert server.data().post(f"/loops/{OTHER}/predict", flight()).status == 200
 
@@ -353,7 +359,7 @@ def test_a_server_starts_with_a_package_that_kills_its_workers(home: Home) -> No
     controller.release(home, LOOP, killer, why="first")
     also_another_loop(home)
     with running(home) as server:
-        ask_until(server, killer)
+        ask_until(home, server, killer)
         reply = server.data().post(f"/loops/{LOOP}/predict", flight(delay=30.0))
         assert (reply.json["score"], reply.json["package"]) == (1.0, killer)
         assert "degraded" in reply.json["flags"]
@@ -367,8 +373,8 @@ def test_a_segment_whose_package_kills_is_answered_by_the_loops_own(home: Home) 
     killer = package(home.packages, model=model_graph(fails="kill"), segment=segment).digest
     controller.release(home, LOOP, good, fleet="origin", segments={"JFK": killer}, why="first")
     with running(home) as server:
-        ask_until(server, killer)
-        ask_until(server, good, delay=100.0)
+        ask_until(home, server, killer)
+        ask_until(home, server, good, delay=100.0)
         assert "degraded" not in server.data().post(f"/loops/{LOOP}/predict", flight(delay=100.0)).json["flags"]
         rolled_back_by_itself(home, good, "killed by SIGFPE while asking it")
 
@@ -380,6 +386,6 @@ def test_a_model_that_only_fails_goes_back(home: Home) -> None:
     controller.release(home, LOOP, good, why="first")
     controller.release(home, LOOP, failing, why="looks well")
     with running(home) as server:
-        ask_until(server, failing)
-        ask_until(server, good, delay=100.0)
+        ask_until(home, server, failing)
+        ask_until(home, server, good, delay=100.0)
         rolled_back_by_itself(home, good, "its model failed again and again, and the heuristic answered")
