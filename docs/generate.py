@@ -1,18 +1,24 @@
-"""Write the reference pages from the tables in the code: commands.md, settings.md, errors.md. `make docs` runs it.
+"""Write the reference pages from the code: declarations.md, commands.md, settings.md, errors.md. `make docs` runs it.
 
 `python docs/generate.py --check` writes nothing and fails when a page is not what the code says.
 """
 
 import argparse
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args, get_origin
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin
 
+import msgspec
+
+from loopwright import loop
 from loopwright.cli.main import table
 from loopwright.cli.signature import help_of, no_serve_parameter, parameters
-from loopwright.records import errors
+from loopwright.records import declarations, errors
+from loopwright.records.metrics.table import GAPS, MEASURES, METRICS, PARTS, TASKS
 from loopwright.records.settings import SETTINGS, Settings
 from loopwright.records.turns import STAGES
 from loopwright.verbs import Verb
@@ -78,6 +84,135 @@ neither HTTP nor exit codes, the doors translate. Over HTTP and with `--json` an
 `{"error": {"code": ..., "message": ..., "fields": [...]}}`, its code being the class name in snake case.
 
 """
+
+DECLARATIONS_PAGE = """# Declarations
+
+What a loop file declares: every class, every field, its type, its default and what it means. All are imported from
+`loopwright`, all are frozen, and each refuses wrong values at once, naming every field that is wrong. Durations are texts:
+`250ms`, `90s`, `15m`, `3h`, `7d`, `2w`, or a sum such as `1d 12h`. The examples share these tables:
+
+```python
+from sklearn.linear_model import LogisticRegression
+
+from loopwright import {names}
+
+weather = Table(
+    "weather",
+    columns={{"airport": Column("string"), "at": Column("timestamp"), "temp": Column("float"), "wind": Column("float")}},
+    key=["airport"],
+    event_time="at",
+)
+flights = Table(
+    "flights",
+    columns={{"flight": Column("string"), "at": Column("timestamp"), "origin": Column("string"), "carrier": Column("string")}},
+    key=["flight"],
+    event_time="at",
+)
+landings = Table(
+    "landings",
+    columns={{"flight": Column("string"), "landed": Column("timestamp"), "delay": Column("float")}},
+    key=["flight"],
+    event_time="landed",
+)
+scope = Scope(
+    problem="Warn passengers of a late arrival.",
+    objectives=[Objective("warn in time", "operations", "average_precision", at_least=0.3)],
+    heuristic=Heuristic(lambda c: c.carrier == "EV"),
+)
+```
+
+"""
+
+DECLARED_BY_STAGE: dict[str, list[type[declarations.Declaration]]] = {
+    "The loop": [loop.Loop],
+    "Scope": [declarations.Scope, declarations.Objective, declarations.Heuristic, declarations.Value, declarations.Budget],
+    "Data": [
+        declarations.Table,
+        declarations.Column,
+        declarations.Context,
+        declarations.Aggregate,
+        declarations.Outcome,
+        declarations.Slice,
+    ],
+    "Develop": [
+        declarations.Candidate,
+        declarations.TimeSplit,
+        declarations.GroupSplit,
+        declarations.StratifiedSplit,
+        declarations.Sampling,
+        declarations.Fleet,
+    ],
+    "Deploy": [declarations.Release, declarations.Guard],
+    "Monitor": [declarations.Monitor, declarations.Retrain],
+}
+
+
+def declarations_page() -> str:
+    """docs/declarations.md."""
+    classes = [cls for stage in DECLARED_BY_STAGE.values() for cls in stage]
+    text = NOTE + DECLARATIONS_PAGE.format(names=", ".join(sorted(cls.__name__ for cls in classes)))
+    for stage, group in DECLARED_BY_STAGE.items():
+        text += f"- {stage}: {', '.join(f'[`{c.__name__}`](#{c.__name__.lower()})' for c in group)}\n"
+    for stage, group in DECLARED_BY_STAGE.items():
+        text += f"\n## {stage if stage.startswith('The') else 'Stage ' + stage.lower()}\n" + "".join(map(declaration, group))
+    return text + metrics_section()
+
+
+def metrics_section() -> str:
+    """Every metric that an objective, a guard or `decay_metric` may name."""
+    text = "\n## Metrics\n\nWhat `metric` and `decay_metric` may name; `:` is followed by a class, target, quantile, K or slice.\n\n"
+    text += "| metric | tasks | better | meaning |\n| --- | --- | --- | --- |\n"
+    parts = {f"{name}:": metric for name, metric in [*PARTS.items(), *GAPS.items()]}
+    for name, metric in {**METRICS, **parts, **MEASURES}.items():
+        better = "neither" if metric.best is None and name != "value_per_prediction" else "higher" if metric.higher else "lower"
+        tasks = "all" if metric.tasks == TASKS else ", ".join(metric.tasks)
+        text += f"| `{name}` | {tasks} | {better} | {cell(metric.help)} |\n"
+    return text
+
+
+def declaration(cls: type[declarations.Declaration]) -> str:
+    """The section of one declaration: prose, a table of fields, an example."""
+    prose, meanings, example = documented(cls)
+    rows = [
+        f"| `{f.name}` | `{cell(type_name(f.type))}` | {default_of(f)} | {cell(meanings.get(f.name, ''))} |\n"
+        for f in msgspec.structs.fields(cls)
+    ]
+    table_ = "| field | type | default | meaning |\n| --- | --- | --- | --- |\n" + "".join(rows)
+    return f"\n### {cls.__name__}\n\n{prose}\n\n{table_}\n```python\n{example}\n```\n"
+
+
+def documented(cls: type) -> tuple[str, dict[str, str], str]:
+    """A docstring's prose, its `Attributes` (name to meaning) and its `Example`."""
+    parts = re.split(r"^(Attributes|Example):\n", inspect.cleandoc(cls.__doc__ or ""), flags=re.MULTILINE)
+    section = {name: inspect.cleandoc("\n" + body) for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    entries = re.findall(r"^(\w+): (.*(?:\n +.*)*)", section.get("Attributes", ""), re.MULTILINE)
+    return as_markdown(parts[0].strip()), dict(entries), section.get("Example", "")
+
+
+def as_markdown(prose: str) -> str:
+    """Docstring prose; aligned columns of words and meanings become a list."""
+    paragraphs = (re.sub(r"^(\w+) {2,}", r"- `\1`: ", p, flags=re.MULTILINE) for p in prose.split("\n\n"))
+    return "\n\n".join(re.sub(r"\n +", " ", p) for p in paragraphs)
+
+
+def type_name(type_: object) -> str:
+    """A type as one writes it, without its module."""
+    if callable(type_) and hasattr(type_, "__name__") and not get_args(type_):
+        return "function" if type_.__name__ == "Any" else str(type_.__name__).replace("NoneType", "None")
+    if get_origin(type_) is Literal:
+        return " or ".join(repr(a) for a in get_args(type_))
+    if isinstance(type_, UnionType) or get_origin(type_) is Union:
+        return " | ".join(type_name(a) for a in get_args(type_))
+    return re.sub(r"[\w.]+\.(?=\w)", "", str(type_))
+
+
+def default_of(field: msgspec.structs.FieldInfo) -> str:
+    """The default as one writes it, or "required"."""
+    if field.required:
+        return "required"
+    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    shown = repr(value) if not isinstance(value, declarations.Declaration) else f"{type(value).__name__}()"
+    return f"`{cell(shown)}`"
 
 
 def in_stage_order(verbs: list[Verb]) -> Iterator[tuple[str, list[Verb]]]:
@@ -162,7 +297,7 @@ def errors_page() -> str:
     return text
 
 
-PAGES = {"commands.md": commands, "settings.md": settings, "errors.md": errors_page}
+PAGES = {"declarations.md": declarations_page, "commands.md": commands, "settings.md": settings, "errors.md": errors_page}
 
 
 def main() -> int:

@@ -39,8 +39,34 @@ SEGMENT_TYPES = ("string", "integer", "boolean")
 class Loop(Declaration, frozen=True, kw_only=True):
     """One ML system, declared.
 
-    scope: the problem. data: `requests` (one row per decision), `context`, `aggregates`, `outcome`. develop: `features`,
-    `candidates`, `split`, `sampling`, `fleet`, `slices`, `seed`. deploy: `release`. monitor: `monitor`, `retrain`. business: the scope's value table.
+    Attributes:
+        name: Name of the loop: 1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit.
+        scope: Stage scope: the problem, objectives, value, budget and the heuristic.
+        requests: Stage data: the table of decisions, one row each.
+        outcome: The truth about a request, known later.
+        features: Stage develop: a function of the columns that returns a dictionary of name to feature.
+        candidates: The models to try; at least one.
+        context: Tables joined to each request by key, as known at its moment.
+        aggregates: Numbers over recent rows of a table, as known at its moment.
+        slices: Parts of the traffic looked at everywhere.
+        split: How examples are divided into training and validation.
+        sampling: Which examples are trained on, and how they weigh.
+        fleet: One model per segment; None: one model.
+        release: Stage deploy: guards, durability, deadline.
+        monitor: Stage monitor: windows and thresholds of drift.
+        retrain: When to retrain.
+        seed: Seed of everything random.
+
+    Example:
+        Loop(
+            name="weather-delays",
+            scope=scope,
+            requests=flights,
+            outcome=Outcome(table=landings, label="delay > 15", wait="2d"),
+            context=[Context(table=weather, by={"airport": "origin"}, columns=["wind"])],
+            features=lambda c: {"wind": c.wind, "carrier": c.carrier},
+            candidates=[Candidate("logistic", lambda: LogisticRegression(max_iter=1000))],
+        )
     """
 
     name: str

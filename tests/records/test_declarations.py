@@ -1,4 +1,6 @@
+import inspect
 import math
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import loopwright
 from loopwright.records.declarations import (
     Budget,
     Candidate,
@@ -204,3 +207,16 @@ def test_what_json_cannot_hold_is_refused() -> None:
 def test_a_deadline_is_milliseconds(wrong: Any) -> None:
     with pytest.raises(DeclarationInvalid, match="deadline_ms"):
         Release(deadline_ms=wrong)
+
+
+def declared_classes() -> list[type[Declaration]]:
+    public = [getattr(loopwright, name) for name in loopwright.__all__]
+    return [cls for cls in public if isinstance(cls, type) and issubclass(cls, Declaration)]
+
+
+@pytest.mark.parametrize("cls", declared_classes(), ids=lambda cls: cls.__name__)
+def test_declaration_documents_every_field_and_an_example(cls: type[Declaration]) -> None:
+    text = inspect.getdoc(cls) or ""
+    attributes, _, example = text.partition("Attributes:")[2].partition("Example:")
+    assert re.findall(r"^    (\w+): ", attributes, re.MULTILINE) == [f.name for f in msgspec.structs.fields(cls)]
+    assert example.strip().startswith(f"{cls.__name__}(")

@@ -78,10 +78,18 @@ def _name_problem(field: str, name: str) -> list[tuple[str, str]]:
 
 
 class Objective(Declaration, frozen=True):
-    """What one stakeholder wants, as a metric with a target.
+    """What one stakeholder wants, as a metric with a target. Exactly one of `at_least` and `at_most` is declared.
 
-    `metric` is a name known to `records.metrics` (`average_precision`, `mae`, `latency_p99_ms`, `recall_gap:SLICE` ...).
-    Exactly one of `at_least` and `at_most` is given; `weight` says how much it counts in the leaderboard.
+    Attributes:
+        name: Name in the leaderboard, the report and `status`; each objective of a scope has another one.
+        owner: The stakeholder who wants it.
+        metric: Name of a metric: `average_precision`, `mae`, `latency_p99_ms`, `recall_gap:SLICE` ...
+        at_least: The target of a metric that should be high.
+        at_most: The target of a metric that should be low.
+        weight: How much it counts in the leaderboard, 0 or more.
+
+    Example:
+        Objective("find leavers", "retention", "average_precision", at_least=0.4)
     """
 
     name: str
@@ -106,7 +114,16 @@ class Objective(Declaration, frozen=True):
 
 
 class Budget(Declaration, frozen=True):
-    """What the loop may cost. `usd_per_hour` is the price of one machine hour, used to cost training and serving."""
+    """What the loop may cost.
+
+    Attributes:
+        train_minutes: Longest training of one turn, minutes; None: no limit.
+        usd_per_month: Highest cost of training and serving, USD a month; None: no limit.
+        usd_per_hour: Price of one machine hour in USD, used to cost training and serving.
+
+    Example:
+        Budget(train_minutes=10, usd_per_month=50)
+    """
 
     train_minutes: float | None = None
     usd_per_month: float | None = None
@@ -114,13 +131,24 @@ class Budget(Declaration, frozen=True):
 
 
 class Value(Declaration, frozen=True):
-    """Money for each kind of outcome, in `currency`.
+    """Money for each kind of outcome.
 
-    binary, anomaly  the four kinds, relative to doing nothing when the truth is negative
-    multiclass       `correct` or `wrong`, for each answer
-    regression       `correct` for each answer, and `under` or `over` (a cost, so below 0) for each unit by which it is below or
-                     above the truth
-    ranking          none
+    Binary and anomaly tasks use the four kinds, relative to doing nothing when the truth is negative; multiclass `correct`
+    and `wrong`; regression `correct`, `under` and `over`; ranking none.
+
+    Attributes:
+        currency: Name of the currency, for display.
+        true_positive: Worth of acting where the truth is positive.
+        false_positive: Worth of acting where the truth is negative (a cost is below 0).
+        true_negative: Worth of not acting where the truth is negative.
+        false_negative: Worth of not acting where the truth is positive (a cost is below 0).
+        correct: Worth of each right answer (multiclass), or of each answer (regression).
+        wrong: Worth of each wrong answer (multiclass).
+        under: Worth of each unit by which an answer is below the truth (regression; a cost is below 0).
+        over: Worth of each unit by which an answer is above the truth (regression; a cost is below 0).
+
+    Example:
+        Value(true_positive=40, false_positive=-5)
     """
 
     currency: str = "USD"
@@ -148,11 +176,16 @@ class Value(Declaration, frozen=True):
 
 
 class Heuristic(Declaration, frozen=True):
-    """Phase 1 of the ladder: a rule over request and context columns, traced to ONNX.
+    """Phase 1 of the ladder: a rule over request and context columns, traced to ONNX. It also answers when the model fails.
 
-    What it gives is of the outcome's task: binary a condition or a score in [0, 1]; multiclass a string, one of the classes;
-    regression a number, or a dictionary of target (or quantile, "q0.9") to number; ranking and anomaly a number, the larger the
-    further up, or the stranger.
+    Attributes:
+        rule: A function of the columns. Its result depends on the outcome's task: binary a condition or a score in [0, 1];
+            multiclass a string, one of the classes; regression a number, or a dictionary of target (or quantile, "q0.9") to
+            number; ranking and anomaly a number, larger for what ranks higher or is stranger.
+        name: Name in the leaderboard and in answers.
+
+    Example:
+        Heuristic(lambda c: c.tenure_months < 6, name="new-customers")
     """
 
     rule: Any
@@ -164,7 +197,22 @@ class Heuristic(Declaration, frozen=True):
 
 
 class Scope(Declaration, frozen=True, kw_only=True):
-    """The problem, who wants what, what it may cost, what it is worth, and the rule to beat."""
+    """The problem, who wants what, what it may cost, what it is worth, and the rule to beat.
+
+    Attributes:
+        problem: One sentence: which problem the system solves.
+        objectives: What the stakeholders want; at least one.
+        heuristic: The rule to beat.
+        value: Money for each kind of outcome; without it nothing is said about money.
+        budget: What the loop may cost.
+
+    Example:
+        Scope(
+            problem="Call customers who are about to leave.",
+            objectives=[Objective("find leavers", "retention", "average_precision", at_least=0.4)],
+            heuristic=Heuristic(lambda c: c.tenure_months < 6),
+        )
+    """
 
     problem: str
     objectives: list[Objective]
@@ -188,16 +236,28 @@ class Scope(Declaration, frozen=True, kw_only=True):
 
 
 class Column(Declaration, frozen=True):
-    """One column of a contract. `timestamp` is zone-aware with microseconds; `categories` closes a string column.
+    """One column of a contract.
 
-    `zone` is the IANA zone of a timestamp that its source writes without one; without `zone` such a time is refused.
-    `shape` is that of one value of an `array` (of numbers, float32): `[28, 28]` for an image, `[384]` for an embedding.
+    Attributes:
+        type: `float`, `integer`, `boolean`, `string`, `timestamp` (zone-aware, microseconds) or `array` (float32 numbers).
+        nullable: Whether a value may be missing.
+        minimum: Smallest value allowed (numbers).
+        maximum: Largest value allowed (numbers).
+        categories: All values that a string column may have.
+        tags: Free labels, searched in lineage (`pii`, `sensitive` ...).
+        description: What the column means.
+        zone: IANA zone of a timestamp that its source writes without one; such a time is refused without `zone`.
+        shape: Shape of one value of an array: `[28, 28]` for an image, `[384]` for an embedding.
+        source: Its name in the sources, where that is another one.
+        format: How sources write it: a timestamp that is not ISO 8601 (`%d/%m/%Y %H:%M`, or `unix` and `unix_ms` for seconds
+            and milliseconds since 1970), or a number with separators (`1,234.5` or `1.234,5`).
+        missing: Texts of the sources that mean a missing value (`?`).
+        optional: Whether a source may lack the column altogether (null then).
+        filled: For a column that no source has: `row_id`, a text of the source's digest and the row number, or
+            `ingested_at`, the moment when that content was first ingested.
 
-    How sources write it: `source` is its name there, where that is another one; `format` how a timestamp is written that is
-    not ISO 8601 (`%d/%m/%Y %H:%M`, or `unix` and `unix_ms` for seconds and milliseconds since 1970), or a number with marks
-    between its thousands (`1,234.5` or `1.234,5`); `missing` are texts that mean a missing value (`?`); `optional` says that
-    a source may lack the column altogether (null then). `filled` is for a column that no source has: `row_id`, a text made
-    of the source's digest and the number of the row, or `ingested_at`, the moment when that content was first ingested.
+    Example:
+        Column("float", nullable=True, minimum=0, missing=["?"])
     """
 
     type: ColumnType
@@ -264,9 +324,23 @@ def _known_zone(name: str) -> bool:
 class Table(Declaration, frozen=True):
     """A table and its contract.
 
-    `event_time` names the column of when a row happened; `known_time` the one of when it became known (the same column
-    if not given); `known_after` is a delay added to it ("20m"). `key` names the columns that identify an entity.
-    `ignore` names columns of the sources that the table does not take (`["*"]`: whatever it does not name).
+    Attributes:
+        name: Name of the table in the lake.
+        columns: The contract: name of each column to its declaration.
+        key: Columns that identify an entity.
+        event_time: Column of when a row happened.
+        known_time: Column of when a row became known; None: `event_time`.
+        known_after: Delay added to `known_time` ("20m"), for rows that arrive later than they say.
+        description: What a row of the table is.
+        ignore: Columns of the sources that the table does not take; `["*"]`: whatever it does not name.
+
+    Example:
+        Table(
+            "customers",
+            columns={"customer": Column("string"), "seen": Column("timestamp"), "calls": Column("integer")},
+            key=["customer"],
+            event_time="seen",
+        )
     """
 
     name: str
@@ -304,12 +378,18 @@ class Table(Declaration, frozen=True):
 
 
 class Context(Declaration, frozen=True):
-    """Columns joined to each request: the latest row of `table` known at that moment, matched on `by`.
+    """Columns joined to each request: the latest row of a table known at that moment. Context columns are always nullable.
 
-    `by` maps the table's key columns to request columns; `columns` are the ones wanted (a dictionary renames them: new name
-    to the table's column, so that one table can be joined twice); a row older than `max_age` (event time to decision) counts
-    as missing. `lag` is how long after a row became known serving may take to see it; training waits as long. Context
-    columns are always nullable.
+    Attributes:
+        table: The table to join.
+        by: The table's key columns to request columns.
+        columns: The columns wanted; a dictionary renames them (new name to the table's column), so that one table can be
+            joined twice.
+        max_age: A row older than this (event time to decision) counts as missing; None: no limit.
+        lag: How long after a row became known serving may take to see it; training waits as long.
+
+    Example:
+        Context(table=weather, by={"airport": "origin"}, columns=["temp", "wind"], max_age="3h")
     """
 
     table: Table
@@ -341,9 +421,22 @@ class Aggregate(Declaration, frozen=True, kw_only=True):
     """A number over the recent rows of a table: "mean arrival delay of this carrier over the last 24 hours, known at push-back".
 
     Counted are the rows of `table` whose event time is in the `window` before the decision, that were known by then (and
-    `lag` later, see Context), and whose columns equal the request's: `by` maps table columns to request columns. Of several
-    versions of one row (same key and event time) the one known last counts. `of` is an SQL expression over the table's
-    columns: a number, for `share` a condition, for `distinct` anything; `count` needs none.
+    `lag` later, see Context), and whose columns equal the request's. Of several versions of one row (same key and event
+    time) the one known last counts.
+
+    Attributes:
+        name: Name of the column that it adds to a request.
+        table: The table whose rows are aggregated.
+        by: Table columns to request columns that must be equal.
+        function: `count`, `sum`, `mean`, `min`, `max`, `share` or `distinct`.
+        of: SQL expression over the table's columns: a number, for `share` a condition, for `distinct` anything; `count`
+            takes none.
+        window: How far back rows count ("24h").
+        lag: How long after a row became known serving may take to see it.
+        description: What the number means.
+
+    Example:
+        Aggregate(name="calm_share", table=weather, by={"airport": "origin"}, function="share", of="wind < 10", window="24h")
     """
 
     name: str
@@ -379,13 +472,21 @@ class Outcome(Declaration, frozen=True):
 
     binary      true or false; predicted is the probability of true
     multiclass  one of several strings; predicted is the probability of each
-    regression  a number; predicted is its mean, or with `quantiles` those quantiles. Several numbers (multi-output) are a
-                dictionary of name to expression
+    regression  a number; predicted is its mean, or with `quantiles` those quantiles
     ranking     a relevance (0, 1, 2 ...) within the requests that share the column `group`; predicted is a score to sort by
-    anomaly     true for what was strange, where anybody ever says so; predicted is how strange a request is. `alert_share`
-                of the training rows is as strange as what is called an anomaly
+    anomaly     true for what was strange, where anybody ever says so; predicted is how strange a request is
 
-    `wait` is how long after the decision an outcome may come before the prediction counts as never answered.
+    Attributes:
+        table: The table of outcomes; its key is that of the requests.
+        label: SQL expression over the table; for several targets (regression) a dictionary of name to expression.
+        wait: How long after the decision an outcome may come before the prediction counts as never answered.
+        task: `binary`, `multiclass`, `regression`, `ranking` or `anomaly`.
+        quantiles: Quantiles to predict instead of the mean (regression), between 0 and 1, ascending.
+        group: Request column whose equal values are ranked together (ranking).
+        alert_share: Share of the training rows that is as strange as what is called an anomaly (anomaly).
+
+    Example:
+        Outcome(table=landings, label="delay > 15", wait="2d")
     """
 
     table: Table
@@ -424,7 +525,15 @@ class Outcome(Declaration, frozen=True):
 
 
 class Slice(Declaration, frozen=True):
-    """A part of the traffic looked at everywhere: `of` maps columns to a string (one slice per value) or a boolean."""
+    """A part of the traffic looked at everywhere: in evaluation, guards, monitoring and the report.
+
+    Attributes:
+        name: Name of the slice.
+        of: A function of the columns that returns a string (one slice per value) or a boolean.
+
+    Example:
+        Slice("contract", lambda c: c.contract)
+    """
 
     name: str
     of: Any
@@ -438,11 +547,19 @@ class Slice(Declaration, frozen=True):
 
 
 class TimeSplit(Declaration, frozen=True, tag_field="by", tag="time"):
-    """The newest part of the examples validates, the rest trains: `validation` is a duration ("14d").
+    """The newest part of the examples validates, the rest trains.
 
-    Examples whose decision is within `embargo` before the boundary are left out of both. So are training examples whose outcome
-    became known only after the boundary: a model made then could not have learnt from them. Where outcomes came late for another
-    reason (all of them delivered at once) `late_outcomes="train"` trains on them.
+    Training examples whose outcome became known only after the boundary are left out: a model made then could not have learnt
+    from them.
+
+    Attributes:
+        validation: Length of the newest part ("14d").
+        embargo: Examples whose decision is within this before the boundary are left out of both parts.
+        late_outcomes: `train`: train on examples whose outcome came after the boundary for another reason (all of them
+            delivered at once).
+
+    Example:
+        TimeSplit(validation="28d", embargo="1d")
     """
 
     validation: str = "14d"
@@ -457,7 +574,14 @@ class TimeSplit(Declaration, frozen=True, tag_field="by", tag="time"):
 class GroupSplit(Declaration, frozen=True, tag_field="by", tag="group"):
     """Whole groups (equal values of a request column, such as a patient) validate or train, never both.
 
-    Which is decided by a hash of the value and the loop's seed: `validation` is the share of groups that validate.
+    A hash of the value and the loop's seed decides.
+
+    Attributes:
+        column: Request column whose equal values stay together.
+        validation: Share of the groups that validate, above 0 and at most 0.9.
+
+    Example:
+        GroupSplit("patient", validation=0.25)
     """
 
     column: str
@@ -469,7 +593,15 @@ class GroupSplit(Declaration, frozen=True, tag_field="by", tag="group"):
 
 
 class StratifiedSplit(Declaration, frozen=True, tag_field="by", tag="stratum"):
-    """A random share of every stratum validates: a stratum is a value of the label and, where given, of a request column."""
+    """A random share of every stratum validates: a stratum is a value of the label and, where declared, of a request column.
+
+    Attributes:
+        column: Request column that divides the strata further.
+        validation: Share of each stratum that validates, above 0 and at most 0.9.
+
+    Example:
+        StratifiedSplit("country", validation=0.2)
+    """
 
     column: str | None = None
     validation: float = 0.2
@@ -482,8 +614,13 @@ class StratifiedSplit(Declaration, frozen=True, tag_field="by", tag="stratum"):
 class Sampling(Declaration, frozen=True, kw_only=True):
     """Which examples are trained on, and how they weigh. It is undone at serving: probabilities are those of real traffic.
 
-    `keep` is the share of examples kept by label ("false" and "true", or a class); `weights` weigh labels in fitting, and
-    `balanced` weighs each label by how rare it is.
+    Attributes:
+        keep: Share of the examples kept by label ("false" and "true", or a class), above 0 and at most 1.
+        weights: Weight of each label in fitting, above 0.
+        balanced: Weigh each label by how rare it is; instead of `weights`.
+
+    Example:
+        Sampling(keep={"false": 0.1})
     """
 
     keep: dict[str, float] = {}
@@ -506,8 +643,16 @@ def _share_problem(field: str, share: float, most: float = 0.9) -> list[tuple[st
 class Fleet(Declaration, frozen=True, kw_only=True):
     """One declaration, many models: one per value of the request column `by`, where there are enough examples of it.
 
-    A value with fewer than `minimum_rows` training examples, one never seen, or one whose own model is not surely as good as
-    the global model, is answered by the global model. `most` bounds how many segments get a model (the largest ones).
+    A value with too few training examples, one never seen, or one whose own model is not surely as good as the global model,
+    is answered by the global model.
+
+    Attributes:
+        by: Request column (string, integer or boolean) whose values are the segments.
+        minimum_rows: Least number of training examples for a model of a segment's own.
+        most: How many segments get a model at most (the largest ones).
+
+    Example:
+        Fleet(by="store", minimum_rows=500)
     """
 
     by: str
@@ -522,11 +667,18 @@ class Fleet(Declaration, frozen=True, kw_only=True):
 class Candidate(Declaration, frozen=True):
     """One way to solve the problem.
 
-    `estimator` is a function that returns an unfitted scikit-learn compatible classifier (or pipeline) for a float32
-    matrix, or the class of one; a function that takes a parameter gets an Optuna trial and `trials` says how many are
-    searched (parameters with a default value and those of a class are not asked for). `phase` is the
-    rung of the ladder: 2 simple model, 3 optimised, 4 complex (1 is the heuristic). `encoding` says how string features
-    enter the matrix: `ordinal` (one column of codes, for trees) or `onehot` (one column per category).
+    Attributes:
+        name: Name in the leaderboard.
+        estimator: A function that returns an unfitted scikit-learn compatible estimator (or pipeline) for a float32 matrix, or
+            the class of one. A function that takes a parameter gets an Optuna trial (parameters with a default value and
+            those of a class are not asked for).
+        phase: Rung of the ladder: 2 simple model, 3 optimised, 4 complex (1 is the heuristic).
+        encoding: How string features enter the matrix: `ordinal` (one column of codes, for trees) or `onehot` (one column
+            per category).
+        trials: How many trials are searched where the estimator takes one.
+
+    Example:
+        Candidate("logistic", lambda: LogisticRegression(max_iter=1000), phase=2)
     """
 
     name: str
@@ -555,7 +707,16 @@ class Candidate(Declaration, frozen=True):
 
 
 class Guard(Declaration, frozen=True):
-    """A condition a package must meet before release: no worse than the serving one by more than `tolerance` of `metric`."""
+    """A condition that a package must meet before release: no worse than the serving one by more than `tolerance` of `metric`.
+
+    Attributes:
+        metric: Name of a metric.
+        tolerance: How much worse the new package may be, in units of the metric.
+        slices: Slices in which the condition must hold too.
+
+    Example:
+        Guard("average_precision", tolerance=0.01)
+    """
 
     metric: str
     tolerance: float = 0.0
@@ -563,9 +724,17 @@ class Guard(Declaration, frozen=True):
 
 
 class Release(Declaration, frozen=True, kw_only=True):
-    """How packages are released. `durability` is that of the prediction log; `on_unloggable` says what an answer that cannot be logged becomes.
+    """How packages are released and served.
 
-    A request that the model has not answered `deadline_ms` after it came is answered by the heuristic.
+    Attributes:
+        strategy: `direct`: a package that passes the guards serves all traffic.
+        guards: Conditions that a package must meet.
+        durability: Of the prediction log: `process` survives the death of a process, `disk` also a power cut.
+        on_unloggable: What becomes of an answer that cannot be logged: `serve` answers it, marked, `refuse` answers 503.
+        deadline_ms: Milliseconds until a request that the model has not answered is answered by the heuristic, 1 to 600000.
+
+    Example:
+        Release(guards=[Guard("average_precision", tolerance=0.01)], durability="disk")
     """
 
     strategy: Literal["direct"] = "direct"
@@ -581,7 +750,17 @@ class Release(Declaration, frozen=True, kw_only=True):
 
 
 class Monitor(Declaration, frozen=True, kw_only=True):
-    """What is watched. Thresholds are effect sizes, not significance levels, so that a long year does not cry wolf."""
+    """What is watched. Thresholds are effect sizes, not significance levels.
+
+    Attributes:
+        every: Length of a window.
+        psi: Population stability index of a column from which it has drifted.
+        jensen_shannon: Jensen-Shannon distance of a column from which it has drifted.
+        minimum_rows: Least number of rows of a window about which anything is said.
+
+    Example:
+        Monitor(every="1d", minimum_rows=200)
+    """
 
     every: str = "7d"
     psi: float = 0.25
@@ -594,11 +773,19 @@ class Monitor(Declaration, frozen=True, kw_only=True):
 
 
 class Retrain(Declaration, frozen=True, kw_only=True):
-    """When to retrain: after `every`, on `drift` of this many columns, or when `decay_metric` fell by `decay` against the package's own evaluation.
+    """When to retrain: the first of `every`, `drift` and `decay` that holds, at most once per `cooldown`.
 
-    `decay_metric` is the task's own where it is not given: average precision, macro F1, mean absolute error, NDCG of the first 10.
+    Attributes:
+        every: Age of the serving package from which it is retrained; None: age alone is no reason.
+        drift: Number of drifted columns from which to retrain; None: drift is no reason.
+        decay: How far `decay_metric` may fall against the package's own evaluation; None: decay is no reason.
+        decay_metric: Metric of decay; empty: that of the task (average precision, macro F1, mean absolute error, NDCG of the
+            first 10).
+        cooldown: Least time between two retrainings.
+        window: Length of history trained on; None: all.
 
-    `cooldown` is the least time between two retrainings; `window` the length of history trained on (all if None).
+    Example:
+        Retrain(every="30d", decay=0.05, cooldown="7d")
     """
 
     every: str | None = None
