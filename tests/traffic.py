@@ -28,7 +28,7 @@ from loopwright.records.evaluation import Evaluation
 from loopwright.records.graph import Feeder, Graph
 from loopwright.records.home import Home
 from loopwright.records.ids import digest, new_id
-from loopwright.records.package import ContextNeed, Conversion, Histogram, Manifest, Reference, Training
+from loopwright.records.package import ContextNeed, Conversion, Histogram, Lineage, Manifest, Origin, Reference, Training
 from loopwright.records.packages import encode_json
 from loopwright.records.predictions.commit import commit
 from loopwright.records.predictions.log import LogWriter
@@ -140,7 +140,9 @@ def histogram(name: str, role: str, values: Sequence[Any], *, categories: bool =
     )
 
 
-def package(home: Home, *, weight: float = 0.15, as_of: datetime = START, shift: float = 0.0) -> Probed:
+def package(
+    home: Home, *, weight: float = 0.15, as_of: datetime = START, shift: float = 0.0, lineage: Lineage | None = None
+) -> Probed:
     """A package of the loop, measured on rows like those it will meet (moved by `shift`), written into `home`."""
     graph = model(weight)
     given = rows(4000, as_of - 2 * WEEK, seed=99, shift=shift)
@@ -199,6 +201,7 @@ def package(home: Home, *, weight: float = 0.15, as_of: datetime = START, shift:
         parent="",
         release={},
         files={},
+        lineage=lineage or Lineage(),
     )
     assert home.ledger.count() >= 0, "opened first: a home with packages and no ledger has lost it"
     written = home.packages.write(
@@ -212,6 +215,14 @@ def package(home: Home, *, weight: float = 0.15, as_of: datetime = START, shift:
         },
     )
     return unprobed(home.packages, written)
+
+
+def lineage_without(*unused: str) -> Lineage:
+    """What a package says of its columns where no feature uses these."""
+    return Lineage(
+        features={name: [name] for name in COLUMNS if name not in unused},
+        columns={name: Origin(of=[f"requests.{name}"]) for name in COLUMNS},
+    )
 
 
 class World:

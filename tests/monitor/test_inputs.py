@@ -3,7 +3,7 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 import pytest
-from tests.traffic import LOOP, START, WEEK, World, package, rows
+from tests.traffic import LOOP, START, WEEK, World, lineage_without, package, rows
 
 from loopwright.monitor.inputs import main_package, skipped, watched_columns, window
 from loopwright.records.declarations import Monitor
@@ -61,6 +61,29 @@ def test_a_column_that_stops_coming_drifts(world: World) -> None:
     found = window(logged(world), world.package, Monitor(), START, START + WEEK)
     wind = next(c for c in found.columns if c.column == "wind")
     assert (wind.state, wind.missing, wind.mean) == ("drift", 1.0, None)
+
+
+def test_drift_of_an_unused_column_is_noted_and_changes_no_state(world: World) -> None:
+    world.release(package(world.home, lineage=lineage_without("origin")))
+    world.predict([{**r, "origin": "EWR"} for r in rows(1000, START)])
+    found = window(logged(world), world.package, Monitor(), START, START + WEEK)
+    origin = next(c for c in found.columns if c.column == "origin")
+    assert (origin.state, origin.used) == ("drift", False)
+    assert (found.state, found.drifted, found.noted) == ("ok", [], ["origin"])
+    assert watched_columns(world.package) == ["delay", "hour", "wind"]
+
+
+def test_drift_of_a_used_column_counts(world: World) -> None:
+    world.release(package(world.home, lineage=lineage_without("wind")))
+    world.predict([{**r, "origin": "EWR"} for r in rows(1000, START)])
+    found = window(logged(world), world.package, Monitor(), START, START + WEEK)
+    assert (found.state, found.drifted, found.noted) == ("drift", ["origin"], [])
+
+
+def test_a_package_without_features_is_judged_by_the_columns_of_its_rule(world: World) -> None:
+    rule = msgspec.structs.replace(lineage_without(), features={}, heuristic=["delay"])
+    world.release(package(world.home, lineage=rule))
+    assert watched_columns(world.package) == ["delay"]
 
 
 def test_no_rows_and_too_few_rows_are_no_data_and_never_ok(world: World) -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.traffic import LOOP, OUTCOME, START, WEEK, World, package, rows, truths
+from tests.traffic import LOOP, OUTCOME, START, WEEK, World, lineage_without, package, rows, truths
 
 from loopwright.monitor.watch import Watched, watch
 from loopwright.records.declarations import Monitor, Retrain
@@ -167,6 +167,16 @@ def test_drift_triggers_from_so_many_columns_on(world: World) -> None:
     assert found is not None
     assert found.cause == "drift"
     assert "delay" in found.reason
+
+
+def test_drift_of_unused_columns_triggers_no_retraining_and_no_alert(world: World) -> None:
+    world.release(package(world.home, lineage=lineage_without("origin")))
+    world.predict([{**r, "origin": "EWR"} for r in rows(1000, START)])
+    world.clock.advance(WEEK)
+    found = look(world, Retrain(drift=1, cooldown="0s"))
+    assert found.windows[0].noted == ["origin"]
+    assert found.trigger is None
+    assert "drift" not in [a.key for a in found.alerts]
 
 
 def test_a_schedule_triggers_when_its_time_is_over(world: World) -> None:

@@ -73,12 +73,12 @@ def _measured(week: Week, metric: str) -> dict[str, float | None]:
 
 
 def drift_chart(weeks: Sequence[Week], monitor: Monitor) -> str:
-    """PSI of every column by window beyond what is usual for it, what moved most on top; SVG, empty if nothing was measured."""
+    """PSI of every column that reaches the model by window, beyond what is usual for it, what moved most on top; SVG, empty if nothing was measured."""
     cells = [
         {"start": w.start.isoformat(), "end": w.end.isoformat(), "column": c.column, "psi": c.beyond}
         for w in weeks
         for c in w.window.columns
-        if c.psi is not None and c.state != "no data"
+        if c.used and c.psi is not None and c.state != "no data"
     ]
     if not cells:
         return ""

@@ -562,14 +562,14 @@ def _drift(value: DriftReport) -> RenderableType:
     rows = []
     for window in value.windows:
         found = quality.get(window.start)
-        worst = max((c for c in window.columns if c.psi is not None), key=lambda c: c.beyond, default=None)
+        worst = max((c for c in window.columns if c.used and c.psi is not None), key=lambda c: c.beyond, default=None)
         rows.append(
             [
                 f"{window.start:%Y-%m-%d}",
                 window.rows,
                 state(window.state),
                 f"{worst.beyond:.3f} {worst.column}" if worst else None,
-                window.drifted,
+                [*window.drifted, *(f"({name}: unused)" for name in window.noted)],
                 state(found.state) if found else None,
                 found.metrics.get(metric) if found else None,
                 f"{found.with_outcome / found.rows:.0%}" if found and found.rows else None,

@@ -270,7 +270,7 @@ def _release_rules(page: LoopPage, colours: dict[str, str], x: dict[str, Any]) -
 def _drift(page: LoopPage, colours: dict[str, str], *, narrow: bool) -> dict[str, Any]:
     worst: dict[str, float] = {}
     for window in page.windows:
-        for column in window.columns:
+        for column in (c for c in window.columns if c.used):
             worst[column.column] = max(worst.get(column.column, 0.0), column.beyond)
     shown = sorted(worst, key=lambda c: -worst[c])[:MOST_COLUMNS]
     rows = []

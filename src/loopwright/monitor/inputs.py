@@ -23,9 +23,10 @@ LOGGED = {"score": "_score", "label": "_label"}
 
 
 def watched_columns(package: Package) -> list[str]:
-    """The request and context columns of a package that are watched for drift."""
+    """The request and context columns of a package whose drift counts: they can be measured, and they reach the model."""
     reasons = skipped(package)
-    return [h.column for h in package.reference.columns if h.role != "output" and h.column not in reasons]
+    inputs = [h.column for h in package.reference.columns if h.role != "output" and h.column not in reasons]
+    return [name for name in inputs if package.manifest.lineage.reaches_model(name)]
 
 
 def skipped(package: Package) -> dict[str, str]:
@@ -76,7 +77,8 @@ def window(
 
     `package` is the one that answered most rows (`main_package`), None when there are no rows. With fewer rows than the
     monitor's `minimum_rows` shares are measured all the same, but every state is `no data`: too few to judge is not well.
-    `usual` is the PSI that is usual for each column (see `monitor.usual`); only what is beyond it counts.
+    `usual` is the PSI that is usual for each column (see `monitor.usual`); only what is beyond it counts. The state is that of
+    the columns that reach the model and of its answers: what moves in a column that nothing uses is noted, not judged.
     """
     rows = predictions.num_rows
     flags = _counts(pc.list_flatten(predictions["_flags"].combine_chunks())) if rows else {}
@@ -85,13 +87,21 @@ def window(
     enough = rows >= monitor.minimum_rows
     reasons = skipped(package)
     columns = [
-        _column(histogram, predictions[logged], flags, monitor, (usual or {}).get(histogram.column, 0.0), enough)
+        _column(
+            histogram,
+            predictions[logged],
+            flags,
+            monitor,
+            (usual or {}).get(histogram.column, 0.0),
+            enough=enough,
+            used=histogram.role == "output" or package.manifest.lineage.reaches_model(histogram.column),
+        )
         for histogram in package.reference.columns
         if histogram.column not in reasons
         and (logged := LOGGED.get(histogram.column, histogram.column)) in predictions.column_names
         and measurable(histogram)
     ]
-    states = {c.state for c in columns}
+    states = {c.state for c in columns if c.used}
     state: State = "no data" if not enough else "drift" if "drift" in states else "watch" if "watch" in states else "ok"
     return _window(start, end, rows, state, package.digest, predictions, flags, columns, reasons)
 
@@ -117,7 +127,7 @@ def _window(
         degraded=flags.get("degraded", 0) / rows if rows else 0.0,
         flags=flags,
         columns=columns,
-        drifted=[c.column for c in sorted(columns, key=lambda c: c.usual - (c.psi or 0.0)) if c.state == "drift"],
+        drifted=[c.column for c in sorted(columns, key=lambda c: -c.beyond) if c.used and c.state == "drift"],
         skipped=reasons,
     )
 
@@ -128,7 +138,9 @@ def _column(
     flags: Mapping[str, int],
     monitor: Monitor,
     usual: float,
+    *,
     enough: bool,
+    used: bool,
 ) -> ColumnWindow:
     rows = len(values)
     counted = bins(reference, values)
@@ -147,6 +159,7 @@ def _column(
         mean=None if reference.categories else _mean(values),
         mean_reference=reference.mean,
         usual=usual,
+        used=used,
     )
 
 

@@ -366,7 +366,7 @@ class _Watcher:
         top = ", ".join(
             f"{c.column} (PSI {c.psi:.2f}, usual {c.usual:.2f})"
             for c in found.columns
-            if c.state == "drift" and c.psi is not None
+            if c.column in found.drifted and c.psi is not None
         )
         raised = [
             self._alert("no-data", not found.rows, "critical", "No predictions arrive", f"none in {day}"),

@@ -136,6 +136,15 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     columns: dict[str, Origin] = {}
     labels: dict[str, Origin] = {}
 
+    def reaches_model(self, column: str) -> bool:
+        """Whether a column of the contract reaches the answer: by a feature, or by the rule of a package that has none.
+
+        Every column does in a package that was made before lineage was recorded.
+        """
+        if not self.columns:
+            return True
+        return any(column in used for used in self.features.values()) if self.features else column in self.heuristic
+
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One side of a split: its rows, the units and groups in them, first and last decision, SHA-256 of the rows' ids in order.

@@ -19,6 +19,7 @@ class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
     """One column against the package's reference. Shares are of rows; psi and jensen_shannon are effect sizes (NaN as null).
 
     `usual` is the PSI that was usual between windows of the training history; only what is beyond it counts as drift.
+    A column that is not `used` reaches no feature of the model: how it moves is a note, and changes no state of the window.
     """
 
     column: str
@@ -33,6 +34,7 @@ class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
     mean: float | None
     mean_reference: float | None
     usual: float = 0.0
+    used: bool = True
 
     @property
     def beyond(self) -> float:
@@ -58,6 +60,11 @@ class Window(Record, frozen=True, kw_only=True):
     columns: list[ColumnWindow]
     drifted: list[str]
     skipped: dict[str, str] = {}
+
+    @property
+    def noted(self) -> list[str]:
+        """Columns that moved and that no feature uses: worth a note, and no reason to retrain."""
+        return [c.column for c in self.columns if not c.used and c.state == "drift"]
 
 
 W = TypeVar("W", "Window", "ValueWindow")

@@ -316,6 +316,7 @@ def _monitor(window: "Entry[Window] | None", alerts: int) -> StageState | None:
         return None
     record = window.record
     drifted = f", drifted: {', '.join(record.drifted)}" if record.drifted else ""
+    drifted += f"; moved, but no feature uses it: {', '.join(record.noted)}" if record.noted else ""
     state: Condition = (
         "alert" if alerts or record.state == "drift" else "watch" if record.state in ("watch", "no data") else "ok"
     )
