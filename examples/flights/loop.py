@@ -237,5 +237,5 @@ loop = Loop(
         ],
     ),
     monitor=Monitor(every="7d", minimum_rows=500),
-    retrain=Retrain(every="90d", drift=5, decay=0.04, cooldown="42d"),
+    retrain=Retrain(every="90d", drift=5, decay=0.05, cooldown="42d"),
 )

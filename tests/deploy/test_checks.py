@@ -195,6 +195,16 @@ def test_tolerance_is_tolerated(home: Home, examples: pa.Table) -> None:
     assert lenient.passed
 
 
+@pytest.mark.parametrize(("threshold", "passed"), [(0.46, True), (0.35, False)])
+def test_guard_without_tolerance_lets_through_what_chance_alone_makes(
+    home: Home, examples: pa.Table, threshold: float, passed: bool
+) -> None:
+    made, serving = package(home.packages, threshold=threshold), old(home)
+    for guards, expected in (([Guard("accuracy", 0.0)], False), ([Guard("accuracy")], passed)):
+        result = gate(home, made, scope=scope(), guards=guards, serving=serving, examples=examples)
+        assert result.passed == expected, result.checks
+
+
 def test_a_slice_that_is_surely_worse_stops_what_is_better_overall(home: Home, examples: pa.Table) -> None:
     made = package(home.packages, model=model_graph(fails="jfk"))
     guards = [Guard("recall", 0.05), Guard("recall", 0.05, ["origin_slice"])]

@@ -103,10 +103,19 @@ def test_for_a_metric_where_less_is_better_decay_is_a_rise() -> None:
     assert not decayed(up, 0.29, Decay("brier", 0.005))
 
 
+def test_decay_is_a_share_of_the_promise_whatever_the_unit() -> None:
+    assert not decayed(Estimate(31.0, 30.5, 31.5, 5000), 30.0, Decay("mae", 0.05))  # 1 of 30 is 3 %
+    assert decayed(Estimate(31.6, 30.5, 32.5, 5000), 30.0, Decay("mae", 0.05))
+    assert decayed(Estimate(0.28, 0.26, 0.29, 5000), 0.30, Decay("average_precision", 0.05))  # 0.02 of 0.30 is 7 %
+    assert not decayed(Estimate(0.78, 0.76, 0.79, 5000), 0.80, Decay("average_precision", 0.05))
+
+
 def test_too_few_outcomes_or_none_are_no_data() -> None:
     none = measure(joined(pending=1.0))
     assert (none.state, none.with_outcome, none.metrics, none.by_package) == ("no data", 0, {}, {})
-    assert measure(joined(), minimum_rows=1999).state == "no data"
+    few = measure(joined(), minimum_rows=1999)
+    assert (few.state, few.said) == ("no data", f"too few ({few.with_outcome:,} of 1,999)")
+    assert none.said == "no data"
     assert measure(joined(0)).state == "no data"
     assert measure(joined(), roc_auc=0.9).state == "no data"
 
@@ -140,7 +149,7 @@ def test_an_error_that_grows_is_decay(off: float, state: str) -> None:
         outcome=Outcome(OUTCOME.table, "arr_delay", task="regression"),
         outputs={"a": Output(task="regression")},
         known_at=START + WEEK,
-        decay=Decay("mae", 2.0),
+        decay=Decay("mae", 0.25),
         minimum_rows=100,
     )
     assert found.state == state

@@ -188,6 +188,15 @@ def test_a_schedule_triggers_when_its_time_is_over(world: World) -> None:
     assert found.cause == "schedule"
 
 
+def test_schedule_triggers_where_windows_have_too_few_rows_to_judge_drift(world: World) -> None:
+    for number in range(2):
+        world.week(number, 336)
+    found = look(world, Retrain(every="8d", cooldown="0s"))
+    assert [w.said for w in found.windows] == ["too few (336 of 500)"] * 2
+    assert found.trigger is not None
+    assert found.trigger.cause == "schedule"
+
+
 def test_a_schedule_rests_while_nobody_asks(world: World) -> None:
     world.week(0)
     world.clock.advance(50 * WEEK)

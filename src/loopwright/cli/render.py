@@ -567,10 +567,10 @@ def _drift(value: DriftReport) -> RenderableType:
             [
                 f"{window.start:%Y-%m-%d}",
                 window.rows,
-                state(window.state),
+                state(window.said),
                 f"{worst.beyond:.3f} {worst.column}" if worst else None,
                 [*window.drifted, *(f"({name}: unused)" for name in window.noted)],
-                state(found.state) if found else None,
+                state(found.said) if found else None,
                 found.metrics.get(metric) if found else None,
                 f"{found.with_outcome / found.rows:.0%}" if found and found.rows else None,
             ]

@@ -7,6 +7,7 @@ STYLES = {
     "done": "green",
     "watch": "yellow",
     "no data": "yellow",
+    "too few": "yellow",
     "pending": "yellow",
     "running": "cyan",
     "alert": "bold red",
@@ -20,6 +21,7 @@ SIGNS = {
     "done": "●",
     "watch": "◐",
     "no data": "◐",
+    "too few": "◐",
     "pending": "◐",
     "alert": "▲",
     "drift": "▲",
@@ -30,5 +32,6 @@ SIGNS = {
 
 
 def state(word: str) -> Text:
-    """A state with its sign and colour."""
-    return Text(f"{SIGNS.get(word, '●')} {word}", style=STYLES.get(word, ""))
+    """A state with its sign and colour; numbers may follow it in brackets."""
+    name = word.partition(" (")[0]
+    return Text(f"{SIGNS.get(name, '●')} {word}", style=STYLES.get(name, ""))

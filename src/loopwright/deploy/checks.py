@@ -10,7 +10,8 @@ The rules, in this order; a package that fails the first is not touched by the o
               of a segment has none
     guards    on the same rows it is not surely worse than the serving package by more than the guard's tolerance,
               overall and on each value of the guard's slices (paired bootstrap; Efron & Tibshirani 1993, chapter 13).
-              Without declared guards: the heaviest objective that is a metric of rows, with no tolerance
+              Without declared guards: the heaviest objective that is a metric of rows. Without a declared tolerance: one
+              standard error of what the serving package reaches on these rows, or a hundredth of it where that is more
 
 "Surely" keeps chance from deciding: a difference counts only when its interval excludes "no worse by the tolerance".
 """
@@ -47,6 +48,8 @@ from loopwright.records.turns import LoopRecord
 
 SEED = 20_130_401
 LEAST_ROWS = 100
+LEAST_TOLERANCE = 0.01
+Z_95 = 1.959964
 ONE_ROW_US = 50_000.0
 EXAMPLES_SECONDS = 60.0
 """So long, and `ONE_ROW_US` for each row, may a package take for the examples that it is judged on: it may be slow on them only."""
@@ -389,8 +392,9 @@ def _default_guards(scope: Scope) -> list[Guard]:
 
 def _guard(case: Case, guard: Guard, where: str, mask: Array) -> Check:
     difference = _difference(case, guard.metric, mask)
-    worse = _surely_worse(guard.metric, difference, guard.tolerance)
-    detail = f"{_show(difference, sign=True)} against what serves, on {int(mask.sum()):,} rows (tolerance {guard.tolerance:g})"
+    tolerance = _noise(case, guard.metric, mask) if guard.tolerance is None else guard.tolerance
+    worse = _surely_worse(guard.metric, difference, tolerance)
+    detail = f"{_show(difference, sign=True)} against what serves, on {int(mask.sum()):,} rows (tolerance {tolerance:.3g})"
     return Check(
         name=f"guard {guard.metric}{where}", passed=not worse, detail=f"{detail}; {case.note}" if case.note else detail
     )
@@ -411,6 +415,22 @@ def _difference(case: Case, name: str, mask: Array) -> Estimate:
         value=case.scope.value,
         slices={n: v[mask] for n, v in case.slices.items()},
     )[name]
+
+
+def _noise(case: Case, name: str, mask: Array) -> float:
+    """By how much the serving package's own number differs by chance on other rows like these: one standard error, at least 1 %."""
+    assert case.other is not None
+    found = metrics.intervals(
+        [name],
+        case.truth[mask],
+        *case.other.at(mask),
+        output=case.output,
+        groups=None if case.groups is None else case.groups[mask],
+        seed=SEED,
+        value=case.scope.value,
+        slices={n: v[mask] for n, v in case.slices.items()},
+    )[name]
+    return float(np.nan_to_num(max((found.high - found.low) / (2 * Z_95), LEAST_TOLERANCE * abs(found.value))))
 
 
 def _surely_worse(name: str, difference: Estimate, tolerance: float) -> bool:

@@ -83,7 +83,7 @@ def window(
     rows = predictions.num_rows
     flags = _counts(pc.list_flatten(predictions["_flags"].combine_chunks())) if rows else {}
     if package is None or not rows:
-        return _window(start, end, rows, "no data", "", predictions, flags, [], {})
+        return _window(start, end, rows, "no data", "", predictions, flags, [], {}, monitor)
     enough = rows >= monitor.minimum_rows
     reasons = skipped(package)
     columns = [
@@ -103,7 +103,7 @@ def window(
     ]
     states = {c.state for c in columns if c.used}
     state: State = "no data" if not enough else "drift" if "drift" in states else "watch" if "watch" in states else "ok"
-    return _window(start, end, rows, state, package.digest, predictions, flags, columns, reasons)
+    return _window(start, end, rows, state, package.digest, predictions, flags, columns, reasons, monitor)
 
 
 def _window(
@@ -116,6 +116,7 @@ def _window(
     flags: dict[str, int],
     columns: list[ColumnWindow],
     reasons: dict[str, str],
+    monitor: Monitor,
 ) -> Window:
     return Window(
         start=start,
@@ -129,6 +130,7 @@ def _window(
         columns=columns,
         drifted=[c.column for c in sorted(columns, key=lambda c: -c.beyond) if c.used and c.state == "drift"],
         skipped=reasons,
+        minimum_rows=monitor.minimum_rows,
     )
 
 

@@ -23,7 +23,7 @@ SLICE_ROWS = 30
 
 
 class Decay(NamedTuple):
-    """When quality has decayed: `metric` is worse than the package's own evaluation by `by` or more (never when None)."""
+    """When quality has decayed: `metric` is worse than the package's own evaluation by the share `by` of it or more (never when None)."""
 
     metric: str
     by: float | None
@@ -47,8 +47,8 @@ def quality(
 
     `slices` maps slice name to a string per row of `joined` [N]; `evaluations` package digest to its evaluation, `outputs` to what
     it predicts. Intervals are 95 % bootstrap percentiles. The state is `no data` with fewer than `minimum_rows` outcomes or where
-    the decay metric is undefined; `decayed` when the drop against the evaluations (weighted by rows of each package) reaches
-    `decay.by` *and* the evaluations' value is outside the window's interval, so that one thin window does not cry wolf.
+    the decay metric is undefined; `decayed` when the drop against the evaluations (weighted by rows of each package) reaches the
+    share `decay.by` of what they promised *and* the evaluations' value is outside the window's interval, so that one thin window does not cry wolf.
     """
     found = known(joined, outcome, outputs)
     count = int(found.rows.sum())
@@ -70,6 +70,7 @@ def quality(
         metrics=overall,
         slices={name: _by_value(values, found, seed) for name, values in parts.items()},
         by_package=_by_package(package, overall, names, found, parts, seed),
+        minimum_rows=minimum_rows,
     )
 
 
@@ -118,12 +119,13 @@ def _state(
 
 
 def decayed(now: Estimate, promised: float, decay: Decay) -> bool:
-    """Whether `now` is worse than `promised` by `decay.by` or more, and surely worse (95 %)."""
+    """Whether `now` is worse than `promised` by the share `decay.by` of it or more, and surely worse (95 %)."""
     if decay.by is None:
         return False
+    least = decay.by * abs(promised)
     if metrics.metric(decay.metric).higher:
-        return promised - now.value >= decay.by and now.high < promised
-    return now.value - promised >= decay.by and now.low > promised
+        return promised - now.value >= least and now.high < promised
+    return now.value - promised >= least and now.low > promised
 
 
 def _by_value(values: Array, found: Known, seed: int) -> dict[str, dict[str, Estimate]]:

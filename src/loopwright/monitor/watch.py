@@ -351,10 +351,8 @@ class _Watcher:
         )
 
     def _schedule(self, newest: Window, last: datetime) -> Trigger | None:
-        """The schedule rests while nobody asks: there is nothing new to learn from."""
-        if self.retrain.every is None or self.until - last < duration(self.retrain.every):
-            return None
-        if newest.rows < self.monitor.minimum_rows:
+        """The schedule rests while nobody asks: there is nothing new to learn from. Rows too few to judge drift are something."""
+        if self.retrain.every is None or not newest.rows or self.until - last < duration(self.retrain.every):
             return None
         return Trigger(cause="schedule", reason=f"{self.retrain.every} have passed since the training of {last:%Y-%m-%d}")
 

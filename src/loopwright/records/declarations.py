@@ -711,7 +711,9 @@ class Guard(Declaration, frozen=True):
 
     Attributes:
         metric: Name of a metric.
-        tolerance: How much worse the new package may be, in units of the metric.
+        tolerance: How much worse the new package may be, in units of the metric; None: as much as chance alone makes of the serving
+            package's own number on these rows, one standard error of it (the rule of one standard error; Breiman et al. 1984,
+            Classification and regression trees), and at least a hundredth of it.
         slices: Slices in which the condition must hold too.
 
     Example:
@@ -719,7 +721,7 @@ class Guard(Declaration, frozen=True):
     """
 
     metric: str
-    tolerance: float = 0.0
+    tolerance: float | None = None
     slices: list[str] = []
 
 
@@ -778,7 +780,8 @@ class Retrain(Declaration, frozen=True, kw_only=True):
     Attributes:
         every: Age of the serving package from which it is retrained; None: age alone is no reason.
         drift: Number of drifted columns from which to retrain; None: drift is no reason.
-        decay: How far `decay_metric` may fall against the package's own evaluation; None: decay is no reason.
+        decay: By which share of the package's own evaluation `decay_metric` may get worse (0.05: an average precision of 0.60 falls
+            to 0.57, a mean absolute error of 30 rises to 31.5); None: decay is no reason.
         decay_metric: Metric of decay; empty: that of the task (average precision, macro F1, mean absolute error, NDCG of the
             first 10).
         cooldown: Least time between two retrainings.

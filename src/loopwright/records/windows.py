@@ -45,7 +45,8 @@ class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
 class Window(Record, frozen=True, kw_only=True):
     """One monitoring window [start, end) of a loop. `packages` counts rows by package; `degraded` is a share of rows.
 
-    `skipped` names the columns that are not watched for drift, with the reason.
+    `skipped` names the columns that are not watched for drift, with the reason. With fewer than `minimum_rows` rows the state is
+    `no data`, and `said` says so.
     """
 
     kind: ClassVar[str] = "window"
@@ -60,6 +61,16 @@ class Window(Record, frozen=True, kw_only=True):
     columns: list[ColumnWindow]
     drifted: list[str]
     skipped: dict[str, str] = {}
+    minimum_rows: int = 0
+
+    @property
+    def said(self) -> str:
+        """The state for a person: too few rows are not none."""
+        return _said(self.state, self.rows, self.minimum_rows)
+
+
+def _said(state: str, rows: int, minimum_rows: int) -> str:
+    return f"too few ({rows:,} of {minimum_rows:,})" if state == "no data" and 0 < rows < minimum_rows else state
 
     @property
     def noted(self) -> list[str]:
@@ -113,6 +124,12 @@ class Quality(Record, frozen=True, kw_only=True):
     metrics: dict[str, Estimate]
     slices: dict[str, dict[str, dict[str, Estimate]]]
     by_package: dict[str, dict[str, Estimate]]
+    minimum_rows: int = 0
+
+    @property
+    def said(self) -> str:
+        """The state for a person: too few outcomes are not none."""
+        return _said(self.state, self.with_outcome, self.minimum_rows)
 
 
 class Alert(Record, frozen=True, kw_only=True):

@@ -320,7 +320,7 @@ def _monitor(window: "Entry[Window] | None", alerts: int) -> StageState | None:
     state: Condition = (
         "alert" if alerts or record.state == "drift" else "watch" if record.state in ("watch", "no data") else "ok"
     )
-    detail = f"week to {record.end:%Y-%m-%d}: {record.state}{drifted}; {alerts} open alert{'' if alerts == 1 else 's'}"
+    detail = f"week to {record.end:%Y-%m-%d}: {record.said}{drifted}; {alerts} open alert{'' if alerts == 1 else 's'}"
     return StageState(stage="monitor", state=state, detail=detail, at=window.at)
 
 
