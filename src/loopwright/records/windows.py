@@ -68,14 +68,14 @@ class Window(Record, frozen=True, kw_only=True):
         """The state for a person: too few rows are not none."""
         return _said(self.state, self.rows, self.minimum_rows)
 
-
-def _said(state: str, rows: int, minimum_rows: int) -> str:
-    return f"too few ({rows:,} of {minimum_rows:,})" if state == "no data" and 0 < rows < minimum_rows else state
-
     @property
     def noted(self) -> list[str]:
         """Columns that moved and that no feature uses: worth a note, and no reason to retrain."""
         return [c.column for c in self.columns if not c.used and c.state == "drift"]
+
+
+def _said(state: str, rows: int, minimum_rows: int) -> str:
+    return f"too few ({rows:,} of {minimum_rows:,})" if state == "no data" and 0 < rows < minimum_rows else state
 
 
 W = TypeVar("W", "Window", "ValueWindow")
