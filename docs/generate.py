@@ -63,6 +63,7 @@ SETTINGS_END = """
 | `lake/` | the Delta tables, when they are local |
 | `packages/` | packages, one folder each, named by digest |
 | `log/` | prediction and outcome segments not yet in the lake |
+| `batches/` | locks of files that `loopwright predict` is predicting |
 | `quarantine/` | damaged pieces of the log, kept for inspection |
 | `online/` | context for serving |
 | `served/` | the local copy of who serves, so that serving and rollback need no ledger |

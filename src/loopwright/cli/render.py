@@ -24,6 +24,7 @@ from loopwright.records.declarations import Column
 from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel
 from loopwright.records.ingestions import Ingested, Quarantined
 from loopwright.records.ledger.record import Problem
+from loopwright.records.predictions.bulk import Predicted
 from loopwright.records.predictions.record import Contributions
 from loopwright.records.printable import printable
 from loopwright.records.releases import ReleaseState
@@ -711,6 +712,19 @@ def _exported(value: ExportedPackage) -> RenderableType:
     return Group(heading(title), table(["", "name", "type", "shape"], ports), *files)
 
 
+def _predicted(value: Predicted) -> RenderableType:
+    """How many rows came to what, the reasons of those that were refused, the flags of the others."""
+    counts = [(name, getattr(value, name)) for name in ("logged", "repeated", "refused", "unlogged") if getattr(value, name)]
+    facts = [("package", short(value.package)), *counts, ("columns ignored", value.ignored)]
+    tables = [
+        table([title, "rows"], [[name, count] for name, count in list(found.items())[:ALIKE]], right=["rows"])
+        for title, found in (("refused because", value.reasons), ("flag", value.flags))
+        if found
+    ]
+    written = Text(f"written to {_word(value.out)}, a line for each row", style="dim")
+    return Group(_facts(f"{value.loop}: {_count(value.rows, 'row')} of {value.file}", facts), *tables, written)
+
+
 def _made(value: Made) -> RenderableType:
     files = [Text.assemble(("wrote ", "dim"), plain(f)) for f in value.files]
     notes = [Text.assemble(("note: ", "dim"), plain(note)) for note in value.notes]
@@ -733,6 +747,7 @@ RENDERERS: dict[type, Callable[[Any], RenderableType]] = {
     ReportFile: _report,
     Tended: _tended,
     Made: _made,
+    Predicted: _predicted,
     ExportedPackage: _exported,
     Quarantined: _quarantined,
     ContractShown: _contract,

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec.structs import replace
 
 from loopwright.data.plain import plain
 from loopwright.data.values import EARLIEST, LATEST, Mask, flags, read, unusable
@@ -66,20 +67,23 @@ def conform(
     rows: npt.NDArray[np.int64] | None = None,
     absent: Collection[str] = (),
     seen: "Seen | None" = None,
+    requests: Collection[str] | None = None,
 ) -> Conformed:
     """Sort the rows of `frame` [N] into good and bad by the contract of `table`.
 
     `rows` [N] are the numbers of the rows in the source, where they are not 1 to N; `absent` names columns that a source may
     lack besides those declared `optional`; `seen` remembers the keys of the frames before this one of the same source.
+    Rows that are `requests` may repeat a key, or have an empty one, and lack the columns named there, which are null then.
     Raises IngestRefused naming every missing, extra or wrongly typed column.
     """
     origin = origin or Origin()
     numbers = np.arange(1, len(frame) + 1, dtype=np.int64) if rows is None else rows
     frame = plain(frame)
-    sources = _sources(table, frame, origin.name, absent)
+    columns = {n: replace(c, optional=True, nullable=True) if n in (requests or ()) else c for n, c in table.columns.items()}
+    sources = _sources(table, columns, frame, origin.name, absent)
     broken: list[_Broken] = []
     kept: dict[str, Any] = {}
-    for name, column in table.columns.items():
+    for name, column in columns.items():
         if column.filled:
             kept[name] = _filled(column, origin, numbers)
             continue
@@ -87,12 +91,16 @@ def conform(
         found = read(column, values)
         kept[name] = found.values
         broken += [_Broken(name, rule, rows, True) for rule, rows in found.faults.items()]
-        broken += [b for b in _checks(name, column, found.values, found.unreadable, name in table.key) if b.rows.any()]
+        broken += [
+            b
+            for b in _checks(name, column, found.values, found.unreadable, requests is None and name in table.key)
+            if b.rows.any()
+        ]
     good = pa.table(kept, schema=pa.schema([(name, ARROW_TYPES[c.type]) for name, c in table.columns.items()]))
     wrong = np.zeros(len(frame), dtype=bool)
     for b in broken:
         wrong |= b.rows
-    repeated = _repeated(table, good, wrong, seen)
+    repeated = _repeated(table, good, wrong, seen) if requests is None else np.zeros(len(good), dtype=bool)
     if repeated.any():
         broken.append(_Broken("key", REPEATED, repeated, False))
         wrong |= repeated
@@ -102,19 +110,19 @@ def conform(
     return Conformed(good.filter(pa.array(~wrong)) if wrong.any() else good, bad, counts, np.flatnonzero(~wrong), lacked)
 
 
-def _sources(table: Table, frame: pa.Table, source: str, absent: Collection[str]) -> dict[str, str]:
+def _sources(table: Table, columns: dict[str, Column], frame: pa.Table, source: str, absent: Collection[str]) -> dict[str, str]:
     """Column of the contract -> column of the frame it is read from; a column that may be missing and is, is left out."""
     names = frame.column_names
     problems = [f"column {n!r} is there twice" for i, n in enumerate(names) if n in names[:i]]
     found: dict[str, str] = {}
-    for name, column in table.columns.items():
+    for name, column in columns.items():
         written = name if column.source is None or column.source not in names else column.source
         if written in names and not column.filled:
             found[name] = written
         elif not (column.filled or column.optional or (column.nullable and name in absent)):
             problems.append(f"column {(name if column.source is None else column.source)!r} is missing")
     if "*" not in table.ignore:
-        taken = {*found.values(), *table.ignore, *(n for n, c in table.columns.items() if c.filled)}
+        taken = {*found.values(), *table.ignore, *(n for n, c in columns.items() if c.filled)}
         problems += [
             f"column {n!r} is not in the contract (declare it as a nullable column, or name it in the table's `ignore`)"
             for n in names
@@ -122,7 +130,7 @@ def _sources(table: Table, frame: pa.Table, source: str, absent: Collection[str]
         ]
     if not problems:
         for name, written in found.items():
-            why = unusable(table.columns[name], frame.schema.field(written).type)
+            why = unusable(columns[name], frame.schema.field(written).type)
             problems += [f"column {written!r} {why}"] if why else []
     if problems:
         more = f" (and {len(problems) - 20} more)" if len(problems) > 20 else ""

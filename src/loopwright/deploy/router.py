@@ -50,6 +50,8 @@ class Ask(NamedTuple):
     until: float = inf
     request: str = ""
     gone: bool = False
+    remembered: bool = True
+    """Whether the same ids again get the same answer. Off for rows of a file: they would push the requests out that are remembered."""
 
 
 UNDELIVERED = "undelivered"
@@ -105,7 +107,10 @@ class Router(Services):
         fresh = iter(new_ids(now, sum([len(ask.rows) for ask in asks])))
         batch = _Batch(rows=[], ids=[], fresh=fresh, claims=[], places={}, again=[])
         slots = [
-            batch.put(ask.rows, None) if ask.ids is None else self._slot(service, loop, ask, ask.ids, batch) for ask in asks
+            batch.put(ask.rows, ask.ids)
+            if ask.ids is None or not ask.remembered
+            else self._slot(service, loop, ask, ask.ids, batch)
+            for ask in asks
         ]
         answers: list[Prediction] = []
         try:

@@ -139,6 +139,11 @@ class Services:
         """Make a loop ready; this takes milliseconds, so it is for a thread of its own. Raises as `service`."""
         self.service(loop)
 
+    def serve_only(self, loop: str) -> InService:
+        """Serve this loop and no other, as work on one loop does. Raises as `service`."""
+        self._known = [loop]
+        return self.service(loop)
+
     def _load(self, loop: str) -> InService:
         if not self.knows(loop):
             raise LoopNotFound(loop, self._known[:5])

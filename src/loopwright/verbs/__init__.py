@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from loopwright.verbs import act, check, export, keep, lineage, look, overview, tables
+from loopwright.verbs import act, check, export, keep, lineage, look, overview, predict, tables
 
 Door = Literal["cli", "http"]
 
@@ -49,6 +49,8 @@ VERBS: tuple[Verb, ...] = (
          "loopwright rollback late-arrival --to 'tuesday 09:00'", True),
     Verb("export", "deploy", export.export, "A package as one self-contained graph for ONNX Runtime, Triton or MLflow.",
          "loopwright export 3fa91c --as triton --to repository", False, ("cli",)),
+    Verb("predict", "deploy", predict.predict, "Predict every row of a file, logged as requests are.",
+         "loopwright predict late-arrival departures.csv --out late.csv", True, ("cli",)),
     Verb("history", "deploy", look.history, "Who served when, by whom, why.", "loopwright history late-arrival", False),
     Verb("tend", "loop", act.tend, "Upkeep: seal logs, join outcomes, watch, account, retrain.", "loopwright tend --once", True, ("cli",)),
     Verb("replay", "loop", act.replay, "The loop against history, on a simulated clock.",
