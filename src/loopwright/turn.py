@@ -287,6 +287,10 @@ def _data(state: Turning) -> tuple[str, dict[str, Any]]:
         f"{examples.rows:,} examples, {examples.summary}, "
         f"{examples.first:%Y-%m-%d} to {examples.last:%Y-%m-%d}; {left_out:,} left out"
     )
+    if state.window is not None and examples.last - examples.first > state.window:
+        summary += (
+            f"; the newest {loop.retrain.window} hold too few, or one label only: reaches back to {examples.first:%Y-%m-%d}"
+        )
     if (since := kept_since(state.home, loop.name)) is not None and any(
         s.table.startswith("predictions.") for s in examples.sources
     ):

@@ -112,7 +112,7 @@ def test_sources_say_which_version_of_which_files_went_in(opened: Home) -> None:
 
 
 def test_a_window_keeps_the_newest_stretch_that_has_outcomes(opened: Home) -> None:
-    history = random_history(4)
+    history = random_history(4, decisions=1200)
     fill(opened, history)
     examples = built(opened, window=timedelta(hours=6))
     wanted = expected(history, END)
@@ -230,3 +230,22 @@ def test_a_damaged_or_missing_file_is_told_apart_and_verify_finds_it(opened: Hom
     assert [p.what for p in verify(opened)] == ["the file is missing"]
     assert built(opened).digest == examples.digest
     assert verify(opened) == []
+
+
+@pytest.mark.parametrize("pause", [False, True])
+def test_window_reaches_back_over_a_pause_and_to_both_labels(opened: Home, pause: bool) -> None:
+    history = random_history(4, decisions=600)
+    fill(opened, history)
+    wanted = expected(history, END)
+    moments = [r["_decided_at"] for r in wanted]
+    window = timedelta(seconds=1)
+    label = "delay > 15"
+    if not pause:  # the newest 150 have one label only
+        label = f"delay > 15 AND came_at < TIMESTAMPTZ '{moments[-150].isoformat()}'"
+    examples = built(opened, window=window, outcome=msgspec.structs.replace(OUTCOME, label=label))
+    assert examples.rows >= 100
+    assert 0 < examples.positives < examples.rows
+    if pause:
+        assert load(opened, examples)["_decided_at"].to_pylist()[0] == moments[-100]
+    else:
+        assert 150 < examples.rows < len(wanted)

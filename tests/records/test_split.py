@@ -246,3 +246,83 @@ def test_draws_are_even_and_their_own() -> None:
     assert np.abs(np.sort(found) - np.arange(20_000) / 20_000).max() < 1.63 / np.sqrt(20_000)
     assert abs(np.corrcoef(found, draws(0, "search", values))[0, 1]) < 0.02
     assert found.tolist() == draws(0, "validation", values).tolist()
+
+
+def gap(newest: int, *, label: Callable[[int], bool] = lambda i: i % 3 == 0) -> pa.Table:
+    """1,000 daily examples, then a pause of 400 days and `newest` more."""
+    return examples([*map(float, range(1000)), *(1400.0 + i for i in range(newest))], [label(i) for i in range(1000 + newest)])
+
+
+@pytest.mark.parametrize("newest", [1, 19, 60])
+def test_time_split_reaches_back_over_a_pause_in_the_data(newest: int) -> None:
+    rows = gap(newest)
+    training, validation, partition = divide(rows, TimeSplit(validation="30d"), seed=0)
+    assert len(validation) == 100
+    assert max(days(rows, training)) < min(days(rows, validation))
+    assert len(training) + len(validation) == len(rows)
+    assert set(partition.overlap.values()) == {0}
+    assert f"the newest 30d hold {min(newest, 30)} example" in partition.extended
+    assert "100 examples" in partition.extended
+    assert validates(partition, rows).sum() == 100
+
+
+def test_time_split_reaches_back_until_it_holds_each_label() -> None:
+    rows = examples([float(d) for d in range(2000)], [d >= 1500 or d % 2 == 0 for d in range(2000)])
+    _, validation, partition = divide(rows, TimeSplit(validation="300d"), seed=0)
+    labels = np.array(rows.column("_label").take(pa.array(validation)).to_pylist())
+    assert (len(validation), (~labels).sum()) == (539, 20)
+    assert partition.extended == (
+        "the newest 300d hold 300 examples, 300 of them positive: validation reaches back to 2017-01-01 00:00, "
+        "539 examples, 519 of them positive"
+    )
+    words = examples([float(d) for d in range(900)], ["abc"[i % 3] if i < 700 else "c" for i in range(900)])
+    _, validation, _ = divide(words, TimeSplit(validation="100d"), seed=0, task="multiclass")
+    assert len(set(words.column("_label").take(pa.array(validation)).to_pylist())) == 3
+
+
+def test_time_split_that_holds_enough_is_as_declared() -> None:
+    for rows, length in ((gap(0), "100d"), (examples([float(d) for d in range(100)], thirds(100)), "30d")):
+        _, validation, partition = divide(rows, TimeSplit(validation=length), seed=0)
+        assert (len(validation), partition.extended) == (int(length[:-1]), "")
+
+
+def test_search_over_hyper_parameters_is_judged_on_both_labels() -> None:
+    rows = examples([float(d) for d in range(2000)], [1200 <= d < 1900 or d % 2 == 0 for d in range(2000)])
+    training, _, _ = divide(rows, TimeSplit(validation="100d"), seed=0)
+    fitted, judged = divide_again(rows, training, TimeSplit(validation="100d"), seed=0)
+    labels = np.array(rows.column("_label").to_pylist())
+    assert set(labels[fitted]) == set(labels[judged]) == {True, False}
+    assert max(fitted) < min(judged)
+
+
+@pytest.mark.parametrize(
+    ("rows", "split", "task", "advice"),
+    [
+        (examples([d / 10 for d in range(100)], thirds(100)), TimeSplit(), "binary", 'TimeSplit(validation="171072s")'),
+        (examples([float(d) for d in range(100)], [d < 50 for d in range(100)]), TimeSplit(), "binary", "StratifiedSplit()"),
+        (examples([1.0] * 100, thirds(100)), TimeSplit(), "binary", "StratifiedSplit()"),
+        (
+            examples([float(d) for d in range(100)], thirds(100), known=[200.0] * 100),
+            TimeSplit(validation="30d", embargo="1d"),
+            "binary",
+            'TimeSplit(validation="30d", embargo="1d", late_outcomes="train")',
+        ),
+        (
+            examples([float(d) for d in range(90)], [float(d) for d in range(90)], part=[f"g{d // 15}" for d in range(90)]),
+            GroupSplit("part", validation=0.15),
+            "regression",
+            'GroupSplit(column="part", validation=0.3)',
+        ),
+    ],
+)
+def test_split_that_cannot_be_made_names_one_that_can(rows: pa.Table, split: Any, task: Any, advice: str) -> None:
+    with pytest.raises(ExamplesRefused, match=r"declare `split=") as refused:
+        divide(rows, split, seed=0, task=task)
+    written = str(refused.value).partition("`split=")[2].partition("`")[0]
+    assert written == advice
+    divide(rows, eval(written), seed=0, task=task)  # our own advice, as a person would type it
+
+
+def test_too_few_examples_for_any_split_are_to_be_ingested() -> None:
+    with pytest.raises(ExamplesRefused, match="ingest more examples with outcomes, or wait for more"):
+        divide(examples([float(d) for d in range(30)], thirds(30)), TimeSplit(), seed=0)

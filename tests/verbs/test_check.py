@@ -12,9 +12,12 @@ import pytest
 
 from loopwright.cli.main import run
 from loopwright.develop import features as graphs
+from loopwright.loop import load_loop
 from loopwright.records.clock import SimulatedClock
+from loopwright.records.errors import ExamplesRefused
 from loopwright.records.home import Home
 from loopwright.records.settings import Settings
+from loopwright.turn import turn
 from loopwright.verbs import check as room
 from loopwright.verbs.check import check
 from loopwright.verbs.results import Checked
@@ -238,3 +241,70 @@ def test_number_of_graphs_built_does_not_grow_with_the_columns(
         counts.append(len(builds))
         builds.clear()
     assert counts[0] == counts[1] > 0
+
+
+def item(checked: Checked, name: str) -> Any:
+    return next(i for i in checked.items if i.name == name)
+
+
+def test_requests_whose_outcomes_are_not_there_yet_are_warned_of(home: Home, tmp_path: Path) -> None:
+    fill(home, 50)
+    home.lake.write("returns", home.lake.read("returns").slice(0, 0), mode="overwrite")
+    checked = check(home, written(tmp_path / "shop"))
+    assert (checked.ok, item(checked, "examples").warning) == (True, True)
+    assert not check(home, written(tmp_path / "shop"), strict=True).ok
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        ('TimeSplit("400d")', "the training part has 0 examples"),
+        ('TimeSplit("1d")', "validation reaches back to"),
+        ('TimeSplit("10d")', "the newest 10d validate"),
+        ('StratifiedSplit("shop")', "20% of each stratum of label and shop validate"),
+        ('TimeSplit("10d"), sampling=Sampling(keep={"false": 0.001})', "raise `keep`"),
+    ],
+)
+def test_split_is_judged_as_run_judges_it(
+    home: Home, tmp_path: Path, split: str, says: str, sampled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(home)
+    monkeypatch.setattr(room, "LOOKED_AT", 200 if sampled else room.LOOKED_AT)
+    folder = written(tmp_path / "shop")
+    file = Path(folder) / "loop.py"
+    file.write_text(
+        file.read_text()
+        .replace("Sampling\n", "Sampling, StratifiedSplit, TimeSplit\n")
+        .replace("candidates=", f"split={split}, candidates=")
+    )
+    checked = item(check(home, folder), "split")
+    assert says in checked.detail
+    try:
+        turn(home, load_loop(file), until="develop")
+        refused = ""
+    except ExamplesRefused as error:
+        refused = str(error)
+    assert (checked.ok, checked.detail if refused else "") == (not refused, refused)
+
+
+def test_rows_with_one_label_only_are_not_well(home: Home, tmp_path: Path) -> None:
+    fill(home)
+    rows = home.lake.read("returns")
+    home.lake.write("returns", rows.set_column(2, "returned", pa.array([True] * len(rows))), mode="overwrite")
+    checked = check(home, written(tmp_path / "shop"))
+    assert (checked.ok, item(checked, "examples").ok) == (False, False)
+
+
+def test_window_of_retraining_is_that_of_the_split(home: Home, tmp_path: Path) -> None:
+    fill(home)
+    folder = written(tmp_path / "shop")
+    file = Path(folder) / "loop.py"
+    file.write_text(
+        file.read_text()
+        .replace("Sampling\n", "Retrain, Sampling\n")
+        .replace("candidates=", 'retrain=Retrain(window="10d"), candidates=')
+    )
+    checked = item(check(home, folder), "split")
+    assert not checked.ok
+    assert "declare `split=TimeSplit(validation=" in checked.detail

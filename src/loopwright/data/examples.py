@@ -51,6 +51,9 @@ _SQL_TYPES = {
     "timestamp": "TIMESTAMPTZ",
     "array": "FLOAT[]",
 }
+WINDOW_ROWS, WINDOW_OF_LABEL = 100, 20
+"""A window reaches back to so many examples, and so many of each of two labels, or a tenth of those if that is fewer."""
+
 _STRETCH = 4_000_000
 """Decisions joined at a time: memory depends on this, not on how many there are."""
 
@@ -245,11 +248,26 @@ def _usable(outcome: Outcome) -> str:
 
 
 def _keep(database: Any, window: timedelta | None, usable: str) -> None:
-    """View `recent`: judged decisions of the last `window` before the newest usable one. View `kept`: the usable of them."""
+    """View `recent`: judged decisions of the last `window` before the newest usable one. View `kept`: the usable of them.
+
+    After a pause, or a stretch with one label only, it reaches back: to WINDOW_ROWS usable decisions, WINDOW_OF_LABEL of each of two.
+    """
     recent = "SELECT * FROM judged"
     if window is not None:
-        [(newest,)] = database.execute(f"SELECT coalesce(max(_us), 0) FROM judged WHERE {usable}").fetchall()  # noqa: S608 - columns of ours
-        recent += f" WHERE _us >= {newest - window // steps.MICROSECOND}"
+        usable_rows = f"SELECT _us, _label FROM judged WHERE {usable}"  # noqa: S608 - columns of ours
+        [(newest, enough)] = database.execute(
+            f"SELECT coalesce(max(_us), 0), coalesce(min(_us), 0) FROM ({usable_rows} ORDER BY _us DESC LIMIT {WINDOW_ROWS})"  # noqa: S608 - as above
+        ).fetchall()
+        of_labels = database.execute(
+            f"""
+            SELECT min(_us) FROM (
+                SELECT _us, _label, row_number() OVER (PARTITION BY _label ORDER BY _us DESC) AS _row,
+                       count(*) OVER (PARTITION BY _label) AS _count FROM ({usable_rows})
+            ) WHERE _row <= greatest(1, least({WINDOW_OF_LABEL}, _count // 10)) GROUP BY _label ORDER BY 1 DESC LIMIT 2
+            """  # noqa: S608 - as above
+        ).fetchall()
+        since = min(newest - window // steps.MICROSECOND, enough, *(first for (first,) in of_labels))
+        recent += f" WHERE _us >= {since}"
     database.execute(f"CREATE TEMP VIEW recent AS {recent}")
     database.execute(f"CREATE TEMP VIEW kept AS SELECT * FROM recent WHERE {usable}")  # noqa: S608 - as above
 

@@ -98,7 +98,7 @@ def _split(manifest: Manifest) -> list[str]:
         shared = ", ".join(f"{n} {what}" for what, n in split.overlap.items())
         groups = f" ({split.training.groups:,} and {split.validation.groups:,} groups)" if split.training.groups else ""
         lines.append(
-            f"Split: {plain(says(split.split))}. {split.training.rows:,} rows train, {split.validation.rows:,} validate{groups}; "
+            f"Split: {plain(says(split.split))}{f'; {plain(split.extended)}' if split.extended else ''}. {split.training.rows:,} rows train, {split.validation.rows:,} validate{groups}; "
             f"in both: {shared}{left_out}. Row ids: `{split.training.digest[:12]}` train, `{split.validation.digest[:12]}` validate."
         )
     if sampled := manifest.sampling:

@@ -223,6 +223,7 @@ def prepare(
         f"training on {len(drawn.rows):,} examples{f' sampled of {len(training):,}' if len(drawn.rows) < len(training) else ''}, "
         f"judging on {len(validation):,} {'younger' if partition.boundary else 'other'} ones"
         + "".join(f"; {n:,} left out: {why}" for why, n in partition.left_out.items())
+        + (f"; {partition.extended}" if partition.extended else "")
     )
     return work
 
@@ -365,7 +366,7 @@ def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | 
                 value=work.scope.value,
             )
 
-        older, newer = divide_again(work.table, work.training, work.partition.split, seed=work.seed)
+        older, newer = divide_again(work.table, work.training, work.partition.split, seed=work.seed, task=work.outcome.task)
         found = search(
             candidate,
             lessons,

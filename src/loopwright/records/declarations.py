@@ -549,6 +549,7 @@ class Slice(Declaration, frozen=True):
 class TimeSplit(Declaration, frozen=True, tag_field="by", tag="time"):
     """The newest part of the examples validates, the rest trains.
 
+    Where it holds too few rows, or too few of a label, it reaches back until it holds enough, at most over half of the examples.
     Training examples whose outcome became known only after the boundary are left out: a model made then could not have learnt
     from them.
 

@@ -165,7 +165,8 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
 
     `boundary` is the last moment before validation (by time only); `left_out` counts rows in neither part by reason; `cuts` are
     by stratum ("" for groups) the draw up to which rows validate, `edges` the numbers between strata of labels that are numbers:
-    see `records.split`, which can tell any row's side by them.
+    see `records.split`, which can tell any row's side by them. `extended` says in words that validation reaches further back than
+    declared, and why.
     """
 
     split: TimeSplit | GroupSplit | StratifiedSplit
@@ -177,6 +178,7 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
     overlap: dict[str, int]
     cuts: dict[str, float]
     edges: list[float] = []
+    extended: str = ""
 
 
 class Sampled(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,8 @@
 """Which examples train and which validate, with the proof that the two share nothing.
 
-time     the newest decisions validate. Those within the embargo before the boundary are left out of both, and so are training
+time     the newest decisions validate: those of the declared duration, and where they are too few to judge by (a pause, a burst
+         with one label only) as many before them as it takes, at most half of all. Those within the embargo before the
+         boundary are left out of both, and so are training
          rows whose outcome became known only after the boundary: a model made there and then could not have learnt from them, and
          what their label says may have happened in the time that is validated (purging; López de Prado 2018, Advances in
          Financial Machine Learning, 7.4.1). Nothing is left out behind the boundary: training never follows validation
@@ -16,6 +18,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +29,9 @@ from loopwright.records.graph import Array, microseconds
 from loopwright.records.package import Part, Partition
 
 LEAST_ROWS = 20
+ENOUGH_ROWS, ENOUGH_OF_LABEL = 100, 20
+"""A time split reaches back until so many rows, and so many of each of two labels, validate; or a tenth of what there is, if that is fewer."""
+
 SEARCH_SHARE = 0.2
 STRATA = 5
 """Into how many equally large strata a label that is a number is cut."""
@@ -47,28 +53,27 @@ class Divided(NamedTuple):
 def divide(examples: pa.Table, split: Split, *, seed: int, task: Task = "binary") -> Divided:
     """Training and validation rows of examples (see `records.examples`).
 
-    Raises ExamplesRefused when a part is too small, or has too few kinds of outcome to learn from or to judge by.
+    Raises ExamplesRefused, with what to do, when a part is too small, or has too few kinds of outcome to learn from or to judge by.
     """
     if not len(examples):
         raise ExamplesRefused("there are no examples: ingest requests and outcomes first")
-    boundary = None
-    if isinstance(split, TimeSplit):
-        boundary = int(_moments(examples, "_decided_at").max()) - _microseconds(duration(split.validation))
-    divided = _divide(examples, split, seed, "validation", boundary)
-    _enough(examples, divided, task)
+    divided = _divide_declared(examples, split, seed, task)
+    if why := _shortfall(examples, divided, task):
+        raise ExamplesRefused(f"{why}: {_advice(examples, divided, task)}")
     return divided
 
 
-def divide_again(examples: pa.Table, training: Array, split: Split, *, seed: int) -> tuple[Array, Array]:
+def divide_again(examples: pa.Table, training: Array, split: Split, *, seed: int, task: Task = "binary") -> tuple[Array, Array]:
     """Training rows (indices) divided once more by the same rule, for the search over hyper-parameters: fitted on, judged on.
 
-    By time the newest fifth of them is judged on. Raises ExamplesRefused when too little is left to fit on.
+    By time the newest fifth of them is judged on, or more where that has one label only. Raises ExamplesRefused when too little
+    is left to fit on.
     """
     rows = examples.take(pa.array(training))
     boundary = None
     if isinstance(split, TimeSplit):
         decided = np.sort(_moments(rows, "_decided_at"))
-        boundary = int(decided[max(1, int(len(decided) * (1 - SEARCH_SHARE))) - 1])
+        boundary = _reach_back(rows, int(decided[max(1, int(len(decided) * (1 - SEARCH_SHARE))) - 1]), task)
     fitted, judged, _ = _divide(rows, split, seed, "search", boundary)
     if min(len(fitted), len(judged)) < LEAST_ROWS // 4:
         raise ExamplesRefused(
@@ -265,25 +270,90 @@ def _part(examples: pa.Table, rows: Array, split: Split) -> Part:
     )
 
 
-def _enough(examples: pa.Table, divided: Divided, task: Task) -> None:
-    label, partition = examples.column("_label"), divided.partition
+_KINDS: dict[Task, int] = {"binary": 2, "multiclass": 2}
+"""How many labels a part must have, by task; what is strange (anomaly) may never have been reported."""
+
+
+_TORN: frozenset[Task] = frozenset({"ranking"})
+"""Tasks whose rows belong together, so that a draw of single rows divides nothing."""
+
+
+def _divide_declared(examples: pa.Table, split: Split, seed: int, task: Task) -> Divided:
+    """The parts by a split, a boundary in time moved back where that is needed; whether they are large enough is not judged."""
+    if not isinstance(split, TimeSplit):
+        return _divide(examples, split, seed, "validation", None)
+    declared = int(_moments(examples, "_decided_at").max()) - _microseconds(duration(split.validation))
+    boundary = _reach_back(examples, declared, task)
+    divided = _divide(examples, split, seed, "validation", boundary)
+    if boundary == declared:
+        return divided
+    extended = _extension(examples, split, declared, boundary, task)
+    return divided._replace(partition=msgspec.structs.replace(divided.partition, extended=extended))
+
+
+def _reach_back(examples: pa.Table, declared: int, task: Task) -> int:
+    """The boundary (microseconds): the `declared` one, or an earlier one where too few rows, or too few of a label, are newer.
+
+    First it is sought with enough rows, then with the fewest that are accepted, before half of all rows validate.
+    """
+    decided = _moments(examples, "_decided_at")
+    order = np.argsort(-decided, kind="stable")
+    label, inside = examples.column("_label").take(pa.array(order)), int((decided > declared).sum())
+    for rows, of_label in ((max(LEAST_ROWS, min(ENOUGH_ROWS, len(order) // 10)), ENOUGH_OF_LABEL), (LEAST_ROWS, 1)):
+        needed = max(rows, _needed_for_labels(label, of_label, task))
+        if needed <= inside:
+            break
+        if needed <= len(order) // 2:
+            return int(decided[order[needed - 1]]) - 1
+    return declared
+
+
+def _needed_for_labels(label: pa.ChunkedArray, of_label: int, task: Task) -> int:
+    """How many of the first labels hold `of_label` (or a tenth of them, at least 1) of as many labels as the task needs."""
+    kinds = _KINDS.get(task, 0)
+    if kinds:
+        codes, names = _codes(pc.coalesce(label.cast(pa.string()), ""))
+        places = [np.flatnonzero(codes == i) for i, name in enumerate(names) if name]
+    else:
+        places = [np.flatnonzero(label.is_valid().to_numpy())]
+    ends = sorted(int(place[max(1, min(of_label, len(place) // 10)) - 1]) + 1 for place in places if len(place))
+    return ends[max(kinds, 1) - 1] if len(ends) >= max(kinds, 1) else 0
+
+
+def _extension(examples: pa.Table, split: TimeSplit, declared: int, boundary: int, task: Task) -> str:
+    """That validation reaches back, and why, in words."""
+    decided, label = _moments(examples, "_decided_at"), examples.column("_label")
+    newer = [np.flatnonzero(decided > moment) for moment in (declared, boundary)]
+    few, enough = (f"{len(rows):,} examples{_labels(label, rows, task)}" for rows in newer)
+    return (
+        f"the newest {split.validation} hold {few}: validation reaches back to {_moment(boundary + 1):%Y-%m-%d %H:%M}, {enough}"
+    )
+
+
+def _labels(label: pa.ChunkedArray, rows: Array, task: Task) -> str:
+    part = label.take(pa.array(rows)).drop_null()
+    if task not in _KINDS:
+        return ""
+    return (
+        f", {pc.sum(part).as_py() or 0:,} of them positive"
+        if pa.types.is_boolean(part.type)
+        else f" of {len(part.unique())} kinds"
+    )
+
+
+def _shortfall(examples: pa.Table, divided: Divided, task: Task) -> str:
+    """Which part is too small, or has too few labels; empty when none."""
+    label, partition, kinds = examples.column("_label"), divided.partition, _KINDS.get(task, 0)
     for name, rows in (("training", divided.training), ("validation", divided.validation)):
-        kinds = 2 if task in ("binary", "multiclass") else 0  # what is strange may never have been said
         there = len(label.take(pa.array(rows)).drop_null().unique()) if kinds else 0
         if len(rows) < LEAST_ROWS or there < kinds:
-            first, last = (f"{_moment(int(m)):%Y-%m-%d %H:%M}" for m in _ends(examples))
-            raise ExamplesRefused(
-                f"the {name} part has {len(rows)} examples{_kinds(label, rows) if kinds else ''}: at least {LEAST_ROWS}"
+            first, last = (f"{_moment(m):%Y-%m-%d %H:%M}" for m in _ends(examples))
+            return (
+                f"the {name} part has {len(rows)} examples{_labels(label, rows, task)}: at least {LEAST_ROWS}"
                 f"{' with both outcomes' if kinds else ''} are needed (examples from {first} to {last}, {says(partition.split)}"
-                f"{''.join(f'; {n} left out: {why}' for why, n in partition.left_out.items())}){_advice(partition)}"
+                f"{''.join(f'; {n} left out: {why}' for why, n in partition.left_out.items())})"
             )
-
-
-def _kinds(label: pa.ChunkedArray, rows: Array) -> str:
-    part = label.take(pa.array(rows)).drop_null()
-    if pa.types.is_boolean(part.type):
-        return f", {pc.sum(part).as_py() or 0} of them positive"
-    return f" of {len(part.unique())} kinds"
+    return ""
 
 
 def _ends(examples: pa.Table) -> tuple[int, int]:
@@ -291,15 +361,41 @@ def _ends(examples: pa.Table) -> tuple[int, int]:
     return int(decided.min()), int(decided.max())
 
 
-def _advice(partition: Partition) -> str:
-    late = partition.left_out.get(LATE, 0)
-    if not late:
-        return ""
-    return (
-        '. Outcomes that all came at once, long after what they tell of, are trained on with TimeSplit(late_outcomes="train")'
-        if late > partition.training.rows
-        else ""
-    )
+def _advice(examples: pa.Table, divided: Divided, task: Task) -> str:
+    """What to do where a split cannot be made. A split that is named was tried on these examples."""
+    partition = divided.partition
+    for other in _others(examples, partition, task):
+        if not _shortfall(examples, _divide_declared(examples, other, partition.seed, task), task):
+            return f"declare `split={_written(other)}`, which these examples allow"
+    return "ingest more examples with outcomes, or wait for more"
+
+
+def _others(examples: pa.Table, partition: Partition, task: Task) -> list[Split]:
+    """Splits to try instead, the nearest to the declared one first."""
+    split, (first, last) = partition.split, _ends(examples)
+    if isinstance(split, GroupSplit):
+        return [msgspec.structs.replace(split, validation=share) for share in (0.3, 0.4, 0.5)]
+    if isinstance(split, StratifiedSplit):
+        return []
+    near = [split, msgspec.structs.replace(split, validation=fifth(timedelta(microseconds=last - first)))]
+    return [
+        *near,
+        *(msgspec.structs.replace(each, late_outcomes="train") for each in near),
+        *([] if task in _TORN else [StratifiedSplit()]),
+    ]
+
+
+def _written(split: Split) -> str:
+    """A split as it is declared, without its defaults."""
+    fields = ((f.name, getattr(split, f.name)) for f in msgspec.structs.fields(split) if getattr(split, f.name) != f.default)
+    named = ", ".join(f'{name}="{value}"' if isinstance(value, str) else f"{name}={value}" for name, value in fields)
+    return f"{type(split).__name__}({named})"
+
+
+def fifth(span: timedelta) -> str:
+    """A fifth of a span as a duration: whole days, or seconds where it is less than two days."""
+    part = span / 5
+    return f"{part.days}d" if part >= timedelta(days=2) else f"{max(int(part.total_seconds()), 1)}s"
 
 
 def _moments(examples: pa.Table, column: str) -> Array:

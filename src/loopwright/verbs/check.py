@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from loopwright.records.declarations import Fleet, Table
+from loopwright.records.declarations import Fleet, Table, duration
 from loopwright.records.errors import DeclarationInvalid, ExamplesRefused
 from loopwright.records.home import Home
 from loopwright.records.progress import Progress, Silent
@@ -28,14 +28,17 @@ LOOKED_AT = 100_000
 class _Rows(NamedTuple):
     """Rows to look at: examples (or None), requests without outcomes (or None), decisions left out by reason, and what is said of them.
 
-    `wrong` is what keeps examples from ever being made; empty when nothing does.
+    `refused` says why `run` would make no examples; `is_wrong` that ingesting more outcomes does not mend that. `sampled` are not
+    all examples that `run` would make.
     """
 
     examples: "pa.Table | None"
     requests: "pa.Table | None"
     excluded: dict[str, int]
     note: str
-    wrong: str = ""
+    refused: str = ""
+    is_wrong: bool = False
+    sampled: bool = False
 
 
 def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | None = None) -> Checked:
@@ -81,8 +84,10 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
     if found.features:
         traced = trace(declared.features, declared.columns)
         seen = _rows(home, declared)
-        if seen.wrong:
-            items.append(CheckItem(name="examples", ok=False, detail=seen.wrong))
+        if seen.refused:
+            items.append(CheckItem(name="examples", ok=not seen.is_wrong, detail=seen.refused, warning=not seen.is_wrong))
+        elif seen.examples is not None:
+            items.append(_split(home, declared, seen))
         items += _doubts(declared, traced, seen, progress or Silent())
         sample = _sample(declared, traced, seen)
     doubtful = any(i.warning for i in items)
@@ -144,34 +149,68 @@ def _rows(home: Home, loop: "Loop") -> _Rows:
     """Examples of about the newest LOOKED_AT requests, made in a folder that is gone afterwards; requests alone where there are none."""
     import pyarrow as pa
 
-    from loopwright.data.examples import build, load
-
     if not home.lake.exists(loop.requests.name) or not home.lake.count(loop.requests.name):
         return _Rows(None, None, {}, "not looked for: there are no rows yet")
+    declared, newest = duration(loop.retrain.window) if loop.retrain.window else None, _window(home, loop.requests)
+    sampled = newest is not None and (declared is None or newest < declared)
     try:
-        with TemporaryDirectory(dir=home.path, prefix=".check-") as folder:
-            where = {"home": Path(folder), "ledger": home.settings.ledger_url, "lake": home.settings.lake_root}
-            with Home(msgspec.structs.replace(home.settings, **where), home.clock) as scratch:
-                made = build(
-                    scratch,
-                    loop_name=loop.name,
-                    requests=loop.requests,
-                    context=loop.context,
-                    aggregates=loop.aggregates,
-                    outcome=loop.outcome,
-                    as_of=home.clock.now(),
-                    window=_window(home, loop.requests),
-                )
-                examples = load(scratch, made)
+        examples, excluded = _examples(home, loop, newest if sampled else declared)
     except (ExamplesRefused, DeclarationInvalid) as error:
         rows = home.lake.dataset(loop.requests.name).head(SAMPLED)
         for name, column in loop.context_columns.items():
             from loopwright.records.columns import ARROW_TYPES
 
             rows = rows.append_column(name, pa.nulls(len(rows), ARROW_TYPES[column.type]))
-        wrong = str(error) if isinstance(error, DeclarationInvalid) else ""
-        return _Rows(None, rows, {}, f"not looked for: {error}", wrong)
-    return _Rows(examples, None, made.excluded, f"{len(examples):,} examples")
+        outcomes = loop.outcome.table.name
+        is_wrong = isinstance(error, DeclarationInvalid) or (home.lake.exists(outcomes) and home.lake.count(outcomes) > 0)
+        return _Rows(None, rows, {}, f"not looked for: {error}", str(error), is_wrong)
+    return _Rows(examples, None, excluded, f"{len(examples):,} examples", sampled=sampled)
+
+
+def _examples(home: Home, loop: "Loop", window: timedelta | None, *, narrow: bool = False) -> "tuple[pa.Table, dict[str, int]]":
+    """The examples that `run` would build, in a folder that is gone afterwards, and decisions left out by reason.
+
+    `narrow` leaves out the columns that no split looks at, so that all of a large table can be had in a moment.
+    """
+    from loopwright.data.examples import build, load
+
+    requests = loop.requests
+    if narrow:
+        needed = {*requests.key, requests.event_time, getattr(loop.split, "column", None)}
+        requests = msgspec.structs.replace(requests, columns={n: c for n, c in requests.columns.items() if n in needed})
+    with TemporaryDirectory(dir=home.path, prefix=".check-") as folder:
+        where = {"home": Path(folder), "ledger": home.settings.ledger_url, "lake": home.settings.lake_root}
+        with Home(msgspec.structs.replace(home.settings, **where), home.clock) as scratch:
+            made = build(
+                scratch,
+                loop_name=loop.name,
+                requests=requests,
+                context=[] if narrow else loop.context,
+                aggregates=[] if narrow else loop.aggregates,
+                outcome=loop.outcome,
+                as_of=home.clock.now(),
+                window=window,
+            )
+            return load(scratch, made), made.excluded
+
+
+def _split(home: Home, loop: "Loop", seen: _Rows) -> CheckItem:
+    """Whether `run` can divide the examples, sample them and search on them, by the very functions that it does so with."""
+    from loopwright.develop.sampling import draw
+    from loopwright.records.split import divide, divide_again, says
+
+    window = duration(loop.retrain.window) if loop.retrain.window else None
+    examples = _examples(home, loop, window, narrow=True)[0] if seen.sampled else seen.examples
+    assert examples is not None
+    try:
+        training, validation, partition = divide(examples, loop.split, seed=loop.seed, task=loop.outcome.task)
+        draw(examples, training, loop.sampling, seed=loop.seed)
+        if any(candidate.takes_trial for candidate in loop.candidates):
+            divide_again(examples, training, loop.split, seed=loop.seed, task=loop.outcome.task)
+    except (ExamplesRefused, DeclarationInvalid) as error:
+        return CheckItem(name="split", ok=False, detail=str(error))
+    detail = f"{len(training):,} examples train, {len(validation):,} validate; {partition.extended or says(loop.split)}"
+    return CheckItem(name="split", ok=True, detail=detail, warning=bool(partition.extended))
 
 
 def _window(home: Home, requests: Table) -> timedelta | None:
