@@ -1,5 +1,6 @@
 """A turn: its stages in order, each recorded; interrupted anywhere it goes on where it was; the gate has the last word."""
 
+import datetime as dt
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from tests.journeys import synthetic
 from tests.journeys.synthetic import FILE, START, WEEK
 
 from loopwright import Guard, Home, Loop, Release
+from loopwright.deploy import bad
 from loopwright.deploy.checks import GateResult
 from loopwright.deploy.controller import history, serving
 from loopwright.loop import load_loop
@@ -25,6 +27,7 @@ from loopwright.records.errors import ExamplesRefused, ReleaseConflict
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.examples import Examples
 from loopwright.records.ids import scoped_name
+from loopwright.records.releases import BadPackage
 from loopwright.records.turns import STAGES, LoopRecord, Step, Turn
 from loopwright.turn import turn
 
@@ -348,3 +351,68 @@ def test_a_turn_dates_itself_by_the_clock_it_is_given(home: Home, loop: Loop) ->
     assert examples.as_of == START - WEEK
     assert examples.last < START - WEEK
     assert RealClock().now() > record.at
+
+
+def test_turn_with_nothing_changed_trains_nothing_and_releases_nothing(home: Home, loop: Loop) -> None:
+    turn(home, loop)
+    before, packages = serving(home, loop.name), home.packages.list()
+    home.clock.advance(dt.timedelta(seconds=1))  # type: ignore[attr-defined]  # a simulated clock
+    told = Told()
+    steps = {s.stage: s for s in turn(home, loop, progress=told)}
+    assert steps["develop"].summary.startswith("nothing changed since the turn of")
+    assert steps["deploy"].summary.endswith("serves already")
+    assert any("--fresh` trains anew" in line for line in told.lines)
+    assert (serving(home, loop.name), home.packages.list()) == (before, packages)
+    assert len(history(home, loop.name)) == 1
+    # A refit of what serves has the same inputs; so has a second one.
+    refit = turn(home, loop, refit=True, cause="schedule")
+    assert refit[2].summary.startswith("nothing changed")
+    board = home.ledger.latest(Leaderboard, loop=loop.name)
+    assert board is not None
+    assert (board.record.turn, home.packages.list()) == (refit[0].turn, packages)
+    assert turn(home, loop)[2].summary.startswith("nothing changed"), "a refit hides no full turn"
+
+
+def test_turn_trains_anew_with_fresh_and_with_anything_that_changed(
+    home: Home, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed: Loop = msgspec.structs.replace(
+        loop, features=strong, candidates=[c for c in loop.candidates if c.name == "lightgbm"]
+    )
+    turn(home, changed)
+
+    def trains(loop: Loop, **given: Any) -> bool:
+        before = set(home.packages.list())
+        turn(home, loop, until="develop", **given)
+        return set(home.packages.list()) > before
+
+    assert not trains(changed)
+    assert trains(changed, fresh=True)
+    assert trains(changed, as_of=START - WEEK), "other examples"
+    assert not trains(changed, as_of=START - WEEK)
+    monkeypatch.setitem(globals(), "STRENGTH", 0.5)
+    assert trains(changed), "other code"
+    assert trains(msgspec.structs.replace(changed, seed=1)), "another declaration"
+    monkeypatch.setattr("loopwright.turn.libraries", lambda: {"numpy": "0.1"})
+    assert trains(changed), "other libraries"
+
+
+def test_winner_that_is_bad_or_gone_is_trained_again(home: Home, loop: Loop) -> None:
+    simple: Loop = msgspec.structs.replace(loop, candidates=loop.candidates[:1])
+    winner = turn(home, simple, until="develop")[2].output["winner"]
+    shutil.rmtree(home.packages.folder / winner)
+    again = turn(home, simple, until="develop", fresh=False, as_of=START)
+    assert not again[2].summary.startswith("nothing changed")
+    assert (home.packages.folder / again[2].output["winner"]).is_dir()
+    bad.mark(home, BadPackage(loop=loop.name, package=again[2].output["winner"], cause="crash", detail="killed", since=START))
+    third = turn(home, simple, until="develop", as_of=START)
+    assert third[2].output["winner"] != again[2].output["winner"]
+
+
+def test_plain_turn_does_not_resume_one_as_of_an_earlier_moment(home: Home, loop: Loop) -> None:
+    early = turn(home, loop, as_of=START - WEEK, until="data")
+    rest = turn(home, loop, until="data")
+    assert rest[0].turn != early[0].turn
+    latest = home.ledger.latest(Turn, loop=loop.name)
+    assert latest is not None
+    assert (latest.record.as_of, latest.record.backdated) == (START, False)

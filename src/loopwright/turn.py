@@ -13,6 +13,7 @@ from loopwright.data.context import needs
 from loopwright.data.examples import build, load
 from loopwright.data.ingest import put_contract
 from loopwright.data.lineage import lineage
+from loopwright.deploy.bad import bad_packages
 from loopwright.deploy.checks import gate, sound
 from loopwright.deploy.controller import release, serving
 from loopwright.develop.fleet import develop_fleet
@@ -40,6 +41,8 @@ from loopwright.scope.declare import declare
 
 Cause = Literal["first", "schedule", "drift", "decay", "manual"]
 LEASE_SECONDS = 60.0
+MOST_BOARDS = 20
+"""So many of the newest leaderboards are searched for one of the same inputs."""
 
 
 class Turning(msgspec.Struct):
@@ -51,6 +54,7 @@ class Turning(msgspec.Struct):
     as_of: datetime
     refit: bool
     release: bool
+    fresh: bool
     window: timedelta | None
     progress: Progress
     outputs: dict[str, dict[str, Any]]
@@ -75,7 +79,8 @@ def turn(
     An unfinished turn is resumed where it was interrupted (by a trigger only where the same cause began it and it was cut off: what
     failed or was stopped may be of long ago), as long as nothing that it depends on has changed: the declaration, the code that its
     functions reach, the versions of libraries and, until candidates are trained, the rows of its tables. Otherwise, and with
-    `fresh`, a new turn begins. `refit` retrains the serving
+    `fresh`, a new turn begins. Where a turn before it trained on the same examples by the same code, its packages are taken instead
+    of training anew, except with `fresh`. `refit` retrains the serving
     candidate with the hyper-parameters it has (beside the heuristic) instead of comparing all candidates again;
     `release=False` stops before anything is put into service. Raises what a stage raises, after recording the failure.
     """
@@ -155,6 +160,7 @@ def _begin(
         result="",
         code=code,
         libraries=libraries() | used,
+        backdated=as_of is not None,
     )
     if before is not None and as_of is None and not fresh and _unfinished(before.record, cause):
         old, outputs = before.record, _outputs(home, loop, before.record)
@@ -164,14 +170,16 @@ def _begin(
                 progress.say(f"not in turn {old.turn[:12]}: {more}; `loopwright run LOOP --fresh` begins a new turn with them")
             home.ledger.put(msgspec.structs.replace(old, state="running"), loop=loop.name, key=old.turn)
             refit = bool(outputs.get("scope", {}).get("refit", refit))
-            return Turning(home, loop, old.turn, old.as_of, refit, release, window, progress, outputs)
+            return Turning(home, loop, old.turn, old.as_of, refit, release, fresh, window, progress, outputs)
         progress.say(f"a new turn begins instead of resuming turn {old.turn[:12]}: {why_not}")
     home.ledger.put(new, loop=loop.name, key=new.turn)
-    return Turning(home, loop, new.turn, new.as_of, refit, release, window, progress, {})
+    return Turning(home, loop, new.turn, new.as_of, refit, release, fresh, window, progress, {})
 
 
 def _unfinished(old: Turn, cause: Cause) -> bool:
-    """Whether a turn may be resumed for this cause."""
+    """Whether a turn may be resumed for this cause; never one that learns from what was known earlier, by `--as-of`."""
+    if old.backdated:
+        return False
     if cause == "manual":
         return old.state in ("running", "failed", "stopped")
     return cause == old.cause and old.state == "running"
@@ -303,6 +311,15 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
     examples = home.ledger.get(state.outputs["data"]["examples"], Examples)
     now = serving(home, loop.name)
     parent = now.arms[0].package if now else ""
+    if (same := _trained_before(state, examples, parent)) is not None:
+        earlier, at = same
+        state.progress.say(
+            f"nothing changed since the turn of {at:%Y-%m-%d %H:%M}, so nothing is trained; `loopwright run LOOP --fresh` trains anew"
+        )
+        return f"nothing changed since the turn of {at:%Y-%m-%d %H:%M}: {earlier.record.verdict}", {
+            "leaderboard": earlier.id,
+            "winner": earlier.record.winner,
+        }
     candidates, params = _candidates(state, parent)
     work = prepare(
         home,
@@ -339,7 +356,48 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
         entry = _segments(state, loop.fleet, work, entry.record, examples.id)
     board = entry.record
     summary = board.verdict if board.fleet is None else f"{board.verdict}; {board.fleet.verdict}"
+    if work.partition.extended:
+        summary += f"; {work.partition.extended}"
     return summary, {"leaderboard": entry.id, "winner": board.winner}
+
+
+def _trained_before(state: Turning, examples: Entry[Examples], parent: str) -> tuple[Entry[Leaderboard], datetime] | None:
+    """The leaderboard, put again for this turn, and the date of an earlier turn that trained from the same inputs; None where none did.
+
+    The inputs are examples, declaration, code and libraries, and of a refit the package that it refits. A package that is gone, or a
+    winner that was marked bad, is made again.
+    """
+    home, loop = state.home, state.loop
+    this = home.ledger.latest(Turn, loop=loop.name, key=state.turn)
+    if state.fresh or this is None or home.ledger.latest(Leaderboard, loop=loop.name, key=state.turn) is not None:
+        return None
+    there, bad = set(home.packages.list()), bad_packages(home, loop.name)
+    for entry in home.ledger.find(Leaderboard, loop=loop.name, limit=MOST_BOARDS):
+        board = entry.record
+        old = home.ledger.latest(Turn, loop=loop.name, key=board.turn)
+        scope = home.ledger.latest(Step, loop=loop.name, key=f"{board.turn}:scope")
+        if (
+            old is None
+            or scope is None
+            or board.examples != examples.record.digest
+            or _inputs(old.record) != _inputs(this.record)
+        ):
+            continue
+        made = {row.package for row in board.rows} | set(board.fleet.serving.values() if board.fleet is not None else ())
+        refit = bool(scope.record.output.get("refit"))
+        if not made <= there or board.winner in bad or (board.fleet is None) != (loop.fleet is None):
+            continue
+        if not (parent in (board.winner, refit and home.packages.manifest(board.winner).parent) if state.refit else not refit):
+            continue
+        put = home.ledger.put(msgspec.structs.replace(board, turn=state.turn), loop=loop.name, key=state.turn)
+        home.ledger.link(examples.id, put.id, "measured on")
+        return put, old.record.as_of
+    return None
+
+
+def _inputs(turn: Turn) -> tuple[Any, ...]:
+    """What a turn trains from, beside its examples."""
+    return turn.declaration, turn.code, turn.libraries
 
 
 def _segments(state: Turning, fleet: Fleet, work: Work, board: Leaderboard, examples: str) -> Entry[Leaderboard]:

@@ -23,6 +23,7 @@ class Turn(Record, frozen=True, kw_only=True):
     """One turn: put again under the same key (the turn's id) when its state changes.
 
     `code` is the digest of everything that the declared functions reach (`records.closure`), `libraries` are the versions it runs on.
+    `backdated` turns learn from what was known at an earlier moment that a person named (`--as-of`).
     """
 
     kind: ClassVar[str] = "turn"
@@ -35,6 +36,7 @@ class Turn(Record, frozen=True, kw_only=True):
     result: str
     code: str = ""
     libraries: dict[str, str] = {}
+    backdated: bool = False
 
 
 class Step(Record, frozen=True, kw_only=True):

@@ -153,7 +153,8 @@ def run(
     """One turn of the loop, resumed where it was interrupted.
 
     A new turn begins where what the interrupted one depends on has changed: its declaration, the code that it uses, library
-    versions or, until its candidates are trained, the rows of its tables.
+    versions or, until its candidates are trained, the rows of its tables. Where an earlier turn trained on the same examples by the
+    same code, nothing is trained: its packages stand.
 
     Args:
         loop: path of a loop file, or a name the ledger knows.
@@ -163,7 +164,7 @@ def run(
         cause: why it runs: manual, schedule, drift or decay.
         why: the reason in a sentence, for the audit trail.
         no_release: stop before anything is put into service.
-        fresh: begin a new turn, even where one was interrupted.
+        fresh: begin a new turn and train, even where one was interrupted or nothing changed.
     """
     from loopwright.records.evaluation import Leaderboard
     from loopwright.turn import turn
