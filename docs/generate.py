@@ -73,6 +73,9 @@ SETTINGS_END = """
 | `examples/` | training sets, named by digest |
 | `reports/` | what `loopwright report` wrote |
 
+A command that only looks, in a folder without a home, says that there is none; one that writes makes it and says so. A variable called
+`LOOPWRIGHT_...` that is not in the table is named on standard error by every command.
+
 With a team: `LOOPWRIGHT_LEDGER=postgresql://...` (install `loopwright[postgres]`), from the first command on in a home: a home that had an
 SQLite ledger refuses an empty one. Special characters in user and password are percent-encoded. Give the token by the environment: a command
 line can be read by everybody on the machine.

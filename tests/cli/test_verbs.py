@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from loopwright.cli.main import run, table
+from loopwright.verbs import Verb
 
 ON_NOTHING: dict[str, tuple[list[str], int, str]] = {
     "check": (["nope"], 2, "loop_not_found"),
@@ -48,10 +49,41 @@ def test_every_verb_is_tried() -> None:
 def test_what_is_not_there_is_an_error_document(capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: str) -> None:
     arguments, code, expected = ON_NOTHING[verb]
     arguments = [str(tmp_path / "new") if a == "new" else a for a in arguments]
+    (tmp_path / "home").mkdir()
     assert run([verb, *arguments, "--json", "--home", str(tmp_path / "home")]) == code
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["message"]
     assert expected in ("", error["code"])
+
+
+@pytest.mark.parametrize("verb", [verb for verb in table() if verb.needs_home], ids=lambda verb: verb.name)
+def test_command_without_home_names_it_and_makes_none(capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: Verb) -> None:
+    arguments = ON_NOTHING.get(verb.name, ([], 0, ""))[0]
+    assert run([verb.name, *arguments, "--home", str(tmp_path / "typo")]) == 2
+    assert f"no home '{tmp_path / 'typo'}'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verbs_that_change_nothing_make_no_home(tmp_path: Path) -> None:
+    for verb in (verb for verb in table() if not verb.changes and not verb.needs_home):
+        run([verb.name, *ON_NOTHING.get(verb.name, ([], 0, ""))[0], "--home", str(tmp_path / "typo")])
+        assert list(tmp_path.iterdir()) == [], verb.name
+
+
+def test_new_home_is_said_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for told in (1, 0):
+        run(["tend", "--once", "--home", str(tmp_path / "new")])
+        assert capsys.readouterr().err.count(f"made a new home, {tmp_path / 'new'}") == told
+
+
+def test_unknown_setting_is_named_by_every_command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOPWRIGHT_WEBHOK", "https://alerts.example")
+    run(["status", "--json", "--home", str(tmp_path)])
+    out, err = capsys.readouterr()
+    assert "LOOPWRIGHT_WEBHOK is no setting: did you mean LOOPWRIGHT_WEBHOOK?" in err
+    assert json.loads(out)["loops"] == []
 
 
 @pytest.mark.parametrize("verb", ANSWERED)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loopwright.records.clock import SimulatedClock
-from loopwright.records.errors import NotFound
+from loopwright.records.errors import HomeNotFound
 from loopwright.records.home import Home
 from loopwright.records.settings import Settings
 from loopwright.records.windows import Trigger
@@ -133,6 +133,6 @@ def test_the_doctor_tells_of_a_clock_that_jumped_and_of_entries_of_the_future(tm
 
 
 def test_verify_of_a_home_that_is_not_there_says_so_and_makes_none(tmp_path: Path) -> None:
-    with Home(Settings(home=tmp_path / "typo")) as home, pytest.raises(NotFound, match="nothing was checked"):
+    with Home(Settings(home=tmp_path / "typo")) as home, pytest.raises(HomeNotFound, match="typo"):
         verify(home)
     assert not (tmp_path / "typo").exists()

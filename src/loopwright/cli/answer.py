@@ -8,15 +8,25 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from loopwright.records.errors import DeclarationInvalid, LoopwrightError, NotFound, RequestInvalid, Unavailable, UsageError
+from loopwright.records.errors import (
+    DeclarationInvalid,
+    HomeNotFound,
+    LoopwrightError,
+    NotFound,
+    RequestInvalid,
+    Unavailable,
+    UsageError,
+)
 from loopwright.records.home import Home
 from loopwright.records.printable import encoded, printable, printable_json
-from loopwright.records.settings import load_settings
+from loopwright.records.settings import load_settings, unknown_settings
 from loopwright.verbs import Verb
 
 DONE, NO, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 WRITES_TO_SHARE = ("init", "contract", "export")
 """Verbs whose files (source, models for other servers) are shared as the user's umask says; what the others write is as private as home."""
+
+UNTIL_STOPPED = ("serve", "tend")
 
 WRONG_USE_ERRORS = (UsageError, NotFound)
 ENVIRONMENT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
@@ -36,7 +46,16 @@ def answer(
 
     asked = inspect.signature(verb.call).parameters
     try:
-        with _quiet_stdout(as_json) as write, Home(load_settings(settings)) as home, _private(home, verb):
+        for name, advice in unknown_settings().items():
+            print(f"loopwright: {name} is no setting: {advice}", file=sys.stderr)
+        with (
+            _quiet_stdout(as_json) as write,
+            Home(load_settings(settings)) as home,
+            _private(home, verb),
+            _says_if_made(home, verb),
+        ):
+            if verb.needs_home and not home.exists:
+                raise HomeNotFound(str(home.path))
             with listener(as_json=as_json) as progress:
                 filled: dict[str, Any] = {"progress": progress, "announce": _announcer(home, write, as_json=as_json)}
                 result = verb.call(home, **arguments, **{name: filled[name] for name in filled if name in asked})
@@ -55,6 +74,25 @@ def answer(
         if as_json:  # standard output promises a document; the traceback still goes to standard error
             print(json_text({"error": {"code": "internal", "message": f"{type(error).__name__}: {error}"}}))
         raise
+
+
+@contextmanager
+def _says_if_made(home: Home, verb: Verb) -> Iterator[None]:
+    """Say that a home was made: in the wrong folder, or with a misspelt name, nobody wanted one."""
+    there = home.path.is_dir()
+
+    def say() -> None:
+        if not there and home.path.is_dir():
+            print(printable(f"loopwright: made a new home, {home.path}"), file=sys.stderr)
+
+    if verb.name in UNTIL_STOPPED:
+        home.make()
+        say()
+        there = True
+    try:
+        yield
+    finally:
+        say()
 
 
 def _private(home: Home, verb: Verb) -> AbstractContextManager[None]:

@@ -11,6 +11,7 @@ LoopwrightError
 │   ├── ExtraMissing            an optional part of loopwright is not installed
 │   └── NotSupported            the protocol has it, this server does not
 ├── NotFound
+│   ├── HomeNotFound
 │   ├── LoopNotFound
 │   ├── PackageNotFound
 │   ├── PredictionNotFound
@@ -127,6 +128,17 @@ class NotFound(LoopwrightError):
         if next_step:
             message += f"; {next_step}"
         super().__init__(message)
+
+
+class HomeNotFound(NotFound):
+    """A command that only looks, or that changes what is there, in a folder that has no home."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            "home",
+            path,
+            next_step="`loopwright init NAME --from FILE` begins a loop here; --home or LOOPWRIGHT_HOME names another home",
+        )
 
 
 class LoopNotFound(NotFound):

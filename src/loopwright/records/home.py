@@ -80,6 +80,12 @@ class Home:
         """This home, with somebody else as who is acting: the same stores, which are closed where they were opened."""
         return _Acting(self, by)
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is anything to look at: the folder, or a ledger elsewhere."""
+        file = self.settings.ledger_file
+        return self.path.is_dir() or file is None or file.is_file()
+
     def make(self) -> None:
         """Make the folder if it is not there, for its owner alone: predictions are personal data. Raises Unavailable."""
         if not self.path.is_dir():

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from loopwright.records import failpoints
 from loopwright.records.errors import SettingInvalid
 from loopwright.records.otel_environment import settings_of
+from loopwright.records.printable import printable
 
 _HOST = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9._-]*[a-z0-9])?|[0-9a-f:.]*:[0-9a-f:.]*")
 _SPAN = re.compile(r"[1-9]\d{0,4}[dw]")
@@ -334,6 +337,17 @@ def load_settings(overrides: Mapping[str, Any] | None = None, environ: Mapping[s
     if settings.engine != "local":
         raise SettingInvalid("LOOPWRIGHT_ENGINE", settings.engine, "only `local` is known to this version")
     return settings
+
+
+def unknown_settings(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables that look like settings and are none, with what to do: a webhook misspelt is none, and nobody would be alerted."""
+    known = {*(s.env for s in SETTINGS), failpoints.VARIABLE}
+    found = {}
+    for name in sorted(os.environ if environ is None else environ):
+        if name.startswith("LOOPWRIGHT_") and name not in known:
+            near = get_close_matches(name, known, 1)
+            found[printable(name)[:80]] = f"did you mean {near[0]}?" if near else "unset it; docs/settings.md has them all"
+    return found
 
 
 def _without_password(url: str) -> str:

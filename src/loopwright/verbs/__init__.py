@@ -18,7 +18,8 @@ class Verb(msgspec.Struct, frozen=True):
     """One row: the verb's name, the stage it belongs to, its function, one line of help, an example of its use.
 
     `call` takes a `Home` first and keyword parameters after it; parameters named `progress` are filled in by the door.
-    `changes` says whether it changes anything (HTTP: POST, and the permission to write).
+    `changes` says whether it changes anything (HTTP: POST, and the permission to write), `needs_home` that there is nothing
+    to do without a home; where a verb that needs none writes, home is made.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Verb(msgspec.Struct, frozen=True):
     example: str
     changes: bool
     doors: tuple[Door, ...] = ("cli", "http")
+    needs_home: bool = False
 
 
 VERBS: tuple[Verb, ...] = (
@@ -40,32 +42,32 @@ VERBS: tuple[Verb, ...] = (
     Verb("contract", "data", tables.contract, "The contract of a table and its versions, in and out as ODCS v3.",
          "loopwright contract departures --odcs departures.yaml", True, ("cli",)),
     Verb("quarantine", "data", tables.quarantine, "What waits in the quarantine of a table, and why.",
-         "loopwright quarantine departures --export bad.csv", False, ("cli",)),
+         "loopwright quarantine departures --export bad.csv", False, ("cli",), needs_home=True),
     Verb("run", "loop", act.run, "One turn of the loop, resumed where it was interrupted.", "loopwright run examples/flights --until develop", True, ("cli",)),
     Verb("leaderboard", "develop", look.leaderboard, "The candidates, measured, weighted by the stakeholders' objectives.",
-         "loopwright leaderboard late-arrival --weights 'catch late flights=3,answer at once=1'", False),
-    Verb("release", "deploy", act.release, "Put a package into service.", "loopwright release late-arrival 3fa91c --why 'better on night flights'", True),
+         "loopwright leaderboard late-arrival --weights 'catch late flights=3,answer at once=1'", False, needs_home=True),
+    Verb("release", "deploy", act.release, "Put a package into service.", "loopwright release late-arrival 3fa91c --why 'better on night flights'", True, needs_home=True),
     Verb("rollback", "deploy", act.rollback, "Go back to the package that served before, at a time, or by name.",
-         "loopwright rollback late-arrival --to 'tuesday 09:00'", True),
+         "loopwright rollback late-arrival --to 'tuesday 09:00'", True, needs_home=True),
     Verb("export", "deploy", export.export, "A package as one self-contained graph for ONNX Runtime, Triton or MLflow.",
-         "loopwright export 3fa91c --as triton --to repository", False, ("cli",)),
+         "loopwright export 3fa91c --as triton --to repository", False, ("cli",), needs_home=True),
     Verb("predict", "deploy", predict.predict, "Predict every row of a file, logged as requests are.",
-         "loopwright predict late-arrival departures.csv --out late.csv", True, ("cli",)),
-    Verb("history", "deploy", look.history, "Who served when, by whom, why.", "loopwright history late-arrival", False),
+         "loopwright predict late-arrival departures.csv --out late.csv", True, ("cli",), needs_home=True),
+    Verb("history", "deploy", look.history, "Who served when, by whom, why.", "loopwright history late-arrival", False, needs_home=True),
     Verb("tend", "loop", act.tend, "Upkeep: seal logs, join outcomes, watch, account, retrain.", "loopwright tend --once", True, ("cli",)),
     Verb("replay", "loop", act.replay, "The loop against history, on a simulated clock.",
          "loopwright replay examples/flights --start 2013-04-01 --end 2013-07-01 --policy monthly", True, ("cli",)),
-    Verb("status", "loop", overview.status, "Every loop and its six stages at a glance, worst first.", "loopwright status", False),
+    Verb("status", "loop", overview.status, "Every loop and its six stages at a glance, worst first.", "loopwright status", False, needs_home=True),
     Verb("trace", "deploy", look.trace, "One prediction: back to its data, forward to its outcome and value.",
-         "loopwright trace 013c2f5e8b0011aa22bb33cc44dd55ee", False),
+         "loopwright trace 013c2f5e8b0011aa22bb33cc44dd55ee", False, needs_home=True),
     Verb("lineage", "data", lineage.lineage, "What a package, feature, column, table or file came from and what it reached.",
-         "loopwright lineage weather.wind_speed", False),
-    Verb("drift", "monitor", look.drift, "Drift and quality over time.", "loopwright drift late-arrival", False),
+         "loopwright lineage weather.wind_speed", False, needs_home=True),
+    Verb("drift", "monitor", look.drift, "Drift and quality over time.", "loopwright drift late-arrival", False, needs_home=True),
     Verb("outcomes", "monitor", act.outcomes, "Bring outcomes in from a file, and say how the truth stands.",
-         "loopwright outcomes late-arrival landings.parquet", True, ("cli",)),
+         "loopwright outcomes late-arrival landings.parquet", True, ("cli",), needs_home=True),
     Verb("report", "business", act.report, "Promised, delivered, doubts, next step: for a manager, in Markdown and HTML.",
-         "loopwright report late-arrival", True, ("cli",)),
-    Verb("verify", "loop", keep.verify, "Check every byte at rest: logs, lake, packages, ledger, audit chain.", "loopwright verify", False),
+         "loopwright report late-arrival", True, ("cli",), needs_home=True),
+    Verb("verify", "loop", keep.verify, "Check every byte at rest: logs, lake, packages, ledger, audit chain.", "loopwright verify", False, needs_home=True),
     Verb("doctor", "loop", keep.doctor, "Versions, settings, disks: what would bite in production.", "loopwright doctor", False),
 )  # fmt: skip
 

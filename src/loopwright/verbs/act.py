@@ -39,6 +39,8 @@ def loop_with_code(home: Home, loop: str) -> "tuple[Loop, str]":
     if path.suffix == ".py" or path.is_dir():
         file = path / "loop.py" if path.is_dir() else path
         return load_loop(file), str(file.absolute())
+    if not home.exists:  # do not make one in order to look into it
+        raise LoopNotFound(loop)
     entry = home.ledger.latest(LoopRecord, loop=loop)
     if entry is None:
         known_loop(home, loop)

@@ -7,19 +7,17 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from difflib import get_close_matches
 from functools import partial
 from typing import Literal
 
-from loopwright.records import failpoints, telemetry
-from loopwright.records.errors import LoopwrightError, NotFound, Unavailable
-from loopwright.records.home import PRIVATE_FOLDER, Home
+from loopwright.records import telemetry
+from loopwright.records.errors import HomeNotFound, LoopwrightError
+from loopwright.records.home import Home
 from loopwright.records.jumps import JUMP_SECONDS, jumped
 from loopwright.records.ledger.record import Problem
 from loopwright.records.memory import memory_limit
 from loopwright.records.outgoing import shown
-from loopwright.records.printable import printable
-from loopwright.records.settings import SETTINGS
+from loopwright.records.settings import SETTINGS, unknown_settings
 from loopwright.records.tokens import ADVICE, exposed
 from loopwright.verbs.expected import attempted, missing, serving
 from loopwright.verbs.results import Checked, CheckItem, Verified
@@ -45,7 +43,7 @@ MOST_SAID = 3
 def verify(home: Home) -> Verified:
     """Check every byte at rest: logs, lake, packages, ledger and its audit chain; all damage is named, nothing is changed."""
     if not home.path.is_dir():
-        raise NotFound("home", str(home.path), next_step="nothing was checked: name another one with --home")
+        raise HomeNotFound(str(home.path))
     from loopwright.data.examples import verify as verify_examples
     from loopwright.records.predictions.commit import verify as verify_logs
 
@@ -83,12 +81,7 @@ def doctor(home: Home) -> Checked:
         _disk(home),
         _private(home),
         _sqlite(home),
-        _asked("ledger", lambda: _ledger(home)),
-        _asked("lake", lambda: _lake(home)),
-        _asked("packages", lambda: _packages(home)),
-        _online(home),
-        _asked("upkeep", lambda: _upkeep(home)),
-        _asked("clock", lambda: _clock(home)),
+        *(_stores(home) if home.exists else []),
         _asked("exposure", lambda: _exposed(home)),
         *_webhook(home),
         *_openlineage(home),
@@ -101,6 +94,17 @@ def doctor(home: Home) -> Checked:
         _memory(home),
     ]
     return Checked(what="this installation", ok=all(i.ok for i in items), items=items)
+
+
+def _stores(home: Home) -> list[CheckItem]:
+    return [
+        _asked("ledger", lambda: _ledger(home)),
+        _asked("lake", lambda: _lake(home)),
+        _asked("packages", lambda: _packages(home)),
+        _online(home),
+        _asked("upkeep", lambda: _upkeep(home)),
+        _asked("clock", lambda: _clock(home)),
+    ]
 
 
 def _memory(home: Home) -> CheckItem:
@@ -132,14 +136,10 @@ def _settings(home: Home) -> list[CheckItem]:
 
 
 def _unknown() -> list[CheckItem]:
-    """Variables that look like settings and are none: a webhook misspelt is none, and nobody would be alerted."""
-    known = {*(s.env for s in SETTINGS), failpoints.VARIABLE}
-    found = []
-    for name in sorted(name for name in os.environ if name.startswith("LOOPWRIGHT_") and name not in known):
-        near = get_close_matches(name, known, 1)
-        advice = f"did you mean {near[0]}?" if near else "unset it; docs/settings.md has them all"
-        found.append(CheckItem(name=printable(name)[:80], ok=True, detail=f"is no setting: {advice}", warning=True))
-    return found
+    return [
+        CheckItem(name=name, ok=True, detail=f"is no setting: {advice}", warning=True)
+        for name, advice in unknown_settings().items()
+    ]
 
 
 def _shown(field: str, value: str) -> str:
@@ -158,11 +158,12 @@ def _place(url: str) -> str:
 
 
 def _disk(home: Home) -> CheckItem:
-    try:
-        home.make()
-    except Unavailable as error:
-        return CheckItem(name="disk", ok=False, detail=str(error))
-    free = shutil.disk_usage(home.path).free
+    there = next(folder for folder in (home.path, *home.path.parents) if folder.is_dir())
+    if not os.access(there, os.W_OK):
+        return CheckItem(
+            name="disk", ok=False, detail=f"{there} cannot be written to: give it to this user, or name another home"
+        )
+    free = shutil.disk_usage(there).free
     return CheckItem(
         name="disk",
         ok=free > 2 << 30,
@@ -172,7 +173,12 @@ def _disk(home: Home) -> CheckItem:
 
 def _private(home: Home) -> CheckItem:
     """Whether other users of this machine can read predictions and their data."""
-    mode = home.path.stat().st_mode & 0o777 if home.path.is_dir() else PRIVATE_FOLDER
+    if not home.path.is_dir():
+        detail = (
+            f"there is none at {home.path} yet: the first command that writes makes it; --home or LOOPWRIGHT_HOME names another"
+        )
+        return CheckItem(name="home", ok=True, detail=detail, warning=True)
+    mode = home.path.stat().st_mode & 0o777
     private, shared = not mode & 0o077, mode & 0o077 == 0o070
     detail = "its owner's alone" if private else "shared with its group" if shared else f"mode {mode:04o}"
     advice = "" if private or shared else f": others can read what is in it; run `chmod -R go= {shlex.quote(str(home.path))}`"
