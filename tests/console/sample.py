@@ -1,6 +1,7 @@
 """A made-up year of one loop, as the verbs would answer it: what pages and renderers are tried on."""
 
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -15,8 +16,10 @@ from loopwright.verbs.results import (
     DriftReport,
     FileUsed,
     History,
+    LoggedPrediction,
     LoopPage,
     LoopStatus,
+    PredictionList,
     Replayed,
     Retraining,
     StageState,
@@ -441,6 +444,22 @@ class Sample:
         if name != LOOP:
             raise LoopNotFound(name, [LOOP])
         return loop_page()
+
+    def predictions(self, loop: str, query: Mapping[str, Any]) -> PredictionList:
+        self.loop(loop)
+        row = LoggedPrediction(
+            id=ID,
+            at=START,
+            unit=f"UA 1 {query.get('key', '')}",
+            score=0.7312,
+            label=True,
+            flags=["new_category:carrier"],
+            package="5e" * 32,
+            arm="champion",
+            segment=None,
+            latency_us=81.0,
+        )
+        return PredictionList(loop=loop, query=dict(query), rows=[row], before=f"1-{ID}")
 
     def trace(self, id: str) -> Trace:
         if id != ID:

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from tests.console import sample
 from tests.console.browser import browser, served
+from tests.deploy.loops import LOOP, opened
 from tests.waiting import PATIENCE_SECONDS
 
 from loopwright.console.app import PAGES, routes, routes_over
@@ -140,9 +141,10 @@ def get(url: str) -> tuple[int, Any, bytes]:
 
 
 URLS = ["/", f"/loops/{sample.LOOP}", f"/predictions/{sample.ID}"]
+LISTED = f"/loops/{sample.LOOP}/predictions"
 
 
-@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("url", [*URLS, LISTED])
 def test_a_page_and_its_json(address: str, url: str) -> None:
     status, headers, body = get(address + url)
     assert status == 200
@@ -153,7 +155,8 @@ def test_a_page_and_its_json(address: str, url: str) -> None:
     status, headers, body = get(address + (url if url != "/" else "/index") + ".json")
     assert status == 200
     assert headers["content-type"] == "application/json"
-    values = {"/": home_page(sample.Sample()), URLS[1]: sample.loop_page(), URLS[2]: sample.trace()}
+    values: dict[str, msgspec.Struct] = {"/": home_page(sample.Sample()), URLS[1]: sample.loop_page(), URLS[2]: sample.trace()}
+    values[LISTED] = sample.Sample().predictions(sample.LOOP, {})
     assert body == msgspec.json.encode(values[url])
 
 
@@ -249,6 +252,24 @@ def test_the_form_leads_to_the_prediction(address: str) -> None:
     assert sample.ID.encode() in body
 
 
+def test_predictions_are_searched_by_a_form_that_keeps_its_query(address: str) -> None:
+    _, _, body = get(f"{address}{LISTED}?key=%3Cb%3E&flag=degraded&nothing=1")
+    page = body.decode()
+    assert 'name="key" value="&lt;b&gt;"' in page
+    assert f'href="/predictions/{sample.ID}"' in page
+    assert f'href="?key=%3Cb%3E&amp;flag=degraded&amp;before=1-{sample.ID}"' in page
+    assert "nothing=1" not in page
+    _, _, document = get(f"{address}{LISTED}.json?key=UA&nothing=1")
+    assert msgspec.json.decode(document)["query"] == {"key": "UA"}
+
+
+def test_a_question_that_cannot_be_asked_is_400(tmp_path: Path) -> None:
+    with opened(tmp_path / "home") as home, served([*routes(home)]) as address:
+        status, _, body = get(f"{address}/loops/{LOOP}/predictions?since=soon")
+        assert (status, b"is no moment" in body, b"Cannot be asked" in body) == (400, True, True)
+        assert get(f"{address}/loops/nope/predictions")[0] == 404
+
+
 def test_only_reading() -> None:
     assert all(route.methods == {"GET", "HEAD"} for route in routes_over(sample.Sample()))
 
@@ -305,7 +326,7 @@ def test_in_a_browser_nothing_is_refused_or_too_wide(address: str) -> None:
             page.on("console", lambda message: said.append(message.text))
             page.on("pageerror", lambda error: said.append(str(error)))
             page.on("requestfailed", lambda request: said.append(request.url))
-            for url in URLS:
+            for url in [*URLS, LISTED]:
                 page.goto(address + url, wait_until="networkidle")
                 assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), (
                     url,

@@ -39,6 +39,7 @@ from loopwright.verbs.results import (
     LoopStatus,
     Made,
     Node,
+    PredictionList,
     Replayed,
     ReportFile,
     Running,
@@ -712,6 +713,16 @@ def _exported(value: ExportedPackage) -> RenderableType:
     return Group(heading(title), table(["", "name", "type", "shape"], ports), *files)
 
 
+def _listed(value: PredictionList) -> RenderableType:
+    if not value.rows:
+        return Text("no prediction in the log is like that")
+    rows = [
+        [f"{r.at:%Y-%m-%d %H:%M:%S}", r.unit, r.answer, number(r.score), r.flags, short(r.package), r.id] for r in value.rows
+    ]
+    more = [Text(f"the next ones: --before {value.before}", style="dim")] if value.before else []
+    return Group(table(["when", "key", "answer", "score", "flags", "package", "id"], rows, right=["score"]), *more)
+
+
 def _predicted(value: Predicted) -> RenderableType:
     """How many rows came to what, the reasons of those that were refused, the flags of the others."""
     counts = [(name, getattr(value, name)) for name in ("logged", "repeated", "refused", "unlogged") if getattr(value, name)]
@@ -748,6 +759,7 @@ RENDERERS: dict[type, Callable[[Any], RenderableType]] = {
     Tended: _tended,
     Made: _made,
     Predicted: _predicted,
+    PredictionList: _listed,
     ExportedPackage: _exported,
     Quarantined: _quarantined,
     ContractShown: _contract,

@@ -17,9 +17,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from loopwright.console import charts, wheel
-from loopwright.console.pages import Cached, ErrorPage, Source, Verbs, home_page, loop_page, trace_page
+from loopwright.console.pages import Cached, ErrorPage, Source, Verbs, home_page, loop_page, predictions_page, trace_page
 from loopwright.console.words import FILTERS
-from loopwright.records.errors import LoopwrightError, NotFound, Overloaded, Unavailable
+from loopwright.records.errors import LoopwrightError, NotFound, Overloaded, Unavailable, UsageError
 from loopwright.records.ids import NAME, is_trace_id
 from loopwright.records.printable import encoded
 
@@ -36,13 +36,17 @@ HEADERS = {
 STATIC = {"console.css": "text/css; charset=utf-8", "live.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"}
 
 MOST_PAGES = 1_000_000
+ASKED = ("key", "since", "until", "flag", "package", "before")
+"""What the page of predictions can be asked for."""
 
+STATUSES = ((NotFound, 404), (UsageError, 400), (Unavailable, 503))
 REASONS = {503: "a part of the installation does not answer just now; try again", 500: "what is asked for is damaged"}
 """What a page says instead of an error's own text, which may name what is internal."""
 
 PAGES: tuple[tuple[str, str], ...] = (
     ("/", "the wheel of six stages with live state, and every loop"),
     ("/loops/{loop}", "one loop: who serves, leaderboard, drift and quality over time, value, alerts"),
+    ("/loops/{loop}/predictions", "the prediction log of a loop: newest first, by key, time, flag and package"),
     ("/predictions/{id}", "one prediction: request, features, package, training data, release, outcome, value"),
 )
 """The pages and what they show; each has the same value as JSON under `.json` (the first under `/index.json`)."""
@@ -86,6 +90,11 @@ def routes_over(source: Source, run: Run = in_a_thread) -> list[Route]:
     def chart(request: Request) -> Response:
         return _chart(request, source)
 
+    def listed(request: Request) -> Response:
+        query = {name: text for name in ASKED if (text := request.query_params.get(name, "").strip())}
+        name, as_json = request.path_params["loop"], request.url.path.endswith(".json")
+        return _answer(request, lambda: predictions_page(source, _lawful(name), query), "predictions.html", as_json=as_json)
+
     def prediction(request: Request) -> Response:
         id, as_json = _named(request, "id")
         return _answer(request, lambda: trace_page(source, _trace_id(id)), "trace.html", as_json=as_json)
@@ -94,6 +103,8 @@ def routes_over(source: Source, run: Run = in_a_thread) -> list[Route]:
         Route("/", limited(start), name="home"),
         Route("/index.json", limited(start), name="home.json"),
         Route("/loops/{loop}", limited(loop), name="loop"),
+        Route("/loops/{loop}/predictions", limited(listed), name="predictions"),
+        Route("/loops/{loop}/predictions.json", limited(listed), name="predictions.json"),
         Route("/loops/{loop}/charts/{chart}.svg", limited(chart), name="chart"),
         Route("/predictions", _find, name="find"),
         Route("/predictions/{id}", limited(prediction), name="prediction"),
@@ -131,9 +142,9 @@ def _answer(request: Request, ask: Callable[[], msgspec.Struct], template: str, 
 
 
 def _refusal(error: LoopwrightError, *, as_json: bool) -> Response:
-    status = 404 if isinstance(error, NotFound) else 503 if isinstance(error, Unavailable) else 500
+    status = next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
     code = "".join("_" + c.lower() if c.isupper() else c for c in type(error).__name__).lstrip("_")
-    told = status == 404 or type(error) in (Overloaded, Unavailable)  # these name nothing internal
+    told = status < 500 or type(error) in (Overloaded, Unavailable)  # these name nothing internal
     page = ErrorPage(status=status, code=code, message=str(error) if told else REASONS[status])
     if as_json:
         reply = _json({"error": {"code": page.code, "message": page.message}}, status)

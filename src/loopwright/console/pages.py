@@ -1,16 +1,16 @@
 """The pages as typed values: a function to a frozen struct. A template shows it; `.json` of the same URL gives it as it is."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 
 from loopwright.console.wheel import WheelStage, stages
 from loopwright.records.home import Home
 from loopwright.verbs import look, overview
-from loopwright.verbs.results import LoopPage, LoopStatus, Status, Trace
+from loopwright.verbs.results import LoopPage, LoopStatus, PredictionList, Status, Trace
 
 T = TypeVar("T")
 
@@ -35,6 +35,10 @@ class Source(Protocol):
         """One prediction. Raises PredictionNotFound."""
         ...
 
+    def predictions(self, loop: str, query: Mapping[str, Any]) -> PredictionList:
+        """A loop's predictions, newest first. Raises LoopNotFound, and UsageError for what cannot be asked."""
+        ...
+
 
 class Verbs:
     """The answers of the verbs."""
@@ -53,6 +57,10 @@ class Verbs:
     def trace(self, id: str) -> Trace:
         """One prediction. Raises PredictionNotFound."""
         return look.trace(self._home, id)
+
+    def predictions(self, loop: str, query: Mapping[str, Any]) -> PredictionList:
+        """A loop's predictions, newest first. Raises LoopNotFound, and UsageError for what cannot be asked."""
+        return look.predictions(self._home, loop, **query)
 
 
 class Cached:
@@ -77,6 +85,10 @@ class Cached:
     def trace(self, id: str) -> Trace:
         """One prediction. Raises PredictionNotFound."""
         return self._source.trace(id)
+
+    def predictions(self, loop: str, query: Mapping[str, Any]) -> PredictionList:
+        """A loop's predictions, newest first. Raises LoopNotFound, and UsageError for what cannot be asked."""
+        return self._source.predictions(loop, query)
 
     def _once(self, key: tuple[str, str | int], make: Callable[[], T]) -> T:
         with self._lock:
@@ -141,6 +153,11 @@ def home_page(source: Source, page: int = 1) -> HomePage:
 def loop_page(source: Source, loop: str) -> LoopPage:
     """The page `/loops/{loop}`."""
     return source.loop(loop)
+
+
+def predictions_page(source: Source, loop: str, query: Mapping[str, Any]) -> PredictionList:
+    """The page `/loops/{loop}/predictions`."""
+    return source.predictions(loop, query)
 
 
 def trace_page(source: Source, id: str) -> Trace:

@@ -58,6 +58,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("replay", "loop", act.replay, "The loop against history, on a simulated clock.",
          "loopwright replay examples/flights --start 2013-04-01 --end 2013-07-01 --policy monthly", True, ("cli",)),
     Verb("status", "loop", overview.status, "Every loop and its six stages at a glance, worst first.", "loopwright status", False, needs_home=True),
+    Verb("predictions", "deploy", look.predictions, "The logged predictions, newest first, by key, time, flag and package.",
+         "loopwright predictions late-arrival --since 'monday 06:00' --flag degraded", False, needs_home=True),
     Verb("trace", "deploy", look.trace, "One prediction: back to its data, forward to its outcome and value.",
          "loopwright trace 013c2f5e8b0011aa22bb33cc44dd55ee", False, needs_home=True),
     Verb("lineage", "data", lineage.lineage, "What a package, feature, column, table or file came from and what it reached.",

@@ -1,12 +1,13 @@
 """Verbs that only look."""
 
 import datetime as dt
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from loopwright.records.errors import LoopNotFound, NotExplained, NotFound, PackageRefused, PredictionNotFound
+from loopwright.records.errors import LoopNotFound, NotExplained, NotFound, PackageRefused, PredictionNotFound, UsageError
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.home import Home
 from loopwright.records.predictions.record import Contributions
@@ -18,8 +19,10 @@ from loopwright.verbs.results import (
     DriftReport,
     FileUsed,
     History,
+    LoggedPrediction,
     LoopPage,
     LoopStatus,
+    PredictionList,
     Trace,
     TracedOutcome,
 )
@@ -137,6 +140,67 @@ def loop_page(home: Home, loop: str) -> LoopPage:
         quality=_revisions(home, Quality, loop, MOST_WINDOWS),
         values=_revisions(home, ValueWindow, loop, MOST_WINDOWS),
         alerts=sorted(alerts, key=lambda a: a.state, reverse=True),
+    )
+
+
+MOST_LISTED = 1000
+_PLACE = re.compile(r"(\d{1,17})-([0-9a-f]{32})")
+
+
+def predictions(
+    home: Home,
+    loop: str,
+    *,
+    key: str = "",
+    since: str = "",
+    until: str = "",
+    flag: str = "",
+    package: str = "",
+    limit: int = 50,
+    before: str = "",
+) -> PredictionList:
+    """The logged predictions of a loop, newest first, by key, time, flag and package.
+
+    Args:
+        loop: name of the loop.
+        key: only of this key, as it was sent (the values of a key of several columns joined by "|").
+        since: only from this moment on (ISO 8601, or "tuesday 09:00").
+        until: only before this moment.
+        flag: only with this flag, or one of its kind (`out_of_range` for every column).
+        package: only of this package (beginning of its digest).
+        limit: how many at most, up to 1000.
+        before: where the next ones begin, as the answer before said.
+    """
+    from loopwright.deploy.moment import read_moment
+    from loopwright.records.predictions.search import (  # here: Arrow takes longer to load than most answers to make
+        Wanted,
+        search,
+    )
+
+    known_loop(home, loop)
+    if not 1 <= limit <= MOST_LISTED:
+        raise UsageError(f"--limit {limit}: must be 1 to {MOST_LISTED:,}")
+    times: dict[str, dt.datetime | None] = {}
+    for name, text in {"since": since, "until": until}.items():
+        times[name] = read_moment(text, home.clock.now()) if text else None
+        if text and times[name] is None:
+            raise UsageError(f"--{name} {text[:80]}: is no moment; write 2024-05-01T09:00, or tuesday 09:00")
+    place = _PLACE.fullmatch(before)
+    if before and place is None:
+        raise UsageError(f"--before {before[:80]}: must be what `before` of an answer says")
+    after = None if place is None else (_moment(int(place[1])), place[2])
+    found = search(home, loop, Wanted(key, times["since"], times["until"], flag, package, after), limit + 1)
+    rows = [
+        LoggedPrediction(**{n: r[f"_{n}"] for n in LoggedPrediction.__struct_fields__} | {"at": _moment(r["_at"])})
+        for r in found[:limit]
+    ]
+    last = found[limit - 1] if len(found) > limit else None
+    query = {"key": key, "since": since, "until": until, "flag": flag, "package": package}
+    return PredictionList(
+        loop=loop,
+        query={name: value for name, value in query.items() if value},
+        rows=rows,
+        before="" if last is None else f"{last['_at']}-{last['_id']}",
     )
 
 

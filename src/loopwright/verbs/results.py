@@ -144,6 +144,35 @@ class ContractShown(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
+class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the prediction log; `trace` says the rest of it."""
+
+    id: str
+    at: datetime
+    unit: str
+    score: float
+    label: bool | str | None
+    flags: list[str]
+    package: str
+    arm: str
+    segment: str | None
+    latency_us: float
+
+    @property
+    def answer(self) -> str:
+        """What was answered, in a word: yes or no, a class, or the number itself."""
+        return said(self.score if self.label is None else self.label)
+
+
+class PredictionList(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest predictions that were asked for by the fields of `query`; `before` is the place where the next ones begin, "" after the last."""
+
+    loop: str
+    query: dict[str, str]
+    rows: list[LoggedPrediction]
+    before: str
+
+
 class TracedOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a prediction. `value` is in `currency`, relative to the value table.
 

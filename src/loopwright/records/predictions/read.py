@@ -80,7 +80,7 @@ def _extent(home: Home, loop: str) -> tuple[int, datetime | None, datetime | Non
     count, first, last = home.lake.extent(name, "_at") if home.lake.exists(name) else (0, None, None)
     if last is not None and not isinstance(last, datetime):
         raise Damaged(f"table {name}: column `_at` holds no times")
-    for record in _uncommitted(home, KIND, loop):
+    for record in uncommitted_records(home, KIND, loop):
         count += 1
         at = datetime.fromtimestamp(record.at / 1e6, UTC)
         first = at if first is None or at < first else first
@@ -103,7 +103,7 @@ def stored(
     `where` is an Arrow expression over columns. Of rows with the same `_id` the first counts; all are there if `repeated`.
     """
     name = table_name(kind, check_name(loop, "loop"))
-    records = list(_uncommitted(home, kind, loop)) if uncommitted else []
+    records = list(uncommitted_records(home, kind, loop)) if uncommitted else []
     parts = []
     existing = None
     if home.lake.exists(name):
@@ -122,7 +122,7 @@ def stored(
     return table if repeated else first_of_each(table)
 
 
-def _uncommitted(home: Home, kind: str, loop: str) -> Iterator[Any]:
+def uncommitted_records(home: Home, kind: str, loop: str) -> Iterator[Any]:
     """The records of segments whose number is above their writer's cursor."""
     cursors: dict[str, int] = {}
     for segment in segments(home, kind, loop):
