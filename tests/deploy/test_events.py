@@ -145,6 +145,18 @@ def test_a_round_has_an_end(home: Home, receiver: Receiver, monkeypatch: pytest.
     assert Events(home).tell(LOOP) == Told(events=2)
 
 
+def test_time_of_other_upkeep_does_not_count_against_the_round(
+    home: Home, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(home.clock, "monotonic", lambda: now[0])
+    round_ = Events(home)
+    round_.begin(LOOP)
+    answered(home, 2)
+    now[0] += 10 * events.ROUND_SECONDS  # commits and windows of this loop and of others
+    assert round_.tell(LOOP) == Told(events=2)
+
+
 def test_rows_that_are_only_moved_are_not_told_again(home: Home, receiver: Receiver) -> None:
     Events(home).begin(LOOP)
     ids = answered(home, 2) + answered(home, 2, first=2)

@@ -51,12 +51,15 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Events:
-    """One round of telling, over all loops; `due` is when its time is over. Does nothing where no receiver is set."""
+    """One round of telling, over all loops, for at most `ROUND_SECONDS` (what else upkeep does meanwhile does not count).
+
+    Does nothing where no receiver is set.
+    """
 
     def __init__(self, home: Home) -> None:
         self._home, self._to = home, receiver(home.settings, "events")
         self._share = home.settings.trace_share if home.settings.traces else 0.0
-        self._due = home.clock.monotonic() + ROUND_SECONDS
+        self._left, self._due = ROUND_SECONDS, 0.0
         self._trouble, self._late = "", False
         self._manifest: Callable[[str], Manifest | None] = cache(self._read_manifest)
 
@@ -74,6 +77,8 @@ class Events:
         if entry is None or not self._home.lake.exists(name):
             return None
         start = at = entry.record
+        began = self._home.clock.monotonic()
+        self._due = began + self._left
         told, newest = 0, self._home.lake.version(name)
         try:
             while at.version < newest and not self._stopped():
@@ -90,6 +95,7 @@ class Events:
         except (Damaged, NotFound, OSError) as error:
             self._trouble = f"predictions that were to be told cannot be read: {str(error)[:200]}"
         finally:
+            self._left -= self._home.clock.monotonic() - began
             if at != start:
                 self._home.ledger.put(at, loop=loop)
         return Told(events=told, trouble=self._trouble)
