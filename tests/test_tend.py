@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from tests import openlineage
 from tests.console.browser import served
+from tests.deploy import loops as small
 from tests.journeys import synthetic
 from tests.journeys.synthetic import DRIFT, FILE, START, WEEK, WORTH, World
 from tests.receiver import receiving
@@ -20,6 +21,7 @@ from loopwright import Home
 from loopwright.cli.answer import is_yes
 from loopwright.cli.render import show
 from loopwright.console.app import routes
+from loopwright.console.pages import Verbs, loop_page
 from loopwright.data.context import needs
 from loopwright.deploy import bad
 from loopwright.deploy.controller import history, release, serving
@@ -29,6 +31,7 @@ from loopwright.monitor.alerts import open_alerts
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.declarations import duration
 from loopwright.records.errors import PredictionNotFound
+from loopwright.records.evaluation import Estimate, moved
 from loopwright.records.ids import new_id
 from loopwright.records.predictions.damage import noted
 from loopwright.records.predictions.read import predictions
@@ -38,7 +41,8 @@ from loopwright.records.turns import Turn
 from loopwright.records.upkeep_state import read_upkeep_state
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.replay import Traffic, between
-from loopwright.tend import DAMAGED, FAILING, JUMPED, RETRY_AFTER, UNTOLD, loops, tend
+from loopwright.server.metrics import Metrics
+from loopwright.tend import DAMAGED, FAILING, JUMPED, LOSING, RETRY_AFTER, UNTOLD, loops, tend
 from loopwright.turn import turn
 from loopwright.verbs import act, look, overview
 
@@ -375,3 +379,59 @@ def test_status_shows_every_loop_where_one_cannot_be_read(home: Home) -> None:
     show(traced)
     with served([*routes(home)]) as address, urllib.request.urlopen(f"{address}/predictions/{asked}") as page:
         assert "no package" in page.read().decode()
+
+
+def accounted(home: Home, loop: str, week: int, low: float, high: float) -> None:
+    """An account of a week: what its model was worth over the heuristic, and a thousand more over no model."""
+    over, start = Estimate((low + high) / 2, low, high, 500), small.NOW - (5 - week) * WEEK
+    value = ValueWindow(
+        start=start,
+        end=start + WEEK,
+        known_at=start + WEEK,
+        currency="USD",
+        predictions=600,
+        with_outcome=500,
+        model=over,
+        heuristic=over,
+        no_model=0.0,
+        over_no_model=moved(over, 1000),
+        over_heuristic=over,
+        cost=0.0,
+        counts={},
+    )
+    home.ledger.put(value, loop=loop, key=start.isoformat())
+
+
+def shown(home: Home) -> dict[str, str]:
+    """The states of monitor and business: the same in status, the console's page, its JSON, and the metrics."""
+    told = {s.stage: s.state for s in overview.loops_status(home, [small.LOOP])[0].stages if s.stage in ("monitor", "business")}
+    page = loop_page(Verbs(home), small.LOOP)
+    assert {s.stage: s.state for s in page.status.stages if s.stage in told} == told
+    metrics = Metrics(upkeep=home.folder("run")).text().decode()
+    for stage, state in told.items():
+        assert f'loopwright_stage_state{{loop="{small.LOOP}",stage="{stage}",state="{state}"}} 1.0' in metrics
+    return {str(stage): str(state) for stage, state in told.items()}
+
+
+def test_a_loop_that_loses_money_over_the_horizon_is_not_ok_although_its_last_week_was(tmp_path: Path) -> None:
+    with small.opened(tmp_path) as home:
+        package = small.package(home.packages).digest
+        release(home, small.LOOP, package, why="first")
+        tend(home, owner="a", retrain=False)
+        assert shown(home) == {"monitor": "no data", "business": "no data"}, "nothing measured is not ok"
+        for week, (low, high) in enumerate([(5000, 6000), (-300, -200), (-300, -200), (-300, -200), (-20, 90)]):
+            accounted(home, small.LOOP, week, low, high)
+        home.clock.advance_to(small.NOW + dt.timedelta(minutes=1))  # type: ignore[attr-defined]  # a simulated clock
+        release(home, small.LOOP, small.package(home.packages, weight=0.06).digest, why="again")
+        tend(home, owner="a", retrain=False)
+        assert shown(home)["business"] == "alert"
+        detail = overview.loops_status(home, [small.LOOP])[0].stages[-1].detail
+        assert "4 weeks to 2024-05-01" in detail, "the good week lies before the horizon of 28 days"
+        assert "-715 USD" in detail
+        assert [(a.key, a.severity) for a in open_alerts(home, small.LOOP)] == [(LOSING, "critical")]
+        rule = small.package(home.packages, phase=1, candidate="heuristic", weight=0.07).digest
+        home.clock.advance_to(small.NOW + dt.timedelta(minutes=2))  # type: ignore[attr-defined]  # a simulated clock
+        release(home, small.LOOP, rule, why="it loses money")
+        tend(home, owner="a", retrain=False)
+        assert open_alerts(home, small.LOOP) == [], "what the model lost is not put down to the rule"
+        assert shown(home) == {"monitor": "no data", "business": "no data"}

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -22,14 +22,15 @@ from loopwright.business.value import account
 from loopwright.data.context import feed
 from loopwright.data.steps import Joined, joined
 from loopwright.deploy import bad
-from loopwright.deploy.controller import serving
+from loopwright.deploy.controller import rule_since, serving
 from loopwright.deploy.events import Events
 from loopwright.loop import Loop
 from loopwright.monitor.alerts import close_alert, open_alerts, raise_alert, send
 from loopwright.monitor.watch import Watched, watch
 from loopwright.records import openlineage
 from loopwright.records.attempts import Attempts
-from loopwright.records.declarations import duration
+from loopwright.records.conditions import Standing, earned, monitored, worth_of
+from loopwright.records.declarations import Value, duration
 from loopwright.records.errors import Damaged, LedgerUnavailable
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
@@ -54,16 +55,21 @@ FAILING = "upkeep"
 """Key of the alert that steps of upkeep fail; of no loop where they belong to none."""
 JUMPED = "clock"
 """Key of the alert, of no loop, that the time of day jumped."""
+LOSING = "losing-money"
+"""Key of the alert that a loop is surely worth less than its heuristic, or than doing nothing."""
+MOST_ACCOUNTS = 1000
+"""So many windows are added up at most."""
 UNTOLD = "events"
 """Key of the alert that predictions cannot be told as events."""
 
 
 class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
-    """What one round of upkeep did for one loop; `failed` are the steps that raised."""
+    """What one round of upkeep did for one loop, whose answers are worth `value`; `failed` are the steps that raised."""
 
     committed: Committed = Committed(predictions=0, outcomes=0, problems=[])
     watched: Watched = Watched(windows=[], qualities=[], trigger=None, alerts=[])
     values: list[ValueWindow] = []
+    value: Value = Value()
     events: int = 0
     failed: list[Problem] = []
 
@@ -92,9 +98,11 @@ def upkeep(home: Home, loop: Loop, *, until: datetime, attempts: Attempts | None
     values = steps.run(
         "account", lambda: _account(home, loop, until, {q.start for q in watched.qualities}), list[ValueWindow]()
     )
+    fresh = bool(values or watched.qualities)
+    steps.run("judge", lambda: _judge(home, loop, until, watched.qualities, fresh=fresh), None)
     busy = bool(committed.predictions or committed.outcomes)
     steps.run("delete old rows", lambda: _retain(home, loop, until, busy=busy), None)
-    return Upkeep(committed=committed, watched=watched, values=values)
+    return Upkeep(committed=committed, watched=watched, values=values, value=loop.scope.value)
 
 
 def _account(home: Home, loop: Loop, until: datetime, fresh: set[datetime]) -> list[ValueWindow]:
@@ -114,6 +122,42 @@ def _account(home: Home, loop: Loop, until: datetime, fresh: set[datetime]) -> l
             home.ledger.put(value, loop=loop.name, key=quality.start.isoformat())
             values.append(value)
     return values
+
+
+def _judge(home: Home, loop: Loop, until: datetime, measured: Sequence[Quality], *, fresh: bool) -> None:
+    """Store how the loop stands: its newest quality that could be judged, its money over the horizon; and tell of a loss.
+
+    Where nothing was measured (not `fresh`), and nobody else serves since, it stands as it did.
+    """
+    entry, now = home.ledger.latest(Standing, loop=loop.name), serving(home, loop.name)
+    if entry is not None and not fresh and (now is None or now.since <= entry.record.until):
+        return
+    before = entry.record if entry is not None else Standing(until=until)
+    judged = [q for q in measured if q.state != "no data" and q.start >= (before.quality_start or q.start)]
+    if judged:
+        newest = max(judged, key=lambda q: q.start)
+        before = msgspec.structs.replace(before, quality=newest.state, quality_start=newest.start, quality_end=newest.end)
+    since = rule_since(home, loop.name)
+    worth = worth_of(_within(home, loop, until, since))
+    home.ledger.put(msgspec.structs.replace(before, until=until, worth=worth), loop=loop.name, key=loop.name)
+    found = earned(worth, loop.scope.value, since)
+    alert = home.ledger.latest(Alert, loop=loop.name, key=LOSING)
+    is_open = alert is not None and alert.record.state == "open"
+    if found.state == "alert" and not is_open:
+        detail = f"{found.detail}. `loopwright release {loop.name} heuristic --why ...` serves the heuristic"
+        raise_alert(home, loop.name, LOSING, severity="critical", title="The loop loses money", detail=detail)
+    elif is_open and found.state != "alert":
+        close_alert(home, loop.name, LOSING, detail=found.detail)
+        send(home, loop.name)
+
+
+def _within(home: Home, loop: Loop, until: datetime, since: datetime | None) -> list[ValueWindow]:
+    """The accounts, oldest first, of windows that ended within the horizon before the newest one, and began after `since`."""
+    horizon, every = duration(loop.scope.horizon), duration(loop.monitor.every)
+    most = min(MOST_ACCOUNTS, int((horizon + duration(loop.outcome.wait)) / every) + 2)
+    found = [e.record for e in home.ledger.newest(ValueWindow, loops=[loop.name], per="key", limit=most)]
+    ended = sorted((v for v in found if v.end <= until and v.start >= (since or v.start)), key=lambda v: v.start)
+    return [v for v in ended if v.end > ended[-1].end - horizon or v is ended[-1]]
 
 
 def _retain(home: Home, loop: Loop, until: datetime, *, busy: bool) -> None:
@@ -308,14 +352,21 @@ def _by_severity(home: Home, loop: str) -> dict[str, int]:
 def _loop_state(home: Home, loop: str, done: Upkeep, windows: int) -> LoopState:
     window = home.ledger.latest(Window, loop=loop)
     quality = home.ledger.latest(Quality, loop=loop)
+    standing, alerts = home.ledger.latest(Standing, loop=loop), _by_severity(home, loop)
+    known = standing.record if standing is not None else None
+    judged = {
+        "monitor": monitored(window.record if window is not None else None, known, sum(alerts.values())),
+        "business": earned(known.worth if known is not None else None, done.value, rule_since(home, loop)),
+    }
     return LoopState(
         windows=windows + len(done.watched.windows),
         window_end=window.record.end.timestamp() if window is not None else 0.0,
         state=window.record.state if window is not None else "no data",
         drifted=len(window.record.drifted) if window is not None else 0,
         quality=quality.record.state if quality is not None else "no data",
-        alerts=_by_severity(home, loop),
+        alerts=alerts,
         failed=len(done.failed),
+        stages={stage: each.state for stage, each in judged.items()} if serving(home, loop) is not None else {},
     )
 
 

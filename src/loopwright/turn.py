@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from loopwright.business.value import expected
+from loopwright.business.value import expected, money_over_heuristic
 from loopwright.data.context import needs
 from loopwright.data.examples import build, load
 from loopwright.data.ingest import put_contract
@@ -501,13 +501,14 @@ def _monitor(state: Turning) -> tuple[str, dict[str, Any]]:
 def _business(state: Turning) -> tuple[str, dict[str, Any]]:
     board = state.home.ledger.get(state.outputs["develop"]["leaderboard"], Leaderboard).record
     model, heuristic = expected(board)
+    over = money_over_heuristic(board)
     if not state.loop.scope.value.given:
         return "no value table is declared, so nobody knows what it is worth", {}
     currency = state.loop.scope.value.currency
     worth = "expects its errors to come to" if state.loop.outcome.task == "regression" else "expects"
     than = "" if state.loop.outcome.task == "regression" else " over no model"
     return (
-        f"{worth} {model:+.2f} {currency} a prediction{than}, {model - heuristic:+.2f} over the heuristic",
+        f"{worth} {model:+.2f} {currency} a prediction{than}, {over or f'{model - heuristic:+.2f}'} over the heuristic",
         {"expected": model, "heuristic": heuristic},
     )
 

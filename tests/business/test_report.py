@@ -9,14 +9,14 @@ import msgspec
 import pytest
 from tests.traffic import LOOP, OUTCOME, SCOPE, START, WEEK, World, package
 
-from loopwright.business.delivered import Totals, Week, added, averaged, weeks
+from loopwright.business.delivered import Totals, Week, weeks
 from loopwright.business.doubts import DOUBTS, Case, doubts, next_step
 from loopwright.business.promises import Met, Promise
 from loopwright.business.report import Report, html, markdown, report
 from loopwright.business.value import account
 from loopwright.monitor.watch import watch
 from loopwright.records.declarations import Budget, Heuristic, Monitor, Objective, Retrain, Scope, Value
-from loopwright.records.evaluation import Estimate
+from loopwright.records.evaluation import Estimate, added, averaged
 from loopwright.records.windows import Quality, Window
 
 

@@ -102,7 +102,7 @@ ANSWERS: list[tuple[Any, list[str]]] = [
         ["score 0.7341", "dep_delay", "departures.parquet", "+120.00 USD", "true positive", "Contributions to the log-odds"],
     ),
     (sample.trace(outcome=False), ["◐ pending", "the heuristic answered"]),
-    (sample.drift(), ["2013-04-01", "◐ no data", "wind_speed", "▲ decayed"]),
+    (sample.drift(), ["2013-04-01", "○ no data", "wind_speed", "▲ decayed"]),
     (sample.replayed(), ["never retrained", "heuristic only", "3 retrainings", "retrained: drift of wind_speed"]),
     (tended(leader=False), ["nothing done: another process tends"]),
     (msgspec.structs.replace(tended(churn=3), events={"churn": 1200}), ["told as events: 1,200 of churn"]),

@@ -57,12 +57,23 @@ def test_names_from_data_do_not_become_markup() -> None:
 
 
 def test_money_adds_up_and_its_interval_is_that_of_independent_windows() -> None:
-    values = sample.values()
-    total = charts.money(values)
+    page = sample.loop_page()
+    total = charts.money(page)
     assert total is not None
     assert total.more.value == pytest.approx(total.loop - total.heuristic)
-    assert total.more.high - total.more.value == pytest.approx(1500 * math.sqrt(len(values)))
-    assert charts.money([]) is None
+    assert total.more.high - total.more.value == pytest.approx(1500 * math.sqrt(len(page.values)))
+
+
+def test_money_is_shown_neither_without_a_value_table_nor_without_outcomes() -> None:
+    page = sample.loop_page()
+    none = [msgspec.structs.replace(v, with_outcome=0) for v in page.values]
+    for silent in (
+        msgspec.structs.replace(page, values=[]),
+        msgspec.structs.replace(page, values=none),
+        msgspec.structs.replace(page, valued=False),
+    ):
+        assert charts.money(silent) is None
+        assert "value" not in charts.available(silent)
 
 
 def test_the_metric_is_the_first_objective_that_is_measured() -> None:

@@ -5,6 +5,7 @@ import pytest
 from tests.console import sample
 
 from loopwright.console import wheel
+from loopwright.records.conditions import Condition
 from loopwright.records.turns import STAGES
 from loopwright.verbs.results import LoopStatus, StageState
 
@@ -24,7 +25,7 @@ def test_every_stage_has_its_discipline_and_three_skills() -> None:
 
 
 def test_a_stage_shows_the_worst_of_all_loops() -> None:
-    def loop(name: str, state: wheel.StateWord) -> LoopStatus:
+    def loop(name: str, state: Condition) -> LoopStatus:
         stages = [StageState(stage=s, state=state, detail=f"{name} detail", at=None) for s in wheel.STAGES]
         return LoopStatus(
             **{**{f: getattr(sample.loop_status(), f) for f in LoopStatus.__struct_fields__}, "name": name, "stages": stages}

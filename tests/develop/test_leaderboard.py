@@ -1,6 +1,7 @@
 import math
 from datetime import UTC, datetime
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -113,6 +114,33 @@ def test_the_heuristic_may_win() -> None:
     comparisons = [compared("simple", "rule", -0.01, 0.005)]
     assert climb(rows, comparisons)[0].candidate == "rule"
     assert verdict(rows, comparisons).endswith("rule wins, short of: catch")
+
+
+def with_money(comparison: Comparison, low: float, high: float) -> Comparison:
+    return msgspec.structs.replace(comparison, money=Estimate((low + high) / 2, low, high, 1000))
+
+
+def test_a_rung_that_surely_loses_money_does_not_pay() -> None:
+    ranked = rank(ROWS[:2], OBJECTIVES, {"catch": 3, "fast": 1})
+    lossy = [with_money(COMPARISONS[0], -0.2, -0.04)]
+    assert climb(ranked, lossy)[0].candidate == "rule"
+    assert verdict(ranked, lossy).startswith(
+        "simple does not pay: it beats rule by 0.250 [0.240, 0.260] average precision, but makes less money than rule "
+        "(-0.12 [-0.20, -0.04] a prediction); rule wins"
+    )
+    assert climb(ranked, [with_money(COMPARISONS[0], -0.2, 0.04)])[0].candidate == "simple", "not surely less"
+
+
+def test_a_rung_that_earns_less_than_the_heuristic_does_not_pay_although_it_earns_more_than_the_rung_below() -> None:
+    ranked = rank(ROWS[:3], OBJECTIVES, {"catch": 3, "fast": 1})
+    found = [
+        with_money(COMPARISONS[0], -0.5, 0.1),
+        with_money(COMPARISONS[1], -0.3, -0.1),
+        with_money(COMPARISONS[2], 0.01, 0.02),
+    ]
+    assert climb(ranked, found)[0].candidate == "simple"
+    assert "boosted does not pay" in verdict(ranked, found)
+    assert "makes less money than rule" in verdict(ranked, found)
 
 
 def test_paying_follows_the_direction_of_the_metric() -> None:

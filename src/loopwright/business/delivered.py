@@ -1,7 +1,6 @@
 """What the loop delivered so far, window by window and in total: the facts that a report is made of.
 
-Windows are independent stretches of rows, so a total's interval comes from adding variances; a window's standard error is
-read back from its 95 % interval as a quarter of its width (1.96 on each side).
+Windows are independent stretches of rows, so a total's interval comes from adding variances.
 """
 
 from collections.abc import Sequence
@@ -9,15 +8,12 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from loopwright.records.errors import NotFound, PackageRefused
-from loopwright.records.evaluation import Estimate
+from loopwright.records.evaluation import Estimate, added, moved
 from loopwright.records.home import Home
 from loopwright.records.releases import ReleaseState
 from loopwright.records.windows import Quality, ValueWindow, Window
-
-_Z = 1.959964
 
 
 class Week(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,33 +106,3 @@ def totals(given: Sequence[Week], currency: str) -> Totals:
         cost=sum(v.cost for v in values),
         days=sum((w.end - w.start).total_seconds() for w in given) / 86400,
     )
-
-
-def standard_error(estimate: Estimate) -> float:
-    """The standard error that a 95 % interval stands for."""
-    return (estimate.high - estimate.low) / (2 * _Z)
-
-
-def moved(estimate: Estimate, by: float) -> Estimate:
-    """The estimate and its interval, moved."""
-    return Estimate(estimate.value + by, estimate.low + by, estimate.high + by, estimate.n)
-
-
-def added(estimates: Sequence[Estimate]) -> Estimate:
-    """The sum of independent estimates with its 95 % interval."""
-    return _combined(estimates, np.ones(len(estimates)))
-
-
-def averaged(estimates: Sequence[Estimate]) -> Estimate | None:
-    """The mean of independent estimates, weighted by their rows, with its 95 % interval; None when there is none."""
-    known = [e for e in estimates if np.isfinite([e.value, e.low, e.high]).all() and e.n]
-    if not known:
-        return None
-    rows = np.array([e.n for e in known], dtype=np.float64)
-    return _combined(known, rows / rows.sum())
-
-
-def _combined(estimates: Sequence[Estimate], weights: Any) -> Estimate:
-    value = float(np.dot(weights, [e.value for e in estimates])) if estimates else 0.0
-    spread = _Z * float(np.sqrt(np.sum(np.square(weights * np.array([standard_error(e) for e in estimates])))))
-    return Estimate(value, value - spread, value + spread, sum(e.n for e in estimates))

@@ -6,10 +6,10 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from loopwright.business.delivered import Totals, Week, averaged, standard_error
+from loopwright.business.delivered import Totals, Week
 from loopwright.records import metrics
 from loopwright.records.declarations import Objective, Scope, Task
-from loopwright.records.evaluation import Estimate
+from loopwright.records.evaluation import Estimate, averaged, standard_error
 from loopwright.records.home import Home
 from loopwright.records.packages import Package
 from loopwright.records.predictions.read import predictions

@@ -144,6 +144,15 @@ def expected(board: Leaderboard) -> tuple[float, float]:
     return per.get(winner, float("nan")), per.get(by_phase.get(1, ""), float("nan"))
 
 
+def money_over_heuristic(board: Leaderboard) -> str:
+    """What the winner makes more than the heuristic per prediction, with its 95 % interval; empty where it was not compared."""
+    winner = next((row.candidate for row in board.rows if board.winner in (row.package, row.candidate)), "")
+    heuristic = next((row.candidate for row in board.rows if row.phase == 1), "")
+    pairs = (c.money for c in board.comparisons if (c.challenger, c.incumbent) == (winner, heuristic))
+    money = next((m for m in pairs if m is not None), None)
+    return "" if money is None else f"{money.value:+.2f} [{money.low:.2f}, {money.high:.2f}]"
+
+
 def _package(home: Home, digest: str) -> Probed | None:
     try:
         return open_probed(home.packages, digest)

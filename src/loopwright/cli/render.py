@@ -28,7 +28,7 @@ from loopwright.records.predictions.bulk import Predicted
 from loopwright.records.predictions.record import Contributions
 from loopwright.records.printable import printable
 from loopwright.records.releases import ReleaseState
-from loopwright.records.windows import Alert, Quality
+from loopwright.records.windows import Alert, Quality, edge
 from loopwright.verbs.results import (
     Checked,
     ContractShown,
@@ -452,6 +452,10 @@ def _contributions(value: Contributions | None) -> RenderableType:
     return _facts(f"Contributions to the {value.unit}{of}", [*moved, ("base", f"{value.base:+.4g}")])
 
 
+def _age(seconds: float | None) -> list[tuple[str, str]]:
+    return [] if seconds is None else [("age", f"{number(seconds)} s")]
+
+
 def _trace(value: Trace) -> RenderableType:
     numbers = (
         f"score {value.score:.4f}, threshold {value.threshold:.4f}"
@@ -473,10 +477,7 @@ def _trace(value: Trace) -> RenderableType:
             ],
         ),
         _facts("Request", value.request.items()),
-        _facts(
-            "Context",
-            [*value.context.items(), ("age", f"{number(value.context_age_s)} s" if value.context_age_s is not None else None)],
-        ),
+        *([_facts("Context", [*value.context.items(), *_age(value.context_age_s)])] if value.context else []),
         _contributions(value.explained),
         _facts("Features", value.features.items()),
         _facts(
@@ -499,11 +500,13 @@ def _trace(value: Trace) -> RenderableType:
     outcome = value.outcome
     if outcome is None:
         return Group(*parts, heading("Outcome"), state("pending"))
-    sign = "green" if outcome.value > 0 else "red" if outcome.value < 0 else ""
+    worth = outcome.value or 0.0
+    sign = "green" if worth > 0 else "red" if worth < 0 else ""
+    value_of = "no value table is declared" if outcome.value is None else f"{worth:+,.2f} {outcome.currency}"
     facts: list[tuple[str, Any]] = [
         ("truth", f"{_word(said(outcome.truth))}, known {_word(outcome.known_at)}"),
         *([("so it was", outcome.kind)] if outcome.kind else []),
-        ("value", Text(f"{outcome.value:+,.2f} {outcome.currency}", style=sign)),
+        ("value", Text(_word(value_of), style=sign)),
         *outcome.values.items(),
     ]
     return Group(*parts, _facts("Outcome", facts))
@@ -567,7 +570,7 @@ def _drift(value: DriftReport) -> RenderableType:
         worst = max((c for c in window.columns if c.used and c.psi is not None), key=lambda c: c.beyond, default=None)
         rows.append(
             [
-                f"{window.start:%Y-%m-%d}",
+                edge(window.start, window.end - window.start),
                 window.rows,
                 state(window.said),
                 f"{worst.beyond:.3f} {worst.column}" if worst else None,
@@ -645,7 +648,7 @@ def _replayed(value: Replayed) -> RenderableType:
     metric = value.metric.replace("_", " ")
     rows = [
         [
-            f"{w.start:%Y-%m-%d}",
+            edge(w.start, w.end - w.start),
             w.rows,
             state(w.state),
             number(w.psi),

@@ -6,13 +6,12 @@ Each chart comes in two sizes (wide and narrow screens) and two themes; a browse
 import functools
 import json
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 
-from loopwright.records.evaluation import Estimate
-from loopwright.records.windows import ValueWindow, newest_stretch
+from loopwright.records.evaluation import Estimate, added
+from loopwright.records.windows import newest_stretch
 from loopwright.verbs.results import LoopPage
 
 Size = Literal["wide", "narrow"]
@@ -55,26 +54,18 @@ class Money(msgspec.Struct, frozen=True, kw_only=True):
     more: Estimate
 
 
-def money(values: Sequence[ValueWindow]) -> Money | None:
-    """Sums over windows; the half-width of the sum's interval is the root of the summed squares (windows are independent)."""
-    if not any(v.valued for v in values):
+def money(page: LoopPage) -> Money | None:
+    """Sums over windows, which are independent; None where no value table is declared, or no outcome is known."""
+    values = page.values
+    if not page.valued or not any(v.with_outcome for v in values):
         return None
     return Money(
         currency=values[-1].currency,
         windows=len(values),
         loop=sum(v.over_no_model.value for v in values),
         heuristic=sum(v.heuristic.value - v.no_model for v in values),
-        more=_more(values),
+        more=added([v.over_heuristic for v in values]),
     )
-
-
-def _more(values: Sequence[ValueWindow]) -> Estimate:
-    """What the loop earned over the heuristic in these windows together."""
-    over = [v.over_heuristic for v in values]
-    total = sum(o.value for o in over)
-    low = math.sqrt(sum((o.value - o.low) ** 2 for o in over))
-    high = math.sqrt(sum((o.high - o.value) ** 2 for o in over))
-    return Estimate(total, total - low, total + high, sum(o.n for o in over))
 
 
 def metric_of(page: LoopPage) -> str:
@@ -89,7 +80,7 @@ def available(page: LoopPage) -> list[str]:
     has = {
         "quality": bool(metric_of(page)),
         "drift": any(w.columns for w in page.windows),
-        "value": any(v.valued for v in page.values),
+        "value": money(page) is not None,
     }
     return [name for name in CHARTS if has[name]]
 
@@ -304,7 +295,7 @@ def _drift(page: LoopPage, colours: dict[str, str], *, narrow: bool) -> dict[str
 def _value(page: LoopPage, colours: dict[str, str], *, narrow: bool) -> dict[str, Any]:
     rows = []
     for i in range(len(page.values)):
-        more = _more(page.values[: i + 1])
+        more = added([v.over_heuristic for v in page.values[: i + 1]])
         rows.append({"at": page.values[i].end.isoformat(), "value": more.value, "low": more.low, "high": more.high})
     currency = page.values[-1].currency if page.values else ""
     x = _weeks(page, narrow=narrow)

@@ -7,23 +7,18 @@ drawing 400 units wide, so that on a 390 pixel screen a unit is a pixel.
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import msgspec
 
+from loopwright.records.conditions import GRAVITY, LOOKS, Condition
 from loopwright.records.turns import Stage
 from loopwright.verbs.results import LoopStatus
-
-StateWord = Literal["ok", "watch", "alert", "running", "not yet"]
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """The stages in running order, clockwise."""
 
-GRAVITY: tuple[StateWord, ...] = ("alert", "watch", "running", "not yet", "ok")
-"""Worst first: with several loops a stage shows the worst of them."""
-
-SIGNS: dict[str, str] = {"ok": "●", "watch": "◐", "alert": "▲", "running": "◌", "not yet": "○"}
-"""A sign for each state, so that colour is never the only carrier."""
+SIGNS: dict[str, str] = {word: look.sign for word, look in LOOKS.items()}
 
 SKILLS: dict[Stage, tuple[str, str, str]] = {
     "scope": ("problem framing", "stakeholders' goals", "feasibility"),
@@ -51,7 +46,7 @@ class WheelStage(msgspec.Struct, frozen=True, kw_only=True):
     """One stage over all loops: the worst state, the sentence of the loop that is in it, who owns it, what it takes."""
 
     stage: Stage
-    state: StateWord
+    state: Condition
     loop: str
     detail: str
     discipline: str

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from loopwright.records.evaluation import Estimate, FleetBoard, SegmentModel
+from loopwright.records.windows import Quality, ValueWindow, Window, edge
 from loopwright.verbs.results import said
 
 NEVER = "–"
@@ -45,6 +46,11 @@ def moment(value: datetime | None) -> str:
 def day(value: datetime | None) -> str:
     """A day in UTC."""
     return NEVER if value is None else f"{value:%Y-%m-%d}"
+
+
+def ends(window: Window | Quality | ValueWindow) -> str:
+    """When a window ends: the day, or the minute where it is shorter than a day."""
+    return edge(window.end, window.end - window.start)
 
 
 def share(value: float | None) -> str:
@@ -89,6 +95,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "interval": interval,
     "moment": moment,
     "day": day,
+    "ends": ends,
     "share": share,
     "words": words,
     "short": short,

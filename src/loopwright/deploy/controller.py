@@ -18,6 +18,7 @@ from loopwright.deploy.change import LEDGER_SECONDS, Asked, Change, changing, in
 from loopwright.deploy.moment import read_moment
 from loopwright.deploy.segments import check_segment
 from loopwright.records import failpoints
+from loopwright.records.conditions import counted_from
 from loopwright.records.errors import (
     LedgerUnavailable,
     NotFound,
@@ -200,6 +201,20 @@ def serving(home: Home, loop: str, at: datetime | None = None) -> ReleaseState |
         entry = home.ledger.latest(ReleaseState, loop=loop)
         return entry.record if entry else None
     return _serving_at([entry.record for entry in history(home, loop)], at)
+
+
+def rule_since(home: Home, loop: str) -> datetime | None:
+    """From when on a rule serves the loop in place of a model; None where a model does, nothing, or what cannot be read."""
+    state = serving(home, loop)
+    return counted_from(state) if state is not None and is_rule(home, state) else None
+
+
+def is_rule(home: Home, state: ReleaseState) -> bool:
+    """Whether a rule answers and no model: the package of the heuristic itself, or a package's heuristic alone."""
+    arm = state.arms[0]
+    with suppress(NotFound, PackageRefused):
+        return arm.role == "heuristic" or home.packages.manifest(arm.package).phase == 1
+    return False
 
 
 def _serving_at(states: list[ReleaseState], at: datetime) -> ReleaseState | None:

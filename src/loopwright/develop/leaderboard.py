@@ -6,7 +6,8 @@ its unit. A candidate's score is the mean of its desirabilities weighted by the 
 
 Winner. The ladder is climbed from the heuristic upwards. A candidate of a higher rung takes over only if it pays: its
 paired difference to the best so far in the primary metric (that of the weightiest objective that is computed from rows)
-has a 95 % interval wholly on the better side, and its weighted score is not lower. So the simple one wins ties.
+has a 95 % interval wholly on the better side, it does not surely lose money (the same for money per prediction, also against
+the heuristic, where a value table is declared), and its weighted score is not lower. So the simple one wins ties.
 """
 
 import math
@@ -71,6 +72,13 @@ def pays(comparison: Comparison) -> bool:
     return low > 0 if metrics.metric(comparison.metric).higher else high < 0
 
 
+def losing(step: Comparison, rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison]) -> Comparison | None:
+    """The comparison, with the incumbent or with the heuristic, in which the challenger surely makes less money."""
+    against = (step.incumbent, min(rows, key=lambda r: r.phase).candidate)
+    found = (c for c in comparisons if c.challenger == step.challenger and c.incumbent in against)
+    return next((c for c in found if c.money is not None and c.money.high < 0), None)
+
+
 def climb(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison]) -> tuple[LeaderboardRow, list[Comparison]]:
     """The winner, and the comparison that decided at each rung, from the heuristic upwards. See the module."""
     ladder = sorted(rows, key=lambda r: r.phase)
@@ -81,7 +89,7 @@ def climb(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison]) -> 
         if comparison is None:
             continue
         steps.append(comparison)
-        if pays(comparison) and row.score >= best.score - 1e-12:
+        if pays(comparison) and losing(comparison, rows, comparisons) is None and row.score >= best.score - 1e-12:
             best = row
     return best, steps
 
@@ -101,6 +109,12 @@ def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], r
         elif not pays(c):
             parts.append(
                 f"{c.challenger} does not pay ({round(d.value, 3) + 0.0:+.3f} [{d.low:.3f}, {d.high:.3f}] {name} against {c.incumbent})"
+            )
+        elif (loss := losing(c, rows, comparisons)) is not None and loss.money is not None:
+            m = loss.money
+            parts.append(
+                f"{c.challenger} does not pay: it beats {c.incumbent} by {amount:.3f} {bounds} {name}, but makes less money than "
+                f"{loss.incumbent} ({m.value:+.2f} [{m.low:.2f}, {m.high:.2f}] a prediction)"
             )
         elif by_name[c.challenger].score < by_name[c.incumbent].score - 1e-12:
             parts.append(

@@ -579,6 +579,7 @@ def _compare(work: Work, challenger: Measured, incumbent: Measured) -> Compariso
         metric=name,
         difference=difference(work, name, challenger.given, incumbent.given),
         latency_difference_us=challenger.row.measures["latency_p50_us"] - incumbent.row.measures["latency_p50_us"],
+        money=difference(work, "value_per_prediction", challenger.given, incumbent.given) if work.scope.value.given else None,
     )
 
 

@@ -168,6 +168,12 @@ class Value(Declaration, frozen=True):
             isinstance(money, float | int) and money != 0 for money in (getattr(self, f) for f in self.__struct_fields__)
         )
 
+    @property
+    def over_nothing(self) -> bool:
+        """Whether doing nothing is an alternative to compare with: not where an answer can only cost."""
+        kinds = (self.true_positive, self.false_positive, self.true_negative, self.false_negative)
+        return any(kinds) or self.correct > 0
+
     def threshold(self) -> float:
         """The score above which acting pays, for calibrated scores (Elkan 2001, The foundations of cost-sensitive learning)."""
         act = self.true_negative - self.false_positive
@@ -205,6 +211,7 @@ class Scope(Declaration, frozen=True, kw_only=True):
         heuristic: The rule to beat.
         value: Money for each kind of outcome; without it nothing is said about money.
         budget: What the loop may cost.
+        horizon: Over so long the money is added up before the loop is said to earn or to lose.
 
     Example:
         Scope(
@@ -219,6 +226,7 @@ class Scope(Declaration, frozen=True, kw_only=True):
     heuristic: Heuristic
     value: Value = Value()
     budget: Budget = Budget()
+    horizon: str = "28d"
 
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
@@ -229,7 +237,7 @@ class Scope(Declaration, frozen=True, kw_only=True):
             found.append(("objectives", "at least one objective, or no candidate can be judged"))
         names = [o.name for o in self.objectives]
         found += [(f"objectives[{i}].name", f"{n!r} is there twice") for i, n in enumerate(names) if n in names[:i]]
-        return found
+        return [*found, *self._durations("horizon")]
 
 
 # --- 2 data ------------------------------------------------------------------------------------------------------

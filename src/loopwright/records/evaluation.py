@@ -1,5 +1,7 @@
 """Measured quality: what `develop` hands to `deploy`, `monitor`, `business` and the leaderboard."""
 
+import math
+from collections.abc import Sequence
 from datetime import datetime
 from typing import ClassVar
 
@@ -19,6 +21,37 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0)
+
+_Z = 1.959964
+"""The half width of a 95 % interval in standard errors."""
+
+
+def standard_error(estimate: Estimate) -> float:
+    """The standard error that a 95 % interval stands for."""
+    return (estimate.high - estimate.low) / (2 * _Z)
+
+
+def moved(estimate: Estimate, by: float) -> Estimate:
+    """The estimate and its interval, moved."""
+    return Estimate(estimate.value + by, estimate.low + by, estimate.high + by, estimate.n)
+
+
+def added(estimates: Sequence[Estimate]) -> Estimate:
+    """The sum of independent estimates with its 95 % interval."""
+    return _combined(estimates, [1.0] * len(estimates))
+
+
+def averaged(estimates: Sequence[Estimate]) -> Estimate | None:
+    """The mean of independent estimates, weighted by their rows, with its 95 % interval; None when there is none."""
+    known = [e for e in estimates if all(map(math.isfinite, (e.value, e.low, e.high))) and e.n]
+    rows = sum(e.n for e in known)
+    return _combined(known, [e.n / rows for e in known]) if known else None
+
+
+def _combined(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
+    value = sum(e.value * weight for e, weight in zip(estimates, weights, strict=True))
+    spread = _Z * math.hypot(*(standard_error(e) * weight for e, weight in zip(estimates, weights, strict=True)))
+    return Estimate(value, value - spread, value + spread, sum(e.n for e in estimates))
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,13 +79,17 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """A paired comparison on the same rows: `difference` is challenger minus incumbent in `metric`."""
+    """A paired comparison on the same rows: `difference` is challenger minus incumbent in `metric`.
+
+    `money` is the same in money per prediction, in the scope's currency; None where no value table is declared.
+    """
 
     challenger: str
     incumbent: str
     metric: str
     difference: Estimate
     latency_difference_us: float
+    money: Estimate | None = None
 
 
 class LeaderboardRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,10 @@ _FILE = "upkeep.json"
 
 
 class LoopState(msgspec.Struct, frozen=True, kw_only=True):
-    """One loop: windows closed so far, the end of the newest one (seconds since 1970), its drift, its quality, and what is open or failed."""
+    """One loop: windows closed so far, the end of the newest one (seconds since 1970), its drift, its quality, and what is open or failed.
+
+    `stages` are the states of the stages that upkeep knows, as `status` shows them.
+    """
 
     windows: int = 0
     window_end: float = 0.0
@@ -21,6 +24,7 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     quality: str = "no data"
     alerts: dict[str, int] = {}
     failed: int = 0
+    stages: dict[str, str] = {}
 
 
 class UpkeepState(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """What monitoring found in a window of time: inputs, outputs, drift, quality, alerts and triggers."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import msgspec
@@ -13,6 +13,28 @@ if TYPE_CHECKING:
     from loopwright.records.ledger import Ledger
 
 State = Literal["ok", "watch", "drift", "no data"]
+
+_UNITS = (("week", 604_800), ("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
+
+
+def edge(moment: datetime, length: timedelta) -> str:
+    """The beginning or end of a window of that length: to the day where it takes days, else to the minute or second."""
+    seconds = length.total_seconds()
+    return (
+        f"{moment:%Y-%m-%d}"
+        if seconds >= 86_400
+        else f"{moment:%Y-%m-%d %H:%M}"
+        if seconds >= 60
+        else f"{moment:%Y-%m-%d %H:%M:%S}"
+    )
+
+
+def span_to(start: datetime, end: datetime) -> str:
+    """A window in words, by its real length: "week to 2024-03-11", "5 minutes to 2024-03-11 09:05"."""
+    seconds = max(1, round((end - start).total_seconds()))
+    unit, of = next((unit, of) for unit, of in _UNITS if seconds % of == 0)
+    count = seconds // of
+    return f"{unit if count == 1 else f'{count:,} {unit}s'} to {edge(end, end - start)}"
 
 
 class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,8 +199,3 @@ class ValueWindow(Record, frozen=True, kw_only=True):
     over_heuristic: Estimate
     cost: float
     counts: dict[str, int]
-
-    @property
-    def valued(self) -> bool:
-        """Whether any answer was worth something: not where no value table is declared."""
-        return any((self.model.value, self.heuristic.value, self.no_model, self.over_heuristic.high - self.over_heuristic.low))

@@ -42,6 +42,7 @@ _EARLY_CODES = ("invalid", "malformed", "overloaded", "unavailable", "log_unavai
 
 _SEVERITIES = ("info", "warning", "critical")
 _DRIFT_STATES, _QUALITY_STATES = ("ok", "watch", "drift", "no data"), ("ok", "decayed", "no data")
+_STAGE_STATES = ("ok", "no data", "watch", "alert")
 
 
 class Failures(Collector):
@@ -103,7 +104,13 @@ class Tended(Collector):
         drifted = GaugeMetricFamily("loopwright_drifted_columns", "Columns that drifted in the newest window", labels=["loop"])
         drift = GaugeMetricFamily("loopwright_drift_state", "1 for the state of the newest window", labels=["loop", "state"])
         quality = GaugeMetricFamily("loopwright_quality_state", "1 for the newest state of quality", labels=["loop", "state"])
+        stages = GaugeMetricFamily(
+            "loopwright_stage_state", "1 for the state of a stage, as `status` shows it", labels=["loop", "stage", "state"]
+        )
         for loop, newest in loops.items():
+            for stage, state_of in newest.stages.items():
+                for name in _STAGE_STATES:
+                    stages.add_metric([loop, stage, name], name == state_of)
             closed.add_metric([loop], newest.windows)
             end.add_metric([loop], newest.window_end)
             drifted.add_metric([loop], newest.drifted)
@@ -111,7 +118,7 @@ class Tended(Collector):
                 drift.add_metric([loop, name], name == newest.state)
             for name in _QUALITY_STATES:
                 quality.add_metric([loop, name], name == newest.quality)
-        yield from (closed, end, drifted, drift, quality)
+        yield from (closed, end, drifted, drift, quality, stages)
 
 
 class Current:

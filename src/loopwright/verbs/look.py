@@ -140,6 +140,7 @@ def loop_page(home: Home, loop: str) -> LoopPage:
         quality=_revisions(home, Quality, loop, MOST_WINDOWS),
         values=_revisions(home, ValueWindow, loop, MOST_WINDOWS),
         alerts=sorted(alerts, key=lambda a: a.state, reverse=True),
+        valued=declared.scope.value.given,
     )
 
 
@@ -380,6 +381,6 @@ def _outcome_of(home: Home, loop: str, prediction: "Prediction", output: "Output
         known_at=_moment(row.known_at),
         values=_readable(row.values, declared.outcome.table.columns),
         kind=next((kind for kind, hit in metrics.kinds(output, happened, given).items() if hit[0]), ""),
-        value=float(earned[0]),
+        value=float(earned[0]) if declared.scope.value.given else None,
         currency=declared.scope.value.currency,
     )

@@ -7,11 +7,13 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
 
 from loopwright.records.attempts import Attempts
+from loopwright.records.conditions import NOTHING_MEASURED, Judged, Standing, counted_from, earned, monitored, worth_of
+from loopwright.records.declarations import Value
 from loopwright.records.errors import Damaged, LedgerUnavailable, UsageError
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.home import Home
@@ -19,12 +21,15 @@ from loopwright.records.ledger.record import Record
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
 from loopwright.records.windows import Alert, ValueWindow, Window, newest_ended
-from loopwright.verbs.results import Condition, FleetStatus, LoopStatus, Retraining, Running, StageState, Status
+from loopwright.verbs.results import FleetStatus, LoopStatus, Retraining, Running, StageState, Status
 
 if TYPE_CHECKING:
     from loopwright.records.ledger import Entry
 
 W = TypeVar("W", Window, ValueWindow)
+
+_Live = tuple[Judged, dt.datetime | None]
+"""What is known of a stage while the loop serves, beyond what its turns said, and since when."""
 
 PAGE = 50
 """Loops on a page."""
@@ -164,6 +169,7 @@ def loops_status(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
     packages = _by_loop_name(keys(ledger, ReleaseState, loops))
     alerts = _by_loop(ledger.newest(Alert, loops=loops, per="key"))
     windows, values = _ended(home, Window, loops), _ended(home, ValueWindow, loops)
+    standings = {e.loop: e for e in ledger.newest(Standing, loops=loops)}
     boards = _by_loop(ledger.newest(Leaderboard, loops=loops, each=3))  # a turn puts one without its fleet first
     return [
         _loop_status(
@@ -178,6 +184,7 @@ def loops_status(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
             alerts=_open(alerts[loop]),
             window=windows.get(loop),
             value=values.get(loop),
+            standing=standings.get(loop),
             fleets=[e.record for e in boards[loop]],
         )
         for loop in loops
@@ -229,6 +236,7 @@ def _loop_status(
     alerts: list[Alert],
     window: "Entry[Window] | None",
     value: "Entry[ValueWindow] | None",
+    standing: "Entry[Standing] | None",
     fleets: list[Leaderboard],
 ) -> LoopStatus:
     from loopwright.deploy.vitals import workers
@@ -238,22 +246,25 @@ def _loop_status(
     attempts = Attempts(loop)
     nothing: tuple[int, dt.datetime | None] = (0, None)
     count, last = attempts.run("predictions", lambda: summary(home, loop), nothing)
-    live = {
-        "deploy": _deploy(serving, count, last),
-        "monitor": _monitor(window, len(alerts)),
-        "business": _business(value),
-    }
     running = next((e for e in reversed(turns) if e.record.state == "running"), None)
     package = serving.arms[0].package if serving else ""
-    alone = ", its heuristic alone" if serving and serving.arms[0].role == "heuristic" else ""
-    candidate = attempts.run("package", lambda: home.packages.manifest(package).candidate + alone if package else "", "")
+    made = attempts.run("package", lambda: home.packages.manifest(package) if package else None, None)
+    alone = serving is not None and serving.arms[0].role == "heuristic"
+    rule = counted_from(serving) if serving is not None and (alone or (made is not None and made.phase == 1)) else None
+    live: dict[Stage, _Live] = (
+        {"deploy": _deploy(serving, steps.get("deploy"), count, last)} if serving or "deploy" in steps else {}
+    )
+    if serving or window or alerts or "monitor" in steps:
+        live["monitor"] = _monitor(window, standing, len(alerts))
+    if serving or value or "business" in steps:
+        live["business"] = _business(declared, value, standing, rule)
     stages = [_stage(stage, steps.get(stage), live.get(stage), running) for stage in STAGES]
     return LoopStatus(
         name=loop,
         problem=declared.declaration["scope"]["problem"],
         stages=[_troubled(stage, attempts) for stage in stages],
         serving=package,
-        candidate=candidate,
+        candidate=(made.candidate if made is not None else "") + (", its heuristic alone" if alone else ""),
         since=serving.since if serving else None,
         packages_served=packages,
         turns=turn_count,
@@ -304,47 +315,45 @@ def _retrainings(turns: "list[Entry[Turn]]", released: set[str]) -> list[Retrain
     ]
 
 
-def _deploy(serving: ReleaseState | None, predictions: int, last: dt.datetime | None) -> StageState | None:
-    if serving is None:
-        return None
-    detail = f"package {serving.arms[0].package[:12]} serves since {serving.since:%Y-%m-%d %H:%M} UTC; {predictions:,} prediction{'' if predictions == 1 else 's'}"
-    return StageState(stage="deploy", state="ok", detail=detail, at=last or serving.since)
-
-
-def _monitor(window: "Entry[Window] | None", alerts: int) -> StageState | None:
-    if window is None:
-        return None
-    record = window.record
-    drifted = f", drifted: {', '.join(record.drifted)}" if record.drifted else ""
-    drifted += f"; moved, but no feature uses it: {', '.join(record.noted)}" if record.noted else ""
-    state: Condition = (
-        "alert" if alerts or record.state == "drift" else "watch" if record.state in ("watch", "no data") else "ok"
-    )
-    detail = f"week to {record.end:%Y-%m-%d}: {record.said}{drifted}; {alerts} open alert{'' if alerts == 1 else 's'}"
-    return StageState(stage="monitor", state=state, detail=detail, at=window.at)
-
-
-def _business(value: "Entry[ValueWindow] | None") -> StageState | None:
-    if value is None:
-        return None
-    record = value.record
-    detail = (
-        f"week to {record.end:%Y-%m-%d}: {record.over_no_model.value:,.0f} {record.currency} over no model, "
-        f"{record.over_heuristic.value:+,.0f} over the heuristic"
-        if record.valued
-        else f"week to {record.end:%Y-%m-%d}: {record.with_outcome:,} outcomes known; no value table is declared"
-    )
-    state: Literal["ok", "watch"] = "ok" if record.over_heuristic.high > 0 or not record.valued else "watch"
-    return StageState(stage="business", state=state, detail=detail, at=value.at)
-
-
-def _stage(stage: Stage, step: "Entry[Step] | None", live: StageState | None, running: "Entry[Turn] | None") -> StageState:
+def _stage(
+    stage: Stage,
+    step: "Entry[Step] | None",
+    live: _Live | None,
+    running: "Entry[Turn] | None",
+) -> StageState:
     if step is not None and step.record.state == "running" and running is not None and running.record.turn == step.record.turn:
         return StageState(stage=stage, state="running", detail=step.record.summary, at=step.at)
     if step is not None and step.record.state == "failed":
         return StageState(stage=stage, state="alert", detail=step.record.summary, at=step.at)
     if live is not None:
-        return live
+        (state, detail), at = live
+        plan = f"; {step.record.summary}" if step is not None and detail == NOTHING_MEASURED else ""
+        return StageState(stage=stage, state=state, detail=detail + plan, at=at or (step.at if step is not None else None))
     if step is None:
         return StageState(stage=stage, state="not yet", detail="no turn has reached this stage", at=None)
     return StageState(stage=stage, state="ok", detail=step.record.summary, at=step.at)
+
+
+def _deploy(serving: ReleaseState | None, step: "Entry[Step] | None", predictions: int, last: dt.datetime | None) -> _Live:
+    if serving is None:
+        refused = step is not None and bool(step.record.output.get("reasons"))
+        return Judged("watch" if refused else "not yet", step.record.summary if step is not None else "nothing serves"), None
+    detail = f"package {serving.arms[0].package[:12]} serves since {serving.since:%Y-%m-%d %H:%M} UTC; {predictions:,} prediction{'' if predictions == 1 else 's'}"
+    return Judged("ok", detail), last or serving.since
+
+
+def _monitor(window: "Entry[Window] | None", standing: "Entry[Standing] | None", alerts: int) -> _Live:
+    judged = monitored(window.record if window else None, standing.record if standing else None, alerts)
+    return judged, window.at if window else None
+
+
+def _business(
+    declared: LoopRecord, value: "Entry[ValueWindow] | None", standing: "Entry[Standing] | None", rule: dt.datetime | None
+) -> _Live:
+    """By the money over the horizon; by the newest account alone where upkeep has not added it up yet (a home of before)."""
+    newest = value.record if value else None
+    worth = standing.record.worth if standing else None
+    if newest is not None and (worth is None or worth.end > newest.end):
+        worth = worth_of([newest])
+    worth_at = value.at if value else None
+    return earned(worth, msgspec.convert(declared.declaration["scope"].get("value", {}), Value), rule), worth_at

@@ -1,11 +1,12 @@
 """What the verbs answer: typed values that every door shows in its own way."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from loopwright.deploy.vitals import WorkerState
+from loopwright.records.conditions import Condition
 from loopwright.records.declarations import Column, Table, Task
 from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.ledger.record import Problem
@@ -13,8 +14,6 @@ from loopwright.records.predictions.record import Contributions
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import Stage
 from loopwright.records.windows import Alert, Quality, ValueWindow, Window
-
-Condition = Literal["ok", "watch", "alert", "running", "not yet"]
 
 
 class StageState(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,7 +173,7 @@ class PredictionList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TracedOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a prediction. `value` is in `currency`, relative to the value table.
+    """What became of a prediction. `value` is in `currency`, relative to the value table; None where none is declared.
 
     `truth` is the label as the task has it (of several targets by name), `kind` the kind of answer it makes, empty where it has none.
     """
@@ -183,7 +182,7 @@ class TracedOutcome(msgspec.Struct, frozen=True, kw_only=True):
     known_at: datetime
     values: dict[str, Any]
     kind: str
-    value: float
+    value: float | None
     currency: str
 
 
@@ -300,6 +299,8 @@ class LoopPage(msgspec.Struct, frozen=True, kw_only=True):
     quality: list[Quality]
     values: list[ValueWindow]
     alerts: list[Alert]
+    valued: bool = True
+    """Whether a value table is declared; else the money of `values` means nothing."""
 
 
 class CheckItem(msgspec.Struct, frozen=True, kw_only=True):

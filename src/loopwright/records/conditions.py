@@ -1,0 +1,164 @@
+"""The states that something can be in: the one table of how they look, and the one place where facts become a state.
+
+Status, console, `--json` and metrics all show what is said here, so that none says `ok` where another says `alert`. What was not
+measured is `no data`, which is grey; `ok` is said of what was looked at and is well.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import ClassVar, Literal, NamedTuple, get_args
+
+import msgspec
+
+from loopwright.records.declarations import Value
+from loopwright.records.evaluation import Estimate, added
+from loopwright.records.ledger.record import Record
+from loopwright.records.releases import ReleaseState
+from loopwright.records.windows import ValueWindow, Window, span_to
+
+Condition = Literal["alert", "watch", "running", "not yet", "no data", "ok"]
+"""The state of a stage, worst first: with several loops the worst of them is shown."""
+
+GRAVITY: tuple[Condition, ...] = get_args(Condition)
+
+
+class Look(NamedTuple):
+    """A sign, so that colour is never the only carrier, and the style of a terminal. The console's colours are in its style sheet."""
+
+    sign: str
+    style: str
+
+
+_BAD, _DOUBTFUL, _UNKNOWN, _GOOD = Look("▲", "bold red"), Look("◐", "yellow"), Look("○", "dim"), Look("●", "green")
+
+LOOKS: dict[str, Look] = {
+    **dict.fromkeys(("alert", "drift", "decayed", "failed"), _BAD),
+    **dict.fromkeys(("watch", "pending"), _DOUBTFUL),
+    **dict.fromkeys(("no data", "too few", "not yet"), _UNKNOWN),
+    **dict.fromkeys(("ok", "done"), _GOOD),
+    "running": Look("◌", "cyan"),
+}
+"""How each state looks: those of stages, of windows, of quality and of outcomes."""
+
+
+class Worth(msgspec.Struct, frozen=True, kw_only=True):
+    """Money of the windows [start, end) that ended within the scope's horizon, added up; see `ValueWindow`."""
+
+    start: datetime
+    end: datetime
+    currency: str
+    predictions: int
+    with_outcome: int
+    over_no_model: Estimate
+    over_heuristic: Estimate
+
+
+class Standing(Record, frozen=True, kw_only=True):
+    """What upkeep last knew of a loop beyond its newest window: the newest quality that could be judged, and what it was worth."""
+
+    kind: ClassVar[str] = "standing"
+    until: datetime
+    quality: Literal["ok", "decayed", "no data"] = "no data"
+    quality_start: datetime | None = None
+    quality_end: datetime | None = None
+    worth: Worth | None = None
+
+
+class Judged(NamedTuple):
+    """The state of a stage, and what is said of it."""
+
+    state: Condition
+    detail: str
+
+
+NOTHING_MEASURED = "nothing measured yet"
+
+LEAST_OUTCOMES = 30
+"""With fewer outcomes an interval of money is chance: resamples of a few equal rows are all equal."""
+
+_WINDOW: dict[str, Condition] = {"drift": "alert", "watch": "watch", "no data": "no data", "ok": "ok"}
+_QUALITY: dict[str, Condition] = {"decayed": "alert", "ok": "ok", "no data": "no data"}
+
+
+def worst(states: Sequence[Condition]) -> Condition:
+    """The gravest of some states."""
+    return min(states, key=GRAVITY.index)
+
+
+def monitored(window: Window | None, standing: Standing | None, alerts: int) -> Judged:
+    """How the stage `monitor` stands: by its newest window, the newest quality that could be judged, and the open alerts."""
+    alarm: list[Condition] = ["alert"] if alerts else []
+    told = f"{alerts} open alert{'' if alerts == 1 else 's'}"
+    if window is None:
+        return Judged(worst([*alarm, "no data"]), "; ".join([NOTHING_MEASURED, *([told] if alerts else [])]))
+    said = [f"{span_to(window.start, window.end)}: {_inputs(window)}"]
+    quality = standing.quality if standing is not None else "no data"
+    if standing is not None and standing.quality_start is not None and standing.quality_end is not None:
+        of = "" if standing.quality_start == window.start else f" ({span_to(standing.quality_start, standing.quality_end)})"
+        said.append(f"quality {quality}{of}")
+    # A window too thin to judge is no reason to doubt quality that could be judged, and neither is quality that is not known yet.
+    known = [state for state in (_WINDOW[window.state], _QUALITY[quality]) if state != "no data"]
+    return Judged(worst([*alarm, *known] or ["no data"]), "; ".join([*said, told]))
+
+
+def _inputs(window: Window) -> str:
+    if window.state == "no data":
+        return window.said.replace("no data", "too few to judge") if window.rows else "no predictions"
+    drifted = f", drifted: {', '.join(window.drifted)}" if window.drifted else ""
+    noted = f"; moved, but no feature uses it: {', '.join(window.noted)}" if window.noted else ""
+    return f"inputs {window.state}{drifted}{noted}"
+
+
+def earned(worth: Worth | None, value: Value, rule_since: datetime | None = None) -> Judged:
+    """How the stage `business` stands: by the 95 % interval of what the loop was worth over the horizon.
+
+    `rule_since`: since when the heuristic serves in place of a model, None where a model does. Windows of before do not count then,
+    and only doing nothing is left to compare with.
+    """
+    if rule_since is not None and (worth is None or worth.start < rule_since):
+        return Judged("no data", "the heuristic serves: nothing measured since its release")
+    if worth is None:
+        return Judged("no data", NOTHING_MEASURED)
+    span, known = span_to(worth.start, worth.end), worth.with_outcome
+    if not known:
+        return Judged("no data", f"{span}: no outcome is known yet of {worth.predictions:,} predictions")
+    if not value.given:
+        return Judged("no data", f"{span}: {known:,} outcomes known; no value table is declared")
+    compared = [("doing nothing", worth.over_no_model, "over no model")] if value.over_nothing else []
+    compared += [("the heuristic", worth.over_heuristic, "over the heuristic")] if rule_since is None else []
+    said = f"{span}: " + ", ".join(f"{_money(over, worth.currency)} {what}" for _, over, what in compared)
+    if known < LEAST_OUTCOMES or not compared:
+        why = (
+            f"too few outcomes to judge ({known} of {LEAST_OUTCOMES})" if compared else "nothing to compare the heuristic with"
+        )
+        return Judged("no data", f"{said.rstrip(': ')}: {why}")
+    if loses := [who for who, over, _ in compared if over.high < 0]:
+        return Judged("alert", f"{said}: surely worth less than {' and than '.join(loses)}")
+    if doubted := [who for who, over, _ in compared if over.low <= 0]:
+        return Judged("watch", f"{said}: not shown to be worth more than {' or than '.join(doubted)}")
+    return Judged("ok", said)
+
+
+def _money(over: Estimate, currency: str) -> str:
+    digits = 0 if max(abs(over.low), abs(over.high)) >= 100 else 2
+    return f"{over.value:+,.{digits}f} {currency} [{over.low:,.{digits}f}, {over.high:,.{digits}f}]"
+
+
+def counted_from(state: ReleaseState) -> datetime:
+    """From when on windows are of who serves: from its release, or from the window that the very first release begins in."""
+    return state.since if state.generation > 1 else state.since - timedelta(hours=1)
+
+
+def worth_of(values: Sequence[ValueWindow]) -> Worth | None:
+    """The money of some windows added up; None without any."""
+    if not values:
+        return None
+    return Worth(
+        start=min(v.start for v in values),
+        end=max(v.end for v in values),
+        currency=values[-1].currency,
+        predictions=sum(v.predictions for v in values),
+        with_outcome=sum(v.with_outcome for v in values),
+        over_no_model=added([v.over_no_model for v in values]),
+        over_heuristic=added([v.over_heuristic for v in values]),
+    )
