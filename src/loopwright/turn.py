@@ -254,7 +254,7 @@ def _step(state: Turning, stage: Stage) -> Step:
     done = msgspec.structs.replace(step, state="done", seconds=clock.monotonic() - tick, summary=summary, output=output)
     ledger.put(done, loop=state.loop.name, key=f"{state.turn}:{stage}")
     state.outputs[stage] = output
-    state.progress.say(f"{stage}: {summary}")
+    state.progress.say(f"{stage}: {BRIEFLY[stage](state, output) if stage in BRIEFLY else summary}")
     return done
 
 
@@ -352,7 +352,7 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
             _learnt(home, examples.id, entry.id, [row.package for row in found.rows], parent)
         failpoints.hit("package.recorded")
     if loop.fleet is not None and entry.record.fleet is None:
-        state.progress.say(entry.record.verdict)
+        state.progress.say(_winner(state, {"leaderboard": entry.id}))
         entry = _segments(state, loop.fleet, work, entry.record, examples.id)
     board = entry.record
     summary = board.verdict if board.fleet is None else f"{board.verdict}; {board.fleet.verdict}"
@@ -398,6 +398,13 @@ def _trained_before(state: Turning, examples: Entry[Examples], parent: str) -> t
 def _inputs(turn: Turn) -> tuple[Any, ...]:
     """What a turn trains from, beside its examples."""
     return turn.declaration, turn.code, turn.libraries
+
+
+def _winner(state: Turning, output: dict[str, Any]) -> str:
+    """Who wins, in a few words: the verdict stands in the answer."""
+    board = state.home.ledger.get(output["leaderboard"], Leaderboard).record
+    name = next((row.candidate for row in board.rows if board.winner in (row.package, row.candidate)), board.winner[:12])
+    return f"{name} wins, of {len(board.rows)} candidates"
 
 
 def _segments(state: Turning, fleet: Fleet, work: Work, board: Leaderboard, examples: str) -> Entry[Leaderboard]:
@@ -554,6 +561,9 @@ def _lineage(loop: Loop) -> Lineage:
 
 TOLD: dict[Stage, Callable[[Turning, dict[str, Any], openlineage.Run], None]] = {"data": _tell_data, "develop": _tell_develop}
 """The stages that OpenLineage is told of, and how."""
+
+BRIEFLY: dict[Stage, Callable[[Turning, dict[str, Any]], str]] = {"develop": _winner}
+"""Stages of which the story while it runs says less than the answer does."""
 
 RUN: dict[Stage, Callable[[Turning], tuple[str, dict[str, Any]]]] = {
     "scope": _scope,

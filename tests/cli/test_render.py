@@ -14,6 +14,8 @@ from loopwright.deploy.vitals import Standing, WorkerState
 from loopwright.records.declarations import Column, Table
 from loopwright.records.ingestions import Quarantined
 from loopwright.records.ledger.record import Problem
+from loopwright.records.markdown import plain as escaped
+from loopwright.records.markdown import table as markdown_table
 from loopwright.verbs import results
 from loopwright.verbs.results import (
     Checked,
@@ -131,7 +133,7 @@ ANSWERS: list[tuple[Any, list[str]]] = [
         ),
         ["scope", "worse on JFK"],
     ),
-    (ReportFile(loop="l", markdown="# Report", markdown_file="a.md", html_file="a.html"), ["# Report", "a.html"]),
+    (ReportFile(loop="l", markdown="# Report", markdown_file="a.md", html_file="a.html"), ["Report", "a.html"]),
     (Made(files=["loop.py"], next_steps=["loopwright check x"]), ["wrote loop.py", "next: loopwright check x"]),
     (
         OutcomesReport(loop="l", accepted=5, joined=4, pending=3, overdue=2, unmatched=1, contradicting=0, repeated=0),
@@ -216,3 +218,47 @@ def test_a_type_that_nobody_thought_of() -> None:
     assert "first name" in shown
     assert "a 0.500" in shown
     assert len(text_of([Novel("a", {}, None), Novel("b", {}, None)]).splitlines()) >= 4
+
+
+def test_a_report_is_shown_without_the_signs_of_markdown() -> None:
+    text = f"# l: report\n\n**{escaped('2 of 3 <met> [a] `b` | *c*')}**\n\n" + markdown_table(("a", "b|c"), [("1|2", "<3>")])
+    shown = text_of(ReportFile(loop="l", markdown=text, markdown_file="a.md", html_file="a.html"))
+    assert "2 of 3 <met> [a] `b` | *c*" in shown
+    assert "1|2" in shown
+    assert not [sign for sign in ("\\", "# ", "**") if sign in shown]
+
+
+def test_a_turn_shows_its_verdict_once() -> None:
+    report = TurnReport(
+        loop="l",
+        turn="t",
+        state="done",
+        steps=[("develop", "trees beat the rule; trees wins", 0.1)],
+        verdict="trees beat the rule; trees wins",
+        winner="w",
+        released=False,
+        reasons=[],
+    )
+    assert text_of(report).count("trees wins") == 1
+    assert text_of(msgspec.structs.replace(report, steps=[])).count("trees wins") == 1, (
+        "one that was resumed after it says it, too"
+    )
+
+
+def test_a_trace_without_context_says_nothing_of_its_age() -> None:
+    shown = text_of(msgspec.structs.replace(sample.trace(), context={}, context_age_s=None))
+    assert "Context" not in shown
+    assert "age" not in {word for line in shown.splitlines() for word in line.split()[:1]}
+
+
+def test_a_trace_without_a_value_table_shows_no_money() -> None:
+    trace = sample.trace()
+    assert trace.outcome is not None
+    shown = text_of(msgspec.structs.replace(trace, outcome=msgspec.structs.replace(trace.outcome, value=None)))
+    assert "no value table is declared" in shown
+    assert "USD" not in shown
+
+
+def test_the_heuristic_of_a_package_is_named_once_in_its_lineage() -> None:
+    shown = text_of(Node(id="heuristic", kind="heuristic", label="", role="", children=[]))
+    assert shown.split() == ["heuristic"]

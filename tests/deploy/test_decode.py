@@ -174,8 +174,8 @@ def test_arrays_are_nested_lists_and_become_flat() -> None:
         ("image", "[]", "not of shape [0]"),
         ("image", "null", "not null"),
         ("image", "7", "not a number"),
-        ("mood", "[1]", "of shape [2] of numbers that a float32 holds or null, not of shape [1]"),
-        ("mood", '{"a":1}', "or null, not an object"),
+        ("mood", "[1]", "null or nested lists of shape [2] of numbers that a float32 holds, not of shape [1]"),
+        ("mood", '{"a":1}', "null or nested lists of shape [2] of numbers that a float32 holds, not an object"),
     ],
 )
 def test_an_array_of_another_shape_is_named(field: str, value: str, why: str) -> None:

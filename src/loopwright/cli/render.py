@@ -521,7 +521,7 @@ def _node(value: Node) -> Tree:
 
 def _node_label(node: Node) -> Text:
     name = short(node.id) if node.kind == "package" else _word(node.id).removeprefix("table:")
-    if node.kind == "file" and node.label:  # the label says the name
+    if (node.kind == "file" and node.label) or name == node.kind:  # the label, or the kind, says the name
         name = ""
     ends = {c.role: [t.id for t in node.children if t.role == c.role] for c in node.children if c.kind == "table column"}
     origin = "; ".join(f"{role} {', '.join(map(_word, names))}" for role, names in ends.items())
@@ -639,9 +639,8 @@ def _turn(value: TurnReport) -> RenderableType:
         ["stage", "", "seconds"], [[stage, said, number(seconds)] for stage, said, seconds in value.steps], right=["seconds"]
     )
     end = f"turn {value.turn}: {value.state}" + ("; released" if value.released else "")
-    return Group(
-        heading(value.loop), steps, plain(value.verdict), Text(end), *(_tick(False, "not released", r) for r in value.reasons)
-    )
+    verdict = [] if any(value.verdict in summary for _, summary, _ in value.steps) else [plain(value.verdict)]
+    return Group(heading(value.loop), steps, *verdict, Text(end), *(_tick(False, "not released", r) for r in value.reasons))
 
 
 def _replayed(value: Replayed) -> RenderableType:
@@ -699,9 +698,11 @@ def _tended(value: Tended) -> RenderableType:
 
 
 def _report(value: ReportFile) -> RenderableType:
-    return Group(
-        plain(value.markdown), Text(f"\nwritten to {_word(value.markdown_file)} and {_word(value.html_file)}", style="dim")
-    )
+    """The report as it means itself, without the signs of Markdown; links in it are text."""
+    from rich.markdown import Markdown  # here and not above: it loads a parser that nothing else needs
+
+    shown = Markdown(printable(value.markdown, newlines=True), hyperlinks=False)
+    return Group(shown, Text(f"\nwritten to {_word(value.markdown_file)} and {_word(value.html_file)}", style="dim"))
 
 
 def _exported(value: ExportedPackage) -> RenderableType:

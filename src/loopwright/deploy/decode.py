@@ -239,7 +239,7 @@ def _type(column: Column) -> Any:
 
 def _wanted(column: Column) -> str:
     shape = f"nested lists of shape {column.shape} of " if column.shape else ""
-    return shape + _WANTED[column.type] + (" or null" if column.nullable else "")
+    return ("null or " if column.nullable else "") + shape + _WANTED[column.type]
 
 
 def _shape(value: Any) -> str:
