@@ -23,13 +23,14 @@ from loopwright.deploy.controller import history, serving
 from loopwright.loop import load_loop
 from loopwright.records import failpoints
 from loopwright.records.clock import RealClock, SimulatedClock
-from loopwright.records.errors import ExamplesRefused, ReleaseConflict
+from loopwright.records.errors import ExamplesRefused, ReleaseConflict, UsageError
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.examples import Examples
 from loopwright.records.ids import scoped_name
 from loopwright.records.releases import BadPackage
 from loopwright.records.turns import STAGES, LoopRecord, Step, Turn
 from loopwright.turn import turn
+from loopwright.verbs import act
 
 
 @pytest.fixture(scope="module")
@@ -416,3 +417,30 @@ def test_plain_turn_does_not_resume_one_as_of_an_earlier_moment(home: Home, loop
     latest = home.ledger.latest(Turn, loop=loop.name)
     assert latest is not None
     assert (latest.record.as_of, latest.record.backdated) == (START, False)
+
+
+def test_release_heuristic_serves_the_rule_and_no_turn_replaces_it(home: Home, loop: Loop) -> None:
+    turn(home, loop, file=str(FILE))
+    model = serving(home, loop.name)
+    assert model is not None
+    with pytest.raises(UsageError, match="--why"):
+        act.release(home, loop.name, "heuristic")
+    state = act.release(home, loop.name, "heuristic", why="it loses money", request_id="once")
+    assert (state.generation, state.by, state.why) == (model.generation + 1, home.by, "it loses money")
+    assert home.packages.manifest(state.arms[0].package).phase == 1
+    assert state.arms[0].role == "champion", "the rule is a package of its own: its answers are not degraded"
+    gate = home.ledger.latest(GateResult, loop=loop.name, key=state.arms[0].package)
+    assert gate is not None
+    assert "probe" in [check.name for check in gate.record.checks if check.passed]
+    assert act.release(home, loop.name, "heuristic", why="it loses money", request_id="once").generation == state.generation
+    assert act.release(home, loop.name, "heuristic", why="again").generation == state.generation, "it serves already"
+    home.clock.advance(WEEK)  # type: ignore[attr-defined]  # a simulated clock
+    steps = {s.stage: s for s in turn(home, loop, cause="drift", why="wind drifted", refit=True)}
+    assert steps["deploy"].output["released"] is False
+    assert "put the heuristic into service (it loses money)" in steps["deploy"].summary
+    now = serving(home, loop.name)
+    assert now is not None
+    assert now.arms == state.arms
+    winner = steps["develop"].output["winner"]
+    assert home.packages.manifest(winner).phase > 1, "what would replace it is made all the same, for a person to release"
+    assert act.release(home, loop.name, winner[:12], why="it earns again").arms[0].package == winner

@@ -481,6 +481,12 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         }
     turn_entry = home.ledger.latest(Turn, loop=loop.name, key=state.turn)
     why = turn_entry.record.why if turn_entry else ""
+    if now is not None and now.keeps_rule:
+        reason = f"{now.by} put the heuristic into service ({now.why}); `loopwright release {loop.name} {winner.digest[:12]}` replaces it"
+        return f"package {winner.digest[:12]} passed {len(result.checks)} checks and was not released: {reason}", {
+            "released": False,
+            "reasons": [reason],
+        }
     beside = {segment: package.digest for segment, package in own.items()}
     expected = now.generation if now is not None else 0  # the gate took a while
     released = release(

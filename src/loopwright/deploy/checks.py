@@ -133,12 +133,14 @@ def _result(package: Package, serving: Package | None, rows: int, checks: list[C
     )
 
 
-def check_release(home: Home, package: Package, *, loop: str, scope: Scope, beside: Beside | None = None) -> GateResult:
+def check_release(
+    home: Home, package: Package, *, loop: str, scope: Scope, beside: Beside | None = None, despite_guard: bool = False
+) -> GateResult:
     """The gate for a release by hand, with what the ledger knows of the loop: guards, the package's own examples.
 
     The package of a segment is compared with the one that serves the segment now, on the segment's rows.
 
-    The result is put into the ledger. Raises GateFailed with the reasons.
+    The result is put into the ledger. Raises GateFailed with the reasons; with `despite_guard` only where it does not load or answer.
     """
     entry = home.ledger.latest(LoopRecord, loop=loop)
     declared = entry.record.declaration if entry else {}
@@ -159,7 +161,8 @@ def check_release(home: Home, package: Package, *, loop: str, scope: Scope, besi
         serving_beside=beside_of(home, state) if segment is None else None,
     )
     home.ledger.put(result, loop=loop, key=package.digest, links=[(package.digest, "checked")])
-    if not result.passed:
+    lawful = all(c.passed for c in result.checks if c.name in ("probe", "answers"))
+    if not result.passed and not (despite_guard and lawful):
         raise GateFailed(package.digest, [f"{c.name}: {c.detail}" for c in result.checks if not c.passed])
     return result
 

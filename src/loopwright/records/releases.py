@@ -7,6 +7,9 @@ import msgspec
 
 from loopwright.records.ledger.record import Record
 
+HEURISTIC = "heuristic"
+"""What a release names in place of a package to serve the loop's rule."""
+
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
     """One package in service: its role and its share of the traffic. Of a `heuristic` the model is not loaded: its rule answers."""
@@ -50,6 +53,11 @@ class ReleaseState(Record, frozen=True, kw_only=True):
     """The idempotency key of the change: the caller's, or one made for it."""
     asked: dict[str, str | bool] = {}
     """The arguments that came with the key."""
+
+    @property
+    def keeps_rule(self) -> bool:
+        """Whether a person put the heuristic into service: no turn replaces it, another release does."""
+        return self.action == "release" and self.asked.get("package") == HEURISTIC
 
     @property
     def packages(self) -> list[str]:

@@ -15,6 +15,7 @@ from loopwright.records.errors import LedgerUnavailable, LoopNotFound, NotFound,
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
 from loopwright.records.progress import Progress, Silent
+from loopwright.records.releases import HEURISTIC
 from loopwright.records.turns import STAGES, LoopRecord, Stage
 from loopwright.verbs.look import known_loop
 from loopwright.verbs.results import Made, OutcomesReport, Replayed, ReportFile, Switched, Tended, TurnReport, Week
@@ -219,13 +220,15 @@ def release(
 ) -> Switched:
     """Put a package into service, after the same checks that a turn makes; one that serves already goes on.
 
+    `heuristic` in place of a package serves the loop's rule, whatever its metrics and guards say; turns make and judge models then, and release none.
+
     Waits, at most five seconds, until every worker of the servers that run here has switched, and says how each stands.
 
     The winner of a turn brings the packages of segments that were judged beside it; the package of a segment replaces that one only.
 
     Args:
         loop: name of the loop.
-        package: the package, or the beginning of its digest (default: the winner of the latest leaderboard).
+        package: the package, or the beginning of its digest, or `heuristic` (default: the winner of the latest leaderboard).
         strategy: how; `direct` replaces what serves at once.
         why: the reason in a sentence, for the audit trail.
         force: also a package that was marked bad; the other checks are made all the same.
@@ -242,14 +245,19 @@ def release(
     declared = known_loop(home, loop)
     if strategy != "direct":
         raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
+    rule = package == HEURISTIC
+    if rule and not why:
+        raise UsageError("a reason is needed to serve the heuristic in place of a model: give --why")
     asked = arguments("release", package=package, strategy=strategy, force=force)
     before = answered(home, loop, request_id, asked)
     if before is not None:
         return _switched(home, before)
-    chosen = home.packages.read(home.packages.resolve(package) if package else leaderboard(home, loop).winner)
+    digest = _heuristic(home, loop) if rule else home.packages.resolve(package) if package else leaderboard(home, loop).winner
+    chosen = home.packages.read(digest)
     segment = chosen.manifest.segment
     now = serving(home, loop)
-    if now is not None and now.package_of(segment.value if segment is not None else None) == chosen.digest:
+    serves = now is not None and now.package_of(segment.value if segment is not None else None) == chosen.digest
+    if now is not None and serves and not (rule and (now.segments or not now.keeps_rule)):
         unchanged(home, now, request_id, asked)
         return _switched(home, now)
     fixed: dict[str, Any] = {
@@ -261,14 +269,25 @@ def release(
     }
     boards = [e.record for e in home.ledger.find(Leaderboard, loop=loop) if e.record.winner == chosen.digest]
     fleet = next((b.fleet for b in boards if b.fleet is not None and b.fleet.serving), None)
-    if fleet is None:
-        check_release(home, chosen, loop=loop, scope=declared.scope)
+    if fleet is None or rule:
+        check_release(home, chosen, loop=loop, scope=declared.scope, despite_guard=rule)
         return _switched(home, put_into_service(home, loop, chosen.digest, **fixed).record)
     own, _ = sound(home, {name: home.packages.read(digest) for name, digest in fleet.serving.items()})
     check_release(home, chosen, loop=loop, scope=declared.scope, beside=Beside(fleet.by, own))
     segments = {name: package.digest for name, package in own.items()}
     entry = put_into_service(home, loop, chosen.digest, fleet=fleet.by, segments=segments, **fixed)
     return _switched(home, entry.record)
+
+
+def _heuristic(home: Home, loop: str) -> str:
+    """The package of the heuristic alone, as the newest turn made it."""
+    from loopwright.records.evaluation import Leaderboard
+
+    board = home.ledger.latest(Leaderboard, loop=loop)
+    found = next((row.package for row in board.record.rows if row.phase == 1), "") if board is not None else ""
+    if not found:
+        raise NotFound("heuristic's package of loop", loop, next_step=f"`loopwright run {loop} --until develop` makes it")
+    return found
 
 
 def _switched(home: Home, state: "ReleaseState") -> Switched:
