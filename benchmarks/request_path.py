@@ -38,11 +38,12 @@ from loopwright.deploy.vitals import Vitals
 from loopwright.records.graph import Feeder, Graph
 from loopwright.records.home import Home
 from loopwright.records.package import Manifest
+from loopwright.records.predictions.answer import Answer
 from loopwright.records.predictions.log import LogWriter
 from loopwright.records.probe import open_probed
 from loopwright.records.settings import load_settings
 from loopwright.server.access import Access
-from loopwright.server.app import Answer, DataPlane
+from loopwright.server.app import DataPlane
 from loopwright.server.http import Connection, Reply, Request, Server, refusal
 from loopwright.server.metrics import Metrics
 

@@ -2,7 +2,7 @@
 
     scope -> data -> develop -> deploy -> monitor -> business -> scope ...
 
-The public names below are what a loop file needs. They are loaded on first use: importing loopwright
+The public names below are what a loop file needs, and a client of a server. They are loaded on first use: importing loopwright
 loads nothing, and switches the telemetry of dependencies off.
 """
 
@@ -16,6 +16,7 @@ telemetry.switch_off()  # here, since it must precede every import of onnxruntim
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from loopwright.client import Client
     from loopwright.develop.network import TorchClassifier, TorchRegressor
     from loopwright.loop import Loop, load_loop
     from loopwright.records.declarations import (
@@ -48,6 +49,7 @@ __all__ = [
     "Aggregate",
     "Budget",
     "Candidate",
+    "Client",
     "Column",
     "Context",
     "Fleet",
@@ -75,6 +77,7 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
+    "Client": "loopwright.client",
     "Home": "loopwright.records.home",
     "Loop": "loopwright.loop",
     "LoopwrightError": "loopwright.records.errors",

@@ -96,3 +96,11 @@ def test_a_table_with_a_column_named_id_keeps_it_and_the_predictions_id_has_anot
     assert (row.row.prediction, row.row.unit, row.row.values) == (ID, "", {"paid": True})
     with pytest.raises(RequestInvalid, match="prediction"):
         OutcomeDecoder(table)(b'{"paid":true}', received_at=NOW_US, provenance="http")
+
+
+@pytest.mark.parametrize("name", ["id", "prediction", "prediction_id"])
+def test_prediction_is_named_by_any_name_that_is_no_column(name: str) -> None:
+    (named,) = accept({name: ID, "arr_delay": 20})
+    assert (named.row.prediction, named.row.values) == (ID, {"arr_delay": 20.0})
+    with pytest.raises(RequestInvalid, match="name different predictions"):
+        accept({"id": ID, "prediction_id": "1" * 32, "arr_delay": 20})

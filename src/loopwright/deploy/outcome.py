@@ -14,7 +14,7 @@ from loopwright.records.predictions.record import OutcomeRow
 
 KNOWN_AT = "known_at"
 NAMES = ("id", "prediction", "prediction_id")
-"""What the field with the prediction's id is called: the first of these that is no column of the table."""
+"""What the field with the prediction's id may be called: each of these that is no column of the table; the first is the one that is documented."""
 
 
 class Accepted(NamedTuple):
@@ -33,9 +33,10 @@ class OutcomeDecoder:
 
     def __init__(self, table: Table) -> None:
         self.table = table
-        self.prediction = next((name for name in NAMES if name not in table.columns), "")
-        envelope = {self.prediction: Column("string"), KNOWN_AT: Column("timestamp")}
-        self._own = [name for name in envelope if name and name not in table.columns]
+        self._names = [name for name in NAMES if name not in table.columns]
+        self.prediction = next(iter(self._names), "")
+        envelope = {**dict.fromkeys(self._names, Column("string")), KNOWN_AT: Column("timestamp")}
+        self._own = [name for name in envelope if name not in table.columns]
         columns = {**{name: envelope[name] for name in self._own}, **table.columns}
         self._decode = Decoder(columns, optional={*self._own, *table.key, table.event_time, table.known})
         self._delay = round(duration(table.known_after).total_seconds() * 1e6)
@@ -47,8 +48,9 @@ class OutcomeDecoder:
         accepted = []
         for i, row in enumerate(rows):
             prefix = "" if single else f"[{i}]."
-            prediction = row.pop(self.prediction, "")
-            if wrong := self._match_problem(row, prediction):
+            given = {name: row.pop(name) for name in self._names if name in row}
+            prediction = next(iter(given.values()), "")
+            if wrong := self._match_problem(row, given):
                 problems.append(FieldProblem(prefix + wrong.field, wrong.reason))
                 continue
             accepted.append(self._accept(row, prediction, received_at, provenance))
@@ -56,13 +58,14 @@ class OutcomeDecoder:
             raise RequestInvalid(problems, what="the outcome")
         return accepted
 
-    def _match_problem(self, row: Mapping[str, Any], prediction: str) -> FieldProblem | None:
-        if prediction:
-            return (
-                None
-                if is_trace_id(prediction)
-                else FieldProblem(self.prediction, "must be the 32 hexadecimal digits that came with the answer")
-            )
+    def _match_problem(self, row: Mapping[str, Any], given: Mapping[str, str]) -> FieldProblem | None:
+        for name, prediction in given.items():
+            if not is_trace_id(prediction):
+                return FieldProblem(name, "must be the 32 hexadecimal digits that came with the answer")
+        if len(set(given.values())) > 1:
+            return FieldProblem(" and ".join(given), "name different predictions")
+        if given:
+            return None
         missing = [name for name in self.table.key if name not in row]
         if not missing:
             return None

@@ -26,6 +26,7 @@ LoopwrightError
 │   ├── GateFailed
 │   ├── ReleaseConflict         somebody else changed the release first
 │   ├── RequestConflict         the same request id again, with another body
+│   ├── RequestRefused          a server did not answer a client's request, and would not if it were sent again
 │   ├── NotExplained            a package whose answers have no exact explanation
 │   └── AddressRefused          an address or webhook target that is not allowed
 ├── Unavailable                 a part is down or full; trying again may help
@@ -254,6 +255,18 @@ class RequestConflict(Refused):
         super().__init__(
             f"id {id} was answered already, for another request; a retry sends the same body, anything else a new id"
         )
+
+
+class RequestRefused(Refused):
+    """What a server answered to `loopwright.Client` instead of what was asked for; the same again gets the same.
+
+    `status` is that of HTTP, `code` the server's word for it, `problems` the fields that break the contract, `id` that of the request.
+    """
+
+    def __init__(self, status: int, code: str, message: str, id: str = "", problems: Sequence[tuple[str, str]] = ()) -> None:
+        self.status, self.code, self.id, self.problems = status, code, id, [FieldProblem(*p) for p in problems]
+        fields = "".join(f"; {p.field}: {p.reason}" for p in self.problems)
+        super().__init__(f"the server answered {status} ({code}): {message}{fields}")
 
 
 class NotExplained(Refused):

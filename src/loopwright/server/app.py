@@ -18,6 +18,7 @@ from loopwright.records.clock import Clock
 from loopwright.records.errors import LoopwrightError, NotSupported, Overloaded, RequestTooLarge
 from loopwright.records.ids import new_id
 from loopwright.records.log_lines import LOG
+from loopwright.records.predictions.answer import Answer, ExplainedAnswer
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.supervision import down
 from loopwright.server import oip, openapi, repository
@@ -42,32 +43,6 @@ _PROTOCOLS = (b"/v1/", b"/v2")
 _MODEL = next(route for route in DATA_ROUTES if route.handler == "model")
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One prediction as the client sees it: `segment` where a segment's own package answered, `values` by name where there are some.
-
-    `label` is null where the task has none.
-    """
-
-    id: str
-    score: float
-    label: bool | str | None
-    package: str
-    arm: str
-    flags: list[str]
-    segment: str | None = None
-    values: dict[str, float] | None = None
-
-
-class ExplainedAnswer(Answer, frozen=True, gc=False, omit_defaults=True):
-    """An answer and what each feature contributed to it, or `why` that is not told; see `Contributions`."""
-
-    contributions: dict[str, float] | None = None
-    base: float | None = None
-    unit: str = ""
-    of: str | None = None
-    why: str = ""
 
 
 class Asked:
