@@ -1,3 +1,4 @@
+import os
 import socket
 import threading
 import time
@@ -145,6 +146,9 @@ def test_headers_for_a_receiver_come_from_a_file_and_are_never_shown(tmp_path: P
             assert "line 1" in problem(receiver(settings, "webhook"))
         file.unlink()
         with pytest.raises(OSError, match="No such file"):
+            post(receiver(settings, "webhook"), b"{}")
+        os.mkfifo(file)
+        with pytest.raises(OSError, match="no regular file"):
             post(receiver(settings, "webhook"), b"{}")
         assert len(heard.posted) == 2
         traces = load_settings(environ={"LOOPWRIGHT_TRACES": heard.url, "OTEL_EXPORTER_OTLP_HEADERS": "api-key=a%20b,x=1"})

@@ -1,4 +1,5 @@
 import base64
+import os
 from pathlib import Path
 
 import pytest
@@ -48,5 +49,14 @@ def test_file_of_tokens_that_cannot_be_used_stops_the_server_and_is_not_told(tmp
     with pytest.raises(SettingInvalid) as told:
         check_address(settings(tmp_path, lines))
     assert "secret" not in str(told.value)
-    with pytest.raises(SettingInvalid):
-        Access(Settings(home=tmp_path, tokens=str(tmp_path / "none")), always=True)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("none", "pipe", "."):
+        with pytest.raises(SettingInvalid):
+            Access(Settings(home=tmp_path, tokens=str(tmp_path / name)), always=True)
+
+
+def test_file_of_tokens_may_be_a_link_as_mounted_secrets_are(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("ann:t-of-ann")
+    (tmp_path / "tokens").symlink_to("data")
+    access = Access(Settings(home=tmp_path, tokens=str(tmp_path / "tokens")), always=True)
+    assert access.refuse("read", bearer("t-of-ann")) == 0

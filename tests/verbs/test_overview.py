@@ -14,9 +14,11 @@ from tests.deploy.loops import LOOP, NOW, declared, opened, package
 from loopwright.console.pages import Verbs, home_page
 from loopwright.deploy import controller
 from loopwright.records.errors import UsageError
+from loopwright.records.holder import this_process
 from loopwright.records.home import Home
 from loopwright.records.turns import Step, Turn
 from loopwright.records.windows import Alert, Window
+from loopwright.server.supervisor import Serving
 from loopwright.verbs import look, overview
 
 
@@ -133,3 +135,15 @@ def test_stages_of_a_loop_are_those_of_its_newest_steps(home: Home) -> None:
     develop = next(s for s in status.stages if s.stage == "develop")
     assert (develop.state, develop.detail, status.turns) == ("running", "t3", 3)
     assert {s.state for s in status.stages if s.stage != "develop"} == {"not yet"}
+
+
+def test_server_is_known_by_more_than_the_number_of_its_process(home: Home) -> None:
+    me = this_process("serve", 0.0)
+    for holder, running in (
+        (me, True),
+        (msgspec.structs.replace(me, started=me.started + 1), False),  # its number is another process's by now
+        (msgspec.structs.replace(me, boot="before the machine started again"), False),
+    ):
+        serving = Serving(pid=me.pid, holder=holder, workers=[], data="http://a:1", control="http://a:2")
+        (home.path / "serve.json").write_bytes(msgspec.json.encode(serving))
+        assert (overview.status(home).server is not None) == running

@@ -11,11 +11,11 @@ import ipaddress
 import re
 import socket
 import ssl
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from loopwright.records.errors import AddressRefused
+from loopwright.records.regular_file import read_named
 from loopwright.records.settings import Settings
 from loopwright.records.supervision import start
 
@@ -81,8 +81,7 @@ def extra_headers(to: Receiver) -> dict[str, str]:
     Raises AddressRefused, without what is in the file, where it is not lines of `Name: value`, OSError where it cannot be read.
     """
     if to.headers_file:
-        with Path(to.headers_file).open("rb") as file:
-            lines = file.read(HEADER_BYTES + 1).decode("latin-1").splitlines()
+        lines = read_named(to.headers_file, HEADER_BYTES).decode("latin-1").splitlines()
     else:
         pairs = [pair.partition("=") for pair in to.headers.split(",") if pair.strip()]
         lines = [f"{name.strip()}: {unquote(value.strip())}" for name, _, value in pairs]

@@ -5,6 +5,11 @@ import stat
 from pathlib import Path
 
 
+def read_named(path: Path | str, limit: int) -> bytes:
+    """As `read_regular`, of a file that a setting names: links are followed (mounted secrets are links)."""
+    return read_regular(Path(path).resolve(), limit)
+
+
 def read_regular(path: Path | str, limit: int, *, folder: int | None = None) -> bytes:
     """The bytes of a regular file, at most `limit + 1` of them: more than `limit` means that it is larger.
 

@@ -1,11 +1,12 @@
 """The tokens that callers may have, and which are too easy to guess for an address that other machines can reach."""
 
 import re
-from pathlib import Path
 
 from loopwright.records.errors import SettingInvalid
+from loopwright.records.regular_file import read_named
 from loopwright.records.settings import Settings
 
+TOKENS_BYTES = 2**20
 MIN_CHARACTERS = 16
 MIN_DISTINCT = 8
 ADVICE = "make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`"
@@ -20,7 +21,7 @@ def read_tokens(settings: Settings) -> dict[bytes, str]:
     if not settings.tokens:
         return found
     try:
-        lines = Path(settings.tokens).read_text("utf-8").splitlines()
+        lines = read_named(settings.tokens, TOKENS_BYTES).decode().splitlines()
     except (OSError, ValueError) as error:
         raise SettingInvalid("LOOPWRIGHT_TOKENS", settings.tokens, f"cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):

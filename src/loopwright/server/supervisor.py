@@ -26,6 +26,7 @@ from loopwright.deploy.suspects import Suspects
 from loopwright.deploy.vitals import FOLDER, Vitals
 from loopwright.records import log_lines
 from loopwright.records.errors import LoopwrightError, Unavailable
+from loopwright.records.holder import Holder, this_process
 from loopwright.records.home import Home
 from loopwright.records.supervision import Part, Repeating, report_to
 from loopwright.server.access import check_address, is_loopback
@@ -67,6 +68,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     """What `home/serve.json` says of a server that runs: its process, its workers, where to reach it."""
 
     pid: int
+    holder: Holder
     workers: list[int]
     data: str
     control: str
@@ -217,6 +219,7 @@ class Supervisor:
                 )
             )
         self._followed, self._told, self._hurried = threading.Event(), False, False
+        self._holder = this_process("serve", 0.0)
         self._started, self._written = False, [0] * workers
         self._follower, self._deaths = Follower(home), Deaths()
         self._queries = QueriesOfDeath(Suspects.fresh(run / SUSPECTS))
@@ -360,6 +363,7 @@ class Supervisor:
     def _write_state(self) -> None:
         state = Serving(
             pid=os.getpid(),
+            holder=self._holder,
             workers=self._pids(),
             data=self._urls[0],
             control=self._urls[1],

@@ -16,6 +16,7 @@ from loopwright.records.conditions import NOTHING_MEASURED, Judged, Standing, co
 from loopwright.records.declarations import Value
 from loopwright.records.errors import Damaged, LedgerUnavailable, UsageError
 from loopwright.records.evaluation import Leaderboard
+from loopwright.records.holder import Holder
 from loopwright.records.home import Home
 from loopwright.records.ledger.record import Record
 from loopwright.records.releases import ReleaseState
@@ -147,13 +148,22 @@ def _rank(home: Home) -> Callable[[str], tuple[int, int, int, int, str]]:
     return rank
 
 
+class _ServedBy(msgspec.Struct):
+    """The process that wrote `serve.json`: its number alone may be another one's by now."""
+
+    holder: Holder
+
+
 def _server(home: Home) -> Running | None:
     """The server over this home, as it says in `serve.json`, unless it has gone without taking that away."""
     try:
-        found = msgspec.json.decode((home.path / "serve.json").read_bytes(), type=Running)
+        said = (home.path / "serve.json").read_bytes()
+        found, by = msgspec.json.decode(said, type=Running), msgspec.json.decode(said, type=_ServedBy)
     except (OSError, msgspec.DecodeError):
         return None
-    return found if Path(f"/proc/{found.pid}").exists() else None
+    if not by.holder.boot:  # the system tells no more than the process
+        return found if Path(f"/proc/{found.pid}").exists() else None
+    return found if by.holder.here and not by.holder.dead else None
 
 
 def loops_status(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
