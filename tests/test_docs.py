@@ -194,6 +194,17 @@ def test_the_guide_to_serving_names_every_flag() -> None:
     assert flags == {flag.partition(":")[0] for flag in re.findall(r"`([^`]+)`", row)}
 
 
+def test_messages_of_troubleshooting_are_those_of_the_code() -> None:
+    """What stands in backticks in the first column is a part of a message, a flag or a state in the source."""
+    source = "".join(file.read_text() for file in (ROOT / "src").rglob("*.py"))
+    source = re.sub(r'"\s*\n\s*f?"', "", source)  # literals that go on in the next line
+    seen = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    quoted = [part for cell in seen for part in re.findall(r"`([^`]+)`", cell)]
+    elsewhere = {"libgomp.so.1", "Retry-After", "flags"}  # the system loader's, a header, a field
+    assert len(quoted) > 25
+    assert [part for part in quoted if part not in source and part not in elsewhere] == []
+
+
 def test_the_changelog_knows_this_version() -> None:
     import loopwright
 
