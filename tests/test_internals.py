@@ -20,9 +20,10 @@ from sklearn.svm import SVR
 from tests.deploy.loops import model_graph
 
 from loopwright.develop import parts
-from loopwright.develop.convert import convert, made_up
+from loopwright.develop.convert import convert
 from loopwright.develop.fit import fit
 from loopwright.develop.goal import goal_of
+from loopwright.develop.rehearsal import made_up
 from loopwright.records import graph
 from loopwright.records.declarations import Candidate, Column, Outcome, Table
 from loopwright.records.errors import ConversionRefused, LibraryChanged

@@ -33,10 +33,11 @@ from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
 from loopwright.develop.agreement import agreed, difference
-from loopwright.develop.convert import convert, refuse_inconvertible, rehearse
+from loopwright.develop.convert import convert, refuse_inconvertible
 from loopwright.develop.features import Encoding, Vocabulary, trace
 from loopwright.develop.fit import Lessons, fit
 from loopwright.develop.goal import Answers, Goal
+from loopwright.develop.rehearsal import rehearse
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Candidate, Column
 from loopwright.records.errors import ConversionRefused, DeclarationInvalid

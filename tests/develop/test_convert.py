@@ -32,6 +32,7 @@ from sklearn.ensemble import (
     VotingClassifier,
     VotingRegressor,
 )
+from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.feature_selection import RFE, SelectFromModel, SelectKBest
 from sklearn.impute import KNNImputer, MissingIndicator, SimpleImputer
 from sklearn.linear_model import (
@@ -46,7 +47,7 @@ from sklearn.linear_model import (
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputRegressor, RegressorChain
-from sklearn.naive_bayes import GaussianNB
+from sklearn.naive_bayes import CategoricalNB, GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, LocalOutlierFactor, RadiusNeighborsRegressor
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline, make_union
@@ -55,6 +56,7 @@ from sklearn.preprocessing import (
     KBinsDiscretizer,
     MaxAbsScaler,
     MinMaxScaler,
+    Normalizer,
     OneHotEncoder,
     OrdinalEncoder,
     PolynomialFeatures,
@@ -67,10 +69,11 @@ from sklearn.svm import SVC, SVR, LinearSVC, OneClassSVM
 from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
-from loopwright.develop.agreement import difference, tolerance
-from loopwright.develop.convert import convert, made_up, refuse_inconvertible, rehearse
+from loopwright.develop.agreement import difference, load, tolerance
+from loopwright.develop.convert import convert, refuse_inconvertible
 from loopwright.develop.fit import Lessons, fit, predict
 from loopwright.develop.goal import Goal, goal_of
+from loopwright.develop.rehearsal import CannotFit, made_up, rehearse
 from loopwright.records.declarations import Candidate, Column, Outcome, Table
 from loopwright.records.errors import ConversionRefused
 from loopwright.records.graph import Array, Graph
@@ -121,9 +124,12 @@ def gap(estimator: Any, task: str, missing: float = 0.0, scale: float = 1.0) -> 
     refuse_inconvertible("x", estimator, aim)
     fitted, _ = fit(CANDIDATE, estimator, Lessons(matrix, truth, group=np.arange(len(matrix)) // 10), aim)
     others = data(missing=missing, seed=1)[0]
+    others[0] = 0.0
     apart = 0.0
     for exact in (False, True):
-        graph = Graph(convert("x", fitted, matrix.shape[1], aim, exact=exact).SerializeToString())
+        graph = load(
+            "x", convert("x", fitted, matrix.shape[1], aim, exact=exact).SerializeToString()
+        )  # lawful in a package, too
         found = aim.answers(graph.run({"matrix": others})["raw"])
         apart = max(apart, float(difference(found, predict(fitted, others, aim), aim).max()))
     return apart, tolerance(fitted, aim)[0]
@@ -193,6 +199,12 @@ CLASSIFIERS: dict[str, Callable[[], Any]] = {
     "some columns": lambda: make_pipeline(make_column_transformer((StandardScaler(), [0, 1]), ("drop", [2]), remainder="passthrough"), LogisticRegression(max_iter=500)),
     "encoded": lambda: make_pipeline(make_column_transformer((OneHotEncoder(handle_unknown="ignore", drop="first"), [3]), (OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1), [3]), remainder=MaxAbsScaler()), LogisticRegression(max_iter=500)),
     "binned": lambda: make_pipeline(KBinsDiscretizer(4, quantile_method="averaged_inverted_cdf"), LogisticRegression()),
+    "binned unevenly": lambda: make_pipeline(KBinsDiscretizer(12, quantile_method="averaged_inverted_cdf"), LogisticRegression(max_iter=500)),
+    "binned unevenly into codes": lambda: make_pipeline(KBinsDiscretizer(12, encode="ordinal", quantile_method="averaged_inverted_cdf"), LogisticRegression(max_iter=500)),
+    **{f"rows of {norm} norm one": lambda norm=norm: make_pipeline(Normalizer(norm), LogisticRegression()) for norm in ("l1", "l2", "max")},  # type: ignore[misc]  # the usual way to keep a value
+    "frequent terms": lambda: make_pipeline(MinMaxScaler(clip=True), TfidfTransformer(sublinear_tf=False), LogisticRegression()),
+    "terms without norm": lambda: make_pipeline(MinMaxScaler((1, 9), clip=True), TfidfTransformer(norm=None, sublinear_tf=True), LogisticRegression(max_iter=500)),
+    "categories": lambda: make_pipeline(make_column_transformer(("passthrough", [3])), CategoricalNB(min_categories=9)),
     "bent": lambda: make_pipeline(make_union(QuantileTransformer(n_quantiles=50), PowerTransformer()), PolynomialFeatures(2, interaction_only=True), LogisticRegression()),
     "selected": lambda: make_pipeline(SelectKBest(k=4), RFE(LogisticRegression(), n_features_to_select=3), SelectFromModel(RandomForestClassifier(**FOREST)), lightgbm()),
     "side by side": lambda: make_pipeline(make_union(PCA(2), SelectKBest(k=2)), xgboost()),
@@ -319,12 +331,12 @@ def test_numbers_of_any_size_are_exact(name: str) -> None:
 
 
 def test_real_measurements_agree() -> None:
-    for load, task, makers in (
+    for dataset, task, makers in (
         (load_breast_cancer, "binary", (lightgbm, xgboost, CLASSIFIERS["stacking"], CLASSIFIERS["calibrated in steps"])),
         (load_wine, "multiclass", (lightgbm, xgboost, CLASSIFIERS["logistic regression"])),
         (load_diabetes, "regression", (lightgbm_number, Ridge, REGRESSORS["random forest"])),
     ):
-        bunch = load()
+        bunch = dataset()
         matrix = bunch.data.astype(np.float32)
         truth = {"binary": bunch.target == 1, "multiclass": bunch.target.astype(str), "regression": bunch.target}[task]
         aim = goal(task, truth)
@@ -436,6 +448,53 @@ def test_a_rehearsal_needs_no_data(task: str) -> None:
     rehearse(CANDIDATE, fine, lessons, goal_of(outcome, lessons.truth))
     with pytest.raises(ConversionRefused):
         rehearse(CANDIDATE, odd, lessons, goal_of(outcome, lessons.truth))
+
+
+@pytest.mark.parametrize("name", sorted(CLASSIFIERS.keys() - {"lightgbm one against all"}))  # LightGBM wants more of them there
+def test_multiclass_of_two_classes_gives_the_probability_of_each(name: str) -> None:
+    matrix, truths = data()
+    truth = np.where(truths["binary"], "yes", "no").astype(object)
+    aim = goal("multiclass", truth)
+    fitted, _ = fit(CANDIDATE, CLASSIFIERS[name](), Lessons(matrix, truth), aim)
+    graph = load("x", convert("x", fitted, matrix.shape[1], aim).SerializeToString())
+    found = aim.answers(graph.run({"matrix": matrix})["raw"])
+    assert found.values.shape == (len(matrix), 2)
+    assert float(difference(found, predict(fitted, matrix, aim), aim).max()) <= tolerance(fitted, aim)[0]
+
+
+def test_code_that_training_lacks_says_nothing_of_the_class() -> None:
+    """scikit-learn's own raises IndexError for it; a graph that fails would fail a whole batch of requests."""
+    codes = np.arange(300, dtype=np.float32).reshape(-1, 1) % 5
+    truth = np.random.default_rng(0).random(300) < codes[:, 0] / 5
+    fitted, _ = fit(CANDIDATE, CategoricalNB(), Lessons(codes, truth), Goal())
+    graph = load("x", convert("x", fitted, 1, Goal()).SerializeToString())
+    unknown = np.array([[5.0], [6.0], [-1.0], [np.nan], [1e9]], dtype=np.float32)
+    assert graph.run({"matrix": unknown})["raw"][:, 0].tolist() == pytest.approx([truth.mean()] * 5)
+    rehearse(Candidate("x", CategoricalNB), CategoricalNB(), Lessons(codes, truth), Goal())
+
+
+class Rare(LogisticRegression):  # type: ignore[misc]  # scikit-learn has no types
+    """Cannot be fitted on few rows."""
+
+    def fit(self, matrix: Array, truth: Array) -> Any:
+        if len(matrix) < 1000:
+            raise ValueError("too few")
+        return super().fit(matrix, truth)
+
+
+def test_rehearsal_sees_the_one_missing_value_of_a_column() -> None:
+    """What the real fit would fail by is among the few rows: the least, the largest and a missing value of each column."""
+    matrix, truths = data(n=5000)
+    matrix[1234, 2] = np.nan
+    with pytest.raises(CannotFit, match="NaN"):
+        rehearse(CANDIDATE, LogisticRegression(), Lessons(matrix, truths["binary"]), Goal())
+
+
+def test_rehearsal_takes_all_rows_where_few_are_not_enough() -> None:
+    matrix, truths = data(n=2000)
+    rehearse(CANDIDATE, Rare(), Lessons(matrix, truths["binary"]), Goal())
+    with pytest.raises(CannotFit, match="too few"):
+        rehearse(CANDIDATE, Rare(), Lessons(matrix[:900], truths["binary"][:900]), Goal())
 
 
 def test_a_class_that_training_lacks_is_named() -> None:

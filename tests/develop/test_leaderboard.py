@@ -94,7 +94,7 @@ def test_the_ladder_is_climbed_only_on_evidence() -> None:
     said = verdict(rows, COMPARISONS, {"odd": "no converter"})
     assert "boosted beats simple by 0.030 [0.020, 0.040] average precision and costs 50 µs more" in said
     assert "deep does not pay (+0.001 [-0.003, 0.005] average precision against boosted)" in said
-    assert "odd was refused (no converter)" in said
+    assert "odd is left out (no converter)" in said
     assert said.endswith("boosted wins")
 
 

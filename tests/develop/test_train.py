@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from optuna.trial import FixedTrial
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import average_precision_score
 from sklearn.neural_network import MLPClassifier
@@ -23,12 +24,20 @@ from tests.develop.flights import COLUMNS, CONTEXT, NEED, OUTCOME, REQUEST, SCOP
 
 from loopwright.develop.agreement import agreement
 from loopwright.develop.goal import Goal
+from loopwright.develop.leaderboard import reweigh
 from loopwright.develop.mlmodel import _load_pyfunc
 from loopwright.develop.train import develop, prepare, threshold
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Candidate, Guard, Objective, Release, Scope, TimeSplit, Value
-from loopwright.records.errors import ConversionRefused, Damaged, DeclarationInvalid, ExamplesRefused, PackageRefused
+from loopwright.records.errors import (
+    CandidatesFailed,
+    ConversionRefused,
+    Damaged,
+    DeclarationInvalid,
+    ExamplesRefused,
+    PackageRefused,
+)
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.graph import Feeder, Graph
 from loopwright.records.home import Home
@@ -265,11 +274,79 @@ def odd(zero_as_missing: bool) -> lgb.LGBMClassifier:  # a parameter of LightGBM
     return lgb.LGBMClassifier(n_estimators=20, zero_as_missing=zero_as_missing, verbose=-1, n_jobs=1)
 
 
-def test_what_cannot_be_converted_is_refused_before_anything_is_fitted(tmp_path: Path) -> None:
-    story = Story()
+def test_candidate_that_fails_its_rehearsal_is_left_out_before_anything_is_fitted(tmp_path: Path) -> None:
+    home, story = home_in(tmp_path), Story()
+    board = run(home, table(), candidates=[CANDIDATES[0], Candidate("odd", lambda: odd(True))], progress=story)
+    lines = [line for line in story.lines if "odd is left out: zero_as_missing" in line or "fitted in" in line]
+    assert lines[0].startswith("odd is left out")
+    assert sorted(r.candidate for r in board.rows) == ["heuristic", "simple"]
     with pytest.raises(ConversionRefused, match="'odd' cannot become one graph: zero_as_missing"):
-        run(home_in(tmp_path), table(), candidates=[CANDIDATES[0], Candidate("odd", lambda: odd(True))], progress=story)
-    assert not any("fitted in" in line for line in story.lines)
+        run(home, table(), candidates=[Candidate("odd", lambda: odd(True))])
+
+
+def dies_later() -> Any:
+    """Passes its rehearsal, and ends the process when it is fitted on all rows."""
+    calls: list[None] = []
+
+    def make() -> Any:
+        calls.append(None)
+        if len(calls) > 1:
+            raise SystemExit(3)
+        return make_pipeline(StandardScaler(), LogisticRegression())
+
+    return make
+
+
+def vectorised() -> Any:
+    """Text has to be made a matrix in `features`: the pipeline gets numbers."""
+    return make_pipeline(TfidfVectorizer(), LogisticRegression())
+
+
+def raises() -> Any:
+    raise RuntimeError("no such configuration")
+
+
+FAILING: dict[str, tuple[Callable[[], Any], str]] = {
+    "raises": (raises, "RuntimeError: no such configuration"),
+    "nothing": (lambda: None, "returned NoneType, which cannot be fitted"),
+    "weights": (lambda: LogisticRegression(class_weight="balanced"), "distorts the probabilities"),
+    "ridge": (RidgeClassifier, "no predict_proba"),
+    "tfidf": (vectorised, "cannot be fitted: AttributeError"),
+}
+
+
+def test_every_failing_candidate_is_left_out_and_named_and_the_others_go_on(tmp_path: Path) -> None:
+    """In the verdict, the board, and the card of every package, with its reason."""
+    home = home_in(tmp_path)
+    failing = {**FAILING, "dies": (dies_later(), "SystemExit: 3")}
+    board = run(home, table(), candidates=[*(Candidate(n, make) for n, (make, _) in failing.items()), CANDIDATES[0]])
+    assert sorted(r.candidate for r in board.rows) == ["heuristic", "simple"]
+    assert sorted(board.left_out) == sorted(failing)
+    reweighed = reweigh(board, SCOPE.objectives, {"catch late flights": 1.0})
+    for name, (_, why) in failing.items():
+        assert why in board.left_out[name]
+        for text in (board.verdict, reweighed.verdict):
+            assert f"{name} is left out ({board.left_out[name]}" in text
+        for row in board.rows:
+            assert f"not compared with {name}, which is left out" in home.packages.read(row.package).card
+
+
+def test_turn_without_any_candidate_left_names_each(tmp_path: Path) -> None:
+    failing = [Candidate(name, make) for name, (make, _) in FAILING.items()]
+    with pytest.raises(CandidatesFailed) as failed:
+        run(home_in(tmp_path), table(), candidates=failing)
+    assert [line.partition(":")[0] for line in failed.value.reasons] == [c.name for c in failing]
+
+
+def test_fault_of_the_installation_is_no_fault_of_a_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = home_in(tmp_path)
+
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(home.packages, "_place", full)
+    with pytest.raises(OSError, match="No space"):
+        run(home, table(), candidates=CANDIDATES[:1])
 
 
 def test_a_candidate_refused_after_its_search_is_left_out_and_named(tmp_path: Path) -> None:
@@ -278,8 +355,8 @@ def test_a_candidate_refused_after_its_search_is_left_out_and_named(tmp_path: Pa
     home, story = home_in(tmp_path), Story()
     board = run(home, table(), candidates=[CANDIDATES[0], searched], progress=story)
     assert sorted(r.candidate for r in board.rows) == ["heuristic", "simple"]
-    assert "odd was refused (zero_as_missing" in board.verdict
-    assert any("'odd' cannot become one graph" in line for line in story.lines)
+    assert "odd is left out (zero_as_missing" in board.verdict
+    assert any("odd is left out: zero_as_missing" in line for line in story.lines)
     with pytest.raises(ConversionRefused, match="zero_as_missing"):
         run(home, table(), candidates=[searched])
 
@@ -305,8 +382,6 @@ def test_agreement_is_tried_on_what_the_rows_lack(done: Done) -> None:
 def test_nothing_is_fitted_before_all_declarations_are_well(tmp_path: Path) -> None:
     home, story = home_in(tmp_path), Story()
     rows = table(300)
-    with pytest.raises(ConversionRefused, match="no predict_proba"):
-        run(home, rows, candidates=[*CANDIDATES, Candidate("ridge", RidgeClassifier)], progress=story)
     bad = Scope(problem="p", objectives=[Objective("o", "me", "acuracy", at_least=0.5)], heuristic=SCOPE.heuristic)
     with pytest.raises(DeclarationInvalid, match="acuracy"):
         run(home, rows, scope=bad, progress=story)

@@ -25,7 +25,9 @@ from loopwright.verbs.results import Checked
 LOOP = """
 import ndonnx.extensions as nde
 from loopwright import Candidate, Column, Context, Heuristic, Loop, Objective, Outcome, Scope, Table, Sampling
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 orders = Table("orders", {
     "order": Column("string"), "at": Column("timestamp"), "amount": Column("float", minimum=0, maximum=500),
@@ -42,7 +44,7 @@ loop = Loop(
     scope=Scope(problem="Which orders come back?", heuristic=Heuristic(lambda f: f.amount > 100),
                 objectives=[Objective("catch them", "sales", "average_precision", at_least=0.2)]),
     requests=orders, context=[Context(rates, {"shop": "shop"}, ["rate"])], outcome=Outcome(returns, "LABEL"), features=features,
-    candidates=[Candidate("simple", lambda: LogisticRegression(WEIGHTS))],
+    candidates=[Candidate("simple", lambda: make_pipeline(SimpleImputer(), LogisticRegression(WEIGHTS)))],
 )
 """
 HONEST = '{"amount": f.amount, "shop": f.shop, "rate": nde.fill_null(f.rate, 1.0)}'
@@ -308,3 +310,31 @@ def test_window_of_retraining_is_that_of_the_split(home: Home, tmp_path: Path) -
     checked = item(check(home, folder), "split")
     assert not checked.ok
     assert "declare `split=TimeSplit(validation=" in checked.detail
+
+
+FAILING = """    candidates=[Candidate("simple", lambda: make_pipeline(SimpleImputer(), LogisticRegression())),
+                Candidate("text", lambda: make_pipeline(TfidfVectorizer(), LogisticRegression()))],"""
+"""A pipeline over numbers that wants texts: it becomes a graph, but cannot be fitted."""
+
+
+def test_check_and_run_judge_candidates_alike(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without rows it is a doubt, with rows a no; `run` leaves the candidate out for the very reason, and releases another."""
+    loop, at = written(tmp_path / "shop"), ["--home", str(home.path)]
+    file = Path(loop) / "loop.py"
+    lines = file.read_text().replace(
+        "import SimpleImputer", "import SimpleImputer\nfrom sklearn.feature_extraction.text import TfidfVectorizer"
+    )
+    before = next(line for line in lines.splitlines() if "candidates=" in line)
+    file.write_text(lines.replace(before, FAILING))
+    early = {i.name: i for i in check(home, loop).items}["candidate text"]
+    assert (early.ok, early.warning) == (True, True)
+    assert early.detail.startswith("not rehearsed")
+    fill(home)
+    [item] = [i for i in check(home, loop).items if not i.ok]
+    assert (item.name, item.detail[:33]) == ("candidate text", "cannot be fitted: AttributeError:")
+    home.close()
+    assert run([*at, "run", loop, "--json"]) == 0
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert told["left_out"] == {"text": item.detail}
+    assert f"text is left out ({item.detail})" in told["verdict"]
+    assert told["released"]

@@ -17,8 +17,9 @@ from loopwright.develop.fit import Several, predict
 from loopwright.develop.goal import Answers, Goal
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Column
-from loopwright.records.errors import ConversionRefused
+from loopwright.records.errors import ConversionRefused, PackageRefused
 from loopwright.records.graph import Array, Graph
+from loopwright.records.graph_check import check_graph
 from loopwright.records.package import Conversion
 
 EXACT, SINGLE = 1e-6, 1e-5
@@ -102,38 +103,49 @@ def agreement(
     rows, largest = 0, 0.0
     used = {name: columns[name] for name in model.columns}
     for given in [table, *_disturbed(used, table)]:
-        found = model.run(arrow_feed(model, columns, given))
+        found = answers(candidate, model, arrow_feed(model, columns, given))
         values = found.get("values", np.empty((len(found["score"]), 0)))
-        for part, expected in _accepted(estimator, found["features"], np.arange(len(values)), goal):
-            far = difference(Answers(found["score"][part], values[part]), expected, goal)
+        for part, expected in accepted(estimator, found["features"], np.arange(len(values)), goal):
+            far = difference(Answers(found["score"], values).at(part), expected, goal)
             largest = max(largest, float(far.max(initial=0.0)))
             rows += len(far)
     return rows, largest
 
 
-def _accepted(estimator: Any, matrix: Array, rows: Array, goal: Goal) -> Iterator[tuple[Array, Answers]]:
-    """The estimator's answers for the rows that it takes, in parts of them."""
+def accepted(estimator: Any, matrix: Array, rows: Array, goal: Goal) -> Iterator[tuple[Array, Answers]]:
+    """The estimator's answers for the rows (indices) that it takes, in parts of them."""
     if not len(rows):
         return
     try:
         yield rows, predict(estimator, matrix[rows], goal)
-    except ValueError:
+    except (ValueError, IndexError):  # IndexError: CategoricalNB, of a code that training did not have
         finite = rows[np.isfinite(matrix[rows]).all(axis=1)]
         if len(finite) < len(rows):
-            yield from _accepted(estimator, matrix, finite, goal)
+            yield from accepted(estimator, matrix, finite, goal)
         elif len(rows) > 1:
             for half in np.array_split(rows, 2):
-                yield from _accepted(estimator, matrix, half, goal)
+                yield from accepted(estimator, matrix, half, goal)
 
 
 def load(candidate: str, graph: bytes) -> Graph:
-    """The graph, ready to run. Raises ConversionRefused when the runtime refuses it."""
+    """The graph, ready to run. Raises ConversionRefused when the runtime, or the check of a package, refuses it."""
     try:
+        check_graph(graph)
         return Graph(graph)  # one thread, as it serves: sums in another order differ in float32
+    except PackageRefused as error:
+        raise ConversionRefused(candidate, error.why) from error
     except Exception as error:  # the runtime raises many kinds
         raise ConversionRefused(
             candidate, f"the runtime refuses the graph: {type(error).__name__}: {str(error)[:300]}"
         ) from error
+
+
+def answers(candidate: str, graph: Graph, feed: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs of a graph. Raises ConversionRefused when it fails: one such row would fail a whole batch of requests."""
+    try:
+        return graph.run(feed)
+    except Exception as error:  # the runtime raises many kinds
+        raise ConversionRefused(candidate, f"the graph fails: {type(error).__name__}: {str(error)[:300]}") from error
 
 
 def _disturbed(columns: Mapping[str, Column], table: pa.Table) -> list[pa.Table]:

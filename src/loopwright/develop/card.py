@@ -1,7 +1,7 @@
 """The model card of a package (Mitchell et al. 2019, Model cards for model reporting), in Markdown."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from loopwright.records import metrics
 from loopwright.records.declarations import Objective, Scope
@@ -16,8 +16,14 @@ _SHOWN = ("average_precision", "roc_auc", "brier", "calibration_error", "precisi
 _BY_SLICE = ("average_precision", "recall", "precision")
 
 
-def card(manifest: Manifest, scope: Scope, evaluation: Evaluation, measured: dict[str, float]) -> str:
-    """The card's text."""
+def card(
+    manifest: Manifest,
+    scope: Scope,
+    evaluation: Evaluation,
+    measured: dict[str, float],
+    left_out: Mapping[str, str] = {},
+) -> str:
+    """The card's text; `left_out` maps candidates of the same turn that failed to the reason."""
     training = manifest.training
     sources = (
         ", ".join(f"{plain(name)} version {version}" for name, version in sorted(training.sources.items())) or "not recorded"
@@ -76,6 +82,7 @@ def card(manifest: Manifest, scope: Scope, evaluation: Evaluation, measured: dic
         "## What to beware of",
         "",
         *(f"- {line}" for line in _doubts(manifest, evaluation, scope.objectives, measured)),
+        *(f"- It was not compared with {plain(name)}, which is left out: {plain(why)}." for name, why in left_out.items()),
         "",
     ]
     return "\n".join(parts)

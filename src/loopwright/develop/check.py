@@ -1,28 +1,30 @@
-"""What `loopwright check` looks at before anything runs: do features, heuristic and slices become graphs, can every candidate be converted."""
+"""What `loopwright check` looks at before anything runs: do features, heuristic and slices become graphs, does every candidate pass its rehearsal."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
-from loopwright.develop.convert import made_up, refuse_inconvertible, rehearse
-from loopwright.develop.features import trace, trace_rule, trace_slices
-from loopwright.develop.fit import first_trial
-from loopwright.develop.goal import goal_of
-from loopwright.develop.sampling import refuse_weights_of_its_own
+from loopwright.develop.features import Traced, trace, trace_rule, trace_slices
+from loopwright.develop.fit import Lessons
+from loopwright.develop.goal import Goal, goal_of
+from loopwright.develop.rehearsal import CannotFit, made_up, reason, rehearsed
+from loopwright.develop.train import matrices, split_examples
 from loopwright.records import metrics
-from loopwright.records.declarations import Candidate, Column, Heuristic, Objective, Outcome, Sampling, Slice
-from loopwright.records.errors import ConversionRefused, DeclarationInvalid
+from loopwright.records.declarations import Candidate, Column, Heuristic, Objective, Outcome, Sampling, Slice, TimeSplit
+from loopwright.records.errors import ConversionRefused, DeclarationInvalid, ExamplesRefused
 from loopwright.records.graph import Graph
+from loopwright.records.split import Split
 
 
 class GraphsChecked(msgspec.Struct, frozen=True):
-    """One item (name, whether it is well, detail) per thing looked at, and the names of the features."""
+    """One item (name, whether it is well, detail) per thing looked at, the names of the features, and which items are doubtful."""
 
     items: list[tuple[str, bool, str]]
     features: list[str]
+    doubtful: set[str] = set()
 
 
 def check(
@@ -34,14 +36,21 @@ def check(
     slices: Sequence[Slice],
     candidates: Sequence[Candidate],
     objectives: Sequence[Objective],
+    split: Split | None = None,
     sampling: Sampling | None = None,
+    seed: int = 0,
+    examples: pa.Table | None = None,
 ) -> GraphsChecked:
-    """Look at everything that becomes a graph, and at the metrics the objectives name. Raises nothing that a user can mend."""
-    names: list[str] = []
+    """Look at everything that becomes a graph, and at the metrics the objectives name. Raises nothing that a user can mend.
+
+    Candidates are judged by the rehearsal that `run` makes, on the training rows of `examples`; where there are none, on made-up
+    numbers, which a candidate that cannot be fitted on them is only doubted for.
+    """
+    found: list[Traced] = []
 
     def of_features() -> str:
         traced = trace(features, columns)
-        names.extend(traced.order)
+        found.append(traced)
         used = traced.used
         categories = f", {len(traced.categories)} of them categories" if traced.categories else ""
         return f"{len(traced.order)} features{categories}, from {len(used)} of {len(columns)} columns"
@@ -55,24 +64,56 @@ def check(
         return ", ".join(Graph(graph).outputs) if graph else "none declared"
 
     items = [_item("features", of_features), _item("heuristic", of_heuristic), _item("slices", of_slices)]
-    items += [
-        _item(f"candidate {c.name}", partial(_convertible, c, outcome, sampling or Sampling(), len(names) or 1))
-        for c in candidates
-    ]
+    doubtful: set[str] = set()
+    sampling = sampling or Sampling()
+    real = _real(found[0], examples, outcome, candidates, split or TimeSplit(), sampling, seed) if found else None
+    lessons, goal = real or _invented(outcome, len(found[0].order) if found else 1)
+    weighed = sampling.balanced or bool(sampling.weights)
+    failed = rehearsed(candidates, lessons, goal, seed=seed, weighed=weighed)
+    for candidate in candidates:
+        error, name = failed.get(candidate.name), f"candidate {candidate.name}"
+        doubted = real is None and isinstance(error, CannotFit)
+        doubtful.update([name] if doubted else [])
+        items.append((name, error is None or doubted, _verdict(candidate, reason(error) if error else "", doubted=doubted)))
     wrong = [why for o in objectives if (why := metrics.problem(o.metric, [s.name for s in slices], outcome))]
     items.append(("objectives", not wrong, "; ".join(wrong) or f"{len(objectives)} with metrics that can be measured"))
-    return GraphsChecked(items, names)
+    return GraphsChecked(items, found[0].order if found else [], doubtful)
 
 
-def _convertible(candidate: Candidate, outcome: Outcome, sampling: Sampling, columns: int) -> str:
-    estimator = first_trial(candidate, 0)
+def _real(
+    traced: Traced,
+    examples: pa.Table | None,
+    outcome: Outcome,
+    candidates: Sequence[Candidate],
+    split: Split,
+    sampling: Sampling,
+    seed: int,
+) -> tuple[Callable[[Candidate], Lessons], Goal] | None:
+    """The lessons of each candidate from the training rows, as `run` makes them; None where rows cannot be split."""
+    if examples is None:
+        return None
+    try:
+        parts = split_examples(examples, split, sampling, outcome, seed=seed)
+    except (ExamplesRefused, DeclarationInvalid):
+        return None
+    _, made = matrices(traced, examples, parts.training, {c.encoding for c in candidates})
+    weight, rows = parts.drawn.weight, parts.drawn.rows
+
+    def lessons(candidate: Candidate) -> Lessons:
+        return Lessons(made[candidate.encoding], parts.truth, group=parts.groups, weight=weight).at(rows)
+
+    return lessons, parts.goal
+
+
+def _invented(outcome: Outcome, columns: int) -> tuple[Callable[[Candidate], Lessons], Goal]:
     lessons = made_up(outcome, columns)
-    goal = goal_of(outcome, lessons.truth)
-    refuse_inconvertible(candidate.name, estimator, goal)
-    rehearse(candidate, estimator, lessons, goal)
-    refuse_weights_of_its_own(candidate.name, estimator, weighed=sampling.balanced or bool(sampling.weights))
-    search = f", {candidate.trials} trials" if candidate.trials else ""
-    return f"{type(estimator).__name__} can become a graph{search}"
+    return lambda _: lessons, goal_of(outcome, lessons.truth)
+
+
+def _verdict(candidate: Candidate, why: str, *, doubted: bool) -> str:
+    if doubted:
+        return f"not rehearsed on examples yet; on made-up numbers it {why}"
+    return why or f"can become a graph{f', {candidate.trials} trials' if candidate.trials else ''}"
 
 
 def _item(name: str, look: Callable[[], str]) -> tuple[str, bool, str]:

@@ -1,7 +1,7 @@
 """From a fitted estimator to ONNX, exactly; and what cannot become ONNX, refused before any time is spent on fitting it.
 
-The functions for each kind of part are in `parts`, those for trees in `trees`. What only a conversion itself can tell is found by a
-rehearsal: a copy is fitted on a few hundred of the training rows, converted and compared.
+The functions for each kind of part are in `parts`, those for trees in `trees`. What only a conversion itself can tell is found by
+`rehearsal`.
 """
 
 import warnings
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import ndonnx as ndx
-import numpy as np
 import onnx
 from sklearn.base import clone, is_classifier, is_clusterer, is_outlier_detector
 from sklearn.ensemble import StackingClassifier, StackingRegressor
@@ -17,17 +16,11 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from loopwright.develop import parts
-from loopwright.develop.agreement import apart, difference, load, tolerance
 from loopwright.develop.ahead import optimised
 from loopwright.develop.ensemble import older
-from loopwright.develop.fit import Lessons, Several, at_quantile, fit, last, predict
+from loopwright.develop.fit import Several, at_quantile, last
 from loopwright.develop.goal import Goal
-from loopwright.records.declarations import Candidate, Outcome
 from loopwright.records.errors import ConversionRefused, DeclarationInvalid
-from loopwright.records.graph import Array, Graph
-
-REHEARSAL = 300
-"""Rows of a rehearsal."""
 
 _LIBRARIES = ("sklearn", "lightgbm", "xgboost", "loopwright")
 
@@ -82,68 +75,6 @@ def _parts(estimator: Any) -> Iterator[tuple[str, Any]]:
             yield name, part
 
 
-def rehearse(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal) -> None:
-    """Fit a copy on a few hundred rows, convert it and compare, also where values are missing.
-
-    What cannot be fitted on so few rows is left to the real fit. Raises ConversionRefused.
-    """
-    few = lessons.at(_spread(lessons, goal))
-    try:
-        fitted, _ = fit(candidate, clone(estimator), few, goal)
-    except DeclarationInvalid:
-        return
-    try:
-        predict(fitted, few.matrix, goal)
-    except ValueError:  # so many neighbours there are not
-        return
-    holes = few.matrix.copy()
-    holes[np.random.default_rng(0).random(holes.shape) < 0.2] = np.nan
-    model = convert(candidate.name, fitted, few.matrix.shape[1], goal, exact=True)
-    graph = load(candidate.name, model.SerializeToString())
-    for matrix in (few.matrix, holes):
-        try:
-            expected = predict(fitted, matrix, goal)
-        except ValueError:  # it takes no missing values
-            continue
-        worst = float(difference(goal.answers(_run(candidate.name, graph, matrix)), expected, goal).max())
-        bound, _ = tolerance(fitted, goal)
-        if not worst <= bound:
-            raise ConversionRefused(candidate.name, apart(worst, len(matrix), bound, "rows of a rehearsal"))
-
-
-def made_up(outcome: Outcome, columns: int) -> Lessons:
-    """Lessons for a rehearsal where there is no data yet: numbers that any objective of the task takes."""
-    rng = np.random.default_rng(0)
-    matrix = rng.normal(size=(REHEARSAL, columns)).astype(np.float32)
-    part = np.digitize(matrix[:, 0] + rng.normal(size=REHEARSAL), [-0.5, 0.5])
-    targets = np.exp(rng.normal(size=(REHEARSAL, len(outcome.labels))))
-    truth: dict[str, Array] = {
-        "binary": part == 1,
-        "multiclass": np.array(["a", "b", "c"])[part],
-        "ranking": part.astype(np.float64),
-        "anomaly": np.zeros(REHEARSAL, dtype=np.bool_),
-        "regression": targets if len(outcome.labels) > 1 else targets[:, 0],
-    }
-    return Lessons(matrix, truth[outcome.task], group=np.arange(REHEARSAL) // 10)
-
-
-def _run(candidate: str, graph: Graph, matrix: Array) -> Array:
-    try:
-        return graph.run({"matrix": matrix})["raw"]
-    except Exception as error:  # the runtime raises many kinds
-        raise ConversionRefused(candidate, f"the graph fails: {type(error).__name__}: {str(error)[:300]}") from error
-
-
-def _spread(lessons: Lessons, goal: Goal) -> Array:
-    """Indices of rows from everywhere, with some of each class."""
-    count = len(lessons.matrix)
-    rows = np.unique(np.linspace(0, count - 1, min(REHEARSAL, count)).astype(np.int64))
-    if goal.output.task not in ("binary", "multiclass"):
-        return rows
-    each = [np.flatnonzero(lessons.truth == c)[:20] for c in np.unique(lessons.truth)]
-    return np.unique(np.concatenate([rows, *each]))
-
-
 def convert(candidate: str, estimator: Any, width: int, goal: Goal, *, exact: bool = False) -> onnx.ModelProto:
     """A fitted estimator over a matrix of `width` columns as ONNX: input `matrix` float32 [N, width], output `raw` [N, K] as `goal` says.
 
@@ -182,4 +113,6 @@ def _raw(estimator: Any, x: Any, goal: Goal, *, exact: bool) -> Any:
     while isinstance(estimator, Pipeline):
         estimator, x = estimator.steps[-1][1], parts.before(estimator, x)
     found = None if exact else parts.quick(estimator, x)
-    return parts.probabilities(estimator, x) if found is None else found
+    found = parts.probabilities(estimator, x) if found is None else found
+    two_named = wanted == 2 and bool(goal.output.classes)  # of two classes a part gives the second alone
+    return ndx.concat([1.0 - found, found], axis=1) if two_named else found

@@ -23,7 +23,7 @@ from sklearn.pipeline import Pipeline
 
 from loopwright.develop.goal import Answers, Goal
 from loopwright.records.declarations import Candidate
-from loopwright.records.errors import DeclarationInvalid, LoopwrightError
+from loopwright.records.errors import DeclarationInvalid, LoopwrightError, first_line
 from loopwright.records.graph import Array
 from loopwright.records.progress import Progress
 
@@ -67,7 +67,7 @@ def make(candidate: Candidate, trial: Any, seed: int) -> Any:
         estimator = candidate.estimator(trial) if candidate.takes_trial else candidate.estimator()
     except (LoopwrightError, optuna.TrialPruned):
         raise
-    except Exception as error:  # the user's code raises what it likes
+    except (Exception, SystemExit) as error:  # the user's code raises what it likes
         raise DeclarationInvalid(f"candidate {candidate.name}", [("estimator", f"{type(error).__name__}: {error}")]) from error
     if hasattr(estimator, "get_params"):
         open_seeds = {k: seed for k, v in estimator.get_params(deep=True).items() if k.endswith("random_state") and v is None}
@@ -91,13 +91,13 @@ def fit(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal) -> t
             fitted = _fit(estimator, lessons, goal)
     except LoopwrightError:
         raise
-    except Exception as error:  # libraries raise many kinds
+    except (Exception, SystemExit) as error:  # libraries raise many kinds
         hint = (
             " (fill nulls with nde.fill_null in `features`, or put a SimpleImputer in the pipeline)"
             if "NaN" in str(error)
             else ""
         )
-        why = f"cannot be fitted: {type(error).__name__}: {str(error).splitlines()[0][:300]}{hint}"
+        why = f"cannot be fitted: {type(error).__name__}: {first_line(error)}{hint}"
         raise DeclarationInvalid(f"candidate {candidate.name}", [("estimator", why)]) from error
     return fitted, list(dict.fromkeys(str(w.message).splitlines()[0] for w in warned))
 

@@ -24,11 +24,11 @@ import pyarrow as pa
 
 from loopwright.develop.leaderboard import primary_metric
 from loopwright.develop.reference import histograms
+from loopwright.develop.rehearsal import attempt, reason
 from loopwright.develop.train import Measured, Work, answers_of, difference, fit_candidate, make_package
 from loopwright.records import failpoints, metrics
 from loopwright.records.columns import segment_texts
 from loopwright.records.declarations import Candidate, Fleet
-from loopwright.records.errors import ConversionRefused, DeclarationInvalid
 from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel
 from loopwright.records.graph import Array
 from loopwright.records.metrics import Answered
@@ -150,10 +150,12 @@ class _Trainer:
             return self.skipped(segment, f"too few validation rows to judge it: {len(part.judged)}, at least {LEAST_JUDGED}")
         if missing := _missing_kinds(work, part):
             return self.skipped(segment, missing)
-        try:
-            measured = make_package(part, fit_candidate(part, self.candidate, self.winner.manifest.params))
-        except (ConversionRefused, DeclarationInvalid) as error:
-            return self.skipped(segment, error.why if isinstance(error, ConversionRefused) else str(error))
+        candidate = self.candidate
+        measured, failed = attempt(
+            candidate.name, lambda: make_package(part, fit_candidate(part, candidate, self.winner.manifest.params))
+        )
+        if measured is None:
+            return self.skipped(segment, reason(failed) if failed is not None else "")
         self._given[segment] = measured.given
         return self._compared(segment, part, measured, work.home.clock.monotonic() - start)
 

@@ -21,6 +21,10 @@ class Answers(NamedTuple):
     score: Array
     values: Array
 
+    def at(self, rows: Array) -> "Answers":
+        """Those of some rows, by their indices."""
+        return Answers(self.score[rows], self.values[rows])
+
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
     """What is predicted, and how.

@@ -94,8 +94,8 @@ def climb(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison]) -> 
     return best, steps
 
 
-def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], refused: Mapping[str, str] | None = None) -> str:
-    """The ladder in a sentence: what each rung brings over the best below it, and what it costs."""
+def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], left_out: Mapping[str, str] = {}) -> str:
+    """The ladder in a sentence: what each rung brings over the best below it, and what it costs; who was left out, and why."""
     winner, steps = climb(rows, comparisons)
     by_name = {row.candidate: row for row in rows}
     parts = []
@@ -130,7 +130,7 @@ def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], r
                 else "costs no time"
             )
             parts.append(f"{c.challenger} beats {c.incumbent} by {amount:.3f} {bounds} {name} and {cost}")
-    parts += [f"{name} was refused ({why})" for name, why in (refused or {}).items()]
+    parts += [f"{name} is left out ({why})" for name, why in left_out.items()]
     unmet = [name for name, met in winner.met.items() if not met]
     end = f"{winner.candidate} wins" + (f", short of: {', '.join(unmet)}" if unmet else "")
     return "; ".join([*parts, end])
@@ -165,5 +165,5 @@ def reweigh(board: Leaderboard, objectives: Sequence[Objective], weights: Mappin
         rows=rows,
         weights=dict(weights),
         winner=climb(rows, board.comparisons)[0].package,
-        verdict=verdict(rows, board.comparisons),
+        verdict=verdict(rows, board.comparisons, board.left_out),
     )

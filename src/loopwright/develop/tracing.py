@@ -102,7 +102,7 @@ def call(what: str, function: Callable[[Any], Any], arguments: Mapping[str, Any]
         with warnings.catch_warnings(), _Watch(function):
             warnings.simplefilter("ignore")  # the libraries' remarks on precision: features are float32 anyway
             return function(Fields(arguments))
-    except Exception as error:  # whatever the user's code raises becomes one message that names the line
+    except (Exception, SystemExit) as error:  # whatever the user's code raises becomes one message that names the line
         raise DeclarationInvalid(what, [(_place(function, error), _advice(error))]) from error
 
 
@@ -184,7 +184,7 @@ def _importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _place(function: Callable[[Any], Any], error: Exception) -> str:
+def _place(function: Callable[[Any], Any], error: BaseException) -> str:
     code = getattr(function, "__code__", None)
     own = code.co_filename if code else ""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
@@ -198,7 +198,7 @@ def _line(file: str, number: int) -> str:
     return f"line {number}" + (f" `{text[:100]}`" if text else "")
 
 
-def _advice(error: Exception) -> str:
+def _advice(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, _Outside) or (isinstance(error, AttributeError) and text.startswith("no column")):
         return text

@@ -4,9 +4,9 @@ The package holds what was fitted on the training part and judged on the validat
 afterwards, so what was measured is what serves.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,23 +16,24 @@ import pyarrow.parquet as pq
 
 from loopwright.develop.agreement import agreed, load
 from loopwright.develop.card import card
-from loopwright.develop.convert import convert, refuse_inconvertible, rehearse
+from loopwright.develop.convert import convert
 from loopwright.develop.evaluate import LATENCY_RUNS, evaluate, latency, loading, measures
 from loopwright.develop.explanation import Files, explanation
 from loopwright.develop.features import Encoding, Traced, Vocabulary, trace, trace_rule, trace_slices
-from loopwright.develop.fit import Lessons, first_trial, fit, fixed, make, search
+from loopwright.develop.fit import Lessons, fit, fixed, make, search
 from loopwright.develop.goal import Answers, Goal, alert_threshold, goal_of
 from loopwright.develop.leaderboard import climb, primary_metric, rank, verdict
 from loopwright.develop.lineage import lineage as trace_lineage
 from loopwright.develop.mlmodel import mlmodel, requirements
 from loopwright.develop.provenance import commit, environment
 from loopwright.develop.reference import golden, histograms, served_rows
-from loopwright.develop.sampling import Drawn, draw, factors, refuse_weights_of_its_own
+from loopwright.develop.rehearsal import attempt, reason, refuse_none_left, rehearsed
+from loopwright.develop.sampling import Drawn, draw, factors
 from loopwright.records import metrics
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Candidate, Column, Outcome, Release, Sampling, Scope, Slice, to_builtins
 from loopwright.records.environments import environment_files
-from loopwright.records.errors import ConversionRefused, Damaged, DeclarationInvalid, ExamplesRefused
+from loopwright.records.errors import ConversionRefused, Damaged, DeclarationInvalid, ExamplesRefused, LoopwrightError
 from loopwright.records.evaluation import Comparison, Estimate, Evaluation, Leaderboard, LeaderboardRow
 from loopwright.records.examples import Examples
 from loopwright.records.graph import Array, Graph
@@ -51,7 +52,7 @@ from loopwright.records.package import (
     Segment,
     Training,
 )
-from loopwright.records.packages import FORMAT, encode_json
+from loopwright.records.packages import FORMAT, check_files, encode_json
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.split import Split, divide, divide_again
 
@@ -80,8 +81,33 @@ class Measured(msgspec.Struct, kw_only=True):
     given: Answered
 
 
+class _Evaluated(NamedTuple):
+    """A candidate as measured, before its package is written: the card, which names the candidates left out, comes last."""
+
+    manifest: Manifest
+    evaluation: Evaluation
+    files: dict[str, bytes]
+    given: Answered
+
+
+class SplitExamples(NamedTuple):
+    """The examples of a turn as candidates see them: training and validation rows (indices), their truth, and the goal."""
+
+    training: Array
+    validation: Array
+    partition: Partition
+    known: Array
+    truth: Array
+    groups: Array | None
+    drawn: Drawn
+    goal: Goal
+
+
 class Work(msgspec.Struct, kw_only=True):
-    """What all candidates of one turn share: the rows, how they are split, and the matrices that the features make of them."""
+    """What all candidates of one turn share: the rows, how they are split, and the matrices that the features make of them.
+
+    `failed` are the candidates that are left out already, by name.
+    """
 
     home: Home
     candidates: list[Candidate]
@@ -117,6 +143,7 @@ class Work(msgspec.Struct, kw_only=True):
     wanted: list[str]
     lineage: Lineage
     progress: Progress
+    failed: dict[str, LoopwrightError] = {}
     segment: Segment | None = None
     latency_runs: int = LATENCY_RUNS
 
@@ -160,24 +187,20 @@ def prepare(
 
     `window` trains and validates on that much of the newest history only.
 
-    Raises DeclarationInvalid for code that cannot be traced, ConversionRefused for a candidate that cannot be converted (a
-    rehearsal on a few hundred rows tells), ExamplesRefused when there is too little to learn from.
+    A candidate that fails in its rehearsal is left out.
+
+    Raises DeclarationInvalid for code that cannot be traced, ExamplesRefused when there is too little to learn from; where no
+    candidate is left what the only one failed with, or CandidatesFailed.
     """
     progress = progress or Silent()
-    _check_declarations(candidates, scope, slices, release, outcome, seed)
+    _check_metrics(scope, slices, release, outcome)
     traced = trace(features, columns)
     slice_graph = trace_slices(slices, columns)
     table = _load(home, examples, window)
-    training, validation, partition = divide(table, split, seed=seed, task=outcome.task)
-    known = table.column("_label").is_valid().to_numpy()
-    truth = label_array(table.column("_label").fill_null(False) if outcome.task == "anomaly" else table.column("_label"))
-    drawn = draw(table, training, sampling or Sampling(), seed=seed)
-    for candidate in candidates:
-        refuse_weights_of_its_own(candidate.name, first_trial(candidate, seed), weighed=drawn.weight is not None)
-    goal = goal_of(outcome, truth[training])
-    goal = msgspec.structs.replace(goal, factors=factors(drawn.sampled, goal.output))
+    parts = split_examples(table, split, sampling or Sampling(), outcome, seed=seed)
+    training, goal, truth = parts.training, parts.goal, parts.truth
     heuristic = trace_rule(scope.heuristic.rule, columns, goal.output, middle(goal, truth[training]))
-    vocabulary, matrices = _matrices(traced, table, training, {c.encoding for c in candidates})
+    vocabulary, made = matrices(traced, table, training, {c.encoding for c in candidates})
     work = Work(
         home=home,
         candidates=candidates,
@@ -197,33 +220,44 @@ def prepare(
         table=table,
         outcome=outcome,
         truth=truth,
-        known=known,
-        groups=np.array(table.column(outcome.group).to_pylist(), dtype=object) if outcome.group else None,
+        known=parts.known,
+        groups=parts.groups,
         training=training,
-        validation=validation,
-        partition=partition,
-        drawn=drawn,
+        validation=parts.validation,
+        partition=parts.partition,
+        drawn=parts.drawn,
         goal=goal,
         traced=traced,
         heuristic=heuristic,
         slices=slice_graph,
         slice_values={},
         vocabulary=vocabulary,
-        matrices=matrices,
+        matrices=made,
         wanted=_wanted(scope, release),
         lineage=trace_lineage(traced, heuristic, slices, lineage),
         progress=progress,
     )
-    for candidate in candidates:
-        rehearse(candidate, first_trial(candidate, seed), _lessons(work, candidate).at(drawn.rows), goal)
+    work.failed = rehearsed(
+        candidates,
+        lambda c: _lessons(work, c).at(work.drawn.rows),
+        goal,
+        seed=seed,
+        weighed=work.drawn.weight is not None,
+    )
+    for name, error in work.failed.items():
+        progress.say(f"{name} is left out: {reason(error)}")
+    work.candidates = [c for c in candidates if c.name not in work.failed]
+    if candidates and not work.candidates:
+        refuse_none_left(work.failed)
     if slice_graph is not None:
         graph = Graph(slice_graph)
         work.slice_values = graph.run(arrow_feed(graph, columns, work.validation_table))
     progress.say(
-        f"training on {len(drawn.rows):,} examples{f' sampled of {len(training):,}' if len(drawn.rows) < len(training) else ''}, "
-        f"judging on {len(validation):,} {'younger' if partition.boundary else 'other'} ones"
-        + "".join(f"; {n:,} left out: {why}" for why, n in partition.left_out.items())
-        + (f"; {partition.extended}" if partition.extended else "")
+        f"training on {len(work.drawn.rows):,} examples"
+        f"{f' sampled of {len(training):,}' if len(work.drawn.rows) < len(training) else ''}, "
+        f"judging on {len(work.validation):,} {'younger' if work.partition.boundary else 'other'} ones"
+        + "".join(f"; {n:,} left out: {why}" for why, n in work.partition.left_out.items())
+        + (f"; {work.partition.extended}" if work.partition.extended else "")
     )
     return work
 
@@ -231,13 +265,25 @@ def prepare(
 def develop(work: Work, *, params: Mapping[str, Mapping[str, Any]] | None = None, turn: str = "") -> Leaderboard:
     """Train the heuristic and every candidate on the same rows, package each, and return the leaderboard (not yet in the ledger).
 
-    `params` fixes hyper-parameters by candidate and so skips their search. A candidate whose graph disagrees with its
-    estimator is left out and named in the verdict.
+    `params` fixes hyper-parameters by candidate and so skips their search. A candidate that fails, whatever it raises, is left
+    out and named in the verdict, the leaderboard and every card; the others go on.
 
-    Raises DeclarationInvalid for code that cannot be fitted, ConversionRefused when no candidate could be converted.
+    Raises what the only candidate failed with, or CandidatesFailed, where none is left.
     """
-    measured, refused = _train(work, work.candidates, params or {})
-    return _board(work, measured, refused, turn)
+    measured, left_out = _train(work, params or {})
+    return _board(work, measured, left_out, turn)
+
+
+def split_examples(table: pa.Table, split: Split, sampling: Sampling, outcome: Outcome, *, seed: int) -> SplitExamples:
+    """Divide examples into training and validation rows and draw those that are fitted on. Raises ExamplesRefused."""
+    training, validation, partition = divide(table, split, seed=seed, task=outcome.task)
+    known = table.column("_label").is_valid().to_numpy()
+    truth = label_array(table.column("_label").fill_null(False) if outcome.task == "anomaly" else table.column("_label"))
+    groups = np.array(table.column(outcome.group).to_pylist(), dtype=object) if outcome.group else None
+    drawn = draw(table, training, sampling, seed=seed)
+    goal = goal_of(outcome, truth[training])
+    goal = msgspec.structs.replace(goal, factors=factors(drawn.sampled, goal.output))
+    return SplitExamples(training, validation, partition, known, truth, groups, drawn, goal)
 
 
 def middle(goal: Goal, truth: Array) -> list[float]:
@@ -247,22 +293,13 @@ def middle(goal: Goal, truth: Array) -> list[float]:
     return [float(m) for m in np.median(truth.reshape(len(truth), -1), axis=0)] * max(len(goal.quantiles), 1)
 
 
-def _check_declarations(
-    candidates: Sequence[Candidate],
-    scope: Scope,
-    slices: Sequence[Slice],
-    release: Release,
-    outcome: Outcome,
-    seed: int,
-) -> None:
+def _check_metrics(scope: Scope, slices: Sequence[Slice], release: Release, outcome: Outcome) -> None:
     names = [s.name for s in slices]
     asked = [(f"objectives[{o.name!r}].metric", o.metric) for o in scope.objectives]
     asked += [(f"release.guards[{g.metric!r}].metric", g.metric) for g in release.guards]
     wrong = [(where, why) for where, name in asked if (why := metrics.problem(name, names, outcome))]
     if wrong:
         raise DeclarationInvalid("the loop", wrong)
-    for candidate in candidates:
-        refuse_inconvertible(candidate.name, first_trial(candidate, seed), goal_of(outcome, np.array([])))
 
 
 def _wanted(scope: Scope, release: Release) -> list[str]:
@@ -287,8 +324,8 @@ def _load(home: Home, examples: Examples, window: timedelta | None) -> pa.Table:
     return table
 
 
-def _matrices(
-    traced: Traced, table: pa.Table, training: Array, encodings: set[Encoding]
+def matrices(
+    traced: Traced, table: pa.Table, training: Array, encodings: Collection[Encoding]
 ) -> tuple[dict[str, Vocabulary], dict[str, Array]]:
     """The vocabulary of each string feature, learned on the training rows, and the matrix of all rows per encoding."""
     vocabulary: dict[str, Vocabulary] = {}
@@ -298,30 +335,31 @@ def _matrices(
         for name in traced.categories:
             null = raw.get(f"null.{name}")
             vocabulary[name] = traced.vocabulary(name, raw[f"value.{name}"][training], None if null is None else null[training])
-    matrices: dict[str, Array] = {}
+    made: dict[str, Array] = {}
     for encoding in sorted(encodings):
         graph = Graph(traced.matrix_graph(vocabulary, encoding), threads=2)
-        matrices[encoding] = graph.run(arrow_feed(graph, traced.columns, table), ["features"])["features"]
-    return vocabulary, matrices
+        made[encoding] = graph.run(arrow_feed(graph, traced.columns, table), ["features"])["features"]
+    return vocabulary, made
 
 
-def _train(
-    work: Work, candidates: Sequence[Candidate], params: Mapping[str, Mapping[str, Any]]
-) -> tuple[list[Measured], dict[str, str]]:
-    measured = [make_package(work, _heuristic(work))]
-    refused: dict[str, str] = {}
-    for candidate in candidates:
-        try:
-            measured.append(make_package(work, fit_candidate(work, candidate, params.get(candidate.name))))
-        except ConversionRefused as error:
-            if len(candidates) == 1:
-                raise
-            refused[candidate.name] = error.why
-            work.progress.say(str(error))
-    if len(refused) == len(candidates) and candidates:
-        name, why = next(iter(refused.items()))
-        raise ConversionRefused(name, why)
-    return measured, refused
+def _train(work: Work, params: Mapping[str, Mapping[str, Any]]) -> tuple[list[Measured], dict[str, str]]:
+    """Every package, and the candidates that are left out with their reasons."""
+    made, failed = [_evaluated(work, _heuristic(work))], dict(work.failed)
+    for candidate in work.candidates:
+
+        def fitted(candidate: Candidate = candidate) -> _Evaluated:
+            return _evaluated(work, fit_candidate(work, candidate, params.get(candidate.name)))
+
+        found, error = attempt(candidate.name, fitted)
+        if found is not None:
+            made.append(found)
+        elif error is not None:
+            failed[candidate.name] = error
+            work.progress.say(f"{candidate.name} is left out: {reason(error)}")
+    if failed and len(made) == 1:
+        refuse_none_left(failed)
+    left_out = {name: reason(error) for name, error in failed.items()}
+    return [_packaged(work, each, left_out) for each in made], left_out
 
 
 def _heuristic(work: Work) -> _Fitted:
@@ -413,6 +451,11 @@ def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | 
 
 def make_package(work: Work, fitted: _Fitted) -> Measured:
     """Score the validation rows with the graph, measure, write the package."""
+    return _packaged(work, _evaluated(work, fitted), {})
+
+
+def _evaluated(work: Work, fitted: _Fitted) -> _Evaluated:
+    """Score the validation rows with the graph and measure. Raises ConversionRefused where it gives no numbers, PackageRefused."""
     table, output = work.validation_table, work.goal.output
     graph, judged = Graph(fitted.graph), work.known[work.validation]
     score, values = answers_of(graph, work.columns, table)
@@ -451,26 +494,33 @@ def make_package(work: Work, fitted: _Fitted) -> Measured:
         "reference.json": encode_json(reference),
         "MLmodel": mlmodel(work.columns, graph.columns, output, manifest.environment["python"], manifest.created_at),
         **environment_files(manifest.environment["python"], requirements(manifest.environment["loopwright"])),
-        "card.md": card(manifest, work.scope, evaluation, measures(evaluation)).encode(),
     }
-    package = work.home.packages.write(manifest, files)
+    check_files(files)
     primary = primary_metric(work.scope.objectives, output.task)
     shown = evaluation.metrics[primary]
     work.progress.say(
         f"{fitted.name}: {primary.replace('_', ' ')} {shown.value:.3f} [{shown.low:.3f}, {shown.high:.3f}], "
         f"{evaluation.latency_p50_us:.0f} µs a row, fitted in {fitted.seconds:.1f} s"
     )
+    return _Evaluated(manifest, evaluation, files, whole.at(judged))
+
+
+def _packaged(work: Work, made: _Evaluated, left_out: Mapping[str, str]) -> Measured:
+    """Write the package, with a card that names the candidates left out."""
+    manifest, evaluation = made.manifest, made.evaluation
+    text = card(manifest, work.scope, evaluation, measures(evaluation), left_out)
+    package = work.home.packages.write(manifest, {**made.files, "card.md": text.encode()})
     row = LeaderboardRow(
         rank=0,
-        candidate=fitted.name,
-        phase=fitted.phase,
+        candidate=manifest.candidate,
+        phase=manifest.phase,
         package=package.digest,
         measures=measures(evaluation),
         intervals=evaluation.metrics,
         met={},
         score=0.0,
     )
-    return Measured(row=row, given=whole.at(judged))
+    return Measured(row=row, given=made.given)
 
 
 def answers_of(graph: Graph, columns: Mapping[str, Column], table: pa.Table) -> tuple[Array, Array | None]:
@@ -552,7 +602,7 @@ def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
     )
 
 
-def _board(work: Work, measured: Sequence[Measured], refused: Mapping[str, str], turn: str) -> Leaderboard:
+def _board(work: Work, measured: Sequence[Measured], left_out: Mapping[str, str], turn: str) -> Leaderboard:
     objectives = work.scope.objectives
     weights = {o.name: o.weight for o in objectives}
     rows = rank([m.row for m in measured], objectives, weights)
@@ -564,7 +614,8 @@ def _board(work: Work, measured: Sequence[Measured], refused: Mapping[str, str],
         rows=rows,
         comparisons=comparisons,
         weights=weights,
-        verdict=verdict(rows, comparisons, refused),
+        verdict=verdict(rows, comparisons, left_out),
+        left_out=dict(left_out),
         winner=climb(rows, comparisons)[0].package,
     )
 

@@ -21,6 +21,7 @@ LoopwrightError
 │   ├── IngestRefused
 │   ├── ExamplesRefused
 │   ├── ConversionRefused       estimator and graph disagree, or a part has no converter
+│   ├── CandidatesFailed        not one candidate of a turn could be fitted and converted
 │   ├── PackageRefused          damaged, hostile or inconsistent package
 │   ├── ExportRefused           a package that has no form for another server
 │   ├── GateFailed
@@ -37,7 +38,7 @@ LoopwrightError
 └── Damaged                     bytes at rest are not what was written
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -211,6 +212,14 @@ class ConversionRefused(Refused):
     def __init__(self, candidate: str, why: str) -> None:
         self.candidate, self.why = candidate, why
         super().__init__(f"candidate {candidate!r} cannot become one graph: {why}")
+
+
+class CandidatesFailed(Refused):
+    """Not one candidate of a turn could be fitted and converted; each is named with its reason."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        self.reasons = [f"{name}: {why}" for name, why in reasons.items()]
+        super().__init__("no candidate is left:\n" + "\n".join(f"  {line}" for line in self.reasons))
 
 
 class PackageRefused(Refused):

@@ -148,7 +148,10 @@ class FleetBoard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Leaderboard(Record, frozen=True, kw_only=True):
-    """All candidates of one turn, measured on the same validation rows; with a fleet also the winner's models by segment."""
+    """All candidates of one turn, measured on the same validation rows; with a fleet also the winner's models by segment.
+
+    `left_out` maps each candidate that could not be fitted or converted to the reason.
+    """
 
     kind: ClassVar[str] = "leaderboard"
     turn: str
@@ -160,3 +163,4 @@ class Leaderboard(Record, frozen=True, kw_only=True):
     verdict: str
     winner: str
     fleet: FleetBoard | None = None
+    left_out: dict[str, str] = {}

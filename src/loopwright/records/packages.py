@@ -102,6 +102,21 @@ class Package:
             raise PackageRefused(self.digest, f"{name} cannot be read: {error}") from error
 
 
+def check_files(files: Mapping[str, bytes]) -> None:
+    """Refuse files that no package may have: an unknown name, too many bytes, an unsafe graph. Raises PackageRefused."""
+    from loopwright.records.graph_check import check_graph
+
+    for name, data in files.items():
+        if name not in FILES:
+            raise PackageRefused("(new)", f"a package has no file {name!r}")
+        if len(data) > FILE_BYTES:
+            raise PackageRefused("(new)", f"{name} has {len(data)} bytes, more than {FILE_BYTES}")
+        if name.endswith(".onnx"):
+            check_graph(data, name=name)
+    if sum(map(len, files.values())) > PACKAGE_BYTES:
+        raise PackageRefused("(new)", f"more than {PACKAGE_BYTES} bytes")
+
+
 class Packages:
     """The packages in one folder. Several processes may read and write at once."""
 
@@ -114,19 +129,9 @@ class Packages:
 
         Raises PackageRefused when a file is missing, unknown, too large, or a graph is unsafe.
         """
-        from loopwright.records.graph_check import check_graph
-
-        for name, data in files.items():
-            if name not in FILES:
-                raise PackageRefused("(new)", f"a package has no file {name!r}")
-            if len(data) > FILE_BYTES:
-                raise PackageRefused("(new)", f"{name} has {len(data)} bytes, more than {FILE_BYTES}")
-            if name.endswith(".onnx"):
-                check_graph(data, name=name)
+        check_files(files)
         if missing := [name for name in REQUIRED if name not in files]:
             raise PackageRefused("(new)", f"without {', '.join(missing)}")
-        if sum(map(len, files.values())) > PACKAGE_BYTES:
-            raise PackageRefused("(new)", f"more than {PACKAGE_BYTES} bytes")
         infos = {name: FileInfo(sha256=digest(data), size=len(data)) for name, data in sorted(files.items())}
         manifest = msgspec.structs.replace(manifest, format=FORMAT, files=infos)
         text = encode_json(manifest)

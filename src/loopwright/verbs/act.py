@@ -205,6 +205,7 @@ def run(
         winner=board.record.winner if board else "",
         released=bool(deployed and deployed.output.get("released")),
         reasons=list(deployed.output.get("reasons", [])) if deployed else [],
+        left_out=board.record.left_out if board else {},
     )
 
 

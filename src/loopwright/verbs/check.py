@@ -66,6 +66,7 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
         rows = home.lake.count(table.name) if home.lake.exists(table.name) else 0
         detail = f"{rows:,} rows" if rows else f"empty: `loopwright ingest {table.name} FILE --loop {loop}`"
         items.append(CheckItem(name=f"table {table.name}", ok=True, detail=detail))
+    seen = _rows(home, declared)
     found = check_graphs(
         columns=declared.columns,
         features=declared.features,
@@ -74,16 +75,18 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
         slices=declared.slices,
         candidates=declared.candidates,
         objectives=declared.scope.objectives,
+        split=declared.split,
         sampling=declared.sampling,
+        seed=declared.seed,
+        examples=seen.examples,
     )
-    items += [CheckItem(name=n, ok=ok, detail=d) for n, ok, d in found.items]
+    items += [CheckItem(name=n, ok=ok, detail=d, warning=n in found.doubtful) for n, ok, d in found.items]
     items.append(_watched(declared))
     if declared.fleet is not None:
         items.append(_segments(home, declared.requests, declared.fleet))
     sample: list[SampleRow] = []
     if found.features:
         traced = trace(declared.features, declared.columns)
-        seen = _rows(home, declared)
         if seen.refused:
             items.append(CheckItem(name="examples", ok=not seen.is_wrong, detail=seen.refused, warning=not seen.is_wrong))
         elif seen.examples is not None:

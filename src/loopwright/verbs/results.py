@@ -340,7 +340,10 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TurnReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn, step by step, with the leaderboard it made and the release that followed."""
+    """One turn, step by step, with the leaderboard it made and the release that followed.
+
+    `left_out` maps each candidate that could not be fitted or converted to the reason.
+    """
 
     loop: str
     turn: str
@@ -350,6 +353,7 @@ class TurnReport(msgspec.Struct, frozen=True, kw_only=True):
     winner: str
     released: bool
     reasons: list[str]
+    left_out: dict[str, str] = {}
 
 
 class Tended(msgspec.Struct, frozen=True, kw_only=True):

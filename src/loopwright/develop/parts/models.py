@@ -6,12 +6,24 @@ from typing import Any
 import ndonnx as ndx
 import numpy as np
 import spox
-from sklearn import covariance, discriminant_analysis, dummy, ensemble, linear_model, neural_network, svm
+from sklearn import covariance, discriminant_analysis, dummy, ensemble, linear_model, naive_bayes, neural_network, svm
 
 from loopwright.develop import trees
 from loopwright.develop.ensemble import ensemble as ensembled
 from loopwright.develop.network import TorchClassifier, TorchRegressor
-from loopwright.develop.parts.arithmetic import column, constant, same, shares, sigmoid, single, softmax, times, wide
+from loopwright.develop.parts.arithmetic import (
+    beside,
+    column,
+    constant,
+    same,
+    shares,
+    sigmoid,
+    single,
+    softmax,
+    taken,
+    times,
+    wide,
+)
 from loopwright.develop.parts.dispatch import decision, predict, probabilities
 from loopwright.develop.parts.linear import GENERALISED, LINEAR_CLASSIFIERS, LINEAR_REGRESSORS, logarithmic
 from loopwright.records.internals import internal
@@ -51,6 +63,23 @@ def _(part: linear_model.SGDClassifier, x: Any) -> Any:
     found = _linear(part, x)
     odds = sigmoid(found) if part.loss == "log_loss" else (ndx.clip(found, -1.0, 1.0) + 1.0) / 2.0
     return odds if len(part.classes_) == 2 else shares(odds, len(part.classes_))
+
+
+@probabilities.register(naive_bayes.CategoricalNB)
+def _(part: naive_bayes.CategoricalNB, x: Any) -> Any:
+    """A code that training did not have says nothing about the class; scikit-learn's own raises there."""
+    counts = np.array([table.shape[1] for table in part.feature_log_prob_])
+    code = ndx.trunc(wide(x))
+    known = (code >= 0.0) & (code < constant(counts)[None, :])
+    place = ndx.astype(ndx.where(known, code, 0.0), ndx.int64) + ndx.asarray((np.cumsum(counts) - counts)[None, :])
+    of_class = [
+        ndx.sum(
+            ndx.where(known, taken(np.concatenate([t[i] for t in part.feature_log_prob_]), place), 0.0), axis=1, keepdims=True
+        )
+        for i in range(len(part.classes_))
+    ]
+    odds = softmax(beside(of_class) + constant(part.class_log_prior_)[None, :])
+    return column(odds, 1) if len(part.classes_) == 2 else odds
 
 
 def _network(part: Any, x: Any) -> Any:

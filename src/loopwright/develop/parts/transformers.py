@@ -4,7 +4,7 @@ from typing import Any
 
 import ndonnx as ndx
 import numpy as np
-from sklearn import decomposition, discriminant_analysis, impute, preprocessing
+from sklearn import decomposition, discriminant_analysis, feature_extraction, impute, preprocessing
 
 from loopwright.develop.parts.arithmetic import beside, column, columns, constant, interpolated, rows, same, times, wide
 from loopwright.develop.parts.dispatch import transform
@@ -103,6 +103,29 @@ def _(part: preprocessing.PolynomialFeatures, x: Any) -> Any:
     return product
 
 
+def _scaled_rows(x: Any, norm: str, smallest: float) -> Any:
+    """Each row divided by its norm; a row whose norm is below `smallest` stays as it is."""
+    if norm == "l2":
+        size = ndx.sqrt(ndx.sum(x * x, axis=1, keepdims=True))
+    else:
+        size = (ndx.sum if norm == "l1" else ndx.max)(ndx.abs(x), axis=1, keepdims=True)
+    return x / ndx.where(size < smallest, 1.0, size)
+
+
+@transform.register(preprocessing.Normalizer)
+def _(part: preprocessing.Normalizer, x: Any) -> Any:
+    return _scaled_rows(wide(x), part.norm, 10 * np.finfo(np.float64).eps)
+
+
+@transform.register(feature_extraction.text.TfidfTransformer)
+def _(part: feature_extraction.text.TfidfTransformer, x: Any) -> Any:
+    x = wide(x)
+    if part.sublinear_tf:
+        x = ndx.where(x == 0, 0.0, ndx.log(ndx.where(x == 0, 1.0, x)) + 1.0)
+    x = x * constant(part.idf_)[None, :] if part.use_idf else x
+    return x if part.norm is None else _scaled_rows(x, part.norm, np.finfo(np.float64).smallest_subnormal)
+
+
 @transform.register(preprocessing.Binarizer)
 def _(part: preprocessing.Binarizer, x: Any) -> Any:
     return ndx.astype(wide(x) > float(part.threshold), ndx.float64)
@@ -111,10 +134,10 @@ def _(part: preprocessing.Binarizer, x: Any) -> Any:
 @transform.register(preprocessing.KBinsDiscretizer)
 def _(part: preprocessing.KBinsDiscretizer, x: Any) -> Any:
     within = [np.asarray(edges)[1:-1] for edges in part.bin_edges_]
-    padded = np.full((len(within), max(1, *(len(w) for w in within))), np.nan)
+    padded = np.full((len(within), max(1, *(len(w) for w in within))), np.inf)  # no weight may be NaN, see graph_check
     for row, edges in zip(padded, within, strict=True):
         row[: len(edges)] = edges
-    above = ndx.expand_dims(wide(x), axis=2) >= ndx.asarray(padded[None])
+    above = ndx.expand_dims(ndx.clip(wide(x), max=np.finfo(np.float64).max), axis=2) >= ndx.asarray(padded[None])
     bins = ndx.astype(ndx.sum(ndx.astype(above, ndx.int64), axis=2), ndx.float64)
     if "onehot" not in part.encode:
         return bins

@@ -1,0 +1,155 @@
+"""The rehearsal of a candidate: a copy is fitted on a few hundred training rows, converted, and compared row by row.
+
+`check` and `run` judge candidates by it, so what passes the one passes the other. A candidate that fails is left out and named; the
+others go on.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from sklearn.base import clone
+
+from loopwright.develop.agreement import accepted, answers, apart, difference, load, tolerance
+from loopwright.develop.convert import convert, refuse_inconvertible
+from loopwright.develop.fit import Lessons, first_trial, fit, predict
+from loopwright.develop.goal import Goal
+from loopwright.develop.sampling import refuse_weights_of_its_own
+from loopwright.records.declarations import Candidate, Outcome
+from loopwright.records.errors import (
+    CandidatesFailed,
+    ConversionRefused,
+    Damaged,
+    DeclarationInvalid,
+    LoopwrightError,
+    Unavailable,
+)
+from loopwright.records.graph import Array
+
+REHEARSAL = 300
+"""Rows of a rehearsal."""
+
+T = TypeVar("T")
+
+
+class CannotFit(DeclarationInvalid):
+    """A candidate that cannot be fitted on the rows of a rehearsal, or cannot predict them."""
+
+
+def rehearsed(
+    candidates: Sequence[Candidate], lessons: Callable[[Candidate], Lessons], goal: Goal, *, seed: int, weighed: bool
+) -> dict[str, LoopwrightError]:
+    """The candidates that cannot go on, by name, each with its error. `weighed` says that labels are weighed in fitting."""
+
+    def judge(candidate: Candidate) -> None:
+        estimator = first_trial(candidate, seed)
+        refuse_weights_of_its_own(candidate.name, estimator, weighed=weighed)
+        refuse_inconvertible(candidate.name, estimator, goal)
+        rehearse(candidate, estimator, lessons(candidate), goal)
+
+    tried = {c.name: attempt(c.name, partial(judge, c))[1] for c in candidates}
+    return {name: error for name, error in tried.items() if error is not None}
+
+
+def attempt(candidate: str, call: Callable[[], T]) -> tuple[T | None, LoopwrightError | None]:
+    """What `call` returns, or the error that leaves a candidate out, whatever its code or a library raises.
+
+    A fault of the installation (disk, ledger, damaged bytes) is no fault of the candidate and passes through.
+    """
+    try:
+        return call(), None
+    except (Unavailable, Damaged, OSError):
+        raise
+    except LoopwrightError as error:
+        return None, error
+    except Exception as error:  # noqa: BLE001  # libraries raise many kinds
+        return None, ConversionRefused(candidate, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
+
+
+def reason(error: LoopwrightError) -> str:
+    """Why a candidate is left out, in one line."""
+    if isinstance(error, ConversionRefused):
+        return error.why
+    if isinstance(error, DeclarationInvalid):
+        return "; ".join(p.reason for p in error.problems)
+    return " ".join(str(error).split())
+
+
+def refuse_none_left(failed: dict[str, LoopwrightError]) -> None:
+    """Raise what the only candidate failed with, or CandidatesFailed naming all of them."""
+    if len(failed) == 1:
+        raise next(iter(failed.values()))
+    raise CandidatesFailed({name: reason(error) for name, error in failed.items()})
+
+
+def rehearse(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal) -> None:
+    """Fit a copy on a few hundred rows (on all rows where so few are not enough), convert it and compare.
+
+    Compared are these rows, and copies of them with missing values, zeros, and numbers that training did not have. Raises
+    DeclarationInvalid when it cannot be fitted, ConversionRefused when the graph cannot be built, fails or disagrees.
+    """
+    few = lessons.at(_spread(lessons, goal))
+    fitted = _fitted(candidate, estimator, lessons, few, goal)
+    model = convert(candidate.name, fitted, few.matrix.shape[1], goal, exact=True)
+    graph = load(candidate.name, model.SerializeToString())
+    bound, _ = tolerance(fitted, goal)
+    for matrix in _matrices(few.matrix):
+        found = goal.answers(answers(candidate.name, graph, {"matrix": matrix})["raw"])
+        for rows, expected in accepted(fitted, matrix, np.arange(len(matrix)), goal):
+            worst = float(difference(found.at(rows), expected, goal).max(initial=0.0))
+            if not worst <= bound:
+                raise ConversionRefused(candidate.name, apart(worst, len(rows), bound, "rows of a rehearsal"))
+
+
+def _fitted(candidate: Candidate, estimator: Any, lessons: Lessons, few: Lessons, goal: Goal) -> Any:
+    """A copy fitted on few rows, or on all where it needs more of them (so many neighbours)."""
+    failed: Exception | None = None
+    for part in (few, lessons)[: 1 + (len(few.matrix) < len(lessons.matrix))]:
+        try:
+            fitted, _ = fit(candidate, clone(estimator), part, goal)
+            predict(fitted, few.matrix, goal)
+        except (DeclarationInvalid, ValueError) as error:
+            failed = error
+        else:
+            return fitted
+    why = reason(failed) if isinstance(failed, DeclarationInvalid) else f"cannot predict: {failed}"
+    raise CannotFit(f"candidate {candidate.name}", [("estimator", why)]) from failed
+
+
+def _matrices(matrix: Array) -> Iterator[Array]:
+    """The rows of a rehearsal, and what serving may meet instead of them."""
+    rng = np.random.default_rng(0)
+    yield matrix
+    for strange in (np.nan, 0.0, 1.0):
+        changed = matrix.copy()
+        hit = rng.random(matrix.shape) < (1.1 if strange == 0.0 else 0.2)
+        changed[hit] = changed[hit] + strange if strange == 1.0 else strange
+        yield changed
+
+
+def made_up(outcome: Outcome, columns: int) -> Lessons:
+    """Lessons for a rehearsal where there is no data yet: numbers that any objective of the task takes."""
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(REHEARSAL, columns)).astype(np.float32)
+    part = np.digitize(matrix[:, 0] + rng.normal(size=REHEARSAL), [-0.5, 0.5])
+    targets = np.exp(rng.normal(size=(REHEARSAL, len(outcome.labels))))
+    truth: dict[str, Array] = {
+        "binary": part == 1,
+        "multiclass": np.array(["a", "b", "c"])[part],
+        "ranking": part.astype(np.float64),
+        "anomaly": np.zeros(REHEARSAL, dtype=np.bool_),
+        "regression": targets if len(outcome.labels) > 1 else targets[:, 0],
+    }
+    return Lessons(matrix, truth[outcome.task], group=np.arange(REHEARSAL) // 10)
+
+
+def _spread(lessons: Lessons, goal: Goal) -> Array:
+    """Indices of rows from everywhere, with some of each class, and of each column the least, the largest and a missing value."""
+    matrix, count = lessons.matrix, len(lessons.matrix)
+    rows = np.unique(np.linspace(0, count - 1, min(REHEARSAL, count)).astype(np.int64))
+    missing = ~np.isfinite(matrix)
+    ends = [missing.argmax(axis=0), *(f(np.where(missing, 0.0, matrix), axis=0) for f in (np.argmin, np.argmax))]
+    if goal.output.task in ("binary", "multiclass"):
+        ends += [np.flatnonzero(lessons.truth == c)[:20] for c in np.unique(lessons.truth)]
+    return np.unique(np.concatenate([rows, *ends]))
