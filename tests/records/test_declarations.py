@@ -92,7 +92,7 @@ def test_every_wrong_field_is_named_at_once() -> None:
         return Table("Weather!", columns, ["origin", "gate"], "at", known_time="seen", known_after="soon")
 
     assert fields(wrong) == [
-        "name", "known_after", "key", "known_time", "columns.at", "columns.1st", "columns._x", "key.origin",
+        "known_after", "name", "key", "known_time", "columns.at", "columns.1st", "columns._x", "key.origin",
     ]  # fmt: skip
 
 

@@ -4,58 +4,40 @@ Code (features, heuristic, slices, estimators) is given as functions. In JSON a 
 is for reading only: what runs later is the ONNX graph in the package, never the user's code.
 """
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from datetime import timedelta
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
 from loopwright.records.errors import DeclarationInvalid
+from loopwright.records.field_rules import duration as duration  # part of what declarations offer
+from loopwright.records.field_rules import range_problems, type_problems
 from loopwright.records.ids import NAME, digest
 
 ColumnType = Literal["float", "integer", "boolean", "string", "timestamp", "array"]
 Task = Literal["binary", "multiclass", "regression", "ranking", "anomaly"]
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
-_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-
-
-def duration(text: str) -> timedelta:
-    """Read `90s`, `15m`, `3h`, `7d`, `2w`, `250ms` or a sum such as `1d 12h`; ValueError otherwise."""
-    parts = _DURATION.findall(text)
-    if not parts or _DURATION.sub("", text).strip():
-        raise ValueError(f"{text!r} is not a duration: write 90s, 15m, 3h, 7d or 2w")
-    try:
-        return timedelta(seconds=sum(float(n) * _UNIT[u] for n, u in parts))
-    except OverflowError:
-        raise ValueError(f"{text!r} is too long a duration") from None
 
 
 class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of everything a user declares. `problems` says what is wrong; the constructor raises them all at once."""
 
     def problems(self) -> list[tuple[str, str]]:
-        """Pairs of field and reason; empty when all is well."""
+        """Pairs of field and reason, beyond types and ranges (`field_rules`); empty when all is well."""
         return []
 
     def __post_init__(self) -> None:
-        """Refuse what `problems` names."""
-        if found := self.problems():
+        """Refuse values of another type, out of range, and what `problems` names."""
+        found = type_problems(self)
+        if not found:  # else a range or a problem could not be looked at
+            found = range_problems(self)
+            ranged = {field for field, _ in found}
+            found += [problem for problem in self.problems() if problem[0] not in ranged]
+        if found:
             raise DeclarationInvalid(type(self).__name__, found)
-
-    def _durations(self, *fields: str) -> list[tuple[str, str]]:
-        found = []
-        for field in fields:
-            text = getattr(self, field)
-            try:
-                if text is not None:
-                    duration(text)
-            except ValueError as error:
-                found.append((field, str(error)))
-        return found
 
 
 def _column_name_problems(field: str, names: Iterable[str]) -> list[tuple[str, str]]:
@@ -104,8 +86,6 @@ class Objective(Declaration, frozen=True):
         found = []
         if (self.at_least is None) == (self.at_most is None):
             found.append(("at_least/at_most", "give exactly one of the two"))
-        if not self.weight >= 0:
-            found.append(("weight", f"{self.weight} is negative"))
         return found
 
     def met(self, value: float) -> bool:
@@ -298,7 +278,7 @@ class Column(Declaration, frozen=True):
             found.append(("zone", f"{self.zone[:80]!r} is no zone: write an IANA name such as Europe/Paris, or UTC"))
         if (self.type == "array") != (self.shape is not None):
             found.append(("shape", "an array has a shape such as [28, 28], and nothing else has one"))
-        elif self.shape is not None and not (self.shape and all(n > 0 for n in self.shape)):
+        elif self.shape is not None and not self.shape:
             found.append(("shape", f"{self.shape} is no shape: write the length of each dimension, all at least 1"))
         return found + self._source_problems()
 
@@ -362,7 +342,7 @@ class Table(Declaration, frozen=True):
 
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
-        found = _name_problem("name", self.name) + self._durations("known_after")
+        found = _name_problem("name", self.name)
         for field, names in (
             ("key", self.key),
             ("event_time", [self.event_time]),
@@ -413,8 +393,7 @@ class Context(Declaration, frozen=True):
 
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
-        found = self._durations("max_age", "lag")
-        found += [
+        found = [
             ("columns", f"no column {c!r} in table {self.table.name!r}")
             for c in self.wanted.values()
             if c not in self.table.columns
@@ -464,7 +443,7 @@ class Aggregate(Declaration, frozen=True, kw_only=True):
 
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
-        found = self._durations("window", "lag") + _column_name_problems("name", [self.name])
+        found = _column_name_problems("name", [self.name])
         if bool(self.of.strip()) == (self.function == "count"):
             found.append(("of", "count counts rows and takes none; every other function needs an SQL expression"))
         if not self.by:
@@ -512,7 +491,7 @@ class Outcome(Declaration, frozen=True):
 
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
-        found = self._durations("wait")
+        found = []
         if not self.labels or not all(expression.strip() for expression in self.labels.values()):
             found.append(("label", "an SQL expression such as 'arr_delay > 15'"))
         if isinstance(self.label, dict) and self.task != "regression":
@@ -521,14 +500,12 @@ class Outcome(Declaration, frozen=True):
             found.append(("quantiles", f"only regression predicts quantiles, not {self.task}"))
         if self.quantiles and isinstance(self.label, dict):
             found.append(("quantiles", "of one target only"))
-        if sorted(set(self.quantiles)) != self.quantiles or not all(0 < q < 1 for q in self.quantiles):
+        if sorted(set(self.quantiles)) != list(self.quantiles):
             found.append(("quantiles", f"{self.quantiles}: between 0 and 1, ascending, none twice"))
         if (self.group is not None) != (self.task == "ranking"):
             found.append(
                 ("group", "ranking needs the request column whose equal values are ranked together; nothing else does")
             )
-        if not 0 < self.alert_share < 1:
-            found.append(("alert_share", f"{self.alert_share} is not between 0 and 1"))
         return found
 
 
@@ -575,10 +552,6 @@ class TimeSplit(Declaration, frozen=True, tag_field="by", tag="time"):
     embargo: str = "0s"
     late_outcomes: Literal["leave out", "train"] = "leave out"
 
-    def problems(self) -> list[tuple[str, str]]:
-        """See Declaration."""
-        return self._durations("validation", "embargo")
-
 
 class GroupSplit(Declaration, frozen=True, tag_field="by", tag="group"):
     """Whole groups (equal values of a request column, such as a patient) validate or train, never both.
@@ -596,10 +569,6 @@ class GroupSplit(Declaration, frozen=True, tag_field="by", tag="group"):
     column: str
     validation: float = 0.2
 
-    def problems(self) -> list[tuple[str, str]]:
-        """See Declaration."""
-        return _share_problem("validation", self.validation)
-
 
 class StratifiedSplit(Declaration, frozen=True, tag_field="by", tag="stratum"):
     """A random share of every stratum validates: a stratum is a value of the label and, where declared, of a request column.
@@ -614,10 +583,6 @@ class StratifiedSplit(Declaration, frozen=True, tag_field="by", tag="stratum"):
 
     column: str | None = None
     validation: float = 0.2
-
-    def problems(self) -> list[tuple[str, str]]:
-        """See Declaration."""
-        return _share_problem("validation", self.validation)
 
 
 class Sampling(Declaration, frozen=True, kw_only=True):
@@ -638,15 +603,7 @@ class Sampling(Declaration, frozen=True, kw_only=True):
 
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
-        found = [p for label, share in self.keep.items() for p in _share_problem(f"keep.{label}", share, most=1.0)]
-        found += [(f"weights.{label}", f"{w} is not above 0") for label, w in self.weights.items() if not w > 0]
-        if self.balanced and self.weights:
-            found.append(("balanced", "either balanced or weights of your own"))
-        return found
-
-
-def _share_problem(field: str, share: float, most: float = 0.9) -> list[tuple[str, str]]:
-    return [] if 0 < share <= most else [(field, f"{share} is not above 0 and at most {most}")]
+        return [("balanced", "either balanced or weights of your own")] if self.balanced and self.weights else []
 
 
 class Fleet(Declaration, frozen=True, kw_only=True):
@@ -667,10 +624,6 @@ class Fleet(Declaration, frozen=True, kw_only=True):
     by: str
     minimum_rows: int = 1000
     most: int = 1000
-
-    def problems(self) -> list[tuple[str, str]]:
-        """See Declaration."""
-        return [(f, f"{n} is less than 1") for f, n in (("minimum_rows", self.minimum_rows), ("most", self.most)) if n < 1]
 
 
 class Candidate(Declaration, frozen=True):
@@ -708,7 +661,10 @@ class Candidate(Declaration, frozen=True):
         """Whether `estimator` wants an Optuna trial."""
         if isinstance(self.estimator, type):
             return False
-        parameters = inspect.signature(self.estimator).parameters.values()
+        try:
+            parameters = inspect.signature(self.estimator).parameters.values()
+        except ValueError:  # of a function without a signature, written in C
+            return False
         return any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
 
 
@@ -754,11 +710,6 @@ class Release(Declaration, frozen=True, kw_only=True):
     on_unloggable: Literal["serve", "refuse"] = "serve"
     deadline_ms: int = 1000
 
-    def problems(self) -> list[tuple[str, str]]:
-        """See Declaration."""
-        lawful = type(self.deadline_ms) is int and 1 <= self.deadline_ms <= 600_000
-        return [] if lawful else [("deadline_ms", "must be milliseconds, 1 to 600000")]
-
 
 class Monitor(Declaration, frozen=True, kw_only=True):
     """What is watched. Thresholds are effect sizes, not significance levels.
@@ -777,10 +728,6 @@ class Monitor(Declaration, frozen=True, kw_only=True):
     psi: float = 0.25
     jensen_shannon: float = 0.1
     minimum_rows: int = 500
-
-    def problems(self) -> list[tuple[str, str]]:
-        """See Declaration."""
-        return self._durations("every")
 
 
 class Retrain(Declaration, frozen=True, kw_only=True):
@@ -807,10 +754,6 @@ class Retrain(Declaration, frozen=True, kw_only=True):
     cooldown: str = "7d"
     window: str | None = None
 
-    def problems(self) -> list[tuple[str, str]]:
-        """See Declaration."""
-        return self._durations("every", "cooldown", "window")
-
 
 def _code_problem(field: str, code: Any) -> list[tuple[str, str]]:
     return [] if callable(code) or isinstance(code, str) else [(field, f"must be a function, not {type(code).__name__}")]
@@ -820,10 +763,19 @@ def source_of(code: Callable[..., Any] | str) -> str:
     """The source text of a declared function (its qualified name where the source cannot be read)."""
     if isinstance(code, str):
         return code
+    if isinstance(code, functools.partial):
+        bound = [*map(_written, code.args), *(f"{name}={_written(value)}" for name, value in sorted(code.keywords.items()))]
+        return f"partial({', '.join([source_of(code.func), *bound])})"
     try:
         return inspect.getsource(code).strip()
     except (OSError, TypeError):
-        return f"{code.__module__}.{code.__qualname__}"
+        named = code if hasattr(code, "__qualname__") else type(code)
+        return f"{named.__module__}.{named.__qualname__}"
+
+
+def _written(value: Any) -> str:
+    """An argument as text that is the same in every process."""
+    return source_of(value) if callable(value) else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def to_json(value: Any) -> bytes:

@@ -1,0 +1,205 @@
+"""Every field of every declaration, with every value that it must not hold: refused where it is declared, by name."""
+
+import functools
+import math
+import sys
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from loopwright.loop import Loop
+from loopwright.records import declarations
+from loopwright.records.declarations import (
+    Aggregate,
+    Budget,
+    Candidate,
+    Column,
+    Context,
+    Declaration,
+    Fleet,
+    GroupSplit,
+    Guard,
+    Heuristic,
+    Monitor,
+    Objective,
+    Outcome,
+    Release,
+    Retrain,
+    Sampling,
+    Scope,
+    Slice,
+    StratifiedSplit,
+    Table,
+    TimeSplit,
+    Value,
+    declaration_digest,
+    to_builtins,
+)
+from loopwright.records.errors import DeclarationInvalid
+from loopwright.records.field_rules import RULES, Duration, Number
+
+TABLE = Table("orders", {"k": Column("string"), "at": Column("timestamp")}, ["k"], "at")
+SCOPE = Scope(problem="p", objectives=[Objective("o", "me", "recall", at_least=0.5)], heuristic=Heuristic(lambda f: f.k == "a"))
+WELL: list[Declaration] = [
+    SCOPE.objectives[0],
+    Objective("o", "me", "brier", at_most=0.5),
+    Budget(train_minutes=1.0, usd_per_month=1.0),
+    Value(),
+    SCOPE.heuristic,
+    SCOPE,
+    Column("float", minimum=0.0, maximum=1.0),
+    Column("array", shape=[2]),
+    TABLE,
+    Context(TABLE, {"k": "k"}, [], max_age="1d"),
+    Aggregate(name="n", table=TABLE, by={"k": "k"}, function="count", window="1d"),
+    Outcome(TABLE, "k", task="regression", quantiles=[0.5]),
+    Slice("s", lambda f: f.k),
+    TimeSplit(),
+    GroupSplit("k"),
+    StratifiedSplit(),
+    Sampling(keep={"true": 0.5}),
+    Sampling(weights={"true": 2.0}),
+    Fleet(by="k"),
+    Candidate("c", LogisticRegression),
+    Guard("recall", tolerance=0.1),
+    Release(),
+    Monitor(),
+    Retrain(every="1d", drift=2, decay=0.1, window="1d"),
+    Loop(name="l", scope=SCOPE, requests=TABLE, outcome=Outcome(TABLE, "k"), features=lambda f: {}, candidates=[Candidate("c", LogisticRegression)]),
+]  # fmt: skip
+"""Each declaration, so that every field holds something in one of them."""
+
+TEXT_IS_CHECKED_ELSEWHERE = {"name", "format", "zone", "label", "metric", "decay_metric"}
+
+
+def every_field() -> list[tuple[Declaration, msgspec.structs.FieldInfo]]:
+    return [(each, field) for each in WELL for field in msgspec.structs.fields(type(each))]
+
+
+def kinds(annotation: Any) -> set[Any]:
+    """The plain types that an annotation names, however nested."""
+    return {annotation, *(kind for inner in get_args(annotation) for kind in kinds(inner))}
+
+
+def changed(value: Any, to: Any) -> Any:
+    """The same list or dictionary with `to` for its first element; `to` where it is neither."""
+    if isinstance(value, dict) and value:
+        return {**value, next(iter(value)): to}
+    return [to, *value[1:]] if isinstance(value, list) and value else to
+
+
+def refused(declaration: Declaration, field: str, value: Any) -> bool:
+    """Whether it is refused, naming the field."""
+    try:
+        msgspec.structs.replace(declaration, **{field: value}).__post_init__()
+    except DeclarationInvalid as error:
+        return any(p.field.split("[")[0].split(".")[0].split("/")[0] == field for p in error.problems)
+    return False
+
+
+def test_every_declaration_is_walked() -> None:
+    known = {c for c in vars(declarations).values() if isinstance(c, type) and issubclass(c, Declaration)} - {Declaration}
+    assert {type(each) for each in WELL} == known | {Loop}
+
+
+def test_every_number_and_duration_has_a_rule_and_every_rule_a_field() -> None:
+    """A new field with a number cannot forget its range; a default that is a duration cannot either."""
+    ruled = {f"{type(each).__name__}.{field.name}" for each, field in every_field()}
+    assert set(RULES) <= ruled
+    for each, field in every_field():
+        rule = RULES.get(f"{type(each).__name__}.{field.name}")
+        numeric = kinds(field.type) & {int, float}
+        assert isinstance(rule, Number) if numeric else not isinstance(rule, Number), field.name
+        value = getattr(each, field.name)
+        if isinstance(value, str) and field.name not in TEXT_IS_CHECKED_ELSEWHERE and value[:1].isdigit():
+            assert isinstance(rule, Duration), f"{type(each).__name__}.{field.name}"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 10**400, -(10**400), "12", True, [[]], None, object()])
+def test_number_refuses_what_is_no_finite_number_of_its_type(bad: Any) -> None:
+    for each, field in every_field():
+        optional = bad is None and type(None) in kinds(field.type) and not isinstance(getattr(each, field.name), list | dict)
+        value = getattr(each, field.name)
+        if kinds(field.type) & {int, float} and not optional and value not in ([], {}, None):
+            assert refused(each, field.name, changed(value, bad)), f"{type(each).__name__}.{field.name} = {bad!r}"
+
+
+def test_number_refuses_what_is_beyond_its_range() -> None:
+    for each, field in every_field():
+        rule, value = RULES.get(f"{type(each).__name__}.{field.name}"), getattr(each, field.name)
+        if not isinstance(rule, Number) or value in ([], {}, None):
+            continue
+        whole = float not in kinds(field.type)
+        for beyond in (rule.least - 1 if not rule.above else rule.least, rule.most * 10 if not rule.below else rule.most):
+            made: Any = int(beyond) if whole else float(beyond)
+            if rule.problem(made) == "":  # there is no finite number beyond
+                assert rule.most == sys.float_info.max
+                continue
+            assert refused(each, field.name, changed(value, made)), f"{type(each).__name__}.{field.name} = {made!r}"
+
+
+@pytest.mark.parametrize("bad", ["", "x", "-1d", "7", "1e9d", "9999999d", "nan", 7, 7.0, True, [], object()])
+def test_duration_refuses_what_is_none_or_out_of_range(bad: Any) -> None:
+    for each, field in every_field():
+        if isinstance(RULES.get(f"{type(each).__name__}.{field.name}"), Duration):
+            assert refused(each, field.name, bad), f"{type(each).__name__}.{field.name} = {bad!r}"
+
+
+def test_length_of_nothing_is_refused() -> None:
+    """`Monitor(every="0d")` ended upkeep of all loops in a division by zero."""
+    for name in (
+        "Monitor.every",
+        "Retrain.every",
+        "Retrain.window",
+        "TimeSplit.validation",
+        "Context.max_age",
+        "Aggregate.window",
+    ):
+        kind, field = name.split(".")
+        [each] = [w for w in WELL if type(w).__name__ == kind]
+        assert refused(each, field, "0d")
+        assert refused(each, field, "1ms")
+
+
+def test_field_of_any_other_type_refuses_a_wrong_one() -> None:
+    """Every field that is typed, not `Any`: a set is of no type that a declaration has."""
+    for each, field in every_field():
+        if field.type is not Any:
+            assert refused(each, field.name, {1, 2}), f"{type(each).__name__}.{field.name}"
+
+
+def test_each_wrong_field_is_named_at_once_with_its_range() -> None:
+    with pytest.raises(DeclarationInvalid) as caught:
+        Monitor(every="0d", psi=math.nan, minimum_rows=0)
+    assert [tuple(p) for p in caught.value.problems] == [
+        ("every", "'0d' is not at least 1m and at most 36500d"),
+        ("psi", "nan is not above 0 and at most 1,000,000,000,000,000"),
+        ("minimum_rows", "0 is not at least 1 and at most 1,000,000,000"),
+    ]
+    with pytest.raises(DeclarationInvalid, match="minimum_rows: expected `int`, got `str`"):
+        Monitor(minimum_rows="many")  # type: ignore[arg-type]  # the point
+    with pytest.raises(DeclarationInvalid, match=r"weights\.true: 0\.0 is not above 0"):
+        Sampling(weights={"true": 0.0})
+
+
+def regression(c: float, seed: int = 0) -> Any:
+    return LogisticRegression(C=c, random_state=seed)
+
+
+def test_partial_function_is_an_estimator_whose_arguments_are_in_the_declaration() -> None:
+    one, same, other = (Candidate("c", functools.partial(regression, c)) for c in (1.0, 1.0, 2.0))
+    assert not one.takes_trial
+    assert one.estimator().C == 1.0
+    assert declaration_digest(one) == declaration_digest(same) != declaration_digest(other)
+    assert to_builtins(one)["estimator"].startswith("partial(def regression(")
+    assert Candidate("c", functools.partial(LogisticRegression, C=0.1)).estimator().C == 0.1
+
+
+def test_callable_object_is_an_estimator() -> None:
+    class Makes:
+        def __call__(self) -> Any:
+            return LogisticRegression()
+
+    assert "Makes" in to_builtins(Candidate("c", Makes()))["estimator"]
