@@ -217,7 +217,7 @@ class Scope(Declaration, frozen=True, kw_only=True):
             found.append(("objectives", "at least one objective, or no candidate can be judged"))
         names = [o.name for o in self.objectives]
         found += [(f"objectives[{i}].name", f"{n!r} is there twice") for i, n in enumerate(names) if n in names[:i]]
-        return [*found, *self._durations("horizon")]
+        return found
 
 
 # --- 2 data ------------------------------------------------------------------------------------------------------

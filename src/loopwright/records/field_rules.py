@@ -84,6 +84,7 @@ RULES: dict[str, Number | Duration] = {
     "Value.wrong": _MONEY,
     "Value.under": _MONEY,
     "Value.over": _MONEY,
+    "Scope.horizon": _LENGTH,
     "Column.minimum": _FINITE,
     "Column.maximum": _FINITE,
     "Column.shape": Number(1, 2**24),
