@@ -28,7 +28,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
         yield opened
 
 
-def begun(home: Home, folder: Path, file: Path, **given: str) -> tuple[Loop, dict[str, list[str]]]:
+def begun(home: Home, folder: Path, file: Path, **given: Any) -> tuple[Loop, dict[str, list[str]]]:
     made = begin(folder, from_file=file, name="churn", **given)
     return load_loop(folder), made
 

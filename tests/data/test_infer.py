@@ -126,7 +126,7 @@ def test_typed_frames_keep_their_types() -> None:
         ({"key": "absent"}, "no column 'absent'"),
     ],
 )
-def test_columns_that_are_not_there_are_named(file: Path, given: dict[str, str], why: str) -> None:
+def test_columns_that_are_not_there_are_named(file: Path, given: dict[str, Any], why: str) -> None:
     with pytest.raises(UsageError, match=why):
         inferred(file, "customers", **given)
 

@@ -201,8 +201,9 @@ def _ingested(done: Sequence[Ingested]) -> RenderableType:
     for d in done:
         reasons.update({} if d.already else d.reasons)
     parts += [Text(_word(f"  {reason}: {count:,}")) for reason, count in reasons.most_common(ALIKE)]
-    absent = sorted({f"{d.source} has no column {n}: null there" for d in done for n in d.absent})
-    parts += [Text(_word(line), style="yellow") for line in absent[:ALIKE]]
+    told = sorted({f"{d.source} has no column {n}: null there" for d in done for n in d.absent})
+    told += sorted({f"{d.source} was read as {d.encoding}: say --encoding if letters look wrong" for d in done if d.encoding})
+    parts += [Text(_word(line), style="yellow") for line in told[:ALIKE]]
     if any(d.quarantined for d in done):
         parts.append(Text(f"`loopwright quarantine {done[0].table}` shows what waits there", style="dim"))
     return Group(*parts)

@@ -9,6 +9,8 @@ import pyarrow.compute as pc
 
 from loopwright.data.draft import Drafted, Target, blank_file, loop_file, target
 from loopwright.data.infer import Inferred, inferred, is_id
+from loopwright.data.opened import Reading
+from loopwright.data.source import AS_DETECTED
 from loopwright.data.values import flags
 from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import UsageError
@@ -25,6 +27,7 @@ def begin(
     key: str = "",
     zone: str = "UTC",
     task: str = "",
+    reading: Reading = AS_DETECTED,
 ) -> dict[str, list[str]]:
     """Write a loop into `directory` and return the `files` made, `notes` on what was found, and the `next_steps`.
 
@@ -41,7 +44,7 @@ def begin(
         file.write_text(blank_file(name), encoding="utf-8")
         steps = [f"describe your data and your problem in {file}", f"loopwright check {directory}"]
         return {"files": [str(file)], "next_steps": steps}
-    found = inferred(from_file, f"{name}-requests", time=time, key=key, zone=zone)
+    found = inferred(from_file, f"{name}-requests", time=time, key=key, zone=zone, reading=reading)
     drafted = _drafted(found, name, label, task, key)
     text = loop_file(drafted, found.frame)
     directory.mkdir(parents=True, exist_ok=True)
@@ -51,7 +54,7 @@ def begin(
     tables = [drafted.requests.name, *([drafted.outcome.name] if label else [])]
     if not label:
         steps.append(f"say in {file} what the outcome is, and ingest it into table {drafted.outcome.name}")
-    steps += [f"loopwright ingest {table} {source} --loop {directory}" for table in tables]
+    steps += [f"loopwright ingest {table} {source}{reading.options()} --loop {directory}" for table in tables]
     steps += [f"loopwright check {directory}", f"loopwright run {directory}", "loopwright serve"]
     notes = [*found.notes, *([_predicted(drafted.target, label)] if label else [])]
     return {"files": [str(file)], "notes": notes, "next_steps": steps}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from loopwright.data import following
 from loopwright.data.ingest import ingest, ingested, reached
+from loopwright.data.opened import Reading
 from loopwright.data.quarantine import mend
-from loopwright.data.source import expand
+from loopwright.data.source import AS_DETECTED, expand, open_source
 from loopwright.records.declarations import Table
 from loopwright.records.errors import IngestRefused, UsageError
 from loopwright.records.home import Home
@@ -16,7 +17,13 @@ from loopwright.records.progress import Progress, Silent
 
 
 def bring(
-    home: Home, table: Table, sources: Sequence[str], *, watermark: str = "", progress: Progress | None = None
+    home: Home,
+    table: Table,
+    sources: Sequence[str],
+    *,
+    watermark: str = "",
+    reading: Reading = AS_DETECTED,
+    progress: Progress | None = None,
 ) -> list[Ingested]:
     """Ingest sources in the order given, the files of a folder or glob in order of their names; see `ingest`.
 
@@ -27,16 +34,18 @@ def bring(
         raise IngestRefused(table.name, "name at least one file")
     progress = progress or Silent()
     known = ingested(home, table.name)
+
+    def one_file(file: Path, name: str) -> Ingested:
+        opened = open_source(file, name, reading)
+        return ingest(home, table, opened, watermark=watermark, known=known, progress=progress)
+
     steps: list[Callable[[], Ingested]] = []
     for source in sources:
         if "://" in source or (Path(source) / "_delta_log").is_dir():
             steps.append(partial(_delta, home, table, source, known, progress))
         else:
-            steps += [
-                partial(ingest, home, table, file, name=name, watermark=watermark, known=known, progress=progress)
-                for file, name in _files(source)
-            ]
-    done = []
+            steps += [partial(one_file, file, name) for file, name in _files(source)]
+    done: list[Ingested] = []
     for number, step in enumerate(steps, 1):
         done.append(step())
         if len(steps) > 1:
@@ -70,8 +79,8 @@ def bring_query(
         return ingest(home, table, opened, watermark=watermark, progress=progress)
 
 
-def bring_mended(home: Home, table: Table, sources: Sequence[str]) -> list[Ingested]:
+def bring_mended(home: Home, table: Table, sources: Sequence[str], reading: Reading = AS_DETECTED) -> list[Ingested]:
     """Ingest mended rows of the table's quarantine; without sources, the rows in it as they are. See `mend`."""
     if not sources:
         return [mend(home, table)]
-    return [mend(home, table, file) for source in sources for file in expand(source)]
+    return [mend(home, table, file, reading) for source in sources for file in expand(source)]

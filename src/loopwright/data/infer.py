@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.data.opened import Opened
-from loopwright.data.source import expand, open_source
+from loopwright.data.opened import Opened, Reading
+from loopwright.data.source import AS_DETECTED, expand, open_source
 from loopwright.data.values import Read, is_list, is_text, read, unusable
 from loopwright.records.declarations import Column, ColumnType, Table
 from loopwright.records.errors import IngestRefused, UsageError, first_line
@@ -54,7 +54,9 @@ class Inferred(NamedTuple):
     spread: bool
 
 
-def inferred(source: Any, name: str, *, time: str = "", key: str = "", zone: str = "UTC") -> Inferred:
+def inferred(
+    source: Any, name: str, *, time: str = "", key: str = "", zone: str = "UTC", reading: Reading = AS_DETECTED
+) -> Inferred:
     """Propose the contract of a table called `name` from a source (see `open_source`), a folder or a glob, with its rows and notes.
 
     `time` and `key` name the event time and the key (several with commas) where they cannot be guessed: else the event time
@@ -64,7 +66,10 @@ def inferred(source: Any, name: str, *, time: str = "", key: str = "", zone: str
     A key that repeats is completed by the event time, or given up for `row_id`.
     """
     notes: list[str] = []
-    sources = [open_source(p) for p in expand(source)] if isinstance(source, (str, Path)) else [open_source(source)]
+    paths = expand(source) if isinstance(source, (str, Path)) else [source]
+    sources = [open_source(p, reading=reading) for p in paths]
+    if encodings := sorted({s.encoding for s in sources if s.encoding}):
+        notes.append(f"read as {', '.join(encodings)}: say --encoding if letters look wrong")
     frame, whole, optional = _looked_at(sources, notes)
     names = _names(frame.column_names, notes)
     written = dict(zip(names, frame.column_names, strict=True))

@@ -203,6 +203,7 @@ class _Run:
             reasons=dict(self._counts),
             version=version,
             contract=declaration_digest(self.table),
+            encoding=self.opened.encoding,
             absent=self._lacked,
             moment=self._moment,
             follows=followed.follows if followed else "",

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -31,11 +32,37 @@ class Batch(NamedTuple):
     done: float
 
 
+class Reading(NamedTuple):
+    """How a person says that a file is to be read; what is empty is detected.
+
+    `names` are those of the columns of a file without a header; `no_header` numbers them.
+    """
+
+    encoding: str = ""
+    sheet: str = ""
+    no_header: bool = False
+    names: tuple[str, ...] = ()
+
+    def options(self) -> str:
+        """What a person said, as options of a command."""
+        said = {k.replace("_", "-"): v for k, v in self._asdict().items() if v}
+        return "".join(
+            f" --{k}" if v is True else f" --{k} {shlex.quote(v if isinstance(v, str) else ','.join(v))}"
+            for k, v in said.items()
+        )
+
+    def only(self, name: str, kind: str, *allowed: str) -> None:
+        """Raise IngestRefused for an option that a kind of file does not have."""
+        for option, value in self._asdict().items():
+            if value and option not in allowed:
+                raise IngestRefused(name, f"--{option.replace('_', '-')} says nothing about {kind}: leave it off")
+
+
 class Opened(NamedTuple):
     """A source: its name, the SHA-256 of its content, and its rows from the beginning each time `batches` is called.
 
     There is at least one batch. `loose`: a row may lack a column (JSON Lines); it is null there. `offered`: columns that only
-    the names of its folders tell (`month=1/part.parquet`), for contracts that ask for them.
+    the names of its folders tell (`month=1/part.parquet`), for contracts that ask for them. `encoding`: of text that is not UTF-8.
     """
 
     name: str
@@ -43,6 +70,7 @@ class Opened(NamedTuple):
     batches: Callable[[], Iterator[Batch]]
     loose: bool = False
     offered: tuple[str, ...] = ()
+    encoding: str = ""
 
     def asked(self, table: Table) -> "Opened":
         """The same without the offered columns that a table does not name."""

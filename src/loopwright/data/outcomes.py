@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from loopwright.data.contract import Origin, conform
 from loopwright.data.ingest import Aside
-from loopwright.data.source import open_source
+from loopwright.data.opened import Reading
+from loopwright.data.source import AS_DETECTED, open_source
 from loopwright.records.declarations import Column, Table, duration
 from loopwright.records.home import Home
 from loopwright.records.ids import digest
@@ -20,14 +21,14 @@ _BATCH = 1000
 _MOMENT = pa.timestamp("us", tz="UTC")
 
 
-def accept(home: Home, loop: str, table: Table, key: list[str], source: Any) -> int:
+def accept(home: Home, loop: str, table: Table, key: list[str], source: Any, reading: Reading = AS_DETECTED) -> int:
     """Log the outcomes of a source (see `open_source`) and return how many; bad rows go to the table's quarantine.
 
     The source has the columns of the outcome table, or instead of its key columns one column `id` with prediction ids.
     The same outcome again (here or by POST) is one row when it is read. Raises IngestRefused when the source cannot be read
     or has other columns, LogUnavailable when the log cannot be written; rows logged before that stay.
     """
-    opened = open_source(source)
+    opened = open_source(source, reading=reading)
     batch = opened.asked(table).whole()
     by_id = "id" in batch.frame.column_names and "id" not in table.columns
     expected = _by_id(table) if by_id else table

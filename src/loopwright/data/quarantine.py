@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from loopwright.data.contract import Origin, conform
 from loopwright.data.formulas import neutral, original
 from loopwright.data.ingest import QUARANTINE, QUARANTINE_SCHEMA, put_contract, put_ingested
-from loopwright.data.source import open_source, texts
+from loopwright.data.opened import Reading
+from loopwright.data.source import AS_DETECTED, open_source, texts
 from loopwright.records.declarations import Table, declaration_digest
 from loopwright.records.errors import IngestRefused, Unavailable, UsageError
 from loopwright.records.home import Home
@@ -61,7 +62,7 @@ def quarantined(home: Home, table: str, *, most: int = 20, export: Path | None =
     )
 
 
-def mend(home: Home, table: Table, source: Any = None) -> Ingested:
+def mend(home: Home, table: Table, source: Any = None, reading: Reading = AS_DETECTED) -> Ingested:
     """Bring mended rows of the quarantine into the table; those that are still bad stay where they are.
 
     `source` is an exported file after mending: its columns `_digest` and `_row` say which row is which. Without a source the
@@ -69,7 +70,11 @@ def mend(home: Home, table: Table, source: Any = None) -> Ingested:
     rows that left; a row that left before is passed over. Raises IngestRefused when the source is no such file.
     """
     table = put_contract(home, table).record.table
-    opened = open_source(_rows(_waiting(home, table.name)[0]), "the quarantine") if source is None else open_source(source)
+    opened = (
+        open_source(_rows(_waiting(home, table.name)[0]), "the quarantine")
+        if source is None
+        else open_source(source, reading=reading)
+    )
     whole = opened.whole().frame
     if isinstance(source, str | Path) and not str(source).lower().endswith(_EXACT):
         whole = original(whole)

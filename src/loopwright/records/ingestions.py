@@ -12,7 +12,8 @@ class Ingested(Record, frozen=True, kw_only=True):
     """One source brought into one table.
 
     `digest` is the SHA-256 of its content, `version` that of the table with its rows, `reasons` the rows in quarantine
-    by reason (a row may have several), `contract` the digest of the contract that judged them. `absent` are columns that the
+    by reason (a row may have several), `contract` the digest of the contract that judged them. `encoding` is that of
+    text that is not UTF-8. `absent` are columns that the
     source did not have, which are null; `moment` is what columns filled with `ingested_at` hold. A source that grows has
     what it `follows` and how far it `reached`; rows `mended` left the quarantine, by the digest of the source they came with
     and their number in it. `already` is true when the same content was there before; then nothing was
@@ -29,6 +30,7 @@ class Ingested(Record, frozen=True, kw_only=True):
     reasons: dict[str, int]
     version: int
     contract: str
+    encoding: str = ""
     absent: list[str] = []
     moment: datetime | None = None
     follows: str = ""

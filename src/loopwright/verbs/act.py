@@ -21,6 +21,7 @@ from loopwright.verbs.look import known_loop
 from loopwright.verbs.results import Made, OutcomesReport, Replayed, ReportFile, Switched, Tended, TurnReport, Week
 
 if TYPE_CHECKING:
+    from loopwright.data.opened import Reading
     from loopwright.loop import Loop
     from loopwright.records.ingestions import Ingested
     from loopwright.records.releases import ReleaseState
@@ -75,24 +76,41 @@ def init(
     zone: str = "UTC",
     task: str = "",
     name: str = "",
+    encoding: str = "",
+    sheet: str = "",
+    no_header: bool = False,
+    names: str = "",
 ) -> Made:
     """Begin a new loop in a folder, its contract inferred from a file.
 
     Args:
         directory: folder to make; it must not hold a loop.py yet.
-        from_file: CSV, JSON Lines, Parquet or Arrow with one row per decision, or a folder or glob of such files.
+        from_file: CSV, JSON Lines, Excel, Parquet or Arrow with one row per decision, or a folder or glob of such files.
         label: the column that says how it came out: yes or no, one of several words, or a number.
         time: the column of when the decision was taken (default: a time without gaps, else the moment of ingestion).
         key: the column that identifies a row, or several with commas (default: one whose values are all different).
         zone: the zone of times that have none, e.g. Europe/Paris.
         task: binary, multiclass or regression, where the label could be more than one.
         name: name of the loop (default: the folder's name).
+        encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
+        sheet: sheet of an Excel workbook (default: the only one with rows).
+        no_header: the first line is a row of data; the columns are called column_1, column_2 ...
+        names: names of the columns with commas, where the first line is a row of data.
     """
     from loopwright.data.begin import begin
 
     found = name or directory.absolute().name
-    made = begin(directory, name=found, from_file=from_file, label=label, time=time, key=key, zone=zone, task=task)
+    reading = _reading(encoding, sheet, no_header=no_header, names=names)
+    made = begin(
+        directory, name=found, from_file=from_file, label=label, time=time, key=key, zone=zone, task=task, reading=reading
+    )
     return Made(**made)
+
+
+def _reading(encoding: str, sheet: str, *, no_header: bool, names: str) -> "Reading":
+    from loopwright.data.opened import Reading
+
+    return Reading(encoding, sheet, no_header, tuple(n.strip() for n in names.split(",")) if names else ())
 
 
 def ingest(
@@ -105,18 +123,26 @@ def ingest(
     from_url: str = "",
     watermark: str = "",
     mend: bool = False,
+    encoding: str = "",
+    sheet: str = "",
+    no_header: bool = False,
+    names: str = "",
     progress: Progress | None = None,
 ) -> "list[Ingested]":
     """Bring rows into a table, through its contract: good rows land, bad rows go to quarantine with the reason.
 
     Args:
         table: name of a declared table.
-        files: CSV, JSON Lines, Parquet or Arrow files, folders or globs of them, or Delta tables (folder or URL).
+        files: CSV, JSON Lines, Excel, Parquet or Arrow files, folders or globs of them, or Delta tables (folder or URL).
         loop: path of the loop file that declares the table; not needed once the ledger knows the contract.
         query: an SQL query instead of files; in it `:watermark` stands for the highest value ingested before.
         from_url: the database that is asked, e.g. postgresql://user@host/shop or sqlite:///shop.db.
         watermark: a column that grows; only rows above the highest value ingested before come in.
         mend: bring in rows of the quarantine, out of a file that `quarantine --export` made; without files, as they are.
+        encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
+        sheet: sheet of an Excel workbook (default: the only one with rows).
+        no_header: the first line is a row of data; the columns are called column_1, column_2 ...
+        names: names of the columns with commas, where the first line is a row of data.
     """
     from loopwright.data.bring import bring, bring_mended, bring_query
     from loopwright.data.ingest import contract, put_contract
@@ -130,12 +156,13 @@ def ingest(
     found = contract(home, table)
     if bool(query) != bool(from_url) or (query and (files or mend)):
         raise UsageError("give files, or --query together with --from-url")
+    reading = _reading(encoding, sheet, no_header=no_header, names=names)
     if query:
         results = [bring_query(home, found, from_url, query, watermark=watermark, progress=progress)]
     elif mend:
-        results = bring_mended(home, found, files or [])
+        results = bring_mended(home, found, files or [], reading)
     else:
-        results = bring(home, found, files or [], watermark=watermark, progress=progress)
+        results = bring(home, found, files or [], watermark=watermark, reading=reading, progress=progress)
     refresh(home, {table})
     return results
 
@@ -475,19 +502,33 @@ def _week(room: Any, compared: "Comparison", run: "Run", money: dict[str, Any], 
     )
 
 
-def outcomes(home: Home, loop: str, file: Path | None = None) -> OutcomesReport:
+def outcomes(
+    home: Home,
+    loop: str,
+    file: Path | None = None,
+    *,
+    encoding: str = "",
+    sheet: str = "",
+    no_header: bool = False,
+    names: str = "",
+) -> OutcomesReport:
     """Bring outcomes in from a file, and say how the truth stands.
 
     Args:
         loop: name of the loop.
-        file: CSV or Parquet with the outcome table's columns (its key, or a column `id` with prediction ids).
+        file: CSV, Excel or Parquet with the outcome table's columns (its key, or a column `id` with prediction ids).
+        encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
+        sheet: sheet of an Excel workbook (default: the only one with rows).
+        no_header: the first line is a row of data; the columns are called column_1, column_2 ...
+        names: names of the columns with commas, where the first line is a row of data.
     """
     from loopwright.data.outcomes import accept
     from loopwright.records.declarations import duration
     from loopwright.records.outcomes import states
 
     declared = known_loop(home, loop)
-    accepted = accept(home, loop, declared.outcome.table, declared.requests.key, file) if file else 0
+    reading = _reading(encoding, sheet, no_header=no_header, names=names)
+    accepted = accept(home, loop, declared.outcome.table, declared.requests.key, file, reading) if file else 0
     found = states(home, loop, duration(declared.outcome.wait), home.clock.now())
     return OutcomesReport(loop=loop, accepted=accepted, **msgspec.structs.asdict(found))
 
