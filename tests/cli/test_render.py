@@ -68,6 +68,19 @@ ANSWERS: list[tuple[Any, list[str]]] = [
     ),
     (sample.status(), ["no server runs over this home"]),
     (sample.status(), ["late-arrival", "▲ alert", "4 turns, of which 3 retrainings", "wind_speed has drifted"]),
+    (
+        sample.profile(),
+        [
+            "departures: 57,600 rows at version 12",
+            "dep_delay",
+            "1.0%",
+            "-43 .. -2 .. 1,301",
+            "█▂",
+            "EWR 35%, JFK 33%",
+            "rows a day from 2013-04-01",
+            "newest row 2013-05-30 23:00 UTC, 2 days before this profile",
+        ],
+    ),
     (sample.leaderboard(), ["lightgbm", "0.861 [0.850, 0.872]", "3/3", "does not pay"]),
     (
         msgspec.structs.replace(

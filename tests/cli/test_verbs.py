@@ -24,6 +24,7 @@ ON_NOTHING: dict[str, tuple[list[str], int, str]] = {
     "outcomes": (["nope"], 2, "loop_not_found"),
     "predict": (["nope", "nope.csv", "--out", "out.csv"], 2, "loop_not_found"),
     "predictions": (["nope"], 2, "loop_not_found"),
+    "profile": (["nope"], 2, "table_not_found"),
     "quarantine": (["nope"], 2, "table_not_found"),
     "export": (["0" * 64], 2, "package_not_found"),
     "release": (["nope"], 2, "loop_not_found"),

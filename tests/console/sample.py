@@ -10,6 +10,7 @@ from loopwright.console.wheel import STAGES
 from loopwright.records.errors import LoopNotFound, PredictionNotFound
 from loopwright.records.evaluation import Comparison, Estimate, Leaderboard, LeaderboardRow
 from loopwright.records.predictions.record import Contributions
+from loopwright.records.profiles import ColumnProfile, DayCount, Profile
 from loopwright.records.releases import Arm, ReleaseState
 from loopwright.records.windows import Alert, ColumnWindow, Quality, ValueWindow, Window
 from loopwright.verbs.results import (
@@ -322,6 +323,54 @@ def loop_page() -> LoopPage:
         quality=quality(),
         values=values(),
         alerts=alerts(),
+        profiles=[profile()],
+    )
+
+
+def profile(word: str = "EWR") -> Profile:
+    """Rows of flights: two columns of numbers, a word, a time, and an array."""
+    days = [DayCount((START + timedelta(days=i)).date(), 0 if i == 40 else 900 + i % 7 * 20) for i in range(60)]
+    return Profile(
+        table="departures",
+        version=12,
+        at=START + timedelta(days=62),
+        rows=57_600,
+        oldest=START,
+        newest=START + timedelta(days=59, hours=23),
+        days=days,
+        columns=[
+            ColumnProfile(
+                name="dep_delay",
+                type="float",
+                nulls=576,
+                distinct=310,
+                minimum=-43.0,
+                maximum=1301.0,
+                mean=12.6,
+                quantiles=[-9.0, -5.0, -2.0, 11.0, 88.0],
+                histogram=[41_000, 9000, 3000, 1400, 900, 700, 500, 300, 120, 60, 30, 14],
+            ),
+            ColumnProfile(
+                name="origin",
+                type="string",
+                nulls=0,
+                distinct=3,
+                minimum="EWR",
+                maximum="LGA",
+                top=[(word, 20_000), ("JFK", 19_000)],
+            ),
+            ColumnProfile(
+                name="sched_dep",
+                type="timestamp",
+                nulls=0,
+                distinct=50_000,
+                minimum="2013-04-01T05:00:00+00:00",
+                maximum="2013-05-30T23:00:00+00:00",
+                quantiles=["2013-05-01T12:00:00+00:00"] * 5,
+                histogram=[4800] * 12,
+            ),
+            ColumnProfile(name="pixels", type="array", nulls=0),
+        ],
     )
 
 

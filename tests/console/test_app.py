@@ -36,7 +36,7 @@ class Evil(sample.Sample):
         page = sample.loop_page()
         alert = msgspec.structs.replace(page.alerts[0], title=EVIL)
         status = msgspec.structs.replace(page.status, problem=EVIL, open_alerts=[alert])
-        return msgspec.structs.replace(page, status=status)
+        return msgspec.structs.replace(page, status=status, profiles=[sample.profile(EVIL)])
 
     def trace(self, id: str) -> Trace:
         return sample.trace(carrier=EVIL, outcome=False)

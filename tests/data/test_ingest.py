@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from loopwright import Column, Home, Table
+from loopwright.data import csv_text
 from loopwright.data import ingest as ingest_module
 from loopwright.data import opened as opened_module
-from loopwright.data import source
 from loopwright.data.contract import conform
 from loopwright.data.ingest import Contract, changes, contract, contracts, files, ingest, put_contract
 from loopwright.data.source import open_source
@@ -209,7 +209,7 @@ def test_every_other_change_of_columns_is_refused_with_what_was_and_what_is(home
 
 
 def test_a_source_in_many_parts_is_one_ingestion(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "BATCH_BYTES", 4096)
+    monkeypatch.setattr(csv_text, "BATCH_BYTES", 4096)
     monkeypatch.setattr(opened_module, "BATCH_BYTES", 4096)
     monkeypatch.setattr(ingest_module, "_IN_MEMORY", 2000)
     lines = [f"k{i % 900},2024-01-01T00:00:00Z,{-1 if i % 100 == 0 else 1}" for i in range(1000)]

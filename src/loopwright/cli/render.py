@@ -27,6 +27,7 @@ from loopwright.records.ledger.record import Problem
 from loopwright.records.predictions.bulk import Predicted
 from loopwright.records.predictions.record import Contributions
 from loopwright.records.printable import printable
+from loopwright.records.profiles import ColumnProfile, Profile
 from loopwright.records.releases import ReleaseState
 from loopwright.records.windows import Alert, Quality, edge
 from loopwright.verbs.results import (
@@ -50,6 +51,7 @@ from loopwright.verbs.results import (
     Trace,
     TurnReport,
     Verified,
+    duration_text,
     said,
 )
 
@@ -242,6 +244,51 @@ def _contract(value: ContractShown) -> RenderableType:
         ),
     ]
     return Group(*parts, *(Text(_word(note), style="dim") for note in value.notes))
+
+
+def _profile(value: Profile) -> RenderableType:
+    """A table's rows: a line a column, the days as bars, how fresh it is."""
+    columns = [
+        [
+            c.name,
+            c.type,
+            f"{c.nulls / value.rows:.1%}" if c.nulls else "",
+            c.distinct or NEVER,
+            _typical(c),
+            bars(c.histogram) or ", ".join(f"{_word(v)[:24]} {n / value.rows:.0%}" for v, n in c.top[:3]),
+        ]
+        for c in value.columns
+    ]
+    head = f"{value.table}: {_count(value.rows, 'row')} at version {value.version}"
+    if not value.rows:
+        return Text(f"{head}: no data")
+    parts: list[RenderableType] = [
+        heading(head),
+        table(["column", "type", "null", "distinct", "least .. median .. most", "distribution"], columns),
+    ]
+    if value.days:
+        counts = [d.rows for d in value.days]
+        per_day = f"{sum(counts) / len(counts):,.1f} rows a day from {value.days[0].day} to {value.days[-1].day}"
+        parts.append(Text(f"{bars(counts)}  {per_day}"))
+    if value.newest:
+        parts.append(
+            Text(f"newest row {value.newest:%Y-%m-%d %H:%M} UTC, {duration_text(value.at - value.newest)} before this profile")
+        )
+    if value.left_out:
+        parts.append(Text(f"{value.left_out:,} more columns are not profiled", style="dim"))
+    return Group(*parts)
+
+
+def bars(counts: Sequence[int]) -> str:
+    """Counts as bars of one line."""
+    most = max(counts, default=0)
+    return "".join("▁▂▃▄▅▆▇█"[min(7, n * 8 // (most + 1))] if n else " " for n in counts)
+
+
+def _typical(c: ColumnProfile) -> str:
+    """The range of a column with its median: `0 .. 3.1 .. 99`."""
+    said = [c.minimum, *c.quantiles[2:3], c.maximum]
+    return "" if c.type == "boolean" or c.minimum is None else " .. ".join(_word(v)[:16] for v in said)
 
 
 def _rules(column: Column) -> str:
@@ -768,5 +815,6 @@ RENDERERS: dict[type, Callable[[Any], RenderableType]] = {
     ExportedPackage: _exported,
     Quarantined: _quarantined,
     ContractShown: _contract,
+    Profile: _profile,
 }
 """Renderer by type of answer. What is not here is shown field by field."""

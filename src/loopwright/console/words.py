@@ -1,13 +1,14 @@
 """How values are written on a page: short, with units, absent values as a dash. Templates use these as filters."""
 
 import math
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 from loopwright.records.evaluation import Estimate, FleetBoard, SegmentModel
 from loopwright.records.windows import Quality, ValueWindow, Window, edge
-from loopwright.verbs.results import said
+from loopwright.verbs.results import duration_text, said
 
 NEVER = "–"
 
@@ -79,6 +80,15 @@ def cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def limit(value: Any) -> str:
+    """An end or the middle of a column's range: a number short, a time to the day, a text cut."""
+    if value is None or isinstance(value, bool):
+        return NEVER
+    if isinstance(value, str):
+        return value[:10] if re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.+]+", value) else value[:16]
+    return number(value)
+
+
 MOST_SEGMENTS = 50
 """So many segments of a fleet are on a page at most."""
 
@@ -102,5 +112,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "cell": cell,
     "said": said,
     "segments": segments,
+    "limit": limit,
+    "span": duration_text,
 }
 """Filters by the name that templates use."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from loopwright.records.attempts import Attempts
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import LedgerUnavailable, LoopNotFound, NotFound, TableNotFound, UsageError
 from loopwright.records.home import Home
@@ -146,6 +147,7 @@ def ingest(
     """
     from loopwright.data.bring import bring, bring_mended, bring_query
     from loopwright.data.ingest import contract, put_contract
+    from loopwright.data.profile import keep_profile
     from loopwright.tend import refresh
 
     if loop:
@@ -164,6 +166,9 @@ def ingest(
     else:
         results = bring(home, found, files or [], watermark=watermark, reading=reading, progress=progress)
     refresh(home, {table})
+    if sum(r.good for r in results if not r.already):
+        # What came in is in, whether it can be described or not.
+        Attempts(table).run("profile", lambda: keep_profile(home, table), None)
     return results
 
 

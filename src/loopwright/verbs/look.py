@@ -11,6 +11,7 @@ from loopwright.records.errors import LoopNotFound, NotExplained, NotFound, Pack
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.home import Home
 from loopwright.records.predictions.record import Contributions
+from loopwright.records.profiles import Profile
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import LoopRecord
 from loopwright.records.windows import Alert, Quality, ValueWindow, Window
@@ -141,6 +142,7 @@ def loop_page(home: Home, loop: str) -> LoopPage:
         values=_revisions(home, ValueWindow, loop, MOST_WINDOWS),
         alerts=sorted(alerts, key=lambda a: a.state, reverse=True),
         valued=declared.scope.value.given,
+        profiles=[e.record for name in declared.tables if (e := ledger.latest(Profile, key=name))],
     )
 
 

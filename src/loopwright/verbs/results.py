@@ -1,6 +1,6 @@
 """What the verbs answer: typed values that every door shows in its own way."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -11,6 +11,7 @@ from loopwright.records.declarations import Column, Table, Task
 from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.ledger.record import Problem
 from loopwright.records.predictions.record import Contributions
+from loopwright.records.profiles import Profile
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import Stage
 from loopwright.records.windows import Alert, Quality, ValueWindow, Window
@@ -240,6 +241,14 @@ def said(value: bool | str | float | dict[str, float]) -> str:
     return value if isinstance(value, str) else f"{value:,.6g}"
 
 
+def duration_text(span: timedelta) -> str:
+    """A length of time in its largest unit: `3 days`, `5 hours`, `12 minutes`."""
+    seconds = max(span.total_seconds(), 0)
+    size, unit = next((s, u) for s, u in ((86_400, "day"), (3600, "hour"), (60, "minute"), (0, "")) if seconds >= s)
+    number = int(seconds // size) if size else 0
+    return f"{number:,} {unit}{'' if number == 1 else 's'}" if unit else "less than a minute"
+
+
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """A node of a lineage tree: an entry, a package, a table version or a file, and what it came from (`role`)."""
 
@@ -301,6 +310,7 @@ class LoopPage(msgspec.Struct, frozen=True, kw_only=True):
     alerts: list[Alert]
     valued: bool = True
     """Whether a value table is declared; else the money of `values` means nothing."""
+    profiles: list[Profile] = []
 
 
 class CheckItem(msgspec.Struct, frozen=True, kw_only=True):

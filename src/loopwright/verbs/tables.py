@@ -10,6 +10,7 @@ from loopwright.verbs.results import ContractShown, ContractVersion
 
 if TYPE_CHECKING:
     from loopwright.records.ingestions import Quarantined
+    from loopwright.records.profiles import Profile
 
 
 def contract(
@@ -54,6 +55,17 @@ def contract(
     ]
     rows = home.lake.count(table) if home.lake.exists(table) else 0
     return ContractShown(table=found, rows=rows, versions=versions, notes=notes)
+
+
+def profile(home: Home, table: str) -> "Profile":
+    """What the rows of a table look like: nulls, distinct values, ranges, quantiles, common values, rows per day, freshness.
+
+    Args:
+        table: name of a table.
+    """
+    from loopwright.data.profile import profiled
+
+    return profiled(home, table)
 
 
 def quarantine(home: Home, table: str, *, export: Path | None = None, most: int = 20) -> "Quarantined":
