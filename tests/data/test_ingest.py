@@ -13,6 +13,7 @@ from loopwright.data import ingest as ingest_module
 from loopwright.data import opened as opened_module
 from loopwright.data.contract import conform
 from loopwright.data.ingest import Contract, changes, contract, contracts, files, ingest, put_contract
+from loopwright.data.opened import Reading
 from loopwright.data.source import open_source
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import DeclarationInvalid, IngestRefused, NameInvalid, TableNotFound
@@ -235,7 +236,7 @@ def test_a_source_in_many_parts_is_one_ingestion(home: Home, tmp_path: Path, mon
     wrong = tmp_path / "wrong.csv"
     wrong.write_text("id,at,size\n" + "\n".join(lines) + "\nk,2024-01-01T00:00:00Z,\xff", encoding="latin-1")
     with pytest.raises(IngestRefused, match="UTF-8"):
-        ingest(home, THINGS, wrong)
+        ingest(home, THINGS, open_source(wrong, reading=Reading(encoding="utf-8")))
     assert home.lake.count("things") == 891, "what fails at its end leaves nothing behind"
     assert not list(home.path.glob("tmp*"))
 

@@ -11,23 +11,25 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from loopwright.cli.cells import ALIKE, heading, interval, number, plain, short, table
+from loopwright.cli.cells import count as _count
+from loopwright.cli.cells import word as _word
 from loopwright.cli.escaped import Escaped
 from loopwright.cli.states import state
+from loopwright.cli.tables import show_contract, show_ingested, show_profile, show_quarantined
 from loopwright.deploy.vitals import WorkerState
-from loopwright.records.declarations import Column
-from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel
+from loopwright.records.evaluation import FleetBoard, Leaderboard, SegmentModel
 from loopwright.records.ingestions import Ingested, Quarantined
 from loopwright.records.ledger.record import Problem
 from loopwright.records.predictions.bulk import Predicted
 from loopwright.records.predictions.record import Contributions
 from loopwright.records.printable import printable
-from loopwright.records.profiles import ColumnProfile, Profile
+from loopwright.records.profiles import Profile
 from loopwright.records.releases import ReleaseState
 from loopwright.records.windows import Alert, Quality, edge
 from loopwright.verbs.results import (
@@ -51,16 +53,13 @@ from loopwright.verbs.results import (
     Trace,
     TurnReport,
     Verified,
-    duration_text,
     said,
 )
 
 STANDINGS = {"lags": "still serves another", "refuses": "cannot switch to it", "down": "is down"}
 """What is said of workers that do not serve what is declared."""
 
-NEVER = "–"
 PIPE_WIDTH = 140
-ALIKE = 10
 """So many files or packages are shown below one node of a tree."""
 
 
@@ -77,7 +76,7 @@ def rendered(value: Any) -> RenderableType:
     if renderer is not None:
         return renderer(value)
     if isinstance(value, list | tuple):
-        return _ingested(value) if value and isinstance(value[0], Ingested) else _rows(value)
+        return show_ingested(value) if value and isinstance(value[0], Ingested) else _rows(value)
     if isinstance(value, msgspec.Struct):
         return _facts(_title(type(value)), [(n.replace("_", " "), getattr(value, n)) for n in value.__struct_fields__])
     return plain(value)
@@ -86,78 +85,6 @@ def rendered(value: Any) -> RenderableType:
 def _title(kind: type) -> str:
     """The name of a type in words: `OutcomesReport` is "outcomes report"."""
     return "".join(f" {c.lower()}" if c.isupper() else c for c in kind.__name__).lstrip()
-
-
-# --- words ---------------------------------------------------------------------------------------------------------
-
-
-def plain(value: Any) -> Text:
-    """A scalar in words: times to the minute in UTC, numbers short, absent values as a dash, digests to 12 digits."""
-    return Text(_word(value))
-
-
-def _word(value: Any) -> str:
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        return NEVER
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M}"
-    if isinstance(value, Estimate):
-        return interval(value)
-    if isinstance(value, float):
-        return number(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_word(v)}" for k, v in value.items()) or NEVER
-    if isinstance(value, list | tuple | set):
-        return ", ".join(_word(v) for v in value) or NEVER
-    if isinstance(value, msgspec.Struct):
-        return ", ".join(f"{n} {_word(getattr(value, n))}" for n in value.__struct_fields__)
-    return printable(str(value), newlines=True)
-
-
-def number(value: float) -> str:
-    """A number with as many digits as matter: 1,234,567; 12.3; 0.0123."""
-    if math.isnan(value):
-        return NEVER
-    if math.isinf(value):
-        return "∞" if value > 0 else "-∞"
-    size = abs(value)
-    return f"{value:,.0f}" if size >= 1000 or value == int(value) else f"{value:.1f}" if size >= 10 else f"{value:.3f}"
-
-
-def _count(number_of: int, thing: str) -> str:
-    return f"{number_of:,} {thing}" if number_of == 1 else f"{number_of:,} {thing}s"
-
-
-def interval(estimate: Estimate) -> str:
-    """A value with its 95 % interval."""
-    if math.isnan(estimate.low):
-        return number(estimate.value)
-    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
-
-
-def short(digest: str) -> str:
-    """The first twelve digits of a digest: enough to name it in any command."""
-    return digest[:12] or NEVER
-
-
-def heading(text: str) -> Text:
-    """A heading."""
-    return Text("\n" + _word(text), style="bold")
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> Table:
-    """A table without borders; columns named in `right` hold numbers."""
-    made = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for column in columns:
-        wraps = column not in ("candidate", "package", "since", "when", "from")
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=not wraps)
-    for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in row))
-    return made
 
 
 # --- anything ------------------------------------------------------------------------------------------------------
@@ -181,132 +108,6 @@ def _rows(values: Sequence[Any]) -> RenderableType:
         return rendered(values[0])
     fields = values[0].__struct_fields__
     return table([f.replace("_", " ") for f in fields], [[getattr(v, f) for f in fields] for v in values])
-
-
-# --- tables --------------------------------------------------------------------------------------------------------
-
-
-def _ingested(done: Sequence[Ingested]) -> RenderableType:
-    """What came in: a line a source, the reasons of what did not, and where to look for it."""
-    rows = [
-        [d.source, "there before" if d.already and not d.mended else d.rows, d.good, d.quarantined, d.version] for d in done
-    ]
-    parts: list[RenderableType] = [
-        heading(f"table {done[0].table}"),
-        table(["source", "rows", "landed", "in quarantine", "version"], rows[:ALIKE]),
-    ]
-    if len(rows) > ALIKE:
-        new = [d for d in done if not d.already]
-        total = f"... {len(rows):,} sources, {len(new):,} new: {_count(sum(d.good for d in new), 'row')} landed"
-        parts.append(Text(f"{total}, {sum(d.quarantined for d in new):,} in quarantine"))
-    reasons: Counter[str] = Counter()
-    for d in done:
-        reasons.update({} if d.already else d.reasons)
-    parts += [Text(_word(f"  {reason}: {count:,}")) for reason, count in reasons.most_common(ALIKE)]
-    told = sorted({f"{d.source} has no column {n}: null there" for d in done for n in d.absent})
-    told += sorted({f"{d.source} was read as {d.encoding}: say --encoding if letters look wrong" for d in done if d.encoding})
-    parts += [Text(_word(line), style="yellow") for line in told[:ALIKE]]
-    if any(d.quarantined for d in done):
-        parts.append(Text(f"`loopwright quarantine {done[0].table}` shows what waits there", style="dim"))
-    return Group(*parts)
-
-
-def _quarantined(value: Quarantined) -> RenderableType:
-    if not value.rows:
-        return Text(
-            f"nothing waits in the quarantine of {value.table}" + (f"; {value.mended:,} mended" if value.mended else "")
-        )
-    parts: list[RenderableType] = [
-        heading(f"quarantine of {value.table}: {_count(value.rows, 'row')}, {value.mended:,} mended before"),
-        table(["reason", "rows"], [[r, n] for r, n in list(value.by_reason.items())[:ALIKE]]),
-        table(
-            ["source", "row", "why", "as it was"], [[r["source"], r["row"], r["reason"], r["raw"][:200]] for r in value.shown]
-        ),
-    ]
-    if value.rows > len(value.shown):
-        parts.append(Text(f"... and {value.rows - len(value.shown):,} more"))
-    mend = f"mend them, then `loopwright ingest {value.table} {value.file or 'FILE'} --mend`"
-    export = f"`loopwright quarantine {value.table} --export FILE` writes them to a file; "
-    parts.append(Text(f"written to {value.file}; {mend}" if value.file else export + mend, style="dim"))
-    return Group(*parts)
-
-
-def _contract(value: ContractShown) -> RenderableType:
-    of = value.table
-    columns = [[n, c.type, _rules(c), n if c.source is None else c.source, c.description] for n, c in of.columns.items()]
-    known = f", known {of.known} + {of.known_after}" if of.known_time or of.known_after != "0s" else ""
-    parts: list[RenderableType] = [
-        heading(f"{of.name}: key {', '.join(of.key)}, event time {of.event_time}{known}, {_count(value.rows, 'row')}"),
-        table(["column", "type", "rules", "in sources", ""], columns),
-        table(
-            ["version", "since", "by", "changes"],
-            [[v.number, v.at, v.by, "\n".join(v.changes) or NEVER] for v in value.versions],
-        ),
-    ]
-    return Group(*parts, *(Text(_word(note), style="dim") for note in value.notes))
-
-
-def _profile(value: Profile) -> RenderableType:
-    """A table's rows: a line a column, the days as bars, how fresh it is."""
-    columns = [
-        [
-            c.name,
-            c.type,
-            f"{c.nulls / value.rows:.1%}" if c.nulls else "",
-            c.distinct or NEVER,
-            _typical(c),
-            bars(c.histogram) or ", ".join(f"{_word(v)[:24]} {n / value.rows:.0%}" for v, n in c.top[:3]),
-        ]
-        for c in value.columns
-    ]
-    head = f"{value.table}: {_count(value.rows, 'row')} at version {value.version}"
-    if not value.rows:
-        return Text(f"{head}: no data")
-    parts: list[RenderableType] = [
-        heading(head),
-        table(["column", "type", "null", "distinct", "least .. median .. most", "distribution"], columns),
-    ]
-    if value.days:
-        counts = [d.rows for d in value.days]
-        per_day = f"{sum(counts) / len(counts):,.1f} rows a day from {value.days[0].day} to {value.days[-1].day}"
-        parts.append(Text(f"{bars(counts)}  {per_day}"))
-    if value.newest:
-        parts.append(
-            Text(f"newest row {value.newest:%Y-%m-%d %H:%M} UTC, {duration_text(value.at - value.newest)} before this profile")
-        )
-    if value.left_out:
-        parts.append(Text(f"{value.left_out:,} more columns are not profiled", style="dim"))
-    return Group(*parts)
-
-
-def bars(counts: Sequence[int]) -> str:
-    """Counts as bars of one line."""
-    most = max(counts, default=0)
-    return "".join("▁▂▃▄▅▆▇█"[min(7, n * 8 // (most + 1))] if n else " " for n in counts)
-
-
-def _typical(c: ColumnProfile) -> str:
-    """The range of a column with its median: `0 .. 3.1 .. 99`."""
-    said = [c.minimum, *c.quantiles[2:3], c.maximum]
-    return "" if c.type == "boolean" or c.minimum is None else " .. ".join(_word(v)[:16] for v in said)
-
-
-def _rules(column: Column) -> str:
-    """What a column's values must be, in words."""
-    low, high = column.minimum, column.maximum
-    said = [
-        "may be null" if column.nullable else "",
-        f"from {number(low)}" if low is not None else "",
-        f"to {number(high)}" if high is not None else "",
-        f"one of {', '.join(column.categories)}" if column.categories is not None else "",
-        f"times of {column.zone}" if column.zone else "",
-        f"written {column.format}" if column.format else "",
-        f"shape {column.shape}" if column.shape else "",
-        f"filled: {column.filled}" if column.filled else "",
-        "may be absent" if column.optional else "",
-        ", ".join(column.tags),
-    ]
-    return "; ".join(part for part in said if part)
 
 
 # --- by type -------------------------------------------------------------------------------------------------------
@@ -813,8 +614,8 @@ RENDERERS: dict[type, Callable[[Any], RenderableType]] = {
     Predicted: _predicted,
     PredictionList: _listed,
     ExportedPackage: _exported,
-    Quarantined: _quarantined,
-    ContractShown: _contract,
-    Profile: _profile,
+    Quarantined: show_quarantined,
+    ContractShown: show_contract,
+    Profile: show_profile,
 }
 """Renderer by type of answer. What is not here is shown field by field."""

@@ -58,6 +58,8 @@ def profile(home: Home, table: Table, version: int) -> Profile:
         first = _row(database, ["count(*)", *(part for n, c in columns.items() for part in _extremes(n, c))])
         rows, values = int(first[0]), iter(first[1:])
         found = {n: _column(n, c, rows, [next(values) for _ in _extremes(n, c)]) for n, c in columns.items()}
+        if not rows:
+            return Profile(table=table.name, version=version, at=home.clock.now(), rows=0, columns=list(found.values()))
         oldest, newest = (_moment(v) for v in (found[table.event_time].minimum, found[table.event_time].maximum))
         second = iter(
             _row(database, [_days(table.event_time, newest), *(_shape(columns[n].type, p) for n, p in found.items())])

@@ -1,0 +1,138 @@
+"""What came into tables and what they hold, for a terminal."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from loopwright.cli.cells import ALIKE, NEVER, count, heading, number, table, word
+from loopwright.records.declarations import Column
+from loopwright.records.ingestions import Ingested, Quarantined
+from loopwright.records.profiles import ColumnProfile, Profile
+from loopwright.verbs.results import ContractShown, duration_text
+
+
+def show_ingested(done: Sequence[Ingested]) -> RenderableType:
+    """What came in: a line a source, the reasons of what did not, and where to look for it."""
+    rows = [
+        [d.source, "there before" if d.already and not d.mended else d.rows, d.good, d.quarantined, d.version] for d in done
+    ]
+    parts: list[RenderableType] = [
+        heading(f"table {done[0].table}"),
+        table(["source", "rows", "landed", "in quarantine", "version"], rows[:ALIKE]),
+    ]
+    if len(rows) > ALIKE:
+        new = [d for d in done if not d.already]
+        total = f"... {len(rows):,} sources, {len(new):,} new: {count(sum(d.good for d in new), 'row')} landed"
+        parts.append(Text(f"{total}, {sum(d.quarantined for d in new):,} in quarantine"))
+    reasons: Counter[str] = Counter()
+    for d in done:
+        reasons.update({} if d.already else d.reasons)
+    parts += [Text(word(f"  {reason}: {count:,}")) for reason, count in reasons.most_common(ALIKE)]
+    told = sorted({f"{d.source} has no column {n}: null there" for d in done for n in d.absent})
+    told += sorted({f"{d.source} was read as {d.encoding}: say --encoding if letters look wrong" for d in done if d.encoding})
+    parts += [Text(word(line), style="yellow") for line in told[:ALIKE]]
+    if any(d.quarantined for d in done):
+        parts.append(Text(f"`loopwright quarantine {done[0].table}` shows what waits there", style="dim"))
+    return Group(*parts)
+
+
+def show_quarantined(value: Quarantined) -> RenderableType:
+    """What waits in a quarantine, by reason, and how to mend it."""
+    if not value.rows:
+        return Text(
+            f"nothing waits in the quarantine of {value.table}" + (f"; {value.mended:,} mended" if value.mended else "")
+        )
+    parts: list[RenderableType] = [
+        heading(f"quarantine of {value.table}: {count(value.rows, 'row')}, {value.mended:,} mended before"),
+        table(["reason", "rows"], [[r, n] for r, n in list(value.by_reason.items())[:ALIKE]]),
+        table(
+            ["source", "row", "why", "as it was"], [[r["source"], r["row"], r["reason"], r["raw"][:200]] for r in value.shown]
+        ),
+    ]
+    if value.rows > len(value.shown):
+        parts.append(Text(f"... and {value.rows - len(value.shown):,} more"))
+    mend = f"mend them, then `loopwright ingest {value.table} {value.file or 'FILE'} --mend`"
+    export = f"`loopwright quarantine {value.table} --export FILE` writes them to a file; "
+    parts.append(Text(f"written to {value.file}; {mend}" if value.file else export + mend, style="dim"))
+    return Group(*parts)
+
+
+def show_contract(value: ContractShown) -> RenderableType:
+    """A contract's columns and versions."""
+    of = value.table
+    columns = [[n, c.type, _rules(c), n if c.source is None else c.source, c.description] for n, c in of.columns.items()]
+    known = f", known {of.known} + {of.known_after}" if of.known_time or of.known_after != "0s" else ""
+    parts: list[RenderableType] = [
+        heading(f"{of.name}: key {', '.join(of.key)}, event time {of.event_time}{known}, {count(value.rows, 'row')}"),
+        table(["column", "type", "rules", "in sources", ""], columns),
+        table(
+            ["version", "since", "by", "changes"],
+            [[v.number, v.at, v.by, "\n".join(v.changes) or NEVER] for v in value.versions],
+        ),
+    ]
+    return Group(*parts, *(Text(word(note), style="dim") for note in value.notes))
+
+
+def show_profile(value: Profile) -> RenderableType:
+    """A table's rows: a line a column, the days as bars, how fresh it is."""
+    columns = [
+        [
+            c.name,
+            c.type,
+            f"{c.nulls / value.rows:.1%}" if c.nulls else "",
+            c.distinct or NEVER,
+            _typical(c),
+            bars(c.histogram) or ", ".join(f"{word(v)[:24]} {n / value.rows:.0%}" for v, n in c.top[:3]),
+        ]
+        for c in value.columns
+    ]
+    head = f"{value.table}: {count(value.rows, 'row')} at version {value.version}"
+    if not value.rows:
+        return Text(f"{head}: no data")
+    parts: list[RenderableType] = [
+        heading(head),
+        table(["column", "type", "null", "distinct", "least .. median .. most", "distribution"], columns),
+    ]
+    if value.days:
+        counts = [d.rows for d in value.days]
+        per_day = f"{sum(counts) / len(counts):,.1f} rows a day from {value.days[0].day} to {value.days[-1].day}"
+        parts.append(Text(f"{bars(counts)}  {per_day}"))
+    if value.newest:
+        parts.append(
+            Text(f"newest row {value.newest:%Y-%m-%d %H:%M} UTC, {duration_text(value.at - value.newest)} before this profile")
+        )
+    if value.left_out:
+        parts.append(Text(f"{value.left_out:,} more columns are not profiled", style="dim"))
+    return Group(*parts)
+
+
+def bars(counts: Sequence[int]) -> str:
+    """Counts as bars of one line."""
+    most = max(counts, default=0)
+    return "".join("▁▂▃▄▅▆▇█"[min(7, n * 8 // (most + 1))] if n else " " for n in counts)
+
+
+def _typical(c: ColumnProfile) -> str:
+    """The range of a column with its median: `0 .. 3.1 .. 99`."""
+    said = [c.minimum, *c.quantiles[2:3], c.maximum]
+    return "" if c.type == "boolean" or c.minimum is None else " .. ".join(word(v)[:16] for v in said)
+
+
+def _rules(column: Column) -> str:
+    """What a column's values must be, in words."""
+    low, high = column.minimum, column.maximum
+    said = [
+        "may be null" if column.nullable else "",
+        f"from {number(low)}" if low is not None else "",
+        f"to {number(high)}" if high is not None else "",
+        f"one of {', '.join(column.categories)}" if column.categories is not None else "",
+        f"times of {column.zone}" if column.zone else "",
+        f"written {column.format}" if column.format else "",
+        f"shape {column.shape}" if column.shape else "",
+        f"filled: {column.filled}" if column.filled else "",
+        "may be absent" if column.optional else "",
+        ", ".join(column.tags),
+    ]
+    return "; ".join(part for part in said if part)
