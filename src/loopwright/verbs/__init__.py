@@ -42,7 +42,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("contract", "data", tables.contract, "The contract of a table and its versions, in and out as ODCS v3.",
          "loopwright contract departures --odcs departures.yaml", True, ("cli",)),
     Verb("profile", "data", tables.profile, "What the rows of a table look like: nulls, ranges, common values, rows per day.",
-         "loopwright profile departures", False, ("cli",)),
+         "loopwright profile departures", False, ("cli",), needs_home=True),
     Verb("quarantine", "data", tables.quarantine, "What waits in the quarantine of a table, and why.",
          "loopwright quarantine departures --export bad.csv", False, ("cli",), needs_home=True),
     Verb("run", "loop", act.run, "One turn of the loop, resumed where it was interrupted.", "loopwright run examples/flights --until develop", True, ("cli",)),
