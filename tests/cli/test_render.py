@@ -16,6 +16,7 @@ from loopwright.records.ingestions import Quarantined
 from loopwright.records.ledger.record import Problem
 from loopwright.records.markdown import plain as escaped
 from loopwright.records.markdown import table as markdown_table
+from loopwright.records.predictions.bulk import Predicted
 from loopwright.verbs import results
 from loopwright.verbs.results import (
     Checked,
@@ -59,6 +60,11 @@ def switched(*workers: tuple[Standing, int]) -> results.Switched:
     return results.Switched(**fields, workers=[WorkerState(pid=pid, state=state) for state, pid in workers])
 
 
+def standings() -> results.Standings:
+    board = sample.leaderboard()
+    return results.Standings(**{n: getattr(board, n) for n in board.__struct_fields__}, serving=board.winner)
+
+
 ANSWERS: list[tuple[Any, list[str]]] = [
     (
         msgspec.structs.replace(
@@ -91,6 +97,35 @@ ANSWERS: list[tuple[Any, list[str]]] = [
             ],
         ),
         ["0.861 [0.850, 0.872]", "measure 19", "0.123"],  # however many measures there are, none is cut into pieces
+    ),
+    (standings(), ["wins, serves", "what moves its answers", "dep_delay  71%", "1,670", "0.350 ◂", "20.9%"]),
+    (sample.Sample().predictions(sample.LOOP, {}), ["UA 1", "0.731", "new_category:carrier", "--before 1-", sample.ID]),
+    (results.PredictionList(loop="x", query={}, rows=[], before=""), ["no prediction in the log is like that"]),
+    (
+        Predicted(
+            loop="late-arrival",
+            file="in.csv",
+            digest="d" * 64,
+            begun=sample.START,
+            package="3fa91c0d3fa9" * 5,
+            out="out.csv",
+            rows=7,
+            logged=4,
+            repeated=2,
+            refused=1,
+            reasons={"hour: missing": 1},
+            flags={"degraded": 2},
+            ignored=["remark"],
+        ),
+        [
+            "late-arrival: 7 rows of in.csv",
+            "3fa91c0d3fa9",
+            "repeated",
+            "hour: missing",
+            "degraded",
+            "remark",
+            "written to out.csv",
+        ],
     ),
     (sample.history(), ["2013-06-03 03:00", "b7702e55b770", "tend"]),
     (switched(), ["late-arrival: 3fa91c0d3fa9 serves since 2013-04-01 03:00"]),

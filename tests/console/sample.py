@@ -8,7 +8,7 @@ from typing import Any
 
 from loopwright.console.wheel import STAGES
 from loopwright.records.errors import LoopNotFound, PredictionNotFound
-from loopwright.records.evaluation import Comparison, Estimate, Leaderboard, LeaderboardRow
+from loopwright.records.evaluation import Comparison, Confusion, Detail, Estimate, Leaderboard, LeaderboardRow, TradePoint
 from loopwright.records.predictions.record import Contributions
 from loopwright.records.profiles import ColumnProfile, DayCount, Profile
 from loopwright.records.releases import Arm, ReleaseState
@@ -35,6 +35,15 @@ START = datetime(2013, 4, 1, tzinfo=UTC)
 WEEKS = 39
 PACKAGES = ["3fa91c0d" * 8, "b7702e55" * 8, "91ce4aa0" * 8, "d04417fb" * 8]
 SWITCH = [0, 9, 18, 30]
+DETAIL = Detail(
+    importance={"dep_delay": 0.71, "hour": 0.29},
+    confusion=Confusion(["no", "yes"], [[7100, 420], [810, 1670]]),
+    trade=[
+        TradePoint(threshold=0.2, rate=0.41, precision=0.52, recall=0.87, value=1.9, used=False),
+        TradePoint(threshold=0.35, rate=0.209, precision=0.799, recall=0.673, value=2.4, used=True),
+        TradePoint(threshold=0.99, rate=0.0, precision=None, recall=0.0, value=0.0, used=False),
+    ],
+)
 ID = "013f2c8be8a0" + "5d" * 10
 COLUMNS = ["dep_delay", "distance", "hour", "carrier", "origin", "wind_speed", "visibility", "precip"]
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
@@ -214,6 +223,7 @@ def leaderboard() -> Leaderboard:
             intervals={"average_precision": estimate(ap, 0.011), "recall_gap:carrier": estimate(gap, 0.05)},
             met=met,
             score=score,
+            detail=DETAIL if rank == 1 else None,
         )
 
     return Leaderboard(

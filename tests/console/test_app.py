@@ -191,6 +191,15 @@ def test_pages_show_what_matters(address: str) -> None:
     assert trace.index("What each contributed") < trace.index("Recomputed by")  # one-hot features are a long list
 
 
+def test_leaderboard_marks_who_won_and_serves_and_shows_what_is_behind_the_numbers(address: str) -> None:
+    page = re.sub(r"\s+", " ", get(address + URLS[1])[2].decode())
+    assert "Behind the numbers of lightgbm" in page
+    assert "<dt>dep_delay</dt><dd>71%</dd>" in page
+    assert '<tr><td class="head">yes</td><td class="n">810</td><td class="n">1,670</td></tr>' in page
+    assert '<tr class="winner"><td class="n">0.35' in page
+    assert page.count("Behind the numbers") == 1
+
+
 def test_a_fleet_is_shown_by_segment() -> None:
     with served([*routes_over(Divided())]) as address:
         page = get(f"{address}/loops/{sample.LOOP}")[2].decode()

@@ -16,7 +16,7 @@ import pytest
 from optuna.trial import FixedTrial
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, confusion_matrix
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -151,6 +151,14 @@ def test_measures_are_those_of_the_graph_on_the_validation_rows(done: Done) -> N
         assert package.evaluation.metrics["average_precision"] == line.intervals["average_precision"]
         assert package.evaluation.slices["hub"].keys() == {"yes", "no"}
         assert line.met["catch late flights"] == (line.measures["average_precision"] >= 0.5)
+        assert line.detail is not None
+        assert line.detail.confusion is not None
+        said = score >= package.manifest.threshold
+        assert line.detail.confusion.counts == confusion_matrix(truth, said).tolist()
+        assert next(p.rate for p in line.detail.trade if p.used) == pytest.approx(said.mean())
+        explained = package.manifest.explained is not None and not package.manifest.explained.why
+        assert sum(line.detail.importance.values()) == pytest.approx(1.0 if explained else 0.0)
+        assert set(line.detail.importance) <= {name.split("=")[0] for name in package.manifest.features}
 
 
 def test_a_package_holds_everything(done: Done) -> None:

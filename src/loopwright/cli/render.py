@@ -23,7 +23,7 @@ from loopwright.cli.escaped import Escaped
 from loopwright.cli.states import state
 from loopwright.cli.tables import show_contract, show_ingested, show_profile, show_quarantined
 from loopwright.deploy.vitals import WorkerState
-from loopwright.records.evaluation import FleetBoard, Leaderboard, SegmentModel
+from loopwright.records.evaluation import Detail, FleetBoard, Leaderboard, SegmentModel
 from loopwright.records.ingestions import Ingested, Quarantined
 from loopwright.records.ledger.record import Problem
 from loopwright.records.predictions.bulk import Predicted
@@ -47,6 +47,7 @@ from loopwright.verbs.results import (
     ReportFile,
     Running,
     SampleRow,
+    Standings,
     Status,
     Switched,
     Tended,
@@ -173,12 +174,16 @@ def _fleet_line(fleet: FleetStatus) -> str:
 
 
 def _leaderboard(board: Leaderboard) -> RenderableType:
-    """Who is where, and below it every measure of each: there are too many for columns."""
+    """Who is where, below it every measure of each (there are too many for columns), and what is behind the numbers of winner and server."""
+    marks = {board.winner: ["wins"]}
+    marks.setdefault(getattr(board, "serving", ""), []).append("serves")
     names = [Text(_word(r.candidate), style="bold" if r.package == board.winner else "") for r in board.rows]
     rows = []
     for row, name in zip(board.rows, names, strict=True):
         met = Text(f"{sum(row.met.values())}/{len(row.met)}", style="green" if all(row.met.values()) else "yellow")
-        rows.append([row.rank, name, row.phase, number(row.score), met, short(row.package)])
+        rows.append(
+            [row.rank, name, ", ".join(marks.get(row.package, ())), row.phase, number(row.score), met, short(row.package)]
+        )
     measures = dict.fromkeys(m for row in board.rows for m in row.measures)
     measured = [
         [
@@ -190,12 +195,33 @@ def _leaderboard(board: Leaderboard) -> RenderableType:
     weights = ", ".join(f"{n} ×{number(w)}" for n, w in board.weights.items())
     right = ["", "phase", "score"]
     return Group(
-        table(["", "candidate", "phase", "score", "objectives met", "package"], rows, right=right),
+        table(["", "candidate", " ", "phase", "score", "objectives met", "package"], rows, right=right),
         table(["measure [95 %]", *(str(n) for n in names)], measured, right=[str(n) for n in names]),
         plain(board.verdict),
         Text(f"as of {_word(board.as_of)}; objectives: {weights}", style="dim"),
         *([] if board.fleet is None else [_fleet(board.fleet)]),
+        *(part for r in board.rows if r.package in marks and r.detail is not None for part in _detail(r.candidate, r.detail)),
     )
+
+
+def _detail(candidate: str, detail: Detail) -> list[RenderableType]:
+    """Importance, confusion and what other thresholds would bring, as far as there are some."""
+    parts: list[RenderableType] = []
+    if detail.importance:
+        shares = [(name, f"{share:.0%}") for name, share in list(detail.importance.items())[:ALIKE] if share >= 0.005]
+        parts.append(_facts(f"{candidate}: what moves its answers", shares))
+    if detail.confusion is not None:
+        labels, counts = detail.confusion.labels, detail.confusion.counts
+        rows = [[truth, *of] for truth, of in zip(labels, counts, strict=True)]
+        parts += [heading(f"{candidate}: truth (rows) and answer (columns)"), table(["", *labels], rows, right=labels)]
+    if detail.trade:
+        columns = ["threshold", "answered yes", "precision", "recall", "value per prediction"]
+        lines = [
+            [number(p.threshold) + (" ◂" if p.used else ""), f"{p.rate:.1%}", p.precision, p.recall, p.value]
+            for p in detail.trade
+        ]
+        parts += [heading(f"{candidate}: thresholds (◂ the one in use)"), table(columns, lines, right=columns)]
+    return parts
 
 
 MOST_SEGMENTS = 12
@@ -599,6 +625,7 @@ RENDERERS: dict[type, Callable[[Any], RenderableType]] = {
     Status: _status,
     LoopStatus: _loop_status,
     Leaderboard: _leaderboard,
+    Standings: _leaderboard,
     History: _history,
     Switched: _release,
     Trace: _trace,

@@ -50,6 +50,8 @@ class Files(NamedTuple):
 
     about: Explained
     files: dict[str, bytes] = {}
+    importance: dict[str, float] = {}
+    """Each feature's share of what moved the answers that it was tried on, the largest first."""
 
 
 class _Seen(NamedTuple):
@@ -127,11 +129,19 @@ def _explanation(
         unit=_unit(found, goal), link=found.link, features=features, place=numbers(place), base=base.tolist(), parts=parts
     )
     explainer = Explainer(made)
-    _check(explainer, goal, graph, answers)
+    moved = explainer.contributions(_matrix(graph, answers["features"]))
+    _check(explainer, goal, moved, answers)
     method = "linear" if all(isinstance(p, Linear) for p in parts) else "TreeSHAP"
     method = method if len({type(p) for p in parts}) == 1 else "TreeSHAP and linear"
     files = {"explanation.msgpack": encode(made)} | ({"explain.onnx": graph} if graph else {})
-    return Files(Explained(method=method, unit=made.unit, elements=explainer.elements), files)
+    return Files(Explained(method=method, unit=made.unit, elements=explainer.elements), files, _importance(features, moved))
+
+
+def _importance(features: Sequence[str], moved: Array) -> dict[str, float]:
+    """Shares of the mean absolute contributions [N, K, F]."""
+    sizes = np.abs(moved).mean(axis=(0, 1))
+    shares = sizes / (sizes.sum() or 1.0)
+    return {features[i]: float(shares[i]) for i in np.argsort(-shares, kind="stable")}
 
 
 def _feature(name: str) -> str:
@@ -196,10 +206,9 @@ def _means(graph: bytes, matrix: Array, rows: Array) -> Array:
     return np.asarray(means)
 
 
-def _check(explainer: Explainer, goal: Goal, graph: bytes, answers: Mapping[str, Array]) -> None:
-    """Contributions and base must give what the graph gives."""
-    matrix = _matrix(graph, answers["features"])
-    raw = explainer.base + explainer.contributions(matrix).sum(axis=2)
+def _check(explainer: Explainer, goal: Goal, moved: Array, answers: Mapping[str, Array]) -> None:
+    """Contributions `moved` [N, K, F] and base must give what the graph gives."""
+    raw = explainer.base + moved.sum(axis=2)
     if (given := linked(explainer.link, raw)) is None:
         return
     expected = msgspec.structs.replace(goal, factors=[]).answers(given)

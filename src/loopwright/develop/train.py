@@ -34,7 +34,7 @@ from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Candidate, Column, Outcome, Release, Sampling, Scope, Slice, to_builtins
 from loopwright.records.environments import environment_files
 from loopwright.records.errors import ConversionRefused, Damaged, DeclarationInvalid, ExamplesRefused, LoopwrightError
-from loopwright.records.evaluation import Comparison, Estimate, Evaluation, Leaderboard, LeaderboardRow
+from loopwright.records.evaluation import Comparison, Detail, Estimate, Evaluation, Leaderboard, LeaderboardRow
 from loopwright.records.examples import Examples
 from loopwright.records.graph import Array, Graph
 from loopwright.records.home import Home
@@ -88,6 +88,7 @@ class _Evaluated(NamedTuple):
     evaluation: Evaluation
     files: dict[str, bytes]
     given: Answered
+    importance: dict[str, float]
 
 
 class SplitExamples(NamedTuple):
@@ -429,7 +430,7 @@ def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | 
 
     graph, conversion = agreed(candidate.name, estimator, work.goal, build, work.traced.columns, work.validation_table)
     names = work.traced.names(work.vocabulary, candidate.encoding)
-    some = work.validation_table.slice(0, _EXPLAINED_ROWS)
+    some = work.validation_table.take(pa.array(_spread(len(work.validation_table), _EXPLAINED_ROWS)))
     tried = load(candidate.name, graph)
     explained = explanation(
         estimator, work.goal, names, lessons.matrix, work.drawn.rows, tried.run(arrow_feed(tried, work.columns, some))
@@ -463,7 +464,7 @@ def _evaluated(work: Work, fitted: _Fitted) -> _Evaluated:
         raise ConversionRefused(fitted.name, f"{int((~np.isfinite(score)).sum())} validation rows give no number")
     border = threshold(work.scope, work.outcome, _alerted(work, graph))
     whole = metrics.answered(output, score, values, border)
-    sample = np.unique(np.linspace(0, len(table) - 1, _LATENCY_ROWS).astype(np.int64))
+    sample = _spread(len(table), _LATENCY_ROWS)
     evaluation = evaluate(
         work.truth[work.judged],
         whole.at(judged),
@@ -502,12 +503,12 @@ def _evaluated(work: Work, fitted: _Fitted) -> _Evaluated:
         f"{fitted.name}: {primary.replace('_', ' ')} {shown.value:.3f} [{shown.low:.3f}, {shown.high:.3f}], "
         f"{evaluation.latency_p50_us:.0f} µs a row, fitted in {fitted.seconds:.1f} s"
     )
-    return _Evaluated(manifest, evaluation, files, whole.at(judged))
+    return _Evaluated(manifest, evaluation, files, whole.at(judged), fitted.explained.importance)
 
 
 def _packaged(work: Work, made: _Evaluated, left_out: Mapping[str, str]) -> Measured:
     """Write the package, with a card that names the candidates left out."""
-    manifest, evaluation = made.manifest, made.evaluation
+    manifest, evaluation, truth = made.manifest, made.evaluation, work.truth[work.judged]
     text = card(manifest, work.scope, evaluation, measures(evaluation), left_out)
     package = work.home.packages.write(manifest, {**made.files, "card.md": text.encode()})
     row = LeaderboardRow(
@@ -519,8 +520,18 @@ def _packaged(work: Work, made: _Evaluated, left_out: Mapping[str, str]) -> Meas
         intervals=evaluation.metrics,
         met={},
         score=0.0,
+        detail=Detail(
+            importance=made.importance,
+            confusion=metrics.confusion(manifest.output, truth, made.given),
+            trade=metrics.trade(manifest.output, truth, made.given, evaluation.threshold, work.scope.value),
+        ),
     )
     return Measured(row=row, given=made.given)
+
+
+def _spread(rows: int, most: int) -> Array:
+    """At most so many indices, spread over `rows`."""
+    return np.unique(np.linspace(0, rows - 1, most).astype(np.int64))
 
 
 def answers_of(graph: Graph, columns: Mapping[str, Column], table: pa.Table) -> tuple[Array, Array | None]:

@@ -92,6 +92,40 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     money: Estimate | None = None
 
 
+class Confusion(msgspec.Struct, frozen=True):
+    """How often each true label (rows) got each label (columns), on the validation rows; `counts` [K][K] in the order of `labels`."""
+
+    labels: list[str]
+    counts: list[list[int]]
+
+
+class TradePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What one threshold brings on the validation rows: the share answered positive, precision, recall, and money per prediction over none.
+
+    `value` is None where the scope names no money, precision and recall where there is nothing to take a share of. `used` marks the
+    threshold of the package.
+    """
+
+    threshold: float
+    rate: float
+    precision: float | None
+    recall: float | None
+    value: float | None
+    used: bool
+
+
+class Detail(msgspec.Struct, frozen=True, kw_only=True):
+    """What is behind a candidate's numbers.
+
+    `importance` is each feature's share of what moves its answers (mean absolute contribution over some validation rows), the largest
+    first; empty where answers cannot be explained.
+    """
+
+    importance: dict[str, float] = {}
+    confusion: Confusion | None = None
+    trade: list[TradePoint] = []
+
+
 class LeaderboardRow(msgspec.Struct, frozen=True, kw_only=True):
     """One candidate: its package, every measure by metric name, which objectives it meets, its weighted score in [0, 1]."""
 
@@ -103,6 +137,8 @@ class LeaderboardRow(msgspec.Struct, frozen=True, kw_only=True):
     intervals: dict[str, Estimate]
     met: dict[str, bool]
     score: float
+    detail: Detail | None = None
+    """None on leaderboards that were made before it was measured."""
 
 
 class SegmentModel(Record, frozen=True, kw_only=True):

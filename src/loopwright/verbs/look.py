@@ -24,6 +24,7 @@ from loopwright.verbs.results import (
     LoopPage,
     LoopStatus,
     PredictionList,
+    Standings,
     Trace,
     TracedOutcome,
 )
@@ -58,8 +59,8 @@ MOST_BOARDS = 50
 """Leaderboards among which the one of the latest full turn is looked for."""
 
 
-def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None = None) -> Leaderboard:
-    """The candidates of the latest full turn, measured, weighted by the stakeholders' objectives; and the latest fleet.
+def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None = None) -> Standings:
+    """The candidates of the latest full turn, measured, weighted by the stakeholders' objectives; who won and who serves; the latest fleet.
 
     Args:
         loop: name of the loop.
@@ -83,7 +84,11 @@ def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None
             raise NotFound("segment", segment, near=near, next_step="it has no model of its own: the global one answers it")
         fleet = msgspec.structs.replace(fleet, segments=found)
     board = msgspec.structs.replace(board, fleet=fleet)
-    return reweigh(board, declared.scope.objectives, parse_weights(weights, declared.scope.objectives)) if weights else board
+    if weights:
+        board = reweigh(board, declared.scope.objectives, parse_weights(weights, declared.scope.objectives))
+    now = home.ledger.latest(ReleaseState, loop=loop)
+    serving = "" if now is None else next((arm.package for arm in now.record.arms if arm.role == "champion"), "")
+    return Standings(**{name: getattr(board, name) for name in board.__struct_fields__}, serving=serving)
 
 
 def history(home: Home, loop: str, *, segment: str | None = None) -> History:

@@ -144,6 +144,12 @@ class ContractShown(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
+class Standings(Leaderboard, frozen=True, kw_only=True):
+    """A leaderboard, and the package that serves the loop now ("" where none does)."""
+
+    serving: str = ""
+
+
 class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the prediction log; `trace` says the rest of it."""
 

@@ -2,12 +2,14 @@
 
 table      every metric: its tasks, its direction, what it says
 answered   what was answered on rows: score, label, values; and what it is worth
+detail     which labels are taken for which; what other thresholds bring
 rows       the metrics themselves, by task, under weights
 bootstrap  one value, intervals, paired differences
 """
 
 from loopwright.records.metrics.answered import Answered, aligned, answered, kinds, money
 from loopwright.records.metrics.bootstrap import compute, differences, intervals
+from loopwright.records.metrics.detail import confusion, trade
 from loopwright.records.metrics.rows import GAP_ROWS, Slices
 from loopwright.records.metrics.table import (
     GAPS,
@@ -37,6 +39,7 @@ __all__ = [
     "aligned",
     "answered",
     "compute",
+    "confusion",
     "differences",
     "gap",
     "intervals",
@@ -50,5 +53,6 @@ __all__ = [
     "problem",
     "rate_of",
     "summary",
+    "trade",
     "watched",
 ]
