@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from loopwright.records.declarations import (
+    RETIRED,
     Aggregate,
     Candidate,
     Column,
@@ -98,6 +99,7 @@ class Loop(Declaration, frozen=True, kw_only=True):
         names = [self.scope.heuristic.name, *(c.name for c in self.candidates)]
         found += [("candidates", f"two candidates are called {n!r}") for i, n in enumerate(names) if n in names[:i]]
         found += self._context_problems() + self._column_problems() + self._split_problems()
+        found += [(f"requests.columns.{n}", RETIRED) for n in self.requests.retired(sorted(self.named_columns))]
         if set(self.outcome.table.key) != set(self.requests.key):
             found.append(("outcome.table.key", f"must be the key of the requests table, {self.requests.key}"))
         return found
@@ -174,6 +176,16 @@ class Loop(Declaration, frozen=True, kw_only=True):
     def columns(self) -> dict[str, Column]:
         """What features, heuristic and slices see: request columns, then context columns."""
         return {**self.requests.columns, **self.context_columns}
+
+    @property
+    def named_columns(self) -> frozenset[str]:
+        """The request columns that declarations name: key and times, and what rows are joined, ranked, split and told apart by."""
+        by = [c.by for c in self.context] + [a.by for a in self.aggregates]
+        joined = [column for columns in by for column in columns.values()]
+        split = None if isinstance(self.split, TimeSplit) else self.split.column
+        named = [*self.requests.key, self.requests.event_time, self.requests.known, *joined]
+        named += [name for name in (self.outcome.group, split, self.fleet.by if self.fleet else None) if name]
+        return frozenset(named)
 
     def record(self, file: str) -> LoopRecord:
         """This loop as the ledger keeps it."""

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -17,6 +18,7 @@ from loopwright.deploy.bad import bad_packages
 from loopwright.deploy.checks import gate, sound
 from loopwright.deploy.controller import release, serving
 from loopwright.develop.fleet import develop_fleet
+from loopwright.develop.lineage import used_by
 from loopwright.develop.provenance import libraries
 from loopwright.develop.train import Work, develop, prepare
 from loopwright.loop import Loop
@@ -282,6 +284,7 @@ def _data(state: Turning) -> tuple[str, dict[str, Any]]:
         outcome=loop.outcome,
         as_of=state.as_of,
         window=state.window,
+        used=partial(used_columns, loop),
     )
     entry = state.home.ledger.put(examples, loop=loop.name, key=examples.digest)
     with state.home.ledger.batch():
@@ -342,6 +345,7 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
         seed=loop.seed,
         parent=parent,
         lineage=_lineage(loop),
+        named=loop.named_columns,
         progress=state.progress,
     )
     entry = home.ledger.latest(Leaderboard, loop=loop.name, key=state.turn)
@@ -559,6 +563,12 @@ def _tell_develop(state: Turning, output: dict[str, Any], run: openlineage.Run) 
     board = home.ledger.get(output["leaderboard"], Leaderboard).record
     made_here = [*(row.package for row in board.rows), *(board.fleet.serving.values() if board.fleet is not None else ())]
     run.outputs += [openlineage.package(loop.name, digest, home.packages.manifest(digest)) for digest in made_here]
+
+
+def used_columns(loop: Loop) -> set[str]:
+    """The columns that the loop's declarations name or its code uses."""
+    used = used_by(loop.columns, loop.features, loop.scope.heuristic, loop.outcome, loop.slices)
+    return {*loop.named_columns, *used}
 
 
 def _lineage(loop: Loop) -> Lineage:

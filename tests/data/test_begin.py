@@ -88,12 +88,18 @@ def test_labels_of_every_kind(
     rows = {"id": list(range(30)), "at": [START + timedelta(hours=i) for i in range(30)], "x": [float(i) for i in range(30)]}
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({**rows, "won": values * 10}), path)
-    loop, _ = begun(home, tmp_path / "loop", path, label="won", task=given)
+    loop, made = begun(home, tmp_path / "loop", path, label="won", task=given)
     assert (loop.outcome.task, loop.outcome.label) == (task, sql)
     examples = brought(home, loop, path)
     assert examples.rows == 10 * sum(v is not None for v in values)
     assert task != "binary" or examples.positives == positives * 10
     assert checked(loop) == []
+    # A word, or a code, that is none of those seen never becomes no.
+    column, kinds = loop.outcome.table.columns["won"], sorted({v for v in values if v is not None}, key=str)
+    assert column.categories == (kinds if isinstance(kinds[0], str) else None)
+    assert (column.minimum, column.maximum) == ((0, 1) if values == [0, 1, 1] else (None, None))
+    assert loop.outcome.table.prediction_field == "prediction"
+    assert any("in the field 'prediction'" in note for note in made["notes"])
 
 
 @pytest.mark.parametrize("name", ["order", "End", "group"])

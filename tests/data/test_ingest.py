@@ -193,8 +193,7 @@ def test_every_other_change_of_columns_is_refused_with_what_was_and_what_is(home
     path.write_text('id,at,size,note,v\na,2024-01-01T00:00:00Z,1,,"[1,2]"\n', encoding="utf-8")
     assert ingest(home, kept, path).good == 1
     assert home.lake.read("things")["v"].to_pylist() == [[1.0, 2.0]]
-    columns = {k: v for k, v in loose.items() if k != "size"}
-    columns |= {
+    columns = loose | {
         "note": Column("string"),
         "v": Column("array", shape=[1, 2], nullable=True),
         "at": Column("timestamp", zone="UTC"),
@@ -202,11 +201,49 @@ def test_every_other_change_of_columns_is_refused_with_what_was_and_what_is(home
     with pytest.raises(DeclarationInvalid) as refused:
         put_contract(home, msgspec.structs.replace(THINGS, columns=columns | {"new": Column("float")}))
     assert {p.field: p.reason.split(";")[0] for p in refused.value.problems} == {
-        "columns.size": "float -> gone",
         "columns.note": "nullable -> never null",
         "columns.v": "shape [2] -> [1, 2]",
         "columns.new": "absent -> float",
     }
+
+
+ROWS = "id,at{more}\n{name},2024-01-07T00:00:00Z{value}\n"
+
+
+def written(path: Path, name: str, size: str | None) -> Path:
+    """A file with one thing, with or without its size."""
+    more, value = ("", "") if size is None else (",size", f",{size}")
+    path.write_text(ROWS.format(more=more, name=name, value=value), encoding="utf-8")
+    return path
+
+
+def test_a_column_is_retired_by_taking_it_out_of_the_contract(home: Home, file: Path, tmp_path: Path) -> None:
+    ingest(home, THINGS, file)
+    less = msgspec.structs.replace(THINGS, columns={n: c for n, c in THINGS.columns.items() if n != "size"})
+    assert ingest(home, less, written(tmp_path / "new.csv", "e", None)).good == 1
+    assert {r["id"]: r["size"] for r in home.lake.read("things").to_pylist()} == {"a": 1.0, "d": 3.0, "e": None}
+    with pytest.raises(IngestRefused, match="'size' is not in the contract"):
+        ingest(home, less, written(tmp_path / "old.csv", "f", "4"))
+    with pytest.raises(DeclarationInvalid, match="it is null in 1 rows"):
+        put_contract(home, THINGS)
+    with pytest.raises(DeclarationInvalid, match="a type stays"):
+        put_contract(home, msgspec.structs.replace(THINGS, columns={**THINGS.columns, "size": Column("string", nullable=True)}))
+    back = msgspec.structs.replace(THINGS, columns={**THINGS.columns, "size": Column("float", nullable=True)})
+    assert ingest(home, back, written(tmp_path / "back.csv", "g", "5")).good == 1
+    assert {r["id"]: r["size"] for r in home.lake.read("things").to_pylist()} == {"a": 1.0, "d": 3.0, "e": None, "g": 5.0}
+
+
+def test_a_retired_column_is_taken_where_it_comes_and_missed_where_it_does_not(home: Home, file: Path, tmp_path: Path) -> None:
+    ingest(home, THINGS, file)
+    retired = Column("float", minimum=0, nullable=True, retired=True)
+    less = msgspec.structs.replace(THINGS, columns={**THINGS.columns, "size": retired})
+    without = ingest(home, less, written(tmp_path / "new.csv", "e", None))
+    assert (without.good, without.absent) == (1, ["size"])
+    assert ingest(home, less, written(tmp_path / "old.csv", "f", "4")).good == 1
+    assert ingest(home, less, written(tmp_path / "bad.csv", "g", "-4")).quarantined == 1
+    assert {r["id"]: r["size"] for r in home.lake.read("things").to_pylist()} == {"a": 1.0, "d": 3.0, "e": None, "f": 4.0}
+    with pytest.raises(DeclarationInvalid, match="nullable=True"):
+        Column("float", retired=True)
 
 
 def test_a_source_in_many_parts_is_one_ingestion(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,16 @@ def test_the_same_outcome_from_a_file_twice_and_by_post_is_one(opened: Home, tmp
     assert (found.joined, found.repeated, found.unmatched) == (1, 2, 0)
 
 
+@pytest.mark.parametrize("key_too", [False, True])
+def test_where_the_table_has_an_id_of_its_own_a_file_names_predictions_in_another_column(opened: Home, key_too: bool) -> None:
+    frame = pa.table({"prediction": ["a" * 32], "came_at": [START], "delay": [1.0]})
+    if key_too:
+        frame = frame.append_column("id", pa.array([7]))
+    assert accept(opened, LOOP, CAME, ASKED.key, frame) == 1
+    [row] = outcomes(opened, LOOP).to_pylist()
+    assert (row["_prediction"], row["_unit"], row["delay"]) == ("a" * 32, "", 1.0)
+
+
 def test_outcomes_may_name_predictions(opened: Home) -> None:
     table = CAME.__class__(
         "landed", {"flight": CAME.columns["id"], **{n: c for n, c in CAME.columns.items() if n != "id"}}, ["flight"], "came_at"

@@ -4,15 +4,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.deploy.bodies import BAD, Bad, text
 from tests.deploy.loops import NOW_US, REQUESTS, flight
 
+from loopwright.data.contract import conform
 from loopwright.deploy.decode import Decoder, Rows, parse
-from loopwright.records.declarations import Column
+from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import LoopwrightError, RequestInvalid, RequestMalformed, RequestTooLarge
+from loopwright.records.graph import microseconds
 
 STATUS: dict[int, type[LoopwrightError]] = {400: RequestMalformed, 413: RequestTooLarge, 422: RequestInvalid}
 decode = Decoder(REQUESTS.columns, optional=[REQUESTS.event_time])
@@ -37,6 +40,94 @@ def test_times_keep_their_moment_in_any_zone() -> None:
 def test_a_time_that_is_refused_is_told_what_it_lacks(given: str, found: str) -> None:
     with pytest.raises(RequestInvalid, match=f"must be a time with its zone.*, not {found}"):
         decode(text(flight(pushed_back_at=given)))
+
+
+@pytest.mark.parametrize(
+    ("moment", "lawful"),
+    [
+        ("0001-01-01T00:00:00Z", False),
+        ("1899-12-31T23:59:59Z", False),
+        ("1900-01-01T00:00:00Z", True),
+        ("2024-05-01T09:00:00+02:00", True),
+        ("2200-01-01T00:00:00Z", True),
+        ("2200-01-01T00:00:01Z", False),
+        ("9999-12-31T23:59:59Z", False),
+    ],
+)
+def test_files_and_requests_take_the_same_moments(moment: str, lawful: bool) -> None:
+    table = Table("t", {"id": Column("string"), "at": Column("timestamp")}, ["id"], "at")
+    found = conform(table, pa.table({"id": ["a"], "at": [moment]}))
+    assert (len(found.good), len(found.bad)) == ((1, 0) if lawful else (0, 1))
+    judge = Decoder(table.columns, optional=["at"])
+    doors: list[Callable[[Any], list[Any]]] = [lambda row: judge(text(row)).rows, lambda row: judge.check([row], single=True)]
+    for door in doors:
+        if lawful:
+            assert door({"id": "a", "at": moment})[0]["at"] == microseconds(found.good["at"][0].as_py())
+        else:
+            with pytest.raises(
+                RequestInvalid, match=f"at: must be a time .*between the years 1900 and 2200.* {int(moment[:4])}"
+            ):
+                door({"id": "a", "at": moment})
+
+
+OPTIONAL = {
+    "id": Column("string"),
+    "at": Column("timestamp"),
+    "size": Column("float"),
+    "tail": Column("string", nullable=True),
+    "note": Column("string", nullable=True, optional=True),
+    "seen": Column("timestamp", nullable=True, optional=True),
+    "weight": Column("float", nullable=True, optional=True),
+    "shape": Column("array", shape=[2, 2], nullable=True, retired=True),
+}
+WHOLE = {
+    "id": "a",
+    "at": NOW_US,
+    "size": 1.5,
+    "tail": 'N"1',
+    "note": "x",
+    "seen": NOW_US,
+    "weight": 2.0,
+    "shape": [1.0, 2.0, 3.0, 4.0],
+}
+SENT = WHOLE | {"at": "2024-05-01T09:00:00Z", "seen": "2024-05-01T09:00:00Z", "shape": [[1, 2], [3, 4]]}
+MAY_LACK = ("at", "note", "seen", "weight", "shape")
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.sets(st.sampled_from(MAY_LACK)), st.sets(st.sampled_from(["tail", "note", "seen", "weight", "shape"]))),
+        min_size=1,
+        max_size=4,
+    ),
+    double=st.none() | st.tuples(st.integers(0, 3), st.sampled_from(list(OPTIONAL))),
+)
+def test_optional_columns_may_be_sent_or_not_in_any_mixture(
+    rows: list[tuple[set[str], set[str]]], double: tuple[int, str] | None
+) -> None:
+    judge = _JUDGE  # one for all examples: what it saw before must not matter
+    sent = [{n: None if n in null else v for n, v in SENT.items() if n not in lack} for lack, null in rows]
+    wanted = [{n: None if n in null else v for n, v in WHOLE.items() if n not in lack} for lack, null in rows]
+    assert judge.check([dict(row) for row in sent]) == wanted
+    bodies = [text(row).decode() for row in sent]
+    if double is None or double[1] not in sent[double[0] % len(sent)]:
+        assert judge(f"[{','.join(bodies)}]".encode()).rows == wanted
+        return
+    at = double[0] % len(sent)
+    bodies[at] = f"{bodies[at][:-1]},{json.dumps(double[1])}:{json.dumps(sent[at][double[1]])}}}"
+    with pytest.raises(RequestMalformed, match="twice"):
+        judge(f"[{','.join(bodies)}]".encode())
+
+
+_JUDGE = Decoder(OPTIONAL, optional=["at"])
+
+
+def test_a_required_column_is_missed_whatever_else_is_left_out() -> None:
+    for row in (SENT, {n: v for n, v in SENT.items() if n not in MAY_LACK}):
+        for name in ("id", "size", "tail"):
+            with pytest.raises(RequestInvalid) as refused:
+                _JUDGE(text({n: v for n, v in row.items() if n != name}))
+            assert [p.field for p in refused.value.problems] == [name]
 
 
 def test_the_event_time_may_be_left_out() -> None:

@@ -1,9 +1,11 @@
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from tests.deploy.bodies import text
 from tests.deploy.loops import LANDINGS, NOW_US
 
+from loopwright.data.contract import conform
 from loopwright.deploy.outcome import Accepted, OutcomeDecoder
 from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import RequestInvalid, RequestMalformed
@@ -55,6 +57,35 @@ def test_the_future_is_flagged_and_strange_values_too() -> None:
     assert "future" in future.row.provenance
     (strange,) = accept(landing(arr_delay=9999.0))
     assert strange.flags == ["out_of_range:arr_delay"]
+
+
+JUDGED = Table(
+    "judged",
+    {
+        "id": Column("string"),
+        "at": Column("timestamp"),
+        "direction": Column("string", nullable=True, categories=["DOWN", "UP"]),
+        "won": Column("integer", nullable=True, minimum=0, maximum=1),
+        "price": Column("float", nullable=True, minimum=0, maximum=10),
+    },
+    key=["id"],
+    event_time="at",
+)
+
+
+@pytest.mark.parametrize(("field", "value"), [("direction", "SIDEWAYS"), ("direction", "UP "), ("direction", "up"), ("won", 2)])
+def test_unknown_words_and_codes_of_a_label_are_refused_as_files_quarantine_them(field: str, value: Any) -> None:
+    whole = {"id": "a", "at": "2024-05-01T08:00:00Z", "direction": "UP", "won": 1, "price": 1.0}
+    decode = OutcomeDecoder(JUDGED)
+    assert not decode(text(whole), received_at=NOW_US, provenance="http")[0].flags
+    with pytest.raises(RequestInvalid) as refused:
+        decode(text([whole, whole | {field: value}]), received_at=NOW_US, provenance="http")
+    assert [p.field for p in refused.value.problems] == [f"[1].{field}"]
+    assert repr(value) in refused.value.problems[0].reason
+    found = conform(JUDGED, pa.table({name: [str(v), str(whole[name])] for name, v in (whole | {field: value}).items()}))
+    assert (len(found.good), found.bad["_row"].to_pylist()) == (1, [1])
+    assert found.bad["_reason"].to_pylist()[0].startswith(f"{field}: ")
+    assert not decode(text(whole | {"direction": None, "won": None}), received_at=NOW_US, provenance="http")[0].flags
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ OF_MORE = {
 
 @pytest.mark.parametrize("sql", OF_ONE_ROW)
 def test_an_expression_over_one_row_is_taken(sql: str) -> None:
-    assert expression.held("Outcome", "label", sql) == sql
+    assert expression.held("Outcome", "label", sql, LANDED) == sql
 
 
 @pytest.mark.parametrize(("sql", "why"), OF_MORE.items())
@@ -153,7 +153,7 @@ def test_macros_among_row_functions_expand_to_row_functions(catalogue: dict[str,
     for name, definitions in macros.items():
         for definition in definitions:
             try:
-                expression.held("Macro", name, definition)
+                expression.held("Macro", name, definition, LANDED)
             except DeclarationInvalid as fault:
                 pytest.fail(
                     f"{name} expands to {definition} in DuckDB {duckdb.__version__}: take it out of ROW_FUNCTIONS. {fault}"
@@ -165,7 +165,7 @@ def test_every_other_function_of_the_installed_duckdb_is_refused_by_name(catalog
     assert len(names) > 200
     for name in names:
         with pytest.raises(DeclarationInvalid, match=f"(?i){name} (looks at other rows|is not known)|it has a SELECT|coalesce"):
-            expression.held("Outcome", "label", f'"{name}"(Delay)')
+            expression.held("Outcome", "label", f'"{name}"(Delay)', LANDED)
 
 
 def test_the_columns_that_an_expression_names() -> None:

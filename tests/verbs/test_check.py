@@ -14,7 +14,7 @@ from loopwright.cli.main import run
 from loopwright.develop import features as graphs
 from loopwright.loop import load_loop
 from loopwright.records.clock import SimulatedClock
-from loopwright.records.errors import ExamplesRefused
+from loopwright.records.errors import DeclarationInvalid, ExamplesRefused
 from loopwright.records.home import Home
 from loopwright.records.settings import Settings
 from loopwright.turn import turn
@@ -137,6 +137,60 @@ def test_leaks_are_warned_of_and_strict_makes_them_a_no(home: Home, tmp_path: Pa
     assert "where it is missing the label is false in 100.0%" in warned(checked)["column refund"]
     assert not check(home, loop, strict=True).ok
     assert check(home, written(tmp_path / "honest"), strict=True).ok
+
+
+def test_columns_that_feed_nothing_are_listed(home: Home, tmp_path: Path) -> None:
+    [item] = [i for i in check(home, written(tmp_path / "shop")).items if i.name == "columns"]
+    assert (item.detail, item.warning) == ("requests may leave out refund: nothing uses them", False)
+    less = written(tmp_path / "less", features='{"refund": nde.fill_null(f.refund, 0.0)}')
+    [item] = [i for i in check(home, less).items if i.name == "columns"]
+    assert item.detail == "nothing is asked for that is not used; joined for nothing: rate"
+
+
+def test_a_label_of_words_without_categories_is_warned_of(home: Home, tmp_path: Path) -> None:
+    folder = written(tmp_path / "shop", label="returned = 'yes'")
+    path = tmp_path / "shop" / "loop.py"
+    text = path.read_text()
+    path.write_text(text.replace('"returned": Column("boolean")', '"returned": Column("string")'))
+    assert "counts as no" in warned(check(home, folder))["column returned"]
+    path.write_text(text.replace('"returned": Column("boolean")', '"returned": Column("string", categories=["yes", "no"])'))
+    assert "column returned" not in warned(check(home, folder))
+
+
+RETIRED = "nullable=True, retired=True)"
+
+
+@pytest.mark.parametrize(
+    ("changed", "to", "name", "what"),
+    [
+        ('"refund": Column("float", nullable=True)', f'"refund": Column("float", {RETIRED}', "features", "'refund' is retired"),
+        (
+            '"amount": Column("float", minimum=0, maximum=500)',
+            f'"amount": Column("float", {RETIRED}',
+            "heuristic",
+            "'amount' is retired",
+        ),
+        ('"rate": Column("float")', f'"rate": Column("float", {RETIRED}', "", "columns.rate: is retired"),
+        ('"returned": Column("boolean")', f'"returned": Column("boolean", {RETIRED}', "label", "'returned' is retired"),
+        (
+            '"shop": Column("string", categories=["north", "south"])',
+            f'"shop": Column("string", {RETIRED}',
+            "",
+            "requests.columns.shop: is retired",
+        ),
+    ],
+)
+def test_what_uses_a_retired_column_is_named(home: Home, tmp_path: Path, changed: str, to: str, name: str, what: str) -> None:
+    folder = written(tmp_path / "shop", features='{"amount": f.amount, "refund": nde.fill_null(f.refund, 0.0)}')
+    path = tmp_path / "shop" / "loop.py"
+    path.write_text(path.read_text().replace(changed, to))
+    if not name:
+        with pytest.raises(DeclarationInvalid, match=what):
+            check(home, folder)
+        return
+    [item] = [i for i in check(home, folder).items if i.name == name]
+    assert not item.ok
+    assert what in item.detail
 
 
 def test_only_about_the_newest_requests_are_looked_at(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def value(aggregate: Aggregate) -> str:
     """
     if aggregate.function == "count":
         return "1"
-    of = held(f"Aggregate {aggregate.name}", "of", aggregate.of)
+    of = held(f"Aggregate {aggregate.name}", "of", aggregate.of, aggregate.table)
     if aggregate.function == "share":
         return f"CAST(CAST(({of}) AS BOOLEAN) AS DOUBLE)"
     if aggregate.function == "distinct":

@@ -57,6 +57,8 @@ def begin(
     steps += [f"loopwright ingest {table} {source}{reading.options()} --loop {directory}" for table in tables]
     steps += [f"loopwright check {directory}", f"loopwright run {directory}", "loopwright serve"]
     notes = [*found.notes, *([_predicted(drafted.target, label)] if label else [])]
+    if (field := drafted.outcome.prediction_field) != "id":
+        notes.append(f"the tables have a column 'id' of their own: an outcome names its prediction in the field {field!r}")
     return {"files": [str(file)], "notes": notes, "next_steps": steps}
 
 
@@ -86,8 +88,17 @@ def _drafted(found: Inferred, name: str, label: str, task: str, key: str) -> Dra
         raise UsageError(f"column {label!r} cannot be the label and {'the key' if column in table.key else 'the time'} as well")
     declared = table.columns[column]
     aim = target(column, found.frame[column], task)
-    # What cannot be told yet has no label, and a label is as wide as it comes.
-    judged = msgspec.structs.replace(declared, nullable=True, minimum=None, maximum=None, categories=None)
+    # What cannot be told yet has no label. A number is as wide as it comes; a word, or a code of yes or no, is one of those seen, for
+    # a label made of any other would be no.
+    words = sorted(set(found.frame[column].drop_null().to_pylist())) if aim.task != "regression" else []
+    texts, codes = declared.type == "string" and words, declared.type == "integer" and len(words) == 2
+    judged = msgspec.structs.replace(
+        declared,
+        nullable=True,
+        minimum=words[0] if codes else None,
+        maximum=words[-1] if codes else None,
+        categories=words if texts else None,
+    )
     requests = msgspec.structs.replace(
         table,
         columns={n: c for n, c in table.columns.items() if n != column},

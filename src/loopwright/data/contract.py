@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 from msgspec.structs import replace
 
 from loopwright.data.plain import plain
-from loopwright.data.values import EARLIEST, LATEST, Mask, flags, read, unusable
+from loopwright.data.values import Mask, flags, read, unusable
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import IngestRefused
+from loopwright.records.graph import EARLIEST, LATEST
 from loopwright.records.sql_engine import quoted, sql_engine
 
 BAD_SCHEMA = pa.schema([("_row", pa.int64()), ("_reason", pa.string()), ("_raw", pa.string())])
@@ -119,7 +120,7 @@ def _sources(table: Table, columns: dict[str, Column], frame: pa.Table, source: 
         written = name if column.source is None or column.source not in names else column.source
         if written in names and not column.filled:
             found[name] = written
-        elif not (column.filled or column.optional or (column.nullable and name in absent)):
+        elif not (column.filled or column.may_lack or (column.nullable and name in absent)):
             problems.append(f"column {(name if column.source is None else column.source)!r} is missing")
     if "*" not in table.ignore:
         taken = {*found.values(), *table.ignore, *(n for n, c in columns.items() if c.filled)}

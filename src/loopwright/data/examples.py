@@ -7,7 +7,7 @@ have known at the decision (`data.steps`). Nothing that became known after `as_o
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -76,12 +76,14 @@ def build(
     as_of: datetime,
     aggregates: Sequence[Aggregate] = (),
     window: timedelta | None = None,
+    used: Callable[[], Collection[str]] | None = None,
 ) -> Examples:
     """Build the examples of a loop from what was known at `as_of`, and write them to `home/examples/<digest>.parquet`.
 
     One row per decision before `as_of` whose outcome was known; with `window` only the last stretch of that length, up to
     the newest such decision. Decisions without an outcome are left out and counted by reason. Context and aggregates are those of the moment of decision, of what was known `lag` before
-    it. The same tables and log give the same digest.
+    it. `used` gives the request columns that must be there (all without it): requests need not send the others, which may be
+    null whatever the contract says. The same tables and log give the same digest.
 
     Raises ExamplesRefused when a table has no rows yet, no outcome is known, or all outcomes are alike; DeclarationInvalid
     when the label, or what is aggregated, is no SQL expression over the table's columns.
@@ -96,7 +98,7 @@ def build(
     if landed is None and not len(reported) and outcome.task != "anomaly":
         raise ExamplesRefused(f"no outcome is known: `loopwright ingest {outcome.table.name} FILE`, or post outcomes")
     with sql_engine(home, ordered=False) as database:
-        _decisions(database, asked.data, log, requests, columns, as_of=as_of)
+        _decisions(database, asked.data, log, requests, columns, as_of=as_of, used=used)
         _judge(database, landed.data if landed else None, reported, outcome, requests, as_of=as_of)
         usable = _usable(outcome)
         _keep(database, window, usable)
@@ -159,16 +161,28 @@ def unit_sql(table: Table, key: list[str]) -> str:
 
 
 def _decisions(
-    database: Any, table: Any, log: pa.Table, requests: Table, columns: Mapping[str, Column], *, as_of: datetime
+    database: Any,
+    table: Any,
+    log: pa.Table,
+    requests: Table,
+    columns: Mapping[str, Column],
+    *,
+    as_of: datetime,
+    used: Callable[[], Collection[str]] | None,
 ) -> None:
     """Table `decision`: one row per decision before `as_of`, from the log where it was served, else from the requests table."""
     database.register("asked", table.filter(pc.field(requests.event_time) < pa.scalar(as_of, _MOMENT)))
-    database.register("served", _as_declared(log, columns))
+    log = _as_declared(log, columns)
+    database.register("served", log)
     request = ", ".join(quoted(n) for n in requests.columns)
     added = {n: c for n, c in columns.items() if n not in requests.columns}
     given = "".join(f", {quoted(n)}" for n in added)
     absent = "".join(f", NULL::{_SQL_TYPES[c.type]} AS {quoted(n)}" for n, c in added.items())
-    complete = " AND ".join(f"{quoted(n)} IS NOT NULL" for n, c in requests.columns.items() if not c.nullable)
+    needed = [n for n, c in requests.columns.items() if not c.nullable]
+    if used is not None and any(log[n].null_count for n in needed):
+        there = used()
+        needed = [n for n in needed if n in there]
+    complete = " AND ".join(f"{quoted(n)} IS NOT NULL" for n in needed)
     event, unit = f"epoch_us({quoted(requests.event_time)})", unit_sql(requests, requests.key)
     database.execute(
         f"""

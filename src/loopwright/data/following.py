@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.data.opened import BATCH_ROWS, Batch, Opened, sliced
-from loopwright.data.values import EARLIEST, flags, read
+from loopwright.data.values import flags, read
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import IngestRefused, UsageError
+from loopwright.records.graph import EARLIEST
 from loopwright.records.lake import foreign
 
 _COMPARED = ("integer", "float", "timestamp", "string")

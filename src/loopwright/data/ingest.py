@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -23,13 +23,14 @@ from loopwright.data.source import open_source
 from loopwright.data.told import told
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Table, declaration_digest, to_builtins
-from loopwright.records.errors import DeclarationInvalid, TableNotFound
+from loopwright.records.errors import DeclarationInvalid, PackageNotFound, PackageRefused, TableNotFound
 from loopwright.records.home import Home
 from loopwright.records.ids import check_name
 from loopwright.records.ingestions import Ingested
 from loopwright.records.lake import Stream
 from loopwright.records.ledger.record import Entry, Record
 from loopwright.records.progress import Progress
+from loopwright.records.releases import ReleaseState
 
 QUARANTINE = "quarantine."
 QUARANTINE_SCHEMA = pa.schema([("_source", pa.string()), ("_digest", pa.string()), *BAD_SCHEMA])
@@ -283,9 +284,10 @@ def _may_lack(home: Home, table: Table, *, loose: bool) -> Collection[str]:
 def put_contract(home: Home, table: Table) -> Entry[Contract]:
     """Store a contract; the newest entry if it is still the same.
 
-    Ranges, categories, descriptions and the like may change at any time. Once the table has rows its columns and their
-    types stay as they are, but for new ones that may be null (they are, in the rows there are). Raises DeclarationInvalid
-    naming every other difference.
+    Ranges, categories, descriptions and the like may change at any time. Once the table has rows the types of its columns stay,
+    new ones may be null (they are, in the rows there are), and any but key and times may go, or be declared retired: the rows
+    there are keep them. Raises DeclarationInvalid naming every other difference, and a column that goes while a package
+    in service looks it up.
     """
     check_name(QUARANTINE + table.name, "table")
     table = as_kept(table)
@@ -314,11 +316,7 @@ def changes(before: Table, after: Table) -> list[str]:
 def _grow(home: Home, table: Table, before: Table | None) -> None:
     """Add the new columns of a contract to the table's rows, or raise DeclarationInvalid naming what cannot change."""
     found = home.lake.schema(table.name)
-    problems = [
-        (f"columns.{n}", f"{_shown(before, n, found.field(n).type)} -> gone; a column of a table that has rows stays")
-        for n in found.names
-        if n not in table.columns
-    ]
+    problems = _looked_up(home, table.name, _leaving(before, table)) if before else []
     new = []
     for name, column in table.columns.items():
         if name not in found.names:
@@ -333,13 +331,33 @@ def _grow(home: Home, table: Table, before: Table | None) -> None:
             )
         elif before and name in before.columns and before.columns[name].shape != column.shape:
             problems.append((f"columns.{name}", f"shape {before.columns[name].shape} -> {column.shape}; a shape stays"))
-        elif not column.nullable and (before is None or (name in before.columns and before.columns[name].nullable)):
+        elif not column.nullable and (before is None or name not in before.columns or before.columns[name].nullable):
             nulls = home.lake.read(table.name, columns=[name])[name].null_count
             problems += [(f"columns.{name}", f"nullable -> never null; it is null in {nulls:,} rows")] if nulls else []
     if problems:
         raise DeclarationInvalid(f"the contract of table {table.name!r}", problems)
     if new:
         home.lake.add_columns(table.name, pa.schema(new))
+
+
+def _leaving(before: Table, after: Table) -> set[str]:
+    """The columns that a contract had, and that are gone or retired."""
+    now = {n for n, c in after.columns.items() if not c.retired}
+    return {n for n, c in before.columns.items() if not c.retired} - now
+
+
+def _looked_up(home: Home, table: str, leaving: set[str]) -> list[tuple[str, str]]:
+    """Those of the columns of a table that a package in service looks up and uses, as problems."""
+    problems: dict[str, str] = {}
+    states = {e.loop: e.record for e in home.ledger.find(ReleaseState, newest=False)} if leaving else {}
+    for loop, state in states.items():
+        for package in state.packages:
+            with suppress(PackageNotFound, PackageRefused):
+                manifest = home.packages.manifest(package)
+                for column in sorted(leaving & manifest.looked_up(table)):
+                    why = f"package {package[:12]} of loop {loop!r}, which is in service, uses it: release one that does not, then retire it"
+                    problems.setdefault(f"columns.{column}", why)
+    return list(problems.items())
 
 
 def _shown(before: Table | None, name: str, found: Any) -> str:

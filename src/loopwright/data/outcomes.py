@@ -24,13 +24,14 @@ _MOMENT = pa.timestamp("us", tz="UTC")
 def accept(home: Home, loop: str, table: Table, key: list[str], source: Any, reading: Reading = AS_DETECTED) -> int:
     """Log the outcomes of a source (see `open_source`) and return how many; bad rows go to the table's quarantine.
 
-    The source has the columns of the outcome table, or instead of its key columns one column `id` with prediction ids.
+    The source has the columns of the outcome table, or instead of its key columns one with prediction ids: `id`, or where the table
+    has a column of that name what `Table.prediction_field` says.
     The same outcome again (here or by POST) is one row when it is read. Raises IngestRefused when the source cannot be read
     or has other columns, LogUnavailable when the log cannot be written; rows logged before that stay.
     """
     opened = open_source(source, reading=reading)
     batch = opened.asked(table).whole()
-    by_id = "id" in batch.frame.column_names and "id" not in table.columns
+    by_id = table.prediction_field in batch.frame.column_names
     expected = _by_id(table) if by_id else table
     origin = Origin(opened.name, opened.digest, home.clock.now())
     result = conform(expected, batch.frame, origin=origin, rows=batch.rows, absent=table.columns if opened.loose else ())
@@ -49,19 +50,20 @@ def accept(home: Home, loop: str, table: Table, key: list[str], source: Any, rea
 
 def _by_id(table: Table) -> Table:
     """The contract of outcomes that name their prediction."""
-    columns = {"id": Column("string"), **{n: c for n, c in table.columns.items() if n not in table.key}}
-    return msgspec.structs.replace(table, columns=columns, key=["id"])
+    id = table.prediction_field
+    columns = {id: Column("string"), **{n: c for n, c in table.columns.items() if n not in table.key}}
+    return msgspec.structs.replace(table, columns=columns, key=[id], ignore=[*table.ignore, *table.key])
 
 
 def _rows(table: Table, key: list[str], good: pa.Table, received_at: int, provenance: str) -> list[OutcomeRow]:
-    """One outcome per row; without `key` the column `id` names the prediction."""
+    """One outcome per row; without `key` the table's own key names the prediction."""
     for i, field in enumerate(good.schema):
         if pa.types.is_timestamp(field.type):
             good = good.set_column(i, field.name, good[field.name].cast(_MOMENT).cast(pa.int64()))
     delay = duration(table.known_after) // timedelta(microseconds=1)
     rows = []
     for row in good.to_pylist():
-        prediction = "" if key else row["id"]
+        prediction = "" if key else row[table.key[0]]
         unit = "|".join(str(row[k]) for k in key)
         values = {name: value for name, value in row.items() if name not in table.key}
         rows.append(

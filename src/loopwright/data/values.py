@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column
+from loopwright.records.graph import EARLIEST, LATEST
 from loopwright.records.sql_engine import SqlError, sql_engine
 from loopwright.records.sql_engine import text as sql_text
 
@@ -27,8 +28,6 @@ MISSING_TEXT = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"}
 
 TRUE_TEXT, FALSE_TEXT = frozenset({"true", "yes", "1"}), frozenset({"false", "no", "0"})
 _FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
-EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
-"""Timestamps outside of this are mistakes of unit (seconds read as microseconds, say), not moments."""
 
 NO_ZONE = "not a time with a zone (ISO 8601, e.g. 2013-01-31T05:15:00Z)"
 _NOT = {"float": "not a number", "integer": "not a whole number of 64 bits", "boolean": "not true or false"}

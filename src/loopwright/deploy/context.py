@@ -87,9 +87,9 @@ class _Need:
     def key(self, row: Mapping[str, Any]) -> str | None:
         """The key of a row."""
         if self._one is not None:
-            value = row[self._one]
+            value = row.get(self._one)
             return value if value is None or value.__class__ is str else str(value)
-        return key_of([row[name] for name in self._by])
+        return key_of([row.get(name) for name in self._by])
 
     def join(
         self,

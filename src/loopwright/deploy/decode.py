@@ -7,7 +7,7 @@ quotation mark) is worth a strict parse.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from itertools import chain
@@ -17,7 +17,7 @@ import msgspec
 
 from loopwright.records.declarations import Column
 from loopwright.records.errors import FieldProblem, RequestInvalid, RequestMalformed, RequestTooLarge
-from loopwright.records.graph import EPOCH
+from loopwright.records.graph import EARLIEST, EPOCH, LATEST, microseconds
 
 MOST_ROWS = 10_000
 MOST_PROBLEMS = 20
@@ -25,6 +25,7 @@ MOST_PROBLEMS = 20
 Row = dict[str, Any]
 
 _MICROSECOND = timedelta(microseconds=1)
+_EARLIEST, _LATEST = microseconds(EARLIEST), microseconds(LATEST)
 _SPACE = b" \t\r\n"
 _MOST_FLOAT32 = (2 - 2**-24) * 2.0**127 * (1 - 2**-53)  # what lies below rounds to a float32
 _TYPES: dict[str, Any] = {
@@ -40,7 +41,7 @@ _WANTED = {
     "integer": "an integer of at most 64 bits, without a decimal point",
     "boolean": "true or false",
     "string": "text",
-    "timestamp": "a time with its zone, such as 2024-05-01T09:00:00Z",
+    "timestamp": "a time with its zone, such as 2024-05-01T09:00:00Z, between the years 1900 and 2200",
     "array": "numbers that a float32 holds",
 }
 
@@ -52,15 +53,32 @@ class Rows(NamedTuple):
     single: bool
 
 
+class _NoMoment(ValueError):
+    """A time of a year in which nothing was decided."""
+
+
+class _Shape(NamedTuple):
+    """Decoders of one struct: of a body with one row, of a body with a list of them; and the type of that list."""
+
+    one: Callable[[bytes], Any]
+    many: Callable[[bytes], list[Any]]
+    rows: Any
+
+
 class Decoder:
     """Decodes a body that is one object or a list of objects, each with the columns of a contract.
 
-    Every column must be there, nothing else may be; `optional` columns may be left out (and are then missing in the row).
-    Timestamps become int microseconds since 1970 (UTC), arrays flat lists in row-major order.
+    Every column must be there, nothing else may be; those declared `optional` in the contract, and those named by `optional`, may
+    be left out (and are then missing in the row). Timestamps become int microseconds since 1970 (UTC), arrays flat lists in
+    row-major order.
+
+    Columns that the contract declares optional cost nothing: callers send all of them or none as a rule, and there is a struct
+    for the rows that have all of them, and one for all others. The one that fitted last is tried first.
     """
 
     def __init__(self, columns: Mapping[str, Column], *, optional: Collection[str] = ()) -> None:
-        self.columns, self.optional = dict(columns), frozenset(optional)
+        declared = {name for name, column in columns.items() if column.may_lack}
+        self.columns, self.optional = dict(columns), declared.union(optional)
         self._names = tuple(columns)
         self._types = {name: _type(column) for name, column in columns.items()}
         texts = [name for name, column in columns.items() if column.type in ("string", "timestamp")]
@@ -68,14 +86,22 @@ class Decoder:
         self._unsure = [name for name in texts if columns[name].nullable or name in self.optional]
         self._times = [name for name, column in columns.items() if column.type == "timestamp"]
         self._deep = {name: len(column.shape) for name, column in columns.items() if column.shape and len(column.shape) > 1}
+        self._moment = sorted(self.optional - declared)
+        self._fewest, self._sure = len(columns) - len(self.optional), len(texts) - len(self._unsure)
+        self._needed_unsure = [name for name in self._unsure if name not in self.optional]
+        self._needed_times = [name for name in self._times if name not in self.optional]
+        self._whole = self._likely = self._shape(self._moment)
+        self._shapes = (self._whole, self._shape(self.optional)) if declared else (self._whole,)
+
+    def _shape(self, optional: Collection[str]) -> "_Shape":
+        """What decodes rows that may lack the columns in `optional`."""
         fields: list[Any] = [
-            (name, self._types[name] | msgspec.UnsetType, msgspec.UNSET) if name in self.optional else (name, self._types[name])
-            for name in columns
+            (name, self._types[name] | msgspec.UnsetType, msgspec.UNSET) if name in optional else (name, self._types[name])
+            for name in self.columns
         ]
-        shape = msgspec.defstruct("Row", fields, forbid_unknown_fields=True, kw_only=True, gc=False)
-        self._rows: Any = list[shape]  # type: ignore[valid-type]  # a type made at run time
-        self._one = msgspec.json.Decoder(shape).decode
-        self._many = msgspec.json.Decoder(self._rows).decode
+        row = msgspec.defstruct("Row", fields, forbid_unknown_fields=True, kw_only=True, gc=False)
+        rows: Any = list[row]  # type: ignore[valid-type]  # a type made at run time
+        return _Shape(msgspec.json.Decoder(row).decode, msgspec.json.Decoder(rows).decode, rows)
 
     def __call__(self, body: bytes) -> Rows:
         """The rows of `body`.
@@ -87,18 +113,29 @@ class Decoder:
             first = body.lstrip(_SPACE)[:1]
             if not first:
                 raise RequestMalformed("it is empty")
+        single, shape = first == b"{", self._likely
         try:
-            found: list[Any] = [self._one(body)] if first == b"{" else self._many(body)
-        except msgspec.ValidationError:
+            try:
+                found = [shape.one(body)] if single else shape.many(body)
+            except msgspec.ValidationError:
+                shape, found = self._other(shape, lambda other: [other.one(body)] if single else other.many(body))
+            if not 0 < len(found) <= MOST_ROWS:
+                _refuse_count(found)
+            rows, marks = self._settled(found) if shape is self._whole else self._partial(found)
+        except (msgspec.ValidationError, _NoMoment):
             self._explain(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _malformed(error) from error
-        if not 0 < len(found) <= MOST_ROWS:
-            _refuse_count(found)
-        rows, marks = self._settled(found)
         if body.count(b'"') != 2 * marks:
             strict(body)
-        return Rows(rows, first == b"{")
+        return Rows(rows, single)
+
+    def _other(self, shape: "_Shape", decode: Callable[["_Shape"], list[Any]]) -> tuple["_Shape", list[Any]]:
+        """The shape that rows have which are not of this one, and what `decode` makes of them with it. Raises what `decode` raises."""
+        other = next((s for s in self._shapes if s is not shape), shape)
+        found = decode(other)
+        self._likely = other
+        return other, found
 
     def _settled(self, found: list[Any]) -> tuple[list[Row], int]:
         """Rows without what was left out, their times as microseconds, and how many keys and texts they hold."""
@@ -110,31 +147,57 @@ class Decoder:
                 value = row[name]
                 if value is None or value is unset:
                     marks -= 1
-            for name in self.optional:
+            for name in self._moment:
                 if row[name] is unset:
                     del row[name]
                     marks -= 1
             for name in times:
                 value = row.get(name)
                 if value is not None:
-                    row[name] = (value - EPOCH) // _MICROSECOND
-            if self._deep:
-                self._flatten(row)
+                    row[name] = moment = (value - EPOCH) // _MICROSECOND
+                    if not _EARLIEST <= moment <= _LATEST:
+                        raise _NoMoment
+        self._flatten(rows)
+        return rows, marks
+
+    def _partial(self, found: list[Any]) -> tuple[list[Row], int]:
+        """As `_settled`, of rows that lack some optional columns: what a row does not have is not looked at."""
+        rows: list[Row] = msgspec.to_builtins(found, builtin_types=(datetime,))
+        marks = self._sure * len(rows)
+        for row in rows:
+            least = len(row) == self._fewest
+            marks += len(row)
+            for name in self._needed_unsure if least else self._unsure:
+                if row.get(name) is not None:
+                    marks += 1
+            for name in self._needed_times if least else self._times:
+                value = row.get(name)
+                if value is not None:
+                    row[name] = moment = (value - EPOCH) // _MICROSECOND
+                    if not _EARLIEST <= moment <= _LATEST:
+                        raise _NoMoment
+        self._flatten(rows)
         return rows, marks
 
     def check(self, rows: list[Any], *, single: bool = False) -> list[Row]:
         """Rows of plain values (already parsed, as from another protocol) by the same rules. Raises RequestInvalid."""
         try:
-            return self._settled(msgspec.convert(rows, self._rows))[0]
+            shape = self._likely
+            try:
+                found = msgspec.convert(rows, shape.rows)
+            except (ValueError, OverflowError):  # ValidationError is a ValueError
+                shape, found = self._other(shape, lambda other: msgspec.convert(rows, other.rows))
+            return (self._settled(found) if shape is self._whole else self._partial(found))[0]
         except (ValueError, OverflowError):  # ValidationError is a ValueError
             self._judge(rows, single=single)
             raise
 
-    def _flatten(self, row: Row) -> None:
+    def _flatten(self, rows: list[Row]) -> None:
         for name, depth in self._deep.items():
-            if row.get(name) is not None:
-                for _ in range(depth - 1):
-                    row[name] = list(chain.from_iterable(row[name]))
+            for row in rows:
+                if row.get(name) is not None:
+                    for _ in range(depth - 1):
+                        row[name] = list(chain.from_iterable(row[name]))
 
     def _explain(self, body: bytes) -> NoReturn:
         """Say what is wrong with a body that the quick way refused."""
@@ -178,10 +241,10 @@ class Decoder:
 
     def _fits(self, name: str, value: Any) -> bool:
         try:
-            msgspec.convert(value, self._types[name])
+            found = msgspec.convert(value, self._types[name])
         except (ValueError, OverflowError):  # ValidationError is a ValueError
             return False
-        return True
+        return not isinstance(found, datetime) or EARLIEST <= found <= LATEST
 
 
 def parse(body: bytes) -> Any:
@@ -266,7 +329,8 @@ def _kind(value: Any, column: Column | None = None) -> str:
     """What a refused value is, in words; for a timestamp that is text, what the text lacks."""
     if column is not None and column.type == "timestamp" and isinstance(value, str):
         try:
-            return "a time without its zone" if datetime.fromisoformat(value).tzinfo is None else "another text"
+            moment = datetime.fromisoformat(value)
+            return "a time without its zone" if moment.tzinfo is None else f"a time of the year {moment.year}"
         except ValueError:
             return "another text"
     if value is None:

@@ -1,6 +1,7 @@
 """Outcomes as they are posted, checked by the contract of the loop's outcome table."""
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,19 +14,20 @@ from loopwright.records.ids import digest, is_trace_id
 from loopwright.records.predictions.record import OutcomeRow
 
 KNOWN_AT = "known_at"
-NAMES = ("id", "prediction", "prediction_id")
-"""What the field with the prediction's id may be called: each of these that is no column of the table; the first is the one that is documented."""
 
 
 class Accepted(NamedTuple):
-    """An outcome and what is unusual about it: `out_of_range:COLUMN`, `new_category:COLUMN`, `future`."""
+    """An outcome and what is unusual about it: `out_of_range:COLUMN`, `future`."""
 
     row: OutcomeRow
     flags: list[str]
 
 
 class OutcomeDecoder:
-    """Decodes posted outcomes: the table's columns, matched by `id` (of the prediction; see `NAMES`) or by all key columns.
+    """Decodes posted outcomes: the table's columns, matched by `id` (of the prediction; see `Table.prediction_fields`) or by all key columns.
+
+    A word that is none of its column's categories, and a whole number outside of its range, are refused, as they go to quarantine
+    out of a file: a label made of them would be no. Measurements outside of their range are kept and flagged.
 
     `known_at` says when the truth became known; left out, it is the table's own column for that, else the moment of
     receipt. The event time may be left out. A table that itself has a column `known_at` keeps it.
@@ -33,12 +35,19 @@ class OutcomeDecoder:
 
     def __init__(self, table: Table) -> None:
         self.table = table
-        self._names = [name for name in NAMES if name not in table.columns]
-        self.prediction = next(iter(self._names), "")
+        self._names = table.prediction_fields
+        self.prediction = table.prediction_field
         envelope = {**dict.fromkeys(self._names, Column("string")), KNOWN_AT: Column("timestamp")}
         self._own = [name for name in envelope if name not in table.columns]
         columns = {**{name: envelope[name] for name in self._own}, **table.columns}
         self._decode = Decoder(columns, optional={*self._own, *table.key, table.event_time, table.known})
+        judged = {name: column for name, column in table.columns.items() if name not in table.key}
+        self._words = {name: frozenset(c.categories) for name, c in judged.items() if c.categories is not None}
+        self._ranges = {
+            name: (-inf if c.minimum is None else c.minimum, inf if c.maximum is None else c.maximum)
+            for name, c in judged.items()
+            if c.minimum is not None or c.maximum is not None
+        }
         self._delay = round(duration(table.known_after).total_seconds() * 1e6)
 
     def __call__(self, body: bytes, *, received_at: int, provenance: str) -> list[Accepted]:
@@ -53,10 +62,29 @@ class OutcomeDecoder:
             if wrong := self._match_problem(row, given):
                 problems.append(FieldProblem(prefix + wrong.field, wrong.reason))
                 continue
+            if strange := self._strange(row):
+                problems += [FieldProblem(prefix + field, reason) for field, reason in strange]
+                continue
             accepted.append(self._accept(row, prediction, received_at, provenance))
         if problems:
             raise RequestInvalid(problems, what="the outcome")
         return accepted
+
+    def _strange(self, row: Mapping[str, Any]) -> list[FieldProblem]:
+        """Words and whole numbers that the contract does not have."""
+        found = [
+            FieldProblem(
+                name, f"must be one of {', '.join(map(repr, self.table.columns[name].categories or []))}, not {row[name]!r}"
+            )
+            for name, words in self._words.items()
+            if row.get(name) is not None and row[name] not in words
+        ]
+        found += [
+            FieldProblem(name, f"must be from {low:g} to {high:g}, not {row[name]}")
+            for name, (low, high) in self._ranges.items()
+            if type(row.get(name)) is int and not low <= row[name] <= high
+        ]
+        return found
 
     def _match_problem(self, row: Mapping[str, Any], given: Mapping[str, str]) -> FieldProblem | None:
         for name, prediction in given.items():
@@ -99,13 +127,8 @@ class OutcomeDecoder:
         )
 
     def _flags(self, values: Mapping[str, Any]) -> list[str]:
-        flags = []
-        for name, value in values.items():
-            column = self.table.columns[name]
-            low = -float("inf") if column.minimum is None else column.minimum
-            high = float("inf") if column.maximum is None else column.maximum
-            if column.type in ("float", "integer") and value is not None and not low <= value <= high:
-                flags.append(f"out_of_range:{name}")
-            if column.categories is not None and value is not None and value not in column.categories:
-                flags.append(f"new_category:{name}")
-        return flags
+        return [
+            f"out_of_range:{name}"
+            for name, (low, high) in self._ranges.items()
+            if values.get(name) is not None and not low <= values[name] <= high
+        ]

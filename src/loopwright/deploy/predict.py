@@ -4,7 +4,7 @@ The server and the replay call the same `answer`, with one row or with thousands
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -18,7 +18,7 @@ from loopwright.records.declarations import Column
 from loopwright.records.errors import PackageRefused, Unavailable
 from loopwright.records.graph import Feeder, Graph, microseconds
 from loopwright.records.ids import new_ids
-from loopwright.records.package import lawful, tolerance
+from loopwright.records.package import Manifest, lawful, tolerance
 from loopwright.records.predictions.record import Prediction
 from loopwright.records.probe import Probed
 
@@ -56,6 +56,40 @@ class _Numbers(NamedTuple):
 
 def _nothing(count: int) -> _Numbers:
     return _Numbers([float("nan")] * count, [None] * count)
+
+
+class _Checks(NamedTuple):
+    """What is looked at in a row: its times, ranges (name, least, most), and known categories."""
+
+    times: list[str]
+    ranges: list[tuple[str, float, float]]
+    categories: list[tuple[str, frozenset[str]]]
+
+    @staticmethod
+    def of(manifest: Manifest) -> "_Checks":
+        """Those of a row with all columns of the contract."""
+        request, endless = manifest.request, float("inf")
+        return _Checks(
+            [name for name, column in request.items() if column.type == "timestamp"],
+            [
+                (name, -endless if c.minimum is None else c.minimum, endless if c.maximum is None else c.maximum)
+                for name, c in request.items()
+                if c.minimum is not None or c.maximum is not None
+            ],
+            [
+                (name, _once(frozenset(known)))
+                for name, c in request.items()
+                if c.type == "string" and (known := c.categories if c.categories is not None else manifest.vocabulary.get(name))
+            ],
+        )
+
+    def only(self, names: Collection[str]) -> "_Checks":
+        """Those of a row that has the columns in `names` and no others."""
+        return _Checks(
+            [name for name in self.times if name in names],
+            [check for check in self.ranges if check[0] in names],
+            [check for check in self.categories if check[0] in names],
+        )
 
 
 class Predictor:
@@ -97,22 +131,16 @@ class Predictor:
         self._pick = itemgetter(*self._seen) if len(self._seen) > 1 else None
         self._output = manifest.output
         self._least, self._most = lawful(manifest.output)
-        self._times = [name for name, column in manifest.request.items() if column.type == "timestamp"]
-        self._ranges = [
-            (name, -float("inf") if c.minimum is None else c.minimum, float("inf") if c.maximum is None else c.maximum)
-            for name, c in manifest.request.items()
-            if c.minimum is not None or c.maximum is not None
-        ]
-        self._categories = [
-            (name, _once(frozenset(known)))
-            for name, c in manifest.request.items()
-            if c.type == "string" and (known := c.categories if c.categories is not None else manifest.vocabulary.get(name))
-        ]
+        # Callers send all of the optional columns or none, as a rule: what is looked at in either row is known beforehand.
+        needed = {name for name, column in manifest.request.items() if not column.may_lack}
+        self._checks, self._width = _Checks.of(manifest), len(manifest.request)
+        self._needed, self._fewest = self._checks.only(needed), len(needed)
         self._contexts, self._joined = Contexts(manifest.context, manifest.event_time, online), bool(manifest.context)
         self.deadline = manifest.release.get("deadline_ms", 1000) / 1000
         self._key, self._threshold = manifest.key, manifest.threshold
         self._made = [name for name, column in manifest.request.items() if column.filled == "row_id"]
-        self._moment = [name for name in manifest.may_lack if name not in self._made]
+        filled = [name for name, column in manifest.request.items() if column.filled or name == manifest.event_time]
+        self._moment = [name for name in filled if name not in self._made]
         rule = manifest.heuristic_threshold
         self._heuristic_threshold = manifest.threshold if rule is None else rule
         self._segment = manifest.segment.value if manifest.segment is not None else None
@@ -151,8 +179,7 @@ class Predictor:
         inputs = self._values(rows)
         flags: list[list[str]] = []
         for row, at, name in zip(rows, moments, names, strict=True):
-            self._settle(row, at, name)
-            flags.append(self._flags(row))
+            flags.append(self._settle(row, at, name))
         contexts, ages = self._contexts.find(rows, flags)
         full = [row | context for row, context in zip(rows, contexts, strict=True)] if self._joined else rows
         scores, values = self._scores(full, flags, SECONDS + count / 1000 if seconds is None else seconds, inputs)
@@ -226,24 +253,26 @@ class Predictor:
             at_us = microseconds(self._clock.now())
         return [at_us] * count if isinstance(at_us, int) else at_us
 
-    def _settle(self, row: dict[str, Any], at: int, id: str) -> None:
+    def _settle(self, row: dict[str, Any], at: int, id: str) -> list[str]:
+        """Fill in what the server knows itself, make times microseconds; the flags of the row."""
         for name in self._moment:
             if row.get(name) is None:
                 row[name] = at
         for name in self._made:
             row.setdefault(name, id)
-        for name in self._times:
+        width = len(row)
+        checks = self._checks if width == self._width else self._needed if width == self._fewest else self._checks.only(row)
+        times, ranges, categories = checks
+        for name in times:
             value = row[name]
             if value is not None and type(value) is not int:
                 row[name] = microseconds(value)
-
-    def _flags(self, row: Mapping[str, Any]) -> list[str]:
         flags = []
-        for name, low, high in self._ranges:
+        for name, low, high in ranges:
             value = row[name]
             if value is not None and not low <= value <= high:
                 flags.append(f"out_of_range:{name}")
-        for name, known in self._categories:
+        for name, known in categories:
             value = row[name]
             if value is not None and value not in known:
                 flags.append(f"new_category:{name}")

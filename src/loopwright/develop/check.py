@@ -20,11 +20,15 @@ from loopwright.records.split import Split
 
 
 class GraphsChecked(msgspec.Struct, frozen=True):
-    """One item (name, whether it is well, detail) per thing looked at, the names of the features, and which items are doubtful."""
+    """One item (name, whether it is well, detail) per thing looked at, the names of the features, and which items are doubtful.
+
+    `used` are the columns that graphs use; None where some code could not be traced.
+    """
 
     items: list[tuple[str, bool, str]]
     features: list[str]
     doubtful: set[str] = set()
+    used: set[str] | None = None
 
 
 def check(
@@ -47,23 +51,31 @@ def check(
     numbers, which a candidate that cannot be fitted on them is only doubted for.
     """
     found: list[Traced] = []
+    columns_used: set[str] = set()
 
     def of_features() -> str:
         traced = trace(features, columns)
         found.append(traced)
         used = traced.used
+        columns_used.update(used)
         categories = f", {len(traced.categories)} of them categories" if traced.categories else ""
         return f"{len(traced.order)} features{categories}, from {len(used)} of {len(columns)} columns"
 
     def of_heuristic() -> str:
-        rule = trace_rule(heuristic.rule, columns, goal_of(outcome, np.array([])).output)
-        return "a graph over " + (", ".join(Graph(rule).columns) or "no column")
+        rule = Graph(trace_rule(heuristic.rule, columns, goal_of(outcome, np.array([])).output))
+        columns_used.update(rule.columns)
+        return "a graph over " + (", ".join(rule.columns) or "no column")
 
     def of_slices() -> str:
-        graph = trace_slices(slices, columns)
-        return ", ".join(Graph(graph).outputs) if graph else "none declared"
+        made = trace_slices(slices, columns)
+        if made is None:
+            return "none declared"
+        graph = Graph(made)
+        columns_used.update(graph.columns)
+        return ", ".join(graph.outputs)
 
     items = [_item("features", of_features), _item("heuristic", of_heuristic), _item("slices", of_slices)]
+    traced = all(ok for _, ok, _ in items)
     doubtful: set[str] = set()
     sampling = sampling or Sampling()
     real = _real(found[0], examples, outcome, candidates, split or TimeSplit(), sampling, seed) if found else None
@@ -77,7 +89,7 @@ def check(
         items.append((name, error is None or doubted, _verdict(candidate, reason(error) if error else "", doubted=doubted)))
     wrong = [why for o in objectives if (why := metrics.problem(o.metric, [s.name for s in slices], outcome))]
     items.append(("objectives", not wrong, "; ".join(wrong) or f"{len(objectives)} with metrics that can be measured"))
-    return GraphsChecked(items, found[0].order if found else [], doubtful)
+    return GraphsChecked(items, found[0].order if found else [], doubtful, columns_used if traced else None)
 
 
 def _real(

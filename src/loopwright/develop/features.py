@@ -190,7 +190,7 @@ def trace(features: Callable[[Any], Any], columns: Mapping[str, Column]) -> Trac
     Raises DeclarationInvalid naming the line of the user's code, or every feature that cannot be one, and what to write instead.
     """
     arguments = _arguments(columns)
-    found = call("features", features, arguments)
+    found = call("features", features, arguments, _retired(columns))
     if not isinstance(found, Mapping) or not found:
         raise DeclarationInvalid(
             "features", [("features", "must return a dictionary of feature name to array, with at least one feature")]
@@ -222,7 +222,7 @@ def trace_rule(
     Raises DeclarationInvalid.
     """
     arguments = _arguments(columns)
-    found = call("heuristic", rule, arguments)
+    found = call("heuristic", rule, arguments, _retired(columns))
     parts = dict(found) if isinstance(found, Mapping) else {"": found}
     names = output.names if output.task == "regression" else []
     if isinstance(found, Mapping) and sorted(map(str, parts)) != sorted(names):
@@ -279,7 +279,7 @@ def trace_slices(slices: Sequence[Slice], columns: Mapping[str, Column]) -> byte
     outputs: dict[str, Any] = {}
     problems = []
     for part in slices:
-        found = call(f"slice {part.name}", part.of, arguments)
+        found = call(f"slice {part.name}", part.of, arguments, _retired(columns))
         why = _array_problem(found)
         if not why and not (_is_string(found) or found.dtype in (ndx.bool, ndx.nbool)):
             why = f"must be a string or a condition, not {found.dtype}: compare the number, or map it with nde.static_map"
@@ -352,6 +352,10 @@ def _arguments(columns: Mapping[str, Column]) -> dict[str, Any]:
                     [(name, f"clashes with column {names[part.name]!r}, which enters a graph as {part.name!r}: rename one")],
                 )
     return {name: ndx.argument(shape=("N", *(column.shape or [])), dtype=_dtype(column)) for name, column in columns.items()}
+
+
+def _retired(columns: Mapping[str, Column]) -> list[str]:
+    return [name for name, column in columns.items() if column.retired]
 
 
 def _dtype(column: Column) -> Any:

@@ -2,15 +2,18 @@
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import ndonnx as ndx
+import numpy as np
 import onnx
 
 from loopwright.develop.blocks import captured_by
-from loopwright.develop.features import Traced, trace_slices
-from loopwright.records.declarations import Slice
+from loopwright.develop.features import Traced, trace, trace_rule, trace_slices
+from loopwright.develop.goal import goal_of
+from loopwright.records.declarations import Column, Heuristic, Outcome, Slice
 from loopwright.records.graph import METADATA, column_parts
 from loopwright.records.package import Lineage
 
@@ -44,6 +47,23 @@ def feature_columns(traced: Traced) -> dict[str, list[str]]:
         reaching = {column_of[tensor] for tensor in _before(ends, maker) if tensor in column_of}
         found[name] = [column for column in traced.columns if column in reaching]
     return found
+
+
+def columns_used(traced: Traced, heuristic: bytes, slices: bytes | None) -> set[str]:
+    """The columns that features, heuristic and slices cannot be computed without."""
+    return {*traced.used, *_columns(heuristic), *(_columns(slices) if slices is not None else [])}
+
+
+def used_by(
+    columns: Mapping[str, Column],
+    features: Callable[[Any], Any],
+    heuristic: Heuristic,
+    outcome: Outcome,
+    slices: Sequence[Slice],
+) -> set[str]:
+    """The columns that the code of a loop cannot be computed without. Raises DeclarationInvalid for code that cannot be traced."""
+    rule = trace_rule(heuristic.rule, columns, goal_of(outcome, np.array([])).output)
+    return columns_used(trace(features, columns), rule, trace_slices(slices, columns))
 
 
 def _columns(model: bytes) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,7 +42,7 @@ def histogram(name: str, role: str, column: Column, values: pa.ChunkedArray) -> 
     """
     if column.type in ("float", "integer", "array"):
         return numeric(name, role, numbers(values), len(values))
-    plain, null = arrow_array(name, column, values)
+    plain, null = arrow_array(name, msgspec.structs.replace(column, nullable=True), values)  # not all of it was sent
     words = plain if column.type == "string" else np.where(plain, "true", "false").astype(object)
     kept = words if null is None else words[~null]
     counted = pc.value_counts(pa.array(kept, type=pa.string()))

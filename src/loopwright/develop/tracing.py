@@ -12,13 +12,14 @@ import random
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import date
 from types import FrameType
 from typing import Any
 
 import numpy as np
 
+from loopwright.records.declarations import RETIRED
 from loopwright.records.errors import DeclarationInvalid
 
 _NUMPY = "NumPy cannot be traced: use the function of the same name in ndonnx (`import ndonnx as ndx`)"
@@ -75,13 +76,16 @@ _WATCHED = _CLOCKS | _FILES | _DICE | _NETWORK
 class Fields:
     """What a traced function sees: one attribute per column. An unknown one raises AttributeError naming the nearest."""
 
-    def __init__(self, arrays: Mapping[str, Any]) -> None:
-        self._arrays = dict(arrays)
+    def __init__(self, arrays: Mapping[str, Any], retired: Collection[str] = ()) -> None:
+        self._arrays = {name: array for name, array in arrays.items() if name not in retired}
+        self._retired = retired
 
     def __getattr__(self, name: str) -> Any:
         try:
             return self._arrays[name]
         except KeyError:
+            if name in self._retired:
+                raise AttributeError(f"column {name!r} {RETIRED}") from None
             near = difflib.get_close_matches(name, self._arrays, n=3) or sorted(self._arrays)
             raise AttributeError(f"no column {name!r}; there is {', '.join(near)}") from None
 
@@ -89,8 +93,8 @@ class Fields:
         return getattr(self, name)
 
 
-def call(what: str, function: Callable[[Any], Any], arguments: Mapping[str, Any]) -> Any:
-    """What a user's function makes of the columns `arguments`.
+def call(what: str, function: Callable[[Any], Any], arguments: Mapping[str, Any], retired: Collection[str] = ()) -> Any:
+    """What a user's function makes of the columns `arguments`; it may use none of those that are `retired`.
 
     Raises DeclarationInvalid naming the line of the user's code that cannot be traced, and what to write instead.
     """
@@ -101,7 +105,7 @@ def call(what: str, function: Callable[[Any], Any], arguments: Mapping[str, Any]
     try:
         with warnings.catch_warnings(), _Watch(function):
             warnings.simplefilter("ignore")  # the libraries' remarks on precision: features are float32 anyway
-            return function(Fields(arguments))
+            return function(Fields(arguments, retired))
     except (Exception, SystemExit) as error:  # whatever the user's code raises becomes one message that names the line
         raise DeclarationInvalid(what, [(_place(function, error), _advice(error))]) from error
 

@@ -23,6 +23,7 @@ from loopwright.develop.features import Encoding, Traced, Vocabulary, trace, tra
 from loopwright.develop.fit import Lessons, fit, fixed, make, search
 from loopwright.develop.goal import Answers, Goal, alert_threshold, goal_of
 from loopwright.develop.leaderboard import climb, primary_metric, rank, verdict
+from loopwright.develop.lineage import columns_used
 from loopwright.develop.lineage import lineage as trace_lineage
 from loopwright.develop.mlmodel import mlmodel, requirements
 from loopwright.develop.provenance import commit, environment
@@ -51,6 +52,7 @@ from loopwright.records.package import (
     Reference,
     Segment,
     Training,
+    unused_optional,
 )
 from loopwright.records.packages import FORMAT, check_files, encode_json
 from loopwright.records.progress import Progress, Silent
@@ -181,12 +183,14 @@ def prepare(
     seed: int = 0,
     parent: str = "",
     lineage: Lineage | None = None,
+    named: Collection[str] | None = None,
     window: timedelta | None = None,
     progress: Progress | None = None,
 ) -> Work:
     """Trace the code, load and split the examples, and make the matrices: all that comes before fitting.
 
-    `window` trains and validates on that much of the newest history only.
+    `window` trains and validates on that much of the newest history only. `named` are the request columns that declarations name
+    (`Loop.named_columns`): requests may leave out those that neither they nor the graphs use; without `named` none.
 
     A candidate that fails in its rehearsal is left out.
 
@@ -202,6 +206,8 @@ def prepare(
     training, goal, truth = parts.training, parts.goal, parts.truth
     heuristic = trace_rule(scope.heuristic.rule, columns, goal.output, middle(goal, truth[training]))
     vocabulary, made = matrices(traced, table, training, {c.encoding for c in candidates})
+    if named is not None:
+        request = unused_optional(request, {*named, *columns_used(traced, heuristic, slice_graph)})
     work = Work(
         home=home,
         candidates=candidates,

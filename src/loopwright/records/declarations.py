@@ -18,6 +18,7 @@ from loopwright.records.field_rules import duration as duration  # part of what 
 from loopwright.records.field_rules import range_problems, type_problems
 from loopwright.records.ids import NAME, digest
 
+RETIRED = "is retired: nothing may use it; take `retired=True` off where it is still delivered"
 ColumnType = Literal["float", "integer", "boolean", "string", "timestamp", "array"]
 Task = Literal["binary", "multiclass", "regression", "ranking", "anomaly"]
 
@@ -240,7 +241,8 @@ class Column(Declaration, frozen=True):
         format: How sources write it: a timestamp that is not ISO 8601 (`%d/%m/%Y %H:%M`, or `unix` and `unix_ms` for seconds
             and milliseconds since 1970), or a number with separators (`1,234.5` or `1.234,5`).
         missing: Texts of the sources that mean a missing value (`?`).
-        optional: Whether a source may lack the column altogether (null then).
+        optional: Whether a source, or a request, may lack the column altogether (null then).
+        retired: Whether the column is no longer used: as `optional`, and no code, join or label may use it. What came is kept.
         filled: For a column that no source has: `row_id`, a text of the source's digest and the row number, or
             `ingested_at`, the moment when that content was first ingested.
 
@@ -261,6 +263,7 @@ class Column(Declaration, frozen=True):
     format: str | None = None
     missing: list[str] = []
     optional: bool = False
+    retired: bool = False
     filled: Literal["row_id", "ingested_at"] | None = None
 
     def problems(self) -> list[tuple[str, str]]:
@@ -282,6 +285,11 @@ class Column(Declaration, frozen=True):
             found.append(("shape", f"{self.shape} is no shape: write the length of each dimension, all at least 1"))
         return found + self._source_problems()
 
+    @property
+    def may_lack(self) -> bool:
+        """Whether a source may lack the column."""
+        return self.optional or self.retired
+
     def _source_problems(self) -> list[tuple[str, str]]:
         found = []
         numbers, times = ("1,234.5", "1.234,5"), ("unix", "unix_ms")
@@ -293,8 +301,9 @@ class Column(Declaration, frozen=True):
             )
         elif self.format is not None and self.type != "timestamp" and self.format not in numbers:
             found.append(("format", f"{self.format[:80]!r} is no format of numbers: one of {', '.join(numbers)}"))
-        if self.optional and not self.nullable:
-            found.append(("optional", "where a source lacks the column it is null: say nullable=True as well"))
+        if self.may_lack and not self.nullable:
+            name = "optional" if self.optional else "retired"
+            found.append((name, "where a source lacks the column it is null: say nullable=True as well"))
         wanted = {"row_id": "string", "ingested_at": "timestamp"}.get(self.filled or "", self.type)
         if wanted != self.type:
             found.append(("filled", f"{self.filled} is a {wanted}, not {self.type}"))
@@ -360,6 +369,20 @@ class Table(Declaration, frozen=True):
         return found
 
     @property
+    def prediction_field(self) -> str:
+        """What the field of an outcome is called that holds the prediction's id; empty where every such name is a column."""
+        return next(iter(self.prediction_fields), "")
+
+    @property
+    def prediction_fields(self) -> list[str]:
+        """What that field may be called: each of these that is no column; the first is the one that is documented."""
+        return [name for name in ("id", "prediction", "prediction_id") if name not in self.columns]
+
+    def retired(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` that are retired."""
+        return [n for n in dict.fromkeys(names) if n in self.columns and self.columns[n].retired]
+
+    @property
     def known(self) -> str:
         """The column of when a row became known (before `known_after` is added)."""
         return self.known_time or self.event_time
@@ -399,6 +422,7 @@ class Context(Declaration, frozen=True):
             if c not in self.table.columns
         ]
         found += _column_name_problems("columns", self.wanted)
+        found += [(f"columns.{c}", RETIRED) for c in self.table.retired(self.wanted.values())]
         if sorted(self.by) != sorted(self.table.key):
             found.append(("by", f"must name exactly the key of table {self.table.name!r}: {self.table.key}"))
         return found
@@ -449,6 +473,7 @@ class Aggregate(Declaration, frozen=True, kw_only=True):
         if not self.by:
             found.append(("by", "name at least one column of the table and the request column it equals"))
         found += [(f"by.{c}", f"no column {c!r} in table {self.table.name!r}") for c in self.by if c not in self.table.columns]
+        found += [(f"by.{c}", RETIRED) for c in self.table.retired(self.by)]
         return found
 
 

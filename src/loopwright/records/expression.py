@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from loopwright.records.declarations import Table
+from loopwright.records.declarations import RETIRED, Table
 from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.row_functions import AGGREGATE_OF_LIST, LIST_AGGREGATES, ROW_FUNCTIONS
 from loopwright.records.sql_engine import sql_engine
@@ -54,12 +54,18 @@ _CLOCK = frozenset(
 """Names that stand for the moment, without brackets or with."""
 
 
-def held(what: str, field: str, sql: str) -> str:
-    """The expression, if it is one over a single row. Raises DeclarationInvalid naming `field` of `what` where it is not."""
+def held(what: str, field: str, sql: str, table: Table) -> str:
+    """The expression, if it is one over a single row of `table` and uses no retired column.
+
+    Raises DeclarationInvalid naming `field` of `what` where it is not.
+    """
     why = _fault(sql)
     if why:
         shown = sql if len(sql) <= 200 else f"{sql[:200]}..."
         raise DeclarationInvalid(what, [(field, f"{shown!r} cannot be evaluated: {why}")])
+    retired = [c for c in table.columns if table.columns[c].retired]
+    if retired and (used := [c for c in columns(sql, table) if c in retired]):
+        raise DeclarationInvalid(what, [(field, f"column {c!r} {RETIRED}") for c in used])
     return sql
 
 

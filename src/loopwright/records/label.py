@@ -33,7 +33,7 @@ def label_sql(outcome: Outcome) -> str:
     Raises DeclarationInvalid when it is no expression over one row.
     """
     kind = {"binary": "BOOLEAN", "anomaly": "BOOLEAN", "multiclass": "VARCHAR"}.get(outcome.task, "DOUBLE")
-    casts = [f"CAST(({held('Outcome', 'label', sql)}) AS {kind})" for sql in outcome.labels.values()]
+    casts = [f"CAST(({held('Outcome', 'label', sql, outcome.table)}) AS {kind})" for sql in outcome.labels.values()]
     if kind != "DOUBLE":
         return casts[0]
     known = " AND ".join(f"isfinite({cast})" for cast in casts)

@@ -17,6 +17,7 @@ Files are read once, hashed, and those same bytes are used. Nothing is ever unpi
 """
 
 import sys
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -215,6 +216,7 @@ class Explained(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about a package but its bytes. `request`, `key`, `event_time` are the contract of the request.
 
+    Columns of `request` that nothing uses are nullable and optional there, whatever the table's contract says (`unused_optional`).
     `group` is the request column within which is ranked; `heuristic_threshold` that of the heuristic, where it is not `threshold`.
     `explained` is None for a package that was made before answers were explained.
     """
@@ -252,10 +254,29 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampled | None = None
     explained: Explained | None = None
 
+    def looked_up(self, table: str) -> set[str]:
+        """The columns of a table that requests are joined with and that reach a feature, the heuristic or a slice, and keys."""
+        used = {c for columns in (*self.lineage.features.values(), *self.lineage.slices.values()) for c in columns}
+        used |= {*self.lineage.heuristic}
+        needs = [need for need in self.context if need.table == table and used & need.columns.keys()]
+        named = {f"{table}.{column}" for need in needs for column in need.by}
+        named |= {origin for need in needs for name in used & need.columns.keys() for origin in self.lineage.columns[name].of}
+        return {name.removeprefix(f"{table}.") for name in named if name.startswith(f"{table}.")}
+
     @property
     def may_lack(self) -> frozenset[str]:
-        """The columns that a request may leave out: the time of the decision, and what no source has."""
-        return frozenset({self.event_time, *(name for name, column in self.request.items() if column.filled)})
+        """The columns that a request may leave out: the time of the decision, what no source has, and what is declared optional or unused."""
+        return frozenset(
+            {self.event_time, *(name for name, column in self.request.items() if column.filled or column.may_lack)}
+        )
+
+
+def unused_optional(request: Mapping[str, Column], used: Collection[str]) -> dict[str, Column]:
+    """The contract of a request in which all columns but those in `used` may be null, or left out."""
+    return {
+        name: column if name in used or column.filled else msgspec.structs.replace(column, nullable=True, optional=True)
+        for name, column in request.items()
+    }
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from loopwright.deploy.example import example_request
 from loopwright.deploy.explain import BEFORE
 from loopwright.deploy.services import InService
 from loopwright.records.declarations import Column
@@ -221,7 +222,11 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
     for service in services:
         loop, manifest = service.state.loop, service.predictor.package.manifest
         schemas[f"{loop}.answer"] = answer_schema(manifest.output)
-        schemas[f"{loop}.request"] = _object(manifest.request, optional=manifest.may_lack)
+        schemas[f"{loop}.request"] = {
+            **_object(manifest.request, optional=manifest.may_lack),
+            "description": f"may be left out: {', '.join(n for n in manifest.request if n in manifest.may_lack)}",
+            "examples": [example_request(manifest)],
+        }
         schemas[f"{loop}.tensors"] = _tensors(manifest)
         answer = _one_or_many(_ref(f"{loop}.answer"))
         explained, explain = _explained(manifest)

@@ -521,7 +521,8 @@ def outcomes(
 
     Args:
         loop: name of the loop.
-        file: CSV, Excel or Parquet with the outcome table's columns (its key, or a column `id` with prediction ids).
+        file: CSV, Excel or Parquet with the outcome table's columns (its key, or a column `id` with prediction ids; `prediction` where
+            the table has an `id` of its own).
         encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
         sheet: sheet of an Excel workbook (default: the only one with rows).
         no_header: the first line is a row of data; the columns are called column_1, column_2 ...

@@ -1,6 +1,7 @@
 """The verb `check`: what is wrong with a loop, what is doubtful, and what its features look like, before anything runs."""
 
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,6 +66,8 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
     for table in declared.tables.values():
         rows = home.lake.count(table.name) if home.lake.exists(table.name) else 0
         detail = f"{rows:,} rows" if rows else f"empty: `loopwright ingest {table.name} FILE --loop {loop}`"
+        if table is declared.outcome.table and table.prediction_field != "id":
+            detail += f"; 'id' is a column of its own: an outcome names its prediction in the field {table.prediction_field!r}"
         items.append(CheckItem(name=f"table {table.name}", ok=True, detail=detail))
     seen = _rows(home, declared)
     found = check_graphs(
@@ -82,6 +85,8 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
     )
     items += [CheckItem(name=n, ok=ok, detail=d, warning=n in found.doubtful) for n, ok, d in found.items]
     items.append(_watched(declared))
+    items += _labels(declared)
+    items += [] if found.used is None else [_unused(declared, found.used)]
     if declared.fleet is not None:
         items.append(_segments(home, declared.requests, declared.fleet))
     sample: list[SampleRow] = []
@@ -125,6 +130,45 @@ def _watched(loop: "Loop") -> CheckItem:
         ok=not wrong,
         detail="; ".join(wrong) or f"{len(loop.release.guards) or 'the default'} before a release; decay is that of {decay}",
     )
+
+
+def _labels(loop: "Loop") -> list[CheckItem]:
+    """What is wrong with the SQL of labels and aggregates, else a warning for each column of a yes-or-no label that could hold any word."""
+    import pyarrow as pa
+
+    from loopwright.data.aggregates import value
+    from loopwright.records.expression import columns
+    from loopwright.records.label import label_sql, label_type
+
+    table = loop.outcome.table
+    try:
+        label_sql(loop.outcome)
+        for aggregate in loop.aggregates:
+            value(aggregate)
+    except DeclarationInvalid as error:
+        return [CheckItem(name="label", ok=False, detail=str(error))]
+    if not pa.types.is_boolean(label_type(loop.outcome)):
+        return []
+    named = [n for sql in loop.outcome.labels.values() for n in columns(sql, table) if n not in table.key]
+    why = "has no categories: a word that nobody thought of counts as no; name them, and such a row goes to quarantine"
+    return [
+        CheckItem(name=f"column {n}", ok=True, detail=f"of table {table.name} {why}", warning=True)
+        for n in dict.fromkeys(named)
+        if table.columns[n].type == "string" and table.columns[n].categories is None
+    ]
+
+
+def _unused(loop: "Loop", used: set[str]) -> CheckItem:
+    """The columns that feed nothing; requests may leave them out."""
+    request = [n for n, c in loop.requests.columns.items() if n not in used | loop.named_columns and not c.filled]
+    joined = [n for n in loop.context_columns if n not in used]
+    said = (
+        f"requests may leave out {', '.join(request)}: nothing uses them"
+        if request
+        else "nothing is asked for that is not used"
+    )
+    said += f"; joined for nothing: {', '.join(joined)}" if joined else ""
+    return CheckItem(name="columns", ok=True, detail=said)
 
 
 def _segments(home: Home, requests: Table, fleet: Fleet) -> CheckItem:
@@ -176,6 +220,7 @@ def _examples(home: Home, loop: "Loop", window: timedelta | None, *, narrow: boo
     `narrow` leaves out the columns that no split looks at, so that all of a large table can be had in a moment.
     """
     from loopwright.data.examples import build, load
+    from loopwright.turn import used_columns
 
     requests = loop.requests
     if narrow:
@@ -193,6 +238,7 @@ def _examples(home: Home, loop: "Loop", window: timedelta | None, *, narrow: boo
                 outcome=loop.outcome,
                 as_of=home.clock.now(),
                 window=window,
+                used=partial(used_columns, loop),
             )
             return load(scratch, made), made.excluded
 
