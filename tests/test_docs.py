@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,11 @@ import pytest
 from tests.waiting import PATIENCE_SECONDS, until
 
 from loopwright.cli.main import table
+from loopwright.records.clock import RealClock
+from loopwright.records.examples import Examples
+from loopwright.records.home import Home
+from loopwright.records.settings import Settings
+from loopwright.records.turns import Step
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -119,17 +125,23 @@ def test_the_loop_of_the_readme_is_sound(tmp_path: Path) -> None:
     typed("loopwright check .", tmp_path, environment(tmp_path))
 
 
-def test_a_newcomer_can_type_it_in(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ended", [None, timedelta(days=30)], ids=["as-it-stands", "data-ended-a-month-ago"])
+def test_a_newcomer_can_type_it_in(tmp_path: Path, ended: timedelta | None) -> None:
     """Python blocks are run and lines that begin with `$ ` are typed, in order, in one folder; each must succeed.
 
-    `loopwright serve` goes to the background until the end; its ports are those it chose.
+    `loopwright serve` goes to the background until the end; its ports are those it chose. The page's file ends years ago, or is
+    moved so that it ended a while ago.
     """
+    first = "datetime(2024, 1, 1, tzinfo=UTC)"
     env = environment(tmp_path)
     server: subprocess.Popen[bytes] | None = None
     address = "localhost:8321"
     try:
         for i, (language, text) in enumerate(blocks(WALK, "python", "console")):
             if language == "python":
+                if ended is not None:
+                    assert text.count(first) == 1
+                    text = text.replace(first, repr_of(datetime.now(UTC) - ended - timedelta(hours=8000)))
                 (tmp_path / f"block{i}.py").write_text(text)
                 typed(f"{sys.executable} -W error block{i}.py", tmp_path, env)
                 continue
@@ -146,6 +158,19 @@ def test_a_newcomer_can_type_it_in(tmp_path: Path) -> None:
         if server is not None:
             server.terminate()
             server.wait(PATIENCE_SECONDS)
+    with Home(Settings(home=tmp_path / ".loopwright", by="tests"), RealClock()) as home:
+        turns = [e.record for e in home.ledger.find(Step, loop="churn", newest=False) if e.record.state == "done"]
+        assert home.ledger.find(Examples, loop="churn", limit=1)[0].record.rows == 8001
+    data, develop, deploy = ([s.summary for s in turns if s.stage == stage] for stage in ("data", "develop", "deploy"))
+    assert [text.partition(" examples")[0] for text in data] == ["8,000", "8,001", "8,001"]
+    assert "validation reaches back to" in develop[1]
+    assert develop[2].startswith("nothing changed")
+    assert deploy[2].endswith("serves already")
+
+
+def repr_of(moment: datetime) -> str:
+    """A moment as code of the page."""
+    return f"datetime.fromisoformat({moment.replace(microsecond=0).isoformat()!r})"
 
 
 def commands(text: str) -> Iterator[str]:

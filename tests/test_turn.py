@@ -23,7 +23,7 @@ from loopwright.deploy.controller import history, serving
 from loopwright.loop import load_loop
 from loopwright.records import failpoints
 from loopwright.records.clock import RealClock, SimulatedClock
-from loopwright.records.errors import ExamplesRefused, ReleaseConflict, UsageError
+from loopwright.records.errors import ExamplesRefused, GateFailed, NotFound, ReleaseConflict, UsageError
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.examples import Examples
 from loopwright.records.ids import scoped_name
@@ -444,3 +444,29 @@ def test_release_heuristic_serves_the_rule_and_no_turn_replaces_it(home: Home, l
     winner = steps["develop"].output["winner"]
     assert home.packages.manifest(winner).phase > 1, "what would replace it is made all the same, for a person to release"
     assert act.release(home, loop.name, winner[:12], why="it earns again").arms[0].package == winner
+
+
+def test_force_puts_the_heuristic_by_its_digest_into_service(home: Home, loop: Loop) -> None:
+    simple: Loop = msgspec.structs.replace(loop, candidates=loop.candidates[:1], release=Release(guards=[Guard("roc_auc")]))
+    steps = {s.stage: s for s in turn(home, simple, file=str(FILE))}
+    board = home.ledger.get(steps["develop"].output["leaderboard"], Leaderboard).record
+    rule = next(row.package for row in board.rows if row.phase == 1)
+    with pytest.raises(GateFailed, match="guard roc_auc"):
+        act.release(home, loop.name, rule, why="by hand")
+    with pytest.raises(UsageError, match="--why"):
+        act.release(home, loop.name, rule, force=True)
+    assert act.release(home, loop.name, rule, why="the model loses money", force=True).arms[0].package == rule
+
+
+def test_release_without_a_package_takes_no_winner_of_as_of(home: Home, loop: Loop) -> None:
+    past = (START - WEEK).isoformat()
+    act.run(home, str(FILE), until="develop", as_of="7 days ago")
+    with pytest.raises(NotFound, match="released by its package's name"):
+        act.release(home, "late")
+    newest = act.run(home, str(FILE), until="develop").winner
+    early = act.run(home, str(FILE), until="develop", as_of=past).winner
+    assert early != newest
+    assert act.release(home, "late").arms[0].package == newest
+    state = serving(home, loop.name)
+    assert state is not None
+    assert state.arms[0].package == newest

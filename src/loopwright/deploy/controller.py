@@ -15,7 +15,6 @@ import msgspec
 from loopwright.deploy import served
 from loopwright.deploy.bad import bad_packages, marked_here
 from loopwright.deploy.change import LEDGER_SECONDS, Asked, Change, changing, in_time, make, make_locally, repeated, unrecorded
-from loopwright.deploy.moment import read_moment
 from loopwright.deploy.segments import check_segment
 from loopwright.records import failpoints
 from loopwright.records.conditions import counted_from
@@ -30,6 +29,7 @@ from loopwright.records.errors import (
 from loopwright.records.home import Home
 from loopwright.records.ids import check_name, new_id
 from loopwright.records.ledger import Entry
+from loopwright.records.moment import read_moment
 from loopwright.records.packages import Package
 from loopwright.records.releases import Arm, BadPackage, ReleaseState
 

@@ -15,15 +15,17 @@ from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import LedgerUnavailable, LoopNotFound, NotFound, TableNotFound, UsageError
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
+from loopwright.records.moment import moment_option
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.releases import HEURISTIC
-from loopwright.records.turns import STAGES, LoopRecord, Stage
+from loopwright.records.turns import STAGES, LoopRecord, Stage, Turn
 from loopwright.verbs.look import known_loop
 from loopwright.verbs.results import Made, OutcomesReport, Replayed, ReportFile, Switched, Tended, TurnReport, Week
 
 if TYPE_CHECKING:
     from loopwright.data.opened import Reading
     from loopwright.loop import Loop
+    from loopwright.records.evaluation import Leaderboard
     from loopwright.records.ingestions import Ingested
     from loopwright.records.releases import ReleaseState
     from loopwright.replay import Comparison, Run
@@ -53,17 +55,6 @@ def loop_with_code(home: Home, loop: str) -> "tuple[Loop, str]":
             "loop file", entry.record.file, next_step=f"loop {loop!r} was declared there; give the path where it is now"
         )
     return load_loop(entry.record.file), entry.record.file
-
-
-def moment(text: str, what: str) -> dt.datetime:
-    """Read an ISO 8601 date or time; without a zone it is UTC. UsageError names what was wrong."""
-    try:
-        found = dt.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(
-            f"{what}: {text!r} is not a date or time (ISO 8601, e.g. 2013-04-01 or 2013-04-01T09:00:00+00:00)"
-        ) from error
-    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
 
 
 def init(
@@ -194,7 +185,7 @@ def run(
     Args:
         loop: path of a loop file, or a name the ledger knows.
         until: the last stage to run: scope, data, develop, deploy, monitor or business.
-        as_of: learn only from what was known then (ISO 8601; default: now).
+        as_of: learn only from what was known then (ISO 8601, "tuesday 09:00" or "30 days ago"; default: now).
         refit: retrain the serving candidate with its hyper-parameters instead of comparing all candidates.
         cause: why it runs: manual, schedule, drift or decay.
         why: the reason in a sentence, for the audit trail.
@@ -214,7 +205,7 @@ def run(
         home,
         declared,
         file=file,
-        as_of=moment(as_of, "--as-of") if as_of else None,
+        as_of=moment_option(as_of, home.clock.now(), "--as-of") if as_of else None,
         until=stage,
         cause=cause,  # type: ignore[arg-type]  # narrowed above
         why=why,
@@ -261,10 +252,10 @@ def release(
 
     Args:
         loop: name of the loop.
-        package: the package, or the beginning of its digest, or `heuristic` (default: the winner of the latest leaderboard).
+        package: the package, or the beginning of its digest, or `heuristic` (default: the winner of the latest turn without `--as-of`).
         strategy: how; `direct` replaces what serves at once.
         why: the reason in a sentence, for the audit trail.
-        force: also a package that was marked bad; the other checks are made all the same.
+        force: also a package that was marked bad (the other checks are made all the same), or the heuristic's despite its guards.
         request_id: an idempotency key: the same request again gives the same answer and changes nothing.
     """
     from loopwright.deploy.change import answered, unchanged
@@ -273,20 +264,20 @@ def release(
     from loopwright.deploy.controller import release as put_into_service
     from loopwright.records.evaluation import Leaderboard
     from loopwright.records.scoring import Beside
-    from loopwright.verbs.look import leaderboard
 
     declared = known_loop(home, loop)
     if strategy != "direct":
         raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
     rule = package == HEURISTIC
-    if rule and not why:
-        raise UsageError("a reason is needed to serve the heuristic in place of a model: give --why")
     asked = arguments("release", package=package, strategy=strategy, force=force)
     before = answered(home, loop, request_id, asked)
     if before is not None:
         return _switched(home, before)
-    digest = _heuristic(home, loop) if rule else home.packages.resolve(package) if package else leaderboard(home, loop).winner
+    digest = _heuristic(home, loop) if rule else home.packages.resolve(package) if package else _newest_board(home, loop).winner
     chosen = home.packages.read(digest)
+    despite_guard = rule or (force and chosen.manifest.phase == 1)
+    if despite_guard and not why:
+        raise UsageError("a reason is needed to serve the heuristic in place of a model: give --why")
     segment = chosen.manifest.segment
     now = serving(home, loop)
     serves = now is not None and now.package_of(segment.value if segment is not None else None) == chosen.digest
@@ -303,7 +294,7 @@ def release(
     boards = [e.record for e in home.ledger.find(Leaderboard, loop=loop) if e.record.winner == chosen.digest]
     fleet = next((b.fleet for b in boards if b.fleet is not None and b.fleet.serving), None)
     if fleet is None or rule:
-        check_release(home, chosen, loop=loop, scope=declared.scope, despite_guard=rule)
+        check_release(home, chosen, loop=loop, scope=declared.scope, despite_guard=despite_guard)
         return _switched(home, put_into_service(home, loop, chosen.digest, **fixed).record)
     own, _ = sound(home, {name: home.packages.read(digest) for name, digest in fleet.serving.items()})
     check_release(home, chosen, loop=loop, scope=declared.scope, beside=Beside(fleet.by, own))
@@ -314,13 +305,25 @@ def release(
 
 def _heuristic(home: Home, loop: str) -> str:
     """The package of the heuristic alone, as the newest turn made it."""
-    from loopwright.records.evaluation import Leaderboard
-
-    board = home.ledger.latest(Leaderboard, loop=loop)
-    found = next((row.package for row in board.record.rows if row.phase == 1), "") if board is not None else ""
+    found = next((row.package for row in _newest_board(home, loop).rows if row.phase == 1), "")
     if not found:
         raise NotFound("heuristic's package of loop", loop, next_step=f"`loopwright run {loop} --until develop` makes it")
     return found
+
+
+def _newest_board(home: Home, loop: str) -> "Leaderboard":
+    """The leaderboard of the newest turn that learnt from all that is known, and not from what was known at an earlier moment."""
+    from loopwright.records.evaluation import Leaderboard
+
+    for entry in home.ledger.find(Leaderboard, loop=loop):
+        turn = home.ledger.latest(Turn, loop=loop, key=entry.record.turn)
+        if turn is None or not turn.record.backdated:
+            return entry.record
+    raise NotFound(
+        "leaderboard of loop",
+        loop,
+        next_step="make one with `loopwright run LOOP`; one of `--as-of` is released by its package's name",
+    )
 
 
 def _switched(home: Home, state: "ReleaseState") -> Switched:
@@ -432,7 +435,7 @@ def replay(
 
     Args:
         loop: path of a loop file, or a name the ledger knows.
-        start: first moment to replay (ISO 8601); the first turn trains on what was known then.
+        start: first moment to replay (ISO 8601, or "30 days ago"); the first turn trains on what was known then.
         end: the moment to stop before.
         policy: declared, never, weekly, monthly or drift.
         keep: folder to keep the replay's home in (default: it is removed at the end).
@@ -440,7 +443,8 @@ def replay(
     from loopwright import replay as room
 
     declared, file = loop_with_code(home, loop)
-    begin, stop = moment(start, "--start"), moment(end, "--end")
+    now = home.clock.now()
+    begin, stop = moment_option(start, now, "--start"), moment_option(end, now, "--end")
     if stop <= begin:
         raise UsageError(f"--end {end} must be after --start {start}")
     if keep is not None and keep.exists() and any(keep.iterdir()):
@@ -593,7 +597,7 @@ def demo(home: Home, *, end: str = "", progress: Progress | None = None) -> Repl
             done = ingest_file(simulated, declared.tables[table], file)
             progress.say(f"data: {done.good:,} rows into {table}, {done.quarantined:,} in quarantine")
             progress.advance("ingest", i + 1, len(files))
-        stop = moment(end, "--end") if end else DEMO_END
+        stop = moment_option(end, home.clock.now(), "--end") if end else DEMO_END
         run = room.replay(simulated, declared, file=str(folder / "loop.py"), start=DEMO_START, end=stop, progress=progress)
         return summarise(simulated, declared, run, "declared")
     finally:

@@ -179,7 +179,7 @@ def predictions(
         limit: how many at most, up to 1000.
         before: where the next ones begin, as the answer before said.
     """
-    from loopwright.deploy.moment import read_moment
+    from loopwright.records.moment import moment_option
     from loopwright.records.predictions.search import (  # here: Arrow takes longer to load than most answers to make
         Wanted,
         search,
@@ -188,11 +188,8 @@ def predictions(
     known_loop(home, loop)
     if not 1 <= limit <= MOST_LISTED:
         raise UsageError(f"--limit {limit}: must be 1 to {MOST_LISTED:,}")
-    times: dict[str, dt.datetime | None] = {}
-    for name, text in {"since": since, "until": until}.items():
-        times[name] = read_moment(text, home.clock.now()) if text else None
-        if text and times[name] is None:
-            raise UsageError(f"--{name} {text[:80]}: is no moment; write 2024-05-01T09:00, or tuesday 09:00")
+    named = {"since": since, "until": until}
+    times = {name: moment_option(text, home.clock.now(), f"--{name}") if text else None for name, text in named.items()}
     place = _PLACE.fullmatch(before)
     if before and place is None:
         raise UsageError(f"--before {before[:80]}: must be what `before` of an answer says")

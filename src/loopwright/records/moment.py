@@ -1,11 +1,25 @@
-"""Moments as people write them: "tuesday 09:00", "yesterday 17:30", "14:00", or ISO 8601. Without a zone they are UTC."""
+"""Moments as people write them: "tuesday 09:00", "yesterday 17:30", "14:00", "30 days ago", or ISO 8601. Without a zone they are UTC."""
 
 import re
 from datetime import UTC, datetime, time, timedelta
 
+from loopwright.records.errors import UsageError
+
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
+_UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_AGO = re.compile(r"(\d{1,6})\s*(w|d|h|m|s|(?:week|day|hour|minute|second)s?)\s+ago", re.IGNORECASE)
 _SPOKEN = re.compile(rf"(?:({'|'.join(DAYS)}|today|yesterday)\b)?\s*(?:(\d{{1,2}}):(\d{{2}}))?", re.IGNORECASE)
+
+
+def moment_option(text: str, now: datetime, option: str) -> datetime:
+    """The moment that the text of an option means at `now`. Raises UsageError, naming the option and what can be written."""
+    found = read_moment(text, now)
+    if found is None:
+        raise UsageError(
+            f'{option} {text[:80]!r} is no moment: write 2013-04-01, 2013-04-01T09:00:00+02:00, "tuesday 09:00", "yesterday" or "30 days ago"'
+        )
+    return found
 
 
 def read_moment(text: str, now: datetime) -> datetime | None:
@@ -14,6 +28,11 @@ def read_moment(text: str, now: datetime) -> datetime | None:
     A day without a time is its beginning; a time without a day is today's, or yesterday's if it is still to come.
     """
     text = text.strip()
+    if ago := _AGO.fullmatch(text):
+        try:
+            return now - timedelta(**{_UNITS[ago[2][0].lower()]: int(ago[1])})
+        except OverflowError:
+            return None
     spoken = _SPOKEN.fullmatch(text)
     if text and spoken:
         return _spoken(spoken, now.astimezone(UTC))
