@@ -16,7 +16,7 @@ import pytest
 from tests.journeys import synthetic
 from tests.journeys.synthetic import FILE, START, WEEK
 
-from loopwright import Guard, Home, Loop, Release
+from loopwright import Guard, Home, Loop, Objective, Release
 from loopwright.deploy import bad
 from loopwright.deploy.checks import GateResult
 from loopwright.deploy.controller import history, serving
@@ -446,12 +446,13 @@ def test_release_heuristic_serves_the_rule_and_no_turn_replaces_it(home: Home, l
     assert act.release(home, loop.name, winner[:12], why="it earns again").arms[0].package == winner
 
 
-def test_force_puts_the_heuristic_by_its_digest_into_service(home: Home, loop: Loop) -> None:
-    simple: Loop = msgspec.structs.replace(loop, candidates=loop.candidates[:1], release=Release(guards=[Guard("roc_auc")]))
-    steps = {s.stage: s for s in turn(home, simple, file=str(FILE))}
-    board = home.ledger.get(steps["develop"].output["leaderboard"], Leaderboard).record
+def test_force_puts_the_heuristic_into_service_by_its_digest(home: Home, loop: Loop) -> None:
+    scope = msgspec.structs.replace(loop.scope, objectives=[Objective("be right", "sales", "roc_auc", at_least=0.999)])
+    simple: Loop = msgspec.structs.replace(loop, candidates=loop.candidates[:1], scope=scope)
+    output = turn(home, simple, file=str(FILE), until="develop")[2].output
+    board = home.ledger.get(output["leaderboard"], Leaderboard).record
     rule = next(row.package for row in board.rows if row.phase == 1)
-    with pytest.raises(GateFailed, match="guard roc_auc"):
+    with pytest.raises(GateFailed, match="target be right"):
         act.release(home, loop.name, rule, why="by hand")
     with pytest.raises(UsageError, match="--why"):
         act.release(home, loop.name, rule, force=True)
