@@ -37,6 +37,9 @@ there; progress goes to standard error), and takes every [setting](settings.md) 
 | 1 | the answer is no: a gate failed, a check found something, a part is down |
 | 2 | wrong use: an unknown name, an option that cannot be, a declaration that is not valid |
 
+`loopwright --completion SHELL` prints what completes commands, options and the names of loops in bash, zsh or fish: put
+`source <(loopwright --completion bash)` into `~/.bashrc` (of zsh: into `~/.zshrc`; fish: `source` what is printed in `config.fish`).
+
 `LOOP` is the name of a loop that the ledger knows, or the path of a loop file (or of its folder).
 Commands marked *also over HTTP* answer the same under `/api/COMMAND` of the control API: `GET` where they only look,
 `POST` with a JSON object of the arguments where they change something.

@@ -9,11 +9,11 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from inspect import Signature
 from pathlib import Path
 from traceback import format_exception
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
@@ -31,6 +31,10 @@ from loopwright.records.printable import printable
 from loopwright.verbs import VERBS, Verb
 
 PROGRAM = "loopwright"
+COMPLETE = "_LOOPWRIGHT_COMPLETE"
+"""The variable by which a shell asks what could stand next; scripts of `--completion` set it."""
+
+SHELLS = ("bash", "zsh", "fish")
 ABOUT = """Take a machine-learning system through its whole life, again and again: scope, data, develop, deploy, monitor, business.
 
 LOOP is the name of a loop that the ledger knows, or the path of a loop file."""
@@ -72,13 +76,16 @@ def _open_standard_streams() -> None:
 
 def run(argv: Sequence[str], verbs: Sequence[Verb] = ()) -> int:
     """Run one command of `verbs` (default: the whole table, and `serve`); the exit code is returned."""
-    if not argv:
+    words = completing()
+    if not argv and words is None:
         with redirect_stdout(sys.stderr):
             run(["--help"], verbs)
         return 2
     as_json = "--json" in argv
     try:
-        code = build(verbs or table(), argv)(args=list(argv), prog_name=PROGRAM, standalone_mode=False)
+        code = build(verbs or table(), argv if words is None else words)(
+            args=list(argv), prog_name=PROGRAM, standalone_mode=False
+        )
         sys.stdout.flush()
     except TyperException as error:
         return wrong_use(error, as_json)
@@ -96,6 +103,13 @@ def run(argv: Sequence[str], verbs: Sequence[Verb] = ()) -> int:
         print(f"loopwright: standard output or a file cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def completing() -> list[str] | None:
+    """The words that a shell wants completed, None where it asks for nothing."""
+    if COMPLETE not in os.environ:
+        return None
+    return next((os.environ[name] for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS") if name in os.environ), "").split()
 
 
 def table() -> list[Verb]:
@@ -160,7 +174,7 @@ def build(verbs: Sequence[Verb], argv: Sequence[str]) -> Callable[..., Any]:
         help=ABOUT,
         epilog=EVERYWHERE,
         rich_markup_mode=None,
-        add_completion=False,
+        add_completion=completing() is not None,  # its own options name the shell by guessing: `--completion` is told
         pretty_exceptions_enable=False,
     )
     every = tuple(p.name.removeprefix("setting_") for p in settings_parameters(shown=()))
@@ -168,7 +182,7 @@ def build(verbs: Sequence[Verb], argv: Sequence[str]) -> Callable[..., Any]:
     def root(ctx: typer.Context, **given: Any) -> None:
         ctx.obj = given
 
-    root.__signature__ = Signature([_context(), json_parameter(), _version(), *settings_parameters(shown=every)])  # type: ignore[attr-defined]  # so typer sees it
+    root.__signature__ = Signature([_context(), json_parameter(), _version(), _completion(), *settings_parameters(shown=every)])  # type: ignore[attr-defined]  # so typer sees it
     app.callback(invoke_without_command=False)(root)
     for verb in verbs:
         if verb.name in argv:
@@ -220,6 +234,23 @@ def _version() -> Parameter:
 
     option = typer.Option("--version", help="the version, and nothing else", callback=show, is_eager=True, show_default=False)
     return flag_parameter("version", option)
+
+
+def _completion() -> Parameter:
+    def show(ctx: typer.Context, param: typer.CallbackParam, shell: str | None) -> None:
+        if shell is None:
+            return
+        from typer.completion import show_callback  # here: no other command needs it
+
+        if shell not in SHELLS:
+            raise typer.BadParameter(f"{shell!r} is none of {', '.join(SHELLS)}")
+        with suppress(SystemExit):
+            show_callback(ctx, param, shell)
+        raise Exit
+
+    text = "the script that completes commands, options and loops in bash, zsh or fish, and nothing else"
+    option = typer.Option("--completion", help=text, callback=show, is_eager=True, show_default=False, metavar="SHELL")
+    return Parameter("completion", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option])
 
 
 def _nothing() -> None:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 
-from loopwright.records.settings import SETTINGS
+from loopwright.records.errors import LoopwrightError
+from loopwright.records.settings import SETTINGS, load_settings
 
 Parameter = inspect.Parameter
 
@@ -17,6 +18,20 @@ NOT_ASKED = ("home", "progress", "announce")
 
 SPELLED = {"as_format": "--as", "from_file": "--from", "import_file": "--import"}
 """Options whose natural name is a Python keyword."""
+
+
+def loops_served(incomplete: str) -> list[str]:
+    """The loops of this home that begin so, as a shell completes them: by its folders, since a ledger takes too long to open."""
+    try:
+        home = load_settings({}).home
+    except LoopwrightError:
+        return []
+    names = {path.name.removesuffix(".json") for folder in ("served", "log") for path in (home / folder).glob("[a-z0-9]*")}
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+COMPLETIONS: dict[str, Callable[[str], list[str]]] = {"loop": loops_served}
+"""What a shell may complete of an argument, by its name."""
 
 _ARG = re.compile(r"(\w+): (.*)")
 
@@ -54,7 +69,8 @@ def _parameter(given: Parameter, text: str) -> Parameter:
     is_argument = given.kind is not Parameter.KEYWORD_ONLY
     info: Any
     if is_argument:
-        info = typer.Argument(help=text, metavar=given.name.upper(), show_default=False)
+        complete = COMPLETIONS.get(given.name)
+        info = typer.Argument(help=text, metavar=given.name.upper(), show_default=False, autocompletion=complete)
     else:
         flag = SPELLED.get(given.name, "--" + given.name.replace("_", "-"))
         names = [f"{flag}/--no-{flag[2:]}"] if type_ is bool and default is True else [flag]
