@@ -32,6 +32,7 @@ from loopwright.records.clock import SimulatedClock
 from loopwright.records.declarations import duration
 from loopwright.records.errors import PredictionNotFound
 from loopwright.records.evaluation import Estimate, moved
+from loopwright.records.holder import Holder, encode_holder, this_process
 from loopwright.records.ids import new_id
 from loopwright.records.predictions.damage import noted
 from loopwright.records.predictions.read import predictions
@@ -240,6 +241,28 @@ def test_the_alert_about_a_bad_package_is_closed_by_the_next_release(home: Home)
     assert state() == "open"
     release(home, loop, good, why="it was the disk")
     assert state() == "closed"
+
+
+@pytest.mark.parametrize("kind", [f"{bad.DAMAGED_ALERT}:{{}}", f"{bad.QUERY_ALERT}:{{}}:3131313131313131"])
+def test_alerts_of_a_server_close_when_it_stops_and_when_the_package_serves_no_longer(tmp_path: Path, kind: str) -> None:
+    with small.opened(tmp_path) as home:
+        package = small.package(home.packages).digest
+        release(home, small.LOOP, package, why="first")
+        alive = this_process("server", 0.0)
+        died = msgspec.structs.replace(alive, started=alive.started - 1)  # the number of the process is another one's by now
+
+        def is_open(holder: Holder) -> bool:
+            key = kind.format(package[:12])
+            alerts.decide(home, small.LOOP, key, severity="critical", title="t", detail="d", holder=encode_holder(holder))
+            tend(home, owner="a", retrain=False)
+            return key in [alert.key for alert in open_alerts(home, small.LOOP)]
+
+        assert is_open(alive)
+        assert not is_open(died)
+        assert is_open(alive), "it may come again"
+        assert is_open(Holder(owner="server", host="elsewhere", boot="another")), "nothing is known of other machines"
+        release(home, small.LOOP, small.package(home.packages, weight=0.06).digest, why="next")
+        assert not is_open(alive)
 
 
 def test_damage_of_the_log_is_told_once_until_somebody_has_looked(home: Home) -> None:

@@ -32,6 +32,7 @@ from loopwright.records.attempts import Attempts
 from loopwright.records.conditions import Standing, earned, monitored, worth_of
 from loopwright.records.declarations import Value, duration
 from loopwright.records.errors import Damaged, LedgerUnavailable
+from loopwright.records.holder import decode_holder
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
 from loopwright.records.jumps import jump
@@ -94,7 +95,7 @@ def upkeep(home: Home, loop: Loop, *, until: datetime, attempts: Attempts | None
         until=until,
         attempts=steps,
     )
-    steps.run("close alerts", lambda: _close_bad(home, loop.name), None)
+    steps.run("close alerts", lambda: _close_stale(home, loop.name), None)
     values = steps.run(
         "account", lambda: _account(home, loop, until, {q.start for q in watched.qualities}), list[ValueWindow]()
     )
@@ -175,16 +176,28 @@ def _retain(home: Home, loop: Loop, until: datetime, *, busy: bool) -> None:
     retain(home, loop.name, before=before, most_files=home.settings.most_files, busy=busy)
 
 
-def _close_bad(home: Home, loop: str) -> None:
-    """Close the alerts about bad packages once somebody, or a turn, has released since."""
-    raised = {a.key for a in open_alerts(home, loop) if a.key.startswith(bad.ALERT)}
-    now = serving(home, loop) if raised else None
-    if now is None or now.action != "release":
+def _close_stale(home: Home, loop: str) -> None:
+    """Close the alerts about packages that say nothing any more.
+
+    That one is bad: another was released since. That one cannot be loaded, or dies of an input: it serves no longer, or the server
+    that told of it has stopped, and forgotten it.
+    """
+    raised = {a.key: a for a in open_alerts(home, loop) if a.key.startswith((bad.ALERT, bad.DAMAGED_ALERT, bad.QUERY_ALERT))}
+    if not raised:
         return
+    now = serving(home, loop)
     decided = {e.key: e.at for e in home.ledger.find(Alert, loop=loop, newest=False) if e.key in raised and not e.record.sent}
-    for key, at in decided.items():
-        if now.since >= at:
-            close_alert(home, loop, key, detail=f"package {now.arms[0].package[:12]} was released since")
+    for key, alert in raised.items():
+        kind, package = key.split(":")[:2]
+        if kind == bad.ALERT:
+            since = now is not None and now.action == "release" and now.since >= decided[key]
+            why = f"package {now.arms[0].package[:12]} was released since" if now is not None and since else ""
+        elif now is None or not any(digest.startswith(package) for digest in now.packages):
+            why = f"package {package} serves no longer"
+        else:
+            why = "the server that told of it has stopped" if decode_holder(alert.holder).gone else ""
+        if why:
+            close_alert(home, loop, key, detail=why)
             send(home, loop)
 
 

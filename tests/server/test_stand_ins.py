@@ -14,6 +14,7 @@ from loopwright.records.clock import RealClock
 from loopwright.records.errors import LedgerUnavailable
 from loopwright.records.home import Home
 from loopwright.server.stand_ins import StandIns
+from loopwright.tend import tend
 
 PREDICT = f"/loops/{LOOP}/predict"
 
@@ -68,6 +69,8 @@ def test_a_server_started_on_a_pipe_instead_of_a_model_serves_the_package_before
         assert client.get("/readyz").status == 200
         until(lambda: alerts(home), 60)
         assert alerts(home) == [("damaged-package", "critical")]
+    tend(home, owner="after", retrain=False)
+    assert alerts(home) == [], "the server that told of it has stopped"
     said = capfd.readouterr().err
     assert "CRITICAL loopwright worker-0: loop late-arrival: package" in said
     assert f"package {whole[:12]}, which served before, stands in" in said

@@ -14,8 +14,11 @@ from loopwright.records.errors import Damaged, LedgerUnavailable
 from loopwright.records.home import Home
 from loopwright.records.releases import BadPackage
 
-ALERT = "bad-package"
-"""What the keys of alerts about such packages begin with; the beginning of the digest follows."""
+ALERT, DAMAGED_ALERT, QUERY_ALERT = "bad-package", "damaged-package", "query-of-death"
+"""What the keys of alerts about bad packages, packages that cannot be loaded, and inputs that kill models begin with.
+
+The beginning of the package's digest follows, and of an input its fingerprint.
+"""
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):

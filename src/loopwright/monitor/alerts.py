@@ -31,10 +31,10 @@ def raise_alert(home: Home, loop: str, key: str, *, severity: Severity, title: s
     return decided
 
 
-def decide(home: Home, loop: str, key: str, *, severity: Severity, title: str, detail: str) -> Alert:
+def decide(home: Home, loop: str, key: str, *, severity: Severity, title: str, detail: str, holder: str = "") -> Alert:
     """Record the alert without sending it; `send` does. An open one of that key and severity is recorded as repeated."""
     entry = home.ledger.latest(Alert, loop=loop, key=key)
-    alert = Alert(key=key, severity=severity, title=title[:200], detail=detail[:DETAIL], state="open")
+    alert = Alert(key=key, severity=severity, title=title[:200], detail=detail[:DETAIL], state="open", holder=holder)
     if entry is not None and entry.record.state == "open" and entry.record.severity == severity:
         before = entry.record
         alert = msgspec.structs.replace(alert, repeats=before.repeats + 1, sent=before.sent)
@@ -77,7 +77,8 @@ def send(home: Home, loop: str) -> list[Alert]:
 
 def message(entry: Entry[Alert]) -> dict[str, object]:
     """What a sink gets: the alert with its loop, its moment and an id."""
-    return {"id": entry.id, "loop": entry.loop, "at": entry.at.isoformat(), **msgspec.structs.asdict(entry.record)}
+    told = {name: value for name, value in msgspec.structs.asdict(entry.record).items() if name != "holder"}
+    return {"id": entry.id, "loop": entry.loop, "at": entry.at.isoformat(), **told}
 
 
 def _newest(home: Home, loop: str) -> Sequence[Entry[Alert]]:

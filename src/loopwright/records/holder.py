@@ -36,6 +36,11 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
             return False
         return _started(self.pid) != self.started and not _hidden(self.pid)
 
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended, as far as is known here: also with the machine of this name, which has started anew since."""
+        return self.dead or (bool(self.boot) and not self.here and self.host == socket.gethostname()[:64])
+
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}" if self.pid else "another process"
 

@@ -157,7 +157,8 @@ class Quality(Record, frozen=True, kw_only=True):
 class Alert(Record, frozen=True, kw_only=True):
     """Something somebody should know. One open alert per key; `repeats` says how often it came again while open.
 
-    `sent` once every sink has taken it: an alert decided before a crash is sent after it, at least once.
+    `sent` once every sink has taken it: an alert decided before a crash is sent after it, at least once. `holder` is the process
+    (`records.holder`) without which it means nothing, "" where it does not depend on one.
     """
 
     kind: ClassVar[str] = "alert"
@@ -168,6 +169,7 @@ class Alert(Record, frozen=True, kw_only=True):
     state: Literal["open", "closed"]
     repeats: int = 0
     sent: bool = False
+    holder: str = ""
 
 
 class Trigger(Record, frozen=True, kw_only=True):

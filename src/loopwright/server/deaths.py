@@ -26,6 +26,7 @@ from loopwright.deploy.vitals import Busy
 from loopwright.monitor.alerts import decide
 from loopwright.records import failpoints
 from loopwright.records.errors import LoopwrightError, PackageNotFound, PackageRefused, ReleaseConflict
+from loopwright.records.holder import encode_holder, this_process
 from loopwright.records.home import Home
 from loopwright.records.releases import BadPackage
 
@@ -45,9 +46,6 @@ _CRASHES = frozenset(
     }
 )
 _THREAD = re.compile(rb"Current thread 0x([0-9a-f]+)")
-
-QUERY_ALERT = "query-of-death"
-"""What the keys of alerts about inputs begin with; the beginning of the digest and the input's fingerprint follow."""
 
 Cause = Literal["crash", "hang", "failures"]
 
@@ -151,11 +149,12 @@ class QueriesOfDeath:
                 decide(
                     home,
                     home.packages.manifest(package).loop,
-                    f"{QUERY_ALERT}:{package[:12]}:{input.hex()}",
+                    f"{bad.QUERY_ALERT}:{package[:12]}:{input.hex()}",
                     severity="warning",
                     title=f"An input of package {package[:12]} is answered by the heuristic",
                     detail=f"The model overran or killed its worker {STRIKES} times on the input with fingerprint {input.hex()}. "
                     "Its answers are flagged `query_of_death`, all other inputs are answered by the model.",
+                    holder=encode_holder(this_process("server", 0.0)),
                 )
             self._alerts.popleft()
 

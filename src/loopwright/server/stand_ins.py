@@ -5,12 +5,11 @@ from pathlib import Path
 
 import msgspec
 
+from loopwright.deploy.bad import DAMAGED_ALERT
 from loopwright.deploy.services import StandIn
 from loopwright.monitor.alerts import close_alert, decide
+from loopwright.records.holder import encode_holder, this_process
 from loopwright.records.home import Home
-
-ALERT = "damaged-package"
-"""What the keys of the alerts begin with; the beginning of the digest follows."""
 
 
 class StandIns:
@@ -35,9 +34,10 @@ class StandIns:
                 now = f"package {one.instead[:12]}, which served before it, answers" if one.instead else "nothing answers"
                 title = f"Package {one.package[:12]}, which is to serve, cannot be loaded"
                 detail = f"{one.why}. Until it can, {now}. Restore the package, or release another one."
-                decide(home, loop, _key(one), severity="critical", title=title, detail=detail)
+                holder = encode_holder(this_process("server", 0.0))
+                decide(home, loop, _key(one), severity="critical", title=title, detail=detail, holder=holder)
                 self._open[loop] = one
 
 
 def _key(one: StandIn) -> str:
-    return f"{ALERT}:{one.package[:12]}"
+    return f"{DAMAGED_ALERT}:{one.package[:12]}"
