@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.traffic import LOOP, OUTCOME, SCOPE, START, WEEK, World, package
+from tests.traffic import LOOP, OUTCOME, SCOPE, START, WEEK, World, package, rows
 
 from loopwright.business.delivered import Totals, Week, weeks
 from loopwright.business.doubts import DOUBTS, Case, doubts, next_step
@@ -17,6 +17,7 @@ from loopwright.business.value import account
 from loopwright.monitor.watch import watch
 from loopwright.records.declarations import Budget, Heuristic, Monitor, Objective, Retrain, Scope, Value
 from loopwright.records.evaluation import Estimate, added, averaged
+from loopwright.records.predictions.summary import summary
 from loopwright.records.windows import Quality, Window
 
 
@@ -100,6 +101,17 @@ def test_totals_are_the_sums_of_the_newest_accounts(lived: World) -> None:
     assert found.totals.model.value == pytest.approx(sum(v.over_no_model.value for v in values))
     assert found.totals.over_heuristic.value == pytest.approx(found.totals.model.value - found.totals.heuristic.value)
     assert found.totals.days == 28
+
+
+def test_a_report_counts_predictions_as_status_does_and_shows_no_money_before_outcomes(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.predict(rows(40, START))
+    found = build(world)
+    assert found.logged == summary(world.home, LOOP)[0] == 40
+    text = markdown(found)
+    assert "40; 0 in windows accounted for, 0 of them with a known outcome" in text
+    assert "Money" not in text
+    assert "Over no model" not in html(found).partition("Window by window")[0]
 
 
 def test_the_newest_revision_of_each_window_counts(lived: World) -> None:

@@ -112,6 +112,21 @@ def test_without_rows_a_loop_is_shown_on_made_up_ones(home: Home, tmp_path: Path
     assert not (tmp_path / "home" / "lake").exists()  # looking leaves nothing behind
 
 
+def test_check_shows_what_is_under_way(home: Home, tmp_path: Path) -> None:
+    fill(home)
+    begun: list[str] = []
+
+    class Listener:
+        def say(self, text: str) -> None:
+            raise AssertionError(text)
+
+        def advance(self, what: str, done: float, total: float) -> None:
+            begun.extend([what] if not done else [])
+
+    check(home, written(tmp_path / "shop"), progress=Listener())
+    assert begun == ["joining examples", "rehearsing features and 1 candidates", "computing features of sample rows"]
+
+
 def test_with_rows_a_few_are_shown_with_their_context(home: Home, tmp_path: Path) -> None:
     fill(home)
     before = sorted(p for p in (tmp_path / "home").rglob("*") if "ledger" not in p.name)

@@ -18,8 +18,9 @@ from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.home import Home
 from loopwright.records.markdown import plain, table
 from loopwright.records.packages import Package
+from loopwright.records.predictions.summary import summary
 from loopwright.records.turns import LoopRecord
-from loopwright.records.windows import newest_stretch
+from loopwright.records.windows import edge, newest_stretch
 
 PAGE = Path(__file__).with_name("report.html")
 _SIGNS = {"met": "✓", "missed": "✗", "uncertain": "?", "not measured": "–"}
@@ -28,7 +29,8 @@ _SIGNS = {"met": "✓", "missed": "✗", "uncertain": "?", "not measured": "–"
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a report says. `metric` is the scope's weightiest metric of rows, the one that is charted.
 
-    Money is left out where nobody said what an answer is worth (not `valued`).
+    Money is left out where nobody said what an answer is worth (not `valued`). `logged` are all predictions, as `status` counts them;
+    `totals` are over windows that have closed.
     """
 
     loop: str
@@ -47,6 +49,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     next_step: str
     monitor: Monitor
     valued: bool
+    logged: int
+
+    @property
+    def earned(self) -> bool:
+        """Whether there is money to tell of: a value table, and outcomes."""
+        return self.valued and self.totals.with_outcome > 0
 
 
 def report(home: Home, *, loop_name: str, scope: Scope) -> Report:
@@ -78,6 +86,7 @@ def report(home: Home, *, loop_name: str, scope: Scope) -> Report:
         next_step=next_step(case, raised),
         monitor=_monitor(home, loop_name),
         valued=scope.value.given,
+        logged=summary(home, loop_name)[0],
     )
 
 
@@ -184,8 +193,11 @@ def delivered_rows(report: Report) -> list[tuple[str, ...]]:
         ("Money per prediction", f"{t.model.value / t.with_outcome:,.2f} {t.currency}" if t.with_outcome else "–"),
     ]
     rows: list[tuple[str, ...]] = [
-        ("Predictions", f"{t.predictions:,}, {t.with_outcome:,} of them with a known outcome"),
-        *(money if report.valued else []),
+        (
+            "Predictions",
+            f"{report.logged:,}; {t.predictions:,} in windows accounted for, {t.with_outcome:,} of them with a known outcome",
+        ),
+        *(money if report.earned else []),
         (
             "Compute",
             f"{_cents(t.cost)} USD, {_cents(month)} a month"
@@ -214,7 +226,7 @@ def week_rows(report: Report) -> list[tuple[str, ...]]:
     """The table of windows, by column of BY_WEEK."""
     return [
         (
-            _day(w.start),
+            edge(w.start, w.end - w.start),
             f"{w.window.rows:,}",
             f"{w.quality.with_outcome:,}" if w.quality is not None else "–",
             w.window.said + (f" ({len(w.window.drifted)})" if w.window.drifted else ""),
@@ -315,8 +327,8 @@ def _tiles(report: Report) -> str:
     ]
     tiles = [
         ("Objectives met", f"{met} of {len(report.promised)}", ""),
-        *(money if report.valued else []),
-        ("Predictions", f"{t.predictions:,}", f"{t.with_outcome:,} with outcome"),
+        *(money if report.earned else []),
+        ("Predictions", f"{report.logged:,}", f"{t.with_outcome:,} with outcome"),
     ]
     return "\n".join(
         f'<div class="tile"><span>{escape(name)}</span><strong>{escape(value)}</strong><small>{escape(note)}</small></div>'

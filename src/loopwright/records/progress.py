@@ -1,5 +1,7 @@
 """Progress: how long work tells what it is doing, without knowing who listens."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -23,3 +25,12 @@ class Silent:
 
     def advance(self, what: str, done: float, total: float) -> None:
         """Ignore the progress."""
+
+
+@contextmanager
+def under_way(progress: Progress | None, what: str) -> Iterator[None]:
+    """Show `what` while the block runs, of which nobody knows how long it takes."""
+    listener = progress or Silent()
+    listener.advance(what, 0, 1)
+    yield
+    listener.advance(what, 1, 1)

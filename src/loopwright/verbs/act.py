@@ -16,7 +16,7 @@ from loopwright.records.errors import LedgerUnavailable, LoopNotFound, NotFound,
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
 from loopwright.records.moment import moment_option
-from loopwright.records.progress import Progress, Silent
+from loopwright.records.progress import Progress, Silent, under_way
 from loopwright.records.releases import HEURISTIC
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Turn
 from loopwright.verbs.look import known_loop
@@ -72,6 +72,7 @@ def init(
     sheet: str = "",
     no_header: bool = False,
     names: str = "",
+    progress: Progress | None = None,
 ) -> Made:
     """Begin a new loop in a folder, its contract inferred from a file.
 
@@ -93,9 +94,10 @@ def init(
 
     found = name or directory.absolute().name
     reading = _reading(encoding, sheet, no_header=no_header, names=names)
-    made = begin(
-        directory, name=found, from_file=from_file, label=label, time=time, key=key, zone=zone, task=task, reading=reading
-    )
+    with under_way(progress, f"reading {from_file or directory} and drafting"):
+        made = begin(
+            directory, name=found, from_file=from_file, label=label, time=time, key=key, zone=zone, task=task, reading=reading
+        )
     return Made(**made)
 
 

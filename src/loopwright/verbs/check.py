@@ -11,7 +11,7 @@ import msgspec
 from loopwright.records.declarations import Fleet, Table, duration
 from loopwright.records.errors import DeclarationInvalid, ExamplesRefused
 from loopwright.records.home import Home
-from loopwright.records.progress import Progress, Silent
+from loopwright.records.progress import Progress, Silent, under_way
 from loopwright.verbs.act import loop_with_code
 from loopwright.verbs.results import Checked, CheckItem, SampleRow
 
@@ -69,20 +69,22 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
         if table is declared.outcome.table and table.prediction_field != "id":
             detail += f"; 'id' is a column of its own: an outcome names its prediction in the field {table.prediction_field!r}"
         items.append(CheckItem(name=f"table {table.name}", ok=True, detail=detail))
-    seen = _rows(home, declared)
-    found = check_graphs(
-        columns=declared.columns,
-        features=declared.features,
-        heuristic=declared.scope.heuristic,
-        outcome=declared.outcome,
-        slices=declared.slices,
-        candidates=declared.candidates,
-        objectives=declared.scope.objectives,
-        split=declared.split,
-        sampling=declared.sampling,
-        seed=declared.seed,
-        examples=seen.examples,
-    )
+    with under_way(progress, "joining examples"):
+        seen = _rows(home, declared)
+    with under_way(progress, f"rehearsing features and {len(declared.candidates)} candidates"):
+        found = check_graphs(
+            columns=declared.columns,
+            features=declared.features,
+            heuristic=declared.scope.heuristic,
+            outcome=declared.outcome,
+            slices=declared.slices,
+            candidates=declared.candidates,
+            objectives=declared.scope.objectives,
+            split=declared.split,
+            sampling=declared.sampling,
+            seed=declared.seed,
+            examples=seen.examples,
+        )
     items += [CheckItem(name=n, ok=ok, detail=d, warning=n in found.doubtful) for n, ok, d in found.items]
     items.append(_watched(declared))
     items += _labels(declared)
@@ -97,7 +99,8 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
         elif seen.examples is not None:
             items.append(_split(home, declared, seen))
         items += _doubts(declared, traced, seen, progress or Silent())
-        sample = _sample(declared, traced, seen)
+        with under_way(progress, "computing features of sample rows"):
+            sample = _sample(declared, traced, seen)
     doubtful = any(i.warning for i in items)
     return Checked(
         what=declared.name,
