@@ -15,6 +15,7 @@ from loopwright.records.profiles import Profile
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import Stage
 from loopwright.records.windows import Alert, Quality, ValueWindow, Window
+from loopwright.verbs import notebook
 
 
 class StageState(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +150,26 @@ class Standings(Leaderboard, frozen=True, kw_only=True):
 
     serving: str = ""
 
+    def _repr_html_(self) -> str:
+        """In a notebook: the candidates with every objective's measure, and the verdict."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row.intervals))
+        marks = {self.winner: "wins"}
+        marks[self.serving] = "wins, serves" if self.serving == self.winner else "serves"
+        rows = [
+            [
+                r.rank,
+                r.candidate,
+                marks.get(r.package),
+                r.phase,
+                r.score,
+                *(_estimated(r.intervals.get(n)) for n in names),
+                r.package[:12],
+            ]
+            for r in self.rows
+        ]
+        columns = ["", "candidate", "", "phase", "score", *(n.replace("_", " ") for n in names), "package"]
+        return notebook.table(columns, rows) + f"<p>{notebook.text(self.verdict)}</p>"
+
 
 class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the prediction log; `trace` says the rest of it."""
@@ -237,6 +258,37 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the label was right; None where there is none to be right, or the truth is not known."""
         return None if self.outcome is None or self.label is None else self.outcome.truth == self.label
 
+    def _repr_html_(self) -> str:
+        """In a notebook: the answer and what it came from, request, context, contributions or features, package, outcome."""
+        outcome, explained = self.outcome, self.explained
+        happened = {} if outcome is None else {"truth": said(outcome.truth), "value": outcome.value, **outcome.values}
+        moved = {} if explained is None or explained.contributions is None else explained.largest
+        parts = {
+            f"{self.loop}: prediction {self.id}": {
+                "answer": self.answer,
+                "score": self.score,
+                "at": self.at,
+                "flags": self.flags,
+            },
+            "Request": self.request,
+            "Context": self.context,
+            f"Contributions to the {explained.unit}" if explained is not None else "": moved,
+            "Features": self.features,
+            "Package": {
+                "package": self.trouble or self.package,
+                "candidate": self.candidate,
+                "trained until": self.trained_until,
+            },
+            "Outcome": happened or {"": "pending"},
+        }
+        return "".join(notebook.facts(title, values) for title, values in parts.items())
+
+
+def _estimated(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate.value:.4g}" + ("" if estimate.low != estimate.low else f" [{estimate.low:.4g}, {estimate.high:.4g}]")
+
 
 def said(value: bool | str | float | dict[str, float]) -> str:
     """A label, a truth or a number in words."""
@@ -301,6 +353,10 @@ class ReportFile(msgspec.Struct, frozen=True, kw_only=True):
     markdown: str
     markdown_file: str
     html_file: str
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the page that was written, charts included, in a frame of its own."""
+        return notebook.page(self.html_file, self.markdown)
 
 
 class LoopPage(msgspec.Struct, frozen=True, kw_only=True):
