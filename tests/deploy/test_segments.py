@@ -8,16 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 from tests.deploy.bodies import text
-from tests.deploy.loops import LOOP, NOW, Weather, flight, model_graph, opened, package
+from tests.deploy.loops import LOOP, NOW, REQUESTS, Weather, flight, model_graph, opened, package
 
 from loopwright.deploy import controller, segments, served
 from loopwright.deploy.router import Ask, Router
-from loopwright.deploy.segments import MISSING
+from loopwright.deploy.segments import MISSING, check_segment
 from loopwright.deploy.services import Watcher
 from loopwright.records.clock import SimulatedClock
+from loopwright.records.declarations import Column
 from loopwright.records.errors import NotFound, PackageNotFound, PackageRefused, ReleaseConflict
 from loopwright.records.home import Home
-from loopwright.records.package import Segment
+from loopwright.records.package import Segment, unused_optional
 from loopwright.records.packages import Package
 from loopwright.records.predictions.commit import commit
 from loopwright.records.predictions.read import find
@@ -294,6 +295,19 @@ def test_a_segments_package_is_released_for_its_segment_only(home: Home) -> None
     with pytest.raises(ReleaseConflict):
         controller.release(home, LOOP, made.digest, why="late", expected=1)
     assert len(controller.history(home, LOOP)) == 2
+
+
+def test_a_segments_package_may_ask_for_fewer_columns_than_the_loops_own_and_not_for_more(home: Home) -> None:
+    few = unused_optional(REQUESTS.columns, {"flight", "pushed_back_at", "origin", "delay", "tail"})
+    own, loose = (package(home.packages, request=request) for request in (REQUESTS.columns, few))
+    made = {name: of_tail(home, "N1", 0.06, request=request) for name, request in (("all", REQUESTS.columns), ("few", few))}
+    check_segment(made["few"], own, "tail", "N1")
+    check_segment(made["few"], loose, "tail", "N1")
+    with pytest.raises(PackageRefused, match="its contract differs from the loop's package in hour, night"):
+        check_segment(made["all"], loose, "tail", "N1")
+    other = of_tail(home, "N1", 0.06, request={**few, "night": Column("boolean", description="another")})
+    with pytest.raises(PackageRefused, match="in night"):
+        check_segment(other, own, "tail", "N1")
 
 
 def test_what_was_released_is_linked_once(home: Home) -> None:

@@ -6,6 +6,7 @@ The tables have a column `id` of their own, so that the prediction's id goes els
 import datetime as dt
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from loopwright import (
     StratifiedSplit,
     Table,
 )
+from loopwright.bulk import predict
 from loopwright.data.ingest import ingest, put_contract
 from loopwright.deploy.controller import serving
 from loopwright.deploy.router import Ask, Router
@@ -220,6 +222,18 @@ def test_tensors_may_lack_what_nothing_uses(router: Router) -> None:
     columns, outputs = service.decode.columns, oip.outputs(service.predictor.package.manifest.output)
     rows = service.decode.check(oip.Tensors(json.dumps({"inputs": inputs}).encode(), columns, outputs).rows)
     assert rows == [{n: order[n] for n in USED}]
+
+
+def test_a_file_to_be_predicted_may_lack_what_nothing_uses(home: Home, tmp_path: Path) -> None:
+    served = [row(ROWS + 60 + i) for i in range(5)]
+    lean, full = tmp_path / "lean.csv", tmp_path / "full.csv"
+    for path, names in ((lean, USED), (full, [*USED, *UNUSED])):
+        path.write_text("\n".join(",".join(map(str, line)) for line in [names, *(plain(o, names).values() for o in served)]))
+        assert predict(home, "complaints", path, path.with_suffix(".jsonl")).refused == 0
+    answers = [[json.loads(line) for line in path.with_suffix(".jsonl").read_text().splitlines()] for path in (lean, full)]
+    assert [a["_score"] for a in answers[0]] == [a["_score"] for a in answers[1]]
+    logged = [find(home, found[0]["_id"]) for found in answers]
+    assert [found[1].request.get("note") for found in logged if found] == [None, served[0]["note"]]
 
 
 def test_the_loop_learns_from_rows_that_lack_what_nothing_uses(home: Home, router: Router) -> None:

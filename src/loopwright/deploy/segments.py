@@ -9,9 +9,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from loopwright.deploy.predict import Predictor, text_of
 from loopwright.deploy.shelf import Shelf, key_of
 from loopwright.records.clock import Clock
+from loopwright.records.declarations import Column
 from loopwright.records.errors import LoopwrightError, PackageRefused, Unavailable
 from loopwright.records.packages import Package
 from loopwright.records.predictions.record import Prediction
@@ -181,6 +184,16 @@ def check_segment(package: Package, own: Package, column: str, segment: str) -> 
     if manifest.output.task != own.manifest.output.task:
         raise PackageRefused(package.digest, f"it is of task {manifest.output.task}, not {own.manifest.output.task}")
     mine, theirs = manifest.request, own.manifest.request
-    if mine != theirs:
-        differ = sorted(name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name))
+    if differ := sorted(name for name in {**mine, **theirs} if not _takes(mine.get(name), theirs.get(name))):
         raise PackageRefused(package.digest, f"its contract differs from the loop's package in {', '.join(differ)[:200]}")
+
+
+def _takes(column: Column | None, asked: Column | None) -> bool:
+    """Whether a package with this column takes every value that a request by the contract of the loop's own package may have in it.
+
+    A package asks for the columns that its own features use, so that one of another turn may ask for fewer.
+    """
+    if column is None or asked is None or (asked.nullable and not column.nullable) or (asked.may_lack and not column.may_lack):
+        return False
+    freedom = {name: getattr(asked, name) for name in ("nullable", "optional", "retired")}
+    return msgspec.structs.replace(column, **freedom) == asked
