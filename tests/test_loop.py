@@ -1,10 +1,13 @@
 """Loop: declarations are checked as a whole, travel as JSON, and load from a file."""
 
+import json
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from loopwright.cli.main import run
 from loopwright.loop import Loop, load_loop
 from loopwright.records.declarations import (
     Aggregate,
@@ -139,3 +142,52 @@ def test_load_loop_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "loop.py").write_text("x = 1\n")
     with pytest.raises(DeclarationInvalid, match="must set"):
         load_loop(tmp_path)
+
+
+FILE = """from loopwright import Candidate, Column, Heuristic, Loop, Monitor, Objective, Outcome, Scope, Table
+t = Table("orders", {"order": Column("string"), "at": Column("timestamp"), "amount": Column("float")}, ["order"], "at")
+EXTRA
+loop = Loop(name="orders", requests=t, outcome=Outcome(t, "amount > 3"), features=lambda f: {"a": f.amount},
+    candidates=[Candidate("simple", lambda: None)],
+    scope=Scope(problem="p", heuristic=Heuristic(lambda f: f.amount > 1), objectives=[Objective("a", "b", "recall", at_least=0.5)]))
+"""
+
+BROKEN = {
+    "m = Monitor(evry='1d')": "line 3 `m = Monitor(evry='1d')`: TypeError: Unexpected keyword argument 'evry': did you mean `every`?",
+    "m = Monitor(every='0d')": "line 3 `m = Monitor(every='0d')`: Monitor.every: '0d' is not at least 1m",
+    "m = Monitor(": "SyntaxError",
+    "import no_such_library": "line 3 `import no_such_library`: ModuleNotFoundError: No module named 'no_such_library': install it",
+    "from loopwright import Retrian": "ImportError: cannot import name 'Retrian'",
+    "m = Monitr()": "NameError: name 'Monitr' is not defined: did you mean `Monitor`?",
+    "1 / 0": "line 3 `1 / 0`: ZeroDivisionError",
+    "raise SystemExit": "line 3 `raise SystemExit`: ends the process (SystemExit: None)",
+    "import sys; sys.exit(0)": "ends the process (SystemExit: 0)",
+    "raise GeneratorExit": "line 3 `raise GeneratorExit`: GeneratorExit",
+    "open('/no/such/file')": "line 3 `open('/no/such/file')`: FileNotFoundError",
+    "import beside": "beside.py, line 2 `x = 1 / 0`: ZeroDivisionError",
+    "import unwritten": "unwritten.py, line 1",
+}
+
+
+@pytest.mark.parametrize("extra", BROKEN)
+def test_broken_loop_file_names_the_line_and_what_was_meant(
+    tmp_path: Path, extra: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in few lines and an exit code, whatever the file does; the whole traceback where it is asked for."""
+    (tmp_path / "beside.py").write_text("\nx = 1 / 0\n")
+    (tmp_path / "unwritten.py").write_text("def f(:\n")
+    file = tmp_path / "loop.py"
+    file.write_text(FILE.replace("EXTRA", extra))
+    at = ["--home", str(tmp_path / "home")]
+    assert run([*at, "check", str(file)]) == 2
+    told = capsys.readouterr()
+    assert str(file) in told.err
+    assert BROKEN[extra] in told.err
+    assert len(told.err.splitlines()) <= 3
+    assert told.out == ""
+    assert run([*at, "check", str(file), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "declaration_invalid"
+    monkeypatch.setenv("LOOPWRIGHT_TRACEBACK", "1")
+    assert run([*at, "check", str(file)]) == 2
+    assert "Traceback" in capsys.readouterr().err
+    assert not [name for name in sys.modules if name.startswith("loopwright_loop_" + tmp_path.name)]

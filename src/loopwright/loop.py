@@ -1,8 +1,13 @@
 """Loop: the six declarations of one ML system, and how a user's loop file is found and loaded."""
 
+import difflib
 import importlib.util
+import linecache
 import sys
+import traceback
+from collections.abc import Collection
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -29,7 +34,7 @@ from loopwright.records.declarations import (
     declaration_digest,
     to_builtins,
 )
-from loopwright.records.errors import DeclarationInvalid, LoopNotFound
+from loopwright.records.errors import DeclarationInvalid, LoopNotFound, LoopwrightError, first_line
 from loopwright.records.ids import NAME
 from loopwright.records.turns import LoopRecord
 
@@ -202,18 +207,83 @@ def load_loop(path: str | Path) -> Loop:
         file = file / "loop.py"
     if not file.is_file():
         raise LoopNotFound(str(path))
-    name = f"loopwright_loop_{file.absolute().parent.name}_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise LoopNotFound(str(path))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.insert(0, str(file.absolute().parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(file.absolute().parent))
+    module = _imported(file.absolute())
     loop = getattr(module, "loop", None)
     if not isinstance(loop, Loop):
         raise DeclarationInvalid(str(file), [("loop", "the file must set `loop = Loop(...)`")])
     return loop
+
+
+def _imported(file: Path) -> ModuleType:
+    """The module of a loop file. Raises DeclarationInvalid naming the file, the line and what to write instead."""
+    name = f"loopwright_loop_{file.parent.name}_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise LoopNotFound(str(file))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    except KeyboardInterrupt:  # of who waits, not of the file
+        raise
+    except BaseException as error:
+        sys.modules.pop(name, None)
+        if isinstance(error, LoopwrightError) and not isinstance(error, DeclarationInvalid):
+            raise
+        raise DeclarationInvalid(str(file), _explained(error, file)) from error
+    finally:
+        sys.path.remove(str(file.parent))
+    return module
+
+
+def _explained(error: BaseException, file: Path) -> list[tuple[str, str]]:
+    """Where a loop file, or a module beside it, fails, and why."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return [(_line(error.filename, error.lineno or 0, file), f"{type(error).__name__}: {error.msg}")]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_beside(f.filename, file)]
+    place = _line(frames[-1].filename, frames[-1].lineno or 0, file) if frames else file.name
+    if isinstance(error, DeclarationInvalid):
+        return [(f"{place}: {error.what}.{p.field}", p.reason) for p in error.problems]
+    if isinstance(error, SystemExit):
+        return [(place, f"ends the process (SystemExit: {error.code}): a loop file only declares")]
+    return [(place, f"{type(error).__name__}: {first_line(error)}{_nearest(error)}")]
+
+
+def _is_beside(name: str, file: Path) -> bool:
+    """Whether code is the user's own: the loop file, or a module in its folder that is not installed there."""
+    path = Path(name)
+    return path.is_relative_to(file.parent) and not {"site-packages", "dist-packages"} & set(path.parts)
+
+
+def _line(name: str, number: int, file: Path) -> str:
+    text = linecache.getline(name, number).strip()
+    other = "" if Path(name) == file else f"{Path(name).name}, "
+    return f"{other}line {number}" + (f" `{text[:100]}`" if text else "")
+
+
+def _nearest(error: BaseException) -> str:
+    """The name that was probably meant by a misspelt argument, import or name; empty where there is none."""
+    said = str(error)
+    if isinstance(error, TypeError) and "argument" in said:
+        known: Collection[str] = {field for kind in _declarations() for field in kind.__struct_fields__}
+        wrong = said.rpartition(" argument ")[2].strip("'")
+    elif isinstance(error, ModuleNotFoundError):
+        return f": install it where loopwright runs (pip install {str(error.name).partition('.')[0]}), or mend its name"
+    elif isinstance(error, ImportError) and error.name and error.name in sys.modules:
+        known, wrong = dir(sys.modules[error.name]), said.partition("'")[2].partition("'")[0]
+    elif isinstance(error, NameError):
+        known, wrong = sys.modules["loopwright"].__all__, error.name or ""
+    else:
+        return ""
+    near = difflib.get_close_matches(wrong, known, 1)
+    return f": did you mean `{near[0]}`?" if near else ""
+
+
+def _declarations() -> list[type[Declaration]]:
+    """Every kind of declaration there is."""
+    found, waiting = list[type[Declaration]](), [Declaration]
+    while waiting:
+        waiting += (kinds := waiting.pop().__subclasses__())
+        found += kinds
+    return found

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from traceback import format_exception
 from typing import Any
 
 from loopwright.records.errors import (
@@ -65,6 +66,8 @@ def answer(
                 then(home)
         return DONE if is_yes(result) else NO
     except LoopwrightError as error:
+        if isinstance(error, DeclarationInvalid) and error.__cause__ is not None and load_settings(settings).traceback:
+            print(printable("".join(format_exception(error)), newlines=True), end="", file=sys.stderr)
         return refuse(error, as_json=as_json)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -226,6 +226,7 @@ SETTINGS: tuple[Setting, ...] = (
         "files of a loop's predictions or outcomes from which on upkeep puts them together; 0: never",
         _number(0, 100_000),
     ),
+    Setting("traceback", "LOOPWRIGHT_TRACEBACK", "1: the whole traceback of what is wrong in a loop file", _number(0, 1)),
     Setting("by", "LOOPWRIGHT_BY", "who is acting, for the audit trail (default: the system's user name)"),
 )
 
@@ -267,6 +268,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: int = -1
     keep: str = ""
     most_files: int = 100
+    traceback: int = 0
     by: str = ""
 
     @property
