@@ -6,6 +6,7 @@ import shutil
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -30,7 +31,7 @@ from loopwright.monitor import alerts
 from loopwright.monitor.alerts import open_alerts
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.declarations import duration
-from loopwright.records.errors import PredictionNotFound
+from loopwright.records.errors import Damaged, PredictionNotFound
 from loopwright.records.evaluation import Estimate, moved
 from loopwright.records.holder import Holder, encode_holder, this_process
 from loopwright.records.ids import new_id
@@ -43,7 +44,7 @@ from loopwright.records.upkeep_state import read_upkeep_state
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.replay import Traffic, between
 from loopwright.server.metrics import Metrics
-from loopwright.tend import DAMAGED, FAILING, JUMPED, LOSING, RETRY_AFTER, UNTOLD, loops, tend
+from loopwright.tend import DAMAGED, FAILING, JUMPED, LOSING, RETRY_AFTER, UNTOLD, Upkeep, loops, tend, upkeep
 from loopwright.turn import turn
 from loopwright.verbs import act, look, overview
 
@@ -402,6 +403,42 @@ def test_status_shows_every_loop_where_one_cannot_be_read(home: Home) -> None:
     show(traced)
     with served([*routes(home)]) as address, urllib.request.urlopen(f"{address}/predictions/{asked}") as page:
         assert "no package" in page.read().decode()
+
+
+def test_loop_whose_declaration_is_lawful_no_longer_is_shown_with_the_reason_and_stops_no_other(home: Home) -> None:
+    """A window of no length was taken by earlier versions, and ended upkeep of all loops in a division by zero."""
+    record = LOOP.record("old/loop.py")
+    older = {**record.declaration, "name": "older", "monitor": {**record.declaration["monitor"], "every": "0d"}}
+    home.ledger.put(msgspec.structs.replace(record, name="older", declaration=older), loop="older", key="older")
+    found = {loop.name: loop for loop in overview.status(home).loops}
+    [scope] = [stage for stage in found["older"].stages if stage.stage == "scope"]
+    for said in ("every: '0d' is not at least 1m", "loopwright run old/loop.py"):
+        assert said in scope.detail
+    assert (scope.state, found["late"].trouble) == ("alert", [])
+    done = tend(home, owner="a", retrain=False)
+    assert {problem.where for problem in done.failed} == {"older: read declaration"}
+    assert done.loops["late"].watched.windows
+    assert look.loop_page(home, "older").status.trouble
+    with pytest.raises(Damaged, match="every: '0d'"):
+        look.leaderboard(home, "older")
+    with served([*routes(home)]) as address:
+        for path in ("/", "/index.json", "/loops/late", "/loops/older", "/loops/older.json"):
+            with urllib.request.urlopen(address + path) as page:
+                assert page.status == 200
+
+
+def test_upkeep_of_one_loop_that_raises_anywhere_stops_no_other(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(home, "b-poisoned")
+
+    def fails(_home: Home, loop: Any, **more: Any) -> Upkeep:
+        if loop.name == "b-poisoned":
+            raise ZeroDivisionError("of a part that is in no step")
+        return upkeep(_home, loop, **more)
+
+    monkeypatch.setattr("loopwright.tend.upkeep", fails)
+    done = tend(home, owner="a", retrain=False)
+    assert [problem.what for problem in done.failed] == ["ZeroDivisionError: of a part that is in no step"]
+    assert done.loops["late"].watched.windows
 
 
 def accounted(home: Home, loop: str, week: int, low: float, high: float) -> None:

@@ -34,7 +34,7 @@ from loopwright.records.declarations import (
     declaration_digest,
     to_builtins,
 )
-from loopwright.records.errors import DeclarationInvalid, LoopNotFound, LoopwrightError, first_line
+from loopwright.records.errors import Damaged, DeclarationInvalid, LoopNotFound, LoopwrightError, first_line
 from loopwright.records.ids import NAME
 from loopwright.records.turns import LoopRecord
 
@@ -195,6 +195,16 @@ class Loop(Declaration, frozen=True, kw_only=True):
     def record(self, file: str) -> LoopRecord:
         """This loop as the ledger keeps it."""
         return LoopRecord(name=self.name, file=file, digest=declaration_digest(self), declaration=to_builtins(self))
+
+
+def recorded_loop(record: LoopRecord) -> Loop:
+    """A loop as the ledger has it, functions as source text. Raises Damaged where it is no declaration of this version."""
+    try:
+        return msgspec.convert(record.declaration, Loop)
+    except (msgspec.ValidationError, DeclarationInvalid) as error:
+        why = " ".join(str(error).split())
+        next_step = f"mend its loop file and run it: `loopwright run {record.file or 'FILE'}`"
+        raise Damaged(f"the declaration of loop {record.name!r} cannot be read: {why}; {next_step}") from error
 
 
 def load_loop(path: str | Path) -> Loop:

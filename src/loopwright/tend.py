@@ -24,7 +24,7 @@ from loopwright.data.steps import Joined, joined
 from loopwright.deploy import bad
 from loopwright.deploy.controller import rule_since, serving
 from loopwright.deploy.events import Events
-from loopwright.loop import Loop
+from loopwright.loop import Loop, recorded_loop
 from loopwright.monitor.alerts import close_alert, open_alerts, raise_alert, send
 from loopwright.monitor.watch import Watched, watch
 from loopwright.records import openlineage
@@ -251,11 +251,9 @@ def _unaccounted(home: Home, loop: Loop, until: datetime, fresh: set[datetime]) 
 
 def loops(home: Home) -> list[tuple[Loop, str]]:
     """Every loop the ledger knows, newest declaration, with its file; functions are source text and cannot be called."""
-    return [(_declared(record), record.file) for _, record in sorted(_records(home, Attempts("ledger", strict=True)).items())]
-
-
-def _declared(record: LoopRecord) -> Loop:
-    return msgspec.convert(record.declaration, Loop)
+    return [
+        (recorded_loop(record), record.file) for _, record in sorted(_records(home, Attempts("ledger", strict=True)).items())
+    ]
 
 
 def _records(home: Home, attempts: Attempts) -> dict[str, LoopRecord]:
@@ -276,9 +274,7 @@ def needed(home: Home, loop: Loop) -> list[Joined]:
     now = serving(home, loop.name)
     served = {home.packages.manifest(arm.package).declaration for arm in now.arms} if now is not None else set()
     before = [
-        msgspec.convert(e.record.declaration, Loop)
-        for e in home.ledger.find(LoopRecord, loop=loop.name, newest=False)
-        if e.record.digest in served
+        recorded_loop(e.record) for e in home.ledger.find(LoopRecord, loop=loop.name, newest=False) if e.record.digest in served
     ]
     return [j for each in [loop, *before] for j in joined(each.context, each.aggregates)]
 
@@ -287,7 +283,7 @@ def refresh(home: Home, tables: set[str]) -> None:
     """Feed what serving needs of tables that have just changed, for every loop; upkeep does it again, and tells, where it fails."""
     attempts = Attempts("feed")
     for name, record in _records(home, attempts).items():
-        loop = attempts.run(name, partial(_declared, record), None)
+        loop = attempts.run(name, partial(recorded_loop, record), None)
         if loop is not None:
             attempts.run(name, partial(_feed, home, loop, tables), None)
 
@@ -398,11 +394,11 @@ def _tell_jump(home: Home, why: str) -> Problem:
 def _tend_loop(home: Home, name: str, record: LoopRecord, now: datetime, events: Events) -> Upkeep:
     """One loop's round: all its steps, whatever becomes of each."""
     attempts, result = Attempts(name), Upkeep()
-    loop = attempts.run("read declaration", lambda: _declared(record), None)
+    loop = attempts.run("read declaration", lambda: recorded_loop(record), None)
     if loop is not None:
         attempts.run("feed context", lambda: _feed(home, loop), None)
         attempts.run("begin events", lambda: events.begin(name), None)
-        result = upkeep(home, loop, until=now, attempts=attempts)
+        result = attempts.run("upkeep", lambda: upkeep(home, loop, until=now, attempts=attempts), result)
         told = attempts.run("send events", lambda: _tell_events(home, name, events), 0)
         result = msgspec.structs.replace(result, events=told)
     _tell_failures(home, name, attempts)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from loopwright.records.attempts import Attempts
 from loopwright.records.errors import LoopNotFound, NotExplained, NotFound, PackageRefused, PredictionNotFound, UsageError
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.home import Home
@@ -15,7 +16,7 @@ from loopwright.records.profiles import Profile
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import LoopRecord
 from loopwright.records.windows import Alert, Quality, ValueWindow, Window
-from loopwright.verbs.overview import loops_status
+from loopwright.verbs.overview import statuses
 from loopwright.verbs.results import (
     DriftReport,
     FileUsed,
@@ -37,22 +38,23 @@ if TYPE_CHECKING:
 
 
 def known_loop(home: Home, name: str) -> "Loop":
-    """The loop as the ledger knows it (functions as source text). LoopNotFound with the nearest names."""
+    """The loop as the ledger knows it (functions as source text). LoopNotFound with the nearest names, Damaged."""
     from difflib import get_close_matches
 
-    from loopwright.loop import Loop
+    from loopwright.loop import recorded_loop
 
     entry = home.ledger.latest(LoopRecord, loop=name)
     if entry is None:
         names = home.ledger.loops(LoopRecord)
         raise LoopNotFound(name, get_close_matches(name, names, 3, 0.4) or names[:3])
-    return msgspec.convert(entry.record.declaration, Loop)
+    return recorded_loop(entry.record)
 
 
 def loop_status(home: Home, loop: str) -> LoopStatus:
     """One loop: its six stages, who serves, what happened."""
-    known_loop(home, loop)
-    return loops_status(home, [loop])[0]
+    if home.ledger.latest(LoopRecord, loop=loop) is None:
+        known_loop(home, loop)
+    return statuses(home, [loop])[0]
 
 
 MOST_BOARDS = 50
@@ -132,22 +134,24 @@ MOST_WINDOWS, MOST_RELEASES, MOST_ALERTS = 200, 200, 200
 
 
 def loop_page(home: Home, loop: str) -> LoopPage:
-    """All that a page about one loop shows."""
-    declared = known_loop(home, loop)
-    ledger = home.ledger
+    """All that a page about one loop shows; of one whose declaration cannot be read what there is without it."""
+    status, ledger = loop_status(home, loop), home.ledger
+    declared = Attempts(loop).run("declaration", lambda: known_loop(home, loop), None)
     alerts = [e.record for e in ledger.newest(Alert, loops=[loop], per="key", limit=MOST_ALERTS)]
     releases = ledger.find(ReleaseState, loop=loop, limit=MOST_RELEASES)
     return LoopPage(
-        status=loop_status(home, loop),
-        objectives=[msgspec.to_builtins(o) for o in declared.scope.objectives],
-        leaderboard=leaderboard(home, loop) if ledger.latest(Leaderboard, loop=loop) else None,
+        status=status,
+        objectives=[msgspec.to_builtins(o) for o in declared.scope.objectives] if declared is not None else [],
+        leaderboard=leaderboard(home, loop) if declared is not None and ledger.latest(Leaderboard, loop=loop) else None,
         releases=[e.record for e in reversed(releases)],
         windows=_revisions(home, Window, loop, MOST_WINDOWS),
         quality=_revisions(home, Quality, loop, MOST_WINDOWS),
         values=_revisions(home, ValueWindow, loop, MOST_WINDOWS),
         alerts=sorted(alerts, key=lambda a: a.state, reverse=True),
-        valued=declared.scope.value.given,
-        profiles=[e.record for name in declared.tables if (e := ledger.latest(Profile, key=name))],
+        valued=declared is not None and declared.scope.value.given,
+        profiles=[
+            e.record for name in (declared.tables if declared is not None else ()) if (e := ledger.latest(Profile, key=name))
+        ],
     )
 
 
@@ -367,7 +371,9 @@ def _outcome_of(home: Home, loop: str, prediction: "Prediction", output: "Output
     from loopwright.records import metrics
     from loopwright.records.outcomes import of_prediction
 
-    declared = known_loop(home, loop)
+    declared = Attempts(loop).run("declaration", lambda: known_loop(home, loop), None)
+    if declared is None:  # what its outcome is nobody can say; `status` tells why
+        return None
     found = of_prediction(home, loop, prediction, declared.outcome)
     if found is None or declared.outcome.task != output.task:
         return None

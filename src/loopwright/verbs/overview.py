@@ -72,7 +72,7 @@ def status(home: Home, *, page: int = 1, all: bool = False) -> Status:
         version=__version__,
         home=str(home.path),
         ledger=home.settings.ledger_url.split("://")[0].split("+")[0],
-        loops=[s for i in range(0, len(shown), PAGE) for s in _statuses(home, shown[i : i + PAGE])],
+        loops=[s for i in range(0, len(shown), PAGE) for s in statuses(home, shown[i : i + PAGE])],
         server=_server(home),
         total=len(names),
         page=1 if all else page,
@@ -81,7 +81,7 @@ def status(home: Home, *, page: int = 1, all: bool = False) -> Status:
     )
 
 
-def _statuses(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
+def statuses(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
     """Loops; those whose records cannot be read keep nobody from seeing the others."""
     try:
         return loops_status(home, loops)
@@ -250,10 +250,12 @@ def _loop_status(
     fleets: list[Leaderboard],
 ) -> LoopStatus:
     from loopwright.deploy.vitals import workers
+    from loopwright.loop import recorded_loop
     from loopwright.records.predictions.damage import set_aside
     from loopwright.records.predictions.summary import summary
 
     attempts = Attempts(loop)
+    attempts.run("declaration", lambda: recorded_loop(declared), None)
     nothing: tuple[int, dt.datetime | None] = (0, None)
     count, last = attempts.run("predictions", lambda: summary(home, loop), nothing)
     running = next((e for e in reversed(turns) if e.record.state == "running"), None)
@@ -290,10 +292,10 @@ def _loop_status(
 
 
 def _troubled(stage: StageState, attempts: Attempts) -> StageState:
-    """The stage of serving is not well where its package or its predictions cannot be read."""
-    if stage.stage != "deploy" or not attempts.failed:
-        return stage
-    return msgspec.structs.replace(stage, state="alert", detail="; ".join(p.what for p in attempts.failed))
+    """A stage is not well where what it shows cannot be read: the declaration (scope), the package or the predictions (deploy)."""
+    steps = zip(attempts.steps, attempts.failed, strict=True)
+    trouble = [p.what for step, p in steps if stage.stage == ("scope" if step == "declaration" else "deploy")]
+    return msgspec.structs.replace(stage, state="alert", detail="; ".join(trouble)) if trouble else stage
 
 
 def _fleet(boards: list[Leaderboard], serving: ReleaseState | None) -> FleetStatus | None:
