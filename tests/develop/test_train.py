@@ -188,7 +188,7 @@ def test_a_package_holds_everything(done: Done) -> None:
         assert Graph(package.files["model.onnx"]).problems(package.columns) == []
         assert Graph(package.files["heuristic.onnx"]).outputs == ["score"]
         assert sorted(Graph(package.files["slices.onnx"]).outputs) == ["carrier", "gate", "hub"]
-        assert manifest.threshold == threshold(SCOPE, OUTCOME, np.zeros(0))
+        assert manifest.threshold == threshold(SCOPE, OUTCOME, np.zeros(0), 0.5)
     boosted_package = home.packages.read(next(r.package for r in board.rows if r.candidate == "boosted"))
     assert set(boosted_package.manifest.params) == {"n_estimators"}
     assert boosted_package.manifest.vocabulary["carrier"] == ["AA", "B6", "EV", "UA"]
@@ -421,11 +421,22 @@ def test_damaged_or_missing_examples_are_refused(tmp_path: Path) -> None:
     ("value", "expected"),
     [
         (Value(true_positive=100, false_positive=-20, false_negative=-50), 20 / 170),
-        (Value(), 0.5),
         (Value(true_positive=2, false_positive=1), 1e-6),
     ],
 )
 def test_the_threshold_is_where_acting_pays(value: Value, expected: float) -> None:
     scope = Scope(problem="p", objectives=SCOPE.objectives, heuristic=SCOPE.heuristic, value=value)
-    assert threshold(scope, OUTCOME, np.zeros(0)) == pytest.approx(expected)
+    assert threshold(scope, OUTCOME, np.zeros(0), 0.3) == pytest.approx(expected)
     assert not math.isnan(expected)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.3, 0.6])
+def test_threshold_without_value_labels_as_many_as_are_positive(share: float) -> None:
+    scope = Scope(problem="p", objectives=SCOPE.objectives, heuristic=SCOPE.heuristic)
+    score = np.random.default_rng(0).beta(1, 8, 2000)
+    smooth, rough = (np.mean(s >= threshold(scope, OUTCOME, s, share)) for s in (score, np.round(score, 1)))
+    assert smooth == pytest.approx(share, rel=0.1)
+    assert share / 2 <= rough <= 2 * share
+    rule = (score > 0.9).astype(float)
+    assert threshold(scope, OUTCOME, rule, share) == 0.5, "a condition is its own label"
+    assert threshold(scope, OUTCOME, np.full(50, 0.02), share) == 0.5, "what tells nobody apart calls nobody positive"

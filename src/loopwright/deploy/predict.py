@@ -238,14 +238,13 @@ class Predictor:
         self, scores: Sequence[float], values: Sequence[list[float] | None], flags: Sequence[list[str]]
     ) -> Sequence[bool | str | None]:
         """What the scores say, in the words of the task; None where they speak for themselves."""
-        task, threshold, rule = self._output.task, self._threshold, self._heuristic_threshold
-        if task == "binary":
+        threshold, rule, classes = self._threshold, self._heuristic_threshold, self._output.classes
+        if self._output.has_border and rule == threshold:
             return [score >= threshold for score in scores]
-        if task == "multiclass":
-            classes = self._output.classes
-            return [classes[v.index(max(v))] if v is not None else None for v in values]
-        if task == "anomaly":
+        if self._output.has_border:
             return [s >= (rule if "degraded" in marks else threshold) for s, marks in zip(scores, flags, strict=True)]
+        if classes:
+            return [classes[v.index(max(v))] if v is not None else None for v in values]
         return [None] * len(scores)
 
     def _moments(self, at_us: Sequence[int] | int | None, count: int) -> Sequence[int]:

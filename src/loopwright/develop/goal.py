@@ -70,6 +70,19 @@ def goal_of(outcome: Outcome, truth: Array) -> Goal:
     return Goal(output=Output(task=outcome.task, classes=classes, names=names, quantiles=outcome.quantiles))
 
 
+def share_threshold(score: Array, share: float) -> float:
+    """The border between scores above which about `share` of them lie, by ratio: in the middle between two of them.
+
+    Scores of two values are a condition, and the border lies between them; where all are the same it is 0.5.
+    """
+    distinct, counts = np.unique(score, return_counts=True)
+    if len(distinct) <= 2:
+        return float(distinct.mean()) if len(distinct) == 2 else 0.5
+    above = counts[::-1].cumsum()[::-1][1:] / len(score)  # of each value but the lowest: the share that it and those above it have
+    place = int(np.abs(np.log(above / max(share, 1 / len(score)))).argmin())
+    return float((distinct[place] + distinct[place + 1]) / 2)
+
+
 def alert_threshold(score: Array, share: float) -> float:
     """The score from which on a row is called an anomaly: at most `share` of the training scores are above the one below it."""
     return float(np.quantile(score, 1 - share, method="higher"))

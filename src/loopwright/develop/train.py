@@ -21,7 +21,7 @@ from loopwright.develop.evaluate import LATENCY_RUNS, evaluate, latency, loading
 from loopwright.develop.explanation import Files, explanation
 from loopwright.develop.features import Encoding, Traced, Vocabulary, trace, trace_rule, trace_slices
 from loopwright.develop.fit import Lessons, fit, fixed, make, search
-from loopwright.develop.goal import Answers, Goal, alert_threshold, goal_of
+from loopwright.develop.goal import Answers, Goal, alert_threshold, goal_of, share_threshold
 from loopwright.develop.leaderboard import climb, primary_metric, rank, verdict
 from loopwright.develop.lineage import columns_used
 from loopwright.develop.lineage import lineage as trace_lineage
@@ -154,6 +154,11 @@ class Work(msgspec.Struct, kw_only=True):
     def validation_table(self) -> pa.Table:
         """The validation rows."""
         return self.table.take(pa.array(self.validation))
+
+    @property
+    def positive_share(self) -> float:
+        """Share of the training rows whose label is true; 0 for tasks whose labels are none."""
+        return float(self.truth[self.training].mean()) if self.goal.output.has_border else 0.0
 
     @property
     def judged(self) -> Array:
@@ -398,7 +403,7 @@ def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | 
         name = primary_metric(work.scope.objectives, work.outcome.task)
 
         def judge(rows: Array, answers: Answers) -> float:
-            border = threshold(work.scope, work.outcome, answers.score)
+            border = threshold(work.scope, work.outcome, answers.score, work.positive_share)
             known = work.known[rows]
             given = metrics.answered(work.goal.output, answers.score, answers.values, border).at(known)
             rows = rows[known]
@@ -468,7 +473,7 @@ def _evaluated(work: Work, fitted: _Fitted) -> _Evaluated:
     score, values = answers_of(graph, work.columns, table)
     if not np.isfinite(score).all():
         raise ConversionRefused(fitted.name, f"{int((~np.isfinite(score)).sum())} validation rows give no number")
-    border = threshold(work.scope, work.outcome, _alerted(work, graph))
+    border = _border(work, graph, score)
     whole = metrics.answered(output, score, values, border)
     sample = _spread(len(table), _LATENCY_ROWS)
     evaluation = evaluate(
@@ -546,30 +551,37 @@ def answers_of(graph: Graph, columns: Mapping[str, Column], table: pa.Table) -> 
     return found["score"], found.get("values")
 
 
-def _alerted(work: Work, graph: Graph) -> Array:
-    """The scores of the training rows, which say what is strange enough to be called an anomaly; none for other tasks."""
-    if work.outcome.task != "anomaly":
-        return np.zeros(0)
-    return answers_of(graph, work.columns, work.table.take(pa.array(work.drawn.rows)))[0]
+def _border(work: Work, graph: Graph, score: Array) -> float:
+    """The threshold of a graph with these scores of the validation rows.
+
+    What is strange is told by the training rows. What is positive is not: trees know their training rows by heart, and a border among
+    those scores would be too high for others.
+    """
+    if work.outcome.task == "anomaly":
+        score = answers_of(graph, work.columns, work.table.take(pa.array(work.drawn.rows)))[0]
+    return threshold(work.scope, work.outcome, score, work.positive_share)
 
 
 def _heuristic_threshold(work: Work) -> float | None:
-    """The heuristic's own threshold where it is another than the model's: it has its own idea of what is strange."""
-    if work.outcome.task != "anomaly":
+    """The heuristic's own threshold where it is another than the model's: it has its own idea of what is strange, or likely."""
+    if not work.goal.output.has_border or (work.outcome.task == "binary" and work.scope.value.given):
         return None
-    return threshold(work.scope, work.outcome, _alerted(work, Graph(work.heuristic)))
+    graph = Graph(work.heuristic)
+    return _border(work, graph, answers_of(graph, work.columns, work.validation_table)[0])
 
 
-def threshold(scope: Scope, outcome: Outcome, score: Array) -> float:
+def threshold(scope: Scope, outcome: Outcome, score: Array, share: float) -> float:
     """The score from which on a label is positive; 0 for tasks whose labels need none.
 
-    binary: where acting pays by the value table, kept inside (0, 1]. anomaly: what `Outcome.alert_share` of `score` [N] are
-    above; scores of two values only are a condition, and the border lies between them.
+    binary: where acting pays by the value table, kept inside (0, 1]; without one about the `share` of `score` [N] are above it.
+    anomaly: what `Outcome.alert_share` of `score` are above; scores of two values only are a condition, and the border lies between them.
     """
     if outcome.task == "anomaly":
         distinct = np.unique(score)
         return float(distinct.mean()) if len(distinct) == 2 else alert_threshold(score, outcome.alert_share)
-    return float(min(1.0, max(1e-6, scope.value.threshold()))) if outcome.task == "binary" else 0.0
+    if outcome.task != "binary":
+        return 0.0
+    return float(min(1.0, max(1e-6, scope.value.threshold()))) if scope.value.given else share_threshold(score, share)
 
 
 def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:

@@ -101,6 +101,11 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     names: list[str] = []
     quantiles: list[float] = []
 
+    @property
+    def has_border(self) -> bool:
+        """Whether the label is score >= threshold."""
+        return self.task in ("binary", "anomaly")
+
 
 def lawful(output: Output) -> tuple[float, float]:
     """The least and the largest score that an answer may have: those of a probability, or of any finite number."""

@@ -28,7 +28,7 @@ def answered(output: Output, score: Array, values: Array | None, threshold: floa
     score = np.asarray(score, dtype=np.float64).reshape(-1)
     wide = None if values is None or not output.names else np.asarray(values, dtype=np.float64)
     label = None
-    if output.task in ("binary", "anomaly"):
+    if output.has_border:
         label = score >= threshold
     elif output.task == "multiclass" and wide is not None:
         label = np.array(output.classes, dtype=object)[wide.argmax(axis=1)]
