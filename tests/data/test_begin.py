@@ -1,8 +1,11 @@
+import ast
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +18,7 @@ from loopwright.data.ingest import ingest, put_contract
 from loopwright.develop.check import check
 from loopwright.loop import Loop, load_loop
 from loopwright.records.clock import SimulatedClock
+from loopwright.records.declarations import duration
 from loopwright.records.errors import NameInvalid, UsageError
 from loopwright.records.examples import Examples
 from loopwright.records.settings import Settings
@@ -47,11 +51,11 @@ def checked(loop: Loop) -> list[tuple[str, str]]:
     return [(name, detail) for name, ok, detail in found.items if not ok]
 
 
-def brought(home: Home, loop: Loop, path: Path) -> Examples:
+def brought(home: Home, loop: Loop, path: Path, *, quarantined: int = 0) -> Examples:
     """The examples after the very file has come into both tables, as the commands that `init` prints do it."""
     for table in loop.tables.values():
         put_contract(home, table)
-        assert ingest(home, table, path).quarantined == 0
+        assert ingest(home, table, path).quarantined == (quarantined if table is loop.outcome.table else 0)
         home.clock.advance(timedelta(minutes=1))  # type: ignore[attr-defined]  # a simulated clock
     return build(home, loop_name=loop.name, requests=loop.requests, context=[], outcome=loop.outcome, as_of=home.clock.now())
 
@@ -179,3 +183,90 @@ def test_a_loop_that_is_there_is_not_written_over(home: Home, tmp_path: Path) ->
     assert (tmp_path / "blank" / "loop.py").read_bytes() == before
     with pytest.raises(NameInvalid):
         begin(tmp_path / "new", name="No Good")
+
+
+def hourly(path: Path, count: int, step: timedelta, **columns: Any) -> Path:
+    """A file of `count` rows, one every `step`."""
+    at = [START + step * i for i in range(count)]
+    pq.write_table(pa.table({"id": [f"r{i}" for i in range(count)], "at": at, **columns}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("step", "every", "least", "psi"),
+    [
+        (timedelta(minutes=1), "1d", 500, 0.25),
+        (timedelta(hours=1), "7d", 84, 0.25),
+        (timedelta(minutes=30), "7d", 168, 0.25),
+        (timedelta(days=1), "180d", 90, 0.25),
+        (timedelta(days=7), "180d", 12, 1.7),
+    ],
+)
+def test_drafted_monitor_follows_the_pace_of_the_data(
+    home: Home, tmp_path: Path, step: timedelta, every: str, least: int, psi: float
+) -> None:
+    path = hourly(
+        tmp_path / "f.parquet", 4000, step, x=[float(i % 97) for i in range(4000)], won=[i % 3 == 0 for i in range(4000)]
+    )
+    loop, _ = begun(home, tmp_path / "loop", path, label="won", key="id")
+    assert loop.monitor.every == every
+    assert abs(loop.monitor.minimum_rows - least) <= 1
+    assert loop.monitor.psi == psi
+    expected = duration(loop.monitor.every) / step
+    assert loop.monitor.minimum_rows <= expected / 2 + 1, "a window at this pace has rows enough to be judged"
+    assert loop.retrain.every is not None
+    assert duration(loop.retrain.every) >= 3 * duration(loop.monitor.every)
+    assert loop.retrain.drift == 1, "one feature, so three could never drift"
+    text = (tmp_path / "loop" / "loop.py").read_text(encoding="utf-8")
+    assert "By the newer half of the file" in text
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.3, 0.6, 0.97])
+def test_drafted_rule_labels_about_as_many_as_are_positive_and_no_money_is_invented(
+    home: Home, tmp_path: Path, share: float
+) -> None:
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(0, 1, 4000), rng.integers(0, 2, 4000)
+    won = x + rng.normal(0, 1, 4000) > np.quantile(x, 1 - share) * 1.4
+    path = hourly(tmp_path / "f.parquet", 4000, timedelta(hours=1), x=x, z=z, won=won)
+    loop, _ = begun(home, tmp_path / "loop", path, label="won", key="id")
+    assert not loop.scope.value.given
+    cut = float(re.findall(r"f\.x > (-?[\d.]+)", (tmp_path / "loop" / "loop.py").read_text(encoding="utf-8"))[0])
+    assert won.mean() / 2 <= (x > cut).mean() <= 2 * won.mean()
+
+
+@pytest.mark.parametrize(("bad", "of"), [("inf", "y"), ("-inf", "y"), ("1e308", "x"), ("inf", "x")])
+def test_draft_of_extreme_numbers_is_a_loop(home: Home, tmp_path: Path, bad: str, of: str) -> None:
+    rows = ["k,at,x,y"]
+    for i in range(400):
+        row = {"x": str(i % 9), "y": str(i % 2)} | ({of: bad} if i == 7 else {})
+        rows.append(f"k{i},2024-01-01T{i % 24:02}:{i // 24:02}:00,{row['x']},{row['y']}")
+    (tmp_path / "f.csv").write_text("\n".join(rows), encoding="utf-8")
+    loop, made = begun(home, tmp_path / "loop", tmp_path / "f.csv", label="y", time="at", key="k")
+    assert loop.outcome.task == "binary"
+    assert checked(loop) == []
+    if of == "y":
+        assert any("1 rows have no label" in note for note in made["notes"])
+        assert brought(home, loop, tmp_path / "f.csv", quarantined=1).rows == 399
+
+
+def test_hour_and_weekday_of_the_decision_are_features_in_its_own_zone(home: Home, tmp_path: Path) -> None:
+    at = [(START + timedelta(hours=i)).strftime("%Y-%m-%d %H:%M") for i in range(600)]
+    for name, start in (("hourly", at), ("daily", [t[:11] + "00:00" for t in at])):
+        path = tmp_path / f"{name}.parquet"
+        hours = [i % 7 for i in range(600)]
+        table = {"id": [f"r{i}" for i in range(600)], "at": start, "Hour": hours, "won": [i % 3 == 0 for i in range(600)]}
+        pq.write_table(pa.table(table), path)
+        loop, _ = begun(home, tmp_path / name, path, label="won", key="id", zone="Europe/Paris")
+        text = (tmp_path / name / "loop.py").read_text(encoding="utf-8")
+        assert '"weekday": local_time(f.at, "Europe/Paris").weekday,' in text
+        assert ('"at_hour": local_time(f.at, "Europe/Paris").hour,' in text) == (name == "hourly")
+        assert checked(loop) == []
+
+
+def test_draft_loads_no_library_of_training_until_a_candidate_is_made(home: Home, file: Path, tmp_path: Path) -> None:
+    begun(home, tmp_path / "churn", file, label="Churned?", time="signed up", key="Customer ID")
+    body = ast.parse((tmp_path / "churn" / "loop.py").read_text(encoding="utf-8")).body
+    imported = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in body if isinstance(node, ast.ImportFrom)}
+    assert imported <= {"typing", "loopwright", "loopwright.features", "ndonnx", "ndonnx.extensions"}

@@ -208,7 +208,7 @@ def test_files_of_a_folder_make_one_contract(tmp_path: Path) -> None:
 
 
 def test_names_can_be_written_in_python_and_told_apart_by_a_database() -> None:
-    frame = pa.table([[1, 2], [3, 4], [5, 6], [START, START], [1, 2]], names=["A", "a", "class", "at", ""])
+    frame = pa.table([[1, 2], [3, 4], [5, 6], [START, START], [1, 3]], names=["A", "a", "class", "at", ""])
     found = inferred(frame, "t", key="A,at")
     assert list(found.table.columns) == ["A", "a_2", "class_", "at", "column_5"]
     assert found.table.key == ["A", "at"]
@@ -221,3 +221,69 @@ def test_what_no_contract_holds_is_left_out_and_arrays_are_held() -> None:
     assert found.table.columns["v"] == Column("array", shape=[2], nullable=True)
     assert sorted(found.table.ignore) == ["s", "w"]
     assert conform(found.table, frame).good["v"].to_pylist() == [[1.0, 2.0], None]
+
+
+def seen(**columns: Any) -> Any:
+    """What is inferred of columns of the same length, beside a key and a time."""
+    count = len(next(iter(columns.values())))
+    at = [START + timedelta(hours=i) for i in range(count)]
+    return inferred(pa.table({"id": [f"r{i}" for i in range(count)], "at": at, **columns}), "t", time="at", key="id")
+
+
+RNG = np.random.default_rng(1)
+SOME = RNG.random(400) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("values", "missing"),
+    [
+        (np.where(SOME, -200, np.round(RNG.uniform(0.1, 11.9, 400), 1)), ["-200"]),
+        (np.where(SOME, -200, RNG.integers(2, 1479, 400)), ["-200"]),  # far below zero, where nothing else is
+        (np.where(SOME, -999, RNG.integers(-20, 40, 400)), ["-999"]),
+        (np.where(SOME, 9999, RNG.integers(0, 500, 400)), ["9999"]),
+        (np.where(SOME, 99, np.where(RNG.random(400) < 0.1, -99, RNG.integers(1, 6, 400))), ["-99", "99"]),
+        (np.where(SOME, 99, RNG.integers(0, 100, 400)), []),  # one of many scores
+        (np.where(np.arange(400) < 2, -999, RNG.integers(0, 40, 400)), []),  # twice only
+        (np.where(SOME, -1, RNG.integers(0, 2, 400)), []),
+        (np.where(SOME, -200, RNG.integers(-190, 0, 400)), []),
+        (np.where(SOME, 500, RNG.integers(0, 40, 400)), []),  # no number that people write for none
+    ],
+)
+@pytest.mark.parametrize("as_text", [False, True])
+def test_numbers_that_stand_for_a_missing_value_are_proposed_as_missing(values: Any, missing: list[str], as_text: bool) -> None:
+    column = pa.array(values)
+    found = seen(x=column.cast(pa.string()) if as_text else column)
+    declared = found.table.columns["x"]
+    assert sorted(declared.missing) == missing
+    assert any("taken as missing" in note for note in found.notes) == bool(missing)
+    assert found.frame["x"].null_count == sum(int((values == float(m)).sum()) for m in missing)
+    if missing:
+        assert declared.nullable
+        assert (declared.minimum or 0) > -200 < 9999 > (declared.maximum or 0)
+        assert conform(found.table, found.frame).counts == {}
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+@pytest.mark.parametrize(("index", "left"), [([0, 1, 2, 0, 1], True), ([1, 2, 3, 4, 5], True), ([4, 8, 15, 16, 23], False)])
+def test_index_of_a_data_frame_is_left_out_and_never_a_key(name: str, index: list[int], left: bool) -> None:
+    at = [START + timedelta(hours=i) for i in range(5)]
+    frame = pa.table([index, at, [0.5] * 5], names=[name, "at", "x"])
+    found = inferred(frame, "t")
+    assert (name in found.table.ignore) == left
+    assert (found.table.key == ["row_id"]) == left
+    assert conform(found.table, frame, origin=Origin("t", open_source(frame).digest)).counts == {}
+
+
+def test_notes_alike_of_hundreds_of_columns_are_one_note() -> None:
+    few = seen(**{f"a {i}": [1.5, 2.5] for i in range(3)}).notes
+    many = seen(**{f"a {i}": [1.5, 2.5] for i in range(600)}).notes
+    assert sum("is called" in note for note in few) == 3
+    [note] = [note for note in many if "is called" in note]
+    assert note.startswith("column 'a 0' is called 'a_0' here")
+    assert note.endswith("(so it is with 599 columns more: 'a 1', 'a 2', 'a 3' and 596 more)")
+
+
+def test_a_range_that_no_float_holds_stays_open() -> None:
+    columns = seen(x=[1.5, 1e308], y=[-1.7e308, 2.0]).table.columns
+    assert (columns["x"].minimum, columns["x"].maximum) == (0, None)
+    assert (columns["y"].minimum, columns["y"].maximum) == (None, 5)

@@ -83,6 +83,14 @@ def test_many_rows_get_the_answers_they_get_alone(packages: Packages) -> None:
         assert (a.id, a.at, a.flags, a.context, a.unit) == (b.id, b.at, b.flags, b.context, b.unit)
 
 
+def test_numbers_that_mean_missing_are_null_in_requests_as_in_sources(packages: Packages) -> None:
+    request = dict(package(packages).manifest.request)
+    request["hour"] = msgspec.structs.replace(request["hour"], nullable=True, missing=["?", "-999"], minimum=0)
+    [answer, other] = ready(packages, request=request).answer([row(1, hour=-999), row(2, hour=-998)])
+    assert (answer.request["hour"], answer.flags) == (None, [])
+    assert (other.request["hour"], other.flags) == (-998, ["out_of_range:hour"])
+
+
 def test_what_is_outside_the_contract_is_served_and_flagged(packages: Packages) -> None:
     predictor = ready(packages)
     cases: list[tuple[dict[str, Any], str]] = [

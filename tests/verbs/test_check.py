@@ -407,3 +407,20 @@ def test_check_and_run_judge_candidates_alike(home: Home, tmp_path: Path, capsys
     assert told["left_out"] == {"text": item.detail}
     assert f"text is left out ({item.detail})" in told["verdict"]
     assert told["released"]
+
+
+@pytest.mark.parametrize(("before", "after"), [('"Which orders come back?"', '"TODO: which problem?"'), ('"sales"', '"TODO"')])
+def test_what_nobody_has_written_yet_does_not_pass(home: Home, tmp_path: Path, before: str, after: str) -> None:
+    path = written(tmp_path / "loop")
+    assert items(check(home, path), "problem") == [(True, "Which orders come back?")]
+    file = Path(path) / "loop.py"
+    file.write_text(file.read_text().replace(before, after))
+    checked = check(home, path)
+    assert not checked.ok
+    [(ok, why)] = items(checked, "problem")
+    assert not ok
+    assert "still says TODO: write it in the loop file" in why
+
+
+def items(checked: Checked, name: str) -> list[tuple[bool, str]]:
+    return [(i.ok, i.detail) for i in checked.items if i.name == name]

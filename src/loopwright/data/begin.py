@@ -46,6 +46,9 @@ def begin(
         return {"files": [str(file)], "next_steps": steps}
     found = inferred(from_file, f"{name}-requests", time=time, key=key, zone=zone, reading=reading)
     drafted = _drafted(found, name, label, task, key)
+    if label:
+        what = f"Predict {_what(drafted.target, label)}, for each row such as those of {from_file.name}."
+        drafted = drafted._replace(problem=what, owner="not named yet")
     text = loop_file(drafted, found.frame)
     directory.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
@@ -64,15 +67,18 @@ def begin(
 
 def _predicted(aim: Target, label: str) -> str:
     """What is to be predicted, as it was understood."""
-    known, truth = int(aim.known.sum()), aim.truth[aim.known]
-    if aim.task == "binary":
-        what = f"whether {aim.label}, true of {truth.mean():.1%} of {known:,} rows"
-    elif aim.task == "multiclass":
-        what = f"which of {len(set(truth)):,} classes {label} is, on {known:,} rows"
-    else:
-        what = f"the number {label}, on {known:,} rows"
+    known = int(aim.known.sum())
+    share = f"true of {aim.reach:.1%} of" if aim.task == "binary" else "on"
+    what = f"{_what(aim, label)}, {share} {known:,} rows"
     gaps = f"; {len(aim.known) - known:,} rows have no label" if known < len(aim.known) else ""
     return f"what is predicted: {what} ({aim.task}; say --task if it is another){gaps}"
+
+
+def _what(aim: Target, label: str) -> str:
+    return {
+        "binary": f"whether {aim.label}",
+        "multiclass": f"which of {len(set(aim.truth[aim.known])) if aim.task == 'multiclass' else 0:,} classes {label} is",
+    }.get(aim.task, f"the number {label}")
 
 
 def _drafted(found: Inferred, name: str, label: str, task: str, key: str) -> Drafted:

@@ -20,6 +20,11 @@ each is seen fifty times on average, more than 50 if not."""
 MOST_CLASSES, FEWEST_PER_CLASS = 50, 10
 """A label of words or whole numbers is of classes if they are at most so many, and seen so often on average."""
 
+WINDOWS = (1, 7, 30, 90, 180)
+ENOUGH_ROWS, LEAST_ROWS, MOST_MINIMUM = 150, 10, 500
+"""A monitoring window is so many days long; it is expected to hold so many rows, and judged from between so many."""
+_DAY_US, _UNITS = 86_400_000_000, (("day", 1), ("week", 7), ("year", 365))
+
 _YES = ("yes", "true", "y", "t", "1", "positive", "good", "won", "churned")
 
 Flags = npt.NDArray[np.bool_]
@@ -28,12 +33,7 @@ Flags = npt.NDArray[np.bool_]
 _IMPORTS = """\
 from typing import Any
 
-import lightgbm as lgb
-{ndx}from sklearn.linear_model import {linear}
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
-
-from loopwright import (
+{arrays}from loopwright import (
     Budget,
     Candidate,
     Column,
@@ -46,19 +46,25 @@ from loopwright import (
     Scope,
     Slice,
 {random}    Table,
-{timed}    Value,
-)
-"""
+{timed})
+{local}"""
 
 _CANDIDATES = """\
-def {simple}() -> Pipeline:
+# Libraries are imported where they are used: a command that only looks loads none.
+def {simple}() -> Any:
     \"""The simplest model that learns.\"""
+    from sklearn.linear_model import {linear}
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     return make_pipeline(StandardScaler(), {linear}({settings}))
 
 
-def lightgbm(trial: Any) -> lgb.{boosted}:
+def lightgbm(trial: Any) -> Any:
     \"""Boosted trees, searched by Optuna.\"""
-    return lgb.{boosted}(
+    from lightgbm import {boosted}
+
+    return {boosted}(
         n_estimators=trial.suggest_int("n_estimators", 40, 160, step=20),
         num_leaves=trial.suggest_int("num_leaves", 7, 31),
         learning_rate=trial.suggest_float("learning_rate", 0.05, 0.2, log=True),
@@ -97,16 +103,18 @@ def features(f: Any) -> dict[str, Any]:
 loop = Loop(
     name="{name}",
     scope=Scope(
-        problem="TODO: say in one sentence which problem this solves, for whom.",
+        # TODO: say in one sentence which problem this solves, for whom.
+        problem={problem},
         objectives=[
             # {reach} is what guessing reaches. TODO: whose wish is it, and how good is good enough?
-            Objective("{wish}", owner="TODO", metric="{metric}", {bound}={reach}, weight=3),
-            Objective("answer at once", owner="TODO", metric="latency_p99_ms", at_most=20, weight=1),
+            Objective("{wish}", owner={owner}, metric="{metric}", {bound}={reach}, weight=3),
+            Objective("answer at once", owner={owner}, metric="latency_p99_ms", at_most=20, weight=1),
         ],
         budget=Budget(train_minutes=10),
         # {why}
         heuristic=Heuristic(lambda f: {rule}),
-        value=Value(currency="USD", {value}),  # TODO: what is it worth?
+        # TODO: what is an answer worth, in money? Until it is said nothing is counted in money, and{unpriced}.
+        # value=Value(currency="USD", {value}),
     ),
     requests=requests,
     outcome=Outcome(outcomes, label={label}, wait="30d"{task}),  # over the columns {judged} of the outcomes
@@ -117,8 +125,9 @@ loop = Loop(
         Candidate("lightgbm", lightgbm, phase=3, encoding="ordinal", trials=6),
     ],
     split={split},
-    monitor=Monitor(every="7d"),
-    retrain=Retrain(every="90d", drift=3, decay=0.05, cooldown="14d"),
+    # {assumed}
+    monitor=Monitor({monitor}),
+    retrain=Retrain({retrain}),
 )
 """
 )
@@ -135,12 +144,13 @@ class _Words(NamedTuple):
     settings: str
     boosted: str
     task: str
+    unpriced: str = " each class is as good as another"
 
 
 _TASKS: dict[Task, _Words] = {
     "binary": _Words(
         "find them", "average_precision", "at_least", "true_positive=10, false_positive=-1, false_negative=-5",
-        "LogisticRegression", "max_iter=300", "LGBMClassifier", "",
+        "LogisticRegression", "max_iter=300", "LGBMClassifier", "", " as many are\n        # labelled positive as were positive in training",
     ),
     "multiclass": _Words(
         "tell them apart", "accuracy", "at_least", "correct=1, wrong=-1",
@@ -148,7 +158,7 @@ _TASKS: dict[Task, _Words] = {
     ),
     "regression": _Words(
         "come close", "mae", "at_most", "under=-1, over=-1",
-        "Ridge", "", "LGBMRegressor", ', task="regression"',
+        "Ridge", "", "LGBMRegressor", ', task="regression"', " each error counts alike",
     ),
 }  # fmt: skip
 
@@ -192,6 +202,53 @@ class Drafted(NamedTuple):
     spread: bool
     target: Target
     ids: frozenset[str] = frozenset()
+    problem: str = "TODO: say in one sentence which problem this solves, for whom."
+    owner: str = "TODO"
+
+    @property
+    def moments(self) -> str:
+        """The column of when a decision was taken, where the rows are spread over it; empty elsewhere."""
+        return self.requests.event_time if self.spread else ""
+
+
+class Pace(NamedTuple):
+    """How often a loop is watched and retrained, and what was assumed for it."""
+
+    assumed: str
+    monitor: str
+    retrain: str
+
+
+def pace(moments: pa.ChunkedArray | None, columns: int) -> Pace:
+    """How to watch a loop of so many features, by the moments [N] at which rows of the file were decided (None: not known).
+
+    A window is the shortest of WINDOWS in which rows enough to judge drift come, at the pace of the newer half of the file; half of
+    what it is expected to hold is enough. Where even the longest holds few, PSI must be larger: by chance alone it is about 6 / rows
+    (see `monitor.drift`; 20 bins). Retrained is at the latest when half as much time has passed again as the file spans.
+    """
+    drifted = min(3, 1 + columns // 2)
+    if moments is None:
+        assumed = "The file does not say how many rows come when: a window of a week with 100 rows is assumed. Correct it."
+        return Pace(assumed, 'every="7d", minimum_rows=100', f'every="90d", drift={drifted}, decay=0.1, cooldown="14d"')
+    at = moments.cast(pa.int64()).drop_null().to_numpy()
+    span = max(int(at.max() - at.min()), 1) / _DAY_US
+    newer = int((at > at.max() - span * _DAY_US / 2).sum())
+    a_day = newer / (span / 2)
+    days = next((d for d in WINDOWS if a_day * d >= ENOUGH_ROWS), WINDOWS[-1])
+    least = max(LEAST_ROWS, min(MOST_MINIMUM, int(a_day * days / 2)))
+    psi = f", psi={20 / least:.2g}" if 20 / least > 0.25 else ""
+    again = max(3 * days, min(90, int(span / 2)))
+    return Pace(
+        f"By the newer half of the file {_rate(a_day)} come: a window of {days}d holds about {a_day * days:,.0f} rows.",
+        f'every="{days}d", minimum_rows={least}{psi}',
+        f'every="{again}d", drift={drifted}, decay=0.1, cooldown="{2 * days}d"',
+    )
+
+
+def _rate(a_day: float) -> str:
+    return next(
+        (f"{a_day * days:,.0f} rows a {unit}" for unit, days in _UNITS if a_day * days >= 5), f"{a_day * 365:,.1f} rows a year"
+    )
 
 
 def blank_file(name: str) -> str:
@@ -224,23 +281,28 @@ def blank_file(name: str) -> str:
         why="TODO: the rule that people use today",
         slices='Slice("country", lambda f: f.country)',
         split='TimeSplit(validation="14d")',
+        pace=pace(None, 2),
     )
 
 
-def _text_of(drafted: Drafted, **given: str) -> str:
+def _text_of(drafted: Drafted, *, pace: Pace, **given: str) -> str:
     words = _TASKS[drafted.target.task]
     simple = {"LogisticRegression": "logistic_regression", "Ridge": "ridge"}[words.linear]
     written = given["rule"] + given["features"]
     used = [f"import ndonnx{m} as {n}\n" for m, n in (("", "ndx"), (".extensions", "nde")) if f"{n}." in written]
     return _FILE.format(
         name=drafted.name,
-        ndx="".join(used),
+        arrays="".join(used) + ("\n" if used else ""),
+        local="from loopwright.features import local_time\n" if "local_time(" in written else "",
+        problem=_text(drafted.problem),
+        owner=_text(drafted.owner),
         random="" if given["split"].startswith("Time") else "    StratifiedSplit,\n",
         timed="    TimeSplit,\n" if given["split"].startswith("Time") else "",
         simple=simple,
         plain=simple.replace("_", "-"),
         reach=_plain(float(f"{max(drafted.target.reach, 0.001):.3g}")),
         label=_text(drafted.target.label),
+        **pace._asdict(),
         **words._asdict(),
         **given,
     )
@@ -258,7 +320,9 @@ def target(name: str, values: pa.ChunkedArray | None, task: str) -> Target:
     if values is None:
         return Target("binary", "happened", None, np.zeros(0, dtype=bool))
     column, known = _sql_name(name), _flags(pc.is_valid(values))
-    kinds = [v for v in pc.unique(values).to_pylist() if v is not None]
+    kinds = [v for v in pc.unique(values).to_pylist() if v is not None and (not isinstance(v, float) or np.isfinite(v))]
+    if pa.types.is_floating(values.type):  # what is not finite goes to quarantine
+        known &= np.isfinite(values.to_numpy())
     if len(kinds) < 2 or pa.types.is_timestamp(values.type) or pa.types.is_nested(values.type):
         raise UsageError(f"column {name!r} cannot be a label: it needs two values or more, and no times")
     text, whole = pa.types.is_string(values.type), pa.types.is_integer(values.type)
@@ -289,8 +353,9 @@ def _positive(name: str, column: str, values: pa.ChunkedArray, kinds: list[Any])
         word = said[0] if len(said) == 1 else min(kinds, key=lambda k: (pc.sum(pc.equal(values, k)).as_py(), k))
         return f"{column} = '{word.replace(chr(39), chr(39) * 2)}'", _flags(pc.equal(values, word))
     if len(kinds) == 2:
-        return f"{column} = {max(kinds):g}", _flags(pc.equal(values, pa.scalar(max(kinds), values.type)))
-    middle = float(np.median(values.drop_null().to_numpy()))
+        return f"{column} = {_plain(max(kinds))}", _flags(pc.equal(values, pa.scalar(max(kinds), values.type)))
+    numbers = values.drop_null().to_numpy()
+    middle = float(np.median(numbers[np.isfinite(numbers)]))
     return f"{column} > {middle:g}", _flags(pc.greater(values.cast(pa.float64()), middle))
 
 
@@ -315,6 +380,7 @@ def loop_file(drafted: Drafted, frame: pa.Table) -> str:
     sliced = [n for n, c in usable.items() if c.type == "boolean" or (c.categories and len(c.categories) <= 10)][:3]
     judged = [n for n in drafted.outcome.columns if n not in drafted.outcome.key and n != drafted.outcome.event_time]
     lines = [f'        "{n}": {_feature(n, c, frame)},' for n, c in usable.items()]
+    lines += [f'        "{n}": {code},' for n, code in _calendar(drafted, frame).items()]
     lines += [f"        # {n}: a time, a constant, a name, or too many different values" for n in left_out]
     return _text_of(
         drafted,
@@ -328,13 +394,34 @@ def loop_file(drafted: Drafted, frame: pa.Table) -> str:
         split=f'TimeSplit(validation="{_fifth(frame[requests.event_time])}")'
         if drafted.spread
         else "StratifiedSplit(validation=0.2)",
+        pace=pace(frame[drafted.moments] if drafted.moments else None, len(usable)),
     )
+
+
+def _calendar(drafted: Drafted, frame: pa.Table) -> dict[str, str]:
+    """Hour and weekday of the decision as features, in the zone of its column, where the rows go through several of them."""
+    if not drafted.moments:
+        return {}
+    name = drafted.moments
+    zone = drafted.requests.columns[name].zone or "UTC"
+    local = frame[name].cast(pa.timestamp("us", tz=zone))
+    days = (pc.max(local).as_py() - pc.min(local).as_py()).days
+    taken = {n.lower() for n in drafted.requests.columns}
+    parts = (("hour", pc.hour(local), 2), ("weekday", pc.day_of_week(local), 14))
+    return {
+        part if part not in taken else f"{name}_{part}": f"local_time(f.{name}, {_text(zone)}).{part}"
+        for part, values, least in parts
+        if days >= least and pc.count_distinct(values).as_py() > 1
+    }
 
 
 def _is_feature(name: str, column: Column, drafted: Drafted, frame: pa.Table) -> bool:
     if name in drafted.requests.key or name in drafted.ids or column.type in ("timestamp", "array") or column.filled:
         return False
-    count = pc.count_distinct(frame[name]).as_py()
+    values = frame[name]
+    if column.type == "float":
+        values = values.filter(pc.is_finite(values))
+    count = pc.count_distinct(values, mode="only_valid").as_py()
     if column.type != "string":
         return bool(count > 1)
     return bool(1 < count <= (MOST_COMMON_WORDS if count * COMMON <= len(frame) else MOST_WORDS))
@@ -349,7 +436,8 @@ def _feature(name: str, column: Column, frame: pa.Table) -> str:
 def _filler(column: Column, values: pa.ChunkedArray) -> str:
     """What stands for a missing value: the median, false, no text."""
     if column.type in ("float", "integer"):
-        middle = float(np.median(values.drop_null().to_numpy()))
+        numbers = values.drop_null().to_numpy()
+        middle = float(np.median(numbers[np.isfinite(numbers)]))
         return repr(float(f"{middle:.4g}")) if column.type == "float" else repr(int(middle))
     return "False" if column.type == "boolean" else '""'
 
@@ -357,13 +445,14 @@ def _filler(column: Column, values: pa.ChunkedArray) -> str:
 def _rule(usable: dict[str, Column], frame: pa.Table, aim: Target) -> tuple[str, str]:
     """The best rule on one column as code, and a comment.
 
-    Best is for a binary label the cut of greatest Youden's J (true minus false positive rate), for classes the one that is
-    right most often, for numbers the one of least absolute error; on both sides stands the best single answer.
+    Best is for a binary label the cut of greatest Youden's J (true minus false positive rate) among those that hold for between half
+    and twice as many rows as are positive, for classes the one that is right most often, for numbers the one of least absolute error;
+    on both sides stands the best single answer.
     """
     best = (-np.inf, "", "")
     for name, column in usable.items():
         f = f"f.{name}" if not column.nullable else f"nde.fill_null(f.{name}, {_filler(column, frame[name])})"
-        for holds, code in _cuts(f, column, frame[name]):
+        for holds, code in _cuts(f, column, frame[name], aim):
             answer = code if aim.task == "binary" else f"ndx.where({code}, {_said(aim, holds)}, {_said(aim, ~holds)})"
             best = max(best, (_worth(aim, holds), answer, name), key=lambda b: b[0])
     return best[
@@ -382,14 +471,19 @@ def _worth(aim: Target, holds: Flags) -> float:
         return 0.0
     truth, holds = aim.truth[aim.known], holds[aim.known]
     if aim.task == "binary":
-        return 0.0 if truth.all() or not truth.any() else float(holds[truth].mean() - holds[~truth].mean())
+        if truth.all() or not truth.any():
+            return 0.0
+        apart = float(holds[truth].mean() - holds[~truth].mean())
+        return (
+            apart if truth.mean() / 2 <= holds.mean() <= 2 * truth.mean() else apart - 2
+        )  # below every rule that labels as many
     sides = [truth[holds], truth[~holds]]
     if aim.task == "regression":
         return -sum(float(np.abs(side - np.median(side)).sum()) for side in sides if len(side))
     return float(sum(np.unique(side, return_counts=True)[1].max() for side in sides if len(side)))
 
 
-def _cuts(f: str, column: Column, values: pa.ChunkedArray) -> list[tuple[Flags, str]]:
+def _cuts(f: str, column: Column, values: pa.ChunkedArray, aim: Target) -> list[tuple[Flags, str]]:
     """Rules on one column: which rows [N] they hold for, and their code."""
     if column.type == "boolean":
         flags = _flags(values)
@@ -398,8 +492,10 @@ def _cuts(f: str, column: Column, values: pa.ChunkedArray) -> list[tuple[Flags, 
         words = column.categories or sorted(w for w in pc.unique(values).to_pylist() if w is not None)
         return [(_flags(pc.equal(values, w)), f"{f} == {_text(w)}") for w in words]
     numbers = values.to_numpy().astype(np.float64)
-    numbers = np.where(np.isnan(numbers), np.nanmedian(numbers), numbers)
-    cuts = np.unique(np.quantile(numbers, np.arange(0.1, 0.95, 0.1)))
+    finite = numbers[np.isfinite(numbers)]
+    numbers = np.where(np.isnan(numbers), np.median(finite), numbers)
+    share = [aim.reach, 1 - aim.reach] if aim.task == "binary" else []
+    cuts = np.unique(np.quantile(finite, [*np.arange(0.1, 0.95, 0.1), *share]))
     shown = [repr(float(f"{c:.4g}")) if column.type == "float" else repr(int(c)) for c in cuts]
     return [(numbers > float(c), f"{f} > {c}") for c in shown] + [(numbers < float(c), f"{f} < {c}") for c in shown]
 

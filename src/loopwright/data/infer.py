@@ -32,11 +32,22 @@ ODD = 0.05
 """A column may hold this share of values that are not of its type; their rows go to quarantine."""
 
 ODD_WORDS = 3
+FEW_NOTES = 3
+"""So many notes that differ by their column only are told one by one; more are one note."""
+
+OFTEN_MISSING, FAR = 3, 0.5
+"""A number that stands for a missing value comes at least so often, and is so far from all others as a share of what they span."""
+
 ROW_ID, INGESTED_AT = "row_id", "ingested_at"
 _NUMBERS = ("1,234.5", "1.234,5")
 _DAYS = ("%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d.%m.%Y", "%d-%m-%Y", "%m/%d/%y", "%d/%m/%y", "%d %b %Y", "%b %d, %Y", "%d-%b-%Y", "%d %B %Y", "%B %d, %Y")  # fmt: skip
 _HOURS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", " %H:%M:%S.%f")
 _COUNTED = {"unix": (1e8, 4.2e9), "unix_ms": (1e11, 4.2e12)}
+_QUOTED_OR_NUMBER = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d,.]*")
+_UNNAMED = re.compile(r"(Unnamed: ?\d+)?")
+_SENTINEL = re.compile(r"-?9{2,}|-[12]00|-1000|-32768")
+"""Numbers that people write where there is none: 99, -999, -200 ..."""
+
 _ID = re.compile(r"(^|_)(id|ids|key|uuid|guid|index|number|no|nr)$|^column_1$|^unnamed_0$", re.IGNORECASE)
 
 
@@ -65,20 +76,23 @@ def inferred(
     have none. Raises UsageError when there is no such column, IngestRefused when the source cannot be read.
     A key that repeats is completed by the event time, or given up for `row_id`.
     """
-    notes: list[str] = []
+    notes = _Notes()
     paths = expand(source) if isinstance(source, (str, Path)) else [source]
     sources = [open_source(p, reading=reading) for p in paths]
     if encodings := sorted({s.encoding for s in sources if s.encoding}):
         notes.append(f"read as {', '.join(encodings)}: say --encoding if letters look wrong")
     frame, whole, optional = _looked_at(sources, notes)
+    frame, left = _without_index(frame, notes)
     names = _names(frame.column_names, notes)
     written = dict(zip(names, frame.column_names, strict=True))
     columns: dict[str, Column] = {}
     values: dict[str, pa.ChunkedArray] = {}
-    left: list[str] = []
+    meant = {n for n, w in written.items() if {n, w} & {time, _clean(time), key, *key.split(",")}}
     for column in names:
         try:
             guess, found = _guess(column, frame[written[column]], zone, notes, asked=column in (time, _clean(time)))
+            if column not in meant:
+                guess, found = _without_sentinels(column, guess, found, notes)
         except IngestRefused as error:
             notes.append(error.why)
             left.append(written.pop(column))
@@ -102,7 +116,24 @@ def inferred(
     if event_time in values and not spread:
         notes.append("the rows are not spread over time, so a random part of them validates")
     table = Table(name=name, columns=columns, key=keys, event_time=event_time, ignore=left)
-    return Inferred(table, pa.table(values), notes, written, spread)
+    return Inferred(table, pa.table(values), notes.folded(), written, spread)
+
+
+class _Notes(list[str]):
+    """What a person should know. Notes about columns (`column 'x' ...`) that differ by little else are folded into one."""
+
+    def folded(self) -> list[str]:
+        """All notes in order; of more than FEW_NOTES alike the first, and which columns it goes for as well."""
+        kinds: dict[str, list[str]] = {}
+        for note in self:
+            kinds.setdefault(_QUOTED_OR_NUMBER.sub("", note) if note.startswith("column ") else note, []).append(note)
+        return [line for alike in kinds.values() for line in (alike if len(alike) <= FEW_NOTES else [_fold(alike)])]
+
+
+def _fold(notes: list[str]) -> str:
+    others = [found[0] for note in notes[1:] if (found := _QUOTED_OR_NUMBER.search(note))]
+    more = f" and {len(others) - FEW_NOTES:,} more" if len(others) > FEW_NOTES else ""
+    return f"{notes[0]} (so it is with {len(others):,} columns more: {', '.join(others[:FEW_NOTES])}{more})"
 
 
 def _looked_at(sources: Sequence[Opened], notes: list[str]) -> tuple[pa.Table, bool, set[str]]:
@@ -306,6 +337,55 @@ def _best(values: pa.ChunkedArray, tried: list[Column]) -> Column | None:
     return near
 
 
+def _without_index(frame: pa.Table, notes: list[str]) -> tuple[pa.Table, list[str]]:
+    """The frame without the number of the row that pandas and R write before it, and the names of such columns."""
+    left = [n for n in dict.fromkeys(frame.column_names) if _UNNAMED.fullmatch(n) and _counts_rows(frame[n])]
+    notes += [f"column {n!r} only counts the rows of its file (the index of a data frame): left out" for n in left]
+    return frame.drop_columns(left), left
+
+
+def _counts_rows(values: pa.ChunkedArray) -> bool:
+    """Whether values count 0, 1, 2 ... or 1, 2, 3 ..., over again in each file."""
+    found = (
+        read(Column("integer"), values)
+        if not pa.types.is_nested(values.type) and not unusable(Column("integer"), values.type)
+        else None
+    )
+    if found is None or found.faults or found.values.null_count or len(values) < 2:
+        return False
+    numbers = found.values.to_numpy()
+    begins = numbers[0]
+    return bool(begins in (0, 1) and ((np.diff(numbers) == 1) | (numbers[1:] == begins)).all())
+
+
+def _without_sentinels(name: str, column: Column, values: pa.ChunkedArray, notes: list[str]) -> tuple[Column, pa.ChunkedArray]:
+    """The column with the numbers named that stand for a missing value, and the values [N] without them.
+
+    Such a number is written as people write them (-999, 9999, -200), comes often, is the least or the largest of all, and is the only
+    one below zero or far from the others.
+    """
+    if column.type not in ("float", "integer"):
+        return column, values
+    numbers = values.cast(pa.float64()).to_numpy()
+    distinct, counts = np.unique(numbers[np.isfinite(numbers)], return_counts=True)
+    found: dict[str, int] = {}
+    for _ in range(ODD_WORDS):
+        for place, rest in ((0, distinct[1:]), (-1, distinct[:-1])):
+            if len(rest) < 2 or not _SENTINEL.fullmatch(f"{distinct[place]:.0f}") or counts[place] < OFTEN_MISSING:
+                continue
+            gap = float(np.abs(rest - distinct[place]).min())
+            if gap > FAR * float(rest[-1] - rest[0]) or (distinct[place] < 0 <= rest[0] and gap > -distinct[place] / 2):
+                found[f"{distinct[place]:.0f}"] = int(counts[place])
+                distinct, counts = rest, counts[1:] if place == 0 else counts[:-1]
+                break
+    if not found:
+        return column, values
+    said = ", ".join(f"{word} ({count:,} rows)" for word, count in found.items())
+    notes.append(f"column {name!r}: {said} is taken as missing: far from all other values (correct `missing` if it is a value)")
+    column = msgspec.structs.replace(column, missing=[*column.missing, *found], nullable=True)
+    return column, read(column, values).values
+
+
 def _closed(column: Column, values: pa.ChunkedArray, *, whole: bool) -> Column:
     """What was seen, a little wider; where not all was seen, open."""
     nullable = values.null_count > 0 or not whole
@@ -316,7 +396,9 @@ def _closed(column: Column, values: pa.ChunkedArray, *, whole: bool) -> Column:
             return column
         low = 0.0 if seen["min"] >= 0 else -_round_up(-2 * seen["min"])
         high = _round_up(2 * seen["max"]) if seen["max"] > 0 else 0.0
-        return msgspec.structs.replace(column, minimum=low, maximum=high)
+        # Twice the largest float is none: such a side stays open.
+        sides = {side: number for side, number in (("minimum", low), ("maximum", high)) if np.isfinite(number)}
+        return msgspec.structs.replace(column, **sides)
     if column.type == "string" and whole:
         words = sorted(w for w in pc.unique(values).to_pylist() if w is not None)
         few = 0 < len(words) <= FEW and len(words) * FEW <= len(values)

@@ -95,11 +95,13 @@ def read(column: Column, values: pa.ChunkedArray) -> Read:
         if column.type != "string":
             values = _without(values, MISSING_TEXT)
         values = _without(values, column.missing) if column.missing else values
-    return _READERS[column.type](column, values)
+    found = _READERS[column.type](column, values)
+    return Read(_without(found.values, missing), found.faults) if (missing := column.missing_numbers) else found
 
 
-def _without(values: pa.ChunkedArray, words: Collection[str]) -> pa.ChunkedArray:
-    return pc.if_else(pc.is_in(values, value_set=pa.array(sorted(words))), pa.scalar(None, pa.string()), values)
+def _without(values: pa.ChunkedArray, words: Collection[Any]) -> pa.ChunkedArray:
+    """Values [N], null where they are one of `words`."""
+    return pc.if_else(pc.is_in(values, value_set=pa.array(sorted(words), values.type)), pa.scalar(None, values.type), values)
 
 
 # --- numbers, booleans, text -------------------------------------------------------------------------------------

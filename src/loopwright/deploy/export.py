@@ -154,14 +154,18 @@ class _Writer:
         self.inputs.append(Port(name, _TYPES[column.type][0], shape, name))
         if not column.nullable or column.type == "timestamp":
             return
-        if column.type == "float":
-            self._masks[name] = self.node("IsNaN", name)
-            return
+        self._masks[name] = self.node("IsNaN", name) if column.type == "float" else self._mask(name)
+        for number in column.missing_numbers:
+            same = self.node("Equal", name, self.constant(np.array(number, _TYPES[column.type][1])))
+            self._masks[name] = self.node("Or", self._masks[name], same)
+
+    def _mask(self, name: str) -> str:
+        """An input that says where a column without NaN is null."""
         mask = f"{name}_null"
         while mask in self._columns:
             mask += "_"
         self.inputs.append(Port(mask, TensorProto.BOOL, (), name, mask=True))
-        self._masks[name] = mask
+        return mask
 
     def node(self, op: str, *inputs: str, **attributes: Any) -> str:
         """One more node; the name of its output."""

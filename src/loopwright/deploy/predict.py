@@ -135,6 +135,9 @@ class Predictor:
         needed = {name for name, column in manifest.request.items() if not column.may_lack}
         self._checks, self._width = _Checks.of(manifest), len(manifest.request)
         self._needed, self._fewest = self._checks.only(needed), len(needed)
+        self._missing = [
+            (n, frozenset(c.missing_numbers)) for n, c in manifest.request.items() if c.nullable and c.missing_numbers
+        ]
         self._contexts, self._joined = Contexts(manifest.context, manifest.event_time, online), bool(manifest.context)
         self.deadline = manifest.release.get("deadline_ms", 1000) / 1000
         self._key, self._threshold = manifest.key, manifest.threshold
@@ -266,6 +269,9 @@ class Predictor:
             value = row[name]
             if value is not None and type(value) is not int:
                 row[name] = microseconds(value)
+        for name, missing in self._missing:
+            if row.get(name) in missing:
+                row[name] = None
         flags = []
         for name, low, high in ranges:
             value = row[name]

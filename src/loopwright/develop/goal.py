@@ -78,7 +78,9 @@ def share_threshold(score: Array, share: float) -> float:
     distinct, counts = np.unique(score, return_counts=True)
     if len(distinct) <= 2:
         return float(distinct.mean()) if len(distinct) == 2 else 0.5
-    above = counts[::-1].cumsum()[::-1][1:] / len(score)  # of each value but the lowest: the share that it and those above it have
+    above = counts[::-1].cumsum()[::-1][1:] / len(
+        score
+    )  # of each value but the lowest: the share that it and those above it have
     place = int(np.abs(np.log(above / max(share, 1 / len(score)))).argmin())
     return float((distinct[place] + distinct[place + 1]) / 2)
 

@@ -240,7 +240,8 @@ class Column(Declaration, frozen=True):
         source: Its name in the sources, where that is another one.
         format: How sources write it: a timestamp that is not ISO 8601 (`%d/%m/%Y %H:%M`, or `unix` and `unix_ms` for seconds
             and milliseconds since 1970), or a number with separators (`1,234.5` or `1.234,5`).
-        missing: Texts of the sources that mean a missing value (`?`).
+        missing: Texts of the sources that mean a missing value (`?`); of a column of numbers those that are numbers (`-999`) mean it
+            in typed sources and in requests as well.
         optional: Whether a source, or a request, may lack the column altogether (null then).
         retired: Whether the column is no longer used: as `optional`, and no code, join or label may use it. What came is kept.
         filled: For a column that no source has: `row_id`, a text of the source's digest and the row number, or
@@ -265,6 +266,14 @@ class Column(Declaration, frozen=True):
     optional: bool = False
     retired: bool = False
     filled: Literal["row_id", "ingested_at"] | None = None
+
+    @property
+    def missing_numbers(self) -> list[float] | list[int]:
+        """The numbers that mean a missing value, of a column of numbers."""
+        if self.type not in ("float", "integer"):
+            return []
+        numbers = [float(word) for word in self.missing if re.fullmatch(r"[-+]?\d+(\.\d*)?", word)]
+        return numbers if self.type == "float" else [int(n) for n in numbers if n.is_integer()]
 
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""

@@ -1,5 +1,6 @@
 """The verb `check`: what is wrong with a loop, what is doubtful, and what its features look like, before anything runs."""
 
+import re
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from loopwright.records.declarations import Fleet, Table, duration
+from loopwright.records.declarations import Fleet, Scope, Table, duration
 from loopwright.records.errors import DeclarationInvalid, ExamplesRefused
 from loopwright.records.home import Home
 from loopwright.records.progress import Progress, Silent, under_way
@@ -86,6 +87,7 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
             examples=seen.examples,
         )
     items += [CheckItem(name=n, ok=ok, detail=d, warning=n in found.doubtful) for n, ok, d in found.items]
+    items.append(_described(declared.scope))
     items.append(_watched(declared))
     items += _labels(declared)
     items += [] if found.used is None else [_unused(declared, found.used)]
@@ -110,6 +112,15 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
         features=found.features,
         sample=sample,
     )
+
+
+def _described(scope: Scope) -> CheckItem:
+    """Whether somebody said which problem is solved, and for whom: a draft's `TODO` is not an answer."""
+    texts = [("problem", scope.problem)]
+    texts += [(f"objectives[{o.name!r}].{field}", getattr(o, field)) for o in scope.objectives for field in ("name", "owner")]
+    open_ = [field for field, text in texts if re.search(r"\bTODO\b", text)]
+    detail = f"{', '.join(open_)} still says TODO: write it in the loop file" if open_ else scope.problem
+    return CheckItem(name="problem", ok=not open_, detail=detail)
 
 
 def _watched(loop: "Loop") -> CheckItem:
