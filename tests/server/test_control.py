@@ -14,6 +14,7 @@ from tests.waiting import PATIENCE_SECONDS
 
 from loopwright.deploy import controller
 from loopwright.records.errors import UsageError
+from loopwright.records.evaluation import Leaderboard
 from loopwright.records.home import Home
 from loopwright.records.releases import ReleaseState
 from loopwright.records.settings import Settings
@@ -65,6 +66,20 @@ def test_changing(control_client: Client, server: Server) -> None:
     now = controller.serving(home, LOOP)
     assert now is not None
     assert (now.action, now.why) == ("rollback", "over HTTP")
+
+
+def test_heuristic_is_released_over_http_with_a_reason_that_history_keeps(control_client: Client, server: Server) -> None:
+    home = server.home
+    rule = package(home.packages, weight=0.13, phase=1, candidate="heuristic")
+    row = {"rank": 1, "candidate": "heuristic", "phase": 1, "package": rule.digest, "measures": {}}
+    row |= {"intervals": {}, "met": {}, "score": 0.5}
+    board = {"turn": "t", "as_of": home.clock.now(), "examples": "", "rows": [row], "comparisons": [], "weights": {}}
+    home.ledger.put(msgspec.convert({**board, "verdict": "", "winner": rule.digest}, Leaderboard), loop=LOOP, key="t")
+    assert control_client.post("/api/release", {"loop": LOOP, "package": "heuristic"}).status == 400, "no reason"
+    reply = control_client.post("/api/release", {"loop": LOOP, "package": "heuristic", "why": "it loses money"})
+    assert (reply.status, reply.json["arms"][0]["package"]) == (200, rule.digest)
+    last = control_client.get(f"/api/history?loop={LOOP}").json["releases"][-1]
+    assert (last["why"], last["by"], last["asked"]["package"]) == ("it loses money", reply.json["by"], "heuristic")
 
 
 @pytest.mark.parametrize("header", ["idempotency_key", "x_request_id"])

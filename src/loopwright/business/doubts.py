@@ -91,7 +91,8 @@ def _worth(case: Case) -> Doubt | None:
         )
     if over.high < 0:
         return _grave(
-            "the model is worth less than the simple rule.", "Serve the rule, and ask whether a model is needed at all."
+            "the model is worth less than the simple rule.",
+            f"Serve the rule (`loopwright release {case.loop} heuristic --why REASON`), and ask whether a model is needed at all.",
         )
     if over.low <= 0:
         return _grave(
