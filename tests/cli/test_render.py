@@ -310,3 +310,9 @@ def test_a_trace_without_a_value_table_shows_no_money() -> None:
 def test_the_heuristic_of_a_package_is_named_once_in_its_lineage() -> None:
     shown = text_of(Node(id="heuristic", kind="heuristic", label="", role="", children=[]))
     assert shown.split() == ["heuristic"]
+
+
+def test_a_replay_without_a_value_table_shows_no_money() -> None:
+    shown = text_of(msgspec.structs.replace(sample.replayed(), valued=False))
+    assert "no value table is declared" in shown
+    assert "USD" not in shown

@@ -530,13 +530,14 @@ def _replayed(value: Replayed) -> RenderableType:
             number(w.metric_never),
             number(w.metric_heuristic),
             short(w.package),
-            number(w.value),
+            *([number(w.value)] if value.valued else []),
             Text(_word(w.event) if w.event else ""),
         ]
         for w in value.weeks
     ]
-    columns = ["from", "rows", "inputs", "PSI beyond usual", metric, "never", "heuristic", "package", value.currency, ""]
-    money = table(
+    columns = ["from", "rows", "inputs", "PSI beyond usual", metric, "never", "heuristic", "package"]
+    columns += [*([value.currency] if value.valued else []), ""]
+    money: RenderableType = table(
         ["", f"value in {value.currency} over no model", f"the loop earns more by {value.currency}"],
         [
             [f"this loop ({value.policy})", interval(value.value), Text("")],
@@ -551,7 +552,7 @@ def _replayed(value: Replayed) -> RenderableType:
     return Group(
         heading(value.loop),
         table(columns, rows, right=["rows", "PSI beyond usual", "never", "heuristic", value.currency]),
-        money,
+        money if value.valued else Text("no value table is declared, so nobody knows what it is worth"),
         Text(end),
     )
 

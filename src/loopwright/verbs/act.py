@@ -487,6 +487,7 @@ def summarise(home: Home, declared: "Loop", run: "Run", policy: str) -> Replayed
         over_never=room.total(money["served"] - money["never"]),
         over_heuristic=room.total(money["served"] - money["heuristic"]),
         seconds=run.seconds,
+        valued=value.given,
     )
 
 

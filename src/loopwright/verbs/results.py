@@ -488,6 +488,8 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     over_never: Estimate
     over_heuristic: Estimate
     seconds: float
+    valued: bool = True
+    """Whether a value table is declared; else the money means nothing."""
 
 
 class ExportedPort(msgspec.Struct, frozen=True, kw_only=True):
