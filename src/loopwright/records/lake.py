@@ -220,26 +220,6 @@ class Lake:
         with self._errors(name):
             return self._table(name, version).to_pyarrow_dataset(filesystem=self._files(name))
 
-    def newest_first(
-        self, name: str, column: str, *, columns: Sequence[str], where: Any = None
-    ) -> Iterator[tuple[Any, pa.Table]]:
-        """The rows that match in parts (row groups), the parts with the highest value of `column` first; with each part that value.
-
-        By the statistics in the log and in the files: parts that cannot match are not read, nor those that the caller does not ask for.
-        """
-        dataset = self.dataset(name)
-        with self._errors(name):
-            actions = pa.table(self._table(name).get_add_actions(flatten=True))
-            none = [None] * len(actions)
-            highest = actions[f"max.{column}"].to_pylist() if f"max.{column}" in actions.column_names else none
-            by_path = {unquote(path): most for path, most in zip(actions["path"].to_pylist(), highest, strict=True)}
-            files = [(by_path.get(unquote(f.path)), f) for f in dataset.get_fragments(filter=where)]
-            files.sort(key=lambda pair: (pair[0] is None, pair[0]), reverse=True)
-            for most, file in files:
-                groups = file.split_by_row_group(where, schema=dataset.schema)
-                for group in sorted(groups, key=lambda g: _highest(g, column, most), reverse=True):
-                    yield most, group.to_table(columns=list(columns), filter=where, schema=dataset.schema)
-
     def added(self, name: str, version: int) -> Any:
         """A dataset of the rows that the commit `version` appended to a table; None where it only moved or removed rows. Raises NotFound."""
         with self._errors(name):
@@ -450,6 +430,32 @@ class Lake:
         except (DeltaError, pa.ArrowException) as error:
             what = "cannot be read" if self._folder is not None else "cannot be read or reached"
             raise Damaged(f"table {name} {what}: {first_line(error)}") from error
+
+
+def newest_first(
+    lake: Lake, name: str, column: str, *, columns: Sequence[str], where: Any = None
+) -> Iterator[tuple[Any, pa.Table]]:
+    """The rows that match in parts (row groups), the parts with the highest value of `column` first; with each part that value.
+
+    By the statistics in the log and in the files: parts that cannot match are not read, nor those that the caller does not ask for.
+    """
+    dataset = lake.dataset(name)
+    with lake._errors(name):
+        actions = pa.table(lake._table(name).get_add_actions(flatten=True))
+        none = [None] * len(actions)
+        highest = actions[f"max.{column}"].to_pylist() if f"max.{column}" in actions.column_names else none
+        by_path = {unquote(path): most for path, most in zip(actions["path"].to_pylist(), highest, strict=True)}
+        files = [(by_path.get(unquote(f.path)), f) for f in dataset.get_fragments(filter=where)]
+        files.sort(key=lambda pair: _known_last(pair[0]), reverse=True)
+        for most, file in files:
+            groups = file.split_by_row_group(where, schema=dataset.schema)
+            for group in sorted(groups, key=lambda g: _known_last(_highest(g, column, most)), reverse=True):
+                yield most, group.to_table(columns=list(columns), filter=where, schema=dataset.schema)
+
+
+def _known_last(value: Any) -> tuple[bool, Any]:
+    """A key by which what has no statistics comes above all that has some."""
+    return value is None, 0 if value is None else value
 
 
 def _highest(group: Any, column: str, otherwise: Any) -> Any:

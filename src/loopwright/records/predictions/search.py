@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.records.home import Home
+from loopwright.records.lake import newest_first
 from loopwright.records.predictions.arrow import FIXED, contract_of, rows, to_table
 from loopwright.records.predictions.read import KIND, uncommitted_records
 from loopwright.records.predictions.segment import table_name
@@ -52,7 +53,7 @@ def search(home: Home, loop: str, wanted: Wanted, most: int) -> list[dict[str, A
         _take(found, table if where is None else table.filter(where), wanted, most)
     if home.lake.exists(name):
         columns = [c for c in COLUMNS if c in home.lake.schema(name).names]
-        for newest, part in home.lake.newest_first(name, "_at", columns=columns, where=where):
+        for newest, part in newest_first(home.lake, name, "_at", columns=columns, where=where):
             if len(found) >= most and newest is not None and _oldest(found, most) >= newest + _MILLISECOND:
                 break
             _take(found, part, wanted, most)
