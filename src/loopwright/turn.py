@@ -162,7 +162,7 @@ def _begin(
         result="",
         code=code,
         libraries=libraries() | used,
-        backdated=as_of is not None,
+        backdated=as_of is not None and as_of < home.clock.now(),
     )
     if before is not None and as_of is None and not fresh and _unfinished(before.record, cause):
         old, outputs = before.record, _outputs(home, loop, before.record)
