@@ -22,8 +22,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from loopwright.data.contract import Origin, conform
-from loopwright.data.opened import Opened
-from loopwright.data.source import open_source
+from loopwright.data.opened import Opened, Reading
+from loopwright.data.source import AS_DETECTED, open_source
 from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.services import InService, Watcher
 from loopwright.records.columns import ARROW_TYPES
@@ -53,6 +53,7 @@ def predict(
     *,
     id_column: str = "",
     request_id: str = "",
+    reading: Reading = AS_DETECTED,
     progress: Progress | None = None,
 ) -> Predicted:
     """Answer every row of a source (see `open_source`), log it as a request's, and write all rows with their answers to `out`.
@@ -62,7 +63,7 @@ def predict(
     """
     make_writer = _writer(out)
     try:
-        opened = open_source(source)
+        opened = open_source(source, reading=reading)
         job = digest(msgspec.json.encode([loop, opened.digest, id_column, request_id]))
         with _alone(home, job), _serving(home, loop) as (router, service, unlogged):
             return _Job(home, loop, job, opened, router, service, id_column, progress or Silent()).run(

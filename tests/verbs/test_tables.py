@@ -78,3 +78,24 @@ def test_what_a_person_sees(typed: Any) -> None:
 def test_a_query_needs_its_database_and_no_files(typed: Any, arguments: tuple[str, ...]) -> None:
     error = typed("ingest", "orders", "--loop", "loop.py", *arguments, code=2)["error"]
     assert "--query together with --from-url" in error["message"]
+
+
+def test_file_without_a_header_in_another_encoding_goes_from_init_to_its_profile(typed: Any, tmp_path: Path) -> None:
+    (tmp_path / "loop.py").unlink()
+    cities = ["Zürich", "Genève", "Bern"]
+    lines = [f"k{i};2024-{1 + i % 12:02}-{1 + i % 28:02};{i % 97},{i % 10}5;{cities[i % 3]};{'yn'[i % 2]}" for i in range(600)]
+    (tmp_path / "n.csv").write_bytes("\n".join(lines).encode("cp1252"))
+    error = typed("init", "shop", "--from", "n.csv", "--label", "back", code=2)["error"]
+    assert "--no-header or --names" in error["message"]
+    options = ["--names", "id,at,amount,city,back", "--encoding", "windows-1252"]
+    made = typed("init", "shop", "--from", "n.csv", "--label", "back", "--key", "id", "--time", "at", *options)
+    assert "read as cp1252: say --encoding if letters look wrong" in made["notes"]
+    next_step = "loopwright ingest shop-requests n.csv --encoding windows-1252 --names id,at,amount,city,back --loop shop"
+    assert next_step in made["next_steps"]
+    [done] = typed(*next_step.split()[1:])
+    assert (done["rows"], done["good"], done["encoding"]) == (600, 600, "cp1252")
+    found = typed("profile", "shop-requests")
+    of = {c["name"]: c for c in found["columns"]}
+    assert (found["rows"], of["amount"]["minimum"], of["amount"]["maximum"]) == (600, 0.05, 96.95)
+    assert of["city"]["top"] == [["Bern", 200], ["Genève", 200], ["Zürich", 200]]
+    assert "Genève 33%" in typed("profile", "shop-requests", as_json=False)

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from loopwright.cli.cells import ALIKE, NEVER, count, heading, number, table, word
 from loopwright.records.declarations import Column
-from loopwright.records.ingestions import Ingested, Quarantined
+from loopwright.records.ingestions import DOUBT, Ingested, Quarantined
 from loopwright.records.profiles import ColumnProfile, Profile
 from loopwright.verbs.results import ContractShown, duration_text
 
@@ -31,7 +31,7 @@ def show_ingested(done: Sequence[Ingested]) -> RenderableType:
         reasons.update({} if d.already else d.reasons)
     parts += [Text(word(f"  {reason}: {count:,}")) for reason, count in reasons.most_common(ALIKE)]
     told = sorted({f"{d.source} has no column {n}: null there" for d in done for n in d.absent})
-    told += sorted({f"{d.source} was read as {d.encoding}: say --encoding if letters look wrong" for d in done if d.encoding})
+    told += sorted({f"{d.source} was read as {d.encoding}" + DOUBT * (d.encoding == "cp1252") for d in done if d.encoding})
     parts += [Text(word(line), style="yellow") for line in told[:ALIKE]]
     if any(d.quarantined for d in done):
         parts.append(Text(f"`loopwright quarantine {done[0].table}` shows what waits there", style="dim"))

@@ -21,6 +21,7 @@ from loopwright.data.source import AS_DETECTED, expand, open_source
 from loopwright.data.values import Read, is_list, is_text, read, unusable
 from loopwright.records.declarations import Column, ColumnType, Table
 from loopwright.records.errors import IngestRefused, UsageError, first_line
+from loopwright.records.ingestions import DOUBT
 
 FEW = 20
 """A string column with at most this many values, each seen twenty times on average, gets categories."""
@@ -80,7 +81,7 @@ def inferred(
     paths = expand(source) if isinstance(source, (str, Path)) else [source]
     sources = [open_source(p, reading=reading) for p in paths]
     if encodings := sorted({s.encoding for s in sources if s.encoding}):
-        notes.append(f"read as {', '.join(encodings)}: say --encoding if letters look wrong")
+        notes.append(f"read as {', '.join(encodings)}" + DOUBT * ("cp1252" in encodings))
     frame, whole, optional = _looked_at(sources, notes)
     frame, left = _without_index(frame, notes)
     names = _names(frame.column_names, notes)

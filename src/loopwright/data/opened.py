@@ -43,6 +43,11 @@ class Reading(NamedTuple):
     no_header: bool = False
     names: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, encoding: str, sheet: str, names: str, *, no_header: bool) -> "Reading":
+        """From what a person types; `names` with commas."""
+        return cls(encoding, sheet, no_header, tuple(n.strip() for n in names.split(",")) if names else ())
+
     def options(self) -> str:
         """What a person said, as options of a command."""
         said = {k.replace("_", "-"): v for k, v in self._asdict().items() if v}

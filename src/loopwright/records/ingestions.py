@@ -7,6 +7,9 @@ import msgspec
 
 from loopwright.records.ledger.record import Record
 
+DOUBT = ": say --encoding if letters look wrong"
+"""What is said of files read as Windows-1252, in which any bytes are letters."""
+
 
 class Ingested(Record, frozen=True, kw_only=True):
     """One source brought into one table.

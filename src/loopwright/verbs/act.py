@@ -23,7 +23,6 @@ from loopwright.verbs.look import known_loop
 from loopwright.verbs.results import Made, OutcomesReport, Replayed, ReportFile, Switched, Tended, TurnReport, Week
 
 if TYPE_CHECKING:
-    from loopwright.data.opened import Reading
     from loopwright.loop import Loop
     from loopwright.records.evaluation import Leaderboard
     from loopwright.records.ingestions import Ingested
@@ -91,20 +90,15 @@ def init(
         names: names of the columns with commas, where the first line is a row of data.
     """
     from loopwright.data.begin import begin
+    from loopwright.data.opened import Reading
 
     found = name or directory.absolute().name
-    reading = _reading(encoding, sheet, no_header=no_header, names=names)
+    reading = Reading.of(encoding, sheet, names, no_header=no_header)
     with under_way(progress, f"reading {from_file or directory} and drafting"):
         made = begin(
             directory, name=found, from_file=from_file, label=label, time=time, key=key, zone=zone, task=task, reading=reading
         )
     return Made(**made)
-
-
-def _reading(encoding: str, sheet: str, *, no_header: bool, names: str) -> "Reading":
-    from loopwright.data.opened import Reading
-
-    return Reading(encoding, sheet, no_header, tuple(n.strip() for n in names.split(",")) if names else ())
 
 
 def ingest(
@@ -140,6 +134,7 @@ def ingest(
     """
     from loopwright.data.bring import bring, bring_mended, bring_query
     from loopwright.data.ingest import contract, put_contract
+    from loopwright.data.opened import Reading
     from loopwright.data.profile import keep_profile
     from loopwright.tend import refresh
 
@@ -151,7 +146,7 @@ def ingest(
     found = contract(home, table)
     if bool(query) != bool(from_url) or (query and (files or mend)):
         raise UsageError("give files, or --query together with --from-url")
-    reading = _reading(encoding, sheet, no_header=no_header, names=names)
+    reading = Reading.of(encoding, sheet, names, no_header=no_header)
     if query:
         results = [bring_query(home, found, from_url, query, watermark=watermark, progress=progress)]
     elif mend:
@@ -535,12 +530,13 @@ def outcomes(
         no_header: the first line is a row of data; the columns are called column_1, column_2 ...
         names: names of the columns with commas, where the first line is a row of data.
     """
+    from loopwright.data.opened import Reading
     from loopwright.data.outcomes import accept
     from loopwright.records.declarations import duration
     from loopwright.records.outcomes import states
 
     declared = known_loop(home, loop)
-    reading = _reading(encoding, sheet, no_header=no_header, names=names)
+    reading = Reading.of(encoding, sheet, names, no_header=no_header)
     accepted = accept(home, loop, declared.outcome.table, declared.requests.key, file, reading) if file else 0
     found = states(home, loop, duration(declared.outcome.wait), home.clock.now())
     return OutcomesReport(loop=loop, accepted=accepted, **msgspec.structs.asdict(found))
