@@ -85,7 +85,7 @@ def test_file_without_a_header_in_another_encoding_goes_from_init_to_its_profile
     cities = ["Zürich", "Genève", "Bern"]
     lines = [f"k{i};2024-{1 + i % 12:02}-{1 + i % 28:02};{i % 97},{i % 10}5;{cities[i % 3]};{'yn'[i % 2]}" for i in range(600)]
     (tmp_path / "n.csv").write_bytes("\n".join(lines).encode("cp1252"))
-    error = typed("init", "shop", "--from", "n.csv", "--label", "back", code=2)["error"]
+    error = typed("init", "shop", "--from", "n.csv", "--label", "back", code=1)["error"]
     assert "--no-header or --names" in error["message"]
     options = ["--names", "id,at,amount,city,back", "--encoding", "windows-1252"]
     made = typed("init", "shop", "--from", "n.csv", "--label", "back", "--key", "id", "--time", "at", *options)
