@@ -101,7 +101,7 @@ def _extremes(name: str, column: Column) -> list[str]:
         asked += [f"min({number})", f"max({number})", f"avg({number})", f"approx_quantile({number}, {_QUANTILES})"]
     else:
         asked += [f"min({quoted(name)})", f"max({quoted(name)})"]
-    if column.type in ("string", "boolean", "integer"):
+    if column.type in ("string", "boolean"):
         asked.append(f"approx_top_k({quoted(name)}, {TOP})")
     return asked
 
@@ -114,7 +114,7 @@ def _column(name: str, column: Column, rows: int, found: list[Any]) -> ColumnPro
     distinct, low, high, *rest = rest
     numeric = column.type in ("float", "integer", "timestamp")
     mean, quantiles = rest[:2] if numeric else (None, None)
-    top = rest[-1] if column.type in ("string", "boolean", "integer") else None
+    top = rest[-1] if column.type in ("string", "boolean") else None
     return ColumnProfile(
         name=name,
         type=column.type,
@@ -170,7 +170,7 @@ def _bounds(found: ColumnProfile) -> tuple[float, float]:
 def _literal(value: Value) -> str:
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
-    return str(value).upper() if isinstance(value, bool) else repr(int(value or 0))
+    return str(value).upper()
 
 
 def _shaped(found: ColumnProfile, second: dict[str, Any]) -> ColumnProfile:
