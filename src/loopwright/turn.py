@@ -48,7 +48,7 @@ MOST_BOARDS = 20
 
 
 class Turning(msgspec.Struct):
-    """A turn while it runs: what its steps read and add to."""
+    """A turn while it runs: what its steps read and add to. `despite` is why the gate is overridden ("": it is not)."""
 
     home: Home
     loop: Loop
@@ -57,6 +57,7 @@ class Turning(msgspec.Struct):
     refit: bool
     release: bool
     fresh: bool
+    despite: str
     window: timedelta | None
     progress: Progress
     outputs: dict[str, dict[str, Any]]
@@ -73,6 +74,7 @@ def turn(
     why: str = "",
     refit: bool = False,
     release: bool = True,
+    despite_guard: bool = False,
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> list[Step]:
@@ -84,7 +86,8 @@ def turn(
     `fresh`, a new turn begins. Where a turn before it trained on the same examples by the same code, its packages are taken instead
     of training anew, except with `fresh`. `refit` retrains the serving
     candidate with the hyper-parameters it has (beside the heuristic) instead of comparing all candidates again;
-    `release=False` stops before anything is put into service. Raises what a stage raises, after recording the failure.
+    `release=False` stops before anything is put into service, `despite_guard` releases also what the gate refuses (and says so, with
+    `why`) as long as it loads and answers. Raises what a stage raises, after recording the failure.
     """
     progress = progress or Silent()
     with _alone(home, loop.name):
@@ -97,6 +100,7 @@ def turn(
             why=why,
             refit=refit,
             release=release,
+            despite=why if despite_guard else "",
             fresh=fresh,
             progress=progress,
         )
@@ -142,6 +146,7 @@ def _begin(
     why: str,
     refit: bool,
     release: bool,
+    despite: str,
     fresh: bool,
     progress: Progress,
 ) -> Turning:
@@ -172,10 +177,10 @@ def _begin(
                 progress.say(f"not in turn {old.turn[:12]}: {more}; `loopwright run LOOP --fresh` begins a new turn with them")
             home.ledger.put(msgspec.structs.replace(old, state="running"), loop=loop.name, key=old.turn)
             refit = bool(outputs.get("scope", {}).get("refit", refit))
-            return Turning(home, loop, old.turn, old.as_of, refit, release, fresh, window, progress, outputs)
+            return Turning(home, loop, old.turn, old.as_of, refit, release, fresh, despite, window, progress, outputs)
         progress.say(f"a new turn begins instead of resuming turn {old.turn[:12]}: {why_not}")
     home.ledger.put(new, loop=loop.name, key=new.turn)
-    return Turning(home, loop, new.turn, new.as_of, refit, release, fresh, window, progress, {})
+    return Turning(home, loop, new.turn, new.as_of, refit, release, fresh, despite, window, progress, {})
 
 
 def _unfinished(old: Turn, cause: Cause) -> bool:
@@ -475,31 +480,42 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
     )
     entry = home.ledger.put(result, loop=loop.name, key=winner.digest)
     home.ledger.link(winner.digest, entry.id, "checked")
-    reasons = [f"{c.name}: {c.detail}" for c in result.checks if not c.passed]
-    if not result.passed:
-        return f"package {winner.digest[:12]} was not released: {'; '.join(reasons)}", {"released": False, "reasons": reasons}
+    overridden = state.release and bool(state.despite) and result.may_be_overridden
+    if not result.passed and not overridden:
+        next_step = result.next_step.replace("LOOP", loop.name)
+        said = f"package {winner.digest[:12]} was not released: {'; '.join(result.reasons)}"
+        return said, {"released": False, "reasons": result.reasons, "next_step": next_step}
     if not state.release:
         return f"package {winner.digest[:12]} passed {len(result.checks)} checks; not released, as asked", {
             "released": False,
             "reasons": [],
         }
     turn_entry = home.ledger.latest(Turn, loop=loop.name, key=state.turn)
-    why = turn_entry.record.why if turn_entry else ""
-    if now is not None and now.keeps_rule:
+    if now is not None and now.keeps_rule and not state.despite:
         reason = f"{now.by} put the heuristic into service ({now.why}); `loopwright release {loop.name} {winner.digest[:12]}` replaces it"
         return f"package {winner.digest[:12]} passed {len(result.checks)} checks and was not released: {reason}", {
             "released": False,
             "reasons": [reason],
         }
+    why = state.despite or (turn_entry.record.why if turn_entry else "")
+    despite = [check.name for check in result.failed]
     beside = {segment: package.digest for segment, package in own.items()}
     expected = now.generation if now is not None else 0  # the gate took a while
     released = release(
-        home, loop.name, winner.digest, fleet=fleet.by if fleet else "", segments=beside, why=why, expected=expected
+        home,
+        loop.name,
+        winner.digest,
+        fleet=fleet.by if fleet else "",
+        segments=beside,
+        why=why,
+        expected=expected,
+        despite=despite,
     )
     home.ledger.link(entry.id, released.id, "allowed")
     fleet_text = f", and {len(beside)} packages of segments by {fleet.by}" if fleet is not None and beside else ""
+    judged = f"passed {len(result.checks)} checks" if not despite else f"was refused ({', '.join(despite)})"
     return (
-        f"package {winner.digest[:12]} ({winner.manifest.candidate}) passed {len(result.checks)} checks and serves{fleet_text}",
+        f"package {winner.digest[:12]} ({winner.manifest.candidate}) {judged} and serves{fleet_text}",
         {"released": True, "reasons": [], "release": released.id},
     )
 

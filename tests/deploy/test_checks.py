@@ -13,12 +13,14 @@ from tests.deploy.loops import COLUMNS, LOOP, NOW, declared, model_graph, opened
 from loopwright.deploy import controller
 from loopwright.deploy.checks import GateResult, check_release, gate
 from loopwright.records.columns import arrow_schema
-from loopwright.records.declarations import GroupSplit, Guard, Objective, Scope, StratifiedSplit, TimeSplit
+from loopwright.records.declarations import GroupSplit, Guard, Objective, Scope, StratifiedSplit, Task, TimeSplit
 from loopwright.records.errors import GateFailed
 from loopwright.records.evaluation import Estimate
 from loopwright.records.examples import Examples
 from loopwright.records.home import Home
+from loopwright.records.package import Lineage, Origin
 from loopwright.records.packages import Package, encode_json
+from loopwright.records.plausibility import practically_perfect
 from loopwright.records.split import Split, divide
 
 ROWS = 4000
@@ -219,6 +221,65 @@ def test_rows_that_the_serving_package_learnt_from_are_left_out_or_noted(home: H
     assert "trained on" in result.checks[-1].detail
     older = old(home, weight=0.06, last=NOW - timedelta(days=10))
     assert gate(home, made, scope=scope(), serving=older, examples=examples).rows == ROWS // 4 - 1  # decided after, not at
+
+
+def perfect(home: Home, made: Package) -> Package:
+    """The package, as if it had answered every validation row right."""
+    sure = Estimate(1.0, 1.0, 1.0, 1000)
+    return measured(home, made, roc_auc=sure, average_precision=sure)
+
+
+def test_practically_perfect_package_is_refused_until_a_person_accepts_it(home: Home, examples: pa.Table) -> None:
+    made = perfect(home, package(home.packages))
+    result = gate(home, made, scope=scope(), examples=examples)
+    assert failed(result) == ["plausible"]
+    assert "practically perfect" in result.reasons[0]
+    assert f"loopwright release LOOP {made.digest[:12]} --despite-guard --why REASON" in result.next_step
+    # Against a believable package it is refused as well; once a perfect one serves, somebody has accepted that.
+    assert "plausible" in failed(gate(home, made, scope=scope(), serving=old(home), examples=examples))
+    accepted = perfect(home, old(home))
+    assert "plausible" not in failed(gate(home, made, scope=scope(), serving=accepted, examples=examples))
+
+
+@pytest.mark.parametrize(
+    ("task", "metrics", "rows", "positives", "said"),
+    [
+        ("binary", {"roc_auc": 0.9995, "average_precision": 0.995}, 500, 100, True),
+        ("binary", {"roc_auc": 0.9995, "average_precision": 0.6}, 500, 100, False),  # a rare class: far from perfect
+        ("binary", {"roc_auc": 0.985, "average_precision": 0.995}, 500, 100, False),
+        ("binary", {"roc_auc": 1.0, "average_precision": 1.0}, 500, 9, False),
+        ("binary", {"roc_auc": 1.0, "average_precision": 1.0}, 99, 50, False),
+        ("regression", {"r2": 0.9995}, 500, 0, True),
+        ("regression", {"r2": 0.99}, 500, 0, False),
+        ("regression", {"r2": float("nan")}, 500, 0, False),
+        ("multiclass", {"accuracy": 1.0, "macro_f1": 1.0}, 500, 0, True),
+        ("multiclass", {"accuracy": 0.9995, "macro_f1": 0.3}, 500, 0, False),  # one class is nearly all there is
+        ("ranking", {"ndcg:10": 1.0}, 500, 0, False),  # not all of its measures
+    ],
+)
+def test_practically_perfect_is_told_from_good_and_from_few_rows(
+    home: Home, task: Task, metrics: dict[str, float], rows: int, positives: int, said: bool
+) -> None:
+    found = {name: Estimate(value, value, value, rows) for name, value in metrics.items()}
+    evaluation = package(home.packages).evaluation
+    judged = msgspec.structs.replace(evaluation, rows=rows, positives=positives, metrics=found)
+    assert bool(practically_perfect(judged, task)) is said
+
+
+def test_worse_without_a_feature_of_what_serves_cannot_be_compared(home: Home, examples: pa.Table) -> None:
+    def of(made: Package, **features: list[str]) -> Package:
+        lineage = Lineage(features=features, columns={name: Origin() for name in COLUMNS})
+        return home.packages.write(msgspec.structs.replace(made.manifest, lineage=lineage, files={}), dict(made.files))
+
+    bad = package(home.packages, weight=-0.05)
+    guards = [Guard("average_precision", 0.02)]
+    serving = of(old(home), delay=["delay"], hour=["hour"])
+    without = gate(home, of(bad, hour=["hour"]), scope=scope(), guards=guards, serving=serving, examples=examples)
+    assert "cannot compare: the set of features changed (without delay)" in without.reasons[-1]
+    for same in ({"delay": ["delay"], "hour": ["hour"]}, {"late": ["delay"], "hour": ["hour"], "more": ["night"]}):
+        worse = gate(home, of(bad, **same), scope=scope(), guards=guards, serving=serving, examples=examples)
+        assert failed(worse)[-1] == "guard average_precision"
+        assert "cannot compare" not in worse.reasons[-1]
 
 
 def test_without_rows_the_result_says_that_nothing_was_compared(home: Home, examples: pa.Table) -> None:

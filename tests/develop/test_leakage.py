@@ -12,10 +12,12 @@ from sklearn import datasets
 from sklearn.metrics import roc_auc_score
 
 from loopwright.develop.features import trace
-from loopwright.develop.leakage import LIMIT, ROWS, Suspect, _area, _fit, scan
+from loopwright.develop.leakage import scan
 from loopwright.records.columns import arrow_schema
 from loopwright.records.declarations import Column, Task
+from loopwright.records.evaluation import Suspect
 from loopwright.records.graph import Array
+from loopwright.records.leakage import LIMIT, ROWS, area, fit
 from loopwright.records.progress import Silent
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -39,7 +41,7 @@ def look(
     }.items():
         table = table.append_column(name, values)
     features = more.pop("features", lambda f: {name: f[name] for name in given})
-    return scan(trace(features, given), table, task=task, key=list(key), **more)
+    return scan(trace(features, given), table, task=task, key=list(key), **more).suspects
 
 
 FLOAT, MAYBE, STRING = Column("float"), Column("float", nullable=True), Column("string")
@@ -190,10 +192,10 @@ def at_area(area: float, n: int, rng: np.random.Generator) -> tuple[Array, Array
 @pytest.mark.parametrize("n", [500, 3000])
 def test_chance_alone_seldom_makes_a_suspect(n: int) -> None:
     rng = np.random.default_rng(5)
-    low = np.array([_area(*at_area(LIMIT["binary"], n, rng))[1] for _ in range(2000)])
+    low = np.array([area(*at_area(LIMIT["binary"], n, rng))[1] for _ in range(2000)])
     # One in 741 is expected beyond three standard errors; more than 12 of 2,000 would have a probability below 1 in 10,000.
     assert (low > LIMIT["binary"]).sum() <= 12
-    assert not any(_area(*at_area(0.97, n, rng))[1] > LIMIT["binary"] for _ in range(500))
+    assert not any(area(*at_area(0.97, n, rng))[1] > LIMIT["binary"] for _ in range(500))
 
 
 def test_noise_of_any_kind_makes_no_suspect() -> None:
@@ -210,13 +212,13 @@ def test_noise_of_any_kind_makes_no_suspect() -> None:
 def test_the_interval_is_that_of_delong() -> None:
     rng = np.random.default_rng(7)
     score, truth = at_area(0.85, 400, rng)
-    area, low = _area(score, truth)
-    assert area == pytest.approx(roc_auc_score(truth, score), abs=1e-12)
+    found, low = area(score, truth)
+    assert found == pytest.approx(roc_auc_score(truth, score), abs=1e-12)
     again = [roc_auc_score(truth[i], score[i]) for i in (rng.integers(0, 400, 400) for _ in range(1000))]
-    assert (special.logit(area) - special.logit(low)) / 3 * area * (1 - area) == pytest.approx(np.std(again), rel=0.1)
-    assert _area(-score, truth)[0] == pytest.approx(area)
+    assert (special.logit(found) - special.logit(low)) / 3 * found * (1 - found) == pytest.approx(np.std(again), rel=0.1)
+    assert area(-score, truth)[0] == pytest.approx(found)
     perfect = np.arange(100) >= 80
-    assert _area(perfect.astype(float), perfect) == (1.0, 1 - 3 / 20)
+    assert area(perfect.astype(float), perfect) == (1.0, 1 - 3 / 20)
 
 
 def test_the_interval_of_a_correlation_is_fishers() -> None:
@@ -226,7 +228,7 @@ def test_the_interval_of_a_correlation_is_fishers() -> None:
     for _ in range(1000):
         x, e = rng.normal(size=n), rng.normal(size=n)
         y = stats.rankdata(rho * x + np.sqrt(1 - rho**2) * e) / n
-        low.append(_fit(x, y)[1])
+        low.append(fit(x, y)[1])
     true = (6 / np.pi * np.arcsin(rho / 2)) ** 2  # Spearman's of two normals (Pearson 1907)
     assert (np.array(low) > true).mean() <= 0.01
 
@@ -245,7 +247,7 @@ def test_many_rows_are_sampled_evenly_and_the_work_is_said() -> None:
     # The last third leaks: seen only when all of the time is looked at.
     late = np.where(np.arange(n) >= n * 2 // 3, np.where(label, 1.0, 0.0), 0.5)
     found = look(label, {"late": (MAYBE, [None if v == 0.5 else v for v in late]), "b": (FLOAT, late * 0)}, progress=steps)
-    assert named(found) == []  # two thirds of the rows know nothing, so the area is 0.67
+    assert [(s.feature, s.kind, "given (in 33% of the rows)" in s.why) for s in found] == [("late", "tells", True)]
     assert steps.seen == [("leakage scan", 1, 2), ("leakage scan", 2, 2)]
 
 

@@ -133,6 +133,7 @@ def test_with_rows_a_few_are_shown_with_their_context(home: Home, tmp_path: Path
     checked = check(home, written(tmp_path / "shop"))
     assert (checked.ok, warned(checked)) == (True, {})
     assert next(i.detail for i in checked.items if i.name == "leakage").endswith("(1,500 examples)")
+    assert next(i.detail for i in checked.items if i.name == "column refund").endswith("no feature uses it")
     orders = home.lake.read("orders").sort_by("at").to_pylist()
     for shown, place in zip(checked.sample, (0, N // 2, N - 1), strict=True):
         assert shown.source == "table orders"
@@ -214,6 +215,8 @@ def test_only_about_the_newest_requests_are_looked_at(home: Home, tmp_path: Path
     checked = check(home, written(tmp_path / "shop"))
     seen = next(i.detail for i in checked.items if i.name == "leakage")
     assert int(seen.split("(")[1].split()[0]) in range(300, 303)
+    assert seen.startswith("could not look for features that tell too much: ")
+    assert not next(i for i in checked.items if i.name == "leakage").looked, "too few rows of the rarer label: no tick"
 
 
 def test_requests_without_outcomes_are_shown_all_the_same(home: Home, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ class Case(NamedTuple):
     weeks: Sequence[Week]
     totals: Totals
     promises: Sequence[Promise]
+    leaks: Sequence[str] = ()
 
 
 def _silent(case: Case) -> Doubt | None:
@@ -42,6 +43,15 @@ def _silent(case: Case) -> Doubt | None:
     if not last.rows:
         return _grave(f"no prediction was asked for since {last.start:%d %B %Y}.", "Find out why requests have stopped.")
     return None
+
+
+def _leaking(case: Case) -> Doubt | None:
+    if not case.leaks:
+        return None
+    return _grave(
+        f"what serves is too good to be true: {'; '.join(case.leaks)}.",
+        "Find out which columns are known at the decision, leave out of the features those that are not, and run again.",
+    )
 
 
 def _gaps(case: Case) -> Doubt | None:
@@ -168,6 +178,7 @@ def _over_budget(case: Case) -> Doubt | None:
 
 
 DOUBTS: tuple[Callable[[Case], Doubt | None], ...] = (
+    _leaking,
     _silent,
     _unanswered,
     _decayed,

@@ -18,6 +18,7 @@ from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.home import Home
 from loopwright.records.markdown import plain, table
 from loopwright.records.packages import Package
+from loopwright.records.plausibility import practically_perfect
 from loopwright.records.predictions.summary import summary
 from loopwright.records.turns import LoopRecord
 from loopwright.records.windows import edge, newest_stretch
@@ -65,7 +66,7 @@ def report(home: Home, *, loop_name: str, scope: Scope) -> Report:
     sums = totals(found, scope.value.currency)
     task = _task(home, loop_name)
     promised = promises(home, loop_name, scope, found, sums, package, task)
-    case = Case(loop=loop_name, scope=scope, weeks=found, totals=sums, promises=promised)
+    case = Case(loop=loop_name, scope=scope, weeks=found, totals=sums, promises=promised, leaks=_leaks(package))
     raised = doubts(case)
     metric, target = _charted(scope, found, task)
     board = home.ledger.find(Leaderboard, loop=loop_name)
@@ -95,6 +96,14 @@ def _package(home: Home, digest: str) -> Package | None:
         return home.packages.read(digest)
     except (NotFound, PackageRefused):
         return None
+
+
+def _leaks(package: Package | None) -> list[str]:
+    """Why the quality of a package is too good to be true, and which of its features may be why."""
+    if package is None:
+        return []
+    perfect = practically_perfect(package.evaluation, package.manifest.output.task)
+    return [*([perfect] if perfect else []), *(f"{s.what} {s.why}" for s in package.evaluation.suspects if s.used)]
 
 
 def _monitor(home: Home, loop: str) -> Monitor:

@@ -469,11 +469,13 @@ def _drift(value: DriftReport) -> RenderableType:
 
 
 def _checked(value: Checked) -> RenderableType:
-    lines: list[RenderableType] = [_tick(i.ok, i.name, i.detail, warning=i.warning) for i in value.items]
+    lines: list[RenderableType] = [_tick(i.ok, i.name, i.detail, warning=i.warning, looked=i.looked) for i in value.items]
     bad, doubtful = sum(not i.ok for i in value.items), sum(i.warning for i in value.items)
     if value.sample:
         lines += [Text(""), heading(f"rows in, features out ({value.sample[0].source})"), _sampled(value.sample), Text("")]
-    said = f"{bad} of {len(value.items)} not well" if bad else f"{doubtful} to look into" if doubtful else "all is well"
+    unseen = [i.name for i in value.items if not i.looked]
+    well = f"well, but {', '.join(unseen)} could not be looked at" if unseen else "all is well"
+    said = f"{bad} of {len(value.items)} not well" if bad else f"{doubtful} to look into" if doubtful else well
     return Group(*lines, Text(f"{_word(value.what)}: {said}"))
 
 
@@ -493,8 +495,8 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _tick(ok: bool, name: str, detail: str, *, warning: bool = False) -> Text:
-    sign = ("▲ ", "yellow") if warning else ("✓ ", "green") if ok else ("✗ ", "bold red")
+def _tick(ok: bool, name: str, detail: str, *, warning: bool = False, looked: bool = True) -> Text:
+    sign = ("– ", "dim") if not looked else ("▲ ", "yellow") if warning else ("✓ ", "green") if ok else ("✗ ", "bold red")
     return Text.assemble(sign, (_word(name), "bold"), f"  {_word(detail)}")
 
 
@@ -515,7 +517,14 @@ def _turn(value: TurnReport) -> RenderableType:
     )
     end = f"turn {value.turn}: {value.state}" + ("; released" if value.released else "")
     verdict = [] if any(value.verdict in summary for _, summary, _ in value.steps) else [plain(value.verdict)]
-    return Group(heading(value.loop), steps, *verdict, Text(end), *(_tick(False, "not released", r) for r in value.reasons))
+    return Group(
+        heading(value.loop),
+        steps,
+        *verdict,
+        Text(end),
+        *(_tick(False, "not released", r) for r in value.reasons),
+        *([Text.assemble(("next: ", "bold"), plain(value.next_step))] if value.next_step else []),
+    )
 
 
 def _replayed(value: Replayed) -> RenderableType:

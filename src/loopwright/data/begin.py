@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from loopwright.data.draft import Drafted, Target, blank_file, loop_file, target
 from loopwright.data.infer import Inferred, inferred, is_id
+from loopwright.data.leaks import leaking
 from loopwright.data.opened import Reading
 from loopwright.data.source import AS_DETECTED
 from loopwright.data.values import flags
@@ -62,6 +63,9 @@ def begin(
     notes = [*found.notes, *([_predicted(drafted.target, label)] if label else [])]
     if (field := drafted.outcome.prediction_field) != "id":
         notes.append(f"the tables have a column 'id' of their own: an outcome names its prediction in the field {field!r}")
+    notes += [
+        f"{column} is left out of the features: is it known at the decision? {why}" for column, why in drafted.leaks.items()
+    ]
     return {"files": [str(file)], "notes": notes, "next_steps": steps}
 
 
@@ -114,6 +118,8 @@ def _drafted(found: Inferred, name: str, label: str, task: str, key: str) -> Dra
     drafted = Drafted(
         name, requests, _outcome(name, table, column, judged, ["*"]), found.spread, aim, _names(table, found, key)
     )
+    asked = [n for n in requests.columns if n not in (*table.key, table.event_time) and n in found.frame.column_names]
+    drafted = drafted._replace(leaks=leaking(found.frame, asked, aim))
     if drafted.spread and not _both_sides(found.frame[table.event_time], there):
         drafted = drafted._replace(spread=False)
     return drafted

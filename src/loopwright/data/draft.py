@@ -1,5 +1,6 @@
 """The text of a first loop.py: everything filled in that the data show, everything else marked for a person to decide."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -194,7 +195,10 @@ class Target(NamedTuple):
 
 
 class Drafted(NamedTuple):
-    """What a loop file is written from. `spread`: the rows are spread over time; `ids`: columns that only name something."""
+    """What a loop file is written from. `spread`: the rows are spread over time; `ids`: columns that only name something.
+
+    `leaks` says of columns why they tell the label too well to be features.
+    """
 
     name: str
     requests: Table
@@ -204,11 +208,19 @@ class Drafted(NamedTuple):
     ids: frozenset[str] = frozenset()
     problem: str = "TODO: say in one sentence which problem this solves, for whom."
     owner: str = "TODO"
+    leaks: Mapping[str, str] = {}
 
     @property
     def moments(self) -> str:
         """The column of when a decision was taken, where the rows are spread over it; empty elsewhere."""
         return self.requests.event_time if self.spread else ""
+
+    @property
+    def same_moment(self) -> bool:
+        """Whether outcomes are taken as known when the decision is taken, because one column of the file is the time of both."""
+        return (
+            self.outcome.event_time == self.requests.event_time and not self.requests.columns[self.requests.event_time].filled
+        )
 
 
 class Pace(NamedTuple):
@@ -375,17 +387,25 @@ def loop_file(drafted: Drafted, frame: pa.Table) -> str:
     usable = {n: c for n, c in requests.columns.items() if _is_feature(n, c, drafted, frame)}
     if not usable:
         raise UsageError("no column can be a feature: all are keys, times, constants or names")
+    leaks = {n: usable[n] for n in usable if n in drafted.leaks}
+    usable = {n: c for n, c in usable.items() if n not in leaks}
+    if not usable:  # a loop needs a feature: whoever reads the file decides
+        usable, leaks = leaks, {}
     rule, why = _rule(usable, frame, drafted.target)
-    left_out = [n for n in requests.columns if n not in usable and n not in requests.key and n != requests.event_time]
+    left_out = [n for n in requests.columns if n not in usable | leaks and n not in requests.key and n != requests.event_time]
     sliced = [n for n, c in usable.items() if c.type == "boolean" or (c.categories and len(c.categories) <= 10)][:3]
     judged = [n for n in drafted.outcome.columns if n not in drafted.outcome.key and n != drafted.outcome.event_time]
     lines = [f'        "{n}": {_feature(n, c, frame)},' for n, c in usable.items()]
     lines += [f'        "{n}": {code},' for n, code in _calendar(drafted, frame).items()]
+    lines += [
+        f'        # TODO: is {n} known at the decision? {drafted.leaks[n]}.\n        # "{n}": {_feature(n, c, frame)},'
+        for n, c in leaks.items()
+    ]
     lines += [f"        # {n}: a time, a constant, a name, or too many different values" for n in left_out]
     return _text_of(
         drafted,
         requests=_table("requests", requests, "One row per decision, as the server will see it."),
-        outcome=_table("outcomes", drafted.outcome, "How it came out."),
+        outcome=_table("outcomes", drafted.outcome, "How it came out.", _KNOWN_AFTER if drafted.same_moment else ""),
         judged=", ".join(judged),
         features="\n".join(lines),
         rule=rule,
@@ -500,12 +520,18 @@ def _cuts(f: str, column: Column, values: pa.ChunkedArray, aim: Target) -> list[
     return [(numbers > float(c), f"{f} > {c}") for c in shown] + [(numbers < float(c), f"{f} < {c}") for c in shown]
 
 
-def _table(variable: str, table: Table, description: str) -> str:
+_KNOWN_AFTER = """\
+    # TODO: when is the outcome known? Taken is: at the very moment of the decision, so that the newest decisions count as settled.
+    # known_after="30d",
+"""
+
+
+def _table(variable: str, table: Table, description: str, more: str = "") -> str:
     columns = "\n".join(f"        {_text(n)}: {_column(c)}," for n, c in table.columns.items())
     ignored = f"    ignore=[{', '.join(_text(n) for n in table.ignore)}],\n" if table.ignore else ""
     return (
         f"{variable} = Table(\n    name={_text(table.name)},\n    description={_text(description)},\n    columns={{\n{columns}\n    }},\n"
-        f"    key=[{', '.join(_text(k) for k in table.key)}],\n    event_time={_text(table.event_time)},\n{ignored})"
+        f"    key=[{', '.join(_text(k) for k in table.key)}],\n    event_time={_text(table.event_time)},\n{more}{ignored})"
     )
 
 

@@ -41,6 +41,8 @@ def doubts(
             a.name for a in aggregates if a.function not in ("count", "distinct")
         ]
         found += _of_columns(requests, joined, examples, used)
+    if examples is not None:
+        found += _at_once(outcome, examples)
     before = (excluded or {}).get("outcome known before the decision", 0)
     if examples is not None and before > _MANY * (len(examples) + before):
         why = f"{before:,} outcomes were known before the decision they belong to, and were left out: is {requests.event_time} when it was taken?"
@@ -110,6 +112,16 @@ def _of_columns(requests: Table, joined: Sequence[str], examples: pa.Table, used
             why = f"in {same / rows:.1%} of the examples it is the very moment at which the outcome became known"
             found.append((f"column {name}", f"{why}: it was not known at the decision"))
     return found
+
+
+def _at_once(outcome: Outcome, examples: pa.Table) -> list[tuple[str, str]]:
+    """Outcomes that are taken as known when the decision is taken, which they hardly ever are."""
+    known, decided = (examples.column(n).cast(pa.timestamp("us", tz="UTC")) for n in ("_known_at", "_decided_at"))
+    same = pc.sum(pc.equal(known, decided)).as_py() or 0
+    if len(examples) < LEAST or same <= _OFTEN * len(examples):
+        return []
+    why = f"{same:,} of {len(examples):,} outcomes are taken as known at the very moment of the decision: say after how long they are"
+    return [(f"table {outcome.table.name}", f'{why} (known_after="30d"), or the newest decisions count as settled')]
 
 
 def _span(length: timedelta) -> str:

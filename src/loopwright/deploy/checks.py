@@ -4,6 +4,8 @@ The rules, in this order; a package that fails the first is not touched by the o
 
     probe     it loads and gives its golden answers in a confined process, in bounded time
     answers   it answers the examples that it is to be judged on (said only where it does not)
+    plausible its quality is not practically perfect (`records.plausibility`), unless that of the serving package is as well:
+              somebody has accepted that then (said only where it is)
     targets   no target of the scope is surely missed: the 95 % interval of the measure lies wholly on the wrong side.
               Where a package serves already that surely does no better on the same rows, a missed target is reported
               but does not stop the release: refusing would keep what is no nearer to it. Targets are the loop's: the package
@@ -11,9 +13,13 @@ The rules, in this order; a package that fails the first is not touched by the o
     guards    on the same rows it is not surely worse than the serving package by more than the guard's tolerance,
               overall and on each value of the guard's slices (paired bootstrap; Efron & Tibshirani 1993, chapter 13).
               Without declared guards: the heaviest objective that is a metric of rows. Without a declared tolerance: one
-              standard error of what the serving package reaches on these rows, or a hundredth of it where that is more
+              standard error of what the serving package reaches on these rows, or a hundredth of it where that is more.
+              Where it is, and features of the serving package are gone, the answer is "cannot compare": a feature that told
+              what nobody knows at the decision is always missed
 
 "Surely" keeps chance from deciding: a difference counts only when its interval excludes "no worse by the tolerance".
+
+A person may release a package despite the last three, with a reason; the release names the checks that it failed.
 """
 
 import time
@@ -41,6 +47,7 @@ from loopwright.records.ledger.record import Record
 from loopwright.records.metrics import Answered
 from loopwright.records.package import Output
 from loopwright.records.packages import Package
+from loopwright.records.plausibility import practically_perfect
 from loopwright.records.probe import Probed, ProbeResult, admit, admit_all
 from loopwright.records.scoring import Beside, beside_of, routed, together
 from loopwright.records.split import trained_on, validates
@@ -76,6 +83,31 @@ class GateResult(Record, frozen=True, kw_only=True):
     rows: int
     passed: bool
     checks: list[Check]
+
+    @property
+    def failed(self) -> list[Check]:
+        """The checks that it did not pass."""
+        return [check for check in self.checks if not check.passed]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it did not pass."""
+        return [f"{check.name}: {check.detail}" for check in self.failed]
+
+    @property
+    def may_be_overridden(self) -> bool:
+        """Whether a person may release it all the same: not what does not load, or does not answer."""
+        return all(check.name not in ("probe", "answers") for check in self.failed)
+
+    @property
+    def next_step(self) -> str:
+        """What to do about a refusal."""
+        if self.passed or not self.may_be_overridden:
+            return ""
+        return (
+            "if it should serve all the same, `loopwright release LOOP "
+            f"{self.package[:12]} --despite-guard --why REASON` releases it and records that it was refused"
+        )
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,9 +193,8 @@ def check_release(
         serving_beside=beside_of(home, state) if segment is None else None,
     )
     home.ledger.put(result, loop=loop, key=package.digest, links=[(package.digest, "checked")])
-    lawful = all(c.passed for c in result.checks if c.name in ("probe", "answers"))
-    if not result.passed and not (despite_guard and lawful):
-        raise GateFailed(package.digest, [f"{c.name}: {c.detail}" for c in result.checks if not c.passed])
+    if not result.passed and not (despite_guard and result.may_be_overridden):
+        raise GateFailed(package.digest, result.reasons, result.next_step.replace("LOOP", loop))
     return result
 
 
@@ -305,6 +336,17 @@ def _answers(case: Case) -> list[Check]:
     return [Check(name="answers", passed=False, detail=case.failed)] if case.failed else []
 
 
+def _plausible(case: Case) -> list[Check]:
+    why = practically_perfect(case.package.evaluation, case.package.manifest.output.task)
+    if not why:
+        return []
+    if case.serving is not None and practically_perfect(case.serving.evaluation, case.serving.manifest.output.task):
+        return [Check(name="plausible", passed=True, detail=f"{why}; that of what serves is as well")]
+    named = "; ".join(f"{s.what} {s.why}" for s in case.package.evaluation.suspects if s.used)
+    where = named or "no column does it alone: look for one that is known only after the decision"
+    return [Check(name="plausible", passed=False, detail=f"{why}. Look for a leak: {where}")]
+
+
 def _targets(case: Case) -> list[Check]:
     if case.package.manifest.segment is not None:
         return []
@@ -398,9 +440,32 @@ def _guard(case: Case, guard: Guard, where: str, mask: Array) -> Check:
     tolerance = _noise(case, guard.metric, mask) if guard.tolerance is None else guard.tolerance
     worse = _surely_worse(guard.metric, difference, tolerance)
     detail = f"{_show(difference, sign=True)} against what serves, on {int(mask.sum()):,} rows (tolerance {tolerance:.3g})"
+    if worse and (gone := _features_gone(case)):
+        detail = (
+            f"cannot compare: the set of features changed (without {', '.join(gone[:10])}{' and more' if gone[10:] else ''}), and "
+            f"what they told is missed whether or not it was known at the decision; {detail}"
+        )
     return Check(
         name=f"guard {guard.metric}{where}", passed=not worse, detail=f"{detail}; {case.note}" if case.note else detail
     )
+
+
+def _features_gone(case: Case) -> list[str]:
+    """The features of the serving model that the package does not have, nor their columns by another name.
+
+    A rule has no features: of what it lacks only suspects of a leak are named.
+    """
+    if case.serving is None:
+        return []
+    mine, before = case.package.manifest.lineage, case.serving.manifest.lineage.features
+    if not mine.features:
+        doubted = {column for suspect in case.serving.evaluation.suspects for column in suspect.columns}
+        before = {name: columns for name, columns in before.items() if doubted & set(columns)}
+    return [
+        name
+        for name, columns in before.items()
+        if name not in mine.features and not (columns and all(mine.reaches_model(column) for column in columns))
+    ]
 
 
 def _difference(case: Case, name: str, mask: Array) -> Estimate:
@@ -449,5 +514,5 @@ def _show(estimate: Estimate, *, sign: bool = False) -> str:
     return f"{estimate.value:{number}} [{estimate.low:{number}}, {estimate.high:{number}}]"
 
 
-CHECKS: tuple[Callable[[Case], list[Check]], ...] = (_answers, _targets, _guards)
+CHECKS: tuple[Callable[[Case], list[Check]], ...] = (_answers, _plausible, _targets, _guards)
 """What is checked once the probe has passed."""

@@ -80,6 +80,7 @@ def release(
     by: str | None = None,
     expected: int | None = None,
     force: bool = False,
+    despite: Sequence[str] = (),
     request: str = "",
     asked: Asked | None = None,
 ) -> Entry[ReleaseState]:
@@ -87,6 +88,8 @@ def release(
 
     `segments` are the packages (whole digests) of the segments of column `fleet` that come with it; those that served
     beside another package go. A package of one segment replaces that of its segment only.
+
+    `despite` names the checks that it failed, where a person releases it all the same.
 
     `expected` is the generation that the caller has seen (default: the present one). `request` is an idempotency key: the
     same one again, with the same arguments (`asked`), gives the same entry and changes nothing; with others it raises
@@ -114,8 +117,9 @@ def release(
             check_segment(home.packages.read(digest), made, fleet, segment)
         target = Target(package=made.digest, fleet=fleet if segments else "", segments=dict(segments or {}))
     present = _present(loop, states, expected)
+    why = f"{why} (despite {', '.join(despite)})" if despite else why
     state = _state(home, loop, target, present + 1, "release", why, by or home.by, request, asked)
-    return make(home, Change(state, states))
+    return make(home, Change(msgspec.structs.replace(state, despite=list(despite)), states))
 
 
 def rollback(
@@ -288,7 +292,11 @@ def _before(home: Home, states: list[ReleaseState], bad: Mapping[str, BadPackage
             _checked(home, present.loop, state.arms[0].package)
             return _again(state, bad)
     if own not in bad or present.arms[0].role == "heuristic":
-        raise NotFound("earlier release of loop", present.loop, next_step="only one package ever served")
+        raise NotFound(
+            "earlier release of loop",
+            present.loop,
+            next_step=f"only one package ever served; `loopwright release {present.loop} PACKAGE` serves another",
+        )
     return Target(package=own, role="heuristic")
 
 

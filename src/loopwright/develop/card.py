@@ -8,6 +8,7 @@ from loopwright.records.declarations import Objective, Scope
 from loopwright.records.evaluation import Estimate, Evaluation
 from loopwright.records.markdown import plain, row
 from loopwright.records.package import Manifest
+from loopwright.records.plausibility import practically_perfect
 from loopwright.records.split import says
 
 _SHOWN = ("average_precision", "roc_auc", "brier", "calibration_error", "precision", "recall", "f1", "value_per_prediction")
@@ -186,12 +187,16 @@ def _slices(evaluation: Evaluation, manifest: Manifest) -> list[str]:
 def _doubts(
     manifest: Manifest, evaluation: Evaluation, objectives: Sequence[Objective], measured: dict[str, float]
 ) -> list[str]:
-    lines = [
+    task = manifest.output.task
+    perfect = practically_perfect(evaluation, task)
+    lines = [f"LEAK SUSPECTED: {plain(perfect)}."] if perfect else []
+    lines += [f"LEAK SUSPECTED: {plain(f'{s.what} {s.why}')}." for s in evaluation.suspects if s.used]
+    lines += [
         f"It misses “{plain(o.name)}” ({plain(o.owner)}): {o.metric} is {_number(measured.get(o.metric, math.nan))}."
         for o in objectives
         if not o.met(measured.get(o.metric, math.nan))
     ]
-    if evaluation.positives < 200 and manifest.output.task in ("binary", "anomaly"):
+    if evaluation.positives < 200 and task in ("binary", "anomaly"):
         lines.append(f"Only {evaluation.positives} positive examples were there to judge it by.")
     error = evaluation.metrics.get("calibration_error")
     if error and error.value > 0.05:

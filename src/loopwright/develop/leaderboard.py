@@ -18,7 +18,10 @@ import msgspec
 from loopwright.records import metrics
 from loopwright.records.declarations import Objective, Task
 from loopwright.records.errors import DeclarationInvalid
-from loopwright.records.evaluation import Comparison, Leaderboard, LeaderboardRow
+from loopwright.records.evaluation import Comparison, Leaderboard, LeaderboardRow, Suspect
+
+MOST_NAMED = 10
+"""So many suspects are named in a verdict; the leaderboard's record has all."""
 
 
 def primary_metric(objectives: Sequence[Objective], task: Task = "binary") -> str:
@@ -136,6 +139,16 @@ def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], l
     return "; ".join([*parts, end])
 
 
+def doubt(winner: str, perfect: str, suspects: Sequence[Suspect]) -> str:
+    """What the verdict begins with where features tell too much or the winner is practically perfect; "" where all is believable."""
+    used = [f"{s.what} {s.why}" for s in suspects if s.used]
+    unused = [f"{s.what} {s.why}" for s in suspects if not s.used]
+    parts = [f"{winner}'s {perfect}"] if perfect else []
+    parts += [*used[:MOST_NAMED], *([f"and {len(used) - MOST_NAMED} more"] if used[MOST_NAMED:] else [])]
+    text = f"LEAK SUSPECTED: {'; '.join(parts)}. " if parts else ""
+    return text + (f"No feature uses what tells the label: {'; '.join(unused[:MOST_NAMED])}. " if unused else "")
+
+
 def parse_weights(text: str, objectives: Sequence[Objective]) -> dict[str, float]:
     """Weights by objective from `name=number,name=number`; what is not named keeps its own. Raises DeclarationInvalid."""
     weights = {o.name: o.weight for o in objectives}
@@ -165,5 +178,5 @@ def reweigh(board: Leaderboard, objectives: Sequence[Objective], weights: Mappin
         rows=rows,
         weights=dict(weights),
         winner=climb(rows, board.comparisons)[0].package,
-        verdict=verdict(rows, board.comparisons, board.left_out),
+        verdict=board.doubt + verdict(rows, board.comparisons, board.left_out),
     )

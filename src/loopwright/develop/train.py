@@ -22,7 +22,8 @@ from loopwright.develop.explanation import Files, explanation
 from loopwright.develop.features import Encoding, Traced, Vocabulary, trace, trace_rule, trace_slices
 from loopwright.develop.fit import Lessons, fit, fixed, make, search
 from loopwright.develop.goal import Answers, Goal, alert_threshold, goal_of, share_threshold
-from loopwright.develop.leaderboard import climb, primary_metric, rank, verdict
+from loopwright.develop.leaderboard import climb, doubt, primary_metric, rank, verdict
+from loopwright.develop.leakage import leaks, said, scan
 from loopwright.develop.lineage import columns_used
 from loopwright.develop.lineage import lineage as trace_lineage
 from loopwright.develop.mlmodel import mlmodel, requirements
@@ -35,7 +36,7 @@ from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Candidate, Column, Outcome, Release, Sampling, Scope, Slice, to_builtins
 from loopwright.records.environments import environment_files
 from loopwright.records.errors import ConversionRefused, Damaged, DeclarationInvalid, ExamplesRefused, LoopwrightError
-from loopwright.records.evaluation import Comparison, Detail, Estimate, Evaluation, Leaderboard, LeaderboardRow
+from loopwright.records.evaluation import Comparison, Detail, Estimate, Evaluation, Leaderboard, LeaderboardRow, Suspect
 from loopwright.records.examples import Examples
 from loopwright.records.graph import Array, Graph
 from loopwright.records.home import Home
@@ -55,6 +56,7 @@ from loopwright.records.package import (
     unused_optional,
 )
 from loopwright.records.packages import FORMAT, check_files, encode_json
+from loopwright.records.plausibility import practically_perfect
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.split import Split, divide, divide_again
 
@@ -77,10 +79,11 @@ class _Fitted(msgspec.Struct, kw_only=True):
 
 
 class Measured(msgspec.Struct, kw_only=True):
-    """A packaged candidate and its answers on the validation rows whose truth is known."""
+    """A packaged candidate and its answers on the validation rows whose truth is known; `perfect` says that it is too good."""
 
     row: LeaderboardRow
     given: Answered
+    perfect: str = ""
 
 
 class _Evaluated(NamedTuple):
@@ -146,6 +149,7 @@ class Work(msgspec.Struct, kw_only=True):
     wanted: list[str]
     lineage: Lineage
     progress: Progress
+    suspects: list[Suspect]
     failed: dict[str, LoopwrightError] = {}
     segment: Segment | None = None
     latency_runs: int = LATENCY_RUNS
@@ -247,8 +251,11 @@ def prepare(
         matrices=made,
         wanted=_wanted(scope, release),
         lineage=trace_lineage(traced, heuristic, slices, lineage),
+        suspects=leaks(scan(traced, table, task=outcome.task, key=key, progress=progress).suspects),
         progress=progress,
     )
+    for suspect in work.suspects:
+        progress.say(f"leak suspected: {suspect.what} {said(suspect)}")
     work.failed = rehearsed(
         candidates,
         lambda c: _lessons(work, c).at(work.drawn.rows),
@@ -492,6 +499,8 @@ def _evaluated(work: Work, fitted: _Fitted) -> _Evaluated:
         seconds=fitted.seconds,
     )
     manifest = _manifest(work, fitted, evaluation)
+    reaching = [s for s in work.suspects if any(manifest.lineage.reaches_model(column) for column in s.columns)]
+    evaluation = msgspec.structs.replace(evaluation, suspects=reaching)
     context = {name: column for need in work.context for name, column in need.columns.items()}
     reference = Reference(
         columns=histograms(work.request, context, table, whole),
@@ -537,7 +546,8 @@ def _packaged(work: Work, made: _Evaluated, left_out: Mapping[str, str]) -> Meas
             trade=metrics.trade(manifest.output, truth, made.given, evaluation.threshold, work.scope.value),
         ),
     )
-    return Measured(row=row, given=made.given)
+    perfect = practically_perfect(made.evaluation, made.manifest.output.task)
+    return Measured(row=row, given=made.given, perfect=perfect)
 
 
 def _spread(rows: int, most: int) -> Array:
@@ -636,6 +646,9 @@ def _board(work: Work, measured: Sequence[Measured], left_out: Mapping[str, str]
     weights = {o.name: o.weight for o in objectives}
     rows = rank([m.row for m in measured], objectives, weights)
     comparisons = [_compare(work, challenger, incumbent) for i, challenger in enumerate(measured) for incumbent in measured[:i]]
+    winner = climb(rows, comparisons)[0]
+    perfect = next(m.perfect for m in measured if m.row.package == winner.package)
+    doubted = doubt(winner.candidate, perfect, work.suspects)
     return Leaderboard(
         turn=turn,
         as_of=work.examples.as_of,
@@ -643,9 +656,11 @@ def _board(work: Work, measured: Sequence[Measured], left_out: Mapping[str, str]
         rows=rows,
         comparisons=comparisons,
         weights=weights,
-        verdict=verdict(rows, comparisons, left_out),
+        verdict=doubted + verdict(rows, comparisons, left_out),
         left_out=dict(left_out),
-        winner=climb(rows, comparisons)[0].package,
+        winner=winner.package,
+        suspects=work.suspects,
+        doubt=doubted,
     )
 
 

@@ -241,9 +241,11 @@ class ExportRefused(Refused):
 class GateFailed(Refused):
     """A package that did not pass the checks before release."""
 
-    def __init__(self, package: str, reasons: Sequence[str]) -> None:
-        self.package, self.reasons = package, list(reasons)
-        super().__init__(f"package {package[:12]} did not pass the gate: " + "; ".join(reasons))
+    def __init__(self, package: str, reasons: Sequence[str], next_step: str = "") -> None:
+        self.package, self.reasons, self.next_step = package, list(reasons), next_step
+        super().__init__(
+            f"package {package[:12]} did not pass the gate: " + "; ".join([*reasons, *([next_step] if next_step else [])])
+        )
 
 
 class ReleaseConflict(Refused):

@@ -54,6 +54,29 @@ def _combined(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estima
     return Estimate(value, value - spread, value + spread, sum(e.n for e in estimates))
 
 
+class Suspect(msgspec.Struct, frozen=True, kw_only=True):
+    """A feature or column to doubt: the columns behind it, why (a sentence), and what was measured, with the lower end of its interval.
+
+    `kind` is `tells` (predicts the label by itself), `decides` (some of its values do), `missing` (that it is missing does),
+    `together` (columns that tell it only together), `names` or `order`. `used` says whether it reaches the features.
+    """
+
+    feature: str
+    columns: list[str]
+    kind: str
+    why: str
+    measure: float
+    low: float
+    used: bool = True
+
+    @property
+    def what(self) -> str:
+        """What is doubted, in words."""
+        if self.kind == "together":
+            return f"columns {', '.join(self.columns)}"
+        return f"{'column' if self.kind in ('missing', 'decides') or not self.used else 'feature'} {self.feature}"
+
+
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Every metric, overall and on every slice, with intervals; latencies in microseconds for a single row in process.
 
@@ -61,7 +84,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     that the manifest's environment names; None in packages that were made before these were measured.
 
     `slices` maps slice name -> slice value -> metric -> estimate. `value_per_prediction` is in the scope's currency,
-    relative to no model. `baseline` values are on the same rows.
+    relative to no model. `baseline` values are on the same rows. `suspects` are features of the package that tell too much.
     """
 
     rows: int
@@ -76,6 +99,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     value_per_prediction: float
     load_ms: float | None = None
     memory_bytes: int | None = None
+    suspects: list[Suspect] = []
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +211,8 @@ class Leaderboard(Record, frozen=True, kw_only=True):
     """All candidates of one turn, measured on the same validation rows; with a fleet also the winner's models by segment.
 
     `left_out` maps each candidate that could not be fitted or converted to the reason.
+    `suspects` are features and columns of the examples that tell too much of the label; `doubt` is what the verdict begins with
+    where one of them, or the winner's quality, is too good to be true.
     """
 
     kind: ClassVar[str] = "leaderboard"
@@ -200,3 +226,5 @@ class Leaderboard(Record, frozen=True, kw_only=True):
     winner: str
     fleet: FleetBoard | None = None
     left_out: dict[str, str] = {}
+    suspects: list[Suspect] = []
+    doubt: str = ""

@@ -53,6 +53,8 @@ class ReleaseState(Record, frozen=True, kw_only=True):
     """The idempotency key of the change: the caller's, or one made for it."""
     asked: dict[str, str | bool] = {}
     """The arguments that came with the key."""
+    despite: list[str] = []
+    """The checks that the package had failed, where a person released it all the same."""
 
     @property
     def keeps_rule(self) -> bool:

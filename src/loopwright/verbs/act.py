@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from loopwright.loop import Loop
     from loopwright.records.evaluation import Leaderboard
     from loopwright.records.ingestions import Ingested
+    from loopwright.records.probe import Probed
     from loopwright.records.releases import ReleaseState
     from loopwright.replay import Comparison, Run
 
@@ -170,6 +171,7 @@ def run(
     cause: str = "manual",
     why: str = "",
     no_release: bool = False,
+    despite_guard: bool = False,
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> TurnReport:
@@ -187,6 +189,8 @@ def run(
         cause: why it runs: manual, schedule, drift or decay.
         why: the reason in a sentence, for the audit trail.
         no_release: stop before anything is put into service.
+        despite_guard: release the winner also where it misses a target, is worse than what serves, or is too good to be true;
+            needs a reason (why).
         fresh: begin a new turn and train, even where one was interrupted or nothing changed.
     """
     from loopwright.records.evaluation import Leaderboard
@@ -196,6 +200,7 @@ def run(
         raise UsageError(f"no stage {until!r}: one of {', '.join(STAGES)}")
     if cause not in CAUSES:
         raise UsageError(f"no cause {cause!r}: one of {', '.join(CAUSES)}")
+    _refuse_without_reason(despite_guard, why)
     declared, file = loop_with_code(home, loop)
     stage: Stage = until
     steps = turn(
@@ -208,6 +213,7 @@ def run(
         why=why,
         refit=refit,
         release=not no_release,
+        despite_guard=despite_guard,
         fresh=fresh,
         progress=progress,
     )
@@ -226,6 +232,7 @@ def run(
         released=bool(deployed and deployed.output.get("released")),
         reasons=list(deployed.output.get("reasons", [])) if deployed else [],
         left_out=board.record.left_out if board else {},
+        next_step=str(deployed.output.get("next_step", "")) if deployed else "",
     )
 
 
@@ -237,6 +244,7 @@ def release(
     strategy: str = "direct",
     why: str = "",
     force: bool = False,
+    despite_guard: bool = False,
     request_id: str = "",
 ) -> Switched:
     """Put a package into service, after the same checks that a turn makes; one that serves already goes on.
@@ -253,6 +261,8 @@ def release(
         strategy: how; `direct` replaces what serves at once.
         why: the reason in a sentence, for the audit trail.
         force: also a package that was marked bad (the other checks are made all the same), or the heuristic's despite its guards.
+        despite_guard: also a package that misses a target, is worse than what serves, or is too good to be true; needs a reason
+            (why), and the release names the checks that it failed. A package that does not load or answer is refused all the same.
         request_id: an idempotency key: the same request again gives the same answer and changes nothing.
     """
     from loopwright.deploy.change import answered, unchanged
@@ -266,14 +276,15 @@ def release(
     if strategy != "direct":
         raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
     rule = package == HEURISTIC
-    asked = arguments("release", package=package, strategy=strategy, force=force)
+    _refuse_without_reason(despite_guard, why)
+    asked = arguments("release", package=package, strategy=strategy, force=force, despite_guard=despite_guard or None)
     before = answered(home, loop, request_id, asked)
     if before is not None:
         return _switched(home, before)
     digest = _heuristic(home, loop) if rule else home.packages.resolve(package) if package else _newest_board(home, loop).winner
     chosen = home.packages.read(digest)
-    despite_guard = rule or (force and chosen.manifest.phase == 1)
-    if despite_guard and not why:
+    exempt = rule or (force and chosen.manifest.phase == 1)
+    if exempt and not why:
         raise UsageError("a reason is needed to serve the heuristic in place of a model: give --why")
     segment = chosen.manifest.segment
     now = serving(home, loop)
@@ -290,14 +301,20 @@ def release(
     }
     boards = [e.record for e in home.ledger.find(Leaderboard, loop=loop) if e.record.winner == chosen.digest]
     fleet = next((b.fleet for b in boards if b.fleet is not None and b.fleet.serving), None)
-    if fleet is None or rule:
-        check_release(home, chosen, loop=loop, scope=declared.scope, despite_guard=despite_guard)
-        return _switched(home, put_into_service(home, loop, chosen.digest, **fixed).record)
-    own, _ = sound(home, {name: home.packages.read(digest) for name, digest in fleet.serving.items()})
-    check_release(home, chosen, loop=loop, scope=declared.scope, beside=Beside(fleet.by, own))
-    segments = {name: package.digest for name, package in own.items()}
-    entry = put_into_service(home, loop, chosen.digest, fleet=fleet.by, segments=segments, **fixed)
-    return _switched(home, entry.record)
+    own: dict[str, Probed] = {}
+    beside = None
+    if fleet is not None and not rule:
+        own, _ = sound(home, {name: home.packages.read(digest) for name, digest in fleet.serving.items()})
+        beside = Beside(fleet.by, own)
+        fixed |= {"fleet": fleet.by, "segments": {name: package.digest for name, package in own.items()}}
+    result = check_release(home, chosen, loop=loop, scope=declared.scope, beside=beside, despite_guard=despite_guard or exempt)
+    fixed["despite"] = [check.name for check in result.failed] if despite_guard else []
+    return _switched(home, put_into_service(home, loop, chosen.digest, **fixed).record)
+
+
+def _refuse_without_reason(despite_guard: bool, why: str) -> None:
+    if despite_guard and not why:
+        raise UsageError("--despite-guard needs --why REASON: the release says for good why the gate was overridden")
 
 
 def _heuristic(home: Home, loop: str) -> str:

@@ -291,9 +291,9 @@ def _window(home: Home, requests: Table) -> timedelta | None:
 
 
 def _doubts(loop: "Loop", traced: "Traced", seen: _Rows, progress: Progress) -> list[CheckItem]:
-    """What was not known at the decision, and features that tell too much; one good item where there is no such thing."""
+    """What was not known at the decision, and features that tell too much; one item where there is no such thing, or no telling."""
     from loopwright.data.known import doubts
-    from loopwright.develop.leakage import scan
+    from loopwright.develop.leakage import said, scan
 
     found = doubts(
         loop.requests,
@@ -304,21 +304,20 @@ def _doubts(loop: "Loop", traced: "Traced", seen: _Rows, progress: Progress) -> 
         examples=seen.examples,
         excluded=seen.excluded,
     )
+    few, unused = "", list[CheckItem]()
     if seen.examples is not None:
-        suspects = scan(traced, seen.examples, task=loop.outcome.task, key=loop.requests.key, progress=progress)
-        found += [
-            (f"column {s.feature}", s.why)
-            if s.kind == "missing"
-            else (f"feature {s.feature}", f"{s.why}; it is made of {', '.join(s.columns) or 'no column'}")
-            for s in suspects
-        ]
+        scanned = scan(traced, seen.examples, task=loop.outcome.task, key=loop.requests.key, progress=progress)
+        few = scanned.too_few
+        found += [(s.what, said(s)) for s in scanned.suspects if s.used]
+        unused = [CheckItem(name=s.what, ok=True, detail=said(s)) for s in scanned.suspects if not s.used]
     items = [CheckItem(name=name, ok=True, detail=why, warning=True) for name, why in found]
-    if not items:
-        detail = (
-            f"no feature tells too much, no column was known too late ({seen.note})" if seen.examples is not None else seen.note
-        )
+    if seen.examples is None or few:
+        why = f"could not look for features that tell too much: {few} ({seen.note})" if few else seen.note
+        items.append(CheckItem(name="leakage", ok=True, detail=why, looked=False))
+    elif not items:
+        detail = f"no feature tells too much, no column was known too late ({seen.note})"
         items = [CheckItem(name="leakage", ok=True, detail=detail)]
-    return items
+    return [*items, *unused]
 
 
 def _sample(loop: "Loop", traced: "Traced", seen: _Rows) -> list[SampleRow]:

@@ -376,12 +376,16 @@ class LoopPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing looked at: whether it is well, and what was seen or what to do. A warning is a doubt: well, if it is meant so."""
+    """One thing looked at: whether it is well, and what was seen or what to do. A warning is a doubt: well, if it is meant so.
+
+    `looked` is false where it could not be looked at: then nothing is known, and it is neither well nor doubtful.
+    """
 
     name: str
     ok: bool
     detail: str
     warning: bool = False
+    looked: bool = True
 
 
 class SampleRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -426,6 +430,7 @@ class TurnReport(msgspec.Struct, frozen=True, kw_only=True):
     released: bool
     reasons: list[str]
     left_out: dict[str, str] = {}
+    next_step: str = ""
 
 
 class Tended(msgspec.Struct, frozen=True, kw_only=True):

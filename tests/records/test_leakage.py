@@ -1,0 +1,181 @@
+"""What columns tell of a label, alone, by a value and together: leaks of many kinds, and honest data that must be left alone.
+
+Honest worlds draw their columns (normal, lognormal, counts, words, rare words, flags, missing at a rate that depends on the value)
+and their effects at random, from weak to strong enough for an area of 0.97.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from loopwright.records.declarations import Task
+from loopwright.records.graph import Array
+from loopwright.records.leakage import Look, of_columns, targets, together, too_few, values_of
+
+Columns = dict[str, Any]
+Rng = np.random.Generator
+
+
+def look(label: Any, columns: Columns, task: Task) -> dict[str, str]:
+    """Column -> kind of suspect, or `together` and the columns."""
+    n = len(label)
+    told = Look(
+        targets(pa.chunked_array([pa.array(label)]), task), np.random.default_rng(1).random(n) < 0.5, np.arange(n), task
+    )
+    arrow = {name: pa.chunked_array([v if isinstance(v, pa.Array) else pa.array(v)]) for name, v in columns.items()}
+    found = {s.feature: s.kind for s in of_columns(arrow, told)}
+    parts = {n: part for n, c in arrow.items() if n not in found and (part := values_of(c)) is not None}
+    return found | {name: "together" for names, _, _ in together(parts, told) for name in names}
+
+
+def column(kind: int, rng: Rng, n: int, effect: float) -> tuple[Any, Array]:
+    """An honest column, and what it adds to the log odds."""
+    x, weight = rng.normal(size=n), rng.normal() * effect
+    if kind == 0:
+        return x, weight * x
+    if kind == 1:
+        return np.exp(x), weight * x
+    if kind == 2:
+        size = int(rng.integers(2, 12))
+        code = rng.choice(size, n, p=rng.dirichlet(np.ones(size)))
+        return pa.array([f"w{c}" for c in code]), (rng.normal(size=size) * effect)[code]
+    if kind == 3:
+        flag = rng.random(n) < rng.uniform(0.05, 0.5)
+        return flag, weight * flag
+    if kind == 4:
+        count = rng.poisson(rng.uniform(0.3, 4), n)
+        return count, weight / 2 * count
+    if kind == 5:
+        hidden = rng.random(n) < 1 / (1 + np.exp(1 - x))
+        return pa.array(x, mask=hidden), weight * x + rng.normal() * hidden
+    code = rng.integers(0, n // 8, n)
+    return pa.array([f"zip{c}" for c in code]), (rng.normal(size=n // 8) * effect / 2)[code]
+
+
+def honest(rng: Rng, n: int) -> tuple[Columns, Array]:
+    """Columns, and the log odds that they make."""
+    effect, odds, columns = rng.uniform(0.3, 3), np.zeros(n), {}
+    for i in range(int(rng.integers(4, 10))):
+        columns[f"c{i}"], more = column(int(rng.integers(0, 7)), rng, n, effect)
+        odds = odds + more
+    return columns, odds
+
+
+def label_of(odds: Array, task: Task, rng: Rng) -> Any:
+    if task == "regression":
+        return odds + rng.normal(size=len(odds)) * max(odds.std() * 0.3, 0.3)
+    sure = odds + rng.logistic(size=len(odds))
+    if task == "binary":
+        return sure > np.quantile(sure, 1 - rng.uniform(0.01, 0.6))
+    return np.digitize(sure, np.quantile(odds, [0.3, 0.7])).astype(str).tolist()
+
+
+def test_honest_data_are_left_alone() -> None:
+    rng, named = np.random.default_rng(7), []
+    tasks: list[Task] = ["binary", "binary", "binary", "regression", "multiclass"]
+    for i in range(60):
+        columns, odds = honest(rng, (500, 2000, 4000)[i % 3])
+        named += list(look(label_of(odds, tasks[i % 5], rng), columns, tasks[i % 5]).items())
+    assert named == []
+
+
+N = 3000
+
+
+def _words(rng: Rng, y: Array, size: int) -> tuple[Array, pa.Array]:
+    """A label that each of many words has for itself, and the words."""
+    code = rng.integers(0, size, len(y))
+    return y[:size][code], pa.array([f"case{c}" for c in code])
+
+
+def _larger(rng: Rng, y: Array, odds: Array) -> tuple[Any, Columns]:
+    a, b = rng.lognormal(size=N), rng.lognormal(size=N)
+    return a > b, {"paid": a, "due": b}
+
+
+def _group_mean(rng: Rng, y: Array) -> Array:
+    code = rng.integers(0, N, N)
+    return np.asarray((np.bincount(code, y) / np.maximum(np.bincount(code), 1))[code])
+
+
+def _words_decide(rng: Rng, y: Array, odds: Array) -> tuple[Any, Columns]:
+    label, words = _words(rng, y, N // 12)
+    return label, {"case": words}
+
+
+def _xor(rng: Rng, y: Array, odds: Array) -> tuple[Any, Columns]:
+    one, two = rng.random(N) < 0.5, rng.random(N) < 0.4
+    return one ^ two, {"one": one, "two": pa.array(np.where(two, "p", "q"))}
+
+
+def _parts_of(combine: Callable[[Array, Array], Array]) -> Callable[[Rng, Array, Array], tuple[Any, Columns]]:
+    def made(rng: Rng, y: Array, odds: Array) -> tuple[Any, Columns]:
+        one, two = rng.gamma(2, 5, N), rng.gamma(3, 4, N)
+        return combine(one, two), {"one": one, "two": two}
+
+    return made
+
+
+def _classes(rng: Rng, y: Array, odds: Array) -> tuple[Any, Columns]:
+    label = rng.choice(["x", "y", "z"], N)
+    return label.tolist(), {"code": pa.array([{"x": "K1", "y": "K2", "z": "K3"}[word] for word in label])}
+
+
+LEAKS: dict[str, tuple[Task, Callable[[Rng, Array, Array], tuple[Any, Columns]]]] = {
+    "a copy": ("binary", lambda rng, y, odds: (y, {"is_late": y})),
+    "a copy in other words": (
+        "binary",
+        lambda rng, y, odds: (y, {"status": pa.array(np.where(y, "refunded", rng.choice(["paid", "open"], N)))}),
+    ),
+    "a copy, one in two hundred wrong": ("binary", lambda rng, y, odds: (y, {"is_late": y ^ (rng.random(N) < 0.005)})),
+    "a number that follows": ("binary", lambda rng, y, odds: (y, {"fee": np.where(y, -50.0, 50.0) + rng.normal(0, 10, N)})),
+    "given for some positives only": (
+        "binary",
+        lambda rng, y, odds: (y, {"claim": pa.array(rng.normal(size=N), mask=~(y & (rng.random(N) < 0.6)))}),
+    ),
+    "a copy that a third of the rows has": (
+        "binary",
+        lambda rng, y, odds: (y, {"audit": pa.array(y.astype(float), mask=rng.random(N) < 0.66)}),
+    ),
+    "one value of several decides": (
+        "binary",
+        lambda rng, y, odds: (
+            y,
+            {"state": pa.array(np.where(y & (rng.random(N) < 0.5), "closed", rng.choice(["a", "b"], N)))},
+        ),
+    ),
+    "many words, each with its label": ("binary", _words_decide),
+    "the mean of the label over few rows": ("binary", lambda rng, y, odds: (y, {"rate": _group_mean(rng, y)})),
+    "the larger of two numbers": ("binary", _larger),
+    "two flags, each useless alone": ("binary", _xor),
+    "a sum": ("regression", _parts_of(lambda a, b: a + b)),
+    "a difference": ("regression", _parts_of(lambda a, b: a - b)),
+    "a product": ("regression", _parts_of(lambda a, b: a * b)),
+    "a ratio": ("regression", _parts_of(lambda a, b: a / b)),
+    "a number with 3 % of noise": ("regression", lambda rng, y, odds: (odds, {"odds": odds * (1 + rng.normal(0, 0.03, N))})),
+    "classes by other names": ("multiclass", _classes),
+}
+
+
+@pytest.mark.parametrize("kind", LEAKS)
+def test_each_kind_of_leak_is_named_and_nothing_else(kind: str) -> None:
+    task, leak = LEAKS[kind]
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        columns, odds = honest(rng, N)
+        sure = odds + rng.logistic(size=N)
+        label, leaking = leak(rng, sure > np.quantile(sure, 0.6), odds)
+        assert set(look(label, columns | leaking, task)) == set(leaking)
+
+
+def test_too_few_rows_are_said_and_not_called_clean() -> None:
+    def few(label: Any, task: Task) -> str:
+        return too_few(targets(pa.chunked_array([pa.array(label)]), task))
+
+    assert few([True] * 149 + [False] * 5000, "binary") == "149 rows of the rarer label: 150 or more are needed"
+    assert few([True] * 150 + [False] * 5000, "binary") == ""
+    assert few([1.0] * 299, "regression") == "299 rows with an outcome: 300 or more are needed"
+    assert few(["a"] * 200 + ["b"] * 140, "multiclass") == "140 rows of the rarer label: 150 or more are needed"
