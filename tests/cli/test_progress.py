@@ -65,4 +65,4 @@ def test_an_alert_is_a_line_of_the_story(capsys: pytest.CaptureFixture[str], tmp
         raise_alert(home, "late-arrival", "drift", severity="warning", title="1 column drifted", detail="humidity")
         close_alert(home, "late-arrival", "drift", detail="not so in the window after")
         send(home, "late-arrival")
-    assert capsys.readouterr().err.splitlines() == ["alert: 1 column drifted (warning) - humidity"]
+    assert capsys.readouterr().err.splitlines() == ["alert: late-arrival: 1 column drifted (warning) - humidity"]

@@ -1,8 +1,10 @@
 import http.client
+import json
 import os
 import random
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -11,8 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from tests.deploy.loops import LOOP, flight, opened, package
-from tests.server.running import Client, Server, running
+from tests.deploy.loops import LOOP, declared, flight, opened, package
+from tests.server.running import TOKEN, Client, Server, running
 from tests.waiting import PATIENCE_SECONDS, until
 
 from loopwright.deploy import controller, served
@@ -414,3 +416,33 @@ def test_metrics_are_of_all_workers_and_outlive_them_in_the_same_files(home: Hom
 def answered(server: Server) -> float:
     text = server.data().get("/metrics").body.decode()
     return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith("loopwright_predictions_total"))
+
+
+def test_serve_prints_the_console_page_of_a_loop_and_a_request_that_works(home: Home) -> None:
+    with running(home) as server:
+        assert server.process.stdout is not None
+        lines = [server.process.stdout.readline().rstrip() for _ in range(3)]
+        assert lines[0] == f"{LOOP}: {server.state.control}/loops/{LOOP}"
+        assert server.control().get(f"/loops/{LOOP}").status == 200
+        curl = lines[2].strip().replace("curl ", "curl -sSf ", 1)
+        environment = {**os.environ, "LOOPWRIGHT_TOKEN": TOKEN}
+        done = subprocess.run(["/bin/bash", "-c", curl], env=environment, capture_output=True, timeout=PATIENCE_SECONDS)
+        assert done.returncode == 0, (curl, done.stderr)
+        assert isinstance(json.loads(done.stdout)["score"], float)
+
+
+def test_alert_of_upkeep_is_said_on_the_servers_standard_error(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
+    home.ledger.put(declared().record(str(home.path / "gone.py")), loop=LOOP, key=LOOP)
+    folder = home.path / "log" / LOOP / "predictions"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{'0' * 32}-00000001.sealed").write_bytes(b"damage")
+    said = ""
+
+    def alerted() -> bool:
+        nonlocal said
+        said += capfd.readouterr().err
+        return f"loopwright: alert: {LOOP}: " in said
+
+    with running(home, tend=True):
+        until(alerted)
+    assert "(critical)" in said

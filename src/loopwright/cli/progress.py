@@ -1,6 +1,5 @@
 """How long work is shown while it runs: a live display on a terminal, plain lines elsewhere; always on standard error."""
 
-import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -74,11 +73,9 @@ class Alerts(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line for one alert; what is not an alert (a webhook that failed) is shown as it is."""
-        alert = json.loads(record.getMessage())
-        if "title" in alert:
-            self._progress.say(f"alert: {alert['title']} ({alert['severity']}) - {alert['detail']}")
-        else:
-            self._progress.say(f"alert: {record.getMessage()}")
+        from loopwright.monitor.alerts import in_words  # here: progress is shown by commands that load no stage
+
+        self._progress.say(in_words(record.getMessage()))
 
 
 @contextmanager

@@ -81,6 +81,15 @@ def message(entry: Entry[Alert]) -> dict[str, object]:
     return {"id": entry.id, "loop": entry.loop, "at": entry.at.isoformat(), **told}
 
 
+def in_words(line: str) -> str:
+    """A line of the log of alerts for a person: an alert, or a webhook that did not take one."""
+    alert = msgspec.json.decode(line)
+    if "title" not in alert:
+        return f"alert not delivered: {line}"
+    state = "alert closed" if alert["state"] == "closed" else "alert"
+    return f"{state}: {alert['loop'] or 'this installation'}: {alert['title']} ({alert['severity']}) - {alert['detail']}"
+
+
 def _newest(home: Home, loop: str) -> Sequence[Entry[Alert]]:
     newest = {e.key: e for e in home.ledger.find(Alert, loop=loop, newest=False)}
     return list(newest.values())

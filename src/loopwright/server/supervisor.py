@@ -47,6 +47,7 @@ from loopwright.server.deaths import (
     thread_of,
     withdraw_bad,
 )
+from loopwright.server.first_steps import first_steps
 from loopwright.server.http import GRACE_SECONDS
 from loopwright.server.listener import listen, url
 from loopwright.server.shared_port import address, check_extras, reserve
@@ -205,13 +206,14 @@ class Supervisor:
             name="console",
         )
         self._others = [self._console]
+        self._standard_error = os.dup(2)  # upkeep's own goes to its log, its alerts come here
         if tend:
             self._others.append(
                 Child(
                     home.clock,
                     "loopwright.server.tending",
-                    [str(run)],
-                    fds=[],
+                    [str(run), str(self._standard_error)],
+                    fds=[self._standard_error],
                     environment=environment,
                     log=log,
                     ended=lambda code: _complain(_gone("upkeep", code)),
@@ -240,7 +242,8 @@ class Supervisor:
             self._start()
             if not self._told:
                 grpc = f", gRPC at {self._grpc}" if self._grpc else ""
-                announce(f"ready: predictions at {self._urls[0]}{grpc}, console at {self._urls[1]}")
+                ready = f"ready: predictions at {self._urls[0]}{grpc}, console at {self._urls[1]}"
+                announce("\n".join([ready, *first_steps(self._home, *self._urls)]))
             while not self._told:
                 self._rounds.round(self._watch)
                 log_lines.flush()
@@ -355,6 +358,7 @@ class Supervisor:
             child.tell(signal.SIGTERM)
         for child in children:
             child.end(GRACE_SECONDS + 5)
+        os.close(self._standard_error)
         with suppress(OSError):
             (self._home.path / "serve.json").unlink(missing_ok=True)
         for folder in self._folders:

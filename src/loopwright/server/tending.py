@@ -1,13 +1,20 @@
-"""Upkeep beside the server: `python -m loopwright.server.tending FOLDER LINK_FD`, the verb `tend` until the supervisor is gone."""
+"""Upkeep beside the server: `python -m loopwright.server.tending FOLDER ALERTS_FD LINK_FD`, the verb `tend` until the supervisor is gone.
 
+What it does goes to `tend.log` in home; each alert is said on the supervisor's standard error as well (ALERTS_FD).
+"""
+
+import logging
 import os
 import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TextIO
 
+from loopwright.monitor import alerts
 from loopwright.records import log_lines
 from loopwright.records.home import Home
+from loopwright.records.printable import printable
 from loopwright.records.settings import load_settings
 from loopwright.records.supervision import report_to
 from loopwright.server.child import supervised
@@ -25,11 +32,20 @@ class Lines:
         """Nothing to tell."""
 
 
+class AlertLines(logging.StreamHandler[TextIO]):
+    """Writes each alert as a line for a person; one that closed too, so that who watches the terminal knows."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without characters that a terminal would obey."""
+        return printable(f"loopwright: {alerts.in_words(record.getMessage())}")
+
+
 def main(argv: list[str]) -> None:
     """Entry of the process."""
     link = socket.socket(fileno=int(argv[-1]))
     log_lines.set_up("upkeep")
     report_to(Path(argv[0]), "upkeep")
+    alerts.LOG.addHandler(AlertLines(os.fdopen(int(argv[1]), "w", encoding="utf-8", buffering=1)))
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an orderly end gives the lease back
