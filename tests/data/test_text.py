@@ -131,13 +131,14 @@ def sqlite_file(path: Path) -> bytes:
         (b"BZh91AY&SY", "compressed by bzip2"),
         (b"\xfd7zXZ\0\0", "compressed by xz"),
         (b"\x28\xb5\x2f\xfd\0", "compressed by Zstandard"),
-        (gzip.compress(b"%PDF-1.7\n"), "a PDF document"),
+        (gzip.compress(b"%PDF-1.7\n", mtime=0), "a PDF document"),
         (b"\x89PNG\r\n\x1a\n\0", "an image"),
         (b'[{"id": 1}]', "one JSON array"),
         (b'{\n  "id": 1\n}\n', "one JSON document over several lines"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
         (b"\0" * 4096, "only NUL bytes"),
     ],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "file",
 )
 def test_file_of_another_kind_called_csv_is_named_as_what_it_is(tmp_path: Path, data: Any, what: str) -> None:
     data = zipped(data, tmp_path / "made.zip") if isinstance(data, dict) else data
