@@ -9,6 +9,7 @@ from loopwright.develop.features import trace_rule
 from loopwright.develop.reference import served_rows
 from loopwright.records import metrics
 from loopwright.records.clock import RealClock
+from loopwright.records.declarations import Value
 from loopwright.records.graph import Graph
 from loopwright.records.package import Output
 
@@ -36,6 +37,16 @@ def test_every_metric_on_every_slice_is_that_of_its_rows() -> None:
     assert measured["train_seconds"] == 1.5
     assert (measured["load_ms"], measured["memory_bytes"]) == (2.5, 4096)
     assert set(metrics.MEASURES) <= set(measured)
+
+
+def test_money_is_no_metric_where_the_scope_names_none() -> None:
+    truth = np.arange(200) % 3 == 0
+    said = metrics.answered(Output(), np.linspace(0, 1, 200), None, 0.5)
+    for value in (None, Value()):
+        found = evaluate(
+            truth, said, output=Output(), threshold=0.5, slices={}, value=value, seed=0, latency=(1.0, 2.0), size=7, seconds=1.0
+        )
+        assert "value_per_prediction" not in found.metrics
 
 
 def test_latency_is_of_single_rows() -> None:

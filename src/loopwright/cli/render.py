@@ -215,9 +215,16 @@ def _detail(candidate: str, detail: Detail) -> list[RenderableType]:
         rows = [[truth, *of] for truth, of in zip(labels, counts, strict=True)]
         parts += [heading(f"{candidate}: truth (rows) and answer (columns)"), table(["", *labels], rows, right=labels)]
     if detail.trade:
-        columns = ["threshold", "answered yes", "precision", "recall", "value per prediction"]
+        valued = any(p.value is not None for p in detail.trade)
+        columns = ["threshold", "answered yes", "precision", "recall", *(["value per prediction"] if valued else [])]
         lines = [
-            [number(p.threshold) + (" ◂" if p.used else ""), f"{p.rate:.1%}", p.precision, p.recall, p.value]
+            [
+                number(p.threshold) + (" ◂" if p.used else ""),
+                f"{p.rate:.1%}",
+                p.precision,
+                p.recall,
+                *([p.value] if valued else []),
+            ]
             for p in detail.trade
         ]
         parts += [heading(f"{candidate}: thresholds (◂ the one in use)"), table(columns, lines, right=columns)]

@@ -43,7 +43,8 @@ def evaluate(
     """
     gap = metrics.gap(output.task)
     gaps = [f"{gap}:{name}" for name in slices] if gap else []
-    every = metrics.measured(output)
+    valued = value is not None and value.given
+    every = [name for name in metrics.measured(output) if valued or name != "value_per_prediction"]
     names = list(dict.fromkeys([*every, *gaps, *(w for w in wanted if metrics.of_rows(w))]))
 
     def measured(rows: Array, asked: Sequence[str], of: Mapping[str, Array]) -> dict[str, Estimate]:
