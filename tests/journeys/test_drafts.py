@@ -132,7 +132,7 @@ KINDS = [
     Kind("weeks", 500, WEEK, 0.4),
     Kind("one-in-a-hundred", 9000, 10 * MINUTE, 0.01),
     Kind("most-are-positive", 3000, HOUR, 0.6),
-    Kind("words", 3000, HOUR, 0.1, changes=(partial(words, "yes", "no"),), said=("came_back = 'yes'",)),
+    Kind("words", 3000, HOUR, 0.1, changes=(partial(words, "returned", "kept"),), said=("came_back = 'returned'",)),
     Kind("classes", 3000, HOUR, task="multiclass"),
     Kind("numbers", 3000, HOUR, task="regression"),
     Kind("sentinel-200", 3000, HOUR, 0.3, changes=(partial(sentinel, -200.0),), said=("'amount': -200",)),
@@ -170,7 +170,7 @@ def made(kind: Kind, count: int, first: int, seed: int) -> Columns:
     labels: dict[str, Any] = {
         "binary": latent > _border(kind.share),
         "multiclass": np.where(latent > 0.9, "high", np.where(latent > -0.5, "middle", "low")),
-        "regression": np.round(200 + 60 * latent),
+        "regression": np.round(200 + 60 * latent).astype(int),
     }
     columns[LABEL] = labels[kind.task]
     if not kind.time:
@@ -224,6 +224,7 @@ class Life:
         for table in self.loop.tables.values():
             put_contract(self.home, table)
             assert ingest(self.home, table, path).quarantined == 0
+            self.clock.advance(MINUTE)
         self.next = kind.rows
         self.labelled: list[Any] = []
         self.truth: list[Any] = []
@@ -309,7 +310,7 @@ def test_draft_goes_from_init_to_its_own_retraining_without_editing(kind: Kind, 
     assert second.arms[0].package != first.arms[0].package, life.said
     assert len(life.truth) > 50
     if kind.task == "binary":
-        positive = {"yes"} if isinstance(life.truth[0], str) else {True}
+        positive = {"returned"} if isinstance(life.truth[0], str) else {True}
         truth = np.mean([t in positive for t in life.truth])
         assert truth / 2 <= np.mean(np.array(life.labelled, dtype=bool)) <= 2 * truth
     life.home.close()
