@@ -36,7 +36,7 @@ from loopwright.turn import turn
 START = datetime(2021, 3, 1, 9, tzinfo=UTC)
 LABEL = "came_back"
 CHUNK, PARTS = 250, 4
-MOST_WINDOWS = 12
+MOST_WINDOWS = 16
 """A draft that has not retrained after so many windows never will."""
 
 MINUTE, HOUR, DAY, WEEK = (timedelta(minutes=1), timedelta(hours=1), timedelta(days=1), timedelta(days=7))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loopwright.data.pace import Pace, pace
 from loopwright.records.declarations import Column, Table, Task
 from loopwright.records.errors import UsageError
 from loopwright.records.sql_engine import sql_engine
@@ -20,11 +21,6 @@ each is seen fifty times on average, more than 50 if not."""
 
 MOST_CLASSES, FEWEST_PER_CLASS = 50, 10
 """A label of words or whole numbers is of classes if they are at most so many, and seen so often on average."""
-
-WINDOWS = (1, 7, 30, 90, 180)
-ENOUGH_ROWS, LEAST_ROWS, MOST_MINIMUM = 150, 10, 500
-"""A monitoring window is so many days long; it is expected to hold so many rows, and judged from between so many."""
-_DAY_US, _UNITS = 86_400_000_000, (("day", 1), ("week", 7), ("year", 365))
 
 _YES = ("yes", "true", "y", "t", "1", "positive", "good", "won", "churned")
 
@@ -221,46 +217,6 @@ class Drafted(NamedTuple):
         return (
             self.outcome.event_time == self.requests.event_time and not self.requests.columns[self.requests.event_time].filled
         )
-
-
-class Pace(NamedTuple):
-    """How often a loop is watched and retrained, and what was assumed for it."""
-
-    assumed: str
-    monitor: str
-    retrain: str
-
-
-def pace(moments: pa.ChunkedArray | None, columns: int) -> Pace:
-    """How to watch a loop of so many features, by the moments [N] at which rows of the file were decided (None: not known).
-
-    A window is the shortest of WINDOWS in which rows enough to judge drift come, at the pace of the newer half of the file; half of
-    what it is expected to hold is enough. Where even the longest holds few, PSI must be larger: by chance alone it is about 6 / rows
-    (see `monitor.drift`; 20 bins). Retrained is at the latest when half as much time has passed again as the file spans.
-    """
-    drifted = min(3, 1 + columns // 2)
-    if moments is None:
-        assumed = "The file does not say how many rows come when: a window of a week with 100 rows is assumed. Correct it."
-        return Pace(assumed, 'every="7d", minimum_rows=100', f'every="90d", drift={drifted}, decay=0.1, cooldown="14d"')
-    at = moments.cast(pa.int64()).drop_null().to_numpy()
-    span = max(int(at.max() - at.min()), 1) / _DAY_US
-    newer = int((at > at.max() - span * _DAY_US / 2).sum())
-    a_day = newer / (span / 2)
-    days = next((d for d in WINDOWS if a_day * d >= ENOUGH_ROWS), WINDOWS[-1])
-    least = max(LEAST_ROWS, min(MOST_MINIMUM, int(a_day * days / 2)))
-    psi = f", psi={20 / least:.2g}" if 20 / least > 0.25 else ""
-    again = max(3 * days, min(90, int(span / 2)))
-    return Pace(
-        f"By the newer half of the file {_rate(a_day)} come: a window of {days}d holds about {a_day * days:,.0f} rows.",
-        f'every="{days}d", minimum_rows={least}{psi}',
-        f'every="{again}d", drift={drifted}, decay=0.1, cooldown="{2 * days}d"',
-    )
-
-
-def _rate(a_day: float) -> str:
-    return next(
-        (f"{a_day * days:,.0f} rows a {unit}" for unit, days in _UNITS if a_day * days >= 5), f"{a_day * 365:,.1f} rows a year"
-    )
 
 
 def blank_file(name: str) -> str:
