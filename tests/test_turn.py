@@ -471,3 +471,27 @@ def test_release_without_a_package_takes_no_winner_of_as_of(home: Home, loop: Lo
     state = serving(home, loop.name)
     assert state is not None
     assert state.arms[0].package == newest
+
+
+def test_backdated_turn_replaces_nothing_that_serves_unless_the_guard_is_overridden(home: Home, loop: Loop) -> None:
+    past = (START - WEEK).isoformat()
+    first = act.run(home, str(FILE), as_of=past)
+    assert first.released, "nothing served before"
+    home.clock.advance(WEEK)  # type: ignore[attr-defined]  # a simulated clock
+    before = serving(home, loop.name)
+    early = act.run(home, str(FILE), as_of=(START - WEEK / 2).isoformat())
+    assert (early.released, early.reasons) == (False, [])
+    assert early.next_step == f"`loopwright release late {early.winner[:12]}` puts it into service"
+    assert serving(home, loop.name) == before
+    asked = act.run(home, str(FILE), as_of=(START - WEEK / 2).isoformat(), despite_guard=True, why="on purpose")
+    assert asked.released
+    state = serving(home, loop.name)
+    assert state is not None
+    assert (state.arms[0].package, state.why) == (asked.winner, "on purpose")
+
+
+def test_turn_that_changes_nothing_in_service_says_so(home: Home) -> None:
+    first, second = (act.run(home, str(FILE)) for _ in range(2))
+    assert (first.released, first.serves_already) == (True, False)
+    assert second.serves_already
+    assert second.released, "what won serves"

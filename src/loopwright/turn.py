@@ -462,7 +462,7 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
     fleet = home.ledger.get(state.outputs["develop"]["leaderboard"], Leaderboard).record.fleet
     segments = fleet.serving if fleet is not None else {}
     if now is not None and now.arms[0].package == winner.digest and now.segments == segments:
-        return f"package {winner.digest[:12]} serves already", {"released": True, "reasons": []}
+        return f"package {winner.digest[:12]} serves already", {"released": True, "reasons": [], "already": True}
     own, unsound = sound(home, {segment: home.packages.read(digest) for segment, digest in segments.items()})
     for segment, why in unsound.items():
         state.progress.say(f"segment {segment}: its package is not released: {why}")
@@ -497,6 +497,15 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
             "released": False,
             "reasons": [reason],
         }
+    if now is not None and turn_entry is not None and turn_entry.record.backdated and not state.despite:
+        return (
+            f"package {winner.digest[:12]} passed {len(result.checks)} checks; a turn of --as-of replaces nothing that serves",
+            {
+                "released": False,
+                "reasons": [],
+                "next_step": f"`loopwright release {loop.name} {winner.digest[:12]}` puts it into service",
+            },
+        )
     why = state.despite or (turn_entry.record.why if turn_entry else "")
     despite = [check.name for check in result.failed]
     beside = {segment: package.digest for segment, package in own.items()}

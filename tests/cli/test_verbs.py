@@ -107,14 +107,37 @@ def test_what_can_be_answered_without_a_loop_is_one_document(
         (["run", "nope", "--cause", "boredom"], "no cause 'boredom': one of manual, schedule, drift, decay"),
         (["tend", "--every", "-1"], "--every -1: must be seconds above 0"),
         (["tend", "--every", "nan"], "--every nan: must be seconds above 0"),
+        (["demo", "--end", "2013-02-01"], "--end 2013-02-01 must be after 2013-04-01, when the demo goes live"),
+        (["ingest", "orders"], "table 'orders': name at least one file"),
+        (["ingest", "orders", "a.csv", "--query", "SELECT 1"], "give files, or --query together with --from-url"),
+        *(
+            (
+                [*verb, "--why", "x" * 1001],
+                "the request breaks the contract: why: has 1,001 characters; at most 1,000: say it in a sentence",
+            )
+            for verb in (["run", "nope"], ["release", "nope"], ["rollback", "nope"])
+        ),
     ],
 )
 def test_option_value_out_of_range_is_wrong_use_and_nothing_is_done(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, argv: list[str], message: str
 ) -> None:
+    if argv[0] in ("release", "rollback"):
+        (tmp_path / "home").mkdir()
     assert run([*argv, "--json", "--home", str(tmp_path / "home")]) == 2
     assert json.loads(capsys.readouterr().out)["error"]["message"] == message
     assert not (tmp_path / "home" / "ledger.db").exists()
+
+
+@pytest.mark.parametrize("end", ["x", "2013-02-01"])
+def test_demo_with_a_wrong_end_looks_at_no_home(capsys: pytest.CaptureFixture[str], tmp_path: Path, end: str) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine.txt").touch()
+    for home in ("used", "new"):
+        assert run(["demo", "--end", end, "--no-serve", "--home", str(tmp_path / home)]) == 2
+        assert f"--end {end!r}" in (said := capsys.readouterr().err) or f"--end {end}" in said
+        assert "holds other work" not in said
+    assert not (tmp_path / "new").exists()
 
 
 def test_serve_says_where_it_is_and_ends_in_order(tmp_path: Path) -> None:

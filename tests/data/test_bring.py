@@ -16,7 +16,7 @@ from loopwright.data.bring import bring, bring_query
 from loopwright.data.infer import inferred
 from loopwright.data.ingest import files, ingest
 from loopwright.records.clock import SimulatedClock
-from loopwright.records.errors import IngestRefused, NotFound, Refused, UsageError
+from loopwright.records.errors import FileNotThere, IngestRefused, NotFound, Refused, UsageError
 from loopwright.records.ingestions import Ingested
 from loopwright.records.settings import Settings
 
@@ -77,14 +77,14 @@ def test_folders_tell_columns_that_the_contract_asks_for(home: Home, tmp_path: P
 
 def test_what_is_not_there_is_refused(home: Home, tmp_path: Path) -> None:
     for sources, why in [
-        ([], "at least one"),
-        ([str(tmp_path / "no.csv")], "no such file"),
+        ([str(tmp_path / "no.csv")], r"no file '.*no\.csv'"),
         ([str(tmp_path / "*.csv")], "called like"),
+        ([str(tmp_path)], "no file in this folder"),
     ]:
-        with pytest.raises(IngestRefused, match=why):
+        with pytest.raises(FileNotThere, match=why):
             bring(home, THINGS, sources)
-    with pytest.raises(IngestRefused, match="no file in this folder"):
-        bring(home, THINGS, [str(tmp_path)])
+    with pytest.raises(UsageError, match="at least one"):
+        bring(home, THINGS, [])
 
 
 def test_a_delta_table_is_read_on_from_the_version_read_before(home: Home, tmp_path: Path) -> None:

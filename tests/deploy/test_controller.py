@@ -10,6 +10,7 @@ import pytest
 from tests.deploy.loops import LANDINGS, LOOP, NOW, opened, package
 from tests.waiting import PATIENCE_SECONDS
 
+from loopwright.cli.render import rendered
 from loopwright.deploy import controller, served
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.errors import NotFound, PackageNotFound, PackageRefused, ReleaseConflict, UsageError
@@ -199,3 +200,14 @@ def test_a_rollback_does_not_wait_for_a_ledger_that_does_not_answer(tmp_path: Pa
         for thread in threading.enumerate():
             if thread.name == "rollback":
                 thread.join(PATIENCE_SECONDS)
+
+
+def test_rollback_says_what_another_one_returns_to(home: Home) -> None:
+    a, b, c = three_releases(home)
+    assert act.release(home, LOOP, c).returns_to == "", "no rollback"
+    back = act.rollback(home, LOOP, why="bad")
+    assert (back.arms[0].package, back.returns_to) == (b, c)
+    assert f"`loopwright rollback {LOOP}` once more returns to {c[:12]}" in str(rendered(back))
+    again = act.rollback(home, LOOP, why="no, it was not")
+    assert (again.arms[0].package, again.returns_to) == (c, b)
+    assert act.rollback(home, LOOP, to=a[:8], why="rather the first").returns_to == c

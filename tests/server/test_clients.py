@@ -21,6 +21,7 @@ from tritonclient.utils import InferenceServerException
 from loopwright.deploy import controller
 from loopwright.records.clock import RealClock
 from loopwright.records.predictions.read import find
+from loopwright.server import repository
 
 INFER = f"/v2/models/{LOOP}/infer"
 
@@ -172,6 +173,8 @@ def test_a_page_of_another_site_is_not_taken_for_such_a_client(client: Client, s
 def test_a_client_of_triton_reads_the_repository(tritons: Any, client: Client, rows: list[dict[str, Any]]) -> None:
     [version] = tritons.get_model_metadata(LOOP)["versions"]
     assert tritons.get_model_repository_index() == [{"name": LOOP, "version": version, "state": "READY", "reason": ""}]
+    for body, status in (('{"ready": true}', 200), ('{"ready": false}', 200), ("{}", 200), ('{"ready": 1}', 422), ("[]", 422)):
+        assert client.post("/v2/repository/index", body.encode()).status == status
     for model_version in ("", version):
         config = tritons.get_model_config(LOOP, model_version)
         assert {t["name"]: t["data_type"] for t in config["input"]}["delay"] == "TYPE_FP64"
@@ -247,3 +250,9 @@ def test_metadata_of_a_loop_named_stats_stands_before_the_statistics_of_all(tmp_
         assert client.get("/v2/models/stats").json == client.get(f"/v2/models/stats/versions/{digest}").json
         assert client.get("/v2/models/stats").json["name"] == "stats"
         assert [one["name"] for one in client.get("/v2/models/stats/stats").json["model_stats"]] == ["stats"]
+
+
+def test_repository_index_lists_what_is_ready_where_it_is_asked_for() -> None:
+    listed = {ready: [m["name"] for m in repository.index(["a", "b"], ["b"], [], ready=ready)] for ready in (False, True)}
+    assert listed == {False: ["a", "b"], True: ["a"]}
+    assert [repository.only_ready(body) for body in (b"", b"{}", b'{"ready": true}')] == [False, False, True]

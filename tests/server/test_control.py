@@ -1,7 +1,9 @@
 import asyncio
 import re
 import socket
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -13,7 +15,7 @@ from tests.server.running import TOKEN, Client, Reply, Server
 from tests.waiting import PATIENCE_SECONDS
 
 from loopwright.deploy import controller
-from loopwright.records.errors import UsageError
+from loopwright.records.errors import LedgerUnavailable, UsageError
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.home import Home
 from loopwright.records.releases import ReleaseState
@@ -337,3 +339,32 @@ def test_client_that_leaves_amid_its_arguments_is_no_error_of_the_server(
         asyncio.run(control(home, Access(home.settings, always=True))(scope, receive, send))
     assert sent[0]["status"] == 400
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_change_while_another_program_locks_the_ledger_is_503_to_be_sent_again(control_client: Client, server: Server) -> None:
+    first = controller.serving(server.home, LOOP)
+    other = package(server.home.packages, weight=0.09)
+    server.home.close()
+    asked = {"loop": LOOP, "package": other.digest, "why": "better", "force": True, "despite_guard": True, "request_id": "k"}
+    with closing(sqlite3.connect(server.home.path / "ledger.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        reply = control_client.post("/api/release", asked)
+        assert (reply.status, reply.json["error"]["code"], reply.headers["retry-after"]) == (503, "ledger_unavailable", "1")
+        holder.execute("ROLLBACK")
+    assert controller.serving(server.home, LOOP) == first
+    assert control_client.post("/api/release", asked).status == 200
+
+
+def test_writer_waits_for_the_ledger_as_long_as_its_home_says(tmp_path: Path) -> None:
+    with Home(Settings(home=tmp_path), ledger_patience=0.05) as home:
+        home.ledger.link("a", "b", "used")
+        with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as holder:
+            holder.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(LedgerUnavailable):
+                home.ledger.link("a", "c", "used")
+
+
+@pytest.mark.parametrize("verb", ["release", "rollback"])
+def test_reason_that_is_too_long_is_422_and_names_its_field(control_client: Client, verb: str) -> None:
+    reply = control_client.post(f"/api/{verb}", {"loop": LOOP, "why": "x" * 1001})
+    assert (reply.status, [f["field"] for f in reply.json["error"]["fields"]]) == (422, ["why"])

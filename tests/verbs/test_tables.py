@@ -99,3 +99,27 @@ def test_file_without_a_header_in_another_encoding_goes_from_init_to_its_profile
     assert (found["rows"], of["amount"]["minimum"], of["amount"]["maximum"]) == (600, 0.05, 96.75)
     assert of["city"]["top"] == [["Bern", 200], ["Genève", 200], ["Zürich", 200]]
     assert "Genève 33%" in typed("profile", "shop-requests", as_json=False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ingest", "orders", "order.csv", "--loop", "loop.py"),
+        ("ingest", "orders", "order.csv", "--mend"),
+        ("contract", "orders", "--import", "order.csv"),
+        ("init", "new", "--from", "order.csv", "--label", "size"),
+    ],
+)
+def test_missing_file_is_wrong_use_and_names_the_nearest(typed: Any, arguments: tuple[str, ...]) -> None:
+    typed("ingest", "orders", "orders.csv", "--loop", "loop.py")
+    error = typed(*arguments, code=2)["error"]
+    assert error["code"] == "file_not_there"
+    assert error["message"].startswith("no file 'order.csv' - nearest: orders.csv")
+    assert error["near"] == ["orders.csv"]
+
+
+@pytest.mark.parametrize("verb", ["contract", "quarantine", "profile", "ingest"])
+def test_wrong_table_is_one_document_with_the_nearest_names(typed: Any, verb: str) -> None:
+    typed("ingest", "orders", "orders.csv", "--loop", "loop.py")
+    error = typed(verb, "order", *(["orders.csv"] if verb == "ingest" else []), code=2)["error"]
+    assert (error["code"], error["near"]) == ("table_not_found", ["orders"])

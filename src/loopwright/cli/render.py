@@ -314,12 +314,18 @@ def _release(value: Switched) -> RenderableType:
     serve = f"\n{there} of {_count(len(value.workers), 'worker')} here {'serves' if there == 1 else 'serve'} it"
     serve = serve if value.workers else "\nno worker runs here; one that starts serves it"
     others = _standing(value.workers)
+    again = ""
+    if value.action == "rollback" and value.returns_to:
+        again = (
+            f"\n`loopwright rollback {value.loop}` once more returns to {short(value.returns_to)}; "
+            "`--to PACKAGE` or `--to TIME` goes further back"
+        )
     lost = (
         ""
         if value.ok
         else "\nThe change is recorded, but no worker here follows it: see `GET /readyz` and what the server logs"
     )
-    return Text(text + serve + (f"; {others}" if others else "") + lost)
+    return Text(text + serve + (f"; {others}" if others else "") + again + lost)
 
 
 def _standing(workers: Iterable[WorkerState]) -> str:
@@ -522,7 +528,8 @@ def _turn(value: TurnReport) -> RenderableType:
     steps = table(
         ["stage", "", "seconds"], [[stage, said, number(seconds)] for stage, said, seconds in value.steps], right=["seconds"]
     )
-    end = f"turn {value.turn}: {value.state}" + ("; released" if value.released else "")
+    released = "; nothing changed in service" if value.serves_already else "; released" if value.released else ""
+    end = f"turn {value.turn}: {value.state}{released}"
     verdict = [] if any(value.verdict in summary for _, summary, _ in value.steps) else [plain(value.verdict)]
     return Group(
         heading(value.loop),

@@ -10,7 +10,7 @@ from loopwright.data.opened import Reading
 from loopwright.data.quarantine import mend
 from loopwright.data.source import AS_DETECTED, expand, open_source
 from loopwright.records.declarations import Table
-from loopwright.records.errors import IngestRefused, UsageError
+from loopwright.records.errors import UsageError
 from loopwright.records.home import Home
 from loopwright.records.ingestions import Ingested
 from loopwright.records.progress import Progress, Silent
@@ -27,11 +27,11 @@ def bring(
 ) -> list[Ingested]:
     """Ingest sources in the order given, the files of a folder or glob in order of their names; see `ingest`.
 
-    A folder with a Delta table in it, or a URL, is read on from the version that was read before. Raises IngestRefused when
-    there is no such file, or at the first source that is refused; those before it stay.
+    A folder with a Delta table in it, or a URL, is read on from the version that was read before. Raises FileNotThere when
+    there is no such file, IngestRefused at the first source that is refused; those before it stay.
     """
     if not sources:
-        raise IngestRefused(table.name, "name at least one file")
+        raise UsageError(f"table {table.name!r}: name at least one file")
     progress = progress or Silent()
     known = ingested(home, table.name)
 

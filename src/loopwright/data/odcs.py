@@ -12,7 +12,7 @@ import msgspec
 import yaml
 
 from loopwright.records.declarations import Column, ColumnType, Table, declaration_digest
-from loopwright.records.errors import DeclarationInvalid, UsageError
+from loopwright.records.errors import DeclarationInvalid, FileNotThere, UsageError
 
 API_VERSION = "v3.1.0"
 LARGEST = 1 << 20
@@ -73,7 +73,7 @@ def write(table: Table, file: Path) -> None:
 def read(file: Path, name: str = "") -> tuple[Table, list[str]]:
     """The contract in a file, of its schema object called `name` (the only one if not given), and what a table cannot hold.
 
-    Raises UsageError when the file cannot be read, DeclarationInvalid when the contract makes no table.
+    Raises FileNotThere, UsageError when the file cannot be read, DeclarationInvalid when the contract makes no table.
     """
     try:
         with file.open("rb") as opened:
@@ -82,6 +82,8 @@ def read(file: Path, name: str = "") -> tuple[Table, list[str]]:
             raise UsageError(f"{file.name} is larger than a contract can be ({LARGEST >> 20} MiB)")
         _check_shape(data, file.name)
         document = yaml.safe_load(data)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotThere(file) from error
     except OSError as error:
         raise UsageError(f"{file.name} cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number or date that Python does not take

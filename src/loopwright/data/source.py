@@ -28,7 +28,7 @@ from loopwright.data.opened import BATCH_BYTES, BATCH_ROWS, Batch, Digest, Opene
 from loopwright.data.spreadsheet import is_workbook, workbook_batches
 from loopwright.data.text import Text, detect, lines, refusing
 from loopwright.data.values import is_list, is_text
-from loopwright.records.errors import IngestRefused, first_line
+from loopwright.records.errors import FileNotThere, IngestRefused, first_line
 
 AS_DETECTED = Reading()
 LONGEST_LINE = 16 << 20
@@ -46,8 +46,8 @@ _JSON = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 def open_source(source: Any, name: str | None = None, reading: Reading = AS_DETECTED) -> Opened:
     """Open `source`: a path, a pyarrow table, a data frame with `__arrow_c_stream__`, or what is opened already.
 
-    `reading` says how a file is to be read where that is not to be detected. Raises IngestRefused when it cannot be read: no
-    such file, wrong kind, truncated, damaged; also while its batches are read.
+    `reading` says how a file is to be read where that is not to be detected. Raises FileNotThere when there is no such file,
+    IngestRefused when it cannot be read: wrong kind, truncated, damaged; also while its batches are read.
     """
     if isinstance(source, Opened):
         return source
@@ -68,7 +68,7 @@ def open_source(source: Any, name: str | None = None, reading: Reading = AS_DETE
 def expand(source: str | Path) -> list[Path]:
     """The files that a path, a folder or a glob stands for, in order of their names; hidden files are left out.
 
-    Raises IngestRefused when there is none.
+    Raises FileNotThere when there is none.
     """
     path = Path(source)
     if path.is_dir():
@@ -77,10 +77,12 @@ def expand(source: str | Path) -> list[Path]:
     elif not path.exists() and glob.has_magic(str(source)):
         found = [Path(p) for p in glob.glob(str(source), recursive=True) if Path(p).is_file()]  # noqa: PTH207 - Path.glob takes no absolute pattern
         why = "no file is called like this"
+    elif path.exists():  # a pipe or a device is refused where it is opened
+        found, why = [path], ""
     else:
-        found, why = [path] if path.is_file() else [], "there is no such file"
+        found, why = [], ""
     if not found:
-        raise IngestRefused(path.name or str(source), why)
+        raise FileNotThere(path, why=why)
     return sorted(found)
 
 
@@ -94,7 +96,10 @@ def _shown(file: Path, folder: Path) -> bool:
 
 def _file(path: Path, name: str, reading: Reading) -> Opened:
     with refusing(name, "it cannot be read"):
-        before = path.stat()
+        try:
+            before = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotThere(path) from None
         if not stat.S_ISREG(before.st_mode):
             raise IngestRefused(name, "it is no file that can be read to its end")
         with path.open("rb") as file:

@@ -175,6 +175,20 @@ def rollback(
             return make_locally(home, change)
 
 
+def next_back(home: Home, state: ReleaseState) -> str:
+    """The package that another rollback without `to` would go to from a rollback's state; empty where it is not known here, or only segments would change.
+
+    By the local copy and the marks on this machine, so that it costs nothing and works without the ledger.
+    """
+    copy = served.read_intact(served.path_of(home, state.loop)) if state.action == "rollback" else None
+    if copy is None or copy.state != state:
+        return ""
+    with suppress(NotFound, PackageRefused):
+        found = _before(home, copy.states, marked_here(home, state.loop)).package
+        return found if found != state.arms[0].package else ""
+    return ""
+
+
 def withdraw(home: Home, package: BadPackage) -> ReleaseState | None:
     """Take a bad package out of service, by rolling back; the new state, or None where it does not serve.
 

@@ -16,6 +16,7 @@ LoopwrightError
 │   ├── PackageNotFound
 │   ├── PredictionNotFound
 │   ├── TableNotFound
+│   ├── FileNotThere
 │   └── RecordNotFound
 ├── Refused                     understood, and the answer is no
 │   ├── IngestRefused
@@ -39,6 +40,8 @@ LoopwrightError
 """
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -167,6 +170,16 @@ class PackageNotFound(NotFound):
         next_step: str = "list them with `loopwright leaderboard LOOP`",
     ) -> None:
         super().__init__(what, name, near=near, next_step=next_step)
+
+
+class FileNotThere(NotFound):
+    """No file at a path that a person named; the names in its folder that come nearest."""
+
+    def __init__(self, path: Path, *, why: str = "") -> None:
+        names = [] if why or not path.parent.is_dir() else [entry.name for entry in path.parent.iterdir()]
+        near = get_close_matches(path.name, names, 3, 0.6)
+        shown = str(path) if len(str(path)) <= 80 else f"...{str(path)[-77:]}"
+        super().__init__("file", shown, near=[str(path.with_name(name)) for name in near], next_step=why)
 
 
 class PredictionNotFound(NotFound):

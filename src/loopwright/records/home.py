@@ -26,10 +26,14 @@ PRIVATE_FOLDER, SHARED_FOLDER = 0o700, 0o770
 class Home:
     """Where one installation lives. The stores open on first use, so that a worker never loads what it does not need."""
 
-    def __init__(self, settings: Settings | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None = None, clock: Clock | None = None, *, ledger_patience: float | None = None
+    ) -> None:
         self.settings = settings or load_settings()
         self.clock: Clock = clock or RealClock()
         self.path = self.settings.home.absolute()
+        self._ledger_patience = ledger_patience
+        """Seconds for which a writer waits for its turn in the ledger, where not as long as the ledger waits by itself."""
 
     @cached_property
     def by(self) -> str:
@@ -43,7 +47,8 @@ class Home:
 
         if self.settings.ledger_file is not None:
             self.make()
-        return Ledger(self.settings.ledger_url, clock=self.clock, by=self.by, seen=self.path / "ledger.json")
+        seen, patience = self.path / "ledger.json", self._ledger_patience
+        return Ledger(self.settings.ledger_url, clock=self.clock, by=self.by, seen=seen, patience=patience)
 
     @cached_property
     def lake(self) -> "Lake":

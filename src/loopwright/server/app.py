@@ -352,9 +352,9 @@ class DataPlane:
         predictor = self._model_of(request).predictor
         return Reply(200, _encode(repository.config(request.loop, predictor.digest, predictor.package.manifest)))
 
-    def _index(self, _: Request) -> Reply:
-        router = self._router
-        return Reply(200, _encode(repository.index(router.loops, router.unready, router.loaded)))
+    def _index(self, request: Request) -> Reply:
+        router, ready = self._router, repository.only_ready(bytes(request.body))
+        return Reply(200, _encode(repository.index(router.loops, router.unready, router.loaded, ready=ready)))
 
     def _load(self, _: Request) -> Reply:
         raise NotSupported(repository.NOT_LOADED)

@@ -19,6 +19,9 @@ from loopwright.server.child import supervised
 from loopwright.server.control import control
 from loopwright.server.listener import Listener
 
+LEDGER_SECONDS = 5.0
+"""So long a change over HTTP waits for its turn in the ledger: then it is 503, and the client tries again."""
+
 
 def main(argv: list[str]) -> None:
     """Entry of the process."""
@@ -26,7 +29,7 @@ def main(argv: list[str]) -> None:
     folder = Path(argv[1])
     log_lines.set_up("console")
     report_to(folder, "console")
-    with Home(load_settings()) as home:
+    with Home(load_settings(), ledger_patience=LEDGER_SECONDS) as home:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
         admission = Admission(places(home.settings.connections, files), home.settings.address_share)

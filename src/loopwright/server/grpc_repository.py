@@ -57,10 +57,8 @@ class Repository:
 
     async def _index(self, request: Any, _: Any, __: Any) -> Any:
         router = self._router
-        models = repository.index(router.loops, router.unready, router.loaded)
-        return messages()["RepositoryIndexResponse"](
-            models=[model for model in models if not request.ready or model["state"] == "READY"]
-        )
+        models = repository.index(router.loops, router.unready, router.loaded, ready=request.ready)
+        return messages()["RepositoryIndexResponse"](models=models)
 
     async def _load(self, _: Any, __: Any, ___: Any) -> Any:
         raise NotSupported(repository.NOT_LOADED)

@@ -26,8 +26,19 @@ class Statistics(NamedTuple):
     failed: int = 0
 
 
-def index(loops: Iterable[str], unready: Iterable[str], loaded: Iterable[InService]) -> list[dict[str, str]]:
-    """The loops that are to be served: the package where it is in memory, and whether it can serve."""
+def only_ready(body: bytes) -> bool:
+    """Whether the index is asked for what is ready only (`{"ready": true}`). Raises RequestMalformed, RequestInvalid; no body says no."""
+    asked = parse(body) if body.strip() else {}
+    ready = asked.get("ready", False) if isinstance(asked, dict) else None
+    if not isinstance(ready, bool):
+        raise RequestInvalid([("ready" if isinstance(asked, dict) else "body", 'must be true or false, as in {"ready": true}')])
+    return ready
+
+
+def index(
+    loops: Iterable[str], unready: Iterable[str], loaded: Iterable[InService], *, ready: bool = False
+) -> list[dict[str, str]]:
+    """The loops that are to be served, or those that are `ready`: the package where it is in memory, and whether it can serve."""
     packages, failed = {service.state.loop: service.predictor.digest for service in loaded}, set(unready)
     return [
         {
@@ -37,6 +48,7 @@ def index(loops: Iterable[str], unready: Iterable[str], loaded: Iterable[InServi
             "reason": "its package cannot be loaded" if loop in failed else "",
         }
         for loop in loops
+        if not (ready and loop in failed)
     ]
 
 

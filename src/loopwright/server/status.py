@@ -18,6 +18,7 @@ STATUS: tuple[tuple[type[errors.LoopwrightError], int, str], ...] = (
     (errors.Refused, 409, "refused"),
     (errors.Overloaded, 503, "overloaded"),
     (errors.LogUnavailable, 503, "log_unavailable"),
+    (errors.LedgerUnavailable, 503, "ledger_unavailable"),
     (errors.Unavailable, 503, "unavailable"),
     (errors.Damaged, 500, "damaged"),
     (errors.LoopwrightError, 500, "failed"),
@@ -41,6 +42,9 @@ CODES: dict[int, tuple[str, str]] = {
 """What is refused at the door, before anything knows an error of ours."""
 
 
+LEDGER_AWAY = "the ledger does not answer: try again, a change with the same Idempotency-Key; the server's own log says more"
+
+
 def status_of(error: errors.LoopwrightError) -> tuple[int, str]:
     """The HTTP status and the code of an error."""
     return next((status, code) for kind, status, code in STATUS if isinstance(error, kind))
@@ -51,8 +55,10 @@ def describe(error: errors.LoopwrightError, id: str = "") -> dict[str, Any]:
     _, code = status_of(error)
     fields = [{"field": p.field, "reason": p.reason} for p in getattr(error, "problems", [])]
     message = "the request breaks the contract" if fields else str(error)
-    if isinstance(error, errors.Damaged | errors.LedgerUnavailable):
+    if isinstance(error, errors.Damaged):
         message = CODES[500][1]
+    if isinstance(error, errors.LedgerUnavailable):  # its own words may name the database
+        message = LEDGER_AWAY
     return {"error": {"code": code, "message": message, "fields": fields, "id": id}}
 
 

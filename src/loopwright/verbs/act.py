@@ -12,7 +12,7 @@ import msgspec
 
 from loopwright.records.attempts import Attempts
 from loopwright.records.clock import SimulatedClock
-from loopwright.records.errors import LedgerUnavailable, LoopNotFound, NotFound, TableNotFound, UsageError
+from loopwright.records.errors import LedgerUnavailable, LoopNotFound, NotFound, RequestInvalid, TableNotFound, UsageError
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
 from loopwright.records.moment import moment_option
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 CAUSES = ("manual", "schedule", "drift", "decay")
 SWITCH_SECONDS = 5.0
+MOST_REASON = 1000
+"""So many characters has the reason of a change at most: the ledger keeps it for good, and pages and commands show it."""
+
 DEMO_MARK = "demo.json"
 DEMO_START, DEMO_END = dt.datetime(2013, 4, 1, tzinfo=dt.UTC), dt.datetime(2014, 1, 1, tzinfo=dt.UTC)
 
@@ -139,14 +142,16 @@ def ingest(
     from loopwright.data.profile import keep_profile
     from loopwright.tend import refresh
 
+    if bool(query) != bool(from_url) or (query and (files or mend)):
+        raise UsageError("give files, or --query together with --from-url")
+    if not (files or query or mend):
+        raise UsageError(f"table {table!r}: name at least one file")
     if loop:
         declared, _ = loop_with_code(home, loop)
         if table not in declared.tables:
             raise TableNotFound(table, sorted(declared.tables))
         put_contract(home, declared.tables[table])
     found = contract(home, table)
-    if bool(query) != bool(from_url) or (query and (files or mend)):
-        raise UsageError("give files, or --query together with --from-url")
     reading = Reading.of(encoding, sheet, names, no_header=no_header)
     if query:
         results = [bring_query(home, found, from_url, query, watermark=watermark, progress=progress)]
@@ -188,7 +193,7 @@ def run(
         refit: retrain the serving candidate with its hyper-parameters instead of comparing all candidates.
         cause: why it runs: manual, schedule, drift or decay.
         why: the reason in a sentence, for the audit trail.
-        no_release: stop before anything is put into service.
+        no_release: stop before anything is put into service; a turn of `--as-of` replaces nothing that serves by itself either.
         despite_guard: release the winner also where it misses a target, is worse than what serves, or is too good to be true;
             needs a reason (why).
         fresh: begin a new turn and train, even where one was interrupted or nothing changed.
@@ -200,7 +205,7 @@ def run(
         raise UsageError(f"no stage {until!r}: one of {', '.join(STAGES)}")
     if cause not in CAUSES:
         raise UsageError(f"no cause {cause!r}: one of {', '.join(CAUSES)}")
-    _refuse_without_reason(despite_guard, why)
+    check_reason(why, despite_guard=despite_guard)
     declared, file = loop_with_code(home, loop)
     stage: Stage = until
     steps = turn(
@@ -230,6 +235,7 @@ def run(
         verdict=verdict,
         winner=board.record.winner if board else "",
         released=bool(deployed and deployed.output.get("released")),
+        serves_already=bool(deployed and deployed.output.get("already")),
         reasons=list(deployed.output.get("reasons", [])) if deployed else [],
         left_out=board.record.left_out if board else {},
         next_step=str(deployed.output.get("next_step", "")) if deployed else "",
@@ -272,11 +278,11 @@ def release(
     from loopwright.records.evaluation import Leaderboard
     from loopwright.records.scoring import Beside
 
-    declared = known_loop(home, loop)
     if strategy != "direct":
         raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
+    check_reason(why, despite_guard=despite_guard)
+    declared = known_loop(home, loop)
     rule = package == HEURISTIC
-    _refuse_without_reason(despite_guard, why)
     asked = arguments("release", package=package, strategy=strategy, force=force, despite_guard=despite_guard or None)
     before = answered(home, loop, request_id, asked)
     if before is not None:
@@ -312,7 +318,10 @@ def release(
     return _switched(home, put_into_service(home, loop, chosen.digest, **fixed).record)
 
 
-def _refuse_without_reason(despite_guard: bool, why: str) -> None:
+def check_reason(why: str, *, despite_guard: bool = False) -> None:
+    """Raise RequestInvalid for a reason that is too long, UsageError for none where the gate is overridden."""
+    if len(why) > MOST_REASON:
+        raise RequestInvalid([("why", f"has {len(why):,} characters; at most {MOST_REASON:,}: say it in a sentence")])
     if despite_guard and not why:
         raise UsageError("--despite-guard needs --why REASON: the release says for good why the gate was overridden")
 
@@ -345,6 +354,7 @@ def _switched(home: Home, state: "ReleaseState") -> Switched:
 
     Where another change came after it (the answer to a request that is repeated) none is waited for or told of.
     """
+    from loopwright.deploy.controller import next_back
     from loopwright.deploy.served import path_of, read_intact
     from loopwright.deploy.vitals import workers
 
@@ -354,7 +364,8 @@ def _switched(home: Home, state: "ReleaseState") -> Switched:
     while any(w.state in ("lags", "down") for w in found) and home.clock.monotonic() < until:
         time.sleep(0.02)
         found = workers(home.path, state)
-    return Switched(**{name: getattr(state, name) for name in state.__struct_fields__}, workers=found)
+    facts = {name: getattr(state, name) for name in state.__struct_fields__}
+    return Switched(**facts, workers=found, returns_to=next_back(home, state))
 
 
 def rollback(
@@ -369,6 +380,9 @@ def rollback(
 ) -> Switched:
     """Go back to the package that served before, at a time, or by name; with it to the packages of segments beside it.
 
+    "Before" is before what serves now: after a rollback that is the package which it replaced, so a second one without `--to` returns
+    to it. The answer says so; `--to` names where to go further back.
+
     Waits for the workers here as `release` does.
 
     Args:
@@ -381,6 +395,7 @@ def rollback(
     """
     from loopwright.deploy.controller import rollback as go_back
 
+    check_reason(why)
     try:
         entry = go_back(home, loop, segment=segment, to=to or None, why=why or "by hand", force=force, request=request_id)
         return _switched(home, entry.record)
@@ -601,6 +616,9 @@ def demo(home: Home, *, end: str = "", progress: Progress | None = None) -> Repl
     from loopwright.loop import load_loop
 
     progress = progress or Silent()
+    stop = moment_option(end, home.clock.now(), "--end") if end else DEMO_END
+    if stop <= DEMO_START:
+        raise UsageError(f"--end {end} must be after {DEMO_START:%Y-%m-%d}, when the demo goes live")
     _clear_demo(home)
     folder = example("flights")
     declared = load_loop(folder)
@@ -613,7 +631,6 @@ def demo(home: Home, *, end: str = "", progress: Progress | None = None) -> Repl
             done = ingest_file(simulated, declared.tables[table], file)
             progress.say(f"data: {done.good:,} rows into {table}, {done.quarantined:,} in quarantine")
             progress.advance("ingest", i + 1, len(files))
-        stop = moment_option(end, home.clock.now(), "--end") if end else DEMO_END
         run = room.replay(simulated, declared, file=str(folder / "loop.py"), start=DEMO_START, end=stop, progress=progress)
         return summarise(simulated, declared, run, "declared")
     finally:

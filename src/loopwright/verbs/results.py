@@ -48,9 +48,14 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Switched(ReleaseState, frozen=True, kw_only=True):
-    """Who serves since a release or a rollback, and how the workers of the servers that run here stand to it (none: no server runs)."""
+    """Who serves since a release or a rollback, and how the workers of the servers that run here stand to it (none: no server runs).
+
+    `returns_to` is the package that `rollback` without `--to` would go to next: after a rollback the one that it replaced
+    ("": none, or only those of segments changed).
+    """
 
     workers: list[WorkerState] = []
+    returns_to: str = ""
 
     @property
     def ok(self) -> bool:
@@ -418,7 +423,8 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 class TurnReport(msgspec.Struct, frozen=True, kw_only=True):
     """One turn, step by step, with the leaderboard it made and the release that followed.
 
-    `left_out` maps each candidate that could not be fitted or converted to the reason.
+    `left_out` maps each candidate that could not be fitted or converted to the reason; `serves_already`: nothing was released
+    because the winner is what serves.
     """
 
     loop: str
@@ -431,6 +437,7 @@ class TurnReport(msgspec.Struct, frozen=True, kw_only=True):
     reasons: list[str]
     left_out: dict[str, str] = {}
     next_step: str = ""
+    serves_already: bool = False
 
 
 class Tended(msgspec.Struct, frozen=True, kw_only=True):

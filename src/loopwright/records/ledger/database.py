@@ -42,9 +42,10 @@ class Database:
     _reader: Engine
     _writer: Engine
 
-    def __init__(self, url: str, seen: Seen | None = None) -> None:
+    def __init__(self, url: str, seen: Seen | None = None, patience: float | None = None) -> None:
         self.url = _parse(url)
         self.seen = seen or Seen(None)
+        self._patience = PATIENCE_SECONDS if patience is None else patience
         self.seen.chain_of = self._chain_of
         self._identity: tuple[int, int] | None = None
         self.file = Path(self.url.database or "").absolute() if self.url.get_backend_name() == "sqlite" else None
@@ -114,13 +115,13 @@ class Database:
         self._local = threading.local()
         self._reopening = threading.Lock()  # not the one of before a fork, which a thread of the parent may hold
         if self.file is None:
-            limits = f"-c lock_timeout=30s -c statement_timeout={int(STATEMENT_SECONDS * 1000)}"
+            limits = f"-c lock_timeout={int(self._patience * 1000)} -c statement_timeout={int(STATEMENT_SECONDS * 1000)}"
             connect: dict[str, Any] = {"connect_timeout": 5, "options": limits, "tcp_user_timeout": 30_000}
             connect = {name: value for name, value in connect.items() if name not in self.url.query}
             self._reader = create_engine(self.url, pool_pre_ping=True, pool_size=5, max_overflow=20, connect_args=connect)
             self._writer = self._reader
             return
-        arguments = {"timeout": PATIENCE_SECONDS, "check_same_thread": False}
+        arguments = {"timeout": self._patience, "check_same_thread": False}
         reading = _read_only(self.file) if self._only_reads else self.url
         self._reader = create_engine(reading, poolclass=QueuePool, pool_size=5, max_overflow=35, connect_args=arguments)
         self._writer = create_engine(self.url, pool_size=1, max_overflow=0, connect_args=arguments)
@@ -199,7 +200,7 @@ class Database:
         with ExitStack() as held:
             if self._lock:
                 with _files():
-                    held.enter_context(self._lock.hold(PATIENCE_SECONDS))
+                    held.enter_context(self._lock.hold(self._patience))
             yield
 
     @contextmanager

@@ -49,12 +49,22 @@ class Ledger:
     `clock` dates the entries. Leases guard running processes against each other and not moments of history, so they
     follow `lease_clock`, the machine's own clock, even where `clock` is simulated. `seen` is the file in which a home notes how far
     it has seen the ledger: with it a ledger that is gone is not begun anew, and an older one in its place is found (`seen.behind`).
+    `patience` is for how many seconds a writer waits for its turn (None: `database.PATIENCE_SECONDS`).
     """
 
-    def __init__(self, url: str, *, clock: Clock, by: str, lease_clock: Clock | None = None, seen: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock,
+        by: str,
+        lease_clock: Clock | None = None,
+        seen: Path | None = None,
+        patience: float | None = None,
+    ) -> None:
         self._clock, self._by = clock, by
         self._lease_clock = lease_clock or RealClock()
-        self._database = Database(url, Seen(seen))
+        self._database = Database(url, Seen(seen), patience)
         self.seen = self._database.seen
 
     # --- writing -------------------------------------------------------------------------------------------------
