@@ -11,7 +11,7 @@ import yaml
 
 from loopwright import Column, Table
 from loopwright.data.odcs import from_odcs, read, to_odcs, write
-from loopwright.records.errors import DeclarationInvalid, UsageError
+from loopwright.records.errors import DeclarationInvalid, FileNotThere, UsageError
 
 FULL = Table(
     "orders",
@@ -144,5 +144,5 @@ def test_a_file_that_is_no_plain_yaml_is_refused(tmp_path: Path, text: str) -> N
     (tmp_path / "c.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=r"c\.yaml"):
         read(tmp_path / "c.yaml")
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(FileNotThere, match="no file"):
         read(tmp_path / "absent.yaml")

@@ -20,7 +20,7 @@ import pytest
 from loopwright.data import csv_text, source, text
 from loopwright.data import opened as opened_module
 from loopwright.data.source import open_source
-from loopwright.records.errors import IngestRefused
+from loopwright.records.errors import FileNotThere, IngestRefused
 from loopwright.records.ids import digest
 
 CSV = b"id,size\na,1.5\nb,2\n"
@@ -122,7 +122,7 @@ def test_a_parquet_file_that_lost_its_end_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_file_and_no_frame_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(IngestRefused, match="No such file"):
+    with pytest.raises(FileNotThere, match="no file"):
         opened(tmp_path / "absent.csv")
     with pytest.raises(IngestRefused, match="neither a path, a data frame"):
         opened({"id": ["a"]})
