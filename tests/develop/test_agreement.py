@@ -203,6 +203,8 @@ def judge(case: tuple[str, Encoding, Any, int, str]) -> str:
         rehearse(candidate, estimator, lessons, goal)
     except ConversionRefused:
         return "refused"
+    except DeclarationInvalid:
+        return "cannot be fitted"
     try:
         fitted, _ = fit(candidate, estimator, lessons, goal)
     except DeclarationInvalid:

@@ -119,7 +119,9 @@ def row(number: int) -> dict[str, Any]:
 
 
 def truth(order: dict[str, Any]) -> str:
-    return "yes" if order["amount"] + 30 * order["level"] > 600 else "no"
+    """Mostly by amount and level; one in 25 the other way round, since a perfect model is not released by itself."""
+    complains = order["amount"] + 30 * order["level"] > 600
+    return "yes" if complains != ((order["at"].toordinal() * 24 + order["at"].hour) % 25 == 0) else "no"
 
 
 @pytest.fixture(scope="module")

@@ -101,6 +101,7 @@ def test_tilde_is_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.Monke
 def test_closed_standard_output_is_no_fault_and_no_database_becomes_it(tmp_path: Path, arguments: list[str]) -> None:
     shell = shutil.which("sh")
     assert shell is not None
+    (tmp_path / "home").mkdir(0o700)
     closed = call([shell, "-c", 'exec "$@" >&-', "sh", *COMMAND, *arguments], tmp_path / "home")
     assert (closed.returncode, closed.stderr) == (0, "")
     reading, writing = os.pipe()
@@ -119,6 +120,7 @@ def test_closed_standard_output_is_no_fault_and_no_database_becomes_it(tmp_path:
 
 @pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["doctor"]])
 def test_standard_output_on_a_full_disk_is_one_line_and_not_a_traceback(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "home").mkdir(0o700)
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [*COMMAND, *arguments],
@@ -134,6 +136,7 @@ def test_standard_output_on_a_full_disk_is_one_line_and_not_a_traceback(tmp_path
 
 
 def test_every_looking_command_works_for_a_user_id_without_a_name(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir(0o700)
     for verb in ("status", "doctor"):
         done = call([*as_nobody_known(), *COMMAND, verb, "--json"], tmp_path / "home")
         assert (done.returncode, done.stderr) == (0, ""), verb
