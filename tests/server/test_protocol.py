@@ -21,6 +21,9 @@ class Transport:
     def write(self, data: bytes) -> None:
         self.written += data
 
+    def pause_reading(self) -> None:
+        pass
+
     def is_closing(self) -> bool:
         return self.closed
 
@@ -76,5 +79,26 @@ def test_trailers_are_dropped_and_bounded() -> None:
         assert asked.cycle is not None
         assert asked.cycle.disconnected
         assert len(asked.headers) == 2
+
+    asyncio.run(check())
+
+
+def test_pipelined_requests_are_not_taken_for_one_large_head() -> None:
+    """Several times the bound of a head in whole requests, cut anywhere; a head that is too large after them is refused still."""
+
+    async def check() -> None:
+        request = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
+        transport = Transport()
+        pipelined = connected(transport)
+        sent = request * (3 * HEADER_BYTES // len(request))
+        for at in range(0, len(sent), HEADER_BYTES + 1):
+            pipelined.data_received(sent[at : at + HEADER_BYTES + 1])
+        assert not transport.written
+        assert len(pipelined.pipeline) == sent.count(b"GET") - 1
+        pipelined.data_received(request + b"GET / HTTP/1.1\r\nx: ")
+        pipelined.data_received(b"a" * (HEADER_BYTES + 1))
+        assert transport.written.startswith(b"HTTP/1.1 431")
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
 
     asyncio.run(check())

@@ -23,6 +23,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _waiting: float | None = None
     _size = 0
     _refused = False
+    _completed = False
+    """Whether a request came to its end in the data being fed: what began after it is the next head, of which only the rest is known."""
 
     def connection_made(self, transport: Any) -> None:
         """Find a place for the connection."""
@@ -43,7 +45,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Feed the parser, unless the headers have grown too large without coming to an end."""
         if self._refused:
             return
-        began_in_headers = self._waiting is not None and self._size >= 0
+        began_in_headers, self._completed = self._waiting is not None and self._size >= 0, False
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
@@ -54,7 +56,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 read_plain(memoryview(data), upgrade.args[0], self._read_again)
         except httptools.HttpParserError:
             self._refuse(400)
-        if began_in_headers and self._waiting is not None and self._size >= 0:
+        if began_in_headers and not self._completed and self._waiting is not None and self._size >= 0:
             self._size += len(data)
             if self._size > HEADER_BYTES:
                 self._refuse(431)
@@ -109,7 +111,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """The request has arrived."""
         if self._refused or self.parser.should_upgrade():
             return
-        self._waiting, self._size = None, 0
+        self._waiting, self._size, self._completed = None, 0, True
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
