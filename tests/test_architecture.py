@@ -5,10 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from tests.deploy.loops import LOOP, opened, package
 
+from loopwright import Column, Home, Table
+from loopwright.data.ingest import ingest
 from loopwright.deploy import controller
+from loopwright.records.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "loopwright"
@@ -114,6 +118,32 @@ def test_looking_commands_load_no_engine(tmp_path: Path, arguments: list[str]) -
     command = [sys.executable, "-c", code, *arguments, "--home", str(tmp_path / "home")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+TABLES = frozenset({"pyarrow", "deltalake", "numpy"})
+LOOKS_AT_TABLES: dict[tuple[str, ...], frozenset[str]] = {
+    ("contract", "stock"): TABLES,
+    ("lineage", "stock"): TABLES,
+    ("profile", "stock"): TABLES | {"duckdb", "pandas"},  # it reads every row, and pyarrow.dataset loads pandas
+    ("doctor",): TABLES | {"duckdb", "onnxruntime"},
+    ("--help",): frozenset(),
+}
+"""Commands that look at a table, and the engines that they may load for it."""
+
+
+@pytest.mark.parametrize("arguments", LOOKS_AT_TABLES, ids=" ".join)
+def test_commands_that_look_at_tables_load_what_they_need(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    stock = Table("stock", {"id": Column("string"), "at": Column("timestamp")}, ["id"], "at")
+    with Home(Settings(home=tmp_path / "home", by="tests")) as home:
+        ingest(home, stock, pa.table({"id": ["a"], "at": ["2024-01-01T00:00:00Z"]}))
+    code = (
+        "import sys; from loopwright.cli.main import run; code = run(sys.argv[1:]); "
+        f"print(sorted({ENGINES!r} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+    )
+    home_option = [] if arguments == ("--help",) else ["--home", str(tmp_path / "home")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments, *home_option], capture_output=True, text=True)
+    loaded = set(ast.literal_eval(done.stderr.splitlines()[-1]))
+    assert loaded <= LOOKS_AT_TABLES[arguments]
 
 
 @pytest.mark.parametrize("module", modules(), ids=lambda p: str(p.relative_to(SOURCE)))

@@ -12,10 +12,11 @@ from loopwright.data import csv_text
 from loopwright.data import ingest as ingest_module
 from loopwright.data import opened as opened_module
 from loopwright.data.contract import conform
-from loopwright.data.ingest import Contract, changes, contract, contracts, files, ingest, put_contract
+from loopwright.data.ingest import files, ingest, put_contract
 from loopwright.data.opened import Reading
 from loopwright.data.source import open_source
 from loopwright.records.clock import SimulatedClock
+from loopwright.records.contracts import Contract, changes, contract, contracts
 from loopwright.records.errors import DeclarationInvalid, IngestRefused, NameInvalid, TableNotFound
 from loopwright.records.ingestions import Ingested
 from loopwright.records.progress import Silent

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import closing, suppress
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -22,13 +22,14 @@ from loopwright.data.opened import Opened
 from loopwright.data.source import open_source
 from loopwright.data.told import told
 from loopwright.records.columns import ARROW_TYPES
-from loopwright.records.declarations import Table, declaration_digest, to_builtins
-from loopwright.records.errors import DeclarationInvalid, PackageNotFound, PackageRefused, TableNotFound
+from loopwright.records.contracts import Contract
+from loopwright.records.declarations import Table, declaration_digest
+from loopwright.records.errors import DeclarationInvalid, PackageNotFound, PackageRefused
 from loopwright.records.home import Home
 from loopwright.records.ids import check_name
 from loopwright.records.ingestions import Ingested
 from loopwright.records.lake import Stream
-from loopwright.records.ledger.record import Entry, Record
+from loopwright.records.ledger.record import Entry
 from loopwright.records.progress import Progress
 from loopwright.records.releases import ReleaseState
 
@@ -36,14 +37,6 @@ QUARANTINE = "quarantine."
 QUARANTINE_SCHEMA = pa.schema([("_source", pa.string()), ("_digest", pa.string()), *BAD_SCHEMA])
 CUT_WRONGLY = "row: cut wrongly into fields"
 _IN_MEMORY = 64 << 20
-
-
-class Contract(Record, frozen=True, kw_only=True):
-    """A table's contract as the ledger keeps it; a new entry whenever the declaration changes."""
-
-    kind: ClassVar[str] = "contract"
-    digest: str
-    table: Table
 
 
 class _Note(msgspec.Struct):
@@ -300,19 +293,6 @@ def put_contract(home: Home, table: Table) -> Entry[Contract]:
     return home.ledger.put(Contract(digest=changed, table=table), key=table.name)
 
 
-def changes(before: Table, after: Table) -> list[str]:
-    """How two contracts of a table differ: each place with what it was -> what it is."""
-    old, new = (to_builtins(t) for t in (before, after))
-    found = [f"{k}: {old[k]!r} -> {new[k]!r}" for k in old if k != "columns" and old[k] != new[k]]
-    for name in dict.fromkeys([*old["columns"], *new["columns"]]):
-        was, now = old["columns"].get(name), new["columns"].get(name)
-        if was is None or now is None:
-            found.append(f"{name}: {'absent' if was is None else was['type']} -> {'absent' if now is None else now['type']}")
-        else:
-            found += [f"{name}.{k}: {was[k]!r} -> {now[k]!r}" for k in was if was[k] != now[k]]
-    return found
-
-
 def _grow(home: Home, table: Table, before: Table | None) -> None:
     """Add the new columns of a contract to the table's rows, or raise DeclarationInvalid naming what cannot change."""
     found = home.lake.schema(table.name)
@@ -367,19 +347,6 @@ def _shown(before: Table | None, name: str, found: Any) -> str:
 def as_kept(table: Table) -> Table:
     """A table as it comes out of the ledger again (`minimum=0` is 0.0 there): its digest is that of the contract."""
     return msgspec.convert(msgspec.to_builtins(table), Table)
-
-
-def contract(home: Home, name: str) -> Table:
-    """The newest contract of a table. Raises TableNotFound with the names that are known."""
-    entry = home.ledger.latest(Contract, key=name)
-    if entry is None:
-        raise TableNotFound(name, contracts(home))
-    return entry.record.table
-
-
-def contracts(home: Home) -> list[str]:
-    """The names of all tables with a contract."""
-    return sorted({e.key for e in home.ledger.find(Contract)})
 
 
 def files(home: Home, table: str, version: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from loopwright.data.ingest import contract
+from loopwright.records.contracts import contract
 from loopwright.records.declarations import Column, Table
 from loopwright.records.home import Home
 from loopwright.records.profiles import ColumnProfile, DayCount, Profile, Value

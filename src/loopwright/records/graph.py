@@ -27,7 +27,6 @@ from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import onnxruntime as ort
 
 from loopwright.records.declarations import Column
 from loopwright.records.errors import LibraryChanged
@@ -170,6 +169,8 @@ class Graph:
 
 
 def _options(threads: int) -> Any:
+    import onnxruntime as ort  # here: commands that only look run no graph
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -189,6 +190,8 @@ def _unchecked(session: Any) -> Any:
 
 
 def _session(data: bytes, threads: int) -> Any:
+    import onnxruntime as ort  # as above
+
     return ort.InferenceSession(data, _options(threads), providers=["CPUExecutionProvider"])
 
 
@@ -198,6 +201,8 @@ def _lean_session(data: bytes, threads: int) -> Any:
     A session made of ONNX keeps the parsed model beside what it runs, and the optimiser too. The detour stays in memory:
     nothing is on a disk that could differ from the bytes that were verified.
     """
+    import onnxruntime as ort  # as above
+
     if len(data) > LEAN_BYTES or not hasattr(os, "memfd_create"):
         return None
     descriptor = os.memfd_create("graph", os.MFD_CLOEXEC)

@@ -18,7 +18,6 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 import pyarrow.fs
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
@@ -222,6 +221,8 @@ class Lake:
 
     def added(self, name: str, version: int) -> Any:
         """A dataset of the rows that the commit `version` appended to a table; None where it only moved or removed rows. Raises NotFound."""
+        from pyarrow.dataset import FileSystemDataset  # here: it loads pandas, and most commands read no rows
+
         with self._errors(name):
             newest, delta = self._table(name), self._table(name, version)
             told = newest.history(newest.version() - version + 1)  # delta-rs numbers it rightly only at the newest version
@@ -233,7 +234,7 @@ class Lake:
                 delta.load_as_version(version - 1)
                 before = {f.path for f in delta.to_pyarrow_dataset(filesystem=self._files(name)).get_fragments()}
             fragments = sorted((f for f in whole.get_fragments() if f.path not in before), key=lambda f: f.path)
-            return pyarrow.dataset.FileSystemDataset(fragments, whole.schema, whole.format, whole.filesystem)
+            return FileSystemDataset(fragments, whole.schema, whole.format, whole.filesystem)
 
     def _files(self, name: str) -> Any:
         """Arrow's own file system for a local table; None leaves the choice to delta-rs.
@@ -533,23 +534,23 @@ def _write_stream(name: str, delta: DeltaTable, stream: Stream, properties: Comm
         raise
 
 
-_MICROSECONDS = pyarrow.dataset.ParquetReadOptions(coerce_int96_timestamp_unit="us")
-"""Spark writes times of 96 bits; as nanoseconds those after 2262 would come out as other moments."""
-
-
 def foreign(uri: str, *, since: int = -1, until: int | None = None) -> Foreign:
     """The rows of a Delta table anywhere (path or URL) that were added after its version `since` (all: -1).
 
     `until` is the version to read it at (the newest if not given). `rows` is a pyarrow dataset. Raises NotFound when there is no such table, Refused when rows were changed or removed since
     then, or when the table is older than that, Damaged when it cannot be read.
     """
+    from pyarrow.dataset import ParquetReadOptions  # as above
+
     shown = uri.split("?")[0].rsplit("@", 1)[-1]
     try:
         delta = DeltaTable(uri, version=until)
         identity, version, dataset = (
             str(delta.metadata().id),
             delta.version(),
-            delta.to_pyarrow_dataset(parquet_read_options=_MICROSECONDS),
+            delta.to_pyarrow_dataset(
+                parquet_read_options=ParquetReadOptions(coerce_int96_timestamp_unit="us")
+            ),  # Spark's 96 bits: as nanoseconds those after 2262 would be other moments
         )
         if version < since:
             raise Refused(f"the Delta table {shown} is at version {version}; its version {since} was read before")
@@ -562,6 +563,8 @@ def foreign(uri: str, *, since: int = -1, until: int | None = None) -> Foreign:
 
 def _added_since(delta: DeltaTable, dataset: Any, since: int, version: int, shown: str) -> Any:
     """The files that commits after `since` added, as a dataset. Compaction only moves rows and adds none."""
+    from pyarrow.dataset import FileSystemDataset  # as above
+
     operations = {e["version"]: str(e.get("operation", "")) for e in delta.history() if "version" in e}
     fragments = []
     delta.load_as_version(since)
@@ -578,4 +581,4 @@ def _added_since(delta: DeltaTable, dataset: Any, since: int, version: int, show
         if not operation.startswith("OPTIMIZE"):
             fragments += [fragment for path, fragment in there.items() if path not in before]
         before = set(there)
-    return pyarrow.dataset.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
+    return FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)

@@ -137,9 +137,10 @@ def ingest(
         names: names of the columns with commas, where the first line is a row of data.
     """
     from loopwright.data.bring import bring, bring_mended, bring_query
-    from loopwright.data.ingest import contract, put_contract
+    from loopwright.data.ingest import put_contract
     from loopwright.data.opened import Reading
     from loopwright.data.profile import keep_profile
+    from loopwright.records.contracts import contract
     from loopwright.tend import refresh
 
     if bool(query) != bool(from_url) or (query and (files or mend)):

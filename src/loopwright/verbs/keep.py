@@ -16,7 +16,6 @@ from loopwright.records.home import Home
 from loopwright.records.jumps import JUMP_SECONDS, jumped
 from loopwright.records.ledger.record import Problem
 from loopwright.records.memory import memory_limit
-from loopwright.records.outgoing import shown
 from loopwright.records.settings import SETTINGS, unknown_settings
 from loopwright.records.tokens import ADVICE, exposed
 from loopwright.verbs.expected import attempted, missing, serving
@@ -146,6 +145,8 @@ def _shown(field: str, value: str) -> str:
     """A setting as it may be shown: whether a secret is set, of a URL where it leads, without user, password and query."""
     if field in ("token", "otlp_headers"):
         return "set" if value else "not set"
+    from loopwright.records.outgoing import shown  # here: it loads what posting needs, and every command loads this file
+
     if field in ("webhook", "openlineage", "traces", "events"):
         return shown(value)
     return _place(value)
@@ -262,7 +263,7 @@ def _clock(home: Home) -> CheckItem:
 
 
 def _webhook(home: Home) -> list[CheckItem]:
-    from loopwright.records.outgoing import problem, receiver
+    from loopwright.records.outgoing import problem, receiver, shown
 
     if not home.settings.webhook:
         return []
@@ -272,7 +273,7 @@ def _webhook(home: Home) -> list[CheckItem]:
 
 def _openlineage(home: Home) -> list[CheckItem]:
     from loopwright.records.openlineage import problem
-    from loopwright.records.outgoing import receiver
+    from loopwright.records.outgoing import receiver, shown
 
     target = home.settings.openlineage
     if not target:
@@ -285,7 +286,7 @@ def _protocols(home: Home) -> list[CheckItem]:
     """What gRPC, spans and events need, where they are asked for: libraries, and receivers that may be called."""
     from importlib.metadata import PackageNotFoundError, version  # here and not above: `--help` must start fast
 
-    from loopwright.records.outgoing import problem, receiver
+    from loopwright.records.outgoing import problem, receiver, shown
 
     settings, items = home.settings, []
     for name, asked, extra, libraries in (

@@ -269,7 +269,7 @@ def _files_of(home: Home, table: str) -> list[Node]:
 
 def _declared(home: Home, table: str) -> dict[str, str]:
     """Columns of a table's newest contract with their type."""
-    from loopwright.data.ingest import Contract
+    from loopwright.records.contracts import Contract
 
     entry = home.ledger.latest(Contract, key=table)
     return {name: column.type for name, column in entry.record.table.columns.items()} if entry else {}

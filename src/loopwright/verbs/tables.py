@@ -9,6 +9,7 @@ from loopwright.verbs.act import loop_with_code
 from loopwright.verbs.results import ContractShown, ContractVersion
 
 if TYPE_CHECKING:
+    from loopwright.records.declarations import Table
     from loopwright.records.ingestions import Quarantined
     from loopwright.records.profiles import Profile
 
@@ -25,18 +26,18 @@ def contract(
         import_file: file of that standard to take the contract from; say it in your loop file as well.
     """
     from loopwright.data import odcs as standard
-    from loopwright.data.ingest import Contract, changes, put_contract
-    from loopwright.data.ingest import contract as newest
+    from loopwright.records.contracts import Contract, changes
+    from loopwright.records.contracts import contract as newest
 
     notes: list[str] = []
     if loop:
         declared, _ = loop_with_code(home, loop)
         if table not in declared.tables:
             raise TableNotFound(table, sorted(declared.tables))
-        put_contract(home, declared.tables[table])
+        _put(home, declared.tables[table])
     if import_file is not None:
         imported, left = standard.read(import_file, table)
-        put_contract(home, imported)
+        _put(home, imported)
         notes = [f"not taken over: {what}" for what in left]
     found = newest(home, table)
     if odcs is not None:
@@ -55,6 +56,12 @@ def contract(
     ]
     rows = home.lake.count(table) if home.lake.exists(table) else 0
     return ContractShown(table=found, rows=rows, versions=versions, notes=notes)
+
+
+def _put(home: Home, table: "Table") -> None:
+    from loopwright.data.ingest import put_contract  # here: it loads what reads files
+
+    put_contract(home, table)
 
 
 def profile(home: Home, table: str) -> "Profile":
@@ -76,8 +83,8 @@ def quarantine(home: Home, table: str, *, export: Path | None = None, most: int 
         export: file to write the rows and their reasons to (.csv, .jsonl or .parquet); `ingest --mend` brings it in again.
         most: rows to show.
     """
-    from loopwright.data.ingest import contract as newest
     from loopwright.data.quarantine import quarantined
+    from loopwright.records.contracts import contract as newest
 
     newest(home, table)
     return quarantined(home, table, most=most, export=export)
