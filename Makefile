@@ -33,11 +33,12 @@ check: $(VENV)/.dev ## style, types and the import rule
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 
-bench: $(VENV)/.dev ## measure the request path, features, data and explanations beside their peers; writes benchmarks/RESULTS.md (ARGS=--quick)
+bench: $(VENV)/.dev ## measure the request path, features, data, explanations and commands beside their peers; writes benchmarks/RESULTS.md (ARGS=--quick)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.request_path $(ARGS)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.features $(ARGS)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.explanations
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.bounds $(ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.commands
 
 bench-serving: $(VENV)/.dev ## measure serving beside MLflow, BentoML, MLServer, LitServe, Ray Serve, FastAPI: 20 minutes (ARGS=--quick, ARGS='--cache FOLDER')
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.serving $(ARGS)

@@ -164,6 +164,7 @@ def cli(folder: Path) -> Iterator[Bound]:
     yield Bound(
         "--help, beside twice `import typer`", best("from loopwright.cli.main import main; main()", "--help"), most, "ms"
     )
+    (folder / ".loopwright").mkdir(exist_ok=True)
     yield Bound("status of an empty home", best("from loopwright.cli.main import main; main()", "status"), 0.5, "ms")
 
 
