@@ -181,6 +181,28 @@ def test_unusable_outputs_are_refused_before_anything_is_read(home: Home, tmp_pa
             predict(home, LOOP, tmp_path / "none.csv", out=out)
 
 
+@pytest.mark.parametrize("link", ["itself", "by another path", "symbolic", "hard", "source is a link"])
+def test_predict_never_writes_onto_the_file_that_it_reads(home: Home, tmp_path: Path, link: str) -> None:
+    source = write_csv(tmp_path / "in.csv", [flight(i) for i in range(5)])
+    before, out = source.read_bytes(), tmp_path / "other.csv"
+    (tmp_path / "sub").mkdir()
+    asked, written = {
+        "itself": (source, source),
+        "by another path": (source, tmp_path / "sub" / ".." / "in.csv"),
+        "symbolic": (source, out),
+        "hard": (source, out),
+        "source is a link": (out, source),
+    }[link]
+    if link in ("symbolic", "source is a link"):
+        out.symlink_to(source)
+    elif link == "hard":
+        out.hardlink_to(source)
+    with pytest.raises(UsageError, match="is the file that is read"):
+        predict(home, LOOP, asked, out=written)
+    assert source.read_bytes() == before
+    assert logged(home) == []
+
+
 def test_loop_without_a_package_says_what_to_do(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", [flight()])
     with opened(tmp_path / "empty") as home, pytest.raises(NotFound, match="loopwright release late-arrival"):

@@ -44,7 +44,7 @@ from loopwright.records.upkeep_state import read_upkeep_state
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.replay import Traffic, between
 from loopwright.server.metrics import Metrics
-from loopwright.tend import DAMAGED, FAILING, JUMPED, LOSING, RETRY_AFTER, UNTOLD, Upkeep, loops, tend, upkeep
+from loopwright.tend import DAMAGED, FAILING, JUMPED, LOSING, RETRY_AFTER, UNTOLD, Upkeep, _retrain, loops, needed, tend, upkeep
 from loopwright.turn import turn
 from loopwright.verbs import act, look, overview
 
@@ -203,6 +203,18 @@ def test_a_trigger_retrains_and_releases_in_a_child_process(home: Home) -> None:
     assert [e.record.action for e in history(home, "late")] == ["release", "release"]
     assert tend(home, owner="a").loops["late"].watched.trigger is None, "acted upon"
     assert home.ledger.verify() == []
+
+
+def test_serving_package_that_is_gone_is_replaced_by_the_retraining_of_upkeep(home: Home) -> None:
+    before = serving(home, "late")
+    assert before is not None
+    shutil.rmtree(home.packages.folder / before.arms[0].package)
+    needed(home, LOOP)
+    _retrain(home, "late", str(FILE), Trigger(cause="schedule", reason="every week"), "a")
+    after = serving(home, "late")
+    assert after is not None
+    assert after.arms[0].package != before.arms[0].package
+    assert "every week (cannot be compared: the package that serves is gone)" in after.why
 
 
 def test_a_retraining_that_fails_raises_an_alert_and_is_not_tried_every_round(home: Home, tmp_path: Path) -> None:

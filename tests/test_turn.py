@@ -495,3 +495,44 @@ def test_turn_that_changes_nothing_in_service_says_so(home: Home) -> None:
     assert (first.released, first.serves_already) == (True, False)
     assert second.serves_already
     assert second.released, "what won serves"
+
+
+def break_package(home: Home, package: str, how: str) -> None:
+    """Delete a package, or damage its model."""
+    folder = home.packages.folder / package
+    if how == "gone":
+        shutil.rmtree(folder)
+    else:
+        (folder / "model.onnx").write_bytes(b"garbage")
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+@pytest.mark.parametrize("more", [{}, {"fresh": True}, {"refit": True, "cause": "drift", "why": "wind drifted"}])
+def test_serving_package_that_cannot_be_read_is_replaced_by_the_next_turn(home: Home, how: str, more: dict[str, Any]) -> None:
+    before = act.run(home, str(FILE)).winner
+    break_package(home, before, how)
+    held = act.run(home, str(FILE), no_release=True, **more)
+    assert (held.released, held.winner != before) == (False, True), held
+    done = act.run(home, str(FILE), **more)
+    assert done.released, done
+    state = serving(home, "late")
+    assert state is not None
+    assert state.arms[0].package == done.winner != before
+    assert f"cannot be compared: the package that serves is {how}" in state.why
+    assert f"the package that serves is {how}" in str(done.reasons)
+    gate = home.ledger.latest(GateResult, loop="late", key=done.winner)
+    assert gate is not None
+    assert (gate.record.passed, gate.record.serving) == (True, before)
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_serving_package_that_cannot_be_read_is_replaced_by_hand(home: Home, how: str) -> None:
+    before = act.run(home, str(FILE)).winner
+    board = home.ledger.latest(Leaderboard, loop="late")
+    assert board is not None
+    other = next(row.package for row in board.record.rows if row.phase > 1 and row.package != before)
+    break_package(home, before, how)
+    state = act.release(home, "late", "heuristic", why="what served cannot be read")
+    assert home.packages.manifest(state.arms[0].package).phase == 1
+    break_package(home, state.arms[0].package, how)
+    assert act.release(home, "late", other, why="nor can the rule").arms[0].package == other

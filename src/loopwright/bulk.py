@@ -64,6 +64,7 @@ def predict(
     make_writer = _writer(out)
     try:
         opened = open_source(source, reading=reading)
+        _keep_source(source, out)
         job = digest(msgspec.json.encode([loop, opened.digest, id_column, request_id]))
         with _alone(home, job), _serving(home, loop) as (router, service, unlogged):
             return _Job(home, loop, job, opened, router, service, id_column, progress or Silent()).run(
@@ -384,6 +385,15 @@ FORMATS: dict[str, Callable[[Path, pa.Schema], _Writer]] = {
     ".parquet": _parquet,
 }
 """What is written, by how the file is called."""
+
+
+def _keep_source(source: Any, out: Path) -> None:
+    """Raise UsageError where writing `out` would replace what is read, by whatever name or link it is called."""
+    path = Path(source) if isinstance(source, str | Path) else None
+    if path is None or not path.exists():
+        return
+    if (out.exists() and out.samefile(path)) or (path.is_dir() and out.resolve().is_relative_to(path.resolve())):
+        raise UsageError(f"--out {out}: is the file that is read, or lies in the folder that is; write the answers elsewhere")
 
 
 def _writer(out: Path) -> Callable[[Path, pa.Schema], _Writer]:

@@ -31,7 +31,7 @@ from loopwright.records import openlineage
 from loopwright.records.attempts import Attempts
 from loopwright.records.conditions import Standing, earned, monitored, worth_of
 from loopwright.records.declarations import Value, duration
-from loopwright.records.errors import Damaged, LedgerUnavailable
+from loopwright.records.errors import Damaged, LedgerUnavailable, PackageNotFound, PackageRefused
 from loopwright.records.holder import decode_holder
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
@@ -272,7 +272,10 @@ def _records(home: Home, attempts: Attempts) -> dict[str, LoopRecord]:
 def needed(home: Home, loop: Loop) -> list[Joined]:
     """What requests are joined with by the loop as it is declared now, and by the declarations of the packages that serve."""
     now = serving(home, loop.name)
-    served = {home.packages.manifest(arm.package).declaration for arm in now.arms} if now is not None else set()
+    served = set()
+    for arm in now.arms if now is not None else ():
+        with suppress(PackageNotFound, PackageRefused):  # what cannot be read answers nothing
+            served.add(home.packages.manifest(arm.package).declaration)
     before = [
         recorded_loop(e.record) for e in home.ledger.find(LoopRecord, loop=loop.name, newest=False) if e.record.digest in served
     ]

@@ -15,7 +15,7 @@ from loopwright.data.examples import build, load
 from loopwright.data.ingest import put_contract
 from loopwright.data.lineage import lineage
 from loopwright.deploy.bad import bad_packages
-from loopwright.deploy.checks import gate, sound
+from loopwright.deploy.checks import Unreadable, gate, read_serving, sound
 from loopwright.deploy.controller import release, serving
 from loopwright.develop.fleet import develop_fleet
 from loopwright.develop.lineage import used_by
@@ -26,7 +26,7 @@ from loopwright.monitor.watch import watched_columns
 from loopwright.records import failpoints, openlineage
 from loopwright.records.closure import closure_of
 from loopwright.records.declarations import Candidate, Fleet, declaration_digest, duration
-from loopwright.records.errors import LedgerUnavailable, ReleaseConflict
+from loopwright.records.errors import LedgerUnavailable, PackageNotFound, PackageRefused, ReleaseConflict
 from loopwright.records.evaluation import Leaderboard, SegmentModel
 from loopwright.records.examples import Examples
 from loopwright.records.file_lock import FileLock
@@ -396,12 +396,24 @@ def _trained_before(state: Turning, examples: Entry[Examples], parent: str) -> t
         refit = bool(scope.record.output.get("refit"))
         if not made <= there or board.winner in bad or (board.fleet is None) != (loop.fleet is None):
             continue
+        if not _readable(home, board):
+            continue
         if not (parent in (board.winner, refit and home.packages.manifest(board.winner).parent) if state.refit else not refit):
             continue
         put = home.ledger.put(msgspec.structs.replace(board, turn=state.turn), loop=loop.name, key=state.turn)
         home.ledger.link(examples.id, put.id, "measured on")
         return put, old.record.as_of
     return None
+
+
+def _readable(home: Home, board: Leaderboard) -> bool:
+    """Whether the packages that a leaderboard would put into service are there and whole."""
+    try:
+        for digest in {board.winner, *(board.fleet.serving.values() if board.fleet is not None else ())}:
+            home.packages.read(digest, keep=())
+    except (PackageNotFound, PackageRefused):
+        return False
+    return True
 
 
 def _inputs(turn: Turn) -> tuple[Any, ...]:
@@ -450,7 +462,11 @@ def _candidates(state: Turning, parent: str) -> tuple[list[Candidate], dict[str,
     """All candidates, or for a refit the serving one with the hyper-parameters it was found with."""
     if not state.refit or not parent:
         return state.loop.candidates, None
-    manifest = state.home.packages.read(parent).manifest
+    package = read_serving(state.home, parent)
+    if isinstance(package, Unreadable):
+        state.progress.say(f"all candidates are compared instead of a refit: {package.why}")
+        return state.loop.candidates, None
+    manifest = package.manifest
     incumbent = [c for c in state.loop.candidates if c.name == manifest.candidate]
     return (incumbent, {manifest.candidate: manifest.params}) if incumbent else (state.loop.candidates, None)
 
@@ -466,7 +482,7 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
     own, unsound = sound(home, {segment: home.packages.read(digest) for segment, digest in segments.items()})
     for segment, why in unsound.items():
         state.progress.say(f"segment {segment}: its package is not released: {why}")
-    champion = home.packages.read(now.arms[0].package) if now else None
+    champion = read_serving(home, now.arms[0].package) if now else None
     examples = home.ledger.get(state.outputs["data"]["examples"], Examples)
     result = gate(
         home,
@@ -507,6 +523,8 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
             },
         )
     why = state.despite or (turn_entry.record.why if turn_entry else "")
+    uncompared = f"cannot be compared: {champion.why}" if isinstance(champion, Unreadable) else ""
+    why = f"{why} ({uncompared})" if uncompared else why
     despite = [check.name for check in result.failed]
     beside = {segment: package.digest for segment, package in own.items()}
     expected = now.generation if now is not None else 0  # the gate took a while
@@ -523,9 +541,10 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
     home.ledger.link(entry.id, released.id, "allowed")
     fleet_text = f", and {len(beside)} packages of segments by {fleet.by}" if fleet is not None and beside else ""
     judged = f"passed {len(result.checks)} checks" if not despite else f"was refused ({', '.join(despite)})"
+    judged += f", {uncompared}," if uncompared else ""
     return (
         f"package {winner.digest[:12]} ({winner.manifest.candidate}) {judged} and serves{fleet_text}",
-        {"released": True, "reasons": [], "release": released.id},
+        {"released": True, "reasons": [uncompared] if uncompared else [], "release": released.id},
     )
 
 
@@ -533,7 +552,10 @@ def _monitor(state: Turning) -> tuple[str, dict[str, Any]]:
     now = serving(state.home, state.loop.name)
     if now is None:
         return "nothing serves, so there is nothing to watch", {}
-    columns = watched_columns(state.home.packages.read(now.arms[0].package))
+    package = read_serving(state.home, now.arms[0].package)
+    if isinstance(package, Unreadable):
+        return f"nothing can be watched: {package.why}", {}
+    columns = watched_columns(package)
     policy = state.loop.monitor
     return f"watches {len(columns)} columns and the score every {policy.every} (drift from PSI {policy.psi:g})", {
         "columns": columns

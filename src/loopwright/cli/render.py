@@ -536,7 +536,7 @@ def _turn(value: TurnReport) -> RenderableType:
         steps,
         *verdict,
         Text(end),
-        *(_tick(False, "not released", r) for r in value.reasons),
+        *(_tick(value.released, "released" if value.released else "not released", r) for r in value.reasons),
         *([Text.assemble(("next: ", "bold"), plain(value.next_step))] if value.next_step else []),
     )
 

@@ -25,7 +25,7 @@ A person may release a package despite the last three, with a reason; the releas
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import numpy as np
@@ -38,7 +38,7 @@ from loopwright.deploy.overrun import Overruns, Run
 from loopwright.records import metrics
 from loopwright.records.columns import arrow_feed, segment_texts
 from loopwright.records.declarations import Guard, Objective, Scope, TimeSplit, duration
-from loopwright.records.errors import GateFailed, PackageRefused
+from loopwright.records.errors import GateFailed, PackageNotFound, PackageRefused
 from loopwright.records.evaluation import Estimate
 from loopwright.records.examples import Examples
 from loopwright.records.home import Home
@@ -110,6 +110,23 @@ class GateResult(Record, frozen=True, kw_only=True):
         )
 
 
+class Unreadable(NamedTuple):
+    """A serving package that cannot be read, and why: nothing can be compared with it."""
+
+    digest: str
+    why: str
+
+
+def read_serving(home: Home, digest: str) -> Package | Unreadable:
+    """The package that serves; where it is gone or damaged, why: what is to replace it is judged without it."""
+    try:
+        return home.packages.read(digest)
+    except PackageNotFound:
+        return Unreadable(digest, "the package that serves is gone")
+    except PackageRefused as refused:
+        return Unreadable(digest, f"the package that serves is damaged: {refused.why}")
+
+
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """What the checks look at. `truth`, `own`, `other`, `groups` and `slices` are over the same N rows; empty without rows.
 
@@ -137,14 +154,15 @@ def gate(
     *,
     scope: Scope,
     guards: Sequence[Guard] = (),
-    serving: Package | None = None,
+    serving: Package | Unreadable | None = None,
     examples: pa.Table | None = None,
     beside: Beside | None = None,
     serving_beside: Beside | None = None,
 ) -> GateResult:
     """Run every check on a package. `examples` are as `records.examples` describes them; those on the validation side of its split count.
 
-    Without examples, or with fewer than 100 of them, nothing is compared with the serving package, and the result says so.
+    Without examples, or with fewer than 100 of them, nothing is compared with the serving package, and the result says so; nor is it
+    where the serving package cannot be read.
     Packages of segments `beside` the package (and beside the serving one) answer their rows where the two are compared.
     """
     try:
@@ -155,7 +173,7 @@ def gate(
     return _result(package, serving, case.rows, [_probe(measured), *(check for judge in CHECKS for check in judge(case))])
 
 
-def _result(package: Package, serving: Package | None, rows: int, checks: list[Check]) -> GateResult:
+def _result(package: Package, serving: Package | Unreadable | None, rows: int, checks: list[Check]) -> GateResult:
     return GateResult(
         package=package.digest,
         serving=serving.digest if serving else "",
@@ -187,7 +205,7 @@ def check_release(
         package,
         scope=scope,
         guards=msgspec.convert(declared.get("release", {}).get("guards", []), list[Guard]),
-        serving=home.packages.read(digest) if digest and digest != package.digest else None,
+        serving=read_serving(home, digest) if digest and digest != package.digest else None,
         examples=examples,
         beside=beside,
         serving_beside=beside_of(home, state) if segment is None else None,
@@ -216,7 +234,7 @@ def _examples(home: Home, loop: str, package: Package) -> pa.Table | None:
 def _case(
     home: Home,
     package: Probed,
-    serving: Package | None,
+    serving: Package | Unreadable | None,
     scope: Scope,
     guards: Sequence[Guard],
     examples: pa.Table | None,
@@ -224,8 +242,11 @@ def _case(
     serving_beside: Beside | None,
 ) -> Case:
     none = np.array([], dtype=np.bool_)
-    passed, refused = admit_all(home.packages, [serving] if serving is not None else [], again=False)
+    passed, refused = admit_all(home.packages, [serving] if isinstance(serving, Package) else [], again=False)
     served = next(iter(passed.values()), None)
+    note = "".join(f"cannot be compared: the serving package is refused: {why}" for why in refused.values())
+    if isinstance(serving, Unreadable):
+        note = f"cannot be compared: {serving.why}"
     case = Case(
         package=package,
         serving=served,
@@ -238,7 +259,7 @@ def _case(
         groups=None,
         output=package.manifest.output,
         slices={},
-        note="".join(f"not compared: the serving package is refused: {why}" for why in refused.values()),
+        note=note,
     )
     if examples is None or not examples.num_rows:
         return case
