@@ -19,7 +19,7 @@ from tests.journeys.synthetic import FILE, START, WEEK
 from loopwright import Guard, Home, Loop, Objective, Release
 from loopwright.deploy import bad
 from loopwright.deploy.checks import GateResult
-from loopwright.deploy.controller import history, serving
+from loopwright.deploy.controller import history, rollback, serving
 from loopwright.loop import load_loop
 from loopwright.records import failpoints
 from loopwright.records.clock import RealClock, SimulatedClock
@@ -31,6 +31,7 @@ from loopwright.records.releases import BadPackage
 from loopwright.records.turns import STAGES, LoopRecord, Step, Turn
 from loopwright.turn import turn
 from loopwright.verbs import act
+from loopwright.verbs.overview import status
 
 
 @pytest.fixture(scope="module")
@@ -365,6 +366,7 @@ def test_turn_with_nothing_changed_trains_nothing_and_releases_nothing(home: Hom
     assert any("--fresh` trains anew" in line for line in told.lines)
     assert (serving(home, loop.name), home.packages.list()) == (before, packages)
     assert len(history(home, loop.name)) == 1
+    assert status(home).loops[0].retrainings == [], "it trained nothing"
     # A refit of what serves has the same inputs; so has a second one.
     refit = turn(home, loop, refit=True, cause="schedule")
     assert refit[2].summary.startswith("nothing changed")
@@ -372,6 +374,15 @@ def test_turn_with_nothing_changed_trains_nothing_and_releases_nothing(home: Hom
     assert board is not None
     assert (board.record.turn, home.packages.list()) == (refit[0].turn, packages)
     assert turn(home, loop)[2].summary.startswith("nothing changed"), "a refit hides no full turn"
+
+
+def test_status_says_of_each_turn_whether_it_released(home: Home, loop: Loop) -> None:
+    turn(home, loop)
+    for no_release in (False, True):
+        home.clock.advance(dt.timedelta(seconds=1))  # type: ignore[attr-defined]  # a simulated clock
+        turn(home, loop, fresh=True, release=not no_release)
+    rollback(home, loop.name, why="back")
+    assert [r.released for r in status(home).loops[0].retrainings] == [True, False]
 
 
 def test_turn_trains_anew_with_fresh_and_with_anything_that_changed(

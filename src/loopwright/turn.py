@@ -235,10 +235,10 @@ def _run(state: Turning, until: Stage) -> list[Step]:
 def _finish(state: Turning, outcome: Literal["done", "stopped", "failed"]) -> None:
     entry = state.home.ledger.latest(Turn, loop=state.loop.name, key=state.turn)
     if entry is not None:
-        winner = state.outputs.get("develop", {}).get("winner", "")
-        state.home.ledger.put(
-            msgspec.structs.replace(entry.record, state=outcome, result=winner), loop=state.loop.name, key=state.turn
-        )
+        winner, deployed = state.outputs.get("develop", {}).get("winner", ""), state.outputs.get("deploy", {})
+        ended = "serves already" if deployed.get("already") else "released" if deployed.get("released") else "not released"
+        done = msgspec.structs.replace(entry.record, state=outcome, result=winner, ended=ended if deployed else "")
+        state.home.ledger.put(done, loop=state.loop.name, key=state.turn)
 
 
 def _step(state: Turning, stage: Stage) -> Step:

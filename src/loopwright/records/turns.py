@@ -23,7 +23,7 @@ class Turn(Record, frozen=True, kw_only=True):
     """One turn: put again under the same key (the turn's id) when its state changes.
 
     `code` is the digest of everything that the declared functions reach (`records.closure`), `libraries` are the versions it runs on.
-    `backdated` turns learn from what was known at an earlier moment that a person named (`--as-of`).
+    `ended` says what became of its winner (turns of earlier versions do not say). `backdated` turns learn from what was known at an earlier moment that a person named (`--as-of`).
     """
 
     kind: ClassVar[str] = "turn"
@@ -37,6 +37,7 @@ class Turn(Record, frozen=True, kw_only=True):
     code: str = ""
     libraries: dict[str, str] = {}
     backdated: bool = False
+    ended: Literal["", "released", "not released", "serves already"] = ""
 
 
 class Step(Record, frozen=True, kw_only=True):

@@ -320,10 +320,10 @@ def _retrainings(turns: "list[Entry[Turn]]", released: set[str]) -> list[Retrain
             cause=e.record.cause,
             why=e.record.why,
             package=e.record.result,
-            released=e.record.result in released,
+            released=e.record.ended == "released" or (not e.record.ended and e.record.result in released),
         )
         for e in turns
-        if e.record.cause != "first" and e.record.state == "done"
+        if e.record.cause != "first" and e.record.state == "done" and e.record.ended != "serves already"
     ]
 
 

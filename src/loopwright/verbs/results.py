@@ -28,7 +28,7 @@ class StageState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Retraining(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn after the first: when, what caused it, and whether its package was released."""
+    """One turn after the first whose winner did not serve already: when, what caused it, and whether that turn released it."""
 
     turn: str
     at: datetime
