@@ -299,9 +299,10 @@ def _data(state: Turning) -> tuple[str, dict[str, Any]]:
             for name, sha256 in source.files.items():
                 state.home.ledger.link(f"file:{sha256}:{name}"[:512], version, "ingested")
     left_out = sum(examples.excluded.values())
+    reasons = ", ".join(f"{count:,} {why}" for why, count in examples.excluded.items() if count)
     summary = (
         f"{examples.rows:,} examples, {examples.summary}, "
-        f"{examples.first:%Y-%m-%d} to {examples.last:%Y-%m-%d}; {left_out:,} left out"
+        f"{examples.first:%Y-%m-%d} to {examples.last:%Y-%m-%d}; {left_out:,} left out{f' ({reasons})' if reasons else ''}"
     )
     if state.window is not None and examples.last - examples.first > state.window:
         summary += (
