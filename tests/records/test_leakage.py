@@ -179,3 +179,15 @@ def test_too_few_rows_are_said_and_not_called_clean() -> None:
     assert few([True] * 150 + [False] * 5000, "binary") == ""
     assert few([1.0] * 299, "regression") == "299 rows with an outcome: 300 or more are needed"
     assert few(["a"] * 200 + ["b"] * 140, "multiclass") == "140 rows of the rarer label: 150 or more are needed"
+
+
+@pytest.mark.parametrize(
+    ("share", "recall", "wrong"), [(0.11, 0.95, 0.001), (0.03, 0.9, 0.0005), (0.04, 0.6, 0.0002), (0.3, 0.7, 0.005)]
+)
+def test_flag_set_after_a_rare_label_is_named_although_it_is_incomplete(share: float, recall: float, wrong: float) -> None:
+    for seed in range(3):
+        rng = np.random.default_rng(100 + seed)
+        label = rng.random(20_000) < share
+        flag = np.where(label, rng.random(20_000) < recall, rng.random(20_000) < wrong).astype(np.int64)
+        for told in (flag, [("set" if f else "not") for f in flag.tolist()], flag.astype(np.float64)):
+            assert "refunded" in look(label, {"refunded": told, "x": rng.normal(size=20_000)}, "binary")

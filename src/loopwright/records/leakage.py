@@ -10,7 +10,7 @@ what so few rows can show. Honest predictors of things worth predicting hardly g
 has 0.99 and more. One honest feature in 700 at the limit itself is named by chance, far below it none.
 
 By a value, or by being missing. It decides where nearly all of its rows have one label (surely above 95 %, for a value 99.5 % of the
-rows at hand) and others do not; of several classes only that which it is counts, not those which it is not.
+rows at hand, or 97 % where its rows are also half of the rarer label's) and others do not; of several classes only that which it is counts, not those which it is not.
 
 Together. Up to MOST_TOGETHER columns that leave a thousandth of the label unexplained, although none does alone: weighted sums,
 for numbers also of logarithms (products, ratios); for a class the larger of two numbers, and pairs of words or codes.
@@ -44,7 +44,8 @@ PERFECT, MOST_TOGETHER = 0.999, 4
 TOGETHER_ROWS, TOGETHER_COLUMNS, TOGETHER_CLASSES, PAIRED = 2000, 60, 3, 25
 
 _SIGMAS, _FEW = 3.0, 3.0  # where n rows show no exception, up to 3 / n may be exceptions (Hanley & Lippman-Hand 1983)
-_PURE, _PURE_VALUE, _MIXED = 0.95, 0.995, 0.8
+_PURE, _PURE_VALUE, _PURE_COPY, _MIXED = 0.95, 0.995, 0.97, 0.8
+_COPIED = 0.5
 _UNIQUE = 0.9
 
 
@@ -180,33 +181,35 @@ def _tells(name: str, columns: list[str], part: Values, look: Look) -> Iterator[
 
 def missing(name: str, hidden: Array, look: Look) -> Iterator[Suspect]:
     """Whether it tells a class that a column is missing, whatever features put there instead."""
-    yield from _decided(name, "missing", [(hidden, "missing", "given")], look, _PURE)
+    yield from _decided(name, "missing", [(hidden, "missing", "given")], look, _PURE, often=0.0)
 
 
 def by_value(name: str, part: Values, look: Look) -> Iterator[Suspect]:
     """Whether single values of a column decide a class: the commonest words or codes, and numbers that are there again and again."""
     there = part.array[~part.missing]
     distinct, counts = np.unique(there.astype(str) if part.is_text else there, return_counts=True)
-    least = LEAST if part.is_text else max(LEAST, OFTEN * len(part.array))  # the end of a scale may be pure in all honesty
-    chosen = [i for i in np.argsort(-counts, kind="stable")[:VALUES] if counts[i] >= least]
+    chosen = [i for i in np.argsort(-counts, kind="stable")[:VALUES] if counts[i] >= LEAST]
     masks = []
     for i in chosen:
         shown = repr(str(distinct[i])[:40]) if part.is_text else f"{distinct[i]:g}"
         masks.append((~part.missing & (part.array == distinct[i]), shown, f"another than {shown}"))
-    yield from _decided(name, "decides", masks, look, _PURE_VALUE)
+    often = 0.0 if part.is_text else OFTEN  # the end of a scale may be pure in all honesty
+    yield from _decided(name, "decides", masks, look, _PURE_VALUE, often=often)
 
 
-def _decided(name: str, kind: str, masks: Sequence[tuple[Array, str, str]], look: Look, least: float) -> Iterator[Suspect]:
+def _decided(
+    name: str, kind: str, masks: Sequence[tuple[Array, str, str]], look: Look, least: float, *, often: float
+) -> Iterator[Suspect]:
     """The first of these parts of the rows (with what it is called, and the rest) that decides a class in this share of them."""
     for (mask, words, others), target in itertools.product(masks, look.targets):
-        if target.is_class and (found := _pure(mask, (words, others), target, least, either=len(look.targets) == 1)):
+        if target.is_class and (found := _pure(mask, (words, others), target, least, often, either=len(look.targets) == 1)):
             why, share, low = found
             yield Suspect(feature=name, columns=[name], kind=kind, why=why, measure=share, low=low)
             return
 
 
 def _pure(
-    mask: Array, words: tuple[str, str], target: Target, least: float, *, either: bool
+    mask: Array, words: tuple[str, str], target: Target, least: float, often: float, *, either: bool
 ) -> tuple[str, float, float] | None:
     """Whether nearly all rows of a part (or of the rest) are of a class (or, `either`, of none), and the others are not."""
     for part, said in zip((mask, ~mask), words, strict=True):
@@ -215,8 +218,11 @@ def _pure(
             return None
         for value in (True, False) if either else (True,):
             hits, rest = int((target.truth[part] == value).sum()), float((target.truth[~part] == value).mean())
+            all_hits = int((target.truth == value).sum())
+            common = n >= often * len(part) and hits >= least * n
+            copy = 2 * all_hits <= len(part) and hits >= _PURE_COPY * n and hits >= _COPIED * all_hits
             low = float(stats.beta.ppf(0.001, hits, n - hits + 1)) if hits else 0.0
-            if low > _PURE and hits >= least * n and rest < _MIXED:
+            if low > _PURE and (common or copy) and rest < _MIXED:
                 why = f"where it is {said} {target.name} is {str(value).lower()} in {hits / n:.1%} of {n:,} rows, elsewhere in {rest:.1%}"
                 return why, hits / n, low
     return None
