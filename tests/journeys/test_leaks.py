@@ -5,6 +5,7 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +58,12 @@ def asked(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object]:
     return answer
 
 
+def states(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """What status says of developing and deploying."""
+    answer: Any = asked(capsys, "status")
+    return {s["stage"]: s["state"] for s in answer["loops"][0]["stages"] if s["stage"] in ("develop", "deploy")}
+
+
 def test_leak_is_named_withheld_released_on_record_and_replaced(bikes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drafted = (bikes / "loop.py").read_text()
     assert "# TODO: is casual known at the decision?" in drafted
@@ -75,6 +82,7 @@ def test_leak_is_named_withheld_released_on_record_and_replaced(bikes: Path, cap
     assert run(["release", "bikes", package, "--despite-guard"]) == 2, "not without a reason"
     served = asked(capsys, "release", "bikes", package, "--despite-guard", "--why", "to see what it does")
     assert (served["despite"], served["why"]) == (["plausible"], "to see what it does (despite plausible)")
+    assert states(capsys) == {"develop": "watch", "deploy": "ok"}, "it serves, and is doubted"
     assert "too good to be true" in Path(str(asked(capsys, "report", "bikes")["markdown_file"])).read_text()
 
     written(bikes, leaking=False)
@@ -82,8 +90,10 @@ def test_leak_is_named_withheld_released_on_record_and_replaced(bikes: Path, cap
     assert "No feature uses what tells the label: columns casual, registered" in str(second["verdict"])
     assert second["released"] is False
     assert "cannot compare: the set of features changed (without casual, registered)" in str(second["reasons"])
+    assert states(capsys) == {"develop": "ok", "deploy": "watch"}, "what the turn made was refused"
     why = "casual and registered are counted afterwards"
     last = asked(capsys, "release", "bikes", str(second["winner"]), "--despite-guard", "--why", why)
     assert last["despite"] == ["guard mae"]
+    assert states(capsys) == {"develop": "ok", "deploy": "ok"}
     history = asked(capsys, "history", "bikes")
     assert f"{why} (despite guard mae)" in json.dumps(history)

@@ -18,7 +18,7 @@ import msgspec
 from loopwright.records import metrics
 from loopwright.records.declarations import Objective, Task
 from loopwright.records.errors import DeclarationInvalid
-from loopwright.records.evaluation import Comparison, Leaderboard, LeaderboardRow, Suspect
+from loopwright.records.evaluation import LEAK_SUSPECTED, Comparison, Leaderboard, LeaderboardRow, Suspect
 
 MOST_NAMED = 10
 """So many suspects are named in a verdict; the leaderboard's record has all."""
@@ -145,7 +145,7 @@ def doubt(winner: str, perfect: str, suspects: Sequence[Suspect]) -> str:
     unused = [f"{s.what} {s.why}" for s in suspects if not s.used]
     parts = [f"{winner}'s {perfect}"] if perfect else []
     parts += [*used[:MOST_NAMED], *([f"and {len(used) - MOST_NAMED} more"] if used[MOST_NAMED:] else [])]
-    text = f"LEAK SUSPECTED: {'; '.join(parts)}. " if parts else ""
+    text = f"{LEAK_SUSPECTED}: {'; '.join(parts)}. " if parts else ""
     return text + (f"No feature uses what tells the label: {'; '.join(unused[:MOST_NAMED])}. " if unused else "")
 
 

@@ -207,6 +207,10 @@ class FleetBoard(msgspec.Struct, frozen=True, kw_only=True):
     outputs: list[Histogram] = []
 
 
+LEAK_SUSPECTED = "LEAK SUSPECTED"
+"""How a verdict begins where a feature, or the winner's quality, is too good to be true."""
+
+
 class Leaderboard(Record, frozen=True, kw_only=True):
     """All candidates of one turn, measured on the same validation rows; with a fleet also the winner's models by segment.
 

@@ -15,7 +15,7 @@ from loopwright.records.attempts import Attempts
 from loopwright.records.conditions import NOTHING_MEASURED, Judged, Standing, counted_from, earned, monitored, worth_of
 from loopwright.records.declarations import Value
 from loopwright.records.errors import Damaged, LedgerUnavailable, UsageError
-from loopwright.records.evaluation import Leaderboard
+from loopwright.records.evaluation import LEAK_SUSPECTED, Leaderboard
 from loopwright.records.holder import Holder
 from loopwright.records.home import Home
 from loopwright.records.ledger.record import Record
@@ -266,6 +266,8 @@ def _loop_status(
     live: dict[Stage, _Live] = (
         {"deploy": _deploy(serving, steps.get("deploy"), count, last)} if serving or "deploy" in steps else {}
     )
+    if "develop" in steps and fleets and fleets[0].doubt.startswith(LEAK_SUSPECTED):
+        live["develop"] = Judged("watch", steps["develop"].record.summary), steps["develop"].at
     if serving or window or alerts or "monitor" in steps:
         live["monitor"] = _monitor(window, standing, len(alerts))
     if serving or value or "business" in steps:
@@ -347,10 +349,12 @@ def _stage(
 
 
 def _deploy(serving: ReleaseState | None, step: "Entry[Step] | None", predictions: int, last: dt.datetime | None) -> _Live:
+    refused = step is not None and bool(step.record.output.get("reasons")) and not step.record.output.get("released")
     if serving is None:
-        refused = step is not None and bool(step.record.output.get("reasons"))
         return Judged("watch" if refused else "not yet", step.record.summary if step is not None else "nothing serves"), None
     detail = f"package {serving.arms[0].package[:12]} serves since {serving.since:%Y-%m-%d %H:%M} UTC; {predictions:,} prediction{'' if predictions == 1 else 's'}"
+    if step is not None and refused and step.at > serving.since:
+        return Judged("watch", f"{detail}; {step.record.summary}"), step.at
     return Judged("ok", detail), last or serving.since
 
 
