@@ -17,6 +17,7 @@ from loopwright.records.split import (
     divide,
     divide_again,
     draws,
+    fifth,
     overlap,
     trained_on,
     validates,
@@ -296,9 +297,36 @@ def test_search_over_hyper_parameters_is_judged_on_both_labels() -> None:
 
 
 @pytest.mark.parametrize(
+    ("labels", "task"),
+    [([i >= 36 for i in range(40)], "binary"), (["a" if i < 36 else "b" for i in range(40)], "multiclass")],
+)
+def test_search_over_hyper_parameters_is_fitted_on_both_labels(labels: list[Any], task: Any) -> None:
+    rows = examples([float(d) for d in range(40)], labels)
+    fitted, judged = divide_again(rows, np.arange(40), TimeSplit(validation="6d"), seed=0, task=task)
+    for part in (fitted, judged):
+        assert len({labels[i] for i in part}) == 2
+    assert not set(fitted) & set(judged)
+
+
+@pytest.mark.parametrize("split", [TimeSplit(validation="6d"), GroupSplit("part", 0.3)])
+def test_search_that_cannot_have_both_labels_is_refused(split: Any) -> None:
+    rows = examples([float(d) for d in range(40)], [i == 39 for i in range(40)], part=[f"g{d // 5}" for d in range(40)])
+    with pytest.raises(ExamplesRefused, match="of one label only: give more history"):
+        divide_again(rows, np.arange(40), split, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("span", "length"),
+    [(timedelta(days=90), "18d"), (timedelta(seconds=143280 * 5), "39h"), (timedelta(hours=1), "12m"), (timedelta(0), "1s")],
+)
+def test_fifth_of_a_span_is_in_units_that_people_write(span: timedelta, length: str) -> None:
+    assert fifth(span) == length
+
+
+@pytest.mark.parametrize(
     ("rows", "split", "task", "advice"),
     [
-        (examples([d / 10 for d in range(100)], thirds(100)), TimeSplit(), "binary", 'TimeSplit(validation="171072s")'),
+        (examples([d / 10 for d in range(100)], thirds(100)), TimeSplit(), "binary", 'TimeSplit(validation="47h")'),
         (examples([float(d) for d in range(100)], [d < 50 for d in range(100)]), TimeSplit(), "binary", "StratifiedSplit()"),
         (examples([1.0] * 100, thirds(100)), TimeSplit(), "binary", "StratifiedSplit()"),
         (

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from loopwright.cli.main import run
+from loopwright.data.ingest import put_contract
 from loopwright.develop import features as graphs
 from loopwright.loop import load_loop
 from loopwright.records.clock import SimulatedClock
@@ -360,6 +361,51 @@ def test_split_is_judged_as_run_judges_it(
     except ExamplesRefused as error:
         refused = str(error)
     assert (checked.ok, checked.detail if refused else "") == (not refused, refused)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ('"refund": Column("float", nullable=True)', '"refund": Column("float", nullable=True), "new": Column("float", nullable=True)', ""),
+        ('"rate": Column("float")}', '"rate": Column("float"), "new": Column("float", nullable=True)}', ""),
+        ('"returned": Column("boolean")', '"returned": Column("boolean"), "new": Column("boolean", nullable=True)', ""),
+        ('"amount": Column("float", minimum=0, maximum=500)', '"amount": Column("string")', "columns.amount: "),
+        ('"amount": Column("float", minimum=0, maximum=500)', '"amount": Column("integer")', "columns.amount: "),
+        ('"order": Column("string"), "at": Column("timestamp"), "amount"', '"order": Column("integer"), "at": Column("timestamp"), "amount"', "columns.order: "),
+        ('"rate": Column("float")}', '"rate": Column("timestamp")}', "columns.rate: "),
+        ('"returned": Column("boolean")', '"returned": Column("float")', "columns.returned: "),
+        ('"refund": Column("float", nullable=True)', '"refund": Column("float")', "columns.refund: "),
+        ('"refund": Column("float", nullable=True)', '"refund": Column("float", nullable=True), "new": Column("float")', "columns.new: "),
+    ],
+)  # fmt: skip
+def test_contract_is_judged_as_run_judges_it(home: Home, tmp_path: Path, before: str, after: str, says: str) -> None:
+    fill(home)
+    folder = written(tmp_path / "shop")
+    file = Path(folder) / "loop.py"
+    for table in load_loop(file).tables.values():
+        put_contract(home, table)
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after).replace("f.amount > 100", "f.shop == 'north'"))
+    try:
+        declared = load_loop(file)
+    except DeclarationInvalid:  # refused before any table is looked at
+        return
+    checked = check(home, folder)
+    tables = [i for i in checked.items if i.name.startswith("table ")]
+    assert all(i.ok for i in tables) == (not says)
+    try:
+        turn(home, declared, until="data")
+        refused = ""
+    except DeclarationInvalid as error:
+        refused = str(error)
+    assert bool(refused) == bool(says)
+    if says:
+        [wrong] = [i.detail for i in tables if not i.ok]
+        assert says in wrong
+        assert refused.partition(says)[2].partition(";")[0] in wrong
+    else:
+        assert item(checked, "leakage").looked or warned(checked)
 
 
 def test_rows_with_one_label_only_are_not_well(home: Home, tmp_path: Path) -> None:

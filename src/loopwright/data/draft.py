@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from loopwright.data.pace import Pace, pace
 from loopwright.records.declarations import Column, Table, Task
 from loopwright.records.errors import UsageError
+from loopwright.records.split import fifth
 from loopwright.records.sql_engine import sql_engine
 
 MOST_WORDS, MOST_COMMON_WORDS, COMMON = 50, 200, 50
@@ -520,7 +521,4 @@ def _flags(values: Any) -> Flags:
 def _fifth(times: pa.ChunkedArray) -> str:
     """A fifth of the time that the rows span, as a duration."""
     moments = times.cast(pa.int64()).drop_null().to_numpy()
-    span = timedelta(microseconds=int(moments.max() - moments.min())) / 5
-    if span >= timedelta(days=2):
-        return f"{span.days}d"
-    return f"{max(int(span.total_seconds()), 1)}s"
+    return fifth(timedelta(microseconds=int(moments.max() - moments.min())))

@@ -140,7 +140,11 @@ def _read(home: Home, table: Table) -> _Read:
     if not home.lake.exists(table.name):
         raise ExamplesRefused(f"table {table.name!r} has no rows yet: `loopwright ingest {table.name} FILE`")
     version = home.lake.version(table.name)
-    return _Read(table.name, version, home.lake.dataset(table.name, version))
+    data = home.lake.dataset(table.name, version)
+    absent = [pa.field(n, ARROW_TYPES[c.type]) for n, c in table.columns.items() if n not in data.schema.names]
+    if absent:  # declared since: null in the rows there are, as it is once the contract is stored
+        data = data.replace_schema(pa.schema([*data.schema, *absent]))
+    return _Read(table.name, version, data)
 
 
 def _us(moment: datetime) -> int:

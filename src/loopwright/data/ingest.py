@@ -295,12 +295,27 @@ def put_contract(home: Home, table: Table) -> Entry[Contract]:
 
 def _grow(home: Home, table: Table, before: Table | None) -> None:
     """Add the new columns of a contract to the table's rows, or raise DeclarationInvalid naming what cannot change."""
+    if problems := _growth_problems(home, table, before):
+        raise DeclarationInvalid(f"the contract of table {table.name!r}", problems)
+    found = home.lake.schema(table.name)
+    if new := [(n, ARROW_TYPES[c.type]) for n, c in table.columns.items() if n not in found.names]:
+        home.lake.add_columns(table.name, pa.schema(new))
+
+
+def contract_problems(home: Home, table: Table) -> list[tuple[str, str]]:
+    """What `put_contract` would refuse of a contract; nothing is stored."""
+    newest = home.ledger.latest(Contract, key=table.name)
+    if not home.lake.exists(table.name) or (newest is not None and newest.record.digest == declaration_digest(as_kept(table))):
+        return []
+    return _growth_problems(home, as_kept(table), newest.record.table if newest else None)
+
+
+def _growth_problems(home: Home, table: Table, before: Table | None) -> list[tuple[str, str]]:
+    """What cannot change in a table that has rows."""
     found = home.lake.schema(table.name)
     problems = _looked_up(home, table.name, _leaving(before, table)) if before else []
-    new = []
     for name, column in table.columns.items():
         if name not in found.names:
-            new.append((name, ARROW_TYPES[column.type]))
             if not column.nullable or name in (*table.key, table.event_time, table.known):
                 problems.append(
                     (f"columns.{name}", f"absent -> {column.type}; a new column must be nullable, for the rows there are")
@@ -314,10 +329,7 @@ def _grow(home: Home, table: Table, before: Table | None) -> None:
         elif not column.nullable and (before is None or name not in before.columns or before.columns[name].nullable):
             nulls = home.lake.read(table.name, columns=[name])[name].null_count
             problems += [(f"columns.{name}", f"nullable -> never null; it is null in {nulls:,} rows")] if nulls else []
-    if problems:
-        raise DeclarationInvalid(f"the contract of table {table.name!r}", problems)
-    if new:
-        home.lake.add_columns(table.name, pa.schema(new))
+    return problems
 
 
 def _leaving(before: Table, after: Table) -> set[str]:

@@ -66,8 +66,8 @@ def divide(examples: pa.Table, split: Split, *, seed: int, task: Task = "binary"
 def divide_again(examples: pa.Table, training: Array, split: Split, *, seed: int, task: Task = "binary") -> tuple[Array, Array]:
     """Training rows (indices) divided once more by the same rule, for the search over hyper-parameters: fitted on, judged on.
 
-    By time the newest fifth of them is judged on, or more where that has one label only. Raises ExamplesRefused when too little
-    is left to fit on.
+    By time the newest fifth of them is judged on, or more where that has one label only; where all earlier ones are alike, a fifth of
+    each label is. Raises ExamplesRefused when too little is left to fit on, or one label only.
     """
     rows = examples.take(pa.array(training))
     boundary = None
@@ -75,10 +75,13 @@ def divide_again(examples: pa.Table, training: Array, split: Split, *, seed: int
         decided = np.sort(_moments(rows, "_decided_at"))
         boundary = _reach_back(rows, int(decided[max(1, int(len(decided) * (1 - SEARCH_SHARE))) - 1]), task)
     fitted, judged, _ = _divide(rows, split, seed, "search", boundary)
-    if min(len(fitted), len(judged)) < LEAST_ROWS // 4:
+    if boundary is not None and len(fitted) and _kinds(rows, fitted) < _KINDS.get(task, 0):
+        fitted, judged, _ = _divide(rows, StratifiedSplit(), seed, "search", None)
+    kinds = min(_kinds(rows, fitted), _kinds(rows, judged))
+    if min(len(fitted), len(judged)) < LEAST_ROWS // 4 or kinds < _KINDS.get(task, 0):
         raise ExamplesRefused(
             f"of {len(rows)} training examples {len(fitted)} can be fitted on and {len(judged)} judged on in the search over "
-            "hyper-parameters: give more history, or no `trials`"
+            f"hyper-parameters{', of one label only' if kinds == 1 else ''}: give more history, or no `trials`"
         )
     return training[fitted], training[judged]
 
@@ -341,12 +344,16 @@ def _labels(label: pa.ChunkedArray, rows: Array, task: Task) -> str:
     )
 
 
+def _kinds(examples: pa.Table, rows: Array) -> int:
+    """How many different labels rows have."""
+    return len(examples.column("_label").take(pa.array(rows)).drop_null().unique())
+
+
 def _shortfall(examples: pa.Table, divided: Divided, task: Task) -> str:
     """Which part is too small, or has too few labels; empty when none."""
     label, partition, kinds = examples.column("_label"), divided.partition, _KINDS.get(task, 0)
     for name, rows in (("training", divided.training), ("validation", divided.validation)):
-        there = len(label.take(pa.array(rows)).drop_null().unique()) if kinds else 0
-        if len(rows) < LEAST_ROWS or there < kinds:
+        if len(rows) < LEAST_ROWS or (kinds and _kinds(examples, rows) < kinds):
             first, last = (f"{_moment(m):%Y-%m-%d %H:%M}" for m in _ends(examples))
             return (
                 f"the {name} part has {len(rows)} examples{_labels(label, rows, task)}: at least {LEAST_ROWS}"
@@ -393,9 +400,12 @@ def _written(split: Split) -> str:
 
 
 def fifth(span: timedelta) -> str:
-    """A fifth of a span as a duration: whole days, or seconds where it is less than two days."""
+    """A fifth of a span as a duration, in whole days, hours, minutes or seconds: the largest unit of which it has two at least."""
     part = span / 5
-    return f"{part.days}d" if part >= timedelta(days=2) else f"{max(int(part.total_seconds()), 1)}s"
+    for unit in ("d", "h", "m"):
+        if (whole := part // duration(f"1{unit}")) >= 2:
+            return f"{whole}{unit}"
+    return f"{max(part // timedelta(seconds=1), 1)}s"
 
 
 def _moments(examples: pa.Table, column: str) -> Array:

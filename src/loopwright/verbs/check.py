@@ -53,6 +53,7 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
         loop: path of a loop file or its folder, or a name the ledger knows.
         strict: exit 1 for a warning, too.
     """
+    from loopwright.data.ingest import contract_problems
     from loopwright.develop.check import check as check_graphs
     from loopwright.develop.features import trace
 
@@ -64,14 +65,22 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
             detail=f"loop {declared.name!r}: {len(declared.candidates) + 1} candidates, {len(declared.tables)} tables",
         )
     ]
+    refused: list[str] = []
     for table in declared.tables.values():
         rows = home.lake.count(table.name) if home.lake.exists(table.name) else 0
         detail = f"{rows:,} rows" if rows else f"empty: `loopwright ingest {table.name} FILE --loop {loop}`"
         if table is declared.outcome.table and table.prediction_field != "id":
             detail += f"; 'id' is a column of its own: an outcome names its prediction in the field {table.prediction_field!r}"
-        items.append(CheckItem(name=f"table {table.name}", ok=True, detail=detail))
+        problems = contract_problems(home, table)
+        detail += "".join(f"; {field}: {why}" for field, why in problems)
+        items.append(CheckItem(name=f"table {table.name}", ok=not problems, detail=detail))
+        refused += [table.name] if problems else []
     with under_way(progress, "joining examples"):
-        seen = _rows(home, declared)
+        seen = (
+            _Rows(None, None, {}, f"not looked for: the contract of {', '.join(refused)} cannot change like this")
+            if refused
+            else _rows(home, declared)
+        )
     with under_way(progress, f"rehearsing features and {len(declared.candidates)} candidates"):
         found = check_graphs(
             columns=declared.columns,
