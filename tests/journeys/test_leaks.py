@@ -80,6 +80,7 @@ def test_leak_is_named_withheld_released_on_record_and_replaced(bikes: Path, cap
     assert f"release bikes {package[:12]} --despite-guard --why REASON" in str(first["next_step"])
     assert run(["release", "bikes", package]) == 1
     assert run(["release", "bikes", package, "--despite-guard"]) == 2, "not without a reason"
+    assert run(["release", "bikes", package, "--despite-guard", "--why", "  "]) == 2, "and blanks are none"
     served = asked(capsys, "release", "bikes", package, "--despite-guard", "--why", "to see what it does")
     assert (served["despite"], served["why"]) == (["plausible"], "to see what it does (despite plausible)")
     assert states(capsys) == {"develop": "watch", "deploy": "ok"}, "it serves, and is doubted"

@@ -291,7 +291,7 @@ def release(
     digest = _heuristic(home, loop) if rule else home.packages.resolve(package) if package else _newest_board(home, loop).winner
     chosen = home.packages.read(digest)
     exempt = rule or (force and chosen.manifest.phase == 1)
-    if exempt and not why:
+    if exempt and not why.strip():
         raise UsageError("a reason is needed to serve the heuristic in place of a model: give --why")
     segment = chosen.manifest.segment
     now = serving(home, loop)
@@ -323,7 +323,7 @@ def check_reason(why: str, *, despite_guard: bool = False) -> None:
     """Raise RequestInvalid for a reason that is too long, UsageError for none where the gate is overridden."""
     if len(why) > MOST_REASON:
         raise RequestInvalid([("why", f"has {len(why):,} characters; at most {MOST_REASON:,}: say it in a sentence")])
-    if despite_guard and not why:
+    if despite_guard and not why.strip():
         raise UsageError("--despite-guard needs --why REASON: the release says for good why the gate was overridden")
 
 
