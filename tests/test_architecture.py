@@ -106,17 +106,21 @@ def test_the_prediction_path_is_light() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def run_listing_engines(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command; the last line of its standard error lists the engines that it loaded."""
+    code = (
+        "import sys; from loopwright.cli.main import run; code = run(sys.argv[1:]); "
+        f"print(sorted({ENGINES!r} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+    )
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+
+
 @pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["history", "late-arrival"]])
 def test_looking_commands_load_no_engine(tmp_path: Path, arguments: list[str]) -> None:
     """Each of these libraries takes longer to load than the whole answer to make."""
     with opened(tmp_path / "home") as home:
         controller.release(home, LOOP, package(home.packages).digest, why="first")
-    code = (
-        "import sys; from loopwright.cli.main import run; code = run(sys.argv[1:]); "
-        f"print(sorted({ENGINES!r} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
-    )
-    command = [sys.executable, "-c", code, *arguments, "--home", str(tmp_path / "home")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_listing_engines(*arguments, "--home", str(tmp_path / "home"))
     assert (done.returncode, done.stderr) == (0, "[]\n")
 
 
@@ -136,12 +140,8 @@ def test_commands_that_look_at_tables_load_what_they_need(tmp_path: Path, argume
     stock = Table("stock", {"id": Column("string"), "at": Column("timestamp")}, ["id"], "at")
     with Home(Settings(home=tmp_path / "home", by="tests")) as home:
         ingest(home, stock, pa.table({"id": ["a"], "at": ["2024-01-01T00:00:00Z"]}))
-    code = (
-        "import sys; from loopwright.cli.main import run; code = run(sys.argv[1:]); "
-        f"print(sorted({ENGINES!r} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
-    )
     home_option = [] if arguments == ("--help",) else ["--home", str(tmp_path / "home")]
-    done = subprocess.run([sys.executable, "-c", code, *arguments, *home_option], capture_output=True, text=True)
+    done = run_listing_engines(*arguments, *home_option)
     loaded = set(ast.literal_eval(done.stderr.splitlines()[-1]))
     assert loaded <= LOOKS_AT_TABLES[arguments]
 

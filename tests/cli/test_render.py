@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from tests.console import sample
 
-from loopwright.cli import cells, render
+from loopwright.cli import render
 from loopwright.deploy.vitals import Standing, WorkerState
 from loopwright.records.declarations import Column, Table
 from loopwright.records.ingestions import Quarantined
@@ -17,7 +17,7 @@ from loopwright.records.ledger.record import Problem
 from loopwright.records.markdown import plain as escaped
 from loopwright.records.markdown import table as markdown_table
 from loopwright.records.predictions.bulk import Predicted
-from loopwright.verbs import results
+from loopwright.verbs import results, words
 from loopwright.verbs.results import (
     Checked,
     CheckItem,
@@ -253,7 +253,7 @@ def test_data_cannot_steer_the_terminal_or_the_markup() -> None:
 
 def test_numbers_are_as_long_as_they_matter() -> None:
     values = [1234567.0, 12.34, 0.0123, 3.0, math.nan, math.inf, -math.inf]
-    assert [cells.number(v) for v in values] == ["1,234,567", "12.3", "0.012", "3", "–", "∞", "-∞"]
+    assert [words.number(v) for v in values] == ["1,234,567", "12.3", "0.012", "3", "–", "∞", "-∞"]
 
 
 def test_a_type_that_nobody_thought_of() -> None:

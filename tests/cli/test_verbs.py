@@ -126,7 +126,7 @@ def test_option_value_out_of_range_is_wrong_use_and_nothing_is_done(
         (tmp_path / "home").mkdir()
     assert run([*argv, "--json", "--home", str(tmp_path / "home")]) == 2
     assert json.loads(capsys.readouterr().out)["error"]["message"] == message
-    assert not (tmp_path / "home" / "ledger.db").exists()
+    assert not list((tmp_path / "home").glob("*"))
 
 
 @pytest.mark.parametrize("end", ["x", "2013-02-01"])

@@ -288,7 +288,9 @@ class Life:
         for _ in range(MOST_WINDOWS):
             self.live(self.clock.now() + step)
             kept = upkeep(self.home, self.loop, until=self.clock.now())
-            assert {w.said for w in kept.watched.windows} <= {"ok", "watch", "drift"}, "windows have rows enough to be judged"
+            assert {w.state_text for w in kept.watched.windows} <= {"ok", "watch", "drift"}, (
+                "windows have rows enough to be judged"
+            )
             if (trigger := kept.watched.trigger) is not None:
                 self.turn(as_of=self.clock.now(), cause=trigger.cause, why=trigger.reason, refit=True)
                 newest = self.home.ledger.latest(Turn, loop="drafted")

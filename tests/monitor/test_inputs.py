@@ -91,8 +91,8 @@ def test_no_rows_and_too_few_rows_are_no_data_and_never_ok(world: World) -> None
     assert (empty.state, empty.rows, empty.columns) == ("no data", 0, [])
     world.predict(rows(100, START, shift=50.0))
     few = window(logged(world), world.package, Monitor(minimum_rows=101), START, START + WEEK)
-    assert (few.state, few.said) == ("no data", "too few (100 of 101)")
-    assert empty.said == "no data"
+    assert (few.state, few.state_text) == ("no data", "too few (100 of 101)")
+    assert empty.state_text == "no data"
     assert {c.state for c in few.columns} == {"no data"}
     assert few.drifted == []
     assert window(logged(world), world.package, Monitor(minimum_rows=100), START, START + WEEK).state == "drift"

@@ -114,8 +114,8 @@ def test_too_few_outcomes_or_none_are_no_data() -> None:
     none = measure(joined(pending=1.0))
     assert (none.state, none.with_outcome, none.metrics, none.by_package) == ("no data", 0, {}, {})
     few = measure(joined(), minimum_rows=1999)
-    assert (few.state, few.said) == ("no data", f"too few ({few.with_outcome:,} of 1,999)")
-    assert none.said == "no data"
+    assert (few.state, few.state_text) == ("no data", f"too few ({few.with_outcome:,} of 1,999)")
+    assert none.state_text == "no data"
     assert measure(joined(0)).state == "no data"
     assert measure(joined(), roc_auc=0.9).state == "no data"
 

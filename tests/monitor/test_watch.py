@@ -192,7 +192,7 @@ def test_schedule_triggers_where_windows_have_too_few_rows_to_judge_drift(world:
     for number in range(2):
         world.week(number, 336)
     found = look(world, Retrain(every="8d", cooldown="0s"))
-    assert [w.said for w in found.windows] == ["too few (336 of 500)"] * 2
+    assert [w.state_text for w in found.windows] == ["too few (336 of 500)"] * 2
     assert found.trigger is not None
     assert found.trigger.cause == "schedule"
 

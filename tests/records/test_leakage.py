@@ -82,6 +82,18 @@ def test_honest_data_are_left_alone() -> None:
     assert named == []
 
 
+def test_honest_data_with_other_seeds_are_nearly_left_alone() -> None:
+    """A thousand columns that no threshold was chosen on: at most two are named."""
+    rng, named, columns_seen = np.random.default_rng(20261130), [], 0
+    tasks: list[Task] = ["binary", "binary", "multiclass"]
+    for i in range(160):
+        columns, odds = honest(rng, (500, 2000, 4000)[i % 3])
+        columns_seen += len(columns)
+        named += list(look(label_of(odds, tasks[i % 3], rng), columns, tasks[i % 3]).items())
+    assert columns_seen > 1000
+    assert len(named) <= 2, named
+
+
 N = 3000
 
 

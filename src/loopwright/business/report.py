@@ -238,7 +238,7 @@ def week_rows(report: Report) -> list[tuple[str, ...]]:
             edge(w.start, w.end - w.start),
             f"{w.window.rows:,}",
             f"{w.quality.with_outcome:,}" if w.quality is not None else "–",
-            w.window.said + (f" ({len(w.window.drifted)})" if w.window.drifted else ""),
+            w.window.state_text + (f" ({len(w.window.drifted)})" if w.window.drifted else ""),
             _estimate(w.quality.metrics.get(report.metric)) if w.quality is not None else "–",
             f"{w.value.over_no_model.value:,.0f}" if w.value is not None and report.valued else "–",
             f"{w.value.over_heuristic.value:+,.0f}" if w.value is not None and report.valued else "–",

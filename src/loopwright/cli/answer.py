@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from traceback import format_exception
 from typing import Any
 
@@ -26,8 +27,6 @@ from loopwright.verbs import Verb
 DONE, NO, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 WRITES_TO_SHARE = ("init", "contract", "export")
 """Verbs whose files (source, models for other servers) are shared as the user's umask says; what the others write is as private as home."""
-
-UNTIL_STOPPED = ("serve", "tend")
 
 WRONG_USE_ERRORS = (UsageError, NotFound)
 ENVIRONMENT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
@@ -51,9 +50,8 @@ def answer(
             print(f"loopwright: {name} is no setting: {advice}", file=sys.stderr)
         with (
             _quiet_stdout(as_json) as write,
-            Home(load_settings(settings)) as home,
+            Home(load_settings(settings), on_made=_say_made) as home,
             _private(home, verb),
-            _says_if_made(home, verb),
         ):
             if verb.needs_home and not home.exists:
                 raise HomeNotFound(str(home.path))
@@ -79,23 +77,9 @@ def answer(
         raise
 
 
-@contextmanager
-def _says_if_made(home: Home, verb: Verb) -> Iterator[None]:
+def _say_made(path: Path) -> None:
     """Say that a home was made: in the wrong folder, or with a misspelt name, nobody wanted one."""
-    there = home.path.is_dir()
-
-    def say() -> None:
-        if not there and home.path.is_dir():
-            print(printable(f"loopwright: made a new home, {home.path}"), file=sys.stderr)
-
-    if verb.name in UNTIL_STOPPED:
-        home.make()
-        say()
-        there = True
-    try:
-        yield
-    finally:
-        say()
+    print(printable(f"loopwright: made a new home, {path}"), file=sys.stderr)
 
 
 def _private(home: Home, verb: Verb) -> AbstractContextManager[None]:

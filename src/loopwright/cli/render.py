@@ -16,9 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from loopwright.cli.cells import ALIKE, heading, interval, number, plain, short, table
-from loopwright.cli.cells import count as _count
-from loopwright.cli.cells import word as _word
+from loopwright.cli.cells import ALIKE, heading, plain, table
 from loopwright.cli.escaped import Escaped
 from loopwright.cli.states import state
 from loopwright.cli.tables import show_contract, show_ingested, show_profile, show_quarantined
@@ -56,6 +54,9 @@ from loopwright.verbs.results import (
     Verified,
     said,
 )
+from loopwright.verbs.words import count as _count
+from loopwright.verbs.words import interval, number, short
+from loopwright.verbs.words import word as _word
 
 STANDINGS = {"lags": "still serves another", "refuses": "cannot switch to it", "down": "is down"}
 """What is said of workers that do not serve what is declared."""
@@ -460,10 +461,10 @@ def _drift(value: DriftReport) -> RenderableType:
             [
                 edge(window.start, window.end - window.start),
                 window.rows,
-                state(window.said),
+                state(window.state_text),
                 f"{worst.beyond:.3f} {worst.column}" if worst else None,
                 [*window.drifted, *(f"({name}: unused)" for name in window.noted)],
-                state(found.said) if found else None,
+                state(found.state_text) if found else None,
                 found.metrics.get(metric) if found else None,
                 f"{found.with_outcome / found.rows:.0%}" if found and found.rows else None,
             ]

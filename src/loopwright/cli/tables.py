@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from loopwright.cli.cells import ALIKE, NEVER, count, heading, number, table, word
+from loopwright.cli.cells import ALIKE, heading, table
 from loopwright.records.declarations import Column
 from loopwright.records.ingestions import DOUBT, Ingested, Quarantined
 from loopwright.records.profiles import ColumnProfile, Profile
 from loopwright.verbs.results import ContractShown, duration_text
+from loopwright.verbs.words import NEVER, count, number, word
 
 
 def show_ingested(done: Sequence[Ingested]) -> RenderableType:

@@ -116,7 +116,7 @@ def _together(parts: dict[str, Values], made_of: dict[str, list[str]], look: Loo
         yield Suspect(feature=what, columns=columns, kind="together", why=why, measure=measure, low=measure, used=used)
 
 
-def said(suspect: Suspect) -> str:
+def describe(suspect: Suspect) -> str:
     """Why a suspect is one, and what it is made of."""
     plain = not suspect.used or suspect.kind in ("missing", "decides")
     made = "" if plain or suspect.kind == "together" else f"; it is made of {', '.join(suspect.columns) or 'no column'}"

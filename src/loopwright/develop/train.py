@@ -23,7 +23,7 @@ from loopwright.develop.features import Encoding, Traced, Vocabulary, trace, tra
 from loopwright.develop.fit import Lessons, fit, fixed, make, search
 from loopwright.develop.goal import Answers, Goal, alert_threshold, goal_of, share_threshold
 from loopwright.develop.leaderboard import climb, doubt, primary_metric, rank, verdict
-from loopwright.develop.leakage import leaks, said, scan
+from loopwright.develop.leakage import describe, leaks, scan
 from loopwright.develop.lineage import columns_used
 from loopwright.develop.lineage import lineage as trace_lineage
 from loopwright.develop.mlmodel import mlmodel, requirements
@@ -255,7 +255,7 @@ def prepare(
         progress=progress,
     )
     for suspect in work.suspects:
-        progress.say(f"leak suspected: {suspect.what} {said(suspect)}")
+        progress.say(f"leak suspected: {suspect.what} {describe(suspect)}")
     work.failed = rehearsed(
         candidates,
         lambda c: _lessons(work, c).at(work.drawn.rows),

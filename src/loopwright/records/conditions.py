@@ -103,7 +103,7 @@ def monitored(window: Window | None, standing: Standing | None, alerts: int) -> 
 
 def _inputs(window: Window) -> str:
     if window.state == "no data":
-        return window.said.replace("no data", "too few to judge") if window.rows else "no predictions"
+        return window.state_text.replace("no data", "too few to judge") if window.rows else "no predictions"
     drifted = f", drifted: {', '.join(window.drifted)}" if window.drifted else ""
     noted = f"; moved, but no feature uses it: {', '.join(window.noted)}" if window.noted else ""
     return f"inputs {window.state}{drifted}{noted}"

@@ -232,3 +232,8 @@ class Leaderboard(Record, frozen=True, kw_only=True):
     left_out: dict[str, str] = {}
     suspects: list[Suspect] = []
     doubt: str = ""
+
+    @property
+    def leak_suspected(self) -> bool:
+        """Whether a feature, or the winner's quality, is too good to be true."""
+        return self.doubt.startswith(LEAK_SUSPECTED)

@@ -2,7 +2,7 @@
 
 import getpass
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -27,13 +27,19 @@ class Home:
     """Where one installation lives. The stores open on first use, so that a worker never loads what it does not need."""
 
     def __init__(
-        self, settings: Settings | None = None, clock: Clock | None = None, *, ledger_patience: float | None = None
+        self,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        *,
+        ledger_patience: float | None = None,
+        on_made: Callable[[Path], None] | None = None,
     ) -> None:
         self.settings = settings or load_settings()
         self.clock: Clock = clock or RealClock()
         self.path = self.settings.home.absolute()
         self._ledger_patience = ledger_patience
         """Seconds for which a writer waits for its turn in the ledger, where not as long as the ledger waits by itself."""
+        self._on_made = on_made
 
     @cached_property
     def by(self) -> str:
@@ -96,6 +102,8 @@ class Home:
         if not self.path.is_dir():
             with _writing(self.path):
                 self.path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+            if self._on_made is not None:
+                self._on_made(self.path)
 
     @contextmanager
     def private_files(self) -> Iterator[None]:

@@ -155,18 +155,6 @@ def target(url: str, private: tuple[str, ...] = ()) -> tuple[str, str, int, str,
     return host, addresses[0], port, path, tls
 
 
-def shown(url: str) -> str:
-    """A URL as it may be shown: the receiver, without user, password, path or query, which may be secrets; no URL as it is."""
-    try:
-        parts = urlsplit(url)
-        place = f"{parts.scheme}://{parts.hostname or ''}" + (f":{parts.port}" if parts.port else "")
-    except ValueError:
-        return "a URL that cannot be read"
-    if "://" not in url:
-        return url
-    return place + ("/…" if parts.path.strip("/") or parts.query or parts.fragment else "")
-
-
 def problem(to: str | Receiver) -> str:
     """Why nothing could be posted, as far as can be told without doing so; empty if all is well."""
     to = Receiver(to) if isinstance(to, str) else to

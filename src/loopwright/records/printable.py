@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -75,3 +76,15 @@ def _translated(text: str, table: _Escapes) -> str:
     parts = _JOINERS.split(text)  # every second one is a joiner
     parts[::2] = [part.translate(table) for part in parts[::2]]
     return "".join(parts)
+
+
+def url_without_secrets(url: str) -> str:
+    """The scheme, host and port of a URL: user, password, path and query may be secrets. A text that is no URL stays as it is."""
+    try:
+        parts = urlsplit(url)
+        place = f"{parts.scheme}://{parts.hostname or ''}" + (f":{parts.port}" if parts.port else "")
+    except ValueError:
+        return "a URL that cannot be read"
+    if "://" not in url:
+        return url
+    return place + ("/…" if parts.path.strip("/") or parts.query or parts.fragment else "")

@@ -86,9 +86,9 @@ class Window(Record, frozen=True, kw_only=True):
     minimum_rows: int = 0
 
     @property
-    def said(self) -> str:
+    def state_text(self) -> str:
         """The state for a person: too few rows are not none."""
-        return _said(self.state, self.rows, self.minimum_rows)
+        return _state_text(self.state, self.rows, self.minimum_rows)
 
     @property
     def noted(self) -> list[str]:
@@ -96,7 +96,7 @@ class Window(Record, frozen=True, kw_only=True):
         return [c.column for c in self.columns if not c.used and c.state == "drift"]
 
 
-def _said(state: str, rows: int, minimum_rows: int) -> str:
+def _state_text(state: str, rows: int, minimum_rows: int) -> str:
     return f"too few ({rows:,} of {minimum_rows:,})" if state == "no data" and 0 < rows < minimum_rows else state
 
 
@@ -149,9 +149,9 @@ class Quality(Record, frozen=True, kw_only=True):
     minimum_rows: int = 0
 
     @property
-    def said(self) -> str:
+    def state_text(self) -> str:
         """The state for a person: too few outcomes are not none."""
-        return _said(self.state, self.with_outcome, self.minimum_rows)
+        return _state_text(self.state, self.with_outcome, self.minimum_rows)
 
 
 class Alert(Record, frozen=True, kw_only=True):

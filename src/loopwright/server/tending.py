@@ -1,6 +1,6 @@
 """Upkeep beside the server: `python -m loopwright.server.tending FOLDER ALERTS_FD LINK_FD`, the verb `tend` until the supervisor is gone.
 
-What it does goes to `tend.log` in home; each alert is said on the supervisor's standard error as well (ALERTS_FD).
+What it does goes to `tend.log` in home; alerts are also written to the supervisor's standard error (ALERTS_FD).
 """
 
 import logging
@@ -33,7 +33,7 @@ class Lines:
 
 
 class AlertLines(logging.StreamHandler[TextIO]):
-    """Writes each alert as a line for a person; one that closed too, so that who watches the terminal knows."""
+    """Write each alert that opens or closes as one line for the person at the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without characters that a terminal would obey."""

@@ -12,6 +12,7 @@ import msgspec
 
 from loopwright.records.attempts import Attempts
 from loopwright.records.clock import SimulatedClock
+from loopwright.records.contracts import contract
 from loopwright.records.errors import LedgerUnavailable, LoopNotFound, NotFound, RequestInvalid, TableNotFound, UsageError
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
@@ -140,7 +141,6 @@ def ingest(
     from loopwright.data.ingest import put_contract
     from loopwright.data.opened import Reading
     from loopwright.data.profile import keep_profile
-    from loopwright.records.contracts import contract
     from loopwright.tend import refresh
 
     if bool(query) != bool(from_url) or (query and (files or mend)):

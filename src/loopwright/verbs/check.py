@@ -302,7 +302,7 @@ def _window(home: Home, requests: Table) -> timedelta | None:
 def _doubts(loop: "Loop", traced: "Traced", seen: _Rows, progress: Progress) -> list[CheckItem]:
     """What was not known at the decision, and features that tell too much; one item where there is no such thing, or no telling."""
     from loopwright.data.known import doubts
-    from loopwright.develop.leakage import said, scan
+    from loopwright.develop.leakage import describe, scan
 
     found = doubts(
         loop.requests,
@@ -317,8 +317,8 @@ def _doubts(loop: "Loop", traced: "Traced", seen: _Rows, progress: Progress) -> 
     if seen.examples is not None:
         scanned = scan(traced, seen.examples, task=loop.outcome.task, key=loop.requests.key, progress=progress)
         few = scanned.too_few
-        found += [(s.what, said(s)) for s in scanned.suspects if s.used]
-        unused = [CheckItem(name=s.what, ok=True, detail=said(s)) for s in scanned.suspects if not s.used]
+        found += [(s.what, describe(s)) for s in scanned.suspects if s.used]
+        unused = [CheckItem(name=s.what, ok=True, detail=describe(s)) for s in scanned.suspects if not s.used]
     items = [CheckItem(name=name, ok=True, detail=why, warning=True) for name, why in found]
     if seen.examples is None or few:
         why = f"could not look for features that tell too much: {few} ({seen.note})" if few else seen.note

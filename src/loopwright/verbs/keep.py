@@ -16,6 +16,7 @@ from loopwright.records.home import Home
 from loopwright.records.jumps import JUMP_SECONDS, jumped
 from loopwright.records.ledger.record import Problem
 from loopwright.records.memory import memory_limit
+from loopwright.records.printable import url_without_secrets
 from loopwright.records.settings import SETTINGS, unknown_settings
 from loopwright.records.tokens import ADVICE, exposed
 from loopwright.verbs.expected import attempted, missing, serving
@@ -145,10 +146,8 @@ def _shown(field: str, value: str) -> str:
     """A setting as it may be shown: whether a secret is set, of a URL where it leads, without user, password and query."""
     if field in ("token", "otlp_headers"):
         return "set" if value else "not set"
-    from loopwright.records.outgoing import shown  # here: it loads what posting needs, and every command loads this file
-
     if field in ("webhook", "openlineage", "traces", "events"):
-        return shown(value)
+        return url_without_secrets(value)
     return _place(value)
 
 
@@ -263,30 +262,30 @@ def _clock(home: Home) -> CheckItem:
 
 
 def _webhook(home: Home) -> list[CheckItem]:
-    from loopwright.records.outgoing import problem, receiver, shown
+    from loopwright.records.outgoing import problem, receiver
 
     if not home.settings.webhook:
         return []
     why = problem(receiver(home.settings, "webhook"))
-    return [CheckItem(name="webhook", ok=not why, detail=why or f"alerts go to {shown(home.settings.webhook)}")]
+    return [CheckItem(name="webhook", ok=not why, detail=why or f"alerts go to {url_without_secrets(home.settings.webhook)}")]
 
 
 def _openlineage(home: Home) -> list[CheckItem]:
     from loopwright.records.openlineage import problem
-    from loopwright.records.outgoing import receiver, shown
+    from loopwright.records.outgoing import receiver
 
     target = home.settings.openlineage
     if not target:
         return []
     why = problem(target, receiver(home.settings, "openlineage"))
-    return [CheckItem(name="openlineage", ok=not why, detail=why or f"events go to {shown(target)}")]
+    return [CheckItem(name="openlineage", ok=not why, detail=why or f"events go to {url_without_secrets(target)}")]
 
 
 def _protocols(home: Home) -> list[CheckItem]:
     """What gRPC, spans and events need, where they are asked for: libraries, and receivers that may be called."""
     from importlib.metadata import PackageNotFoundError, version  # here and not above: `--help` must start fast
 
-    from loopwright.records.outgoing import problem, receiver, shown
+    from loopwright.records.outgoing import problem, receiver
 
     settings, items = home.settings, []
     for name, asked, extra, libraries in (
@@ -302,7 +301,7 @@ def _protocols(home: Home) -> list[CheckItem]:
     for name, url in sinks:
         if url:
             why = problem(receiver(settings, name))
-            items.append(CheckItem(name=name, ok=not why, detail=why or f"go to {shown(url)}"))
+            items.append(CheckItem(name=name, ok=not why, detail=why or f"go to {url_without_secrets(url)}"))
     return items
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from loopwright.records.contracts import Contract
 from loopwright.records.errors import NotFound, PackageNotFound, RecordNotFound
 from loopwright.records.home import Home
 from loopwright.records.ids import is_trace_id
@@ -269,8 +270,6 @@ def _files_of(home: Home, table: str) -> list[Node]:
 
 def _declared(home: Home, table: str) -> dict[str, str]:
     """Columns of a table's newest contract with their type."""
-    from loopwright.records.contracts import Contract
-
     entry = home.ledger.latest(Contract, key=table)
     return {name: column.type for name, column in entry.record.table.columns.items()} if entry else {}
 

@@ -1,28 +1,16 @@
 """What a notebook shows of an answer (`_repr_html_`): tables of text, every value escaped, nothing loaded and no script."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
 
-NEVER = "–"
+from loopwright.verbs.words import word
 
 
 def text(value: Any) -> str:
-    """A value in words, escaped: times in UTC to the minute, numbers to four digits, absent values as a dash."""
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        return NEVER
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M}"
-    if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:,.0f}"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(text, value)) or NEVER
-    return escape(str(value))
+    """A value in words, escaped."""
+    return escape(word(value))
 
 
 def heading(value: Any) -> str:

@@ -15,7 +15,7 @@ from loopwright.records.attempts import Attempts
 from loopwright.records.conditions import NOTHING_MEASURED, Judged, Standing, counted_from, earned, monitored, worth_of
 from loopwright.records.declarations import Value
 from loopwright.records.errors import Damaged, LedgerUnavailable, UsageError
-from loopwright.records.evaluation import LEAK_SUSPECTED, Leaderboard
+from loopwright.records.evaluation import Leaderboard
 from loopwright.records.holder import Holder
 from loopwright.records.home import Home
 from loopwright.records.ledger.record import Record
@@ -195,7 +195,7 @@ def loops_status(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
             window=windows.get(loop),
             value=values.get(loop),
             standing=standings.get(loop),
-            fleets=[e.record for e in boards[loop]],
+            boards=[e.record for e in boards[loop]],
         )
         for loop in loops
     ]
@@ -247,7 +247,7 @@ def _loop_status(
     window: "Entry[Window] | None",
     value: "Entry[ValueWindow] | None",
     standing: "Entry[Standing] | None",
-    fleets: list[Leaderboard],
+    boards: list[Leaderboard],
 ) -> LoopStatus:
     from loopwright.deploy.vitals import workers
     from loopwright.loop import recorded_loop
@@ -266,7 +266,7 @@ def _loop_status(
     live: dict[Stage, _Live] = (
         {"deploy": _deploy(serving, steps.get("deploy"), count, last)} if serving or "deploy" in steps else {}
     )
-    if "develop" in steps and fleets and fleets[0].doubt.startswith(LEAK_SUSPECTED):
+    if "develop" in steps and boards and boards[0].leak_suspected:
         live["develop"] = Judged("watch", steps["develop"].record.summary), steps["develop"].at
     if serving or window or alerts or "monitor" in steps:
         live["monitor"] = _monitor(window, standing, len(alerts))
@@ -286,7 +286,7 @@ def _loop_status(
         predictions=count,
         last_prediction=last,
         open_alerts=alerts,
-        fleet=_fleet(fleets, serving),
+        fleet=_fleet(boards, serving),
         damaged=set_aside(home.path, loop),
         lagging=[w for w in workers(home.path, serving) if w.state in ("lags", "refuses", "down")] if serving else [],
         trouble=attempts.failed,

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loopwright.records.contracts import Contract, changes
+from loopwright.records.contracts import contract as newest
 from loopwright.records.errors import TableNotFound
 from loopwright.records.home import Home
 from loopwright.verbs.act import loop_with_code
@@ -26,8 +28,6 @@ def contract(
         import_file: file of that standard to take the contract from; say it in your loop file as well.
     """
     from loopwright.data import odcs as standard
-    from loopwright.records.contracts import Contract, changes
-    from loopwright.records.contracts import contract as newest
 
     notes: list[str] = []
     if loop:
@@ -84,7 +84,6 @@ def quarantine(home: Home, table: str, *, export: Path | None = None, most: int 
         most: rows to show.
     """
     from loopwright.data.quarantine import quarantined
-    from loopwright.records.contracts import contract as newest
 
     newest(home, table)
     return quarantined(home, table, most=most, export=export)
