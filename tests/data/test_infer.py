@@ -96,6 +96,17 @@ def test_a_key_that_repeats_is_completed_and_none_is_made_up(file: Path) -> None
     assert any("row_id" in note for note in found.notes)
 
 
+def test_key_is_the_time_where_nothing_else_tells_rows_apart() -> None:
+    at = [START + timedelta(hours=i) for i in range(48)]
+    found = inferred(pa.table({"at": at, "temperature": [i % 7 / 2 for i in range(48)]}), "hours")
+    assert found.table.key == ["at"]
+    assert any("'at': no two rows happened at one moment" in note for note in found.notes)
+    twice = inferred(pa.table({"at": at[:24] * 2, "temperature": [i % 7 / 2 for i in range(48)]}), "hours")
+    assert twice.table.key == ["row_id"]
+    named = inferred(pa.table({"at": at, "station": [f"s{i}" for i in range(48)]}), "hours")
+    assert named.table.key == ["station"]
+
+
 def test_typed_frames_keep_their_types() -> None:
     frame = pa.table(
         {
@@ -270,7 +281,7 @@ def test_index_of_a_data_frame_is_left_out_and_never_a_key(name: str, index: lis
     frame = pa.table([index, at, [0.5] * 5], names=[name, "at", "x"])
     found = inferred(frame, "t")
     assert (name in found.table.ignore) == left
-    assert (found.table.key == ["row_id"]) == left
+    assert (found.table.key == ["at"]) == left
     assert conform(found.table, frame, origin=Origin("t", open_source(frame).digest)).counts == {}
 
 

@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pytest
 from tests.data.history import ASKED, CAME, LOOP, MINUTE, START, home, log, served, us
@@ -48,6 +49,18 @@ def test_the_same_outcome_from_a_file_twice_and_by_post_is_one(opened: Home, tmp
     log(opened, "predictions", [served({"id": 7, "at": START, "place": "A", "size": None}, 0)])
     found = states(opened, LOOP, timedelta(days=1), opened.clock.now())
     assert (found.joined, found.repeated, found.unmatched) == (1, 2, 0)
+
+
+@pytest.mark.parametrize("time_too", [False, True])
+def test_file_that_names_predictions_needs_no_time_of_the_key(opened: Home, time_too: bool) -> None:
+    table = msgspec.structs.replace(CAME, key=["came_at"], columns={n: c for n, c in CAME.columns.items() if n != "id"})
+    frame = pa.table({"id": ["a" * 32], "delay": [1.0]})
+    if time_too:
+        frame = frame.append_column("came_at", pa.array([START]))
+    assert accept(opened, LOOP, table, ["came_at"], frame) == 1
+    [row] = outcomes(opened, LOOP).to_pylist()
+    known = START if time_too else opened.clock.now()
+    assert (row["_prediction"], row["_unit"], row["_known_at"], row["delay"]) == ("a" * 32, "", known + 2 * MINUTE, 1.0)
 
 
 @pytest.mark.parametrize("key_too", [False, True])

@@ -1,4 +1,4 @@
-"""Drafts of `init` on files of twenty kinds live on as they were written: to a retraining that they begin themselves.
+"""Drafts of `init` on files of many kinds live on as they were written: to a retraining that they begin themselves.
 
 Each kind has a known truth. Its file goes through `init`, `ingest`, `run` and release; then requests of the same kind come, through the
 router that the server uses, on a simulated clock, with outcomes, and upkeep closes windows until a reason to retrain is found.
@@ -130,6 +130,11 @@ def leak_sum(columns: Columns, rng: np.random.Generator) -> None:
     columns[LABEL] = columns["casual"] + columns["registered"]
 
 
+def nameless(columns: Columns, rng: np.random.Generator) -> None:
+    """One row an hour, and nothing but the hour tells rows apart."""
+    del columns["order"], columns["note"]
+
+
 KINDS = [
     Kind("minutes", 4000, MINUTE, 0.2),
     Kind("quarters-of-an-hour", 4000, 15 * MINUTE, 0.05),
@@ -146,6 +151,7 @@ KINDS = [
     Kind("sentinel-9999", 3000, 2 * HOUR, 0.2, changes=(partial(sentinel, 9999.0),), said=("'amount': 9999",)),
     Kind("customers-again", 3000, HOUR, 0.3, changes=(repeated,), said=("repeats, so the key is order and asked_at",)),
     Kind("index-in-front", 3000, HOUR, 0.3, changes=(index, gaps), key="", said=("only counts the rows",)),
+    Kind("time-is-the-key", 3000, HOUR, 0.3, changes=(nameless,), key="", said=("the key is 'asked_at'",)),
     Kind("wide", 2500, HOUR, 0.3, changes=(wide,), said=("59 columns more",)),
     Kind("no-time", 2500, HOUR, 0.3, time=""),
     Kind("leak-code", 3000, HOUR, 0.3, changes=(leak_code,), form="semicolon", leak=("refund",)),

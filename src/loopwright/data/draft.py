@@ -483,12 +483,21 @@ _KNOWN_AFTER = """\
 """
 
 
+_KEYS = (
+    "No column tells the rows apart: the key is made of the file and the number of the row, and the same row in another file is another.",
+    "Nothing else tells the rows apart: two rows of one moment would be the same row.",
+)
+"""Why a key is what it is: made up, or the event time alone."""
+
+
 def _table(variable: str, table: Table, description: str, more: str = "") -> str:
     columns = "\n".join(f"        {_text(n)}: {_column(c)}," for n, c in table.columns.items())
     ignored = f"    ignore=[{', '.join(_text(n) for n in table.ignore)}],\n" if table.ignore else ""
+    whole = table.columns[table.key[0]].filled, table.key == [table.event_time]
+    why = next((f"    # {why}\n" for is_so, why in zip(whole, _KEYS, strict=True) if is_so), "")
     return (
         f"{variable} = Table(\n    name={_text(table.name)},\n    description={_text(description)},\n    columns={{\n{columns}\n    }},\n"
-        f"    key=[{', '.join(_text(k) for k in table.key)}],\n    event_time={_text(table.event_time)},\n{more}{ignored})"
+        f"{why}    key=[{', '.join(_text(k) for k in table.key)}],\n    event_time={_text(table.event_time)},\n{more}{ignored})"
     )
 
 

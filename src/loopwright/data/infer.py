@@ -73,7 +73,7 @@ def inferred(
 
     `time` and `key` name the event time and the key (several with commas) where they cannot be guessed: else the event time
     is the first timestamp without a gap, and where there is none the moment of ingestion; the key is a column whose values
-    are all different, and where there is none made of the source and the number of the row. `zone` is that of times that
+    are all different, at last the event time, and where there is none made of the source and the number of the row. `zone` is that of times that
     have none. Raises UsageError when there is no such column, IngestRefused when the source cannot be read.
     A key that repeats is completed by the event time, or given up for `row_id`.
     """
@@ -481,13 +481,16 @@ def _key(
         able = [n for n, c in columns.items() if c.type in ("string", "integer")]
         ids = [n for n in able if is_id(n)]
         first = [n for n in list(columns)[:1] if n in able]
-        tried = [[n] for n in dict.fromkeys([*ids, *first, *(n for n in able if columns[n].type == "string")])]
+        texts = [n for n in able if columns[n].type == "string"]
+        moments = [event_time] if event_time in values else []  # the time last: two rows of one moment would be the same row
+        tried = [[n] for n in dict.fromkeys([*ids, *first, *texts, *moments])]
     for names in tried:
         if not any(frame[n].null_count for n in names) and len(frame.group_by(names).aggregate([])) == len(frame):
             if key and names != tried[0]:
                 notes.append(f"column {key!r} repeats, so the key is {' and '.join(names)}")
             elif not key:
-                notes.append(f"the key is {names[0]!r}: its values are all different (say --key if it is not)")
+                alone = "no two rows happened at one moment" if names == [event_time] else "its values are all different"
+                notes.append(f"the key is {names[0]!r}: {alone} (say --key if it is not)")
             return names
     if ROW_ID in columns:
         raise UsageError(f"no column tells the rows apart, and {ROW_ID!r} is taken: name a key with --key")

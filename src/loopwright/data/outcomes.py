@@ -1,5 +1,6 @@
 """Outcomes out of a file into a loop's outcome log: the way for truth that comes in batches and not by POST."""
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
@@ -32,13 +33,14 @@ def accept(home: Home, loop: str, table: Table, key: list[str], source: Any, rea
     opened = open_source(source, reading=reading)
     batch = opened.asked(table).whole()
     by_id = table.prediction_field in batch.frame.column_names
-    expected = _by_id(table) if by_id else table
+    expected = _by_id(table, batch.frame.column_names) if by_id else table
     origin = Origin(opened.name, opened.digest, home.clock.now())
     result = conform(expected, batch.frame, origin=origin, rows=batch.rows, absent=table.columns if opened.loose else ())
     bad = Aside(home)
     bad.add(opened, batch.broken, result.bad)
     bad.into(home, table.name, f"outcomes:{loop}:{opened.digest}")
-    rows = _rows(expected, [] if by_id else key, result.good, round(home.clock.now().timestamp() * 1e6), f"file {opened.name}")
+    id = table.prediction_field if by_id else ""
+    rows = _rows(expected, key, id, result.good, round(home.clock.now().timestamp() * 1e6), f"file {opened.name}")
     writer = LogWriter(log_folder(home.path, loop), "outcomes")
     try:
         for at in range(0, len(rows), _BATCH):
@@ -48,24 +50,28 @@ def accept(home: Home, loop: str, table: Table, key: list[str], source: Any, rea
     return len(rows)
 
 
-def _by_id(table: Table) -> Table:
-    """The contract of outcomes that name their prediction."""
+def _by_id(table: Table, there: Collection[str]) -> Table:
+    """The contract of outcomes that name their prediction. A time of the key that the source has not is the moment of ingestion."""
     id = table.prediction_field
     columns = {id: Column("string"), **{n: c for n, c in table.columns.items() if n not in table.key}}
-    return msgspec.structs.replace(table, columns=columns, key=[id], ignore=[*table.ignore, *table.key])
+    for name in {table.event_time, table.known} & {*table.key}:
+        declared = table.columns[name]
+        columns[name] = declared if (declared.source or name) in there else Column("timestamp", filled="ingested_at")
+    ignored = [n for n in table.key if n not in columns]
+    return msgspec.structs.replace(table, columns=columns, key=[id], ignore=[*table.ignore, *ignored])
 
 
-def _rows(table: Table, key: list[str], good: pa.Table, received_at: int, provenance: str) -> list[OutcomeRow]:
-    """One outcome per row; without `key` the table's own key names the prediction."""
+def _rows(table: Table, key: list[str], id: str, good: pa.Table, received_at: int, provenance: str) -> list[OutcomeRow]:
+    """One outcome per row, of the prediction that column `id` names, or where that is "" of those with the row's `key`."""
     for i, field in enumerate(good.schema):
         if pa.types.is_timestamp(field.type):
             good = good.set_column(i, field.name, good[field.name].cast(_MOMENT).cast(pa.int64()))
     delay = duration(table.known_after) // timedelta(microseconds=1)
     rows = []
     for row in good.to_pylist():
-        prediction = "" if key else row[table.key[0]]
-        unit = "|".join(str(row[k]) for k in key)
-        values = {name: value for name, value in row.items() if name not in table.key}
+        prediction = row[id] if id else ""
+        unit = "" if id else "|".join(str(row[k]) for k in key)
+        values = {name: value for name, value in row.items() if name not in (id, *key)}
         rows.append(
             OutcomeRow(
                 # The same text as for a posted outcome, so that one delivered both ways is one row.
