@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -222,16 +223,227 @@ def test_answer_of_somebody_else_is_named() -> None:
     with scripted((200, {}, b"<html>hello"), (401, {}, b"who?")) as (url, _), Client(url) as client:
         with pytest.raises(RequestRefused, match="no answer of loopwright"):
             client.predict("churn", {"x": 1})
-        with pytest.raises(RequestRefused, match=r"401 \(unknown\): who\?"):
+        with pytest.raises(RequestRefused, match=r"401 \(unknown\): no answer of loopwright; .* begins 'who\?'"):
             client.predict("churn", {"x": 1})
 
 
+@contextmanager
+def raw(serve: Callable[[socket.socket, int, bytes], None]) -> Iterator[str]:
+    """A server of bytes: `serve` gets each connection with its number from 0 and its first request."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ended = threading.Event()
+
+        def one(connection: socket.socket, number: int) -> None:
+            with connection, suppress(OSError):
+                serve(connection, number, connection.recv(65536))
+
+        def accept() -> None:
+            number = 0
+            while not ended.is_set():
+                connection, _ = listening.accept()
+                threading.Thread(target=one, args=(connection, number), daemon=True).start()
+                number += 1
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            ended.set()
+            socket.create_connection(listening.getsockname()).close()
+            thread.join()
+
+
+def reply(body: bytes, *, length: int | None = None, kind: str = "application/json") -> bytes:
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {len(body) if length is None else length}\r\n\r\n"
+    return head.encode() + body
+
+
+@pytest.mark.parametrize("start", [b"", reply(b"", length=1 << 20)], ids=["head", "body"])
+def test_timeout_is_the_deadline_against_a_server_that_drips(start: bytes) -> None:
+    """Each byte comes long before the timeout; all of them would take far longer than the test may."""
+    dripped: list[int] = []
+
+    def drip(connection: socket.socket, *_: object) -> None:
+        connection.sendall(start)
+        for number in range(100_000):
+            connection.sendall(b"H" if number else b" ")
+            dripped.append(number)
+            threading.Event().wait(0.02)
+
+    with raw(drip) as url, Client(url, timeout=0.5) as client:
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match=r"deadline|timed out"):
+            client.predict("churn", {"x": 1})
+        assert not client.ready()
+    assert time.monotonic() - began < PATIENCE_SECONDS  # of 2,000 seconds
+    assert dripped
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"url": "ftp://x"}, {"url": "http://u:p@x"}, {"timeout": 0}, {"attempts": 0}, {"timeout": float("nan")}]
+    "broken",
+    [
+        reply(ANSWER[:20], length=len(ANSWER)),
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + ANSWER[:20],  # nothing says how long it is
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n14\r\n" + ANSWER[:20] + b"\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nno number\r\n",
+        b"HTTP/1.1 2",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"",
+        b"SSH-2.0\r\n",
+    ],
 )
-def test_client_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
+def test_answer_that_is_cut_off_is_asked_for_again(broken: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loopwright.client.sleep", lambda _: None)
+    seen: list[int] = []
+
+    def serve(connection: socket.socket, number: int, _: bytes) -> None:
+        seen.append(number)
+        connection.sendall(reply(ANSWER) if number else broken)
+
+    with raw(serve) as url, Client(url, timeout=PATIENCE_SECONDS) as client:
+        assert client.predict("churn", {"x": 1}).score == 0.5
+    assert seen[:2] == [0, 1]
+
+
+def test_page_of_a_proxy_is_named_with_its_status_and_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loopwright.client.sleep", lambda _: None)
+    page = b"<html>\n<title>Bad\r\ngateway</title>" + b"x" * 10_000
+    html = {"content-type": "text/html"}
+    start = r"\(text/html\) begins '<html> <title>Bad gateway</title>x+'$"
+    expected = (
+        (RequestRefused, "200 .*" + start),
+        (Unavailable, "502 .*" + start),
+        (RequestRefused, "307 .*redirects to 'http://b/'"),
+    )
+    replies = ((200, html, page), (502, html, page), (307, {"location": "http://b/"}, b""))
+    with scripted(*replies) as (url, _), Client(url, attempts=1) as client:
+        for error, message in expected:
+            with pytest.raises(error, match=message):
+                client.predict("churn", {"x": 1})
+
+
+def test_answer_larger_than_can_be_held_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loopwright.client.MAX_REPLY_BYTES", 1 << 20)
+    endless = b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (2 << 20)
+    for sent in (endless, reply(b"", length=1 << 40)):
+        with (
+            raw(lambda connection, *_, sent=sent: connection.sendall(sent)) as url,
+            Client(url) as client,
+            pytest.raises(RequestRefused, match="more than 1 MiB: ask for fewer rows"),
+        ):
+            client.predict("churn", {"x": 1})
+
+
+def echo(connection: socket.socket, asked: bytes) -> None:
+    """Answer each request with its own id, or as ready."""
+    while asked:
+        given = next((line for line in asked.split(b"\r\n") if line.lower().startswith(b"x-request-id:")), b": ")
+        connection.sendall(reply(ANSWER.replace(b"1" * 32, given.partition(b": ")[2])))
+        asked = connection.recv(65536)
+
+
+def test_threads_with_shared_and_closed_clients_get_their_own_answers() -> None:
+    wrong: list[str] = []
+
+    def ask(client: Client, name: str) -> None:
+        for number in range(20):
+            answered = client.predict("churn", {"x": 1}, id=f"{name}-{number}").id
+            wrong.extend([answered] * (answered != f"{name}-{number}"))
+            if number == 10:
+                client.close()
+
+    with (
+        raw(lambda connection, _, asked: echo(connection, asked)) as url,
+        Client(url, timeout=PATIENCE_SECONDS) as shared,
+        Client(url, timeout=PATIENCE_SECONDS) as other,
+    ):
+        threads = [threading.Thread(target=ask, args=(other if i < 2 else shared, f"t{i}")) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
+def test_threads_that_come_and_go_leave_no_connections_open() -> None:
+    seen = set[int]()
+
+    def serve(connection: socket.socket, number: int, asked: bytes) -> None:
+        seen.add(number)
+        echo(connection, asked)
+
+    with raw(serve) as url, Client(url, timeout=PATIENCE_SECONDS) as client:
+        for _ in range(20):
+            thread = threading.Thread(target=client.predict, args=("churn", {"x": 1}))
+            thread.start()
+            thread.join()
+    assert seen == {0}
+
+
+def test_forked_child_asks_over_a_connection_of_its_own(server: Server) -> None:
+    code = (
+        "import os, sys, json\n"
+        "from loopwright import Client\n"
+        "url, token, loop, row, seconds = json.loads(sys.argv[1])\n"
+        "client = Client(url, token=token, timeout=seconds, attempts=100)\n"
+        "def ask(name):\n"
+        "    ids = [f'{name:02}{i:02}' + 'ab' * 14 for i in range(20)]\n"
+        "    return [client.predict(loop, row, id=id).id for id in ids] == ids\n"
+        "ask(1)\n"
+        "children = []\n"
+        "for name in (2, 3, 4):\n"
+        "    if not (child := os.fork()):\n"
+        "        os._exit(0 if ask(name) else 1)\n"
+        "    children.append(child)\n"
+        "print(ask(5), [os.waitpid(child, 0)[1] for child in children])\n"
+    )
+    given = json.dumps([server.state.data, TOKEN, LOOP, flight(), PATIENCE_SECONDS])
+    done = subprocess.run([sys.executable, "-c", code, given], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True [0, 0, 0]\n", "")
+
+
+WRONG_CLIENTS: list[dict[str, Any]] = [
+    *({"url": url} for url in ("ftp://x", "http://u:p@x", "http://@x", "127.0.0.1:8321", "", "http://", "//host", "http://h:0", None, b"http://h")),
+    *({"url": url} for url in ("http://h:65536", "http://h:-1", "http://h:x", "http://[::1", "http://a..b", "http://h h", "http://h?q=1", "http://h#f")),
+    *({"url": url} for url in ("http://" + "a" * 64, "http://h\x00", "http://\u2100/")),
+    *({"timeout": timeout} for timeout in (0, -1, float("nan"), float("inf"), 1e300, 10**5000, "3", None, True)),
+    *({"attempts": attempts} for attempts in (0, -1, 1.5, "3", True)),
+    *({"token": token} for token in ("a\r\nX: y", "\u00e9", 7, b"t")),
+    *({"headers": headers} for headers in ({"X": "a\nb"}, {"X\r\nY": "a"}, {"": "a"}, {"X": 1}, {1: "a"}, {"X": "\u20ac"}, {"x-request-id": "1"})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG_CLIENTS)
+def test_argument_of_a_client_that_cannot_be_is_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"^{next(iter(wrong))}"):
         Client(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("named", "call"),
+    [
+        *(
+            ("id", lambda c, id=id: c.predict("churn", {}, id=id))
+            for id in ("a\r\nX: y", "a b", "\u00e9", "a" * 129, 7, None, b"a")
+        ),
+        *(
+            ("timeout", lambda c, timeout=timeout: c.predict("churn", {}, timeout=timeout))
+            for timeout in (0, -1, float("nan"), float("inf"), "3")
+        ),
+        ("prediction", lambda c: c.outcome("churn", {}, prediction=7)),
+        ("loop", lambda c: c.predict(7, {})),
+        ("loop", lambda c: c.ready(7)),
+        ("the request", lambda c: c.predict("churn", CYCLE)),
+    ],
+)
+def test_argument_of_a_call_that_cannot_be_is_named(named: str, call: Callable[[Client], object]) -> None:
+    with Client("http://127.0.0.1:1") as client, pytest.raises(UsageError, match=f"^{named}"):
+        call(client)
+
+
+CYCLE: dict[str, Any] = {}
+CYCLE["x"] = CYCLE
 
 
 def test_client_loads_neither_numpy_nor_an_engine() -> None:

@@ -4,9 +4,14 @@ It needs the standard library and msgspec, and loads nothing else: no NumPy, no 
 """
 
 import http.client
+import io
+import os
+import re
+import socket
 import ssl
-import threading
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from random import random
 from time import sleep
 from typing import Any, NamedTuple, Self, TypeVar, cast, overload
@@ -25,6 +30,16 @@ FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0
 AGAIN = frozenset((429, 502, 503, 504))
 """Statuses that say that the same request may be answered later."""
 
+SET_PER_REQUEST = frozenset(("x-request-id", "x-timeout-ms", "content-length", "transfer-encoding"))
+"""Headers that a request has once."""
+
+MAX_TIMEOUT_S = 1e6
+MAX_REPLY_BYTES = 256 << 20
+
+_ID = re.compile(r"[\x21-\x7e]{0,128}")
+_HEADER_NAME, _HEADER_VALUE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"), re.compile(r"[\t\x20-\x7e]*")
+"""What a header may be (RFC 9110), of visible ASCII."""
+
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
@@ -33,6 +48,34 @@ class _Reply(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+class _Incoming(io.RawIOBase):
+    """The bytes that come over a socket; `left` gives the seconds to the deadline, and raises TimeoutError after it.
+
+    A timeout of the socket bounds each receive alone: a server that sends a byte now and then would never meet it.
+    """
+
+    def __init__(self, sock: socket.socket, left: Callable[[], float]) -> None:
+        self._sock, self._left, self._bytes = sock, left, sock.makefile("rb", buffering=0)
+
+    def makefile(self, *_: Any) -> io.BufferedReader:
+        """As of a socket: what `HTTPResponse` reads from."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        """Receive what there is."""
+        self._sock.settimeout(self._left())
+        return self._bytes.readinto(buffer)
+
+    def close(self) -> None:
+        """Leave the socket to its connection."""
+        self._bytes.close()
+        super().close()
 
 
 class _Error(msgspec.Struct):
@@ -53,20 +96,20 @@ class _Outcomes(msgspec.Struct):
 
 
 class Client:
-    """Asks the server at `url`, the address that `loopwright serve` prints for predictions. Safe to share among threads.
+    """Asks the server at `url`, the address that `loopwright serve` prints for predictions. Safe to share among threads, and after a fork.
 
         with loopwright.Client("http://127.0.0.1:8321", token=TOKEN) as client:
             answer = client.predict("churn", {"customer": "C17", "visits": 3})
             client.outcome("churn", {"churned": True}, prediction=answer.id)
 
-    A request is sent again when the connection breaks (a worker that died, a server that starts anew) and when the server is overloaded or
-    not ready: after what `Retry-After` says, else with back-off, up to `attempts` times within `timeout`. Each request has an id, the
+    A request is sent again when the connection breaks (a worker that died, an answer cut off) and when the server is overloaded or not ready: after what `Retry-After` says, else with back-off, up to `attempts` times within `timeout`. Each request has an id, the
     same at every attempt, so that it is answered and logged once.
 
     Args:
         url: `http://HOST:PORT` or `https://...`; a path before `/loops` is kept.
         token: bearer token that permits to predict.
-        timeout: seconds that a call may take, all attempts together; the server is told, and lets the heuristic answer in time.
+        timeout: deadline of a call in seconds, all attempts together (only the system's look-up of the host name is not bounded by it);
+            the server is told, and lets the heuristic answer in time.
         attempts: how often a request is sent at most.
         headers: sent with each request, e.g. `traceparent` or those of a proxy.
         context: for https, if not the system's certificates.
@@ -84,21 +127,19 @@ class Client:
         context: ssl.SSLContext | None = None,
         clock: Clock | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
-            raise UsageError(f"url {url[:200]!r}: must be http://HOST:PORT or https://HOST:PORT")
-        if not timeout > 0 or attempts < 1:
-            raise UsageError(f"timeout {timeout} must be seconds above 0, attempts {attempts} at least 1")
-        self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
-        self._context = (context or ssl.create_default_context()) if parts.scheme == "https" else None
-        self._timeout, self._attempts, self._clock = timeout, attempts, clock or RealClock()
+        secure, self._host, self._port, self._path = _address(url)
+        _text("token", token, _HEADER_VALUE, "visible ASCII characters on one line")
+        if type(attempts) is not int or attempts < 1:
+            raise UsageError("attempts: must be a whole number of at least 1")
+        self._context = (context or ssl.create_default_context()) if secure else None
+        self._timeout, self._attempts, self._clock = _seconds_of(timeout), attempts, clock or RealClock()
         self._headers = {
             **({"Authorization": f"Bearer {token}"} if token else {}),
             "Content-Type": "application/json",
-            **(headers or {}),
+            **_checked(headers or {}),
         }
-        self._own = threading.local()
-        self._open: set[http.client.HTTPConnection] = set()
+        self._idle: deque[http.client.HTTPConnection] = deque()
+        self._process = os.getpid()
 
     @overload
     def predict(self, loop: str, rows: Row, *, id: str = "", timeout: float | None = None) -> Answer: ...
@@ -172,8 +213,8 @@ class Client:
             Unavailable: no answer within the timeout.
         """
         field = next((name for name in ("prediction_id", "prediction", "id") if name not in values), "id")
-        body = {**values, **({field: trace_id_of(prediction)} if prediction else {})}
-        reply = self._send(f"/loops/{quote(loop, safe='')}/outcomes", body, "", timeout)
+        body = {**values, **({field: trace_id_of(_text("prediction", prediction))} if prediction else {})}
+        reply = self._send(f"{_path(loop)}/outcomes", body, "", timeout)
         return self._decoded(reply, _Outcomes).outcomes[0]
 
     def ready(self, loop: str = "") -> bool:
@@ -185,16 +226,17 @@ class Client:
         Returns:
             False also where no server answers.
         """
-        path = f"/loops/{quote(loop, safe='')}/ready" if loop else "/readyz"
+        path = f"{_path(loop)}/ready" if loop else "/readyz"
         try:
-            return self._once("GET", path, None, {}, self._timeout).status == 200
+            return self._once("GET", path, None, {}, self._left(self._clock.monotonic() + self._timeout)).status == 200
         except (OSError, http.client.HTTPException):
             return False
 
     def close(self) -> None:
-        """Close the connections."""
-        for connection in list(self._open):
-            connection.close()
+        """Close the idle connections; those of calls in other threads when these are done."""
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
     def __enter__(self) -> Self:
         return self
@@ -205,25 +247,35 @@ class Client:
     # --- inside --------------------------------------------------------------------------------------------------
 
     def _predict(self, loop: str, rows: Any, kind: type[Any], query: str, id: str, timeout: float | None) -> Any:
-        reply = self._send(f"/loops/{quote(loop, safe='')}/predict{query}", rows, id or new_id(self._clock.now()), timeout)
+        _text(f"id {str(id)[:80]!r}", id, _ID, "1 to 128 visible ASCII characters")
+        reply = self._send(f"{_path(loop)}/predict{query}", rows, id or new_id(self._clock.now()), timeout)
         several: Any = list[kind]  # type: ignore[valid-type]  # a type made at run time
         return self._decoded(reply, kind if isinstance(rows, Mapping) else several)
+
+    def _left(self, until: float) -> Callable[[], float]:
+        """A function for the seconds to a deadline of the monotonic clock; it raises TimeoutError after it."""
+
+        def left() -> float:
+            if (seconds := until - self._clock.monotonic()) <= 0:
+                raise TimeoutError("the deadline of the call has passed")
+            return seconds
+
+        return left
 
     def _send(self, path: str, value: Any, id: str, timeout: float | None) -> _Reply:
         """The answer to a POST that is sent until there is one."""
         try:
             body = msgspec.json.encode(value, enc_hook=_plain)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise UsageError(f"the request cannot be written as JSON: {error}") from error
         now = self._clock.monotonic
-        until = now() + (self._timeout if timeout is None else timeout)
+        until = now() + (self._timeout if timeout is None else _seconds_of(timeout))
+        left = self._left(until)
         why, wait = "there was no time", FIRST_WAIT
         for attempt in range(self._attempts):
-            if (left := until - now()) <= 0:
-                break
-            headers = {"X-Timeout-Ms": str(max(1, int(left * 800))), **({"X-Request-Id": id} if id else {})}
             pause = wait * (1 - random() / 2)  # noqa: S311 - spreads clients over time, guards nothing
             try:
+                headers = {"X-Timeout-Ms": str(max(1, int(left() * 800))), **({"X-Request-Id": id} if id else {})}
                 reply = self._once("POST", path, body, headers, left)
                 if reply.status not in AGAIN:
                     return reply
@@ -237,30 +289,48 @@ class Client:
             sleep(pause)
         raise Unavailable(f"no answer from {self._host}:{self._port} to request {id or path}; {why}")
 
-    def _once(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], seconds: float) -> _Reply:
-        connection = self._connection()
-        connection.timeout = seconds
-        if connection.sock is not None:
-            connection.sock.settimeout(seconds)
+    def _once(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], left: Callable[[], float]
+    ) -> _Reply:
+        if self._process != os.getpid():  # a forked child: its parent reads the answers that come over these
+            self.close()
+            self._process = os.getpid()
         try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connected(left)
+        connection.response_class = lambda sock, **about: http.client.HTTPResponse(_Incoming(sock, left), **about)  # type: ignore[assignment,arg-type]
+        try:
+            connection.sock.settimeout(left())
             connection.request(method, self._path + path, body, {**self._headers, **headers})
             answer = connection.getresponse()
-            return _Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+            content = _content(answer)
         except BaseException:
             connection.close()
             raise
+        if connection.sock is not None:  # else the server has closed it
+            self._idle.append(connection)
+        return _Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, content)
 
-    def _connection(self) -> http.client.HTTPConnection:
-        """That of this thread; it opens itself again after it was closed."""
-        found: http.client.HTTPConnection | None = getattr(self._own, "connection", None)
-        if found is None:
-            if self._context is not None:
-                found = http.client.HTTPSConnection(self._host, self._port, context=self._context)
-            else:
-                found = http.client.HTTPConnection(self._host, self._port)
-            self._own.connection = found
-            self._open.add(found)
-        return found
+    def _connected(self, left: Callable[[], float]) -> http.client.HTTPConnection:
+        """A new connection, to the first address of the host that takes one; each has its share of the time."""
+        found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        for later, (*_, address) in zip(range(len(found), 0, -1), found, strict=True):
+            try:
+                sock = socket.create_connection((str(address[0]), self._port), left() / later)
+                break
+            except OSError:
+                if later == 1:
+                    raise
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._context is None:
+            connection = http.client.HTTPConnection(self._host, self._port)
+        else:
+            sock.settimeout(left())
+            sock = self._context.wrap_socket(sock, server_hostname=self._host)
+            connection = http.client.HTTPSConnection(self._host, self._port, context=self._context)
+        connection.sock = sock
+        return connection
 
     def _decoded(self, reply: _Reply, kind: type[T]) -> T:
         if not 200 <= reply.status < 300:
@@ -268,16 +338,92 @@ class Client:
         try:
             return msgspec.json.decode(reply.body, type=kind)
         except ValueError as error:
-            raise RequestRefused(reply.status, "unreadable", f"its body is no answer of loopwright: {error}") from error
+            message = f"no answer of loopwright ({error}); {_start(reply)}"
+            raise RequestRefused(reply.status, "unreadable", message) from error
 
 
 def _refused(reply: _Reply) -> RequestRefused:
     try:
         error = msgspec.json.decode(reply.body, type=_Errors).error
     except ValueError:  # somebody between us and the server
-        error = _Error("unknown", reply.body[:200].decode(errors="replace"))
+        moved = (
+            f"it redirects to {reply.headers['location'][:200]!r}: give that as url; " if "location" in reply.headers else ""
+        )
+        error = _Error("unknown", f"no answer of loopwright; {moved}{_start(reply)}")
     problems = [(field.get("field", ""), field.get("reason", "")) for field in error.fields]
     return RequestRefused(reply.status, error.code, error.message, error.id, problems)
+
+
+def _start(reply: _Reply) -> str:
+    """How a body begins that is not ours, e.g. the page of a proxy."""
+    text = " ".join(reply.body[:400].decode(errors="replace").split())[:200]
+    kind = reply.headers.get("content-type", "no content type")[:80]
+    return f"its body ({kind}) begins {text!r}" if text else "its body is empty"
+
+
+def _content(answer: http.client.HTTPResponse) -> bytes:
+    """The body of an answer. Raises IncompleteRead where it is cut off, RequestRefused where it is too large."""
+    known = answer.length is not None
+    content = b"" if answer.length and answer.length > MAX_REPLY_BYTES else answer.read(None if known else MAX_REPLY_BYTES + 1)
+    if (answer.length or 0) + len(content) > MAX_REPLY_BYTES:
+        why = f"its body has more than {MAX_REPLY_BYTES >> 20} MiB: ask for fewer rows at a time"
+        raise RequestRefused(answer.status, "too_large", why)
+    if not known and not answer.chunked and answer.status < 300 and content[:1] in (b"", b"{", b"["):
+        # It ends where the connection does, which may be too early.
+        try:
+            msgspec.json.decode(content)
+        except ValueError as error:
+            raise http.client.IncompleteRead(content) from error
+    return content
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _address(url: Any) -> tuple[bool, str, int, str]:
+    """Whether a URL is https, its host, port and path. Raises UsageError."""
+    try:
+        parts = urlsplit(_text("url", url))
+        host, port = parts.hostname or "", parts.port
+        host.rstrip(".").encode("idna")  # what no resolver takes
+        http.client.HTTPConnection(host, port)  # what no header takes
+        if parts.scheme not in ("http", "https") or not host or port == 0:
+            raise UsageError("must be http://HOST:PORT or https://HOST:PORT")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise UsageError("must have no user, query or fragment; a token is given as `token`")
+    except (ValueError, http.client.InvalidURL, UsageError) as error:
+        raise UsageError(f"url {str(url)[:200]!r}: {error}") from error
+    secure = parts.scheme == "https"
+    return secure, host, port or (443 if secure else 80), quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
+
+
+def _seconds_of(timeout: Any) -> float:
+    if type(timeout) not in (int, float) or not 0 < timeout <= MAX_TIMEOUT_S:
+        raise UsageError(f"timeout: must be a number of seconds above 0, up to {MAX_TIMEOUT_S:,.0f}")
+    return float(timeout)
+
+
+def _text(what: str, value: Any, form: re.Pattern[str] | None = None, of: str = "text") -> str:
+    """A text of a form. Raises UsageError naming the argument, not its value: that may be secret."""
+    if not isinstance(value, str):
+        raise UsageError(f"{what}: must be a str, not {type(value).__name__}")
+    if form is not None and not form.fullmatch(value):
+        raise UsageError(f"{what}: must be {of}")
+    return value
+
+
+def _path(loop: Any) -> str:
+    return f"/loops/{quote(_text('loop', loop), safe='', errors='replace')}"
+
+
+def _checked(headers: Mapping[Any, Any]) -> Mapping[str, str]:
+    for name, value in headers.items():
+        shown = f"headers, {str(name)[:80]!r}"
+        _text(f"{shown}: its name", name, _HEADER_NAME, "letters, digits and hyphens")
+        _text(f"{shown}: its value", value, _HEADER_VALUE, "visible ASCII characters on one line")
+        if name.lower() in SET_PER_REQUEST:
+            raise UsageError(f"{shown}: is set for each request; give `id` and `timeout` to the call")
+    return headers
 
 
 def _seconds(text: str) -> float:
