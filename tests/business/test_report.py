@@ -1,13 +1,14 @@
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from tests.traffic import LOOP, OUTCOME, SCOPE, START, WEEK, World, package, rows
+from tests.traffic import LOOP, OUTCOME, SCOPE, START, WEEK, World, package, rows, truths
 
 from loopwright.business.delivered import Totals, Week, weeks
 from loopwright.business.doubts import DOUBTS, Case, doubts, next_step
@@ -49,8 +50,8 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> World:
     return world
 
 
-def build(world: World, scope: Scope = SCOPE) -> Report:
-    return report(world.home, loop_name=LOOP, scope=scope)
+def build(world: World, scope: Scope = SCOPE, monitor: Monitor = Monitor()) -> Report:  # noqa: B008  # a frozen value
+    return report(world.home, loop_name=LOOP, scope=scope, outcome=OUTCOME, monitor=monitor)
 
 
 def test_every_objective_has_its_target_its_measure_and_a_verdict(lived: World) -> None:
@@ -93,6 +94,56 @@ def test_a_target_inside_the_interval_is_uncertain_and_one_beyond_it_missed(live
     }
 
 
+def test_objectives_are_too_few_to_judge_below_the_minimum_of_monitoring(lived: World) -> None:
+    """Also where one slice alone would be under it; what is measured on the package needs no rows."""
+    size = Objective("small", "x", "size_bytes", at_most=10**9)
+    scope = msgspec.structs.replace(SCOPE, objectives=[*SCOPE.objectives, size])
+    found = build(lived, scope, Monitor(minimum_rows=3001))
+    measured = {p.objective: p for p in found.promised}
+    assert [p.met for p in found.promised] == ["too few", "too few", "too few", "met"]
+    known = f"too few ({found.totals.with_outcome:,} of 3,001)"
+    assert measured["catch late flights"].met_text == known
+    gap = measured["no airport left out"]
+    assert 0 < gap.rows < 1500, "the second largest airport"
+    assert build(lived, scope, Monitor(minimum_rows=gap.rows)).promised[2].met == "met"
+    assert build(lived, scope, Monitor(minimum_rows=gap.rows + 1)).promised[2].met == "too few"
+    assert found.headline.startswith("1 of 4 objectives is met, 3 are not settled yet")
+    assert f"“catch late flights”: {known}" in markdown(found)
+    assert f"| {known} |" in markdown(found)
+
+
+def test_four_outcomes_meet_no_objective(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    asked = rows(4, START)
+    world.predict(asked)
+    world.tell(asked, truths(asked))
+    world.clock.advance(WEEK)
+    keep(world)
+    found = build(world, monitor=Monitor(minimum_rows=20))
+    assert found.totals.with_outcome == 4
+    assert {p.met_text for p in found.promised if p.metric != "recall_gap:origin"} == {"too few (4 of 20)"}
+    assert found.headline.startswith("0 of 3 objectives are met, 3 are not settled yet. ")
+    assert not any("worth less" in d.text or "includes zero" in d.text for d in found.doubts), "money of four rows is chance"
+
+
+def test_outcomes_within_their_wait_are_not_known_yet_and_later_ones_missing(tmp_path: Path) -> None:
+    """The wait is two weeks: of the first week every second outcome comes, of the third none."""
+    world = World(tmp_path)
+    first = rows(1000, START)
+    world.predict(first)
+    world.tell(first[::2], truths(first[::2]))
+    world.clock.advance(2 * WEEK)
+    world.predict(rows(100, START + 2 * WEEK, seed=2))
+    world.clock.advance(WEEK)
+    keep(world)
+    found = build(world)
+    assert (found.totals.with_outcome, found.totals.pending, found.totals.missing) == (500, 100, 500)
+    assert "1,100 in windows accounted for: 500 with a known outcome, 100 not known yet (wait 14d), 500 missing" in markdown(
+        found
+    )
+    assert [d.text for d in found.doubts if "50% of predictions" in d.text]
+
+
 def test_totals_are_the_sums_of_the_newest_accounts(lived: World) -> None:
     found = build(lived)
     values = [w.value for w in found.weeks if w.value is not None]
@@ -109,7 +160,7 @@ def test_a_report_counts_predictions_as_status_does_and_shows_no_money_before_ou
     found = build(world)
     assert found.logged == summary(world.home, LOOP)[0] == 40
     text = markdown(found)
-    assert "40; 0 in windows accounted for, 0 of them with a known outcome" in text
+    assert "40; 0 in windows accounted for: 0 with a known outcome, 0 not known yet (wait 14d), 0 missing" in text
     assert "Money" not in text
     assert "Over no model" not in html(found).partition("Window by window")[0]
 
@@ -175,6 +226,7 @@ def case(
         currency="USD",
         predictions=5000,
         with_outcome=4900,
+        pending=0,
         model=Estimate(900.0, 800.0, 1000.0, 4900),
         heuristic=Estimate(500.0, 400.0, 600.0, 4900),
         over_heuristic=Estimate(400.0, 300.0, 500.0, 4900),
@@ -202,13 +254,14 @@ RAISED: list[tuple[Case, str, str]] = [
     (case()._replace(weeks=[]), "grave", "no monitoring window"),
     (case(quiet(rows=0, state="no data")), "grave", "no prediction was asked for"),
     (case(with_outcome=0), "grave", "no outcome is known"),
-    (case(with_outcome=4000), "note", "20% of predictions have no known outcome"),
+    (case(with_outcome=0, pending=5000), "note", "no outcome is known yet, and none is overdue"),
+    (case(with_outcome=4000), "note", "20% of predictions that should have an outcome by now"),
     (case(quality=measured("decayed")), "grave", "1 of 1 windows"),
     (case(over_heuristic=Estimate(-9.0, -12.0, -6.0, 4900)), "grave", "worth less than the simple rule"),
     (case(over_heuristic=Estimate(9.0, -1.0, 19.0, 4900)), "grave", "includes zero"),
     (case(worth=Value()), "note", "no value table"),
     (case(met="missed"), "grave", "“goal” is missed"),
-    (case(met="uncertain"), "note", "“goal” (uncertain)"),
+    (case(met="uncertain"), "note", "“goal”: uncertain"),
     (case(quiet(degraded=0.02)), "grave", "2.0% of answers"),
     (case(cost=50.0), "grave", "over the budget"),
     (case(predictions=600, with_outcome=590), "note", "only 590 outcomes"),
@@ -223,6 +276,47 @@ def test_each_doubt_is_raised_by_what_it_is_about_and_says_what_to_do(given: Cas
     assert found[0].do
     if weight == "grave":
         assert next_step(given, doubts(given)) == doubts(given)[0].do
+
+
+def test_pending_outcomes_are_not_missing() -> None:
+    assert doubts(case(with_outcome=4000, pending=1000)) == []
+    assert [d.weight for d in doubts(case(with_outcome=0, pending=4999)) if "no outcome is known" in d.text.lower()] == [
+        "grave"
+    ]
+
+
+def test_silence_is_not_said_while_predictions_come() -> None:
+    empty = case(quiet(rows=0, state="no data"))
+    silent = empty._replace(last_prediction=START - timedelta(minutes=5))
+    [doubt] = [d for d in doubts(silent) if "was asked for" in d.text]
+    assert "since 03 March 2024 23:55 UTC" in doubt.text
+    asked = empty._replace(last_prediction=START + WEEK + timedelta(minutes=5))
+    assert [d.text for d in doubts(asked) if "no predictions" in d.text or "was asked for" in d.text] == [
+        "1 of 1 windows had no predictions at all."
+    ]
+
+
+def test_a_month_is_not_told_from_less_than_a_day() -> None:
+    """Three minutes of training in a quarter of an hour are no 1,000 USD a month."""
+    few = case(cost=50.0, days=0.01)
+    assert few.totals.cost_per_month is None
+    assert not any("budget" in d.text for d in doubts(few))
+    assert case(cost=50.0, days=1.0).totals.cost_per_month == 1500
+
+
+def test_compute_names_its_price_and_a_month_only_of_a_day(lived: World) -> None:
+    found = build(lived)
+    assert "a month of 10.00 budgeted; at the default price, 0.10 USD a machine hour" in markdown(found)
+    short = msgspec.structs.replace(
+        found, totals=msgspec.structs.replace(found.totals, days=0.5), budget=Budget(usd_per_hour=2.5)
+    )
+    assert "USD, no monthly figure before a day is accounted for; at 2.50 USD a machine hour" in markdown(short)
+
+
+def test_a_loop_that_serves_its_rule_is_not_told_to_serve_it() -> None:
+    loses = case(over_heuristic=Estimate(-9.0, -12.0, -6.0, 4900))
+    assert any("less than the simple rule" in d.text for d in doubts(loses))
+    assert doubts(loses._replace(rule=True)) == []
 
 
 def test_when_all_is_well_nothing_is_doubted_and_grave_doubts_come_first() -> None:

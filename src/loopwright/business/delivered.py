@@ -9,10 +9,13 @@ from typing import Any
 
 import msgspec
 
+from loopwright.records.declarations import Outcome, duration
 from loopwright.records.errors import NotFound, PackageRefused
 from loopwright.records.evaluation import Estimate, added, moved
 from loopwright.records.home import Home
+from loopwright.records.package import Manifest
 from loopwright.records.releases import ReleaseState
+from loopwright.records.truth import with_truth
 from loopwright.records.windows import Quality, ValueWindow, Window
 
 
@@ -27,7 +30,7 @@ class Week(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """A package that was put into service: when, by whom, why."""
+    """A package that was put into service: when, by whom, why. `rule`: a rule answers, not a model."""
 
     since: datetime
     package: str
@@ -36,19 +39,34 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     by: str
     why: str
+    rule: bool
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums over all windows with an account. Money in `currency`, over no model; `cost` in USD over `days`."""
+    """Sums over all windows with an account. Money in `currency`, over no model; `cost` in USD over `days`.
+
+    Of `predictions`, `pending` have no outcome and are not older than the loop's wait.
+    """
 
     currency: str
     predictions: int
     with_outcome: int
+    pending: int
     model: Estimate
     heuristic: Estimate
     over_heuristic: Estimate
     cost: float
     days: float
+
+    @property
+    def missing(self) -> int:
+        """Predictions whose wait is over, without an outcome."""
+        return max(0, self.predictions - self.with_outcome - self.pending)
+
+    @property
+    def cost_per_month(self) -> float | None:
+        """USD in 30 days at the pace so far; None where less than a day was accounted for: a month made of minutes says nothing."""
+        return self.cost / self.days * 30 if self.days >= 1 else None
 
 
 def weeks(home: Home, loop: str) -> list[Week]:
@@ -69,14 +87,15 @@ def served(home: Home, loop: str) -> list[Served]:
     found = []
     for entry in home.ledger.find(ReleaseState, loop=loop, newest=False):
         state = entry.record
-        package = state.arms[0].package if state.arms else ""
-        candidate, until = _made(home, package)
+        package, role = (state.arms[0].package, state.arms[0].role) if state.arms else ("", "")
+        manifest = _manifest(home, package)
         found.append(
             Served(
                 since=state.since,
                 package=package,
-                candidate=candidate,
-                trained_until=until,
+                candidate=role if role == "heuristic" else manifest.candidate if manifest is not None else "",
+                trained_until=manifest.training.as_of if manifest is not None else None,
+                rule=role == "heuristic" or (manifest is not None and manifest.phase == 1),
                 action=state.action,
                 by=state.by,
                 why=state.why,
@@ -85,24 +104,36 @@ def served(home: Home, loop: str) -> list[Served]:
     return found
 
 
-def _made(home: Home, package: str) -> tuple[str, datetime | None]:
+def _manifest(home: Home, package: str) -> Manifest | None:
     try:
-        manifest = home.packages.manifest(package)
+        return home.packages.manifest(package)
     except (NotFound, PackageRefused):
-        return "", None
-    return manifest.candidate, manifest.training.as_of
+        return None
 
 
-def totals(given: Sequence[Week], currency: str) -> Totals:
+def totals(home: Home, loop: str, windows: Sequence[Week], currency: str, outcome: Outcome) -> Totals:
     """Sums over the windows that have an account."""
-    values = [w.value for w in given if w.value is not None]
+    values = [w.value for w in windows if w.value is not None]
     return Totals(
         currency=currency,
         predictions=sum(v.predictions for v in values),
         with_outcome=sum(v.with_outcome for v in values),
+        pending=_pending(home, loop, values, outcome),
         model=added([v.over_no_model for v in values]),
         heuristic=added([moved(v.heuristic, -v.no_model) for v in values]),
         over_heuristic=added([v.over_heuristic for v in values]),
         cost=sum(v.cost for v in values),
-        days=sum((w.end - w.start).total_seconds() for w in given) / 86400,
+        days=sum((w.end - w.start).total_seconds() for w in windows) / 86400,
     )
+
+
+def _pending(home: Home, loop: str, values: Sequence[ValueWindow], outcome: Outcome) -> int:
+    """Predictions of these windows that the newest account knows no outcome of, and whose wait is not over."""
+    since = home.clock.now() - duration(outcome.wait)
+    recent = [v for v in values if v.end > since]
+    if not recent:
+        return 0
+    known_at = max(v.known_at for v in recent)
+    start, end = max(since, recent[0].start), recent[-1].end
+    joined = with_truth(home, loop, outcome, start=start, end=end, known_at=known_at, columns=["_id", "_unit"])
+    return int(joined["_truth"].null_count)

@@ -1,12 +1,14 @@
 """Doubts: what speaks against believing the report, worst first; and the one next step it recommends."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from loopwright.business.delivered import Totals, Week
 from loopwright.business.promises import Promise
+from loopwright.records.conditions import LEAST_OUTCOMES
 from loopwright.records.declarations import Scope
 
 FEW_OUTCOMES = 1000
@@ -23,7 +25,7 @@ class Doubt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Case(NamedTuple):
-    """What doubts are raised from."""
+    """What doubts are raised from. `wait` is the outcome's; `rule`: a rule serves, not a model."""
 
     loop: str
     scope: Scope
@@ -31,17 +33,27 @@ class Case(NamedTuple):
     totals: Totals
     promises: Sequence[Promise]
     leaks: Sequence[str] = ()
+    wait: str = ""
+    last_prediction: datetime | None = None
+    rule: bool = False
+
+    @property
+    def silent(self) -> bool:
+        """Whether neither the last closed window nor the time since has a prediction."""
+        last = self.weeks[-1].window if self.weeks else None
+        asked = self.last_prediction
+        return last is not None and not last.rows and (asked is None or asked < last.start)
 
 
 def _silent(case: Case) -> Doubt | None:
-    last = case.weeks[-1].window if case.weeks else None
-    if last is None:
+    if not case.weeks:
         return _grave(
             "no monitoring window has closed yet, so nothing was measured while serving.",
             "Let it serve until the first window is over (`Monitor(every=...)`, a week unless declared), with `loopwright tend` running.",
         )
-    if not last.rows:
-        return _grave(f"no prediction was asked for since {last.start:%d %B %Y}.", "Find out why requests have stopped.")
+    if case.silent:
+        since = case.last_prediction or case.weeks[-1].start
+        return _grave(f"no prediction was asked for since {since:%d %B %Y %H:%M} UTC.", "Find out why requests have stopped.")
     return None
 
 
@@ -56,24 +68,24 @@ def _leaking(case: Case) -> Doubt | None:
 
 def _gaps(case: Case) -> Doubt | None:
     silent = sum(not w.window.rows for w in case.weeks)
-    if not silent or not case.weeks[-1].window.rows:
+    if not silent or case.silent:
         return None
     return _note(f"{silent} of {len(case.weeks)} windows had no predictions at all.", "Find out why requests had stopped.")
 
 
 def _unanswered(case: Case) -> Doubt | None:
-    predictions, known = case.totals.predictions, case.totals.with_outcome
-    if not predictions:
-        return None
-    if not known:
-        return _grave(
-            "no outcome is known, so neither quality nor value can be measured.",
-            "Bring outcomes in: `loopwright outcomes LOOP FILE`.",
-        )
-    missing = 1 - known / predictions
-    if missing > MISSING_OUTCOMES:
+    known, missing = case.totals.with_outcome, case.totals.missing
+    bring = f"ring outcomes in: `loopwright outcomes {case.loop} FILE`."
+    if not known and missing:
+        return _grave("no outcome is known, so neither quality nor value can be measured.", f"B{bring}")
+    if not known and case.totals.pending:
         return _note(
-            f"{missing:.0%} of predictions have no known outcome; if those differ, the figures are off.",
+            f"no outcome is known yet, and none is overdue: each may take {case.wait}.", f"As soon as they are known, b{bring}"
+        )
+    if missing > MISSING_OUTCOMES * (known + missing):
+        return _note(
+            f"{missing / (known + missing):.0%} of predictions that should have an outcome by now (wait {case.wait}) have none; "
+            "if those differ, the figures are off.",
             "Find out why outcomes are missing.",
         )
     return None
@@ -99,6 +111,8 @@ def _worth(case: Case) -> Doubt | None:
             "no value table is declared, so nobody knows what the loop is worth.",
             "Declare what right and wrong answers are worth.",
         )
+    if case.rule or over.n < LEAST_OUTCOMES:
+        return None
     if over.high < 0:
         return _grave(
             "the model is worth less than the simple rule.",
@@ -125,10 +139,10 @@ def _missed(case: Case) -> Doubt | None:
 
 
 def _unsure(case: Case) -> Doubt | None:
-    unsure = [p for p in case.promises if p.met in ("uncertain", "not measured")]
+    unsure = [p for p in case.promises if not p.settled]
     if not unsure:
         return None
-    names = ", ".join(f"“{p.objective}” ({p.met})" for p in unsure)
+    names = "; ".join(f"“{p.objective}”: {p.met_text}" for p in unsure)
     return _note(f"not settled: {names}.", "Wait for more outcomes.")
 
 
@@ -160,20 +174,16 @@ def _few(case: Case) -> Doubt | None:
     known = case.totals.with_outcome
     if not 0 < known < FEW_OUTCOMES:
         return None
-    return _note(f"only {known:,} outcomes are known: the figures will still move.", "Wait for more outcomes.")
+    chance = f", and with fewer than {LEAST_OUTCOMES} an interval of money is chance" if known < LEAST_OUTCOMES else ""
+    return _note(f"only {known:,} outcomes are known: the figures will still move{chance}.", "Wait for more outcomes.")
 
 
 def _over_budget(case: Case) -> Doubt | None:
-    limit = case.scope.budget.usd_per_month
-    if limit is None or not case.totals.days:
+    limit, month = case.scope.budget.usd_per_month, case.totals.cost_per_month
+    if limit is None or month is None or month <= limit:
         return None
-    month = case.totals.cost / case.totals.days * 30
-    return (
-        _grave(
-            f"compute costs {month:,.2f} USD a month, over the budget of {limit:,.2f}.", "Retrain less often, or search less."
-        )
-        if month > limit
-        else None
+    return _grave(
+        f"compute costs {month:,.2f} USD a month, over the budget of {limit:,.2f}.", "Retrain less often, or search less."
     )
 
 

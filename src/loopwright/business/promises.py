@@ -1,7 +1,7 @@
 """Promised and delivered: each objective of the scope against what was measured while serving."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -13,8 +13,9 @@ from loopwright.records.evaluation import Estimate, averaged, standard_error
 from loopwright.records.home import Home
 from loopwright.records.packages import Package
 from loopwright.records.predictions.read import predictions
+from loopwright.records.windows import state_text
 
-Met = Literal["met", "missed", "uncertain", "not measured"]
+Met = Literal["met", "missed", "uncertain", "too few", "not measured"]
 
 _Z = 1.959964
 
@@ -22,7 +23,8 @@ _Z = 1.959964
 class Promise(msgspec.Struct, frozen=True, kw_only=True):
     """One objective: its target in words, what the serving package's evaluation said, what was measured, and whether it is met.
 
-    `uncertain`: the target lies inside the 95 % interval. `how` says what the measured value is of.
+    `uncertain`: the target lies inside the 95 % interval. `too few`: there are `rows` of the `minimum_rows` that monitoring needs.
+    `how` says what the measured value is of.
     """
 
     objective: str
@@ -33,6 +35,26 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     measured: Estimate | None
     met: Met
     how: str
+    rows: int = 0
+    minimum_rows: int = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether the objective is met or missed."""
+        return self.met in ("met", "missed")
+
+    @property
+    def met_text(self) -> str:
+        """`met` for a person: of too few rows, how many there are of how many."""
+        return state_text("no data", self.rows, self.minimum_rows) if self.met == "too few" else self.met
+
+
+class _Measured(NamedTuple):
+    """An estimate, what it is of, and of how many rows; None where it is measured on the package."""
+
+    estimate: Estimate | None
+    how: str
+    rows: int | None
 
 
 def promises(
@@ -42,13 +64,15 @@ def promises(
     weeks: Sequence[Week],
     totals: Totals,
     package: Package | None,
-    task: Task = "binary",
+    *,
+    task: Task,
+    minimum_rows: int,
 ) -> list[Promise]:
-    """Every objective of the scope, in its order."""
+    """Every objective of the scope, in its order. On fewer than `minimum_rows` rows none is met or missed."""
     latencies = _latencies(home, loop, weeks) if any("latency" in o.metric for o in scope.objectives) else np.zeros(0)
     found = []
     for objective in scope.objectives:
-        measured, how = _measured(objective.metric, task, weeks, totals, package, latencies)
+        measured = _measured(objective.metric, task, weeks, totals, package, latencies, minimum_rows)
         found.append(
             Promise(
                 objective=objective.name,
@@ -58,58 +82,70 @@ def promises(
                 if objective.at_least is not None
                 else f"at most {objective.at_most:g}",
                 expected=_expected(objective.metric, package),
-                measured=measured,
-                met=_met(objective, measured),
-                how=how,
+                measured=measured.estimate,
+                met=_met(objective, measured, minimum_rows),
+                how=measured.how,
+                rows=measured.rows or 0,
+                minimum_rows=minimum_rows,
             )
         )
     return found
 
 
-def _met(objective: Objective, measured: Estimate | None) -> Met:
-    if measured is None or np.isnan(measured.value):
+def _met(objective: Objective, measured: _Measured, minimum_rows: int) -> Met:
+    estimate, _, rows = measured
+    if rows is not None and 0 < rows < minimum_rows:
+        return "too few"
+    if estimate is None or np.isnan(estimate.value):
         return "not measured"
-    sides = {objective.met(measured.low), objective.met(measured.high)}
+    sides = {objective.met(estimate.low), objective.met(estimate.high)}
     if len(sides) == 2:
         return "uncertain"
-    return "met" if objective.met(measured.value) else "missed"
+    return "met" if objective.met(estimate.value) else "missed"
 
 
 def _measured(
-    metric: str, task: Task, weeks: Sequence[Week], totals: Totals, package: Package | None, latencies: Any
-) -> tuple[Estimate | None, str]:
+    metric: str, task: Task, weeks: Sequence[Week], totals: Totals, package: Package | None, latencies: Any, minimum_rows: int
+) -> _Measured:
     base, _, of = metric.partition(":")
     qualities = [w.quality for w in weeks if w.quality is not None and w.quality.with_outcome]
     if base == "value_per_prediction":
         n = totals.with_outcome
         per = Estimate(totals.model.value / n, totals.model.low / n, totals.model.high / n, n) if n else None
-        return per, "predictions with an outcome"
+        return _Measured(per, "predictions with an outcome", n)
     if base in metrics.GAPS:
-        return _gap(metrics.rate_of(base, task), of, weeks), "predictions with an outcome, each slice over all windows"
+        gap, rows = _gap(metrics.rate_of(base, task), of, weeks, minimum_rows)
+        return _Measured(gap, "predictions with an outcome, each slice over all windows", rows)
     if base.startswith("latency_"):
-        return _quantile(latencies, base), "logged predictions"
+        return _Measured(_quantile(latencies, base), "logged predictions", len(latencies))
     if base in metrics.MEASURES:
-        found = _expected(metric, package)
-        return None if found is None else Estimate(found, found, found, 1), "the package that serves"
-    return averaged(
-        [q.metrics[metric] for q in qualities if metric in q.metrics]
-    ), "predictions with an outcome, mean over windows"
+        size = _expected(metric, package)
+        return _Measured(None if size is None else Estimate(size, size, size, 1), "the package that serves", None)
+    mean = averaged([q.metrics[metric] for q in qualities if metric in q.metrics])
+    rows = mean.n if mean is not None else sum(q.with_outcome for q in qualities)
+    return _Measured(mean, "predictions with an outcome, mean over windows", rows)
 
 
-def _gap(rate: str, of: str, weeks: Sequence[Week]) -> Estimate | None:
-    """Largest less smallest rate over the values of a slice, each averaged over the windows first, so that a week's chance is not a gap."""
+def _gap(rate: str, of: str, weeks: Sequence[Week], minimum_rows: int) -> tuple[Estimate | None, int]:
+    """Largest less smallest rate over the values of a slice, and how many rows the smaller of two values has at least.
+
+    Each value is averaged over the windows first, so that a week's chance is not a gap. Values of fewer than `minimum_rows` rows
+    are left out where two others have enough.
+    """
     by_value: dict[str, list[Estimate]] = {}
     for week in weeks:
         for value, measured in (week.quality.slices.get(of, {}) if week.quality else {}).items():
             if rate in measured:
                 by_value.setdefault(value, []).append(measured[rate])
-    means = [m for m in map(averaged, by_value.values()) if m is not None]
+    means = sorted((m for m in map(averaged, by_value.values()) if m is not None), key=lambda m: -m.n)
     if len(means) < 2:
-        return None
+        return None, 0
+    rows = means[1].n
+    means = [m for m in means if m.n >= min(minimum_rows, rows)]
     high, low = max(means, key=lambda m: m.value), min(means, key=lambda m: m.value)
     spread = _Z * float(np.hypot(standard_error(high), standard_error(low)))
     gap = high.value - low.value
-    return Estimate(gap, max(0.0, gap - spread), gap + spread, sum(m.n for m in means))
+    return Estimate(gap, max(0.0, gap - spread), gap + spread, sum(m.n for m in means)), rows
 
 
 def _latencies(home: Home, loop: str, weeks: Sequence[Week]) -> Any:

@@ -12,7 +12,8 @@ from loopwright.business.delivered import Served, Totals, Week, served, totals, 
 from loopwright.business.doubts import Case, Doubt, doubts, next_step
 from loopwright.business.promises import Promise, promises
 from loopwright.records import metrics
-from loopwright.records.declarations import Monitor, Scope, Task
+from loopwright.records.conditions import LEAST_OUTCOMES
+from loopwright.records.declarations import Budget, Monitor, Outcome, Scope, Task
 from loopwright.records.errors import NotFound, PackageRefused
 from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.home import Home
@@ -20,11 +21,10 @@ from loopwright.records.markdown import plain, table
 from loopwright.records.packages import Package
 from loopwright.records.plausibility import practically_perfect
 from loopwright.records.predictions.summary import summary
-from loopwright.records.turns import LoopRecord
 from loopwright.records.windows import edge, newest_stretch
 
 PAGE = Path(__file__).with_name("report.html")
-_SIGNS = {"met": "✓", "missed": "✗", "uncertain": "?", "not measured": "–"}
+_SIGNS = {"met": "✓", "missed": "✗", "uncertain": "?", "too few": "–", "not measured": "–"}
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +45,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     totals: Totals
     weeks: list[Week]
     served: list[Served]
-    budget: float | None
+    budget: Budget
+    wait: str
     doubts: list[Doubt]
     next_step: str
     monitor: Monitor
@@ -58,17 +59,27 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return self.valued and self.totals.with_outcome > 0
 
 
-def report(home: Home, *, loop_name: str, scope: Scope) -> Report:
+def report(home: Home, *, loop_name: str, scope: Scope, outcome: Outcome, monitor: Monitor) -> Report:
     """Gather the report of a loop from the ledger, the prediction log and the package that serves."""
     found = weeks(home, loop_name)
     releases = served(home, loop_name)
     package = _package(home, releases[-1].package) if releases else None
-    sums = totals(found, scope.value.currency)
-    task = _task(home, loop_name)
-    promised = promises(home, loop_name, scope, found, sums, package, task)
-    case = Case(loop=loop_name, scope=scope, weeks=found, totals=sums, promises=promised, leaks=_leaks(package))
+    sums = totals(home, loop_name, found, scope.value.currency, outcome)
+    logged, last = summary(home, loop_name)
+    promised = promises(home, loop_name, scope, found, sums, package, task=outcome.task, minimum_rows=monitor.minimum_rows)
+    case = Case(
+        loop=loop_name,
+        scope=scope,
+        weeks=found,
+        totals=sums,
+        promises=promised,
+        leaks=_leaks(package),
+        wait=outcome.wait,
+        last_prediction=last,
+        rule=bool(releases) and releases[-1].rule,
+    )
     raised = doubts(case)
-    metric, target = _charted(scope, found, task)
+    metric, target = _charted(scope, found, outcome.task)
     board = home.ledger.find(Leaderboard, loop=loop_name)
     return Report(
         loop=loop_name,
@@ -82,12 +93,13 @@ def report(home: Home, *, loop_name: str, scope: Scope) -> Report:
         totals=sums,
         weeks=found,
         served=releases,
-        budget=scope.budget.usd_per_month,
+        budget=scope.budget,
+        wait=outcome.wait,
         doubts=raised,
         next_step=next_step(case, raised),
-        monitor=_monitor(home, loop_name),
+        monitor=monitor,
         valued=scope.value.given,
-        logged=summary(home, loop_name)[0],
+        logged=logged,
     )
 
 
@@ -106,19 +118,6 @@ def _leaks(package: Package | None) -> list[str]:
     return [*([perfect] if perfect else []), *(f"{s.what} {s.why}" for s in package.evaluation.suspects if s.used)]
 
 
-def _monitor(home: Home, loop: str) -> Monitor:
-    entry = home.ledger.latest(LoopRecord, loop=loop)
-    return msgspec.convert(entry.record.declaration.get("monitor", {}), Monitor) if entry is not None else Monitor()
-
-
-def _task(home: Home, loop: str) -> Task:
-    """The task of a loop as it was declared last."""
-    entry = home.ledger.latest(LoopRecord, loop=loop)
-    declared = entry.record.declaration.get("outcome", {}).get("task", "binary") if entry is not None else "binary"
-    task: Task = msgspec.convert(declared, Task)
-    return task
-
-
 def _charted(scope: Scope, found: list[Week], task: Task) -> tuple[str, float | None]:
     """The weightiest objective whose metric is measured by window, with its target; the task's own metric where there is none."""
     measured = {name for w in found if w.quality is not None for name in w.quality.metrics}
@@ -130,9 +129,10 @@ def _charted(scope: Scope, found: list[Week], task: Task) -> tuple[str, float | 
 
 def _headline(scope: Scope, promised: list[Promise], sums: Totals, raised: list[Doubt]) -> str:
     """The whole report in a sentence or two."""
-    met = sum(p.met == "met" for p in promised)
-    parts = [f"{met} of {len(promised)} objectives {'is' if met == 1 else 'are'} met"]
-    if sums.with_outcome and scope.value.given:
+    met, open_ = sum(p.met == "met" for p in promised), sum(not p.settled for p in promised)
+    unsettled = f", {open_} {'is' if open_ == 1 else 'are'} not settled yet" if open_ else ""
+    parts = [f"{met} of {len(promised)} objectives {'is' if met == 1 else 'are'} met{unsettled}"]
+    if sums.with_outcome >= LEAST_OUTCOMES and scope.value.given:
         parts.append(
             f"the loop made {_money(sums.model, sums.currency)} over no model, "
             f"{_money(sums.over_heuristic, sums.currency, signed=True)} against the simple rule"
@@ -185,7 +185,7 @@ def promised_rows(report: Report) -> list[tuple[str, ...]]:
             f"{p.metric} {p.target}",
             "–" if p.expected is None else _number(p.expected),
             _estimate(p.measured),
-            p.met,
+            p.met_text,
         )
         for p in report.promised
     ]
@@ -194,27 +194,32 @@ def promised_rows(report: Report) -> list[tuple[str, ...]]:
 def delivered_rows(report: Report) -> list[tuple[str, ...]]:
     """The table of totals, by column of DELIVERED."""
     t = report.totals
-    month = t.cost / t.days * 30 if t.days else 0.0
     money: list[tuple[str, ...]] = [
         ("Money over no model", _money(t.model, t.currency)),
         ("The simple rule alone", _money(t.heuristic, t.currency)),
         ("Model over the simple rule", _money(t.over_heuristic, t.currency, signed=True)),
         ("Money per prediction", f"{t.model.value / t.with_outcome:,.2f} {t.currency}" if t.with_outcome else "–"),
     ]
+    predictions = (
+        f"{report.logged:,}; {t.predictions:,} in windows accounted for: {t.with_outcome:,} with a known outcome, "
+        f"{t.pending:,} not known yet (wait {report.wait}), {t.missing:,} missing"
+    )
     rows: list[tuple[str, ...]] = [
-        (
-            "Predictions",
-            f"{report.logged:,}; {t.predictions:,} in windows accounted for, {t.with_outcome:,} of them with a known outcome",
-        ),
+        ("Predictions", predictions),
         *(money if report.earned else []),
-        (
-            "Compute",
-            f"{_cents(t.cost)} USD, {_cents(month)} a month"
-            + (f" of {report.budget:,.2f} budgeted" if report.budget is not None else ""),
-        ),
+        ("Compute", _compute(t, report.budget)),
         ("Packages in service", f"{len({s.package for s in report.served})}, {max(len(report.served) - 1, 0)} changes"),
     ]
     return [*rows, ("The ladder", report.verdict)] if report.verdict else rows
+
+
+def _compute(totals: Totals, budget: Budget) -> str:
+    """What compute cost, at which price, and a month of it where there is enough to tell."""
+    month = totals.cost_per_month
+    limit = f" of {budget.usd_per_month:,.2f} budgeted" if budget.usd_per_month is not None else ""
+    pace = f"{_cents(month)} a month{limit}" if month is not None else f"no monthly figure{limit} before a day is accounted for"
+    default = "the default price, " if budget.usd_per_hour == Budget().usd_per_hour else ""
+    return f"{_cents(totals.cost)} USD, {pace}; at {default}{budget.usd_per_hour:,.2f} USD a machine hour"
 
 
 def served_rows(report: Report) -> list[tuple[str, ...]]:
@@ -335,7 +340,11 @@ def _tiles(report: Report) -> str:
         ),
     ]
     tiles = [
-        ("Objectives met", f"{met} of {len(report.promised)}", ""),
+        (
+            "Objectives met",
+            f"{met} of {len(report.promised)}",
+            f"{sum(not p.settled for p in report.promised)} not settled yet",
+        ),
         *(money if report.earned else []),
         ("Predictions", f"{report.logged:,}", f"{t.with_outcome:,} with outcome"),
     ]

@@ -1,6 +1,6 @@
 """Predictions with their truth: the one join that monitoring, accounting and reports start from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -22,14 +22,23 @@ EARLY = timedelta(days=1)
 """Outcomes known longer than this before the stretch of time asked for are not read."""
 
 
-def with_truth(home: Home, loop: str, outcome: Outcome, *, start: datetime, end: datetime, known_at: datetime) -> pa.Table:
+def with_truth(
+    home: Home,
+    loop: str,
+    outcome: Outcome,
+    *,
+    start: datetime,
+    end: datetime,
+    known_at: datetime,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
     """The predictions of [start, end) with `_truth` (the label, null while unknown) and `_known_at`, as known at `known_at`.
 
-    One row per prediction, the columns of `records.predictions.read.predictions`.
+    One row per prediction, the `columns` of `records.predictions.read.predictions`, at least `_id` and `_unit`.
     """
     return join(
         home,
-        predictions(home, loop, start=start, end=end),
+        predictions(home, loop, start=start, end=end, columns=columns),
         outcomes_between(home, loop, start - EARLY, known_at),
         outcome,
         known_by=known_at,

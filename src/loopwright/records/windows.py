@@ -88,7 +88,7 @@ class Window(Record, frozen=True, kw_only=True):
     @property
     def state_text(self) -> str:
         """The state for a person: too few rows are not none."""
-        return _state_text(self.state, self.rows, self.minimum_rows)
+        return state_text(self.state, self.rows, self.minimum_rows)
 
     @property
     def noted(self) -> list[str]:
@@ -96,7 +96,8 @@ class Window(Record, frozen=True, kw_only=True):
         return [c.column for c in self.columns if not c.used and c.state == "drift"]
 
 
-def _state_text(state: str, rows: int, minimum_rows: int) -> str:
+def state_text(state: str, rows: int, minimum_rows: int) -> str:
+    """A state for a person: where too few rows are why nothing is said, how many there are of how many."""
     return f"too few ({rows:,} of {minimum_rows:,})" if state == "no data" and 0 < rows < minimum_rows else state
 
 
@@ -151,7 +152,7 @@ class Quality(Record, frozen=True, kw_only=True):
     @property
     def state_text(self) -> str:
         """The state for a person: too few outcomes are not none."""
-        return _state_text(self.state, self.with_outcome, self.minimum_rows)
+        return state_text(self.state, self.with_outcome, self.minimum_rows)
 
 
 class Alert(Record, frozen=True, kw_only=True):

@@ -586,7 +586,7 @@ def report(home: Home, loop: str, *, out: Path | None = None) -> ReportFile:
     from loopwright.business.report import report as build
 
     declared = known_loop(home, loop)
-    built = build(home, loop_name=loop, scope=declared.scope)
+    built = build(home, loop_name=loop, scope=declared.scope, outcome=declared.outcome, monitor=declared.monitor)
     folder = out or home.folder("reports")
     folder.mkdir(parents=True, exist_ok=True)
     text, page = markdown(built), html(built)
