@@ -184,8 +184,28 @@ ANSWERS: list[tuple[Any, list[str]]] = [
     (ReportFile(loop="l", markdown="# Report", markdown_file="a.md", html_file="a.html"), ["Report", "a.html"]),
     (Made(files=["loop.py"], next_steps=["loopwright check x"]), ["wrote loop.py", "next: loopwright check x"]),
     (
-        OutcomesReport(loop="l", accepted=5, joined=4, pending=3, overdue=2, unmatched=1, contradicting=0, repeated=0),
-        ["outcomes report", "accepted", "overdue"],
+        OutcomesReport(
+            loop="l",
+            accepted=15,
+            quarantined=6,
+            joined=4,
+            pending=3,
+            overdue=2,
+            outcomes=15,
+            matched=5,
+            known_before_decision=4,
+            unmatched=3,
+            known_later=2,
+            repeated=1,
+            contradicting=0,
+        ),
+        [
+            "l: outcomes",
+            "15 rows, 6 to quarantine",
+            "known before their decision  4 belong",
+            "known later",
+            "predictions",
+        ],
     ),
     (
         ExportedPackage(

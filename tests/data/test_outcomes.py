@@ -25,7 +25,7 @@ def test_a_file_of_outcomes_is_logged_by_key_and_its_bad_rows_wait_in_quarantine
     path.write_text(
         "id,came_at,delay\n7,2024-01-01T01:00:00Z,20\n8,2024-01-01T02:00:00Z,much\n9,2024-01-01T03:00:00Z,\n", "utf-8"
     )
-    assert accept(opened, LOOP, CAME, ASKED.key, path) == 2
+    assert accept(opened, LOOP, CAME, ASKED.key, path) == (2, 1)
     rows = sorted(outcomes(opened, LOOP).to_pylist(), key=lambda r: r["_unit"])
     assert [(r["_prediction"], r["_unit"], r["_known_at"], r["delay"]) for r in rows] == [
         ("", "7", START + 62 * MINUTE, 20.0),
@@ -57,28 +57,32 @@ def test_file_that_names_predictions_needs_no_time_of_the_key(opened: Home, time
     frame = pa.table({"id": ["a" * 32], "delay": [1.0]})
     if time_too:
         frame = frame.append_column("came_at", pa.array([START]))
-    assert accept(opened, LOOP, table, ["came_at"], frame) == 1
+    assert accept(opened, LOOP, table, ["came_at"], frame) == (1, 0)
     [row] = outcomes(opened, LOOP).to_pylist()
     known = START if time_too else opened.clock.now()
     assert (row["_prediction"], row["_unit"], row["_known_at"], row["delay"]) == ("a" * 32, "", known + 2 * MINUTE, 1.0)
 
 
+@pytest.mark.parametrize("field", ["prediction", "prediction_id"])
 @pytest.mark.parametrize("key_too", [False, True])
-def test_where_the_table_has_an_id_of_its_own_a_file_names_predictions_in_another_column(opened: Home, key_too: bool) -> None:
-    frame = pa.table({"prediction": ["a" * 32], "came_at": [START], "delay": [1.0]})
+def test_where_the_table_has_an_id_of_its_own_a_file_names_predictions_in_another_column(
+    opened: Home, key_too: bool, field: str
+) -> None:
+    frame = pa.table({field: ["a" * 32], "came_at": [START], "delay": [1.0]})
     if key_too:
         frame = frame.append_column("id", pa.array([7]))
-    assert accept(opened, LOOP, CAME, ASKED.key, frame) == 1
+    assert accept(opened, LOOP, CAME, ASKED.key, frame) == (1, 0)
     [row] = outcomes(opened, LOOP).to_pylist()
     assert (row["_prediction"], row["_unit"], row["delay"]) == ("a" * 32, "", 1.0)
 
 
-def test_outcomes_may_name_predictions(opened: Home) -> None:
+@pytest.mark.parametrize("field", ["id", "prediction", "prediction_id"])
+def test_outcomes_may_name_predictions(opened: Home, field: str) -> None:
     table = CAME.__class__(
         "landed", {"flight": CAME.columns["id"], **{n: c for n, c in CAME.columns.items() if n != "id"}}, ["flight"], "came_at"
     )
-    frame = pa.table({"id": ["a" * 32], "came_at": [START], "delay": [1.0]})
-    assert accept(opened, LOOP, table, ["flight"], frame) == 1
+    frame = pa.table({field: ["a" * 32], "came_at": [START], "delay": [1.0]})
+    assert accept(opened, LOOP, table, ["flight"], frame) == (1, 0)
     [row] = outcomes(opened, LOOP).to_pylist()
     assert (row["_prediction"], row["_unit"], row["delay"]) == ("a" * 32, "", 1.0)
 

@@ -54,7 +54,16 @@ def test_without_any_outcome_all_is_pending(home: Home) -> None:
     assert (table.num_rows, table.column_names[0]) == (0, "_id")
     assert truths(home) == {"AA|0": None, "AA|1": None}
     assert states(home, "loop", timedelta(days=30), LATER) == OutcomeStates(
-        joined=0, pending=2, overdue=0, unmatched=0, contradicting=0, repeated=0
+        joined=0,
+        pending=2,
+        overdue=0,
+        outcomes=0,
+        matched=0,
+        known_before_decision=0,
+        unmatched=0,
+        known_later=0,
+        repeated=0,
+        contradicting=0,
     )
 
 
@@ -99,7 +108,33 @@ def test_an_outcome_may_come_before_its_prediction(home: Home) -> None:
     assert states(home, "loop", timedelta(days=30), LATER).unmatched == 1
     log(home, [prediction(0)])
     assert truths(home) == {"AA|0": True}
-    assert states(home, "loop", timedelta(days=30), LATER).unmatched == 0
+    found = states(home, "loop", timedelta(days=30), LATER)
+    assert (found.unmatched, found.matched, found.known_before_decision) == (0, 0, 1)
+
+
+def test_states_of_outcomes_add_up_to_all_that_were_delivered(home: Home) -> None:
+    """By id and by unit; an outcome of a unit is early only where it was known before all of its predictions."""
+    first, second, third = prediction(0), prediction(1), prediction(1)
+    at = round(START.timestamp() * 1e6)
+    log(home, [first, second, third])
+    early = [
+        outcome(0, prediction=first.id, known_at=at - HOUR),
+        outcome(1, known_at=second.at - 1),
+        outcome(1, late=False, known_at=second.at),
+    ]
+    future = outcome(0, prediction=first.id, late=False, known_at=round(LATER.timestamp() * 1e6) + HOUR)
+    log(home, [*early, early[0], future, outcome(77), outcome(78, prediction="f" * 32)])
+    for _ in range(2):
+        found = states(home, "loop", timedelta(days=30), LATER)
+        assert found.outcomes == 7
+        assert (found.matched, found.known_before_decision, found.unmatched, found.known_later, found.repeated) == (
+            1,
+            2,
+            2,
+            1,
+            1,
+        )
+        commit(home, "loop")
 
 
 def test_a_repeated_outcome_is_one_row_counted(home: Home) -> None:
@@ -124,7 +159,16 @@ def test_states_count_every_prediction_and_outcome_once(home: Home) -> None:
     log(home, [outcome(i) for i in (0, 1, 2)] + [outcome(2, late=False), outcome(77), outcome(0, known_at=2 * 10**15)])
     for _ in range(2):
         assert states(home, "loop", timedelta(hours=20), START + timedelta(hours=20, seconds=5)) == OutcomeStates(
-            joined=3, pending=5, overdue=2, unmatched=1, contradicting=1, repeated=0
+            joined=3,
+            pending=5,
+            overdue=2,
+            outcomes=6,
+            matched=4,
+            known_before_decision=0,
+            unmatched=1,
+            known_later=1,
+            repeated=0,
+            contradicting=1,
         )
         commit(home, "loop")
 

@@ -40,6 +40,7 @@ from loopwright.verbs.results import (
     LoopStatus,
     Made,
     Node,
+    OutcomesReport,
     PredictionList,
     Replayed,
     ReportFile,
@@ -646,6 +647,34 @@ def _made(value: Made) -> RenderableType:
     return Group(*files, *notes, *(Text.assemble(("next: ", "bold"), plain(step)) for step in value.next_steps))
 
 
+def _outcomes(value: OutcomesReport) -> RenderableType:
+    """Predictions and outcomes apart: each of the two adds up."""
+    predictions, delivered = value.joined + value.pending + value.overdue, value.accepted + value.quarantined
+    return _facts(
+        f"{value.loop}: outcomes",
+        [
+            *([("accepted now", f"{value.accepted:,} rows, {value.quarantined:,} to quarantine")] if delivered else []),
+            ("outcomes so far", value.outcomes),
+            ("  matched", f"{value.matched:,} belong to a prediction"),
+            (
+                "  known before their decision",
+                f"{value.known_before_decision:,} belong to one that was asked for later: not trained on",
+            ),
+            ("  unmatched", f"{value.unmatched:,} belong to no prediction that was logged"),
+            ("  known later", f"{value.known_later:,} become known in the future: count from then on"),
+            ("  repeated", f"{value.repeated:,} brought what was already there"),
+            ("predictions", predictions),
+            ("  joined", f"{value.joined:,} have an outcome"),
+            ("  pending", f"{value.pending:,} may still get one"),
+            ("  overdue", f"{value.overdue:,} have none, and the wait for it is over"),
+            (
+                "contradicting",
+                f"{value.contradicting:,} predictions or keys have outcomes that differ: the one known last counts",
+            ),
+        ],
+    )
+
+
 RENDERERS: dict[type, Callable[[Any], RenderableType]] = {
     Status: _status,
     LoopStatus: _loop_status,
@@ -660,6 +689,7 @@ RENDERERS: dict[type, Callable[[Any], RenderableType]] = {
     Verified: _verified,
     TurnReport: _turn,
     Replayed: _replayed,
+    OutcomesReport: _outcomes,
     ReportFile: _report,
     Tended: _tended,
     Made: _made,

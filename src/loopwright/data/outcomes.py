@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -22,24 +22,32 @@ _BATCH = 1000
 _MOMENT = pa.timestamp("us", tz="UTC")
 
 
-def accept(home: Home, loop: str, table: Table, key: list[str], source: Any, reading: Reading = AS_DETECTED) -> int:
-    """Log the outcomes of a source (see `open_source`) and return how many; bad rows go to the table's quarantine.
+class Delivered(NamedTuple):
+    """How many rows of a source were logged, and how many went to quarantine."""
 
-    The source has the columns of the outcome table, or instead of its key columns one with prediction ids: `id`, or where the table
-    has a column of that name what `Table.prediction_field` says.
+    accepted: int
+    quarantined: int
+
+
+def accept(home: Home, loop: str, table: Table, key: list[str], source: Any, reading: Reading = AS_DETECTED) -> Delivered:
+    """Log the outcomes of a source (see `open_source`); bad rows go to the table's quarantine.
+
+    The source has the columns of the outcome table, or instead of its key columns one with prediction ids: the first of
+    `Table.prediction_fields` that it has.
     The same outcome again (here or by POST) is one row when it is read. Raises IngestRefused when the source cannot be read
     or has other columns, LogUnavailable when the log cannot be written; rows logged before that stay.
     """
     opened = open_source(source, reading=reading)
     batch = opened.asked(table).whole()
-    by_id = table.prediction_field in batch.frame.column_names
-    expected = _by_id(table, batch.frame.column_names) if by_id else table
+    names = batch.frame.column_names
+    id = next((name for name in table.prediction_fields if name in names), "")
+    expected = _by_id(table, id, names) if id else table
     origin = Origin(opened.name, opened.digest, home.clock.now())
     result = conform(expected, batch.frame, origin=origin, rows=batch.rows, absent=table.columns if opened.loose else ())
     bad = Aside(home)
     bad.add(opened, batch.broken, result.bad)
+    quarantined = bad.count
     bad.into(home, table.name, f"outcomes:{loop}:{opened.digest}")
-    id = table.prediction_field if by_id else ""
     rows = _rows(expected, key, id, result.good, round(home.clock.now().timestamp() * 1e6), f"file {opened.name}")
     writer = LogWriter(log_folder(home.path, loop), "outcomes")
     try:
@@ -47,16 +55,18 @@ def accept(home: Home, loop: str, table: Table, key: list[str], source: Any, rea
             writer.append(rows[at : at + _BATCH])
     finally:
         writer.close()
-    return len(rows)
+    return Delivered(len(rows), quarantined)
 
 
-def _by_id(table: Table, there: Collection[str]) -> Table:
-    """The contract of outcomes that name their prediction. A time of the key that the source has not is the moment of ingestion."""
-    id = table.prediction_field
+def _by_id(table: Table, id: str, names: Collection[str]) -> Table:
+    """The contract of outcomes that name their prediction in the column `id`, of a source with the columns `names`.
+
+    A time of the key that the source has not is the moment of ingestion.
+    """
     columns = {id: Column("string"), **{n: c for n, c in table.columns.items() if n not in table.key}}
     for name in {table.event_time, table.known} & {*table.key}:
         declared = table.columns[name]
-        columns[name] = declared if (declared.source or name) in there else Column("timestamp", filled="ingested_at")
+        columns[name] = declared if (declared.source or name) in names else Column("timestamp", filled="ingested_at")
     ignored = [n for n in table.key if n not in columns]
     return msgspec.structs.replace(table, columns=columns, key=[id], ignore=[*table.ignore, *ignored])
 

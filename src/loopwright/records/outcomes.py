@@ -30,16 +30,23 @@ class OutcomeStates(msgspec.Struct, frozen=True, kw_only=True):
     """How the truth about a loop's predictions stands.
 
     Predictions are `joined` (an outcome is known), `pending` (may still come) or `overdue` (older than the loop's wait).
-    `unmatched` outcomes fit no prediction so far; `contradicting` predictions or units have outcomes with different values;
-    `repeated` deliveries brought an outcome that was already there.
+
+    Of the `outcomes` that were delivered, `matched` fit a prediction, `known_before_decision` do too but were known before it was asked for
+    (nothing is trained on them), `unmatched` fit none so far, `known_later` become known in the future and count from then on, and
+    `repeated` brought what was already there: together they are all. `contradicting` predictions or units have outcomes with
+    different values.
     """
 
     joined: int
     pending: int
     overdue: int
+    outcomes: int
+    matched: int
+    known_before_decision: int
     unmatched: int
-    contradicting: int
+    known_later: int
     repeated: int
+    contradicting: int
 
 
 def outcomes(home: Home, loop: str, *, known_by: datetime | None = None) -> pa.Table:
@@ -120,25 +127,36 @@ def of_prediction(home: Home, loop: str, prediction: Prediction, outcome: Outcom
 def states(home: Home, loop: str, wait: timedelta, now: datetime) -> OutcomeStates:
     """Count the states of a loop's predictions and outcomes at `now`; `wait` as the loop's outcome declares it."""
     asked = predictions(home, loop, columns=["_id", "_at", "_unit"])
-    raw = stored(home, "outcomes", loop, where=pc.field("_known_at") <= pa.scalar(now, _TIME), repeated=True)
-    known = first_of_each(raw)
+    delivered = stored(home, "outcomes", loop, repeated=True)
+    different = first_of_each(delivered).num_rows
+    known = first_of_each(delivered.filter(pc.field("_known_at") <= pa.scalar(now, _TIME)))
     joined = _joined(home, asked, known, "true", pa.bool_(), now)
     open_ = joined.filter(pc.is_null(joined["_truth"]))
     overdue = pc.sum(pc.less(open_["_at"], pa.scalar(now - wait, _TIME))).as_py() or 0
-    by_id = pc.not_equal(known["_prediction"], "")
-    matched = pc.if_else(
-        by_id,
-        pc.is_in(known["_prediction"], value_set=asked["_id"].combine_chunks()),
-        pc.is_in(known["_unit"], value_set=asked["_unit"].combine_chunks()),
-    )
+    with _database(home, asked=asked, known=known) as database:
+        [(matched, early)] = database.sql(_MATCHED).fetchall()
     return OutcomeStates(
         joined=joined.num_rows - open_.num_rows,
         pending=open_.num_rows - overdue,
         overdue=overdue,
-        unmatched=pc.sum(pc.invert(matched)).as_py() or 0,
+        outcomes=delivered.num_rows,
+        matched=matched - early,
+        known_before_decision=early,
+        unmatched=known.num_rows - matched,
+        known_later=different - known.num_rows,
+        repeated=delivered.num_rows - different,
         contradicting=_contradicting(home, known),
-        repeated=raw.num_rows - known.num_rows,
     )
+
+
+_MATCHED = """
+    WITH by_unit AS (SELECT _unit, min(_at) AS _at FROM asked GROUP BY _unit),
+    matched AS (
+        SELECT known._known_at, CASE WHEN _prediction <> '' THEN asked._at ELSE by_unit._at END AS _at
+        FROM known LEFT JOIN asked ON known._prediction = asked._id LEFT JOIN by_unit ON known._unit = by_unit._unit
+    )
+    SELECT count(_at), count(*) FILTER (_known_at < _at) FROM matched
+"""
 
 
 def _contradicting(home: Home, known: pa.Table) -> int:

@@ -556,23 +556,23 @@ def outcomes(
 
     Args:
         loop: name of the loop.
-        file: CSV, Excel or Parquet with the outcome table's columns (its key, or a column `id` with prediction ids; `prediction` where
-            the table has an `id` of its own).
+        file: CSV, Excel or Parquet with the outcome table's columns (its key, or a column `id`, `prediction` or `prediction_id` with
+            prediction ids; the first of them that the table does not have itself).
         encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
         sheet: sheet of an Excel workbook (default: the only one with rows).
         no_header: the first line is a row of data; the columns are called column_1, column_2 ...
         names: names of the columns with commas, where the first line is a row of data.
     """
     from loopwright.data.opened import Reading
-    from loopwright.data.outcomes import accept
+    from loopwright.data.outcomes import Delivered, accept
     from loopwright.records.declarations import duration
     from loopwright.records.outcomes import states
 
     declared = known_loop(home, loop)
     reading = Reading.of(encoding, sheet, names, no_header=no_header)
-    accepted = accept(home, loop, declared.outcome.table, declared.requests.key, file, reading) if file else 0
-    found = states(home, loop, duration(declared.outcome.wait), home.clock.now())
-    return OutcomesReport(loop=loop, accepted=accepted, **msgspec.structs.asdict(found))
+    logged = accept(home, loop, declared.outcome.table, declared.requests.key, file, reading) if file else Delivered(0, 0)
+    counts = states(home, loop, duration(declared.outcome.wait), home.clock.now())
+    return OutcomesReport(loop=loop, **logged._asdict(), **msgspec.structs.asdict(counts))
 
 
 def report(home: Home, loop: str, *, out: Path | None = None) -> ReportFile:

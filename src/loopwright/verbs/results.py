@@ -339,16 +339,21 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutcomesReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How outcomes stand: `accepted` now (when a file was given), and the state of every prediction's truth."""
+    """How outcomes stand: rows of the file that were `accepted` and `quarantined`, and all that `records.outcomes.OutcomeStates` counts."""
 
     loop: str
     accepted: int
+    quarantined: int
     joined: int
     pending: int
     overdue: int
+    outcomes: int
+    matched: int
+    known_before_decision: int
     unmatched: int
-    contradicting: int
+    known_later: int
     repeated: int
+    contradicting: int
 
 
 class ReportFile(msgspec.Struct, frozen=True, kw_only=True):
