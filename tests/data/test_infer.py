@@ -180,6 +180,20 @@ def test_text_is_what_all_of_it_can_be(values: list[str], column: Column) -> Non
     assert conform(found.table, frame).counts == {}
 
 
+def test_blank_text_is_missing_and_no_category() -> None:
+    plan = (["basic", "plus", " ", "  "] * 30)[:100]
+    spent = [" " if i % 9 == 0 else "\t" if i % 9 == 1 else f"{i}.5" for i in range(100)]
+    frame = pa.table({"id": [f"c{i}" for i in range(100)], "plan": plan, "spent": spent, "note": [" "] * 100})
+    found = inferred(frame, "plans")
+    columns = found.table.columns
+    assert columns["plan"] == Column("string", nullable=True, categories=["basic", "plus"], missing=[" ", "  "])
+    assert (columns["spent"].type, columns["spent"].missing, columns["spent"].nullable) == ("float", ["\t", " "], True)
+    assert (columns["note"].missing, columns["note"].categories) == ([" "], None)
+    assert found.frame["plan"].null_count == 50
+    assert conform(found.table, frame).good["plan"].null_count == 50, "ingestion reads it alike"
+    assert "column 'plan': ' ', '  ' is taken as missing" in found.notes
+
+
 def test_a_few_values_of_another_type_go_to_quarantine_and_many_make_it_text() -> None:
     ids, at = list(range(100)), pa.array([START] * 100)
     few = ["x1", "y2", "z3", "a4"]

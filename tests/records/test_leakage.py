@@ -94,6 +94,60 @@ def test_honest_data_with_other_seeds_are_nearly_left_alone() -> None:
     assert len(named) <= 2, named
 
 
+def cut(z: Array, rng: Rng) -> Columns:
+    """One signal [N] as people record it: rounded, counted, capped, in steps."""
+    noisy, quantiles = z + rng.normal(0, 0.2, len(z)), np.quantile(z, np.arange(0.1, 1, 0.1))
+    return {
+        "rounded": np.round(z * 2).astype(np.int64),
+        "count": rng.poisson(np.exp(0.8 * z)),
+        "larger count": rng.poisson(np.exp(1 + 0.8 * z)),
+        "count below zero": -rng.poisson(np.exp(0.5 - 0.8 * z)),
+        "of ten": rng.binomial(10, 1 / (1 + np.exp(-1.2 * z))),
+        "at least": np.maximum(z, quantiles[2]),
+        "at most": np.minimum(z, quantiles[7]),
+        "between": np.clip(z, quantiles[1], quantiles[7]),
+        "above zero": np.round(np.maximum(noisy, 0) * 100, 1),
+        "fifths": np.digitize(z, quantiles[1::2]),
+        "tenths": np.digitize(noisy, quantiles),
+        "stars": np.clip(np.round(3 + z), 1, 5).astype(np.int64),
+    }
+
+
+def test_end_of_the_scale_of_a_strong_honest_column_is_left_alone() -> None:
+    """240 columns, each of them the only signal of its label: at most two are named."""
+    named: list[Any] = []
+    for seed in range(20):
+        rng = np.random.default_rng([77, seed])
+        z = rng.normal(size=(2000, 5000, 8000)[seed % 3])
+        sure = rng.uniform(2.5, 5) * z + rng.logistic(size=len(z))
+        label = sure > np.quantile(sure, 1 - rng.uniform(0.05, 0.5))
+        named += [found for found in look(label, cut(z, rng), "binary").items() if found[1] == "decides"]
+    assert len(named) <= 2, named
+
+
+MARKS: dict[str, Callable[[Rng, Array, Array, Array], Array]] = {
+    "an amount where yes": lambda rng, y, some, z: np.where(y, np.round(rng.lognormal(3, 1, len(y)) + 1, 2), 0.0),
+    "an amount where yes, not in all": lambda rng, y, some, z: np.where(y & some, np.round(rng.lognormal(3, 1, len(y)) + 1), 0),
+    "less than zero where no": lambda rng, y, some, z: np.where(y, rng.poisson(5, len(y)), -1),
+    "the largest code where yes": lambda rng, y, some, z: np.where(y & some, 9, rng.integers(1, 9, len(y))),
+    "the least code where no": lambda rng, y, some, z: np.where(~y & some, 0, rng.integers(1, 9, len(y))),
+    "zero where yes, in an honest column": lambda rng, y, some, z: np.where(y & some, 0.0, np.round(np.exp(1 + z / 2), 1)),
+    "zero where no, in an honest count": lambda rng, y, some, z: np.where(~y & some, 0, rng.poisson(np.exp(1 + z / 2)) + 1),
+    "a value amid an honest count": lambda rng, y, some, z: np.where(y & some, 5, rng.poisson(np.exp(1 + z / 2)) * 2),
+}
+
+
+@pytest.mark.parametrize("kind", MARKS)
+def test_mark_of_the_outcome_at_the_end_of_a_scale_is_named(kind: str) -> None:
+    for seed in range(6):
+        rng = np.random.default_rng([5, seed])
+        z = rng.normal(size=4000)
+        sure = rng.uniform(0, 2) * z + rng.logistic(size=len(z))
+        label = sure > np.quantile(sure, 1 - rng.uniform(0.05, 0.5))
+        column = MARKS[kind](rng, label, rng.random(len(z)) < 0.7, z)
+        assert look(label, {"mark": column}, "binary").keys() == {"mark"}, seed
+
+
 N = 3000
 
 

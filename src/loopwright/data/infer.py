@@ -259,6 +259,9 @@ def _counted(values: pa.ChunkedArray) -> str:
 
 
 def _from_text(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], *, asked: bool) -> Column:
+    blank = pc.unique(values.filter(pc.match_substring_regex(values, r"^\s+$"))).to_pylist()
+    if blank:
+        values = read(Column("string", missing=blank), values).values
     if asked:
         counted = _counted(values) if not read(Column("float"), values).faults else ""
         tried = [Column("timestamp", format=counted)] if counted else _times(values, zone)
@@ -267,9 +270,8 @@ def _from_text(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], 
         tried = [] if zero else [Column("integer"), Column("float")]
         tried += [Column("boolean"), *_times(values, zone)]
         tried += [] if zero else [Column(t, format=f) for f in _NUMBERS for t in _number_types()]
-    best = _best(values, tried)
-    if best is None:
-        return Column("string")
+    best = _best(values, tried) or Column("string")
+    best = msgspec.structs.replace(best, missing=[*best.missing, *sorted(blank)])
     if best.zone:
         notes.append(f"column {name!r} has no time zone: taken as {zone}")
     if best.format in _twins():

@@ -10,7 +10,8 @@ what so few rows can show. Honest predictors of things worth predicting hardly g
 has 0.99 and more. One honest feature in 700 at the limit itself is named by chance, far below it none.
 
 By a value, or by being missing. It decides where nearly all of its rows have one label (surely above 95 %, for a value 99.5 % of the
-rows at hand, or 97 % where its rows are also half of the rarer label's) and others do not; of several classes only that which it is counts, not those which it is not.
+rows at hand, or 97 % where its rows are also half of the rarer label's) and others do not; of several classes only that which it is counts, not
+those which it is not. A number at the end of a scale along which the label becomes more and more frequent is none: see `_at_end`.
 
 Together. Up to MOST_TOGETHER columns that leave a thousandth of the label unexplained, although none does alone: weighted sums,
 for numbers also of logarithms (products, ratios); for a class the larger of two numbers, and pairs of words or codes.
@@ -39,6 +40,9 @@ ENOUGH_OF_A_CLASS, ENOUGH_NUMBERS = 150, 300
 BINS, WORDS, CLASSES, LEAST = 64, 20_000, 20, 30
 VALUES, OFTEN = 20, 0.05
 """So many values of a column are looked at by themselves; of a number those that this share of the rows has."""
+
+STEPS = 4
+"""In so many steps it is looked whether a label becomes more and more frequent towards the end of a scale."""
 
 PERFECT, MOST_TOGETHER = 0.999, 4
 TOGETHER_ROWS, TOGETHER_COLUMNS, TOGETHER_CLASSES, PAIRED = 2000, 60, 3, 25
@@ -181,7 +185,7 @@ def _tells(name: str, columns: list[str], part: Values, look: Look) -> Iterator[
 
 def missing(name: str, hidden: Array, look: Look) -> Iterator[Suspect]:
     """Whether it tells a class that a column is missing, whatever features put there instead."""
-    yield from _decided(name, "missing", [(hidden, "missing", "given")], look, _PURE, often=0.0)
+    yield from _decided(name, "missing", [_Part(hidden, "missing", "given")], look, _PURE, often=0.0)
 
 
 def by_value(name: str, part: Values, look: Look) -> Iterator[Suspect]:
@@ -189,43 +193,74 @@ def by_value(name: str, part: Values, look: Look) -> Iterator[Suspect]:
     there = part.array[~part.missing]
     distinct, counts = np.unique(there.astype(str) if part.is_text else there, return_counts=True)
     chosen = [i for i in np.argsort(-counts, kind="stable")[:VALUES] if counts[i] >= LEAST]
-    masks = []
+    parts = []
     for i in chosen:
-        shown = repr(str(distinct[i])[:40]) if part.is_text else f"{distinct[i]:g}"
-        masks.append((~part.missing & (part.array == distinct[i]), shown, f"another than {shown}"))
+        shown = repr(str(distinct[i])[:40]) if part.is_text else f"{distinct[i] + 0.0:g}"
+        mask = ~part.missing & (part.array == distinct[i])
+        parts.append(_Part(mask, shown, f"another than {shown}", None if part.is_text else part.array))
     often = 0.0 if part.is_text else OFTEN  # the end of a scale may be pure in all honesty
-    yield from _decided(name, "decides", masks, look, _PURE_VALUE, often=often)
+    yield from _decided(name, "decides", parts, look, _PURE_VALUE, often=often)
 
 
-def _decided(
-    name: str, kind: str, masks: Sequence[tuple[Array, str, str]], look: Look, least: float, *, often: float
-) -> Iterator[Suspect]:
-    """The first of these parts of the rows (with what it is called, and the rest) that decides a class in this share of them."""
-    for (mask, words, others), target in itertools.product(masks, look.targets):
-        if target.is_class and (found := _pure(mask, (words, others), target, least, often, either=len(look.targets) == 1)):
+class _Part(NamedTuple):
+    """A part of the rows [N], what it and the rest are called, and the numbers [N] that it is one value of, if it is."""
+
+    mask: Array
+    said: str
+    others: str
+    numbers: Array | None = None
+
+
+def _decided(name: str, kind: str, parts: Sequence[_Part], look: Look, least: float, *, often: float) -> Iterator[Suspect]:
+    """The first of these parts of the rows that decides a class in this share of them."""
+    for part, target in itertools.product(parts, look.targets):
+        if target.is_class and (found := _pure(part, target, least, often, either=len(look.targets) == 1)):
             why, share, low = found
             yield Suspect(feature=name, columns=[name], kind=kind, why=why, measure=share, low=low)
             return
 
 
-def _pure(
-    mask: Array, words: tuple[str, str], target: Target, least: float, often: float, *, either: bool
-) -> tuple[str, float, float] | None:
+def _pure(part: _Part, target: Target, least: float, often: float, *, either: bool) -> tuple[str, float, float] | None:
     """Whether nearly all rows of a part (or of the rest) are of a class (or, `either`, of none), and the others are not."""
-    for part, said in zip((mask, ~mask), words, strict=True):
-        n = int(part.sum())
-        if min(n, len(part) - n) < LEAST:
+    for mask, said in ((part.mask, part.said), (~part.mask, part.others)):
+        n = int(mask.sum())
+        if min(n, len(mask) - n) < LEAST:
             return None
         for value in (True, False) if either else (True,):
-            hits, rest = int((target.truth[part] == value).sum()), float((target.truth[~part] == value).mean())
-            all_hits = int((target.truth == value).sum())
-            common = n >= often * len(part) and hits >= least * n
-            copy = 2 * all_hits <= len(part) and hits >= _PURE_COPY * n and hits >= _COPIED * all_hits
+            of_value = target.truth == value
+            hits, rest, all_hits = int(of_value[mask].sum()), float(of_value[~mask].mean()), int(of_value.sum())
+            common = n >= often * len(mask) and hits >= least * n
+            copy = 2 * all_hits <= len(mask) and hits >= _PURE_COPY * n and hits >= _COPIED * all_hits
             low = float(stats.beta.ppf(0.001, hits, n - hits + 1)) if hits else 0.0
             if low > _PURE and (common or copy) and rest < _MIXED:
+                if mask is part.mask and part.numbers is not None and _at_end(part.numbers, mask, of_value):
+                    continue
                 why = f"where it is {said} {target.name} is {str(value).lower()} in {hits / n:.1%} of {n:,} rows, elsewhere in {rest:.1%}"
                 return why, hits / n, low
     return None
+
+
+def _at_end(numbers: Array, mask: Array, hit: Array) -> bool:
+    """Whether a value is (near) the end of a scale along which hits become more and more: a strong feature, and no mark of the outcome.
+
+    All values beyond it are as pure. The other rows, in up to STEPS steps of equal size, come nearer to it in log odds by as much as is
+    then left between the last of them and it, or more.
+    """
+    value = numbers[mask][0]
+    for sign in (1, -1):
+        beyond = sign * numbers <= sign * value  # what is missing is on neither side
+        n, hits = int(beyond.sum()), int(hit[beyond].sum())
+        if hits < _PURE_COPY * n:
+            continue
+        rest = sign * numbers[sign * numbers > sign * value]
+        ends = np.unique(np.quantile(rest, np.linspace(0, 1, STEPS + 1)[1:], method="lower")) if len(rest) else rest
+        step = np.searchsorted(ends, rest)
+        counts, of_hit = np.bincount(step), np.bincount(step, weights=hit[sign * numbers > sign * value])
+        odds = np.log((of_hit + 0.5) / (counts - of_hit + 0.5))
+        surely = special.logit(stats.beta.ppf(0.001, hits, n - hits + 1))
+        if len(odds) > 1 and surely - odds[0] <= odds[0] - odds[-1]:
+            return True
+    return False
 
 
 # --- columns together -------------------------------------------------------------------------------------------------
