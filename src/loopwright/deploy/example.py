@@ -1,8 +1,8 @@
-"""A request that the package in service answers, made up from its contract: what documents and commands show."""
+"""A request that the package in service answers, and its outcome, made up from their contracts: what documents and commands show."""
 
 from typing import Any
 
-from loopwright.records.declarations import Column
+from loopwright.records.declarations import Column, Table
 from loopwright.records.package import Manifest
 
 
@@ -13,6 +13,14 @@ def example_request(manifest: Manifest) -> dict[str, Any]:
         for name, column in manifest.request.items()
         if name not in manifest.may_lack
     }
+
+
+def example_outcome(table: Table, prediction: str, request: dict[str, Any]) -> dict[str, Any]:
+    """An outcome of the prediction with that id, of an example request; by its key where no field is left for the id."""
+    field = table.prediction_field
+    named = {field: prediction} if field else {name: request.get(name, prediction) for name in table.key}
+    optional = {*table.key, table.event_time, table.known}
+    return named | {name: _value(column, []) for name, column in table.columns.items() if name not in optional}
 
 
 def _value(column: Column, words: list[str]) -> Any:
