@@ -270,3 +270,19 @@ def test_draft_loads_no_library_of_training_until_a_candidate_is_made(home: Home
     imported = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "" for node in body if isinstance(node, ast.ImportFrom)}
     assert imported <= {"typing", "loopwright", "loopwright.features", "ndonnx", "ndonnx.extensions"}
+
+
+def test_identifier_that_repeats_is_a_commented_out_feature_with_its_reason(home: Home, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    customer, amount = np.arange(600) % 120, np.round(rng.gamma(2, 30, 600), 2)
+    frame = pa.table({"customer_no": customer, "amount": amount, "late": amount + rng.normal(0, 20, 600) > 70})
+    pq.write_table(frame, tmp_path / "orders.parquet")
+    loop, _ = begun(home, tmp_path / "loop", tmp_path / "orders.parquet", label="late")
+    text = (tmp_path / "loop" / "loop.py").read_text(encoding="utf-8")
+    why = "120 different whole numbers, called like names of something. A feature if a larger one means more."
+    assert f'# customer_no: {why}\n        # "customer_no": f.customer_no,\n' in text
+    assert '"amount": f.amount,' in text
+    assert "customer_no" in loop.requests.columns
+    pq.write_table(frame.drop_columns(["amount"]), tmp_path / "alone.parquet")
+    begun(home, tmp_path / "alone", tmp_path / "alone.parquet", label="late")
+    assert '\n        "customer_no": f.customer_no,' in (tmp_path / "alone" / "loop.py").read_text(encoding="utf-8")

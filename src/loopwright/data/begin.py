@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.data.draft import Drafted, Target, blank_file, loop_file, target
-from loopwright.data.infer import Inferred, inferred, is_id
+from loopwright.data.identifiers import identifies, is_id
+from loopwright.data.infer import Inferred, inferred
 from loopwright.data.leaks import leaking
 from loopwright.data.opened import Reading
 from loopwright.data.source import AS_DETECTED
@@ -90,7 +91,7 @@ def _drafted(found: Inferred, name: str, label: str, task: str, key: str) -> Dra
     table = found.table
     if not label:
         outcome = _outcome(name, table, "happened", Column("boolean"), [])
-        return Drafted(name, table, outcome, found.spread, target("", None, task), frozenset())
+        return Drafted(name, table, outcome, found.spread, target("", None, task))
     column = next((n for n, c in table.columns.items() if label in (n, c.source)), None)
     if column is None:
         raise UsageError(f"there is no column {label!r}; there is {', '.join(table.columns)}")
@@ -115,8 +116,9 @@ def _drafted(found: Inferred, name: str, label: str, task: str, key: str) -> Dra
         ignore=[*table.ignore, found.written[column]],
     )
     there = flags(pc.is_valid(found.frame[column]))
+    asked_of = found._replace(frame=found.frame.drop_columns([column]))
     drafted = Drafted(
-        name, requests, _outcome(name, table, column, judged, ["*"]), found.spread, aim, _names(table, found, key)
+        name, requests, _outcome(name, table, column, judged, ["*"]), found.spread, aim, _names(requests, asked_of, key)
     )
     asked = [n for n in requests.columns if n not in (*table.key, table.event_time) and n in found.frame.column_names]
     drafted = drafted._replace(leaks=leaking(found.frame, asked, aim))
@@ -125,11 +127,12 @@ def _drafted(found: Inferred, name: str, label: str, task: str, key: str) -> Dra
     return drafted
 
 
-def _names(table: Table, found: Inferred, key: str) -> frozenset[str]:
-    """Columns that only name something, and are no features: what a person calls the key, and numbers of rows."""
-    called = {n for n, c in table.columns.items() if {n, c.source} & {key, *key.split(",")}}
-    numbers = (n for n, c in table.columns.items() if c.type == "integer" and n in found.frame.column_names and is_id(n))
-    return frozenset(called | {n for n in numbers if pc.count_distinct(found.frame[n]).as_py() == len(found.frame)})
+def _names(table: Table, found: Inferred, key: str) -> dict[str, str]:
+    """Columns that only name something, and are no features, and why: what a person calls the key, numbers of rows and of things."""
+    called = {n: "" for n, c in table.columns.items() if {n, c.source} & {key, *key.split(",")}}
+    numbers = [n for n, c in table.columns.items() if c.type in ("integer", "float") and n in found.frame.column_names]
+    rows = {n: "" for n in numbers if is_id(n) and pc.count_distinct(found.frame[n]).as_py() == len(found.frame)}
+    return {n: why for n in numbers if (why := identifies(n, found.frame))} | rows | called
 
 
 def _outcome(name: str, table: Table, column: str, judged: Column, ignore: list[str]) -> Table:

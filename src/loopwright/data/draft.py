@@ -192,7 +192,7 @@ class Target(NamedTuple):
 
 
 class Drafted(NamedTuple):
-    """What a loop file is written from. `spread`: the rows are spread over time; `ids`: columns that only name something.
+    """What a loop file is written from. `spread`: the rows are spread over time; `ids`: columns that only name something, and why.
 
     `leaks` says of columns why they tell the label too well to be features.
     """
@@ -202,7 +202,7 @@ class Drafted(NamedTuple):
     outcome: Table
     spread: bool
     target: Target
-    ids: frozenset[str] = frozenset()
+    ids: Mapping[str, str] = {}
     problem: str = "TODO: say in one sentence which problem this solves, for whom."
     owner: str = "TODO"
     leaks: Mapping[str, str] = {}
@@ -342,6 +342,9 @@ def loop_file(drafted: Drafted, frame: pa.Table) -> str:
     """
     requests = drafted.requests
     usable = {n: c for n, c in requests.columns.items() if _is_feature(n, c, drafted, frame)}
+    if not usable:  # names are better than nothing
+        drafted = drafted._replace(ids={n: why for n, why in drafted.ids.items() if not why})
+        usable = {n: c for n, c in requests.columns.items() if _is_feature(n, c, drafted, frame)}
     if not usable:
         raise UsageError("no column can be a feature: all are keys, times, constants or names")
     leaks = {n: usable[n] for n in usable if n in drafted.leaks}
@@ -358,6 +361,12 @@ def loop_file(drafted: Drafted, frame: pa.Table) -> str:
         f'        # TODO: is {n} known at the decision? {drafted.leaks[n]}.\n        # "{n}": {_feature(n, c, frame)},'
         for n, c in leaks.items()
     ]
+    doubted = {n: requests.columns[n] for n in left_out if drafted.ids.get(n)}
+    lines += [
+        f'        # {n}: {drafted.ids[n]}. A feature if a larger one means more.\n        # "{n}": {_feature(n, c, frame)},'
+        for n, c in doubted.items()
+    ]
+    left_out = [n for n in left_out if n not in doubted]
     lines += [f"        # {n}: a time, a constant, a name, or too many different values" for n in left_out]
     return _text_of(
         drafted,

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loopwright.data.identifiers import is_id
 from loopwright.data.opened import Opened, Reading
 from loopwright.data.source import AS_DETECTED, expand, open_source
 from loopwright.data.values import Read, is_list, is_text, read, unusable
@@ -48,8 +49,6 @@ _QUOTED_OR_NUMBER = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d,.]
 _UNNAMED = re.compile(r"(Unnamed: ?\d+)?")
 _SENTINEL = re.compile(r"-?9{2,}|-[12]00|-1000|-32768")
 """Numbers that people write where there is none: 99, -999, -200 ..."""
-
-_ID = re.compile(r"(^|_)(id|ids|key|uuid|guid|index|number|no|nr)$|^column_1$|^unnamed_0$", re.IGNORECASE)
 
 
 class Inferred(NamedTuple):
@@ -180,11 +179,6 @@ def _clean(name: str) -> str:
     cleaned = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
     cleaned = (cleaned if not cleaned or cleaned[0].isalpha() else f"c_{cleaned}")[:60]
     return f"{cleaned}_" if keyword.iskeyword(cleaned) or keyword.issoftkeyword(cleaned) else cleaned
-
-
-def is_id(name: str) -> bool:
-    """Whether a column is called like what tells rows apart."""
-    return bool(_ID.search(name))
 
 
 def _names(written: Sequence[str], notes: list[str]) -> list[str]:
