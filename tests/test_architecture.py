@@ -24,7 +24,7 @@ HEAVY = {
 }  # fmt: skip
 
 # What a command that only looks never loads, unless predictions were committed to Delta.
-ENGINES = HEAVY - {"rich", "sqlalchemy", "typer"} | {"numpy", "onnx", "onnxruntime"}
+ENGINES = HEAVY - {"rich", "sqlalchemy", "typer"} | {"numpy", "onnx", "onnxruntime", "pydantic"}
 
 # The prediction path: server -> deploy -> records.
 LIGHT = (
@@ -115,7 +115,9 @@ def run_listing_engines(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["history", "late-arrival"]])
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["status", "--json"], ["history", "late-arrival"], ["drift", "late-arrival"]]
+)
 def test_looking_commands_load_no_engine(tmp_path: Path, arguments: list[str]) -> None:
     """Each of these libraries takes longer to load than the whole answer to make."""
     with opened(tmp_path / "home") as home:

@@ -41,12 +41,18 @@ from loopwright.records.predictions.commit import Committed, commit
 from loopwright.records.predictions.damage import note, set_aside
 from loopwright.records.predictions.retention import retain
 from loopwright.records.turns import LoopRecord
-from loopwright.records.upkeep_state import MOST_LOOPS, LoopState, UpkeepState, read_upkeep_state, write_upkeep_state
+from loopwright.records.upkeep_state import (
+    LEASE_SECONDS,
+    MOST_LOOPS,
+    LoopState,
+    UpkeepState,
+    read_upkeep_state,
+    write_upkeep_state,
+)
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window, newest_ended
 
 LOG = logging.getLogger("loopwright.upkeep")
 
-LEASE_SECONDS = 60.0
 RETRY_AFTER = timedelta(minutes=15)
 FAILED = "retraining"
 """Key of the alert that a retraining failed."""

@@ -3,11 +3,11 @@
 They are read twice, once for the digest and once for the rows, and never held as a whole.
 """
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as pa_dataset
 
 from loopwright.data.opened import Batch, Digest, Opened, sliced
 from loopwright.data.plain import plain
@@ -17,12 +17,18 @@ _ROWS = 65_536
 """Rows of a part: always the same, because the digest depends on it."""
 
 
+def is_dataset(source: Any, *kinds: str) -> bool:
+    """Whether `source` is one of pyarrow.dataset's classes. Who has such an object has loaded that module; others need not, as it loads pandas."""
+    module = sys.modules.get("pyarrow.dataset")
+    return module is not None and isinstance(source, tuple(getattr(module, kind) for kind in kinds))
+
+
 def open_lazy(source: Any, name: str) -> Opened:
     """Open a polars LazyFrame, or a pyarrow dataset or scanner.
 
     Raises IngestRefused where it cannot be read, also while its batches are read, and at their end where they differ from the first reading.
     """
-    if isinstance(source, pa_dataset.Dataset):
+    if is_dataset(source, "Dataset"):
         _refuse_wrapping(source, name)
     first = Digest()
     count = sum(len(table) for table in first.passing(_tables(source, name)))
@@ -66,9 +72,9 @@ def _compact(table: pa.Table) -> pa.Table:
 
 
 def _parts(source: Any) -> Iterator[Any]:
-    if isinstance(source, pa_dataset.Dataset):
+    if is_dataset(source, "Dataset"):
         yield from source.to_batches(batch_size=_ROWS)
-    elif isinstance(source, pa_dataset.Scanner):
+    elif is_dataset(source, "Scanner"):
         yield from source.to_batches()
     else:
         yield from source.collect_batches(chunk_size=_ROWS)
@@ -76,14 +82,14 @@ def _parts(source: Any) -> Iterator[Any]:
 
 def _empty(source: Any) -> pa.Table:
     """No rows, with the columns that the source has."""
-    if isinstance(source, pa_dataset.Dataset):
+    if is_dataset(source, "Dataset"):
         return source.schema.empty_table()
-    if isinstance(source, pa_dataset.Scanner):
+    if is_dataset(source, "Scanner"):
         return source.projected_schema.empty_table()
     return pa.table(source.head(0).collect())
 
 
-def _refuse_wrapping(dataset: pa_dataset.Dataset, name: str) -> None:
+def _refuse_wrapping(dataset: Any, name: str) -> None:
     """Refuse Parquet times of 96 bits (Spark's) read as nanoseconds: those after 2262 come out as other moments."""
     for fragment in dataset.get_fragments():
         options = getattr(getattr(fragment, "format", None), "read_options", None)

@@ -18,12 +18,11 @@ from urllib.parse import unquote
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pa_dataset
 import pyarrow.parquet as pq
 
 from loopwright.data.csv_text import bad_lines, csv_batches
 from loopwright.data.header import check_columns
-from loopwright.data.lazy import open_lazy
+from loopwright.data.lazy import is_dataset, open_lazy
 from loopwright.data.opened import BATCH_BYTES, BATCH_ROWS, Batch, Digest, Opened, Reading, sliced
 from loopwright.data.spreadsheet import is_workbook, workbook_batches
 from loopwright.data.text import Text, detect, lines, refusing
@@ -54,7 +53,7 @@ def open_source(source: Any, name: str | None = None, reading: Reading = AS_DETE
     if isinstance(source, (str, Path)):
         return _file(Path(source), name or Path(source).name, reading)
     shown = name or f"a {type(source).__name__}"
-    if isinstance(source, pa_dataset.Dataset | pa_dataset.Scanner) or hasattr(source, "collect_batches"):
+    if is_dataset(source, "Dataset", "Scanner") or hasattr(source, "collect_batches"):
         return open_lazy(source, shown)
     if not hasattr(source, "__arrow_c_stream__"):
         what = "a data frame that speaks Arrow (pyarrow, pandas, polars), a polars LazyFrame, nor a pyarrow dataset"

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import msgspec
 
+LEASE_SECONDS = 60.0
+"""The lease of who tends; it is renewed three times in that."""
+
 MOST_LOOPS = 256
 """So many loops are told of by name."""
 

@@ -19,6 +19,7 @@ from loopwright.records.memory import memory_limit
 from loopwright.records.printable import url_without_secrets
 from loopwright.records.settings import SETTINGS, unknown_settings
 from loopwright.records.tokens import ADVICE, exposed
+from loopwright.records.upkeep_state import LEASE_SECONDS
 from loopwright.verbs.expected import attempted, missing, serving
 from loopwright.verbs.results import Checked, CheckItem, Verified
 
@@ -237,8 +238,6 @@ def _packages(home: Home) -> CheckItem:
 
 def _upkeep(home: Home) -> CheckItem:
     """Whether somebody tends, by the lease; one that nobody keeps is told."""
-    from loopwright.tend import LEASE_SECONDS
-
     lease = home.ledger.lease("tend", LEASE_SECONDS)
     if lease is None:
         return CheckItem(name="upkeep", ok=True, detail="nobody tends now: `loopwright serve` does, or `loopwright tend`")

@@ -1,0 +1,48 @@
+"""Commands whose parameters take text and paths as they are typed.
+
+typer coerces every parameter with pydantic, even one that nobody set: a fifth of what a short command takes.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+from typer.core import TyperCommand, TyperGroup
+
+AS_TYPED = (str, Path)
+"""Annotations that any text is a value of."""
+
+
+class Command(TyperCommand):
+    """A command, quicker."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, with `--help`."""
+        return [_without_pydantic(parameter) for parameter in super().get_params(ctx)]
+
+
+class Group(TyperGroup):
+    """The same of a group of commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, with `--help`."""
+        return [_without_pydantic(parameter) for parameter in super().get_params(ctx)]
+
+
+def _without_pydantic(parameter: Any) -> Any:
+    """The parameter: it takes nothing, its own default, text and paths as they are, and leaves other values to typer."""
+    if "get_runtime_param" in vars(parameter):
+        return parameter
+    by_typer, kind = parameter.get_runtime_param, parameter.type_descriptor.annotation
+    is_list = parameter.multiple or parameter.nargs == -1
+    kind = get_args(kind)[0] if is_list else kind
+
+    def coerce(value: Any, *, param: Any, ctx: Any) -> Any:
+        if not is_list and (value is None or value is param.default):
+            return value
+        if kind in AS_TYPED and isinstance(value, (list, tuple) if is_list else str):
+            return [kind(part) for part in value] if is_list else kind(value)
+        return by_typer().coerce(value, param=param, ctx=ctx)
+
+    parameter.get_runtime_param = lambda: SimpleNamespace(coerce=coerce)
+    return parameter

@@ -1,0 +1,64 @@
+"""The values of a command's parameters: text and paths as typed, what is no number refused as typer says it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from loopwright.cli.main import run
+from loopwright.verbs import Verb
+
+SEEN: dict[str, Any] = {}
+
+
+def take(
+    home: Any, sources: list[Path], *, name: str = "", limit: int = 20, to: Path | None = None, deep: bool = False
+) -> None:
+    """Take what was typed."""
+    SEEN.update(sources=sources, name=name, limit=limit, to=to, deep=deep)
+
+
+TAKE = Verb(name="take", stage="loop", call=take, help="Take.", example="loopwright take a", changes=False)
+
+
+def test_values_reach_the_verb_in_their_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["take", "a.csv", "b.csv", "--name", "x", "--to", "out", "--limit", "7", "--deep"], [TAKE]) == 0
+    typed = {"sources": [Path("a.csv"), Path("b.csv")], "name": "x", "limit": 7, "to": Path("out"), "deep": True}
+    assert typed == SEEN
+    assert run(["take", "a.csv"], [TAKE]) == 0
+    defaults = {"sources": [Path("a.csv")], "name": "", "limit": 20, "to": None, "deep": False}
+    assert defaults == SEEN
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["a", "--limit", "many"], "'--limit'"), ([], "Missing argument 'SOURCES'"), (["a", "--limit"], "requires an argument")],
+)
+def test_wrong_values_are_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["take", *words], [TAKE]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_only_verbs_that_train_start_threads_for_linear_algebra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, threads in (("take", "1"), ("run", None), ("serve", None)):
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+        assert run([name, "a.csv"], [msgspec.structs.replace(TAKE, name=name)]) == 0
+        assert os.environ.get("OPENBLAS_NUM_THREADS") == threads
+
+
+def test_command_ends_without_collecting_its_modules() -> None:
+    code = (
+        "import atexit, gc; from loopwright.cli.main import main; "
+        "atexit.register(lambda: print(gc.get_threshold()[0], gc.get_freeze_count() > 1000)); main(['--version'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == ["10000 True"]
