@@ -59,8 +59,8 @@ def test_file_that_names_predictions_needs_no_time_of_the_key(opened: Home, time
         frame = frame.append_column("came_at", pa.array([START]))
     assert accept(opened, LOOP, table, ["came_at"], frame) == (1, 0)
     [row] = outcomes(opened, LOOP).to_pylist()
-    known = START if time_too else opened.clock.now()
-    assert (row["_prediction"], row["_unit"], row["_known_at"], row["delay"]) == ("a" * 32, "", known + 2 * MINUTE, 1.0)
+    known = START + 2 * MINUTE if time_too else opened.clock.now()
+    assert (row["_prediction"], row["_unit"], row["_known_at"], row["delay"]) == ("a" * 32, "", known, 1.0)
 
 
 @pytest.mark.parametrize("field", ["prediction", "prediction_id"])
@@ -85,6 +85,31 @@ def test_outcomes_may_name_predictions(opened: Home, field: str) -> None:
     assert accept(opened, LOOP, table, ["flight"], frame) == (1, 0)
     [row] = outcomes(opened, LOOP).to_pylist()
     assert (row["_prediction"], row["_unit"], row["delay"]) == ("a" * 32, "", 1.0)
+
+
+def test_file_that_names_predictions_may_leave_out_the_time_as_a_post_may(opened: Home) -> None:
+    """And is the same outcome whichever way, and however often, it comes."""
+    frame = pa.table({"prediction_id": ["a" * 32, "b" * 32], "delay": [1.0, 2.0]})
+    for _ in range(2):
+        assert accept(opened, LOOP, CAME, ASKED.key, frame) == (2, 0)
+    now = us(opened.clock.now())
+    posted = OutcomeDecoder(CAME)(
+        msgspec.json.encode({"prediction": "a" * 32, "delay": 1.0}), received_at=now, provenance="POST"
+    )
+    log(opened, "outcomes", [a.row for a in posted])
+    found = outcomes(opened, LOOP).sort_by("_prediction").to_pylist()
+    assert [(r["_prediction"], r["delay"], r["_known_at"]) for r in found] == [
+        (name * 32, delay, opened.clock.now()) for name, delay in (("a", 1.0), ("b", 2.0))
+    ]
+
+
+def test_column_of_answers_does_not_name_predictions(opened: Home) -> None:
+    """A file with the key, and with what was predicted in a column `prediction`, which the table ignores."""
+    table = msgspec.structs.replace(CAME, ignore=["*"])
+    frame = pa.table({"id": [7], "prediction": ["yes"], "came_at": [START], "delay": [1.0]})
+    assert accept(opened, LOOP, table, ASKED.key, frame) == (1, 0)
+    [row] = outcomes(opened, LOOP).to_pylist()
+    assert (row["_prediction"], row["_unit"]) == ("", "7")
 
 
 def test_another_schema_is_refused_and_nothing_is_logged(opened: Home) -> None:

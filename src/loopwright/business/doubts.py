@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import dropwhile
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -25,7 +26,7 @@ class Doubt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Case(NamedTuple):
-    """What doubts are raised from. `wait` is the outcome's; `rule`: a rule serves, not a model."""
+    """What doubts are raised from. `wait` is the outcome's, `every` the monitor's; `rule`: a rule serves, not a model."""
 
     loop: str
     scope: Scope
@@ -34,6 +35,7 @@ class Case(NamedTuple):
     promises: Sequence[Promise]
     leaks: Sequence[str] = ()
     wait: str = ""
+    every: str = ""
     last_prediction: datetime | None = None
     rule: bool = False
 
@@ -49,7 +51,7 @@ def _silent(case: Case) -> Doubt | None:
     if not case.weeks:
         return _grave(
             "no monitoring window has closed yet, so nothing was measured while serving.",
-            "Let it serve until the first window is over (`Monitor(every=...)`, a week unless declared), with `loopwright tend` running.",
+            f"Let it serve until the first window of {case.every} is over, with `loopwright tend` running (`loopwright serve` runs it too).",
         )
     if case.silent:
         since = case.last_prediction or case.weeks[-1].start
@@ -67,10 +69,14 @@ def _leaking(case: Case) -> Doubt | None:
 
 
 def _gaps(case: Case) -> Doubt | None:
-    silent = sum(not w.window.rows for w in case.weeks)
+    begun = list(dropwhile(lambda w: not w.window.rows, case.weeks))
+    silent = sum(not w.window.rows for w in begun)
     if not silent or case.silent:
         return None
-    return _note(f"{silent} of {len(case.weeks)} windows had no predictions at all.", "Find out why requests had stopped.")
+    return _note(
+        f"{silent} of {len(begun)} windows since the first prediction had no predictions at all.",
+        "Find out why requests had stopped.",
+    )
 
 
 def _unanswered(case: Case) -> Doubt | None:
@@ -109,7 +115,7 @@ def _worth(case: Case) -> Doubt | None:
     if not case.scope.value.given:
         return _note(
             "no value table is declared, so nobody knows what the loop is worth.",
-            "Declare what right and wrong answers are worth.",
+            "Declare what right and wrong answers are worth (`Scope(value=Value(...))`).",
         )
     if case.rule or over.n < LEAST_OUTCOMES:
         return None
@@ -143,7 +149,7 @@ def _unsure(case: Case) -> Doubt | None:
     if not unsure:
         return None
     names = "; ".join(f"“{p.objective}”: {p.met_text}" for p in unsure)
-    return _note(f"not settled: {names}.", "Wait for more outcomes.")
+    return _note(f"not settled: {names}.", "Wait for more predictions, and for their outcomes.")
 
 
 def _drifting(case: Case) -> Doubt | None:
@@ -174,7 +180,8 @@ def _few(case: Case) -> Doubt | None:
     known = case.totals.with_outcome
     if not 0 < known < FEW_OUTCOMES:
         return None
-    chance = f", and with fewer than {LEAST_OUTCOMES} an interval of money is chance" if known < LEAST_OUTCOMES else ""
+    few = case.scope.value.given and known < LEAST_OUTCOMES
+    chance = f", and with fewer than {LEAST_OUTCOMES} an interval of money is chance" if few else ""
     return _note(f"only {known:,} outcomes are known: the figures will still move{chance}.", "Wait for more outcomes.")
 
 

@@ -75,6 +75,7 @@ def report(home: Home, *, loop_name: str, scope: Scope, outcome: Outcome, monito
         promises=promised,
         leaks=_leaks(package),
         wait=outcome.wait,
+        every=monitor.every,
         last_prediction=last,
         rule=bool(releases) and releases[-1].rule,
     )
@@ -172,7 +173,6 @@ def _day(moment: datetime | None) -> str:
 PROMISED = ("", "Objective", "Owner", "Promised", "When made", "Measured [95 %]", "Met")
 DELIVERED = ("Measure", "So far")
 SERVED = ("Since", "Package", "Candidate", "Trained until", "Why")
-BY_WEEK = ("From", "Predictions", "Outcomes", "Drift", "Metric [95 %]", "Over no model", "Over the rule")
 
 
 def promised_rows(report: Report) -> list[tuple[str, ...]]:
@@ -203,6 +203,8 @@ def delivered_rows(report: Report) -> list[tuple[str, ...]]:
     predictions = (
         f"{report.logged:,}; {t.predictions:,} in windows accounted for: {t.with_outcome:,} with a known outcome, "
         f"{t.pending:,} not known yet (wait {report.wait}), {t.missing:,} missing"
+        if report.logged
+        else "none yet"
     )
     rows: list[tuple[str, ...]] = [
         ("Predictions", predictions),
@@ -210,11 +212,13 @@ def delivered_rows(report: Report) -> list[tuple[str, ...]]:
         ("Compute", _compute(t, report.budget)),
         ("Packages in service", f"{len({s.package for s in report.served})}, {max(len(report.served) - 1, 0)} changes"),
     ]
-    return [*rows, ("The ladder", report.verdict)] if report.verdict else rows
+    return [*rows, ("Candidates compared", report.verdict)] if report.verdict else rows
 
 
 def _compute(totals: Totals, budget: Budget) -> str:
     """What compute cost, at which price, and a month of it where there is enough to tell."""
+    if not totals.days:
+        return "not accounted for yet: no window has closed"
     month = totals.cost_per_month
     limit = f" of {budget.usd_per_month:,.2f} budgeted" if budget.usd_per_month is not None else ""
     pace = f"{_cents(month)} a month{limit}" if month is not None else f"no monthly figure{limit} before a day is accounted for"
@@ -236,8 +240,14 @@ def served_rows(report: Report) -> list[tuple[str, ...]]:
     ]
 
 
+def by_week(report: Report) -> tuple[str, ...]:
+    """The columns of the table of windows."""
+    metric = f"{report.metric.replace('_', ' ')} [95 %]"
+    return ("From", "Predictions", "Outcomes", "Drift", metric.capitalize(), "Over no model", "Over the rule")
+
+
 def week_rows(report: Report) -> list[tuple[str, ...]]:
-    """The table of windows, by column of BY_WEEK."""
+    """The table of windows, by column of `by_week`."""
     return [
         (
             edge(w.start, w.end - w.start),
@@ -255,7 +265,8 @@ def week_rows(report: Report) -> list[tuple[str, ...]]:
 def _period(report: Report) -> str:
     if not report.weeks:
         return "nothing measured yet"
-    return f"{_day(report.weeks[0].start)} to {_day(report.weeks[-1].end)}"
+    first, last = report.weeks[0], report.weeks[-1]
+    return f"{edge(first.start, first.end - first.start)} to {edge(last.end, last.end - last.start)}"
 
 
 # --- Markdown ----------------------------------------------------------------------------------------------------
@@ -280,7 +291,7 @@ def markdown(report: Report) -> str:
         "## Who served",
         table(SERVED, served_rows(report)) if report.served else "Nothing was released yet.",
         "## Window by window",
-        table(BY_WEEK, week_rows(report)) if report.weeks else "No window has closed yet.",
+        table(by_week(report), week_rows(report)) if report.weeks else "No window has closed yet.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -324,7 +335,7 @@ def html(report: Report) -> str:
         doubts=_doubts(report),
         next=escape(report.next_step),
         served=_html_table(SERVED, served_rows(report), "served") if report.served else "<p>Nothing was released yet.</p>",
-        weeks=_html_table(BY_WEEK, week_rows(report), "weeks") if report.weeks else "<p>No window has closed yet.</p>",
+        weeks=_html_table(by_week(report), week_rows(report), "weeks") if report.weeks else "<p>No window has closed yet.</p>",
     )
 
 

@@ -150,7 +150,10 @@ def _loop_status(loop: LoopStatus) -> RenderableType:
                 *([] if not loop.lagging else [("workers", _standing(loop.lagging))]),
                 *([] if loop.fleet is None else [(f"fleet by {loop.fleet.by}", _fleet_line(loop.fleet))]),
                 ("served so far", _count(len(loop.packages_served), "package")),
-                ("predictions", f"{loop.predictions:,}, the last {_word(loop.last_prediction)}"),
+                (
+                    "predictions",
+                    f"{loop.predictions:,}, the last {_word(loop.last_prediction)}" if loop.predictions else "none yet",
+                ),
                 ("so far", f"{_count(loop.turns, 'turn')}, of which {_count(len(loop.retrainings), 'retraining')}"),
             ],
         ),

@@ -13,7 +13,7 @@ from loopwright.data.opened import Reading
 from loopwright.data.source import AS_DETECTED, open_source
 from loopwright.records.declarations import Column, Table, duration
 from loopwright.records.home import Home
-from loopwright.records.ids import digest
+from loopwright.records.ids import digest, is_trace_id
 from loopwright.records.predictions.log import LogWriter
 from loopwright.records.predictions.record import OutcomeRow
 from loopwright.records.predictions.segment import log_folder
@@ -33,14 +33,14 @@ def accept(home: Home, loop: str, table: Table, key: list[str], source: Any, rea
     """Log the outcomes of a source (see `open_source`); bad rows go to the table's quarantine.
 
     The source has the columns of the outcome table, or instead of its key columns one with prediction ids: the first of
-    `Table.prediction_fields` that it has.
+    `Table.prediction_fields` that it has. Then it may leave out the times too, as a posted outcome may: they are the moment of ingestion.
     The same outcome again (here or by POST) is one row when it is read. Raises IngestRefused when the source cannot be read
     or has other columns, LogUnavailable when the log cannot be written; rows logged before that stay.
     """
     opened = open_source(source, reading=reading)
     batch = opened.asked(table).whole()
     names = batch.frame.column_names
-    id = next((name for name in table.prediction_fields if name in names), "")
+    id = _id_column(table, batch.frame)
     expected = _by_id(table, id, names) if id else table
     origin = Origin(opened.name, opened.digest, home.clock.now())
     result = conform(expected, batch.frame, origin=origin, rows=batch.rows, absent=table.columns if opened.loose else ())
@@ -58,13 +58,21 @@ def accept(home: Home, loop: str, table: Table, key: list[str], source: Any, rea
     return Delivered(len(rows), quarantined)
 
 
+def _id_column(table: Table, frame: pa.Table) -> str:
+    """The column of a source that names predictions, "" for none: beside the whole key only one that holds ids, not answers."""
+    fields = [name for name in table.prediction_fields if name in frame.column_names]
+    if all((table.columns[name].source or name) in frame.column_names for name in table.key):
+        fields = [name for name in fields if any(is_trace_id(str(v)) for v in frame[name].slice(0, _BATCH).to_pylist())]
+    return next(iter(fields), "")
+
+
 def _by_id(table: Table, id: str, names: Collection[str]) -> Table:
     """The contract of outcomes that name their prediction in the column `id`, of a source with the columns `names`.
 
-    A time of the key that the source has not is the moment of ingestion.
+    A time that the source has not is the moment of ingestion.
     """
     columns = {id: Column("string"), **{n: c for n, c in table.columns.items() if n not in table.key}}
-    for name in {table.event_time, table.known} & {*table.key}:
+    for name in {table.event_time, table.known}:
         declared = table.columns[name]
         columns[name] = declared if (declared.source or name) in names else Column("timestamp", filled="ingested_at")
     ignored = [n for n in table.key if n not in columns]
@@ -76,12 +84,14 @@ def _rows(table: Table, key: list[str], id: str, good: pa.Table, received_at: in
     for i, field in enumerate(good.schema):
         if pa.types.is_timestamp(field.type):
             good = good.set_column(i, field.name, good[field.name].cast(_MOMENT).cast(pa.int64()))
-    delay = duration(table.known_after) // timedelta(microseconds=1)
+    ingested = {name for name, column in table.columns.items() if column.filled == "ingested_at"}
+    delay = 0 if table.known in ingested else duration(table.known_after) // timedelta(microseconds=1)
+    unsaid = {id, *key, *ingested}
     rows = []
     for row in good.to_pylist():
         prediction = row[id] if id else ""
         unit = "" if id else "|".join(str(row[k]) for k in key)
-        values = {name: value for name, value in row.items() if name not in (id, *key)}
+        values = {name: value for name, value in row.items() if name not in unsaid}
         rows.append(
             OutcomeRow(
                 # The same text as for a posted outcome, so that one delivered both ways is one row.
