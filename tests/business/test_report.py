@@ -97,19 +97,29 @@ def test_a_target_inside_the_interval_is_uncertain_and_one_beyond_it_missed(live
 def test_objectives_are_too_few_to_judge_below_the_minimum_of_monitoring(lived: World) -> None:
     """Also where one slice alone would be under it; what is measured on the package needs no rows."""
     size = Objective("small", "x", "size_bytes", at_most=10**9)
-    scope = msgspec.structs.replace(SCOPE, objectives=[*SCOPE.objectives, size])
+    night = Objective("nights too", "x", "recall_gap:night", at_most=1)
+    scope = msgspec.structs.replace(SCOPE, objectives=[*SCOPE.objectives, size, night])
     found = build(lived, scope, Monitor(minimum_rows=3001))
-    measured = {p.objective: p for p in found.promised}
-    assert [p.met for p in found.promised] == ["too few", "too few", "too few", "met"]
-    known = f"too few ({found.totals.with_outcome:,} of 3,001)"
-    assert measured["catch late flights"].met_text == known
-    gap = measured["no airport left out"]
-    assert 0 < gap.rows < 1500, "the second largest airport"
-    assert build(lived, scope, Monitor(minimum_rows=gap.rows)).promised[2].met == "met"
-    assert build(lived, scope, Monitor(minimum_rows=gap.rows + 1)).promised[2].met == "too few"
-    assert found.headline.startswith("1 of 4 objectives is met, 3 are not settled yet")
-    assert f"“catch late flights”: {known}" in markdown(found)
-    assert f"| {known} |" in markdown(found)
+    assert [p.met for p in found.promised] == ["too few", "too few", "too few", "met", "too few"]
+    assert [p.met_text for p in found.promised[:2]] == ["too few (1,000 of 3,001)", "too few (3,000 of 3,001)"]
+    assert found.headline.startswith("1 of 5 objectives is met, 4 are not settled yet")
+    assert "“catch late flights”: too few (1,000 of 3,001)" in markdown(found)
+    assert "| too few (1,000 of 3,001) |" in markdown(found)
+    nights = found.promised[4].rows
+    assert 0 < nights < 900
+    assert [p.met for p in build(lived, scope, Monitor(minimum_rows=nights)).promised] == ["met"] * 5
+    assert [p.met for p in build(lived, scope, Monitor(minimum_rows=nights + 1)).promised] == ["met"] * 4 + ["too few"]
+
+
+def test_windows_with_too_few_outcomes_do_not_add_up_to_enough(lived: World) -> None:
+    """Twenty windows of four rows, each without a spread, are no 80 rows: the window that monitoring cannot judge does not count."""
+    found = build(lived)
+    known = [w.quality for w in found.weeks if w.quality is not None and w.quality.with_outcome]
+    least = min(q.with_outcome for q in known)
+    assert [q.with_outcome for q in known] == [1000, 1000, least]
+    thin = build(lived, monitor=Monitor(minimum_rows=least + 1)).promised[0].measured
+    assert thin is not None
+    assert (thin.n, found.promised[0].rows) == (2000, 1000)
 
 
 def test_four_outcomes_meet_no_objective(tmp_path: Path) -> None:
@@ -256,7 +266,7 @@ RAISED: list[tuple[Case, str, str]] = [
     (case(with_outcome=0), "grave", "no outcome is known"),
     (case(with_outcome=0, pending=5000), "note", "no outcome is known yet, and none is overdue"),
     (case(with_outcome=4000), "note", "20% of predictions that should have an outcome by now"),
-    (case(quality=measured("decayed")), "grave", "1 of 1 windows"),
+    (case(quality=measured("decayed")), "grave", "1 of 1 windows that could be judged"),
     (case(over_heuristic=Estimate(-9.0, -12.0, -6.0, 4900)), "grave", "worth less than the simple rule"),
     (case(over_heuristic=Estimate(9.0, -1.0, 19.0, 4900)), "grave", "includes zero"),
     (case(worth=Value()), "note", "no value table"),

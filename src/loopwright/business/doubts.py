@@ -99,11 +99,11 @@ def _unanswered(case: Case) -> Doubt | None:
 
 def _decayed(case: Case) -> Doubt | None:
     bad = [w for w in case.weeks if w.quality is not None and w.quality.state == "decayed"]
-    measured = [w for w in case.weeks if w.quality is not None and w.quality.with_outcome]
+    judged = [w for w in case.weeks if w.quality is not None and w.quality.state != "no data"]
     if not bad:
         return None
-    text = f"quality was below what the package had promised in {len(bad)} of {len(measured)} windows, last from {bad[-1].start:%d %B %Y}."
-    if bad[-1] is measured[-1]:
+    text = f"quality was below what the package had promised in {len(bad)} of {len(judged)} windows that could be judged, last from {bad[-1].start:%d %B %Y}."
+    if bad[-1] is judged[-1]:
         return _grave(text, f"Retrain: `loopwright run {case.loop}`, and look at what changed.")
     return _note(text, "Look at what the windows of poor quality have in common.")
 

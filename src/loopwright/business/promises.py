@@ -13,7 +13,7 @@ from loopwright.records.evaluation import Estimate, averaged, standard_error
 from loopwright.records.home import Home
 from loopwright.records.packages import Package
 from loopwright.records.predictions.read import predictions
-from loopwright.records.windows import state_text
+from loopwright.records.windows import Quality, state_text
 
 Met = Literal["met", "missed", "uncertain", "too few", "not measured"]
 
@@ -23,7 +23,8 @@ _Z = 1.959964
 class Promise(msgspec.Struct, frozen=True, kw_only=True):
     """One objective: its target in words, what the serving package's evaluation said, what was measured, and whether it is met.
 
-    `uncertain`: the target lies inside the 95 % interval. `too few`: there are `rows` of the `minimum_rows` that monitoring needs.
+    `uncertain`: the target lies inside the 95 % interval. `too few`: there are `rows` of the `minimum_rows` that monitoring needs, in the
+    window that has most.
     `how` says what the measured value is of.
     """
 
@@ -68,7 +69,10 @@ def promises(
     task: Task,
     minimum_rows: int,
 ) -> list[Promise]:
-    """Every objective of the scope, in its order. On fewer than `minimum_rows` rows none is met or missed."""
+    """Every objective of the scope, in its order.
+
+    On fewer than `minimum_rows` rows none is met or missed; windows with fewer outcomes do not count, as in monitoring.
+    """
     latencies = _latencies(home, loop, weeks) if any("latency" in o.metric for o in scope.objectives) else np.zeros(0)
     found = []
     for objective in scope.objectives:
@@ -108,33 +112,34 @@ def _measured(
     metric: str, task: Task, weeks: Sequence[Week], totals: Totals, package: Package | None, latencies: Any, minimum_rows: int
 ) -> _Measured:
     base, _, of = metric.partition(":")
-    qualities = [w.quality for w in weeks if w.quality is not None and w.quality.with_outcome]
+    known = [w.quality for w in weeks if w.quality is not None and w.quality.with_outcome]
+    qualities = [q for q in known if q.with_outcome >= minimum_rows] or known
+    most = max((q.with_outcome for q in qualities), default=0)
     if base == "value_per_prediction":
         n = totals.with_outcome
         per = Estimate(totals.model.value / n, totals.model.low / n, totals.model.high / n, n) if n else None
         return _Measured(per, "predictions with an outcome", n)
     if base in metrics.GAPS:
-        gap, rows = _gap(metrics.rate_of(base, task), of, weeks, minimum_rows)
-        return _Measured(gap, "predictions with an outcome, each slice over all windows", rows)
+        gap, rows = _gap(metrics.rate_of(base, task), of, qualities, minimum_rows)
+        return _Measured(gap, "predictions with an outcome, each slice over all windows", min(rows, most))
     if base.startswith("latency_"):
         return _Measured(_quantile(latencies, base), "logged predictions", len(latencies))
     if base in metrics.MEASURES:
         size = _expected(metric, package)
         return _Measured(None if size is None else Estimate(size, size, size, 1), "the package that serves", None)
     mean = averaged([q.metrics[metric] for q in qualities if metric in q.metrics])
-    rows = mean.n if mean is not None else sum(q.with_outcome for q in qualities)
-    return _Measured(mean, "predictions with an outcome, mean over windows", rows)
+    return _Measured(mean, "predictions with an outcome, mean over windows", most)
 
 
-def _gap(rate: str, of: str, weeks: Sequence[Week], minimum_rows: int) -> tuple[Estimate | None, int]:
+def _gap(rate: str, of: str, qualities: Sequence[Quality], minimum_rows: int) -> tuple[Estimate | None, int]:
     """Largest less smallest rate over the values of a slice, and how many rows the smaller of two values has at least.
 
     Each value is averaged over the windows first, so that a week's chance is not a gap. Values of fewer than `minimum_rows` rows
     are left out where two others have enough.
     """
     by_value: dict[str, list[Estimate]] = {}
-    for week in weeks:
-        for value, measured in (week.quality.slices.get(of, {}) if week.quality else {}).items():
+    for quality in qualities:
+        for value, measured in quality.slices.get(of, {}).items():
             if rate in measured:
                 by_value.setdefault(value, []).append(measured[rate])
     means = sorted((m for m in map(averaged, by_value.values()) if m is not None), key=lambda m: -m.n)
