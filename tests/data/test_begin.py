@@ -13,7 +13,7 @@ from tests.data.test_infer import START, customers, file
 
 from loopwright import Home, StratifiedSplit
 from loopwright.data.begin import begin
-from loopwright.data.examples import build
+from loopwright.data.examples import build, load
 from loopwright.data.ingest import ingest, put_contract
 from loopwright.develop.check import check
 from loopwright.loop import Loop, load_loop
@@ -286,3 +286,58 @@ def test_identifier_that_repeats_is_a_commented_out_feature_with_its_reason(home
     pq.write_table(frame.drop_columns(["amount"]), tmp_path / "alone.parquet")
     begun(home, tmp_path / "alone", tmp_path / "alone.parquet", label="late")
     assert '\n        "customer_no": f.customer_no,' in (tmp_path / "alone" / "loop.py").read_text(encoding="utf-8")
+
+
+def cases(path: Path, closed: Any, count: int = 400) -> Path:
+    """A file of cases, one every two hours; `closed` gives how many hours after it each was closed (None: not), [count]."""
+    rng = np.random.default_rng(6)
+    opened = [START + timedelta(hours=2 * i) for i in range(count)]
+    size = rng.normal(10, 3, count)
+    columns = {
+        "case": [f"c{i}" for i in range(count)],
+        "opened_at": opened,
+        "born": [at - timedelta(days=int(days)) for at, days in zip(opened, rng.integers(7000, 20_000, count), strict=True)],
+        "size": size,
+        "closed_at": [None if h is None else at + timedelta(hours=float(h)) for at, h in zip(opened, closed, strict=True)],
+        "late": size + rng.normal(0, 3, count) > 11,
+    }
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("closed", "known", "longest", "why"),
+    [
+        (
+            np.full(400, 72.0),
+            ("3d", None),
+            72,
+            "closed_at is 3d after opened_at: taken is that the outcome is known after that",
+        ),
+        (72 + np.arange(400) % 5 / 2, ("74h", None), 74, "closed_at is 3.04d after opened_at"),
+        (1 + np.arange(400) % 90, ("0s", "closed_at"), 90, "at most, after opened_at: taken is that the outcome is known then"),
+        ([10 if i % 3 else None for i in range(400)], ("10h", None), 10, "closed_at is 10h after opened_at"),
+        (np.full(400, 24.0 * 20), ("0s", None), 0, "too long for what the file spans.\n    # TODO: when is"),
+    ],
+)
+def test_outcome_is_known_when_a_later_time_of_the_file_says(
+    home: Home, tmp_path: Path, closed: Any, known: tuple[str, str | None], longest: int, why: str
+) -> None:
+    path = cases(tmp_path / "cases.parquet", closed)
+    loop, told = begun(home, tmp_path / "loop", path, label="late", time="opened_at")
+    table = loop.outcome.table
+    assert (table.known_after, table.known_time) == known
+    assert why in (tmp_path / "loop" / "loop.py").read_text(encoding="utf-8")
+    assert "closed_at" not in loop.requests.columns
+    assert "born" in loop.requests.columns, "a time that is always before the decision is an ordinary column"
+    assert any(note.startswith("closed_at is left out of the requests: it is ") for note in told["notes"])
+    examples = load(home, brought(home, loop, path))
+    decided, seen = (examples[n].to_pylist() for n in ("_decided_at", "_known_at"))
+    assert max(k - d for k, d in zip(seen, decided, strict=True)) == timedelta(hours=longest)
+
+
+def test_time_that_is_now_before_and_now_after_the_decision_is_an_ordinary_column(home: Home, tmp_path: Path) -> None:
+    path = cases(tmp_path / "cases.parquet", np.arange(400) % 50 - 5)
+    loop, _ = begun(home, tmp_path / "loop", path, label="late", time="opened_at")
+    assert "closed_at" in loop.requests.columns
+    assert loop.outcome.table.known_time is None

@@ -135,6 +135,14 @@ def nameless(columns: Columns, rng: np.random.Generator) -> None:
     del columns["order"], columns["note"]
 
 
+def closed(columns: Columns, rng: np.random.Generator) -> None:
+    """A case is closed some hours after it was asked about."""
+    after = [timedelta(hours=float(h)) for h in rng.gamma(2, 12, len(columns[LABEL]))]
+    columns["closed_at"] = np.array(
+        [(datetime.fromisoformat(at) + more).isoformat() for at, more in zip(columns["asked_at"].tolist(), after, strict=True)]
+    )
+
+
 KINDS = [
     Kind("minutes", 4000, MINUTE, 0.2),
     Kind("quarters-of-an-hour", 4000, 15 * MINUTE, 0.05),
@@ -152,6 +160,7 @@ KINDS = [
     Kind("customers-again", 3000, HOUR, 0.3, changes=(repeated,), said=("repeats, so the key is order and asked_at",)),
     Kind("index-in-front", 3000, HOUR, 0.3, changes=(index, gaps), key="", said=("only counts the rows",)),
     Kind("time-is-the-key", 3000, HOUR, 0.3, changes=(nameless,), key="", said=("the key is 'asked_at'",)),
+    Kind("closed-later", 3000, HOUR, 0.3, changes=(closed,), said=("closed_at is left out of the requests",)),
     Kind("wide", 2500, HOUR, 0.3, changes=(wide,), said=("59 columns more",)),
     Kind("no-time", 2500, HOUR, 0.3, time=""),
     Kind("leak-code", 3000, HOUR, 0.3, changes=(leak_code,), form="semicolon", leak=("refund",)),

@@ -1,6 +1,7 @@
 """Begin a loop: write its first loop.py, with a contract inferred from files."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 from loopwright.data.draft import Drafted, Target, blank_file, loop_file, target
 from loopwright.data.identifiers import identifies, is_id
 from loopwright.data.infer import Inferred, inferred
+from loopwright.data.known import later
 from loopwright.data.leaks import leaking
 from loopwright.data.opened import Reading
 from loopwright.data.source import AS_DETECTED
@@ -17,6 +19,9 @@ from loopwright.data.values import flags
 from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import UsageError
 from loopwright.records.ids import check_name
+
+REACH = 0.2
+"""An outcome is drafted as known later by at most this share of what the file spans."""
 
 
 def begin(
@@ -66,6 +71,10 @@ def begin(
         notes.append(f"the tables have a column 'id' of their own: an outcome names its prediction in the field {field!r}")
     notes += [
         f"{column} is left out of the features: is it known at the decision? {why}" for column, why in drafted.leaks.items()
+    ]
+    notes += [
+        f"{column} is left out of the requests: it is {delay}, and not known at the decision (unless it is planned)"
+        for column, delay in drafted.later.items()
     ]
     return {"files": [str(file)], "notes": notes, "next_steps": steps}
 
@@ -122,9 +131,45 @@ def _drafted(found: Inferred, name: str, label: str, task: str, key: str) -> Dra
     )
     asked = [n for n in requests.columns if n not in (*table.key, table.event_time) and n in found.frame.column_names]
     drafted = drafted._replace(leaks=leaking(found.frame, asked, aim))
+    drafted = _stamped(drafted, found)
     if drafted.spread and not _both_sides(found.frame[table.event_time], there):
         drafted = drafted._replace(spread=False)
     return drafted
+
+
+def _stamped(drafted: Drafted, found: Inferred) -> Drafted:
+    """The draft with times that always come after the decision taken out of the requests, and the outcome known at one of them.
+
+    Of several it is one that is always there, and the last. Where it follows at one distance, or not for every row, the outcome is
+    known after the longest delay; a delay above REACH of what the file spans is a comment only, for too few rows would be known.
+    """
+    requests, outcome, frame = drafted.requests, drafted.outcome, found.frame
+    event = requests.event_time
+    times = [n for n, c in requests.columns.items() if c.type == "timestamp" and n not in (event, *requests.key)]
+    after = later(frame, event, times) if event in frame.column_names else {}
+    if not after:
+        return drafted
+    name = max(after, key=lambda n: (after[n].always, after[n].middle))
+    delay, moments = after[name], frame[event].cast(pa.int64())
+    spans = timedelta(microseconds=pc.max(moments).as_py() - pc.min(moments).as_py())
+    exact = delay.always and not delay.constant
+    stays = (delay.middle if exact else delay.longest) <= REACH * spans
+    if stays and exact:
+        stamp = msgspec.structs.replace(requests.columns[name], nullable=False, optional=False)
+        columns = outcome.columns | {name: stamp}
+        outcome = msgspec.structs.replace(outcome, columns=columns, known_time=name)
+    elif stays:
+        outcome = msgspec.structs.replace(outcome, known_after=delay.after)
+    return drafted._replace(
+        requests=msgspec.structs.replace(
+            requests,
+            columns={n: c for n, c in requests.columns.items() if n not in after},
+            ignore=[*requests.ignore, *(found.written[n] for n in after)],
+        ),
+        outcome=outcome,
+        later={n: f"{delay} after {event}" for n, delay in after.items()},
+        stamped=(name, delay.after),
+    )
 
 
 def _names(table: Table, found: Inferred, key: str) -> dict[str, str]:

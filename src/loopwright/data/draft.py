@@ -194,7 +194,8 @@ class Target(NamedTuple):
 class Drafted(NamedTuple):
     """What a loop file is written from. `spread`: the rows are spread over time; `ids`: columns that only name something, and why.
 
-    `leaks` says of columns why they tell the label too well to be features.
+    `leaks` says of columns why they tell the label too well to be features; `later` of times how long after the decision they are;
+    `stamped` is the one of these at which the outcome is known, and the longest delay.
     """
 
     name: str
@@ -206,6 +207,8 @@ class Drafted(NamedTuple):
     problem: str = "TODO: say in one sentence which problem this solves, for whom."
     owner: str = "TODO"
     leaks: Mapping[str, str] = {}
+    later: Mapping[str, str] = {}
+    stamped: tuple[str, str] | None = None
 
     @property
     def moments(self) -> str:
@@ -361,6 +364,10 @@ def loop_file(drafted: Drafted, frame: pa.Table) -> str:
         f'        # TODO: is {n} known at the decision? {drafted.leaks[n]}.\n        # "{n}": {_feature(n, c, frame)},'
         for n, c in leaks.items()
     ]
+    lines += [
+        f"        # {n}: {delay}, so not known at the decision; if it is (a plan), declare it in requests, and take it out of ignore"
+        for n, delay in drafted.later.items()
+    ]
     doubted = {n: requests.columns[n] for n in left_out if drafted.ids.get(n)}
     lines += [
         f'        # {n}: {drafted.ids[n]}. A feature if a larger one means more.\n        # "{n}": {_feature(n, c, frame)},'
@@ -371,7 +378,7 @@ def loop_file(drafted: Drafted, frame: pa.Table) -> str:
     return _text_of(
         drafted,
         requests=_table("requests", requests, "One row per decision, as the server will see it."),
-        outcome=_table("outcomes", drafted.outcome, "How it came out.", _KNOWN_AFTER if drafted.same_moment else ""),
+        outcome=_table("outcomes", drafted.outcome, "How it came out.", _known(drafted)),
         judged=", ".join(judged),
         features="\n".join(lines),
         rule=rule,
@@ -490,6 +497,20 @@ _KNOWN_AFTER = """\
     # TODO: when is the outcome known? Taken is: at the very moment of the decision, so that the newest decisions count as settled.
     # known_after="30d",
 """
+
+
+def _known(drafted: Drafted) -> str:
+    """When the outcome is known: as the table says, or to be said by a person."""
+    outcome = drafted.outcome
+    if drafted.stamped is None:
+        return _KNOWN_AFTER if drafted.same_moment else ""
+    name, after = drafted.stamped
+    said = f"    # {name} is {drafted.later[name]}"
+    if outcome.known_time is not None:
+        return f"{said}: taken is that the outcome is known then.\n    known_time={_text(outcome.known_time)},\n"
+    if outcome.known_after != "0s":
+        return f"{said}: taken is that the outcome is known after that.\n    known_after={_text(outcome.known_after)},\n"
+    return f"{said}: too long for what the file spans.\n{_KNOWN_AFTER}".replace('"30d"', _text(after))
 
 
 _KEYS = (

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,6 +15,41 @@ LEAST = 100
 """With fewer examples nothing is said about columns that are always null."""
 
 _OFTEN, _MANY = 0.5, 0.01
+_FEWEST, _ALIKE = 30, 0.1
+
+
+class Later(NamedTuple):
+    """How long after the event time a column is, never before it: the median and the longest delay, and whether it is always there."""
+
+    middle: timedelta
+    longest: timedelta
+    always: bool
+    constant: bool
+
+    @property
+    def after(self) -> str:
+        """The longest delay as a duration, rounded up."""
+        seconds = -(-self.longest // timedelta(seconds=1))
+        size, unit = next(
+            (u for u in ((86_400, "d"), (3600, "h"), (60, "m")) if seconds % u[0] == 0 or seconds >= 50 * u[0]), (1, "s")
+        )
+        return f"{-(-seconds // size)}{unit}"
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{_span(self.middle)}{'' if self.constant else f' in the median, {_span(self.longest)} at most,'}"
+
+
+def later(frame: pa.Table, event_time: str, names: Collection[str]) -> dict[str, Later]:
+    """Those of the times `names` of a table [N] that are never before the event time, and as a rule after it."""
+    found = {}
+    for name in names:
+        delays = pc.subtract(frame[name].cast(pa.int64()), frame[event_time].cast(pa.int64())).drop_null().to_numpy()
+        if len(delays) < _FEWEST or delays.min() < 0 or not (middle := int(np.median(delays))):
+            continue
+        longest, alike = int(delays.max()), bool(np.ptp(delays) <= _ALIKE * middle)
+        found[name] = Later(timedelta(microseconds=middle), timedelta(microseconds=longest), not frame[name].null_count, alike)
+    return found
 
 
 def doubts(
