@@ -79,7 +79,9 @@ def test_predict_answers_rows_as_requests_are_answered(home: Home, tmp_path: Pat
     found = find(home, out[7]["_id"])
     assert found is not None
     assert found[1].context == {"wind": 20.0, "gust": None}  # joined as a request is
-    assert {row["_id"] for row in logged(home)} >= {line["_id"] for line in out}
+    of_file = {row["_id"]: row["_of_file"] for row in logged(home)}
+    assert {line["_id"] for line in out} == {id for id, marked in of_file.items() if marked}
+    assert {answer.id for answer in asked} == {id for id, marked in of_file.items() if not marked}
 
 
 def test_predict_again_logs_nothing_and_gives_the_logged_answers(home: Home, tmp_path: Path) -> None:

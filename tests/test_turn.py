@@ -13,10 +13,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.cli.test_render import text_of
 from tests.journeys import synthetic
 from tests.journeys.synthetic import FILE, START, WEEK
 
-from loopwright import Guard, Home, Loop, Objective, Release
+from loopwright import Guard, Home, Loop, Monitor, Objective, Release
 from loopwright.deploy import bad
 from loopwright.deploy.checks import GateResult
 from loopwright.deploy.controller import history, rollback, serving
@@ -409,6 +410,86 @@ def test_turn_trains_anew_with_fresh_and_with_anything_that_changed(
     assert trains(changed), "other libraries"
 
 
+def declared_otherwise(loop: Loop) -> Loop:
+    """The same loop in other words, watched otherwise: nothing of it decides the models."""
+    scope = msgspec.structs.replace(
+        loop.scope,
+        problem="Which deliveries come late?",
+        horizon="14d",
+        objectives=[msgspec.structs.replace(o, owner="someone else") for o in loop.scope.objectives],
+        budget=msgspec.structs.replace(loop.scope.budget, usd_per_month=1.0, usd_per_hour=2.0),
+    )
+    changed: Loop = msgspec.structs.replace(
+        loop,
+        scope=scope,
+        requests=msgspec.structs.replace(loop.requests, description="orders of all shops", ignore=["*"]),
+        outcome=msgspec.structs.replace(loop.outcome, wait="5d"),
+        monitor=Monitor(every="1d", psi=0.5),
+        retrain=msgspec.structs.replace(loop.retrain, every="3d", drift=1),  # another window is other examples
+    )
+    return changed
+
+
+def test_turn_trains_nothing_when_only_what_decides_no_model_changed(home: Home, loop: Loop) -> None:
+    simple: Loop = msgspec.structs.replace(loop, candidates=loop.candidates[:1])
+    changed = declared_otherwise(simple)
+    first, packages = turn(home, simple), set(home.packages.list())
+    told = Told()
+    steps = {s.stage: s for s in turn(home, changed, progress=told)}
+    assert steps["develop"].summary.startswith("nothing that decides the models changed since the turn of")
+    assert any("so nothing is trained" in line for line in told.lines)
+    assert steps["develop"].output["reused"]
+    assert set(home.packages.list()) == packages
+    newest = home.ledger.latest(LoopRecord, loop=loop.name)
+    assert newest is not None
+    assert newest.record.declaration["monitor"]["every"] == "1d", "upkeep goes by the new declaration"
+    # Trained all the same, the models are the same bytes.
+    anew = turn(home, changed, fresh=True, until="develop")
+    boards = [home.ledger.get(s[2].output["leaderboard"], Leaderboard).record for s in (first, anew)]
+    for old, new in zip(*(sorted(b.rows, key=lambda r: r.candidate) for b in boards), strict=True):
+        assert old.package != new.package
+        one, other = (home.packages.read(row.package) for row in (old, new))
+        assert {n: one.files[n] for n in one.files if n.endswith(".onnx")} == {
+            n: other.files[n] for n in other.files if n.endswith(".onnx")
+        }
+        assert one.manifest.threshold == other.manifest.threshold
+        assert repr(one.evaluation.metrics) == repr(other.evaluation.metrics), "NaN included"
+
+
+def test_status_counts_the_turns_that_trained_and_says_why_the_newest_was_refused(home: Home, loop: Loop) -> None:
+    strict: Loop = msgspec.structs.replace(
+        loop,
+        candidates=loop.candidates[:1],
+        scope=msgspec.structs.replace(loop.scope, objectives=[Objective("be right", "sales", "roc_auc", at_least=0.999)]),
+    )
+    clock: Any = home.clock
+
+    def retrainings() -> list[tuple[bool, bool]]:
+        clock.advance(dt.timedelta(seconds=1))
+        return [(r.released, bool(r.refused)) for r in status(home).loops[0].retrainings]
+
+    def business() -> str:
+        return next(s.detail for s in status(home).loops[0].stages if s.stage == "business")
+
+    first = turn(home, loop)[2].output["winner"]
+    assert f"nothing measured yet; package {first[:12]} expects" in business()
+    assert "serve" not in business()
+    refused = turn(home, strict)[2].output["winner"]
+    assert f"nothing measured yet; package {refused[:12]} expects" in business()
+    assert business().endswith("over the heuristic, and does not serve")
+    assert retrainings() == [(False, True)]
+    assert not turn(home, strict)[3].output["released"]
+    assert retrainings() == [(False, True)], "refused again, but trained nothing"
+    newest = status(home).loops[0].retrainings[-1]
+    assert newest.result.startswith("not released: target be right")
+    assert "the newest training was refused: target be right" in text_of(status(home))
+    turn(home, strict, fresh=True, release=False)
+    assert retrainings()[1:] == [(False, True)]
+    turn(home, loop, fresh=True)
+    assert retrainings()[2:] == [(True, False)]
+    assert "the newest training was refused" not in text_of(status(home))
+
+
 def test_winner_that_is_bad_or_gone_is_trained_again(home: Home, loop: Loop) -> None:
     simple: Loop = msgspec.structs.replace(loop, candidates=loop.candidates[:1])
     winner = turn(home, simple, until="develop")[2].output["winner"]
@@ -506,6 +587,23 @@ def test_turn_that_changes_nothing_in_service_says_so(home: Home) -> None:
     assert (first.released, first.serves_already) == (True, False)
     assert second.serves_already
     assert second.released, "what won serves"
+
+
+def test_run_says_which_rows_were_left_out_and_why(home: Home) -> None:
+    data = act.run(home, str(FILE), until="data")
+    examples = home.ledger.find(Examples)[0].record
+    assert data.rows_left_out == {why: count for why, count in examples.excluded.items() if count}
+    assert {"outcome pending", "outcome never came"} <= data.rows_left_out.keys()
+    done = act.run(home, str(FILE))
+    split = home.packages.manifest(done.winner).split
+    assert split is not None
+    assert split.left_out
+    assert done.rows_left_out == {**data.rows_left_out, **split.left_out}
+    assert done.left_out == {}, "of candidates"
+    shown = " ".join(text_of(done).split())
+    assert "rows left out: " + "; ".join(f"{count:,} {why}" for why, count in done.rows_left_out.items()) in shown
+    later = act.run(home, str(FILE), until="data")
+    assert (later.turn != done.turn, later.verdict, later.winner) == (True, "", ""), "nothing of an earlier turn"
 
 
 def break_package(home: Home, package: str, how: str) -> None:

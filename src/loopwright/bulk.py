@@ -270,7 +270,7 @@ class _Job:
         if not asked:
             return
         rows, ids = [row for row, _ in asked.values()], [id for _, id in asked.values()]
-        answers = self._router.answer(self._record.loop, [Ask(rows, ids, remembered=False)])[0]
+        answers = self._router.answer(self._record.loop, [Ask(rows, ids, of_file=True)])[0]
         if isinstance(answers, LoopwrightError):
             raise answers
         if (sync := self._router.synced(self._record.loop)) is not None:

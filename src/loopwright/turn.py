@@ -25,15 +25,16 @@ from loopwright.loop import Loop
 from loopwright.monitor.watch import watched_columns
 from loopwright.records import failpoints, openlineage
 from loopwright.records.closure import closure_of
-from loopwright.records.declarations import Candidate, Fleet, declaration_digest, duration
+from loopwright.records.declarations import Candidate, Fleet, declaration_digest, duration, model_inputs
 from loopwright.records.errors import LedgerUnavailable, PackageNotFound, PackageRefused, ReleaseConflict
-from loopwright.records.evaluation import Leaderboard, SegmentModel
+from loopwright.records.evaluation import LEAK_SUSPECTED, Leaderboard, SegmentModel
 from loopwright.records.examples import Examples
 from loopwright.records.file_lock import FileLock
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id, scoped_name
 from loopwright.records.ledger import Entry
 from loopwright.records.package import Lineage
+from loopwright.records.plausibility import too_good
 from loopwright.records.predictions.retention import kept_since
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.scoring import Beside, beside_of
@@ -156,10 +157,12 @@ def _begin(
         home.ledger.put(loop.record(file), loop=loop.name, key=loop.name)
     before = home.ledger.latest(Turn, loop=loop.name)
     window = duration(loop.retrain.window) if loop.retrain.window else None
-    code, used = closure_of(loop)
+    deciding = model_inputs(loop)
+    code, used = closure_of(deciding)
     new = Turn(
         turn=new_id(home.clock.now()),
         declaration=declaration,
+        model_inputs=declaration_digest(deciding),
         as_of=as_of or home.clock.now(),
         cause="first" if before is None else cause,
         why=why or ("first" if before is None else cause),
@@ -235,9 +238,16 @@ def _run(state: Turning, until: Stage) -> list[Step]:
 def _finish(state: Turning, outcome: Literal["done", "stopped", "failed"]) -> None:
     entry = state.home.ledger.latest(Turn, loop=state.loop.name, key=state.turn)
     if entry is not None:
-        winner, deployed = state.outputs.get("develop", {}).get("winner", ""), state.outputs.get("deploy", {})
+        developed, deployed = state.outputs.get("develop", {}), state.outputs.get("deploy", {})
         ended = "serves already" if deployed.get("already") else "released" if deployed.get("released") else "not released"
-        done = msgspec.structs.replace(entry.record, state=outcome, result=winner, ended=ended if deployed else "")
+        done = msgspec.structs.replace(
+            entry.record,
+            state=outcome,
+            result=developed.get("winner", ""),
+            ended=ended if deployed else "",
+            reasons=deployed.get("reasons", []) if ended == "not released" else [],
+            reused=developed.get("reused"),
+        )
         state.home.ledger.put(done, loop=state.loop.name, key=state.turn)
 
 
@@ -321,14 +331,10 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
     now = serving(home, loop.name)
     parent = now.arms[0].package if now else ""
     if (same := _trained_before(state, examples, parent)) is not None:
-        earlier, at = same
-        state.progress.say(
-            f"nothing changed since the turn of {at:%Y-%m-%d %H:%M}, so nothing is trained; `loopwright run LOOP --fresh` trains anew"
-        )
-        return f"nothing changed since the turn of {at:%Y-%m-%d %H:%M}: {earlier.record.verdict}", {
-            "leaderboard": earlier.id,
-            "winner": earlier.record.winner,
-        }
+        earlier, unchanged = same
+        state.progress.say(f"{unchanged}, so nothing is trained; `loopwright run LOOP --fresh` trains anew")
+        output = {"leaderboard": earlier.id, "winner": earlier.record.winner, "reused": True}
+        return f"{unchanged}: {earlier.record.verdict}", output
     candidates, params = _candidates(state, parent)
     work = prepare(
         home,
@@ -368,18 +374,18 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
     summary = board.verdict if board.fleet is None else f"{board.verdict}; {board.fleet.verdict}"
     if work.partition.extended:
         summary += f"; {work.partition.extended}"
-    return summary, {"leaderboard": entry.id, "winner": board.winner}
+    return summary, {"leaderboard": entry.id, "winner": board.winner, "reused": False}
 
 
-def _trained_before(state: Turning, examples: Entry[Examples], parent: str) -> tuple[Entry[Leaderboard], datetime] | None:
-    """The leaderboard, put again for this turn, and the date of an earlier turn that trained from the same inputs; None where none did.
+def _trained_before(state: Turning, examples: Entry[Examples], parent: str) -> tuple[Entry[Leaderboard], str] | None:
+    """The leaderboard, put again for this turn, of an earlier one that trained from the same inputs, and what did not change since.
 
-    The inputs are examples, declaration, code and libraries, and of a refit the package that it refits. A package that is gone, or a
-    winner that was marked bad, is made again.
+    None where no turn did. The inputs are examples, what of the declaration decides the models, code and libraries, and of a refit the
+    package that it refits. A package that is gone, or a winner that was marked bad, is made again.
     """
     home, loop = state.home, state.loop
-    this = home.ledger.latest(Turn, loop=loop.name, key=state.turn)
-    if state.fresh or this is None or home.ledger.latest(Leaderboard, loop=loop.name, key=state.turn) is not None:
+    own = home.ledger.latest(Turn, loop=loop.name, key=state.turn)
+    if state.fresh or own is None or home.ledger.latest(Leaderboard, loop=loop.name, key=state.turn) is not None:
         return None
     there, bad = set(home.packages.list()), bad_packages(home, loop.name)
     for entry in home.ledger.find(Leaderboard, loop=loop.name, limit=MOST_BOARDS):
@@ -390,7 +396,7 @@ def _trained_before(state: Turning, examples: Entry[Examples], parent: str) -> t
             old is None
             or scope is None
             or board.examples != examples.record.digest
-            or _inputs(old.record) != _inputs(this.record)
+            or _inputs(old.record) != _inputs(own.record)
         ):
             continue
         made = {row.package for row in board.rows} | set(board.fleet.serving.values() if board.fleet is not None else ())
@@ -403,7 +409,8 @@ def _trained_before(state: Turning, examples: Entry[Examples], parent: str) -> t
             continue
         put = home.ledger.put(msgspec.structs.replace(board, turn=state.turn), loop=loop.name, key=state.turn)
         home.ledger.link(examples.id, put.id, "measured on")
-        return put, old.record.as_of
+        what = "nothing" if old.record.declaration == own.record.declaration else "nothing that decides the models"
+        return put, f"{what} changed since the turn of {old.record.as_of:%Y-%m-%d %H:%M}"
     return None
 
 
@@ -419,7 +426,7 @@ def _readable(home: Home, board: Leaderboard) -> bool:
 
 def _inputs(turn: Turn) -> tuple[Any, ...]:
     """What a turn trains from, beside its examples."""
-    return turn.declaration, turn.code, turn.libraries
+    return turn.model_inputs, turn.code, turn.libraries
 
 
 def _winner(state: Turning, output: dict[str, Any]) -> str:
@@ -477,6 +484,7 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
     winner = home.packages.read(state.outputs["develop"]["winner"])
     now = serving(home, loop.name)
     fleet = home.ledger.get(state.outputs["develop"]["leaderboard"], Leaderboard).record.fleet
+    leaks = too_good(winner.evaluation, winner.manifest.output.task)
     segments = fleet.serving if fleet is not None else {}
     if now is not None and now.arms[0].package == winner.digest and now.segments == segments:
         return f"package {winner.digest[:12]} serves already", {"released": True, "reasons": [], "already": True}
@@ -544,7 +552,8 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
     judged = f"passed {len(result.checks)} checks" if not despite else f"was refused ({', '.join(despite)})"
     judged += f", {uncompared}," if uncompared else ""
     return (
-        f"package {winner.digest[:12]} ({winner.manifest.candidate}) {judged} and serves{fleet_text}",
+        f"package {winner.digest[:12]} ({winner.manifest.candidate}) {judged} and serves{fleet_text}"
+        + (f"; {LEAK_SUSPECTED}: {'; '.join(leaks)}" if leaks else ""),
         {"released": True, "reasons": [uncompared] if uncompared else [], "release": released.id},
     )
 
@@ -573,8 +582,8 @@ def _business(state: Turning) -> tuple[str, dict[str, Any]]:
     worth = "expects its errors to come to" if state.loop.outcome.task == "regression" else "expects"
     than = "" if state.loop.outcome.task == "regression" else " over no model"
     return (
-        f"{worth} {model:+.2f} {currency} a prediction{than}, {over or f'{model - heuristic:+.2f}'} over the heuristic",
-        {"expected": model, "heuristic": heuristic},
+        f"package {board.winner[:12]} {worth} {model:+.2f} {currency} a prediction{than}, {over or f'{model - heuristic:+.2f}'} over the heuristic",
+        {"expected": model, "heuristic": heuristic, "package": board.winner},
     )
 
 

@@ -20,6 +20,7 @@ from tests.data.history import (
     served,
     told,
     truth_at,
+    us,
 )
 
 from loopwright import Home
@@ -139,6 +140,71 @@ def test_what_was_served_is_learned_from_as_it_was_served(opened: Home) -> None:
             assert row["at"] < since or row["id"] in unanswered
         else:
             assert row == {**plain, "wind": -1.0 - i, "calm": None, "_prediction": f"{i + 1:032x}"}
+
+
+@pytest.mark.parametrize("seed", [5, 6])
+@pytest.mark.parametrize("of_file", [True, False])
+def test_past_rows_are_learned_from_as_of_their_event_time_where_a_file_was_predicted(
+    opened: Home, seed: int, of_file: bool
+) -> None:
+    """All outcomes were known when these rows were answered: of a request nobody knows what its caller knew by then."""
+    history = random_history(seed)
+    fill(opened, history)
+    answered = [
+        msgspec.structs.replace(served(r, i, wind=-1.0, calm=None), of_file=of_file) for i, r in enumerate(history.asked)
+    ]
+    late = [msgspec.structs.replace(each, at=us(END + DAY) + i) for i, each in enumerate(answered)]
+    log(opened, "predictions", late)
+    wanted = expected(history, END + 2 * DAY)
+    if of_file:
+        # The context is what a plain search finds that was known at the event time, not what the answer was given by.
+        examples = built(opened, END + 2 * DAY)
+        numbers = {row["id"]: f"{i + 1:032x}" for i, row in enumerate(history.asked)}
+        assert load(opened, examples).to_pylist() == [{**row, "_prediction": numbers[row["id"]]} for row in wanted]
+        assert examples.excluded["outcome known before the decision"] > 0, "known before the event time, too"
+        assert [(s.table, s.rows) for s in examples.sources][-1] == (f"predictions.{LOOP}", len(late))
+    else:
+        rows = load(opened, built(opened, END + 2 * DAY)).to_pylist()
+        assert rows == wanted, "these requests give no example; the rows of the table, from before the loop, do"
+
+
+def test_outcome_known_before_a_request_was_answered_is_not_learned_from(opened: Home) -> None:
+    history = random_history(5)
+    fill(opened, history._replace(asked=history.asked[:1]))
+    late = [
+        msgspec.structs.replace(served(r, i, wind=-1.0, calm=None), at=us(END + DAY)) for i, r in enumerate(history.asked[1:])
+    ]
+    log(opened, "predictions", late)
+    before = sum(truth_at(history, r["id"], END + 2 * DAY) is not None for r in history.asked[1:])
+    with pytest.raises(ExamplesRefused, match=f"{before:,} x outcome known before the decision"):
+        built(opened, END + 2 * DAY, requests=ASKED)
+
+
+def test_row_of_a_file_counts_once_and_not_where_a_request_was_answered(opened: Home) -> None:
+    history = random_history(5)
+    fill(opened, history)
+    first, second = sorted(expected(history, END), key=lambda r: r["_known_at"])[:2]
+    rows = {r["id"]: r for r in history.asked}
+    request = served(rows[first["id"]], 0, wind=-1.0, calm=None)
+    copies = [served(rows[each["id"]], 1 + i, wind=-2.0, calm=None) for i, each in enumerate([first, second, second])]
+    files = [msgspec.structs.replace(copy, at=us(END + i * MINUTE), of_file=True) for i, copy in enumerate(copies)]
+    log(opened, "predictions", [request, *files])
+    found = {r["id"]: r for r in load(opened, built(opened, END + DAY)).to_pylist()}
+    assert len(found) == len(expected(history, END + DAY))
+    assert found[first["id"]] == {**first, "wind": -1.0, "calm": None, "_prediction": request.id}
+    assert found[second["id"]] == {**second, "_prediction": files[1].id}, "of two jobs the first"
+
+
+def test_row_of_a_file_is_learned_from_as_it_was_served_while_the_online_table_has_its_context(opened: Home) -> None:
+    history = random_history(5)
+    fill(opened, history)
+    row = expected(history, END)[0]
+    asked = next(r for r in history.asked if r["id"] == row["id"])
+    answered = msgspec.structs.replace(served(asked, 0, wind=-1.0, calm=None), at=us(asked["at"] + 60 * MINUTE), of_file=True)
+    log(opened, "predictions", [answered])
+    found = {r["id"]: r for r in load(opened, built(opened)).to_pylist()}
+    assert found[row["id"]] == {**row, "wind": -1.0, "calm": None, "_prediction": answered.id}
+    assert found[row["id"]]["_decided_at"] == asked["at"]
 
 
 def test_outcomes_that_were_reported_count_like_those_of_the_table_and_the_last_known_wins(opened: Home) -> None:

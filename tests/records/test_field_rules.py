@@ -1,5 +1,6 @@
 """Every field of every declaration, with every value that it must not hold: refused where it is declared, by name."""
 
+import copy
 import functools
 import math
 import sys
@@ -35,6 +36,7 @@ from loopwright.records.declarations import (
     TimeSplit,
     Value,
     declaration_digest,
+    model_inputs,
     to_builtins,
 )
 from loopwright.records.errors import DeclarationInvalid
@@ -71,6 +73,42 @@ WELL: list[Declaration] = [
 ]  # fmt: skip
 """Each declaration, so that every field holds something in one of them."""
 
+TRAINS_AGAIN = {
+    "Aggregate": "name table by function of window lag description",
+    "Budget": "train_minutes",
+    "Candidate": "name estimator phase encoding trials",
+    "Column": "type nullable minimum maximum categories tags description zone shape source format missing optional retired filled",
+    "Context": "table by columns max_age lag",
+    "Fleet": "by minimum_rows most",
+    "GroupSplit": "column validation",
+    "Guard": "metric tolerance slices",
+    "Heuristic": "rule name",
+    "Loop": "name scope requests outcome features candidates context aggregates slices split sampling fleet release seed",
+    "Objective": "name metric at_least at_most weight",
+    "Outcome": "table label task quantiles group alert_share",
+    "Release": "strategy guards durability on_unloggable deadline_ms",
+    "Sampling": "keep weights balanced",
+    "Scope": "objectives heuristic value budget",
+    "Slice": "name of",
+    "StratifiedSplit": "column validation",
+    "Table": "name columns key event_time known_time known_after",
+    "TimeSplit": "validation embargo late_outcomes",
+    "Value": "currency true_positive false_positive true_negative false_negative correct wrong under over",
+}
+"""Fields whose change makes the next turn train: they decide the examples, the models or their measures, or stand in the package."""
+
+TRAINS_NOTHING = {
+    "Budget": "usd_per_month usd_per_hour",
+    "Loop": "monitor retrain",
+    "Monitor": "every psi jensen_shannon minimum_rows",
+    "Objective": "owner",
+    "Outcome": "wait",
+    "Retrain": "every drift decay decay_metric cooldown window",
+    "Scope": "problem horizon",
+    "Table": "description ignore",
+}
+"""Fields whose change trains nothing as long as the examples are the same."""
+
 TEXT_IS_CHECKED_ELSEWHERE = {"name", "format", "zone", "label", "metric", "decay_metric"}
 
 
@@ -102,6 +140,32 @@ def refused(declaration: Declaration, field: str, value: Any) -> bool:
 def test_every_declaration_is_walked() -> None:
     known = {c for c in vars(declarations).values() if isinstance(c, type) and issubclass(c, Declaration)} - {Declaration}
     assert {type(each) for each in WELL} == known | {Loop}
+
+
+def named(fields: dict[str, str]) -> set[str]:
+    return {f"{kind}.{name}" for kind, names in fields.items() for name in names.split()}
+
+
+def altered(whole: Declaration, field: str, value: Any) -> Declaration:
+    """A copy with another value, lawful or not."""
+    other = copy.copy(whole)
+    msgspec.structs.force_setattr(other, field, value)
+    return other
+
+
+def test_change_of_a_field_trains_again_or_not_as_listed() -> None:
+    """A new field must be put into one of the two lists."""
+    again, nothing = named(TRAINS_AGAIN), named(TRAINS_NOTHING)
+    assert again | nothing == {f"{type(each).__name__}.{field.name}" for each, field in every_field()}
+    assert not again & nothing
+    [loop] = [each for each in WELL if isinstance(each, Loop)]
+    for each, field in every_field():
+        name, whole, other = f"{type(each).__name__}.{field.name}", each, altered(each, field.name, "another")
+        if isinstance(each, Monitor | Retrain):  # they count as what a loop holds
+            whole, other = (altered(loop, type(each).__name__.lower(), part) for part in (each, other))
+        assert declaration_digest(whole) != declaration_digest(other), name
+        same = declaration_digest(model_inputs(whole)) == declaration_digest(model_inputs(other))
+        assert same == (name in nothing), name
 
 
 def test_every_number_and_duration_has_a_rule_and_every_rule_a_field() -> None:

@@ -19,7 +19,7 @@ from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.home import Home
 from loopwright.records.markdown import plain, table
 from loopwright.records.packages import Package
-from loopwright.records.plausibility import practically_perfect
+from loopwright.records.plausibility import too_good
 from loopwright.records.predictions.summary import summary
 from loopwright.records.windows import edge, newest_stretch
 
@@ -67,13 +67,14 @@ def report(home: Home, *, loop_name: str, scope: Scope, outcome: Outcome, monito
     sums = totals(home, loop_name, found, scope.value.currency, outcome)
     logged, last = summary(home, loop_name)
     promised = promises(home, loop_name, scope, found, sums, package, task=outcome.task, minimum_rows=monitor.minimum_rows)
+    leaks = too_good(package.evaluation, package.manifest.output.task) if package is not None else []
     case = Case(
         loop=loop_name,
         scope=scope,
         weeks=found,
         totals=sums,
         promises=promised,
-        leaks=_leaks(package),
+        leaks=leaks,
         wait=outcome.wait,
         every=monitor.every,
         last_prediction=last,
@@ -109,14 +110,6 @@ def _package(home: Home, digest: str) -> Package | None:
         return home.packages.read(digest)
     except (NotFound, PackageRefused):
         return None
-
-
-def _leaks(package: Package | None) -> list[str]:
-    """Why the quality of a package is too good to be true, and which of its features may be why."""
-    if package is None:
-        return []
-    perfect = practically_perfect(package.evaluation, package.manifest.output.task)
-    return [*([perfect] if perfect else []), *(f"{s.what} {s.why}" for s in package.evaluation.suspects if s.used)]
 
 
 def _charted(scope: Scope, found: list[Week], task: Task) -> tuple[str, float | None]:

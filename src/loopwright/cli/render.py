@@ -154,16 +154,20 @@ def _loop_status(loop: LoopStatus) -> RenderableType:
                     "predictions",
                     f"{loop.predictions:,}, the last {_word(loop.last_prediction)}" if loop.predictions else "none yet",
                 ),
-                ("so far", f"{_count(loop.turns, 'turn')}, of which {_count(len(loop.retrainings), 'retraining')}"),
+                ("so far", _turns_line(loop)),
             ],
         ),
     ]
     if loop.retrainings:
-        rows = [
-            [r.at, r.cause, r.why, short(r.package), "released" if r.released else "not released"] for r in loop.retrainings
-        ]
+        rows = [[r.at, r.cause, r.why, short(r.package), r.result] for r in loop.retrainings]
         parts += [heading("Retrainings"), table(["when", "cause", "why", "package", ""], rows)]
     return Group(*parts, *_alerts(loop.open_alerts), _problems(loop.trouble))
+
+
+def _turns_line(loop: LoopStatus) -> str:
+    newest = loop.retrainings[-1:]
+    refused = "".join(f"; the newest training was refused: {'; '.join(r.refused)}" for r in newest if r.refused)
+    return f"{_count(loop.turns, 'turn')}, of which {_count(len(loop.retrainings), 'retraining')}{refused}"
 
 
 def _alerts(alerts: Sequence[Alert]) -> list[RenderableType]:
@@ -536,10 +540,12 @@ def _turn(value: TurnReport) -> RenderableType:
     released = "; nothing changed in service" if value.serves_already else "; released" if value.released else ""
     end = f"turn {value.turn}: {value.state}{released}"
     verdict = [] if any(value.verdict in summary for _, summary, _ in value.steps) else [plain(value.verdict)]
+    left_out = "; ".join(f"{count:,} {why}" for why, count in value.rows_left_out.items())
     return Group(
         heading(value.loop),
         steps,
         *verdict,
+        *([plain(f"rows left out: {left_out}")] if left_out else []),
         Text(end),
         *(_tick(value.released, "released" if value.released else "not released", r) for r in value.reasons),
         *([Text.assemble(("next: ", "bold"), plain(value.next_step))] if value.next_step else []),

@@ -3,6 +3,10 @@
 Where a decision was served, its request and context are taken from the prediction log as they were; where not (history
 from before the loop, or traffic that something else answered), they are joined by DuckDB's ASOF join to what serving would
 have known at the decision (`data.steps`). Nothing that became known after `as_of` is read.
+
+A request is decided when it is answered, whatever time it says: its caller may have put into it what was known until then. A row of a
+file that was predicted is decided at its event time, like the rows of a file that was ingested. Only outcomes that became known after the
+decision are learnt from.
 """
 
 import hashlib
@@ -19,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loopwright.data import steps
+from loopwright.data.context import SLACK
 from loopwright.data.ingest import files
 from loopwright.data.labels import describe
 from loopwright.records.columns import ARROW_TYPES
@@ -93,7 +98,7 @@ def build(
     told = [_read(home, j.table) for j in joined]
     landed = _read(home, outcome.table) if home.lake.exists(outcome.table.name) else None
     columns = _columns(requests, context, aggregates)
-    log = predictions(home, loop_name, end=as_of, columns=["_id", "_at", "_unit", "_package", *columns])
+    log = predictions(home, loop_name, end=as_of, columns=["_id", "_at", "_unit", "_package", "_of_file", *columns])
     reported = outcomes(home, loop_name, known_by=as_of)
     if landed is None and not len(reported) and outcome.task != "anomaly":
         raise ExamplesRefused(f"no outcome is known: `loopwright ingest {outcome.table.name} FILE`, or post outcomes")
@@ -174,10 +179,14 @@ def _decisions(
     as_of: datetime,
     used: Callable[[], Collection[str]] | None,
 ) -> None:
-    """Table `decision`: one row per decision before `as_of`, from the log where it was served, else from the requests table."""
+    """Table `decision`: one row per decision before `as_of`, from the log where it was served, else from the requests table.
+
+    `_as_served`: joined with what was logged. Rows of files count once for a unit and an event time, and where no request was answered for
+    them; those of the past are joined anew, since the online table has no context of before `SLACK` (see `data.context`).
+    """
     database.register("asked", table.filter(pc.field(requests.event_time) < pa.scalar(as_of, _MOMENT)))
     log = _as_declared(log, columns)
-    database.register("served", log)
+    database.register("logged", log)
     request = ", ".join(quoted(n) for n in requests.columns)
     added = {n: c for n, c in columns.items() if n not in requests.columns}
     given = "".join(f", {quoted(n)}" for n in added)
@@ -188,14 +197,24 @@ def _decisions(
         needed = [n for n in needed if n in there]
     complete = " AND ".join(f"{quoted(n)} IS NOT NULL" for n in needed)
     event, unit = f"epoch_us({quoted(requests.event_time)})", unit_sql(requests, requests.key)
+    us, once, unfiled, live = "epoch_us(_at)", "", "", "true"
+    if "_of_file" in log.column_names and pc.any(log["_of_file"]).as_py():
+        live = "NOT coalesce(_of_file, false)"
+        us = f"CASE WHEN {live} THEN epoch_us(_at) ELSE least({event}, epoch_us(_at)) END"
+        once = f"QUALIFY {live} OR row_number() OVER (PARTITION BY _unit, {event} ORDER BY NOT {live}, _at, _id) = 1"
+        unfiled = f"AND {unit} || '|' || {event} NOT IN (SELECT concat(_unit, '|', {event}) FROM logged WHERE NOT ({live}))"  # noqa: S608 - as below
+    since = f"{us} >= epoch_us(_at) - {SLACK // steps.MICROSECOND}"
     database.execute(
         f"""
         CREATE TEMP TABLE decision AS
-        SELECT {request}{given}, epoch_us(_at) AS _us, _unit, _id AS _prediction, _package, {complete} AS _complete FROM served
+        SELECT {request}{given}, {us} AS _us, _unit, _id AS _prediction, _package, {complete} AS _complete, {since} AS _as_served
+        FROM logged {once}
         UNION ALL
-        SELECT {request}{absent}, {event} AS _us, {unit} AS _unit, NULL::VARCHAR AS _prediction, NULL::VARCHAR AS _package, true AS _complete
+        SELECT {request}{absent}, {event} AS _us, {unit} AS _unit, NULL::VARCHAR AS _prediction, NULL::VARCHAR AS _package,
+               true AS _complete, false AS _as_served
         FROM asked
-        WHERE {event} < (SELECT coalesce(min(epoch_us(_at)), {2**63 - 1}) FROM served) OR {unit} NOT IN (SELECT _unit FROM served)
+        WHERE ({event} < (SELECT coalesce(min(epoch_us(_at)), {2**63 - 1}) FROM logged WHERE {live})
+               OR {unit} NOT IN (SELECT _unit FROM logged WHERE {live})) {unfiled}
         """  # noqa: S608 - names of declared columns, quoted
     )
 
@@ -350,7 +369,7 @@ def _joined(
             for at, n in enumerate(columns):
                 if n in found:
                     packages = ", ".join(text(p) for p in lacking[n])
-                    served = f"d._prediction IS NOT NULL{f' AND d._package NOT IN ({packages})' if packages else ''}"
+                    served = f"d._as_served{f' AND d._package NOT IN ({packages})' if packages else ''}"
                     chosen[at] = f"CASE WHEN {served} THEN d.{quoted(n)} ELSE f{i}.{quoted(n)} END AS {quoted(n)}"
         yield from database.sql(
             f"""

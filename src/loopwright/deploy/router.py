@@ -50,8 +50,8 @@ class Ask(NamedTuple):
     until: float = inf
     request: str = ""
     gone: bool = False
-    remembered: bool = True
-    """Whether the same ids again get the same answer. Off for rows of a file: they would push the requests out that are remembered."""
+    of_file: bool = False
+    """Rows of a file are logged as such, and not remembered for the same ids again: they would push out the requests that are."""
 
 
 UNDELIVERED = "undelivered"
@@ -107,9 +107,7 @@ class Router(Services):
         fresh = iter(new_ids(now, sum([len(ask.rows) for ask in asks])))
         batch = _Batch(rows=[], ids=[], fresh=fresh, claims=[], places={}, again=[])
         slots = [
-            batch.put(ask.rows, ask.ids)
-            if ask.ids is None or not ask.remembered
-            else self._slot(service, loop, ask, ask.ids, batch)
+            batch.put(ask.rows, ask.ids) if ask.ids is None or ask.of_file else self._slot(service, loop, ask, ask.ids, batch)
             for ask in asks
         ]
         answers: list[Prediction] = []
@@ -119,8 +117,8 @@ class Router(Services):
                 answers = service.segments.answer(batch.rows, ids=batch.ids, at_us=microseconds(now), seconds=left)
                 for claim, place in batch.claims:
                     self._recent.keep(claim, answers[place])
-            if any(ask.gone for ask in asks):
-                _flag_undelivered(asks, slots, answers)
+            if any(ask.gone or ask.of_file for ask in asks):
+                _mark(asks, slots, answers)
             if answers or batch.again:
                 self._append(loop, "predictions", [*answers, *batch.again] if batch.again else answers)
         except Unavailable as error:
@@ -291,9 +289,13 @@ def digest(rows: list[dict[str, Any]]) -> bytes:
     return blake2b(msgspec.msgpack.encode(rows), digest_size=16).digest()
 
 
-def _flag_undelivered(asks: Sequence[Ask], slots: Sequence[Any], answers: Sequence[Prediction]) -> None:
-    """Flag the answers that nobody waits for any more, before they are logged."""
+def _mark(asks: Sequence[Ask], slots: Sequence[Any], answers: list[Prediction]) -> None:
+    """Mark the rows of files, and the answers that nobody waits for any more, before they are logged."""
     for ask, slot in zip(asks, slots, strict=True):
-        if ask.gone and isinstance(slot, slice):
+        if not isinstance(slot, slice):
+            continue
+        if ask.of_file:
+            answers[slot] = [msgspec.structs.replace(answer, of_file=True) for answer in answers[slot]]
+        if ask.gone:
             for answer in answers[slot]:
                 answer.flags.append(UNDELIVERED)

@@ -827,6 +827,24 @@ def declaration_digest(value: Any) -> str:
     return digest(to_json(value))
 
 
+NO_EFFECT_ON_MODELS = frozenset(
+    {"Loop.monitor", "Loop.retrain", "Scope.problem", "Scope.horizon", "Objective.owner", "Budget.usd_per_month"}
+    | {"Budget.usd_per_hour", "Table.description", "Table.ignore", "Outcome.wait"}
+)
+"""Fields that decide neither what is trained from given examples nor what a package is served by: a change of them trains nothing."""
+
+
+def model_inputs(value: Any) -> Any:
+    """A declaration as dictionaries and lists without `NO_EFFECT_ON_MODELS`; functions as they are."""
+    if isinstance(value, Declaration):
+        kind = type(value).__name__
+        fields = [name for name in value.__struct_fields__ if f"{kind}.{name}" not in NO_EFFECT_ON_MODELS]
+        return {"": kind, **{name: model_inputs(getattr(value, name)) for name in fields}}
+    if isinstance(value, dict):
+        return {name: model_inputs(each) for name, each in value.items()}
+    return [model_inputs(each) for each in value] if isinstance(value, list) else value
+
+
 def _encode(value: Any) -> Any:
     if callable(value):
         return source_of(value)

@@ -211,10 +211,16 @@ class Packages:
 
     def manifest(self, digest: str) -> Manifest:
         """Only the manifest, its digest checked: cheap. Raises as `read`."""
+        return self.partly(digest).manifest
+
+    def partly(self, digest: str, *names: str) -> Package:
+        """The package with these files only, and only they are checked. Raises as `read`."""
         if not _DIGEST.fullmatch(digest) or not (self.folder / digest).is_dir():
             raise PackageNotFound(digest, self._near(digest))
         with _opened(self.folder / digest, digest) as folder:
-            return self._manifest(folder, digest)
+            manifest = self._manifest(folder, digest)
+            files = {name: _checked(folder, name, digest, manifest.files[name]) for name in names}
+        return Package(digest, manifest, files)
 
     def _manifest(self, folder: int, name: str) -> Manifest:
         data = _bytes(folder, "manifest.json", name, MANIFEST_BYTES)

@@ -33,3 +33,9 @@ def practically_perfect(evaluation: Evaluation, task: Task) -> str:
         return ""
     shown = " and ".join(f"{name.replace('_', ' ')} {found.value:.4f}" for name, found in measured.items() if found is not None)
     return f"{shown} on {evaluation.rows:,} rows is practically perfect, as if the answer were among the columns"
+
+
+def too_good(evaluation: Evaluation, task: Task) -> list[str]:
+    """Why the quality of a package is too good to be true, and which of its features may be why; empty where it is believable."""
+    perfect = practically_perfect(evaluation, task)
+    return [*([perfect] if perfect else []), *(f"{s.what} {s.why}" for s in evaluation.suspects if s.used)]

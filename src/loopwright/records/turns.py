@@ -22,13 +22,16 @@ class LoopRecord(Record, frozen=True, kw_only=True):
 class Turn(Record, frozen=True, kw_only=True):
     """One turn: put again under the same key (the turn's id) when its state changes.
 
-    `code` is the digest of everything that the declared functions reach (`records.closure`), `libraries` are the versions it runs on.
-    `ended` says what became of its winner (turns of earlier versions do not say). `backdated` turns learn from what was known at an earlier moment that a person named (`--as-of`).
+    `model_inputs` is the digest of what of the declaration decides the models, `code` that of everything that its functions reach
+    (`records.closure`), `libraries` are the versions it runs on.
+    `ended` says what became of its winner, and `reasons` why it was not released; `reused` whether the packages are those of an earlier
+    turn, so that nothing was trained (turns of earlier versions do not say). `backdated` turns learn from what was known at an earlier moment that a person named (`--as-of`).
     """
 
     kind: ClassVar[str] = "turn"
     turn: str
     declaration: str
+    model_inputs: str = ""
     as_of: datetime
     cause: Literal["first", "schedule", "drift", "decay", "manual"]
     why: str
@@ -38,6 +41,8 @@ class Turn(Record, frozen=True, kw_only=True):
     libraries: dict[str, str] = {}
     backdated: bool = False
     ended: Literal["", "released", "not released", "serves already"] = ""
+    reasons: list[str] = []
+    reused: bool | None = None
 
 
 class Step(Record, frozen=True, kw_only=True):

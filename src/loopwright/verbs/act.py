@@ -13,13 +13,23 @@ import msgspec
 from loopwright.records.attempts import Attempts
 from loopwright.records.clock import SimulatedClock
 from loopwright.records.contracts import contract
-from loopwright.records.errors import LedgerUnavailable, LoopNotFound, NotFound, RequestInvalid, TableNotFound, UsageError
+from loopwright.records.errors import (
+    LedgerUnavailable,
+    LoopNotFound,
+    NotFound,
+    PackageNotFound,
+    PackageRefused,
+    RequestInvalid,
+    TableNotFound,
+    UsageError,
+)
+from loopwright.records.examples import Examples
 from loopwright.records.home import Home
 from loopwright.records.ids import new_id
 from loopwright.records.moment import moment_option
 from loopwright.records.progress import Progress, Silent, under_way
 from loopwright.records.releases import HEURISTIC
-from loopwright.records.turns import STAGES, LoopRecord, Stage, Turn
+from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
 from loopwright.verbs.look import known_loop
 from loopwright.verbs.results import Made, OutcomesReport, Replayed, ReportFile, Switched, Tended, TurnReport, Week
 
@@ -223,14 +233,16 @@ def run(
         fresh=fresh,
         progress=progress,
     )
-    board = home.ledger.latest(Leaderboard, loop=declared.name)
+    entry = home.ledger.latest(Turn, loop=declared.name)
+    this = steps[-1].turn if steps else entry.record.turn if entry is not None else ""
+    board = home.ledger.latest(Leaderboard, loop=declared.name, key=this)
     verdict = board.record.verdict if board else ""
     if board and board.record.fleet is not None:
         verdict = f"{verdict}; {board.record.fleet.verdict}"
     deployed = next((s for s in steps if s.stage == "deploy"), None)
     return TurnReport(
         loop=declared.name,
-        turn=steps[-1].turn if steps else "",
+        turn=this,
         state="done" if until == STAGES[-1] else f"stopped after {until}",
         steps=[(s.stage, s.summary, s.seconds) for s in steps],
         verdict=verdict,
@@ -239,8 +251,21 @@ def run(
         serves_already=bool(deployed and deployed.output.get("already")),
         reasons=list(deployed.output.get("reasons", [])) if deployed else [],
         left_out=board.record.left_out if board else {},
+        rows_left_out=_rows_left_out(home, declared.name, this, board.record.winner if board else ""),
         next_step=str(deployed.output.get("next_step", "")) if deployed else "",
     )
+
+
+def _rows_left_out(home: Home, loop: str, turn: str, winner: str) -> dict[str, int]:
+    """The decisions that are no examples of a turn, and the examples in neither part of its split, by reason."""
+    step = home.ledger.latest(Step, loop=loop, key=f"{turn}:data")
+    if step is None or step.record.state != "done":
+        return {}
+    reasons = dict(home.ledger.get(step.record.output["examples"], Examples).record.excluded)
+    with suppress(PackageNotFound, PackageRefused):
+        split = home.packages.manifest(winner).split if winner else None
+        reasons |= split.left_out if split is not None else {}
+    return {why: count for why, count in reasons.items() if count}
 
 
 def release(

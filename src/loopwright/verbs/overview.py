@@ -7,7 +7,7 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,6 +19,7 @@ from loopwright.records.evaluation import Leaderboard
 from loopwright.records.holder import Holder
 from loopwright.records.home import Home
 from loopwright.records.ledger.record import Record
+from loopwright.records.plausibility import too_good
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
 from loopwright.records.windows import Alert, ValueWindow, Window, newest_ended
@@ -260,18 +261,20 @@ def _loop_status(
     count, last = attempts.run("predictions", lambda: summary(home, loop), nothing)
     running = next((e for e in reversed(turns) if e.record.state == "running"), None)
     package = serving.arms[0].package if serving else ""
-    made = attempts.run("package", lambda: home.packages.manifest(package) if package else None, None)
+    made = attempts.run("package", lambda: _made(home, package) if package else None, None)
     alone = serving is not None and serving.arms[0].role == "heuristic"
     rule = counted_from(serving) if serving is not None and (alone or (made is not None and made.phase == 1)) else None
     live: dict[Stage, _Live] = (
         {"deploy": _deploy(serving, steps.get("deploy"), count, last)} if serving or "deploy" in steps else {}
     )
-    if "develop" in steps and boards and boards[0].leak_suspected:
-        live["develop"] = Judged("watch", steps["develop"].record.summary), steps["develop"].at
+    leaks = made.leaks if made is not None else []
+    if "develop" in steps and (leaks or (boards and boards[0].leak_suspected)):
+        serves = f"; package {package[:12]}, which serves, is too good to be true: {'; '.join(leaks)}" if leaks else ""
+        live["develop"] = Judged("watch", steps["develop"].record.summary + serves), steps["develop"].at
     if serving or window or alerts or "monitor" in steps:
         live["monitor"] = _monitor(window, standing, len(alerts))
     if serving or value or "business" in steps:
-        live["business"] = _business(declared, value, standing, rule)
+        live["business"] = _business(declared, value, standing, rule, _plan(steps.get("business"), package))
     stages = [_stage(stage, steps.get(stage), live.get(stage), running) for stage in STAGES]
     return LoopStatus(
         name=loop,
@@ -291,6 +294,20 @@ def _loop_status(
         lagging=[w for w in workers(home.path, serving) if w.state in ("lags", "refuses", "down")] if serving else [],
         trouble=attempts.failed,
     )
+
+
+class _Made(NamedTuple):
+    """The package that serves: `leaks` say why it is too good to be true."""
+
+    candidate: str
+    phase: int
+    leaks: list[str]
+
+
+def _made(home: Home, digest: str) -> _Made:
+    package = home.packages.partly(digest, "evaluation.json")
+    manifest = package.manifest
+    return _Made(manifest.candidate, manifest.phase, too_good(package.evaluation, manifest.output.task))
 
 
 def _troubled(stage: StageState, attempts: Attempts) -> StageState:
@@ -315,6 +332,7 @@ def _fleet(boards: list[Leaderboard], serving: ReleaseState | None) -> FleetStat
 
 
 def _retrainings(turns: "list[Entry[Turn]]", released: set[str]) -> list[Retraining]:
+    """The turns that trained. A winner that serves already was released by its turn, which was interrupted before it could say so."""
     return [
         Retraining(
             turn=e.record.turn,
@@ -322,11 +340,17 @@ def _retrainings(turns: "list[Entry[Turn]]", released: set[str]) -> list[Retrain
             cause=e.record.cause,
             why=e.record.why,
             package=e.record.result,
-            released=e.record.ended == "released" or (not e.record.ended and e.record.result in released),
+            released=e.record.ended in ("released", "serves already") or (not e.record.ended and e.record.result in released),
+            refused=e.record.reasons,
         )
         for e in turns
-        if e.record.cause != "first" and e.record.state == "done" and e.record.ended != "serves already"
+        if e.record.cause != "first" and e.record.state == "done" and not _reused(e.record)
     ]
+
+
+def _reused(turn: Turn) -> bool:
+    """Whether a turn trained nothing. Those of earlier versions do not say it, but for what their winner was."""
+    return turn.ended == "serves already" if turn.reused is None else turn.reused
 
 
 def _stage(
@@ -341,8 +365,7 @@ def _stage(
         return StageState(stage=stage, state="alert", detail=step.record.summary, at=step.at)
     if live is not None:
         (state, detail), at = live
-        plan = f"; {step.record.summary}" if step is not None and detail == NOTHING_MEASURED else ""
-        return StageState(stage=stage, state=state, detail=detail + plan, at=at or (step.at if step is not None else None))
+        return StageState(stage=stage, state=state, detail=detail, at=at or (step.at if step is not None else None))
     if step is None:
         return StageState(stage=stage, state="not yet", detail="no turn has reached this stage", at=None)
     return StageState(stage=stage, state="ok", detail=step.record.summary, at=step.at)
@@ -363,8 +386,19 @@ def _monitor(window: "Entry[Window] | None", standing: "Entry[Standing] | None",
     return judged, window.at if window else None
 
 
+def _plan(step: "Entry[Step] | None", serving: str) -> str:
+    """What the newest turn expects of its winner, and whether that serves (earlier versions do not say of which package)."""
+    if step is None:
+        return ""
+    return step.record.summary + ("" if step.record.output.get("package", serving) == serving else ", and does not serve")
+
+
 def _business(
-    declared: LoopRecord, value: "Entry[ValueWindow] | None", standing: "Entry[Standing] | None", rule: dt.datetime | None
+    declared: LoopRecord,
+    value: "Entry[ValueWindow] | None",
+    standing: "Entry[Standing] | None",
+    rule: dt.datetime | None,
+    plan: str,
 ) -> _Live:
     """By the money over the horizon; by the newest account alone where upkeep has not added it up yet (a home of before)."""
     newest = value.record if value else None
@@ -372,4 +406,7 @@ def _business(
     if newest is not None and (worth is None or worth.end > newest.end):
         worth = worth_of([newest])
     worth_at = value.at if value else None
-    return earned(worth, msgspec.convert(declared.declaration["scope"].get("value", {}), Value), rule), worth_at
+    judged = earned(worth, msgspec.convert(declared.declaration["scope"].get("value", {}), Value), rule)
+    if judged.detail == NOTHING_MEASURED and plan:
+        judged = Judged(judged.state, f"{judged.detail}; {plan}")
+    return judged, worth_at

@@ -28,7 +28,7 @@ class StageState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Retraining(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn after the first whose winner did not serve already: when, what caused it, and whether that turn released it."""
+    """One turn after the first that trained: when, what caused it, whether that turn put its winner into service, and why not (`refused`)."""
 
     turn: str
     at: datetime
@@ -36,6 +36,12 @@ class Retraining(msgspec.Struct, frozen=True, kw_only=True):
     why: str
     package: str
     released: bool
+    refused: list[str] = []
+
+    @property
+    def result(self) -> str:
+        """What became of its winner, in words."""
+        return "released" if self.released else f"not released{': ' if self.refused else ''}{'; '.join(self.refused)}"
 
 
 class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -428,7 +434,8 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 class TurnReport(msgspec.Struct, frozen=True, kw_only=True):
     """One turn, step by step, with the leaderboard it made and the release that followed.
 
-    `left_out` maps each candidate that could not be fitted or converted to the reason; `serves_already`: nothing was released
+    `left_out` maps each candidate that could not be fitted or converted to the reason, `rows_left_out` each reason for which decisions
+    are no examples, or examples neither train nor validate, to how many; `serves_already`: nothing was released
     because the winner is what serves.
     """
 
@@ -441,6 +448,7 @@ class TurnReport(msgspec.Struct, frozen=True, kw_only=True):
     released: bool
     reasons: list[str]
     left_out: dict[str, str] = {}
+    rows_left_out: dict[str, int] = {}
     next_step: str = ""
     serves_already: bool = False
 

@@ -63,7 +63,7 @@ def test_a_loop_that_changes_its_task_loses_no_answer(home: Home) -> None:
 
 
 def test_what_was_logged_before_there_were_values_is_read() -> None:
-    old = {n: getattr(prediction(0), n) for n in Prediction.__struct_fields__ if n not in ("values", "segment")}
+    old = {n: getattr(prediction(0), n) for n in Prediction.__struct_fields__ if n not in ("values", "segment", "of_file")}
     read = msgspec.msgpack.decode(msgspec.msgpack.encode(old), type=Prediction)
     assert (read.values, read.segment, read.label) == (None, None, prediction(0).label)
     table, misfits = to_table("predictions", [read], {})

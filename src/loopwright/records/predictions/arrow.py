@@ -47,7 +47,8 @@ FIXED: dict[str, pa.Schema] = {
 }
 """Columns that every table of that kind has; `_at`, `_known_at`, `_received_at` in microseconds, UTC.
 
-`_label` is a string where it is a class. Where packages give several numbers there is a column `_values`, a list of float32.
+`_label` is a string where it is a class. Where packages give several numbers there is a column `_values`, a list of float32;
+where files were predicted `_of_file`, a boolean (null counts as false).
 """
 _VALUES = pa.list_(pa.float32())
 
@@ -124,6 +125,7 @@ def to_prediction(row: Mapping[str, Any], request: Iterable[str], context: Itera
         unit=row["_unit"],
         segment=row.get("_segment"),
         values=row.get("_values"),
+        of_file=bool(row.get("_of_file")),
     )
 
 
@@ -149,7 +151,7 @@ def rows(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def _answers(records: Sequence[Any], existing: pa.Schema | None) -> dict[str, Any]:
-    """The columns that depend on the task: `_label`, and `_values` where there are some.
+    """The columns that depend on the task: `_label`, and `_values` where there are some; and `_of_file`.
 
     A loop whose task has changed keeps the type of its table's labels; those of another type are text in `_label__text`.
     """
@@ -164,6 +166,8 @@ def _answers(records: Sequence[Any], existing: pa.Schema | None) -> dict[str, An
         )
     if any(r.values is not None for r in records):
         columns["_values"] = pa.array([r.values for r in records], _VALUES)
+    if any(r.of_file for r in records):
+        columns["_of_file"] = pa.array([r.of_file for r in records])
     return columns
 
 

@@ -11,7 +11,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     `request` and `context` map column to value as the graph saw them (timestamps as microseconds); `context_age_s` is
     the age of the oldest context row used. `flags` are of `out_of_range:COLUMN`, `new_category:COLUMN`,
     `missing_context:TABLE`, `stale_context:TABLE`, `missing_segment`, `degraded`. `segment` is the one whose own package
-    answered, None where that of the loop did. `label` and `values` are as `records.package.Output` says of the package's task: a
+    answered, None where that of the loop did. `of_file`: a row of a file that `loopwright predict` read. `label` and `values` are as `records.package.Output` says of the package's task: a
     class, or none; and the numbers of its names.
     """
 
@@ -30,6 +30,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     unit: str
     segment: str | None = None
     values: list[float] | None = None
+    of_file: bool = False
 
 
 class OutcomeRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
