@@ -316,11 +316,11 @@ def test_a_month_is_not_told_from_less_than_a_day() -> None:
 
 def test_compute_names_its_price_and_a_month_only_of_a_day(lived: World) -> None:
     found = build(lived)
-    assert "a month of 10.00 budgeted; at the default price, 0.10 USD a machine hour" in markdown(found)
+    assert "a month (budget 10.00); at the default price, 0.10 USD a machine hour" in markdown(found)
     short = msgspec.structs.replace(
         found, totals=msgspec.structs.replace(found.totals, days=0.5), budget=Budget(usd_per_hour=2.5)
     )
-    assert "USD, no monthly figure before a day is accounted for; at 2.50 USD a machine hour" in markdown(short)
+    assert "USD, no figure for a month before a day is accounted for; at 2.50 USD a machine hour" in markdown(short)
 
 
 def test_a_loop_that_serves_its_rule_is_not_told_to_serve_it() -> None:

@@ -193,6 +193,7 @@ def delivered_rows(report: Report) -> list[tuple[str, ...]]:
         ("Model over the simple rule", _money(t.over_heuristic, t.currency, signed=True)),
         ("Money per prediction", f"{t.model.value / t.with_outcome:,.2f} {t.currency}" if t.with_outcome else "–"),
     ]
+    changes = max(len(report.served) - 1, 0)
     predictions = (
         f"{report.logged:,}; {t.predictions:,} in windows accounted for: {t.with_outcome:,} with a known outcome, "
         f"{t.pending:,} not known yet (wait {report.wait}), {t.missing:,} missing"
@@ -203,7 +204,10 @@ def delivered_rows(report: Report) -> list[tuple[str, ...]]:
         ("Predictions", predictions),
         *(money if report.earned else []),
         ("Compute", _compute(t, report.budget)),
-        ("Packages in service", f"{len({s.package for s in report.served})}, {max(len(report.served) - 1, 0)} changes"),
+        (
+            "Packages in service",
+            f"{len({s.package for s in report.served})}, {changes} {'change' if changes == 1 else 'changes'}",
+        ),
     ]
     return [*rows, ("Candidates compared", report.verdict)] if report.verdict else rows
 
@@ -213,8 +217,9 @@ def _compute(totals: Totals, budget: Budget) -> str:
     if not totals.days:
         return "not accounted for yet: no window has closed"
     month = totals.cost_per_month
-    limit = f" of {budget.usd_per_month:,.2f} budgeted" if budget.usd_per_month is not None else ""
-    pace = f"{_cents(month)} a month{limit}" if month is not None else f"no monthly figure{limit} before a day is accounted for"
+    pace = f"{_cents(month)} a month" if month is not None else "no figure for a month before a day is accounted for"
+    if budget.usd_per_month is not None:
+        pace += f" (budget {budget.usd_per_month:,.2f})"
     default = "the default price, " if budget.usd_per_hour == Budget().usd_per_hour else ""
     return f"{_cents(totals.cost)} USD, {pace}; at {default}{budget.usd_per_hour:,.2f} USD a machine hour"
 

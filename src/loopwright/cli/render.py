@@ -662,7 +662,7 @@ def _outcomes(value: OutcomesReport) -> RenderableType:
     return _facts(
         f"{value.loop}: outcomes",
         [
-            *([("accepted now", f"{value.accepted:,} rows, {value.quarantined:,} to quarantine")] if delivered else []),
+            *([("accepted now", f"{_count(value.accepted, 'row')}, {value.quarantined:,} to quarantine")] if delivered else []),
             ("outcomes so far", value.outcomes),
             ("  matched", f"{value.matched:,} belong to a prediction"),
             (
