@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.deploy.loops import EVER, LOOP, NOW, NOW_US, flight, opened, package
@@ -166,7 +167,18 @@ def test_event_time_may_be_left_out(home: Home, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("in.csv", "flight,origin\nUA1,JFK\n", "column 'delay' is missing"),
+        (
+            "in.csv",
+            "flight,origin,Dealy\nUA1,JFK,3\n",
+            "schema is not that of the requests of loop 'late-arrival': column 'delay' is missing: the nearest name in the file is 'Dealy', ",
+        ),
+        (
+            "in.csv",
+            "UA1,JFK,3\n",
+            "column 'delay' is missing: add it.*'UA1', 'JFK', '3': if the first line is a row of data, give --names",
+        ),
+        ("in.jsonl", '{"Flight": "UA1"}\n', "column 'flight' is missing: the nearest name in the file is 'Flight', rename it"),
+        ("in.csv", "\n\n", "in.csv cannot be predicted: it is empty"),
         ("in.csv", "", "in.csv cannot be predicted: it is empty"),
     ],
 )
@@ -175,6 +187,17 @@ def test_unusable_file_is_refused_by_name(home: Home, tmp_path: Path, name: str,
     with pytest.raises(UsageError, match=message):
         predict(home, LOOP, tmp_path / name, out=tmp_path / "out.csv")
     assert logged(home) == []
+
+
+def test_file_of_a_header_alone_or_of_another_type_is_answered_or_named(home: Home, tmp_path: Path) -> None:
+    header = write_csv(tmp_path / "in.csv", [flight(0)])
+    header.write_text(header.read_text().splitlines()[0] + "\n")
+    done = predict(home, LOOP, header, out=tmp_path / "out.csv")
+    assert (done.rows, done.refused, len((tmp_path / "out.csv").read_text().splitlines())) == (0, 0, 1)
+    typed = pa.Table.from_pylist([flight(0) | {"delay": [1.0]}])
+    pq.write_table(typed, tmp_path / "in.parquet")
+    with pytest.raises(UsageError, match=r"in.parquet cannot .*column 'delay' is list.* where the contract says float"):
+        predict(home, LOOP, tmp_path / "in.parquet", out=tmp_path / "out.csv")
 
 
 def test_unusable_outputs_are_refused_before_anything_is_read(home: Home, tmp_path: Path) -> None:

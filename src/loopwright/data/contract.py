@@ -5,8 +5,9 @@ column of another type, is a change of schema and refuses the whole source; what
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import msgspec
@@ -81,7 +82,8 @@ def conform(
     numbers = np.arange(1, len(frame) + 1, dtype=np.int64) if rows is None else rows
     frame = plain(frame)
     columns = {n: replace(c, optional=True, nullable=True) if n in (requests or ()) else c for n, c in table.columns.items()}
-    sources = _sources(table, columns, frame, origin.name, absent)
+    whose = f"table {table.name!r}" if requests is None else f"the requests of loop {table.name!r}"
+    sources = _sources(table, columns, frame, origin.name, absent, whose)
     broken: list[_Broken] = []
     kept: dict[str, Any] = {}
     for name, column in columns.items():
@@ -111,17 +113,21 @@ def conform(
     return Conformed(good.filter(pa.array(~wrong)) if wrong.any() else good, bad, counts, np.flatnonzero(~wrong), lacked)
 
 
-def _sources(table: Table, columns: dict[str, Column], frame: pa.Table, source: str, absent: Collection[str]) -> dict[str, str]:
+def _sources(
+    table: Table, columns: dict[str, Column], frame: pa.Table, source: str, absent: Collection[str], whose: str
+) -> dict[str, str]:
     """Column of the contract -> column of the frame it is read from; a column that may be missing and is, is left out."""
     names = frame.column_names
     problems = [f"column {n!r} is there twice" for i, n in enumerate(names) if n in names[:i]]
     found: dict[str, str] = {}
+    missing: list[str] = []
     for name, column in columns.items():
         written = name if column.source is None or column.source not in names else column.source
         if written in names and not column.filled:
             found[name] = written
         elif not (column.filled or column.may_lack or (column.nullable and name in absent)):
-            problems.append(f"column {(name if column.source is None else column.source)!r} is missing")
+            missing.append(name if column.source is None else column.source)
+    problems += _missing(missing, [n for n in names if n not in found.values()])
     if "*" not in table.ignore:
         taken = {*found.values(), *table.ignore, *(n for n, c in columns.items() if c.filled)}
         problems += [
@@ -135,8 +141,27 @@ def _sources(table: Table, columns: dict[str, Column], frame: pa.Table, source: 
             problems += [f"column {written!r} {why}"] if why else []
     if problems:
         more = f" (and {len(problems) - 20} more)" if len(problems) > 20 else ""
-        raise IngestRefused(source, f"its schema is not that of table {table.name!r}: {'; '.join(problems[:20])}{more}")
+        raise IngestRefused(
+            source, f"its schema is not that of {whose}: {'; '.join(problems[:20])}{more}{_header(found, names)}"
+        )
     return found
+
+
+def _missing(missing: list[str], names: list[str]) -> list[str]:
+    """What to say of each column that a file lacks: what it may be called there, of the names that are no other's."""
+    plain_names = {n.casefold().replace(" ", "_").replace("-", "_"): n for n in names}
+    problems = []
+    for name in missing:
+        near = [plain_names[n] for n in get_close_matches(name.casefold(), plain_names, 1)]
+        advice = f"the nearest name in the file is {near[0]!r}, rename it" if near else "add it"
+        problems.append(f"column {name!r} is missing: {advice}")
+    return problems
+
+
+def _header(found: Mapping[str, str], names: list[str]) -> str:
+    """What to do about a file that has no column of a contract at all."""
+    shown = ", ".join(repr(n[:40]) for n in names[:5]) + (" ..." if len(names) > 5 else "")
+    return "" if found else f"; its columns are {shown}: if the first line is a row of data, give --names"
 
 
 def _filled(column: Column, origin: Origin, numbers: npt.NDArray[np.int64]) -> pa.ChunkedArray:
