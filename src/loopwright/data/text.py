@@ -1,7 +1,8 @@
 """The bytes of a text file as UTF-8: unpacked, its encoding detected, and a file of another kind named as what it is.
 
 Detection is by strict decoding, in this order: byte order mark, UTF-16 by its zero bytes, UTF-8, Windows-1252 (which holds
-ISO 8859-1). Bytes that make no plausible Windows-1252 are refused: any single-byte encoding decodes, so a guess would be silent.
+ISO 8859-1). Windows-1252 is taken only where what is above ASCII reads as text in it, and refused in doubt: any single-byte
+encoding decodes, so a guess would be silent.
 """
 
 import codecs
@@ -9,10 +10,12 @@ import gzip
 import io
 import re
 import sys
+import unicodedata
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +61,32 @@ _NOT_WESTERN = re.compile(
     rb"[\x80-\xff]{4,}|[A-Za-z][\x82\x84\x86-\x89\x8b\x93\x94\x98\x99\xa1-\xa8\xab\xac\xaf\xb1-\xb4\xb6\xb8\xb9\xbb-\xbf][a-z]"
     rb"|[a-z][\x8a\x8c\x8e\x9f\xc0-\xd6\xd8-\xde](?![A-Z])|[\x81\x8d\x8f\x90\x9d]"
 )
+
+
+_RUN = re.compile(rb"([\0-\x7f]?)([\x80-\xff]+)(?=([\0-\x7f]?))")
+_LETTERS = rb"[\x8a\x8c\x8e\x9a\x9c\x9e\x9f\xc0-\xd6\xd8-\xf6\xf8-\xff]{1,3}"
+_MARKS_IN_TEXT = rb"[\x82\x84\x85\x8b\x91-\x97\x9b\xa0\xab\xbb]"
+_WESTERN = re.compile(
+    rb"(?s)[A-Za-z]\x92?"
+    + _LETTERS
+    + _MARKS_IN_TEXT
+    + rb"?[\0-\x7f]|[\0-\x7f]"
+    + _MARKS_IN_TEXT
+    + rb"?"
+    + _LETTERS
+    + rb"[A-Za-z']"
+    rb"|[A-Za-z]\x92[A-Za-z]|[\d ]\xb0.|.\xb0[CFKNSEW]|[^A-Za-z]\x80[^A-Za-z]|.[\xa3\xa5\xa7\xb1][\d ]|[A-Za-z][\xb2\xb3][^A-Za-z]"
+    rb"|.\xb5[gmsSlLMAVFW]|[\d ][\xbc-\xbe].|[A-Za-z\d][\x99\xaa\xae\xba][^A-Za-z]|[\d ]\xd7[\d ]|[\s\d][\x96\x97][\s\d]"
+)
+"""High bytes with their neighbours that read as Windows-1252: letters at a letter, signs where one writes them."""
+_NEUTRAL = re.compile(
+    rb"(?s)[^A-Za-z][\x80-\xff][^A-Za-z@\[\\\]^_`{}~]|[^A-Za-z\d][\x82\x84\x8b\x91\x93\xa1\xab\xbf][A-Za-z]"
+    rb"|[\w.!?%)][\x85\x92\x94\x9b\xa0\xbb].|.\xa0.|." + _MARKS_IN_TEXT + rb"{2,3}."
+)
+"""High bytes that Windows-1252 and other encodings have alike: no evidence."""
+
+CANDIDATES = ("shift_jis", "euc_jp", "euc_kr", "gb18030", "big5", "cp1250", "cp1251", "cp1253", "koi8-r", "iso-8859-2", "mac-roman", "cp437", "cp1252")  # fmt: skip
+"""Encodings that are tried to name those that a file may have."""
 
 
 class Text(NamedTuple):
@@ -114,9 +143,9 @@ def _wide(start: bytes) -> str:
 
 
 def _narrow(path: Path, name: str) -> str:
-    """UTF-8 where all of the file is, else Windows-1252. Raises IngestRefused where it is neither."""
+    """UTF-8 where all of the file is, else Windows-1252 where that reads as text. Raises IngestRefused where it is neither."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    words, odd, utf8 = 0, 0, True
+    runs, odd, utf8 = Counter[bytes](), 0, True
     with unpacked(path, name) as data:
         while chunk := data.read(_CHUNK):
             if utf8:
@@ -124,19 +153,39 @@ def _narrow(path: Path, name: str) -> str:
                     decoder.decode(chunk)
                 except UnicodeDecodeError:
                     utf8 = False
-            if not chunk.isascii():
-                words += len(re.findall(rb"[\x80-\xff]+", chunk)) if words < _CHUNK else 0
-                odd += len(_NOT_WESTERN.findall(chunk)) if odd < _CHUNK else 0
-    cut_short = bool(decoder.getstate()[0])
-    if utf8 and not cut_short:
+            if not chunk.isascii() and runs.total() < _CHUNK:
+                runs.update((before or b"\n") + run + (after or b"\n") for before, run, after in _RUN.findall(chunk))
+                odd += len(_NOT_WESTERN.findall(chunk))
+    if utf8 and not decoder.getstate()[0]:
         return "utf-8"
-    if odd > words / 20:
+    western = sum(n for run, n in runs.items() if _WESTERN.fullmatch(run))
+    neutral = sum(n for run, n in runs.items() if not _WESTERN.fullmatch(run) and _NEUTRAL.fullmatch(run))
+    if not western or max(odd, runs.total() - western - neutral) > runs.total() / 20:
+        near = ", ".join(_candidates(path, name))
         raise IngestRefused(
             name,
-            "it is not UTF-8, and does not look like Windows-1252: name its encoding with --encoding, e.g. cp1250, cp1251, "
-            "iso-8859-2, mac-roman, cp437, shift_jis, gb18030",
+            "it is not UTF-8, and does not look like Windows-1252: name its encoding with --encoding; "
+            + (f"its bytes are lawful in {near}" if near else "e.g. cp1250, iso-8859-2, shift_jis"),
         )
     return "cp1252"
+
+
+def _candidates(path: Path, name: str) -> list[str]:
+    """The encodings in which the start of a file decodes to letters and signs, without control characters."""
+    with unpacked(path, name) as data:
+        start = data.read(65536)
+    found = []
+    for encoding in CANDIDATES:
+        with suppress(UnicodeDecodeError):
+            text = codecs.getincrementaldecoder(encoding)("strict").decode(start)
+            high = [c for c in text if not c.isascii()]
+            if (
+                high
+                and 2 * sum(c.isalpha() for c in high) > len(high)
+                and not any(unicodedata.category(c)[0] == "C" for c in high)
+            ):
+                found.append(encoding)
+    return found
 
 
 # --- unpacking -------------------------------------------------------------------------------------------------------
