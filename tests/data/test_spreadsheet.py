@@ -1,4 +1,5 @@
 import sys
+import zipfile
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,68 @@ def test_damaged_workbook_is_refused(tmp_path: Path) -> None:
 def test_folder_of_workbooks_is_a_source(tmp_path: Path) -> None:
     path = workbook(tmp_path / "sales.xlsx", Data=ROWS)
     assert expand(tmp_path) == [path]
+
+
+def with_part(path: Path, part: str, content: bytes) -> Path:
+    """The same workbook with another content of one part."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in (parts | {part: content}).items():
+            archive.writestr(name, data)
+    return path
+
+
+SPREADSHEET = b'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+
+
+def of_sheet(path: Path, rows: bytes) -> Path:
+    sheet = b"<worksheet %b><sheetData>%b</sheetData></worksheet>" % (SPREADSHEET, rows)
+    return with_part(workbook(path, Data=ROWS), "xl/worksheets/sheet1.xml", sheet)
+
+
+@pytest.mark.parametrize("runs", [1, 20_000], ids=["one text", "rich text"])
+@pytest.mark.parametrize("shared", [False, True], ids=["inline", "shared"])
+def test_workbook_with_a_huge_cell_is_refused_before_it_is_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, runs: int
+) -> None:
+    monkeypatch.setattr("openpyxl.load_workbook", lambda *_, **__: pytest.fail("openpyxl holds a whole cell"))
+    text = b"".join([b"<r><t>" + b"x" * ((4 << 20) // runs) + b"</t></r>"] * runs)
+    if shared:
+        path = workbook(tmp_path / "a.xlsx", Data=ROWS)
+        with_part(path, "xl/sharedStrings.xml", b"<sst %b><si>%b</si></sst>" % (SPREADSHEET, text))
+    else:
+        path = of_sheet(tmp_path / "a.xlsx", b'<row r="1"><c t="inlineStr"><is>%b</is></c></row>' % text)
+    with pytest.raises(IngestRefused, match=r"a cell of it has more than 1 MiB .*; shorten it, or save the sheet as CSV"):
+        open_source(path).whole()
+
+
+def test_workbook_whose_texts_do_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = b"<sst %b><si><t>a</t></si></sst>" % SPREADSHEET
+    path = with_part(workbook(tmp_path / "a.xlsx", Data=ROWS), "xl/sharedStrings.xml", texts)
+    assert len(open_source(path).whole().frame) == 3
+    monkeypatch.setattr("loopwright.data.spreadsheet.MAX_SHARED", 50)
+    with pytest.raises(IngestRefused, match="the texts of its cells unpack to 0 MiB, more than 0; split it, or save it as CSV"):
+        open_source(path).whole()
+
+
+@pytest.mark.parametrize("bound", ["_CELLS", "_CHARACTERS"])
+def test_wide_or_long_rows_of_a_workbook_come_in_smaller_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    rows = [["id", "text"], *([i, "x" * 100] for i in range(500))]
+    source = open_source(workbook(tmp_path / "a.xlsx", Data=rows))
+    whole = source.whole()
+    monkeypatch.setattr(f"loopwright.data.spreadsheet.{bound}", 100)
+    batches = list(source.batches())
+    assert len(batches) >= 10
+    assert source.whole().frame.equals(whole.frame)
+    assert source.whole().rows.tolist() == whole.rows.tolist()
+
+
+@pytest.mark.slow
+def test_workbook_of_a_million_cells_is_read(tmp_path: Path) -> None:
+    row = b"".join(b'<c t="inlineStr"><is><t>some text %d</t></is></c><c><v>%d.5</v></c>' % (i, i) for i in range(5))
+    header = b"".join(b'<c t="inlineStr"><is><t>c%d</t></is></c>' % i for i in range(10))
+    sheet = b"<row>%b</row>" % header + (b"<row>%b</row>" % row) * 100_000
+    assert sum(len(b.frame) for b in open_source(of_sheet(tmp_path / "a.xlsx", sheet)).batches()) == 100_000

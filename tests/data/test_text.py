@@ -71,8 +71,8 @@ WORDS = {
     "cp1252": "Genève Zürich José São Köln Málaga Århus Ærø Øresund naïve créée façade Šabac œuvre États-Unis Île MÜNCHEN Gießen d’été l’Île "
     "20°C 5€ £5 m³ µg Nº señora Åse Garðabær",
     "shift_jis": "東京 大阪 山田 田中 鈴木 佐藤 男 女 日 本 中 名 テスト カタカナ ひらがな 会社 ｱｲｳ はい いいえ 晴れ 雨 曇り 月 火 木 金 札幌",
-    "euc_kr": "서울 부산 김 이 박 남 여 예 아니오 대구 인천 맑음 비 한국 월 화 수 목 금",
-    "gb18030": "北京 上海 男 女 是 否 张三 李四 王 晴 雨 广州 深圳 一 二 三 人民 好",
+    "euc_kr": "서울 부산 김 이 박 남 여 예 아니오 대구 인천 맑음 비 한국 월 수 목 금",
+    "gb18030": "北京 上海 男 是 否 张三 李四 王 晴 雨 广州 深圳 二 三 人民 好",
     "big5": "台北 高雄 男 女 是 否 大 小 中 王 李 陳 林 晴 雨 台中 一 二 三 人",
     "euc_jp": "東京 大阪 男 女 はい いいえ 山田 日 本",
     "cp1251": "Москва да нет Иванов и Пермь муж жен М Ж",
@@ -81,7 +81,10 @@ WORDS = {
 
 @pytest.mark.parametrize("encoding", WORDS)
 def test_encoding_of_a_file_of_one_word_is_no_guess(tmp_path: Path, encoding: str) -> None:
-    """Any bytes decode as Windows-1252: a word of another script is refused, its encoding among the candidates; a Western one is read."""
+    """Any bytes decode as Windows-1252: a word of another script is refused, its encoding among the candidates; a Western one is read.
+
+    Left out are words whose bytes are lawful UTF-8 as well, e.g. 女 in GBK.
+    """
     for word in WORDS[encoding].split():
         data = f"id,name,x\n1,{word},3\n2,{word},4\n".encode(encoding)
         if encoding == "cp1252":

@@ -1,6 +1,7 @@
 """Excel workbooks (.xlsx, .xlsm) as batches of text: one sheet, its dates as ISO 8601. Needs the extra `excel`."""
 
 import datetime as dt
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +14,22 @@ import pyarrow as pa
 
 from loopwright.data.csv_text import bad_lines
 from loopwright.data.header import check_columns, column_names
-from loopwright.data.opened import Batch, Reading
+from loopwright.data.opened import BATCH_BYTES, Batch, Reading
 from loopwright.data.text import refusing
 from loopwright.records.errors import ExtraMissing, IngestRefused
 
 MAX_UNPACKED = 2 << 30
-"""Bytes that a workbook may unpack to: openpyxl holds its texts in memory."""
+"""Bytes that a workbook may unpack to."""
+MAX_SHARED = 256 << 20
+"""Bytes that the texts of its cells may unpack to: openpyxl holds them in memory."""
+MAX_CELL = 1 << 20
+"""Bytes of XML that a cell may have; Excel itself holds up to 32,767 characters."""
 
-_ROWS = 20_000
+_ROWS, _CELLS, _CHARACTERS = 20_000, 2_000_000, BATCH_BYTES
+"""What a batch has at most: rows, and cells or characters where rows are wide or long."""
+
+_TEXT = re.compile(rb"<(\w+:)?t[ />]")
+_CELL_END = re.compile(rb"</(\w+:)?(c|si|comment|threadedComment|p)>")
 
 
 def is_workbook(path: Path) -> bool:
@@ -57,9 +66,7 @@ def _opened(path: Path, name: str) -> Iterator[Any]:
         import openpyxl  # here: an extra, which only workbooks need
     except ImportError as error:
         raise ExtraMissing("excel", f"{name} is an Excel workbook: reading it") from error
-    with zipfile.ZipFile(path) as archive:
-        if sum(i.file_size for i in archive.infolist()) > MAX_UNPACKED:
-            raise IngestRefused(name, f"it unpacks to more than {MAX_UNPACKED >> 30} GiB; split it, or save it as CSV")
+    _check_size(path, name)
     with path.open("rb") as file:  # of a path, openpyxl looks at the suffix
         try:
             book = openpyxl.load_workbook(file, read_only=True, data_only=True)
@@ -74,6 +81,24 @@ def _opened(path: Path, name: str) -> Iterator[Any]:
             yield book
         finally:
             book.close()
+
+
+def _check_size(path: Path, name: str) -> None:
+    """Refuse what would not fit into memory, before openpyxl reads it: its parser holds a whole cell, whatever its size."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(i.file_size for i in archive.infolist()) > MAX_UNPACKED:
+            raise IngestRefused(name, f"it unpacks to more than {MAX_UNPACKED >> 30} GiB; split it, or save it as CSV")
+        for part in archive.infolist():
+            if part.filename.lower().endswith("sharedstrings.xml") and part.file_size > MAX_SHARED:
+                why = f"the texts of its cells unpack to {part.file_size >> 20} MiB, more than {MAX_SHARED >> 20}"
+                raise IngestRefused(name, f"{why}; split it, or save it as CSV")
+            if part.file_size < MAX_CELL or not part.filename.lower().endswith(".xml"):
+                continue
+            with archive.open(part) as content:
+                while len(window := content.read(MAX_CELL)) == MAX_CELL:
+                    if b"<" not in window or (_TEXT.search(window) and not _CELL_END.search(window)):
+                        why = f"a cell of it has more than {MAX_CELL >> 20} MiB (Excel holds up to 32,767 characters)"
+                        raise IngestRefused(name, f"{why}; shorten it, or save the sheet as CSV")
 
 
 def _sheet(book: Any, asked: str, name: str) -> Any:
@@ -108,7 +133,7 @@ def _text(value: Any) -> str | None:
 def _batches(names: list[str], rows: Iterator[tuple[int, list[str | None]]], before: int, total: int) -> Iterator[Batch]:
     """Rows in batches; `before` is the number of the last row of the sheet that is no data."""
     width, batches = len(names), 0
-    while (part := list(islice(rows, _ROWS))) or not batches:
+    while (part := _part(rows)) or not batches:
         wide = [(n - before, row) for n, row in part if any(row[width:])]
         good = [
             (n - before, [*row[:width], *[None] * (width - len(row))]) for n, row in part if any(row) and not any(row[width:])
@@ -118,3 +143,14 @@ def _batches(names: list[str], rows: Iterator[tuple[int, list[str | None]]], bef
         batches += 1
         done = min(part[-1][0] / total, 0.99) if part and total else 0.99
         yield Batch(pa.table(columns, names=names), np.array([n for n, _ in good], dtype=np.int64), bad_lines(bad), done)
+
+
+def _part(rows: Iterator[tuple[int, list[str | None]]]) -> list[tuple[int, list[str | None]]]:
+    """The next rows, as many as a batch may have."""
+    part, cells, characters = [], 0, 0
+    for number, row in rows:
+        part.append((number, row))
+        cells, characters = cells + len(row), characters + sum(map(len, filter(None, row)))
+        if len(part) >= _ROWS or cells >= _CELLS or characters >= _CHARACTERS:
+            break
+    return part
