@@ -24,7 +24,7 @@ HEAVY = {
 }  # fmt: skip
 
 # What a command that only looks never loads, unless predictions were committed to Delta.
-ENGINES = HEAVY - {"rich", "sqlalchemy", "typer"} | {"numpy", "onnx", "onnxruntime", "pydantic"}
+ENGINES = HEAVY - {"rich", "sqlalchemy", "typer"} | {"numpy", "onnx", "onnxruntime", "pydantic", "redis"}
 
 # The prediction path: server -> deploy -> records.
 LIGHT = (
@@ -146,6 +146,39 @@ def test_commands_that_look_at_tables_load_what_they_need(tmp_path: Path, argume
     done = run_listing_engines(*arguments, *home_option)
     loaded = set(ast.literal_eval(done.stderr.splitlines()[-1]))
     assert loaded <= LOOKS_AT_TABLES[arguments]
+
+
+CHECKED = """
+from loopwright import Candidate, Column, Heuristic, Loop, Objective, Outcome, Scope, Table
+from sklearn.linear_model import LogisticRegression
+
+orders = Table("orders", {"order": Column("string"), "at": Column("timestamp"), "amount": Column("float")}, ["order"], "at")
+returns = Table("returns", {"order": Column("string"), "at": Column("timestamp"), "returned": Column("boolean")}, ["order"], "at")
+
+def simple():
+    return LogisticRegression()
+
+def searched(trial):
+    return LogisticRegression(C=trial.suggest_float("C", 0.1, 10.0))
+
+loop = Loop(
+    name="returns",
+    scope=Scope(problem="Which orders come back?", heuristic=Heuristic(lambda f: f.amount > 100),
+                objectives=[Objective("catch them", "sales", "average_precision", at_least=0.2)]),
+    requests=orders, outcome=Outcome(returns, "returned"), features=lambda f: {"amount": f.amount},
+    candidates=[Candidate("simple", CANDIDATE)],
+)
+"""
+
+
+@pytest.mark.parametrize(("candidate", "needed"), [("simple", set()), ("searched", {"optuna"})])
+def test_check_loads_the_libraries_of_its_candidates(tmp_path: Path, candidate: str, needed: set[str]) -> None:
+    """Also not those that Optuna loads where they are installed: redis, and OpenTelemetry behind it."""
+    (tmp_path / "loop.py").write_text(CHECKED.replace("CANDIDATE", candidate))
+    done = run_listing_engines("check", str(tmp_path), "--home", str(tmp_path / "home"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    loaded = set(ast.literal_eval(done.stderr.splitlines()[-1]))
+    assert loaded & {"lightgbm", "opentelemetry", "optuna", "pydantic", "redis", "skl2onnx"} == needed
 
 
 @pytest.mark.parametrize("module", modules(), ids=lambda p: str(p.relative_to(SOURCE)))

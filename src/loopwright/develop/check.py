@@ -22,13 +22,14 @@ from loopwright.records.split import Split
 class GraphsChecked(msgspec.Struct, frozen=True):
     """One item (name, whether it is well, detail) per thing looked at, the names of the features, and which items are doubtful.
 
-    `used` are the columns that graphs use; None where some code could not be traced.
+    `used` are the columns that graphs use; None where some code could not be traced. `traced` are the features, where they could.
     """
 
     items: list[tuple[str, bool, str]]
     features: list[str]
     doubtful: set[str] = set()
     used: set[str] | None = None
+    traced: Traced | None = None
 
 
 def check(
@@ -89,7 +90,9 @@ def check(
         items.append((name, error is None or doubted, _verdict(candidate, reason(error) if error else "", doubted=doubted)))
     wrong = [why for o in objectives if (why := metrics.problem(o.metric, [s.name for s in slices], outcome))]
     items.append(("objectives", not wrong, "; ".join(wrong) or f"{len(objectives)} with metrics that can be measured"))
-    return GraphsChecked(items, found[0].order if found else [], doubtful, columns_used if traced else None)
+    return GraphsChecked(
+        items, found[0].order if found else [], doubtful, columns_used if traced else None, found[0] if found else None
+    )
 
 
 def _real(

@@ -11,13 +11,14 @@ What each task wants of an estimator, and the truth it is fitted on (as the exam
 """
 
 import inspect
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
-import optuna
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
@@ -65,9 +66,11 @@ def make(candidate: Candidate, trial: Any, seed: int) -> Any:
         )
     try:
         estimator = candidate.estimator(trial) if candidate.takes_trial else candidate.estimator()
-    except (LoopwrightError, optuna.TrialPruned):
+    except LoopwrightError:
         raise
     except (Exception, SystemExit) as error:  # the user's code raises what it likes
+        if _is_pruned(error):
+            raise
         raise DeclarationInvalid(f"candidate {candidate.name}", [("estimator", f"{type(error).__name__}: {error}")]) from error
     if hasattr(estimator, "get_params"):
         open_seeds = {k: seed for k, v in estimator.get_params(deep=True).items() if k.endswith("random_state") and v is None}
@@ -227,14 +230,36 @@ def search(
 
 def fixed(candidate: Candidate, params: Mapping[str, Any]) -> Any:
     """A trial that answers with given hyper-parameters."""
-    return optuna.trial.FixedTrial(dict(params))
+    return _optuna().trial.FixedTrial(dict(params))
+
+
+def _optuna() -> Any:
+    """Optuna, loaded for a candidate that is searched; alone, without redis, for a storage of studies that is not used here.
+
+    With OpenTelemetry behind it redis takes as long as Optuna. It is hidden only while no other thread could import it.
+    """
+    hidden = threading.active_count() == 1 and "redis" not in sys.modules
+    if hidden:
+        sys.modules["redis"] = None  # type: ignore[assignment]  # an import of it fails, and Optuna goes without
+    try:
+        import optuna
+    finally:
+        if hidden:
+            del sys.modules["redis"]
+    return optuna
+
+
+def _is_pruned(error: BaseException) -> bool:
+    optuna = sys.modules.get("optuna")
+    return optuna is not None and isinstance(error, optuna.TrialPruned)
 
 
 def _study(direction: str, seed: int) -> Any:
+    optuna = _optuna()
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=seed))  # type: ignore[arg-type]  # a literal to the stubs
+        return optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=seed))
     finally:
         if verbosity > optuna.logging.WARNING:
             optuna.logging.set_verbosity(verbosity)

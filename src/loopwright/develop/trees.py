@@ -4,11 +4,11 @@ Every tree says in each node which way a NaN goes. LightGBM takes it for 0 where
 """
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from lightgbm import LGBMModel
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import (
     ExtraTreesClassifier,
@@ -104,14 +104,24 @@ _HISTOGRAM = (HistGradientBoostingClassifier, HistGradientBoostingRegressor)
 
 def reads(kind: type) -> bool:
     """Whether estimators of a kind are models of trees."""
-    return issubclass(kind, (*_FORESTS, *_GRADIENT, *_HISTOGRAM, LGBMModel)) or kind.__module__.split(".")[0] == "xgboost"
+    return (
+        issubclass(kind, (*_FORESTS, *_GRADIENT, *_HISTOGRAM))
+        or _of_lightgbm(kind)
+        or kind.__module__.split(".")[0] == "xgboost"
+    )
+
+
+def _of_lightgbm(kind: type) -> bool:
+    """Whether a kind is an estimator of LightGBM, or made from one. Who has one has loaded LightGBM; others need not."""
+    lightgbm = sys.modules.get("lightgbm")
+    return lightgbm is not None and issubclass(kind, lightgbm.LGBMModel)
 
 
 def read(part: Any) -> Model | None:
     """A fitted part as a model of trees, where it is one. Raises ValueError for what has no exact form."""
     if not reads(type(part)):
         return None
-    if isinstance(part, LGBMModel):
+    if _of_lightgbm(type(part)):
         return of_lightgbm(part)
     if isinstance(part, _GRADIENT):
         return of_gradient(part)

@@ -55,7 +55,6 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
     """
     from loopwright.data.ingest import contract_problems
     from loopwright.develop.check import check as check_graphs
-    from loopwright.develop.features import trace
 
     declared, _ = loop_with_code(home, loop)
     items = [
@@ -103,8 +102,7 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
     if declared.fleet is not None:
         items.append(_segments(home, declared.requests, declared.fleet))
     sample: list[SampleRow] = []
-    if found.features:
-        traced = trace(declared.features, declared.columns)
+    if (traced := found.traced) is not None:
         if seen.refused:
             items.append(CheckItem(name="examples", ok=not seen.is_wrong, detail=seen.refused, warning=not seen.is_wrong))
         elif seen.examples is not None:

@@ -19,8 +19,6 @@ import onnx
 import onnx.inliner
 import onnxruntime as ort
 import spox
-from skl2onnx import convert_sklearn
-from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 from sklearn.base import is_classifier
 from sklearn.feature_selection import SelectorMixin
 
@@ -96,6 +94,9 @@ def choice(part: Any, x: Any) -> Any:
 
 def foreign(part: Any, x: Any) -> Any:
     """A part by skl2onnx: its last output, float64; in float64 where its converter and the runtime can."""
+    from skl2onnx import convert_sklearn  # here: few parts need it, and it loads much of scikit-learn
+    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
+
     options = {id(part): {"zipmap": False}} if is_classifier(part) else None
     failed: Exception | None = None
     for kind, given in ((DoubleTensorType, wide(x)), (FloatTensorType, single(x))):
