@@ -95,7 +95,9 @@ neither HTTP nor exit codes, the doors translate. Over HTTP and with `--json` an
 DECLARATIONS_PAGE = """# Declarations
 
 What a loop file declares: every class, every field, its type, its default and what it means. All are imported from
-`loopwright`, all are frozen, and each refuses wrong values at once, naming every field that is wrong. Durations are texts:
+`loopwright`, all are frozen, and each refuses wrong values at once, naming every field that is wrong. A text is not empty where it is
+needed, has at most 200 characters (a problem or description 5,000; SQL, categories and names in sources 10,000) and none that cannot be
+seen; no element of a list is there twice. Durations are texts:
 `250ms`, `90s`, `15m`, `3h`, `7d`, `2w`, or a sum such as `1d 12h`. The examples share these tables:
 
 ```python

@@ -154,7 +154,7 @@ def test_row_ids_are_request_ids(home: Home, tmp_path: Path) -> None:
     assert "answered before, for another request" in errors[3]
     assert "the same id as row 5" in errors[5]
     assert len(logged(home)) == 6
-    with pytest.raises(UsageError, match="--id nothing: the file has no such column"):
+    with pytest.raises(UsageError, match="--id 'nothing': there is no such column"):
         predict(home, LOOP, tmp_path / "b.csv", out=tmp_path / "c.jsonl", id="nothing")
 
 

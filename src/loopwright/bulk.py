@@ -28,7 +28,7 @@ from loopwright.deploy.router import Ask, Router
 from loopwright.deploy.services import InService, Watcher
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Table
-from loopwright.records.errors import IngestRefused, LoopwrightError, NotFound, Unavailable, UsageError
+from loopwright.records.errors import ColumnUnknown, IngestRefused, LoopwrightError, NotFound, Unavailable, UsageError
 from loopwright.records.file_lock import FileLock
 from loopwright.records.home import Home
 from loopwright.records.ids import digest, trace_id_of
@@ -212,9 +212,7 @@ class _Job:
         if not self._id_column:
             return [f"{self._prefix}{number:010x}" for number in chunk.numbers.tolist()]
         if self._id_column not in chunk.frame.column_names:
-            raise UsageError(
-                f"--id {self._id_column}: the file has no such column; it has {', '.join(chunk.frame.column_names)}"
-            )
+            raise ColumnUnknown("--id", self._id_column, chunk.frame.column_names)
         names = chunk.frame[self._id_column].cast(pa.string()).to_pylist()
         return [trace_id_of(name) if name else None for name in names]
 

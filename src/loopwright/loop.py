@@ -34,8 +34,7 @@ from loopwright.records.declarations import (
     declaration_digest,
     to_builtins,
 )
-from loopwright.records.errors import Damaged, DeclarationInvalid, LoopNotFound, LoopwrightError, first_line
-from loopwright.records.ids import NAME
+from loopwright.records.errors import Damaged, DeclarationInvalid, LoopFileNotFound, LoopwrightError, first_line
 from loopwright.records.turns import LoopRecord
 
 SEGMENT_TYPES = ("string", "integer", "boolean")
@@ -95,14 +94,10 @@ class Loop(Declaration, frozen=True, kw_only=True):
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
         found: list[tuple[str, str]] = []
-        if not NAME.fullmatch(self.name):
-            found.append(("name", f"{self.name[:80]!r}: use 1 to 64 of a-z 0-9 . _ - beginning with a letter or digit"))
         if not callable(self.features) and not isinstance(self.features, str):
             found.append(("features", f"must be a function, not {type(self.features).__name__}"))
-        if not self.candidates:
-            found.append(("candidates", "declare at least one, or there is nothing to compare the heuristic with"))
-        names = [self.scope.heuristic.name, *(c.name for c in self.candidates)]
-        found += [("candidates", f"two candidates are called {n!r}") for i, n in enumerate(names) if n in names[:i]]
+        rule = self.scope.heuristic.name
+        found += [("candidates", f"{rule!r} is the heuristic's name") for c in self.candidates if c.name == rule]
         found += self._context_problems() + self._column_problems() + self._split_problems()
         found += [(f"requests.columns.{n}", RETIRED) for n in self.requests.retired(sorted(self.named_columns))]
         if set(self.outcome.table.key) != set(self.requests.key):
@@ -210,13 +205,13 @@ def recorded_loop(record: LoopRecord) -> Loop:
 def load_loop(path: str | Path) -> Loop:
     """Import a loop file and return its `loop`.
 
-    Raises LoopNotFound when there is no such file, DeclarationInvalid when it declares nothing usable.
+    Raises LoopFileNotFound when there is no such file, DeclarationInvalid when it declares nothing usable.
     """
     file = Path(path)
     if file.is_dir():
         file = file / "loop.py"
     if not file.is_file():
-        raise LoopNotFound(str(path))
+        raise LoopFileNotFound(file)
     module = _imported(file.absolute())
     loop = getattr(module, "loop", None)
     if not isinstance(loop, Loop):
@@ -229,7 +224,7 @@ def _imported(file: Path) -> ModuleType:
     name = f"loopwright_loop_{file.parent.name}_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise LoopNotFound(str(file))
+        raise LoopFileNotFound(file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     sys.path.insert(0, str(file.parent))

@@ -99,6 +99,12 @@ def workspace(home: Home, loop: Loop, start: datetime, folder: Path) -> Home:
     return scratch
 
 
+def check_policy(policy: str) -> None:
+    """Raise UsageError for a policy that is none."""
+    if policy not in POLICIES:
+        raise UsageError(f"no policy {policy[:80]!r}: one of {', '.join(POLICIES)}")
+
+
 def replay(
     home: Home,
     loop: Loop,
@@ -113,8 +119,7 @@ def replay(
 
     The first turn trains on what was known at `start`. Raises UsageError for an unknown policy or an empty stretch.
     """
-    if policy not in POLICIES:
-        raise UsageError(f"no policy {policy!r}: one of {', '.join(POLICIES)}")
+    check_policy(policy)
     if not isinstance(home.clock, SimulatedClock):
         raise UsageError("a replay needs a home on a simulated clock")
     progress = progress or Silent()

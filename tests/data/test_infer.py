@@ -132,9 +132,9 @@ def test_typed_frames_keep_their_types() -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"time": "absent"}, "no column 'absent'"),
+        ({"time": "absent"}, "'absent': there is no such column"),
         ({"time": "visits"}, "'visits' is not a time"),
-        ({"key": "absent"}, "no column 'absent'"),
+        ({"key": "absent"}, "'absent': there is no such column"),
     ],
 )
 def test_columns_that_are_not_there_are_named(file: Path, given: dict[str, Any], why: str) -> None:

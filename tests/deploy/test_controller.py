@@ -116,7 +116,7 @@ def test_rollbacks_that_lead_nowhere(home: Home) -> None:
         controller.rollback(home, LOOP, why="x")
     for never_served in (unused.digest[:8], "whenever"):
         with pytest.raises(
-            PackageNotFound, match=f"no package that served and no time '{never_served}' - .*loopwright history"
+            PackageNotFound, match=f"no package that served and no moment '{never_served}' - .*loopwright history"
         ):
             controller.rollback(home, LOOP, to=never_served, why="x")
     with pytest.raises(NotFound, match="the first one was at"):

@@ -92,7 +92,7 @@ def test_every_wrong_field_is_named_at_once() -> None:
         return Table("Weather!", columns, ["origin", "gate"], "at", known_time="seen", known_after="soon")
 
     assert fields(wrong) == [
-        "known_after", "name", "key", "known_time", "columns.at", "columns.1st", "columns._x", "key.origin",
+        "name", "columns.1st", "columns._x", "known_after", "key", "known_time", "columns.at", "key.origin",
     ]  # fmt: skip
 
 
@@ -108,12 +108,12 @@ def test_every_wrong_field_is_named_at_once() -> None:
             lambda: Scope(problem="p", objectives=[Objective("a", "b", "auc", at_least=0.1)] * 2, heuristic=Heuristic(rule)),
             ["objectives[1].name"],
         ),
-        (lambda: Heuristic(3, name="No"), ["rule", "name"]),
+        (lambda: Heuristic(3, name="No"), ["name", "rule"]),
         (lambda: Column("float", categories=["a"]), ["categories"]),
         (lambda: Column("string", minimum=1), ["minimum/maximum"]),
         (lambda: Column("integer", minimum=2, maximum=1), ["minimum"]),
         (lambda: Context(WEATHER, {"carrier": "carrier"}, ["snow"], max_age="old"), ["max_age", "columns", "by"]),
-        (lambda: Outcome(WEATHER, " ", wait="x"), ["wait", "label"]),
+        (lambda: Outcome(WEATHER, " ", wait="x"), ["label", "wait"]),
         (lambda: Slice("Night!", 1), ["name", "of"]),
         (lambda: Candidate("lr", None), ["estimator"]),
         (lambda: Candidate("lr", lambda: None, trials=5), ["trials"]),

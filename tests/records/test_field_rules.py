@@ -4,14 +4,14 @@ import copy
 import functools
 import math
 import sys
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import msgspec
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 from loopwright.loop import Loop
-from loopwright.records import declarations
+from loopwright.records import declarations, metrics
 from loopwright.records.declarations import (
     Aggregate,
     Budget,
@@ -40,9 +40,9 @@ from loopwright.records.declarations import (
     to_builtins,
 )
 from loopwright.records.errors import DeclarationInvalid
-from loopwright.records.field_rules import RULES, Duration, Number
+from loopwright.records.field_rules import ITEMS, KEYS, RULES, UNDIRECTED, Duration, Number
 
-TABLE = Table("orders", {"k": Column("string"), "at": Column("timestamp")}, ["k"], "at")
+TABLE = Table("orders", {"k": Column("string"), "at": Column("timestamp")}, ["k"], "at", known_time="at", ignore=["x"])
 SCOPE = Scope(problem="p", objectives=[Objective("o", "me", "recall", at_least=0.5)], heuristic=Heuristic(lambda f: f.k == "a"))
 WELL: list[Declaration] = [
     SCOPE.objectives[0],
@@ -53,23 +53,30 @@ WELL: list[Declaration] = [
     SCOPE,
     Column("float", minimum=0.0, maximum=1.0),
     Column("array", shape=[2]),
+    Column("string", categories=["a", "b"], tags=["pii"], source="A", missing=["?"]),
+    Column("timestamp", zone="UTC", format="%d/%m/%Y"),
     TABLE,
-    Context(TABLE, {"k": "k"}, [], max_age="1d"),
+    Context(TABLE, {"k": "k"}, ["at"], max_age="1d"),
+    Context(TABLE, {"k": "k"}, {"seen": "at"}),
     Aggregate(name="n", table=TABLE, by={"k": "k"}, function="count", window="1d"),
     Outcome(TABLE, "k", task="regression", quantiles=[0.5]),
+    Outcome(TABLE, {"one": "k", "two": "k"}, task="regression"),
+    Outcome(TABLE, "k", task="ranking", group="k"),
     Slice("s", lambda f: f.k),
     TimeSplit(),
     GroupSplit("k"),
-    StratifiedSplit(),
+    StratifiedSplit("k"),
     Sampling(keep={"true": 0.5}),
     Sampling(weights={"true": 2.0}),
     Fleet(by="k"),
     Candidate("c", LogisticRegression),
-    Guard("recall", tolerance=0.1),
-    Release(),
+    Guard("recall", tolerance=0.1, slices=["s"]),
+    Release(guards=[Guard("recall")]),
     Monitor(),
     Retrain(every="1d", drift=2, decay=0.1, window="1d"),
-    Loop(name="l", scope=SCOPE, requests=TABLE, outcome=Outcome(TABLE, "k"), features=lambda f: {}, candidates=[Candidate("c", LogisticRegression)]),
+    Loop(name="l", scope=SCOPE, requests=TABLE, outcome=Outcome(TABLE, "k"), features=lambda f: {}, candidates=[Candidate("c", LogisticRegression)],
+         context=[Context(TABLE, {"k": "k"}, {"seen": "at"})], aggregates=[Aggregate(name="n", table=TABLE, by={"k": "k"}, function="count", window="1d")],
+         slices=[Slice("s", lambda f: f.k)]),
 ]  # fmt: skip
 """Each declaration, so that every field holds something in one of them."""
 
@@ -109,8 +116,6 @@ TRAINS_NOTHING = {
 }
 """Fields whose change trains nothing as long as the examples are the same."""
 
-TEXT_IS_CHECKED_ELSEWHERE = {"name", "format", "zone", "label", "metric", "decay_metric"}
-
 
 def every_field() -> list[tuple[Declaration, msgspec.structs.FieldInfo]]:
     return [(each, field) for each in WELL for field in msgspec.structs.fields(type(each))]
@@ -119,6 +124,12 @@ def every_field() -> list[tuple[Declaration, msgspec.structs.FieldInfo]]:
 def kinds(annotation: Any) -> set[Any]:
     """The plain types that an annotation names, however nested."""
     return {annotation, *(kind for inner in get_args(annotation) for kind in kinds(inner))}
+
+
+def held(annotation: Any) -> set[Any]:
+    """The same without the keys of dictionaries."""
+    inner = get_args(annotation)[1:] if get_origin(annotation) is dict else get_args(annotation)
+    return {annotation, *(kind for each in inner for kind in held(each))}
 
 
 def changed(value: Any, to: Any) -> Any:
@@ -168,17 +179,93 @@ def test_change_of_a_field_trains_again_or_not_as_listed() -> None:
         assert same == (name in nothing), name
 
 
-def test_every_number_and_duration_has_a_rule_and_every_rule_a_field() -> None:
-    """A new field with a number cannot forget its range; a default that is a duration cannot either."""
+def test_every_field_has_the_rules_of_its_type_and_every_rule_a_field() -> None:
+    """A new field with a number, a text, a list or a dictionary cannot forget what it may hold."""
     ruled = {f"{type(each).__name__}.{field.name}" for each, field in every_field()}
-    assert set(RULES) <= ruled
+    assert set(RULES) | set(KEYS) | set(ITEMS) <= ruled
     for each, field in every_field():
-        rule = RULES.get(f"{type(each).__name__}.{field.name}")
+        name = f"{type(each).__name__}.{field.name}"
         numeric = kinds(field.type) & {int, float}
-        assert isinstance(rule, Number) if numeric else not isinstance(rule, Number), field.name
+        assert isinstance(RULES.get(name), Number) if numeric else not isinstance(RULES.get(name), Number), name
+        assert (bool(numeric) or str in held(field.type)) == (name in RULES), name
+        assert any(get_origin(kind) is list for kind in kinds(field.type)) == (name in ITEMS), name
+        assert any(get_origin(kind) is dict for kind in kinds(field.type)) == (name in KEYS), name
         value = getattr(each, field.name)
-        if isinstance(value, str) and field.name not in TEXT_IS_CHECKED_ELSEWHERE and value[:1].isdigit():
-            assert isinstance(rule, Duration), f"{type(each).__name__}.{field.name}"
+        if isinstance(value, str) and value[:1].isdigit():
+            assert isinstance(RULES[name], Duration), name
+
+
+def texts() -> list[tuple[Declaration, str, Any]]:
+    """Each field that holds a text, with a function that puts another one in its place (also as a key of a dictionary)."""
+    found: list[tuple[Declaration, str, Any]] = []
+    for each, field in every_field():
+        value = getattr(each, field.name)
+        if str in held(field.type) and value not in ([], {}, None):
+            found.append((each, field.name, lambda to, value=value: changed(value, to)))
+        if isinstance(value, dict) and value:
+            found.append((each, field.name, lambda to, value=value: {to: next(iter(value.values()))}))
+    return found
+
+
+def rule_of(each: Declaration, field: str, bad: Any) -> Any:
+    """The rule that a text meets there, of the keys where it became one."""
+    name = f"{type(each).__name__}.{field}"
+    return (
+        KEYS[name] if isinstance(bad, dict) and len(bad) == 1 and next(iter(bad)) not in getattr(each, field) else RULES[name]
+    )
+
+
+@pytest.mark.parametrize("bad", ["", " ", "a\x1b[2Jb", "a\u202eb", "a\x00", "\ud800", "x" * 10_241], ids=ascii)
+def test_text_refuses_what_is_empty_invisible_or_endless(bad: str) -> None:
+    tried = 0
+    for each, field, put in texts():
+        value = put(bad)
+        rule = rule_of(each, field, value)
+        if not rule.problem(bad):  # a text that data hold, or one that is optional
+            assert bad == "" or rule.raw or rule.lines, f"{type(each).__name__}.{field}"
+            assert len(bad) < 10_000
+            assert bad.isascii() or bad.encode()
+            continue
+        tried += 1
+        assert refused(each, field, value), f"{type(each).__name__}.{field} = {bad!r:.40}"
+    assert tried > 20
+
+
+@pytest.mark.parametrize("field", [name for name, items in ITEMS.items() if items.least])
+def test_list_that_needs_an_element_refuses_none(field: str) -> None:
+    kind, _, name = field.partition(".")
+    assert any(refused(each, name, []) for each in WELL if type(each).__name__ == kind)
+
+
+def test_list_refuses_the_same_element_twice() -> None:
+    for each, field in every_field():
+        value = getattr(each, field.name)
+        items = ITEMS.get(f"{type(each).__name__}.{field.name}")
+        if items is not None and isinstance(value, list) and value and not items.repeat:
+            assert refused(each, field.name, [*value, value[0]]), f"{type(each).__name__}.{field.name}"
+
+
+def test_metric_without_direction_guards_and_decays_nothing() -> None:
+    assert all(metrics.METRICS[name].best is None for name in UNDIRECTED)
+    for name in UNDIRECTED:
+        assert refused(Retrain(decay=0.1), "decay_metric", name)
+        assert refused(Guard("recall"), "metric", name)
+    assert not refused(Objective("o", "me", "recall", at_least=0.5), "metric", "positive_rate")
+
+
+def test_zone_refused_names_the_nearest() -> None:
+    with pytest.raises(DeclarationInvalid, match=r"'Europe/Berln' is no zone: did you mean Europe/Berlin"):
+        Column("timestamp", zone="Europe/Berln")
+
+
+def test_wrong_texts_are_named_in_words_that_can_be_printed() -> None:
+    with pytest.raises(DeclarationInvalid) as caught:
+        Column("string", categories=["\ud800", "a", "a"], tags=["\x1b[2J"], source="")
+    assert [tuple(p) for p in caught.value.problems] == [
+        ("categories[2]", "'a' is there twice"),
+        ("categories[0]", r"'\\ud800' holds '\ud800', half of a character: write it as UTF-8"),
+        ("tags[0]", r"'\\x1b[2J' holds characters that cannot be seen: write it without them"),
+    ]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 10**400, -(10**400), "12", True, [[]], None, object()])
@@ -222,7 +309,7 @@ def test_length_of_nothing_is_refused() -> None:
         "Aggregate.window",
     ):
         kind, field = name.split(".")
-        [each] = [w for w in WELL if type(w).__name__ == kind]
+        each = next(w for w in WELL if type(w).__name__ == kind)
         assert refused(each, field, "0d")
         assert refused(each, field, "1ms")
 

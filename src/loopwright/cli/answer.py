@@ -29,7 +29,18 @@ WRITES_TO_SHARE = ("init", "contract", "export")
 """Verbs whose files (source, models for other servers) are shared as the user's umask says; what the others write is as private as home."""
 
 WRONG_USE_ERRORS = (UsageError, NotFound)
-ENVIRONMENT = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+ENVIRONMENT = (
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+)
 """Error numbers that say something about the user's files and disks, not about a fault of this code."""
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.data.draft import Drafted, Target, blank_file, loop_file, target
+from loopwright.data.draft import Drafted, Target, blank_file, check_task, loop_file, target
 from loopwright.data.identifiers import identifies, is_id
 from loopwright.data.infer import Inferred, inferred
 from loopwright.data.known import later
@@ -17,7 +17,8 @@ from loopwright.data.opened import Reading
 from loopwright.data.source import AS_DETECTED
 from loopwright.data.values import flags
 from loopwright.records.declarations import Column, Table
-from loopwright.records.errors import UsageError
+from loopwright.records.errors import ColumnUnknown, UsageError
+from loopwright.records.field_rules import Zone
 from loopwright.records.ids import check_name
 
 REACH = 0.2
@@ -43,10 +44,16 @@ def begin(
     there, or the label is none.
     """
     check_name(name, "loop name")
+    if why := Zone().problem(zone):
+        raise UsageError(f"--zone {why}")
     file = directory / "loop.py"
     if file.exists():
         raise UsageError(f"{file} is there already; `init` makes a new loop")
+    check_task(task)
     if from_file is None:
+        named = {"label": label, "time": time, "key": key, "task": task}
+        if unused := [f"--{option}" for option, value in named.items() if value] + reading.options().split()[:1]:
+            raise UsageError(f"{', '.join(unused)} needs a file: add --from FILE")
         directory.mkdir(parents=True, exist_ok=True)
         file.write_text(blank_file(name), encoding="utf-8")
         steps = [f"describe your data and your problem in {file}", f"loopwright check {directory}"]
@@ -103,7 +110,7 @@ def _drafted(found: Inferred, name: str, label: str, task: str, key: str) -> Dra
         return Drafted(name, table, outcome, found.spread, target("", None, task))
     column = next((n for n, c in table.columns.items() if label in (n, c.source)), None)
     if column is None:
-        raise UsageError(f"there is no column {label!r}; there is {', '.join(table.columns)}")
+        raise ColumnUnknown("--label", label, table.columns)
     if column in (*table.key, table.event_time):
         raise UsageError(f"column {label!r} cannot be the label and {'the key' if column in table.key else 'the time'} as well")
     declared = table.columns[column]

@@ -22,7 +22,7 @@ from loopwright.data.values import Mask, flags, read, unusable
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import IngestRefused
-from loopwright.records.graph import EARLIEST, LATEST
+from loopwright.records.moment import EARLIEST, LATEST
 from loopwright.records.sql_engine import quoted, sql_engine
 
 BAD_SCHEMA = pa.schema([("_row", pa.int64()), ("_reason", pa.string()), ("_raw", pa.string())])

@@ -280,6 +280,12 @@ def _text_of(drafted: Drafted, *, pace: Pace, **given: str) -> str:
     )
 
 
+def check_task(task: str) -> None:
+    """Raise UsageError for a task that a person named and that no label has."""
+    if task not in ("", *_TASKS):
+        raise UsageError(f"--task {task[:80]!r}: one of {', '.join(_TASKS)}")
+
+
 def target(name: str, values: pa.ChunkedArray | None, task: str) -> Target:
     """What is to be predicted, from the column of the label [N] and the `task` where a person names one.
 
@@ -287,8 +293,7 @@ def target(name: str, values: pa.ChunkedArray | None, task: str) -> Target:
     says yes, else the rarer. Words, and whole numbers that are few, are classes. Other numbers are a regression; called
     binary, positive are those above the median. Raises UsageError for a label that is none of these.
     """
-    if task not in ("", *_TASKS):
-        raise UsageError(f"no task {task!r}: one of {', '.join(_TASKS)}")
+    check_task(task)
     if values is None:
         return Target("binary", "happened", None, np.zeros(0, dtype=bool))
     column, known = _sql_name(name), _flags(pc.is_valid(values))

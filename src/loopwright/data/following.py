@@ -16,8 +16,8 @@ from loopwright.data.values import flags, read
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import IngestRefused, UsageError
-from loopwright.records.graph import EARLIEST
 from loopwright.records.lake import foreign
+from loopwright.records.moment import EARLIEST
 
 _COMPARED = ("integer", "float", "timestamp", "string")
 

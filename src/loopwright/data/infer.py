@@ -21,7 +21,7 @@ from loopwright.data.opened import Opened, Reading
 from loopwright.data.source import AS_DETECTED, expand, open_source
 from loopwright.data.values import Read, is_list, is_text, read, unusable
 from loopwright.records.declarations import Column, ColumnType, Table
-from loopwright.records.errors import IngestRefused, UsageError, first_line
+from loopwright.records.errors import ColumnUnknown, IngestRefused, UsageError, first_line
 from loopwright.records.ingestions import DOUBT
 
 FEW = 20
@@ -412,11 +412,11 @@ def _round_up(number: float) -> float:
 # --- time and key ----------------------------------------------------------------------------------------------------
 
 
-def _named(columns: dict[str, Column], name: str) -> str:
+def _named(columns: dict[str, Column], name: str, option: str) -> str:
     """The column that a person means: by its name here, or by its name in the source. UsageError if there is none."""
     found = next((n for n, c in columns.items() if name in (n, c.source)), _clean(name))
     if found not in columns:
-        raise UsageError(f"there is no column {name!r}; there is {', '.join(columns)}")
+        raise ColumnUnknown(option, name, columns)
     return found
 
 
@@ -425,7 +425,7 @@ def _event_time(columns: dict[str, Column], values: dict[str, pa.ChunkedArray], 
     if time == INGESTED_AT and INGESTED_AT not in columns:
         return _ingested_at(columns, notes)
     if time:
-        named = _named(columns, time)
+        named = _named(columns, time, "--time")
         if named not in moments:
             raise UsageError(
                 f"column {time!r} is not a time (ISO 8601, or a usual way of writing a day); "
@@ -471,7 +471,7 @@ def _key(
     frame = pa.table(values)
     if key:
         parts = [key] if any(key in (n, c.source) for n, c in columns.items()) else [k.strip() for k in key.split(",")]
-        keys = [_named(columns, k) for k in parts]
+        keys = [_named(columns, k, "--key") for k in parts]
         tried = [keys, [*keys, event_time]] if event_time in values and event_time not in keys else [keys]
     else:
         able = [n for n, c in columns.items() if c.type in ("string", "integer")]

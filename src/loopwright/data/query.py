@@ -35,7 +35,10 @@ def open_query(url: str, query: str, folder: Path, *, watermark: Any = None, nam
     try:
         engine = sa.create_engine(_with_driver(url))
     except (sa.exc.ArgumentError, ImportError, ValueError) as error:
-        raise IngestRefused(shown, f"its URL is none that SQLAlchemy knows: {_said(error, url)}") from error
+        raise IngestRefused(
+            shown,
+            f"--from-url is no URL of a database, such as postgresql://user@host/shop or sqlite:///shop.db: {_said(error, url)}",
+        ) from error
     _refuse_missing(engine.url, shown)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column
-from loopwright.records.graph import EARLIEST, LATEST
+from loopwright.records.moment import EARLIEST, LATEST
 from loopwright.records.sql_engine import SqlError, sql_engine
 from loopwright.records.sql_engine import text as sql_text
 

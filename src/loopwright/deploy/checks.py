@@ -41,6 +41,7 @@ from loopwright.records.declarations import Guard, Objective, Scope, TimeSplit, 
 from loopwright.records.errors import GateFailed, PackageNotFound, PackageRefused
 from loopwright.records.evaluation import Estimate
 from loopwright.records.examples import Examples
+from loopwright.records.field_rules import UNDIRECTED
 from loopwright.records.home import Home
 from loopwright.records.label import label_array
 from loopwright.records.ledger.record import Record
@@ -452,7 +453,7 @@ def _guards(case: Case) -> list[Check]:
 
 
 def _default_guards(scope: Scope) -> list[Guard]:
-    of_rows = [o for o in scope.objectives if metrics.of_rows(o.metric)]
+    of_rows = [o for o in scope.objectives if metrics.of_rows(o.metric) and o.metric not in UNDIRECTED]
     return [Guard(max(of_rows, key=lambda o: o.weight).metric)] if of_rows else []
 
 

@@ -7,7 +7,6 @@ were judged against, go back with it, and each can be released and rolled back a
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from difflib import get_close_matches
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -24,12 +23,13 @@ from loopwright.records.errors import (
     PackageNotFound,
     PackageRefused,
     ReleaseConflict,
+    SegmentNotFound,
     UsageError,
 )
 from loopwright.records.home import Home
 from loopwright.records.ids import check_name, new_id
 from loopwright.records.ledger import Entry
-from loopwright.records.moment import read_moment
+from loopwright.records.moment import WRITTEN, moment_option, read_moment
 from loopwright.records.packages import Package
 from loopwright.records.releases import Arm, BadPackage, ReleaseState
 
@@ -336,8 +336,7 @@ def _segment_target(
     present = states[-1]
     known = dict.fromkeys(name for state in reversed(states) for name in state.segments)
     if segment not in known:
-        near = get_close_matches(segment, list(known), 3, 0.4) or list(known)[:3]
-        raise NotFound("package of segment", segment, near=near, next_step="the loop's own package answers it")
+        raise SegmentNotFound(segment, known)
     own = [state.segments.get(segment, "") for state in states]
     if to is None:
         wanted = next((package for package in reversed(own) if package != own[-1] and package not in bad), "")
@@ -356,14 +355,16 @@ def _named(home: Home, states: list[ReleaseState], packages: Sequence[str], to: 
     matches = [package for package in served_before if package.startswith(to)] if len(to) >= 4 else []
     if len(matches) == 1:
         return next(s for s, package in zip(reversed(states), reversed(packages), strict=True) if package == matches[0])
-    moment = None if matches else read_moment(to, home.clock.now())
-    if moment is None:
+    now = home.clock.now()
+    if matches or read_moment(to, now) is None:
         raise PackageNotFound(
             to,
             [package[:12] for package in matches or served_before],
-            what="package that served and no time",
-            next_step="`loopwright history LOOP` lists who served when; `loopwright release LOOP PACKAGE` serves another one",
+            what="package that served and no moment",
+            next_step="`loopwright history LOOP` lists who served when, `loopwright release LOOP PACKAGE` serves another one; "
+            f"a moment is written {WRITTEN}",
         )
+    moment = moment_option(to, now, "--to", ahead="nothing has served then")
     state = _serving_at(states, moment)
     if state is None:
         raise NotFound(

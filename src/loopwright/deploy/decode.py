@@ -17,7 +17,8 @@ import msgspec
 
 from loopwright.records.declarations import Column
 from loopwright.records.errors import FieldProblem, RequestInvalid, RequestMalformed, RequestTooLarge
-from loopwright.records.graph import EARLIEST, EPOCH, LATEST, microseconds
+from loopwright.records.graph import EPOCH, microseconds
+from loopwright.records.moment import EARLIEST, LATEST
 
 MOST_ROWS = 10_000
 MOST_PROBLEMS = 20

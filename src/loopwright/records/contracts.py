@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from loopwright.records.declarations import Table, to_builtins
-from loopwright.records.errors import TableNotFound
+from loopwright.records.errors import TableNotFound, nearest
 from loopwright.records.home import Home
 from loopwright.records.ledger.record import Record
 
@@ -33,7 +33,7 @@ def contract(home: Home, name: str) -> Table:
     """The newest contract of a table. Raises TableNotFound with the names that are known."""
     entry = home.ledger.latest(Contract, key=name)
     if entry is None:
-        raise TableNotFound(name, contracts(home))
+        raise TableNotFound(name, nearest(name, contracts(home)))
     return entry.record.table
 
 

@@ -5,6 +5,7 @@ LoopwrightError
 │   ├── NameInvalid
 │   ├── SettingInvalid
 │   ├── DeclarationInvalid      one or more fields of a declaration; all of them at once
+│   ├── ColumnUnknown           an option names a column that is not there
 │   ├── RequestMalformed        the body is not strict JSON
 │   ├── RequestTooLarge         more bytes or rows than are allowed
 │   ├── RequestInvalid          one or more fields of a prediction request or an outcome
@@ -13,6 +14,8 @@ LoopwrightError
 ├── NotFound
 │   ├── HomeNotFound
 │   ├── LoopNotFound
+│   │   └── LoopFileNotFound
+│   ├── SegmentNotFound
 │   ├── PackageNotFound
 │   ├── PredictionNotFound
 │   ├── TableNotFound
@@ -39,7 +42,8 @@ LoopwrightError
 └── Damaged                     bytes at rest are not what was written
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
@@ -122,6 +126,39 @@ class ExtraMissing(UsageError):
         super().__init__(f"{purpose} needs an extra: pip install 'loopwright[{extra}]'")
 
 
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The names that come nearest to one that is not among them; the first few where none comes near."""
+    names = list(known)
+    return get_close_matches(name[:200], names, 3, 0.4) or names[:3]
+
+
+def nearest_paths(path: Path) -> list[str]:
+    """The paths that come nearest to one that is not there: its first part that is missing, by a name that its folder has."""
+    absolute = path.absolute()
+    missing = next((part for part in [*reversed(absolute.parents), absolute] if not os.path.lexists(part)), None)
+    if missing is None:
+        return []
+    try:
+        names = [entry.name for entry in missing.parent.iterdir()]
+    except OSError:
+        return []
+    rest, whole = absolute.relative_to(missing), str(path)
+    stem = whole.removesuffix(str(missing.name / rest))
+    found = (stem + str(name / rest) for name in map(Path, get_close_matches(missing.name, names, 3, 0.6)))
+    return [name for name in found if os.path.lexists(name)]
+
+
+class ColumnUnknown(UsageError):
+    """An option that names a column which a file or table does not have; the columns that come nearest."""
+
+    def __init__(self, option: str, name: str, columns: Iterable[str]) -> None:
+        there = list(columns)
+        near = get_close_matches(name[:200], there, 3, 0.6)
+        more = f" and {len(there) - 20:,} more" if len(there) > 20 else ""
+        said = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(there[:20])}{more}"
+        super().__init__(f"{option} {name[:80]!r}: there is no such column; {said}")
+
+
 class NotFound(LoopwrightError):
     """Something asked for by name is not there."""
 
@@ -147,7 +184,7 @@ class HomeNotFound(NotFound):
 
 
 class LoopNotFound(NotFound):
-    """No loop of that name in the ledger, and no loop file at that path."""
+    """No loop of that name in the ledger."""
 
     def __init__(self, name: str, near: Sequence[str] = ()) -> None:
         super().__init__(
@@ -155,6 +192,24 @@ class LoopNotFound(NotFound):
             name,
             near=near,
             next_step="list them with `loopwright status`; a loop file is made known by `loopwright run FILE`",
+        )
+
+
+class LoopFileNotFound(LoopNotFound):
+    """No loop file at a path; the paths that come nearest."""
+
+    def __init__(self, path: Path) -> None:
+        super(LoopNotFound, self).__init__(
+            "loop file", str(path), near=nearest_paths(path), next_step="`loopwright init NAME --from FILE` drafts one"
+        )
+
+
+class SegmentNotFound(NotFound):
+    """No model of its own for a segment, in what was asked."""
+
+    def __init__(self, segment: str, known: Iterable[str]) -> None:
+        super().__init__(
+            "package of segment", segment, near=nearest(segment, known), next_step="the loop's own package answers it"
         )
 
 
@@ -176,10 +231,8 @@ class FileNotThere(NotFound):
     """No file at a path that a person named; the names in its folder that come nearest."""
 
     def __init__(self, path: Path, *, why: str = "") -> None:
-        names = [] if why or not path.parent.is_dir() else [entry.name for entry in path.parent.iterdir()]
-        near = get_close_matches(path.name, names, 3, 0.6)
         shown = str(path) if len(str(path)) <= 80 else f"...{str(path)[-77:]}"
-        super().__init__("file", shown, near=[str(path.with_name(name)) for name in near], next_step=why)
+        super().__init__("file", shown, near=[] if why else nearest_paths(path), next_step=why)
 
 
 class PredictionNotFound(NotFound):

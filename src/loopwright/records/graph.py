@@ -38,8 +38,6 @@ LEAN_BYTES = 8 * 2**20
 
 NAT = -(2**63)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
-"""Timestamps outside of this are mistakes of unit (seconds read as microseconds, say), not moments: no door takes them."""
 _DTYPES: dict[str, Any] = {
     "tensor(double)": np.dtype(np.float64),
     "tensor(float)": np.dtype(np.float32),

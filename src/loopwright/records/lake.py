@@ -10,7 +10,6 @@ The commits of a local lake are sealed: on the disk, with the SHA-256 of every f
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -35,6 +34,7 @@ from loopwright.records.errors import (
     Unavailable,
     UsageError,
     first_line,
+    nearest,
 )
 from loopwright.records.ids import NAME, check_name
 from loopwright.records.ledger.record import Problem
@@ -307,7 +307,7 @@ class Lake:
         try:
             delta = DeltaTable(self._uri(name))  # as it is: nothing is taken back
         except TableNotFoundError:
-            raise TableNotFound(name, near=get_close_matches(name, self.names(), n=3)) from None
+            raise TableNotFound(name, nearest(name, self.names())) from None
         except (Damaged, DeltaError, OSError, ValueError) as error:
             return [Problem(where=where, what=f"the log cannot be read: {first_line(error)}"), *self._checked(name, where)]
         problems = self._checked(name, where)
@@ -332,7 +332,7 @@ class Lake:
         try:
             delta = self._newest(name)
         except TableNotFoundError:
-            raise TableNotFound(name, near=get_close_matches(name, self.names(), n=3)) from None
+            raise TableNotFound(name, nearest(name, self.names())) from None
         if version is not None and version != delta.version():
             if not 0 <= version < delta.version():
                 raise NotFound(f"version of table {name}", str(version), next_step=f"the newest is {delta.version()}")

@@ -5,6 +5,10 @@ from datetime import UTC, datetime, time, timedelta
 
 from loopwright.records.errors import UsageError
 
+EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+"""Moments outside of this are mistakes of unit (seconds read as microseconds, say) or of typing: no door takes them."""
+
+WRITTEN = '2013-04-01, 2013-04-01T09:00:00+02:00, "tuesday 09:00", "yesterday" or "30 days ago"'
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
@@ -12,13 +16,18 @@ _AGO = re.compile(r"(\d{1,6})\s*(w|d|h|m|s|(?:week|day|hour|minute|second)s?)\s+
 _SPOKEN = re.compile(rf"(?:({'|'.join(DAYS)}|today|yesterday)\b)?\s*(?:(\d{{1,2}}):(\d{{2}}))?", re.IGNORECASE)
 
 
-def moment_option(text: str, now: datetime, option: str) -> datetime:
-    """The moment that the text of an option means at `now`. Raises UsageError, naming the option and what can be written."""
+def moment_option(text: str, now: datetime, option: str, *, ahead: str = "") -> datetime:
+    """The moment that the text of an option means at `now`. Raises UsageError, naming the option and what can be written.
+
+    `ahead` says why a moment after `now` is refused; empty where one is allowed.
+    """
     found = read_moment(text, now)
     if found is None:
-        raise UsageError(
-            f'{option} {text[:80]!r} is no moment: write 2013-04-01, 2013-04-01T09:00:00+02:00, "tuesday 09:00", "yesterday" or "30 days ago"'
-        )
+        raise UsageError(f"{option} {text[:80]!r} is no moment: write {WRITTEN}")
+    if not EARLIEST <= found <= LATEST:
+        raise UsageError(f"{option} {text[:80]!r} is not between the years {EARLIEST.year} and {LATEST.year}: write {WRITTEN}")
+    if ahead and found > now:
+        raise UsageError(f"{option} {text[:80]!r} is after now ({now.astimezone(UTC):%Y-%m-%d %H:%M} UTC): {ahead}")
     return found
 
 

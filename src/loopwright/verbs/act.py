@@ -22,6 +22,8 @@ from loopwright.records.errors import (
     RequestInvalid,
     TableNotFound,
     UsageError,
+    nearest,
+    nearest_paths,
 )
 from loopwright.records.examples import Examples
 from loopwright.records.home import Home
@@ -55,20 +57,24 @@ def loop_with_code(home: Home, loop: str) -> "tuple[Loop, str]":
     from loopwright.loop import load_loop
 
     path = Path(loop)
-    if path.suffix == ".py" or path.is_dir():
+    if path.suffix == ".py" or path.is_dir() or path.name != loop:
         file = path / "loop.py" if path.is_dir() else path
         return load_loop(file), str(file.absolute())
     if not home.exists:  # do not make one in order to look into it
-        raise LoopNotFound(loop)
+        raise LoopNotFound(loop, _loops_here(path))
     entry = home.ledger.latest(LoopRecord, loop=loop)
     if entry is None:
-        known_loop(home, loop)
-        raise LoopNotFound(loop)
+        raise LoopNotFound(loop, [*nearest(loop, home.ledger.loops(LoopRecord)), *_loops_here(path)])
     if not Path(entry.record.file).is_file():
         raise NotFound(
             "loop file", entry.record.file, next_step=f"loop {loop!r} was declared there; give the path where it is now"
         )
     return load_loop(entry.record.file), entry.record.file
+
+
+def _loops_here(path: Path) -> list[str]:
+    """Loop files and folders of loops whose path comes near to one that is none."""
+    return [name for name in nearest_paths(path) if name.endswith(".py") or (Path(name) / "loop.py").is_file()]
 
 
 def init(
@@ -157,13 +163,15 @@ def ingest(
         raise UsageError("give files, or --query together with --from-url")
     if not (files or query or mend):
         raise UsageError(f"table {table!r}: name at least one file")
+    reading = Reading.of(encoding, sheet, names, no_header=no_header)
+    if query and reading.options():
+        raise UsageError(f"{reading.options().split()[0]} is about a file, and --query asks a database: leave it off")
     if loop:
         declared, _ = loop_with_code(home, loop)
         if table not in declared.tables:
             raise TableNotFound(table, sorted(declared.tables))
         put_contract(home, declared.tables[table])
     found = contract(home, table)
-    reading = Reading.of(encoding, sheet, names, no_header=no_header)
     if query:
         results = [bring_query(home, found, from_url, query, watermark=watermark, progress=progress)]
     elif mend:
@@ -217,13 +225,15 @@ def run(
     if cause not in CAUSES:
         raise UsageError(f"no cause {cause!r}: one of {', '.join(CAUSES)}")
     check_reason(why, despite_guard=despite_guard)
+    ahead = "nothing can be known of it yet; leave the option off to learn from all that is known"
+    moment = moment_option(as_of, home.clock.now(), "--as-of", ahead=ahead) if as_of else None
     declared, file = loop_with_code(home, loop)
     stage: Stage = until
     steps = turn(
         home,
         declared,
         file=file,
-        as_of=moment_option(as_of, home.clock.now(), "--as-of") if as_of else None,
+        as_of=moment,
         until=stage,
         cause=cause,  # type: ignore[arg-type]  # narrowed above
         why=why,
@@ -497,13 +507,14 @@ def replay(
     """
     from loopwright import replay as room
 
-    declared, file = loop_with_code(home, loop)
-    now = home.clock.now()
-    begin, stop = moment_option(start, now, "--start"), moment_option(end, now, "--end")
+    room.check_policy(policy)
+    now, ahead = home.clock.now(), "a replay goes over what has happened"
+    begin, stop = (moment_option(text, now, f"--{name}", ahead=ahead) for name, text in (("start", start), ("end", end)))
     if stop <= begin:
         raise UsageError(f"--end {end} must be after --start {start}")
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise UsageError(f"--keep {keep}: the folder holds something already; a replay needs a home of its own")
+    declared, file = loop_with_code(home, loop)
     folder = keep or home.folder("replays") / new_id(home.clock.now())
     scratch = room.workspace(home, declared, begin, folder)
     try:
@@ -595,6 +606,8 @@ def outcomes(
 
     declared = known_loop(home, loop)
     reading = Reading.of(encoding, sheet, names, no_header=no_header)
+    if file is None and reading.options():
+        raise UsageError(f"{reading.options().split()[0]} needs a file: name it after the loop")
     logged = accept(home, loop, declared.outcome.table, declared.requests.key, file, reading) if file else Delivered(0, 0)
     counts = states(home, loop, duration(declared.outcome.wait), home.clock.now())
     return OutcomesReport(loop=loop, **logged._asdict(), **msgspec.structs.asdict(counts))
@@ -643,8 +656,10 @@ def demo(home: Home, *, end: str = "", progress: Progress | None = None) -> Repl
 
     progress = progress or Silent()
     stop = moment_option(end, home.clock.now(), "--end") if end else DEMO_END
-    if stop <= DEMO_START:
-        raise UsageError(f"--end {end} must be after {DEMO_START:%Y-%m-%d}, when the demo goes live")
+    if not DEMO_START < stop <= DEMO_END:
+        raise UsageError(
+            f"--end {end} must be after {DEMO_START:%Y-%m-%d}, when the demo goes live, and at most {DEMO_END:%Y-%m-%d}, when its data end"
+        )
     _clear_demo(home)
     folder = example("flights")
     declared = load_loop(folder)

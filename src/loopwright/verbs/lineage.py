@@ -5,6 +5,7 @@ Everything is read from the ledger and the packages' manifests; no code of the u
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -44,8 +45,16 @@ def lineage(home: Home, id: str) -> Node:
     raise NotFound(
         "package, prediction, table, column, feature, file or record",
         id,
+        near=get_close_matches(id[:200], sorted(_names(home)), 3, 0.6),
         next_step="`loopwright leaderboard LOOP` lists packages, `loopwright check LOOP` tables",
     )
+
+
+def _names(home: Home) -> set[str]:
+    """The names of tables, their columns, and features, as they are asked for."""
+    tables = {e.key: e.record.table for e in home.ledger.find(Contract, newest=False)}
+    columns = {f"{name}.{column}" for name, table in tables.items() for column in table.columns}
+    return {*tables, *columns, *(feature for made in _made(home) for feature in made.manifest.lineage.features)}
 
 
 # --- back: what it came from ----------------------------------------------------------------------------------------

@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from loopwright.records.attempts import Attempts
-from loopwright.records.errors import LoopNotFound, NotExplained, NotFound, PackageRefused, PredictionNotFound, UsageError
+from loopwright.records.errors import (
+    LoopNotFound,
+    NotExplained,
+    NotFound,
+    PackageRefused,
+    PredictionNotFound,
+    SegmentNotFound,
+    UsageError,
+    nearest,
+)
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.home import Home
-from loopwright.records.predictions.record import Contributions
+from loopwright.records.predictions.record import FLAGS, Contributions
 from loopwright.records.profiles import Profile
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import LoopRecord
@@ -39,14 +48,11 @@ if TYPE_CHECKING:
 
 def known_loop(home: Home, name: str) -> "Loop":
     """The loop as the ledger knows it (functions as source text). LoopNotFound with the nearest names, Damaged."""
-    from difflib import get_close_matches
-
     from loopwright.loop import recorded_loop
 
     entry = home.ledger.latest(LoopRecord, loop=name)
     if entry is None:
-        names = home.ledger.loops(LoopRecord)
-        raise LoopNotFound(name, get_close_matches(name, names, 3, 0.4) or names[:3])
+        raise LoopNotFound(name, nearest(name, home.ledger.loops(LoopRecord)))
     return recorded_loop(entry.record)
 
 
@@ -69,8 +75,6 @@ def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None
         weights: other weights by objective, as `name=number,name=number`; what is not named keeps its weight.
         segment: of the fleet only this segment.
     """
-    from difflib import get_close_matches
-
     from loopwright.develop.leaderboard import parse_weights, reweigh
 
     declared = known_loop(home, loop)
@@ -82,8 +86,7 @@ def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None
     if segment is not None:
         found = [m for m in fleet.segments if m.segment == segment] if fleet is not None else []
         if fleet is None or not found:
-            near = get_close_matches(segment, [m.segment for m in fleet.segments] if fleet is not None else [], 3, 0.4)
-            raise NotFound("segment", segment, near=near, next_step="it has no model of its own: the global one answers it")
+            raise SegmentNotFound(segment, [m.segment for m in fleet.segments] if fleet is not None else [])
         fleet = msgspec.structs.replace(fleet, segments=found)
     board = msgspec.structs.replace(board, fleet=fleet)
     if weights:
@@ -101,11 +104,19 @@ def history(home: Home, loop: str, *, segment: str | None = None) -> History:
         segment: only what changed who answers this segment.
     """
     known_loop(home, loop)
-    releases = [e.record for e in home.ledger.find(ReleaseState, loop=loop, newest=False)]
+    releases = _releases(home, loop)
     if segment is not None:
+        known = dict.fromkeys(name for release in releases for name in release.segments)
+        if segment not in known:
+            raise SegmentNotFound(segment, known)
         before = [None, *(r.package_of(segment) for r in releases)]
         releases = [r for r, old in zip(releases, before, strict=False) if r.package_of(segment) != old]
     return History(loop=loop, releases=releases, segment=segment)
+
+
+def _releases(home: Home, loop: str) -> list[ReleaseState]:
+    """All that served a loop, oldest first."""
+    return [e.record for e in home.ledger.find(ReleaseState, loop=loop, newest=False)]
 
 
 def drift(home: Home, loop: str) -> DriftReport:
@@ -189,16 +200,24 @@ def predictions(
         search,
     )
 
-    known_loop(home, loop)
+    declared = known_loop(home, loop)
     if not 1 <= limit <= MOST_LISTED:
         raise UsageError(f"--limit {limit}: must be 1 to {MOST_LISTED:,}")
-    named = {"since": since, "until": until}
-    times = {name: moment_option(text, home.clock.now(), f"--{name}") if text else None for name, text in named.items()}
+    now = home.clock.now()
+    begin = moment_option(since, now, "--since", ahead="nothing is predicted since then") if since else None
+    end = moment_option(until, now, "--until") if until else None
+    if begin is not None and end is not None and begin >= end:
+        raise UsageError(f"--since {since} must be before --until {until}")
     place = _PLACE.fullmatch(before)
     if before and place is None:
         raise UsageError(f"--before {before[:80]}: must be what `before` of an answer says")
     after = None if place is None else (_moment(int(place[1])), place[2])
-    found = search(home, loop, Wanted(key, times["since"], times["until"], flag, package, after), limit + 1)
+    found = search(home, loop, Wanted(key, begin, end, flag, package, after), limit + 1)
+    if not found:  # what is not in the log may be there none the less
+        _check_key(declared, key)
+        _check_flag(declared, flag)
+        if package and not any(digest.startswith(package) for state in _releases(home, loop) for digest in state.packages):
+            home.packages.resolve(package)
     rows = [
         LoggedPrediction(**{n: r[f"_{n}"] for n in LoggedPrediction.__struct_fields__} | {"at": _moment(r["_at"])})
         for r in found[:limit]
@@ -211,6 +230,26 @@ def predictions(
         rows=rows,
         before="" if last is None else f"{last['_at']}-{last['_id']}",
     )
+
+
+def _check_key(loop: "Loop", key: str) -> None:
+    """Raise UsageError for a text that is no key of the loop: a column's name with it, or too few values."""
+    columns = loop.requests.key
+    if key and key.count("|") + 1 < len(columns):
+        raise UsageError(f'--key {key[:80]!r}: write the values of {", ".join(columns)} as they were sent, joined by "|"')
+    if name := re.match(r"[A-Za-z_]\w*(?==)", key):
+        there = "" if name[0] in loop.requests.columns else f"there is no column {name[0][:80]!r}; "
+        raise UsageError(f"--key {key[:80]!r}: {there}write the value of {', '.join(columns)} alone, as it was sent")
+
+
+def _check_flag(loop: "Loop", flag: str) -> None:
+    """Raise UsageError for a flag that no prediction can have, with those that there are."""
+    kind, _, name = flag.partition(":")
+    if flag and kind not in FLAGS:
+        raise UsageError(f"no flag {flag[:80]!r}: one of {', '.join(FLAGS)}")
+    names = loop.tables if kind.endswith("_context") else loop.columns
+    if name and name not in {*names, *(a.name for a in loop.aggregates)}:
+        raise UsageError(f"no flag {flag[:80]!r}: {kind} is of {', '.join(names)}")
 
 
 def _deleted(home: Home, id: str) -> str:
@@ -360,7 +399,7 @@ def _files(home: Home, manifest: "Manifest") -> Iterator[FileUsed]:
 
 def _release_of(home: Home, loop: str, package: str, at: dt.datetime) -> ReleaseState | None:
     """The release under which `package` answered at `at`: the newest one that had begun by then."""
-    releases = [e.record for e in home.ledger.find(ReleaseState, loop=loop, newest=False)]
+    releases = _releases(home, loop)
     mine = [r for r in releases if package in r.packages]
     return next((r for r in reversed(mine) if r.since <= at), mine[0] if mine else None)
 

@@ -65,9 +65,10 @@ def status(home: Home, *, page: int = 1, all: bool = False) -> Status:
     """
     from loopwright import __version__
 
-    if page < 1:
-        raise UsageError(f"no page {page}: the first one is 1")
     names = worst_first(home)
+    pages = 1 if all else max(1, -(-len(names) // PAGE))
+    if not 1 <= page <= pages:
+        raise UsageError(f"no page {page}: there {'is 1 page' if pages == 1 else f'are {pages} pages'} of {PAGE} loops at most")
     shown = names if all else names[(page - 1) * PAGE : page * PAGE]
     return Status(
         version=__version__,
@@ -76,8 +77,8 @@ def status(home: Home, *, page: int = 1, all: bool = False) -> Status:
         loops=[s for i in range(0, len(shown), PAGE) for s in statuses(home, shown[i : i + PAGE])],
         server=_server(home),
         total=len(names),
-        page=1 if all else page,
-        pages=1 if all else max(1, -(-len(names) // PAGE)),
+        page=page,
+        pages=pages,
         open_alerts=_open(home.ledger.newest(Alert, loops=[""], per="key")),
     )
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from loopwright.records.contracts import Contract, changes
 from loopwright.records.contracts import contract as newest
-from loopwright.records.errors import TableNotFound
+from loopwright.records.errors import TableNotFound, UsageError
 from loopwright.records.home import Home
 from loopwright.verbs.act import loop_with_code
 from loopwright.verbs.results import ContractShown, ContractVersion
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from loopwright.records.declarations import Table
     from loopwright.records.ingestions import Quarantined
     from loopwright.records.profiles import Profile
+
+MOST_SHOWN = 1000
 
 
 def contract(
@@ -85,5 +87,7 @@ def quarantine(home: Home, table: str, *, export: Path | None = None, most: int 
     """
     from loopwright.data.quarantine import quarantined
 
+    if not 1 <= most <= MOST_SHOWN:
+        raise UsageError(f"--most {most}: must be 1 to {MOST_SHOWN:,}; --export FILE writes all")
     newest(home, table)
     return quarantined(home, table, most=most, export=export)

@@ -67,7 +67,7 @@ def test_newest_come_first_from_delta_and_segments(home: Home) -> None:
         ({"key": "UA3"}, lambda i, _: i % 7 == 3),
         ({"flag": "out_of_range"}, lambda i, _: i % 10 == 0),
         ({"flag": "out_of_range:delay"}, lambda i, _: i % 10 == 0),
-        ({"flag": "out_of"}, lambda _, __: False),
+        ({"flag": "undelivered"}, lambda _, __: False),
         ({"package": "aaaa"}, lambda i, _: i % 2 == 1),
         ({"since": "2024-04-10", "until": "2024-04-11T12:00"}, lambda _, at: "2024-04-10T00" <= at < "2024-04-11T12"),
         (

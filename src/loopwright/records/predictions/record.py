@@ -4,15 +4,26 @@ from typing import Any
 
 import msgspec
 
+FLAGS = (
+    "out_of_range",
+    "new_category",
+    "missing_context",
+    "stale_context",
+    "late_context",
+    "missing_segment",
+    "degraded",
+    "undelivered",
+)
+"""The kinds of flags; the first two name a column after a colon, those of context a table."""
+
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One answered prediction. Times are microseconds since 1970 (UTC).
 
     `request` and `context` map column to value as the graph saw them (timestamps as microseconds); `context_age_s` is
-    the age of the oldest context row used. `flags` are of `out_of_range:COLUMN`, `new_category:COLUMN`,
-    `missing_context:TABLE`, `stale_context:TABLE`, `missing_segment`, `degraded`. `segment` is the one whose own package
-    answered, None where that of the loop did. `of_file`: a row of a file that `loopwright predict` read. `label` and `values` are as `records.package.Output` says of the package's task: a
-    class, or none; and the numbers of its names.
+    the age of the oldest context row used. `flags` are of the kinds FLAGS. `segment` is the one whose own package answered, None
+    where that of the loop did. `of_file`: a row of a file that `loopwright predict` read. `label` and `values` are as
+    `records.package.Output` says of the package's task: a class, or none; and the numbers of its names.
     """
 
     id: str
