@@ -20,7 +20,7 @@ from loopwright.records.examples import Examples
 from loopwright.records.home import Home
 from loopwright.records.package import Lineage, Origin
 from loopwright.records.packages import Package, encode_json
-from loopwright.records.plausibility import practically_perfect
+from loopwright.records.plausibility import perfect_on_few, practically_perfect
 from loopwright.records.split import Split, divide
 
 ROWS = 4000
@@ -264,6 +264,32 @@ def test_practically_perfect_is_told_from_good_and_from_few_rows(
     evaluation = package(home.packages).evaluation
     judged = msgspec.structs.replace(evaluation, rows=rows, positives=positives, metrics=found)
     assert bool(practically_perfect(judged, task)) is said
+
+
+@pytest.mark.parametrize(
+    ("roc_auc", "rows", "positives", "said"),
+    [
+        (1.0, 60, 30, "roc auc 1.0000 and average precision 1.0000 on 60 rows: practically perfect, on too few to tell"),
+        (1.0, 500, 9, "on 500 rows, 9 of the rarer label: practically perfect, on too few to tell"),
+        (0.98, 60, 30, ""),
+        (1.0, 500, 100, ""),
+    ],
+)
+def test_perfect_quality_on_few_rows_is_said_and_released(
+    home: Home, examples: pa.Table, roc_auc: float, rows: int, positives: int, said: str
+) -> None:
+    sure = Estimate(roc_auc, roc_auc, roc_auc, rows)
+    made = measured(home, package(home.packages), roc_auc=sure, average_precision=Estimate(1.0, 1.0, 1.0, rows))
+    judged = msgspec.structs.replace(made.evaluation, rows=rows, positives=positives)
+    assert said in perfect_on_few(judged, "binary")
+    assert bool(perfect_on_few(judged, "binary")) == bool(said)
+    few = home.packages.write(
+        msgspec.structs.replace(made.manifest, files={}), dict(made.files) | {"evaluation.json": encode_json(judged)}
+    )
+    result = gate(home, few, scope=scope(), examples=examples)
+    assert [c.detail for c in result.checks if c.name == "plausible" and c.passed] == (
+        [perfect_on_few(judged, "binary")] if said else []
+    )
 
 
 def test_worse_without_a_feature_of_what_serves_cannot_be_compared(home: Home, examples: pa.Table) -> None:

@@ -149,3 +149,23 @@ def test_leak_that_is_only_suspected_is_released_and_named_until_another_package
     why = "refund is known afterwards"
     asked(capsys, "release", "refunds", str(second["winner"]), "--despite-guard", "--why", why)
     assert states(capsys) == {"develop": "ok", "deploy": "ok"}
+
+
+def test_perfect_quality_on_few_rows_is_said_in_verdict_and_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start, sizes = datetime(2024, 1, 1, tzinfo=UTC), np.random.default_rng(1).random(160)
+    lines = [f"r{i},{(start + timedelta(hours=4 * i)).isoformat()},{x:.4f},{int(x > 0.5)}" for i, x in enumerate(sizes)]
+    (tmp_path / "small.csv").write_text("\n".join(["id,at,size,label", *lines, ""]))
+    monkeypatch.setenv("LOOPWRIGHT_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert run(["init", "small", "--from", "small.csv", "--label", "label"]) == 0
+    for table in ("small-requests", "small-outcomes"):
+        assert run(["ingest", table, "small.csv", "--loop", "small"]) == 0
+    done = asked(capsys, "run", "small")
+    said = "rows: practically perfect, on too few to tell an easy problem from a leak"
+    assert said in str(done["verdict"])
+    assert "LEAK SUSPECTED" not in str(done["verdict"])
+    assert done["released"] is True
+    [card] = (tmp_path / "home").glob(f"packages/**/{done['winner']}/card.md")
+    assert said in card.read_text()

@@ -48,7 +48,7 @@ from loopwright.records.ledger.record import Record
 from loopwright.records.metrics import Answered
 from loopwright.records.package import Output
 from loopwright.records.packages import Package
-from loopwright.records.plausibility import practically_perfect
+from loopwright.records.plausibility import perfect_on_few, practically_perfect
 from loopwright.records.probe import Probed, ProbeResult, admit, admit_all
 from loopwright.records.scoring import Beside, beside_of, routed, together
 from loopwright.records.split import trained_on, validates
@@ -359,9 +359,10 @@ def _answers(case: Case) -> list[Check]:
 
 
 def _plausible(case: Case) -> list[Check]:
-    why = practically_perfect(case.package.evaluation, case.package.manifest.output.task)
+    judged = case.package.evaluation, case.package.manifest.output.task
+    why, few = practically_perfect(*judged), perfect_on_few(*judged)
     if not why:
-        return []
+        return [Check(name="plausible", passed=True, detail=few)] if few else []
     if case.serving is not None and practically_perfect(case.serving.evaluation, case.serving.manifest.output.task):
         return [Check(name="plausible", passed=True, detail=f"{why}; that of what serves is as well")]
     named = "; ".join(f"{s.what} {s.why}" for s in case.package.evaluation.suspects if s.used)

@@ -8,7 +8,7 @@ from loopwright.records.declarations import Objective, Scope
 from loopwright.records.evaluation import Estimate, Evaluation
 from loopwright.records.markdown import plain, row
 from loopwright.records.package import Manifest
-from loopwright.records.plausibility import practically_perfect
+from loopwright.records.plausibility import perfect_on_few, practically_perfect
 from loopwright.records.split import says
 
 _SHOWN = ("average_precision", "roc_auc", "brier", "calibration_error", "precision", "recall", "f1", "value_per_prediction")
@@ -190,6 +190,7 @@ def _doubts(
     task = manifest.output.task
     perfect = practically_perfect(evaluation, task)
     lines = [f"LEAK SUSPECTED: {plain(perfect)}."] if perfect else []
+    lines += [f"{plain(few)}."] if (few := perfect_on_few(evaluation, task)) else []
     lines += [f"LEAK SUSPECTED: {plain(f'{s.what} {s.why}')}." for s in evaluation.suspects if s.used]
     lines += [
         f"It misses “{plain(o.name)}” ({plain(o.owner)}): {o.metric} is {_number(measured.get(o.metric, math.nan))}."

@@ -56,7 +56,7 @@ from loopwright.records.package import (
     unused_optional,
 )
 from loopwright.records.packages import FORMAT, check_files, encode_json
-from loopwright.records.plausibility import practically_perfect
+from loopwright.records.plausibility import perfect_on_few, practically_perfect
 from loopwright.records.progress import Progress, Silent
 from loopwright.records.split import Split, divide, divide_again
 
@@ -79,11 +79,15 @@ class _Fitted(msgspec.Struct, kw_only=True):
 
 
 class Measured(msgspec.Struct, kw_only=True):
-    """A packaged candidate and its answers on the validation rows whose truth is known; `perfect` says that it is too good."""
+    """A packaged candidate and its answers on the validation rows whose truth is known.
+
+    `perfect` says that it is too good to be true, `perfect_on_few` that it looks so on too few rows to tell.
+    """
 
     row: LeaderboardRow
     given: Answered
     perfect: str = ""
+    perfect_on_few: str = ""
 
 
 class _Evaluated(NamedTuple):
@@ -546,8 +550,8 @@ def _packaged(work: Work, made: _Evaluated, left_out: Mapping[str, str]) -> Meas
             trade=metrics.trade(manifest.output, truth, made.given, evaluation.threshold, work.scope.value),
         ),
     )
-    perfect = practically_perfect(made.evaluation, made.manifest.output.task)
-    return Measured(row=row, given=made.given, perfect=perfect)
+    judged = made.evaluation, made.manifest.output.task
+    return Measured(row=row, given=made.given, perfect=practically_perfect(*judged), perfect_on_few=perfect_on_few(*judged))
 
 
 def _spread(rows: int, most: int) -> Array:
@@ -647,8 +651,9 @@ def _board(work: Work, measured: Sequence[Measured], left_out: Mapping[str, str]
     rows = rank([m.row for m in measured], objectives, weights)
     comparisons = [_compare(work, challenger, incumbent) for i, challenger in enumerate(measured) for incumbent in measured[:i]]
     winner = climb(rows, comparisons)[0]
-    perfect = next(m.perfect for m in measured if m.row.package == winner.package)
-    doubted = doubt(winner.candidate, perfect, work.suspects)
+    won = next(m for m in measured if m.row.package == winner.package)
+    doubted = doubt(winner.candidate, won.perfect, work.suspects)
+    few = f"; its {won.perfect_on_few}" if won.perfect_on_few else ""
     return Leaderboard(
         turn=turn,
         as_of=work.examples.as_of,
@@ -656,7 +661,7 @@ def _board(work: Work, measured: Sequence[Measured], left_out: Mapping[str, str]
         rows=rows,
         comparisons=comparisons,
         weights=weights,
-        verdict=doubted + verdict(rows, comparisons, left_out),
+        verdict=doubted + verdict(rows, comparisons, left_out) + few,
         left_out=dict(left_out),
         winner=winner.package,
         suspects=work.suspects,

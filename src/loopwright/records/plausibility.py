@@ -23,16 +23,32 @@ PERFECT: Mapping[Task, Mapping[str, float]] = {
 
 def practically_perfect(evaluation: Evaluation, task: Task) -> str:
     """The measures that are practically perfect, in words; empty where the quality is believable or rows are too few to say."""
-    if evaluation.rows < LEAST_ROWS:
-        return ""
+    shown = "" if _few(evaluation, task) else _perfect(evaluation, task)
+    return (
+        f"{shown} on {evaluation.rows:,} rows is practically perfect, as if the answer were among the columns" if shown else ""
+    )
+
+
+def perfect_on_few(evaluation: Evaluation, task: Task) -> str:
+    """The measures that are practically perfect on rows too few to tell a leak from an easy problem, in words; else empty."""
+    few = _few(evaluation, task)
+    shown = _perfect(evaluation, task) if few else ""
+    return f"{shown} on {few}: practically perfect, on too few to tell an easy problem from a leak" if shown else ""
+
+
+def _few(evaluation: Evaluation, task: Task) -> str:
+    """The rows, where chance alone may make them look perfect: too few, or too few of the rarer label; else empty."""
     rarer = min(evaluation.positives, evaluation.rows - evaluation.positives)
     if task in ("binary", "anomaly") and rarer < LEAST_OF_A_CLASS:
-        return ""
+        return f"{evaluation.rows:,} rows, {rarer:,} of the rarer label"
+    return f"{evaluation.rows:,} rows" if evaluation.rows < LEAST_ROWS else ""
+
+
+def _perfect(evaluation: Evaluation, task: Task) -> str:
     measured = {name: evaluation.metrics.get(name) for name in PERFECT[task]}
     if any(found is None or not found.value >= PERFECT[task][name] for name, found in measured.items()):
         return ""
-    shown = " and ".join(f"{name.replace('_', ' ')} {found.value:.4f}" for name, found in measured.items() if found is not None)
-    return f"{shown} on {evaluation.rows:,} rows is practically perfect, as if the answer were among the columns"
+    return " and ".join(f"{name.replace('_', ' ')} {found.value:.4f}" for name, found in measured.items() if found is not None)
 
 
 def too_good(evaluation: Evaluation, task: Task) -> list[str]:
