@@ -336,3 +336,13 @@ def test_a_replay_without_a_value_table_shows_no_money() -> None:
     shown = text_of(msgspec.structs.replace(sample.replayed(), valued=False))
     assert "no value table is declared" in shown
     assert "USD" not in shown
+
+
+def test_status_says_that_the_newest_training_was_refused_until_its_package_serves() -> None:
+    loop = sample.loop_status()
+    newest = msgspec.structs.replace(loop.retrainings[-1], released=False, refused=["guard roc_auc: worse"])
+    for package, said in (("f" * 64, True), (loop.serving, False)):
+        told = msgspec.structs.replace(loop, retrainings=[msgspec.structs.replace(newest, package=package)])
+        shown = text_of(msgspec.structs.replace(sample.status(), loops=[told]))
+        assert ("the newest training was refused: guard roc_auc: worse" in shown) == said
+        assert "not released: guard roc_auc: worse" in shown, "by its turn"

@@ -166,7 +166,9 @@ def _loop_status(loop: LoopStatus) -> RenderableType:
 
 def _turns_line(loop: LoopStatus) -> str:
     newest = loop.retrainings[-1:]
-    refused = "".join(f"; the newest training was refused: {'; '.join(r.refused)}" for r in newest if r.refused)
+    refused = "".join(
+        f"; the newest training was refused: {'; '.join(r.refused)}" for r in newest if r.refused and r.package != loop.serving
+    )
     return f"{_count(loop.turns, 'turn')}, of which {_count(len(loop.retrainings), 'retraining')}{refused}"
 
 
