@@ -255,6 +255,29 @@ def test_not_found_has_a_page_and_a_document(address: str) -> None:
     assert json.loads(body)["error"]["code"] == "loop_not_found"
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        *(f"/index.json?page={page}" for page in ("-1", "0", "1000000000", "x", "", "1.5", "%C2%B2")),
+        *(f"{LISTED}.json?limit={limit}" for limit in ("-1", "0", "1000000000")),
+        f"{LISTED}.json?offset=-1",
+        f"{URLS[1]}.json?limit=1",
+        f"{URLS[2]}.json?page=2",
+    ],
+)
+def test_parameter_of_a_page_that_cannot_be_is_refused_by_name(address: str, query: str) -> None:
+    status, _, body = get(address + query)
+    error = json.loads(body)["error"]
+    assert (status, error["code"]) == (422, "request_invalid")
+    assert query.partition("?")[2].partition("=")[0] in error["message"]
+
+
+@pytest.mark.parametrize("query", ["size=huge", "theme=x", "width=1"])
+def test_parameter_of_a_chart_that_cannot_be_is_refused_by_name(address: str, query: str) -> None:
+    status, _, body = get(f"{address}{URLS[1]}/charts/quality.svg?{query}")
+    assert (status, query.partition("=")[0].encode() in body) == (422, True)
+
+
 def test_the_form_leads_to_the_prediction(address: str) -> None:
     status, _, body = get(f"{address}/predictions?id=%20{sample.ID.upper()}")
     assert status == 200
@@ -262,20 +285,19 @@ def test_the_form_leads_to_the_prediction(address: str) -> None:
 
 
 def test_predictions_are_searched_by_a_form_that_keeps_its_query(address: str) -> None:
-    _, _, body = get(f"{address}{LISTED}?key=%3Cb%3E&flag=degraded&nothing=1")
+    _, _, body = get(f"{address}{LISTED}?key=%3Cb%3E&flag=degraded")
     page = body.decode()
     assert 'name="key" value="&lt;b&gt;"' in page
     assert f'href="/predictions/{sample.ID}"' in page
     assert f'href="?key=%3Cb%3E&amp;flag=degraded&amp;before=1-{sample.ID}"' in page
-    assert "nothing=1" not in page
-    _, _, document = get(f"{address}{LISTED}.json?key=UA&nothing=1")
+    _, _, document = get(f"{address}{LISTED}.json?key=UA")
     assert msgspec.json.decode(document)["query"] == {"key": "UA"}
 
 
-def test_a_question_that_cannot_be_asked_is_400(tmp_path: Path) -> None:
+def test_search_for_no_moment_is_422(tmp_path: Path) -> None:
     with opened(tmp_path / "home") as home, served([*routes(home)]) as address:
         status, _, body = get(f"{address}/loops/{LOOP}/predictions?since=soon")
-        assert (status, b"is no moment" in body, b"Cannot be asked" in body) == (400, True, True)
+        assert (status, b"is no moment" in body, b"Cannot be asked" in body) == (422, True, True)
         assert get(f"{address}/loops/nope/predictions")[0] == 404
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import json
 import re
 import socket
 import sqlite3
@@ -143,6 +144,22 @@ def test_bad_arguments(control_client: Client, body: object, status: int, word: 
     reply = control_client.post("/api/rollback", body)
     assert reply.status == status
     assert word in reply.body.decode()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *(f"limit={limit}" for limit in ("-1", "0", "1000000000", "x", "1.5", "")),
+        "offset=-1",
+        "since=soon",
+        "until=-1",
+        "before=-1",
+    ],
+)
+def test_parameter_of_a_query_that_cannot_be_is_422_and_named(control_client: Client, query: str) -> None:
+    reply = control_client.get(f"/api/predictions?loop={LOOP}&{query}")
+    fields = [field["field"] for field in json.loads(reply.body)["error"]["fields"]]
+    assert (reply.status, fields) == (422, [query.partition("=")[0]])
 
 
 def test_changes_from_other_sites_are_refused(control_client: Client) -> None:

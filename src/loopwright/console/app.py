@@ -4,6 +4,7 @@ The pages need no script to be read: one small script of our own keeps the first
 nothing but this server's own files.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from starlette.routing import Route
 from loopwright.console import charts, wheel
 from loopwright.console.pages import Cached, ErrorPage, Source, Verbs, home_page, loop_page, predictions_page, trace_page
 from loopwright.console.words import FILTERS
-from loopwright.records.errors import LoopwrightError, NotFound, Overloaded, Unavailable, UsageError
+from loopwright.records.errors import LoopwrightError, NotFound, Overloaded, RequestInvalid, Unavailable, UsageError
 from loopwright.records.ids import NAME, is_trace_id
 from loopwright.records.printable import encoded
 
@@ -35,11 +36,12 @@ HEADERS = {
 }
 STATIC = {"console.css": "text/css; charset=utf-8", "live.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"}
 
-MOST_PAGES = 1_000_000
 ASKED = ("key", "since", "until", "flag", "package", "before")
 """What the page of predictions can be asked for."""
+QUERY = {"page": re.compile("[1-9][0-9]{0,5}"), "size": re.compile("narrow|wide"), "theme": re.compile("dark|light")}
+"""What parameters of other pages may be."""
 
-STATUSES = ((NotFound, 404), (UsageError, 400), (Unavailable, 503))
+STATUSES = ((NotFound, 404), (RequestInvalid, 422), (UsageError, 400), (Unavailable, 503))
 REASONS = {503: "a part of the installation does not answer just now; try again", 500: "what is asked for is damaged"}
 """What a page says instead of an error's own text, which may name what is internal."""
 
@@ -69,18 +71,18 @@ def routes(home: "Home", run: Run = in_a_thread) -> list[Route]:
 def routes_over(source: Source, run: Run = in_a_thread) -> list[Route]:
     """The routes of the console over anything that answers what pages ask."""
 
-    def limited(make: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+    def limited(make: Callable[[Request], Response], asked: tuple[str, ...] = ()) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
+                _check_query(request, asked)
                 return await run(lambda: make(request), "this page")
-            except Unavailable as error:
+            except (Unavailable, RequestInvalid) as error:
                 return _refusal(error, as_json=request.url.path.endswith(".json"))
 
         return endpoint
 
     def start(request: Request) -> Response:
-        text = request.query_params.get("page", "1")
-        page = int(text) if text.isascii() and text.isdigit() and 1 <= int(text[:7]) < MOST_PAGES else 1
+        page = int(request.query_params.get("page", "1"))
         return _answer(request, lambda: home_page(source, page), "home.html", as_json=request.url.path.endswith(".json"))
 
     def loop(request: Request) -> Response:
@@ -100,16 +102,28 @@ def routes_over(source: Source, run: Run = in_a_thread) -> list[Route]:
         return _answer(request, lambda: trace_page(source, _trace_id(id)), "trace.html", as_json=as_json)
 
     return [
-        Route("/", limited(start), name="home"),
-        Route("/index.json", limited(start), name="home.json"),
+        Route("/", limited(start, ("page",)), name="home"),
+        Route("/index.json", limited(start, ("page",)), name="home.json"),
         Route("/loops/{loop}", limited(loop), name="loop"),
-        Route("/loops/{loop}/predictions", limited(listed), name="predictions"),
-        Route("/loops/{loop}/predictions.json", limited(listed), name="predictions.json"),
-        Route("/loops/{loop}/charts/{chart}.svg", limited(chart), name="chart"),
+        Route("/loops/{loop}/predictions", limited(listed, ASKED), name="predictions"),
+        Route("/loops/{loop}/predictions.json", limited(listed, ASKED), name="predictions.json"),
+        Route("/loops/{loop}/charts/{chart}.svg", limited(chart, ("size", "theme")), name="chart"),
         Route("/predictions", _find, name="find"),
         Route("/predictions/{id}", limited(prediction), name="prediction"),
         Route("/static/{file}", _static, name="static"),
     ]
+
+
+def _check_query(request: Request, asked: tuple[str, ...]) -> None:
+    """Refuse a parameter that a page does not have, or whose value cannot be. Raises RequestInvalid naming each."""
+    problems = []
+    for name, value in request.query_params.multi_items():
+        if name not in asked:
+            problems.append((name[:80], f"is no parameter of this page; there is {', '.join(asked) or 'none'}"))
+        elif name in QUERY and not QUERY[name].fullmatch(value):
+            problems.append((name, f"{value[:80]!r} must match {QUERY[name].pattern}"))
+    if problems:
+        raise RequestInvalid(problems, what="the query")
 
 
 def _named(request: Request, parameter: str) -> tuple[str, bool]:

@@ -9,6 +9,7 @@ LoopwrightError
 │   ├── RequestMalformed        the body is not strict JSON
 │   ├── RequestTooLarge         more bytes or rows than are allowed
 │   ├── RequestInvalid          one or more fields of a prediction request or an outcome
+│   │   └── OptionInvalid       an option of a command or a parameter of a query
 │   ├── ExtraMissing            an optional part of loopwright is not installed
 │   └── NotSupported            the protocol has it, this server does not
 ├── NotFound
@@ -116,6 +117,14 @@ class RequestInvalid(UsageError):
     def __init__(self, problems: Sequence[tuple[str, str]], *, what: str = "the request") -> None:
         self.problems = [FieldProblem(*p) for p in problems[:20]]
         super().__init__(f"{what} breaks the contract: " + "; ".join(f"{p.field}: {p.reason}" for p in self.problems))
+
+
+class OptionInvalid(RequestInvalid):
+    """An option of a command, or a parameter of a query, whose value cannot be."""
+
+    def __init__(self, name: str, value: object, why: str) -> None:
+        self.problems = [FieldProblem(name, why)]
+        UsageError.__init__(self, f"--{name} {str(value)[:80]} {why}")
 
 
 class ExtraMissing(UsageError):

@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime, time, timedelta
 
-from loopwright.records.errors import UsageError
+from loopwright.records.errors import OptionInvalid
 
 EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 """Moments outside of this are mistakes of unit (seconds read as microseconds, say) or of typing: no door takes them."""
@@ -17,17 +17,19 @@ _SPOKEN = re.compile(rf"(?:({'|'.join(DAYS)}|today|yesterday)\b)?\s*(?:(\d{{1,2}
 
 
 def moment_option(text: str, now: datetime, option: str, *, ahead: str = "") -> datetime:
-    """The moment that the text of an option means at `now`. Raises UsageError, naming the option and what can be written.
+    """The moment that the text of an option means at `now`. Raises OptionInvalid, naming the option and what can be written.
 
     `ahead` says why a moment after `now` is refused; empty where one is allowed.
     """
     found = read_moment(text, now)
     if found is None:
-        raise UsageError(f"{option} {text[:80]!r} is no moment: write {WRITTEN}")
+        raise OptionInvalid(option.removeprefix("--"), repr(text[:80]), f"is no moment: write {WRITTEN}")
     if not EARLIEST <= found <= LATEST:
-        raise UsageError(f"{option} {text[:80]!r} is not between the years {EARLIEST.year} and {LATEST.year}: write {WRITTEN}")
+        why = f"is not between the years {EARLIEST.year} and {LATEST.year}: write {WRITTEN}"
+        raise OptionInvalid(option.removeprefix("--"), repr(text[:80]), why)
     if ahead and found > now:
-        raise UsageError(f"{option} {text[:80]!r} is after now ({now.astimezone(UTC):%Y-%m-%d %H:%M} UTC): {ahead}")
+        why = f"is after now ({now.astimezone(UTC):%Y-%m-%d %H:%M} UTC): {ahead}"
+        raise OptionInvalid(option.removeprefix("--"), repr(text[:80]), why)
     return found
 
 

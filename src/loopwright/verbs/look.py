@@ -12,6 +12,7 @@ from loopwright.records.errors import (
     LoopNotFound,
     NotExplained,
     NotFound,
+    OptionInvalid,
     PackageRefused,
     PredictionNotFound,
     SegmentNotFound,
@@ -202,15 +203,15 @@ def predictions(
 
     declared = known_loop(home, loop)
     if not 1 <= limit <= MOST_LISTED:
-        raise UsageError(f"--limit {limit}: must be 1 to {MOST_LISTED:,}")
+        raise OptionInvalid("limit", limit, f"must be 1 to {MOST_LISTED:,}")
     now = home.clock.now()
     begin = moment_option(since, now, "--since", ahead="nothing is predicted since then") if since else None
     end = moment_option(until, now, "--until") if until else None
     if begin is not None and end is not None and begin >= end:
-        raise UsageError(f"--since {since} must be before --until {until}")
+        raise OptionInvalid("since", since, f"must be before --until {until}")
     place = _PLACE.fullmatch(before)
     if before and place is None:
-        raise UsageError(f"--before {before[:80]}: must be what `before` of an answer says")
+        raise OptionInvalid("before", before, "must be what `before` of an answer says")
     after = None if place is None else (_moment(int(place[1])), place[2])
     found = search(home, loop, Wanted(key, begin, end, flag, package, after), limit + 1)
     if not found:  # what is not in the log may be there none the less
