@@ -191,3 +191,10 @@ def test_broken_loop_file_names_the_line_and_what_was_meant(
     assert run([*at, "check", str(file)]) == 2
     assert "Traceback" in capsys.readouterr().err
     assert not [name for name in sys.modules if name.startswith("loopwright_loop_" + tmp_path.name)]
+
+
+def test_loop_file_whose_exception_cannot_be_shown_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "loop.py"
+    file.write_text("class Odd(Exception):\n    def __str__(self):\n        raise ValueError\n\nraise Odd\n")
+    with pytest.raises(DeclarationInvalid, match=r"line 5 .*Odd: Odd"):
+        load_loop(file)

@@ -269,7 +269,7 @@ def _line(name: str, number: int, file: Path) -> str:
 
 def _nearest(error: BaseException) -> str:
     """The name that was probably meant by a misspelt argument, import or name; empty where there is none."""
-    said = str(error)
+    said = first_line(error)
     if isinstance(error, TypeError) and "argument" in said:
         known: Collection[str] = {field for kind in _declarations() for field in kind.__struct_fields__}
         wrong = said.rpartition(" argument ")[2].strip("'")

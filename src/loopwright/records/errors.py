@@ -400,4 +400,8 @@ class Damaged(LoopwrightError):
 
 def first_line(error: BaseException) -> str:
     """The first line of what a library said, at most 200 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a user's own exception, whose __str__ may fail
+        text = ""
+    return (text.strip().splitlines() or [type(error).__name__])[0][:200]
