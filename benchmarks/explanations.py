@@ -18,8 +18,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from loopwright.develop.explanation import explanation
 from loopwright.develop.fit import predict
 from loopwright.develop.goal import Goal
+from loopwright.records.arrays import Array
 from loopwright.records.explanation import decode
-from loopwright.records.graph import Array
 
 FEATURES, TREES, LEAVES = 15, 200, 31
 TARGET_MS = 3.0

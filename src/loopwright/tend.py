@@ -29,6 +29,7 @@ from loopwright.monitor.alerts import close_alert, open_alerts, raise_alert, sen
 from loopwright.monitor.watch import Watched, watch
 from loopwright.records import openlineage
 from loopwright.records.attempts import Attempts
+from loopwright.records.closed_windows import newest_ended
 from loopwright.records.conditions import Standing, earned, monitored, worth_of
 from loopwright.records.declarations import Value, duration
 from loopwright.records.errors import Damaged, LedgerUnavailable, PackageNotFound, PackageRefused
@@ -49,7 +50,7 @@ from loopwright.records.upkeep_state import (
     read_upkeep_state,
     write_upkeep_state,
 )
-from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window, newest_ended
+from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 
 LOG = logging.getLogger("loopwright.upkeep")
 

@@ -13,9 +13,9 @@ from tests.deploy.loops import NOW_US, REQUESTS, flight
 
 from loopwright.data.contract import conform
 from loopwright.deploy.decode import Decoder, Rows, parse
+from loopwright.records.clock import microseconds
 from loopwright.records.declarations import Column, Table
 from loopwright.records.errors import LoopwrightError, RequestInvalid, RequestMalformed, RequestTooLarge
-from loopwright.records.graph import microseconds
 
 STATUS: dict[int, type[LoopwrightError]] = {400: RequestMalformed, 413: RequestTooLarge, 422: RequestInvalid}
 decode = Decoder(REQUESTS.columns, optional=[REQUESTS.event_time])

@@ -38,10 +38,11 @@ from loopwright.develop.features import Encoding, Vocabulary, trace
 from loopwright.develop.fit import Lessons, fit
 from loopwright.develop.goal import Answers, Goal
 from loopwright.develop.rehearsal import rehearse
+from loopwright.records.arrays import Array
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Candidate, Column
 from loopwright.records.errors import ConversionRefused, DeclarationInvalid
-from loopwright.records.graph import Array, Graph
+from loopwright.records.graph import Graph
 from loopwright.records.package import Output
 
 COLUMNS = {

@@ -12,9 +12,10 @@ from tests.develop.flights import COLUMNS, features, table
 
 from loopwright.develop.blocks import side_by_side
 from loopwright.develop.features import Vocabulary, build, trace
+from loopwright.records.arrays import Array
 from loopwright.records.columns import arrow_arrays, arrow_feed
 from loopwright.records.declarations import Column
-from loopwright.records.graph import Array, Graph, feed_arrays
+from loopwright.records.graph import Graph, feed_arrays
 
 MANY = {
     "a": Column("float"),

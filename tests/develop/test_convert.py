@@ -74,9 +74,10 @@ from loopwright.develop.convert import convert, refuse_inconvertible
 from loopwright.develop.fit import Lessons, fit, predict
 from loopwright.develop.goal import Goal, goal_of
 from loopwright.develop.rehearsal import CannotFit, made_up, rehearse
+from loopwright.records.arrays import Array
 from loopwright.records.declarations import Candidate, Column, Outcome, Table
 from loopwright.records.errors import ConversionRefused
-from loopwright.records.graph import Array, Graph
+from loopwright.records.graph import Graph
 
 CANDIDATE = Candidate("x", LogisticRegression)
 LANDINGS = Table("landings", {"id": Column("string"), "at": Column("timestamp")}, key=["id"], event_time="at")

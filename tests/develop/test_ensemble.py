@@ -13,7 +13,8 @@ from loopwright.develop.convert import convert
 from loopwright.develop.ensemble import ensemble, older
 from loopwright.develop.goal import Goal
 from loopwright.develop.trees import Tree, leaf, read
-from loopwright.records.graph import Array, Graph
+from loopwright.records.arrays import Array
+from loopwright.records.graph import Graph
 from loopwright.records.package import Output
 
 CLASSES = ["a", "b", "c"]

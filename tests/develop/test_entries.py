@@ -14,9 +14,10 @@ import pytest
 
 from loopwright.develop.features import trace
 from loopwright.features import is_null
+from loopwright.records.arrays import Array
 from loopwright.records.columns import arrow_feed, arrow_schema
 from loopwright.records.declarations import Column
-from loopwright.records.graph import METADATA, Array, Feeder, Graph, feed_rows
+from loopwright.records.graph import METADATA, Feeder, Graph, feed_rows
 
 COLUMNS = {
     "x": Column("float", nullable=True),

@@ -43,8 +43,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from loopwright.develop.explanation import Files, explanation
 from loopwright.develop.fit import Several, as_wanted, predict
 from loopwright.develop.goal import Answers, Goal
+from loopwright.records.arrays import Array
 from loopwright.records.explanation import Explainer, decode, linked
-from loopwright.records.graph import Array, Graph
+from loopwright.records.graph import Graph
 from loopwright.records.package import Output
 
 BINARY = Goal(output=Output())

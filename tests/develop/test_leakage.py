@@ -13,10 +13,10 @@ from sklearn.metrics import roc_auc_score
 
 from loopwright.develop.features import trace
 from loopwright.develop.leakage import scan
+from loopwright.records.arrays import Array
 from loopwright.records.columns import arrow_schema
 from loopwright.records.declarations import Column, Task
 from loopwright.records.evaluation import Suspect
-from loopwright.records.graph import Array
 from loopwright.records.leakage import LIMIT, ROWS, area, fit
 from loopwright.records.progress import Silent
 

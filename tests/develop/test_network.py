@@ -6,8 +6,8 @@ import pytest
 from sklearn.base import clone
 
 from loopwright.develop.network import TorchClassifier
+from loopwright.records.arrays import Array
 from loopwright.records.errors import ExtraMissing
-from loopwright.records.graph import Array
 
 try:
     with warnings.catch_warnings():

@@ -15,7 +15,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from loopwright.develop.ensemble import ensemble
 from loopwright.develop.trees import floor_float32, of_histogram, read
-from loopwright.records.graph import Array, Graph
+from loopwright.records.arrays import Array
+from loopwright.records.graph import Graph
 
 
 @pytest.fixture(autouse=True)

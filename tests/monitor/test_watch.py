@@ -9,12 +9,13 @@ import pytest
 from tests.traffic import LOOP, OUTCOME, START, WEEK, World, lineage_without, package, rows, truths
 
 from loopwright.monitor.watch import Watched, watch
+from loopwright.records.closed_windows import newest_ended
 from loopwright.records.declarations import Monitor, Retrain
 from loopwright.records.home import Home
 from loopwright.records.predictions.read import predictions
 from loopwright.records.settings import Settings
 from loopwright.records.turns import Turn
-from loopwright.records.windows import Alert, Quality, Trigger, Window, newest_ended
+from loopwright.records.windows import Alert, Quality, Trigger, Window
 
 NEVER = Retrain(decay=0.04, cooldown="0s", every=None)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loopwright.records.arrays import Array
 from loopwright.records.explanation import Explainer, Explanation, Linear, Numbers, Trees, decode, encode, linked, numbers
-from loopwright.records.graph import Array
 
 FEATURES = 5
 

@@ -14,9 +14,10 @@ import pytest
 
 from loopwright.develop.features import build, trace
 from loopwright.features import is_null
+from loopwright.records.clock import microseconds
 from loopwright.records.columns import arrow_feed, arrow_schema
 from loopwright.records.declarations import Column
-from loopwright.records.graph import NAT, Feeder, Graph, feed_arrays, feed_rows, microseconds
+from loopwright.records.graph import NAT, Feeder, Graph, feed_arrays, feed_rows
 
 COLUMNS = {
     "distance": Column("float"),

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from loopwright.records.arrays import Array
 from loopwright.records.declarations import Task
-from loopwright.records.graph import Array
 from loopwright.records.leakage import Look, of_columns, targets, together, too_few, values_of
 
 Columns = dict[str, Any]

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 from tests.develop.flights import table
 
+from loopwright.records.arrays import Array
 from loopwright.records.declarations import GroupSplit, StratifiedSplit, TimeSplit
 from loopwright.records.errors import ExamplesRefused
-from loopwright.records.graph import Array
 from loopwright.records.split import (
     EMBARGO,
     LATE,

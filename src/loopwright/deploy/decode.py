@@ -15,9 +15,9 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 
 import msgspec
 
+from loopwright.records.clock import EPOCH, microseconds
 from loopwright.records.declarations import Column
 from loopwright.records.errors import FieldProblem, RequestInvalid, RequestMalformed, RequestTooLarge
-from loopwright.records.graph import EPOCH, microseconds
 from loopwright.records.moment import EARLIEST, LATEST
 
 MOST_ROWS = 10_000

@@ -12,9 +12,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from loopwright.deploy.predict import Predictor
+from loopwright.records.arrays import Array
 from loopwright.records.errors import NotExplained, PackageRefused
 from loopwright.records.explanation import FILES, Reasons
-from loopwright.records.graph import Array, Graph
+from loopwright.records.graph import Graph
 from loopwright.records.package import Manifest
 from loopwright.records.packages import Packages
 from loopwright.records.predictions.record import Contributions, Prediction

@@ -30,9 +30,11 @@ import onnx.version_converter
 from onnx import TensorProto, helper, numpy_helper
 
 from loopwright.deploy.older_trees import older
+from loopwright.records.arrays import Array
+from loopwright.records.clock import microseconds
 from loopwright.records.declarations import Column
 from loopwright.records.errors import ExportRefused, UsageError
-from loopwright.records.graph import METADATA, NAT, Array, Graph, GraphInput, microseconds
+from loopwright.records.graph import METADATA, NAT, Graph, GraphInput
 from loopwright.records.package import Manifest, tolerance
 from loopwright.records.probe import Probed
 

@@ -13,10 +13,10 @@ from loopwright.deploy.context import Contexts, ContextStore
 from loopwright.deploy.overrun import Overruns
 from loopwright.deploy.suspects import STRIKES, Suspects, Values, encoded, fingerprints
 from loopwright.deploy.vitals import Vitals, note_of
-from loopwright.records.clock import Clock
+from loopwright.records.clock import Clock, microseconds
 from loopwright.records.declarations import Column
 from loopwright.records.errors import PackageRefused, Unavailable
-from loopwright.records.graph import Feeder, Graph, microseconds
+from loopwright.records.graph import Feeder, Graph
 from loopwright.records.ids import new_ids
 from loopwright.records.package import Manifest, lawful, tolerance
 from loopwright.records.predictions.record import Prediction

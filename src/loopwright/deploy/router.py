@@ -19,9 +19,8 @@ from loopwright.deploy.services import InService, Services, Watcher
 from loopwright.deploy.shelf import BUDGET
 from loopwright.deploy.vitals import FOLDER, Vitals
 from loopwright.records import failpoints
-from loopwright.records.clock import Clock
+from loopwright.records.clock import Clock, microseconds
 from loopwright.records.errors import LogUnavailable, LoopwrightError, NotFound, Overloaded, RequestConflict, Unavailable
-from loopwright.records.graph import microseconds
 from loopwright.records.ids import new_ids
 from loopwright.records.packages import Packages
 from loopwright.records.predictions.damage import noted

@@ -15,10 +15,11 @@ from sklearn.base import BaseEstimator
 
 from loopwright.develop.fit import Several, predict
 from loopwright.develop.goal import Answers, Goal
+from loopwright.records.arrays import Array
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Column
 from loopwright.records.errors import ConversionRefused, PackageRefused
-from loopwright.records.graph import Array, Graph
+from loopwright.records.graph import Graph
 from loopwright.records.graph_check import check_graph
 from loopwright.records.package import Conversion
 

@@ -24,7 +24,7 @@ import spox.opset.ai.onnx.ml.v3 as ml3
 import spox.opset.ai.onnx.ml.v5 as ml5
 
 from loopwright.develop.trees import Tree, floor_float32, leaf
-from loopwright.records.graph import Array
+from loopwright.records.arrays import Array
 
 _MODES, _EQUAL, _MEMBER = {"LEQ": 0, "LT": 1}, 4, 6
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from loopwright.records import metrics
+from loopwright.records.arrays import Array
 from loopwright.records.clock import Clock
 from loopwright.records.declarations import Column, Value
 from loopwright.records.evaluation import Estimate, Evaluation
-from loopwright.records.graph import Array, Feeder, Graph
+from loopwright.records.graph import Feeder, Graph
 from loopwright.records.heap import allocated
 from loopwright.records.metrics import Answered
 from loopwright.records.package import Output

@@ -35,8 +35,9 @@ from loopwright.develop.goal import Goal
 from loopwright.develop.parts.arithmetic import columns, wide
 from loopwright.develop.parts.linear import GENERALISED, LINEAR_CLASSIFIERS, LINEAR_REGRESSORS, logarithmic
 from loopwright.develop.parts.nested import applied, voting_weights
+from loopwright.records.arrays import Array
 from loopwright.records.explanation import Explainer, Explanation, Linear, Trees, encode, linked, numbers
-from loopwright.records.graph import Array, Graph
+from loopwright.records.graph import Graph
 from loopwright.records.internals import internal
 from loopwright.records.package import Explained
 

@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from loopwright.develop.features import Traced, build
+from loopwright.records.arrays import Array
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Column
 from loopwright.records.errors import DeclarationInvalid
-from loopwright.records.graph import Array, Graph, feed_rows
+from loopwright.records.graph import Graph, feed_rows
 
 
 class FeatureValues:

@@ -23,9 +23,9 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from loopwright.develop.goal import Answers, Goal
+from loopwright.records.arrays import Array
 from loopwright.records.declarations import Candidate
 from loopwright.records.errors import DeclarationInvalid, LoopwrightError, first_line
-from loopwright.records.graph import Array
 from loopwright.records.progress import Progress
 
 # How an estimator is told the quantile to predict: class name -> fixed parameters, and the parameter that takes the quantile.

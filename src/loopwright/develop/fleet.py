@@ -27,10 +27,10 @@ from loopwright.develop.reference import histograms
 from loopwright.develop.rehearsal import attempt, reason
 from loopwright.develop.train import Measured, Work, answers_of, difference, fit_candidate, make_package
 from loopwright.records import failpoints, metrics
+from loopwright.records.arrays import Array
 from loopwright.records.columns import segment_texts
 from loopwright.records.declarations import Candidate, Fleet
 from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel
-from loopwright.records.graph import Array
 from loopwright.records.metrics import Answered
 from loopwright.records.package import Segment
 from loopwright.records.probe import Probed, open_probed

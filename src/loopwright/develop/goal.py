@@ -10,8 +10,8 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from loopwright.records.arrays import Array
 from loopwright.records.declarations import Outcome
-from loopwright.records.graph import Array
 from loopwright.records.package import Output
 
 

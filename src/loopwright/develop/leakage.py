@@ -10,10 +10,10 @@ import pyarrow as pa
 from loopwright.develop.feature_values import FeatureValues
 from loopwright.develop.features import Traced
 from loopwright.develop.lineage import feature_columns
+from loopwright.records.arrays import Array
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Task
 from loopwright.records.evaluation import Suspect
-from loopwright.records.graph import Array
 from loopwright.records.leakage import (
     LEAST,
     ROWS,

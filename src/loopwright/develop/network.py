@@ -16,8 +16,8 @@ import onnx.inliner
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_array, check_is_fitted
 
+from loopwright.records.arrays import Array
 from loopwright.records.errors import ExtraMissing
-from loopwright.records.graph import Array
 
 _SINGLE = ("conv", "rnn", "gru", "lstm")
 

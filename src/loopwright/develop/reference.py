@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loopwright.records.arrays import Array
 from loopwright.records.columns import arrow_array, numbers
 from loopwright.records.declarations import Column
-from loopwright.records.graph import Array, Feeder, Graph
+from loopwright.records.graph import Feeder, Graph
 from loopwright.records.metrics import Answered
 from loopwright.records.package import Golden, Histogram
 

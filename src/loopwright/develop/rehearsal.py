@@ -16,6 +16,7 @@ from loopwright.develop.convert import convert, refuse_inconvertible
 from loopwright.develop.fit import Lessons, first_trial, fit, predict
 from loopwright.develop.goal import Goal
 from loopwright.develop.sampling import refuse_weights_of_its_own
+from loopwright.records.arrays import Array
 from loopwright.records.declarations import Candidate, Outcome
 from loopwright.records.errors import (
     CandidatesFailed,
@@ -25,7 +26,6 @@ from loopwright.records.errors import (
     LoopwrightError,
     Unavailable,
 )
-from loopwright.records.graph import Array
 
 REHEARSAL = 300
 """Rows of a rehearsal."""

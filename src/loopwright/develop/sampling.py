@@ -15,9 +15,9 @@ import pyarrow as pa
 from sklearn.calibration import CalibratedClassifierCV
 
 from loopwright.develop.fit import last
+from loopwright.records.arrays import Array
 from loopwright.records.declarations import Sampling
 from loopwright.records.errors import DeclarationInvalid, ExamplesRefused
-from loopwright.records.graph import Array
 from loopwright.records.package import Output, Sampled
 from loopwright.records.split import LEAST_ROWS, draws, units
 

@@ -32,13 +32,14 @@ from loopwright.develop.reference import golden, histograms, served_rows
 from loopwright.develop.rehearsal import attempt, reason, refuse_none_left, rehearsed
 from loopwright.develop.sampling import Drawn, draw, factors
 from loopwright.records import metrics
+from loopwright.records.arrays import Array
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Candidate, Column, Outcome, Release, Sampling, Scope, Slice, to_builtins
 from loopwright.records.environments import environment_files
 from loopwright.records.errors import ConversionRefused, Damaged, DeclarationInvalid, ExamplesRefused, LoopwrightError
 from loopwright.records.evaluation import Comparison, Detail, Estimate, Evaluation, Leaderboard, LeaderboardRow, Suspect
 from loopwright.records.examples import Examples
-from loopwright.records.graph import Array, Graph
+from loopwright.records.graph import Graph
 from loopwright.records.home import Home
 from loopwright.records.ids import digest
 from loopwright.records.label import label_array

@@ -22,7 +22,7 @@ from sklearn.ensemble import (
 )
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from loopwright.records.graph import Array
+from loopwright.records.arrays import Array
 from loopwright.records.internals import internal
 
 ZERO = 1e-35

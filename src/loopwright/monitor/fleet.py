@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from loopwright.monitor.inputs import main_package
+from loopwright.records.arrays import Array
 from loopwright.records.columns import segment_texts
 from loopwright.records.evaluation import Evaluation, FleetBoard, Leaderboard
-from loopwright.records.graph import Array
 from loopwright.records.home import Home
 from loopwright.records.packages import Package
 from loopwright.records.probe import Probed

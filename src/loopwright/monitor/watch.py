@@ -23,6 +23,7 @@ from loopwright.monitor.quality import Decay, decayed, quality
 from loopwright.monitor.usual import usual
 from loopwright.records import failpoints, metrics
 from loopwright.records.attempts import Attempts
+from loopwright.records.closed_windows import newest_ended
 from loopwright.records.columns import arrow_feed
 from loopwright.records.declarations import Monitor, Outcome, Retrain, duration
 from loopwright.records.errors import NotFound, PackageRefused
@@ -34,7 +35,7 @@ from loopwright.records.probe import Probed, open_probed
 from loopwright.records.releases import ReleaseState
 from loopwright.records.truth import with_truth
 from loopwright.records.turns import Turn
-from loopwright.records.windows import Alert, Quality, Trigger, Window, newest_ended
+from loopwright.records.windows import Alert, Quality, Trigger, Window
 
 __all__ = ["Watched", "watch", "watched_columns"]
 

@@ -4,6 +4,18 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def microseconds(moment: datetime | int) -> int:
+    """Microseconds since 1970 (UTC) of a zone-aware datetime; an int is taken to be that already."""
+    if isinstance(moment, int):
+        return moment
+    if moment.tzinfo is None:
+        raise ValueError(f"a moment needs a zone, not {moment!r}")
+    delta = moment - EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
 
 class Clock(Protocol):
     """Where the time comes from: `now` orders nothing, it only dates; durations come from `monotonic`."""

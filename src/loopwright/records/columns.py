@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loopwright.records.arrays import Array
 from loopwright.records.declarations import Column
-from loopwright.records.graph import NAT, Array, Graph, feed_arrays
+from loopwright.records.graph import NAT, Graph, feed_arrays
 
 ARROW_TYPES: dict[str, Any] = {
     "float": pa.float64(),

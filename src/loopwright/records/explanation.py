@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from loopwright.records.arrays import Array
 from loopwright.records.declarations import Column
-from loopwright.records.graph import Array, Feeder, Graph
+from loopwright.records.graph import Feeder, Graph
 
 FILES = ("explanation.msgpack", "explain.onnx")
 TOLERANCE = 1e-4

@@ -22,12 +22,13 @@ column by name, or two, `NAME_values` and `NAME_null`, for a nullable one.
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from loopwright.records.arrays import Array
+from loopwright.records.clock import microseconds
 from loopwright.records.declarations import Column
 from loopwright.records.errors import LibraryChanged
 from loopwright.records.internals import internal
@@ -37,7 +38,6 @@ LEAN_BYTES = 8 * 2**20
 """Larger models are not loaded twice for the sake of memory: there are few of them, and it takes long."""
 
 NAT = -(2**63)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DTYPES: dict[str, Any] = {
     "tensor(double)": np.dtype(np.float64),
     "tensor(float)": np.dtype(np.float32),
@@ -61,7 +61,6 @@ _COLUMN_DTYPES: dict[str, Any] = {
     "array": np.float32,
 }
 
-Array = np.ndarray[Any, Any]
 Part = Literal["plain", "values", "null", "number"]
 
 
@@ -281,16 +280,6 @@ def _entering(column: tuple[Array, Array | None], part: Part, null: Any) -> Arra
     if part == "null":
         return np.zeros(len(values), dtype=np.bool_) if mask is None else mask
     return values if mask is None or null is None else np.where(mask, null, values)
-
-
-def microseconds(moment: datetime | int) -> int:
-    """Microseconds since 1970 (UTC) of a zone-aware datetime; an int is taken to be that already."""
-    if isinstance(moment, int):
-        return moment
-    if moment.tzinfo is None:
-        raise ValueError(f"a moment needs a zone, not {moment!r}")
-    delta = moment - EPOCH
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
 def _inputs(found: Sequence[Any], known: Mapping[str, Any]) -> tuple[GraphInput, ...]:

@@ -26,9 +26,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import special, stats
 
+from loopwright.records.arrays import Array
 from loopwright.records.declarations import Task
 from loopwright.records.evaluation import Suspect
-from loopwright.records.graph import Array
 
 LIMIT: dict[Task, float] = {"binary": 0.98, "multiclass": 0.98, "anomaly": 0.98, "regression": 0.99, "ranking": 0.99}
 ROWS = 50_000

@@ -23,9 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loopwright.records.arrays import Array
+from loopwright.records.clock import microseconds
 from loopwright.records.declarations import GroupSplit, StratifiedSplit, Task, TimeSplit, duration
 from loopwright.records.errors import ExamplesRefused
-from loopwright.records.graph import Array, microseconds
 from loopwright.records.package import Part, Partition
 
 LEAST_ROWS = 20

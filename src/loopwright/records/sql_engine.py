@@ -4,12 +4,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 
+from loopwright.records.clock import Clock
 from loopwright.records.errors import Unavailable
-from loopwright.records.home import Home
 from loopwright.records.ids import new_id
 from loopwright.records.memory import memory_limit
 
@@ -25,8 +25,21 @@ _CONFIGURATION: dict[str, str | bool | int | float | list[str]] = {
 }
 
 
+class Workspace(Protocol):
+    """Where queries may write what does not fit into memory: a `Home`."""
+
+    @property
+    def clock(self) -> Clock:
+        """Names the folder by its time."""
+        ...
+
+    def folder(self, name: str, /) -> Path:
+        """A folder to write to; `Unavailable` where there is none."""
+        ...
+
+
 @contextmanager
-def sql_engine(home: Home | None = None, *, ordered: bool = True) -> Iterator[Any]:
+def sql_engine(home: Workspace | None = None, *, ordered: bool = True) -> Iterator[Any]:
     """A database for SQL that may come out of the ledger (labels, aggregates): no files, no network, no settings. Times are UTC.
 
     It uses a third of the memory that this process may use, at most `MAX_MEMORY`. What does not fit goes to a folder of its own under
@@ -54,7 +67,7 @@ def sql_engine(home: Home | None = None, *, ordered: bool = True) -> Iterator[An
             shutil.rmtree(spill, ignore_errors=True)
 
 
-def _spill_folder(home: Home | None) -> Path | None:
+def _spill_folder(home: Workspace | None) -> Path | None:
     try:
         return None if home is None else home.folder("tmp") / new_id(home.clock.now())
     except Unavailable:  # a home that may only be read is read all the same

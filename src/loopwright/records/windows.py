@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 import msgspec
 
 from loopwright.records.evaluation import Estimate
-from loopwright.records.ledger.record import Entry, Record
-
-if TYPE_CHECKING:
-    from loopwright.records.ledger import Ledger
+from loopwright.records.ledger.record import Record
 
 State = Literal["ok", "watch", "drift", "no data"]
 
@@ -99,20 +96,6 @@ class Window(Record, frozen=True, kw_only=True):
 def state_text(state: str, rows: int, minimum_rows: int) -> str:
     """A state for a person: where too few rows are why nothing is said, how many there are of how many."""
     return f"too few ({rows:,} of {minimum_rows:,})" if state == "no data" and 0 < rows < minimum_rows else state
-
-
-W = TypeVar("W", "Window", "ValueWindow")
-
-
-def newest_ended(ledger: "Ledger", kind: type[W], loop: str, by: datetime) -> Entry[W] | None:
-    """The window of a loop that was closed last, of those that ended at `by` or before.
-
-    Others were closed while the clock was ahead: they do not count, and what they span is closed again.
-    """
-    last = ledger.latest(kind, loop=loop)
-    if last is None or last.record.end <= by:
-        return last
-    return next((entry for entry in ledger.find(kind, loop=loop) if entry.record.end <= by), None)
 
 
 LONG_SILENCE = 8

@@ -17,9 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
-from loopwright.records.clock import Clock
+from loopwright.records.clock import Clock, microseconds
 from loopwright.records.errors import AddressRefused
-from loopwright.records.graph import microseconds
 from loopwright.records.ids import is_trace_id, sampling_bound, span_id
 from loopwright.records.outgoing import Receiver, post
 from loopwright.records.predictions.record import Prediction

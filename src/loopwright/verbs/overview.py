@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 import msgspec
 
 from loopwright.records.attempts import Attempts
+from loopwright.records.closed_windows import newest_ended
 from loopwright.records.conditions import NOTHING_MEASURED, Judged, Standing, counted_from, earned, monitored, worth_of
 from loopwright.records.declarations import Value
 from loopwright.records.errors import Damaged, LedgerUnavailable, UsageError
@@ -22,7 +23,7 @@ from loopwright.records.ledger.record import Record
 from loopwright.records.plausibility import too_good
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
-from loopwright.records.windows import Alert, ValueWindow, Window, newest_ended
+from loopwright.records.windows import Alert, ValueWindow, Window
 from loopwright.verbs.results import FleetStatus, LoopStatus, Retraining, Running, StageState, Status
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import ndonnx as ndx
 import numpy as np
 import spox.opset.ai.onnx.v21 as _operators
 
-from loopwright.records.graph import Array
+from loopwright.records.arrays import Array
 
 op: Any = _operators  # its operators are not marked as exported, so types would be refused
 

@@ -8,7 +8,7 @@ from sklearn import decomposition, discriminant_analysis, feature_extraction, im
 
 from loopwright.develop.parts.arithmetic import beside, column, columns, constant, interpolated, rows, same, times, wide
 from loopwright.develop.parts.dispatch import transform
-from loopwright.records.graph import Array
+from loopwright.records.arrays import Array
 from loopwright.records.internals import internal
 
 
