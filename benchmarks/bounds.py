@@ -23,19 +23,19 @@ from typing import NamedTuple
 import numpy as np
 from benchmarks.report import RESULTS, machine, put, table
 from tests.deploy.loops import LOOP, NOW_US, Weather, flight, opened, package
+from tests.server.processes.test_supervisor import Load, ledger_away
 from tests.server.running import Server, running
 from tests.server.test_overload import share, under
-from tests.server.test_supervisor import Load, ledger_away
 from tests.waiting import until
 
-from loopwright.deploy import controller
-from loopwright.deploy.predict import Predictor
-from loopwright.records import metrics
-from loopwright.records.clock import RealClock
-from loopwright.records.home import Home
-from loopwright.records.ledger import Ledger
-from loopwright.records.settings import Settings
-from loopwright.server.spans import Spans
+from loopwright.base.clock import RealClock
+from loopwright.base.settings import Settings
+from loopwright.deploy import releases
+from loopwright.deploy.serving.predictor import Predictor
+from loopwright.server.api.spans import Spans
+from loopwright.stores.home import Home
+from loopwright.stores.ledger import Ledger
+from loopwright.tasks import metrics
 from loopwright.verbs import act
 
 LIBRARIES = ("onnxruntime", "msgspec", "uvloop", "httptools", "numpy", "sqlalchemy")
@@ -77,7 +77,7 @@ def two_packages(folder: Path) -> Iterator[tuple[Home, list[str]]]:
     with opened(folder, RealClock()) as home:
         digests = [package(home.packages, weight=weight).digest for weight in (0.05, 0.06)]
         for digest in digests:
-            controller.release(home, LOOP, digest, why="by hand")
+            releases.release(home, LOOP, digest, why="by hand")
         yield home, digests
 
 

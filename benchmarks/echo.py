@@ -14,7 +14,7 @@ import msgspec
 import uvicorn
 import uvloop
 
-from loopwright.server.http import Reply, Request, Server
+from loopwright.server.http.connection import Reply, Request, Server
 
 decode, encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
 

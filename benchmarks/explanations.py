@@ -15,11 +15,11 @@ import shap
 from benchmarks.report import machine, put, table
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
-from loopwright.develop.explanation import explanation
+from loopwright.base.arrays import Array
 from loopwright.develop.fit import predict
-from loopwright.develop.goal import Goal
-from loopwright.records.arrays import Array
-from loopwright.records.explanation import decode
+from loopwright.develop.onnx.explanation import explanation
+from loopwright.develop.output import Goal
+from loopwright.graph.contributions import decode
 
 FEATURES, TREES, LEAVES = 15, 200, 31
 TARGET_MS = 3.0

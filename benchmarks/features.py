@@ -32,10 +32,10 @@ from benchmarks.feast_peer import peak_mib
 from benchmarks.report import RESULTS, machine, put, table
 
 from loopwright import Aggregate, Candidate, Column, Context, Home, Outcome, Table
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.settings import load_settings
 from loopwright.loop import Loop, load_loop
-from loopwright.records.clock import SimulatedClock
 from loopwright.records.declarations import to_json
-from loopwright.records.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
 FLIGHTS = ROOT / "examples" / "flights"
@@ -102,7 +102,7 @@ def prepare(folder: Path, _: Given) -> Given:
 
 def whole_build(folder: Path, given: Given) -> Given:
     """`examples.build`: requests, context, outcomes, written and digested. Seconds and peak memory."""
-    from loopwright.data.examples import build, load
+    from loopwright.data.examples.build import build, load
 
     loop = flights(folder)
     before = peak_mib()
@@ -122,10 +122,10 @@ def join(folder: Path, given: Given) -> Given:
 
     Ours is what `examples.build` does: the steps, one narrow ASOF join, and what it finds laid beside the requests.
     """
-    from loopwright.data import steps
-    from loopwright.records.sql_engine import sql_engine
+    from loopwright.data.examples import asof
+    from loopwright.sql.engine import sql_engine
 
-    [context] = steps.joined([weather_context(folder)], [])
+    [context] = asof.joined([weather_context(folder)], [])
     took: dict[str, list[float]] = {"ours": [], "by hand": [], "ours cpu": [], "by hand cpu": []}
     with at_home(folder / "home") as home, sql_engine(home, ordered=False) as database:
         frame, told = home.lake.dataset("departures").to_table(), home.lake.dataset("weather")
@@ -133,11 +133,11 @@ def join(folder: Path, given: Given) -> Given:
         database.register("asked", frame)
         database.register("told", told)
         asked = "(SELECT row_number() OVER () AS _row, epoch_us(pushed_back_at) AS _us, origin FROM asked)"
-        chosen = ", ".join(f"{sql} AS {name}" for name, sql in steps.values("s0", context).items())
+        chosen = ", ".join(f"{sql} AS {name}" for name, sql in asof.values("s0", context).items())
 
         def ours() -> pa.Table:
-            steps.create(database, "s0", context, told)
-            query = f"SELECT d._row, {chosen} FROM {steps.asof(asked, [('s0', context)])} ORDER BY d._row"
+            asof.create(database, "s0", context, told)
+            query = f"SELECT d._row, {chosen} FROM {asof.asof(asked, [('s0', context)])} ORDER BY d._row"
             found = database.sql(query).to_arrow_table()
             database.execute("DROP TABLE s0")
             return pa.table([*frame.columns, *(found[c] for c in COLUMNS)], [*frame.column_names, *COLUMNS])
@@ -207,7 +207,7 @@ def _later(one: pa.Table, k: int) -> pa.Table:
 
 def scale(folder: Path, given: Given) -> Given:
     """`examples.build` with one context and two aggregates. Seconds and peak memory."""
-    from loopwright.data.examples import build
+    from loopwright.data.examples.build import build
 
     loop = flights(folder)
     outcome = Outcome(landed(folder), loop.outcome.label, wait=loop.outcome.wait)
@@ -229,9 +229,9 @@ def scale(folder: Path, given: Given) -> Given:
 
 def lookup(folder: Path, given: Given) -> Given:
     """One key of 20,000, first from the file, then from memory; a bare select by primary key; in turns, microseconds."""
-    from loopwright.data.context import feed
-    from loopwright.data.steps import joined
-    from loopwright.deploy.context import Contexts
+    from loopwright.data.examples.asof import joined
+    from loopwright.data.examples.context import feed
+    from loopwright.deploy.serving.context import Contexts
 
     names = [f"v{i}" for i in range(5)]
     columns = {"station": Column("string"), "at": Column("timestamp"), **{n: Column("float") for n in names}}
@@ -288,11 +288,11 @@ def graph(folder: Path, given: Given) -> Given:
     """The flights' features with 200 trees as one graph, and the trees alone on a ready matrix: microseconds, in turns."""
     import lightgbm
 
-    from loopwright.data.examples import load
+    from loopwright.data.examples.build import load
     from loopwright.develop.evaluate import loading
-    from loopwright.records.columns import arrow_feed
+    from loopwright.graph.columns import arrow_feed
+    from loopwright.graph.session import Graph
     from loopwright.records.examples import Examples
-    from loopwright.records.graph import Graph
     from loopwright.turn import turn
 
     settings: Given = {
@@ -332,7 +332,7 @@ def trees_of(model: bytes) -> bytes:
     """The part of a package's graph behind the matrix of features: the model and nothing else."""
     import onnx
 
-    from loopwright.records.graph import METADATA
+    from loopwright.graph.session import METADATA
 
     loaded = onnx.load_from_string(model)
     names = json.loads({p.key: p.value for p in loaded.metadata_props}.get(METADATA, "{}")).get("outputs", {})
@@ -368,7 +368,7 @@ def ingestion(folder: Path, given: Given) -> Given:
     """The year of flights through its contract, and a bare `write_deltalake` of the same frame: seconds, in turns."""
     from deltalake import write_deltalake
 
-    from loopwright.data.ingest import ingest
+    from loopwright.data.ingest.ingestion import ingest
 
     declared = flights(folder).tables["departures"]
     frame = pq.read_table(folder / "flights" / "departures.parquet").select(list(declared.columns))

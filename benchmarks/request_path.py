@@ -26,26 +26,26 @@ import onnxruntime
 import uvloop
 from benchmarks.report import RESULTS, machine, put, table
 
-from loopwright.deploy.context import Contexts
-from loopwright.deploy.decode import Decoder
-from loopwright.deploy.overrun import Overruns
-from loopwright.deploy.predict import Predictor
-from loopwright.deploy.router import Router
-from loopwright.deploy.served import read
-from loopwright.deploy.suspects import FILE as SUSPECTS
-from loopwright.deploy.suspects import Suspects
-from loopwright.deploy.vitals import Vitals
-from loopwright.records.graph import Feeder, Graph
-from loopwright.records.home import Home
+from loopwright.base.settings import load_settings
+from loopwright.deploy.serving.context import Contexts
+from loopwright.deploy.serving.deadlines import Overruns
+from loopwright.deploy.serving.decode import Decoder
+from loopwright.deploy.serving.engine import Router
+from loopwright.deploy.serving.heartbeat import Vitals
+from loopwright.deploy.serving.predictor import Predictor
+from loopwright.deploy.serving.release_files import read
+from loopwright.deploy.serving.suspects import FILE as SUSPECTS
+from loopwright.deploy.serving.suspects import Suspects
+from loopwright.graph.session import Feeder, Graph
+from loopwright.records.answer import Answer
 from loopwright.records.package import Manifest
-from loopwright.records.predictions.answer import Answer
-from loopwright.records.predictions.log import LogWriter
-from loopwright.records.probe import open_probed
-from loopwright.records.settings import load_settings
-from loopwright.server.access import Access
-from loopwright.server.app import DataPlane
-from loopwright.server.http import Connection, Reply, Request, Server, refusal
-from loopwright.server.metrics import Metrics
+from loopwright.server.api.access import Access
+from loopwright.server.api.app import DataPlane
+from loopwright.server.api.metrics import Metrics
+from loopwright.server.http.connection import Connection, Reply, Request, Server, refusal
+from loopwright.stores.home import Home
+from loopwright.stores.packages.probe import open_probed
+from loopwright.stores.prediction_log.writer import LogWriter
 
 HERE = Path(__file__).parent
 LOOP = "late-arrival"

@@ -15,12 +15,13 @@ from typing import Literal, Union, get_args, get_origin
 import msgspec
 
 from loopwright import loop
+from loopwright.base import errors
+from loopwright.base.settings import SETTINGS, Settings
 from loopwright.cli.main import table
 from loopwright.cli.signature import help_of, no_serve_parameter, parameters
-from loopwright.records import declarations, errors
-from loopwright.records.metrics.table import GAPS, MEASURES, METRICS, PARTS, TASKS
-from loopwright.records.settings import SETTINGS, Settings
+from loopwright.records import declarations
 from loopwright.records.turns import STAGES
+from loopwright.tasks.metrics.table import GAPS, MEASURES, METRICS, PARTS, TASKS
 from loopwright.verbs import Verb
 
 HERE = Path(__file__).parent

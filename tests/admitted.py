@@ -1,7 +1,7 @@
 """Packages that a test has built itself, and may run without the second that a probe takes."""
 
-from loopwright.records.packages import Package, Packages
-from loopwright.records.probe import Probed
+from loopwright.stores.packages.probe import Probed
+from loopwright.stores.packages.store import Package, Packages
 
 
 def unprobed(packages: Packages, made: Package) -> Probed:

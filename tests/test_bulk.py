@@ -12,21 +12,21 @@ import pytest
 from tests.deploy.loops import EVER, LOOP, NOW, NOW_US, flight, opened, package
 
 from loopwright import bulk
-from loopwright.deploy import controller
-from loopwright.deploy.router import Ask, Router
-from loopwright.records.errors import NotFound, Unavailable, UsageError
-from loopwright.records.file_lock import FileLock
-from loopwright.records.home import Home
-from loopwright.records.ids import trace_id_of
-from loopwright.records.online.steps import Fed, pack
-from loopwright.records.predictions.read import find, predictions
+from loopwright.base.errors import NotFound, Unavailable, UsageError
+from loopwright.base.ids import trace_id_of
+from loopwright.base.lock import FileLock
+from loopwright.deploy import releases
+from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.stores.home import Home
+from loopwright.stores.online.steps import Fed, pack
+from loopwright.stores.prediction_log.read import find, predictions
 from loopwright.verbs.predict import predict
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
     with opened(tmp_path / "home") as home:
-        controller.release(home, LOOP, package(home.packages).digest, why="first")
+        releases.release(home, LOOP, package(home.packages).digest, why="first")
         home.online.write("weather", [("JFK", pack([EVER[0]], [[NOW_US, 20.0, None]]))], Fed(1, *EVER))
         yield home
 
@@ -88,7 +88,7 @@ def test_predict_answers_rows_as_requests_are_answered(home: Home, tmp_path: Pat
 def test_predict_again_logs_nothing_and_gives_the_logged_answers(home: Home, tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", [flight(i) for i in range(25)])
     predict(home, LOOP, source, out=tmp_path / "first.jsonl")
-    controller.release(home, LOOP, package(home.packages, weight=0.2).digest, why="another")
+    releases.release(home, LOOP, package(home.packages, weight=0.2).digest, why="another")
     again = predict(home, LOOP, source, out=tmp_path / "second.jsonl")
     assert (again.logged, again.repeated, len(logged(home))) == (0, 25, 25)
     assert (tmp_path / "second.jsonl").read_bytes() == (tmp_path / "first.jsonl").read_bytes()

@@ -22,18 +22,18 @@ from tests.server.running import TOKEN, Server, running
 from tests.waiting import PATIENCE_SECONDS, until
 
 from loopwright import Client
-from loopwright.deploy import controller
-from loopwright.records.clock import RealClock
-from loopwright.records.errors import RequestRefused, Unavailable, UsageError
-from loopwright.records.home import Home
-from loopwright.records.ids import trace_id_of
-from loopwright.records.online.steps import Fed, pack
-from loopwright.records.predictions.read import predictions
+from loopwright.base.clock import RealClock
+from loopwright.base.errors import RequestRefused, Unavailable, UsageError
+from loopwright.base.ids import trace_id_of
+from loopwright.deploy import releases
+from loopwright.stores.home import Home
+from loopwright.stores.online.steps import Fed, pack
+from loopwright.stores.prediction_log.read import predictions
 
 
 def served_home(folder: Path, **release: str) -> Home:
     home = opened(folder, RealClock())
-    controller.release(home, LOOP, package(home.packages, release=release).digest, why="first")
+    releases.release(home, LOOP, package(home.packages, release=release).digest, why="first")
     home.online.write("weather", [("JFK", pack([EVER[0]], [[NOW_US, 20.0, None]]))], Fed(1, *EVER))
     return home
 

@@ -12,12 +12,12 @@ import msgspec
 import pytest
 from tests.waiting import PATIENCE_SECONDS, until
 
+from loopwright.base.clock import RealClock
+from loopwright.base.settings import Settings
 from loopwright.cli.main import table
-from loopwright.records.clock import RealClock
 from loopwright.records.examples import Examples
-from loopwright.records.home import Home
-from loopwright.records.settings import Settings
 from loopwright.records.turns import Step
+from loopwright.stores.home import Home
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -212,7 +212,8 @@ def test_every_guarantee_names_its_check() -> None:
 def test_the_guide_to_serving_names_every_flag() -> None:
     """The marks that the prediction path puts on answers, out of its source."""
     source = "".join(
-        (ROOT / "src/loopwright/deploy" / f"{name}.py").read_text() for name in ("predict", "context", "segments", "router")
+        (ROOT / "src/loopwright/deploy/serving" / f"{name}.py").read_text()
+        for name in ("predictor", "context", "fleet", "engine")
     )
     flags = set(re.findall(r'"((?:missing|stale|late|out_of|new)_[a-z]+|degraded|query_of_death|undelivered)[:"]', source))
     flags |= {f"{kind}_context" for kind in re.findall(r'"(missing|stale|late)"', source)}

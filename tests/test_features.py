@@ -9,11 +9,11 @@ import ndonnx as ndx
 import numpy as np
 import pytest
 
+from loopwright.base.errors import DeclarationInvalid
 from loopwright.develop.features import trace, trace_slices
 from loopwright.features import _changes, category, is_null, local_time, seconds_between
+from loopwright.graph.session import NAT, Graph, feed_rows
 from loopwright.records.declarations import Column, Slice
-from loopwright.records.errors import DeclarationInvalid
-from loopwright.records.graph import NAT, Graph, feed_rows
 
 COLUMNS = {"at": Column("timestamp", nullable=True), "then": Column("timestamp", nullable=True)}
 PARTS = ("year", "month", "day", "hour", "minute", "second", "weekday", "day_of_year", "minute_of_day", "days")

@@ -19,17 +19,17 @@ from sklearn.preprocessing import PowerTransformer, StandardScaler
 from sklearn.svm import SVR
 from tests.deploy.loops import model_graph
 
-from loopwright.develop import parts
-from loopwright.develop.convert import convert
+from loopwright.base.errors import ConversionRefused, LibraryChanged
+from loopwright.base.internals import INTERNALS, internal
 from loopwright.develop.fit import fit
-from loopwright.develop.goal import goal_of
+from loopwright.develop.onnx import estimators
+from loopwright.develop.onnx.convert import convert
+from loopwright.develop.output import goal_of
 from loopwright.develop.rehearsal import made_up
-from loopwright.records import graph
+from loopwright.graph import session
+from loopwright.graph.session import Graph
 from loopwright.records.declarations import Candidate, Column, Outcome, Table
-from loopwright.records.errors import ConversionRefused, LibraryChanged
-from loopwright.records.graph import Graph
-from loopwright.records.internals import INTERNALS, internal
-from loopwright.server import metrics
+from loopwright.server.api import metrics
 
 SOURCE = Path(__file__).parent.parent / "src" / "loopwright"
 LANDINGS = Table("landings", {"id": Column("string"), "at": Column("timestamp")}, key=["id"], event_time="at")
@@ -156,11 +156,11 @@ def test_without_the_list_of_converters_skl2onnx_refuses_by_itself(monkeypatch: 
     class Unknown(GaussianNB):  # type: ignore[misc]  # scikit-learn ships no types
         pass
 
-    assert not parts.converts(Unknown)
+    assert not estimators.converts(Unknown)
     monkeypatch.setitem(sys.modules, "skl2onnx._supported_operators", None)
     with pytest.raises(LibraryChanged, match=r"skl2onnx \d.*_supported_operators.*install an older skl2onnx"):
         internal("skl2onnx", "_supported_operators")
-    assert parts.converts(Unknown)
+    assert estimators.converts(Unknown)
     with pytest.raises(ConversionRefused, match="Unknown"):
         converted(Unknown())
     assert converted(GaussianNB())
@@ -181,8 +181,8 @@ class Public:
 def test_without_the_inner_session_the_public_one_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     data = model_graph()
     before = Graph(data)
-    made = graph._session
-    monkeypatch.setattr(graph, "_session", lambda data, threads: Public(made(data, threads)))
+    made = session._session
+    monkeypatch.setattr(session, "_session", lambda data, threads: Public(made(data, threads)))
     after = Graph(data)
     feed = {i.name: np.zeros((3, *i.shape) if i.shape else 3, i.dtype) for i in before.inputs}
     assert after.score(feed).tolist() == before.score(feed).tolist()

@@ -16,16 +16,16 @@ GUARDED_IMPORTS: dict[str, tuple[str, ...]] = {
     "joblib": (),
     "marshal": (),
     "shelve": (),
-    "yaml": ("data/odcs.py",),  # safe_load alone, without aliases: data contracts are written in YAML
+    "yaml": ("data/ingest/odcs.py",),  # safe_load alone, without aliases: data contracts are written in YAML
     "tarfile": (),
     "shutil.unpack_archive": (),
     "zipfile": ("data/",),  # a .zip with one CSV file is a source for ingestion; it is read, never unpacked
     "runpy": (),
-    "sqlite3": ("records/ledger/", "records/online/embedded.py", "verbs/keep.py"),  # doctor tells the library's version
-    "sqlalchemy": ("records/ledger/", "data/query.py"),  # a query is a source of rows
-    "psycopg": ("records/ledger/",),
-    "alembic": ("records/ledger/",),
-    "deltalake": ("records/lake.py",),
+    "sqlite3": ("stores/ledger/", "stores/online/embedded.py", "verbs/keep.py"),  # doctor tells the library's version
+    "sqlalchemy": ("stores/ledger/", "data/ingest/query.py"),  # a query is a source of rows
+    "psycopg": ("stores/ledger/",),
+    "alembic": ("stores/ledger/",),
+    "deltalake": ("stores/lake/tables.py",),
 }
 
 # Calls by their full dotted name, and the paths that may make them.
@@ -45,15 +45,15 @@ GUARDED_CALLS: dict[str, tuple[str, ...]] = {
     "subprocess.getoutput": (),
     "subprocess.getstatusoutput": (),
     "asyncio.create_subprocess_shell": (),
-    "datetime.now": ("records/clock.py",),
+    "datetime.now": ("base/clock.py",),
     "datetime.utcnow": (),
     "datetime.today": (),
-    "datetime.datetime.now": ("records/clock.py",),
+    "datetime.datetime.now": ("base/clock.py",),
     "datetime.datetime.utcnow": (),
     "date.today": (),
     "datetime.date.today": (),
-    "time.time": ("records/clock.py",),
-    "time.time_ns": ("records/clock.py",),
+    "time.time": ("base/clock.py",),
+    "time.time_ns": ("base/clock.py",),
 }
 
 
@@ -129,23 +129,23 @@ def test_module_is_safe(module: Path) -> None:
     [
         ("import pickle", "develop/train.py"),
         ("from joblib import load", "develop/train.py"),
-        ("def f():\n    import yaml", "records/packages.py"),
+        ("def f():\n    import yaml", "stores/packages/store.py"),
         ("from torch import load as fetch\nfetch('x')", "develop/train.py"),
         ("import torch\ntorch.load('x')", "develop/train.py"),
         ("import numpy as np\nnp.load('x')", "develop/train.py"),
         ("import numpy as n\nn.load('x')", "develop/train.py"),
         ("eval('1')", "cli/main.py"),
-        ("import subprocess\nsubprocess.run('ls', shell=True)", "server/supervisor.py"),
-        ("import os\nos.system('ls')", "server/supervisor.py"),
-        ("from datetime import datetime, UTC\ndatetime.now(UTC)", "deploy/predict.py"),
-        ("import datetime as d\nd.datetime.now()", "deploy/predict.py"),
-        ("from time import time\ntime()", "deploy/predict.py"),
+        ("import subprocess\nsubprocess.run('ls', shell=True)", "server/processes/supervisor.py"),
+        ("import os\nos.system('ls')", "server/processes/supervisor.py"),
+        ("from datetime import datetime, UTC\ndatetime.now(UTC)", "deploy/serving/predictor.py"),
+        ("import datetime as d\nd.datetime.now()", "deploy/serving/predictor.py"),
+        ("from time import time\ntime()", "deploy/serving/predictor.py"),
         ("import time\ntime.time()", "tend.py"),
-        ("import sqlalchemy as sa", "monitor/watch.py"),
-        ("from deltalake import DeltaTable", "data/ingest.py"),
-        ("import sqlite3", "deploy/router.py"),
-        ("import zipfile", "records/packages.py"),
-        ("import importlib.util\nimportlib.util.spec_from_file_location('x', 'y')", "deploy/router.py"),
+        ("import sqlalchemy as sa", "monitor/windows.py"),
+        ("from deltalake import DeltaTable", "data/ingest/ingestion.py"),
+        ("import sqlite3", "deploy/serving/engine.py"),
+        ("import zipfile", "stores/packages/store.py"),
+        ("import importlib.util\nimportlib.util.spec_from_file_location('x', 'y')", "deploy/serving/engine.py"),
     ],
 )
 def test_a_breach_is_found(source: str, path: str) -> None:
@@ -155,9 +155,9 @@ def test_a_breach_is_found(source: str, path: str) -> None:
 @pytest.mark.parametrize(
     ("source", "path"),
     [
-        ("from datetime import UTC, datetime\ndatetime.now(UTC)", "records/clock.py"),
+        ("from datetime import UTC, datetime\ndatetime.now(UTC)", "base/clock.py"),
         ("import re\nre.compile('x')", "develop/train.py"),
-        ("import sqlite3", "records/online/embedded.py"),
+        ("import sqlite3", "stores/online/embedded.py"),
         ("model.eval()", "develop/train.py"),
         ("import subprocess\nsubprocess.run(['ls'], shell=False)", "deploy/probe.py"),
     ],

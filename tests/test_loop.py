@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from loopwright.base.errors import DeclarationInvalid, LoopNotFound
 from loopwright.cli.main import run
 from loopwright.loop import Loop, load_loop
 from loopwright.records.declarations import (
@@ -24,7 +25,6 @@ from loopwright.records.declarations import (
     declaration_digest,
     to_builtins,
 )
-from loopwright.records.errors import DeclarationInvalid, LoopNotFound
 
 TIME = Column("timestamp")
 REQUESTS = Table(

@@ -11,9 +11,9 @@ from tests.journeys import synthetic
 from tests.journeys.synthetic import DRIFT, END, FILE, START, WEEK, WORTH, World
 
 from loopwright import Home
+from loopwright.base.clock import RealClock
+from loopwright.base.errors import ExamplesRefused, GateFailed, UsageError
 from loopwright.loop import load_loop
-from loopwright.records.clock import RealClock
-from loopwright.records.errors import ExamplesRefused, GateFailed, UsageError
 from loopwright.records.turns import Turn
 from loopwright.records.windows import Alert, Quality, Trigger, Window
 from loopwright.replay import Run, compare, edges, replay, workspace

@@ -19,31 +19,31 @@ from tests.journeys.synthetic import DRIFT, FILE, START, WEEK, WORTH, World
 from tests.receiver import receiving
 
 from loopwright import Home
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.errors import Damaged, PredictionNotFound
+from loopwright.base.holder import Holder, encode_holder, this_process
+from loopwright.base.ids import new_id
 from loopwright.cli.answer import is_yes
 from loopwright.cli.render import show
 from loopwright.console.app import routes
 from loopwright.console.pages import Verbs, loop_page
-from loopwright.data.context import needs
-from loopwright.deploy import bad
-from loopwright.deploy.controller import history, release, serving
+from loopwright.data.examples.context import needs
+from loopwright.deploy import blocklist
+from loopwright.deploy.releases import history, release, serving
 from loopwright.loop import load_loop
 from loopwright.monitor import alerts
 from loopwright.monitor.alerts import open_alerts
-from loopwright.records.clock import SimulatedClock
 from loopwright.records.declarations import duration
-from loopwright.records.errors import Damaged, PredictionNotFound
 from loopwright.records.evaluation import Estimate, moved
-from loopwright.records.holder import Holder, encode_holder, this_process
-from loopwright.records.ids import new_id
-from loopwright.records.predictions.damage import noted
-from loopwright.records.predictions.read import predictions
-from loopwright.records.predictions.retention import Retained
-from loopwright.records.predictions.segment import log_folder
 from loopwright.records.turns import Turn
-from loopwright.records.upkeep_state import read_upkeep_state
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.replay import Traffic, between
-from loopwright.server.metrics import Metrics
+from loopwright.server.api.metrics import Metrics
+from loopwright.stores.prediction_log.damage import noted
+from loopwright.stores.prediction_log.read import predictions
+from loopwright.stores.prediction_log.retention import Retained
+from loopwright.stores.prediction_log.segment import log_folder
+from loopwright.stores.upkeep_state import read_upkeep_state
 from loopwright.tend import DAMAGED, FAILING, JUMPED, LOSING, RETRY_AFTER, UNTOLD, Upkeep, _retrain, loops, needed, tend, upkeep
 from loopwright.turn import turn
 from loopwright.verbs import act, look, overview
@@ -243,7 +243,7 @@ def test_the_alert_about_a_bad_package_is_closed_by_the_next_release(home: Home)
     loop, first = LOOP.name, serving(home, LOOP.name)
     assert first is not None
     good = first.arms[0].package
-    key = f"{bad.ALERT}:{good[:12]}"
+    key = f"{blocklist.ALERT}:{good[:12]}"
     alerts.decide(home, loop, key, severity="critical", title="bad", detail="three deaths")
 
     def state() -> str:
@@ -256,7 +256,7 @@ def test_the_alert_about_a_bad_package_is_closed_by_the_next_release(home: Home)
     assert state() == "closed"
 
 
-@pytest.mark.parametrize("kind", [f"{bad.DAMAGED_ALERT}:{{}}", f"{bad.QUERY_ALERT}:{{}}:3131313131313131"])
+@pytest.mark.parametrize("kind", [f"{blocklist.DAMAGED_ALERT}:{{}}", f"{blocklist.QUERY_ALERT}:{{}}:3131313131313131"])
 def test_alerts_of_a_server_close_when_it_stops_and_when_the_package_serves_no_longer(tmp_path: Path, kind: str) -> None:
     with small.opened(tmp_path) as home:
         package = small.package(home.packages).digest

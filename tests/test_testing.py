@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from tests.test_loop import REQUESTS, declared
 
+from loopwright.base.errors import DeclarationInvalid
 from loopwright.loop import Loop
 from loopwright.records.declarations import Column
-from loopwright.records.errors import DeclarationInvalid
 from loopwright.testing import features_of
 
 

@@ -18,16 +18,16 @@ from tests.journeys import synthetic
 from tests.journeys.synthetic import FILE, START, WEEK
 
 from loopwright import Guard, Home, Loop, Monitor, Objective, Release
-from loopwright.deploy import bad
-from loopwright.deploy.checks import GateResult
-from loopwright.deploy.controller import history, rollback, serving
+from loopwright.base import failpoints
+from loopwright.base.clock import RealClock, SimulatedClock
+from loopwright.base.errors import ExamplesRefused, GateFailed, NotFound, ReleaseConflict, UsageError
+from loopwright.base.ids import scoped_name
+from loopwright.deploy import blocklist
+from loopwright.deploy.gate import GateResult
+from loopwright.deploy.releases import history, rollback, serving
 from loopwright.loop import load_loop
-from loopwright.records import failpoints
-from loopwright.records.clock import RealClock, SimulatedClock
-from loopwright.records.errors import ExamplesRefused, GateFailed, NotFound, ReleaseConflict, UsageError
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.examples import Examples
-from loopwright.records.ids import scoped_name
 from loopwright.records.releases import BadPackage
 from loopwright.records.turns import STAGES, LoopRecord, Step, Turn
 from loopwright.turn import turn
@@ -497,7 +497,9 @@ def test_winner_that_is_bad_or_gone_is_trained_again(home: Home, loop: Loop) -> 
     again = turn(home, simple, until="develop", fresh=False, as_of=START)
     assert not again[2].summary.startswith("nothing changed")
     assert (home.packages.folder / again[2].output["winner"]).is_dir()
-    bad.mark(home, BadPackage(loop=loop.name, package=again[2].output["winner"], cause="crash", detail="killed", since=START))
+    blocklist.mark(
+        home, BadPackage(loop=loop.name, package=again[2].output["winner"], cause="crash", detail="killed", since=START)
+    )
     third = turn(home, simple, until="develop", as_of=START)
     assert third[2].output["winner"] != again[2].output["winner"]
 

@@ -10,9 +10,11 @@ import ndonnx.extensions as nde
 import numpy as np
 from tests.admitted import unprobed
 
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.ids import digest, new_id
+from loopwright.base.settings import Settings
 from loopwright.develop.features import trace_rule, trace_slices
-from loopwright.records import metrics
-from loopwright.records.clock import SimulatedClock
+from loopwright.graph.session import Feeder, Graph
 from loopwright.records.declarations import (
     Budget,
     Column,
@@ -25,18 +27,16 @@ from loopwright.records.declarations import (
     Value,
 )
 from loopwright.records.evaluation import Evaluation
-from loopwright.records.graph import Feeder, Graph
-from loopwright.records.home import Home
-from loopwright.records.ids import digest, new_id
 from loopwright.records.package import ContextNeed, Conversion, Histogram, Lineage, Manifest, Origin, Reference, Training
-from loopwright.records.packages import encode_json
-from loopwright.records.predictions.commit import commit
-from loopwright.records.predictions.log import LogWriter
-from loopwright.records.predictions.record import OutcomeRow, Prediction
-from loopwright.records.predictions.segment import log_folder
-from loopwright.records.probe import Probed
+from loopwright.records.prediction import OutcomeRow, Prediction
 from loopwright.records.releases import Arm, ReleaseState
-from loopwright.records.settings import Settings
+from loopwright.stores.home import Home
+from loopwright.stores.packages.probe import Probed
+from loopwright.stores.packages.store import encode_json
+from loopwright.stores.prediction_log.commit import commit
+from loopwright.stores.prediction_log.segment import log_folder
+from loopwright.stores.prediction_log.writer import LogWriter
+from loopwright.tasks import metrics
 
 LOOP = "late"
 START = datetime(2024, 3, 4, tzinfo=UTC)

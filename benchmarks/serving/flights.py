@@ -16,11 +16,11 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from benchmarks.serving.columns import COLUMNS, KEY, LABEL, NUMBERS, VALIDATION
 
-from loopwright.deploy.served import read
+from loopwright.base.settings import load_settings
+from loopwright.deploy.serving.release_files import read
 from loopwright.records.declarations import TimeSplit
-from loopwright.records.home import Home
-from loopwright.records.settings import load_settings
-from loopwright.records.split import divide
+from loopwright.stores.home import Home
+from loopwright.tasks.split import divide
 
 ROOT = Path(__file__).parents[2]
 LOOP, DISK = "flight-delay", "flight-delay-disk"

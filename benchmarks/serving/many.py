@@ -29,14 +29,14 @@ from benchmarks.report import RESULTS, machine, put, table
 from benchmarks.serving import flights
 from benchmarks.serving.load import said
 
-from loopwright.deploy import served
-from loopwright.records.graph import Graph, feed_rows
-from loopwright.records.home import Home
+from loopwright.base.settings import load_settings
+from loopwright.deploy.serving import release_files
+from loopwright.graph.session import Graph, feed_rows
 from loopwright.records.package import Segment
-from loopwright.records.packages import Package, encode_json
 from loopwright.records.releases import Arm
-from loopwright.records.settings import load_settings
 from loopwright.records.turns import LoopRecord
+from loopwright.stores.home import Home
+from loopwright.stores.packages.store import Package, encode_json
 
 LOOP = "small"
 FILE = "benchmarks/serving/loop_small.py"
@@ -71,7 +71,7 @@ class Copies:
     """Packages like one that was trained: trees with other weights, golden answers to match."""
 
     def __init__(self, home: Home) -> None:
-        copy = served.read(served.path_of(home, LOOP))
+        copy = release_files.read(release_files.path_of(home, LOOP))
         assert copy is not None
         self.home, self.state = home, copy.state
         self.package = home.packages.read(copy.state.arms[0].package)
@@ -111,7 +111,7 @@ class Copies:
             segments=segments or {},
             why="for the benchmark",
         )
-        self.home.ledger.swap(served.pointer_name(loop), 0, state, loop=loop)
+        self.home.ledger.swap(release_files.pointer_name(loop), 0, state, loop=loop)
 
 
 def name(number: int) -> str:
@@ -134,7 +134,7 @@ def make(folder: Path, loops: int, segments: int) -> Path:
                 for loop, digest in digests.items():
                     home.ledger.put(msgspec.structs.replace(declared.record, name=loop), loop=loop, key=loop)
                     copies.release(loop, digest)
-        if not served.path_of(home, FLEET).is_file():
+        if not release_files.path_of(home, FLEET).is_file():
             say(f"making a fleet of {segments} segments")
             own = copies.make(10**6, loop=FLEET).digest
             values = [str(i + 1) for i in range(segments)]
@@ -144,7 +144,7 @@ def make(folder: Path, loops: int, segments: int) -> Path:
             }
             copies.release(FLEET, own, made)
         say("bringing the local copies up to date with the ledger")
-        served.follow(home)
+        release_files.follow(home)
     return path
 
 
@@ -296,9 +296,9 @@ def quantile(values: Sequence[float], q: float) -> float:
 HOLD = """
 import sys, time
 from pathlib import Path
-from loopwright.deploy.router import Router
-from loopwright.records.home import Home
-from loopwright.records.settings import load_settings
+from loopwright.deploy.serving.engine import Router
+from loopwright.stores.home import Home
+from loopwright.base.settings import load_settings
 
 way, path, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 
@@ -312,7 +312,7 @@ if way == "ours":
     makers = [lambda loop=loop: router.load(loop) for loop in router.loops if loop.startswith("shop-")]
 else:
     import numpy as np, onnxruntime as ort
-    from loopwright.records.graph import Graph
+    from loopwright.graph.session import Graph
     names = [home.packages.folder / d / "model.onnx" for d in home.packages.list() if home.packages.manifest(d).loop.startswith("shop-")]
     kept = []
     usual = Path(sys.argv[4]).read_bytes() if way == "usual" else b""
@@ -450,7 +450,7 @@ def run(folder: Path, asked: argparse.Namespace) -> None:
         for path in (single / "served").iterdir():
             if path.name != f"{name(0)}.json":
                 path.unlink()
-        copy = served.read(single / "served" / f"{name(0)}.json")
+        copy = release_files.read(single / "served" / f"{name(0)}.json")
         assert copy is not None
         digest = copy.state.arms[0].package
         shutil.copytree(home / "packages" / digest, single / "packages" / digest)
@@ -494,7 +494,7 @@ def run(folder: Path, asked: argparse.Namespace) -> None:
 def rows(home: Path) -> list[bytes]:
     """Requests: the golden ones of the package."""
     with Home(load_settings({"home": home})) as opened:
-        copy = served.read(served.path_of(opened, name(0)))
+        copy = release_files.read(release_files.path_of(opened, name(0)))
         assert copy is not None
         package = opened.packages.read(copy.state.arms[0].package)
     times = {n for n, c in package.manifest.request.items() if c.type == "timestamp"}

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from loopwright.records.errors import ExtraMissing
+from loopwright.base.errors import ExtraMissing
 
 NEW_YORK = "America/New_York"
 PUERTO_RICO = "America/Puerto_Rico"  # airports.csv lacks the four Caribbean airports: BQN, PSE, SJU and STT, all without DST

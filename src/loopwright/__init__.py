@@ -9,15 +9,16 @@ loads nothing, and switches the telemetry of dependencies off.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from loopwright.records import telemetry
+from loopwright.base import telemetry
 
 telemetry.switch_off()  # here, since it must precede every import of onnxruntime
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from loopwright.base.errors import LoopwrightError
     from loopwright.client import Client
-    from loopwright.develop.network import TorchClassifier, TorchRegressor
+    from loopwright.develop.onnx.estimators.network import TorchClassifier, TorchRegressor
     from loopwright.loop import Loop, load_loop
     from loopwright.records.declarations import (
         Aggregate,
@@ -42,8 +43,7 @@ if TYPE_CHECKING:
         TimeSplit,
         Value,
     )
-    from loopwright.records.errors import LoopwrightError
-    from loopwright.records.home import Home
+    from loopwright.stores.home import Home
 
 __all__ = [
     "Aggregate",
@@ -78,11 +78,11 @@ __all__ = [
 
 _ELSEWHERE = {
     "Client": "loopwright.client",
-    "Home": "loopwright.records.home",
+    "Home": "loopwright.stores.home",
     "Loop": "loopwright.loop",
-    "LoopwrightError": "loopwright.records.errors",
-    "TorchClassifier": "loopwright.develop.network",
-    "TorchRegressor": "loopwright.develop.network",
+    "LoopwrightError": "loopwright.base.errors",
+    "TorchClassifier": "loopwright.develop.onnx.estimators.network",
+    "TorchRegressor": "loopwright.develop.onnx.estimators.network",
     "load_loop": "loopwright.loop",
 }
 

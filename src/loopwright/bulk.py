@@ -21,22 +21,22 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from loopwright.data.contract import Origin, conform
-from loopwright.data.opened import Opened, Reading
-from loopwright.data.source import AS_DETECTED, open_source
-from loopwright.deploy.router import Ask, Router
-from loopwright.deploy.services import InService, Watcher
-from loopwright.records.columns import ARROW_TYPES
+from loopwright.base.errors import ColumnUnknown, IngestRefused, LoopwrightError, NotFound, Unavailable, UsageError
+from loopwright.base.ids import digest, trace_id_of
+from loopwright.base.lock import FileLock
+from loopwright.base.progress import Progress, Silent
+from loopwright.data.ingest.contract import Origin, conform
+from loopwright.data.ingest.opened import Opened, Reading
+from loopwright.data.ingest.source import AS_DETECTED, open_source
+from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.registry import InService, Watcher
+from loopwright.graph.columns import ARROW_TYPES
 from loopwright.records.declarations import Table
-from loopwright.records.errors import ColumnUnknown, IngestRefused, LoopwrightError, NotFound, Unavailable, UsageError
-from loopwright.records.file_lock import FileLock
-from loopwright.records.home import Home
-from loopwright.records.ids import digest, trace_id_of
-from loopwright.records.predictions.arrow import rows as plain_rows
-from loopwright.records.predictions.bulk import Before, Earlier, Predicted, earlier
-from loopwright.records.predictions.commit import commit
-from loopwright.records.predictions.record import Prediction
-from loopwright.records.progress import Progress, Silent
+from loopwright.records.prediction import Prediction
+from loopwright.stores.home import Home
+from loopwright.stores.prediction_log.arrow import rows as plain_rows
+from loopwright.stores.prediction_log.bulk import Before, Earlier, Predicted, earlier
+from loopwright.stores.prediction_log.commit import commit
 
 ROWS = 10_000
 """Rows that are answered in one graph run, as many as a request may have."""

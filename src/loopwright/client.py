@@ -19,10 +19,10 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from loopwright.records.clock import Clock, RealClock
-from loopwright.records.errors import RequestRefused, Unavailable, UsageError
-from loopwright.records.ids import new_id, trace_id_of
-from loopwright.records.predictions.answer import Accepted, Answer, ExplainedAnswer
+from loopwright.base.clock import Clock, RealClock
+from loopwright.base.errors import RequestRefused, Unavailable, UsageError
+from loopwright.base.ids import new_id, trace_id_of
+from loopwright.records.answer import Accepted, Answer, ExplainedAnswer
 
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0
 """Seconds between two attempts: twice as long each time, a random part of it left out so that clients do not come all at once."""

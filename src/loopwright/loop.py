@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from loopwright.base.errors import Damaged, DeclarationInvalid, LoopFileNotFound, LoopwrightError, first_line
 from loopwright.records.declarations import (
     RETIRED,
     Aggregate,
@@ -34,7 +35,6 @@ from loopwright.records.declarations import (
     declaration_digest,
     to_builtins,
 )
-from loopwright.records.errors import Damaged, DeclarationInvalid, LoopFileNotFound, LoopwrightError, first_line
 from loopwright.records.turns import LoopRecord
 
 SEGMENT_TYPES = ("string", "integer", "boolean")

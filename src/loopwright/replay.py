@@ -15,34 +15,34 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.data import steps
-from loopwright.data.context import feed
-from loopwright.deploy.controller import serving
-from loopwright.deploy.predict import Predictor
-from loopwright.deploy.segments import Segments
-from loopwright.deploy.shelf import Shelf
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.errors import ExamplesRefused, GateFailed, UsageError
+from loopwright.base.ids import digest, new_ids
+from loopwright.base.progress import Progress, Silent
+from loopwright.base.settings import Settings
+from loopwright.data.examples import asof
+from loopwright.data.examples.context import feed
+from loopwright.deploy.releases import serving
+from loopwright.deploy.serving.fleet import Segments
+from loopwright.deploy.serving.package_cache import Shelf
+from loopwright.deploy.serving.predictor import Predictor
 from loopwright.loop import Loop
-from loopwright.records import metrics
-from loopwright.records.clock import SimulatedClock
 from loopwright.records.declarations import Retrain, Table, Value, duration
-from loopwright.records.errors import ExamplesRefused, GateFailed, UsageError
 from loopwright.records.evaluation import Estimate
-from loopwright.records.home import Home
-from loopwright.records.ids import digest, new_ids
 from loopwright.records.ingestions import Ingested
-from loopwright.records.metrics import Answered
-from loopwright.records.outcomes import join, outcomes
-from loopwright.records.predictions.log import LogWriter
-from loopwright.records.predictions.read import predictions
-from loopwright.records.predictions.record import OutcomeRow
-from loopwright.records.predictions.segment import log_folder
-from loopwright.records.probe import open_probed
-from loopwright.records.progress import Progress, Silent
+from loopwright.records.prediction import OutcomeRow
 from loopwright.records.releases import ReleaseState
-from loopwright.records.scoring import beside_of, routed, score
-from loopwright.records.settings import Settings
-from loopwright.records.truth import Known, known
 from loopwright.records.windows import Quality, Window
+from loopwright.stores.home import Home
+from loopwright.stores.outcomes.labelled import Known, known
+from loopwright.stores.outcomes.rescore import beside_of, routed, score
+from loopwright.stores.outcomes.table import join, outcomes
+from loopwright.stores.packages.probe import open_probed
+from loopwright.stores.prediction_log.read import predictions
+from loopwright.stores.prediction_log.segment import log_folder
+from loopwright.stores.prediction_log.writer import LogWriter
+from loopwright.tasks import metrics
+from loopwright.tasks.metrics import Answered
 from loopwright.tend import Upkeep, upkeep
 from loopwright.turn import turn
 
@@ -246,7 +246,7 @@ class Traffic:
         self.known = self.outcomes[loop.outcome.table.known].to_numpy() + _microseconds(
             duration(loop.outcome.table.known_after)
         )
-        feed(home, steps.joined(loop.context, loop.aggregates), since=start, until=end)
+        feed(home, asof.joined(loop.context, loop.aggregates), since=start, until=end)
         self.predictions = LogWriter(log_folder(home.path, loop.name), "predictions")
         self.truths = LogWriter(log_folder(home.path, loop.name), "outcomes")
         self.serving: ReleaseState | None = None

@@ -18,31 +18,31 @@ from pathlib import Path
 
 import msgspec
 
+from loopwright.base.errors import Damaged, LedgerUnavailable, PackageNotFound, PackageRefused
+from loopwright.base.holder import decode_holder
+from loopwright.base.ids import new_id
+from loopwright.base.jumps import jump
 from loopwright.business.value import account
-from loopwright.data.context import feed
-from loopwright.data.steps import Joined, joined
-from loopwright.deploy import bad
-from loopwright.deploy.controller import rule_since, serving
-from loopwright.deploy.events import Events
+from loopwright.data.examples.asof import Joined, joined
+from loopwright.data.examples.context import feed
+from loopwright.deploy import blocklist
+from loopwright.deploy.releases import rule_since, serving
+from loopwright.deploy.serving.cloudevents import Events
 from loopwright.loop import Loop, recorded_loop
 from loopwright.monitor.alerts import close_alert, open_alerts, raise_alert, send
-from loopwright.monitor.watch import Watched, watch
-from loopwright.records import openlineage
+from loopwright.monitor.windows import Watched, watch
 from loopwright.records.attempts import Attempts
-from loopwright.records.closed_windows import newest_ended
 from loopwright.records.conditions import Standing, earned, monitored, worth_of
 from loopwright.records.declarations import Value, duration
-from loopwright.records.errors import Damaged, LedgerUnavailable, PackageNotFound, PackageRefused
-from loopwright.records.holder import decode_holder
-from loopwright.records.home import Home
-from loopwright.records.ids import new_id
-from loopwright.records.jumps import jump
-from loopwright.records.ledger import Problem
-from loopwright.records.predictions.commit import Committed, commit
-from loopwright.records.predictions.damage import note, set_aside
-from loopwright.records.predictions.retention import retain
 from loopwright.records.turns import LoopRecord
-from loopwright.records.upkeep_state import (
+from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
+from loopwright.stores import openlineage
+from loopwright.stores.home import Home
+from loopwright.stores.ledger import Problem
+from loopwright.stores.prediction_log.commit import Committed, commit
+from loopwright.stores.prediction_log.damage import note, set_aside
+from loopwright.stores.prediction_log.retention import retain
+from loopwright.stores.upkeep_state import (
     LEASE_SECONDS,
     MOST_LOOPS,
     LoopState,
@@ -50,7 +50,7 @@ from loopwright.records.upkeep_state import (
     read_upkeep_state,
     write_upkeep_state,
 )
-from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
+from loopwright.stores.windows import newest_ended
 
 LOG = logging.getLogger("loopwright.upkeep")
 
@@ -189,14 +189,18 @@ def _close_stale(home: Home, loop: str) -> None:
     That one is bad: another was released since. That one cannot be loaded, or dies of an input: it serves no longer, or the server
     that told of it has stopped, and forgotten it.
     """
-    raised = {a.key: a for a in open_alerts(home, loop) if a.key.startswith((bad.ALERT, bad.DAMAGED_ALERT, bad.QUERY_ALERT))}
+    raised = {
+        a.key: a
+        for a in open_alerts(home, loop)
+        if a.key.startswith((blocklist.ALERT, blocklist.DAMAGED_ALERT, blocklist.QUERY_ALERT))
+    }
     if not raised:
         return
     now = serving(home, loop)
     decided = {e.key: e.at for e in home.ledger.find(Alert, loop=loop, newest=False) if e.key in raised and not e.record.sent}
     for key, alert in raised.items():
         kind, package = key.split(":")[:2]
-        if kind == bad.ALERT:
+        if kind == blocklist.ALERT:
             since = now is not None and now.action == "release" and now.since >= decided[key]
             why = f"package {now.arms[0].package[:12]} was released since" if now is not None and since else ""
         elif now is None or not any(digest.startswith(package) for digest in now.packages):

@@ -9,38 +9,39 @@ from typing import Any, Literal
 
 import msgspec
 
+from loopwright.base import failpoints
+from loopwright.base.closure import closure_of
+from loopwright.base.errors import LedgerUnavailable, PackageNotFound, PackageRefused, ReleaseConflict
+from loopwright.base.ids import new_id, scoped_name
+from loopwright.base.lock import FileLock
+from loopwright.base.progress import Progress, Silent
+from loopwright.base.supervision import Repeating
 from loopwright.business.value import expected, money_over_heuristic
-from loopwright.data.context import needs
-from loopwright.data.examples import build, load
-from loopwright.data.ingest import put_contract
-from loopwright.data.lineage import lineage
-from loopwright.deploy.bad import bad_packages
-from loopwright.deploy.checks import Unreadable, gate, read_serving, sound
-from loopwright.deploy.controller import release, serving
+from loopwright.data.examples.build import build, load
+from loopwright.data.examples.context import needs
+from loopwright.data.examples.lineage import lineage
+from loopwright.data.ingest.ingestion import put_contract
+from loopwright.deploy.blocklist import bad_packages
+from loopwright.deploy.gate import Unreadable, gate, read_serving, sound
+from loopwright.deploy.releases import release, serving
 from loopwright.develop.fleet import develop_fleet
 from loopwright.develop.lineage import used_by
 from loopwright.develop.provenance import libraries
 from loopwright.develop.train import Work, develop, prepare
 from loopwright.loop import Loop
-from loopwright.monitor.watch import watched_columns
-from loopwright.records import failpoints, openlineage
-from loopwright.records.closure import closure_of
+from loopwright.monitor.windows import watched_columns
 from loopwright.records.declarations import Candidate, Fleet, declaration_digest, duration, model_inputs
-from loopwright.records.errors import LedgerUnavailable, PackageNotFound, PackageRefused, ReleaseConflict
 from loopwright.records.evaluation import LEAK_SUSPECTED, Leaderboard, SegmentModel
 from loopwright.records.examples import Examples
-from loopwright.records.file_lock import FileLock
-from loopwright.records.home import Home
-from loopwright.records.ids import new_id, scoped_name
-from loopwright.records.ledger import Entry
 from loopwright.records.package import Lineage
-from loopwright.records.plausibility import too_good
-from loopwright.records.predictions.retention import kept_since
-from loopwright.records.progress import Progress, Silent
-from loopwright.records.scoring import Beside, beside_of
-from loopwright.records.supervision import Repeating
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
 from loopwright.scope.declare import declare
+from loopwright.stores import openlineage
+from loopwright.stores.home import Home
+from loopwright.stores.ledger import Entry
+from loopwright.stores.outcomes.rescore import Beside, beside_of
+from loopwright.stores.prediction_log.retention import kept_since
+from loopwright.tasks.plausibility import too_good
 
 Cause = Literal["first", "schedule", "drift", "decay", "manual"]
 LEASE_SECONDS = 60.0

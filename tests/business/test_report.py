@@ -10,16 +10,16 @@ import msgspec
 import pytest
 from tests.traffic import LOOP, OUTCOME, SCOPE, START, WEEK, World, package, rows, truths
 
-from loopwright.business.delivered import Totals, Week, weeks
-from loopwright.business.doubts import DOUBTS, Case, doubts, next_step
-from loopwright.business.promises import Met, Promise
+from loopwright.business.caveats import DOUBTS, Case, doubts, next_step
+from loopwright.business.objectives import Met, Promise
 from loopwright.business.report import Report, html, markdown, report
+from loopwright.business.totals import Totals, Week, weeks
 from loopwright.business.value import account
-from loopwright.monitor.watch import watch
+from loopwright.monitor.windows import watch
 from loopwright.records.declarations import Budget, Heuristic, Monitor, Objective, Retrain, Scope, Value
 from loopwright.records.evaluation import Estimate, added, averaged
-from loopwright.records.predictions.summary import summary
 from loopwright.records.windows import Quality, Window
+from loopwright.stores.prediction_log.summary import summary
 
 
 def keep(world: World) -> None:

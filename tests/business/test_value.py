@@ -8,14 +8,14 @@ from tests.traffic import LOOP, OUTCOME, SCOPE, START, VALUE, WEEK, World, packa
 
 from loopwright.business.costs import compute_cost
 from loopwright.business.value import RESAMPLES, account, expected, value
-from loopwright.records import metrics
 from loopwright.records.declarations import Outcome, Value
 from loopwright.records.evaluation import Leaderboard, LeaderboardRow
 from loopwright.records.package import Output
-from loopwright.records.predictions.read import predictions
-from loopwright.records.scoring import score
 from loopwright.records.turns import Step
 from loopwright.records.windows import ValueWindow
+from loopwright.stores.outcomes.rescore import score
+from loopwright.stores.prediction_log.read import predictions
+from loopwright.tasks import metrics
 
 SPAN: dict[str, Any] = {"start": START, "end": START + WEEK, "known_at": START + WEEK}
 

@@ -9,7 +9,7 @@ from tests.deploy.loops import LOOP, opened, package
 from tests.test_docs import environment
 
 from loopwright.cli.main import SHELLS, run
-from loopwright.deploy import controller
+from loopwright.deploy import releases
 
 PROGRAM = str(Path(sys.executable).with_name("loopwright"))
 
@@ -27,7 +27,7 @@ try loopwright --json --workers 2 --vers
 
 def test_bash_completes_commands_loops_and_options(tmp_path: Path) -> None:
     with opened(tmp_path / ".loopwright") as home:
-        controller.release(home, LOOP, package(home.packages).digest, why="first")
+        releases.release(home, LOOP, package(home.packages).digest, why="first")
     script = IN_BASH.format(program=PROGRAM)
     done = subprocess.run(["bash", "-c", script], env=environment(tmp_path), capture_output=True, text=True)
     assert done.stdout.split("\n") == ["predict predictions", LOOP, "--until", "--version", ""], done.stderr

@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from loopwright.base.errors import DeclarationInvalid, IngestRefused, LoopNotFound
+from loopwright.base.progress import Progress
 from loopwright.cli.answer import is_yes
 from loopwright.cli.main import run, table
-from loopwright.records.errors import DeclarationInvalid, IngestRefused, LoopNotFound
-from loopwright.records.home import Home
 from loopwright.records.ingestions import Ingested
-from loopwright.records.progress import Progress
+from loopwright.stores.home import Home
 from loopwright.verbs import Verb
 
 
@@ -223,7 +223,7 @@ def test_a_bug_is_a_document_and_a_traceback(capsys: pytest.CaptureFixture[str])
 NOISY = """
 import ctypes, os, sys
 from loopwright.cli.main import run
-from loopwright.records.errors import IngestRefused
+from loopwright.base.errors import IngestRefused
 from loopwright.verbs import Verb
 
 def noisy(home, *, fail: bool = False) -> dict:

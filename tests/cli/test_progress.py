@@ -6,11 +6,11 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress as Display
 
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.settings import Settings
 from loopwright.cli.progress import Live, PlainLines, listener
 from loopwright.monitor.alerts import close_alert, raise_alert, send
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.home import Home
-from loopwright.records.settings import Settings
+from loopwright.stores.home import Home
 
 
 def test_plain_lines_tell_each_quarter_once(capsys: pytest.CaptureFixture[str]) -> None:

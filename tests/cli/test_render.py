@@ -9,14 +9,14 @@ import pytest
 from rich.console import Console
 from tests.console import sample
 
+from loopwright.base.markdown import plain as escaped
+from loopwright.base.markdown import table as markdown_table
 from loopwright.cli import render
-from loopwright.deploy.vitals import Standing, WorkerState
+from loopwright.deploy.serving.heartbeat import Standing, WorkerState
 from loopwright.records.declarations import Column, Table
+from loopwright.records.entries import Problem
 from loopwright.records.ingestions import Quarantined
-from loopwright.records.ledger.record import Problem
-from loopwright.records.markdown import plain as escaped
-from loopwright.records.markdown import table as markdown_table
-from loopwright.records.predictions.bulk import Predicted
+from loopwright.stores.prediction_log.bulk import Predicted
 from loopwright.verbs import results, words
 from loopwright.verbs.results import (
     Checked,

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from tests.deploy.loops import LANDINGS, LOOP, NOW, REQUESTS, opened, package
 
+from loopwright.base.clock import RealClock
 from loopwright.cli.main import run, table
 from loopwright.cli.signature import SPELLED, parameters
-from loopwright.data.ingest import put_contract
-from loopwright.deploy import controller
-from loopwright.records.clock import RealClock
+from loopwright.data.ingest.ingestion import put_contract
+from loopwright.deploy import releases
 from loopwright.verbs import Verb
 
 ON_NOTHING: dict[str, tuple[list[str], int, str]] = {
@@ -253,7 +253,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a home in which a loop serves, and two files."""
     folder = tmp_path_factory.mktemp("serving")
     with opened(folder / "home", RealClock()) as home:
-        controller.release(home, LOOP, package(home.packages).digest, why="tests")
+        releases.release(home, LOOP, package(home.packages).digest, why="tests")
         for contract in (REQUESTS, LANDINGS):
             put_contract(home, contract)
     (folder / "rows.csv").write_text(f"{','.join(REQUESTS.columns)}\nUA1,{NOW.isoformat()},JFK,1,9,,false\n")

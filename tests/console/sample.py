@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
+from loopwright.base.errors import LoopNotFound, PredictionNotFound
 from loopwright.console.wheel import STAGES
-from loopwright.records.errors import LoopNotFound, PredictionNotFound
 from loopwright.records.evaluation import Comparison, Confusion, Detail, Estimate, Leaderboard, LeaderboardRow, TradePoint
-from loopwright.records.predictions.record import Contributions
+from loopwright.records.prediction import Contributions
 from loopwright.records.profiles import ColumnProfile, DayCount, Profile
 from loopwright.records.releases import Arm, ReleaseState
 from loopwright.records.windows import Alert, ColumnWindow, Quality, ValueWindow, Window

@@ -16,12 +16,12 @@ from tests.console.browser import browser, served
 from tests.deploy.loops import LOOP, opened
 from tests.waiting import PATIENCE_SECONDS
 
+from loopwright.base.errors import Damaged, LedgerUnavailable
+from loopwright.base.settings import Settings
 from loopwright.console.app import PAGES, routes, routes_over
 from loopwright.console.pages import home_page
-from loopwright.records.errors import Damaged, LedgerUnavailable
 from loopwright.records.evaluation import FleetBoard, SegmentModel
-from loopwright.records.home import Home
-from loopwright.records.settings import Settings
+from loopwright.stores.home import Home
 from loopwright.verbs.results import FleetStatus, LoopPage, Status, Trace
 
 EVIL = "<script>alert('x')</script>"

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from loopwright import Column, Context, Home, Outcome, Table
-from loopwright.data.ingest import ingest
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.columns import arrow_schema
-from loopwright.records.predictions.log import LogWriter
-from loopwright.records.predictions.record import OutcomeRow, Prediction
-from loopwright.records.predictions.segment import log_folder
-from loopwright.records.settings import Settings
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.settings import Settings
+from loopwright.data.ingest.ingestion import ingest
+from loopwright.graph.columns import arrow_schema
+from loopwright.records.prediction import OutcomeRow, Prediction
+from loopwright.stores.prediction_log.segment import log_folder
+from loopwright.stores.prediction_log.writer import LogWriter
 
 LOOP = "late"
 START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -17,23 +17,23 @@ import pyarrow.parquet as pq
 from onnx import TensorProto, helper
 from tests.deploy.loops import LOOP, NOW, NOW_US, Weather, declared, flight, opened
 
-from loopwright.deploy import controller
-from loopwright.deploy.checks import gate
-from loopwright.deploy.explain import Explanations
-from loopwright.deploy.services import Services, Watcher
-from loopwright.records import probe
-from loopwright.records.errors import LoopwrightError
-from loopwright.records.home import Home
-from loopwright.records.ids import digest as sha256
+from loopwright.base.errors import LoopwrightError
+from loopwright.base.ids import digest as sha256
+from loopwright.deploy import releases
+from loopwright.deploy.gate import gate
+from loopwright.deploy.serving.explanations import Explanations
+from loopwright.deploy.serving.registry import Services, Watcher
 from loopwright.records.package import FileInfo
-from loopwright.records.packages import Package, encode_json
-from loopwright.records.predictions.log import LogWriter
-from loopwright.records.predictions.record import Prediction
-from loopwright.records.predictions.segment import log_folder
-from loopwright.records.probe import open_probed
+from loopwright.records.prediction import Prediction
 from loopwright.records.releases import Arm, ReleaseState
-from loopwright.records.sandbox import Limits
-from loopwright.records.scoring import beside_of
+from loopwright.stores.home import Home
+from loopwright.stores.outcomes.rescore import beside_of
+from loopwright.stores.packages import probe
+from loopwright.stores.packages.probe import open_probed
+from loopwright.stores.packages.sandbox import Limits
+from loopwright.stores.packages.store import Package, encode_json
+from loopwright.stores.prediction_log.segment import log_folder
+from loopwright.stores.prediction_log.writer import LogWriter
 from loopwright.verbs import act, look
 
 GOOD, EXAMPLES = "good.txt", "examples.parquet"
@@ -206,7 +206,7 @@ def _examples(home: Home) -> pa.Table:
 
 
 def _serve(home: Home, digest: str) -> str:
-    controller.release(home, LOOP, digest, why="forged")
+    releases.release(home, LOOP, digest, why="forged")
     said: list[str] = []
     watcher = Watcher(lambda _loop, _digest: None, lambda _loop, why: said.append(why), lambda _loop, _count: None)
     services = Services(home.path, home.packages, Weather(), home.clock, watcher)

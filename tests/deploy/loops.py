@@ -11,8 +11,10 @@ import ndonnx.extensions as nde
 import numpy as np
 from tests.admitted import unprobed
 
+from loopwright.base.clock import Clock, SimulatedClock
+from loopwright.base.settings import Settings
+from loopwright.graph.session import Feeder, Graph
 from loopwright.loop import Loop
-from loopwright.records.clock import Clock, SimulatedClock
 from loopwright.records.declarations import (
     Candidate,
     Column,
@@ -25,13 +27,11 @@ from loopwright.records.declarations import (
     Value,
 )
 from loopwright.records.evaluation import Estimate, Evaluation
-from loopwright.records.graph import Feeder, Graph
-from loopwright.records.home import Home
-from loopwright.records.online.steps import Fed, Steps, pack
 from loopwright.records.package import ContextNeed, Conversion, Golden, Manifest, Reference, Training
-from loopwright.records.packages import Packages, encode_json
-from loopwright.records.probe import Probed
-from loopwright.records.settings import Settings
+from loopwright.stores.home import Home
+from loopwright.stores.online.steps import Fed, Steps, pack
+from loopwright.stores.packages.probe import Probed
+from loopwright.stores.packages.store import Packages, encode_json
 
 LOOP = "late-arrival"
 NOW = datetime(2024, 5, 1, 9, 0, tzinfo=UTC)
@@ -87,11 +87,11 @@ class Weather:
         }
 
     def fed(self, store: str, /) -> Fed | None:
-        """See `deploy.context.ContextStore`."""
+        """See `deploy.serving.context.ContextStore`."""
         return Fed(1, *EVER) if store == "weather" else None
 
     def get_many(self, store: str, keys: list[str], /) -> list[Steps | None]:
-        """See `deploy.context.ContextStore`."""
+        """See `deploy.serving.context.ContextStore`."""
         return [self.rows.get(key) for key in keys]
 
 

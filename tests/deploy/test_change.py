@@ -11,13 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.deploy.loops import LOOP, opened, package
-from tests.deploy.test_controller import three_releases, without_ledger
+from tests.deploy.test_releases import three_releases, without_ledger
 
-from loopwright.deploy import change, controller, served
-from loopwright.records.errors import ReleaseConflict, RequestConflict
-from loopwright.records.home import Home
-from loopwright.records.ledger import Entry, Ledger
+from loopwright.base.errors import ReleaseConflict, RequestConflict
+from loopwright.deploy import change, releases
+from loopwright.deploy.serving import release_files
 from loopwright.records.releases import ReleaseState
+from loopwright.stores.home import Home
+from loopwright.stores.ledger import Entry, Ledger
 from loopwright.verbs import act
 
 
@@ -76,7 +77,7 @@ def slow(home: Home) -> SlowLedger:
 
 
 def packages(home: Home) -> list[str]:
-    return [entry.record.arms[0].package for entry in controller.history(home, LOOP)]
+    return [entry.record.arms[0].package for entry in releases.history(home, LOOP)]
 
 
 def test_rollback_that_is_late_is_carried_out_once(home: Home) -> None:
@@ -84,13 +85,13 @@ def test_rollback_that_is_late_is_carried_out_once(home: Home) -> None:
     a, b, c = three_releases(home)
     ledger = slow(home)
     ledger.stops = [True]
-    answer = controller.rollback(home, LOOP, why="c is bad").record
+    answer = releases.rollback(home, LOOP, why="c is bad").record
     assert answer.arms[0].package == b
-    served.follow(home)
+    release_files.follow(home)
     ledger.end()
-    served.follow(home)
+    release_files.follow(home)
     assert packages(home) == [a, b, c, b]
-    copy = served.read(served.path_of(home, LOOP))
+    copy = release_files.read(release_files.path_of(home, LOOP))
     assert copy is not None
     assert (copy.state, copy.unrecorded) == (answer, 0)
 
@@ -103,17 +104,17 @@ STEPS = st.lists(st.sampled_from(["go on", "follow", "again", "other process"]),
 def test_any_interleaving_of_late_thread_local_change_and_retry_is_one_change(
     home: Home, monkeypatch: pytest.MonkeyPatch, stops: list[bool], steps: list[str]
 ) -> None:
-    monkeypatch.setattr(controller, "LEDGER_SECONDS", 0.05)
+    monkeypatch.setattr(releases, "LEDGER_SECONDS", 0.05)
     first, second = package(home.packages).digest, package(home.packages, weight=0.06).digest
     for digest in (first, second):
-        controller.release(home, LOOP, digest, why="by hand")
-    before = controller.history(home, LOOP)
+        releases.release(home, LOOP, digest, why="by hand")
+    before = releases.history(home, LOOP)
     ledger = slow(home)
     ledger.stops = list(stops)
     key = f"key-{len(before)}"
 
     def go_back(of: Home) -> None:
-        answers.append(controller.rollback(of, LOOP, why="it is bad", request=key).record)
+        answers.append(releases.rollback(of, LOOP, why="it is bad", request=key).record)
 
     answers: list[ReleaseState] = []
     try:
@@ -123,7 +124,7 @@ def test_any_interleaving_of_late_thread_local_change_and_retry_is_one_change(
                 case "go on":
                     ledger.go_on()
                 case "follow":
-                    served.follow(home)
+                    release_files.follow(home)
                 case "again":
                     go_back(home)
                 case "other process":
@@ -131,13 +132,13 @@ def test_any_interleaving_of_late_thread_local_change_and_retry_is_one_change(
                         go_back(other)
     finally:
         ledger.end()
-    served.follow(home)
+    release_files.follow(home)
     go_back(home)
-    history = controller.history(home, LOOP)
+    history = releases.history(home, LOOP)
     assert len(history) == len(before) + 1
     assert all(answer == history[-1].record for answer in answers)
     assert history[-1].record.arms[0].package == first
-    copy = served.read(served.path_of(home, LOOP))
+    copy = release_files.read(release_files.path_of(home, LOOP))
     assert copy is not None
     assert (copy.state, copy.unrecorded) == (history[-1].record, 0)
     home.__dict__.pop("ledger")
@@ -151,7 +152,7 @@ def test_of_many_rollbacks_from_one_generation_one_is_made(home: Home, down: boo
     def race() -> None:
         barrier.wait()
         try:
-            outcomes.append(controller.rollback(of, LOOP, why="bad", expected=3).record.arms[0].package)
+            outcomes.append(releases.rollback(of, LOOP, why="bad", expected=3).record.arms[0].package)
         except ReleaseConflict:
             outcomes.append("lost")
 
@@ -160,7 +161,7 @@ def test_of_many_rollbacks_from_one_generation_one_is_made(home: Home, down: boo
         thread.start()
     for thread in threads:
         thread.join()
-    served.follow(home)
+    release_files.follow(home)
     assert sorted(outcomes) == sorted([b, *["lost"] * 5])
     assert packages(home) == [a, b, c, b]
 
@@ -174,28 +175,28 @@ def test_idempotency_key_gives_the_same_answer_after_a_restart_and_from_another_
             act.rollback(again, LOOP, request_id="r1", to=b[:8])
         assert act.rollback(again, LOOP, request_id="r2").generation == 5
         assert act.rollback(again, LOOP, request_id="r1") == answer, "also when others came after it"
-    assert len(controller.history(home, LOOP)) == 5
+    assert len(releases.history(home, LOOP)) == 5
 
 
 def test_idempotency_key_of_a_rollback_without_the_ledger_is_recorded_with_it(home: Home) -> None:
     three_releases(home)
     down = without_ledger(home)
-    answers = [controller.rollback(down, LOOP, why="bad", request="r1").record for _ in range(2)]
-    served.follow(home)
-    answers += [controller.rollback(of, LOOP, why="bad", request="r1").record for of in (home, down)]
+    answers = [releases.rollback(down, LOOP, why="bad", request="r1").record for _ in range(2)]
+    release_files.follow(home)
+    answers += [releases.rollback(of, LOOP, why="bad", request="r1").record for of in (home, down)]
     assert answers == [answers[0]] * 4
-    assert len(controller.history(home, LOOP)) == 4
+    assert len(releases.history(home, LOOP)) == 4
 
 
 def test_idempotency_key_of_a_release_is_kept_where_it_changed_nothing(home: Home) -> None:
     a, b, c = three_releases(home)
-    asked = controller.arguments("release", package=c, strategy="direct", force=False)
+    asked = releases.arguments("release", package=c, strategy="direct", force=False)
     answer = act.release(home, LOOP, c, request_id="r1")
     assert answer.generation == 3
-    controller.release(home, LOOP, b, why="by somebody else")
+    releases.release(home, LOOP, b, why="by somebody else")
     assert act.release(home, LOOP, c, request_id="r1").generation == 3, "it does not undo what came after it"
-    entry = controller.release(home, LOOP, a, why="x", request="r2")
-    assert controller.release(home, LOOP, a, why="x", request="r2") == entry
+    entry = releases.release(home, LOOP, a, why="x", request="r2")
+    assert releases.release(home, LOOP, a, why="x", request="r2") == entry
     found = change.answered(home, LOOP, "r1", asked)
     assert found is not None
     with pytest.raises(RequestConflict):
@@ -205,19 +206,19 @@ def test_idempotency_key_of_a_release_is_kept_where_it_changed_nothing(home: Hom
 
 def test_release_after_a_local_rollback_comes_after_it(home: Home) -> None:
     a, b, c = three_releases(home)
-    controller.rollback(without_ledger(home), LOOP, why="ledger down")
-    controller.release(home, LOOP, a, why="rather this one")
+    releases.rollback(without_ledger(home), LOOP, why="ledger down")
+    releases.release(home, LOOP, a, why="rather this one")
     assert packages(home) == [a, b, c, b, a]
 
 
 def test_files_of_earlier_versions_with_an_unrecorded_rollback_are_recorded(home: Home) -> None:
     a, b, c = three_releases(home)
-    entry: Entry[ReleaseState] = controller.rollback(without_ledger(home), LOOP, why="ledger down")
-    path = served.path_of(home, LOOP)
+    entry: Entry[ReleaseState] = releases.rollback(without_ledger(home), LOOP, why="ledger down")
+    path = release_files.path_of(home, LOOP)
     data = msgspec.json.decode(path.read_bytes())
     path.write_bytes(msgspec.json.encode({**data, "unrecorded": True}))
-    copy = served.read(path)
+    copy = release_files.read(path)
     assert copy is not None
     assert copy.pending == [entry.record]
-    served.follow(home)
+    release_files.follow(home)
     assert packages(home) == [a, b, c, b]

@@ -15,23 +15,23 @@ from onnx import TensorProto, helper
 from tests.admitted import unprobed
 from tests.deploy.loops import LOOP, NOW, model_graph, opened, package
 from tests.develop.flights import table
+from tests.develop.onnx.estimators.test_ensemble import boosted, built, data
 from tests.develop.segments import linear, trees
-from tests.develop.test_ensemble import boosted, built, data
 from tests.develop.test_train import home_in, run
 from tritonclient.grpc import model_config_pb2
 
-from loopwright.deploy import controller
+from loopwright.base.errors import ExportRefused, UsageError
+from loopwright.deploy import releases
 from loopwright.deploy.export import OLDEST, OPSET, export, feed
 from loopwright.deploy.older_trees import older
 from loopwright.deploy.repositories import FORMATS
-from loopwright.develop.trees import read
+from loopwright.develop.onnx.estimators.trees import read
+from loopwright.graph.session import METADATA, Feeder, Graph
 from loopwright.records.declarations import Candidate, Column
-from loopwright.records.errors import ExportRefused, UsageError
-from loopwright.records.graph import METADATA, Feeder, Graph
-from loopwright.records.home import Home
 from loopwright.records.package import Segment
-from loopwright.records.packages import Packages
-from loopwright.records.probe import Probed
+from loopwright.stores.home import Home
+from loopwright.stores.packages.probe import Probed
+from loopwright.stores.packages.store import Packages
 from loopwright.verbs.export import export as export_verb
 
 CANDIDATES = [Candidate("lines", linear, encoding="onehot"), Candidate("trees", trees, encoding="ordinal")]
@@ -265,7 +265,7 @@ def test_the_mlflow_model_names_what_its_environment_needs(made: Made) -> None:
 def test_one_of_a_fleet_is_exported_only_where_that_is_said(tmp_path: Path) -> None:
     home = opened(tmp_path / "home")
     whole, own = package(home.packages), package(home.packages, weight=0.3, segment=Segment(column="tail", value="N1"))
-    controller.release(home, LOOP, whole.digest, fleet="tail", segments={"N1": own.digest}, why="a fleet")
+    releases.release(home, LOOP, whole.digest, fleet="tail", segments={"N1": own.digest}, why="a fleet")
     with pytest.raises(ExportRefused, match="only rows whose tail is 'N1'; `--alone`"):
         export_verb(home, own.digest, to=tmp_path / "a")
     with pytest.raises(ExportRefused, match="1 packages of segments answer beside it"):

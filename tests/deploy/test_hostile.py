@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from tests.deploy.hostile import EXAMPLES, GOOD, HOSTILE, PATHS, SECRET, put
 from tests.deploy.loops import opened, package
-from tests.deploy.test_checks import examples
+from tests.deploy.test_gate import examples
 from tests.services import needed
 
-from loopwright.records.errors import PackageRefused
-from loopwright.records.packages import Packages
+from loopwright.base.errors import PackageRefused
+from loopwright.stores.packages.store import Packages
 
 __all__ = ["examples"]
 
@@ -51,7 +51,7 @@ def test_hostile_packages_on_every_path_are_refused_and_read_nothing(forged: tup
         why = "left out" if path == "beside" else HOSTILE[name][1]
         assert re.search(why, said[digest]), (name, said[digest][:500])
     seen = calls.read_text(errors="replace")
-    assert "loopwright.records.sandbox" in seen, "the tracer saw what the children did"
+    assert "loopwright.stores.packages.sandbox" in seen, "the tracer saw what the children did"
     assert SECRET not in seen
 
 

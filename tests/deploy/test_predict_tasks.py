@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from tests.deploy.loops import NOW, Weather
 
-from loopwright.deploy.predict import Predictor
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.errors import DeclarationInvalid, PackageRefused, Unavailable
+from loopwright.deploy.serving.predictor import Predictor
 from loopwright.develop.features import trace_rule
-from loopwright.records.clock import SimulatedClock
+from loopwright.graph.session import Graph, feed_rows
 from loopwright.records.declarations import Column
-from loopwright.records.errors import DeclarationInvalid, PackageRefused, Unavailable
 from loopwright.records.evaluation import Evaluation
-from loopwright.records.graph import Graph, feed_rows
 from loopwright.records.package import Conversion, Golden, Manifest, Output, Reference, Training
-from loopwright.records.packages import Packages, encode_json
-from loopwright.records.predictions.record import Prediction
-from loopwright.records.probe import Probed, probe
+from loopwright.records.prediction import Prediction
+from loopwright.stores.packages.probe import Probed, probe
+from loopwright.stores.packages.store import Packages, encode_json
 
 COLUMNS = {"x": Column("float", nullable=True), "word": Column("string", nullable=True), "at": Column("timestamp")}
 CLASSES = Output(task="multiclass", classes=["a", "b", "c"], names=["a", "b", "c"])

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from loopwright.records.columns import arrow_schema
+from loopwright.base.ids import digest
+from loopwright.graph.columns import arrow_schema
 from loopwright.records.declarations import Column, Heuristic, Objective, Outcome, Scope, Slice, Table, Value
 from loopwright.records.examples import Examples, Source
-from loopwright.records.home import Home
-from loopwright.records.ids import digest
 from loopwright.records.package import ContextNeed
+from loopwright.stores.home import Home
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 REQUEST = {

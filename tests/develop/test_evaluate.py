@@ -4,14 +4,14 @@ import pytest
 from sklearn.metrics import average_precision_score, recall_score
 from tests.develop.flights import COLUMNS, SCOPE, table
 
+from loopwright.base.clock import RealClock
 from loopwright.develop.evaluate import SLICE_ROWS, evaluate, latency, loading, measures
 from loopwright.develop.features import trace_rule
 from loopwright.develop.reference import served_rows
-from loopwright.records import metrics
-from loopwright.records.clock import RealClock
+from loopwright.graph.session import Graph
 from loopwright.records.declarations import Value
-from loopwright.records.graph import Graph
 from loopwright.records.package import Output
+from loopwright.tasks import metrics
 
 
 def test_every_metric_on_every_slice_is_that_of_its_rows() -> None:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from tests.develop.flights import COLUMNS, SCOPE, SLICES, features, table
 
+from loopwright.base.errors import DeclarationInvalid
 from loopwright.develop.features import NULL, OTHER, WORDS, Vocabulary, trace, trace_rule, trace_slices
 from loopwright.features import category, local_time, seconds_between
-from loopwright.records.columns import arrow_feed
+from loopwright.graph.check import check_graph
+from loopwright.graph.columns import arrow_feed
+from loopwright.graph.session import Graph, feed_rows
 from loopwright.records.declarations import Column, Slice
-from loopwright.records.errors import DeclarationInvalid
-from loopwright.records.graph import Graph, feed_rows
-from loopwright.records.graph_check import check_graph
 
 ROW: dict[str, Any] = {
     "flight": "F1", "at": 5 * 3_600_000_000, "delay": 400.0, "distance": 1000, "hub": True, "carrier": "UA", "gate": None,

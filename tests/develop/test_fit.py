@@ -10,12 +10,12 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from loopwright.base.errors import DeclarationInvalid
+from loopwright.base.progress import Silent
 from loopwright.develop.fit import Lessons, first_trial, fit, fixed, make, predict, search
-from loopwright.develop.goal import Answers, Goal
-from loopwright.records import metrics
+from loopwright.develop.output import Answers, Goal
 from loopwright.records.declarations import Candidate
-from loopwright.records.errors import DeclarationInvalid
-from loopwright.records.progress import Silent
+from loopwright.tasks import metrics
 
 Array = np.ndarray[Any, Any]
 

@@ -17,11 +17,15 @@ from sklearn.metrics import average_precision_score
 from tests.develop.flights import COLUMNS, NEED, OUTCOME, REQUEST, SCOPE, SLICES, START, features, store, table
 from tests.develop.segments import LINEAR, TREES, carriers
 
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.errors import ConversionRefused
+from loopwright.base.ids import digest
+from loopwright.base.progress import Silent
+from loopwright.base.settings import Settings
 from loopwright.develop.fleet import FALSE_SHARE, LEAST_JUDGED, chance, choose, develop_fleet
 from loopwright.develop.train import Work, develop, fit_candidate, prepare
-from loopwright.records import metrics
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.columns import arrow_feed, segment_texts
+from loopwright.graph.columns import arrow_feed, segment_texts
+from loopwright.graph.session import Graph
 from loopwright.records.declarations import (
     Budget,
     Candidate,
@@ -35,14 +39,10 @@ from loopwright.records.declarations import (
     TimeSplit,
     to_builtins,
 )
-from loopwright.records.errors import ConversionRefused
 from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel
-from loopwright.records.graph import Graph
-from loopwright.records.home import Home
-from loopwright.records.ids import digest
 from loopwright.records.package import Segment
-from loopwright.records.progress import Silent
-from loopwright.records.settings import Settings
+from loopwright.stores.home import Home
+from loopwright.tasks import metrics
 
 
 def home_in(path: Path) -> Home:

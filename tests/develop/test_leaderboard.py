@@ -5,9 +5,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from loopwright.base.errors import DeclarationInvalid
 from loopwright.develop.leaderboard import climb, desirability, parse_weights, pays, primary_metric, rank, reweigh, verdict
 from loopwright.records.declarations import Objective
-from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.evaluation import Comparison, Estimate, Leaderboard, LeaderboardRow
 
 CATCH = Objective("catch", "operations", "average_precision", at_least=0.8, weight=3)

@@ -11,14 +11,14 @@ from scipy import special, stats
 from sklearn import datasets
 from sklearn.metrics import roc_auc_score
 
+from loopwright.base.arrays import Array
+from loopwright.base.progress import Silent
 from loopwright.develop.features import trace
 from loopwright.develop.leakage import scan
-from loopwright.records.arrays import Array
-from loopwright.records.columns import arrow_schema
+from loopwright.graph.columns import arrow_schema
 from loopwright.records.declarations import Column, Task
 from loopwright.records.evaluation import Suspect
-from loopwright.records.leakage import LIMIT, ROWS, area, fit
-from loopwright.records.progress import Silent
+from loopwright.tasks.leakage import LIMIT, ROWS, area, fit
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from loopwright.develop.features import trace, trace_rule
 from loopwright.develop.lineage import feature_columns, lineage
+from loopwright.graph.session import Graph, feed_rows
 from loopwright.records.declarations import Column, Slice
-from loopwright.records.graph import Graph, feed_rows
 from loopwright.records.package import Lineage, Origin
 
 COLUMNS = {

@@ -5,7 +5,7 @@ from tests.develop.flights import COLUMNS, CONTEXT, REQUEST, table
 
 from loopwright.develop.reference import BINS, histogram, histograms, numeric, served_rows
 from loopwright.records.declarations import Column
-from loopwright.records.metrics import Answered
+from loopwright.tasks.metrics import Answered
 
 
 def test_bins_hold_alike_many_rows_and_all_of_them() -> None:

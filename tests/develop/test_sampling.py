@@ -15,16 +15,16 @@ from sklearn.preprocessing import StandardScaler
 from tests.develop.flights import table
 from tests.develop.test_train import home_in, run
 
+from loopwright.base.arrays import Array
+from loopwright.base.errors import DeclarationInvalid, ExamplesRefused
 from loopwright.develop.fit import Lessons, fit, predict
-from loopwright.develop.goal import Goal
+from loopwright.develop.output import Goal
 from loopwright.develop.sampling import Drawn, draw, factors, refuse_weights_of_its_own
-from loopwright.records.arrays import Array
-from loopwright.records.columns import arrow_feed
+from loopwright.graph.columns import arrow_feed
+from loopwright.graph.session import Graph
 from loopwright.records.declarations import Candidate, Sampling, StratifiedSplit
-from loopwright.records.errors import DeclarationInvalid, ExamplesRefused
-from loopwright.records.graph import Graph
 from loopwright.records.package import Output
-from loopwright.records.split import divide
+from loopwright.tasks.split import divide
 
 
 def examples(label: Any) -> pa.Table:

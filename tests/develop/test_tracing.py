@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from tests.develop.flights import COLUMNS
 
+from loopwright.base.errors import DeclarationInvalid
 from loopwright.develop.features import trace, trace_rule, trace_slices
 from loopwright.records.declarations import Slice
-from loopwright.records.errors import DeclarationInvalid
 
 DATA = Path(__file__)
 

@@ -22,15 +22,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tests.develop.flights import COLUMNS, CONTEXT, NEED, OUTCOME, REQUEST, SCOPE, SLICES, START, features, store, table
 
-from loopwright.develop.agreement import agreement
-from loopwright.develop.goal import Goal
-from loopwright.develop.leaderboard import reweigh
-from loopwright.develop.mlmodel import _load_pyfunc
-from loopwright.develop.train import develop, prepare, threshold
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.columns import arrow_feed
-from loopwright.records.declarations import Candidate, Guard, Objective, Release, Scope, TimeSplit, Value
-from loopwright.records.errors import (
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.errors import (
     CandidatesFailed,
     ConversionRefused,
     Damaged,
@@ -38,12 +31,19 @@ from loopwright.records.errors import (
     ExamplesRefused,
     PackageRefused,
 )
+from loopwright.base.progress import Silent
+from loopwright.base.settings import Settings
+from loopwright.develop.leaderboard import reweigh
+from loopwright.develop.mlmodel import _load_pyfunc
+from loopwright.develop.onnx.parity import agreement
+from loopwright.develop.output import Goal
+from loopwright.develop.train import develop, prepare, threshold
+from loopwright.graph.columns import arrow_feed
+from loopwright.graph.session import Feeder, Graph
+from loopwright.records.declarations import Candidate, Guard, Objective, Release, Scope, TimeSplit, Value
 from loopwright.records.evaluation import Leaderboard
-from loopwright.records.graph import Feeder, Graph
-from loopwright.records.home import Home
-from loopwright.records.packages import FILES
-from loopwright.records.progress import Silent
-from loopwright.records.settings import Settings
+from loopwright.stores.home import Home
+from loopwright.stores.packages.store import FILES
 
 
 def boosted(trial: Any) -> lgb.LGBMClassifier:

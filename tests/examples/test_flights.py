@@ -15,23 +15,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from loopwright import Aggregate, Home, Loop
-from loopwright.data.context import feed, needs
-from loopwright.data.examples import build, load
-from loopwright.data.ingest import ingest
-from loopwright.data.steps import joined
-from loopwright.deploy.context import Contexts
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.settings import Settings
+from loopwright.data.examples.asof import joined
+from loopwright.data.examples.build import build, load
+from loopwright.data.examples.context import feed, needs
+from loopwright.data.ingest.ingestion import ingest
+from loopwright.deploy.serving.context import Contexts
 from loopwright.develop.check import check
-from loopwright.develop.explanation import explanation
 from loopwright.develop.features import trace
-from loopwright.develop.goal import Goal
+from loopwright.develop.onnx.explanation import explanation
+from loopwright.develop.output import Goal
+from loopwright.graph.columns import arrow_feed
+from loopwright.graph.contributions import decode
+from loopwright.graph.session import Graph, feed_rows
 from loopwright.loop import load_loop
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.columns import arrow_feed
-from loopwright.records.explanation import decode
-from loopwright.records.graph import Graph, feed_rows
 from loopwright.records.package import ContextNeed
-from loopwright.records.packages import decode_json, encode_json
-from loopwright.records.settings import Settings
+from loopwright.stores.packages.store import decode_json, encode_json
 
 FOLDER = Path(__file__).parents[2] / "examples" / "flights"
 APRIL = datetime(2013, 4, 1, tzinfo=UTC)

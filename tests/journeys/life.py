@@ -19,26 +19,27 @@ from tests.journeys import synthetic
 from tests.journeys.test_fleet import FILE as VISITS
 from tests.journeys.test_fleet import START as FIRST_VISITS
 
-from loopwright.deploy import bad, controller, served
-from loopwright.deploy.router import Ask, Router
+from loopwright.base import failpoints
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.errors import LogUnavailable, LoopwrightError
+from loopwright.base.settings import Settings
+from loopwright.deploy import blocklist, releases
+from loopwright.deploy.serving import release_files
+from loopwright.deploy.serving.engine import Ask, Router
 from loopwright.loop import load_loop
 from loopwright.monitor import alerts
-from loopwright.monitor.watch import watch
-from loopwright.records import failpoints
-from loopwright.records.clock import SimulatedClock
+from loopwright.monitor.windows import watch
 from loopwright.records.declarations import Monitor, Retrain
-from loopwright.records.errors import LogUnavailable, LoopwrightError
 from loopwright.records.evaluation import Leaderboard
-from loopwright.records.home import Home
-from loopwright.records.outcomes import outcomes
-from loopwright.records.predictions.commit import commit, verify
-from loopwright.records.predictions.read import predictions
-from loopwright.records.predictions.segment import log_folder
 from loopwright.records.releases import BadPackage
-from loopwright.records.settings import Settings
 from loopwright.records.turns import Step
 from loopwright.records.windows import Alert, Window
-from loopwright.server.deaths import record_bad, withdraw_bad
+from loopwright.server.processes.crashes import record_bad, withdraw_bad
+from loopwright.stores.home import Home
+from loopwright.stores.outcomes.table import outcomes
+from loopwright.stores.prediction_log.commit import commit, verify
+from loopwright.stores.prediction_log.read import predictions
+from loopwright.stores.prediction_log.segment import log_folder
 from loopwright.turn import turn
 
 Tell = Callable[[str, str], None]
@@ -59,11 +60,11 @@ def serve(folder: Path, tell: Tell) -> None:
     """Two packages made and released, requests answered from the disk, outcomes, a bad package, rollback, commit, upkeep."""
     with loops.opened(folder) as home:
         packages = [loops.package(home.packages, weight=w, release=MUST_LAST).digest for w in WEIGHTS]
-        served.follow(home)
+        release_files.follow(home)
         router = Router(home.path, home.packages, loops.Weather(), home.clock)
         for number, package in enumerate(packages[:2]):
-            if package not in [e.record.arms[0].package for e in controller.history(home, LOOP)]:
-                controller.release(home, LOOP, package, why=f"release {number}")
+            if package not in [e.record.arms[0].package for e in releases.history(home, LOOP)]:
+                releases.release(home, LOOP, package, why=f"release {number}")
             tell("released", package)
             router.refresh()
             if home.ledger.find(Window, loop=LOOP, limit=1):
@@ -112,17 +113,17 @@ def _ask(router: Router, tell: Tell, first: int) -> None:
 
 def _release_badly(home: Home, packages: list[str], tell: Tell) -> None:
     """The third package is released, marked bad and withdrawn while the ledger is down; then the ledger is back."""
-    if packages[2] not in [e.record.arms[0].package for e in controller.history(home, LOOP)]:
-        controller.release(home, LOOP, packages[2], why="will be bad")
+    if packages[2] not in [e.record.arms[0].package for e in releases.history(home, LOOP)]:
+        releases.release(home, LOOP, packages[2], why="will be bad")
         tell("released", packages[2])
-    if not bad.marks(home):
-        served.path_of(home, LOOP).unlink(missing_ok=True)
-    served.follow(home)
+    if not blocklist.marks(home):
+        release_files.path_of(home, LOOP).unlink(missing_ok=True)
+    release_files.follow(home)
     down = Home(msgspec.structs.replace(home.settings, ledger="sqlite:////proc/no/such/ledger.db"), home.clock)
-    if not bad.marks(home):
-        bad.mark(down, BadPackage(loop=LOOP, package=packages[2], cause="crash", detail="killed", since=home.clock.now()))
+    if not blocklist.marks(home):
+        blocklist.mark(down, BadPackage(loop=LOOP, package=packages[2], cause="crash", detail="killed", since=home.clock.now()))
     withdraw_bad(down)
-    served.follow(home)
+    release_files.follow(home)
     record_bad(home)
     alerts.raise_alert(home, LOOP, "life", severity="info", title="A life", detail="was lived")
 
@@ -144,12 +145,12 @@ def check_serve(folder: Path, history: dict[str, list[str]]) -> None:
         assert home.packages.verify() == home.ledger.verify() == home.lake.verify(f"predictions.{LOOP}") == []
         home.packages.sweep()
         assert [p.name for p in (home.path / "packages").iterdir() if p.name.startswith(".") and p.name != ".probed"] == []
-        states = [e.record for e in controller.history(home, LOOP)]
+        states = [e.record for e in releases.history(home, LOOP)]
         assert [s.generation for s in states] == list(range(1, len(states) + 1))
         released = [s.arms[0].package for s in states]
         assert set(history["released"]) <= set(released)
         assert set(released) <= set(home.packages.list()), "a row without bytes"
-        local = served.read(served.path_of(home, LOOP))
+        local = release_files.read(release_files.path_of(home, LOOP))
         assert local is not None
         assert (local.state, local.unrecorded) == (states[-1], False)
         assert states[-1].action == "rollback"
@@ -179,7 +180,7 @@ def turn_fleet(folder: Path, tell: Tell) -> None:
 
 def _turn(home: Home, file: Path, tell: Tell, **given: Any) -> None:
     loop = load_loop(file)
-    if not controller.history(home, loop.name) or home.ledger.find(Step)[0].record.state != "done":
+    if not releases.history(home, loop.name) or home.ledger.find(Step)[0].record.state != "done":
         turn(home, loop, file=str(file), **given)
     tell("turned", loop.name)
 
@@ -188,7 +189,7 @@ def check_turn(folder: Path, history: dict[str, list[str]]) -> None:
     """One release, each package in the ledger has its bytes and its lineage, nothing is left over."""
     with Home(Settings(home=folder, by="tests"), SimulatedClock(synthetic.START)) as home:
         [name] = set(history["turned"])
-        assert len(controller.history(home, name)) == 1
+        assert len(releases.history(home, name)) == 1
         [board] = home.ledger.find(Leaderboard, loop=name, limit=1)
         made = [row.package for row in board.record.rows]
         assert set(made) <= set(home.packages.list()), "a row without bytes"

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from loopwright import Home, Loop
-from loopwright.data.ingest import ingest
+from loopwright.base.clock import Clock, SimulatedClock
+from loopwright.base.settings import Settings
+from loopwright.data.ingest.ingestion import ingest
+from loopwright.graph.columns import arrow_schema
 from loopwright.loop import load_loop
-from loopwright.records.clock import Clock, SimulatedClock
-from loopwright.records.columns import arrow_schema
-from loopwright.records.settings import Settings
 
 FOLDER = Path(__file__).parent / "deliveries"
 FILE = FOLDER / "loop.py"

@@ -30,8 +30,8 @@ from loopwright import (
     TimeSplit,
     Value,
 )
-from loopwright.data.ingest import ingest
-from loopwright.records.columns import arrow_schema
+from loopwright.data.ingest.ingestion import ingest
+from loopwright.graph.columns import arrow_schema
 
 BEGIN = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 START, END = BEGIN + dt.timedelta(days=42), BEGIN + dt.timedelta(days=56)

@@ -30,17 +30,17 @@ from loopwright import (
     StratifiedSplit,
     Table,
 )
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.errors import DeclarationInvalid, LoopwrightError, RequestInvalid
+from loopwright.base.settings import Settings
 from loopwright.bulk import predict
-from loopwright.data.ingest import ingest, put_contract
-from loopwright.deploy.controller import serving
-from loopwright.deploy.router import Ask, Router
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.columns import arrow_schema
-from loopwright.records.errors import DeclarationInvalid, LoopwrightError, RequestInvalid
+from loopwright.data.ingest.ingestion import ingest, put_contract
+from loopwright.deploy.releases import serving
+from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.graph.columns import arrow_schema
 from loopwright.records.examples import Examples
-from loopwright.records.predictions.read import find
-from loopwright.records.settings import Settings
-from loopwright.server import oip, openapi, repository
+from loopwright.server.api import oip, openapi, repository
+from loopwright.stores.prediction_log.read import find
 from loopwright.tend import refresh
 from loopwright.turn import turn
 from loopwright.verbs.look import trace

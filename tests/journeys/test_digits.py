@@ -28,19 +28,19 @@ from loopwright import (
     Table,
     TimeSplit,
 )
-from loopwright.data.ingest import ingest
-from loopwright.deploy.decode import Decoder
-from loopwright.deploy.predict import Predictor
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.errors import RequestInvalid
+from loopwright.base.settings import Settings
+from loopwright.data.ingest.ingestion import ingest
+from loopwright.deploy.serving.decode import Decoder
+from loopwright.deploy.serving.predictor import Predictor
 from loopwright.features import is_null, local_time
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.columns import arrow_feed
-from loopwright.records.errors import RequestInvalid
-from loopwright.records.graph import Graph
-from loopwright.records.predictions.read import predictions
-from loopwright.records.probe import open_probed
-from loopwright.records.settings import Settings
+from loopwright.graph.columns import arrow_feed
+from loopwright.graph.session import Graph
 from loopwright.records.windows import Window
 from loopwright.replay import replay
+from loopwright.stores.packages.probe import open_probed
+from loopwright.stores.prediction_log.read import predictions
 
 BEGIN = dt.datetime(2024, 2, 1, tzinfo=dt.UTC)
 START, END = BEGIN + dt.timedelta(days=42), BEGIN + dt.timedelta(days=56)  # over the spring change of clocks

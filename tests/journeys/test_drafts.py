@@ -18,18 +18,18 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from loopwright.data.begin import begin
-from loopwright.data.ingest import ingest, put_contract
-from loopwright.deploy import served
-from loopwright.deploy.controller import serving
-from loopwright.deploy.router import Ask, Router
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.settings import Settings
+from loopwright.data.ingest.ingestion import ingest, put_contract
+from loopwright.data.scaffold.init import begin
+from loopwright.deploy.releases import serving
+from loopwright.deploy.serving import release_files
+from loopwright.deploy.serving.engine import Ask, Router
 from loopwright.loop import Loop, load_loop
-from loopwright.records.clock import SimulatedClock
 from loopwright.records.declarations import duration
 from loopwright.records.evaluation import Leaderboard
-from loopwright.records.home import Home
-from loopwright.records.settings import Settings
 from loopwright.records.turns import Turn
+from loopwright.stores.home import Home
 from loopwright.tend import upkeep
 from loopwright.turn import turn
 from loopwright.verbs.check import check
@@ -269,7 +269,7 @@ class Life:
 
     def live(self, until: datetime) -> None:
         """Requests and their outcomes until then, at the kind's own pace, as the server takes them."""
-        served.follow(self.home)
+        release_files.follow(self.home)
         router = Router(self.home.path, self.home.packages, self.home.online, self.clock)
         router.refresh()
         pause = timedelta(seconds=1)  # so that what comes at the end of a window is in it

@@ -16,20 +16,20 @@ import pytest
 from tests.deploy.bodies import text
 
 from loopwright import Home, Loop
-from loopwright.data.ingest import ingest
-from loopwright.deploy import controller
-from loopwright.deploy.router import Ask, Router
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.errors import DeclarationInvalid
+from loopwright.base.settings import Settings
+from loopwright.data.ingest.ingestion import ingest
+from loopwright.deploy import releases
+from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.graph.columns import arrow_schema
 from loopwright.loop import load_loop
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.columns import arrow_schema
-from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.evaluation import Leaderboard, SegmentModel
-from loopwright.records.predictions.read import predictions
-from loopwright.records.probe import open_probed
-from loopwright.records.scoring import score
-from loopwright.records.settings import Settings
 from loopwright.records.windows import Quality, Window
 from loopwright.replay import compare, replay, workspace
+from loopwright.stores.outcomes.rescore import score
+from loopwright.stores.packages.probe import open_probed
+from loopwright.stores.prediction_log.read import predictions
 from loopwright.turn import turn
 from loopwright.verbs import act, look
 
@@ -102,8 +102,8 @@ def visit(number: int, shop: str | None, pages: float) -> dict[str, Any]:
 def test_one_turn_releases_the_fleet_and_one_request_reaches_all_of_it(
     home: Home, loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loopwright.deploy.services.LOAD_SECONDS", 60.0)
-    state = controller.serving(home, loop.name)
+    monkeypatch.setattr("loopwright.deploy.serving.registry.LOAD_SECONDS", 60.0)
+    state = releases.serving(home, loop.name)
     assert state is not None
     assert (sorted(state.segments), state.fleet) == (sorted(OTHERWISE), "shop")
     board = look.leaderboard(home, loop.name)
@@ -148,7 +148,7 @@ def test_a_killed_turn_goes_on_with_the_segments_that_are_left(ingested: Path, t
         assert len(after) == 5
         newest, first = home.ledger.find(Leaderboard, loop=loop.name)
         assert newest.record.winner == first.record.winner == boards[0].record.winner, "the global model is not made again"
-        state = controller.serving(home, loop.name)
+        state = releases.serving(home, loop.name)
         assert state is not None
         assert sorted(state.segments) == sorted(OTHERWISE)
         own = {e.record.segment: e.record.package for e in after}
@@ -162,7 +162,7 @@ def test_a_fleet_in_history_is_watched_retrained_and_beats_one_model(home: Home,
     scratch = workspace(home, loop, START, tmp_path / "scratch")
     run = replay(scratch, loop, file=str(FILE), start=START, end=END)
     assert [lap.event for lap in run.laps if lap.event] == ["retrained (schedule), released"]
-    states = [e.record for e in controller.history(scratch, loop.name)]
+    states = [e.record for e in releases.history(scratch, loop.name)]
     assert [sorted(s.segments) for s in states] == [sorted(OTHERWISE)] * 2
     assert not set(states[0].packages) & set(states[1].packages), "a retraining makes every package anew"
     parents = {s: scratch.packages.manifest(p).parent for s, p in states[1].segments.items()}
@@ -194,7 +194,7 @@ def test_a_fleet_in_history_is_watched_retrained_and_beats_one_model(home: Home,
 
 
 def test_release_and_rollback_by_hand(home: Home, loop: Loop) -> None:
-    first = controller.serving(home, loop.name)
+    first = releases.serving(home, loop.name)
     assert first is not None
     segment = OTHERWISE[1]
     gone = act.rollback(home, loop.name, segment=segment, why="complaints")
@@ -203,7 +203,7 @@ def test_release_and_rollback_by_hand(home: Home, loop: Loop) -> None:
     assert back.segments == first.segments
     assert act.release(home, loop.name, first.segments[segment][:12]) == back, "what serves goes on"
     rule = next(r.package for r in look.leaderboard(home, loop.name).rows if r.phase == 1)
-    alone = controller.release(home, loop.name, rule, why="a quiet day").record
+    alone = releases.release(home, loop.name, rule, why="a quiet day").record
     assert alone.segments == {}
     again = act.release(home, loop.name, first.arms[0].package[:12], why="the winner brings its fleet")
     assert (again.arms, again.segments) == (first.arms, first.segments)

@@ -14,14 +14,14 @@ import pytest
 from tests.deploy.loops import LOOP, opened, package
 from tests.services import needed
 
-from loopwright.deploy import controller
-from loopwright.records.errors import SettingInvalid, Unavailable
-from loopwright.records.home import Home
-from loopwright.records.online.steps import Fed, pack
-from loopwright.records.scratch import scratch_folder
-from loopwright.records.settings import Settings, load_settings
-from loopwright.records.sql_engine import sql_engine
+from loopwright.base.errors import SettingInvalid, Unavailable
+from loopwright.base.scratch import scratch_folder
+from loopwright.base.settings import Settings, load_settings
+from loopwright.deploy import releases
 from loopwright.records.windows import Trigger
+from loopwright.sql.engine import sql_engine
+from loopwright.stores.home import Home
+from loopwright.stores.online.steps import Fed, pack
 
 COMMAND = (sys.executable, "-m", "loopwright")
 
@@ -149,7 +149,7 @@ def test_every_looking_command_works_for_a_user_id_without_a_name(tmp_path: Path
 def test_looking_commands_read_a_home_that_cannot_be_written(tmp_path: Path) -> None:
     folder = tmp_path / "home"
     with opened(folder) as home:
-        controller.release(home, LOOP, package(home.packages).digest, why="first")
+        releases.release(home, LOOP, package(home.packages).digest, why="first")
         home.lake.write("rows", pa.table({"a": [1, 2]}))
         (home.path / "log" / LOOP / "predictions").mkdir(parents=True)
     writable = {path: path.stat().st_mode for path in [folder, *folder.rglob("*")]}

@@ -14,12 +14,12 @@ from tests.journeys.test_fleet import FILE as VISITS
 from tests.journeys.test_fleet import START as FIRST_VISITS
 from tests.journeys.test_fleet import world
 
-from loopwright.data.ingest import ingest
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.failpoints import POINTS
+from loopwright.base.settings import Settings
+from loopwright.data.ingest.ingestion import ingest
 from loopwright.loop import load_loop
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.failpoints import POINTS
-from loopwright.records.home import Home
-from loopwright.records.settings import Settings
+from loopwright.stores.home import Home
 
 NAMES = [name for name, _ in POINTS]
 TURN = ["turn.step.began", "turn.step.ran", "package.recorded"]
@@ -35,7 +35,7 @@ AFTER_A_DEATH = ["log.recover.torn", "log.recover.cut"]
 """Passed only by who finds what a writer left that died in a write."""
 
 _forks = get_context("forkserver")
-_forks.set_forkserver_preload(["tests.journeys.life", "loopwright.records.ledger.store", "alembic.command"])
+_forks.set_forkserver_preload(["tests.journeys.life", "loopwright.stores.ledger.store", "alembic.command"])
 
 
 @pytest.fixture(scope="module")

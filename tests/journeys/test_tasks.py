@@ -13,19 +13,19 @@ from tests.console.browser import served
 from tests.journeys.tasks import CASES, END, START, Case, fill
 
 from loopwright import Home
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.settings import Settings
 from loopwright.cli.render import rendered
 from loopwright.console.app import routes
 from loopwright.deploy.export import export, feed
 from loopwright.develop.mlmodel import _load_pyfunc
-from loopwright.records import metrics
-from loopwright.records.clock import SimulatedClock
+from loopwright.graph.session import Graph
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.examples import Examples
-from loopwright.records.graph import Graph
-from loopwright.records.predictions.read import predictions
-from loopwright.records.probe import open_probed
-from loopwright.records.settings import Settings
 from loopwright.replay import replay
+from loopwright.stores.packages.probe import open_probed
+from loopwright.stores.prediction_log.read import predictions
+from loopwright.tasks import metrics
 from loopwright.turn import turn
 from loopwright.verbs import act, look
 from loopwright.verbs.results import Replayed

@@ -12,12 +12,12 @@ from tests.journeys import synthetic
 from tests.journeys.synthetic import DRIFT, END, FILE, START, WEEK, World
 
 from loopwright import Home
-from loopwright.deploy.predict import Predictor
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.errors import UsageError
+from loopwright.deploy.serving.predictor import Predictor
 from loopwright.loop import load_loop
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.errors import UsageError
-from loopwright.records.probe import open_probed
 from loopwright.replay import replay
+from loopwright.stores.packages.probe import open_probed
 from loopwright.verbs import act, keep, lineage, look, overview
 from loopwright.verbs.check import check
 from loopwright.verbs.results import Node

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tests.traffic import LOOP, START
 
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.settings import Settings
 from loopwright.monitor.alerts import close_alert, open_alerts, raise_alert, send
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.home import Home
-from loopwright.records.settings import Settings
 from loopwright.records.windows import Alert
+from loopwright.stores.home import Home
 
 
 class Receiver(ThreadingHTTPServer):

@@ -8,8 +8,8 @@ from scipy.stats import entropy
 from tests.traffic import histogram
 
 from loopwright.develop import reference
+from loopwright.graph.columns import ARROW_TYPES
 from loopwright.monitor.drift import bins, jensen_shannon, psi, state_of
-from loopwright.records.columns import ARROW_TYPES
 from loopwright.records.declarations import Column
 from loopwright.records.package import Histogram
 

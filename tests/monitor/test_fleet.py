@@ -10,17 +10,17 @@ import pytest
 from tests.admitted import unprobed
 from tests.traffic import COLUMNS, LOOP, OUTCOME, START, THRESHOLD, WEEK, Row, World, histogram, package, rows, truths
 
+from loopwright.graph.session import Feeder, Graph
 from loopwright.monitor.fleet import Fleets
-from loopwright.monitor.watch import Watched, watch
-from loopwright.records import metrics
+from loopwright.monitor.windows import Watched, watch
 from loopwright.records.declarations import Monitor, Retrain
 from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard
-from loopwright.records.graph import Feeder, Graph
 from loopwright.records.package import Segment
-from loopwright.records.packages import Package
-from loopwright.records.predictions.read import predictions
-from loopwright.records.predictions.record import Prediction
+from loopwright.records.prediction import Prediction
 from loopwright.records.releases import ReleaseState
+from loopwright.stores.packages.store import Package
+from loopwright.stores.prediction_log.read import predictions
+from loopwright.tasks import metrics
 
 
 class Fleet(World):

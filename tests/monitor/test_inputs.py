@@ -7,7 +7,7 @@ from tests.traffic import LOOP, START, WEEK, World, lineage_without, package, ro
 
 from loopwright.monitor.inputs import main_package, skipped, watched_columns, window
 from loopwright.records.declarations import Monitor
-from loopwright.records.predictions.read import predictions
+from loopwright.stores.prediction_log.read import predictions
 
 
 @pytest.fixture

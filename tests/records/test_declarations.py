@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loopwright
+from loopwright.base.errors import DeclarationInvalid
 from loopwright.records.declarations import (
     Budget,
     Candidate,
@@ -33,7 +34,6 @@ from loopwright.records.declarations import (
     to_builtins,
     to_json,
 )
-from loopwright.records.errors import DeclarationInvalid
 
 TIME = Column("timestamp")
 WEATHER = Table("weather", {"origin": Column("string"), "at": TIME, "wind": Column("float", nullable=True)}, ["origin"], "at")

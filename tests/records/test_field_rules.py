@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from loopwright.base.errors import DeclarationInvalid
 from loopwright.loop import Loop
-from loopwright.records import declarations, metrics
+from loopwright.records import declarations
 from loopwright.records.declarations import (
     Aggregate,
     Budget,
@@ -39,8 +40,8 @@ from loopwright.records.declarations import (
     model_inputs,
     to_builtins,
 )
-from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.field_rules import ITEMS, KEYS, RULES, UNDIRECTED, Duration, Number
+from loopwright.tasks import metrics
 
 TABLE = Table("orders", {"k": Column("string"), "at": Column("timestamp")}, ["k"], "at", known_time="at", ignore=["x"])
 SCOPE = Scope(problem="p", objectives=[Objective("o", "me", "recall", at_least=0.5)], heuristic=Heuristic(lambda f: f.k == "a"))

@@ -5,10 +5,10 @@ import msgspec
 import pytest
 
 from loopwright import Heuristic, Objective, Scope, Value
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.home import Home
-from loopwright.records.settings import Settings
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.settings import Settings
 from loopwright.scope.declare import ScopeRecord, declare, declared
+from loopwright.stores.home import Home
 
 SCOPE = Scope(
     problem="Tell which flights will land late.",

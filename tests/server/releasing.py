@@ -6,26 +6,27 @@ from pathlib import Path
 
 from tests.deploy.loops import LOOP
 
-from loopwright.deploy import controller, served
-from loopwright.deploy.router import Router
-from loopwright.records.clock import RealClock
-from loopwright.records.home import Home
-from loopwright.records.settings import Settings
-from loopwright.server.deaths import condemn, record_bad, withdraw_bad
+from loopwright.base.clock import RealClock
+from loopwright.base.settings import Settings
+from loopwright.deploy import releases
+from loopwright.deploy.serving import release_files
+from loopwright.deploy.serving.engine import Router
+from loopwright.server.processes.crashes import condemn, record_bad, withdraw_bad
+from loopwright.stores.home import Home
 
 
 def released(home: Home, package: str) -> None:
     """Put the package into service."""
-    controller.release(home, LOOP, package, why="second")
+    releases.release(home, LOOP, package, why="second")
 
 
 def followed(home: Home, package: str) -> None:
     """A server comes to know of a release that was made elsewhere."""
-    path = served.path_of(home, LOOP)
+    path = release_files.path_of(home, LOOP)
     before = path.read_bytes()
     released(home, package)
     path.write_bytes(before)
-    served.follow(home)
+    release_files.follow(home)
 
 
 def switched(home: Home, package: str) -> None:
@@ -41,14 +42,14 @@ def back(home: Home, package: str) -> None:
     """A rollback without the ledger, recorded afterwards."""
     released(home, package)
     down = Home(Settings(home=home.path, ledger="sqlite:////proc/no/such/ledger.db", by="ann"), home.clock)
-    controller.rollback(down, LOOP, why="the ledger is down")
-    served.follow(home)
+    releases.rollback(down, LOOP, why="the ledger is down")
+    release_files.follow(home)
 
 
 def gone_back(home: Home, package: str) -> None:
     """A rollback with the ledger."""
     released(home, package)
-    controller.rollback(home, LOOP, why="it is no better")
+    releases.rollback(home, LOOP, why="it is no better")
 
 
 def condemned(home: Home, package: str) -> None:

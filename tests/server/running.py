@@ -16,12 +16,12 @@ import msgspec
 from tests.waiting import PATIENCE_SECONDS
 from tests.waiting import until as until
 
-from loopwright.records.home import Home
-from loopwright.server.supervisor import Serving
+from loopwright.server.processes.supervisor import Serving
+from loopwright.stores.home import Home
 
 START = (
-    "from loopwright.server.supervisor import serve; from loopwright.records.home import Home; "
-    "from loopwright.records.settings import load_settings; serve(Home(load_settings()), tend={tend})"
+    "from loopwright.server.processes.supervisor import serve; from loopwright.stores.home import Home; "
+    "from loopwright.base.settings import load_settings; serve(Home(load_settings()), tend={tend})"
 )
 
 

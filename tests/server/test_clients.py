@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 from tests.deploy.loops import LOOP, flight, opened, package
+from tests.server.api.test_oip import KINDS, tensors_of
 from tests.server.running import Client, Server, running
-from tests.server.test_oip import KINDS, tensors_of
 from tests.services import needed
 from tritonclient.utils import InferenceServerException
 
-from loopwright.deploy import controller
-from loopwright.records.clock import RealClock
-from loopwright.records.predictions.read import find
-from loopwright.server import repository
+from loopwright.base.clock import RealClock
+from loopwright.deploy import releases
+from loopwright.server.api import repository
+from loopwright.stores.prediction_log.read import find
 
 INFER = f"/v2/models/{LOOP}/infer"
 
@@ -244,7 +244,7 @@ def test_protocol_v1_gets_the_answers_of_predict(
 def test_metadata_of_a_loop_named_stats_stands_before_the_statistics_of_all(tmp_path: Path) -> None:
     home = opened(tmp_path, RealClock())
     digest = package(home.packages, loop="stats").digest
-    controller.release(home, "stats", digest, why="first")
+    releases.release(home, "stats", digest, why="first")
     with running(home) as server:
         client = server.data()
         assert client.get("/v2/models/stats").json == client.get(f"/v2/models/stats/versions/{digest}").json

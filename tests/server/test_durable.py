@@ -11,18 +11,18 @@ from tests.deploy.loops import LOOP, flight, opened, package
 from tests.server.running import running
 from tests.waiting import until
 
-from loopwright.deploy import controller
-from loopwright.records.clock import RealClock
-from loopwright.records.home import Home
-from loopwright.records.predictions.commit import commit
-from loopwright.records.predictions.read import predictions
+from loopwright.base.clock import RealClock
+from loopwright.deploy import releases
+from loopwright.stores.home import Home
+from loopwright.stores.prediction_log.commit import commit
+from loopwright.stores.prediction_log.read import predictions
 
 PREDICT = f"/loops/{LOOP}/predict"
 
 
 def durable(folder: Path, **release: str) -> Home:
     home = opened(folder, RealClock())
-    controller.release(home, LOOP, package(home.packages, release={"durability": "disk", **release}).digest, why="must last")
+    releases.release(home, LOOP, package(home.packages, release={"durability": "disk", **release}).digest, why="must last")
     return home
 
 
@@ -101,10 +101,10 @@ from pathlib import Path
 from tests.deploy.loops import LOOP, Weather, flight, opened, package
 from tests.deploy.bodies import text
 from loopwright.deploy import controller
-from loopwright.deploy.router import Ask, Router
-from loopwright.records.errors import LogUnavailable
-from loopwright.records.predictions.commit import commit, verify
-from loopwright.records.predictions.read import predictions
+from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.base.errors import LogUnavailable
+from loopwright.stores.prediction_log.commit import commit, verify
+from loopwright.stores.prediction_log.read import predictions
 
 home = opened(Path(sys.argv[1]))
 (home.path / "log").mkdir(parents=True)

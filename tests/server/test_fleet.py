@@ -6,11 +6,11 @@ from tests.deploy.loops import LOOP, opened, package
 from tests.server.running import Client, running
 from tests.waiting import until
 
-from loopwright.deploy import controller
-from loopwright.deploy.segments import MISSING
-from loopwright.records.clock import RealClock
+from loopwright.base.clock import RealClock
+from loopwright.deploy import releases
+from loopwright.deploy.serving.fleet import MISSING
 from loopwright.records.package import Segment
-from loopwright.records.predictions.read import find
+from loopwright.stores.prediction_log.read import find
 
 TAILS = [f"N{i}" for i in range(120)]
 
@@ -43,7 +43,7 @@ def test_a_hundred_segments_behind_one_address(tmp_path: Path) -> None:
         package(home.packages, weight=0.06 + i % 5 / 100, segment=Segment(column="tail", value=t)) for i, t in enumerate(TAILS)
     ]
     segments = {t: p.digest for t, p in zip(TAILS, made, strict=True)}
-    controller.release(home, LOOP, own.digest, fleet="tail", segments=segments, why="a fleet")
+    releases.release(home, LOOP, own.digest, fleet="tail", segments=segments, why="a fleet")
     with running(home) as server:
         client, control = server.data(), server.control()
         everybody: list[str | None] = [*TAILS, None, "never seen"]

@@ -14,11 +14,11 @@ from tests.deploy.loops import LOOP, flight, opened, package
 from tests.server.running import Server, running
 from tests.waiting import PATIENCE_SECONDS
 
-from loopwright.deploy import controller
-from loopwright.records.clock import RealClock
-from loopwright.records.home import Home
-from loopwright.records.predictions.commit import commit
-from loopwright.records.predictions.read import predictions
+from loopwright.base.clock import RealClock
+from loopwright.deploy import releases
+from loopwright.stores.home import Home
+from loopwright.stores.prediction_log.commit import commit
+from loopwright.stores.prediction_log.read import predictions
 
 ROWS = 250
 SECONDS = 2.5
@@ -27,7 +27,7 @@ SECONDS = 2.5
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     home = opened(tmp_path, RealClock())
-    controller.release(home, LOOP, package(home.packages).digest, why="first")
+    releases.release(home, LOOP, package(home.packages).digest, why="first")
     return home
 
 

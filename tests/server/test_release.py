@@ -14,15 +14,16 @@ from tests.server.releasing import STEPS
 from tests.server.running import running
 from tests.waiting import until
 
-from loopwright.deploy import bad, controller, served
-from loopwright.deploy.decode import Decoder
-from loopwright.deploy.router import Ask, Router
-from loopwright.deploy.vitals import workers
-from loopwright.records import failpoints
-from loopwright.records.clock import RealClock
-from loopwright.records.home import Home
+from loopwright.base import failpoints
+from loopwright.base.clock import RealClock
+from loopwright.deploy import blocklist, releases
+from loopwright.deploy.serving import release_files
+from loopwright.deploy.serving.decode import Decoder
+from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.heartbeat import workers
 from loopwright.records.releases import ReleaseState
-from loopwright.server.deaths import record_bad, withdraw_bad
+from loopwright.server.processes.crashes import record_bad, withdraw_bad
+from loopwright.stores.home import Home
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +48,7 @@ TWICE = {"release.loaded", "release.switched"}
 def home(tmp_path: Path) -> Iterator[Home]:
     failpoints.arm("")
     with opened(tmp_path, RealClock()) as home:
-        controller.release(home, LOOP, package(home.packages).digest, why="first")
+        releases.release(home, LOOP, package(home.packages).digest, why="first")
         yield home
     failpoints.arm("")
 
@@ -73,14 +74,14 @@ def fail(home: Home, point: str, digest: str, error: str) -> None:
 
 def converged(home: Home, second: str, point: str) -> None:
     """What a server does that starts now leads to one state, known everywhere, and a worker serves it."""
-    served.follow(home)
+    release_files.follow(home)
     withdraw_bad(home)
     record_bad(home)
-    served.follow(home)
-    history = [e.record for e in controller.history(home, LOOP)]
+    release_files.follow(home)
+    history = [e.record for e in releases.history(home, LOOP)]
     assert [s.generation for s in history] == list(range(1, len(history) + 1))
     assert home.ledger.verify() == []
-    copy = served.read(served.path_of(home, LOOP))
+    copy = release_files.read(release_files.path_of(home, LOOP))
     assert copy is not None
     assert (copy.state, copy.unrecorded) == (history[-1], False)
     assert actions(history) == {
@@ -90,7 +91,7 @@ def converged(home: Home, second: str, point: str) -> None:
         "bad.marked": ["release", "release", "rollback"],
         "bad.rolled_back": ["release", "release", "rollback"],
     }.get(point, ["release", "release"])
-    assert all(mark.withdrawn and mark.settled for mark in bad.marks(home))
+    assert all(mark.withdrawn and mark.settled for mark in blocklist.marks(home))
     router = Router(home.path, home.packages, home.online, home.clock)
     router.refresh()
     row, _ = Decoder(router.service(LOOP).predictor.package.manifest.request)(body())
@@ -126,11 +127,11 @@ def test_workers_killed_in_the_middle_of_a_switch_converge(home: Home) -> None:
     second = package(home.packages, weight=0.06).digest
     with running(home, workers=2, LOOPWRIGHT_FAILPOINTS="release.switched=kill@2") as server:
         before = server.state.workers
-        controller.release(home, LOOP, second, why="second")
-        state = controller.serving(home, LOOP)
+        releases.release(home, LOOP, second, why="second")
+        state = releases.serving(home, LOOP)
         assert state is not None
         until(lambda: set(server.state.workers).isdisjoint({*before, 0}))
         until(lambda: [w.state for w in workers(home.path, state)] == ["serves", "serves"])
         assert {w.pid for w in workers(home.path, state)} == set(server.state.workers)
         assert server.data().post(f"/loops/{LOOP}/predict", flight()).json["package"] == second
-        assert bad.marks(home) == []  # killed by somebody: nothing is put down to the package
+        assert blocklist.marks(home) == []  # killed by somebody: nothing is put down to the package

@@ -7,10 +7,10 @@ import pytest
 from tests.deploy.loops import LOOP, flight, opened, package
 from tests.server.running import Client, running, until
 
+from loopwright.base.clock import RealClock
 from loopwright.cli.answer import is_yes
-from loopwright.deploy import controller
-from loopwright.records.clock import RealClock
-from loopwright.records.home import Home
+from loopwright.deploy import releases
+from loopwright.stores.home import Home
 from loopwright.verbs import act
 
 PREDICT = f"/loops/{LOOP}/predict"
@@ -23,7 +23,7 @@ THREADS = {
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     home = opened(tmp_path, RealClock())
-    controller.release(home, LOOP, package(home.packages).digest, why="first")
+    releases.release(home, LOOP, package(home.packages).digest, why="first")
     return home
 
 
@@ -40,7 +40,7 @@ def test_every_thread_that_fails_goes_on_and_is_counted_and_told(home: Home, cap
         client.post(PREDICT, flight())
         until(lambda: failures(client) >= THREADS, 60)
         second = package(home.packages, weight=0.06).digest
-        controller.release(home, LOOP, second, why="second")
+        releases.release(home, LOOP, second, why="second")
         until(lambda: client.post(PREDICT, flight()).json["package"] == second, 60)
         until(lambda: client.get("/readyz").status == 200, 60)
         until(lambda: server.control().get("/readyz").status == 200, 60)
@@ -63,7 +63,7 @@ def test_while_nobody_follows_the_worker_lives_and_is_not_ready(home: Home) -> N
         assert (control.get("/readyz").status, control.get("/readyz").json["down"]) == (503, {"worker-0": ["follow"]})
         assert control.get("/livez").status == 200
         first = package(home.packages).digest
-        controller.release(home, LOOP, package(home.packages, weight=0.06).digest, why="second")
+        releases.release(home, LOOP, package(home.packages, weight=0.06).digest, why="second")
         back = act.rollback(home, LOOP)
         assert back.arms[0].package == first
         assert [w.state for w in back.workers] == ["lags"]

@@ -10,10 +10,10 @@ from tests.journeys.tasks import CASES, START, fill
 from tests.server.running import Client, Server, running
 
 from loopwright import Home
-from loopwright.deploy.controller import serving
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.predictions.read import find
-from loopwright.records.settings import Settings
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.settings import Settings
+from loopwright.deploy.releases import serving
+from loopwright.stores.prediction_log.read import find
 from loopwright.turn import turn
 
 WINE = {"id": "w1", "colour": 1.5, "alcohol": 1.0, "flavanoids": 1.2, "proline": 1.4}

@@ -27,13 +27,13 @@ from tests.server.storm import ANSWER_BYTES, Summary
 from tests.services import needed
 from tests.waiting import PATIENCE_SECONDS, until
 
-from loopwright.deploy import controller
-from loopwright.records.clock import RealClock
-from loopwright.records.errors import LoopwrightError
-from loopwright.records.home import Home
-from loopwright.records.predictions.commit import commit, verify
-from loopwright.records.settings import Settings
-from loopwright.server.http import ARRIVAL_SECONDS
+from loopwright.base.clock import RealClock
+from loopwright.base.errors import LoopwrightError
+from loopwright.base.settings import Settings
+from loopwright.deploy import releases
+from loopwright.server.http.connection import ARRIVAL_SECONDS
+from loopwright.stores.home import Home
+from loopwright.stores.prediction_log.commit import commit, verify
 
 PREDICT = f"/loops/{LOOP}/predict"
 SOAK_SECONDS = float(os.environ.get("LOOPWRIGHT_SOAK_SECONDS", "45"))
@@ -150,18 +150,18 @@ def watching(*pids: Callable[[], int]) -> Iterator[list[list[Held]]]:
 def test_soak(home: Home, postgres: Postgres, tmp_path: Path) -> None:
     """At 60 % of capacity, with swaps, rollbacks, killed workers and a ledger that goes and comes."""
     first, second = (package(home.packages, weight=w).digest for w in (0.05, 0.06))
-    controller.release(home, LOOP, first, why="first")
+    releases.release(home, LOOP, first, why="first")
     kills: list[float] = []
     with running(home, workers=2, tend=True) as server:
         rate = 0.6 * capacity(server, tmp_path / "capacity")
 
         def swap() -> None:
             with suppress(LoopwrightError):  # the ledger is away
-                controller.release(home, LOOP, random.choice([first, second]), why="swap")
+                releases.release(home, LOOP, random.choice([first, second]), why="swap")
 
         def roll_back() -> None:
             with suppress(LoopwrightError):
-                controller.rollback(home, LOOP, why="back")
+                releases.rollback(home, LOOP, why="back")
 
         def kill_a_worker() -> None:
             pid = server.state.workers[1]  # the first is left alive, to see what it holds over time
@@ -185,7 +185,7 @@ def test_soak(home: Home, postgres: Postgres, tmp_path: Path) -> None:
                 made.append(trouble.__name__)
         summary = storm.end()
         again = Home(home.settings, home.clock)
-        until(lambda: controller.serving(again, LOOP) is not None)
+        until(lambda: releases.serving(again, LOOP) is not None)
         again.close()
     print(f"{rate:.0f} a second, {summary.answered} answered, {Counter(made)}, p50 {summary.p50}, p99 {summary.p99}")
     ids, packages = storm.answers()
@@ -217,17 +217,17 @@ def flat(series: list[Held]) -> None:
 @pytest.mark.slow
 def test_a_thousand_swaps_and_a_hundred_rollbacks(home: Home, postgres: Postgres, tmp_path: Path) -> None:
     digests = [package(home.packages, weight=w).digest for w in (0.05, 0.06)]
-    controller.release(home, LOOP, digests[0], why="first")
+    releases.release(home, LOOP, digests[0], why="first")
     with running(home, workers=2) as server:
         storm = Storm(server, tmp_path / "storm", seconds=120, rate=400, connections=8)
         for i in range(1000):
-            controller.release(home, LOOP, digests[(i + 1) % 2], why="swap")
+            releases.release(home, LOOP, digests[(i + 1) % 2], why="swap")
         postgres.stop()
         try:
             away = Home(Settings(home=home.path, ledger=home.settings.ledger, by="ann"), home.clock)
             for i in range(100):
                 wanted = digests[(i + 1) % 2]
-                controller.rollback(away, LOOP, to=wanted[:16], why="back")
+                releases.rollback(away, LOOP, to=wanted[:16], why="back")
                 until(lambda wanted=wanted: answering(server) == {wanted})
         finally:
             postgres.start()
@@ -279,7 +279,7 @@ def mutated(rng: random.Random, good: bytes) -> bytes:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_bad_bodies(home: Home) -> None:
-    controller.release(home, LOOP, package(home.packages).digest, why="first")
+    releases.release(home, LOOP, package(home.packages).digest, why="first")
     bad = [b.body for b in BAD if len(b.body) < 20_000]
     goods = [json.dumps(row).encode() for row in (flight(), [flight(), flight(2)])]
     with running(home) as server:
@@ -332,7 +332,7 @@ def test_a_hundred_thousand_bad_bodies(home: Home) -> None:
 
 def test_requests_generated_from_the_description(home: Home, tmp_path: Path) -> None:
     """schemathesis reads /openapi.json and sends what it allows, and what it does not."""
-    controller.release(home, LOOP, package(home.packages).digest, why="first")
+    releases.release(home, LOOP, package(home.packages).digest, why="first")
     with running(home) as server:
         line = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.state.data}/openapi.json"]
         line += ["--max-examples", "25", "--seed", "1", "--phases", "examples,coverage,fuzzing", "--workers", "1"]
@@ -351,7 +351,7 @@ def test_requests_generated_from_the_description(home: Home, tmp_path: Path) -> 
 
 def test_a_slow_sender_holds_nobody_up(home: Home) -> None:
     """Headers and bodies that trickle in on many connections, while others are answered."""
-    controller.release(home, LOOP, package(home.packages).digest, why="first")
+    releases.release(home, LOOP, package(home.packages).digest, why="first")
     with running(home) as server:
         client = server.data()
         began = time.monotonic()

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.errors import DeclarationInvalid, ExamplesRefused
+from loopwright.base.settings import Settings
 from loopwright.cli.main import run
-from loopwright.data.ingest import put_contract
+from loopwright.data.ingest.ingestion import put_contract
 from loopwright.develop import features as graphs
 from loopwright.loop import load_loop
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.errors import DeclarationInvalid, ExamplesRefused
-from loopwright.records.home import Home
-from loopwright.records.settings import Settings
+from loopwright.stores.home import Home
 from loopwright.turn import turn
 from loopwright.verbs import check as room
 from loopwright.verbs.check import check

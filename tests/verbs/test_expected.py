@@ -10,17 +10,17 @@ import pyarrow as pa
 import pytest
 from tests.traffic import LANDINGS, LOOP, OUTCOME, START, WEEK, World
 
-from loopwright.data.ingest import ingest
-from loopwright.deploy import served
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.errors import Damaged, LedgerUnavailable, PredictionNotFound
+from loopwright.base.ids import new_id
+from loopwright.base.settings import Settings
+from loopwright.data.ingest.ingestion import ingest
+from loopwright.deploy.serving import release_files
 from loopwright.monitor import alerts
-from loopwright.monitor.watch import watch
-from loopwright.records.clock import SimulatedClock
+from loopwright.monitor.windows import watch
 from loopwright.records.declarations import Monitor, Retrain
-from loopwright.records.errors import Damaged, LedgerUnavailable, PredictionNotFound
-from loopwright.records.home import Home
-from loopwright.records.ids import new_id
-from loopwright.records.predictions.read import find
-from loopwright.records.settings import Settings
+from loopwright.stores.home import Home
+from loopwright.stores.prediction_log.read import find
 from loopwright.verbs import look, overview
 from loopwright.verbs.keep import doctor, verify
 from loopwright.verbs.results import Verified
@@ -42,7 +42,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with closing(sqlite3.connect(folder / "home" / "ledger.db")) as now, closing(sqlite3.connect(folder / "older.db")) as older:
         now.backup(older)  # a copy of the file alone would lack what waits in its log
     world.release(world.package)
-    served.copy(home, LOOP)
+    release_files.copy(home, LOOP)
     world.week(1, 200)
     home.close()
     return folder
@@ -178,7 +178,7 @@ def test_an_older_ledger_in_its_place_makes_no_server_go_back(home: Path) -> Non
     copy = home / "served" / f"{LOOP}.json"
     before = copy.read_bytes()
     with opened(home) as opening:
-        assert served.follow(opening) == []
+        assert release_files.follow(opening) == []
         assert copy.read_bytes() == before
         assert "restore the newer one" in opening.ledger.seen.behind()
         mark = (home / "ledger.json").read_bytes()

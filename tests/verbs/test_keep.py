@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.errors import HomeNotFound
-from loopwright.records.home import Home
-from loopwright.records.settings import Settings
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.errors import HomeNotFound
+from loopwright.base.settings import Settings
 from loopwright.records.windows import Trigger
+from loopwright.stores.home import Home
 from loopwright.verbs.keep import doctor, verify
 
 

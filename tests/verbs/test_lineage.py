@@ -10,10 +10,10 @@ from tests.journeys import synthetic
 from tests.journeys.synthetic import FILE, START
 
 from loopwright import Home
+from loopwright.base.errors import NotFound
 from loopwright.cli.render import rendered
-from loopwright.deploy.controller import serving
+from loopwright.deploy.releases import serving
 from loopwright.loop import load_loop
-from loopwright.records.errors import NotFound
 from loopwright.turn import turn
 from loopwright.verbs.lineage import lineage
 from loopwright.verbs.results import Node
@@ -27,7 +27,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     world = synthetic.world()
     files = synthetic.write(loop, synthetic.known(loop, world, START), folder)
     with synthetic.opened(folder / "home", START) as home:
-        from loopwright.data.ingest import ingest
+        from loopwright.data.ingest.ingestion import ingest
 
         for name, file in files.items():
             ingest(home, loop.tables[name], file)

@@ -11,14 +11,14 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from tests.deploy.loops import LOOP, NOW, declared, opened, package
 
+from loopwright.base.errors import UsageError
+from loopwright.base.holder import this_process
 from loopwright.console.pages import Verbs, home_page
-from loopwright.deploy import controller
-from loopwright.records.errors import UsageError
-from loopwright.records.holder import this_process
-from loopwright.records.home import Home
+from loopwright.deploy import releases
 from loopwright.records.turns import Step, Turn
 from loopwright.records.windows import Alert, Window
-from loopwright.server.supervisor import Serving
+from loopwright.server.processes.supervisor import Serving
+from loopwright.stores.home import Home
 from loopwright.verbs import look, overview
 
 
@@ -116,7 +116,7 @@ def test_page_of_a_loop_is_bounded(home: Home, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(look, "MOST_RELEASES", 3)
     monkeypatch.setattr(look, "MOST_ALERTS", 4)
     for i in range(9):
-        controller.release(home, LOOP, package(home.packages, weight=0.05 + i / 100).digest, why="x")
+        releases.release(home, LOOP, package(home.packages, weight=0.05 + i / 100).digest, why="x")
         home.ledger.put(alert(f"a{i}"), loop=LOOP, key=f"a{i}")
         for revision in ("no data", "ok"):
             state = msgspec.structs.replace(window(revision), start=NOW - timedelta(days=100 - i))

@@ -7,7 +7,7 @@ from typing import Any
 
 import vl_convert as vlc
 
-from loopwright.business.delivered import Served, Week
+from loopwright.business.totals import Served, Week
 from loopwright.records.declarations import Monitor
 
 WIDTH = 820

@@ -9,8 +9,8 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.records.home import Home
 from loopwright.records.turns import Step
+from loopwright.stores.home import Home
 
 
 def compute_cost(seconds: float, usd_per_hour: float) -> float:

@@ -7,21 +7,21 @@ from string import Template
 
 import msgspec
 
+from loopwright.base.errors import NotFound, PackageRefused
+from loopwright.base.markdown import plain, table
+from loopwright.business.caveats import Case, Doubt, doubts, next_step
 from loopwright.business.charts import drift_chart, quality_chart, value_chart
-from loopwright.business.delivered import Served, Totals, Week, served, totals, weeks
-from loopwright.business.doubts import Case, Doubt, doubts, next_step
-from loopwright.business.promises import Promise, promises
-from loopwright.records import metrics
+from loopwright.business.objectives import Promise, promises
+from loopwright.business.totals import Served, Totals, Week, served, totals, weeks
 from loopwright.records.conditions import LEAST_OUTCOMES
 from loopwright.records.declarations import Budget, Monitor, Outcome, Scope, Task
-from loopwright.records.errors import NotFound, PackageRefused
 from loopwright.records.evaluation import Estimate, Leaderboard
-from loopwright.records.home import Home
-from loopwright.records.markdown import plain, table
-from loopwright.records.packages import Package
-from loopwright.records.plausibility import too_good
-from loopwright.records.predictions.summary import summary
 from loopwright.records.windows import edge, newest_stretch
+from loopwright.stores.home import Home
+from loopwright.stores.packages.store import Package
+from loopwright.stores.prediction_log.summary import summary
+from loopwright.tasks import metrics
+from loopwright.tasks.plausibility import too_good
 
 PAGE = Path(__file__).with_name("report.html")
 _SIGNS = {"met": "✓", "missed": "✗", "uncertain": "?", "too few": "–", "not measured": "–"}

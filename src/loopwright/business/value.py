@@ -13,18 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loopwright.base.errors import NotFound, PackageRefused
 from loopwright.business.costs import compute_cost, serving_seconds, turn_seconds
-from loopwright.records import metrics
 from loopwright.records.declarations import Outcome, Scope, Value
-from loopwright.records.errors import NotFound, PackageRefused
 from loopwright.records.evaluation import Estimate, Leaderboard
-from loopwright.records.home import Home
-from loopwright.records.metrics import Answered
 from loopwright.records.package import Output
-from loopwright.records.probe import Probed, open_probed
-from loopwright.records.scoring import score as score_rows
-from loopwright.records.truth import Known, known, with_truth
 from loopwright.records.windows import ValueWindow
+from loopwright.stores.home import Home
+from loopwright.stores.outcomes.labelled import Known, known, with_truth
+from loopwright.stores.outcomes.rescore import score as score_rows
+from loopwright.stores.packages.probe import Probed, open_probed
+from loopwright.tasks import metrics
+from loopwright.tasks.metrics import Answered
 
 Array = np.ndarray[Any, Any]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from traceback import format_exception
 from typing import Any
 
-from loopwright.records.errors import (
+from loopwright.base.errors import (
     DeclarationInvalid,
     HomeNotFound,
     LoopwrightError,
@@ -19,9 +19,9 @@ from loopwright.records.errors import (
     Unavailable,
     UsageError,
 )
-from loopwright.records.home import Home
-from loopwright.records.printable import encoded, printable, printable_json
-from loopwright.records.settings import load_settings, unknown_settings
+from loopwright.base.printable import encoded, printable, printable_json
+from loopwright.base.settings import load_settings, unknown_settings
+from loopwright.stores.home import Home
 from loopwright.verbs import Verb
 
 DONE, NO, WRONG_USE, INTERRUPTED = 0, 1, 2, 130

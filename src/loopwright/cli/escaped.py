@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from loopwright.records.printable import printable
+from loopwright.base.printable import printable
 
 
 class Escaped:

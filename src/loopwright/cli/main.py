@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
+from loopwright.base.printable import printable
 from loopwright.cli.coercion import Command, Group
 from loopwright.cli.signature import (
     Parameter,
@@ -29,7 +30,6 @@ from loopwright.cli.signature import (
     parameters,
     settings_parameters,
 )
-from loopwright.records.printable import printable
 from loopwright.verbs import VERBS, Verb
 
 PROGRAM = "loopwright"
@@ -147,7 +147,7 @@ def serve_until_stopped(home: Any, *, no_tend: bool = False, announce: Callable[
     Args:
         no_tend: leave upkeep to another process.
     """
-    from loopwright.server.supervisor import serve
+    from loopwright.server.processes.supervisor import serve
 
     serve(home, tend=not no_tend, announce=announce)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from loopwright.records.printable import printable
-from loopwright.records.progress import Progress
+from loopwright.base.printable import printable
+from loopwright.base.progress import Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Display

@@ -1,6 +1,6 @@
 """What a person sees of an answer: a renderer for each type that deserves one, and a generic one for all others.
 
-Strings go to the terminal as they are (no markup is read from them); control characters are escaped (`records/printable.py`).
+Strings go to the terminal as they are (no markup is read from them); control characters are escaped (`base/printable.py`).
 """
 
 import math
@@ -16,20 +16,20 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from loopwright.base.printable import printable
 from loopwright.cli.cells import ALIKE, heading, plain, table
 from loopwright.cli.escaped import Escaped
 from loopwright.cli.states import state
 from loopwright.cli.tables import show_contract, show_ingested, show_profile, show_quarantined
-from loopwright.deploy.vitals import WorkerState
+from loopwright.deploy.serving.heartbeat import WorkerState
+from loopwright.records.entries import Problem
 from loopwright.records.evaluation import Detail, FleetBoard, Leaderboard, SegmentModel
 from loopwright.records.ingestions import Ingested, Quarantined
-from loopwright.records.ledger.record import Problem
-from loopwright.records.predictions.bulk import Predicted
-from loopwright.records.predictions.record import Contributions
-from loopwright.records.printable import printable
+from loopwright.records.prediction import Contributions
 from loopwright.records.profiles import Profile
 from loopwright.records.releases import ReleaseState
 from loopwright.records.windows import Alert, Quality, edge
+from loopwright.stores.prediction_log.bulk import Predicted
 from loopwright.verbs.results import (
     Checked,
     ContractShown,
@@ -248,7 +248,7 @@ MOST_SEGMENTS = 12
 
 def _fleet(fleet: FleetBoard) -> RenderableType:
     """The segments that gain most and those that gain least, and the whole in a sentence."""
-    from loopwright.records.metrics import metric  # here and not above: it loads numpy, which looking needs for nothing else
+    from loopwright.tasks.metrics import metric  # here and not above: it loads numpy, which looking needs for nothing else
 
     up = metric(fleet.metric).higher
     shown = sorted(fleet.segments, key=lambda m: (not m.package, -m.difference.value if up else m.difference.value, -m.rows))

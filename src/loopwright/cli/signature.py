@@ -8,8 +8,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 
-from loopwright.records.errors import LoopwrightError
-from loopwright.records.settings import SETTINGS, load_settings
+from loopwright.base.errors import LoopwrightError
+from loopwright.base.settings import SETTINGS, load_settings
 
 Parameter = inspect.Parameter
 

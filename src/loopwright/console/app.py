@@ -17,15 +17,15 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from loopwright.base.errors import LoopwrightError, NotFound, Overloaded, RequestInvalid, Unavailable, UsageError
+from loopwright.base.ids import NAME, is_trace_id
+from loopwright.base.printable import encoded
 from loopwright.console import charts, wheel
 from loopwright.console.pages import Cached, ErrorPage, Source, Verbs, home_page, loop_page, predictions_page, trace_page
 from loopwright.console.words import FILTERS
-from loopwright.records.errors import LoopwrightError, NotFound, Overloaded, RequestInvalid, Unavailable, UsageError
-from loopwright.records.ids import NAME, is_trace_id
-from loopwright.records.printable import encoded
 
 if TYPE_CHECKING:
-    from loopwright.records.home import Home
+    from loopwright.stores.home import Home
 
 FOLDER = Path(__file__).parent
 HEADERS = {

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar, cast
 import msgspec
 
 from loopwright.console.wheel import WheelStage, stages
-from loopwright.records.home import Home
+from loopwright.stores.home import Home
 from loopwright.verbs import look, overview
 from loopwright.verbs.results import LoopPage, LoopStatus, PredictionList, Status, Trace
 

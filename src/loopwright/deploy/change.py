@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, TypeVar
 
-from loopwright.deploy import served
-from loopwright.records import failpoints
-from loopwright.records.errors import LedgerUnavailable, ReleaseConflict, RequestConflict, Unavailable
-from loopwright.records.file_lock import FileLock
-from loopwright.records.home import Home
-from loopwright.records.ids import new_id
-from loopwright.records.ledger import Entry
+from loopwright.base import failpoints
+from loopwright.base.errors import LedgerUnavailable, ReleaseConflict, RequestConflict, Unavailable
+from loopwright.base.ids import new_id
+from loopwright.base.lock import FileLock
+from loopwright.base.supervision import start
+from loopwright.deploy.serving import release_files
 from loopwright.records.releases import ReleaseState, Unchanged
-from loopwright.records.supervision import start
+from loopwright.stores.home import Home
+from loopwright.stores.ledger import Entry
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def repeated(states: Sequence[ReleaseState], request: str, asked: Asked) -> Rele
 
 def answered(home: Home, loop: str, request: str, asked: Asked) -> ReleaseState | None:
     """As `repeated`, from the local copy and the ledger; also where the request changed nothing."""
-    copy = served.read_intact(served.path_of(home, loop))
+    copy = release_files.read_intact(release_files.path_of(home, loop))
     found = repeated(copy.states, request, asked) if copy is not None else None
     if found is None and request:
         states = [entry.record for entry in home.ledger.find(ReleaseState, loop=loop, newest=False)]
@@ -80,7 +80,7 @@ def make(home: Home, change: Change) -> Entry[ReleaseState]:
     state = change.state
     before = change.before[-1].packages if change.before else []
     links = [(p, "released") for p in state.packages if p == state.arms[0].package or p not in before]
-    name, key = served.pointer_name(state.loop), state.arms[0].package
+    name, key = release_files.pointer_name(state.loop), state.arms[0].package
     failpoints.hit("release.intent")
     try:
         entry = home.acting_as(state.by).ledger.swap(name, change.expected, state, loop=state.loop, key=key, links=links)
@@ -90,7 +90,7 @@ def make(home: Home, change: Change) -> Entry[ReleaseState]:
             raise
         entry = next(e for e in entries if e.record.request == state.request)
     failpoints.hit("release.recorded")
-    served.copy(home, state.loop)
+    release_files.copy(home, state.loop)
     failpoints.hit("release.copied")
     return entry
 
@@ -103,22 +103,22 @@ def make_locally(home: Home, change: Change) -> Entry[ReleaseState]:
     """
     made = change.state
 
-    def decide(now: served.Served | None) -> served.Served | None:
+    def decide(now: release_files.Served | None) -> release_files.Served | None:
         nonlocal made
         if now is None:
-            return served.Served(state=made, past=served.past(change.before), unrecorded=1)
+            return release_files.Served(state=made, past=release_files.past(change.before), unrecorded=1)
         before = repeated(now.states, made.request, made.asked)
         if before is not None:
             made = before
             return None
         based = bool(change.before) and now.state == change.before[-1]
         if now.state.generation > change.expected or (change.local and not based):
-            raise ReleaseConflict(served.pointer_name(made.loop), change.expected, now.state.generation)
-        past = served.past(change.before)
+            raise ReleaseConflict(release_files.pointer_name(made.loop), change.expected, now.state.generation)
+        past = release_files.past(change.before)
         pending = min(len(now.pending), len(past)) if based else 0
-        return served.Served(state=made, outcome=now.outcome, past=past, unrecorded=pending + 1)
+        return release_files.Served(state=made, outcome=now.outcome, past=past, unrecorded=pending + 1)
 
-    served.change(served.path_of(home, made.loop), decide)
+    release_files.change(release_files.path_of(home, made.loop), decide)
     failpoints.hit("release.local")
     return unrecorded(made)
 

@@ -29,14 +29,14 @@ import onnx.compose
 import onnx.version_converter
 from onnx import TensorProto, helper, numpy_helper
 
+from loopwright.base.arrays import Array
+from loopwright.base.clock import microseconds
+from loopwright.base.errors import ExportRefused, UsageError
 from loopwright.deploy.older_trees import older
-from loopwright.records.arrays import Array
-from loopwright.records.clock import microseconds
+from loopwright.graph.session import METADATA, NAT, Graph, GraphInput
 from loopwright.records.declarations import Column
-from loopwright.records.errors import ExportRefused, UsageError
-from loopwright.records.graph import METADATA, NAT, Graph, GraphInput
 from loopwright.records.package import Manifest, tolerance
-from loopwright.records.probe import Probed
+from loopwright.stores.packages.probe import Probed
 
 OPSET, OLDEST = 21, 13
 """The operator sets that an export may be of; IsNaN, Where and Unsqueeze are as they are used here since the oldest."""
@@ -121,7 +121,7 @@ def export(package: Probed, *, opset: int = OPSET) -> Exported:
 
 
 def feed(exported: Exported, columns: Mapping[str, Column], rows: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
-    """The inputs of an exported graph for rows of Python values, as `records.graph.Feeder` takes them: None, or a missing key, is null."""
+    """The inputs of an exported graph for rows of Python values, as `graph.session.Feeder` takes them: None, or a missing key, is null."""
     return {port.name: _fed(port, columns[port.column], [row.get(port.column) for row in rows]) for port in exported.inputs}
 
 

@@ -7,8 +7,8 @@ import onnx
 from onnx import TensorProto
 
 from loopwright.deploy.export import Exported, Port
-from loopwright.records.environments import ENV, environment_files
 from loopwright.records.package import Manifest
+from loopwright.stores.packages.environments import ENV, environment_files
 
 _TRITON: dict[int, str] = {
     TensorProto.DOUBLE: "TYPE_FP64",

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from loopwright.records import metrics
+from loopwright.base.markdown import plain, row
 from loopwright.records.declarations import Objective, Scope
 from loopwright.records.evaluation import Estimate, Evaluation
-from loopwright.records.markdown import plain, row
 from loopwright.records.package import Manifest
-from loopwright.records.plausibility import perfect_on_few, practically_perfect
-from loopwright.records.split import says
+from loopwright.tasks import metrics
+from loopwright.tasks.plausibility import perfect_on_few, practically_perfect
+from loopwright.tasks.split import says
 
 _SHOWN = ("average_precision", "roc_auc", "brier", "calibration_error", "precision", "recall", "f1", "value_per_prediction")
 """The metrics of a binary loop that are shown; of other tasks all are."""

@@ -7,16 +7,16 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from loopwright.base.errors import ConversionRefused, DeclarationInvalid, ExamplesRefused
 from loopwright.develop.features import Traced, trace, trace_rule, trace_slices
 from loopwright.develop.fit import Lessons
-from loopwright.develop.goal import Goal, goal_of
+from loopwright.develop.output import Goal, goal_of
 from loopwright.develop.rehearsal import CannotFit, made_up, reason, rehearsed
 from loopwright.develop.train import matrices, split_examples
-from loopwright.records import metrics
+from loopwright.graph.session import Graph
 from loopwright.records.declarations import Candidate, Column, Heuristic, Objective, Outcome, Sampling, Slice, TimeSplit
-from loopwright.records.errors import ConversionRefused, DeclarationInvalid, ExamplesRefused
-from loopwright.records.graph import Graph
-from loopwright.records.split import Split
+from loopwright.tasks import metrics
+from loopwright.tasks.split import Split
 
 
 class GraphsChecked(msgspec.Struct, frozen=True):

@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from loopwright.records import metrics
-from loopwright.records.arrays import Array
-from loopwright.records.clock import Clock
+from loopwright.base.arrays import Array
+from loopwright.base.clock import Clock
+from loopwright.base.heap import allocated
+from loopwright.graph.session import Feeder, Graph
 from loopwright.records.declarations import Column, Value
 from loopwright.records.evaluation import Estimate, Evaluation
-from loopwright.records.graph import Feeder, Graph
-from loopwright.records.heap import allocated
-from loopwright.records.metrics import Answered
 from loopwright.records.package import Output
+from loopwright.tasks import metrics
+from loopwright.tasks.metrics import Answered
 
 SLICE_ROWS, SLICE_VALUES = 30, 50
 """A slice's value is evaluated from 30 rows on; at most its 50 most frequent values are."""
@@ -37,7 +37,7 @@ def evaluate(
     size: int,
     seconds: float,
 ) -> Evaluation:
-    """Measure answers against `truth` on N validation rows; both as `records.metrics` has them for the task of `output`.
+    """Measure answers against `truth` on N validation rows; both as `tasks.metrics` has them for the task of `output`.
 
     `slices` maps slice -> string [N]; `groups` [N] are those of a ranking; `wanted` names further metrics (gaps); `latency` is
     (p50, p99) in microseconds, `loading` what `loading` measures.

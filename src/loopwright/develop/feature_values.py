@@ -13,12 +13,12 @@ import ndonnx.extensions as nde
 import numpy as np
 import pyarrow as pa
 
+from loopwright.base.arrays import Array
+from loopwright.base.errors import DeclarationInvalid
 from loopwright.develop.features import Traced, build
-from loopwright.records.arrays import Array
-from loopwright.records.columns import arrow_feed
+from loopwright.graph.columns import arrow_feed
+from loopwright.graph.session import Graph, feed_rows
 from loopwright.records.declarations import Column
-from loopwright.records.errors import DeclarationInvalid
-from loopwright.records.graph import Graph, feed_rows
 
 
 class FeatureValues:

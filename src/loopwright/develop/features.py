@@ -22,13 +22,13 @@ import numpy as np
 import onnx
 import spox
 
-from loopwright.develop.blocks import side_by_side
-from loopwright.develop.entries import Entry, settle
-from loopwright.develop.goal import Goal
+from loopwright.base.errors import DeclarationInvalid
+from loopwright.develop.onnx.blocks import side_by_side
+from loopwright.develop.onnx.entries import Entry, settle
+from loopwright.develop.output import Goal
 from loopwright.develop.tracing import call
+from loopwright.graph.session import METADATA, Graph, column_parts
 from loopwright.records.declarations import Column, Slice
-from loopwright.records.errors import DeclarationInvalid
-from loopwright.records.graph import METADATA, Graph, column_parts
 from loopwright.records.package import Output
 
 WORDS = 255
@@ -52,7 +52,7 @@ _DTYPES: dict[str, tuple[Any, Any]] = {
 _KINDS = {"float": "f", "integer": "i", "timestamp": "i", "boolean": "b", "string": "O"}
 
 BLOCKS = {"f": "floats", "i": "integers", "b": "booleans", "O": "strings"}
-"""Kind of NumPy dtype -> name of the input in which columns of that kind stand side by side; see `records.graph`."""
+"""Kind of NumPy dtype -> name of the input in which columns of that kind stand side by side; see `graph.session`."""
 
 
 class Vocabulary(msgspec.Struct, frozen=True):
@@ -294,7 +294,7 @@ def trace_slices(slices: Sequence[Slice], columns: Mapping[str, Column]) -> byte
 
 
 def build(columns: Mapping[str, Column], arguments: Mapping[str, Any], outputs: Mapping[str, Any]) -> bytes:
-    """An ONNX model of ndonnx arrays as `records.graph` reads it: columns side by side, unused ones dropped, names in the metadata."""
+    """An ONNX model of ndonnx arrays as `graph.session` reads it: columns side by side, unused ones dropped, names in the metadata."""
     parts = {part.name: (name, part) for name in arguments for part in column_parts(name, columns[name])}
     actual: dict[str, str] = {}
     for name in outputs:

@@ -22,11 +22,11 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from loopwright.develop.goal import Answers, Goal
-from loopwright.records.arrays import Array
+from loopwright.base.arrays import Array
+from loopwright.base.errors import DeclarationInvalid, LoopwrightError, first_line
+from loopwright.base.progress import Progress
+from loopwright.develop.output import Answers, Goal
 from loopwright.records.declarations import Candidate
-from loopwright.records.errors import DeclarationInvalid, LoopwrightError, first_line
-from loopwright.records.progress import Progress
 
 # How an estimator is told the quantile to predict: class name -> fixed parameters, and the parameter that takes the quantile.
 QUANTILE: dict[str, tuple[dict[str, Any], str]] = {

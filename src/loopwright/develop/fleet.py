@@ -22,19 +22,20 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from loopwright.base import failpoints
+from loopwright.base.arrays import Array
+from loopwright.base.progress import Silent
 from loopwright.develop.leaderboard import primary_metric
 from loopwright.develop.reference import histograms
 from loopwright.develop.rehearsal import attempt, reason
 from loopwright.develop.train import Measured, Work, answers_of, difference, fit_candidate, make_package
-from loopwright.records import failpoints, metrics
-from loopwright.records.arrays import Array
-from loopwright.records.columns import segment_texts
+from loopwright.graph.columns import segment_texts
 from loopwright.records.declarations import Candidate, Fleet
 from loopwright.records.evaluation import Estimate, FleetBoard, Leaderboard, SegmentModel
-from loopwright.records.metrics import Answered
 from loopwright.records.package import Segment
-from loopwright.records.probe import Probed, open_probed
-from loopwright.records.progress import Silent
+from loopwright.stores.packages.probe import Probed, open_probed
+from loopwright.tasks import metrics
+from loopwright.tasks.metrics import Answered
 
 LEAST_JUDGED = 100
 """A segment is judged on so many validation rows at least: below it chance is no longer told from merit."""

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from loopwright.records import metrics
+from loopwright.base.errors import DeclarationInvalid
 from loopwright.records.declarations import Objective, Task
-from loopwright.records.errors import DeclarationInvalid
 from loopwright.records.evaluation import LEAK_SUSPECTED, Comparison, Leaderboard, LeaderboardRow, Suspect
+from loopwright.tasks import metrics
 
 MOST_NAMED = 10
 """So many suspects are named in a verdict; the leaderboard's record has all."""

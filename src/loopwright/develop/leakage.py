@@ -1,4 +1,4 @@
-"""The leakage scan of a loop: its features, and the columns that no feature uses, judged as `records.leakage` says."""
+"""The leakage scan of a loop: its features, and the columns that no feature uses, judged as `tasks.leakage` says."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -7,14 +7,15 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from loopwright.base.arrays import Array
+from loopwright.base.progress import Progress, Silent
 from loopwright.develop.feature_values import FeatureValues
 from loopwright.develop.features import Traced
 from loopwright.develop.lineage import feature_columns
-from loopwright.records.arrays import Array
-from loopwright.records.columns import arrow_feed
+from loopwright.graph.columns import arrow_feed
 from loopwright.records.declarations import Task
 from loopwright.records.evaluation import Suspect
-from loopwright.records.leakage import (
+from loopwright.tasks.leakage import (
     LEAST,
     ROWS,
     Look,
@@ -28,8 +29,7 @@ from loopwright.records.leakage import (
     too_few,
     values_of,
 )
-from loopwright.records.progress import Progress, Silent
-from loopwright.records.split import draws, units
+from loopwright.tasks.split import draws, units
 
 CELLS, WIDE_ROWS = 2_000_000, 5_000
 """Of wide tables fewer rows are looked at: so many values in all, and at least so many rows."""

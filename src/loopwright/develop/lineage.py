@@ -10,11 +10,11 @@ import ndonnx as ndx
 import numpy as np
 import onnx
 
-from loopwright.develop.blocks import captured_by
 from loopwright.develop.features import Traced, trace, trace_rule, trace_slices
-from loopwright.develop.goal import goal_of
+from loopwright.develop.onnx.blocks import captured_by
+from loopwright.develop.output import goal_of
+from loopwright.graph.session import METADATA, column_parts
 from loopwright.records.declarations import Column, Heuristic, Outcome, Slice
-from loopwright.records.graph import METADATA, column_parts
 from loopwright.records.package import Lineage
 
 # What an array of a given shape holds does not depend on what the array whose shape was taken holds.

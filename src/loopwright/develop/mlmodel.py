@@ -15,16 +15,16 @@ import numpy as np
 import onnx
 import pyarrow as pa
 
-from loopwright.records.columns import ARROW_TYPES, arrow_feed
+from loopwright.base.errors import PackageRefused
+from loopwright.base.ids import digest
+from loopwright.base.regular_file import read_regular
+from loopwright.graph.columns import ARROW_TYPES, arrow_feed
+from loopwright.graph.session import Graph
 from loopwright.records.declarations import Column
-from loopwright.records.environments import ENV
-from loopwright.records.errors import PackageRefused
-from loopwright.records.graph import Graph
-from loopwright.records.ids import digest
-from loopwright.records.metrics import answered
 from loopwright.records.package import Manifest, Output
-from loopwright.records.packages import FILE_BYTES, MANIFEST_BYTES, decode_json
-from loopwright.records.regular_file import read_regular
+from loopwright.stores.packages.environments import ENV
+from loopwright.stores.packages.store import FILE_BYTES, MANIFEST_BYTES, decode_json
+from loopwright.tasks.metrics import answered
 
 _TYPES = {
     "float": "double",

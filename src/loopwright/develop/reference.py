@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.records.arrays import Array
-from loopwright.records.columns import arrow_array, numbers
+from loopwright.base.arrays import Array
+from loopwright.graph.columns import arrow_array, numbers
+from loopwright.graph.session import Feeder, Graph
 from loopwright.records.declarations import Column
-from loopwright.records.graph import Feeder, Graph
-from loopwright.records.metrics import Answered
 from loopwright.records.package import Golden, Histogram
+from loopwright.tasks.metrics import Answered
 
 BINS = 20
 CATEGORIES = 100

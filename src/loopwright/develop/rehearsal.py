@@ -11,14 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 from sklearn.base import clone
 
-from loopwright.develop.agreement import accepted, answers, apart, difference, load, tolerance
-from loopwright.develop.convert import convert, refuse_inconvertible
-from loopwright.develop.fit import Lessons, first_trial, fit, predict
-from loopwright.develop.goal import Goal
-from loopwright.develop.sampling import refuse_weights_of_its_own
-from loopwright.records.arrays import Array
-from loopwright.records.declarations import Candidate, Outcome
-from loopwright.records.errors import (
+from loopwright.base.arrays import Array
+from loopwright.base.errors import (
     CandidatesFailed,
     ConversionRefused,
     Damaged,
@@ -26,6 +20,12 @@ from loopwright.records.errors import (
     LoopwrightError,
     Unavailable,
 )
+from loopwright.develop.fit import Lessons, first_trial, fit, predict
+from loopwright.develop.onnx.convert import convert, refuse_inconvertible
+from loopwright.develop.onnx.parity import accepted, answers, apart, difference, load, tolerance
+from loopwright.develop.output import Goal
+from loopwright.develop.sampling import refuse_weights_of_its_own
+from loopwright.records.declarations import Candidate, Outcome
 
 REHEARSAL = 300
 """Rows of a rehearsal."""

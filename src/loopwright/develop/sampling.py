@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 from sklearn.calibration import CalibratedClassifierCV
 
+from loopwright.base.arrays import Array
+from loopwright.base.errors import DeclarationInvalid, ExamplesRefused
 from loopwright.develop.fit import last
-from loopwright.records.arrays import Array
 from loopwright.records.declarations import Sampling
-from loopwright.records.errors import DeclarationInvalid, ExamplesRefused
 from loopwright.records.package import Output, Sampled
-from loopwright.records.split import LEAST_ROWS, draws, units
+from loopwright.tasks.split import LEAST_ROWS, draws, units
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "class_weight": (None,),

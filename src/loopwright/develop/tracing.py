@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from loopwright.base.errors import DeclarationInvalid
 from loopwright.records.declarations import RETIRED
-from loopwright.records.errors import DeclarationInvalid
 
 _NUMPY = "NumPy cannot be traced: use the function of the same name in ndonnx (`import ndonnx as ndx`)"
 

@@ -14,36 +14,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from loopwright.develop.agreement import agreed, load
+from loopwright.base.arrays import Array
+from loopwright.base.errors import ConversionRefused, Damaged, DeclarationInvalid, ExamplesRefused, LoopwrightError
+from loopwright.base.ids import digest
+from loopwright.base.progress import Progress, Silent
 from loopwright.develop.card import card
-from loopwright.develop.convert import convert
 from loopwright.develop.evaluate import LATENCY_RUNS, evaluate, latency, loading, measures
-from loopwright.develop.explanation import Files, explanation
 from loopwright.develop.features import Encoding, Traced, Vocabulary, trace, trace_rule, trace_slices
 from loopwright.develop.fit import Lessons, fit, fixed, make, search
-from loopwright.develop.goal import Answers, Goal, alert_threshold, goal_of, share_threshold
 from loopwright.develop.leaderboard import climb, doubt, primary_metric, rank, verdict
 from loopwright.develop.leakage import describe, leaks, scan
 from loopwright.develop.lineage import columns_used
 from loopwright.develop.lineage import lineage as trace_lineage
 from loopwright.develop.mlmodel import mlmodel, requirements
+from loopwright.develop.onnx.convert import convert
+from loopwright.develop.onnx.explanation import Files, explanation
+from loopwright.develop.onnx.parity import agreed, load
+from loopwright.develop.output import Answers, Goal, alert_threshold, goal_of, share_threshold
 from loopwright.develop.provenance import commit, environment
 from loopwright.develop.reference import golden, histograms, served_rows
 from loopwright.develop.rehearsal import attempt, reason, refuse_none_left, rehearsed
 from loopwright.develop.sampling import Drawn, draw, factors
-from loopwright.records import metrics
-from loopwright.records.arrays import Array
-from loopwright.records.columns import arrow_feed
+from loopwright.graph.columns import arrow_feed
+from loopwright.graph.session import Graph
 from loopwright.records.declarations import Candidate, Column, Outcome, Release, Sampling, Scope, Slice, to_builtins
-from loopwright.records.environments import environment_files
-from loopwright.records.errors import ConversionRefused, Damaged, DeclarationInvalid, ExamplesRefused, LoopwrightError
 from loopwright.records.evaluation import Comparison, Detail, Estimate, Evaluation, Leaderboard, LeaderboardRow, Suspect
 from loopwright.records.examples import Examples
-from loopwright.records.graph import Graph
-from loopwright.records.home import Home
-from loopwright.records.ids import digest
-from loopwright.records.label import label_array
-from loopwright.records.metrics import Answered
 from loopwright.records.package import (
     ContextNeed,
     Conversion,
@@ -56,10 +52,14 @@ from loopwright.records.package import (
     Training,
     unused_optional,
 )
-from loopwright.records.packages import FORMAT, check_files, encode_json
-from loopwright.records.plausibility import perfect_on_few, practically_perfect
-from loopwright.records.progress import Progress, Silent
-from loopwright.records.split import Split, divide, divide_again
+from loopwright.stores.home import Home
+from loopwright.stores.packages.environments import environment_files
+from loopwright.stores.packages.store import FORMAT, check_files, encode_json
+from loopwright.tasks import metrics
+from loopwright.tasks.label import label_array
+from loopwright.tasks.metrics import Answered
+from loopwright.tasks.plausibility import perfect_on_few, practically_perfect
+from loopwright.tasks.split import Split, divide, divide_again
 
 _LATENCY_ROWS = 200
 _EXPLAINED_ROWS = 50

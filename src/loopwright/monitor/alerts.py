@@ -10,12 +10,12 @@ from typing import Literal
 
 import msgspec
 
-from loopwright.records import failpoints
-from loopwright.records.errors import AddressRefused
-from loopwright.records.home import Home
-from loopwright.records.ledger import Entry
-from loopwright.records.outgoing import post, receiver
+from loopwright.base import failpoints
+from loopwright.base.errors import AddressRefused
+from loopwright.base.post import post, receiver
 from loopwright.records.windows import Alert
+from loopwright.stores.home import Home
+from loopwright.stores.ledger import Entry
 
 Severity = Literal["info", "warning", "critical"]
 

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.records.columns import numbers
+from loopwright.graph.columns import numbers
 from loopwright.records.package import Histogram
 from loopwright.records.windows import State
 

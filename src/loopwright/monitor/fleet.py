@@ -13,14 +13,14 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from loopwright.base.arrays import Array
+from loopwright.graph.columns import segment_texts
 from loopwright.monitor.inputs import main_package
-from loopwright.records.arrays import Array
-from loopwright.records.columns import segment_texts
 from loopwright.records.evaluation import Evaluation, FleetBoard, Leaderboard
-from loopwright.records.home import Home
-from loopwright.records.packages import Package
-from loopwright.records.probe import Probed
 from loopwright.records.releases import ReleaseState
+from loopwright.stores.home import Home
+from loopwright.stores.packages.probe import Probed
+from loopwright.stores.packages.store import Package
 
 MOST_BOARDS = 50
 """So many leaderboards are looked at for what a fleet promised: what served long ago is not judged any more."""

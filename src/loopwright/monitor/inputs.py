@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loopwright.graph.columns import numbers
 from loopwright.monitor.drift import bins, jensen_shannon, measurable, psi, state_of
-from loopwright.records.columns import numbers
 from loopwright.records.declarations import Column, Monitor
 from loopwright.records.package import Histogram
-from loopwright.records.packages import Package
 from loopwright.records.windows import ColumnWindow, State, Window
+from loopwright.stores.packages.store import Package
 
 IDENTIFIER_SHARE = 0.5
 """A text column names things rather than kinds when its reference leaves more than this share of rows out of its categories,
@@ -77,7 +77,7 @@ def window(
 
     `package` is the one that answered most rows (`main_package`), None when there are no rows. With fewer rows than the
     monitor's `minimum_rows` shares are measured all the same, but every state is `no data`: too few to judge is not well.
-    `usual` is the PSI that is usual for each column (see `monitor.usual`); only what is beyond it counts. The state is that of
+    `usual` is the PSI that is usual for each column (see `monitor.baseline`); only what is beyond it counts. The state is that of
     the columns that reach the model and of its answers: what moves in a column that nothing uses is noted, not judged.
     """
     rows = predictions.num_rows

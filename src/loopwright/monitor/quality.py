@@ -7,12 +7,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from loopwright.records import metrics
 from loopwright.records.declarations import Outcome
 from loopwright.records.evaluation import Estimate, Evaluation
 from loopwright.records.package import Output
-from loopwright.records.truth import Known, known
 from loopwright.records.windows import Quality
+from loopwright.stores.outcomes.labelled import Known, known
+from loopwright.tasks import metrics
 
 Array = np.ndarray[Any, Any]
 

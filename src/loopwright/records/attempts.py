@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from loopwright.records.errors import LedgerUnavailable, LoopwrightError, first_line
-from loopwright.records.ledger.record import Problem
+from loopwright.base.errors import LedgerUnavailable, LoopwrightError, first_line
+from loopwright.records.entries import Problem
 
 T = TypeVar("T")
 

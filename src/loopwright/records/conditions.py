@@ -11,8 +11,8 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 import msgspec
 
 from loopwright.records.declarations import Value
+from loopwright.records.entries import Record
 from loopwright.records.evaluation import Estimate, added
-from loopwright.records.ledger.record import Record
 from loopwright.records.releases import ReleaseState
 from loopwright.records.windows import ValueWindow, Window, span_to
 

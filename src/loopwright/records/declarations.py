@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from loopwright.records.errors import DeclarationInvalid
+from loopwright.base.errors import DeclarationInvalid
+from loopwright.base.ids import digest
 from loopwright.records.field_rules import duration as duration  # part of what declarations offer
 from loopwright.records.field_rules import range_problems, type_problems
-from loopwright.records.ids import digest
 
 RETIRED = "is retired: nothing may use it; take `retired=True` off where it is still delivered"
 ColumnType = Literal["float", "integer", "boolean", "string", "timestamp", "array"]

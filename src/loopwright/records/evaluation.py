@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import msgspec
 
-from loopwright.records.ledger.record import Record
+from loopwright.records.entries import Record
 from loopwright.records.package import Histogram
 
 

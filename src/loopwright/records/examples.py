@@ -1,7 +1,7 @@
 """Examples: one row per decision, as the server would have seen it, with the outcome when it became known.
 
 An examples file is Parquet in `home/examples/<digest>.parquet` with the request columns, the context columns, and
-`_decided_at` (timestamp), `_known_at` (when the outcome became known), `_label` (typed by the task, see `records.label`), `_unit`
+`_decided_at` (timestamp), `_known_at` (when the outcome became known), `_label` (typed by the task, see `tasks.label`), `_unit`
 (the request's key as text) and `_prediction` (id where the row comes from the prediction log, else null), sorted by `_decided_at`.
 Only where anomalies are looked for `_label` may be null: nobody said so; `_known_at` is then the moment of decision.
 """
@@ -12,7 +12,7 @@ from typing import ClassVar
 import msgspec
 
 from loopwright.records.declarations import Column
-from loopwright.records.ledger.record import Record
+from loopwright.records.entries import Record
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,8 +17,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import msgspec
 
-from loopwright.records.ids import NAME
-from loopwright.records.printable import printable
+from loopwright.base.ids import NAME
+from loopwright.base.printable import printable
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -231,7 +231,7 @@ RULES: dict[str, Rule] = {
     "Aggregate.description": _PROSE,
     "Aggregate.window": _LENGTH,
     "Aggregate.lag": _DELAY,
-    "Outcome.label": Text(10_000, lines=True),
+    "Outcome.label": Text(20_000, lines=True),
     "Outcome.group": _TEXT,
     "Outcome.wait": _DELAY,
     "Outcome.quantiles": _INSIDE,

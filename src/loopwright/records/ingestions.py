@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from loopwright.records.ledger.record import Record
+from loopwright.records.entries import Record
 
 DOUBT = ": say --encoding if letters look wrong"
 """What is said of files read as Windows-1252, in which any bytes are letters."""

@@ -7,7 +7,7 @@
     slices.onnx         one string output [N] per slice, named by the slice (absent when the loop has no slices)
     evaluation.json     `Evaluation`
     reference.json      `Reference`: compact summary of training inputs and outputs, and golden requests with their answers
-    explanation.msgpack how much each feature moved an answer, see `records.explanation`; absent where that cannot be told
+    explanation.msgpack how much each feature moved an answer, see `graph.contributions`; absent where that cannot be told
     explain.onnx        from `features` to the matrix that is explained: `matrix` (float64 [N, G]); absent where that is `features`
     MLmodel             so that `mlflow.pyfunc.load_model` works on the folder; with requirements.txt, conda.yaml and python_env.yaml
                         `mlflow models serve` does
@@ -34,7 +34,7 @@ _NUMBER = (-sys.float_info.max, sys.float_info.max)
 class ContextNeed(msgspec.Struct, frozen=True, kw_only=True):
     """What is looked up for a request while serving: the row of `table` that counts, or aggregates over it, matched on `by`.
 
-    `by` maps table columns to request columns. `store` names the steps in the online table (`data.steps` makes them), and
+    `by` maps table columns to request columns. `store` names the steps in the online table (`data.examples.asof` makes them), and
     `values` the columns whose values they hold, in order (a manifest does not keep that of `columns`). A row whose event time is more than `max_age_s` seconds before the decision counts
     as missing. Rows count from `lag_s` seconds after they became known, the time by which serving must have them. `empty`
     is what a column is where no row counts (null if it is not named); a context that is missing is flagged, so `empty` is for
@@ -171,7 +171,7 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
 
     `boundary` is the last moment before validation (by time only); `left_out` counts rows in neither part by reason; `cuts` are
     by stratum ("" for groups) the draw up to which rows validate, `edges` the numbers between strata of labels that are numbers:
-    see `records.split`, which can tell any row's side by them. `extended` says in words that validation reaches further back than
+    see `tasks.split`, which can tell any row's side by them. `extended` says in words that validation reaches further back than
     declared, and why.
     """
 

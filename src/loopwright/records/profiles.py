@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import msgspec
 
-from loopwright.records.ledger.record import Record
+from loopwright.records.entries import Record
 
 Value = int | float | str | bool | None
 

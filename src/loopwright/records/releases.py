@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from loopwright.records.ledger.record import Record
+from loopwright.records.entries import Record
 
 HEURISTIC = "heuristic"
 """What a release names in place of a package to serve the loop's rule."""

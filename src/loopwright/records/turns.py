@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
-from loopwright.records.ledger.record import Record
+from loopwright.records.entries import Record
 
 Stage = Literal["scope", "data", "develop", "deploy", "monitor", "business"]
 STAGES: tuple[Stage, ...] = ("scope", "data", "develop", "deploy", "monitor", "business")
@@ -23,7 +23,7 @@ class Turn(Record, frozen=True, kw_only=True):
     """One turn: put again under the same key (the turn's id) when its state changes.
 
     `model_inputs` is the digest of what of the declaration decides the models, `code` that of everything that its functions reach
-    (`records.closure`), `libraries` are the versions it runs on.
+    (`base.closure`), `libraries` are the versions it runs on.
     `ended` says what became of its winner, and `reasons` why it was not released; `reused` whether the packages are those of an earlier
     turn, so that nothing was trained (turns of earlier versions do not say). `backdated` turns learn from what was known at an earlier moment that a person named (`--as-of`).
     """

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from loopwright.records.entries import Record
 from loopwright.records.evaluation import Estimate
-from loopwright.records.ledger.record import Record
 
 State = Literal["ok", "watch", "drift", "no data"]
 
@@ -142,7 +142,7 @@ class Alert(Record, frozen=True, kw_only=True):
     """Something somebody should know. One open alert per key; `repeats` says how often it came again while open.
 
     `sent` once every sink has taken it: an alert decided before a crash is sent after it, at least once. `holder` is the process
-    (`records.holder`) without which it means nothing, "" where it does not depend on one.
+    (`base.holder`) without which it means nothing, "" where it does not depend on one.
     """
 
     kind: ClassVar[str] = "alert"

@@ -5,8 +5,8 @@ from typing import ClassVar
 import msgspec
 
 from loopwright.records.declarations import Scope, declaration_digest, to_builtins
-from loopwright.records.home import Home
-from loopwright.records.ledger.record import Entry, Record
+from loopwright.records.entries import Entry, Record
+from loopwright.stores.home import Home
 
 
 class ScopeRecord(Record, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from loopwright.records.evaluation import Comparison, Leaderboard, LeaderboardRow
-from loopwright.records.metrics import metric
+from loopwright.tasks.metrics import metric
 
 
 class Rung(NamedTuple):

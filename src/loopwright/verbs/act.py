@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from loopwright.records.attempts import Attempts
-from loopwright.records.clock import SimulatedClock
-from loopwright.records.contracts import contract
-from loopwright.records.errors import (
+from loopwright.base.clock import SimulatedClock
+from loopwright.base.errors import (
     LedgerUnavailable,
     LoopNotFound,
     NotFound,
@@ -25,13 +23,15 @@ from loopwright.records.errors import (
     nearest,
     nearest_paths,
 )
+from loopwright.base.ids import new_id
+from loopwright.base.moment import moment_option
+from loopwright.base.progress import Progress, Silent, under_way
+from loopwright.records.attempts import Attempts
 from loopwright.records.examples import Examples
-from loopwright.records.home import Home
-from loopwright.records.ids import new_id
-from loopwright.records.moment import moment_option
-from loopwright.records.progress import Progress, Silent, under_way
 from loopwright.records.releases import HEURISTIC
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
+from loopwright.stores.contracts import contract
+from loopwright.stores.home import Home
 from loopwright.verbs.look import known_loop
 from loopwright.verbs.results import Made, OutcomesReport, Replayed, ReportFile, Switched, Tended, TurnReport, Week
 
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from loopwright.loop import Loop
     from loopwright.records.evaluation import Leaderboard
     from loopwright.records.ingestions import Ingested
-    from loopwright.records.probe import Probed
     from loopwright.records.releases import ReleaseState
     from loopwright.replay import Comparison, Run
+    from loopwright.stores.packages.probe import Probed
 
 CAUSES = ("manual", "schedule", "drift", "decay")
 SWITCH_SECONDS = 5.0
@@ -110,8 +110,8 @@ def init(
         no_header: the first line is a row of data; the columns are called column_1, column_2 ...
         names: names of the columns with commas, where the first line is a row of data.
     """
-    from loopwright.data.begin import begin
-    from loopwright.data.opened import Reading
+    from loopwright.data.ingest.opened import Reading
+    from loopwright.data.scaffold.init import begin
 
     found = name or directory.absolute().name
     reading = Reading.of(encoding, sheet, names, no_header=no_header)
@@ -153,10 +153,10 @@ def ingest(
         no_header: the first line is a row of data; the columns are called column_1, column_2 ...
         names: names of the columns with commas, where the first line is a row of data.
     """
-    from loopwright.data.bring import bring, bring_mended, bring_query
-    from loopwright.data.ingest import put_contract
-    from loopwright.data.opened import Reading
-    from loopwright.data.profile import keep_profile
+    from loopwright.data.ingest.ingestion import put_contract
+    from loopwright.data.ingest.load import bring, bring_mended, bring_query
+    from loopwright.data.ingest.opened import Reading
+    from loopwright.data.ingest.profile import keep_profile
     from loopwright.tend import refresh
 
     if bool(query) != bool(from_url) or (query and (files or mend)):
@@ -308,11 +308,11 @@ def release(
         request_id: an idempotency key: the same request again gives the same answer and changes nothing.
     """
     from loopwright.deploy.change import answered, unchanged
-    from loopwright.deploy.checks import check_release, sound
-    from loopwright.deploy.controller import arguments, serving
-    from loopwright.deploy.controller import release as put_into_service
+    from loopwright.deploy.gate import check_release, sound
+    from loopwright.deploy.releases import arguments, serving
+    from loopwright.deploy.releases import release as put_into_service
     from loopwright.records.evaluation import Leaderboard
-    from loopwright.records.scoring import Beside
+    from loopwright.stores.outcomes.rescore import Beside
 
     if strategy != "direct":
         raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
@@ -390,9 +390,9 @@ def _switched(home: Home, state: "ReleaseState") -> Switched:
 
     Where another change came after it (the answer to a request that is repeated) none is waited for or told of.
     """
-    from loopwright.deploy.controller import next_back
-    from loopwright.deploy.served import path_of, read_intact
-    from loopwright.deploy.vitals import workers
+    from loopwright.deploy.releases import next_back
+    from loopwright.deploy.serving.heartbeat import workers
+    from loopwright.deploy.serving.release_files import path_of, read_intact
 
     until = home.clock.monotonic() + SWITCH_SECONDS
     copy = read_intact(path_of(home, state.loop))
@@ -429,7 +429,7 @@ def rollback(
         force: also to a package that was marked bad.
         request_id: an idempotency key: the same request again gives the same answer and changes nothing.
     """
-    from loopwright.deploy.controller import rollback as go_back
+    from loopwright.deploy.releases import rollback as go_back
 
     check_reason(why)
     try:
@@ -451,7 +451,7 @@ def tend(
         every: seconds between rounds.
         no_retrain: record triggers, but do not act on them.
     """
-    from loopwright.records.heap import give_back
+    from loopwright.base.heap import give_back
     from loopwright.tend import tend as tend_once
 
     if not 0 < every <= threading.TIMEOUT_MAX:
@@ -599,10 +599,10 @@ def outcomes(
         no_header: the first line is a row of data; the columns are called column_1, column_2 ...
         names: names of the columns with commas, where the first line is a row of data.
     """
-    from loopwright.data.opened import Reading
-    from loopwright.data.outcomes import Delivered, accept
+    from loopwright.data.ingest.opened import Reading
+    from loopwright.data.ingest.outcomes import Delivered, accept
     from loopwright.records.declarations import duration
-    from loopwright.records.outcomes import states
+    from loopwright.stores.outcomes.table import states
 
     declared = known_loop(home, loop)
     reading = Reading.of(encoding, sheet, names, no_header=no_header)
@@ -650,8 +650,8 @@ def demo(home: Home, *, end: str = "", progress: Progress | None = None) -> Repl
         end: stop the year early (ISO 8601 date), for a quick look.
     """
     from loopwright import replay as room
-    from loopwright.data.ingest import ingest as ingest_file
-    from loopwright.data.ingest import put_contract
+    from loopwright.data.ingest.ingestion import ingest as ingest_file
+    from loopwright.data.ingest.ingestion import put_contract
     from loopwright.loop import load_loop
 
     progress = progress or Silent()

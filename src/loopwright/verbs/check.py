@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from loopwright.base.errors import DeclarationInvalid, ExamplesRefused
+from loopwright.base.progress import Progress, Silent, under_way
 from loopwright.records.declarations import Fleet, Scope, Table, duration
-from loopwright.records.errors import DeclarationInvalid, ExamplesRefused
-from loopwright.records.home import Home
-from loopwright.records.progress import Progress, Silent, under_way
+from loopwright.stores.home import Home
 from loopwright.verbs.act import loop_with_code
 from loopwright.verbs.results import Checked, CheckItem, SampleRow
 
@@ -53,7 +53,7 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
         loop: path of a loop file or its folder, or a name the ledger knows.
         strict: exit 1 for a warning, too.
     """
-    from loopwright.data.ingest import contract_problems
+    from loopwright.data.ingest.ingestion import contract_problems
     from loopwright.develop.check import check as check_graphs
 
     declared, _ = loop_with_code(home, loop)
@@ -132,7 +132,7 @@ def _described(scope: Scope) -> CheckItem:
 
 def _watched(loop: "Loop") -> CheckItem:
     """Whether what guards a release, and what retrains, can be measured on rows of this loop, and on slices that it declares."""
-    from loopwright.records import metrics
+    from loopwright.tasks import metrics
 
     slices = [part.name for part in loop.slices]
     named = [("guard", guard.metric) for guard in loop.release.guards]
@@ -157,9 +157,9 @@ def _labels(loop: "Loop") -> list[CheckItem]:
     """What is wrong with the SQL of labels and aggregates, else a warning for each column of a yes-or-no label that could hold any word."""
     import pyarrow as pa
 
-    from loopwright.data.aggregates import value
-    from loopwright.records.expression import columns
-    from loopwright.records.label import label_sql, label_type
+    from loopwright.data.examples.aggregates import value
+    from loopwright.sql.expression import columns
+    from loopwright.tasks.label import label_sql, label_type
 
     table = loop.outcome.table
     try:
@@ -196,7 +196,7 @@ def _segments(home: Home, requests: Table, fleet: Fleet) -> CheckItem:
     """How many segments have rows enough for a model of their own; a warning where none has."""
     from collections import Counter
 
-    from loopwright.records.columns import segment_texts
+    from loopwright.graph.columns import segment_texts
 
     name = f"fleet by {fleet.by}"
     if not home.lake.exists(requests.name) or not home.lake.count(requests.name):
@@ -226,7 +226,7 @@ def _rows(home: Home, loop: "Loop") -> _Rows:
     except (ExamplesRefused, DeclarationInvalid) as error:
         rows = home.lake.dataset(loop.requests.name).head(SAMPLED)
         for name, column in loop.context_columns.items():
-            from loopwright.records.columns import ARROW_TYPES
+            from loopwright.graph.columns import ARROW_TYPES
 
             rows = rows.append_column(name, pa.nulls(len(rows), ARROW_TYPES[column.type]))
         outcomes = loop.outcome.table.name
@@ -240,7 +240,7 @@ def _examples(home: Home, loop: "Loop", window: timedelta | None, *, narrow: boo
 
     `narrow` leaves out the columns that no split looks at, so that all of a large table can be had in a moment.
     """
-    from loopwright.data.examples import build, load
+    from loopwright.data.examples.build import build, load
     from loopwright.turn import used_columns
 
     requests = loop.requests
@@ -267,7 +267,7 @@ def _examples(home: Home, loop: "Loop", window: timedelta | None, *, narrow: boo
 def _split(home: Home, loop: "Loop", seen: _Rows) -> CheckItem:
     """Whether `run` can divide the examples, sample them and search on them, by the very functions that it does so with."""
     from loopwright.develop.sampling import draw
-    from loopwright.records.split import divide, divide_again, says
+    from loopwright.tasks.split import divide, divide_again, says
 
     window = duration(loop.retrain.window) if loop.retrain.window else None
     examples = _examples(home, loop, window, narrow=True)[0] if seen.sampled else seen.examples
@@ -299,7 +299,7 @@ def _window(home: Home, requests: Table) -> timedelta | None:
 
 def _doubts(loop: "Loop", traced: "Traced", seen: _Rows, progress: Progress) -> list[CheckItem]:
     """What was not known at the decision, and features that tell too much; one item where there is no such thing, or no telling."""
-    from loopwright.data.known import doubts
+    from loopwright.data.examples.time_warnings import doubts
     from loopwright.develop.leakage import describe, scan
 
     found = doubts(

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from loopwright.records.errors import LoopwrightError, NotFound, PackageRefused
-from loopwright.records.home import Home
-from loopwright.records.ids import NAME
-from loopwright.records.ledger.record import Problem
+from loopwright.base.errors import LoopwrightError, NotFound, PackageRefused
+from loopwright.base.ids import NAME
+from loopwright.records.entries import Problem
+from loopwright.stores.home import Home
 
 
 def attempted(where: str, look: Callable[[], list[Problem]]) -> list[Problem]:
@@ -29,7 +29,7 @@ def serving(home: Home) -> list[Problem]:
 
 
 def _unreadable(home: Home) -> Iterator[Problem]:
-    from loopwright.deploy.served import read
+    from loopwright.deploy.serving.release_files import read
     from loopwright.records.releases import ReleaseState
 
     states = {e.loop: e.record for e in home.ledger.find(ReleaseState, newest=False)}
@@ -59,7 +59,7 @@ def _releases(home: Home) -> Iterator[Problem]:
 
 def _served(home: Home) -> Iterator[Problem]:
     """What servers follow can be read, and is no newer than the ledger."""
-    from loopwright.deploy.served import read
+    from loopwright.deploy.serving.release_files import read
     from loopwright.records.releases import ReleaseState
 
     for path in sorted((home.path / "served").glob("*.json")):

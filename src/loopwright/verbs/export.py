@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from loopwright.records.errors import ExportRefused, UsageError
-from loopwright.records.home import Home
+from loopwright.base.errors import ExportRefused, UsageError
+from loopwright.stores.home import Home
 from loopwright.verbs.results import ExportedPackage, ExportedPort
 
 
@@ -23,7 +23,7 @@ def export(
     """
     from loopwright.deploy import export as room
     from loopwright.deploy.repositories import FORMATS
-    from loopwright.records.probe import open_probed
+    from loopwright.stores.packages.probe import open_probed
 
     if as_format not in FORMATS:
         raise UsageError(f"--as {as_format}: one of {', '.join(FORMATS)}")
@@ -52,7 +52,7 @@ def export(
 
 def _one_of_many(home: Home, digest: str) -> str:
     """Why a package alone does not answer as its loop does; empty where it does."""
-    from loopwright.deploy.controller import history
+    from loopwright.deploy.releases import history
     from loopwright.records.evaluation import Leaderboard
 
     manifest = home.packages.manifest(digest)

@@ -10,16 +10,16 @@ from contextlib import suppress
 from functools import partial
 from typing import Literal
 
-from loopwright.records import telemetry
-from loopwright.records.errors import HomeNotFound, LoopwrightError
-from loopwright.records.home import Home
-from loopwright.records.jumps import JUMP_SECONDS, jumped
-from loopwright.records.ledger.record import Problem
-from loopwright.records.memory import memory_limit
-from loopwright.records.printable import url_without_secrets
-from loopwright.records.settings import SETTINGS, unknown_settings
-from loopwright.records.tokens import ADVICE, exposed
-from loopwright.records.upkeep_state import LEASE_SECONDS
+from loopwright.base import telemetry
+from loopwright.base.errors import HomeNotFound, LoopwrightError
+from loopwright.base.jumps import JUMP_SECONDS, jumped
+from loopwright.base.memory import memory_limit
+from loopwright.base.printable import url_without_secrets
+from loopwright.base.settings import SETTINGS, unknown_settings
+from loopwright.base.tokens import ADVICE, exposed
+from loopwright.records.entries import Problem
+from loopwright.stores.home import Home
+from loopwright.stores.upkeep_state import LEASE_SECONDS
 from loopwright.verbs.expected import attempted, missing, serving
 from loopwright.verbs.results import Checked, CheckItem, Verified
 
@@ -45,8 +45,8 @@ def verify(home: Home) -> Verified:
     """Check every byte at rest: logs, lake, packages, ledger and its audit chain; all damage is named, nothing is changed."""
     if not home.path.is_dir():
         raise HomeNotFound(str(home.path))
-    from loopwright.data.examples import verify as verify_examples
-    from loopwright.records.predictions.commit import verify as verify_logs
+    from loopwright.data.examples.build import verify as verify_examples
+    from loopwright.stores.prediction_log.commit import verify as verify_logs
 
     counts: dict[str, Callable[[], int]] = {
         "tables": lambda: len(home.lake.names()),
@@ -261,7 +261,7 @@ def _clock(home: Home) -> CheckItem:
 
 
 def _webhook(home: Home) -> list[CheckItem]:
-    from loopwright.records.outgoing import problem, receiver
+    from loopwright.base.post import problem, receiver
 
     if not home.settings.webhook:
         return []
@@ -270,8 +270,8 @@ def _webhook(home: Home) -> list[CheckItem]:
 
 
 def _openlineage(home: Home) -> list[CheckItem]:
-    from loopwright.records.openlineage import problem
-    from loopwright.records.outgoing import receiver
+    from loopwright.base.post import receiver
+    from loopwright.stores.openlineage import problem
 
     target = home.settings.openlineage
     if not target:
@@ -284,7 +284,7 @@ def _protocols(home: Home) -> list[CheckItem]:
     """What gRPC, spans and events need, where they are asked for: libraries, and receivers that may be called."""
     from importlib.metadata import PackageNotFoundError, version  # here and not above: `--help` must start fast
 
-    from loopwright.records.outgoing import problem, receiver
+    from loopwright.base.post import problem, receiver
 
     settings, items = home.settings, []
     for name, asked, extra, libraries in (

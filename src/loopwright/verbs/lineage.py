@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from loopwright.records.contracts import Contract
-from loopwright.records.errors import NotFound, PackageNotFound, RecordNotFound
-from loopwright.records.home import Home
-from loopwright.records.ids import is_trace_id
+from loopwright.base.errors import NotFound, PackageNotFound, RecordNotFound
+from loopwright.base.ids import is_trace_id
 from loopwright.records.package import Lineage, Manifest, Origin
+from loopwright.stores.contracts import Contract
+from loopwright.stores.home import Home
 from loopwright.verbs.results import Node
 
 if TYPE_CHECKING:
     from loopwright.records.ingestions import Ingested
-    from loopwright.records.ledger import Entry
+    from loopwright.stores.ledger import Entry
 
 DEPTH = 8
 OF, BY = "of", "found by"
@@ -61,7 +61,7 @@ def _names(home: Home) -> set[str]:
 
 
 def _prediction(home: Home, id: str) -> Node | None:
-    from loopwright.records.predictions.read import find
+    from loopwright.stores.prediction_log.read import find
 
     if not is_trace_id(id) or (found := find(home, id)) is None:
         return None

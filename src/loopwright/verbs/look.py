@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from loopwright.records.attempts import Attempts
-from loopwright.records.errors import (
+from loopwright.base.errors import (
     LoopNotFound,
     NotExplained,
     NotFound,
@@ -19,13 +18,14 @@ from loopwright.records.errors import (
     UsageError,
     nearest,
 )
+from loopwright.records.attempts import Attempts
 from loopwright.records.evaluation import Leaderboard
-from loopwright.records.home import Home
-from loopwright.records.predictions.record import FLAGS, Contributions
+from loopwright.records.prediction import FLAGS, Contributions
 from loopwright.records.profiles import Profile
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import LoopRecord
 from loopwright.records.windows import Alert, Quality, ValueWindow, Window
+from loopwright.stores.home import Home
 from loopwright.verbs.overview import statuses
 from loopwright.verbs.results import (
     DriftReport,
@@ -43,8 +43,8 @@ from loopwright.verbs.results import (
 if TYPE_CHECKING:
     from loopwright.loop import Loop
     from loopwright.records.package import Manifest, Output
-    from loopwright.records.predictions.record import Prediction
-    from loopwright.records.probe import Probed
+    from loopwright.records.prediction import Prediction
+    from loopwright.stores.packages.probe import Probed
 
 
 def known_loop(home: Home, name: str) -> "Loop":
@@ -195,11 +195,8 @@ def predictions(
         limit: how many at most, up to 1000.
         before: where the next ones begin, as the answer before said.
     """
-    from loopwright.records.moment import moment_option
-    from loopwright.records.predictions.search import (  # here: Arrow takes longer to load than most answers to make
-        Wanted,
-        search,
-    )
+    from loopwright.base.moment import moment_option
+    from loopwright.stores.prediction_log.search import Wanted, search
 
     declared = known_loop(home, loop)
     if not 1 <= limit <= MOST_LISTED:
@@ -255,9 +252,9 @@ def _check_flag(loop: "Loop", flag: str) -> None:
 
 def _deleted(home: Home, id: str) -> str:
     """Why the prediction of an id may be gone, "" where no retention has reached its time."""
-    from loopwright.records.ids import time_of
-    from loopwright.records.predictions.read import loops
-    from loopwright.records.predictions.retention import kept_since
+    from loopwright.base.ids import time_of
+    from loopwright.stores.prediction_log.read import loops
+    from loopwright.stores.prediction_log.retention import kept_since
 
     try:
         at = time_of(id)
@@ -273,9 +270,9 @@ def trace(home: Home, id: str) -> Trace:
     Args:
         id: the 32 hexadecimal digits that came with the answer, or the X-Request-Id that a request for one row was sent with.
     """
-    from loopwright.records.ids import trace_id_of
-    from loopwright.records.predictions.read import find
-    from loopwright.records.probe import open_probed
+    from loopwright.base.ids import trace_id_of
+    from loopwright.stores.packages.probe import open_probed
+    from loopwright.stores.prediction_log.read import find
 
     found = find(home, trace_id_of(id))
     if found is None:
@@ -360,7 +357,7 @@ def _readable(values: dict[str, Any], columns: dict[str, Any]) -> dict[str, Any]
 
 def _recompute(package: "Probed", prediction: "Prediction") -> tuple[dict[str, float | None], float | str]:
     """The features of one logged prediction and the heuristic's score (or class), by the package's own graphs."""
-    from loopwright.records.graph import Feeder
+    from loopwright.graph.session import Feeder
 
     columns = {**package.manifest.request, **{n: c for need in package.manifest.context for n, c in need.columns.items()}}
     row = {**prediction.request, **prediction.context}
@@ -378,7 +375,7 @@ def _recompute(package: "Probed", prediction: "Prediction") -> tuple[dict[str, f
 
 def _explained(package: "Probed", prediction: "Prediction") -> Contributions:
     """What each feature contributed to a logged prediction, or why that cannot be told."""
-    from loopwright.deploy.explain import PackageReasons
+    from loopwright.deploy.serving.explanations import PackageReasons
 
     try:
         (found,) = PackageReasons(package, package.graph("model.onnx"))([prediction])
@@ -408,8 +405,8 @@ def _release_of(home: Home, loop: str, package: str, at: dt.datetime) -> Release
 def _outcome_of(home: Home, loop: str, prediction: "Prediction", output: "Output") -> TracedOutcome | None:
     import numpy as np
 
-    from loopwright.records import metrics
-    from loopwright.records.outcomes import of_prediction
+    from loopwright.stores.outcomes.table import of_prediction
+    from loopwright.tasks import metrics
 
     declared = Attempts(loop).run("declaration", lambda: known_loop(home, loop), None)
     if declared is None:  # what its outcome is nobody can say; `status` tells why

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import msgspec
 
+from loopwright.base.errors import Damaged, LedgerUnavailable, UsageError
+from loopwright.base.holder import Holder
 from loopwright.records.attempts import Attempts
-from loopwright.records.closed_windows import newest_ended
 from loopwright.records.conditions import NOTHING_MEASURED, Judged, Standing, counted_from, earned, monitored, worth_of
 from loopwright.records.declarations import Value
-from loopwright.records.errors import Damaged, LedgerUnavailable, UsageError
+from loopwright.records.entries import Record
 from loopwright.records.evaluation import Leaderboard
-from loopwright.records.holder import Holder
-from loopwright.records.home import Home
-from loopwright.records.ledger.record import Record
-from loopwright.records.plausibility import too_good
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
 from loopwright.records.windows import Alert, ValueWindow, Window
+from loopwright.stores.home import Home
+from loopwright.stores.windows import newest_ended
+from loopwright.tasks.plausibility import too_good
 from loopwright.verbs.results import FleetStatus, LoopStatus, Retraining, Running, StageState, Status
 
 if TYPE_CHECKING:
-    from loopwright.records.ledger import Entry
+    from loopwright.stores.ledger import Entry
 
 W = TypeVar("W", Window, ValueWindow)
 
@@ -171,7 +171,7 @@ def _server(home: Home) -> Running | None:
 
 def loops_status(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
     """Loops that the ledger knows, each with its six stages, who serves, what happened; in that order."""
-    from loopwright.records.ledger.store import keys
+    from loopwright.stores.ledger.store import keys
 
     ledger = home.ledger
     declared = {e.loop: e.record for e in ledger.newest(LoopRecord, loops=loops)}
@@ -252,10 +252,10 @@ def _loop_status(
     standing: "Entry[Standing] | None",
     boards: list[Leaderboard],
 ) -> LoopStatus:
-    from loopwright.deploy.vitals import workers
+    from loopwright.deploy.serving.heartbeat import workers
     from loopwright.loop import recorded_loop
-    from loopwright.records.predictions.damage import set_aside
-    from loopwright.records.predictions.summary import summary
+    from loopwright.stores.prediction_log.damage import set_aside
+    from loopwright.stores.prediction_log.summary import summary
 
     attempts = Attempts(loop)
     attempts.run("declaration", lambda: recorded_loop(declared), None)

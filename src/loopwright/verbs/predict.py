@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from loopwright.records.home import Home
-from loopwright.records.predictions.bulk import Predicted
-from loopwright.records.progress import Progress
+from loopwright.base.progress import Progress
+from loopwright.stores.home import Home
+from loopwright.stores.prediction_log.bulk import Predicted
 from loopwright.verbs.look import known_loop
 
 
@@ -39,7 +39,7 @@ def predict(
         names: names of the columns with commas, where the first line is a row of data.
     """
     from loopwright.bulk import predict as predict_file  # here: commands that look must not load an engine
-    from loopwright.data.opened import Reading
+    from loopwright.data.ingest.opened import Reading
 
     known_loop(home, loop)
     reading = Reading.of(encoding, sheet, names, no_header=no_header)

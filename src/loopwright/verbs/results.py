@@ -5,12 +5,12 @@ from typing import Any
 
 import msgspec
 
-from loopwright.deploy.vitals import WorkerState
+from loopwright.deploy.serving.heartbeat import WorkerState
 from loopwright.records.conditions import Condition
 from loopwright.records.declarations import Column, Table, Task
+from loopwright.records.entries import Problem
 from loopwright.records.evaluation import Estimate, Leaderboard
-from loopwright.records.ledger.record import Problem
-from loopwright.records.predictions.record import Contributions
+from loopwright.records.prediction import Contributions
 from loopwright.records.profiles import Profile
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import Stage
@@ -345,7 +345,7 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutcomesReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How outcomes stand: rows of the file that were `accepted` and `quarantined`, and all that `records.outcomes.OutcomeStates` counts."""
+    """How outcomes stand: rows of the file that were `accepted` and `quarantined`, and all that `stores.outcomes.table.OutcomeStates` counts."""
 
     loop: str
     accepted: int

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loopwright.records.contracts import Contract, changes
-from loopwright.records.contracts import contract as newest
-from loopwright.records.errors import TableNotFound, UsageError
-from loopwright.records.home import Home
+from loopwright.base.errors import TableNotFound, UsageError
+from loopwright.stores.contracts import Contract, changes
+from loopwright.stores.contracts import contract as newest
+from loopwright.stores.home import Home
 from loopwright.verbs.act import loop_with_code
 from loopwright.verbs.results import ContractShown, ContractVersion
 
@@ -29,7 +29,7 @@ def contract(
         odcs: file to write it to as Open Data Contract Standard v3, YAML or .json.
         import_file: file of that standard to take the contract from; say it in your loop file as well.
     """
-    from loopwright.data import odcs as standard
+    from loopwright.data.ingest import odcs as standard
 
     notes: list[str] = []
     if loop:
@@ -61,7 +61,7 @@ def contract(
 
 
 def _put(home: Home, table: "Table") -> None:
-    from loopwright.data.ingest import put_contract  # here: it loads what reads files
+    from loopwright.data.ingest.ingestion import put_contract  # here: it loads what reads files
 
     put_contract(home, table)
 
@@ -72,7 +72,7 @@ def profile(home: Home, table: str) -> "Profile":
     Args:
         table: name of a table.
     """
-    from loopwright.data.profile import profiled
+    from loopwright.data.ingest.profile import profiled
 
     return profiled(home, table)
 
@@ -85,7 +85,7 @@ def quarantine(home: Home, table: str, *, export: Path | None = None, most: int 
         export: file to write the rows and their reasons to (.csv, .jsonl or .parquet); `ingest --mend` brings it in again.
         most: rows to show.
     """
-    from loopwright.data.quarantine import quarantined
+    from loopwright.data.ingest.quarantine import quarantined
 
     if not 1 <= most <= MOST_SHOWN:
         raise UsageError(f"--most {most}: must be 1 to {MOST_SHOWN:,}; --export FILE writes all")

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
+from loopwright.base.printable import printable
 from loopwright.records.evaluation import Estimate
-from loopwright.records.printable import printable
 
 NEVER = "–"
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from tests.records.predictions.samples import prediction
 
-from loopwright.records import failpoints
-from loopwright.records.home import Home
-from loopwright.records.predictions.log import LogWriter
-from loopwright.records.predictions.segment import log_folder
-from loopwright.records.settings import Settings
+from loopwright.base import failpoints
+from loopwright.base.settings import Settings
+from loopwright.stores.home import Home
+from loopwright.stores.prediction_log.segment import log_folder
+from loopwright.stores.prediction_log.writer import LogWriter
 
 
 def append(home: Path, batches: int) -> None:
@@ -28,7 +28,7 @@ def append(home: Path, batches: int) -> None:
 
 def commit(home: Path) -> None:
     """Commit the loop's log."""
-    from loopwright.records.predictions.commit import commit as committed
+    from loopwright.stores.prediction_log.commit import commit as committed
 
     with Home(Settings(home=home)) as opened:
         committed(opened, "loop")

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from loopwright.records.ids import new_id
-from loopwright.records.predictions.record import OutcomeRow, Prediction
+from loopwright.base.ids import new_id
+from loopwright.records.prediction import OutcomeRow, Prediction
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PACKAGE = "ab" * 32

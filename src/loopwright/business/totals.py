@@ -1,0 +1,139 @@
+"""What the loop delivered so far, window by window and in total: the facts that a report is made of.
+
+Windows are independent stretches of rows, so a total's interval comes from adding variances.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from loopwright.base.errors import NotFound, PackageRefused
+from loopwright.records.declarations import Outcome, duration
+from loopwright.records.evaluation import Estimate, added, moved
+from loopwright.records.package import Manifest
+from loopwright.records.releases import ReleaseState
+from loopwright.records.windows import Quality, ValueWindow, Window
+from loopwright.stores.home import Home
+from loopwright.stores.outcomes.labelled import with_truth
+
+
+class Week(msgspec.Struct, frozen=True, kw_only=True):
+    """One monitoring window (a week by default): the newest revision of its inputs, quality and value."""
+
+    start: datetime
+    end: datetime
+    window: Window
+    quality: Quality | None
+    value: ValueWindow | None
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """A package that was put into service: when, by whom, why. `rule`: a rule answers, not a model."""
+
+    since: datetime
+    package: str
+    candidate: str
+    trained_until: datetime | None
+    action: str
+    by: str
+    why: str
+    rule: bool
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over all windows with an account. Money in `currency`, over no model; `cost` in USD over `days`.
+
+    Of `predictions`, `pending` have no outcome and are not older than the loop's wait.
+    """
+
+    currency: str
+    predictions: int
+    with_outcome: int
+    pending: int
+    model: Estimate
+    heuristic: Estimate
+    over_heuristic: Estimate
+    cost: float
+    days: float
+
+    @property
+    def missing(self) -> int:
+        """Predictions whose wait is over, without an outcome."""
+        return max(0, self.predictions - self.with_outcome - self.pending)
+
+    @property
+    def cost_per_month(self) -> float | None:
+        """USD in 30 days at the pace so far; None where less than a day was accounted for: a month made of minutes says nothing."""
+        return self.cost / self.days * 30 if self.days >= 1 else None
+
+
+def weeks(home: Home, loop: str) -> list[Week]:
+    """Every closed window of the loop, oldest first."""
+    windows, qualities, values = (_newest(home, kind, loop) for kind in (Window, Quality, ValueWindow))
+    return [
+        Week(start=w.start, end=w.end, window=w, quality=qualities.get(w.start), value=values.get(w.start))
+        for _, w in sorted(windows.items())
+    ]
+
+
+def _newest(home: Home, kind: type[Any], loop: str) -> dict[datetime, Any]:
+    return {e.record.start: e.record for e in home.ledger.find(kind, loop=loop, newest=False)}
+
+
+def served(home: Home, loop: str) -> list[Served]:
+    """Every change of who serves, oldest first."""
+    found = []
+    for entry in home.ledger.find(ReleaseState, loop=loop, newest=False):
+        state = entry.record
+        package, role = (state.arms[0].package, state.arms[0].role) if state.arms else ("", "")
+        manifest = _manifest(home, package)
+        found.append(
+            Served(
+                since=state.since,
+                package=package,
+                candidate=role if role == "heuristic" else manifest.candidate if manifest is not None else "",
+                trained_until=manifest.training.as_of if manifest is not None else None,
+                rule=role == "heuristic" or (manifest is not None and manifest.phase == 1),
+                action=state.action,
+                by=state.by,
+                why=state.why,
+            )
+        )
+    return found
+
+
+def _manifest(home: Home, package: str) -> Manifest | None:
+    try:
+        return home.packages.manifest(package)
+    except (NotFound, PackageRefused):
+        return None
+
+
+def totals(home: Home, loop: str, windows: Sequence[Week], currency: str, outcome: Outcome) -> Totals:
+    """Sums over the windows that have an account."""
+    values = [w.value for w in windows if w.value is not None]
+    return Totals(
+        currency=currency,
+        predictions=sum(v.predictions for v in values),
+        with_outcome=sum(v.with_outcome for v in values),
+        pending=_pending(home, loop, values, outcome),
+        model=added([v.over_no_model for v in values]),
+        heuristic=added([moved(v.heuristic, -v.no_model) for v in values]),
+        over_heuristic=added([v.over_heuristic for v in values]),
+        cost=sum(v.cost for v in values),
+        days=sum((w.end - w.start).total_seconds() for w in windows) / 86400,
+    )
+
+
+def _pending(home: Home, loop: str, values: Sequence[ValueWindow], outcome: Outcome) -> int:
+    """Predictions of these windows that the newest account knows no outcome of, and whose wait is not over."""
+    since = home.clock.now() - duration(outcome.wait)
+    recent = [v for v in values if v.end > since]
+    if not recent:
+        return 0
+    known_at = max(v.known_at for v in recent)
+    start, end = max(since, recent[0].start), recent[-1].end
+    joined = with_truth(home, loop, outcome, start=start, end=end, known_at=known_at, columns=["_id", "_unit"])
+    return int(joined["_truth"].null_count)

@@ -1,0 +1,1 @@
+"""From a source of rows into a table, through its contract."""

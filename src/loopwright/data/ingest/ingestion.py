@@ -1,0 +1,370 @@
+"""Into a table, through its contract: good rows land, bad rows go to quarantine, the ledger gets one record.
+
+The same content again adds nothing: both writes are Delta application transactions named by the SHA-256 of the source (or by
+where a source that grows was read on from), so an ingestion that was interrupted anywhere is completed by running it again.
+A source is read in batches, so that a large one needs no more memory than a small one.
+"""
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import closing, suppress
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from loopwright.base.errors import DeclarationInvalid, PackageNotFound, PackageRefused
+from loopwright.base.ids import check_name
+from loopwright.base.progress import Progress
+from loopwright.data.ingest.contract import BAD_SCHEMA, Origin, Seen, conform
+from loopwright.data.ingest.following import Followed, by_watermark
+from loopwright.data.ingest.opened import Opened
+from loopwright.data.ingest.openlineage import told
+from loopwright.data.ingest.source import open_source
+from loopwright.graph.columns import ARROW_TYPES
+from loopwright.records.declarations import Table, declaration_digest
+from loopwright.records.entries import Entry
+from loopwright.records.ingestions import Ingested
+from loopwright.records.releases import ReleaseState
+from loopwright.stores.contracts import Contract
+from loopwright.stores.home import Home
+from loopwright.stores.lake.tables import Stream
+
+QUARANTINE = "quarantine."
+QUARANTINE_SCHEMA = pa.schema([("_source", pa.string()), ("_digest", pa.string()), *BAD_SCHEMA])
+CUT_WRONGLY = "row: cut wrongly into fields"
+_IN_MEMORY = 64 << 20
+
+
+class _Note(msgspec.Struct):
+    """What a commit of a source that grows says of itself."""
+
+    application: str
+    reached: str
+
+
+@told
+def ingest(
+    home: Home,
+    table: Table,
+    source: Any,
+    *,
+    name: str | None = None,
+    watermark: str = "",
+    known: dict[str, Ingested] | None = None,
+    progress: Progress | None = None,
+) -> Ingested:
+    """Bring `source` (a path, a data frame that speaks Arrow, what `open_source` opened, or a step of `following`) into `table`.
+
+    `name` is what the source is called in the ledger and the quarantine (the file's name by default). With `watermark` only
+    rows come in whose column of that name is above all that came in so before. `known` is what `ingested` gave, where many
+    sources come in one after another; it is kept up to date. Raises IngestRefused when the source cannot be read or its
+    schema is not the contract's; then nothing was written.
+    """
+    table = as_kept(table)
+    known = ingested(home, table.name) if known is None else known
+    if watermark:
+        source = by_watermark(table, watermark, reached(known, f"watermark:{watermark}"), open_source(source, name))
+    followed = source if isinstance(source, Followed) else None
+    opened = followed.upto(followed.reached) if followed else open_source(source, name)
+    if opened.digest in known:
+        return msgspec.structs.replace(known[opened.digest], already=True)
+    put_contract(home, table)
+    if followed and followed.since == followed.reached:
+        return _nothing_new(home, table, opened, followed)
+    start = f"{followed.follows}:{followed.since}" if followed else opened.digest
+    with closing(_Run(home, table, opened, f"ingest:{table.name}:{start}", progress)) as run:
+        version = run.write(followed.reached if followed else "")
+        if version is None:  # a run before this one was interrupted after its commit, or another one was faster
+            known.update(ingested(home, table.name))
+            if followed:
+                followed = followed._replace(reached=_noted(home, table.name, run.application) or followed.reached)
+                run.opened = opened = followed.upto(followed.reached)
+            if opened.digest in known:
+                return msgspec.structs.replace(known[opened.digest], already=True)
+            version = run.again()
+        record = run.record(version, followed)
+        run.quarantine()
+    put_ingested(home, record)
+    known[opened.digest] = record
+    return record
+
+
+def put_ingested(home: Home, record: Ingested) -> None:
+    """Store what came in, linked with its file and with the version of the table that holds it."""
+    with home.ledger.batch():
+        entry = home.ledger.put(record, key=record.table, links=[(record.file, "ingested")])
+        home.ledger.link(entry.id, f"table:{record.table}@{record.version}", "ingested")
+
+
+def ingested(home: Home, table: str) -> dict[str, Ingested]:
+    """What came into a table so far, oldest first, by the digest of its content."""
+    return {e.record.digest: e.record for e in home.ledger.find(Ingested, key=table, newest=False)}
+
+
+def reached(known: dict[str, Ingested], follows: str) -> str:
+    """How far a source that grows was read; empty if it never was."""
+    return next((r.reached for r in reversed(known.values()) if r.follows == follows), "")
+
+
+def _nothing_new(home: Home, table: Table, opened: Opened, followed: Followed) -> Ingested:
+    return Ingested(
+        table=table.name,
+        source=opened.name,
+        digest=opened.digest,
+        rows=0,
+        good=0,
+        quarantined=0,
+        reasons={},
+        version=home.lake.version(table.name) if home.lake.exists(table.name) else 0,
+        contract=declaration_digest(table),
+        follows=followed.follows,
+        reached=followed.reached,
+        already=True,
+    )
+
+
+def _noted(home: Home, table: str, application: str) -> str:
+    notes = (msgspec.json.decode(note) for _, note in home.lake.notes(table))
+    return next((str(n["reached"]) for n in notes if n.get("application") == application), "")
+
+
+class _Run:
+    """One source on its way into one table: its rows judged batch by batch, counted, and the bad ones put aside."""
+
+    def __init__(self, home: Home, table: Table, opened: Opened, application: str, progress: Progress | None) -> None:
+        self.home, self.table, self.opened, self.application = home, table, opened, application
+        self._progress = progress
+        filled = any(c.filled == "ingested_at" for c in table.columns.values())
+        self._moment = _moment(home, opened.digest) if filled else home.clock.now()
+        self._absent = _may_lack(home, table, loose=opened.loose)
+        self._bad = Aside(home)
+        self._rows = self._good = 0
+        self._counts: Counter[str] = Counter()
+        self._lacked: list[str] = []
+
+    def write(self, reached: str) -> int | None:
+        """Write the good rows; None if they are there already."""
+        note = msgspec.json.encode(_Note(self.application, reached)).decode() if reached else ""
+        schema = pa.schema([(name, ARROW_TYPES[c.type]) for name, c in self.table.columns.items()])
+        stream = Stream(schema, self._judged)
+        return self.home.lake.append_once(self.table.name, stream, application=self.application, sequence=1, note=note)
+
+    def again(self) -> int:
+        """Judge rows that were written before."""
+        for _ in self._judged():
+            pass
+        return self.home.lake.version(self.table.name)
+
+    def _judged(self) -> Iterator[pa.Table]:
+        self._rows = self._good = 0
+        self._counts, self._lacked = Counter(), []
+        self._bad.close()
+        seen = Seen()
+        origin = Origin(self.opened.name, self.opened.digest, self._moment)
+        for batch in self.opened.asked(self.table).batches():
+            found = conform(self.table, batch.frame, origin=origin, rows=batch.rows, absent=self._absent, seen=seen)
+            self._bad.add(self.opened, batch.broken, found.bad)
+            self._rows += len(batch.frame) + len(batch.broken)
+            self._good += len(found.good)
+            self._counts.update(found.counts)
+            self._counts.update({CUT_WRONGLY: len(batch.broken)} if len(batch.broken) else {})
+            self._lacked += [n for n in found.absent if n not in self._lacked]
+            if self._progress:
+                self._progress.advance(f"ingest {self.opened.name}", batch.done, 1.0)
+            yield found.good
+
+    def quarantine(self) -> None:
+        """Put the bad rows into the quarantine of the table."""
+        self._bad.into(self.home, self.table.name, self.application)
+
+    def close(self) -> None:
+        """Let go of the bad rows that did not get there."""
+        self._bad.close()
+
+    def record(self, version: int, followed: Followed | None) -> Ingested:
+        """What came of it."""
+        return Ingested(
+            table=self.table.name,
+            source=self.opened.name,
+            digest=self.opened.digest,
+            rows=self._rows,
+            good=self._good,
+            quarantined=self._rows - self._good,
+            reasons=dict(self._counts),
+            version=version,
+            contract=declaration_digest(self.table),
+            encoding=self.opened.encoding,
+            absent=self._lacked,
+            moment=self._moment,
+            follows=followed.follows if followed else "",
+            reached=followed.reached if followed else "",
+        )
+
+
+class Aside:
+    """Bad rows put aside until the good ones are in: in memory, and on disk once they are many."""
+
+    def __init__(self, home: Home) -> None:
+        self._folder = home.path
+        self._parts: list[pa.Table] = []
+        self._file: Any = None
+        self.count = 0
+
+    def add(self, opened: Opened, *parts: pa.Table) -> None:
+        """Put rows (BAD_SCHEMA) of one batch aside, in order of their numbers."""
+        bad = pa.concat_tables([p for p in parts if len(p)] or [BAD_SCHEMA.empty_table()]).sort_by("_row")
+        if not len(bad):
+            return
+        self._parts.append(
+            pa.table([[opened.name] * len(bad), [opened.digest] * len(bad), *bad.columns], schema=QUARANTINE_SCHEMA)
+        )
+        self.count += len(bad)
+        if sum(p.nbytes for p in self._parts) > _IN_MEMORY:
+            self._spill()
+
+    def _spill(self) -> None:
+        if self._file is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - `close` closes it
+        with pa.ipc.new_stream(pa.PythonFile(self._file, mode="w"), QUARANTINE_SCHEMA) as stream:
+            for part in self._parts:
+                stream.write_table(part)
+        self._parts.clear()
+
+    def into(self, home: Home, table: str, application: str) -> None:
+        """Put them into the quarantine of a table, once per `application`, and let go of them."""
+        if self.count:
+            stream = Stream(QUARANTINE_SCHEMA, self._rows)
+            home.lake.append_once(QUARANTINE + table, stream, application=application, sequence=1)
+        self.close()
+
+    def _rows(self) -> Iterator[pa.Table]:
+        if self._file is not None:
+            self._file.seek(0, os.SEEK_END)
+            end = self._file.tell()
+            self._file.seek(0)
+            while self._file.tell() < end:
+                for batch in pa.ipc.open_stream(pa.PythonFile(self._file, mode="r")):
+                    yield pa.Table.from_batches([batch])
+        yield from self._parts
+
+    def close(self) -> None:
+        """Let go of what is put aside."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._parts, self.count = [], 0
+
+
+def _moment(home: Home, digest: str) -> datetime:
+    """When this content first came into any table: rows of one file have one moment, whichever table they come into."""
+    found = (e.record for e in home.ledger.find(Ingested, newest=False) if e.record.digest == digest)
+    return next((r.moment for r in found if r.moment), home.clock.now())
+
+
+def _may_lack(home: Home, table: Table, *, loose: bool) -> Collection[str]:
+    """The columns that a source may lack: those that the contract did not have at first, and of loose sources any."""
+    if loose:
+        return table.columns
+    first = next(iter(home.ledger.find(Contract, key=table.name, newest=False)), None)
+    return [n for n in table.columns if first is not None and n not in first.record.table.columns]
+
+
+def put_contract(home: Home, table: Table) -> Entry[Contract]:
+    """Store a contract; the newest entry if it is still the same.
+
+    Ranges, categories, descriptions and the like may change at any time. Once the table has rows the types of its columns stay,
+    new ones may be null (they are, in the rows there are), and any but key and times may go, or be declared retired: the rows
+    there are keep them. Raises DeclarationInvalid naming every other difference, and a column that goes while a package
+    in service looks it up.
+    """
+    check_name(QUARANTINE + table.name, "table")
+    table = as_kept(table)
+    changed = declaration_digest(table)
+    newest = home.ledger.latest(Contract, key=table.name)
+    if newest is not None and newest.record.digest == changed:
+        return newest
+    if home.lake.exists(table.name):
+        _grow(home, table, newest.record.table if newest else None)
+    return home.ledger.put(Contract(digest=changed, table=table), key=table.name)
+
+
+def _grow(home: Home, table: Table, before: Table | None) -> None:
+    """Add the new columns of a contract to the table's rows, or raise DeclarationInvalid naming what cannot change."""
+    if problems := _growth_problems(home, table, before):
+        raise DeclarationInvalid(f"the contract of table {table.name!r}", problems)
+    found = home.lake.schema(table.name)
+    if new := [(n, ARROW_TYPES[c.type]) for n, c in table.columns.items() if n not in found.names]:
+        home.lake.add_columns(table.name, pa.schema(new))
+
+
+def contract_problems(home: Home, table: Table) -> list[tuple[str, str]]:
+    """What `put_contract` would refuse of a contract; nothing is stored."""
+    newest = home.ledger.latest(Contract, key=table.name)
+    if not home.lake.exists(table.name) or (newest is not None and newest.record.digest == declaration_digest(as_kept(table))):
+        return []
+    return _growth_problems(home, as_kept(table), newest.record.table if newest else None)
+
+
+def _growth_problems(home: Home, table: Table, before: Table | None) -> list[tuple[str, str]]:
+    """What cannot change in a table that has rows."""
+    found = home.lake.schema(table.name)
+    problems = _looked_up(home, table.name, _leaving(before, table)) if before else []
+    for name, column in table.columns.items():
+        if name not in found.names:
+            if not column.nullable or name in (*table.key, table.event_time, table.known):
+                problems.append(
+                    (f"columns.{name}", f"absent -> {column.type}; a new column must be nullable, for the rows there are")
+                )
+        elif not found.field(name).type.equals(ARROW_TYPES[column.type]):
+            problems.append(
+                (f"columns.{name}", f"{_shown(before, name, found.field(name).type)} -> {column.type}; a type stays")
+            )
+        elif before and name in before.columns and before.columns[name].shape != column.shape:
+            problems.append((f"columns.{name}", f"shape {before.columns[name].shape} -> {column.shape}; a shape stays"))
+        elif not column.nullable and (before is None or name not in before.columns or before.columns[name].nullable):
+            nulls = home.lake.read(table.name, columns=[name])[name].null_count
+            problems += [(f"columns.{name}", f"nullable -> never null; it is null in {nulls:,} rows")] if nulls else []
+    return problems
+
+
+def _leaving(before: Table, after: Table) -> set[str]:
+    """The columns that a contract had, and that are gone or retired."""
+    now = {n for n, c in after.columns.items() if not c.retired}
+    return {n for n, c in before.columns.items() if not c.retired} - now
+
+
+def _looked_up(home: Home, table: str, leaving: set[str]) -> list[tuple[str, str]]:
+    """Those of the columns of a table that a package in service looks up and uses, as problems."""
+    problems: dict[str, str] = {}
+    states = {e.loop: e.record for e in home.ledger.find(ReleaseState, newest=False)} if leaving else {}
+    for loop, state in states.items():
+        for package in state.packages:
+            with suppress(PackageNotFound, PackageRefused):
+                manifest = home.packages.manifest(package)
+                for column in sorted(leaving & manifest.looked_up(table)):
+                    why = f"package {package[:12]} of loop {loop!r}, which is in service, uses it: release one that does not, then retire it"
+                    problems.setdefault(f"columns.{column}", why)
+    return list(problems.items())
+
+
+def _shown(before: Table | None, name: str, found: Any) -> str:
+    return before.columns[name].type if before and name in before.columns else str(found)
+
+
+def as_kept(table: Table) -> Table:
+    """A table as it comes out of the ledger again (`minimum=0` is 0.0 there): its digest is that of the contract."""
+    return msgspec.convert(msgspec.to_builtins(table), Table)
+
+
+def files(home: Home, table: str, version: int) -> dict[str, str]:
+    """What a table's version was ingested from: name of the source to SHA-256 (`NAME#12345678` where a name comes twice)."""
+    found: dict[str, str] = {}
+    for digest, record in ingested(home, table).items():
+        if record.version <= version:
+            found[record.source if record.source not in found else f"{record.source}#{digest[:8]}"] = digest
+    return found

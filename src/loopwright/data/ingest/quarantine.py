@@ -1,0 +1,211 @@
+"""The quarantine of a table: what is in it, the rows as a file to mend, and mended rows on their way out.
+
+Nothing is deleted: a row has left the quarantine when an `Ingested` record says that it was mended. Its good version lands
+in one commit with a note of which rows it mends, numbered on, so that of two that mend at the same time one is told to look
+again, and no row comes in twice.
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from loopwright.base.errors import IngestRefused, Unavailable, UsageError
+from loopwright.data.ingest.contract import Origin, conform
+from loopwright.data.ingest.formulas import neutral, original
+from loopwright.data.ingest.ingestion import QUARANTINE, QUARANTINE_SCHEMA, put_contract, put_ingested
+from loopwright.data.ingest.opened import Reading
+from loopwright.data.ingest.source import AS_DETECTED, open_source, texts
+from loopwright.records.declarations import Table, declaration_digest
+from loopwright.records.ingestions import Ingested, Quarantined
+from loopwright.stores.home import Home
+
+_REASON = re.compile(r"""(\w+): (?:(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*") is )?([^;]+)(?:; (?=\w+: )|$)""")
+_ATTEMPTS = 10
+_EXACT = (".parquet", ".arrow", ".feather", ".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+"""Files that no spreadsheet opens, so that their texts are written as they are."""
+_MARKS = ("_digest", "_row")
+
+Ref = tuple[str, int]
+"""A row of a source: the SHA-256 of its content and the number of the row."""
+
+
+def quarantined(home: Home, table: str, *, most: int = 20, export: Path | None = None) -> Quarantined:
+    """Say what waits in the quarantine of a table, and write its rows to `export` (CSV, JSON Lines or Parquet) where given.
+
+    In CSV, which spreadsheets open, texts that begin like formulas get an apostrophe before them; `mend` takes it off.
+    """
+    waiting, mended = _waiting(home, table)
+    reasons: Counter[str] = Counter()
+    for reason in waiting["_reason"].to_pylist():
+        reasons.update(f"{field}: {rule}" for field, rule in _REASON.findall(reason) or [("row", reason)])
+    sources = Counter(waiting["_source"].to_pylist())
+    if export is not None:
+        _write(_rows(waiting), export)
+    shown = (
+        waiting.slice(0, most).select(["_source", "_row", "_reason", "_raw"]).rename_columns(["source", "row", "reason", "raw"])
+    )
+    return Quarantined(
+        table=table,
+        rows=len(waiting),
+        mended=mended,
+        by_reason=dict(reasons.most_common()),
+        by_source=dict(sources.most_common()),
+        shown=shown.to_pylist(),
+        file=str(export or ""),
+    )
+
+
+def mend(home: Home, table: Table, source: Any = None, reading: Reading = AS_DETECTED) -> Ingested:
+    """Bring mended rows of the quarantine into the table; those that are still bad stay where they are.
+
+    `source` is an exported file after mending: its columns `_digest` and `_row` say which row is which. Without a source the
+    rows are tried again as they are, which is what to do after the contract was changed. The record's `mended` names the
+    rows that left; a row that left before is passed over. Raises FileNotThere when the source is no such file.
+    """
+    table = put_contract(home, table).record.table
+    opened = (
+        open_source(_rows(_waiting(home, table.name)[0]), "the quarantine")
+        if source is None
+        else open_source(source, reading=reading)
+    )
+    whole = opened.whole().frame
+    if isinstance(source, str | Path) and not str(source).lower().endswith(_EXACT):
+        whole = original(whole)
+    if missing := [n for n in _MARKS if n not in whole.column_names]:
+        export = f"loopwright quarantine {table.name} --export FILE"
+        raise IngestRefused(opened.name, f"it has no column {missing[0]!r}: mend a file made by `{export}`")
+    refs = _refs(opened.name, whole)
+    for _ in range(_ATTEMPTS):
+        _settle(home, table.name)
+        waiting = set(_refs(QUARANTINE + table.name, _waiting(home, table.name)[0]))
+        chosen = _first(refs, waiting)
+        digests = [refs[i][0] for i in chosen]
+        numbers = np.array([refs[i][1] for i in chosen], dtype=np.int64)
+        origin = Origin(opened.name, digests, home.clock.now())
+        # Where none of the rows waits any more there may be no columns to judge.
+        frame = _data(whole).take(pa.array(chosen, pa.int64())) if chosen else _empty(table)
+        found = conform(table, frame, origin=origin, rows=numbers, absent=table.columns)
+        left: dict[str, list[int]] = {}
+        for i in found.at.tolist():
+            left.setdefault(digests[i], []).append(int(numbers[i]))
+        record = Ingested(
+            table=table.name,
+            source=opened.name,
+            digest=opened.digest,
+            rows=len(chosen),
+            good=len(found.good),
+            quarantined=len(chosen) - len(found.good),
+            reasons=found.counts,
+            version=0,
+            contract=declaration_digest(table),
+            mended=left,
+            already=not chosen,
+        )
+        if not len(found.good):
+            return msgspec.structs.replace(record, version=home.lake.version(table.name) if home.lake.exists(table.name) else 0)
+        sequence, note = len(_records(home, table.name)) + 1, msgspec.json.encode(record).decode()
+        application = f"mend:{table.name}"
+        if home.lake.append_once(table.name, found.good, application=application, sequence=sequence, note=note) is not None:
+            return _settle(home, table.name) or record
+    raise Unavailable(f"table {table.name}: too many others are mending its quarantine")
+
+
+def _empty(table: Table) -> pa.Table:
+    return pa.table({c.source or n: pa.nulls(0) for n, c in table.columns.items() if not c.filled})
+
+
+def _first(refs: list[Ref], waiting: set[Ref]) -> list[int]:
+    left, chosen = set(waiting), []
+    for i, ref in enumerate(refs):
+        if ref in left:
+            left.discard(ref)
+            chosen.append(i)
+    return chosen
+
+
+def _records(home: Home, table: str) -> list[Ingested]:
+    return [e.record for e in home.ledger.find(Ingested, key=table, newest=False) if e.record.mended]
+
+
+def _settle(home: Home, table: str) -> Ingested | None:
+    """Put the records of mended rows that are in the table and not in the ledger; return the last of all.
+
+    A run that was interrupted between the two leaves its record as the note of its commit.
+    """
+    known = _records(home, table)
+    notes = [(v, msgspec.json.decode(n)) for v, n in home.lake.notes(table)]
+    for version, note in [(v, n) for v, n in notes if "mended" in n][len(known) :]:
+        record = msgspec.structs.replace(msgspec.convert(note, Ingested), version=version)
+        put_ingested(home, record)
+        known.append(record)
+    return known[-1] if known else None
+
+
+def _waiting(home: Home, table: str) -> tuple[pa.Table, int]:
+    """The rows in quarantine that were not mended, in order of source and row, and how many were."""
+    name = QUARANTINE + table
+    if not home.lake.exists(name):
+        return QUARANTINE_SCHEMA.empty_table(), 0
+    rows = home.lake.read(name).sort_by([("_source", "ascending"), ("_digest", "ascending"), ("_row", "ascending")])
+    left = {(digest, row) for record in _records(home, table) for digest, numbers in record.mended.items() for row in numbers}
+    if not left:
+        return rows, 0
+    waits = np.array([ref not in left for ref in _refs(name, rows)], dtype=bool)
+    return rows.filter(pa.array(waits)), int((~waits).sum())
+
+
+def _refs(name: str, frame: pa.Table) -> list[Ref]:
+    try:
+        digests, rows = frame["_digest"].cast(pa.string()), frame["_row"].cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise IngestRefused(name, "its column '_row' does not hold the numbers that were exported") from error
+    return list(zip(digests.to_pylist(), rows.to_pylist(), strict=True))
+
+
+def _data(frame: pa.Table) -> pa.Table:
+    return frame.drop_columns([n for n in ("_source", "_digest", "_row", "_reason", "_raw") if n in frame.column_names])
+
+
+def _rows(waiting: pa.Table) -> pa.Table:
+    """Rows of the quarantine as they were in the source: text, beside what names them. A row that could not be cut is in `_raw`."""
+    raw = waiting["_raw"].to_pylist()
+    read = [_object(text) for text in raw]
+    data = texts([r or {} for r in read])
+    frame = waiting.select(["_source", "_digest", "_row", "_reason"])
+    for name in data.column_names:
+        frame = frame.append_column(name, data[name])
+    if any(r is None for r in read):
+        uncut = [text if r is None else None for text, r in zip(raw, read, strict=True)]
+        frame = frame.append_column("_raw", pa.array(uncut, pa.string()))
+    return frame
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return None
+
+
+def _write(frame: pa.Table, file: Path) -> None:
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        pq.write_table(frame, file)
+    elif suffix in (".jsonl", ".ndjson"):
+        file.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in frame.to_pylist()))
+    elif suffix == ".csv":
+        for i, field in enumerate(frame.schema):
+            if pa.types.is_nested(field.type):
+                listed = [None if v is None else msgspec.json.encode(v).decode() for v in frame[field.name].to_pylist()]
+                frame = frame.set_column(i, field.name, pa.array(listed, pa.string()))
+        # Quotes tell the empty text from what is missing, as they do when it is read.
+        pa_csv.write_csv(neutral(frame), file, pa_csv.WriteOptions(quoting_style="all_valid"))
+    else:
+        raise UsageError(f"{file.name}: name a file that ends in .csv, .jsonl or .parquet")

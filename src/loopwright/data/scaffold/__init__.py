@@ -1,0 +1,1 @@
+"""A first loop file, drafted from a file of rows."""

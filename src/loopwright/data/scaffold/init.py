@@ -1,0 +1,202 @@
+"""Begin a loop: write its first loop.py, with a contract inferred from files."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loopwright.base.errors import ColumnUnknown, UsageError
+from loopwright.base.ids import check_name
+from loopwright.data.examples.time_warnings import later
+from loopwright.data.ingest.opened import Reading
+from loopwright.data.ingest.source import AS_DETECTED
+from loopwright.data.ingest.values import flags
+from loopwright.data.scaffold.identifiers import identifies, is_id
+from loopwright.data.scaffold.infer import Inferred, inferred
+from loopwright.data.scaffold.leaks import leaking
+from loopwright.data.scaffold.template import Drafted, Target, blank_file, check_task, loop_file, target
+from loopwright.records.declarations import Column, Table
+from loopwright.records.field_rules import Zone
+
+REACH = 0.2
+"""An outcome is drafted as known later by at most this share of what the file spans."""
+
+
+def begin(
+    directory: Path,
+    *,
+    name: str,
+    from_file: Path | None = None,
+    label: str = "",
+    time: str = "",
+    key: str = "",
+    zone: str = "UTC",
+    task: str = "",
+    reading: Reading = AS_DETECTED,
+) -> dict[str, list[str]]:
+    """Write a loop into `directory` and return the `files` made, `notes` on what was found, and the `next_steps`.
+
+    `from_file` is a file, a folder or a glob with one row per decision and, in column `label`, how it came out; both of the
+    loop's tables take in the files as they are. Raises UsageError when the directory holds a loop already, a column is not
+    there, or the label is none.
+    """
+    check_name(name, "loop name")
+    if why := Zone().problem(zone):
+        raise UsageError(f"--zone {why}")
+    file = directory / "loop.py"
+    if file.exists():
+        raise UsageError(f"{file} is there already; `init` makes a new loop")
+    check_task(task)
+    if from_file is None:
+        named = {"label": label, "time": time, "key": key, "task": task}
+        if unused := [f"--{option}" for option, value in named.items() if value] + reading.options().split()[:1]:
+            raise UsageError(f"{', '.join(unused)} needs a file: add --from FILE")
+        directory.mkdir(parents=True, exist_ok=True)
+        file.write_text(blank_file(name), encoding="utf-8")
+        steps = [f"describe your data and your problem in {file}", f"loopwright check {directory}"]
+        return {"files": [str(file)], "next_steps": steps}
+    found = inferred(from_file, f"{name}-requests", time=time, key=key, zone=zone, reading=reading)
+    drafted = _drafted(found, name, label, task, key)
+    if label:
+        what = f"Predict {_what(drafted.target, label)}, for each row such as those of {from_file.name}."
+        drafted = drafted._replace(problem=what, owner="not named yet")
+    text = loop_file(drafted, found.frame)
+    directory.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    steps = []
+    source = f"'{from_file}'" if " " in str(from_file) or "*" in str(from_file) else os.fspath(from_file)
+    tables = [drafted.requests.name, *([drafted.outcome.name] if label else [])]
+    if not label:
+        steps.append(f"say in {file} what the outcome is, and ingest it into table {drafted.outcome.name}")
+    steps += [f"loopwright ingest {table} {source}{reading.options()} --loop {directory}" for table in tables]
+    steps += [f"loopwright check {directory}", f"loopwright run {directory}", "loopwright serve"]
+    notes = [*found.notes, *([_predicted(drafted.target, label)] if label else [])]
+    if (field := drafted.outcome.prediction_field) != "id":
+        notes.append(f"the tables have a column 'id' of their own: an outcome names its prediction in the field {field!r}")
+    notes += [
+        f"{column} is left out of the features: is it known at the decision? {why}" for column, why in drafted.leaks.items()
+    ]
+    notes += [
+        f"{column} is left out of the requests: it is {delay}, and not known at the decision (unless it is planned)"
+        for column, delay in drafted.later.items()
+    ]
+    return {"files": [str(file)], "notes": notes, "next_steps": steps}
+
+
+def _predicted(aim: Target, label: str) -> str:
+    """What is to be predicted, as it was understood."""
+    known = int(aim.known.sum())
+    share = f"true of {aim.reach:.1%} of" if aim.task == "binary" else "on"
+    what = f"{_what(aim, label)}, {share} {known:,} rows"
+    gaps = f"; {len(aim.known) - known:,} rows have no label" if known < len(aim.known) else ""
+    return f"what is predicted: {what} ({aim.task}; say --task if it is another){gaps}"
+
+
+def _what(aim: Target, label: str) -> str:
+    return {
+        "binary": f"whether {aim.label}",
+        "multiclass": f"which of {len(set(aim.truth[aim.known])) if aim.task == 'multiclass' else 0:,} classes {label} is",
+    }.get(aim.task, f"the number {label}")
+
+
+def _drafted(found: Inferred, name: str, label: str, task: str, key: str) -> Drafted:
+    """The two tables of the loop, what the label is, and which of the rows at hand have one."""
+    table = found.table
+    if not label:
+        outcome = _outcome(name, table, "happened", Column("boolean"), [])
+        return Drafted(name, table, outcome, found.spread, target("", None, task))
+    column = next((n for n, c in table.columns.items() if label in (n, c.source)), None)
+    if column is None:
+        raise ColumnUnknown("--label", label, table.columns)
+    if column in (*table.key, table.event_time):
+        raise UsageError(f"column {label!r} cannot be the label and {'the key' if column in table.key else 'the time'} as well")
+    declared = table.columns[column]
+    aim = target(column, found.frame[column], task)
+    # What cannot be told yet has no label. A number is as wide as it comes; a word, or a code of yes or no, is one of those seen, for
+    # a label made of any other would be no.
+    words = sorted(set(found.frame[column].drop_null().to_pylist())) if aim.task != "regression" else []
+    texts, codes = declared.type == "string" and words, declared.type == "integer" and len(words) == 2
+    judged = msgspec.structs.replace(
+        declared,
+        nullable=True,
+        minimum=words[0] if codes else None,
+        maximum=words[-1] if codes else None,
+        categories=words if texts else None,
+    )
+    requests = msgspec.structs.replace(
+        table,
+        columns={n: c for n, c in table.columns.items() if n != column},
+        ignore=[*table.ignore, found.written[column]],
+    )
+    there = flags(pc.is_valid(found.frame[column]))
+    asked_of = found._replace(frame=found.frame.drop_columns([column]))
+    drafted = Drafted(
+        name, requests, _outcome(name, table, column, judged, ["*"]), found.spread, aim, _names(requests, asked_of, key)
+    )
+    asked = [n for n in requests.columns if n not in (*table.key, table.event_time) and n in found.frame.column_names]
+    drafted = drafted._replace(leaks=leaking(found.frame, asked, aim))
+    drafted = _stamped(drafted, found)
+    if drafted.spread and not _both_sides(found.frame[table.event_time], there):
+        drafted = drafted._replace(spread=False)
+    return drafted
+
+
+def _stamped(drafted: Drafted, found: Inferred) -> Drafted:
+    """The draft with times that always come after the decision taken out of the requests, and the outcome known at one of them.
+
+    Of several it is one that is always there, and the last. Where it follows at one distance, or not for every row, the outcome is
+    known after the longest delay; a delay above REACH of what the file spans is a comment only, for too few rows would be known.
+    """
+    requests, outcome, frame = drafted.requests, drafted.outcome, found.frame
+    event = requests.event_time
+    times = [n for n, c in requests.columns.items() if c.type == "timestamp" and n not in (event, *requests.key)]
+    after = later(frame, event, times) if event in frame.column_names else {}
+    if not after:
+        return drafted
+    name = max(after, key=lambda n: (after[n].always, after[n].middle))
+    delay, moments = after[name], frame[event].cast(pa.int64())
+    spans = timedelta(microseconds=pc.max(moments).as_py() - pc.min(moments).as_py())
+    exact = delay.always and not delay.constant
+    stays = (delay.middle if exact else delay.longest) <= REACH * spans
+    if stays and exact:
+        stamp = msgspec.structs.replace(requests.columns[name], nullable=False, optional=False)
+        columns = outcome.columns | {name: stamp}
+        outcome = msgspec.structs.replace(outcome, columns=columns, known_time=name)
+    elif stays:
+        outcome = msgspec.structs.replace(outcome, known_after=delay.after)
+    return drafted._replace(
+        requests=msgspec.structs.replace(
+            requests,
+            columns={n: c for n, c in requests.columns.items() if n not in after},
+            ignore=[*requests.ignore, *(found.written[n] for n in after)],
+        ),
+        outcome=outcome,
+        later={n: f"{delay} after {event}" for n, delay in after.items()},
+        stamped=(name, delay.after),
+    )
+
+
+def _names(table: Table, found: Inferred, key: str) -> dict[str, str]:
+    """Columns that only name something, and are no features, and why: what a person calls the key, numbers of rows and of things."""
+    called = {n: "" for n, c in table.columns.items() if {n, c.source} & {key, *key.split(",")}}
+    numbers = [n for n, c in table.columns.items() if c.type in ("integer", "float") and n in found.frame.column_names]
+    rows = {n: "" for n in numbers if is_id(n) and pc.count_distinct(found.frame[n]).as_py() == len(found.frame)}
+    return {n: why for n in numbers if (why := identifies(n, found.frame))} | rows | called
+
+
+def _outcome(name: str, table: Table, column: str, judged: Column, ignore: list[str]) -> Table:
+    shared = {n: table.columns[n] for n in dict.fromkeys([*table.key, table.event_time])}
+    return Table(
+        name=f"{name}-outcomes", columns={**shared, column: judged}, key=table.key, event_time=table.event_time, ignore=ignore
+    )
+
+
+def _both_sides(moments: pa.ChunkedArray, labelled: pa.Array) -> bool:
+    """Whether there are labels both before and after the boundary of the newest fifth."""
+    seen = moments.cast(pa.int64())
+    low, high = (pc.min(seen).as_py(), pc.max(seen).as_py())
+    newest = flags(pc.fill_null(pc.greater(seen, high - (high - low) // 5), False))
+    return bool((newest & labelled).sum() >= 20 and (~newest & labelled).sum() >= 20)

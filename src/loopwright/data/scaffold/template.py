@@ -1,0 +1,568 @@
+"""The text of a first loop.py: everything filled in that the data show, everything else marked for a person to decide."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loopwright.base.errors import UsageError
+from loopwright.data.scaffold.pace import Pace, pace
+from loopwright.records.declarations import Column, Table, Task
+from loopwright.sql.engine import sql_engine
+from loopwright.tasks.split import fifth
+
+MOST_WORDS, MOST_COMMON_WORDS, COMMON = 50, 200, 50
+"""A string column with more values than this is left out of the features, a name or an id and not a category: more than 200 if
+each is seen fifty times on average, more than 50 if not."""
+
+MOST_CLASSES, FEWEST_PER_CLASS = 50, 10
+"""A label of words or whole numbers is of classes if they are at most so many, and seen so often on average."""
+
+_YES = ("yes", "true", "y", "t", "1", "positive", "good", "won", "churned")
+
+Flags = npt.NDArray[np.bool_]
+
+
+_IMPORTS = """\
+from typing import Any
+
+{arrays}from loopwright import (
+    Budget,
+    Candidate,
+    Column,
+    Heuristic,
+    Loop,
+    Monitor,
+    Objective,
+    Outcome,
+    Retrain,
+    Scope,
+    Slice,
+{random}    Table,
+{timed})
+{local}"""
+
+_CANDIDATES = """\
+# Libraries are imported where they are used: a command that only looks loads none.
+def {simple}() -> Any:
+    \"""The simplest model that learns.\"""
+    from sklearn.linear_model import {linear}
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), {linear}({settings}))
+
+
+def lightgbm(trial: Any) -> Any:
+    \"""Boosted trees, searched by Optuna.\"""
+    from lightgbm import {boosted}
+
+    return {boosted}(
+        n_estimators=trial.suggest_int("n_estimators", 40, 160, step=20),
+        num_leaves=trial.suggest_int("num_leaves", 7, 31),
+        learning_rate=trial.suggest_float("learning_rate", 0.05, 0.2, log=True),
+        random_state=0,
+        n_jobs=1,  # more threads wait for each other where other work shares the cores
+        deterministic=True,
+        force_row_wise=True,
+        verbose=-1,
+    )
+"""
+
+_FILE = (
+    """\
+\"""{name}: a first draft, written by `loopwright init`. Correct what the data could not say; `TODO` marks it.\"""
+
+"""
+    + _IMPORTS
+    + """
+# What was seen, a little wider. Rows outside of this go to quarantine when they are ingested.
+{requests}
+
+{outcome}
+
+
+def features(f: Any) -> dict[str, Any]:
+    \"""Array API code, traced once into ONNX: the same bytes compute it in training and while serving.\"""
+    return {{
+{features}
+    }}
+
+
+"""
+    + _CANDIDATES
+    + """
+
+loop = Loop(
+    name="{name}",
+    scope=Scope(
+        # TODO: say in one sentence which problem this solves, for whom.
+        problem={problem},
+        objectives=[
+            # {reach} is what guessing reaches. TODO: whose wish is it, and how good is good enough?
+            Objective("{wish}", owner={owner}, metric="{metric}", {bound}={reach}, weight=3),
+            Objective("answer at once", owner={owner}, metric="latency_p99_ms", at_most=20, weight=1),
+        ],
+        budget=Budget(train_minutes=10),
+        # {why}
+        heuristic=Heuristic(lambda f: {rule}),
+        # TODO: what is an answer worth, in money? Until it is said nothing is counted in money, and{unpriced}.
+        # value=Value(currency="USD", {value}),
+    ),
+    requests=requests,
+    outcome=Outcome(outcomes, label={label}, wait="30d"{task}),  # over the columns {judged} of the outcomes
+    features=features,
+    slices=[{slices}],
+    candidates=[
+        Candidate("{plain}", {simple}, phase=2),
+        Candidate("lightgbm", lightgbm, phase=3, encoding="ordinal", trials=6),
+    ],
+    split={split},
+    # {assumed}
+    monitor=Monitor({monitor}),
+    retrain=Retrain({retrain}),
+)
+"""
+)
+
+
+class _Words(NamedTuple):
+    """What a loop file says differently for each task."""
+
+    wish: str
+    metric: str
+    bound: str
+    value: str
+    linear: str
+    settings: str
+    boosted: str
+    task: str
+    unpriced: str = " each class is as good as another"
+
+
+_TASKS: dict[Task, _Words] = {
+    "binary": _Words(
+        "find them", "average_precision", "at_least", "true_positive=10, false_positive=-1, false_negative=-5",
+        "LogisticRegression", "max_iter=300", "LGBMClassifier", "", " as many are\n        # labelled positive as were positive in training",
+    ),
+    "multiclass": _Words(
+        "tell them apart", "accuracy", "at_least", "correct=1, wrong=-1",
+        "LogisticRegression", "max_iter=300", "LGBMClassifier", ', task="multiclass"',
+    ),
+    "regression": _Words(
+        "come close", "mae", "at_most", "under=-1, over=-1",
+        "Ridge", "", "LGBMRegressor", ', task="regression"', " each error counts alike",
+    ),
+}  # fmt: skip
+
+
+class Target(NamedTuple):
+    """What is to be predicted: its task, the SQL expression of its label, and the truth [N] of the rows at hand (None without).
+
+    `truth` is boolean, of strings or of numbers, by the task; `known` [N] says where there is one.
+    """
+
+    task: Task
+    label: str
+    truth: Any
+    known: Flags
+
+    def guess(self, rows: Flags | None = None) -> Any:
+        """The best single answer over some rows (all): the commonest class, the median number."""
+        there = self.known if rows is None else self.known & rows
+        if self.task == "regression":
+            return float(np.median(self.truth[there])) if there.any() else float(np.median(self.truth[self.known]))
+        classes, counts = np.unique(self.truth[there if there.any() else self.known], return_counts=True)
+        return str(classes[counts.argmax()])
+
+    @property
+    def reach(self) -> float:
+        """What guessing reaches in the first objective: the share of the positive or of the commonest class, the mean error."""
+        if self.truth is None:
+            return 0.5
+        truth = self.truth[self.known]
+        if self.task == "regression":
+            return float(np.abs(truth - self.guess()).mean())
+        return float(truth.mean()) if self.task == "binary" else float((truth == self.guess()).mean())
+
+
+class Drafted(NamedTuple):
+    """What a loop file is written from. `spread`: the rows are spread over time; `ids`: columns that only name something, and why.
+
+    `leaks` says of columns why they tell the label too well to be features; `later` of times how long after the decision they are;
+    `stamped` is the one of these at which the outcome is known, and the longest delay.
+    """
+
+    name: str
+    requests: Table
+    outcome: Table
+    spread: bool
+    target: Target
+    ids: Mapping[str, str] = {}
+    problem: str = "TODO: say in one sentence which problem this solves, for whom."
+    owner: str = "TODO"
+    leaks: Mapping[str, str] = {}
+    later: Mapping[str, str] = {}
+    stamped: tuple[str, str] | None = None
+
+    @property
+    def moments(self) -> str:
+        """The column of when a decision was taken, where the rows are spread over it; empty elsewhere."""
+        return self.requests.event_time if self.spread else ""
+
+    @property
+    def same_moment(self) -> bool:
+        """Whether outcomes are taken as known when the decision is taken, because one column of the file is the time of both."""
+        return (
+            self.outcome.event_time == self.requests.event_time and not self.requests.columns[self.requests.event_time].filled
+        )
+
+
+def blank_file(name: str) -> str:
+    """The text of a loop.py without data: a made-up loop that passes `check`, to be written over."""
+    requests = Table(
+        name=f"{name}-requests",
+        columns={
+            "id": Column("string"),
+            "asked_at": Column("timestamp"),
+            "amount": Column("float", minimum=0),
+            "country": Column("string", nullable=True),
+        },
+        key=["id"],
+        event_time="asked_at",
+    )
+    outcome = Table(
+        name=f"{name}-outcomes",
+        columns={"id": Column("string"), "known_at": Column("timestamp"), "happened": Column("boolean")},
+        key=["id"],
+        event_time="known_at",
+    )
+    drafted = Drafted(name, requests, outcome, True, target("", None, ""))
+    return _text_of(
+        drafted,
+        requests=_table("requests", requests, "TODO: one row per decision, as the server will see it."),
+        outcome=_table("outcomes", outcome, "TODO: how it came out."),
+        judged="happened",
+        features='        "amount": f.amount,\n        "country": f.country,',
+        rule="f.amount > 100",
+        why="TODO: the rule that people use today",
+        slices='Slice("country", lambda f: f.country)',
+        split='TimeSplit(validation="14d")',
+        pace=pace(None, 2),
+    )
+
+
+def _text_of(drafted: Drafted, *, pace: Pace, **given: str) -> str:
+    words = _TASKS[drafted.target.task]
+    simple = {"LogisticRegression": "logistic_regression", "Ridge": "ridge"}[words.linear]
+    written = given["rule"] + given["features"]
+    used = [f"import ndonnx{m} as {n}\n" for m, n in (("", "ndx"), (".extensions", "nde")) if f"{n}." in written]
+    return _FILE.format(
+        name=drafted.name,
+        arrays="".join(used) + ("\n" if used else ""),
+        local="from loopwright.features import local_time\n" if "local_time(" in written else "",
+        problem=_text(drafted.problem),
+        owner=_text(drafted.owner),
+        random="" if given["split"].startswith("Time") else "    StratifiedSplit,\n",
+        timed="    TimeSplit,\n" if given["split"].startswith("Time") else "",
+        simple=simple,
+        plain=simple.replace("_", "-"),
+        reach=_plain(float(f"{max(drafted.target.reach, 0.001):.3g}")),
+        label=_text(drafted.target.label),
+        **pace._asdict(),
+        **words._asdict(),
+        **given,
+    )
+
+
+def check_task(task: str) -> None:
+    """Raise UsageError for a task that a person named and that no label has."""
+    if task not in ("", *_TASKS):
+        raise UsageError(f"--task {task[:80]!r}: one of {', '.join(_TASKS)}")
+
+
+def target(name: str, values: pa.ChunkedArray | None, task: str) -> Target:
+    """What is to be predicted, from the column of the label [N] and the `task` where a person names one.
+
+    Two values (booleans, two words, two numbers) are binary: of two numbers the larger is positive, of two words the one that
+    says yes, else the rarer. Words, and whole numbers that are few, are classes. Other numbers are a regression; called
+    binary, positive are those above the median. Raises UsageError for a label that is none of these.
+    """
+    check_task(task)
+    if values is None:
+        return Target("binary", "happened", None, np.zeros(0, dtype=bool))
+    column, known = _sql_name(name), _flags(pc.is_valid(values))
+    kinds = [v for v in pc.unique(values).to_pylist() if v is not None and (not isinstance(v, float) or np.isfinite(v))]
+    if pa.types.is_floating(values.type):  # what is not finite goes to quarantine
+        known &= np.isfinite(values.to_numpy())
+    if len(kinds) < 2 or pa.types.is_timestamp(values.type) or pa.types.is_nested(values.type):
+        raise UsageError(f"column {name!r} cannot be a label: it needs two values or more, and no times")
+    text, whole = pa.types.is_string(values.type), pa.types.is_integer(values.type)
+    many = len(kinds) > MOST_CLASSES or len(kinds) * FEWEST_PER_CLASS > len(values)
+    chosen: str = task or ("binary" if len(kinds) == 2 else "multiclass" if (text or whole) and not many else "regression")
+    if chosen == "regression":
+        if text or pa.types.is_boolean(values.type):
+            raise UsageError(
+                f"column {name!r} has {len(kinds):,} different words: too many for classes, and they are no numbers"
+            )
+        numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy()
+        return Target("regression", f"CAST({column} AS DOUBLE)" if whole else column, numbers, known)
+    if chosen == "multiclass":
+        words = np.array([str(v) for v in pc.fill_null(values.cast(pa.string()), "").to_pylist()])
+        return Target("multiclass", column if text else f"CAST({column} AS VARCHAR)", words, known)
+    sql, truth = _positive(name, column, values, kinds)
+    return Target("binary", sql, truth, known)
+
+
+def _positive(name: str, column: str, values: pa.ChunkedArray, kinds: list[Any]) -> tuple[str, Flags]:
+    """An SQL expression for "the label is positive" and its value [N] per row (false where null)."""
+    if pa.types.is_boolean(values.type):
+        return column, _flags(values)
+    if pa.types.is_string(values.type):
+        if len(kinds) != 2:
+            raise UsageError(f"column {name!r} has {len(kinds)} different words; a binary label has two")
+        said = [k for k in kinds if k.lower() in _YES]
+        word = said[0] if len(said) == 1 else min(kinds, key=lambda k: (pc.sum(pc.equal(values, k)).as_py(), k))
+        return f"{column} = '{word.replace(chr(39), chr(39) * 2)}'", _flags(pc.equal(values, word))
+    if len(kinds) == 2:
+        return f"{column} = {_plain(max(kinds))}", _flags(pc.equal(values, pa.scalar(max(kinds), values.type)))
+    numbers = values.drop_null().to_numpy()
+    middle = float(np.median(numbers[np.isfinite(numbers)]))
+    return f"{column} > {middle:g}", _flags(pc.greater(values.cast(pa.float64()), middle))
+
+
+def _sql_name(name: str) -> str:
+    with sql_engine() as database:
+        query = "SELECT count(*) FROM duckdb_keywords() WHERE keyword_name = ? AND keyword_category <> 'unreserved'"
+        [(taken,)] = database.execute(query, [name.lower()]).fetchall()
+    return f'"{name}"' if taken else name
+
+
+def loop_file(drafted: Drafted, frame: pa.Table) -> str:
+    """The text of loop.py. `frame` [N] has the rows at hand, which medians and thresholds are taken from.
+
+    Raises UsageError when no column can be a feature.
+    """
+    requests = drafted.requests
+    usable = {n: c for n, c in requests.columns.items() if _is_feature(n, c, drafted, frame)}
+    if not usable:  # names are better than nothing
+        drafted = drafted._replace(ids={n: why for n, why in drafted.ids.items() if not why})
+        usable = {n: c for n, c in requests.columns.items() if _is_feature(n, c, drafted, frame)}
+    if not usable:
+        raise UsageError("no column can be a feature: all are keys, times, constants or names")
+    leaks = {n: usable[n] for n in usable if n in drafted.leaks}
+    usable = {n: c for n, c in usable.items() if n not in leaks}
+    if not usable:  # a loop needs a feature: whoever reads the file decides
+        usable, leaks = leaks, {}
+    rule, why = _rule(usable, frame, drafted.target)
+    left_out = [n for n in requests.columns if n not in usable | leaks and n not in requests.key and n != requests.event_time]
+    sliced = [n for n, c in usable.items() if c.type == "boolean" or (c.categories and len(c.categories) <= 10)][:3]
+    judged = [n for n in drafted.outcome.columns if n not in drafted.outcome.key and n != drafted.outcome.event_time]
+    lines = [f'        "{n}": {_feature(n, c, frame)},' for n, c in usable.items()]
+    lines += [f'        "{n}": {code},' for n, code in _calendar(drafted, frame).items()]
+    lines += [
+        f'        # TODO: is {n} known at the decision? {drafted.leaks[n]}.\n        # "{n}": {_feature(n, c, frame)},'
+        for n, c in leaks.items()
+    ]
+    lines += [
+        f"        # {n}: {delay}, so not known at the decision; if it is (a plan), declare it in requests, and take it out of ignore"
+        for n, delay in drafted.later.items()
+    ]
+    doubted = {n: requests.columns[n] for n in left_out if drafted.ids.get(n)}
+    lines += [
+        f'        # {n}: {drafted.ids[n]}. A feature if a larger one means more.\n        # "{n}": {_feature(n, c, frame)},'
+        for n, c in doubted.items()
+    ]
+    left_out = [n for n in left_out if n not in doubted]
+    lines += [f"        # {n}: a time, a constant, a name, or too many different values" for n in left_out]
+    return _text_of(
+        drafted,
+        requests=_table("requests", requests, "One row per decision, as the server will see it."),
+        outcome=_table("outcomes", drafted.outcome, "How it came out.", _known(drafted)),
+        judged=", ".join(judged),
+        features="\n".join(lines),
+        rule=rule,
+        why=why,
+        slices="".join(f'\n        Slice("{n.lower()}", lambda f: f.{n}),' for n in sliced) + ("\n    " if sliced else ""),
+        split=f'TimeSplit(validation="{_fifth(frame[requests.event_time])}")'
+        if drafted.spread
+        else "StratifiedSplit(validation=0.2)",
+        pace=pace(frame[drafted.moments] if drafted.moments else None, len(usable)),
+    )
+
+
+def _calendar(drafted: Drafted, frame: pa.Table) -> dict[str, str]:
+    """Hour and weekday of the decision as features, in the zone of its column, where the rows go through several of them."""
+    if not drafted.moments:
+        return {}
+    name = drafted.moments
+    zone = drafted.requests.columns[name].zone or "UTC"
+    local = frame[name].cast(pa.timestamp("us", tz=zone))
+    days = (pc.max(local).as_py() - pc.min(local).as_py()).days
+    taken = {n.lower() for n in drafted.requests.columns}
+    parts = (("hour", pc.hour(local), 2), ("weekday", pc.day_of_week(local), 14))
+    return {
+        part if part not in taken else f"{name}_{part}": f"local_time(f.{name}, {_text(zone)}).{part}"
+        for part, values, least in parts
+        if days >= least and pc.count_distinct(values).as_py() > 1
+    }
+
+
+def _is_feature(name: str, column: Column, drafted: Drafted, frame: pa.Table) -> bool:
+    if name in drafted.requests.key or name in drafted.ids or column.type in ("timestamp", "array") or column.filled:
+        return False
+    values = frame[name]
+    if column.type == "float":
+        values = values.filter(pc.is_finite(values))
+    count = pc.count_distinct(values, mode="only_valid").as_py()
+    if column.type != "string":
+        return bool(count > 1)
+    return bool(1 < count <= (MOST_COMMON_WORDS if count * COMMON <= len(frame) else MOST_WORDS))
+
+
+def _feature(name: str, column: Column, frame: pa.Table) -> str:
+    if not column.nullable or column.type == "string":
+        return f"f.{name}"
+    return f"nde.fill_null(f.{name}, {_filler(column, frame[name])})"
+
+
+def _filler(column: Column, values: pa.ChunkedArray) -> str:
+    """What stands for a missing value: the median, false, no text."""
+    if column.type in ("float", "integer"):
+        numbers = values.drop_null().to_numpy()
+        middle = float(np.median(numbers[np.isfinite(numbers)]))
+        return repr(float(f"{middle:.4g}")) if column.type == "float" else repr(int(middle))
+    return "False" if column.type == "boolean" else '""'
+
+
+def _rule(usable: dict[str, Column], frame: pa.Table, aim: Target) -> tuple[str, str]:
+    """The best rule on one column as code, and a comment.
+
+    Best is for a binary label the cut of greatest Youden's J (true minus false positive rate) among those that hold for between half
+    and twice as many rows as are positive, for classes the one that is right most often, for numbers the one of least absolute error;
+    on both sides stands the best single answer.
+    """
+    best = (-np.inf, "", "")
+    for name, column in usable.items():
+        f = f"f.{name}" if not column.nullable else f"nde.fill_null(f.{name}, {_filler(column, frame[name])})"
+        for holds, code in _cuts(f, column, frame[name], aim):
+            answer = code if aim.task == "binary" else f"ndx.where({code}, {_said(aim, holds)}, {_said(aim, ~holds)})"
+            best = max(best, (_worth(aim, holds), answer, name), key=lambda b: b[0])
+    return best[
+        1
+    ], "the best rule on one column, by the data" if aim.truth is not None else "a guess: replace it by your own rule"
+
+
+def _said(aim: Target, rows: Flags) -> str:
+    guess = aim.guess(rows)
+    return f"ndx.asarray({_text(guess) if isinstance(guess, str) else repr(float(f'{guess:.4g}'))})"
+
+
+def _worth(aim: Target, holds: Flags) -> float:
+    """How good it is to tell rows apart by whether the cut holds; more is better."""
+    if aim.truth is None:
+        return 0.0
+    truth, holds = aim.truth[aim.known], holds[aim.known]
+    if aim.task == "binary":
+        if truth.all() or not truth.any():
+            return 0.0
+        apart = float(holds[truth].mean() - holds[~truth].mean())
+        return (
+            apart if truth.mean() / 2 <= holds.mean() <= 2 * truth.mean() else apart - 2
+        )  # below every rule that labels as many
+    sides = [truth[holds], truth[~holds]]
+    if aim.task == "regression":
+        return -sum(float(np.abs(side - np.median(side)).sum()) for side in sides if len(side))
+    return float(sum(np.unique(side, return_counts=True)[1].max() for side in sides if len(side)))
+
+
+def _cuts(f: str, column: Column, values: pa.ChunkedArray, aim: Target) -> list[tuple[Flags, str]]:
+    """Rules on one column: which rows [N] they hold for, and their code."""
+    if column.type == "boolean":
+        flags = _flags(values)
+        return [(flags, f), (~flags, f"~{f}")]
+    if column.type == "string":
+        words = column.categories or sorted(w for w in pc.unique(values).to_pylist() if w is not None)
+        return [(_flags(pc.equal(values, w)), f"{f} == {_text(w)}") for w in words]
+    numbers = values.to_numpy().astype(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    numbers = np.where(np.isnan(numbers), np.median(finite), numbers)
+    share = [aim.reach, 1 - aim.reach] if aim.task == "binary" else []
+    cuts = np.unique(np.quantile(finite, [*np.arange(0.1, 0.95, 0.1), *share]))
+    shown = [repr(float(f"{c:.4g}")) if column.type == "float" else repr(int(c)) for c in cuts]
+    return [(numbers > float(c), f"{f} > {c}") for c in shown] + [(numbers < float(c), f"{f} < {c}") for c in shown]
+
+
+_KNOWN_AFTER = """\
+    # TODO: when is the outcome known? Taken is: at the very moment of the decision, so that the newest decisions count as settled.
+    # known_after="30d",
+"""
+
+
+def _known(drafted: Drafted) -> str:
+    """When the outcome is known: as the table says, or to be said by a person."""
+    outcome = drafted.outcome
+    if drafted.stamped is None:
+        return _KNOWN_AFTER if drafted.same_moment else ""
+    name, after = drafted.stamped
+    said = f"    # {name} is {drafted.later[name]}"
+    if outcome.known_time is not None:
+        return f"{said}: taken is that the outcome is known then.\n    known_time={_text(outcome.known_time)},\n"
+    if outcome.known_after != "0s":
+        return f"{said}: taken is that the outcome is known after that.\n    known_after={_text(outcome.known_after)},\n"
+    return f"{said}: too long for what the file spans.\n{_KNOWN_AFTER}".replace('"30d"', _text(after))
+
+
+_KEYS = (
+    "No column tells the rows apart: the key is made of the file and the number of the row, and the same row in another file is another.",
+    "Nothing else tells the rows apart: two rows of one moment would be the same row.",
+)
+"""Why a key is what it is: made up, or the event time alone."""
+
+
+def _table(variable: str, table: Table, description: str, more: str = "") -> str:
+    columns = "\n".join(f"        {_text(n)}: {_column(c)}," for n, c in table.columns.items())
+    ignored = f"    ignore=[{', '.join(_text(n) for n in table.ignore)}],\n" if table.ignore else ""
+    whole = table.columns[table.key[0]].filled, table.key == [table.event_time]
+    why = next((f"    # {why}\n" for is_so, why in zip(whole, _KEYS, strict=True) if is_so), "")
+    return (
+        f"{variable} = Table(\n    name={_text(table.name)},\n    description={_text(description)},\n    columns={{\n{columns}\n    }},\n"
+        f"{why}    key=[{', '.join(_text(k) for k in table.key)}],\n    event_time={_text(table.event_time)},\n{more}{ignored})"
+    )
+
+
+def _column(column: Column) -> str:
+    parts = [_text(column.type)]
+    parts += [f"{flag}=True" for flag in ("nullable", "optional") if getattr(column, flag)]
+    parts += [f"{side}={_plain(getattr(column, side))}" for side in ("minimum", "maximum") if getattr(column, side) is not None]
+    texts = {k: getattr(column, k) for k in ("zone", "source", "format", "filled")}
+    parts += [f"{k}={_text(v)}" for k, v in texts.items() if v is not None]
+    lists = {"categories": column.categories, "missing": column.missing or None}
+    parts += [f"{k}=[{', '.join(_text(c) for c in v)}]" for k, v in lists.items() if v is not None]
+    parts += [f"shape={column.shape}"] if column.shape else []
+    return f"Column({', '.join(parts)})"
+
+
+def _plain(number: float) -> str:
+    """A number as a person writes it: without an exponent, unless it is very large or small."""
+    return f"{number:.12g}"
+
+
+def _text(value: str) -> str:
+    """A Python string literal in double quotes; JSON's is one."""
+    return msgspec.json.encode(value).decode()
+
+
+def _flags(values: Any) -> Flags:
+    return np.asarray(pc.fill_null(values, False).to_numpy(), dtype=bool)
+
+
+def _fifth(times: pa.ChunkedArray) -> str:
+    """A fifth of the time that the rows span, as a duration."""
+    moments = times.cast(pa.int64()).drop_null().to_numpy()
+    return fifth(timedelta(microseconds=int(moments.max() - moments.min())))

@@ -1,0 +1,421 @@
+"""Who serves: releasing, rolling back, and the history of both. Every change is a compare-and-swap in the ledger.
+
+With a fleet the packages of the segments are part of the same state: they come with the package of the loop that they
+were judged against, go back with it, and each can be released and rolled back alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from loopwright.base import failpoints
+from loopwright.base.errors import (
+    LedgerUnavailable,
+    NotFound,
+    PackageNotFound,
+    PackageRefused,
+    ReleaseConflict,
+    SegmentNotFound,
+    UsageError,
+)
+from loopwright.base.ids import check_name, new_id
+from loopwright.base.moment import WRITTEN, moment_option, read_moment
+from loopwright.deploy.blocklist import bad_packages, marked_here
+from loopwright.deploy.change import LEDGER_SECONDS, Asked, Change, changing, in_time, make, make_locally, repeated, unrecorded
+from loopwright.deploy.serving import release_files
+from loopwright.deploy.serving.fleet import check_segment
+from loopwright.records.conditions import counted_from
+from loopwright.records.releases import Arm, BadPackage, ReleaseState
+from loopwright.stores.home import Home
+from loopwright.stores.ledger import Entry
+from loopwright.stores.packages.store import Package
+
+GLOBAL = "global"
+"""What `to` says to let a segment be answered by the loop's own package."""
+
+
+class _Asked(NamedTuple):
+    """What a rollback was asked for."""
+
+    segment: str | None
+    to: str | None
+    why: str
+    by: str
+    expected: int | None
+    force: bool
+    request: str
+
+    @property
+    def arguments(self) -> dict[str, str | bool]:
+        """What must be the same where the same key comes again."""
+        return arguments("rollback", to=self.to or "", segment=self.segment, force=self.force)
+
+
+def arguments(action: Literal["release", "rollback"], **given: str | bool | None) -> dict[str, str | bool]:
+    """The arguments of a change as they are stored with its key."""
+    return {"action": action, **{name: value for name, value in given.items() if value is not None}}
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is to serve: the package of the loop, the column of its fleet, and the packages of segments."""
+
+    package: str
+    role: Literal["champion", "heuristic"] = "champion"
+    fleet: str = ""
+    segments: dict[str, str] = {}
+
+
+def release(
+    home: Home,
+    loop: str,
+    package: str,
+    *,
+    strategy: Literal["direct"] = "direct",
+    fleet: str = "",
+    segments: Mapping[str, str] | None = None,
+    why: str,
+    by: str | None = None,
+    expected: int | None = None,
+    force: bool = False,
+    despite: Sequence[str] = (),
+    request: str = "",
+    asked: Asked | None = None,
+) -> Entry[ReleaseState]:
+    """Put a package (its digest, or the beginning of it) into service. `direct` replaces what serves at once.
+
+    `segments` are the packages (whole digests) of the segments of column `fleet` that come with it; those that served
+    beside another package go. A package of one segment replaces that of its segment only.
+
+    `despite` names the checks that it failed, where a person releases it all the same.
+
+    `expected` is the generation that the caller has seen (default: the present one). `request` is an idempotency key: the
+    same one again, with the same arguments (`asked`), gives the same entry and changes nothing; with others it raises
+    RequestConflict. Raises ReleaseConflict when the release is at another generation, PackageNotFound, PackageRefused when a package is of another loop or segment, or damaged, or
+    marked bad (unless `force`), and NotFound for a segment's package where nothing serves beside which it could.
+    """
+    if strategy != "direct":
+        raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
+    _record_pending(home, check_name(loop, "loop"))
+    entries = history(home, loop)
+    states = [entry.record for entry in entries]
+    asked = arguments("release", package=package, force=force) if asked is None else asked
+    if (before := repeated(states, request, asked)) is not None:
+        return next(entry for entry in entries if entry.record == before)
+    made = _checked(home, loop, home.packages.resolve(package))
+    if not force:
+        _refuse_bad([made.digest, *(segments or {}).values()], bad_packages(home, loop))
+    if made.manifest.segment is not None:
+        column, segment = made.manifest.segment.column, made.manifest.segment.value
+        if not states:
+            raise NotFound("release of loop", loop, next_step="a segment's package serves beside one of the whole loop")
+        target = _with_segment(home, states[-1], column, segment, made.digest)
+    else:
+        for segment, digest in (segments or {}).items():
+            check_segment(home.packages.read(digest), made, fleet, segment)
+        target = Target(package=made.digest, fleet=fleet if segments else "", segments=dict(segments or {}))
+    present = _present(loop, states, expected)
+    why = f"{why} (despite {', '.join(despite)})" if despite else why
+    state = _state(home, loop, target, present + 1, "release", why, by or home.by, request, asked)
+    return make(home, Change(msgspec.structs.replace(state, despite=list(despite)), states))
+
+
+def rollback(
+    home: Home,
+    loop: str,
+    *,
+    segment: str | None = None,
+    to: str | None = None,
+    why: str,
+    by: str | None = None,
+    expected: int | None = None,
+    force: bool = False,
+    request: str = "",
+) -> Entry[ReleaseState]:
+    """Go back: to the package that served before the present one, or `to` a package that served or to who served at a time.
+
+    The segments' packages go back with it, to those that served beside it last. With `segment` only that segment goes
+    back, to its package before, or to the loop's own package where it had none (`to="global"` says so at once).
+
+    Packages marked bad are passed over, and named in `to` only with `force`. Where the present package is bad and none
+    that is not served before, its heuristic answers alone.
+
+    `to` is the beginning of a digest, ISO 8601, or a moment such as "tuesday 09:00" (UTC unless it names a zone). While
+    the ledger is down, or does not answer within a second, the change is made in the local copy, which the servers
+    follow, and recorded later.
+
+    What it leads to, and from which generation, is fixed before anything is changed: one that is late, that is recorded
+    afterwards, or that comes again with the same key (`request`) goes back once.
+    Raises PackageNotFound, PackageRefused, NotFound (nothing served then, no such segment), RequestConflict,
+    ReleaseConflict.
+    """
+    asked = _Asked(segment, to, why, by or home.by, expected, force, request)
+    path = release_files.path_of(home, check_name(loop, "loop"))
+    copy = release_files.read_intact(path)
+    if copy is None:
+        plan = _planned(home, loop, asked)
+        return plan if isinstance(plan, Entry) else make(home, plan)
+    until = home.clock.monotonic() + LEDGER_SECONDS
+    try:
+        plan = in_time(lambda: _planned(home, loop, asked), LEDGER_SECONDS)
+    except LedgerUnavailable:
+        plan = _plan(home, copy.states, loop, asked, {} if force else marked_here(home, loop), local=True)
+    if isinstance(plan, Entry):
+        return plan
+    change = plan
+    with changing(home, loop):
+        now = release_files.read_intact(path)
+        if change.local or (now is not None and now.state.generation > change.expected):
+            return make_locally(home, change)
+        try:
+            return in_time(lambda: make(home, change), until - home.clock.monotonic())
+        except LedgerUnavailable:
+            return make_locally(home, change)
+
+
+def next_back(home: Home, state: ReleaseState) -> str:
+    """The package that another rollback without `to` would go to from a rollback's state; empty where it is not known here, or only segments would change.
+
+    By the local copy and the marks on this machine, so that it costs nothing and works without the ledger.
+    """
+    copy = release_files.read_intact(release_files.path_of(home, state.loop)) if state.action == "rollback" else None
+    states = [s for s in copy.states if s.generation <= state.generation] if copy is not None else []
+    if not states or states[-1] != state:  # a repeated request gets the answer of then, whatever came after it
+        return ""
+    with suppress(NotFound, PackageRefused):
+        found = _before(home, states, marked_here(home, state.loop)).package
+        return found if found != state.arms[0].package else ""
+    return ""
+
+
+def withdraw(home: Home, package: BadPackage) -> ReleaseState | None:
+    """Take a bad package out of service, by rolling back; the new state, or None where it does not serve.
+
+    A segment whose package is bad is answered by the loop's own. Raises what `rollback` raises.
+    """
+    copy = release_files.read(release_files.path_of(home, package.loop))
+    if copy is None:
+        return None
+    found = None
+    why = f"package {package.package[:12]} was marked bad: {package.detail}"
+    if copy.state.arms[0].package == package.package:
+        if copy.state.arms[0].role == "champion":
+            found = rollback(home, package.loop, why=why, by="loopwright", expected=copy.state.generation).record
+    else:
+        for segment in [name for name, digest in copy.state.segments.items() if digest == package.package]:
+            found = rollback(home, package.loop, segment=segment, to=GLOBAL, why=why, by="loopwright").record
+    return found
+
+
+def history(home: Home, loop: str) -> list[Entry[ReleaseState]]:
+    """Who served when, oldest first."""
+    return home.ledger.find(ReleaseState, loop=loop, newest=False)
+
+
+def serving(home: Home, loop: str, at: datetime | None = None) -> ReleaseState | None:
+    """Who serves, or served at the moment `at`; None when nobody does or did."""
+    if at is None:
+        entry = home.ledger.latest(ReleaseState, loop=loop)
+        return entry.record if entry else None
+    return _serving_at([entry.record for entry in history(home, loop)], at)
+
+
+def rule_since(home: Home, loop: str) -> datetime | None:
+    """From when on a rule serves the loop in place of a model; None where a model does, nothing, or what cannot be read."""
+    state = serving(home, loop)
+    return counted_from(state) if state is not None and is_rule(home, state) else None
+
+
+def is_rule(home: Home, state: ReleaseState) -> bool:
+    """Whether a rule answers and no model: the package of the heuristic itself, or a package's heuristic alone."""
+    arm = state.arms[0]
+    with suppress(NotFound, PackageRefused):
+        return arm.role == "heuristic" or home.packages.manifest(arm.package).phase == 1
+    return False
+
+
+def _serving_at(states: list[ReleaseState], at: datetime) -> ReleaseState | None:
+    return next((state for state in reversed(states) if state.since <= at), None)
+
+
+def _record_pending(home: Home, loop: str) -> None:
+    """Tell the ledger of changes that were made on this machine without it: what is planned now comes after them."""
+    copy = release_files.read_intact(release_files.path_of(home, loop))
+    if copy is not None and copy.pending:
+        release_files.copy(home, loop)
+
+
+def _planned(home: Home, loop: str, asked: _Asked) -> Change | Entry[ReleaseState]:
+    """What a rollback would change, by the ledger; the entry of the change where it was made before."""
+    failpoints.hit("release.planning")
+    _record_pending(home, loop)
+    entries = history(home, loop)
+    bad = {} if asked.force else bad_packages(home, loop)
+    plan = _plan(home, [entry.record for entry in entries], loop, asked, bad, local=False)
+    return plan if isinstance(plan, Change) else next(entry for entry in entries if entry.record == plan.record)
+
+
+def _plan(
+    home: Home, states: list[ReleaseState], loop: str, asked: _Asked, bad: Mapping[str, BadPackage], *, local: bool
+) -> Change | Entry[ReleaseState]:
+    """The same by the states there were; nothing is changed yet."""
+    before = repeated(states, asked.request, asked.arguments)
+    if before is not None:
+        return unrecorded(before)
+    target = _target(home, states, loop, asked, bad)
+    present = _present(loop, states, asked.expected)
+    state = _state(home, loop, target, present + 1, "rollback", asked.why, asked.by, asked.request, asked.arguments)
+    return Change(state, states, local)
+
+
+def _present(loop: str, states: Sequence[ReleaseState], expected: int | None) -> int:
+    """The generation that the release is at. Raises ReleaseConflict when another one is expected."""
+    generation = states[-1].generation if states else 0
+    if expected not in (None, generation):
+        raise ReleaseConflict(release_files.pointer_name(loop), expected, generation)
+    return generation
+
+
+def _target(home: Home, states: list[ReleaseState], loop: str, asked: _Asked, bad: Mapping[str, BadPackage]) -> Target:
+    """Who is to serve after going back; `states` oldest first."""
+    if not states:
+        raise NotFound("release of loop", loop, next_step="nothing serves yet: `loopwright release LOOP`")
+    if asked.segment is not None:
+        return _segment_target(home, states, asked.segment, asked.to, bad)
+    if asked.to is None:
+        return _before(home, states, bad)
+    found = _named(home, states, [s.arms[0].package for s in states], asked.to)
+    _refuse_bad([found.arms[0].package], bad)
+    _checked(home, loop, found.arms[0].package)
+    return _again(found, bad)
+
+
+def _before(home: Home, states: list[ReleaseState], bad: Mapping[str, BadPackage]) -> Target:
+    """The state before the present one, by its package, or else by those of its segments; passing over what is bad."""
+    present = states[-1]
+    own = present.arms[0].package
+    earlier = [s for s in reversed(states) if s.arms[0].package != own and s.arms[0].package not in bad]
+    if own not in bad:
+        found = next(iter([*earlier, *(s for s in reversed(states) if s.segments != present.segments)]), None)
+        if found is not None:
+            _checked(home, present.loop, found.arms[0].package)
+            return _again(found, bad)
+    for state in earlier:
+        with suppress(PackageRefused, PackageNotFound):  # what serves now is worse than whatever served before that
+            _checked(home, present.loop, state.arms[0].package)
+            return _again(state, bad)
+    if own not in bad or present.arms[0].role == "heuristic":
+        raise NotFound(
+            "earlier release of loop",
+            present.loop,
+            next_step=f"only one package ever served; `loopwright release {present.loop} PACKAGE` serves another",
+        )
+    return Target(package=own, role="heuristic")
+
+
+def _again(state: ReleaseState, bad: Mapping[str, BadPackage]) -> Target:
+    """A state to go back to, without the segments' packages that are bad."""
+    segments = {name: package for name, package in state.segments.items() if package not in bad}
+    arm = state.arms[0]
+    return Target(package=arm.package, role=arm.role, fleet=state.fleet if segments else "", segments=segments)
+
+
+def _refuse_bad(packages: Sequence[str], bad: Mapping[str, BadPackage]) -> None:
+    """Raise PackageRefused for the first of the packages that is marked bad."""
+    for package in packages:
+        if package in bad:
+            why = f"marked bad on {bad[package].since:%Y-%m-%d %H:%M} UTC: {bad[package].detail}"
+            raise PackageRefused(package, f"{why}; `--force` puts it into service all the same")
+
+
+def _segment_target(
+    home: Home, states: list[ReleaseState], segment: str, to: str | None, bad: Mapping[str, BadPackage]
+) -> Target:
+    present = states[-1]
+    known = dict.fromkeys(name for state in reversed(states) for name in state.segments)
+    if segment not in known:
+        raise SegmentNotFound(segment, known)
+    own = [state.segments.get(segment, "") for state in states]
+    if to is None:
+        wanted = next((package for package in reversed(own) if package != own[-1] and package not in bad), "")
+    elif to == GLOBAL:
+        wanted = ""
+    else:
+        wanted = _named(home, states, own, to).segments.get(segment, "")
+        _refuse_bad([wanted], bad)
+    column = present.fleet or next(state.fleet for state in reversed(states) if segment in state.segments)
+    return _with_segment(home, present, column, segment, wanted)
+
+
+def _named(home: Home, states: list[ReleaseState], packages: Sequence[str], to: str) -> ReleaseState:
+    """The newest state with the package that `to` begins, or the one at the moment it means; `packages` one per state."""
+    served_before = list(dict.fromkeys(package for package in reversed(packages) if package))
+    matches = [package for package in served_before if package.startswith(to)] if len(to) >= 4 else []
+    if len(matches) == 1:
+        return next(s for s, package in zip(reversed(states), reversed(packages), strict=True) if package == matches[0])
+    now = home.clock.now()
+    if matches or read_moment(to, now) is None:
+        raise PackageNotFound(
+            to,
+            [package[:12] for package in matches or served_before],
+            what="package that served and no moment",
+            next_step="`loopwright history LOOP` lists who served when, `loopwright release LOOP PACKAGE` serves another one; "
+            f"a moment is written {WRITTEN}",
+        )
+    moment = moment_option(to, now, "--to", ahead="nothing has served then")
+    state = _serving_at(states, moment)
+    if state is None:
+        raise NotFound(
+            "release at", f"{moment:%Y-%m-%d %H:%M}", next_step=f"the first one was at {states[0].since:%Y-%m-%d %H:%M} UTC"
+        )
+    return state
+
+
+def _with_segment(home: Home, present: ReleaseState, column: str, segment: str, package: str) -> Target:
+    """The present state with another package for one segment (none: the loop's own answers it). Raises PackageRefused."""
+    if present.segments and column != present.fleet:
+        raise PackageRefused(package, f"it is of a fleet by {column!r}, and the one in service is by {present.fleet!r}")
+    own = present.arms[0].package
+    others = {name: digest for name, digest in present.segments.items() if name != segment}
+    if package:
+        check_segment(home.packages.read(package), home.packages.read(own), column, segment)
+        others[segment] = package
+    return Target(package=own, role=present.arms[0].role, fleet=column if others else "", segments=others)
+
+
+def _checked(home: Home, loop: str, package: str) -> Package:
+    """A package that is whole and of this loop."""
+    found = home.packages.read(package)
+    if found.manifest.loop != loop:
+        raise PackageRefused(package, f"it was made for loop {found.manifest.loop!r}, not {loop!r}")
+    return found
+
+
+def _state(
+    home: Home,
+    loop: str,
+    target: Target,
+    generation: int,
+    action: Literal["release", "rollback"],
+    why: str,
+    by: str,
+    request: str,
+    asked: Asked,
+) -> ReleaseState:
+    since = home.clock.now()
+    return ReleaseState(
+        loop=loop,
+        generation=generation,
+        arms=[Arm(package=target.package, role=target.role, share=1.0)],
+        strategy="direct",
+        action=action,
+        since=since,
+        by=by,
+        why=why,
+        fleet=target.fleet,
+        segments=target.segments,
+        request=request or new_id(since),
+        asked=dict(asked),
+    )

@@ -1,0 +1,300 @@
+"""Requests to answers: one graph run for what came together, the log, repeated requests. One per worker process."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import islice
+from math import inf
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from loopwright.base import failpoints
+from loopwright.base.clock import Clock, microseconds
+from loopwright.base.errors import LogUnavailable, LoopwrightError, NotFound, Overloaded, RequestConflict, Unavailable
+from loopwright.base.ids import new_ids
+from loopwright.base.supervision import start
+from loopwright.deploy.serving.context import ContextStore
+from loopwright.deploy.serving.heartbeat import FOLDER, Vitals
+from loopwright.deploy.serving.idempotency import Claim, Earlier, Recent
+from loopwright.deploy.serving.outcomes import Accepted
+from loopwright.deploy.serving.package_cache import BUDGET
+from loopwright.deploy.serving.registry import InService, Services, Watcher
+from loopwright.records.prediction import Prediction
+from loopwright.stores.packages.store import Packages
+from loopwright.stores.prediction_log.damage import noted
+from loopwright.stores.prediction_log.segment import log_folder
+from loopwright.stores.prediction_log.writer import LogWriter, Retired
+
+Kind = Literal["predictions", "outcomes"]
+KINDS: tuple[Kind, ...] = ("predictions", "outcomes")
+MOST_SEALS = 16
+QUIET_SECONDS = 60.0
+"""A loop's log that gets nothing for so long is closed, and with it a file: thousands of loops may have been asked."""
+
+
+class Ask(NamedTuple):
+    """One request: its rows, and the ids the client gave them, if any; `request` is that of the request, if not the first.
+
+    An id that is taken is an error only where `exact`; else the rows get others.
+    After `until` (`time.perf_counter`) the heuristic answers. `gone`: whoever asked is known to have gone; the rows are flagged.
+    """
+
+    rows: list[dict[str, Any]]
+    ids: list[str] | None = None
+    exact: bool = True
+    until: float = inf
+    request: str = ""
+    gone: bool = False
+    of_file: bool = False
+    """Rows of a file are logged as such, and not remembered for the same ids again: they would push out the requests that are."""
+
+
+UNDELIVERED = "undelivered"
+"""Flag of what was answered after its client had gone (a connection that was reset, a call that was cancelled)."""
+
+
+class Router(Services):
+    """The loops in service, answering. `refresh` may be called meanwhile, in another thread."""
+
+    def __init__(
+        self,
+        home: Path,
+        packages: Packages,
+        online: ContextStore,
+        clock: Clock,
+        watcher: Watcher | None = None,
+        *,
+        budget: int = BUDGET,
+        vitals: Vitals | None = None,
+        threads: int = 1,
+    ) -> None:
+        super().__init__(home, packages, online, clock, watcher, budget=budget, vitals=vitals, threads=threads)
+        self._writers: dict[tuple[str, Kind], LogWriter] = {}
+        self._writing = threading.Lock()
+        self._turn = 0
+        self._retiring: threading.Thread | None = None
+        self._noted = _Noted()
+        self._recent = Recent(home / FOLDER / "requests")
+
+    def answer(self, loop: str, asks: Sequence[Ask]) -> list[list[Prediction] | LoopwrightError]:
+        """Answer several requests of one loop together, in one write to the log; an answer or an error for each.
+
+        What is answered is logged, unless the log cannot be written and the loop says to serve all the same.
+        Raises LoopNotFound.
+        """
+        begun = time.perf_counter()
+        untils = [ask.until for ask in asks]
+        if min(untils) > begun:
+            return self._answer(loop, asks, max(untils) - begun)
+        found: dict[int, list[Prediction] | LoopwrightError] = {}
+        for late in (False, True):
+            places = [i for i, until in enumerate(untils) if (until <= begun) is late]
+            if places:
+                seconds = 0.0 if late else max(untils) - begun
+                found.update(zip(places, self._answer(loop, [asks[i] for i in places], seconds), strict=True))
+        return [found[i] for i in range(len(asks))]
+
+    def _answer(self, loop: str, asks: Sequence[Ask], seconds: float) -> list[list[Prediction] | LoopwrightError]:
+        service = self.service(loop)
+        if service.durable:
+            self._note_lost(loop)
+        now = self._clock.now()
+        fresh = iter(new_ids(now, sum([len(ask.rows) for ask in asks])))
+        batch = _Batch(rows=[], ids=[], fresh=fresh, claims=[], places={}, again=[])
+        slots = [
+            batch.put(ask.rows, ask.ids) if ask.ids is None or ask.of_file else self._slot(service, loop, ask, ask.ids, batch)
+            for ask in asks
+        ]
+        answers: list[Prediction] = []
+        try:
+            if batch.rows:
+                left = seconds if seconds < inf else None
+                answers = service.segments.answer(batch.rows, ids=batch.ids, at_us=microseconds(now), seconds=left)
+                for claim, place in batch.claims:
+                    self._recent.keep(claim, answers[place])
+            if any(ask.gone or ask.of_file for ask in asks):
+                _mark(asks, slots, answers)
+            if answers or batch.again:
+                self._append(loop, "predictions", [*answers, *batch.again] if batch.again else answers)
+        except Unavailable as error:
+            unlogged = isinstance(error, LogUnavailable)
+            if unlogged:
+                self._watcher.unlogged(loop, len(answers) + len(batch.again))
+            if not unlogged or service.refuse_unloggable:
+                self._leave(batch)
+                if unlogged or len(asks) == 1:
+                    return [slot if isinstance(slot, LoopwrightError) else error for slot in slots]
+                return [self.answer(loop, [ask])[0] for ask in asks]
+        except BaseException:
+            self._leave(batch)
+            raise
+        for claim, _ in batch.claims:
+            self._recent.logged(claim)
+        return [answers[slot] if isinstance(slot, slice) else slot for slot in slots]
+
+    def _slot(
+        self, service: InService, loop: str, ask: Ask, ids: list[str], batch: "_Batch"
+    ) -> slice | list[Prediction] | LoopwrightError:
+        """Where the rows of a request with an id are in the batch, into which they are put; or the answers it got; or a conflict."""
+        id, asked = ask.request or ids[0], digest(ask.rows)
+        there = batch.places.get(id)
+        try:
+            if there is not None:
+                if there[0] != asked:
+                    raise RequestConflict(id)
+                return there[1]
+            found = self._recent.claim(loop, id, asked)
+        except (RequestConflict, Overloaded) as error:
+            return error if ask.exact else batch.put(ask.rows, None)
+        if isinstance(found, Earlier):
+            if not found.logged or (service.durable and not found.own):  # whoever answered it may not have got it to the disk
+                batch.again.extend(found.answers)
+            return found.answers
+        place = batch.put(ask.rows, ids)
+        batch.claims.append((found, place))
+        batch.places[id] = asked, place
+        return place
+
+    def _leave(self, batch: "_Batch") -> None:
+        for claim, _ in batch.claims:
+            self._recent.leave(claim)
+
+    def accept(self, loop: str, body: bytes, provenance: str) -> list[Accepted]:
+        """Check and log posted outcomes. Raises LoopNotFound, LogUnavailable, and what `OutcomeDecoder` raises."""
+        service = self.service(loop)
+        if service.outcomes is None:
+            raise NotFound("outcome contract of loop", loop, next_step="run a turn, so that the ledger knows the loop")
+        if service.durable:
+            self._note_lost(loop)
+        accepted = service.outcomes(body, received_at=microseconds(self._clock.now()), provenance=provenance)
+        self._append(loop, "outcomes", [a.row for a in accepted])
+        failpoints.hit("outcome.stored")
+        return accepted
+
+    def synced(self, loop: str) -> Callable[[], None] | None:
+        """None where the loop's durability is `process`; else what blocks until all that was appended for it is on the disk.
+
+        To be asked for after `answer` or `accept`, in the same thread; called in any, by several at once, who share the work. What
+        is called raises LogUnavailable if anything of the loop was lost since that thread began to answer. Raises LoopNotFound.
+        """
+        if not self.service(loop).durable:
+            return None
+        writers = {kind: self._writer(loop, kind) for kind in KINDS}
+        marks = [(writer, writer.mark(self._noted.lost.pop((loop, kind), None))) for kind, writer in writers.items()]
+
+        def wait() -> None:
+            for writer, mark in marks:
+                writer.sync(mark)
+
+        return wait
+
+    # --- the log -------------------------------------------------------------------------------------------------
+
+    def _append(self, loop: str, kind: Kind, records: Any) -> None:
+        while True:
+            writer = self._writers.get((loop, kind)) or self._writer(loop, kind)
+            try:
+                return writer.append(records)
+            except Retired:  # just now
+                self._forget((loop, kind), writer)
+
+    def _forget(self, key: tuple[str, Kind], writer: LogWriter) -> None:
+        with self._writing:
+            if self._writers.get(key) is writer:
+                del self._writers[key]
+
+    def _retire(self, writers: list[tuple[tuple[str, Kind], LogWriter]]) -> None:
+        for key, writer in writers:
+            if writer.retire(QUIET_SECONDS):
+                self._forget(key, writer)
+
+    def _writer(self, loop: str, kind: Kind) -> LogWriter:
+        with self._writing:
+            writer = self._writers.get((loop, kind))
+            if writer is None:
+                writer = LogWriter(log_folder(self._home, loop), kind, losing=lambda: self._recent.forget(loop))
+                self._writers[loop, kind] = writer
+            return writer
+
+    def _note_lost(self, loop: str) -> None:
+        """Remember for `synced` what had been lost before this thread began, so that no answer of before is taken for logged."""
+        for kind in KINDS:
+            self._noted.lost.setdefault((loop, kind), self._writer(loop, kind).lost)
+
+    def damaged(self) -> dict[str, int]:
+        """How many segments of each loop's log are in quarantine, as upkeep last told."""
+        return noted(self._home)
+
+    def tick(self) -> None:
+        """Let the logs seal what is old enough, and close those that are quiet; to be called about once a second.
+
+        At most `MOST_SEALS` at a time, in turns: of thousands of loops all may be due at once.
+        """
+        writers = list(self._writers.items())
+        seals = 0
+        quiet: list[tuple[tuple[str, Kind], LogWriter]] = []
+        for place in range(len(writers)):
+            key, writer = writers[(self._turn + place) % len(writers)]
+            with contextlib.suppress(LogUnavailable):  # counted and told when rows are to be written
+                seals += writer.tick()
+            if len(quiet) < MOST_SEALS and writer.quiet(QUIET_SECONDS):
+                quiet.append((key, writer))
+            if seals >= MOST_SEALS:
+                self._turn = (self._turn + place + 1) % len(writers)
+                break
+        if quiet and (self._retiring is None or not self._retiring.is_alive()):
+            self._retiring = start("retire", lambda: self._retire(quiet), daemon=False)
+
+    def close(self) -> None:
+        """Seal the logs."""
+        if self._retiring is not None:
+            self._retiring.join()
+        for writer in list(self._writers.values()):
+            writer.close()
+        self._recent.close()
+
+
+class _Noted(threading.local):
+    """Of each loop and kind how often something had been lost when this thread began to answer what it did not ask `synced` for."""
+
+    def __init__(self) -> None:
+        self.lost: dict[tuple[str, Kind], int] = {}
+
+
+class _Batch(NamedTuple):
+    """Rows to be answered in one run, their ids, and fresh ones; of requests that came with an id claim and place; what to log again."""
+
+    rows: list[dict[str, Any]]
+    ids: list[str]
+    fresh: Iterator[str]
+    claims: list[tuple[Claim, slice]]
+    places: dict[str, tuple[bytes, slice]]
+    again: list[Prediction]
+
+    def put(self, rows: list[dict[str, Any]], ids: list[str] | None) -> slice:
+        """Add rows, with fresh ids if they have none; where they are."""
+        first = len(self.rows)
+        self.rows.extend(rows)
+        self.ids.extend(islice(self.fresh, len(rows)) if ids is None else ids)
+        return slice(first, first + len(rows))
+
+
+def digest(rows: list[dict[str, Any]]) -> bytes:
+    """Sixteen bytes that stand for the rows of a request."""
+    return blake2b(msgspec.msgpack.encode(rows), digest_size=16).digest()
+
+
+def _mark(asks: Sequence[Ask], slots: Sequence[Any], answers: list[Prediction]) -> None:
+    """Mark the rows of files, and the answers that nobody waits for any more, before they are logged."""
+    for ask, slot in zip(asks, slots, strict=True):
+        if not isinstance(slot, slice):
+            continue
+        if ask.of_file:
+            answers[slot] = [msgspec.structs.replace(answer, of_file=True) for answer in answers[slot]]
+        if ask.gone:
+            for answer in answers[slot]:
+                answer.flags.append(UNDELIVERED)

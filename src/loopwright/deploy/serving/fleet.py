@@ -1,0 +1,199 @@
+"""A fleet answering: each row goes to the package of its segment, every other row to the loop's own package.
+
+The packages of segments are loaded when they are first asked, onto the shelf that all loops share. One that cannot
+be loaded, or that cannot answer at all, is stood in for by the loop's own package (flag `missing_segment`); so is, for the
+moment, one that would make a request wait: a request loads packages for a bounded time, the others are loaded beside it.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from loopwright.base.clock import Clock
+from loopwright.base.errors import LoopwrightError, PackageRefused, Unavailable
+from loopwright.deploy.serving.package_cache import Shelf, key_of
+from loopwright.deploy.serving.predictor import Predictor, text_of
+from loopwright.records.declarations import Column
+from loopwright.records.prediction import Prediction
+from loopwright.records.releases import ReleaseState
+from loopwright.stores.packages.store import Package
+
+RETRY_SECONDS = 5.0
+LOAD_SECONDS = 0.2
+"""So long a request of the server may load packages; it loads one at least."""
+
+SWITCH_SECONDS = 0.5
+"""So long a switch may take to load packages before it happens, and so long loading beside requests may keep the next one waiting."""
+
+MISSING = "missing_segment"
+
+
+class Segments:
+    """The packages of one release state: `predictor` is that of the loop, those of its segments come from the `shelf`.
+
+    `refused` is told why a package could not be loaded. The new packages of segments that `before` had been asked for are
+    loaded first, so that a switch does not make requests wait. An answer may load packages for `load_seconds`; what it, or
+    a switch, had to leave is loaded by `load`.
+    """
+
+    def __init__(
+        self,
+        state: ReleaseState,
+        predictor: Predictor,
+        shelf: Shelf,
+        clock: Clock,
+        refused: Callable[[str], None],
+        before: "Segments | None" = None,
+        load_seconds: float = float("inf"),
+    ) -> None:
+        self._column, self._packages, self._global = state.fleet, state.segments, predictor
+        self._shelf, self._clock, self._refused = shelf, clock, refused
+        self._own = key_of(state.arms[0])
+        self._failed: dict[str, float] = {}
+        self._wanted: dict[str, str] = {}
+        self._load_seconds = load_seconds
+        self._loading = threading.Lock()
+        asked: set[str] = before._lawful if before is not None else set()
+        self._lawful: set[str] = asked & set(state.segments.values())
+        """The packages that were asked for, and are those of their segments."""
+        if before is not None:
+            asked_for = {s: d for s, d in state.segments.items() if before._packages.get(s) in asked}
+            self._wanted.update({digest: segment for segment, digest in asked_for.items() if digest not in self._lawful})
+            self.load()
+
+    def load(self) -> None:
+        """Load what answers had to leave, for a bounded time; to be called in a thread of its own, again and again."""
+        until = self._clock.monotonic() + SWITCH_SECONDS
+        for digest, segment in list(self._wanted.items()):
+            if self._clock.monotonic() > until:
+                return
+            self._ready(segment, digest)
+            self._wanted.pop(digest, None)
+
+    @property
+    def waits(self) -> bool:
+        """Whether answers had to leave something to `load`."""
+        return bool(self._wanted)
+
+    @property
+    def loaded(self) -> list[str]:
+        """The packages of segments that are in memory."""
+        return sorted(digest for digest in self._lawful if digest in self._shelf)
+
+    def answer(
+        self,
+        rows: Sequence[dict[str, Any]],
+        *,
+        ids: Sequence[str] | None = None,
+        at_us: Sequence[int] | int | None = None,
+        seconds: float | None = None,
+    ) -> list[Prediction]:
+        """Answer N rows in order, with one graph run for each package that is asked. As `Predictor.answer` otherwise."""
+        self._shelf.touch(self._own)
+        if not self._packages:
+            return self._global.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
+        until = self._clock.monotonic() + self._load_seconds
+        groups: dict[str | None, list[int]] = {}
+        for i, row in enumerate(rows):
+            groups.setdefault(self._segment(row), []).append(i)
+        if len(groups) == 1:
+            return self._answer(next(iter(groups)), rows, ids, at_us, until, seconds)
+        answers: list[Any] = [None] * len(rows)
+        for segment, places in groups.items():
+            part_ids = None if ids is None else [ids[i] for i in places]
+            part_at = at_us if at_us is None or isinstance(at_us, int) else [at_us[i] for i in places]
+            part = self._answer(segment, [rows[i] for i in places], part_ids, part_at, until, seconds)
+            for i, answer in zip(places, part, strict=True):
+                answers[i] = answer
+        return answers
+
+    def _segment(self, row: Mapping[str, Any]) -> str | None:
+        """The segment of a row if it has a package of its own."""
+        value = row.get(self._column)
+        if value is None:
+            return None
+        text = text_of(value)
+        return text if text in self._packages else None
+
+    def _answer(
+        self,
+        segment: str | None,
+        rows: Sequence[dict[str, Any]],
+        ids: Sequence[str] | None,
+        at_us: Sequence[int] | int | None,
+        until: float,
+        seconds: float | None,
+    ) -> list[Prediction]:
+        if segment is None:
+            return self._global.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
+        predictor = self._in_time(segment, self._packages[segment], until)
+        if predictor is not None:
+            try:
+                return predictor.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
+            except Unavailable:  # its model and its heuristic have both failed
+                pass
+        answers = self._global.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
+        for answer in answers:
+            answer.flags.append(MISSING)
+        return answers
+
+    def _in_time(self, segment: str, digest: str, until: float) -> Predictor | None:
+        """The predictor of a package, unless it is not loaded and there is no time left for it."""
+        found = self._found(digest)
+        if found is None and self._clock.monotonic() > until:
+            self._wanted[digest] = segment
+            return None
+        return found or self._ready(segment, digest)
+
+    def _found(self, digest: str) -> Predictor | None:
+        return self._shelf.find(digest) if digest in self._lawful else None
+
+    def _ready(self, segment: str, digest: str) -> Predictor | None:
+        """The predictor of a package, loaded if it was not; None while it cannot be."""
+        found = self._found(digest)
+        if found is not None:
+            return found
+        with self._loading:
+            found = self._found(digest)
+            failed = self._failed.get(digest)
+            if found is not None or (failed is not None and self._clock.monotonic() - failed < RETRY_SECONDS):
+                return found
+            self._shelf.touch(self._own)  # whatever goes for this one, it is not the loop's own
+            try:
+                found = self._shelf.load(digest)
+                check_segment(found.package, self._global.package, self._column, segment)
+                self._lawful.add(digest)
+            except Exception as error:  # noqa: BLE001  # a runtime that chokes on a package must not end the answering
+                found = None
+                self._failed[digest] = self._clock.monotonic()
+                why = str(error) if isinstance(error, LoopwrightError) else f"it cannot be loaded: {type(error).__name__}"
+                self._refused(f"segment {segment[:80]!r}, answered by the loop's own package: {why}")
+            return found
+
+
+def check_segment(package: Package, own: Package, column: str, segment: str) -> None:
+    """Raise PackageRefused unless a package is for this segment of the loop whose `own` package serves beside it."""
+    manifest = package.manifest
+    if manifest.segment is None or (manifest.segment.column, manifest.segment.value) != (column, segment):
+        made = f"{manifest.segment.column}={manifest.segment.value[:80]}" if manifest.segment is not None else "the whole loop"
+        raise PackageRefused(package.digest, f"it was made for {made}, not for {column}={segment[:80]}")
+    if manifest.loop != own.manifest.loop:
+        raise PackageRefused(package.digest, f"it was made for loop {manifest.loop!r}, not {own.manifest.loop!r}")
+    if manifest.output.task != own.manifest.output.task:
+        raise PackageRefused(package.digest, f"it is of task {manifest.output.task}, not {own.manifest.output.task}")
+    mine, theirs = manifest.request, own.manifest.request
+    if differ := sorted(name for name in {**mine, **theirs} if not _takes(mine.get(name), theirs.get(name))):
+        raise PackageRefused(package.digest, f"its contract differs from the loop's package in {', '.join(differ)[:200]}")
+
+
+def _takes(column: Column | None, asked: Column | None) -> bool:
+    """Whether a package with this column takes every value that a request by the contract of the loop's own package may have in it.
+
+    A package asks for the columns that its own features use, so that one of another turn may ask for fewer.
+    """
+    if column is None or asked is None or (asked.nullable and not column.nullable) or (asked.may_lack and not column.may_lack):
+        return False
+    freedom = {name: getattr(asked, name) for name in ("nullable", "optional", "retired")}
+    return msgspec.structs.replace(column, **freedom) == asked

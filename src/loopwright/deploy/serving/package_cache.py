@@ -1,0 +1,177 @@
+"""The packages that are ready to answer in this process: as many as a budget of memory holds, the least recently used goes.
+
+What a package takes is measured while it is loaded: by the allocator of the C library (the runtime's session) and by the
+interpreter's count of its own blocks. One that goes is only let go of: who is answering with it finishes with it.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import blake2b
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from loopwright.base.heap import allocated, give_back
+from loopwright.deploy.serving.decode import Decoder
+from loopwright.deploy.serving.outcomes import OutcomeDecoder
+from loopwright.deploy.serving.predictor import Answerer, Predictor
+from loopwright.graph.session import Feeder, Graph
+from loopwright.records.declarations import Column, Table
+from loopwright.records.package import Manifest
+from loopwright.records.releases import Arm
+from loopwright.stores.packages.probe import Probed
+
+BUDGET = 1024 * 2**20
+RULE = ":heuristic"
+"""Behind a digest: the package without its model."""
+
+
+def key_of(arm: Arm) -> str:
+    """What the package of an arm is called on the shelf."""
+    return arm.package + (RULE if arm.role == "heuristic" else "")
+
+
+class Shared:
+    """What packages have in common is there once, as long as one of them holds it: graphs (lean), contracts and their decoders."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
+        self._graphs: WeakValueDictionary[tuple[str, bytes, int], Answerer] = WeakValueDictionary()
+        self._feeders: WeakValueDictionary[tuple[str, bytes], Feeder] = WeakValueDictionary()
+        self._decoders: WeakValueDictionary[bytes, Decoder] = WeakValueDictionary()
+        self._outcomes: WeakValueDictionary[bytes, OutcomeDecoder] = WeakValueDictionary()
+
+    def graph(self, package: Probed, name: str) -> Answerer:
+        """The graph of that file of a package. Raises PackageRefused when graph and manifest disagree."""
+        key = package.manifest.files[name].sha256, _digest(package.columns), len(package.manifest.output.names)
+        found = self._graphs.get(key)
+        if found is None:
+            found = self._graphs[key] = Answerer(package, name, lean=True, threads=self._threads, feeder=self._feeder)
+        return found
+
+    def _feeder(self, graph: Graph, columns: Mapping[str, Column]) -> Feeder:
+        key = repr(graph.inputs), _digest(columns)
+        found = self._feeders.get(key)
+        if found is None:
+            found = self._feeders[key] = Feeder(graph, columns)
+        return found
+
+    def decoder(self, manifest: Manifest) -> Decoder:
+        """The decoder of a package's contract."""
+        key = _digest([manifest.request, sorted(manifest.may_lack)])
+        found = self._decoders.get(key)
+        if found is None:
+            found = self._decoders[key] = Decoder(manifest.request, optional=manifest.may_lack)
+        return found
+
+    def outcomes(self, table: Table) -> OutcomeDecoder:
+        """The decoder of a contract of outcomes."""
+        key = _digest(table)
+        found = self._outcomes.get(key)
+        if found is None:
+            found = self._outcomes[key] = OutcomeDecoder(table)
+        return found
+
+
+def _digest(value: Any) -> bytes:
+    return blake2b(msgspec.msgpack.encode(value), digest_size=16).digest()
+
+
+class Load(NamedTuple):
+    """A package was loaded: how long it took, what it holds, what stands on the shelf since, and how many went for it."""
+
+    package: str
+    seconds: float
+    bytes: int
+    packages: int
+    held: int
+    evicted: int
+
+
+class _Held(NamedTuple):
+    predictor: Predictor
+    bytes: int
+
+
+class Shelf:
+    """`make` reads a package, makes it ready and tries it. `budget` in bytes (None: no end); the newest stays in any case.
+
+    `gone` is told which packages were let go of, `told` of every load. Safe to use from several threads: packages are loaded
+    one at a time, and nothing that is there waits for it.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[str], Predictor],
+        budget: int | None = BUDGET,
+        gone: Callable[[list[str]], None] = lambda _: None,
+        told: Callable[[Load], None] = lambda _: None,
+    ) -> None:
+        self._make, self._budget, self._gone, self._told = make, budget, gone, told
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._loading = threading.Lock()
+        self.bytes = 0
+        """What all of them hold."""
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._held
+
+    def find(self, digest: str) -> Predictor | None:
+        """The package if it is there; it is the most recently used then."""
+        held = self._held.get(digest)
+        if held is None:
+            return None
+        self.touch(digest)
+        return held.predictor
+
+    def touch(self, digest: str) -> None:
+        """It is used: all others go before it."""
+        try:  # noqa: SIM105  # on the path of every request, where `suppress` takes half a microsecond
+            self._held.move_to_end(digest)
+        except KeyError:  # it went meanwhile
+            pass
+
+    def load(self, digest: str) -> Predictor:
+        """The package, loaded if it was not there. Raises what `make` raises."""
+        with self._loading:
+            found = self.find(digest)
+            if found is not None:
+                return found
+            started, before = time.perf_counter(), allocated()
+            predictor = self._make(digest)
+            seconds, taken = time.perf_counter() - started, allocated() - before
+            least = sum(info.size for name, info in predictor.package.manifest.files.items() if name.endswith(".onnx"))
+            held = _Held(predictor, min(max(taken, least), 16 * least + 2**20))  # others allocate at the same time
+            self._held[digest] = held
+            self.bytes += held.bytes
+            evicted = self._shrink()
+            self._told(Load(digest, seconds, held.bytes, len(self._held), self.bytes, len(evicted)))
+        if evicted:
+            self._gone(evicted)
+            give_back()
+        return predictor
+
+    def drop(self, digests: Iterable[str]) -> None:
+        """Let go of packages that nothing names any more."""
+        with self._loading:
+            for digest in digests:
+                self._let_go(digest)
+
+    def _shrink(self) -> list[str]:
+        evicted: list[str] = []
+        while self._budget is not None and self.bytes > self._budget and len(self._held) > 1:
+            digest = next(iter(self._held))
+            self._let_go(digest)
+            evicted.append(digest)
+        return evicted
+
+    def _let_go(self, digest: str) -> None:
+        held = self._held.pop(digest, None)
+        if held is not None:
+            self.bytes -= held.bytes

@@ -1,0 +1,489 @@
+"""One package answering: context, one graph run, flags, and the heuristic when the model fails. No HTTP, no log, no clock tricks.
+
+The server and the replay call the same `answer`, with one row or with thousands.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+from loopwright.base.clock import Clock, microseconds
+from loopwright.base.errors import PackageRefused, Unavailable
+from loopwright.base.ids import new_ids
+from loopwright.deploy.serving.context import Contexts, ContextStore
+from loopwright.deploy.serving.deadlines import Overruns
+from loopwright.deploy.serving.heartbeat import Vitals, note_of
+from loopwright.deploy.serving.suspects import STRIKES, Suspects, Values, encoded, fingerprints
+from loopwright.graph.session import Feeder, Graph
+from loopwright.records.declarations import Column
+from loopwright.records.package import Manifest, lawful, tolerance
+from loopwright.records.prediction import Prediction
+from loopwright.stores.packages.probe import Probed
+
+MOST_FAILURES = 64
+SECONDS = 1.0
+REST_SECONDS = 5.0
+FAILURES = 50
+"""So many runs in a row, over at least `FAILING_SECONDS`, in which the model answered no row: it fails for good. An overrun counts ten."""
+
+FAILING_SECONDS = 5.0
+TRUSTED_ROWS = 3
+"""A model that has answered so many rows is not bad for every input: what it overruns on, or dies of, is put down to the input first."""
+
+DISTINCT_INPUTS = 3
+"""So many different inputs on which it fails, and the package is to blame after all."""
+
+QUERY_OF_DEATH = "query_of_death"
+"""The flag of an answer by the heuristic, because the model overran or died on that input before (`deploy.serving.suspects`)."""
+
+
+_KNOWN: "WeakValueDictionary[frozenset[str], frozenset[str]]" = WeakValueDictionary()
+
+
+def _once(texts: frozenset[str]) -> frozenset[str]:
+    """The same texts as another package has are there once."""
+    return _KNOWN.setdefault(texts, texts)
+
+
+class _Numbers(NamedTuple):
+    """What a graph says of N rows: scores [N] and, by row, the values [K] (None where the package has none, or the run failed)."""
+
+    scores: list[float]
+    values: list[list[float] | None]
+
+
+def _nothing(count: int) -> _Numbers:
+    return _Numbers([float("nan")] * count, [None] * count)
+
+
+class _Checks(NamedTuple):
+    """What is looked at in a row: its times, ranges (name, least, most), and known categories."""
+
+    times: list[str]
+    ranges: list[tuple[str, float, float]]
+    categories: list[tuple[str, frozenset[str]]]
+
+    @staticmethod
+    def of(manifest: Manifest) -> "_Checks":
+        """Those of a row with all columns of the contract."""
+        request, endless = manifest.request, float("inf")
+        return _Checks(
+            [name for name, column in request.items() if column.type == "timestamp"],
+            [
+                (name, -endless if c.minimum is None else c.minimum, endless if c.maximum is None else c.maximum)
+                for name, c in request.items()
+                if c.minimum is not None or c.maximum is not None
+            ],
+            [
+                (name, _once(frozenset(known)))
+                for name, c in request.items()
+                if c.type == "string" and (known := c.categories if c.categories is not None else manifest.vocabulary.get(name))
+            ],
+        )
+
+    def only(self, names: Collection[str]) -> "_Checks":
+        """Those of a row that has the columns in `names` and no others."""
+        return _Checks(
+            [name for name in self.times if name in names],
+            [check for check in self.ranges if check[0] in names],
+            [check for check in self.categories if check[0] in names],
+        )
+
+
+class Predictor:
+    """A package made ready to answer. `online` is where context is looked up (`home.online`).
+
+    With `overruns`, a graph run that takes longer than it may is stopped and answered by the heuristic, and for `REST_SECONDS` the
+    model is not asked again, unless it had less than half of the loop's `deadline` (seconds) left. `ready` makes a graph of a package ready.
+
+    With `vitals`, what is asked is noted there, and a model that fails for good; an input on which it overruns or dies twice is
+    answered by the heuristic from then on, flagged `query_of_death`, and the others go on. Without its `model`, which is not
+    even loaded then, the heuristic answers every row.
+
+    Safe to use from several threads; not across a fork. Raises PackageRefused when graphs and manifest disagree.
+    """
+
+    def __init__(
+        self,
+        package: Probed,
+        online: ContextStore,
+        clock: Clock,
+        overruns: Overruns | None = None,
+        ready: "Callable[[Probed, str], Answerer] | None" = None,
+        vitals: Vitals | None = None,
+        *,
+        model: bool = True,
+    ) -> None:
+        ready = ready or Answerer
+        manifest = package.manifest
+        self.package, self.digest = package, package.digest
+        self._clock, self._overruns, self._vitals, self._note = clock, overruns, vitals, note_of(package.digest)
+        self._rests_until = 0.0
+        self._failures, self._failing_since, self._overran = 0, 0.0, False
+        self._answered = 0
+        self._failing: set[bytes] = set()
+        self._slow: set[bytes] = set()
+        self._model = ready(package, "model.onnx") if model else None
+        self._heuristic = ready(package, "heuristic.onnx")
+        self._seen = [c for c in self._model.graph.columns if c in manifest.request] if self._model is not None else []
+        self._pick = itemgetter(*self._seen) if len(self._seen) > 1 else None
+        self._output = manifest.output
+        self._least, self._most = lawful(manifest.output)
+        # Callers send all of the optional columns or none, as a rule: what is looked at in either row is known beforehand.
+        needed = {name for name, column in manifest.request.items() if not column.may_lack}
+        self._checks, self._width = _Checks.of(manifest), len(manifest.request)
+        self._needed, self._fewest = self._checks.only(needed), len(needed)
+        self._missing = [
+            (n, frozenset(c.missing_numbers)) for n, c in manifest.request.items() if c.nullable and c.missing_numbers
+        ]
+        self._contexts, self._joined = Contexts(manifest.context, manifest.event_time, online), bool(manifest.context)
+        self.deadline = manifest.release.get("deadline_ms", 1000) / 1000
+        self._key, self._threshold = manifest.key, manifest.threshold
+        self._made = [name for name, column in manifest.request.items() if column.filled == "row_id"]
+        filled = [name for name, column in manifest.request.items() if column.filled or name == manifest.event_time]
+        self._moment = [name for name in filled if name not in self._made]
+        rule = manifest.heuristic_threshold
+        self._heuristic_threshold = manifest.threshold if rule is None else rule
+        self._segment = manifest.segment.value if manifest.segment is not None else None
+
+    @property
+    def graph(self) -> Graph | None:
+        """The graph of the model; None where the heuristic answers alone."""
+        return self._model.graph if self._model is not None else None
+
+    def answer(
+        self,
+        rows: Sequence[dict[str, Any]],
+        *,
+        ids: Sequence[str] | None = None,
+        at_us: Sequence[int] | int | None = None,
+        probability: float = 1.0,
+        arm: str = "champion",
+        seconds: float | None = None,
+    ) -> list[Prediction]:
+        """Answer N rows in one graph run, in order.
+
+        A row maps every request column to its value and is taken over: timestamps become int microseconds, and an event
+        time that was left out becomes `at_us`, the moment of the decision (now when not given), a key that no source has the
+        id of the prediction. Context and aggregates are those in force at the row's event time (`deploy.serving.context`).
+        `latency_us` is a row's share of the run.
+
+        A score that is no probability (of other tasks: no finite number), or an error, is answered by the heuristic and
+        flagged `degraded`; so is what the model has not answered after `seconds` (`SECONDS` and a millisecond more per row when
+        not given; where there are none left, it is not asked). Raises Unavailable when the heuristic fails as well.
+        """
+        started = time.perf_counter()
+        count = len(rows)
+        moments, names = self._moments(at_us, count), ids
+        if names is None:
+            names = new_ids(self._clock.now(), count)
+        inputs = self._values(rows)
+        flags: list[list[str]] = []
+        for row, at, name in zip(rows, moments, names, strict=True):
+            flags.append(self._settle(row, at, name))
+        contexts, ages = self._contexts.find(rows, flags)
+        full = [row | context for row, context in zip(rows, contexts, strict=True)] if self._joined else rows
+        scores, values = self._scores(full, flags, SECONDS + count / 1000 if seconds is None else seconds, inputs)
+        latency = (time.perf_counter() - started) * 1e6 / max(count, 1)
+        package, key, segment = self.digest, self._key, self._segment
+        one = key[0] if len(key) == 1 else None
+        labels = self._labels(scores, values, flags)
+        return [
+            Prediction(
+                id=id,
+                at=at,
+                package=package,
+                arm=arm,
+                probability=probability,
+                request=row,
+                context=context,
+                context_age_s=age,
+                score=score,
+                label=label,
+                values=numbers,
+                flags=marks,
+                latency_us=latency,
+                unit=str(row[one]) if one is not None else unit_of(row, key),
+                segment=segment,
+            )
+            for id, at, row, context, age, score, label, numbers, marks in zip(
+                names, moments, rows, contexts, ages, scores, labels, values, flags, strict=True
+            )
+        ]
+
+    def check_golden(self) -> None:
+        """Run the golden requests. Raises PackageRefused naming the first answer that differs.
+
+        A probability may differ by 1e-6, another number by a hundred-thousandth of itself.
+        """
+        golden = self.package.reference.golden
+        if not golden or self._model is None:
+            return
+        try:
+            scores, _ = self._model([{**g.request, **g.context} for g in golden])
+        except Exception as error:
+            raise PackageRefused(self.digest, f"the golden requests cannot be run: {type(error).__name__}") from error
+        if len(scores) != len(golden):
+            raise PackageRefused(self.digest, f"{len(scores)} scores for {len(golden)} golden requests")
+        for i, (g, score) in enumerate(zip(golden, scores, strict=True)):
+            if not abs(g.score - score) <= tolerance(self._output, g.score):
+                raise PackageRefused(self.digest, f"golden request {i} gives {score!r}, not {g.score!r}")
+
+    def warm(self) -> None:
+        """Answer some golden requests one by one and forget the answers, so that the first client does not pay for first times."""
+        for golden in self.package.reference.golden[:5]:
+            self.answer([dict(golden.request)])
+        self._answered = 0  # these are no proof: they were chosen with the model
+
+    def _labels(
+        self, scores: Sequence[float], values: Sequence[list[float] | None], flags: Sequence[list[str]]
+    ) -> Sequence[bool | str | None]:
+        """What the scores say, in the words of the task; None where they speak for themselves."""
+        threshold, rule, classes = self._threshold, self._heuristic_threshold, self._output.classes
+        if self._output.has_border and rule == threshold:
+            return [score >= threshold for score in scores]
+        if self._output.has_border:
+            return [s >= (rule if "degraded" in marks else threshold) for s, marks in zip(scores, flags, strict=True)]
+        if classes:
+            return [classes[v.index(max(v))] if v is not None else None for v in values]
+        return [None] * len(scores)
+
+    def _moments(self, at_us: Sequence[int] | int | None, count: int) -> Sequence[int]:
+        if at_us is None:
+            at_us = microseconds(self._clock.now())
+        return [at_us] * count if isinstance(at_us, int) else at_us
+
+    def _settle(self, row: dict[str, Any], at: int, id: str) -> list[str]:
+        """Fill in what the server knows itself, make times microseconds; the flags of the row."""
+        for name in self._moment:
+            if row.get(name) is None:
+                row[name] = at
+        for name in self._made:
+            row.setdefault(name, id)
+        width = len(row)
+        checks = self._checks if width == self._width else self._needed if width == self._fewest else self._checks.only(row)
+        times, ranges, categories = checks
+        for name in times:
+            value = row[name]
+            if value is not None and type(value) is not int:
+                row[name] = microseconds(value)
+        for name, missing in self._missing:
+            if row.get(name) in missing:
+                row[name] = None
+        flags = []
+        for name, low, high in ranges:
+            value = row[name]
+            if value is not None and not low <= value <= high:
+                flags.append(f"out_of_range:{name}")
+        for name, known in categories:
+            value = row[name]
+            if value is not None and value not in known:
+                flags.append(f"new_category:{name}")
+        return flags
+
+    def _values(self, rows: Sequence[Mapping[str, Any]]) -> Values:
+        """For each row the values that the client sent and the model sees; none where nobody asks for them."""
+        if self._vitals is None or self._model is None:
+            return []
+        try:
+            if self._pick is not None:
+                return [*map(self._pick, rows)]
+        except KeyError:  # columns that may be left out
+            pass
+        return [[row.get(name) for name in self._seen] for row in rows]
+
+    def _fingerprints(self, inputs: Values) -> tuple[bytes, ...]:
+        return fingerprints(self._note, encoded(inputs))
+
+    def _scores(self, full: Sequence[Mapping[str, Any]], flags: list[list[str]], seconds: float, inputs: Values) -> _Numbers:
+        fair = seconds >= self.deadline / 2  # what had less is not held against the model
+        until = time.perf_counter() + seconds
+        suspects = self._vitals.suspects if self._vitals is not None and inputs else None
+        if not suspects or not any(strikes := [suspects.strikes(input) for input in self._fingerprints(inputs)]):
+            found, bad = self._asked(full, until, fair=fair, inputs=inputs)
+        else:
+            found, bad = self._apart(full, until, suspects, strikes, fair=fair, inputs=inputs)
+            for marks, count in zip(flags, strikes, strict=True):
+                if count >= STRIKES:
+                    marks.append(QUERY_OF_DEATH)
+        if bad:
+            rule = self._fall_back([full[i] for i in bad])
+            for i, score, values in zip(bad, *rule, strict=True):
+                found.scores[i], found.values[i] = score, values
+                flags[i].append("degraded")
+        return found
+
+    def _apart(
+        self,
+        full: Sequence[Mapping[str, Any]],
+        until: float,
+        suspects: Suspects,
+        strikes: Sequence[int],
+        *,
+        fair: bool,
+        inputs: Values,
+    ) -> tuple[_Numbers, list[int]]:
+        """Answer rows of which some are suspect: each of those alone, and queries of death not at all."""
+        found = _nothing(len(full))
+        clean = [i for i, count in enumerate(strikes) if not count]
+        alone = [i for i, count in enumerate(strikes) if 0 < count < STRIKES]
+        for left, places in [(1, clean), *((len(alone) - n, [i]) for n, i in enumerate(alone))]:
+            if not places:
+                continue
+            now = time.perf_counter()
+            share = (until - now) / left  # so that one suspect does not take the time of the others
+            some, theirs = [full[i] for i in places], [inputs[i] for i in places]
+            part, wrong = self._asked(some, now + share, fair=fair and share >= self.deadline / 2, inputs=theirs)
+            for i, score, values in zip(places, *part, strict=True):
+                found.scores[i], found.values[i] = score, values
+            if places is not clean and not wrong:
+                suspects.acquit(self._fingerprints(theirs)[0])
+        return found, self._wrong(found)
+
+    def _asked(
+        self, full: Sequence[Mapping[str, Any]], until: float, *, fair: bool, inputs: Values
+    ) -> tuple[_Numbers, list[int]]:
+        """What the model says of rows that run together, and of which it says nothing; noted where the supervisor finds it if this process dies."""
+        if time.perf_counter() >= until:
+            return _nothing(len(full)), list(range(len(full)))
+        if self._vitals is None:
+            found = self._run(full, [MOST_FAILURES], until, fair=fair, inputs=inputs)
+            return found, self._wrong(found)
+        place = self._vitals.began(self._note, encoded(inputs), self._answered)
+        try:
+            found = self._run(full, [MOST_FAILURES], until, fair=fair, inputs=inputs)
+        finally:
+            self._vitals.ended(place)
+        bad = self._wrong(found)
+        if len(bad) < len(full):
+            self._answered += len(full) - len(bad)
+            if self._failures or self._failing or self._slow:
+                self._failures = 0
+                self._failing.clear()
+                self._slow.clear()
+        elif fair:
+            self._failed(inputs)
+        return found, bad
+
+    def _failed(self, inputs: Values) -> None:
+        """Count a run in which the model answered no row, unless it rests."""
+        now = time.perf_counter()
+        if self._vitals is None or self._model is None or (now < self._rests_until and not self._overran):
+            return
+        if not self._failures:
+            self._failing_since = now
+        self._failures += 10 if self._overran else 1
+        self._overran = False
+        self._failing.update(self._fingerprints(inputs[: DISTINCT_INPUTS - len(self._failing)]))
+        one_input = self._answered >= TRUSTED_ROWS and len(self._failing) < DISTINCT_INPUTS
+        if self._failures >= FAILURES and now - self._failing_since >= FAILING_SECONDS and not one_input:
+            self._failures = 0
+            self._vitals.fails(self.digest)
+
+    def _late(self, inputs: Values) -> None:
+        """A run overran: the model rests, unless it may be the fault of this input alone."""
+        prints = self._fingerprints(inputs)
+        if self._vitals is not None:
+            self._vitals.overran(self.digest, b"".join(prints), self._answered)
+        if self._vitals is not None and prints and self._answered >= TRUSTED_ROWS:
+            same = self._slow.intersection(prints)
+            if same or not self._slow:
+                self._slow = same or set(prints)
+                return
+        self._rests_until, self._overran = time.perf_counter() + REST_SECONDS, True
+
+    def _wrong(self, found: _Numbers) -> list[int]:
+        """Which rows have a number that cannot be."""
+        least, most = self._least, self._most
+        bad = [i for i, s in enumerate(found.scores) if not least <= s <= most]
+        if self._output.names:
+            wide = [i for i, row in enumerate(found.values) if row is None or not all(least <= v <= most for v in row)]
+            bad = sorted({*bad, *wide})
+        return bad
+
+    def _run(
+        self, full: Sequence[Mapping[str, Any]], failures: list[int], until: float, *, fair: bool, inputs: Values
+    ) -> _Numbers:
+        """Answers, NaN where the model fails. A run that fails is halved until the rows at fault are alone, within limits."""
+        if self._model is None or (self._rests_until and time.perf_counter() < self._rests_until):
+            return _nothing(len(full))
+        run = self._overruns.begin(until) if self._overruns is not None else None
+        try:
+            found = self._model(full, run.options if run is not None else None)
+            if len(found.scores) == len(found.values) == len(full):
+                return found
+        except Exception:  # noqa: BLE001, S110  # whatever the runtime raises, the caller gets an answer
+            pass
+        finally:
+            if run is not None and self._overruns is not None:
+                self._overruns.end(run)
+        failures[0] -= 1
+        if run is not None and run.expired:
+            if fair:
+                self._late(inputs)
+            failures[0] = 0
+        if len(full) == 1 or failures[0] <= 0:
+            return _nothing(len(full))
+        half = len(full) // 2
+        parts = [
+            self._run(some, failures, until, fair=fair, inputs=inputs[place])
+            for some, place in ((full[:half], slice(half)), (full[half:], slice(half, None)))
+        ]
+        return _Numbers(parts[0].scores + parts[1].scores, parts[0].values + parts[1].values)
+
+    def _fall_back(self, full: Sequence[Mapping[str, Any]]) -> _Numbers:
+        try:
+            found = self._heuristic(full)
+        except Exception as error:
+            raise Unavailable(f"neither the model nor the heuristic of package {self.digest[:12]} can answer") from error
+        if not len(found.scores) == len(found.values) == len(full) or self._wrong(found):
+            raise Unavailable(f"neither the model nor the heuristic of package {self.digest[:12]} can answer")
+        return found
+
+
+class Answerer:
+    """A graph of a package made ready (`lean`, `threads`: see `Graph`). Raises PackageRefused when graph and manifest disagree.
+
+    `feeder` makes its inputs of rows.
+    """
+
+    def __init__(
+        self,
+        package: Probed,
+        name: str,
+        *,
+        lean: bool = False,
+        threads: int = 1,
+        feeder: Callable[[Graph, Mapping[str, Column]], Feeder] = Feeder,
+    ) -> None:
+        graph, self._wide = package.graph(name, lean=lean, threads=threads), bool(package.manifest.output.names)
+        if problems := graph.problems(package.columns):
+            raise PackageRefused(package.digest, f"{name}: {problems[0]}")
+        for output in ("score", "values") if self._wide else ("score",):
+            if output not in graph.outputs:
+                raise PackageRefused(package.digest, f"{name} has no output `{output}`")
+        self.graph, self._feed = graph, feeder(graph, package.columns)
+        self._width = len(package.manifest.output.names)
+
+    def __call__(self, full: Sequence[Mapping[str, Any]], options: Any = None) -> _Numbers:
+        """The answers for rows. Raises whatever the runtime raises."""
+        if not self._wide:
+            return _Numbers(self.graph.score(self._feed(full), options).tolist(), [None] * len(full))
+        score, values = self.graph.answers(self._feed(full), options)
+        if values.shape != (len(full), self._width):
+            raise ValueError(f"`values` has the shape {values.shape}")
+        return _Numbers(score.tolist(), values.tolist())
+
+
+def unit_of(row: Mapping[str, Any], key: Sequence[str]) -> str:
+    """The key of a row as text: its values joined by "|"."""
+    if len(key) == 1:
+        return text_of(row[key[0]])
+    return "|".join(text_of(row[name]) for name in key)
+
+
+def text_of(value: Any) -> str:
+    """One key value as text, as everywhere: what Python's `str` gives, timestamps as microseconds."""
+    return str(value)

@@ -1,0 +1,284 @@
+"""Who serves in this process: the loops in service, each with its package made ready, and the hot swap to another.
+
+While there are few loops, all are made ready before they are asked; of many, each when it is first asked, and as many
+stay as the shelf's budget of memory holds.
+
+A swap loads, checks and warms the new package beside the old one, which answers meanwhile; then one assignment puts it in
+place. Requests that were taken before finish on the package they began with.
+"""
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from loopwright.base import failpoints
+from loopwright.base.clock import Clock
+from loopwright.base.errors import LoopNotFound, LoopwrightError, Unavailable
+from loopwright.deploy.serving import release_files as local
+from loopwright.deploy.serving.context import ContextStore
+from loopwright.deploy.serving.deadlines import Overruns
+from loopwright.deploy.serving.decode import Decoder
+from loopwright.deploy.serving.explanations import Explanations
+from loopwright.deploy.serving.fleet import LOAD_SECONDS, Segments
+from loopwright.deploy.serving.heartbeat import Vitals
+from loopwright.deploy.serving.outcomes import OutcomeDecoder
+from loopwright.deploy.serving.package_cache import BUDGET, RULE, Load, Shared, Shelf, key_of
+from loopwright.deploy.serving.predictor import Predictor
+from loopwright.records.package import Lineage
+from loopwright.records.releases import ReleaseState
+from loopwright.stores.packages.probe import open_probed
+from loopwright.stores.packages.store import Packages
+
+RETRY_SECONDS = 5.0
+
+_READ = ("model.onnx", "heuristic.onnx", "reference.json")
+
+
+class InService(NamedTuple):
+    """What serves one loop in this process: its own package's predictor, and with it those of its segments."""
+
+    state: ReleaseState
+    predictor: Predictor
+    segments: Segments
+    decode: Decoder
+    outcomes: OutcomeDecoder | None
+    refuse_unloggable: bool
+    durable: bool
+
+
+class Watcher(NamedTuple):
+    """Who is told: a package was put into service (loop, digest) or refused (loop, why), rows could not be logged (loop, how many).
+
+    `loaded`: a package came onto the shelf. `stood_in`: the declared package of a loop cannot be loaded, and none served it here: its digest,
+    that of the earlier one that stands in ("" where none can), and why.
+    """
+
+    swapped: Callable[[str, str], None]
+    refused: Callable[[str, str], None]
+    unlogged: Callable[[str, int], None]
+    loaded: Callable[[Load], None] = lambda _: None
+    stood_in: Callable[[str, str, str, str], None] = lambda _loop, _declared, _instead, _why: None
+
+
+STAND_INS = "stand-in"
+"""The folder of a server in which its workers say what stands in."""
+
+
+class StandIn(msgspec.Struct, frozen=True, kw_only=True):
+    """The declared package of a loop, the earlier one that answers instead ("" where none can), and why."""
+
+    package: str
+    instead: str
+    why: str
+
+
+class Services:
+    """The loops in service under `home` (a folder). `refresh` follows the local copies, also while requests are answered."""
+
+    def __init__(
+        self,
+        home: Path,
+        packages: Packages,
+        online: ContextStore,
+        clock: Clock,
+        watcher: Watcher | None = None,
+        *,
+        budget: int = BUDGET,
+        vitals: Vitals | None = None,
+        threads: int = 1,
+    ) -> None:
+        self._vitals = vitals
+        self._home, self._packages, self._online, self._clock = home, packages, online, clock
+        self._watcher = watcher or Watcher(lambda _loop, _digest: None, lambda _loop, _why: None, lambda _loop, _count: None)
+        self._known: list[str] = []
+        self._loops: dict[str, InService] = {}
+        self._changes = local.Changes(home / "served", clock)
+        self._failed: dict[str, float] = {}
+        self._switching = threading.RLock()
+        self.shelf = Shelf(self._make, budget, self._gone, self._watcher.loaded)
+        self.explanations = Explanations(packages, self.shelf.load)
+        self._own: dict[str, str] = {}
+        """The loop whose own package a digest is, while that package is in service."""
+        self._overruns, self._shared = Overruns(), Shared(threads)
+        self._names: dict[str, list[str]] = {}
+
+    @property
+    def loops(self) -> list[str]:
+        """The loops that are to be served, sorted."""
+        return self._known
+
+    @property
+    def loaded(self) -> list[InService]:
+        """Those whose packages are in memory, in order of their names."""
+        return [service for _, service in sorted(self._loops.items())]
+
+    def knows(self, loop: str) -> bool:
+        """Whether a loop of that name is to be served."""
+        place = bisect_left(self._known, loop)
+        return place < len(self._known) and self._known[place] == loop
+
+    def ready(self, loop: str) -> bool:
+        """Whether a loop's package is in memory, so that it answers at once."""
+        return loop in self._loops
+
+    @property
+    def unready(self) -> list[str]:
+        """The loops that are to be served and cannot be: their package cannot be loaded, and none serves in its stead."""
+        return sorted(loop for loop in list(self._failed) if loop not in self._loops and self.knows(loop))
+
+    def service(self, loop: str) -> InService:
+        """What serves a loop, loaded if it was not (see `load`). Raises LoopNotFound, and Unavailable while it cannot be loaded."""
+        return self._loops.get(loop) or self._load(loop)
+
+    def load(self, loop: str) -> None:
+        """Make a loop ready; this takes milliseconds, so it is for a thread of its own. Raises as `service`."""
+        self.service(loop)
+
+    def serve_only(self, loop: str) -> InService:
+        """Serve this loop and no other, as work on one loop does. Raises as `service`."""
+        self._known = [loop]
+        return self.service(loop)
+
+    def _load(self, loop: str) -> InService:
+        if not self.knows(loop):
+            raise LoopNotFound(loop, self._known[:5])
+        with self._switching:
+            found = self._loops.get(loop)
+            if found is not None:
+                return found
+            failed = self._failed.get(loop)
+            if failed is None or self._clock.monotonic() - failed >= RETRY_SECONDS:
+                found = self._try(loop)
+            if found is None:
+                raise Unavailable(f"loop {loop!r} cannot be served at the moment")
+            return found
+
+    def names(self, package: str) -> list[str]:
+        """The names of the values of a package that was put into service in this process, also where another serves by now."""
+        return self._names.get(package, [])
+
+    def refresh(self) -> list[str]:
+        """Load what changed in the local copies, and what requests could not wait for; the loops that were switched.
+
+        A package that is refused changes nothing.
+        """
+        changed = self._changes()
+        if changed:
+            self._known = self._changes.loops
+        few = len(self._known) <= local.FEW
+        now = self._clock.monotonic()
+        again = [loop for loop, failed in list(self._failed.items()) if now - failed >= RETRY_SECONDS]
+        switched = []
+        for loop in dict.fromkeys([*changed, *again]):
+            with self._switching:  # so that what is loaded just now is not missed
+                if (few or loop in self._loops) and self._try(loop) is not None:
+                    switched.append(loop)
+        for service in list(self._loops.values()):
+            if service.segments.waits:
+                service.segments.load()
+        return switched
+
+    def _try(self, loop: str) -> InService | None:
+        """Switch to what the local copy says; None if that cannot be."""
+        copy: local.Served | None = None
+        try:
+            copy = local.read(self._home / "served" / f"{loop}.json")
+            found = None if copy is None else self._switch(loop, copy)
+        except Exception as error:  # noqa: BLE001  # a runtime that chokes on a package must not end the following
+            known = isinstance(error, LoopwrightError)
+            self._failed[loop] = self._clock.monotonic()
+            why = str(error) if known else f"it cannot be loaded: {type(error).__name__}"
+            self._watcher.refused(loop, why)
+            stands_in = self._stand_in(loop, copy, why) if copy is not None and loop not in self._loops else None
+            if self._vitals is not None and copy is not None:
+                self._vitals.refuses(copy.state)
+            return stands_in
+        self._failed.pop(loop, None)
+        return found
+
+    def _stand_in(self, loop: str, copy: local.Served, why: str) -> InService | None:
+        """Let the newest earlier package that can be loaded, and is not bad, serve instead of the declared one, which is tried again."""
+        declared, found = copy.state.arms[0], None
+        for state in reversed(copy.past):
+            package = state.arms[0].package
+            if package == declared.package or (self._home / "bad" / f"{package}.json").exists():
+                continue
+            try:
+                found = self._switch(loop, msgspec.structs.replace(copy, state=state))
+                break
+            except Exception as error:  # noqa: BLE001  # as in `_try`: whatever it is, the one before may do
+                self._watcher.refused(loop, f"package {package[:12]} cannot stand in: {type(error).__name__}: {error}")
+        instead = found.predictor.digest if found is not None else ""
+        self._watcher.stood_in(loop, declared.package, instead, why)
+        return found
+
+    def _gone(self, digests: list[str]) -> None:
+        """Packages were let go of: the loops whose own they were are loaded again when they are asked."""
+        for digest in digests:
+            loop = self._own.pop(digest, None)
+            if loop is not None:
+                self._loops.pop(loop, None)
+                if self._vitals is not None:
+                    self._vitals.forgets(loop)
+
+    def _switch(self, loop: str, copy: local.Served) -> InService:
+        own = key_of(copy.state.arms[0])
+        before = self._loops.get(loop)
+        if before is not None and key_of(before.state.arms[0]) == own:
+            predictor, decode = before.predictor, before.decode
+        else:
+            predictor = self.shelf.load(own)
+            decode = self._shared.decoder(predictor.package.manifest)
+        segments = Segments(
+            copy.state,
+            predictor,
+            self.shelf,
+            self._clock,
+            lambda why: self._watcher.refused(loop, why),
+            before.segments if before is not None else None,
+            LOAD_SECONDS,
+        )
+        release = predictor.package.manifest.release
+        service = InService(
+            state=copy.state,
+            predictor=predictor,
+            segments=segments,
+            decode=decode,
+            outcomes=self._shared.outcomes(copy.outcome) if copy.outcome is not None else None,
+            refuse_unloggable=release.get("on_unloggable") == "refuse",
+            durable=release.get("durability") == "disk",
+        )
+        failpoints.hit("release.loaded")
+        self._own[own] = loop
+        self._loops[loop] = service
+        if before is not None:
+            left = {key_of(before.state.arms[0]), *before.state.packages} - {own, *copy.state.packages}
+            for digest in left:
+                self._own.pop(digest, None)
+            self.shelf.drop(left)
+        if self._vitals is not None:
+            self._vitals.serves(copy.state)
+        failpoints.hit("release.switched")
+        self._watcher.swapped(loop, predictor.digest)
+        return service
+
+    def _make(self, digest: str) -> Predictor:
+        """A package made ready and tried. Raises what reading it raises, and PackageRefused."""
+        alone = digest.endswith(RULE)
+        digest = digest.removesuffix(RULE)
+        with self._vitals.loading(digest) if self._vitals is not None else nullcontext():
+            package = open_probed(self._packages, digest, keep=_READ)
+            decode = self._shared.decoder(package.manifest)
+            package.manifest = msgspec.structs.replace(package.manifest, request=decode.columns, lineage=Lineage())
+            clock, vitals = self._clock, self._vitals
+            predictor = Predictor(package, self._online, clock, self._overruns, self._shared.graph, vitals, model=not alone)
+            self._names[digest] = package.manifest.output.names
+            predictor.check_golden()
+            predictor.warm()
+        package.shed()
+        return predictor

@@ -1,0 +1,384 @@
+"""What servers follow: one small file per loop that says who serves, kept up to date from the ledger.
+
+Workers read only these files, so prediction and rollback go on while the ledger is down. A file is replaced as a whole.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from loopwright.base import failpoints
+from loopwright.base.clock import Clock
+from loopwright.base.errors import Damaged, ReleaseConflict, Unavailable
+from loopwright.base.ids import NAME, scoped_name
+from loopwright.base.lock import FileLock
+from loopwright.base.regular_file import read_regular
+from loopwright.records.declarations import Table
+from loopwright.records.releases import ReleaseState
+from loopwright.records.turns import LoopRecord
+from loopwright.stores.home import Home
+
+FEW = 64
+"""So many loops are looked at each time, and loaded before they are asked."""
+
+LOCK_SECONDS = 10.0
+"""So long a writer of a file waits for another one; each holds the lock for one write."""
+
+LOOK_SECONDS = 15.0
+MOST_NOTED = 2**16
+MOST_PAST = 100
+MAX_BYTES = 64 * 2**20
+MOST_PACKAGES = 20_000
+"""So many packages are named by the states of the past that a file holds: fewer states for a large fleet."""
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """Who serves a loop, the contract of its outcomes, and who served before (oldest first).
+
+    `unrecorded` counts the newest states that were made while the ledger was down, and that it is still to be told of.
+    """
+
+    state: ReleaseState
+    outcome: Table | None = None
+    past: list[ReleaseState] = []
+    unrecorded: int | bool = 0  # earlier versions wrote whether `state` was
+
+    @property
+    def states(self) -> list[ReleaseState]:
+        """All states, oldest first."""
+        return [*self.past, self.state]
+
+    @property
+    def pending(self) -> list[ReleaseState]:
+        """The states that the ledger is still to be told of, oldest first."""
+        return self.states[len(self.past) + 1 - int(self.unrecorded) :]
+
+
+def pointer_name(loop: str) -> str:
+    """The ledger's pointer to the release state of a loop."""
+    return scoped_name("release", loop)
+
+
+def folder(home: Home) -> Path:
+    """Where the files are."""
+    return home.folder("served")
+
+
+def read(path: Path) -> Served | None:
+    """One loop's file; None when there is none. Raises Damaged when it cannot be read."""
+    return _decode(path, _bytes(path))
+
+
+def read_intact(path: Path) -> Served | None:
+    """As `read`, None also for a damaged file: nobody depends on it where the ledger answers, and the next change writes it anew."""
+    try:
+        return read(path)
+    except Damaged:
+        return None
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return read_regular(path, MAX_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Damaged(f"served/{path.name} cannot be read: {error}") from error
+
+
+def _decode(path: Path, data: bytes | None) -> Served | None:
+    try:
+        return None if data is None else msgspec.json.decode(data, type=Served)
+    except ValueError as error:
+        raise Damaged(f"served/{path.name} cannot be read: {error}") from error
+
+
+def write(path: Path, served: Served) -> None:
+    """Replace one loop's file."""
+    replace(path, msgspec.json.encode(served))
+    _note(path)
+
+
+def change(path: Path, decide: Callable[[Served | None], Served | None]) -> Served | None:
+    """Compare and swap on one loop's file: write what `decide` makes of it (None: leave it), or decide again if it changed.
+
+    `decide` may take its time, as nothing is locked meanwhile. Returns what was written; None where nothing was. A file
+    that cannot be read is decided on as if there were none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.parent.with_name(f"{path.parent.name}.lock"))
+    try:
+        while True:
+            seen = _bytes(path)
+            try:
+                now = _decode(path, seen)
+            except Damaged:
+                now = None
+            wanted = decide(now)
+            if wanted is None or wanted == now:
+                return None
+            with lock.hold(LOCK_SECONDS):
+                if _bytes(path) == seen:
+                    write(path, wanted)
+                    return wanted
+    except TimeoutError as error:
+        raise Unavailable(f"{path.parent.name}/{path.name} is being written for too long: {error}") from error
+    finally:
+        lock.close()
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Replace a file: synced before it gets its name, so that a reader sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _note(path: Path) -> None:
+    """Say in the list beside the folder which file was written, after it was. A long list is begun anew."""
+    noted, line = _list(path.parent), f"{path.name}\n".encode()
+    try:
+        with noted.open("ab") as file:
+            file.write(line)
+            if file.tell() <= MOST_NOTED:
+                return
+        temporary = noted.with_name(f".{noted.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        temporary.write_bytes(line)
+        temporary.rename(noted)
+    except OSError:  # a full disk: what was written is found all the same, later
+        return
+
+
+def _list(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.changed")
+
+
+class Changes:
+    """Which files of the folder changed since it was last asked (the first time: all of them), as names of loops.
+
+    Writers say in a list beside the folder what they wrote, so in a large folder a change costs that file, and no change one
+    call to the system. Whatever else happens to a file is seen at once in a folder of at most `FEW` files, in a larger one
+    every `LOOK_SECONDS`.
+    """
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self._folder, self._clock = folder, clock
+        self._stamps: dict[str, tuple[int, int, int]] = {}
+        self._read = (0, 0)
+        self._looked = -LOOK_SECONDS
+
+    def __call__(self) -> list[str]:
+        """Their names, sorted; also of those that are gone."""
+        noted = self._noted()
+        now = self._clock.monotonic()
+        if noted is None or len(self._stamps) <= FEW or now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            return self._look()
+        changed = []
+        for loop in noted:
+            stamp = _stamp(self._folder / f"{loop}.json")
+            if self._stamps.get(loop) != stamp:
+                self._keep(loop, stamp)
+                changed.append(loop)
+        return changed
+
+    @property
+    def loops(self) -> list[str]:
+        """All that have a file, sorted."""
+        return sorted(self._stamps)
+
+    def _look(self) -> list[str]:
+        now: dict[str, tuple[int, int, int]] = {}
+        with suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+            for number, entry in enumerate(entries, 1):
+                loop = entry.name.removesuffix(".json")
+                if loop != entry.name and NAME.fullmatch(loop) and (stamp := _stamp(entry)) is not None:
+                    now[loop] = stamp
+                if number % 256 == 0:
+                    time.sleep(0.001)  # who answers is not to wait for all of it
+        changed = sorted(loop for loop in {*now, *self._stamps} if self._stamps.get(loop) != now.get(loop))
+        self._stamps = now
+        return changed
+
+    def _keep(self, loop: str, stamp: tuple[int, int, int] | None) -> None:
+        if stamp is None:
+            self._stamps.pop(loop, None)
+        else:
+            self._stamps[loop] = stamp
+
+    def _noted(self) -> list[str] | None:
+        """The loops that were noted since; None where the list was begun anew meanwhile."""
+        try:
+            with _list(self._folder).open("rb") as file:
+                stat = os.fstat(file.fileno())
+                inode, offset = self._read
+                self._read = stat.st_ino, stat.st_size
+                if stat.st_ino != inode or stat.st_size < offset:
+                    return None
+                file.seek(offset)
+                lines = file.read(stat.st_size - offset).decode("utf-8", "replace").split("\n")
+        except FileNotFoundError:
+            return []
+        return sorted({loop for line in lines if NAME.fullmatch(loop := line.removesuffix(".json"))})
+
+
+def _stamp(file: "Path | os.DirEntry[str]") -> tuple[int, int, int] | None:
+    try:
+        stat = file.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+def path_of(home: Home, loop: str) -> Path:
+    """The file of one loop."""
+    return folder(home) / f"{loop}.json"
+
+
+def follow(home: Home) -> list[str]:
+    """Bring the files up to date with the ledger; the loops that changed. Raises LedgerUnavailable.
+
+    Rollbacks made while the ledger was down are recorded now, unless somebody released meanwhile: then the ledger is right.
+    """
+    return Follower(home).follow()
+
+
+class _Known(NamedTuple):
+    """What the ledger knows of a loop: its release states, oldest first, and how it was declared last."""
+
+    states: list[ReleaseState]
+    declared: LoopRecord | None = None
+
+
+class Follower:
+    """Follows a ledger again and again: of what changed there, or in a file, it reads that loop only."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._changes = Changes(folder(home), home.clock)
+        self._seen = 0
+        self._due: set[str] = set()
+        """Loops whose turn has not come yet, as when the ledger went away in between."""
+
+    def follow(self) -> list[str]:
+        """See `follow`."""
+        ledger = self._home.ledger
+        newest = ledger.count()
+        self._due.update(self._changes())
+        if newest < self._seen:  # another ledger stands in its place
+            self._seen = 0
+        if newest > self._seen:
+            for kind in (ReleaseState, LoopRecord):
+                self._due.update(ledger.loops(kind, after=self._seen))
+            self._seen = newest
+        changed = []
+        known = _known(self._home, None) if len(self._due) > FEW else None
+        for loop in sorted(self._due):
+            found = (known if known is not None else _known(self._home, loop)).get(loop)
+            if found is not None and self._mend(loop, found):
+                changed.append(loop)
+            self._due.discard(loop)
+        return changed
+
+    def _mend(self, loop: str, known: _Known) -> bool:
+        """Bring the file of one loop up to date with what is known of it; whether it had to be."""
+        return _bring(self._home, loop, known, "release.followed")
+
+
+def copy(home: Home, loop: str) -> None:
+    """Bring the file of one loop up to date with the ledger, which is told first of what it does not know."""
+    _bring(home, loop, None, "")
+
+
+def _bring(home: Home, loop: str, known: _Known | None, point: str) -> bool:
+    """See `copy`; `known` is what the ledger knew a moment ago. Whether the file had to be written."""
+
+    def decide(now: Served | None) -> Served | None:
+        nonlocal known
+        newest = known.states[-1].generation if known is not None else 0
+        if known is None or (now is not None and now.state.generation - int(now.unrecorded) > newest):
+            known = _known(home, loop).get(loop)  # also where somebody released since the ledger was asked
+        if known is None:
+            return None
+        if point and now is not None and now.state.generation - int(now.unrecorded) > known.states[-1].generation:
+            return None  # an older ledger stands in the newer one's place: what serves goes on until somebody releases
+        if now is not None and now.pending:
+            known = known._replace(states=_record(home, now, known.states))
+        wanted = _served(known)
+        if point and wanted != now:
+            failpoints.hit(point)
+        return wanted
+
+    return change(path_of(home, loop), decide) is not None
+
+
+def _record(home: Home, served: Served, states: list[ReleaseState]) -> list[ReleaseState]:
+    """Record what the ledger, which knew `states`, was not told of. Returns what it knows then.
+
+    A change that somebody made meanwhile ends this: then the ledger is right.
+    """
+    before = served.states[-1 - len(served.pending)].packages if len(served.past) >= len(served.pending) else []
+    for state in served.pending:
+        links = [(package, "released") for package in state.packages if package not in before]
+        name, key, before = pointer_name(state.loop), state.arms[0].package, state.packages
+        try:
+            home.acting_as(state.by).ledger.swap(name, state.generation - 1, state, loop=state.loop, key=key, links=links)
+        except ReleaseConflict:
+            states = [entry.record for entry in home.ledger.find(ReleaseState, loop=state.loop, newest=False)]
+            if state not in states:
+                return states
+            continue
+        states = [*states, state]
+        failpoints.hit("release.caught_up")
+    return states
+
+
+def _known(home: Home, loop: str | None) -> dict[str, _Known]:
+    """What the ledger knows of a loop that was ever released; of all of them in two questions where `loop` is None."""
+    found: dict[str, _Known] = {}
+    for entry in home.ledger.find(ReleaseState, loop=loop, newest=False):
+        found.setdefault(entry.loop, _Known([])).states.append(entry.record)
+    if loop is None:
+        declared = {entry.loop: entry.record for entry in home.ledger.find(LoopRecord, newest=False)}
+    else:
+        newest = home.ledger.latest(LoopRecord, loop=loop)
+        declared = {loop: newest.record} if newest is not None else {}
+    return {name: known._replace(declared=declared.get(name)) for name, known in found.items()}
+
+
+def _served(known: _Known) -> Served:
+    outcome = known.declared.declaration.get("outcome") if known.declared is not None else None
+    return Served(
+        state=known.states[-1],
+        outcome=msgspec.convert(outcome["table"], Table) if outcome else None,
+        past=past(known.states[:-1]),
+    )
+
+
+def past(states: Sequence[ReleaseState]) -> list[ReleaseState]:
+    """The newest states, as many as a file may hold, oldest first."""
+    kept: list[ReleaseState] = []
+    room = MOST_PACKAGES
+    for state in reversed(states[-MOST_PAST:]):
+        room -= 1 + len(state.segments)
+        if room < 0 and kept:
+            break
+        kept.append(state)
+    return kept[::-1]

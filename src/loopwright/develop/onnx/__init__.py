@@ -1,0 +1,1 @@
+"""Models and features as ONNX graphs: conversion, fusion, parity, explanations."""

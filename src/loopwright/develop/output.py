@@ -1,0 +1,90 @@
+"""What is predicted: how the raw numbers of an estimator, or of its graph, become what `records.package.Output` says.
+
+Raw output [N, K] of an estimator: the probability of true or those of the classes, numbers by target or quantile, or one column
+of what to sort by or of how strange. The same few steps make the answers of it, in NumPy (`Goal.answers`) to compare
+with and in the graph (`features.Traced.model_graph`) to serve.
+"""
+
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from loopwright.base.arrays import Array
+from loopwright.records.declarations import Outcome
+from loopwright.records.package import Output
+
+
+class Answers(NamedTuple):
+    """What was predicted for N rows, float64: score [N] and values [N, K] (K = 0 when `Output` names none)."""
+
+    score: Array
+    values: Array
+
+    def at(self, rows: Array) -> "Answers":
+        """Those of some rows, by their indices."""
+        return Answers(self.score[rows], self.values[rows])
+
+
+class Goal(msgspec.Struct, frozen=True, kw_only=True):
+    """What is predicted, and how.
+
+    Quantiles that cross are sorted (Chernozhukov, Fernandez-Val & Galichon 2010, Quantile and probability curves without
+    crossing). `factors`, one per class, undo sampling and weights: probabilities are multiplied by them and made to sum to one
+    again (Elkan 2001, The foundations of cost-sensitive learning).
+    """
+
+    output: Output = Output()
+    factors: list[float] = []
+
+    @property
+    def quantiles(self) -> list[float]:
+        """Those of a quantile regression, ascending."""
+        return self.output.quantiles
+
+    @property
+    def column(self) -> int | None:
+        """Which raw column is the score; None for the largest of them."""
+        if self.output.task == "multiclass":
+            return None
+        return int(np.argmin([abs(q - 0.5) for q in self.quantiles])) if self.quantiles else 0
+
+    def answers(self, raw: Array) -> Answers:
+        """The answers from raw numbers [N, K]."""
+        raw = np.asarray(raw, dtype=np.float64)
+        if self.factors:
+            raw = np.column_stack([1 - raw, raw]) if self.output.task == "binary" else raw
+            raw = raw * np.array(self.factors)
+            raw = (raw / raw.sum(axis=1, keepdims=True))[:, 1 if self.output.task == "binary" else 0 :]
+        if self.quantiles:
+            raw = np.sort(raw, axis=1)
+        score = raw.max(axis=1) if self.column is None else raw[:, self.column]
+        return Answers(score, raw if self.output.names else raw[:, :0])
+
+
+def goal_of(outcome: Outcome, truth: Array) -> Goal:
+    """The goal of an outcome; the classes are those found in `truth` (of the training rows, string [N])."""
+    names = [f"q{q:g}" for q in outcome.quantiles] or list(outcome.labels)
+    classes = sorted({str(c) for c in truth}) if outcome.task == "multiclass" else []
+    names = classes or (names if len(names) > 1 else [])
+    return Goal(output=Output(task=outcome.task, classes=classes, names=names, quantiles=outcome.quantiles))
+
+
+def share_threshold(score: Array, share: float) -> float:
+    """The border between scores above which about `share` of them lie, by ratio: in the middle between two of them.
+
+    Scores of two values are a condition, and the border lies between them; where all are the same it is 0.5.
+    """
+    distinct, counts = np.unique(score, return_counts=True)
+    if len(distinct) <= 2:
+        return float(distinct.mean()) if len(distinct) == 2 else 0.5
+    above = counts[::-1].cumsum()[::-1][1:] / len(
+        score
+    )  # of each value but the lowest: the share that it and those above it have
+    place = int(np.abs(np.log(above / max(share, 1 / len(score)))).argmin())
+    return float((distinct[place] + distinct[place + 1]) / 2)
+
+
+def alert_threshold(score: Array, share: float) -> float:
+    """The score from which on a row is called an anomaly: at most `share` of the training scores are above the one below it."""
+    return float(np.quantile(score, 1 - share, method="higher"))

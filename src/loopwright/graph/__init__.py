@@ -1,0 +1,1 @@
+"""ONNX graphs: sessions, feeds, the check before loading, contributions of features."""

@@ -1,0 +1,426 @@
+"""The watch: close every monitoring window that is due, judge it, and say whether to retrain and whom to tell.
+
+In the order of `watch`: windows due are measured (inputs, then quality from the outcomes known by now), windows whose
+outcomes may still come are revised where some came, a reason to retrain is looked for, alerts are raised and closed.
+Everything that is found about one window is written in one transaction, so that each window is closed exactly once
+however often a process dies on the way; a reason to retrain that was not acted upon is given again.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loopwright.base import failpoints
+from loopwright.base.errors import NotFound, PackageRefused
+from loopwright.graph.columns import arrow_feed
+from loopwright.graph.session import Graph
+from loopwright.monitor import alerts
+from loopwright.monitor.baseline import usual
+from loopwright.monitor.fleet import Fleets
+from loopwright.monitor.inputs import packages_of, watched_columns, window
+from loopwright.monitor.quality import Decay, decayed, quality
+from loopwright.records.attempts import Attempts
+from loopwright.records.declarations import Monitor, Outcome, Retrain, duration
+from loopwright.records.releases import ReleaseState
+from loopwright.records.turns import Turn
+from loopwright.records.windows import Alert, Quality, Trigger, Window
+from loopwright.stores.home import Home
+from loopwright.stores.ledger import Entry
+from loopwright.stores.outcomes.labelled import with_truth
+from loopwright.stores.packages.probe import Probed, open_probed
+from loopwright.stores.prediction_log.read import first_at, predictions
+from loopwright.stores.windows import newest_ended
+from loopwright.tasks import metrics
+
+__all__ = ["Watched", "watch", "watched_columns"]
+
+MOST_WINDOWS = 1000
+"""So many windows are closed in one call at most; the next call goes on."""
+
+AT_ONCE_ROWS = 300_000
+"""So many predictions of earlier windows are read together with those of the new one; more are read window by window."""
+
+EARLY = "early-windows"
+"""Key of the alert that windows were closed while the clock was ahead."""
+
+DEGRADED_SHARE = 0.01
+"""A larger share of answers by the fall-back raises an alert."""
+
+Array = np.ndarray[Any, Any]
+
+
+class Watched(msgspec.Struct, frozen=True, kw_only=True):
+    """What a watch found: windows newly closed, quality newly measured or revised, the reason to retrain if there is one."""
+
+    windows: list[Window]
+    qualities: list[Quality]
+    trigger: Trigger | None
+    alerts: list[Alert]
+
+
+def watch(
+    home: Home,
+    *,
+    loop_name: str,
+    monitor: Monitor,
+    retrain: Retrain,
+    outcome: Outcome,
+    until: datetime,
+    attempts: Attempts | None = None,
+) -> Watched:
+    """Close every window of the loop that is over at `until`, revise earlier ones, and decide whether to retrain.
+
+    Windows follow each other from the first release (or the first prediction, where that is earlier) in steps of
+    `monitor.every`; a stretch without predictions is a window too, in state `no data`, and one window however long it
+    was: what comes late to a silence of years does not close hundreds. Each is stored under its start (ISO 8601). A
+    window's quality is revised as long as outcomes may come: until `outcome.wait` after its end.
+    """
+    steps = attempts or Attempts(loop_name, strict=True)
+    retrain = msgspec.structs.replace(retrain, decay_metric=retrain.decay_metric or metrics.primary(outcome.task))
+    steps.run("look for windows closed too early", lambda: _tell_early(home, loop_name, until), None)
+    due = steps.run("find windows due", lambda: list(_due(home, loop_name, monitor, until)), list[tuple[datetime, datetime]]())
+    watcher = _Watcher(home, loop_name, monitor, retrain, outcome, until)
+    found: list[_Found] = []
+    steps.run("close windows", lambda: watcher.close_all(due, found), None)
+    closed = [each.quality for each in found]
+    revised = steps.run("revise windows", lambda: watcher.revise(skip={q.start for q in closed}), list[Quality]())
+    trigger = steps.run("look for a reason to retrain", watcher.trigger, None)
+    steps.run("send alerts", lambda: alerts.send(home, loop_name), list[Alert]())
+    return Watched(
+        windows=[each.window for each in found],
+        qualities=sorted([*closed, *revised], key=lambda q: q.start),
+        trigger=trigger,
+        alerts=[alert for each in found for alert in each.alerts],
+    )
+
+
+def _tell_early(home: Home, loop: str, until: datetime) -> None:
+    """Alert, once, that windows were closed while the clock was ahead; the next window that is closed closes the alert."""
+    last = home.ledger.latest(Window, loop=loop)
+    before = home.ledger.latest(Alert, loop=loop, key=EARLY)
+    if last is None or last.record.end <= until or (before is not None and before.record.state == "open"):
+        return
+    detail = f"the newest ends at {last.record.end:%Y-%m-%d %H:%M} UTC, and it is {until:%Y-%m-%d %H:%M}: they are closed again in time"
+    alerts.decide(home, loop, EARLY, severity="warning", title="Windows were closed while the clock was ahead", detail=detail)
+
+
+def _due(home: Home, loop: str, monitor: Monitor, until: datetime) -> Iterator[tuple[datetime, datetime]]:
+    step = duration(monitor.every)
+    last = newest_ended(home.ledger, Window, loop, until)
+    start = last.record.end if last is not None else _anchor(home, loop, step, until)
+    if start is None or start + step > until:
+        return
+    # The usual case is one window, which needs no look at the log.
+    moments = _moments(home, loop, start, until) if start + 2 * step <= until else None
+    for _ in range(MOST_WINDOWS):
+        if start + step > until:
+            return
+        end = start + step * (1 if moments is None else _silent_steps(moments, start, step, until))
+        yield start, end
+        start = end
+
+
+def _moments(home: Home, loop: str, start: datetime, until: datetime) -> Array:
+    """When each prediction of [start, until) was made, in microseconds, sorted."""
+    at = predictions(home, loop, start=start, end=until, columns=["_at"])["_at"].cast(pa.int64())
+    return np.sort(at.to_numpy())
+
+
+def _silent_steps(moments: Array, start: datetime, step: timedelta, until: datetime) -> int:
+    """How many steps the window from `start` takes: as many as are over and without a prediction, but at least one."""
+    after = int(np.searchsorted(moments, _microseconds(start)))
+    stop = until if after == len(moments) else start + timedelta(microseconds=int(moments[after]) - _microseconds(start))
+    return max(1, (min(stop, until) - start) // step)
+
+
+def _anchor(home: Home, loop: str, step: timedelta, until: datetime) -> datetime | None:
+    """Where the first window starts: on the hour, or for short windows on a multiple of their length."""
+    releases = home.ledger.find(ReleaseState, loop=loop, limit=1, newest=False)
+    moments = [m for m in (first_at(home, loop), *(e.record.since for e in releases)) if m is not None and m <= until]
+    if not moments:
+        return None
+    grid = min(step, timedelta(hours=1)).total_seconds()
+    moment = min(moments)
+    return moment - timedelta(seconds=moment.timestamp() % grid)
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """What closing one window gave."""
+
+    window: Window
+    quality: Quality
+    alerts: list[Alert]
+
+
+class _Watcher:
+    """One call of `watch`: packages are read once, and so is the prediction log where it is not too much at once."""
+
+    def __init__(
+        self,
+        home: Home,
+        loop: str,
+        monitor: Monitor,
+        retrain: Retrain,
+        outcome: Outcome,
+        until: datetime,
+    ) -> None:
+        self.home, self.loop = home, loop
+        self.monitor, self.retrain, self.outcome, self.until = monitor, retrain, outcome, until
+        self.wait = duration(outcome.wait)
+        self._packages: dict[str, Probed | None] = {}
+        self._slices: dict[str, Graph] = {}
+        self.fleets = Fleets(home, loop)
+        self._at_once: tuple[datetime, pa.Table, Array] | None = None
+
+    # --- measuring -----------------------------------------------------------------------------------------------
+
+    def close_all(self, due: list[tuple[datetime, datetime]], found: list[_Found]) -> None:
+        """Close the windows one after another, each added to `found`; those before one that cannot be closed are closed."""
+        self._at_once = self._read(due)
+        for start, end in due:
+            found.append(self.close(start, end))  # what was closed counts, also where the next one raises
+
+    def close(self, start: datetime, end: datetime) -> _Found:
+        """Measure the window, store what was found in one transaction."""
+        joined = self._joined(start, end)
+        package = self.fleets.whole(self.package(self.fleets.main(joined)))
+        known = usual(self.home, self.loop, package, self.monitor) if package is not None else {}
+        found = window(joined, package, self.monitor, start, end, known)
+        measured = self._quality(joined, start, end)
+        links = [(digest, "answered") for digest in found.packages]
+        failpoints.hit("window.computed")
+        with self.home.ledger.batch():
+            entry = self.home.ledger.put(found, loop=self.loop, key=start.isoformat(), links=links)
+            self.home.ledger.put(measured, loop=self.loop, key=start.isoformat(), links=[(entry.id, "measured in")])
+            raised = self._alerts(found, measured)
+        failpoints.hit("window.closed")
+        return _Found(found, measured, raised)
+
+    def revise(self, *, skip: set[datetime]) -> list[Quality]:
+        """Measure again each earlier window whose outcomes may still come and for which some came, or changed."""
+        revised = []
+        qualities = self.open_qualities()
+        for before in qualities:
+            if before.start in skip or not before.rows:
+                continue
+            joined = self._joined(before.start, before.end)
+            came = pc.sum(pc.is_valid(joined["_truth"])).as_py() or 0
+            newest = pc.max(joined["_known_at"].cast(pa.int64())).as_py() if came else None
+            if came == before.with_outcome and (newest is None or newest <= _microseconds(before.known_at)):
+                continue
+            measured = self._quality(joined, before.start, before.end)
+            with self.home.ledger.batch():
+                self.home.ledger.put(measured, loop=self.loop, key=before.start.isoformat())
+                if before is qualities[-1]:
+                    self._decay_alert(measured)
+            revised.append(measured)
+        return revised
+
+    def open_qualities(self) -> list[Quality]:
+        """The newest quality of each window that ended at most `wait` before now, oldest first."""
+        steps = int(self.wait / duration(self.monitor.every)) + 2
+        found = []
+        for entry in self.home.ledger.find(Window, loop=self.loop, limit=min(steps, MOST_WINDOWS)):
+            if entry.record.end > self.until:
+                continue  # closed while the clock was ahead
+            latest = self.home.ledger.latest(Quality, loop=self.loop, key=entry.key)
+            if entry.record.end + self.wait >= self.until and latest is not None:
+                found.append(latest.record)
+        return found[::-1]
+
+    def _read(self, due: list[tuple[datetime, datetime]]) -> tuple[datetime, pa.Table, Array] | None:
+        """The log of all windows this call looks at, with their truth, in one go; None where that would be too much."""
+        earlier = self.open_qualities()
+        if len(due) != 1 or sum(q.rows for q in earlier) > AT_ONCE_ROWS:
+            return None
+        start = min([due[0][0], *(q.start for q in earlier)])
+        joined = with_truth(self.home, self.loop, self.outcome, start=start, end=due[0][1], known_at=self.until)
+        return start, joined, joined["_at"].cast(pa.int64()).to_numpy()
+
+    def _joined(self, start: datetime, end: datetime) -> pa.Table:
+        """The predictions of [start, end) with their truth as known now."""
+        if self._at_once is None or start < self._at_once[0]:
+            return with_truth(self.home, self.loop, self.outcome, start=start, end=end, known_at=self.until)
+        _, joined, at = self._at_once
+        return joined.filter(pa.array((at >= _microseconds(start)) & (at < _microseconds(end))))
+
+    def _quality(self, joined: pa.Table, start: datetime, end: datetime) -> Quality:
+        packages = {digest: package for digest in packages_of(joined) if (package := self.package(digest)) is not None}
+        return quality(
+            joined,
+            self._sliced(joined, self.package(self.fleets.main(joined))),
+            {digest: self.fleets.evaluation(package) for digest, package in packages.items()},
+            start,
+            end,
+            outcome=self.outcome,
+            outputs={digest: package.manifest.output for digest, package in packages.items()},
+            known_at=self.until,
+            decay=Decay(self.retrain.decay_metric, self.retrain.decay),
+            minimum_rows=self.monitor.minimum_rows,
+        )
+
+    def _sliced(self, joined: pa.Table, package: Probed | None) -> dict[str, Array]:
+        """Slice name -> its value on every row [N], by the package's own slice graph; and the segment, where there is a fleet."""
+        if package is None:
+            return {}
+        found: dict[str, Array] = {}
+        if "slices.onnx" in package.files:
+            graph = self._slices.setdefault(package.digest, package.graph("slices.onnx"))
+            found = graph.run(arrow_feed(graph, package.columns, joined))
+        return {**found, **self.fleets.slices(joined, found)}
+
+    def package(self, digest: str) -> Probed | None:
+        """A package, read once; None when it is gone, damaged or refused by its probe (`verify` says which)."""
+        if digest not in self._packages:
+            try:
+                self._packages[digest] = open_probed(self.home.packages, digest) if digest else None
+            except (NotFound, PackageRefused):
+                self._packages[digest] = None
+        return self._packages[digest]
+
+    # --- retraining ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def serving(self) -> Probed | None:
+        """The package that serves now."""
+        release = self.home.ledger.latest(ReleaseState, loop=self.loop)
+        return self.package(release.record.arms[0].package) if release is not None and release.record.arms else None
+
+    def trigger(self) -> Trigger | None:
+        """The reason to retrain, if there is one that no turn has acted upon since the newest window was closed.
+
+        It is worked out from what is stored, so that a decision is neither lost nor made twice by a process that dies:
+        the same answer comes until a turn is over. Cooldown and schedule count from the training of the package that
+        serves, or from the last turn where that is later, so that a turn which released nothing is not repeated at once.
+        """
+        newest = newest_ended(self.home.ledger, Window, self.loop, self.until)
+        if newest is None or self.serving is None:
+            return None
+        turns = self.home.ledger.find(Turn, loop=self.loop, limit=20)
+        turn = next((t for t in turns if t.record.state in ("done", "failed")), None)
+        trained = self.serving.manifest.training.as_of
+        last = max(trained, turn.record.as_of) if turn is not None else trained
+        if last <= self.until < last + duration(self.retrain.cooldown):
+            return None
+        acted = turn is not None and turn.sequence > newest.sequence
+        found = (None if acted else self._decay() or self._drift(newest.record)) or self._schedule(newest.record, last)
+        key = newest.key
+        if found is not None and all(e.record.cause != found.cause for e in self._stored_triggers(key)):
+            self.home.ledger.put(found, loop=self.loop, key=key, links=[(newest.id, "gave reason for")])
+        return found
+
+    def _stored_triggers(self, key: str) -> list[Entry[Trigger]]:
+        return self.home.ledger.find(Trigger, loop=self.loop, key=key)
+
+    def _decay(self) -> Trigger | None:
+        """Decay counts against the package that serves, in the newest window with outcomes that it answered in."""
+        if self.serving is None or self.retrain.decay is None:
+            return None
+        name, digest = self.retrain.decay_metric, self.serving.digest
+        then = self.fleets.evaluation(self.serving).metrics.get(name)
+        fleet = self.fleets.together(digest)
+        for measured in reversed(self.open_qualities()):
+            whole = len(fleet) > 1 and fleet >= set(measured.by_package)  # else another release answered as well
+            now = (measured.metrics if whole else measured.by_package.get(digest, {})).get(name)
+            if now is None or then is None or measured.state == "no data" or now.n < self.monitor.minimum_rows:
+                continue
+            if not decayed(now, then.value, Decay(name, self.retrain.decay)):
+                return None
+            return Trigger(
+                cause="decay",
+                reason=f"{name} is {now.value:.3f} [{now.low:.3f}, {now.high:.3f}] in the window from {measured.start:%Y-%m-%d}; "
+                f"it was {then.value:.3f} when the package was made",
+                evidence=[measured.start.isoformat()],
+            )
+        return None
+
+    def _drift(self, newest: Window) -> Trigger | None:
+        """Drift counts against the package that serves: in the newest window, if it answered most of it."""
+        if self.retrain.drift is None or newest.state != "drift" or len(newest.drifted) < self.retrain.drift:
+            return None
+        if self.serving is None or newest.reference != self.serving.digest:
+            return None
+        return Trigger(
+            cause="drift",
+            reason=f"{_columns(newest.drifted)} in the window to {newest.end:%Y-%m-%d}: {', '.join(newest.drifted)}",
+            evidence=[newest.start.isoformat()],
+        )
+
+    def _schedule(self, newest: Window, last: datetime) -> Trigger | None:
+        """The schedule rests while nobody asks: there is nothing new to learn from. Rows too few to judge drift are something."""
+        if self.retrain.every is None or not newest.rows or self.until - last < duration(self.retrain.every):
+            return None
+        return Trigger(cause="schedule", reason=f"{self.retrain.every} have passed since the training of {last:%Y-%m-%d}")
+
+    # --- alerts --------------------------------------------------------------------------------------------------
+
+    def _alerts(self, found: Window, measured: Quality) -> list[Alert]:
+        """Raise and close the alerts that one window calls for."""
+        day = f"the window from {found.start:%Y-%m-%d %H:%M} to {found.end:%Y-%m-%d %H:%M} UTC"
+        top = ", ".join(
+            f"{c.column} (PSI {c.psi:.2f}, usual {c.usual:.2f})"
+            for c in found.columns
+            if c.column in found.drifted and c.psi is not None
+        )
+        raised = [
+            self._alert("no-data", not found.rows, "critical", "No predictions arrive", f"none in {day}"),
+            self._alert("drift", found.state == "drift", "warning", _columns(found.drifted), f"{top}, in {day}")
+            if found.state != "no data"
+            else None,
+            self._alert(
+                "degraded",
+                found.degraded > DEGRADED_SHARE,
+                "critical",
+                "The fall-back answers instead of the model",
+                f"{found.degraded:.1%} of {found.rows:,} predictions in {day}",
+            ),
+            self._decay_alert(measured),
+            self._no_outcomes_alert(found),
+            self._alert(EARLY, False, "warning", "", ""),
+        ]
+        return [alert for alert in raised if alert is not None]
+
+    def _alert(self, key: str, on: bool, severity: alerts.Severity, title: str, detail: str) -> Alert | None:
+        if on:
+            return alerts.decide(self.home, self.loop, key, severity=severity, title=title, detail=detail)
+        alerts.close_alert(self.home, self.loop, key, detail="not so in the window after")
+        return None
+
+    def _decay_alert(self, measured: Quality) -> Alert | None:
+        if measured.state == "no data":
+            return None
+        name = self.retrain.decay_metric
+        now = measured.metrics.get(name)
+        worse = "lower" if metrics.metric(name).higher else "higher"
+        detail = f"{name} {now.value:.3f} from {measured.start:%Y-%m-%d}, {worse} than promised" if now is not None else name
+        return self._alert("decay", measured.state == "decayed", "critical", "Quality has decayed", detail)
+
+    def _no_outcomes_alert(self, found: Window) -> Alert | None:
+        """Predictions whose wait is over and none of which was ever answered by an outcome."""
+        steps = int(self.wait / duration(self.monitor.every)) + 2
+        over = [
+            w.record
+            for w in self.home.ledger.find(Window, loop=self.loop, limit=steps)
+            if w.record.end + self.wait <= found.end
+        ]
+        due = next((w for w in over if w.rows >= self.monitor.minimum_rows), None)
+        if due is None:
+            return None
+        entry = self.home.ledger.latest(Quality, loop=self.loop, key=due.start.isoformat())
+        none = entry is not None and not entry.record.with_outcome
+        detail = f"none for {due.rows:,} predictions from {due.start:%Y-%m-%d} on, after a wait of {self.outcome.wait}"
+        return self._alert("no-outcomes", none, "critical", "No outcomes arrive", detail)
+
+
+def _columns(drifted: list[str]) -> str:
+    return f"{len(drifted)} column{'' if len(drifted) == 1 else 's'} drifted"
+
+
+def _microseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * 1e6)

@@ -1,0 +1,1 @@
+"""What the server answers: predictions, Open Inference Protocol, gRPC, control, metrics."""

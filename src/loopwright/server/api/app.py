@@ -1,0 +1,434 @@
+"""The data plane: predictions, outcomes, Open Inference Protocol, health, metrics, contracts.
+
+Handlers are plain functions from a whole request to its answer (`server.http.connection`); predictions wait in `server.api.batches`.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec.structs import astuple
+
+from loopwright.base import failpoints
+from loopwright.base.clock import Clock
+from loopwright.base.errors import LoopwrightError, NotSupported, Overloaded, RequestTooLarge
+from loopwright.base.ids import new_id
+from loopwright.base.log_lines import LOG
+from loopwright.base.supervision import down
+from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.explanations import most_rows, refuse
+from loopwright.deploy.serving.registry import InService
+from loopwright.records.answer import Answer, ExplainedAnswer
+from loopwright.records.prediction import Prediction
+from loopwright.server.api import oip, openapi, repository
+from loopwright.server.api.access import Access
+from loopwright.server.api.batches import Batches, Found
+from loopwright.server.api.metrics import CONTENT_TYPE, Metrics
+from loopwright.server.api.request_ids import ask, asked_id, deadline, explains, given_id
+from loopwright.server.api.routes import DATA_ROUTES, Match, Route, Routes
+from loopwright.server.api.spans import Spans, Traced, traceresponse
+from loopwright.server.http.connection import JSON, Headers, Reply, Request, refusal
+from loopwright.server.http.status import CODES, describe, describe_status, status_of
+from loopwright.server.http.wire import is_plain
+
+INLINE_BYTES = 64 * 1024
+"""A larger body is decoded, answered and encoded in a thread, so that the others are answered meanwhile."""
+
+
+_BODY_IGNORED = ("index", "load")
+_PROTOCOLS = (b"/v1/", b"/v2")
+"""Where an error's answer is that of the inference protocols."""
+
+_MODEL = next(route for route in DATA_ROUTES if route.handler == "model")
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Asked:
+    """A prediction request that waits: what is asked, and how its answer is made of the predictions."""
+
+    __slots__ = ("_make", "_plane", "ask", "queued", "request")
+
+    def __init__(self, plane: "DataPlane", request: Request, ask: Ask, make: Callable[[list[Prediction]], Reply]) -> None:
+        self._plane, self.request, self.ask, self._make = plane, request, ask, make
+        self.queued = time.perf_counter() if plane.spans is not None else 0.0
+
+    @property
+    def gone(self) -> bool:
+        """See `batches.Waiting`."""
+        return self.request.gone
+
+    @property
+    def headers(self) -> Headers:
+        """See `spans.Waiting`."""
+        return self.request.headers
+
+    @property
+    def traced(self) -> Traced:
+        """See `spans.Waiting`."""
+        request, route = self.request, self.request.route
+        return Traced(route.handler, request.loop, request.headers, request.started, self.queued, _about(route, 200))
+
+    def reply(self, found: Found) -> Reply:
+        """The answer, of the predictions or of an error."""
+        try:
+            if isinstance(found, Exception):
+                raise found
+            reply = self._make(found)
+            if b"traceparent" not in self.request.headers:
+                return reply
+            return reply._replace(extra=(*reply.extra, *traceresponse(self._plane.spans, self.request.headers, found[0].id)))
+        except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer
+            return self._plane.failed(self.request, error)
+
+    def send(self, reply: Reply) -> None:
+        """Send it and count it."""
+        self.request.answer(reply)
+        self._plane.sent(self.request, reply)
+
+
+class DataPlane:
+    """The application. `ready` says whether the loops have been loaded; `close` waits for what is in threads."""
+
+    def __init__(
+        self, router: Router, access: Access, metrics: Metrics, clock: Clock, *, version: str, spans: Spans | None = None
+    ) -> None:
+        self.ready = False
+        self._router, self._access, self._metrics, self._clock, self._version = router, access, metrics, clock, version
+        self.batches, self.spans = Batches(router, metrics), spans
+        self.batches.traced = spans.answered if spans is not None else None
+        self._routes = Routes(DATA_ROUTES)
+        self._handlers: dict[str, Callable[[Request], Reply | None]] = {
+            "predict": self._predict,
+            "outcomes": self._outcomes,
+            "infer": self._infer,
+            "model": self._model,
+            "model_ready": self._model_ready,
+            "config": self._config,
+            "stats": self._stats,
+            "all_stats": self._all_stats,
+            "index": self._index,
+            "load": self._load,
+            "predict_instances": self._predict_instances,
+            "models": self._models,
+            "alive": self._alive,
+            "live": self._live,
+            "ready": self._ready,
+            "server": self._server,
+            "metrics": self._metrics_text,
+            "openapi": self._openapi,
+        }
+
+    def close(self) -> None:
+        """Wait for what is being answered in threads."""
+        self.batches.close()
+
+    # --- what the server calls -----------------------------------------------------------------------------------
+
+    def begin(self, request: Request) -> Reply | None:
+        """Refuse what can be refused without its body: no such path or method, no permission, no JSON."""
+        found = self._routes.find(request.method, request.path)
+        if not isinstance(found, Match):
+            return self._refused(404, request) if found is None else self._other_method(found, request)
+        request.route, request.loop, request.version = found
+        status = self._access.refuse(found.route.permission, request.headers, request.address)
+        if not status and found.route.method == "POST" and not self._is_readable(request):
+            status = 415
+        return self._refused(status, request) if status else None
+
+    def is_health(self, request: Request) -> bool:
+        """Whether a request asks for liveness or readiness."""
+        return request.route is not None and request.route.permission == "public"
+
+    def handle(self, request: Request) -> Reply | None:
+        """The answer, or None where it comes later."""
+        try:
+            if request.loop and not self._router.ready(request.loop):
+                self.batches.loading.when_ready(request.loop, lambda error: self._late(request, error))
+                return None
+            return self._handlers[request.route.handler](request)
+        except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer and the server lives
+            return self.failed(request, error)
+
+    def _late(self, request: Request, error: Exception | None) -> None:
+        """Answer a request that waited for its loop to be loaded."""
+        try:
+            reply = self.failed(request, error) if error is not None else self._handlers[request.route.handler](request)
+        except Exception as raised:  # noqa: BLE001  # as in `handle`
+            reply = self.failed(request, raised)
+        if reply is not None:
+            request.answer(reply)
+
+    def failed(self, request: Request, error: Exception) -> Reply:
+        """The answer to a request that failed."""
+        id = self._id_of(request.headers)
+        if not isinstance(error, LoopwrightError):
+            LOG.error("request %s failed", id, exc_info=error)
+            return self._refused(500, request, id)
+        status, code = status_of(error)
+        self._count(request, code, status, id)
+        described = describe(error, id)
+        if request.path.startswith(_PROTOCOLS):
+            described = oip.error(described)
+        extra: tuple[tuple[bytes, bytes], ...] = ((b"retry-after", b"1"),) if status == 503 else ()
+        return Reply(status, _encode(described), id=id, extra=extra)
+
+    def sent(self, request: Request, reply: Reply) -> None:
+        """An answer to a prediction request has been sent."""
+        if reply.status == 200:
+            self._metrics.answered(request.loop, time.perf_counter() - request.started)
+            failpoints.hit("log.answered")
+
+    @staticmethod
+    def _is_readable(request: Request) -> bool:
+        headers = request.headers
+        if b"transfer-encoding" in headers and not is_plain(headers[b"transfer-encoding"]):
+            return False
+        if request.route.handler in _BODY_IGNORED:
+            return True
+        if request.route.handler == "infer" and oip.is_readable(headers):
+            return headers.get(b"content-encoding", b"identity").lower() == b"identity"
+        return _is_json(headers)
+
+    def _refused(self, status: int, request: Request, id: str = "") -> Reply:
+        reply = refusal(status, id or self._id_of(request.headers))
+        self._count(request, CODES[status][0], status, reply.id)
+        if request.path.startswith(_PROTOCOLS):
+            reply = reply._replace(body=_encode(oip.error(describe_status(status, reply.id))))
+        if status == 401:
+            return reply._replace(extra=((b"www-authenticate", b'Bearer realm="loopwright"'),))
+        if status == 429:
+            return reply._replace(extra=((b"retry-after", b"1"),))
+        return reply
+
+    def _other_method(self, allowed: frozenset[str], request: Request) -> Reply:
+        reply = self._refused(405, request)
+        return reply._replace(extra=((b"allow", ", ".join(sorted(allowed)).encode()),))
+
+    def _count(self, request: Request, code: str, status: int, id: str) -> None:
+        self._metrics.failed(request.loop if self._router.knows(request.loop) else "", code)
+        if self.spans is not None and request.route is not None:
+            route = request.route
+            self.spans.failed(route.handler, request.loop, id, request.headers, request.started, _about(route, status))
+
+    def _id_of(self, headers: Headers) -> str:
+        """The id the client gave, else a fresh one: what an error's answer and this server's own log have in common."""
+        return given_id(headers) or new_id(self._clock.now())
+
+    # --- handlers ------------------------------------------------------------------------------------------------
+
+    def _predict(self, request: Request) -> Reply | None:
+        if request.query and explains(request.query):
+            return self._asked(request, self._explained, aside=True)
+        return self._asked(request, self._decoded)
+
+    def _infer(self, request: Request) -> Reply | None:
+        if request.query and explains(request.query):
+            return self._asked(request, lambda asked: self._tensors(asked, explain=True), aside=True)
+        return self._asked(request, self._tensors)
+
+    def _asked(self, request: Request, decode: Callable[[Request], Asked], *, aside: bool = False) -> Reply | None:
+        """Let a request wait for its batch; a large one, and one to be explained, is decoded, answered and encoded in a thread."""
+        if not aside and len(request.body) <= INLINE_BYTES:
+            if self.batches.full:
+                raise Overloaded("more rows are waiting than can be answered soon; try again")
+            self.batches.put(request.loop, decode(request))
+            return None
+
+        def work() -> Reply:
+            asked = decode(request)
+            return asked.reply(self.batches.answer(request.loop, [asked])[0])
+
+        def done(reply: Reply) -> None:
+            request.answer(reply)
+            self.sent(request, reply)
+
+        self.batches.aside(work, done, lambda error: self.failed(request, error))
+        return None
+
+    def _decoded(self, request: Request) -> Asked:
+        rows, single = self._router.service(request.loop).decode(request.body)
+        return self._rows(request, rows, single, lambda answers: [self._seen(a) for a in answers])
+
+    def _explained(self, request: Request) -> Asked:
+        service = self._router.service(request.loop)
+        rows, single = service.decode(request.body)
+        _check_explained(service, len(rows))
+
+        def seen(answers: list[Prediction]) -> list[Answer]:
+            reasons = self._router.explanations(answers)
+            return [ExplainedAnswer(*astuple(self._seen(a)), *astuple(r)) for a, r in zip(answers, reasons, strict=True)]
+
+        return self._rows(request, rows, single, seen)
+
+    def _rows(
+        self, request: Request, rows: list[dict[str, Any]], single: bool, seen: Callable[[list[Prediction]], list[Answer]]
+    ) -> Asked:
+        id = asked_id(request.headers)
+
+        def reply(answers: list[Prediction]) -> Reply:
+            if single:
+                return Reply(200, _encode(seen(answers)[0]), id=answers[0].id)
+            return Reply(200, _encode(seen(answers)), id=id.id if id else "")
+
+        return Asked(self, request, ask(rows, id, self._until(request)), reply)
+
+    def _until(self, request: Request) -> float:
+        return deadline(request.headers, request.started, self._router.service(request.loop).predictor.deadline)
+
+    def _seen(self, a: Prediction) -> Answer:
+        values = None if a.values is None else dict(zip(self._router.names(a.package), a.values, strict=True))
+        return Answer(a.id, a.score, a.label, a.package, a.arm, a.flags, a.segment, values)
+
+    def _tensors(self, request: Request, *, explain: bool = False) -> Asked:
+        service = self._model_of(request)
+        output, body = service.predictor.package.manifest.output, request.body
+        length = oip.header_length(request.headers.get(oip.HEADER_LENGTH), body)
+        tensors = oip.Tensors(body, service.decode.columns, oip.outputs(output), length)
+        rows = service.decode.check(tensors.rows)
+        if explain:
+            _check_explained(service, len(rows))
+
+        def reply(answers: list[Prediction]) -> Reply:
+            found = oip.response(request.loop, tensors.id, answers, tensors.outputs, output, self._router.names)
+            binary = tensors.binary
+            if explain:
+                found["outputs"] += oip.explained(self._router.explanations(answers))
+                binary = binary.union(oip.EXPLAINED) if binary else binary
+            encoded, head = oip.encode(found, binary)
+            if head is None:
+                return Reply(200, encoded)
+            return Reply(200, encoded, oip.BINARY, extra=((oip.HEADER_LENGTH, str(head).encode()),))
+
+        return Asked(self, request, ask(rows, asked_id(request.headers), self._until(request)), reply)
+
+    def _outcomes(self, request: Request) -> Reply | None:
+        if len(request.body) <= INLINE_BYTES and not self._router.service(request.loop).durable:
+            return self._accepted(request)
+
+        self.batches.aside(lambda: self._accepted(request), request.answer, lambda error: self.failed(request, error))
+        return None
+
+    def _accepted(self, request: Request) -> Reply:
+        accepted = self._router.accept(request.loop, request.body, "http")
+        if (sync := self._router.synced(request.loop)) is not None:
+            sync()
+        self._metrics.accepted(request.loop, len(accepted))
+        seen = [{"id": a.row.id, "prediction": a.row.prediction, "unit": a.row.unit, "flags": a.flags} for a in accepted]
+        return Reply(202, _encode({"accepted": len(seen), "outcomes": seen}))
+
+    def _model(self, request: Request) -> Reply:
+        predictor = self._model_of(request).predictor
+        return Reply(200, _encode(oip.metadata(request.loop, predictor.digest, predictor.package.manifest)))
+
+    def _model_of(self, request: Request) -> InService:
+        """What serves the loop in the path. Raises LoopNotFound, and NotFound where the path names another version of it."""
+        service = self._router.service(request.loop)
+        if request.version:
+            oip.check_version(request.loop, request.version, service.predictor.digest)
+        return service
+
+    def _model_ready(self, request: Request) -> Reply:
+        self._model_of(request)
+        return Reply(200, _encode({"name": request.loop, "ready": True}))
+
+    def _predict_instances(self, request: Request) -> Reply | None:
+        def decoded(asked: Request) -> Asked:
+            rows = self._router.service(asked.loop).decode.check(repository.instances(asked.body))
+            given = asked_id(asked.headers)
+
+            def reply(answers: list[Prediction]) -> Reply:
+                return Reply(200, _encode({"predictions": [self._seen(a) for a in answers]}), id=given.id if given else "")
+
+            return Asked(self, asked, ask(rows, given, self._until(asked)), reply)
+
+        return self._asked(request, decoded)
+
+    def _models(self, _: Request) -> Reply:
+        return Reply(200, _encode({"models": list(self._router.loops)}))
+
+    def _config(self, request: Request) -> Reply:
+        predictor = self._model_of(request).predictor
+        return Reply(200, _encode(repository.config(request.loop, predictor.digest, predictor.package.manifest)))
+
+    def _index(self, request: Request) -> Reply:
+        router, ready = self._router, repository.only_ready(bytes(request.body))
+        return Reply(200, _encode(repository.index(router.loops, router.unready, router.loaded, ready=ready)))
+
+    def _load(self, _: Request) -> Reply:
+        raise NotSupported(repository.NOT_LOADED)
+
+    def _all_stats(self, request: Request) -> Reply | None:
+        """Statistics of all loops, unless a loop has the name `stats`: then the path is that of its metadata."""
+        if not self._router.knows("stats"):
+            self._stats(request)
+            return None
+        request.route, request.loop = _MODEL, "stats"
+        return self.handle(request)
+
+    def _stats(self, request: Request) -> None:
+        """Of the loop in the path, or of those in memory."""
+        services = [self._model_of(request)] if request.loop else self._router.loaded
+        self._metrics.flush()
+
+        def work() -> Reply:
+            return Reply(200, _encode({"model_stats": repository.model_statistics(services, self._metrics.statistics())}))
+
+        self.batches.aside(work, request.answer, lambda error: self.failed(request, error))
+
+    def _alive(self, _: Request) -> Reply:
+        return Reply(200, b'{"status":"alive"}')
+
+    def _live(self, _: Request) -> Reply:
+        return Reply(200, b'{"live":true}')
+
+    def _ready(self, _: Request) -> Reply:
+        unready = self._router.unready
+        ready = self.serves
+        return Reply(
+            200 if ready else 503, _encode({"ready": ready, "loops": self._router.loops, "unready": unready, "down": down()})
+        )
+
+    @property
+    def serves(self) -> bool:
+        """Whether every loop that is to be served can be, and every thread that is needed for it runs."""
+        return self.ready and not self._router.unready and not down()
+
+    def _server(self, _: Request) -> Reply:
+        return Reply(200, _encode({"name": "loopwright", "version": self._version, "extensions": oip.EXTENSIONS}))
+
+    def _metrics_text(self, request: Request) -> None:
+        self._metrics.flush()
+
+        def work() -> Reply:
+            self._metrics.damaged(self._router.damaged())
+            return Reply(200, self._metrics.written(), CONTENT_TYPE.encode())
+
+        self.batches.aside(work, request.answer, lambda error: self.failed(request, error))
+
+    def _openapi(self, _: Request) -> Reply:
+        return Reply(200, _encode(openapi.describe(self._version, self._router.loaded)))
+
+
+def _about(route: Route, status: int) -> dict[str, str | int]:
+    """What a span says of a request (https://opentelemetry.io/docs/specs/semconv/http/http-spans/)."""
+    return {"http.request.method": route.method, "http.route": route.path, "http.response.status_code": status}
+
+
+def _check_explained(service: InService, rows: int) -> None:
+    """Raise NotExplained, or RequestTooLarge where so many rows are not explained at once."""
+    manifest = service.predictor.package.manifest
+    refuse(service.predictor.digest, manifest)
+    if rows > (most := most_rows(manifest)):
+        raise RequestTooLarge("rows to be explained", most)
+
+
+def _is_json(headers: Headers) -> bool:
+    """Whether a body is plain JSON by its headers."""
+    given = headers.get(b"content-type", b"")
+    if given != JSON:
+        media, _, parameters = given.lower().partition(b";")
+        if media.strip() != JSON or (b"charset" in parameters and b"utf-8" not in parameters):
+            return False
+    return b"content-encoding" not in headers or headers[b"content-encoding"].lower() == b"identity"

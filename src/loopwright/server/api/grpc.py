@@ -1,0 +1,385 @@
+"""The Open Inference Protocol over gRPC: another door to the queue that HTTP requests wait in, in the same worker.
+
+https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/open_inference_grpc.proto, and the standard health
+service (https://github.com/grpc/grpc/blob/master/doc/health-checking.md). What would be a header of HTTP is metadata: authorization,
+x-request-id, traceparent, tracestate.
+Needs the extra `grpc`; imported only where a port is set.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from loopwright.base.errors import LoopwrightError, NotFound, NotSupported, Overloaded, RequestInvalid
+from loopwright.base.log_lines import LOG
+from loopwright.base.supervision import Pool, Repeating
+from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.registry import InService
+from loopwright.records.prediction import Prediction
+from loopwright.server.api import oip
+from loopwright.server.api.access import Access
+from loopwright.server.api.batches import Batches, Found
+from loopwright.server.api.grpc_limits import Arrivals, Late, address_of, close_excess
+from loopwright.server.api.grpc_messages import INLINE_BYTES, messages, parse
+from loopwright.server.api.grpc_repository import Repository
+from loopwright.server.api.metrics import Metrics
+from loopwright.server.api.request_ids import ask, asked_id, deadline, given_id
+from loopwright.server.api.routes import Permission
+from loopwright.server.api.spans import Spans, Traced, traceresponse
+from loopwright.server.http.admission import SPARE_PLACES, Admission
+from loopwright.server.http.connection import ADDRESS_SHARE, ARRIVAL_SECONDS, CONNECTIONS, MOST_BYTES
+from loopwright.server.http.status import CODES, describe, status_of
+
+MOST_CALLS = 512
+"""So many calls are answered at once, and as many may be arriving; health has places of its own."""
+
+MOST_HEALTH_CALLS, HEALTH_SECONDS = 64, 5.0
+HANDSHAKE_SECONDS = 10
+SWEEP_SECONDS = 0.5
+LAST_CALL_SECONDS = 0.25
+MOST_HELD_BYTES = 128 * 2**20
+
+_SERVICE, _HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
+_CONTENTS = {
+    "BOOL": "bool_contents", "BYTES": "bytes_contents", "FP32": "fp32_contents", "FP64": "fp64_contents",
+    "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
+    "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents", "UINT64": "uint64_contents",
+}  # fmt: skip
+"""Datatype to the field that holds its elements; FP16 has none and comes raw."""
+
+_ABOUT = {"rpc.system.name": "grpc", "rpc.method": f"{_SERVICE}/ModelInfer", "rpc.response.status_code": "OK"}
+_STATUS = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.ALREADY_EXISTS,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+
+class Call:
+    """A prediction that waits in the queue: what is asked, and the future of what is found."""
+
+    __slots__ = ("ask", "found", "headers", "traced")
+
+    def __init__(self, ask: Ask, found: "asyncio.Future[Found]", traced: Traced) -> None:
+        self.ask, self.found, self.traced, self.headers = ask, found, traced, traced.headers
+
+    @property
+    def gone(self) -> bool:
+        """See `batches.Waiting`: the call was cancelled."""
+        return self.found.done()
+
+    def reply(self, found: Found) -> Found:
+        """See `batches.Waiting`."""
+        return found
+
+    def send(self, found: Found) -> None:
+        """See `batches.Waiting`; nothing happens where the client has gone."""
+        if not self.found.done():
+            self.found.set_result(found)
+
+
+class Door:
+    """The service of one worker. Calls wait in `batches`; `ready` says whether all loops are loaded."""
+
+    def __init__(
+        self,
+        router: Router,
+        access: Access,
+        metrics: Metrics,
+        batches: Batches,
+        ready: Callable[[], bool],
+        *,
+        version: str,
+        spans: Spans | None = None,
+        admission: Admission | None = None,
+    ) -> None:
+        self._spans, self._admission = spans, admission or Admission(CONNECTIONS, ADDRESS_SHARE)
+        self._arriving, self._health_arriving = (
+            Arrivals(MOST_CALLS, ARRIVAL_SECONDS),
+            Arrivals(MOST_HEALTH_CALLS, HEALTH_SECONDS),
+        )
+        self._calls = 0
+        self._sweeping: Repeating | None = None
+        self._router, self._access, self._metrics = router, access, metrics
+        self._batches, self._ready, self._version = batches, ready, version
+        self._server: Any = None
+        self._held, self._closing = 0, False
+        self._large = Pool("large-calls", 2)
+        self._repository = Repository(router, metrics, self._service, self._aside)
+
+    async def open(self, address: str) -> int:
+        """Serve at `host:port`, which other workers may share; the port. To be called in the loop. Raises RuntimeError where it is taken."""
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 1),
+                ("grpc.max_receive_message_length", MOST_BYTES),
+                ("grpc.max_metadata_size", 16 * 1024),
+                ("grpc.max_concurrent_streams", 1024),
+                ("grpc.max_allowed_incoming_connections", self._admission.places + SPARE_PLACES),
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+                ("grpc.max_connection_idle_ms", 300_000),
+                ("grpc.max_connection_age_ms", 600_000),  # so that who sends half a call does not hold its place for ever
+                ("grpc.max_connection_age_grace_ms", 30_000),
+            ],
+        )
+        self._server.add_generic_rpc_handlers(tuple(self._handlers()))
+        port: int = self._server.add_insecure_port(address)
+        await self._server.start()
+        self._sweeping = Repeating("grpc-connections", lambda: self._sweep(port), SWEEP_SECONDS).start()
+        return port
+
+    def _sweep(self, port: int) -> None:
+        """Keep the connections within their limits."""
+        self._admission.evicted += close_excess(port, self._admission)
+
+    async def close(self, seconds: float) -> None:
+        """Take nothing new, and finish within `seconds` what was begun.
+
+        At first new calls are told to go elsewhere: those that come while the library stops it would cut off.
+        """
+        if self._server is not None:
+            self._closing = True
+            await asyncio.sleep(LAST_CALL_SECONDS)
+            await self._server.stop(seconds)
+            if self._sweeping is not None:
+                self._sweeping.over.set()
+            self._large.shutdown()
+
+    async def _aside(self, work: Callable[..., Any], *given: Any) -> Any:
+        return await self._large.call(work, *given)
+
+    def _handlers(self) -> list[Any]:
+        own: dict[str, tuple[Permission, Any]] = {
+            "ServerLive": ("public", self._server_live),
+            "ServerReady": ("public", self._server_ready),
+            "ModelReady": ("public", self._model_ready),
+            "ServerMetadata": ("observe", self._server_metadata),
+            "ModelMetadata": ("observe", self._model_metadata),
+            "ModelInfer": ("predict", self._infer),
+            **self._repository.methods,
+        }
+        found = {}
+        for name, (permission, answer) in own.items():
+            found[name] = grpc.stream_unary_rpc_method_handler(self._guarded(f"{name}Request", permission, answer))
+        health = grpc.stream_unary_rpc_method_handler(self._guarded("HealthCheckRequest", "public", self._health))
+        return [
+            grpc.method_handlers_generic_handler(_SERVICE, found),
+            grpc.method_handlers_generic_handler(_HEALTH, {"Check": health}),
+        ]
+
+    def _guarded(self, kind: str, permission: Permission, answer: Any) -> Any:
+        """A handler of bytes that lets in who may, and whatever goes wrong tells the client by a status, with nothing internal.
+
+        Called when the headers have come (as for a stream), so that half a call waits within bounds that are ours.
+        """
+        arriving = self._health_arriving if permission == "public" else self._arriving
+
+        async def handle(messages: Any, context: Any) -> bytes:
+            # A page in a browser cannot speak gRPC, so there is no Host to be forged.
+            headers = {**_headers(context), b"host": b"localhost"}
+            if status := self._access.refuse(permission, headers, address_of(context.peer())):
+                self._metrics.failed("", CODES[status][0])
+                await context.abort(_STATUS[status], CODES[status][1])
+            loop, body = "", None
+            try:
+                body = await arriving.message(aiter(messages), address_of(context.peer()))
+                self._held += len(body)
+                self._calls += 1
+                if self._closing:
+                    raise Overloaded("this server is stopping; ask another, or try again")
+                if self._held > MOST_HELD_BYTES:
+                    raise Overloaded("more bytes are arriving than can be held; try again")
+                if self._calls > MOST_CALLS and permission != "public":
+                    raise Overloaded("more calls are being answered than can be held; try again")
+                if self._batches.full and kind == "ModelInferRequest":
+                    raise Overloaded("more rows are waiting than can be answered soon; try again")
+                message = await self._aside(parse, kind, body) if len(body) > INLINE_BYTES else parse(kind, body)
+                loop = getattr(message, "model_name", "")
+                made: bytes = (await answer(message, headers, context)).SerializeToString()
+                return made
+            except Late:
+                self._metrics.failed("", CODES[408][0])
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, CODES[408][1])
+            except LoopwrightError as error:
+                code, text, trailing = self._told(error, loop)
+                if self._spans is not None and kind == "ModelInferRequest":
+                    about = {**_ABOUT, "rpc.response.status_code": code.name}
+                    known = loop if self._router.knows(loop) else ""
+                    self._spans.failed("infer", known, given_id(headers) or os.urandom(16).hex(), headers, 0.0, about)
+            except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets a status and the server lives
+                LOG.error("%s over gRPC failed", kind, exc_info=error)
+                self._metrics.failed("", CODES[500][0])
+                code, text, trailing = grpc.StatusCode.INTERNAL, CODES[500][1], ()
+            finally:
+                if body is not None:
+                    self._held -= len(body)
+                    self._calls -= 1
+            await context.abort(code, text, trailing)
+            return b""  # abort has raised
+
+        return handle
+
+    def _told(self, error: LoopwrightError, loop: str) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
+        """The status of an error, its text, and when to try again."""
+        status, code = status_of(error)
+        self._metrics.failed(loop if self._router.knows(loop) else "", code)
+        text: str = oip.error(describe(error))["error"]
+        again = (("grpc-retry-pushback-ms", "1000"),) if status == 503 else ()
+        code_ = (
+            grpc.StatusCode.UNIMPLEMENTED if isinstance(error, NotSupported) else _STATUS.get(status, grpc.StatusCode.INTERNAL)
+        )
+        return code_, text[:4000], again
+
+    # --- the protocol --------------------------------------------------------------------------------------------
+
+    async def _server_live(self, _: Any, __: Any, ___: Any) -> Any:
+        return messages()["ServerLiveResponse"](live=True)
+
+    async def _server_ready(self, _: Any, __: Any, ___: Any) -> Any:
+        return messages()["ServerReadyResponse"](ready=self._ready())
+
+    async def _health(self, asked: Any, _: Any, __: Any) -> Any:
+        """Of this server (""), of its service by name, of a loop. Raises NotFound for what is none of them."""
+        ready = self._ready()
+        if asked.service not in ("", _SERVICE, _HEALTH):
+            if not self._router.knows(asked.service):
+                raise NotFound("service", asked.service)
+            ready = asked.service not in self._router.unready
+        return messages()["HealthCheckResponse"](status=1 if ready else 2)
+
+    async def _server_metadata(self, _: Any, __: Any, ___: Any) -> Any:
+        return messages()["ServerMetadataResponse"](
+            name="loopwright", version=self._version, extensions=oip.REPOSITORY_EXTENSIONS
+        )
+
+    async def _service(self, loop: str, version: str) -> InService:
+        await self._batches.loading.ready(loop)
+        service = self._router.service(loop)
+        oip.check_version(loop, version, service.predictor.digest)
+        return service
+
+    async def _model_ready(self, asked: Any, _: Any, __: Any) -> Any:
+        await self._service(asked.name, asked.version)
+        return messages()["ModelReadyResponse"](ready=True)
+
+    async def _model_metadata(self, asked: Any, _: Any, __: Any) -> Any:
+        predictor = (await self._service(asked.name, asked.version)).predictor
+        told = oip.metadata(asked.name, predictor.digest, predictor.package.manifest)
+        tensors = {
+            side: [{k: v for k, v in tensor.items() if k != "parameters"} for tensor in told[side]]
+            for side in ("inputs", "outputs")
+        }
+        return messages()["ModelMetadataResponse"](**{**told, **tensors})
+
+    async def _infer(self, asked: Any, headers: Mapping[bytes, bytes], context: Any) -> Any:
+        started = time.perf_counter()
+        service = await self._service(asked.model_name, asked.model_version)
+        output = service.predictor.package.manifest.output
+        id, left = asked_id(headers), context.time_remaining()
+        seconds = service.predictor.deadline
+        until = deadline(headers, started, seconds if left is None else min(seconds, left))
+
+        def decoded() -> tuple[oip.Tensors, list[dict[str, Any]]]:
+            tensors = oip.Tensors.of(*_plain(asked), service.decode.columns, oip.outputs(output))
+            return tensors, service.decode.check(tensors.rows)
+
+        def encoded(answers: list[Prediction]) -> Any:
+            told = oip.response(asked.model_name, tensors.id, answers, tensors.outputs, output, self._router.names)
+            return _response(told, as_raw=bool(asked.raw_input_contents))
+
+        large = asked.ByteSize() > INLINE_BYTES
+        tensors, rows = await self._aside(decoded) if large else decoded()
+        traced = Traced("infer", asked.model_name, headers, started, time.perf_counter(), _ABOUT)
+        call = Call(ask(rows, id, until), asyncio.get_running_loop().create_future(), traced)
+        self._batches.put(asked.model_name, call)
+        found = await call.found
+        if isinstance(found, Exception):
+            raise found
+        trailing = [("traceresponse", value.decode()) for _, value in traceresponse(self._spans, headers, found[0].id)]
+        if whole := found[0].id if len(found) == 1 else id.id if id is not None else "":
+            trailing.append(("x-request-id", whole))
+        context.set_trailing_metadata(tuple(trailing))
+        answer = await self._aside(encoded, found) if large else encoded(found)
+        self._metrics.answered(asked.model_name, time.perf_counter() - started)
+        return answer
+
+
+def _headers(context: Any) -> dict[bytes, bytes]:
+    metadata = context.invocation_metadata() or ()
+    return {key.encode(): value.encode("latin-1", "replace") if isinstance(value, str) else value for key, value in metadata}
+
+
+def _plain(asked: Any) -> tuple[dict[str, Any], list[bytes | None]]:
+    """A request as the values that `oip.Tensors` reads, and the raw contents of its inputs. Raises RequestInvalid."""
+    raw: list[bytes | None] = list(asked.raw_input_contents)
+    inputs = []
+    for i, tensor in enumerate(asked.inputs):
+        told: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        if not raw:
+            told["data"] = _contents(tensor, i)
+        elif tensor.HasField("contents"):
+            raise RequestInvalid([(f"inputs[{i}].contents", "must not be there beside raw_input_contents")])
+        inputs.append(told)
+    if raw and len(raw) != len(inputs):
+        raise RequestInvalid([("raw_input_contents", f"are {len(raw)}, the inputs are {len(inputs)}")])
+    plain: dict[str, Any] = {"id": asked.id, "inputs": inputs}
+    if parameters := _parameters(asked.parameters):
+        plain["parameters"] = {k: v for k, v in parameters.items() if k != "binary_data_output"}
+    if asked.outputs:
+        plain["outputs"] = [
+            {"name": o.name, "parameters": {k: v for k, v in _parameters(o.parameters).items() if k != "binary_data"}}
+            for o in asked.outputs
+        ]
+    return plain, raw or [None] * len(inputs)
+
+
+def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in given.items():
+        which = value.WhichOneof("parameter_choice")
+        found[name] = getattr(value, which) if which else None
+    return found
+
+
+def _contents(tensor: Any, i: int) -> Any:
+    field = _CONTENTS.get(tensor.datatype)
+    if field is None:
+        known = tensor.datatype in oip.NUMBERS
+        why = "comes in raw_input_contents" if known else f"is no datatype: {tensor.datatype[:20]!r}"
+        raise RequestInvalid([(f"inputs[{i}].datatype", why)])
+    values = getattr(tensor.contents, field)
+    if field != "bytes_contents":
+        return values
+    try:
+        return tuple(str(v, "utf-8") for v in values)
+    except UnicodeDecodeError:
+        raise RequestInvalid([(f"inputs[{i}].contents", "is not UTF-8")]) from None
+
+
+def _response(told: dict[str, Any], *, as_raw: bool) -> Any:
+    """The answer as a message, its tensors raw where those of the request were."""
+    made = messages()["ModelInferResponse"](model_name=told["model_name"], model_version=told["model_version"], id=told["id"])
+    for tensor in told["outputs"]:
+        output = made.outputs.add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])
+        for name, value in tensor.get("parameters", {}).items():
+            output.parameters[name].string_param = value
+        if as_raw:
+            made.raw_output_contents.append(oip.packed(tensor["data"], tensor["datatype"]))
+            continue
+        text = tensor["datatype"] == "BYTES"
+        values = [("" if v is None else str(v)).encode() if text else 0 if v is None else v for v in tensor["data"]]
+        getattr(output.contents, _CONTENTS[tensor["datatype"]]).extend(values)
+    return made

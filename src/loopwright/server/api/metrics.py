@@ -1,0 +1,378 @@
+"""What the data plane counts, for Prometheus; over all workers when `PROMETHEUS_MULTIPROC_DIR` is set before this is imported.
+
+Labels are bounded: loops in service, packages released, kinds of flag, codes of the error table. What is counted for each
+request is added up in memory and handed on once a second, so a worker that is killed takes the last second's counts along.
+"""
+
+import os
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from loopwright.base import log_lines
+from loopwright.base.errors import LibraryChanged
+from loopwright.base.internals import internal
+from loopwright.base.supervision import state, states
+from loopwright.deploy.serving.package_cache import Load
+from loopwright.records.prediction import Prediction
+from loopwright.server.api.metrics_files import install, write_all
+from loopwright.server.api.repository import Statistics
+from loopwright.server.http.status import CODES, STATUS
+from loopwright.stores.upkeep_state import LoopState, read_upkeep_state
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+_LOAD_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+MOST_LOOPS = 256
+"""So many loops are counted by name: each takes 20 KB, and a share of the time to write them out."""
+
+OTHERS = "(others)"
+_CODES = sorted({*(code for _, _, code in STATUS), *(code for code, _ in CODES.values())})
+_EARLY_CODES = ("invalid", "malformed", "overloaded", "unavailable", "log_unavailable", "internal")
+"""Codes of errors whose series exist for each loop before the first one."""
+
+_SEVERITIES = ("info", "warning", "critical")
+_DRIFT_STATES, _QUALITY_STATES = ("ok", "watch", "drift", "no data"), ("ok", "decayed", "no data")
+_STAGE_STATES = ("ok", "no data", "watch", "alert")
+
+
+class Failures(Collector):
+    """What failed in the threads, tasks and processes of this server, and what is down."""
+
+    def __init__(self, worker: str, folder: Path | None) -> None:
+        self._worker, self._folder = worker, folder
+
+    def collect(self) -> Iterator[Metric]:
+        """The counts of all processes; those of this one as they are now."""
+        processes = {} if self._folder is None else states(self._folder)
+        processes[self._worker] = state()
+        failures = CounterMetricFamily(
+            "loopwright_thread_failures", "Errors that ended a thread, task or process", labels=["process", "thread"]
+        )
+        down = GaugeMetricFamily(
+            "loopwright_threads_down", "Needed threads, tasks and processes that are down", labels=["process"]
+        )
+        for process, each in processes.items():
+            for thread, count in each.failures.items():
+                failures.add_metric([process, thread], count)
+            down.add_metric([process], len(each.down))
+        yield failures
+        yield down
+
+
+class Tended(Collector):
+    """What upkeep said of its last round (`stores.upkeep_state`); nothing where none has ended yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        """Gauges of the last round."""
+        told = read_upkeep_state(self._folder)
+        yield GaugeMetricFamily(
+            "loopwright_upkeep_last_round_timestamp_seconds",
+            "When the last round of upkeep ended (0: none yet)",
+            value=told.at if told is not None else 0.0,
+        )
+        if told is None:
+            return
+        each = {"": LoopState(alerts=told.alerts, failed=told.failed), **told.loops}
+        alerts = GaugeMetricFamily("loopwright_alerts_open", "Open alerts", labels=["loop", "severity"])
+        failed = GaugeMetricFamily("loopwright_upkeep_failed_steps", "Steps that failed in the last round", labels=["loop"])
+        for loop, told_of in each.items():
+            failed.add_metric([loop], told_of.failed)
+            for severity in _SEVERITIES:
+                alerts.add_metric([loop, severity], told_of.alerts.get(severity, 0))
+        yield from (alerts, failed)
+        yield from self._windows(told.loops)
+
+    @staticmethod
+    def _windows(loops: Mapping[str, LoopState]) -> Iterator[Metric]:
+        closed = CounterMetricFamily("loopwright_windows_closed", "Monitoring windows closed", labels=["loop"])
+        end = GaugeMetricFamily(
+            "loopwright_window_end_timestamp_seconds", "End of the newest window (0: none)", labels=["loop"]
+        )
+        drifted = GaugeMetricFamily("loopwright_drifted_columns", "Columns that drifted in the newest window", labels=["loop"])
+        drift = GaugeMetricFamily("loopwright_drift_state", "1 for the state of the newest window", labels=["loop", "state"])
+        quality = GaugeMetricFamily("loopwright_quality_state", "1 for the newest state of quality", labels=["loop", "state"])
+        stages = GaugeMetricFamily(
+            "loopwright_stage_state", "1 for the state of a stage, as `status` shows it", labels=["loop", "stage", "state"]
+        )
+        for loop, newest in loops.items():
+            for stage, state_of in newest.stages.items():
+                for name in _STAGE_STATES:
+                    stages.add_metric([loop, stage, name], name == state_of)
+            closed.add_metric([loop], newest.windows)
+            end.add_metric([loop], newest.window_end)
+            drifted.add_metric([loop], newest.drifted)
+            for name in _DRIFT_STATES:
+                drift.add_metric([loop, name], name == newest.state)
+            for name in _QUALITY_STATES:
+                quality.add_metric([loop, name], name == newest.quality)
+        yield from (closed, end, drifted, drift, quality, stages)
+
+
+class Current:
+    """The registry without the packages that were in service before: a package is joined by what serves now alone."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics."""
+        for metric in self._registry.collect():
+            if metric.name == "loopwright_serving_info":
+                metric.samples = [sample for sample in metric.samples if sample.value]
+            yield metric
+
+
+class Metrics:
+    """The metrics of one worker, which has a name where there are several.
+
+    The first `MOST_LOOPS` loops that it hears of are counted by name, all further ones together. `folder` is where the processes
+    of this server say what failed in them (`base.supervision`).
+    """
+
+    def __init__(self, worker: str = "", folder: Path | None = None, upkeep: Path | None = None) -> None:
+        self._shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        if self._shared and worker:  # files by worker instead of process: one that is started again counts on in them
+            install(worker)
+        self._registry = CollectorRegistry()
+        if self._shared:
+            MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]  # the library types only part of itself
+        self._registry.register(Failures(worker, folder))
+        if upkeep is not None:
+            self._registry.register(Tended(upkeep))
+        own = None if self._shared else self._registry
+        loop = ["loop"]
+        self._predictions = Counter("loopwright_predictions", "Predictions answered", [*loop, "arm"], registry=own)
+        self._degraded = Counter(
+            "loopwright_degraded", "Predictions answered by the heuristic because the model failed", loop, registry=own
+        )
+        self._flags = Counter("loopwright_flags", "Predictions flagged, by kind of flag", [*loop, "flag"], registry=own)
+        self._outcomes = Counter("loopwright_outcomes", "Outcomes accepted", loop, registry=own)
+        self._errors = Counter(
+            "loopwright_request_errors", "Requests refused or failed, by code", [*loop, "code"], registry=own
+        )
+        self._traces = Counter("loopwright_traced_requests", "Requests whose spans were sent, or lost", ["what"], registry=own)
+        self._unlogged = Counter("loopwright_unlogged", "Predictions that could not be logged", loop, registry=own)
+        self._refused = Counter(
+            "loopwright_packages_refused", "Packages that were to serve and could not be loaded", loop, registry=own
+        )
+        self._swaps = Counter("loopwright_swaps", "Packages put into service by a worker", loop, registry=own)
+        self._seconds = Histogram(
+            "loopwright_request_seconds",
+            "Time of a prediction request, decoding to answer",
+            loop,
+            buckets=_SECONDS,
+            registry=own,
+        )
+        self._runs = Counter("loopwright_runs", "Graph runs; several requests may share one", loop, registry=own)
+        self._serving = Gauge(
+            "loopwright_serving_info",
+            "1 for the package in service",
+            [*loop, "package"],
+            registry=own,
+            multiprocess_mode="mostrecent",
+        )
+        self._damaged = Gauge(
+            "loopwright_log_damaged",
+            "Segments of the prediction log in quarantine: damaged, or missing",
+            loop,
+            registry=own,
+            multiprocess_mode="mostrecent",
+        )
+        self._held = Gauge(
+            "loopwright_packages_loaded", "Packages in memory, over all workers", registry=own, multiprocess_mode="livesum"
+        )
+        self._held_bytes = Gauge(
+            "loopwright_packages_bytes",
+            "Memory that packages take, over all workers",
+            registry=own,
+            multiprocess_mode="livesum",
+        )
+        self._loads = Histogram(
+            "loopwright_package_load_seconds", "Time to load a package, until it answers", buckets=_LOAD_SECONDS, registry=own
+        )
+        self._evictions = Counter(
+            "loopwright_packages_evicted", "Packages that went because others needed the memory", registry=own
+        )
+        for code in _CODES:
+            self._errors.labels("", code)
+        for what in ("sent", "lost"):
+            self._traces.labels(what)
+        self._held.set(0)
+        self._held_bytes.set(0)
+        self._named: dict[str, str] = {"": ""}
+        self._told_damaged: set[str] = set()
+        self._packages: dict[str, str] = {}
+        self._timed: dict[str, list[float]] = {}
+        self._tally: Tally[tuple[Counter, tuple[str, ...]]] = Tally()
+        self._lock = Lock()
+
+    def flush(self) -> None:
+        """Hand on what was added up in memory; to be called about once a second."""
+        with self._lock:
+            tally, self._tally = self._tally, Tally()
+        for (counter, labels), number in tally.items():
+            counter.labels(*labels).inc(number)
+        timed, self._timed = self._timed, {}
+        for loop, (*counts, seconds) in timed.items():
+            _observe(self._seconds.labels(loop), counts, seconds)
+        try:
+            write_all()
+        except OSError as error:
+            log_lines.say("metrics", f"metrics are not written, they are counted on in memory: {error.strerror}")
+
+    def _name(self, loop: str) -> str:
+        name = self._named.get(loop)
+        if name is None:
+            if len(self._named) > MOST_LOOPS:
+                return OTHERS
+            name = self._named[loop] = loop
+        return name
+
+    def _add(self, counter: Counter, count: int, *labels: str) -> None:
+        with self._lock:
+            self._tally[counter, labels] += count
+
+    def ran(self, loop: str, answers: Sequence[Prediction]) -> None:
+        """One graph run."""
+        loop = self._name(loop)
+        arms: dict[str, int] = {}
+        flags: dict[str, int] = {}
+        for a in answers:
+            arms[a.arm] = arms.get(a.arm, 0) + 1
+            for flag in a.flags:
+                kind = flag.partition(":")[0]
+                flags[kind] = flags.get(kind, 0) + 1
+        with self._lock:
+            tally = self._tally
+            tally[self._runs, (loop,)] += 1
+            for arm, count in arms.items():
+                tally[self._predictions, (loop, arm)] += count
+            for flag, count in flags.items():
+                tally[self._flags, (loop, flag)] += count
+            if "degraded" in flags:
+                tally[self._degraded, (loop,)] += flags["degraded"]
+
+    def answered(self, loop: str, seconds: float) -> None:
+        """One prediction request; called in one thread."""
+        loop = self._name(loop)
+        timed = self._timed.get(loop)
+        if timed is None:
+            timed = self._timed[loop] = [0.0] * (len(_SECONDS) + 2)
+        timed[bisect_left(_SECONDS, seconds)] += 1
+        timed[-1] += seconds
+
+    def accepted(self, loop: str, count: int) -> None:
+        """Outcomes that were accepted."""
+        self._add(self._outcomes, count, self._name(loop))
+
+    def traced(self, what: str, count: int) -> None:
+        """Requests whose spans were sent, or lost."""
+        self._add(self._traces, count, what)
+
+    def failed(self, loop: str, code: str) -> None:
+        """A request that was refused or failed; `loop` is "" unless it is in service."""
+        self._add(self._errors, 1, self._name(loop), code)
+
+    def _begin(self, loop: str) -> None:
+        """Let the series of a loop exist before anything is counted in them, so that their first increase is one."""
+        for counter in (self._degraded, self._outcomes, self._unlogged, self._refused, self._swaps, self._runs):
+            counter.labels(loop)
+        self._seconds.labels(loop)
+        self._predictions.labels(loop, "champion")
+        for code in _EARLY_CODES:
+            self._errors.labels(loop, code)
+
+    def swapped(self, loop: str, package: str) -> None:
+        """A package was put into service."""
+        if self._name(loop) == OTHERS:
+            self._swaps.labels(OTHERS).inc()
+            return
+        before = self._packages.get(loop)
+        if before == package:
+            return
+        if before is None:
+            self._begin(loop)
+        if before is not None:
+            self._serving.labels(loop, before[:12]).set(0)
+        self._packages[loop] = package
+        self._serving.labels(loop, package[:12]).set(1)
+        self._swaps.labels(loop).inc()
+
+    def refused(self, loop: str, _why: str) -> None:
+        """A package could not be loaded."""
+        self._refused.labels(self._name(loop)).inc()
+
+    def loaded(self, load: Load) -> None:
+        """A package came into memory."""
+        self._held.set(load.packages)
+        self._held_bytes.set(load.held)
+        self._loads.observe(load.seconds)
+        if load.evicted:
+            self._evictions.inc(load.evicted)
+
+    def unlogged(self, loop: str, count: int) -> None:
+        """Rows could not be logged."""
+        self._unlogged.labels(self._name(loop)).inc(count)
+
+    def damaged(self, counts: Mapping[str, int]) -> None:
+        """How many segments of each loop's log are in quarantine; those without any are 0 once they were told."""
+        for loop in self._told_damaged | counts.keys():
+            self._damaged.labels(loop).set(counts.get(loop, 0))
+        self._told_damaged |= counts.keys()
+
+    def statistics(self) -> dict[str, Statistics]:
+        """What each loop has answered since the server was started, over all workers; this may be called in any thread."""
+        found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        fields = {
+            "loopwright_request_seconds_count": "requests",
+            "loopwright_request_seconds_sum": "seconds",
+            "loopwright_predictions_total": "rows",
+            "loopwright_runs_total": "runs",
+            "loopwright_request_errors_total": "failed",
+        }
+        for metric in self._registry.collect():
+            for sample in metric.samples:
+                if sample.name in fields:
+                    found[sample.labels["loop"]][fields[sample.name]] += sample.value
+        told: dict[str, Statistics] = defaultdict(Statistics)
+        for loop, values_ in found.items():
+            seconds = values_.pop("seconds", 0.0)
+            told[loop] = Statistics(seconds=seconds, **{name: int(value) for name, value in values_.items()})
+        return told
+
+    def text(self) -> bytes:
+        """Everything in Prometheus's text format."""
+        self.flush()
+        return self.written()
+
+    def written(self) -> bytes:
+        """The same without what was added up since the last `flush`; this may be called in any thread."""
+        return generate_latest(Current(self._registry))
+
+
+def _observe(histogram: Any, counts: Sequence[float], seconds: float) -> None:
+    """Add many durations at once: how many fell into each bucket, and their sum."""
+    try:
+        total, buckets = internal(histogram, "_sum"), internal(histogram, "_buckets")
+    except LibraryChanged:
+        for bound, count in zip((*_SECONDS, 2 * _SECONDS[-1]), counts, strict=True):
+            for _ in range(int(count)):
+                histogram.observe(bound)
+        return
+    total.inc(seconds)
+    for bucket, count in zip(buckets, counts, strict=True):
+        if count:
+            bucket.inc(count)

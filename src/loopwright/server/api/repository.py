@@ -1,0 +1,106 @@
+"""What clients of Triton and KServe ask besides inference: the repository's index, a model's configuration and statistics; and protocol V1.
+
+https://github.com/triton-inference-server/server/tree/main/docs/protocol (extension_model_repository, extension_model_configuration,
+extension_statistics) and https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from loopwright.base.errors import RequestInvalid
+from loopwright.deploy.serving.decode import parse
+from loopwright.deploy.serving.registry import InService
+from loopwright.records.package import Manifest
+from loopwright.server.api import oip
+
+NOT_LOADED = "clients load and unload no models: `loopwright release` and `rollback` decide what serves"
+
+
+class Statistics(NamedTuple):
+    """What a loop has answered since the server was started: requests, their seconds, rows, graph runs, requests refused or failed."""
+
+    requests: int = 0
+    seconds: float = 0.0
+    rows: int = 0
+    runs: int = 0
+    failed: int = 0
+
+
+def only_ready(body: bytes) -> bool:
+    """Whether the index is asked for what is ready only (`{"ready": true}`). Raises RequestMalformed, RequestInvalid; no body says no."""
+    asked = parse(body) if body.strip() else {}
+    ready = asked.get("ready", False) if isinstance(asked, dict) else None
+    if not isinstance(ready, bool):
+        raise RequestInvalid([("ready" if isinstance(asked, dict) else "body", 'must be true or false, as in {"ready": true}')])
+    return ready
+
+
+def index(
+    loops: Iterable[str], unready: Iterable[str], loaded: Iterable[InService], *, ready: bool = False
+) -> list[dict[str, str]]:
+    """The loops that are to be served, or those that are `ready`: the package where it is in memory, and whether it can serve."""
+    packages, failed = {service.state.loop: service.predictor.digest for service in loaded}, set(unready)
+    return [
+        {
+            "name": loop,
+            "version": packages.get(loop, ""),
+            "state": "UNAVAILABLE" if loop in failed else "READY",
+            "reason": "its package cannot be loaded" if loop in failed else "",
+        }
+        for loop in loops
+        if not (ready and loop in failed)
+    ]
+
+
+def config(loop: str, package: str, manifest: Manifest) -> dict[str, Any]:
+    """The configuration as Triton's clients read it; `default_model_filename` is the graph in the package."""
+    told = oip.metadata(loop, package, manifest)
+    return {
+        "name": loop,
+        "platform": "onnxruntime_onnx",
+        "backend": "onnxruntime",
+        "default_model_filename": "model.onnx",
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": 0,
+        "input": [_tensor(tensor) for tensor in told["inputs"]],
+        "output": [_tensor(tensor) for tensor in told["outputs"]],
+    }
+
+
+def _tensor(tensor: dict[str, Any]) -> dict[str, Any]:
+    datatype = "STRING" if tensor["datatype"] == "BYTES" else tensor["datatype"]
+    optional = {"optional": True} if tensor.get("parameters", {}).get("optional") else {}
+    return {"name": tensor["name"], "data_type": f"TYPE_{datatype}", "dims": tensor["shape"]} | optional
+
+
+def model_statistics(services: Iterable[InService], found: Mapping[str, Statistics]) -> list[dict[str, Any]]:
+    """Statistics of each loop and the package that serves it now."""
+    return [_statistics(s.state.loop, s.predictor.digest, found.get(s.state.loop, Statistics())) for s in services]
+
+
+def _statistics(loop: str, package: str, found: Statistics) -> dict[str, Any]:
+    """Statistics of one model, over all workers. Times that are not measured apart are 0."""
+    nothing = {"count": 0, "ns": 0}
+    success = {"count": found.requests, "ns": round(found.seconds * 1e9)}
+    return {
+        "name": loop,
+        "version": package,
+        "last_inference": 0,
+        "inference_count": found.rows,
+        "execution_count": found.runs,
+        "inference_stats": {
+            "success": success,
+            "fail": {"count": found.failed, "ns": 0},
+            **dict.fromkeys(("queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"), nothing),
+        },
+        "batch_stats": [],
+    }
+
+
+def instances(body: bytes) -> list[Any]:
+    """The rows of a request of protocol V1. Raises RequestMalformed, RequestInvalid."""
+    plain = parse(body)
+    rows = plain.get("instances") if isinstance(plain, dict) else None
+    if not isinstance(rows, list) or not rows:
+        raise RequestInvalid([("instances", "must be a list of rows, each an object of columns")])
+    return rows

@@ -1,0 +1,213 @@
+"""Why workers died, and what follows: a package that kills or hangs workers, or fails again and again, goes out of service.
+
+What counts: a death by SIGSEGV, SIGABRT, SIGBUS, SIGILL, SIGFPE, SIGTRAP or SIGSYS; one by the kernel for want of memory;
+and an event loop that did not go round for 15 seconds. Three of these within five minutes while the same package was being
+loaded or asked, and it is marked bad. A worker that somebody kills by hand counts for nothing.
+
+A package that has answered other inputs is not bad for every input: the second death, or overrun, of the same input makes that
+input one that the heuristic answers, and all its deaths count once against the package.
+"""
+
+import re
+import signal
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from loopwright.base import failpoints
+from loopwright.base.errors import LoopwrightError, PackageNotFound, PackageRefused, ReleaseConflict
+from loopwright.base.holder import encode_holder, this_process
+from loopwright.deploy import blocklist
+from loopwright.deploy.releases import withdraw
+from loopwright.deploy.serving.heartbeat import Busy
+from loopwright.deploy.serving.predictor import TRUSTED_ROWS
+from loopwright.deploy.serving.suspects import STRIKES, Suspects
+from loopwright.monitor.alerts import decide
+from loopwright.records.releases import BadPackage
+from loopwright.stores.home import Home
+
+DEATHS = 3
+WITHIN_SECONDS = 300.0
+HUNG_SECONDS = 15.0
+
+_CRASHES = frozenset(
+    {
+        signal.SIGSEGV,
+        signal.SIGABRT,
+        signal.SIGBUS,
+        signal.SIGILL,
+        signal.SIGFPE,
+        signal.SIGTRAP,
+        signal.SIGSYS,
+    }
+)
+_THREAD = re.compile(rb"Current thread 0x([0-9a-f]+)")
+
+Cause = Literal["crash", "hang", "failures"]
+
+
+def crashed(code: int, *, out_of_memory: bool) -> bool:
+    """Whether a worker that ended with `code` was ended by what it was doing."""
+    return -code in _CRASHES or (code == -signal.SIGKILL and out_of_memory)
+
+
+def thread_of(dump: bytes) -> int | None:
+    """The thread that died, from what `faulthandler` wrote; None where that does not say."""
+    found = _THREAD.search(dump)
+    return int(found.group(1), 16) if found else None
+
+
+def blamed(busy: Sequence[Busy], thread: int | None) -> list[str]:
+    """The packages that a death is put down to: that of the thread that died.
+
+    Where the thread is not known: those that were being loaded, and if there were none those that were being asked.
+    """
+    if thread is not None and any(b.thread == thread for b in busy):
+        return [b.package for b in busy if b.thread == thread]
+    if thread is not None:
+        return []  # something of our own
+    loading = [b.package for b in busy if b.doing == "loads"]
+    return sorted(set(loading or [b.package for b in busy]))
+
+
+def kills_for_memory() -> int:
+    """How many processes the kernel has ended for want of memory so far: here, or in this control group. 0 where it does not say."""
+    count = 0
+    for path in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"):
+        with suppress(OSError, ValueError, StopIteration):
+            lines = Path(path).read_text().splitlines()
+            count += next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return count
+
+
+class Blame(NamedTuple):
+    """A death that is put down to a package, and the inputs it was asked about (fingerprints; none where it was being loaded)."""
+
+    package: str
+    cause: Cause
+    detail: str
+    inputs: tuple[bytes, ...] = ()
+    answered: int = 0
+
+
+class Deaths:
+    """Deaths by package. Those of one input count once: see `deploy.serving.suspects`."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, list[tuple[float, frozenset[bytes]]]] = {}
+
+    def count(self, package: str, now: float, inputs: Iterable[bytes] = ()) -> bool:
+        """Whether this is the third within five minutes, from which on they count anew. A death by an input of before is no further one."""
+        given = frozenset(inputs)
+        before = [(at, earlier) for at, earlier in self._at.get(package, []) if at >= now - WITHIN_SECONDS]
+        same = next((one for one in before if given & one[1]), None)
+        if same is not None:
+            before.remove(same)
+            given &= same[1]
+        before.append((now, given))
+        self._at[package] = before
+        if len(before) < DEATHS:
+            return False
+        del self._at[package]
+        return True
+
+
+class QueriesOfDeath:
+    """What inputs did to the models of this server: strikes in the table that workers look into, and alerts that are still to be decided."""
+
+    def __init__(self, suspects: Suspects) -> None:
+        self._suspects = suspects
+        self._trusted: set[str] = set()
+        self._alerts: deque[tuple[str, bytes]] = deque(maxlen=64)
+
+    def trusts(self, package: str, answered: int) -> bool:
+        """Whether a package has answered other inputs, here and now or in a worker before."""
+        if answered >= TRUSTED_ROWS:
+            self._trusted.add(package)
+        return package in self._trusted
+
+    def strike(self, package: str, inputs: Iterable[bytes]) -> list[str]:
+        """Count against inputs what happened while they ran; lines about those that the heuristic answers from now on."""
+        lines = []
+        for input in inputs:
+            if self._suspects.strike(input) == STRIKES:
+                self._alerts.append((package, input))
+                lines.append(
+                    f"package {package[:12]}: input {input.hex()} overran or killed its model {STRIKES} times, the heuristic answers it"
+                )
+        return lines
+
+    def record(self, home: Home) -> None:
+        """Decide on the alerts, which upkeep sends. Raises LedgerUnavailable; what is left is for the next time."""
+        while self._alerts:
+            package, input = self._alerts[0]
+            with suppress(PackageNotFound, PackageRefused):
+                decide(
+                    home,
+                    home.packages.manifest(package).loop,
+                    f"{blocklist.QUERY_ALERT}:{package[:12]}:{input.hex()}",
+                    severity="warning",
+                    title=f"An input of package {package[:12]} is answered by the heuristic",
+                    detail=f"The model overran or killed its worker {STRIKES} times on the input with fingerprint {input.hex()}. "
+                    "Its answers are flagged `query_of_death`, all other inputs are answered by the model.",
+                    holder=encode_holder(this_process("server", 0.0)),
+                )
+            self._alerts.popleft()
+
+
+def condemn(home: Home, package: str, cause: Cause, detail: str) -> str:
+    """Mark a package bad, unless a mark is about to be settled; a line that says so. Raises what reading its manifest does."""
+    if any(m.package.package == package and not m.settled for m in blocklist.marks(home)):
+        return ""
+    loop = home.packages.manifest(package).loop
+    blocklist.mark(home, BadPackage(loop=loop, package=package, cause=cause, detail=detail, since=home.clock.now()))
+    return f"loop {loop}: package {package[:12]} is marked bad: {detail}"
+
+
+def withdraw_bad(home: Home) -> list[str]:
+    """Put what is marked bad out of service, whether the ledger answers or not; lines that say what was done.
+
+    What a server that died left undone is done by the next one.
+    """
+    said = []
+    for mark in blocklist.marks(home):
+        if mark.withdrawn:
+            continue
+        package = mark.package
+        try:
+            state = withdraw(home, package)
+        except ReleaseConflict:  # the copy here is behind the ledger: the next time
+            continue
+        except LoopwrightError as error:
+            said.append(
+                f"loop {package.loop}: package {package.package[:12]} is bad and cannot be taken out of service: {error}"
+            )
+            continue
+        if state is not None:
+            now = "its heuristic alone" if state.arms[0].role == "heuristic" else f"package {state.arms[0].package[:12]}"
+            said.append(f"loop {package.loop}: rolled back, {now} serves")
+        failpoints.hit("bad.rolled_back")
+        blocklist.keep(home, msgspec.structs.replace(mark, withdrawn=True))
+    return said
+
+
+def record_bad(home: Home) -> None:
+    """Record what was put out of service, and decide on an alert, which upkeep sends. Raises LedgerUnavailable."""
+    for mark in blocklist.marks(home):
+        if mark.withdrawn and not mark.settled:
+            package = mark.package
+            home.ledger.put(package, loop=package.loop, key=package.package)
+            title = f"Package {package.package[:12]} was marked bad and taken out of service"
+            decide(
+                home,
+                package.loop,
+                f"{blocklist.ALERT}:{package.package[:12]}",
+                severity="critical",
+                title=title,
+                detail=package.detail,
+            )
+            blocklist.keep(home, msgspec.structs.replace(mark, settled=True))

@@ -1,0 +1,1 @@
+"""SQL: the engine, the functions that a declared expression may call, and the expressions themselves."""

@@ -1,0 +1,84 @@
+"""The one door to DuckDB: in memory, sees what is registered and nothing else, installs no extension, works in bounded memory."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import duckdb
+
+from loopwright.base.clock import Clock
+from loopwright.base.errors import Unavailable
+from loopwright.base.ids import new_id
+from loopwright.base.memory import memory_limit
+
+MAX_MEMORY = 5 * 2**30
+
+SqlError = duckdb.Error
+"""What the engine raises for SQL that it cannot run."""
+
+_CONFIGURATION: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_community_extensions": False,
+}
+
+
+class Workspace(Protocol):
+    """Where queries may write what does not fit into memory: a `Home`."""
+
+    @property
+    def clock(self) -> Clock:
+        """Names the folder by its time."""
+        ...
+
+    def folder(self, name: str, /) -> Path:
+        """A folder to write to; `Unavailable` where there is none."""
+        ...
+
+
+@contextmanager
+def sql_engine(home: Workspace | None = None, *, ordered: bool = True) -> Iterator[Any]:
+    """A database for SQL that may come out of the ledger (labels, aggregates): no files, no network, no settings. Times are UTC.
+
+    It uses a third of the memory that this process may use, at most `MAX_MEMORY`. What does not fit goes to a folder of its own under
+    `home`, removed when the connection closes; without a `home` that can be written the query fails instead.
+
+    Args:
+        ordered: results keep the order of the rows registered, which takes more memory.
+    """
+    spill = _spill_folder(home)
+    try:
+        with duckdb.connect(":memory:", config=_CONFIGURATION) as database:
+            for setting in (  # once it is open: the extension that knows time zones is there only then
+                "TimeZone = 'UTC'",
+                f"memory_limit = '{min(MAX_MEMORY, memory_limit() // 3) // 2**20}MiB'",
+                f"temp_directory = {text('' if spill is None else str(spill))}",
+                f"preserve_insertion_order = {str(ordered).lower()}",
+                "python_enable_replacements = false",
+                "enable_external_access = false",
+                "lock_configuration = true",
+            ):
+                database.execute(f"SET {setting}")
+            yield database
+    finally:
+        if spill is not None:
+            shutil.rmtree(spill, ignore_errors=True)
+
+
+def _spill_folder(home: Workspace | None) -> Path | None:
+    try:
+        return None if home is None else home.folder("tmp") / new_id(home.clock.now())
+    except Unavailable:  # a home that may only be read is read all the same
+        return None
+
+
+def quoted(name: str) -> str:
+    """A name as SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def text(value: str) -> str:
+    """A text as SQL."""
+    return "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,1 @@
+"""Everything that keeps bytes, and `Home`, which opens the stores of one installation."""

@@ -1,0 +1,1 @@
+"""The lake: Delta tables, and the seals that make their commits durable."""

@@ -1,0 +1,1 @@
+"""Outcomes: the truth about predictions, joined with them; and packages run again over whole tables."""

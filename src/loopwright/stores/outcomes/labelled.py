@@ -1,0 +1,98 @@
+"""Predictions with their truth: the one join that monitoring, accounting and reports start from."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loopwright.records.declarations import Outcome
+from loopwright.records.package import Output
+from loopwright.stores.home import Home
+from loopwright.stores.outcomes.rescore import together
+from loopwright.stores.outcomes.table import join
+from loopwright.stores.prediction_log.read import predictions, stored
+from loopwright.tasks.label import label_array
+from loopwright.tasks.metrics import Answered, aligned
+from loopwright.tasks.metrics.answered import Array
+
+EARLY = timedelta(days=1)
+"""Outcomes known longer than this before the stretch of time asked for are not read."""
+
+
+def with_truth(
+    home: Home,
+    loop: str,
+    outcome: Outcome,
+    *,
+    start: datetime,
+    end: datetime,
+    known_at: datetime,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
+    """The predictions of [start, end) with `_truth` (the label, null while unknown) and `_known_at`, as known at `known_at`.
+
+    One row per prediction, the `columns` of `stores.prediction_log.read.predictions`, at least `_id` and `_unit`.
+    """
+    return join(
+        home,
+        predictions(home, loop, start=start, end=end, columns=columns),
+        outcomes_between(home, loop, start - EARLY, known_at),
+        outcome,
+        known_by=known_at,
+    )
+
+
+def outcomes_between(home: Home, loop: str, since: datetime, until: datetime) -> pa.Table:
+    """The outcomes of a loop that became known in [since, until], one row per `_id`."""
+    moment = pa.timestamp("us", tz="UTC")
+    where = (pc.field("_known_at") >= pa.scalar(since, moment)) & (pc.field("_known_at") <= pa.scalar(until, moment))
+    return stored(home, "outcomes", loop, where=where)
+
+
+class Known(NamedTuple):
+    """Logged answers whose truth is known, N rows: which rows of the log (bool), their truth, what was answered, groups of a ranking.
+
+    `output` is that of all packages that answered: their classes together.
+    """
+
+    rows: Array
+    truth: Array
+    given: Answered
+    groups: Array | None
+    output: Output
+
+
+def known(joined: pa.Table, outcome: Outcome, outputs: Mapping[str, Output]) -> Known:
+    """Of predictions with their truth those where it is known. `outputs` are those of the packages that answered, by digest.
+
+    What a package answered for another task (the loop's has changed) is left out; a package that is gone counts as one of this task.
+    """
+    package = joined["_package"].to_numpy()
+    other = [digest for digest, output in outputs.items() if output.task != outcome.task]
+    rows = joined["_truth"].is_valid().to_numpy() & ~np.isin(package.astype(str), other)
+    table = joined.filter(pa.array(rows))
+    output = together([Output(task=outcome.task), *(o for o in outputs.values() if o.task == outcome.task)])
+    label = None
+    if outcome.task not in ("regression", "ranking"):
+        text = outcome.task == "multiclass"
+        label = label_array(table["_label"].cast(pa.string() if text else pa.bool_()))
+    values = _values(table, outputs, output) if output.names else None
+    groups = np.array(table[outcome.group].to_pylist(), dtype=object).astype(str) if outcome.group else None
+    given = Answered(table["_score"].to_numpy().astype(np.float64), label, values)
+    return Known(rows, label_array(table["_truth"]), given, groups, output)
+
+
+def _values(table: pa.Table, outputs: Mapping[str, Output], output: Output) -> Array:
+    """The values of logged rows [N, K] in the order of `output.names`; 0 where a package has none of that name."""
+    found = np.zeros((table.num_rows, len(output.names)))
+    package = table["_package"].to_numpy()
+    for digest in np.unique(package.astype(str)).tolist() if "_values" in table.column_names else []:
+        rows = np.flatnonzero(package == digest)
+        names = outputs[digest].names if digest in outputs else []
+        logged = table["_values"].take(pa.array(rows)).combine_chunks()
+        if names and not logged.null_count:
+            found[rows] = aligned(np.asarray(logged.flatten()).reshape(len(rows), -1), names, output.names)
+    return found

@@ -1,0 +1,1 @@
+"""The store of packages, and the confined process in which a package is loaded first."""

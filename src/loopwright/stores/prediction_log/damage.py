@@ -1,0 +1,38 @@
+"""Damage in the prediction logs: what commits set aside, counted where workers can tell it without a look at every folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from loopwright.stores.prediction_log.segment import KINDS, log_folder
+
+_FILE = "damaged.json"
+
+
+def set_aside(home: Path, loop: str) -> list[str]:
+    """The segments of a loop that were damaged or missing, by kind and name; they stay until somebody has looked and removed them."""
+    return sorted(
+        f"{kind}/{path.name}"
+        for kind in KINDS
+        for path in (log_folder(home, loop) / kind / "quarantine").glob("*")
+        if path.suffix in (".damaged", ".missing")
+    )
+
+
+def note(home: Path, counts: Mapping[str, int]) -> None:
+    """Tell the workers how many segments of each loop are set aside. Raises OSError."""
+    folder = home / "log"
+    if not folder.is_dir() or counts == noted(home):
+        return
+    temporary = folder / f".{_FILE}"
+    temporary.write_bytes(msgspec.json.encode(counts))
+    temporary.replace(folder / _FILE)
+
+
+def noted(home: Path) -> dict[str, int]:
+    """What upkeep last told: loop to how many, loops without any left out."""
+    try:
+        return msgspec.json.decode((home / "log" / _FILE).read_bytes(), type=dict[str, int])
+    except (OSError, msgspec.DecodeError):
+        return {}

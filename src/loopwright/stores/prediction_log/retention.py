@@ -1,0 +1,68 @@
+"""How long predictions and outcomes stay, and in how many files: compaction, retention, and the files that are needed no more.
+
+A commit adds a file, so a busy loop makes thousands a day. They are put together (Delta's OPTIMIZE: a version with other files and
+the same rows), rows older than is to be kept are deleted, and files that no version of the last week needs go. Readers hold on to
+the version they began with, so nobody sees a row twice or not at all. All of it is recorded in the ledger.
+"""
+
+from datetime import datetime, timedelta
+from typing import ClassVar
+
+from loopwright.records.entries import Record
+from loopwright.stores.home import Home
+from loopwright.stores.prediction_log.segment import table_name
+
+SAFE = timedelta(days=7)
+"""So long after they were replaced files stay, for whoever reads an older version of the table."""
+
+_MOMENT = {"predictions": "_at", "outcomes": "_known_at"}
+
+
+class Retained(Record, frozen=True, kw_only=True):
+    """What upkeep did to one of a loop's tables: `deleted` rows of before `before`, `fewer` files, `removed` files for good.
+
+    `version` is the table's after it.
+    """
+
+    kind: ClassVar[str] = "retention"
+    table: str
+    version: int
+    before: datetime | None = None
+    deleted: int = 0
+    fewer: int = 0
+    removed: int = 0
+
+
+def kept_since(home: Home, loop: str) -> datetime | None:
+    """From when on a loop's predictions are kept; None where none was ever deleted."""
+    done = home.ledger.find(Retained, loop=loop, key=table_name("predictions", loop))
+    return max((e.record.before for e in done if e.record.before is not None), default=None)
+
+
+def retain(home: Home, loop: str, *, before: datetime | None, most_files: int, busy: bool) -> list[Retained]:
+    """Delete what is older than `before`, put files together once there are more than `most_files`, remove those not needed.
+
+    `busy`: whether rows have come, so that looking for files is worth it. `most_files` 0 puts none together. Raises what the
+    lake raises.
+    """
+    done = []
+    for kind, moment in _MOMENT.items():
+        name = table_name(kind, loop)
+        last = home.ledger.latest(Retained, loop=loop, key=name)
+        due = last is not None and last.record.removed == 0 and home.clock.now() - last.at > SAFE
+        if not (busy or due or before is not None) or not home.lake.exists(name):
+            continue
+        deleted = home.lake.delete_before(name, moment, before) if before is not None else 0
+        full = most_files > 0 and busy and len(home.lake.files(name)) > most_files
+        fewer = home.lake.compact(name) if full else 0
+        removed = home.lake.vacuum(name, older=SAFE) if due or deleted or fewer else 0
+        if deleted or fewer or removed:
+            version = home.lake.version(name)
+            made = Retained(
+                table=name, version=version, before=before if deleted else None, deleted=deleted, fewer=fewer, removed=removed
+            )
+            home.ledger.put(made, loop=loop, key=name)
+            done.append(made)
+        elif due:
+            home.ledger.put(Retained(table=name, version=home.lake.version(name), removed=-1), loop=loop, key=name)
+    return done

@@ -1,0 +1,24 @@
+"""How many predictions a loop has and when the newest was, without loading Arrow or Delta for a loop whose log is not in Delta yet."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from loopwright.base.ids import check_name
+from loopwright.stores.home import Home
+from loopwright.stores.prediction_log.segment import log_folder, segments_in, table_name
+
+KIND = "predictions"
+
+
+def summary(home: Home, loop: str) -> tuple[int, datetime | None]:
+    """How many predictions a loop has logged, and when it made the newest."""
+    root, table = home.settings.lake_root, table_name(KIND, check_name(loop, "loop"))
+    if "://" in root or (Path(root) / table / "_delta_log").exists():
+        from loopwright.stores.prediction_log import read
+
+        return read.summary(home, loop)
+    moments: dict[str, int] = {}
+    for segment in segments_in(log_folder(home.path, loop) / KIND, KIND):
+        for record in () if segment.foreign else segment.records:
+            moments.setdefault(record.id, record.at)
+    return len(moments), datetime.fromtimestamp(max(moments.values()) / 1e6, UTC) if moments else None

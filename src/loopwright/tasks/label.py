@@ -1,0 +1,51 @@
+"""The label of an outcome: from SQL expression to typed value, by task.
+
+    binary, anomaly        boolean
+    multiclass             string
+    regression, ranking    float64; of several targets list<float64>, in the order of `Outcome.labels`
+
+A number that is not finite, or of several targets one that is unknown, makes the label unknown (null).
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from loopwright.records.declarations import Outcome
+from loopwright.sql.expression import held
+
+Array = np.ndarray[Any, Any]
+
+
+def label_type(outcome: Outcome) -> pa.DataType:
+    """The Arrow type of a label."""
+    if outcome.task in ("binary", "anomaly"):
+        return pa.bool_()
+    if outcome.task == "multiclass":
+        return pa.string()
+    return pa.list_(pa.float64()) if len(outcome.labels) > 1 else pa.float64()
+
+
+def label_sql(outcome: Outcome) -> str:
+    """DuckDB's SQL for the label of a row of the outcome table; null while it is unknown.
+
+    Raises DeclarationInvalid when it is no expression over one row.
+    """
+    kind = {"binary": "BOOLEAN", "anomaly": "BOOLEAN", "multiclass": "VARCHAR"}.get(outcome.task, "DOUBLE")
+    casts = [f"CAST(({held('Outcome', 'label', sql, outcome.table)}) AS {kind})" for sql in outcome.labels.values()]
+    if kind != "DOUBLE":
+        return casts[0]
+    known = " AND ".join(f"isfinite({cast})" for cast in casts)
+    whole = casts[0] if len(casts) == 1 else f"[{', '.join(casts)}]"
+    return f"CASE WHEN {known} THEN {whole} END"
+
+
+def label_array(labels: pa.ChunkedArray) -> Array:
+    """Labels without nulls [N] as metrics and estimators take them: bool, string (objects) or float64 [N], or float64 [N, K]."""
+    if pa.types.is_boolean(labels.type):
+        return np.asarray(labels.to_numpy(), dtype=np.bool_)
+    if pa.types.is_list(labels.type):
+        flat = labels.combine_chunks().flatten().to_numpy()
+        return np.asarray(flat, dtype=np.float64).reshape(len(labels), -1)
+    return np.asarray(labels.to_numpy(), dtype=object if pa.types.is_string(labels.type) else np.float64)

@@ -1,0 +1,448 @@
+"""Columns that predict too well to be true (Kaufman, Rosset, Perlich & Stitelman 2012, Leakage in data mining).
+
+Alone. A column predicts the label by its place in order, and by its bins (at most 64 of equal size, or its words, and what is
+missing), with what half of the rows say of a bin judged on the other half, so that names of things and noise predict nothing.
+Measured is the area under the ROC curve (each class against the rest), for numbers the R² of their ranks; over all rows, and where
+values are missing also over the rows that have one. It is a suspect when it is surely above LIMIT: the lower end of the
+interval, three standard errors below (DeLong, DeLong & Clarke-Pearson 1988, on the scale of log odds; Fisher's z), and never above
+what so few rows can show. Honest predictors of things worth predicting hardly get there: the best single measurement of a tumour
+(Wisconsin) has an area of 0.975, the delay at push-back 0.90 for a late arrival; the end of a table that was filled in afterwards
+has 0.99 and more. One honest feature in 700 at the limit itself is named by chance, far below it none.
+
+By a value, or by being missing. It decides where nearly all of its rows have one label (surely above 95 %, for a value 99.5 % of the
+rows at hand, or 97 % where its rows are also half of the rarer label's) and others do not; of several classes only that which it is counts, not
+those which it is not. A number at the end of a scale along which the label becomes more and more frequent is none: see `_at_end`.
+
+Together. Up to MOST_TOGETHER columns that leave a thousandth of the label unexplained, although none does alone: weighted sums,
+for numbers also of logarithms (products, ratios); for a class the larger of two numbers, and pairs of words or codes.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy import special, stats
+
+from loopwright.base.arrays import Array
+from loopwright.records.declarations import Task
+from loopwright.records.evaluation import Suspect
+
+LIMIT: dict[Task, float] = {"binary": 0.98, "multiclass": 0.98, "anomaly": 0.98, "regression": 0.99, "ranking": 0.99}
+ROWS = 50_000
+"""At most so many rows are looked at, evenly over the examples."""
+
+ENOUGH_OF_A_CLASS, ENOUGH_NUMBERS = 150, 300
+"""With fewer rows (of each class) nothing can be surely above LIMIT."""
+
+BINS, WORDS, CLASSES, LEAST = 64, 20_000, 20, 30
+VALUES, OFTEN = 20, 0.05
+"""So many values of a column are looked at by themselves; of a number those that this share of the rows has."""
+
+STEPS = 4
+"""In so many steps it is looked whether a label becomes more and more frequent towards the end of a scale."""
+
+PERFECT, MOST_TOGETHER = 0.999, 4
+TOGETHER_ROWS, TOGETHER_COLUMNS, TOGETHER_CLASSES, PAIRED = 2000, 60, 3, 25
+
+_SIGMAS, _FEW = 3.0, 3.0  # where n rows show no exception, up to 3 / n may be exceptions (Hanley & Lippman-Hand 1983)
+_PURE, _PURE_VALUE, _PURE_COPY, _MIXED = 0.95, 0.995, 0.97, 0.8
+_COPIED = 0.5
+_UNIQUE = 0.9
+
+
+class Values(NamedTuple):
+    """A column [N], float64 or objects (texts), and where it is missing [N]."""
+
+    array: Array
+    missing: Array
+
+    @property
+    def is_text(self) -> bool:
+        """Whether values are texts."""
+        return bool(self.array.dtype == object)
+
+
+class Target(NamedTuple):
+    """What a column may tell: a truth, bool [N]; or for numbers their ranks in [0, 1], float64 [N], and the numbers themselves."""
+
+    name: str
+    truth: Array
+    raw: Array
+
+    @property
+    def is_class(self) -> bool:
+        """Whether it is a class, and not a number."""
+        return bool(self.truth.dtype == np.bool_)
+
+    @property
+    def rarer(self) -> int:
+        """Rows of the rarer side; of numbers all."""
+        return int(min(self.truth.sum(), (~self.truth).sum())) if self.is_class else len(self.truth)
+
+
+class Look(NamedTuple):
+    """What columns are judged by: the targets, the rows of the one half [N], when they were decided [N], the task."""
+
+    targets: Sequence[Target]
+    half: Array
+    decided: Array
+    task: Task
+
+
+def values_of(column: pa.ChunkedArray) -> Values | None:
+    """A column of a table as values; None for times and arrays."""
+    kind = column.type
+    if pa.types.is_string(kind):
+        texts = column.fill_null("").to_pylist()
+        return Values(np.array(texts, dtype=object), column.is_null().to_numpy())
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        return None
+    numbers = pc.fill_null(column.cast(pa.float64(), safe=False), float("nan")).to_numpy()
+    return Values(numbers, np.isnan(numbers))
+
+
+def targets(label: pa.ChunkedArray, task: Task) -> list[Target]:
+    """What columns may tell of a label without nulls: the label, each class, or each number."""
+    if task in ("binary", "anomaly"):
+        truth = label.to_numpy()
+        return [Target("the label", truth, truth.astype(np.float64))]
+    if task == "multiclass":
+        values = np.array(label.to_pylist(), dtype=object).astype(str)
+        words, counts = np.unique(values, return_counts=True)
+        common = words[np.argsort(-counts, kind="stable")][:CLASSES]
+        return [Target(f"class {str(w)!r}", values == w, (values == w).astype(np.float64)) for w in common]
+    numbers = np.array(label.to_pylist(), dtype=np.float64).reshape(len(label), -1)
+    return [
+        Target(
+            "the label" if numbers.shape[1] == 1 else f"target {i + 1}", (stats.rankdata(column) - 0.5) / len(column), column
+        )
+        for i, column in enumerate(numbers.T)
+    ]
+
+
+def of_columns(columns: Mapping[str, pa.ChunkedArray], look: Look) -> list[Suspect]:
+    """Columns of a table that tell the label: one reason each, whether a feature uses them or not."""
+    found = []
+    for name, column in columns.items():
+        reasons = list(missing(name, column.is_null().to_numpy(), look))
+        if not reasons and (part := values_of(column)) is not None:
+            reasons = [s for s in alone(name, [name], part, look, identifies=False) if s.kind == "tells"]
+            reasons = reasons or list(by_value(name, part, look))
+        found += reasons[:1]
+    return found
+
+
+def too_few(found: Sequence[Target]) -> str:
+    """Why nothing can be named; empty where rows are enough for that."""
+    most = max((t.rarer for t in found), default=0)
+    if found and not found[0].is_class:
+        return "" if most >= ENOUGH_NUMBERS else f"{most:,} rows with an outcome: {ENOUGH_NUMBERS} or more are needed"
+    return "" if most >= ENOUGH_OF_A_CLASS else f"{most:,} rows of the rarer label: {ENOUGH_OF_A_CLASS} or more are needed"
+
+
+def alone(name: str, columns: list[str], part: Values, look: Look, *, identifies: bool) -> Iterator[Suspect]:
+    """Why to doubt one number or text: it tells a target, names rows (`identifies`: it is of the key), or grows with time."""
+    there = part.array[~part.missing]
+    distinct = len(np.unique(there.astype(str) if part.is_text else there))
+    unique = len(there) >= 100 and distinct >= _UNIQUE * len(there)
+    if unique and (part.is_text or identifies):
+        why = f"{distinct:,} different values in {len(there):,} rows: a name of the row, from which nothing is learnt for the next"
+        share = distinct / len(there)
+        yield Suspect(feature=name, columns=columns, kind="names", why=why, measure=share, low=share)
+    yield from _tells(name, columns, part, look)
+    if (
+        not part.is_text and unique and not part.missing.any() and np.ptp(look.decided) > 0
+    ):  # else all were decided when ingested
+        order = abs(float(stats.spearmanr(part.array, look.decided).statistic))
+        if order > 0.999:
+            why = "grows with time, row by row: in every row to come it is beyond what was learnt from; take the hour or the weekday"
+            yield Suspect(feature=name, columns=columns, kind="order", why=why, measure=order, low=order)
+
+
+def _tells(name: str, columns: list[str], part: Values, look: Look) -> Iterator[Suspect]:
+    bins, there = _bins(part), ~part.missing
+    scores = [] if part.is_text else [np.where(part.missing, worst, part.array) for worst in _ends(part.array[there])]
+    for target in look.targets:
+        if target.is_class and target.rarer < LEAST:
+            continue
+        measured = [_measure(guess, target.truth) for guess in [_other_half(bins, target.truth, look.half), *scores]]
+        measure, low = max(measured, key=lambda m: m[1])
+        where = ""
+        if low <= LIMIT[look.task] and not there.all() and target.rarer >= LEAST:
+            part_truth = target.truth[there]
+            if not target.is_class or min(part_truth.sum(), (~part_truth).sum()) >= LEAST:
+                guesses = [_other_half(bins[there], part_truth, look.half[there]), *(s[there] for s in scores[:1])]
+                measure, low = max((_measure(g, part_truth) for g in guesses), key=lambda m: m[1])
+                where = f", where it is given (in {there.mean():.0%} of the rows)"
+        if low > LIMIT[look.task]:
+            unit = "AUC" if target.is_class else "R² of ranks"
+            why = f"tells {target.name} by itself{where}, {unit} {measure:.4f} (at least {low:.3f})"
+            yield Suspect(feature=name, columns=columns, kind="tells", why=why, measure=measure, low=low)
+
+
+def missing(name: str, hidden: Array, look: Look) -> Iterator[Suspect]:
+    """Whether it tells a class that a column is missing, whatever features put there instead."""
+    yield from _decided(name, "missing", [_Part(hidden, "missing", "given")], look, _PURE, often=0.0)
+
+
+def by_value(name: str, part: Values, look: Look) -> Iterator[Suspect]:
+    """Whether single values of a column decide a class: the commonest words or codes, and numbers that are there again and again."""
+    there = part.array[~part.missing]
+    distinct, counts = np.unique(there.astype(str) if part.is_text else there, return_counts=True)
+    chosen = [i for i in np.argsort(-counts, kind="stable")[:VALUES] if counts[i] >= LEAST]
+    parts = []
+    for i in chosen:
+        shown = repr(str(distinct[i])[:40]) if part.is_text else f"{distinct[i] + 0.0:g}"
+        mask = ~part.missing & (part.array == distinct[i])
+        parts.append(_Part(mask, shown, f"another than {shown}", None if part.is_text else part.array))
+    often = 0.0 if part.is_text else OFTEN  # the end of a scale may be pure in all honesty
+    yield from _decided(name, "decides", parts, look, _PURE_VALUE, often=often)
+
+
+class _Part(NamedTuple):
+    """A part of the rows [N], what it and the rest are called, and the numbers [N] that it is one value of, if it is."""
+
+    mask: Array
+    said: str
+    others: str
+    numbers: Array | None = None
+
+
+def _decided(name: str, kind: str, parts: Sequence[_Part], look: Look, least: float, *, often: float) -> Iterator[Suspect]:
+    """The first of these parts of the rows that decides a class in this share of them."""
+    for part, target in itertools.product(parts, look.targets):
+        if target.is_class and (found := _pure(part, target, least, often, either=len(look.targets) == 1)):
+            why, share, low = found
+            yield Suspect(feature=name, columns=[name], kind=kind, why=why, measure=share, low=low)
+            return
+
+
+def _pure(part: _Part, target: Target, least: float, often: float, *, either: bool) -> tuple[str, float, float] | None:
+    """Whether nearly all rows of a part (or of the rest) are of a class (or, `either`, of none), and the others are not."""
+    for mask, said in ((part.mask, part.said), (~part.mask, part.others)):
+        n = int(mask.sum())
+        if min(n, len(mask) - n) < LEAST:
+            return None
+        for value in (True, False) if either else (True,):
+            of_value = target.truth == value
+            hits, rest, all_hits = int(of_value[mask].sum()), float(of_value[~mask].mean()), int(of_value.sum())
+            common = n >= often * len(mask) and hits >= least * n
+            copy = 2 * all_hits <= len(mask) and hits >= _PURE_COPY * n and hits >= _COPIED * all_hits
+            low = float(stats.beta.ppf(0.001, hits, n - hits + 1)) if hits else 0.0
+            if low > _PURE and (common or copy) and rest < _MIXED:
+                if mask is part.mask and part.numbers is not None and _at_end(part.numbers, mask, of_value):
+                    continue
+                why = f"where it is {said} {target.name} is {str(value).lower()} in {hits / n:.1%} of {n:,} rows, elsewhere in {rest:.1%}"
+                return why, hits / n, low
+    return None
+
+
+def _at_end(numbers: Array, mask: Array, hit: Array) -> bool:
+    """Whether a value is (near) the end of a scale along which hits become more and more: a strong feature, and no mark of the outcome.
+
+    All values beyond it are as pure. The other rows, in up to STEPS steps of equal size, come nearer to it in log odds by as much as is
+    then left between the last of them and it, or more.
+    """
+    value = numbers[mask][0]
+    for sign in (1, -1):
+        beyond = sign * numbers <= sign * value  # what is missing is on neither side
+        n, hits = int(beyond.sum()), int(hit[beyond].sum())
+        if hits < _PURE_COPY * n:
+            continue
+        rest = sign * numbers[sign * numbers > sign * value]
+        ends = np.unique(np.quantile(rest, np.linspace(0, 1, STEPS + 1)[1:], method="lower")) if len(rest) else rest
+        step = np.searchsorted(ends, rest)
+        counts, of_hit = np.bincount(step), np.bincount(step, weights=hit[sign * numbers > sign * value])
+        odds = np.log((of_hit + 0.5) / (counts - of_hit + 0.5))
+        surely = special.logit(stats.beta.ppf(0.001, hits, n - hits + 1))
+        if len(odds) > 1 and surely - odds[0] <= odds[0] - odds[-1]:
+            return True
+    return False
+
+
+# --- columns together -------------------------------------------------------------------------------------------------
+
+
+def together(parts: Mapping[str, Values], look: Look) -> list[tuple[list[str], str, float]]:
+    """Sets of two to MOST_TOGETHER columns that tell a target only together: their names, how, and the measure."""
+    found: list[tuple[list[str], str, float]] = []
+    for target in [t for t in look.targets if t.rarer >= ENOUGH_OF_A_CLASS][:TOGETHER_CLASSES]:
+        rows = _some(target)
+        few = Look([Target(target.name, target.truth[rows], target.raw[rows])], look.half[rows], look.decided[rows], look.task)
+        some = {name: Values(part.array[rows], part.missing[rows]) for name, part in parts.items()}
+        for tell in (_sums, _logarithms, _differences, _pairs):
+            rest = {n: p for n, p in some.items() if not any(n in names for names, _, _ in found)}
+            while len(rest) > 1 and (one := tell(rest, few)) is not None:
+                names, how, measure = one
+                unit = "AUC" if target.is_class else "R²"
+                found.append((names, f"tell {target.name} together ({how}), {unit} {measure:.4f}", measure))
+                rest = {n: p for n, p in rest.items() if n not in names}
+    return found
+
+
+def _some(target: Target) -> Array:
+    """Rows to try many sets of columns on, evenly over time: of a class as many as of the others, where there are enough."""
+    sides = [np.flatnonzero(target.truth), np.flatnonzero(~target.truth)] if target.is_class else [np.arange(len(target.truth))]
+    return np.sort(
+        np.concatenate([side[np.unique(np.linspace(0, len(side) - 1, TOGETHER_ROWS).astype(np.int64))] for side in sides])
+    )
+
+
+def _numbers(parts: Mapping[str, Values]) -> dict[str, Array]:
+    """Columns of numbers that vary, with the median for what is missing."""
+    found = {}
+    for name, part in parts.items():
+        if not part.is_text and not part.missing.all():
+            filled = np.where(part.missing, np.median(part.array[~part.missing]), part.array)
+            if np.isfinite(filled).all() and np.ptp(filled) > 0:
+                found[name] = filled
+    return found
+
+
+def _sums(parts: Mapping[str, Values], look: Look) -> tuple[list[str], str, float] | None:
+    return _linear(_numbers(parts), look.targets[0], look.half, "a weighted sum")
+
+
+def _logarithms(parts: Mapping[str, Values], look: Look) -> tuple[list[str], str, float] | None:
+    target = look.targets[0]
+    if target.is_class or target.raw.min() <= 0:
+        return None
+    logs = {name: np.log(numbers) for name, numbers in _numbers(parts).items() if numbers.min() > 0}
+    return _linear(logs, target._replace(raw=np.log(target.raw)), look.half, "a product or ratio")
+
+
+def _linear(columns: Mapping[str, Array], target: Target, half: Array, how: str) -> tuple[list[str], str, float] | None:
+    """Least squares on one half, judged on the other; then every column is taken out that is not needed."""
+    names = list(columns)[:TOGETHER_COLUMNS]
+    if len(names) < 2:
+        return None
+    matrix = np.column_stack([columns[name] for name in names])
+    matrix = (matrix - matrix.mean(axis=0)) / matrix.std(axis=0)
+
+    def judged(of: list[int]) -> float:
+        score = np.empty(len(matrix))
+        for side in (half, ~half):
+            x, y = matrix[~side][:, of], target.raw[~side]
+            middle, centred = x.mean(axis=0), x - x.mean(axis=0)
+            weights = np.linalg.solve(centred.T @ centred + 1e-9 * len(x) * np.eye(len(of)), centred.T @ (y - y.mean()))
+            score[side] = (matrix[side][:, of] - middle) @ weights + y.mean()
+        return _exact(score, target)
+
+    kept = list(range(len(names)))
+    measure = judged(kept)
+    if measure < PERFECT:
+        return None
+    order = np.argsort([abs(float(np.corrcoef(matrix[:, i], target.raw)[0, 1])) for i in kept])
+    for i in order.tolist():
+        fewer = [k for k in kept if k != i]
+        if len(kept) > 1 and 1 - (without := judged(fewer)) <= min(1 - PERFECT, 10 * (1 - measure) + 1e-6):
+            kept, measure = fewer, without
+    return ([names[i] for i in kept], how, measure) if 2 <= len(kept) <= MOST_TOGETHER else None
+
+
+def _differences(parts: Mapping[str, Values], look: Look) -> tuple[list[str], str, float] | None:
+    """A class that is the larger of two numbers."""
+    target, numbers = look.targets[0], _numbers(parts)
+    if not target.is_class:
+        return None
+    nearest = sorted(numbers, key=lambda n: -abs(_exact(numbers[n], target) - 0.5))[:PAIRED]
+    return _first_pair(nearest, lambda a, b: _exact(numbers[a] - numbers[b], target), "one less the other")
+
+
+def _pairs(parts: Mapping[str, Values], look: Look) -> tuple[list[str], str, float] | None:
+    """Pairs of words or codes of which each combination has its own label."""
+    codes = {name: _bins(part) for name, part in parts.items()}
+    few = [name for name, code in codes.items() if len(np.unique(code)) <= VALUES][:PAIRED]
+    target = look.targets[0]
+
+    def judged(a: str, b: str) -> float:
+        return _exact(_other_half(codes[a] * 64 + codes[b], target.raw, look.half), target)
+
+    return _first_pair(few, judged, "by combination")
+
+
+def _first_pair(names: Sequence[str], judge: Callable[[str, str], float], how: str) -> tuple[list[str], str, float] | None:
+    for a, b in itertools.combinations(names, 2):
+        if (measure := judge(a, b)) >= PERFECT:
+            return [a, b], how, measure
+    return None
+
+
+def _exact(score: Array, target: Target) -> float:
+    """Area under the ROC curve either way, or the share of variance that the score leaves unexplained taken from 1."""
+    if target.is_class:
+        n, m = int(target.truth.sum()), int((~target.truth).sum())
+        area = float((stats.rankdata(score)[target.truth].sum() - n * (n + 1) / 2) / (n * m))
+        return max(area, 1 - area)
+    spread = float(((target.raw - target.raw.mean()) ** 2).sum())
+    return 1 - float(((target.raw - score) ** 2).sum()) / spread if spread else 0.0
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+def _bins(part: Values) -> Array:
+    """The bin of each row, int64 [N]: 0 for what is missing."""
+    if part.is_text:
+        words, code, counts = np.unique(part.array.astype(str), return_inverse=True, return_counts=True)
+        place = np.empty(len(words), dtype=np.int64)
+        place[np.argsort(-counts, kind="stable")] = np.arange(len(words))
+        bins = np.minimum(place[code], WORDS) + 1
+    else:
+        there = part.array[~part.missing]
+        distinct, counts = np.unique(there, return_counts=True)
+        if len(distinct) > BINS:  # of equal size, and one for each number that is there that often
+            often = distinct[counts * BINS > counts.sum()]
+            even = np.quantile(there, np.linspace(0, 1, BINS + 1)[:-1], method="lower")
+            distinct = np.unique([*even, *often, *np.nextafter(often, np.inf)])
+        bins = np.searchsorted(distinct, part.array, side="right") + 1
+    return np.where(part.missing, 0, bins)
+
+
+def _ends(there: Array) -> list[float]:
+    """What stands for a missing number when rows are put in order: below all others, or above them."""
+    return [float(there.min()) - 1, float(there.max()) + 1] if len(there) else []
+
+
+def _other_half(bins: Array, truth: Array, half: Array) -> Array:
+    """What the other half's rows of the same bin say on average, drawn a little to the mean of all, float64 [N]."""
+    said = np.empty(len(bins))
+    size = int(bins.max()) + 1 if len(bins) else 1
+    for side in (half, ~half):
+        other = ~side
+        mean = truth[other].mean() if other.any() else 0.5
+        count = np.bincount(bins[other], minlength=size)
+        total = np.bincount(bins[other], weights=truth[other].astype(np.float64), minlength=size)
+        said[side] = ((total + mean) / (count + 1))[bins[side]]
+    return said
+
+
+def _measure(guess: Array, truth: Array) -> tuple[float, float]:
+    return area(guess, truth) if truth.dtype == np.bool_ else fit(guess, truth)
+
+
+def area(score: Array, truth: Array) -> tuple[float, float]:
+    """Area under the ROC curve, whichever way the score points, and the lower end of its interval."""
+    yes, no = score[truth], score[~truth]
+    ranks, n, m = stats.rankdata(score), len(yes), len(no)
+    of_yes = (ranks[truth] - stats.rankdata(yes)) / m
+    of_no = 1 - (ranks[~truth] - stats.rankdata(no)) / n
+    found = float(of_yes.mean())
+    error = float(np.sqrt(of_yes.var(ddof=1) / n + of_no.var(ddof=1) / m))
+    found = max(found, 1 - found)
+    low = 1.0
+    if found < 1:  # on the scale of log odds, where the interval is even close to 1
+        low = float(special.expit(special.logit(found) - _SIGMAS * error / (found * (1 - found))))
+    return found, min(low, 1 - _FEW / min(n, m))
+
+
+def fit(score: Array, ranks: Array) -> tuple[float, float]:
+    """R² of ranks (squared correlation of the ranks), and the lower end of its interval."""
+    if len(score) < LEAST or score.min() == score.max():
+        return 0.0, 0.0
+    r = abs(float(np.corrcoef(stats.rankdata(score), ranks)[0, 1]))
+    low = float(np.tanh(np.arctanh(min(r, 1 - 1e-12)) - _SIGMAS / np.sqrt(len(score) - 3)))
+    return r * r, min(max(low, 0.0) ** 2, 1 - _FEW / len(score))

@@ -1,0 +1,176 @@
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.deploy.loops import LOOP, NOW
+
+from loopwright.deploy.serving.heartbeat import Busy, Vitals, WorkerState, note_of, workers
+from loopwright.deploy.serving.suspects import encoded, fingerprints
+from loopwright.records.releases import Arm, ReleaseState
+
+GOOD, BAD = "a" * 64, "b" * 64
+
+
+@pytest.fixture
+def vitals(tmp_path: Path) -> Vitals:
+    (tmp_path / "run" / "4194305").mkdir(parents=True)
+    return Vitals.fresh(tmp_path / "run" / "4194305" / "worker-0.vitals")
+
+
+def state(generation: int, loop: str = LOOP) -> ReleaseState:
+    return ReleaseState(
+        loop=loop,
+        generation=generation,
+        arms=[Arm(package=GOOD, role="champion", share=1.0)],
+        strategy="direct",
+        action="release",
+        since=NOW,
+        by="tests",
+        why="",
+    )
+
+
+def test_what_each_thread_is_doing_is_seen_from_outside(vitals: Vitals) -> None:
+    seen = Vitals(vitals.path)
+    assert seen.busy() == []
+    with vitals.loading(GOOD):
+        me = threading.get_ident()
+        assert seen.busy() == [Busy(me, "loads", GOOD)]
+        place = vitals.began(note_of(GOOD))
+        assert seen.busy() == [Busy(me, "answers", GOOD)]
+        vitals.ended(place)
+        with vitals.loading(BAD):
+            assert seen.busy() == [Busy(me, "loads", BAD)]
+        assert seen.busy() == [Busy(me, "loads", GOOD)]
+        ready, over = threading.Event(), threading.Event()
+
+        def other() -> None:
+            vitals.began(note_of(BAD))
+            ready.set()
+            over.wait(60)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        ready.wait(60)
+        assert set(seen.busy()) == {Busy(me, "loads", GOOD), Busy(int(thread.ident or 0), "answers", BAD)}
+        over.set()
+        thread.join()
+    vitals.clear()
+    assert seen.busy() == []
+
+
+def test_more_threads_than_places_share_the_last(vitals: Vitals) -> None:
+    threads = [threading.Thread(target=lambda: vitals.ended(vitals.began(note_of(GOOD)))) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    with vitals.loading(BAD):
+        assert [b.package for b in vitals.busy()] == [BAD]
+
+
+def test_packages_that_fail_are_told_once(vitals: Vitals) -> None:
+    for _ in range(3):
+        vitals.fails(BAD)
+    for i in range(20):
+        vitals.fails(f"{i:064x}")
+    assert Vitals(vitals.path).take_failing() == [BAD, *(f"{i:064x}" for i in range(7))]
+    assert vitals.take_failing() == []
+
+
+def test_how_a_worker_stands_to_a_release(vitals: Vitals) -> None:
+    seen = Vitals(vitals.path)
+    assert seen.stands(state(1)) == "idle"
+    vitals.serves(state(1))
+    assert seen.stands(state(1)) == "serves"
+    vitals.refuses(state(2))
+    assert [seen.stands(state(i)) for i in (1, 2, 3)] == ["serves", "refuses", "lags"]
+    vitals.serves(state(2))
+    assert [seen.stands(state(i)) for i in (1, 2)] == ["lags", "serves"]
+    fleet = msgspec.structs.replace(state(2), fleet="origin", segments={"JFK": BAD})
+    assert seen.stands(fleet) == "lags"
+    vitals.forgets(LOOP)
+    assert seen.stands(fleet) == "idle"
+    vitals.refuses(state(3))
+    assert [seen.stands(state(i)) for i in (2, 3)] == ["lags", "refuses"]
+
+
+def test_inputs_of_a_run_are_named_by_who_looks_whatever_their_size(vitals: Vitals) -> None:
+    small, large = [(i, "UA", None) for i in range(3)], [(i, "UA" * 20, 0.5) for i in range(10_000)]
+    for rows in (small, large):
+        place = vitals.began(note_of(GOOD), encoded(rows), 7)
+        (busy,) = vitals.busy()
+        assert busy.inputs == fingerprints(note_of(GOOD), encoded(rows))
+        assert (len(set(busy.inputs)), busy.answered) == (len(rows), 7)
+        vitals.ended(place)
+    vitals.began(note_of(GOOD), encoded(small)[:-1])  # two threads wrote into one place
+    assert [busy.inputs for busy in vitals.busy()] == [()]
+
+
+def test_every_loop_has_its_place_until_the_table_is_full(vitals: Vitals) -> None:
+    states = [state(i, f"loop-{i}") for i in range(16_500)]
+    for each in states:
+        vitals.serves(each)
+    assert all(vitals.stands(each) == "serves" for each in states[:16_384])
+    assert vitals.stands(states[-1]) == "idle"
+
+
+WRITES = """
+import sys
+from pathlib import Path
+from loopwright.deploy.serving.suspects import encoded, fingerprints
+from loopwright.deploy.serving.heartbeat import Vitals
+from tests.deploy.serving.test_heartbeat import state
+vitals, states = Vitals(Path(sys.argv[1])), [state(1), state(2)]
+vitals.serves(states[0])
+vitals.beat(1e6)
+print("begun", flush=True)
+for i in range(100_000):
+    vitals.beat(1e6 + i)
+    if i % 10 == 0:
+        vitals.serves(states[i // 10 % 2])
+"""
+
+
+def test_a_reader_in_another_process_never_sees_a_beat_or_a_release_half_written(vitals: Vitals) -> None:
+    root = Path(__file__).parents[2]
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITES, str(vitals.path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"},
+    )
+    one, reads, torn = state(1), 0, 0
+    with writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"begun\n"
+        while writer.poll() is None:
+            for _ in range(1000):
+                reads += 1
+                torn += vitals.beaten < 1e6 or vitals.pid != writer.pid or (reads % 10 == 0 and vitals.stands(one) == "idle")
+    assert writer.returncode == 0
+    assert reads > 1000
+    assert torn == 0, f"{torn} of {reads} reads saw what nobody wrote"
+
+
+def test_workers_of_servers_that_run(vitals: Vitals, tmp_path: Path) -> None:
+    assert workers(tmp_path, state(1)) == []  # it has not beaten yet
+    vitals.beat(12.5)
+    assert (vitals.pid, vitals.beaten, vitals.main) == (os.getpid(), 12.5, threading.get_ident())
+    vitals.serves(state(1))
+    gone = Vitals.fresh(vitals.path.with_name("worker-1.vitals"))
+    gone._map[0:8] = (2**22 + 1).to_bytes(8, "little")  # a process that cannot be
+    vitals.path.with_name("worker-2.vitals").write_bytes(b"")
+    assert workers(tmp_path, state(1)) == [WorkerState(pid=os.getpid(), state="serves")]
+    assert workers(tmp_path, state(2)) == [WorkerState(pid=os.getpid(), state="lags")]
+
+
+def test_worker_that_is_down_while_its_server_runs_is_one_that_does_not_follow(tmp_path: Path) -> None:
+    for server, found in ((os.getpid(), [WorkerState(pid=0, state="down")]), (2**22 + 1, [])):
+        home = tmp_path / str(server)
+        folder = home / "run" / str(server)
+        folder.mkdir(parents=True)
+        Vitals.fresh(folder / "worker-0.vitals").close()  # as after a death
+        assert workers(home, state(1)) == found

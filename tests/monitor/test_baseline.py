@@ -1,0 +1,98 @@
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.traffic import COLUMNS, LOOP, OUTCOME, START, WEEK, Row, World, rows
+
+from loopwright.graph.columns import ARROW_TYPES
+from loopwright.monitor.baseline import Usual, movement, usual
+from loopwright.monitor.windows import watch
+from loopwright.records.declarations import Monitor, Retrain
+
+MONITOR = Monitor(minimum_rows=100)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def seasons(week: int) -> float:
+    """The wind of a week: weeks differ, as weather does."""
+    return [0.0, 9.0, -4.0, 12.0, 3.0, -6.0, 7.0, 1.0][week % 8]
+
+
+def windy(given: list[Row], week: int) -> list[Row]:
+    return [{**r, "wind": None if r["wind"] is None else r["wind"] + seasons(week)} for r in given]
+
+
+def history(world: World, weeks: int = 8) -> None:
+    """The examples file of the package: `weeks` before START, each with a wind of its own."""
+    given = [r for w in range(weeks) for r in windy(rows(400, START - (weeks - w) * WEEK, seed=5), w)]
+    columns = {
+        name: pa.array([r[name] for r in given], pa.int64() if c.type == "timestamp" else ARROW_TYPES[c.type])
+        for name, c in COLUMNS.items()
+    }
+    columns["at"] = columns["at"].cast(ARROW_TYPES["timestamp"])
+    folder = world.home.folder("examples")
+    pq.write_table(
+        pa.table({**columns, "_decided_at": columns["at"]}), folder / f"{world.package.manifest.training.examples}.parquet"
+    )
+
+
+def states(world: World, week: int, given: list[Row]) -> dict[str, str]:
+    world.predict(given)
+    world.clock.advance_to(START + (week + 1) * WEEK)
+    found = watch(world.home, loop_name=LOOP, monitor=MONITOR, retrain=Retrain(), outcome=OUTCOME, until=world.clock.now())
+    return {c.column: c.state for c in found.windows[-1].columns}
+
+
+def test_what_moved_just_as_much_in_training_is_no_drift_and_what_moves_more_is(world: World) -> None:
+    history(world)
+    assert states(world, 0, windy(rows(800, START), 1))["wind"] == "ok"
+    assert states(world, 1, windy(rows(800, START + WEEK), 6))["wind"] == "ok"
+    far = [{**r, "wind": None if r["wind"] is None else r["wind"] + 25} for r in rows(800, START + 2 * WEEK)]
+    assert states(world, 2, far)["wind"] == "drift"
+    assert states(world, 3, rows(800, START + 3 * WEEK, shift=25.0))["delay"] == "drift"
+
+
+def test_without_a_history_every_movement_counts(world: World) -> None:
+    assert usual(world.home, LOOP, world.package, MONITOR) == {}
+    assert states(world, 0, windy(rows(800, START), 3))["wind"] == "drift"
+
+
+def test_it_is_measured_once_and_kept(world: World) -> None:
+    history(world)
+    found = usual(world.home, LOOP, world.package, MONITOR)
+    assert found["wind"] > 0.5
+    assert found["delay"] < 0.05
+    assert 0 < found["score"] < found["wind"]
+    for path in world.home.folder("examples").iterdir():
+        path.unlink()
+    assert usual(world.home, LOOP, world.package, MONITOR) == found
+    assert [e.record.stretches for e in world.home.ledger.find(Usual, loop=LOOP)] == [7]
+
+
+def test_a_short_history_says_nothing(world: World) -> None:
+    history(world, weeks=3)
+    assert usual(world.home, LOOP, world.package, MONITOR) == {}
+    assert usual(world.home, LOOP, world.package, Monitor(every="2d", minimum_rows=50)) != {}
+
+
+def test_a_history_without_the_columns_that_the_model_needs_has_no_usual_score(world: World) -> None:
+    one = pa.table({"hour": pa.array(np.arange(600) % 24)})
+    found = movement(world.package, [one] * 4)
+    assert set(found) == {"hour"}
+
+
+def test_very_short_windows_are_measured_on_a_bounded_number_of_stretches(world: World) -> None:
+    history(world)
+    short = Monitor(every="6h", minimum_rows=1)
+    assert usual(world.home, LOOP, world.package, short)
+    entry = world.home.ledger.latest(Usual, loop=LOOP)
+    assert entry is not None
+    assert entry.record.stretches == 60
+    assert timedelta(hours=6) * 60 < 8 * WEEK
