@@ -15,7 +15,7 @@ VERSION_TESTS := tests/develop/onnx/test_parity.py tests/develop/onnx/test_conve
   tests/journeys/test_whole_loop.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-serving bench-many docs pins test-versions test-peers clean
+.PHONY: help demo test check house bench bench-serving bench-many docs pins test-versions test-peers clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ check: $(VENV)/.dev ## style, types and the import rule
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
+
+house: $(VENV)/.dev ## count the code: rooms, lengths, parameters, nesting, names, imports inside functions
+	$(BIN)/python -m tests.house
 
 bench: $(VENV)/.dev ## measure the request path, features, data, explanations and commands beside their peers; writes benchmarks/RESULTS.md (ARGS=--quick)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.request_path $(ARGS)

@@ -212,21 +212,6 @@ def test_names_say_what_is_inside(module: Path) -> None:
     assert vague.isdisjoint({module.stem, *module.relative_to(SOURCE).parts})
 
 
-LONG = {"records/declarations.py": 1000}
-"""Files that may be longer, and how long. Declarations document every field, once, for the reader of the code and of the reference."""
-
-
-@pytest.mark.parametrize("module", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
-def test_nothing_grows_into_a_knot(module: Path) -> None:
-    """Platforms die of the class that does everything and of the file that holds everything."""
-    text = module.read_text()
-    assert len(text.splitlines()) <= LONG.get(str(module.relative_to(SOURCE)), 750)
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ClassDef):
-            public = [n.name for n in node.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and n.name[0] != "_"]
-            assert len(public) <= 20, f"{node.name} has {len(public)} public methods"
-
-
 STARTS = {"Thread", "Timer", "ThreadPoolExecutor", "create_task", "ensure_future", "run_in_executor", "to_thread"}
 """What starts a thread or a task. `base.supervision` does it for all of us, so that none ends silently."""
 
