@@ -34,8 +34,8 @@ from benchmarks.report import RESULTS, machine, put, table
 from loopwright import Aggregate, Candidate, Column, Context, Home, Outcome, Table
 from loopwright.base.clock import SimulatedClock
 from loopwright.base.settings import load_settings
-from loopwright.loop import Loop, load_loop
-from loopwright.records.declarations import to_json
+from loopwright.loop import load_loop
+from loopwright.records.declarations import Loop, to_json
 
 ROOT = Path(__file__).parents[1]
 FLIGHTS = ROOT / "examples" / "flights"

@@ -14,7 +14,6 @@ from typing import Literal, Union, get_args, get_origin
 
 import msgspec
 
-from loopwright import loop
 from loopwright.base import errors
 from loopwright.base.settings import SETTINGS, Settings
 from loopwright.cli.main import table
@@ -134,7 +133,7 @@ scope = Scope(
 """
 
 DECLARED_BY_STAGE: dict[str, list[type[declarations.Declaration]]] = {
-    "The loop": [loop.Loop],
+    "The loop": [declarations.Loop],
     "Scope": [declarations.Scope, declarations.Objective, declarations.Heuristic, declarations.Value, declarations.Budget],
     "Data": [
         declarations.Table,

@@ -9,13 +9,14 @@ import pytest
 
 from loopwright.base.errors import DeclarationInvalid, LoopNotFound
 from loopwright.cli.main import run
-from loopwright.loop import Loop, load_loop
+from loopwright.loop import load_loop
 from loopwright.records.declarations import (
     Aggregate,
     Candidate,
     Column,
     Context,
     Heuristic,
+    Loop,
     Objective,
     Outcome,
     Sampling,

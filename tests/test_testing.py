@@ -13,8 +13,7 @@ import pytest
 from tests.test_loop import REQUESTS, declared
 
 from loopwright.base.errors import DeclarationInvalid
-from loopwright.loop import Loop
-from loopwright.records.declarations import Column
+from loopwright.records.declarations import Column, Loop
 from loopwright.testing import features_of
 
 

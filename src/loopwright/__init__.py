@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loopwright.base.errors import LoopwrightError
     from loopwright.client import Client
     from loopwright.develop.onnx.estimators.network import TorchClassifier, TorchRegressor
-    from loopwright.loop import Loop, load_loop
+    from loopwright.loop import load_loop
     from loopwright.records.declarations import (
         Aggregate,
         Budget,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         GroupSplit,
         Guard,
         Heuristic,
+        Loop,
         Monitor,
         Objective,
         Outcome,
@@ -79,7 +80,6 @@ __all__ = [
 _ELSEWHERE = {
     "Client": "loopwright.client",
     "Home": "loopwright.stores.home",
-    "Loop": "loopwright.loop",
     "LoopwrightError": "loopwright.base.errors",
     "TorchClassifier": "loopwright.develop.onnx.estimators.network",
     "TorchRegressor": "loopwright.develop.onnx.estimators.network",

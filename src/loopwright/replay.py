@@ -26,8 +26,7 @@ from loopwright.deploy.releases import serving
 from loopwright.deploy.serving.fleet import Segments
 from loopwright.deploy.serving.package_cache import Shelf
 from loopwright.deploy.serving.predictor import Predictor
-from loopwright.loop import Loop
-from loopwright.records.declarations import Retrain, Table, Value, duration
+from loopwright.records.declarations import Loop, Retrain, Table, Value, duration
 from loopwright.records.evaluation import Estimate
 from loopwright.records.ingestions import Ingested
 from loopwright.records.prediction import OutcomeRow

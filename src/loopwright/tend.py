@@ -28,12 +28,11 @@ from loopwright.data.examples.context import feed
 from loopwright.deploy import blocklist
 from loopwright.deploy.releases import rule_since, serving
 from loopwright.deploy.serving.cloudevents import Events
-from loopwright.loop import Loop, recorded_loop
 from loopwright.monitor.alerts import close_alert, open_alerts, raise_alert, send
 from loopwright.monitor.windows import Watched, watch
 from loopwright.records.attempts import Attempts
 from loopwright.records.conditions import Standing, earned, monitored, worth_of
-from loopwright.records.declarations import Value, duration
+from loopwright.records.declarations import Loop, Value, duration, recorded_loop
 from loopwright.records.turns import LoopRecord
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.stores import openlineage

@@ -6,7 +6,8 @@ from typing import Any
 
 from loopwright.develop.feature_values import FeatureValues, row_values
 from loopwright.develop.features import trace
-from loopwright.loop import Loop, load_loop
+from loopwright.loop import load_loop
+from loopwright.records.declarations import Loop
 
 
 def features_of(loop: Loop | str | Path, row: Mapping[str, Any]) -> dict[str, Any]:

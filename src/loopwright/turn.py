@@ -28,9 +28,8 @@ from loopwright.develop.fleet import develop_fleet
 from loopwright.develop.lineage import used_by
 from loopwright.develop.provenance import libraries
 from loopwright.develop.train import Work, develop, prepare
-from loopwright.loop import Loop
 from loopwright.monitor.windows import watched_columns
-from loopwright.records.declarations import Candidate, Fleet, declaration_digest, duration, model_inputs
+from loopwright.records.declarations import Candidate, Fleet, Loop, declaration_digest, duration, model_inputs
 from loopwright.records.evaluation import LEAK_SUSPECTED, Leaderboard, SegmentModel
 from loopwright.records.examples import Examples
 from loopwright.records.package import Lineage

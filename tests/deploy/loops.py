@@ -14,12 +14,12 @@ from tests.admitted import unprobed
 from loopwright.base.clock import Clock, SimulatedClock
 from loopwright.base.settings import Settings
 from loopwright.graph.session import Feeder, Graph
-from loopwright.loop import Loop
 from loopwright.records.declarations import (
     Candidate,
     Column,
     Context,
     Heuristic,
+    Loop,
     Objective,
     Outcome,
     Scope,

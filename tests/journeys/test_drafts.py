@@ -25,8 +25,8 @@ from loopwright.data.scaffold.init import begin
 from loopwright.deploy.releases import serving
 from loopwright.deploy.serving import release_files
 from loopwright.deploy.serving.engine import Ask, Router
-from loopwright.loop import Loop, load_loop
-from loopwright.records.declarations import duration
+from loopwright.loop import load_loop
+from loopwright.records.declarations import Loop, duration
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.turns import Turn
 from loopwright.stores.home import Home

@@ -36,7 +36,7 @@ from loopwright.verbs.look import known_loop
 from loopwright.verbs.results import Made, OutcomesReport, Replayed, ReportFile, Switched, Tended, TurnReport, Week
 
 if TYPE_CHECKING:
-    from loopwright.loop import Loop
+    from loopwright.records.declarations import Loop
     from loopwright.records.evaluation import Leaderboard
     from loopwright.records.ingestions import Ingested
     from loopwright.records.releases import ReleaseState

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from loopwright.develop.features import Traced
-    from loopwright.loop import Loop
+    from loopwright.records.declarations import Loop
 
 SAMPLED = 3
 LOOKED_AT = 100_000

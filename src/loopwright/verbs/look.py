@@ -41,7 +41,7 @@ from loopwright.verbs.results import (
 )
 
 if TYPE_CHECKING:
-    from loopwright.loop import Loop
+    from loopwright.records.declarations import Loop
     from loopwright.records.package import Manifest, Output
     from loopwright.records.prediction import Prediction
     from loopwright.stores.packages.probe import Probed
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 def known_loop(home: Home, name: str) -> "Loop":
     """The loop as the ledger knows it (functions as source text). LoopNotFound with the nearest names, Damaged."""
-    from loopwright.loop import recorded_loop
+    from loopwright.records.declarations import recorded_loop
 
     entry = home.ledger.latest(LoopRecord, loop=name)
     if entry is None:

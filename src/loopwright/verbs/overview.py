@@ -253,7 +253,7 @@ def _loop_status(
     boards: list[Leaderboard],
 ) -> LoopStatus:
     from loopwright.deploy.serving.heartbeat import workers
-    from loopwright.loop import recorded_loop
+    from loopwright.records.declarations import recorded_loop
     from loopwright.stores.prediction_log.damage import set_aside
     from loopwright.stores.prediction_log.summary import summary
 

@@ -19,8 +19,8 @@ from loopwright.data.examples.build import build, load
 from loopwright.data.ingest.ingestion import ingest, put_contract
 from loopwright.data.scaffold.init import begin
 from loopwright.develop.check import check
-from loopwright.loop import Loop, load_loop
-from loopwright.records.declarations import duration
+from loopwright.loop import load_loop
+from loopwright.records.declarations import Loop, duration
 from loopwright.records.examples import Examples
 
 __all__ = ["file"]  # a fixture of the tests of inference

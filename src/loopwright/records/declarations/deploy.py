@@ -1,0 +1,45 @@
+"""Stage deploy: guards and release."""
+
+from typing import Literal
+
+from loopwright.records.declarations.declaration import Declaration
+
+
+class Guard(Declaration, frozen=True):
+    """A condition that a package must meet before release: no worse than the serving one by more than `tolerance` of `metric`.
+
+    Attributes:
+        metric: Name of a metric.
+        tolerance: How much worse the new package may be, in units of the metric; None: as much as chance alone makes of the serving
+            package's own number on these rows, one standard error of it (the rule of one standard error; Breiman et al. 1984,
+            Classification and regression trees), and at least a hundredth of it.
+        slices: Slices in which the condition must hold too.
+
+    Example:
+        Guard("average_precision", tolerance=0.01)
+    """
+
+    metric: str
+    tolerance: float | None = None
+    slices: list[str] = []
+
+
+class Release(Declaration, frozen=True, kw_only=True):
+    """How packages are released and served.
+
+    Attributes:
+        strategy: `direct`: a package that passes the guards serves all traffic.
+        guards: Conditions that a package must meet.
+        durability: Of the prediction log: `process` survives the death of a process, `disk` also a power cut.
+        on_unloggable: What becomes of an answer that cannot be logged: `serve` answers it, marked, `refuse` answers 503.
+        deadline_ms: Milliseconds until a request that the model has not answered is answered by the heuristic, 1 to 600000.
+
+    Example:
+        Release(guards=[Guard("average_precision", tolerance=0.01)], durability="disk")
+    """
+
+    strategy: Literal["direct"] = "direct"
+    guards: list[Guard] = []
+    durability: Literal["process", "disk"] = "process"
+    on_unloggable: Literal["serve", "refuse"] = "serve"
+    deadline_ms: int = 1000

@@ -1,0 +1,47 @@
+"""Stage monitor: windows, thresholds, and when to retrain."""
+
+from loopwright.records.declarations.declaration import Declaration
+
+
+class Monitor(Declaration, frozen=True, kw_only=True):
+    """What is watched. Thresholds are effect sizes, not significance levels.
+
+    Attributes:
+        every: Length of a window.
+        psi: Population stability index of a column from which it has drifted.
+        jensen_shannon: Jensen-Shannon distance of a column from which it has drifted.
+        minimum_rows: Least number of rows of a window about which anything is said.
+
+    Example:
+        Monitor(every="1d", minimum_rows=200)
+    """
+
+    every: str = "7d"
+    psi: float = 0.25
+    jensen_shannon: float = 0.1
+    minimum_rows: int = 500
+
+
+class Retrain(Declaration, frozen=True, kw_only=True):
+    """When to retrain: the first of `every`, `drift` and `decay` that holds, at most once per `cooldown`.
+
+    Attributes:
+        every: Age of the serving package from which it is retrained; None: age alone is no reason.
+        drift: Number of drifted columns from which to retrain; None: drift is no reason.
+        decay: By which share of the package's own evaluation `decay_metric` may get worse (0.05: an average precision of 0.60 falls
+            to 0.57, a mean absolute error of 30 rises to 31.5); None: decay is no reason.
+        decay_metric: Metric of decay; empty: that of the task (average precision, macro F1, mean absolute error, NDCG of the
+            first 10).
+        cooldown: Least time between two retrainings.
+        window: Length of history trained on; None: all.
+
+    Example:
+        Retrain(every="30d", decay=0.05, cooldown="7d")
+    """
+
+    every: str | None = None
+    drift: int | None = None
+    decay: float | None = None
+    decay_metric: str = ""
+    cooldown: str = "7d"
+    window: str | None = None
