@@ -338,26 +338,12 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
     candidates, params = _candidates(state, parent)
     work = prepare(
         home,
-        loop_name=loop.name,
-        declaration_digest=declaration_digest(loop),
-        examples=examples.record,
-        columns=loop.columns,
-        request=loop.requests.columns,
-        key=loop.requests.key,
-        event_time=loop.requests.event_time,
+        loop,
+        examples.record,
         context=needs(loop.context, loop.aggregates),
-        features=loop.features,
-        scope=loop.scope,
-        slices=loop.slices,
-        outcome=loop.outcome,
         candidates=candidates,
-        split=loop.split,
-        sampling=loop.sampling,
-        release=loop.release,
-        seed=loop.seed,
         parent=parent,
         lineage=_lineage(loop),
-        named=loop.named_columns,
         progress=state.progress,
     )
     entry = home.ledger.latest(Leaderboard, loop=loop.name, key=state.turn)

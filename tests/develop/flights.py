@@ -4,15 +4,32 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import ndonnx as ndx
 import ndonnx.extensions as nde
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from loopwright.base.ids import digest
+from loopwright.develop.train import Work, prepare
 from loopwright.graph.columns import arrow_schema
-from loopwright.records.declarations import Column, Heuristic, Objective, Outcome, Scope, Slice, Table, Value
+from loopwright.records.declarations import (
+    Candidate,
+    Column,
+    Context,
+    Heuristic,
+    Loop,
+    Objective,
+    Outcome,
+    Scope,
+    Slice,
+    Table,
+    Value,
+)
 from loopwright.records.examples import Examples, Source
 from loopwright.records.package import ContextNeed
 from loopwright.stores.home import Home
@@ -70,6 +87,24 @@ SCOPE = Scope(
 )
 
 
+WEATHER = Table(
+    "weather",
+    columns={"hub": Column("boolean"), "measured_at": Column("timestamp"), **CONTEXT},
+    key=["hub"],
+    event_time="measured_at",
+)
+LOOP = Loop(
+    name="late-arrival",
+    scope=SCOPE,
+    requests=Table("departures", columns=REQUEST, key=["flight"], event_time="at"),
+    outcome=OUTCOME,
+    context=[Context(WEATHER, by={"hub": "hub"}, columns=["wind"], max_age="1h")],
+    features=features,
+    candidates=[Candidate("linear", lambda: make_pipeline(StandardScaler(), LogisticRegression()))],
+    slices=SLICES,
+)
+
+
 def table(n: int = 3000, seed: int = 0) -> pa.Table:
     """`n` examples over 60 days: late when delay, wind and the carrier say so."""
     rng = np.random.default_rng(seed)
@@ -97,6 +132,12 @@ def table(n: int = 3000, seed: int = 0) -> pa.Table:
         .append_column("_unit", made.column("flight"))
         .append_column("_prediction", pa.nulls(n, type=pa.string()))
     )
+
+
+def prepared(home: Home, examples: Examples, *, context: list[ContextNeed] = NEED, **changes: Any) -> Work:
+    """`LOOP` with changes, up to fitting; `window`, `parent` and `progress` go to `prepare`."""
+    extra = {name: changes.pop(name) for name in ("window", "parent", "progress") if name in changes}
+    return prepare(home, msgspec.structs.replace(LOOP, **changes), examples, context=context, **extra)
 
 
 def store(home: Home, rows: pa.Table) -> Examples:

@@ -14,7 +14,8 @@ import pytest
 from scipy.stats import false_discovery_control, norm
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import average_precision_score
-from tests.develop.flights import COLUMNS, NEED, OUTCOME, REQUEST, SCOPE, SLICES, START, features, store, table
+from tests.develop import flights
+from tests.develop.flights import COLUMNS, OUTCOME, SCOPE, START, store, table
 from tests.develop.segments import LINEAR, TREES, carriers
 
 from loopwright.base.clock import SimulatedClock
@@ -23,7 +24,7 @@ from loopwright.base.ids import digest
 from loopwright.base.progress import Silent
 from loopwright.base.settings import Settings
 from loopwright.develop.fleet import FALSE_SHARE, LEAST_JUDGED, chance, choose, develop_fleet
-from loopwright.develop.train import Work, develop, fit_candidate, prepare
+from loopwright.develop.train import Work, develop, fit_candidate
 from loopwright.graph.columns import arrow_feed, segment_texts
 from loopwright.graph.session import Graph
 from loopwright.records.declarations import (
@@ -33,7 +34,6 @@ from loopwright.records.declarations import (
     Heuristic,
     Objective,
     Outcome,
-    Release,
     Sampling,
     Scope,
     TimeSplit,
@@ -50,24 +50,9 @@ def home_in(path: Path) -> Home:
 
 
 def prepared(home: Home, rows: pa.Table, **changes: Any) -> Work:
-    arguments: dict[str, Any] = {
-        "loop_name": "late-arrival",
-        "declaration_digest": "d" * 64,
-        "examples": store(home, rows) if "examples" not in changes else changes["examples"],
-        "columns": COLUMNS,
-        "request": REQUEST,
-        "key": ["flight"],
-        "event_time": "at",
-        "context": NEED,
-        "outcome": OUTCOME,
-        "features": features,
-        "scope": SCOPE,
-        "slices": SLICES,
-        "candidates": [LINEAR],
-        "split": TimeSplit(validation="20d"),
-        "release": Release(),
-    }
-    return prepare(home, **{**arguments, **changes})
+    examples = changes.pop("examples", None) or store(home, rows)
+    declared: dict[str, Any] = {"candidates": [LINEAR], "split": TimeSplit(validation="20d")} | changes
+    return flights.prepared(home, examples, **declared)
 
 
 def fleet(work: Work, board: Leaderboard, by: str = "carrier", **changes: Any) -> tuple[FleetBoard, list[SegmentModel]]:
@@ -245,7 +230,9 @@ def test_the_time_to_train_is_bounded(different: Made) -> None:
 
     late: list[float] = []
     scope = msgspec.structs.replace(SCOPE, budget=Budget(train_minutes=1e-9))
-    work = msgspec.structs.replace(different.work, scope=scope, progress=Slow())
+    work = msgspec.structs.replace(
+        different.work, loop=msgspec.structs.replace(different.work.loop, scope=scope), progress=Slow()
+    )
     found, kept = fleet(work, different.board)
     assert {m.why for m in found.segments} == {"the time to train was spent"}
     assert len(late) == len(kept) == len(found.segments)

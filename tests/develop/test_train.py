@@ -20,7 +20,18 @@ from sklearn.metrics import average_precision_score, confusion_matrix
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tests.develop.flights import COLUMNS, CONTEXT, NEED, OUTCOME, REQUEST, SCOPE, SLICES, START, features, store, table
+from tests.develop.flights import (
+    COLUMNS,
+    CONTEXT,
+    NEED,
+    OUTCOME,
+    REQUEST,
+    SCOPE,
+    START,
+    prepared,
+    store,
+    table,
+)
 
 from loopwright.base.clock import SimulatedClock
 from loopwright.base.errors import (
@@ -37,7 +48,7 @@ from loopwright.develop.leaderboard import reweigh
 from loopwright.develop.mlmodel import _load_pyfunc
 from loopwright.develop.onnx.parity import agreement
 from loopwright.develop.output import Goal
-from loopwright.develop.train import develop, prepare, threshold
+from loopwright.develop.train import develop, threshold
 from loopwright.graph.columns import arrow_feed
 from loopwright.graph.session import Feeder, Graph
 from loopwright.records.declarations import Candidate, Guard, Objective, Release, Scope, TimeSplit, Value
@@ -83,25 +94,10 @@ def home_in(path: Path) -> Home:
 
 
 def run(home: Home, rows: pa.Table, **changes: Any) -> Leaderboard:
-    arguments: dict[str, Any] = {
-        "loop_name": "late-arrival",
-        "declaration_digest": "d" * 64,
-        "examples": changes.pop("examples", None) or store(home, rows),
-        "columns": COLUMNS,
-        "request": REQUEST,
-        "key": ["flight"],
-        "event_time": "at",
-        "context": NEED,
-        "features": features,
-        "outcome": OUTCOME,
-        "scope": SCOPE,
-        "slices": SLICES,
-        "candidates": CANDIDATES,
-        "split": TimeSplit(validation="14d"),
-        "release": Release(),
-    }
+    examples = changes.pop("examples", None) or store(home, rows)
     params = changes.pop("params", None)
-    return develop(prepare(home, **{**arguments, **changes}), params=params, turn="t1")
+    declared: dict[str, Any] = {"candidates": CANDIDATES, "split": TimeSplit(validation="14d")} | changes
+    return develop(prepared(home, examples, **declared), params=params, turn="t1")
 
 
 @pytest.fixture(scope="module")

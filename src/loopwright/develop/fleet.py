@@ -62,7 +62,7 @@ def develop_fleet(
     spent (they are counted anew); the segments left are the global model's, as those that cannot be fitted or converted.
     """
     winner = open_probed(work.home.packages, board.winner)
-    name = primary_metric(work.scope.objectives, work.outcome.task)
+    name = primary_metric(work.loop.scope.objectives, work.loop.outcome.task)
     candidate = next((c for c in work.candidates if c.name == winner.manifest.candidate), None)
     texts = np.array(segment_texts(work.table.column(fleet.by)), dtype=object)
     counted = _counts(texts[work.training])
@@ -70,7 +70,7 @@ def develop_fleet(
     whole = _answered(work, winner, work.judged)
     trainer = _Trainer(work, winner, candidate, fleet.by, texts, name, board.turn, whole)
     models: list[SegmentModel] = []
-    minutes, start = work.scope.budget.train_minutes, work.home.clock.monotonic()
+    minutes, start = work.loop.scope.budget.train_minutes, work.home.clock.monotonic()
     for i, segment in enumerate(large if candidate is not None else []):
         model = done.get(segment)
         if model is None:
@@ -198,10 +198,10 @@ class _Trainer:
             [self.name],
             part.truth[part.judged],
             *whole,
-            seed=part.seed,
+            seed=part.loop.seed,
             output=part.goal.output,
             groups=None if part.groups is None else part.groups[part.judged],
-            value=part.scope.value,
+            value=part.loop.scope.value,
         )[self.name]
         return SegmentModel(
             turn=self.turn,
@@ -236,21 +236,21 @@ def _reached(work: Work, given: Answered) -> dict[str, Estimate]:
         list(dict.fromkeys([*metrics.measured(output), *(name for name in work.wanted if metrics.of_rows(name))])),
         work.truth[work.judged],
         *given,
-        seed=work.seed,
+        seed=work.loop.seed,
         output=output,
         groups=None if work.groups is None else work.groups[work.judged],
-        value=work.scope.value,
+        value=work.loop.scope.value,
         slices={name: of[inside] for name, of in work.slice_values.items()},
     )
 
 
 def _missing_kinds(work: Work, part: Work) -> str:
     """Why a segment's rows cannot be learnt from or judged by; empty when they can."""
-    if work.outcome.task not in ("binary", "multiclass", "anomaly"):
+    if work.loop.outcome.task not in ("binary", "multiclass", "anomaly"):
         return ""
     everywhere = len(set(work.truth[work.drawn.rows].tolist()))
     there = len(set(part.truth[part.drawn.rows].tolist()))
-    if work.outcome.task != "anomaly" and there < everywhere:
+    if work.loop.outcome.task != "anomaly" and there < everywhere:
         return f"only {there} of {everywhere} kinds of outcome among its training rows"
     if len(set(part.truth[part.judged].tolist())) < 2:
         return "only one kind of outcome among its validation rows"

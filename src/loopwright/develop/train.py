@@ -4,7 +4,7 @@ The package holds what was fitted on the training part and judged on the validat
 afterwards, so what was measured is what serves.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, timedelta
 from typing import Any, NamedTuple
 
@@ -37,7 +37,17 @@ from loopwright.develop.rehearsal import attempt, reason, refuse_none_left, rehe
 from loopwright.develop.sampling import Drawn, draw, factors
 from loopwright.graph.columns import arrow_feed
 from loopwright.graph.session import Graph
-from loopwright.records.declarations import Candidate, Column, Outcome, Release, Sampling, Scope, Slice, to_builtins
+from loopwright.records.declarations import (
+    Candidate,
+    Column,
+    Loop,
+    Outcome,
+    Release,
+    Sampling,
+    Scope,
+    declaration_digest,
+    to_builtins,
+)
 from loopwright.records.evaluation import Comparison, Detail, Estimate, Evaluation, Leaderboard, LeaderboardRow, Suspect
 from loopwright.records.examples import Examples
 from loopwright.records.package import (
@@ -121,22 +131,15 @@ class Work(msgspec.Struct, kw_only=True):
     """
 
     home: Home
+    loop: Loop
     candidates: list[Candidate]
-    loop_name: str
-    declaration: str
     examples: Examples
     columns: dict[str, Column]
     request: dict[str, Column]
     context: list[ContextNeed]
-    key: list[str]
-    event_time: str
-    scope: Scope
-    release: Release
-    seed: int
     parent: str
     commit: str
     table: pa.Table
-    outcome: Outcome
     truth: Array
     known: Array
     groups: Array | None
@@ -177,69 +180,51 @@ class Work(msgspec.Struct, kw_only=True):
 
 def prepare(
     home: Home,
-    *,
-    loop_name: str,
-    declaration_digest: str,
+    loop: Loop,
     examples: Examples,
-    columns: dict[str, Column],
-    request: dict[str, Column],
-    key: list[str],
-    event_time: str,
+    *,
     context: list[ContextNeed],
-    outcome: Outcome,
-    features: Callable[[Any], Any],
-    scope: Scope,
-    slices: list[Slice],
-    candidates: list[Candidate],
-    split: Split,
-    sampling: Sampling | None = None,
-    release: Release,
-    seed: int = 0,
+    candidates: list[Candidate] | None = None,
     parent: str = "",
     lineage: Lineage | None = None,
-    named: Collection[str] | None = None,
     window: timedelta | None = None,
     progress: Progress | None = None,
 ) -> Work:
     """Trace the code, load and split the examples, and make the matrices: all that comes before fitting.
 
-    `window` trains and validates on that much of the newest history only. `named` are the request columns that declarations name
-    (`Loop.named_columns`): requests may leave out those that neither they nor the graphs use; without `named` none.
+    Args:
+        context: What a package must look up for its requests.
+        candidates: Those to train; by default all that the loop declares. One that fails in its rehearsal is left out.
+        parent: The package that serves, "" where none does.
+        window: Train and validate on that much of the newest history only.
 
-    A candidate that fails in its rehearsal is left out.
+    Request columns that neither declarations nor graphs use become optional.
 
     Raises DeclarationInvalid for code that cannot be traced, ExamplesRefused when there is too little to learn from; where no
     candidate is left what the only one failed with, or CandidatesFailed.
     """
     progress = progress or Silent()
-    _check_metrics(scope, slices, release, outcome)
-    traced = trace(features, columns)
-    slice_graph = trace_slices(slices, columns)
+    candidates = loop.candidates if candidates is None else candidates
+    _check_metrics(loop)
+    columns, key = loop.columns, loop.requests.key
+    traced = trace(loop.features, columns)
+    slice_graph = trace_slices(loop.slices, columns)
     table = _load(home, examples, window)
-    parts = split_examples(table, split, sampling or Sampling(), outcome, seed=seed)
+    parts = split_examples(table, loop.split, loop.sampling, loop.outcome, seed=loop.seed)
     training, goal, truth = parts.training, parts.goal, parts.truth
-    heuristic = trace_rule(scope.heuristic.rule, columns, goal.output, middle(goal, truth[training]))
+    heuristic = trace_rule(loop.scope.heuristic.rule, columns, goal.output, middle(goal, truth[training]))
     vocabulary, made = matrices(traced, table, training, {c.encoding for c in candidates})
-    if named is not None:
-        request = unused_optional(request, {*named, *columns_used(traced, heuristic, slice_graph)})
     work = Work(
         home=home,
+        loop=loop,
         candidates=candidates,
-        loop_name=loop_name,
-        declaration=declaration_digest,
         examples=examples,
         columns=columns,
-        request=request,
+        request=unused_optional(loop.requests.columns, {*loop.named_columns, *columns_used(traced, heuristic, slice_graph)}),
         context=context,
-        key=key,
-        event_time=event_time,
-        scope=scope,
-        release=release,
-        seed=seed,
         parent=parent,
-        commit=commit(features),
+        commit=commit(loop.features),
         table=table,
-        outcome=outcome,
         truth=truth,
         known=parts.known,
         groups=parts.groups,
@@ -254,9 +239,9 @@ def prepare(
         slice_values={},
         vocabulary=vocabulary,
         matrices=made,
-        wanted=_wanted(scope, release),
-        lineage=trace_lineage(traced, heuristic, slices, lineage),
-        suspects=leaks(scan(traced, table, task=outcome.task, key=key, progress=progress).suspects),
+        wanted=_wanted(loop.scope, loop.release),
+        lineage=trace_lineage(traced, heuristic, loop.slices, lineage),
+        suspects=leaks(scan(traced, table, task=loop.outcome.task, key=key, progress=progress).suspects),
         progress=progress,
     )
     for suspect in work.suspects:
@@ -265,7 +250,7 @@ def prepare(
         candidates,
         lambda c: _lessons(work, c).at(work.drawn.rows),
         goal,
-        seed=seed,
+        seed=loop.seed,
         weighed=work.drawn.weight is not None,
     )
     for name, error in work.failed.items():
@@ -317,11 +302,11 @@ def middle(goal: Goal, truth: Array) -> list[float]:
     return [float(m) for m in np.median(truth.reshape(len(truth), -1), axis=0)] * max(len(goal.quantiles), 1)
 
 
-def _check_metrics(scope: Scope, slices: Sequence[Slice], release: Release, outcome: Outcome) -> None:
-    names = [s.name for s in slices]
-    asked = [(f"objectives[{o.name!r}].metric", o.metric) for o in scope.objectives]
-    asked += [(f"release.guards[{g.metric!r}].metric", g.metric) for g in release.guards]
-    wrong = [(where, why) for where, name in asked if (why := metrics.problem(name, names, outcome))]
+def _check_metrics(loop: Loop) -> None:
+    names = [s.name for s in loop.slices]
+    asked = [(f"objectives[{o.name!r}].metric", o.metric) for o in loop.scope.objectives]
+    asked += [(f"release.guards[{g.metric!r}].metric", g.metric) for g in loop.release.guards]
+    wrong = [(where, why) for where, name in asked if (why := metrics.problem(name, names, loop.outcome))]
     if wrong:
         raise DeclarationInvalid("the loop", wrong)
 
@@ -388,7 +373,7 @@ def _train(work: Work, params: Mapping[str, Mapping[str, Any]]) -> tuple[list[Me
 
 def _heuristic(work: Work) -> _Fitted:
     return _Fitted(
-        name=work.scope.heuristic.name,
+        name=work.loop.scope.heuristic.name,
         phase=1,
         graph=work.heuristic,
         features=[],
@@ -406,16 +391,16 @@ def _lessons(work: Work, candidate: Candidate) -> Lessons:
 
 def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | None) -> _Fitted:
     """Search, fit, convert and check one candidate."""
-    clock = work.home.clock
+    clock, loop = work.home.clock, work.loop
     lessons = _lessons(work, candidate)
     start = clock.monotonic()
     found = dict(params or {})
     if candidate.takes_trial and params is None:
-        minutes = work.scope.budget.train_minutes
-        name = primary_metric(work.scope.objectives, work.outcome.task)
+        minutes = loop.scope.budget.train_minutes
+        name = primary_metric(loop.scope.objectives, loop.outcome.task)
 
         def judge(rows: Array, answers: Answers) -> float:
-            border = threshold(work.scope, work.outcome, answers.score, work.positive_share)
+            border = threshold(loop.scope, loop.outcome, answers.score, work.positive_share)
             known = work.known[rows]
             given = metrics.answered(work.goal.output, answers.score, answers.values, border).at(known)
             rows = rows[known]
@@ -425,10 +410,10 @@ def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | 
                 *given,
                 output=work.goal.output,
                 groups=None if work.groups is None else work.groups[rows],
-                value=work.scope.value,
+                value=loop.scope.value,
             )
 
-        older, newer = divide_again(work.table, work.training, work.partition.split, seed=work.seed, task=work.outcome.task)
+        older, newer = divide_again(work.table, work.training, work.partition.split, seed=loop.seed, task=loop.outcome.task)
         found = search(
             candidate,
             lessons,
@@ -437,11 +422,11 @@ def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | 
             judge=judge,
             higher=metrics.metric(name).higher,
             goal=work.goal,
-            seed=work.seed,
+            seed=loop.seed,
             seconds=minutes * 60 if minutes else None,
             progress=work.progress,
         )
-    unfitted = make(candidate, fixed(candidate, found) if candidate.takes_trial else None, work.seed)
+    unfitted = make(candidate, fixed(candidate, found) if candidate.takes_trial else None, loop.seed)
     estimator, warned = fit(candidate, unfitted, lessons.at(work.drawn.rows), work.goal)
     seconds = clock.monotonic() - start
     for text in warned:
@@ -495,9 +480,9 @@ def _evaluated(work: Work, fitted: _Fitted) -> _Evaluated:
         threshold=border,
         slices={name: of[judged] for name, of in work.slice_values.items()},
         groups=None if work.groups is None else work.groups[work.judged],
-        value=work.scope.value,
+        value=work.loop.scope.value,
         wanted=work.wanted,
-        seed=work.seed,
+        seed=work.loop.seed,
         latency=latency(graph, work.columns, served_rows(work.columns, table, sample), work.home.clock, runs=work.latency_runs),
         loading=loading(fitted.graph, work.home.clock),
         size=len(fitted.graph),
@@ -522,7 +507,7 @@ def _evaluated(work: Work, fitted: _Fitted) -> _Evaluated:
         **environment_files(manifest.environment["python"], requirements(manifest.environment["loopwright"])),
     }
     check_files(files)
-    primary = primary_metric(work.scope.objectives, output.task)
+    primary = primary_metric(work.loop.scope.objectives, output.task)
     shown = evaluation.metrics[primary]
     work.progress.say(
         f"{fitted.name}: {primary.replace('_', ' ')} {shown.value:.3f} [{shown.low:.3f}, {shown.high:.3f}], "
@@ -534,7 +519,7 @@ def _evaluated(work: Work, fitted: _Fitted) -> _Evaluated:
 def _packaged(work: Work, made: _Evaluated, left_out: Mapping[str, str]) -> Measured:
     """Write the package, with a card that names the candidates left out."""
     manifest, evaluation, truth = made.manifest, made.evaluation, work.truth[work.judged]
-    text = card(manifest, work.scope, evaluation, measures(evaluation), left_out)
+    text = card(manifest, work.loop.scope, evaluation, measures(evaluation), left_out)
     package = work.home.packages.write(manifest, {**made.files, "card.md": text.encode()})
     row = LeaderboardRow(
         rank=0,
@@ -548,7 +533,7 @@ def _packaged(work: Work, made: _Evaluated, left_out: Mapping[str, str]) -> Meas
         detail=Detail(
             importance=made.importance,
             confusion=metrics.confusion(manifest.output, truth, made.given),
-            trade=metrics.trade(manifest.output, truth, made.given, evaluation.threshold, work.scope.value),
+            trade=metrics.trade(manifest.output, truth, made.given, evaluation.threshold, work.loop.scope.value),
         ),
     )
     judged = made.evaluation, made.manifest.output.task
@@ -572,14 +557,14 @@ def _border(work: Work, graph: Graph, score: Array) -> float:
     What is strange is told by the training rows. What is positive is not: trees know their training rows by heart, and a border among
     those scores would be too high for others.
     """
-    if work.outcome.task == "anomaly":
+    if work.loop.outcome.task == "anomaly":
         score = answers_of(graph, work.columns, work.table.take(pa.array(work.drawn.rows)))[0]
-    return threshold(work.scope, work.outcome, score, work.positive_share)
+    return threshold(work.loop.scope, work.loop.outcome, score, work.positive_share)
 
 
 def _heuristic_threshold(work: Work) -> float | None:
     """The heuristic's own threshold where it is another than the model's: it has its own idea of what is strange, or likely."""
-    if not work.goal.output.has_border or (work.outcome.task == "binary" and work.scope.value.given):
+    if not work.goal.output.has_border or (work.loop.outcome.task == "binary" and work.loop.scope.value.given):
         return None
     graph = Graph(work.heuristic)
     return _border(work, graph, answers_of(graph, work.columns, work.validation_table)[0])
@@ -604,15 +589,15 @@ def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
     first, last = (moment.as_py().astimezone(UTC) for moment in pc.min_max(decided).values())
     return Manifest(
         format=FORMAT,
-        loop=work.loop_name,
+        loop=work.loop.name,
         candidate=fitted.name,
         phase=fitted.phase,
         created_at=work.home.clock.now(),
         by=work.home.by,
-        declaration=work.declaration,
+        declaration=declaration_digest(work.loop),
         request=work.request,
-        key=work.key,
-        event_time=work.event_time,
+        key=work.loop.requests.key,
+        event_time=work.loop.requests.event_time,
         context=work.context,
         features=fitted.features,
         vocabulary=fitted.vocabulary,
@@ -620,9 +605,9 @@ def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
         threshold=evaluation.threshold,
         heuristic_threshold=_heuristic_threshold(work),
         output=work.goal.output,
-        group=work.outcome.group or "",
+        group=work.loop.outcome.group or "",
         params=fitted.params,
-        seed=work.seed,
+        seed=work.loop.seed,
         training=Training(
             examples=work.examples.digest,
             rows=len(work.training),
@@ -636,7 +621,7 @@ def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
         commit=work.commit,
         environment=environment(),
         parent=work.parent,
-        release=to_builtins(work.release),
+        release=to_builtins(work.loop.release),
         files={},
         segment=work.segment,
         lineage=work.lineage if fitted.features else msgspec.structs.replace(work.lineage, features={}),
@@ -647,7 +632,7 @@ def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
 
 
 def _board(work: Work, measured: Sequence[Measured], left_out: Mapping[str, str], turn: str) -> Leaderboard:
-    objectives = work.scope.objectives
+    objectives = work.loop.scope.objectives
     weights = {o.name: o.weight for o in objectives}
     rows = rank([m.row for m in measured], objectives, weights)
     comparisons = [_compare(work, challenger, incumbent) for i, challenger in enumerate(measured) for incumbent in measured[:i]]
@@ -673,14 +658,16 @@ def _board(work: Work, measured: Sequence[Measured], left_out: Mapping[str, str]
 def _compare(work: Work, challenger: Measured, incumbent: Measured) -> Comparison:
     if challenger.row.phase < incumbent.row.phase:
         challenger, incumbent = incumbent, challenger
-    name = primary_metric(work.scope.objectives, work.outcome.task)
+    name = primary_metric(work.loop.scope.objectives, work.loop.outcome.task)
     return Comparison(
         challenger=challenger.row.candidate,
         incumbent=incumbent.row.candidate,
         metric=name,
         difference=difference(work, name, challenger.given, incumbent.given),
         latency_difference_us=challenger.row.measures["latency_p50_us"] - incumbent.row.measures["latency_p50_us"],
-        money=difference(work, "value_per_prediction", challenger.given, incumbent.given) if work.scope.value.given else None,
+        money=difference(work, "value_per_prediction", challenger.given, incumbent.given)
+        if work.loop.scope.value.given
+        else None,
     )
 
 
@@ -691,8 +678,8 @@ def difference(work: Work, name: str, challenger: Answered, incumbent: Answered)
         work.truth[work.judged],
         challenger,
         incumbent,
-        seed=work.seed,
+        seed=work.loop.seed,
         output=work.goal.output,
         groups=None if work.groups is None else work.groups[work.judged],
-        value=work.scope.value,
+        value=work.loop.scope.value,
     )[name]
