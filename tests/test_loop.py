@@ -163,6 +163,8 @@ BROKEN = {
     "1 / 0": "line 3 `1 / 0`: ZeroDivisionError",
     "raise SystemExit": "line 3 `raise SystemExit`: ends the process (SystemExit: None)",
     "import sys; sys.exit(0)": "ends the process (SystemExit: 0)",
+    "raise KeyboardInterrupt": "line 3 `raise KeyboardInterrupt`: KeyboardInterrupt",
+    "x = 1; raise KeyboardInterrupt('stop')": "KeyboardInterrupt: stop",
     "raise GeneratorExit": "line 3 `raise GeneratorExit`: GeneratorExit",
     "open('/no/such/file')": "line 3 `open('/no/such/file')`: FileNotFoundError",
     "import beside": "beside.py, line 2 `x = 1 / 0`: ZeroDivisionError",
@@ -194,8 +196,24 @@ def test_broken_loop_file_names_the_line_and_what_was_meant(
     assert not [name for name in sys.modules if name.startswith("loopwright_loop_" + tmp_path.name)]
 
 
-def test_loop_file_whose_exception_cannot_be_shown_is_named_with_its_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("raised", ["ValueError", "SystemExit", "GeneratorExit"])
+def test_loop_file_whose_exception_cannot_be_shown_is_named_with_its_line(tmp_path: Path, raised: str) -> None:
     file = tmp_path / "loop.py"
-    file.write_text("class Odd(Exception):\n    def __str__(self):\n        raise ValueError\n\nraise Odd\n")
+    file.write_text(f"class Odd(Exception):\n    def __str__(self):\n        raise {raised}\n\nraise Odd\n")
     with pytest.raises(DeclarationInvalid, match=r"line 5 .*Odd: Odd"):
         load_loop(file)
+
+
+INTERRUPTED = {
+    "signal": "import signal\nsignal.raise_signal(signal.SIGINT)\n",
+    "raised again": "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept KeyboardInterrupt:\n    raise\n",
+    "replaced": "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept KeyboardInterrupt:\n    raise KeyboardInterrupt\n",
+}
+
+
+@pytest.mark.parametrize("interrupted", INTERRUPTED)
+def test_interrupt_while_a_loop_file_is_read_ends_the_command(tmp_path: Path, interrupted: str) -> None:
+    """A Ctrl-C of who waits is no error of the file, also where the file cleans up after it."""
+    file = tmp_path / "loop.py"
+    file.write_text(INTERRUPTED[interrupted])
+    assert run(["--home", str(tmp_path / "home"), "check", str(file)]) == 130

@@ -41,16 +41,23 @@ def _imported(file: Path) -> ModuleType:
     sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
-    except KeyboardInterrupt:  # of who waits, not of the file
-        raise
     except BaseException as error:
         sys.modules.pop(name, None)
-        if isinstance(error, LoopwrightError) and not isinstance(error, DeclarationInvalid):
+        if _is_interrupt(error, file) or (isinstance(error, LoopwrightError) and not isinstance(error, DeclarationInvalid)):
             raise
         raise DeclarationInvalid(str(file), _explained(error, file)) from error
     finally:
         sys.path.remove(str(file.parent))
     return module
+
+
+def _is_interrupt(error: BaseException, file: Path) -> bool:
+    """Whether it is a Ctrl-C: a KeyboardInterrupt that does not come from a `raise` of the file itself."""
+    if not isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        return isinstance(error, KeyboardInterrupt)
+    origin = traceback.extract_tb(error.__traceback__)[-1]
+    code = linecache.getline(origin.filename, origin.lineno or 0).encode()[origin.colno :].strip()
+    return not (code.startswith(b"raise") and _is_beside(origin.filename, file))
 
 
 def _explained(error: BaseException, file: Path) -> list[tuple[str, str]]:

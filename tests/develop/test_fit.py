@@ -1,4 +1,7 @@
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightgbm as lgb
@@ -148,3 +151,15 @@ def test_only_a_function_that_must_be_given_something_is_searched(given: Any, tr
 
 def test_a_first_trial_shows_the_parts() -> None:
     assert isinstance(first_trial(SEARCHED, 0), lgb.LGBMClassifier)
+
+
+def test_optuna_that_needs_redis_is_loaded_with_it(tmp_path: Path) -> None:
+    """redis is hidden from Optuna to save time: no reason to fail should a later Optuna need it."""
+    (tmp_path / "redis.py").write_text("READ = True\n")
+    (tmp_path / "optuna.py").write_text("import redis\nclass trial:\n    FixedTrial = dict\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from loopwright.develop.fit import fixed; "
+        "print(fixed(None, {'C': 1.0}), sys.modules['redis'].READ)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "{'C': 1.0} True\n"), done.stderr[-2000:]

@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,33 @@ def dies_later() -> Any:
     return make
 
 
+class Ending(LogisticRegression):  # type: ignore[misc]  # scikit-learn has no types
+    """A candidate of which one method raises what is no Exception."""
+
+    def __init__(self, method: str = "", raised: type[BaseException] = SystemExit) -> None:
+        super().__init__()
+        self.method, self.raised = method, raised
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == super().__getattribute__("__dict__").get("method"):
+            raise self.raised
+        return super().__getattribute__(name)
+
+
+Ending.__module__ = "sklearn.linear_model"  # else it is refused as unknown, before any method is called
+
+
+class Unspeakable(Exception):
+    """An exception that cannot be shown."""
+
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+def unspeakable() -> Any:
+    raise Unspeakable
+
+
 def vectorised() -> Any:
     """Text has to be made a matrix in `features`: the pipeline gets numbers."""
     return make_pipeline(TfidfVectorizer(), LogisticRegression())
@@ -322,7 +350,10 @@ FAILING: dict[str, tuple[Callable[[], Any], str]] = {
 def test_every_failing_candidate_is_left_out_and_named_and_the_others_go_on(tmp_path: Path) -> None:
     """In the verdict, the board, and the card of every package, with its reason."""
     home = home_in(tmp_path)
-    failing = {**FAILING, "dies": (dies_later(), "SystemExit: 3")}
+    failing = {**FAILING, "dies": (dies_later(), "SystemExit: 3"), "unspeakable": (unspeakable, "Unspeakable")}
+    for method in ("fit", "predict_proba", "get_params", "set_params", "coef_"):
+        for raised in (SystemExit, GeneratorExit):
+            failing[f"{method}-{raised.__name__}".lower()] = (partial(Ending, method, raised), raised.__name__)
     board = run(home, table(), candidates=[*(Candidate(n, make) for n, (make, _) in failing.items()), CANDIDATES[0]])
     assert sorted(r.candidate for r in board.rows) == ["heuristic", "simple"]
     assert sorted(board.left_out) == sorted(failing)

@@ -400,8 +400,14 @@ class Damaged(LoopwrightError):
 
 def first_line(error: BaseException) -> str:
     """The first line of what a library said, at most 200 characters."""
+    return (message_of(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def message_of(error: BaseException) -> str:
+    """What an exception says; empty where it is a user's own, whose `__str__` fails."""
     try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - a user's own exception, whose __str__ may fail
-        text = ""
-    return (text.strip().splitlines() or [type(error).__name__])[0][:200]
+        return str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001  # whatever it raises
+        return ""

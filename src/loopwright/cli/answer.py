@@ -18,6 +18,7 @@ from loopwright.base.errors import (
     RequestInvalid,
     Unavailable,
     UsageError,
+    message_of,
 )
 from loopwright.base.printable import encoded, printable, printable_json
 from loopwright.base.settings import load_settings, unknown_settings
@@ -80,11 +81,13 @@ def answer(
         return refuse(error, as_json=as_json)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception as error:
+    except BaseException as error:
         if isinstance(error, OSError) and error.filename is not None and error.errno in ENVIRONMENT:
             return refuse(Unavailable(f"{error.filename!r} cannot be used: {error.strerror}"), as_json=as_json)
+        if isinstance(error, SystemExit):  # of a user's code: its exit code says nothing of the answer
+            return refuse(LoopwrightError(f"code of the loop ended the process (SystemExit: {error.code})"), as_json=as_json)
         if as_json:  # standard output promises a document; the traceback still goes to standard error
-            print(json_text({"error": {"code": "internal", "message": f"{type(error).__name__}: {error}"}}))
+            print(json_text({"error": {"code": "internal", "message": f"{type(error).__name__}: {message_of(error)}"}}))
         raise
 
 

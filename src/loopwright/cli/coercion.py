@@ -30,19 +30,23 @@ class Group(TyperGroup):
 
 
 def _without_pydantic(parameter: Any) -> Any:
-    """The parameter: it takes nothing, its own default, text and paths as they are, and leaves other values to typer."""
-    if "get_runtime_param" in vars(parameter):
-        return parameter
-    by_typer, kind = parameter.get_runtime_param, parameter.type_descriptor.annotation
-    is_list = parameter.multiple or parameter.nargs == -1
-    kind = get_args(kind)[0] if is_list else kind
+    """The parameter: it takes nothing, its own default, text and paths as they are, and leaves other values to typer.
 
-    def coerce(value: Any, *, param: Any, ctx: Any) -> Any:
-        if not is_list and (value is None or value is param.default):
+    A typer that coerces in another way does all of it itself.
+    """
+    by_typer, described = getattr(parameter, "get_runtime_param", None), getattr(parameter, "type_descriptor", None)
+    annotation = getattr(described, "annotation", None)
+    if by_typer is None or annotation is None or "get_runtime_param" in vars(parameter):
+        return parameter
+    is_list = parameter.multiple or parameter.nargs == -1
+    kind = next(iter(get_args(annotation)), None) if is_list else annotation
+
+    def coerce(value: Any, *where: Any, **named: Any) -> Any:
+        if not is_list and (value is None or value is parameter.default):
             return value
         if kind in AS_TYPED and isinstance(value, (list, tuple) if is_list else str):
             return [kind(part) for part in value] if is_list else kind(value)
-        return by_typer().coerce(value, param=param, ctx=ctx)
+        return by_typer().coerce(value, *where, **named)
 
     parameter.get_runtime_param = lambda: SimpleNamespace(coerce=coerce)
     return parameter

@@ -15,6 +15,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import msgspec
@@ -23,7 +25,7 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from loopwright.base.arrays import Array
-from loopwright.base.errors import DeclarationInvalid, LoopwrightError, first_line
+from loopwright.base.errors import DeclarationInvalid, LoopwrightError, first_line, message_of
 from loopwright.base.progress import Progress
 from loopwright.develop.output import Answers, Goal
 from loopwright.records.declarations import Candidate
@@ -66,12 +68,13 @@ def make(candidate: Candidate, trial: Any, seed: int) -> Any:
         )
     try:
         estimator = candidate.estimator(trial) if candidate.takes_trial else candidate.estimator()
-    except LoopwrightError:
+    except (LoopwrightError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # the user's code raises what it likes
+    except BaseException as error:  # the user's code raises what it likes
         if _is_pruned(error):
             raise
-        raise DeclarationInvalid(f"candidate {candidate.name}", [("estimator", f"{type(error).__name__}: {error}")]) from error
+        why = f"{type(error).__name__}: {message_of(error)}"
+        raise DeclarationInvalid(f"candidate {candidate.name}", [("estimator", why)]) from error
     if hasattr(estimator, "get_params"):
         open_seeds = {k: seed for k, v in estimator.get_params(deep=True).items() if k.endswith("random_state") and v is None}
         estimator.set_params(**open_seeds)
@@ -92,12 +95,12 @@ def fit(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal) -> t
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             fitted = _fit(estimator, lessons, goal)
-    except LoopwrightError:
+    except (LoopwrightError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # libraries raise many kinds
+    except BaseException as error:  # libraries raise many kinds
         hint = (
             " (fill nulls with nde.fill_null in `features`, or put a SimpleImputer in the pipeline)"
-            if "NaN" in str(error)
+            if "NaN" in message_of(error)
             else ""
         )
         why = f"cannot be fitted: {type(error).__name__}: {first_line(error)}{hint}"
@@ -236,17 +239,17 @@ def fixed(candidate: Candidate, params: Mapping[str, Any]) -> Any:
 def _optuna() -> Any:
     """Optuna, loaded for a candidate that is searched; alone, without redis, for a storage of studies that is not used here.
 
-    With OpenTelemetry behind it redis takes as long as Optuna. It is hidden only while no other thread could import it.
+    With OpenTelemetry behind it redis takes as long as Optuna. It is hidden only while no other thread could import it, and an
+    Optuna that does not go without is loaded with it.
     """
-    hidden = threading.active_count() == 1 and "redis" not in sys.modules
-    if hidden:
-        sys.modules["redis"] = None  # type: ignore[assignment]  # an import of it fails, and Optuna goes without
-    try:
-        import optuna
-    finally:
-        if hidden:
-            del sys.modules["redis"]
-    return optuna
+    if threading.active_count() == 1 and not {"optuna", "redis"} & set(sys.modules):
+        sys.modules["redis"] = None  # type: ignore[assignment]  # an import of it fails
+        try:
+            with suppress(ImportError):
+                return import_module("optuna")
+        finally:
+            sys.modules.pop("redis", None)
+    return import_module("optuna")
 
 
 def _is_pruned(error: BaseException) -> bool:

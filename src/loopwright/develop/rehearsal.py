@@ -19,6 +19,7 @@ from loopwright.base.errors import (
     DeclarationInvalid,
     LoopwrightError,
     Unavailable,
+    message_of,
 )
 from loopwright.develop.fit import Lessons, first_trial, fit, predict
 from loopwright.develop.onnx.convert import convert, refuse_inconvertible
@@ -59,12 +60,12 @@ def attempt(candidate: str, call: Callable[[], T]) -> tuple[T | None, Loopwright
     """
     try:
         return call(), None
-    except (Unavailable, Damaged, OSError):
+    except (Unavailable, Damaged, OSError, KeyboardInterrupt):
         raise
     except LoopwrightError as error:
         return None, error
-    except Exception as error:  # noqa: BLE001  # libraries raise many kinds
-        return None, ConversionRefused(candidate, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
+    except BaseException as error:  # noqa: BLE001  # libraries raise many kinds, and a user's estimator even SystemExit
+        return None, ConversionRefused(candidate, f"{type(error).__name__}: {' '.join(message_of(error).split())[:400]}")
 
 
 def reason(error: LoopwrightError) -> str:
@@ -104,7 +105,7 @@ def rehearse(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal)
 
 def _fitted(candidate: Candidate, estimator: Any, lessons: Lessons, few: Lessons, goal: Goal) -> Any:
     """A copy fitted on few rows, or on all where it needs more of them (so many neighbours)."""
-    failed: Exception | None = None
+    failed: Exception = ValueError()
     for part in (few, lessons)[: 1 + (len(few.matrix) < len(lessons.matrix))]:
         try:
             fitted, _ = fit(candidate, clone(estimator), part, goal)
@@ -113,7 +114,7 @@ def _fitted(candidate: Candidate, estimator: Any, lessons: Lessons, few: Lessons
             failed = error
         else:
             return fitted
-    why = reason(failed) if isinstance(failed, DeclarationInvalid) else f"cannot predict: {failed}"
+    why = reason(failed) if isinstance(failed, DeclarationInvalid) else f"cannot predict: {message_of(failed)}"
     raise CannotFit(f"candidate {candidate.name}", [("estimator", why)]) from failed
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from loopwright.base.errors import DeclarationInvalid
+from loopwright.base.errors import DeclarationInvalid, message_of
 from loopwright.records.declarations import RETIRED
 
 _NUMPY = "NumPy cannot be traced: use the function of the same name in ndonnx (`import ndonnx as ndx`)"
@@ -106,7 +106,9 @@ def call(what: str, function: Callable[[Any], Any], arguments: Mapping[str, Any]
         with warnings.catch_warnings(), _Watch(function):
             warnings.simplefilter("ignore")  # the libraries' remarks on precision: features are float32 anyway
             return function(Fields(arguments, retired))
-    except (Exception, SystemExit) as error:  # whatever the user's code raises becomes one message that names the line
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's code raises becomes one message that names the line
         raise DeclarationInvalid(what, [(_place(function, error), _advice(error))]) from error
 
 
@@ -203,7 +205,7 @@ def _line(file: str, number: int) -> str:
 
 
 def _advice(error: BaseException) -> str:
-    text = str(error)
+    text = message_of(error)
     if isinstance(error, _Outside) or (isinstance(error, AttributeError) and text.startswith("no column")):
         return text
     said = f"({type(error).__name__}: {text[:200]})"

@@ -15,7 +15,7 @@ from sklearn.ensemble import StackingClassifier, StackingRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from loopwright.base.errors import ConversionRefused, DeclarationInvalid
+from loopwright.base.errors import ConversionRefused, DeclarationInvalid, message_of
 from loopwright.develop.fit import Several, at_quantile, last
 from loopwright.develop.onnx import estimators
 from loopwright.develop.onnx.ahead import optimised
@@ -91,7 +91,7 @@ def convert(candidate: str, estimator: Any, width: int, goal: Goal, *, exact: bo
             return optimised(model)
     except Exception as error:  # the libraries raise many kinds
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ConversionRefused(candidate, f"{kind}{' '.join(str(error).split())[:400]}") from error
+        raise ConversionRefused(candidate, f"{kind}{' '.join(message_of(error).split())[:400]}") from error
 
 
 def _built(estimator: Any, width: int, goal: Goal, *, exact: bool) -> onnx.ModelProto:
