@@ -1,16 +1,18 @@
 """Windows in the ledger: the newest that had ended by a moment."""
 
 from datetime import datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from loopwright.records.entries import Entry
 from loopwright.records.windows import ValueWindow, Window
-from loopwright.stores.ledger import Ledger
+
+if TYPE_CHECKING:  # it loads SQLAlchemy, which `--help` does without
+    from loopwright.stores.ledger import Ledger
 
 W = TypeVar("W", "Window", "ValueWindow")
 
 
-def newest_ended(ledger: Ledger, kind: type[W], loop: str, by: datetime) -> Entry[W] | None:
+def newest_ended(ledger: "Ledger", kind: type[W], loop: str, by: datetime) -> Entry[W] | None:
     """The window of a loop that was closed last, of those that ended at `by` or before.
 
     Others were closed while the clock was ahead: they do not count, and what they span is closed again.
