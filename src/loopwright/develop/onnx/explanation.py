@@ -30,7 +30,6 @@ from sklearn import (
 from sklearn.feature_selection import SelectorMixin
 
 from loopwright.base.arrays import Array
-from loopwright.base.errors import message_of
 from loopwright.base.internals import internal
 from loopwright.develop.fit import Several
 from loopwright.develop.onnx.estimators import trees
@@ -99,11 +98,9 @@ def explanation(
     """
     try:
         return _explanation(estimator, goal, names, matrix, rows, answers)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001  # a package is worth having without its explanation, whatever a library raises
+    except Exception as error:  # noqa: BLE001  # a package is worth having without its explanation, whatever a library raises
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        return Files(Explained(why=f"{kind}{' '.join(message_of(error).split())}"[:300]))
+        return Files(Explained(why=f"{kind}{' '.join(str(error).split())}"[:300]))
 
 
 def _explanation(
