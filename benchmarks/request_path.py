@@ -363,7 +363,7 @@ def main() -> int:
         with Home(load_settings({"home": path})) as home:
             served = read(path / "served" / f"{LOOP}.json")
             assert served is not None
-            digest = served.state.arms[0].package
+            digest = served.state.champion.package
             manifest = home.packages.read(digest).manifest
             steps, body = in_process(home, digest, calls=args.calls, rounds=args.rounds)
         http = over_http(path, body, seconds=args.seconds, rounds=args.rounds)

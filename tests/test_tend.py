@@ -155,7 +155,7 @@ def test_openlineage_is_told_which_packages_answered(lived: Path, tmp_path: Path
     began, ended = openlineage.events(events)
     assert (began["eventType"], ended["eventType"], ended["job"]["name"]) == ("START", "COMPLETE", "late.serve")
     [read], [made] = ended["inputs"], ended["outputs"]
-    assert read["facets"]["version"]["datasetVersion"] == state.arms[0].package
+    assert read["facets"]["version"]["datasetVersion"] == state.champion.package
     assert Path(made["name"]).name == "predictions.late"
     assert made["outputFacets"]["outputStatistics"]["rowCount"] > 0
 
@@ -191,13 +191,13 @@ def test_a_trigger_retrains_and_releases_in_a_child_process(home: Home) -> None:
     story = log.read_text()
     after = serving(home, "late")
     assert after is not None
-    assert after.arms[0].package != before.arms[0].package, story
+    assert after.champion.package != before.champion.package, story
     assert (after.by, after.generation) == ("tend", before.generation + 1)
     assert after.why == done.loops["late"].watched.trigger.reason  # type: ignore[union-attr]  # it is there
     newest = home.ledger.find(Turn)[0].record
-    assert (newest.cause, newest.state, newest.result) == ("drift", "done", after.arms[0].package)
-    old, new = (home.packages.read(s.arms[0].package).manifest for s in (before, after))
-    assert (new.candidate, new.params, new.parent) == (old.candidate, old.params, before.arms[0].package)
+    assert (newest.cause, newest.state, newest.result) == ("drift", "done", after.champion.package)
+    old, new = (home.packages.read(s.champion.package).manifest for s in (before, after))
+    assert (new.candidate, new.params, new.parent) == (old.candidate, old.params, before.champion.package)
     assert new.training.last > DRIFT, "it learned from what was served since"
     assert "deploy: package" in story
     assert [e.record.action for e in history(home, "late")] == ["release", "release"]
@@ -208,12 +208,12 @@ def test_a_trigger_retrains_and_releases_in_a_child_process(home: Home) -> None:
 def test_serving_package_that_is_gone_is_replaced_by_the_retraining_of_upkeep(home: Home) -> None:
     before = serving(home, "late")
     assert before is not None
-    shutil.rmtree(home.packages.folder / before.arms[0].package)
+    shutil.rmtree(home.packages.folder / before.champion.package)
     needed(home, LOOP)
     _retrain(home, "late", str(FILE), Trigger(cause="schedule", reason="every week"), "a")
     after = serving(home, "late")
     assert after is not None
-    assert after.arms[0].package != before.arms[0].package
+    assert after.champion.package != before.champion.package
     assert "every week (cannot be compared: the package that serves is gone)" in after.why
 
 
@@ -242,7 +242,7 @@ def test_a_retraining_that_fails_raises_an_alert_and_is_not_tried_every_round(ho
 def test_the_alert_about_a_bad_package_is_closed_by_the_next_release(home: Home) -> None:
     loop, first = LOOP.name, serving(home, LOOP.name)
     assert first is not None
-    good = first.arms[0].package
+    good = first.champion.package
     key = f"{blocklist.ALERT}:{good[:12]}"
     alerts.decide(home, loop, key, severity="critical", title="bad", detail="three deaths")
 
@@ -403,9 +403,9 @@ def test_status_shows_every_loop_where_one_cannot_be_read(home: Home) -> None:
     assert state is not None
     found = overview.status(home)
     assert {loop.name: bool(loop.trouble) for loop in found.loops} == {"a-broken": True, "b-poisoned": True, "late": False}
-    shutil.rmtree(home.path / "packages" / state.arms[0].package)
+    shutil.rmtree(home.path / "packages" / state.champion.package)
     [late] = [loop for loop in overview.status(home).loops if loop.name == "late"]
-    assert (late.serving, late.candidate, late.predictions > 0, is_yes(found)) == (state.arms[0].package, "", True, False)
+    assert (late.serving, late.candidate, late.predictions > 0, is_yes(found)) == (state.champion.package, "", True, False)
     [deploy] = [stage for stage in late.stages if stage.stage == "deploy"]
     assert (deploy.state, "no package" in deploy.detail) == ("alert", True)
     asked = predictions(home, "late", columns=["_id"])["_id"][0].as_py()

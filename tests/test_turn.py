@@ -78,15 +78,15 @@ def test_the_stages_run_in_order_and_each_is_recorded(home: Home, loop: Loop) ->
     state = serving(home, loop.name)
     assert state is not None
     assert state.why == "let us begin"
-    assert over.record.result == state.arms[0].package
+    assert over.record.result == state.champion.package
     assert began.record.turn == over.record.turn == steps[0].turn
     # What each step made stands in the ledger, and what it was made from is linked.
     outputs = {s.stage: s.output for s in steps}
     board = home.ledger.get(outputs["develop"]["leaderboard"], Leaderboard).record
-    assert [r.candidate for r in board.rows if r.package == state.arms[0].package] == [
-        home.packages.read(state.arms[0].package).manifest.candidate
+    assert [r.candidate for r in board.rows if r.package == state.champion.package] == [
+        home.packages.read(state.champion.package).manifest.candidate
     ]
-    sources = {link.source for link in home.ledger.links(state.arms[0].package, direction="up", depth=8)}
+    sources = {link.source for link in home.ledger.links(state.champion.package, direction="up", depth=8)}
     assert outputs["data"]["examples"] in sources
     assert {s.partition("@")[0] for s in sources if s.startswith("table:")} == {
         "table:orders",
@@ -307,7 +307,7 @@ def test_a_turn_elsewhere_on_the_same_ledger_is_told_until_its_lease_runs_out(ho
 def test_a_refit_keeps_the_candidate_and_its_hyper_parameters(home: Home, loop: Loop) -> None:
     trees = msgspec.structs.replace(loop, candidates=[c for c in loop.candidates if c.name == "lightgbm"])
     turn(home, trees)
-    before = home.packages.read(serving(home, loop.name).arms[0].package)  # type: ignore[union-attr]  # it serves
+    before = home.packages.read(serving(home, loop.name).champion.package)  # type: ignore[union-attr]  # it serves
     assert before.manifest.candidate == "lightgbm"
     assert before.manifest.params
     home.clock.advance(WEEK)  # type: ignore[attr-defined]  # a simulated clock
@@ -521,9 +521,9 @@ def test_release_heuristic_serves_the_rule_and_no_turn_replaces_it(home: Home, l
         act.release(home, loop.name, "heuristic")
     state = act.release(home, loop.name, "heuristic", why="it loses money", request_id="once")
     assert (state.generation, state.by, state.why) == (model.generation + 1, home.by, "it loses money")
-    assert home.packages.manifest(state.arms[0].package).phase == 1
-    assert state.arms[0].role == "champion", "the rule is a package of its own: its answers are not degraded"
-    gate = home.ledger.latest(GateResult, loop=loop.name, key=state.arms[0].package)
+    assert home.packages.manifest(state.champion.package).phase == 1
+    assert state.champion.role == "champion", "the rule is a package of its own: its answers are not degraded"
+    gate = home.ledger.latest(GateResult, loop=loop.name, key=state.champion.package)
     assert gate is not None
     assert "probe" in [check.name for check in gate.record.checks if check.passed]
     assert act.release(home, loop.name, "heuristic", why="it loses money", request_id="once").generation == state.generation
@@ -537,7 +537,7 @@ def test_release_heuristic_serves_the_rule_and_no_turn_replaces_it(home: Home, l
     assert now.arms == state.arms
     winner = steps["develop"].output["winner"]
     assert home.packages.manifest(winner).phase > 1, "what would replace it is made all the same, for a person to release"
-    assert act.release(home, loop.name, winner[:12], why="it earns again").arms[0].package == winner
+    assert act.release(home, loop.name, winner[:12], why="it earns again").champion.package == winner
 
 
 def test_force_puts_the_heuristic_into_service_by_its_digest(home: Home, loop: Loop) -> None:
@@ -550,7 +550,7 @@ def test_force_puts_the_heuristic_into_service_by_its_digest(home: Home, loop: L
         act.release(home, loop.name, rule, why="by hand")
     with pytest.raises(UsageError, match="--why"):
         act.release(home, loop.name, rule, force=True)
-    assert act.release(home, loop.name, rule, why="the model loses money", force=True).arms[0].package == rule
+    assert act.release(home, loop.name, rule, why="the model loses money", force=True).champion.package == rule
 
 
 def test_release_without_a_package_takes_no_winner_of_as_of(home: Home, loop: Loop) -> None:
@@ -561,10 +561,10 @@ def test_release_without_a_package_takes_no_winner_of_as_of(home: Home, loop: Lo
     newest = act.run(home, str(FILE), until="develop").winner
     early = act.run(home, str(FILE), until="develop", as_of=past).winner
     assert early != newest
-    assert act.release(home, "late").arms[0].package == newest
+    assert act.release(home, "late").champion.package == newest
     state = serving(home, loop.name)
     assert state is not None
-    assert state.arms[0].package == newest
+    assert state.champion.package == newest
 
 
 def test_backdated_turn_replaces_nothing_that_serves_unless_the_guard_is_overridden(home: Home, loop: Loop) -> None:
@@ -581,7 +581,7 @@ def test_backdated_turn_replaces_nothing_that_serves_unless_the_guard_is_overrid
     assert asked.released
     state = serving(home, loop.name)
     assert state is not None
-    assert (state.arms[0].package, state.why) == (asked.winner, "on purpose")
+    assert (state.champion.package, state.why) == (asked.winner, "on purpose")
 
 
 def test_turn_that_changes_nothing_in_service_says_so(home: Home) -> None:
@@ -628,7 +628,7 @@ def test_serving_package_that_cannot_be_read_is_replaced_by_the_next_turn(home: 
     assert done.released, done
     state = serving(home, "late")
     assert state is not None
-    assert state.arms[0].package == done.winner != before
+    assert state.champion.package == done.winner != before
     assert f"cannot be compared: the package that serves is {how}" in state.why
     assert f"the package that serves is {how}" in str(done.reasons)
     gate = home.ledger.latest(GateResult, loop="late", key=done.winner)
@@ -644,6 +644,6 @@ def test_serving_package_that_cannot_be_read_is_replaced_by_hand(home: Home, how
     other = next(row.package for row in board.record.rows if row.phase > 1 and row.package != before)
     break_package(home, before, how)
     state = act.release(home, "late", "heuristic", why="what served cannot be read")
-    assert home.packages.manifest(state.arms[0].package).phase == 1
-    break_package(home, state.arms[0].package, how)
-    assert act.release(home, "late", other, why="nor can the rule").arms[0].package == other
+    assert home.packages.manifest(state.champion.package).phase == 1
+    break_package(home, state.champion.package, how)
+    assert act.release(home, "late", other, why="nor can the rule").champion.package == other

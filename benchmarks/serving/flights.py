@@ -94,7 +94,7 @@ def hand_over(home: Path, folder: Path) -> list[dict[str, Any]]:
     with Home(load_settings({"home": home})) as opened:
         served = read(home / "served" / f"{LOOP}.json")
         assert served is not None
-        package = opened.packages.read(served.state.arms[0].package)
+        package = opened.packages.read(served.state.champion.package)
         path = opened.folder("examples") / f"{package.manifest.training.examples}.parquet"
     examples = pq.read_table(path)
     training, validation, _ = divide(examples, TimeSplit(validation=VALIDATION), seed=0)

@@ -74,7 +74,7 @@ class Copies:
         copy = release_files.read(release_files.path_of(home, LOOP))
         assert copy is not None
         self.home, self.state = home, copy.state
-        self.package = home.packages.read(copy.state.arms[0].package)
+        self.package = home.packages.read(copy.state.champion.package)
         self._model = onnx.load_model_from_string(self.package.files["model.onnx"])
         self._golden = [{**g.request, **g.context} for g in self.package.reference.golden]
 
@@ -452,7 +452,7 @@ def run(folder: Path, asked: argparse.Namespace) -> None:
                 path.unlink()
         copy = release_files.read(single / "served" / f"{name(0)}.json")
         assert copy is not None
-        digest = copy.state.arms[0].package
+        digest = copy.state.champion.package
         shutil.copytree(home / "packages" / digest, single / "packages" / digest)
         for ledger in single.glob("ledger.db*"):
             ledger.unlink()
@@ -496,7 +496,7 @@ def rows(home: Path) -> list[bytes]:
     with Home(load_settings({"home": home})) as opened:
         copy = release_files.read(release_files.path_of(opened, name(0)))
         assert copy is not None
-        package = opened.packages.read(copy.state.arms[0].package)
+        package = opened.packages.read(copy.state.champion.package)
     times = {n for n, c in package.manifest.request.items() if c.type == "timestamp"}
     made = []
     for golden in package.reference.golden:

@@ -146,7 +146,7 @@ def replay(
             rows=rows,
             window=kept.watched.windows[-1] if kept.watched.windows else None,
             quality=next((q for q in kept.watched.qualities if q.start == begin), None),
-            package=now.arms[0].package if now else "",
+            package=now.champion.package if now else "",
             event="",
         )
         lap.event = _respond(home, loop, file, kept, stop < end, progress)
@@ -274,7 +274,7 @@ class Traffic:
         if now is None:
             raise GateFailed("", ["nothing serves"])
         if self.segments is None or self.serving != now:
-            own, before = self.shelf.load(now.arms[0].package), self.segments
+            own, before = self.shelf.load(now.champion.package), self.segments
             self.segments = Segments(now, own, self.shelf, self.home.clock, lambda _why: None, before)
             if self.serving is not None:
                 self.shelf.drop({*self.serving.packages} - {*now.packages})
@@ -326,7 +326,7 @@ def compare(home: Home, loop: Loop, run: Run) -> Comparison:
     joined = join(home, logged, outcomes(home, loop.name, known_by=known_by), loop.outcome, known_by=known_by)
     answered_by = pc.unique(joined["_package"]).to_pylist()
     found = known(joined, loop.outcome, {digest: home.packages.read(digest).manifest.output for digest in answered_by})
-    rows, first = joined.filter(pa.array(found.rows)), open_probed(home.packages, run.first.arms[0].package)
+    rows, first = joined.filter(pa.array(found.rows)), open_probed(home.packages, run.first.champion.package)
     at = rows["_at"].cast(pa.int64()).to_numpy()
     return Comparison(
         lap=np.searchsorted(np.array([_us(lap.end) for lap in run.laps]), at, "right"),

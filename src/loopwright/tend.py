@@ -201,7 +201,7 @@ def _close_stale(home: Home, loop: str) -> None:
         kind, package = key.split(":")[:2]
         if kind == blocklist.ALERT:
             since = now is not None and now.action == "release" and now.since >= decided[key]
-            why = f"package {now.arms[0].package[:12]} was released since" if now is not None and since else ""
+            why = f"package {now.champion.package[:12]} was released since" if now is not None and since else ""
         elif now is None or not any(digest.startswith(package) for digest in now.packages):
             why = f"package {package} serves no longer"
         else:

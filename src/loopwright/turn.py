@@ -329,7 +329,7 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
     home, loop = state.home, state.loop
     examples = home.ledger.get(state.outputs["data"]["examples"], Examples)
     now = serving(home, loop.name)
-    parent = now.arms[0].package if now else ""
+    parent = now.champion.package if now else ""
     if (same := _trained_before(state, examples, parent)) is not None:
         earlier, unchanged = same
         state.progress.say(f"{unchanged}, so nothing is trained; `loopwright run LOOP --fresh` trains anew")
@@ -472,12 +472,12 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
     fleet = home.ledger.get(state.outputs["develop"]["leaderboard"], Leaderboard).record.fleet
     leaks = too_good(winner.evaluation, winner.manifest.output.task)
     segments = fleet.serving if fleet is not None else {}
-    if now is not None and now.arms[0].package == winner.digest and now.segments == segments:
+    if now is not None and now.champion.package == winner.digest and now.segments == segments:
         return f"package {winner.digest[:12]} serves already", {"released": True, "reasons": [], "already": True}
     own, unsound = sound(home, {segment: home.packages.read(digest) for segment, digest in segments.items()})
     for segment, why in unsound.items():
         state.progress.say(f"segment {segment}: its package is not released: {why}")
-    champion = read_serving(home, now.arms[0].package) if now else None
+    champion = read_serving(home, now.champion.package) if now else None
     examples = home.ledger.get(state.outputs["data"]["examples"], Examples)
     result = gate(
         home,
@@ -548,7 +548,7 @@ def _monitor(state: Turning) -> tuple[str, dict[str, Any]]:
     now = serving(state.home, state.loop.name)
     if now is None:
         return "nothing serves, so there is nothing to watch", {}
-    package = read_serving(state.home, now.arms[0].package)
+    package = read_serving(state.home, now.champion.package)
     if isinstance(package, Unreadable):
         return f"nothing can be watched: {package.why}", {}
     columns = watched_columns(package)

@@ -283,7 +283,7 @@ def loop_status() -> LoopStatus:
                 at=r.since,
                 cause="drift",
                 why="wind_speed and visibility drifted",
-                package=r.arms[0].package,
+                package=r.champion.package,
                 released=True,
             )
             for i, r in enumerate(releases()[1:], 1)

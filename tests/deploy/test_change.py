@@ -77,7 +77,7 @@ def slow(home: Home) -> SlowLedger:
 
 
 def packages(home: Home) -> list[str]:
-    return [entry.record.arms[0].package for entry in releases.history(home, LOOP)]
+    return [entry.record.champion.package for entry in releases.history(home, LOOP)]
 
 
 def test_rollback_that_is_late_is_carried_out_once(home: Home) -> None:
@@ -86,7 +86,7 @@ def test_rollback_that_is_late_is_carried_out_once(home: Home) -> None:
     ledger = slow(home)
     ledger.stops = [True]
     answer = releases.rollback(home, LOOP, why="c is bad").record
-    assert answer.arms[0].package == b
+    assert answer.champion.package == b
     release_files.follow(home)
     ledger.end()
     release_files.follow(home)
@@ -137,7 +137,7 @@ def test_any_interleaving_of_late_thread_local_change_and_retry_is_one_change(
     history = releases.history(home, LOOP)
     assert len(history) == len(before) + 1
     assert all(answer == history[-1].record for answer in answers)
-    assert history[-1].record.arms[0].package == first
+    assert history[-1].record.champion.package == first
     copy = release_files.read(release_files.path_of(home, LOOP))
     assert copy is not None
     assert (copy.state, copy.unrecorded) == (history[-1].record, 0)
@@ -152,7 +152,7 @@ def test_of_many_rollbacks_from_one_generation_one_is_made(home: Home, down: boo
     def race() -> None:
         barrier.wait()
         try:
-            outcomes.append(releases.rollback(of, LOOP, why="bad", expected=3).record.arms[0].package)
+            outcomes.append(releases.rollback(of, LOOP, why="bad", expected=3).record.champion.package)
         except ReleaseConflict:
             outcomes.append("lost")
 

@@ -95,16 +95,16 @@ def test_who_served_when(home: Home) -> None:
     for i, digest in enumerate(digests):
         state = releases.serving(home, LOOP, NOW + timedelta(hours=24 * i + 1))
         assert state is not None
-        assert state.arms[0].package == digest
+        assert state.champion.package == digest
 
 
 def test_rollback_to_before_to_a_package_and_to_a_time(home: Home) -> None:
     a, b, c = three_releases(home)
-    assert releases.rollback(home, LOOP, why="bad").record.arms[0].package == b
-    assert releases.rollback(home, LOOP, to=a[:6], why="bad").record.arms[0].package == a
-    assert releases.rollback(home, LOOP, to="2024-05-03T12:00:00Z", why="bad").record.arms[0].package == c
+    assert releases.rollback(home, LOOP, why="bad").record.champion.package == b
+    assert releases.rollback(home, LOOP, to=a[:6], why="bad").record.champion.package == a
+    assert releases.rollback(home, LOOP, to="2024-05-03T12:00:00Z", why="bad").record.champion.package == c
     last = releases.rollback(home, LOOP, to="wednesday 12:00", why="bad").record
-    assert (last.arms[0].package, last.action, last.generation) == (a, "rollback", 7)
+    assert (last.champion.package, last.action, last.generation) == (a, "rollback", 7)
 
 
 def test_rollbacks_that_lead_nowhere(home: Home) -> None:
@@ -136,14 +136,14 @@ def test_damaged_local_copy_keeps_nobody_from_going_back(home: Home) -> None:
     _, b, c = three_releases(home)
     copy = release_files.path_of(home, LOOP)
     copy.write_bytes(b"{")
-    assert releases.rollback(home, LOOP, why="x").record.arms[0].package == b
+    assert releases.rollback(home, LOOP, why="x").record.champion.package == b
     read = release_files.read(copy)
     assert read is not None
-    assert read.state.arms[0].package == b
+    assert read.state.champion.package == b
     copy.write_bytes(b"{")
-    assert act.rollback(home, LOOP, why="x", request_id="again").arms[0].package == c
+    assert act.rollback(home, LOOP, why="x", request_id="again").champion.package == c
     copy.write_bytes(b"{")
-    assert act.release(home, LOOP, b, why="x", request_id="next", force=True).arms[0].package == b
+    assert act.release(home, LOOP, b, why="x", request_id="next", force=True).champion.package == b
 
 
 def without_ledger(home: Home) -> Home:
@@ -160,13 +160,13 @@ def test_rollback_without_the_ledger_is_recorded_when_it_is_back(home: Home) -> 
     assert (entry.record.generation, again.record.generation) == (4, 5)
     local = release_files.read(release_files.path_of(home, LOOP))
     assert local is not None
-    assert (local.state.arms[0].package, local.pending) == (b, [entry.record, again.record])
+    assert (local.state.champion.package, local.pending) == (b, [entry.record, again.record])
     assert release_files.follow(home) == [LOOP]
-    history = [(e.record.generation, e.record.arms[0].package, e.record.action) for e in releases.history(home, LOOP)]
+    history = [(e.record.generation, e.record.champion.package, e.record.action) for e in releases.history(home, LOOP)]
     assert history == [(1, a, "release"), (2, b, "release"), (3, c, "release"), (4, a, "rollback"), (5, b, "rollback")]
     local = release_files.read(release_files.path_of(home, LOOP))
     assert local is not None
-    assert (local.state.arms[0].package, local.unrecorded) == (b, False)
+    assert (local.state.champion.package, local.unrecorded) == (b, False)
     assert release_files.follow(home) == []
     assert home.ledger.verify() == []
 
@@ -180,7 +180,7 @@ def test_a_release_made_meanwhile_wins_over_an_unrecorded_rollback(home: Home) -
     release_files.follow(home)
     local = release_files.read(release_files.path_of(home, LOOP))
     assert local is not None
-    assert (local.state.arms[0].package, local.unrecorded) == (b, False)
+    assert (local.state.champion.package, local.unrecorded) == (b, False)
 
 
 def test_a_rollback_does_not_wait_for_a_ledger_that_does_not_answer(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_rollback_does_not_wait_for_a_ledger_that_does_not_answer(tmp_path: Pa
         act.rollback(down, LOOP, why="the network is gone")
         copy = release_files.read(release_files.path_of(home, LOOP))
         assert copy is not None
-        assert (copy.state.arms[0].package, copy.unrecorded) == (first, True)
+        assert (copy.state.champion.package, copy.unrecorded) == (first, True)
         release_files.follow(home)
         assert [s.record.by for s in releases.history(home, LOOP)] == ["tests", "tests", "ann"]
         silent.close()
@@ -207,8 +207,8 @@ def test_rollback_says_what_another_one_returns_to(home: Home) -> None:
     a, b, c = three_releases(home)
     assert act.release(home, LOOP, c).returns_to == "", "no rollback"
     back = act.rollback(home, LOOP, why="bad")
-    assert (back.arms[0].package, back.returns_to) == (b, c)
+    assert (back.champion.package, back.returns_to) == (b, c)
     assert f"`loopwright rollback {LOOP}` once more returns to {c[:12]}" in str(rendered(back))
     again = act.rollback(home, LOOP, why="no, it was not")
-    assert (again.arms[0].package, again.returns_to) == (c, b)
+    assert (again.champion.package, again.returns_to) == (c, b)
     assert act.rollback(home, LOOP, to=a[:8], why="rather the first").returns_to == c

@@ -63,7 +63,7 @@ def serve(folder: Path, tell: Tell) -> None:
         release_files.follow(home)
         router = Router(home.path, home.packages, loops.Weather(), home.clock)
         for number, package in enumerate(packages[:2]):
-            if package not in [e.record.arms[0].package for e in releases.history(home, LOOP)]:
+            if package not in [e.record.champion.package for e in releases.history(home, LOOP)]:
                 releases.release(home, LOOP, package, why=f"release {number}")
             tell("released", package)
             router.refresh()
@@ -113,7 +113,7 @@ def _ask(router: Router, tell: Tell, first: int) -> None:
 
 def _release_badly(home: Home, packages: list[str], tell: Tell) -> None:
     """The third package is released, marked bad and withdrawn while the ledger is down; then the ledger is back."""
-    if packages[2] not in [e.record.arms[0].package for e in releases.history(home, LOOP)]:
+    if packages[2] not in [e.record.champion.package for e in releases.history(home, LOOP)]:
         releases.release(home, LOOP, packages[2], why="will be bad")
         tell("released", packages[2])
     if not blocklist.marks(home):
@@ -147,7 +147,7 @@ def check_serve(folder: Path, history: dict[str, list[str]]) -> None:
         assert [p.name for p in (home.path / "packages").iterdir() if p.name.startswith(".") and p.name != ".probed"] == []
         states = [e.record for e in releases.history(home, LOOP)]
         assert [s.generation for s in states] == list(range(1, len(states) + 1))
-        released = [s.arms[0].package for s in states]
+        released = [s.champion.package for s in states]
         assert set(history["released"]) <= set(released)
         assert set(released) <= set(home.packages.list()), "a row without bytes"
         local = release_files.read(release_files.path_of(home, LOOP))

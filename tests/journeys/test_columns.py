@@ -294,7 +294,7 @@ def test_a_column_that_a_package_in_service_looks_up_is_not_retired_under_it(hom
     turn(home, declared(name="jammed"), fresh=True)
     now = serving(home, "jammed")
     assert now is not None
-    assert not home.packages.manifest(now.arms[0].package).looked_up("shops")
+    assert not home.packages.manifest(now.champion.package).looked_up("shops")
     put_contract(home, msgspec.structs.replace(shops, columns={n: c for n, c in shops.columns.items() if n != "jam"}))
 
 
@@ -322,6 +322,6 @@ def test_a_request_column_is_retired_while_callers_go_on_sending_it(home: Home) 
 def test_a_loop_serves_on_with_rows_of_all_columns(home: Home, router: Router) -> None:
     now = serving(home, "complaints")
     assert now is not None
-    manifest = home.packages.manifest(now.arms[0].package)
+    manifest = home.packages.manifest(now.champion.package)
     assert {n for n, c in manifest.request.items() if c.optional} == set(UNUSED)
     assert msgspec.structs.replace(manifest.request["weight"], nullable=False, optional=False) == orders.columns["weight"]

@@ -342,7 +342,7 @@ def test_draft_goes_from_init_to_its_own_retraining_without_editing(kind: Kind, 
     assert (again.state, again.cause) in {("done", c) for c in ("schedule", "drift", "decay")}
     second = serving(life.home, "drafted")
     assert second is not None
-    assert second.arms[0].package != first.arms[0].package, life.said
+    assert second.champion.package != first.champion.package, life.said
     assert len(life.truth) > 50
     if kind.task == "binary":
         positive = {"returned"} if isinstance(life.truth[0], str) else {True}

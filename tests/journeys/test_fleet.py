@@ -169,7 +169,7 @@ def test_a_fleet_in_history_is_watched_retrained_and_beats_one_model(home: Home,
     assert parents == states[0].segments
     windows = [e.record for e in scratch.ledger.find(Window, loop=loop.name, newest=False)]
     assert {w.state for w in windows} == {"ok"}, "a fleet does not drift from itself"
-    assert {w.reference for w in windows} <= {s.arms[0].package for s in states}
+    assert {w.reference for w in windows} <= {s.champion.package for s in states}
     qualities = {e.key: e.record for e in scratch.ledger.find(Quality, loop=loop.name, newest=False)}
     assert {q.state for q in qualities.values()} == {"ok"}
     for quality in qualities.values():
@@ -188,7 +188,7 @@ def test_a_fleet_in_history_is_watched_retrained_and_beats_one_model(home: Home,
     assert np.corrcoef(served, never)[0, 1] > 0.99, "the first fleet, never retrained, is a fleet"
     truth = dict(zip(*(world()[1].column(c).to_pylist() for c in ("visit", "bought")), strict=True))
     bought = np.array([truth[number] for number in logged["visit"].to_pylist()])
-    alone = score(open_probed(scratch.packages, states[0].arms[0].package), logged).score
+    alone = score(open_probed(scratch.packages, states[0].champion.package), logged).score
     assert ((logged["_score"].to_numpy() > 0.5) == bought).mean() > ((alone > 0.5) == bought).mean() + 0.1
     scratch.close()
 
@@ -205,12 +205,12 @@ def test_release_and_rollback_by_hand(home: Home, loop: Loop) -> None:
     rule = next(r.package for r in look.leaderboard(home, loop.name).rows if r.phase == 1)
     alone = releases.release(home, loop.name, rule, why="a quiet day").record
     assert alone.segments == {}
-    again = act.release(home, loop.name, first.arms[0].package[:12], why="the winner brings its fleet")
+    again = act.release(home, loop.name, first.champion.package[:12], why="the winner brings its fleet")
     assert (again.arms, again.segments) == (first.arms, first.segments)
     mine = look.history(home, loop.name, segment=segment).releases
     assert [r.package_of(segment) for r in mine] == [
         first.segments[segment],
-        first.arms[0].package,
+        first.champion.package,
         first.segments[segment],
         rule,
         first.segments[segment],

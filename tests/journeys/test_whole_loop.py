@@ -73,7 +73,7 @@ def test_from_declaration_to_report(home: Home, world: World, tmp_path: Path) ->
     [late] = status.loops
     assert [s.state for s in late.stages if s.state in ("running", "not yet")] == []
     assert late.predictions == summary.predictions
-    assert late.serving == look.history(home, "late").releases[-1].arms[0].package
+    assert late.serving == look.history(home, "late").releases[-1].champion.package
     assert [r.cause for r in late.retrainings if r.released].count("drift") >= 1
     assert status.ledger == ("postgresql" if home.settings.ledger.startswith("postgresql") else "sqlite")
     _one_prediction(home, world)
@@ -100,7 +100,7 @@ def _one_prediction(home: Home, world: World) -> None:
         assert told.trained_until is not None
         assert told.trained_until <= told.at
         assert told.release is not None
-        assert told.release.arms[0].package == told.package
+        assert told.release.champion.package == told.package
         assert {f.file for f in told.files} >= {"orders.parquet", "deliveries.parquet", "traffic.parquet"}
         if order["order"] in truth:
             assert told.outcome is not None
@@ -131,17 +131,17 @@ def _the_reports(home: Home, tmp_path: Path, retrainings: int) -> None:
 def _back_in_time(home: Home) -> None:
     """Rolling back to a time puts the package that served then into service again."""
     before = look.history(home, "late").releases
-    served = [r for r in before if r.since <= DRIFT - WEEK][-1].arms[0].package
-    assert served != before[-1].arms[0].package
+    served = [r for r in before if r.since <= DRIFT - WEEK][-1].champion.package
+    assert served != before[-1].champion.package
     state = act.rollback(home, "late", to=(DRIFT - WEEK).isoformat(), why="it was better then")
-    assert state.arms[0].package == served
+    assert state.champion.package == served
     assert (state.action, state.why, state.generation) == ("rollback", "it was better then", before[-1].generation + 1)
     *earlier, last = look.history(home, "late").releases
     assert earlier == before
     assert msgspec.structs.asdict(last).items() <= msgspec.structs.asdict(state).items()
-    forth = act.rollback(home, "late", to=before[-1].arms[0].package[:8])
-    assert forth.arms[0].package == before[-1].arms[0].package
-    assert act.release(home, "late", forth.arms[0].package[:8]) == forth, "what serves already goes on, unchecked"
+    forth = act.rollback(home, "late", to=before[-1].champion.package[:8])
+    assert forth.champion.package == before[-1].champion.package
+    assert act.release(home, "late", forth.champion.package[:8]) == forth, "what serves already goes on, unchecked"
 
 
 def _another_machine(home: Home, tmp_path: Path) -> None:

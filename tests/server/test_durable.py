@@ -100,7 +100,7 @@ import subprocess, sys
 from pathlib import Path
 from tests.deploy.loops import LOOP, Weather, flight, opened, package
 from tests.deploy.bodies import text
-from loopwright.deploy import controller
+from loopwright.deploy import releases
 from loopwright.deploy.serving.engine import Ask, Router
 from loopwright.base.errors import LogUnavailable
 from loopwright.stores.prediction_log.commit import commit, verify
@@ -111,7 +111,7 @@ home = opened(Path(sys.argv[1]))
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(home.path / "log")], check=True)
 print("mounted")
 release = {"durability": "disk", "on_unloggable": "refuse"}
-controller.release(home, LOOP, package(home.packages, release=release).digest, why="the disk is small")
+releases.release(home, LOOP, package(home.packages, release=release).digest, why="the disk is small")
 router = Router(home.path, home.packages, Weather(), home.clock)
 router.refresh()
 answered = []

@@ -97,7 +97,7 @@ def converged(home: Home, second: str, point: str) -> None:
     row, _ = Decoder(router.service(LOOP).predictor.package.manifest.request)(body())
     found = router.answer(LOOP, [Ask(row)])[0]
     assert isinstance(found, list)
-    assert found[0].package == history[-1].arms[0].package
+    assert found[0].package == history[-1].champion.package
     router.close()
 
 

@@ -65,7 +65,7 @@ def test_while_nobody_follows_the_worker_lives_and_is_not_ready(home: Home) -> N
         first = package(home.packages).digest
         releases.release(home, LOOP, package(home.packages, weight=0.06).digest, why="second")
         back = act.rollback(home, LOOP)
-        assert back.arms[0].package == first
+        assert back.champion.package == first
         assert [w.state for w in back.workers] == ["lags"]
         assert not is_yes(back)  # a non-zero exit
     back = act.rollback(home, LOOP, to=package(home.packages, weight=0.06).digest[:8])

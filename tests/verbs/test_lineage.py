@@ -45,7 +45,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 def champion(home: Home) -> str:
     state = serving(home, "late")
     assert state is not None
-    return state.arms[0].package
+    return state.champion.package
 
 
 def paths(node: Node, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -87,7 +87,7 @@ def served(home: Home, loop: str) -> list[Served]:
     found = []
     for entry in home.ledger.find(ReleaseState, loop=loop, newest=False):
         state = entry.record
-        package, role = (state.arms[0].package, state.arms[0].role) if state.arms else ("", "")
+        package, role = (state.champion.package, state.champion.role) if state.arms else ("", "")
         manifest = _manifest(home, package)
         found.append(
             Served(

@@ -236,7 +236,7 @@ def _release_rules(page: LoopPage, colours: dict[str, str], x: dict[str, Any]) -
     if not page.windows:
         return []
     start, end = page.windows[0].start, page.windows[-1].end
-    rows = [{"at": r.since.isoformat(), "package": r.arms[0].package[:6]} for r in page.releases if start < r.since <= end]
+    rows = [{"at": r.since.isoformat(), "package": r.champion.package[:6]} for r in page.releases if start < r.since <= end]
     if not rows:
         return []
     data = {"values": rows}

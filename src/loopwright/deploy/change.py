@@ -79,8 +79,8 @@ def make(home: Home, change: Change) -> Entry[ReleaseState]:
     """Make a change in the ledger, unless it is made already. Raises ReleaseConflict when somebody else was first."""
     state = change.state
     before = change.before[-1].packages if change.before else []
-    links = [(p, "released") for p in state.packages if p == state.arms[0].package or p not in before]
-    name, key = release_files.pointer_name(state.loop), state.arms[0].package
+    links = [(p, "released") for p in state.packages if p == state.champion.package or p not in before]
+    name, key = release_files.pointer_name(state.loop), state.champion.package
     failpoints.hit("release.intent")
     try:
         entry = home.acting_as(state.by).ledger.swap(name, change.expected, state, loop=state.loop, key=key, links=links)
@@ -130,7 +130,7 @@ def unrecorded(state: ReleaseState) -> Entry[ReleaseState]:
         sequence=0,
         kind=ReleaseState.kind,
         loop=state.loop,
-        key=state.arms[0].package,
+        key=state.champion.package,
         at=state.since,
         by=state.by,
         record=state,

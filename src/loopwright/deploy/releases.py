@@ -186,7 +186,7 @@ def next_back(home: Home, state: ReleaseState) -> str:
         return ""
     with suppress(NotFound, PackageRefused):
         found = _before(home, states, marked_here(home, state.loop)).package
-        return found if found != state.arms[0].package else ""
+        return found if found != state.champion.package else ""
     return ""
 
 
@@ -200,8 +200,8 @@ def withdraw(home: Home, package: BadPackage) -> ReleaseState | None:
         return None
     found = None
     why = f"package {package.package[:12]} was marked bad: {package.detail}"
-    if copy.state.arms[0].package == package.package:
-        if copy.state.arms[0].role == "champion":
+    if copy.state.champion.package == package.package:
+        if copy.state.champion.role == "champion":
             found = rollback(home, package.loop, why=why, by="loopwright", expected=copy.state.generation).record
     else:
         for segment in [name for name, digest in copy.state.segments.items() if digest == package.package]:
@@ -230,7 +230,7 @@ def rule_since(home: Home, loop: str) -> datetime | None:
 
 def is_rule(home: Home, state: ReleaseState) -> bool:
     """Whether a rule answers and no model: the package of the heuristic itself, or a package's heuristic alone."""
-    arm = state.arms[0]
+    arm = state.champion
     with suppress(NotFound, PackageRefused):
         return arm.role == "heuristic" or home.packages.manifest(arm.package).phase == 1
     return False
@@ -286,27 +286,27 @@ def _target(home: Home, states: list[ReleaseState], loop: str, asked: _Asked, ba
         return _segment_target(home, states, asked.segment, asked.to, bad)
     if asked.to is None:
         return _before(home, states, bad)
-    found = _named(home, states, [s.arms[0].package for s in states], asked.to)
-    _refuse_bad([found.arms[0].package], bad)
-    _checked(home, loop, found.arms[0].package)
+    found = _named(home, states, [s.champion.package for s in states], asked.to)
+    _refuse_bad([found.champion.package], bad)
+    _checked(home, loop, found.champion.package)
     return _again(found, bad)
 
 
 def _before(home: Home, states: list[ReleaseState], bad: Mapping[str, BadPackage]) -> Target:
     """The state before the present one, by its package, or else by those of its segments; passing over what is bad."""
     present = states[-1]
-    own = present.arms[0].package
-    earlier = [s for s in reversed(states) if s.arms[0].package != own and s.arms[0].package not in bad]
+    own = present.champion.package
+    earlier = [s for s in reversed(states) if s.champion.package != own and s.champion.package not in bad]
     if own not in bad:
         found = next(iter([*earlier, *(s for s in reversed(states) if s.segments != present.segments)]), None)
         if found is not None:
-            _checked(home, present.loop, found.arms[0].package)
+            _checked(home, present.loop, found.champion.package)
             return _again(found, bad)
     for state in earlier:
         with suppress(PackageRefused, PackageNotFound):  # what serves now is worse than whatever served before that
-            _checked(home, present.loop, state.arms[0].package)
+            _checked(home, present.loop, state.champion.package)
             return _again(state, bad)
-    if own not in bad or present.arms[0].role == "heuristic":
+    if own not in bad or present.champion.role == "heuristic":
         raise NotFound(
             "earlier release of loop",
             present.loop,
@@ -318,7 +318,7 @@ def _before(home: Home, states: list[ReleaseState], bad: Mapping[str, BadPackage
 def _again(state: ReleaseState, bad: Mapping[str, BadPackage]) -> Target:
     """A state to go back to, without the segments' packages that are bad."""
     segments = {name: package for name, package in state.segments.items() if package not in bad}
-    arm = state.arms[0]
+    arm = state.champion
     return Target(package=arm.package, role=arm.role, fleet=state.fleet if segments else "", segments=segments)
 
 
@@ -377,12 +377,12 @@ def _with_segment(home: Home, present: ReleaseState, column: str, segment: str, 
     """The present state with another package for one segment (none: the loop's own answers it). Raises PackageRefused."""
     if present.segments and column != present.fleet:
         raise PackageRefused(package, f"it is of a fleet by {column!r}, and the one in service is by {present.fleet!r}")
-    own = present.arms[0].package
+    own = present.champion.package
     others = {name: digest for name, digest in present.segments.items() if name != segment}
     if package:
         check_segment(home.packages.read(package), home.packages.read(own), column, segment)
         others[segment] = package
-    return Target(package=own, role=present.arms[0].role, fleet=column if others else "", segments=others)
+    return Target(package=own, role=present.champion.role, fleet=column if others else "", segments=others)
 
 
 def _checked(home: Home, loop: str, package: str) -> Package:

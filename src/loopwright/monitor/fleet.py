@@ -42,7 +42,7 @@ class Fleets:
     @cached_property
     def _beside(self) -> dict[str, str]:
         """The package of a segment -> that of the loop beside which it served last."""
-        return {package: state.arms[0].package for state in self._states for package in state.segments.values()}
+        return {package: state.champion.package for state in self._states for package in state.segments.values()}
 
     @cached_property
     def _boards(self) -> dict[str, FleetBoard]:

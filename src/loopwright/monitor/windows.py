@@ -290,7 +290,7 @@ class _Watcher:
     def serving(self) -> Probed | None:
         """The package that serves now."""
         release = self.home.ledger.latest(ReleaseState, loop=self.loop)
-        return self.package(release.record.arms[0].package) if release is not None and release.record.arms else None
+        return self.package(release.record.champion.package) if release is not None and release.record.arms else None
 
     def trigger(self) -> Trigger | None:
         """The reason to retrain, if there is one that no turn has acted upon since the newest window was closed.

@@ -57,6 +57,11 @@ class ReleaseState(Record, frozen=True, kw_only=True):
     """The checks that the package had failed, where a person released it all the same."""
 
     @property
+    def champion(self) -> Arm:
+        """The arm whose answers count: the package in service, or the heuristic alone."""
+        return next(arm for arm in self.arms if arm.role in ("champion", "heuristic"))
+
+    @property
     def keeps_rule(self) -> bool:
         """Whether a person put the heuristic into service: no turn replaces it, another release does."""
         return self.action == "release" and self.asked.get("package") == HEURISTIC
@@ -69,7 +74,7 @@ class ReleaseState(Record, frozen=True, kw_only=True):
     def package_of(self, segment: str | None) -> str:
         """The package that answers the rows of a segment: its own, or the global one."""
         own = None if segment is None else self.segments.get(segment)
-        return own or self.arms[0].package
+        return own or self.champion.package
 
 
 class Unchanged(Record, frozen=True, kw_only=True):

@@ -61,7 +61,7 @@ def _one_of_many(home: Home, digest: str) -> str:
     fleets = [e.record.fleet for e in home.ledger.find(Leaderboard, loop=manifest.loop) if e.record.winner == digest]
     count = max(
         [len(fleet.serving) for fleet in fleets if fleet is not None]
-        + [len(e.record.segments) for e in history(home, manifest.loop) if e.record.arms[0].package == digest],
+        + [len(e.record.segments) for e in history(home, manifest.loop) if e.record.champion.package == digest],
         default=0,
     )
     return f"{count} packages of segments answer beside it, and one graph has room for one" if count else ""

@@ -262,9 +262,9 @@ def _loop_status(
     nothing: tuple[int, dt.datetime | None] = (0, None)
     count, last = attempts.run("predictions", lambda: summary(home, loop), nothing)
     running = next((e for e in reversed(turns) if e.record.state == "running"), None)
-    package = serving.arms[0].package if serving else ""
+    package = serving.champion.package if serving else ""
     made = attempts.run("package", lambda: _made(home, package) if package else None, None)
-    alone = serving is not None and serving.arms[0].role == "heuristic"
+    alone = serving is not None and serving.champion.role == "heuristic"
     rule = counted_from(serving) if serving is not None and (alone or (made is not None and made.phase == 1)) else None
     live: dict[Stage, _Live] = (
         {"deploy": _deploy(serving, steps.get("deploy"), count, last)} if serving or "deploy" in steps else {}
@@ -377,7 +377,7 @@ def _deploy(serving: ReleaseState | None, step: "Entry[Step] | None", prediction
     refused = step is not None and bool(step.record.output.get("reasons")) and not step.record.output.get("released")
     if serving is None:
         return Judged("watch" if refused else "not yet", step.record.summary if step is not None else "nothing serves"), None
-    detail = f"package {serving.arms[0].package[:12]} serves since {serving.since:%Y-%m-%d %H:%M} UTC; {predictions:,} prediction{'' if predictions == 1 else 's'}"
+    detail = f"package {serving.champion.package[:12]} serves since {serving.since:%Y-%m-%d %H:%M} UTC; {predictions:,} prediction{'' if predictions == 1 else 's'}"
     if step is not None and refused and step.at > serving.since:
         return Judged("watch", f"{detail}; {step.record.summary}"), step.at
     return Judged("ok", detail), last or serving.since

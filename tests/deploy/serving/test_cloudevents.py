@@ -170,7 +170,7 @@ def test_rows_that_are_only_moved_are_not_told_again(home: Home, receiver: Recei
 def test_a_request_too_large_to_be_forwarded_is_left_out(home: Home) -> None:
     state = releases.serving(home, LOOP)
     assert isinstance(state, ReleaseState)
-    manifest = home.packages.manifest(state.arms[0].package)
+    manifest = home.packages.manifest(state.champion.package)
     row = {f"_{n}": None for n in ("segment", "values")} | {
         "_id": "4bf92f3577b34da6a3ce929d0e0e4736", "_at": 0, "_package": "3fa9", "_arm": "champion", "_score": 0.5,
         "_label": True, "_flags": [], "_unit": "x", "flight": "x" * cloudevents.EVENT_BYTES,
@@ -178,7 +178,7 @@ def test_a_request_too_large_to_be_forwarded_is_left_out(home: Home) -> None:
     assert "flight" in cloudevents.event(LOOP, row, manifest)["data"]["request"]
     for share, flags in ((0.0, "00"), (0.6, "00"), (0.7, "01"), (1.0, "01")):  # 0xa3ce... of 2**64 is 0.64
         assert cloudevents.event(LOOP, row, manifest, share)["traceparent"].endswith(f"-{flags}")
-    body = Events(home)._event(LOOP, {**row, "_package": state.arms[0].package})
+    body = Events(home)._event(LOOP, {**row, "_package": state.champion.package})
     assert len(body) < cloudevents.EVENT_BYTES
     assert "request" not in json.loads(body)["data"]
 

@@ -101,7 +101,7 @@ def test_rows_of_one_batch_go_to_the_package_of_their_segment_in_order(home: Hom
     assert state is not None
     tails = [*ODD, None, "never seen", *reversed(ODD), None]
     answers = serving.ask(*tails)
-    own = state.arms[0].package
+    own = state.champion.package
     assert [a.package for a in answers] == [own if t is None else state.segments.get(t, own) for t in tails]
     assert [a.segment for a in answers] == [t if t in ODD else None for t in tails]
     assert [a.unit for a in answers] == [f"UA{i}" for i in range(len(tails))]
@@ -163,7 +163,7 @@ def test_a_package_that_cannot_be_loaded_is_stood_in_for_by_the_loops_own(
         release_files.write(release_files.path_of(home, LOOP), msgspec.structs.replace(copy, state=wrong))
     found = Served(home)
     first, second, third = found.ask("N1", "N2", None)
-    assert (first.package, first.segment, first.flags) == (state.arms[0].package, None, [MISSING])
+    assert (first.package, first.segment, first.flags) == (state.champion.package, None, [MISSING])
     assert (second.package, second.flags, third.flags) == (state.segments["N2"], [], [])
     found.ask("N1")
     assert len(found.refused) == 1, "it is not tried for every row"
@@ -183,7 +183,7 @@ def test_a_request_does_not_wait_for_hundreds_of_packages(home: Home, monkeypatc
     found = Served(home)
     first = found.ask(*tails)
     stood_in = [a for a in first if a.flags == [MISSING]]
-    assert {a.package for a in stood_in} == {state.arms[0].package}
+    assert {a.package for a in stood_in} == {state.champion.package}
     assert len(stood_in) == len(tails) - len(found.loaded) > 0
     found.router.refresh()
     assert len(found.loaded) == len(tails)
@@ -264,7 +264,7 @@ def test_the_whole_fleet_goes_back_in_one_step(home: Home) -> None:
     releases.rollback(home, LOOP, segment="N3", why="bad for N3")
     back = releases.rollback(home, LOOP, why="all of it is bad").record
     assert (back.arms, back.segments, back.fleet) == (mended.arms, mended.segments, "tail"), "as it was when last in service"
-    forth = releases.rollback(home, LOOP, to=second.arms[0].package[:8], why="no, it was not").record
+    forth = releases.rollback(home, LOOP, to=second.champion.package[:8], why="no, it was not").record
     assert forth.arms == second.arms
     assert "N3" not in forth.segments
     assert [e.record.generation for e in releases.history(home, LOOP)] == [1, 2, 3, 4, 5, 6]
@@ -286,7 +286,7 @@ def test_a_segments_package_is_released_for_its_segment_only(home: Home) -> None
     own = package(home.packages)
     releases.release(home, LOOP, own.digest, why="first")
     state = releases.release(home, LOOP, made.digest, why="N1 is different").record
-    assert (state.arms[0].package, state.fleet, state.segments) == (own.digest, "tail", {"N1": made.digest})
+    assert (state.champion.package, state.fleet, state.segments) == (own.digest, "tail", {"N1": made.digest})
     other = package(home.packages, weight=0.3, segment=Segment(column="origin", value="JFK"))
     with pytest.raises(PackageRefused, match="a fleet by 'origin'"):
         releases.release(home, LOOP, other.digest, why="another fleet")
@@ -316,7 +316,7 @@ def test_what_was_released_is_linked_once(home: Home) -> None:
     release(home, ["N1", "N2"])
     entry = releases.rollback(home, LOOP, segment="N1", to="global", why="x")
     back = releases.rollback(home, LOOP, segment="N1", why="y")
-    own = back.record.arms[0].package
+    own = back.record.champion.package
     assert [link.source for link in home.ledger.links(entry.id)] == [own]
     assert {link.source for link in home.ledger.links(back.id)} == {own, back.record.segments["N1"]}
 

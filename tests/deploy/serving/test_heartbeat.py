@@ -136,7 +136,7 @@ for i in range(100_000):
 
 
 def test_a_reader_in_another_process_never_sees_a_beat_or_a_release_half_written(vitals: Vitals) -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITES, str(vitals.path)],
         stdout=subprocess.PIPE,

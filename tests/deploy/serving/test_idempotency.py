@@ -15,7 +15,7 @@ from loopwright.deploy.serving import idempotency
 from loopwright.deploy.serving.idempotency import Claim, Earlier, Recent
 from loopwright.records.prediction import Prediction
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 A, B = b"a" * 16, b"b" * 16
 
 

@@ -148,7 +148,7 @@ import ctypes, sys
 from pathlib import Path
 from tests.deploy.loops import Weather, opened
 from loopwright.deploy.serving.registry import Services
-from loopwright.records import heap
+from loopwright.base import heap
 
 def held():
     # Pages of files come and go as the system likes: they do not count.

@@ -394,5 +394,5 @@ def test_a_loop_that_cannot_be_served_is_not_ready_and_the_others_are(tmp_path: 
 def _named(home: Home, digest: str) -> release_files.Served:
     copy = release_files.read(release_files.path_of(home, "another-loop"))
     assert copy is not None
-    arms = [msgspec.structs.replace(copy.state.arms[0], package=digest)]
+    arms = [msgspec.structs.replace(copy.state.champion, package=digest)]
     return msgspec.structs.replace(copy, state=msgspec.structs.replace(copy.state, arms=arms, generation=9))

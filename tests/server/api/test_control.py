@@ -65,7 +65,7 @@ def test_changing(control_client: Client, server: Server) -> None:
     releases.release(home, LOOP, other.digest, why="to be rolled back")
     reply = control_client.post("/api/rollback", {"loop": LOOP, "why": "over HTTP"})
     assert reply.status == 200
-    assert reply.json["arms"][0]["package"] == first.arms[0].package
+    assert reply.json["arms"][0]["package"] == first.champion.package
     now = releases.serving(home, LOOP)
     assert now is not None
     assert (now.action, now.why) == ("rollback", "over HTTP")

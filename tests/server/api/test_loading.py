@@ -60,7 +60,7 @@ def test_every_route_of_a_loop_loads_it(client: Client, server: Server) -> None:
     assert client.get("/v2/models/l11/ready").json["ready"] is True
     outcome = client.post("/loops/l12/outcomes", {"flight": "UA1", "arr_delay": 3.0})
     assert outcome.status == 404, "no turn has made its contract of outcomes known"
-    assert predict(client, 10).json["package"] == state.arms[0].package
+    assert predict(client, 10).json["package"] == state.champion.package
 
 
 def test_unknown_loops_are_unknown_at_once(client: Client) -> None:
@@ -98,7 +98,7 @@ def test_many_clients_ask_many_cold_loops_at_once(server: Server) -> None:
         start, step = divmod(i, 40)
         state = wanted[f"l{20 + (start * 7 + step) % 40}"]
         assert state is not None
-        assert reply.json["package"] == state.arms[0].package
+        assert reply.json["package"] == state.champion.package
     assert len({r.json["id"] for r in replies}) == len(replies)
     seen = find(server.home, replies[0].json["id"])
     assert seen is not None

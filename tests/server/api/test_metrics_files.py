@@ -95,10 +95,10 @@ subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(home)], c
 print("mounted", flush=True)
 from tests.deploy.loops import LOOP, flight, opened, package
 from tests.server.running import running, until
-from loopwright.deploy import controller
+from loopwright.deploy import releases
 from loopwright.base.clock import RealClock
 opened_home = opened(home, RealClock())
-controller.release(opened_home, LOOP, package(opened_home.packages).digest, why="first")
+releases.release(opened_home, LOOP, package(opened_home.packages).digest, why="first")
 with running(opened_home, workers=2, check=False) as server:
     client, workers = server.data(), server.state.workers
     client.post(f"/loops/{LOOP}/predict", flight())
@@ -126,8 +126,8 @@ def test_a_full_disk_kills_no_worker_and_metrics_go_on_once_there_is_room(tmp_pa
         ["unshare", "--mount", "--map-root-user", sys.executable, "-c", FULL, str(tmp_path / "home")],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3] / "src")},
         timeout=600,
     )
     if "mounted" not in done.stdout:

@@ -124,7 +124,7 @@ def settle(home: Home) -> list[str]:
 def arm(home: Home) -> tuple[str, str]:
     state = release_files.read(release_files.path_of(home, LOOP))
     assert state is not None
-    return state.state.arms[0].package, state.state.arms[0].role
+    return state.state.champion.package, state.state.champion.role
 
 
 def test_a_bad_package_goes_out_of_service_is_recorded_and_told(home: Home) -> None:
@@ -283,7 +283,7 @@ def rolled_back_by_itself(home: Home, package: str, why: str) -> None:
     )  # made without the ledger, told soon
     state = releases.serving(home, LOOP)
     assert state is not None
-    assert (state.arms[0].package, state.action, state.by) == (package, "rollback", "loopwright")
+    assert (state.champion.package, state.action, state.by) == (package, "rollback", "loopwright")
     assert why in state.why
     assert [a.severity for a in open_alerts(home, LOOP)] == ["critical"]
 

@@ -254,7 +254,7 @@ def test_prediction_and_rollback_go_on_without_the_ledger(home: Home) -> None:
     fresh = Home(home.settings, home.clock)
     state = releases.serving(fresh, LOOP)
     assert state is not None
-    assert (state.action, state.by, state.arms[0].package) == ("rollback", "ann", first)
+    assert (state.action, state.by, state.champion.package) == ("rollback", "ann", first)
     fresh.close()
 
 
@@ -309,7 +309,7 @@ def test_a_worker_that_does_not_go_on_is_ended_and_started_again(home: Home) -> 
     watching = Home(home.settings, clock)
     said: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src"), **home.settings.environment()}
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3] / "src"), **home.settings.environment()}
         worker = Worker(watching, listening.fileno(), home.folder("run"), 0, environment, said.append)
 
         def looked() -> Child:

@@ -50,7 +50,7 @@ class Segments:
     ) -> None:
         self._column, self._packages, self._global = state.fleet, state.segments, predictor
         self._shelf, self._clock, self._refused = shelf, clock, refused
-        self._own = key_of(state.arms[0])
+        self._own = key_of(state.champion)
         self._failed: dict[str, float] = {}
         self._wanted: dict[str, str] = {}
         self._load_seconds = load_seconds

@@ -203,9 +203,9 @@ class Services:
 
     def _stand_in(self, loop: str, copy: local.Served, why: str) -> InService | None:
         """Let the newest earlier package that can be loaded, and is not bad, serve instead of the declared one, which is tried again."""
-        declared, found = copy.state.arms[0], None
+        declared, found = copy.state.champion, None
         for state in reversed(copy.past):
-            package = state.arms[0].package
+            package = state.champion.package
             if package == declared.package or (self._home / "bad" / f"{package}.json").exists():
                 continue
             try:
@@ -227,9 +227,9 @@ class Services:
                     self._vitals.forgets(loop)
 
     def _switch(self, loop: str, copy: local.Served) -> InService:
-        own = key_of(copy.state.arms[0])
+        own = key_of(copy.state.champion)
         before = self._loops.get(loop)
-        if before is not None and key_of(before.state.arms[0]) == own:
+        if before is not None and key_of(before.state.champion) == own:
             predictor, decode = before.predictor, before.decode
         else:
             predictor = self.shelf.load(own)
@@ -257,7 +257,7 @@ class Services:
         self._own[own] = loop
         self._loops[loop] = service
         if before is not None:
-            left = {key_of(before.state.arms[0]), *before.state.packages} - {own, *copy.state.packages}
+            left = {key_of(before.state.champion), *before.state.packages} - {own, *copy.state.packages}
             for digest in left:
                 self._own.pop(digest, None)
             self.shelf.drop(left)

@@ -337,7 +337,7 @@ def _record(home: Home, served: Served, states: list[ReleaseState]) -> list[Rele
     before = served.states[-1 - len(served.pending)].packages if len(served.past) >= len(served.pending) else []
     for state in served.pending:
         links = [(package, "released") for package in state.packages if package not in before]
-        name, key, before = pointer_name(state.loop), state.arms[0].package, state.packages
+        name, key, before = pointer_name(state.loop), state.champion.package, state.packages
         try:
             home.acting_as(state.by).ledger.swap(name, state.generation - 1, state, loop=state.loop, key=key, links=links)
         except ReleaseConflict:
