@@ -336,11 +336,18 @@ def test_answer_larger_than_can_be_held_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 def echo(connection: socket.socket, asked: bytes) -> None:
-    """Answer each request with its own id, or as ready."""
-    while asked:
-        given = next((line for line in asked.split(b"\r\n") if line.lower().startswith(b"x-request-id:")), b": ")
-        connection.sendall(reply(ANSWER.replace(b"1" * 32, given.partition(b": ")[2])))
-        asked = connection.recv(65536)
+    """Answer each request with its own id, or as ready; a request may come in several pieces."""
+    while True:
+        head, end, body = asked.partition(b"\r\n\r\n")
+        fields = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])}
+        length = int(fields.get(b"content-length", b"0"))
+        if end and len(body) >= length:
+            connection.sendall(reply(ANSWER.replace(b"1" * 32, fields.get(b"x-request-id", b""))))
+            asked = body[length:]
+        elif more := connection.recv(65536):
+            asked += more
+        else:
+            return
 
 
 def test_threads_with_shared_and_closed_clients_get_their_own_answers() -> None:

@@ -21,9 +21,10 @@ def test_card_shows_hostile_names_as_text(tmp_path: Path) -> None:
     manifest = msgspec.structs.replace(
         made.manifest, candidate=HOSTILE, by=HOSTILE, params={HOSTILE: HOSTILE}, features=[HOSTILE]
     )
+    line = HOSTILE.replace("\n", " ")  # names have one line
     scope = Scope(
         problem=HOSTILE,
-        objectives=[Objective(HOSTILE, owner=HOSTILE, metric="average_precision", at_least=0.9)],
+        objectives=[Objective(line, owner=line, metric="average_precision", at_least=0.9)],
         heuristic=Heuristic("f.delay > 15"),
     )
     text = card(manifest, scope, evaluation, {"average_precision": 0.8})

@@ -102,7 +102,7 @@ def test_an_expression_over_one_row_is_taken(sql: str) -> None:
 def test_what_reaches_beyond_its_row_is_refused_before_it_runs(sql: str, why: str) -> None:
     with pytest.raises(DeclarationInvalid, match=re.escape(why)):
         label_sql(Outcome(LANDED, label=sql, wait="1d"))
-    with pytest.raises(DeclarationInvalid, match=f"Aggregate late(.|\n)*{re.escape(why)}"):
+    with pytest.raises(DeclarationInvalid, match=f"Aggregate(.|\n)*{re.escape(why)}"):
         aggregates.value(Aggregate(name="late", table=LANDED, by={"dest": "dest"}, function="mean", of=sql, window="1h"))
 
 

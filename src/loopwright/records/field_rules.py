@@ -174,7 +174,7 @@ _DELAY, _LENGTH = Duration("0s"), Duration("1s")
 _TEXT, _PROSE, _SQL, _RAW = (
     Text(),
     Text(5_000, blank=True, lines=True),
-    Text(10_000, blank=True, lines=True),
+    Text(20_000, blank=True, lines=True),
     Text(10_000, blank=True, raw=True),
 )
 _NAME = Form(NAME, "use 1 to 64 of a-z 0-9 . _ - beginning with a letter or digit")

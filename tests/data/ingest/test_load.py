@@ -179,11 +179,11 @@ def test_a_query_is_a_source_and_is_read_on(home: Home, tmp_path: Path) -> None:
     [
         ("sqlite:////nowhere/at/all.db", "SELECT 1", "there is no file"),
         ("sqlite://", "SELEC 1", "syntax error"),
-        ("nonsense", "SELECT 1", "none that SQLAlchemy knows"),
+        ("nonsense", "SELECT 1", "no URL of a database"),
         ("postgresql://ann:secret@127.0.0.1:1/shop", "SELECT 1", "the database says"),
         ("postgresql://127.0.0.1:1/shop?user=ann&password=secret&connect_timeout=secret", "SELECT 1", r"\*\*\*"),
         ("postgresql://ann:top@secret:x@127.0.0.1:port/shop", "SELECT 1", "cannot be read"),
-        ("nonsense://ann:secret@127.0.0.1/shop", "SELECT 1", "none that SQLAlchemy knows"),
+        ("nonsense://ann:secret@127.0.0.1/shop", "SELECT 1", "no URL of a database"),
     ],
 )
 def test_a_database_that_does_not_answer_is_told_without_the_password(home: Home, url: str, query: str, why: str) -> None:
