@@ -195,6 +195,21 @@ def test_row_of_a_file_counts_once_and_not_where_a_request_was_answered(opened: 
     assert found[second["id"]] == {**second, "_prediction": files[1].id}, "of two jobs the first"
 
 
+def test_row_of_a_file_that_was_predicted_twice_counts_as_the_prediction_that_its_outcome_names(opened: Home) -> None:
+    history = random_history(5)
+    row = expected(history, END)[0]
+    asked = next(r for r in history.asked if r["id"] == row["id"])
+    came = [r for r in history.came if r["id"] != row["id"]]
+    fill(opened, history._replace(came=came))
+    jobs = [
+        msgspec.structs.replace(served(asked, i, wind=0.0, calm=None), at=us(END + i * MINUTE), of_file=True) for i in range(3)
+    ]
+    log(opened, "predictions", jobs)
+    log(opened, "outcomes", [told(0, 60.0, END + MINUTE, prediction=jobs[1].id)])
+    [found] = [r for r in load(opened, built(opened, END + DAY)).to_pylist() if r["id"] == row["id"]]
+    assert found["_prediction"] == jobs[1].id
+
+
 def test_row_of_a_file_is_learned_from_as_it_was_served_while_the_online_table_has_its_context(opened: Home) -> None:
     history = random_history(5)
     fill(opened, history)

@@ -179,10 +179,10 @@ def _decisions(
     as_of: datetime,
     used: Callable[[], Collection[str]] | None,
 ) -> None:
-    """Table `decision`: one row per decision before `as_of`, from the log where it was served, else from the requests table.
+    """Table `decision`: the decisions before `as_of`, from the log where they were served, else from the requests table.
 
-    `_as_served`: joined with what was logged. Rows of files count once for a unit and an event time, and where no request was answered for
-    them; those of the past are joined anew, since the online table has no context of before `SLACK` (see `data.examples.context`).
+    `_as_served`: joined with what was logged. Rows of files (not `_live`) are there as often as they were predicted: `_judge` takes one for a
+    unit and an event time; those of the past are joined anew, since the online table has no context of before `SLACK` (see `data.examples.context`).
     """
     database.register("asked", table.filter(pc.field(requests.event_time) < pa.scalar(as_of, _MOMENT)))
     log = _as_declared(log, columns)
@@ -197,21 +197,21 @@ def _decisions(
         needed = [n for n in needed if n in there]
     complete = " AND ".join(f"{quoted(n)} IS NOT NULL" for n in needed)
     event, unit = f"epoch_us({quoted(requests.event_time)})", unit_sql(requests, requests.key)
-    us, once, unfiled, live = "epoch_us(_at)", "", "", "true"
+    us, unfiled, live = "epoch_us(_at)", "", "true"
     if "_of_file" in log.column_names and pc.any(log["_of_file"]).as_py():
         live = "NOT coalesce(_of_file, false)"
         us = f"CASE WHEN {live} THEN epoch_us(_at) ELSE least({event}, epoch_us(_at)) END"
-        once = f"QUALIFY {live} OR row_number() OVER (PARTITION BY _unit, {event} ORDER BY NOT {live}, _at, _id) = 1"
         unfiled = f"AND {unit} || '|' || {event} NOT IN (SELECT concat(_unit, '|', {event}) FROM logged WHERE NOT ({live}))"  # noqa: S608 - as below
     since = f"{us} >= epoch_us(_at) - {SLACK // asof.MICROSECOND}"
     database.execute(
         f"""
         CREATE TEMP TABLE decision AS
-        SELECT {request}{given}, {us} AS _us, _unit, _id AS _prediction, _package, {complete} AS _complete, {since} AS _as_served
-        FROM logged {once}
+        SELECT {request}{given}, {us} AS _us, _unit, _id AS _prediction, _package, {complete} AS _complete, {since} AS _as_served,
+               {event} AS _event, epoch_us(_at) AS _answered, {live} AS _live
+        FROM logged
         UNION ALL
         SELECT {request}{absent}, {event} AS _us, {unit} AS _unit, NULL::VARCHAR AS _prediction, NULL::VARCHAR AS _package,
-               true AS _complete, false AS _as_served
+               true AS _complete, false AS _as_served, {event}, 0, true
         FROM asked
         WHERE ({event} < (SELECT coalesce(min(epoch_us(_at)), {2**63 - 1}) FROM logged WHERE {live})
                OR {unit} NOT IN (SELECT _unit FROM logged WHERE {live})) {unfiled}
@@ -238,7 +238,8 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
     """Table `judged`: every decision with `_label` and `_known_us` (when that became known), both null where nothing is known.
 
     An outcome that names a prediction belongs to it; others belong to every decision of their unit. Of several the one that
-    became known last is the truth (the same rule as `stores.outcomes.table`).
+    became known last is the truth (the same rule as `stores.outcomes.table`). A row of a file counts once, where no request was answered
+    for it: as the prediction that an outcome names, else as the first.
     """
     declared = outcome.table
     database.register("reported", _as_declared(reported, declared.columns))
@@ -257,22 +258,26 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
     except SqlError as error:
         why = f"{outcome.label!r} cannot be evaluated over {', '.join(declared.columns)}: {first_line(error)}"
         raise DeclarationInvalid("Outcome", [("label", why)]) from error
+    named_first = "ORDER BY NOT _live, by_id.newest.known DESC NULLS LAST, _answered, _prediction"
+    once = f"QUALIFY _live OR row_number() OVER (PARTITION BY _unit, _event {named_first}) = 1"
+    [(files,)] = database.execute("SELECT count(*) FROM decision WHERE NOT _live").fetchall()
     database.execute(
-        """
+        f"""
         CREATE TEMP TABLE judged AS
         WITH by_id AS (
-            SELECT prediction, arg_max({'truth': truth, 'known': known}, (known, received, id)) AS newest
+            SELECT prediction, arg_max({{'truth': truth, 'known': known}}, (known, received, id)) AS newest
             FROM outcome WHERE prediction <> '' GROUP BY prediction
         ), by_unit AS (
-            SELECT unit, arg_max({'truth': truth, 'known': known}, (known, received, id)) AS newest
+            SELECT unit, arg_max({{'truth': truth, 'known': known}}, (known, received, id)) AS newest
             FROM outcome WHERE prediction = '' AND unit <> '' GROUP BY unit
         )
-        SELECT decision.*, coalesce(by_id.newest, by_unit.newest).truth AS _label,
+        SELECT decision.* EXCLUDE (_event, _answered, _live), coalesce(by_id.newest, by_unit.newest).truth AS _label,
                coalesce(by_id.newest, by_unit.newest).known AS _known_us
         FROM decision
         LEFT JOIN by_id ON decision._prediction = by_id.prediction
         LEFT JOIN by_unit ON decision._unit = by_unit.unit
-        """
+        {once if files else ""}
+        """  # noqa: S608 - text of ours
     )
     database.execute("DROP TABLE decision; DROP TABLE outcome")
 
