@@ -87,6 +87,7 @@ def test_numbers_of_every_source() -> None:
     assert faults(Column("integer", format="1,234.5"), ["1,234", "12,34", "1.5", "12"]) == {
         "not a whole number of 64 bits": [1, 2]
     }
+    assert faults(Column("float", format="1,234.5"), ["0,539", "00,123", "0.539", "1,539"]) == {"not a number": [0, 1]}
     assert found(Column("float", missing=["?", "-"]), ["?", "1", "-"]).values.to_pylist() == [None, 1.0, None]
 
 

@@ -165,6 +165,7 @@ def test_without_a_time_it_is_the_moment_of_ingestion_and_gaps_are_asked_about()
         (["12/31/2023 05:00:00 PM", "02/01/2024 12:30:00 AM"], Column("timestamp", zone="UTC", format="%m/%d/%Y %I:%M:%S %p")),
         (["1,200", "3,400,000"], Column("integer", format="1,234.5", minimum=0, maximum=10_000_000)),
         (["1,5", "1.200,25"], Column("float", format="1.234,5", minimum=0, maximum=5000)),
+        (["0,539", "1,200"], Column("float", format="1.234,5", minimum=0, maximum=5)),
         (["1", "?", "2", "?", "3"], Column("integer", missing=["?"], nullable=True, minimum=0, maximum=10)),
         (["01234", "98765"], Column("string")),
         (["true", "no"], Column("boolean")),
@@ -178,6 +179,12 @@ def test_text_is_what_all_of_it_can_be(values: list[str], column: Column) -> Non
     found = inferred(frame, "t", time="at")
     assert found.table.columns["x"] == column
     assert conform(found.table, frame).counts == {}
+
+
+def test_a_number_that_could_be_thousands_or_decimals_is_noted() -> None:
+    frame = pa.table({"x": ["1,200", "3,400"], "y": ["1,200", "3,400,000"], "id": [1, 2]})
+    notes = [note for note in inferred(frame, "t").notes if "could be" in note]
+    assert notes == ["column 'x' could be 1,234.5 or 1.234,5: taken as the first, correct it if not"]
 
 
 def test_blank_text_is_missing_and_no_category() -> None:

@@ -175,9 +175,9 @@ def _from_text(column: Column, values: pa.ChunkedArray) -> Read:
 
 
 def _marked(column: Column, values: pa.ChunkedArray) -> Read:
-    """Numbers with marks between thousands, `1,234.5` or `1.234,5`."""
+    """Numbers with marks between thousands, `1,234.5` or `1.234,5`; no thousands begin with 0, so `0,539` has a decimal comma."""
     mark, point = (",", ".") if column.format == "1,234.5" else (".", ",")
-    form = rf"^\s*[-+]?(\d{{1,3}}({re.escape(mark)}\d{{3}})+|\d+)?({re.escape(point)}\d*)?([eE][-+]?\d+)?\s*$"
+    form = rf"^\s*[-+]?([1-9]\d{{0,2}}({re.escape(mark)}\d{{3}})+|\d+)?({re.escape(point)}\d*)?([eE][-+]?\d+)?\s*$"
     fits = pc.match_substring_regex(values, form)
     plain = pc.replace_substring(pc.replace_substring(values, mark, ""), point, ".")
     found = _from_text(msgspec.structs.replace(column, format=None), pc.if_else(fits, plain, pa.scalar(None, pa.string())))

@@ -269,7 +269,9 @@ def _from_text(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], 
     if best.zone:
         notes.append(f"column {name!r} has no time zone: taken as {zone}")
     if best.format in _twins():
-        both = [c for c in tried if c.format in (best.format, _twins()[best.format]) and not _unreadable(read(c, values))]
+        both = {
+            c.format for c in tried if c.format in (best.format, _twins()[best.format]) and not _unreadable(read(c, values))
+        }
         if len(both) > 1:
             notes.append(
                 f"column {name!r} could be {best.format} or {_twins()[best.format]}: taken as the first, correct it if not"
@@ -284,9 +286,9 @@ def _number_types() -> tuple[ColumnType, ...]:
 
 
 def _twins() -> dict[str, str]:
-    """Formats that read the same text differently: month first, day first."""
+    """Formats that read the same text differently: month first, day first; thousands, decimals."""
     pairs = [(d.replace("%d", "%~").replace("%m", "%d").replace("%~", "%m"), d) for d in _DAYS]
-    return {d + h: twin + h for twin, d in pairs if twin in _DAYS and twin != d for h in _HOURS}
+    return {d + h: twin + h for twin, d in pairs if twin in _DAYS and twin != d for h in _HOURS} | {_NUMBERS[0]: _NUMBERS[1]}
 
 
 def _times(values: pa.ChunkedArray, zone: str) -> list[Column]:
