@@ -31,7 +31,7 @@ from loopwright.deploy.serving.context import Contexts
 from loopwright.deploy.serving.deadlines import Overruns
 from loopwright.deploy.serving.decode import Decoder
 from loopwright.deploy.serving.engine import Router
-from loopwright.deploy.serving.heartbeat import Vitals
+from loopwright.deploy.serving.heartbeat import Heartbeat
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.deploy.serving.release_files import read
 from loopwright.deploy.serving.suspects import FILE as SUSPECTS
@@ -106,7 +106,7 @@ class Worker:
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._folder = tempfile.TemporaryDirectory()
         Suspects.fresh(Path(self._folder.name) / SUSPECTS).close()
-        vitals = Vitals.fresh(Path(self._folder.name) / "worker-0.vitals")
+        vitals = Heartbeat.fresh(Path(self._folder.name) / "worker-0.vitals")
         self._router = Router(home.path, home.packages, home.online, home.clock, vitals=vitals)
         self._router.refresh()
         metrics, access = Metrics(), Access(home.settings, always=False)

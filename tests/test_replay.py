@@ -16,7 +16,7 @@ from loopwright.base.errors import ExamplesRefused, GateFailed, UsageError
 from loopwright.loop import load_loop
 from loopwright.records.turns import Turn
 from loopwright.records.windows import Alert, Quality, Trigger, Window
-from loopwright.replay import Run, compare, edges, replay, workspace
+from loopwright.replay import ReplayRun, compare, edges, replay, workspace
 from loopwright.verbs.act import summarise
 from loopwright.verbs.results import Replayed
 
@@ -28,7 +28,7 @@ class Played(NamedTuple):
     """A replay that is over."""
 
     home: Home
-    run: Run
+    run: ReplayRun
     summary: Replayed
 
     @property

@@ -25,7 +25,7 @@ from loopwright.base.errors import ColumnUnknown, IngestRefused, LoopwrightError
 from loopwright.base.ids import digest, trace_id_of
 from loopwright.base.lock import FileLock
 from loopwright.base.progress import Progress, Silent
-from loopwright.data.ingest.contract import Origin, conform
+from loopwright.data.ingest.contract import RowOrigin, conform
 from loopwright.data.ingest.opened import Opened, Reading
 from loopwright.data.ingest.source import AS_DETECTED, open_source
 from loopwright.deploy.serving.engine import Ask, Router
@@ -35,7 +35,7 @@ from loopwright.records.declarations import Table
 from loopwright.records.prediction import Prediction
 from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.arrow import rows as plain_rows
-from loopwright.stores.prediction_log.bulk import Before, Earlier, Predicted, earlier
+from loopwright.stores.prediction_log.bulk import Before, EarlierRows, Predicted, earlier
 from loopwright.stores.prediction_log.commit import commit
 
 ROWS = 10_000
@@ -196,7 +196,7 @@ class _Job:
         return record
 
     @contextmanager
-    def _before(self) -> Iterator[Earlier | None]:
+    def _before(self) -> Iterator[EarlierRows | None]:
         """What the log has of this file already; None where it can have nothing."""
         if not (self._again or self._id_column):
             yield None
@@ -219,7 +219,7 @@ class _Job:
     def _lines(self, chunk: _Chunk, before: dict[int, Before]) -> list[dict[str, Any]]:
         """A line for each row of a chunk, in order."""
         record = self._record
-        origin = Origin(record.file, record.digest, record.begun)
+        origin = RowOrigin(record.file, record.digest, record.begun)
         absent, optional = self._table.columns if self._opened.loose else (), self._service.decode.optional
         judged = conform(self._table, chunk.frame, origin=origin, rows=chunk.numbers, absent=absent, requests=optional)
         self._ignored.update(dict.fromkeys(n for n in chunk.frame.column_names if n not in self._taken))

@@ -24,7 +24,7 @@ from loopwright.data.examples import asof
 from loopwright.data.examples.context import feed
 from loopwright.deploy.releases import serving
 from loopwright.deploy.serving.fleet import Segments
-from loopwright.deploy.serving.package_cache import Shelf
+from loopwright.deploy.serving.package_cache import PackageCache
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.records.declarations import Loop, Retrain, Table, Value, duration
 from loopwright.records.evaluation import Estimate
@@ -71,7 +71,7 @@ class Lap(msgspec.Struct, kw_only=True):
     event: str
 
 
-class Run(msgspec.Struct, kw_only=True):
+class ReplayRun(msgspec.Struct, kw_only=True):
     """A whole replay: its laps, and who served first."""
 
     laps: list[Lap]
@@ -80,7 +80,7 @@ class Run(msgspec.Struct, kw_only=True):
     seconds: float
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+class PolicyComparison(msgspec.Struct, frozen=True, kw_only=True):
     """The replay's predictions with a known outcome: which lap [N], their truth, and what each policy answered."""
 
     lap: np.ndarray
@@ -113,7 +113,7 @@ def replay(
     end: datetime,
     policy: str = "declared",
     progress: Progress | None = None,
-) -> Run:
+) -> ReplayRun:
     """Replay [start, end) in `home`, whose clock must be a SimulatedClock standing at or before `start`.
 
     The first turn trains on what was known at `start`. Raises UsageError for an unknown policy or an empty stretch.
@@ -157,7 +157,7 @@ def replay(
     for lap in laps:  # outcomes that came late revised it; policies are compared on the same outcomes
         revised = home.ledger.latest(Quality, loop=loop.name, key=lap.start.isoformat())
         lap.quality = revised.record if revised is not None else lap.quality
-    return Run(laps=laps, first=first, metric=_metric(loop), seconds=clock.monotonic() - tick)
+    return ReplayRun(laps=laps, first=first, metric=_metric(loop), seconds=clock.monotonic() - tick)
 
 
 def _metric(loop: Loop) -> str:
@@ -250,7 +250,7 @@ class Traffic:
         self.truths = LogWriter(log_folder(home.path, loop.name), "outcomes")
         self.serving: ReleaseState | None = None
         self.segments: Segments | None = None
-        self.shelf = Shelf(self._predictor)
+        self.shelf = PackageCache(self._predictor)
 
     def answer(self, begin: datetime, stop: datetime) -> int:
         """Answer every request of [begin, stop), each with the context known at its moment, and log the outcomes that came."""
@@ -319,7 +319,7 @@ def _microseconds(span: timedelta) -> int:
     return round(span.total_seconds() * 1e6)
 
 
-def compare(home: Home, loop: Loop, run: Run) -> Comparison:
+def compare(home: Home, loop: Loop, run: ReplayRun) -> PolicyComparison:
     """What really served, the first release never retrained, and the heuristic, on every row whose outcome is known."""
     logged = predictions(home, loop.name, start=run.laps[0].start, end=run.laps[-1].end)
     known_by = run.laps[-1].end + duration(loop.outcome.wait)
@@ -328,7 +328,7 @@ def compare(home: Home, loop: Loop, run: Run) -> Comparison:
     found = known(joined, loop.outcome, {digest: home.packages.read(digest).manifest.output for digest in answered_by})
     rows, first = joined.filter(pa.array(found.rows)), open_probed(home.packages, run.first.champion.package)
     at = rows["_at"].cast(pa.int64()).to_numpy()
-    return Comparison(
+    return PolicyComparison(
         lap=np.searchsorted(np.array([_us(lap.end) for lap in run.laps]), at, "right"),
         known=found,
         given={
@@ -339,7 +339,7 @@ def compare(home: Home, loop: Loop, run: Run) -> Comparison:
     )
 
 
-def worth(value: Value, comparison: Comparison, policy: str) -> np.ndarray:
+def worth(value: Value, comparison: PolicyComparison, policy: str) -> np.ndarray:
     """Money of each row [N] of a policy over no model."""
     found = comparison.known
     earned, idle = metrics.money(value, found.output, found.truth, comparison.given[policy])
@@ -353,7 +353,7 @@ def total(rows: np.ndarray) -> Estimate:
     return Estimate(value, value - spread, value + spread, len(rows))
 
 
-def metric_of(comparison: Comparison, name: str, policy: str, lap: int) -> float:
+def metric_of(comparison: PolicyComparison, name: str, policy: str, lap: int) -> float:
     """A metric of one policy in one lap; NaN where no outcome is known."""
     mask = comparison.lap == lap
     if not mask.any():

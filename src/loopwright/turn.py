@@ -587,7 +587,7 @@ def _told(state: Turning, stage: Stage) -> tuple[str, dict[str, Any]]:
     return summary, output
 
 
-def _tell_data(state: Turning, output: dict[str, Any], run: openlineage.Run) -> None:
+def _tell_data(state: Turning, output: dict[str, Any], run: openlineage.JobRun) -> None:
     home, loop = state.home, state.loop
     made = home.ledger.get(output["examples"], Examples).record
     for source in made.sources:
@@ -599,7 +599,7 @@ def _tell_data(state: Turning, output: dict[str, Any], run: openlineage.Run) -> 
     run.outputs.append(openlineage.written(whole, made.rows))
 
 
-def _tell_develop(state: Turning, output: dict[str, Any], run: openlineage.Run) -> None:
+def _tell_develop(state: Turning, output: dict[str, Any], run: openlineage.JobRun) -> None:
     home, loop = state.home, state.loop
     made = home.ledger.get(state.outputs["data"]["examples"], Examples).record
     run.inputs.append({**openlineage.examples(loop.name, made), "inputFacets": openlineage.judged(made.rows, {}, [])})
@@ -618,7 +618,10 @@ def _lineage(loop: Loop) -> Lineage:
     return lineage(loop.requests, loop.context, loop.aggregates, loop.outcome)
 
 
-TOLD: dict[Stage, Callable[[Turning, dict[str, Any], openlineage.Run], None]] = {"data": _tell_data, "develop": _tell_develop}
+TOLD: dict[Stage, Callable[[Turning, dict[str, Any], openlineage.JobRun], None]] = {
+    "data": _tell_data,
+    "develop": _tell_develop,
+}
 """The stages that OpenLineage is told of, and how."""
 
 BRIEFLY: dict[Stage, Callable[[Turning, dict[str, Any]], str]] = {"develop": _winner}

@@ -10,7 +10,7 @@ from tests.waiting import until
 
 from loopwright.base import failpoints, log_lines, supervision
 from loopwright.base.errors import Unavailable
-from loopwright.base.supervision import Part, Pool, Repeating, down, report_to, start, state, states, together
+from loopwright.base.supervision import Component, Pool, Repeating, down, report_to, start, state, states, together
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +141,7 @@ def test_work_of_a_pool_tells_the_event_loop_its_result_or_its_error() -> None:
 
 
 def test_a_round_that_fails_is_counted_and_the_next_one_works() -> None:
-    part = Part("logs")
+    part = Component("logs")
     failpoints.arm("thread.logs=EIO@1")
     rounds: list[int] = []
     part.round(lambda: rounds.append(1))
@@ -184,7 +184,7 @@ def test_of_tasks_that_belong_together_one_error_ends_all_and_is_counted() -> No
 
 def test_processes_read_from_each_other_what_failed(tmp_path: Path) -> None:
     report_to(tmp_path, "supervisor")
-    Part("watch").failed(OSError("no"))
+    Component("watch").failed(OSError("no"))
     assert states(tmp_path)["supervisor"].down == ["watch"]
     gone = supervision.ProcessState(pid=2**22 + 1, failures={"follow": 2}, down=["follow"])
     (tmp_path / f"worker-0{supervision.SUFFIX}").write_bytes(msgspec.json.encode(gone))
@@ -197,5 +197,5 @@ def test_processes_read_from_each_other_what_failed(tmp_path: Path) -> None:
 
 def test_a_state_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
     report_to(tmp_path / "gone", "worker-0")
-    Part("follow").failed(OSError("no"))
+    Component("follow").failed(OSError("no"))
     assert down() == ["follow"]

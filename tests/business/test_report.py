@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from tests.traffic import LOOP, OUTCOME, SCOPE, START, WEEK, World, package, rows, truths
 
-from loopwright.business.caveats import DOUBTS, Case, doubts, next_step
+from loopwright.business.caveats import DOUBTS, CaveatInputs, doubts, next_step
 from loopwright.business.objectives import Met, Promise
 from loopwright.business.report import Report, html, markdown, report
-from loopwright.business.totals import Totals, Week, weeks
+from loopwright.business.totals import Totals, WindowTotals, weeks
 from loopwright.business.value import account
 from loopwright.monitor.windows import watch
 from loopwright.records.declarations import Budget, Heuristic, Monitor, Objective, Retrain, Scope, Value
@@ -231,7 +231,7 @@ def case(
     met: Met = "met",
     worth: Value = Value(true_positive=1),  # noqa: B008  # a frozen value
     **totals: Any,
-) -> Case:
+) -> CaveatInputs:
     sums = Totals(
         currency="USD",
         predictions=5000,
@@ -256,11 +256,11 @@ def case(
     scope = Scope(
         problem="p", objectives=SCOPE.objectives, heuristic=Heuristic("x"), value=worth, budget=Budget(usd_per_month=10)
     )
-    week = Week(start=START, end=START + WEEK, window=window or quiet(), quality=quality or measured(), value=None)
-    return Case("late", scope, [week], msgspec.structs.replace(sums, **totals), [promise])
+    week = WindowTotals(start=START, end=START + WEEK, window=window or quiet(), quality=quality or measured(), value=None)
+    return CaveatInputs("late", scope, [week], msgspec.structs.replace(sums, **totals), [promise])
 
 
-RAISED: list[tuple[Case, str, str]] = [
+RAISED: list[tuple[CaveatInputs, str, str]] = [
     (case()._replace(weeks=[]), "grave", "no monitoring window"),
     (case(quiet(rows=0, state="no data")), "grave", "no prediction was asked for"),
     (case(with_outcome=0), "grave", "no outcome is known"),
@@ -280,7 +280,7 @@ RAISED: list[tuple[Case, str, str]] = [
 
 
 @pytest.mark.parametrize(("given", "weight", "text"), RAISED, ids=[text for _, _, text in RAISED])
-def test_each_doubt_is_raised_by_what_it_is_about_and_says_what_to_do(given: Case, weight: str, text: str) -> None:
+def test_each_doubt_is_raised_by_what_it_is_about_and_says_what_to_do(given: CaveatInputs, weight: str, text: str) -> None:
     found = [d for d in doubts(given) if text.lower() in d.text.lower()]
     assert [d.weight for d in found] == [weight]
     assert found[0].do

@@ -46,7 +46,7 @@ def test_release_is_a_generation_with_its_reason_and_lineage(home: Home) -> None
     assert [(a.package, a.role, a.share) for a in state.arms] == [(made.digest, "champion", 1.0)]
     assert [(link.source, link.role) for link in home.ledger.links(entry.id)] == [(made.digest, "released")]
     assert releases.serving(home, LOOP) == state
-    assert release_files.read(release_files.path_of(home, LOOP)) == release_files.Served(state=state, outcome=LANDINGS)
+    assert release_files.read(release_files.path_of(home, LOOP)) == release_files.ReleaseFile(state=state, outcome=LANDINGS)
 
 
 def test_a_lost_race_is_told(home: Home) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwright.base.arrays import Array
-from loopwright.graph.contributions import Explainer, Explanation, Linear, Numbers, Trees, decode, encode, linked, numbers
+from loopwright.graph.contributions import Explainer, Explanation, Linear, PackedArray, Trees, decode, encode, linked, numbers
 
 FEATURES = 5
 
@@ -234,8 +234,8 @@ def wrong() -> dict[str, Explanation]:
         "a set too far": whole(bad(good, sets=[])),
         "a feature too far": whole(good, place=numbers(np.full(FEATURES, FEATURES))),
         "no outputs": whole(good, base=[]),
-        "numbers of no kind": whole(bad(good, cover=Numbers("object", b"12345678"))),
-        "half a number": whole(bad(good, cover=Numbers("<f8", b"123"))),
+        "numbers of no kind": whole(bad(good, cover=PackedArray("object", b"12345678"))),
+        "half a number": whole(bad(good, cover=PackedArray("<f8", b"123"))),
         "too few coefficients": whole(
             Linear(
                 coefficients=numbers(np.ones(1)),

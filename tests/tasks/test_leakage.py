@@ -13,7 +13,7 @@ import pytest
 
 from loopwright.base.arrays import Array
 from loopwright.records.declarations import Task
-from loopwright.tasks.leakage import Look, of_columns, targets, together, too_few, values_of
+from loopwright.tasks.leakage import ScanData, of_columns, targets, together, too_few, values_of
 
 Columns = dict[str, Any]
 Rng = np.random.Generator
@@ -22,7 +22,7 @@ Rng = np.random.Generator
 def look(label: Any, columns: Columns, task: Task) -> dict[str, str]:
     """Column -> kind of suspect, or `together` and the columns."""
     n = len(label)
-    told = Look(
+    told = ScanData(
         targets(pa.chunked_array([pa.array(label)]), task), np.random.default_rng(1).random(n) < 0.5, np.arange(n), task
     )
     arrow = {name: pa.chunked_array([v if isinstance(v, pa.Array) else pa.array(v)]) for name, v in columns.items()}

@@ -48,14 +48,14 @@ def set_up(process: str = "") -> None:
     LOG.setLevel(logging.INFO)
 
 
-class _Seen(NamedTuple):
+class _RepeatedLine(NamedTuple):
     since: float
     level: int
     line: str
     repeats: int
 
 
-_seen: dict[str, _Seen] = {}
+_seen: dict[str, _RepeatedLine] = {}
 _lock = Lock()
 
 
@@ -68,7 +68,7 @@ def say(key: str, line: str, level: int = logging.WARNING) -> None:
             _seen[key] = seen._replace(line=line, level=level, repeats=seen.repeats + 1)
             return
         if seen is not None or len(_seen) < MAX_KEYS:
-            _seen[key] = _Seen(now, level, line, 0)
+            _seen[key] = _RepeatedLine(now, level, line, 0)
     LOG.log(level, "%s", line)
     if seen is not None and seen.repeats:
         LOG.log(level, "%d more lines like this one in the %.0f s before", seen.repeats, now - seen.since)

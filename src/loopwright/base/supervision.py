@@ -43,17 +43,17 @@ class _Registry:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._failures: Counter[str] = Counter()
-        self._down: dict[int, Part] = {}
+        self._down: dict[int, Component] = {}
         self._path: Path | None = None
 
-    def failed(self, part: "Part", *, down: bool) -> None:
+    def failed(self, part: "Component", *, down: bool) -> None:
         with self._lock:
             self._failures[part.name] += 1
             if down and part.needed:
                 self._down[id(part)] = part
             self._write()
 
-    def works(self, part: "Part") -> None:
+    def works(self, part: "Component") -> None:
         with self._lock:
             self._down.pop(id(part), None)
             self._write()
@@ -109,7 +109,7 @@ def states(folder: Path) -> dict[str, ProcessState]:
     return found
 
 
-class Part:
+class Component:
     """One thing of a process that must go on. `needed`: while it is down, the process is not ready."""
 
     def __init__(self, name: str, *, needed: bool = True) -> None:
@@ -160,7 +160,7 @@ class Repeating:
         at_last: bool = False,
         blocks: bool = False,
     ) -> None:
-        self._part, self._step, self._seconds = Part(name, needed=needed), step, seconds
+        self._part, self._step, self._seconds = Component(name, needed=needed), step, seconds
         self._first, self._at_last = 0.0 if at_once else seconds, at_last
         self._blocks = blocks
         self.over = threading.Event()
@@ -210,7 +210,7 @@ class Repeating:
 
 def start(name: str, work: Callable[[], object], *, daemon: bool = True) -> threading.Thread:
     """Start a thread for one piece of work; what it raises is logged and counted. Raises RuntimeError where there is no thread."""
-    part = Part(name, needed=False)
+    part = Component(name, needed=False)
 
     def run() -> None:
         try:
@@ -229,7 +229,7 @@ class Pool(ThreadPoolExecutor):
 
     def __init__(self, name: str, threads: int) -> None:
         super().__init__(threads, name)
-        self._part = Part(name, needed=False)
+        self._part = Component(name, needed=False)
 
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> "Future[_T]":
         """See `ThreadPoolExecutor.submit`."""
@@ -272,7 +272,7 @@ class Pool(ThreadPoolExecutor):
 
 def watch_event_loop() -> None:
     """Log and count what callbacks and tasks of the running event loop raise with nobody waiting for them."""
-    part = Part("event loop", needed=False)
+    part = Component("event loop", needed=False)
 
     def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         part.failed(context.get("exception") or str(context.get("message")), down=False)
@@ -291,7 +291,7 @@ async def together(**work: Awaitable[object]) -> None:
             failpoints.hit(f"thread.{name}")
             await one
         except Exception as error:
-            Part(name).failed(error)
+            Component(name).failed(error)
             raise
 
     async with asyncio.TaskGroup() as group:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from loopwright.business.objectives import Promise
-from loopwright.business.totals import Totals, Week
+from loopwright.business.totals import Totals, WindowTotals
 from loopwright.records.conditions import LEAST_OUTCOMES
 from loopwright.records.declarations import Scope
 
@@ -25,12 +25,12 @@ class Doubt(msgspec.Struct, frozen=True, kw_only=True):
     do: str
 
 
-class Case(NamedTuple):
+class CaveatInputs(NamedTuple):
     """What doubts are raised from. `wait` is the outcome's, `every` the monitor's; `rule`: a rule serves, not a model."""
 
     loop: str
     scope: Scope
-    weeks: Sequence[Week]
+    weeks: Sequence[WindowTotals]
     totals: Totals
     promises: Sequence[Promise]
     leaks: Sequence[str] = ()
@@ -47,7 +47,7 @@ class Case(NamedTuple):
         return last is not None and not last.rows and (asked is None or asked < last.start)
 
 
-def _silent(case: Case) -> Doubt | None:
+def _silent(case: CaveatInputs) -> Doubt | None:
     if not case.weeks:
         return _grave(
             "no monitoring window has closed yet, so nothing was measured while serving.",
@@ -59,7 +59,7 @@ def _silent(case: Case) -> Doubt | None:
     return None
 
 
-def _leaking(case: Case) -> Doubt | None:
+def _leaking(case: CaveatInputs) -> Doubt | None:
     if not case.leaks:
         return None
     return _grave(
@@ -68,7 +68,7 @@ def _leaking(case: Case) -> Doubt | None:
     )
 
 
-def _gaps(case: Case) -> Doubt | None:
+def _gaps(case: CaveatInputs) -> Doubt | None:
     begun = list(dropwhile(lambda w: not w.window.rows, case.weeks))
     silent = sum(not w.window.rows for w in begun)
     if not silent or case.silent:
@@ -79,7 +79,7 @@ def _gaps(case: Case) -> Doubt | None:
     )
 
 
-def _unanswered(case: Case) -> Doubt | None:
+def _unanswered(case: CaveatInputs) -> Doubt | None:
     known, missing = case.totals.with_outcome, case.totals.missing
     bring = f"ring outcomes in: `loopwright outcomes {case.loop} FILE`."
     if not known and missing:
@@ -97,7 +97,7 @@ def _unanswered(case: Case) -> Doubt | None:
     return None
 
 
-def _decayed(case: Case) -> Doubt | None:
+def _decayed(case: CaveatInputs) -> Doubt | None:
     bad = [w for w in case.weeks if w.quality is not None and w.quality.state == "decayed"]
     judged = [w for w in case.weeks if w.quality is not None and w.quality.state != "no data"]
     if not bad:
@@ -108,7 +108,7 @@ def _decayed(case: Case) -> Doubt | None:
     return _note(text, "Look at what the windows of poor quality have in common.")
 
 
-def _worth(case: Case) -> Doubt | None:
+def _worth(case: CaveatInputs) -> Doubt | None:
     over = case.totals.over_heuristic
     if not over.n:
         return None
@@ -132,7 +132,7 @@ def _worth(case: Case) -> Doubt | None:
     return None
 
 
-def _missed(case: Case) -> Doubt | None:
+def _missed(case: CaveatInputs) -> Doubt | None:
     missed = [p for p in case.promises if p.met == "missed"]
     if not missed:
         return None
@@ -144,7 +144,7 @@ def _missed(case: Case) -> Doubt | None:
     )
 
 
-def _unsure(case: Case) -> Doubt | None:
+def _unsure(case: CaveatInputs) -> Doubt | None:
     unsure = [p for p in case.promises if not p.settled]
     if not unsure:
         return None
@@ -152,7 +152,7 @@ def _unsure(case: Case) -> Doubt | None:
     return _note(f"not settled: {names}.", "Wait for more predictions, and for their outcomes.")
 
 
-def _drifting(case: Case) -> Doubt | None:
+def _drifting(case: CaveatInputs) -> Doubt | None:
     judged = [w for w in case.weeks if w.window.state != "no data"]
     moved = [w for w in judged if w.window.state == "drift"]
     if not moved:
@@ -165,7 +165,7 @@ def _drifting(case: Case) -> Doubt | None:
     return _note(f"{text}; the last one did not.", "Nothing now.")
 
 
-def _degraded(case: Case) -> Doubt | None:
+def _degraded(case: CaveatInputs) -> Doubt | None:
     rows = sum(w.window.rows for w in case.weeks)
     share = sum(w.window.degraded * w.window.rows for w in case.weeks) / rows if rows else 0.0
     if share <= DEGRADED:
@@ -176,7 +176,7 @@ def _degraded(case: Case) -> Doubt | None:
     )
 
 
-def _few(case: Case) -> Doubt | None:
+def _few(case: CaveatInputs) -> Doubt | None:
     known = case.totals.with_outcome
     if not 0 < known < FEW_OUTCOMES:
         return None
@@ -185,7 +185,7 @@ def _few(case: Case) -> Doubt | None:
     return _note(f"only {known:,} outcomes are known: the figures will still move{chance}.", "Wait for more outcomes.")
 
 
-def _over_budget(case: Case) -> Doubt | None:
+def _over_budget(case: CaveatInputs) -> Doubt | None:
     limit, month = case.scope.budget.usd_per_month, case.totals.cost_per_month
     if limit is None or month is None or month <= limit:
         return None
@@ -194,7 +194,7 @@ def _over_budget(case: Case) -> Doubt | None:
     )
 
 
-DOUBTS: tuple[Callable[[Case], Doubt | None], ...] = (
+DOUBTS: tuple[Callable[[CaveatInputs], Doubt | None], ...] = (
     _leaking,
     _silent,
     _unanswered,
@@ -211,13 +211,13 @@ DOUBTS: tuple[Callable[[Case], Doubt | None], ...] = (
 """Every doubt there is, in order of what is done about first."""
 
 
-def doubts(case: Case) -> list[Doubt]:
+def doubts(case: CaveatInputs) -> list[Doubt]:
     """The doubts that apply, grave ones first."""
     found = [doubt for raised in DOUBTS if (doubt := raised(case)) is not None]
     return sorted(found, key=lambda d: d.weight != "grave")
 
 
-def next_step(case: Case, found: Sequence[Doubt]) -> str:
+def next_step(case: CaveatInputs, found: Sequence[Doubt]) -> str:
     """The one thing to do now."""
     if found and found[0].weight == "grave":
         return found[0].do

@@ -7,7 +7,7 @@ from typing import Any
 
 import vl_convert as vlc
 
-from loopwright.business.totals import Served, Week
+from loopwright.business.totals import ServedPackage, WindowTotals
 from loopwright.records.declarations import Monitor
 
 WIDTH = 820
@@ -38,7 +38,7 @@ _TIME: dict[str, Any] = {
 }
 
 
-def quality_chart(weeks: Sequence[Week], served: Sequence[Served], metric: str, target: float | None) -> str:
+def quality_chart(weeks: Sequence[WindowTotals], served: Sequence[ServedPackage], metric: str, target: float | None) -> str:
     """The metric by window with its 95 % interval, the target, and when another package began to serve; SVG, empty if unmeasured."""
     rows = [{"at": _at(w.start, w.end), **_measured(w, metric)} for w in weeks]
     if all(row["value"] is None for row in rows):
@@ -64,7 +64,7 @@ def quality_chart(weeks: Sequence[Week], served: Sequence[Served], metric: str, 
     return _draw({"data": {"values": rows}, "layer": [*layers, *_changes(weeks, served)], "height": 200})
 
 
-def _measured(week: Week, metric: str) -> dict[str, float | None]:
+def _measured(week: WindowTotals, metric: str) -> dict[str, float | None]:
     """The metric's value and interval; null, which breaks the line, where it was not measured."""
     found = week.quality.metrics.get(metric) if week.quality is not None else None
     if found is None or not math.isfinite(found.value):
@@ -72,7 +72,7 @@ def _measured(week: Week, metric: str) -> dict[str, float | None]:
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
-def drift_chart(weeks: Sequence[Week], monitor: Monitor) -> str:
+def drift_chart(weeks: Sequence[WindowTotals], monitor: Monitor) -> str:
     """PSI of every column that reaches the model by window, beyond what is usual for it, what moved most on top; SVG, empty if nothing was measured."""
     cells = [
         {"start": w.start.isoformat(), "end": w.end.isoformat(), "column": c.column, "psi": c.beyond}
@@ -116,7 +116,7 @@ def drift_chart(weeks: Sequence[Week], monitor: Monitor) -> str:
     return _draw({"data": {"values": values}, "mark": mark, "encoding": encoding, "height": {"step": 18}})
 
 
-def value_chart(weeks: Sequence[Week], served: Sequence[Served], currency: str) -> str:
+def value_chart(weeks: Sequence[WindowTotals], served: Sequence[ServedPackage], currency: str) -> str:
     """Money over no model, added up: the model's with its 95 % interval, and the simple rule's; SVG, empty without accounts."""
     rows: list[dict[str, Any]] = []
     model = rule = variance = 0.0
@@ -162,7 +162,7 @@ def value_chart(weeks: Sequence[Week], served: Sequence[Served], currency: str) 
     return _draw({"data": {"values": rows}, "layer": [*layers, *_changes(weeks, served)], "height": 220})
 
 
-def _changes(weeks: Sequence[Week], served: Sequence[Served]) -> list[dict[str, Any]]:
+def _changes(weeks: Sequence[WindowTotals], served: Sequence[ServedPackage]) -> list[dict[str, Any]]:
     """Thin lines where another package began to serve."""
     inside = [s for s in served if weeks[0].start < s.since < weeks[-1].end]
     if not inside:

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from loopwright.business.totals import Totals, Week
+from loopwright.business.totals import Totals, WindowTotals
 from loopwright.records.declarations import Objective, Scope, Task
 from loopwright.records.evaluation import Estimate, averaged, standard_error
 from loopwright.records.windows import Quality, state_text
@@ -62,7 +62,7 @@ def promises(
     home: Home,
     loop: str,
     scope: Scope,
-    weeks: Sequence[Week],
+    weeks: Sequence[WindowTotals],
     totals: Totals,
     package: Package | None,
     *,
@@ -109,7 +109,13 @@ def _met(objective: Objective, measured: _Measured, minimum_rows: int) -> Met:
 
 
 def _measured(
-    metric: str, task: Task, weeks: Sequence[Week], totals: Totals, package: Package | None, latencies: Any, minimum_rows: int
+    metric: str,
+    task: Task,
+    weeks: Sequence[WindowTotals],
+    totals: Totals,
+    package: Package | None,
+    latencies: Any,
+    minimum_rows: int,
 ) -> _Measured:
     base, _, of = metric.partition(":")
     known = [w.quality for w in weeks if w.quality is not None and w.quality.with_outcome]
@@ -153,7 +159,7 @@ def _gap(rate: str, of: str, qualities: Sequence[Quality], minimum_rows: int) ->
     return Estimate(gap, max(0.0, gap - spread), gap + spread, sum(m.n for m in means)), rows
 
 
-def _latencies(home: Home, loop: str, weeks: Sequence[Week]) -> Any:
+def _latencies(home: Home, loop: str, weeks: Sequence[WindowTotals]) -> Any:
     """Latency of every logged prediction of the windows, microseconds [N]."""
     if not weeks:
         return np.zeros(0)

@@ -9,10 +9,10 @@ import msgspec
 
 from loopwright.base.errors import NotFound, PackageRefused
 from loopwright.base.markdown import plain, table
-from loopwright.business.caveats import Case, Doubt, doubts, next_step
+from loopwright.business.caveats import CaveatInputs, Doubt, doubts, next_step
 from loopwright.business.charts import drift_chart, quality_chart, value_chart
 from loopwright.business.objectives import Promise, promises
-from loopwright.business.totals import Served, Totals, Week, served, totals, weeks
+from loopwright.business.totals import ServedPackage, Totals, WindowTotals, served, totals, weeks
 from loopwright.records.conditions import LEAST_OUTCOMES
 from loopwright.records.declarations import Budget, Monitor, Outcome, Scope, Task
 from loopwright.records.evaluation import Estimate, Leaderboard
@@ -43,8 +43,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str
     promised: list[Promise]
     totals: Totals
-    weeks: list[Week]
-    served: list[Served]
+    weeks: list[WindowTotals]
+    served: list[ServedPackage]
     budget: Budget
     wait: str
     doubts: list[Doubt]
@@ -68,7 +68,7 @@ def report(home: Home, *, loop_name: str, scope: Scope, outcome: Outcome, monito
     logged, last = summary(home, loop_name)
     promised = promises(home, loop_name, scope, found, sums, package, task=outcome.task, minimum_rows=monitor.minimum_rows)
     leaks = too_good(package.evaluation, package.manifest.output.task) if package is not None else []
-    case = Case(
+    case = CaveatInputs(
         loop=loop_name,
         scope=scope,
         weeks=found,
@@ -112,7 +112,7 @@ def _package(home: Home, digest: str) -> Package | None:
         return None
 
 
-def _charted(scope: Scope, found: list[Week], task: Task) -> tuple[str, float | None]:
+def _charted(scope: Scope, found: list[WindowTotals], task: Task) -> tuple[str, float | None]:
     """The weightiest objective whose metric is measured by window, with its target; the task's own metric where there is none."""
     measured = {name for w in found if w.quality is not None for name in w.quality.metrics}
     for objective in sorted(scope.objectives, key=lambda o: -o.weight):

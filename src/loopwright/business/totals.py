@@ -19,7 +19,7 @@ from loopwright.stores.home import Home
 from loopwright.stores.outcomes.labelled import with_truth
 
 
-class Week(msgspec.Struct, frozen=True, kw_only=True):
+class WindowTotals(msgspec.Struct, frozen=True, kw_only=True):
     """One monitoring window (a week by default): the newest revision of its inputs, quality and value."""
 
     start: datetime
@@ -29,7 +29,7 @@ class Week(msgspec.Struct, frozen=True, kw_only=True):
     value: ValueWindow | None
 
 
-class Served(msgspec.Struct, frozen=True, kw_only=True):
+class ServedPackage(msgspec.Struct, frozen=True, kw_only=True):
     """A package that was put into service: when, by whom, why. `rule`: a rule answers, not a model."""
 
     since: datetime
@@ -69,11 +69,11 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
         return self.cost / self.days * 30 if self.days >= 1 else None
 
 
-def weeks(home: Home, loop: str) -> list[Week]:
+def weeks(home: Home, loop: str) -> list[WindowTotals]:
     """Every closed window of the loop, oldest first."""
     windows, qualities, values = (_newest(home, kind, loop) for kind in (Window, Quality, ValueWindow))
     return [
-        Week(start=w.start, end=w.end, window=w, quality=qualities.get(w.start), value=values.get(w.start))
+        WindowTotals(start=w.start, end=w.end, window=w, quality=qualities.get(w.start), value=values.get(w.start))
         for _, w in sorted(windows.items())
     ]
 
@@ -82,7 +82,7 @@ def _newest(home: Home, kind: type[Any], loop: str) -> dict[datetime, Any]:
     return {e.record.start: e.record for e in home.ledger.find(kind, loop=loop, newest=False)}
 
 
-def served(home: Home, loop: str) -> list[Served]:
+def served(home: Home, loop: str) -> list[ServedPackage]:
     """Every change of who serves, oldest first."""
     found = []
     for entry in home.ledger.find(ReleaseState, loop=loop, newest=False):
@@ -90,7 +90,7 @@ def served(home: Home, loop: str) -> list[Served]:
         package, role = (state.champion.package, state.champion.role) if state.arms else ("", "")
         manifest = _manifest(home, package)
         found.append(
-            Served(
+            ServedPackage(
                 since=state.since,
                 package=package,
                 candidate=role if role == "heuristic" else manifest.candidate if manifest is not None else "",
@@ -111,7 +111,7 @@ def _manifest(home: Home, package: str) -> Manifest | None:
         return None
 
 
-def totals(home: Home, loop: str, windows: Sequence[Week], currency: str, outcome: Outcome) -> Totals:
+def totals(home: Home, loop: str, windows: Sequence[WindowTotals], currency: str, outcome: Outcome) -> Totals:
     """Sums over the windows that have an account."""
     values = [w.value for w in windows if w.value is not None]
     return Totals(

@@ -21,7 +21,7 @@ from loopwright.base.errors import LoopwrightError, NotFound, Overloaded, Reques
 from loopwright.base.ids import NAME, is_trace_id
 from loopwright.base.printable import encoded
 from loopwright.console import charts, wheel
-from loopwright.console.pages import Cached, ErrorPage, Source, Verbs, home_page, loop_page, predictions_page, trace_page
+from loopwright.console.pages import Cached, ErrorPage, PageSource, Verbs, home_page, loop_page, predictions_page, trace_page
 from loopwright.console.words import FILTERS
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def routes(home: "Home", run: Run = in_a_thread) -> list[Route]:
     return routes_over(Cached(Verbs(home), home), run)
 
 
-def routes_over(source: Source, run: Run = in_a_thread) -> list[Route]:
+def routes_over(source: PageSource, run: Run = in_a_thread) -> list[Route]:
     """The routes of the console over anything that answers what pages ask."""
 
     def limited(make: Callable[[Request], Response], asked: tuple[str, ...] = ()) -> Callable[[Request], Awaitable[Response]]:
@@ -177,7 +177,7 @@ def _html(template: str, status: int, **values: Any) -> Response:
     return Response(_templates().get_template(template).render(**values), status, HEADERS, "text/html")
 
 
-def _chart(request: Request, source: Source) -> Response:
+def _chart(request: Request, source: PageSource) -> Response:
     name = request.path_params["chart"]
     size: charts.Size = "narrow" if request.query_params.get("size") == "narrow" else "wide"
     theme: charts.Theme = "dark" if request.query_params.get("theme") == "dark" else "light"

@@ -20,7 +20,7 @@ FRESH_SECONDS = 3.0
 MOST_HELD = 32
 
 
-class Source(Protocol):
+class PageSource(Protocol):
     """Where pages get their answers: the verbs, or a sample for trying out pages."""
 
     def status(self, page: int = 1) -> Status:
@@ -69,10 +69,10 @@ class Cached:
     Who asks for what is being made waits for it. Predictions are not held: there are too many of them.
     """
 
-    def __init__(self, source: Source, home: Home) -> None:
+    def __init__(self, source: PageSource, home: Home) -> None:
         self._source, self._home = source, home
         self._lock = Lock()
-        self._held: OrderedDict[tuple[str, str | int], _Held] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str | int], _CachedAnswer] = OrderedDict()
 
     def status(self, page: int = 1) -> Status:
         """Everything at a glance, a page of the loops."""
@@ -92,7 +92,7 @@ class Cached:
 
     def _once(self, key: tuple[str, str | int], make: Callable[[], T]) -> T:
         with self._lock:
-            held = self._held.setdefault(key, _Held())
+            held = self._held.setdefault(key, _CachedAnswer())
             self._held.move_to_end(key)
             while len(self._held) > MOST_HELD:
                 self._held.popitem(last=False)
@@ -104,7 +104,7 @@ class Cached:
             return cast("T", held.value)
 
 
-class _Held:
+class _CachedAnswer:
     """One answer, when it was made, and at which entry of the ledger."""
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class ErrorPage(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-def home_page(source: Source, page: int = 1) -> HomePage:
+def home_page(source: PageSource, page: int = 1) -> HomePage:
     """The page `/`. The wheel shows the first page's loops, which are the worst."""
     status = source.status(page)
     worst = status if page == 1 else source.status()
@@ -150,16 +150,16 @@ def home_page(source: Source, page: int = 1) -> HomePage:
     )
 
 
-def loop_page(source: Source, loop: str) -> LoopPage:
+def loop_page(source: PageSource, loop: str) -> LoopPage:
     """The page `/loops/{loop}`."""
     return source.loop(loop)
 
 
-def predictions_page(source: Source, loop: str, query: Mapping[str, Any]) -> PredictionList:
+def predictions_page(source: PageSource, loop: str, query: Mapping[str, Any]) -> PredictionList:
     """The page `/loops/{loop}/predictions`."""
     return source.predictions(loop, query)
 
 
-def trace_page(source: Source, id: str) -> Trace:
+def trace_page(source: PageSource, id: str) -> Trace:
     """The page `/predictions/{id}`."""
     return source.trace(id)

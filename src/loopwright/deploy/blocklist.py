@@ -21,7 +21,7 @@ The beginning of the package's digest follows, and of an input its fingerprint.
 """
 
 
-class Mark(msgspec.Struct, frozen=True, kw_only=True):
+class BlockedPackage(msgspec.Struct, frozen=True, kw_only=True):
     """A package marked bad on this machine, whether it is out of service, and whether ledger and people have been told."""
 
     package: BadPackage
@@ -31,21 +31,21 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 
 def mark(home: Home, package: BadPackage) -> None:
     """Mark a package bad, here and now; the ledger is told when the mark is settled."""
-    keep(home, Mark(package=package))
+    keep(home, BlockedPackage(package=package))
     failpoints.hit("bad.marked")
 
 
-def keep(home: Home, mark: Mark) -> None:
+def keep(home: Home, mark: BlockedPackage) -> None:
     """Write the file of a mark, as a whole."""
     replace(_path(home, mark.package.package), msgspec.json.encode(mark))
 
 
-def marks(home: Home) -> list[Mark]:
+def marks(home: Home) -> list[BlockedPackage]:
     """The marks made on this machine. Raises Damaged for a file that cannot be read."""
     found = []
     for path in sorted((home.path / "bad").glob("*.json")):
         try:
-            found.append(msgspec.json.decode(path.read_bytes(), type=Mark))
+            found.append(msgspec.json.decode(path.read_bytes(), type=BlockedPackage))
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:

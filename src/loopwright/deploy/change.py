@@ -103,10 +103,10 @@ def make_locally(home: Home, change: Change) -> Entry[ReleaseState]:
     """
     made = change.state
 
-    def decide(now: release_files.Served | None) -> release_files.Served | None:
+    def decide(now: release_files.ReleaseFile | None) -> release_files.ReleaseFile | None:
         nonlocal made
         if now is None:
-            return release_files.Served(state=made, past=release_files.past(change.before), unrecorded=1)
+            return release_files.ReleaseFile(state=made, past=release_files.past(change.before), unrecorded=1)
         before = repeated(now.states, made.request, made.asked)
         if before is not None:
             made = before
@@ -116,7 +116,7 @@ def make_locally(home: Home, change: Change) -> Entry[ReleaseState]:
             raise ReleaseConflict(release_files.pointer_name(made.loop), change.expected, now.state.generation)
         past = release_files.past(change.before)
         pending = min(len(now.pending), len(past)) if based else 0
-        return release_files.Served(state=made, outcome=now.outcome, past=past, unrecorded=pending + 1)
+        return release_files.ReleaseFile(state=made, outcome=now.outcome, past=past, unrecorded=pending + 1)
 
     release_files.change(release_files.path_of(home, made.loop), decide)
     failpoints.hit("release.local")

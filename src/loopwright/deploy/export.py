@@ -93,7 +93,7 @@ def export(package: Probed, *, opset: int = OPSET) -> Exported:
     graph, manifest = package.graph("model.onnx"), package.manifest
     model = package.model("model.onnx")
     public = {name: name for name in graph.outputs} | _metadata(model).get("outputs", {})
-    writer = _Writer(package.columns, [name for name in package.columns if name in graph.columns])
+    writer = _ExportWriter(package.columns, [name for name in package.columns if name in graph.columns])
     inner = onnx.compose.add_prefix(model, _INNER).graph
     if opset < OPSET and older(inner):
         raise ExportRefused(
@@ -138,7 +138,7 @@ def _fed(port: Port, column: Column, values: list[Any]) -> Array:
     return np.array([null if v is None else v for v in values], dtype=dtype)
 
 
-class _Writer:
+class _ExportWriter:
     """Writes the nodes between the named inputs and the package's graph, and behind it."""
 
     def __init__(self, columns: Mapping[str, Column], used: Sequence[str]) -> None:

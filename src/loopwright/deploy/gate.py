@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 
 from loopwright.base.errors import GateFailed, PackageNotFound, PackageRefused
 from loopwright.deploy.releases import serving as now_serving
-from loopwright.deploy.serving.deadlines import Overruns, Run
+from loopwright.deploy.serving.deadlines import Overruns, TimedRun
 from loopwright.graph.columns import arrow_feed, segment_texts
 from loopwright.records.declarations import Guard, Objective, Scope, TimeSplit, duration
 from loopwright.records.entries import Record
@@ -128,7 +128,7 @@ def read_serving(home: Home, digest: str) -> Package | Unreadable:
         return Unreadable(digest, f"the package that serves is damaged: {refused.why}")
 
 
-class Case(msgspec.Struct, frozen=True, kw_only=True):
+class GateInputs(msgspec.Struct, frozen=True, kw_only=True):
     """What the checks look at. `truth`, `own`, `other`, `groups` and `slices` are over the same N rows; empty without rows.
 
     `output` is what both packages predict: the classes of either. `failed` says why the package did not answer those rows.
@@ -241,14 +241,14 @@ def _case(
     examples: pa.Table | None,
     beside: Beside | None,
     serving_beside: Beside | None,
-) -> Case:
+) -> GateInputs:
     none = np.array([], dtype=np.bool_)
     passed, refused = admit_all(home.packages, [serving] if isinstance(serving, Package) else [], again=False)
     served = next(iter(passed.values()), None)
     note = "".join(f"cannot be compared: the serving package is refused: {why}" for why in refused.values())
     if isinstance(serving, Unreadable):
         note = f"cannot be compared: {serving.why}"
-    case = Case(
+    case = GateInputs(
         package=package,
         serving=served,
         scope=scope,
@@ -301,7 +301,7 @@ def _case(
 
 
 @contextmanager
-def _bounded(rows: int) -> Iterator[Run]:
+def _bounded(rows: int) -> Iterator[TimedRun]:
     """A run over so many examples, with its end."""
     run = OVERRUNS.begin(time.perf_counter() + EXAMPLES_SECONDS + rows * ONE_ROW_US / 1e6)
     try:
@@ -354,11 +354,11 @@ def _probe(found: ProbeResult) -> Check:
     return Check(name="probe", passed=quick, detail=detail if quick else f"{detail}: more than {ONE_ROW_US / 1000:g} ms")
 
 
-def _answers(case: Case) -> list[Check]:
+def _answers(case: GateInputs) -> list[Check]:
     return [Check(name="answers", passed=False, detail=case.failed)] if case.failed else []
 
 
-def _plausible(case: Case) -> list[Check]:
+def _plausible(case: GateInputs) -> list[Check]:
     judged = case.package.evaluation, case.package.manifest.output.task
     why, few = practically_perfect(*judged), perfect_on_few(*judged)
     if not why:
@@ -370,13 +370,13 @@ def _plausible(case: Case) -> list[Check]:
     return [Check(name="plausible", passed=False, detail=f"{why}. Look for a leak: {where}")]
 
 
-def _targets(case: Case) -> list[Check]:
+def _targets(case: GateInputs) -> list[Check]:
     if case.package.manifest.segment is not None:
         return []
     return [_target(case, objective) for objective in case.scope.objectives]
 
 
-def _target(case: Case, objective: Objective) -> Check:
+def _target(case: GateInputs, objective: Objective) -> Check:
     name = f"target {objective.name}"
     measured = _measure(case, objective.metric)
     if measured is None or np.isnan(measured.value):
@@ -397,7 +397,7 @@ def _target(case: Case, objective: Objective) -> Check:
     return Check(name=name, passed=False, detail=f"{detail}: surely missed")
 
 
-def _measure(case: Case, name: str) -> Estimate | None:
+def _measure(case: GateInputs, name: str) -> Estimate | None:
     """A measure of the package: from its own evaluation, else from the rows at hand."""
     evaluation = case.package.evaluation
     if name in evaluation.metrics:
@@ -430,7 +430,7 @@ def _measure(case: Case, name: str) -> Estimate | None:
     return found[name]
 
 
-def _guards(case: Case) -> list[Check]:
+def _guards(case: GateInputs) -> list[Check]:
     if case.serving is None and not case.note:
         return []
     if case.other is None:
@@ -458,7 +458,7 @@ def _default_guards(scope: Scope) -> list[Guard]:
     return [Guard(max(of_rows, key=lambda o: o.weight).metric)] if of_rows else []
 
 
-def _guard(case: Case, guard: Guard, where: str, mask: Array) -> Check:
+def _guard(case: GateInputs, guard: Guard, where: str, mask: Array) -> Check:
     difference = _difference(case, guard.metric, mask)
     tolerance = _noise(case, guard.metric, mask) if guard.tolerance is None else guard.tolerance
     worse = _surely_worse(guard.metric, difference, tolerance)
@@ -473,7 +473,7 @@ def _guard(case: Case, guard: Guard, where: str, mask: Array) -> Check:
     )
 
 
-def _features_gone(case: Case) -> list[str]:
+def _features_gone(case: GateInputs) -> list[str]:
     """The features of the serving model that the package does not have, nor their columns by another name.
 
     A rule has no features: of what it lacks only suspects of a leak are named.
@@ -491,7 +491,7 @@ def _features_gone(case: Case) -> list[str]:
     ]
 
 
-def _difference(case: Case, name: str, mask: Array) -> Estimate:
+def _difference(case: GateInputs, name: str, mask: Array) -> Estimate:
     """Package minus serving package on the rows of `mask`."""
     assert case.own is not None
     assert case.other is not None
@@ -508,7 +508,7 @@ def _difference(case: Case, name: str, mask: Array) -> Estimate:
     )[name]
 
 
-def _noise(case: Case, name: str, mask: Array) -> float:
+def _noise(case: GateInputs, name: str, mask: Array) -> float:
     """By how much the serving package's own number differs by chance on other rows like these: one standard error, at least 1 %."""
     assert case.other is not None
     found = metrics.intervals(
@@ -537,5 +537,5 @@ def _show(estimate: Estimate, *, sign: bool = False) -> str:
     return f"{estimate.value:{number}} [{estimate.low:{number}}, {estimate.high:{number}}]"
 
 
-CHECKS: tuple[Callable[[Case], list[Check]], ...] = (_answers, _plausible, _targets, _guards)
+CHECKS: tuple[Callable[[GateInputs], list[Check]], ...] = (_answers, _plausible, _targets, _guards)
 """What is checked once the probe has passed."""

@@ -59,7 +59,7 @@ def arguments(action: Literal["release", "rollback"], **given: str | bool | None
     return {"action": action, **{name: value for name, value in given.items() if value is not None}}
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
+class ReleaseTarget(msgspec.Struct, frozen=True, kw_only=True):
     """Who is to serve: the package of the loop, the column of its fleet, and the packages of segments."""
 
     package: str
@@ -115,7 +115,7 @@ def release(
     else:
         for segment, digest in (segments or {}).items():
             check_segment(home.packages.read(digest), made, fleet, segment)
-        target = Target(package=made.digest, fleet=fleet if segments else "", segments=dict(segments or {}))
+        target = ReleaseTarget(package=made.digest, fleet=fleet if segments else "", segments=dict(segments or {}))
     present = _present(loop, states, expected)
     why = f"{why} (despite {', '.join(despite)})" if despite else why
     state = _state(home, loop, target, present + 1, "release", why, by or home.by, request, asked)
@@ -278,7 +278,7 @@ def _present(loop: str, states: Sequence[ReleaseState], expected: int | None) ->
     return generation
 
 
-def _target(home: Home, states: list[ReleaseState], loop: str, asked: _Asked, bad: Mapping[str, BadPackage]) -> Target:
+def _target(home: Home, states: list[ReleaseState], loop: str, asked: _Asked, bad: Mapping[str, BadPackage]) -> ReleaseTarget:
     """Who is to serve after going back; `states` oldest first."""
     if not states:
         raise NotFound("release of loop", loop, next_step="nothing serves yet: `loopwright release LOOP`")
@@ -292,7 +292,7 @@ def _target(home: Home, states: list[ReleaseState], loop: str, asked: _Asked, ba
     return _again(found, bad)
 
 
-def _before(home: Home, states: list[ReleaseState], bad: Mapping[str, BadPackage]) -> Target:
+def _before(home: Home, states: list[ReleaseState], bad: Mapping[str, BadPackage]) -> ReleaseTarget:
     """The state before the present one, by its package, or else by those of its segments; passing over what is bad."""
     present = states[-1]
     own = present.champion.package
@@ -312,14 +312,14 @@ def _before(home: Home, states: list[ReleaseState], bad: Mapping[str, BadPackage
             present.loop,
             next_step=f"only one package ever served; `loopwright release {present.loop} PACKAGE` serves another",
         )
-    return Target(package=own, role="heuristic")
+    return ReleaseTarget(package=own, role="heuristic")
 
 
-def _again(state: ReleaseState, bad: Mapping[str, BadPackage]) -> Target:
+def _again(state: ReleaseState, bad: Mapping[str, BadPackage]) -> ReleaseTarget:
     """A state to go back to, without the segments' packages that are bad."""
     segments = {name: package for name, package in state.segments.items() if package not in bad}
     arm = state.champion
-    return Target(package=arm.package, role=arm.role, fleet=state.fleet if segments else "", segments=segments)
+    return ReleaseTarget(package=arm.package, role=arm.role, fleet=state.fleet if segments else "", segments=segments)
 
 
 def _refuse_bad(packages: Sequence[str], bad: Mapping[str, BadPackage]) -> None:
@@ -332,7 +332,7 @@ def _refuse_bad(packages: Sequence[str], bad: Mapping[str, BadPackage]) -> None:
 
 def _segment_target(
     home: Home, states: list[ReleaseState], segment: str, to: str | None, bad: Mapping[str, BadPackage]
-) -> Target:
+) -> ReleaseTarget:
     present = states[-1]
     known = dict.fromkeys(name for state in reversed(states) for name in state.segments)
     if segment not in known:
@@ -373,7 +373,7 @@ def _named(home: Home, states: list[ReleaseState], packages: Sequence[str], to: 
     return state
 
 
-def _with_segment(home: Home, present: ReleaseState, column: str, segment: str, package: str) -> Target:
+def _with_segment(home: Home, present: ReleaseState, column: str, segment: str, package: str) -> ReleaseTarget:
     """The present state with another package for one segment (none: the loop's own answers it). Raises PackageRefused."""
     if present.segments and column != present.fleet:
         raise PackageRefused(package, f"it is of a fleet by {column!r}, and the one in service is by {present.fleet!r}")
@@ -382,7 +382,7 @@ def _with_segment(home: Home, present: ReleaseState, column: str, segment: str, 
     if package:
         check_segment(home.packages.read(package), home.packages.read(own), column, segment)
         others[segment] = package
-    return Target(package=own, role=present.champion.role, fleet=column if others else "", segments=others)
+    return ReleaseTarget(package=own, role=present.champion.role, fleet=column if others else "", segments=others)
 
 
 def _checked(home: Home, loop: str, package: str) -> Package:
@@ -396,7 +396,7 @@ def _checked(home: Home, loop: str, package: str) -> Package:
 def _state(
     home: Home,
     loop: str,
-    target: Target,
+    target: ReleaseTarget,
     generation: int,
     action: Literal["release", "rollback"],
     why: str,

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from loopwright.base.errors import ConversionRefused, DeclarationInvalid, ExamplesRefused
-from loopwright.develop.features import Traced, trace, trace_rule, trace_slices
+from loopwright.develop.features import TracedFeatures, trace, trace_rule, trace_slices
 from loopwright.develop.fit import Lessons
 from loopwright.develop.output import Goal, goal_of
 from loopwright.develop.rehearsal import CannotFit, made_up, reason, rehearsed
@@ -29,7 +29,7 @@ class GraphsChecked(msgspec.Struct, frozen=True):
     features: list[str]
     doubtful: set[str] = set()
     used: set[str] | None = None
-    traced: Traced | None = None
+    traced: TracedFeatures | None = None
 
 
 def check(
@@ -51,7 +51,7 @@ def check(
     Candidates are judged by the rehearsal that `run` makes, on the training rows of `examples`; where there are none, on made-up
     numbers, which a candidate that cannot be fitted on them is only doubted for.
     """
-    found: list[Traced] = []
+    found: list[TracedFeatures] = []
     columns_used: set[str] = set()
 
     def of_features() -> str:
@@ -96,7 +96,7 @@ def check(
 
 
 def _real(
-    traced: Traced,
+    traced: TracedFeatures,
     examples: pa.Table | None,
     outcome: Outcome,
     candidates: Sequence[Candidate],

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from loopwright.base.arrays import Array
 from loopwright.base.errors import DeclarationInvalid
-from loopwright.develop.features import Traced, build
+from loopwright.develop.features import TracedFeatures, build
 from loopwright.graph.columns import arrow_feed
 from loopwright.graph.session import Graph, feed_rows
 from loopwright.records.declarations import Column
@@ -24,7 +24,7 @@ from loopwright.records.declarations import Column
 class FeatureValues:
     """Computes features for rows of Python values, or of an Arrow table."""
 
-    def __init__(self, traced: Traced) -> None:
+    def __init__(self, traced: TracedFeatures) -> None:
         self.order, self.columns = traced.order, traced.columns
         outputs: dict[str, Any] = {}
         for name, array in traced.given.items():

@@ -24,7 +24,7 @@ import spox
 
 from loopwright.base.errors import DeclarationInvalid
 from loopwright.develop.onnx.blocks import side_by_side
-from loopwright.develop.onnx.entries import Entry, settle
+from loopwright.develop.onnx.entries import EncodedInput, settle
 from loopwright.develop.output import Goal
 from loopwright.develop.tracing import call
 from loopwright.graph.session import METADATA, Graph, column_parts
@@ -82,7 +82,7 @@ class Vocabulary(msgspec.Struct, frozen=True):
         return [f"{feature}={word}" for word in [*self.words, *extra]]
 
 
-class Traced:
+class TracedFeatures:
     """Features as ndonnx arrays over the columns, ready to be built into graphs."""
 
     def __init__(self, columns: Mapping[str, Column], arguments: dict[str, Any], features: dict[str, Any]) -> None:
@@ -184,7 +184,7 @@ def _answers(raw: Any, goal: Goal) -> dict[str, Any]:
     return {"score": ndx.astype(score, ndx.float32), **values}
 
 
-def trace(features: Callable[[Any], Any], columns: Mapping[str, Column]) -> Traced:
+def trace(features: Callable[[Any], Any], columns: Mapping[str, Column]) -> TracedFeatures:
     """Trace a features function over contract columns.
 
     Raises DeclarationInvalid naming the line of the user's code, or every feature that cannot be one, and what to write instead.
@@ -200,7 +200,7 @@ def trace(features: Callable[[Any], Any], columns: Mapping[str, Column]) -> Trac
     ]
     if problems:
         raise DeclarationInvalid("features", problems)
-    traced = Traced(columns, arguments, dict(found))
+    traced = TracedFeatures(columns, arguments, dict(found))
     numbers = [name for name in traced.numbers for _ in range(traced.widths.get(name, 1))]
     _try("features", columns, traced.raw, {"numbers": numbers})
     return traced
@@ -304,8 +304,8 @@ def build(columns: Mapping[str, Column], arguments: Mapping[str, Any], outputs: 
     given = {i.name for i in model.graph.input}
     for part in (p for _, p in parts.values() if p.part == "null" and p.name in given):
         _one_null_per_row(model, part.name, columns[parts[part.name][0]].shape or [])
-    entries = settle(model, [Entry(n, column, part.part) for n, (column, part) in parts.items() if n in given], columns)
-    inputs: dict[str, list[Entry]] = {}
+    entries = settle(model, [EncodedInput(n, column, part.part) for n, (column, part) in parts.items() if n in given], columns)
+    inputs: dict[str, list[EncodedInput]] = {}
     for entry in entries:
         kind = "f" if entry.part == "number" else "b" if entry.part == "null" else _KINDS.get(columns[entry.column].type, "")
         inputs.setdefault(_free(BLOCKS[kind], columns) if kind else entry.name, []).append(entry)

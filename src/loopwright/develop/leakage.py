@@ -10,7 +10,7 @@ import pyarrow as pa
 from loopwright.base.arrays import Array
 from loopwright.base.progress import Progress, Silent
 from loopwright.develop.feature_values import FeatureValues
-from loopwright.develop.features import Traced
+from loopwright.develop.features import TracedFeatures
 from loopwright.develop.lineage import feature_columns
 from loopwright.graph.columns import arrow_feed
 from loopwright.records.declarations import Task
@@ -18,7 +18,7 @@ from loopwright.records.evaluation import Suspect
 from loopwright.tasks.leakage import (
     LEAST,
     ROWS,
-    Look,
+    ScanData,
     Values,
     alone,
     by_value,
@@ -42,7 +42,9 @@ class Scanned(NamedTuple):
     too_few: str
 
 
-def scan(traced: Traced, examples: pa.Table, *, task: Task, key: Sequence[str], progress: Progress | None = None) -> Scanned:
+def scan(
+    traced: TracedFeatures, examples: pa.Table, *, task: Task, key: Sequence[str], progress: Progress | None = None
+) -> Scanned:
     """Suspects on (at most ROWS of) examples as `records.examples` describes them; `key` is that of the requests.
 
     Those that reach features come first. Of columns that no feature uses it is said that they tell the label (not `used`): whoever
@@ -57,7 +59,7 @@ def scan(traced: Traced, examples: pa.Table, *, task: Task, key: Sequence[str], 
     if len(rows) < LEAST:
         return Scanned([], too_few(aims))
     decided = rows.column("_decided_at").cast(pa.int64()).to_numpy()
-    look = Look(aims, draws(0, "leakage", units(rows)) < 0.5, decided, task)
+    look = ScanData(aims, draws(0, "leakage", units(rows)) < 0.5, decided, task)
     parts = {name: part for name in traced.columns if (part := values_of(rows.column(name))) is not None}
     found = [s for name in traced.used for s in missing(name, rows.column(name).is_null().to_numpy(), look)]
     of_features, single = _features(traced, rows, look, key, {s.feature for s in found}, progress)
@@ -74,7 +76,7 @@ def scan(traced: Traced, examples: pa.Table, *, task: Task, key: Sequence[str], 
 
 
 def _features(
-    traced: Traced, rows: pa.Table, look: Look, key: Sequence[str], doubted: set[str], progress: Progress
+    traced: TracedFeatures, rows: pa.Table, look: ScanData, key: Sequence[str], doubted: set[str], progress: Progress
 ) -> tuple[list[Suspect], dict[str, Values]]:
     """Suspects among the features, and the values of those that are one number or text."""
     values = FeatureValues(traced)
@@ -107,7 +109,7 @@ def _parts(array: Array, null: Array | None) -> Iterator[Values]:
             yield Values(numbers, gone | np.isnan(numbers))
 
 
-def _together(parts: dict[str, Values], made_of: dict[str, list[str]], look: Look) -> Iterator[Suspect]:
+def _together(parts: dict[str, Values], made_of: dict[str, list[str]], look: ScanData) -> Iterator[Suspect]:
     """Sets of features and of columns that no feature uses that tell the label together."""
     for names, why, measure in together(parts, look):
         columns = list(dict.fromkeys(column for name in names for column in made_of.get(name, [name])))

@@ -10,7 +10,7 @@ import ndonnx as ndx
 import numpy as np
 import onnx
 
-from loopwright.develop.features import Traced, trace, trace_rule, trace_slices
+from loopwright.develop.features import TracedFeatures, trace, trace_rule, trace_slices
 from loopwright.develop.onnx.blocks import captured_by
 from loopwright.develop.output import goal_of
 from loopwright.graph.session import METADATA, column_parts
@@ -21,7 +21,7 @@ from loopwright.records.package import Lineage
 _VALUE_FREE = ("Shape", "Size")
 
 
-def lineage(traced: Traced, heuristic: bytes, slices: Sequence[Slice], origins: Lineage | None = None) -> Lineage:
+def lineage(traced: TracedFeatures, heuristic: bytes, slices: Sequence[Slice], origins: Lineage | None = None) -> Lineage:
     """The lineage of a package: that of its features, heuristic and slices, beside what `origins` says of columns and labels."""
     return msgspec.structs.replace(
         origins or Lineage(),
@@ -31,7 +31,7 @@ def lineage(traced: Traced, heuristic: bytes, slices: Sequence[Slice], origins: 
     )
 
 
-def feature_columns(traced: Traced) -> dict[str, list[str]]:
+def feature_columns(traced: TracedFeatures) -> dict[str, list[str]]:
     """For each feature the columns whose values reach it, in the order of the contract."""
     arrays = {**traced.numbers, **traced.categories}
     # As it was traced: in a package's graph columns stand side by side, and it cannot be seen which one is taken.
@@ -49,7 +49,7 @@ def feature_columns(traced: Traced) -> dict[str, list[str]]:
     return found
 
 
-def columns_used(traced: Traced, heuristic: bytes, slices: bytes | None) -> set[str]:
+def columns_used(traced: TracedFeatures, heuristic: bytes, slices: bytes | None) -> set[str]:
     """The columns that features, heuristic and slices cannot be computed without."""
     return {*traced.used, *_columns(heuristic), *(_columns(slices) if slices is not None else [])}
 

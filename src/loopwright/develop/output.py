@@ -2,7 +2,7 @@
 
 Raw output [N, K] of an estimator: the probability of true or those of the classes, numbers by target or quantile, or one column
 of what to sort by or of how strange. The same few steps make the answers of it, in NumPy (`Goal.answers`) to compare
-with and in the graph (`features.Traced.model_graph`) to serve.
+with and in the graph (`features.TracedFeatures.model_graph`) to serve.
 """
 
 from typing import NamedTuple

@@ -20,7 +20,7 @@ from loopwright.base.ids import digest
 from loopwright.base.progress import Progress, Silent
 from loopwright.develop.card import card
 from loopwright.develop.evaluate import LATENCY_RUNS, evaluate, latency, loading, measures
-from loopwright.develop.features import Encoding, Traced, Vocabulary, trace, trace_rule, trace_slices
+from loopwright.develop.features import Encoding, TracedFeatures, Vocabulary, trace, trace_rule, trace_slices
 from loopwright.develop.fit import Lessons, fit, fixed, make, search
 from loopwright.develop.leaderboard import climb, doubt, primary_metric, rank, verdict
 from loopwright.develop.leakage import describe, leaks, scan
@@ -148,7 +148,7 @@ class Work(msgspec.Struct, kw_only=True):
     partition: Partition
     drawn: Drawn
     goal: Goal
-    traced: Traced
+    traced: TracedFeatures
     heuristic: bytes
     slices: bytes | None
     slice_values: dict[str, Array]
@@ -334,7 +334,7 @@ def _load(home: Home, examples: Examples, window: timedelta | None) -> pa.Table:
 
 
 def matrices(
-    traced: Traced, table: pa.Table, training: Array, encodings: Collection[Encoding]
+    traced: TracedFeatures, table: pa.Table, training: Array, encodings: Collection[Encoding]
 ) -> tuple[dict[str, Vocabulary], dict[str, Array]]:
     """The vocabulary of each string feature, learned on the training rows, and the matrix of all rows per encoding."""
     vocabulary: dict[str, Vocabulary] = {}

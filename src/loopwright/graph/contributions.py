@@ -42,7 +42,7 @@ _KINDS = {"<f8": 8, "<f4": 4, "<i4": 4, "<u2": 2, "|u1": 1}
 _LEAST = -np.finfo(np.float64).max
 
 
-class Numbers(msgspec.Struct, frozen=True, array_like=True):
+class PackedArray(msgspec.Struct, frozen=True, array_like=True):
     """An array [n] as bytes, in the narrowest of a few kinds that holds it exactly."""
 
     kind: str
@@ -55,15 +55,15 @@ class Numbers(msgspec.Struct, frozen=True, array_like=True):
         return np.frombuffer(self.data, dtype=self.kind)
 
 
-def numbers(array: Array) -> Numbers:
-    """An array as `Numbers`."""
+def numbers(array: Array) -> PackedArray:
+    """An array as `PackedArray`."""
     flat = np.ravel(array)
     kinds = ("|u1", "<u2", "<i4") if flat.dtype.kind in "iub" else ("<f4", "<f8")
     for kind in kinds:
         with np.errstate(over="ignore", invalid="ignore"):
             narrow = flat.astype(kind)
         if kind == kinds[-1] or np.array_equal(narrow, flat, equal_nan=narrow.dtype.kind == "f"):
-            return Numbers(kind, narrow.tobytes())
+            return PackedArray(kind, narrow.tobytes())
     raise AssertionError("the last kind is taken as it is")
 
 
@@ -78,13 +78,13 @@ class Trees(msgspec.Struct, frozen=True, kw_only=True, tag="trees"):
     nodes: int
     roots: int
     leaf: bytes
-    cover: Numbers
-    column: Numbers
-    threshold: Numbers
+    cover: PackedArray
+    column: PackedArray
+    threshold: PackedArray
     missing_left: bytes
-    value: Numbers
+    value: PackedArray
     width: int
-    target: Numbers
+    target: PackedArray
     by_set: bytes = b""
     sets: list[list[int]] = []
     single: bool = False
@@ -93,10 +93,10 @@ class Trees(msgspec.Struct, frozen=True, kw_only=True, tag="trees"):
 class Linear(msgspec.Struct, frozen=True, kw_only=True, tag="linear"):
     """A linear model: coefficients [K, columns] for outputs `target` [K], the columns and their means over the training rows."""
 
-    coefficients: Numbers
-    column: Numbers
-    mean: Numbers
-    target: Numbers
+    coefficients: PackedArray
+    column: PackedArray
+    mean: PackedArray
+    target: PackedArray
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +109,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
     link: str
     features: list[str]
-    place: Numbers
+    place: PackedArray
     base: list[float]
     parts: list[Trees | Linear]
 
@@ -383,7 +383,7 @@ def _bits(data: bytes, count: int) -> Array:
     return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=count).astype(np.bool_)
 
 
-def _indices(found: Numbers, below: int) -> Array:
+def _indices(found: PackedArray, below: int) -> Array:
     """Numbers as places. Raises ValueError for one that is not within bounds."""
     places = found.array()
     if places.dtype.kind == "f" or (len(places) and not 0 <= int(places.min()) <= int(places.max()) < below):

@@ -22,21 +22,26 @@ Condition = Literal["alert", "watch", "running", "not yet", "no data", "ok"]
 GRAVITY: tuple[Condition, ...] = get_args(Condition)
 
 
-class Look(NamedTuple):
+class StateStyle(NamedTuple):
     """A sign, so that colour is never the only carrier, and the style of a terminal. The console's colours are in its style sheet."""
 
     sign: str
     style: str
 
 
-_BAD, _DOUBTFUL, _UNKNOWN, _GOOD = Look("▲", "bold red"), Look("◐", "yellow"), Look("○", "dim"), Look("●", "green")
+_BAD, _DOUBTFUL, _UNKNOWN, _GOOD = (
+    StateStyle("▲", "bold red"),
+    StateStyle("◐", "yellow"),
+    StateStyle("○", "dim"),
+    StateStyle("●", "green"),
+)
 
-LOOKS: dict[str, Look] = {
+LOOKS: dict[str, StateStyle] = {
     **dict.fromkeys(("alert", "drift", "decayed", "failed"), _BAD),
     **dict.fromkeys(("watch", "pending"), _DOUBTFUL),
     **dict.fromkeys(("no data", "too few", "not yet"), _UNKNOWN),
     **dict.fromkeys(("ok", "done"), _GOOD),
-    "running": Look("◌", "cyan"),
+    "running": StateStyle("◌", "cyan"),
 }
 """How each state looks: those of stages, of windows, of quality and of outcomes."""
 

@@ -152,7 +152,7 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
         return any(column in used for used in self.features.values()) if self.features else column in self.heuristic
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class SplitSide(msgspec.Struct, frozen=True, kw_only=True):
     """One side of a split: its rows, the units and groups in them, first and last decision, SHA-256 of the rows' ids in order.
 
     A row's id is `UNIT|MICROSECONDS OF DECISION|PREDICTION`, ended by a newline; `groups` is 0 unless the split is by group.
@@ -178,8 +178,8 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
     split: TimeSplit | GroupSplit | StratifiedSplit
     seed: int
     boundary: datetime | None
-    training: Part
-    validation: Part
+    training: SplitSide
+    validation: SplitSide
     left_out: dict[str, int]
     overlap: dict[str, int]
     cuts: dict[str, float]

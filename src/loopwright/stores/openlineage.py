@@ -54,7 +54,7 @@ _FACETS = {  # facet -> version and name of its schema
 Json = dict[str, Any]
 
 
-class Run(msgspec.Struct):
+class JobRun(msgspec.Struct):
     """A run of a job while it goes on. Whoever runs it adds what was read and made; its end is told with these.
 
     `wanted` is false where nobody listens: then there is no need to add anything.
@@ -74,12 +74,12 @@ class OpenLineage:
         self._clock, self._resting_until = clock, float("-inf")
 
     @contextmanager
-    def run(self, job: str, *, kind: str, about: str = "", facets: Mapping[str, Json] | None = None) -> Iterator[Run]:
+    def run(self, job: str, *, kind: str, about: str = "", facets: Mapping[str, Json] | None = None) -> Iterator[JobRun]:
         """Tell that `job` began, and at the end of the block that it is complete, failed (an exception) or was stopped.
 
         `kind` says what sort of job it is (INGESTION, STEP), `about` what it does; `facets` are further ones of the run.
         """
-        run = Run(bool(self.target))
+        run = JobRun(bool(self.target))
         if not run.wanted:
             yield run
             return
@@ -98,7 +98,7 @@ class OpenLineage:
             raise
         self._tell("COMPLETE", named, id, told, run)
 
-    def _tell(self, type: str, job: Json, id: str, facets: Json, run: Run) -> None:
+    def _tell(self, type: str, job: Json, id: str, facets: Json, run: JobRun) -> None:
         event = {
             "eventType": type,
             "eventTime": self._clock.now().isoformat(),

@@ -65,7 +65,7 @@ class Values(NamedTuple):
         return bool(self.array.dtype == object)
 
 
-class Target(NamedTuple):
+class LeakTarget(NamedTuple):
     """What a column may tell: a truth, bool [N]; or for numbers their ranks in [0, 1], float64 [N], and the numbers themselves."""
 
     name: str
@@ -83,10 +83,10 @@ class Target(NamedTuple):
         return int(min(self.truth.sum(), (~self.truth).sum())) if self.is_class else len(self.truth)
 
 
-class Look(NamedTuple):
+class ScanData(NamedTuple):
     """What columns are judged by: the targets, the rows of the one half [N], when they were decided [N], the task."""
 
-    targets: Sequence[Target]
+    targets: Sequence[LeakTarget]
     half: Array
     decided: Array
     task: Task
@@ -104,26 +104,26 @@ def values_of(column: pa.ChunkedArray) -> Values | None:
     return Values(numbers, np.isnan(numbers))
 
 
-def targets(label: pa.ChunkedArray, task: Task) -> list[Target]:
+def targets(label: pa.ChunkedArray, task: Task) -> list[LeakTarget]:
     """What columns may tell of a label without nulls: the label, each class, or each number."""
     if task in ("binary", "anomaly"):
         truth = label.to_numpy()
-        return [Target("the label", truth, truth.astype(np.float64))]
+        return [LeakTarget("the label", truth, truth.astype(np.float64))]
     if task == "multiclass":
         values = np.array(label.to_pylist(), dtype=object).astype(str)
         words, counts = np.unique(values, return_counts=True)
         common = words[np.argsort(-counts, kind="stable")][:CLASSES]
-        return [Target(f"class {str(w)!r}", values == w, (values == w).astype(np.float64)) for w in common]
+        return [LeakTarget(f"class {str(w)!r}", values == w, (values == w).astype(np.float64)) for w in common]
     numbers = np.array(label.to_pylist(), dtype=np.float64).reshape(len(label), -1)
     return [
-        Target(
+        LeakTarget(
             "the label" if numbers.shape[1] == 1 else f"target {i + 1}", (stats.rankdata(column) - 0.5) / len(column), column
         )
         for i, column in enumerate(numbers.T)
     ]
 
 
-def of_columns(columns: Mapping[str, pa.ChunkedArray], look: Look) -> list[Suspect]:
+def of_columns(columns: Mapping[str, pa.ChunkedArray], look: ScanData) -> list[Suspect]:
     """Columns of a table that tell the label: one reason each, whether a feature uses them or not."""
     found = []
     for name, column in columns.items():
@@ -135,7 +135,7 @@ def of_columns(columns: Mapping[str, pa.ChunkedArray], look: Look) -> list[Suspe
     return found
 
 
-def too_few(found: Sequence[Target]) -> str:
+def too_few(found: Sequence[LeakTarget]) -> str:
     """Why nothing can be named; empty where rows are enough for that."""
     most = max((t.rarer for t in found), default=0)
     if found and not found[0].is_class:
@@ -143,7 +143,7 @@ def too_few(found: Sequence[Target]) -> str:
     return "" if most >= ENOUGH_OF_A_CLASS else f"{most:,} rows of the rarer label: {ENOUGH_OF_A_CLASS} or more are needed"
 
 
-def alone(name: str, columns: list[str], part: Values, look: Look, *, identifies: bool) -> Iterator[Suspect]:
+def alone(name: str, columns: list[str], part: Values, look: ScanData, *, identifies: bool) -> Iterator[Suspect]:
     """Why to doubt one number or text: it tells a target, names rows (`identifies`: it is of the key), or grows with time."""
     there = part.array[~part.missing]
     distinct = len(np.unique(there.astype(str) if part.is_text else there))
@@ -162,7 +162,7 @@ def alone(name: str, columns: list[str], part: Values, look: Look, *, identifies
             yield Suspect(feature=name, columns=columns, kind="order", why=why, measure=order, low=order)
 
 
-def _tells(name: str, columns: list[str], part: Values, look: Look) -> Iterator[Suspect]:
+def _tells(name: str, columns: list[str], part: Values, look: ScanData) -> Iterator[Suspect]:
     bins, there = _bins(part), ~part.missing
     scores = [] if part.is_text else [np.where(part.missing, worst, part.array) for worst in _ends(part.array[there])]
     for target in look.targets:
@@ -183,12 +183,12 @@ def _tells(name: str, columns: list[str], part: Values, look: Look) -> Iterator[
             yield Suspect(feature=name, columns=columns, kind="tells", why=why, measure=measure, low=low)
 
 
-def missing(name: str, hidden: Array, look: Look) -> Iterator[Suspect]:
+def missing(name: str, hidden: Array, look: ScanData) -> Iterator[Suspect]:
     """Whether it tells a class that a column is missing, whatever features put there instead."""
     yield from _decided(name, "missing", [_Part(hidden, "missing", "given")], look, _PURE, often=0.0)
 
 
-def by_value(name: str, part: Values, look: Look) -> Iterator[Suspect]:
+def by_value(name: str, part: Values, look: ScanData) -> Iterator[Suspect]:
     """Whether single values of a column decide a class: the commonest words or codes, and numbers that are there again and again."""
     there = part.array[~part.missing]
     distinct, counts = np.unique(there.astype(str) if part.is_text else there, return_counts=True)
@@ -211,7 +211,7 @@ class _Part(NamedTuple):
     numbers: Array | None = None
 
 
-def _decided(name: str, kind: str, parts: Sequence[_Part], look: Look, least: float, *, often: float) -> Iterator[Suspect]:
+def _decided(name: str, kind: str, parts: Sequence[_Part], look: ScanData, least: float, *, often: float) -> Iterator[Suspect]:
     """The first of these parts of the rows that decides a class in this share of them."""
     for part, target in itertools.product(parts, look.targets):
         if target.is_class and (found := _pure(part, target, least, often, either=len(look.targets) == 1)):
@@ -220,7 +220,7 @@ def _decided(name: str, kind: str, parts: Sequence[_Part], look: Look, least: fl
             return
 
 
-def _pure(part: _Part, target: Target, least: float, often: float, *, either: bool) -> tuple[str, float, float] | None:
+def _pure(part: _Part, target: LeakTarget, least: float, often: float, *, either: bool) -> tuple[str, float, float] | None:
     """Whether nearly all rows of a part (or of the rest) are of a class (or, `either`, of none), and the others are not."""
     for mask, said in ((part.mask, part.said), (~part.mask, part.others)):
         n = int(mask.sum())
@@ -266,12 +266,14 @@ def _at_end(numbers: Array, mask: Array, hit: Array) -> bool:
 # --- columns together -------------------------------------------------------------------------------------------------
 
 
-def together(parts: Mapping[str, Values], look: Look) -> list[tuple[list[str], str, float]]:
+def together(parts: Mapping[str, Values], look: ScanData) -> list[tuple[list[str], str, float]]:
     """Sets of two to MOST_TOGETHER columns that tell a target only together: their names, how, and the measure."""
     found: list[tuple[list[str], str, float]] = []
     for target in [t for t in look.targets if t.rarer >= ENOUGH_OF_A_CLASS][:TOGETHER_CLASSES]:
         rows = _some(target)
-        few = Look([Target(target.name, target.truth[rows], target.raw[rows])], look.half[rows], look.decided[rows], look.task)
+        few = ScanData(
+            [LeakTarget(target.name, target.truth[rows], target.raw[rows])], look.half[rows], look.decided[rows], look.task
+        )
         some = {name: Values(part.array[rows], part.missing[rows]) for name, part in parts.items()}
         for tell in (_sums, _logarithms, _differences, _pairs):
             rest = {n: p for n, p in some.items() if not any(n in names for names, _, _ in found)}
@@ -283,7 +285,7 @@ def together(parts: Mapping[str, Values], look: Look) -> list[tuple[list[str], s
     return found
 
 
-def _some(target: Target) -> Array:
+def _some(target: LeakTarget) -> Array:
     """Rows to try many sets of columns on, evenly over time: of a class as many as of the others, where there are enough."""
     sides = [np.flatnonzero(target.truth), np.flatnonzero(~target.truth)] if target.is_class else [np.arange(len(target.truth))]
     return np.sort(
@@ -302,11 +304,11 @@ def _numbers(parts: Mapping[str, Values]) -> dict[str, Array]:
     return found
 
 
-def _sums(parts: Mapping[str, Values], look: Look) -> tuple[list[str], str, float] | None:
+def _sums(parts: Mapping[str, Values], look: ScanData) -> tuple[list[str], str, float] | None:
     return _linear(_numbers(parts), look.targets[0], look.half, "a weighted sum")
 
 
-def _logarithms(parts: Mapping[str, Values], look: Look) -> tuple[list[str], str, float] | None:
+def _logarithms(parts: Mapping[str, Values], look: ScanData) -> tuple[list[str], str, float] | None:
     target = look.targets[0]
     if target.is_class or target.raw.min() <= 0:
         return None
@@ -314,7 +316,7 @@ def _logarithms(parts: Mapping[str, Values], look: Look) -> tuple[list[str], str
     return _linear(logs, target._replace(raw=np.log(target.raw)), look.half, "a product or ratio")
 
 
-def _linear(columns: Mapping[str, Array], target: Target, half: Array, how: str) -> tuple[list[str], str, float] | None:
+def _linear(columns: Mapping[str, Array], target: LeakTarget, half: Array, how: str) -> tuple[list[str], str, float] | None:
     """Least squares on one half, judged on the other; then every column is taken out that is not needed."""
     names = list(columns)[:TOGETHER_COLUMNS]
     if len(names) < 2:
@@ -343,7 +345,7 @@ def _linear(columns: Mapping[str, Array], target: Target, half: Array, how: str)
     return ([names[i] for i in kept], how, measure) if 2 <= len(kept) <= MOST_TOGETHER else None
 
 
-def _differences(parts: Mapping[str, Values], look: Look) -> tuple[list[str], str, float] | None:
+def _differences(parts: Mapping[str, Values], look: ScanData) -> tuple[list[str], str, float] | None:
     """A class that is the larger of two numbers."""
     target, numbers = look.targets[0], _numbers(parts)
     if not target.is_class:
@@ -352,7 +354,7 @@ def _differences(parts: Mapping[str, Values], look: Look) -> tuple[list[str], st
     return _first_pair(nearest, lambda a, b: _exact(numbers[a] - numbers[b], target), "one less the other")
 
 
-def _pairs(parts: Mapping[str, Values], look: Look) -> tuple[list[str], str, float] | None:
+def _pairs(parts: Mapping[str, Values], look: ScanData) -> tuple[list[str], str, float] | None:
     """Pairs of words or codes of which each combination has its own label."""
     codes = {name: _bins(part) for name, part in parts.items()}
     few = [name for name, code in codes.items() if len(np.unique(code)) <= VALUES][:PAIRED]
@@ -371,7 +373,7 @@ def _first_pair(names: Sequence[str], judge: Callable[[str, str], float], how: s
     return None
 
 
-def _exact(score: Array, target: Target) -> float:
+def _exact(score: Array, target: LeakTarget) -> float:
     """Area under the ROC curve either way, or the share of variance that the score leaves unexplained taken from 1."""
     if target.is_class:
         n, m = int(target.truth.sum()), int((~target.truth).sum())

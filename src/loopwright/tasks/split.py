@@ -27,7 +27,7 @@ from loopwright.base.arrays import Array
 from loopwright.base.clock import microseconds
 from loopwright.base.errors import ExamplesRefused
 from loopwright.records.declarations import GroupSplit, StratifiedSplit, Task, TimeSplit, duration
-from loopwright.records.package import Part, Partition
+from loopwright.records.package import Partition, SplitSide
 
 LEAST_ROWS = 20
 ENOUGH_ROWS, ENOUGH_OF_LABEL = 100, 20
@@ -255,7 +255,7 @@ def _outcomes(examples: pa.Table) -> Array:
     return np.asarray(unit * len(moments) + known)
 
 
-def _part(examples: pa.Table, rows: Array, split: Split) -> Part:
+def _part(examples: pa.Table, rows: Array, split: Split) -> SplitSide:
     part = examples.take(pa.array(rows))
     unit, decided = units(part), _moments(part, "_decided_at")
     prediction = pc.coalesce(part.column("_prediction"), "")
@@ -264,7 +264,7 @@ def _part(examples: pa.Table, rows: Array, split: Split) -> Part:
     for start in range(0, len(rows), _LINES):
         found.update("".join(f"{line}\n" for line in identity.slice(start, _LINES).to_pylist()).encode())
     group = split.column if isinstance(split, GroupSplit) else None
-    return Part(
+    return SplitSide(
         rows=len(rows),
         units=pc.count_distinct(unit).as_py(),
         groups=pc.count_distinct(_texts(part, group)).as_py() if group else 0,

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from loopwright.records.evaluation import Leaderboard
     from loopwright.records.ingestions import Ingested
     from loopwright.records.releases import ReleaseState
-    from loopwright.replay import Comparison, Run
+    from loopwright.replay import PolicyComparison, ReplayRun
     from loopwright.stores.packages.probe import Probed
 
 CAUSES = ("manual", "schedule", "drift", "decay")
@@ -526,7 +526,7 @@ def replay(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def summarise(home: Home, declared: "Loop", run: "Run", policy: str) -> Replayed:
+def summarise(home: Home, declared: "Loop", run: "ReplayRun", policy: str) -> Replayed:
     """The timeline of a replay and what it came to, beside "never retrained" and "heuristic only"."""
     from loopwright import replay as room
 
@@ -555,7 +555,7 @@ def summarise(home: Home, declared: "Loop", run: "Run", policy: str) -> Replayed
     )
 
 
-def _week(room: Any, compared: "Comparison", run: "Run", money: dict[str, Any], index: int) -> Week:
+def _week(room: Any, compared: "PolicyComparison", run: "ReplayRun", money: dict[str, Any], index: int) -> Week:
     from loopwright.records.evaluation import Estimate
 
     lap, mask = run.laps[index], compared.lap == index

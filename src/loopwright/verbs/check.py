@@ -19,7 +19,7 @@ from loopwright.verbs.results import Checked, CheckItem, SampleRow
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from loopwright.develop.features import Traced
+    from loopwright.develop.features import TracedFeatures
     from loopwright.records.declarations import Loop
 
 SAMPLED = 3
@@ -297,7 +297,7 @@ def _window(home: Home, requests: Table) -> timedelta | None:
     return (max(ends) - min(ends)) * (LOOKED_AT / count) if ends else None
 
 
-def _doubts(loop: "Loop", traced: "Traced", seen: _Rows, progress: Progress) -> list[CheckItem]:
+def _doubts(loop: "Loop", traced: "TracedFeatures", seen: _Rows, progress: Progress) -> list[CheckItem]:
     """What was not known at the decision, and features that tell too much; one item where there is no such thing, or no telling."""
     from loopwright.data.examples.time_warnings import doubts
     from loopwright.develop.leakage import describe, scan
@@ -327,7 +327,7 @@ def _doubts(loop: "Loop", traced: "Traced", seen: _Rows, progress: Progress) -> 
     return [*items, *unused]
 
 
-def _sample(loop: "Loop", traced: "Traced", seen: _Rows) -> list[SampleRow]:
+def _sample(loop: "Loop", traced: "TracedFeatures", seen: _Rows) -> list[SampleRow]:
     """A few rows with their features: the first, the middle and the newest example, or requests, or made-up rows."""
     from loopwright.develop.feature_values import FeatureValues, made_up
 

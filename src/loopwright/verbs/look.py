@@ -196,7 +196,7 @@ def predictions(
         before: where the next ones begin, as the answer before said.
     """
     from loopwright.base.moment import moment_option
-    from loopwright.stores.prediction_log.search import Wanted, search
+    from loopwright.stores.prediction_log.search import PredictionFilter, search
 
     declared = known_loop(home, loop)
     if not 1 <= limit <= MOST_LISTED:
@@ -210,7 +210,7 @@ def predictions(
     if before and place is None:
         raise OptionInvalid("before", before, "must be what `before` of an answer says")
     after = None if place is None else (_moment(int(place[1])), place[2])
-    found = search(home, loop, Wanted(key, begin, end, flag, package, after), limit + 1)
+    found = search(home, loop, PredictionFilter(key, begin, end, flag, package, after), limit + 1)
     if not found:  # what is not in the log may be there none the less
         _check_key(declared, key)
         _check_flag(declared, flag)

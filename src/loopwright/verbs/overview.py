@@ -298,7 +298,7 @@ def _loop_status(
     )
 
 
-class _Made(NamedTuple):
+class _ServingPackage(NamedTuple):
     """The package that serves: `leaks` say why it is too good to be true."""
 
     candidate: str
@@ -306,10 +306,10 @@ class _Made(NamedTuple):
     leaks: list[str]
 
 
-def _made(home: Home, digest: str) -> _Made:
+def _made(home: Home, digest: str) -> _ServingPackage:
     package = home.packages.partly(digest, "evaluation.json")
     manifest = package.manifest
-    return _Made(manifest.candidate, manifest.phase, too_good(package.evaluation, manifest.output.task))
+    return _ServingPackage(manifest.candidate, manifest.phase, too_good(package.evaluation, manifest.output.task))
 
 
 def _troubled(stage: StageState, attempts: Attempts) -> StageState:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from loopwright import Column, Table
 from loopwright.base.errors import IngestRefused
-from loopwright.data.ingest.contract import Conformed, Origin, Seen, conform
+from loopwright.data.ingest.contract import Conformed, RowOrigin, SeenKeys, conform
 from loopwright.data.ingest.values import MISSING_TEXT
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
@@ -161,7 +161,7 @@ def test_a_bad_row_does_not_make_a_good_one_a_repetition() -> None:
 )
 def test_another_schema_refuses_the_whole_source_and_names_the_difference(frame: pa.Table, why: str) -> None:
     with pytest.raises(IngestRefused, match="was not ingested") as refused:
-        conform(TABLE, frame, origin=Origin("things.csv"))
+        conform(TABLE, frame, origin=RowOrigin("things.csv"))
     assert why in refused.value.why
     assert refused.value.source == "things.csv"
 
@@ -192,7 +192,7 @@ def test_columns_come_from_the_sources_own_header_and_others_are_ignored_when_de
         event_time="at",
         ignore=["note"],
     )
-    origin = Origin("s", "d" * 64, NOON)
+    origin = RowOrigin("s", "d" * 64, NOON)
     found = conform(table, pa.table({"Id #": ["a", None], "note": [1, 2], "Size (cm)": ["1.5", "x"]}), origin=origin)
     assert found.good.to_pylist() == [{"id": "a", "at": NOON, "row": "dddddddddddd-1", "size": 1.5}]
     assert found.bad["_raw"].to_pylist() == ['{"Id #":null,"Size (cm)":"x"}']
@@ -220,7 +220,7 @@ def test_a_key_that_comes_again_in_a_later_part_is_found(keys: list[tuple[str, i
         {"a": ["x"] * len(keys), "k": [k or "-" for k, _ in keys], "n": pa.array([n for _, n in keys], pa.int64())}
     )
     frame = frame.append_column("at", pa.array([NOON] * len(keys), pa.timestamp("us", tz="UTC")))
-    seen, parts = Seen(), []
+    seen, parts = SeenKeys(), []
     for at in range(0, len(frame), step):
         part = frame.slice(at, step)
         rows = np.arange(at + 1, at + len(part) + 1)

@@ -10,7 +10,7 @@ import pytest
 
 from loopwright import Column
 from loopwright.base.errors import IngestRefused, UsageError
-from loopwright.data.ingest.contract import Origin, conform
+from loopwright.data.ingest.contract import RowOrigin, conform
 from loopwright.data.ingest.source import open_source
 from loopwright.data.scaffold.infer import inferred
 
@@ -89,7 +89,7 @@ def test_a_key_that_repeats_is_completed_and_none_is_made_up(file: Path) -> None
     assert found.table.key == ["row_id"]
     assert found.table.columns["row_id"] == Column("string", filled="row_id")
     opened = open_source(frame)
-    rows = conform(found.table, frame, origin=Origin("sizes", opened.digest)).good
+    rows = conform(found.table, frame, origin=RowOrigin("sizes", opened.digest)).good
     assert rows["row_id"].to_pylist() == [f"{opened.digest[:12]}-1", f"{opened.digest[:12]}-2"], (
         "the same whichever table it is"
     )
@@ -303,7 +303,7 @@ def test_index_of_a_data_frame_is_left_out_and_never_a_key(name: str, index: lis
     found = inferred(frame, "t")
     assert (name in found.table.ignore) == left
     assert (found.table.key == ["at"]) == left
-    assert conform(found.table, frame, origin=Origin("t", open_source(frame).digest)).counts == {}
+    assert conform(found.table, frame, origin=RowOrigin("t", open_source(frame).digest)).counts == {}
 
 
 def test_notes_alike_of_hundreds_of_columns_are_one_note() -> None:

@@ -17,7 +17,7 @@ from loopwright.base.clock import SimulatedClock
 from loopwright.base.ids import span_id
 from loopwright.deploy import releases
 from loopwright.deploy.serving import cloudevents
-from loopwright.deploy.serving.cloudevents import EventCursor, Events, Told
+from loopwright.deploy.serving.cloudevents import DeliveryRound, EventCursor, Events
 from loopwright.deploy.serving.engine import Ask, Router
 from loopwright.deploy.serving.release_files import Follower
 from loopwright.records.releases import ReleaseState
@@ -65,8 +65,8 @@ def cursor(home: Home) -> EventCursor:
 def test_predictions_are_told_once_as_lawful_events(home: Home, receiver: Receiver) -> None:
     Events(home).begin(LOOP)
     ids = answered(home, 3)
-    assert Events(home).tell(LOOP) == Told(events=3)
-    assert Events(home).tell(LOOP) == Told(events=0)
+    assert Events(home).tell(LOOP) == DeliveryRound(events=3)
+    assert Events(home).tell(LOOP) == DeliveryRound(events=0)
     [post] = receiver.posted
     assert (post.path, post.headers["content-type"]) == ("/in", "application/cloudevents-batch+json")
     assert [e["id"] for e in told(receiver)] == ids
@@ -110,7 +110,7 @@ def test_a_receiver_that_is_down_gets_everything_later_and_stops_the_round_for_a
     receiver.status = 202
     receiver.posted.clear()
     ids += answered(home, 2, first=3)
-    assert Events(home).tell(LOOP) == Told(events=5)
+    assert Events(home).tell(LOOP) == DeliveryRound(events=5)
     assert [e["id"] for e in told(receiver)] == ids
 
 
@@ -131,7 +131,7 @@ def test_a_round_that_ends_in_the_middle_goes_on_there(home: Home, receiver: Rec
     assert first is not None
     assert first.events == 4
     assert cursor(home).rows == 4
-    assert Events(home).tell(LOOP) == Told(events=6)
+    assert Events(home).tell(LOOP) == DeliveryRound(events=6)
     assert [e["id"] for e in told(receiver)] == ids
     assert cursor(home).rows == 0
 
@@ -140,10 +140,10 @@ def test_a_round_has_an_end(home: Home, receiver: Receiver, monkeypatch: pytest.
     Events(home).begin(LOOP)
     answered(home, 2)
     monkeypatch.setattr(cloudevents, "ROUND_SECONDS", -1.0)
-    assert Events(home).tell(LOOP) == Told(events=0)
+    assert Events(home).tell(LOOP) == DeliveryRound(events=0)
     assert receiver.posted == []
     monkeypatch.setattr(cloudevents, "ROUND_SECONDS", PATIENCE_SECONDS)
-    assert Events(home).tell(LOOP) == Told(events=2)
+    assert Events(home).tell(LOOP) == DeliveryRound(events=2)
 
 
 def test_time_of_other_upkeep_does_not_count_against_the_round(
@@ -155,7 +155,7 @@ def test_time_of_other_upkeep_does_not_count_against_the_round(
     round_.begin(LOOP)
     answered(home, 2)
     now[0] += 10 * cloudevents.ROUND_SECONDS  # commits and windows of this loop and of others
-    assert round_.tell(LOOP) == Told(events=2)
+    assert round_.tell(LOOP) == DeliveryRound(events=2)
 
 
 def test_rows_that_are_only_moved_are_not_told_again(home: Home, receiver: Receiver) -> None:
@@ -163,7 +163,7 @@ def test_rows_that_are_only_moved_are_not_told_again(home: Home, receiver: Recei
     ids = answered(home, 2) + answered(home, 2, first=2)
     home.lake.compact(f"predictions.{LOOP}")
     ids += answered(home, 1, first=4)
-    assert Events(home).tell(LOOP) == Told(events=5)
+    assert Events(home).tell(LOOP) == DeliveryRound(events=5)
     assert [e["id"] for e in told(receiver)] == ids
 
 

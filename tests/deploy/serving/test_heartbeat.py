@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.deploy.loops import LOOP, NOW
 
-from loopwright.deploy.serving.heartbeat import Busy, Vitals, WorkerState, note_of, workers
+from loopwright.deploy.serving.heartbeat import Busy, Heartbeat, WorkerState, note_of, workers
 from loopwright.deploy.serving.suspects import encoded, fingerprints
 from loopwright.records.releases import Arm, ReleaseState
 
@@ -16,9 +16,9 @@ GOOD, BAD = "a" * 64, "b" * 64
 
 
 @pytest.fixture
-def vitals(tmp_path: Path) -> Vitals:
+def vitals(tmp_path: Path) -> Heartbeat:
     (tmp_path / "run" / "4194305").mkdir(parents=True)
-    return Vitals.fresh(tmp_path / "run" / "4194305" / "worker-0.vitals")
+    return Heartbeat.fresh(tmp_path / "run" / "4194305" / "worker-0.vitals")
 
 
 def state(generation: int, loop: str = LOOP) -> ReleaseState:
@@ -34,8 +34,8 @@ def state(generation: int, loop: str = LOOP) -> ReleaseState:
     )
 
 
-def test_what_each_thread_is_doing_is_seen_from_outside(vitals: Vitals) -> None:
-    seen = Vitals(vitals.path)
+def test_what_each_thread_is_doing_is_seen_from_outside(vitals: Heartbeat) -> None:
+    seen = Heartbeat(vitals.path)
     assert seen.busy() == []
     with vitals.loading(GOOD):
         me = threading.get_ident()
@@ -63,7 +63,7 @@ def test_what_each_thread_is_doing_is_seen_from_outside(vitals: Vitals) -> None:
     assert seen.busy() == []
 
 
-def test_more_threads_than_places_share_the_last(vitals: Vitals) -> None:
+def test_more_threads_than_places_share_the_last(vitals: Heartbeat) -> None:
     threads = [threading.Thread(target=lambda: vitals.ended(vitals.began(note_of(GOOD)))) for _ in range(40)]
     for thread in threads:
         thread.start()
@@ -72,17 +72,17 @@ def test_more_threads_than_places_share_the_last(vitals: Vitals) -> None:
         assert [b.package for b in vitals.busy()] == [BAD]
 
 
-def test_packages_that_fail_are_told_once(vitals: Vitals) -> None:
+def test_packages_that_fail_are_told_once(vitals: Heartbeat) -> None:
     for _ in range(3):
         vitals.fails(BAD)
     for i in range(20):
         vitals.fails(f"{i:064x}")
-    assert Vitals(vitals.path).take_failing() == [BAD, *(f"{i:064x}" for i in range(7))]
+    assert Heartbeat(vitals.path).take_failing() == [BAD, *(f"{i:064x}" for i in range(7))]
     assert vitals.take_failing() == []
 
 
-def test_how_a_worker_stands_to_a_release(vitals: Vitals) -> None:
-    seen = Vitals(vitals.path)
+def test_how_a_worker_stands_to_a_release(vitals: Heartbeat) -> None:
+    seen = Heartbeat(vitals.path)
     assert seen.stands(state(1)) == "idle"
     vitals.serves(state(1))
     assert seen.stands(state(1)) == "serves"
@@ -98,7 +98,7 @@ def test_how_a_worker_stands_to_a_release(vitals: Vitals) -> None:
     assert [seen.stands(state(i)) for i in (2, 3)] == ["lags", "refuses"]
 
 
-def test_inputs_of_a_run_are_named_by_who_looks_whatever_their_size(vitals: Vitals) -> None:
+def test_inputs_of_a_run_are_named_by_who_looks_whatever_their_size(vitals: Heartbeat) -> None:
     small, large = [(i, "UA", None) for i in range(3)], [(i, "UA" * 20, 0.5) for i in range(10_000)]
     for rows in (small, large):
         place = vitals.began(note_of(GOOD), encoded(rows), 7)
@@ -110,7 +110,7 @@ def test_inputs_of_a_run_are_named_by_who_looks_whatever_their_size(vitals: Vita
     assert [busy.inputs for busy in vitals.busy()] == [()]
 
 
-def test_every_loop_has_its_place_until_the_table_is_full(vitals: Vitals) -> None:
+def test_every_loop_has_its_place_until_the_table_is_full(vitals: Heartbeat) -> None:
     states = [state(i, f"loop-{i}") for i in range(16_500)]
     for each in states:
         vitals.serves(each)
@@ -122,9 +122,9 @@ WRITES = """
 import sys
 from pathlib import Path
 from loopwright.deploy.serving.suspects import encoded, fingerprints
-from loopwright.deploy.serving.heartbeat import Vitals
+from loopwright.deploy.serving.heartbeat import Heartbeat
 from tests.deploy.serving.test_heartbeat import state
-vitals, states = Vitals(Path(sys.argv[1])), [state(1), state(2)]
+vitals, states = Heartbeat(Path(sys.argv[1])), [state(1), state(2)]
 vitals.serves(states[0])
 vitals.beat(1e6)
 print("begun", flush=True)
@@ -135,7 +135,7 @@ for i in range(100_000):
 """
 
 
-def test_a_reader_in_another_process_never_sees_a_beat_or_a_release_half_written(vitals: Vitals) -> None:
+def test_a_reader_in_another_process_never_sees_a_beat_or_a_release_half_written(vitals: Heartbeat) -> None:
     root = Path(__file__).parents[3]
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITES, str(vitals.path)],
@@ -155,12 +155,12 @@ def test_a_reader_in_another_process_never_sees_a_beat_or_a_release_half_written
     assert torn == 0, f"{torn} of {reads} reads saw what nobody wrote"
 
 
-def test_workers_of_servers_that_run(vitals: Vitals, tmp_path: Path) -> None:
+def test_workers_of_servers_that_run(vitals: Heartbeat, tmp_path: Path) -> None:
     assert workers(tmp_path, state(1)) == []  # it has not beaten yet
     vitals.beat(12.5)
     assert (vitals.pid, vitals.beaten, vitals.main) == (os.getpid(), 12.5, threading.get_ident())
     vitals.serves(state(1))
-    gone = Vitals.fresh(vitals.path.with_name("worker-1.vitals"))
+    gone = Heartbeat.fresh(vitals.path.with_name("worker-1.vitals"))
     gone._map[0:8] = (2**22 + 1).to_bytes(8, "little")  # a process that cannot be
     vitals.path.with_name("worker-2.vitals").write_bytes(b"")
     assert workers(tmp_path, state(1)) == [WorkerState(pid=os.getpid(), state="serves")]
@@ -172,5 +172,5 @@ def test_worker_that_is_down_while_its_server_runs_is_one_that_does_not_follow(t
         home = tmp_path / str(server)
         folder = home / "run" / str(server)
         folder.mkdir(parents=True)
-        Vitals.fresh(folder / "worker-0.vitals").close()  # as after a death
+        Heartbeat.fresh(folder / "worker-0.vitals").close()  # as after a death
         assert workers(home, state(1)) == found

@@ -12,7 +12,7 @@ from tests.waiting import PATIENCE_SECONDS
 
 from loopwright.base.errors import Overloaded, RequestConflict
 from loopwright.deploy.serving import idempotency
-from loopwright.deploy.serving.idempotency import Claim, Earlier, Recent
+from loopwright.deploy.serving.idempotency import Claim, EarlierAnswer, Recent
 from loopwright.records.prediction import Prediction
 
 ROOT = Path(__file__).parents[3]
@@ -38,12 +38,12 @@ def answer(number: int, size: int = 0) -> Prediction:
     )
 
 
-def given(found: Claim | Earlier) -> Earlier:
-    assert isinstance(found, Earlier)
+def given(found: Claim | EarlierAnswer) -> EarlierAnswer:
+    assert isinstance(found, EarlierAnswer)
     return found
 
 
-def mine(found: Claim | Earlier) -> Claim:
+def mine(found: Claim | EarlierAnswer) -> Claim:
     assert isinstance(found, Claim)
     return found
 
@@ -62,8 +62,8 @@ def path(tmp_path: Path) -> Path:
 def test_the_same_request_gets_the_same_answer_and_another_is_a_conflict(path: Path) -> None:
     first, second = Recent(path), Recent(path)
     put(first, "x", A, [answer(1), answer(2)])
-    assert given(first.claim(LOOP, "x", A)) == Earlier([answer(1), answer(2)], True, True)
-    assert given(second.claim(LOOP, "x", A)) == Earlier([answer(1), answer(2)], True, False)
+    assert given(first.claim(LOOP, "x", A)) == EarlierAnswer([answer(1), answer(2)], True, True)
+    assert given(second.claim(LOOP, "x", A)) == EarlierAnswer([answer(1), answer(2)], True, False)
     with pytest.raises(RequestConflict, match="id x"):
         second.claim(LOOP, "x", B)
     assert isinstance(second.claim("another-loop", "x", B), Claim)
@@ -117,7 +117,7 @@ def test_a_worker_that_died_over_it_holds_nothing_up(path: Path, state: str) -> 
     assert subprocess.run([sys.executable, "-c", DIES, str(path), state], cwd=ROOT).returncode == -9
     found = Recent(path).claim(LOOP, "x", A)
     if state == "kept":
-        assert given(found) == Earlier([answer(1)], False, False)  # perhaps not in the log
+        assert given(found) == EarlierAnswer([answer(1)], False, False)  # perhaps not in the log
     else:
         assert isinstance(found, Claim)
 
@@ -146,7 +146,7 @@ def test_the_oldest_are_forgotten_and_the_file_does_not_grow(path: Path, monkeyp
     kept = 0
     for i in range(7000, 8000):
         found = table.claim(LOOP, str(i), A)
-        if isinstance(found, Earlier):
+        if isinstance(found, EarlierAnswer):
             assert found.answers == [answer(i)]
             kept += 1
         else:

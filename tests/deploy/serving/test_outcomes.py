@@ -7,7 +7,7 @@ from tests.deploy.loops import LANDINGS, NOW_US
 
 from loopwright.base.errors import RequestInvalid, RequestMalformed
 from loopwright.data.ingest.contract import conform
-from loopwright.deploy.serving.outcomes import Accepted, OutcomeDecoder
+from loopwright.deploy.serving.outcomes import CheckedOutcome, OutcomeDecoder
 from loopwright.records.declarations import Column, Table
 
 ID = "018f3361d2807ce8b0f540e9d922a8f2"
@@ -18,7 +18,7 @@ def landing(**changes: Any) -> dict[str, Any]:
     return {"flight": "UA1", "landed_at": "2024-05-01T08:00:00Z", "arr_delay": 20.0} | changes
 
 
-def accept(value: Any, received_at: int = NOW_US) -> list[Accepted]:
+def accept(value: Any, received_at: int = NOW_US) -> list[CheckedOutcome]:
     return decode(text(value), received_at=received_at, provenance="http")
 
 

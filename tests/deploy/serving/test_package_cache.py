@@ -12,7 +12,7 @@ import pytest
 from tests.deploy.loops import NOW_US, Weather, flight, opened, package
 
 from loopwright.base.errors import PackageNotFound
-from loopwright.deploy.serving.package_cache import Load, Shared, Shelf
+from loopwright.deploy.serving.package_cache import Load, PackageCache, Shared
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.records.declarations import Column
 from loopwright.stores.home import Home
@@ -36,13 +36,13 @@ def test_the_least_recently_used_goes(home: Home) -> None:
     names = digests(home, 5)
     loads: list[Load] = []
     gone: list[str] = []
-    shelf = Shelf(maker(home), None, gone.extend, loads.append)
+    shelf = PackageCache(maker(home), None, gone.extend, loads.append)
     for name in names:
         assert shelf.load(name).digest == name
     assert shelf.bytes == sum(load.bytes for load in loads) > 0
     assert gone == []
     room = int(3.4 * max(load.bytes for load in loads[2:]))  # the first ones pay for what is made once
-    shelf = Shelf(maker(home), room, gone.extend, loads.append)
+    shelf = PackageCache(maker(home), room, gone.extend, loads.append)
     for name in names[:3]:
         shelf.load(name)
     assert shelf.find(names[0]) is not None
@@ -59,7 +59,7 @@ def test_the_least_recently_used_goes(home: Home) -> None:
 
 def test_the_newest_stays_however_small_the_budget(home: Home) -> None:
     gone: list[str] = []
-    shelf = Shelf(maker(home), 1, gone.extend)
+    shelf = PackageCache(maker(home), 1, gone.extend)
     names = digests(home, 3)
     for name in names:
         shelf.load(name)
@@ -68,7 +68,7 @@ def test_the_newest_stays_however_small_the_budget(home: Home) -> None:
 
 
 def test_who_answers_with_one_that_goes_finishes_with_it(home: Home) -> None:
-    shelf = Shelf(maker(home), 1)
+    shelf = PackageCache(maker(home), 1)
     first, second = digests(home, 2)
     held = shelf.load(first)
     shelf.load(second)
@@ -77,7 +77,7 @@ def test_who_answers_with_one_that_goes_finishes_with_it(home: Home) -> None:
 
 
 def test_what_is_dropped_is_no_longer_counted(home: Home) -> None:
-    shelf = Shelf(maker(home))
+    shelf = PackageCache(maker(home))
     names = digests(home, 3)
     for name in names:
         shelf.load(name)
@@ -86,7 +86,7 @@ def test_what_is_dropped_is_no_longer_counted(home: Home) -> None:
 
 
 def test_one_that_cannot_be_loaded_changes_nothing(home: Home) -> None:
-    shelf = Shelf(maker(home))
+    shelf = PackageCache(maker(home))
     shelf.load(digests(home, 1)[0])
     before = len(shelf), shelf.bytes
     with pytest.raises(PackageNotFound):
@@ -101,7 +101,7 @@ def test_threads_load_each_package_once(home: Home) -> None:
         made.append(digest)
         return maker(home)(digest)
 
-    shelf = Shelf(make)
+    shelf = PackageCache(make)
     threads = [Thread(target=lambda i=i: [shelf.load(n) for n in names[i:] + names[:i]]) for i in range(6)]
     for thread in threads:
         thread.start()

@@ -19,7 +19,7 @@ from loopwright.base.ids import is_trace_id, time_of
 from loopwright.data.examples.build import unit_sql
 from loopwright.deploy.serving.deadlines import Overruns
 from loopwright.deploy.serving.decode import Decoder
-from loopwright.deploy.serving.heartbeat import Vitals
+from loopwright.deploy.serving.heartbeat import Heartbeat
 from loopwright.deploy.serving.predictor import MOST_FAILURES, Predictor, unit_of
 from loopwright.deploy.serving.suspects import STRIKES, Suspects
 from loopwright.records.declarations import Column, Table
@@ -288,7 +288,7 @@ def test_a_run_that_overruns_is_stopped_and_the_model_rests(packages: Packages, 
 def test_an_input_that_overruns_twice_is_answered_by_the_heuristic_and_the_model_goes_on(
     packages: Packages, tmp_path: Path
 ) -> None:
-    suspects, vitals = Suspects.fresh(tmp_path / "inputs"), Vitals.fresh(tmp_path / "worker-0.vitals")
+    suspects, vitals = Suspects.fresh(tmp_path / "inputs"), Heartbeat.fresh(tmp_path / "worker-0.vitals")
     made = package(
         packages, model=endless(60.0), golden=[Golden(request={}, context={}, score=0.0)], release={"deadline_ms": 100}
     )

@@ -17,7 +17,7 @@ from loopwright.deploy import releases
 from loopwright.deploy.serving import engine as router_module
 from loopwright.deploy.serving import package_cache, registry, release_files
 from loopwright.deploy.serving.engine import Ask, Router
-from loopwright.deploy.serving.heartbeat import Vitals
+from loopwright.deploy.serving.heartbeat import Heartbeat
 from loopwright.deploy.serving.package_cache import Load
 from loopwright.deploy.serving.registry import Watcher
 from loopwright.records.package import Segment
@@ -307,7 +307,7 @@ def test_where_the_declared_package_is_damaged_the_newest_whole_one_before_it_se
     spoil(home, damaged)
     spoiled = spoil(home, declared)
     told: list[tuple[str, str, str]] = []
-    vitals = Vitals.fresh(tmp_path / "worker-0.vitals")
+    vitals = Heartbeat.fresh(tmp_path / "worker-0.vitals")
     watcher = Watcher(
         lambda *_: None, lambda *_: None, lambda *_: None, stood_in=lambda _loop, d, i, why: told.append((d, i, why))
     )

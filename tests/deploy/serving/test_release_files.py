@@ -75,7 +75,7 @@ class Counted:
 
     def write(self, loop: str, generation: int) -> None:
         state = msgspec.structs.replace(self.state, loop=loop, generation=generation)
-        release_files.write(self.folder / f"{loop}.json", release_files.Served(state=state))
+        release_files.write(self.folder / f"{loop}.json", release_files.ReleaseFile(state=state))
 
     def changes(self) -> release_files.Changes:
         return release_files.Changes(self.folder, self.clock)

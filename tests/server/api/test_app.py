@@ -391,7 +391,7 @@ def test_a_loop_that_cannot_be_served_is_not_ready_and_the_others_are(tmp_path: 
         assert client.get("/readyz").status == 200  # the one before goes on
 
 
-def _named(home: Home, digest: str) -> release_files.Served:
+def _named(home: Home, digest: str) -> release_files.ReleaseFile:
     copy = release_files.read(release_files.path_of(home, "another-loop"))
     assert copy is not None
     arms = [msgspec.structs.replace(copy.state.champion, package=digest)]

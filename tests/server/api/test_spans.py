@@ -19,7 +19,7 @@ from loopwright.base.ids import new_id, span_id
 from loopwright.deploy import releases
 from loopwright.records.prediction import Prediction
 from loopwright.server.api import spans
-from loopwright.server.api.spans import Spans, Stage, Told, parent, traceresponse
+from loopwright.server.api.spans import SampledRequest, Spans, Stage, parent, traceresponse
 
 CLOCK = RealClock()
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -38,11 +38,11 @@ def answer(id: str, *flags: str) -> Prediction:
     )  # fmt: skip
 
 
-def told(id: str, headers: Mapping[bytes, bytes], *flags: str, failed: bool = False) -> Told:
+def told(id: str, headers: Mapping[bytes, bytes], *flags: str, failed: bool = False) -> SampledRequest:
     now = time.perf_counter()
     stages = [Stage("decode", now - 0.004, now - 0.003), Stage("wait", now - 0.003, now - 0.002)]
     stages += [Stage("answer", now - 0.002, now - 0.001), Stage("encode", now - 0.001, now)]
-    return Told(
+    return SampledRequest(
         "predict", "late-arrival", id, headers, [answer(id, *flags)], stages, {"http.response.status_code": 200}, failed
     )
 

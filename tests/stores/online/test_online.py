@@ -14,7 +14,7 @@ from tests.redis import PASSWORD, RedisServer
 from loopwright.base.errors import Damaged, Unavailable
 from loopwright.stores.online import Online, open_online
 from loopwright.stores.online.redis import REST_SECONDS
-from loopwright.stores.online.steps import FRESH_SECONDS, Fed, Step, pack
+from loopwright.stores.online.steps import FRESH_SECONDS, Fed, OnlineStep, pack
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def test_steps_come_back_as_they_were_written(online: Online) -> None:
     assert steps is not None
     assert again is not None
     assert empty is not None
-    assert (steps.at(4), steps.at(5), steps.at(21)) == (None, Step(3, values), Step(None, values))
-    assert (nothing, again.at(5), empty.at(0)) == (None, Step(3, values), Step(0, [1.0]))
+    assert (steps.at(4), steps.at(5), steps.at(21)) == (None, OnlineStep(3, values), OnlineStep(None, values))
+    assert (nothing, again.at(5), empty.at(0)) == (None, OnlineStep(3, values), OnlineStep(0, [1.0]))
     assert online.get_many("airports", ["JFK"]) == [None]
     assert online.get_many("weather", []) == []
     assert (online.fed("weather"), online.fed("airports")) == (Fed(3, -7, 99), None)
@@ -105,7 +105,7 @@ def test_many_keys_are_written_and_found(online: Online) -> None:
     assert online.write("weather", ((str(n), one(n)) for n in range(5_000)), Fed(1, 0, 0)) == 5_000
     keys = [str(n) for n in range(0, 6_000, 7)]
     found = [steps and steps.at(1) for steps in online.get_many("weather", keys)]
-    assert found == [Step(0, [n]) if n < 5_000 else None for n in range(0, 6_000, 7)]
+    assert found == [OnlineStep(0, [n]) if n < 5_000 else None for n in range(0, 6_000, 7)]
 
 
 WRITER = """

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loopwright.base.errors import Damaged
-from loopwright.stores.online.steps import Step, Steps, key_of, pack
+from loopwright.stores.online.steps import OnlineStep, Steps, key_of, pack
 
 MOMENT = st.integers(-(2**62), 2**62)
 VALUE = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(max_size=5)
@@ -19,12 +19,12 @@ def test_what_is_in_force_is_the_last_step_not_after_the_moment(steps: dict[int,
     found = Steps(pack(moments, [steps[m] for m in moments]))
     for at in [*asked, *moments, *(m - 1 for m in moments)]:
         last = max((m for m in moments if m <= at), default=None)
-        wanted = None if last is None else Step(steps[last][0], list(steps[last][1:]))  # type: ignore[arg-type]  # an int or None
+        wanted = None if last is None else OnlineStep(steps[last][0], list(steps[last][1:]))  # type: ignore[arg-type]  # an int or None
         assert found.at(at) == wanted
 
 
 def test_arrays_and_timestamps_are_values_too() -> None:
-    assert Steps(pack([0], [[None, [1.5, 2.0], 10**15]])).at(1) == Step(None, [[1.5, 2.0], 10**15])
+    assert Steps(pack([0], [[None, [1.5, 2.0], 10**15]])).at(1) == OnlineStep(None, [[1.5, 2.0], 10**15])
 
 
 @pytest.mark.parametrize("cut", [0, 3, 4, 11, 12, 15, 17])

@@ -13,7 +13,7 @@ from tests.deploy.serving.test_predictor import endless
 from loopwright.base.errors import PackageRefused
 from loopwright.records.package import Golden
 from loopwright.stores.packages.probe import open_probed, probe, probe_all
-from loopwright.stores.packages.sandbox import Limits, Report, Task
+from loopwright.stores.packages.sandbox import Limits, ProbeReport, Task
 from loopwright.stores.packages.store import Package, Packages
 
 
@@ -158,7 +158,7 @@ def test_of_many_packages_each_is_refused_for_its_own_fault(tmp_path: Path, monk
     assert "golden request" in found[wrong.digest]
     run = getattr(sys.modules["loopwright.stores.packages.probe"], "_run")  # noqa: B009  # a name of its own module
 
-    def dies_of_many(digest: str, tasks: list[Task], seconds: float) -> list[Report]:
+    def dies_of_many(digest: str, tasks: list[Task], seconds: float) -> list[ProbeReport]:
         if len(tasks) > 1:
             raise PackageRefused(digest, "its probe crashed (SIGSEGV)")
         return list(run(digest, tasks, seconds))

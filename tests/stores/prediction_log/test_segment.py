@@ -15,7 +15,7 @@ from loopwright.stores.prediction_log.segment import (
     FOOTER,
     HEADER,
     VERSION,
-    Segment,
+    LogSegment,
     file_name,
     footer,
     frame,
@@ -41,7 +41,7 @@ def framed(records: Sequence[object], *, number: int = 0, first: int = 0, sealed
     return header("predictions", WRITER, number) + body + end
 
 
-def parsed(data: bytes, state: str = "sealed", *, number: int = 0) -> Segment:
+def parsed(data: bytes, state: str = "sealed", *, number: int = 0) -> LogSegment:
     path = Path(file_name(WRITER, number, state))
     name = parse_name(path.name)
     assert name is not None

@@ -13,7 +13,7 @@ from tests.records.predictions.samples import outcome, prediction
 
 from loopwright.base import failpoints
 from loopwright.base.errors import LogUnavailable
-from loopwright.stores.prediction_log.segment import Segment, log_folder, parse_name, read_segment
+from loopwright.stores.prediction_log.segment import LogSegment, log_folder, parse_name, read_segment
 from loopwright.stores.prediction_log.writer import LogWriter
 
 
@@ -23,7 +23,7 @@ def _disarmed() -> Iterator[None]:
     failpoints.arm("")
 
 
-def read(folder: Path, kind: str = "predictions") -> list[Segment]:
+def read(folder: Path, kind: str = "predictions") -> list[LogSegment]:
     return [read_segment(p, kind) for p in sorted((folder / kind).iterdir()) if parse_name(p.name)]
 
 

@@ -12,7 +12,7 @@ import sklearn.metrics as sk
 from loopwright.records.declarations import Column, Outcome, Table, Value
 from loopwright.records.package import Output
 from loopwright.tasks import metrics
-from loopwright.tasks.metrics.rows import Classes, Groups, Numbers
+from loopwright.tasks.metrics.rows import Classes, Groups, RegressionRows
 
 Array = np.ndarray[Any, Any]
 WORDS = ["ant", "bee", "cat", "dog", "eel"]
@@ -175,7 +175,7 @@ def test_weights_are_rows_repeated() -> None:
     actual, said = numbers(90)
     names = ["mae", "rmse", "r2", "bias"]
     wide = metrics.Answered(said[:, 0], None, said)
-    drawn = Numbers(names, actual, wide, TARGETS, None, None).values(weight[None, :].astype(float))[0]
+    drawn = RegressionRows(names, actual, wide, TARGETS, None, None).values(weight[None, :].astype(float))[0]
     assert drawn == pytest.approx([metrics.compute(n, actual[again], *wide.at(again), output=TARGETS) for n in names])
 
 

@@ -53,7 +53,7 @@ class _Broken(NamedTuple):
     with_value: bool
 
 
-class Origin(NamedTuple):
+class RowOrigin(NamedTuple):
     """Where rows come from: what `filled` columns are made of. `digest` is one for all rows, or one for each [N]."""
 
     name: str = "the source"
@@ -65,10 +65,10 @@ def conform(
     table: Table,
     frame: pa.Table,
     *,
-    origin: Origin | None = None,
+    origin: RowOrigin | None = None,
     rows: npt.NDArray[np.int64] | None = None,
     absent: Collection[str] = (),
-    seen: "Seen | None" = None,
+    seen: "SeenKeys | None" = None,
     requests: Collection[str] | None = None,
 ) -> Conformed:
     """Sort the rows of `frame` [N] into good and bad by the contract of `table`.
@@ -78,7 +78,7 @@ def conform(
     Rows that are `requests` may repeat a key, or have an empty one, and lack the columns named there, which are null then.
     Raises IngestRefused naming every missing, extra or wrongly typed column.
     """
-    origin = origin or Origin()
+    origin = origin or RowOrigin()
     numbers = np.arange(1, len(frame) + 1, dtype=np.int64) if rows is None else rows
     frame = plain(frame)
     columns = {n: replace(c, optional=True, nullable=True) if n in (requests or ()) else c for n, c in table.columns.items()}
@@ -164,7 +164,7 @@ def _header(found: Mapping[str, str], names: list[str]) -> str:
     return "" if found else f"; its columns are {shown}: if the first line is a row of data, give --names"
 
 
-def _filled(column: Column, origin: Origin, numbers: npt.NDArray[np.int64]) -> pa.ChunkedArray:
+def _filled(column: Column, origin: RowOrigin, numbers: npt.NDArray[np.int64]) -> pa.ChunkedArray:
     """A column that no source has; see `Column.filled`."""
     if column.filled == "ingested_at":
         return pa.chunked_array([pa.repeat(pa.scalar(origin.moment, ARROW_TYPES["timestamp"]), len(numbers))])
@@ -208,7 +208,7 @@ def _bound(column: Column, whole: Callable[[float], int], limit: float) -> pa.Sc
     return pa.scalar(min(max(whole(limit) if math.isfinite(limit) else limit, -(2**63)), 2**63 - 1), pa.int64())
 
 
-def _repeated(table: Table, good: pa.Table, wrong: Mask, seen: "Seen | None") -> Mask:
+def _repeated(table: Table, good: pa.Table, wrong: Mask, seen: "SeenKeys | None") -> Mask:
     """Rows [N] with the key, event time and known time of an earlier row that is not `wrong`."""
     by = list(dict.fromkeys([*table.key, table.event_time, table.known]))
     kept = np.flatnonzero(~wrong)
@@ -228,7 +228,7 @@ def _repeated(table: Table, good: pa.Table, wrong: Mask, seen: "Seen | None") ->
     return repeated
 
 
-class Seen:
+class SeenKeys:
     """The keys of a source's rows so far, as 16 bytes each (MD5 of the values: two that differ never meet by accident).
 
     The first frame is only kept until there is a second: most sources have one.

@@ -22,7 +22,7 @@ from loopwright.base.errors import IngestRefused
 from loopwright.data.ingest.contract import BAD_SCHEMA
 from loopwright.data.ingest.header import check_columns, column_names
 from loopwright.data.ingest.opened import BATCH_BYTES, Batch, Reading
-from loopwright.data.ingest.text import Text, lines, refusing
+from loopwright.data.ingest.text import TextFile, lines, refusing
 
 CSV_BLOCK = 4 << 20
 """Arrow reads up to 32 blocks ahead; a row is at most as long as one."""
@@ -49,7 +49,7 @@ class Layout(NamedTuple):
         return int(self.header)
 
 
-def csv_batches(text: Text, reading: Reading) -> Iterator[Batch]:
+def csv_batches(text: TextFile, reading: Reading) -> Iterator[Batch]:
     """The rows of a CSV, numbered from 1. Raises IngestRefused where it cannot be cut into rows."""
     with refusing(text.name, f"it is not readable as CSV in {text.encoding.upper()}"):
         try:
@@ -67,7 +67,7 @@ def csv_batches(text: Text, reading: Reading) -> Iterator[Batch]:
 # --- layout ----------------------------------------------------------------------------------------------------------
 
 
-def _layout(text: Text, reading: Reading) -> Layout:
+def _layout(text: TextFile, reading: Reading) -> Layout:
     with text.open() as data:
         start = data.read(_SAMPLE).decode("utf-8-sig", errors="ignore")
     delimiter, rows = _cut(start, whole=len(start) < _SAMPLE // 4)
@@ -97,7 +97,7 @@ def _cut(start: str, *, whole: bool) -> tuple[str, list[list[str]]]:
     return best, cut[best]
 
 
-def _first(text: Text, delimiter: str) -> list[str]:
+def _first(text: TextFile, delimiter: str) -> list[str]:
     """The fields of the first line, which may hold line breaks in quotes."""
     with text.open() as data, io.TextIOWrapper(data, encoding="utf-8-sig", newline="") as decoded:
         start = decoded.readline(1 << 20)
@@ -116,7 +116,7 @@ def _lines(start: str, text: Any) -> Iterator[str]:
         yield line
 
 
-def _has_odd_quotes(text: Text) -> bool:
+def _has_odd_quotes(text: TextFile) -> bool:
     """Whether a quote stands where no field begins or ends, or one is never closed. Raises IngestRefused for a NUL byte."""
     found, quotes, breaks, tail = False, 0, 0, b""
     with text.open() as data:
@@ -144,7 +144,7 @@ class _Strict(NamedTuple):
         return self.opened > 0, len(self.malformed), self.ragged
 
 
-def _quoted(text: Text, layout: Layout, width: int) -> Layout:
+def _quoted(text: TextFile, layout: Layout, width: int) -> Layout:
     """The layout with the way quotes are escaped, and the rows that are malformed either way."""
     escape, found = None, _strict(text, layout.delimiter, width, None)
     if found.opened or found.malformed:
@@ -158,7 +158,7 @@ def _quoted(text: Text, layout: Layout, width: int) -> Layout:
     return layout._replace(escape=escape, malformed=found.malformed)
 
 
-def _strict(text: Text, delimiter: str, width: int, escape: str | None) -> _Strict:
+def _strict(text: TextFile, delimiter: str, width: int, escape: str | None) -> _Strict:
     malformed: dict[int, str] = {}
     ragged, number, last, ended = 0, -1, "", False
     limit = csv.field_size_limit(CSV_BLOCK)
@@ -192,7 +192,7 @@ def _strict(text: Text, delimiter: str, width: int, escape: str | None) -> _Stri
     return _Strict(0, malformed, ragged)
 
 
-def _longest_row(text: Text) -> int:
+def _longest_row(text: TextFile) -> int:
     """The line of a CSV on which the first row begins that is longer than a block; 0 where there is none.
 
     A line break ends a row where the quotes so far are even.
@@ -214,7 +214,7 @@ def _longest_row(text: Text) -> int:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _rows(text: Text, layout: Layout) -> Iterator[Batch]:
+def _rows(text: TextFile, layout: Layout) -> Iterator[Batch]:
     ragged: list[tuple[int, str, str]] = []
     before = layout.rows_before
     malformed = {n + 1 - before: raw for n, raw in layout.malformed.items()}
@@ -243,7 +243,7 @@ def _rows(text: Text, layout: Layout) -> Iterator[Batch]:
             yield Batch(_empty(layout), np.arange(0), bad_lines([r for r in ragged[told:] if r[2].strip()]), 1.0)
 
 
-def _is_only_header(text: Text) -> bool:
+def _is_only_header(text: TextFile) -> bool:
     """Whether the file is one line without a line break at its end, which Arrow takes for no file at all."""
     with text.open() as data:
         start = data.read(CSV_BLOCK)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from loopwright.base.errors import DeclarationInvalid, PackageNotFound, PackageRefused
 from loopwright.base.ids import check_name
 from loopwright.base.progress import Progress
-from loopwright.data.ingest.contract import BAD_SCHEMA, Origin, Seen, conform
+from loopwright.data.ingest.contract import BAD_SCHEMA, RowOrigin, SeenKeys, conform
 from loopwright.data.ingest.following import Followed, by_watermark
 from loopwright.data.ingest.opened import Opened
 from loopwright.data.ingest.openlineage import told
@@ -76,7 +76,7 @@ def ingest(
     if followed and followed.since == followed.reached:
         return _nothing_new(home, table, opened, followed)
     start = f"{followed.follows}:{followed.since}" if followed else opened.digest
-    with closing(_Run(home, table, opened, f"ingest:{table.name}:{start}", progress)) as run:
+    with closing(_Ingestion(home, table, opened, f"ingest:{table.name}:{start}", progress)) as run:
         version = run.write(followed.reached if followed else "")
         if version is None:  # a run before this one was interrupted after its commit, or another one was faster
             known.update(ingested(home, table.name))
@@ -132,7 +132,7 @@ def _noted(home: Home, table: str, application: str) -> str:
     return next((str(n["reached"]) for n in notes if n.get("application") == application), "")
 
 
-class _Run:
+class _Ingestion:
     """One source on its way into one table: its rows judged batch by batch, counted, and the bad ones put aside."""
 
     def __init__(self, home: Home, table: Table, opened: Opened, application: str, progress: Progress | None) -> None:
@@ -163,8 +163,8 @@ class _Run:
         self._rows = self._good = 0
         self._counts, self._lacked = Counter(), []
         self._bad.close()
-        seen = Seen()
-        origin = Origin(self.opened.name, self.opened.digest, self._moment)
+        seen = SeenKeys()
+        origin = RowOrigin(self.opened.name, self.opened.digest, self._moment)
         for batch in self.opened.asked(self.table).batches():
             found = conform(self.table, batch.frame, origin=origin, rows=batch.rows, absent=self._absent, seen=seen)
             self._bad.add(self.opened, batch.broken, found.bad)

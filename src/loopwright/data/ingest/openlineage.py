@@ -27,7 +27,7 @@ def told(ingest: F) -> F:
     return cast("F", telling)
 
 
-def _tell(run: openlineage.Run, lake: str, table: Table, path: Path | None, done: Any) -> None:
+def _tell(run: openlineage.JobRun, lake: str, table: Table, path: Path | None, done: Any) -> None:
     read = openlineage.source(done.source, done.digest, path)
     made = openlineage.copied(openlineage.table(lake, table.name, done.version, table.columns), read, _there(table, done))
     run.inputs.append({**read, "inputFacets": openlineage.judged(done.rows, done.reasons, table.columns)})

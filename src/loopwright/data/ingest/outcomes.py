@@ -8,7 +8,7 @@ import msgspec
 import pyarrow as pa
 
 from loopwright.base.ids import digest, is_trace_id
-from loopwright.data.ingest.contract import Origin, conform
+from loopwright.data.ingest.contract import RowOrigin, conform
 from loopwright.data.ingest.ingestion import Aside
 from loopwright.data.ingest.opened import Reading
 from loopwright.data.ingest.source import AS_DETECTED, open_source
@@ -42,7 +42,7 @@ def accept(home: Home, loop: str, table: Table, key: list[str], source: Any, rea
     names = batch.frame.column_names
     id = _id_column(table, batch.frame)
     expected = _by_id(table, id, names) if id else table
-    origin = Origin(opened.name, opened.digest, home.clock.now())
+    origin = RowOrigin(opened.name, opened.digest, home.clock.now())
     result = conform(expected, batch.frame, origin=origin, rows=batch.rows, absent=table.columns if opened.loose else ())
     bad = Aside(home)
     bad.add(opened, batch.broken, result.bad)

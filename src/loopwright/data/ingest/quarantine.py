@@ -17,7 +17,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from loopwright.base.errors import IngestRefused, Unavailable, UsageError
-from loopwright.data.ingest.contract import Origin, conform
+from loopwright.data.ingest.contract import RowOrigin, conform
 from loopwright.data.ingest.formulas import neutral, original
 from loopwright.data.ingest.ingestion import QUARANTINE, QUARANTINE_SCHEMA, put_contract, put_ingested
 from loopwright.data.ingest.opened import Reading
@@ -88,7 +88,7 @@ def mend(home: Home, table: Table, source: Any = None, reading: Reading = AS_DET
         chosen = _first(refs, waiting)
         digests = [refs[i][0] for i in chosen]
         numbers = np.array([refs[i][1] for i in chosen], dtype=np.int64)
-        origin = Origin(opened.name, digests, home.clock.now())
+        origin = RowOrigin(opened.name, digests, home.clock.now())
         # Where none of the rows waits any more there may be no columns to judge.
         frame = _data(whole).take(pa.array(chosen, pa.int64())) if chosen else _empty(table)
         found = conform(table, frame, origin=origin, rows=numbers, absent=table.columns)

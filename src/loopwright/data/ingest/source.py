@@ -26,7 +26,7 @@ from loopwright.data.ingest.header import check_columns
 from loopwright.data.ingest.lazy import is_dataset, open_lazy
 from loopwright.data.ingest.opened import BATCH_BYTES, BATCH_ROWS, Batch, Digest, Opened, Reading, sliced
 from loopwright.data.ingest.spreadsheet import is_workbook, workbook_batches
-from loopwright.data.ingest.text import Text, detect, lines, refusing
+from loopwright.data.ingest.text import TextFile, detect, lines, refusing
 from loopwright.data.ingest.values import is_list, is_text
 
 AS_DETECTED = Reading()
@@ -135,7 +135,7 @@ def _with_told(batch: Batch, told: dict[str, str | None]) -> Batch:
     return batch._replace(frame=frame)
 
 
-class _Reader(NamedTuple):
+class _FileReader(NamedTuple):
     """How a file is read: its rows, whether these may lack columns, its encoding where it is not UTF-8, and the one a person said."""
 
     batches: Callable[[], Iterator[Batch]]
@@ -144,21 +144,21 @@ class _Reader(NamedTuple):
     said: str = ""
 
 
-def _reader(path: Path, name: str, start: bytes, reading: Reading) -> _Reader:
+def _reader(path: Path, name: str, start: bytes, reading: Reading) -> _FileReader:
     """How to read a file, by its first bytes."""
     if start[:4] == b"PAR1":
         reading.only(name, "a Parquet file")
-        return _Reader(lambda: _parquet(path, name))
+        return _FileReader(lambda: _parquet(path, name))
     if path.suffix == ".parquet":
         raise IngestRefused(name, "it is called .parquet but is not Parquet (its first bytes are not PAR1)")
     if start[:6] == b"ARROW1" or (path.suffix in (".arrow", ".arrows") and start[:4] == b"\xff\xff\xff\xff"):
         reading.only(name, "an Arrow file")
-        return _Reader(lambda: _arrow(path, name, stream=start[:6] != b"ARROW1"))
+        return _FileReader(lambda: _arrow(path, name, stream=start[:6] != b"ARROW1"))
     if path.suffix in (".arrow", ".feather"):
         raise IngestRefused(name, f"it is called {path.suffix} but is not Arrow (its first bytes are not ARROW1)")
     if start[:4] == b"PK\x03\x04" and is_workbook(path):
         reading.only(name, "an Excel workbook", "sheet", "no_header", "names")
-        return _Reader(lambda: workbook_batches(path, name, reading))
+        return _FileReader(lambda: workbook_batches(path, name, reading))
     text = detect(path, name, reading.encoding)
     with refusing(name, f"it is not readable as {text.encoding.upper()}"), text.open() as data:
         begins = data.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -166,9 +166,9 @@ def _reader(path: Path, name: str, start: bytes, reading: Reading) -> _Reader:
     encoding = "" if text.encoding == "utf-8" else text.encoding
     if path.name.lower().endswith(_JSON) or begins[:2] in (b'{"', b"{ "):
         reading.only(name, "JSON Lines", "encoding")
-        return _Reader(lambda: _json_lines(text), True, encoding, said)
+        return _FileReader(lambda: _json_lines(text), True, encoding, said)
     reading.only(name, "CSV", "encoding", "no_header", "names")
-    return _Reader(lambda: csv_batches(text, reading), False, encoding, said)
+    return _FileReader(lambda: csv_batches(text, reading), False, encoding, said)
 
 
 def _detected(path: Path, name: str) -> str:
@@ -203,7 +203,7 @@ def _arrow(path: Path, name: str, *, stream: bool) -> Iterator[Batch]:
 # --- JSON Lines ------------------------------------------------------------------------------------------------------
 
 
-def _json_lines(text: Text) -> Iterator[Batch]:
+def _json_lines(text: TextFile) -> Iterator[Batch]:
     size = text.path.stat().st_size
     with refusing(text.name, "it is damaged or cut off"), text.open() as data:
         read = lines(data)

@@ -89,7 +89,7 @@ CANDIDATES = ("shift_jis", "euc_jp", "euc_kr", "gb18030", "big5", "cp1250", "cp1
 """Encodings that are tried to name those that a file may have."""
 
 
-class Text(NamedTuple):
+class TextFile(NamedTuple):
     """A text file and the encoding it is read in."""
 
     path: Path
@@ -103,7 +103,7 @@ class Text(NamedTuple):
             yield data if self.encoding == "utf-8" else _Decoded(data, self.encoding)
 
 
-def detect(path: Path, name: str, asked: str = "") -> Text:
+def detect(path: Path, name: str, asked: str = "") -> TextFile:
     """Find the encoding of a text file; `asked` is what a person says it is.
 
     Raises UsageError for an encoding that Python does not know, IngestRefused for a file that is no text, or whose encoding
@@ -121,7 +121,7 @@ def detect(path: Path, name: str, asked: str = "") -> Text:
     if not encoding and b"\0" in start:
         raise IngestRefused(name, "it is neither Parquet nor text")
     with refusing(name, "it is damaged or cut off"):
-        return Text(path, name, encoding or _narrow(path, name))
+        return TextFile(path, name, encoding or _narrow(path, name))
 
 
 def _known(encoding: str) -> str:

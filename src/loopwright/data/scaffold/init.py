@@ -17,7 +17,7 @@ from loopwright.data.ingest.values import flags
 from loopwright.data.scaffold.identifiers import identifies, is_id
 from loopwright.data.scaffold.infer import Inferred, inferred
 from loopwright.data.scaffold.leaks import leaking
-from loopwright.data.scaffold.template import Drafted, Target, blank_file, check_task, loop_file, target
+from loopwright.data.scaffold.template import Drafted, DraftTarget, blank_file, check_task, loop_file, target
 from loopwright.records.declarations import Column, Table
 from loopwright.records.field_rules import Zone
 
@@ -86,7 +86,7 @@ def begin(
     return {"files": [str(file)], "notes": notes, "next_steps": steps}
 
 
-def _predicted(aim: Target, label: str) -> str:
+def _predicted(aim: DraftTarget, label: str) -> str:
     """What is to be predicted, as it was understood."""
     known = int(aim.known.sum())
     share = f"true of {aim.reach:.1%} of" if aim.task == "binary" else "on"
@@ -95,7 +95,7 @@ def _predicted(aim: Target, label: str) -> str:
     return f"what is predicted: {what} ({aim.task}; say --task if it is another){gaps}"
 
 
-def _what(aim: Target, label: str) -> str:
+def _what(aim: DraftTarget, label: str) -> str:
     return {
         "binary": f"whether {aim.label}",
         "multiclass": f"which of {len(set(aim.truth[aim.known])) if aim.task == 'multiclass' else 0:,} classes {label} is",

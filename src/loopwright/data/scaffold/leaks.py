@@ -5,20 +5,20 @@ from collections.abc import Collection
 import numpy as np
 import pyarrow as pa
 
-from loopwright.data.scaffold.template import Target
-from loopwright.tasks.leakage import LEAST, Look, of_columns, targets, together, values_of
+from loopwright.data.scaffold.template import DraftTarget
+from loopwright.tasks.leakage import LEAST, ScanData, of_columns, targets, together, values_of
 
 ROWS = 20_000
 """At most so many rows are looked at, evenly over the file."""
 
 
-def leaking(frame: pa.Table, columns: Collection[str], aim: Target) -> dict[str, str]:
+def leaking(frame: pa.Table, columns: Collection[str], aim: DraftTarget) -> dict[str, str]:
     """Column -> why it is doubted, of these columns of the rows at hand."""
     known = np.flatnonzero(aim.known)
     if aim.truth is None or len(known) < LEAST:
         return {}
     rows = known[np.unique(np.linspace(0, len(known) - 1, ROWS).astype(np.int64))]
-    look = Look(
+    look = ScanData(
         targets(pa.chunked_array([pa.array(aim.truth[rows])]), aim.task),
         np.random.default_rng(0).random(len(rows)) < 0.5,
         np.arange(len(rows)),

@@ -161,7 +161,7 @@ _TASKS: dict[Task, _Words] = {
 }  # fmt: skip
 
 
-class Target(NamedTuple):
+class DraftTarget(NamedTuple):
     """What is to be predicted: its task, the SQL expression of its label, and the truth [N] of the rows at hand (None without).
 
     `truth` is boolean, of strings or of numbers, by the task; `known` [N] says where there is one.
@@ -202,7 +202,7 @@ class Drafted(NamedTuple):
     requests: Table
     outcome: Table
     spread: bool
-    target: Target
+    target: DraftTarget
     ids: Mapping[str, str] = {}
     problem: str = "TODO: say in one sentence which problem this solves, for whom."
     owner: str = "TODO"
@@ -286,7 +286,7 @@ def check_task(task: str) -> None:
         raise UsageError(f"--task {task[:80]!r}: one of {', '.join(_TASKS)}")
 
 
-def target(name: str, values: pa.ChunkedArray | None, task: str) -> Target:
+def target(name: str, values: pa.ChunkedArray | None, task: str) -> DraftTarget:
     """What is to be predicted, from the column of the label [N] and the `task` where a person names one.
 
     Two values (booleans, two words, two numbers) are binary: of two numbers the larger is positive, of two words the one that
@@ -295,7 +295,7 @@ def target(name: str, values: pa.ChunkedArray | None, task: str) -> Target:
     """
     check_task(task)
     if values is None:
-        return Target("binary", "happened", None, np.zeros(0, dtype=bool))
+        return DraftTarget("binary", "happened", None, np.zeros(0, dtype=bool))
     column, known = _sql_name(name), _flags(pc.is_valid(values))
     kinds = [v for v in pc.unique(values).to_pylist() if v is not None and (not isinstance(v, float) or np.isfinite(v))]
     if pa.types.is_floating(values.type):  # what is not finite goes to quarantine
@@ -311,12 +311,12 @@ def target(name: str, values: pa.ChunkedArray | None, task: str) -> Target:
                 f"column {name!r} has {len(kinds):,} different words: too many for classes, and they are no numbers"
             )
         numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy()
-        return Target("regression", f"CAST({column} AS DOUBLE)" if whole else column, numbers, known)
+        return DraftTarget("regression", f"CAST({column} AS DOUBLE)" if whole else column, numbers, known)
     if chosen == "multiclass":
         words = np.array([str(v) for v in pc.fill_null(values.cast(pa.string()), "").to_pylist()])
-        return Target("multiclass", column if text else f"CAST({column} AS VARCHAR)", words, known)
+        return DraftTarget("multiclass", column if text else f"CAST({column} AS VARCHAR)", words, known)
     sql, truth = _positive(name, column, values, kinds)
-    return Target("binary", sql, truth, known)
+    return DraftTarget("binary", sql, truth, known)
 
 
 def _positive(name: str, column: str, values: pa.ChunkedArray, kinds: list[Any]) -> tuple[str, Flags]:
@@ -440,7 +440,7 @@ def _filler(column: Column, values: pa.ChunkedArray) -> str:
     return "False" if column.type == "boolean" else '""'
 
 
-def _rule(usable: dict[str, Column], frame: pa.Table, aim: Target) -> tuple[str, str]:
+def _rule(usable: dict[str, Column], frame: pa.Table, aim: DraftTarget) -> tuple[str, str]:
     """The best rule on one column as code, and a comment.
 
     Best is for a binary label the cut of greatest Youden's J (true minus false positive rate) among those that hold for between half
@@ -458,12 +458,12 @@ def _rule(usable: dict[str, Column], frame: pa.Table, aim: Target) -> tuple[str,
     ], "the best rule on one column, by the data" if aim.truth is not None else "a guess: replace it by your own rule"
 
 
-def _said(aim: Target, rows: Flags) -> str:
+def _said(aim: DraftTarget, rows: Flags) -> str:
     guess = aim.guess(rows)
     return f"ndx.asarray({_text(guess) if isinstance(guess, str) else repr(float(f'{guess:.4g}'))})"
 
 
-def _worth(aim: Target, holds: Flags) -> float:
+def _worth(aim: DraftTarget, holds: Flags) -> float:
     """How good it is to tell rows apart by whether the cut holds; more is better."""
     if aim.truth is None:
         return 0.0
@@ -481,7 +481,7 @@ def _worth(aim: Target, holds: Flags) -> float:
     return float(sum(np.unique(side, return_counts=True)[1].max() for side in sides if len(side)))
 
 
-def _cuts(f: str, column: Column, values: pa.ChunkedArray, aim: Target) -> list[tuple[Flags, str]]:
+def _cuts(f: str, column: Column, values: pa.ChunkedArray, aim: DraftTarget) -> list[tuple[Flags, str]]:
     """Rules on one column: which rows [N] they hold for, and their code."""
     if column.type == "boolean":
         flags = _flags(values)

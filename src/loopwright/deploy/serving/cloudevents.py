@@ -43,7 +43,7 @@ class EventCursor(Record, frozen=True, kw_only=True):
     rows: int
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class DeliveryRound(msgspec.Struct, frozen=True, kw_only=True):
     """What one round told of a loop: how many events, and what went wrong, if something did."""
 
     events: int
@@ -70,7 +70,7 @@ class Events:
             version = self._home.lake.version(name) if self._home.lake.exists(name) else -1
             self._home.ledger.put(EventCursor(version=version, rows=0), loop=loop)
 
-    def tell(self, loop: str) -> Told | None:
+    def tell(self, loop: str) -> DeliveryRound | None:
         """After a loop's log was committed: tell what has come. None where nobody is to be told."""
         entry = self._home.ledger.latest(EventCursor, loop=loop) if self._to.url else None
         name = table_name("predictions", loop)
@@ -98,7 +98,7 @@ class Events:
             self._left -= self._home.clock.monotonic() - began
             if at != start:
                 self._home.ledger.put(at, loop=loop)
-        return Told(events=told, trouble=self._trouble)
+        return DeliveryRound(events=told, trouble=self._trouble)
 
     def _stopped(self) -> bool:
         return bool(self._trouble) or self._late

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from loopwright.base.errors import LoopwrightError
 from loopwright.records.package import ContextNeed
-from loopwright.stores.online.steps import Fed, Step, Steps, key_of
+from loopwright.stores.online.steps import Fed, OnlineStep, Steps, key_of
 
 MOST_KNOWN = 10_000
 
@@ -79,7 +79,7 @@ class _Need:
         self._one = self._by[0] if len(self._by) == 1 else None
         self._lag, self._aggregate = round(need.lag_s * 1e6), bool(need.empty)
         self._max_age = None if need.max_age_s is None else round(need.max_age_s * 1e6)
-        self._known: dict[int, tuple[Step, dict[str, Any]]] = {}
+        self._known: dict[int, tuple[OnlineStep, dict[str, Any]]] = {}
         self._null: dict[str, Any] = dict.fromkeys(self.columns)
         self._empty = {**self._null, **need.empty}
         self._missing, self._stale, self._late = (f"{how}_context:{need.table}" for how in ("missing", "stale", "late"))
@@ -132,7 +132,7 @@ class _Need:
             if at > fresh and at >= since:
                 _mark(flags[i], self._late)
 
-    def _named(self, step: Step) -> dict[str, Any]:
+    def _named(self, step: OnlineStep) -> dict[str, Any]:
         """The columns of a step; kept, since the same step is in force for many rows."""
         known = self._known.get(id(step))
         if known is None or known[0] is not step:

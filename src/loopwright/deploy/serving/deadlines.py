@@ -11,7 +11,7 @@ from loopwright.base.supervision import Repeating
 LOOK_SECONDS = 0.05
 
 
-class Run:
+class TimedRun:
     """One run with its time limit: `options` go to the runtime; `expired` says whether it was told to stop. It is used again unless it was."""
 
     __slots__ = ("deadline", "expired", "options")
@@ -26,20 +26,20 @@ class Overruns:
     """Watches runs. The thread starts with the first run and sleeps while nothing runs; safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._running: set[Run] = set()
-        self._idle: list[Run] = []
+        self._running: set[TimedRun] = set()
+        self._idle: list[TimedRun] = []
         self._ending = threading.Lock()
         self._some = threading.Event()
         self._watching = Repeating("overruns", self._watch, LOOK_SECONDS, blocks=True)
         self._starting = threading.Lock()
         self._idle_looks = 0
 
-    def begin(self, until: float) -> Run:
+    def begin(self, until: float) -> TimedRun:
         """A run begins that may take until then (`time.perf_counter`)."""
         try:
             run = self._idle.pop()
         except IndexError:
-            run = Run()
+            run = TimedRun()
         run.deadline = until
         self._running.add(run)
         if not self._watching.started:
@@ -48,7 +48,7 @@ class Overruns:
             self._some.set()
         return run
 
-    def end(self, run: Run) -> None:
+    def end(self, run: TimedRun) -> None:
         """It has ended."""
         with self._ending:
             self._running.discard(run)

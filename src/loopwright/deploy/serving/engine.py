@@ -18,9 +18,9 @@ from loopwright.base.errors import LogUnavailable, LoopwrightError, NotFound, Ov
 from loopwright.base.ids import new_ids
 from loopwright.base.supervision import start
 from loopwright.deploy.serving.context import ContextStore
-from loopwright.deploy.serving.heartbeat import FOLDER, Vitals
-from loopwright.deploy.serving.idempotency import Claim, Earlier, Recent
-from loopwright.deploy.serving.outcomes import Accepted
+from loopwright.deploy.serving.heartbeat import FOLDER, Heartbeat
+from loopwright.deploy.serving.idempotency import Claim, EarlierAnswer, Recent
+from loopwright.deploy.serving.outcomes import CheckedOutcome
 from loopwright.deploy.serving.package_cache import BUDGET
 from loopwright.deploy.serving.registry import InService, Services, Watcher
 from loopwright.records.prediction import Prediction
@@ -69,7 +69,7 @@ class Router(Services):
         watcher: Watcher | None = None,
         *,
         budget: int = BUDGET,
-        vitals: Vitals | None = None,
+        vitals: Heartbeat | None = None,
         threads: int = 1,
     ) -> None:
         super().__init__(home, packages, online, clock, watcher, budget=budget, vitals=vitals, threads=threads)
@@ -150,7 +150,7 @@ class Router(Services):
             found = self._recent.claim(loop, id, asked)
         except (RequestConflict, Overloaded) as error:
             return error if ask.exact else batch.put(ask.rows, None)
-        if isinstance(found, Earlier):
+        if isinstance(found, EarlierAnswer):
             if not found.logged or (service.durable and not found.own):  # whoever answered it may not have got it to the disk
                 batch.again.extend(found.answers)
             return found.answers
@@ -163,7 +163,7 @@ class Router(Services):
         for claim, _ in batch.claims:
             self._recent.leave(claim)
 
-    def accept(self, loop: str, body: bytes, provenance: str) -> list[Accepted]:
+    def accept(self, loop: str, body: bytes, provenance: str) -> list[CheckedOutcome]:
         """Check and log posted outcomes. Raises LoopNotFound, LogUnavailable, and what `OutcomeDecoder` raises."""
         service = self.service(loop)
         if service.outcomes is None:

@@ -13,7 +13,7 @@ import msgspec
 
 from loopwright.base.clock import Clock
 from loopwright.base.errors import LoopwrightError, PackageRefused, Unavailable
-from loopwright.deploy.serving.package_cache import Shelf, key_of
+from loopwright.deploy.serving.package_cache import PackageCache, key_of
 from loopwright.deploy.serving.predictor import Predictor, text_of
 from loopwright.records.declarations import Column
 from loopwright.records.prediction import Prediction
@@ -42,7 +42,7 @@ class Segments:
         self,
         state: ReleaseState,
         predictor: Predictor,
-        shelf: Shelf,
+        shelf: PackageCache,
         clock: Clock,
         refused: Callable[[str], None],
         before: "Segments | None" = None,

@@ -67,7 +67,7 @@ class Overrun(NamedTuple):
     answered: int
 
 
-class Vitals:
+class Heartbeat:
     """One worker's file: made anew by `fresh`, written by the worker, read by anybody. Safe to use from several threads."""
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +80,7 @@ class Vitals:
         self._lock = Lock()
 
     @classmethod
-    def fresh(cls, path: Path) -> "Vitals":
+    def fresh(cls, path: Path) -> "Heartbeat":
         """Make the file, blank."""
         with path.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, _SIZE)  # a page without room on the disk would kill who writes it
@@ -325,7 +325,7 @@ def workers(home: Path, state: ReleaseState) -> list[WorkerState]:
     found = []
     for path in sorted((home / FOLDER).glob("*/worker-*.vitals")):
         try:
-            vitals = Vitals(path)
+            vitals = Heartbeat(path)
         except (OSError, ValueError):  # the server ends just now
             continue
         try:

@@ -55,7 +55,7 @@ class Claim(NamedTuple):
     whose: bytes
 
 
-class Earlier(NamedTuple):
+class EarlierAnswer(NamedTuple):
     """What was answered before. `logged` unless a worker died between answering and logging; `own` if this process answered."""
 
     answers: list[Prediction]
@@ -93,7 +93,7 @@ class Recent:
             os.close(self._fd)
             self._fd = -1
 
-    def claim(self, loop: str, id: str, asked: bytes) -> Claim | Earlier:
+    def claim(self, loop: str, id: str, asked: bytes) -> Claim | EarlierAnswer:
         """The answers that `id` got, or the right to answer it. `asked` is a digest of the request (16 bytes).
 
         Raises RequestConflict when it was another request, and Overloaded when another worker is answering it for too long.
@@ -170,7 +170,7 @@ class Recent:
 
     def _look(
         self, table: mmap.mmap, stripe: int, bucket: int, key: bytes, asked: bytes, loop: str, id: str
-    ) -> Claim | Earlier | None:
+    ) -> Claim | EarlierAnswer | None:
         """What `claim` returns; None while another worker is at it."""
         places = self._places(stripe, bucket)
         there = [(place, self._entry(table, place)) for place in places]
@@ -187,7 +187,7 @@ class Recent:
                 own = entry.whose == self._whose(loop)
                 if entry.state == _ANSWERED and Path(f"/proc/{entry.process}").exists() and not own:
                     return None  # it is being logged
-                return Earlier(answers, entry.state == _LOGGED, own)
+                return EarlierAnswer(answers, entry.state == _LOGGED, own)
         else:
             place = self._oldest(there)
         claim = Claim(stripe, place, key, asked, self._whose(loop))

@@ -16,7 +16,7 @@ from loopwright.records.prediction import OutcomeRow
 KNOWN_AT = "known_at"
 
 
-class Accepted(NamedTuple):
+class CheckedOutcome(NamedTuple):
     """An outcome and what is unusual about it: `out_of_range:COLUMN`, `future`."""
 
     row: OutcomeRow
@@ -50,7 +50,7 @@ class OutcomeDecoder:
         }
         self._delay = round(duration(table.known_after).total_seconds() * 1e6)
 
-    def __call__(self, body: bytes, *, received_at: int, provenance: str) -> list[Accepted]:
+    def __call__(self, body: bytes, *, received_at: int, provenance: str) -> list[CheckedOutcome]:
         """The outcomes of a body; `received_at` in microseconds. Raises as `Decoder`."""
         rows, single = self._decode(body)
         problems: list[FieldProblem] = []
@@ -101,7 +101,7 @@ class OutcomeDecoder:
             return FieldProblem(self.prediction, f"give the prediction's id, or the key: {', '.join(self.table.key)}")
         return FieldProblem(missing[0], "is missing")
 
-    def _accept(self, row: dict[str, Any], prediction: str, received_at: int, provenance: str) -> Accepted:
+    def _accept(self, row: dict[str, Any], prediction: str, received_at: int, provenance: str) -> CheckedOutcome:
         table = self.table
         known_at = row.pop(KNOWN_AT, None) if KNOWN_AT in self._own else None
         if known_at is None:
@@ -113,7 +113,7 @@ class OutcomeDecoder:
             flags.append("future")
             provenance = f"{provenance}; known in the future"
         id = digest(msgspec.json.encode([prediction, unit, sorted(values.items())]))[:32]
-        return Accepted(
+        return CheckedOutcome(
             OutcomeRow(
                 id=id,
                 prediction=prediction,

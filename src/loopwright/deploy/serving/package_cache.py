@@ -91,12 +91,12 @@ class Load(NamedTuple):
     evicted: int
 
 
-class _Held(NamedTuple):
+class _CachedPackage(NamedTuple):
     predictor: Predictor
     bytes: int
 
 
-class Shelf:
+class PackageCache:
     """`make` reads a package, makes it ready and tries it. `budget` in bytes (None: no end); the newest stays in any case.
 
     `gone` is told which packages were let go of, `told` of every load. Safe to use from several threads: packages are loaded
@@ -111,7 +111,7 @@ class Shelf:
         told: Callable[[Load], None] = lambda _: None,
     ) -> None:
         self._make, self._budget, self._gone, self._told = make, budget, gone, told
-        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._held: OrderedDict[str, _CachedPackage] = OrderedDict()
         self._loading = threading.Lock()
         self.bytes = 0
         """What all of them hold."""
@@ -147,7 +147,7 @@ class Shelf:
             predictor = self._make(digest)
             seconds, taken = time.perf_counter() - started, allocated() - before
             least = sum(info.size for name, info in predictor.package.manifest.files.items() if name.endswith(".onnx"))
-            held = _Held(predictor, min(max(taken, least), 16 * least + 2**20))  # others allocate at the same time
+            held = _CachedPackage(predictor, min(max(taken, least), 16 * least + 2**20))  # others allocate at the same time
             self._held[digest] = held
             self.bytes += held.bytes
             evicted = self._shrink()

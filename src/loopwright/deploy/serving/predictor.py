@@ -14,7 +14,7 @@ from loopwright.base.errors import PackageRefused, Unavailable
 from loopwright.base.ids import new_ids
 from loopwright.deploy.serving.context import Contexts, ContextStore
 from loopwright.deploy.serving.deadlines import Overruns
-from loopwright.deploy.serving.heartbeat import Vitals, note_of
+from loopwright.deploy.serving.heartbeat import Heartbeat, note_of
 from loopwright.deploy.serving.suspects import STRIKES, Suspects, Values, encoded, fingerprints
 from loopwright.graph.session import Feeder, Graph
 from loopwright.records.declarations import Column
@@ -112,7 +112,7 @@ class Predictor:
         clock: Clock,
         overruns: Overruns | None = None,
         ready: "Callable[[Probed, str], Answerer] | None" = None,
-        vitals: Vitals | None = None,
+        vitals: Heartbeat | None = None,
         *,
         model: bool = True,
     ) -> None:

@@ -25,9 +25,9 @@ from loopwright.deploy.serving.deadlines import Overruns
 from loopwright.deploy.serving.decode import Decoder
 from loopwright.deploy.serving.explanations import Explanations
 from loopwright.deploy.serving.fleet import LOAD_SECONDS, Segments
-from loopwright.deploy.serving.heartbeat import Vitals
+from loopwright.deploy.serving.heartbeat import Heartbeat
 from loopwright.deploy.serving.outcomes import OutcomeDecoder
-from loopwright.deploy.serving.package_cache import BUDGET, RULE, Load, Shared, Shelf, key_of
+from loopwright.deploy.serving.package_cache import BUDGET, RULE, Load, PackageCache, Shared, key_of
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.records.package import Lineage
 from loopwright.records.releases import ReleaseState
@@ -89,7 +89,7 @@ class Services:
         watcher: Watcher | None = None,
         *,
         budget: int = BUDGET,
-        vitals: Vitals | None = None,
+        vitals: Heartbeat | None = None,
         threads: int = 1,
     ) -> None:
         self._vitals = vitals
@@ -100,7 +100,7 @@ class Services:
         self._changes = local.Changes(home / "served", clock)
         self._failed: dict[str, float] = {}
         self._switching = threading.RLock()
-        self.shelf = Shelf(self._make, budget, self._gone, self._watcher.loaded)
+        self.shelf = PackageCache(self._make, budget, self._gone, self._watcher.loaded)
         self.explanations = Explanations(packages, self.shelf.load)
         self._own: dict[str, str] = {}
         """The loop whose own package a digest is, while that package is in service."""
@@ -185,7 +185,7 @@ class Services:
 
     def _try(self, loop: str) -> InService | None:
         """Switch to what the local copy says; None if that cannot be."""
-        copy: local.Served | None = None
+        copy: local.ReleaseFile | None = None
         try:
             copy = local.read(self._home / "served" / f"{loop}.json")
             found = None if copy is None else self._switch(loop, copy)
@@ -201,7 +201,7 @@ class Services:
         self._failed.pop(loop, None)
         return found
 
-    def _stand_in(self, loop: str, copy: local.Served, why: str) -> InService | None:
+    def _stand_in(self, loop: str, copy: local.ReleaseFile, why: str) -> InService | None:
         """Let the newest earlier package that can be loaded, and is not bad, serve instead of the declared one, which is tried again."""
         declared, found = copy.state.champion, None
         for state in reversed(copy.past):
@@ -226,7 +226,7 @@ class Services:
                 if self._vitals is not None:
                     self._vitals.forgets(loop)
 
-    def _switch(self, loop: str, copy: local.Served) -> InService:
+    def _switch(self, loop: str, copy: local.ReleaseFile) -> InService:
         own = key_of(copy.state.champion)
         before = self._loops.get(loop)
         if before is not None and key_of(before.state.champion) == own:

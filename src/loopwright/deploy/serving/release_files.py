@@ -37,7 +37,7 @@ MOST_PACKAGES = 20_000
 """So many packages are named by the states of the past that a file holds: fewer states for a large fleet."""
 
 
-class Served(msgspec.Struct, frozen=True, kw_only=True):
+class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
     """Who serves a loop, the contract of its outcomes, and who served before (oldest first).
 
     `unrecorded` counts the newest states that were made while the ledger was down, and that it is still to be told of.
@@ -69,12 +69,12 @@ def folder(home: Home) -> Path:
     return home.folder("served")
 
 
-def read(path: Path) -> Served | None:
+def read(path: Path) -> ReleaseFile | None:
     """One loop's file; None when there is none. Raises Damaged when it cannot be read."""
     return _decode(path, _bytes(path))
 
 
-def read_intact(path: Path) -> Served | None:
+def read_intact(path: Path) -> ReleaseFile | None:
     """As `read`, None also for a damaged file: nobody depends on it where the ledger answers, and the next change writes it anew."""
     try:
         return read(path)
@@ -91,20 +91,20 @@ def _bytes(path: Path) -> bytes | None:
         raise Damaged(f"served/{path.name} cannot be read: {error}") from error
 
 
-def _decode(path: Path, data: bytes | None) -> Served | None:
+def _decode(path: Path, data: bytes | None) -> ReleaseFile | None:
     try:
-        return None if data is None else msgspec.json.decode(data, type=Served)
+        return None if data is None else msgspec.json.decode(data, type=ReleaseFile)
     except ValueError as error:
         raise Damaged(f"served/{path.name} cannot be read: {error}") from error
 
 
-def write(path: Path, served: Served) -> None:
+def write(path: Path, served: ReleaseFile) -> None:
     """Replace one loop's file."""
     replace(path, msgspec.json.encode(served))
     _note(path)
 
 
-def change(path: Path, decide: Callable[[Served | None], Served | None]) -> Served | None:
+def change(path: Path, decide: Callable[[ReleaseFile | None], ReleaseFile | None]) -> ReleaseFile | None:
     """Compare and swap on one loop's file: write what `decide` makes of it (None: leave it), or decide again if it changed.
 
     `decide` may take its time, as nothing is locked meanwhile. Returns what was written; None where nothing was. A file
@@ -310,7 +310,7 @@ def copy(home: Home, loop: str) -> None:
 def _bring(home: Home, loop: str, known: _Known | None, point: str) -> bool:
     """See `copy`; `known` is what the ledger knew a moment ago. Whether the file had to be written."""
 
-    def decide(now: Served | None) -> Served | None:
+    def decide(now: ReleaseFile | None) -> ReleaseFile | None:
         nonlocal known
         newest = known.states[-1].generation if known is not None else 0
         if known is None or (now is not None and now.state.generation - int(now.unrecorded) > newest):
@@ -329,7 +329,7 @@ def _bring(home: Home, loop: str, known: _Known | None, point: str) -> bool:
     return change(path_of(home, loop), decide) is not None
 
 
-def _record(home: Home, served: Served, states: list[ReleaseState]) -> list[ReleaseState]:
+def _record(home: Home, served: ReleaseFile, states: list[ReleaseState]) -> list[ReleaseState]:
     """Record what the ledger, which knew `states`, was not told of. Returns what it knows then.
 
     A change that somebody made meanwhile ends this: then the ledger is right.
@@ -363,9 +363,9 @@ def _known(home: Home, loop: str | None) -> dict[str, _Known]:
     return {name: known._replace(declared=declared.get(name)) for name, known in found.items()}
 
 
-def _served(known: _Known) -> Served:
+def _served(known: _Known) -> ReleaseFile:
     outcome = known.declared.declaration.get("outcome") if known.declared is not None else None
-    return Served(
+    return ReleaseFile(
         state=known.states[-1],
         outcome=msgspec.convert(outcome["table"], Table) if outcome else None,
         past=past(known.states[:-1]),

@@ -73,11 +73,11 @@ class _Item(msgspec.Struct, eq=False):
 
 def side_by_side(model: onnx.ModelProto, inputs: Mapping[str, Sequence[str]]) -> onnx.ModelProto:
     """The same model with columns side by side. `inputs` maps each new input [N, K] to the inputs [N] that become its columns."""
-    reader = _Reader(model, inputs)
-    return _Writer(reader).write(model)
+    reader = _GraphReader(model, inputs)
+    return _BlockWriter(reader).write(model)
 
 
-class _Reader:
+class _GraphReader:
     """A model as items over columns, blocks and constants; nodes that only move columns are gone."""
 
     def __init__(self, model: onnx.ModelProto, inputs: Mapping[str, Sequence[str]]) -> None:
@@ -282,10 +282,10 @@ class _Reader:
         self.wanted = sorted(wanted)
 
 
-class _Writer:
+class _BlockWriter:
     """Puts the items in an order in which alike ones come together, and writes nodes over blocks."""
 
-    def __init__(self, reader: _Reader) -> None:
+    def __init__(self, reader: _GraphReader) -> None:
         self._reader, self._items = reader, reader.items
         self._nodes: list[NodeProto] = []
         self._constants: dict[bytes, TensorProto] = {}

@@ -27,7 +27,7 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 _EXACT = 2**53
 
 
-class Entry(NamedTuple):
+class EncodedInput(NamedTuple):
     """What of which column is the input `name` of a graph, and what it is when null (None where that does not matter)."""
 
     name: str
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
         return [self.column, self.part, "NaN" if self.null != self.null else self.null]  # NaN is not itself
 
 
-def settle(model: onnx.ModelProto, entries: list[Entry], columns: Mapping[str, Column]) -> list[Entry]:
+def settle(model: onnx.ModelProto, entries: list[EncodedInput], columns: Mapping[str, Column]) -> list[EncodedInput]:
     """Change how columns enter `model`, whose inputs are `entries`; the inputs it has then, in the order of the columns."""
     settler = _Settler(model, entries, columns)
     settler.fill()
@@ -55,7 +55,7 @@ def settle(model: onnx.ModelProto, entries: list[Entry], columns: Mapping[str, C
 class _Settler:
     """The model, who uses what in it, and the entries by name."""
 
-    def __init__(self, model: onnx.ModelProto, entries: list[Entry], columns: Mapping[str, Column]) -> None:
+    def __init__(self, model: onnx.ModelProto, entries: list[EncodedInput], columns: Mapping[str, Column]) -> None:
         self._model, self._columns = model, columns
         self._entries = {e.name: e for e in entries}
         self._scalar = {e.name for e in entries if columns[e.column].type not in ("array", "timestamp")}
@@ -123,7 +123,7 @@ class _Settler:
                 for node in self._users[name]:
                     node.input[:] = [same if given == name else given for given in node.input]
 
-    def _values_of(self, null: Entry | None) -> str:
+    def _values_of(self, null: EncodedInput | None) -> str:
         """The values of the column of a mask, where they can be NaN."""
         if null is None or null.part != "null" or null.name not in self._scalar:
             return ""
@@ -218,7 +218,7 @@ class _Settler:
             for name in dict.fromkeys(node.input):
                 self._users.setdefault(name, []).append(node)
 
-    def kept(self) -> list[Entry]:
+    def kept(self) -> list[EncodedInput]:
         """The entries that are used, in the order of the columns; the others are no inputs any more."""
         used = {name for n in self._model.graph.node for name in [*n.input, *captured_by(n)]} | {
             o.name for o in self._model.graph.output
@@ -229,11 +229,11 @@ class _Settler:
         self._model.graph.input.extend([self._given[e.name] for e in found])
         return found
 
-    def _version(self, values: Entry, constant: Any, *, number: bool) -> str:
+    def _version(self, values: EncodedInput, constant: Any, *, number: bool) -> str:
         kind = TensorProto.DOUBLE if number else self._type(values.name)
         name = self._versions.setdefault((values.name, repr(constant), kind), f"{values.name}|{constant!r}|{kind}")
         if name not in self._entries:
-            self._entries[name] = Entry(name, values.column, "number" if number else "values", constant)
+            self._entries[name] = EncodedInput(name, values.column, "number" if number else "values", constant)
             self._scalar.add(name)
             self._given[name] = onnx.ValueInfoProto()
             self._given[name].CopyFrom(self._given[values.name])

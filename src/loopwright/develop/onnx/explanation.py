@@ -55,7 +55,7 @@ class Files(NamedTuple):
     """Each feature's share of what moved the answers that it was tried on, the largest first."""
 
 
-class _Seen(NamedTuple):
+class _PartColumns(NamedTuple):
     """The columns that a part is given [N, G]: how they are computed of the features, and of which feature each is."""
 
     x: Any
@@ -66,7 +66,7 @@ class _Seen(NamedTuple):
 class _Term(NamedTuple):
     """Something that adds: a model of trees or lines over columns, times `scale`, to the outputs from `target` on."""
 
-    seen: _Seen
+    seen: _PartColumns
     model: "trees.Model | _Lines"
     scale: float = 1.0
     target: int = 0
@@ -107,7 +107,7 @@ def _explanation(
     estimator: Any, goal: Goal, names: Sequence[str], matrix: Array, rows: Array, answers: Mapping[str, Array]
 ) -> Files:
     x = ndx.argument(shape=("N", len(names)), dtype=ndx.float32)
-    found = _sum(estimator, _Seen(x, np.arange(len(names)), plain=True))
+    found = _sum(estimator, _PartColumns(x, np.arange(len(names)), plain=True))
     found, base = _undone(found, goal)
     blocks = list({id(t.seen.x): t.seen for t in found.terms}.values())
     graph = b"" if all(block.plain for block in blocks) else _graph(x, blocks)
@@ -184,7 +184,7 @@ def _mirrored(model: "trees.Model | _Lines") -> "trees.Model | _Lines":
     return model._replace(trees=both, base=np.concatenate([-model.base, model.base]))
 
 
-def _graph(x: Any, blocks: Sequence[_Seen]) -> bytes:
+def _graph(x: Any, blocks: Sequence[_PartColumns]) -> bytes:
     parts = [wide(block.x) for block in blocks]
     model = ndx.build({"features": x}, {"matrix": ndx.concat(parts, axis=1) if len(parts) > 1 else parts[0]})
     return bytes(model.SerializeToString(deterministic=True))
@@ -227,7 +227,7 @@ def _check(explainer: Explainer, goal: Goal, moved: Array, answers: Mapping[str,
 
 
 @singledispatch
-def _sum(part: Any, seen: _Seen) -> _Sum:
+def _sum(part: Any, seen: _PartColumns) -> _Sum:
     """A fitted part as a sum. Raises ValueError where it is none."""
     model = trees.read(part)
     if model is None:
@@ -236,17 +236,17 @@ def _sum(part: Any, seen: _Seen) -> _Sum:
 
 
 @_sum.register
-def _(part: Several, seen: _Seen) -> _Sum:
+def _(part: Several, seen: _PartColumns) -> _Sum:
     return _beside([_sum(each, seen) for each in part.estimators])
 
 
 @_sum.register
-def _(part: multioutput.MultiOutputRegressor, seen: _Seen) -> _Sum:
+def _(part: multioutput.MultiOutputRegressor, seen: _PartColumns) -> _Sum:
     return _beside([_sum(each, seen) for each in part.estimators_])
 
 
 @_sum.register
-def _(part: multiclass.OneVsRestClassifier, seen: _Seen) -> _Sum:
+def _(part: multiclass.OneVsRestClassifier, seen: _PartColumns) -> _Sum:
     found = _beside([_sum(each, seen) for each in part.estimators_])
     return (
         found
@@ -264,7 +264,7 @@ def _beside(sums: Sequence[_Sum]) -> _Sum:
 
 
 @_sum.register
-def _(part: pipeline.Pipeline, seen: _Seen) -> _Sum:
+def _(part: pipeline.Pipeline, seen: _PartColumns) -> _Sum:
     for _, step in part.steps[:-1]:
         seen = _through(step, seen)
     return _sum(part.steps[-1][1], seen)
@@ -272,7 +272,7 @@ def _(part: pipeline.Pipeline, seen: _Seen) -> _Sum:
 
 @_sum.register(model_selection.GridSearchCV)
 @_sum.register(model_selection.RandomizedSearchCV)
-def _(part: Any, seen: _Seen) -> _Sum:
+def _(part: Any, seen: _PartColumns) -> _Sum:
     return _sum(part.best_estimator_, seen)
 
 
@@ -280,12 +280,12 @@ def _(part: Any, seen: _Seen) -> _Sum:
 @_sum.register(model_selection.TunedThresholdClassifierCV)
 @_sum.register(linear_model.RANSACRegressor)
 @_sum.register(semi_supervised.SelfTrainingClassifier)
-def _(part: Any, seen: _Seen) -> _Sum:
+def _(part: Any, seen: _PartColumns) -> _Sum:
     return _sum(part.estimator_, seen)
 
 
 @_sum.register
-def _(part: calibration.CalibratedClassifierCV, seen: _Seen) -> _Sum:
+def _(part: calibration.CalibratedClassifierCV, seen: _PartColumns) -> _Sum:
     if len(part.calibrated_classifiers_) > 1:
         raise ValueError(
             "the mean of several calibrated models has no exact explanation: CalibratedClassifierCV(ensemble=False) has"
@@ -296,14 +296,14 @@ def _(part: calibration.CalibratedClassifierCV, seen: _Seen) -> _Sum:
 
 
 @_sum.register
-def _(part: compose.TransformedTargetRegressor, seen: _Seen) -> _Sum:
+def _(part: compose.TransformedTargetRegressor, seen: _PartColumns) -> _Sum:
     found = _sum(part.regressor_, seen)
     return found._replace(link="", unit="number as the target was transformed")
 
 
 @_sum.register(ensemble.VotingClassifier)
 @_sum.register(ensemble.VotingRegressor)
-def _(part: Any, seen: _Seen) -> _Sum:
+def _(part: Any, seen: _PartColumns) -> _Sum:
     weights = voting_weights(part)
     return _mean(
         [_sum(each, seen) for each in part.estimators_], np.ones(len(part.estimators_)) if weights is None else weights
@@ -312,7 +312,7 @@ def _(part: Any, seen: _Seen) -> _Sum:
 
 @_sum.register(ensemble.BaggingClassifier)
 @_sum.register(ensemble.BaggingRegressor)
-def _(part: Any, seen: _Seen) -> _Sum:
+def _(part: Any, seen: _PartColumns) -> _Sum:
     whole = np.arange(part.n_features_in_)
     found = [
         _sum(each, seen if np.array_equal(which, whole) else _columns(seen, which))
@@ -331,19 +331,19 @@ def _mean(sums: Sequence[_Sum], weights: Any) -> _Sum:
 
 
 @_sum.register
-def _(part: ensemble.IsolationForest, seen: _Seen) -> _Sum:
+def _(part: ensemble.IsolationForest, seen: _PartColumns) -> _Sum:
     return _Sum([_Term(seen, trees.of_isolation(part))], 1, "", "binary logarithm of the strangeness")
 
 
-def _line(part: Any, seen: _Seen) -> _Sum:
+def _line(part: Any, seen: _PartColumns) -> _Sum:
     return _lines(part, seen, "NONE")
 
 
-def _generalised(part: Any, seen: _Seen) -> _Sum:
+def _generalised(part: Any, seen: _PartColumns) -> _Sum:
     return _lines(part, seen, "EXP" if logarithmic(part) else "NONE")
 
 
-def _margins(part: Any, seen: _Seen) -> _Sum:
+def _margins(part: Any, seen: _PartColumns) -> _Sum:
     whole = isinstance(
         part,
         linear_model.LogisticRegression | linear_model.LogisticRegressionCV | discriminant_analysis.LinearDiscriminantAnalysis,
@@ -358,7 +358,7 @@ for _function, _kinds in ((_line, LINEAR_REGRESSORS), (_generalised, GENERALISED
         _sum.register(_kind, _function)
 
 
-def _lines(part: Any, seen: _Seen, link: str) -> _Sum:
+def _lines(part: Any, seen: _PartColumns, link: str) -> _Sum:
     coefficients = np.atleast_2d(np.asarray(part.coef_, dtype=np.float64))
     intercept = np.broadcast_to(np.asarray(part.intercept_, dtype=np.float64).ravel(), len(coefficients))
     return _Sum([_Term(seen, _Lines(coefficients, intercept))], len(coefficients), link)
@@ -367,15 +367,15 @@ def _lines(part: Any, seen: _Seen, link: str) -> _Sum:
 # --- what makes each column of one ---------------------------------------------------------------------------------
 
 
-def _through(step: Any, seen: _Seen) -> _Seen:
+def _through(step: Any, seen: _PartColumns) -> _PartColumns:
     """The columns after a step of a pipeline."""
     if step is None or isinstance(step, str):
         return seen
-    return _Seen(applied(step, seen.x), seen.origin[_origin(step)])
+    return _PartColumns(applied(step, seen.x), seen.origin[_origin(step)])
 
 
-def _columns(seen: _Seen, which: Array) -> _Seen:
-    return _Seen(columns(seen.x, which), seen.origin[np.asarray(which)])
+def _columns(seen: _PartColumns, which: Array) -> _PartColumns:
+    return _PartColumns(columns(seen.x, which), seen.origin[np.asarray(which)])
 
 
 @singledispatch

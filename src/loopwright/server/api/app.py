@@ -27,7 +27,7 @@ from loopwright.server.api.batches import Batches, Found
 from loopwright.server.api.metrics import CONTENT_TYPE, Metrics
 from loopwright.server.api.request_ids import ask, asked_id, deadline, explains, given_id
 from loopwright.server.api.routes import DATA_ROUTES, Match, Route, Routes
-from loopwright.server.api.spans import Spans, Traced, traceresponse
+from loopwright.server.api.spans import RequestTiming, Spans, traceresponse
 from loopwright.server.http.connection import JSON, Headers, Reply, Request, refusal
 from loopwright.server.http.status import CODES, describe, describe_status, status_of
 from loopwright.server.http.wire import is_plain
@@ -56,7 +56,7 @@ class Asked:
 
     @property
     def gone(self) -> bool:
-        """See `batches.Waiting`."""
+        """See `batches.PendingRequest`."""
         return self.request.gone
 
     @property
@@ -65,10 +65,10 @@ class Asked:
         return self.request.headers
 
     @property
-    def traced(self) -> Traced:
+    def traced(self) -> RequestTiming:
         """See `spans.Waiting`."""
         request, route = self.request, self.request.route
-        return Traced(route.handler, request.loop, request.headers, request.started, self.queued, _about(route, 200))
+        return RequestTiming(route.handler, request.loop, request.headers, request.started, self.queued, _about(route, 200))
 
     def reply(self, found: Found) -> Reply:
         """The answer, of the predictions or of an error."""

@@ -28,7 +28,7 @@ SYNC_THREADS = 4
 Found = list[Prediction] | Exception
 
 
-class Waiting(Protocol):
+class PendingRequest(Protocol):
     """One request that waits for its answers."""
 
     @property
@@ -50,10 +50,10 @@ class Waiting(Protocol):
         ...
 
 
-class _Run(NamedTuple):
+class _AnsweredBatch(NamedTuple):
     """A batch that was answered: who waits for it, what was found for each, what there is to wait for, and when it began."""
 
-    waiting: list[Waiting]
+    waiting: list[PendingRequest]
     found: list[Found]
     sync: Callable[[], None] | None
     begun: float
@@ -67,13 +67,13 @@ class Batches:
 
     def __init__(self, router: Router, metrics: Metrics) -> None:
         self._router, self._metrics = router, metrics
-        self._queue: dict[str, deque[Waiting]] = {}
+        self._queue: dict[str, deque[PendingRequest]] = {}
         self._scheduled = False
         self._rows = self._asides = 0
         self._most, self._pace, self._before = MOST_WAITING_ROWS, 0.0, (0.0, 0)
         self._large = Pool("large-requests", 1)
         self._syncs = Pool("log-sync", SYNC_THREADS)
-        self._unsynced: dict[str, list[_Run]] = {}
+        self._unsynced: dict[str, list[_AnsweredBatch]] = {}
         self.traced: Callable[[Any, Found, float, float], None] | None = None
         self.loading = Loading(router)
 
@@ -83,7 +83,7 @@ class Batches:
         self._large.shutdown()
         self._syncs.shutdown()
 
-    def put(self, loop: str, waiting: Waiting) -> None:
+    def put(self, loop: str, waiting: PendingRequest) -> None:
         """Let a request wait for the next batch of its loop. Raises Overloaded when too many rows wait."""
         rows = len(waiting.ask.rows)
         if self._rows + rows > self._most:
@@ -118,7 +118,7 @@ class Batches:
 
         self._large.run(work, finish, lambda error: finish(failed(error)))
 
-    def answer(self, loop: str, waiting: list[Waiting]) -> list[Found]:
+    def answer(self, loop: str, waiting: list[PendingRequest]) -> list[Found]:
         """Answer requests together, in this thread, and wait until the answers may leave."""
         begun = time.perf_counter()
         found = self._answered(loop, waiting)
@@ -129,7 +129,7 @@ class Batches:
             self._trace(waiting, found, begun, time.perf_counter())
         return found
 
-    def _answered(self, loop: str, waiting: list[Waiting]) -> list[Found]:
+    def _answered(self, loop: str, waiting: list[PendingRequest]) -> list[Found]:
         try:
             found: list[Found] = list(
                 self._router.answer(loop, [w.ask._replace(gone=True) if w.gone else w.ask for w in waiting])
@@ -154,7 +154,7 @@ class Batches:
             asyncio.get_running_loop().call_soon(self._drain)
         begun = time.perf_counter()
         self._measure(begun, sum([len(w.ask.rows) for w in waiting]))
-        run = _Run(waiting, self._answered(loop, waiting), self._sync_of(loop), begun)
+        run = _AnsweredBatch(waiting, self._answered(loop, waiting), self._sync_of(loop), begun)
         if run.sync is None:
             self._finish(run)
         elif loop in self._unsynced:
@@ -170,7 +170,7 @@ class Batches:
             self._pace += 0.1 * ((begun - before) / count - self._pace)
             self._most = max(2 * MOST_BATCH_ROWS, min(MOST_WAITING_ROWS, int(WAITING_SECONDS / self._pace)))
 
-    def _finish(self, run: _Run) -> None:
+    def _finish(self, run: _AnsweredBatch) -> None:
         done = 0.0 if self.traced is None else time.perf_counter()
         for waiting, found in zip(run.waiting, run.found, strict=True):
             self._rows -= len(waiting.ask.rows)
@@ -178,7 +178,7 @@ class Batches:
         if self.traced is not None:
             self._trace(run.waiting, run.found, run.begun, done)
 
-    def _trace(self, waiting: list[Waiting], found: list[Found], begun: float, done: float) -> None:
+    def _trace(self, waiting: list[PendingRequest], found: list[Found], begun: float, done: float) -> None:
         assert self.traced is not None
         for each, its in zip(waiting, found, strict=True):
             self.traced(each, its, begun, done)
@@ -192,7 +192,7 @@ class Batches:
         except LoopNotFound:  # since the answers it is served no longer
             return None
 
-    def _sync(self, loop: str, runs: list[_Run]) -> None:
+    def _sync(self, loop: str, runs: list[_AnsweredBatch]) -> None:
         self._unsynced[loop] = []
 
         def work() -> list[LogUnavailable | None]:
@@ -203,7 +203,7 @@ class Batches:
 
         self._syncs.run(work, lambda errors: self._synced(loop, runs, errors), failed)
 
-    def _synced(self, loop: str, runs: list[_Run], errors: Sequence[LogUnavailable | None]) -> None:
+    def _synced(self, loop: str, runs: list[_AnsweredBatch], errors: Sequence[LogUnavailable | None]) -> None:
         following = self._unsynced.pop(loop)
         if following:
             self._sync(loop, following)

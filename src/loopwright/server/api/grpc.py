@@ -30,7 +30,7 @@ from loopwright.server.api.grpc_repository import Repository
 from loopwright.server.api.metrics import Metrics
 from loopwright.server.api.request_ids import ask, asked_id, deadline, given_id
 from loopwright.server.api.routes import Permission
-from loopwright.server.api.spans import Spans, Traced, traceresponse
+from loopwright.server.api.spans import RequestTiming, Spans, traceresponse
 from loopwright.server.http.admission import SPARE_PLACES, Admission
 from loopwright.server.http.connection import ADDRESS_SHARE, ARRIVAL_SECONDS, CONNECTIONS, MOST_BYTES
 from loopwright.server.http.status import CODES, describe, status_of
@@ -73,20 +73,20 @@ class Call:
 
     __slots__ = ("ask", "found", "headers", "traced")
 
-    def __init__(self, ask: Ask, found: "asyncio.Future[Found]", traced: Traced) -> None:
+    def __init__(self, ask: Ask, found: "asyncio.Future[Found]", traced: RequestTiming) -> None:
         self.ask, self.found, self.traced, self.headers = ask, found, traced, traced.headers
 
     @property
     def gone(self) -> bool:
-        """See `batches.Waiting`: the call was cancelled."""
+        """See `batches.PendingRequest`: the call was cancelled."""
         return self.found.done()
 
     def reply(self, found: Found) -> Found:
-        """See `batches.Waiting`."""
+        """See `batches.PendingRequest`."""
         return found
 
     def send(self, found: Found) -> None:
-        """See `batches.Waiting`; nothing happens where the client has gone."""
+        """See `batches.PendingRequest`; nothing happens where the client has gone."""
         if not self.found.done():
             self.found.set_result(found)
 
@@ -302,7 +302,7 @@ class Door:
 
         large = asked.ByteSize() > INLINE_BYTES
         tensors, rows = await self._aside(decoded) if large else decoded()
-        traced = Traced("infer", asked.model_name, headers, started, time.perf_counter(), _ABOUT)
+        traced = RequestTiming("infer", asked.model_name, headers, started, time.perf_counter(), _ABOUT)
         call = Call(ask(rows, id, until), asyncio.get_running_loop().create_future(), traced)
         self._batches.put(asked.model_name, call)
         found = await call.found

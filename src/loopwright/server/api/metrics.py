@@ -69,7 +69,7 @@ class Failures(Collector):
         yield down
 
 
-class Tended(Collector):
+class UpkeepMetrics(Collector):
     """What upkeep said of its last round (`stores.upkeep_state`); nothing where none has ended yet."""
 
     def __init__(self, folder: Path) -> None:
@@ -151,7 +151,7 @@ class Metrics:
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]  # the library types only part of itself
         self._registry.register(Failures(worker, folder))
         if upkeep is not None:
-            self._registry.register(Tended(upkeep))
+            self._registry.register(UpkeepMetrics(upkeep))
         own = None if self._shared else self._registry
         loop = ["loop"]
         self._predictions = Counter("loopwright_predictions", "Predictions answered", [*loop, "arm"], registry=own)

@@ -97,7 +97,7 @@ def header_length(given: bytes | None, body: bytes) -> int | None:
     return int(given)
 
 
-class Wanted(NamedTuple):
+class RequestedOutput(NamedTuple):
     """An output tensor that is wanted, and whether as a binary tensor."""
 
     name: str
@@ -197,10 +197,10 @@ def _flag(parameters: Mapping[str, Any], name: str, where: str, problems: list[F
     return value is True
 
 
-def _outputs(wanted: Any, known: Mapping[str, str], *, binary: bool, problems: list[FieldProblem]) -> list[Wanted]:
+def _outputs(wanted: Any, known: Mapping[str, str], *, binary: bool, problems: list[FieldProblem]) -> list[RequestedOutput]:
     if wanted is None:
-        return [Wanted(name, binary) for name in known]
-    found: dict[str, Wanted] = {}
+        return [RequestedOutput(name, binary) for name in known]
+    found: dict[str, RequestedOutput] = {}
     for i, output in enumerate(wanted if isinstance(wanted, list) else [None]):
         where = f"outputs[{i}]"
         name = output.get("name") if isinstance(output, dict) else None
@@ -215,7 +215,7 @@ def _outputs(wanted: Any, known: Mapping[str, str], *, binary: bool, problems: l
             strange = sorted(parameters.keys() & {"classification", "shared_memory_region"})
             problems += [FieldProblem(f"{where}.parameters.{other}", "is not supported") for other in strange]
             own = _flag(parameters, "binary_data", f"{where}.parameters", problems)
-            found[name] = Wanted(name, own if "binary_data" in parameters else binary)
+            found[name] = RequestedOutput(name, own if "binary_data" in parameters else binary)
         if len(problems) >= MOST_PROBLEMS:
             break
     return list(found.values())

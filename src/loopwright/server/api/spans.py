@@ -53,7 +53,7 @@ class Stage(NamedTuple):
     end: float
 
 
-class Traced(NamedTuple):
+class RequestTiming(NamedTuple):
     """What a door knows of a request that waits: when it had come (`started`) and was put into the queue, and what its span says of the transport."""
 
     operation: str
@@ -64,7 +64,7 @@ class Traced(NamedTuple):
     attributes: Mapping[str, str | int]
 
 
-class Waiting(Protocol):
+class QueuedSpan(Protocol):
     """A request of the queue."""
 
     @property
@@ -73,12 +73,12 @@ class Waiting(Protocol):
         ...
 
     @property
-    def traced(self) -> Traced:
+    def traced(self) -> RequestTiming:
         """What there is to tell of it."""
         ...
 
 
-class Told(NamedTuple):
+class SampledRequest(NamedTuple):
     """A sampled request: its operation, such as `predict`, its loop, what the transport says of it, and its answers."""
 
     operation: str
@@ -116,7 +116,7 @@ class Spans:
         self._to = to if urlsplit(to.url).path.strip("/") else to._replace(url=f"{to.url.rstrip('/')}/v1/traces")
         self._bound = sampling_bound(share)
         self._clock, self._version, self._count, self._about = clock, version, count, about or {}
-        self._waiting: deque[tuple[int, float, Told]] = deque()
+        self._waiting: deque[tuple[int, float, SampledRequest]] = deque()
         self._sending = Repeating("spans", self._send_waiting, PAUSE_SECONDS, needed=False, at_last=True)
         self._starting = threading.Lock()
 
@@ -128,7 +128,7 @@ class Spans:
                 return caller.sampled
         return id[16:] < self._bound
 
-    def answered(self, waiting: "Waiting", found: list[Prediction] | Exception, begun: float, done: float) -> None:
+    def answered(self, waiting: "QueuedSpan", found: list[Prediction] | Exception, begun: float, done: float) -> None:
         """See `batches.Batches.traced`: a request of the queue has its answers. Of one that failed its own door tells."""
         if isinstance(found, Exception) or not self.wants(found[0].id, waiting.headers):
             return
@@ -140,7 +140,7 @@ class Spans:
             Stage("answer", max(queued, begun), done),
             Stage("encode", done, now),
         ]
-        self.tell(Told(operation, loop, found[0].id, headers, found, stages, attributes, False))
+        self.tell(SampledRequest(operation, loop, found[0].id, headers, found, stages, attributes, False))
 
     def failed(
         self, operation: str, loop: str, id: str, headers: Mapping[bytes, bytes], started: float, about: Mapping[str, str | int]
@@ -153,9 +153,9 @@ class Spans:
             failed = (
                 int(about.get("http.response.status_code", 0)) >= 500 or about.get("rpc.response.status_code") in _GRPC_ERRORS
             )
-            self.tell(Told(operation, loop, id, headers, (), [Stage("decode", started or now, now)], about, failed))
+            self.tell(SampledRequest(operation, loop, id, headers, (), [Stage("decode", started or now, now)], about, failed))
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: SampledRequest) -> None:
         """Take the spans of a request that has just been answered; never waits."""
         if len(self._waiting) >= MOST_WAITING:
             self._count("lost", 1)
@@ -176,7 +176,7 @@ class Spans:
             if not self._send(some) and self._sending.over.is_set():
                 return
 
-    def _send(self, some: Sequence[tuple[int, float, Told]]) -> bool:
+    def _send(self, some: Sequence[tuple[int, float, SampledRequest]]) -> bool:
         try:
             post(self._to, request(some, self._version, self._about), limit=SEND_BYTES, media="application/x-protobuf")
         except (AddressRefused, OSError):
@@ -193,7 +193,9 @@ def resource(service: str, attributes: str) -> dict[str, str]:
     return about | ({"service.name": service} if service else {})
 
 
-def request(some: Sequence[tuple[int, float, Told]], version: str, attributes: Mapping[str, str] | None = None) -> bytes:
+def request(
+    some: Sequence[tuple[int, float, SampledRequest]], version: str, attributes: Mapping[str, str] | None = None
+) -> bytes:
     """What a collector gets: for each (microseconds of its end since 1970, the same by `perf_counter`, request) its spans."""
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -213,7 +215,7 @@ def request(some: Sequence[tuple[int, float, Told]], version: str, attributes: M
     return made
 
 
-def _spans(spans: Any, told: Told, offset: int) -> None:
+def _spans(spans: Any, told: SampledRequest, offset: int) -> None:
     """The span of a request and, below it, of each of its stages; `offset` is added to nanoseconds of `perf_counter`."""
     caller = parent(told.headers)
     trace = bytes.fromhex(caller.trace if caller is not None else told.id)
@@ -241,7 +243,7 @@ def _spans(spans: Any, told: Told, offset: int) -> None:
         )
 
 
-def _about(told: Told) -> dict[str, Any]:
+def _about(told: SampledRequest) -> dict[str, Any]:
     about: dict[str, Any] = {"loopwright.loop": told.loop, "loopwright.rows": len(told.answers)}
     if told.answers:
         first = told.answers[0]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loopwright.base.clock import Clock
-from loopwright.base.supervision import Part, Repeating
+from loopwright.base.supervision import Component, Repeating
 
 LONGEST_PAUSE = 5.0
 STEADY_SECONDS = 10.0
@@ -47,7 +47,7 @@ class Child:
         ended: Callable[[int], None] | None = None,
         name: str = "",
     ) -> None:
-        self._part = Part(f"process {name or module.rpartition('.')[2]}")
+        self._part = Component(f"process {name or module.rpartition('.')[2]}")
         self._clock, self._module, self._arguments, self._fds = clock, module, arguments, fds
         self._environment, self._log, self._ended = environment, log, ended
         self._process: subprocess.Popen[bytes] | None = None

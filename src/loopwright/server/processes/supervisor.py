@@ -21,8 +21,8 @@ import msgspec
 from loopwright.base import log_lines
 from loopwright.base.errors import LoopwrightError, Unavailable
 from loopwright.base.holder import Holder, this_process
-from loopwright.base.supervision import Part, Repeating, report_to
-from loopwright.deploy.serving.heartbeat import FOLDER, Vitals
+from loopwright.base.supervision import Component, Repeating, report_to
+from loopwright.deploy.serving.heartbeat import FOLDER, Heartbeat
 from loopwright.deploy.serving.registry import STAND_INS
 from loopwright.deploy.serving.release_files import Follower
 from loopwright.deploy.serving.release_files import folder as copies
@@ -84,7 +84,7 @@ class Worker:
     ) -> None:
         self._home, self._say = home, say
         self._file = folder / f"worker-{number}.vitals"
-        self.vitals = Vitals.fresh(self._file)
+        self.vitals = Heartbeat.fresh(self._file)
         self.blamed: list[Blame] = []
         arguments = [str(fd), str(self._file)]
         module = "loopwright.server.processes.worker"
@@ -186,7 +186,7 @@ class Supervisor:
         self._grpc = address(host, grpc_port) if grpc is not None else ""
         self._metrics, run = own_folder(home, "metrics"), own_folder(home, FOLDER)
         self._folders = [self._metrics, run]
-        self._run_folder, self._rounds = run, Part("watch")
+        self._run_folder, self._rounds = run, Component("watch")
         environment = {
             **os.environ,
             **home.settings.environment(),

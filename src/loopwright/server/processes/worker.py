@@ -24,9 +24,9 @@ from loopwright import __version__
 from loopwright.base import log_lines
 from loopwright.base.post import receiver
 from loopwright.base.settings import Settings, load_settings
-from loopwright.base.supervision import Part, Repeating, report_to, together, watch_event_loop
+from loopwright.base.supervision import Component, Repeating, report_to, together, watch_event_loop
 from loopwright.deploy.serving.engine import Router
-from loopwright.deploy.serving.heartbeat import Vitals
+from loopwright.deploy.serving.heartbeat import Heartbeat
 from loopwright.deploy.serving.registry import STAND_INS, StandIn, Watcher
 from loopwright.deploy.serving.release_files import replace
 from loopwright.server.api.access import Access
@@ -48,10 +48,10 @@ SWITCH_SECONDS = 0.0005
 READY = b"ready\n"
 
 
-def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Vitals) -> None:
+def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Heartbeat) -> None:
     """Serve until SIGTERM or until the other end of `link` is closed; `ready` is sent over it once requests are answered."""
     metrics = Metrics(vitals.path.stem, vitals.path.parent, home.folder("run"))
-    logs, counts = Part("logs"), Part("metrics", needed=False)
+    logs, counts = Component("logs"), Component("metrics", needed=False)
 
     def every_second() -> None:
         vitals.beat(home.clock.monotonic())
@@ -197,7 +197,7 @@ def main(argv: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file for each loop that is asked, one for each connection
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     listening, link = (socket.socket(fileno=int(fd)) for fd in (argv[0], argv[-1]))
-    vitals = Vitals(Path(argv[1]))
+    vitals = Heartbeat(Path(argv[1]))
     log_lines.set_up(vitals.path.stem)
     report_to(vitals.path.parent, vitals.path.stem)
     with _dump(vitals.path.with_suffix(".dump")) as dump, Home(load_settings()) as home:

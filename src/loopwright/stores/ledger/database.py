@@ -21,7 +21,7 @@ from loopwright.base.errors import Damaged, ExtraMissing, LedgerUnavailable, Set
 from loopwright.base.lock import FileLock
 from loopwright.base.settings import SQLITE
 from loopwright.stores.ledger import schema
-from loopwright.stores.ledger.seen import Seen
+from loopwright.stores.ledger.seen import SeenLedger
 
 HAD = "this home had one (ledger.json, packages or served/ tell of it)"
 RESTORE = "restore it from a backup; to begin with an empty one, use another home (LOOPWRIGHT_HOME)"
@@ -42,9 +42,9 @@ class Database:
     _reader: Engine
     _writer: Engine
 
-    def __init__(self, url: str, seen: Seen | None = None, patience: float | None = None) -> None:
+    def __init__(self, url: str, seen: SeenLedger | None = None, patience: float | None = None) -> None:
         self.url = _parse(url)
-        self.seen = seen or Seen(None)
+        self.seen = seen or SeenLedger(None)
         self._patience = PATIENCE_SECONDS if patience is None else patience
         self.seen.chain_of = self._chain_of
         self._identity: tuple[int, int] | None = None

@@ -13,14 +13,14 @@ from pathlib import Path
 import msgspec
 
 
-class Mark(msgspec.Struct, frozen=True, kw_only=True):
+class SeenEntry(msgspec.Struct, frozen=True, kw_only=True):
     """The newest entry that was seen: its number, and its chain."""
 
     sequence: int
     chain: str
 
 
-class Seen:
+class SeenLedger:
     """The note of one home; of none where `path` is None, and then nothing is noted. Safe to share among threads.
 
     `chain_of` gives the chain of an entry by its number, None where the ledger has none of it.
@@ -33,12 +33,12 @@ class Seen:
         """Whether the ledger goes on from the mark; else the mark is left alone."""
         self._local = threading.local()
 
-    def mark(self) -> Mark | None:
+    def mark(self) -> SeenEntry | None:
         """What was noted; None where nothing was, or it cannot be read."""
         if self.path is None:
             return None
         try:
-            return msgspec.json.decode(self.path.read_bytes(), type=Mark)
+            return msgspec.json.decode(self.path.read_bytes(), type=SeenEntry)
         except (OSError, msgspec.DecodeError):
             return None
 
@@ -67,11 +67,11 @@ class Seen:
 
     def append(self, sequence: int, chain: str) -> None:
         """An entry was written in the transaction of this thread."""
-        self._local.appended = Mark(sequence=sequence, chain=chain)
+        self._local.appended = SeenEntry(sequence=sequence, chain=chain)
 
     def commit(self) -> None:
         """The transaction of this thread is committed."""
-        mark: Mark | None = getattr(self._local, "appended", None)
+        mark: SeenEntry | None = getattr(self._local, "appended", None)
         if self.path is None or mark is None or not self.stands:
             return
         before = self.mark()

@@ -18,7 +18,7 @@ from loopwright.records.entries import Entry, Link, Pointer, Problem, Record, Un
 from loopwright.stores.ledger import schema
 from loopwright.stores.ledger.coding import decode, encode
 from loopwright.stores.ledger.database import Database
-from loopwright.stores.ledger.seen import Seen
+from loopwright.stores.ledger.seen import SeenLedger
 
 R = TypeVar("R", bound=Record)
 
@@ -64,7 +64,7 @@ class Ledger:
     ) -> None:
         self._clock, self._by = clock, by
         self._lease_clock = lease_clock or RealClock()
-        self._database = Database(url, Seen(seen), patience)
+        self._database = Database(url, SeenLedger(seen), patience)
         self.seen = self._database.seen
 
     # --- writing -------------------------------------------------------------------------------------------------

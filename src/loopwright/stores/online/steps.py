@@ -42,7 +42,7 @@ class Fed(msgspec.Struct, frozen=True):
     until: int
 
 
-class Step(NamedTuple):
+class OnlineStep(NamedTuple):
     """What is in force: when the row that counts happened (None for an aggregate), and the values."""
 
     event_at: int | None
@@ -64,9 +64,9 @@ class Steps:
         if 4 + 12 * count + end != len(data):
             raise Damaged(_DAMAGED)
         self._data = data
-        self._last: tuple[int, int, Step | None] = (0, 0, None)
+        self._last: tuple[int, int, OnlineStep | None] = (0, 0, None)
 
-    def at(self, moment: int) -> Step | None:
+    def at(self, moment: int) -> OnlineStep | None:
         """What is in force at a moment; None before the first step."""
         begin, end, step = self._last
         if begin <= moment < end:
@@ -81,7 +81,7 @@ class Steps:
         rows = 4 + 12 * count
         try:
             values = _decode(data[rows + start : rows + end])
-            step = Step(values.pop(0), values)
+            step = OnlineStep(values.pop(0), values)
         except (msgspec.DecodeError, ValueError, IndexError) as error:
             raise Damaged(_DAMAGED) from error
         self._last = (begin, until, step)

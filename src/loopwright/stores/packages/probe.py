@@ -19,7 +19,7 @@ from loopwright.base.scratch import scratch_folder
 from loopwright.graph import contributions
 from loopwright.graph.session import Graph
 from loopwright.records.package import lawful, tolerance
-from loopwright.stores.packages.sandbox import Limits, Report, Task
+from loopwright.stores.packages.sandbox import Limits, ProbeReport, Task
 from loopwright.stores.packages.store import FILES, Package, Packages
 
 WALL_SECONDS = 60.0
@@ -115,7 +115,7 @@ def probe_all(packages: Sequence[Package], *, most_us: float = float("inf")) -> 
         part = packages[start : start + TOGETHER]
         limits = Limits(cpu_seconds=Limits().cpu_seconds + 2 * len(part))
         try:
-            reports: Sequence[Report | None] = _run(
+            reports: Sequence[ProbeReport | None] = _run(
                 part[0].digest, [_task(p, limits) for p in part], WALL_SECONDS + 2 * len(part)
             )
         except PackageRefused:
@@ -144,7 +144,7 @@ def _task(package: Package, limits: Limits) -> Task:
     )
 
 
-def _judge(package: Package, report: Report) -> ProbeResult:
+def _judge(package: Package, report: ProbeReport) -> ProbeResult:
     golden, _ = package.reference.golden, package.evaluation  # either raises where it cannot be read
     if report.problem:
         raise PackageRefused(package.digest, report.problem)
@@ -166,7 +166,7 @@ def _judge(package: Package, report: Report) -> ProbeResult:
     return ProbeResult(golden=len(golden), max_difference=worst, load_ms=report.load_ms, one_row_us=report.one_row_us)
 
 
-def _run(digest: str, tasks: list[Task], wall_seconds: float) -> list[Report]:
+def _run(digest: str, tasks: list[Task], wall_seconds: float) -> list[ProbeReport]:
     with scratch_folder("loopwright-probe-") as empty:
         try:
             # -I: no environment, no user site, nothing from the working directory.
@@ -191,6 +191,6 @@ def _run(digest: str, tasks: list[Task], wall_seconds: float) -> list[Report]:
     if done.returncode != 0:
         raise PackageRefused(digest, "its probe failed; it may need more memory than a probe may use")
     try:
-        return msgspec.msgpack.decode(done.stdout, type=list[Report])
+        return msgspec.msgpack.decode(done.stdout, type=list[ProbeReport])
     except ValueError as error:
         raise PackageRefused(digest, "its probe gave no report") from error

@@ -1,6 +1,6 @@
 """What runs in the probe's child process: load a package's graphs and answer its golden requests, within limits.
 
-Reads MessagePack from standard input, a list with a `Task` for each package, and writes a list of `Report` to standard output.
+Reads MessagePack from standard input, a list with a `Task` for each package, and writes a list of `ProbeReport` to standard output.
 The limits, those of the first task, are set before a byte of a package is parsed; what the child does after that can only end
 the child.
 """
@@ -38,7 +38,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     explanation: dict[str, bytes] = {}
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
     """What the child found: `problem` is empty when all is well. Scores by graph; times in microseconds for one row."""
 
     problem: str = ""
@@ -60,7 +60,7 @@ def confine(limits: Limits) -> None:
         resource.setrlimit(what, (most, most))
 
 
-def examine(task: Task) -> Report:
+def examine(task: Task) -> ProbeReport:
     """Check, load and run every graph of a task."""
     from loopwright.base.errors import PackageRefused
     from loopwright.graph.check import check_graph
@@ -75,15 +75,15 @@ def examine(task: Task) -> Report:
             check_graph(data, name=name)
             graph = Graph(data)
         except PackageRefused as refused:
-            return Report(problem=refused.why)
+            return ProbeReport(problem=refused.why)
         except Exception as error:  # noqa: BLE001  # the runtime raises many kinds
-            return Report(problem=f"{name} cannot be loaded: {type(error).__name__}")
+            return ProbeReport(problem=f"{name} cannot be loaded: {type(error).__name__}")
         outputs[name] = graph.outputs
         if problems := graph.problems(task.columns):
-            return Report(problem=f"{name}: {problems[0]}")
+            return ProbeReport(problem=f"{name}: {problems[0]}")
         wanted = [] if name == "slices.onnx" else ["score", "values"] if task.width else ["score"]
         if lacking := [output for output in wanted if output not in graph.outputs]:
-            return Report(problem=f"{name} has no output `{lacking[0]}`")
+            return ProbeReport(problem=f"{name} has no output `{lacking[0]}`")
         if not task.rows:
             continue
         try:
@@ -92,14 +92,16 @@ def examine(task: Task) -> Report:
             if name == "model.onnx":
                 one_row = _one_row_us(graph, feeder, task.rows)
         except Exception as error:  # noqa: BLE001
-            return Report(problem=f"{name} fails on a golden request: {type(error).__name__}")
+            return ProbeReport(problem=f"{name} fails on a golden request: {type(error).__name__}")
         if wrong := [n for n, values in found.items() if len(values) != len(task.rows)]:
-            return Report(problem=f"{name}: output {wrong[0]!r} has {len(found[wrong[0]])} values for {len(task.rows)} rows")
+            return ProbeReport(
+                problem=f"{name}: output {wrong[0]!r} has {len(found[wrong[0]])} values for {len(task.rows)} rows"
+            )
         if "values" in wanted and found["values"].shape != (len(task.rows), task.width):
-            return Report(problem=f"{name}: output `values` has the shape {found['values'].shape}, not [N, {task.width}]")
+            return ProbeReport(problem=f"{name}: output `values` has the shape {found['values'].shape}, not [N, {task.width}]")
         if "score" in found:
             scores[name] = [float(s) for s in found["score"]]
-    return Report(outputs=outputs, scores=scores, load_ms=(time.perf_counter() - started) * 1e3, one_row_us=one_row)
+    return ProbeReport(outputs=outputs, scores=scores, load_ms=(time.perf_counter() - started) * 1e3, one_row_us=one_row)
 
 
 def unexplained(task: Task) -> str:
@@ -148,9 +150,9 @@ def main() -> None:
         try:
             report = examine(task)
             why = report.problem or unexplained(task)
-            reports.append(Report(problem=why) if why else report)
+            reports.append(ProbeReport(problem=why) if why else report)
         except MemoryError:
-            reports.append(Report(problem="needs more memory than a probe may use"))
+            reports.append(ProbeReport(problem="needs more memory than a probe may use"))
     with os.fdopen(output, "wb") as out:
         out.write(msgspec.msgpack.encode(reports))
     os._exit(0)

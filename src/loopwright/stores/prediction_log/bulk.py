@@ -48,7 +48,7 @@ class Before(NamedTuple):
     answer: Prediction | None
 
 
-class Earlier:
+class EarlierRows:
     """Walks along the rows of a file that were answered before, or repeat an id, in order of the rows."""
 
     def __init__(self, found: Iterator[tuple[int, Before]]) -> None:
@@ -67,7 +67,7 @@ class Earlier:
 
 
 @contextmanager
-def earlier(home: Home, loop: str, ids: Iterator[Any], request: list[str], since: datetime | None) -> Iterator[Earlier]:
+def earlier(home: Home, loop: str, ids: Iterator[Any], request: list[str], since: datetime | None) -> Iterator[EarlierRows]:
     """Of a file's rows (`ids`: tables of `_row`, `_id`) those that the log has an answer to, made after `since`.
 
     What is in the log is moved to Delta before. Rows and answers meet in the SQL engine, in bounded memory.
@@ -107,4 +107,4 @@ def earlier(home: Home, loop: str, ids: Iterator[Any], request: list[str], since
                     answer = None if row["_id"] is None else to_prediction(row, sent, ())
                     yield row["_row"], Before(row["_first"], answer)
 
-        yield Earlier(walk())
+        yield EarlierRows(walk())

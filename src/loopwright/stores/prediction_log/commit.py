@@ -27,7 +27,7 @@ from loopwright.stores.prediction_log.read import cursor, first_of_each
 from loopwright.stores.prediction_log.segment import (
     HEADER,
     KINDS,
-    Segment,
+    LogSegment,
     file_name,
     footer,
     log_folder,
@@ -160,7 +160,7 @@ class _Committer:
             self._problem(self.folder, str(error))
         return rows + self._commit(writer, group, paths)
 
-    def _commit(self, writer: str, group: list[Segment], paths: dict[int, Path]) -> int:
+    def _commit(self, writer: str, group: list[LogSegment], paths: dict[int, Path]) -> int:
         """Rows and cursor in one Delta transaction, then the segments go."""
         if not group:
             return 0
@@ -210,7 +210,7 @@ class _Committer:
         near = (pc.field("_id") >= low) & (pc.field("_id") <= high) & (pc.field("_at") >= since)
         return self.home.lake.read(self.table, columns=["_id"], filters=near)["_id"]
 
-    def _sweep(self, segment: Segment) -> None:
+    def _sweep(self, segment: LogSegment) -> None:
         """A segment that the cursor says is committed: a crash came before its deletion. Make sure, then delete it.
 
         The crash may have come before the commit was on the disk, too.
@@ -231,7 +231,7 @@ class _Committer:
             (self.folder / f"{segment.writer}.writer").unlink(missing_ok=True)
         self._retire(segment)
 
-    def _retire(self, segment: Segment) -> None:
+    def _retire(self, segment: LogSegment) -> None:
         if segment.problems:
             self._set_aside(segment.path)
         else:

@@ -13,7 +13,14 @@ from loopwright.base.ids import check_name, is_trace_id
 from loopwright.records.prediction import Prediction
 from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.arrow import FIXED, contract_of, rows, to_prediction, to_table
-from loopwright.stores.prediction_log.segment import Segment, log_folder, read_segment, segment_paths, segments_in, table_name
+from loopwright.stores.prediction_log.segment import (
+    LogSegment,
+    log_folder,
+    read_segment,
+    segment_paths,
+    segments_in,
+    table_name,
+)
 
 KIND = "predictions"
 
@@ -138,7 +145,7 @@ def cursor(home: Home, table: str, writer: str) -> int:
     return -1 if last is None else last
 
 
-def segments(home: Home, kind: str, loop: str) -> Iterator[Segment]:
+def segments(home: Home, kind: str, loop: str) -> Iterator[LogSegment]:
     """The segments that are on disk, in order of writing per writer; one that a commit deletes meanwhile is left out."""
     return segments_in(log_folder(home.path, loop) / kind, kind)
 

@@ -19,7 +19,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 """Statistics of files are cut to milliseconds."""
 
 
-class Wanted(NamedTuple):
+class PredictionFilter(NamedTuple):
     """What predictions are asked for; "" and None ask for all. `before` is the place of a row: what is older, or as old with a lower id."""
 
     key: str = ""
@@ -43,7 +43,7 @@ class Wanted(NamedTuple):
         return reduce(and_, tests) if tests else None
 
 
-def search(home: Home, loop: str, wanted: Wanted, most: int) -> list[dict[str, Any]]:
+def search(home: Home, loop: str, wanted: PredictionFilter, most: int) -> list[dict[str, Any]]:
     """At most so many predictions that match, newest first, as rows of `COLUMNS` (times in microseconds); one row per id."""
     name, where = table_name(KIND, loop), wanted.where
     found: dict[str, dict[str, Any]] = {}
@@ -60,7 +60,7 @@ def search(home: Home, loop: str, wanted: Wanted, most: int) -> list[dict[str, A
     return _sorted(found)[:most]
 
 
-def _take(found: dict[str, dict[str, Any]], table: pa.Table, wanted: Wanted, most: int) -> None:
+def _take(found: dict[str, dict[str, Any]], table: pa.Table, wanted: PredictionFilter, most: int) -> None:
     """Add the newest rows of a table that have the flag."""
     if wanted.flag:
         table = table.filter(_has_flag(table["_flags"], wanted.flag))

@@ -76,7 +76,7 @@ class Footer(NamedTuple):
     final: bool
 
 
-class Segment(msgspec.Struct, frozen=True, kw_only=True):
+class LogSegment(msgspec.Struct, frozen=True, kw_only=True):
     """A segment as read: its whole records, what is damaged, and the torn tail.
 
     `writer` and `number` are what the header says where it is whole, else what the name says.
@@ -127,7 +127,7 @@ def segment_paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*-*.*") if parse_name(path.name))
 
 
-def segments_in(folder: Path, kind: str) -> Iterator[Segment]:
+def segments_in(folder: Path, kind: str) -> Iterator[LogSegment]:
     """The segments of a folder, in order of writing per writer; one that a commit deletes meanwhile is left out."""
     for path in segment_paths(folder):
         try:
@@ -189,7 +189,7 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def read_segment(path: Path, kind: str) -> Segment:
+def read_segment(path: Path, kind: str) -> LogSegment:
     """Read a segment file; damage is reported in the result, not raised, and its neighbours are kept.
 
     Raises FileNotFoundError when it is not there, Damaged when its name is not a segment's or another version wrote it.
@@ -200,12 +200,12 @@ def read_segment(path: Path, kind: str) -> Segment:
     return parse_segment(path.read_bytes(), path, name, kind)
 
 
-def parse_segment(data: bytes, path: Path, name: Name, kind: str) -> Segment:
+def parse_segment(data: bytes, path: Path, name: Name, kind: str) -> LogSegment:
     """Read a segment's bytes (see `read_segment`)."""
     of = path.parent.parent if path.parent.name == "quarantine" else path.parent
-    reader = _Reader(data, name, kind, of.parent.name if of.name == kind else "")
+    reader = _SegmentReader(data, name, kind, of.parent.name if of.name == kind else "")
     damage = reader.read()
-    return Segment(
+    return LogSegment(
         path=path,
         writer=reader.writer,
         number=reader.number,
@@ -218,7 +218,7 @@ def parse_segment(data: bytes, path: Path, name: Name, kind: str) -> Segment:
     )
 
 
-class _Reader:
+class _SegmentReader:
     """One pass over a segment's bytes."""
 
     def __init__(self, data: bytes, name: Name, kind: str, loop: str) -> None:

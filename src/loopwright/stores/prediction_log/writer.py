@@ -57,7 +57,7 @@ class _Open:
         self.named = self.lost = False
 
 
-class Mark(NamedTuple):
+class LogPosition(NamedTuple):
     """A place in a writer's log: records below `sequence`, and how often something had been lost when they were appended."""
 
     sequence: int
@@ -134,16 +134,16 @@ class LogWriter:
             segment.count += sequence - self._sequence
             self._sequence = sequence
 
-    def mark(self, lost: int | None = None) -> Mark:
+    def mark(self, lost: int | None = None) -> LogPosition:
         """The end of what has been appended. `lost`: this writer's count of before the caller appended (default: of now)."""
-        return Mark(self._sequence, self._lost if lost is None else lost)
+        return LogPosition(self._sequence, self._lost if lost is None else lost)
 
     @property
     def lost(self) -> int:
         """How often records were appended and could not be synced."""
         return self._lost
 
-    def sync(self, mark: Mark) -> None:
+    def sync(self, mark: LogPosition) -> None:
         """Block until the records below `mark` are on the disk; who waits at the same time shares the system call.
 
         Raises LogUnavailable when something was lost since the mark's count was taken, so perhaps these records.

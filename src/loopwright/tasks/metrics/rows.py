@@ -215,7 +215,7 @@ def _mean(rates: Array) -> Array:
     return ratio(np.where(there, rates, 0.0).sum(axis=1), there.sum(axis=1).astype(np.float64))
 
 
-class Numbers:
+class RegressionRows:
     """Regression: `truth` [N] or, of several targets, [N, T]; predicted are the score, the values by target, or by quantile."""
 
     def __init__(
@@ -352,7 +352,7 @@ def prepare(
     if output.task == "multiclass":
         return Classes(names, truth, given, output, earned, slices)
     if output.task == "regression":
-        return Numbers(names, truth, given, output, earned, slices)
+        return RegressionRows(names, truth, given, output, earned, slices)
     if output.task == "ranking":
         if groups is None:
             raise DeclarationInvalid("metric", [(names[0] if names else "", "ranking needs the group of each row")])
