@@ -669,7 +669,7 @@ def _outcomes(value: OutcomesReport) -> RenderableType:
             ("  matched", f"{value.matched:,} belong to a prediction"),
             (
                 "  known before their decision",
-                f"{value.known_before_decision:,} belong to one answered later: trained on only if after the event time of a file's row",
+                f"{value.known_before_decision:,} belong to a later one (of a file: by its event time): not trained on",
             ),
             ("  unmatched", f"{value.unmatched:,} belong to no prediction that was logged"),
             ("  known later", f"{value.known_later:,} become known in the future: count from then on"),

@@ -609,7 +609,7 @@ def outcomes(
     if file is None and reading.options():
         raise UsageError(f"{reading.options().split()[0]} needs a file: name it after the loop")
     logged = accept(home, loop, declared.outcome.table, declared.requests.key, file, reading) if file else Delivered(0, 0)
-    counts = states(home, loop, duration(declared.outcome.wait), home.clock.now())
+    counts = states(home, loop, duration(declared.outcome.wait), home.clock.now(), declared.requests.event_time)
     return OutcomesReport(loop=loop, **logged._asdict(), **msgspec.structs.asdict(counts))
 
 

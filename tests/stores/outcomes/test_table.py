@@ -137,6 +137,16 @@ def test_states_of_outcomes_add_up_to_all_that_were_delivered(home: Home) -> Non
         commit(home, "loop")
 
 
+def test_row_of_a_file_is_decided_at_its_event_time(home: Home) -> None:
+    """An outcome between the event and the prediction of a file's row is trained on; of a request it is known before its decision."""
+    event, known = (round(START.timestamp() * 1e6) - hours * HOUR for hours in (48, 24))
+    filed, asked = (prediction(n, request={"event": event}, of_file=n == 0) for n in (0, 1))
+    log(home, [filed, asked])
+    log(home, [outcome(n, known_at=known) for n in (0, 1)] + [outcome(0, prediction=filed.id, known_at=event - 1)])
+    found = states(home, "loop", timedelta(days=30), LATER, "event")
+    assert (found.matched, found.known_before_decision, found.unmatched) == (1, 2, 0)
+
+
 def test_a_repeated_outcome_is_one_row_counted(home: Home) -> None:
     same = outcome(0)
     log(home, [prediction(0)])

@@ -31,8 +31,8 @@ class OutcomeStates(msgspec.Struct, frozen=True, kw_only=True):
 
     Predictions are `joined` (an outcome is known), `pending` (may still come) or `overdue` (older than the loop's wait).
 
-    Of the `outcomes` that were delivered, `matched` fit a prediction, `known_before_decision` do too but were known before it was asked for
-    (nothing is trained on them), `unmatched` fit none so far, `known_later` become known in the future and count from then on, and
+    Of the `outcomes` that were delivered, `matched` fit a prediction, `known_before_decision` do too but were known before its decision, which
+    is the answer, or the event time of a file's row (nothing is trained on them), `unmatched` fit none so far, `known_later` become known in the future and count from then on, and
     `repeated` brought what was already there: together they are all. `contradicting` predictions or units have outcomes with
     different values.
     """
@@ -124,9 +124,18 @@ def of_prediction(home: Home, loop: str, prediction: Prediction, outcome: Outcom
     return None
 
 
-def states(home: Home, loop: str, wait: timedelta, now: datetime) -> OutcomeStates:
-    """Count the states of a loop's predictions and outcomes at `now`; `wait` as the loop's outcome declares it."""
-    asked = predictions(home, loop, columns=["_id", "_at", "_unit"])
+def states(home: Home, loop: str, wait: timedelta, now: datetime, event_time: str = "") -> OutcomeStates:
+    """Count the states of a loop's predictions and outcomes at `now`; `wait` as the loop's outcome declares it.
+
+    `event_time` is the request column that dates the rows of files.
+    """
+    asked = predictions(home, loop, columns=["_id", "_at", "_unit", "_of_file", event_time])
+    if "_of_file" in asked.column_names and event_time in asked.column_names:
+        event = asked[event_time].cast(_TIME)
+        earlier = pc.fill_null(pc.and_(asked["_of_file"], pc.less(event, asked["_at"])), False)
+        asked = asked.append_column("_decided", pc.if_else(earlier, event, asked["_at"]))
+    else:
+        asked = asked.append_column("_decided", asked["_at"])
     delivered = stored(home, "outcomes", loop, repeated=True)
     different = first_of_each(delivered).num_rows
     known = first_of_each(delivered.filter(pc.field("_known_at") <= pa.scalar(now, _TIME)))
@@ -150,12 +159,12 @@ def states(home: Home, loop: str, wait: timedelta, now: datetime) -> OutcomeStat
 
 
 _MATCHED = """
-    WITH by_unit AS (SELECT _unit, min(_at) AS _at FROM asked GROUP BY _unit),
+    WITH by_unit AS (SELECT _unit, min(_decided) AS _decided FROM asked GROUP BY _unit),
     matched AS (
-        SELECT known._known_at, CASE WHEN _prediction <> '' THEN asked._at ELSE by_unit._at END AS _at
+        SELECT known._known_at, CASE WHEN _prediction <> '' THEN asked._decided ELSE by_unit._decided END AS _decided
         FROM known LEFT JOIN asked ON known._prediction = asked._id LEFT JOIN by_unit ON known._unit = by_unit._unit
     )
-    SELECT count(_at), count(*) FILTER (_known_at < _at) FROM matched
+    SELECT count(_decided), count(*) FILTER (_known_at < _decided) FROM matched
 """
 
 
