@@ -187,6 +187,23 @@ def test_a_number_that_could_be_thousands_or_decimals_is_noted() -> None:
     assert notes == ["column 'x' could be 1,234.5 or 1.234,5: taken as the first, correct it if not"]
 
 
+def test_decimal_commas_of_one_column_decide_for_the_file() -> None:
+    """1,234 and 1.234 alone could be either; 0,5 and 12.345,67 beside them could not."""
+    frame = pa.table(
+        {"proof": ["0,5", "12.345,67"], "x": ["1,234", "5,678"], "y": ["1.234", "5.678"], "n": ["1", "2"], "id": ["a", "b"]}
+    )
+    found = inferred(frame, "t")
+    assert found.frame.select(["proof", "x", "y", "n"]).to_pydict() == {
+        "proof": [0.5, 12345.67],
+        "x": [1.234, 5.678],
+        "y": [1234, 5678],
+        "n": [1, 2],
+    }
+    assert not [note for note in found.notes if "could be" in note]
+    alone = inferred(frame.drop_columns(["proof"]), "t")
+    assert (alone.frame["x"].to_pylist(), alone.frame["y"].to_pylist()) == ([1234, 5678], [1.234, 5.678])
+
+
 def test_blank_text_is_missing_and_no_category() -> None:
     plan = (["basic", "plus", " ", "  "] * 30)[:100]
     spent = [" " if i % 9 == 0 else "\t" if i % 9 == 1 else f"{i}.5" for i in range(100)]

@@ -20,8 +20,9 @@ from loopwright.base.errors import ColumnUnknown, IngestRefused, UsageError, fir
 from loopwright.data.ingest.opened import Opened, Reading
 from loopwright.data.ingest.source import AS_DETECTED, expand, open_source
 from loopwright.data.ingest.values import Read, is_list, is_text, read, unusable
+from loopwright.data.scaffold.decimals import NUMBERS, decimal_comma, numbers
 from loopwright.data.scaffold.identifiers import is_id
-from loopwright.records.declarations import Column, ColumnType, Table
+from loopwright.records.declarations import Column, Table
 from loopwright.records.ingestions import DOUBT
 
 FEW = 20
@@ -41,7 +42,6 @@ OFTEN_MISSING, FAR = 3, 0.5
 """A number that stands for a missing value comes at least so often, and is so far from all others as a share of what they span."""
 
 ROW_ID, INGESTED_AT = "row_id", "ingested_at"
-_NUMBERS = ("1,234.5", "1.234,5")
 _DAYS = ("%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d.%m.%Y", "%d-%m-%Y", "%m/%d/%y", "%d/%m/%y", "%d %b %Y", "%b %d, %Y", "%d-%b-%Y", "%d %B %Y", "%B %d, %Y")  # fmt: skip
 _HOURS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", " %H:%M:%S.%f")
 _COUNTED = {"unix": (1e8, 4.2e9), "unix_ms": (1e11, 4.2e12)}
@@ -83,6 +83,7 @@ def inferred(
         notes.append(f"read as {', '.join(encodings)}" + DOUBT * ("cp1252" in encodings))
     frame, whole, optional = _looked_at(sources, notes)
     frame, left = _without_index(frame, notes)
+    comma = decimal_comma(frame)
     names = _names(frame.column_names, notes)
     written = dict(zip(names, frame.column_names, strict=True))
     columns: dict[str, Column] = {}
@@ -90,7 +91,8 @@ def inferred(
     meant = {n for n, w in written.items() if {n, w} & {time, _clean(time), key, *key.split(",")}}
     for column in names:
         try:
-            guess, found = _guess(column, frame[written[column]], zone, notes, asked=column in (time, _clean(time)))
+            asked = column in (time, _clean(time))
+            guess, found = _guess(column, frame[written[column]], zone, notes, asked=asked, comma=comma)
             if column not in meant:
                 guess, found = _without_sentinels(column, guess, found, notes)
         except IngestRefused as error:
@@ -196,12 +198,17 @@ def _names(written: Sequence[str], notes: list[str]) -> list[str]:
 # --- types -----------------------------------------------------------------------------------------------------------
 
 
-def _guess(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], *, asked: bool) -> tuple[Column, pa.ChunkedArray]:
-    """The narrowest column that holds the values, and the values in its type. `asked`: a person said that it is a time."""
+def _guess(
+    name: str, values: pa.ChunkedArray, zone: str, notes: list[str], *, asked: bool, comma: bool
+) -> tuple[Column, pa.ChunkedArray]:
+    """The narrowest column that holds the values, and the values in its type.
+
+    `asked`: a person said that it is a time; `comma`: the file has decimal commas.
+    """
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if is_text(values.type):
-        column = _from_text(name, values.cast(pa.string()), zone, notes, asked=asked)
+        column = _from_text(name, values.cast(pa.string()), zone, notes, asked=asked, comma=comma)
     else:
         column = _from_type(name, values, zone, notes, asked=asked)
     column = msgspec.structs.replace(column, nullable=True)
@@ -252,7 +259,7 @@ def _counted(values: pa.ChunkedArray) -> str:
     return next(fits, "")
 
 
-def _from_text(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], *, asked: bool) -> Column:
+def _from_text(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], *, asked: bool, comma: bool) -> Column:
     blank = pc.unique(values.filter(pc.match_substring_regex(values, r"^\s+$"))).to_pylist()
     if blank:
         values = read(Column("string", missing=blank), values).values
@@ -261,9 +268,8 @@ def _from_text(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], 
         tried = [Column("timestamp", format=counted)] if counted else _times(values, zone)
     else:
         zero = pc.any(pc.match_substring_regex(values, r"^-?0[0-9]")).as_py()  # a code, not a number: 007
-        tried = [] if zero else [Column("integer"), Column("float")]
-        tried += [Column("boolean"), *_times(values, zone)]
-        tried += [] if zero else [Column(t, format=f) for f in _NUMBERS for t in _number_types()]
+        plain, local = ([], []) if zero else numbers(comma=comma)
+        tried = [*plain, Column("boolean"), *_times(values, zone), *local]
     best = _best(values, tried) or Column("string")
     best = msgspec.structs.replace(best, missing=[*best.missing, *sorted(blank)])
     if best.zone:
@@ -281,14 +287,10 @@ def _from_text(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], 
     return best
 
 
-def _number_types() -> tuple[ColumnType, ...]:
-    return ("integer", "float")
-
-
 def _twins() -> dict[str, str]:
     """Formats that read the same text differently: month first, day first; thousands, decimals."""
     pairs = [(d.replace("%d", "%~").replace("%m", "%d").replace("%~", "%m"), d) for d in _DAYS]
-    return {d + h: twin + h for twin, d in pairs if twin in _DAYS and twin != d for h in _HOURS} | {_NUMBERS[0]: _NUMBERS[1]}
+    return {d + h: twin + h for twin, d in pairs if twin in _DAYS and twin != d for h in _HOURS} | {NUMBERS[0]: NUMBERS[1]}
 
 
 def _times(values: pa.ChunkedArray, zone: str) -> list[Column]:
