@@ -57,14 +57,14 @@ def _is_interrupt(error: BaseException, file: Path) -> bool:
         return isinstance(error, KeyboardInterrupt)
     origin = traceback.extract_tb(error.__traceback__)[-1]
     code = linecache.getline(origin.filename, origin.lineno or 0).encode()[origin.colno :].strip()
-    return not (code.startswith(b"raise") and _is_beside(origin.filename, file))
+    return not (code.startswith(b"raise") and _is_sibling(origin.filename, file))
 
 
 def _explained(error: BaseException, file: Path) -> list[tuple[str, str]]:
     """Where a loop file, or a module beside it, fails, and why."""
     if isinstance(error, SyntaxError) and error.filename:
         return [(_line(error.filename, error.lineno or 0, file), f"{type(error).__name__}: {error.msg}")]
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_beside(f.filename, file)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_sibling(f.filename, file)]
     place = _line(frames[-1].filename, frames[-1].lineno or 0, file) if frames else file.name
     if isinstance(error, DeclarationInvalid):
         return [(f"{place}: {error.what}.{p.field}", p.reason) for p in error.problems]
@@ -73,7 +73,7 @@ def _explained(error: BaseException, file: Path) -> list[tuple[str, str]]:
     return [(place, f"{type(error).__name__}: {first_line(error)}{_nearest(error)}")]
 
 
-def _is_beside(name: str, file: Path) -> bool:
+def _is_sibling(name: str, file: Path) -> bool:
     """Whether code is the user's own: the loop file, or a module in its folder that is not installed there."""
     path = Path(name)
     return path.is_relative_to(file.parent) and not {"site-packages", "dist-packages"} & set(path.parts)

@@ -34,7 +34,7 @@ from loopwright.records.releases import ReleaseState
 from loopwright.records.windows import Quality, Window
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.labelled import Known, known
-from loopwright.stores.outcomes.rescore import beside_of, routed, score
+from loopwright.stores.outcomes.rescore import routed, score, segment_packages
 from loopwright.stores.outcomes.table import join, outcomes
 from loopwright.stores.packages.probe import open_probed
 from loopwright.stores.prediction_log.read import predictions
@@ -333,7 +333,7 @@ def compare(home: Home, loop: Loop, run: ReplayRun) -> PolicyComparison:
         known=found,
         given={
             "served": found.given,
-            "never": routed(first, rows, beside_of(home, run.first), onto=found.output),
+            "never": routed(first, rows, segment_packages(home, run.first), onto=found.output),
             "heuristic": score(first, rows, onto=found.output, heuristic=True),
         },
     )

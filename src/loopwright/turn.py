@@ -38,8 +38,8 @@ from loopwright.scope.declare import declare
 from loopwright.stores import openlineage
 from loopwright.stores.home import Home
 from loopwright.stores.ledger import Entry
-from loopwright.stores.outcomes.rescore import Beside, beside_of
-from loopwright.stores.prediction_log.retention import kept_since
+from loopwright.stores.outcomes.rescore import SegmentPackages, segment_packages
+from loopwright.stores.prediction_log.retention import retained_since
 from loopwright.tasks.plausibility import too_good
 
 Cause = Literal["first", "schedule", "drift", "decay", "manual"]
@@ -261,7 +261,7 @@ def _step(state: Turning, stage: Stage) -> Step:
     ledger.put(step, loop=state.loop.name, key=f"{state.turn}:{stage}")
     try:
         failpoints.hit("turn.step.began")
-        summary, output = _told(state, stage) if stage in TOLD else RUN[stage](state)
+        summary, output = _with_openlineage(state, stage) if stage in TOLD else RUN[stage](state)
         failpoints.hit("turn.step.ran")
     except BaseException as error:
         failed = msgspec.structs.replace(step, state="failed", seconds=clock.monotonic() - tick, summary=str(error)[:500])
@@ -318,7 +318,7 @@ def _data(state: Turning) -> tuple[str, dict[str, Any]]:
         summary += (
             f"; the newest {loop.retrain.window} hold too few, or one label only: reaches back to {examples.first:%Y-%m-%d}"
         )
-    if (since := kept_since(state.home, loop.name)) is not None and any(
+    if (since := retained_since(state.home, loop.name)) is not None and any(
         s.table.startswith("predictions.") for s in examples.sources
     ):
         summary += f"; predictions of before {since:%Y-%m-%d} are not kept (LOOPWRIGHT_KEEP)"
@@ -486,8 +486,8 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         guards=loop.release.guards,
         serving=champion,
         examples=load(home, examples.record),
-        beside=Beside(fleet.by, own) if fleet is not None and own else None,
-        serving_beside=beside_of(home, now),
+        beside=SegmentPackages(fleet.by, own) if fleet is not None and own else None,
+        serving_beside=segment_packages(home, now),
     )
     entry = home.ledger.put(result, loop=loop.name, key=winner.digest)
     home.ledger.link(winner.digest, entry.id, "checked")
@@ -573,7 +573,7 @@ def _business(state: Turning) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _told(state: Turning, stage: Stage) -> tuple[str, dict[str, Any]]:
+def _with_openlineage(state: Turning, stage: Stage) -> tuple[str, dict[str, Any]]:
     """Run a stage that reads and makes data, and tell OpenLineage of it."""
     home, loop = state.home, state.loop
     facets = {

@@ -27,7 +27,7 @@ from loopwright.records.package import FileInfo
 from loopwright.records.prediction import Prediction
 from loopwright.records.releases import Arm, ReleaseState
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.rescore import beside_of
+from loopwright.stores.outcomes.rescore import segment_packages
 from loopwright.stores.packages import probe
 from loopwright.stores.packages.probe import open_probed
 from loopwright.stores.packages.sandbox import Limits
@@ -243,7 +243,7 @@ def _beside(home: Home, digest: str) -> str:
         loop=LOOP, generation=1, arms=[Arm(package=digest, role="champion", share=1.0)], strategy="direct", action="release", since=NOW,
         by="tests", why="forged", fleet="origin", segments={"JFK": digest},
     )  # fmt: skip
-    found = beside_of(home, state)
+    found = segment_packages(home, state)
     return "" if found is None else str(dict(found.packages) or "left out")
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.traffic import COLUMNS, LOOP, OUTCOME, START, WEEK, Row, World, rows
 
 from loopwright.graph.columns import ARROW_TYPES
-from loopwright.monitor.baseline import Usual, movement, usual
+from loopwright.monitor.baseline import DriftBaseline, drift_baseline, movement
 from loopwright.monitor.windows import watch
 from loopwright.records.declarations import Monitor, Retrain
 
@@ -60,26 +60,26 @@ def test_what_moved_just_as_much_in_training_is_no_drift_and_what_moves_more_is(
 
 
 def test_without_a_history_every_movement_counts(world: World) -> None:
-    assert usual(world.home, LOOP, world.package, MONITOR) == {}
+    assert drift_baseline(world.home, LOOP, world.package, MONITOR) == {}
     assert states(world, 0, windy(rows(800, START), 3))["wind"] == "drift"
 
 
 def test_it_is_measured_once_and_kept(world: World) -> None:
     history(world)
-    found = usual(world.home, LOOP, world.package, MONITOR)
+    found = drift_baseline(world.home, LOOP, world.package, MONITOR)
     assert found["wind"] > 0.5
     assert found["delay"] < 0.05
     assert 0 < found["score"] < found["wind"]
     for path in world.home.folder("examples").iterdir():
         path.unlink()
-    assert usual(world.home, LOOP, world.package, MONITOR) == found
-    assert [e.record.stretches for e in world.home.ledger.find(Usual, loop=LOOP)] == [7]
+    assert drift_baseline(world.home, LOOP, world.package, MONITOR) == found
+    assert [e.record.stretches for e in world.home.ledger.find(DriftBaseline, loop=LOOP)] == [7]
 
 
 def test_a_short_history_says_nothing(world: World) -> None:
     history(world, weeks=3)
-    assert usual(world.home, LOOP, world.package, MONITOR) == {}
-    assert usual(world.home, LOOP, world.package, Monitor(every="2d", minimum_rows=50)) != {}
+    assert drift_baseline(world.home, LOOP, world.package, MONITOR) == {}
+    assert drift_baseline(world.home, LOOP, world.package, Monitor(every="2d", minimum_rows=50)) != {}
 
 
 def test_a_history_without_the_columns_that_the_model_needs_has_no_usual_score(world: World) -> None:
@@ -91,8 +91,8 @@ def test_a_history_without_the_columns_that_the_model_needs_has_no_usual_score(w
 def test_very_short_windows_are_measured_on_a_bounded_number_of_stretches(world: World) -> None:
     history(world)
     short = Monitor(every="6h", minimum_rows=1)
-    assert usual(world.home, LOOP, world.package, short)
-    entry = world.home.ledger.latest(Usual, loop=LOOP)
+    assert drift_baseline(world.home, LOOP, world.package, short)
+    entry = world.home.ledger.latest(DriftBaseline, loop=LOOP)
     assert entry is not None
     assert entry.record.stretches == 60
     assert timedelta(hours=6) * 60 < 8 * WEEK

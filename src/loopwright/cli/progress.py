@@ -79,7 +79,7 @@ class Alerts(logging.Handler):
 
 
 @contextmanager
-def _alerts_told(progress: Progress) -> Iterator[Progress]:
+def _print_alerts(progress: Progress) -> Iterator[Progress]:
     """Tell the alerts of `loopwright.alerts` to `progress` while the block runs."""
     log, handler = logging.getLogger("loopwright.alerts"), Alerts(progress)
     log.addHandler(handler)
@@ -93,7 +93,7 @@ def _alerts_told(progress: Progress) -> Iterator[Progress]:
 def listener(*, as_json: bool) -> Iterator[Progress]:
     """Who listens to a verb's progress: a live display on a terminal (not for machines), else plain lines."""
     if as_json or not sys.stderr.isatty():
-        with _alerts_told(PlainLines()) as plain:
+        with _print_alerts(PlainLines()) as plain:
             yield plain
         return
     from rich.console import Console
@@ -110,5 +110,5 @@ def listener(*, as_json: bool) -> Iterator[Progress]:
         TimeRemainingColumn(),
     ]
     display = Display(*columns, console=Console(stderr=True), transient=True, expand=True)
-    with display, _alerts_told(Live(display)) as live:
+    with display, _print_alerts(Live(display)) as live:
         yield live

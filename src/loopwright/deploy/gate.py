@@ -45,7 +45,7 @@ from loopwright.records.field_rules import UNDIRECTED
 from loopwright.records.package import Output
 from loopwright.records.turns import LoopRecord
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.rescore import Beside, beside_of, routed, together
+from loopwright.stores.outcomes.rescore import SegmentPackages, routed, segment_packages, together
 from loopwright.stores.packages.probe import Probed, ProbeResult, admit, admit_all
 from loopwright.stores.packages.store import Package
 from loopwright.tasks import metrics
@@ -157,8 +157,8 @@ def gate(
     guards: Sequence[Guard] = (),
     serving: Package | Unreadable | None = None,
     examples: pa.Table | None = None,
-    beside: Beside | None = None,
-    serving_beside: Beside | None = None,
+    beside: SegmentPackages | None = None,
+    serving_beside: SegmentPackages | None = None,
 ) -> GateResult:
     """Run every check on a package. `examples` are as `records.examples` describes them; those on the validation side of its split count.
 
@@ -185,7 +185,7 @@ def _result(package: Package, serving: Package | Unreadable | None, rows: int, c
 
 
 def check_release(
-    home: Home, package: Package, *, loop: str, scope: Scope, beside: Beside | None = None, despite_guard: bool = False
+    home: Home, package: Package, *, loop: str, scope: Scope, beside: SegmentPackages | None = None, despite_guard: bool = False
 ) -> GateResult:
     """The gate for a release by hand, with what the ledger knows of the loop: guards, the package's own examples.
 
@@ -209,7 +209,7 @@ def check_release(
         serving=read_serving(home, digest) if digest and digest != package.digest else None,
         examples=examples,
         beside=beside,
-        serving_beside=beside_of(home, state) if segment is None else None,
+        serving_beside=segment_packages(home, state) if segment is None else None,
     )
     home.ledger.put(result, loop=loop, key=package.digest, links=[(package.digest, "checked")])
     if not result.passed and not (despite_guard and result.may_be_overridden):
@@ -239,8 +239,8 @@ def _case(
     scope: Scope,
     guards: Sequence[Guard],
     examples: pa.Table | None,
-    beside: Beside | None,
-    serving_beside: Beside | None,
+    beside: SegmentPackages | None,
+    serving_beside: SegmentPackages | None,
 ) -> GateInputs:
     none = np.array([], dtype=np.bool_)
     passed, refused = admit_all(home.packages, [serving] if isinstance(serving, Package) else [], again=False)

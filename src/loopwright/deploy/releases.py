@@ -37,7 +37,7 @@ GLOBAL = "global"
 """What `to` says to let a segment be answered by the loop's own package."""
 
 
-class _Asked(NamedTuple):
+class _RollbackRequest(NamedTuple):
     """What a rollback was asked for."""
 
     segment: str | None
@@ -151,7 +151,7 @@ def rollback(
     Raises PackageNotFound, PackageRefused, NotFound (nothing served then, no such segment), RequestConflict,
     ReleaseConflict.
     """
-    asked = _Asked(segment, to, why, by or home.by, expected, force, request)
+    asked = _RollbackRequest(segment, to, why, by or home.by, expected, force, request)
     path = release_files.path_of(home, check_name(loop, "loop"))
     copy = release_files.read_intact(path)
     if copy is None:
@@ -247,7 +247,7 @@ def _record_pending(home: Home, loop: str) -> None:
         release_files.copy(home, loop)
 
 
-def _planned(home: Home, loop: str, asked: _Asked) -> Change | Entry[ReleaseState]:
+def _planned(home: Home, loop: str, asked: _RollbackRequest) -> Change | Entry[ReleaseState]:
     """What a rollback would change, by the ledger; the entry of the change where it was made before."""
     failpoints.hit("release.planning")
     _record_pending(home, loop)
@@ -258,7 +258,7 @@ def _planned(home: Home, loop: str, asked: _Asked) -> Change | Entry[ReleaseStat
 
 
 def _plan(
-    home: Home, states: list[ReleaseState], loop: str, asked: _Asked, bad: Mapping[str, BadPackage], *, local: bool
+    home: Home, states: list[ReleaseState], loop: str, asked: _RollbackRequest, bad: Mapping[str, BadPackage], *, local: bool
 ) -> Change | Entry[ReleaseState]:
     """The same by the states there were; nothing is changed yet."""
     before = repeated(states, asked.request, asked.arguments)
@@ -278,7 +278,9 @@ def _present(loop: str, states: Sequence[ReleaseState], expected: int | None) ->
     return generation
 
 
-def _target(home: Home, states: list[ReleaseState], loop: str, asked: _Asked, bad: Mapping[str, BadPackage]) -> ReleaseTarget:
+def _target(
+    home: Home, states: list[ReleaseState], loop: str, asked: _RollbackRequest, bad: Mapping[str, BadPackage]
+) -> ReleaseTarget:
     """Who is to serve after going back; `states` oldest first."""
     if not states:
         raise NotFound("release of loop", loop, next_step="nothing serves yet: `loopwright release LOOP`")

@@ -28,7 +28,7 @@ SCORED_ROWS = 1000
 Array = np.ndarray[Any, Any]
 
 
-class Usual(Record, frozen=True, kw_only=True):
+class DriftBaseline(Record, frozen=True, kw_only=True):
     """Usual movement (PSI by column, `score` among them) of a package over `stretches` stretches of its training history."""
 
     kind: ClassVar[str] = "usual"
@@ -38,13 +38,13 @@ class Usual(Record, frozen=True, kw_only=True):
     psi: dict[str, float]
 
 
-def usual(home: Home, loop: str, package: Probed, monitor: Monitor) -> dict[str, float]:
+def drift_baseline(home: Home, loop: str, package: Probed, monitor: Monitor) -> dict[str, float]:
     """Column -> PSI that is usual for it between windows of `monitor.every`; measured once per package and kept in the ledger.
 
     Empty where the history is gone or shorter than LEAST_STRETCHES windows: then every movement counts.
     """
     key = f"{package.digest}:{monitor.every}"
-    entry = home.ledger.latest(Usual, loop=loop, key=key)
+    entry = home.ledger.latest(DriftBaseline, loop=loop, key=key)
     if entry is not None:
         return entry.record.psi
     history = _history(home, package)
@@ -52,7 +52,7 @@ def usual(home: Home, loop: str, package: Probed, monitor: Monitor) -> dict[str,
         return {}
     stretches = _stretches(history, duration(monitor.every).total_seconds(), monitor.minimum_rows)
     found = movement(package, stretches) if len(stretches) >= LEAST_STRETCHES else {}
-    record = Usual(package=package.digest, every=monitor.every, stretches=len(stretches), psi=found)
+    record = DriftBaseline(package=package.digest, every=monitor.every, stretches=len(stretches), psi=found)
     home.ledger.put(record, loop=loop, key=key, links=[(package.digest, "measured")])
     return found
 

@@ -21,7 +21,7 @@ from loopwright.base.errors import NotFound, PackageRefused
 from loopwright.graph.columns import arrow_feed
 from loopwright.graph.session import Graph
 from loopwright.monitor import alerts
-from loopwright.monitor.baseline import usual
+from loopwright.monitor.baseline import drift_baseline
 from loopwright.monitor.fleet import Fleets
 from loopwright.monitor.inputs import packages_of, watched_columns, window
 from loopwright.monitor.quality import Decay, decayed, quality
@@ -86,7 +86,7 @@ def watch(
     steps.run("look for windows closed too early", lambda: _tell_early(home, loop_name, until), None)
     due = steps.run("find windows due", lambda: list(_due(home, loop_name, monitor, until)), list[tuple[datetime, datetime]]())
     watcher = _Watcher(home, loop_name, monitor, retrain, outcome, until)
-    found: list[_Found] = []
+    found: list[_ClosedWindow] = []
     steps.run("close windows", lambda: watcher.close_all(due, found), None)
     closed = [each.quality for each in found]
     revised = steps.run("revise windows", lambda: watcher.revise(skip={q.start for q in closed}), list[Quality]())
@@ -150,7 +150,7 @@ def _anchor(home: Home, loop: str, step: timedelta, until: datetime) -> datetime
     return moment - timedelta(seconds=moment.timestamp() % grid)
 
 
-class _Found(msgspec.Struct, frozen=True):
+class _ClosedWindow(msgspec.Struct, frozen=True):
     """What closing one window gave."""
 
     window: Window
@@ -180,17 +180,17 @@ class _Watcher:
 
     # --- measuring -----------------------------------------------------------------------------------------------
 
-    def close_all(self, due: list[tuple[datetime, datetime]], found: list[_Found]) -> None:
+    def close_all(self, due: list[tuple[datetime, datetime]], found: list[_ClosedWindow]) -> None:
         """Close the windows one after another, each added to `found`; those before one that cannot be closed are closed."""
         self._at_once = self._read(due)
         for start, end in due:
             found.append(self.close(start, end))  # what was closed counts, also where the next one raises
 
-    def close(self, start: datetime, end: datetime) -> _Found:
+    def close(self, start: datetime, end: datetime) -> _ClosedWindow:
         """Measure the window, store what was found in one transaction."""
         joined = self._joined(start, end)
         package = self.fleets.whole(self.package(self.fleets.main(joined)))
-        known = usual(self.home, self.loop, package, self.monitor) if package is not None else {}
+        known = drift_baseline(self.home, self.loop, package, self.monitor) if package is not None else {}
         found = window(joined, package, self.monitor, start, end, known)
         measured = self._quality(joined, start, end)
         links = [(digest, "answered") for digest in found.packages]
@@ -200,7 +200,7 @@ class _Watcher:
             self.home.ledger.put(measured, loop=self.loop, key=start.isoformat(), links=[(entry.id, "measured in")])
             raised = self._alerts(found, measured)
         failpoints.hit("window.closed")
-        return _Found(found, measured, raised)
+        return _ClosedWindow(found, measured, raised)
 
     def revise(self, *, skip: set[datetime]) -> list[Quality]:
         """Measure again each earlier window whose outcomes may still come and for which some came, or changed."""

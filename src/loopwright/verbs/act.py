@@ -312,7 +312,7 @@ def release(
     from loopwright.deploy.releases import arguments, serving
     from loopwright.deploy.releases import release as put_into_service
     from loopwright.records.evaluation import Leaderboard
-    from loopwright.stores.outcomes.rescore import Beside
+    from loopwright.stores.outcomes.rescore import SegmentPackages
 
     if strategy != "direct":
         raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
@@ -347,7 +347,7 @@ def release(
     beside = None
     if fleet is not None and not rule:
         own, _ = sound(home, {name: home.packages.read(digest) for name, digest in fleet.serving.items()})
-        beside = Beside(fleet.by, own)
+        beside = SegmentPackages(fleet.by, own)
         fixed |= {"fleet": fleet.by, "segments": {name: package.digest for name, package in own.items()}}
     result = check_release(home, chosen, loop=loop, scope=declared.scope, beside=beside, despite_guard=despite_guard or exempt)
     fixed["despite"] = [check.name for check in result.failed] if despite_guard else []

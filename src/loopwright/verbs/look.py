@@ -254,13 +254,13 @@ def _deleted(home: Home, id: str) -> str:
     """Why the prediction of an id may be gone, "" where no retention has reached its time."""
     from loopwright.base.ids import time_of
     from loopwright.stores.prediction_log.read import loops
-    from loopwright.stores.prediction_log.retention import kept_since
+    from loopwright.stores.prediction_log.retention import retained_since
 
     try:
         at = time_of(id)
     except (ValueError, OverflowError):  # no id, or one that a client made up
         return ""
-    limits = [since for loop in loops(home) if (since := kept_since(home, loop)) is not None and at < since]
+    limits = [since for loop in loops(home) if (since := retained_since(home, loop)) is not None and at < since]
     return f"predictions of before {max(limits):%Y-%m-%d} are not kept (LOOPWRIGHT_KEEP)" if limits else ""
 
 

@@ -64,7 +64,7 @@ def ingest(
     sources come in one after another; it is kept up to date. Raises IngestRefused when the source cannot be read or its
     schema is not the contract's; then nothing was written.
     """
-    table = as_kept(table)
+    table = as_stored(table)
     known = ingested(home, table.name) if known is None else known
     if watermark:
         source = by_watermark(table, watermark, reached(known, f"watermark:{watermark}"), open_source(source, name))
@@ -283,7 +283,7 @@ def put_contract(home: Home, table: Table) -> Entry[Contract]:
     in service looks it up.
     """
     check_name(QUARANTINE + table.name, "table")
-    table = as_kept(table)
+    table = as_stored(table)
     changed = declaration_digest(table)
     newest = home.ledger.latest(Contract, key=table.name)
     if newest is not None and newest.record.digest == changed:
@@ -305,9 +305,11 @@ def _grow(home: Home, table: Table, before: Table | None) -> None:
 def contract_problems(home: Home, table: Table) -> list[tuple[str, str]]:
     """What `put_contract` would refuse of a contract; nothing is stored."""
     newest = home.ledger.latest(Contract, key=table.name)
-    if not home.lake.exists(table.name) or (newest is not None and newest.record.digest == declaration_digest(as_kept(table))):
+    if not home.lake.exists(table.name) or (
+        newest is not None and newest.record.digest == declaration_digest(as_stored(table))
+    ):
         return []
-    return _growth_problems(home, as_kept(table), newest.record.table if newest else None)
+    return _growth_problems(home, as_stored(table), newest.record.table if newest else None)
 
 
 def _growth_problems(home: Home, table: Table, before: Table | None) -> list[tuple[str, str]]:
@@ -356,7 +358,7 @@ def _shown(before: Table | None, name: str, found: Any) -> str:
     return before.columns[name].type if before and name in before.columns else str(found)
 
 
-def as_kept(table: Table) -> Table:
+def as_stored(table: Table) -> Table:
     """A table as it comes out of the ledger again (`minimum=0` is 0.0 there): its digest is that of the contract."""
     return msgspec.convert(msgspec.to_builtins(table), Table)
 

@@ -120,7 +120,7 @@ def to_odcs(table: Table) -> dict[str, Any]:
         "id": table.name,
         "name": table.name,
         "status": "active",
-        "schema": [_said(schema)],
+        "schema": [_without_empty(schema)],
     }
 
 
@@ -131,12 +131,12 @@ def _property(name: str, column: Column, table: Table) -> dict[str, Any]:
         options = {"format": column.format, "timezone": column.zone is None, "defaultTimezone": column.zone}  # type: ignore[dict-item]  # options of a time
     valid = {"metric": "invalidValues", "type": "library", "arguments": {"validValues": column.categories}, "mustBe": 0}
     listed = {"items": {"name": "value", "logicalType": "number"}} if column.type == "array" else {}
-    return _said(
+    return _without_empty(
         {
             "name": name,
             "physicalName": column.source,
             "logicalType": _LOGICAL[column.type],
-            "logicalTypeOptions": _said(options),
+            "logicalTypeOptions": _without_empty(options),
             "required": not column.nullable,
             "primaryKey": name in table.key or None,
             "primaryKeyPosition": table.key.index(name) + 1 if name in table.key else None,
@@ -157,13 +157,13 @@ def _property(name: str, column: Column, table: Table) -> dict[str, Any]:
     )
 
 
-def _said(facts: dict[str, Any]) -> dict[str, Any]:
+def _without_empty(facts: dict[str, Any]) -> dict[str, Any]:
     """What there is to say: an empty text or list says nothing."""
     return {k: v for k, v in facts.items() if v is not None and v != "" and v != [] and v != {}}
 
 
 def _custom(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"property": _OURS + k[0].upper() + k[1:], "value": v} for k, v in _said(facts).items()]
+    return [{"property": _OURS + k[0].upper() + k[1:], "value": v} for k, v in _without_empty(facts).items()]
 
 
 def from_odcs(document: Any, name: str = "") -> tuple[Table, list[str]]:

@@ -29,12 +29,14 @@ def told(ingest: F) -> F:
 
 def _tell(run: openlineage.JobRun, lake: str, table: Table, path: Path | None, done: Any) -> None:
     read = openlineage.source(done.source, done.digest, path)
-    made = openlineage.copied(openlineage.table(lake, table.name, done.version, table.columns), read, _there(table, done))
+    made = openlineage.copied(
+        openlineage.table(lake, table.name, done.version, table.columns), read, _source_columns(table, done)
+    )
     run.inputs.append({**read, "inputFacets": openlineage.judged(done.rows, done.reasons, table.columns)})
     run.outputs.append(openlineage.written(made, 0 if done.already else done.good))
 
 
-def _there(table: Table, done: Any) -> Mapping[str, str]:
+def _source_columns(table: Table, done: Any) -> Mapping[str, str]:
     """The columns that the source had, and what they are called there."""
     had = {name: column for name, column in table.columns.items() if name not in done.absent and column.filled is None}
     return {name: column.source or name for name, column in had.items()}

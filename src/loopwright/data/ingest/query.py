@@ -37,7 +37,7 @@ def open_query(url: str, query: str, folder: Path, *, watermark: Any = None, nam
     except (sa.exc.ArgumentError, ImportError, ValueError) as error:
         raise IngestRefused(
             shown,
-            f"--from-url is no URL of a database, such as postgresql://user@host/shop or sqlite:///shop.db: {_said(error, url)}",
+            f"--from-url is no URL of a database, such as postgresql://user@host/shop or sqlite:///shop.db: {_without_secrets(error, url)}",
         ) from error
     _refuse_missing(engine.url, shown)
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def _ask(engine: sa.Engine, url: str, query: str, watermark: Any, aside: "_Answe
             if not aside.count:
                 aside.add(pa.table({n: pa.nulls(0) for n in names}))
     except (sa.exc.SQLAlchemyError, pa.ArrowException) as error:
-        raise IngestRefused(shown, f"the database says: {_said(error, url)}") from error
+        raise IngestRefused(shown, f"the database says: {_without_secrets(error, url)}") from error
     finally:
         engine.dispose()
 
@@ -82,7 +82,7 @@ def _with_driver(url: str) -> sa.URL:
     return found.set(drivername="postgresql+psycopg") if found.drivername in ("postgresql", "postgres") else found
 
 
-def _said(error: BaseException, url: str) -> str:
+def _without_secrets(error: BaseException, url: str) -> str:
     """What went wrong, without what the URL holds of passwords."""
     said = first_line(getattr(error, "orig", None) or error)
     try:

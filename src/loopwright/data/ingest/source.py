@@ -113,7 +113,7 @@ def _file(path: Path, name: str, reading: Reading) -> Opened:
         sha256 = hashlib.sha256(msgspec.json.encode([sha256, told, *said] if said else [sha256, told])).hexdigest()
 
     def batches() -> Iterator[Batch]:
-        yield from (_with_told(batch, told) for batch in read.batches())
+        yield from (_with_constants(batch, told) for batch in read.batches())
         after = path.stat()
         if (after.st_size, after.st_mtime_ns, after.st_ino) != (before.st_size, before.st_mtime_ns, before.st_ino):
             raise IngestRefused(name, "it changed while it was read; ingest it again")
@@ -127,7 +127,7 @@ def _partition(path: Path) -> dict[str, str | None]:
     return {key: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for key, _, value in pairs}
 
 
-def _with_told(batch: Batch, told: dict[str, str | None]) -> Batch:
+def _with_constants(batch: Batch, told: dict[str, str | None]) -> Batch:
     frame = batch.frame
     for name, value in told.items():
         if name not in frame.column_names:

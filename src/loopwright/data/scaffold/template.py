@@ -451,14 +451,16 @@ def _rule(usable: dict[str, Column], frame: pa.Table, aim: DraftTarget) -> tuple
     for name, column in usable.items():
         f = f"f.{name}" if not column.nullable else f"nde.fill_null(f.{name}, {_filler(column, frame[name])})"
         for holds, code in _cuts(f, column, frame[name], aim):
-            answer = code if aim.task == "binary" else f"ndx.where({code}, {_said(aim, holds)}, {_said(aim, ~holds)})"
+            answer = (
+                code if aim.task == "binary" else f"ndx.where({code}, {_answer_text(aim, holds)}, {_answer_text(aim, ~holds)})"
+            )
             best = max(best, (_worth(aim, holds), answer, name), key=lambda b: b[0])
     return best[
         1
     ], "the best rule on one column, by the data" if aim.truth is not None else "a guess: replace it by your own rule"
 
 
-def _said(aim: DraftTarget, rows: Flags) -> str:
+def _answer_text(aim: DraftTarget, rows: Flags) -> str:
     guess = aim.guess(rows)
     return f"ndx.asarray({_text(guess) if isinstance(guess, str) else repr(float(f'{guess:.4g}'))})"
 

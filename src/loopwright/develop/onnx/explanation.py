@@ -237,17 +237,17 @@ def _sum(part: Any, seen: _PartColumns) -> _Sum:
 
 @_sum.register
 def _(part: Several, seen: _PartColumns) -> _Sum:
-    return _beside([_sum(each, seen) for each in part.estimators])
+    return _stacked([_sum(each, seen) for each in part.estimators])
 
 
 @_sum.register
 def _(part: multioutput.MultiOutputRegressor, seen: _PartColumns) -> _Sum:
-    return _beside([_sum(each, seen) for each in part.estimators_])
+    return _stacked([_sum(each, seen) for each in part.estimators_])
 
 
 @_sum.register
 def _(part: multiclass.OneVsRestClassifier, seen: _PartColumns) -> _Sum:
-    found = _beside([_sum(each, seen) for each in part.estimators_])
+    found = _stacked([_sum(each, seen) for each in part.estimators_])
     return (
         found
         if found.outputs == 1
@@ -255,7 +255,7 @@ def _(part: multiclass.OneVsRestClassifier, seen: _PartColumns) -> _Sum:
     )
 
 
-def _beside(sums: Sequence[_Sum]) -> _Sum:
+def _stacked(sums: Sequence[_Sum]) -> _Sum:
     """Sums for one output each."""
     if any(s.outputs != 1 for s in sums) or len({(s.link, s.unit) for s in sums}) != 1:
         raise ValueError("outputs of several kinds have no explanation in common")

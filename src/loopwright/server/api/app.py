@@ -45,7 +45,7 @@ _MODEL = next(route for route in DATA_ROUTES if route.handler == "model")
 _encode = msgspec.json.Encoder().encode
 
 
-class Asked:
+class PredictionCall:
     """A prediction request that waits: what is asked, and how its answer is made of the predictions."""
 
     __slots__ = ("_make", "_plane", "ask", "queued", "request")
@@ -228,7 +228,7 @@ class DataPlane:
             return self._asked(request, lambda asked: self._tensors(asked, explain=True), aside=True)
         return self._asked(request, self._tensors)
 
-    def _asked(self, request: Request, decode: Callable[[Request], Asked], *, aside: bool = False) -> Reply | None:
+    def _asked(self, request: Request, decode: Callable[[Request], PredictionCall], *, aside: bool = False) -> Reply | None:
         """Let a request wait for its batch; a large one, and one to be explained, is decoded, answered and encoded in a thread."""
         if not aside and len(request.body) <= INLINE_BYTES:
             if self.batches.full:
@@ -247,11 +247,11 @@ class DataPlane:
         self.batches.aside(work, done, lambda error: self.failed(request, error))
         return None
 
-    def _decoded(self, request: Request) -> Asked:
+    def _decoded(self, request: Request) -> PredictionCall:
         rows, single = self._router.service(request.loop).decode(request.body)
         return self._rows(request, rows, single, lambda answers: [self._seen(a) for a in answers])
 
-    def _explained(self, request: Request) -> Asked:
+    def _explained(self, request: Request) -> PredictionCall:
         service = self._router.service(request.loop)
         rows, single = service.decode(request.body)
         _check_explained(service, len(rows))
@@ -264,7 +264,7 @@ class DataPlane:
 
     def _rows(
         self, request: Request, rows: list[dict[str, Any]], single: bool, seen: Callable[[list[Prediction]], list[Answer]]
-    ) -> Asked:
+    ) -> PredictionCall:
         id = asked_id(request.headers)
 
         def reply(answers: list[Prediction]) -> Reply:
@@ -272,7 +272,7 @@ class DataPlane:
                 return Reply(200, _encode(seen(answers)[0]), id=answers[0].id)
             return Reply(200, _encode(seen(answers)), id=id.id if id else "")
 
-        return Asked(self, request, ask(rows, id, self._until(request)), reply)
+        return PredictionCall(self, request, ask(rows, id, self._until(request)), reply)
 
     def _until(self, request: Request) -> float:
         return deadline(request.headers, request.started, self._router.service(request.loop).predictor.deadline)
@@ -281,7 +281,7 @@ class DataPlane:
         values = None if a.values is None else dict(zip(self._router.names(a.package), a.values, strict=True))
         return Answer(a.id, a.score, a.label, a.package, a.arm, a.flags, a.segment, values)
 
-    def _tensors(self, request: Request, *, explain: bool = False) -> Asked:
+    def _tensors(self, request: Request, *, explain: bool = False) -> PredictionCall:
         service = self._model_of(request)
         output, body = service.predictor.package.manifest.output, request.body
         length = oip.header_length(request.headers.get(oip.HEADER_LENGTH), body)
@@ -301,7 +301,7 @@ class DataPlane:
                 return Reply(200, encoded)
             return Reply(200, encoded, oip.BINARY, extra=((oip.HEADER_LENGTH, str(head).encode()),))
 
-        return Asked(self, request, ask(rows, asked_id(request.headers), self._until(request)), reply)
+        return PredictionCall(self, request, ask(rows, asked_id(request.headers), self._until(request)), reply)
 
     def _outcomes(self, request: Request) -> Reply | None:
         if len(request.body) <= INLINE_BYTES and not self._router.service(request.loop).durable:
@@ -334,14 +334,14 @@ class DataPlane:
         return Reply(200, _encode({"name": request.loop, "ready": True}))
 
     def _predict_instances(self, request: Request) -> Reply | None:
-        def decoded(asked: Request) -> Asked:
+        def decoded(asked: Request) -> PredictionCall:
             rows = self._router.service(asked.loop).decode.check(repository.instances(asked.body))
             given = asked_id(asked.headers)
 
             def reply(answers: list[Prediction]) -> Reply:
                 return Reply(200, _encode({"predictions": [self._seen(a) for a in answers]}), id=given.id if given else "")
 
-            return Asked(self, asked, ask(rows, given, self._until(asked)), reply)
+            return PredictionCall(self, asked, ask(rows, given, self._until(asked)), reply)
 
         return self._asked(request, decoded)
 

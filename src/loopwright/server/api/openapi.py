@@ -235,7 +235,7 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
                 f"Predict for {loop}",
                 {"200": _answered(answer, traced=True)},
                 body={_JSON: _one_or_many(_ref(f"{loop}.request"))},
-                parameters=[*_asked(), *explain],
+                parameters=[*_request_headers(), *explain],
                 description=explained,
             )
         }
@@ -328,7 +328,9 @@ def _predict_instances(loop: str) -> dict[str, Any]:
     answer = {"type": "array", "items": _ref(f"{loop}.answer")}
     answered = {"type": "object", "required": ["predictions"], "properties": {"predictions": answer}}
     summary = f"Predict for {loop}, by protocol V1"
-    return _operation(summary, {"200": _answered(answered, traced=True)}, body={_JSON: body}, parameters=_asked(), oip=True)
+    return _operation(
+        summary, {"200": _answered(answered, traced=True)}, body={_JSON: body}, parameters=_request_headers(), oip=True
+    )
 
 
 def _model_paths(loop: str, place: str, parameters: list[Any]) -> dict[str, Any]:
@@ -341,7 +343,7 @@ def _model_paths(loop: str, place: str, parameters: list[Any]) -> dict[str, Any]
         f"Predict for {loop}, in tensors",
         {"200": answer},
         body={_JSON: _ref(f"{loop}.tensors"), "application/octet-stream": {"type": "string", "format": "binary"}},
-        parameters=[*parameters, *_asked(), length],
+        parameters=[*parameters, *_request_headers(), length],
         oip=True,
     )
     return {
@@ -424,7 +426,7 @@ def _header(name: str, schema: dict[str, Any], description: str) -> dict[str, An
     return {"name": name, "in": "header", "schema": schema, "description": description}
 
 
-def _asked() -> list[dict[str, Any]]:
+def _request_headers() -> list[dict[str, Any]]:
     """The headers that say how a prediction is to be made."""
     return [
         _header("X-Request-Id", {"type": "string", "pattern": "^[!-~]{1,128}$"}, "the id; the same again gets the same answer"),

@@ -366,7 +366,7 @@ class Lake:
         if not self.exists(name):
             if self._folder is not None:
                 Path(uri).mkdir(parents=True, exist_ok=True)
-            kept = pa.schema([pa.field(f.name, _kept(name, f)) for f in schema])
+            kept = pa.schema([pa.field(f.name, _stored_type(name, f)) for f in schema])
             once = CommitProperties(max_commit_retries=0)  # a retry would make the table a second time, over the first
             try:
                 return DeltaTable.create(uri, schema=kept, configuration=_CONFIGURATION, commit_properties=once)
@@ -389,7 +389,7 @@ class Lake:
         if isinstance(table, Stream):
             _write_stream(name, delta, table, properties)
         elif mode == "overwrite":
-            fit = table.cast(pa.schema([pa.field(f.name, _kept(name, f)) for f in table.schema]))
+            fit = table.cast(pa.schema([pa.field(f.name, _stored_type(name, f)) for f in table.schema]))
             write_deltalake(delta, fit, mode="overwrite", schema_mode="overwrite", commit_properties=properties)
         else:
             fit = _fit(name, table, _schema(delta))
@@ -486,7 +486,7 @@ def _plain(type: pa.DataType) -> pa.DataType:
     return type
 
 
-def _kept(name: str, field: pa.Field) -> pa.DataType:
+def _stored_type(name: str, field: pa.Field) -> pa.DataType:
     """The type a new column is kept in."""
     type = _plain(field.type)
     if pa.types.is_null(type):
@@ -505,7 +505,7 @@ def _fit(name: str, table: pa.Table, schema: pa.Schema) -> pa.Table:
         if pa.types.is_null(field.type) and there is not None:
             fields.append(pa.field(field.name, there))
             continue
-        type = _kept(name, field)
+        type = _stored_type(name, field)
         if there is not None and type != there:
             raise Refused(f"table {name}: column {field.name} is {there}, not {type}")
         fields.append(pa.field(field.name, type))

@@ -41,14 +41,14 @@ def score(
     return given._replace(values=aligned(given.values, manifest.output.names, onto.names))
 
 
-class Beside(NamedTuple):
+class SegmentPackages(NamedTuple):
     """The packages of segments, by value of a request column, that answer beside the package of a loop."""
 
     column: str
     packages: Mapping[str, Probed]
 
 
-def beside_of(home: Home, state: ReleaseState | None) -> Beside | None:
+def segment_packages(home: Home, state: ReleaseState | None) -> SegmentPackages | None:
     """The packages of segments in a release; those that cannot be read, or are refused, are left out, as they are while serving."""
     if state is None or not state.segments:
         return None
@@ -57,11 +57,13 @@ def beside_of(home: Home, state: ReleaseState | None) -> Beside | None:
         with suppress(PackageRefused, NotFound):
             whole.append(home.packages.read(digest))
     passed, _ = admit_all(home.packages, whole, again=False)
-    return Beside(state.fleet, {segment: passed[digest] for segment, digest in state.segments.items() if digest in passed})
+    return SegmentPackages(
+        state.fleet, {segment: passed[digest] for segment, digest in state.segments.items() if digest in passed}
+    )
 
 
 def routed(
-    package: Probed, rows: pa.Table, beside: Beside | None, *, onto: Output | None = None, options: Any = None
+    package: Probed, rows: pa.Table, beside: SegmentPackages | None, *, onto: Output | None = None, options: Any = None
 ) -> Answered:
     """The answers of a package and of those of the segments beside it for N rows, each by the one that would serve it."""
     found = score(package, rows, onto=onto, threads=2, options=options)

@@ -33,7 +33,7 @@ class Retained(Record, frozen=True, kw_only=True):
     removed: int = 0
 
 
-def kept_since(home: Home, loop: str) -> datetime | None:
+def retained_since(home: Home, loop: str) -> datetime | None:
     """From when on a loop's predictions are kept; None where none was ever deleted."""
     done = home.ledger.find(Retained, loop=loop, key=table_name("predictions", loop))
     return max((e.record.before for e in done if e.record.before is not None), default=None)
