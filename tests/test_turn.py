@@ -540,6 +540,26 @@ def test_release_heuristic_serves_the_rule_and_no_turn_replaces_it(home: Home, l
     assert act.release(home, loop.name, winner[:12], why="it earns again").champion.package == winner
 
 
+def test_turn_that_trains_nothing_does_not_undo_a_rollback(home: Home, loop: Loop) -> None:
+    first = turn(home, loop, file=str(FILE))[2].output["winner"]
+    second = turn(home, loop, fresh=True)[2].output["winner"]
+    state = serving(home, loop.name)
+    assert state is not None
+    assert state.champion.package == second != first
+    assert act.rollback(home, loop.name, why="the first was better").champion.package == first
+    again = turn(home, loop)
+    assert again[2].output["reused"]
+    assert again[3].output["released"] is False
+    assert (
+        f"rolled back to what serves (the first was better), and nothing was trained since; `loopwright release {loop.name}"
+        in again[3].summary
+    )
+    state = serving(home, loop.name)
+    assert state is not None
+    assert state.champion.package == first
+    assert turn(home, loop, fresh=True)[3].output["released"] is True, "what is trained anew is released"
+
+
 def test_force_puts_the_heuristic_into_service_by_its_digest(home: Home, loop: Loop) -> None:
     scope = msgspec.structs.replace(loop.scope, objectives=[Objective("be right", "sales", "roc_auc", at_least=0.999)])
     simple: Loop = msgspec.structs.replace(loop, candidates=loop.candidates[:1], scope=scope)

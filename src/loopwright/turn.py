@@ -508,6 +508,9 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
             "released": False,
             "reasons": [reason],
         }
+    if now is not None and now.action == "rollback" and state.outputs["develop"].get("reused") and not state.despite:
+        reason = f"{now.by} rolled back to what serves ({now.why}), and nothing was trained since; `loopwright release {loop.name} {winner.digest[:12]}` replaces it"
+        return f"package {winner.digest[:12]} was not released: {reason}", {"released": False, "reasons": [reason]}
     if now is not None and turn_entry is not None and turn_entry.record.backdated and not state.despite:
         return (
             f"package {winner.digest[:12]} passed {len(result.checks)} checks; a turn of --as-of replaces nothing that serves",

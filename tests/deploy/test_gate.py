@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.deploy.hostile import endless
-from tests.deploy.loops import COLUMNS, LOOP, NOW, declared, model_graph, opened, package
+from tests.deploy.loops import COLUMNS, LOOP, NOW, declared, heuristic_graph, model_graph, opened, package
 
 from loopwright.base.errors import GateFailed
 from loopwright.deploy import releases
 from loopwright.deploy.gate import GateResult, check_release, gate
 from loopwright.graph.columns import arrow_schema
 from loopwright.records.declarations import GroupSplit, Guard, Objective, Scope, StratifiedSplit, Task, TimeSplit
-from loopwright.records.evaluation import Estimate
+from loopwright.records.evaluation import Estimate, Leaderboard, LeaderboardRow
 from loopwright.records.examples import Examples
 from loopwright.records.package import Lineage, Origin
 from loopwright.stores.home import Home
@@ -306,6 +306,58 @@ def test_worse_without_a_feature_of_what_serves_cannot_be_compared(home: Home, e
         worse = gate(home, of(bad, **same), scope=scope(), guards=guards, serving=serving, examples=examples)
         assert failed(worse)[-1] == "guard average_precision"
         assert "cannot compare" not in worse.reasons[-1]
+
+
+def on_board(home: Home, serving: Package, advantage: float) -> None:
+    """A leaderboard by which the package went into service, that much better than the rule."""
+    rows = [
+        LeaderboardRow(
+            rank=rank,
+            candidate=name,
+            phase=phase,
+            package=digest,
+            measures={"average_precision": score},
+            intervals={},
+            met={},
+            score=score,
+        )
+        for rank, name, phase, digest, score in (
+            (1, "model", 2, serving.digest, 0.5 + advantage),
+            (2, "rule", 1, "0" * 64, 0.5),
+        )
+    ]
+    board = Leaderboard(
+        turn="t1", as_of=NOW, examples="e", rows=rows, comparisons=[], weights={}, verdict="", winner=serving.digest
+    )
+    home.ledger.put(board, loop=LOOP, key="t1")
+
+
+@pytest.mark.parametrize(
+    ("rows", "advantage", "refused"),
+    [
+        (ROWS, 0.5, ""),  # the advantage that it had is surely gone
+        (ROWS, 0.02, "which these rows do not exclude"),
+        (300, 0.1, "which these rows do not exclude"),
+        (50, 0.2, "too few rows to say whether the model that serves"),
+        (300, None, ""),  # no leaderboard says that there was one
+    ],
+)
+def test_rule_replaces_a_model_once_its_advantage_is_surely_gone(
+    home: Home, examples: pa.Table, rows: int, advantage: float | None, refused: str
+) -> None:
+    rule = package(home.packages, model=heuristic_graph(), phase=1, candidate="rule")
+    serving = old(home)
+    if advantage is not None:
+        on_board(home, serving, advantage)
+    asked = examples.slice(ROWS - rows)
+    result = gate(
+        home, rule, scope=scope(at_least=0.01), guards=[Guard("average_precision", 1.0)], serving=serving, examples=asked
+    )
+    assert failed(result) == (["rule"] if refused else [])
+    assert refused in "".join(result.reasons)
+    assert result.may_be_overridden
+    other = gate(home, package(home.packages, weight=0.01), scope=scope(at_least=0.01), serving=serving, examples=asked)
+    assert "rule" not in [check.name for check in other.checks], "models are judged by the guards alone"
 
 
 def test_without_rows_the_result_says_that_nothing_was_compared(home: Home, examples: pa.Table) -> None:

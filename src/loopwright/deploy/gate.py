@@ -16,10 +16,12 @@ The rules, in this order; a package that fails the first is not touched by the o
               standard error of what the serving package reaches on these rows, or a hundredth of it where that is more.
               Where it is, and features of the serving package are gone, the answer is "cannot compare": a feature that told
               what nobody knows at the decision is always missed
+    rule      the rule takes the place of a model only once these rows exclude the advantage over the rule that the model had on the
+              leaderboard it went into service by, or show that the rule earns more: few rows are no reason to go back
 
 "Surely" keeps chance from deciding: a difference counts only when its interval excludes "no worse by the tolerance".
 
-A person may release a package despite the last three, with a reason; the release names the checks that it failed.
+A person may release a package despite the last four, with a reason; the release names the checks that it failed.
 """
 
 import time
@@ -39,7 +41,7 @@ from loopwright.deploy.serving.deadlines import Overruns, TimedRun
 from loopwright.graph.columns import arrow_feed, segment_texts
 from loopwright.records.declarations import Guard, Objective, Scope, TimeSplit, duration
 from loopwright.records.entries import Record
-from loopwright.records.evaluation import Estimate
+from loopwright.records.evaluation import Estimate, Leaderboard
 from loopwright.records.examples import Examples
 from loopwright.records.field_rules import UNDIRECTED
 from loopwright.records.package import Output
@@ -55,6 +57,9 @@ from loopwright.tasks.plausibility import perfect_on_few, practically_perfect
 from loopwright.tasks.split import trained_on, validates
 
 SEED = 20_130_401
+MAX_BOARDS = 50
+"""So many of the newest leaderboards are searched for the one of the serving package."""
+
 LEAST_ROWS = 100
 LEAST_TOLERANCE = 0.01
 Z_95 = 1.959964
@@ -147,6 +152,8 @@ class GateInputs(msgspec.Struct, frozen=True, kw_only=True):
     slices: dict[str, Array]
     note: str
     failed: str = ""
+    board: Leaderboard | None = None
+    """The leaderboard that the serving package won its place on, with the rule beside it."""
 
 
 def gate(
@@ -261,6 +268,7 @@ def _case(
         output=package.manifest.output,
         slices={},
         note=note,
+        board=None if served is None else _board(home, served),
     )
     if examples is None or not examples.num_rows:
         return case
@@ -298,6 +306,12 @@ def _case(
         slices=slices,
         note=note,
     )
+
+
+def _board(home: Home, serving: Package) -> Leaderboard | None:
+    """The newest leaderboard that a package stands on."""
+    boards = (entry.record for entry in home.ledger.find(Leaderboard, loop=serving.manifest.loop, limit=MAX_BOARDS))
+    return next((board for board in boards if any(row.package == serving.digest for row in board.rows)), None)
 
 
 @contextmanager
@@ -537,5 +551,44 @@ def _show(estimate: Estimate, *, sign: bool = False) -> str:
     return f"{estimate.value:{number}} [{estimate.low:{number}}, {estimate.high:{number}}]"
 
 
-CHECKS: tuple[Callable[[GateInputs], list[Check]], ...] = (_answers, _plausible, _targets, _guards)
+def _back_to_rule(case: GateInputs) -> list[Check]:
+    """The rule replaces a model only once these rows exclude the advantage over it with which the model went into service."""
+    replaces = case.serving is not None and case.package.manifest.phase == 1 < case.serving.manifest.phase
+    advantage = _advantage(case) if replaces else None
+    if advantage is None or (case.other is None and case.note):
+        return []
+    name, least = advantage
+    if case.other is None:
+        return [
+            Check(
+                name="rule",
+                passed=False,
+                detail=f"too few rows to say whether the model that serves, which beat the rule by {least:.3f} ({name}), still does",
+            )
+        ]
+    every = np.ones(case.rows, dtype=np.bool_)
+    difference = _difference(case, name, every)
+    holds = difference.low <= -least if metrics.metric(name).higher else difference.high >= least
+    if holds and case.scope.value.given:
+        holds = not _difference(case, "value_per_prediction", every).low > 0
+    detail = f"{name} {_show(difference, sign=True)} against the model that serves, on {case.rows:,} rows; it beat the rule by {least:.3f}"
+    return [Check(name="rule", passed=not holds, detail=detail + (", which these rows do not exclude" if holds else ""))]
+
+
+def _advantage(case: GateInputs) -> tuple[str, float] | None:
+    """The metric of the first guard, and by how much the serving model was better than the rule in it; None where it was not."""
+    guards = list(case.guards) or _default_guards(case.scope)
+    if case.board is None or case.serving is None or not guards:
+        return None
+    name = guards[0].metric
+    of = {row.package: row.measures.get(name) for row in case.board.rows}
+    rule = next((row.measures.get(name) for row in case.board.rows if row.phase == 1), None)
+    own = of[case.serving.digest]
+    if own is None or rule is None:
+        return None
+    advantage = own - rule if metrics.metric(name).higher else rule - own
+    return (name, advantage) if advantage > 0 else None
+
+
+CHECKS: tuple[Callable[[GateInputs], list[Check]], ...] = (_answers, _plausible, _targets, _guards, _back_to_rule)
 """What is checked once the probe has passed."""
