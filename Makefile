@@ -10,7 +10,7 @@ RESOLUTION ?= lowest-direct
 VERSION_PYTHON ?= $(BIN)/python
 # What a library's new or old version breaks first: conversion, trees, SQL, tables, the ledger, the wire, a whole loop.
 VERSION_TESTS := tests/develop/onnx/test_parity.py tests/develop/onnx/test_convert.py tests/develop/onnx/estimators/test_trees.py tests/develop/test_features.py \
-  tests/sql/test_expression.py tests/stores/lake/test_tables.py tests/records/ledger tests/data/ingest/test_ingestion.py tests/data/examples/test_build.py \
+  tests/sql/test_expression.py tests/stores/lake/test_tables.py tests/stores/ledger tests/data/ingest/test_ingestion.py tests/data/examples/test_build.py \
   tests/server/api/test_app.py tests/server/http/test_connection.py tests/server/api/test_metrics.py tests/cli/test_main.py tests/console/test_app.py \
   tests/journeys/test_whole_loop.py
 

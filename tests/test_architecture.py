@@ -247,3 +247,9 @@ def test_architecture_page_names_files_that_exist() -> None:
     files = [module.relative_to(ROOT).as_posix() for module in modules()]
     named = {name for name in re.findall(r"`([\w/]+\.py)`", page) if not name.startswith("tests/")}
     assert sorted(name for name in named if not any(file.endswith(f"/{name}") for file in files)) == []
+
+
+@pytest.mark.parametrize("file", ["Makefile", ".ci/run", "pyproject.toml"])
+def test_files_of_the_repository_that_commands_name_exist(file: str) -> None:
+    named = re.findall(r"(?<![\w/.])(?:tests|src|docs|benchmarks|examples)/[\w./]+\w", (ROOT / file).read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
