@@ -204,10 +204,10 @@ def test_loop_file_whose_exception_cannot_be_shown_is_named_with_its_line(tmp_pa
         load_loop(file)
 
 
-INTERRUPTED = {
-    "signal": "import signal\nsignal.raise_signal(signal.SIGINT)\n",
-    "raised again": "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept KeyboardInterrupt:\n    raise\n",
-    "replaced": "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept KeyboardInterrupt:\n    raise KeyboardInterrupt\n",
+INTERRUPTED = {  # with the handler that Python has unless it was started with SIGINT ignored, as by `nohup`
+    "signal": "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nsignal.raise_signal(signal.SIGINT)\n",
+    "raised again": "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept KeyboardInterrupt:\n    raise\n",
+    "replaced": "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept KeyboardInterrupt:\n    raise KeyboardInterrupt\n",
 }
 
 

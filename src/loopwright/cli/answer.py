@@ -69,7 +69,10 @@ def answer(
                 raise HomeNotFound(str(home.path))
             with listener(as_json=as_json) as progress:
                 filled: dict[str, Any] = {"progress": progress, "announce": _announcer(home, write, as_json=as_json)}
-                result = verb.call(home, **arguments, **{name: filled[name] for name in filled if name in asked})
+                try:
+                    result = verb.call(home, **arguments, **{name: filled[name] for name in filled if name in asked})
+                except SystemExit as error:  # of a user's code: its exit code says nothing of the answer
+                    raise LoopwrightError(f"code of the loop ended the process (SystemExit: {error.code})") from error
             if "announce" not in asked:
                 _show(result, write, as_json=as_json)
             if then is not None:
@@ -84,8 +87,6 @@ def answer(
     except BaseException as error:
         if isinstance(error, OSError) and error.filename is not None and error.errno in ENVIRONMENT:
             return refuse(Unavailable(f"{error.filename!r} cannot be used: {error.strerror}"), as_json=as_json)
-        if isinstance(error, SystemExit):  # of a user's code: its exit code says nothing of the answer
-            return refuse(LoopwrightError(f"code of the loop ended the process (SystemExit: {error.code})"), as_json=as_json)
         if as_json:  # standard output promises a document; the traceback still goes to standard error
             print(json_text({"error": {"code": "internal", "message": f"{type(error).__name__}: {message_of(error)}"}}))
         raise
