@@ -451,6 +451,7 @@ def test_a_rehearsal_needs_no_data(task: str) -> None:
         rehearse(CANDIDATE, odd, lessons, goal_of(outcome, lessons.truth))
 
 
+@pytest.mark.filterwarnings("ignore:`XGBRF:FutureWarning")  # deprecated since XGBoost 3.3, and still converted
 @pytest.mark.parametrize("name", sorted(CLASSIFIERS.keys() - {"lightgbm one against all"}))  # LightGBM wants more of them there
 def test_multiclass_of_two_classes_gives_the_probability_of_each(name: str) -> None:
     matrix, truths = data()
