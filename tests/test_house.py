@@ -25,7 +25,7 @@ LIMITS = {
     "lines of a file": Limit(house.files, 500, {
         "cli/render.py": 714,  # pictures of every answer: one file a verb is to come
         "data/scaffold/template.py": 580,  # the text of a first loop file
-        "deploy/gate.py": 594,  # every check before a release, in order
+        "deploy/gate.py": 596,  # every check before a release, in order
         "develop/features.py": 520,  # the graph of a feature function
         "develop/onnx/blocks.py": 732,  # the optimiser of feature graphs
         "develop/onnx/explanation.py": 531,  # contributions of every kind of estimator

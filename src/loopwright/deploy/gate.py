@@ -53,7 +53,7 @@ from loopwright.stores.packages.store import Package
 from loopwright.tasks import metrics
 from loopwright.tasks.label import label_array
 from loopwright.tasks.metrics import Answered
-from loopwright.tasks.plausibility import perfect_on_few, practically_perfect
+from loopwright.tasks.plausibility import perfect_on_few, practically_perfect, too_good
 from loopwright.tasks.split import trained_on, validates
 
 SEED = 20_130_401
@@ -579,6 +579,8 @@ def _advantage(case: GateInputs) -> tuple[str, float] | None:
     """The metric of the first guard, and by how much the serving model was better than the rule in it; None where it was not."""
     guards = list(case.guards) or _default_guards(case.scope)
     if case.board is None or case.serving is None or not guards:
+        return None
+    if too_good(case.serving.evaluation, case.output.task):  # its advantage was never true
         return None
     name = guards[0].metric
     of = {row.package: row.measures.get(name) for row in case.board.rows}
