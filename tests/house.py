@@ -203,7 +203,7 @@ def imports(module: Module) -> set[str]:
 
 
 def knots() -> list[list[str]]:
-    """Modules that import each other in a circle, largest first (Tarjan, 1972, by removal of what is in no circle)."""
+    """Modules that import each other in a circle, largest first: each reaches every other one."""
     graph = {m.name: imports(m) for m in modules()}
     reach = {name: _reachable(graph, name) for name in graph}
     circles = {frozenset(o for o in reach[name] if name in reach[o]) for name in graph if name in reach[name]}

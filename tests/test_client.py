@@ -239,8 +239,11 @@ def raw(serve: Callable[[socket.socket, int, bytes], None]) -> Iterator[str]:
 
         def accept() -> None:
             number = 0
-            while not ended.is_set():
+            while True:
                 connection, _ = listening.accept()
+                if ended.is_set():  # the connection that ends the wait
+                    connection.close()
+                    return
                 threading.Thread(target=one, args=(connection, number), daemon=True).start()
                 number += 1
 

@@ -102,8 +102,9 @@ class Client:
             answer = client.predict("churn", {"customer": "C17", "visits": 3})
             client.outcome("churn", {"churned": True}, prediction=answer.id)
 
-    A request is sent again when the connection breaks (a worker that died, an answer cut off) and when the server is overloaded or not ready: after what `Retry-After` says, else with back-off, up to `attempts` times within `timeout`. Each request has an id, the
-    same at every attempt, so that it is answered and logged once.
+    It sends a request again when the connection breaks (a worker died, an answer was cut off) and when the server is overloaded or not
+    ready: after `Retry-After`, else with back-off, up to `attempts` times within `timeout`. Every attempt carries the same request id, so
+    the request is answered and logged once.
 
     Args:
         url: `http://HOST:PORT` or `https://...`; a path before `/loops` is kept.

@@ -27,7 +27,7 @@ from loopwright.deploy.serving.fleet import Segments
 from loopwright.deploy.serving.package_cache import PackageCache
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.records.declarations import Loop, Retrain, Table, Value, duration
-from loopwright.records.evaluation import Estimate
+from loopwright.records.evaluation import Z_95, Estimate
 from loopwright.records.ingestions import Ingested
 from loopwright.records.prediction import OutcomeRow
 from loopwright.records.releases import ReleaseState
@@ -250,7 +250,7 @@ class Traffic:
         self.truths = LogWriter(log_folder(home.path, loop.name), "outcomes")
         self.serving: ReleaseState | None = None
         self.segments: Segments | None = None
-        self.shelf = PackageCache(self._predictor)
+        self.package_cache = PackageCache(self._predictor)
 
     def answer(self, begin: datetime, stop: datetime) -> int:
         """Answer every request of [begin, stop), each with the context known at its moment, and log the outcomes that came."""
@@ -274,10 +274,10 @@ class Traffic:
         if now is None:
             raise GateFailed("", ["nothing serves"])
         if self.segments is None or self.serving != now:
-            own, before = self.shelf.load(now.champion.package), self.segments
-            self.segments = Segments(now, own, self.shelf, self.home.clock, lambda _why: None, before)
+            own, before = self.package_cache.load(now.champion.package), self.segments
+            self.segments = Segments(now, own, self.package_cache, self.home.clock, lambda _why: None, before)
             if self.serving is not None:
-                self.shelf.drop({*self.serving.packages} - {*now.packages})
+                self.package_cache.drop({*self.serving.packages} - {*now.packages})
         self.serving = now
         return self.segments
 
@@ -348,7 +348,7 @@ def worth(value: Value, comparison: PolicyComparison, policy: str) -> np.ndarray
 
 def total(rows: np.ndarray) -> Estimate:
     """Sum of per-row money with a 95 % interval (normal approximation of the sum of independent rows)."""
-    spread = 1.959964 * float(rows.std(ddof=1)) * len(rows) ** 0.5 if len(rows) > 1 else float("nan")
+    spread = Z_95 * float(rows.std(ddof=1)) * len(rows) ** 0.5 if len(rows) > 1 else float("nan")
     value = float(rows.sum())
     return Estimate(value, value - spread, value + spread, len(rows))
 

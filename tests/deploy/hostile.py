@@ -216,7 +216,7 @@ def _serve(home: Home, digest: str) -> str:
 
 def _explain(home: Home, digest: str) -> str:
     services = Services(home.path, home.packages, Weather(), home.clock)
-    return str([e.why for e in Explanations(home.packages, services.shelf.load)([_prediction(digest)])])
+    return str([e.why for e in Explanations(home.packages, services.package_cache.load)([_prediction(digest)])])
 
 
 def _trace(home: Home, digest: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from loopwright.business.totals import Totals, WindowTotals
 from loopwright.records.declarations import Objective, Scope, Task
-from loopwright.records.evaluation import Estimate, averaged, standard_error
+from loopwright.records.evaluation import Z_95, Estimate, averaged, standard_error
 from loopwright.records.windows import Quality, state_text
 from loopwright.stores.home import Home
 from loopwright.stores.packages.store import Package
@@ -16,8 +16,6 @@ from loopwright.stores.prediction_log.read import predictions
 from loopwright.tasks import metrics
 
 Met = Literal["met", "missed", "uncertain", "too few", "not measured"]
-
-_Z = 1.959964
 
 
 class Promise(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,7 +152,7 @@ def _gap(rate: str, of: str, qualities: Sequence[Quality], minimum_rows: int) ->
     rows = means[1].n
     means = [m for m in means if m.n >= min(minimum_rows, rows)]
     high, low = max(means, key=lambda m: m.value), min(means, key=lambda m: m.value)
-    spread = _Z * float(np.hypot(standard_error(high), standard_error(low)))
+    spread = Z_95 * float(np.hypot(standard_error(high), standard_error(low)))
     gap = high.value - low.value
     return Estimate(gap, max(0.0, gap - spread), gap + spread, sum(m.n for m in means)), rows
 
@@ -174,7 +172,7 @@ def _quantile(values: Any, metric: str) -> Estimate | None:
         return None
     _, part, unit = metric.split("_")
     q = float(part.removeprefix("p")) / 100
-    spread = _Z * np.sqrt(q * (1 - q) / n)
+    spread = Z_95 * np.sqrt(q * (1 - q) / n)
     low, value, high = np.quantile(values, np.clip([q - spread, q, q + spread], 0, 1)) / (1000 if unit == "ms" else 1)
     return Estimate(float(value), float(low), float(high), n)
 

@@ -95,7 +95,7 @@ def served(home: Home, loop: str) -> list[ServedPackage]:
                 package=package,
                 candidate=role if role == "heuristic" else manifest.candidate if manifest is not None else "",
                 trained_until=manifest.training.as_of if manifest is not None else None,
-                rule=role == "heuristic" or (manifest is not None and manifest.phase == 1),
+                rule=role == "heuristic" or (manifest is not None and manifest.is_rule),
                 action=state.action,
                 by=state.by,
                 why=state.why,

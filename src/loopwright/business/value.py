@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from loopwright.base.errors import NotFound, PackageRefused
 from loopwright.business.costs import compute_cost, serving_seconds, turn_seconds
 from loopwright.records.declarations import Outcome, Scope, Value
-from loopwright.records.evaluation import Estimate, Leaderboard
+from loopwright.records.evaluation import Z_95, Estimate, Leaderboard
 from loopwright.records.package import Output
 from loopwright.records.windows import ValueWindow
 from loopwright.stores.home import Home
@@ -31,7 +31,6 @@ Array = np.ndarray[Any, Any]
 RESAMPLES = 2000
 MOST_CELLS = 100
 """Rows that earn alike are drawn together; where more kinds of them than this are there, the interval is the normal one."""
-_Z = 1.959964
 
 
 def value(
@@ -80,7 +79,7 @@ def _totals(money: Array, seed: int) -> list[Estimate]:
     cells, counts = np.unique(money, axis=0, return_counts=True)
     sums = counts @ cells if n else np.zeros(4)
     if n and len(cells) > MOST_CELLS:
-        spread = _Z * np.sqrt(n) * money.std(axis=0, ddof=1)
+        spread = Z_95 * np.sqrt(n) * money.std(axis=0, ddof=1)
         low, high = sums - spread, sums + spread
     elif n:
         drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=RESAMPLES)

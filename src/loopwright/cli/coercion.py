@@ -13,20 +13,21 @@ AS_TYPED = (str, Path)
 """Annotations that any text is a value of."""
 
 
-class Command(TyperCommand):
-    """A command, quicker."""
+class _Quick:
+    """A command, or a group of them, whose parameters coerce without pydantic where they can."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, with `--help`."""
-        return [_without_pydantic(parameter) for parameter in super().get_params(ctx)]
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of the command that it is mixed into
+        return [_without_pydantic(parameter) for parameter in parameters]
 
 
-class Group(TyperGroup):
-    """The same of a group of commands."""
+class Command(_Quick, TyperCommand):
+    """A command of typer's, quicker."""
 
-    def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters, with `--help`."""
-        return [_without_pydantic(parameter) for parameter in super().get_params(ctx)]
+
+class Group(_Quick, TyperGroup):
+    """A group of typer's, quicker."""
 
 
 def _without_pydantic(parameter: Any) -> Any:

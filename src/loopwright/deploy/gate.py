@@ -41,7 +41,7 @@ from loopwright.deploy.serving.deadlines import Overruns, TimedRun
 from loopwright.graph.columns import arrow_feed, segment_texts
 from loopwright.records.declarations import Guard, Objective, Scope, TimeSplit, duration
 from loopwright.records.entries import Record
-from loopwright.records.evaluation import Estimate, Leaderboard
+from loopwright.records.evaluation import Z_95, Estimate, Leaderboard
 from loopwright.records.examples import Examples
 from loopwright.records.field_rules import UNDIRECTED
 from loopwright.records.package import Output
@@ -62,7 +62,6 @@ MAX_BOARDS = 50
 
 LEAST_ROWS = 100
 LEAST_TOLERANCE = 0.01
-Z_95 = 1.959964
 ONE_ROW_US = 50_000.0
 EXAMPLES_SECONDS = 60.0
 """So long, and `ONE_ROW_US` for each row, may a package take for the examples that it is judged on: it may be slow on them only."""
@@ -449,9 +448,8 @@ def _guards(case: GateInputs) -> list[Check]:
         return []
     if case.other is None:
         return [Check(name="guards", passed=True, detail=case.note or "not compared: too few rows with a known outcome")]
-    guards = list(case.guards) or _default_guards(case.scope)
     checks = []
-    for guard in guards:
+    for guard in _declared_guards(case):
         checks.append(_guard(case, guard, "", np.ones(case.rows, dtype=np.bool_)))
         for slice_name in guard.slices:
             values = case.slices.get(slice_name)
@@ -467,9 +465,10 @@ def _guards(case: GateInputs) -> list[Check]:
     return checks
 
 
-def _default_guards(scope: Scope) -> list[Guard]:
-    of_rows = [o for o in scope.objectives if metrics.of_rows(o.metric) and o.metric not in UNDIRECTED]
-    return [Guard(max(of_rows, key=lambda o: o.weight).metric)] if of_rows else []
+def _declared_guards(case: GateInputs) -> list[Guard]:
+    """The guards of the loop, else one of its heaviest objective that is a metric of rows."""
+    of_rows = [o for o in case.scope.objectives if metrics.of_rows(o.metric) and o.metric not in UNDIRECTED]
+    return list(case.guards) or ([Guard(max(of_rows, key=lambda o: o.weight).metric)] if of_rows else [])
 
 
 def _guard(case: GateInputs, guard: Guard, where: str, mask: Array) -> Check:
@@ -553,7 +552,7 @@ def _show(estimate: Estimate, *, sign: bool = False) -> str:
 
 def _back_to_rule(case: GateInputs) -> list[Check]:
     """The rule replaces a model only once these rows exclude the advantage over it with which the model went into service."""
-    replaces = case.serving is not None and case.package.manifest.phase == 1 < case.serving.manifest.phase
+    replaces = case.serving is not None and case.package.manifest.is_rule and not case.serving.manifest.is_rule
     advantage = _advantage(case) if replaces else None
     if advantage is None or (case.other is None and case.note):
         return []
@@ -577,7 +576,7 @@ def _back_to_rule(case: GateInputs) -> list[Check]:
 
 def _advantage(case: GateInputs) -> tuple[str, float] | None:
     """The metric of the first guard, and by how much the serving model was better than the rule in it; None where it was not."""
-    guards = list(case.guards) or _default_guards(case.scope)
+    guards = _declared_guards(case)
     if case.board is None or case.serving is None or not guards:
         return None
     if too_good(case.serving.evaluation, case.output.task):  # its advantage was never true

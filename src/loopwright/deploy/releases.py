@@ -232,7 +232,7 @@ def is_rule(home: Home, state: ReleaseState) -> bool:
     """Whether a rule answers and no model: the package of the heuristic itself, or a package's heuristic alone."""
     arm = state.champion
     with suppress(NotFound, PackageRefused):
-        return arm.role == "heuristic" or home.packages.manifest(arm.package).phase == 1
+        return arm.role == "heuristic" or home.packages.manifest(arm.package).is_rule
     return False
 
 

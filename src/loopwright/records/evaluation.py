@@ -22,13 +22,14 @@ class Estimate(msgspec.Struct, frozen=True):
 
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0)
 
-_Z = 1.959964
+Z_95 = 1.959964
+"""Half the width of a 95 % interval, in standard errors."""
 """The half width of a 95 % interval in standard errors."""
 
 
 def standard_error(estimate: Estimate) -> float:
     """The standard error that a 95 % interval stands for."""
-    return (estimate.high - estimate.low) / (2 * _Z)
+    return (estimate.high - estimate.low) / (2 * Z_95)
 
 
 def moved(estimate: Estimate, by: float) -> Estimate:
@@ -50,7 +51,7 @@ def averaged(estimates: Sequence[Estimate]) -> Estimate | None:
 
 def _combined(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
     value = sum(e.value * weight for e, weight in zip(estimates, weights, strict=True))
-    spread = _Z * math.hypot(*(standard_error(e) * weight for e, weight in zip(estimates, weights, strict=True)))
+    spread = Z_95 * math.hypot(*(standard_error(e) * weight for e, weight in zip(estimates, weights, strict=True)))
     return Estimate(value, value - spread, value + spread, sum(e.n for e in estimates))
 
 

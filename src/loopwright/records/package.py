@@ -269,6 +269,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return {name.removeprefix(f"{table}.") for name in named if name.startswith(f"{table}.")}
 
     @property
+    def is_rule(self) -> bool:
+        """Whether the package is the heuristic alone, the lowest rung of the ladder."""
+        return self.phase == 1
+
+    @property
     def may_lack(self) -> frozenset[str]:
         """The columns that a request may leave out: the time of the decision, what no source has, and what is declared optional or unused."""
         return frozenset(

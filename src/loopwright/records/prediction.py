@@ -76,3 +76,26 @@ class Contributions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     def largest(self) -> dict[str, float]:
         """The contributions, those that moved it most first."""
         return dict(sorted((self.contributions or {}).items(), key=lambda item: -abs(item[1])))
+
+
+class OutcomeStates(msgspec.Struct, frozen=True, kw_only=True):
+    """How the truth about a loop's predictions stands.
+
+    Predictions are `joined` (an outcome is known), `pending` (may still come) or `overdue` (older than the loop's wait).
+
+    Of the `outcomes` that were delivered, `matched` fit a prediction, `known_before_decision` do too but were known before its decision, which
+    is the answer, or the event time of a file's row (nothing is trained on them), `unmatched` fit none so far, `known_later` become known in the future and count from then on, and
+    `repeated` brought what was already there: together they are all. `contradicting` predictions or units have outcomes with
+    different values.
+    """
+
+    joined: int
+    pending: int
+    overdue: int
+    outcomes: int
+    matched: int
+    known_before_decision: int
+    unmatched: int
+    known_later: int
+    repeated: int
+    contradicting: int

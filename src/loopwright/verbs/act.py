@@ -325,7 +325,7 @@ def release(
         return _switched(home, before)
     digest = _heuristic(home, loop) if rule else home.packages.resolve(package) if package else _newest_board(home, loop).winner
     chosen = home.packages.read(digest)
-    exempt = rule or (force and chosen.manifest.phase == 1)
+    exempt = rule or (force and chosen.manifest.is_rule)
     if exempt and not why.strip():
         raise UsageError("a reason is needed to serve the heuristic in place of a model: give --why")
     segment = chosen.manifest.segment

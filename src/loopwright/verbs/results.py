@@ -10,7 +10,7 @@ from loopwright.records.conditions import Condition
 from loopwright.records.declarations import Column, Table, Task
 from loopwright.records.entries import Problem
 from loopwright.records.evaluation import Estimate, Leaderboard
-from loopwright.records.prediction import Contributions
+from loopwright.records.prediction import Contributions, OutcomeStates
 from loopwright.records.profiles import Profile
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import Stage
@@ -344,22 +344,12 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
     quality: list[Quality]
 
 
-class OutcomesReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How outcomes stand: rows of the file that were `accepted` and `quarantined`, and all that `stores.outcomes.table.OutcomeStates` counts."""
+class OutcomesReport(OutcomeStates, frozen=True, kw_only=True):
+    """How outcomes stand: rows of the file that were `accepted` and `quarantined`, and all that `OutcomeStates` counts."""
 
     loop: str
     accepted: int
     quarantined: int
-    joined: int
-    pending: int
-    overdue: int
-    outcomes: int
-    matched: int
-    known_before_decision: int
-    unmatched: int
-    known_later: int
-    repeated: int
-    contradicting: int
 
 
 class ReportFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -140,14 +140,14 @@ def test_what_has_no_explanation_is_told_before(made: Made) -> None:
 
 def test_a_package_is_made_ready_once_and_let_go_of_with_its_predictor(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     home, packages = made
-    shelf = list(answered(home, packages["trees"])[:1])
+    cached = list(answered(home, packages["trees"])[:1])
     answers = answered(home, packages["trees"])[1]
-    explain = Explanations(home.packages, lambda _: shelf[0])
+    explain = Explanations(home.packages, lambda _: cached[0])
     first = explain(answers)
-    ready = id(explain._ready[shelf[0]])
+    ready = id(explain._ready[cached[0]])
     assert explain(answers) == first
-    assert id(explain._ready[shelf[0]]) == ready
-    gone = weakref.ref(shelf.pop())
+    assert id(explain._ready[cached[0]]) == ready
+    gone = weakref.ref(cached.pop())
     gc.collect()
     assert gone() is None
     assert len(explain._ready) == 0

@@ -16,9 +16,9 @@ GOOD, BAD = "a" * 64, "b" * 64
 
 
 @pytest.fixture
-def vitals(tmp_path: Path) -> Heartbeat:
+def heartbeat(tmp_path: Path) -> Heartbeat:
     (tmp_path / "run" / "4194305").mkdir(parents=True)
-    return Heartbeat.fresh(tmp_path / "run" / "4194305" / "worker-0.vitals")
+    return Heartbeat.fresh(tmp_path / "run" / "4194305" / "worker-0.heartbeat")
 
 
 def state(generation: int, loop: str = LOOP) -> ReleaseState:
@@ -34,22 +34,22 @@ def state(generation: int, loop: str = LOOP) -> ReleaseState:
     )
 
 
-def test_what_each_thread_is_doing_is_seen_from_outside(vitals: Heartbeat) -> None:
-    seen = Heartbeat(vitals.path)
+def test_what_each_thread_is_doing_is_seen_from_outside(heartbeat: Heartbeat) -> None:
+    seen = Heartbeat(heartbeat.path)
     assert seen.busy() == []
-    with vitals.loading(GOOD):
+    with heartbeat.loading(GOOD):
         me = threading.get_ident()
         assert seen.busy() == [Busy(me, "loads", GOOD)]
-        place = vitals.began(note_of(GOOD))
+        place = heartbeat.began(note_of(GOOD))
         assert seen.busy() == [Busy(me, "answers", GOOD)]
-        vitals.ended(place)
-        with vitals.loading(BAD):
+        heartbeat.ended(place)
+        with heartbeat.loading(BAD):
             assert seen.busy() == [Busy(me, "loads", BAD)]
         assert seen.busy() == [Busy(me, "loads", GOOD)]
         ready, over = threading.Event(), threading.Event()
 
         def other() -> None:
-            vitals.began(note_of(BAD))
+            heartbeat.began(note_of(BAD))
             ready.set()
             over.wait(60)
 
@@ -59,63 +59,63 @@ def test_what_each_thread_is_doing_is_seen_from_outside(vitals: Heartbeat) -> No
         assert set(seen.busy()) == {Busy(me, "loads", GOOD), Busy(int(thread.ident or 0), "answers", BAD)}
         over.set()
         thread.join()
-    vitals.clear()
+    heartbeat.clear()
     assert seen.busy() == []
 
 
-def test_more_threads_than_places_share_the_last(vitals: Heartbeat) -> None:
-    threads = [threading.Thread(target=lambda: vitals.ended(vitals.began(note_of(GOOD)))) for _ in range(40)]
+def test_more_threads_than_places_share_the_last(heartbeat: Heartbeat) -> None:
+    threads = [threading.Thread(target=lambda: heartbeat.ended(heartbeat.began(note_of(GOOD)))) for _ in range(40)]
     for thread in threads:
         thread.start()
         thread.join()
-    with vitals.loading(BAD):
-        assert [b.package for b in vitals.busy()] == [BAD]
+    with heartbeat.loading(BAD):
+        assert [b.package for b in heartbeat.busy()] == [BAD]
 
 
-def test_packages_that_fail_are_told_once(vitals: Heartbeat) -> None:
+def test_packages_that_fail_are_told_once(heartbeat: Heartbeat) -> None:
     for _ in range(3):
-        vitals.fails(BAD)
+        heartbeat.fails(BAD)
     for i in range(20):
-        vitals.fails(f"{i:064x}")
-    assert Heartbeat(vitals.path).take_failing() == [BAD, *(f"{i:064x}" for i in range(7))]
-    assert vitals.take_failing() == []
+        heartbeat.fails(f"{i:064x}")
+    assert Heartbeat(heartbeat.path).take_failing() == [BAD, *(f"{i:064x}" for i in range(7))]
+    assert heartbeat.take_failing() == []
 
 
-def test_how_a_worker_stands_to_a_release(vitals: Heartbeat) -> None:
-    seen = Heartbeat(vitals.path)
+def test_how_a_worker_stands_to_a_release(heartbeat: Heartbeat) -> None:
+    seen = Heartbeat(heartbeat.path)
     assert seen.stands(state(1)) == "idle"
-    vitals.serves(state(1))
+    heartbeat.serves(state(1))
     assert seen.stands(state(1)) == "serves"
-    vitals.refuses(state(2))
+    heartbeat.refuses(state(2))
     assert [seen.stands(state(i)) for i in (1, 2, 3)] == ["serves", "refuses", "lags"]
-    vitals.serves(state(2))
+    heartbeat.serves(state(2))
     assert [seen.stands(state(i)) for i in (1, 2)] == ["lags", "serves"]
     fleet = msgspec.structs.replace(state(2), fleet="origin", segments={"JFK": BAD})
     assert seen.stands(fleet) == "lags"
-    vitals.forgets(LOOP)
+    heartbeat.forgets(LOOP)
     assert seen.stands(fleet) == "idle"
-    vitals.refuses(state(3))
+    heartbeat.refuses(state(3))
     assert [seen.stands(state(i)) for i in (2, 3)] == ["lags", "refuses"]
 
 
-def test_inputs_of_a_run_are_named_by_who_looks_whatever_their_size(vitals: Heartbeat) -> None:
+def test_inputs_of_a_run_are_named_by_who_looks_whatever_their_size(heartbeat: Heartbeat) -> None:
     small, large = [(i, "UA", None) for i in range(3)], [(i, "UA" * 20, 0.5) for i in range(10_000)]
     for rows in (small, large):
-        place = vitals.began(note_of(GOOD), encoded(rows), 7)
-        (busy,) = vitals.busy()
+        place = heartbeat.began(note_of(GOOD), encoded(rows), 7)
+        (busy,) = heartbeat.busy()
         assert busy.inputs == fingerprints(note_of(GOOD), encoded(rows))
         assert (len(set(busy.inputs)), busy.answered) == (len(rows), 7)
-        vitals.ended(place)
-    vitals.began(note_of(GOOD), encoded(small)[:-1])  # two threads wrote into one place
-    assert [busy.inputs for busy in vitals.busy()] == [()]
+        heartbeat.ended(place)
+    heartbeat.began(note_of(GOOD), encoded(small)[:-1])  # two threads wrote into one place
+    assert [busy.inputs for busy in heartbeat.busy()] == [()]
 
 
-def test_every_loop_has_its_place_until_the_table_is_full(vitals: Heartbeat) -> None:
+def test_every_loop_has_its_place_until_the_table_is_full(heartbeat: Heartbeat) -> None:
     states = [state(i, f"loop-{i}") for i in range(16_500)]
     for each in states:
-        vitals.serves(each)
-    assert all(vitals.stands(each) == "serves" for each in states[:16_384])
-    assert vitals.stands(states[-1]) == "idle"
+        heartbeat.serves(each)
+    assert all(heartbeat.stands(each) == "serves" for each in states[:16_384])
+    assert heartbeat.stands(states[-1]) == "idle"
 
 
 WRITES = """
@@ -124,21 +124,21 @@ from pathlib import Path
 from loopwright.deploy.serving.suspects import encoded, fingerprints
 from loopwright.deploy.serving.heartbeat import Heartbeat
 from tests.deploy.serving.test_heartbeat import state
-vitals, states = Heartbeat(Path(sys.argv[1])), [state(1), state(2)]
-vitals.serves(states[0])
-vitals.beat(1e6)
+heartbeat, states = Heartbeat(Path(sys.argv[1])), [state(1), state(2)]
+heartbeat.serves(states[0])
+heartbeat.beat(1e6)
 print("begun", flush=True)
 for i in range(100_000):
-    vitals.beat(1e6 + i)
+    heartbeat.beat(1e6 + i)
     if i % 10 == 0:
-        vitals.serves(states[i // 10 % 2])
+        heartbeat.serves(states[i // 10 % 2])
 """
 
 
-def test_a_reader_in_another_process_never_sees_a_beat_or_a_release_half_written(vitals: Heartbeat) -> None:
+def test_a_reader_in_another_process_never_sees_a_beat_or_a_release_half_written(heartbeat: Heartbeat) -> None:
     root = Path(__file__).parents[3]
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITES, str(vitals.path)],
+        [sys.executable, "-c", WRITES, str(heartbeat.path)],
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"},
     )
@@ -149,20 +149,24 @@ def test_a_reader_in_another_process_never_sees_a_beat_or_a_release_half_written
         while writer.poll() is None:
             for _ in range(1000):
                 reads += 1
-                torn += vitals.beaten < 1e6 or vitals.pid != writer.pid or (reads % 10 == 0 and vitals.stands(one) == "idle")
+                torn += (
+                    heartbeat.beaten < 1e6
+                    or heartbeat.pid != writer.pid
+                    or (reads % 10 == 0 and heartbeat.stands(one) == "idle")
+                )
     assert writer.returncode == 0
     assert reads > 1000
     assert torn == 0, f"{torn} of {reads} reads saw what nobody wrote"
 
 
-def test_workers_of_servers_that_run(vitals: Heartbeat, tmp_path: Path) -> None:
+def test_workers_of_servers_that_run(heartbeat: Heartbeat, tmp_path: Path) -> None:
     assert workers(tmp_path, state(1)) == []  # it has not beaten yet
-    vitals.beat(12.5)
-    assert (vitals.pid, vitals.beaten, vitals.main) == (os.getpid(), 12.5, threading.get_ident())
-    vitals.serves(state(1))
-    gone = Heartbeat.fresh(vitals.path.with_name("worker-1.vitals"))
+    heartbeat.beat(12.5)
+    assert (heartbeat.pid, heartbeat.beaten, heartbeat.main) == (os.getpid(), 12.5, threading.get_ident())
+    heartbeat.serves(state(1))
+    gone = Heartbeat.fresh(heartbeat.path.with_name("worker-1.heartbeat"))
     gone._map[0:8] = (2**22 + 1).to_bytes(8, "little")  # a process that cannot be
-    vitals.path.with_name("worker-2.vitals").write_bytes(b"")
+    heartbeat.path.with_name("worker-2.heartbeat").write_bytes(b"")
     assert workers(tmp_path, state(1)) == [WorkerState(pid=os.getpid(), state="serves")]
     assert workers(tmp_path, state(2)) == [WorkerState(pid=os.getpid(), state="lags")]
 
@@ -172,5 +176,5 @@ def test_worker_that_is_down_while_its_server_runs_is_one_that_does_not_follow(t
         home = tmp_path / str(server)
         folder = home / "run" / str(server)
         folder.mkdir(parents=True)
-        Heartbeat.fresh(folder / "worker-0.vitals").close()  # as after a death
+        Heartbeat.fresh(folder / "worker-0.heartbeat").close()  # as after a death
         assert workers(home, state(1)) == found

@@ -41,62 +41,62 @@ def test_the_least_recently_used_goes(home: Home, monkeypatch: pytest.MonkeyPatc
     names = digests(home, 5)
     loads: list[Load] = []
     gone: list[str] = []
-    shelf = PackageCache(maker(home), None, gone.extend, loads.append)
+    cached = PackageCache(maker(home), None, gone.extend, loads.append)
     for name in names:
-        assert shelf.load(name).digest == name
-    assert shelf.bytes == sum(load.bytes for load in loads) > 0
+        assert cached.load(name).digest == name
+    assert cached.bytes == sum(load.bytes for load in loads) > 0
     assert gone == []
     room = int(3.4 * 2**20)
-    shelf = PackageCache(maker(home), room, gone.extend, loads.append)
+    cached = PackageCache(maker(home), room, gone.extend, loads.append)
     for name in names[:3]:
-        shelf.load(name)
-    assert shelf.find(names[0]) is not None
-    shelf.touch(names[1])
-    shelf.load(names[3])
+        cached.load(name)
+    assert cached.find(names[0]) is not None
+    cached.touch(names[1])
+    cached.load(names[3])
     assert gone == [names[2]], "the others were used after it"
-    assert names[3] in shelf
-    assert shelf.find(names[2]) is None
-    assert shelf.bytes <= room
+    assert names[3] in cached
+    assert cached.find(names[2]) is None
+    assert cached.bytes <= room
     assert loads[-1].evicted == 1
-    assert (loads[-1].packages, loads[-1].held) == (len(shelf), shelf.bytes)
+    assert (loads[-1].packages, loads[-1].held) == (len(cached), cached.bytes)
     assert loads[-1].seconds > 0
 
 
 def test_the_newest_stays_however_small_the_budget(home: Home) -> None:
     gone: list[str] = []
-    shelf = PackageCache(maker(home), 1, gone.extend)
+    cached = PackageCache(maker(home), 1, gone.extend)
     names = digests(home, 3)
     for name in names:
-        shelf.load(name)
-        assert name in shelf
-    assert (gone, len(shelf)) == (names[:2], 1)
+        cached.load(name)
+        assert name in cached
+    assert (gone, len(cached)) == (names[:2], 1)
 
 
 def test_who_answers_with_one_that_goes_finishes_with_it(home: Home) -> None:
-    shelf = PackageCache(maker(home), 1)
+    cached = PackageCache(maker(home), 1)
     first, second = digests(home, 2)
-    held = shelf.load(first)
-    shelf.load(second)
-    assert first not in shelf
+    held = cached.load(first)
+    cached.load(second)
+    assert first not in cached
     assert held.answer([flight(pushed_back_at=NOW_US)])[0].package == first
 
 
 def test_what_is_dropped_is_no_longer_counted(home: Home) -> None:
-    shelf = PackageCache(maker(home))
+    cached = PackageCache(maker(home))
     names = digests(home, 3)
     for name in names:
-        shelf.load(name)
-    shelf.drop([*names, "0" * 64])
-    assert (len(shelf), shelf.bytes) == (0, 0)
+        cached.load(name)
+    cached.drop([*names, "0" * 64])
+    assert (len(cached), cached.bytes) == (0, 0)
 
 
 def test_one_that_cannot_be_loaded_changes_nothing(home: Home) -> None:
-    shelf = PackageCache(maker(home))
-    shelf.load(digests(home, 1)[0])
-    before = len(shelf), shelf.bytes
+    cached = PackageCache(maker(home))
+    cached.load(digests(home, 1)[0])
+    before = len(cached), cached.bytes
     with pytest.raises(PackageNotFound):
-        shelf.load("0" * 64)
-    assert (len(shelf), shelf.bytes) == before
+        cached.load("0" * 64)
+    assert (len(cached), cached.bytes) == before
 
 
 def test_threads_load_each_package_once(home: Home) -> None:
@@ -106,14 +106,14 @@ def test_threads_load_each_package_once(home: Home) -> None:
         made.append(digest)
         return maker(home)(digest)
 
-    shelf = PackageCache(make)
-    threads = [Thread(target=lambda i=i: [shelf.load(n) for n in names[i:] + names[:i]]) for i in range(6)]
+    cached = PackageCache(make)
+    threads = [Thread(target=lambda i=i: [cached.load(n) for n in names[i:] + names[:i]]) for i in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert sorted(made) == sorted(names)
-    assert len(shelf) == 6
+    assert len(cached) == 6
 
 
 def test_what_packages_have_in_common_is_there_once(home: Home) -> None:
@@ -140,7 +140,7 @@ def test_what_packages_have_in_common_is_there_once(home: Home) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc tells what is allocated")
 def test_what_a_package_takes_is_measured(tmp_path: Path) -> None:
-    """What the shelf says of 60 packages is what the process grew by, in a process of its own."""
+    """What the cached says of 60 packages is what the process grew by, in a process of its own."""
     digests(opened(tmp_path), 66)
     done = subprocess.run([sys.executable, "-c", GROW, str(tmp_path)], capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -171,15 +171,15 @@ def fill():
                 library.memset(ctypes.c_void_p(library.malloc(size)), 1, size)
 
 home = opened(Path(sys.argv[1]))
-shelf = Services(home.path, home.packages, Weather(), home.clock).shelf
+cached = Services(home.path, home.packages, Weather(), home.clock).package_cache
 names = home.packages.list()
 for name in names[:6]:
-    shelf.load(name)
+    cached.load(name)
 fill()
-before, first = held(), shelf.bytes
+before, first = held(), cached.bytes
 for name in names[6:]:
-    shelf.load(name)
-print(shelf.bytes - first, held() - before)
+    cached.load(name)
+print(cached.bytes - first, held() - before)
 """
 
 

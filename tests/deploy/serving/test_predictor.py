@@ -288,11 +288,11 @@ def test_a_run_that_overruns_is_stopped_and_the_model_rests(packages: Packages, 
 def test_an_input_that_overruns_twice_is_answered_by_the_heuristic_and_the_model_goes_on(
     packages: Packages, tmp_path: Path
 ) -> None:
-    suspects, vitals = Suspects.fresh(tmp_path / "inputs"), Heartbeat.fresh(tmp_path / "worker-0.vitals")
+    suspects, heartbeat = Suspects.fresh(tmp_path / "inputs"), Heartbeat.fresh(tmp_path / "worker-0.heartbeat")
     made = package(
         packages, model=endless(60.0), golden=[Golden(request={}, context={}, score=0.0)], release={"deadline_ms": 100}
     )
-    predictor = Predictor(made, Weather(), SimulatedClock(NOW), Overruns(), vitals=vitals)
+    predictor = Predictor(made, Weather(), SimulatedClock(NOW), Overruns(), heartbeat=heartbeat)
     well, slow, degraded = row(1, delay=0.5), row(2, delay=90.0), ["degraded"]
 
     def flags(*rows: dict[str, Any], seconds: float = 0.2) -> list[list[str]]:
@@ -302,17 +302,17 @@ def test_an_input_that_overruns_twice_is_answered_by_the_heuristic_and_the_model
         assert flags(well, seconds=60.0) == [[]]
     assert flags(well, slow) == [degraded, degraded]  # nobody knows yet which of the two it is
     assert flags(well, seconds=60.0) == [[]]  # and the model does not rest
-    (overrun,) = vitals.take_overruns()
+    (overrun,) = heartbeat.take_overruns()
     assert (overrun.package, overrun.answered, len(overrun.inputs)) == (made.digest, 3, 2)
     for input in overrun.inputs:
         suspects.strike(input)
     assert flags(slow, well, seconds=5.0) == [degraded, []]  # each suspect alone
-    (overrun,) = vitals.take_overruns()
+    (overrun,) = heartbeat.take_overruns()
     assert len(overrun.inputs) == 1
     assert suspects.strike(overrun.inputs[0]) == STRIKES
     for _ in range(3):
         assert flags(slow | {"flight": "UA77"}, well, seconds=60.0) == [["query_of_death", "degraded"], []]
-    assert vitals.take_overruns() == []
+    assert heartbeat.take_overruns() == []
     assert flags(row(delay=91.0)) == flags(row(delay=92.0)) == [degraded]
     assert flags(well, seconds=60.0) == [degraded]  # two different inputs: the model rests
 

@@ -99,7 +99,7 @@ def test_a_release_reaches_those_in_memory_and_those_that_are_not(many: Many) ->
     releases.rollback(many.home, "l2", why="back")
     assert many.router.refresh() == ["l2"]
     assert many.ask("l2").package == many.digests["l2"]
-    assert len(many.router.shelf) == 2, "what no release names any more is not held"
+    assert len(many.router.package_cache) == 2, "what no release names any more is not held"
 
 
 def test_a_loop_that_comes_later_is_known_at_once(many: Many) -> None:
@@ -123,7 +123,7 @@ def test_the_least_recently_asked_goes_and_comes_back(many: Many, monkeypatch: p
         many.ask(loop)
     assert not many.router.ready("l0")
     assert many.ask("l0", id="a" * 32) == first, "repeated ids outlive the package's stay"
-    assert many.router.shelf.bytes <= size * 3.4
+    assert many.router.package_cache.bytes <= size * 3.4
     newer = many.release("l0", 0.9)
     assert many.router.refresh() == ["l0"]
     assert many.ask("l0").package == newer
@@ -152,7 +152,7 @@ def test_the_own_package_of_a_fleet_goes_last(many: Many) -> None:
     }
     releases.release(many.home, "l0", many.digests["l0"], fleet="tail", segments=made, why="a fleet")
     for digest in made.values():
-        many.router.shelf.load(digest)
+        many.router.package_cache.load(digest)
     room = int(max(load.bytes for load in many.loads[2:]) * 3.4)
     many.router.close()
     many.router = many.opened(room)
@@ -307,11 +307,11 @@ def test_where_the_declared_package_is_damaged_the_newest_whole_one_before_it_se
     spoil(home, damaged)
     spoiled = spoil(home, declared)
     told: list[tuple[str, str, str]] = []
-    vitals = Heartbeat.fresh(tmp_path / "worker-0.vitals")
+    heartbeat = Heartbeat.fresh(tmp_path / "worker-0.heartbeat")
     watcher = Watcher(
         lambda *_: None, lambda *_: None, lambda *_: None, stood_in=lambda _loop, d, i, why: told.append((d, i, why))
     )
-    router = Router(home.path, home.packages, Weather(), home.clock, watcher, vitals=vitals)
+    router = Router(home.path, home.packages, Weather(), home.clock, watcher, heartbeat=heartbeat)
     assert router.refresh() == [LOOP]
     assert router.unready == []
     assert told == [
@@ -326,12 +326,12 @@ def test_where_the_declared_package_is_damaged_the_newest_whole_one_before_it_se
 
     state = releases.serving(home, LOOP)
     assert state is not None
-    assert (answers(), vitals.stands(state)) == (whole, "refuses")
+    assert (answers(), heartbeat.stands(state)) == (whole, "refuses")
     router.refresh()
     assert len(told) == 1  # what stands in goes on standing in
     (home.path / "packages" / declared / "model.onnx").write_bytes(spoiled)
     router.refresh()
-    assert (answers(), vitals.stands(state)) == (declared, "serves")
+    assert (answers(), heartbeat.stands(state)) == (declared, "serves")
     router.close()
 
 

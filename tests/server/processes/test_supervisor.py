@@ -319,7 +319,7 @@ def test_a_worker_that_does_not_go_on_is_ended_and_started_again(home: Home) -> 
         try:
             until(lambda: looked().ready)
             first = worker.child.pid
-            until(lambda: worker.vitals.beaten > 0)
+            until(lambda: worker.heartbeat.beaten > 0)
             worker.look()
             assert worker.child.pid == first
             clock.by = HUNG_SECONDS + 2
@@ -334,7 +334,7 @@ def test_a_worker_that_does_not_go_on_is_ended_and_started_again(home: Home) -> 
             until(lambda: looked().pid not in (0, second))
             assert said[1:] == ["a worker was killed by SIGKILL; it is started again"]
             assert worker.blamed == []  # nothing was loaded, nothing asked
-            with worker.vitals.loading(digest):  # one that hangs before its event loop begins
+            with worker.heartbeat.loading(digest):  # one that hangs before its event loop begins
                 clock.by += START_SECONDS + 5
                 worker.look()
                 until(lambda: worker.child.pid == 0)
@@ -343,7 +343,7 @@ def test_a_worker_that_does_not_go_on_is_ended_and_started_again(home: Home) -> 
         finally:
             worker.child.tell(signal.SIGTERM)
             worker.child.end(10)
-            worker.vitals.close()
+            worker.heartbeat.close()
 
 
 @contextmanager

@@ -6,15 +6,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from tests.records.predictions.samples import START, outcome, prediction
+from tests.stores.prediction_log.samples import START, outcome, prediction
 
 from loopwright.base.errors import DeclarationInvalid
 from loopwright.base.settings import Settings
 from loopwright.records.declarations import Column, Outcome, Table
-from loopwright.records.prediction import OutcomeRow, Prediction
+from loopwright.records.prediction import OutcomeRow, OutcomeStates, Prediction
 from loopwright.records.turns import LoopRecord
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.table import OutcomeStates, join, of_prediction, outcomes, states
+from loopwright.stores.outcomes.table import join, of_prediction, outcomes, states
 from loopwright.stores.prediction_log.commit import commit
 from loopwright.stores.prediction_log.read import predictions
 from loopwright.stores.prediction_log.segment import log_folder

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pytest
-from tests.records.predictions.samples import prediction
+from tests.stores.prediction_log.samples import prediction
 
 from loopwright.base.settings import Settings
 from loopwright.records.prediction import Prediction

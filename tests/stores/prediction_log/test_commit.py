@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.records.predictions.samples import prediction
+from tests.stores.prediction_log.samples import prediction
 
 from loopwright.base.errors import NameInvalid, Unavailable
 from loopwright.base.settings import Settings

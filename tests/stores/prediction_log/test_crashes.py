@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.records.predictions.samples import prediction
+from tests.stores.prediction_log.samples import prediction
 from tests.waiting import PATIENCE_SECONDS, until
 
 from loopwright.base import failpoints
@@ -34,7 +34,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 def start(home: Home, mode: str, *args: str, points: str = "") -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "tests.records.predictions.child", mode, str(home.path), *args]
+    command = [sys.executable, "-m", "tests.stores.prediction_log.child", mode, str(home.path), *args]
     return subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, failpoints.VARIABLE: points}, stdout=subprocess.PIPE, text=True
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.power import ForgetfulDisk
-from tests.records.predictions.samples import prediction
+from tests.stores.prediction_log.samples import prediction
 
 from loopwright.base import failpoints
 from loopwright.base.errors import Unavailable

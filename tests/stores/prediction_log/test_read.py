@@ -8,7 +8,7 @@ import onnx
 import pyarrow as pa
 import pytest
 from onnx import TensorProto, helper
-from tests.records.predictions.samples import START, prediction
+from tests.stores.prediction_log.samples import START, prediction
 
 from loopwright.base.ids import new_id
 from loopwright.base.settings import Settings

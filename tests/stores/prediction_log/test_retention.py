@@ -4,7 +4,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
-from tests.records.predictions.samples import START, outcome, prediction
+from tests.stores.prediction_log.samples import START, outcome, prediction
 
 from loopwright.base.clock import SimulatedClock
 from loopwright.base.errors import NotFound

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.records.predictions.samples import outcome, prediction
+from tests.stores.prediction_log.samples import outcome, prediction
 
 from loopwright.base.errors import Damaged
 from loopwright.records.prediction import Prediction

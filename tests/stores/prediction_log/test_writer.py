@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.records.predictions.samples import outcome, prediction
+from tests.stores.prediction_log.samples import outcome, prediction
 
 from loopwright.base import failpoints
 from loopwright.base.errors import LogUnavailable
@@ -167,7 +167,7 @@ import resource, signal, sys
 from pathlib import Path
 from loopwright.base.errors import LogUnavailable
 from loopwright.stores.prediction_log.writer import LogWriter
-from tests.records.predictions.samples import prediction
+from tests.stores.prediction_log.samples import prediction
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))

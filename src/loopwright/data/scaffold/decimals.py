@@ -30,8 +30,7 @@ def numbers(*, comma: bool) -> tuple[list[Column], list[Column]]:
 
 
 def _is_proof(values: pa.ChunkedArray) -> bool:
-    values = values.cast(pa.string()).filter(pc.not_equal(pc.utf8_trim_whitespace(values.cast(pa.string())), ""))
-    commas = pc.match_substring_regex(values, _COMMA)
-    if not len(values) or not pc.all(commas).as_py():
-        return False
-    return bool(pc.any(pc.match_substring_regex(values, _PROOF)).as_py())
+    trimmed = pc.utf8_trim_whitespace(values.cast(pa.string()))
+    written = trimmed.filter(pc.not_equal(trimmed, ""))
+    every, some = pc.match_substring_regex(written, _COMMA), pc.match_substring_regex(written, _PROOF)
+    return len(written) > 0 and bool(pc.all(every).as_py() and pc.any(some).as_py())

@@ -69,10 +69,10 @@ class Router(Services):
         watcher: Watcher | None = None,
         *,
         budget: int = BUDGET,
-        vitals: Heartbeat | None = None,
+        heartbeat: Heartbeat | None = None,
         threads: int = 1,
     ) -> None:
-        super().__init__(home, packages, online, clock, watcher, budget=budget, vitals=vitals, threads=threads)
+        super().__init__(home, packages, online, clock, watcher, budget=budget, heartbeat=heartbeat, threads=threads)
         self._writers: dict[tuple[str, Kind], LogWriter] = {}
         self._writing = threading.Lock()
         self._turn = 0

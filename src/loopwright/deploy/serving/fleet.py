@@ -1,6 +1,6 @@
 """A fleet answering: each row goes to the package of its segment, every other row to the loop's own package.
 
-The packages of segments are loaded when they are first asked, onto the shelf that all loops share. One that cannot
+The packages of segments are loaded when they are first asked, into the cache that all loops share. One that cannot
 be loaded, or that cannot answer at all, is stood in for by the loop's own package (flag `missing_segment`); so is, for the
 moment, one that would make a request wait: a request loads packages for a bounded time, the others are loaded beside it.
 """
@@ -31,7 +31,7 @@ MISSING = "missing_segment"
 
 
 class Segments:
-    """The packages of one release state: `predictor` is that of the loop, those of its segments come from the `shelf`.
+    """The packages of one release state: `predictor` is that of the loop, those of its segments come from the `package_cache`.
 
     `refused` is told why a package could not be loaded. The new packages of segments that `before` had been asked for are
     loaded first, so that a switch does not make requests wait. An answer may load packages for `load_seconds`; what it, or
@@ -42,14 +42,14 @@ class Segments:
         self,
         state: ReleaseState,
         predictor: Predictor,
-        shelf: PackageCache,
+        package_cache: PackageCache,
         clock: Clock,
         refused: Callable[[str], None],
         before: "Segments | None" = None,
         load_seconds: float = float("inf"),
     ) -> None:
         self._column, self._packages, self._global = state.fleet, state.segments, predictor
-        self._shelf, self._clock, self._refused = shelf, clock, refused
+        self._package_cache, self._clock, self._refused = package_cache, clock, refused
         self._own = key_of(state.champion)
         self._failed: dict[str, float] = {}
         self._wanted: dict[str, str] = {}
@@ -80,7 +80,7 @@ class Segments:
     @property
     def loaded(self) -> list[str]:
         """The packages of segments that are in memory."""
-        return sorted(digest for digest in self._lawful if digest in self._shelf)
+        return sorted(digest for digest in self._lawful if digest in self._package_cache)
 
     def answer(
         self,
@@ -91,7 +91,7 @@ class Segments:
         seconds: float | None = None,
     ) -> list[Prediction]:
         """Answer N rows in order, with one graph run for each package that is asked. As `Predictor.answer` otherwise."""
-        self._shelf.touch(self._own)
+        self._package_cache.touch(self._own)
         if not self._packages:
             return self._global.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
         until = self._clock.monotonic() + self._load_seconds
@@ -148,7 +148,7 @@ class Segments:
         return found or self._ready(segment, digest)
 
     def _found(self, digest: str) -> Predictor | None:
-        return self._shelf.find(digest) if digest in self._lawful else None
+        return self._package_cache.find(digest) if digest in self._lawful else None
 
     def _ready(self, segment: str, digest: str) -> Predictor | None:
         """The predictor of a package, loaded if it was not; None while it cannot be."""
@@ -160,9 +160,9 @@ class Segments:
             failed = self._failed.get(digest)
             if found is not None or (failed is not None and self._clock.monotonic() - failed < RETRY_SECONDS):
                 return found
-            self._shelf.touch(self._own)  # whatever goes for this one, it is not the loop's own
+            self._package_cache.touch(self._own)  # whatever goes for this one, it is not the loop's own
             try:
-                found = self._shelf.load(digest)
+                found = self._package_cache.load(digest)
                 check_segment(found.package, self._global.package, self._column, segment)
                 self._lawful.add(digest)
             except Exception as error:  # noqa: BLE001  # a runtime that chokes on a package must not end the answering

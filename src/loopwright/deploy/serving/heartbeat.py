@@ -323,17 +323,17 @@ FOLDER = "run"
 def workers(home: Path, state: ReleaseState) -> list[WorkerState]:
     """How each worker of the servers that run over `home` on this machine stands to a state; empty when none runs."""
     found = []
-    for path in sorted((home / FOLDER).glob("*/worker-*.vitals")):
+    for path in sorted((home / FOLDER).glob("*/worker-*.heartbeat")):
         try:
-            vitals = Heartbeat(path)
+            heartbeat = Heartbeat(path)
         except (OSError, ValueError):  # the server ends just now
             continue
         try:
-            pid = vitals.pid
+            pid = heartbeat.pid
             if pid and Path(f"/proc/{pid}").exists():
-                found.append(WorkerState(pid=pid, state=vitals.stands(state)))
+                found.append(WorkerState(pid=pid, state=heartbeat.stands(state)))
             elif Path(f"/proc/{path.parent.name}").exists():  # the server, which starts it again
                 found.append(WorkerState(pid=0, state="down"))
         finally:
-            vitals.close()
+            heartbeat.close()
     return found

@@ -30,7 +30,7 @@ RULE = ":heuristic"
 
 
 def key_of(arm: Arm) -> str:
-    """What the package of an arm is called on the shelf."""
+    """What the package of an arm is called in the cache."""
     return arm.package + (RULE if arm.role == "heuristic" else "")
 
 
@@ -81,7 +81,7 @@ def _digest(value: Any) -> bytes:
 
 
 class Load(NamedTuple):
-    """A package was loaded: how long it took, what it holds, what stands on the shelf since, and how many went for it."""
+    """A package was loaded: how long it took, what it holds, what is in the cache since, and how many went for it."""
 
     package: str
     seconds: float

@@ -98,7 +98,7 @@ class Predictor:
     With `overruns`, a graph run that takes longer than it may is stopped and answered by the heuristic, and for `REST_SECONDS` the
     model is not asked again, unless it had less than half of the loop's `deadline` (seconds) left. `ready` makes a graph of a package ready.
 
-    With `vitals`, what is asked is noted there, and a model that fails for good; an input on which it overruns or dies twice is
+    With `heartbeat`, what is asked is noted there, and a model that fails for good; an input on which it overruns or dies twice is
     answered by the heuristic from then on, flagged `query_of_death`, and the others go on. Without its `model`, which is not
     even loaded then, the heuristic answers every row.
 
@@ -112,14 +112,14 @@ class Predictor:
         clock: Clock,
         overruns: Overruns | None = None,
         ready: "Callable[[Probed, str], Answerer] | None" = None,
-        vitals: Heartbeat | None = None,
+        heartbeat: Heartbeat | None = None,
         *,
         model: bool = True,
     ) -> None:
         ready = ready or Answerer
         manifest = package.manifest
         self.package, self.digest = package, package.digest
-        self._clock, self._overruns, self._vitals, self._note = clock, overruns, vitals, note_of(package.digest)
+        self._clock, self._overruns, self._heartbeat, self._note = clock, overruns, heartbeat, note_of(package.digest)
         self._rests_until = 0.0
         self._failures, self._failing_since, self._overran = 0, 0.0, False
         self._answered = 0
@@ -285,7 +285,7 @@ class Predictor:
 
     def _values(self, rows: Sequence[Mapping[str, Any]]) -> Values:
         """For each row the values that the client sent and the model sees; none where nobody asks for them."""
-        if self._vitals is None or self._model is None:
+        if self._heartbeat is None or self._model is None:
             return []
         try:
             if self._pick is not None:
@@ -300,7 +300,7 @@ class Predictor:
     def _scores(self, full: Sequence[Mapping[str, Any]], flags: list[list[str]], seconds: float, inputs: Values) -> _Numbers:
         fair = seconds >= self.deadline / 2  # what had less is not held against the model
         until = time.perf_counter() + seconds
-        suspects = self._vitals.suspects if self._vitals is not None and inputs else None
+        suspects = self._heartbeat.suspects if self._heartbeat is not None and inputs else None
         if not suspects or not any(strikes := [suspects.strikes(input) for input in self._fingerprints(inputs)]):
             found, bad = self._asked(full, until, fair=fair, inputs=inputs)
         else:
@@ -348,14 +348,14 @@ class Predictor:
         """What the model says of rows that run together, and of which it says nothing; noted where the supervisor finds it if this process dies."""
         if time.perf_counter() >= until:
             return _nothing(len(full)), list(range(len(full)))
-        if self._vitals is None:
+        if self._heartbeat is None:
             found = self._run(full, [MOST_FAILURES], until, fair=fair, inputs=inputs)
             return found, self._wrong(found)
-        place = self._vitals.began(self._note, encoded(inputs), self._answered)
+        place = self._heartbeat.began(self._note, encoded(inputs), self._answered)
         try:
             found = self._run(full, [MOST_FAILURES], until, fair=fair, inputs=inputs)
         finally:
-            self._vitals.ended(place)
+            self._heartbeat.ended(place)
         bad = self._wrong(found)
         if len(bad) < len(full):
             self._answered += len(full) - len(bad)
@@ -370,7 +370,7 @@ class Predictor:
     def _failed(self, inputs: Values) -> None:
         """Count a run in which the model answered no row, unless it rests."""
         now = time.perf_counter()
-        if self._vitals is None or self._model is None or (now < self._rests_until and not self._overran):
+        if self._heartbeat is None or self._model is None or (now < self._rests_until and not self._overran):
             return
         if not self._failures:
             self._failing_since = now
@@ -380,14 +380,14 @@ class Predictor:
         one_input = self._answered >= TRUSTED_ROWS and len(self._failing) < DISTINCT_INPUTS
         if self._failures >= FAILURES and now - self._failing_since >= FAILING_SECONDS and not one_input:
             self._failures = 0
-            self._vitals.fails(self.digest)
+            self._heartbeat.fails(self.digest)
 
     def _late(self, inputs: Values) -> None:
         """A run overran: the model rests, unless it may be the fault of this input alone."""
         prints = self._fingerprints(inputs)
-        if self._vitals is not None:
-            self._vitals.overran(self.digest, b"".join(prints), self._answered)
-        if self._vitals is not None and prints and self._answered >= TRUSTED_ROWS:
+        if self._heartbeat is not None:
+            self._heartbeat.overran(self.digest, b"".join(prints), self._answered)
+        if self._heartbeat is not None and prints and self._answered >= TRUSTED_ROWS:
             same = self._slow.intersection(prints)
             if same or not self._slow:
                 self._slow = same or set(prints)

@@ -1,7 +1,7 @@
 """Who serves in this process: the loops in service, each with its package made ready, and the hot swap to another.
 
 While there are few loops, all are made ready before they are asked; of many, each when it is first asked, and as many
-stay as the shelf's budget of memory holds.
+stay as the cache's budget of memory holds.
 
 A swap loads, checks and warms the new package beside the old one, which answers meanwhile; then one assignment puts it in
 place. Requests that were taken before finish on the package they began with.
@@ -54,7 +54,7 @@ class InService(NamedTuple):
 class Watcher(NamedTuple):
     """Who is told: a package was put into service (loop, digest) or refused (loop, why), rows could not be logged (loop, how many).
 
-    `loaded`: a package came onto the shelf. `stood_in`: the declared package of a loop cannot be loaded, and none served it here: its digest,
+    `loaded`: a package came into the cache. `stood_in`: the declared package of a loop cannot be loaded, and none served it here: its digest,
     that of the earlier one that stands in ("" where none can), and why.
     """
 
@@ -89,10 +89,10 @@ class Services:
         watcher: Watcher | None = None,
         *,
         budget: int = BUDGET,
-        vitals: Heartbeat | None = None,
+        heartbeat: Heartbeat | None = None,
         threads: int = 1,
     ) -> None:
-        self._vitals = vitals
+        self._heartbeat = heartbeat
         self._home, self._packages, self._online, self._clock = home, packages, online, clock
         self._watcher = watcher or Watcher(lambda _loop, _digest: None, lambda _loop, _why: None, lambda _loop, _count: None)
         self._known: list[str] = []
@@ -100,8 +100,8 @@ class Services:
         self._changes = local.Changes(home / "served", clock)
         self._failed: dict[str, float] = {}
         self._switching = threading.RLock()
-        self.shelf = PackageCache(self._make, budget, self._gone, self._watcher.loaded)
-        self.explanations = Explanations(packages, self.shelf.load)
+        self.package_cache = PackageCache(self._make, budget, self._gone, self._watcher.loaded)
+        self.explanations = Explanations(packages, self.package_cache.load)
         self._own: dict[str, str] = {}
         """The loop whose own package a digest is, while that package is in service."""
         self._overruns, self._shared = Overruns(), Shared(threads)
@@ -195,8 +195,8 @@ class Services:
             why = str(error) if known else f"it cannot be loaded: {type(error).__name__}"
             self._watcher.refused(loop, why)
             stands_in = self._stand_in(loop, copy, why) if copy is not None and loop not in self._loops else None
-            if self._vitals is not None and copy is not None:
-                self._vitals.refuses(copy.state)
+            if self._heartbeat is not None and copy is not None:
+                self._heartbeat.refuses(copy.state)
             return stands_in
         self._failed.pop(loop, None)
         return found
@@ -223,8 +223,8 @@ class Services:
             loop = self._own.pop(digest, None)
             if loop is not None:
                 self._loops.pop(loop, None)
-                if self._vitals is not None:
-                    self._vitals.forgets(loop)
+                if self._heartbeat is not None:
+                    self._heartbeat.forgets(loop)
 
     def _switch(self, loop: str, copy: local.ReleaseFile) -> InService:
         own = key_of(copy.state.champion)
@@ -232,12 +232,12 @@ class Services:
         if before is not None and key_of(before.state.champion) == own:
             predictor, decode = before.predictor, before.decode
         else:
-            predictor = self.shelf.load(own)
+            predictor = self.package_cache.load(own)
             decode = self._shared.decoder(predictor.package.manifest)
         segments = Segments(
             copy.state,
             predictor,
-            self.shelf,
+            self.package_cache,
             self._clock,
             lambda why: self._watcher.refused(loop, why),
             before.segments if before is not None else None,
@@ -260,9 +260,9 @@ class Services:
             left = {key_of(before.state.champion), *before.state.packages} - {own, *copy.state.packages}
             for digest in left:
                 self._own.pop(digest, None)
-            self.shelf.drop(left)
-        if self._vitals is not None:
-            self._vitals.serves(copy.state)
+            self.package_cache.drop(left)
+        if self._heartbeat is not None:
+            self._heartbeat.serves(copy.state)
         failpoints.hit("release.switched")
         self._watcher.swapped(loop, predictor.digest)
         return service
@@ -271,12 +271,12 @@ class Services:
         """A package made ready and tried. Raises what reading it raises, and PackageRefused."""
         alone = digest.endswith(RULE)
         digest = digest.removesuffix(RULE)
-        with self._vitals.loading(digest) if self._vitals is not None else nullcontext():
+        with self._heartbeat.loading(digest) if self._heartbeat is not None else nullcontext():
             package = open_probed(self._packages, digest, keep=_READ)
             decode = self._shared.decoder(package.manifest)
             package.manifest = msgspec.structs.replace(package.manifest, request=decode.columns, lineage=Lineage())
-            clock, vitals = self._clock, self._vitals
-            predictor = Predictor(package, self._online, clock, self._overruns, self._shared.graph, vitals, model=not alone)
+            clock, heartbeat = self._clock, self._heartbeat
+            predictor = Predictor(package, self._online, clock, self._overruns, self._shared.graph, heartbeat, model=not alone)
             self._names[digest] = package.manifest.output.names
             predictor.check_golden()
             predictor.warm()

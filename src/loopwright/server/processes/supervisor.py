@@ -77,14 +77,14 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Worker:
-    """A worker process kept alive, and its vitals, which are looked at when it dies or hangs."""
+    """A worker process kept alive, and its heartbeat, which are looked at when it dies or hangs."""
 
     def __init__(
         self, home: Home, fd: int, folder: Path, number: int, environment: dict[str, str], say: Callable[[str], None]
     ) -> None:
         self._home, self._say = home, say
-        self._file = folder / f"worker-{number}.vitals"
-        self.vitals = Heartbeat.fresh(self._file)
+        self._file = folder / f"worker-{number}.heartbeat"
+        self.heartbeat = Heartbeat.fresh(self._file)
         self.blamed: list[Blame] = []
         arguments = [str(fd), str(self._file)]
         module = "loopwright.server.processes.worker"
@@ -101,8 +101,8 @@ class Worker:
         pid = self.child.pid
         if not pid or self._hung:
             return
-        now, beaten = self._home.clock.monotonic(), self.vitals.beaten
-        if beaten and self.vitals.pid == pid:
+        now, beaten = self._home.clock.monotonic(), self.heartbeat.beaten
+        if beaten and self.heartbeat.pid == pid:
             silent, limit = now - beaten, HUNG_SECONDS
         else:
             silent, limit = now - self.child.begun, START_SECONDS
@@ -112,8 +112,8 @@ class Worker:
 
     def _ended(self, code: int) -> None:
         """Put its death down to what it was doing."""
-        busy, main, dump = self.vitals.busy(), self.vitals.main, self._dump()
-        self.vitals.clear()
+        busy, main, dump = self.heartbeat.busy(), self.heartbeat.main, self._dump()
+        self.heartbeat.clear()
         hung, self._hung = self._hung, ""
         self.failed = code > 0 and not self.child.ready
         thread = thread_of(dump) if not hung else main or None
@@ -301,10 +301,10 @@ class Supervisor:
             if self._deaths.count(package, now, inputs):
                 self._condemn(package, cause, f"{DEATHS} times within {WITHIN_SECONDS / 60:.0f} minutes, at last: {detail}")
         worker.blamed.clear()
-        for overrun in worker.vitals.take_overruns():
+        for overrun in worker.heartbeat.take_overruns():
             if self._queries.trusts(overrun.package, overrun.answered):
                 self._strike(overrun.package, overrun.inputs)
-        for package in worker.vitals.take_failing():
+        for package in worker.heartbeat.take_failing():
             self._condemn(package, "failures", "its model failed again and again, and the heuristic answered")
 
     def _strike(self, package: str, inputs: tuple[bytes, ...]) -> None:

@@ -1,4 +1,4 @@
-"""A worker process of the data plane: `python -m loopwright.server.processes.worker LISTEN_FD VITALS LINK_FD`.
+"""A worker process of the data plane: `python -m loopwright.server.processes.worker LISTEN_FD HEARTBEAT LINK_FD`.
 
 It serves on a socket it inherits, follows the local copies of the releases, and ends when told, or when its supervisor is gone.
 """
@@ -48,13 +48,13 @@ SWITCH_SECONDS = 0.0005
 READY = b"ready\n"
 
 
-def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Heartbeat) -> None:
+def work(home: Home, listening: socket.socket, link: socket.socket, heartbeat: Heartbeat) -> None:
     """Serve until SIGTERM or until the other end of `link` is closed; `ready` is sent over it once requests are answered."""
-    metrics = Metrics(vitals.path.stem, vitals.path.parent, home.folder("run"))
+    metrics = Metrics(heartbeat.path.stem, heartbeat.path.parent, home.folder("run"))
     logs, counts = Component("logs"), Component("metrics", needed=False)
 
     def every_second() -> None:
-        vitals.beat(home.clock.monotonic())
+        heartbeat.beat(home.clock.monotonic())
         logs.round(router.tick)
         counts.round(metrics.flush)
         log_lines.flush()
@@ -65,9 +65,9 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Hear
         home.packages,
         home.online,
         home.clock,
-        _watcher(metrics, vitals.path.with_name(STAND_INS)),
+        _watcher(metrics, heartbeat.path.with_name(STAND_INS)),
         budget=budget,
-        vitals=vitals,
+        heartbeat=heartbeat,
         threads=home.settings.threads,
     )
     spans = _spans(home, metrics)
@@ -90,7 +90,7 @@ def work(home: Home, listening: socket.socket, link: socket.socket, vitals: Hear
     gc.collect()
     gc.freeze()  # what is there by now stays: the collector need not look at it again, which takes it 17 ms
     app.ready = True
-    vitals.beat(home.clock.monotonic())  # from now on it counts among the workers
+    heartbeat.beat(home.clock.monotonic())  # from now on it counts among the workers
     following = Repeating("follow", follow, FOLLOW_SECONDS).start()
     signal.signal(signal.SIGUSR1, drain)
     supervised(link, end)
@@ -197,12 +197,12 @@ def main(argv: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file for each loop that is asked, one for each connection
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     listening, link = (socket.socket(fileno=int(fd)) for fd in (argv[0], argv[-1]))
-    vitals = Heartbeat(Path(argv[1]))
-    log_lines.set_up(vitals.path.stem)
-    report_to(vitals.path.parent, vitals.path.stem)
-    with _dump(vitals.path.with_suffix(".dump")) as dump, Home(load_settings()) as home:
+    heartbeat = Heartbeat(Path(argv[1]))
+    log_lines.set_up(heartbeat.path.stem)
+    report_to(heartbeat.path.parent, heartbeat.path.stem)
+    with _dump(heartbeat.path.with_suffix(".dump")) as dump, Home(load_settings()) as home:
         faulthandler.enable(dump)  # which thread died, and where: its supervisor reads it
-        work(home, listening, link, vitals)
+        work(home, listening, link, heartbeat)
 
 
 if __name__ == "__main__":

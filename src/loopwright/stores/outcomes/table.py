@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.base.errors import DeclarationInvalid
 from loopwright.records.declarations import Outcome
-from loopwright.records.prediction import OutcomeRow, Prediction
+from loopwright.records.prediction import OutcomeRow, OutcomeStates, Prediction
 from loopwright.sql.engine import SqlError, quoted, sql_engine
 from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.arrow import rows, to_outcome
@@ -24,29 +23,6 @@ from loopwright.stores.prediction_log.read import first_of_each, predictions, st
 from loopwright.tasks.label import label_sql, label_type
 
 _TIME = pa.timestamp("us", tz="UTC")
-
-
-class OutcomeStates(msgspec.Struct, frozen=True, kw_only=True):
-    """How the truth about a loop's predictions stands.
-
-    Predictions are `joined` (an outcome is known), `pending` (may still come) or `overdue` (older than the loop's wait).
-
-    Of the `outcomes` that were delivered, `matched` fit a prediction, `known_before_decision` do too but were known before its decision, which
-    is the answer, or the event time of a file's row (nothing is trained on them), `unmatched` fit none so far, `known_later` become known in the future and count from then on, and
-    `repeated` brought what was already there: together they are all. `contradicting` predictions or units have outcomes with
-    different values.
-    """
-
-    joined: int
-    pending: int
-    overdue: int
-    outcomes: int
-    matched: int
-    known_before_decision: int
-    unmatched: int
-    known_later: int
-    repeated: int
-    contradicting: int
 
 
 def outcomes(home: Home, loop: str, *, known_by: datetime | None = None) -> pa.Table:

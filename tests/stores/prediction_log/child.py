@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from tests.records.predictions.samples import prediction
+from tests.stores.prediction_log.samples import prediction
 
 from loopwright.base import failpoints
 from loopwright.base.settings import Settings
