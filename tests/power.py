@@ -72,7 +72,7 @@ class ForgetfulDisk:
             self._bytes[what.st_ino] = place.read_bytes()
             return
         self._links = {link: ino for link, ino in self._links.items() if link[0] != what.st_ino}
-        for entry in os.scandir(place):
+        for entry in list(os.scandir(place)):  # a list closes it, whatever happens to an entry
             self._links[what.st_ino, entry.name] = entry.inode()
             self._hold(entry)
 
@@ -89,7 +89,7 @@ class ForgetfulDisk:
             bytes_now: dict[int, bytes] = {}
             for folder, _, _ in os.walk(self.root):
                 number = Path(folder).stat().st_ino
-                for entry in os.scandir(folder):
+                for entry in list(os.scandir(folder)):
                     now[number, entry.name] = entry.inode()
                     self._hold(entry)
                     if entry.is_file(follow_symlinks=False):
