@@ -1,4 +1,4 @@
-"""Write the reference pages from the code: declarations.md, commands.md, settings.md, errors.md. `make docs` runs it.
+"""Write the pages of docs/reference that come from the code: declarations.md, commands.md, settings.md, errors.md. `make docs` runs it.
 
 `python docs/generate.py --check` writes nothing and fails when a page is not what the code says.
 """
@@ -23,7 +23,7 @@ from loopwright.records.turns import STAGES
 from loopwright.tasks.metrics.table import GAPS, MEASURES, METRICS, PARTS, TASKS
 from loopwright.verbs import Verb
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it again. -->\n\n"
 
 COMMANDS = """# Commands
@@ -157,7 +157,7 @@ DECLARED_BY_STAGE: dict[str, list[type[declarations.Declaration]]] = {
 
 
 def declarations_page() -> str:
-    """docs/declarations.md."""
+    """docs/reference/declarations.md."""
     classes = [cls for stage in DECLARED_BY_STAGE.values() for cls in stage]
     text = NOTE + DECLARATIONS_PAGE.format(names=", ".join(sorted(cls.__name__ for cls in classes)))
     for stage, group in DECLARED_BY_STAGE.items():
@@ -233,7 +233,7 @@ def in_stage_order(verbs: list[Verb]) -> Iterator[tuple[str, list[Verb]]]:
 
 
 def commands() -> str:
-    """docs/commands.md."""
+    """docs/reference/commands.md."""
     verbs = table()
     text = NOTE + COMMANDS
     for stage, found in in_stage_order(verbs):
@@ -279,7 +279,7 @@ def cell(text: str) -> str:
 
 
 def settings() -> str:
-    """docs/settings.md."""
+    """docs/reference/settings.md."""
     text = NOTE + SETTINGS_PAGE
     defaults = Settings()
     for setting in SETTINGS:
@@ -299,7 +299,7 @@ def error_tree(cls: type, depth: int = 0) -> Iterator[tuple[int, type]]:
 
 
 def errors_page() -> str:
-    """docs/errors.md."""
+    """docs/reference/errors.md."""
     text = NOTE + ERRORS_PAGE
     for depth, cls in error_tree(errors.LoopwrightError):
         text += f"{'  ' * depth}- `{cls.__name__}`: {' '.join((cls.__doc__ or '').split())}\n"
@@ -318,7 +318,7 @@ def main() -> int:
     for name in stale:
         if not checking:
             (HERE / name).write_text(PAGES[name]())
-        print(f"docs/{name}: {'not current, run `make docs`' if checking else 'written'}")
+        print(f"docs/reference/{name}: {'not current, run `make docs`' if checking else 'written'}")
     return int(checking and bool(stale))
 
 

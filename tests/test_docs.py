@@ -29,7 +29,7 @@ PAGES = sorted(
     ]
 )
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-WALK = ROOT / "docs" / "getting-started.md"  # its console blocks are typed in, one after the other
+WALK = ROOT / "docs" / "first-hour.md"  # its console blocks are typed in, one after the other
 
 
 def named(path: Path) -> str:
@@ -75,9 +75,12 @@ def test_commands_named_exist(page: Path) -> None:
     assert set(said) <= known
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p.parent.name == "docs" and p.name != "index.md"], ids=named)
+GUIDES = [p for p in PAGES if p.is_relative_to(ROOT / "docs") and p.parent.name != "decisions" and p.name != "index.md"]
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=named)
 def test_every_guide_is_in_the_index(page: Path) -> None:
-    assert f"({page.name})" in (ROOT / "docs" / "index.md").read_text()
+    assert f"({page.relative_to(ROOT / 'docs').as_posix()})" in (ROOT / "docs" / "index.md").read_text()
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "decisions").glob("0*.md")), ids=named)
@@ -195,7 +198,7 @@ def where(folder: Path, server: subprocess.Popen[bytes]) -> str:
 
 def test_every_guarantee_names_its_check() -> None:
     """Each promise has a row, numbered without a gap; what a row names as its check exists, or it says `not yet`."""
-    text = (ROOT / "docs" / "guarantees.md").read_text()
+    text = (ROOT / "docs" / "reference" / "guarantees.md").read_text()
     promises = dict(re.findall(r"^\| (S\d+) \|(.*)\|$", text, re.MULTILINE))
     assert sorted(promises, key=lambda s: int(s[1:])) == [f"S{i}" for i in range(1, len(promises) + 1)]
     rows = [row.split("|")[1] for row in text.splitlines() if row.startswith("| ") and not row.startswith(("| # ", "| --- "))]
@@ -217,7 +220,7 @@ def test_the_guide_to_serving_names_every_flag() -> None:
     )
     flags = set(re.findall(r'"((?:missing|stale|late|out_of|new)_[a-z]+|degraded|query_of_death|undelivered)[:"]', source))
     flags |= {f"{kind}_context" for kind in re.findall(r'"(missing|stale|late)"', source)}
-    [row] = re.findall(r"^\| `flags` \|(.*)$", (ROOT / "docs/serving.md").read_text(), re.MULTILINE)
+    [row] = re.findall(r"^\| `flags` \|(.*)$", (ROOT / "docs/guides/serving.md").read_text(), re.MULTILINE)
     assert flags == {flag.partition(":")[0] for flag in re.findall(r"`([^`]+)`", row)}
 
 
@@ -225,7 +228,7 @@ def test_messages_of_troubleshooting_are_those_of_the_code() -> None:
     """What stands in backticks in the first column is a part of a message, a flag or a state in the source."""
     source = "".join(file.read_text() for file in (ROOT / "src").rglob("*.py"))
     source = re.sub(r'"\s*\n\s*f?"', "", source)  # literals that go on in the next line
-    seen = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    seen = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs/guides/troubleshooting.md").read_text(), re.MULTILINE)
     quoted = [part for cell in seen for part in re.findall(r"`([^`]+)`", cell)]
     elsewhere = {"libgomp.so.1", "Retry-After", "flags"}  # the system loader's, a header, a field
     assert len(quoted) > 25

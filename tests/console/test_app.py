@@ -369,6 +369,6 @@ def test_in_a_browser_nothing_is_refused_or_too_wide(address: str) -> None:
 
 
 def test_the_guide_names_every_page() -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "console.md").read_text()
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "console.md").read_text()
     for path, _ in PAGES:
         assert f"`{path}`" in guide

@@ -1,7 +1,7 @@
 """The one table of everything a person can ask for. Command line, HTTP and console read it; none of them decides anything.
 
 A new verb is a function in its room (or a few lines here that ask several rooms), one row in the table, its test and
-its paragraph in `docs/commands.md`; it then appears behind all three doors.
+its paragraph in `docs/reference/commands.md`; it then appears behind all three doors.
 """
 
 from collections.abc import Callable

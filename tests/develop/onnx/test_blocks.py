@@ -49,7 +49,7 @@ def same(columns: dict[str, Column], blocks: Graph, plain: Graph, arrays: dict[s
 
 def values(rng: np.random.Generator, rows: int) -> dict[str, tuple[Array, Array | None]]:
     """Random columns with the numbers that go wrong: NaN, infinities, -0.0, denormals, huge integers; the count is a multiple of
-    what the runtime works on at once, so that its sines and logarithms are the same for every place (see docs/features.md)."""
+    what the runtime works on at once, so that its sines and logarithms are the same for every place (see docs/guides/features.md)."""
     odd = np.array([np.nan, np.inf, -np.inf, -0.0, 0.0, 5e-324, -1.0, 1e300])
     made: dict[str, tuple[Array, Array | None]] = {}
     for name, column in MANY.items():

@@ -208,7 +208,7 @@ class Lake:
                 table = dataset.to_table(columns=None if columns is None else list(columns), filter=filters)
             except OSError as error:
                 if version is not None and self._folder is not None and seal.forgotten(self._folder / name):
-                    newest = f"upkeep has removed the files of versions gone by (docs/prediction-log.md); the newest is {self.version(name)}"
+                    newest = f"upkeep has removed the files of versions gone by (docs/guides/predictions.md); the newest is {self.version(name)}"
                     raise NotFound(f"version of table {name}", str(version), next_step=newest) from error
                 raise Damaged(f"table {name} cannot be read: {error}") from error
             plain = pa.schema([pa.field(f.name, _plain(f.type)) for f in table.schema])
