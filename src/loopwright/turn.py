@@ -16,6 +16,7 @@ from loopwright.base.ids import new_id, scoped_name
 from loopwright.base.lock import FileLock
 from loopwright.base.progress import Progress, Silent
 from loopwright.base.supervision import Repeating
+from loopwright.base.text import count
 from loopwright.business.value import expected, money_over_heuristic
 from loopwright.data.examples.build import build, load
 from loopwright.data.examples.context import needs
@@ -279,7 +280,7 @@ def _scope(state: Turning) -> tuple[str, dict[str, Any]]:
     scope = state.loop.scope
     entry = declare(state.home, state.loop.name, scope)
     wishes, owners = len(scope.objectives), len({o.owner for o in scope.objectives})
-    said = f"{wishes} {'objective' if wishes == 1 else 'objectives'} of {owners} {'stakeholder' if owners == 1 else 'stakeholders'}"
+    said = f"{count(wishes, 'objective')} of {count(owners, 'stakeholder')}"
     return f"{said}; the rule to beat is declared", {
         "scope": entry.id,
         "refit": state.refit,

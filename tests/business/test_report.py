@@ -12,13 +12,14 @@ from tests.traffic import LOOP, OUTCOME, SCOPE, START, WEEK, World, package, row
 
 from loopwright.business.caveats import DOUBTS, CaveatInputs, doubts, next_step
 from loopwright.business.objectives import Met, Promise
-from loopwright.business.report import Report, html, markdown, report
+from loopwright.business.report import Report, report
 from loopwright.business.totals import Totals, WindowTotals, weeks
 from loopwright.business.value import account
 from loopwright.monitor.windows import watch
 from loopwright.records.declarations import Budget, Heuristic, Monitor, Objective, Retrain, Scope, Value
 from loopwright.records.evaluation import Estimate, added, averaged
 from loopwright.records.windows import Quality, Window
+from loopwright.render.report import html, markdown
 from loopwright.stores.prediction_log.summary import summary
 
 

@@ -11,13 +11,14 @@ from tests.console import sample
 
 from loopwright.base.markdown import plain as escaped
 from loopwright.base.markdown import table as markdown_table
+from loopwright.base.text import number
 from loopwright.cli import render
 from loopwright.deploy.serving.heartbeat import Standing, WorkerState
 from loopwright.records.declarations import Column, Table
 from loopwright.records.entries import Problem
 from loopwright.records.ingestions import Quarantined
 from loopwright.stores.prediction_log.bulk import Predicted
-from loopwright.verbs import results, words
+from loopwright.verbs import results
 from loopwright.verbs.results import (
     Checked,
     CheckItem,
@@ -273,7 +274,7 @@ def test_data_cannot_steer_the_terminal_or_the_markup() -> None:
 
 def test_numbers_are_as_long_as_they_matter() -> None:
     values = [1234567.0, 12.34, 0.0123, 3.0, math.nan, math.inf, -math.inf]
-    assert [words.number(v) for v in values] == ["1,234,567", "12.3", "0.012", "3", "–", "∞", "-∞"]
+    assert [number(v) for v in values] == ["1,234,567", "12.3", "0.012", "3", "–", "∞", "-∞"]
 
 
 def test_a_type_that_nobody_thought_of() -> None:

@@ -43,7 +43,7 @@ def test_a_rung_that_does_not_pay_is_not_climbed_and_the_text_says_so() -> None:
     text = rung(board("trees", ("trees", "logistic", 0.01, 0.03), ("network", "trees", -0.01, 0.002)))
     assert text == (
         "Rung 3 of 4, optimised simple model: trees wins. "
-        "Rung 4 (network) does not pay: -0.004 [-0.010, +0.002] average_precision against trees."
+        "Rung 4 (network) does not pay: -0.004 [-0.010, 0.002] average_precision against trees."
     )
 
 

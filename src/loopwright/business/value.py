@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.base.errors import NotFound, PackageRefused
+from loopwright.base.text import money as money_of
 from loopwright.business.costs import compute_cost, serving_seconds, turn_seconds
 from loopwright.records.declarations import Outcome, Scope, Value
 from loopwright.records.evaluation import Z_95, Estimate, Leaderboard
@@ -149,7 +150,7 @@ def money_over_heuristic(board: Leaderboard) -> str:
     heuristic = next((row.candidate for row in board.rows if row.phase == 1), "")
     pairs = (c.money for c in board.comparisons if (c.challenger, c.incumbent) == (winner, heuristic))
     money = next((m for m in pairs if m is not None), None)
-    return "" if money is None else f"{money.value:+.2f} [{money.low:.2f}, {money.high:.2f}]"
+    return "" if money is None else money_of(money, sign=True)
 
 
 def _package(home: Home, digest: str) -> Probed | None:

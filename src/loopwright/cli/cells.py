@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from loopwright.verbs.words import word
+from loopwright.render.words import word
 
 ALIKE = 10
 

@@ -17,6 +17,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from loopwright.base.printable import printable
+from loopwright.base.text import interval, number, short
+from loopwright.base.text import count as _count
 from loopwright.cli.cells import ALIKE, heading, plain, table
 from loopwright.cli.escaped import Escaped
 from loopwright.cli.states import state
@@ -29,6 +31,8 @@ from loopwright.records.prediction import Contributions
 from loopwright.records.profiles import Profile
 from loopwright.records.releases import ReleaseState
 from loopwright.records.windows import Alert, Quality, edge
+from loopwright.render.words import cell
+from loopwright.render.words import word as _word
 from loopwright.stores.prediction_log.bulk import Predicted
 from loopwright.verbs.results import (
     Checked,
@@ -53,11 +57,7 @@ from loopwright.verbs.results import (
     Trace,
     TurnReport,
     Verified,
-    said,
 )
-from loopwright.verbs.words import count as _count
-from loopwright.verbs.words import interval, number, short
-from loopwright.verbs.words import word as _word
 
 STANDINGS = {"lags": "still serves another", "refuses": "cannot switch to it", "down": "is down"}
 """What is said of workers that do not serve what is declared."""
@@ -403,7 +403,7 @@ def _trace(value: Trace) -> RenderableType:
     sign = "green" if worth > 0 else "red" if worth < 0 else ""
     value_of = "no value table is declared" if outcome.value is None else f"{worth:+,.2f} {outcome.currency}"
     facts: list[tuple[str, Any]] = [
-        ("truth", f"{_word(said(outcome.truth))}, known {_word(outcome.known_at)}"),
+        ("truth", f"{_word(cell(outcome.truth))}, known {_word(outcome.known_at)}"),
         *([("so it was", outcome.kind)] if outcome.kind else []),
         ("value", Text(_word(value_of), style=sign)),
         *outcome.values.items(),

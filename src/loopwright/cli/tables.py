@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from loopwright.base.text import ABSENT, count, duration_text, moment, number, share
 from loopwright.cli.cells import ALIKE, heading, table
 from loopwright.records.declarations import Column
 from loopwright.records.ingestions import DOUBT, Ingested, Quarantined
 from loopwright.records.profiles import ColumnProfile, Profile
-from loopwright.verbs.results import ContractShown, duration_text
-from loopwright.verbs.words import NEVER, count, number, word
+from loopwright.render.words import word
+from loopwright.verbs.results import ContractShown
 
 
 def show_ingested(done: Sequence[Ingested]) -> RenderableType:
@@ -70,7 +71,7 @@ def show_contract(value: ContractShown) -> RenderableType:
         table(["column", "type", "rules", "in sources", ""], columns),
         table(
             ["version", "since", "by", "changes"],
-            [[v.number, v.at, v.by, "\n".join(v.changes) or NEVER] for v in value.versions],
+            [[v.number, v.at, v.by, "\n".join(v.changes) or ABSENT] for v in value.versions],
         ),
     ]
     return Group(*parts, *(Text(word(note), style="dim") for note in value.notes))
@@ -82,10 +83,10 @@ def show_profile(value: Profile) -> RenderableType:
         [
             c.name,
             c.type,
-            f"{c.nulls / value.rows:.1%}" if c.nulls else "",
-            c.distinct or NEVER,
+            share(c.nulls / value.rows) if c.nulls else "",
+            c.distinct or ABSENT,
             _typical(c),
-            bars(c.histogram) or ", ".join(f"{word(v)[:24]} {n / value.rows:.0%}" for v, n in c.top[:3]),
+            bars(c.histogram) or ", ".join(f"{word(v)[:24]} {share(n / value.rows)}" for v, n in c.top[:3]),
         ]
         for c in value.columns
     ]
@@ -102,7 +103,7 @@ def show_profile(value: Profile) -> RenderableType:
         parts.append(Text(f"{bars(counts)}  {per_day}"))
     if value.newest:
         parts.append(
-            Text(f"newest row {value.newest:%Y-%m-%d %H:%M} UTC, {duration_text(value.at - value.newest)} before this profile")
+            Text(f"newest row {moment(value.newest)} UTC, {duration_text(value.at - value.newest)} before this profile")
         )
     if value.left_out:
         parts.append(Text(f"{value.left_out:,} more columns are not profiled", style="dim"))

@@ -21,8 +21,8 @@ from loopwright.base.errors import LoopwrightError, NotFound, Overloaded, Reques
 from loopwright.base.ids import NAME, is_trace_id
 from loopwright.base.printable import encoded
 from loopwright.console import charts, wheel
+from loopwright.console.filters import FILTERS
 from loopwright.console.pages import Cached, ErrorPage, PageSource, Verbs, home_page, loop_page, predictions_page, trace_page
-from loopwright.console.words import FILTERS
 
 if TYPE_CHECKING:
     from loopwright.stores.home import Home

@@ -36,6 +36,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loopwright.base.errors import GateFailed, PackageNotFound, PackageRefused
+from loopwright.base.text import interval
 from loopwright.deploy.releases import serving as now_serving
 from loopwright.deploy.serving.deadlines import Overruns, TimedRun
 from loopwright.graph.columns import arrow_feed, segment_texts
@@ -395,7 +396,7 @@ def _target(case: GateInputs, objective: Objective) -> Check:
     if measured is None or np.isnan(measured.value):
         return Check(name=name, passed=False, detail=f"{objective.metric} was not measured")
     wanted = f"at least {objective.at_least:g}" if objective.at_least is not None else f"at most {objective.at_most:g}"
-    detail = f"{objective.metric} {_show(measured)}, wanted {wanted}"
+    detail = f"{objective.metric} {interval(measured)}, wanted {wanted}"
     best = measured.high if objective.at_least is not None else measured.low
     if objective.met(measured.value if np.isnan(best) else best):
         return Check(name=name, passed=True, detail=detail)
@@ -405,7 +406,7 @@ def _target(case: GateInputs, objective: Objective) -> Check:
             return Check(
                 name=name,
                 passed=True,
-                detail=f"{detail}: missed, but what serves does no better (difference {_show(difference)})",
+                detail=f"{detail}: missed, but what serves does no better (difference {interval(difference)})",
             )
     return Check(name=name, passed=False, detail=f"{detail}: surely missed")
 
@@ -475,7 +476,7 @@ def _guard(case: GateInputs, guard: Guard, where: str, mask: Array) -> Check:
     difference = _difference(case, guard.metric, mask)
     tolerance = _noise(case, guard.metric, mask) if guard.tolerance is None else guard.tolerance
     worse = _surely_worse(guard.metric, difference, tolerance)
-    detail = f"{_show(difference, sign=True)} against what serves, on {int(mask.sum()):,} rows (tolerance {tolerance:.3g})"
+    detail = f"{interval(difference, sign=True)} against what serves, on {int(mask.sum()):,} rows (tolerance {tolerance:.3g})"
     if worse and (gone := _features_gone(case)):
         detail = (
             f"cannot compare: the set of features changed (without {', '.join(gone[:10])}{' and more' if gone[10:] else ''}), and "
@@ -543,13 +544,6 @@ def _surely_worse(name: str, difference: Estimate, tolerance: float) -> bool:
     return difference.low > tolerance
 
 
-def _show(estimate: Estimate, *, sign: bool = False) -> str:
-    number = "+.3f" if sign else ".3f" if abs(estimate.value) < 1000 else ",.0f"
-    if estimate.low == estimate.high == estimate.value:
-        return format(estimate.value, number)
-    return f"{estimate.value:{number}} [{estimate.low:{number}}, {estimate.high:{number}}]"
-
-
 def _back_to_rule(case: GateInputs) -> list[Check]:
     """The rule replaces a model only once these rows exclude the advantage over it with which the model went into service."""
     replaces = case.serving is not None and case.package.manifest.is_rule and not case.serving.manifest.is_rule
@@ -570,7 +564,7 @@ def _back_to_rule(case: GateInputs) -> list[Check]:
     holds = difference.low <= -least if metrics.metric(name).higher else difference.high >= least
     if holds and case.scope.value.given:
         holds = not _difference(case, "value_per_prediction", every).low > 0
-    detail = f"{name} {_show(difference, sign=True)} against the model that serves, on {case.rows:,} rows; it beat the rule by {least:.3f}"
+    detail = f"{name} {interval(difference, sign=True)} against the model that serves, on {case.rows:,} rows; it beat the rule by {least:.3f}"
     return [Check(name="rule", passed=not holds, detail=detail + (", which these rows do not exclude" if holds else ""))]
 
 

@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from loopwright.base.markdown import plain, row
+from loopwright.base.text import bounds, day, moment, number, spaced
 from loopwright.records.declarations import Objective, Scope
-from loopwright.records.evaluation import Estimate, Evaluation
+from loopwright.records.evaluation import Evaluation
 from loopwright.records.package import Manifest
 from loopwright.tasks import metrics
 from loopwright.tasks.plausibility import perfect_on_few, practically_perfect
@@ -35,7 +36,7 @@ def card(
         plain(scope.problem),
         "",
         (
-            f"Made {manifest.created_at:%Y-%m-%d %H:%M} UTC by {plain(manifest.by)}. Rung {manifest.phase} of the ladder "
+            f"Made {moment(manifest.created_at)} UTC by {plain(manifest.by)}. Rung {manifest.phase} of the ladder "
             f"({_RUNGS.get(manifest.phase, 'model')}). Declared as `{manifest.declaration[:12]}`, code at "
             f"{f'commit `{manifest.commit[:12]}`' if manifest.commit else 'no commit'}, parent "
             f"{f'`{manifest.parent[:12]}`' if manifest.parent else 'none'}."
@@ -54,8 +55,8 @@ def card(
         "## What it was trained on",
         "",
         (
-            f"{training.rows:,} examples decided from {training.first:%Y-%m-%d} to {training.last:%Y-%m-%d}, as known at "
-            f"{training.as_of:%Y-%m-%d %H:%M} UTC; from {sources}. Fitting took {training.seconds:.1f} s."
+            f"{training.rows:,} examples decided from {day(training.first)} to {day(training.last)}, as known at "
+            f"{moment(training.as_of)} UTC; from {sources}. Fitting took {training.seconds:.1f} s."
         ),
         *_split(manifest),
         f"Hyper-parameters: {', '.join(plain(f'{k} = {v}') for k, v in manifest.params.items()) or 'as declared'}. Seed {manifest.seed}.",
@@ -72,7 +73,7 @@ def card(
         "| metric | value | interval |",
         "| --- | --- | --- |",
         *(
-            f"| {name.replace('_', ' ')} | {_number(e.value)} | {_interval(e)} |"
+            f"| {spaced(name)} | {number(e.value)} | {bounds(e)} |"
             for name in (_SHOWN if manifest.output.task == "binary" else evaluation.metrics)
             if (e := evaluation.metrics.get(name))
         ),
@@ -95,7 +96,7 @@ _RUNGS = {1: "a rule, no learning", 2: "the simplest model", 3: "an optimised si
 def _objective(objective: Objective, value: float) -> str:
     target = f"≥ {objective.at_least:g}" if objective.at_least is not None else f"≤ {objective.at_most:g}"
     met = "yes" if objective.met(value) else "no"
-    return row([f"{objective.name} ({objective.metric})", objective.owner, target, _number(value), met])
+    return row([f"{objective.name} ({objective.metric})", objective.owner, target, number(value), met])
 
 
 def _split(manifest: Manifest) -> list[str]:
@@ -119,18 +120,10 @@ def _split(manifest: Manifest) -> list[str]:
     return lines
 
 
-def _number(value: float) -> str:
-    return "no data" if math.isnan(value) else f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.3f}"
-
-
 def _loading(evaluation: Evaluation) -> list[str]:
     if evaluation.load_ms is None or evaluation.memory_bytes is None:
         return []
     return [f"| loading / memory then | {evaluation.load_ms:.1f} ms / {evaluation.memory_bytes / 1024:,.0f} KiB | |"]
-
-
-def _interval(estimate: Estimate) -> str:
-    return "" if math.isnan(estimate.low) else f"[{_number(estimate.low)}, {_number(estimate.high)}]"
 
 
 def _answers(manifest: Manifest) -> str:
@@ -174,11 +167,11 @@ def _slices(evaluation: Evaluation, manifest: Manifest) -> list[str]:
         lines += [
             f"### By {plain(name)}",
             "",
-            f"| value | rows | {' | '.join(name.replace('_', ' ') for name in shown)} |",
+            f"| value | rows | {' | '.join(spaced(name) for name in shown)} |",
             "| --- | --- |" + " --- |" * len(shown),
         ]
         for word, found in values.items():
-            cells = [f"{_number(found[m].value)} {_interval(found[m])}" for m in shown]
+            cells = [f"{number(found[m].value)} {bounds(found[m])}" for m in shown]
             lines.append(row([word, f"{found[shown[0]].n:,}", *cells]))
         lines.append("")
     return lines
@@ -193,7 +186,7 @@ def _doubts(
     lines += [f"{plain(few)}."] if (few := perfect_on_few(evaluation, task)) else []
     lines += [f"LEAK SUSPECTED: {plain(f'{s.what} {s.why}')}." for s in evaluation.suspects if s.used]
     lines += [
-        f"It misses “{plain(o.name)}” ({plain(o.owner)}): {o.metric} is {_number(measured.get(o.metric, math.nan))}."
+        f"It misses “{plain(o.name)}” ({plain(o.owner)}): {o.metric} is {number(measured.get(o.metric, math.nan))}."
         for o in objectives
         if not o.met(measured.get(o.metric, math.nan))
     ]

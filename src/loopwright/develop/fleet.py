@@ -25,6 +25,7 @@ import pyarrow as pa
 from loopwright.base import failpoints
 from loopwright.base.arrays import Array
 from loopwright.base.progress import Silent
+from loopwright.base.text import interval
 from loopwright.develop.leaderboard import primary_metric
 from loopwright.develop.reference import histograms
 from loopwright.develop.rehearsal import attempt, reason
@@ -282,6 +283,6 @@ def _verdict(board: FleetBoard, counted: Mapping[str, int], fleet: Fleet) -> str
     gain, one = board.gain, len(board.serving) == 1
     parts.append(
         f"{len(board.serving)} {'is surely better and serves' if one else 'are surely better and serve'}: "
-        f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {metric} of the fleet over the global model alone"
+        f"{interval(gain, sign=True)} {metric} of the fleet over the global model alone"
     )
     return "; ".join(parts)

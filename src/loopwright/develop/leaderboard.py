@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from loopwright.base.errors import DeclarationInvalid
+from loopwright.base.text import interval, money, spaced
 from loopwright.records.declarations import Objective, Task
-from loopwright.records.evaluation import LEAK_SUSPECTED, Comparison, Leaderboard, LeaderboardRow, Suspect
+from loopwright.records.evaluation import LEAK_SUSPECTED, Comparison, Estimate, Leaderboard, LeaderboardRow, Suspect
 from loopwright.tasks import metrics
 
 MOST_NAMED = 10
@@ -104,25 +105,21 @@ def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], l
     parts = []
     for c in steps:
         d = c.difference
-        name = c.metric.replace("_", " ")
+        name = spaced(c.metric)
         better = (d.low, d.high) if metrics.metric(c.metric).higher else (-d.high, -d.low)
-        amount, bounds = abs(d.value), f"[{better[0]:.3f}, {better[1]:.3f}]"
+        gain = interval(Estimate(abs(d.value), *better, d.n))
         if math.isnan(d.value):
             parts.append(f"{c.challenger} is not known to pay: no outcome tells its {name} from that of {c.incumbent}")
         elif not pays(c):
-            parts.append(
-                f"{c.challenger} does not pay ({round(d.value, 3) + 0.0:+.3f} [{d.low:.3f}, {d.high:.3f}] {name} against {c.incumbent})"
-            )
+            parts.append(f"{c.challenger} does not pay ({interval(d, sign=True)} {name} against {c.incumbent})")
         elif (loss := losing(c, rows, comparisons)) is not None and loss.money is not None:
             m = loss.money
             parts.append(
-                f"{c.challenger} does not pay: it beats {c.incumbent} by {amount:.3f} {bounds} {name}, but makes less money than "
-                f"{loss.incumbent} ({m.value:+.2f} [{m.low:.2f}, {m.high:.2f}] a prediction)"
+                f"{c.challenger} does not pay: it beats {c.incumbent} by {gain} {name}, but makes less money than "
+                f"{loss.incumbent} ({money(m, sign=True)} a prediction)"
             )
         elif by_name[c.challenger].score < by_name[c.incumbent].score - 1e-12:
-            parts.append(
-                f"{c.challenger} beats {c.incumbent} by {amount:.3f} {bounds} {name}, but the objectives as weighted like it less"
-            )
+            parts.append(f"{c.challenger} beats {c.incumbent} by {gain} {name}, but the objectives as weighted like it less")
         else:
             more = c.latency_difference_us
             cost = (
@@ -132,7 +129,7 @@ def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], l
                 if more <= -0.5
                 else "costs no time"
             )
-            parts.append(f"{c.challenger} beats {c.incumbent} by {amount:.3f} {bounds} {name} and {cost}")
+            parts.append(f"{c.challenger} beats {c.incumbent} by {gain} {name} and {cost}")
     parts += [f"{name} is left out ({why})" for name, why in left_out.items()]
     unmet = [name for name, met in winner.met.items() if not met]
     end = f"{winner.candidate} wins" + (f", short of: {', '.join(unmet)}" if unmet else "")

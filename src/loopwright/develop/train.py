@@ -18,6 +18,7 @@ from loopwright.base.arrays import Array
 from loopwright.base.errors import ConversionRefused, Damaged, DeclarationInvalid, ExamplesRefused, LoopwrightError
 from loopwright.base.ids import digest
 from loopwright.base.progress import Progress, Silent
+from loopwright.base.text import interval, spaced
 from loopwright.develop.card import card
 from loopwright.develop.evaluate import LATENCY_RUNS, evaluate, latency, loading, measures
 from loopwright.develop.features import Encoding, TracedFeatures, Vocabulary, trace, trace_rule, trace_slices
@@ -510,7 +511,7 @@ def _evaluated(work: Work, fitted: _Fitted) -> _Evaluated:
     primary = primary_metric(work.loop.scope.objectives, output.task)
     shown = evaluation.metrics[primary]
     work.progress.say(
-        f"{fitted.name}: {primary.replace('_', ' ')} {shown.value:.3f} [{shown.low:.3f}, {shown.high:.3f}], "
+        f"{fitted.name}: {spaced(primary)} {interval(shown)}, "
         f"{evaluation.latency_p50_us:.0f} µs a row, fitted in {fitted.seconds:.1f} s"
     )
     return _Evaluated(manifest, evaluation, files, whole.at(judged), fitted.explained.importance)

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from loopwright.base import failpoints
 from loopwright.base.errors import NotFound, PackageRefused
+from loopwright.base.text import count, interval, number
 from loopwright.graph.columns import arrow_feed
 from loopwright.graph.session import Graph
 from loopwright.monitor import alerts
@@ -334,8 +335,8 @@ class _Watcher:
                 return None
             return Trigger(
                 cause="decay",
-                reason=f"{name} is {now.value:.3f} [{now.low:.3f}, {now.high:.3f}] in the window from {measured.start:%Y-%m-%d}; "
-                f"it was {then.value:.3f} when the package was made",
+                reason=f"{name} is {interval(now)} in the window from {measured.start:%Y-%m-%d}; "
+                f"it was {number(then.value)} when the package was made",
                 evidence=[measured.start.isoformat()],
             )
         return None
@@ -419,7 +420,7 @@ class _Watcher:
 
 
 def _columns(drifted: list[str]) -> str:
-    return f"{len(drifted)} column{'' if len(drifted) == 1 else 's'} drifted"
+    return f"{count(len(drifted), 'column')} drifted"
 
 
 def _microseconds(moment: datetime) -> int:

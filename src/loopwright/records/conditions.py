@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 
 import msgspec
 
+from loopwright.base.text import count, money
 from loopwright.records.declarations import Value
 from loopwright.records.entries import Record
 from loopwright.records.evaluation import Estimate, added
@@ -93,7 +94,7 @@ def worst(states: Sequence[Condition]) -> Condition:
 def monitored(window: Window | None, standing: Standing | None, alerts: int) -> Judged:
     """How the stage `monitor` stands: by its newest window, the newest quality that could be judged, and the open alerts."""
     alarm: list[Condition] = ["alert"] if alerts else []
-    told = f"{alerts} open alert{'' if alerts == 1 else 's'}"
+    told = count(alerts, "open alert")
     if window is None:
         return Judged(worst([*alarm, "no data"]), "; ".join([NOTHING_MEASURED, *([told] if alerts else [])]))
     said = [f"{span_to(window.start, window.end)}: {_inputs(window)}"]
@@ -131,7 +132,7 @@ def earned(worth: Worth | None, value: Value, rule_since: datetime | None = None
         return Judged("no data", f"{span}: {known:,} outcomes known; no value table is declared")
     compared = [("doing nothing", worth.over_no_model, "over no model")] if value.over_nothing else []
     compared += [("the heuristic", worth.over_heuristic, "over the heuristic")] if rule_since is None else []
-    said = f"{span}: " + ", ".join(f"{_money(over, worth.currency)} {what}" for _, over, what in compared)
+    said = f"{span}: " + ", ".join(f"{money(over, worth.currency, sign=True)} {what}" for _, over, what in compared)
     if known < LEAST_OUTCOMES or not compared:
         why = (
             f"too few outcomes to judge ({known} of {LEAST_OUTCOMES})" if compared else "nothing to compare the heuristic with"
@@ -142,11 +143,6 @@ def earned(worth: Worth | None, value: Value, rule_since: datetime | None = None
     if doubted := [who for who, over, _ in compared if over.low <= 0]:
         return Judged("watch", f"{said}: not shown to be worth more than {' or than '.join(doubted)}")
     return Judged("ok", said)
-
-
-def _money(over: Estimate, currency: str) -> str:
-    digits = 0 if max(abs(over.low), abs(over.high)) >= 100 else 2
-    return f"{over.value:+,.{digits}f} {currency} [{over.low:,.{digits}f}, {over.high:,.{digits}f}]"
 
 
 def counted_from(state: ReleaseState) -> datetime:

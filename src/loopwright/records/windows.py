@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from loopwright.base.text import count
 from loopwright.records.entries import Record
 from loopwright.records.evaluation import Estimate
 
@@ -30,8 +31,8 @@ def span_to(start: datetime, end: datetime) -> str:
     """A window in words, by its real length: "week to 2024-03-11", "5 minutes to 2024-03-11 09:05"."""
     seconds = max(1, round((end - start).total_seconds()))
     unit, of = next((unit, of) for unit, of in _UNITS if seconds % of == 0)
-    count = seconds // of
-    return f"{unit if count == 1 else f'{count:,} {unit}s'} to {edge(end, end - start)}"
+    number = seconds // of
+    return f"{unit if number == 1 else count(number, unit)} to {edge(end, end - start)}"
 
 
 class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):

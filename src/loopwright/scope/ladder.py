@@ -7,6 +7,7 @@ model last.
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from loopwright.base.text import interval
 from loopwright.records.evaluation import Comparison, Leaderboard, LeaderboardRow
 from loopwright.tasks.metrics import metric
 
@@ -61,7 +62,7 @@ def _verdict(comparison: Comparison, rows: Mapping[str, LeaderboardRow]) -> str:
     better = better and (comparison.money is None or comparison.money.high >= 0)
     pays = "would pay" if better else "does not pay"
     return (
-        f"Rung {phase} ({comparison.challenger}) {pays}: {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}] "
+        f"Rung {phase} ({comparison.challenger}) {pays}: {interval(d, sign=True)} "
         f"{comparison.metric} against {comparison.incumbent}."
     )
 

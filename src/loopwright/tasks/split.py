@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from loopwright.base.arrays import Array
 from loopwright.base.clock import microseconds
 from loopwright.base.errors import ExamplesRefused
+from loopwright.base.text import count
 from loopwright.records.declarations import GroupSplit, StratifiedSplit, Task, TimeSplit, duration
 from loopwright.records.package import Partition, SplitSide
 
@@ -328,7 +329,7 @@ def _extension(examples: pa.Table, split: TimeSplit, declared: int, boundary: in
     """That validation reaches back, and why, in words."""
     decided, label = _moments(examples, "_decided_at"), examples.column("_label")
     newer = [np.flatnonzero(decided > moment) for moment in (declared, boundary)]
-    few, enough = (f"{len(rows):,} example{'' if len(rows) == 1 else 's'}{_labels(label, rows, task)}" for rows in newer)
+    few, enough = (f"{count(len(rows), 'example')}{_labels(label, rows, task)}" for rows in newer)
     return (
         f"the newest {split.validation} hold {few}: validation reaches back to {_moment(boundary + 1):%Y-%m-%d %H:%M}, {enough}"
     )

@@ -620,8 +620,8 @@ def report(home: Home, loop: str, *, out: Path | None = None) -> ReportFile:
         loop: name of the loop.
         out: folder to write to (default: reports/ in home).
     """
-    from loopwright.business.report import html, markdown
     from loopwright.business.report import report as build
+    from loopwright.render.report import html, markdown
 
     declared = known_loop(home, loop)
     built = build(home, loop_name=loop, scope=declared.scope, outcome=declared.outcome, monitor=declared.monitor)

@@ -16,6 +16,7 @@ from loopwright.base.jumps import JUMP_SECONDS, jumped
 from loopwright.base.memory import memory_limit
 from loopwright.base.printable import url_without_secrets
 from loopwright.base.settings import SETTINGS, unknown_settings
+from loopwright.base.text import count
 from loopwright.base.tokens import ADVICE, exposed
 from loopwright.records.entries import Problem
 from loopwright.stores.home import Home
@@ -65,9 +66,9 @@ def verify(home: Home) -> Verified:
     }
     problems = [problem for where, look in looks.items() for problem in attempted(where, look)]
     checked = {}
-    for what, count in counts.items():
+    for what, counted in counts.items():
         with suppress(LoopwrightError, OSError):  # said above
-            checked[what] = count()
+            checked[what] = counted()
     return Verified(ok=not problems, checked=checked, problems=list(dict.fromkeys(problems)))
 
 
@@ -90,7 +91,7 @@ def doctor(home: Home) -> Checked:
         CheckItem(
             name="cores",
             ok=(os.cpu_count() or 1) >= home.settings.workers,
-            detail=f"{os.cpu_count()} cores, {home.settings.workers} worker{'' if home.settings.workers == 1 else 's'}",
+            detail=f"{os.cpu_count()} cores, {count(home.settings.workers, 'worker')}",
         ),
         _memory(home),
     ]

@@ -12,6 +12,7 @@ import msgspec
 
 from loopwright.base.errors import NotFound, PackageNotFound, RecordNotFound
 from loopwright.base.ids import is_trace_id
+from loopwright.base.text import count, moment
 from loopwright.records.package import Lineage, Manifest, Origin
 from loopwright.stores.contracts import Contract
 from loopwright.stores.home import Home
@@ -269,7 +270,7 @@ def _ingested(home: Home, table: str | None = None) -> "list[Entry[Ingested]]":
 
 def _file_node(entry: "Entry[Ingested]") -> Node:
     done = entry.record
-    label = f"{done.source} (sha256 {done.digest[:12]}), {done.good:,} row{'' if done.good == 1 else 's'} {entry.at:%Y-%m-%d %H:%M} by {entry.by}"
+    label = f"{done.source} (sha256 {done.digest[:12]}), {count(done.good, 'row')} {moment(entry.at)} by {entry.by}"
     return Node(id=done.file, kind="file", label=label, role="ingested", children=[])
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from loopwright.base.errors import Damaged, LedgerUnavailable, UsageError
 from loopwright.base.holder import Holder
+from loopwright.base.text import count
 from loopwright.records.attempts import Attempts
 from loopwright.records.conditions import NOTHING_MEASURED, Judged, Standing, counted_from, earned, monitored, worth_of
 from loopwright.records.declarations import Value
@@ -377,7 +378,7 @@ def _deploy(serving: ReleaseState | None, step: "Entry[Step] | None", prediction
     refused = step is not None and bool(step.record.output.get("reasons")) and not step.record.output.get("released")
     if serving is None:
         return Judged("watch" if refused else "not yet", step.record.summary if step is not None else "nothing serves"), None
-    detail = f"package {serving.champion.package[:12]} serves since {serving.since:%Y-%m-%d %H:%M} UTC; {predictions:,} prediction{'' if predictions == 1 else 's'}"
+    detail = f"package {serving.champion.package[:12]} serves since {serving.since:%Y-%m-%d %H:%M} UTC; {count(predictions, 'prediction')}"
     if step is not None and refused and step.at > serving.since:
         return Judged("watch", f"{detail}; {step.record.summary}"), step.at
     return Judged("ok", detail), last or serving.since

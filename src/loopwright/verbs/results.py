@@ -1,10 +1,11 @@
 """What the verbs answer: typed values that every door shows in its own way."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from loopwright.base.text import interval
 from loopwright.deploy.serving.heartbeat import WorkerState
 from loopwright.records.conditions import Condition
 from loopwright.records.declarations import Column, Table, Task
@@ -15,7 +16,8 @@ from loopwright.records.profiles import Profile
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import Stage
 from loopwright.records.windows import Alert, Quality, ValueWindow, Window
-from loopwright.verbs import notebook
+from loopwright.render import notebook
+from loopwright.render.words import cell
 
 
 class StageState(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,7 +175,7 @@ class Standings(Leaderboard, frozen=True, kw_only=True):
                 marks.get(r.package),
                 r.phase,
                 r.score,
-                *(_estimated(r.intervals.get(n)) for n in names),
+                *((interval(i) if (i := r.intervals.get(n)) else "") for n in names),
                 r.package[:12],
             ]
             for r in self.rows
@@ -199,7 +201,7 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def answer(self) -> str:
         """What was answered, in a word: yes or no, a class, or the number itself."""
-        return said(self.score if self.label is None else self.label)
+        return cell(self.score if self.label is None else self.label)
 
 
 class PredictionList(msgspec.Struct, frozen=True, kw_only=True):
@@ -262,7 +264,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def answer(self) -> str:
         """What was answered, in a word: yes or no, a class, or the number itself."""
-        return said(self.score if self.label is None else self.label)
+        return cell(self.score if self.label is None else self.label)
 
     @property
     def hit(self) -> bool | None:
@@ -272,7 +274,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     def _repr_html_(self) -> str:
         """In a notebook: the answer and what it came from, request, context, contributions or features, package, outcome."""
         outcome, explained = self.outcome, self.explained
-        happened = {} if outcome is None else {"truth": said(outcome.truth), "value": outcome.value, **outcome.values}
+        happened = {} if outcome is None else {"truth": cell(outcome.truth), "value": outcome.value, **outcome.values}
         moved = {} if explained is None or explained.contributions is None else explained.largest
         parts = {
             f"{self.loop}: prediction {self.id}": {
@@ -293,29 +295,6 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
             "Outcome": happened or {"": "pending"},
         }
         return "".join(notebook.facts(title, values) for title, values in parts.items())
-
-
-def _estimated(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return ""
-    return f"{estimate.value:.4g}" + ("" if estimate.low != estimate.low else f" [{estimate.low:.4g}, {estimate.high:.4g}]")
-
-
-def said(value: bool | str | float | dict[str, float]) -> str:
-    """A label, a truth or a number in words."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {said(number)}" for name, number in value.items())
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return value if isinstance(value, str) else f"{value:,.6g}"
-
-
-def duration_text(span: timedelta) -> str:
-    """A length of time in its largest unit: `3 days`, `5 hours`, `12 minutes`."""
-    seconds = max(span.total_seconds(), 0)
-    size, unit = next((s, u) for s, u in ((86_400, "day"), (3600, "hour"), (60, "minute"), (0, "")) if seconds >= s)
-    number = int(seconds // size) if size else 0
-    return f"{number:,} {unit}{'' if number == 1 else 's'}" if unit else "less than a minute"
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):

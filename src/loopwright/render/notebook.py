@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from loopwright.verbs.words import word
+from loopwright.render.words import word
 
 
 def text(value: Any) -> str:

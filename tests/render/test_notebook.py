@@ -45,7 +45,7 @@ def standings(**changes: Any) -> Standings:
 
 def test_leaderboard_marks_who_won_and_who_serves() -> None:
     shown = Checked(standings()._repr_html_())
-    assert {"lightgbm", "wins", "serves", "average precision", "0.861 [0.85, 0.872]"} <= set(shown.texts)
+    assert {"lightgbm", "wins", "serves", "average precision", "0.861 [0.850, 0.872]"} <= set(shown.texts)
     assert shown.tags.count("tr") == 5
 
 
