@@ -33,6 +33,7 @@ from loopwright.deploy.serving.decode import Decoder
 from loopwright.deploy.serving.engine import Router
 from loopwright.deploy.serving.heartbeat import Heartbeat
 from loopwright.deploy.serving.predictor import Predictor
+from loopwright.deploy.serving.registry import Registry
 from loopwright.deploy.serving.release_files import read
 from loopwright.deploy.serving.suspects import FILE as SUSPECTS
 from loopwright.deploy.serving.suspects import Suspects
@@ -107,8 +108,8 @@ class Worker:
         self._folder = tempfile.TemporaryDirectory()
         Suspects.fresh(Path(self._folder.name) / SUSPECTS).close()
         heartbeat = Heartbeat.fresh(Path(self._folder.name) / "worker-0.heartbeat")
-        self._router = Router(home.path, home.packages, home.online, home.clock, heartbeat=heartbeat)
-        self._router.refresh()
+        self._router = Router(Registry(home.path, home.packages, home.online, home.clock, heartbeat=heartbeat))
+        self._router.registry.refresh()
         metrics, access = Metrics(), Access(home.settings, always=False)
         self.plane = DataPlane(self._router, access, metrics, home.clock, version="benchmark")
         head = f"POST /loops/{LOOP}/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"

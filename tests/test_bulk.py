@@ -17,6 +17,7 @@ from loopwright.base.ids import trace_id_of
 from loopwright.base.lock import FileLock
 from loopwright.deploy import releases
 from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.registry import Registry
 from loopwright.stores.home import Home
 from loopwright.stores.online.steps import Fed, pack
 from loopwright.stores.prediction_log.read import find, predictions
@@ -68,8 +69,8 @@ def test_predict_answers_rows_as_requests_are_answered(home: Home, tmp_path: Pat
     rows = [flight(i, delay=5.0 * i) for i in range(30)]
     done = predict(home, LOOP, write(tmp_path / f"in{write.__name__.replace('write_', '.')}", rows), out=tmp_path / "out.jsonl")
     assert (done.rows, done.logged, done.refused, done.repeated, done.ok) == (30, 30, 0, 0, True)
-    router = Router(home.path, home.packages, home.online, home.clock)
-    router.refresh()
+    router = Router(Registry(home.path, home.packages, home.online, home.clock))
+    router.registry.refresh()
     asked = router.answer(LOOP, [Ask([{**row, "pushed_back_at": NOW_US} for row in rows])])[0]
     assert not isinstance(asked, Exception)
     router.close()

@@ -297,6 +297,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from loopwright.deploy.serving.engine import Router
+from loopwright.deploy.serving.registry import Registry
 from loopwright.stores.home import Home
 from loopwright.base.settings import load_settings
 
@@ -307,9 +308,9 @@ def held():
 
 home = Home(load_settings({"home": path}))
 if way == "ours":
-    router = Router(home.path, home.packages, home.online, home.clock, budget=2**40)
-    router.refresh()
-    makers = [lambda loop=loop: router.load(loop) for loop in router.loops if loop.startswith("shop-")]
+    router = Router(Registry(home.path, home.packages, home.online, home.clock, budget=2**40))
+    router.registry.refresh()
+    makers = [lambda loop=loop: router.registry.load(loop) for loop in router.registry.loops if loop.startswith("shop-")]
 else:
     import numpy as np, onnxruntime as ort
     from loopwright.graph.session import Graph

@@ -29,7 +29,7 @@ from loopwright.data.ingest.contract import RowOrigin, conform
 from loopwright.data.ingest.opened import Opened, Reading
 from loopwright.data.ingest.source import AS_DETECTED, open_source
 from loopwright.deploy.serving.engine import Ask, Router
-from loopwright.deploy.serving.registry import InService, Watcher
+from loopwright.deploy.serving.registry import InService, Registry, Watcher
 from loopwright.graph.columns import ARROW_TYPES
 from loopwright.records.declarations import Table
 from loopwright.records.prediction import Prediction
@@ -98,10 +98,10 @@ def _serving(home: Home, loop: str) -> Iterator[tuple[Router, InService, Counter
     )
     if not (home.path / "served" / f"{loop}.json").exists():
         raise NotFound("package in service of loop", loop, next_step=f"put one into service with `loopwright release {loop}`")
-    router = Router(home.path, home.packages, home.online, home.clock, watcher)
+    router = Router(Registry(home.path, home.packages, home.online, home.clock, watcher))
     try:
         try:
-            service = router.serve_only(loop)
+            service = router.registry.serve_only(loop)
         except Unavailable as error:
             raise Unavailable(f"{error}: {'; '.join(refusals)}") from error
         yield router, service, unlogged

@@ -22,7 +22,7 @@ from loopwright.base.ids import digest as sha256
 from loopwright.deploy import releases
 from loopwright.deploy.gate import gate
 from loopwright.deploy.serving.explanations import Explanations
-from loopwright.deploy.serving.registry import Services, Watcher
+from loopwright.deploy.serving.registry import Registry, Watcher
 from loopwright.records.package import FileInfo
 from loopwright.records.prediction import Prediction
 from loopwright.records.releases import Arm, ReleaseState
@@ -209,13 +209,13 @@ def _serve(home: Home, digest: str) -> str:
     releases.release(home, LOOP, digest, why="forged")
     said: list[str] = []
     watcher = Watcher(lambda _loop, _digest: None, lambda _loop, why: said.append(why), lambda _loop, _count: None)
-    services = Services(home.path, home.packages, Weather(), home.clock, watcher)
+    services = Registry(home.path, home.packages, Weather(), home.clock, watcher)
     services.refresh()
     return str(said)
 
 
 def _explain(home: Home, digest: str) -> str:
-    services = Services(home.path, home.packages, Weather(), home.clock)
+    services = Registry(home.path, home.packages, Weather(), home.clock)
     return str([e.why for e in Explanations(home.packages, services.package_cache.load)([_prediction(digest)])])
 
 

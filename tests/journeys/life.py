@@ -26,6 +26,7 @@ from loopwright.base.settings import Settings
 from loopwright.deploy import blocklist, releases
 from loopwright.deploy.serving import release_files
 from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.registry import Registry
 from loopwright.loop import load_loop
 from loopwright.monitor import alerts
 from loopwright.monitor.windows import watch
@@ -61,12 +62,12 @@ def serve(folder: Path, tell: Tell) -> None:
     with loops.opened(folder) as home:
         packages = [loops.package(home.packages, weight=w, release=MUST_LAST).digest for w in WEIGHTS]
         release_files.follow(home)
-        router = Router(home.path, home.packages, loops.Weather(), home.clock)
+        router = Router(Registry(home.path, home.packages, loops.Weather(), home.clock))
         for number, package in enumerate(packages[:2]):
             if package not in [e.record.champion.package for e in releases.history(home, LOOP)]:
                 releases.release(home, LOOP, package, why=f"release {number}")
             tell("released", package)
-            router.refresh()
+            router.registry.refresh()
             if home.ledger.find(Window, loop=LOOP, limit=1):
                 continue  # the clock stands still, and that time is over
             _ask(router, tell, 10 * number)
@@ -93,7 +94,7 @@ def _ask(router: Router, tell: Tell, first: int) -> None:
     for number in range(first, first + 6):
         rows = [loops.flight(number * 10 + i) for i in range(number % 3 + 1)]
         try:
-            [found] = router.answer(LOOP, [Ask(router.service(LOOP).decode(text(rows)).rows)])
+            [found] = router.answer(LOOP, [Ask(router.registry.service(LOOP).decode(text(rows)).rows)])
             wait = router.synced(LOOP)
             assert wait is not None
             wait()

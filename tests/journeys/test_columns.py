@@ -37,6 +37,7 @@ from loopwright.bulk import predict
 from loopwright.data.ingest.ingestion import ingest, put_contract
 from loopwright.deploy.releases import serving
 from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.registry import Registry
 from loopwright.graph.columns import arrow_schema
 from loopwright.records.examples import Examples
 from loopwright.server.api import oip, openapi, repository
@@ -142,8 +143,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 
 @pytest.fixture(scope="module")
 def router(home: Home) -> Iterator[Router]:
-    made = Router(home.path, home.packages, home.online, home.clock)
-    made.refresh()
+    made = Router(Registry(home.path, home.packages, home.online, home.clock))
+    made.registry.refresh()
     yield made
     made.close()
 
@@ -154,13 +155,13 @@ def plain(order: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def answered(router: Router, *rows: dict[str, Any]) -> list[Any]:
-    [found] = router.answer("complaints", [Ask(router.service("complaints").decode(json.dumps(rows).encode()).rows)])
+    [found] = router.answer("complaints", [Ask(router.registry.service("complaints").decode(json.dumps(rows).encode()).rows)])
     assert not isinstance(found, LoopwrightError)
     return found
 
 
 def test_requests_may_leave_out_what_nothing_uses(router: Router) -> None:
-    manifest = router.service("complaints").predictor.package.manifest
+    manifest = router.registry.service("complaints").predictor.package.manifest
     assert manifest.may_lack == {"at", *UNUSED}
     order = row(ROWS + 1)
     lean, full, some = answered(router, *(plain(order, [*USED, *more]) for more in ([], UNUSED, ["note", "weight"])))
@@ -190,7 +191,7 @@ def test_what_is_sent_without_need_is_checked_flagged_and_logged(home: Home, rou
 
 
 def test_a_key_twice_is_refused_whatever_is_left_out(router: Router) -> None:
-    decode = router.service("complaints").decode
+    decode = router.registry.service("complaints").decode
     for names in (USED, [*USED, "note"], [*USED, *UNUSED]):
         body = json.dumps(plain(row(1), names))
         assert decode(body.encode()).single
@@ -201,7 +202,7 @@ def test_a_key_twice_is_refused_whatever_is_left_out(router: Router) -> None:
 
 
 def test_the_descriptions_of_all_protocols_name_what_is_optional(router: Router) -> None:
-    service = router.service("complaints")
+    service = router.registry.service("complaints")
     manifest = service.predictor.package.manifest
     schema = openapi.describe("1", [service])["components"]["schemas"]["complaints.request"]
     assert sorted(schema["required"]) == sorted(USED)
@@ -217,7 +218,7 @@ def test_the_descriptions_of_all_protocols_name_what_is_optional(router: Router)
 
 
 def test_tensors_may_lack_what_nothing_uses(router: Router) -> None:
-    service = router.service("complaints")
+    service = router.registry.service("complaints")
     order = row(ROWS + 3)
     kinds = {"id": "BYTES", "amount": "FP64", "region": "BYTES", "level": "INT64", "shop": "INT64"}
     inputs = [{"name": n, "datatype": kinds[n], "shape": [1], "data": [order[n]]} for n in USED]
@@ -262,7 +263,7 @@ def test_the_loop_learns_from_rows_that_lack_what_nothing_uses(home: Home, route
 
 
 def test_an_outcome_names_its_prediction_where_the_table_has_an_id_of_its_own(home: Home, router: Router) -> None:
-    table = openapi.describe("1", [router.service("complaints")])["components"]["schemas"]["complaints.outcome"]
+    table = openapi.describe("1", [router.registry.service("complaints")])["components"]["schemas"]["complaints.outcome"]
     assert "prediction" in table["properties"]
     first, second = (row(ROWS + 40), row(ROWS + 41))
     by_id, by_key = answered(router, plain(first, USED), plain(second, USED))
@@ -302,14 +303,14 @@ def test_a_request_column_is_retired_while_callers_go_on_sending_it(home: Home) 
     retired = {**orders.columns, "weight": Column("float", nullable=True, retired=True)}
     loop = declared(name="retiring", requests=msgspec.structs.replace(orders, columns=retired))
     turn(home, loop)
-    router = Router(home.path, home.packages, home.online, home.clock)
-    router.refresh()
+    router = Router(Registry(home.path, home.packages, home.online, home.clock))
+    router.registry.refresh()
     try:
         order = row(ROWS + 50)
         with_it, without = (
-            router.answer("retiring", [Ask(router.service("retiring").decode(json.dumps(plain(order, names)).encode()).rows)])[
-                0
-            ]
+            router.answer(
+                "retiring", [Ask(router.registry.service("retiring").decode(json.dumps(plain(order, names)).encode()).rows)]
+            )[0]
             for names in ([*USED, "weight"], USED)
         )
         assert not isinstance(with_it, LoopwrightError)

@@ -25,6 +25,7 @@ from loopwright.data.scaffold.init import begin
 from loopwright.deploy.releases import serving
 from loopwright.deploy.serving import release_files
 from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.registry import Registry
 from loopwright.loop import load_loop
 from loopwright.records.declarations import Loop, duration
 from loopwright.records.evaluation import Leaderboard
@@ -270,8 +271,8 @@ class Life:
     def live(self, until: datetime) -> None:
         """Requests and their outcomes until then, at the kind's own pace, as the server takes them."""
         release_files.follow(self.home)
-        router = Router(self.home.path, self.home.packages, self.home.online, self.clock)
-        router.refresh()
+        router = Router(Registry(self.home.path, self.home.packages, self.home.online, self.clock))
+        router.registry.refresh()
         pause = timedelta(seconds=1)  # so that what comes at the end of a window is in it
         whole = (until - self.clock.now()) // self.kind.every
         while self.clock.now() < until:
@@ -287,7 +288,9 @@ class Life:
                 {names[name]: _plain(value) for name, value in zip(columns, row, strict=True) if name in names}
                 for row in zip(*columns.values(), strict=True)
             ]
-            [answers] = router.answer("drafted", [Ask(router.service("drafted").decode(msgspec.json.encode(rows)).rows)])
+            [answers] = router.answer(
+                "drafted", [Ask(router.registry.service("drafted").decode(msgspec.json.encode(rows)).rows)]
+            )
             assert isinstance(answers, list), answers
             assert not any("degraded" in a.flags for a in answers)
             told = [{"id": a.id, LABEL: t} for a, t in zip(answers, truth, strict=True)]

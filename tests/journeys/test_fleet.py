@@ -22,6 +22,7 @@ from loopwright.base.settings import Settings
 from loopwright.data.ingest.ingestion import ingest
 from loopwright.deploy import releases
 from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.registry import Registry
 from loopwright.graph.columns import arrow_schema
 from loopwright.loop import load_loop
 from loopwright.records.evaluation import Leaderboard, SegmentModel
@@ -109,10 +110,10 @@ def test_one_turn_releases_the_fleet_and_one_request_reaches_all_of_it(
     board = look.leaderboard(home, loop.name)
     assert board.fleet is not None
     assert {m.segment for m in board.fleet.segments} == set(SHOPS[:5]), "few and null are the global model's"
-    router = Router(home.path, home.packages, home.online, home.clock)
-    router.refresh()
+    router = Router(Registry(home.path, home.packages, home.online, home.clock))
+    router.registry.refresh()
     rows = [visit(i, shop, pages) for i, (shop, pages) in enumerate((s, p) for s in [*SHOPS, None, "new"] for p in (5.0, 95.0))]
-    (answers,) = router.answer(loop.name, [Ask(router.service(loop.name).decode(text(rows)).rows)])
+    (answers,) = router.answer(loop.name, [Ask(router.registry.service(loop.name).decode(text(rows)).rows)])
     assert isinstance(answers, list)
     for row, answer in zip(rows, answers, strict=True):
         odd = row["shop"] in OTHERWISE

@@ -11,6 +11,7 @@ from loopwright.base.settings import Settings
 from loopwright.deploy import releases
 from loopwright.deploy.serving import release_files
 from loopwright.deploy.serving.engine import Router
+from loopwright.deploy.serving.registry import Registry
 from loopwright.server.processes.crashes import condemn, record_bad, withdraw_bad
 from loopwright.stores.home import Home
 
@@ -31,10 +32,10 @@ def followed(home: Home, package: str) -> None:
 
 def switched(home: Home, package: str) -> None:
     """A worker switches to the package, and answers."""
-    router = Router(home.path, home.packages, home.online, home.clock)
-    router.refresh()
+    router = Router(Registry(home.path, home.packages, home.online, home.clock))
+    router.registry.refresh()
     released(home, package)
-    router.refresh()
+    router.registry.refresh()
     router.close()
 
 

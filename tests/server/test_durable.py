@@ -102,6 +102,7 @@ from tests.deploy.loops import LOOP, Weather, flight, opened, package
 from tests.deploy.bodies import text
 from loopwright.deploy import releases
 from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.registry import Registry
 from loopwright.base.errors import LogUnavailable
 from loopwright.stores.prediction_log.commit import commit, verify
 from loopwright.stores.prediction_log.read import predictions
@@ -112,12 +113,12 @@ subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(home.pat
 print("mounted")
 release = {"durability": "disk", "on_unloggable": "refuse"}
 releases.release(home, LOOP, package(home.packages, release=release).digest, why="the disk is small")
-router = Router(home.path, home.packages, Weather(), home.clock)
-router.refresh()
+router = Router(Registry(home.path, home.packages, Weather(), home.clock))
+router.registry.refresh()
 answered = []
 
 def ask(number):
-    [found] = router.answer(LOOP, [Ask(router.service(LOOP).decode(text([flight(number), flight(number + 1)])).rows)])
+    [found] = router.answer(LOOP, [Ask(router.registry.service(LOOP).decode(text([flight(number), flight(number + 1)])).rows)])
     router.synced(LOOP)()
     if isinstance(found, LogUnavailable):
         return False

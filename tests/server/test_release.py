@@ -21,6 +21,7 @@ from loopwright.deploy.serving import release_files
 from loopwright.deploy.serving.decode import Decoder
 from loopwright.deploy.serving.engine import Ask, Router
 from loopwright.deploy.serving.heartbeat import workers
+from loopwright.deploy.serving.registry import Registry
 from loopwright.records.releases import ReleaseState
 from loopwright.server.processes.crashes import record_bad, withdraw_bad
 from loopwright.stores.home import Home
@@ -92,9 +93,9 @@ def converged(home: Home, second: str, point: str) -> None:
         "bad.rolled_back": ["release", "release", "rollback"],
     }.get(point, ["release", "release"])
     assert all(mark.withdrawn and mark.settled for mark in blocklist.marks(home))
-    router = Router(home.path, home.packages, home.online, home.clock)
-    router.refresh()
-    row, _ = Decoder(router.service(LOOP).predictor.package.manifest.request)(body())
+    router = Router(Registry(home.path, home.packages, home.online, home.clock))
+    router.registry.refresh()
+    row, _ = Decoder(router.registry.service(LOOP).predictor.package.manifest.request)(body())
     found = router.answer(LOOP, [Ask(row)])[0]
     assert isinstance(found, list)
     assert found[0].package == history[-1].champion.package

@@ -19,6 +19,7 @@ from loopwright.deploy import releases
 from loopwright.deploy.serving import cloudevents
 from loopwright.deploy.serving.cloudevents import DeliveryRound, EventCursor, Events
 from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.registry import Registry
 from loopwright.deploy.serving.release_files import Follower
 from loopwright.records.releases import ReleaseState
 from loopwright.stores.home import Home
@@ -42,8 +43,8 @@ def home(tmp_path: Path, receiver: Receiver) -> Iterator[Home]:
 
 def answered(home: Home, count: int, first: int = 0) -> list[str]:
     """Ids of predictions that have been answered and are committed."""
-    router = Router(home.path, home.packages, Weather(), home.clock)
-    router.refresh()
+    router = Router(Registry(home.path, home.packages, Weather(), home.clock))
+    router.registry.refresh()
     rows = [flight(first + i, tail="N1", pushed_back_at=None) for i in range(count)]
     [answers] = router.answer(LOOP, [Ask([{k: v for k, v in row.items() if k != "pushed_back_at"} for row in rows])])
     router.close()

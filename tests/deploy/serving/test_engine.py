@@ -19,7 +19,7 @@ from loopwright.deploy import releases
 from loopwright.deploy.serving import release_files
 from loopwright.deploy.serving.engine import Ask, Router, digest
 from loopwright.deploy.serving.idempotency import Claim, Recent
-from loopwright.deploy.serving.registry import Watcher
+from loopwright.deploy.serving.registry import Registry, Watcher
 from loopwright.records.prediction import Prediction
 from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.commit import commit, verify
@@ -55,15 +55,15 @@ def told() -> Told:
 @pytest.fixture
 def router(home: Home, told: Told) -> Iterator[Router]:
     releases.release(home, LOOP, package(home.packages).digest, why="first")
-    router = Router(home.path, home.packages, Weather(), home.clock, told.watcher())
-    router.refresh()
+    router = Router(Registry(home.path, home.packages, Weather(), home.clock, told.watcher()))
+    router.registry.refresh()
     yield router
     failpoints.arm("")
     router.close()
 
 
 def ask(router: Router, *numbers: int, ids: list[str] | None = None, exact: bool = True, **changes: object) -> Ask:
-    return Ask(router.service(LOOP).decode(text([flight(n, **changes) for n in numbers])).rows, ids, exact)
+    return Ask(router.registry.service(LOOP).decode(text([flight(n, **changes) for n in numbers])).rows, ids, exact)
 
 
 def answered(result: list[Prediction] | LoopwrightError) -> list[Prediction]:
@@ -86,7 +86,7 @@ def test_what_is_answered_is_logged_once(router: Router, home: Home) -> None:
 def test_unknown_loops_touch_nothing(router: Router, home: Home) -> None:
     for name in ("nobody", "..", "late-arrival/../late-arrival", ""):
         with pytest.raises(LoopNotFound):
-            router.service(name)
+            router.registry.service(name)
     assert not log_folder(home.path, "nobody").exists()
 
 
@@ -121,8 +121,8 @@ def test_one_row_and_two_under_one_id_are_a_conflict_and_nothing_of_it_is_logged
 
 
 def test_another_worker_gives_the_same_answer_and_logs_nothing(router: Router, home: Home) -> None:
-    other = Router(home.path, home.packages, Weather(), home.clock)
-    other.refresh()
+    other = Router(Registry(home.path, home.packages, Weather(), home.clock))
+    other.registry.refresh()
     first = router.answer(LOOP, [ask(router, 1, 2, ids=["a" * 32, "b" * 32])])
     assert other.answer(LOOP, [ask(other, 1, 2, ids=["a" * 32, "b" * 32])]) == first
     assert isinstance(other.answer(LOOP, [ask(other, 3, ids=["a" * 32])])[0], RequestConflict)
@@ -138,7 +138,7 @@ def test_what_was_answered_and_perhaps_not_logged_is_logged_by_who_is_asked_agai
     recent = Recent(home.path / "run" / "requests")
     claim = recent.claim(LOOP, "a" * 32, digest(asked.rows))
     assert isinstance(claim, Claim)
-    predictor = router.service(LOOP).predictor
+    predictor = router.registry.service(LOOP).predictor
     kept = predictor.answer([dict(row) for row in asked.rows], ids=["a" * 32])
     recent.keep(claim, kept)
     whose = int.from_bytes(b"gone", "little")  # of a process that is not
@@ -154,8 +154,8 @@ def test_a_swap_is_followed_and_repeated_ids_outlive_it(router: Router, home: Ho
     first = answered(router.answer(LOOP, [ask(router, 1, ids=["a" * 32])])[0])[0]
     second = package(home.packages, weight=0.06)
     releases.release(home, LOOP, second.digest, why="better")
-    assert router.refresh() == [LOOP]
-    assert router.refresh() == []
+    assert router.registry.refresh() == [LOOP]
+    assert router.registry.refresh() == []
     assert answered(router.answer(LOOP, [ask(router, 2)])[0])[0].package == second.digest
     assert answered(router.answer(LOOP, [ask(router, 1, ids=["a" * 32])])[0])[0] == first
     assert told.swapped == [first.package, second.digest]
@@ -163,7 +163,7 @@ def test_a_swap_is_followed_and_repeated_ids_outlive_it(router: Router, home: Ho
 
 @pytest.mark.parametrize("harm", ["missing", "damaged", "golden", "copy", "unloadable"])
 def test_a_package_that_cannot_be_loaded_leaves_the_old_one_serving(router: Router, home: Home, told: Told, harm: str) -> None:
-    old = router.service(LOOP).predictor.digest
+    old = router.registry.service(LOOP).predictor.digest
     wrong = list(package(home.packages).reference.golden)
     made = package(home.packages, weight=0.06, golden=wrong if harm == "golden" else None)
     if harm == "unloadable":  # lawful as ONNX, and yet the runtime cannot load it
@@ -180,23 +180,23 @@ def test_a_package_that_cannot_be_loaded_leaves_the_old_one_serving(router: Rout
         (home.path / "packages" / made.digest / "model.onnx").write_bytes(b"x")
     if harm == "copy":
         release_files.path_of(home, LOOP).write_bytes(b"{")
-    assert router.refresh() == []
+    assert router.registry.refresh() == []
     assert len(told.refused) == 1
     assert answered(router.answer(LOOP, [ask(router, 1)])[0])[0].package == old
-    assert router.refresh() == []
+    assert router.registry.refresh() == []
     assert len(told.refused) == 1
     releases.release(home, LOOP, package(home.packages, weight=0.07).digest, why="mended")
-    assert router.refresh() == [LOOP]
+    assert router.registry.refresh() == [LOOP]
 
 
 def test_swaps_while_answering_mix_nothing(router: Router, home: Home) -> None:
-    digests = [router.service(LOOP).predictor.digest, package(home.packages, weight=0.06).digest]
+    digests = [router.registry.service(LOOP).predictor.digest, package(home.packages, weight=0.06).digest]
     over, failures = Event(), []
 
     def swap() -> None:
         for i in range(12):
             releases.release(home, LOOP, digests[(i + 1) % 2], why="back and forth")
-            router.refresh()
+            router.registry.refresh()
         over.set()
 
     thread = Thread(target=swap)
@@ -232,7 +232,7 @@ def test_what_cannot_be_logged_is_served_and_told(router: Router, home: Home, to
 
 def test_what_cannot_be_logged_is_refused_where_the_loop_says_so(router: Router, home: Home, told: Told) -> None:
     releases.release(home, LOOP, package(home.packages, weight=0.06, release={"on_unloggable": "refuse"}).digest, why="strict")
-    router.refresh()
+    router.registry.refresh()
     unwritable(home)
     (result,) = router.answer(LOOP, [ask(router, 1, ids=["a" * 32])])
     assert isinstance(result, LogUnavailable)
@@ -245,7 +245,7 @@ def test_a_row_that_nobody_can_answer_fails_alone(router: Router, home: Home) ->
     files = {**made.files, "heuristic.onnx": made.files["model.onnx"]}
     broken = home.packages.write(msgspec.structs.replace(made.manifest, files={}), files)
     releases.release(home, LOOP, broken.digest, why="broken in two places")
-    router.refresh()
+    router.registry.refresh()
     good, bad = router.answer(LOOP, [ask(router, 1), ask(router, 2, delay=100.0)])
     assert answered(good)[0].flags == []
     assert isinstance(bad, Unavailable)
@@ -277,14 +277,14 @@ def test_outcomes_need_a_contract(router: Router, home: Home) -> None:
     copy = release_files.read(release_files.path_of(home, LOOP))
     assert copy is not None
     release_files.write(release_files.path_of(home, LOOP), msgspec.structs.replace(copy, outcome=None))
-    router.refresh()
+    router.registry.refresh()
     with pytest.raises(NotFound, match="outcome contract"):
         router.accept(LOOP, text({"flight": "UA1", "arr_delay": 3.0}), "http")
 
 
 def durable(router: Router, home: Home) -> None:
     releases.release(home, LOOP, package(home.packages, release={"durability": "disk"}).digest, why="must not be lost")
-    router.refresh()
+    router.registry.refresh()
 
 
 def test_only_a_durable_loop_waits_for_the_disk(router: Router, home: Home) -> None:

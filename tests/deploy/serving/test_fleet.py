@@ -17,7 +17,7 @@ from loopwright.deploy.serving import fleet as serving_fleet
 from loopwright.deploy.serving import release_files
 from loopwright.deploy.serving.engine import Ask, Router
 from loopwright.deploy.serving.fleet import MISSING, check_segment
-from loopwright.deploy.serving.registry import Watcher
+from loopwright.deploy.serving.registry import Registry, Watcher
 from loopwright.records.declarations import Column
 from loopwright.records.package import Segment, unused_optional
 from loopwright.records.prediction import Prediction
@@ -67,18 +67,18 @@ class Served:
     def __init__(self, home: Home) -> None:
         self.refused: list[str] = []
         watcher = Watcher(lambda *_: None, lambda _, why: self.refused.append(why), lambda *_: None)
-        self.router = Router(home.path, home.packages, Weather(), home.clock, watcher)
-        self.router.refresh()
+        self.router = Router(Registry(home.path, home.packages, Weather(), home.clock, watcher))
+        self.router.registry.refresh()
 
     def ask(self, *tails: str | None, **changes: Any) -> list[Prediction]:
         rows = [flight(i, tail=tail, delay=5.0 * i, **changes) for i, tail in enumerate(tails)]
-        (result,) = self.router.answer(LOOP, [Ask(self.router.service(LOOP).decode(text(rows)).rows)])
+        (result,) = self.router.answer(LOOP, [Ask(self.router.registry.service(LOOP).decode(text(rows)).rows)])
         assert isinstance(result, list), result
         return result
 
     @property
     def loaded(self) -> list[str]:
-        return self.router.service(LOOP).segments.loaded
+        return self.router.registry.service(LOOP).segments.loaded
 
 
 @pytest.fixture(autouse=True)
@@ -127,11 +127,11 @@ def test_packages_are_loaded_when_first_asked_and_kept_over_releases(home: Home,
     serving.ask("JFK", None, "nobody")
     assert serving.loaded == [state.segments["JFK"]]
     releases.rollback(home, LOOP, segment="global", why="only another segment")
-    serving.router.refresh()
+    serving.router.registry.refresh()
     assert serving.loaded == [state.segments["JFK"]]
     newer = of_tail(home, "JFK", 0.2)
     releases.release(home, LOOP, newer.digest, why="a better one for JFK")
-    serving.router.refresh()
+    serving.router.registry.refresh()
     assert serving.loaded == [newer.digest], "what was asked before is ready before it is asked again"
 
 
@@ -185,7 +185,7 @@ def test_a_request_does_not_wait_for_hundreds_of_packages(home: Home, monkeypatc
     stood_in = [a for a in first if a.flags == [MISSING]]
     assert {a.package for a in stood_in} == {state.champion.package}
     assert len(stood_in) == len(tails) - len(found.loaded) > 0
-    found.router.refresh()
+    found.router.registry.refresh()
     assert len(found.loaded) == len(tails)
     assert [a.package for a in found.ask(*tails)] == [state.segments[t] for t in tails]
     assert found.refused == []
@@ -200,11 +200,11 @@ def test_a_switch_does_not_wait_for_hundreds_of_packages(home: Home, monkeypatch
     assert len(found.loaded) == len(tails)
     monkeypatch.setattr(serving_fleet, "SWITCH_SECONDS", 0.0)
     second = release(home, tails, 0.10)
-    assert found.router.refresh() == [LOOP]
+    assert found.router.registry.refresh() == [LOOP]
     answers = found.ask(*tails)
     assert {a.package for a in answers} <= set(second.packages)
     monkeypatch.setattr(serving_fleet, "SWITCH_SECONDS", 30.0)
-    found.router.refresh()
+    found.router.registry.refresh()
     assert len(found.loaded) == len(tails)
     assert [a.package for a in found.ask(*tails)] == [second.segments[t] for t in tails]
     found.router.close()
@@ -219,7 +219,7 @@ def test_a_package_that_cannot_answer_a_row_is_stood_in_for(home: Home) -> None:
     releases.release(home, LOOP, own.digest, fleet="tail", segments={"N1": broken.digest}, why="broken twice")
     found = Served(home)
     rows = [flight(1, tail="N1", delay=100.0)]
-    (result,) = found.router.answer(LOOP, [Ask(found.router.service(LOOP).decode(text(rows)).rows)])
+    (result,) = found.router.answer(LOOP, [Ask(found.router.registry.service(LOOP).decode(text(rows)).rows)])
     assert isinstance(result, list)
     assert (result[0].package, result[0].flags) == (own.digest, [MISSING])
     found.router.close()
@@ -369,7 +369,7 @@ def test_a_swap_of_the_fleet_under_load_mixes_nothing(home: Home) -> None:
     def swap() -> None:
         for _ in range(8):
             releases.rollback(home, LOOP, why="back and forth")
-            found.router.refresh()
+            found.router.registry.refresh()
         over.append(1)
 
     thread = Thread(target=swap)

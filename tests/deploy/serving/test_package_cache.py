@@ -152,7 +152,7 @@ GROW = """
 import ctypes, sys
 from pathlib import Path
 from tests.deploy.loops import Weather, opened
-from loopwright.deploy.serving.registry import Services
+from loopwright.deploy.serving.registry import Registry
 from loopwright.base import heap
 
 def held():
@@ -171,7 +171,7 @@ def fill():
                 library.memset(ctypes.c_void_p(library.malloc(size)), 1, size)
 
 home = opened(Path(sys.argv[1]))
-cached = Services(home.path, home.packages, Weather(), home.clock).package_cache
+cached = Registry(home.path, home.packages, Weather(), home.clock).package_cache
 names = home.packages.list()
 for name in names[:6]:
     cached.load(name)

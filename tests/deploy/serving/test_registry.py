@@ -19,7 +19,7 @@ from loopwright.deploy.serving import package_cache, registry, release_files
 from loopwright.deploy.serving.engine import Ask, Router
 from loopwright.deploy.serving.heartbeat import Heartbeat
 from loopwright.deploy.serving.package_cache import Load
-from loopwright.deploy.serving.registry import Watcher
+from loopwright.deploy.serving.registry import Registry, Watcher
 from loopwright.records.package import Segment
 from loopwright.records.prediction import Prediction
 from loopwright.stores.home import Home
@@ -40,8 +40,8 @@ class Many:
 
     def opened(self, budget: int = 2**30) -> Router:
         watcher = Watcher(lambda _, d: self.swapped.append(d), lambda _, w: self.refused.append(w), print, self.loads.append)
-        router = Router(self.home.path, self.home.packages, Weather(), self.home.clock, watcher, budget=budget)
-        router.refresh()
+        router = Router(Registry(self.home.path, self.home.packages, Weather(), self.home.clock, watcher, budget=budget))
+        router.registry.refresh()
         return router
 
     def release(self, loop: str, weight: float) -> str:
@@ -50,7 +50,7 @@ class Many:
         return digest
 
     def ask(self, loop: str, id: str | None = None) -> Prediction:
-        rows = self.router.service(loop).decode(text([flight()])).rows
+        rows = self.router.registry.service(loop).decode(text([flight()])).rows
         (result,) = self.router.answer(loop, [Ask(rows, [id] if id else None)])
         assert isinstance(result, list), result
         return result[0]
@@ -67,44 +67,44 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Many]:
 
 def test_each_is_loaded_when_it_is_first_asked(many: Many) -> None:
     router = many.router
-    assert router.loops == sorted(many.digests)
-    assert router.loaded == []
-    assert not router.ready("l3")
+    assert router.registry.loops == sorted(many.digests)
+    assert router.registry.loaded == []
+    assert not router.registry.ready("l3")
     assert many.ask("l3").package == many.digests["l3"]
-    assert router.ready("l3")
-    assert [s.state.loop for s in router.loaded] == ["l3"]
-    router.load("l4")
-    router.load("l4")
+    assert router.registry.ready("l3")
+    assert [s.state.loop for s in router.registry.loaded] == ["l3"]
+    router.registry.load("l4")
+    router.registry.load("l4")
     assert many.swapped == [many.digests["l3"], many.digests["l4"]]
     assert [load.package for load in many.loads] == many.swapped
     for unknown in ("l9", "..", "", "l3.json", "L3"):
-        assert not router.knows(unknown)
+        assert not router.registry.knows(unknown)
         with pytest.raises(LoopNotFound):
-            router.load(unknown)
+            router.registry.load(unknown)
 
 
 def test_few_are_loaded_before_they_are_asked(many: Many, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release_files, "FEW", 6)
     router = many.opened()
-    assert all(router.ready(loop) for loop in many.digests)
+    assert all(router.registry.ready(loop) for loop in many.digests)
     router.close()
 
 
 def test_a_release_reaches_those_in_memory_and_those_that_are_not(many: Many) -> None:
     many.ask("l1")
     newer = {loop: many.release(loop, weight) for loop, weight in (("l1", 0.5), ("l2", 0.6))}
-    assert many.router.refresh() == ["l1"], "the other is not in memory, and need not be"
-    assert not many.router.ready("l2")
+    assert many.router.registry.refresh() == ["l1"], "the other is not in memory, and need not be"
+    assert not many.router.registry.ready("l2")
     assert {loop: many.ask(loop).package for loop in newer} == newer
     releases.rollback(many.home, "l2", why="back")
-    assert many.router.refresh() == ["l2"]
+    assert many.router.registry.refresh() == ["l2"]
     assert many.ask("l2").package == many.digests["l2"]
-    assert len(many.router.package_cache) == 2, "what no release names any more is not held"
+    assert len(many.router.registry.package_cache) == 2, "what no release names any more is not held"
 
 
 def test_a_loop_that_comes_later_is_known_at_once(many: Many) -> None:
     digest = many.release("l77", 0.7)
-    assert many.router.refresh() == []
+    assert many.router.registry.refresh() == []
     assert many.ask("l77").package == digest
 
 
@@ -118,14 +118,14 @@ def test_the_least_recently_asked_goes_and_comes_back(many: Many, monkeypatch: p
         many.ask(loop)
     first = many.ask("l0", id="a" * 32)
     many.ask("l3")
-    assert [s.state.loop for s in many.router.loaded] == ["l0", "l2", "l3"]
+    assert [s.state.loop for s in many.router.registry.loaded] == ["l0", "l2", "l3"]
     for loop in many.digests:
         many.ask(loop)
-    assert not many.router.ready("l0")
+    assert not many.router.registry.ready("l0")
     assert many.ask("l0", id="a" * 32) == first, "repeated ids outlive the package's stay"
-    assert many.router.package_cache.bytes <= size * 3.4
+    assert many.router.registry.package_cache.bytes <= size * 3.4
     newer = many.release("l0", 0.9)
-    assert many.router.refresh() == ["l0"]
+    assert many.router.registry.refresh() == ["l0"]
     assert many.ask("l0").package == newer
     assert many.refused == []
 
@@ -135,7 +135,7 @@ def test_one_that_cannot_be_loaded_is_unavailable_and_recovers(many: Many, monke
     shutil.move(folder, many.home.path / "spare")
     for _ in range(3):
         with pytest.raises(Unavailable, match="l5"):
-            many.router.load("l5")
+            many.router.registry.load("l5")
     assert len(many.refused) == 1, "it is not tried for every request"
     assert many.ask("l1").package == many.digests["l1"]
     shutil.move(many.home.path / "spare", folder)
@@ -152,22 +152,22 @@ def test_the_own_package_of_a_fleet_goes_last(many: Many) -> None:
     }
     releases.release(many.home, "l0", many.digests["l0"], fleet="tail", segments=made, why="a fleet")
     for digest in made.values():
-        many.router.package_cache.load(digest)
+        many.router.registry.package_cache.load(digest)
     room = int(max(load.bytes for load in many.loads[2:]) * 3.4)
     many.router.close()
     many.router = many.opened(room)
     for tail in [*tails, *reversed(tails)] * 2:
-        rows = many.router.service("l0").decode(text([flight(tail=tail)])).rows
+        rows = many.router.registry.service("l0").decode(text([flight(tail=tail)])).rows
         (result,) = many.router.answer("l0", [Ask(rows)])
         assert isinstance(result, list)
         assert (result[0].package, result[0].flags) == (made[tail], [])
-        assert many.router.ready("l0")
+        assert many.router.registry.ready("l0")
     assert sum(load.evicted for load in many.loads) > 8
     assert many.swapped.count(many.digests["l0"]) == 1, "it never went"
 
 
 def test_threads_that_ask_at_once_load_it_once(many: Many) -> None:
-    threads = [Thread(target=many.router.load, args=[f"l{i % 3}"]) for i in range(24)]
+    threads = [Thread(target=many.router.registry.load, args=[f"l{i % 3}"]) for i in range(24)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -204,16 +204,16 @@ def test_answers_and_releases_while_packages_come_and_go(many: Many) -> None:
     try:
         for loop, digest in second.items():
             releases.release(many.home, loop, digest, why="newer")
-            many.router.refresh()
+            many.router.registry.refresh()
         for loop in ("l1", "l3"):
             releases.rollback(many.home, loop, why="not so good")
-            many.router.refresh()
+            many.router.registry.refresh()
     finally:
         over.append(1)
         for thread in threads:
             thread.join()
     assert wrong == []
-    many.router.refresh()
+    many.router.registry.refresh()
     last = {**second, "l1": many.digests["l1"], "l3": many.digests["l3"]}
     assert {loop: many.ask(loop).package for loop in last} == last
     assert many.refused == []
@@ -311,15 +311,15 @@ def test_where_the_declared_package_is_damaged_the_newest_whole_one_before_it_se
     watcher = Watcher(
         lambda *_: None, lambda *_: None, lambda *_: None, stood_in=lambda _loop, d, i, why: told.append((d, i, why))
     )
-    router = Router(home.path, home.packages, Weather(), home.clock, watcher, heartbeat=heartbeat)
-    assert router.refresh() == [LOOP]
-    assert router.unready == []
+    router = Router(Registry(home.path, home.packages, Weather(), home.clock, watcher, heartbeat=heartbeat))
+    assert router.registry.refresh() == [LOOP]
+    assert router.registry.unready == []
     assert told == [
         (declared, whole, f"package {declared[:12]} refused: model.onnx has 7 bytes, the manifest says {len(spoiled)}")
     ]
 
     def answers() -> str:
-        rows = router.service(LOOP).decode(text([flight()])).rows
+        rows = router.registry.service(LOOP).decode(text([flight()])).rows
         (found,) = router.answer(LOOP, [Ask(rows)])
         assert isinstance(found, list)
         return found[0].package
@@ -327,10 +327,10 @@ def test_where_the_declared_package_is_damaged_the_newest_whole_one_before_it_se
     state = releases.serving(home, LOOP)
     assert state is not None
     assert (answers(), heartbeat.stands(state)) == (whole, "refuses")
-    router.refresh()
+    router.registry.refresh()
     assert len(told) == 1  # what stands in goes on standing in
     (home.path / "packages" / declared / "model.onnx").write_bytes(spoiled)
-    router.refresh()
+    router.registry.refresh()
     assert (answers(), heartbeat.stands(state)) == (declared, "serves")
     router.close()
 
@@ -342,9 +342,9 @@ def test_where_none_can_stand_in_the_loop_is_unready_and_that_is_told(tmp_path: 
     spoil(home, only)
     told: list[tuple[str, str]] = []
     watcher = Watcher(lambda *_: None, lambda *_: None, lambda *_: None, stood_in=lambda _loop, d, i, _why: told.append((d, i)))
-    router = Router(home.path, home.packages, Weather(), home.clock, watcher)
-    router.refresh()
-    assert (router.unready, told) == ([LOOP], [(only, "")])
+    router = Router(Registry(home.path, home.packages, Weather(), home.clock, watcher))
+    router.registry.refresh()
+    assert (router.registry.unready, told) == ([LOOP], [(only, "")])
     with pytest.raises(Unavailable):
-        router.service(LOOP)
+        router.registry.service(LOOP)
     router.close()

@@ -16,6 +16,7 @@ from loopwright.base import failpoints
 from loopwright.base.errors import LogUnavailable, Overloaded
 from loopwright.deploy import releases
 from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.registry import Registry
 from loopwright.server.api import batches
 from loopwright.server.api.batches import Batches, Found
 from loopwright.server.api.metrics import Metrics
@@ -28,7 +29,7 @@ class Asker:
     """A request that remembers what it got."""
 
     def __init__(self, router: Router, *numbers: int) -> None:
-        self.ask = Ask(router.service(LOOP).decode(text([flight(n) for n in numbers])).rows)
+        self.ask = Ask(router.registry.service(LOOP).decode(text([flight(n) for n in numbers])).rows)
         self.gone = False
         self.got: Found | None = None
         self.at = 0.0
@@ -63,8 +64,8 @@ def durable(home: Home) -> Iterator[Router]:
 
 def serving(home: Home, **release: str) -> Iterator[Router]:
     releases.release(home, LOOP, package(home.packages, release=release).digest, why="first")
-    router = Router(home.path, home.packages, Weather(), home.clock)
-    router.refresh()
+    router = Router(Registry(home.path, home.packages, Weather(), home.clock))
+    router.registry.refresh()
     yield router
     failpoints.arm("")
     router.close()

@@ -16,6 +16,7 @@ from loopwright.base.clock import RealClock
 from loopwright.deploy import releases
 from loopwright.deploy.serving import release_files
 from loopwright.deploy.serving.engine import Router
+from loopwright.deploy.serving.registry import Registry
 from loopwright.server.api.loading import Loading
 from loopwright.stores.prediction_log.read import find
 
@@ -119,14 +120,14 @@ def test_what_has_been_loaded_is_not_looked_at_by_the_garbage_collector(tmp_path
     home = opened(tmp_path, RealClock())
     for i in range(COUNT):
         releases.release(home, f"l{i}", package(home.packages, loop=f"l{i}").digest, why="first")
-    router = Router(home.path, home.packages, home.online, home.clock)
-    router.refresh()
-    cold = [name for name in router.loops if not router.ready(name)]
+    router = Router(Registry(home.path, home.packages, home.online, home.clock))
+    router.registry.refresh()
+    cold = [name for name in router.registry.loops if not router.registry.ready(name)]
     before = gc.get_freeze_count()
-    loading = Loading(router)
+    loading = Loading(router.registry)
     try:
         asyncio.run(loading.ready(cold[0]))
-        assert router.ready(cold[0])
+        assert router.registry.ready(cold[0])
         assert gc.get_freeze_count() > before + 1000
     finally:
         gc.unfreeze()

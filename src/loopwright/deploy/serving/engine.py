@@ -7,24 +7,20 @@ from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
 from math import inf
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from loopwright.base import failpoints
-from loopwright.base.clock import Clock, microseconds
+from loopwright.base.clock import microseconds
 from loopwright.base.errors import LogUnavailable, LoopwrightError, NotFound, Overloaded, RequestConflict, Unavailable
 from loopwright.base.ids import new_ids
 from loopwright.base.supervision import start
-from loopwright.deploy.serving.context import ContextStore
-from loopwright.deploy.serving.heartbeat import FOLDER, Heartbeat
+from loopwright.deploy.serving.heartbeat import FOLDER
 from loopwright.deploy.serving.idempotency import Claim, EarlierAnswer, Recent
 from loopwright.deploy.serving.outcomes import CheckedOutcome
-from loopwright.deploy.serving.package_cache import BUDGET
-from loopwright.deploy.serving.registry import InService, Services, Watcher
+from loopwright.deploy.serving.registry import InService, Registry
 from loopwright.records.prediction import Prediction
-from loopwright.stores.packages.store import Packages
 from loopwright.stores.prediction_log.damage import noted
 from loopwright.stores.prediction_log.segment import log_folder
 from loopwright.stores.prediction_log.writer import LogWriter, Retired
@@ -57,28 +53,18 @@ UNDELIVERED = "undelivered"
 """Flag of what was answered after its client had gone (a connection that was reset, a call that was cancelled)."""
 
 
-class Router(Services):
-    """The loops in service, answering. `refresh` may be called meanwhile, in another thread."""
+class Router:
+    """The loops of a `registry`, answering. The registry may be refreshed meanwhile, in another thread."""
 
-    def __init__(
-        self,
-        home: Path,
-        packages: Packages,
-        online: ContextStore,
-        clock: Clock,
-        watcher: Watcher | None = None,
-        *,
-        budget: int = BUDGET,
-        heartbeat: Heartbeat | None = None,
-        threads: int = 1,
-    ) -> None:
-        super().__init__(home, packages, online, clock, watcher, budget=budget, heartbeat=heartbeat, threads=threads)
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self._home, self._clock = registry.home, registry.clock
         self._writers: dict[tuple[str, Kind], LogWriter] = {}
         self._writing = threading.Lock()
         self._turn = 0
         self._retiring: threading.Thread | None = None
         self._noted = _Noted()
-        self._recent = Recent(home / FOLDER / "requests")
+        self._recent = Recent(self._home / FOLDER / "requests")
 
     def answer(self, loop: str, asks: Sequence[Ask]) -> list[list[Prediction] | LoopwrightError]:
         """Answer several requests of one loop together, in one write to the log; an answer or an error for each.
@@ -99,7 +85,7 @@ class Router(Services):
         return [found[i] for i in range(len(asks))]
 
     def _answer(self, loop: str, asks: Sequence[Ask], seconds: float) -> list[list[Prediction] | LoopwrightError]:
-        service = self.service(loop)
+        service = self.registry.service(loop)
         if service.durable:
             self._note_lost(loop)
         now = self._clock.now()
@@ -123,7 +109,7 @@ class Router(Services):
         except Unavailable as error:
             unlogged = isinstance(error, LogUnavailable)
             if unlogged:
-                self._watcher.unlogged(loop, len(answers) + len(batch.again))
+                self.registry.watcher.unlogged(loop, len(answers) + len(batch.again))
             if not unlogged or service.refuse_unloggable:
                 self._leave(batch)
                 if unlogged or len(asks) == 1:
@@ -165,7 +151,7 @@ class Router(Services):
 
     def accept(self, loop: str, body: bytes, provenance: str) -> list[CheckedOutcome]:
         """Check and log posted outcomes. Raises LoopNotFound, LogUnavailable, and what `OutcomeDecoder` raises."""
-        service = self.service(loop)
+        service = self.registry.service(loop)
         if service.outcomes is None:
             raise NotFound("outcome contract of loop", loop, next_step="run a turn, so that the ledger knows the loop")
         if service.durable:
@@ -181,7 +167,7 @@ class Router(Services):
         To be asked for after `answer` or `accept`, in the same thread; called in any, by several at once, who share the work. What
         is called raises LogUnavailable if anything of the loop was lost since that thread began to answer. Raises LoopNotFound.
         """
-        if not self.service(loop).durable:
+        if not self.registry.service(loop).durable:
             return None
         writers = {kind: self._writer(loop, kind) for kind in KINDS}
         marks = [(writer, writer.mark(self._noted.lost.pop((loop, kind), None))) for kind, writer in writers.items()]

@@ -77,7 +77,7 @@ class StandIn(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-class Services:
+class Registry:
     """The loops in service under `home` (a folder). `refresh` follows the local copies, also while requests are answered."""
 
     def __init__(
@@ -93,14 +93,15 @@ class Services:
         threads: int = 1,
     ) -> None:
         self._heartbeat = heartbeat
-        self._home, self._packages, self._online, self._clock = home, packages, online, clock
-        self._watcher = watcher or Watcher(lambda _loop, _digest: None, lambda _loop, _why: None, lambda _loop, _count: None)
+        self.home, self.clock = home, clock
+        self._packages, self._online = packages, online
+        self.watcher = watcher or Watcher(lambda _loop, _digest: None, lambda _loop, _why: None, lambda _loop, _count: None)
         self._known: list[str] = []
         self._loops: dict[str, InService] = {}
         self._changes = local.Changes(home / "served", clock)
         self._failed: dict[str, float] = {}
         self._switching = threading.RLock()
-        self.package_cache = PackageCache(self._make, budget, self._gone, self._watcher.loaded)
+        self.package_cache = PackageCache(self._make, budget, self._gone, self.watcher.loaded)
         self.explanations = Explanations(packages, self.package_cache.load)
         self._own: dict[str, str] = {}
         """The loop whose own package a digest is, while that package is in service."""
@@ -152,7 +153,7 @@ class Services:
             if found is not None:
                 return found
             failed = self._failed.get(loop)
-            if failed is None or self._clock.monotonic() - failed >= RETRY_SECONDS:
+            if failed is None or self.clock.monotonic() - failed >= RETRY_SECONDS:
                 found = self._try(loop)
             if found is None:
                 raise Unavailable(f"loop {loop!r} cannot be served at the moment")
@@ -171,7 +172,7 @@ class Services:
         if changed:
             self._known = self._changes.loops
         few = len(self._known) <= local.FEW
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         again = [loop for loop, failed in list(self._failed.items()) if now - failed >= RETRY_SECONDS]
         switched = []
         for loop in dict.fromkeys([*changed, *again]):
@@ -187,13 +188,13 @@ class Services:
         """Switch to what the local copy says; None if that cannot be."""
         copy: local.ReleaseFile | None = None
         try:
-            copy = local.read(self._home / "served" / f"{loop}.json")
+            copy = local.read(self.home / "served" / f"{loop}.json")
             found = None if copy is None else self._switch(loop, copy)
         except Exception as error:  # noqa: BLE001  # a runtime that chokes on a package must not end the following
             known = isinstance(error, LoopwrightError)
-            self._failed[loop] = self._clock.monotonic()
+            self._failed[loop] = self.clock.monotonic()
             why = str(error) if known else f"it cannot be loaded: {type(error).__name__}"
-            self._watcher.refused(loop, why)
+            self.watcher.refused(loop, why)
             stands_in = self._stand_in(loop, copy, why) if copy is not None and loop not in self._loops else None
             if self._heartbeat is not None and copy is not None:
                 self._heartbeat.refuses(copy.state)
@@ -206,15 +207,15 @@ class Services:
         declared, found = copy.state.champion, None
         for state in reversed(copy.past):
             package = state.champion.package
-            if package == declared.package or (self._home / "bad" / f"{package}.json").exists():
+            if package == declared.package or (self.home / "bad" / f"{package}.json").exists():
                 continue
             try:
                 found = self._switch(loop, msgspec.structs.replace(copy, state=state))
                 break
             except Exception as error:  # noqa: BLE001  # as in `_try`: whatever it is, the one before may do
-                self._watcher.refused(loop, f"package {package[:12]} cannot stand in: {type(error).__name__}: {error}")
+                self.watcher.refused(loop, f"package {package[:12]} cannot stand in: {type(error).__name__}: {error}")
         instead = found.predictor.digest if found is not None else ""
-        self._watcher.stood_in(loop, declared.package, instead, why)
+        self.watcher.stood_in(loop, declared.package, instead, why)
         return found
 
     def _gone(self, digests: list[str]) -> None:
@@ -238,8 +239,8 @@ class Services:
             copy.state,
             predictor,
             self.package_cache,
-            self._clock,
-            lambda why: self._watcher.refused(loop, why),
+            self.clock,
+            lambda why: self.watcher.refused(loop, why),
             before.segments if before is not None else None,
             LOAD_SECONDS,
         )
@@ -264,7 +265,7 @@ class Services:
         if self._heartbeat is not None:
             self._heartbeat.serves(copy.state)
         failpoints.hit("release.switched")
-        self._watcher.swapped(loop, predictor.digest)
+        self.watcher.swapped(loop, predictor.digest)
         return service
 
     def _make(self, digest: str) -> Predictor:
@@ -275,7 +276,7 @@ class Services:
             package = open_probed(self._packages, digest, keep=_READ)
             decode = self._shared.decoder(package.manifest)
             package.manifest = msgspec.structs.replace(package.manifest, request=decode.columns, lineage=Lineage())
-            clock, heartbeat = self._clock, self._heartbeat
+            clock, heartbeat = self.clock, self._heartbeat
             predictor = Predictor(package, self._online, clock, self._overruns, self._shared.graph, heartbeat, model=not alone)
             self._names[digest] = package.manifest.output.names
             predictor.check_golden()

@@ -95,7 +95,8 @@ class DataPlane:
         self, router: Router, access: Access, metrics: Metrics, clock: Clock, *, version: str, spans: Spans | None = None
     ) -> None:
         self.ready = False
-        self._router, self._access, self._metrics, self._clock, self._version = router, access, metrics, clock, version
+        self._router, self._registry = router, router.registry
+        self._access, self._metrics, self._clock, self._version = access, metrics, clock, version
         self.batches, self.spans = Batches(router, metrics), spans
         self.batches.traced = spans.answered if spans is not None else None
         self._routes = Routes(DATA_ROUTES)
@@ -144,7 +145,7 @@ class DataPlane:
     def handle(self, request: Request) -> Reply | None:
         """The answer, or None where it comes later."""
         try:
-            if request.loop and not self._router.ready(request.loop):
+            if request.loop and not self._registry.ready(request.loop):
                 self.batches.loading.when_ready(request.loop, lambda error: self._late(request, error))
                 return None
             return self._handlers[request.route.handler](request)
@@ -207,7 +208,7 @@ class DataPlane:
         return reply._replace(extra=((b"allow", ", ".join(sorted(allowed)).encode()),))
 
     def _count(self, request: Request, code: str, status: int, id: str) -> None:
-        self._metrics.failed(request.loop if self._router.knows(request.loop) else "", code)
+        self._metrics.failed(request.loop if self._registry.knows(request.loop) else "", code)
         if self.spans is not None and request.route is not None:
             route = request.route
             self.spans.failed(route.handler, request.loop, id, request.headers, request.started, _about(route, status))
@@ -248,16 +249,16 @@ class DataPlane:
         return None
 
     def _decoded(self, request: Request) -> PredictionCall:
-        rows, single = self._router.service(request.loop).decode(request.body)
+        rows, single = self._registry.service(request.loop).decode(request.body)
         return self._rows(request, rows, single, lambda answers: [self._seen(a) for a in answers])
 
     def _explained(self, request: Request) -> PredictionCall:
-        service = self._router.service(request.loop)
+        service = self._registry.service(request.loop)
         rows, single = service.decode(request.body)
         _check_explained(service, len(rows))
 
         def seen(answers: list[Prediction]) -> list[Answer]:
-            reasons = self._router.explanations(answers)
+            reasons = self._registry.explanations(answers)
             return [ExplainedAnswer(*astuple(self._seen(a)), *astuple(r)) for a, r in zip(answers, reasons, strict=True)]
 
         return self._rows(request, rows, single, seen)
@@ -275,10 +276,10 @@ class DataPlane:
         return PredictionCall(self, request, ask(rows, id, self._until(request)), reply)
 
     def _until(self, request: Request) -> float:
-        return deadline(request.headers, request.started, self._router.service(request.loop).predictor.deadline)
+        return deadline(request.headers, request.started, self._registry.service(request.loop).predictor.deadline)
 
     def _seen(self, a: Prediction) -> Answer:
-        values = None if a.values is None else dict(zip(self._router.names(a.package), a.values, strict=True))
+        values = None if a.values is None else dict(zip(self._registry.names(a.package), a.values, strict=True))
         return Answer(a.id, a.score, a.label, a.package, a.arm, a.flags, a.segment, values)
 
     def _tensors(self, request: Request, *, explain: bool = False) -> PredictionCall:
@@ -291,10 +292,10 @@ class DataPlane:
             _check_explained(service, len(rows))
 
         def reply(answers: list[Prediction]) -> Reply:
-            found = oip.response(request.loop, tensors.id, answers, tensors.outputs, output, self._router.names)
+            found = oip.response(request.loop, tensors.id, answers, tensors.outputs, output, self._registry.names)
             binary = tensors.binary
             if explain:
-                found["outputs"] += oip.explained(self._router.explanations(answers))
+                found["outputs"] += oip.explained(self._registry.explanations(answers))
                 binary = binary.union(oip.EXPLAINED) if binary else binary
             encoded, head = oip.encode(found, binary)
             if head is None:
@@ -304,7 +305,7 @@ class DataPlane:
         return PredictionCall(self, request, ask(rows, asked_id(request.headers), self._until(request)), reply)
 
     def _outcomes(self, request: Request) -> Reply | None:
-        if len(request.body) <= INLINE_BYTES and not self._router.service(request.loop).durable:
+        if len(request.body) <= INLINE_BYTES and not self._registry.service(request.loop).durable:
             return self._accepted(request)
 
         self.batches.aside(lambda: self._accepted(request), request.answer, lambda error: self.failed(request, error))
@@ -324,7 +325,7 @@ class DataPlane:
 
     def _model_of(self, request: Request) -> InService:
         """What serves the loop in the path. Raises LoopNotFound, and NotFound where the path names another version of it."""
-        service = self._router.service(request.loop)
+        service = self._registry.service(request.loop)
         if request.version:
             oip.check_version(request.loop, request.version, service.predictor.digest)
         return service
@@ -335,7 +336,7 @@ class DataPlane:
 
     def _predict_instances(self, request: Request) -> Reply | None:
         def decoded(asked: Request) -> PredictionCall:
-            rows = self._router.service(asked.loop).decode.check(repository.instances(asked.body))
+            rows = self._registry.service(asked.loop).decode.check(repository.instances(asked.body))
             given = asked_id(asked.headers)
 
             def reply(answers: list[Prediction]) -> Reply:
@@ -346,22 +347,22 @@ class DataPlane:
         return self._asked(request, decoded)
 
     def _models(self, _: Request) -> Reply:
-        return Reply(200, _encode({"models": list(self._router.loops)}))
+        return Reply(200, _encode({"models": list(self._registry.loops)}))
 
     def _config(self, request: Request) -> Reply:
         predictor = self._model_of(request).predictor
         return Reply(200, _encode(repository.config(request.loop, predictor.digest, predictor.package.manifest)))
 
     def _index(self, request: Request) -> Reply:
-        router, ready = self._router, repository.only_ready(bytes(request.body))
-        return Reply(200, _encode(repository.index(router.loops, router.unready, router.loaded, ready=ready)))
+        registry, ready = self._registry, repository.only_ready(bytes(request.body))
+        return Reply(200, _encode(repository.index(registry.loops, registry.unready, registry.loaded, ready=ready)))
 
     def _load(self, _: Request) -> Reply:
         raise NotSupported(repository.NOT_LOADED)
 
     def _all_stats(self, request: Request) -> Reply | None:
         """Statistics of all loops, unless a loop has the name `stats`: then the path is that of its metadata."""
-        if not self._router.knows("stats"):
+        if not self._registry.knows("stats"):
             self._stats(request)
             return None
         request.route, request.loop = _MODEL, "stats"
@@ -369,7 +370,7 @@ class DataPlane:
 
     def _stats(self, request: Request) -> None:
         """Of the loop in the path, or of those in memory."""
-        services = [self._model_of(request)] if request.loop else self._router.loaded
+        services = [self._model_of(request)] if request.loop else self._registry.loaded
         self._metrics.flush()
 
         def work() -> Reply:
@@ -384,16 +385,16 @@ class DataPlane:
         return Reply(200, b'{"live":true}')
 
     def _ready(self, _: Request) -> Reply:
-        unready = self._router.unready
+        unready = self._registry.unready
         ready = self.serves
         return Reply(
-            200 if ready else 503, _encode({"ready": ready, "loops": self._router.loops, "unready": unready, "down": down()})
+            200 if ready else 503, _encode({"ready": ready, "loops": self._registry.loops, "unready": unready, "down": down()})
         )
 
     @property
     def serves(self) -> bool:
         """Whether every loop that is to be served can be, and every thread that is needed for it runs."""
-        return self.ready and not self._router.unready and not down()
+        return self.ready and not self._registry.unready and not down()
 
     def _server(self, _: Request) -> Reply:
         return Reply(200, _encode({"name": "loopwright", "version": self._version, "extensions": oip.EXTENSIONS}))
@@ -408,7 +409,7 @@ class DataPlane:
         self.batches.aside(work, request.answer, lambda error: self.failed(request, error))
 
     def _openapi(self, _: Request) -> Reply:
-        return Reply(200, _encode(openapi.describe(self._version, self._router.loaded)))
+        return Reply(200, _encode(openapi.describe(self._version, self._registry.loaded)))
 
 
 def _about(route: Route, status: int) -> dict[str, str | int]:

@@ -66,7 +66,7 @@ class Batches:
     """
 
     def __init__(self, router: Router, metrics: Metrics) -> None:
-        self._router, self._metrics = router, metrics
+        self._router, self._registry, self._metrics = router, router.registry, metrics
         self._queue: dict[str, deque[PendingRequest]] = {}
         self._scheduled = False
         self._rows = self._asides = 0
@@ -75,7 +75,7 @@ class Batches:
         self._syncs = Pool("log-sync", SYNC_THREADS)
         self._unsynced: dict[str, list[_AnsweredBatch]] = {}
         self.traced: Callable[[Any, Found, float, float], None] | None = None
-        self.loading = Loading(router)
+        self.loading = Loading(router.registry)
 
     def close(self) -> None:
         """Wait for what is being answered aside."""
@@ -213,7 +213,7 @@ class Batches:
     def _unlogged(self, loop: str, found: list[Found], error: LogUnavailable) -> list[Found]:
         """What the loop says where answers were computed and may not last: them all the same, or the error."""
         self._metrics.unlogged(loop, sum(len(f) for f in found if isinstance(f, list)))
-        if self._router.knows(loop) and not self._router.service(loop).refuse_unloggable:
+        if self._registry.knows(loop) and not self._registry.service(loop).refuse_unloggable:
             return found
         return [f if isinstance(f, Exception) else error for f in found]
 

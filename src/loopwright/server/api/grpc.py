@@ -113,12 +113,12 @@ class Door:
         )
         self._calls = 0
         self._sweeping: Repeating | None = None
-        self._router, self._access, self._metrics = router, access, metrics
+        self._registry, self._access, self._metrics = router.registry, access, metrics
         self._batches, self._ready, self._version = batches, ready, version
         self._server: Any = None
         self._held, self._closing = 0, False
         self._large = Pool("large-calls", 2)
-        self._repository = Repository(router, metrics, self._service, self._aside)
+        self._repository = Repository(router.registry, metrics, self._service, self._aside)
 
     async def open(self, address: str) -> int:
         """Serve at `host:port`, which other workers may share; the port. To be called in the loop. Raises RuntimeError where it is taken."""
@@ -217,7 +217,7 @@ class Door:
                 code, text, trailing = self._told(error, loop)
                 if self._spans is not None and kind == "ModelInferRequest":
                     about = {**_ABOUT, "rpc.response.status_code": code.name}
-                    known = loop if self._router.knows(loop) else ""
+                    known = loop if self._registry.knows(loop) else ""
                     self._spans.failed("infer", known, given_id(headers) or os.urandom(16).hex(), headers, 0.0, about)
             except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets a status and the server lives
                 LOG.error("%s over gRPC failed", kind, exc_info=error)
@@ -235,7 +235,7 @@ class Door:
     def _told(self, error: LoopwrightError, loop: str) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
         """The status of an error, its text, and when to try again."""
         status, code = status_of(error)
-        self._metrics.failed(loop if self._router.knows(loop) else "", code)
+        self._metrics.failed(loop if self._registry.knows(loop) else "", code)
         text: str = oip.error(describe(error))["error"]
         again = (("grpc-retry-pushback-ms", "1000"),) if status == 503 else ()
         code_ = (
@@ -255,9 +255,9 @@ class Door:
         """Of this server (""), of its service by name, of a loop. Raises NotFound for what is none of them."""
         ready = self._ready()
         if asked.service not in ("", _SERVICE, _HEALTH):
-            if not self._router.knows(asked.service):
+            if not self._registry.knows(asked.service):
                 raise NotFound("service", asked.service)
-            ready = asked.service not in self._router.unready
+            ready = asked.service not in self._registry.unready
         return messages()["HealthCheckResponse"](status=1 if ready else 2)
 
     async def _server_metadata(self, _: Any, __: Any, ___: Any) -> Any:
@@ -267,7 +267,7 @@ class Door:
 
     async def _service(self, loop: str, version: str) -> InService:
         await self._batches.loading.ready(loop)
-        service = self._router.service(loop)
+        service = self._registry.service(loop)
         oip.check_version(loop, version, service.predictor.digest)
         return service
 
@@ -297,7 +297,7 @@ class Door:
             return tensors, service.decode.check(tensors.rows)
 
         def encoded(answers: list[Prediction]) -> Any:
-            told = oip.response(asked.model_name, tensors.id, answers, tensors.outputs, output, self._router.names)
+            told = oip.response(asked.model_name, tensors.id, answers, tensors.outputs, output, self._registry.names)
             return _response(told, as_raw=bool(asked.raw_input_contents))
 
         large = asked.ByteSize() > INLINE_BYTES

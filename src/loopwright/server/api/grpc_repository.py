@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from loopwright.base.errors import NotSupported
-from loopwright.deploy.serving.engine import Router
-from loopwright.deploy.serving.registry import InService
+from loopwright.deploy.serving.registry import InService, Registry
 from loopwright.server.api import repository
 from loopwright.server.api.grpc_messages import messages
 from loopwright.server.api.metrics import Metrics
@@ -24,12 +23,12 @@ class Repository:
 
     def __init__(
         self,
-        router: Router,
+        registry: Registry,
         metrics: Metrics,
         service: Callable[[str, str], Awaitable[InService]],
         aside: Callable[..., Awaitable[Any]],
     ) -> None:
-        self._router, self._metrics, self._service, self._aside = router, metrics, service, aside
+        self._registry, self._metrics, self._service, self._aside = registry, metrics, service, aside
         self.methods: dict[str, tuple[Permission, Any]] = {
             "ModelConfig": ("observe", self._config),
             "ModelStatistics": ("observe", self._statistics),
@@ -47,7 +46,7 @@ class Repository:
 
     async def _statistics(self, request: Any, _: Any, __: Any) -> Any:
         """Of one loop, or of those in memory where none is named."""
-        services = [await self._service(request.name, request.version)] if request.name else self._router.loaded
+        services = [await self._service(request.name, request.version)] if request.name else self._registry.loaded
         self._metrics.flush()
         found = await self._aside(self._metrics.statistics)
         stats = repository.model_statistics(services, found)
@@ -56,8 +55,7 @@ class Repository:
         return messages()["ModelStatisticsResponse"](model_stats=stats)
 
     async def _index(self, request: Any, _: Any, __: Any) -> Any:
-        router = self._router
-        models = repository.index(router.loops, router.unready, router.loaded, ready=request.ready)
+        models = repository.index(self._registry.loops, self._registry.unready, self._registry.loaded, ready=request.ready)
         return messages()["RepositoryIndexResponse"](models=models)
 
     async def _load(self, _: Any, __: Any, ___: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from loopwright.base.errors import LoopNotFound, Overloaded
 from loopwright.base.supervision import Pool
-from loopwright.deploy.serving.engine import Router
+from loopwright.deploy.serving.registry import Registry
 
 MOST_WAITING = 1024
 
@@ -22,8 +22,8 @@ def settle() -> None:
 class Loading:
     """Loads one loop at a time, in the order in which they were asked. Used in the event loop's thread; `close` waits for the last."""
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
         self._thread = Pool("loading", 1)
         self._waiting: dict[str, list[Then]] = {}
         self._count = 0
@@ -34,8 +34,8 @@ class Loading:
 
     def when_ready(self, loop: str, then: Then) -> None:
         """Call `then` once the loop is ready, or with the error that it is not. Raises LoopNotFound, and Overloaded when too many wait."""
-        if not self._router.knows(loop):
-            raise LoopNotFound(loop, self._router.loops[:5])
+        if not self._registry.knows(loop):
+            raise LoopNotFound(loop, self._registry.loops[:5])
         if self._count >= MOST_WAITING:
             raise Overloaded("more requests are waiting for packages to be loaded than can be held; try again")
         self._count += 1
@@ -46,14 +46,14 @@ class Loading:
         self._waiting[loop] = [then]
 
         def work() -> None:
-            self._router.load(loop)
+            self._registry.load(loop)
             settle()
 
         self._thread.run(work, lambda _: self._loaded(loop, None), lambda error: self._loaded(loop, error))
 
     async def ready(self, loop: str) -> None:
         """Wait until the loop is ready. Raises as `when_ready`, and what loading it raises."""
-        if self._router.ready(loop):
+        if self._registry.ready(loop):
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

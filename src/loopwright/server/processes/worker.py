@@ -27,7 +27,7 @@ from loopwright.base.settings import Settings, load_settings
 from loopwright.base.supervision import Component, Repeating, report_to, together, watch_event_loop
 from loopwright.deploy.serving.engine import Router
 from loopwright.deploy.serving.heartbeat import Heartbeat
-from loopwright.deploy.serving.registry import STAND_INS, StandIn, Watcher
+from loopwright.deploy.serving.registry import STAND_INS, Registry, StandIn, Watcher
 from loopwright.deploy.serving.release_files import replace
 from loopwright.server.api.access import Access
 from loopwright.server.api.app import DataPlane
@@ -61,14 +61,16 @@ def work(home: Home, listening: socket.socket, link: socket.socket, heartbeat: H
 
     budget = home.settings.memory * 2**20
     router = Router(
-        home.path,
-        home.packages,
-        home.online,
-        home.clock,
-        _watcher(metrics, heartbeat.path.with_name(STAND_INS)),
-        budget=budget,
-        heartbeat=heartbeat,
-        threads=home.settings.threads,
+        Registry(
+            home.path,
+            home.packages,
+            home.online,
+            home.clock,
+            _watcher(metrics, heartbeat.path.with_name(STAND_INS)),
+            budget=budget,
+            heartbeat=heartbeat,
+            threads=home.settings.threads,
+        )
     )
     spans = _spans(home, metrics)
     app = DataPlane(router, Access(home.settings, always=False), metrics, home.clock, version=__version__, spans=spans)
@@ -79,14 +81,14 @@ def work(home: Home, listening: socket.socket, link: socket.socket, heartbeat: H
         app.ready = False
 
     def follow() -> None:
-        if router.refresh():
+        if router.registry.refresh():
             settle()
 
     def end() -> None:
         server.should_exit = True
 
     sys.setswitchinterval(SWITCH_SECONDS)
-    router.refresh()
+    router.registry.refresh()
     gc.collect()
     gc.freeze()  # what is there by now stays: the collector need not look at it again, which takes it 17 ms
     app.ready = True
