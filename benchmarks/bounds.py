@@ -36,7 +36,7 @@ from loopwright.server.api.spans import Spans
 from loopwright.stores.home import Home
 from loopwright.stores.ledger import Ledger
 from loopwright.tasks import metrics
-from loopwright.verbs import act
+from loopwright.verbs.rollback import rollback
 
 LIBRARIES = ("onnxruntime", "msgspec", "uvloop", "httptools", "numpy", "sqlalchemy")
 PREDICT = f"/loops/{LOOP}/predict"
@@ -101,7 +101,7 @@ def rollbacks(folder: Path, rounds: int) -> Iterator[Bound]:
                 digest = digests[number % 2]
 
                 def whole() -> None:
-                    act.rollback(who, LOOP, to=digest[:12], why="a measurement")
+                    rollback(who, LOOP, to=digest[:12], why="a measurement")
                     until(lambda: seen_by_all(server, digest))
 
                 return seconds_of(whole)
@@ -114,7 +114,7 @@ def rollbacks(folder: Path, rounds: int) -> Iterator[Bound]:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/none?connect_timeout=5"
             mute = Home(Settings(home=home.path, ledger=url, by="bench"), home.clock)
-            took = seconds_of(lambda: act.rollback(mute, LOOP, why="a measurement"))
+            took = seconds_of(lambda: rollback(mute, LOOP, why="a measurement"))
         yield Bound("the same with a ledger that never answers", took, 2.0)
 
 

@@ -21,7 +21,7 @@ GUARDED_IMPORTS: dict[str, tuple[str, ...]] = {
     "shutil.unpack_archive": (),
     "zipfile": ("data/",),  # a .zip with one CSV file is a source for ingestion; it is read, never unpacked
     "runpy": (),
-    "sqlite3": ("stores/ledger/", "stores/online/embedded.py", "verbs/keep.py"),  # doctor tells the library's version
+    "sqlite3": ("stores/ledger/", "stores/online/embedded.py", "verbs/doctor.py"),  # doctor tells the library's version
     "sqlalchemy": ("stores/ledger/", "data/ingest/query.py"),  # a query is a source of rows
     "psycopg": ("stores/ledger/",),
     "alembic": ("stores/ledger/",),
@@ -40,7 +40,7 @@ GUARDED_CALLS: dict[str, tuple[str, ...]] = {
     "numpy.load": (),
     "np.load": (),
     "tempfile.mktemp": (),
-    "importlib.util.spec_from_file_location": ("loop.py", "verbs/act.py"),  # the user's own files, in the user's own process
+    "importlib.util.spec_from_file_location": ("loop.py", "verbs/demo.py"),  # the user's own files, in the user's own process
     "shutil.unpack_archive": (),
     "subprocess.getoutput": (),
     "subprocess.getstatusoutput": (),

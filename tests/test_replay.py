@@ -17,8 +17,7 @@ from loopwright.loop import load_loop
 from loopwright.records.turns import Turn
 from loopwright.records.windows import Alert, Quality, Trigger, Window
 from loopwright.replay import ReplayRun, compare, edges, replay, workspace
-from loopwright.verbs.act import summarise
-from loopwright.verbs.results import Replayed
+from loopwright.verbs.replay import Replayed, summarise
 
 Rows = list[dict[str, Any]]
 LOOP = load_loop(FILE)

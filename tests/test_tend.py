@@ -24,7 +24,7 @@ from loopwright.base.errors import Damaged, PredictionNotFound
 from loopwright.base.holder import Holder, encode_holder, this_process
 from loopwright.base.ids import new_id
 from loopwright.cli.answer import is_yes
-from loopwright.cli.render import show
+from loopwright.cli.terminal import show
 from loopwright.console.app import routes
 from loopwright.console.pages import Verbs, loop_page
 from loopwright.data.examples.context import needs
@@ -46,7 +46,12 @@ from loopwright.stores.prediction_log.segment import log_folder
 from loopwright.stores.upkeep_state import read_upkeep_state
 from loopwright.tend import DAMAGED, FAILING, JUMPED, LOSING, RETRY_AFTER, UNTOLD, Upkeep, _retrain, loops, needed, tend, upkeep
 from loopwright.turn import turn
-from loopwright.verbs import act, look, overview
+from loopwright.verbs.leaderboard import leaderboard
+from loopwright.verbs.loop_page import loop_page as loop_page_verb
+from loopwright.verbs.loop_status import loop_status, loops_status
+from loopwright.verbs.status import status
+from loopwright.verbs.tend import tend as tend_verb
+from loopwright.verbs.trace import trace
 
 LOOP = load_loop(FILE)
 NOW = DRIFT + WEEK
@@ -293,12 +298,12 @@ def test_damage_of_the_log_is_told_once_until_somebody_has_looked(home: Home) ->
     [alert] = told()
     assert (alert.severity, alert.state) == ("critical", "open")
     assert damaged.name in alert.detail
-    assert look.loop_status(home, LOOP.name).damaged == [f"predictions/{damaged.name}.damaged"]
+    assert loop_status(home, LOOP.name).damaged == [f"predictions/{damaged.name}.damaged"]
     assert noted(home.path) == {LOOP.name: 1}
     shutil.rmtree(folder / "quarantine")
     tend(home, owner="a", retrain=False)
     assert [a.state for a in told()] == ["open", "closed"]
-    assert look.loop_status(home, LOOP.name).damaged == []
+    assert loop_status(home, LOOP.name).damaged == []
     assert noted(home.path) == {}
 
 
@@ -319,7 +324,7 @@ def test_what_is_old_goes_and_what_windows_and_training_need_stays(home: Home) -
     assert (done.before, done.deleted) == (needed, had - rows())
     old = new_id(needed - dt.timedelta(days=1))
     with pytest.raises(PredictionNotFound, match="are not kept"):
-        look.trace(home, old)
+        trace(home, old)
     again = tend(short, owner="a", retrain=False)
     assert again.loops[LOOP.name].watched.qualities == [], "no window is measured again for the rows that went"
 
@@ -344,10 +349,10 @@ def test_poisoned_loops_stop_no_other_loop_and_are_alerted_once(home: Home) -> N
     for name, step in (("a-broken", "read declaration"), ("b-poisoned", "find windows due")):
         [entry] = [e for e in home.ledger.find(Alert, loop=name, key=FAILING) if e.record.sent]
         assert (entry.record.state, entry.record.repeats, step in entry.record.title) == ("open", 0, True)
-    asked = act.tend(home, once=True, no_retrain=True)
+    asked = tend_verb(home, once=True, no_retrain=True)
     assert (asked.leader, asked.ok, is_yes(asked)) == (False, False, False), "another process tends: nothing was done"
     home.ledger.unlock("tend", "a")
-    asked = act.tend(home, once=True, no_retrain=True)
+    asked = tend_verb(home, once=True, no_retrain=True)
     assert (asked.leader, asked.ok, is_yes(asked)) == (True, False, False), "steps failed"
     shutil.rmtree(home.path / "lake" / "predictions.b-poisoned")
     tend(home, owner="a", retrain=False)
@@ -401,15 +406,15 @@ def test_status_shows_every_loop_where_one_cannot_be_read(home: Home) -> None:
     home.ledger.put(msgspec.structs.replace(record, declaration={"name": "a-broken"}), loop="a-broken", key="a-broken")
     state = serving(home, "late")
     assert state is not None
-    found = overview.status(home)
+    found = status(home)
     assert {loop.name: bool(loop.trouble) for loop in found.loops} == {"a-broken": True, "b-poisoned": True, "late": False}
     shutil.rmtree(home.path / "packages" / state.champion.package)
-    [late] = [loop for loop in overview.status(home).loops if loop.name == "late"]
+    [late] = [loop for loop in status(home).loops if loop.name == "late"]
     assert (late.serving, late.candidate, late.predictions > 0, is_yes(found)) == (state.champion.package, "", True, False)
     [deploy] = [stage for stage in late.stages if stage.stage == "deploy"]
     assert (deploy.state, "no package" in deploy.detail) == ("alert", True)
     asked = predictions(home, "late", columns=["_id"])["_id"][0].as_py()
-    traced = look.trace(home, asked)
+    traced = trace(home, asked)
     assert (traced.id, traced.package, traced.features, "no package" in traced.trouble) == (asked, late.serving, {}, True)
     assert "order" in traced.request
     show(traced)
@@ -422,7 +427,7 @@ def test_loop_whose_declaration_is_lawful_no_longer_is_shown_with_the_reason_and
     record = LOOP.record("old/loop.py")
     older = {**record.declaration, "name": "older", "monitor": {**record.declaration["monitor"], "every": "0d"}}
     home.ledger.put(msgspec.structs.replace(record, name="older", declaration=older), loop="older", key="older")
-    found = {loop.name: loop for loop in overview.status(home).loops}
+    found = {loop.name: loop for loop in status(home).loops}
     [scope] = [stage for stage in found["older"].stages if stage.stage == "scope"]
     for said in ("every: '0d' is not at least 1m", "loopwright run old/loop.py"):
         assert said in scope.detail
@@ -430,9 +435,9 @@ def test_loop_whose_declaration_is_lawful_no_longer_is_shown_with_the_reason_and
     done = tend(home, owner="a", retrain=False)
     assert {problem.where for problem in done.failed} == {"older: read declaration"}
     assert done.loops["late"].watched.windows
-    assert look.loop_page(home, "older").status.trouble
+    assert loop_page_verb(home, "older").status.trouble
     with pytest.raises(Damaged, match="every: '0d'"):
-        look.leaderboard(home, "older")
+        leaderboard(home, "older")
     with served([*routes(home)]) as address:
         for path in ("/", "/index.json", "/loops/late", "/loops/older", "/loops/older.json"):
             with urllib.request.urlopen(address + path) as page:
@@ -476,7 +481,7 @@ def accounted(home: Home, loop: str, week: int, low: float, high: float) -> None
 
 def shown(home: Home) -> dict[str, str]:
     """The states of monitor and business: the same in status, the console's page, its JSON, and the metrics."""
-    told = {s.stage: s.state for s in overview.loops_status(home, [small.LOOP])[0].stages if s.stage in ("monitor", "business")}
+    told = {s.stage: s.state for s in loops_status(home, [small.LOOP])[0].stages if s.stage in ("monitor", "business")}
     page = loop_page(Verbs(home), small.LOOP)
     assert {s.stage: s.state for s in page.status.stages if s.stage in told} == told
     metrics = Metrics(upkeep=home.folder("run")).text().decode()
@@ -497,7 +502,7 @@ def test_a_loop_that_loses_money_over_the_horizon_is_not_ok_although_its_last_we
         release(home, small.LOOP, small.package(home.packages, weight=0.06).digest, why="again")
         tend(home, owner="a", retrain=False)
         assert shown(home)["business"] == "alert"
-        detail = overview.loops_status(home, [small.LOOP])[0].stages[-1].detail
+        detail = loops_status(home, [small.LOOP])[0].stages[-1].detail
         assert "4 weeks to 2024-05-01" in detail, "the good week lies before the horizon of 28 days"
         assert "-715 USD" in detail
         assert [(a.key, a.severity) for a in open_alerts(home, small.LOOP)] == [(LOSING, "critical")]

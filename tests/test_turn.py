@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.cli.test_render import text_of
+from tests.cli.test_terminal import text_of
 from tests.journeys import synthetic
 from tests.journeys.synthetic import FILE, START, WEEK
 
@@ -31,8 +31,10 @@ from loopwright.records.examples import Examples
 from loopwright.records.releases import BadPackage
 from loopwright.records.turns import STAGES, LoopRecord, Step, Turn
 from loopwright.turn import turn
-from loopwright.verbs import act
-from loopwright.verbs.overview import status
+from loopwright.verbs.release import release
+from loopwright.verbs.rollback import rollback as rollback_verb
+from loopwright.verbs.run import run
+from loopwright.verbs.status import status
 
 
 @pytest.fixture(scope="module")
@@ -518,16 +520,16 @@ def test_release_heuristic_serves_the_rule_and_no_turn_replaces_it(home: Home, l
     model = serving(home, loop.name)
     assert model is not None
     with pytest.raises(UsageError, match="--why"):
-        act.release(home, loop.name, "heuristic")
-    state = act.release(home, loop.name, "heuristic", why="it loses money", request_id="once")
+        release(home, loop.name, "heuristic")
+    state = release(home, loop.name, "heuristic", why="it loses money", request_id="once")
     assert (state.generation, state.by, state.why) == (model.generation + 1, home.by, "it loses money")
     assert home.packages.manifest(state.champion.package).phase == 1
     assert state.champion.role == "champion", "the rule is a package of its own: its answers are not degraded"
     gate = home.ledger.latest(GateResult, loop=loop.name, key=state.champion.package)
     assert gate is not None
     assert "probe" in [check.name for check in gate.record.checks if check.passed]
-    assert act.release(home, loop.name, "heuristic", why="it loses money", request_id="once").generation == state.generation
-    assert act.release(home, loop.name, "heuristic", why="again").generation == state.generation, "it serves already"
+    assert release(home, loop.name, "heuristic", why="it loses money", request_id="once").generation == state.generation
+    assert release(home, loop.name, "heuristic", why="again").generation == state.generation, "it serves already"
     home.clock.advance(WEEK)  # type: ignore[attr-defined]  # a simulated clock
     steps = {s.stage: s for s in turn(home, loop, cause="drift", why="wind drifted", refit=True)}
     assert steps["deploy"].output["released"] is False
@@ -537,7 +539,7 @@ def test_release_heuristic_serves_the_rule_and_no_turn_replaces_it(home: Home, l
     assert now.arms == state.arms
     winner = steps["develop"].output["winner"]
     assert home.packages.manifest(winner).phase > 1, "what would replace it is made all the same, for a person to release"
-    assert act.release(home, loop.name, winner[:12], why="it earns again").champion.package == winner
+    assert release(home, loop.name, winner[:12], why="it earns again").champion.package == winner
 
 
 def test_turn_that_trains_nothing_does_not_undo_a_rollback(home: Home, loop: Loop) -> None:
@@ -546,7 +548,7 @@ def test_turn_that_trains_nothing_does_not_undo_a_rollback(home: Home, loop: Loo
     state = serving(home, loop.name)
     assert state is not None
     assert state.champion.package == second != first
-    assert act.rollback(home, loop.name, why="the first was better").champion.package == first
+    assert rollback_verb(home, loop.name, why="the first was better").champion.package == first
     again = turn(home, loop)
     assert again[2].output["reused"]
     assert again[3].output["released"] is False
@@ -567,21 +569,21 @@ def test_force_puts_the_heuristic_into_service_by_its_digest(home: Home, loop: L
     board = home.ledger.get(output["leaderboard"], Leaderboard).record
     rule = next(row.package for row in board.rows if row.phase == 1)
     with pytest.raises(GateFailed, match="target be right"):
-        act.release(home, loop.name, rule, why="by hand")
+        release(home, loop.name, rule, why="by hand")
     with pytest.raises(UsageError, match="--why"):
-        act.release(home, loop.name, rule, force=True)
-    assert act.release(home, loop.name, rule, why="the model loses money", force=True).champion.package == rule
+        release(home, loop.name, rule, force=True)
+    assert release(home, loop.name, rule, why="the model loses money", force=True).champion.package == rule
 
 
 def test_release_without_a_package_takes_no_winner_of_as_of(home: Home, loop: Loop) -> None:
     past = (START - WEEK).isoformat()
-    act.run(home, str(FILE), until="develop", as_of="7 days ago")
+    run(home, str(FILE), until="develop", as_of="7 days ago")
     with pytest.raises(NotFound, match="released by its package's name"):
-        act.release(home, "late")
-    newest = act.run(home, str(FILE), until="develop").winner
-    early = act.run(home, str(FILE), until="develop", as_of=past).winner
+        release(home, "late")
+    newest = run(home, str(FILE), until="develop").winner
+    early = run(home, str(FILE), until="develop", as_of=past).winner
     assert early != newest
-    assert act.release(home, "late").champion.package == newest
+    assert release(home, "late").champion.package == newest
     state = serving(home, loop.name)
     assert state is not None
     assert state.champion.package == newest
@@ -589,15 +591,15 @@ def test_release_without_a_package_takes_no_winner_of_as_of(home: Home, loop: Lo
 
 def test_backdated_turn_replaces_nothing_that_serves_unless_the_guard_is_overridden(home: Home, loop: Loop) -> None:
     past = (START - WEEK).isoformat()
-    first = act.run(home, str(FILE), as_of=past)
+    first = run(home, str(FILE), as_of=past)
     assert first.released, "nothing served before"
     home.clock.advance(WEEK)  # type: ignore[attr-defined]  # a simulated clock
     before = serving(home, loop.name)
-    early = act.run(home, str(FILE), as_of=(START - WEEK / 2).isoformat())
+    early = run(home, str(FILE), as_of=(START - WEEK / 2).isoformat())
     assert (early.released, early.reasons) == (False, [])
     assert early.next_step == f"`loopwright release late {early.winner[:12]}` puts it into service"
     assert serving(home, loop.name) == before
-    asked = act.run(home, str(FILE), as_of=(START - WEEK / 2).isoformat(), despite_guard=True, why="on purpose")
+    asked = run(home, str(FILE), as_of=(START - WEEK / 2).isoformat(), despite_guard=True, why="on purpose")
     assert asked.released
     state = serving(home, loop.name)
     assert state is not None
@@ -605,18 +607,18 @@ def test_backdated_turn_replaces_nothing_that_serves_unless_the_guard_is_overrid
 
 
 def test_turn_that_changes_nothing_in_service_says_so(home: Home) -> None:
-    first, second = (act.run(home, str(FILE)) for _ in range(2))
+    first, second = (run(home, str(FILE)) for _ in range(2))
     assert (first.released, first.serves_already) == (True, False)
     assert second.serves_already
     assert second.released, "what won serves"
 
 
 def test_run_says_which_rows_were_left_out_and_why(home: Home) -> None:
-    data = act.run(home, str(FILE), until="data")
+    data = run(home, str(FILE), until="data")
     examples = home.ledger.find(Examples)[0].record
     assert data.rows_left_out == {why: count for why, count in examples.excluded.items() if count}
     assert {"outcome pending", "outcome never came"} <= data.rows_left_out.keys()
-    done = act.run(home, str(FILE))
+    done = run(home, str(FILE))
     split = home.packages.manifest(done.winner).split
     assert split is not None
     assert split.left_out
@@ -624,7 +626,7 @@ def test_run_says_which_rows_were_left_out_and_why(home: Home) -> None:
     assert done.left_out == {}, "of candidates"
     shown = " ".join(text_of(done).split())
     assert "rows left out: " + "; ".join(f"{count:,} {why}" for why, count in done.rows_left_out.items()) in shown
-    later = act.run(home, str(FILE), until="data")
+    later = run(home, str(FILE), until="data")
     assert (later.turn != done.turn, later.verdict, later.winner) == (True, "", ""), "nothing of an earlier turn"
 
 
@@ -640,11 +642,11 @@ def break_package(home: Home, package: str, how: str) -> None:
 @pytest.mark.parametrize("how", ["gone", "damaged"])
 @pytest.mark.parametrize("more", [{}, {"fresh": True}, {"refit": True, "cause": "drift", "why": "wind drifted"}])
 def test_serving_package_that_cannot_be_read_is_replaced_by_the_next_turn(home: Home, how: str, more: dict[str, Any]) -> None:
-    before = act.run(home, str(FILE)).winner
+    before = run(home, str(FILE)).winner
     break_package(home, before, how)
-    held = act.run(home, str(FILE), no_release=True, **more)
+    held = run(home, str(FILE), no_release=True, **more)
     assert (held.released, held.winner != before) == (False, True), held
-    done = act.run(home, str(FILE), **more)
+    done = run(home, str(FILE), **more)
     assert done.released, done
     state = serving(home, "late")
     assert state is not None
@@ -658,12 +660,12 @@ def test_serving_package_that_cannot_be_read_is_replaced_by_the_next_turn(home: 
 
 @pytest.mark.parametrize("how", ["gone", "damaged"])
 def test_serving_package_that_cannot_be_read_is_replaced_by_hand(home: Home, how: str) -> None:
-    before = act.run(home, str(FILE)).winner
+    before = run(home, str(FILE)).winner
     board = home.ledger.latest(Leaderboard, loop="late")
     assert board is not None
     other = next(row.package for row in board.record.rows if row.phase > 1 and row.package != before)
     break_package(home, before, how)
-    state = act.release(home, "late", "heuristic", why="what served cannot be read")
+    state = release(home, "late", "heuristic", why="what served cannot be read")
     assert home.packages.manifest(state.champion.package).phase == 1
     break_package(home, state.champion.package, how)
-    assert act.release(home, "late", other, why="nor can the rule").champion.package == other
+    assert release(home, "late", other, why="nor can the rule").champion.package == other

@@ -24,7 +24,7 @@ def test_onnxruntime_imported_before_loopwright_is_a_warning_and_a_fault_in_doct
     code = (
         "import sys, types; sys.modules['onnxruntime'] = types.ModuleType('onnxruntime')\n"  # the real one would begin to send
         "import loopwright; from loopwright.base import telemetry; print(telemetry.problem()); "
-        "from loopwright import Home; from loopwright.verbs.keep import doctor; from loopwright.base.settings import load_settings; "
+        "from loopwright import Home; from loopwright.verbs.doctor import doctor; from loopwright.base.settings import load_settings; "
         "import tempfile; home = Home(load_settings({'home': tempfile.mkdtemp()})); "
         "print([item.ok for item in doctor(home).items if item.name == 'telemetry']); home.close()"
     )

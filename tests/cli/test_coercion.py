@@ -24,7 +24,7 @@ def take(
     SEEN.update(sources=sources, name=name, limit=limit, to=to, deep=deep)
 
 
-TAKE = Verb(name="take", stage="loop", call=take, help="Take.", example="loopwright take a", changes=False)
+TAKE = Verb(name="take", stage="loop", function=take, help="Take.", example="loopwright take a", changes=False)
 
 
 def test_values_reach_the_verb_in_their_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,22 +13,14 @@ from loopwright.records.prediction import Contributions
 from loopwright.records.profiles import ColumnProfile, DayCount, Profile
 from loopwright.records.releases import Arm, ReleaseState
 from loopwright.records.windows import Alert, ColumnWindow, Quality, ValueWindow, Window
-from loopwright.verbs.results import (
-    DriftReport,
-    FileUsed,
-    History,
-    LoggedPrediction,
-    LoopPage,
-    LoopStatus,
-    PredictionList,
-    Replayed,
-    Retraining,
-    StageState,
-    Status,
-    Trace,
-    TracedOutcome,
-    Week,
-)
+from loopwright.verbs.drift import DriftReport
+from loopwright.verbs.history import History
+from loopwright.verbs.loop_page import LoopPage
+from loopwright.verbs.loop_status import LoopStatus, Retraining, StageState
+from loopwright.verbs.predictions import LoggedPrediction, PredictionList
+from loopwright.verbs.replay import Replayed, Week
+from loopwright.verbs.status import Status
+from loopwright.verbs.trace import FileUsed, Trace, TracedOutcome
 
 LOOP = "late-arrival"
 START = datetime(2013, 4, 1, tzinfo=UTC)

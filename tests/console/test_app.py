@@ -22,7 +22,10 @@ from loopwright.console.app import PAGES, routes, routes_over
 from loopwright.console.pages import home_page
 from loopwright.records.evaluation import FleetBoard, SegmentModel
 from loopwright.stores.home import Home
-from loopwright.verbs.results import FleetStatus, LoopPage, Status, Trace
+from loopwright.verbs.loop_page import LoopPage
+from loopwright.verbs.loop_status import FleetStatus
+from loopwright.verbs.status import Status
+from loopwright.verbs.trace import Trace
 
 EVIL = "<script>alert('x')</script>"
 

@@ -5,7 +5,8 @@ from tests.console import sample
 from tests.deploy.loops import LOOP, declared, opened
 
 from loopwright.console import pages
-from loopwright.verbs.results import LoopPage, Status
+from loopwright.verbs.loop_page import LoopPage
+from loopwright.verbs.status import Status
 
 
 class Counting(sample.Sample):

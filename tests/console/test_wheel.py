@@ -7,7 +7,7 @@ from tests.console import sample
 from loopwright.console import wheel
 from loopwright.records.conditions import Condition
 from loopwright.records.turns import STAGES
-from loopwright.verbs.results import LoopStatus, StageState
+from loopwright.verbs.loop_status import LoopStatus, StageState
 
 
 def test_every_stage_has_its_discipline_and_three_skills() -> None:

@@ -34,7 +34,8 @@ from loopwright.stores.packages.sandbox import Limits
 from loopwright.stores.packages.store import Package, encode_json
 from loopwright.stores.prediction_log.segment import log_folder
 from loopwright.stores.prediction_log.writer import LogWriter
-from loopwright.verbs import act, look
+from loopwright.verbs.release import release
+from loopwright.verbs.trace import trace
 
 GOOD, EXAMPLES = "good.txt", "examples.parquet"
 SECRET = "secret.bin"
@@ -185,7 +186,7 @@ def put(home: Home, base: Package, changes: Mapping[str, Any]) -> str:
 
 
 def _release(home: Home, digest: str) -> str:
-    return str(act.release(home, LOOP, digest))
+    return str(release(home, LOOP, digest))
 
 
 def _gate(home: Home, digest: str) -> str:
@@ -223,7 +224,7 @@ def _trace(home: Home, digest: str) -> str:
     prediction = _prediction(digest)
     with LogWriter(log_folder(home.path, LOOP), "predictions") as writer:
         writer.append([prediction])
-    return str(look.trace(home, prediction.id))
+    return str(trace(home, prediction.id))
 
 
 def _prediction(digest: str) -> Prediction:

@@ -19,7 +19,8 @@ from loopwright.deploy.serving import release_files
 from loopwright.records.releases import ReleaseState
 from loopwright.stores.home import Home
 from loopwright.stores.ledger import Entry, Ledger
-from loopwright.verbs import act
+from loopwright.verbs.release import release
+from loopwright.verbs.rollback import rollback
 
 
 @pytest.fixture
@@ -168,13 +169,13 @@ def test_of_many_rollbacks_from_one_generation_one_is_made(home: Home, down: boo
 
 def test_idempotency_key_gives_the_same_answer_after_a_restart_and_from_another_process(home: Home) -> None:
     _, b, _ = three_releases(home)
-    answer = act.rollback(home, LOOP, request_id="r1")
+    answer = rollback(home, LOOP, request_id="r1")
     with Home(home.settings, home.clock) as again:
-        assert act.rollback(again, LOOP, request_id="r1") == answer
+        assert rollback(again, LOOP, request_id="r1") == answer
         with pytest.raises(RequestConflict):
-            act.rollback(again, LOOP, request_id="r1", to=b[:8])
-        assert act.rollback(again, LOOP, request_id="r2").generation == 5
-        assert act.rollback(again, LOOP, request_id="r1") == answer, "also when others came after it"
+            rollback(again, LOOP, request_id="r1", to=b[:8])
+        assert rollback(again, LOOP, request_id="r2").generation == 5
+        assert rollback(again, LOOP, request_id="r1") == answer, "also when others came after it"
     assert len(releases.history(home, LOOP)) == 5
 
 
@@ -191,16 +192,16 @@ def test_idempotency_key_of_a_rollback_without_the_ledger_is_recorded_with_it(ho
 def test_idempotency_key_of_a_release_is_kept_where_it_changed_nothing(home: Home) -> None:
     a, b, c = three_releases(home)
     asked = releases.arguments("release", package=c, strategy="direct", force=False)
-    answer = act.release(home, LOOP, c, request_id="r1")
+    answer = release(home, LOOP, c, request_id="r1")
     assert answer.generation == 3
     releases.release(home, LOOP, b, why="by somebody else")
-    assert act.release(home, LOOP, c, request_id="r1").generation == 3, "it does not undo what came after it"
+    assert release(home, LOOP, c, request_id="r1").generation == 3, "it does not undo what came after it"
     entry = releases.release(home, LOOP, a, why="x", request="r2")
     assert releases.release(home, LOOP, a, why="x", request="r2") == entry
     found = change.answered(home, LOOP, "r1", asked)
     assert found is not None
     with pytest.raises(RequestConflict):
-        act.release(home, LOOP, a, request_id="r1")
+        release(home, LOOP, a, request_id="r1")
     assert packages(home) == [a, b, c, b, a]
 
 

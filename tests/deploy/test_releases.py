@@ -13,11 +13,12 @@ from tests.waiting import PATIENCE_SECONDS
 from loopwright.base.clock import SimulatedClock
 from loopwright.base.errors import NotFound, PackageNotFound, PackageRefused, ReleaseConflict, UsageError
 from loopwright.base.settings import Settings
-from loopwright.cli.render import rendered
+from loopwright.cli.terminal import rendered
 from loopwright.deploy import releases
 from loopwright.deploy.serving import release_files
 from loopwright.stores.home import Home
-from loopwright.verbs import act
+from loopwright.verbs.release import release
+from loopwright.verbs.rollback import rollback
 
 
 @pytest.fixture
@@ -141,9 +142,9 @@ def test_damaged_local_copy_keeps_nobody_from_going_back(home: Home) -> None:
     assert read is not None
     assert read.state.champion.package == b
     copy.write_bytes(b"{")
-    assert act.rollback(home, LOOP, why="x", request_id="again").champion.package == c
+    assert rollback(home, LOOP, why="x", request_id="again").champion.package == c
     copy.write_bytes(b"{")
-    assert act.release(home, LOOP, b, why="x", request_id="next", force=True).champion.package == b
+    assert release(home, LOOP, b, why="x", request_id="next", force=True).champion.package == b
 
 
 def without_ledger(home: Home) -> Home:
@@ -191,7 +192,7 @@ def test_a_rollback_does_not_wait_for_a_ledger_that_does_not_answer(tmp_path: Pa
             releases.release(home, LOOP, digest, why="by hand")
         url = f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/none?connect_timeout=3600"
         down = Home(Settings(home=home.path, ledger=url, by="ann"), home.clock)
-        act.rollback(down, LOOP, why="the network is gone")
+        rollback(down, LOOP, why="the network is gone")
         copy = release_files.read(release_files.path_of(home, LOOP))
         assert copy is not None
         assert (copy.state.champion.package, copy.unrecorded) == (first, True)
@@ -205,10 +206,10 @@ def test_a_rollback_does_not_wait_for_a_ledger_that_does_not_answer(tmp_path: Pa
 
 def test_rollback_says_what_another_one_returns_to(home: Home) -> None:
     a, b, c = three_releases(home)
-    assert act.release(home, LOOP, c).returns_to == "", "no rollback"
-    back = act.rollback(home, LOOP, why="bad")
+    assert release(home, LOOP, c).returns_to == "", "no rollback"
+    back = rollback(home, LOOP, why="bad")
     assert (back.champion.package, back.returns_to) == (b, c)
     assert f"`loopwright rollback {LOOP}` once more returns to {c[:12]}" in str(rendered(back))
-    again = act.rollback(home, LOOP, why="no, it was not")
+    again = rollback(home, LOOP, why="no, it was not")
     assert (again.champion.package, again.returns_to) == (c, b)
-    assert act.rollback(home, LOOP, to=a[:8], why="rather the first").returns_to == c
+    assert rollback(home, LOOP, to=a[:8], why="rather the first").returns_to == c

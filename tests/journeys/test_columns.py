@@ -44,7 +44,7 @@ from loopwright.server.api import oip, openapi, repository
 from loopwright.stores.prediction_log.read import find
 from loopwright.tend import refresh
 from loopwright.turn import turn
-from loopwright.verbs.look import trace
+from loopwright.verbs.trace import trace
 
 BEGIN = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 ROWS = 400

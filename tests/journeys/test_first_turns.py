@@ -8,8 +8,10 @@ from pathlib import Path
 from tests.journeys import synthetic
 
 from loopwright.records.turns import Step
-from loopwright.verbs import act
 from loopwright.verbs.check import check
+from loopwright.verbs.ingest import ingest
+from loopwright.verbs.init import init
+from loopwright.verbs.run import run
 
 ROWS, HOUR, BEGIN = 1500, timedelta(hours=1), datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -31,18 +33,18 @@ def test_draft_whose_newest_part_has_one_label_is_trained_and_retrained_a_month_
     ended = BEGIN + 4 * ROWS * HOUR
     with synthetic.opened(tmp_path / "home", ended + timedelta(days=30)) as home:
         file, folder = str(tmp_path / "cases.csv"), tmp_path / "cases"
-        act.init(home, folder, from_file=tmp_path / "cases.csv", label="again", time="decided_at", key="case")
+        init(home, folder, from_file=tmp_path / "cases.csv", label="again", time="decided_at", key="case")
         for table in ("cases-requests", "cases-outcomes"):
-            act.ingest(home, table, [file], loop=str(folder))
+            ingest(home, table, [file], loop=str(folder))
         split = next(item for item in check(home, str(folder)).items if item.name == "split")
         assert (split.ok, split.warning) == (True, True)
         assert "294 examples, 294 of them positive: validation reaches back to" in split.detail
-        first = act.run(home, str(folder), until="develop")
+        first = run(home, str(folder), until="develop")
         late = (ended + timedelta(days=20)).isoformat()
         (tmp_path / "late.csv").write_text(f"case,decided_at,priors,age,again\nl1,{late},2,30,True\n")
         for table in ("cases-requests", "cases-outcomes"):
-            act.ingest(home, table, [str(tmp_path / "late.csv")], loop=str(folder))
-        again = act.run(home, str(folder), until="develop", refit=True, cause="schedule", fresh=True)
+            ingest(home, table, [str(tmp_path / "late.csv")], loop=str(folder))
+        again = run(home, str(folder), until="develop", refit=True, cause="schedule", fresh=True)
         assert again.winner != first.winner
         summaries = [
             e.record.summary

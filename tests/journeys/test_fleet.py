@@ -32,7 +32,12 @@ from loopwright.stores.outcomes.rescore import score
 from loopwright.stores.packages.probe import open_probed
 from loopwright.stores.prediction_log.read import predictions
 from loopwright.turn import turn
-from loopwright.verbs import act, look
+from loopwright.verbs.history import history
+from loopwright.verbs.leaderboard import leaderboard
+from loopwright.verbs.loop_status import loop_status
+from loopwright.verbs.release import release
+from loopwright.verbs.rollback import rollback
+from loopwright.verbs.trace import trace
 
 FILE = Path(__file__).parent / "visits" / "loop.py"
 BEGIN = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
@@ -107,7 +112,7 @@ def test_one_turn_releases_the_fleet_and_one_request_reaches_all_of_it(
     state = releases.serving(home, loop.name)
     assert state is not None
     assert (sorted(state.segments), state.fleet) == (sorted(OTHERWISE), "shop")
-    board = look.leaderboard(home, loop.name)
+    board = leaderboard(home, loop.name)
     assert board.fleet is not None
     assert {m.segment for m in board.fleet.segments} == set(SHOPS[:5]), "few and null are the global model's"
     router = Router(Registry(home.path, home.packages, home.online, home.clock))
@@ -121,9 +126,9 @@ def test_one_turn_releases_the_fleet_and_one_request_reaches_all_of_it(
         assert answer.segment == (row["shop"] if odd else None)
         assert answer.label == (row["pages"] < 50) or not odd
     router.close()
-    shown = look.trace(home, answers[0].id)
+    shown = trace(home, answers[0].id)
     assert (shown.package, shown.release) == (state.segments[SHOPS[0]], state)
-    status = look.loop_status(home, loop.name)
+    status = loop_status(home, loop.name)
     assert status.fleet is not None
     assert (status.fleet.by, status.fleet.serving, status.fleet.judged) == ("shop", state.segments, 5)
 
@@ -198,17 +203,17 @@ def test_release_and_rollback_by_hand(home: Home, loop: Loop) -> None:
     first = releases.serving(home, loop.name)
     assert first is not None
     segment = OTHERWISE[1]
-    gone = act.rollback(home, loop.name, segment=segment, why="complaints")
+    gone = rollback(home, loop.name, segment=segment, why="complaints")
     assert sorted(gone.segments) == [OTHERWISE[0]]
-    back = act.release(home, loop.name, first.segments[segment][:12], why="they were wrong")
+    back = release(home, loop.name, first.segments[segment][:12], why="they were wrong")
     assert back.segments == first.segments
-    assert act.release(home, loop.name, first.segments[segment][:12]) == back, "what serves goes on"
-    rule = next(r.package for r in look.leaderboard(home, loop.name).rows if r.phase == 1)
+    assert release(home, loop.name, first.segments[segment][:12]) == back, "what serves goes on"
+    rule = next(r.package for r in leaderboard(home, loop.name).rows if r.phase == 1)
     alone = releases.release(home, loop.name, rule, why="a quiet day").record
     assert alone.segments == {}
-    again = act.release(home, loop.name, first.champion.package[:12], why="the winner brings its fleet")
+    again = release(home, loop.name, first.champion.package[:12], why="the winner brings its fleet")
     assert (again.arms, again.segments) == (first.arms, first.segments)
-    mine = look.history(home, loop.name, segment=segment).releases
+    mine = history(home, loop.name, segment=segment).releases
     assert [r.package_of(segment) for r in mine] == [
         first.segments[segment],
         first.champion.package,
@@ -216,7 +221,7 @@ def test_release_and_rollback_by_hand(home: Home, loop: Loop) -> None:
         rule,
         first.segments[segment],
     ]
-    assert [len(look.leaderboard(home, loop.name, segment=s).fleet.segments) for s in SHOPS[:5]] == [1] * 5  # type: ignore[union-attr]  # there is one
+    assert [len(leaderboard(home, loop.name, segment=s).fleet.segments) for s in SHOPS[:5]] == [1] * 5  # type: ignore[union-attr]  # there is one
 
 
 def test_only_what_names_a_kind_divides_a_fleet(loop: Loop) -> None:

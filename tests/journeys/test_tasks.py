@@ -15,7 +15,7 @@ from tests.journeys.tasks import CASES, END, START, Case, fill
 from loopwright import Home
 from loopwright.base.clock import SimulatedClock
 from loopwright.base.settings import Settings
-from loopwright.cli.render import rendered
+from loopwright.cli.terminal import rendered
 from loopwright.console.app import routes
 from loopwright.deploy.export import export, feed
 from loopwright.develop.mlmodel import _load_pyfunc
@@ -27,8 +27,13 @@ from loopwright.stores.packages.probe import open_probed
 from loopwright.stores.prediction_log.read import predictions
 from loopwright.tasks import metrics
 from loopwright.turn import turn
-from loopwright.verbs import act, look
-from loopwright.verbs.results import Replayed
+from loopwright.verbs.drift import drift
+from loopwright.verbs.leaderboard import leaderboard
+from loopwright.verbs.loop_page import loop_page
+from loopwright.verbs.loop_page import values as values_verb
+from loopwright.verbs.replay import Replayed, summarise
+from loopwright.verbs.report import report as report_verb
+from loopwright.verbs.trace import trace as trace_verb
 
 
 class Lived(NamedTuple):
@@ -46,7 +51,7 @@ def lived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with Home(Settings(home=folder, by="tests"), SimulatedClock(START)) as home:
         fill(home, case)
         run = replay(home, case.loop, start=START, end=END)
-        yield Lived(case, home, act.summarise(home, case.loop, run, "declared"))
+        yield Lived(case, home, summarise(home, case.loop, run, "declared"))
 
 
 def test_what_nobody_ever_judged_is_learnt_from_and_the_rule_wins(tmp_path: Path) -> None:
@@ -93,7 +98,7 @@ def test_the_better_candidate_wins_and_meets_its_objectives(lived: Lived) -> Non
     assert set(metrics.measured(manifest.output)) - {"value_per_prediction"} <= set(
         lived.home.packages.read(board.winner).evaluation.metrics
     )
-    assert "winner" not in text(look.leaderboard(lived.home, lived.case.loop.name)).splitlines()[0]
+    assert "winner" not in text(leaderboard(lived.home, lived.case.loop.name)).splitlines()[0]
 
 
 def test_every_decision_is_answered_logged_and_judged(lived: Lived) -> None:
@@ -145,7 +150,7 @@ def test_mlflow_gives_what_was_served(lived: Lived) -> None:
 
 
 def test_quality_is_measured_window_by_window(lived: Lived) -> None:
-    found = look.drift(lived.home, lived.case.loop.name)
+    found = drift(lived.home, lived.case.loop.name)
     assert [w.state for w in found.windows] == ["ok"] * len(found.windows) or "watch" in {w.state for w in found.windows}
     outputs = {c.column for w in found.windows for c in w.columns if c.role == "output"}
     assert outputs == ({"score", "label"} if lived.case.loop.outcome.task == "multiclass" else {"score"})
@@ -158,7 +163,7 @@ def test_quality_is_measured_window_by_window(lived: Lived) -> None:
 
 
 def test_value_is_counted_where_it_is_declared(lived: Lived) -> None:
-    values = look.values(lived.home, lived.case.loop.name)
+    values = values_verb(lived.home, lived.case.loop.name)
     assert len(values) >= 2
     if lived.case.loop.scope.value.given:
         assert lived.summary.over_heuristic.value > 0
@@ -176,7 +181,7 @@ def test_it_was_retrained_and_released_again(lived: Lived) -> None:
 
 def test_a_prediction_is_traced_to_its_truth(lived: Lived) -> None:
     table = predictions(lived.home, lived.case.loop.name)
-    traces = [look.trace(lived.home, id) for id in table["_id"].to_pylist()[:40]]
+    traces = [trace_verb(lived.home, id) for id in table["_id"].to_pylist()[:40]]
     trace = next(t for t in traces if t.outcome is not None)
     assert trace.outcome is not None
     shown = text(trace)
@@ -191,14 +196,14 @@ def test_a_prediction_is_traced_to_its_truth(lived: Lived) -> None:
 
 
 def test_the_report_and_the_pages_speak_of_the_task(lived: Lived, tmp_path: Path) -> None:
-    report = act.report(lived.home, lived.case.loop.name, out=tmp_path)
+    report = report_verb(lived.home, lived.case.loop.name, out=tmp_path)
     for objective in lived.case.loop.scope.objectives:
         assert objective.name in report.markdown
     assert "not measured" not in report.markdown
     valued = lived.case.loop.scope.value.given
     assert ("Money over no model" in report.markdown) == valued
     assert ("no value table" in report.markdown.lower()) == (not valued)
-    page = look.loop_page(lived.home, lived.case.loop.name)
+    page = loop_page(lived.home, lived.case.loop.name)
     assert page.status.stages
     id = predictions(lived.home, lived.case.loop.name)["_id"][0].as_py()
     with served(list(routes(lived.home))) as address:
@@ -207,7 +212,7 @@ def test_the_report_and_the_pages_speak_of_the_task(lived: Lived, tmp_path: Path
             for path in (f"loops/{lived.case.loop.name}", f"predictions/{id}", f"predictions/{id}.json")
         )
     assert ("No value table is declared" in shown) == (not valued)
-    assert look.trace(lived.home, id).answer in traced
+    assert trace_verb(lived.home, id).answer in traced
     assert json.loads(plain)["task"] == lived.case.loop.outcome.task
     card = lived.home.packages.read(page.status.serving).files["card.md"].decode()
     assert "nan" not in card.lower().replace("finance", "")

@@ -18,9 +18,26 @@ from loopwright.deploy.serving.predictor import Predictor
 from loopwright.loop import load_loop
 from loopwright.replay import replay
 from loopwright.stores.packages.probe import open_probed
-from loopwright.verbs import act, keep, lineage, look, overview
+from loopwright.verbs import lineage
 from loopwright.verbs.check import check
-from loopwright.verbs.results import Node
+from loopwright.verbs.drift import drift as drift_verb
+from loopwright.verbs.history import history
+from loopwright.verbs.ingest import ingest
+from loopwright.verbs.init import init
+from loopwright.verbs.leaderboard import leaderboard
+from loopwright.verbs.lineage import Node
+from loopwright.verbs.loop_page import loop_page
+from loopwright.verbs.outcomes import outcomes
+from loopwright.verbs.release import release
+from loopwright.verbs.replay import replay as replay_verb
+from loopwright.verbs.replay import summarise
+from loopwright.verbs.report import report as report_verb
+from loopwright.verbs.rollback import rollback
+from loopwright.verbs.run import run
+from loopwright.verbs.status import status as status_verb
+from loopwright.verbs.tend import tend
+from loopwright.verbs.trace import trace
+from loopwright.verbs.verify import verify
 
 LOOP = load_loop(FILE)
 WRITTEN = dt.datetime(2024, 4, 20, tzinfo=dt.UTC)
@@ -48,38 +65,38 @@ def test_from_declaration_to_report(home: Home, world: World, tmp_path: Path) ->
     assert checked.ok, checked.items
     assert any("loopwright ingest orders" in item.detail for item in checked.items)
     for table, file in synthetic.write(LOOP, world, tmp_path / "files").items():
-        [done] = act.ingest(home, table, [str(file)], loop=str(FILE))
+        [done] = ingest(home, table, [str(file)], loop=str(FILE))
         assert (done.good, done.quarantined) == (len(getattr(world, table)), 0)
-        [again] = act.ingest(home, table, [str(file)])
+        [again] = ingest(home, table, [str(file)])
         assert again.already
     # develop: as far as the leaderboard, then the rest of the same turn.
-    first = act.run(home, str(FILE), until="develop", why="the first one")
+    first = run(home, str(FILE), until="develop", why="the first one")
     assert (first.state, first.released, [s for s, _, _ in first.steps]) == (
         "stopped after develop",
         False,
         ["scope", "data", "develop"],
     )
-    board = look.leaderboard(home, "late")
+    board = leaderboard(home, "late")
     assert {r.candidate for r in board.rows} == {"heuristic", "logistic-regression", "lightgbm"}
-    rest = act.run(home, "late")
+    rest = run(home, "late")
     assert (rest.turn, rest.released, rest.winner) == (first.turn, True, board.winner)
     assert home.packages.read(board.winner).manifest.training.last < START
     # live: eight weeks, and the drift in their midst.
     played = replay(home, LOOP, file=str(FILE), start=START, end=END)
-    summary = act.summarise(home, LOOP, played, "declared")
+    summary = summarise(home, LOOP, played, "declared")
     assert summary.retrainings >= 1
     assert summary.predictions == sum(START <= o["at"] < END for o in world.orders)
-    status = overview.status(home)
+    status = status_verb(home)
     [late] = status.loops
     assert [s.state for s in late.stages if s.state in ("running", "not yet")] == []
     assert late.predictions == summary.predictions
-    assert late.serving == look.history(home, "late").releases[-1].champion.package
+    assert late.serving == history(home, "late").releases[-1].champion.package
     assert [r.cause for r in late.retrainings if r.released].count("drift") >= 1
     assert status.ledger == ("postgresql" if home.settings.ledger.startswith("postgresql") else "sqlite")
     _one_prediction(home, world)
     _the_reports(home, tmp_path, summary.retrainings)
     _back_in_time(home)
-    verified = keep.verify(home)
+    verified = verify(home)
     assert verified.problems == []
     assert verified.checked["ledger entries"] == home.ledger.count() > 50
     _another_machine(home, tmp_path)
@@ -91,7 +108,7 @@ def _one_prediction(home: Home, world: World) -> None:
     answers = home.lake.read("predictions.late").sort_by("_id").to_pylist()
     order_of = {o["order"]: o for o in world.orders}
     for answer in [next(a for a in answers if a["order"] in truth), answers[len(answers) // 2], answers[-1]]:
-        told = look.trace(home, answer["_id"])
+        told = trace(home, answer["_id"])
         order = order_of[answer["order"]]
         assert (told.at, told.request["order"], told.request["at"]) == (order["at"], order["order"], order["at"])
         assert (told.package, told.score, told.label) == (answer["_package"], answer["_score"], answer["_label"])
@@ -113,16 +130,16 @@ def _one_prediction(home: Home, world: World) -> None:
 
 
 def _the_reports(home: Home, tmp_path: Path, retrainings: int) -> None:
-    drift = look.drift(home, "late")
+    drift = drift_verb(home, "late")
     assert [w.start for w in drift.windows] == [START + i * WEEK for i in range(8)]
     assert {"distance", "score"} <= set(next(w for w in drift.windows if w.start == DRIFT).drifted)
-    stand = act.outcomes(home, "late")
+    stand = outcomes(home, "late")
     assert stand.joined + stand.pending + stand.overdue == home.lake.count("predictions.late")
     assert stand.overdue > 0
-    report = act.report(home, "late", out=tmp_path / "reports")
+    report = report_verb(home, "late", out=tmp_path / "reports")
     assert "EUR" in report.markdown
     assert Path(report.html_file).read_text().lstrip().lower().startswith("<!doctype html>")
-    page = look.loop_page(home, "late")
+    page = loop_page(home, "late")
     assert len(page.values) == 8
     assert len(page.releases) >= 1 + min(retrainings, 1)
     assert msgspec.json.decode(msgspec.json.encode(page, enc_hook=str))["status"]["name"] == "late"
@@ -130,18 +147,18 @@ def _the_reports(home: Home, tmp_path: Path, retrainings: int) -> None:
 
 def _back_in_time(home: Home) -> None:
     """Rolling back to a time puts the package that served then into service again."""
-    before = look.history(home, "late").releases
+    before = history(home, "late").releases
     served = [r for r in before if r.since <= DRIFT - WEEK][-1].champion.package
     assert served != before[-1].champion.package
-    state = act.rollback(home, "late", to=(DRIFT - WEEK).isoformat(), why="it was better then")
+    state = rollback(home, "late", to=(DRIFT - WEEK).isoformat(), why="it was better then")
     assert state.champion.package == served
     assert (state.action, state.why, state.generation) == ("rollback", "it was better then", before[-1].generation + 1)
-    *earlier, last = look.history(home, "late").releases
+    *earlier, last = history(home, "late").releases
     assert earlier == before
     assert msgspec.structs.asdict(last).items() <= msgspec.structs.asdict(state).items()
-    forth = act.rollback(home, "late", to=before[-1].champion.package[:8])
+    forth = rollback(home, "late", to=before[-1].champion.package[:8])
     assert forth.champion.package == before[-1].champion.package
-    assert act.release(home, "late", forth.champion.package[:8]) == forth, "what serves already goes on, unchecked"
+    assert release(home, "late", forth.champion.package[:8]) == forth, "what serves already goes on, unchecked"
 
 
 def _another_machine(home: Home, tmp_path: Path) -> None:
@@ -149,19 +166,19 @@ def _another_machine(home: Home, tmp_path: Path) -> None:
     shutil.copytree(home.path, tmp_path / "moved")
     settings = msgspec.structs.replace(home.settings, home=tmp_path / "moved")
     with Home(settings, SimulatedClock(END + WEEK)) as moved:
-        before = len(look.drift(moved, "late").windows)
-        tended = act.tend(moved, once=True, no_retrain=True)
+        before = len(drift_verb(moved, "late").windows)
+        tended = tend(moved, once=True, no_retrain=True)
         assert (tended.leader, tended.problems, tended.committed) == (True, [], {"late": 0})
         assert tended.windows == {"late": 1}
-        windows = look.drift(moved, "late").windows
+        windows = drift_verb(moved, "late").windows
         assert (len(windows), windows[-1].state) == (before + 1, "no data")
-        [late] = overview.status(moved).loops
+        [late] = status_verb(moved).loops
         assert any(a.key == "no-data" for a in late.open_alerts)
         row: dict[str, Any] = {"order": 10**6, "at": END, "shop": "east", "distance": 5.0, "weight": None}
         [answer] = Predictor(open_probed(moved.packages, late.serving), moved.online, moved.clock).answer([row])
         assert 0 <= answer.score <= 1
         assert "degraded" not in answer.flags
-        assert keep.verify(moved).problems == []
+        assert verify(moved).problems == []
 
 
 @pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
@@ -177,18 +194,18 @@ def test_a_new_loop_from_a_file_runs(home: Home, world: World, tmp_path: Path) -
     (tmp_path / "past.csv").write_text("\n".join(lines))
     home.clock.advance(WRITTEN - START)  # type: ignore[attr-defined]  # a simulated clock
     past = tmp_path / "past.csv"
-    act.init(home, tmp_path / "quick", from_file=past, label="late", time="asked", key="order", name="quick")
+    init(home, tmp_path / "quick", from_file=past, label="late", time="asked", key="order", name="quick")
     loop = load_loop(tmp_path / "quick")
     for table in loop.tables:
-        [done] = act.ingest(home, table, [str(past)], loop=str(tmp_path / "quick"))
+        [done] = ingest(home, table, [str(past)], loop=str(tmp_path / "quick"))
         assert done.quarantined == 0
-    report = act.run(home, str(tmp_path / "quick"))
+    report = run(home, str(tmp_path / "quick"))
     assert (report.state, report.released) == ("done", True), report.reasons
-    assert [s.name for s in overview.status(home).loops] == ["quick"]
-    played = act.replay(home, "quick", start="2024-02-12", end="2024-02-26", keep=tmp_path / "kept")
+    assert [s.name for s in status_verb(home).loops] == ["quick"]
+    played = replay_verb(home, "quick", start="2024-02-12", end="2024-02-26", keep=tmp_path / "kept")
     assert played.predictions == sum(" 2024-02-12" <= f" {line.split(',')[1]}" < " 2024-02-26" for line in lines[1:])
-    assert overview.status(home).loops[0].predictions == 0, "a replay touches nothing that serves"
+    assert status_verb(home).loops[0].predictions == 0, "a replay touches nothing that serves"
     with Home(msgspec.structs.replace(home.settings, home=tmp_path / "kept", ledger="")) as kept:
-        assert overview.status(kept).loops[0].predictions == played.predictions
+        assert status_verb(kept).loops[0].predictions == played.predictions
     with pytest.raises(UsageError, match="holds something already"):
-        act.replay(home, "quick", start="2024-02-12", end="2024-02-26", keep=tmp_path / "kept")
+        replay_verb(home, "quick", start="2024-02-12", end="2024-02-26", keep=tmp_path / "kept")

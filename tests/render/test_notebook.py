@@ -8,7 +8,9 @@ import msgspec
 import pytest
 from tests.console import sample
 
-from loopwright.verbs.results import ReportFile, Standings, Trace
+from loopwright.verbs.leaderboard import Standings
+from loopwright.verbs.report import ReportFile
+from loopwright.verbs.trace import Trace
 
 EVIL = "<script>alert('x')</script>"
 

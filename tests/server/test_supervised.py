@@ -11,7 +11,7 @@ from loopwright.base.clock import RealClock
 from loopwright.cli.answer import is_yes
 from loopwright.deploy import releases
 from loopwright.stores.home import Home
-from loopwright.verbs import act
+from loopwright.verbs.rollback import rollback
 
 PREDICT = f"/loops/{LOOP}/predict"
 THREADS = {
@@ -64,9 +64,9 @@ def test_while_nobody_follows_the_worker_lives_and_is_not_ready(home: Home) -> N
         assert control.get("/livez").status == 200
         first = package(home.packages).digest
         releases.release(home, LOOP, package(home.packages, weight=0.06).digest, why="second")
-        back = act.rollback(home, LOOP)
+        back = rollback(home, LOOP)
         assert back.champion.package == first
         assert [w.state for w in back.workers] == ["lags"]
         assert not is_yes(back)  # a non-zero exit
-    back = act.rollback(home, LOOP, to=package(home.packages, weight=0.06).digest[:8])
+    back = rollback(home, LOOP, to=package(home.packages, weight=0.06).digest[:8])
     assert (back.workers, is_yes(back)) == ([], True)

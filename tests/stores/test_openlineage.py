@@ -27,7 +27,7 @@ from loopwright.records.package import Segment
 from loopwright.stores import openlineage
 from loopwright.stores.openlineage import OpenLineage, part_of
 from loopwright.turn import turn
-from loopwright.verbs.keep import doctor
+from loopwright.verbs.doctor import doctor
 
 NOW = datetime(2024, 5, 1, 9, tzinfo=UTC)
 THINGS = Table(

@@ -21,7 +21,7 @@ from loopwright.stores.home import Home
 from loopwright.turn import turn
 from loopwright.verbs import check as room
 from loopwright.verbs.check import check
-from loopwright.verbs.results import Checked
+from loopwright.verbs.checked import Checked
 
 LOOP = """
 import ndonnx.extensions as nde

@@ -21,9 +21,10 @@ from loopwright.monitor.windows import watch
 from loopwright.records.declarations import Monitor, Retrain
 from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.read import find
-from loopwright.verbs import look, overview
-from loopwright.verbs.keep import doctor, verify
-from loopwright.verbs.results import Verified
+from loopwright.verbs.doctor import doctor
+from loopwright.verbs.status import status
+from loopwright.verbs.trace import trace
+from loopwright.verbs.verify import Verified, verify
 
 NOW = START + 2 * WEEK
 Break = Callable[[Path], object]
@@ -136,7 +137,7 @@ def test_a_lost_newest_commit_is_damage_and_not_an_older_version(home: Path) -> 
         opening.lake.count(f"predictions.{LOOP}")
 
 
-@pytest.mark.parametrize("verb", [overview.status, verify, doctor])
+@pytest.mark.parametrize("verb", [status, verify, doctor])
 @pytest.mark.parametrize("note", [True, False], ids=["noted", "home of an earlier version"])
 def test_who_only_looks_begins_no_new_ledger_in_a_home_that_had_one(
     home: Path, verb: Callable[[Home], object], note: bool
@@ -146,7 +147,7 @@ def test_who_only_looks_begins_no_new_ledger_in_a_home_that_had_one(
     if not note:
         (home / "ledger.json").unlink()
     with opened(home) as opening:
-        if verb is overview.status:
+        if verb is status:
             with pytest.raises(LedgerUnavailable, match="restore it from a backup"):
                 verb(opening)
         else:
@@ -196,7 +197,7 @@ def test_a_trace_is_found_though_the_log_of_another_loop_is_damaged(home: Path) 
         assert found is not None
         assert found[0] == LOOP
         with pytest.raises((Damaged, PredictionNotFound)):
-            look.trace(opening, new_id(START))
+            trace(opening, new_id(START))
 
 
 def test_a_ledger_file_replaced_under_an_open_one_is_opened_anew(home: Path) -> None:

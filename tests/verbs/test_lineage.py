@@ -11,12 +11,11 @@ from tests.journeys.synthetic import FILE, START
 
 from loopwright import Home
 from loopwright.base.errors import NotFound
-from loopwright.cli.render import rendered
+from loopwright.cli.terminal import rendered
 from loopwright.deploy.releases import serving
 from loopwright.loop import load_loop
 from loopwright.turn import turn
-from loopwright.verbs.lineage import lineage
-from loopwright.verbs.results import Node
+from loopwright.verbs.lineage import Node, lineage
 
 
 @pytest.fixture(scope="module")

@@ -154,7 +154,7 @@ def _show(result: Any, write: Callable[[str], None], *, as_json: bool) -> None:
     if as_json:
         write(json_text(result))
     elif result is not None:
-        from loopwright.cli.render import show
+        from loopwright.cli.terminal import show  # here and not above: it loads rich, which `--json` does not need
 
         show(result)
 

@@ -40,7 +40,9 @@ SHELLS = ("bash", "zsh", "fish")
 ABOUT = """Take a machine-learning system through its whole life, again and again: scope, data, develop, deploy, monitor, business.
 
 LOOP is the name of a loop that the ledger knows, or the path of a loop file."""
-EVERYWHERE = "Each option also stands after the command; each setting is also an environment variable (docs/reference/settings.md)."
+EVERYWHERE = (
+    "Each option also stands after the command; each setting is also an environment variable (docs/reference/settings.md)."
+)
 THEN_SERVES = ("demo",)
 TRAINS = ("demo", "replay", "run", "serve", "tend")
 """Verbs that fit models of any size. The others start no threads for linear algebra, which takes as long as loading NumPy."""
@@ -128,7 +130,7 @@ def table() -> list[Verb]:
     serve = Verb(
         name="serve",
         stage="deploy",
-        call=serve_until_stopped,
+        function="loopwright.cli.serve:serve",
         help="Serve predictions, the control API and the console.",
         example="loopwright serve --workers 2",
         changes=True,
@@ -137,32 +139,6 @@ def table() -> list[Verb]:
     found = [v for v in VERBS if "cli" in v.doors]
     place = next((i + 1 for i, v in enumerate(found) if v.name == "history"), len(found))
     return [*found[:place], serve, *found[place:]]
-
-
-def serve_until_stopped(home: Any, *, no_tend: bool = False, announce: Callable[[str], None] | None = None) -> None:
-    """Serve predictions on one port, the control API and the console on another, until stopped.
-
-    Upkeep (as `loopwright tend` does it) runs beside it.
-
-    Args:
-        no_tend: leave upkeep to another process.
-    """
-    from loopwright.server.processes.supervisor import serve
-
-    serve(home, tend=not no_tend, announce=announce)
-
-
-def serve_and_open(home: Any) -> None:
-    """Serve until stopped, and open the console in a browser where there is a screen."""
-
-    def ready(line: str) -> None:
-        print(printable(line, newlines=True), flush=True)
-        if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-            import webbrowser
-
-            webbrowser.open(json.loads((home.path / "serve.json").read_bytes())["control"])
-
-    serve_until_stopped(home, announce=ready)
 
 
 def wrong_use(error: TyperException, as_json: bool) -> int:
@@ -212,13 +188,13 @@ def command(verb: Verb) -> Callable[..., int]:
     taken = tuple(p.name for p in own)
 
     def call(ctx: typer.Context, **given: Any) -> int:
-        from loopwright.cli.answer import answer
+        from loopwright.cli.answer import answer  # here: `--help` and completion open no home
 
         if verb.name not in TRAINS:
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         before: dict[str, Any] = ctx.obj or {}
         as_json = bool(given["as_json"] or before.get("as_json"))
-        then = serve_and_open if verb.name in THEN_SERVES and not (given["no_serve"] or as_json) else None
+        then = _serve if verb.name in THEN_SERVES and not (given["no_serve"] or as_json) else None
         return answer(
             verb, {p.name: given[p.name] for p in own}, _settings(before) | _settings(given), as_json=as_json, then=then
         )
@@ -227,6 +203,12 @@ def command(verb: Verb) -> Callable[..., int]:
     settings = settings_parameters(shown=SHOWN.get(verb.name, ("home",)), taken=taken)
     call.__signature__ = Signature([_context(), *own, *more, json_parameter(), *settings])  # type: ignore[attr-defined]  # so typer sees it
     return call
+
+
+def _serve(home: Any) -> None:
+    from loopwright.cli.serve import serve_and_open  # here: of these commands only `demo` serves
+
+    serve_and_open(home)
 
 
 def _settings(given: dict[str, Any]) -> dict[str, Any]:

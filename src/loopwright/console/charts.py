@@ -7,7 +7,7 @@ import msgspec
 from loopwright.records.evaluation import Estimate, added
 from loopwright.records.windows import newest_stretch
 from loopwright.render.charts import DARK, LIGHT, PackageChange, Style, drift_chart, quality_chart, value_chart
-from loopwright.verbs.results import LoopPage
+from loopwright.verbs.loop_page import LoopPage
 
 Size = Literal["wide", "narrow"]
 Theme = Literal["light", "dark"]

@@ -3,14 +3,22 @@
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from threading import Lock
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import msgspec
 
 from loopwright.console.wheel import WheelStage, stages
 from loopwright.stores.home import Home
-from loopwright.verbs import look, overview
-from loopwright.verbs.results import LoopPage, LoopStatus, PredictionList, Status, Trace
+from loopwright.verbs import verb
+from loopwright.verbs.loop_page import LoopPage
+from loopwright.verbs.loop_page import loop_page as page_of_loop
+from loopwright.verbs.loop_status import LoopStatus
+from loopwright.verbs.status import Status
+from loopwright.verbs.status import status as status_of_home
+
+if TYPE_CHECKING:
+    from loopwright.verbs.predictions import PredictionList
+    from loopwright.verbs.trace import Trace
 
 T = TypeVar("T")
 
@@ -31,11 +39,11 @@ class PageSource(Protocol):
         """One loop. Raises LoopNotFound."""
         ...
 
-    def trace(self, id: str) -> Trace:
+    def trace(self, id: str) -> "Trace":
         """One prediction. Raises PredictionNotFound."""
         ...
 
-    def predictions(self, loop: str, query: Mapping[str, Any]) -> PredictionList:
+    def predictions(self, loop: str, query: Mapping[str, Any]) -> "PredictionList":
         """A loop's predictions, newest first. Raises LoopNotFound, and UsageError for what cannot be asked."""
         ...
 
@@ -48,19 +56,21 @@ class Verbs:
 
     def status(self, page: int = 1) -> Status:
         """Everything at a glance, a page of the loops."""
-        return overview.status(self._home, page=page)
+        return status_of_home(self._home, page=page)
 
     def loop(self, name: str) -> LoopPage:
         """One loop. Raises LoopNotFound."""
-        return look.loop_page(self._home, name)
+        return page_of_loop(self._home, name)
 
-    def trace(self, id: str) -> Trace:
+    def trace(self, id: str) -> "Trace":
         """One prediction. Raises PredictionNotFound."""
-        return look.trace(self._home, id)
+        found: Trace = verb("trace").call(self._home, id)
+        return found
 
-    def predictions(self, loop: str, query: Mapping[str, Any]) -> PredictionList:
+    def predictions(self, loop: str, query: Mapping[str, Any]) -> "PredictionList":
         """A loop's predictions, newest first. Raises LoopNotFound, and UsageError for what cannot be asked."""
-        return look.predictions(self._home, loop, **query)
+        found: PredictionList = verb("predictions").call(self._home, loop, **query)
+        return found
 
 
 class Cached:
@@ -82,11 +92,11 @@ class Cached:
         """One loop. Raises LoopNotFound."""
         return self._once(("loop", name), lambda: self._source.loop(name))
 
-    def trace(self, id: str) -> Trace:
+    def trace(self, id: str) -> "Trace":
         """One prediction. Raises PredictionNotFound."""
         return self._source.trace(id)
 
-    def predictions(self, loop: str, query: Mapping[str, Any]) -> PredictionList:
+    def predictions(self, loop: str, query: Mapping[str, Any]) -> "PredictionList":
         """A loop's predictions, newest first. Raises LoopNotFound, and UsageError for what cannot be asked."""
         return self._source.predictions(loop, query)
 
@@ -155,11 +165,11 @@ def loop_page(source: PageSource, loop: str) -> LoopPage:
     return source.loop(loop)
 
 
-def predictions_page(source: PageSource, loop: str, query: Mapping[str, Any]) -> PredictionList:
+def predictions_page(source: PageSource, loop: str, query: Mapping[str, Any]) -> "PredictionList":
     """The page `/loops/{loop}/predictions`."""
     return source.predictions(loop, query)
 
 
-def trace_page(source: PageSource, id: str) -> Trace:
+def trace_page(source: PageSource, id: str) -> "Trace":
     """The page `/predictions/{id}`."""
     return source.trace(id)

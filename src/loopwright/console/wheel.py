@@ -13,7 +13,7 @@ import msgspec
 
 from loopwright.records.conditions import GRAVITY, LOOKS, Condition
 from loopwright.records.turns import Stage
-from loopwright.verbs.results import LoopStatus
+from loopwright.verbs.loop_status import LoopStatus
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """The stages in running order, clockwise."""

@@ -1,15 +1,14 @@
 """The one table of everything a person can ask for. Command line, HTTP and console read it; none of them decides anything.
 
-A new verb is a function in its room (or a few lines here that ask several rooms), one row in the table, its test and
-its paragraph in `docs/reference/commands.md`; it then appears behind all three doors.
+A new verb is a file with its function and its answer, one row in the table, its picture in `cli/terminal` if it deserves one, and
+its test; it then appears behind all three doors.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Literal
 
 import msgspec
-
-from loopwright.verbs import act, check, export, keep, lineage, look, overview, predict, tables
 
 Door = Literal["cli", "http"]
 
@@ -17,62 +16,72 @@ Door = Literal["cli", "http"]
 class Verb(msgspec.Struct, frozen=True):
     """One row: the verb's name, the stage it belongs to, its function, one line of help, an example of its use.
 
-    `call` takes a `Home` first and keyword parameters after it; parameters named `progress` are filled in by the door.
+    The function is named as text, `module:function`, so that a command loads what its own verb needs and nothing else. It takes a
+    `Home` first and keyword parameters after it; parameters named `progress` are filled in by the door.
     `changes` says whether it changes anything (HTTP: POST, and the permission to write), `needs_home` that there is nothing
     to do without a home; where a verb that needs none writes, home is made.
     """
 
     name: str
     stage: str
-    call: Callable[..., Any]
+    function: str | Callable[..., Any]
     help: str
     example: str
     changes: bool
     doors: tuple[Door, ...] = ("cli", "http")
     needs_home: bool = False
 
+    @property
+    def call(self) -> Callable[..., Any]:
+        """The function, loaded."""
+        if not isinstance(self.function, str):
+            return self.function
+        module, _, name = self.function.partition(":")
+        loaded: Callable[..., Any] = getattr(import_module(module), name)
+        return loaded
+
 
 VERBS: tuple[Verb, ...] = (
-    Verb("demo", "loop", act.demo, "The whole loop on a year of New York flights.", "loopwright demo --no-serve", True, ("cli",)),
-    Verb("init", "scope", act.init, "Begin a new loop in a folder, its contract inferred from a file.",
+    Verb("demo", "loop", "loopwright.verbs.demo:demo", "The whole loop on a year of New York flights.", "loopwright demo --no-serve", True, ("cli",)),
+    Verb("init", "scope", "loopwright.verbs.init:init", "Begin a new loop in a folder, its contract inferred from a file.",
          "loopwright init churn --from customers.csv --label churned --time signed_up --key customer_id", True, ("cli",)),
-    Verb("check", "scope", check.check, "What is wrong with a loop, before anything runs.", "loopwright check examples/flights", False, ("cli",)),
-    Verb("ingest", "data", act.ingest, "Bring rows into a table, through its contract.",
+    Verb("check", "scope", "loopwright.verbs.check:check", "What is wrong with a loop, before anything runs.", "loopwright check examples/flights", False, ("cli",)),
+    Verb("ingest", "data", "loopwright.verbs.ingest:ingest", "Bring rows into a table, through its contract.",
          "loopwright ingest departures departures.parquet --loop examples/flights", True, ("cli",)),
-    Verb("contract", "data", tables.contract, "The contract of a table and its versions, in and out as ODCS v3.",
+    Verb("contract", "data", "loopwright.verbs.contract:contract", "The contract of a table and its versions, in and out as ODCS v3.",
          "loopwright contract departures --odcs departures.yaml", True, ("cli",)),
-    Verb("profile", "data", tables.profile, "What the rows of a table look like: nulls, ranges, common values, rows per day.",
+    Verb("profile", "data", "loopwright.verbs.profile:profile", "What the rows of a table look like: nulls, ranges, common values, rows per day.",
          "loopwright profile departures", False, ("cli",), needs_home=True),
-    Verb("quarantine", "data", tables.quarantine, "What waits in the quarantine of a table, and why.",
+    Verb("quarantine", "data", "loopwright.verbs.quarantine:quarantine", "What waits in the quarantine of a table, and why.",
          "loopwright quarantine departures --export bad.csv", False, ("cli",), needs_home=True),
-    Verb("run", "loop", act.run, "One turn of the loop, resumed where it was interrupted.", "loopwright run examples/flights --until develop", True, ("cli",)),
-    Verb("leaderboard", "develop", look.leaderboard, "The candidates, measured, weighted by the stakeholders' objectives.",
+    Verb("run", "loop", "loopwright.verbs.run:run", "One turn of the loop, resumed where it was interrupted.", "loopwright run examples/flights --until develop", True, ("cli",)),
+    Verb("leaderboard", "develop", "loopwright.verbs.leaderboard:leaderboard", "The candidates, measured, weighted by the stakeholders' objectives.",
          "loopwright leaderboard late-arrival --weights 'catch late flights=3,answer at once=1'", False, needs_home=True),
-    Verb("release", "deploy", act.release, "Put a package into service.", "loopwright release late-arrival 3fa91c --why 'better on night flights'", True, needs_home=True),
-    Verb("rollback", "deploy", act.rollback, "Go back to the package that served before, at a time, or by name.",
+    Verb("release", "deploy", "loopwright.verbs.release:release", "Put a package into service.", "loopwright release late-arrival 3fa91c --why 'better on night flights'", True, needs_home=True),
+    Verb("rollback", "deploy", "loopwright.verbs.rollback:rollback", "Go back to the package that served before, at a time, or by name.",
          "loopwright rollback late-arrival --to 'tuesday 09:00'", True, needs_home=True),
-    Verb("export", "deploy", export.export, "A package as one self-contained graph for ONNX Runtime, Triton or MLflow.",
+    Verb("export", "deploy", "loopwright.verbs.export:export", "A package as one self-contained graph for ONNX Runtime, Triton or MLflow.",
          "loopwright export 3fa91c --as triton --to repository", False, ("cli",), needs_home=True),
-    Verb("predict", "deploy", predict.predict, "Predict every row of a file, logged as requests are.",
+    Verb("predict", "deploy", "loopwright.verbs.predict:predict", "Predict every row of a file, logged as requests are.",
          "loopwright predict late-arrival departures.csv --out late.csv", True, ("cli",), needs_home=True),
-    Verb("history", "deploy", look.history, "Who served when, by whom, why.", "loopwright history late-arrival", False, needs_home=True),
-    Verb("tend", "loop", act.tend, "Upkeep: seal logs, join outcomes, watch, account, retrain.", "loopwright tend --once", True, ("cli",)),
-    Verb("replay", "loop", act.replay, "The loop against history, on a simulated clock.",
+    Verb("history", "deploy", "loopwright.verbs.history:history", "Who served when, by whom, why.", "loopwright history late-arrival", False, needs_home=True),
+    Verb("tend", "loop", "loopwright.verbs.tend:tend", "Upkeep: seal logs, join outcomes, watch, account, retrain.", "loopwright tend --once", True, ("cli",)),
+    Verb("replay", "loop", "loopwright.verbs.replay:replay", "The loop against history, on a simulated clock.",
          "loopwright replay examples/flights --start 2013-04-01 --end 2013-07-01 --policy monthly", True, ("cli",)),
-    Verb("status", "loop", overview.status, "Every loop and its six stages at a glance, worst first.", "loopwright status", False, needs_home=True),
-    Verb("predictions", "deploy", look.predictions, "The logged predictions, newest first, by key, time, flag and package.",
+    Verb("status", "loop", "loopwright.verbs.status:status", "Every loop and its six stages at a glance, worst first.", "loopwright status", False, needs_home=True),
+    Verb("predictions", "deploy", "loopwright.verbs.predictions:predictions", "The logged predictions, newest first, by key, time, flag and package.",
          "loopwright predictions late-arrival --since 'monday 06:00' --flag degraded", False, needs_home=True),
-    Verb("trace", "deploy", look.trace, "One prediction: back to its data, forward to its outcome and value.",
+    Verb("trace", "deploy", "loopwright.verbs.trace:trace", "One prediction: back to its data, forward to its outcome and value.",
          "loopwright trace 013c2f5e8b0011aa22bb33cc44dd55ee", False, needs_home=True),
-    Verb("lineage", "data", lineage.lineage, "What a package, feature, column, table or file came from and what it reached.",
+    Verb("lineage", "data", "loopwright.verbs.lineage:lineage", "What a package, feature, column, table or file came from and what it reached.",
          "loopwright lineage weather.wind_speed", False, needs_home=True),
-    Verb("drift", "monitor", look.drift, "Drift and quality over time.", "loopwright drift late-arrival", False, needs_home=True),
-    Verb("outcomes", "monitor", act.outcomes, "Bring outcomes in from a file, and say how the truth stands.",
+    Verb("drift", "monitor", "loopwright.verbs.drift:drift", "Drift and quality over time.", "loopwright drift late-arrival", False, needs_home=True),
+    Verb("outcomes", "monitor", "loopwright.verbs.outcomes:outcomes", "Bring outcomes in from a file, and say how the truth stands.",
          "loopwright outcomes late-arrival landings.parquet", True, ("cli",), needs_home=True),
-    Verb("report", "business", act.report, "Promised, delivered, doubts, next step: for a manager, in Markdown and HTML.",
+    Verb("report", "business", "loopwright.verbs.report:report", "Promised, delivered, doubts, next step: for a manager, in Markdown and HTML.",
          "loopwright report late-arrival", True, ("cli",), needs_home=True),
-    Verb("verify", "loop", keep.verify, "Check every byte at rest: logs, lake, packages, ledger, audit chain.", "loopwright verify", False, needs_home=True),
-    Verb("doctor", "loop", keep.doctor, "Versions, settings, disks: what would bite in production.", "loopwright doctor", False),
+    Verb("verify", "loop", "loopwright.verbs.verify:verify", "Check every byte at rest: logs, lake, packages, ledger, audit chain.", "loopwright verify", False, needs_home=True),
+    Verb("doctor", "loop", "loopwright.verbs.doctor:doctor", "Versions, settings, disks: what would bite in production.", "loopwright doctor", False),
 )  # fmt: skip
 
 

@@ -1,26 +1,38 @@
 """The verb `check`: what is wrong with a loop, what is doubtful, and what its features look like, before anything runs."""
 
 import re
+from collections import Counter
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from loopwright.base.errors import DeclarationInvalid, ExamplesRefused
 from loopwright.base.progress import Progress, Silent, under_way
-from loopwright.records.declarations import Fleet, Scope, Table, duration
+from loopwright.data.examples.aggregates import value
+from loopwright.data.examples.build import build, load
+from loopwright.data.examples.time_warnings import doubts
+from loopwright.data.ingest.ingestion import contract_problems
+from loopwright.develop.check import check as check_graphs
+from loopwright.develop.feature_values import FeatureValues, made_up
+from loopwright.develop.features import TracedFeatures
+from loopwright.develop.leakage import describe, scan
+from loopwright.develop.sampling import draw
+from loopwright.graph.columns import ARROW_TYPES, segment_texts
+from loopwright.records.declarations import Fleet, Loop, Scope, Table, duration
+from loopwright.sql.expression import columns
 from loopwright.stores.home import Home
-from loopwright.verbs.act import loop_with_code
-from loopwright.verbs.results import Checked, CheckItem, SampleRow
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from loopwright.develop.features import TracedFeatures
-    from loopwright.records.declarations import Loop
+from loopwright.tasks import metrics
+from loopwright.tasks.label import label_sql, label_type
+from loopwright.tasks.split import divide, divide_again, says
+from loopwright.turn import used_columns
+from loopwright.verbs.checked import Checked, CheckItem, SampleRow
+from loopwright.verbs.loop_file import loop_with_code
 
 SAMPLED = 3
 LOOKED_AT = 100_000
@@ -34,8 +46,8 @@ class _Rows(NamedTuple):
     all examples that `run` would make.
     """
 
-    examples: "pa.Table | None"
-    requests: "pa.Table | None"
+    examples: pa.Table | None
+    requests: pa.Table | None
     excluded: dict[str, int]
     note: str
     refused: str = ""
@@ -53,9 +65,6 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
         loop: path of a loop file or its folder, or a name the ledger knows.
         strict: exit 1 for a warning, too.
     """
-    from loopwright.data.ingest.ingestion import contract_problems
-    from loopwright.develop.check import check as check_graphs
-
     declared, _ = loop_with_code(home, loop)
     items = [
         CheckItem(
@@ -130,10 +139,8 @@ def _described(scope: Scope) -> CheckItem:
     return CheckItem(name="problem", ok=not open_, detail=detail)
 
 
-def _watched(loop: "Loop") -> CheckItem:
+def _watched(loop: Loop) -> CheckItem:
     """Whether what guards a release, and what retrains, can be measured on rows of this loop, and on slices that it declares."""
-    from loopwright.tasks import metrics
-
     slices = [part.name for part in loop.slices]
     named = [("guard", guard.metric) for guard in loop.release.guards]
     named += [("retrain.decay_metric", loop.retrain.decay_metric)] if loop.retrain.decay_metric else []
@@ -153,14 +160,8 @@ def _watched(loop: "Loop") -> CheckItem:
     )
 
 
-def _labels(loop: "Loop") -> list[CheckItem]:
+def _labels(loop: Loop) -> list[CheckItem]:
     """What is wrong with the SQL of labels and aggregates, else a warning for each column of a yes-or-no label that could hold any word."""
-    import pyarrow as pa
-
-    from loopwright.data.examples.aggregates import value
-    from loopwright.sql.expression import columns
-    from loopwright.tasks.label import label_sql, label_type
-
     table = loop.outcome.table
     try:
         label_sql(loop.outcome)
@@ -179,7 +180,7 @@ def _labels(loop: "Loop") -> list[CheckItem]:
     ]
 
 
-def _unused(loop: "Loop", used: set[str]) -> CheckItem:
+def _unused(loop: Loop, used: set[str]) -> CheckItem:
     """The columns that feed nothing; requests may leave them out."""
     request = [n for n, c in loop.requests.columns.items() if n not in used | loop.named_columns and not c.filled]
     joined = [n for n in loop.context_columns if n not in used]
@@ -194,10 +195,6 @@ def _unused(loop: "Loop", used: set[str]) -> CheckItem:
 
 def _segments(home: Home, requests: Table, fleet: Fleet) -> CheckItem:
     """How many segments have rows enough for a model of their own; a warning where none has."""
-    from collections import Counter
-
-    from loopwright.graph.columns import segment_texts
-
     name = f"fleet by {fleet.by}"
     if not home.lake.exists(requests.name) or not home.lake.count(requests.name):
         return CheckItem(name=name, ok=True, detail="not counted: there are no rows yet")
@@ -213,10 +210,8 @@ def _segments(home: Home, requests: Table, fleet: Fleet) -> CheckItem:
     return CheckItem(name=name, ok=True, detail=detail, warning=not large)
 
 
-def _rows(home: Home, loop: "Loop") -> _Rows:
+def _rows(home: Home, loop: Loop) -> _Rows:
     """Examples of about the newest LOOKED_AT requests, made in a folder that is gone afterwards; requests alone where there are none."""
-    import pyarrow as pa
-
     if not home.lake.exists(loop.requests.name) or not home.lake.count(loop.requests.name):
         return _Rows(None, None, {}, "not looked for: there are no rows yet")
     declared, newest = duration(loop.retrain.window) if loop.retrain.window else None, _window(home, loop.requests)
@@ -226,8 +221,6 @@ def _rows(home: Home, loop: "Loop") -> _Rows:
     except (ExamplesRefused, DeclarationInvalid) as error:
         rows = home.lake.dataset(loop.requests.name).head(SAMPLED)
         for name, column in loop.context_columns.items():
-            from loopwright.graph.columns import ARROW_TYPES
-
             rows = rows.append_column(name, pa.nulls(len(rows), ARROW_TYPES[column.type]))
         outcomes = loop.outcome.table.name
         is_wrong = isinstance(error, DeclarationInvalid) or (home.lake.exists(outcomes) and home.lake.count(outcomes) > 0)
@@ -235,14 +228,11 @@ def _rows(home: Home, loop: "Loop") -> _Rows:
     return _Rows(examples, None, excluded, f"{len(examples):,} examples", sampled=sampled)
 
 
-def _examples(home: Home, loop: "Loop", window: timedelta | None, *, narrow: bool = False) -> "tuple[pa.Table, dict[str, int]]":
+def _examples(home: Home, loop: Loop, window: timedelta | None, *, narrow: bool = False) -> tuple[pa.Table, dict[str, int]]:
     """The examples that `run` would build, in a folder that is gone afterwards, and decisions left out by reason.
 
     `narrow` leaves out the columns that no split looks at, so that all of a large table can be had in a moment.
     """
-    from loopwright.data.examples.build import build, load
-    from loopwright.turn import used_columns
-
     requests = loop.requests
     if narrow:
         needed = {*requests.key, requests.event_time, getattr(loop.split, "column", None)}
@@ -264,11 +254,8 @@ def _examples(home: Home, loop: "Loop", window: timedelta | None, *, narrow: boo
             return load(scratch, made), made.excluded
 
 
-def _split(home: Home, loop: "Loop", seen: _Rows) -> CheckItem:
+def _split(home: Home, loop: Loop, seen: _Rows) -> CheckItem:
     """Whether `run` can divide the examples, sample them and search on them, by the very functions that it does so with."""
-    from loopwright.develop.sampling import draw
-    from loopwright.tasks.split import divide, divide_again, says
-
     window = duration(loop.retrain.window) if loop.retrain.window else None
     examples = _examples(home, loop, window, narrow=True)[0] if seen.sampled else seen.examples
     assert examples is not None
@@ -285,8 +272,6 @@ def _split(home: Home, loop: "Loop", seen: _Rows) -> CheckItem:
 
 def _window(home: Home, requests: Table) -> timedelta | None:
     """The newest stretch that holds about LOOKED_AT requests; None where there are no more than that."""
-    import pyarrow.compute as pc
-
     count = home.lake.count(requests.name)
     if count <= LOOKED_AT:
         return None
@@ -297,11 +282,8 @@ def _window(home: Home, requests: Table) -> timedelta | None:
     return (max(ends) - min(ends)) * (LOOKED_AT / count) if ends else None
 
 
-def _doubts(loop: "Loop", traced: "TracedFeatures", seen: _Rows, progress: Progress) -> list[CheckItem]:
+def _doubts(loop: Loop, traced: TracedFeatures, seen: _Rows, progress: Progress) -> list[CheckItem]:
     """What was not known at the decision, and features that tell too much; one item where there is no such thing, or no telling."""
-    from loopwright.data.examples.time_warnings import doubts
-    from loopwright.develop.leakage import describe, scan
-
     found = doubts(
         loop.requests,
         loop.context,
@@ -327,10 +309,8 @@ def _doubts(loop: "Loop", traced: "TracedFeatures", seen: _Rows, progress: Progr
     return [*items, *unused]
 
 
-def _sample(loop: "Loop", traced: "TracedFeatures", seen: _Rows) -> list[SampleRow]:
+def _sample(loop: Loop, traced: TracedFeatures, seen: _Rows) -> list[SampleRow]:
     """A few rows with their features: the first, the middle and the newest example, or requests, or made-up rows."""
-    from loopwright.develop.feature_values import FeatureValues, made_up
-
     values = FeatureValues(traced)
     given: list[dict[str, Any]]
     rows = seen.examples if seen.examples is not None and len(seen.examples) else seen.requests

@@ -5,7 +5,11 @@ from itertools import chain
 
 from loopwright.base.errors import LoopwrightError, NotFound, PackageRefused
 from loopwright.base.ids import NAME
+from loopwright.deploy.serving.release_files import read
 from loopwright.records.entries import Problem
+from loopwright.records.ingestions import Ingested
+from loopwright.records.releases import ReleaseState
+from loopwright.records.windows import Window
 from loopwright.stores.home import Home
 
 
@@ -29,9 +33,6 @@ def serving(home: Home) -> list[Problem]:
 
 
 def _unreadable(home: Home) -> Iterator[Problem]:
-    from loopwright.deploy.serving.release_files import read
-    from loopwright.records.releases import ReleaseState
-
     states = {e.loop: e.record for e in home.ledger.find(ReleaseState, newest=False)}
     found = {(loop, digest) for loop, state in states.items() for digest in state.packages}
     for path in sorted((home.path / "served").glob("*.json")):
@@ -47,8 +48,6 @@ def _unreadable(home: Home) -> Iterator[Problem]:
 
 def _releases(home: Home) -> Iterator[Problem]:
     """Every package that was ever released is there: it may be gone back to."""
-    from loopwright.records.releases import ReleaseState
-
     there, named = set(home.packages.list()), {}
     for entry in home.ledger.find(ReleaseState, newest=False):
         named.update(dict.fromkeys(entry.record.packages, entry.loop))
@@ -59,9 +58,6 @@ def _releases(home: Home) -> Iterator[Problem]:
 
 def _served(home: Home) -> Iterator[Problem]:
     """What servers follow can be read, and is no newer than the ledger."""
-    from loopwright.deploy.serving.release_files import read
-    from loopwright.records.releases import ReleaseState
-
     for path in sorted((home.path / "served").glob("*.json")):
         if not NAME.fullmatch(path.stem):
             continue
@@ -79,8 +75,6 @@ def _served(home: Home) -> Iterator[Problem]:
 
 def _tables(home: Home) -> Iterator[Problem]:
     """Every table that something was ingested into is there, at that version or a later one."""
-    from loopwright.records.ingestions import Ingested
-
     newest: dict[str, int] = {}
     for entry in home.ledger.find(Ingested, newest=False):
         newest[entry.record.table] = max(entry.record.version, newest.get(entry.record.table, 0))
@@ -98,8 +92,6 @@ def _at_least(home: Home, table: str, version: int) -> list[Problem]:
 
 def _predictions(home: Home) -> Iterator[Problem]:
     """A loop with windows that have rows has a table of predictions."""
-    from loopwright.records.windows import Window
-
     for loop in home.ledger.loops(Window):
         entry = next((e for e in home.ledger.find(Window, loop=loop) if e.record.rows), None)
         if entry is not None and not home.lake.exists(f"predictions.{loop}"):

@@ -1,10 +1,36 @@
-"""The verb that hands a package to other servers."""
+"""The verb `export`: a package for other servers."""
 
 from pathlib import Path
 
+import msgspec
+
 from loopwright.base.errors import ExportRefused, UsageError
+from loopwright.deploy import export as room
+from loopwright.deploy.releases import history
+from loopwright.deploy.repositories import FORMATS
+from loopwright.records.evaluation import Leaderboard
 from loopwright.stores.home import Home
-from loopwright.verbs.results import ExportedPackage, ExportedPort
+from loopwright.stores.packages.probe import open_probed
+
+
+class ExportedPort(msgspec.Struct, frozen=True, kw_only=True):
+    """One input or output of an exported graph; `shape` begins with N, the number of rows."""
+
+    name: str
+    type: str
+    shape: list[str | int]
+
+
+class ExportedPackage(msgspec.Struct, frozen=True, kw_only=True):
+    """A package for another server: the files in `folder`, what goes in and what comes out."""
+
+    package: str
+    loop: str
+    format: str
+    folder: str
+    files: list[str]
+    inputs: list[ExportedPort]
+    outputs: list[ExportedPort]
 
 
 def export(
@@ -21,10 +47,6 @@ def export(
         opset: the operator set, 21 or older, for runtimes before ONNX Runtime 1.21.
         alone: also a package that is one of a fleet, without those that answer beside it.
     """
-    from loopwright.deploy import export as room
-    from loopwright.deploy.repositories import FORMATS
-    from loopwright.stores.packages.probe import open_probed
-
     if as_format not in FORMATS:
         raise UsageError(f"--as {as_format}: one of {', '.join(FORMATS)}")
     chosen = open_probed(home.packages, home.packages.resolve(package))
@@ -52,9 +74,6 @@ def export(
 
 def _one_of_many(home: Home, digest: str) -> str:
     """Why a package alone does not answer as its loop does; empty where it does."""
-    from loopwright.deploy.releases import history
-    from loopwright.records.evaluation import Leaderboard
-
     manifest = home.packages.manifest(digest)
     if manifest.segment is not None:
         return f"it answers only rows whose {manifest.segment.column} is {manifest.segment.value!r}"

@@ -6,24 +6,37 @@ Everything is read from the ledger and the packages' manifests; no code of the u
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from loopwright.base.errors import NotFound, PackageNotFound, RecordNotFound
 from loopwright.base.ids import is_trace_id
 from loopwright.base.text import count, moment
+from loopwright.records.examples import Examples
+from loopwright.records.ingestions import Ingested
 from loopwright.records.package import Lineage, Manifest, Origin
+from loopwright.records.releases import ReleaseState
 from loopwright.stores.contracts import Contract
 from loopwright.stores.home import Home
-from loopwright.verbs.results import Node
+from loopwright.stores.ledger import Entry
+from loopwright.stores.prediction_log.read import find
 
-if TYPE_CHECKING:
-    from loopwright.records.ingestions import Ingested
-    from loopwright.stores.ledger import Entry
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A node of a lineage tree: an entry, a package, a table version or a file, and what it came from (`role`)."""
+
+    id: str
+    kind: str
+    label: str
+    role: str
+    children: list["Node"]
+
 
 DEPTH = 8
+
 OF, BY = "of", "found by"
+
 _SHA256 = re.compile(r"[0-9a-f]{8,64}(:|$)")
 
 Touches = Callable[[str], bool]
@@ -58,12 +71,7 @@ def _names(home: Home) -> set[str]:
     return {*tables, *columns, *(feature for made in _made(home) for feature in made.manifest.lineage.features)}
 
 
-# --- back: what it came from ----------------------------------------------------------------------------------------
-
-
 def _prediction(home: Home, id: str) -> Node | None:
-    from loopwright.stores.prediction_log.read import find
-
     if not is_trace_id(id) or (found := find(home, id)) is None:
         return None
     _, prediction = found
@@ -146,9 +154,6 @@ def _package_label(manifest: Manifest) -> str:
     return f"{manifest.candidate}{segment}, trained until {manifest.training.as_of:%Y-%m-%d}, commit {commit}"
 
 
-# --- forward: what it was used for ----------------------------------------------------------------------------------
-
-
 def _feature(home: Home, name: str) -> Node | None:
     """A feature of every package that has it: its columns, the table versions they were read at, the files of those."""
     packages = [made for made in _made(home) if name in made.manifest.lineage.features]
@@ -205,9 +210,7 @@ def _file(home: Home, id: str) -> Node | None:
     return nodes[0] if len(nodes) == 1 else Node(id=name, kind="files", label="", role="", children=nodes) if nodes else None
 
 
-def _file_forward(home: Home, entry: "Entry[Ingested]", every: "list[_Made]") -> Node:
-    from loopwright.records.examples import Examples
-
+def _file_forward(home: Home, entry: Entry[Ingested], every: list["_Made"]) -> Node:
     done = entry.record
     trained = {e.record.digest for e in home.ledger.find(Examples) for s in e.record.sources if done.digest in s.files.values()}
     packages = [
@@ -254,21 +257,17 @@ class _Made(NamedTuple):
 
 def _made(home: Home) -> list[_Made]:
     """Every package: those that serve, then the others, newest first."""
-    from loopwright.records.releases import ReleaseState
-
     newest = {e.loop: e.record for e in home.ledger.find(ReleaseState, newest=False)}
     serving = {package for state in newest.values() for package in state.packages}
     found = [_Made(digest, home.packages.manifest(digest), digest in serving) for digest in home.packages.list()]
     return sorted(found, key=lambda made: (made.serves, made.manifest.created_at, made.digest), reverse=True)
 
 
-def _ingested(home: Home, table: str | None = None) -> "list[Entry[Ingested]]":
-    from loopwright.records.ingestions import Ingested
-
+def _ingested(home: Home, table: str | None = None) -> list[Entry[Ingested]]:
     return home.ledger.find(Ingested, key=table, newest=False)
 
 
-def _file_node(entry: "Entry[Ingested]") -> Node:
+def _file_node(entry: Entry[Ingested]) -> Node:
     done = entry.record
     label = f"{done.source} (sha256 {done.digest[:12]}), {count(done.good, 'row')} {moment(entry.at)} by {entry.by}"
     return Node(id=done.file, kind="file", label=label, role="ingested", children=[])

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from loopwright.base.progress import Progress
+from loopwright.bulk import predict as predict_file
+from loopwright.data.ingest.opened import Reading
 from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.bulk import Predicted
-from loopwright.verbs.look import known_loop
+from loopwright.verbs.known_loop import known_loop
 
 
 def predict(
@@ -38,9 +40,6 @@ def predict(
         no_header: the first line is a row of data; the columns are called column_1, column_2 ...
         names: names of the columns with commas, where the first line is a row of data.
     """
-    from loopwright.bulk import predict as predict_file  # here: commands that look must not load an engine
-    from loopwright.data.ingest.opened import Reading
-
     known_loop(home, loop)
     reading = Reading.of(encoding, sheet, names, no_header=no_header)
     return predict_file(home, loop, file, out, id_column=id, request_id=request_id, reading=reading, progress=progress)

@@ -24,7 +24,8 @@ from loopwright.server.api import control as door
 from loopwright.server.api.access import Access
 from loopwright.server.api.control import control, control_routes
 from loopwright.stores.home import Home
-from loopwright.verbs import VERBS, Verb, act
+from loopwright.verbs import VERBS, Verb
+from loopwright.verbs.rollback import rollback
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_idempotency_key_sent_again_changes_nothing_and_gives_the_same_answer(
     again = control_client.post("/api/rollback", {"loop": LOOP}, **{header: f'"key-of-{header}"'})
     assert (first.status, again.status) == (200, 200)
     assert {**again.json, "workers": []} == {**first.json, "workers": []}
-    assert act.rollback(home, LOOP, request_id=f"key-of-{header}").generation == generation, "from another process"
+    assert rollback(home, LOOP, request_id=f"key-of-{header}").generation == generation, "from another process"
     other = control_client.post("/api/rollback", {"loop": LOOP, "to": "yesterday"}, **{header: f"key-of-{header}"})
     assert (other.status, other.json["error"]["code"]) == (409, "id_taken")
     assert control_client.post("/api/rollback", {"loop": LOOP}, **{header: "no key"}).status == 400
@@ -116,14 +117,17 @@ def test_history_names_who_changed_something_over_http(control_client: Client, s
     assert control_client.post("/api/rollback", {"loop": LOOP}, x_loopwright_actor="a, by token,").status == 400
 
 
-def test_a_verb_that_could_change_something_twice_gets_no_http_door(tmp_path: Path) -> None:
+def test_a_verb_that_could_change_something_twice_gets_no_http_door() -> None:
     def toggle(home: Home, loop: str) -> None:
         """Toggle."""
 
-    home = opened(tmp_path)
-    verb = Verb(name="toggle", stage="deploy", call=toggle, help="", example="", changes=True)
     with pytest.raises(UsageError, match="would do it twice"):
-        control(home, Access(home.settings, always=True), [verb])
+        door.parameters(Verb(name="toggle", stage="deploy", function=toggle, help="", example="", changes=True))
+
+
+@pytest.mark.parametrize("verb", [v for v in VERBS if "http" in v.doors], ids=lambda v: v.name)
+def test_no_verb_lets_a_client_name_a_location_or_change_something_twice(verb: Verb) -> None:
+    assert "home" not in door.parameters(verb)
 
 
 @pytest.mark.parametrize(
@@ -200,8 +204,8 @@ def test_more_pages_at_once_than_can_be_made_are_refused_and_changes_go_on(
         return request_id
 
     verbs = [
-        Verb(name="look", stage="data", call=look, help="", example="", changes=False),
-        Verb(name="change", stage="data", call=change, help="", example="", changes=True),
+        Verb(name="look", stage="data", function=look, help="", example="", changes=False),
+        Verb(name="change", stage="data", function=change, help="", example="", changes=True),
     ]
 
     async def ask_all(home: Home) -> None:
@@ -246,14 +250,12 @@ async def called(app: Any, method: str, path: str, body: bytes = b"", **headers:
     return Reply(sent[0]["status"], found, b"".join(message["body"] for message in sent[1:]))
 
 
-def test_a_verb_that_takes_a_path_gets_no_http_door(tmp_path: Path) -> None:
+def test_a_verb_that_takes_a_path_gets_no_http_door() -> None:
     def fetch(home: Home, file: Path) -> None:
         """Fetch."""
 
-    home = opened(tmp_path)
-    verb = Verb(name="fetch", stage="data", call=fetch, help="", example="", changes=False)
     with pytest.raises(UsageError, match="never names a location"):
-        control(home, Access(home.settings, always=True), [verb])
+        door.parameters(Verb(name="fetch", stage="data", function=fetch, help="", example="", changes=False))
 
 
 def test_what_goes_wrong_inside_stays_inside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,7 +267,7 @@ def test_what_goes_wrong_inside_stays_inside(tmp_path: Path, capsys: pytest.Capt
     app = control(
         home,
         Access(home.settings, always=True),
-        [Verb(name="broken", stage="data", call=broken, help="", example="", changes=False)],
+        [Verb(name="broken", stage="data", function=broken, help="", example="", changes=False)],
     )
     sent = []
 

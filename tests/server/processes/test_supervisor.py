@@ -28,7 +28,7 @@ from loopwright.server.processes.supervisor import START_SECONDS, Worker, serve
 from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.commit import commit, verify
 from loopwright.stores.prediction_log.read import predictions
-from loopwright.verbs import act
+from loopwright.verbs.rollback import rollback
 
 PREDICT = f"/loops/{LOOP}/predict"
 
@@ -247,7 +247,7 @@ def test_prediction_and_rollback_go_on_without_the_ledger(home: Home) -> None:
         with ledger_away(home):
             assert client.post(PREDICT, flight()).status == 200
             down = Home(Settings(home=home.path, ledger="sqlite:////proc/no/such/ledger.db", by="ann"), home.clock)
-            act.rollback(down, LOOP, why="the ledger is down")
+            rollback(down, LOOP, why="the ledger is down")
             until(lambda: client.post(PREDICT, flight()).json["package"] == first)
         until(lambda: (s := release_files.read(release_files.path_of(home, LOOP))) is not None and not s.unrecorded)
         assert client.post(PREDICT, flight()).json["package"] == first

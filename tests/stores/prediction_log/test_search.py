@@ -15,7 +15,7 @@ from loopwright.stores.lake import tables
 from loopwright.stores.prediction_log.commit import commit
 from loopwright.stores.prediction_log.segment import log_folder
 from loopwright.stores.prediction_log.writer import LogWriter
-from loopwright.verbs.look import predictions
+from loopwright.verbs.predictions import predictions
 
 DAYS = 30
 

@@ -56,10 +56,7 @@ def control_routes(verbs: Sequence[Verb] = VERBS) -> list[Route]:
 
 
 def control(home: Home, access: Access, verbs: Sequence[Verb] = VERBS, *, folder: Path | None = None) -> Any:
-    """The application, access checks around it; `folder` is where the processes of this server say what is down.
-
-    Raises UsageError for a verb that would let a client name a location, or change something twice with one request.
-    """
+    """The application, access checks around it; `folder` is where the processes of this server say what is down."""
     table = control_routes(verbs)
     check_routes(table)
     by_name = {v.name: v for v in verbs}
@@ -98,23 +95,13 @@ class Guarded:
 
 
 def _endpoint(home: Home, access: Access, verb: Verb, slots: Mapping[str, Slots]) -> Callable[[Request], Awaitable[Response]]:
-    asked = {name: p for name, p in inspect.signature(verb.call).parameters.items() if name not in _FILLED_IN}
-    for name, parameter in asked.items():
-        if Path in (parameter.annotation, *get_args(parameter.annotation)):
-            raise UsageError(
-                f"verb {verb.name!r} takes a path ({name}); a client never names a location: leave out the door `http`"
-            )
-    if verb.changes and KEY not in asked:
-        raise UsageError(f"verb {verb.name!r} changes something and takes no {KEY}: a request sent again would do it twice")
-
     run = slots.get(verb.name) or slots["change" if verb.changes else "read"]
 
     async def answer(request: Request) -> Response:
         try:
             given = _keyed(request, await _body(request)) if verb.changes else dict(request.query_params)
-            arguments = _arguments(asked, given, strict=verb.changes)
             acting = home.acting_as(str(_caller(access, request))) if verb.changes else home
-            return _json(await run(lambda: verb.call(acting, **arguments), verb.name))
+            return _json(await run(lambda: verb.call(acting, **_arguments(verb, given)), verb.name))
         except ClientDisconnect:  # in the middle of its arguments: nobody gets this
             return _json(describe_status(400), 400)
         except LoopwrightError as error:
@@ -157,8 +144,25 @@ def _keyed(request: Request, given: dict[str, Any]) -> dict[str, Any]:
     return {**given, KEY: bare}
 
 
-def _arguments(asked: Mapping[str, inspect.Parameter], given: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
+def parameters(verb: Verb) -> dict[str, inspect.Parameter]:
+    """What a client may say to a verb, which is loaded for it.
+
+    Raises UsageError for a verb that would let a client name a location, or change something twice with one request.
+    """
+    found = {name: p for name, p in inspect.signature(verb.call).parameters.items() if name not in _FILLED_IN}
+    for name, parameter in found.items():
+        if Path in (parameter.annotation, *get_args(parameter.annotation)):
+            raise UsageError(
+                f"verb {verb.name!r} takes a path ({name}); a client never names a location: leave out the door `http`"
+            )
+    if verb.changes and KEY not in found:
+        raise UsageError(f"verb {verb.name!r} changes something and takes no {KEY}: a request sent again would do it twice")
+    return found
+
+
+def _arguments(verb: Verb, given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments as the verb's own types. Raises RequestInvalid naming every one that is wrong."""
+    asked = parameters(verb)
     problems = [(name[:80], f"is no argument; there is {', '.join(asked) or 'none'}") for name in given if name not in asked]
     found = {}
     for name, parameter in asked.items():
@@ -167,7 +171,7 @@ def _arguments(asked: Mapping[str, inspect.Parameter], given: Mapping[str, Any],
                 problems.append((name, "is missing"))
             continue
         try:
-            found[name] = msgspec.convert(given[name], parameter.annotation, strict=strict)
+            found[name] = msgspec.convert(given[name], parameter.annotation, strict=verb.changes)
         except ValueError as error:
             problems.append((name, str(error)))
     if problems:
@@ -189,18 +193,17 @@ def _ready(folder: Path | None) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _listing(table: Sequence[Route], verbs: Mapping[str, Verb]) -> Callable[[Request], Awaitable[Response]]:
-    listing = [
-        {
-            "verb": r.handler,
-            "method": r.method,
-            "path": r.path,
-            "help": verbs[r.handler].help,
-            "arguments": [n for n in inspect.signature(verbs[r.handler].call).parameters if n not in _FILLED_IN],
-        }
-        for r in table
-    ]
-
     async def answer(_: Request) -> Response:
+        listing = [
+            {
+                "verb": r.handler,
+                "method": r.method,
+                "path": r.path,
+                "help": verbs[r.handler].help,
+                "arguments": list(parameters(verbs[r.handler])),
+            }
+            for r in table
+        ]
         return _json(listing)
 
     return answer

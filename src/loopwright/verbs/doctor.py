@@ -1,28 +1,32 @@
-"""Verbs that look after what is kept: verification of every byte at rest, and the doctor."""
+"""The verb `doctor`."""
 
 import os
 import re
 import shlex
 import shutil
+import sqlite3
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from loopwright.base import telemetry
-from loopwright.base.errors import HomeNotFound, LoopwrightError
+from loopwright.base.errors import LoopwrightError
 from loopwright.base.jumps import JUMP_SECONDS, jumped
 from loopwright.base.memory import memory_limit
+from loopwright.base.post import problem as receiver_problem
+from loopwright.base.post import receiver
 from loopwright.base.printable import url_without_secrets
 from loopwright.base.settings import SETTINGS, unknown_settings
 from loopwright.base.text import count
 from loopwright.base.tokens import ADVICE, exposed
 from loopwright.records.entries import Problem
+from loopwright.stores import openlineage
 from loopwright.stores.home import Home
 from loopwright.stores.upkeep_state import LEASE_SECONDS
+from loopwright.verbs.checked import Checked, CheckItem
 from loopwright.verbs.expected import attempted, missing, serving
-from loopwright.verbs.results import Checked, CheckItem, Verified
 
 LIBRARIES = (
     "onnxruntime",
@@ -40,36 +44,6 @@ LIBRARIES = (
 
 MOST_SAID = 3
 """So many problems are named in one item of the doctor."""
-
-
-def verify(home: Home) -> Verified:
-    """Check every byte at rest: logs, lake, packages, ledger and its audit chain; all damage is named, nothing is changed."""
-    if not home.path.is_dir():
-        raise HomeNotFound(str(home.path))
-    from loopwright.data.examples.build import verify as verify_examples
-    from loopwright.stores.prediction_log.commit import verify as verify_logs
-
-    counts: dict[str, Callable[[], int]] = {
-        "tables": lambda: len(home.lake.names()),
-        "packages": lambda: len(home.packages.list()),
-        "ledger entries": lambda: home.ledger.count(),  # noqa: PLW0108  # opening it may fail, and does so where it is caught
-        "log segments": lambda: sum(1 for kind in ("open", "sealed") for _ in (home.path / "log").rglob(f"*.{kind}")),
-        "examples files": lambda: sum(1 for _ in (home.path / "examples").glob("*.parquet")),
-    }
-    looks: dict[str, Callable[[], list[Problem]]] = {
-        "lake": lambda: [p for name in home.lake.names() for p in attempted(f"table {name}", partial(home.lake.verify, name))],
-        "packages": lambda: home.packages.verify(),  # noqa: PLW0108  # as above
-        "ledger": lambda: home.ledger.verify(),  # noqa: PLW0108  # as above
-        "log": lambda: verify_logs(home),
-        "examples": lambda: verify_examples(home),
-        "what should be there": lambda: missing(home),
-    }
-    problems = [problem for where, look in looks.items() for problem in attempted(where, look)]
-    checked = {}
-    for what, counted in counts.items():
-        with suppress(LoopwrightError, OSError):  # said above
-            checked[what] = counted()
-    return Verified(ok=not problems, checked=checked, problems=list(dict.fromkeys(problems)))
 
 
 def doctor(home: Home) -> Checked:
@@ -119,8 +93,6 @@ def _memory(home: Home) -> CheckItem:
 
 
 def _libraries() -> list[CheckItem]:
-    from importlib.metadata import PackageNotFoundError, version  # here and not above: `--help` must start fast
-
     found = []
     for library in LIBRARIES:
         try:
@@ -188,8 +160,6 @@ def _private(home: Home) -> CheckItem:
 
 
 def _sqlite(home: Home) -> CheckItem:
-    import sqlite3
-
     version = sqlite3.sqlite_version_info
     used = home.settings.ledger_url.startswith("sqlite")
     old = used and version < (3, 51, 3)
@@ -262,31 +232,22 @@ def _clock(home: Home) -> CheckItem:
 
 
 def _webhook(home: Home) -> list[CheckItem]:
-    from loopwright.base.post import problem, receiver
-
     if not home.settings.webhook:
         return []
-    why = problem(receiver(home.settings, "webhook"))
+    why = receiver_problem(receiver(home.settings, "webhook"))
     return [CheckItem(name="webhook", ok=not why, detail=why or f"alerts go to {url_without_secrets(home.settings.webhook)}")]
 
 
 def _openlineage(home: Home) -> list[CheckItem]:
-    from loopwright.base.post import receiver
-    from loopwright.stores.openlineage import problem
-
     target = home.settings.openlineage
     if not target:
         return []
-    why = problem(target, receiver(home.settings, "openlineage"))
+    why = openlineage.problem(target, receiver(home.settings, "openlineage"))
     return [CheckItem(name="openlineage", ok=not why, detail=why or f"events go to {url_without_secrets(target)}")]
 
 
 def _protocols(home: Home) -> list[CheckItem]:
     """What gRPC, spans and events need, where they are asked for: libraries, and receivers that may be called."""
-    from importlib.metadata import PackageNotFoundError, version  # here and not above: `--help` must start fast
-
-    from loopwright.base.post import problem, receiver
-
     settings, items = home.settings, []
     for name, asked, extra, libraries in (
         ("gRPC", settings.grpc_port >= 0, "grpc", ("grpcio", "protobuf")),
@@ -300,7 +261,7 @@ def _protocols(home: Home) -> list[CheckItem]:
     sinks: tuple[tuple[Literal["traces", "events"], str], ...] = (("traces", settings.traces), ("events", settings.events))
     for name, url in sinks:
         if url:
-            why = problem(receiver(settings, name))
+            why = receiver_problem(receiver(settings, name))
             items.append(CheckItem(name=name, ok=not why, detail=why or f"go to {url_without_secrets(url)}"))
     return items
 

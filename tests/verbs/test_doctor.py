@@ -13,7 +13,9 @@ from loopwright.base.errors import HomeNotFound
 from loopwright.base.settings import Settings
 from loopwright.records.windows import Trigger
 from loopwright.stores.home import Home
-from loopwright.verbs.keep import doctor, verify
+from loopwright.verbs import doctor as doctor_module
+from loopwright.verbs.doctor import doctor
+from loopwright.verbs.verify import verify
 
 
 def test_an_online_table_that_does_not_answer_is_no_good_health(tmp_path: Path) -> None:
@@ -64,7 +66,7 @@ def test_what_a_setting_needs_and_is_not_installed_is_said_with_its_remedy(
             raise metadata.PackageNotFoundError(library)
         return real(library)
 
-    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(doctor_module, "version", version)
     with Home(Settings(home=tmp_path, grpc_port=0, traces="http://localhost:4318")) as home:
         found = said_of(home, "gRPC", "traces")
     assert [ok for _, ok, _ in found] == [False, False, True]

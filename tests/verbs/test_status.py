@@ -19,7 +19,11 @@ from loopwright.records.turns import Step, Turn
 from loopwright.records.windows import Alert, Window
 from loopwright.server.processes.supervisor import Serving
 from loopwright.stores.home import Home
-from loopwright.verbs import look, overview
+from loopwright.verbs import loop_page as loop_page_module
+from loopwright.verbs.loop_page import loop_page
+from loopwright.verbs.loop_status import loop_status
+from loopwright.verbs.status import PAGE
+from loopwright.verbs.status import status as status_verb
 
 
 @pytest.fixture
@@ -83,7 +87,7 @@ def test_page_takes_as_many_statements_for_many_loops_as_for_few(home: Home) -> 
         loops(home, more, first=60)
         with counted() as statements:
             page = home_page(Verbs(home))
-        assert (len(page.loops), page.total) == (overview.PAGE, 61 + more)
+        assert (len(page.loops), page.total) == (PAGE, 61 + more)
         counts.append(len(statements))
     assert counts[0] == counts[1] <= 40
 
@@ -97,31 +101,31 @@ def test_worst_loops_come_first_and_every_loop_is_on_one_page(home: Home) -> Non
     home.ledger.put(alert("crash", "critical"), loop="l00111", key="crash")
     home.ledger.put(alert("over"), loop="l00112", key="over")
     home.ledger.put(alert("over", state="closed"), loop="l00112", key="over")
-    pages = [overview.status(home, page=i) for i in (1, 2, 3)]
+    pages = [status_verb(home, page=i) for i in (1, 2, 3)]
     names = [s.name for page in pages for s in page.loops]
     assert names[:6] == ["l00111", "l00110", "l00007", "l00003", "l00004", "l00005"]
     assert sorted(names) == home.ledger.loops(type(declared().record("loop.py")))
     assert [(p.page, p.pages, p.total) for p in pages] == [(i, 3, 121) for i in (1, 2, 3)]
-    assert [s.name for s in overview.status(home, all=True).loops] == names
+    assert [s.name for s in status_verb(home, all=True).loops] == names
     with pytest.raises(UsageError, match="no page 9: there are 3 pages of 50 loops"):
-        overview.status(home, page=9)
+        status_verb(home, page=9)
     with pytest.raises(UsageError):
-        overview.status(home, page=0)
+        status_verb(home, page=0)
     second = home_page(Verbs(home), 2)
     assert next(s for s in second.stages if s.stage == "monitor").loop == "l00111", "the wheel shows the worst of all"
 
 
 def test_page_of_a_loop_is_bounded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(look, "MOST_WINDOWS", 5)
-    monkeypatch.setattr(look, "MOST_RELEASES", 3)
-    monkeypatch.setattr(look, "MOST_ALERTS", 4)
+    monkeypatch.setattr(loop_page_module, "MOST_WINDOWS", 5)
+    monkeypatch.setattr(loop_page_module, "MOST_RELEASES", 3)
+    monkeypatch.setattr(loop_page_module, "MOST_ALERTS", 4)
     for i in range(9):
         releases.release(home, LOOP, package(home.packages, weight=0.05 + i / 100).digest, why="x")
         home.ledger.put(alert(f"a{i}"), loop=LOOP, key=f"a{i}")
         for revision in ("no data", "ok"):
             state = msgspec.structs.replace(window(revision), start=NOW - timedelta(days=100 - i))
             home.ledger.put(state, loop=LOOP, key=f"w{i}")
-    page = look.loop_page(home, LOOP)
+    page = loop_page(home, LOOP)
     assert [r.generation for r in page.releases] == [7, 8, 9]
     assert [(w.start - NOW).days + 100 for w in page.windows] == [4, 5, 6, 7, 8]
     assert {w.state for w in page.windows} == {"ok"}
@@ -132,7 +136,7 @@ def test_page_of_a_loop_is_bounded(home: Home, monkeypatch: pytest.MonkeyPatch) 
 def test_stages_of_a_loop_are_those_of_its_newest_steps(home: Home) -> None:
     for name, state in (("t1", "done"), ("t2", "failed"), ("t3", "running")):
         turn(home, LOOP, name, state)
-    status = look.loop_status(home, LOOP)
+    status = loop_status(home, LOOP)
     develop = next(s for s in status.stages if s.stage == "develop")
     assert (develop.state, develop.detail, status.turns) == ("running", "t3", 3)
     assert {s.state for s in status.stages if s.stage != "develop"} == {"not yet"}
@@ -147,4 +151,4 @@ def test_server_is_known_by_more_than_the_number_of_its_process(home: Home) -> N
     ):
         serving = Serving(pid=me.pid, holder=holder, workers=[], data="http://a:1", control="http://a:2")
         (home.path / "serve.json").write_bytes(msgspec.json.encode(serving))
-        assert (overview.status(home).server is not None) == running
+        assert (status_verb(home).server is not None) == running

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from loopwright.base.text import ABSENT, count, duration_text, moment, number, share
-from loopwright.cli.cells import ALIKE, heading, table
-from loopwright.records.declarations import Column
+from loopwright.base.text import ABSENT, count, duration_text, moment, share
+from loopwright.cli.terminal.cells import ALIKE, heading, table
 from loopwright.records.ingestions import DOUBT, Ingested, Quarantined
 from loopwright.records.profiles import ColumnProfile, Profile
 from loopwright.render.words import word
-from loopwright.verbs.results import ContractShown
 
 
-def show_ingested(done: Sequence[Ingested]) -> RenderableType:
+def ingested(done: Sequence[Ingested]) -> RenderableType:
     """What came in: a line a source, the reasons of what did not, and where to look for it."""
     rows = [
         [d.source, "there before" if d.already and not d.mended else d.rows, d.good, d.quarantined, d.version] for d in done
@@ -40,7 +38,7 @@ def show_ingested(done: Sequence[Ingested]) -> RenderableType:
     return Group(*parts)
 
 
-def show_quarantined(value: Quarantined) -> RenderableType:
+def quarantined(value: Quarantined) -> RenderableType:
     """What waits in a quarantine, by reason, and how to mend it."""
     if not value.rows:
         return Text(
@@ -61,23 +59,7 @@ def show_quarantined(value: Quarantined) -> RenderableType:
     return Group(*parts)
 
 
-def show_contract(value: ContractShown) -> RenderableType:
-    """A contract's columns and versions."""
-    of = value.table
-    columns = [[n, c.type, _rules(c), n if c.source is None else c.source, c.description] for n, c in of.columns.items()]
-    known = f", known {of.known} + {of.known_after}" if of.known_time or of.known_after != "0s" else ""
-    parts: list[RenderableType] = [
-        heading(f"{of.name}: key {', '.join(of.key)}, event time {of.event_time}{known}, {count(value.rows, 'row')}"),
-        table(["column", "type", "rules", "in sources", ""], columns),
-        table(
-            ["version", "since", "by", "changes"],
-            [[v.number, v.at, v.by, "\n".join(v.changes) or ABSENT] for v in value.versions],
-        ),
-    ]
-    return Group(*parts, *(Text(word(note), style="dim") for note in value.notes))
-
-
-def show_profile(value: Profile) -> RenderableType:
+def profile(value: Profile) -> RenderableType:
     """A table's rows: a line a column, the days as bars, how fresh it is."""
     columns = [
         [
@@ -120,21 +102,3 @@ def _typical(c: ColumnProfile) -> str:
     """The range of a column with its median: `0 .. 3.1 .. 99`."""
     said = [c.minimum, *c.quantiles[2:3], c.maximum]
     return "" if c.type == "boolean" or c.minimum is None else " .. ".join(word(v)[:16] for v in said)
-
-
-def _rules(column: Column) -> str:
-    """What a column's values must be, in words."""
-    low, high = column.minimum, column.maximum
-    said = [
-        "may be null" if column.nullable else "",
-        f"from {number(low)}" if low is not None else "",
-        f"to {number(high)}" if high is not None else "",
-        f"one of {', '.join(column.categories)}" if column.categories is not None else "",
-        f"times of {column.zone}" if column.zone else "",
-        f"written {column.format}" if column.format else "",
-        f"shape {column.shape}" if column.shape else "",
-        f"filled: {column.filled}" if column.filled else "",
-        "may be absent" if column.optional else "",
-        ", ".join(column.tags),
-    ]
-    return "; ".join(part for part in said if part)

@@ -1,15 +1,21 @@
-"""Headings and tables in a terminal."""
+"""Headings, facts and tables in a terminal, and how states look there."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from loopwright.records.conditions import LOOKS, StateStyle
 from loopwright.render.words import word
 
 ALIKE = 10
+"""Lines that are alike, of files, packages or reasons, are shown at most; `--json` has all."""
+
+MOST_SEGMENTS = 12
+"""So many segments are shown at most."""
 
 
 def plain(value: Any) -> Text:
@@ -31,3 +37,19 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Seque
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in row))
     return made
+
+
+def fact_table(title: str, facts: Iterable[tuple[str, Any]]) -> RenderableType:
+    """Names and values in two columns below a title, which may be empty."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for name, value in facts:
+        grid.add_row(word(name), value if isinstance(value, Text) else plain(value))
+    return Group(heading(title), grid) if title else grid
+
+
+def state(word: str) -> Text:
+    """A state with its sign and colour; numbers may follow it in brackets."""
+    sign, style = LOOKS.get(word.partition(" (")[0], StateStyle("●", ""))
+    return Text(f"{sign} {word}", style=style)

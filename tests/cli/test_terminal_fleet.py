@@ -3,12 +3,15 @@
 import datetime as dt
 
 import msgspec
-from tests.cli.test_render import text_of
+from tests.cli.test_terminal import text_of
 from tests.console import sample
 
 from loopwright.records.evaluation import Estimate, FleetBoard, SegmentModel
 from loopwright.records.releases import Arm, ReleaseState
-from loopwright.verbs.results import FleetStatus, History, Status, Switched
+from loopwright.verbs.history import History
+from loopwright.verbs.loop_status import FleetStatus
+from loopwright.verbs.status import Status
+from loopwright.verbs.switched import Switched
 
 NOW = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
 

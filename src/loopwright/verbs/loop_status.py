@@ -5,84 +5,114 @@ However many loops there are, a page takes the same number of statements of the 
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from loopwright.base.errors import Damaged, LedgerUnavailable, UsageError
-from loopwright.base.holder import Holder
+from loopwright.base.errors import LedgerUnavailable
 from loopwright.base.text import count
+from loopwright.deploy.serving.heartbeat import WorkerState, workers
 from loopwright.records.attempts import Attempts
-from loopwright.records.conditions import NOTHING_MEASURED, Judged, Standing, counted_from, earned, monitored, worth_of
-from loopwright.records.declarations import Value
-from loopwright.records.entries import Record
+from loopwright.records.conditions import (
+    NOTHING_MEASURED,
+    Condition,
+    Judged,
+    Standing,
+    counted_from,
+    earned,
+    monitored,
+    worth_of,
+)
+from loopwright.records.declarations import Value, recorded_loop
+from loopwright.records.entries import Problem
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
 from loopwright.records.windows import Alert, ValueWindow, Window
 from loopwright.stores.home import Home
+from loopwright.stores.ledger import Entry
+from loopwright.stores.ledger.store import keys
+from loopwright.stores.prediction_log.damage import set_aside
+from loopwright.stores.prediction_log.summary import summary
 from loopwright.stores.windows import newest_ended
 from loopwright.tasks.plausibility import too_good
-from loopwright.verbs.results import FleetStatus, LoopStatus, Retraining, Running, StageState, Status
-
-if TYPE_CHECKING:
-    from loopwright.stores.ledger import Entry
+from loopwright.verbs.known_loop import known_loop
 
 W = TypeVar("W", Window, ValueWindow)
 
 _Live = tuple[Judged, dt.datetime | None]
 """What is known of a stage while the loop serves, beyond what its turns said, and since when."""
 
-PAGE = 50
-"""Loops on a page."""
-
 TURNS = 100
 """Turns of a loop that are looked at; older ones are counted."""
 
 
-class _TurnState(Record, frozen=True, kw_only=True):
-    kind: ClassVar[str] = Turn.kind
-    state: str
+class StageState(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one stage stands: `state` in a word, `detail` in a sentence, `at` when it last changed."""
+
+    stage: Stage
+    state: Condition
+    detail: str
+    at: datetime | None
 
 
-class _AlertState(Record, frozen=True, kw_only=True):
-    kind: ClassVar[str] = Alert.kind
-    severity: str
-    state: str
+class Retraining(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn after the first that trained: when, what caused it, whether that turn put its winner into service, and why not (`refused`)."""
+
+    turn: str
+    at: datetime
+    cause: str
+    why: str
+    package: str
+    released: bool
+    refused: list[str] = []
+
+    @property
+    def result(self) -> str:
+        """What became of its winner, in words."""
+        return "released" if self.released else f"not released{': ' if self.refused else ''}{'; '.join(self.refused)}"
 
 
-class _WindowState(Record, frozen=True, kw_only=True):
-    kind: ClassVar[str] = Window.kind
-    state: str
+class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The fleet of a loop: the packages that serve by segment of column `by`, and how its newest turn judged it."""
+
+    by: str
+    serving: dict[str, str]
+    judged: int
+    verdict: str
 
 
-def status(home: Home, *, page: int = 1, all: bool = False) -> Status:
-    """Every loop and its six stages at a glance, worst first, 50 at a time.
+class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One loop: its six stages, who serves, what happened; of its retrainings those of the last hundred turns."""
 
-    Args:
-        page: which page of the loops.
-        all: every loop, however long that takes.
-    """
-    from loopwright import __version__
+    name: str
+    problem: str = ""
+    stages: list[StageState]
+    serving: str = ""
+    candidate: str = ""
+    since: datetime | None = None
+    packages_served: list[str] = []
+    turns: int = 0
+    retrainings: list[Retraining] = []
+    predictions: int = 0
+    last_prediction: datetime | None = None
+    open_alerts: list[Alert] = []
+    fleet: FleetStatus | None = None
+    lagging: list[WorkerState] = []
+    """Workers of the servers that run here that serve something else than what is declared, or could not switch to it."""
+    damaged: list[str] = []
+    """Segments of the prediction log that were damaged or missing, and wait in quarantine for somebody to look."""
+    trouble: list[Problem] = []
+    """What of it could not be read; the figures that come from there are 0 or empty, and mean nothing."""
 
-    names = worst_first(home)
-    pages = 1 if all else max(1, -(-len(names) // PAGE))
-    if not 1 <= page <= pages:
-        raise UsageError(f"no page {page}: there {'is 1 page' if pages == 1 else f'are {pages} pages'} of {PAGE} loops at most")
-    shown = names if all else names[(page - 1) * PAGE : page * PAGE]
-    return Status(
-        version=__version__,
-        home=str(home.path),
-        ledger=home.settings.ledger_url.split("://")[0].split("+")[0],
-        loops=[s for i in range(0, len(shown), PAGE) for s in statuses(home, shown[i : i + PAGE])],
-        server=_server(home),
-        total=len(names),
-        page=page,
-        pages=pages,
-        open_alerts=_open(home.ledger.newest(Alert, loops=[""], per="key")),
-    )
+
+def loop_status(home: Home, loop: str) -> LoopStatus:
+    """One loop: its six stages, who serves, what happened."""
+    if home.ledger.latest(LoopRecord, loop=loop) is None:
+        known_loop(home, loop)
+    return statuses(home, [loop])[0]
 
 
 def statuses(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
@@ -101,79 +131,17 @@ def _status_or_trouble(home: Home, loop: str) -> LoopStatus:
     if found is not None:
         return found
     state = StageState(stage="scope", state="alert", detail="cannot be read", at=None)
-    return LoopStatus(
-        name=loop,
-        problem="",
-        stages=[msgspec.structs.replace(state, stage=stage) for stage in STAGES],
-        serving="",
-        candidate="",
-        since=None,
-        packages_served=[],
-        turns=0,
-        retrainings=[],
-        predictions=0,
-        last_prediction=None,
-        open_alerts=[],
-        trouble=attempts.failed,
-    )
+    stages = [msgspec.structs.replace(state, stage=stage) for stage in STAGES]
+    return LoopStatus(name=loop, stages=stages, trouble=attempts.failed)
 
 
-def _open(alerts: "Sequence[Entry[Alert]]") -> list[Alert]:
+def open_alerts(alerts: Sequence[Entry[Alert]]) -> list[Alert]:
     """Those that are open, oldest first; `alerts` newest first."""
     return [entry.record for entry in reversed(alerts) if entry.record.state == "open"]
 
 
-def worst_first(home: Home) -> list[str]:
-    """The names of all loops: those with critical alerts, with other alerts, with a failed turn or drift, to watch, the rest.
-
-    Where a record of these cannot be read, they come by name.
-    """
-    try:
-        return sorted(home.ledger.loops(LoopRecord), key=_rank(home))
-    except Damaged:
-        return home.ledger.loops(LoopRecord)
-
-
-def _rank(home: Home) -> Callable[[str], tuple[int, int, int, int, str]]:
-    ledger = home.ledger
-    critical: dict[str, int] = defaultdict(int)
-    alerts: dict[str, int] = defaultdict(int)
-    for entry in ledger.newest(_AlertState, per="key"):
-        if entry.record.state == "open":
-            alerts[entry.loop] += 1
-            critical[entry.loop] += entry.record.severity == "critical"
-    bad = {e.loop for e in ledger.newest(_TurnState) if e.record.state == "failed"}
-    windows = {e.loop: e.record.state for e in ledger.newest(_WindowState)}
-    watch = {"drift": -2, "watch": -1, "no data": -1}
-
-    def rank(loop: str) -> tuple[int, int, int, int, str]:
-        return -critical[loop], -alerts[loop], -(loop in bad), watch.get(windows.get(loop, ""), 0), loop
-
-    return rank
-
-
-class _ServedBy(msgspec.Struct):
-    """The process that wrote `serve.json`: its number alone may be another one's by now."""
-
-    holder: Holder
-
-
-def _server(home: Home) -> Running | None:
-    """The server over this home, as it says in `serve.json`, unless it has gone without taking that away."""
-    try:
-        said = (home.path / "serve.json").read_bytes()
-        found, by = msgspec.json.decode(said, type=Running), msgspec.json.decode(said, type=_ServedBy)
-    except (OSError, msgspec.DecodeError):
-        return None
-    if not by.holder.boot:  # the system tells no more than the process
-        return found if Path(f"/proc/{found.pid}").exists() else None
-    return found if by.holder.here and not by.holder.dead else None
-
-
 def loops_status(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
     """Loops that the ledger knows, each with its six stages, who serves, what happened; in that order."""
-    from loopwright.stores.ledger.store import keys
-
     ledger = home.ledger
     declared = {e.loop: e.record for e in ledger.newest(LoopRecord, loops=loops)}
     turns = _by_loop(ledger.newest(Turn, loops=loops, each=2 * TURNS))
@@ -195,7 +163,7 @@ def loops_status(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
             steps={e.record.stage: e for e in reversed(steps[loop])},
             serving=states.get(loop),
             packages=packages[loop],
-            alerts=_open(alerts[loop]),
+            alerts=open_alerts(alerts[loop]),
             window=windows.get(loop),
             value=values.get(loop),
             standing=standings.get(loop),
@@ -205,7 +173,7 @@ def loops_status(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
     ]
 
 
-def _ended(home: Home, kind: type[W], loops: Sequence[str]) -> "dict[str, Entry[W]]":
+def _ended(home: Home, kind: type[W], loops: Sequence[str]) -> dict[str, Entry[W]]:
     """The newest window of each loop that has ended; one that has not was closed while the clock was ahead, which is rare."""
     now = home.clock.now()
     found = {e.loop: e for e in home.ledger.newest(kind, loops=loops)}
@@ -217,7 +185,7 @@ def _ended(home: Home, kind: type[W], loops: Sequence[str]) -> "dict[str, Entry[
     return found
 
 
-def _by_loop(entries: "Sequence[Entry[Any]]") -> "dict[str, list[Entry[Any]]]":
+def _by_loop(entries: Sequence[Entry[Any]]) -> dict[str, list[Entry[Any]]]:
     found: dict[str, list[Any]] = defaultdict(list)
     for entry in entries:
         found[entry.loop].append(entry)
@@ -231,7 +199,7 @@ def _by_loop_name(pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
     return found
 
 
-def _newest_of_each(entries: "list[Entry[Turn]]") -> "list[Entry[Turn]]":
+def _newest_of_each(entries: list[Entry[Turn]]) -> list[Entry[Turn]]:
     """One entry per turn, the newest, oldest turn first; `entries` newest first."""
     newest = list({entry.record.turn: entry for entry in reversed(entries)}.values())
     return sorted(newest, key=lambda entry: entry.sequence)
@@ -242,22 +210,17 @@ def _loop_status(
     loop: str,
     declared: LoopRecord,
     *,
-    turns: "list[Entry[Turn]]",
+    turns: list[Entry[Turn]],
     turn_count: int,
-    steps: "dict[Stage, Entry[Step]]",
+    steps: dict[Stage, Entry[Step]],
     serving: ReleaseState | None,
     packages: list[str],
     alerts: list[Alert],
-    window: "Entry[Window] | None",
-    value: "Entry[ValueWindow] | None",
-    standing: "Entry[Standing] | None",
+    window: Entry[Window] | None,
+    value: Entry[ValueWindow] | None,
+    standing: Entry[Standing] | None,
     boards: list[Leaderboard],
 ) -> LoopStatus:
-    from loopwright.deploy.serving.heartbeat import workers
-    from loopwright.records.declarations import recorded_loop
-    from loopwright.stores.prediction_log.damage import set_aside
-    from loopwright.stores.prediction_log.summary import summary
-
     attempts = Attempts(loop)
     attempts.run("declaration", lambda: recorded_loop(declared), None)
     nothing: tuple[int, dt.datetime | None] = (0, None)
@@ -334,7 +297,7 @@ def _fleet(boards: list[Leaderboard], serving: ReleaseState | None) -> FleetStat
     )
 
 
-def _retrainings(turns: "list[Entry[Turn]]", released: set[str]) -> list[Retraining]:
+def _retrainings(turns: list[Entry[Turn]], released: set[str]) -> list[Retraining]:
     """The turns that trained. A winner that serves already was released by its turn, which was interrupted before it could say so."""
     return [
         Retraining(
@@ -358,9 +321,9 @@ def _reused(turn: Turn) -> bool:
 
 def _stage(
     stage: Stage,
-    step: "Entry[Step] | None",
+    step: Entry[Step] | None,
     live: _Live | None,
-    running: "Entry[Turn] | None",
+    running: Entry[Turn] | None,
 ) -> StageState:
     if step is not None and step.record.state == "running" and running is not None and running.record.turn == step.record.turn:
         return StageState(stage=stage, state="running", detail=step.record.summary, at=step.at)
@@ -374,7 +337,7 @@ def _stage(
     return StageState(stage=stage, state="ok", detail=step.record.summary, at=step.at)
 
 
-def _deploy(serving: ReleaseState | None, step: "Entry[Step] | None", predictions: int, last: dt.datetime | None) -> _Live:
+def _deploy(serving: ReleaseState | None, step: Entry[Step] | None, predictions: int, last: dt.datetime | None) -> _Live:
     refused = step is not None and bool(step.record.output.get("reasons")) and not step.record.output.get("released")
     if serving is None:
         return Judged("watch" if refused else "not yet", step.record.summary if step is not None else "nothing serves"), None
@@ -384,12 +347,12 @@ def _deploy(serving: ReleaseState | None, step: "Entry[Step] | None", prediction
     return Judged("ok", detail), last or serving.since
 
 
-def _monitor(window: "Entry[Window] | None", standing: "Entry[Standing] | None", alerts: int) -> _Live:
+def _monitor(window: Entry[Window] | None, standing: Entry[Standing] | None, alerts: int) -> _Live:
     judged = monitored(window.record if window else None, standing.record if standing else None, alerts)
     return judged, window.at if window else None
 
 
-def _plan(step: "Entry[Step] | None", serving: str) -> str:
+def _plan(step: Entry[Step] | None, serving: str) -> str:
     """What the newest turn expects of its winner, and whether that serves (earlier versions do not say of which package)."""
     if step is None:
         return ""
@@ -398,8 +361,8 @@ def _plan(step: "Entry[Step] | None", serving: str) -> str:
 
 def _business(
     declared: LoopRecord,
-    value: "Entry[ValueWindow] | None",
-    standing: "Entry[Standing] | None",
+    value: Entry[ValueWindow] | None,
+    standing: Entry[Standing] | None,
     rule: dt.datetime | None,
     plan: str,
 ) -> _Live:

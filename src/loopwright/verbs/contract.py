@@ -1,21 +1,36 @@
-"""Verbs that look at tables: their contracts, and what waits in their quarantine."""
+"""The verb `contract`."""
 
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from loopwright.base.errors import TableNotFound, UsageError
+import msgspec
+
+from loopwright.base.errors import TableNotFound
+from loopwright.data.ingest import odcs as standard
+from loopwright.records.declarations import Table
 from loopwright.stores.contracts import Contract, changes
 from loopwright.stores.contracts import contract as newest
 from loopwright.stores.home import Home
-from loopwright.verbs.act import loop_with_code
-from loopwright.verbs.results import ContractShown, ContractVersion
+from loopwright.verbs.loop_file import loop_with_code
 
-if TYPE_CHECKING:
-    from loopwright.records.declarations import Table
-    from loopwright.records.ingestions import Quarantined
-    from loopwright.records.profiles import Profile
 
-MOST_SHOWN = 1000
+class ContractVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of a contract, and how it differs from the one before."""
+
+    number: int
+    digest: str
+    at: datetime
+    by: str
+    changes: list[str]
+
+
+class ContractShown(msgspec.Struct, frozen=True, kw_only=True):
+    """The contract of a table as it is now, the rows it holds, and its versions, oldest first."""
+
+    table: Table
+    rows: int
+    versions: list[ContractVersion]
+    notes: list[str] = []
 
 
 def contract(
@@ -29,8 +44,6 @@ def contract(
         odcs: file to write it to as Open Data Contract Standard v3, YAML or .json.
         import_file: file of that standard to take the contract from; say it in your loop file as well.
     """
-    from loopwright.data.ingest import odcs as standard
-
     notes: list[str] = []
     if loop:
         declared, _ = loop_with_code(home, loop)
@@ -60,34 +73,7 @@ def contract(
     return ContractShown(table=found, rows=rows, versions=versions, notes=notes)
 
 
-def _put(home: Home, table: "Table") -> None:
-    from loopwright.data.ingest.ingestion import put_contract  # here: it loads what reads files
+def _put(home: Home, table: Table) -> None:
+    from loopwright.data.ingest.ingestion import put_contract  # here: it loads DuckDB, which who only looks needs not
 
     put_contract(home, table)
-
-
-def profile(home: Home, table: str) -> "Profile":
-    """What the rows of a table look like: nulls, distinct values, ranges, quantiles, common values, rows per day, freshness.
-
-    Args:
-        table: name of a table.
-    """
-    from loopwright.data.ingest.profile import profiled
-
-    return profiled(home, table)
-
-
-def quarantine(home: Home, table: str, *, export: Path | None = None, most: int = 20) -> "Quarantined":
-    """What waits in the quarantine of a table, by reason; written to a file to be mended.
-
-    Args:
-        table: name of a table.
-        export: file to write the rows and their reasons to (.csv, .jsonl or .parquet); `ingest --mend` brings it in again.
-        most: rows to show.
-    """
-    from loopwright.data.ingest.quarantine import quarantined
-
-    if not 1 <= most <= MOST_SHOWN:
-        raise UsageError(f"--most {most}: must be 1 to {MOST_SHOWN:,}; --export FILE writes all")
-    newest(home, table)
-    return quarantined(home, table, most=most, export=export)

@@ -1,0 +1,45 @@
+"""Who served when, in a terminal."""
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from loopwright.base.text import short
+from loopwright.cli.terminal.cells import table
+from loopwright.records.releases import ReleaseState
+from loopwright.verbs.history import History
+
+
+def history(value: History) -> RenderableType:
+    """A line a release, oldest first."""
+    if not value.releases:
+        return Text("nobody has served yet: `loopwright run LOOP` makes a package and releases it")
+    rows = []
+    for before, r in zip([None, *value.releases], value.releases, strict=False):
+        package = arms(r) if value.segment is None else _of_segment(r, value.segment)
+        changed = [_changed(before, r)] if value.segment is None and any(s.segments for s in value.releases) else []
+        rows.append([r.generation, r.since, r.action, package, *changed, r.by, r.why])
+    columns = ["", "since", "", "package", *(["segments"] if rows and len(rows[0]) == 7 else []), "by", "why"]
+    return table(columns, rows, right=[""])
+
+
+def _of_segment(value: ReleaseState, segment: str) -> str:
+    own = value.segments.get(segment)
+    return f"own {short(own)}" if own else f"global {arms(value)}"
+
+
+def _changed(before: ReleaseState | None, now: ReleaseState) -> str:
+    """How many segments have their own package, and how many of these are new, others, gone."""
+    old = before.segments if before is not None else {}
+    counts = {
+        "new": len(now.segments.keys() - old.keys()),
+        "replaced": sum(1 for name, package in now.segments.items() if old.get(name, package) != package),
+        "gone": len(old.keys() - now.segments.keys()),
+    }
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"{len(now.segments)}" + (f" ({told})" if told else "")
+
+
+def arms(value: ReleaseState) -> str:
+    """The packages that serve, with their share and role."""
+    said = {"champion": "", "heuristic": ", its heuristic alone,"}
+    return ", ".join(short(a.package) + (f" {a.share:.0%}" if a.share < 1 else "") + said[a.role] for a in value.arms)

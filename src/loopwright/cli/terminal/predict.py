@@ -1,0 +1,23 @@
+"""A predicted file, in a terminal."""
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from loopwright.base.text import count as _count
+from loopwright.base.text import short
+from loopwright.cli.terminal.cells import ALIKE, fact_table, table
+from loopwright.render.words import word
+from loopwright.stores.prediction_log.bulk import Predicted
+
+
+def predicted(value: Predicted) -> RenderableType:
+    """How many rows came to what, the reasons of those that were refused, the flags of the others."""
+    counts = [(name, getattr(value, name)) for name in ("logged", "repeated", "refused", "unlogged") if getattr(value, name)]
+    facts = [("package", short(value.package)), *counts, ("columns ignored", value.ignored)]
+    tables = [
+        table([title, "rows"], [[name, count] for name, count in list(found.items())[:ALIKE]], right=["rows"])
+        for title, found in (("refused because", value.reasons), ("flag", value.flags))
+        if found
+    ]
+    written = Text(f"written to {word(value.out)}, a line for each row", style="dim")
+    return Group(fact_table(f"{value.loop}: {_count(value.rows, 'row')} of {value.file}", facts), *tables, written)

@@ -1,0 +1,29 @@
+"""A turn, in a terminal."""
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from loopwright.base.text import number
+from loopwright.cli.terminal.cells import heading, plain, table
+from loopwright.cli.terminal.checks import tick
+from loopwright.verbs.run import TurnReport
+
+
+def turn(value: TurnReport) -> RenderableType:
+    """The steps of a turn, what became of its winner, and what to do next."""
+    steps = table(
+        ["stage", "", "seconds"], [[stage, said, number(seconds)] for stage, said, seconds in value.steps], right=["seconds"]
+    )
+    released = "; nothing changed in service" if value.serves_already else "; released" if value.released else ""
+    end = f"turn {value.turn}: {value.state}{released}"
+    verdict = [] if any(value.verdict in summary for _, summary, _ in value.steps) else [plain(value.verdict)]
+    left_out = "; ".join(f"{count:,} {why}" for why, count in value.rows_left_out.items())
+    return Group(
+        heading(value.loop),
+        steps,
+        *verdict,
+        *([plain(f"rows left out: {left_out}")] if left_out else []),
+        Text(end),
+        *(tick(value.released, "released" if value.released else "not released", r) for r in value.reasons),
+        *([Text.assemble(("next: ", "bold"), plain(value.next_step))] if value.next_step else []),
+    )

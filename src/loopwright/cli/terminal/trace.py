@@ -1,0 +1,81 @@
+"""One prediction, in a terminal."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from loopwright.base.text import number
+from loopwright.cli.terminal.cells import fact_table, heading, state, table
+from loopwright.records.prediction import Contributions
+from loopwright.render.words import cell, word
+from loopwright.verbs.trace import Trace
+
+
+def trace(value: Trace) -> RenderableType:
+    """One prediction with what it came from and what became of it."""
+    numbers = (
+        f"score {value.score:.4f}, threshold {value.threshold:.4f}"
+        if isinstance(value.label, bool) and not value.trouble
+        else f"score {value.score:,.6g}"
+    )
+    release = value.release
+    parts: list[RenderableType] = [
+        heading(f"{value.loop}: prediction {value.id}"),
+        fact_table(
+            "",
+            [
+                ("answered", f"{word(value.at)} UTC in {number(value.latency_us)} µs"),
+                ("answer", Text(word(value.answer) + (f" ({numbers})" if value.label is not None else ""), style="bold")),
+                *value.values.items(),
+                ("heuristic", value.heuristic),
+                ("flags", value.flags),
+                ("arm", value.arm),
+            ],
+        ),
+        fact_table("Request", value.request.items()),
+        *([fact_table("Context", [*value.context.items(), *_age(value.context_age_s)])] if value.context else []),
+        _contributions(value.explained),
+        fact_table("Features", value.features.items()),
+        fact_table(
+            "Package",
+            [
+                ("package", value.trouble or value.package),
+                ("candidate", value.candidate),
+                ("trained", f"on {value.training_rows:,} rows known until {word(value.trained_until)}"),
+                ("commit", value.commit),
+            ],
+        ),
+        heading("Training data"),
+        table(
+            ["table", "version", "file", "sha256"],
+            [[f.table, f.version, f.file, f.sha256] for f in value.files],
+            right=["version"],
+        ),
+        fact_table("Release", [] if release is None else [("since", release.since), ("by", release.by), ("why", release.why)]),
+    ]
+    outcome = value.outcome
+    if outcome is None:
+        return Group(*parts, heading("Outcome"), state("pending"))
+    worth = outcome.value or 0.0
+    sign = "green" if worth > 0 else "red" if worth < 0 else ""
+    value_of = "no value table is declared" if outcome.value is None else f"{worth:+,.2f} {outcome.currency}"
+    facts: list[tuple[str, Any]] = [
+        ("truth", f"{word(cell(outcome.truth))}, known {word(outcome.known_at)}"),
+        *([("so it was", outcome.kind)] if outcome.kind else []),
+        ("value", Text(word(value_of), style=sign)),
+        *outcome.values.items(),
+    ]
+    return Group(*parts, fact_table("Outcome", facts))
+
+
+def _contributions(value: Contributions | None) -> RenderableType:
+    if value is None or value.contributions is None:
+        return fact_table("Contributions", [("none", value.why if value is not None else "")])
+    of = f" of {value.of}" if value.of is not None else ""
+    moved = [(name, f"{by:+.4g}") for name, by in value.largest.items()]
+    return fact_table(f"Contributions to the {value.unit}{of}", [*moved, ("base", f"{value.base:+.4g}")])
+
+
+def _age(seconds: float | None) -> list[tuple[str, str]]:
+    return [] if seconds is None else [("age", f"{number(seconds)} s")]

@@ -1,0 +1,39 @@
+"""The verb `history`."""
+
+import msgspec
+
+from loopwright.base.errors import SegmentNotFound
+from loopwright.records.releases import ReleaseState
+from loopwright.stores.home import Home
+from loopwright.verbs.known_loop import known_loop
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """Who served when, oldest first; of one `segment` only what changed for it."""
+
+    loop: str
+    releases: list[ReleaseState]
+    segment: str | None = None
+
+
+def history(home: Home, loop: str, *, segment: str | None = None) -> History:
+    """Who served when, by whom, why; oldest first.
+
+    Args:
+        loop: name of the loop.
+        segment: only what changed who answers this segment.
+    """
+    known_loop(home, loop)
+    releases = releases_of(home, loop)
+    if segment is not None:
+        known = dict.fromkeys(name for release in releases for name in release.segments)
+        if segment not in known:
+            raise SegmentNotFound(segment, known)
+        before = [None, *(r.package_of(segment) for r in releases)]
+        releases = [r for r, old in zip(releases, before, strict=False) if r.package_of(segment) != old]
+    return History(loop=loop, releases=releases, segment=segment)
+
+
+def releases_of(home: Home, loop: str) -> list[ReleaseState]:
+    """All that served a loop, oldest first."""
+    return [e.record for e in home.ledger.find(ReleaseState, loop=loop, newest=False)]

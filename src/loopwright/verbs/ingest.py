@@ -1,0 +1,71 @@
+"""The verb `ingest`."""
+
+from loopwright.base.errors import TableNotFound, UsageError
+from loopwright.base.progress import Progress
+from loopwright.data.ingest.ingestion import put_contract
+from loopwright.data.ingest.load import bring, bring_mended, bring_query
+from loopwright.data.ingest.opened import Reading
+from loopwright.data.ingest.profile import keep_profile
+from loopwright.records.attempts import Attempts
+from loopwright.records.ingestions import Ingested
+from loopwright.stores.contracts import contract
+from loopwright.stores.home import Home
+from loopwright.tend import refresh
+from loopwright.verbs.loop_file import loop_with_code
+
+
+def ingest(
+    home: Home,
+    table: str,
+    files: list[str] | None = None,
+    *,
+    loop: str = "",
+    query: str = "",
+    from_url: str = "",
+    watermark: str = "",
+    mend: bool = False,
+    encoding: str = "",
+    sheet: str = "",
+    no_header: bool = False,
+    names: str = "",
+    progress: Progress | None = None,
+) -> list[Ingested]:
+    """Bring rows into a table, through its contract: good rows land, bad rows go to quarantine with the reason.
+
+    Args:
+        table: name of a declared table.
+        files: CSV, JSON Lines, Excel, Parquet or Arrow files, folders or globs of them, or Delta tables (folder or URL).
+        loop: path of the loop file that declares the table; not needed once the ledger knows the contract.
+        query: an SQL query instead of files; in it `:watermark` stands for the highest value ingested before.
+        from_url: the database that is asked, e.g. postgresql://user@host/shop or sqlite:///shop.db.
+        watermark: a column that grows; only rows above the highest value ingested before come in.
+        mend: bring in rows of the quarantine, out of a file that `quarantine --export` made; without files, as they are.
+        encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
+        sheet: sheet of an Excel workbook (default: the only one with rows).
+        no_header: the first line is a row of data; the columns are called column_1, column_2 ...
+        names: names of the columns with commas, where the first line is a row of data.
+    """
+    if bool(query) != bool(from_url) or (query and (files or mend)):
+        raise UsageError("give files, or --query together with --from-url")
+    if not (files or query or mend):
+        raise UsageError(f"table {table!r}: name at least one file")
+    reading = Reading.of(encoding, sheet, names, no_header=no_header)
+    if query and reading.options():
+        raise UsageError(f"{reading.options().split()[0]} is about a file, and --query asks a database: leave it off")
+    if loop:
+        declared, _ = loop_with_code(home, loop)
+        if table not in declared.tables:
+            raise TableNotFound(table, sorted(declared.tables))
+        put_contract(home, declared.tables[table])
+    found = contract(home, table)
+    if query:
+        results = [bring_query(home, found, from_url, query, watermark=watermark, progress=progress)]
+    elif mend:
+        results = bring_mended(home, found, files or [], reading)
+    else:
+        results = bring(home, found, files or [], watermark=watermark, reading=reading, progress=progress)
+    refresh(home, {table})
+    if sum(r.good for r in results if not r.already):
+        # What came in is in, whether it can be described or not.
+        Attempts(table).run("profile", lambda: keep_profile(home, table), None)
+    return results

@@ -1,0 +1,60 @@
+"""The verb `init`."""
+
+from pathlib import Path
+
+import msgspec
+
+from loopwright.base.progress import Progress, under_way
+from loopwright.data.ingest.opened import Reading
+from loopwright.data.scaffold.init import begin
+from loopwright.stores.home import Home
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """Files that were written, and what to do next."""
+
+    files: list[str]
+    next_steps: list[str]
+    notes: list[str] = []
+
+
+def init(
+    home: Home,
+    directory: Path,
+    *,
+    from_file: Path | None = None,
+    label: str = "",
+    time: str = "",
+    key: str = "",
+    zone: str = "UTC",
+    task: str = "",
+    name: str = "",
+    encoding: str = "",
+    sheet: str = "",
+    no_header: bool = False,
+    names: str = "",
+    progress: Progress | None = None,
+) -> Made:
+    """Begin a new loop in a folder, its contract inferred from a file.
+
+    Args:
+        directory: folder to make; it must not hold a loop.py yet.
+        from_file: CSV, JSON Lines, Excel, Parquet or Arrow with one row per decision, or a folder or glob of such files.
+        label: the column that says how it came out: yes or no, one of several words, or a number.
+        time: the column of when the decision was taken (default: a time without gaps, else the moment of ingestion).
+        key: the column that identifies a row, or several with commas (default: one whose values are all different).
+        zone: the zone of times that have none, e.g. Europe/Paris.
+        task: binary, multiclass or regression, where the label could be more than one.
+        name: name of the loop (default: the folder's name).
+        encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
+        sheet: sheet of an Excel workbook (default: the only one with rows).
+        no_header: the first line is a row of data; the columns are called column_1, column_2 ...
+        names: names of the columns with commas, where the first line is a row of data.
+    """
+    found = name or directory.absolute().name
+    reading = Reading.of(encoding, sheet, names, no_header=no_header)
+    with under_way(progress, f"reading {from_file or directory} and drafting"):
+        made = begin(
+            directory, name=found, from_file=from_file, label=label, time=time, key=key, zone=zone, task=task, reading=reading
+        )
+    return Made(**made)

@@ -1,0 +1,68 @@
+"""The verb `leaderboard`."""
+
+import msgspec
+
+from loopwright.base.errors import NotFound, SegmentNotFound
+from loopwright.base.text import interval
+from loopwright.develop.leaderboard import parse_weights, reweigh
+from loopwright.records.evaluation import Leaderboard
+from loopwright.records.releases import ReleaseState
+from loopwright.render import notebook
+from loopwright.stores.home import Home
+from loopwright.verbs.known_loop import known_loop
+
+MOST_BOARDS = 50
+"""Leaderboards among which the one of the latest full turn is looked for."""
+
+
+class Standings(Leaderboard, frozen=True, kw_only=True):
+    """A leaderboard, and the package that serves the loop now ("" where none does)."""
+
+    serving: str = ""
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the candidates with every objective's measure, and the verdict."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row.intervals))
+        marks = {self.winner: "wins"}
+        marks[self.serving] = "wins, serves" if self.serving == self.winner else "serves"
+        rows = [
+            [
+                r.rank,
+                r.candidate,
+                marks.get(r.package),
+                r.phase,
+                r.score,
+                *((interval(i) if (i := r.intervals.get(n)) else "") for n in names),
+                r.package[:12],
+            ]
+            for r in self.rows
+        ]
+        columns = ["", "candidate", "", "phase", "score", *(n.replace("_", " ") for n in names), "package"]
+        return notebook.table(columns, rows) + f"<p>{notebook.text(self.verdict)}</p>"
+
+
+def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None = None) -> Standings:
+    """The candidates of the latest full turn, measured, weighted by the stakeholders' objectives; who won and who serves; the latest fleet.
+
+    Args:
+        loop: name of the loop.
+        weights: other weights by objective, as `name=number,name=number`; what is not named keeps its weight.
+        segment: of the fleet only this segment.
+    """
+    declared = known_loop(home, loop)
+    boards = home.ledger.find(Leaderboard, loop=loop, limit=MOST_BOARDS)
+    if not boards:
+        raise NotFound("leaderboard of loop", loop, next_step="make one with `loopwright run LOOP`")
+    board = max(boards, key=lambda e: (len(e.record.rows) > 2, e.sequence)).record
+    fleet = next((e.record.fleet for e in boards if e.record.fleet is not None), None)
+    if segment is not None:
+        found = [m for m in fleet.segments if m.segment == segment] if fleet is not None else []
+        if fleet is None or not found:
+            raise SegmentNotFound(segment, [m.segment for m in fleet.segments] if fleet is not None else [])
+        fleet = msgspec.structs.replace(fleet, segments=found)
+    board = msgspec.structs.replace(board, fleet=fleet)
+    if weights:
+        board = reweigh(board, declared.scope.objectives, parse_weights(weights, declared.scope.objectives))
+    now = home.ledger.latest(ReleaseState, loop=loop)
+    serving = "" if now is None else next((arm.package for arm in now.record.arms if arm.role == "champion"), "")
+    return Standings(**{name: getattr(board, name) for name in board.__struct_fields__}, serving=serving)

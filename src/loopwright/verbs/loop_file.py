@@ -1,0 +1,32 @@
+"""The loop file that a verb was pointed to, by its path or by the loop's name."""
+
+from pathlib import Path
+
+from loopwright.base.errors import LoopNotFound, NotFound, nearest, nearest_paths
+from loopwright.loop import load_loop
+from loopwright.records.declarations import Loop
+from loopwright.records.turns import LoopRecord
+from loopwright.stores.home import Home
+
+
+def loop_with_code(home: Home, loop: str) -> tuple[Loop, str]:
+    """The loop with its functions, and its file: from a path, or from the file that the ledger knows for a name."""
+    path = Path(loop)
+    if path.suffix == ".py" or path.is_dir() or path.name != loop:
+        file = path / "loop.py" if path.is_dir() else path
+        return load_loop(file), str(file.absolute())
+    if not home.exists:  # do not make one in order to look into it
+        raise LoopNotFound(loop, _loops_here(path))
+    entry = home.ledger.latest(LoopRecord, loop=loop)
+    if entry is None:
+        raise LoopNotFound(loop, [*nearest(loop, home.ledger.loops(LoopRecord)), *_loops_here(path)])
+    if not Path(entry.record.file).is_file():
+        raise NotFound(
+            "loop file", entry.record.file, next_step=f"loop {loop!r} was declared there; give the path where it is now"
+        )
+    return load_loop(entry.record.file), entry.record.file
+
+
+def _loops_here(path: Path) -> list[str]:
+    """Loop files and folders of loops whose path comes near to one that is none."""
+    return [name for name in nearest_paths(path) if name.endswith(".py") or (Path(name) / "loop.py").is_file()]

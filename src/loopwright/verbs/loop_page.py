@@ -1,0 +1,62 @@
+"""What the console's page about one loop shows."""
+
+from typing import Any
+
+import msgspec
+
+from loopwright.records.attempts import Attempts
+from loopwright.records.evaluation import Leaderboard
+from loopwright.records.profiles import Profile
+from loopwright.records.releases import ReleaseState
+from loopwright.records.windows import Alert, Quality, ValueWindow, Window
+from loopwright.stores.home import Home
+from loopwright.verbs.drift import revisions
+from loopwright.verbs.known_loop import known_loop
+from loopwright.verbs.leaderboard import leaderboard
+from loopwright.verbs.loop_status import LoopStatus, loop_status
+
+MOST_WINDOWS, MOST_RELEASES, MOST_ALERTS = 200, 200, 200
+"""What a page about one loop shows at most, the newest."""
+
+
+class LoopPage(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a page about one loop shows."""
+
+    status: LoopStatus
+    objectives: list[dict[str, Any]]
+    leaderboard: Leaderboard | None
+    releases: list[ReleaseState]
+    windows: list[Window]
+    quality: list[Quality]
+    values: list[ValueWindow]
+    alerts: list[Alert]
+    valued: bool = True
+    """Whether a value table is declared; else the money of `values` means nothing."""
+    profiles: list[Profile] = []
+
+
+def values(home: Home, loop: str) -> list[ValueWindow]:
+    """Value windows over time, oldest first, the newest revision of each."""
+    return revisions(home, ValueWindow, loop)
+
+
+def loop_page(home: Home, loop: str) -> LoopPage:
+    """All that a page about one loop shows; of one whose declaration cannot be read what there is without it."""
+    status, ledger = loop_status(home, loop), home.ledger
+    declared = Attempts(loop).run("declaration", lambda: known_loop(home, loop), None)
+    alerts = [e.record for e in ledger.newest(Alert, loops=[loop], per="key", limit=MOST_ALERTS)]
+    releases = ledger.find(ReleaseState, loop=loop, limit=MOST_RELEASES)
+    return LoopPage(
+        status=status,
+        objectives=[msgspec.to_builtins(o) for o in declared.scope.objectives] if declared is not None else [],
+        leaderboard=leaderboard(home, loop) if declared is not None and ledger.latest(Leaderboard, loop=loop) else None,
+        releases=[e.record for e in reversed(releases)],
+        windows=revisions(home, Window, loop, MOST_WINDOWS),
+        quality=revisions(home, Quality, loop, MOST_WINDOWS),
+        values=revisions(home, ValueWindow, loop, MOST_WINDOWS),
+        alerts=sorted(alerts, key=lambda a: a.state, reverse=True),
+        valued=declared is not None and declared.scope.value.given,
+        profiles=[
+            e.record for name in (declared.tables if declared is not None else ()) if (e := ledger.latest(Profile, key=name))
+        ],
+    )

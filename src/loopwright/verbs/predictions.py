@@ -1,0 +1,131 @@
+"""The verb `predictions`."""
+
+import datetime as dt
+import re
+from datetime import datetime
+
+import msgspec
+
+from loopwright.base.errors import OptionInvalid, UsageError
+from loopwright.base.moment import moment_option
+from loopwright.records.declarations import Loop
+from loopwright.records.prediction import FLAGS
+from loopwright.render.words import cell
+from loopwright.stores.home import Home
+from loopwright.stores.prediction_log.search import PredictionFilter, search
+from loopwright.verbs.history import releases_of
+from loopwright.verbs.known_loop import known_loop
+
+MOST_LISTED = 1000
+
+_PLACE = re.compile(r"(\d{1,17})-([0-9a-f]{32})")
+
+
+class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the prediction log; `trace` says the rest of it."""
+
+    id: str
+    at: datetime
+    unit: str
+    score: float
+    label: bool | str | None
+    flags: list[str]
+    package: str
+    arm: str
+    segment: str | None
+    latency_us: float
+
+    @property
+    def answer(self) -> str:
+        """What was answered, in a word: yes or no, a class, or the number itself."""
+        return cell(self.score if self.label is None else self.label)
+
+
+class PredictionList(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest predictions that were asked for by the fields of `query`; `before` is the place where the next ones begin, "" after the last."""
+
+    loop: str
+    query: dict[str, str]
+    rows: list[LoggedPrediction]
+    before: str
+
+
+def predictions(
+    home: Home,
+    loop: str,
+    *,
+    key: str = "",
+    since: str = "",
+    until: str = "",
+    flag: str = "",
+    package: str = "",
+    limit: int = 50,
+    before: str = "",
+) -> PredictionList:
+    """The logged predictions of a loop, newest first, by key, time, flag and package.
+
+    Args:
+        loop: name of the loop.
+        key: only of this key, as it was sent (the values of a key of several columns joined by "|").
+        since: only from this moment on (ISO 8601, or "tuesday 09:00").
+        until: only before this moment.
+        flag: only with this flag, or one of its kind (`out_of_range` for every column).
+        package: only of this package (beginning of its digest).
+        limit: how many at most, up to 1000.
+        before: where the next ones begin, as the answer before said.
+    """
+    declared = known_loop(home, loop)
+    if not 1 <= limit <= MOST_LISTED:
+        raise OptionInvalid("limit", limit, f"must be 1 to {MOST_LISTED:,}")
+    now = home.clock.now()
+    begin = moment_option(since, now, "--since", ahead="nothing is predicted since then") if since else None
+    end = moment_option(until, now, "--until") if until else None
+    if begin is not None and end is not None and begin >= end:
+        raise OptionInvalid("since", since, f"must be before --until {until}")
+    place = _PLACE.fullmatch(before)
+    if before and place is None:
+        raise OptionInvalid("before", before, "must be what `before` of an answer says")
+    after = None if place is None else (moment_of(int(place[1])), place[2])
+    found = search(home, loop, PredictionFilter(key, begin, end, flag, package, after), limit + 1)
+    if not found:  # what is not in the log may be there none the less
+        _check_key(declared, key)
+        _check_flag(declared, flag)
+        if package and not any(digest.startswith(package) for state in releases_of(home, loop) for digest in state.packages):
+            home.packages.resolve(package)
+    rows = [
+        LoggedPrediction(**{n: r[f"_{n}"] for n in LoggedPrediction.__struct_fields__} | {"at": moment_of(r["_at"])})
+        for r in found[:limit]
+    ]
+    last = found[limit - 1] if len(found) > limit else None
+    query = {"key": key, "since": since, "until": until, "flag": flag, "package": package}
+    return PredictionList(
+        loop=loop,
+        query={name: value for name, value in query.items() if value},
+        rows=rows,
+        before="" if last is None else f"{last['_at']}-{last['_id']}",
+    )
+
+
+def _check_key(loop: Loop, key: str) -> None:
+    """Raise UsageError for a text that is no key of the loop: a column's name with it, or too few values."""
+    columns = loop.requests.key
+    if key and key.count("|") + 1 < len(columns):
+        raise UsageError(f'--key {key[:80]!r}: write the values of {", ".join(columns)} as they were sent, joined by "|"')
+    if name := re.match(r"[A-Za-z_]\w*(?==)", key):
+        there = "" if name[0] in loop.requests.columns else f"there is no column {name[0][:80]!r}; "
+        raise UsageError(f"--key {key[:80]!r}: {there}write the value of {', '.join(columns)} alone, as it was sent")
+
+
+def _check_flag(loop: Loop, flag: str) -> None:
+    """Raise UsageError for a flag that no prediction can have, with those that there are."""
+    kind, _, name = flag.partition(":")
+    if flag and kind not in FLAGS:
+        raise UsageError(f"no flag {flag[:80]!r}: one of {', '.join(FLAGS)}")
+    names = loop.tables if kind.endswith("_context") else loop.columns
+    if name and name not in {*names, *(a.name for a in loop.aggregates)}:
+        raise UsageError(f"no flag {flag[:80]!r}: {kind} is of {', '.join(names)}")
+
+
+def moment_of(microseconds: int) -> dt.datetime:
+    """The moment of a time in the log."""
+    return dt.datetime.fromtimestamp(microseconds / 1e6, dt.UTC)

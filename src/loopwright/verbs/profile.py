@@ -1,0 +1,14 @@
+"""The verb `profile`."""
+
+from loopwright.data.ingest.profile import profiled
+from loopwright.records.profiles import Profile
+from loopwright.stores.home import Home
+
+
+def profile(home: Home, table: str) -> Profile:
+    """What the rows of a table look like: nulls, distinct values, ranges, quantiles, common values, rows per day, freshness.
+
+    Args:
+        table: name of a table.
+    """
+    return profiled(home, table)

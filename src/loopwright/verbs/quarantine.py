@@ -1,0 +1,25 @@
+"""The verb `quarantine`."""
+
+from pathlib import Path
+
+from loopwright.base.errors import UsageError
+from loopwright.data.ingest.quarantine import quarantined
+from loopwright.records.ingestions import Quarantined
+from loopwright.stores.contracts import contract as newest
+from loopwright.stores.home import Home
+
+MOST_SHOWN = 1000
+
+
+def quarantine(home: Home, table: str, *, export: Path | None = None, most: int = 20) -> Quarantined:
+    """What waits in the quarantine of a table, by reason; written to a file to be mended.
+
+    Args:
+        table: name of a table.
+        export: file to write the rows and their reasons to (.csv, .jsonl or .parquet); `ingest --mend` brings it in again.
+        most: rows to show.
+    """
+    if not 1 <= most <= MOST_SHOWN:
+        raise UsageError(f"--most {most}: must be 1 to {MOST_SHOWN:,}; --export FILE writes all")
+    newest(home, table)
+    return quarantined(home, table, most=most, export=export)

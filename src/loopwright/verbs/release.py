@@ -1,0 +1,107 @@
+"""The verb `release`."""
+
+from typing import Any
+
+from loopwright.base.errors import NotFound, UsageError
+from loopwright.deploy.change import answered, unchanged
+from loopwright.deploy.gate import check_release, sound
+from loopwright.deploy.releases import arguments, serving
+from loopwright.deploy.releases import release as put_into_service
+from loopwright.records.evaluation import Leaderboard
+from loopwright.records.releases import HEURISTIC
+from loopwright.records.turns import Turn
+from loopwright.stores.home import Home
+from loopwright.stores.outcomes.rescore import SegmentPackages
+from loopwright.stores.packages.probe import Probed
+from loopwright.verbs.known_loop import known_loop
+from loopwright.verbs.switched import Switched, check_reason, switched
+
+
+def release(
+    home: Home,
+    loop: str,
+    package: str = "",
+    *,
+    strategy: str = "direct",
+    why: str = "",
+    force: bool = False,
+    despite_guard: bool = False,
+    request_id: str = "",
+) -> Switched:
+    """Put a package into service, after the same checks that a turn makes; one that serves already goes on.
+
+    `heuristic` in place of a package serves the loop's rule, whatever its metrics and guards say; turns make and judge models then, and release none.
+
+    Waits, at most five seconds, until every worker of the servers that run here has switched, and says how each stands.
+
+    The winner of a turn brings the packages of segments that were judged beside it; the package of a segment replaces that one only.
+
+    Args:
+        loop: name of the loop.
+        package: the package, or the beginning of its digest, or `heuristic` (default: the winner of the latest turn without `--as-of`).
+        strategy: how; `direct` replaces what serves at once.
+        why: the reason in a sentence, for the audit trail.
+        force: also a package that was marked bad (the other checks are made all the same), or the heuristic's despite its guards.
+        despite_guard: also a package that misses a target, is worse than what serves, or is too good to be true; needs a reason
+            (why), and the release names the checks that it failed. A package that does not load or answer is refused all the same.
+        request_id: an idempotency key: the same request again gives the same answer and changes nothing.
+    """
+    if strategy != "direct":
+        raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
+    check_reason(why, despite_guard=despite_guard)
+    declared = known_loop(home, loop)
+    rule = package == HEURISTIC
+    asked = arguments("release", package=package, strategy=strategy, force=force, despite_guard=despite_guard or None)
+    before = answered(home, loop, request_id, asked)
+    if before is not None:
+        return switched(home, before)
+    digest = _heuristic(home, loop) if rule else home.packages.resolve(package) if package else _newest_board(home, loop).winner
+    chosen = home.packages.read(digest)
+    exempt = rule or (force and chosen.manifest.is_rule)
+    if exempt and not why.strip():
+        raise UsageError("a reason is needed to serve the heuristic in place of a model: give --why")
+    segment = chosen.manifest.segment
+    now = serving(home, loop)
+    serves = now is not None and now.package_of(segment.value if segment is not None else None) == chosen.digest
+    if now is not None and serves and not (rule and (now.segments or not now.keeps_rule)):
+        unchanged(home, now, request_id, asked)
+        return switched(home, now)
+    fixed: dict[str, Any] = {
+        "why": why or "by hand",
+        "force": force,
+        "expected": now.generation if now is not None else 0,  # the checks take a while
+        "request": request_id,
+        "asked": asked,
+    }
+    boards = [e.record for e in home.ledger.find(Leaderboard, loop=loop) if e.record.winner == chosen.digest]
+    fleet = next((b.fleet for b in boards if b.fleet is not None and b.fleet.serving), None)
+    own: dict[str, Probed] = {}
+    beside = None
+    if fleet is not None and not rule:
+        own, _ = sound(home, {name: home.packages.read(digest) for name, digest in fleet.serving.items()})
+        beside = SegmentPackages(fleet.by, own)
+        fixed |= {"fleet": fleet.by, "segments": {name: package.digest for name, package in own.items()}}
+    result = check_release(home, chosen, loop=loop, scope=declared.scope, beside=beside, despite_guard=despite_guard or exempt)
+    fixed["despite"] = [check.name for check in result.failed] if despite_guard else []
+    return switched(home, put_into_service(home, loop, chosen.digest, **fixed).record)
+
+
+def _heuristic(home: Home, loop: str) -> str:
+    """The package of the heuristic alone, as the newest turn made it."""
+    found = next((row.package for row in _newest_board(home, loop).rows if row.phase == 1), "")
+    if not found:
+        raise NotFound("heuristic's package of loop", loop, next_step=f"`loopwright run {loop} --until develop` makes it")
+    return found
+
+
+def _newest_board(home: Home, loop: str) -> Leaderboard:
+    """The leaderboard of the newest turn that learnt from all that is known, and not from what was known at an earlier moment."""
+    for entry in home.ledger.find(Leaderboard, loop=loop):
+        turn = home.ledger.latest(Turn, loop=loop, key=entry.record.turn)
+        if turn is None or not turn.record.backdated:
+            return entry.record
+    raise NotFound(
+        "leaderboard of loop",
+        loop,
+        next_step="make one with `loopwright run LOOP`; one of `--as-of` is released by its package's name",
+    )

@@ -1,0 +1,44 @@
+"""The verb `rollback`."""
+
+from contextlib import suppress
+
+from loopwright.base.errors import LedgerUnavailable, NotFound
+from loopwright.deploy.releases import rollback as go_back
+from loopwright.stores.home import Home
+from loopwright.verbs.known_loop import known_loop
+from loopwright.verbs.switched import Switched, check_reason, switched
+
+
+def rollback(
+    home: Home,
+    loop: str,
+    *,
+    to: str = "",
+    segment: str | None = None,
+    why: str = "",
+    force: bool = False,
+    request_id: str = "",
+) -> Switched:
+    """Go back to the package that served before, at a time, or by name; with it to the packages of segments beside it.
+
+    "Before" is before what serves now: after a rollback that is the package which it replaced, so a second one without `--to` returns
+    to it. The answer says so; `--to` names where to go further back.
+
+    Waits for the workers here as `release` does.
+
+    Args:
+        loop: name of the loop.
+        to: a package (beginning of its digest) or a time (ISO 8601, or "tuesday 09:00"); default: the one before.
+        segment: only this segment goes back; `--to global` lets the loop's own package answer it.
+        why: the reason in a sentence, for the audit trail.
+        force: also to a package that was marked bad.
+        request_id: an idempotency key: the same request again gives the same answer and changes nothing.
+    """
+    check_reason(why)
+    try:
+        entry = go_back(home, loop, segment=segment, to=to or None, why=why or "by hand", force=force, request=request_id)
+        return switched(home, entry.record)
+    except NotFound:
+        with suppress(LedgerUnavailable):  # going back works without the ledger; only the nearest names are missed
+            known_loop(home, loop)
+        raise

@@ -1,0 +1,130 @@
+"""The verb `run`."""
+
+from contextlib import suppress
+
+import msgspec
+
+from loopwright.base.errors import PackageNotFound, PackageRefused, UsageError
+from loopwright.base.moment import moment_option
+from loopwright.base.progress import Progress
+from loopwright.records.evaluation import Leaderboard
+from loopwright.records.examples import Examples
+from loopwright.records.turns import STAGES, Stage, Step, Turn
+from loopwright.stores.home import Home
+from loopwright.turn import turn
+from loopwright.verbs.loop_file import loop_with_code
+from loopwright.verbs.switched import check_reason
+
+CAUSES = ("manual", "schedule", "drift", "decay")
+
+
+class TurnReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn, step by step, with the leaderboard it made and the release that followed.
+
+    `left_out` maps each candidate that could not be fitted or converted to the reason, `rows_left_out` each reason for which decisions
+    are no examples, or examples neither train nor validate, to how many; `serves_already`: nothing was released
+    because the winner is what serves.
+    """
+
+    loop: str
+    turn: str
+    state: str
+    steps: list[tuple[str, str, float]]
+    verdict: str
+    winner: str
+    released: bool
+    reasons: list[str]
+    left_out: dict[str, str] = {}
+    rows_left_out: dict[str, int] = {}
+    next_step: str = ""
+    serves_already: bool = False
+
+
+def run(
+    home: Home,
+    loop: str,
+    *,
+    until: str = "business",
+    as_of: str = "",
+    refit: bool = False,
+    cause: str = "manual",
+    why: str = "",
+    no_release: bool = False,
+    despite_guard: bool = False,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> TurnReport:
+    """One turn of the loop, resumed where it was interrupted.
+
+    A new turn begins where what the interrupted one depends on has changed: its declaration, the code that it uses, library
+    versions or, until its candidates are trained, the rows of its tables. Where an earlier turn trained on the same examples by the
+    same code, nothing is trained: its packages stand.
+
+    Args:
+        loop: path of a loop file, or a name the ledger knows.
+        until: the last stage to run: scope, data, develop, deploy, monitor or business.
+        as_of: learn only from what was known then (ISO 8601, "tuesday 09:00" or "30 days ago"; default: now).
+        refit: retrain the serving candidate with its hyper-parameters instead of comparing all candidates.
+        cause: why it runs: manual, schedule, drift or decay.
+        why: the reason in a sentence, for the audit trail.
+        no_release: stop before anything is put into service; a turn of `--as-of` replaces nothing that serves by itself either.
+        despite_guard: release the winner also where it misses a target, is worse than what serves, or is too good to be true;
+            needs a reason (why).
+        fresh: begin a new turn and train, even where one was interrupted or nothing changed.
+    """
+    if until not in STAGES:
+        raise UsageError(f"no stage {until!r}: one of {', '.join(STAGES)}")
+    if cause not in CAUSES:
+        raise UsageError(f"no cause {cause!r}: one of {', '.join(CAUSES)}")
+    check_reason(why, despite_guard=despite_guard)
+    ahead = "nothing can be known of it yet; leave the option off to learn from all that is known"
+    moment = moment_option(as_of, home.clock.now(), "--as-of", ahead=ahead) if as_of else None
+    declared, file = loop_with_code(home, loop)
+    stage: Stage = until
+    steps = turn(
+        home,
+        declared,
+        file=file,
+        as_of=moment,
+        until=stage,
+        cause=cause,  # type: ignore[arg-type]  # narrowed above
+        why=why,
+        refit=refit,
+        release=not no_release,
+        despite_guard=despite_guard,
+        fresh=fresh,
+        progress=progress,
+    )
+    entry = home.ledger.latest(Turn, loop=declared.name)
+    this = steps[-1].turn if steps else entry.record.turn if entry is not None else ""
+    board = home.ledger.latest(Leaderboard, loop=declared.name, key=this)
+    verdict = board.record.verdict if board else ""
+    if board and board.record.fleet is not None:
+        verdict = f"{verdict}; {board.record.fleet.verdict}"
+    deployed = next((s for s in steps if s.stage == "deploy"), None)
+    return TurnReport(
+        loop=declared.name,
+        turn=this,
+        state="done" if until == STAGES[-1] else f"stopped after {until}",
+        steps=[(s.stage, s.summary, s.seconds) for s in steps],
+        verdict=verdict,
+        winner=board.record.winner if board else "",
+        released=bool(deployed and deployed.output.get("released")),
+        serves_already=bool(deployed and deployed.output.get("already")),
+        reasons=list(deployed.output.get("reasons", [])) if deployed else [],
+        left_out=board.record.left_out if board else {},
+        rows_left_out=_rows_left_out(home, declared.name, this, board.record.winner if board else ""),
+        next_step=str(deployed.output.get("next_step", "")) if deployed else "",
+    )
+
+
+def _rows_left_out(home: Home, loop: str, turn: str, winner: str) -> dict[str, int]:
+    """The decisions that are no examples of a turn, and the examples in neither part of its split, by reason."""
+    step = home.ledger.latest(Step, loop=loop, key=f"{turn}:data")
+    if step is None or step.record.state != "done":
+        return {}
+    reasons = dict(home.ledger.get(step.record.output["examples"], Examples).record.excluded)
+    with suppress(PackageNotFound, PackageRefused):
+        split = home.packages.manifest(winner).split if winner else None
+        reasons |= split.left_out if split is not None else {}
+    return {why: count for why, count in reasons.items() if count}

@@ -1,0 +1,54 @@
+"""The answer of `release` and `rollback`: who serves now, and whether the workers follow."""
+
+import time
+
+from loopwright.base.errors import RequestInvalid, UsageError
+from loopwright.deploy.releases import next_back
+from loopwright.deploy.serving.heartbeat import WorkerState, workers
+from loopwright.deploy.serving.release_files import path_of, read_intact
+from loopwright.records.releases import ReleaseState
+from loopwright.stores.home import Home
+
+SWITCH_SECONDS = 5.0
+
+MOST_REASON = 1000
+"""So many characters has the reason of a change at most: the ledger keeps it for good, and pages and commands show it."""
+
+
+class Switched(ReleaseState, frozen=True, kw_only=True):
+    """Who serves since a release or a rollback, and how the workers of the servers that run here stand to it (none: no server runs).
+
+    `returns_to` is the package that `rollback` without `--to` would go to next: after a rollback the one that it replaced
+    ("": none, or only those of segments changed).
+    """
+
+    workers: list[WorkerState] = []
+    returns_to: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the workers here follow: False where there are some and none of them has switched in time."""
+        return not self.workers or any(worker.state in ("serves", "idle") for worker in self.workers)
+
+
+def check_reason(why: str, *, despite_guard: bool = False) -> None:
+    """Raise RequestInvalid for a reason that is too long, UsageError for none where the gate is overridden."""
+    if len(why) > MOST_REASON:
+        raise RequestInvalid([("why", f"has {len(why):,} characters; at most {MOST_REASON:,}: say it in a sentence")])
+    if despite_guard and not why.strip():
+        raise UsageError("--despite-guard needs --why REASON: the release says for good why the gate was overridden")
+
+
+def switched(home: Home, state: ReleaseState) -> Switched:
+    """The state, and how the workers here stand to it once they have switched, or after a while.
+
+    Where another change came after it (the answer to a request that is repeated) none is waited for or told of.
+    """
+    until = home.clock.monotonic() + SWITCH_SECONDS
+    copy = read_intact(path_of(home, state.loop))
+    found = [] if copy is not None and copy.state.generation > state.generation else workers(home.path, state)
+    while any(w.state in ("lags", "down") for w in found) and home.clock.monotonic() < until:
+        time.sleep(0.02)
+        found = workers(home.path, state)
+    facts = {name: getattr(state, name) for name in state.__struct_fields__}
+    return Switched(**facts, workers=found, returns_to=next_back(home, state))

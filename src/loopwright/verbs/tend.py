@@ -1,0 +1,79 @@
+"""The verb `tend`."""
+
+import threading
+import time
+from contextlib import suppress
+
+import msgspec
+
+from loopwright.base.errors import LedgerUnavailable, UsageError
+from loopwright.base.heap import give_back
+from loopwright.base.ids import new_id
+from loopwright.base.progress import Progress
+from loopwright.records.entries import Problem
+from loopwright.stores.home import Home
+from loopwright.tend import tend as tend_once
+
+
+class Tended(msgspec.Struct, frozen=True, kw_only=True):
+    """One round of upkeep: how much it did for each loop; `events` are predictions that were told to a receiver.
+
+    `problems` are damage that was met, `failed` the steps that raised. Where another process tends (`held_by`) nothing was done.
+    """
+
+    leader: bool
+    committed: dict[str, int]
+    outcomes: dict[str, int]
+    windows: dict[str, int]
+    triggers: dict[str, str]
+    problems: list[Problem]
+    events: dict[str, int] = {}
+    failed: list[Problem] = []
+    held_by: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the round was done, and every step of it went through."""
+        return self.leader and not self.failed
+
+
+def tend(
+    home: Home, *, once: bool = False, every: float = 10.0, no_retrain: bool = False, progress: Progress | None = None
+) -> Tended:
+    """Upkeep: seal logs, join outcomes, watch, account, retrain. Runs until stopped; one process tends, others wait.
+
+    Args:
+        once: one round, then end.
+        every: seconds between rounds.
+        no_retrain: record triggers, but do not act on them.
+    """
+    if not 0 < every <= threading.TIMEOUT_MAX:
+        raise UsageError(f"--every {every:g}: must be seconds above 0")
+    owner = new_id(home.clock.now())
+    try:
+        while True:
+            done = tend_once(home, owner=owner, retrain=not no_retrain)
+            result = Tended(
+                leader=not done.held_by,
+                held_by=done.held_by,
+                committed={name: u.committed.predictions for name, u in done.loops.items()},
+                outcomes={name: u.committed.outcomes for name, u in done.loops.items()},
+                windows={name: len(u.watched.windows) for name, u in done.loops.items()},
+                triggers={name: u.watched.trigger.reason for name, u in done.loops.items() if u.watched.trigger},
+                problems=[p for u in done.loops.values() for p in u.committed.problems],
+                events={name: u.events for name, u in done.loops.items() if u.events},
+                failed=done.failed,
+            )
+            if progress and (any([*result.committed.values(), *result.windows.values()]) or result.problems or result.failed):
+                progress.say(
+                    f"committed {result.committed}, closed {result.windows} windows"
+                    + (f", told {result.events} as events" if result.events else "")
+                    + "".join(f"; {p.where}: {p.what}" for p in [*result.problems, *result.failed])
+                )
+            if once:
+                return result
+            give_back()  # what a round took at its height is not held until the next one
+            time.sleep(every)
+    finally:  # who waits need not wait for the lease to run out
+        with suppress(LedgerUnavailable):
+            home.ledger.unlock("tend", owner)

@@ -1,0 +1,265 @@
+"""The verb `trace`."""
+
+import datetime as dt
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from loopwright.base.errors import NotExplained, NotFound, PackageRefused, PredictionNotFound
+from loopwright.base.ids import time_of, trace_id_of
+from loopwright.deploy.serving.explanations import PackageReasons
+from loopwright.graph.session import Feeder
+from loopwright.records.attempts import Attempts
+from loopwright.records.declarations import Task
+from loopwright.records.examples import Examples
+from loopwright.records.package import Manifest, Output
+from loopwright.records.prediction import Contributions, Prediction
+from loopwright.records.releases import ReleaseState
+from loopwright.render import notebook
+from loopwright.render.words import cell
+from loopwright.stores.home import Home
+from loopwright.stores.outcomes.table import of_prediction
+from loopwright.stores.packages.probe import Probed, open_probed
+from loopwright.stores.prediction_log.read import find, loops
+from loopwright.stores.prediction_log.retention import retained_since
+from loopwright.tasks import metrics
+from loopwright.verbs.history import releases_of
+from loopwright.verbs.known_loop import known_loop
+from loopwright.verbs.predictions import moment_of
+
+
+class FileUsed(msgspec.Struct, frozen=True, kw_only=True):
+    """A source file that went into training: its table, the table's version, its name and SHA-256."""
+
+    table: str
+    version: int
+    file: str
+    sha256: str
+
+
+class TracedOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a prediction. `value` is in `currency`, relative to the value table; None where none is declared.
+
+    `truth` is the label as the task has it (of several targets by name), `kind` the kind of answer it makes, empty where it has none.
+    """
+
+    truth: bool | str | float | dict[str, float]
+    known_at: datetime
+    values: dict[str, Any]
+    kind: str
+    value: float | None
+    currency: str
+
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
+    """One prediction, back to the files it was learnt from and forward to its money.
+
+    `explained` is what each feature contributed to it, computed again of the row as it was logged.
+    """
+
+    id: str
+    loop: str
+    at: datetime
+    request: dict[str, Any]
+    context: dict[str, Any]
+    context_age_s: float | None
+    features: dict[str, float | None] = {}
+    score: float
+    threshold: float = float("nan")
+    label: bool | str | None
+    heuristic: float | str | None = None
+    flags: list[str]
+    latency_us: float
+    arm: str
+    package: str
+    candidate: str = ""
+    commit: str = ""
+    trained_until: datetime | None = None
+    training_rows: int = 0
+    files: list[FileUsed] = []
+    release: ReleaseState | None = None
+    outcome: TracedOutcome | None = None
+    task: Task = "binary"
+    values: dict[str, float] = {}
+    explained: Contributions | None = None
+    trouble: str = ""
+    """Why the package cannot be read; then only what the log says is here, and the rest means nothing."""
+
+    @property
+    def answer(self) -> str:
+        """What was answered, in a word: yes or no, a class, or the number itself."""
+        return cell(self.score if self.label is None else self.label)
+
+    @property
+    def hit(self) -> bool | None:
+        """Whether the label was right; None where there is none to be right, or the truth is not known."""
+        return None if self.outcome is None or self.label is None else self.outcome.truth == self.label
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the answer and what it came from, request, context, contributions or features, package, outcome."""
+        outcome, explained = self.outcome, self.explained
+        happened = {} if outcome is None else {"truth": cell(outcome.truth), "value": outcome.value, **outcome.values}
+        moved = {} if explained is None or explained.contributions is None else explained.largest
+        parts = {
+            f"{self.loop}: prediction {self.id}": {
+                "answer": self.answer,
+                "score": self.score,
+                "at": self.at,
+                "flags": self.flags,
+            },
+            "Request": self.request,
+            "Context": self.context,
+            f"Contributions to the {explained.unit}" if explained is not None else "": moved,
+            "Features": self.features,
+            "Package": {
+                "package": self.trouble or self.package,
+                "candidate": self.candidate,
+                "trained until": self.trained_until,
+            },
+            "Outcome": happened or {"": "pending"},
+        }
+        return "".join(notebook.facts(title, values) for title, values in parts.items())
+
+
+def trace(home: Home, id: str) -> Trace:
+    """One prediction: back to its data, forward to its outcome and value.
+
+    Args:
+        id: the 32 hexadecimal digits that came with the answer, or the X-Request-Id that a request for one row was sent with.
+    """
+    found = find(home, trace_id_of(id))
+    if found is None:
+        raise PredictionNotFound(id, _deleted(home, id))
+    loop, prediction = found
+    logged = _logged(home, loop, prediction)
+    try:
+        package = open_probed(home.packages, prediction.package)
+    except (NotFound, PackageRefused) as error:
+        return msgspec.structs.replace(logged, trouble=str(error))
+    manifest = package.manifest
+    features, heuristic = _recompute(package, prediction)
+    rule = manifest.heuristic_threshold
+    return msgspec.structs.replace(
+        logged,
+        request=_readable(prediction.request, manifest.request),
+        context=_readable(prediction.context, {n: c for need in manifest.context for n, c in need.columns.items()}),
+        features=features,
+        threshold=manifest.threshold if rule is None or "degraded" not in prediction.flags else rule,
+        heuristic=heuristic,
+        candidate=manifest.candidate,
+        commit=manifest.commit,
+        trained_until=manifest.training.as_of,
+        training_rows=manifest.training.rows,
+        files=list(_files(home, manifest)),
+        outcome=_outcome_of(home, loop, prediction, manifest.output),
+        task=manifest.output.task,
+        values=dict(zip(manifest.output.names, prediction.values or [], strict=False)),
+        explained=_explained(package, prediction),
+    )
+
+
+def _logged(home: Home, loop: str, prediction: Prediction) -> Trace:
+    """What the log alone says of a prediction."""
+    at = moment_of(prediction.at)
+    return Trace(
+        id=prediction.id,
+        loop=loop,
+        at=at,
+        request=prediction.request,
+        context=prediction.context,
+        context_age_s=prediction.context_age_s,
+        score=prediction.score,
+        label=prediction.label,
+        flags=prediction.flags,
+        latency_us=prediction.latency_us,
+        arm=prediction.arm,
+        package=prediction.package,
+        release=_release_of(home, loop, prediction.package, at),
+    )
+
+
+def _deleted(home: Home, id: str) -> str:
+    """Why the prediction of an id may be gone, "" where no retention has reached its time."""
+    try:
+        at = time_of(id)
+    except (ValueError, OverflowError):  # no id, or one that a client made up
+        return ""
+    limits = [since for loop in loops(home) if (since := retained_since(home, loop)) is not None and at < since]
+    return f"predictions of before {max(limits):%Y-%m-%d} are not kept (LOOPWRIGHT_KEEP)" if limits else ""
+
+
+def _readable(values: dict[str, Any], columns: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: moment_of(value) if value is not None and name in columns and columns[name].type == "timestamp" else value
+        for name, value in values.items()
+    }
+
+
+def _recompute(package: Probed, prediction: Prediction) -> tuple[dict[str, float | None], float | str]:
+    """The features of one logged prediction and the heuristic's score (or class), by the package's own graphs."""
+    columns = {**package.manifest.request, **{n: c for need in package.manifest.context for n, c in need.columns.items()}}
+    row = {**prediction.request, **prediction.context}
+    features: dict[str, float | None] = {}
+    if package.manifest.features:
+        graph = package.graph("model.onnx")
+        matrix = graph.run(Feeder(graph, columns)([row]), ["features"])["features"][0]
+        features = {n: None if v != v else float(v) for n, v in zip(package.manifest.features, matrix, strict=True)}
+    rule, output = package.graph("heuristic.onnx"), package.manifest.output
+    feed = Feeder(rule, columns)([row])
+    if output.task == "multiclass":
+        return features, output.classes[int(rule.answers(feed)[1][0].argmax())]
+    return features, float(rule.score(feed)[0])
+
+
+def _explained(package: Probed, prediction: Prediction) -> Contributions:
+    """What each feature contributed to a logged prediction, or why that cannot be told."""
+    try:
+        (found,) = PackageReasons(package, package.graph("model.onnx"))([prediction])
+    except (NotExplained, PackageRefused) as error:
+        return Contributions(why=error.why)
+    return found
+
+
+def _files(home: Home, manifest: Manifest) -> Iterator[FileUsed]:
+    for entry in home.ledger.find(Examples, loop=manifest.loop):
+        if entry.record.digest == manifest.training.examples:
+            for source in entry.record.sources:
+                for file, sha256 in source.files.items():
+                    yield FileUsed(table=source.table, version=source.version, file=file, sha256=sha256)
+            return
+
+
+def _release_of(home: Home, loop: str, package: str, at: dt.datetime) -> ReleaseState | None:
+    """The release under which `package` answered at `at`: the newest one that had begun by then."""
+    releases = releases_of(home, loop)
+    mine = [r for r in releases if package in r.packages]
+    return next((r for r in reversed(mine) if r.since <= at), mine[0] if mine else None)
+
+
+def _outcome_of(home: Home, loop: str, prediction: Prediction, output: Output) -> TracedOutcome | None:
+    declared = Attempts(loop).run("declaration", lambda: known_loop(home, loop), None)
+    if declared is None:  # what its outcome is nobody can say; `status` tells why
+        return None
+    found = of_prediction(home, loop, prediction, declared.outcome)
+    if found is None or declared.outcome.task != output.task:
+        return None
+    truth, row = found
+    label, values = prediction.label, prediction.values
+    given = metrics.Answered(
+        np.array([prediction.score]),
+        None if label is None else np.array([label], dtype=object),
+        None if values is None else np.array([values]),
+    )
+    happened = np.array([truth], dtype=object if isinstance(truth, str) else None)
+    earned, _ = metrics.money(declared.scope.value, output, happened, given)
+    return TracedOutcome(
+        truth=dict(zip(declared.outcome.labels, truth, strict=True)) if isinstance(truth, list) else truth,
+        known_at=moment_of(row.known_at),
+        values=_readable(row.values, declared.outcome.table.columns),
+        kind=next((kind for kind, hit in metrics.kinds(output, happened, given).items() if hit[0]), ""),
+        value=float(earned[0]) if declared.scope.value.given else None,
+        currency=declared.scope.value.currency,
+    )
