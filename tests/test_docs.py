@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
@@ -16,7 +17,9 @@ from loopwright.base.clock import RealClock
 from loopwright.base.settings import Settings
 from loopwright.cli.main import table
 from loopwright.records.examples import Examples
+from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import Step
+from loopwright.records.windows import Window
 from loopwright.stores.home import Home
 
 ROOT = Path(__file__).parent.parent
@@ -116,7 +119,7 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def test_the_readme_types_what_getting_started_types() -> None:
+def test_readme_commands_are_those_of_the_first_hour() -> None:
     said = [line for _, text in blocks(ROOT / "README.md", "console") for line in commands(text)]
     walked = [line for _, text in blocks(WALK, "console") for line in commands(text)]
     assert [line for line in said if line not in walked] == ["make demo"]
@@ -129,7 +132,7 @@ def test_the_loop_of_the_readme_is_sound(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ended", [None, timedelta(days=30)], ids=["as-it-stands", "data-ended-a-month-ago"])
-def test_a_newcomer_can_type_it_in(tmp_path: Path, ended: timedelta | None) -> None:
+def test_first_hour_runs_as_typed(tmp_path: Path, ended: timedelta | None) -> None:
     """Python blocks are run and lines that begin with `$ ` are typed, in order, in one folder; each must succeed.
 
     `loopwright serve` goes to the background until the end; its ports are those it chose. The page's file ends years ago, or is
@@ -156,7 +159,7 @@ def test_a_newcomer_can_type_it_in(tmp_path: Path, ended: timedelta | None) -> N
                         )
                     address = where(tmp_path, server)
                 else:
-                    typed(line.replace("localhost:8321", address), tmp_path, env)
+                    typed(moved(line, ended).replace("localhost:8321", address), tmp_path, env)
     finally:
         if server is not None:
             server.terminate()
@@ -170,6 +173,21 @@ def test_a_newcomer_can_type_it_in(tmp_path: Path, ended: timedelta | None) -> N
     assert ("validation reaches back to" in develop[1]) == (ended is None)
     assert develop[2].startswith("nothing changed")
     assert deploy[2].endswith("serves already")
+    with Home(
+        Settings(home=tmp_path / "replayed", by="tests"), RealClock()
+    ) as home:  # where the page has drift and a retraining
+        states = [e.record.state for e in home.ledger.find(Window, loop="churn", newest=False)]
+        assert states[0] == "ok"
+        assert "drift" in states
+        assert [e.record.generation for e in home.ledger.find(ReleaseState, loop="churn", newest=False)] == [1, 2]
+
+
+def moved(line: str, ended: timedelta | None) -> str:
+    """A command with its days moved as the page's file is."""
+    if ended is None:
+        return line
+    by = datetime.now(UTC) - ended - timedelta(hours=8000) - datetime(2024, 1, 1, tzinfo=UTC)
+    return re.sub(r"2024-\d\d-\d\d", lambda day: (datetime.fromisoformat(day[0]) + by).date().isoformat(), line)
 
 
 def repr_of(moment: datetime) -> str:
@@ -222,6 +240,39 @@ def test_the_guide_to_serving_names_every_flag() -> None:
     flags |= {f"{kind}_context" for kind in re.findall(r'"(missing|stale|late)"', source)}
     [row] = re.findall(r"^\| `flags` \|(.*)$", (ROOT / "docs/guides/serving.md").read_text(), re.MULTILINE)
     assert flags == {flag.partition(":")[0] for flag in re.findall(r"`([^`]+)`", row)}
+
+
+PRODUCT_WORDS = (
+    "loop turn scope objective table contract example context outcome proxy slice candidate package release arm champion shadow canary "
+    "prediction drift decay guard value ledger lake"
+)
+
+
+def test_glossary_maps_every_product_word() -> None:
+    """Each word has one row that says what the field calls it, what it means, and where to read on."""
+    rows = re.findall(
+        r"^\| ([a-z, ]+) \| ([^|]+) \| ([^|]+) \| .*\]\(.*\|$", (ROOT / "docs/reference/glossary.md").read_text(), re.MULTILINE
+    )
+    words = [word for row in rows for word in row[0].split(", ")]
+    assert [word for word in words if words.count(word) > 1] == []
+    assert [word for word in PRODUCT_WORDS.split() if word not in words] == []
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+    [listed] = re.findall(r"\*(loop, turn, .*?)\*", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert listed.replace(",", "").split() == PRODUCT_WORDS.split()
+
+
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs").rglob("*.svg")), ids=named)
+def test_pictures_are_readable_on_a_phone_and_in_the_dark(picture: Path) -> None:
+    """At 390 pixels a picture of 420 is scaled by 0.93, so 13 px stay 12."""
+    text = picture.read_text()
+    drawing = ET.fromstring(text)
+    assert int(drawing.attrib["width"]) <= 420
+    assert drawing.attrib["viewBox"] == f"0 0 {drawing.attrib['width']} {drawing.attrib['height']}"
+    assert len(drawing.attrib["aria-label"]) > 20
+    assert min(map(int, re.findall(r"font-size: (\d+)px", text))) >= 13
+    assert "prefers-color-scheme: dark" in text
+    assert not re.search(r"<script|href=|url\(|@import", text)
+    assert any(f"{picture.name})" in page.read_text() for page in PAGES)
 
 
 def test_messages_of_troubleshooting_are_those_of_the_code() -> None:
