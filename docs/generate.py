@@ -28,77 +28,82 @@ NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it ag
 
 COMMANDS = """# Commands
 
-Every command has `--help` with an example, takes `--json` (exactly one JSON document on standard output, nothing else
-there; progress goes to standard error), and takes every [setting](settings.md) as an option, before or after its name.
+Every command accepts
+
+- `--help`, which prints an example;
+- `--json`, which prints exactly one JSON document on standard output (progress goes to standard error);
+- every [setting](settings.md) as an option, before or after its name.
 
 | exit code | meaning |
 | --- | --- |
 | 0 | done, or the answer is yes |
-| 1 | the answer is no: a gate failed, a check found something, a part is down |
-| 2 | wrong use: an unknown name, an option that cannot be, a declaration that is not valid |
+| 1 | the answer is no: the gate refused, a check found a problem, a part is down |
+| 2 | wrong use: an unknown name, an invalid option, an invalid declaration |
 
-`loopwright --completion SHELL` prints what completes commands, options and the names of loops in bash, zsh or fish: put
-`source <(loopwright --completion bash)` into `~/.bashrc` (of zsh: into `~/.zshrc`; fish: `source` what is printed in `config.fish`).
+`loopwright --completion SHELL` prints a completion script for bash, zsh or fish: it completes commands, options and loop names. Put
+`source <(loopwright --completion bash)` into `~/.bashrc` (zsh: `~/.zshrc`; fish: `source` the output in `config.fish`).
 
-`LOOP` is the name of a loop that the ledger knows, or the path of a loop file (or of its folder).
-Commands marked *also over HTTP* answer the same under `/api/COMMAND` of the control API: `GET` where they only look,
-`POST` with a JSON object of the arguments where they change something.
+`LOOP` is the name of a loop in the ledger, or the path of a loop file or its folder. Commands marked *also over HTTP* are available as
+`/api/COMMAND` of the control API: `GET` to read, `POST` with a JSON object of the arguments to change something.
 
 """
 
 SETTINGS_PAGE = """# Settings
 
-One table. Each setting is an environment variable and a command-line option; the option wins. Nothing else configures an
-installation, and nothing is read when the package is imported.
+Each setting is an environment variable and a command-line option; the option takes precedence. Nothing else configures an installation, and
+importing the package reads no setting.
 
 | environment variable | option | default | meaning |
 | --- | --- | --- | --- |
 """
 
 SETTINGS_END = """
-`LOOPWRIGHT_HOME` holds everything of the embedded default:
+`LOOPWRIGHT_HOME` contains all files of an installation with default settings:
 
 | below home | what |
 | --- | --- |
 | `ledger.db` | the ledger, when it is SQLite |
-| `ledger.json` | how far this home has seen its ledger; finds out that it is gone, or an older one in its place |
-| `clock.json` | how time of day and uptime stand to each other; finds out that the clock jumped |
+| `ledger.json` | the newest ledger entry that this home has seen; detects a missing or older ledger |
+| `clock.json` | the difference of time of day and uptime; detects clock jumps |
 | `lake/` | the Delta tables, when they are local |
 | `packages/` | packages, one folder each, named by digest |
 | `log/` | prediction and outcome segments not yet in the lake |
-| `batches/` | locks of files that `loopwright predict` is predicting |
-| `quarantine/` | damaged pieces of the log, kept for inspection |
-| `online/` | context for serving |
-| `served/` | the local copy of who serves, so that serving and rollback need no ledger |
-| `locks/` | one file for each loop that was rolled back: one change at a time |
-| `bad/` | marks of packages that kill workers or fail for good |
-| `run/` | what the workers of a server share while it runs, and the requests that may come again |
+| `batches/` | locks of files that `loopwright predict` is working on |
+| `quarantine/` | damaged log segments, kept for inspection |
+| `online/` | context and aggregates for serving |
+| `served/` | the local copy of the release state; serving and rollback need no ledger |
+| `locks/` | one file per loop that was rolled back: one change at a time |
+| `bad/` | marks of packages that kill workers or fail permanently |
+| `run/` | state that the workers of a server share, and recent requests with an id |
 | `examples/` | training sets, named by digest |
-| `reports/` | what `loopwright report` wrote |
+| `reports/` | output of `loopwright report` |
 
-A command that only looks, in a folder without a home, says that there is none; one that writes makes it and says so. A variable called
-`LOOPWRIGHT_...` that is not in the table is named on standard error by every command.
+A command that only reads reports a missing home; one that writes creates it and says so. Every command warns on standard error about a variable called
+`LOOPWRIGHT_...` that is not in the table.
 
-With a team: `LOOPWRIGHT_LEDGER=postgresql://...` (install `loopwright[postgres]`), from the first command on in a home: a home that had an
-SQLite ledger refuses an empty one. Special characters in user and password are percent-encoded. Give the token by the environment: a command
-line can be read by everybody on the machine.
+For a team, set `LOOPWRIGHT_LEDGER=postgresql://...` (install `loopwright[postgres]`) before the first command in a home: a home that had an SQLite ledger
+refuses an empty one. Percent-encode special characters in user and password. Pass the token by the environment, because every user of the machine can read a command
+line.
 """
 
 ERRORS_PAGE = """# Errors
 
-Everything that loopwright raises on purpose is a `LoopwrightError`. An error carries facts and the next step; it knows
-neither HTTP nor exit codes, the doors translate. Over HTTP and with `--json` an error is
+Every error that loopwright raises deliberately is a `LoopwrightError`. It has facts and the next step. It knows neither HTTP nor exit codes: command line and
+server translate it. Over HTTP and with `--json` an error is
 `{"error": {"code": ..., "message": ..., "fields": [...]}}`, its code being the class name in snake case.
 
 """
 
 DECLARATIONS_PAGE = """# Declarations
 
-What a loop file declares: every class, every field, its type, its default and what it means. All are imported from
-`loopwright`, all are frozen, and each refuses wrong values at once, naming every field that is wrong. A text is not empty where it is
-needed, has at most 200 characters (a problem or description 5,000; SQL, categories and names in sources 10,000) and none that cannot be
-seen; no element of a list is there twice. Durations are texts:
-`250ms`, `90s`, `15m`, `3h`, `7d`, `2w`, or a sum such as `1d 12h`. The examples share these tables:
+This page lists every class and field of a loop file. Import the classes from `loopwright`; they are frozen. A constructor refuses invalid values at once and
+names every invalid field.
+
+- A required text is not empty. A text has at most 200 characters (problem and description 5,000; SQL, categories and names in sources 10,000), all visible.
+- A list has no duplicates.
+- A duration is a text: `250ms`, `90s`, `15m`, `3h`, `7d`, `2w`, or a sum such as `1d 12h`.
+
+The examples share these tables:
 
 ```python
 from sklearn.linear_model import LogisticRegression
@@ -169,7 +174,7 @@ def declarations_page() -> str:
 
 def metrics_section() -> str:
     """Every metric that an objective, a guard or `decay_metric` may name."""
-    text = "\n## Metrics\n\nWhat `metric` and `decay_metric` may name; `:` is followed by a class, target, quantile, K or slice.\n\n"
+    text = "\n## Metrics\n\nValues of `metric` and `decay_metric`. A class, target, quantile, K or slice follows `:`.\n\n"
     text += "| metric | tasks | better | meaning |\n| --- | --- | --- | --- |\n"
     parts = {f"{name}:": metric for name, metric in [*PARTS.items(), *GAPS.items()]}
     for name, metric in {**METRICS, **parts, **MEASURES}.items():

@@ -348,9 +348,7 @@ def unknown_settings(environ: Mapping[str, str] | None = None) -> dict[str, str]
     for name in sorted(os.environ if environ is None else environ):
         if name.startswith("LOOPWRIGHT_") and name not in known:
             near = get_close_matches(name, known, 1)
-            found[printable(name)[:80]] = (
-                f"did you mean {near[0]}?" if near else "unset it; docs/reference/settings.md has them all"
-            )
+            found[printable(name)[:80]] = f"did you mean {near[0]}?" if near else "unset it; see docs/reference/settings.md"
     return found
 
 

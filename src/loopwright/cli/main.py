@@ -40,9 +40,7 @@ SHELLS = ("bash", "zsh", "fish")
 ABOUT = """Take a machine-learning system through its whole life, again and again: scope, data, develop, deploy, monitor, business.
 
 LOOP is the name of a loop that the ledger knows, or the path of a loop file."""
-EVERYWHERE = (
-    "Each option also stands after the command; each setting is also an environment variable (docs/reference/settings.md)."
-)
+EVERYWHERE = "Options also work after the command; each setting is also an environment variable (docs/reference/settings.md)."
 THEN_SERVES = ("demo",)
 TRAINS = ("demo", "replay", "run", "serve", "tend")
 """Verbs that fit models of any size. The others start no threads for linear algebra, which takes as long as loading NumPy."""
