@@ -150,7 +150,7 @@ class _Job:
         self._home, self._router, self._service, self._id_column, self._progress = home, router, service, id_column, progress
         manifest = service.predictor.package.manifest
         self._table = _requests(loop, service)
-        self._opened = opened.asked(self._table)
+        self._opened = opened.narrowed(self._table)
         self._manifest, self._job = manifest, job
         entry = home.ledger.latest(Predicted, loop=loop, key=job)
         self._again = entry is not None

@@ -173,9 +173,9 @@ def _retrain(loop: Loop, policy: str) -> Retrain:
     return msgspec.structs.replace(when, window=loop.retrain.window, decay_metric=loop.retrain.decay_metric)
 
 
-def _respond(home: Home, loop: Loop, file: str, kept: Upkeep, more: bool, progress: Progress) -> str:
+def _respond(home: Home, loop: Loop, file: str, upkeep: Upkeep, more: bool, progress: Progress) -> str:
     """Retrain where a trigger says so; what came of it, in a few words."""
-    trigger = kept.watched.trigger
+    trigger = upkeep.watched.trigger
     if trigger is None or not more:
         return ""
     progress.say(f"retraining ({trigger.cause}): {trigger.reason}")
@@ -198,14 +198,14 @@ def _respond(home: Home, loop: Loop, file: str, kept: Upkeep, more: bool, progre
     )
 
 
-def _line(lap: Lap, metric: str, kept: Upkeep) -> str:
+def _line(lap: Lap, metric: str, upkeep: Upkeep) -> str:
     """One line of the story."""
     parts = [f"{lap.start:%d %b} - {lap.end:%d %b}", f"{lap.rows:,} predictions"]
     if lap.window is not None:
         parts.append(lap.window.state + (f" ({', '.join(lap.window.drifted)})" if lap.window.drifted else ""))
     if lap.quality is not None and metric in lap.quality.metrics:
         parts.append(f"{metric} {lap.quality.metrics[metric].value:.3f}")
-    value = next((v for v in kept.values if v.start == lap.start), None)
+    value = next((v for v in upkeep.values if v.start == lap.start), None)
     if value is not None:
         parts.append(f"{value.over_no_model.value:+,.0f} {value.currency}")
     return " | ".join(parts + ([lap.event] if lap.event else []))

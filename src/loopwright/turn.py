@@ -566,7 +566,7 @@ def _business(state: Turning) -> tuple[str, dict[str, Any]]:
     board = state.home.ledger.get(state.outputs["develop"]["leaderboard"], Leaderboard).record
     model, heuristic = expected(board)
     over = money_over_heuristic(board)
-    if not state.loop.scope.value.given:
+    if not state.loop.scope.value.is_set:
         return "no value table is declared, so nobody knows what it is worth", {}
     currency = state.loop.scope.value.currency
     worth = "expects its errors to come to" if state.loop.outcome.task == "regression" else "expects"

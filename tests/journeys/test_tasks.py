@@ -165,7 +165,7 @@ def test_quality_is_measured_window_by_window(lived: Lived) -> None:
 def test_value_is_counted_where_it_is_declared(lived: Lived) -> None:
     values = values_verb(lived.home, lived.case.loop.name)
     assert len(values) >= 2
-    if lived.case.loop.scope.value.given:
+    if lived.case.loop.scope.value.is_set:
         assert lived.summary.over_heuristic.value > 0
     else:
         assert all(v.model.value == v.over_heuristic.value == 0 for v in values)
@@ -200,7 +200,7 @@ def test_the_report_and_the_pages_speak_of_the_task(lived: Lived, tmp_path: Path
     for objective in lived.case.loop.scope.objectives:
         assert objective.name in report.markdown
     assert "not measured" not in report.markdown
-    valued = lived.case.loop.scope.value.given
+    valued = lived.case.loop.scope.value.is_set
     assert ("Money over no model" in report.markdown) == valued
     assert ("no value table" in report.markdown.lower()) == (not valued)
     page = loop_page(lived.home, lived.case.loop.name)

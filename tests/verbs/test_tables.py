@@ -113,7 +113,7 @@ def test_file_without_a_header_in_another_encoding_goes_from_init_to_its_profile
 def test_missing_file_is_wrong_use_and_names_the_nearest(typed: Any, arguments: tuple[str, ...]) -> None:
     typed("ingest", "orders", "orders.csv", "--loop", "loop.py")
     error = typed(*arguments, code=2)["error"]
-    assert error["code"] == "file_not_there"
+    assert error["code"] == "file_missing"
     assert error["message"].startswith("no file 'order.csv' - nearest: orders.csv")
     assert error["near"] == ["orders.csv"]
 

@@ -20,7 +20,7 @@ LoopwrightError
 │   ├── PackageNotFound
 │   ├── PredictionNotFound
 │   ├── TableNotFound
-│   ├── FileNotThere
+│   ├── FileMissing
 │   └── RecordNotFound
 ├── Refused                     understood, and the answer is no
 │   ├── IngestRefused
@@ -236,7 +236,7 @@ class PackageNotFound(NotFound):
         super().__init__(what, name, near=near, next_step=next_step)
 
 
-class FileNotThere(NotFound):
+class FileMissing(NotFound):
     """No file at a path that a person named; the names in its folder that come nearest."""
 
     def __init__(self, path: Path, *, why: str = "") -> None:
@@ -326,10 +326,10 @@ class GateFailed(Refused):
 class ReleaseConflict(Refused):
     """Somebody else changed the release first."""
 
-    def __init__(self, name: str, expected: int, found: int) -> None:
-        self.name, self.expected, self.found = name, expected, found
+    def __init__(self, name: str, expected: int, actual: int) -> None:
+        self.name, self.expected, self.found = name, expected, actual
         super().__init__(
-            f"{name} is at generation {found}, not {expected}: somebody changed it first; look at it and try again"
+            f"{name} is at generation {actual}, not {expected}: somebody changed it first; look at it and try again"
         )
 
 

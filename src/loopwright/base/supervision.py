@@ -235,15 +235,15 @@ class Pool(ThreadPoolExecutor):
         """See `ThreadPoolExecutor.submit`."""
         return super().submit(self._call, fn, *args, **kwargs)
 
-    async def call(self, work: Callable[..., _T], *given: Any) -> _T:
+    async def call(self, work: Callable[..., _T], *args: Any) -> _T:
         """Run `work` in the pool and await it."""
-        return await asyncio.wrap_future(self.submit(work, *given))
+        return await asyncio.wrap_future(self.submit(work, *args))
 
     def run(self, work: Callable[[], _T], done: Callable[[_T], None], failed: Callable[[Exception], None]) -> None:
         """Run `work` in the pool; then call `done` with what it gives, or `failed` with what it raised, in the running event loop."""
         loop = asyncio.get_running_loop()
 
-        def told(future: "Future[_T]") -> None:
+        def deliver(future: "Future[_T]") -> None:
             if future.cancelled():
                 return
             error = future.exception()
@@ -254,7 +254,7 @@ class Pool(ThreadPoolExecutor):
                     loop.call_soon_threadsafe(failed, error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
         try:
-            self.submit(work).add_done_callback(told)
+            self.submit(work).add_done_callback(deliver)
         except RuntimeError as error:  # there is no thread to be had
             self._part.failed(error, down=False)
             loop.call_soon(failed, error)

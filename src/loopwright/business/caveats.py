@@ -112,7 +112,7 @@ def _worth(case: CaveatInputs) -> Doubt | None:
     over = case.totals.over_heuristic
     if not over.n:
         return None
-    if not case.scope.value.given:
+    if not case.scope.value.is_set:
         return _note(
             "no value table is declared, so nobody knows what the loop is worth.",
             "Declare what right and wrong answers are worth (`Scope(value=Value(...))`).",
@@ -180,7 +180,7 @@ def _few(case: CaveatInputs) -> Doubt | None:
     known = case.totals.with_outcome
     if not 0 < known < FEW_OUTCOMES:
         return None
-    few = case.scope.value.given and known < LEAST_OUTCOMES
+    few = case.scope.value.is_set and known < LEAST_OUTCOMES
     chance = f", and with fewer than {LEAST_OUTCOMES} an interval of money is chance" if few else ""
     return _note(f"only {known:,} outcomes are known: the figures will still move{chance}.", "Wait for more outcomes.")
 
@@ -217,12 +217,12 @@ def doubts(case: CaveatInputs) -> list[Doubt]:
     return sorted(found, key=lambda d: d.weight != "grave")
 
 
-def next_step(case: CaveatInputs, found: Sequence[Doubt]) -> str:
+def next_step(case: CaveatInputs, doubts: Sequence[Doubt]) -> str:
     """The one thing to do now."""
-    if found and found[0].weight == "grave":
-        return found[0].do
+    if doubts and doubts[0].weight == "grave":
+        return doubts[0].do
     return "Keep it serving. " + (
-        f"Meanwhile: {found[0].do[0].lower()}{found[0].do[1:]}" if found else "Look again after the next window."
+        f"Meanwhile: {doubts[0].do[0].lower()}{doubts[0].do[1:]}" if doubts else "Look again after the next window."
     )
 
 

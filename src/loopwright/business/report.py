@@ -92,7 +92,7 @@ def report(home: Home, *, loop_name: str, scope: Scope, outcome: Outcome, monito
         doubts=raised,
         next_step=next_step(case, raised),
         monitor=monitor,
-        valued=scope.value.given,
+        valued=scope.value.is_set,
         logged=logged,
     )
 
@@ -104,9 +104,9 @@ def _package(home: Home, digest: str) -> Package | None:
         return None
 
 
-def _charted(scope: Scope, found: list[WindowTotals], task: Task) -> tuple[str, float | None]:
+def _charted(scope: Scope, windows: list[WindowTotals], task: Task) -> tuple[str, float | None]:
     """The weightiest objective whose metric is measured by window, with its target; the task's own metric where there is none."""
-    measured = {name for w in found if w.quality is not None for name in w.quality.metrics}
+    measured = {name for w in windows if w.quality is not None for name in w.quality.metrics}
     for objective in sorted(scope.objectives, key=lambda o: -o.weight):
         if objective.metric in measured:
             return objective.metric, objective.at_least if objective.at_least is not None else objective.at_most
@@ -118,7 +118,7 @@ def _headline(scope: Scope, promised: list[Promise], sums: Totals, raised: list[
     met, open_ = sum(p.met == "met" for p in promised), sum(not p.settled for p in promised)
     unsettled = f", {open_} {'is' if open_ == 1 else 'are'} not settled yet" if open_ else ""
     parts = [f"{met} of {len(promised)} objectives {'is' if met == 1 else 'are'} met{unsettled}"]
-    if sums.with_outcome >= LEAST_OUTCOMES and scope.value.given:
+    if sums.with_outcome >= LEAST_OUTCOMES and scope.value.is_set:
         parts.append(
             f"the loop made {money(sums.model, sums.currency)} over no model, "
             f"{money(sums.over_heuristic, sums.currency, sign=True)} against the simple rule"

@@ -36,7 +36,7 @@ MOST_CELLS = 100
 
 def value(
     truth: Array,
-    given: Answered,
+    answers: Answered,
     rule: Answered,
     table: Value,
     *,
@@ -48,13 +48,13 @@ def value(
     cost: float = 0.0,
     seed: int = 0,
 ) -> ValueWindow:
-    """Money of the rows whose outcome is known: `truth` [N], what was answered (`given`) and what the heuristic says (`rule`).
+    """Money of the rows whose outcome is known: `truth` [N], what was answered (`answers`) and what the heuristic says (`rule`).
 
     `model`, `heuristic` and `no_model` are sums over the N rows; the differences are paired. `predictions` counts all rows
     of the window, with an outcome or not. Intervals: 95 % percentiles of RESAMPLES seeded resamples of the rows, or where rows
     earn in too many ways (regression) those of the normal approximation of a sum of independent rows.
     """
-    model, nothing = metrics.money(table, output, truth, given)
+    model, nothing = metrics.money(table, output, truth, answers)
     other, _ = metrics.money(table, output, truth, rule)
     total = _totals(np.stack([model, other, model - nothing, model - other], axis=1).astype(np.float64), seed)
     return ValueWindow(
@@ -70,7 +70,7 @@ def value(
         over_no_model=total[2],
         over_heuristic=total[3],
         cost=cost,
-        counts={kind: int(mask.sum()) for kind, mask in metrics.kinds(output, truth, given).items()},
+        counts={kind: int(mask.sum()) for kind, mask in metrics.kinds(output, truth, answers).items()},
     )
 
 
@@ -121,10 +121,10 @@ def account(
     )
 
 
-def _rule(packages: Mapping[str, Probed], rows: pa.Table, found: Known) -> Answered:
+def _rule(packages: Mapping[str, Probed], rows: pa.Table, known: Known) -> Answered:
     """What the heuristic of the package that answered says of each logged row, as its fall-back would."""
-    count, output = rows.num_rows, found.output
-    score, label = np.zeros(count), None if found.given.label is None else np.zeros(count, dtype=found.given.label.dtype)
+    count, output = rows.num_rows, known.output
+    score, label = np.zeros(count), None if known.given.label is None else np.zeros(count, dtype=known.given.label.dtype)
     digests = rows["_package"].to_numpy()
     for digest, package in packages.items():
         mine = np.flatnonzero(digests == digest)

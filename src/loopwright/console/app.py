@@ -71,10 +71,12 @@ def routes(home: "Home", run: Run = in_a_thread) -> list[Route]:
 def routes_over(source: PageSource, run: Run = in_a_thread) -> list[Route]:
     """The routes of the console over anything that answers what pages ask."""
 
-    def limited(make: Callable[[Request], Response], asked: tuple[str, ...] = ()) -> Callable[[Request], Awaitable[Response]]:
+    def limited(
+        make: Callable[[Request], Response], parameters: tuple[str, ...] = ()
+    ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
-                _check_query(request, asked)
+                _check_query(request, parameters)
                 return await run(lambda: make(request), "this page")
             except (Unavailable, RequestInvalid) as error:
                 return _refusal(error, as_json=request.url.path.endswith(".json"))
@@ -114,12 +116,12 @@ def routes_over(source: PageSource, run: Run = in_a_thread) -> list[Route]:
     ]
 
 
-def _check_query(request: Request, asked: tuple[str, ...]) -> None:
+def _check_query(request: Request, parameters: tuple[str, ...]) -> None:
     """Refuse a parameter that a page does not have, or whose value cannot be. Raises RequestInvalid naming each."""
     problems = []
     for name, value in request.query_params.multi_items():
-        if name not in asked:
-            problems.append((name[:80], f"is no parameter of this page; there is {', '.join(asked) or 'none'}"))
+        if name not in parameters:
+            problems.append((name[:80], f"is no parameter of this page; there is {', '.join(parameters) or 'none'}"))
         elif name in QUERY and not QUERY[name].fullmatch(value):
             problems.append((name, f"{value[:80]!r} must match {QUERY[name].pattern}"))
     if problems:

@@ -562,7 +562,7 @@ def _back_to_rule(case: GateInputs) -> list[Check]:
     every = np.ones(case.rows, dtype=np.bool_)
     difference = _difference(case, name, every)
     holds = difference.low <= -least if metrics.metric(name).higher else difference.high >= least
-    if holds and case.scope.value.given:
+    if holds and case.scope.value.is_set:
         holds = not _difference(case, "value_per_prediction", every).low > 0
     detail = f"{name} {interval(difference, sign=True)} against the model that serves, on {case.rows:,} rows; it beat the rule by {least:.3f}"
     return [Check(name="rule", passed=not holds, detail=detail + (", which these rows do not exclude" if holds else ""))]

@@ -23,7 +23,7 @@ LATENCY_ROUNDS, LATENCY_RUNS, LOADING_ROUNDS = 5, 400, 4
 
 def evaluate(
     truth: Array,
-    given: Answered,
+    predictions: Answered,
     *,
     output: Output,
     threshold: float,
@@ -44,14 +44,14 @@ def evaluate(
     """
     gap = metrics.gap(output.task)
     gaps = [f"{gap}:{name}" for name in slices] if gap else []
-    valued = value is not None and value.given
+    valued = value is not None and value.is_set
     every = [name for name in metrics.measured(output) if valued or name != "value_per_prediction"]
     names = list(dict.fromkeys([*every, *gaps, *(w for w in wanted if metrics.of_rows(w))]))
 
-    def measured(rows: Array, asked: Sequence[str], of: Mapping[str, Array]) -> dict[str, Estimate]:
+    def measured(rows: Array, names: Sequence[str], of: Mapping[str, Array]) -> dict[str, Estimate]:
         part = None if groups is None else groups[rows]
         return metrics.intervals(
-            asked, truth[rows], *given.at(rows), output=output, groups=part, seed=seed, value=value, slices=of
+            names, truth[rows], *predictions.at(rows), output=output, groups=part, seed=seed, value=value, slices=of
         )
 
     overall = measured(np.ones(len(truth), dtype=np.bool_), names, slices)

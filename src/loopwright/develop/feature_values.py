@@ -42,8 +42,8 @@ class FeatureValues:
         """The same for the rows of an Arrow table that has the columns the features use."""
         return self._rows(self.graph.run(arrow_feed(self.graph, self.columns, table)), len(table))
 
-    def _rows(self, found: Mapping[str, Array], count: int) -> list[dict[str, Any]]:
-        values = {name: _values(found[f"value.{name}"], found.get(f"null.{name}")) for name in self.order}
+    def _rows(self, arrays: Mapping[str, Array], count: int) -> list[dict[str, Any]]:
+        values = {name: _values(arrays[f"value.{name}"], arrays.get(f"null.{name}")) for name in self.order}
         return [{name: column[i] for name, column in values.items()} for i in range(count)]
 
 
@@ -90,13 +90,13 @@ def row_values(columns: Mapping[str, Column], row: Mapping[str, Any], needed: Se
     return values
 
 
-def _value(column: Column, given: Any) -> Any:
-    plain = given.item() if isinstance(given, np.generic) else given
+def _value(column: Column, value: Any) -> Any:
+    plain = value.item() if isinstance(value, np.generic) else value
     if column.type == "timestamp":
         return _moment(column, plain)
     if column.type == "array":
         try:
-            array = np.asarray(given, dtype=np.float32)
+            array = np.asarray(value, dtype=np.float32)
         except (ValueError, TypeError):
             raise ValueError(f"is not numbers in the shape {column.shape}") from None
         if list(array.shape) != column.shape:
@@ -106,17 +106,17 @@ def _value(column: Column, given: Any) -> Any:
         return array
     wanted: dict[str, tuple[type, ...]] = {"float": (float, int), "integer": (int,), "boolean": (bool,), "string": (str,)}
     if not isinstance(plain, wanted[column.type]) or (isinstance(plain, bool) and column.type != "boolean"):
-        raise TypeError(f"{given!r} is no {column.type}")
+        raise TypeError(f"{value!r} is no {column.type}")
     return plain
 
 
-def _moment(column: Column, given: Any) -> datetime:
-    moment = datetime.fromisoformat(given) if isinstance(given, str) else given
+def _moment(column: Column, value: Any) -> datetime:
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     if not isinstance(moment, datetime):
-        raise TypeError(f"{given!r} is no moment: write a datetime, or ISO 8601 text")
+        raise TypeError(f"{value!r} is no moment: write a datetime, or ISO 8601 text")
     if moment.tzinfo is None:
         if column.zone is None:
-            raise ValueError(f"{given!r} has no zone: write it, such as 2013-01-01T05:00:00+00:00")
+            raise ValueError(f"{value!r} has no zone: write it, such as 2013-01-01T05:00:00+00:00")
         moment = moment.replace(tzinfo=ZoneInfo(column.zone))
     return moment.astimezone(UTC)
 

@@ -313,7 +313,7 @@ def build(columns: Mapping[str, Column], arguments: Mapping[str, Any], outputs: 
     kept = [i.name for i in model.graph.input]
     names = {
         "columns": list(dict.fromkeys(e.column for e in entries)),
-        "inputs": {block: [e.told for e in inputs[block]] for block in kept},
+        "inputs": {block: [e.metadata for e in inputs[block]] for block in kept},
         "outputs": {public: name for public, name in actual.items() if public != name},
     }
     onnx.helper.set_model_props(model, {METADATA: json.dumps(names)})

@@ -230,13 +230,13 @@ def _answered(work: Work, made: Probed, rows: Array) -> Answered:
     return metrics.answered(work.goal.output, score, values, made.manifest.threshold)
 
 
-def _reached(work: Work, given: Answered) -> dict[str, Estimate]:
+def _reached(work: Work, predictions: Answered) -> dict[str, Estimate]:
     """Every metric of answers on all validation rows."""
     output, inside = work.goal.output, work.known[work.validation]
     return metrics.intervals(
         list(dict.fromkeys([*metrics.measured(output), *(name for name in work.wanted if metrics.of_rows(name))])),
         work.truth[work.judged],
-        *given,
+        *predictions,
         seed=work.loop.seed,
         output=output,
         groups=None if work.groups is None else work.groups[work.judged],

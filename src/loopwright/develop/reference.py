@@ -21,7 +21,7 @@ GOLDEN = 20
 
 
 def histograms(
-    request: Mapping[str, Column], context: Mapping[str, Column], table: pa.Table, given: Answered
+    request: Mapping[str, Column], context: Mapping[str, Column], table: pa.Table, predictions: Answered
 ) -> list[Histogram]:
     """One histogram per request and context column (timestamps have none), one of the score [N], and one of the label where it is a class."""
     found = [
@@ -30,9 +30,11 @@ def histograms(
         for name, column in columns.items()
         if column.type != "timestamp"
     ]
-    found.append(numeric("score", "output", given.score, len(given.score)))
-    if given.label is not None and given.label.dtype == object:
-        found.append(histogram("label", "output", Column("string"), pa.chunked_array([pa.array(given.label, pa.string())])))
+    found.append(numeric("score", "output", predictions.score, len(predictions.score)))
+    if predictions.label is not None and predictions.label.dtype == object:
+        found.append(
+            histogram("label", "output", Column("string"), pa.chunked_array([pa.array(predictions.label, pa.string())]))
+        )
     return found
 
 

@@ -114,12 +114,12 @@ def takes_weights(estimator: Any) -> bool:
     return "sample_weight" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def _check(sampling: Sampling, there: dict[str, int]) -> None:
+def _check(sampling: Sampling, counts: dict[str, int]) -> None:
     wrong = [
-        (f"{field}.{name}", f"no training example has this label; there is {_shown(there)}")
+        (f"{field}.{name}", f"no training example has this label; there is {_shown(counts)}")
         for field in ("keep", "weights")
         for name in getattr(sampling, field)
-        if name not in there
+        if name not in counts
     ]
     if wrong:
         raise DeclarationInvalid("Sampling", wrong)

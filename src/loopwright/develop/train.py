@@ -565,7 +565,7 @@ def _border(work: Work, graph: Graph, score: Array) -> float:
 
 def _heuristic_threshold(work: Work) -> float | None:
     """The heuristic's own threshold where it is another than the model's: it has its own idea of what is strange, or likely."""
-    if not work.goal.output.has_border or (work.loop.outcome.task == "binary" and work.loop.scope.value.given):
+    if not work.goal.output.has_border or (work.loop.outcome.task == "binary" and work.loop.scope.value.is_set):
         return None
     graph = Graph(work.heuristic)
     return _border(work, graph, answers_of(graph, work.columns, work.validation_table)[0])
@@ -582,7 +582,7 @@ def threshold(scope: Scope, outcome: Outcome, score: Array, share: float) -> flo
         return float(distinct.mean()) if len(distinct) == 2 else alert_threshold(score, outcome.alert_share)
     if outcome.task != "binary":
         return 0.0
-    return float(min(1.0, max(1e-6, scope.value.threshold()))) if scope.value.given else share_threshold(score, share)
+    return float(min(1.0, max(1e-6, scope.value.threshold()))) if scope.value.is_set else share_threshold(score, share)
 
 
 def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
@@ -667,7 +667,7 @@ def _compare(work: Work, challenger: Measured, incumbent: Measured) -> Compariso
         difference=difference(work, name, challenger.given, incumbent.given),
         latency_difference_us=challenger.row.measures["latency_p50_us"] - incumbent.row.measures["latency_p50_us"],
         money=difference(work, "value_per_prediction", challenger.given, incumbent.given)
-        if work.loop.scope.value.given
+        if work.loop.scope.value.is_set
         else None,
     )
 

@@ -173,11 +173,11 @@ class _Terms:
         self.base = np.zeros(outputs)
         np.add.at(self.base, self._target, self._coefficients @ self._mean)
 
-    def add(self, matrix: Array, found: Array) -> None:
+    def add(self, matrix: Array, total: Array) -> None:
         """Add what this part contributes."""
         away = matrix[:, self._column] - self._mean
         for target, coefficients in zip(self._target, self._coefficients, strict=True):
-            found[:, target] += (away * coefficients) @ self._gather
+            total[:, target] += (away * coefficients) @ self._gather
 
 
 class _Paths(NamedTuple):
@@ -243,14 +243,14 @@ class _Ensemble:
         self._by_table = np.flatnonzero(paths.table[at] >= 0)
         self._tables = paths.tables[paths.table[at][self._by_table]]
 
-    def add(self, matrix: Array, found: Array) -> None:
+    def add(self, matrix: Array, total: Array) -> None:
         """Add what this part contributes, so many rows at a time that they stay in the processor's cache."""
         matrix = matrix.astype(np.float32).astype(np.float64) if self._single else matrix
         size = max(1, _CHUNK // max(len(self._column), 1))
         for start in range(0, len(matrix), size):
-            self._add(matrix[start : start + size], found[start : start + size])
+            self._add(matrix[start : start + size], total[start : start + size])
 
-    def _add(self, matrix: Array, found: Array) -> None:
+    def _add(self, matrix: Array, total: Array) -> None:
         rows, cells = len(matrix), self._outputs * self._features
         satisfied = self._satisfied(matrix)
         flat = np.arange(0, rows * cells, cells)[:, None] + self._slot
@@ -264,7 +264,7 @@ class _Ensemble:
                 np.multiply(each, value, out=moved[k, :, group.start : group.stop].reshape(each.shape))
         for k in range(self._span):
             sums = np.bincount((flat + k * self._features).ravel(), moved[k].ravel(), minlength=rows * cells)
-            found += sums[: rows * cells].reshape(found.shape)
+            total += sums[: rows * cells].reshape(total.shape)
 
     def _satisfied(self, matrix: Array) -> Array:
         """Which elements each row satisfies, as 0 and 1, float64 [N, E]."""
@@ -383,9 +383,9 @@ def _bits(data: bytes, count: int) -> Array:
     return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=count).astype(np.bool_)
 
 
-def _indices(found: PackedArray, below: int) -> Array:
+def _indices(packed: PackedArray, below: int) -> Array:
     """Numbers as places. Raises ValueError for one that is not within bounds."""
-    places = found.array()
+    places = packed.array()
     if places.dtype.kind == "f" or (len(places) and not 0 <= int(places.min()) <= int(places.max()) < below):
         raise ValueError("a place that is not there")
     return places.astype(np.intp)

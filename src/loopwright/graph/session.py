@@ -282,9 +282,9 @@ def _entering(column: tuple[Array, Array | None], part: Part, null: Any) -> Arra
     return values if mask is None or null is None else np.where(mask, null, values)
 
 
-def _inputs(found: Sequence[Any], known: Mapping[str, Any]) -> tuple[GraphInput, ...]:
+def _inputs(tensors: Sequence[Any], known: Mapping[str, Any]) -> tuple[GraphInput, ...]:
     inputs = []
-    for i in found:
+    for i in tensors:
         dtype = _DTYPES.get(i.type, np.dtype(np.void))
         shape = tuple(n for n in i.shape[1:] if isinstance(n, int))
         entries = known.get(i.name, [])
@@ -298,9 +298,9 @@ def _inputs(found: Sequence[Any], known: Mapping[str, Any]) -> tuple[GraphInput,
     return tuple(inputs)
 
 
-def _null(given: Any, dtype: "np.dtype[Any]") -> Any:
+def _null(value: Any, dtype: "np.dtype[Any]") -> Any:
     """What the metadata names for a null, as a Python value of the input's type; raises ValueError where it cannot be one."""
-    return str(given) if dtype.kind == "O" else np.array(given).astype(dtype).item()
+    return str(value) if dtype.kind == "O" else np.array(value).astype(dtype).item()
 
 
 def _taker(i: GraphInput, columns: Mapping[str, Column]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:

@@ -40,7 +40,7 @@ class Fleets:
         return [e.record for e in self._home.ledger.find(ReleaseState, loop=self._loop, newest=False) if e.record.segments]
 
     @cached_property
-    def _beside(self) -> dict[str, str]:
+    def _segment_packages(self) -> dict[str, str]:
         """The package of a segment -> that of the loop beside which it served last."""
         return {package: state.champion.package for state in self._states for package in state.segments.values()}
 
@@ -54,7 +54,7 @@ class Fleets:
 
     def main(self, predictions: pa.Table) -> str:
         """The package of the loop that answered most rows, itself or by segments beside it; empty when there are none."""
-        return main_package(predictions, self._beside)
+        return main_package(predictions, self._segment_packages)
 
     def whole(self, package: Probed | None) -> Probed | None:
         """A loop's package with the answers of its fleet in its reference."""
@@ -68,13 +68,13 @@ class Fleets:
 
     def evaluation(self, package: Package) -> Evaluation:
         """What a package promised: one that served in a fleet, what the fleet as a whole reached."""
-        board = self._boards.get(self._beside.get(package.digest, package.digest))
+        board = self._boards.get(self._segment_packages.get(package.digest, package.digest))
         found = package.evaluation
         return found if board is None else msgspec.structs.replace(found, metrics={**found.metrics, **board.metrics})
 
     def together(self, package: str) -> set[str]:
         """The packages that answer for the package of a loop: itself and those that served beside it."""
-        return {package, *(segment for segment, own in self._beside.items() if own == package)}
+        return {package, *(segment for segment, own in self._segment_packages.items() if own == package)}
 
     def slices(self, predictions: pa.Table, declared: Mapping[str, Array]) -> dict[str, Array]:
         """The segment of every row [N] as a slice named by the fleet's column, unless the loop declares one of that name."""

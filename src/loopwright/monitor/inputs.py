@@ -51,11 +51,11 @@ def _reason(name: str, column: Column, reference: Histogram | None, key: list[st
     return ""
 
 
-def main_package(predictions: pa.Table, beside: Mapping[str, str] | None = None) -> str:
-    """The package that answered most of the rows, itself or by packages `beside` it (package -> it); empty when there are none."""
+def main_package(predictions: pa.Table, segment_packages: Mapping[str, str] | None = None) -> str:
+    """The package that answered most of the rows, itself or by the packages of its segments (`segment_packages`: package -> it); empty when there are none."""
     rows: dict[str, int] = {}
     for package, count in packages_of(predictions).items():
-        own = (beside or {}).get(package, package)
+        own = (segment_packages or {}).get(package, package)
         rows[own] = rows.get(own, 0) + count
     return max(sorted(rows), key=lambda p: rows[p]) if rows else ""
 
@@ -71,13 +71,13 @@ def window(
     monitor: Monitor,
     start: datetime,
     end: datetime,
-    usual: Mapping[str, float] | None = None,
+    baseline: Mapping[str, float] | None = None,
 ) -> Window:
     """The window [start, end) from its logged predictions [N rows], measured against `package`'s reference.
 
     `package` is the one that answered most rows (`main_package`), None when there are no rows. With fewer rows than the
     monitor's `minimum_rows` shares are measured all the same, but every state is `no data`: too few to judge is not well.
-    `usual` is the PSI that is usual for each column (see `monitor.baseline`); only what is beyond it counts. The state is that of
+    `baseline` is the usual PSI of each column (see `monitor.baseline`); only what is beyond it counts. The state is that of
     the columns that reach the model and of its answers: what moves in a column that nothing uses is noted, not judged.
     """
     rows = predictions.num_rows
@@ -92,7 +92,7 @@ def window(
             predictions[logged],
             flags,
             monitor,
-            (usual or {}).get(histogram.column, 0.0),
+            (baseline or {}).get(histogram.column, 0.0),
             enough=enough,
             used=histogram.role == "output" or package.manifest.lineage.reaches_model(histogram.column),
         )
@@ -139,7 +139,7 @@ def _column(
     values: pa.ChunkedArray,
     flags: Mapping[str, int],
     monitor: Monitor,
-    usual: float,
+    baseline: float,
     *,
     enough: bool,
     used: bool,
@@ -147,7 +147,7 @@ def _column(
     rows = len(values)
     counted = bins(reference, values)
     moved, distance = psi(*counted), jensen_shannon(*counted)
-    state = state_of(max(0.0, moved - usual), distance, psi_at=monitor.psi, jensen_shannon_at=monitor.jensen_shannon)
+    state = state_of(max(0.0, moved - baseline), distance, psi_at=monitor.psi, jensen_shannon_at=monitor.jensen_shannon)
     return ColumnWindow(
         column=reference.column,
         role="output" if reference.role == "output" else "context" if reference.role == "context" else "request",
@@ -160,7 +160,7 @@ def _column(
         new_category=flags.get(f"new_category:{reference.column}", 0) / rows,
         mean=None if reference.categories else _mean(values),
         mean_reference=reference.mean,
-        usual=usual,
+        usual=baseline,
         used=used,
     )
 

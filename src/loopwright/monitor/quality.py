@@ -75,15 +75,15 @@ def quality(
 
 
 def _measured(
-    names: Sequence[str], found: Known, rows: Any, seed: int, resamples: int, slices: Mapping[str, Array] | None = None
+    names: Sequence[str], known: Known, rows: Any, seed: int, resamples: int, slices: Mapping[str, Array] | None = None
 ) -> dict[str, Estimate]:
     """Metrics of some of the rows (a mask or a slice)."""
     return metrics.intervals(
         names,
-        found.truth[rows],
-        *found.given.at(rows),
-        output=found.output,
-        groups=None if found.groups is None else found.groups[rows],
+        known.truth[rows],
+        *known.given.at(rows),
+        output=known.output,
+        groups=None if known.groups is None else known.groups[rows],
         seed=seed,
         resamples=resamples,
         slices={name: values[rows] for name, values in (slices or {}).items()},
@@ -128,19 +128,19 @@ def decayed(now: Estimate, promised: float, decay: Decay) -> bool:
     return now.value - promised >= least and now.low > promised
 
 
-def _by_value(values: Array, found: Known, seed: int) -> dict[str, dict[str, Estimate]]:
-    shown = metrics.summary(found.output)
+def _by_value(values: Array, known: Known, seed: int) -> dict[str, dict[str, Estimate]]:
+    shown = metrics.summary(known.output)
     return {
-        value: _measured(shown, found, values == value, seed, SLICE_RESAMPLES)
+        value: _measured(shown, known, values == value, seed, SLICE_RESAMPLES)
         for value in np.unique(values.astype(str)).tolist()
         if (values == value).sum() >= SLICE_ROWS
     }
 
 
 def _by_package(
-    package: Array, overall: dict[str, Estimate], names: list[str], found: Known, slices: Mapping[str, Array], seed: int
+    package: Array, overall: dict[str, Estimate], names: list[str], known: Known, slices: Mapping[str, Array], seed: int
 ) -> dict[str, dict[str, Estimate]]:
     digests = np.unique(package.astype(str)).tolist()
     if len(digests) == 1:
         return {digests[0]: overall}
-    return {digest: _measured(names, found, package == digest, seed, SLICE_RESAMPLES, slices) for digest in digests}
+    return {digest: _measured(names, known, package == digest, seed, SLICE_RESAMPLES, slices) for digest in digests}

@@ -181,11 +181,11 @@ class _Watcher:
 
     # --- measuring -----------------------------------------------------------------------------------------------
 
-    def close_all(self, due: list[tuple[datetime, datetime]], found: list[_ClosedWindow]) -> None:
-        """Close the windows one after another, each added to `found`; those before one that cannot be closed are closed."""
+    def close_all(self, due: list[tuple[datetime, datetime]], closed: list[_ClosedWindow]) -> None:
+        """Close the windows one after another, each added to `closed`; those before one that cannot be closed are closed."""
         self._at_once = self._read(due)
         for start, end in due:
-            found.append(self.close(start, end))  # what was closed counts, also where the next one raises
+            closed.append(self.close(start, end))  # what was closed counts, also where the next one raises
 
     def close(self, start: datetime, end: datetime) -> _ClosedWindow:
         """Measure the window, store what was found in one transaction."""
@@ -361,28 +361,30 @@ class _Watcher:
 
     # --- alerts --------------------------------------------------------------------------------------------------
 
-    def _alerts(self, found: Window, measured: Quality) -> list[Alert]:
+    def _alerts(self, measured_window: Window, measured: Quality) -> list[Alert]:
         """Raise and close the alerts that one window calls for."""
-        day = f"the window from {found.start:%Y-%m-%d %H:%M} to {found.end:%Y-%m-%d %H:%M} UTC"
+        day = f"the window from {measured_window.start:%Y-%m-%d %H:%M} to {measured_window.end:%Y-%m-%d %H:%M} UTC"
         top = ", ".join(
             f"{c.column} (PSI {c.psi:.2f}, usual {c.usual:.2f})"
-            for c in found.columns
-            if c.column in found.drifted and c.psi is not None
+            for c in measured_window.columns
+            if c.column in measured_window.drifted and c.psi is not None
         )
         raised = [
-            self._alert("no-data", not found.rows, "critical", "No predictions arrive", f"none in {day}"),
-            self._alert("drift", found.state == "drift", "warning", _columns(found.drifted), f"{top}, in {day}")
-            if found.state != "no data"
+            self._alert("no-data", not measured_window.rows, "critical", "No predictions arrive", f"none in {day}"),
+            self._alert(
+                "drift", measured_window.state == "drift", "warning", _columns(measured_window.drifted), f"{top}, in {day}"
+            )
+            if measured_window.state != "no data"
             else None,
             self._alert(
                 "degraded",
-                found.degraded > DEGRADED_SHARE,
+                measured_window.degraded > DEGRADED_SHARE,
                 "critical",
                 "The fall-back answers instead of the model",
-                f"{found.degraded:.1%} of {found.rows:,} predictions in {day}",
+                f"{measured_window.degraded:.1%} of {measured_window.rows:,} predictions in {day}",
             ),
             self._decay_alert(measured),
-            self._no_outcomes_alert(found),
+            self._no_outcomes_alert(measured_window),
             self._alert(EARLY, False, "warning", "", ""),
         ]
         return [alert for alert in raised if alert is not None]
@@ -402,13 +404,13 @@ class _Watcher:
         detail = f"{name} {now.value:.3f} from {measured.start:%Y-%m-%d}, {worse} than promised" if now is not None else name
         return self._alert("decay", measured.state == "decayed", "critical", "Quality has decayed", detail)
 
-    def _no_outcomes_alert(self, found: Window) -> Alert | None:
+    def _no_outcomes_alert(self, measured_window: Window) -> Alert | None:
         """Predictions whose wait is over and none of which was ever answered by an outcome."""
         steps = int(self.wait / duration(self.monitor.every)) + 2
         over = [
             w.record
             for w in self.home.ledger.find(Window, loop=self.loop, limit=steps)
-            if w.record.end + self.wait <= found.end
+            if w.record.end + self.wait <= measured_window.end
         ]
         due = next((w for w in over if w.rows >= self.monitor.minimum_rows), None)
         if due is None:

@@ -128,7 +128,7 @@ def earned(worth: Worth | None, value: Value, rule_since: datetime | None = None
     span, known = span_to(worth.start, worth.end), worth.with_outcome
     if not known:
         return Judged("no data", f"{span}: no outcome is known yet of {worth.predictions:,} predictions")
-    if not value.given:
+    if not value.is_set:
         return Judged("no data", f"{span}: {known:,} outcomes known; no value table is declared")
     compared = [("doing nothing", worth.over_no_model, "over no model")] if value.over_nothing else []
     compared += [("the heuristic", worth.over_heuristic, "over the heuristic")] if rule_since is None else []

@@ -55,7 +55,7 @@ def loop_page(home: Home, loop: str) -> LoopPage:
         quality=revisions(home, Quality, loop, MOST_WINDOWS),
         values=revisions(home, ValueWindow, loop, MOST_WINDOWS),
         alerts=sorted(alerts, key=lambda a: a.state, reverse=True),
-        valued=declared is not None and declared.scope.value.given,
+        valued=declared is not None and declared.scope.value.is_set,
         profiles=[
             e.record for name in (declared.tables if declared is not None else ()) if (e := ledger.latest(Profile, key=name))
         ],

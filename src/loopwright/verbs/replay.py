@@ -122,7 +122,7 @@ def summarise(home: Home, declared: Loop, run: ReplayRun, policy: str) -> Replay
         over_never=room.total(money["served"] - money["never"]),
         over_heuristic=room.total(money["served"] - money["heuristic"]),
         seconds=run.seconds,
-        valued=value.given,
+        valued=value.is_set,
     )
 
 

@@ -260,6 +260,6 @@ def _outcome_of(home: Home, loop: str, prediction: Prediction, output: Output) -
         known_at=moment_of(row.known_at),
         values=_readable(row.values, declared.outcome.table.columns),
         kind=next((kind for kind, hit in metrics.kinds(output, happened, given).items() if hit[0]), ""),
-        value=float(earned[0]) if declared.scope.value.given else None,
+        value=float(earned[0]) if declared.scope.value.is_set else None,
         currency=declared.scope.value.currency,
     )

@@ -13,7 +13,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from loopwright import Column, Home, Table
 from loopwright.base.clock import SimulatedClock
-from loopwright.base.errors import FileNotThere, IngestRefused, NotFound, Refused, UsageError
+from loopwright.base.errors import FileMissing, IngestRefused, NotFound, Refused, UsageError
 from loopwright.base.settings import Settings
 from loopwright.data.ingest.ingestion import files, ingest
 from loopwright.data.ingest.load import bring, bring_query
@@ -81,7 +81,7 @@ def test_what_is_not_there_is_refused(home: Home, tmp_path: Path) -> None:
         ([str(tmp_path / "*.csv")], "called like"),
         ([str(tmp_path)], "no file in this folder"),
     ]:
-        with pytest.raises(FileNotThere, match=why):
+        with pytest.raises(FileMissing, match=why):
             bring(home, THINGS, sources)
     with pytest.raises(UsageError, match="at least one"):
         bring(home, THINGS, [])

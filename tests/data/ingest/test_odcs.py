@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from loopwright import Column, Table
-from loopwright.base.errors import DeclarationInvalid, FileNotThere, UsageError
+from loopwright.base.errors import DeclarationInvalid, FileMissing, UsageError
 from loopwright.data.ingest.odcs import from_odcs, read, to_odcs, write
 
 FULL = Table(
@@ -144,5 +144,5 @@ def test_a_file_that_is_no_plain_yaml_is_refused(tmp_path: Path, text: str) -> N
     (tmp_path / "c.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=r"c\.yaml"):
         read(tmp_path / "c.yaml")
-    with pytest.raises(FileNotThere, match="no file"):
+    with pytest.raises(FileMissing, match="no file"):
         read(tmp_path / "absent.yaml")

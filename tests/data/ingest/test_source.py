@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from loopwright.base.errors import FileNotThere, IngestRefused
+from loopwright.base.errors import FileMissing, IngestRefused
 from loopwright.base.ids import digest
 from loopwright.data.ingest import csv_text, source, text
 from loopwright.data.ingest import opened as opened_module
@@ -122,7 +122,7 @@ def test_a_parquet_file_that_lost_its_end_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_file_and_no_frame_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotThere, match="no file"):
+    with pytest.raises(FileMissing, match="no file"):
         opened(tmp_path / "absent.csv")
     with pytest.raises(IngestRefused, match="neither a path, a data frame"):
         opened({"id": ["a"]})

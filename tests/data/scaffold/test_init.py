@@ -230,7 +230,7 @@ def test_drafted_rule_labels_about_as_many_as_are_positive_and_no_money_is_inven
     won = x + rng.normal(0, 1, 4000) > np.quantile(x, 1 - share) * 1.4
     path = hourly(tmp_path / "f.parquet", 4000, timedelta(hours=1), x=x, z=z, won=won)
     loop, _ = begun(home, tmp_path / "loop", path, label="won", key="id")
-    assert not loop.scope.value.given
+    assert not loop.scope.value.is_set
     cut = float(re.findall(r"f\.x > (-?[\d.]+)", (tmp_path / "loop" / "loop.py").read_text(encoding="utf-8"))[0])
     assert won.mean() / 2 <= (x > cut).mean() <= 2 * won.mean()
 

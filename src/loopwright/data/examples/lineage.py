@@ -21,12 +21,12 @@ def column_origins(requests: Table, context: Sequence[Context], aggregates: Sequ
     """For every column that features can see, the table columns (`TABLE.COLUMN`) behind it."""
     found = {name: Origin(of=[f"{requests.name}.{name}"]) for name in requests.columns}
     for c in context:
-        by = _found_by(requests, c.table, c.by)
+        by = _lookup_columns(requests, c.table, c.by)
         found |= {name: Origin(of=[f"{c.table.name}.{column}"], by=by) for name, column in c.wanted.items()}
     for a in aggregates:
         of = [f"{a.table.name}.{column}" for column in expression.columns(a.of, a.table)] if a.of.strip() else []
         # Of several versions of one row the one known last counts, so the key of the table decides too.
-        by = _found_by(requests, a.table, a.by | dict.fromkeys(k for k in a.table.key if k not in a.by))
+        by = _lookup_columns(requests, a.table, a.by | dict.fromkeys(k for k in a.table.key if k not in a.by))
         how = f"{a.function}{f' of {a.of.strip()}' if a.of.strip() else ''} over {a.window}"
         found[a.name] = Origin(of=of, by=by, how=how)
     return found
@@ -34,14 +34,14 @@ def column_origins(requests: Table, context: Sequence[Context], aggregates: Sequ
 
 def label_origins(requests: Table, outcome: Outcome) -> dict[str, Origin]:
     """For every target of the outcome, the table columns its expression is computed from."""
-    by = _found_by(requests, outcome.table, {k: k for k in requests.key})
+    by = _lookup_columns(requests, outcome.table, {k: k for k in requests.key})
     return {
         name: Origin(of=[f"{outcome.table.name}.{column}" for column in expression.columns(sql, outcome.table)], by=by, how=sql)
         for name, sql in outcome.labels.items()
     }
 
 
-def _found_by(requests: Table, table: Table, by: dict[str, Any]) -> list[str]:
+def _lookup_columns(requests: Table, table: Table, by: dict[str, Any]) -> list[str]:
     """Keys and times of both sides of a join, each once."""
     theirs: Iterable[str] = [*by, table.event_time, table.known]
     ours: Iterable[str] = [*(column for column in by.values() if column), requests.event_time]

@@ -158,10 +158,10 @@ def _missing(missing: list[str], names: list[str]) -> list[str]:
     return problems
 
 
-def _header(found: Mapping[str, str], names: list[str]) -> str:
+def _header(renamed: Mapping[str, str], names: list[str]) -> str:
     """What to do about a file that has no column of a contract at all."""
     shown = ", ".join(repr(n[:40]) for n in names[:5]) + (" ..." if len(names) > 5 else "")
-    return "" if found else f"; its columns are {shown}: if the first line is a row of data, give --names"
+    return "" if renamed else f"; its columns are {shown}: if the first line is a row of data, give --names"
 
 
 def _filled(column: Column, origin: RowOrigin, numbers: npt.NDArray[np.int64]) -> pa.ChunkedArray:

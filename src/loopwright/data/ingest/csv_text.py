@@ -87,9 +87,9 @@ def _cut(start: str, *, whole: bool) -> tuple[str, list[list[str]]]:
         found = found or [start.partition("\n")[0].split(delimiter)]
         return found if whole or len(found) > 200 or len(found) < 2 else found[:-1]
 
-    def score(found: list[list[str]]) -> tuple[float, int, float]:
-        width = len(found[0])
-        share = sum(len(row) == width for row in found) / len(found)
+    def score(rows: list[list[str]]) -> tuple[float, int, float]:
+        width = len(rows[0])
+        share = sum(len(row) == width for row in rows) / len(rows)
         return (share if width > 1 else 0.0), width, share
 
     cut = {delimiter: rows(delimiter) for delimiter in _DELIMITERS}

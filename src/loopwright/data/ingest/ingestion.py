@@ -22,7 +22,7 @@ from loopwright.base.progress import Progress
 from loopwright.data.ingest.contract import BAD_SCHEMA, RowOrigin, SeenKeys, conform
 from loopwright.data.ingest.following import Followed, by_watermark
 from loopwright.data.ingest.opened import Opened
-from loopwright.data.ingest.openlineage import told
+from loopwright.data.ingest.openlineage import emitting
 from loopwright.data.ingest.source import open_source
 from loopwright.graph.columns import ARROW_TYPES
 from loopwright.records.declarations import Table, declaration_digest
@@ -46,7 +46,7 @@ class _Note(msgspec.Struct):
     reached: str
 
 
-@told
+@emitting
 def ingest(
     home: Home,
     table: Table,
@@ -165,7 +165,7 @@ class _Ingestion:
         self._bad.close()
         seen = SeenKeys()
         origin = RowOrigin(self.opened.name, self.opened.digest, self._moment)
-        for batch in self.opened.asked(self.table).batches():
+        for batch in self.opened.narrowed(self.table).batches():
             found = conform(self.table, batch.frame, origin=origin, rows=batch.rows, absent=self._absent, seen=seen)
             self._bad.add(self.opened, batch.broken, found.bad)
             self._rows += len(batch.frame) + len(batch.broken)
@@ -354,8 +354,8 @@ def _looked_up(home: Home, table: str, leaving: set[str]) -> list[tuple[str, str
     return list(problems.items())
 
 
-def _shown(before: Table | None, name: str, found: Any) -> str:
-    return before.columns[name].type if before and name in before.columns else str(found)
+def _shown(before: Table | None, name: str, value: Any) -> str:
+    return before.columns[name].type if before and name in before.columns else str(value)
 
 
 def as_stored(table: Table) -> Table:

@@ -27,7 +27,7 @@ def bring(
 ) -> list[Ingested]:
     """Ingest sources in the order given, the files of a folder or glob in order of their names; see `ingest`.
 
-    A folder with a Delta table in it, or a URL, is read on from the version that was read before. Raises FileNotThere when
+    A folder with a Delta table in it, or a URL, is read on from the version that was read before. Raises FileMissing when
     there is no such file, IngestRefused at the first source that is refused; those before it stay.
     """
     if not sources:

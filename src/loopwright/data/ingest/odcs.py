@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from loopwright.base.errors import DeclarationInvalid, FileNotThere, UsageError
+from loopwright.base.errors import DeclarationInvalid, FileMissing, UsageError
 from loopwright.records.declarations import Column, ColumnType, Table, declaration_digest
 
 API_VERSION = "v3.1.0"
@@ -73,7 +73,7 @@ def write(table: Table, file: Path) -> None:
 def read(file: Path, name: str = "") -> tuple[Table, list[str]]:
     """The contract in a file, of its schema object called `name` (the only one if not given), and what a table cannot hold.
 
-    Raises FileNotThere, UsageError when the file cannot be read, DeclarationInvalid when the contract makes no table.
+    Raises FileMissing, UsageError when the file cannot be read, DeclarationInvalid when the contract makes no table.
     """
     try:
         with file.open("rb") as opened:
@@ -83,7 +83,7 @@ def read(file: Path, name: str = "") -> tuple[Table, list[str]]:
         _check_shape(data, file.name)
         document = yaml.safe_load(data)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotThere(file) from error
+        raise FileMissing(file) from error
     except OSError as error:
         raise UsageError(f"{file.name} cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number or date that Python does not take
@@ -235,13 +235,13 @@ _READ_OF_PROPERTY = (
 )  # fmt: skip
 
 
-def _column(found: dict[str, Any], left: list[str]) -> Column:
-    name, logical = found.get("name"), str(found.get("logicalType") or "")
+def _column(described: dict[str, Any], left: list[str]) -> Column:
+    name, logical = described.get("name"), str(described.get("logicalType") or "")
     if logical not in _TYPES:
         known = ", ".join(_TYPES)
         raise DeclarationInvalid("property", [("logicalType", f"{logical or 'none'!r} cannot be a column: one of {known}")])
-    left += [f"{k} of column {name}" for k in found if k not in _READ_OF_PROPERTY and found[k]]
-    type, options, ours = _TYPES[logical], dict(found.get("logicalTypeOptions") or {}), _ours(found)
+    left += [f"{k} of column {name}" for k in described if k not in _READ_OF_PROPERTY and described[k]]
+    type, options, ours = _TYPES[logical], dict(described.get("logicalTypeOptions") or {}), _ours(described)
     options.pop("timezone", None)
     if type in ("float", "integer"):
         options.pop("format", None)  # a width in bits; ours have 64
@@ -252,21 +252,21 @@ def _column(found: dict[str, Any], left: list[str]) -> Column:
         form = None
     left += [f"{k} of column {name}" for k in options]
     categories = None
-    for rule in found.get("quality") or []:
+    for rule in described.get("quality") or []:
         valid = (rule.get("arguments") or {}).get("validValues") if rule.get("metric") == "invalidValues" else None
         if valid is not None and type == "string" and rule.get("mustBe") == 0:
             categories = [str(v) for v in valid]
         else:
             left.append(f"quality rule {rule.get('name') or rule.get('metric') or rule.get('type')} of column {name}")
-    written = found.get("physicalName")
+    written = described.get("physicalName")
     return Column(
         type,
-        nullable=not found.get("required", False),
+        nullable=not described.get("required", False),
         minimum=given["minimum"],
         maximum=given["maximum"],
         categories=categories,
-        tags=[str(t) for t in found.get("tags") or []],
-        description=str(found.get("description") or ""),
+        tags=[str(t) for t in described.get("tags") or []],
+        description=str(described.get("description") or ""),
         zone=zone or ("UTC" if logical == "date" else None),
         shape=ours.get("shape"),
         source=None if written is None or written == name else str(written),
@@ -277,7 +277,7 @@ def _column(found: dict[str, Any], left: list[str]) -> Column:
     )
 
 
-def _ours(found: dict[str, Any]) -> dict[str, Any]:
+def _ours(described: dict[str, Any]) -> dict[str, Any]:
     """The custom properties that are ours, without the prefix."""
-    pairs = {str(p.get("property")): p.get("value") for p in found.get("customProperties") or []}
+    pairs = {str(p.get("property")): p.get("value") for p in described.get("customProperties") or []}
     return {k.removeprefix(_OURS)[:1].lower() + k.removeprefix(_OURS)[1:]: v for k, v in pairs.items() if k.startswith(_OURS)}

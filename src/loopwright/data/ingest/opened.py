@@ -77,7 +77,7 @@ class Opened(NamedTuple):
     offered: tuple[str, ...] = ()
     encoding: str = ""
 
-    def asked(self, table: Table) -> "Opened":
+    def narrowed(self, table: Table) -> "Opened":
         """The same without the offered columns that a table does not name."""
         taken = {*table.columns, *(c.source for c in table.columns.values())}
         unasked = [n for n in self.offered if n not in taken]

@@ -12,7 +12,7 @@ from loopwright.stores.home import Home
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def told(ingest: F) -> F:
+def emitting(ingest: F) -> F:
     """`data.ingest.ingestion.ingest`, which tells when it begins and how it ended."""
 
     @wraps(ingest)

@@ -38,7 +38,7 @@ def accept(home: Home, loop: str, table: Table, key: list[str], source: Any, rea
     or has other columns, LogUnavailable when the log cannot be written; rows logged before that stay.
     """
     opened = open_source(source, reading=reading)
-    batch = opened.asked(table).whole()
+    batch = opened.narrowed(table).whole()
     names = batch.frame.column_names
     id = _id_column(table, batch.frame)
     expected = _by_id(table, id, names) if id else table

@@ -106,9 +106,9 @@ def _extremes(name: str, column: Column) -> list[str]:
     return asked
 
 
-def _column(name: str, column: Column, rows: int, found: list[Any]) -> ColumnProfile:
+def _column(name: str, column: Column, rows: int, profile: list[Any]) -> ColumnProfile:
     """A column after the first scan; `top` has no counts yet."""
-    there, rest = int(found[0]), found[1:]
+    there, rest = int(profile[0]), profile[1:]
     if not rest or not there:
         return ColumnProfile(name=name, type=column.type, nulls=rows - there)
     distinct, low, high, *rest = rest
@@ -142,27 +142,31 @@ def _moment(value: Value) -> datetime | None:
     return datetime.fromisoformat(value) if isinstance(value, str) else None
 
 
-def _shape(type: str, found: ColumnProfile) -> str:
+def _shape(type: str, profile: ColumnProfile) -> str:
     """What the second scan asks of a column: rows in equal parts of its range, and rows with each of its commonest values."""
     histogram, top = "NULL", "NULL"
-    low, high = _bounds(found)
+    low, high = _bounds(profile)
     if high > low:
-        number = f"CAST({_number(found.name, type)} AS DOUBLE)"
+        number = f"CAST({_number(profile.name, type)} AS DOUBLE)"
         part = f"least({BINS - 1}, CAST(floor(({number} - {low!r}) / {(high - low) / BINS!r}) AS INTEGER))"
         histogram = f"histogram(CASE WHEN {number} IS NOT NULL THEN {part} END)"
-    if found.top:
-        values = ", ".join(_literal(v) for v, _ in found.top)
-        top = f"histogram(CASE WHEN {quoted(found.name)} IN ({values}) THEN {quoted(found.name)} END)"
+    if profile.top:
+        values = ", ".join(_literal(v) for v, _ in profile.top)
+        top = f"histogram(CASE WHEN {quoted(profile.name)} IN ({values}) THEN {quoted(profile.name)} END)"
     return f"{{'histogram': {histogram}, 'top': {top}}}"
 
 
-def _bounds(found: ColumnProfile) -> tuple[float, float]:
+def _bounds(profile: ColumnProfile) -> tuple[float, float]:
     """The range of a column as numbers; empty for one that has none."""
-    if found.type == "timestamp":
-        since, until = _moment(found.minimum), _moment(found.maximum)
+    if profile.type == "timestamp":
+        since, until = _moment(profile.minimum), _moment(profile.maximum)
         return (since.timestamp() * 1e6, until.timestamp() * 1e6) if since and until else (0.0, 0.0)
-    if found.type in ("float", "integer") and isinstance(found.minimum, int | float) and isinstance(found.maximum, int | float):
-        low, high = float(found.minimum), float(found.maximum)
+    if (
+        profile.type in ("float", "integer")
+        and isinstance(profile.minimum, int | float)
+        and isinstance(profile.maximum, int | float)
+    ):
+        low, high = float(profile.minimum), float(profile.maximum)
         return (low, high) if math.isfinite(high - low) else (0.0, 0.0)
     return 0.0, 0.0
 
@@ -173,12 +177,12 @@ def _literal(value: Value) -> str:
     return str(value).upper()
 
 
-def _shaped(found: ColumnProfile, second: dict[str, Any]) -> ColumnProfile:
+def _shaped(profile: ColumnProfile, second: dict[str, Any]) -> ColumnProfile:
     counts, top = second["histogram"] or {}, {v: n for v, n in (second["top"] or {}).items() if n > 1}
     return msgspec.structs.replace(
-        found,
+        profile,
         histogram=[int(counts.get(i, 0)) for i in range(BINS)] if counts else [],
-        top=sorted(((_value(v, found.type), int(n)) for v, n in top.items()), key=lambda pair: (-pair[1], str(pair[0]))),
+        top=sorted(((_value(v, profile.type), int(n)) for v, n in top.items()), key=lambda pair: (-pair[1], str(pair[0]))),
     )
 
 
@@ -190,9 +194,9 @@ def _days(event_time: str, newest: datetime | None) -> str:
     return f"histogram(CASE WHEN {day} >= DATE '{since}' THEN {day} END)"
 
 
-def _counted_days(found: dict[date, int] | None, newest: datetime | None) -> list[DayCount]:
-    if not found or newest is None:
+def _counted_days(profile: dict[date, int] | None, newest: datetime | None) -> list[DayCount]:
+    if not profile or newest is None:
         return []
     last = newest.date()
-    first = min(found)
-    return [DayCount(d, int(found.get(d, 0))) for d in (first + timedelta(days=i) for i in range((last - first).days + 1))]
+    first = min(profile)
+    return [DayCount(d, int(profile.get(d, 0))) for d in (first + timedelta(days=i) for i in range((last - first).days + 1))]

@@ -67,7 +67,7 @@ def mend(home: Home, table: Table, source: Any = None, reading: Reading = AS_DET
 
     `source` is an exported file after mending: its columns `_digest` and `_row` say which row is which. Without a source the
     rows are tried again as they are, which is what to do after the contract was changed. The record's `mended` names the
-    rows that left; a row that left before is passed over. Raises FileNotThere when the source is no such file.
+    rows that left; a row that left before is passed over. Raises FileMissing when the source is no such file.
     """
     table = put_contract(home, table).record.table
     opened = (

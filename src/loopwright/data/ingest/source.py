@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from loopwright.base.errors import FileNotThere, IngestRefused, first_line
+from loopwright.base.errors import FileMissing, IngestRefused, first_line
 from loopwright.data.ingest.csv_text import bad_lines, csv_batches
 from loopwright.data.ingest.header import check_columns
 from loopwright.data.ingest.lazy import is_dataset, open_lazy
@@ -45,7 +45,7 @@ _JSON = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 def open_source(source: Any, name: str | None = None, reading: Reading = AS_DETECTED) -> Opened:
     """Open `source`: a path, a pyarrow table, a data frame with `__arrow_c_stream__`, or what is opened already.
 
-    `reading` says how a file is to be read where that is not to be detected. Raises FileNotThere when there is no such file,
+    `reading` says how a file is to be read where that is not to be detected. Raises FileMissing when there is no such file,
     IngestRefused when it cannot be read: wrong kind, truncated, damaged; also while its batches are read.
     """
     if isinstance(source, Opened):
@@ -67,7 +67,7 @@ def open_source(source: Any, name: str | None = None, reading: Reading = AS_DETE
 def expand(source: str | Path) -> list[Path]:
     """The files that a path, a folder or a glob stands for, in order of their names; hidden files are left out.
 
-    Raises FileNotThere when there is none.
+    Raises FileMissing when there is none.
     """
     path = Path(source)
     if path.is_dir():
@@ -81,7 +81,7 @@ def expand(source: str | Path) -> list[Path]:
     else:
         found, why = [], ""
     if not found:
-        raise FileNotThere(path, why=why)
+        raise FileMissing(path, why=why)
     return sorted(found)
 
 
@@ -98,7 +98,7 @@ def _file(path: Path, name: str, reading: Reading) -> Opened:
         try:
             before = path.stat()
         except (FileNotFoundError, NotADirectoryError):
-            raise FileNotThere(path) from None
+            raise FileMissing(path) from None
         if not stat.S_ISREG(before.st_mode):
             raise IngestRefused(name, "it is no file that can be read to its end")
         with path.open("rb") as file:
@@ -127,9 +127,9 @@ def _partition(path: Path) -> dict[str, str | None]:
     return {key: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for key, _, value in pairs}
 
 
-def _with_constants(batch: Batch, told: dict[str, str | None]) -> Batch:
+def _with_constants(batch: Batch, constants: dict[str, str | None]) -> Batch:
     frame = batch.frame
-    for name, value in told.items():
+    for name, value in constants.items():
         if name not in frame.column_names:
             frame = frame.append_column(name, pa.repeat(pa.scalar(value, pa.string()), len(frame)))
     return batch._replace(frame=frame)

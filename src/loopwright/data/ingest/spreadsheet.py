@@ -101,16 +101,18 @@ def _check_size(path: Path, name: str) -> None:
                         raise IngestRefused(name, f"{why}; shorten it, or save the sheet as CSV")
 
 
-def _sheet(book: Any, asked: str, name: str) -> Any:
+def _sheet(book: Any, wanted: str, name: str) -> Any:
     """The sheet that a person names, or the only visible one with rows. Raises IngestRefused naming the sheets."""
-    if asked:
-        found = [s for s in book.worksheets if s.title == asked]
+    if wanted:
+        found = [s for s in book.worksheets if s.title == wanted]
         titles = ", ".join(repr(s.title) for s in book.worksheets)
     else:
         found = [s for s in book.worksheets if s.sheet_state == "visible" and _has_rows(s)]
         titles = ", ".join(repr(s.title) for s in found)
     if len(found) != 1:
-        what = f"it has no sheet {asked!r}" if asked else f"{len(found)} of its sheets have rows" if found else "it has no rows"
+        what = (
+            f"it has no sheet {wanted!r}" if wanted else f"{len(found)} of its sheets have rows" if found else "it has no rows"
+        )
         raise IngestRefused(name, f"{what}: say --sheet with one of {titles}" if titles else what)
     return found[0]
 

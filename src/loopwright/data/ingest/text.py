@@ -103,21 +103,21 @@ class TextFile(NamedTuple):
             yield data if self.encoding == "utf-8" else _Decoded(data, self.encoding)
 
 
-def detect(path: Path, name: str, asked: str = "") -> TextFile:
-    """Find the encoding of a text file; `asked` is what a person says it is.
+def detect(path: Path, name: str, declared: str = "") -> TextFile:
+    """Find the encoding of a text file; `declared` is what the user says it is.
 
     Raises UsageError for an encoding that Python does not know, IngestRefused for a file that is no text, or whose encoding
     cannot be told.
     """
-    if asked:
-        asked = _known(asked)
+    if declared:
+        declared = _known(declared)
     with refusing(name, "it is damaged or cut off"), unpacked(path, name) as data:
         start = data.read(65536)
     if not start.strip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0"):
         raise IngestRefused(name, "it is empty" if b"\0" not in start else "it holds only NUL bytes: it is damaged")
     if what := next((what for pattern, what in FOREIGN if pattern.match(start.removeprefix(codecs.BOM_UTF8))), ""):
         raise IngestRefused(name, f"it is {what}")
-    encoding = asked or next((e for mark, e in _MARKS if start.startswith(mark)), "") or _wide(start)
+    encoding = declared or next((e for mark, e in _MARKS if start.startswith(mark)), "") or _wide(start)
     if not encoding and b"\0" in start:
         raise IngestRefused(name, "it is neither Parquet nor text")
     with refusing(name, "it is damaged or cut off"):

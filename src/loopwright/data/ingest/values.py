@@ -68,22 +68,22 @@ def _is_bytes(type: Any) -> bool:
     return bool(pa.types.is_binary(type) or pa.types.is_large_binary(type))
 
 
-def unusable(column: Column, found: Any) -> str:
+def unusable(column: Column, value: Any) -> str:
     """Why no value of an Arrow type could be of the column's type; empty if some could."""
-    if is_text(found) or pa.types.is_null(found):
+    if is_text(value) or pa.types.is_null(value):
         return ""
-    local = pa.types.is_date(found) or (pa.types.is_timestamp(found) and found.tz is None)
+    local = pa.types.is_date(value) or (pa.types.is_timestamp(value) and value.tz is None)
     if column.type == "timestamp" and local:
         return "" if column.zone else "has no time zone: say in the contract which, e.g. Column('timestamp', zone='UTC')"
     fits = {
-        "float": _is_number(found),
-        "integer": _is_number(found),
-        "boolean": pa.types.is_boolean(found) or pa.types.is_integer(found),
-        "string": _is_bytes(found),
-        "timestamp": pa.types.is_timestamp(found) or (column.format in _TICKS and _is_number(found)),
-        "array": is_list(found),
+        "float": _is_number(value),
+        "integer": _is_number(value),
+        "boolean": pa.types.is_boolean(value) or pa.types.is_integer(value),
+        "string": _is_bytes(value),
+        "timestamp": pa.types.is_timestamp(value) or (column.format in _TICKS and _is_number(value)),
+        "array": is_list(value),
     }[column.type]
-    return "" if fits else f"is {found} where the contract says {column.type}"
+    return "" if fits else f"is {value} where the contract says {column.type}"
 
 
 def read(column: Column, values: pa.ChunkedArray) -> Read:

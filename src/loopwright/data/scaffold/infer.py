@@ -91,8 +91,8 @@ def inferred(
     meant = {n for n, w in written.items() if {n, w} & {time, _clean(time), key, *key.split(",")}}
     for column in names:
         try:
-            asked = column in (time, _clean(time))
-            guess, found = _guess(column, frame[written[column]], zone, notes, asked=asked, comma=comma)
+            explicit = column in (time, _clean(time))
+            guess, found = _guess(column, frame[written[column]], zone, notes, explicit=explicit, comma=comma)
             if column not in meant:
                 guess, found = _without_sentinels(column, guess, found, notes)
         except IngestRefused as error:
@@ -199,18 +199,18 @@ def _names(written: Sequence[str], notes: list[str]) -> list[str]:
 
 
 def _guess(
-    name: str, values: pa.ChunkedArray, zone: str, notes: list[str], *, asked: bool, comma: bool
+    name: str, values: pa.ChunkedArray, zone: str, notes: list[str], *, explicit: bool, comma: bool
 ) -> tuple[Column, pa.ChunkedArray]:
     """The narrowest column that holds the values, and the values in its type.
 
-    `asked`: a person said that it is a time; `comma`: the file has decimal commas.
+    `explicit`: a person said that it is a time; `comma`: the file has decimal commas.
     """
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if is_text(values.type):
-        column = _from_text(name, values.cast(pa.string()), zone, notes, asked=asked, comma=comma)
+        column = _from_text(name, values.cast(pa.string()), zone, notes, explicit=explicit, comma=comma)
     else:
-        column = _from_type(name, values, zone, notes, asked=asked)
+        column = _from_type(name, values, zone, notes, explicit=explicit)
     column = msgspec.structs.replace(column, nullable=True)
     if why := unusable(column, values.type):
         raise IngestRefused(name, f"column {name!r} {why}: left out")
@@ -220,14 +220,14 @@ def _guess(
     return column, found.values
 
 
-def _from_type(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], *, asked: bool) -> Column:
+def _from_type(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], *, explicit: bool) -> Column:
     type = values.type
     if pa.types.is_date(type) or (pa.types.is_timestamp(type) and type.tz is None):
         notes.append(f"column {name!r} has no time zone: taken as {zone}")
         return Column("timestamp", zone=zone)
     if pa.types.is_timestamp(type):
         return Column("timestamp")
-    if asked and (counted := _counted(values)):
+    if explicit and (counted := _counted(values)):
         return Column("timestamp", format=counted)
     if pa.types.is_boolean(type):
         return Column("boolean")
@@ -259,11 +259,11 @@ def _counted(values: pa.ChunkedArray) -> str:
     return next(fits, "")
 
 
-def _from_text(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], *, asked: bool, comma: bool) -> Column:
+def _from_text(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], *, explicit: bool, comma: bool) -> Column:
     blank = pc.unique(values.filter(pc.match_substring_regex(values, r"^\s+$"))).to_pylist()
     if blank:
         values = read(Column("string", missing=blank), values).values
-    if asked:
+    if explicit:
         counted = _counted(values) if not read(Column("float"), values).faults else ""
         tried = [Column("timestamp", format=counted)] if counted else _times(values, zone)
     else:
@@ -312,9 +312,9 @@ def _reads(text: str, form: str) -> bool:
     return True
 
 
-def _unreadable(found: Read) -> int:
+def _unreadable(read: Read) -> int:
     """Values that are not of the type; a local time that is none, or two, is one all the same."""
-    return sum(int(rows.sum()) for rule, rows in found.faults.items() if rule.startswith(("not a", "no time", "not true")))
+    return sum(int(rows.sum()) for rule, rows in read.faults.items() if rule.startswith(("not a", "no time", "not true")))
 
 
 def _best(values: pa.ChunkedArray, tried: list[Column]) -> Column | None:

@@ -102,22 +102,22 @@ def _what(aim: DraftTarget, label: str) -> str:
     }.get(aim.task, f"the number {label}")
 
 
-def _drafted(found: Inferred, name: str, label: str, task: str, key: str) -> Drafted:
+def _drafted(inferred: Inferred, name: str, label: str, task: str, key: str) -> Drafted:
     """The two tables of the loop, what the label is, and which of the rows at hand have one."""
-    table = found.table
+    table = inferred.table
     if not label:
         outcome = _outcome(name, table, "happened", Column("boolean"), [])
-        return Drafted(name, table, outcome, found.spread, target("", None, task))
+        return Drafted(name, table, outcome, inferred.spread, target("", None, task))
     column = next((n for n, c in table.columns.items() if label in (n, c.source)), None)
     if column is None:
         raise ColumnUnknown("--label", label, table.columns)
     if column in (*table.key, table.event_time):
         raise UsageError(f"column {label!r} cannot be the label and {'the key' if column in table.key else 'the time'} as well")
     declared = table.columns[column]
-    aim = target(column, found.frame[column], task)
+    aim = target(column, inferred.frame[column], task)
     # What cannot be told yet has no label. A number is as wide as it comes; a word, or a code of yes or no, is one of those seen, for
     # a label made of any other would be no.
-    words = sorted(set(found.frame[column].drop_null().to_pylist())) if aim.task != "regression" else []
+    words = sorted(set(inferred.frame[column].drop_null().to_pylist())) if aim.task != "regression" else []
     texts, codes = declared.type == "string" and words, declared.type == "integer" and len(words) == 2
     judged = msgspec.structs.replace(
         declared,
@@ -129,28 +129,28 @@ def _drafted(found: Inferred, name: str, label: str, task: str, key: str) -> Dra
     requests = msgspec.structs.replace(
         table,
         columns={n: c for n, c in table.columns.items() if n != column},
-        ignore=[*table.ignore, found.written[column]],
+        ignore=[*table.ignore, inferred.written[column]],
     )
-    there = flags(pc.is_valid(found.frame[column]))
-    asked_of = found._replace(frame=found.frame.drop_columns([column]))
+    there = flags(pc.is_valid(inferred.frame[column]))
+    asked_of = inferred._replace(frame=inferred.frame.drop_columns([column]))
     drafted = Drafted(
-        name, requests, _outcome(name, table, column, judged, ["*"]), found.spread, aim, _names(requests, asked_of, key)
+        name, requests, _outcome(name, table, column, judged, ["*"]), inferred.spread, aim, _names(requests, asked_of, key)
     )
-    asked = [n for n in requests.columns if n not in (*table.key, table.event_time) and n in found.frame.column_names]
-    drafted = drafted._replace(leaks=leaking(found.frame, asked, aim))
-    drafted = _stamped(drafted, found)
-    if drafted.spread and not _both_sides(found.frame[table.event_time], there):
+    asked = [n for n in requests.columns if n not in (*table.key, table.event_time) and n in inferred.frame.column_names]
+    drafted = drafted._replace(leaks=leaking(inferred.frame, asked, aim))
+    drafted = _stamped(drafted, inferred)
+    if drafted.spread and not _both_sides(inferred.frame[table.event_time], there):
         drafted = drafted._replace(spread=False)
     return drafted
 
 
-def _stamped(drafted: Drafted, found: Inferred) -> Drafted:
+def _stamped(drafted: Drafted, inferred: Inferred) -> Drafted:
     """The draft with times that always come after the decision taken out of the requests, and the outcome known at one of them.
 
     Of several it is one that is always there, and the last. Where it follows at one distance, or not for every row, the outcome is
     known after the longest delay; a delay above REACH of what the file spans is a comment only, for too few rows would be known.
     """
-    requests, outcome, frame = drafted.requests, drafted.outcome, found.frame
+    requests, outcome, frame = drafted.requests, drafted.outcome, inferred.frame
     event = requests.event_time
     times = [n for n, c in requests.columns.items() if c.type == "timestamp" and n not in (event, *requests.key)]
     after = later(frame, event, times) if event in frame.column_names else {}
@@ -171,7 +171,7 @@ def _stamped(drafted: Drafted, found: Inferred) -> Drafted:
         requests=msgspec.structs.replace(
             requests,
             columns={n: c for n, c in requests.columns.items() if n not in after},
-            ignore=[*requests.ignore, *(found.written[n] for n in after)],
+            ignore=[*requests.ignore, *(inferred.written[n] for n in after)],
         ),
         outcome=outcome,
         later={n: f"{delay} after {event}" for n, delay in after.items()},
@@ -179,12 +179,12 @@ def _stamped(drafted: Drafted, found: Inferred) -> Drafted:
     )
 
 
-def _names(table: Table, found: Inferred, key: str) -> dict[str, str]:
+def _names(table: Table, inferred: Inferred, key: str) -> dict[str, str]:
     """Columns that only name something, and are no features, and why: what a person calls the key, numbers of rows and of things."""
     called = {n: "" for n, c in table.columns.items() if {n, c.source} & {key, *key.split(",")}}
-    numbers = [n for n, c in table.columns.items() if c.type in ("integer", "float") and n in found.frame.column_names]
-    rows = {n: "" for n in numbers if is_id(n) and pc.count_distinct(found.frame[n]).as_py() == len(found.frame)}
-    return {n: why for n in numbers if (why := identifies(n, found.frame))} | rows | called
+    numbers = [n for n, c in table.columns.items() if c.type in ("integer", "float") and n in inferred.frame.column_names]
+    rows = {n: "" for n in numbers if is_id(n) and pc.count_distinct(inferred.frame[n]).as_py() == len(inferred.frame)}
+    return {n: why for n in numbers if (why := identifies(n, inferred.frame))} | rows | called
 
 
 def _outcome(name: str, table: Table, column: str, judged: Column, ignore: list[str]) -> Table:

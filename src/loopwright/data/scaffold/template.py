@@ -257,10 +257,10 @@ def blank_file(name: str) -> str:
     )
 
 
-def _text_of(drafted: Drafted, *, pace: Pace, **given: str) -> str:
+def _text_of(drafted: Drafted, *, pace: Pace, **parts: str) -> str:
     words = _TASKS[drafted.target.task]
     simple = {"LogisticRegression": "logistic_regression", "Ridge": "ridge"}[words.linear]
-    written = given["rule"] + given["features"]
+    written = parts["rule"] + parts["features"]
     used = [f"import ndonnx{m} as {n}\n" for m, n in (("", "ndx"), (".extensions", "nde")) if f"{n}." in written]
     return _FILE.format(
         name=drafted.name,
@@ -268,15 +268,15 @@ def _text_of(drafted: Drafted, *, pace: Pace, **given: str) -> str:
         local="from loopwright.features import local_time\n" if "local_time(" in written else "",
         problem=_text(drafted.problem),
         owner=_text(drafted.owner),
-        random="" if given["split"].startswith("Time") else "    StratifiedSplit,\n",
-        timed="    TimeSplit,\n" if given["split"].startswith("Time") else "",
+        random="" if parts["split"].startswith("Time") else "    StratifiedSplit,\n",
+        timed="    TimeSplit,\n" if parts["split"].startswith("Time") else "",
         simple=simple,
         plain=simple.replace("_", "-"),
         reach=_plain(float(f"{max(drafted.target.reach, 0.001):.3g}")),
         label=_text(drafted.target.label),
         **pace._asdict(),
         **words._asdict(),
-        **given,
+        **parts,
     )
 
 

@@ -187,10 +187,10 @@ class _GraphReader:
             found.append(column)
         return found
 
-    def _cast(self, value: _Value, given: str, to: int) -> _Column:
-        name = f"{given}.{'double' if to == TensorProto.DOUBLE else 'float'}"
+    def _cast(self, value: _Value, tensor: str, to: int) -> _Column:
+        name = f"{tensor}.{'double' if to == TensorProto.DOUBLE else 'float'}"
         self.types[name] = helper.make_tensor_type_proto(to, [_ROWS]).tensor_type
-        self._put_in_lane(helper.make_node("Cast", [given], [name], to=to, saturate=1), [value])
+        self._put_in_lane(helper.make_node("Cast", [tensor], [name], to=to, saturate=1), [value])
         found = self.values[name]
         assert isinstance(found, _Column)
         return found
@@ -533,13 +533,13 @@ class _BlockWriter:
             if isinstance(operand, _Column) and len(members) > 1:
                 orders.append(sorted(members, key=lambda m, p=p: _place(m.operands[p])))  # type: ignore[misc]  # mypy has no types for such lambdas
         costs = [self._cost(order) for order in orders]
-        if self._wide(members) is None and (asked := self._asked(members)) is not None:
+        if self._wide(members) is None and (asked := self._matrix_order(members)) is not None:
             orders.append(asked)
             costs.append(self._cost(asked) - 1.0)  # of these columns nobody will have to make a matrix
         best = min(range(len(orders)), key=costs.__getitem__)
         return orders[best], costs[best]
 
-    def _asked(self, members: list[_Item]) -> list[_Item] | None:
+    def _matrix_order(self, members: list[_Item]) -> list[_Item] | None:
         """The members in the order of a matrix that is made of their results and nothing else, where there is one."""
         by_result = {m.result.index: m for m in members if m.result is not None}
         for matrix in self._matrices:

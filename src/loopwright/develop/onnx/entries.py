@@ -36,7 +36,7 @@ class EncodedInput(NamedTuple):
     null: Any = None
 
     @property
-    def told(self) -> list[Any]:
+    def metadata(self) -> list[Any]:
         """As it stands in the metadata."""
         if self.null is None:
             return [self.column, self.part]
@@ -49,7 +49,7 @@ def settle(model: onnx.ModelProto, entries: list[EncodedInput], columns: Mapping
     settler.fill()
     settler.carry()
     settler.numbers()
-    return settler.kept()
+    return settler.used_inputs()
 
 
 class _Settler:
@@ -218,7 +218,7 @@ class _Settler:
             for name in dict.fromkeys(node.input):
                 self._users.setdefault(name, []).append(node)
 
-    def kept(self) -> list[EncodedInput]:
+    def used_inputs(self) -> list[EncodedInput]:
         """The entries that are used, in the order of the columns; the others are no inputs any more."""
         used = {name for n in self._model.graph.node for name in [*n.input, *captured_by(n)]} | {
             o.name for o in self._model.graph.output

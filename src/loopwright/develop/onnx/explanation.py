@@ -150,29 +150,29 @@ def _feature(name: str) -> str:
     return name.split("=", 1)[0]
 
 
-def _unit(found: _Sum, goal: Goal) -> str:
+def _unit(total: _Sum, goal: Goal) -> str:
     classifies = goal.output.task in ("binary", "multiclass")
-    return found.unit or _UNITS.get(found.link) or ("probability" if classifies else "number")
+    return total.unit or _UNITS.get(total.link) or ("probability" if classifies else "number")
 
 
-def _undone(found: _Sum, goal: Goal) -> tuple[_Sum, Array]:
+def _undone(total: _Sum, goal: Goal) -> tuple[_Sum, Array]:
     """The sum as the goal's outputs need it, and what is added to each: the undoing of a sampling is a constant in log-odds."""
-    two = goal.output.task == "multiclass" and found.outputs == 1
+    two = goal.output.task == "multiclass" and total.outputs == 1
     if two:  # one of two classes was told: the other is the opposite
-        found = found._replace(terms=[t._replace(model=_mirrored(t.model)) for t in found.terms], outputs=2)
-    base = np.zeros(found.outputs)
-    if two and found.link == "NONE":
+        total = total._replace(terms=[t._replace(model=_mirrored(t.model)) for t in total.terms], outputs=2)
+    base = np.zeros(total.outputs)
+    if two and total.link == "NONE":
         base[0] = 1.0
     if not goal.factors:
-        return found, base
+        return total, base
     logs = np.log(goal.factors)
-    if found.link == "LOGISTIC":
+    if total.link == "LOGISTIC":
         more = logs[1] - logs[0]
-        return found, base + (np.array([-more, more]) if two else more)
-    if found.link == "SOFTMAX":
-        return found, base + logs
-    unit = f"{_unit(found, goal)} before sampling is undone"
-    return found._replace(link="", unit=unit), base
+        return total, base + (np.array([-more, more]) if two else more)
+    if total.link == "SOFTMAX":
+        return total, base + logs
+    unit = f"{_unit(total, goal)} before sampling is undone"
+    return total._replace(link="", unit=unit), base
 
 
 def _mirrored(model: "trees.Model | _Lines") -> "trees.Model | _Lines":

@@ -51,9 +51,9 @@ def computes_in_float32(part: Any, seen: set[int]) -> bool:
     return any(computes_in_float32(item, seen) for item in getattr(part, "__dict__", {}).values())
 
 
-def difference(found: Answers, expected: Answers, goal: Goal) -> Array:
+def difference(actual: Answers, expected: Answers, goal: Goal) -> Array:
     """How far the answers of N rows are apart, the largest of each row; 0 where the estimator itself gives no number that float32 can hold."""
-    a, b = (np.column_stack([x.score, x.values]).astype(np.float64) for x in (found, expected))
+    a, b = (np.column_stack([x.score, x.values]).astype(np.float64) for x in (actual, expected))
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.abs(a - b)
         if goal.output.task not in ("binary", "multiclass"):

@@ -88,7 +88,7 @@ class Value(Declaration, frozen=True):
     over: float = 0.0
 
     @property
-    def given(self) -> bool:
+    def is_set(self) -> bool:
         """Whether it says anything."""
         return any(
             isinstance(money, float | int) and money != 0 for money in (getattr(self, f) for f in self.__struct_fields__)

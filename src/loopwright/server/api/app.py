@@ -25,7 +25,7 @@ from loopwright.server.api import oip, openapi, repository
 from loopwright.server.api.access import Access
 from loopwright.server.api.batches import Batches, Found
 from loopwright.server.api.metrics import CONTENT_TYPE, Metrics
-from loopwright.server.api.request_ids import ask, asked_id, deadline, explains, given_id
+from loopwright.server.api.request_ids import ask, client_id, deadline, explains, request_id
 from loopwright.server.api.routes import DATA_ROUTES, Match, Route, Routes
 from loopwright.server.api.spans import RequestTiming, Spans, traceresponse
 from loopwright.server.http.connection import JSON, Headers, Reply, Request, refusal
@@ -70,15 +70,15 @@ class PredictionCall:
         request, route = self.request, self.request.route
         return RequestTiming(route.handler, request.loop, request.headers, request.started, self.queued, _about(route, 200))
 
-    def reply(self, found: Found) -> Reply:
+    def reply(self, answers: Found) -> Reply:
         """The answer, of the predictions or of an error."""
         try:
-            if isinstance(found, Exception):
-                raise found
-            reply = self._make(found)
+            if isinstance(answers, Exception):
+                raise answers
+            reply = self._make(answers)
             if b"traceparent" not in self.request.headers:
                 return reply
-            return reply._replace(extra=(*reply.extra, *traceresponse(self._plane.spans, self.request.headers, found[0].id)))
+            return reply._replace(extra=(*reply.extra, *traceresponse(self._plane.spans, self.request.headers, answers[0].id)))
         except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer
             return self._plane.failed(self.request, error)
 
@@ -215,21 +215,21 @@ class DataPlane:
 
     def _id_of(self, headers: Headers) -> str:
         """The id the client gave, else a fresh one: what an error's answer and this server's own log have in common."""
-        return given_id(headers) or new_id(self._clock.now())
+        return request_id(headers) or new_id(self._clock.now())
 
     # --- handlers ------------------------------------------------------------------------------------------------
 
     def _predict(self, request: Request) -> Reply | None:
         if request.query and explains(request.query):
-            return self._asked(request, self._explained, aside=True)
-        return self._asked(request, self._decoded)
+            return self._enqueue(request, self._explained, aside=True)
+        return self._enqueue(request, self._decoded)
 
     def _infer(self, request: Request) -> Reply | None:
         if request.query and explains(request.query):
-            return self._asked(request, lambda asked: self._tensors(asked, explain=True), aside=True)
-        return self._asked(request, self._tensors)
+            return self._enqueue(request, lambda asked: self._tensors(asked, explain=True), aside=True)
+        return self._enqueue(request, self._tensors)
 
-    def _asked(self, request: Request, decode: Callable[[Request], PredictionCall], *, aside: bool = False) -> Reply | None:
+    def _enqueue(self, request: Request, decode: Callable[[Request], PredictionCall], *, aside: bool = False) -> Reply | None:
         """Let a request wait for its batch; a large one, and one to be explained, is decoded, answered and encoded in a thread."""
         if not aside and len(request.body) <= INLINE_BYTES:
             if self.batches.full:
@@ -266,7 +266,7 @@ class DataPlane:
     def _rows(
         self, request: Request, rows: list[dict[str, Any]], single: bool, seen: Callable[[list[Prediction]], list[Answer]]
     ) -> PredictionCall:
-        id = asked_id(request.headers)
+        id = client_id(request.headers)
 
         def reply(answers: list[Prediction]) -> Reply:
             if single:
@@ -302,7 +302,7 @@ class DataPlane:
                 return Reply(200, encoded)
             return Reply(200, encoded, oip.BINARY, extra=((oip.HEADER_LENGTH, str(head).encode()),))
 
-        return PredictionCall(self, request, ask(rows, asked_id(request.headers), self._until(request)), reply)
+        return PredictionCall(self, request, ask(rows, client_id(request.headers), self._until(request)), reply)
 
     def _outcomes(self, request: Request) -> Reply | None:
         if len(request.body) <= INLINE_BYTES and not self._registry.service(request.loop).durable:
@@ -335,16 +335,16 @@ class DataPlane:
         return Reply(200, _encode({"name": request.loop, "ready": True}))
 
     def _predict_instances(self, request: Request) -> Reply | None:
-        def decoded(asked: Request) -> PredictionCall:
-            rows = self._registry.service(asked.loop).decode.check(repository.instances(asked.body))
-            given = asked_id(asked.headers)
+        def decoded(request: Request) -> PredictionCall:
+            rows = self._registry.service(request.loop).decode.check(repository.instances(request.body))
+            given = client_id(request.headers)
 
             def reply(answers: list[Prediction]) -> Reply:
                 return Reply(200, _encode({"predictions": [self._seen(a) for a in answers]}), id=given.id if given else "")
 
-            return PredictionCall(self, asked, ask(rows, given, self._until(asked)), reply)
+            return PredictionCall(self, request, ask(rows, given, self._until(request)), reply)
 
-        return self._asked(request, decoded)
+        return self._enqueue(request, decoded)
 
     def _models(self, _: Request) -> Reply:
         return Reply(200, _encode({"models": list(self._registry.loops)}))

@@ -41,7 +41,7 @@ class PendingRequest(Protocol):
         """Whether its client is known to have gone."""
         ...
 
-    def reply(self, found: Found, /) -> Any:
+    def reply(self, answers: Found, /) -> Any:
         """The answer as it is sent, of the predictions or of an error. Never raises; may be called in a thread."""
         ...
 
@@ -178,9 +178,9 @@ class Batches:
         if self.traced is not None:
             self._trace(run.waiting, run.found, run.begun, done)
 
-    def _trace(self, waiting: list[PendingRequest], found: list[Found], begun: float, done: float) -> None:
+    def _trace(self, waiting: list[PendingRequest], answers: list[Found], begun: float, done: float) -> None:
         assert self.traced is not None
-        for each, its in zip(waiting, found, strict=True):
+        for each, its in zip(waiting, answers, strict=True):
             self.traced(each, its, begun, done)
 
     # --- durable loops -------------------------------------------------------------------------------------------
@@ -210,12 +210,12 @@ class Batches:
         for run, error in zip(runs, errors, strict=True):
             self._finish(run if error is None else run._replace(found=self._unlogged(loop, run.found, error)))
 
-    def _unlogged(self, loop: str, found: list[Found], error: LogUnavailable) -> list[Found]:
+    def _unlogged(self, loop: str, answers: list[Found], error: LogUnavailable) -> list[Found]:
         """What the loop says where answers were computed and may not last: them all the same, or the error."""
-        self._metrics.unlogged(loop, sum(len(f) for f in found if isinstance(f, list)))
+        self._metrics.unlogged(loop, sum(len(f) for f in answers if isinstance(f, list)))
         if self._registry.knows(loop) and not self._registry.service(loop).refuse_unloggable:
-            return found
-        return [f if isinstance(f, Exception) else error for f in found]
+            return answers
+        return [f if isinstance(f, Exception) else error for f in answers]
 
 
 def _failure(sync: Callable[[], None] | None) -> LogUnavailable | None:

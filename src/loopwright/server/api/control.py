@@ -132,16 +132,16 @@ async def _body(request: Request) -> dict[str, Any]:
     return plain
 
 
-def _keyed(request: Request, given: dict[str, Any]) -> dict[str, Any]:
+def _keyed(request: Request, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a change with its idempotency key, which a header may hold. Raises RequestMalformed for what is no key."""
     found = (request.headers[name] for name in KEY_HEADERS if name in request.headers)
-    key = given.get(KEY) or next(found, None)
+    key = arguments.get(KEY) or next(found, None)
     if key is None:
-        return given
+        return arguments
     bare = key.strip('"') if isinstance(key, str) else key  # Idempotency-Key may be a quoted string (RFC 8941)
     if isinstance(bare, str) and not _KEY.fullmatch(bare):
         raise RequestMalformed("Idempotency-Key or X-Request-Id must be 1 to 128 visible ASCII characters")
-    return {**given, KEY: bare}
+    return {**arguments, KEY: bare}
 
 
 def parameters(verb: Verb) -> dict[str, inspect.Parameter]:
@@ -160,18 +160,18 @@ def parameters(verb: Verb) -> dict[str, inspect.Parameter]:
     return found
 
 
-def _arguments(verb: Verb, given: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments(verb: Verb, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments as the verb's own types. Raises RequestInvalid naming every one that is wrong."""
-    asked = parameters(verb)
-    problems = [(name[:80], f"is no argument; there is {', '.join(asked) or 'none'}") for name in given if name not in asked]
+    expected = parameters(verb)
+    problems = [(name[:80], f"is no argument; there is {', '.join(expected) or 'none'}") for name in arguments if name not in expected]
     found = {}
-    for name, parameter in asked.items():
-        if name not in given:
+    for name, parameter in expected.items():
+        if name not in arguments:
             if parameter.default is inspect.Parameter.empty:
                 problems.append((name, "is missing"))
             continue
         try:
-            found[name] = msgspec.convert(given[name], parameter.annotation, strict=verb.changes)
+            found[name] = msgspec.convert(arguments[name], parameter.annotation, strict=verb.changes)
         except ValueError as error:
             problems.append((name, str(error)))
     if problems:

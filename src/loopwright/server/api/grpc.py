@@ -28,7 +28,7 @@ from loopwright.server.api.grpc_limits import Arrivals, Late, address_of, close_
 from loopwright.server.api.grpc_messages import INLINE_BYTES, messages, parse
 from loopwright.server.api.grpc_repository import Repository
 from loopwright.server.api.metrics import Metrics
-from loopwright.server.api.request_ids import ask, asked_id, deadline, given_id
+from loopwright.server.api.request_ids import ask, client_id, deadline, request_id
 from loopwright.server.api.routes import Permission
 from loopwright.server.api.spans import RequestTiming, Spans, traceresponse
 from loopwright.server.http.admission import SPARE_PLACES, Admission
@@ -73,22 +73,22 @@ class Call:
 
     __slots__ = ("ask", "found", "headers", "traced")
 
-    def __init__(self, ask: Ask, found: "asyncio.Future[Found]", traced: RequestTiming) -> None:
-        self.ask, self.found, self.traced, self.headers = ask, found, traced, traced.headers
+    def __init__(self, ask: Ask, answers: "asyncio.Future[Found]", traced: RequestTiming) -> None:
+        self.ask, self.found, self.traced, self.headers = ask, answers, traced, traced.headers
 
     @property
     def gone(self) -> bool:
         """See `batches.PendingRequest`: the call was cancelled."""
         return self.found.done()
 
-    def reply(self, found: Found) -> Found:
+    def reply(self, answers: Found) -> Found:
         """See `batches.PendingRequest`."""
-        return found
+        return answers
 
-    def send(self, found: Found) -> None:
+    def send(self, answers: Found) -> None:
         """See `batches.PendingRequest`; nothing happens where the client has gone."""
         if not self.found.done():
-            self.found.set_result(found)
+            self.found.set_result(answers)
 
 
 class Door:
@@ -158,8 +158,8 @@ class Door:
                 self._sweeping.over.set()
             self._large.shutdown()
 
-    async def _aside(self, work: Callable[..., Any], *given: Any) -> Any:
-        return await self._large.call(work, *given)
+    async def _aside(self, work: Callable[..., Any], *args: Any) -> Any:
+        return await self._large.call(work, *args)
 
     def _handlers(self) -> list[Any]:
         own: dict[str, tuple[Permission, Any]] = {
@@ -214,11 +214,11 @@ class Door:
                 self._metrics.failed("", CODES[408][0])
                 await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, CODES[408][1])
             except LoopwrightError as error:
-                code, text, trailing = self._told(error, loop)
+                code, text, trailing = self._failure(error, loop)
                 if self._spans is not None and kind == "ModelInferRequest":
                     about = {**_ABOUT, "rpc.response.status_code": code.name}
                     known = loop if self._registry.knows(loop) else ""
-                    self._spans.failed("infer", known, given_id(headers) or os.urandom(16).hex(), headers, 0.0, about)
+                    self._spans.failed("infer", known, request_id(headers) or os.urandom(16).hex(), headers, 0.0, about)
             except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets a status and the server lives
                 LOG.error("%s over gRPC failed", kind, exc_info=error)
                 self._metrics.failed("", CODES[500][0])
@@ -232,7 +232,7 @@ class Door:
 
         return handle
 
-    def _told(self, error: LoopwrightError, loop: str) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
+    def _failure(self, error: LoopwrightError, loop: str) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
         """The status of an error, its text, and when to try again."""
         status, code = status_of(error)
         self._metrics.failed(loop if self._registry.knows(loop) else "", code)
@@ -251,13 +251,13 @@ class Door:
     async def _server_ready(self, _: Any, __: Any, ___: Any) -> Any:
         return messages()["ServerReadyResponse"](ready=self._ready())
 
-    async def _health(self, asked: Any, _: Any, __: Any) -> Any:
+    async def _health(self, request: Any, _: Any, __: Any) -> Any:
         """Of this server (""), of its service by name, of a loop. Raises NotFound for what is none of them."""
         ready = self._ready()
-        if asked.service not in ("", _SERVICE, _HEALTH):
-            if not self._registry.knows(asked.service):
-                raise NotFound("service", asked.service)
-            ready = asked.service not in self._registry.unready
+        if request.service not in ("", _SERVICE, _HEALTH):
+            if not self._registry.knows(request.service):
+                raise NotFound("service", request.service)
+            ready = request.service not in self._registry.unready
         return messages()["HealthCheckResponse"](status=1 if ready else 2)
 
     async def _server_metadata(self, _: Any, __: Any, ___: Any) -> Any:
@@ -271,40 +271,40 @@ class Door:
         oip.check_version(loop, version, service.predictor.digest)
         return service
 
-    async def _model_ready(self, asked: Any, _: Any, __: Any) -> Any:
-        await self._service(asked.name, asked.version)
+    async def _model_ready(self, request: Any, _: Any, __: Any) -> Any:
+        await self._service(request.name, request.version)
         return messages()["ModelReadyResponse"](ready=True)
 
-    async def _model_metadata(self, asked: Any, _: Any, __: Any) -> Any:
-        predictor = (await self._service(asked.name, asked.version)).predictor
-        told = oip.metadata(asked.name, predictor.digest, predictor.package.manifest)
+    async def _model_metadata(self, request: Any, _: Any, __: Any) -> Any:
+        predictor = (await self._service(request.name, request.version)).predictor
+        told = oip.metadata(request.name, predictor.digest, predictor.package.manifest)
         tensors = {
             side: [{k: v for k, v in tensor.items() if k != "parameters"} for tensor in told[side]]
             for side in ("inputs", "outputs")
         }
         return messages()["ModelMetadataResponse"](**{**told, **tensors})
 
-    async def _infer(self, asked: Any, headers: Mapping[bytes, bytes], context: Any) -> Any:
+    async def _infer(self, request: Any, headers: Mapping[bytes, bytes], context: Any) -> Any:
         started = time.perf_counter()
-        service = await self._service(asked.model_name, asked.model_version)
+        service = await self._service(request.model_name, request.model_version)
         output = service.predictor.package.manifest.output
-        id, left = asked_id(headers), context.time_remaining()
+        id, left = client_id(headers), context.time_remaining()
         seconds = service.predictor.deadline
         until = deadline(headers, started, seconds if left is None else min(seconds, left))
 
         def decoded() -> tuple[oip.Tensors, list[dict[str, Any]]]:
-            tensors = oip.Tensors.of(*_plain(asked), service.decode.columns, oip.outputs(output))
+            tensors = oip.Tensors.of(*_plain(request), service.decode.columns, oip.outputs(output))
             return tensors, service.decode.check(tensors.rows)
 
         def encoded(answers: list[Prediction]) -> Any:
-            told = oip.response(asked.model_name, tensors.id, answers, tensors.outputs, output, self._registry.names)
-            return _response(told, as_raw=bool(asked.raw_input_contents))
+            told = oip.response(request.model_name, tensors.id, answers, tensors.outputs, output, self._registry.names)
+            return _response(told, as_raw=bool(request.raw_input_contents))
 
-        large = asked.ByteSize() > INLINE_BYTES
+        large = request.ByteSize() > INLINE_BYTES
         tensors, rows = await self._aside(decoded) if large else decoded()
-        traced = RequestTiming("infer", asked.model_name, headers, started, time.perf_counter(), _ABOUT)
+        traced = RequestTiming("infer", request.model_name, headers, started, time.perf_counter(), _ABOUT)
         call = Call(ask(rows, id, until), asyncio.get_running_loop().create_future(), traced)
-        self._batches.put(asked.model_name, call)
+        self._batches.put(request.model_name, call)
         found = await call.found
         if isinstance(found, Exception):
             raise found
@@ -313,7 +313,7 @@ class Door:
             trailing.append(("x-request-id", whole))
         context.set_trailing_metadata(tuple(trailing))
         answer = await self._aside(encoded, found) if large else encoded(found)
-        self._metrics.answered(asked.model_name, time.perf_counter() - started)
+        self._metrics.answered(request.model_name, time.perf_counter() - started)
         return answer
 
 
@@ -322,11 +322,11 @@ def _headers(context: Any) -> dict[bytes, bytes]:
     return {key.encode(): value.encode("latin-1", "replace") if isinstance(value, str) else value for key, value in metadata}
 
 
-def _plain(asked: Any) -> tuple[dict[str, Any], list[bytes | None]]:
+def _plain(request: Any) -> tuple[dict[str, Any], list[bytes | None]]:
     """A request as the values that `oip.Tensors` reads, and the raw contents of its inputs. Raises RequestInvalid."""
-    raw: list[bytes | None] = list(asked.raw_input_contents)
+    raw: list[bytes | None] = list(request.raw_input_contents)
     inputs = []
-    for i, tensor in enumerate(asked.inputs):
+    for i, tensor in enumerate(request.inputs):
         told: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
         if not raw:
             told["data"] = _contents(tensor, i)
@@ -335,20 +335,20 @@ def _plain(asked: Any) -> tuple[dict[str, Any], list[bytes | None]]:
         inputs.append(told)
     if raw and len(raw) != len(inputs):
         raise RequestInvalid([("raw_input_contents", f"are {len(raw)}, the inputs are {len(inputs)}")])
-    plain: dict[str, Any] = {"id": asked.id, "inputs": inputs}
-    if parameters := _parameters(asked.parameters):
+    plain: dict[str, Any] = {"id": request.id, "inputs": inputs}
+    if parameters := _parameters(request.parameters):
         plain["parameters"] = {k: v for k, v in parameters.items() if k != "binary_data_output"}
-    if asked.outputs:
+    if request.outputs:
         plain["outputs"] = [
             {"name": o.name, "parameters": {k: v for k, v in _parameters(o.parameters).items() if k != "binary_data"}}
-            for o in asked.outputs
+            for o in request.outputs
         ]
     return plain, raw or [None] * len(inputs)
 
 
-def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+def _parameters(args: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
-    for name, value in given.items():
+    for name, value in args.items():
         which = value.WhichOneof("parameter_choice")
         found[name] = getattr(value, which) if which else None
     return found
@@ -369,10 +369,10 @@ def _contents(tensor: Any, i: int) -> Any:
         raise RequestInvalid([(f"inputs[{i}].contents", "is not UTF-8")]) from None
 
 
-def _response(told: dict[str, Any], *, as_raw: bool) -> Any:
+def _response(body: dict[str, Any], *, as_raw: bool) -> Any:
     """The answer as a message, its tensors raw where those of the request were."""
-    made = messages()["ModelInferResponse"](model_name=told["model_name"], model_version=told["model_version"], id=told["id"])
-    for tensor in told["outputs"]:
+    made = messages()["ModelInferResponse"](model_name=body["model_name"], model_version=body["model_version"], id=body["id"])
+    for tensor in body["outputs"]:
         output = made.outputs.add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])
         for name, value in tensor.get("parameters", {}).items():
             output.parameters[name].string_param = value

@@ -145,18 +145,18 @@ def messages() -> Mapping[str, Any]:
     return {name.removeprefix("inference."): made for name, made in found.items()}
 
 
-def _add(message: Any, name: str, number: int, told: str) -> None:
+def _add(message: Any, name: str, number: int, type_text: str) -> None:
     kinds = descriptor_pb2.FieldDescriptorProto
-    type = told.lstrip("*{?")
+    type = type_text.lstrip("*{?")
     field = message.field.add(name=name, number=number)
-    field.label = kinds.LABEL_REPEATED if told[0] in "*{" else kinds.LABEL_OPTIONAL
-    if told[0] == "{":
+    field.label = kinds.LABEL_REPEATED if type_text[0] in "*{" else kinds.LABEL_OPTIONAL
+    if type_text[0] == "{":
         entry = message.nested_type.add(name=name.title().replace("_", "") + "Entry")
         entry.options.map_entry = True
         _add(entry, "key", 1, "string")
         _add(entry, "value", 2, type)
         type = f"{message.name}.{entry.name}"
-    if told[0] == "?":
+    if type_text[0] == "?":
         if not message.oneof_decl:
             message.oneof_decl.add(name="parameter_choice")
         field.oneof_index = 0

@@ -83,18 +83,18 @@ def is_readable(headers: Mapping[bytes, bytes]) -> bool:
     return HEADER_LENGTH in headers or not headers.keys() & {b"content-type", b"origin", b"sec-fetch-site"}
 
 
-def header_length(given: bytes | None, body: bytes) -> int | None:
+def header_length(header: bytes | None, body: bytes) -> int | None:
     """The length of the JSON part of a body with binary tensors (the request's header HEADER_LENGTH), None for JSON alone.
 
     Raises RequestMalformed.
     """
-    if given is None:
+    if header is None:
         return None
-    if not (given.isdigit() and len(given) <= 9):
+    if not (header.isdigit() and len(header) <= 9):
         raise RequestMalformed("Inference-Header-Content-Length must be a number of bytes")
-    if int(given) > len(body):
-        raise RequestMalformed(f"Inference-Header-Content-Length says {int(given)} bytes, the body has {len(body)}")
-    return int(given)
+    if int(header) > len(body):
+        raise RequestMalformed(f"Inference-Header-Content-Length says {int(header)} bytes, the body has {len(body)}")
+    return int(header)
 
 
 class RequestedOutput(NamedTuple):

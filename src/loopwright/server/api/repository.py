@@ -73,24 +73,24 @@ def _tensor(tensor: dict[str, Any]) -> dict[str, Any]:
     return {"name": tensor["name"], "data_type": f"TYPE_{datatype}", "dims": tensor["shape"]} | optional
 
 
-def model_statistics(services: Iterable[InService], found: Mapping[str, Statistics]) -> list[dict[str, Any]]:
+def model_statistics(services: Iterable[InService], statistics: Mapping[str, Statistics]) -> list[dict[str, Any]]:
     """Statistics of each loop and the package that serves it now."""
-    return [_statistics(s.state.loop, s.predictor.digest, found.get(s.state.loop, Statistics())) for s in services]
+    return [_statistics(s.state.loop, s.predictor.digest, statistics.get(s.state.loop, Statistics())) for s in services]
 
 
-def _statistics(loop: str, package: str, found: Statistics) -> dict[str, Any]:
+def _statistics(loop: str, package: str, statistics: Statistics) -> dict[str, Any]:
     """Statistics of one model, over all workers. Times that are not measured apart are 0."""
     nothing = {"count": 0, "ns": 0}
-    success = {"count": found.requests, "ns": round(found.seconds * 1e9)}
+    success = {"count": statistics.requests, "ns": round(statistics.seconds * 1e9)}
     return {
         "name": loop,
         "version": package,
         "last_inference": 0,
-        "inference_count": found.rows,
-        "execution_count": found.runs,
+        "inference_count": statistics.rows,
+        "execution_count": statistics.runs,
         "inference_stats": {
             "success": success,
-            "fail": {"count": found.failed, "ns": 0},
+            "fail": {"count": statistics.failed, "ns": 0},
             **dict.fromkeys(("queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"), nothing),
         },
         "batch_stats": [],

@@ -40,13 +40,13 @@ def deadline(headers: Mapping[bytes, bytes], started: float, seconds: float) -> 
     return started + min(seconds, int(given) / 1000)
 
 
-def given_id(headers: Mapping[bytes, bytes]) -> str:
+def request_id(headers: Mapping[bytes, bytes]) -> str:
     """The X-Request-Id as it was given, empty where there is none that could be sent back."""
     given = headers.get(b"x-request-id", b"")
     return given.decode() if _REQUEST_ID.fullmatch(given) else ""
 
 
-def asked_id(headers: Mapping[bytes, bytes]) -> Id | None:
+def client_id(headers: Mapping[bytes, bytes]) -> Id | None:
     """The id that a client gave its request. Raises RequestMalformed for an X-Request-Id that is no id."""
     given = headers.get(b"x-request-id")
     if given is not None:

@@ -128,9 +128,9 @@ class Spans:
                 return caller.sampled
         return id[16:] < self._bound
 
-    def answered(self, waiting: "QueuedSpan", found: list[Prediction] | Exception, begun: float, done: float) -> None:
+    def answered(self, waiting: "QueuedSpan", answers: list[Prediction] | Exception, begun: float, done: float) -> None:
         """See `batches.Batches.traced`: a request of the queue has its answers. Of one that failed its own door tells."""
-        if isinstance(found, Exception) or not self.wants(found[0].id, waiting.headers):
+        if isinstance(answers, Exception) or not self.wants(answers[0].id, waiting.headers):
             return
         operation, loop, headers, start, queued, attributes = waiting.traced
         now = time.perf_counter()
@@ -140,7 +140,7 @@ class Spans:
             Stage("answer", max(queued, begun), done),
             Stage("encode", done, now),
         ]
-        self.tell(SampledRequest(operation, loop, found[0].id, headers, found, stages, attributes, False))
+        self.tell(SampledRequest(operation, loop, answers[0].id, headers, answers, stages, attributes, False))
 
     def failed(
         self, operation: str, loop: str, id: str, headers: Mapping[bytes, bytes], started: float, about: Mapping[str, str | int]
@@ -155,12 +155,12 @@ class Spans:
             )
             self.tell(SampledRequest(operation, loop, id, headers, (), [Stage("decode", started or now, now)], about, failed))
 
-    def tell(self, told: SampledRequest) -> None:
+    def tell(self, sampled: SampledRequest) -> None:
         """Take the spans of a request that has just been answered; never waits."""
         if len(self._waiting) >= MOST_WAITING:
             self._count("lost", 1)
             return
-        self._waiting.append((microseconds(self._clock.now()), told.stages[-1].end if told.stages else 0.0, told))
+        self._waiting.append((microseconds(self._clock.now()), sampled.stages[-1].end if sampled.stages else 0.0, sampled))
         if not self._sending.started:
             with self._starting:
                 if not self._sending.started:
@@ -215,23 +215,23 @@ def request(
     return made
 
 
-def _spans(spans: Any, told: SampledRequest, offset: int) -> None:
+def _spans(spans: Any, sampled: SampledRequest, offset: int) -> None:
     """The span of a request and, below it, of each of its stages; `offset` is added to nanoseconds of `perf_counter`."""
-    caller = parent(told.headers)
-    trace = bytes.fromhex(caller.trace if caller is not None else told.id)
-    own = bytes.fromhex(span_id(told.id))
-    whole = spans.add(trace_id=trace, span_id=own, name=f"{told.operation} {told.loop}".strip(), kind=2, flags=0x101)
+    caller = parent(sampled.headers)
+    trace = bytes.fromhex(caller.trace if caller is not None else sampled.id)
+    own = bytes.fromhex(span_id(sampled.id))
+    whole = spans.add(trace_id=trace, span_id=own, name=f"{sampled.operation} {sampled.loop}".strip(), kind=2, flags=0x101)
     if caller is not None:
         whole.parent_span_id, whole.flags = bytes.fromhex(caller.span), 0x301
-        if _STATE.fullmatch(told.headers.get(b"tracestate", b"")):
-            whole.trace_state = told.headers[b"tracestate"].decode()
-    if told.failed:
+        if _STATE.fullmatch(sampled.headers.get(b"tracestate", b"")):
+            whole.trace_state = sampled.headers[b"tracestate"].decode()
+    if sampled.failed:
         whole.status.code = 2
-    first = told.stages[0].start if told.stages else 0.0
+    first = sampled.stages[0].start if sampled.stages else 0.0
     whole.start_time_unix_nano = offset + round(first * 1e9)
-    whole.end_time_unix_nano = offset + round((told.stages[-1].end if told.stages else first) * 1e9)
-    _attributes(whole.attributes, {**told.attributes, **_about(told)})
-    for stage in told.stages:
+    whole.end_time_unix_nano = offset + round((sampled.stages[-1].end if sampled.stages else first) * 1e9)
+    _attributes(whole.attributes, {**sampled.attributes, **_about(sampled)})
+    for stage in sampled.stages:
         spans.add(
             trace_id=trace,
             span_id=os.urandom(8),
@@ -243,11 +243,11 @@ def _spans(spans: Any, told: SampledRequest, offset: int) -> None:
         )
 
 
-def _about(told: SampledRequest) -> dict[str, Any]:
-    about: dict[str, Any] = {"loopwright.loop": told.loop, "loopwright.rows": len(told.answers)}
-    if told.answers:
-        first = told.answers[0]
-        flags = sorted({flag for a in told.answers for flag in a.flags})
+def _about(sampled: SampledRequest) -> dict[str, Any]:
+    about: dict[str, Any] = {"loopwright.loop": sampled.loop, "loopwright.rows": len(sampled.answers)}
+    if sampled.answers:
+        first = sampled.answers[0]
+        flags = sorted({flag for a in sampled.answers for flag in a.flags})
         about |= {"loopwright.prediction.id": first.id, "loopwright.package": first.package, "loopwright.arm": first.arm}
         about |= {"loopwright.flags": flags, "loopwright.degraded": "degraded" in flags}
         if first.segment is not None:

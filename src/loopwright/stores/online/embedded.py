@@ -164,7 +164,7 @@ class Embedded:
         except (sqlite3.DatabaseError, OSError) as error:
             if "no such table" in str(error):
                 return None
-            raise _told(error) from error
+            raise _translated(error) from error
 
     def _connect(self, mode: str, patience: float) -> sqlite3.Connection:
         return sqlite3.connect(
@@ -180,10 +180,10 @@ class Embedded:
         try:
             yield
         except (sqlite3.DatabaseError, OSError) as error:
-            raise _told(error) from error
+            raise _translated(error) from error
 
 
-def _told(error: Exception) -> Unavailable | Damaged:
+def _translated(error: Exception) -> Unavailable | Damaged:
     """What SQLite or the system said, as an error of ours."""
     if isinstance(error, (sqlite3.OperationalError, OSError)):
         return Unavailable(f"the online table does not answer: {error}")

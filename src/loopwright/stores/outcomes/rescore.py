@@ -63,15 +63,20 @@ def segment_packages(home: Home, state: ReleaseState | None) -> SegmentPackages 
 
 
 def routed(
-    package: Probed, rows: pa.Table, beside: SegmentPackages | None, *, onto: Output | None = None, options: Any = None
+    package: Probed,
+    rows: pa.Table,
+    segment_packages: SegmentPackages | None,
+    *,
+    onto: Output | None = None,
+    options: Any = None,
 ) -> Answered:
     """The answers of a package and of those of the segments beside it for N rows, each by the one that would serve it."""
     found = score(package, rows, onto=onto, threads=2, options=options)
-    if beside is None:
+    if segment_packages is None:
         return found
-    of = np.array(segment_texts(rows[beside.column]), dtype=object)
+    of = np.array(segment_texts(rows[segment_packages.column]), dtype=object)
     parts = {name: part.copy() for name, part in found._asdict().items() if part is not None}
-    for segment, own in beside.packages.items():
+    for segment, own in segment_packages.packages.items():
         mine = np.flatnonzero(of == segment)
         if len(mine):
             answers = score(own, rows.take(pa.array(mine)), onto=onto or package.manifest.output, threads=2, options=options)

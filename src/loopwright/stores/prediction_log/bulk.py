@@ -51,8 +51,8 @@ class Before(NamedTuple):
 class EarlierRows:
     """Walks along the rows of a file that were answered before, or repeat an id, in order of the rows."""
 
-    def __init__(self, found: Iterator[tuple[int, Before]]) -> None:
-        self._found, self._next = found, deque[tuple[int, Before]]()
+    def __init__(self, rows: Iterator[tuple[int, Before]]) -> None:
+        self._found, self._next = rows, deque[tuple[int, Before]]()
 
     def upto(self, row: int) -> dict[int, Before]:
         """Those that come next, up to a row; of an answer that is in the log twice the first."""

@@ -198,10 +198,10 @@ class _Committer:
         if self.kind == "predictions":
             table = first_of_each(table)
             if existing is not None:
-                table = table.filter(pc.invert(pc.is_in(table["_id"], value_set=self._there(table))))
+                table = table.filter(pc.invert(pc.is_in(table["_id"], value_set=self._committed_ids(table))))
         return table
 
-    def _there(self, table: pa.Table) -> Any:
+    def _committed_ids(self, table: pa.Table) -> Any:
         """Those ids of `table` (and others) that Delta has from a day before on. Ids sort by time, so few files are read."""
         if not table.num_rows:
             return table["_id"]

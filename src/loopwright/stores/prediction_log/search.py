@@ -60,7 +60,7 @@ def search(home: Home, loop: str, wanted: PredictionFilter, most: int) -> list[d
     return _sorted(found)[:most]
 
 
-def _take(found: dict[str, dict[str, Any]], table: pa.Table, wanted: PredictionFilter, most: int) -> None:
+def _take(by_id: dict[str, dict[str, Any]], table: pa.Table, wanted: PredictionFilter, most: int) -> None:
     """Add the newest rows of a table that have the flag."""
     if wanted.flag:
         table = table.filter(_has_flag(table["_flags"], wanted.flag))
@@ -68,7 +68,7 @@ def _take(found: dict[str, dict[str, Any]], table: pa.Table, wanted: PredictionF
         table = table.take(pc.select_k_unstable(table, most, [("_at", "descending"), ("_id", "descending")]))
     blank = dict.fromkeys(FIXED[KIND].names)
     for row in rows(table.select([c for c in COLUMNS if c in table.column_names])):
-        found.setdefault(row["_id"], blank | row)
+        by_id.setdefault(row["_id"], blank | row)
 
 
 def _has_flag(flags: pa.ChunkedArray, flag: str) -> pa.Array:
@@ -79,10 +79,10 @@ def _has_flag(flags: pa.ChunkedArray, flag: str) -> pa.Array:
     return pc.is_in(pa.array(range(len(flags)), pa.int64()), pc.list_parent_indices(flags).filter(hit).unique())
 
 
-def _sorted(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(found.values(), key=lambda row: (row["_at"], row["_id"]), reverse=True)
+def _sorted(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows.values(), key=lambda row: (row["_at"], row["_id"]), reverse=True)
 
 
-def _oldest(found: dict[str, dict[str, Any]], most: int) -> datetime:
+def _oldest(rows: dict[str, dict[str, Any]], most: int) -> datetime:
     """When the last of those that would be shown was made."""
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=_sorted(found)[most - 1]["_at"])
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=_sorted(rows)[most - 1]["_at"])

@@ -43,7 +43,7 @@ def trade(output: Output, truth: Array, given: Answered, threshold: float, value
         hits, said = counts["true positive"], counts["true positive"] + counts["false positive"]
         positive = hits + counts["false negative"]
         worth = None
-        if value is not None and value.given:
+        if value is not None and value.is_set:
             earned, nothing = money(value, output, truth, at)
             worth = float((earned - nothing).mean())
         points.append(

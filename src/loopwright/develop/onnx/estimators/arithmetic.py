@@ -42,7 +42,7 @@ def times(x: Any, matrix: Array) -> Any:
     return ndx.asarray(op.matmul(wide(x).unwrap_spox(), op.const(np.ascontiguousarray(matrix, dtype=np.float64))))
 
 
-def beside(arrays: Sequence[Any]) -> Any:
+def side_by_side(arrays: Sequence[Any]) -> Any:
     """Arrays [N, ...] side by side, float64 where there are several."""
     return arrays[0] if len(arrays) == 1 else ndx.concat([wide(a) for a in arrays], axis=1)
 

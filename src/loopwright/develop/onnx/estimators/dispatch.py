@@ -138,8 +138,8 @@ def summed(model: trees.Model, x: Any) -> Any:
     return ensemble(model.trees, x, model.base, model.less, exact=not model.in_turn)
 
 
-def linked(model: trees.Model, found: Any) -> Any:
+def linked(model: trees.Model, score: Any) -> Any:
     """What becomes of the sum of a model's trees."""
     links: dict[str, Any] = {"LOGISTIC": sigmoid, "SOFTMAX": softmax, "EXP": ndx.exp, "SQUARE": lambda y: ndx.sign(y) * y * y}
-    found = found * model.factor if model.factor != 1.0 else found
-    return links[model.link](found) if model.link in links else found
+    score = score * model.factor if model.factor != 1.0 else score
+    return links[model.link](score) if model.link in links else score

@@ -11,11 +11,11 @@ from sklearn import covariance, discriminant_analysis, dummy, ensemble, linear_m
 from loopwright.base.internals import internal
 from loopwright.develop.onnx.estimators import trees
 from loopwright.develop.onnx.estimators.arithmetic import (
-    beside,
     column,
     constant,
     same,
     shares,
+    side_by_side,
     sigmoid,
     single,
     softmax,
@@ -78,7 +78,7 @@ def _(part: naive_bayes.CategoricalNB, x: Any) -> Any:
         )
         for i in range(len(part.classes_))
     ]
-    odds = softmax(beside(of_class) + constant(part.class_log_prior_)[None, :])
+    odds = softmax(side_by_side(of_class) + constant(part.class_log_prior_)[None, :])
     return column(odds, 1) if len(part.classes_) == 2 else odds
 
 

@@ -21,7 +21,6 @@ from sklearn.base import is_classifier
 
 from loopwright.base.internals import internal
 from loopwright.develop.onnx.estimators.arithmetic import (
-    beside,
     column,
     columns,
     constant,
@@ -30,6 +29,7 @@ from loopwright.develop.onnx.estimators.arithmetic import (
     one_hot,
     rows,
     shares,
+    side_by_side,
     sigmoid,
     softmax,
     taken,
@@ -85,14 +85,14 @@ def _(part: compose.ColumnTransformer, x: Any) -> Any:
         if len(which) and not (isinstance(step, str) and step == "drop"):
             block = applied(step, columns(x, which))
             blocks.append(wide(block) * weights[name] if name in weights else block)
-    return beside(blocks)
+    return side_by_side(blocks)
 
 
 @transform.register(pipeline.FeatureUnion)
 def _(part: pipeline.FeatureUnion, x: Any) -> Any:
     weights = part.transformer_weights or {}
     blocks = [(name, applied(step, x)) for name, step in part.transformer_list if step != "drop"]
-    return beside([wide(block) * weights[name] if name in weights else block for name, block in blocks])
+    return side_by_side([wide(block) * weights[name] if name in weights else block for name, block in blocks])
 
 
 def voting_weights(part: Any) -> list[float] | None:
@@ -120,7 +120,7 @@ def _stacked(part: Any, x: Any) -> Any:
             found.append(rows(ndx.astype(choice(estimator, x), ndx.float64)))
         else:
             found.append(functions.get(method, predict)(estimator, x))
-    return beside([*found, x] if part.passthrough else found)
+    return side_by_side([*found, x] if part.passthrough else found)
 
 
 @probabilities.register(ensemble.StackingClassifier)
@@ -148,7 +148,7 @@ def _calibrated(part: Any, x: Any) -> Any:
         return _tempered(part.calibrators[0].beta_, found, classes, by_decision)
     given = [found] if classes == 2 else [column(found, i) for i in range(classes)]
     odds = [_calibrator(c, p) for c, p in zip(part.calibrators, given, strict=True)]
-    return odds[0] if classes == 2 else shares(beside(odds), classes)
+    return odds[0] if classes == 2 else shares(side_by_side(odds), classes)
 
 
 def _calibrator(part: Any, x: Any) -> Any:
@@ -158,12 +158,12 @@ def _calibrator(part: Any, x: Any) -> Any:
     return sigmoid(-(x * float(part.a_) + float(part.b_)))
 
 
-def _tempered(beta: float, found: Any, classes: int, by_decision: bool) -> Any:
+def _tempered(beta: float, scores: Any, classes: int, by_decision: bool) -> Any:
     if classes == 2 and by_decision:
-        return sigmoid(found * float(2 * beta))
+        return sigmoid(scores * float(2 * beta))
     if by_decision:
-        return softmax(found * float(beta))
-    both = ndx.concat([1.0 - found, found], axis=1) if classes == 2 else found
+        return softmax(scores * float(beta))
+    both = ndx.concat([1.0 - scores, scores], axis=1) if classes == 2 else scores
     odds = softmax(ndx.log(both + 1e-12) * float(beta))
     return column(odds, 1) if classes == 2 else odds
 
@@ -207,7 +207,7 @@ def _(part: ensemble.AdaBoostClassifier, x: Any) -> Any:
 
 @predict.register(ensemble.AdaBoostRegressor)
 def _(part: ensemble.AdaBoostRegressor, x: Any) -> Any:
-    found = beside([predict(e, x) for e in part.estimators_])
+    found = side_by_side([predict(e, x) for e in part.estimators_])
     order = ndx.argsort(found, axis=1)
     weight = ndx.cumulative_sum(taken(part.estimator_weights_, order), axis=1)
     enough = weight >= weight[:, -1:] * 0.5
@@ -217,7 +217,7 @@ def _(part: ensemble.AdaBoostRegressor, x: Any) -> Any:
 
 @probabilities.register(multiclass.OneVsRestClassifier)
 def _(part: multiclass.OneVsRestClassifier, x: Any) -> Any:
-    found = beside([probabilities(e, x) for e in part.estimators_])
+    found = side_by_side([probabilities(e, x) for e in part.estimators_])
     if len(part.estimators_) == 1:
         return found
     total = ndx.sum(found, axis=1, keepdims=True)
@@ -226,15 +226,15 @@ def _(part: multiclass.OneVsRestClassifier, x: Any) -> Any:
 
 @predict.register(multioutput.MultiOutputRegressor)
 def _(part: multioutput.MultiOutputRegressor, x: Any) -> Any:
-    return beside([predict(e, x) for e in part.estimators_])
+    return side_by_side([predict(e, x) for e in part.estimators_])
 
 
 @predict.register(multioutput.RegressorChain)
 def _(part: multioutput.RegressorChain, x: Any) -> Any:
     found: list[Any] = []
     for estimator in part.estimators_:
-        found.append(predict(estimator, beside([x, *found])))
-    return beside([found[i] for i in np.argsort(part.order_)])
+        found.append(predict(estimator, side_by_side([x, *found])))
+    return side_by_side([found[i] for i in np.argsort(part.order_)])
 
 
 @predict.register(compose.TransformedTargetRegressor)

@@ -9,13 +9,13 @@ from sklearn import decomposition, discriminant_analysis, feature_extraction, im
 from loopwright.base.arrays import Array
 from loopwright.base.internals import internal
 from loopwright.develop.onnx.estimators.arithmetic import (
-    beside,
     column,
     columns,
     constant,
     interpolated,
     rows,
     same,
+    side_by_side,
     times,
     wide,
 )
@@ -67,7 +67,7 @@ def _(part: impute.SimpleImputer, x: Any) -> Any:
     blocks = [filled if len(kept) == len(values) else columns(filled, kept)]
     if part.indicator_ is not None and len(part.indicator_.features_):
         blocks.append(columns(ndx.astype(missing, ndx.float64), part.indicator_.features_))
-    return beside(blocks)
+    return side_by_side(blocks)
 
 
 @transform.register(impute.KNNImputer)
@@ -106,7 +106,7 @@ def _(part: preprocessing.PolynomialFeatures, x: Any) -> Any:
     factors = [np.repeat(np.arange(width), powers) for powers in part.powers_]
     most = max(1, *(len(f) for f in factors))
     padded = np.array([[*f, *[width] * (most - len(f))] for f in factors])  # the column behind the last is 1
-    x = beside([x, same(wide(x), [1.0])])
+    x = side_by_side([x, same(wide(x), [1.0])])
     product = columns(x, padded[:, 0])
     for which in padded.T[1:]:
         product = product * columns(x, which)
@@ -188,7 +188,7 @@ def _(part: preprocessing.OrdinalEncoder, x: Any) -> Any:
         if part.unknown_value is not None:
             found = ndx.where(ndx.any(hit, axis=1, keepdims=True), found, float(part.unknown_value))
         blocks.append(found)
-    return beside(blocks)
+    return side_by_side(blocks)
 
 
 @transform.register(preprocessing.PowerTransformer)
@@ -216,7 +216,7 @@ def _(part: preprocessing.QuantileTransformer, x: Any) -> Any:
     if part.output_distribution != "uniform":
         raise ValueError("QuantileTransformer to a normal distribution has no form in ONNX: take output_distribution='uniform'")
     x = wide(x)
-    return beside([_quantiles(column(x, i), part.quantiles_[:, i], part.references_) for i in range(part.n_features_in_)])
+    return side_by_side([_quantiles(column(x, i), part.quantiles_[:, i], part.references_) for i in range(part.n_features_in_)])
 
 
 def _quantiles(x: Any, quantiles: Array, references: Array) -> Any:
