@@ -163,7 +163,9 @@ def parameters(verb: Verb) -> dict[str, inspect.Parameter]:
 def _arguments(verb: Verb, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments as the verb's own types. Raises RequestInvalid naming every one that is wrong."""
     expected = parameters(verb)
-    problems = [(name[:80], f"is no argument; there is {', '.join(expected) or 'none'}") for name in arguments if name not in expected]
+    problems = [
+        (name[:80], f"is no argument; there is {', '.join(expected) or 'none'}") for name in arguments if name not in expected
+    ]
     found = {}
     for name, parameter in expected.items():
         if name not in arguments:
