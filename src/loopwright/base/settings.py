@@ -103,20 +103,20 @@ _NOT_IN_DELTA = re.compile(r"%[0-9A-Fa-f]{2}|[\[\]|^\\\x00-\x1f\x7f]")
 SQLITE = "sqlite:///"
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("home", "LOOPWRIGHT_HOME", "folder of the embedded default: ledger, lake, packages, logs", _folder),
+    Setting("home", "LOOPWRIGHT_HOME", "folder of the installation: ledger, lake, packages, logs", _folder),
     Setting("ledger", "LOOPWRIGHT_LEDGER", "ledger URL: sqlite:///PATH or postgresql://... (default: SQLite in home)"),
-    Setting("lake", "LOOPWRIGHT_LAKE", "where the Delta tables are: a folder or an object-storage URL (default: in home)"),
+    Setting("lake", "LOOPWRIGHT_LAKE", "location of the Delta tables: a folder or an object-storage URL (default: in home)"),
     Setting(
         "online",
         "LOOPWRIGHT_ONLINE",
-        "what requests are joined with while serving is kept in: `embedded`, or redis://[:password@]host[:port][/database]",
+        "store of the online table (context and aggregates): `embedded`, or redis://[:password@]host[:port][/database]",
     ),
-    Setting("engine", "LOOPWRIGHT_ENGINE", "where heavy work runs: `local`"),
+    Setting("engine", "LOOPWRIGHT_ENGINE", "engine for heavy work: `local`"),
     Setting("host", "LOOPWRIGHT_HOST", "address to bind; anything but loopback needs a token"),
     Setting(
         "hosts",
         "LOOPWRIGHT_HOSTS",
-        "names besides this machine's that requests may have as Host, with commas between; `*.example.com` for all below it",
+        "further names that requests may have as Host, comma-separated; `*.example.com` includes all subdomains",
         _hosts,
     ),
     Setting("port", "LOOPWRIGHT_PORT", "port of the data plane (predict, outcomes, metrics)", _number(0, 65535)),
@@ -130,29 +130,29 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "connections",
         "LOOPWRIGHT_CONNECTIONS",
-        "connections that a worker holds at once (and as many over gRPC); then the longest idle one is closed for a new one",
+        "maximum connections per worker (and as many over gRPC); a new one then replaces the longest idle one",
         _number(16, 65535),
     ),
     Setting(
         "address_share",
         "LOOPWRIGHT_ADDRESS_SHARE",
-        "share of its connections that one client address may have (0 to 1); 1 where all requests come through one proxy",
+        "share of a worker's connections that one client address may have (0 to 1); use 1 behind one proxy",
         _share,
     ),
     Setting("workers", "LOOPWRIGHT_WORKERS", "worker processes of the data plane", _number(1, 256)),
     Setting(
         "threads",
         "LOOPWRIGHT_THREADS",
-        "threads of a graph run in a worker; more than one pays for graphs of many milliseconds only",
+        "threads of a graph run; more than one pays only for graphs that take many milliseconds",
         _number(1, 256),
     ),
     Setting(
         "memory",
         "LOOPWRIGHT_MEMORY",
-        "MiB of packages that a worker holds in memory; the least recently used goes, and is loaded again when it is asked",
+        "MiB of packages in memory per worker; the least recently used is evicted and reloaded on demand",
         _number(16, 2**20),
     ),
-    Setting("token", "LOOPWRIGHT_TOKEN", "bearer token that the control API and, off loopback, the data plane ask for"),
+    Setting("token", "LOOPWRIGHT_TOKEN", "bearer token required by the control API and, beyond loopback, by the data plane"),
     Setting(
         "tokens",
         "LOOPWRIGHT_TOKENS",
@@ -162,7 +162,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "openlineage",
         "LOOPWRIGHT_OPENLINEAGE",
-        "where OpenLineage events go: a file they are appended to, or a URL they are posted to (https, or loopback; none by default)",
+        "target of OpenLineage events: a file to append to, or a URL to post to (https, or loopback; none by default)",
     ),
     Setting(
         "traces",
@@ -170,18 +170,16 @@ SETTINGS: tuple[Setting, ...] = (
         "URL that spans of requests are sent to as OTLP over HTTP (https, or loopback; none by default; needs the extra `otel`)",
     ),
     Setting("service_name", "LOOPWRIGHT_SERVICE_NAME", "`service.name` of spans (default: `loopwright`)"),
-    Setting(
-        "resource_attributes", "LOOPWRIGHT_RESOURCE_ATTRIBUTES", "attributes of all spans: `key=value`, with commas between"
-    ),
+    Setting("resource_attributes", "LOOPWRIGHT_RESOURCE_ATTRIBUTES", "attributes of all spans, comma-separated `key=value`"),
     Setting(
         "otlp_headers",
         "LOOPWRIGHT_OTLP_HEADERS",
-        "headers that spans are sent with, `key=value` with commas between; a file is better: LOOPWRIGHT_TRACES_HEADERS",
+        "headers sent with spans, comma-separated `key=value`; prefer a file: LOOPWRIGHT_TRACES_HEADERS",
     ),
     Setting(
         "trace_share",
         "LOOPWRIGHT_TRACE_SHARE",
-        "share of the requests that get spans where the caller does not say (0 to 1)",
+        "share of the requests that are traced if the caller does not decide (0 to 1)",
         _share,
     ),
     Setting(
@@ -217,17 +215,17 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "keep",
         "LOOPWRIGHT_KEEP",
-        "how long predictions and outcomes are kept, e.g. `400d` (default: for ever); what windows or training still need stays",
+        "retention of predictions and outcomes, e.g. `400d` (default: for ever); rows that windows or training still need are kept",
         _span,
     ),
     Setting(
         "most_files",
         "LOOPWRIGHT_MOST_FILES",
-        "files of a loop's predictions or outcomes from which on upkeep puts them together; 0: never",
+        "number of files of a loop's predictions or outcomes above which upkeep compacts them; 0: never",
         _number(0, 100_000),
     ),
-    Setting("traceback", "LOOPWRIGHT_TRACEBACK", "1: the whole traceback of what is wrong in a loop file", _number(0, 1)),
-    Setting("by", "LOOPWRIGHT_BY", "who is acting, for the audit trail (default: the system's user name)"),
+    Setting("traceback", "LOOPWRIGHT_TRACEBACK", "1: print the complete traceback of an error in a loop file", _number(0, 1)),
+    Setting("by", "LOOPWRIGHT_BY", "name for the audit trail (default: the system's user name)"),
 )
 
 

@@ -17,7 +17,7 @@ def serve(home: Home, *, no_tend: bool = False, announce: Callable[[str], None] 
     Upkeep (as `loopwright tend` does it) runs beside it.
 
     Args:
-        no_tend: leave upkeep to another process.
+        no_tend: do not run upkeep; another process does.
     """
     supervisor.serve(home, tend=not no_tend, announce=announce)
 

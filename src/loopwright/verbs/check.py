@@ -62,8 +62,8 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
     rows are shown with their features; otherwise made-up rows are.
 
     Args:
-        loop: path of a loop file or its folder, or a name the ledger knows.
-        strict: exit 1 for a warning, too.
+        loop: path of a loop file or its folder, or the name of a loop in the ledger.
+        strict: exit with 1 on a warning, too.
     """
     declared, _ = loop_with_code(home, loop)
     items = [

@@ -40,9 +40,9 @@ def contract(
 
     Args:
         table: name of a table.
-        loop: path of the loop file that declares the table; not needed once the ledger knows the contract.
+        loop: path of the loop file that declares the table; optional once the ledger has the contract.
         odcs: file to write it to as Open Data Contract Standard v3, YAML or .json.
-        import_file: file of that standard to take the contract from; say it in your loop file as well.
+        import_file: file of that standard from which to read the contract; declare it in your loop file, too.
     """
     notes: list[str] = []
     if loop:

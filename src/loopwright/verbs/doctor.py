@@ -47,7 +47,7 @@ MOST_SAID = 3
 
 
 def doctor(home: Home) -> Checked:
-    """Versions, settings, disks: what would bite in production. Every item that is not well says what to do."""
+    """Check the installation: versions, settings, disks, stores. Every item that is not well says what to do."""
     items = [
         CheckItem(name="python", ok=sys.version_info >= (3, 11), detail=sys.version.split()[0]),
         *_libraries(),

@@ -43,9 +43,9 @@ def export(
     Args:
         package: the package, or the beginning of its digest.
         as_format: onnx (the model), triton (a model repository) or mlflow (a model that `mlflow models serve` takes).
-        to: folder to write to (default: LOOP-DIGEST here); files that are there already are not replaced.
+        to: output folder (default: LOOP-DIGEST here); existing files are not replaced.
         opset: the operator set, 21 or older, for runtimes before ONNX Runtime 1.21.
-        alone: also a package that is one of a fleet, without those that answer beside it.
+        alone: export one package of a fleet, without the others.
     """
     if as_format not in FORMATS:
         raise UsageError(f"--as {as_format}: one of {', '.join(FORMATS)}")

@@ -21,7 +21,7 @@ def history(home: Home, loop: str, *, segment: str | None = None) -> History:
 
     Args:
         loop: name of the loop.
-        segment: only what changed who answers this segment.
+        segment: show only changes of what answers this segment.
     """
     known_loop(home, loop)
     releases = releases_of(home, loop)

@@ -35,15 +35,15 @@ def ingest(
     Args:
         table: name of a declared table.
         files: CSV, JSON Lines, Excel, Parquet or Arrow files, folders or globs of them, or Delta tables (folder or URL).
-        loop: path of the loop file that declares the table; not needed once the ledger knows the contract.
-        query: an SQL query instead of files; in it `:watermark` stands for the highest value ingested before.
-        from_url: the database that is asked, e.g. postgresql://user@host/shop or sqlite:///shop.db.
-        watermark: a column that grows; only rows above the highest value ingested before come in.
-        mend: bring in rows of the quarantine, out of a file that `quarantine --export` made; without files, as they are.
+        loop: path of the loop file that declares the table; optional once the ledger has the contract.
+        query: an SQL query instead of files; `:watermark` is the highest value ingested before.
+        from_url: the database to query, e.g. postgresql://user@host/shop or sqlite:///shop.db.
+        watermark: a growing column; only rows above the highest value ingested before are loaded.
+        mend: load quarantined rows from a file of `quarantine --export`; without files, reload them as they are.
         encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
         sheet: sheet of an Excel workbook (default: the only one with rows).
-        no_header: the first line is a row of data; the columns are called column_1, column_2 ...
-        names: names of the columns with commas, where the first line is a row of data.
+        no_header: the first line is a row of data; the columns become column_1, column_2 ...
+        names: comma-separated column names, if the first line is a row of data.
     """
     if bool(query) != bool(from_url) or (query and (files or mend)):
         raise UsageError("give files, or --query together with --from-url")

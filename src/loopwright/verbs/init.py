@@ -35,21 +35,21 @@ def init(
     names: str = "",
     progress: Progress | None = None,
 ) -> Made:
-    """Begin a new loop in a folder, its contract inferred from a file.
+    """Create a loop in a folder; infer its contract from a file.
 
     Args:
-        directory: folder to make; it must not hold a loop.py yet.
+        directory: folder to create; it must not contain a loop.py.
         from_file: CSV, JSON Lines, Excel, Parquet or Arrow with one row per decision, or a folder or glob of such files.
-        label: the column that says how it came out: yes or no, one of several words, or a number.
-        time: the column of when the decision was taken (default: a time without gaps, else the moment of ingestion).
-        key: the column that identifies a row, or several with commas (default: one whose values are all different).
-        zone: the zone of times that have none, e.g. Europe/Paris.
-        task: binary, multiclass or regression, where the label could be more than one.
+        label: the column with the outcome: yes or no, one of several classes, or a number.
+        time: the column with the decision time (default: a time without gaps, else the time of ingestion).
+        key: the column that identifies a row, or several, comma-separated (default: one with unique values).
+        zone: the zone of times without one, e.g. Europe/Paris.
+        task: binary, multiclass or regression, if the label is ambiguous.
         name: name of the loop (default: the folder's name).
         encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
         sheet: sheet of an Excel workbook (default: the only one with rows).
-        no_header: the first line is a row of data; the columns are called column_1, column_2 ...
-        names: names of the columns with commas, where the first line is a row of data.
+        no_header: the first line is a row of data; the columns become column_1, column_2 ...
+        names: comma-separated column names, if the first line is a row of data.
     """
     found = name or directory.absolute().name
     reading = Reading.of(encoding, sheet, names, no_header=no_header)

@@ -46,8 +46,8 @@ def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None
 
     Args:
         loop: name of the loop.
-        weights: other weights by objective, as `name=number,name=number`; what is not named keeps its weight.
-        segment: of the fleet only this segment.
+        weights: weights by objective, as `name=number,name=number`; other objectives keep their weight.
+        segment: show only this segment of the fleet.
     """
     declared = known_loop(home, loop)
     boards = home.ledger.find(Leaderboard, loop=loop, limit=MOST_BOARDS)

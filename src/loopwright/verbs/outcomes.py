@@ -32,7 +32,7 @@ def outcomes(
     no_header: bool = False,
     names: str = "",
 ) -> OutcomesReport:
-    """Bring outcomes in from a file, and say how the truth stands.
+    """Load outcomes from a file, and count matched, pending and missing ones.
 
     Args:
         loop: name of the loop.
@@ -40,8 +40,8 @@ def outcomes(
             prediction ids; the first of them that the table does not have itself).
         encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
         sheet: sheet of an Excel workbook (default: the only one with rows).
-        no_header: the first line is a row of data; the columns are called column_1, column_2 ...
-        names: names of the columns with commas, where the first line is a row of data.
+        no_header: the first line is a row of data; the columns become column_1, column_2 ...
+        names: comma-separated column names, if the first line is a row of data.
     """
     declared = known_loop(home, loop)
     reading = Reading.of(encoding, sheet, names, no_header=no_header)

@@ -34,11 +34,11 @@ def predict(
         file: CSV, JSON Lines, Excel, Parquet or Arrow with the columns of a request; columns that the contract does not have are ignored.
         out: file to write: .csv, .jsonl or .parquet, a line for each row, in order.
         id: column of the file with an id for each row, as X-Request-Id is one; a row whose id is in the log gets that answer.
-        request_id: a name for this job: under another name the same file is predicted and logged anew.
+        request_id: a name for this job: under another name the same file is predicted and logged again.
         encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
         sheet: sheet of an Excel workbook (default: the only one with rows).
-        no_header: the first line is a row of data; the columns are called column_1, column_2 ...
-        names: names of the columns with commas, where the first line is a row of data.
+        no_header: the first line is a row of data; the columns become column_1, column_2 ...
+        names: comma-separated column names, if the first line is a row of data.
     """
     known_loop(home, loop)
     reading = Reading.of(encoding, sheet, names, no_header=no_header)

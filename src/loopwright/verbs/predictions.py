@@ -66,13 +66,13 @@ def predictions(
 
     Args:
         loop: name of the loop.
-        key: only of this key, as it was sent (the values of a key of several columns joined by "|").
-        since: only from this moment on (ISO 8601, or "tuesday 09:00").
-        until: only before this moment.
+        key: only this key, as sent (the values of a composite key joined by "|").
+        since: only from this time on (ISO 8601, or "tuesday 09:00").
+        until: only before this time.
         flag: only with this flag, or one of its kind (`out_of_range` for every column).
         package: only of this package (beginning of its digest).
-        limit: how many at most, up to 1000.
-        before: where the next ones begin, as the answer before said.
+        limit: maximum number, up to 1000.
+        before: start of the next page: `before` of the previous answer.
     """
     declared = known_loop(home, loop)
     if not 1 <= limit <= MOST_LISTED:

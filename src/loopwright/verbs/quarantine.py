@@ -16,7 +16,7 @@ def quarantine(home: Home, table: str, *, export: Path | None = None, most: int 
 
     Args:
         table: name of a table.
-        export: file to write the rows and their reasons to (.csv, .jsonl or .parquet); `ingest --mend` brings it in again.
+        export: output file for the rows and their reasons (.csv, .jsonl or .parquet); `ingest --mend` loads it.
         most: rows to show.
     """
     if not 1 <= most <= MOST_SHOWN:

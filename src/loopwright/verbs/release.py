@@ -40,11 +40,11 @@ def release(
         loop: name of the loop.
         package: the package, or the beginning of its digest, or `heuristic` (default: the winner of the latest turn without `--as-of`).
         strategy: how; `direct` replaces what serves at once.
-        why: the reason in a sentence, for the audit trail.
-        force: also a package that was marked bad (the other checks are made all the same), or the heuristic's despite its guards.
+        why: the reason in one sentence, for the audit trail.
+        force: release a package that was marked bad (all other checks run), or the heuristic despite its guards.
         despite_guard: also a package that misses a target, is worse than what serves, or is too good to be true; needs a reason
             (why), and the release names the checks that it failed. A package that does not load or answer is refused all the same.
-        request_id: an idempotency key: the same request again gives the same answer and changes nothing.
+        request_id: an idempotency key: a repeated request returns the same answer and changes nothing.
     """
     if strategy != "direct":
         raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")

@@ -74,11 +74,11 @@ def replay(
     """The loop against history, on a simulated clock, in a home of its own: nothing that serves is touched.
 
     Args:
-        loop: path of a loop file, or a name the ledger knows.
-        start: first moment to replay (ISO 8601, or "30 days ago"); the first turn trains on what was known then.
-        end: the moment to stop before.
+        loop: path of a loop file, or the name of a loop in the ledger.
+        start: start of the replay (ISO 8601, or "30 days ago"); the first turn trains on what was known then.
+        end: end of the replay, exclusive.
         policy: declared, never, weekly, monthly or drift.
-        keep: folder to keep the replay's home in (default: it is removed at the end).
+        keep: folder in which to keep the replay's home (default: it is deleted).
     """
     room.check_policy(policy)
     now, ahead = home.clock.now(), "a replay goes over what has happened"

@@ -29,10 +29,10 @@ def rollback(
     Args:
         loop: name of the loop.
         to: a package (beginning of its digest) or a time (ISO 8601, or "tuesday 09:00"); default: the one before.
-        segment: only this segment goes back; `--to global` lets the loop's own package answer it.
-        why: the reason in a sentence, for the audit trail.
-        force: also to a package that was marked bad.
-        request_id: an idempotency key: the same request again gives the same answer and changes nothing.
+        segment: roll back only this segment; `--to global` lets the loop's own package answer it.
+        why: the reason in one sentence, for the audit trail.
+        force: allow a package that was marked bad.
+        request_id: an idempotency key: a repeated request returns the same answer and changes nothing.
     """
     check_reason(why)
     try:

@@ -54,23 +54,23 @@ def run(
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> TurnReport:
-    """One turn of the loop, resumed where it was interrupted.
+    """Run one turn of the loop, or resume an interrupted one.
 
     A new turn begins where what the interrupted one depends on has changed: its declaration, the code that it uses, library
     versions or, until its candidates are trained, the rows of its tables. Where an earlier turn trained on the same examples by the
     same code, nothing is trained: its packages stand.
 
     Args:
-        loop: path of a loop file, or a name the ledger knows.
+        loop: path of a loop file, or the name of a loop in the ledger.
         until: the last stage to run: scope, data, develop, deploy, monitor or business.
-        as_of: learn only from what was known then (ISO 8601, "tuesday 09:00" or "30 days ago"; default: now).
+        as_of: train only on what was known then (ISO 8601, "tuesday 09:00" or "30 days ago"; default: now).
         refit: retrain the serving candidate with its hyper-parameters instead of comparing all candidates.
         cause: why it runs: manual, schedule, drift or decay.
-        why: the reason in a sentence, for the audit trail.
+        why: the reason in one sentence, for the audit trail.
         no_release: stop before anything is put into service; a turn of `--as-of` replaces nothing that serves by itself either.
-        despite_guard: release the winner also where it misses a target, is worse than what serves, or is too good to be true;
-            needs a reason (why).
-        fresh: begin a new turn and train, even where one was interrupted or nothing changed.
+        despite_guard: release the winner even if it misses a target, is worse than what serves, or is too good to be true;
+            requires `--why`.
+        fresh: start a new turn and train, even if one was interrupted or nothing changed.
     """
     if until not in STAGES:
         raise UsageError(f"no stage {until!r}: one of {', '.join(STAGES)}")

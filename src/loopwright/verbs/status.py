@@ -81,8 +81,8 @@ def status(home: Home, *, page: int = 1, all: bool = False) -> Status:
     """Every loop and its six stages at a glance, worst first, 50 at a time.
 
     Args:
-        page: which page of the loops.
-        all: every loop, however long that takes.
+        page: page of the list.
+        all: show every loop.
     """
     names = worst_first(home)
     pages = 1 if all else max(1, -(-len(names) // PAGE))

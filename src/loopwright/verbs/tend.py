@@ -40,10 +40,10 @@ class Tended(msgspec.Struct, frozen=True, kw_only=True):
 def tend(
     home: Home, *, once: bool = False, every: float = 10.0, no_retrain: bool = False, progress: Progress | None = None
 ) -> Tended:
-    """Upkeep: seal logs, join outcomes, watch, account, retrain. Runs until stopped; one process tends, others wait.
+    """Run upkeep: commit logs, join outcomes, monitor, compute value, retrain. Runs until stopped; one process tends, others wait.
 
     Args:
-        once: one round, then end.
+        once: run one round and exit.
         every: seconds between rounds.
         no_retrain: record triggers, but do not act on them.
     """

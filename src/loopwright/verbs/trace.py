@@ -125,7 +125,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def trace(home: Home, id: str) -> Trace:
-    """One prediction: back to its data, forward to its outcome and value.
+    """Trace one prediction: back to its data, forward to its outcome and value.
 
     Args:
         id: the 32 hexadecimal digits that came with the answer, or the X-Request-Id that a request for one row was sent with.

@@ -20,12 +20,12 @@ class Column(Declaration, frozen=True):
         description: What the column means.
         zone: IANA zone of a timestamp that its source writes without one; such a time is refused without `zone`.
         shape: Shape of one value of an array: `[28, 28]` for an image, `[384]` for an embedding.
-        source: Its name in the sources, where that is another one.
+        source: Its name in the sources, if different.
         format: How sources write it: a timestamp that is not ISO 8601 (`%d/%m/%Y %H:%M`, or `unix` and `unix_ms` for seconds
             and milliseconds since 1970), or a number with separators (`1,234.5` or `1.234,5`).
         missing: Texts of the sources that mean a missing value (`?`); of a column of numbers those that are numbers (`-999`) mean it
             in typed sources and in requests as well.
-        optional: Whether a source, or a request, may lack the column altogether (null then).
+        optional: Whether a source, or a request, may omit the column (it is then null).
         retired: Whether the column is no longer used: as `optional`, and no code, join or label may use it. What came is kept.
         filled: For a column that no source has: `row_id`, a text of the source's digest and the row number, or
             `ingested_at`, the moment when that content was first ingested.
@@ -109,7 +109,7 @@ class Table(Declaration, frozen=True):
         known_time: Column of when a row became known; None: `event_time`.
         known_after: Delay added to `known_time` ("20m"), for rows that arrive later than they say.
         description: What a row of the table is.
-        ignore: Columns of the sources that the table does not take; `["*"]`: whatever it does not name.
+        ignore: Columns of the sources that the table ignores; `["*"]`: all undeclared columns.
 
     Example:
         Table(
@@ -173,10 +173,10 @@ class Context(Declaration, frozen=True):
     Attributes:
         table: The table to join.
         by: The table's key columns to request columns.
-        columns: The columns wanted; a dictionary renames them (new name to the table's column), so that one table can be
+        columns: The columns to join; a dictionary renames them (new name to the table's column), so that one table can be
             joined twice.
         max_age: A row older than this (event time to decision) counts as missing; None: no limit.
-        lag: How long after a row became known serving may take to see it; training waits as long.
+        lag: Delay from when a row became known until serving sees it; training waits as long.
 
     Example:
         Context(table=weather, by={"airport": "origin"}, columns=["temp", "wind"], max_age="3h")
@@ -221,7 +221,7 @@ class Aggregate(Declaration, frozen=True, kw_only=True):
         of: SQL expression over the table's columns: a number, for `share` a condition, for `distinct` anything; `count`
             takes none.
         window: How far back rows count ("24h").
-        lag: How long after a row became known serving may take to see it.
+        lag: Delay from when a row became known until serving sees it.
         description: What the number means.
 
     Example:
@@ -269,11 +269,11 @@ class Outcome(Declaration, frozen=True):
     Attributes:
         table: The table of outcomes; its key is that of the requests.
         label: SQL expression over the table; for several targets (regression) a dictionary of name to expression.
-        wait: How long after the decision an outcome may come before the prediction counts as never answered.
+        wait: How long after the decision an outcome may arrive before it counts as missing.
         task: `binary`, `multiclass`, `regression`, `ranking` or `anomaly`.
         quantiles: Quantiles to predict instead of the mean (regression), between 0 and 1, ascending.
         group: Request column whose equal values are ranked together (ranking).
-        alert_share: Share of the training rows that is as strange as what is called an anomaly (anomaly).
+        alert_share: Share of the training rows above the anomaly threshold (anomaly).
 
     Example:
         Outcome(table=landings, label="delay > 15", wait="2d")
@@ -313,7 +313,7 @@ class Outcome(Declaration, frozen=True):
 
 
 class Slice(Declaration, frozen=True):
-    """A part of the traffic looked at everywhere: in evaluation, guards, monitoring and the report.
+    """A part of the traffic that evaluation, guards, monitoring and the report treat separately.
 
     Attributes:
         name: Name of the slice.

@@ -61,7 +61,7 @@ class StratifiedSplit(Declaration, frozen=True, tag_field="by", tag="stratum"):
 
 
 class Sampling(Declaration, frozen=True, kw_only=True):
-    """Which examples are trained on, and how they weigh. It is undone at serving: probabilities are those of real traffic.
+    """Which examples train, and with which weights. It is undone at serving: probabilities are those of real traffic.
 
     Attributes:
         keep: Share of the examples kept by label ("false" and "true", or a class), above 0 and at most 1.
@@ -112,7 +112,7 @@ class Candidate(Declaration, frozen=True):
         phase: Rung of the ladder: 2 simple model, 3 optimised, 4 complex (1 is the heuristic).
         encoding: How string features enter the matrix: `ordinal` (one column of codes, for trees) or `onehot` (one column
             per category).
-        trials: How many trials are searched where the estimator takes one.
+        trials: Number of trials of the hyper-parameter search, if the function takes a trial.
 
     Example:
         Candidate("logistic", lambda: LogisticRegression(max_iter=1000), phase=2)

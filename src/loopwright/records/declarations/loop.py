@@ -27,11 +27,11 @@ class Loop(Declaration, frozen=True, kw_only=True):
         outcome: The truth about a request, known later.
         features: Stage develop: a function of the columns that returns a dictionary of name to feature.
         candidates: The models to try; at least one.
-        context: Tables joined to each request by key, as known at its moment.
-        aggregates: Numbers over recent rows of a table, as known at its moment.
-        slices: Parts of the traffic looked at everywhere.
+        context: Tables joined to each request by key, as known at the decision.
+        aggregates: Numbers over recent rows of a table, as known at the decision.
+        slices: Parts of the traffic that are evaluated, guarded and monitored separately.
         split: How examples are divided into training and validation.
-        sampling: Which examples are trained on, and how they weigh.
+        sampling: Which examples train, and with which weights.
         fleet: One model per segment; None: one model.
         release: Stage deploy: guards, durability, deadline.
         monitor: Stage monitor: windows and thresholds of drift.

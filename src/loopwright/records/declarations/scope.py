@@ -9,7 +9,7 @@ class Objective(Declaration, frozen=True):
     """What one stakeholder wants, as a metric with a target. Exactly one of `at_least` and `at_most` is declared.
 
     Attributes:
-        name: Name in the leaderboard, the report and `status`; each objective of a scope has another one.
+        name: Unique name in the leaderboard, the report and `status`.
         owner: The stakeholder who wants it.
         metric: Name of a metric: `average_precision`, `mae`, `latency_p99_ms`, `recall_gap:SLICE` ...
         at_least: The target of a metric that should be high.
