@@ -37,9 +37,9 @@ COMPLETE = "_LOOPWRIGHT_COMPLETE"
 """The variable by which a shell asks what could stand next; scripts of `--completion` set it."""
 
 SHELLS = ("bash", "zsh", "fish")
-ABOUT = """Take a machine-learning system through its whole life, again and again: scope, data, develop, deploy, monitor, business.
+ABOUT = """Run a machine-learning system through its whole life cycle: scope, data, develop, deploy, monitor, business.
 
-LOOP is the name of a loop that the ledger knows, or the path of a loop file."""
+LOOP is the name of a loop in the ledger, or the path of a loop file."""
 EVERYWHERE = "Options also work after the command; each setting is also an environment variable (docs/reference/settings.md)."
 THEN_SERVES = ("demo",)
 TRAINS = ("demo", "replay", "run", "serve", "tend")
