@@ -20,6 +20,7 @@ from loopwright.cli.main import table
 from loopwright.cli.signature import help_of, no_serve_parameter, parameters
 from loopwright.records import declarations
 from loopwright.records.turns import STAGES
+from loopwright.render.http_errors import DOOR, STATUS
 from loopwright.tasks.metrics.table import GAPS, MEASURES, METRICS, PARTS, TASKS
 from loopwright.verbs import Verb
 
@@ -90,7 +91,8 @@ ERRORS_PAGE = """# Errors
 
 Every error that loopwright raises deliberately is a `LoopwrightError`. It has facts and the next step. It knows neither HTTP nor exit codes: command line and
 server translate it. Over HTTP and with `--json` an error is
-`{"error": {"code": ..., "message": ..., "fields": [...]}}`, its code being the class name in snake case.
+`{"error": {"code": ..., "message": ..., "fields": [...]}}`, its code being the class name in snake case, the same on the
+command line, over HTTP, in the console and in metrics.
 
 """
 
@@ -294,11 +296,10 @@ def settings() -> str:
     return text + SETTINGS_END
 
 
-def error_tree(cls: type, depth: int = 0) -> Iterator[tuple[int, type]]:
+def error_tree(cls: type[errors.LoopwrightError], depth: int = 0) -> Iterator[tuple[int, type[errors.LoopwrightError]]]:
     """An error class and all below it, in the order of the source."""
     yield depth, cls
-    below: list[type] = cls.__subclasses__()
-    for sub in below:
+    for sub in cls.__subclasses__():
         if sub.__module__ == errors.__name__:
             yield from error_tree(sub, depth + 1)
 
@@ -307,8 +308,19 @@ def errors_page() -> str:
     """docs/reference/errors.md."""
     text = NOTE + ERRORS_PAGE
     for depth, cls in error_tree(errors.LoopwrightError):
-        text += f"{'  ' * depth}- `{cls.__name__}`: {' '.join((cls.__doc__ or '').split())}\n"
-    return text
+        text += f"{'  ' * depth}- `{cls.__name__}` (`{cls.code}`): {' '.join((cls.__doc__ or '').split())}\n"
+    rows = [f"| {status} | `{code}` | {message} |" for status, (code, message) in DOOR.items()]
+    statuses = [
+        f"| {status} | {', '.join(f'`{kind.code}`' for kind, of in STATUS if of == status)} |"
+        for status in sorted(dict(STATUS).values())
+    ]
+    return "\n".join([
+        text,
+        "## Over HTTP", "", "The status of an error is that of its class, or of the first class above it that has one:", "",
+        "| status | errors |", "| --- | --- |", *dict.fromkeys(statuses), "",
+        "What is refused at the door, before anything raised an error:", "",
+        "| status | code | message |", "| --- | --- | --- |", *rows, "",
+    ])  # fmt: skip
 
 
 PAGES = {"declarations.md": declarations_page, "commands.md": commands, "settings.md": settings, "errors.md": errors_page}

@@ -76,7 +76,7 @@ def test_the_same_id_gets_the_same_answer_and_another_request_is_refused(client:
     assert first.id == again.id == trace_id_of("order-17")
     with pytest.raises(RequestRefused) as refused:
         client.predict(LOOP, flight(delay=99.0), id="order-17")
-    assert (refused.value.status, refused.value.code) == (409, "id_taken")
+    assert (refused.value.status, refused.value.code) == (409, "request_conflict")
 
 
 def test_outcome_is_matched_by_prediction_or_by_key(client: Client) -> None:

@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from loopwright.base.clock import Clock, RealClock
-from loopwright.base.errors import RequestRefused, Unavailable, UsageError
+from loopwright.base.errors import RequestRefused, RequestTooLarge, Unavailable, UsageError
 from loopwright.base.ids import new_id, trace_id_of
 from loopwright.records.answer import Accepted, Answer, ExplainedAnswer
 
@@ -368,7 +368,7 @@ def _content(answer: http.client.HTTPResponse) -> bytes:
     content = b"" if answer.length and answer.length > MAX_REPLY_BYTES else answer.read(None if known else MAX_REPLY_BYTES + 1)
     if (answer.length or 0) + len(content) > MAX_REPLY_BYTES:
         why = f"its body has more than {MAX_REPLY_BYTES >> 20} MiB: ask for fewer rows at a time"
-        raise RequestRefused(answer.status, "too_large", why)
+        raise RequestRefused(answer.status, RequestTooLarge.code, why)
     if not known and not answer.chunked and answer.status < 300 and content[:1] in (b"", b"{", b"["):
         # It ends where the connection does, which may be too early.
         try:

@@ -137,7 +137,7 @@ def test_explanations_are_asked_for_in_one_way(client: Client) -> None:
         assert client.post(f"{path}?{query}", WINE).json["error"]["fields"][0]["field"] in ("query", "explain")
     assert client.post(f"{path}?explain=true", {**WINE, "alcohol": "much"}).status == 422
     many = client.post(f"{path}?explain=true", [WINE] * 1001)
-    assert (many.status, many.json["error"]["code"]) == (413, "too_large")
+    assert (many.status, many.json["error"]["code"]) == (413, "request_too_large")
     assert len(client.post(f"{path}?explain=true", [WINE] * 1000).json) == 1000
 
 

@@ -44,6 +44,7 @@ LoopwrightError
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -51,7 +52,12 @@ from typing import NamedTuple
 
 
 class LoopwrightError(Exception):
-    """Base of everything loopwright raises on purpose."""
+    """Base of everything loopwright raises on purpose. `code` is its name on the wire and with `--json`: the class's in snake case."""
+
+    code = "loopwright_error"
+
+    def __init_subclass__(cls) -> None:
+        cls.code = re.sub("(?<=.)(?=[A-Z])", "_", cls.__name__).lower()
 
 
 class UsageError(LoopwrightError):

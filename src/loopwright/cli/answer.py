@@ -22,6 +22,7 @@ from loopwright.base.errors import (
 )
 from loopwright.base.printable import encoded, printable, printable_json
 from loopwright.base.settings import load_settings, unknown_settings
+from loopwright.render.http_errors import DOOR
 from loopwright.stores.home import Home
 from loopwright.verbs import Verb
 
@@ -88,7 +89,7 @@ def answer(
         if isinstance(error, OSError) and error.filename is not None and error.errno in ENVIRONMENT:
             return refuse(Unavailable(f"{error.filename!r} cannot be used: {error.strerror}"), as_json=as_json)
         if as_json:  # standard output promises a document; the traceback still goes to standard error
-            print(json_text({"error": {"code": "internal", "message": f"{type(error).__name__}: {message_of(error)}"}}))
+            print(json_text({"error": {"code": DOOR[500][0], "message": f"{type(error).__name__}: {message_of(error)}"}}))
         raise
 
 
@@ -120,17 +121,12 @@ def refuse(error: LoopwrightError, *, as_json: bool) -> int:
 
 def error_facts(error: LoopwrightError) -> dict[str, Any]:
     """An error as data: its code (`loop_not_found`), its message, the fields it names, the nearest names."""
-    facts: dict[str, Any] = {"code": code_of(error), "message": str(error)}
+    facts: dict[str, Any] = {"code": error.code, "message": str(error)}
     if isinstance(error, DeclarationInvalid | RequestInvalid):
         facts["fields"] = [{"field": p.field, "reason": p.reason} for p in error.problems]
     if isinstance(error, NotFound):
         facts["near"] = error.near
     return facts
-
-
-def code_of(error: LoopwrightError) -> str:
-    """The name of an error's class as `snake_case`."""
-    return "".join("_" + c.lower() if c.isupper() else c for c in type(error).__name__).lstrip("_")
 
 
 def json_text(value: Any) -> str:

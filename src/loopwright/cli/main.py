@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
+from loopwright.base.errors import UsageError
 from loopwright.base.printable import printable
 from loopwright.cli.coercion import Command, Group
 from loopwright.cli.signature import (
@@ -144,7 +145,7 @@ def wrong_use(error: TyperException, as_json: bool) -> int:
     context = getattr(error, "ctx", None)
     text = error.format_message()
     if as_json:
-        print(json.dumps({"error": {"code": "usage_error", "message": text}}))
+        print(json.dumps({"error": {"code": UsageError.code, "message": text}}))
     else:
         see = f"see `{context.command_path if context else PROGRAM} --help`"
         print(printable(f"{PROGRAM}: {text} ({see})", newlines=True), file=sys.stderr)

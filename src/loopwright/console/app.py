@@ -17,12 +17,13 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from loopwright.base.errors import LoopwrightError, NotFound, Overloaded, RequestInvalid, Unavailable, UsageError
+from loopwright.base.errors import Damaged, LedgerUnavailable, LoopwrightError, NotFound, RequestInvalid, Unavailable
 from loopwright.base.ids import NAME, is_trace_id
 from loopwright.base.printable import encoded
 from loopwright.console import charts, wheel
 from loopwright.console.filters import FILTERS
 from loopwright.console.pages import Cached, ErrorPage, PageSource, Verbs, home_page, loop_page, predictions_page, trace_page
+from loopwright.render.http_errors import describe, status_of
 
 if TYPE_CHECKING:
     from loopwright.stores.home import Home
@@ -40,10 +41,6 @@ ASKED = ("key", "since", "until", "flag", "package", "before")
 """What the page of predictions can be asked for."""
 QUERY = {"page": re.compile("[1-9][0-9]{0,5}"), "size": re.compile("narrow|wide"), "theme": re.compile("dark|light")}
 """What parameters of other pages may be."""
-
-STATUSES = ((NotFound, 404), (RequestInvalid, 422), (UsageError, 400), (Unavailable, 503))
-REASONS = {503: "a part of the installation does not answer just now; try again", 500: "what is asked for is damaged"}
-"""What a page says instead of an error's own text, which may name what is internal."""
 
 PAGES: tuple[tuple[str, str], ...] = (
     ("/", "the wheel of six stages with live state, and every loop"),
@@ -158,14 +155,12 @@ def _answer(request: Request, ask: Callable[[], msgspec.Struct], template: str, 
 
 
 def _refusal(error: LoopwrightError, *, as_json: bool) -> Response:
-    status = next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
-    code = "".join("_" + c.lower() if c.isupper() else c for c in type(error).__name__).lstrip("_")
-    told = status < 500 or type(error) in (Overloaded, Unavailable)  # these name nothing internal
-    page = ErrorPage(status=status, code=code, message=str(error) if told else REASONS[status])
+    status, described = status_of(error), describe(error)
     if as_json:
-        reply = _json({"error": {"code": page.code, "message": page.message}}, status)
+        reply = _json(described, status)
     else:
-        reply = _html("error.html", status, page=page, path="")
+        said = described["error"]["message"] if isinstance(error, Damaged | LedgerUnavailable) else str(error)
+        reply = _html("error.html", status, page=ErrorPage(status=status, code=error.code, message=said), path="")
     if status == 503:
         reply.headers["retry-after"] = "2"
     return reply

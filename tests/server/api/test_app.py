@@ -108,7 +108,7 @@ def test_compressed_bodies_are_415(client: Client) -> None:
 def test_a_body_over_the_limit_is_413(client: Client) -> None:
     huge = b" " * (10 * 2**20) + text(flight())
     reply = client.post(PREDICT, huge)
-    assert (reply.status, reply.json["error"]["code"]) == (413, "too_large")
+    assert (reply.status, reply.json["error"]["code"]) == (413, "request_too_large")
     assert client.post(PREDICT, b" " * (9 * 2**20) + text(flight())).status == 200
 
 
@@ -185,7 +185,7 @@ def test_ids_of_requests(client: Client) -> None:
     assert is_trace_id(words.json["id"])
     assert client.post(PREDICT, flight(4), x_request_id="order#17").json == words.json
     conflict = client.post(PREDICT, flight(5), x_request_id="order#17")
-    assert (conflict.status, conflict.json["error"]["code"]) == (409, "id_taken")
+    assert (conflict.status, conflict.json["error"]["code"]) == (409, "request_conflict")
     assert conflict.json["error"]["id"] == "order#17"
     assert client.post(PREDICT, flight(4), x_request_id="x" * 129).status == 400
 
@@ -196,7 +196,7 @@ def test_a_client_says_how_long_it_waits(client: Client) -> None:
     assert client.post(PREDICT, [flight(i) for i in range(500)], x_timeout_ms="0").json[7]["flags"] == ["degraded"]
     for wrong in ("-1", "1.5", "soon", "1" * 10, ""):
         reply = client.post(PREDICT, flight(), x_timeout_ms=wrong)
-        assert (reply.status, reply.json["error"]["code"]) == (400, "malformed")
+        assert (reply.status, reply.json["error"]["code"]) == (400, "request_malformed")
 
 
 def test_a_repeated_list_is_logged_once(client: Client, server: Server) -> None:
@@ -331,7 +331,7 @@ def test_metrics(client: Client) -> None:
     samples = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in found.splitlines() if line[0] != "#"}
     assert samples[f'loopwright_predictions_total{{arm="champion",loop="{LOOP}"}}'] > 0
     assert samples[f'loopwright_flags_total{{flag="out_of_range",loop="{LOOP}"}}'] > 0
-    assert samples[f'loopwright_request_errors_total{{code="malformed",loop="{LOOP}"}}'] > 0
+    assert samples[f'loopwright_request_errors_total{{code="request_malformed",loop="{LOOP}"}}'] > 0
     assert sum(name.startswith("loopwright_serving_info") for name in samples) == 1
 
 

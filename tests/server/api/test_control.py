@@ -100,7 +100,7 @@ def test_idempotency_key_sent_again_changes_nothing_and_gives_the_same_answer(
     assert {**again.json, "workers": []} == {**first.json, "workers": []}
     assert rollback(home, LOOP, request_id=f"key-of-{header}").generation == generation, "from another process"
     other = control_client.post("/api/rollback", {"loop": LOOP, "to": "yesterday"}, **{header: f"key-of-{header}"})
-    assert (other.status, other.json["error"]["code"]) == (409, "id_taken")
+    assert (other.status, other.json["error"]["code"]) == (409, "request_conflict")
     assert control_client.post("/api/rollback", {"loop": LOOP}, **{header: "no key"}).status == 400
     assert control_client.post("/api/rollback", {"loop": LOOP}, **{header: "k" * 129}).status == 400
     now = releases.serving(home, LOOP)

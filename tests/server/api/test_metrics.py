@@ -21,8 +21,8 @@ def test_of_many_loops_the_first_have_names_and_the_others_are_counted_together(
         metrics.swapped(f"l{i}", f"{i:064d}")
         metrics.ran(f"l{i}", [prediction("degraded")])
         metrics.answered(f"l{i}", 0.003)
-        metrics.failed(f"l{i}", "invalid")
-    metrics.failed("", "invalid")
+        metrics.failed(f"l{i}", "request_invalid")
+    metrics.failed("", "request_invalid")
     text = metrics.text().decode()
     named = f"l{MOST_LOOPS - 1}"
     for line in (
@@ -30,8 +30,8 @@ def test_of_many_loops_the_first_have_names_and_the_others_are_counted_together(
         f'loopwright_predictions_total{{arm="champion",loop="{OTHERS}"}} 50.0',
         f'loopwright_degraded_total{{loop="{OTHERS}"}} 50.0',
         f'loopwright_request_seconds_count{{loop="{OTHERS}"}} 50.0',
-        f'loopwright_request_errors_total{{code="invalid",loop="{OTHERS}"}} 50.0',
-        'loopwright_request_errors_total{code="invalid",loop=""} 1.0',
+        f'loopwright_request_errors_total{{code="request_invalid",loop="{OTHERS}"}} 50.0',
+        'loopwright_request_errors_total{code="request_invalid",loop=""} 1.0',
         f'loopwright_swaps_total{{loop="{OTHERS}"}} 50.0',
     ):
         assert line in text, line
@@ -44,7 +44,7 @@ def test_counts_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics.ran("a", [prediction(), prediction("degraded", "out_of_range:x", "out_of_range:y")])
     metrics.answered("a", 0.003)
     metrics.accepted("a", 3)
-    metrics.failed("a", "invalid")
+    metrics.failed("a", "request_invalid")
     metrics.unlogged("a", 2)
     metrics.refused("a", "damaged")
     metrics.swapped("a", "1" * 64)
@@ -58,7 +58,7 @@ def test_counts_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
         'loopwright_flags_total{flag="out_of_range",loop="a"} 2.0',
         'loopwright_request_seconds_bucket{le="0.005",loop="a"} 1.0',
         'loopwright_outcomes_total{loop="a"} 3.0',
-        'loopwright_request_errors_total{code="invalid",loop="a"} 1.0',
+        'loopwright_request_errors_total{code="request_invalid",loop="a"} 1.0',
         'loopwright_unlogged_total{loop="a"} 2.0',
         'loopwright_packages_refused_total{loop="a"} 1.0',
         'loopwright_swaps_total{loop="a"} 2.0',
@@ -76,7 +76,7 @@ def test_series_exist_before_the_first_event_and_only_the_current_package_is_tol
         'loopwright_predictions_total{arm="champion",loop="a"} 0.0',
         'loopwright_degraded_total{loop="a"} 0.0',
         'loopwright_unlogged_total{loop="a"} 0.0',
-        'loopwright_request_errors_total{code="invalid",loop="a"} 0.0',
+        'loopwright_request_errors_total{code="request_invalid",loop="a"} 0.0',
         'loopwright_request_errors_total{code="unauthorized",loop=""} 0.0',
         'loopwright_request_seconds_count{loop="a"} 0.0',
         'loopwright_traced_requests_total{what="lost"} 0.0',

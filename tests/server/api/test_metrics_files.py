@@ -116,7 +116,7 @@ with running(opened_home, workers=2, check=False) as server:
     assert server.state.workers == workers
     assert server.process.poll() is None
     (home / "fill").unlink()
-    until(lambda: 'code="invalid"' in client.get("/metrics").body.decode(), 60)
+    until(lambda: 'code="request_invalid"' in client.get("/metrics").body.decode(), 60)
 """
 
 

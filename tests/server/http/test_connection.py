@@ -46,7 +46,7 @@ def send(client: Client, *parts: bytes, pause: float = 0.0) -> bytes:
 def test_large_headers_are_431(client: Client, size: int) -> None:
     answer = send(client, HEAD + b"X-Large: " + b"x" * size + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 431")
-    assert b'"code":"headers"' in answer
+    assert b'"code":"headers_too_large"' in answer
 
 
 def test_repeated_headers_are_counted(client: Client) -> None:

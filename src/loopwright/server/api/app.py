@@ -21,6 +21,7 @@ from loopwright.deploy.serving.explanations import most_rows, refuse
 from loopwright.deploy.serving.registry import InService
 from loopwright.records.answer import Answer, ExplainedAnswer
 from loopwright.records.prediction import Prediction
+from loopwright.render.http_errors import DOOR, describe, describe_status, status_of
 from loopwright.server.api import oip, openapi, repository
 from loopwright.server.api.access import Access
 from loopwright.server.api.batches import Batches, Found
@@ -29,7 +30,6 @@ from loopwright.server.api.request_ids import ask, client_id, deadline, explains
 from loopwright.server.api.routes import DATA_ROUTES, Match, Route, Routes
 from loopwright.server.api.spans import RequestTiming, Spans, traceresponse
 from loopwright.server.http.connection import JSON, Headers, Reply, Request, refusal
-from loopwright.server.http.status import CODES, describe, describe_status, status_of
 from loopwright.server.http.wire import is_plain
 
 INLINE_BYTES = 64 * 1024
@@ -167,8 +167,8 @@ class DataPlane:
         if not isinstance(error, LoopwrightError):
             LOG.error("request %s failed", id, exc_info=error)
             return self._refused(500, request, id)
-        status, code = status_of(error)
-        self._count(request, code, status, id)
+        status = status_of(error)
+        self._count(request, error.code, status, id)
         described = describe(error, id)
         if request.path.startswith(_PROTOCOLS):
             described = oip.error(described)
@@ -194,7 +194,7 @@ class DataPlane:
 
     def _refused(self, status: int, request: Request, id: str = "") -> Reply:
         reply = refusal(status, id or self._id_of(request.headers))
-        self._count(request, CODES[status][0], status, reply.id)
+        self._count(request, DOOR[status][0], status, reply.id)
         if request.path.startswith(_PROTOCOLS):
             reply = reply._replace(body=_encode(oip.error(describe_status(status, reply.id))))
         if status == 401:

@@ -25,11 +25,11 @@ from loopwright.base.printable import encoded
 from loopwright.base.supervision import state, states
 from loopwright.console.app import routes as console_routes
 from loopwright.deploy.serving.decode import parse
+from loopwright.render.http_errors import describe, describe_status, status_of
 from loopwright.server.api.access import Access
 from loopwright.server.api.callers import Caller
 from loopwright.server.api.routes import Permission, Route, check_routes
 from loopwright.server.http.slots import Slots
-from loopwright.server.http.status import describe, describe_status, status_of
 from loopwright.stores.home import Home
 from loopwright.verbs import VERBS, Verb
 
@@ -105,7 +105,7 @@ def _endpoint(home: Home, access: Access, verb: Verb, slots: Mapping[str, Slots]
         except ClientDisconnect:  # in the middle of its arguments: nobody gets this
             return _json(describe_status(400), 400)
         except LoopwrightError as error:
-            status, _ = status_of(error)
+            status = status_of(error)
             return _json(describe(error), status, {"retry-after": "1"} if status == 503 else {})
         except Exception as error:  # noqa: BLE001  # nothing internal goes out, and the server lives
             traceback.print_exception(error, file=sys.stderr)

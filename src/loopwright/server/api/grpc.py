@@ -21,6 +21,7 @@ from loopwright.base.supervision import Pool, Repeating
 from loopwright.deploy.serving.engine import Ask, Router
 from loopwright.deploy.serving.registry import InService
 from loopwright.records.prediction import Prediction
+from loopwright.render.http_errors import DOOR, describe, status_of
 from loopwright.server.api import oip
 from loopwright.server.api.access import Access
 from loopwright.server.api.batches import Batches, Found
@@ -33,7 +34,6 @@ from loopwright.server.api.routes import Permission
 from loopwright.server.api.spans import RequestTiming, Spans, traceresponse
 from loopwright.server.http.admission import SPARE_PLACES, Admission
 from loopwright.server.http.connection import ADDRESS_SHARE, ARRIVAL_SECONDS, CONNECTIONS, MOST_BYTES
-from loopwright.server.http.status import CODES, describe, status_of
 
 MOST_CALLS = 512
 """So many calls are answered at once, and as many may be arriving; health has places of its own."""
@@ -191,8 +191,8 @@ class Door:
             # A page in a browser cannot speak gRPC, so there is no Host to be forged.
             headers = {**_headers(context), b"host": b"localhost"}
             if status := self._access.refuse(permission, headers, address_of(context.peer())):
-                self._metrics.failed("", CODES[status][0])
-                await context.abort(_STATUS[status], CODES[status][1])
+                self._metrics.failed("", DOOR[status][0])
+                await context.abort(_STATUS[status], DOOR[status][1])
             loop, body = "", None
             try:
                 body = await arriving.message(aiter(messages), address_of(context.peer()))
@@ -211,8 +211,8 @@ class Door:
                 made: bytes = (await answer(message, headers, context)).SerializeToString()
                 return made
             except Late:
-                self._metrics.failed("", CODES[408][0])
-                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, CODES[408][1])
+                self._metrics.failed("", DOOR[408][0])
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, DOOR[408][1])
             except LoopwrightError as error:
                 code, text, trailing = self._failure(error, loop)
                 if self._spans is not None and kind == "ModelInferRequest":
@@ -221,8 +221,8 @@ class Door:
                     self._spans.failed("infer", known, request_id(headers) or os.urandom(16).hex(), headers, 0.0, about)
             except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets a status and the server lives
                 LOG.error("%s over gRPC failed", kind, exc_info=error)
-                self._metrics.failed("", CODES[500][0])
-                code, text, trailing = grpc.StatusCode.INTERNAL, CODES[500][1], ()
+                self._metrics.failed("", DOOR[500][0])
+                code, text, trailing = grpc.StatusCode.INTERNAL, DOOR[500][1], ()
             finally:
                 if body is not None:
                     self._held -= len(body)
@@ -234,7 +234,7 @@ class Door:
 
     def _failure(self, error: LoopwrightError, loop: str) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
         """The status of an error, its text, and when to try again."""
-        status, code = status_of(error)
+        status, code = status_of(error), error.code
         self._metrics.failed(loop if self._registry.knows(loop) else "", code)
         text: str = oip.error(describe(error))["error"]
         again = (("grpc-retry-pushback-ms", "1000"),) if status == 503 else ()

@@ -19,14 +19,14 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from loopwright.base import log_lines
-from loopwright.base.errors import LibraryChanged
+from loopwright.base.errors import LibraryChanged, LogUnavailable, Overloaded, RequestInvalid, RequestMalformed, Unavailable
 from loopwright.base.internals import internal
 from loopwright.base.supervision import state, states
 from loopwright.deploy.serving.package_cache import Load
 from loopwright.records.prediction import Prediction
+from loopwright.render.http_errors import DOOR
 from loopwright.server.api.metrics_files import install, write_all
 from loopwright.server.api.repository import Statistics
-from loopwright.server.http.status import CODES, STATUS
 from loopwright.stores.upkeep_state import LoopState, read_upkeep_state
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -36,8 +36,7 @@ MOST_LOOPS = 256
 """So many loops are counted by name: each takes 20 KB, and a share of the time to write them out."""
 
 OTHERS = "(others)"
-_CODES = sorted({*(code for _, _, code in STATUS), *(code for code, _ in CODES.values())})
-_EARLY_CODES = ("invalid", "malformed", "overloaded", "unavailable", "log_unavailable", "internal")
+_EARLY_CODES = [e.code for e in (RequestInvalid, RequestMalformed, Overloaded, Unavailable, LogUnavailable)] + [DOOR[500][0]]
 """Codes of errors whose series exist for each loop before the first one."""
 
 _SEVERITIES = ("info", "warning", "critical")
@@ -206,7 +205,7 @@ class Metrics:
         self._evictions = Counter(
             "loopwright_packages_evicted", "Packages that went because others needed the memory", registry=own
         )
-        for code in _CODES:
+        for code in sorted({*_EARLY_CODES, *(code for code, _ in DOOR.values())}):
             self._errors.labels("", code)
         for what in ("sent", "lost"):
             self._traces.labels(what)

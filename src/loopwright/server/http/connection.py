@@ -23,8 +23,8 @@ import httptools
 import msgspec
 
 from loopwright.base.errors import Overloaded, RequestTooLarge
+from loopwright.render.http_errors import describe_status
 from loopwright.server.http.admission import Admission, Peer
-from loopwright.server.http.status import describe_status
 from loopwright.server.http.wire import VERSIONS, read_plain, without_upgrade
 
 HEADER_BYTES = 16 * 1024
@@ -56,7 +56,7 @@ class Reply(NamedTuple):
 
 
 def refusal(status: int, id: str = "") -> Reply:
-    """The answer to what is refused at the door (`status.CODES`)."""
+    """The answer to what is refused at the door (`http_errors.DOOR`)."""
     return Reply(status, _encode(describe_status(status, id)), id=id)
 
 

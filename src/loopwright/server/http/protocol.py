@@ -6,9 +6,9 @@ import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from loopwright.render.http_errors import describe_status
 from loopwright.server.http.admission import Admission, Peer
 from loopwright.server.http.connection import ARRIVAL_SECONDS, HEADER_BYTES
-from loopwright.server.http.status import describe_status
 from loopwright.server.http.wire import VERSIONS, is_plain, read_plain, without_upgrade
 
 HEALTH_PATHS = (b"/livez", b"/readyz")
