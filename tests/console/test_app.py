@@ -272,7 +272,7 @@ def test_parameter_of_a_page_that_cannot_be_is_refused_by_name(address: str, que
     status, _, body = get(address + query)
     error = json.loads(body)["error"]
     assert (status, error["code"]) == (422, "request_invalid")
-    assert query.partition("?")[2].partition("=")[0] in error["message"]
+    assert [f["field"] for f in error["fields"]] == [query.partition("?")[2].partition("=")[0]]
 
 
 @pytest.mark.parametrize("query", ["size=huge", "theme=x", "width=1"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from loopwright.base.clock import Clock, RealClock
+from loopwright.base.files import replace_file
 from loopwright.base.holder import boot_id
 
 JUMP_SECONDS = 60.0
@@ -37,9 +38,7 @@ def jump(home: Path, clock: Clock) -> str:
     mark, why = _look(home, clock)
     if mark != _read(home):
         home.mkdir(parents=True, exist_ok=True)
-        temporary = home / f".{FILE}"
-        temporary.write_bytes(msgspec.json.encode(mark))
-        temporary.replace(home / FILE)
+        replace_file(home / FILE, msgspec.json.encode(mark), durable=False)
     return why
 
 

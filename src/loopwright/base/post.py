@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from loopwright.base.errors import AddressRefused
-from loopwright.base.regular_file import read_named
+from loopwright.base.files import read_named
 from loopwright.base.settings import Settings
 from loopwright.base.supervision import start
 

@@ -20,6 +20,7 @@ import msgspec
 
 from loopwright.base import failpoints
 from loopwright.base.errors import LoopwrightError
+from loopwright.base.files import replace_file
 from loopwright.base.log_lines import say
 
 FIRST_PAUSE = 0.1
@@ -74,10 +75,8 @@ class _Registry:
     def _write(self) -> None:
         if self._path is None:
             return
-        temporary = self._path.with_name(f".{self._path.name}")
         with suppress(OSError):  # no room, or no descriptor to be had: with the next change
-            temporary.write_bytes(msgspec.json.encode(self._state()))
-            temporary.rename(self._path)
+            replace_file(self._path, msgspec.json.encode(self._state()), durable=False)
 
 
 _registry = _Registry()

@@ -3,7 +3,7 @@
 import re
 
 from loopwright.base.errors import SettingInvalid
-from loopwright.base.regular_file import read_named
+from loopwright.base.files import read_named
 from loopwright.base.settings import Settings
 
 TOKENS_BYTES = 2**20

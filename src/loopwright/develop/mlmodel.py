@@ -16,8 +16,8 @@ import onnx
 import pyarrow as pa
 
 from loopwright.base.errors import PackageRefused
+from loopwright.base.files import read_regular
 from loopwright.base.ids import digest
-from loopwright.base.regular_file import read_regular
 from loopwright.graph.columns import ARROW_TYPES, arrow_feed
 from loopwright.graph.session import Graph
 from loopwright.records.declarations import Column

@@ -1,9 +1,10 @@
 """What upkeep found in its last round, in a file where workers can tell it as metrics without asking the ledger."""
 
-import os
 from pathlib import Path
 
 import msgspec
+
+from loopwright.base.files import replace_file
 
 LEASE_SECONDS = 60.0
 """The lease of who tends; it is renewed three times in that."""
@@ -41,9 +42,7 @@ class UpkeepState(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_upkeep_state(folder: Path, state: UpkeepState) -> None:
     """Tell the workers. Raises OSError."""
-    temporary = folder / f".{_FILE}.{os.getpid()}"
-    temporary.write_bytes(msgspec.json.encode(state))
-    temporary.replace(folder / _FILE)
+    replace_file(folder / _FILE, msgspec.json.encode(state), durable=False)
 
 
 def read_upkeep_state(folder: Path) -> UpkeepState | None:

@@ -10,7 +10,6 @@ decision are learnt from.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -31,6 +30,7 @@ from loopwright.base.errors import (
     RecordNotFound,
     first_line,
 )
+from loopwright.base.files import move_file
 from loopwright.base.ids import digest, new_id
 from loopwright.data.examples import asof
 from loopwright.data.examples.context import SLACK
@@ -411,10 +411,9 @@ def _write(
         with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
             for batch in examples:
                 writer.write_table(pa.Table.from_batches([batch]).cast(schema))
-        with unfinished.open("rb+") as file:
+        with unfinished.open("rb") as file:
             name = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-        unfinished.replace(folder / f"{name}.parquet")
+        move_file(unfinished, folder / f"{name}.parquet")
     finally:
         unfinished.unlink(missing_ok=True)
     return {"digest": name, "rows": rows, **labels._asdict(), "first": _moment(first), "last": _moment(last)}

@@ -15,9 +15,9 @@ import msgspec
 from loopwright.base import failpoints
 from loopwright.base.clock import Clock
 from loopwright.base.errors import Damaged, ReleaseConflict, Unavailable
+from loopwright.base.files import read_regular, replace_file
 from loopwright.base.ids import NAME, scoped_name
 from loopwright.base.lock import FileLock
-from loopwright.base.regular_file import read_regular
 from loopwright.records.declarations import Table
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import LoopRecord
@@ -133,22 +133,9 @@ def change(path: Path, decide: Callable[[ReleaseFile | None], ReleaseFile | None
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Replace a file: synced before it gets its name, so that a reader sees the old one or the new one."""
+    """Replace a file in a folder that is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, data)
 
 
 def _note(path: Path) -> None:
@@ -159,9 +146,7 @@ def _note(path: Path) -> None:
             file.write(line)
             if file.tell() <= MOST_NOTED:
                 return
-        temporary = noted.with_name(f".{noted.name}.{os.getpid()}.{os.urandom(4).hex()}")
-        temporary.write_bytes(line)
-        temporary.rename(noted)
+        replace_file(noted, line, durable=False)
     except OSError:  # a full disk: what was written is found all the same, later
         return
 

@@ -20,6 +20,7 @@ import msgspec
 
 from loopwright.base import log_lines
 from loopwright.base.errors import LoopwrightError, Unavailable
+from loopwright.base.files import replace_file
 from loopwright.base.holder import Holder, this_process
 from loopwright.base.supervision import Component, Repeating, report_to
 from loopwright.deploy.serving.heartbeat import FOLDER, Heartbeat
@@ -374,10 +375,8 @@ class Supervisor:
             grpc=self._grpc,
         )
         path = self._home.path / "serve.json"
-        temporary = path.with_name(f".serve.{os.getpid()}.json")
         try:
-            temporary.write_bytes(msgspec.json.encode(state))
-            temporary.rename(path)
+            replace_file(path, msgspec.json.encode(state), durable=False)
         except OSError as error:  # a full disk: the next round tries again
             log_lines.say("state", f"serve.json is not written: {error.strerror}")
         else:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from loopwright.base import failpoints
 from loopwright.base.errors import first_line
+from loopwright.base.files import replace_file, sync
 from loopwright.base.ids import digest
 from loopwright.records.entries import Problem
 
@@ -55,17 +56,13 @@ def seal(folder: Path, version: int) -> None:
         (folder / "_sums").mkdir(exist_ok=True)
         sums = [{str(path.relative_to(folder)): _synced_digest(path) for path in _files(folder, number)} for number in new]
         if (hint := folder / "_delta_log" / _LAST_CHECKPOINT).exists():
-            _sync(hint)
+            sync(hint)
         # A new table's own name, too, and that of the lake.
         for directory in (folder / "_delta_log", folder, *([*folder.parents][:2] if 0 in new else [])):
-            _sync(directory)
+            sync(directory)
         failpoints.hit("lake.seal.synced")
         for number, sum in zip(new, sums, strict=True):
-            temporary = folder / "_sums" / f".{number}"
-            temporary.write_bytes(msgspec.json.encode(sum))
-            _sync(temporary)
-            temporary.replace(_sums_file(folder, number))
-        _sync(folder / "_sums")
+            replace_file(_sums_file(folder, number), msgspec.json.encode(sum))
 
 
 def take_back(folder: Path) -> bool:
@@ -96,13 +93,7 @@ def forget(folder: Path, files: set[str]) -> None:
         for path in sorted((folder / "_sums").glob("*.json")):
             sums = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
             if sums.keys() & files:
-                temporary = folder / "_sums" / f".{path.stem}"
-                temporary.write_bytes(
-                    msgspec.json.encode({file: _GONE if file in files else sum for file, sum in sums.items()})
-                )
-                _sync(temporary)
-                temporary.replace(path)
-        _sync(folder / "_sums")
+                replace_file(path, msgspec.json.encode({file: _GONE if file in files else sum for file, sum in sums.items()}))
 
 
 def forgotten(folder: Path) -> bool:
@@ -215,16 +206,8 @@ def _files(folder: Path, version: int) -> list[Path]:
 
 
 def _synced_digest(path: Path) -> str:
-    _sync(path)
+    sync(path)
     return digest(path.read_bytes())
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _differs(path: Path, sum: str) -> str | None:

@@ -4,13 +4,14 @@ After each commit the newest entry is noted in `home/ledger.json`. The note neve
 another in its place, leaves it as it is, until somebody restores the ledger or removes the note.
 """
 
-import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+
+from loopwright.base.files import replace_file
 
 
 class SeenEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +79,4 @@ class SeenLedger:
         if before is not None and before.sequence >= mark.sequence:
             return
         with suppress(OSError):  # a full disk: the next one notes it
-            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.{threading.get_ident()}")
-            temporary.write_bytes(msgspec.json.encode(mark))
-            temporary.replace(self.path)
+            replace_file(self.path, msgspec.json.encode(mark), durable=False)

@@ -18,8 +18,8 @@ import msgspec
 
 from loopwright.base import failpoints
 from loopwright.base.errors import PackageNotFound, PackageRefused
+from loopwright.base.files import read_regular, replace_file, sync
 from loopwright.base.ids import digest
-from loopwright.base.regular_file import read_regular
 from loopwright.records.declarations import Column
 from loopwright.records.entries import Problem
 from loopwright.records.evaluation import Evaluation
@@ -146,19 +146,17 @@ class Packages:
         temporary.mkdir(mode=0o755)
         try:
             for file, data in files.items():
-                with (temporary / file).open("wb") as out:
-                    out.write(data)
-                    out.flush()
-                    os.fsync(out.fileno())
+                (temporary / file).write_bytes(data)
+                sync(temporary / file)
                 failpoints.hit("package.partly")
-            _sync_folder(temporary)
+            sync(temporary)
             try:
                 temporary.rename(self.folder / name)
             except OSError:
                 if not (self.folder / name).is_dir():  # else somebody wrote the same package meanwhile
                     raise
             failpoints.hit("package.renamed")
-            _sync_folder(self.folder)
+            sync(self.folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -198,12 +196,7 @@ class Packages:
         self._probed.add(digest)
         with suppress(OSError):
             (self.folder / _PROBED).mkdir(exist_ok=True)
-            temporary = self.folder / _PROBED / f".{digest}.{os.getpid()}.{os.urandom(4).hex()}"
-            try:
-                temporary.write_bytes(self._mark())
-                temporary.rename(self.folder / _PROBED / digest)
-            finally:
-                temporary.unlink(missing_ok=True)
+            replace_file(self.folder / _PROBED / digest, self._mark(), durable=False)
 
     def _mark(self) -> bytes:
         """What a mark holds: it counts in the folder that it was made in only, for one that came with a stranger's packages says nothing."""
@@ -339,14 +332,6 @@ def _checked(folder: int, name: str, package: str, info: FileInfo) -> bytes:
     if digest(data) != info.sha256:
         raise PackageRefused(package, f"the SHA-256 of {name} is {digest(data)[:12]}, the manifest says {info.sha256[:12]}")
     return data
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _alive(pid: str) -> bool:

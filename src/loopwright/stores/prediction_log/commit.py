@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from loopwright.base import failpoints
 from loopwright.base.errors import Damaged, LogUnavailable, Unavailable
+from loopwright.base.files import sync
 from loopwright.base.ids import check_name
 from loopwright.records.entries import Problem
 from loopwright.stores.home import Home
@@ -35,7 +36,6 @@ from loopwright.stores.prediction_log.segment import (
     parse_segment,
     read_segment,
     seal_file,
-    sync_folder,
     table_name,
 )
 
@@ -132,7 +132,7 @@ class _Committer:
     def _note_committed(self) -> None:
         if not self.committed.exists():
             self.committed.touch()
-            sync_folder(self.folder.parent)
+            sync(self.folder.parent)
 
     def _writer(self, writer: str, paths: dict[int, Path]) -> int:
         committed = cursor(self.home, self.table, writer)
@@ -185,7 +185,7 @@ class _Committer:
             if i == (len(group) + 1) // 2:
                 failpoints.hit("log.commit.half")
             self._retire(segment)
-        sync_folder(self.folder)
+        sync(self.folder)
         return rows
 
     def _table(self, records: list[Any]) -> pa.Table:
@@ -256,7 +256,7 @@ class _Committer:
             # Complete but for its name; or damaged, and then it is read as far as it goes and kept as it was found.
             os.fsync(fd)
             path.rename(path.with_suffix(".sealed"))
-            sync_folder(self.folder)
+            sync(self.folder)
             return
         end = len(data)
         if segment.torn is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from loopwright.base.files import replace_file
 from loopwright.stores.prediction_log.segment import KINDS, log_folder
 
 _FILE = "damaged.json"
@@ -25,9 +26,7 @@ def note(home: Path, counts: Mapping[str, int]) -> None:
     folder = home / "log"
     if not folder.is_dir() or counts == noted(home):
         return
-    temporary = folder / f".{_FILE}"
-    temporary.write_bytes(msgspec.json.encode(counts))
-    temporary.replace(folder / _FILE)
+    replace_file(folder / _FILE, msgspec.json.encode(counts), durable=False)
 
 
 def noted(home: Path) -> dict[str, int]:

@@ -30,6 +30,7 @@ import msgspec
 
 from loopwright.base import failpoints
 from loopwright.base.errors import Damaged
+from loopwright.base.files import sync
 from loopwright.records.entries import Problem
 from loopwright.records.prediction import OutcomeRow, Prediction
 
@@ -177,16 +178,7 @@ def seal_file(fd: int, path: Path, foot: bytes) -> None:
     failpoints.hit("log.seal.synced")
     path.rename(path.with_suffix(".sealed"))
     failpoints.hit("log.seal.renamed")
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a folder's names durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync(path.parent)
 
 
 def read_segment(path: Path, kind: str) -> LogSegment:

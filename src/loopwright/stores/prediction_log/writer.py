@@ -24,6 +24,7 @@ import msgspec
 
 from loopwright.base import failpoints
 from loopwright.base.errors import LogUnavailable
+from loopwright.base.files import sync
 from loopwright.base.supervision import start
 from loopwright.records.prediction import OutcomeRow, Prediction
 from loopwright.stores.prediction_log.segment import (
@@ -35,7 +36,6 @@ from loopwright.stores.prediction_log.segment import (
     header,
     seal_file,
     seed,
-    sync_folder,
 )
 
 _LENGTH_CRC = Struct(">II")
@@ -204,7 +204,7 @@ class LogWriter:
     def _sync_names(self, segment: _Open) -> None:
         """Make the name of a segment durable; with the writer's first those of the folders, which may be new."""
         for folder in (self.folder, *([*self.folder.parents][:3] if segment.number == 0 else [])):
-            sync_folder(folder)
+            sync(folder)
         segment.named = True
 
     def _lose(self) -> None:

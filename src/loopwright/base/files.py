@@ -1,0 +1,62 @@
+"""Files: replacing one in a single step, syncing, and reading one that may be anything.
+
+Only a regular file is read, so a pipe, device or socket hangs nobody and no link leads outside.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+
+def read_named(path: Path | str, limit: int) -> bytes:
+    """As `read_regular`, of a file that a setting names: links are followed (mounted secrets are links)."""
+    return read_regular(Path(path).resolve(), limit)
+
+
+def read_regular(path: Path | str, limit: int, *, folder: int | None = None) -> bytes:
+    """The bytes of a regular file, at most `limit + 1` of them: more than `limit` means that it is larger.
+
+    Args:
+        path: where it is; relative to `folder`, the descriptor of an open directory, where there is one.
+
+    Raises OSError, also for a link and for what is no regular file.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for whoever writes into it.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    with os.fdopen(os.open(path, flags, dir_fd=folder), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(0, "it is no regular file", str(path))
+        return file.read(limit + 1)
+
+
+def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace a file in one step: a reader sees the old one or the new one, never a part. Raises OSError.
+
+    Args:
+        durable: survive a power cut: the bytes are synced before the file gets its name, its folder after. What is written anew by the
+            next start, or within seconds, needs no sync.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        temporary.write_bytes(data)
+        move_file(temporary, path, durable=durable)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def move_file(temporary: Path, path: Path, *, durable: bool = True) -> None:
+    """Give a file that is complete its name, in place of the one that has it. Raises OSError."""
+    if durable:
+        sync(temporary)
+    temporary.replace(path)
+    if durable:
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
