@@ -102,7 +102,8 @@ def prepare(folder: Path, _: Given) -> Given:
 
 def whole_build(folder: Path, given: Given) -> Given:
     """`examples.build`: requests, context, outcomes, written and digested. Seconds and peak memory."""
-    from loopwright.data.examples.build import build, load
+    from loopwright.data.examples.build import build
+    from loopwright.stores.examples import read_examples
 
     loop = flights(folder)
     before = peak_mib()
@@ -112,7 +113,7 @@ def whole_build(folder: Path, given: Given) -> Given:
         made = build(home, loop_name="bench", requests=loop.requests, context=context, outcome=loop.outcome, as_of=AFTER)
         seconds, peak = time.perf_counter() - start, peak_mib()
         cpu = time.process_time() - cpu
-        rows = load(home, made).select(["flight_id", *COLUMNS]).sort_by("flight_id")
+        rows = read_examples(home, made.digest).select(["flight_id", *COLUMNS]).sort_by("flight_id")
         pq.write_table(rows, folder / "ours.parquet")
     return {"seconds": seconds, "cpu": cpu, "rows": made.rows, "peak_mib": peak, "before_mib": before}
 
@@ -288,11 +289,11 @@ def graph(folder: Path, given: Given) -> Given:
     """The flights' features with 200 trees as one graph, and the trees alone on a ready matrix: microseconds, in turns."""
     import lightgbm
 
-    from loopwright.data.examples.build import load
     from loopwright.develop.evaluate import loading
     from loopwright.graph.columns import arrow_feed
     from loopwright.graph.session import Graph
     from loopwright.records.examples import Examples
+    from loopwright.stores.examples import read_examples
     from loopwright.turn import turn
 
     settings: Given = {
@@ -312,7 +313,7 @@ def graph(folder: Path, given: Given) -> Given:
         turn(home, loop, until="develop")
         manifests = {home.packages.manifest(d).candidate: d for d in home.packages.list()}
         package = home.packages.read(manifests["lightgbm"])
-        rows = load(home, home.ledger.find(Examples)[0].record).slice(0, 60_000)
+        rows = read_examples(home, home.ledger.find(Examples)[0].record.digest).slice(0, 60_000)
         whole = Graph(package.files["model.onnx"])
         many = arrow_feed(whole, package.columns, rows)
         matrix = whole.run(many, ["features"])["features"]

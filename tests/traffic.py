@@ -8,6 +8,8 @@ from typing import Any
 import ndonnx as ndx
 import ndonnx.extensions as nde
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tests.admitted import unprobed
 
 from loopwright.base.clock import SimulatedClock
@@ -223,6 +225,15 @@ def lineage_without(*unused: str) -> Lineage:
         features={name: [name] for name in COLUMNS if name not in unused},
         columns={name: Origin(of=[f"requests.{name}"]) for name in COLUMNS},
     )
+
+
+def examples_file(home: Home, rows: pa.Table) -> str:
+    """Write a file of examples under the SHA-256 of its bytes, which is returned."""
+    written = home.folder("examples") / "unfinished"
+    pq.write_table(rows, written)
+    name = digest(written.read_bytes())
+    written.rename(written.with_name(f"{name}.parquet"))
+    return name
 
 
 class World:

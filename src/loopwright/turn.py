@@ -18,7 +18,7 @@ from loopwright.base.progress import Progress, Silent
 from loopwright.base.supervision import Repeating
 from loopwright.base.text import count
 from loopwright.business.value import expected, money_over_heuristic
-from loopwright.data.examples.build import build, load
+from loopwright.data.examples.build import build
 from loopwright.data.examples.context import needs
 from loopwright.data.examples.lineage import lineage
 from loopwright.data.ingest.ingestion import put_contract
@@ -37,6 +37,7 @@ from loopwright.records.package import Lineage
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
 from loopwright.scope.declare import declare
 from loopwright.stores import openlineage
+from loopwright.stores.examples import read_examples
 from loopwright.stores.home import Home
 from loopwright.stores.ledger import Entry
 from loopwright.stores.outcomes.rescore import SegmentPackages, segment_packages
@@ -486,7 +487,7 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         scope=loop.scope,
         guards=loop.release.guards,
         serving=champion,
-        examples=load(home, examples.record),
+        examples=read_examples(home, examples.record.digest),
         beside=SegmentPackages(fleet.by, own) if fleet is not None and own else None,
         serving_beside=segment_packages(home, now),
     )

@@ -5,12 +5,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from tests.deploy.hostile import endless
 from tests.deploy.loops import COLUMNS, LOOP, NOW, declared, heuristic_graph, model_graph, opened, package
+from tests.traffic import examples_file
 
-from loopwright.base.errors import GateFailed
+from loopwright.base.errors import Damaged, GateFailed
 from loopwright.deploy import releases
 from loopwright.deploy.gate import GateResult, check_release, gate
 from loopwright.graph.columns import arrow_schema
@@ -369,10 +369,9 @@ def test_without_rows_the_result_says_that_nothing_was_compared(home: Home, exam
 
 
 def test_a_release_by_hand_passes_the_same_gate(home: Home, examples: pa.Table) -> None:
-    folder = home.folder("examples")
-    pq.write_table(examples, folder / f"{'e' * 64}.parquet")
+    digest = examples_file(home, examples)
     record = Examples(
-        digest="e" * 64,
+        digest=digest,
         rows=ROWS,
         positives=1,
         as_of=NOW,
@@ -389,13 +388,20 @@ def test_a_release_by_hand_passes_the_same_gate(home: Home, examples: pa.Table) 
 
     def candidate(weight: float) -> Package:
         made = package(home.packages, weight=weight)
-        training = msgspec.structs.replace(made.manifest.training, examples="e" * 64)
+        training = msgspec.structs.replace(made.manifest.training, examples=digest)
         return home.packages.write(msgspec.structs.replace(made.manifest, training=training, files={}), made.files)
 
     assert check_release(home, candidate(0.055), loop=LOOP, scope=scope()).rows > 0
     with pytest.raises(GateFailed, match="guard average_precision"):
         check_release(home, candidate(-0.05), loop=LOOP, scope=scope())
     assert [e.record.passed for e in home.ledger.find(GateResult, loop=LOOP, newest=False)] == [True, False]
+
+    [path] = home.folder("examples").iterdir()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(Damaged, match=digest[:12]):
+        check_release(home, candidate(0.055), loop=LOOP, scope=scope())
 
 
 def test_a_package_that_is_endless_on_the_examples_only_does_not_pass(

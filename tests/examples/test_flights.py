@@ -18,7 +18,7 @@ from loopwright import Aggregate, Home, Loop
 from loopwright.base.clock import SimulatedClock
 from loopwright.base.settings import Settings
 from loopwright.data.examples.asof import joined
-from loopwright.data.examples.build import build, load
+from loopwright.data.examples.build import build
 from loopwright.data.examples.context import feed, needs
 from loopwright.data.ingest.ingestion import ingest
 from loopwright.deploy.serving.context import Contexts
@@ -31,6 +31,7 @@ from loopwright.graph.contributions import decode
 from loopwright.graph.session import Graph, feed_rows
 from loopwright.loop import load_loop
 from loopwright.records.package import ContextNeed
+from loopwright.stores.examples import read_examples
 from loopwright.stores.packages.store import decode_json, encode_json
 
 FOLDER = Path(__file__).parents[2] / "examples" / "flights"
@@ -105,7 +106,7 @@ def test_the_examples_of_the_first_quarter(home: Home, loop: Loop) -> None:
     )
     assert (examples.rows, examples.positives) == (77_606, 17_709)
     assert examples.excluded == {"outcome pending": 203, "outcome never came": 226}
-    rows = load(home, examples)
+    rows = read_examples(home, examples.digest)
     assert pc.max(rows["_known_at"]).as_py() <= APRIL
     assert pc.all(pc.equal(rows["_label"], pc.greater(_delays(home, rows), 15))).as_py()
     # In flight at the change of the quarter: pushed back before it, landed after it, so not yet an example.
@@ -131,7 +132,7 @@ def test_the_weather_of_an_example_was_known_at_push_back(home: Home, loop: Loop
         as_of=APRIL,
     )
     weather = home.lake.read("weather").to_pylist()
-    for row in load(home, examples).to_pylist()[:: 77_606 // 40]:
+    for row in read_examples(home, examples.digest).to_pylist()[:: 77_606 // 40]:
         known = [
             w
             for w in weather
@@ -151,7 +152,7 @@ def test_a_month_served_has_every_value_and_every_feature_that_training_has(loop
         home, loop_name=loop.name, requests=loop.requests, context=loop.context, aggregates=loop.aggregates,
         outcome=loop.outcome, as_of=march + timedelta(days=2),
     )  # fmt: skip
-    offline = load(home, examples)
+    offline = read_examples(home, examples.digest)
     inside = pc.and_(
         pc.greater_equal(offline["_decided_at"], pa.scalar(february)), pc.less(offline["_decided_at"], pa.scalar(march))
     )
@@ -187,7 +188,7 @@ def test_the_trees_of_the_flights_are_explained_as_lightgbm_explains_them(home: 
         home, loop_name=loop.name, requests=loop.requests, context=loop.context, aggregates=loop.aggregates,
         outcome=loop.outcome, as_of=APRIL,
     )  # fmt: skip
-    rows = load(home, examples)
+    rows = read_examples(home, examples.digest)
     traced = trace(loop.features, loop.columns)
     raw = Graph(traced.raw())
     found = raw.run(arrow_feed(raw, loop.columns, rows))

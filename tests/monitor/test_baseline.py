@@ -1,16 +1,17 @@
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from tests.traffic import COLUMNS, LOOP, OUTCOME, START, WEEK, Row, World, rows
+from tests.traffic import COLUMNS, LOOP, OUTCOME, START, WEEK, Row, World, examples_file, rows
 
 from loopwright.graph.columns import ARROW_TYPES
 from loopwright.monitor.baseline import DriftBaseline, drift_baseline, movement
 from loopwright.monitor.windows import watch
 from loopwright.records.declarations import Monitor, Retrain
+from loopwright.stores.packages.probe import open_probed
 
 MONITOR = Monitor(minimum_rows=100)
 
@@ -37,10 +38,11 @@ def history(world: World, weeks: int = 8) -> None:
         for name, c in COLUMNS.items()
     }
     columns["at"] = columns["at"].cast(ARROW_TYPES["timestamp"])
-    folder = world.home.folder("examples")
-    pq.write_table(
-        pa.table({**columns, "_decided_at": columns["at"]}), folder / f"{world.package.manifest.training.examples}.parquet"
-    )
+    digest = examples_file(world.home, pa.table({**columns, "_decided_at": columns["at"]}))
+    manifest = world.package.manifest
+    trained = msgspec.structs.replace(manifest, training=msgspec.structs.replace(manifest.training, examples=digest), files={})
+    written = world.home.packages.write(trained, world.home.packages.read(world.package.digest).files)
+    world.release(open_probed(world.home.packages, written.digest))
 
 
 def states(world: World, week: int, given: list[Row]) -> dict[str, str]:
@@ -74,6 +76,15 @@ def test_it_is_measured_once_and_kept(world: World) -> None:
         path.unlink()
     assert drift_baseline(world.home, LOOP, world.package, MONITOR) == found
     assert [e.record.stretches for e in world.home.ledger.find(DriftBaseline, loop=LOOP)] == [7]
+
+
+def test_damaged_history_counts_for_nothing(world: World) -> None:
+    history(world)
+    [path] = world.home.folder("examples").iterdir()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert drift_baseline(world.home, LOOP, world.package, MONITOR) == {}
 
 
 def test_a_short_history_says_nothing(world: World) -> None:

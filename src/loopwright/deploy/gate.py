@@ -26,16 +26,15 @@ A person may release a package despite the last four, with a reason; the release
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from loopwright.base.errors import GateFailed, PackageNotFound, PackageRefused
+from loopwright.base.errors import GateFailed, PackageNotFound, PackageRefused, RecordNotFound
 from loopwright.base.text import interval
 from loopwright.deploy.releases import serving as now_serving
 from loopwright.deploy.serving.deadlines import Overruns, TimedRun
@@ -47,6 +46,7 @@ from loopwright.records.examples import Examples
 from loopwright.records.field_rules import UNDIRECTED
 from loopwright.records.package import Output
 from loopwright.records.turns import LoopRecord
+from loopwright.stores.examples import read_examples
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.rescore import SegmentPackages, routed, segment_packages, together
 from loopwright.stores.packages.probe import Probed, ProbeResult, admit, admit_all
@@ -233,9 +233,9 @@ def sound(home: Home, packages: Mapping[str, Package]) -> tuple[dict[str, Probed
 
 def _examples(home: Home, loop: str, package: Package) -> pa.Table | None:
     for entry in home.ledger.find(Examples, loop=loop):
-        path = home.path / "examples" / f"{entry.record.digest}.parquet"
-        if entry.record.digest == package.manifest.training.examples and path.is_file():
-            return pq.read_table(path)
+        if entry.record.digest == package.manifest.training.examples:
+            with suppress(RecordNotFound):
+                return read_examples(home, entry.record.digest)
     return None
 
 

@@ -12,11 +12,15 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from loopwright.base.arrays import Array
-from loopwright.base.errors import ConversionRefused, Damaged, DeclarationInvalid, ExamplesRefused, LoopwrightError
-from loopwright.base.ids import digest
+from loopwright.base.errors import (
+    ConversionRefused,
+    DeclarationInvalid,
+    ExamplesRefused,
+    LoopwrightError,
+    RecordNotFound,
+)
 from loopwright.base.progress import Progress, Silent
 from loopwright.base.text import interval, spaced
 from loopwright.develop.card import card
@@ -63,6 +67,7 @@ from loopwright.records.package import (
     Training,
     unused_optional,
 )
+from loopwright.stores.examples import read_examples
 from loopwright.stores.home import Home
 from loopwright.stores.packages.environments import environment_files
 from loopwright.stores.packages.store import FORMAT, check_files, encode_json
@@ -317,16 +322,12 @@ def _wanted(scope: Scope, release: Release) -> list[str]:
 
 
 def _load(home: Home, examples: Examples, window: timedelta | None) -> pa.Table:
-    path = home.folder("examples") / f"{examples.digest}.parquet"
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+        table = read_examples(home, examples.digest)
+    except RecordNotFound:
         raise ExamplesRefused(
-            f"the examples file {path.name} is gone; build it again with `loopwright run LOOP --until data`"
+            f"the examples file {examples.digest}.parquet is gone; build it again with `loopwright run LOOP --until data`"
         ) from None
-    if digest(data) != examples.digest:
-        raise Damaged(f"the examples file {path.name} is not what was built: its SHA-256 is {digest(data)[:12]}")
-    table = pq.read_table(pa.BufferReader(data))
     if window is not None:
         table = table.filter(
             pc.greater(table.column("_decided_at"), pa.scalar(examples.as_of - window, type=pa.timestamp("us", tz="UTC")))

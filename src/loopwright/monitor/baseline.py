@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from loopwright.base.errors import Damaged, RecordNotFound
+from loopwright.base.log_lines import LOG
 from loopwright.graph.columns import arrow_feed
 from loopwright.monitor.drift import bins, measurable, psi
 from loopwright.records.declarations import Monitor, duration
+from loopwright.stores.examples import read_examples
 from loopwright.stores.home import Home
 from loopwright.stores.ledger import Record
 from loopwright.stores.packages.probe import Probed
@@ -75,13 +77,14 @@ def movement(package: Probed, stretches: list[pa.Table]) -> dict[str, float]:
 
 
 def _history(home: Home, package: Probed) -> pa.Table | None:
-    """The examples that the package was trained and validated on; None when the file is gone."""
-    path = home.path / "examples" / f"{package.manifest.training.examples}.parquet"
-    if not path.is_file():
+    """The examples that the package was trained and validated on; None when the file is gone or damaged."""
+    try:
+        return read_examples(home, package.manifest.training.examples, ["_decided_at", *package.columns])
+    except RecordNotFound:
         return None
-    with pq.ParquetFile(path) as file:
-        wanted = ["_decided_at", *package.columns]
-        return file.read(columns=[name for name in wanted if name in file.schema_arrow.names])
+    except Damaged as error:  # every movement counts then, and `verify` finds the file
+        LOG.warning("%s", error)
+        return None
 
 
 def _stretches(history: pa.Table, seconds: float, minimum_rows: int) -> list[pa.Table]:

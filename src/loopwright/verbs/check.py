@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from loopwright.base.errors import DeclarationInvalid, ExamplesRefused
 from loopwright.base.progress import Progress, Silent, under_way
 from loopwright.data.examples.aggregates import value
-from loopwright.data.examples.build import build, load
+from loopwright.data.examples.build import build
 from loopwright.data.examples.time_warnings import doubts
 from loopwright.data.ingest.ingestion import contract_problems
 from loopwright.develop.check import check as check_graphs
@@ -26,6 +26,7 @@ from loopwright.develop.sampling import draw
 from loopwright.graph.columns import ARROW_TYPES, segment_texts
 from loopwright.records.declarations import Fleet, Loop, Scope, Table, duration
 from loopwright.sql.expression import columns
+from loopwright.stores.examples import read_examples
 from loopwright.stores.home import Home
 from loopwright.tasks import metrics
 from loopwright.tasks.label import label_sql, label_type
@@ -251,7 +252,7 @@ def _examples(home: Home, loop: Loop, window: timedelta | None, *, narrow: bool 
                 window=window,
                 used=partial(used_columns, loop),
             )
-            return load(scratch, made), made.excluded
+            return read_examples(scratch, made.digest), made.excluded
 
 
 def _split(home: Home, loop: Loop, seen: _Rows) -> CheckItem:

@@ -7,8 +7,8 @@ from functools import partial
 import msgspec
 
 from loopwright.base.errors import HomeNotFound, LoopwrightError
-from loopwright.data.examples.build import verify as verify_examples
 from loopwright.records.entries import Problem
+from loopwright.stores.examples import verify_examples
 from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.commit import verify as verify_logs
 from loopwright.verbs.expected import attempted, missing

@@ -25,8 +25,9 @@ from tests.data.history import (
 
 from loopwright import Home
 from loopwright.base.errors import Damaged, DeclarationInvalid, ExamplesRefused, RecordNotFound
-from loopwright.data.examples.build import build, load, verify
+from loopwright.data.examples.build import build
 from loopwright.records.examples import Examples
+from loopwright.stores.examples import read_examples, verify_examples
 
 DAY = timedelta(days=1)
 END = START + 3 * DAY
@@ -56,7 +57,7 @@ def test_examples_are_those_that_a_plain_search_finds(opened: Home, seed: int) -
     for as_of in (START + 10 * 60 * MINUTE, START + 15 * 60 * MINUTE + MINUTE / 2, END):
         wanted = expected(history, as_of)
         examples = built(opened, as_of)
-        assert load(opened, examples).to_pylist() == wanted
+        assert read_examples(opened, examples.digest).to_pylist() == wanted
         assert (examples.rows, examples.positives) == (len(wanted), sum(r["_label"] for r in wanted))
         assert (examples.first, examples.last) == (wanted[0]["_decided_at"], wanted[-1]["_decided_at"])
         asked = sum(r["at"] < as_of for r in history.asked)
@@ -118,7 +119,9 @@ def test_a_window_keeps_the_newest_stretch_that_has_outcomes(opened: Home) -> No
     examples = built(opened, window=timedelta(hours=6))
     wanted = expected(history, END)
     newest = wanted[-1]["_decided_at"]
-    assert load(opened, examples).to_pylist() == [r for r in wanted if r["_decided_at"] >= newest - timedelta(hours=6)]
+    assert read_examples(opened, examples.digest).to_pylist() == [
+        r for r in wanted if r["_decided_at"] >= newest - timedelta(hours=6)
+    ]
     assert built(opened, START + 300 * DAY, window=timedelta(hours=6)).digest == examples.digest
 
 
@@ -129,7 +132,7 @@ def test_what_was_served_is_learned_from_as_it_was_served(opened: Home) -> None:
     late = sorted((r for r in history.asked if r["at"] >= since), key=lambda r: (r["at"], str(r["id"])))
     answered, unanswered = late[:-3], {r["id"] for r in late[-3:]}
     log(opened, "predictions", [served(r, i, wind=-1.0 - i, calm=None) for i, r in enumerate(answered)])
-    rows = load(opened, built(opened)).to_pylist()
+    rows = read_examples(opened, built(opened).digest).to_pylist()
     wanted = expected(history, END)
     assert [r["id"] for r in rows] == [r["id"] for r in wanted], "each decision once, served or not"
     numbers = {r["id"]: i for i, r in enumerate(answered)}
@@ -160,11 +163,13 @@ def test_past_rows_are_learned_from_as_of_their_event_time_where_a_file_was_pred
         # The context is what a plain search finds that was known at the event time, not what the answer was given by.
         examples = built(opened, END + 2 * DAY)
         numbers = {row["id"]: f"{i + 1:032x}" for i, row in enumerate(history.asked)}
-        assert load(opened, examples).to_pylist() == [{**row, "_prediction": numbers[row["id"]]} for row in wanted]
+        assert read_examples(opened, examples.digest).to_pylist() == [
+            {**row, "_prediction": numbers[row["id"]]} for row in wanted
+        ]
         assert examples.excluded["outcome known before the decision"] > 0, "known before the event time, too"
         assert [(s.table, s.rows) for s in examples.sources][-1] == (f"predictions.{LOOP}", len(late))
     else:
-        rows = load(opened, built(opened, END + 2 * DAY)).to_pylist()
+        rows = read_examples(opened, built(opened, END + 2 * DAY).digest).to_pylist()
         assert rows == wanted, "these requests give no example; the rows of the table, from before the loop, do"
 
 
@@ -189,7 +194,7 @@ def test_row_of_a_file_counts_once_and_not_where_a_request_was_answered(opened: 
     copies = [served(rows[each["id"]], 1 + i, wind=-2.0, calm=None) for i, each in enumerate([first, second, second])]
     files = [msgspec.structs.replace(copy, at=us(END + i * MINUTE), of_file=True) for i, copy in enumerate(copies)]
     log(opened, "predictions", [request, *files])
-    found = {r["id"]: r for r in load(opened, built(opened, END + DAY)).to_pylist()}
+    found = {r["id"]: r for r in read_examples(opened, built(opened, END + DAY).digest).to_pylist()}
     assert len(found) == len(expected(history, END + DAY))
     assert found[first["id"]] == {**first, "wind": -1.0, "calm": None, "_prediction": request.id}
     assert found[second["id"]] == {**second, "_prediction": files[1].id}, "of two jobs the first"
@@ -206,7 +211,7 @@ def test_row_of_a_file_that_was_predicted_twice_counts_as_the_prediction_that_it
     ]
     log(opened, "predictions", jobs)
     log(opened, "outcomes", [told(0, 60.0, END + MINUTE, prediction=jobs[1].id)])
-    [found] = [r for r in load(opened, built(opened, END + DAY)).to_pylist() if r["id"] == row["id"]]
+    [found] = [r for r in read_examples(opened, built(opened, END + DAY).digest).to_pylist() if r["id"] == row["id"]]
     assert found["_prediction"] == jobs[1].id
 
 
@@ -217,7 +222,7 @@ def test_row_of_a_file_is_learned_from_as_it_was_served_while_the_online_table_h
     asked = next(r for r in history.asked if r["id"] == row["id"])
     answered = msgspec.structs.replace(served(asked, 0, wind=-1.0, calm=None), at=us(asked["at"] + 60 * MINUTE), of_file=True)
     log(opened, "predictions", [answered])
-    found = {r["id"]: r for r in load(opened, built(opened)).to_pylist()}
+    found = {r["id"]: r for r in read_examples(opened, built(opened).digest).to_pylist()}
     assert found[row["id"]] == {**row, "wind": -1.0, "calm": None, "_prediction": answered.id}
     assert found[row["id"]]["_decided_at"] == asked["at"]
 
@@ -243,7 +248,7 @@ def test_outcomes_that_were_reported_count_like_those_of_the_table_and_the_last_
         ],
     )
     examples = built(opened)
-    found = {r["id"]: (r["_label"], r["_known_at"]) for r in load(opened, examples).to_pylist()}
+    found = {r["id"]: (r["_label"], r["_known_at"]) for r in read_examples(opened, examples.digest).to_pylist()}
     assert found == {
         asked[0]["id"]: (False, known[0]),
         asked[1]["id"]: (True, known[1]),
@@ -266,7 +271,7 @@ def test_a_request_that_was_logged_before_a_column_was_declared_is_left_out(open
     )
     examples = built(opened)
     assert examples.excluded["request not fully logged"] == 1
-    assert row["id"] not in load(opened, examples)["id"].to_pylist()
+    assert row["id"] not in read_examples(opened, examples.digest)["id"].to_pylist()
 
 
 def test_refusals_say_what_to_do(opened: Home) -> None:
@@ -297,20 +302,20 @@ def test_a_damaged_or_missing_file_is_told_apart_and_verify_finds_it(opened: Hom
     fill(opened, random_history(1))
     examples = built(opened)
     opened.ledger.put(examples, loop=LOOP, key=examples.digest)
-    assert verify(opened) == []
+    assert verify_examples(opened) == []
     [path] = opened.folder("examples").iterdir()
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(Damaged, match=examples.digest[:12]):
-        load(opened, examples)
-    assert [p.where for p in verify(opened)] == [f"examples {examples.digest[:12]}"]
+        read_examples(opened, examples.digest)
+    assert [p.where for p in verify_examples(opened)] == [f"examples {examples.digest[:12]}"]
     path.unlink()
     with pytest.raises(RecordNotFound):
-        load(opened, examples)
-    assert [p.what for p in verify(opened)] == ["the file is missing"]
+        read_examples(opened, examples.digest)
+    assert [p.what for p in verify_examples(opened)] == ["the file is missing"]
     assert built(opened).digest == examples.digest
-    assert verify(opened) == []
+    assert verify_examples(opened) == []
 
 
 @pytest.mark.parametrize("pause", [False, True])
@@ -327,6 +332,6 @@ def test_window_reaches_back_over_a_pause_and_to_both_labels(opened: Home, pause
     assert examples.rows >= 100
     assert 0 < examples.positives < examples.rows
     if pause:
-        assert load(opened, examples)["_decided_at"].to_pylist()[0] == moments[-100]
+        assert read_examples(opened, examples.digest)["_decided_at"].to_pylist()[0] == moments[-100]
     else:
         assert 150 < examples.rows < len(wanted)

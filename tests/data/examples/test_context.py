@@ -15,12 +15,13 @@ from loopwright import Column, Context, Home, Table
 from loopwright.base.clock import SimulatedClock
 from loopwright.base.settings import Settings
 from loopwright.data.examples.asof import joined
-from loopwright.data.examples.build import build, load
+from loopwright.data.examples.build import build
 from loopwright.data.examples.context import SLACK, feed, needs
 from loopwright.data.ingest.ingestion import ingest
 from loopwright.deploy.serving.context import Contexts
 from loopwright.graph.columns import arrow_schema
 from loopwright.records.package import ContextNeed
+from loopwright.stores.examples import read_examples
 from loopwright.stores.packages.store import decode_json, encode_json
 
 DAY = timedelta(days=1)
@@ -191,7 +192,7 @@ def test_examples_have_aggregates_too(opened: Home) -> None:
         opened, loop_name=LOOP, requests=ASKED, context=CONTEXT, aggregates=seen, outcome=OUTCOME, as_of=START + 3 * DAY
     )
     assert list(examples.context) == ["wind", "calm", "seen", "blown"]
-    for row in load(opened, examples).to_pylist():
+    for row in read_examples(opened, examples.digest).to_pylist():
         known = [
             r
             for r in made.weather

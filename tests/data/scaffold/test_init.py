@@ -15,13 +15,14 @@ from loopwright import Home, StratifiedSplit
 from loopwright.base.clock import SimulatedClock
 from loopwright.base.errors import NameInvalid, UsageError
 from loopwright.base.settings import Settings
-from loopwright.data.examples.build import build, load
+from loopwright.data.examples.build import build
 from loopwright.data.ingest.ingestion import ingest, put_contract
 from loopwright.data.scaffold.init import begin
 from loopwright.develop.check import check
 from loopwright.loop import load_loop
 from loopwright.records.declarations import Loop, duration
 from loopwright.records.examples import Examples
+from loopwright.stores.examples import read_examples
 
 __all__ = ["file"]  # a fixture of the tests of inference
 
@@ -331,7 +332,7 @@ def test_outcome_is_known_when_a_later_time_of_the_file_says(
     assert "closed_at" not in loop.requests.columns
     assert "born" in loop.requests.columns, "a time that is always before the decision is an ordinary column"
     assert any(note.startswith("closed_at is left out of the requests: it is ") for note in told["notes"])
-    examples = load(home, brought(home, loop, path))
+    examples = read_examples(home, brought(home, loop, path).digest)
     decided, seen = (examples[n].to_pylist() for n in ("_decided_at", "_known_at"))
     assert max(k - d for k, d in zip(seen, decided, strict=True)) == timedelta(hours=longest)
 

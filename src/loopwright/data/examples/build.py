@@ -22,23 +22,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loopwright.base.errors import (
-    Damaged,
     DeclarationInvalid,
     ExamplesRefused,
     PackageNotFound,
     PackageRefused,
-    RecordNotFound,
     first_line,
 )
 from loopwright.base.files import move_file
-from loopwright.base.ids import digest, new_id
+from loopwright.base.ids import new_id
 from loopwright.data.examples import asof
 from loopwright.data.examples.context import SLACK
 from loopwright.data.examples.labels import describe
 from loopwright.data.ingest.ingestion import files
 from loopwright.graph.columns import ARROW_TYPES
 from loopwright.records.declarations import Aggregate, Column, Context, Outcome, Table, duration
-from loopwright.records.entries import Problem
 from loopwright.records.examples import Examples, Source
 from loopwright.sql.engine import SqlError, quoted, sql_engine, text
 from loopwright.stores.home import Home
@@ -417,38 +414,6 @@ def _write(
     finally:
         unfinished.unlink(missing_ok=True)
     return {"digest": name, "rows": rows, **labels._asdict(), "first": _moment(first), "last": _moment(last)}
-
-
-def load(home: Home, examples: Examples) -> pa.Table:
-    """The rows of examples, in order of decision; columns as `records.examples` says.
-
-    Raises RecordNotFound when the file is gone (build it again: the same inputs give the same digest), Damaged when its
-    bytes are not what was written.
-    """
-    path = home.folder("examples") / f"{examples.digest}.parquet"
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise RecordNotFound(examples.digest) from error
-    if digest(data) != examples.digest:
-        raise Damaged(
-            f"examples {examples.digest[:12]}: the file is not what was written; build it again with `loopwright run`"
-        )
-    return pq.read_table(pa.BufferReader(data))
-
-
-def verify(home: Home) -> list[Problem]:
-    """Check that every examples file is what its name says, and that each one the ledger knows is there."""
-    folder = home.path / "examples"
-    there = {path.stem: path for path in sorted(folder.glob("*.parquet"))}
-    problems = []
-    for name, path in there.items():
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != name:
-                problems.append(Problem(where=f"examples {name[:12]}", what="the file's bytes are not what its name says"))
-    known = {entry.record.digest for entry in home.ledger.find(Examples)}
-    problems += [Problem(where=f"examples {name[:12]}", what="the file is missing") for name in sorted(known - set(there))]
-    return problems
 
 
 def _moment(us: int) -> datetime:

@@ -1,0 +1,51 @@
+"""Files of examples, named by the SHA-256 of their bytes: nobody reads one without checking it."""
+
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from loopwright.base.errors import Damaged, RecordNotFound
+from loopwright.records.entries import Problem
+from loopwright.records.examples import Examples
+
+if TYPE_CHECKING:  # it opens every store, and needs this one for nothing
+    from loopwright.stores.home import Home
+
+
+def read_examples(home: "Home", digest: str, columns: Collection[str] | None = None) -> pa.Table:
+    """The rows of an examples file, in order of decision; of `columns` (None: all) those that it has. See `records.examples`.
+
+    Raises RecordNotFound when the file is gone (the same inputs give the same digest), Damaged when its bytes are not what was written.
+    """
+    try:
+        with _path(home, digest).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != digest:
+                why = f"the file is not what was written, its SHA-256 is {found[:12]}: build it again with `loopwright run`"
+                raise Damaged(f"examples {digest[:12]}: {why}")
+            file.seek(0)
+            names = None if columns is None else [n for n in pq.read_schema(file).names if n in columns]
+            file.seek(0)
+            return pq.read_table(file, columns=names)
+    except FileNotFoundError as error:
+        raise RecordNotFound(digest) from error
+
+
+def verify_examples(home: "Home") -> list[Problem]:
+    """Check that every examples file is what its name says, and that each one the ledger knows is there."""
+    files = {path.stem: path for path in sorted((home.path / "examples").glob("*.parquet"))}
+    problems = []
+    for name, path in files.items():
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != name:
+                problems.append(Problem(where=f"examples {name[:12]}", what="the file's bytes are not what its name says"))
+    known = {entry.record.digest for entry in home.ledger.find(Examples)}
+    return problems + [Problem(where=f"examples {n[:12]}", what="the file is missing") for n in sorted(known - set(files))]
+
+
+def _path(home: "Home", digest: str) -> Path:
+    return home.path / "examples" / f"{digest}.parquet"
