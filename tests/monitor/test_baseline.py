@@ -5,13 +5,13 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.admitted import unprobed
 from tests.traffic import COLUMNS, LOOP, OUTCOME, START, WEEK, Row, World, examples_file, rows
 
 from loopwright.graph.columns import ARROW_TYPES
 from loopwright.monitor.baseline import DriftBaseline, drift_baseline, movement
 from loopwright.monitor.windows import watch
 from loopwright.records.declarations import Monitor, Retrain
-from loopwright.stores.packages.probe import open_probed
 
 MONITOR = Monitor(minimum_rows=100)
 
@@ -42,7 +42,7 @@ def history(world: World, weeks: int = 8) -> None:
     manifest = world.package.manifest
     trained = msgspec.structs.replace(manifest, training=msgspec.structs.replace(manifest.training, examples=digest), files={})
     written = world.home.packages.write(trained, world.home.packages.read(world.package.digest).files)
-    world.release(open_probed(world.home.packages, written.digest))
+    world.release(unprobed(written))
 
 
 def states(world: World, week: int, given: list[Row]) -> dict[str, str]:
