@@ -42,7 +42,7 @@ def history(world: World, weeks: int = 8) -> None:
     manifest = world.package.manifest
     trained = msgspec.structs.replace(manifest, training=msgspec.structs.replace(manifest.training, examples=digest), files={})
     written = world.home.packages.write(trained, world.home.packages.read(world.package.digest).files)
-    world.release(unprobed(written))
+    world.release(unprobed(world.home.packages, written))
 
 
 def states(world: World, week: int, given: list[Row]) -> dict[str, str]:
