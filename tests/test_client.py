@@ -96,7 +96,7 @@ def test_what_the_server_refuses_is_told_and_not_sent_again(client: Client) -> N
         client.explain(LOOP, flight())
     with pytest.raises(RequestRefused) as unknown:
         client.predict("no-such-loop", flight())
-    assert (unknown.value.status, unknown.value.code) == (404, "not_found")
+    assert (unknown.value.status, unknown.value.code) == (404, "loop_not_found")
 
 
 def test_ready_says_whether_loops_can_be_asked(client: Client) -> None:

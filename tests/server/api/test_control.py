@@ -50,7 +50,7 @@ def test_looking(control_client: Client, server: Server) -> None:
     history = control_client.get(f"/api/history?loop={LOOP}").json
     assert [r["action"] for r in history["releases"]][:1] == ["release"]
     missing = control_client.get("/api/history?loop=nobody")
-    assert (missing.status, missing.json["error"]["code"]) == (404, "not_found")
+    assert (missing.status, missing.json["error"]["code"]) == (404, "loop_not_found")
     answer = server.data().post(
         f"/loops/{LOOP}/predict", {"flight": "UA1", "origin": "JFK", "delay": 1, "hour": 3, "tail": None, "night": False}
     )
