@@ -14,7 +14,7 @@ from loopwright.stores.home import Home
 def serve(home: Home, *, no_tend: bool = False, announce: Callable[[str], None] | None = None) -> None:
     """Serve predictions on one port, the control API and the console on another, until stopped.
 
-    Upkeep (as `loopwright tend` does it) runs beside it.
+    Also runs upkeep (`loopwright tend`).
 
     Args:
         no_tend: do not run upkeep; another process does.

@@ -57,10 +57,10 @@ class _Rows(NamedTuple):
 
 
 def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | None = None) -> Checked:
-    """What is wrong with a loop, before anything runs: declarations, contract, graph.
+    """Check a loop before it runs: declarations, contract, graph.
 
-    Where tables have rows, features that predict too well to be true and columns not known at the decision are warned of, and a few
-    rows are shown with their features; otherwise made-up rows are.
+    With rows in its tables, warn of features that predict too well and of columns not known at the decision. Show the features of a
+    few rows (without data, of made-up rows).
 
     Args:
         loop: path of a loop file or its folder, or the name of a loop in the ledger.

@@ -36,12 +36,12 @@ class ContractShown(msgspec.Struct, frozen=True, kw_only=True):
 def contract(
     home: Home, table: str, *, loop: str = "", odcs: Path | None = None, import_file: Path | None = None
 ) -> ContractShown:
-    """The contract of a table and its versions; written to a file, or read from one.
+    """Show the contract of a table and its versions, write it to a file, or read it from one.
 
     Args:
         table: name of a table.
         loop: path of the loop file that declares the table; optional once the ledger has the contract.
-        odcs: file to write it to as Open Data Contract Standard v3, YAML or .json.
+        odcs: output file in Open Data Contract Standard v3, YAML or .json.
         import_file: file of that standard from which to read the contract; declare it in your loop file, too.
     """
     notes: list[str] = []

@@ -34,7 +34,7 @@ def example(name: str) -> Path:
 
 
 def demo(home: Home, *, end: str = "", progress: Progress | None = None) -> Replayed:
-    """The whole loop on a year of New York flights: train on January to March, live through April to December.
+    """Run the whole loop on a year of New York flights: train on January to March, replay April to December.
 
     Args:
         end: stop the year early (ISO 8601 date), for a quick look.

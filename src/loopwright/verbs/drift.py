@@ -18,7 +18,7 @@ class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def drift(home: Home, loop: str) -> DriftReport:
-    """Monitoring windows and quality over time, oldest first.
+    """Show monitoring windows and quality over time, oldest first.
 
     Args:
         loop: name of the loop.

@@ -36,9 +36,9 @@ class ExportedPackage(msgspec.Struct, frozen=True, kw_only=True):
 def export(
     home: Home, package: str, *, as_format: str = "onnx", to: Path | None = None, opset: int = 21, alone: bool = False
 ) -> ExportedPackage:
-    """A package as one self-contained graph for another server, which answers as it does here: an input for each column, nulls and all.
+    """Export a package as one self-contained graph for another server, with the same answers: one input per column, nulls included.
 
-    The files tell what goes in and what comes out; context that loopwright looks up while serving is an input as well.
+    The answer lists inputs and outputs; context that loopwright looks up while serving is an input, too.
 
     Args:
         package: the package, or the beginning of its digest.

@@ -30,7 +30,7 @@ def ingest(
     names: str = "",
     progress: Progress | None = None,
 ) -> list[Ingested]:
-    """Bring rows into a table, through its contract: good rows land, bad rows go to quarantine with the reason.
+    """Load rows into a table, through its contract; bad rows go to quarantine with the reason.
 
     Args:
         table: name of a declared table.

@@ -42,7 +42,7 @@ class Standings(Leaderboard, frozen=True, kw_only=True):
 
 
 def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None = None) -> Standings:
-    """The candidates of the latest full turn, measured, weighted by the stakeholders' objectives; who won and who serves; the latest fleet.
+    """Compare the candidates of the latest full turn by the weighted objectives; show the winner, the serving package and the latest fleet.
 
     Args:
         loop: name of the loop.

@@ -43,12 +43,12 @@ Touches = Callable[[str], bool]
 
 
 def lineage(home: Home, id: str) -> Node:
-    """What something came from and what it was used for, down to single columns, as a tree.
+    """Trace what something was made from and what it was used for, down to single columns, as a tree.
 
     Args:
         id: a package (or the beginning of its digest), a prediction's id, a feature, a table, a column as TABLE.COLUMN,
             a file (the name it was ingested under, or its SHA-256), or the id of a ledger entry; `feature:NAME` and `table:NAME`
-            where one name is both.
+            if a name is both.
     """
     kind, _, name = id.partition(":")
     if kind in _KINDS and name and (found := _KINDS[kind](home, name)) is not None:

@@ -24,16 +24,16 @@ def predict(
     names: str = "",
     progress: Progress | None = None,
 ) -> Predicted:
-    """Predict every row of a file by what serves the loop, log each as a request is logged, and write the answers to a file.
+    """Predict every row of a file with the serving package, log each prediction like a request, and write the answers to a file.
 
-    A row that breaks the contract is in the answer file with the reason. The same file again logs nothing twice: it gets the answers that
-    are in the log, and what was interrupted goes on.
+    The output lists a row that breaks the contract with the reason. The same file again logs nothing twice: it returns the logged
+    answers, and an interrupted job continues.
 
     Args:
         loop: name of the loop.
         file: CSV, JSON Lines, Excel, Parquet or Arrow with the columns of a request; columns that the contract does not have are ignored.
-        out: file to write: .csv, .jsonl or .parquet, a line for each row, in order.
-        id: column of the file with an id for each row, as X-Request-Id is one; a row whose id is in the log gets that answer.
+        out: output file: .csv, .jsonl or .parquet, one line per row, in order.
+        id: column with an id per row, like X-Request-Id; a row with a logged id gets the logged answer.
         request_id: a name for this job: under another name the same file is predicted and logged again.
         encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
         sheet: sheet of an Excel workbook (default: the only one with rows).

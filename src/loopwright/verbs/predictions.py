@@ -62,7 +62,7 @@ def predictions(
     limit: int = 50,
     before: str = "",
 ) -> PredictionList:
-    """The logged predictions of a loop, newest first, by key, time, flag and package.
+    """Search the logged predictions of a loop, newest first, by key, time, flag and package.
 
     Args:
         loop: name of the loop.

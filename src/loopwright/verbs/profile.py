@@ -6,7 +6,7 @@ from loopwright.stores.home import Home
 
 
 def profile(home: Home, table: str) -> Profile:
-    """What the rows of a table look like: nulls, distinct values, ranges, quantiles, common values, rows per day, freshness.
+    """Profile a table: nulls, distinct values, ranges, quantiles, common values, rows per day, freshness.
 
     Args:
         table: name of a table.

@@ -12,7 +12,7 @@ MOST_SHOWN = 1000
 
 
 def quarantine(home: Home, table: str, *, export: Path | None = None, most: int = 20) -> Quarantined:
-    """What waits in the quarantine of a table, by reason; written to a file to be mended.
+    """List the quarantined rows of a table by reason, or write them to a file to correct them.
 
     Args:
         table: name of a table.

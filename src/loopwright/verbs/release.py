@@ -28,22 +28,22 @@ def release(
     despite_guard: bool = False,
     request_id: str = "",
 ) -> Switched:
-    """Put a package into service, after the same checks that a turn makes; one that serves already goes on.
+    """Put a package into service, after the checks that a turn makes; a package that serves already serves on.
 
-    `heuristic` in place of a package serves the loop's rule, whatever its metrics and guards say; turns make and judge models then, and release none.
+    `heuristic` in place of a package serves the loop's heuristic, whatever its metrics and guards say; turns then evaluate models and release none.
 
-    Waits, at most five seconds, until every worker of the servers that run here has switched, and says how each stands.
+    Waits up to five seconds until every worker of the servers that run here has switched, and reports the state of each.
 
-    The winner of a turn brings the packages of segments that were judged beside it; the package of a segment replaces that one only.
+    The winner of a turn includes the segment packages that were evaluated with it; the package of a segment replaces only that one.
 
     Args:
         loop: name of the loop.
         package: the package, or the beginning of its digest, or `heuristic` (default: the winner of the latest turn without `--as-of`).
-        strategy: how; `direct` replaces what serves at once.
+        strategy: release strategy; `direct` replaces the serving package at once.
         why: the reason in one sentence, for the audit trail.
         force: release a package that was marked bad (all other checks run), or the heuristic despite its guards.
-        despite_guard: also a package that misses a target, is worse than what serves, or is too good to be true; needs a reason
-            (why), and the release names the checks that it failed. A package that does not load or answer is refused all the same.
+        despite_guard: release a package that misses a target, is worse than what serves, or is too good to be true; requires
+            `--why`, and the release lists the failed checks. A package that does not load or answer is still refused.
         request_id: an idempotency key: a repeated request returns the same answer and changes nothing.
     """
     if strategy != "direct":

@@ -25,11 +25,11 @@ class ReportFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def report(home: Home, loop: str, *, out: Path | None = None) -> ReportFile:
-    """Promised, delivered, doubts, next step: for a manager, in Markdown and HTML with charts.
+    """Write the business report (Markdown and HTML with charts): targets, delivered value, doubts, next step.
 
     Args:
         loop: name of the loop.
-        out: folder to write to (default: reports/ in home).
+        out: output folder (default: reports/ in home).
     """
     declared = known_loop(home, loop)
     built = build(home, loop_name=loop, scope=declared.scope, outcome=declared.outcome, monitor=declared.monitor)

@@ -19,16 +19,15 @@ def rollback(
     force: bool = False,
     request_id: str = "",
 ) -> Switched:
-    """Go back to the package that served before, at a time, or by name; with it to the packages of segments beside it.
+    """Roll back to the package that served before, at a time, or by name, with its segment packages.
 
-    "Before" is before what serves now: after a rollback that is the package which it replaced, so a second one without `--to` returns
-    to it. The answer says so; `--to` names where to go further back.
+    A second rollback without `--to` returns to the package that the first one replaced, and says so; use `--to` to go further back.
 
     Waits for the workers here as `release` does.
 
     Args:
         loop: name of the loop.
-        to: a package (beginning of its digest) or a time (ISO 8601, or "tuesday 09:00"); default: the one before.
+        to: a package (beginning of its digest) or a time (ISO 8601, or "tuesday 09:00"); default: the previous one.
         segment: roll back only this segment; `--to global` lets the loop's own package answer it.
         why: the reason in one sentence, for the audit trail.
         force: allow a package that was marked bad.

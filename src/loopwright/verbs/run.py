@@ -56,9 +56,8 @@ def run(
 ) -> TurnReport:
     """Run one turn of the loop, or resume an interrupted one.
 
-    A new turn begins where what the interrupted one depends on has changed: its declaration, the code that it uses, library
-    versions or, until its candidates are trained, the rows of its tables. Where an earlier turn trained on the same examples by the
-    same code, nothing is trained: its packages stand.
+    A new turn starts if the declaration, the code that it uses, library versions or, until its candidates are trained, the rows of
+    its tables have changed since the interruption. If an earlier turn trained on the same examples with the same code, its packages are reused.
 
     Args:
         loop: path of a loop file, or the name of a loop in the ledger.

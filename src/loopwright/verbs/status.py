@@ -78,7 +78,7 @@ class _ServedBy(msgspec.Struct):
 
 
 def status(home: Home, *, page: int = 1, all: bool = False) -> Status:
-    """Every loop and its six stages at a glance, worst first, 50 at a time.
+    """Show every loop and the state of its six stages, worst first, 50 per page.
 
     Args:
         page: page of the list.

@@ -23,7 +23,7 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def verify(home: Home) -> Verified:
-    """Check every byte at rest: logs, lake, packages, ledger and its audit chain; all damage is named, nothing is changed."""
+    """Check every stored byte: logs, lake, packages, ledger and its audit chain. Lists all damage and changes nothing."""
     if not home.path.is_dir():
         raise HomeNotFound(str(home.path))
     counts: dict[str, Callable[[], int]] = {

@@ -26,7 +26,7 @@ class Column(Declaration, frozen=True):
         missing: Texts of the sources that mean a missing value (`?`); of a column of numbers those that are numbers (`-999`) mean it
             in typed sources and in requests as well.
         optional: Whether a source, or a request, may omit the column (it is then null).
-        retired: Whether the column is no longer used: as `optional`, and no code, join or label may use it. What came is kept.
+        retired: Whether the column is no longer used: as `optional`, and no code, join or label may use it. Existing values are kept.
         filled: For a column that no source has: `row_id`, a text of the source's digest and the row number, or
             `ingested_at`, the moment when that content was first ingested.
 
@@ -264,7 +264,7 @@ class Outcome(Declaration, frozen=True):
     multiclass  one of several strings; predicted is the probability of each
     regression  a number; predicted is its mean, or with `quantiles` those quantiles
     ranking     a relevance (0, 1, 2 ...) within the requests that share the column `group`; predicted is a score to sort by
-    anomaly     true for what was strange, where anybody ever says so; predicted is how strange a request is
+    anomaly     true for an anomaly, if anybody labels it; predicted is how anomalous a request is
 
     Attributes:
         table: The table of outcomes; its key is that of the requests.

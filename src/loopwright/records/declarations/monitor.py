@@ -10,7 +10,7 @@ class Monitor(Declaration, frozen=True, kw_only=True):
         every: Length of a window.
         psi: Population stability index of a column from which it has drifted.
         jensen_shannon: Jensen-Shannon distance of a column from which it has drifted.
-        minimum_rows: Least number of rows of a window about which anything is said.
+        minimum_rows: Minimum rows of a window; with fewer its state is "no data".
 
     Example:
         Monitor(every="1d", minimum_rows=200)

@@ -135,9 +135,9 @@ class Scope(Declaration, frozen=True, kw_only=True):
         problem: One sentence: which problem the system solves.
         objectives: What the stakeholders want; at least one.
         heuristic: The rule to beat.
-        value: Money for each kind of outcome; without it nothing is said about money.
+        value: Money for each kind of outcome; without it nothing is counted in money.
         budget: What the loop may cost.
-        horizon: Over so long the money is added up before the loop is said to earn or to lose.
+        horizon: Period over which value is summed to judge whether the loop earns or loses.
 
     Example:
         Scope(
