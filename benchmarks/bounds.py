@@ -34,7 +34,7 @@ from loopwright.deploy import releases
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.server.api.spans import Spans
 from loopwright.stores.home import Home
-from loopwright.stores.ledger import Ledger
+from loopwright.stores.ledger.store import Ledger
 from loopwright.tasks import metrics
 from loopwright.verbs.rollback import rollback
 

@@ -14,6 +14,7 @@ from loopwright import Column, Home, Table
 from loopwright.base.settings import Settings
 from loopwright.data.ingest.ingestion import ingest
 from loopwright.deploy import releases
+from loopwright.verbs import VERBS, Verb
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "loopwright"
@@ -125,6 +126,34 @@ def test_looking_commands_load_no_engine(tmp_path: Path, arguments: list[str]) -
         releases.release(home, LOOP, package(home.packages).digest, why="first")
     done = run_listing_engines(*arguments, "--home", str(tmp_path / "home"))
     assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+LOADED_BY_VERBS: dict[str, set[str]] = {
+    "contract": set(),
+    "doctor": set(),
+    "drift": set(),
+    "history": set(),
+    "leaderboard": {"numpy"},
+    "lineage": {"numpy", "pyarrow"},
+    "predictions": {"deltalake", "numpy", "pyarrow"},
+    "profile": {"duckdb"},
+    "status": set(),
+}
+"""Verbs that only look, and the engines that their modules may load before anything is looked at."""
+
+
+@pytest.mark.parametrize("name", LOADED_BY_VERBS)
+def test_module_of_a_looking_verb_loads_no_engine_that_it_does_not_need(name: str) -> None:
+    code = f"import sys; from loopwright.verbs import verb; verb({name!r}).call; print(sorted({ENGINES!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(ast.literal_eval(done.stdout)) <= LOADED_BY_VERBS[name]
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda v: v.name)
+def test_table_names_a_function_of_the_module_of_its_verb(verb: Verb) -> None:
+    """As text: the table itself, which every command reads, loads no verb."""
+    assert verb.function == f"loopwright.verbs.{verb.name}:{verb.name}"
+    assert callable(verb.call)
 
 
 TABLES = frozenset({"pyarrow", "deltalake", "numpy"})

@@ -59,7 +59,8 @@ class Debt(NamedTuple):
 DEBTS = {
     "names with a banned word": Debt(house.banned_names, 49),
     "class names that exist twice": Debt(lambda: list(house.duplicate_classes()), 0),
-    "imports inside functions without a reason": Debt(lambda: [p for p in house.imports_inside_functions() if not p.size], 42),
+    "imports inside functions": Debt(house.imports_inside_functions, 25),
+    "imports inside functions without a reason": Debt(lambda: [p for p in house.imports_inside_functions() if not p.size], 0),
     "comparisons with a task's name": Debt(house.task_comparisons, 78),
     "arms[0] outside the strategies": Debt(house.first_arms, 0),
 }

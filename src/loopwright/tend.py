@@ -33,11 +33,11 @@ from loopwright.monitor.windows import Watched, watch
 from loopwright.records.attempts import Attempts
 from loopwright.records.conditions import Standing, earned, monitored, worth_of
 from loopwright.records.declarations import Loop, Value, duration, recorded_loop
+from loopwright.records.entries import Problem
 from loopwright.records.turns import LoopRecord
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.stores import openlineage
 from loopwright.stores.home import Home
-from loopwright.stores.ledger import Problem
 from loopwright.stores.prediction_log.commit import Committed, commit
 from loopwright.stores.prediction_log.damage import note, set_aside
 from loopwright.stores.prediction_log.retention import retain

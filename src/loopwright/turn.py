@@ -31,6 +31,7 @@ from loopwright.develop.provenance import libraries
 from loopwright.develop.train import Work, develop, prepare
 from loopwright.monitor.windows import watched_columns
 from loopwright.records.declarations import Candidate, Fleet, Loop, declaration_digest, duration, model_inputs
+from loopwright.records.entries import Entry
 from loopwright.records.evaluation import LEAK_SUSPECTED, Leaderboard, SegmentModel
 from loopwright.records.examples import Examples
 from loopwright.records.package import Lineage
@@ -39,7 +40,6 @@ from loopwright.scope.declare import declare
 from loopwright.stores import openlineage
 from loopwright.stores.examples import read_examples
 from loopwright.stores.home import Home
-from loopwright.stores.ledger import Entry
 from loopwright.stores.outcomes.rescore import SegmentPackages, segment_packages
 from loopwright.stores.prediction_log.retention import retained_since
 from loopwright.tasks.plausibility import too_good

@@ -8,7 +8,8 @@ from rich.progress import Progress as Display
 
 from loopwright.base.clock import SimulatedClock
 from loopwright.base.settings import Settings
-from loopwright.cli.progress import Live, PlainLines, listener
+from loopwright.cli.live import Live
+from loopwright.cli.progress import PlainLines, listener
 from loopwright.monitor.alerts import close_alert, raise_alert, send
 from loopwright.stores.home import Home
 

@@ -30,7 +30,7 @@ from loopwright.stores.home import Home
 from loopwright.stores.outcomes.rescore import segment_packages
 from loopwright.stores.packages import probe
 from loopwright.stores.packages.probe import open_probed
-from loopwright.stores.packages.sandbox import Limits
+from loopwright.stores.packages.probe_task import Limits
 from loopwright.stores.packages.store import Package, encode_json
 from loopwright.stores.prediction_log.segment import log_folder
 from loopwright.stores.prediction_log.writer import LogWriter

@@ -16,9 +16,10 @@ from tests.deploy.test_releases import three_releases, without_ledger
 from loopwright.base.errors import ReleaseConflict, RequestConflict
 from loopwright.deploy import change, releases
 from loopwright.deploy.serving import release_files
+from loopwright.records.entries import Entry
 from loopwright.records.releases import ReleaseState
 from loopwright.stores.home import Home
-from loopwright.stores.ledger import Entry, Ledger
+from loopwright.stores.ledger.store import Ledger
 from loopwright.verbs.release import release
 from loopwright.verbs.rollback import rollback
 

@@ -22,6 +22,7 @@ from loopwright.base.errors import (
 )
 from loopwright.base.printable import encoded, printable, printable_json
 from loopwright.base.settings import load_settings, unknown_settings
+from loopwright.cli.progress import listener
 from loopwright.render.http_errors import DOOR
 from loopwright.stores.home import Home
 from loopwright.verbs import Verb
@@ -55,8 +56,6 @@ def answer(
     then: Callable[[Home], None] | None = None,
 ) -> int:
     """Call `verb` and show what it says; returns the exit code. `then` runs after the answer was shown (`demo` serves)."""
-    from loopwright.cli.progress import listener
-
     asked = inspect.signature(verb.call).parameters
     try:
         for name, advice in unknown_settings().items():

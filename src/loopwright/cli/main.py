@@ -17,8 +17,10 @@ from traceback import format_exception
 from typing import Annotated, Any
 
 import typer
+from typer.completion import show_callback
 from typer.exceptions import Abort, Exit, TyperException
 
+from loopwright import __version__
 from loopwright.base.errors import UsageError
 from loopwright.base.printable import printable
 from loopwright.cli.coercion import Command, Group
@@ -221,8 +223,6 @@ def _context() -> Parameter:
 def _version() -> Parameter:
     def show(asked: bool) -> None:
         if asked:
-            from loopwright import __version__
-
             print(f"loopwright {__version__}")
             raise Exit
 
@@ -234,8 +234,6 @@ def _completion() -> Parameter:
     def show(ctx: typer.Context, param: typer.CallbackParam, shell: str | None) -> None:
         if shell is None:
             return
-        from typer.completion import show_callback  # here: no other command needs it
-
         if shell not in SHELLS:
             raise typer.BadParameter(f"{shell!r} is none of {', '.join(SHELLS)}")
         with suppress(SystemExit):

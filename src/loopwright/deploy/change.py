@@ -16,9 +16,9 @@ from loopwright.base.ids import new_id
 from loopwright.base.lock import FileLock
 from loopwright.base.supervision import start
 from loopwright.deploy.serving import release_files
+from loopwright.records.entries import Entry
 from loopwright.records.releases import ReleaseState, Unchanged
 from loopwright.stores.home import Home
-from loopwright.stores.ledger import Entry
 
 T = TypeVar("T")
 

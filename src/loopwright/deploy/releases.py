@@ -28,9 +28,9 @@ from loopwright.deploy.change import LEDGER_SECONDS, Asked, Change, changing, in
 from loopwright.deploy.serving import release_files
 from loopwright.deploy.serving.fleet import check_segment
 from loopwright.records.conditions import counted_from
+from loopwright.records.entries import Entry
 from loopwright.records.releases import Arm, BadPackage, ReleaseState
 from loopwright.stores.home import Home
-from loopwright.stores.ledger import Entry
 from loopwright.stores.packages.store import Package
 
 GLOBAL = "global"

@@ -165,9 +165,14 @@ class Graph:
         return {i.name: np.full((rows, *i.shape), _EMPTY[i.dtype], dtype=i.dtype) for i in self.inputs}
 
 
-def _options(threads: int) -> Any:
-    import onnxruntime as ort  # here: commands that only look run no graph
+def _runtime() -> Any:
+    import onnxruntime  # here: commands that only look run no graph
 
+    return onnxruntime
+
+
+def _options(threads: int) -> Any:
+    ort = _runtime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -187,9 +192,7 @@ def _unchecked(session: Any) -> Any:
 
 
 def _session(data: bytes, threads: int) -> Any:
-    import onnxruntime as ort  # as above
-
-    return ort.InferenceSession(data, _options(threads), providers=["CPUExecutionProvider"])
+    return _runtime().InferenceSession(data, _options(threads), providers=["CPUExecutionProvider"])
 
 
 def _lean_session(data: bytes, threads: int) -> Any:
@@ -198,11 +201,9 @@ def _lean_session(data: bytes, threads: int) -> Any:
     A session made of ONNX keeps the parsed model beside what it runs, and the optimiser too. The detour stays in memory:
     nothing is on a disk that could differ from the bytes that were verified.
     """
-    import onnxruntime as ort  # as above
-
     if len(data) > LEAN_BYTES or not hasattr(os, "memfd_create"):
         return None
-    descriptor = os.memfd_create("graph", os.MFD_CLOEXEC)
+    ort, descriptor = _runtime(), os.memfd_create("graph", os.MFD_CLOEXEC)
     try:
         options = _options(threads)
         options.optimized_model_filepath = f"/proc/self/fd/{descriptor}"

@@ -13,9 +13,9 @@ import msgspec
 from loopwright.base import failpoints
 from loopwright.base.errors import AddressRefused
 from loopwright.base.post import post, receiver
+from loopwright.records.entries import Entry
 from loopwright.records.windows import Alert
 from loopwright.stores.home import Home
-from loopwright.stores.ledger import Entry
 
 Severity = Literal["info", "warning", "critical"]
 
@@ -79,15 +79,6 @@ def message(entry: Entry[Alert]) -> dict[str, object]:
     """What a sink gets: the alert with its loop, its moment and an id."""
     told = {name: value for name, value in msgspec.structs.asdict(entry.record).items() if name != "holder"}
     return {"id": entry.id, "loop": entry.loop, "at": entry.at.isoformat(), **told}
-
-
-def in_words(line: str) -> str:
-    """A line of the log of alerts for a person: an alert, or a webhook that did not take one."""
-    alert = msgspec.json.decode(line)
-    if "title" not in alert:
-        return f"alert not delivered: {line}"
-    state = "alert closed" if alert["state"] == "closed" else "alert"
-    return f"{state}: {alert['loop'] or 'this installation'}: {alert['title']} ({alert['severity']}) - {alert['detail']}"
 
 
 def _newest(home: Home, loop: str) -> Sequence[Entry[Alert]]:

@@ -16,9 +16,9 @@ from loopwright.base.log_lines import LOG
 from loopwright.graph.columns import arrow_feed
 from loopwright.monitor.drift import bins, measurable, psi
 from loopwright.records.declarations import Monitor, duration
+from loopwright.records.entries import Record
 from loopwright.stores.examples import read_examples
 from loopwright.stores.home import Home
-from loopwright.stores.ledger import Record
 from loopwright.stores.packages.probe import Probed
 from loopwright.tasks.metrics import answered
 

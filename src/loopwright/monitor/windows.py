@@ -28,11 +28,11 @@ from loopwright.monitor.inputs import packages_of, watched_columns, window
 from loopwright.monitor.quality import Decay, decayed, quality
 from loopwright.records.attempts import Attempts
 from loopwright.records.declarations import Monitor, Outcome, Retrain, duration
+from loopwright.records.entries import Entry
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import Turn
 from loopwright.records.windows import Alert, Quality, Trigger, Window
 from loopwright.stores.home import Home
-from loopwright.stores.ledger import Entry
 from loopwright.stores.outcomes.labelled import with_truth
 from loopwright.stores.packages.probe import Probed, open_probed
 from loopwright.stores.prediction_log.read import first_at, predictions

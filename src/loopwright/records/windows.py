@@ -157,6 +157,15 @@ class Alert(Record, frozen=True, kw_only=True):
     holder: str = ""
 
 
+def alert_text(line: str) -> str:
+    """A line of the log of alerts for a person: an alert, or a webhook that did not take one."""
+    alert = msgspec.json.decode(line)
+    if "title" not in alert:
+        return f"alert not delivered: {line}"
+    state = "alert closed" if alert["state"] == "closed" else "alert"
+    return f"{state}: {alert['loop'] or 'this installation'}: {alert['title']} ({alert['severity']}) - {alert['detail']}"
+
+
 class Trigger(Record, frozen=True, kw_only=True):
     """A reason to retrain, with its evidence."""
 

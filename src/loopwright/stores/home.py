@@ -4,6 +4,7 @@ import getpass
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +15,7 @@ from loopwright.base.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from loopwright.stores.lake.tables import Lake
-    from loopwright.stores.ledger import Ledger
+    from loopwright.stores.ledger.store import Ledger
     from loopwright.stores.online import Online
     from loopwright.stores.openlineage import OpenLineage
     from loopwright.stores.packages.store import Packages
@@ -49,7 +50,7 @@ class Home:
     @cached_property
     def ledger(self) -> "Ledger":
         """The ledger, its schema brought up to date."""
-        from loopwright.stores.ledger import Ledger
+        from loopwright.stores.ledger.store import Ledger  # here, and so below: a store is loaded where it is opened
 
         if self.settings.ledger_file is not None:
             self.make()
@@ -59,33 +60,30 @@ class Home:
     @cached_property
     def lake(self) -> "Lake":
         """The Delta tables."""
-        from loopwright.stores.lake.tables import Lake
+        from loopwright.stores.lake.tables import Lake  # as above
 
         return Lake(self.settings.lake_root)
 
     @cached_property
     def packages(self) -> "Packages":
         """The packages."""
-        from loopwright.stores.packages.store import Packages
+        from loopwright.stores.packages.store import Packages  # as above
 
         return Packages(self.path / "packages")
 
     @cached_property
     def online(self) -> "Online":
         """The key-value table of what requests are joined with while serving."""
-        from loopwright.stores.online import open_online
+        from loopwright.stores.online import open_online  # as above
 
         return open_online(self.settings.online, self.path / "online")
 
     @cached_property
     def openlineage(self) -> "OpenLineage":
         """Where it is told what ran, what it read and what it made."""
-        from loopwright.base.post import receiver
-        from loopwright.stores.openlineage import OpenLineage
+        from loopwright.stores.openlineage import of_settings  # as above
 
-        settings = self.settings
-        to = receiver(settings, "openlineage")
-        return OpenLineage(settings.openlineage, self.clock, to=to, namespace=settings.openlineage_namespace)
+        return of_settings(self.settings, self.clock)
 
     def acting_as(self, by: str) -> "Home":
         """This home, with somebody else as who is acting: the same stores, which are closed where they were opened."""
@@ -150,9 +148,9 @@ class _Acting(Home):
 
     @cached_property
     def ledger(self) -> "Ledger":
-        from loopwright.stores.ledger.store import acting_as
-
-        return acting_as(self._home.ledger, self.by)
+        view = copy(self._home.ledger)  # the connections are shared
+        view.by = self.by
+        return view
 
     @property
     def lake(self) -> "Lake":

@@ -23,7 +23,9 @@ import msgspec
 from loopwright.base.clock import Clock
 from loopwright.base.errors import AddressRefused
 from loopwright.base.ids import new_id
-from loopwright.base.post import Receiver, post
+from loopwright.base.post import Receiver, post, receiver
+from loopwright.base.post import problem as receiver_problem
+from loopwright.base.settings import Settings
 from loopwright.records.declarations import Column
 from loopwright.records.examples import Examples
 from loopwright.records.package import Lineage, Manifest, Origin
@@ -128,13 +130,17 @@ class OpenLineage:
             LOG.warning("OpenLineage: an event could not be sent (not sent so far: %d): %s", self.unsent, str(error)[:300])
 
 
+def of_settings(settings: Settings, clock: Clock) -> OpenLineage:
+    """Where the settings send events."""
+    to = receiver(settings, "openlineage")
+    return OpenLineage(settings.openlineage, clock, to=to, namespace=settings.openlineage_namespace)
+
+
 def problem(target: str, to: Receiver | None = None) -> str:
     """Why no event could be sent to `target`, as far as can be told without sending one; empty if all is well."""
-    from loopwright.base.post import problem as of_receiver
-
     try:
         if target.startswith(("http://", "https://")):
-            return of_receiver(to or target)
+            return receiver_problem(to or target)
         if target:
             _append(Path(target), b"")
     except (AddressRefused, OSError) as error:

@@ -7,7 +7,7 @@ from loopwright.records.entries import Entry
 from loopwright.records.windows import ValueWindow, Window
 
 if TYPE_CHECKING:  # it loads SQLAlchemy, which `--help` does without
-    from loopwright.stores.ledger import Ledger
+    from loopwright.stores.ledger.store import Ledger
 
 W = TypeVar("W", "Window", "ValueWindow")
 

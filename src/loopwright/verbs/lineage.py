@@ -13,13 +13,13 @@ import msgspec
 from loopwright.base.errors import NotFound, PackageNotFound, RecordNotFound
 from loopwright.base.ids import is_trace_id
 from loopwright.base.text import count, moment
+from loopwright.records.entries import Entry
 from loopwright.records.examples import Examples
 from loopwright.records.ingestions import Ingested
 from loopwright.records.package import Lineage, Manifest, Origin
 from loopwright.records.releases import ReleaseState
 from loopwright.stores.contracts import Contract
 from loopwright.stores.home import Home
-from loopwright.stores.ledger import Entry
 from loopwright.stores.prediction_log.read import find
 
 

@@ -26,13 +26,12 @@ from loopwright.records.conditions import (
     worth_of,
 )
 from loopwright.records.declarations import Value, recorded_loop
-from loopwright.records.entries import Problem
+from loopwright.records.entries import Entry, Problem
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
 from loopwright.records.windows import Alert, ValueWindow, Window
 from loopwright.stores.home import Home
-from loopwright.stores.ledger import Entry
 from loopwright.stores.ledger.store import keys
 from loopwright.stores.prediction_log.damage import set_aside
 from loopwright.stores.prediction_log.summary import summary

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loopwright.base.errors import UsageError
-from loopwright.stores.ledger import Record, Untyped
+from loopwright.records.entries import Record, Untyped
 from loopwright.stores.ledger.coding import decode, encode
 
 

@@ -33,10 +33,11 @@ from loopwright.base.errors import (
 )
 from loopwright.base.holder import Holder, encode_holder
 from loopwright.base.ids import time_of
+from loopwright.records.entries import Entry, Link, Pointer, Record, Untyped
 from loopwright.records.evaluation import Estimate
 from loopwright.records.windows import Trigger
-from loopwright.stores.ledger import Entry, Ledger, Link, Pointer, Record, Untyped, database, schema
-from loopwright.stores.ledger.store import keys
+from loopwright.stores.ledger import database, schema
+from loopwright.stores.ledger.store import Ledger, keys
 
 START = datetime(2013, 4, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -293,7 +294,7 @@ CONTENDER = """
 import sys
 from loopwright.base.clock import RealClock
 from loopwright.base.errors import ReleaseConflict
-from loopwright.stores.ledger import Ledger
+from loopwright.stores.ledger.store import Ledger
 from loopwright.stores.ledger.store import keys
 from loopwright.records.windows import Trigger
 ledger = Ledger(sys.argv[1], clock=RealClock(), by=sys.argv[2])
@@ -359,7 +360,7 @@ def test_a_lease_follows_real_time_while_entries_follow_a_simulated_clock(ledger
 TAKES_A_LEASE_AND_DIES = """
 import os, sys
 from loopwright.base.clock import RealClock
-from loopwright.stores.ledger import Ledger
+from loopwright.stores.ledger.store import Ledger
 
 os._exit(0 if Ledger(sys.argv[1], clock=RealClock(), by="gone").lock("tend", "gone", 3600) else 1)
 """
@@ -465,7 +466,7 @@ def test_twenty_threads_write_one_unbroken_chain(ledger: Ledger) -> None:
 WRITER = """
 import sys
 from loopwright.base.clock import RealClock
-from loopwright.stores.ledger import Ledger
+from loopwright.stores.ledger.store import Ledger
 from loopwright.stores.ledger.store import keys
 from loopwright.records.windows import Trigger
 ledger = Ledger(sys.argv[1], clock=RealClock(), by="writer")
@@ -491,7 +492,7 @@ def test_what_was_put_survives_the_death_of_its_process(ledger_url: str) -> None
 FORKER = """
 import os, sys
 from loopwright.base.clock import RealClock
-from loopwright.stores.ledger import Ledger
+from loopwright.stores.ledger.store import Ledger
 from loopwright.stores.ledger.store import keys
 from loopwright.records.windows import Trigger
 ledger = Ledger(sys.argv[1], clock=RealClock(), by="forker")

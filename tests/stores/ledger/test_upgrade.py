@@ -10,7 +10,8 @@ from sqlalchemy import create_engine, text
 
 from loopwright.base.clock import RealClock
 from loopwright.base.errors import LedgerUnavailable
-from loopwright.stores.ledger import Ledger, schema
+from loopwright.stores.ledger import schema
+from loopwright.stores.ledger.store import Ledger
 from loopwright.stores.ledger.upgrade import scripts
 
 

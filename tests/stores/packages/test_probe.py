@@ -13,7 +13,7 @@ from tests.deploy.serving.test_predictor import endless
 from loopwright.base.errors import PackageRefused
 from loopwright.records.package import Golden
 from loopwright.stores.packages.probe import open_probed, probe, probe_all
-from loopwright.stores.packages.sandbox import Limits, ProbeReport, Task
+from loopwright.stores.packages.probe_task import Limits, ProbeReport, Task
 from loopwright.stores.packages.store import Package, Packages
 
 

@@ -197,7 +197,7 @@ def request(
     some: Sequence[tuple[int, float, SampledRequest]], version: str, attributes: Mapping[str, str] | None = None
 ) -> bytes:
     """What a collector gets: for each (microseconds of its end since 1970, the same by `perf_counter`, request) its spans."""
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest  # here: an extra
 
     message = ExportTraceServiceRequest()
     resource_spans = message.resource_spans.add()

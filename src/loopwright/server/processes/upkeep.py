@@ -16,6 +16,7 @@ from loopwright.base.printable import printable
 from loopwright.base.settings import load_settings
 from loopwright.base.supervision import report_to
 from loopwright.monitor import alerts
+from loopwright.records.windows import alert_text
 from loopwright.server.processes.child import supervised
 from loopwright.stores.home import Home
 from loopwright.verbs import verb
@@ -37,7 +38,7 @@ class AlertLines(logging.StreamHandler[TextIO]):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without characters that a terminal would obey."""
-        return printable(f"loopwright: {alerts.in_words(record.getMessage())}")
+        return printable(f"loopwright: {alert_text(record.getMessage())}")
 
 
 def main(argv: list[str]) -> None:

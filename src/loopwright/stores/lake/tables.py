@@ -221,8 +221,6 @@ class Lake:
 
     def added(self, name: str, version: int) -> Any:
         """A dataset of the rows that the commit `version` appended to a table; None where it only moved or removed rows. Raises NotFound."""
-        from pyarrow.dataset import FileSystemDataset  # here: it loads pandas, and most commands read no rows
-
         with self._errors(name):
             newest, delta = self._table(name), self._table(name, version)
             told = newest.history(newest.version() - version + 1)  # delta-rs numbers it rightly only at the newest version
@@ -234,7 +232,7 @@ class Lake:
                 delta.load_as_version(version - 1)
                 before = {f.path for f in delta.to_pyarrow_dataset(filesystem=self._files(name)).get_fragments()}
             fragments = sorted((f for f in whole.get_fragments() if f.path not in before), key=lambda f: f.path)
-            return FileSystemDataset(fragments, whole.schema, whole.format, whole.filesystem)
+            return _arrow_dataset().FileSystemDataset(fragments, whole.schema, whole.format, whole.filesystem)
 
     def _files(self, name: str) -> Any:
         """Arrow's own file system for a local table; None leaves the choice to delta-rs.
@@ -540,8 +538,6 @@ def foreign(uri: str, *, since: int = -1, until: int | None = None) -> Foreign:
     `until` is the version to read it at (the newest if not given). `rows` is a pyarrow dataset. Raises NotFound when there is no such table, Refused when rows were changed or removed since
     then, or when the table is older than that, Damaged when it cannot be read.
     """
-    from pyarrow.dataset import ParquetReadOptions  # as above
-
     shown = uri.split("?")[0].rsplit("@", 1)[-1]
     try:
         delta = DeltaTable(uri, version=until)
@@ -549,7 +545,7 @@ def foreign(uri: str, *, since: int = -1, until: int | None = None) -> Foreign:
             str(delta.metadata().id),
             delta.version(),
             delta.to_pyarrow_dataset(
-                parquet_read_options=ParquetReadOptions(coerce_int96_timestamp_unit="us")
+                parquet_read_options=_arrow_dataset().ParquetReadOptions(coerce_int96_timestamp_unit="us")
             ),  # Spark's 96 bits: as nanoseconds those after 2262 would be other moments
         )
         if version < since:
@@ -561,10 +557,14 @@ def foreign(uri: str, *, since: int = -1, until: int | None = None) -> Foreign:
         raise Damaged(f"the Delta table {shown} cannot be read: {first_line(error)}") from error
 
 
+def _arrow_dataset() -> Any:
+    import pyarrow.dataset  # here: it loads pandas, and most commands read no rows
+
+    return pyarrow.dataset
+
+
 def _added_since(delta: DeltaTable, dataset: Any, since: int, version: int, shown: str) -> Any:
     """The files that commits after `since` added, as a dataset. Compaction only moves rows and adds none."""
-    from pyarrow.dataset import FileSystemDataset  # as above
-
     operations = {e["version"]: str(e.get("operation", "")) for e in delta.history() if "version" in e}
     fragments = []
     delta.load_as_version(since)
@@ -581,4 +581,4 @@ def _added_since(delta: DeltaTable, dataset: Any, since: int, version: int, show
         if not operation.startswith("OPTIMIZE"):
             fragments += [fragment for path, fragment in there.items() if path not in before]
         before = set(there)
-    return FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
+    return _arrow_dataset().FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)

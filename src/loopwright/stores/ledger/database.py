@@ -186,7 +186,7 @@ class Database:
                 )
             if found is None and self.seen.had_ledger():
                 raise LedgerUnavailable(f"the ledger {self.url.database} is empty, and {HAD}: {RESTORE}")
-            from loopwright.stores.ledger.upgrade import upgrade
+            from loopwright.stores.ledger.upgrade import upgrade  # here: it loads alembic, which a ledger of today needs not
 
             upgrade(connection)
 

@@ -1,6 +1,5 @@
 """The ledger's methods. They know nothing of what the records mean."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -62,7 +61,7 @@ class Ledger:
         seen: Path | None = None,
         patience: float | None = None,
     ) -> None:
-        self._clock, self._by = clock, by
+        self._clock, self.by = clock, by
         self._lease_clock = lease_clock or RealClock()
         self._database = Database(url, SeenLedger(seen), patience)
         self.seen = self._database.seen
@@ -313,7 +312,7 @@ class Ledger:
             "loop": loop,
             "key": _text("key", key),
             "at": _microseconds(at),
-            "by": _text("by", self._by),
+            "by": _text("by", self.by),
             "pointer": move[0],
             "generation": move[1],
             "digest": digest(content.encode()),
@@ -377,13 +376,6 @@ class Ledger:
         order = entry.c.sequence.desc() if newest else entry.c.sequence.asc()
         with self._database.read() as connection:
             return connection.execute(select(entry).where(and_(True, *wanted)).order_by(order).limit(limit)).all()
-
-
-def acting_as(ledger: Ledger, by: str) -> Ledger:
-    """A ledger with somebody else as who writes; the connections are shared."""
-    view = copy.copy(ledger)
-    view._by = by
-    return view
 
 
 def keys(ledger: Ledger, type: type[Record], loops: Sequence[str]) -> list[tuple[str, str]]:

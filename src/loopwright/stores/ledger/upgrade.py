@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 FOLDER = Path(__file__).parent / "migrations"
@@ -10,16 +13,11 @@ FOLDER = Path(__file__).parent / "migrations"
 
 def scripts() -> Any:
     """The migrations as alembic's ScriptDirectory."""
-    from alembic.script import ScriptDirectory
-
     return ScriptDirectory(str(FOLDER), version_locations=[str(FOLDER)])
 
 
 def upgrade(connection: Connection) -> None:
     """Run every migration that this database has not had, in the transaction that `connection` is in."""
-    from alembic.migration import MigrationContext
-    from alembic.operations import Operations
-
     directory, context = scripts(), MigrationContext.configure(connection)
     missing = list(directory.iterate_revisions("heads", context.get_current_revision() or "base"))
     with Operations.context(context):

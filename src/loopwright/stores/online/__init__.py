@@ -10,6 +10,8 @@ Light: the prediction path reads it. What is in it can always be made again from
 from pathlib import Path
 from typing import Protocol
 
+from loopwright.base.errors import ExtraMissing
+from loopwright.stores.online.embedded import Embedded
 from loopwright.stores.online.steps import Fed, Items, Steps
 
 
@@ -49,9 +51,9 @@ def open_online(url: str, folder: Path) -> Online:
     Raises ExtraMissing when it is Redis and the extra is not installed.
     """
     if url == "embedded":
-        from loopwright.stores.online.embedded import Embedded
-
         return Embedded(folder / "steps.db")
-    from loopwright.stores.online.redis import RedisOnline
-
+    try:
+        from loopwright.stores.online.redis import RedisOnline  # here: an extra
+    except ImportError as error:
+        raise ExtraMissing("redis", "an online table in Redis") from error
     return RedisOnline(url)

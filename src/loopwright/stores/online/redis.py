@@ -14,8 +14,12 @@ from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
 from loopwright.base.clock import RealClock
-from loopwright.base.errors import Damaged, ExtraMissing, Unavailable
+from loopwright.base.errors import Damaged, Unavailable
 from loopwright.stores.online.steps import CACHED_KEYS, FRESH_SECONDS, Fed, Items, Steps
 
 READ_SECONDS = 0.25
@@ -35,13 +39,6 @@ class RedisOnline:
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            import redis
-        except ImportError as error:
-            raise ExtraMissing("redis", "an online table in Redis") from error
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-
         parts = urlsplit(url)
         self._place = f"{parts.hostname}:{parts.port or 6379}"
         self._failures: tuple[type[Exception], ...] = (redis.RedisError, OSError)

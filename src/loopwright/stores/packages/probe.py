@@ -19,7 +19,7 @@ from loopwright.base.scratch import scratch_folder
 from loopwright.graph import contributions
 from loopwright.graph.session import Graph
 from loopwright.records.package import lawful, tolerance
-from loopwright.stores.packages.sandbox import Limits, ProbeReport, Task
+from loopwright.stores.packages.probe_task import Limits, ProbeReport, Task
 from loopwright.stores.packages.store import FILES, Package, Packages
 
 WALL_SECONDS = 60.0
@@ -54,7 +54,7 @@ class Probed(Package):
 
     def model(self, name: str) -> Any:
         """The ONNX model of that file, parsed."""
-        import onnx
+        import onnx  # here: no worker parses a model
 
         return onnx.load_model_from_string(self.files[name])
 

@@ -13,39 +13,11 @@ from typing import Any
 
 import msgspec
 
-from loopwright.records.declarations import Column
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of a probe: address space in bytes, CPU seconds, open files. Files written: none at all."""
-
-    memory: int = 4 * 2**30
-    cpu_seconds: int = 30
-    files: int = 64
-
-
-class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """Graphs by file name, the contract, and rows (request and context together) to answer; `width` is that of the values.
-
-    `explanation` are the files that explain the answers of model.onnx (`graph.contributions.FILES`), those that there are.
-    """
-
-    limits: Limits
-    graphs: dict[str, bytes]
-    columns: dict[str, Column]
-    rows: list[dict[str, Any]]
-    width: int = 0
-    explanation: dict[str, bytes] = {}
-
-
-class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the child found: `problem` is empty when all is well. Scores by graph; times in microseconds for one row."""
-
-    problem: str = ""
-    outputs: dict[str, list[str]] = {}
-    scores: dict[str, list[float]] = {}
-    load_ms: float = 0.0
-    one_row_us: float = 0.0
+from loopwright.base.errors import PackageRefused
+from loopwright.graph.check import check_graph
+from loopwright.graph.contributions import Reasons
+from loopwright.graph.session import Feeder, Graph
+from loopwright.stores.packages.probe_task import Limits, ProbeReport, Task
 
 
 def confine(limits: Limits) -> None:
@@ -62,10 +34,6 @@ def confine(limits: Limits) -> None:
 
 def examine(task: Task) -> ProbeReport:
     """Check, load and run every graph of a task."""
-    from loopwright.base.errors import PackageRefused
-    from loopwright.graph.check import check_graph
-    from loopwright.graph.session import Feeder, Graph
-
     outputs: dict[str, list[str]] = {}
     scores: dict[str, list[float]] = {}
     one_row = 0.0
@@ -106,11 +74,6 @@ def examine(task: Task) -> ProbeReport:
 
 def unexplained(task: Task) -> str:
     """Why the explanation is not one of the model; empty where it is, or there is none."""
-    from loopwright.base.errors import PackageRefused
-    from loopwright.graph.check import check_graph
-    from loopwright.graph.contributions import Reasons
-    from loopwright.graph.session import Feeder, Graph
-
     if not task.explanation:
         return ""
     try:

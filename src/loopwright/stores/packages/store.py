@@ -104,7 +104,7 @@ class Package:
 
 def check_files(files: Mapping[str, bytes]) -> None:
     """Refuse files that no package may have: an unknown name, too many bytes, an unsafe graph. Raises PackageRefused."""
-    from loopwright.graph.check import check_graph
+    from loopwright.graph.check import check_graph  # here: it loads onnx, and only who adds a package checks
 
     for name, data in files.items():
         if name not in FILES:

@@ -6,9 +6,16 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, ClassVar, NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from loopwright.records.entries import Record
 from loopwright.records.prediction import Prediction
+from loopwright.sql.engine import sql_engine
 from loopwright.stores.home import Home
+from loopwright.stores.prediction_log.arrow import FIXED, rows, to_prediction
+from loopwright.stores.prediction_log.commit import commit
+from loopwright.stores.prediction_log.segment import table_name
 
 
 class Predicted(Record, frozen=True, kw_only=True):
@@ -72,14 +79,6 @@ def earlier(home: Home, loop: str, ids: Iterator[Any], request: list[str], since
 
     What is in the log is moved to Delta before. Rows and answers meet in the SQL engine, in bounded memory.
     """
-    import pyarrow as pa  # here, and so below: who only shows a `Predicted` needs no engine
-    import pyarrow.compute as pc
-
-    from loopwright.sql.engine import sql_engine
-    from loopwright.stores.prediction_log.arrow import FIXED, rows, to_prediction
-    from loopwright.stores.prediction_log.commit import commit
-    from loopwright.stores.prediction_log.segment import table_name
-
     commit(home, loop)
     name, fixed = table_name("predictions", loop), FIXED["predictions"]
     log: Any = fixed.empty_table()

@@ -14,7 +14,7 @@ def summary(home: Home, loop: str) -> tuple[int, datetime | None]:
     """How many predictions a loop has logged, and when it made the newest."""
     root, table = home.settings.lake_root, table_name(KIND, check_name(loop, "loop"))
     if "://" in root or (Path(root) / table / "_delta_log").exists():
-        from loopwright.stores.prediction_log import read
+        from loopwright.stores.prediction_log import read  # here: it loads Arrow
 
         return read.summary(home, loop)
     moments: dict[str, int] = {}

@@ -94,16 +94,18 @@ def choice(part: Any, x: Any) -> Any:
 
 def foreign(part: Any, x: Any) -> Any:
     """A part by skl2onnx: its last output, float64; in float64 where its converter and the runtime can."""
-    from skl2onnx import convert_sklearn  # here: few parts need it, and it loads much of scikit-learn
-    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
+    import skl2onnx  # here: few parts need it, and it loads much of scikit-learn
 
     options = {id(part): {"zipmap": False}} if is_classifier(part) else None
     failed: Exception | None = None
-    for kind, given in ((DoubleTensorType, wide(x)), (FloatTensorType, single(x))):
+    for kind, given in (
+        (skl2onnx.common.data_types.DoubleTensorType, wide(x)),
+        (skl2onnx.common.data_types.FloatTensorType, single(x)),
+    ):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                model: onnx.ModelProto = convert_sklearn(
+                model: onnx.ModelProto = skl2onnx.convert_sklearn(
                     part,
                     initial_types=[("x", kind([None, part.n_features_in_]))],
                     options=options,

@@ -1,0 +1,39 @@
+"""What the probe hands to its child process (`sandbox.py`), and what that reports."""
+
+from typing import Any
+
+import msgspec
+
+from loopwright.records.declarations import Column
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of a probe: address space in bytes, CPU seconds, open files. Files written: none at all."""
+
+    memory: int = 4 * 2**30
+    cpu_seconds: int = 30
+    files: int = 64
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """Graphs by file name, the contract, and rows (request and context together) to answer; `width` is that of the values.
+
+    `explanation` are the files that explain the answers of model.onnx (`graph.contributions.FILES`), those that there are.
+    """
+
+    limits: Limits
+    graphs: dict[str, bytes]
+    columns: dict[str, Column]
+    rows: list[dict[str, Any]]
+    width: int = 0
+    explanation: dict[str, bytes] = {}
+
+
+class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the child found: `problem` is empty when all is well. Scores by graph; times in microseconds for one row."""
+
+    problem: str = ""
+    outputs: dict[str, list[str]] = {}
+    scores: dict[str, list[float]] = {}
+    load_ms: float = 0.0
+    one_row_us: float = 0.0
