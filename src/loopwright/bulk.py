@@ -221,7 +221,10 @@ class _Job:
         record = self._record
         origin = RowOrigin(record.file, record.digest, record.begun)
         absent, optional = self._table.columns if self._opened.loose else (), self._service.decode.optional
-        judged = conform(self._table, chunk.frame, origin=origin, rows=chunk.numbers, absent=absent, requests=optional)
+        whose = f"the requests of loop {record.loop!r}"
+        judged = conform(
+            self._table, chunk.frame, origin=origin, rows=chunk.numbers, absent=absent, optional=optional, whose=whose
+        )
         self._ignored.update(dict.fromkeys(n for n in chunk.frame.column_names if n not in self._taken))
         self._reasons.update(judged.counts)
         lines = {row["_row"]: {"_row": row["_row"], "_error": row["_reason"]} for row in judged.bad.to_pylist()}

@@ -391,6 +391,36 @@ def test_demo_with_a_wrong_end_looks_at_no_home(capsys: pytest.CaptureFixture[st
     assert not (tmp_path / "new").exists()
 
 
+def test_file_of_outcomes_that_are_all_set_aside_says_why_and_what_to_do(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    home, file = tmp_path / "home", tmp_path / "came.csv"
+    opened(home).close()
+
+    def typed(text: str, code: int, *options: str) -> str:
+        file.write_text(text, "utf-8")
+        assert run(["outcomes", LOOP, str(file), "--home", str(home), *options]) == code
+        return capsys.readouterr().out
+
+    bad = "prediction,arr_delay\nabc,31\nabd,late\n"
+    said = typed(bad, 1)
+    assert "accepted now                   0 rows, 2 to quarantine" in said
+    for reason in ("arr_delay: not a number: 1", "prediction: must be the 32 hexadecimal digits that came with the answer: 1"):
+        assert reason in said
+    assert "`loopwright quarantine landings --export FILE`" in said
+    assert "`loopwright ingest landings FILE --mend`" in said
+    assert sum(json.loads(typed(bad, 1, "--json"))["reasons"].values()) == 2
+    assert run(["quarantine", "landings", "--home", str(home)]) == 0, "though nothing was ever ingested into it"
+    capsys.readouterr()
+    assert "1 row, 2 to quarantine" in typed(bad + f"{'a' * 32},7\n", 0)
+    assert "accepted now                   0 rows, 0 to quarantine" in typed("prediction,arr_delay\n", 0)
+    typed("flight,arr_delay\nUA1,late\n", 1)
+    assert run(["quarantine", "landings", "--export", str(file), "--home", str(home)]) == 0
+    file.write_text(file.read_text("utf-8").replace('"late"', '"31"'), "utf-8")
+    assert run(["ingest", "landings", str(file), "--mend", "--home", str(home)]) == 0
+    assert f"outcomes of {LOOP}" in capsys.readouterr().out
+
+
 def test_serve_says_where_it_is_and_ends_in_order(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from loopwright.cli.main import main; main()", "serve", "--json", "--no-tend"]
     command += ["--home", str(tmp_path), "--port", "0", "--control-port", "0"]

@@ -4,6 +4,7 @@ from typing import Any
 
 from loopwright.records.declarations import Column, Table
 from loopwright.records.package import Manifest
+from loopwright.stores.outcomes.contract import OutcomeContract
 
 
 def example_request(manifest: Manifest) -> dict[str, Any]:
@@ -15,12 +16,11 @@ def example_request(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def example_outcome(table: Table, prediction: str, request: dict[str, Any]) -> dict[str, Any]:
-    """An outcome of the prediction with that id, of an example request; by its key where no field is left for the id."""
-    field = table.prediction_field
-    named = {field: prediction} if field else {name: request.get(name, prediction) for name in table.key}
-    optional = {*table.key, table.event_time, table.known}
-    return named | {name: _value(column, []) for name, column in table.columns.items() if name not in optional}
+def example_outcome(table: Table, prediction: str) -> dict[str, Any]:
+    """An outcome of the prediction with that id."""
+    optional = OutcomeContract(table).optional
+    values = {name: _value(column, []) for name, column in table.columns.items() if name not in optional}
+    return {table.prediction_field: prediction, **values}
 
 
 def _value(column: Column, words: list[str]) -> Any:

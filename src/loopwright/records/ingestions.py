@@ -52,6 +52,13 @@ class Ingested(Record, frozen=True, kw_only=True):
         return f"file:{self.digest}:{self.source}"[:512]
 
 
+class OutcomesMended(Ingested, frozen=True, kw_only=True):
+    """Rows of the quarantine of an outcome table that went to the outcome log of a loop, which they were brought for; `version` is 0."""
+
+    kind: ClassVar[str] = "outcomes-mended"
+    loop: str
+
+
 class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
     """What waits in the quarantine of a table: rows by reason and by source, how many were `mended` before, the first `shown`."""
 

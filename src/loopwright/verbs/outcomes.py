@@ -15,11 +15,19 @@ from loopwright.verbs.known_loop import known_loop
 
 
 class OutcomesReport(OutcomeStates, frozen=True, kw_only=True):
-    """How outcomes stand: rows of the file that were `accepted` and `quarantined`, and all that `OutcomeStates` counts."""
+    """How outcomes stand: rows of the `file` that were `accepted` and `quarantined` (by reason), and all that `OutcomeStates` counts."""
 
     loop: str
     accepted: int
     quarantined: int
+    file: str = ""
+    table: str = ""
+    reasons: dict[str, int] = {}
+
+    @property
+    def ok(self) -> bool:
+        """Whether anything was accepted; a file whose every row went to quarantine brought nothing."""
+        return self.accepted > 0 or self.quarantined == 0
 
 
 def outcomes(
@@ -36,8 +44,9 @@ def outcomes(
 
     Args:
         loop: name of the loop.
-        file: CSV, Excel or Parquet with the outcome table's columns (its key, or a column `id`, `prediction` or `prediction_id` with
-            prediction ids; the first of them that the table does not have itself).
+        file: CSV, JSON Lines, Excel, Parquet or Arrow with the columns of the outcome table, matched by its key or by a column of
+            prediction ids: `id`, `prediction` or `prediction_id` (one that the table does not have itself), or `_id` as `loopwright
+            predict` writes it. Times may be left out: then the truth is known now, or when a column `known_at` says.
         encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
         sheet: sheet of an Excel workbook (default: the only one with rows).
         no_header: the first line is a row of data; the columns become column_1, column_2 ...
@@ -47,6 +56,8 @@ def outcomes(
     reading = Reading.of(encoding, sheet, names, no_header=no_header)
     if file is None and reading.options():
         raise UsageError(f"{reading.options().split()[0]} needs a file: name it after the loop")
-    logged = accept(home, loop, declared.outcome.table, declared.requests.key, file, reading) if file else Delivered(0, 0)
-    counts = states(home, loop, duration(declared.outcome.wait), home.clock.now(), declared.requests.event_time)
-    return OutcomesReport(loop=loop, **logged._asdict(), **msgspec.structs.asdict(counts))
+    table, requests = declared.outcome.table, declared.requests
+    logged = accept(home, loop, table, requests, file, reading) if file else Delivered(0, 0, {})
+    counts = states(home, loop, duration(declared.outcome.wait), home.clock.now(), requests.event_time)
+    delivered = {"file": str(file or ""), "table": table.name, **logged._asdict()}
+    return OutcomesReport(loop=loop, **delivered, **msgspec.structs.asdict(counts))

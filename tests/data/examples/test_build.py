@@ -215,6 +215,26 @@ def test_row_of_a_file_that_was_predicted_twice_counts_as_the_prediction_that_it
     assert found["_prediction"] == jobs[1].id
 
 
+@pytest.mark.parametrize("named", ["file", "request", "both", "neither"])
+def test_decision_that_was_asked_for_live_and_in_a_file_is_learned_from_once_as_the_prediction_that_its_outcome_names(
+    opened: Home, named: str
+) -> None:
+    history = random_history(5)
+    row = expected(history, END)[0]
+    asked = next(r for r in history.asked if r["id"] == row["id"])
+    fill(opened, history._replace(came=[r for r in history.came if r["id"] != row["id"]]))
+    live, twice = (served(asked, i, wind=-1.0, calm=None) for i in range(2))
+    file = msgspec.structs.replace(served(asked, 2, wind=-2.0, calm=None), at=us(END), of_file=True)
+    log(opened, "predictions", [live, twice, file])
+    names = {"file": [file], "request": [live], "both": [file, live], "neither": []}[named]
+    log(opened, "outcomes", [told(i, 60.0, END + MINUTE, prediction=p.id) for i, p in enumerate(names)])
+    examples = built(opened, END + DAY)
+    found = [r["_prediction"] for r in load_examples(opened, examples).to_pylist() if r["id"] == row["id"]]
+    assert found == {"file": [file.id], "request": [live.id], "both": [live.id], "neither": []}[named]
+    decisions = 1 if named == "file" else 2  # each of two requests is a decision
+    assert examples.rows + sum(examples.excluded.values()) == len(history.asked) - 1 + decisions
+
+
 def test_row_of_a_file_is_learned_from_as_it_was_served_while_the_online_table_has_its_context(opened: Home) -> None:
     history = random_history(5)
     fill(opened, history)

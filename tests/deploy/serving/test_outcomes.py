@@ -133,5 +133,31 @@ def test_a_table_with_a_column_named_id_keeps_it_and_the_predictions_id_has_anot
 def test_prediction_is_named_by_any_name_that_is_no_column(name: str) -> None:
     (named,) = accept({name: ID, "arr_delay": 20})
     assert (named.row.prediction, named.row.values) == (ID, {"arr_delay": 20.0})
-    with pytest.raises(RequestInvalid, match="name different predictions"):
+    with pytest.raises(RequestInvalid, match="prediction_id: names another prediction than id"):
         accept({"id": ID, "prediction_id": "1" * 32, "arr_delay": 20})
+
+
+def test_id_of_a_prediction_in_a_column_of_the_table_is_hinted_at() -> None:
+    """Where it is refused the error says which field it belongs into, where it is lawful a flag."""
+    hint = "name the prediction in the field `prediction`"
+    columns = {"id": Column("integer"), "at": Column("timestamp"), "paid": Column("boolean")}
+    wrong = [
+        (Table("orders", columns, ["id"], "at"), {"id": ID, "paid": True}),
+        (Table("orders", columns, ["id"], "at"), [{"id": ID, "paid": True}]),
+        (Table("orders", columns | {"id": Column("string"), "who": Column("string")}, ["who"], "at"), {"id": ID, "paid": True}),
+        (Table("orders", columns | {"id": Column("string")}, ["id"], "at"), {"id": ID}),
+    ]
+    for table, body in wrong:
+        with pytest.raises(RequestInvalid, match=hint):
+            OutcomeDecoder(table)(text(body), received_at=NOW_US, provenance="http")
+    decode = OutcomeDecoder(Table("orders", columns | {"id": Column("string")}, ["id"], "at"))
+    flags = [
+        decode(text({"paid": True, **named}), received_at=NOW_US, provenance="http")[0].flags
+        for named in ({"id": ID}, {"id": "A-7"}, {"id": ID, "prediction": ID})
+    ]
+    assert flags == [["id_is_a_column"], [], []]
+
+
+def test_same_outcome_with_and_without_the_key_beside_its_prediction_is_one() -> None:
+    (alone,), (both,) = accept({"id": ID, "arr_delay": 20}), accept({"id": ID, "flight": "UA1", "arr_delay": 20})
+    assert alone.row == both.row

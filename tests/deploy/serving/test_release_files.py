@@ -45,6 +45,24 @@ def test_a_release_made_while_the_ledger_is_read_is_not_taken_back(tmp_path: Pat
     assert copy.state == second
 
 
+def test_key_of_outcomes_is_in_the_order_of_the_requests(tmp_path: Path) -> None:
+    """So that the unit of a posted outcome is that of the predictions, in whatever order its table declares the key."""
+    home, loop = opened(tmp_path), declared()
+    requests = msgspec.structs.replace(loop.requests, key=["flight", "origin"])
+    columns = {"origin": requests.columns["origin"], **LANDINGS.columns}
+    landed = msgspec.structs.replace(LANDINGS, columns=columns, key=["origin", "flight"])
+    loop = msgspec.structs.replace(loop, requests=requests, outcome=msgspec.structs.replace(loop.outcome, table=landed))
+    home.ledger.put(loop.record("loop.py"), loop=LOOP, key=LOOP)
+    releases.release(home, LOOP, package(home.packages).digest, why="first")
+    path = release_files.path_of(home, LOOP)
+    path.unlink(missing_ok=True)
+    release_files.follow(home)
+    found = release_files.read(path)
+    assert found is not None
+    assert found.outcome is not None
+    assert found.outcome.key == ["flight", "origin"]
+
+
 def test_no_file_is_nobody(tmp_path: Path) -> None:
     assert release_files.read(tmp_path / "nothing.json") is None
 

@@ -40,6 +40,7 @@ PICTURES = {
     "ExportedPackage": "export:exported",
     "Made": "init:made",
     "list[Ingested]": "tables:ingested",
+    "list[OutcomesMended]": "tables:ingested",
     "Quarantined": "tables:quarantined",
     "ContractShown": "contract:contract",
     "Profile": "tables:profile",

@@ -1,23 +1,23 @@
 """What came into tables and what they hold, for a terminal."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from loopwright.base.text import ABSENT, count, duration_text, moment, share
 from loopwright.cli.terminal.cells import ALIKE, heading, table
-from loopwright.records.ingestions import DOUBT, Ingested, Quarantined
+from loopwright.records.ingestions import DOUBT, Ingested, OutcomesMended, Quarantined
 from loopwright.records.profiles import ColumnProfile, Profile
 from loopwright.render.words import word
 
 
 def ingested(done: Sequence[Ingested]) -> RenderableType:
     """What came in: a line a source, the reasons of what did not, and where to look for it."""
-    rows = [
-        [d.source, "there before" if d.already and not d.mended else d.rows, d.good, d.quarantined, d.version] for d in done
-    ]
+    sources = [f"{d.source}, outcomes of {d.loop}" if isinstance(d, OutcomesMended) else d.source for d in done]
+    came = ["there before" if d.already and not d.mended else d.rows for d in done]
+    rows = [[s, c, d.good, d.quarantined, d.version or ABSENT] for s, c, d in zip(sources, came, done, strict=True)]
     parts: list[RenderableType] = [
         heading(f"table {done[0].table}"),
         table(["source", "rows", "landed", "in quarantine", "version"], rows[:ALIKE]),
@@ -29,13 +29,17 @@ def ingested(done: Sequence[Ingested]) -> RenderableType:
     reasons: Counter[str] = Counter()
     for d in done:
         reasons.update({} if d.already else d.reasons)
-    parts += [Text(word(f"  {reason}: {count:,}")) for reason, count in reasons.most_common(ALIKE)]
     told = sorted({f"{d.source} has no column {n}: null there" for d in done for n in d.absent})
     told += sorted({f"{d.source} was read as {d.encoding}" + DOUBT * (d.encoding == "cp1252") for d in done if d.encoding})
     parts += [Text(word(line), style="yellow") for line in told[:ALIKE]]
-    if any(d.quarantined for d in done):
-        parts.append(Text(f"`loopwright quarantine {done[0].table}` shows what waits there", style="dim"))
-    return Group(*parts)
+    return Group(*parts, *(quarantine_lines(done[0].table, reasons) if any(d.quarantined for d in done) else []))
+
+
+def quarantine_lines(table: str, reasons: Mapping[str, int]) -> list[RenderableType]:
+    """Why rows went to the quarantine of a table, and what to do with them."""
+    why = [Text(word(f"  {reason}: {count:,}")) for reason, count in Counter(reasons).most_common(ALIKE)]
+    mend = f"`loopwright quarantine {table} --export FILE` writes what waits, then mend it and `loopwright ingest {table} FILE --mend`"
+    return [*why, Text(mend, style="dim")]
 
 
 def quarantined(value: Quarantined) -> RenderableType:

@@ -236,7 +236,8 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
 
     An outcome that names a prediction belongs to it; others belong to every decision of their unit. Of several the one that
     became known last is the truth (the same rule as `stores.outcomes.table`). A row of a file counts once, where no request was answered
-    for it: as the prediction that an outcome names, else as the first.
+    for it: as the prediction that an outcome names, else as the first. Where an outcome names the row of the file and none the request
+    of the same unit and event time, the row stands for the decision.
     """
     declared = outcome.table
     database.register("reported", _as_declared(reported, declared.columns))
@@ -255,8 +256,9 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
     except SqlError as error:
         why = f"{outcome.label!r} cannot be evaluated over {', '.join(declared.columns)}: {first_line(error)}"
         raise DeclarationInvalid("Outcome", [("label", why)]) from error
-    named_first = "ORDER BY NOT _live, by_id.newest.known DESC NULLS LAST, _answered, _prediction"
-    once = f"QUALIFY _live OR row_number() OVER (PARTITION BY _unit, _event {named_first}) = 1"
+    named_first = "by_id.newest.known IS NULL, NOT _live, by_id.newest.known DESC, _answered, _prediction"
+    decision = f"WINDOW same AS (PARTITION BY _unit, _event ORDER BY {named_first})"
+    once = f"{decision} QUALIFY row_number() OVER same = 1 OR (_live AND first_value(_live) OVER same)"
     [(files,)] = database.execute("SELECT count(*) FROM decision WHERE NOT _live").fetchall()
     database.execute(
         f"""

@@ -5,9 +5,10 @@ column of another type, is a change of schema and refuses the whole source; what
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,6 +27,7 @@ from loopwright.records.declarations import Column, Table
 from loopwright.sql.engine import quoted, sql_engine
 
 BAD_SCHEMA = pa.schema([("_row", pa.int64()), ("_reason", pa.string()), ("_raw", pa.string())])
+Numbers = npt.NDArray[np.int64]
 REPEATED = "the same key and times as an earlier row"
 
 
@@ -69,21 +71,22 @@ def conform(
     rows: npt.NDArray[np.int64] | None = None,
     absent: Collection[str] = (),
     seen: "SeenKeys | None" = None,
-    requests: Collection[str] | None = None,
+    optional: Collection[str] = (),
+    whose: str = "",
 ) -> Conformed:
     """Sort the rows of `frame` [N] into good and bad by the contract of `table`.
 
     `rows` [N] are the numbers of the rows in the source, where they are not 1 to N; `absent` names columns that a source may
     lack besides those declared `optional`; `seen` remembers the keys of the frames before this one of the same source.
-    Rows that are `requests` may repeat a key, or have an empty one, and lack the columns named there, which are null then.
+    Rows may lack the columns in `optional`, which are null then. Rows that are no table's, but `whose` ("the requests of loop 'a'"),
+    may repeat a key, or have an empty one.
     Raises IngestRefused naming every missing, extra or wrongly typed column.
     """
     origin = origin or RowOrigin()
     numbers = np.arange(1, len(frame) + 1, dtype=np.int64) if rows is None else rows
     frame = plain(frame)
-    columns = {n: replace(c, optional=True, nullable=True) if n in (requests or ()) else c for n, c in table.columns.items()}
-    whose = f"table {table.name!r}" if requests is None else f"the requests of loop {table.name!r}"
-    sources = _sources(table, columns, frame, origin.name, absent, whose)
+    columns = {n: replace(c, optional=True, nullable=True) if n in optional else c for n, c in table.columns.items()}
+    sources = _sources(table, columns, frame, origin.name, absent, whose or f"table {table.name!r}")
     broken: list[_Broken] = []
     kept: dict[str, Any] = {}
     for name, column in columns.items():
@@ -95,20 +98,18 @@ def conform(
         kept[name] = found.values
         broken += [_Broken(name, rule, rows, True) for rule, rows in found.faults.items()]
         broken += [
-            b
-            for b in _checks(name, column, found.values, found.unreadable, requests is None and name in table.key)
-            if b.rows.any()
+            b for b in _checks(name, column, found.values, found.unreadable, not whose and name in table.key) if b.rows.any()
         ]
     good = pa.table(kept, schema=pa.schema([(name, ARROW_TYPES[c.type]) for name, c in table.columns.items()]))
     wrong = np.zeros(len(frame), dtype=bool)
     for b in broken:
         wrong |= b.rows
-    repeated = _repeated(table, good, wrong, seen) if requests is None else np.zeros(len(good), dtype=bool)
+    repeated = _repeated(table, good, wrong, seen) if not whose else np.zeros(len(good), dtype=bool)
     if repeated.any():
         broken.append(_Broken("key", REPEATED, repeated, False))
         wrong |= repeated
     counts = {f"{b.field}: {b.rule}": int(b.rows.sum()) for b in broken}
-    bad = _bad(frame, sources, broken, np.flatnonzero(wrong), numbers)
+    bad = bad_rows(frame, sources.values(), np.flatnonzero(wrong), numbers, partial(_reasons, broken, sources))
     lacked = [n for n, c in table.columns.items() if n not in sources and not c.filled]
     return Conformed(good.filter(pa.array(~wrong)) if wrong.any() else good, bad, counts, np.flatnonzero(~wrong), lacked)
 
@@ -127,7 +128,7 @@ def _sources(
             found[name] = written
         elif not (column.filled or column.may_lack or (column.nullable and name in absent)):
             missing.append(name if column.source is None else column.source)
-    problems += _missing(missing, [n for n in names if n not in found.values()])
+    problems += missing_columns(missing, [n for n in names if n not in found.values()])
     if "*" not in table.ignore:
         taken = {*found.values(), *table.ignore, *(n for n, c in columns.items() if c.filled)}
         problems += [
@@ -147,7 +148,7 @@ def _sources(
     return found
 
 
-def _missing(missing: list[str], names: list[str]) -> list[str]:
+def missing_columns(missing: list[str], names: list[str]) -> list[str]:
     """What to say of each column that a file lacks: what it may be called there, of the names that are no other's."""
     plain_names = {n.casefold().replace(" ", "_").replace("-", "_"): n for n in names}
     problems = []
@@ -278,16 +279,18 @@ def _quoted(keys: pa.Table) -> list[tuple[str, Any]]:
     return [(quoted(f.name), f.type) for f in keys.schema]
 
 
-def _bad(
-    frame: pa.Table, sources: dict[str, str], broken: list[_Broken], at: npt.NDArray[np.int64], numbers: npt.NDArray[np.int64]
+def bad_rows(
+    frame: pa.Table, names: Iterable[str], at: Numbers, numbers: Numbers, reason: Callable[[int, dict[str, Any]], str]
 ) -> pa.Table:
-    raw = _raw(frame.select(list(dict.fromkeys(sources.values()))).take(pa.array(at))) if len(at) else []
-    reasons = [
-        "; ".join(_reason(b, row, sources) for b in broken if b.rows[i])
-        for i, row in zip(at.tolist(), raw, strict=True)
-    ]  # fmt: skip
+    """The rows `at` of a frame [N] with these numbers [N] as BAD_SCHEMA, of the columns `names`; `reason` takes the row's place and values."""
+    raw = _raw(frame.select(list(dict.fromkeys(names))).take(pa.array(at))) if len(at) else []
+    reasons = [reason(i, row) for i, row in zip(at.tolist(), raw, strict=True)]
     encode = msgspec.json.Encoder(enc_hook=str).encode
     return pa.table([pa.array(numbers[at], pa.int64()), reasons, [encode(r).decode() for r in raw]], schema=BAD_SCHEMA)
+
+
+def _reasons(broken: list[_Broken], sources: dict[str, str], row: int, values: dict[str, Any]) -> str:
+    return "; ".join(_reason(b, values, sources) for b in broken if b.rows[row])
 
 
 def _raw(frame: pa.Table) -> list[dict[str, Any]]:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from loopwright.base.errors import UsageError
 from loopwright.base.progress import Progress, Silent
-from loopwright.data.ingest import following
+from loopwright.data.ingest import following, outcomes
 from loopwright.data.ingest.ingestion import ingest, ingested, reached
 from loopwright.data.ingest.opened import Reading
 from loopwright.data.ingest.quarantine import mend
 from loopwright.data.ingest.source import AS_DETECTED, expand, open_source
-from loopwright.records.declarations import Table
+from loopwright.records.declarations import Table, recorded_loop
 from loopwright.records.ingestions import Ingested
+from loopwright.records.turns import LoopRecord
 from loopwright.stores.home import Home
 
 
@@ -80,7 +81,16 @@ def bring_query(
 
 
 def bring_mended(home: Home, table: Table, sources: Sequence[str], reading: Reading = AS_DETECTED) -> list[Ingested]:
-    """Ingest mended rows of the table's quarantine; without sources, the rows in it as they are. See `mend`."""
-    if not sources:
-        return [mend(home, table)]
-    return [mend(home, table, file, reading) for source in sources for file in expand(source)]
+    """Bring mended rows of the table's quarantine to where they were brought for: the table, or the outcomes of a loop.
+
+    Without sources, the rows in it as they are. See `quarantine.mend` and `outcomes.mend`.
+    """
+    records = (e.record for e in home.ledger.newest(LoopRecord, per="loop"))
+    loops = [recorded_loop(r) for r in records if r.declaration["outcome"]["table"]["name"] == table.name]
+    done: list[Ingested] = []
+    files: list[Path | None] = [f for source in sources for f in expand(source)]
+    for file in files or [None]:
+        of_loops = [outcomes.mend(home, loop, table, file, reading) for loop in loops]
+        here = mend(home, table, file, reading)
+        done += [r for r in of_loops if r] + ([here] if here.rows or not any(of_loops) else [])
+    return done

@@ -1,107 +1,177 @@
 """Outcomes out of a file into a loop's outcome log: the way for truth that comes in batches and not by POST."""
 
+from collections import Counter
 from collections.abc import Collection
-from datetime import timedelta
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
-from loopwright.base.ids import digest, is_trace_id
-from loopwright.data.ingest.contract import RowOrigin, conform
-from loopwright.data.ingest.ingestion import Aside
+from loopwright.base.clock import microseconds
+from loopwright.base.errors import IngestRefused
+from loopwright.base.ids import is_trace_id
+from loopwright.data.ingest.contract import Numbers, RowOrigin, bad_rows, conform, missing_columns
+from loopwright.data.ingest.ingestion import CUT_WRONGLY, Aside, ingested, put_contract
 from loopwright.data.ingest.opened import Reading
+from loopwright.data.ingest.quarantine import application, brought_for, exported, first_of, waiting_refs
 from loopwright.data.ingest.source import AS_DETECTED, open_source
-from loopwright.records.declarations import Column, Table, duration
+from loopwright.records.declarations import Loop, Table, declaration_digest
+from loopwright.records.ingestions import OutcomesMended
 from loopwright.records.prediction import OutcomeRow
 from loopwright.stores.home import Home
+from loopwright.stores.outcomes.contract import KNOWN_AT, OutcomeContract
+from loopwright.stores.prediction_log.arrow import rows as plain_rows
 from loopwright.stores.prediction_log.segment import log_folder
 from loopwright.stores.prediction_log.writer import LogWriter
 
 _BATCH = 1000
-_MOMENT = pa.timestamp("us", tz="UTC")
+_ID = "_id"
+"""What the column of ids is called that `loopwright predict` writes."""
 
 
 class Delivered(NamedTuple):
-    """How many rows of a source were logged, and how many went to quarantine."""
+    """How many rows of a source were logged, and how many went to quarantine, by reason (a row may have several)."""
 
     accepted: int
     quarantined: int
+    reasons: dict[str, int]
 
 
-def accept(home: Home, loop: str, table: Table, key: list[str], source: Any, reading: Reading = AS_DETECTED) -> Delivered:
+class _Judged(NamedTuple):
+    """`rows` of a frame [N] to be logged, and which they are (`at`); the others as BAD_SCHEMA, and counted by reason."""
+
+    rows: list[OutcomeRow]
+    at: list[int]
+    bad: pa.Table
+    counts: Counter[str]
+
+
+def accept(home: Home, loop: str, table: Table, requests: Table, source: Any, reading: Reading = AS_DETECTED) -> Delivered:
     """Log the outcomes of a source (see `open_source`); bad rows go to the table's quarantine.
 
-    The source has the columns of the outcome table, or instead of its key columns one with prediction ids: the first of
-    `Table.prediction_fields` that it has. Then it may leave out the times too, as a posted outcome may: they are the moment of ingestion.
-    The same outcome again (here or by POST) is one row when it is read. Raises IngestRefused when the source cannot be read
-    or has other columns, LogUnavailable when the log cannot be written; rows logged before that stay.
+    A row says what a posted outcome says (see `OutcomeContract`), and may leave out the same: an empty value is left out. A file that
+    `loopwright predict` wrote names its predictions in `_id`; its other columns are passed over. The same outcome again (here or by POST)
+    is one row when it is read. Raises IngestRefused when the source cannot be read or has other columns, LogUnavailable when the log
+    cannot be written; rows logged before that stay.
     """
+    put_contract(home, table)
+    table = msgspec.structs.replace(table, key=requests.key)  # in the order in which the units of predictions are written
     opened = open_source(source, reading=reading)
     batch = opened.narrowed(table).whole()
-    names = batch.frame.column_names
-    id = _id_column(table, batch.frame)
-    expected = _by_id(table, id, names) if id else table
     origin = RowOrigin(opened.name, opened.digest, home.clock.now())
-    result = conform(expected, batch.frame, origin=origin, rows=batch.rows, absent=table.columns if opened.loose else ())
+    frame = _without_answers(table, requests, batch.frame)
+    found = _judge(loop, table, frame, _id_columns(table, frame), batch.rows, origin, loose=opened.loose)
+    counts = found.counts + Counter({CUT_WRONGLY: len(batch.broken)})
     bad = Aside(home)
-    bad.add(opened, batch.broken, result.bad)
+    bad.add(opened, batch.broken, found.bad)
     quarantined = bad.count
-    bad.into(home, table.name, f"outcomes:{loop}:{opened.digest}")
-    rows = _rows(expected, key, id, result.good, round(home.clock.now().timestamp() * 1e6), f"file {opened.name}")
-    writer = LogWriter(log_folder(home.path, loop), "outcomes")
-    try:
+    bad.into(home, table.name, application(loop, opened.digest))
+    _log(home, loop, found.rows)
+    return Delivered(len(found.rows), quarantined, dict(counts.most_common()))
+
+
+def mend(home: Home, loop: Loop, table: Table, source: Any = None, reading: Reading = AS_DETECTED) -> OutcomesMended | None:
+    """Log the mended rows of the quarantine that were brought as outcomes of a loop (see `quarantine.mend`); None where there are none.
+
+    Rows of a source that was ingested into the table as well keep waiting, for `quarantine.mend` to bring them there too.
+    """
+    file = exported(home, table.name, source, reading)
+    both, of_loop = ingested(home, table.name), brought_for(home, table.name, loop.name, file.refs)
+    chosen = first_of(file.refs, {ref for ref in waiting_refs(home, table.name) if ref[0] in of_loop})
+    if not chosen:
+        return None
+    refs = [file.refs[i] for i in chosen]
+    origin = RowOrigin(file.opened.name, [digest for digest, _ in refs], home.clock.now())
+    numbers = np.array([row for _, row in refs], dtype=np.int64)
+    frame, table = file.frame.take(pa.array(chosen)), msgspec.structs.replace(table, key=loop.requests.key)
+    found = _judge(loop.name, table, frame, _called_ids(table, frame), numbers, origin, loose=True)
+    _log(home, loop.name, found.rows)
+    mended: dict[str, list[int]] = {}
+    for digest, row in (refs[i] for i in found.at):
+        if digest not in both:
+            mended.setdefault(digest, []).append(row)
+    record = OutcomesMended(
+        loop=loop.name,
+        table=table.name,
+        source=file.opened.name,
+        digest=file.opened.digest,
+        rows=len(chosen),
+        good=len(found.rows),
+        quarantined=len(chosen) - len(found.rows),
+        reasons=dict(found.counts),
+        version=0,
+        contract=declaration_digest(table),
+        mended=mended,
+    )
+    if mended:
+        home.ledger.put(record, loop=loop.name, key=table.name, links=[(record.file, "ingested")])
+    return record
+
+
+def _judge(
+    loop: str, table: Table, frame: pa.Table, ids: list[str], rows: Numbers, origin: RowOrigin, *, loose: bool
+) -> _Judged:
+    """Which rows of `frame` [N] are outcomes of a loop; `ids` are the columns that name predictions. Raises IngestRefused for other columns."""
+    contract = OutcomeContract(table)
+    if missing := [] if ids else [n for n in _sources(table, frame, table.key) if n not in frame.column_names]:
+        why = "; ".join(missing_columns(missing, frame.column_names))
+        raise IngestRefused(origin.name, f"{why}; or name the predictions, by their ids in a column {contract.fields[0]!r}")
+    said = {*ids, KNOWN_AT} & {*frame.column_names} - {*table.ignore}
+    own = {name: column for name, column in contract.own.items() if name in said}
+    expected = msgspec.structs.replace(table, columns={**own, **table.columns})
+    optional = {*own, table.event_time, table.known, *(table.key if ids else ())}
+    absent, whose = table.columns if loose else (), f"the outcomes of loop {loop!r}"
+    found = conform(expected, frame, origin=origin, rows=rows, absent=absent, optional=optional, whose=whose)
+    received_at, good, at, wrong = microseconds(origin.moment), list[OutcomeRow](), list[int](), dict[int, str]()
+    for i, row in zip(found.at.tolist(), plain_rows(found.good), strict=True):
+        sent = {name: value for name, value in row.items() if value is not None or name not in optional}
+        if problem := contract.problem(sent):
+            wrong[i] = f"{problem.field}: {problem.reason}"
+        else:
+            good.append(contract.row(sent, received_at=received_at, provenance=f"file {origin.name}"))
+            at.append(i)
+    taken = [n for n in _sources(expected, frame, expected.columns) if n in frame.column_names]
+    strange = bad_rows(frame, taken, np.array(list(wrong), dtype=np.int64), rows, lambda i, _: wrong[i])
+    return _Judged(good, at, pa.concat_tables([found.bad, strange]), Counter(found.counts) + Counter(wrong.values()))
+
+
+def _sources(table: Table, frame: pa.Table, names: Collection[str]) -> list[str]:
+    """What columns of a table are called in a source."""
+    sources = {name: table.columns[name].source or name for name in names}
+    return [source if source in frame.column_names else name for name, source in sources.items()]
+
+
+def _without_answers(table: Table, requests: Table, frame: pa.Table) -> pa.Table:
+    """A frame as it is; one that `loopwright predict` wrote with its ids under a name that outcomes have, without answers and requests."""
+    free = [n for n in table.prediction_fields if n != _ID and n not in frame.column_names]
+    if not (free and _ID in frame.column_names and _holds_ids(frame[_ID])):
+        return frame
+    own = {*table.columns, *_sources(table, frame, table.columns)}
+    others = {n for n in frame.column_names if n != _ID and (n.startswith("_") or (n in requests.columns and n not in own))}
+    frame = frame.drop_columns(sorted(others))
+    return frame.rename_columns([free[0] if n == _ID else n for n in frame.column_names])
+
+
+def _id_columns(table: Table, frame: pa.Table) -> list[str]:
+    """The columns of a source that name predictions: those that hold ids; without the whole key also others that are called so."""
+    called = _called_ids(table, frame)
+    with_ids = [n for n in called if _holds_ids(frame[n])]
+    return with_ids or ([] if set(_sources(table, frame, table.key)) <= set(frame.column_names) else called)
+
+
+def _called_ids(table: Table, frame: pa.Table) -> list[str]:
+    """The columns of a source that are called as a prediction's id is, and are no columns of the table."""
+    others = {_ID, *_sources(table, frame, table.columns)}
+    return [n for n in table.prediction_fields if n in frame.column_names and n not in others]
+
+
+def _holds_ids(values: pa.ChunkedArray) -> bool:
+    """Whether one of the first values is a prediction's id: a column of answers may be called like one of ids."""
+    return any(is_trace_id(str(v)) for v in values.slice(0, _BATCH).to_pylist())
+
+
+def _log(home: Home, loop: str, rows: list[OutcomeRow]) -> None:
+    with LogWriter(log_folder(home.path, loop), "outcomes") as writer:
         for at in range(0, len(rows), _BATCH):
             writer.append(rows[at : at + _BATCH])
-    finally:
-        writer.close()
-    return Delivered(len(rows), quarantined)
-
-
-def _id_column(table: Table, frame: pa.Table) -> str:
-    """The column of a source that names predictions, "" for none: beside the whole key only one that holds ids, not answers."""
-    fields = [name for name in table.prediction_fields if name in frame.column_names]
-    if all((table.columns[name].source or name) in frame.column_names for name in table.key):
-        fields = [name for name in fields if any(is_trace_id(str(v)) for v in frame[name].slice(0, _BATCH).to_pylist())]
-    return next(iter(fields), "")
-
-
-def _by_id(table: Table, id: str, names: Collection[str]) -> Table:
-    """The contract of outcomes that name their prediction in the column `id`, of a source with the columns `names`.
-
-    A time that the source has not is the moment of ingestion.
-    """
-    columns = {id: Column("string"), **{n: c for n, c in table.columns.items() if n not in table.key}}
-    for name in {table.event_time, table.known}:
-        declared = table.columns[name]
-        columns[name] = declared if (declared.source or name) in names else Column("timestamp", filled="ingested_at")
-    ignored = [n for n in table.key if n not in columns]
-    return msgspec.structs.replace(table, columns=columns, key=[id], ignore=[*table.ignore, *ignored])
-
-
-def _rows(table: Table, key: list[str], id: str, good: pa.Table, received_at: int, provenance: str) -> list[OutcomeRow]:
-    """One outcome per row, of the prediction that column `id` names, or where that is "" of those with the row's `key`."""
-    for i, field in enumerate(good.schema):
-        if pa.types.is_timestamp(field.type):
-            good = good.set_column(i, field.name, good[field.name].cast(_MOMENT).cast(pa.int64()))
-    ingested = {name for name, column in table.columns.items() if column.filled == "ingested_at"}
-    delay = 0 if table.known in ingested else duration(table.known_after) // timedelta(microseconds=1)
-    unsaid = {id, *key, *ingested}
-    rows = []
-    for row in good.to_pylist():
-        prediction = row[id] if id else ""
-        unit = "" if id else "|".join(str(row[k]) for k in key)
-        values = {name: value for name, value in row.items() if name not in unsaid}
-        rows.append(
-            OutcomeRow(
-                # The same text as for a posted outcome, so that one delivered both ways is one row.
-                id=digest(msgspec.json.encode([prediction, unit, sorted(values.items())]))[:32],
-                prediction=prediction,
-                unit=unit,
-                values=values,
-                known_at=row[table.known] + delay,
-                received_at=received_at,
-                provenance=provenance,
-            )
-        )
-    return rows

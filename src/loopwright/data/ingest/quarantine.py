@@ -8,7 +8,7 @@ again, and no row comes in twice.
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 from loopwright.base.errors import IngestRefused, Unavailable, UsageError
 from loopwright.data.ingest.contract import RowOrigin, conform
 from loopwright.data.ingest.formulas import neutral, original
-from loopwright.data.ingest.ingestion import QUARANTINE, QUARANTINE_SCHEMA, put_contract, put_ingested
-from loopwright.data.ingest.opened import Reading
+from loopwright.data.ingest.ingestion import QUARANTINE, QUARANTINE_SCHEMA, ingested, put_contract, put_ingested
+from loopwright.data.ingest.opened import Opened, Reading
 from loopwright.data.ingest.source import AS_DETECTED, open_source, texts
 from loopwright.records.declarations import Table, declaration_digest
-from loopwright.records.ingestions import Ingested, Quarantined
+from loopwright.records.ingestions import Ingested, OutcomesMended, Quarantined
+from loopwright.records.turns import LoopRecord
 from loopwright.stores.home import Home
 
 _REASON = re.compile(r"""(\w+): (?:(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*") is )?([^;]+)(?:; (?=\w+: )|$)""")
@@ -34,6 +35,14 @@ _MARKS = ("_digest", "_row")
 
 Ref = tuple[str, int]
 """A row of a source: the SHA-256 of its content and the number of the row."""
+
+
+class ExportedRows(NamedTuple):
+    """An exported file: `frame` has its rows [N] without what names them, which is in `refs` [N]."""
+
+    opened: Opened
+    frame: pa.Table
+    refs: list[Ref]
 
 
 def quarantined(home: Home, table: str, *, most: int = 20, export: Path | None = None) -> Quarantined:
@@ -67,30 +76,20 @@ def mend(home: Home, table: Table, source: Any = None, reading: Reading = AS_DET
 
     `source` is an exported file after mending: its columns `_digest` and `_row` say which row is which. Without a source the
     rows are tried again as they are, which is what to do after the contract was changed. The record's `mended` names the
-    rows that left; a row that left before is passed over. Raises FileMissing when the source is no such file.
+    rows that left; a row that left before is passed over, and one that was brought only as a loop's outcome stays for `outcomes.mend`.
+    Raises FileMissing when the source is no such file.
     """
     table = put_contract(home, table).record.table
-    opened = (
-        open_source(_rows(_waiting(home, table.name)[0]), "the quarantine")
-        if source is None
-        else open_source(source, reading=reading)
-    )
-    whole = opened.whole().frame
-    if isinstance(source, str | Path) and not str(source).lower().endswith(_EXACT):
-        whole = original(whole)
-    if missing := [n for n in _MARKS if n not in whole.column_names]:
-        export = f"loopwright quarantine {table.name} --export FILE"
-        raise IngestRefused(opened.name, f"it has no column {missing[0]!r}: mend a file made by `{export}`")
-    refs = _refs(opened.name, whole)
+    opened, whole, refs = exported(home, table.name, source, reading)
+    elsewhere = brought_for(home, table.name, "", refs) - ingested(home, table.name).keys()
     for _ in range(_ATTEMPTS):
         _settle(home, table.name)
-        waiting = set(_refs(QUARANTINE + table.name, _waiting(home, table.name)[0]))
-        chosen = _first(refs, waiting)
+        chosen = first_of(refs, {ref for ref in waiting_refs(home, table.name) if ref[0] not in elsewhere})
         digests = [refs[i][0] for i in chosen]
         numbers = np.array([refs[i][1] for i in chosen], dtype=np.int64)
         origin = RowOrigin(opened.name, digests, home.clock.now())
         # Where none of the rows waits any more there may be no columns to judge.
-        frame = _data(whole).take(pa.array(chosen, pa.int64())) if chosen else _empty(table)
+        frame = whole.take(pa.array(chosen, pa.int64())) if chosen else _empty(table)
         found = conform(table, frame, origin=origin, rows=numbers, absent=table.columns)
         left: dict[str, list[int]] = {}
         for i in found.at.tolist():
@@ -111,8 +110,8 @@ def mend(home: Home, table: Table, source: Any = None, reading: Reading = AS_DET
         if not len(found.good):
             return msgspec.structs.replace(record, version=home.lake.version(table.name) if home.lake.exists(table.name) else 0)
         sequence, note = len(_records(home, table.name)) + 1, msgspec.json.encode(record).decode()
-        application = f"mend:{table.name}"
-        if home.lake.append_once(table.name, found.good, application=application, sequence=sequence, note=note) is not None:
+        mending = f"mend:{table.name}"
+        if home.lake.append_once(table.name, found.good, application=mending, sequence=sequence, note=note) is not None:
             return _settle(home, table.name) or record
     raise Unavailable(f"table {table.name}: too many others are mending its quarantine")
 
@@ -121,7 +120,38 @@ def _empty(table: Table) -> pa.Table:
     return pa.table({c.source or n: pa.nulls(0) for n, c in table.columns.items() if not c.filled})
 
 
-def _first(refs: list[Ref], waiting: set[Ref]) -> list[int]:
+def exported(home: Home, table: str, source: Any, reading: Reading) -> ExportedRows:
+    """The rows of a file that `quarantined` wrote, or without one those that wait. Raises IngestRefused for any other file."""
+    rows, name = (source, None) if source is not None else (_rows(_waiting(home, table)[0]), "the quarantine")
+    opened = open_source(rows, name, reading)
+    whole = opened.whole().frame
+    if isinstance(source, str | Path) and not str(source).lower().endswith(_EXACT):
+        whole = original(whole)
+    if missing := [n for n in _MARKS if n not in whole.column_names]:
+        export = f"loopwright quarantine {table} --export FILE"
+        raise IngestRefused(opened.name, f"it has no column {missing[0]!r}: mend a file made by `{export}`")
+    return ExportedRows(opened, _data(whole), _refs(opened.name, whole))
+
+
+def waiting_refs(home: Home, table: str) -> set[Ref]:
+    """The rows that wait in the quarantine of a table."""
+    return set(_refs(QUARANTINE + table, _waiting(home, table)[0]))
+
+
+def application(loop: str, digest: str) -> str:
+    """The name under which the bad rows of a source of a loop's outcomes go to quarantine."""
+    return f"outcomes:{loop}:{digest}"
+
+
+def brought_for(home: Home, table: str, loop: str, refs: list[Ref]) -> set[str]:
+    """The sources of `refs` that were brought as outcomes of a loop (of any, if it is ""), by their digest."""
+    loops, name = [loop] if loop else home.ledger.loops(LoopRecord), QUARANTINE + table
+    digests = {digest for digest, _ in refs}
+    return {d for d in digests if any(home.lake.last_sequence(name, application(o, d)) is not None for o in loops)}
+
+
+def first_of(refs: list[Ref], waiting: set[Ref]) -> list[int]:
+    """Where each of the waiting rows comes first in `refs`."""
     left, chosen = set(waiting), []
     for i, ref in enumerate(refs):
         if ref in left:
@@ -131,6 +161,7 @@ def _first(refs: list[Ref], waiting: set[Ref]) -> list[int]:
 
 
 def _records(home: Home, table: str) -> list[Ingested]:
+    """What was mended into the table, one for each commit that notes it."""
     return [e.record for e in home.ledger.find(Ingested, key=table, newest=False) if e.record.mended]
 
 
@@ -154,7 +185,8 @@ def _waiting(home: Home, table: str) -> tuple[pa.Table, int]:
     if not home.lake.exists(name):
         return QUARANTINE_SCHEMA.empty_table(), 0
     rows = home.lake.read(name).sort_by([("_source", "ascending"), ("_digest", "ascending"), ("_row", "ascending")])
-    left = {(digest, row) for record in _records(home, table) for digest, numbers in record.mended.items() for row in numbers}
+    records = [*_records(home, table), *(e.record for e in home.ledger.find(OutcomesMended, key=table))]
+    left = {(digest, row) for record in records for digest, numbers in record.mended.items() for row in numbers}
     if not left:
         return rows, 0
     waits = np.array([ref not in left for ref in _refs(name, rows)], dtype=bool)

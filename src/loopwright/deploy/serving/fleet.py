@@ -14,7 +14,7 @@ import msgspec
 from loopwright.base.clock import Clock
 from loopwright.base.errors import LoopwrightError, PackageRefused, Unavailable
 from loopwright.deploy.serving.package_cache import PackageCache, key_of
-from loopwright.deploy.serving.predictor import Predictor, text_of
+from loopwright.deploy.serving.predictor import Predictor
 from loopwright.records.declarations import Column
 from loopwright.records.prediction import Prediction
 from loopwright.records.releases import ReleaseState
@@ -114,7 +114,7 @@ class Segments:
         value = row.get(self._column)
         if value is None:
             return None
-        text = text_of(value)
+        text = str(value)
         return text if text in self._packages else None
 
     def _answer(

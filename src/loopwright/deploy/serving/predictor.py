@@ -478,12 +478,5 @@ class Answerer:
 
 
 def unit_of(row: Mapping[str, Any], key: Sequence[str]) -> str:
-    """The key of a row as text: its values joined by "|"."""
-    if len(key) == 1:
-        return text_of(row[key[0]])
-    return "|".join(text_of(row[name]) for name in key)
-
-
-def text_of(value: Any) -> str:
-    """One key value as text, as everywhere: what Python's `str` gives, timestamps as microseconds."""
-    return str(value)
+    """The key of a row as text: its values as Python's `str` gives them, timestamps as microseconds, joined by "|"."""
+    return "|".join(str(row[name]) for name in key)

@@ -349,10 +349,11 @@ def _known(home: Home, loop: str | None) -> dict[str, _Known]:
 
 
 def _served(known: _Known) -> ReleaseFile:
-    outcome = known.declared.declaration.get("outcome") if known.declared is not None else None
+    declared = known.declared.declaration if known.declared is not None else {}
+    table = declared["outcome"]["table"] | {"key": declared["requests"]["key"]} if "outcome" in declared else None
     return ReleaseFile(
         state=known.states[-1],
-        outcome=msgspec.convert(outcome["table"], Table) if outcome else None,
+        outcome=msgspec.convert(table, Table) if table else None,  # its key in the order of the predictions' units
         past=past(known.states[:-1]),
     )
 

@@ -149,13 +149,13 @@ class Table(Declaration, frozen=True):
 
     @property
     def prediction_field(self) -> str:
-        """What the field of an outcome is called that holds the prediction's id; empty where every such name is a column."""
-        return next(iter(self.prediction_fields), "")
+        """What the field of an outcome is called that holds the prediction's id."""
+        return self.prediction_fields[0]
 
     @property
     def prediction_fields(self) -> list[str]:
-        """What that field may be called: each of these that is no column; the first is the one that is documented."""
-        return [name for name in ("id", "prediction", "prediction_id") if name not in self.columns]
+        """What that field may be called: each of these that is no column (`_id` never is one); the first is the one that is documented."""
+        return [name for name in ("id", "prediction", "prediction_id", "_id") if name not in self.columns]
 
     def retired(self, names: Iterable[str]) -> list[str]:
         """Those of `names` that are retired."""

@@ -44,4 +44,4 @@ def _requests(home: Home, data: str, loop: str) -> list[str]:
     if served.outcome is None:
         return lines
     truth = "its outcome, once you know it (an example: what you send counts as the truth):"
-    return [*lines, truth, curl("outcomes", example_outcome(served.outcome, id, request))]
+    return [*lines, truth, curl("outcomes", example_outcome(served.outcome, id))]

@@ -11,6 +11,7 @@ from loopwright.records.declarations import Column
 from loopwright.records.package import Manifest, Output
 from loopwright.server.api.oip import DATATYPES, outputs
 from loopwright.server.api.repository import NOT_LOADED
+from loopwright.stores.outcomes.contract import KNOWN_AT, OutcomeContract
 
 _TYPES: dict[str, dict[str, Any]] = {
     "float": {"type": "number"},
@@ -21,7 +22,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "array": {"type": "number", "format": "float"},
 }
 _ID = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
-_MAY_BE_ID = {"type": "string", "pattern": "^(|[0-9a-f]{32})$", "description": "that of the prediction; the key will do, too"}
+_PREDICTION = {**_ID, "description": "that of the prediction; the key will do, too"}
 _PACKAGE = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _TEXT = {"type": "string"}
 _FIELDS = {
@@ -241,11 +242,11 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
         }
         paths[f"/loops/{loop}/ready"] = {"get": _operation(f"Whether {loop} can be served", {"200": _answered(_ref("Ready"))})}
         if service.outcomes is not None:
-            table = service.outcomes.table
-            outcome = _object(table.columns, optional={*table.key, table.event_time, table.known})
+            contract = OutcomeContract(service.outcomes.table)
+            outcome = _object(contract.table.columns, optional=contract.optional)
             outcome["properties"] = {
-                service.outcomes.prediction: _MAY_BE_ID,
-                "known_at": _TYPES["timestamp"],
+                contract.fields[0]: _PREDICTION,
+                KNOWN_AT: _TYPES["timestamp"],
                 **outcome["properties"],
             }
             schemas[f"{loop}.outcome"] = outcome
