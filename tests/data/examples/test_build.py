@@ -229,7 +229,7 @@ def test_decision_that_was_asked_for_live_and_in_a_file_is_learned_from_once_as_
     names = {"file": [file], "request": [live], "both": [file, live], "neither": []}[named]
     log(opened, "outcomes", [told(i, 60.0, END + MINUTE, prediction=p.id) for i, p in enumerate(names)])
     examples = built(opened, END + DAY)
-    found = [r["_prediction"] for r in load_examples(opened, examples).to_pylist() if r["id"] == row["id"]]
+    found = [r["_prediction"] for r in read_examples(opened, examples.digest).to_pylist() if r["id"] == row["id"]]
     assert found == {"file": [file.id], "request": [live.id], "both": [live.id], "neither": []}[named]
     decisions = 1 if named == "file" else 2  # each of two requests is a decision
     assert examples.rows + sum(examples.excluded.values()) == len(history.asked) - 1 + decisions
