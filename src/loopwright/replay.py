@@ -20,6 +20,7 @@ from loopwright.base.errors import ExamplesRefused, GateFailed, UsageError
 from loopwright.base.ids import digest, new_ids
 from loopwright.base.progress import Progress, Silent
 from loopwright.base.settings import Settings
+from loopwright.base.text import count
 from loopwright.data.examples import asof
 from loopwright.data.examples.context import feed
 from loopwright.deploy.releases import serving
@@ -200,7 +201,7 @@ def _respond(home: Home, loop: Loop, file: str, upkeep: Upkeep, more: bool, prog
 
 def _line(lap: Lap, metric: str, upkeep: Upkeep) -> str:
     """One line of the story."""
-    parts = [f"{lap.start:%d %b} - {lap.end:%d %b}", f"{lap.rows:,} predictions"]
+    parts = [f"{lap.start:%d %b} - {lap.end:%d %b}", f"{count(lap.rows, 'prediction')}"]
     if lap.window is not None:
         parts.append(lap.window.state + (f" ({', '.join(lap.window.drifted)})" if lap.window.drifted else ""))
     if lap.quality is not None and metric in lap.quality.metrics:

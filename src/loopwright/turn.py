@@ -30,12 +30,13 @@ from loopwright.develop.lineage import used_by
 from loopwright.develop.provenance import libraries
 from loopwright.develop.train import Work, develop, prepare
 from loopwright.monitor.windows import watched_columns
+from loopwright.records.conditions import framed
 from loopwright.records.declarations import Candidate, Fleet, Loop, declaration_digest, duration, model_inputs
 from loopwright.records.entries import Entry
 from loopwright.records.evaluation import LEAK_SUSPECTED, Leaderboard, SegmentModel
 from loopwright.records.examples import Examples
 from loopwright.records.package import Lineage
-from loopwright.records.turns import STAGES, LoopRecord, Stage, Step, Turn
+from loopwright.records.turns import CAUSES, STAGES, Cause, LoopRecord, Stage, Step, Turn
 from loopwright.scope.declare import declare
 from loopwright.stores import openlineage
 from loopwright.stores.examples import read_examples
@@ -44,7 +45,6 @@ from loopwright.stores.outcomes.rescore import SegmentPackages, segment_packages
 from loopwright.stores.prediction_log.retention import retained_since
 from loopwright.tasks.plausibility import too_good
 
-Cause = Literal["first", "schedule", "drift", "decay", "manual"]
 LEASE_SECONDS = 60.0
 MOST_BOARDS = 20
 """So many of the newest leaderboards are searched for one of the same inputs."""
@@ -167,7 +167,7 @@ def _begin(
         model_inputs=declaration_digest(deciding),
         as_of=as_of or home.clock.now(),
         cause="first" if before is None else cause,
-        why=why or ("first" if before is None else cause),
+        why=why or CAUSES["first" if before is None else cause],
         state="running",
         result="",
         code=code,
@@ -280,12 +280,7 @@ def _step(state: Turning, stage: Stage) -> Step:
 def _scope(state: Turning) -> tuple[str, dict[str, Any]]:
     scope = state.loop.scope
     entry = declare(state.home, state.loop.name, scope)
-    wishes, owners = len(scope.objectives), len({o.owner for o in scope.objectives})
-    said = f"{count(wishes, 'objective')} of {count(owners, 'stakeholder')}"
-    return f"{said}; the rule to beat is declared", {
-        "scope": entry.id,
-        "refit": state.refit,
-    }
+    return framed(scope).detail, {"scope": entry.id, "refit": state.refit}
 
 
 def _data(state: Turning) -> tuple[str, dict[str, Any]]:
@@ -313,7 +308,7 @@ def _data(state: Turning) -> tuple[str, dict[str, Any]]:
     left_out = sum(examples.excluded.values())
     reasons = ", ".join(f"{count:,} {why}" for why, count in examples.excluded.items() if count)
     summary = (
-        f"{examples.rows:,} examples, {examples.summary}, "
+        f"{count(examples.rows, 'example')}, {examples.summary}, "
         f"{examples.first:%Y-%m-%d} to {examples.last:%Y-%m-%d}; {left_out:,} left out{f' ({reasons})' if reasons else ''}"
     )
     if state.window is not None and examples.last - examples.first > state.window:
@@ -421,7 +416,7 @@ def _winner(state: Turning, output: dict[str, Any]) -> str:
     """Who wins, in a few words: the verdict stands in the answer."""
     board = state.home.ledger.get(output["leaderboard"], Leaderboard).record
     name = next((row.candidate for row in board.rows if board.winner in (row.package, row.candidate)), board.winner[:12])
-    return f"{name} wins, of {len(board.rows)} candidates"
+    return f"{name} wins, of {count(len(board.rows), 'candidate')}"
 
 
 def _segments(state: Turning, fleet: Fleet, work: Work, board: Leaderboard, examples: str) -> Entry[Leaderboard]:
@@ -499,14 +494,14 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         said = f"package {winner.digest[:12]} was not released: {'; '.join(result.reasons)}"
         return said, {"released": False, "reasons": result.reasons, "next_step": next_step}
     if not state.release:
-        return f"package {winner.digest[:12]} passed {len(result.checks)} checks; not released, as asked", {
+        return f"package {winner.digest[:12]} passed {count(len(result.checks), 'check')}; not released, as asked", {
             "released": False,
             "reasons": [],
         }
     turn_entry = home.ledger.latest(Turn, loop=loop.name, key=state.turn)
     if now is not None and now.keeps_rule and not state.despite:
         reason = f"{now.by} put the heuristic into service ({now.why}); `loopwright release {loop.name} {winner.digest[:12]}` replaces it"
-        return f"package {winner.digest[:12]} passed {len(result.checks)} checks and was not released: {reason}", {
+        return f"package {winner.digest[:12]} passed {count(len(result.checks), 'check')} and was not released: {reason}", {
             "released": False,
             "reasons": [reason],
         }
@@ -515,7 +510,7 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         return f"package {winner.digest[:12]} was not released: {reason}", {"released": False, "reasons": [reason]}
     if now is not None and turn_entry is not None and turn_entry.record.backdated and not state.despite:
         return (
-            f"package {winner.digest[:12]} passed {len(result.checks)} checks; a turn of --as-of replaces nothing that serves",
+            f"package {winner.digest[:12]} passed {count(len(result.checks), 'check')}; a turn of --as-of replaces nothing that serves",
             {
                 "released": False,
                 "reasons": [],
@@ -539,8 +534,8 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         despite=despite,
     )
     home.ledger.link(entry.id, released.id, "allowed")
-    fleet_text = f", and {len(beside)} packages of segments by {fleet.by}" if fleet is not None and beside else ""
-    judged = f"passed {len(result.checks)} checks" if not despite else f"was refused ({', '.join(despite)})"
+    fleet_text = f", and {count(len(beside), 'package')} of segments by {fleet.by}" if fleet is not None and beside else ""
+    judged = f"passed {count(len(result.checks), 'check')}" if not despite else f"was refused ({', '.join(despite)})"
     judged += f", {uncompared}," if uncompared else ""
     return (
         f"package {winner.digest[:12]} ({winner.manifest.candidate}) {judged} and serves{fleet_text}"
@@ -558,7 +553,7 @@ def _monitor(state: Turning) -> tuple[str, dict[str, Any]]:
         return f"nothing can be watched: {package.why}", {}
     columns = watched_columns(package)
     policy = state.loop.monitor
-    return f"watches {len(columns)} columns and the score every {policy.every} (drift from PSI {policy.psi:g})", {
+    return f"watches {count(len(columns), 'column')} and the score every {policy.every} (drift from PSI {policy.psi:g})", {
         "columns": columns
     }
 

@@ -42,6 +42,7 @@ def test_signs_shares_times_and_intervals() -> None:
         "–",
     ]
     assert spaced("recall_gap:carrier") == "recall gap: carrier"
+    assert spaced("out_of_range:net_km") == "out of range: net_km"
     assert short("") == "–"
 
 

@@ -414,6 +414,7 @@ def trace(*, outcome: bool = True, carrier: str = "UA") -> Trace:
         candidate="lightgbm",
         commit="9fe09ee1b2c3d4",
         trained_until=START,
+        known_at=START,
         training_rows=64_210,
         files=[
             FileUsed(table="departures", version=1, file="departures.parquet", sha256="1d" * 32),

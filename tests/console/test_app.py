@@ -4,7 +4,7 @@ import json
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from loopwright.records.evaluation import FleetBoard, SegmentModel
 from loopwright.stores.home import Home
 from loopwright.verbs.loop_page import LoopPage
 from loopwright.verbs.loop_status import FleetStatus
+from loopwright.verbs.predictions import PredictionList
 from loopwright.verbs.status import Status
 from loopwright.verbs.trace import Trace
 
@@ -43,6 +44,15 @@ class Evil(sample.Sample):
 
     def trace(self, id: str) -> Trace:
         return sample.trace(carrier=EVIL, outcome=False)
+
+
+class Flagged(sample.Sample):
+    """Predictions with long flags."""
+
+    def predictions(self, loop: str, query: Mapping[str, Any]) -> PredictionList:
+        found = super().predictions(loop, query)
+        flags = ["out_of_range:a_column_with_quite_a_long_name_of_forty", "new_category:" + "x" * 60, "degraded"]
+        return msgspec.structs.replace(found, rows=[msgspec.structs.replace(r, flags=flags) for r in found.rows])
 
 
 class Divided(sample.Sample):
@@ -196,11 +206,41 @@ def test_pages_show_what_matters(address: str) -> None:
 
 def test_leaderboard_marks_who_won_and_serves_and_shows_what_is_behind_the_numbers(address: str) -> None:
     page = re.sub(r"\s+", " ", get(address + URLS[1])[2].decode())
-    assert "Behind the numbers of lightgbm" in page
+    assert "Behind the numbers: what moves" in page
+    assert "<h3>lightgbm</h3>" in page
     assert "<dt>dep_delay</dt><dd>71%</dd>" in page
     assert '<tr><td class="head">yes</td><td class="n">810</td><td class="n">1,670</td></tr>' in page
     assert '<tr class="winner"><td class="n">0.35' in page
     assert page.count("Behind the numbers") == 1
+
+
+def test_verdict_and_missing_money_are_told_once(address: str) -> None:
+    """The header of a stage says it: the text below it does not repeat it, unless the table is of an earlier turn."""
+    page = sample.loop_page()
+    assert page.leaderboard is not None
+    verdict, worthless = page.leaderboard.verdict, "nothing measured yet; no value table is declared, so nobody knows"
+    details = {"develop": f"{verdict}; more", "business": worthless}
+    stages = [msgspec.structs.replace(s, detail=details.get(s.stage, s.detail)) for s in page.status.stages]
+    status = msgspec.structs.replace(page.status, stages=stages)
+    once = msgspec.structs.replace(page, status=status, values=[], valued=False)
+
+    class Once(sample.Sample):
+        def loop(self, name: str) -> LoopPage:
+            return once
+
+    with served([*routes_over(Once())]) as one:
+        shown = get(one + URLS[1])[2].decode()
+    assert (shown.count(verdict), shown.lower().count("no value table is declared")) == (1, 1)
+    assert "value per prediction" not in shown
+    earlier = get(address + URLS[1])[2].decode()
+    assert f"All candidates, as of {page.leaderboard.as_of:%Y-%m-%d}: {verdict}" in earlier
+
+
+def test_releases_before_the_newest_are_folded(address: str) -> None:
+    page = " ".join(get(address + URLS[1])[2].decode().split())
+    newest, _, rest = page.partition('<section class="card" id="deploy">')[2].partition("<details>")
+    assert newest.count("<li") == 1
+    assert f"<summary> {len(sample.releases()) - 1} earlier change" in f"<summary> {rest.partition('<summary>')[2]}"
 
 
 def test_a_fleet_is_shown_by_segment() -> None:
@@ -369,6 +409,22 @@ def test_in_a_browser_nothing_is_refused_or_too_wide(address: str) -> None:
                 assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)"), (url, width)
             context.close()
     assert said == []
+
+
+def test_on_a_phone_flags_are_whole_and_the_page_of_a_loop_is_short(address: str) -> None:
+    """A long flag wraps inside its cell, and nothing of a page stands outside of the screen."""
+    outside = """[...document.querySelectorAll('main td, main .tag')].filter(e => {
+        const r = e.getBoundingClientRect(); return r.width && (r.right > innerWidth || e.scrollWidth > e.clientWidth + 1 && e.tagName == 'TD')
+    }).map(e => e.textContent)"""
+    with browser() as chromium, served([*routes_over(Flagged())]) as flagged:
+        page = chromium.new_page(viewport={"width": 390, "height": 844})
+        page.set_default_timeout(1000 * PATIENCE_SECONDS)
+        page.goto(flagged + LISTED, wait_until="networkidle")
+        assert page.evaluate(outside) == []
+        assert page.get_by_text("out of range: a_column_with_quite_a_long_name_of_forty").count() > 0
+        page.goto(address + URLS[1], wait_until="networkidle")
+        assert page.evaluate("document.documentElement.scrollHeight") < 5000
+        assert page.evaluate("document.querySelectorAll('details[open]').length") == 0
 
 
 def test_the_guide_names_every_page() -> None:

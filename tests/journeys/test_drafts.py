@@ -162,7 +162,7 @@ KINDS = [
     Kind("index-in-front", 3000, HOUR, 0.3, changes=(index, gaps), key="", said=("only counts the rows",)),
     Kind("time-is-the-key", 3000, HOUR, 0.3, changes=(nameless,), key="", said=("the key is 'asked_at'",)),
     Kind("closed-later", 3000, HOUR, 0.3, changes=(closed,), said=("closed_at is left out of the requests",)),
-    Kind("wide", 2500, HOUR, 0.3, changes=(wide,), said=("59 columns more",)),
+    Kind("wide", 2500, HOUR, 0.3, changes=(wide,), said=("59 more columns",)),
     Kind("no-time", 2500, HOUR, 0.3, time=""),
     Kind("leak-code", 3000, HOUR, 0.3, changes=(leak_code,), form="semicolon", leak=("refund",)),
     Kind("leak-words", 3000, HOUR, 0.2, changes=(leak_words,), form="parquet", leak=("status",)),

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from loopwright.records.conditions import LOOKS, Condition, Standing, Worth, earned, monitored, worst, worth_of
-from loopwright.records.declarations import Value
+from loopwright.records.conditions import LOOKS, Condition, Standing, Worth, earned, framed, monitored, worst, worth_of
+from loopwright.records.declarations import Heuristic, Objective, Scope, Value
 from loopwright.records.evaluation import Estimate
 from loopwright.records.windows import ValueWindow, Window, span_to
 
@@ -27,6 +27,29 @@ def worth(nothing: tuple[float, float], heuristic: tuple[float, float], known: i
         over_no_model=over[0],
         over_heuristic=over[1],
     )
+
+
+def scope(*owners: str, problem: str = "Call those who leave.") -> Scope:
+    objectives = [Objective(f"wish {i}", owner, "average_precision", at_least=0.4) for i, owner in enumerate(owners)]
+    return Scope(problem=problem, objectives=objectives, heuristic=Heuristic("f.x > 1"))
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "said"),
+    [
+        (scope("retention", "product"), "ok", "2 objectives of 2 stakeholders; the rule to beat is declared"),
+        (scope("retention"), "ok", "1 objective of 1 stakeholder; the rule"),
+        (scope("TODO", "TODO"), "watch", "2 objectives; the rule to beat is declared; nobody is named who wants them: write the"),
+        (scope("not named yet"), "watch", "1 objective; the rule to beat is declared; nobody is named who wants it: write the"),
+        (scope("retention", "TODO: who?"), "watch", "2 objectives of 1 stakeholder; the rule to beat is declared; nobody is named who wants 'wish 1'"),
+        (scope("retention", "?"), "watch", "nobody is named"),
+        (scope("Todor Todorov"), "ok", "1 stakeholder"),
+        (scope("retention", problem="TODO: say which."), "watch", "the problem is not described"),
+    ],
+)  # fmt: skip
+def test_scope_of_a_draft_is_watched_until_owners_are_named(found: Scope, state: Condition, said: str) -> None:
+    judged = framed(found)
+    assert (judged.state, said in judged.detail) == (state, True), judged
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_check_shows_what_is_under_way(home: Home, tmp_path: Path) -> None:
             begun.extend([what] if not done else [])
 
     check(home, written(tmp_path / "shop"), progress=Listener())
-    assert begun == ["joining examples", "rehearsing features and 1 candidates", "computing features of sample rows"]
+    assert begun == ["joining examples", "rehearsing features and 1 candidate", "computing features of sample rows"]
 
 
 def test_with_rows_a_few_are_shown_with_their_context(home: Home, tmp_path: Path) -> None:

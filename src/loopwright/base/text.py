@@ -93,5 +93,6 @@ def short(digest: str) -> str:
 
 
 def spaced(name: str) -> str:
-    """A metric's or field's name in words: `average_precision` is `average precision`."""
-    return name.replace("_", " ").replace(":", ": ")
+    """A metric or flag in words; a column or slice behind its colon keeps its name: `out_of_range:net_km` is `out of range: net_km`."""
+    kind, colon, of = name.partition(":")
+    return kind.replace("_", " ") + (f": {of}" if colon else "")

@@ -117,7 +117,7 @@ def _headline(scope: Scope, promised: list[Promise], sums: Totals, raised: list[
     """The whole report in a sentence or two."""
     met, open_ = sum(p.met == "met" for p in promised), sum(not p.settled for p in promised)
     unsettled = f", {open_} {'is' if open_ == 1 else 'are'} not settled yet" if open_ else ""
-    parts = [f"{met} of {len(promised)} objectives {'is' if met == 1 else 'are'} met{unsettled}"]
+    parts = [f"{met} of {count(len(promised), 'objective')} {'is' if met == 1 else 'are'} met{unsettled}"]
     if sums.with_outcome >= LEAST_OUTCOMES and scope.value.is_set:
         parts.append(
             f"the loop made {money(sums.model, sums.currency)} over no model, "

@@ -94,7 +94,7 @@ def served(home: Home, loop: str) -> list[ServedPackage]:
                 since=state.since,
                 package=package,
                 candidate=role if role == "heuristic" else manifest.candidate if manifest is not None else "",
-                trained_until=manifest.training.as_of if manifest is not None else None,
+                trained_until=manifest.training.last if manifest is not None else None,
                 rule=role == "heuristic" or (manifest is not None and manifest.is_rule),
                 action=state.action,
                 by=state.by,

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from loopwright.base.errors import ConversionRefused, DeclarationInvalid, ExamplesRefused
+from loopwright.base.text import count
 from loopwright.develop.features import TracedFeatures, trace, trace_rule, trace_slices
 from loopwright.develop.fit import Lessons
 from loopwright.develop.output import Goal, goal_of
@@ -60,7 +61,7 @@ def check(
         used = traced.used
         columns_used.update(used)
         categories = f", {len(traced.categories)} of them categories" if traced.categories else ""
-        return f"{len(traced.order)} features{categories}, from {len(used)} of {len(columns)} columns"
+        return f"{count(len(traced.order), 'feature')}{categories}, from {len(used)} of {count(len(columns), 'column')}"
 
     def of_heuristic() -> str:
         rule = Graph(trace_rule(heuristic.rule, columns, goal_of(outcome, np.array([])).output))

@@ -22,7 +22,7 @@ from loopwright.base.errors import (
     RecordNotFound,
 )
 from loopwright.base.progress import Progress, Silent
-from loopwright.base.text import interval, spaced
+from loopwright.base.text import count, interval, spaced
 from loopwright.develop.card import card
 from loopwright.develop.evaluate import LATENCY_RUNS, evaluate, latency, loading, measures
 from loopwright.develop.features import Encoding, TracedFeatures, Vocabulary, trace, trace_rule, trace_slices
@@ -268,7 +268,7 @@ def prepare(
         graph = Graph(slice_graph)
         work.slice_values = graph.run(arrow_feed(graph, columns, work.validation_table))
     progress.say(
-        f"training on {len(work.drawn.rows):,} examples"
+        f"training on {count(len(work.drawn.rows), 'example')}"
         f"{f' sampled of {len(training):,}' if len(work.drawn.rows) < len(training) else ''}, "
         f"judging on {len(work.validation):,} {'younger' if work.partition.boundary else 'other'} ones"
         + "".join(f"; {n:,} left out: {why}" for why, n in work.partition.left_out.items())

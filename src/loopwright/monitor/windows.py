@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from loopwright.base import failpoints
 from loopwright.base.errors import NotFound, PackageRefused
-from loopwright.base.text import count, interval, number
+from loopwright.base.text import count, interval, number, spaced
 from loopwright.graph.columns import arrow_feed
 from loopwright.graph.session import Graph
 from loopwright.monitor import alerts
@@ -335,7 +335,7 @@ class _Watcher:
                 return None
             return Trigger(
                 cause="decay",
-                reason=f"{name} is {interval(now)} in the window from {measured.start:%Y-%m-%d}; "
+                reason=f"{spaced(name)} is {interval(now)} in the window from {measured.start:%Y-%m-%d}; "
                 f"it was {number(then.value)} when the package was made",
                 evidence=[measured.start.isoformat()],
             )
@@ -381,7 +381,7 @@ class _Watcher:
                 measured_window.degraded > DEGRADED_SHARE,
                 "critical",
                 "The fall-back answers instead of the model",
-                f"{measured_window.degraded:.1%} of {measured_window.rows:,} predictions in {day}",
+                f"{measured_window.degraded:.1%} of {count(measured_window.rows, 'prediction')} in {day}",
             ),
             self._decay_alert(measured),
             self._no_outcomes_alert(measured_window),
@@ -417,7 +417,7 @@ class _Watcher:
             return None
         entry = self.home.ledger.latest(Quality, loop=self.loop, key=due.start.isoformat())
         none = entry is not None and not entry.record.with_outcome
-        detail = f"none for {due.rows:,} predictions from {due.start:%Y-%m-%d} on, after a wait of {self.outcome.wait}"
+        detail = f"none for {count(due.rows, 'prediction')} from {due.start:%Y-%m-%d} on, after a wait of {self.outcome.wait}"
         return self._alert("no-outcomes", none, "critical", "No outcomes arrive", detail)
 
 

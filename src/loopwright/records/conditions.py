@@ -11,7 +11,8 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 import msgspec
 
 from loopwright.base.text import count, money
-from loopwright.records.declarations import Value
+from loopwright.records.declarations import Scope, Value
+from loopwright.records.declarations.scope import is_placeholder
 from loopwright.records.entries import Record
 from loopwright.records.evaluation import Estimate, added
 from loopwright.records.releases import ReleaseState
@@ -91,6 +92,19 @@ def worst(states: Sequence[Condition]) -> Condition:
     return min(states, key=GRAVITY.index)
 
 
+def framed(scope: Scope) -> Judged:
+    """How the stage `scope` stands: whether somebody says which problem is solved, and who wants what."""
+    owners = {o.owner for o in scope.objectives if not is_placeholder(o.owner)}
+    unnamed = [o.name for o in scope.objectives if is_placeholder(o.owner)]
+    said = count(len(scope.objectives), "objective") + (f" of {count(len(owners), 'stakeholder')}" if owners else "")
+    said += "; the rule to beat is declared"
+    todo = ["the problem is not described: write `problem` in the loop file"] if is_placeholder(scope.problem) else []
+    if unnamed:
+        which = ", ".join(map(repr, unnamed)) if owners else "them" if len(unnamed) > 1 else "it"
+        todo.append(f"nobody is named who wants {which}: write the `owner` in the loop file")
+    return Judged("watch" if todo else "ok", "; ".join([said, *todo]))
+
+
 def monitored(window: Window | None, standing: Standing | None, alerts: int) -> Judged:
     """How the stage `monitor` stands: by its newest window, the newest quality that could be judged, and the open alerts."""
     alarm: list[Condition] = ["alert"] if alerts else []
@@ -127,9 +141,9 @@ def earned(worth: Worth | None, value: Value, rule_since: datetime | None = None
         return Judged("no data", NOTHING_MEASURED)
     span, known = span_to(worth.start, worth.end), worth.with_outcome
     if not known:
-        return Judged("no data", f"{span}: no outcome is known yet of {worth.predictions:,} predictions")
+        return Judged("no data", f"{span}: no outcome is known yet of {count(worth.predictions, 'prediction')}")
     if not value.is_set:
-        return Judged("no data", f"{span}: {known:,} outcomes known; no value table is declared")
+        return Judged("no data", f"{span}: {count(known, 'outcome')} known; no value table is declared")
     compared = [("doing nothing", worth.over_no_model, "over no model")] if value.over_nothing else []
     compared += [("the heuristic", worth.over_heuristic, "over the heuristic")] if rule_since is None else []
     said = f"{span}: " + ", ".join(f"{money(over, worth.currency, sign=True)} {what}" for _, over, what in compared)

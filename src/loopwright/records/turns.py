@@ -8,6 +8,16 @@ from loopwright.records.entries import Record
 Stage = Literal["scope", "data", "develop", "deploy", "monitor", "business"]
 STAGES: tuple[Stage, ...] = ("scope", "data", "develop", "deploy", "monitor", "business")
 
+Cause = Literal["first", "schedule", "drift", "decay", "manual"]
+CAUSES: dict[Cause, str] = {
+    "first": "the first turn of the loop",
+    "schedule": "it was time by the schedule",
+    "drift": "the inputs drifted",
+    "decay": "the quality decayed",
+    "manual": "started by hand",
+}
+"""What began a turn, in words: why it was done where nobody says more."""
+
 
 class LoopRecord(Record, frozen=True, kw_only=True):
     """A loop as declared: its JSON (functions as source text), the file it came from and the digest of the declaration."""
@@ -33,7 +43,7 @@ class Turn(Record, frozen=True, kw_only=True):
     declaration: str
     model_inputs: str = ""
     as_of: datetime
-    cause: Literal["first", "schedule", "drift", "decay", "manual"]
+    cause: Cause
     why: str
     state: Literal["running", "done", "stopped", "failed"]
     result: str

@@ -165,13 +165,16 @@ def _changes(
 ) -> list[dict[str, Any]]:
     """A thin line where another package began to serve, within the time that the windows cover."""
     start, end, colour = windows[0].start, windows[-1].end, style.colours["second"]
-    rows = [{"at": c.at.isoformat(), "package": c.package[:6]} for c in changes if start < c.at <= end]
+    late = start + (end - start) * 0.8  # a name behind its line would leave the picture there: it stands before it
+    rows = [{"at": c.at.isoformat(), "package": c.package[:6], "late": c.at > late} for c in changes if start < c.at <= end]
     if not rows:
         return []
-    data, text = {"values": rows}, {"type": "text", "align": "left", "baseline": "top", "dx": 4, "y": 0, "fontSize": 10}
+    data, text = {"values": rows}, {"type": "text", "baseline": "top", "y": 0, "fontSize": 10, "color": colour}
+    named = {"x": x, "text": {"field": "package"}}
+    sides = (("!datum.late", {"align": "left", "dx": 4}), ("datum.late", {"align": "right", "dx": -4}))
     return [
         {"data": data, "mark": {"type": "rule", "color": colour, "strokeDash": [2, 3]}, "encoding": {"x": x}},
-        {"data": data, "mark": {**text, "color": colour}, "encoding": {"x": x, "text": {"field": "package"}}},
+        *({"data": data, "transform": [{"filter": test}], "mark": text | side, "encoding": named} for test, side in sides),
     ]
 
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from loopwright.base.errors import DeclarationInvalid, ExamplesRefused
 from loopwright.base.progress import Progress, Silent, under_way
+from loopwright.base.text import count
 from loopwright.data.examples.aggregates import value
 from loopwright.data.examples.build import build
 from loopwright.data.examples.time_warnings import doubts
@@ -24,6 +25,7 @@ from loopwright.develop.features import TracedFeatures
 from loopwright.develop.leakage import describe, scan
 from loopwright.develop.sampling import draw
 from loopwright.graph.columns import ARROW_TYPES, segment_texts
+from loopwright.records.conditions import framed
 from loopwright.records.declarations import Fleet, Loop, Scope, Table, duration
 from loopwright.sql.expression import columns
 from loopwright.stores.examples import read_examples
@@ -71,13 +73,13 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
         CheckItem(
             name="declarations",
             ok=True,
-            detail=f"loop {declared.name!r}: {len(declared.candidates) + 1} candidates, {len(declared.tables)} tables",
+            detail=f"loop {declared.name!r}: {count(len(declared.candidates) + 1, 'candidate')}, {count(len(declared.tables), 'table')}",
         )
     ]
     refused: list[str] = []
     for table in declared.tables.values():
         rows = home.lake.count(table.name) if home.lake.exists(table.name) else 0
-        detail = f"{rows:,} rows" if rows else f"empty: `loopwright ingest {table.name} FILE --loop {loop}`"
+        detail = count(rows, "row") if rows else f"empty: `loopwright ingest {table.name} FILE --loop {loop}`"
         if table is declared.outcome.table and table.prediction_field != "id":
             detail += f"; 'id' is a column of its own: an outcome names its prediction in the field {table.prediction_field!r}"
         problems = contract_problems(home, table)
@@ -90,7 +92,7 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
             if refused
             else _rows(home, declared)
         )
-    with under_way(progress, f"rehearsing features and {len(declared.candidates)} candidates"):
+    with under_way(progress, f"rehearsing features and {count(len(declared.candidates), 'candidate')}"):
         found = check_graphs(
             columns=declared.columns,
             features=declared.features,
@@ -136,8 +138,14 @@ def _described(scope: Scope) -> CheckItem:
     texts = [("problem", scope.problem)]
     texts += [(f"objectives[{o.name!r}].{field}", getattr(o, field)) for o in scope.objectives for field in ("name", "owner")]
     open_ = [field for field, text in texts if re.search(r"\bTODO\b", text)]
+    state, said = framed(scope)
     detail = f"{', '.join(open_)} still says TODO: write it in the loop file" if open_ else scope.problem
-    return CheckItem(name="problem", ok=not open_, detail=detail)
+    return CheckItem(
+        name="problem",
+        ok=not open_,
+        detail=detail if open_ or state == "ok" else f"{detail} {said}",
+        warning=not open_ and state != "ok",
+    )
 
 
 def _watched(loop: Loop) -> CheckItem:
@@ -226,7 +234,7 @@ def _rows(home: Home, loop: Loop) -> _Rows:
         outcomes = loop.outcome.table.name
         is_wrong = isinstance(error, DeclarationInvalid) or (home.lake.exists(outcomes) and home.lake.count(outcomes) > 0)
         return _Rows(None, rows, {}, f"not looked for: {error}", str(error), is_wrong)
-    return _Rows(examples, None, excluded, f"{len(examples):,} examples", sampled=sampled)
+    return _Rows(examples, None, excluded, count(len(examples), "example"), sampled=sampled)
 
 
 def _examples(home: Home, loop: Loop, window: timedelta | None, *, narrow: bool = False) -> tuple[pa.Table, dict[str, int]]:
@@ -267,7 +275,7 @@ def _split(home: Home, loop: Loop, seen: _Rows) -> CheckItem:
             divide_again(examples, training, loop.split, seed=loop.seed, task=loop.outcome.task)
     except (ExamplesRefused, DeclarationInvalid) as error:
         return CheckItem(name="split", ok=False, detail=str(error))
-    detail = f"{len(training):,} examples train, {len(validation):,} validate; {partition.extended or says(loop.split)}"
+    detail = f"{count(len(training), 'example')} train, {len(validation):,} validate; {partition.extended or says(loop.split)}"
     return CheckItem(name="split", ok=True, detail=detail, warning=bool(partition.extended))
 
 

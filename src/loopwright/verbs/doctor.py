@@ -195,7 +195,7 @@ def _lake(home: Home) -> CheckItem:
     names = home.lake.names()
     unreadable = [p for name in names for p in attempted(f"table {name}", partial(_opened, home, name))]
     where = _place(home.settings.lake_root)
-    return _items("lake", [*unreadable, *missing(home)], f"{len(names)} tables in {where}")
+    return _items("lake", [*unreadable, *missing(home)], f"{count(len(names), 'table')} in {where}")
 
 
 def _opened(home: Home, table: str) -> list[Problem]:

@@ -151,7 +151,7 @@ def _label(home: Home, id: str) -> tuple[str, str, Lineage | None]:
 def _package_label(manifest: Manifest) -> str:
     commit = manifest.commit[:12] or "unknown"
     segment = f" for {manifest.segment.column} {manifest.segment.value}" if manifest.segment is not None else ""
-    return f"{manifest.candidate}{segment}, trained until {manifest.training.as_of:%Y-%m-%d}, commit {commit}"
+    return f"{manifest.candidate}{segment}, trained until {manifest.training.last:%Y-%m-%d}, commit {commit}"
 
 
 def _feature(home: Home, name: str) -> Node | None:
@@ -182,7 +182,7 @@ def _table(home: Home, id: str) -> Node | None:
         for made in _made(home)
         if (read := made.manifest.training.sources.get(name)) is not None and (not version or read == int(version))
     ]
-    rows = f"{home.lake.count(name):,} rows, version {home.lake.version(name)}" if there else "no rows"
+    rows = f"{count(home.lake.count(name), 'row')}, version {home.lake.version(name)}" if there else "no rows"
     return Node(id=f"table:{id}", kind="table", label=rows, role="", children=[*map(_file_node, kept), *packages])
 
 
@@ -221,7 +221,7 @@ def _file_forward(home: Home, entry: Entry[Ingested], every: list["_Made"]) -> N
     into = Node(
         id=f"table:{done.table}@{done.version}",
         kind="table",
-        label=f"{done.good:,} rows",
+        label=count(done.good, "row"),
         role="ingested into",
         children=packages,
     )

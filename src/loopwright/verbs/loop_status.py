@@ -22,10 +22,11 @@ from loopwright.records.conditions import (
     Standing,
     counted_from,
     earned,
+    framed,
     monitored,
     worth_of,
 )
-from loopwright.records.declarations import Value, recorded_loop
+from loopwright.records.declarations import Loop, Value, recorded_loop
 from loopwright.records.entries import Entry, Problem
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.releases import ReleaseState
@@ -221,7 +222,7 @@ def _loop_status(
     boards: list[Leaderboard],
 ) -> LoopStatus:
     attempts = Attempts(loop)
-    attempts.run("declaration", lambda: recorded_loop(declared), None)
+    known = attempts.run("declaration", lambda: recorded_loop(declared), None)
     nothing: tuple[int, dt.datetime | None] = (0, None)
     count, last = attempts.run("predictions", lambda: summary(home, loop), nothing)
     running = next((e for e in reversed(turns) if e.record.state == "running"), None)
@@ -229,9 +230,9 @@ def _loop_status(
     made = attempts.run("package", lambda: _made(home, package) if package else None, None)
     alone = serving is not None and serving.champion.role == "heuristic"
     rule = counted_from(serving) if serving is not None and (alone or (made is not None and made.phase == 1)) else None
-    live: dict[Stage, _Live] = (
-        {"deploy": _deploy(serving, steps.get("deploy"), count, last)} if serving or "deploy" in steps else {}
-    )
+    live = _framed(known, steps.get("scope"))
+    if serving or "deploy" in steps:
+        live["deploy"] = _deploy(serving, steps.get("deploy"), count, last)
     leaks = made.leaks if made is not None else []
     if "develop" in steps and (leaks or (boards and boards[0].leak_suspected)):
         serves = f"; package {package[:12]}, which serves, is too good to be true: {'; '.join(leaks)}" if leaks else ""
@@ -344,6 +345,10 @@ def _deploy(serving: ReleaseState | None, step: Entry[Step] | None, predictions:
     if step is not None and refused and step.at > serving.since:
         return Judged("watch", f"{detail}; {step.record.summary}"), step.at
     return Judged("ok", detail), last or serving.since
+
+
+def _framed(loop: Loop | None, step: Entry[Step] | None) -> dict[Stage, _Live]:
+    return {} if loop is None or step is None else {"scope": (framed(loop.scope), step.at)}
 
 
 def _monitor(window: Entry[Window] | None, standing: Entry[Standing] | None, alerts: int) -> _Live:

@@ -77,6 +77,8 @@ def predictions(
     declared = known_loop(home, loop)
     if not 1 <= limit <= MOST_LISTED:
         raise OptionInvalid("limit", limit, f"must be 1 to {MOST_LISTED:,}")
+    kind, colon, column = flag.partition(":")
+    flag = kind.strip().replace(" ", "_") + colon + column.strip()  # pages show it in words: `out of range: age`
     now = home.clock.now()
     begin = moment_option(since, now, "--since", ahead="nothing is predicted since then") if since else None
     end = moment_option(until, now, "--until") if until else None

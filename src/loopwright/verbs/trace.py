@@ -13,7 +13,7 @@ from loopwright.base.ids import time_of, trace_id_of
 from loopwright.deploy.serving.explanations import PackageReasons
 from loopwright.graph.session import Feeder
 from loopwright.records.attempts import Attempts
-from loopwright.records.declarations import Task
+from loopwright.records.declarations import Loop, Task
 from loopwright.records.examples import Examples
 from loopwright.records.package import Manifest, Output
 from loopwright.records.prediction import Contributions, Prediction
@@ -57,7 +57,10 @@ class TracedOutcome(msgspec.Struct, frozen=True, kw_only=True):
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
     """One prediction, back to the files it was learnt from and forward to its money.
 
-    `explained` is what each feature contributed to it, computed again of the row as it was logged.
+    `explained` is what each feature contributed to it, computed again of the row as it was logged. Of the request the client need not
+    send what is `optional`; `filled_in` is what the server put there. `trained_until` is when the newest row was decided that the
+    package was trained on, `known_at` the moment of that training: what was known then, it could learn. `rule_label` is the label
+    that the heuristic would have given; `valued`: a value table is declared.
     """
 
     id: str
@@ -78,6 +81,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     candidate: str = ""
     commit: str = ""
     trained_until: datetime | None = None
+    known_at: datetime | None = None
     training_rows: int = 0
     files: list[FileUsed] = []
     release: ReleaseState | None = None
@@ -85,6 +89,10 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     task: Task = "binary"
     values: dict[str, float] = {}
     explained: Contributions | None = None
+    optional: list[str] = []
+    filled_in: list[str] = []
+    rule_label: bool | None = None
+    valued: bool = True
     trouble: str = ""
     """Why the package cannot be read; then only what the log says is here, and the rest means nothing."""
 
@@ -92,6 +100,33 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     def answer(self) -> str:
         """What was answered, in a word: yes or no, a class, or the number itself."""
         return cell(self.score if self.label is None else self.label)
+
+    @property
+    def request_shown(self) -> dict[str, Any]:
+        """The request for a person: which columns the server filled in, and which may be left out and are not there."""
+        return {
+            f"{n} (filled in by the server)" if n in self.filled_in else n: "none (optional)"
+            if v is None and n in self.optional
+            else v
+            for n, v in self.request.items()
+        }
+
+    @property
+    def rule_answer(self) -> str:
+        """What the heuristic would have answered, in a word: with its score where that is more than yes or no."""
+        if self.heuristic is None:
+            return "nothing"
+        score = "" if self.heuristic in (0.0, 1.0) else f" (score {self.heuristic:.4g})"
+        return cell(self.heuristic) if self.rule_label is None else cell(self.rule_label) + score
+
+    @property
+    def worth(self) -> str:
+        """Its money in words; why there is none."""
+        if not self.valued:
+            return "no value table is declared"
+        if self.outcome is None or self.outcome.value is None:
+            return "not known until the outcome is"
+        return f"{self.outcome.value:+,.2f} {self.outcome.currency}"
 
     @property
     def hit(self) -> bool | None:
@@ -110,7 +145,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
                 "at": self.at,
                 "flags": self.flags,
             },
-            "Request": self.request,
+            "Request": self.request_shown,
             "Context": self.context,
             f"Contributions to the {explained.unit}" if explained is not None else "": moved,
             "Features": self.features,
@@ -118,6 +153,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
                 "package": self.trouble or self.package,
                 "candidate": self.candidate,
                 "trained until": self.trained_until,
+                "as known at": self.known_at,
             },
             "Outcome": happened or {"": "pending"},
         }
@@ -141,24 +177,40 @@ def trace(home: Home, id: str) -> Trace:
         return msgspec.structs.replace(logged, trouble=str(error))
     manifest = package.manifest
     features, heuristic = _recompute(package, prediction)
-    rule = manifest.heuristic_threshold
+    rule = manifest.threshold if manifest.heuristic_threshold is None else manifest.heuristic_threshold
+    declared = Attempts(loop).run("declaration", lambda: known_loop(home, loop), None)
     return msgspec.structs.replace(
         logged,
-        request=_readable(prediction.request, manifest.request),
+        request=_readable({n: prediction.request.get(n) for n in manifest.request}, manifest.request),
         context=_readable(prediction.context, {n: c for need in manifest.context for n, c in need.columns.items()}),
         features=features,
-        threshold=manifest.threshold if rule is None or "degraded" not in prediction.flags else rule,
+        threshold=rule if "degraded" in prediction.flags else manifest.threshold,
         heuristic=heuristic,
         candidate=manifest.candidate,
         commit=manifest.commit,
-        trained_until=manifest.training.as_of,
+        trained_until=manifest.training.last,
+        known_at=manifest.training.as_of,
         training_rows=manifest.training.rows,
         files=list(_files(home, manifest)),
-        outcome=_outcome_of(home, loop, prediction, manifest.output),
+        outcome=_outcome_of(home, loop, prediction, manifest.output, declared),
         task=manifest.output.task,
         values=dict(zip(manifest.output.names, prediction.values or [], strict=False)),
         explained=_explained(package, prediction),
+        optional=sorted(manifest.may_lack),
+        filled_in=_filled_in(prediction, manifest),
+        rule_label=heuristic >= rule if manifest.output.has_border and isinstance(heuristic, float) else None,
+        valued=declared is None or declared.scope.value.is_set,
     )
+
+
+def _filled_in(prediction: Prediction, manifest: Manifest) -> list[str]:
+    """The columns that the server filled in: the moment of the request, where no other was sent, and the number of the row."""
+    if prediction.of_file:
+        return []
+    own = {"row_id": prediction.id, "ingested_at": prediction.at}
+    filled = {name: own[column.filled] for name, column in manifest.request.items() if column.filled}
+    filled.setdefault(manifest.event_time, prediction.at)
+    return [name for name, value in filled.items() if prediction.request.get(name) == value]
 
 
 def _logged(home: Home, loop: str, prediction: Prediction) -> Trace:
@@ -239,8 +291,7 @@ def _release_of(home: Home, loop: str, package: str, at: dt.datetime) -> Release
     return next((r for r in reversed(mine) if r.since <= at), mine[0] if mine else None)
 
 
-def _outcome_of(home: Home, loop: str, prediction: Prediction, output: Output) -> TracedOutcome | None:
-    declared = Attempts(loop).run("declaration", lambda: known_loop(home, loop), None)
+def _outcome_of(home: Home, loop: str, prediction: Prediction, output: Output, declared: Loop | None) -> TracedOutcome | None:
     if declared is None:  # what its outcome is nobody can say; `status` tells why
         return None
     found = of_prediction(home, loop, prediction, declared.outcome)

@@ -329,7 +329,7 @@ def test_notes_alike_of_hundreds_of_columns_are_one_note() -> None:
     assert sum("is called" in note for note in few) == 3
     [note] = [note for note in many if "is called" in note]
     assert note.startswith("column 'a 0' is called 'a_0' here")
-    assert note.endswith("(so it is with 599 columns more: 'a 1', 'a 2', 'a 3' and 596 more)")
+    assert note.endswith("(so it is with 599 more columns: 'a 1', 'a 2', 'a 3' and 596 more)")
 
 
 def test_a_range_that_no_float_holds_stays_open() -> None:

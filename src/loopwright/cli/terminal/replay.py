@@ -40,7 +40,7 @@ def replayed(value: Replayed) -> RenderableType:
         ],
     )
     end = (
-        f"{value.predictions:,} predictions, {_count(value.retrainings, 'retraining')}, {_count(len(value.packages), 'package')}, "
+        f"{_count(value.predictions, 'prediction')}, {_count(value.retrainings, 'retraining')}, {_count(len(value.packages), 'package')}, "
         f"{value.start:%Y-%m-%d} to {value.end:%Y-%m-%d}, in {value.seconds:.0f} s"
     )
     return Group(

@@ -5,8 +5,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from loopwright.base.text import number
-from loopwright.cli.terminal.cells import fact_table, heading, state, table
+from loopwright.base.text import count, number
+from loopwright.cli.terminal.cells import fact_table, heading, plain, state, table
 from loopwright.records.prediction import Contributions
 from loopwright.render.words import cell, word
 from loopwright.verbs.trace import Trace
@@ -28,12 +28,12 @@ def trace(value: Trace) -> RenderableType:
                 ("answered", f"{word(value.at)} UTC in {number(value.latency_us)} µs"),
                 ("answer", Text(word(value.answer) + (f" ({numbers})" if value.label is not None else ""), style="bold")),
                 *value.values.items(),
-                ("heuristic", value.heuristic),
+                ("heuristic", value.rule_answer),
                 ("flags", value.flags),
                 ("arm", value.arm),
             ],
         ),
-        fact_table("Request", value.request.items()),
+        fact_table("Request", value.request_shown.items()),
         *([fact_table("Context", [*value.context.items(), *_age(value.context_age_s)])] if value.context else []),
         _contributions(value.explained),
         fact_table("Features", value.features.items()),
@@ -42,7 +42,8 @@ def trace(value: Trace) -> RenderableType:
             [
                 ("package", value.trouble or value.package),
                 ("candidate", value.candidate),
-                ("trained", f"on {value.training_rows:,} rows known until {word(value.trained_until)}"),
+                ("trained on", f"{count(value.training_rows, 'row')}, the newest of {word(value.trained_until)}"),
+                ("as known at", value.known_at),
                 ("commit", value.commit),
             ],
         ),
@@ -56,14 +57,13 @@ def trace(value: Trace) -> RenderableType:
     ]
     outcome = value.outcome
     if outcome is None:
-        return Group(*parts, heading("Outcome"), state("pending"))
+        return Group(*parts, heading("Outcome"), state("pending"), plain(f"value: {value.worth}"))
     worth = outcome.value or 0.0
     sign = "green" if worth > 0 else "red" if worth < 0 else ""
-    value_of = "no value table is declared" if outcome.value is None else f"{worth:+,.2f} {outcome.currency}"
     facts: list[tuple[str, Any]] = [
         ("truth", f"{word(cell(outcome.truth))}, known {word(outcome.known_at)}"),
         *([("so it was", outcome.kind)] if outcome.kind else []),
-        ("value", Text(word(value_of), style=sign)),
+        ("value", Text(word(value.worth), style=sign)),
         *outcome.values.items(),
     ]
     return Group(*parts, fact_table("Outcome", facts))

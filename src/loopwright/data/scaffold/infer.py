@@ -4,7 +4,6 @@ A proposal says what the files show, a little wider: it is a draft for a person 
 zone are taken as local times of one zone, UTC if nothing is said.
 """
 
-import keyword
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,11 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.base.errors import ColumnUnknown, IngestRefused, UsageError, first_line
+from loopwright.base.text import count
 from loopwright.data.ingest.opened import Opened, Reading
 from loopwright.data.ingest.source import AS_DETECTED, expand, open_source
 from loopwright.data.ingest.values import Read, is_list, is_text, read, unusable
 from loopwright.data.scaffold.decimals import NUMBERS, decimal_comma, numbers
 from loopwright.data.scaffold.identifiers import is_id
+from loopwright.data.scaffold.names import clean, clean_names
 from loopwright.records.declarations import Column, Table
 from loopwright.records.ingestions import DOUBT
 
@@ -84,14 +85,14 @@ def inferred(
     frame, whole, optional = _looked_at(sources, notes)
     frame, left = _without_index(frame, notes)
     comma = decimal_comma(frame)
-    names = _names(frame.column_names, notes)
+    names = clean_names(frame.column_names, notes)
     written = dict(zip(names, frame.column_names, strict=True))
     columns: dict[str, Column] = {}
     values: dict[str, pa.ChunkedArray] = {}
-    meant = {n for n, w in written.items() if {n, w} & {time, _clean(time), key, *key.split(",")}}
+    meant = {n for n, w in written.items() if {n, w} & {time, clean(time), key, *key.split(",")}}
     for column in names:
         try:
-            explicit = column in (time, _clean(time))
+            explicit = column in (time, clean(time))
             guess, found = _guess(column, frame[written[column]], zone, notes, explicit=explicit, comma=comma)
             if column not in meant:
                 guess, found = _without_sentinels(column, guess, found, notes)
@@ -135,7 +136,7 @@ class _Notes(list[str]):
 def _fold(notes: list[str]) -> str:
     others = [found[0] for note in notes[1:] if (found := _QUOTED_OR_NUMBER.search(note))]
     more = f" and {len(others) - FEW_NOTES:,} more" if len(others) > FEW_NOTES else ""
-    return f"{notes[0]} (so it is with {len(others):,} columns more: {', '.join(others[:FEW_NOTES])}{more})"
+    return f"{notes[0]} (so it is with {count(len(others), 'more column')}: {', '.join(others[:FEW_NOTES])}{more})"
 
 
 def _looked_at(sources: Sequence[Opened], notes: list[str]) -> tuple[pa.Table, bool, set[str]]:
@@ -155,10 +156,10 @@ def _looked_at(sources: Sequence[Opened], notes: list[str]) -> tuple[pa.Table, b
     if not len(frame):
         raise IngestRefused(sources[0].name, "it has no rows to infer a contract from")
     if len(sources) > 1:
-        notes.append(f"read {len(sources):,} files, {len(frame):,} rows")
+        notes.append(f"read {count(len(sources), 'file')}, {count(len(frame), 'row')}")
     notes += [f"column {n!r} is not in every file: null where it is not" for n in names if n in optional]
     if broken:
-        notes.append(f"{broken:,} rows are cut wrongly into fields and were left out")
+        notes.append(f"{count(broken, 'row')} cut wrongly into fields left out")
     if not all_read:
         notes.append(f"only the first {len(frame):,} rows were looked at: ranges and categories are left open")
     return frame, all_read, optional
@@ -171,28 +172,6 @@ def _stacked(sources: Sequence[Opened], frames: list[pa.Table]) -> pa.Table:
         return pa.concat_tables(frames, promote_options="permissive")
     except pa.ArrowException as error:
         raise IngestRefused(sources[0].name, f"its columns are of other types in other files ({first_line(error)})") from error
-
-
-# --- names -----------------------------------------------------------------------------------------------------------
-
-
-def _clean(name: str) -> str:
-    """A lawful column name out of any text, which can be written after `f.`."""
-    cleaned = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
-    cleaned = (cleaned if not cleaned or cleaned[0].isalpha() else f"c_{cleaned}")[:60]
-    return f"{cleaned}_" if keyword.iskeyword(cleaned) or keyword.issoftkeyword(cleaned) else cleaned
-
-
-def _names(written: Sequence[str], notes: list[str]) -> list[str]:
-    """Names for columns, no two of them alike but for their case (databases cannot tell those apart)."""
-    names: list[str] = []
-    for i, name in enumerate(written):
-        cleaned = _clean(name) or f"column_{i + 1}"
-        taken = {n.lower() for n in names}
-        names.append(cleaned if cleaned.lower() not in taken else f"{cleaned[:54]}_{i + 1}")
-        if names[-1] != name:
-            notes.append(f"column {name!r} is called {names[-1]!r} here")
-    return names
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
@@ -381,7 +360,7 @@ def _without_sentinels(name: str, column: Column, values: pa.ChunkedArray, notes
                 break
     if not found:
         return column, values
-    said = ", ".join(f"{word} ({count:,} rows)" for word, count in found.items())
+    said = ", ".join(f"{word} ({count(rows, 'row')})" for word, rows in found.items())
     notes.append(f"column {name!r}: {said} is taken as missing: far from all other values (correct `missing` if it is a value)")
     column = msgspec.structs.replace(column, missing=[*column.missing, *found], nullable=True)
     return column, read(column, values).values
@@ -418,7 +397,7 @@ def _round_up(number: float) -> float:
 
 def _named(columns: dict[str, Column], name: str, option: str) -> str:
     """The column that a person means: by its name here, or by its name in the source. UsageError if there is none."""
-    found = next((n for n, c in columns.items() if name in (n, c.source)), _clean(name))
+    found = next((n for n, c in columns.items() if name in (n, c.source)), clean(name))
     if found not in columns:
         raise ColumnUnknown(option, name, columns)
     return found

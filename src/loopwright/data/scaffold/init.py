@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from loopwright.base.errors import ColumnUnknown, UsageError
 from loopwright.base.ids import check_name
+from loopwright.base.text import count
 from loopwright.data.examples.time_warnings import later
 from loopwright.data.ingest.opened import Reading
 from loopwright.data.ingest.source import AS_DETECTED
@@ -19,6 +20,7 @@ from loopwright.data.scaffold.infer import Inferred, inferred
 from loopwright.data.scaffold.leaks import leaking
 from loopwright.data.scaffold.template import Drafted, DraftTarget, blank_file, check_task, loop_file, target
 from loopwright.records.declarations import Column, Table
+from loopwright.records.declarations.scope import UNNAMED
 from loopwright.records.field_rules import Zone
 
 REACH = 0.2
@@ -62,7 +64,7 @@ def begin(
     drafted = _drafted(found, name, label, task, key)
     if label:
         what = f"Predict {_what(drafted.target, label)}, for each row such as those of {from_file.name}."
-        drafted = drafted._replace(problem=what, owner="not named yet")
+        drafted = drafted._replace(problem=what, owner=UNNAMED)
     text = loop_file(drafted, found.frame)
     directory.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
@@ -90,8 +92,8 @@ def _predicted(aim: DraftTarget, label: str) -> str:
     """What is to be predicted, as it was understood."""
     known = int(aim.known.sum())
     share = f"true of {aim.reach:.1%} of" if aim.task == "binary" else "on"
-    what = f"{_what(aim, label)}, {share} {known:,} rows"
-    gaps = f"; {len(aim.known) - known:,} rows have no label" if known < len(aim.known) else ""
+    what = f"{_what(aim, label)}, {share} {count(known, 'row')}"
+    gaps = f"; {count(len(aim.known) - known, 'row')} without a label" if known < len(aim.known) else ""
     return f"what is predicted: {what} ({aim.task}; say --task if it is another){gaps}"
 
 

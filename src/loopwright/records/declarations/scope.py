@@ -1,8 +1,19 @@
 """Stage scope: the problem, who wants what, money and the rule to beat."""
 
+import re
 from typing import Any
 
 from loopwright.records.declarations.declaration import Declaration, code_problem
+
+UNNAMED = "not named yet"
+"""The owner of an objective that a draft cannot know."""
+
+_PLACEHOLDER = re.compile(rf"\bTODO\b|^(?:(?i:tbd|{UNNAMED})|\W*)$")
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether a text of a draft is still to be written: `TODO`, `not named yet`, or nothing."""
+    return _PLACEHOLDER.search(text) is not None
 
 
 class Objective(Declaration, frozen=True):

@@ -30,7 +30,8 @@ def _requests(home: Home, data: str, loop: str) -> list[str]:
     if served is None:
         return []
     try:
-        request = example_request(home.packages.manifest(served.state.package_of(None)))
+        package = home.packages.partly(served.state.package_of(None), "reference.json")
+        request = example_request(package.manifest, package.reference, home.clock.now())
     except LoopwrightError:
         return []
     id = new_id(home.clock.now())

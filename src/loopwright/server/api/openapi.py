@@ -226,7 +226,7 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
         schemas[f"{loop}.request"] = {
             **_object(manifest.request, optional=manifest.may_lack),
             "description": f"may be left out: {', '.join(n for n in manifest.request if n in manifest.may_lack)}",
-            "examples": [example_request(manifest)],
+            "examples": [example_request(manifest, service.predictor.package.reference, manifest.created_at)],
         }
         schemas[f"{loop}.tensors"] = _tensors(manifest)
         answer = _one_or_many(_ref(f"{loop}.answer"))

@@ -1,0 +1,34 @@
+"""Names of columns as a loop file can write them: letters, digits and `_`, each name once."""
+
+import keyword
+import re
+import unicodedata
+from collections.abc import Sequence
+
+_LETTERS = str.maketrans({
+    "ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss", "ẞ": "SS", "æ": "ae", "Æ": "Ae", "œ": "oe",
+    "Œ": "Oe", "ø": "oe", "Ø": "Oe", "å": "aa", "Å": "Aa", "þ": "th", "Þ": "Th", "ð": "d", "Ð": "D", "đ": "d", "Đ": "D",
+    "ł": "l", "Ł": "L", "ı": "i",
+})  # fmt: skip
+"""Letters that are written with others where there is ASCII only, or that no decomposition leads to; of all others the accents go."""
+
+
+def clean(name: str) -> str:
+    """A lawful column name out of any text, which can be written after `f.`: `Zähler-Nr.` becomes `Zaehler_Nr`; may be empty."""
+    written = unicodedata.normalize("NFKD", unicodedata.normalize("NFC", name).translate(_LETTERS))
+    plain = "".join(c for c in written if not unicodedata.combining(c))
+    cleaned = re.sub(r"[^A-Za-z0-9_]+", "_", plain).strip("_")
+    cleaned = (cleaned if not cleaned or cleaned[0].isalpha() else f"c_{cleaned}")[:60]
+    return f"{cleaned}_" if keyword.iskeyword(cleaned) or keyword.issoftkeyword(cleaned) else cleaned
+
+
+def clean_names(written: Sequence[str], notes: list[str]) -> list[str]:
+    """Names for columns, no two of them alike but for their case (databases cannot tell those apart)."""
+    names: list[str] = []
+    for i, name in enumerate(written):
+        cleaned = clean(name) or f"column_{i + 1}"
+        taken = {n.lower() for n in names}
+        names.append(cleaned if cleaned.lower() not in taken else f"{cleaned[:54]}_{i + 1}")
+        if names[-1] != name:
+            notes.append(f"column {name!r} is called {names[-1]!r} here")
+    return names
