@@ -9,8 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from loopwright.base.errors import Damaged, RecordNotFound
+from loopwright.graph.columns import ARROW_TYPES
 from loopwright.records.entries import Problem
 from loopwright.records.examples import Examples
+
+FIXED = {
+    "_decided_at": ARROW_TYPES["timestamp"],
+    "_known_at": ARROW_TYPES["timestamp"],
+    "_unit": pa.string(),
+    "_prediction": pa.string(),
+}
+"""The columns that every file has beside the label, whose type is the task's, and those of the loop."""
 
 if TYPE_CHECKING:  # it opens every store, and needs this one for nothing
     from loopwright.stores.home import Home

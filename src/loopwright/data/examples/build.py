@@ -38,6 +38,7 @@ from loopwright.graph.columns import ARROW_TYPES
 from loopwright.records.declarations import Aggregate, Column, Context, Outcome, Table, duration
 from loopwright.records.examples import Examples, Source
 from loopwright.sql.engine import SqlError, quoted, sql_engine, text
+from loopwright.stores.examples import FIXED
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.table import outcomes
 from loopwright.stores.prediction_log.read import predictions
@@ -397,11 +398,9 @@ def _write(
     schema = pa.schema(
         [
             *(pa.field(n, ARROW_TYPES[c.type]) for n, c in columns.items()),
-            pa.field("_decided_at", _MOMENT),
-            pa.field("_known_at", _MOMENT),
+            *(pa.field(n, FIXED[n]) for n in ("_decided_at", "_known_at")),
             pa.field("_label", label_type(outcome)),
-            pa.field("_unit", pa.string()),
-            pa.field("_prediction", pa.string()),
+            *(pa.field(n, FIXED[n]) for n in ("_unit", "_prediction")),
         ]
     )
     folder = home.folder("examples")
