@@ -87,8 +87,8 @@ def names() -> Names:
         "Ledger: what the kinds hold": {n: f for n, f in structs(records()).items() if n not in {k.__name__ for k in records()}},
         "Lake: columns": {
             **{kind: [f"{f.name}: {f.type}" for f in found] for kind, found in arrow.FIXED.items()},
-            "predictions, where there are some": ["_values: list<float>", "_of_file: bool"],
-            f"TABLE{QUARANTINE}": [f"{f.name}: {f.type}" for f in QUARANTINE_SCHEMA],
+            "predictions, optional": ["_values: list<float>", "_of_file: bool"],
+            f"{QUARANTINE}TABLE": [f"{f.name}: {f.type}" for f in QUARANTINE_SCHEMA],
         },
         "Files of examples": {"columns": [*(f"{n}: {t}" for n, t in examples.FIXED.items()), "_label"]},
         "Prediction log": {
@@ -172,7 +172,7 @@ def event_fields() -> list[str]:
 def metrics() -> dict[str, list[str]]:
     """Each metric with its labels."""
     own = [m for m in vars(Metrics()).values() if isinstance(m, prometheus.MetricWrapperBase)]
-    found = {f"{m.describe()[0].name} ({m.describe()[0].type})": list(m._labelnames) for m in own}
+    found = {f"{about.name} ({about.type})": list(m._labelnames) for m in own for about in m.describe()}
     with TemporaryDirectory() as folder:
         loop = LoopState(stages={"scope": "ok"}, alerts={"info": 1}, failed=1)
         write_upkeep_state(Path(folder), UpkeepState(at=0.0, loops={"loop": loop}, alerts={"info": 1}, failed=1))

@@ -8,9 +8,10 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import UnionType
-from typing import Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
@@ -25,6 +26,7 @@ from loopwright.tasks.metrics.table import GAPS, MEASURES, METRICS, PARTS, TASKS
 from loopwright.verbs import Verb
 
 HERE = Path(__file__).parent / "reference"
+compatibility: Any = import_module("compatibility")  # the script beside this one
 NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it again. -->\n\n"
 
 COMMANDS = """# Commands
@@ -323,7 +325,13 @@ def errors_page() -> str:
     ])  # fmt: skip
 
 
-PAGES = {"declarations.md": declarations_page, "commands.md": commands, "settings.md": settings, "errors.md": errors_page}
+PAGES = {
+    "compatibility.md": lambda: NOTE + compatibility.written(compatibility.names()),
+    "declarations.md": declarations_page,
+    "commands.md": commands,
+    "settings.md": settings,
+    "errors.md": errors_page,
+}
 
 
 def main() -> int:
@@ -331,6 +339,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is not current")
     checking = parser.parse_args().check
+    if gone := compatibility.gone():
+        print("names that docs/reference/compatibility.md freezes are gone from the code (its first lines say what to do):")
+        print("\n".join(f"  {name}" for name in gone))
+        return 1
     stale = [name for name, page in PAGES.items() if not (HERE / name).is_file() or (HERE / name).read_text() != page()]
     for name in stale:
         if not checking:

@@ -407,7 +407,7 @@ def test_status_shows_every_loop_where_one_cannot_be_read(home: Home) -> None:
     state = serving(home, "late")
     assert state is not None
     found = status(home)
-    assert {loop.name: bool(loop.trouble) for loop in found.loops} == {"a-broken": True, "b-poisoned": True, "late": False}
+    assert {loop.name: bool(loop.errors) for loop in found.loops} == {"a-broken": True, "b-poisoned": True, "late": False}
     shutil.rmtree(home.path / "packages" / state.champion.package)
     [late] = [loop for loop in status(home).loops if loop.name == "late"]
     assert (late.serving, late.candidate, late.predictions > 0, is_yes(found)) == (state.champion.package, "", True, False)
@@ -415,7 +415,7 @@ def test_status_shows_every_loop_where_one_cannot_be_read(home: Home) -> None:
     assert (deploy.state, "no package" in deploy.detail) == ("alert", True)
     asked = predictions(home, "late", columns=["_id"])["_id"][0].as_py()
     traced = trace(home, asked)
-    assert (traced.id, traced.package, traced.features, "no package" in traced.trouble) == (asked, late.serving, {}, True)
+    assert (traced.id, traced.package, traced.features, "no package" in traced.package_error) == (asked, late.serving, {}, True)
     assert "order" in traced.request
     show(traced)
     with served([*routes(home)]) as address, urllib.request.urlopen(f"{address}/predictions/{asked}") as page:
@@ -431,11 +431,11 @@ def test_loop_whose_declaration_is_lawful_no_longer_is_shown_with_the_reason_and
     [scope] = [stage for stage in found["older"].stages if stage.stage == "scope"]
     for said in ("every: '0d' is not at least 1m", "loopwright run old/loop.py"):
         assert said in scope.detail
-    assert (scope.state, found["late"].trouble) == ("alert", [])
+    assert (scope.state, found["late"].errors) == ("alert", [])
     done = tend(home, owner="a", retrain=False)
     assert {problem.where for problem in done.failed} == {"older: read declaration"}
     assert done.loops["late"].watched.windows
-    assert loop_page_verb(home, "older").status.trouble
+    assert loop_page_verb(home, "older").status.errors
     with pytest.raises(Damaged, match="every: '0d'"):
         leaderboard(home, "older")
     with served([*routes(home)]) as address:

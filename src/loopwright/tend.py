@@ -179,7 +179,7 @@ def _retain(home: Home, loop: Loop, until: datetime, *, busy: bool) -> None:
         keep = max(duration(home.settings.keep), duration(loop.retrain.window) if loop.retrain.window else timedelta(0))
         settled = last.record.end - duration(loop.outcome.wait) - 2 * duration(loop.monitor.every)
         before = min(until - keep, settled)
-    retain(home, loop.name, before=before, most_files=home.settings.most_files, busy=busy)
+    retain(home, loop.name, before=before, max_files=home.settings.max_files, busy=busy)
 
 
 def _close_stale(home: Home, loop: str) -> None:

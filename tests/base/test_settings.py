@@ -58,7 +58,7 @@ def test_settings_travel_to_a_child_by_its_environment() -> None:
         ("LOOPWRIGHT_ENGINE", "cloud", "only `local`"),
         ("LOOPWRIGHT_KEEP", "0d", "such as `400d`"),
         ("LOOPWRIGHT_KEEP", "400", "such as `400d`"),
-        ("LOOPWRIGHT_MOST_FILES", "-1", "between 0 and 100000"),
+        ("LOOPWRIGHT_MAX_FILES", "-1", "between 0 and 100000"),
     ],
 )
 def test_a_wrong_value_names_its_variable_and_the_reason(env: str, value: str, why: str) -> None:

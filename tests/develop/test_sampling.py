@@ -61,13 +61,13 @@ def test_a_share_of_a_label_is_kept_the_same_for_the_same_seed() -> None:
     training = np.arange(0, 5000, 2)
     drawn = draw(examples(label), training, Sampling(keep={"false": 0.25}), seed=1)
     assert drawn.sampled is not None
-    assert drawn.sampled.there == {"false": 2000, "true": 500}
-    assert drawn.sampled.kept["true"] == 500
-    assert abs(drawn.sampled.kept["false"] / 2000 - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 2000)
+    assert drawn.sampled.available == {"false": 2000, "true": 500}
+    assert drawn.sampled.sampled["true"] == 500
+    assert abs(drawn.sampled.sampled["false"] / 2000 - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 2000)
     assert set(drawn.rows) <= set(training)
     assert drawn.weight is None
     # Odds of true are as much too high as false was kept less; the record says so exactly.
-    assert factors(drawn.sampled, Output()) == [1.0, drawn.sampled.kept["false"] / 2000]
+    assert factors(drawn.sampled, Output()) == [1.0, drawn.sampled.sampled["false"] / 2000]
     assert draw(examples(label), training, Sampling(keep={"false": 0.25}), seed=1).rows.tolist() == drawn.rows.tolist()
     assert draw(examples(label), training, Sampling(keep={"false": 0.25}), seed=2).rows.tolist() != drawn.rows.tolist()
 
@@ -140,7 +140,7 @@ def test_the_closed_form() -> None:
     label = [i % 5 == 0 for i in range(1000)]
     drawn = draw(examples(label), np.arange(1000), Sampling(keep={"false": 0.3}), seed=0)
     assert drawn.sampled is not None
-    beta = drawn.sampled.kept["false"] / drawn.sampled.there["false"]
+    beta = drawn.sampled.sampled["false"] / drawn.sampled.available["false"]
     q = np.linspace(0, 1, 101)
     found = Goal(factors=factors(drawn.sampled, Output())).answers(q[:, None]).score
     np.testing.assert_allclose(found, beta * q / (beta * q - q + 1), rtol=1e-12, atol=1e-15)
@@ -231,7 +231,7 @@ def test_every_server_of_the_package_gives_the_probabilities_of_real_traffic(tmp
     model.fit(found["features"][drawn.rows], label[drawn.rows], logisticregression__sample_weight=weight)
     q = model.predict_proba(found["features"])[:, 1]
     assert drawn.sampled is not None
-    beta = drawn.sampled.kept["false"] / drawn.sampled.there["false"] / 2
+    beta = drawn.sampled.sampled["false"] / drawn.sampled.available["false"] / 2
     np.testing.assert_allclose(found["score"], beta * q / (beta * q - q + 1), atol=2e-6)
     home.close()
 

@@ -62,7 +62,7 @@ def test_trace_shows_the_answer_and_what_it_came_from() -> None:
     "value",
     [
         sample.trace(carrier=EVIL),
-        msgspec.structs.replace(sample.trace(), request={EVIL: [EVIL]}, flags=[EVIL], trouble=EVIL, loop=EVIL),
+        msgspec.structs.replace(sample.trace(), request={EVIL: [EVIL]}, flags=[EVIL], package_error=EVIL, loop=EVIL),
         standings(verdict=EVIL),
         standings(rows=[msgspec.structs.replace(r, candidate=EVIL) for r in sample.leaderboard().rows]),
         ReportFile(loop="x", markdown=EVIL, markdown_file="", html_file="/nowhere/at/all"),

@@ -217,7 +217,7 @@ def test_only_about_the_newest_requests_are_looked_at(home: Home, tmp_path: Path
     seen = next(i.detail for i in checked.items if i.name == "leakage")
     assert int(seen.split("(")[1].split()[0]) in range(300, 303)
     assert seen.startswith("could not look for features that tell too much: ")
-    assert not next(i for i in checked.items if i.name == "leakage").looked, "too few rows of the rarer label: no tick"
+    assert not next(i for i in checked.items if i.name == "leakage").checked, "too few rows of the rarer label: no tick"
 
 
 def test_requests_without_outcomes_are_shown_all_the_same(home: Home, tmp_path: Path) -> None:
@@ -405,7 +405,7 @@ def test_contract_is_judged_as_run_judges_it(home: Home, tmp_path: Path, before:
         assert says in wrong
         assert refused.partition(says)[2].partition(";")[0] in wrong
     else:
-        assert item(checked, "leakage").looked or warned(checked)
+        assert item(checked, "leakage").checked or warned(checked)
 
 
 def test_rows_with_one_label_only_are_not_well(home: Home, tmp_path: Path) -> None:

@@ -219,8 +219,8 @@ SETTINGS: tuple[Setting, ...] = (
         _span,
     ),
     Setting(
-        "most_files",
-        "LOOPWRIGHT_MOST_FILES",
+        "max_files",
+        "LOOPWRIGHT_MAX_FILES",
         "number of files of a loop's predictions or outcomes above which upkeep compacts them; 0: never",
         _number(0, 100_000),
     ),
@@ -265,7 +265,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     openlineage_namespace: str = "loopwright"
     drain_seconds: int = -1
     keep: str = ""
-    most_files: int = 100
+    max_files: int = 100
     traceback: int = 0
     by: str = ""
 

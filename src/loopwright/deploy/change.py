@@ -48,7 +48,7 @@ class Change(NamedTuple):
 def repeated(states: Sequence[ReleaseState], request: str, asked: Asked) -> ReleaseState | None:
     """The state that a request with this key led to before. Raises RequestConflict when it asked for something else."""
     found = next((state for state in states if request and state.request == request), None)
-    if found is not None and found.asked != asked:
+    if found is not None and found.arguments != asked:
         raise RequestConflict(request)
     return found
 
@@ -62,7 +62,7 @@ def answered(home: Home, loop: str, request: str, asked: Asked) -> ReleaseState 
         found = repeated(states, request, asked)
         unchanged = home.ledger.latest(Unchanged, loop=loop, key=request) if found is None else None
         if unchanged is not None:
-            if unchanged.record.asked != asked:
+            if unchanged.record.arguments != asked:
                 raise RequestConflict(request)
             found = next(state for state in states if state.generation == unchanged.record.generation)
     return found
@@ -71,7 +71,7 @@ def answered(home: Home, loop: str, request: str, asked: Asked) -> ReleaseState 
 def unchanged(home: Home, state: ReleaseState, request: str, asked: Asked) -> None:
     """Store that a request changed nothing because `state` was in service, so that it changes nothing later either."""
     if request:
-        record = Unchanged(loop=state.loop, request=request, asked=dict(asked), generation=state.generation)
+        record = Unchanged(loop=state.loop, request=request, arguments=dict(asked), generation=state.generation)
         home.ledger.put(record, loop=state.loop, key=request)
 
 
@@ -86,7 +86,7 @@ def make(home: Home, change: Change) -> Entry[ReleaseState]:
         entry = home.acting_as(state.by).ledger.swap(name, change.expected, state, loop=state.loop, key=key, links=links)
     except ReleaseConflict:
         entries = home.ledger.find(ReleaseState, loop=state.loop, newest=False)
-        if repeated([e.record for e in entries], state.request, state.asked) is None:
+        if repeated([e.record for e in entries], state.request, state.arguments) is None:
             raise
         entry = next(e for e in entries if e.record.request == state.request)
     failpoints.hit("release.recorded")
@@ -107,7 +107,7 @@ def make_locally(home: Home, change: Change) -> Entry[ReleaseState]:
         nonlocal made
         if now is None:
             return release_files.ReleaseFile(state=made, past=release_files.past(change.before), unrecorded=1)
-        before = repeated(now.states, made.request, made.asked)
+        before = repeated(now.states, made.request, made.arguments)
         if before is not None:
             made = before
             return None

@@ -419,5 +419,5 @@ def _state(
         fleet=target.fleet,
         segments=target.segments,
         request=request or new_id(since),
-        asked=dict(asked),
+        arguments=dict(asked),
     )

@@ -111,10 +111,10 @@ def _split(manifest: Manifest) -> list[str]:
             f"in both: {shared}{left_out}. Row ids: `{split.training.digest[:12]}` train, `{split.validation.digest[:12]}` validate."
         )
     if sampled := manifest.sampling:
-        kept = ", ".join(f"{plain(name)} {n:,} of {sampled.there[name]:,}" for name, n in sampled.kept.items())
+        kept = ", ".join(f"{plain(name)} {n:,} of {sampled.available[name]:,}" for name, n in sampled.sampled.items())
         weights = ", ".join(f"{plain(name)} {weight:.3g}" for name, weight in sampled.weights.items())
         lines.append(
-            f"Sampled: fitted on {sum(sampled.kept.values()):,} of {sum(sampled.there.values()):,} training rows ({kept}; weights "
+            f"Sampled: fitted on {sum(sampled.sampled.values()):,} of {sum(sampled.available.values()):,} training rows ({kept}; weights "
             f"{weights}). The graph undoes it: its probabilities are those of the rows as they were."
         )
     return lines

@@ -66,7 +66,7 @@ def draw(examples: pa.Table, training: Array, sampling: Sampling, *, seed: int) 
     factors = {name: there[name] / kept[name] / weights[name] for name in there}
     largest = max(factors.values())
     weight = None if set(weights.values()) == {1.0} else np.array([weights.get(name, 1.0) for name in label.tolist()])
-    sampled = Sampled(there=there, kept=kept, weights=weights, factors={n: f / largest for n, f in factors.items()})
+    sampled = Sampled(available=there, sampled=kept, weights=weights, factors={n: f / largest for n, f in factors.items()})
     return Drawn(rows, weight, sampled)
 
 

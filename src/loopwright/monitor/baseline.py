@@ -33,7 +33,7 @@ Array = np.ndarray[Any, Any]
 class DriftBaseline(Record, frozen=True, kw_only=True):
     """Usual movement (PSI by column, `score` among them) of a package over `stretches` stretches of its training history."""
 
-    kind: ClassVar[str] = "usual"
+    kind: ClassVar[str] = "drift-baseline"
     package: str
     every: str
     stretches: int

@@ -160,7 +160,7 @@ def _column(
         new_category=flags.get(f"new_category:{reference.column}", 0) / rows,
         mean=None if reference.categories else _mean(values),
         mean_reference=reference.mean,
-        usual=baseline,
+        baseline=baseline,
         used=used,
     )
 

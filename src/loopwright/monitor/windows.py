@@ -365,7 +365,7 @@ class _Watcher:
         """Raise and close the alerts that one window calls for."""
         day = f"the window from {measured_window.start:%Y-%m-%d %H:%M} to {measured_window.end:%Y-%m-%d %H:%M} UTC"
         top = ", ".join(
-            f"{c.column} (PSI {c.psi:.2f}, usual {c.usual:.2f})"
+            f"{c.column} (PSI {c.psi:.2f}, usual {c.baseline:.2f})"
             for c in measured_window.columns
             if c.column in measured_window.drifted and c.psi is not None
         )

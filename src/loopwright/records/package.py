@@ -188,13 +188,13 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sampled(msgspec.Struct, frozen=True, kw_only=True):
-    """How training rows were sampled and weighed, by label: rows there, rows fitted on, the weight of each.
+    """How training rows were sampled and weighed, by label: rows `available`, rows `sampled` to be fitted on, the weight of each.
 
     `factors` undo it: the graph multiplies the probability of each label by its factor and makes them sum to one again.
     """
 
-    there: dict[str, int]
-    kept: dict[str, int]
+    available: dict[str, int] = {}
+    sampled: dict[str, int] = {}
     weights: dict[str, float]
     factors: dict[str, float]
 

@@ -51,7 +51,7 @@ class ReleaseState(Record, frozen=True, kw_only=True):
     segments: dict[str, str] = {}
     request: str = ""
     """The idempotency key of the change: the caller's, or one made for it."""
-    asked: dict[str, str | bool] = {}
+    arguments: dict[str, str | bool] = {}
     """The arguments that came with the key."""
     despite: list[str] = []
     """The checks that the package had failed, where a person released it all the same."""
@@ -64,7 +64,7 @@ class ReleaseState(Record, frozen=True, kw_only=True):
     @property
     def keeps_rule(self) -> bool:
         """Whether a person put the heuristic into service: no turn replaces it, another release does."""
-        return self.action == "release" and self.asked.get("package") == HEURISTIC
+        return self.action == "release" and self.arguments.get("package") == HEURISTIC
 
     @property
     def packages(self) -> list[str]:
@@ -83,5 +83,5 @@ class Unchanged(Record, frozen=True, kw_only=True):
     kind: ClassVar[str] = "release-unchanged"
     loop: str
     request: str
-    asked: dict[str, str | bool]
+    arguments: dict[str, str | bool] = {}
     generation: int

@@ -38,7 +38,7 @@ def span_to(start: datetime, end: datetime) -> str:
 class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
     """One column against the package's reference. Shares are of rows; psi and jensen_shannon are effect sizes (NaN as null).
 
-    `usual` is the PSI that was usual between windows of the training history; only what is beyond it counts as drift.
+    `baseline` is the PSI that was usual between windows of the training history; only what is beyond it counts as drift.
     A column that is not `used` reaches no feature of the model: how it moves is a note, and changes no state of the window.
     """
 
@@ -53,13 +53,13 @@ class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
     new_category: float
     mean: float | None
     mean_reference: float | None
-    usual: float = 0.0
+    baseline: float = 0.0
     used: bool = True
 
     @property
     def beyond(self) -> float:
         """PSI beyond what is usual for the column; 0 where it was not measured."""
-        return max(0.0, self.psi - self.usual) if self.psi is not None else 0.0
+        return max(0.0, self.psi - self.baseline) if self.psi is not None else 0.0
 
 
 class Window(Record, frozen=True, kw_only=True):

@@ -311,7 +311,7 @@ def _doubts(loop: Loop, traced: TracedFeatures, seen: _Rows, progress: Progress)
     items = [CheckItem(name=name, ok=True, detail=why, warning=True) for name, why in found]
     if seen.examples is None or few:
         why = f"could not look for features that tell too much: {few} ({seen.note})" if few else seen.note
-        items.append(CheckItem(name="leakage", ok=True, detail=why, looked=False))
+        items.append(CheckItem(name="leakage", ok=True, detail=why, checked=False))
     elif not items:
         detail = f"no feature tells too much, no column was known too late ({seen.note})"
         items = [CheckItem(name="leakage", ok=True, detail=detail)]

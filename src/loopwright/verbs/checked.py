@@ -10,14 +10,14 @@ from loopwright.records.declarations import Column
 class CheckItem(msgspec.Struct, frozen=True, kw_only=True):
     """One thing looked at: whether it is well, and what was seen or what to do. A warning is a doubt: well, if it is meant so.
 
-    `looked` is false where it could not be looked at: then nothing is known, and it is neither well nor doubtful.
+    `checked` is false where it could not be looked at: then nothing is known, and it is neither well nor doubtful.
     """
 
     name: str
     ok: bool
     detail: str
     warning: bool = False
-    looked: bool = True
+    checked: bool = True
 
 
 class SampleRow(msgspec.Struct, frozen=True, kw_only=True):

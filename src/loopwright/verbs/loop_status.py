@@ -104,7 +104,7 @@ class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Workers of the servers that run here that serve something else than what is declared, or could not switch to it."""
     damaged: list[str] = []
     """Segments of the prediction log that were damaged or missing, and wait in quarantine for somebody to look."""
-    trouble: list[Problem] = []
+    errors: list[Problem] = []
     """What of it could not be read; the figures that come from there are 0 or empty, and mean nothing."""
 
 
@@ -132,7 +132,7 @@ def _status_or_trouble(home: Home, loop: str) -> LoopStatus:
         return found
     state = StageState(stage="scope", state="alert", detail="cannot be read", at=None)
     stages = [msgspec.structs.replace(state, stage=stage) for stage in STAGES]
-    return LoopStatus(name=loop, stages=stages, trouble=attempts.failed)
+    return LoopStatus(name=loop, stages=stages, errors=attempts.failed)
 
 
 def open_alerts(alerts: Sequence[Entry[Alert]]) -> list[Alert]:
@@ -258,7 +258,7 @@ def _loop_status(
         fleet=_fleet(boards, serving),
         damaged=set_aside(home.path, loop),
         lagging=[w for w in workers(home.path, serving) if w.state in ("lags", "refuses", "down")] if serving else [],
-        trouble=attempts.failed,
+        errors=attempts.failed,
     )
 
 

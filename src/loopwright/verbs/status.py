@@ -46,7 +46,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ok(self) -> bool:
         """Whether everything could be looked at."""
-        return not any(loop.trouble for loop in self.loops)
+        return not any(loop.errors for loop in self.loops)
 
     @property
     def paged(self) -> str:

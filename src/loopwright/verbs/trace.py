@@ -93,7 +93,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     filled_in: list[str] = []
     rule_label: bool | None = None
     valued: bool = True
-    trouble: str = ""
+    package_error: str = ""
     """Why the package cannot be read; then only what the log says is here, and the rest means nothing."""
 
     @property
@@ -150,7 +150,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
             f"Contributions to the {explained.unit}" if explained is not None else "": moved,
             "Features": self.features,
             "Package": {
-                "package": self.trouble or self.package,
+                "package": self.package_error or self.package,
                 "candidate": self.candidate,
                 "trained until": self.trained_until,
                 "as known at": self.known_at,
@@ -174,7 +174,7 @@ def trace(home: Home, id: str) -> Trace:
     try:
         package = open_probed(home.packages, prediction.package)
     except (NotFound, PackageRefused) as error:
-        return msgspec.structs.replace(logged, trouble=str(error))
+        return msgspec.structs.replace(logged, package_error=str(error))
     manifest = package.manifest
     features, heuristic = _recompute(package, prediction)
     rule = manifest.threshold if manifest.heuristic_threshold is None else manifest.heuristic_threshold

@@ -83,7 +83,7 @@ def test_heuristic_is_released_over_http_with_a_reason_that_history_keeps(contro
     reply = control_client.post("/api/release", {"loop": LOOP, "package": "heuristic", "why": "it loses money"})
     assert (reply.status, reply.json["arms"][0]["package"]) == (200, rule.digest)
     last = control_client.get(f"/api/history?loop={LOOP}").json["releases"][-1]
-    assert (last["why"], last["by"], last["asked"]["package"]) == ("it loses money", reply.json["by"], "heuristic")
+    assert (last["why"], last["by"], last["arguments"]["package"]) == ("it loses money", reply.json["by"], "heuristic")
 
 
 @pytest.mark.parametrize("header", ["idempotency_key", "x_request_id"])

@@ -79,7 +79,7 @@ def test_series_exist_before_the_first_event_and_only_the_current_package_is_tol
         'loopwright_request_errors_total{code="request_invalid",loop="a"} 0.0',
         'loopwright_request_errors_total{code="unauthorized",loop=""} 0.0',
         'loopwright_request_seconds_count{loop="a"} 0.0',
-        'loopwright_traced_requests_total{what="lost"} 0.0',
+        'loopwright_traced_requests_total{result="lost"} 0.0',
     ):
         assert line in text, line
     metrics.swapped("a", "2" * 64)

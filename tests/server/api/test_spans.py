@@ -193,7 +193,7 @@ def test_requests_of_a_server_leave_spans_over_http_and_grpc(tmp_path: Path) -> 
             with pytest.raises(grpc.RpcError):
                 call(b"\x0a\x06nobody", metadata=(("traceparent", f"00-{fourth}-{CALLER}-01"),), timeout=PATIENCE_SECONDS)
         assert dict(done.trailing_metadata())["traceresponse"] == f"00-{third}-{span_id(third)}-01"
-        until(lambda: b'loopwright_traced_requests_total{what="sent"} 4.0' in client.get("/metrics").body)
+        until(lambda: b'loopwright_traced_requests_total{result="sent"} 4.0' in client.get("/metrics").body)
     found = [
         span
         for post in collector.posted

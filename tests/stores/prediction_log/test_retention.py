@@ -43,18 +43,18 @@ def units(home: Home) -> list[str]:
 
 
 def test_nothing_is_done_before_there_is_anything_to_do(home: Home) -> None:
-    assert retain(home, "loop", before=START, most_files=1, busy=True) == []
+    assert retain(home, "loop", before=START, max_files=1, busy=True) == []
     logged(home, range(2))
     before = home.lake.version("predictions.loop")
-    assert retain(home, "loop", before=None, most_files=10, busy=True) == []
-    assert retain(home, "loop", before=START, most_files=0, busy=True) == []
+    assert retain(home, "loop", before=None, max_files=10, busy=True) == []
+    assert retain(home, "loop", before=START, max_files=0, busy=True) == []
     assert home.lake.version("predictions.loop") == before
 
 
 def test_many_small_files_become_one_with_the_same_rows(home: Home) -> None:
     logged(home, range(6))
     had, version = units(home), home.lake.version("predictions.loop")
-    done = retain(home, "loop", before=None, most_files=5, busy=True)
+    done = retain(home, "loop", before=None, max_files=5, busy=True)
     assert [(d.table, d.fewer, d.deleted) for d in done] == [("predictions.loop", 5, 0), ("outcomes.loop", 5, 0)]
     assert len(home.lake.files("predictions.loop")) == 1
     assert units(home) == had
@@ -68,13 +68,13 @@ def test_many_small_files_become_one_with_the_same_rows(home: Home) -> None:
 def test_what_is_older_goes_and_what_is_not_stays(home: Home) -> None:
     logged(home, range(6))
     before = START + timedelta(days=2)
-    done = retain(home, "loop", before=before, most_files=0, busy=False)
+    done = retain(home, "loop", before=before, max_files=0, busy=False)
     # Outcomes are known an hour after: the second day's is younger than the limit.
     assert [(d.table, d.deleted, d.before) for d in done] == [("predictions.loop", 6, before), ("outcomes.loop", 2, before)]
     assert min(predictions(home, "loop")["_at"].to_pylist()) == before
     assert len(units(home)) == 12
     assert outcomes(home, "loop").num_rows == 4
-    assert retain(home, "loop", before=before, most_files=0, busy=False) == []
+    assert retain(home, "loop", before=before, max_files=0, busy=False) == []
     logged(home, range(6, 7))
     assert len(units(home)) == 15, "and the log goes on"
     assert home.lake.verify("predictions.loop") == verify(home) == []
@@ -83,16 +83,16 @@ def test_what_is_older_goes_and_what_is_not_stays(home: Home) -> None:
 def test_files_go_a_week_after_and_versions_before_say_so(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     logged(home, range(6))
     version = home.lake.version("predictions.loop")
-    retain(home, "loop", before=None, most_files=5, busy=True)
+    retain(home, "loop", before=None, max_files=5, busy=True)
     folder = Path(home.lake._root) / "predictions.loop"
     assert len(list(folder.glob("*.parquet"))) == 7
     home.clock.advance(timedelta(days=8))  # type: ignore[attr-defined]  # a simulated clock
     # Delta looks at the real time, which has not moved on.
-    assert retain(home, "loop", before=None, most_files=5, busy=False) == []
+    assert retain(home, "loop", before=None, max_files=5, busy=False) == []
     monkeypatch.setattr(retention, "SAFE", timedelta(0))
     home.clock.advance(timedelta(days=8))  # type: ignore[attr-defined]  # a simulated clock
     logged(home, range(6, 13))
-    [done, _] = retain(home, "loop", before=None, most_files=5, busy=True)
+    [done, _] = retain(home, "loop", before=None, max_files=5, busy=True)
     assert done.removed > 6
     assert len(list(folder.glob("*.parquet"))) == 1
     assert len(units(home)) == 39
@@ -115,7 +115,7 @@ def test_a_reader_sees_every_row_once_while_files_are_put_together(home: Home) -
     try:
         for day in range(3, 9):
             had = units(home)
-            retain(home, "loop", before=None, most_files=1, busy=True)
+            retain(home, "loop", before=None, max_files=1, busy=True)
             assert units(home) == had
             logged(home, range(day, day + 1))
     finally:

@@ -14,11 +14,11 @@ from loopwright.verbs.checked import Checked, SampleRow
 
 def checked(value: Checked) -> RenderableType:
     """A line an item, sample rows with their features, and the sum of it."""
-    lines: list[RenderableType] = [tick(i.ok, i.name, i.detail, warning=i.warning, looked=i.looked) for i in value.items]
+    lines: list[RenderableType] = [tick(i.ok, i.name, i.detail, warning=i.warning, looked=i.checked) for i in value.items]
     bad, doubtful = sum(not i.ok for i in value.items), sum(i.warning for i in value.items)
     if value.sample:
         lines += [Text(""), heading(f"rows in, features out ({value.sample[0].source})"), _sampled(value.sample), Text("")]
-    unseen = [i.name for i in value.items if not i.looked]
+    unseen = [i.name for i in value.items if not i.checked]
     well = f"well, but {', '.join(unseen)} could not be looked at" if unseen else "all is well"
     said = f"{bad} of {len(value.items)} not well" if bad else f"{doubtful} to look into" if doubtful else well
     return Group(*lines, Text(f"{word(value.what)}: {said}"))

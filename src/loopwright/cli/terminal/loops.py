@@ -63,7 +63,7 @@ def loop_status(loop: LoopStatus) -> RenderableType:
     if loop.retrainings:
         rows = [[r.at, r.cause, r.why, short(r.package), r.result] for r in loop.retrainings]
         parts += [heading("Retrainings"), table(["when", "cause", "why", "package", ""], rows)]
-    return Group(*parts, *open_alerts(loop.open_alerts), problem_list(loop.trouble))
+    return Group(*parts, *open_alerts(loop.open_alerts), problem_list(loop.errors))
 
 
 def _turns_line(loop: LoopStatus) -> str:

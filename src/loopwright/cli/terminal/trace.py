@@ -16,7 +16,7 @@ def trace(value: Trace) -> RenderableType:
     """One prediction with what it came from and what became of it."""
     numbers = (
         f"score {value.score:.4f}, threshold {value.threshold:.4f}"
-        if isinstance(value.label, bool) and not value.trouble
+        if isinstance(value.label, bool) and not value.package_error
         else f"score {value.score:,.6g}"
     )
     release = value.release
@@ -40,7 +40,7 @@ def trace(value: Trace) -> RenderableType:
         fact_table(
             "Package",
             [
-                ("package", value.trouble or value.package),
+                ("package", value.package_error or value.package),
                 ("candidate", value.candidate),
                 ("trained on", f"{count(value.training_rows, 'row')}, the newest of {word(value.trained_until)}"),
                 ("as known at", value.known_at),

@@ -162,7 +162,9 @@ class Metrics:
         self._errors = Counter(
             "loopwright_request_errors", "Requests refused or failed, by code", [*loop, "code"], registry=own
         )
-        self._traces = Counter("loopwright_traced_requests", "Requests whose spans were sent, or lost", ["what"], registry=own)
+        self._traces = Counter(
+            "loopwright_traced_requests", "Requests whose spans were sent, or lost", ["result"], registry=own
+        )
         self._unlogged = Counter("loopwright_unlogged", "Predictions that could not be logged", loop, registry=own)
         self._refused = Counter(
             "loopwright_packages_refused", "Packages that were to serve and could not be loaded", loop, registry=own
@@ -207,8 +209,8 @@ class Metrics:
         )
         for code in sorted({*_EARLY_CODES, *(code for code, _ in DOOR.values())}):
             self._errors.labels("", code)
-        for what in ("sent", "lost"):
-            self._traces.labels(what)
+        for result in ("sent", "lost"):
+            self._traces.labels(result)
         self._held.set(0)
         self._held_bytes.set(0)
         self._named: dict[str, str] = {"": ""}

@@ -39,10 +39,10 @@ def retained_since(home: Home, loop: str) -> datetime | None:
     return max((e.record.before for e in done if e.record.before is not None), default=None)
 
 
-def retain(home: Home, loop: str, *, before: datetime | None, most_files: int, busy: bool) -> list[Retained]:
-    """Delete what is older than `before`, put files together once there are more than `most_files`, remove those not needed.
+def retain(home: Home, loop: str, *, before: datetime | None, max_files: int, busy: bool) -> list[Retained]:
+    """Delete what is older than `before`, put files together once there are more than `max_files`, remove those not needed.
 
-    `busy`: whether rows have come, so that looking for files is worth it. `most_files` 0 puts none together. Raises what the
+    `busy`: whether rows have come, so that looking for files is worth it. `max_files` 0 puts none together. Raises what the
     lake raises.
     """
     done = []
@@ -53,7 +53,7 @@ def retain(home: Home, loop: str, *, before: datetime | None, most_files: int, b
         if not (busy or due or before is not None) or not home.lake.exists(name):
             continue
         deleted = home.lake.delete_before(name, moment, before) if before is not None else 0
-        full = most_files > 0 and busy and len(home.lake.files(name)) > most_files
+        full = max_files > 0 and busy and len(home.lake.files(name)) > max_files
         fewer = home.lake.compact(name) if full else 0
         removed = home.lake.vacuum(name, older=SAFE) if due or deleted or fewer else 0
         if deleted or fewer or removed:
