@@ -162,9 +162,7 @@ class Metrics:
         self._errors = Counter(
             "loopwright_request_errors", "Requests refused or failed, by code", [*loop, "code"], registry=own
         )
-        self._traces = Counter(
-            "loopwright_traced_requests", "Requests whose spans were sent, or lost", ["result"], registry=own
-        )
+        self._traces = Counter("loopwright_traced_requests", "Requests whose spans were sent or lost", ["result"], registry=own)
         self._unlogged = Counter("loopwright_unlogged", "Predictions that could not be logged", loop, registry=own)
         self._refused = Counter(
             "loopwright_packages_refused", "Packages that were to serve and could not be loaded", loop, registry=own
