@@ -22,7 +22,8 @@ from loopwright.cli.signature import help_of, no_serve_parameter, parameters
 from loopwright.records import declarations
 from loopwright.records.turns import STAGES
 from loopwright.render.http_errors import DOOR, STATUS
-from loopwright.tasks.metrics.table import GAPS, MEASURES, METRICS, PARTS, TASKS
+from loopwright.tasks.metrics.table import GAPS, MEASURES, METRICS, PARTS
+from loopwright.tasks.table import TASKS
 from loopwright.verbs import Verb
 
 HERE = Path(__file__).parent / "reference"
@@ -183,7 +184,11 @@ def metrics_section() -> str:
     parts = {f"{name}:": metric for name, metric in [*PARTS.items(), *GAPS.items()]}
     for name, metric in {**METRICS, **parts, **MEASURES}.items():
         better = "neither" if metric.best is None and name != "value_per_prediction" else "higher" if metric.higher else "lower"
-        tasks = "all" if metric.tasks == TASKS else ", ".join(metric.tasks)
+        base = name.removesuffix(":")
+        having = [
+            t.name for t in TASKS.values() if name in t.metrics or (base != name and base in {**t.part_metrics, **t.gaps})
+        ]
+        tasks = ", ".join(having) if having else "all"
         text += f"| `{name}` | {tasks} | {better} | {cell(metric.help)} |\n"
     return text
 

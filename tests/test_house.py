@@ -23,7 +23,6 @@ class Limit(NamedTuple):
 
 LIMITS = {
     "lines of a file": Limit(house.files, 500, {
-        "data/scaffold/template.py": 580,  # the text of a first loop file
         "deploy/gate.py": 596,  # every check before a release, in order
         "develop/features.py": 520,  # the graph of a feature function
         "develop/onnx/blocks.py": 732,  # the optimiser of feature graphs
@@ -61,7 +60,7 @@ DEBTS = {
     "class names that exist twice": Debt(lambda: list(house.duplicate_classes()), 0),
     "imports inside functions": Debt(house.imports_inside_functions, 25),
     "imports inside functions without a reason": Debt(lambda: [p for p in house.imports_inside_functions() if not p.size], 0),
-    "comparisons with a task's name": Debt(house.task_comparisons, 78),
+    "comparisons with a task's name": Debt(house.task_comparisons, 0),
     "arms[0] outside the strategies": Debt(house.first_arms, 0),
 }
 

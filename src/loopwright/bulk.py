@@ -294,7 +294,7 @@ class _Job:
         """The row's number, the id, the key and time of the request, then the answer as the log has it, or why there is none."""
         manifest = self._manifest
         own = list(dict.fromkeys([*manifest.key, manifest.event_time]))
-        label = {"multiclass": pa.string(), "binary": pa.bool_(), "anomaly": pa.bool_()}.get(manifest.output.task)
+        label = {"string": pa.string(), "boolean": pa.bool_()}.get(manifest.output.shape.answer)
         texts = ("_package", "_arm", "_segment", "_error")
         return pa.schema(
             [

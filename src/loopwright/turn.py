@@ -44,6 +44,7 @@ from loopwright.stores.home import Home
 from loopwright.stores.outcomes.rescore import SegmentPackages, segment_packages
 from loopwright.stores.prediction_log.retention import retained_since
 from loopwright.tasks.plausibility import too_good
+from loopwright.tasks.table import TASKS
 
 LEASE_SECONDS = 60.0
 MOST_BOARDS = 20
@@ -565,8 +566,7 @@ def _business(state: Turning) -> tuple[str, dict[str, Any]]:
     if not state.loop.scope.value.is_set:
         return "no value table is declared, so nobody knows what it is worth", {}
     currency = state.loop.scope.value.currency
-    worth = "expects its errors to come to" if state.loop.outcome.task == "regression" else "expects"
-    than = "" if state.loop.outcome.task == "regression" else " over no model"
+    worth, than = TASKS[state.loop.outcome.task].money_words
     return (
         f"package {board.winner[:12]} {worth} {model:+.2f} {currency} a prediction{than}, {over or f'{model - heuristic:+.2f}'} over the heuristic",
         {"expected": model, "heuristic": heuristic, "package": board.winner},

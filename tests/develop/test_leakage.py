@@ -18,7 +18,8 @@ from loopwright.develop.leakage import scan
 from loopwright.graph.columns import arrow_schema
 from loopwright.records.declarations import Column, Task
 from loopwright.records.evaluation import Suspect
-from loopwright.tasks.leakage import LIMIT, ROWS, area, fit
+from loopwright.tasks.leakage import ROWS, area, fit
+from loopwright.tasks.table import TASKS
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -192,10 +193,10 @@ def at_area(area: float, n: int, rng: np.random.Generator) -> tuple[Array, Array
 @pytest.mark.parametrize("n", [500, 3000])
 def test_chance_alone_seldom_makes_a_suspect(n: int) -> None:
     rng = np.random.default_rng(5)
-    low = np.array([area(*at_area(LIMIT["binary"], n, rng))[1] for _ in range(2000)])
+    low = np.array([area(*at_area(TASKS["binary"].leak_limit, n, rng))[1] for _ in range(2000)])
     # One in 741 is expected beyond three standard errors; more than 12 of 2,000 would have a probability below 1 in 10,000.
-    assert (low > LIMIT["binary"]).sum() <= 12
-    assert not any(area(*at_area(0.97, n, rng))[1] > LIMIT["binary"] for _ in range(500))
+    assert (low > TASKS["binary"].leak_limit).sum() <= 12
+    assert not any(area(*at_area(0.97, n, rng))[1] > TASKS["binary"].leak_limit for _ in range(500))
 
 
 def test_noise_of_any_kind_makes_no_suspect() -> None:

@@ -219,14 +219,14 @@ class _ExportWriter:
         """The outputs, by what the package predicts."""
         output = manifest.output
         made = [self._out("score", score, TensorProto.FLOAT)]
-        if output.task in ("binary", "anomaly"):  # compared as float64, as while serving
+        if output.shape.has_border:  # compared as float64, as while serving
             wide, threshold = self.node("Cast", score, to=TensorProto.DOUBLE), self.constant(np.float64(manifest.threshold))
             made.append(self._out("label", self.node("GreaterOrEqual", wide, threshold), TensorProto.BOOL))
-        if output.task == "multiclass":
+        if output.shape.has_classes:
             classes = self.constant(np.array(output.classes, dtype=object))
             chosen = self.node("Gather", classes, self.node("ArgMax", values, axis=1, keepdims=0))
             made.append(self._out("label", chosen, TensorProto.STRING))
-        prefix = "probability_" if output.task == "multiclass" else "value_"
+        prefix = "probability_" if output.shape.has_classes else "value_"
         for k, name in enumerate(output.names):
             one = self.node("Gather", values, self.constant(np.int64(k)), axis=1)
             made.append(self._out(prefix + name, one, TensorProto.FLOAT))

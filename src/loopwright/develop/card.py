@@ -5,17 +5,12 @@ from collections.abc import Mapping, Sequence
 
 from loopwright.base.markdown import plain, row
 from loopwright.base.text import bounds, day, moment, number, spaced
-from loopwright.records.declarations import Objective, Scope
+from loopwright.records.declarations import SHAPES, Objective, Scope
 from loopwright.records.evaluation import Evaluation
 from loopwright.records.package import Manifest
-from loopwright.tasks import metrics
 from loopwright.tasks.plausibility import perfect_on_few, practically_perfect
 from loopwright.tasks.split import says
-
-_SHOWN = ("average_precision", "roc_auc", "brier", "calibration_error", "precision", "recall", "f1", "value_per_prediction")
-"""The metrics of a binary loop that are shown; of other tasks all are."""
-
-_BY_SLICE = ("average_precision", "recall", "precision")
+from loopwright.tasks.table import TASKS
 
 
 def card(
@@ -66,7 +61,7 @@ def card(
         "",
         (
             f"On {evaluation.rows:,} {'younger ' if manifest.split is None or manifest.split.boundary else ''}examples"
-            f"{f' ({evaluation.positives:,} positive)' if manifest.output.task in ('binary', 'anomaly') else ''} "
+            f"{f' ({evaluation.positives:,} positive)' if manifest.output.shape.has_border else ''} "
             "that it was not fitted on; 95 % bootstrap intervals."
         ),
         "",
@@ -74,7 +69,7 @@ def card(
         "| --- | --- | --- |",
         *(
             f"| {spaced(name)} | {number(e.value)} | {bounds(e)} |"
-            for name in (_SHOWN if manifest.output.task == "binary" else evaluation.metrics)
+            for name in (TASKS[manifest.output.task].card or evaluation.metrics)
             if (e := evaluation.metrics.get(name))
         ),
         f"| one row, median / 99 % | {evaluation.latency_p50_us:.0f} / {evaluation.latency_p99_us:.0f} µs | |",
@@ -132,19 +127,7 @@ def _answers(manifest: Manifest) -> str:
     names = ", ".join(plain(name) for name in output.names[:20]) + (
         f" and {len(output.names) - 20} more" if len(output.names) > 20 else ""
     )
-    if output.task == "multiclass":
-        return f"It gives the probability of each class ({names}); the label is the likeliest, the score its probability."
-    if output.task == "regression":
-        what = f"The quantiles {names} of the outcome" if output.quantiles else names or "The outcome itself"
-        return f"It predicts numbers. {what}; the score is the {'one nearest the median' if output.quantiles else 'first of them'}."
-    if output.task == "ranking":
-        return f"The score is for sorting requests of the same {plain(manifest.group)}: the larger, the further up. It means nothing by itself."
-    if output.task == "anomaly":
-        return f"The score says how strange a request is; from {border:.4g} on it is called an anomaly."
-    return (
-        f"The score is the probability of a positive outcome; from {border:.3f} on the label is positive. Where the value "
-        "table sets that threshold, it is right for calibrated scores only: see the calibration error."
-    )
+    return TASKS[output.task].describe(output).format(names=names, border=border, group=plain(manifest.group))
 
 
 def _explained(manifest: Manifest) -> str:
@@ -158,7 +141,8 @@ def _explained(manifest: Manifest) -> str:
 
 
 def _slices(evaluation: Evaluation, manifest: Manifest) -> list[str]:
-    shown = _BY_SLICE if manifest.output.task == "binary" else metrics.summary(manifest.output)
+    task = TASKS[manifest.output.task]
+    shown = task.card_slices or task.summary
     lines = []
     for name in manifest.slices:
         values = evaluation.slices.get(name, {})
@@ -190,7 +174,7 @@ def _doubts(
         for o in objectives
         if not o.met(measured.get(o.metric, math.nan))
     ]
-    if evaluation.positives < 200 and task in ("binary", "anomaly"):
+    if evaluation.positives < 200 and SHAPES[task].has_border:
         lines.append(f"Only {evaluation.positives} positive examples were there to judge it by.")
     error = evaluation.metrics.get("calibration_error")
     if error and error.value > 0.05:

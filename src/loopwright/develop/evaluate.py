@@ -63,7 +63,7 @@ def evaluate(
     worth = overall.get("value_per_prediction")
     return Evaluation(
         rows=len(truth),
-        positives=int(truth.sum()) if output.has_border else 0,
+        positives=int(truth.sum()) if output.shape.has_border else 0,
         threshold=threshold,
         metrics=overall,
         slices=by_slice,

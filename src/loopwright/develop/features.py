@@ -173,10 +173,10 @@ class TracedFeatures:
 def _answers(raw: Any, goal: Goal) -> dict[str, Any]:
     """What `goal.answers` does, in the graph."""
     if goal.factors:
-        raw, binary = ndx.astype(raw, ndx.float64), goal.output.task == "binary"
-        raw = ndx.concat([1.0 - raw, raw], axis=1) if binary else raw
+        raw, alone = ndx.astype(raw, ndx.float64), not goal.output.shape.has_classes
+        raw = ndx.concat([1.0 - raw, raw], axis=1) if alone else raw
         raw = raw * ndx.asarray(np.array(goal.factors, dtype=np.float64))
-        raw = (raw / ndx.sum(raw, axis=1, keepdims=True))[:, 1 if binary else 0 :]
+        raw = (raw / ndx.sum(raw, axis=1, keepdims=True))[:, 1 if alone else 0 :]
     if goal.quantiles:
         raw = ndx.sort(raw, axis=1)
     score = ndx.max(raw, axis=1) if goal.column is None else raw[:, goal.column]
@@ -224,17 +224,17 @@ def trace_rule(
     arguments = _arguments(columns)
     found = call("heuristic", rule, arguments, _retired(columns))
     parts = dict(found) if isinstance(found, Mapping) else {"": found}
-    names = output.names if output.task == "regression" else []
+    names, shape = [] if output.shape.has_classes else output.names, output.shape
     if isinstance(found, Mapping) and sorted(map(str, parts)) != sorted(names):
         raise DeclarationInvalid(
             "heuristic", [("rule", f"a dictionary must name {', '.join(names) or 'nothing: give one array'}")]
         )
-    texts = output.task == "multiclass"
-    wanted = {"binary": "a condition or a number between 0 and 1", "multiclass": "a string, one of the classes"}
+    texts, shares = shape.has_classes, shape.is_probability
+    wanted = "a string, one of the classes" if texts else "a condition or a number between 0 and 1" if shares else "a number"
     for name, array in parts.items():
         why = _array_problem(array)
         if not why and (_is_string(array) != texts or _is_time(array)):
-            why = f"must be {wanted.get(output.task, 'a number')}, not {array.dtype}"
+            why = f"must be {wanted}, not {array.dtype}"
         if why:
             raise DeclarationInvalid("heuristic", [(f"rule[{name!r}]" if name else "rule", why)])
     with _quiet():
@@ -244,8 +244,7 @@ def trace_rule(
             given = [parts.get(name, parts.get("")) for name in names] or [found]
             numbers = [_filled(a, m) for a, m in zip(given, [*middle, *[0.0] * len(given)], strict=False)]
             best = int(np.argmin([abs(q - 0.5) for q in output.quantiles])) if output.quantiles else 0
-            shares = output.task == "binary" and found.dtype != ndx.bool
-            score = ndx.clip(numbers[0], 0.0, 1.0) if shares else numbers[best]
+            score = ndx.clip(numbers[0], *shape.clip) if shape.clip and found.dtype != ndx.bool else numbers[best]
             outputs = {"score": ndx.astype(score, ndx.float32)} | ({"values": _side_by_side(numbers)} if names else {})
     return _try("heuristic", columns, lambda: build(columns, arguments, outputs))
 

@@ -29,6 +29,7 @@ from loopwright.base.errors import DeclarationInvalid, LoopwrightError, first_li
 from loopwright.base.progress import Progress
 from loopwright.develop.output import Answers, Goal
 from loopwright.records.declarations import Candidate
+from loopwright.tasks.table import TASKS
 
 # How an estimator is told the quantile to predict: class name -> fixed parameters, and the parameter that takes the quantile.
 QUANTILE: dict[str, tuple[dict[str, Any], str]] = {
@@ -109,14 +110,14 @@ def fit(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal) -> t
 
 
 def _fit(estimator: Any, lessons: Lessons, goal: Goal) -> Any:
-    matrix, truth, task = as_wanted(estimator, lessons.matrix), lessons.truth, goal.output.task
-    if task == "ranking" and lessons.group is not None and takes(estimator, "group"):
+    matrix, truth = as_wanted(estimator, lessons.matrix), lessons.truth
+    if goal.output.shape.grouped and lessons.group is not None and takes(estimator, "group"):
         order, sizes = _by_group(lessons.group)
         return estimator.fit(matrix[order], truth[order].astype(np.float64), **last_step(estimator, {"group": sizes}))
     weights = {} if lessons.weight is None else last_step(estimator, {"sample_weight": lessons.weight})
-    if task == "anomaly":
+    if TASKS[goal.output.task].estimator == "detector":
         return estimator.fit(matrix, **weights)
-    if task in ("binary", "multiclass"):
+    if goal.output.shape.is_probability:
         return estimator.fit(matrix, codes(truth, goal), **weights)
     truth = truth.astype(np.float64)
     if goal.quantiles:
@@ -134,7 +135,7 @@ def _by_group(group: Array) -> tuple[Array, Array]:
 
 def codes(truth: Array, goal: Goal) -> Array:
     """The truth of a classification as integers [N]: 0 and 1, or the place among the goal's classes."""
-    if goal.output.task == "binary":
+    if not goal.output.shape.has_classes:
         return truth.astype(np.int64)
     return np.searchsorted(np.array(goal.output.classes), truth.astype(str))
 
@@ -194,9 +195,10 @@ def raw(estimator: Any, matrix: Array, goal: Goal) -> Array:
     if isinstance(estimator, Several):
         return np.column_stack([e.predict(as_wanted(e, matrix)) for e in estimator.estimators])
     matrix = as_wanted(estimator, matrix)
-    if goal.output.task in ("binary", "multiclass"):
-        return np.asarray(estimator.predict_proba(matrix))[:, 1 if goal.output.task == "binary" else 0 :]
-    numbers = -estimator.decision_function(matrix) if goal.output.task == "anomaly" else estimator.predict(matrix)
+    if goal.output.shape.is_probability:
+        return np.asarray(estimator.predict_proba(matrix))[:, 0 if goal.output.shape.has_classes else 1 :]
+    detects = TASKS[goal.output.task].estimator == "detector"
+    numbers = -estimator.decision_function(matrix) if detects else estimator.predict(matrix)
     return np.reshape(numbers, (len(matrix), -1))
 
 

@@ -37,6 +37,7 @@ from loopwright.records.package import Segment
 from loopwright.stores.packages.probe import Probed, open_probed
 from loopwright.tasks import metrics
 from loopwright.tasks.metrics import Answered
+from loopwright.tasks.table import TASKS
 
 LEAST_JUDGED = 100
 """A segment is judged on so many validation rows at least: below it chance is no longer told from merit."""
@@ -247,11 +248,11 @@ def _reached(work: Work, predictions: Answered) -> dict[str, Estimate]:
 
 def _missing_kinds(work: Work, part: Work) -> str:
     """Why a segment's rows cannot be learnt from or judged by; empty when they can."""
-    if work.loop.outcome.task not in ("binary", "multiclass", "anomaly"):
+    if not work.loop.outcome.shape.answer:
         return ""
     everywhere = len(set(work.truth[work.drawn.rows].tolist()))
     there = len(set(part.truth[part.drawn.rows].tolist()))
-    if work.loop.outcome.task != "anomaly" and there < everywhere:
+    if not TASKS[work.loop.outcome.task].learns_unjudged and there < everywhere:
         return f"only {there} of {everywhere} kinds of outcome among its training rows"
     if len(set(part.truth[part.judged].tolist())) < 2:
         return "only one kind of outcome among its validation rows"

@@ -39,7 +39,7 @@ _TYPES = {
 def mlmodel(columns: Mapping[str, Column], used: list[str], output: Output, python: str, created_at: datetime) -> bytes:
     """The text of the file, for a model over `columns` that uses those in `used` and gives `output`."""
     inputs = [{**_type(columns[n]), "name": n, "required": not columns[n].nullable} for n in columns if n in used]
-    label = {"binary": "boolean", "anomaly": "boolean", "multiclass": "string"}.get(output.task)
+    label = output.shape.answer
     outputs = [{"type": "float", "name": "score", "required": True}]
     outputs += [{"type": label, "name": "label", "required": True}] if label else []
     outputs += [{"type": "float", "name": name, "required": True} for name in output.names]

@@ -45,7 +45,7 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def column(self) -> int | None:
         """Which raw column is the score; None for the largest of them."""
-        if self.output.task == "multiclass":
+        if self.output.shape.has_classes:
             return None
         return int(np.argmin([abs(q - 0.5) for q in self.quantiles])) if self.quantiles else 0
 
@@ -53,9 +53,10 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
         """The answers from raw numbers [N, K]."""
         raw = np.asarray(raw, dtype=np.float64)
         if self.factors:
-            raw = np.column_stack([1 - raw, raw]) if self.output.task == "binary" else raw
+            alone = not self.output.shape.has_classes  # the probability of true; that of false is put beside it
+            raw = np.column_stack([1 - raw, raw]) if alone else raw
             raw = raw * np.array(self.factors)
-            raw = (raw / raw.sum(axis=1, keepdims=True))[:, 1 if self.output.task == "binary" else 0 :]
+            raw = (raw / raw.sum(axis=1, keepdims=True))[:, 1 if alone else 0 :]
         if self.quantiles:
             raw = np.sort(raw, axis=1)
         score = raw.max(axis=1) if self.column is None else raw[:, self.column]
@@ -65,26 +66,6 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
 def goal_of(outcome: Outcome, truth: Array) -> Goal:
     """The goal of an outcome; the classes are those found in `truth` (of the training rows, string [N])."""
     names = [f"q{q:g}" for q in outcome.quantiles] or list(outcome.labels)
-    classes = sorted({str(c) for c in truth}) if outcome.task == "multiclass" else []
+    classes = sorted({str(c) for c in truth}) if outcome.shape.has_classes else []
     names = classes or (names if len(names) > 1 else [])
     return Goal(output=Output(task=outcome.task, classes=classes, names=names, quantiles=outcome.quantiles))
-
-
-def share_threshold(score: Array, share: float) -> float:
-    """The border between scores above which about `share` of them lie, by ratio: in the middle between two of them.
-
-    Scores of two values are a condition, and the border lies between them; where all are the same it is 0.5.
-    """
-    distinct, counts = np.unique(score, return_counts=True)
-    if len(distinct) <= 2:
-        return float(distinct.mean()) if len(distinct) == 2 else 0.5
-    above = counts[::-1].cumsum()[::-1][1:] / len(
-        score
-    )  # of each value but the lowest: the share that it and those above it have
-    place = int(np.abs(np.log(above / max(share, 1 / len(score)))).argmin())
-    return float((distinct[place] + distinct[place + 1]) / 2)
-
-
-def alert_threshold(score: Array, share: float) -> float:
-    """The score from which on a row is called an anomaly: at most `share` of the training scores are above the one below it."""
-    return float(np.quantile(score, 1 - share, method="higher"))

@@ -27,6 +27,7 @@ from loopwright.develop.onnx.parity import accepted, answers, apart, difference,
 from loopwright.develop.output import Goal
 from loopwright.develop.sampling import refuse_weights_of_its_own
 from loopwright.records.declarations import Candidate, Outcome
+from loopwright.tasks.table import TASKS
 
 REHEARSAL = 300
 """Rows of a rehearsal."""
@@ -135,14 +136,7 @@ def made_up(outcome: Outcome, columns: int) -> Lessons:
     matrix = rng.normal(size=(REHEARSAL, columns)).astype(np.float32)
     part = np.digitize(matrix[:, 0] + rng.normal(size=REHEARSAL), [-0.5, 0.5])
     targets = np.exp(rng.normal(size=(REHEARSAL, len(outcome.labels))))
-    truth: dict[str, Array] = {
-        "binary": part == 1,
-        "multiclass": np.array(["a", "b", "c"])[part],
-        "ranking": part.astype(np.float64),
-        "anomaly": np.zeros(REHEARSAL, dtype=np.bool_),
-        "regression": targets if len(outcome.labels) > 1 else targets[:, 0],
-    }
-    return Lessons(matrix, truth[outcome.task], group=np.arange(REHEARSAL) // 10)
+    return Lessons(matrix, TASKS[outcome.task].made_up(part, targets), group=np.arange(REHEARSAL) // 10)
 
 
 def _spread(lessons: Lessons, goal: Goal) -> Array:
@@ -151,6 +145,6 @@ def _spread(lessons: Lessons, goal: Goal) -> Array:
     rows = np.unique(np.linspace(0, count - 1, min(REHEARSAL, count)).astype(np.int64))
     missing = ~np.isfinite(matrix)
     ends = [missing.argmax(axis=0), *(f(np.where(missing, 0.0, matrix), axis=0) for f in (np.argmin, np.argmax))]
-    if goal.output.task in ("binary", "multiclass"):
+    if goal.output.shape.is_probability:
         ends += [np.flatnonzero(lessons.truth == c)[:20] for c in np.unique(lessons.truth)]
     return np.unique(np.concatenate([rows, *ends]))

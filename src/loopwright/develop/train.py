@@ -35,7 +35,7 @@ from loopwright.develop.mlmodel import mlmodel, requirements
 from loopwright.develop.onnx.convert import convert
 from loopwright.develop.onnx.explanation import Files, explanation
 from loopwright.develop.onnx.parity import agreed, load
-from loopwright.develop.output import Answers, Goal, alert_threshold, goal_of, share_threshold
+from loopwright.develop.output import Answers, Goal, goal_of
 from loopwright.develop.provenance import commit, environment
 from loopwright.develop.reference import golden, histograms, served_rows
 from loopwright.develop.rehearsal import attempt, reason, refuse_none_left, rehearsed
@@ -76,6 +76,8 @@ from loopwright.tasks.label import label_array
 from loopwright.tasks.metrics import Answered
 from loopwright.tasks.plausibility import perfect_on_few, practically_perfect
 from loopwright.tasks.split import Split, divide, divide_again
+from loopwright.tasks.table import TASKS
+from loopwright.tasks.task import Border
 
 _LATENCY_ROWS = 200
 _EXPLAINED_ROWS = 50
@@ -176,7 +178,7 @@ class Work(msgspec.Struct, kw_only=True):
     @property
     def positive_share(self) -> float:
         """Share of the training rows whose label is true; 0 for tasks whose labels are none."""
-        return float(self.truth[self.training].mean()) if self.goal.output.has_border else 0.0
+        return float(self.truth[self.training].mean()) if self.goal.output.shape.has_border else 0.0
 
     @property
     def judged(self) -> Array:
@@ -293,7 +295,9 @@ def split_examples(table: pa.Table, split: Split, sampling: Sampling, outcome: O
     """Divide examples into training and validation rows and draw those that are fitted on. Raises ExamplesRefused."""
     training, validation, partition = divide(table, split, seed=seed, task=outcome.task)
     known = table.column("_label").is_valid().to_numpy()
-    truth = label_array(table.column("_label").fill_null(False) if outcome.task == "anomaly" else table.column("_label"))
+    truth = label_array(
+        table.column("_label").fill_null(False) if TASKS[outcome.task].learns_unjudged else table.column("_label")
+    )
     groups = np.array(table.column(outcome.group).to_pylist(), dtype=object) if outcome.group else None
     drawn = draw(table, training, sampling, seed=seed)
     goal = goal_of(outcome, truth[training])
@@ -303,9 +307,7 @@ def split_examples(table: pa.Table, split: Split, sampling: Sampling, outcome: O
 
 def middle(goal: Goal, truth: Array) -> list[float]:
     """What a rule that says nothing counts as, by target or quantile: the median of the training truth; 0 for other tasks."""
-    if goal.output.task != "regression":
-        return [0.0]
-    return [float(m) for m in np.median(truth.reshape(len(truth), -1), axis=0)] * max(len(goal.quantiles), 1)
+    return TASKS[goal.output.task].middle(truth) * max(len(goal.quantiles), 1)
 
 
 def _check_metrics(loop: Loop) -> None:
@@ -559,31 +561,25 @@ def _border(work: Work, graph: Graph, score: Array) -> float:
     What is strange is told by the training rows. What is positive is not: trees know their training rows by heart, and a border among
     those scores would be too high for others.
     """
-    if work.loop.outcome.task == "anomaly":
+    if TASKS[work.loop.outcome.task].learns_unjudged:
         score = answers_of(graph, work.columns, work.table.take(pa.array(work.drawn.rows)))[0]
     return threshold(work.loop.scope, work.loop.outcome, score, work.positive_share)
 
 
 def _heuristic_threshold(work: Work) -> float | None:
     """The heuristic's own threshold where it is another than the model's: it has its own idea of what is strange, or likely."""
-    if not work.goal.output.has_border or (work.loop.outcome.task == "binary" and work.loop.scope.value.is_set):
+    task = TASKS[work.loop.outcome.task]
+    if task.threshold is None or (task.valued_threshold and work.loop.scope.value.is_set):
         return None
     graph = Graph(work.heuristic)
     return _border(work, graph, answers_of(graph, work.columns, work.validation_table)[0])
 
 
 def threshold(scope: Scope, outcome: Outcome, score: Array, share: float) -> float:
-    """The score from which on a label is positive; 0 for tasks whose labels need none.
-
-    binary: where acting pays by the value table, kept inside (0, 1]; without one about the `share` of `score` [N] are above it.
-    anomaly: what `Outcome.alert_share` of `score` are above; scores of two values only are a condition, and the border lies between them.
-    """
-    if outcome.task == "anomaly":
-        distinct = np.unique(score)
-        return float(distinct.mean()) if len(distinct) == 2 else alert_threshold(score, outcome.alert_share)
-    if outcome.task != "binary":
-        return 0.0
-    return float(min(1.0, max(1e-6, scope.value.threshold()))) if scope.value.is_set else share_threshold(score, share)
+    """The score from which on a label is positive, by `score` [N] and the `share` of positives; 0 for tasks whose labels need none."""
+    decide = TASKS[outcome.task].threshold
+    pays = scope.value.threshold() if scope.value.is_set else None
+    return 0.0 if decide is None else float(decide(Border(score, share, outcome.alert_share, pays)))
 
 
 def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:

@@ -16,19 +16,16 @@
 Files are read once, hashed, and those same bytes are used. Nothing is ever unpickled.
 """
 
-import sys
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from loopwright.records.declarations import Column, GroupSplit, StratifiedSplit, Task, TimeSplit
+from loopwright.records.declarations import SHAPES, Column, GroupSplit, StratifiedSplit, Task, TaskShape, TimeSplit
 
 GOLDEN_TOLERANCE = 1e-6
 NUMBER_TOLERANCE = 1e-5
-_PROBABILITY = (-1e-6, 1 + 1e-6)
-_NUMBER = (-sys.float_info.max, sys.float_info.max)
 
 
 class ContextNeed(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,19 +99,14 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     quantiles: list[float] = []
 
     @property
-    def has_border(self) -> bool:
-        """Whether the label is score >= threshold."""
-        return self.task in ("binary", "anomaly")
-
-
-def lawful(output: Output) -> tuple[float, float]:
-    """The least and the largest score that an answer may have: those of a probability, or of any finite number."""
-    return _PROBABILITY if output.task in ("binary", "multiclass") else _NUMBER
+    def shape(self) -> TaskShape:
+        """What its labels and answers are."""
+        return SHAPES[self.task]
 
 
 def tolerance(output: Output, score: float) -> float:
     """By how much a golden answer may differ."""
-    return GOLDEN_TOLERANCE if lawful(output) == _PROBABILITY else NUMBER_TOLERANCE * max(1.0, abs(score))
+    return GOLDEN_TOLERANCE if output.shape.is_probability else NUMBER_TOLERANCE * max(1.0, abs(score))
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,1 +1,1 @@
-"""What differs from task to task: labels, metrics, what is plausible, which examples train."""
+"""What differs from task to task: one file a task, named in `table`; labels, metrics, what is plausible, which examples train."""

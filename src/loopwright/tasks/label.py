@@ -1,8 +1,6 @@
 """The label of an outcome: from SQL expression to typed value, by task.
 
-    binary, anomaly        boolean
-    multiclass             string
-    regression, ranking    float64; of several targets list<float64>, in the order of `Outcome.labels`
+    boolean, string or float64, as `TaskShape.label` says; of several targets list<float64>, in the order of `Outcome.labels`
 
 A number that is not finite, or of several targets one that is unknown, makes the label unknown (null).
 """
@@ -16,15 +14,12 @@ from loopwright.records.declarations import Outcome
 from loopwright.sql.expression import held
 
 Array = np.ndarray[Any, Any]
+_TYPES = {"boolean": ("BOOLEAN", pa.bool_()), "string": ("VARCHAR", pa.string()), "float": ("DOUBLE", pa.float64())}
 
 
 def label_type(outcome: Outcome) -> pa.DataType:
     """The Arrow type of a label."""
-    if outcome.task in ("binary", "anomaly"):
-        return pa.bool_()
-    if outcome.task == "multiclass":
-        return pa.string()
-    return pa.list_(pa.float64()) if len(outcome.labels) > 1 else pa.float64()
+    return pa.list_(pa.float64()) if len(outcome.labels) > 1 else _TYPES[outcome.shape.label][1]
 
 
 def label_sql(outcome: Outcome) -> str:
@@ -32,7 +27,7 @@ def label_sql(outcome: Outcome) -> str:
 
     Raises DeclarationInvalid when it is no expression over one row.
     """
-    kind = {"binary": "BOOLEAN", "anomaly": "BOOLEAN", "multiclass": "VARCHAR"}.get(outcome.task, "DOUBLE")
+    kind, _ = _TYPES[outcome.shape.label]
     casts = [f"CAST(({held('Outcome', 'label', sql, outcome.table)}) AS {kind})" for sql in outcome.labels.values()]
     if kind != "DOUBLE":
         return casts[0]

@@ -3,7 +3,7 @@
 Alone. A column predicts the label by its place in order, and by its bins (at most 64 of equal size, or its words, and what is
 missing), with what half of the rows say of a bin judged on the other half, so that names of things and noise predict nothing.
 Measured is the area under the ROC curve (each class against the rest), for numbers the R² of their ranks; over all rows, and where
-values are missing also over the rows that have one. It is a suspect when it is surely above LIMIT: the lower end of the
+values are missing also over the rows that have one. It is a suspect when it is surely above the leak limit of its task: the lower end of the
 interval, three standard errors below (DeLong, DeLong & Clarke-Pearson 1988, on the scale of log odds; Fisher's z), and never above
 what so few rows can show. Honest predictors of things worth predicting hardly get there: the best single measurement of a tumour
 (Wisconsin) has an area of 0.975, the delay at push-back 0.90 for a late arrival; the end of a table that was filled in afterwards
@@ -27,15 +27,15 @@ import pyarrow.compute as pc
 from scipy import special, stats
 
 from loopwright.base.arrays import Array
-from loopwright.records.declarations import Task
+from loopwright.records.declarations import SHAPES, Task
 from loopwright.records.evaluation import Suspect
+from loopwright.tasks.table import TASKS
 
-LIMIT: dict[Task, float] = {"binary": 0.98, "multiclass": 0.98, "anomaly": 0.98, "regression": 0.99, "ranking": 0.99}
 ROWS = 50_000
 """At most so many rows are looked at, evenly over the examples."""
 
 ENOUGH_OF_A_CLASS, ENOUGH_NUMBERS = 150, 300
-"""With fewer rows (of each class) nothing can be surely above LIMIT."""
+"""With fewer rows (of each class) nothing can be surely above the limit."""
 
 BINS, WORDS, CLASSES, LEAST = 64, 20_000, 20, 30
 VALUES, OFTEN = 20, 0.05
@@ -106,10 +106,11 @@ def values_of(column: pa.ChunkedArray) -> Values | None:
 
 def targets(label: pa.ChunkedArray, task: Task) -> list[LeakTarget]:
     """What columns may tell of a label without nulls: the label, each class, or each number."""
-    if task in ("binary", "anomaly"):
+    shape = SHAPES[task]
+    if shape.label == "boolean":
         truth = label.to_numpy()
         return [LeakTarget("the label", truth, truth.astype(np.float64))]
-    if task == "multiclass":
+    if shape.label == "string":
         values = np.array(label.to_pylist(), dtype=object).astype(str)
         words, counts = np.unique(values, return_counts=True)
         common = words[np.argsort(-counts, kind="stable")][:CLASSES]
@@ -163,7 +164,7 @@ def alone(name: str, columns: list[str], part: Values, look: ScanData, *, identi
 
 
 def _tells(name: str, columns: list[str], part: Values, look: ScanData) -> Iterator[Suspect]:
-    bins, there = _bins(part), ~part.missing
+    bins, there, limit = _bins(part), ~part.missing, TASKS[look.task].leak_limit
     scores = [] if part.is_text else [np.where(part.missing, worst, part.array) for worst in _ends(part.array[there])]
     for target in look.targets:
         if target.is_class and target.rarer < LEAST:
@@ -171,13 +172,13 @@ def _tells(name: str, columns: list[str], part: Values, look: ScanData) -> Itera
         measured = [_measure(guess, target.truth) for guess in [_other_half(bins, target.truth, look.half), *scores]]
         measure, low = max(measured, key=lambda m: m[1])
         where = ""
-        if low <= LIMIT[look.task] and not there.all() and target.rarer >= LEAST:
+        if low <= limit and not there.all() and target.rarer >= LEAST:
             part_truth = target.truth[there]
             if not target.is_class or min(part_truth.sum(), (~part_truth).sum()) >= LEAST:
                 guesses = [_other_half(bins[there], part_truth, look.half[there]), *(s[there] for s in scores[:1])]
                 measure, low = max((_measure(g, part_truth) for g in guesses), key=lambda m: m[1])
                 where = f", where it is given (in {there.mean():.0%} of the rows)"
-        if low > LIMIT[look.task]:
+        if low > limit:
             unit = "AUC" if target.is_class else "R² of ranks"
             why = f"tells {target.name} by itself{where}, {unit} {measure:.4f} (at least {low:.3f})"
             yield Suspect(feature=name, columns=columns, kind="tells", why=why, measure=measure, low=low)

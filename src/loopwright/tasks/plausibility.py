@@ -4,21 +4,10 @@ Practically perfect is a validation measure at its best possible value but for a
 rows enough that chance does not get there. An honest problem can be that easy; a column that was filled in afterwards always is.
 """
 
-from collections.abc import Mapping
-
-from loopwright.records.declarations import Task
+from loopwright.records.declarations import SHAPES, Task
 from loopwright.records.evaluation import Evaluation
 
 LEAST_ROWS, LEAST_OF_A_CLASS = 100, 10
-
-PERFECT: Mapping[Task, Mapping[str, float]] = {
-    "binary": {"roc_auc": 0.999, "average_precision": 0.99},
-    "anomaly": {"roc_auc": 0.999, "average_precision": 0.99},
-    "multiclass": {"macro_f1": 0.999, "accuracy": 0.999},
-    "regression": {"r2": 0.999},
-    "ranking": {"ndcg:10": 0.999, "map": 0.999},
-}
-"""What each measure of a task must reach, all of them, to be practically perfect."""
 
 
 def practically_perfect(evaluation: Evaluation, task: Task) -> str:
@@ -39,14 +28,15 @@ def perfect_on_few(evaluation: Evaluation, task: Task) -> str:
 def _few(evaluation: Evaluation, task: Task) -> str:
     """The rows, where chance alone may make them look perfect: too few, or too few of the rarer label; else empty."""
     rarer = min(evaluation.positives, evaluation.rows - evaluation.positives)
-    if task in ("binary", "anomaly") and rarer < LEAST_OF_A_CLASS:
+    if SHAPES[task].has_border and rarer < LEAST_OF_A_CLASS:
         return f"{evaluation.rows:,} rows, {rarer:,} of the rarer label"
     return f"{evaluation.rows:,} rows" if evaluation.rows < LEAST_ROWS else ""
 
 
 def _perfect(evaluation: Evaluation, task: Task) -> str:
-    measured = {name: evaluation.metrics.get(name) for name in PERFECT[task]}
-    if any(found is None or not found.value >= PERFECT[task][name] for name, found in measured.items()):
+    least = SHAPES[task].perfect
+    measured = {name: evaluation.metrics.get(name) for name in least}
+    if any(found is None or not found.value >= least[name] for name, found in measured.items()):
         return ""
     return " and ".join(f"{name.replace('_', ' ')} {found.value:.4f}" for name, found in measured.items() if found is not None)
 

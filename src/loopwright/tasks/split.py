@@ -27,8 +27,9 @@ from loopwright.base.arrays import Array
 from loopwright.base.clock import microseconds
 from loopwright.base.errors import ExamplesRefused
 from loopwright.base.text import count
-from loopwright.records.declarations import GroupSplit, StratifiedSplit, Task, TimeSplit, duration
+from loopwright.records.declarations import SHAPES, GroupSplit, StratifiedSplit, Task, TimeSplit, duration
 from loopwright.records.package import Partition, SplitSide
+from loopwright.tasks.table import TASKS
 
 LEAST_ROWS = 20
 ENOUGH_ROWS, ENOUGH_OF_LABEL = 100, 20
@@ -77,10 +78,10 @@ def divide_again(examples: pa.Table, training: Array, split: Split, *, seed: int
         decided = np.sort(_moments(rows, "_decided_at"))
         boundary = _reach_back(rows, int(decided[max(1, int(len(decided) * (1 - SEARCH_SHARE))) - 1]), task)
     fitted, judged, _ = _divide(rows, split, seed, "search", boundary)
-    if boundary is not None and len(fitted) and _kinds(rows, fitted) < _KINDS.get(task, 0):
+    if boundary is not None and len(fitted) and _kinds(rows, fitted) < TASKS[task].least_kinds:
         fitted, judged, _ = _divide(rows, StratifiedSplit(), seed, "search", None)
     kinds = min(_kinds(rows, fitted), _kinds(rows, judged))
-    if min(len(fitted), len(judged)) < LEAST_ROWS // 4 or kinds < _KINDS.get(task, 0):
+    if min(len(fitted), len(judged)) < LEAST_ROWS // 4 or kinds < TASKS[task].least_kinds:
         raise ExamplesRefused(
             f"of {len(rows)} training examples {len(fitted)} can be fitted on and {len(judged)} judged on in the search over "
             f"hyper-parameters{', of one label only' if kinds == 1 else ''}: give more history, or no `trials`"
@@ -275,14 +276,6 @@ def _part(examples: pa.Table, rows: Array, split: Split) -> SplitSide:
     )
 
 
-_KINDS: dict[Task, int] = {"binary": 2, "multiclass": 2}
-"""How many labels a part must have, by task; what is strange (anomaly) may never have been reported."""
-
-
-_TORN: frozenset[Task] = frozenset({"ranking"})
-"""Tasks whose rows belong together, so that a draw of single rows divides nothing."""
-
-
 def _divide_declared(examples: pa.Table, split: Split, seed: int, task: Task) -> Divided:
     """The parts by a split, a boundary in time moved back where that is needed; whether they are large enough is not judged."""
     if not isinstance(split, TimeSplit):
@@ -315,7 +308,7 @@ def _reach_back(examples: pa.Table, declared: int, task: Task) -> int:
 
 def _needed_for_labels(label: pa.ChunkedArray, of_label: int, task: Task) -> int:
     """How many of the first labels hold `of_label` (or a tenth of them, at least 1) of as many labels as the task needs."""
-    kinds = _KINDS.get(task, 0)
+    kinds = TASKS[task].least_kinds
     if kinds:
         codes, names = _codes(pc.coalesce(label.cast(pa.string()), ""))
         places = [np.flatnonzero(codes == i) for i, name in enumerate(names) if name]
@@ -337,7 +330,7 @@ def _extension(examples: pa.Table, split: TimeSplit, declared: int, boundary: in
 
 def _labels(label: pa.ChunkedArray, rows: Array, task: Task) -> str:
     part = label.take(pa.array(rows)).drop_null()
-    if task not in _KINDS:
+    if not TASKS[task].least_kinds:
         return ""
     return (
         f", {pc.sum(part).as_py() or 0:,} of them positive"
@@ -353,7 +346,7 @@ def _kinds(examples: pa.Table, rows: Array) -> int:
 
 def _shortfall(examples: pa.Table, divided: Divided, task: Task) -> str:
     """Which part is too small, or has too few labels; empty when none."""
-    label, partition, kinds = examples.column("_label"), divided.partition, _KINDS.get(task, 0)
+    label, partition, kinds = examples.column("_label"), divided.partition, TASKS[task].least_kinds
     for name, rows in (("training", divided.training), ("validation", divided.validation)):
         if len(rows) < LEAST_ROWS or (kinds and _kinds(examples, rows) < kinds):
             first, last = (f"{_moment(m):%Y-%m-%d %H:%M}" for m in _ends(examples))
@@ -390,7 +383,7 @@ def _others(examples: pa.Table, partition: Partition, task: Task) -> list[Split]
     return [
         *near,
         *(msgspec.structs.replace(each, late_outcomes="train") for each in near),
-        *([] if task in _TORN else [StratifiedSplit()]),
+        *([] if SHAPES[task].grouped else [StratifiedSplit()]),
     ]
 
 

@@ -198,7 +198,7 @@ def trace(home: Home, id: str) -> Trace:
         explained=_explained(package, prediction),
         optional=sorted(manifest.may_lack),
         filled_in=_filled_in(prediction, manifest),
-        rule_label=heuristic >= rule if manifest.output.has_border and isinstance(heuristic, float) else None,
+        rule_label=heuristic >= rule if manifest.output.shape.has_border and isinstance(heuristic, float) else None,
         valued=declared is None or declared.scope.value.is_set,
     )
 
@@ -261,7 +261,7 @@ def _recompute(package: Probed, prediction: Prediction) -> tuple[dict[str, float
         features = {n: None if v != v else float(v) for n, v in zip(package.manifest.features, matrix, strict=True)}
     rule, output = package.graph("heuristic.onnx"), package.manifest.output
     feed = Feeder(rule, columns)([row])
-    if output.task == "multiclass":
+    if output.shape.has_classes:
         return features, output.classes[int(rule.answers(feed)[1][0].argmax())]
     return features, float(rule.score(feed)[0])
 

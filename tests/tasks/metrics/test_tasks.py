@@ -12,7 +12,10 @@ import sklearn.metrics as sk
 from loopwright.records.declarations import Column, Outcome, Table, Value
 from loopwright.records.package import Output
 from loopwright.tasks import metrics
-from loopwright.tasks.metrics.rows import Classes, Groups, RegressionRows
+from loopwright.tasks.multiclass import Classes
+from loopwright.tasks.ranking import Groups
+from loopwright.tasks.regression import RegressionRows
+from loopwright.tasks.task import RowData
 
 Array = np.ndarray[Any, Any]
 WORDS = ["ant", "bee", "cat", "dog", "eel"]
@@ -170,18 +173,18 @@ def test_weights_are_rows_repeated() -> None:
     again = np.repeat(np.arange(90), weight)
     truth, given = classes(90)
     names = ["macro_f1", "balanced_accuracy", "top_k:2", "calibration_error"]
-    drawn = Classes(names, truth, given, CLASSES, None, None).values(weight[None, :].astype(float))[0]
+    drawn = Classes(names, RowData(truth, given, CLASSES)).values(weight[None, :].astype(float))[0]
     assert drawn == pytest.approx([metrics.compute(n, truth[again], *given.at(again), output=CLASSES) for n in names])
     actual, said = numbers(90)
     names = ["mae", "rmse", "r2", "bias"]
     wide = metrics.Answered(said[:, 0], None, said)
-    drawn = RegressionRows(names, actual, wide, TARGETS, None, None).values(weight[None, :].astype(float))[0]
+    drawn = RegressionRows(names, RowData(actual, wide, TARGETS)).values(weight[None, :].astype(float))[0]
     assert drawn == pytest.approx([metrics.compute(n, actual[again], *wide.at(again), output=TARGETS) for n in names])
 
 
 def test_a_ranking_draws_whole_groups() -> None:
     truth, score, group = ranked(50)
-    prepared = Groups(["ndcg:5", "map"], truth, metrics.Answered(score), group)
+    prepared = Groups(["ndcg:5", "map"], RowData(truth, metrics.Answered(score), groups=group))
     weight = np.bincount(np.random.default_rng(0).integers(0, 50, 50), minlength=50)
     names = np.unique(group)
     parts = [(truth[group == g], score[group == g], np.full(np.sum(group == g), f"{g}-{i}"))

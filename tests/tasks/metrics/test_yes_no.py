@@ -10,7 +10,8 @@ from sklearn.calibration import calibration_curve
 from loopwright.base.errors import DeclarationInvalid
 from loopwright.records.declarations import Value
 from loopwright.tasks import metrics
-from loopwright.tasks.metrics.rows import YesNo
+from loopwright.tasks.binary import YesNo
+from loopwright.tasks.task import RowData
 
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(3)
@@ -51,7 +52,7 @@ def test_weights_are_those_of_scikit_learn(name: str) -> None:
     truth, score, label = rows(n=400)
     weight = np.bincount(RNG.integers(0, 400, 400), minlength=400).astype(float)
     repeated = np.repeat(np.arange(400), weight.astype(int))
-    prepared = YesNo([name], truth, metrics.Answered(score, label), None, None)
+    prepared = YesNo([name], RowData(truth, metrics.Answered(score, label)))
     expected = ORACLES[name](truth[repeated], score[repeated], label[repeated])
     assert prepared.values(weight[None, :])[0, 0] == pytest.approx(expected, abs=1e-9)
 

@@ -43,6 +43,7 @@ from loopwright.stores.home import Home
 from loopwright.stores.outcomes.table import outcomes
 from loopwright.stores.prediction_log.read import predictions
 from loopwright.tasks.label import label_sql, label_type
+from loopwright.tasks.table import TASKS
 
 _MOMENT = pa.timestamp("us", tz="UTC")
 _ROWS = 65_536
@@ -98,7 +99,7 @@ def build(
     columns = _columns(requests, context, aggregates)
     log = predictions(home, loop_name, end=as_of, columns=["_id", "_at", "_unit", "_package", "_of_file", *columns])
     reported = outcomes(home, loop_name, known_by=as_of)
-    if landed is None and not len(reported) and outcome.task != "anomaly":
+    if landed is None and not len(reported) and not TASKS[outcome.task].learns_unjudged:
         raise ExamplesRefused(f"no outcome is known: `loopwright ingest {outcome.table.name} FILE`, or post outcomes")
     with sql_engine(home, ordered=False) as database:
         _decisions(database, asked.data, log, requests, columns, as_of=as_of, used=used)
@@ -284,7 +285,7 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
 
 def _usable(outcome: Outcome) -> str:
     """SQL for which judged decisions are examples: of anomalies those too whose truth nobody knows, which most are."""
-    if outcome.task == "anomaly":
+    if TASKS[outcome.task].learns_unjudged:
         return "_complete AND (_known_us IS NULL OR _known_us >= _us)"
     return "_complete AND _label IS NOT NULL AND _known_us >= _us"
 
@@ -414,7 +415,14 @@ def _write(
         move_file(unfinished, folder / f"{name}.parquet")
     finally:
         unfinished.unlink(missing_ok=True)
-    return {"digest": name, "rows": rows, **labels._asdict(), "first": _moment(first), "last": _moment(last)}
+    return {
+        "digest": name,
+        "rows": rows,
+        "positives": labels.positives,
+        "summary": labels.words,
+        "first": _moment(first),
+        "last": _moment(last),
+    }
 
 
 def _moment(us: int) -> datetime:

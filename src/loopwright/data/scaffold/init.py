@@ -19,7 +19,7 @@ from loopwright.data.scaffold.identifiers import identifies, is_id
 from loopwright.data.scaffold.infer import Inferred, inferred
 from loopwright.data.scaffold.leaks import leaking
 from loopwright.data.scaffold.template import Drafted, DraftTarget, blank_file, check_task, loop_file, target
-from loopwright.records.declarations import Column, Table
+from loopwright.records.declarations import SHAPES, Column, Table
 from loopwright.records.declarations.scope import UNNAMED
 from loopwright.records.field_rules import Zone
 
@@ -63,7 +63,7 @@ def begin(
     found = inferred(from_file, f"{name}-requests", time=time, key=key, zone=zone, reading=reading)
     drafted = _drafted(found, name, label, task, key)
     if label:
-        what = f"Predict {_what(drafted.target, label)}, for each row such as those of {from_file.name}."
+        what = f"Predict {drafted.target.what(label)}, for each row such as those of {from_file.name}."
         drafted = drafted._replace(problem=what, owner=UNNAMED)
     text = loop_file(drafted, found.frame)
     directory.mkdir(parents=True, exist_ok=True)
@@ -91,17 +91,10 @@ def begin(
 def _predicted(aim: DraftTarget, label: str) -> str:
     """What is to be predicted, as it was understood."""
     known = int(aim.known.sum())
-    share = f"true of {aim.reach:.1%} of" if aim.task == "binary" else "on"
-    what = f"{_what(aim, label)}, {share} {count(known, 'row')}"
+    share = f"true of {aim.reach:.1%} of" if SHAPES[aim.task].has_border else "on"
+    what = f"{aim.what(label)}, {share} {count(known, 'row')}"
     gaps = f"; {count(len(aim.known) - known, 'row')} without a label" if known < len(aim.known) else ""
     return f"what is predicted: {what} ({aim.task}; say --task if it is another){gaps}"
-
-
-def _what(aim: DraftTarget, label: str) -> str:
-    return {
-        "binary": f"whether {aim.label}",
-        "multiclass": f"which of {len(set(aim.truth[aim.known])) if aim.task == 'multiclass' else 0:,} classes {label} is",
-    }.get(aim.task, f"the number {label}")
 
 
 def _drafted(inferred: Inferred, name: str, label: str, task: str, key: str) -> Drafted:
@@ -119,7 +112,7 @@ def _drafted(inferred: Inferred, name: str, label: str, task: str, key: str) -> 
     aim = target(column, inferred.frame[column], task)
     # What cannot be told yet has no label. A number is as wide as it comes; a word, or a code of yes or no, is one of those seen, for
     # a label made of any other would be no.
-    words = sorted(set(inferred.frame[column].drop_null().to_pylist())) if aim.task != "regression" else []
+    words = sorted(set(inferred.frame[column].drop_null().to_pylist())) if SHAPES[aim.task].label != "float" else []
     texts, codes = declared.type == "string" and words, declared.type == "integer" and len(words) == 2
     judged = msgspec.structs.replace(
         declared,

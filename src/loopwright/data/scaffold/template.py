@@ -1,7 +1,9 @@
 """The text of a first loop.py: everything filled in that the data show, everything else marked for a person to decide."""
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,9 +14,12 @@ import pyarrow.compute as pc
 
 from loopwright.base.errors import UsageError
 from loopwright.data.scaffold.pace import Pace, pace
-from loopwright.records.declarations import Column, Table, Task
+from loopwright.records.declarations import SHAPES, Column, Table, Task
+from loopwright.records.package import Output
 from loopwright.sql.engine import sql_engine
 from loopwright.tasks.split import fifth
+from loopwright.tasks.table import TASKS
+from loopwright.tasks.task import Draft
 
 MOST_WORDS, MOST_COMMON_WORDS, COMMON = 50, 200, 50
 """A string column with more values than this is left out of the features, a name or an id and not a category: more than 200 if
@@ -23,142 +28,16 @@ each is seen fifty times on average, more than 50 if not."""
 MOST_CLASSES, FEWEST_PER_CLASS = 50, 10
 """A label of words or whole numbers is of classes if they are at most so many, and seen so often on average."""
 
+DRAFTS: dict[Task, Draft] = {name: task.draft for name, task in TASKS.items() if task.draft is not None}
+"""What is written of each task that `init` proposes."""
+
 _YES = ("yes", "true", "y", "t", "1", "positive", "good", "won", "churned")
 
 Flags = npt.NDArray[np.bool_]
 
 
-_IMPORTS = """\
-from typing import Any
-
-{arrays}from loopwright import (
-    Budget,
-    Candidate,
-    Column,
-    Heuristic,
-    Loop,
-    Monitor,
-    Objective,
-    Outcome,
-    Retrain,
-    Scope,
-    Slice,
-{random}    Table,
-{timed})
-{local}"""
-
-_CANDIDATES = """\
-# Libraries are imported where they are used: a command that only looks loads none.
-def {simple}() -> Any:
-    \"""The simplest model that learns.\"""
-    from sklearn.linear_model import {linear}
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return make_pipeline(StandardScaler(), {linear}({settings}))
-
-
-def lightgbm(trial: Any) -> Any:
-    \"""Boosted trees, searched by Optuna.\"""
-    from lightgbm import {boosted}
-
-    return {boosted}(
-        n_estimators=trial.suggest_int("n_estimators", 40, 160, step=20),
-        num_leaves=trial.suggest_int("num_leaves", 7, 31),
-        learning_rate=trial.suggest_float("learning_rate", 0.05, 0.2, log=True),
-        random_state=0,
-        n_jobs=1,  # more threads wait for each other where other work shares the cores
-        deterministic=True,
-        force_row_wise=True,
-        verbose=-1,
-    )
-"""
-
-_FILE = (
-    """\
-\"""{name}: a first draft, written by `loopwright init`. Correct what the data could not say; `TODO` marks it.\"""
-
-"""
-    + _IMPORTS
-    + """
-# What was seen, a little wider. Rows outside of this go to quarantine when they are ingested.
-{requests}
-
-{outcome}
-
-
-def features(f: Any) -> dict[str, Any]:
-    \"""Array API code, traced once into ONNX: the same bytes compute it in training and while serving.\"""
-    return {{
-{features}
-    }}
-
-
-"""
-    + _CANDIDATES
-    + """
-
-loop = Loop(
-    name="{name}",
-    scope=Scope(
-        # TODO: say in one sentence which problem this solves, for whom.
-        problem={problem},
-        objectives=[
-            # {reach} is what guessing reaches. TODO: whose wish is it, and how good is good enough?
-            Objective("{wish}", owner={owner}, metric="{metric}", {bound}={reach}, weight=3),
-            Objective("answer at once", owner={owner}, metric="latency_p99_ms", at_most=20, weight=1),
-        ],
-        budget=Budget(train_minutes=10),
-        # {why}
-        heuristic=Heuristic(lambda f: {rule}),
-        # TODO: what is an answer worth, in money? Until it is said nothing is counted in money, and{unpriced}.
-        # value=Value(currency="USD", {value}),
-    ),
-    requests=requests,
-    outcome=Outcome(outcomes, label={label}, wait="30d"{task}),  # over the columns {judged} of the outcomes
-    features=features,
-    slices=[{slices}],
-    candidates=[
-        Candidate("{plain}", {simple}, phase=2),
-        Candidate("lightgbm", lightgbm, phase=3, encoding="ordinal", trials=6),
-    ],
-    split={split},
-    # {assumed}
-    monitor=Monitor({monitor}),
-    retrain=Retrain({retrain}),
-)
-"""
-)
-
-
-class _Words(NamedTuple):
-    """What a loop file says differently for each task."""
-
-    wish: str
-    metric: str
-    bound: str
-    value: str
-    linear: str
-    settings: str
-    boosted: str
-    task: str
-    unpriced: str = " each class is as good as another"
-
-
-_TASKS: dict[Task, _Words] = {
-    "binary": _Words(
-        "find them", "average_precision", "at_least", "true_positive=10, false_positive=-1, false_negative=-5",
-        "LogisticRegression", "max_iter=300", "LGBMClassifier", "", " as many are\n        # labelled positive as were positive in training",
-    ),
-    "multiclass": _Words(
-        "tell them apart", "accuracy", "at_least", "correct=1, wrong=-1",
-        "LogisticRegression", "max_iter=300", "LGBMClassifier", ', task="multiclass"',
-    ),
-    "regression": _Words(
-        "come close", "mae", "at_most", "under=-1, over=-1",
-        "Ridge", "", "LGBMRegressor", ', task="regression"', " each error counts alike",
-    ),
-}  # fmt: skip
+FILE = Path(__file__).with_name("loop_file.txt")
+"""The text of a loop file, with places in braces."""
 
 
 class DraftTarget(NamedTuple):
@@ -175,20 +54,23 @@ class DraftTarget(NamedTuple):
     def guess(self, rows: Flags | None = None) -> Any:
         """The best single answer over some rows (all): the commonest class, the median number."""
         there = self.known if rows is None else self.known & rows
-        if self.task == "regression":
-            return float(np.median(self.truth[there])) if there.any() else float(np.median(self.truth[self.known]))
-        classes, counts = np.unique(self.truth[there if there.any() else self.known], return_counts=True)
-        return str(classes[counts.argmax()])
+        return self.draft.guess(self.truth[there if there.any() else self.known])
+
+    @property
+    def draft(self) -> Draft:
+        """What is written of its task."""
+        return DRAFTS[self.task]
+
+    def what(self, label: str) -> str:
+        """What is to be predicted, in words."""
+        return self.draft.what(label, 0 if self.truth is None else len(np.unique(self.truth[self.known])))
 
     @property
     def reach(self) -> float:
         """What guessing reaches in the first objective: the share of the positive or of the commonest class, the mean error."""
         if self.truth is None:
             return 0.5
-        truth = self.truth[self.known]
-        if self.task == "regression":
-            return float(np.abs(truth - self.guess()).mean())
-        return float(truth.mean()) if self.task == "binary" else float((truth == self.guess()).mean())
+        return self.draft.reach(self.truth[self.known], self.guess())
 
 
 class Drafted(NamedTuple):
@@ -258,11 +140,11 @@ def blank_file(name: str) -> str:
 
 
 def _text_of(drafted: Drafted, *, pace: Pace, **parts: str) -> str:
-    words = _TASKS[drafted.target.task]
-    simple = {"LogisticRegression": "logistic_regression", "Ridge": "ridge"}[words.linear]
+    task, words = drafted.target.task, drafted.target.draft
+    simple = re.sub(r"(?<=.)(?=[A-Z])", "_", words.linear).lower()
     written = parts["rule"] + parts["features"]
     used = [f"import ndonnx{m} as {n}\n" for m, n in (("", "ndx"), (".extensions", "nde")) if f"{n}." in written]
-    return _FILE.format(
+    return FILE.read_text(encoding="utf-8").format(
         name=drafted.name,
         arrays="".join(used) + ("\n" if used else ""),
         local="from loopwright.features import local_time\n" if "local_time(" in written else "",
@@ -275,15 +157,17 @@ def _text_of(drafted: Drafted, *, pace: Pace, **parts: str) -> str:
         reach=_plain(float(f"{max(drafted.target.reach, 0.001):.3g}")),
         label=_text(drafted.target.label),
         **pace._asdict(),
-        **words._asdict(),
+        **{name: text for name, text in words._asdict().items() if isinstance(text, str) and name != "objective"},
+        objective=f'        objective="{words.objective}",\n' if words.objective else "",
+        task="" if task == Output().task else f', task="{task}"',
         **parts,
     )
 
 
 def check_task(task: str) -> None:
     """Raise UsageError for a task that a person named and that no label has."""
-    if task not in ("", *_TASKS):
-        raise UsageError(f"--task {task[:80]!r}: one of {', '.join(_TASKS)}")
+    if task not in ("", *DRAFTS):
+        raise UsageError(f"--task {task[:80]!r}: one of {', '.join(DRAFTS)}")
 
 
 def target(name: str, values: pa.ChunkedArray | None, task: str) -> DraftTarget:
@@ -304,19 +188,22 @@ def target(name: str, values: pa.ChunkedArray | None, task: str) -> DraftTarget:
         raise UsageError(f"column {name!r} cannot be a label: it needs two values or more, and no times")
     text, whole = pa.types.is_string(values.type), pa.types.is_integer(values.type)
     many = len(kinds) > MOST_CLASSES or len(kinds) * FEWEST_PER_CLASS > len(values)
-    chosen: str = task or ("binary" if len(kinds) == 2 else "multiclass" if (text or whole) and not many else "regression")
-    if chosen == "regression":
+    chosen: Task = task or (  # type: ignore[assignment]  # checked above
+        "binary" if len(kinds) == 2 else "multiclass" if (text or whole) and not many else "regression"
+    )
+    label = SHAPES[chosen].label
+    if label == "float":
         if text or pa.types.is_boolean(values.type):
             raise UsageError(
                 f"column {name!r} has {len(kinds):,} different words: too many for classes, and they are no numbers"
             )
         numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy()
-        return DraftTarget("regression", f"CAST({column} AS DOUBLE)" if whole else column, numbers, known)
-    if chosen == "multiclass":
+        return DraftTarget(chosen, f"CAST({column} AS DOUBLE)" if whole else column, numbers, known)
+    if label == "string":
         words = np.array([str(v) for v in pc.fill_null(values.cast(pa.string()), "").to_pylist()])
-        return DraftTarget("multiclass", column if text else f"CAST({column} AS VARCHAR)", words, known)
+        return DraftTarget(chosen, column if text else f"CAST({column} AS VARCHAR)", words, known)
     sql, truth = _positive(name, column, values, kinds)
-    return DraftTarget("binary", sql, truth, known)
+    return DraftTarget(chosen, sql, truth, known)
 
 
 def _positive(name: str, column: str, values: pa.ChunkedArray, kinds: list[Any]) -> tuple[str, Flags]:
@@ -452,7 +339,9 @@ def _rule(usable: dict[str, Column], frame: pa.Table, aim: DraftTarget) -> tuple
         f = f"f.{name}" if not column.nullable else f"nde.fill_null(f.{name}, {_filler(column, frame[name])})"
         for holds, code in _cuts(f, column, frame[name], aim):
             answer = (
-                code if aim.task == "binary" else f"ndx.where({code}, {_answer_text(aim, holds)}, {_answer_text(aim, ~holds)})"
+                code
+                if aim.draft.is_condition
+                else f"ndx.where({code}, {_answer_text(aim, holds)}, {_answer_text(aim, ~holds)})"
             )
             best = max(best, (_worth(aim, holds), answer, name), key=lambda b: b[0])
     return best[
@@ -469,18 +358,7 @@ def _worth(aim: DraftTarget, holds: Flags) -> float:
     """How good it is to tell rows apart by whether the cut holds; more is better."""
     if aim.truth is None:
         return 0.0
-    truth, holds = aim.truth[aim.known], holds[aim.known]
-    if aim.task == "binary":
-        if truth.all() or not truth.any():
-            return 0.0
-        apart = float(holds[truth].mean() - holds[~truth].mean())
-        return (
-            apart if truth.mean() / 2 <= holds.mean() <= 2 * truth.mean() else apart - 2
-        )  # below every rule that labels as many
-    sides = [truth[holds], truth[~holds]]
-    if aim.task == "regression":
-        return -sum(float(np.abs(side - np.median(side)).sum()) for side in sides if len(side))
-    return float(sum(np.unique(side, return_counts=True)[1].max() for side in sides if len(side)))
+    return aim.draft.worth(aim.truth[aim.known], holds[aim.known])
 
 
 def _cuts(f: str, column: Column, values: pa.ChunkedArray, aim: DraftTarget) -> list[tuple[Flags, str]]:
@@ -494,7 +372,7 @@ def _cuts(f: str, column: Column, values: pa.ChunkedArray, aim: DraftTarget) -> 
     numbers = values.to_numpy().astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
     numbers = np.where(np.isnan(numbers), np.median(finite), numbers)
-    share = [aim.reach, 1 - aim.reach] if aim.task == "binary" else []
+    share = [aim.reach, 1 - aim.reach] if aim.draft.is_condition else []
     cuts = np.unique(np.quantile(finite, [*np.arange(0.1, 0.95, 0.1), *share]))
     shown = [repr(float(f"{c:.4g}")) if column.type == "float" else repr(int(c)) for c in cuts]
     return [(numbers > float(c), f"{f} > {c}") for c in shown] + [(numbers < float(c), f"{f} < {c}") for c in shown]

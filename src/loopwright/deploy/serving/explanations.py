@@ -83,7 +83,7 @@ class PackageReasons:
 
     def _which(self, answer: Prediction, raw: Array) -> int:
         """The output that the score is: the class chosen, the first target, the quantile nearest the median (they are sorted)."""
-        if self._output.task == "multiclass":
+        if self._output.shape.has_classes:
             return self._output.classes.index(str(answer.label))
         if self._output.quantiles:
             nearest = int(np.argmin([abs(q - 0.5) for q in self._output.quantiles]))

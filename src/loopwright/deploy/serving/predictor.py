@@ -18,7 +18,7 @@ from loopwright.deploy.serving.heartbeat import Heartbeat, note_of
 from loopwright.deploy.serving.suspects import STRIKES, Suspects, Values, encoded, fingerprints
 from loopwright.graph.session import Feeder, Graph
 from loopwright.records.declarations import Column
-from loopwright.records.package import Manifest, lawful, tolerance
+from loopwright.records.package import Manifest, tolerance
 from loopwright.records.prediction import Prediction
 from loopwright.stores.packages.probe import Probed
 
@@ -130,7 +130,7 @@ class Predictor:
         self._seen = [c for c in self._model.graph.columns if c in manifest.request] if self._model is not None else []
         self._pick = itemgetter(*self._seen) if len(self._seen) > 1 else None
         self._output = manifest.output
-        self._least, self._most = lawful(manifest.output)
+        self._least, self._most = manifest.output.shape.score
         # Callers send all of the optional columns or none, as a rule: what is looked at in either row is known beforehand.
         needed = {name for name, column in manifest.request.items() if not column.may_lack}
         self._checks, self._width = _Checks.of(manifest), len(manifest.request)
@@ -242,9 +242,9 @@ class Predictor:
     ) -> Sequence[bool | str | None]:
         """What the scores say, in the words of the task; None where they speak for themselves."""
         threshold, rule, classes = self._threshold, self._heuristic_threshold, self._output.classes
-        if self._output.has_border and rule == threshold:
+        if self._output.shape.has_border and rule == threshold:
             return [score >= threshold for score in scores]
-        if self._output.has_border:
+        if self._output.shape.has_border:
             return [s >= (rule if "degraded" in marks else threshold) for s, marks in zip(scores, flags, strict=True)]
         if classes:
             return [classes[v.index(max(v))] if v is not None else None for v in values]

@@ -21,6 +21,7 @@ from loopwright.develop.onnx import estimators
 from loopwright.develop.onnx.ahead import optimised
 from loopwright.develop.onnx.estimators.ensemble import older
 from loopwright.develop.output import Goal
+from loopwright.tasks.table import TASKS
 
 _LIBRARIES = ("sklearn", "lightgbm", "xgboost", "loopwright")
 
@@ -48,17 +49,21 @@ def refuse_inconvertible(candidate: str, estimator: Any, goal: Goal) -> None:
 
 
 def _unsuited(estimator: Any, goal: Goal) -> str:
-    task = goal.output.task
-    if task in ("binary", "multiclass"):
+    wanted = TASKS[goal.output.task].estimator
+    if wanted == "classifier":
         if hasattr(estimator, "predict_proba") or isinstance(last(estimator), StackingClassifier):  # it knows only when fitted
             return ""
         return "has no predict_proba: a score between 0 and 1 is needed (put a classifier in a CalibratedClassifierCV)"
-    if task == "anomaly":
+    if wanted == "detector":
         suits = is_outlier_detector(estimator) and hasattr(estimator, "decision_function")
-        return "" if suits else "is no outlier detector: anomaly wants decision_function, of IsolationForest for instance"
+        return (
+            ""
+            if suits
+            else "is no outlier detector: {goal.output.task} wants decision_function, of IsolationForest for instance"
+        )
     other = is_classifier(estimator) or is_outlier_detector(estimator) or is_clusterer(estimator)
     if other or not (hasattr(estimator, "predict") or isinstance(last(estimator), StackingRegressor)):
-        return f"is no regressor: {task} predicts numbers"
+        return f"is no regressor: {goal.output.task} predicts numbers"
     if goal.quantiles:
         try:
             at_quantile(clone(estimator), goal.quantiles[0])
@@ -103,11 +108,11 @@ def _built(estimator: Any, width: int, goal: Goal, *, exact: bool) -> onnx.Model
 def _raw(estimator: Any, x: Any, goal: Goal, *, exact: bool) -> Any:
     if isinstance(estimator, Several):
         return ndx.concat([ndx.astype(estimators.predict(e, x), ndx.float64) for e in estimator.estimators], axis=1)
-    if goal.output.task == "anomaly":
+    if TASKS[goal.output.task].estimator == "detector":
         return -estimators.decision(estimator, x)
-    if goal.output.task not in ("binary", "multiclass"):
+    if not goal.output.shape.is_probability:
         return estimators.predict(estimator, x)
-    wanted = len(goal.output.classes) if goal.output.task == "multiclass" else 2
+    wanted = len(goal.output.classes) if goal.output.shape.has_classes else 2
     if len(estimator.classes_) != wanted:
         raise ValueError(f"the training rows have {len(estimator.classes_)} of {wanted} classes")
     while isinstance(estimator, Pipeline):

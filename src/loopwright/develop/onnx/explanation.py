@@ -151,13 +151,12 @@ def _feature(name: str) -> str:
 
 
 def _unit(total: _Sum, goal: Goal) -> str:
-    classifies = goal.output.task in ("binary", "multiclass")
-    return total.unit or _UNITS.get(total.link) or ("probability" if classifies else "number")
+    return total.unit or _UNITS.get(total.link) or ("probability" if goal.output.shape.is_probability else "number")
 
 
 def _undone(total: _Sum, goal: Goal) -> tuple[_Sum, Array]:
     """The sum as the goal's outputs need it, and what is added to each: the undoing of a sampling is a constant in log-odds."""
-    two = goal.output.task == "multiclass" and total.outputs == 1
+    two = goal.output.shape.has_classes and total.outputs == 1
     if two:  # one of two classes was told: the other is the opposite
         total = total._replace(terms=[t._replace(model=_mirrored(t.model)) for t in total.terms], outputs=2)
     base = np.zeros(total.outputs)

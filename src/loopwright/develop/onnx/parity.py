@@ -30,7 +30,7 @@ _SINGLE = ("xgboost", "loopwright")
 
 def tolerance(estimator: Any, goal: Goal) -> tuple[float, bool]:
     """The largest difference allowed, and whether it is relative to max(1, |number|)."""
-    if goal.output.task in ("binary", "multiclass") and not computes_in_float32(estimator, set()):
+    if goal.output.shape.is_probability and not computes_in_float32(estimator, set()):
         return EXACT, False
     return SINGLE, True
 
@@ -56,7 +56,7 @@ def difference(actual: Answers, expected: Answers, goal: Goal) -> Array:
     a, b = (np.column_stack([x.score, x.values]).astype(np.float64) for x in (actual, expected))
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.abs(a - b)
-        if goal.output.task not in ("binary", "multiclass"):
+        if not goal.output.shape.is_probability:
             apart = apart / np.maximum(1.0, np.abs(b))
     apart = np.where(np.abs(b) <= np.finfo(np.float32).max, np.where(np.isfinite(a), apart, np.inf), 0.0)
     largest: Array = apart.max(axis=1)

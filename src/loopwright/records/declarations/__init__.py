@@ -1,59 +1,39 @@
 """What a user declares in a loop file, one module a stage, and `Loop`, which holds it all."""
 
-from loopwright.records.declarations.data import Aggregate, Column, Context, Outcome, Slice, Table
-from loopwright.records.declarations.declaration import (
-    NO_EFFECT_ON_MODELS,
-    RETIRED,
-    ColumnType,
-    Declaration,
-    Task,
-    declaration_digest,
-    model_inputs,
-    source_of,
-    to_builtins,
-    to_json,
-)
-from loopwright.records.declarations.deploy import Guard, Release
-from loopwright.records.declarations.develop import Candidate, Fleet, GroupSplit, Sampling, StratifiedSplit, TimeSplit
-from loopwright.records.declarations.loop import SEGMENT_TYPES, Loop, recorded_loop
-from loopwright.records.declarations.monitor import Monitor, Retrain
-from loopwright.records.declarations.scope import Budget, Heuristic, Objective, Scope, Value
-from loopwright.records.field_rules import duration
-
-__all__ = [
-    "NO_EFFECT_ON_MODELS",
-    "RETIRED",
-    "SEGMENT_TYPES",
-    "Aggregate",
-    "Budget",
-    "Candidate",
-    "Column",
-    "ColumnType",
-    "Context",
-    "Declaration",
-    "Fleet",
-    "GroupSplit",
-    "Guard",
-    "Heuristic",
-    "Loop",
-    "Monitor",
-    "Objective",
-    "Outcome",
-    "Release",
-    "Retrain",
-    "Sampling",
-    "Scope",
-    "Slice",
-    "StratifiedSplit",
-    "Table",
-    "Task",
-    "TimeSplit",
-    "Value",
-    "declaration_digest",
-    "duration",
-    "model_inputs",
-    "recorded_loop",
-    "source_of",
-    "to_builtins",
-    "to_json",
-]
+from loopwright.records.declarations.data import Aggregate as Aggregate
+from loopwright.records.declarations.data import Column as Column
+from loopwright.records.declarations.data import Context as Context
+from loopwright.records.declarations.data import Outcome as Outcome
+from loopwright.records.declarations.data import Slice as Slice
+from loopwright.records.declarations.data import Table as Table
+from loopwright.records.declarations.declaration import NO_EFFECT_ON_MODELS as NO_EFFECT_ON_MODELS
+from loopwright.records.declarations.declaration import RETIRED as RETIRED
+from loopwright.records.declarations.declaration import ColumnType as ColumnType
+from loopwright.records.declarations.declaration import Declaration as Declaration
+from loopwright.records.declarations.declaration import declaration_digest as declaration_digest
+from loopwright.records.declarations.declaration import model_inputs as model_inputs
+from loopwright.records.declarations.declaration import source_of as source_of
+from loopwright.records.declarations.declaration import to_builtins as to_builtins
+from loopwright.records.declarations.declaration import to_json as to_json
+from loopwright.records.declarations.deploy import Guard as Guard
+from loopwright.records.declarations.deploy import Release as Release
+from loopwright.records.declarations.develop import Candidate as Candidate
+from loopwright.records.declarations.develop import Fleet as Fleet
+from loopwright.records.declarations.develop import GroupSplit as GroupSplit
+from loopwright.records.declarations.develop import Sampling as Sampling
+from loopwright.records.declarations.develop import StratifiedSplit as StratifiedSplit
+from loopwright.records.declarations.develop import TimeSplit as TimeSplit
+from loopwright.records.declarations.loop import SEGMENT_TYPES as SEGMENT_TYPES
+from loopwright.records.declarations.loop import Loop as Loop
+from loopwright.records.declarations.loop import recorded_loop as recorded_loop
+from loopwright.records.declarations.monitor import Monitor as Monitor
+from loopwright.records.declarations.monitor import Retrain as Retrain
+from loopwright.records.declarations.scope import Budget as Budget
+from loopwright.records.declarations.scope import Heuristic as Heuristic
+from loopwright.records.declarations.scope import Objective as Objective
+from loopwright.records.declarations.scope import Scope as Scope
+from loopwright.records.declarations.scope import Value as Value
+from loopwright.records.declarations.task import SHAPES as SHAPES
+from loopwright.records.declarations.task import Task as Task
+from loopwright.records.declarations.task import TaskShape as TaskShape
+from loopwright.records.field_rules import duration as duration

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from loopwright.records.declarations.declaration import RETIRED, ColumnType, Declaration, Task, code_problem
+from loopwright.records.declarations.declaration import RETIRED, ColumnType, Declaration, code_problem
+from loopwright.records.declarations.task import SHAPES, Task, TaskShape
 
 
 class Column(Declaration, frozen=True):
@@ -292,20 +293,25 @@ class Outcome(Declaration, frozen=True):
         """Name of each target -> SQL expression; one target is called `label`."""
         return self.label if isinstance(self.label, dict) else {"label": self.label}
 
+    @property
+    def shape(self) -> TaskShape:
+        """What its labels and answers are."""
+        return SHAPES[self.task]
+
     def problems(self) -> list[tuple[str, str]]:
         """See Declaration."""
         found = []
         if not self.labels:
             found.append(("label", "an SQL expression such as 'arr_delay > 15'"))
-        if isinstance(self.label, dict) and self.task != "regression":
+        if isinstance(self.label, dict) and not self.shape.several:
             found.append(("label", f"several targets are for regression only, not {self.task}"))
-        if self.quantiles and self.task != "regression":
+        if self.quantiles and not self.shape.several:
             found.append(("quantiles", f"only regression predicts quantiles, not {self.task}"))
         if self.quantiles and isinstance(self.label, dict):
             found.append(("quantiles", "of one target only"))
         if sorted(self.quantiles) != list(self.quantiles):
             found.append(("quantiles", f"{self.quantiles}: write them ascending"))
-        if (self.group is not None) != (self.task == "ranking"):
+        if (self.group is not None) != self.shape.grouped:
             found.append(
                 ("group", "ranking needs the request column whose equal values are ranked together; nothing else does")
             )

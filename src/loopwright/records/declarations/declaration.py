@@ -19,7 +19,6 @@ from loopwright.records.field_rules import range_problems, type_problems
 
 RETIRED = "is retired: nothing may use it; take `retired=True` off where it is still delivered"
 ColumnType = Literal["float", "integer", "boolean", "string", "timestamp", "array"]
-Task = Literal["binary", "multiclass", "regression", "ranking", "anomaly"]
 
 
 class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ from loopwright.records.declarations.deploy import Release
 from loopwright.records.declarations.develop import Candidate, Fleet, GroupSplit, Sampling, StratifiedSplit, TimeSplit
 from loopwright.records.declarations.monitor import Monitor, Retrain
 from loopwright.records.declarations.scope import Scope
+from loopwright.records.declarations.task import SHAPES
 from loopwright.records.turns import LoopRecord
 
 SEGMENT_TYPES = ("string", "integer", "boolean")
@@ -120,16 +121,18 @@ class Loop(Declaration, frozen=True, kw_only=True):
 
     def _split_problems(self) -> list[tuple[str, str]]:
         """A split or a sampling that does not go with the outcome's task."""
-        found, task = [], self.outcome.task
-        if task == "ranking" and isinstance(self.split, StratifiedSplit):
+        found, shape = [], self.outcome.shape
+        if shape.grouped and isinstance(self.split, StratifiedSplit):
             found.append(
                 ("split", f"would tear apart what is ranked together: GroupSplit({self.outcome.group!r}) or TimeSplit()")
             )
-        if self.sampling != Sampling() and task not in ("binary", "multiclass"):
-            found.append(("sampling", f"samples by label, which is for binary and multiclass outcomes, not {task}"))
-        elif task == "binary":
-            named = [(f, n) for f in ("keep", "weights") for n in getattr(self.sampling, f) if n not in ("true", "false")]
-            found += [(f"sampling.{f}.{n}", "the labels of a binary outcome are true and false") for f, n in named]
+        if self.sampling != Sampling() and shape.words is None:
+            sampled = " and ".join(task for task, other in SHAPES.items() if other.words is not None)
+            found.append(("sampling", f"samples by label, which is for {sampled} outcomes, not {self.outcome.task}"))
+        elif shape.words:
+            named = [(f, n) for f in ("keep", "weights") for n in getattr(self.sampling, f) if n not in shape.words]
+            why = f"the labels of a {self.outcome.task} outcome are {' and '.join(shape.words)}"
+            found += [(f"sampling.{f}.{n}", why) for f, n in named]
         return found
 
     @property

@@ -48,13 +48,13 @@ NUMBERS = {
 """Datatype to how its elements lie in a binary tensor; those of BYTES follow each other, each after its length (4 bytes)."""
 
 _LENGTH = struct.Struct("<I")
-_LABELS: dict[str, str] = {"binary": "BOOL", "anomaly": "BOOL", "multiclass": "BYTES"}
+_LABELS = {"boolean": "BOOL", "string": "BYTES"}
 _encode = msgspec.json.Encoder().encode
 
 
 def outputs(output: Output) -> dict[str, str]:
     """Output tensor to datatype: `score`, `label` where the task has one, `values` ([N, K]) where there are some, and what else is known."""
-    label = {"label": _LABELS[output.task]} if output.task in _LABELS else {}
+    label = {"label": _LABELS[output.shape.answer]} if output.shape.answer else {}
     values = {"values": "FP64"} if output.names else {}
     return {"score": "FP64"} | label | values | {"id": "BYTES", "arm": "BYTES", "flags": "BYTES", "package": "BYTES"}
 

@@ -196,11 +196,11 @@ def answer_schema(output: Output) -> dict[str, Any]:
     number: dict[str, Any] = {"type": "number"}
     probability = {"type": "number", "minimum": 0, "maximum": 1}
     label: dict[str, Any] = {"type": "boolean"}
-    if output.task == "multiclass":
+    if output.shape.has_classes:
         label = {"type": "string", "enum": output.classes}
-    elif output.task in ("regression", "ranking"):
+    elif not output.shape.answer:
         label = {"type": "null"}
-    each = probability if output.task in ("binary", "multiclass") else number
+    each = probability if output.shape.is_probability else number
     values = {"type": "object", "properties": dict.fromkeys(output.names, each), "additionalProperties": False}
     own = {"score": each, "label": label} | ({"values": values} if output.names else {})
     return {**_ANSWER, "properties": {**_ANSWER["properties"], **own, **_REASONS}}

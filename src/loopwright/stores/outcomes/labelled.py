@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loopwright.base.arrays import Array
 from loopwright.records.declarations import Outcome
 from loopwright.records.package import Output
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.rescore import together
 from loopwright.stores.outcomes.table import join
 from loopwright.stores.prediction_log.read import predictions, stored
-from loopwright.tasks.label import label_array
+from loopwright.tasks.label import label_array, label_type
 from loopwright.tasks.metrics import Answered, aligned
-from loopwright.tasks.metrics.answered import Array
 
 EARLY = timedelta(days=1)
 """Outcomes known longer than this before the stretch of time asked for are not read."""
@@ -76,9 +76,8 @@ def known(joined: pa.Table, outcome: Outcome, outputs: Mapping[str, Output]) -> 
     table = joined.filter(pa.array(rows))
     output = together([Output(task=outcome.task), *(o for o in outputs.values() if o.task == outcome.task)])
     label = None
-    if outcome.task not in ("regression", "ranking"):
-        text = outcome.task == "multiclass"
-        label = label_array(table["_label"].cast(pa.string() if text else pa.bool_()))
+    if outcome.shape.answer:
+        label = label_array(table["_label"].cast(label_type(outcome)))
     values = _values(table, outputs, output) if output.names else None
     groups = np.array(table[outcome.group].to_pylist(), dtype=object).astype(str) if outcome.group else None
     given = Answered(table["_score"].to_numpy().astype(np.float64), label, values)

@@ -88,7 +88,7 @@ def routed(
 def together(outputs: list[Output]) -> Output:
     """One output that several of a task have in common: all classes of any, or the most numbers."""
     first = max(outputs, key=lambda output: len(output.names), default=Output())
-    if first.task != "multiclass":
+    if not first.shape.has_classes:
         return first
     classes = sorted({c for output in outputs for c in output.classes})
     return msgspec.structs.replace(first, classes=classes, names=classes)

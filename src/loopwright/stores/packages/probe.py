@@ -18,7 +18,7 @@ from loopwright.base.ids import digest as sha256
 from loopwright.base.scratch import scratch_folder
 from loopwright.graph import contributions
 from loopwright.graph.session import Graph
-from loopwright.records.package import lawful, tolerance
+from loopwright.records.package import tolerance
 from loopwright.stores.packages.probe_task import Limits, ProbeReport, Task
 from loopwright.stores.packages.store import FILES, Package, Packages
 
@@ -153,7 +153,7 @@ def _judge(package: Package, report: ProbeReport) -> ProbeResult:
     if missing := [name for name in package.manifest.slices if name not in report.outputs.get("slices.onnx", [])]:
         raise PackageRefused(package.digest, f"slices.onnx has no output {missing[0]!r}, which the manifest names")
     worst, output = 0.0, package.manifest.output
-    least, most = lawful(output)
+    least, most = output.shape.score
     kind = "probability" if most < 2 else "number"
     for i, (answer, score) in enumerate(zip(golden, report.scores.get("model.onnx", []), strict=True)):
         difference = abs(answer.score - score)

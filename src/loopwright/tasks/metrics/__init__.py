@@ -1,58 +1,34 @@
 """Metrics of every task, with bootstrap intervals. One implementation, used by development, gates, monitoring and reports.
 
-table      every metric: its tasks, its direction, what it says
+table      every metric by name; how each is computed is in the file of its task
 answered   what was answered on rows: score, label, values; and what it is worth
 detail     which labels are taken for which; what other thresholds bring
-rows       the metrics themselves, by task, under weights
 bootstrap  one value, intervals, paired differences
 """
 
-from loopwright.tasks.metrics.answered import Answered, aligned, answered, kinds, money
-from loopwright.tasks.metrics.bootstrap import compute, differences, intervals
-from loopwright.tasks.metrics.detail import confusion, trade
-from loopwright.tasks.metrics.rows import GAP_ROWS, Slices
-from loopwright.tasks.metrics.table import (
-    GAPS,
-    MEASURES,
-    METRICS,
-    Metric,
-    gap,
-    known,
-    measured,
-    metric,
-    of_rows,
-    primary,
-    problem,
-    rate_of,
-    summary,
-    watched,
-)
-
-__all__ = [
-    "GAPS",
-    "GAP_ROWS",
-    "MEASURES",
-    "METRICS",
-    "Answered",
-    "Metric",
-    "Slices",
-    "aligned",
-    "answered",
-    "compute",
-    "confusion",
-    "differences",
-    "gap",
-    "intervals",
-    "kinds",
-    "known",
-    "measured",
-    "metric",
-    "money",
-    "of_rows",
-    "primary",
-    "problem",
-    "rate_of",
-    "summary",
-    "trade",
-    "watched",
-]
+from loopwright.tasks.metrics.answered import aligned as aligned
+from loopwright.tasks.metrics.answered import answered as answered
+from loopwright.tasks.metrics.answered import kinds as kinds
+from loopwright.tasks.metrics.answered import money as money
+from loopwright.tasks.metrics.bootstrap import compute as compute
+from loopwright.tasks.metrics.bootstrap import differences as differences
+from loopwright.tasks.metrics.bootstrap import intervals as intervals
+from loopwright.tasks.metrics.detail import confusion as confusion
+from loopwright.tasks.metrics.detail import trade as trade
+from loopwright.tasks.metrics.table import GAPS as GAPS
+from loopwright.tasks.metrics.table import MEASURES as MEASURES
+from loopwright.tasks.metrics.table import METRICS as METRICS
+from loopwright.tasks.metrics.table import gap as gap
+from loopwright.tasks.metrics.table import known as known
+from loopwright.tasks.metrics.table import measured as measured
+from loopwright.tasks.metrics.table import metric as metric
+from loopwright.tasks.metrics.table import of_rows as of_rows
+from loopwright.tasks.metrics.table import primary as primary
+from loopwright.tasks.metrics.table import problem as problem
+from loopwright.tasks.metrics.table import rate_of as rate_of
+from loopwright.tasks.metrics.table import summary as summary
+from loopwright.tasks.metrics.table import watched as watched
+from loopwright.tasks.rows import GAP_ROWS as GAP_ROWS
+from loopwright.tasks.task import Answered as Answered
+from loopwright.tasks.task import Metric as Metric
+from loopwright.tasks.task import Slices as Slices

@@ -6,17 +6,18 @@ draws are compared in pairs. Of a ranking whole groups are drawn, not rows. Inte
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
+from loopwright.base.arrays import Array
 from loopwright.base.errors import DeclarationInvalid
 from loopwright.records.declarations import Value
 from loopwright.records.evaluation import Estimate
 from loopwright.records.package import Output
-from loopwright.tasks.metrics.answered import Answered, Array, money
-from loopwright.tasks.metrics.rows import Slices, prepare
+from loopwright.tasks.metrics.answered import money
 from loopwright.tasks.metrics.table import MEASURES, metric
+from loopwright.tasks.table import TASKS
+from loopwright.tasks.task import Answered, MeasuredRows, RowData, Slices
 
 _BLOCK = 400_000
 _BINARY = Output()
@@ -101,7 +102,7 @@ def _rows(
     groups: Array | None,
     value: Value | None,
     slices: Slices | None,
-) -> Any:
+) -> MeasuredRows:
     for name in names:
         metric(name)
         if name in MEASURES:
@@ -113,7 +114,7 @@ def _rows(
     if value is not None and "value_per_prediction" in names:
         acted, idle = money(value, output, truth, given)
         earned = acted - idle
-    return prepare(names, truth, given, output=output, earned=earned, slices=slices, groups=groups)
+    return TASKS[output.task].rows(names, RowData(truth, given, output, earned, slices, groups))
 
 
 def _weights(n: int, resamples: int, seed: int) -> Iterator[Array]:

@@ -2,10 +2,12 @@
 
 import numpy as np
 
+from loopwright.base.arrays import Array
 from loopwright.records.declarations import Value
 from loopwright.records.evaluation import Confusion, TradePoint
 from loopwright.records.package import Output
-from loopwright.tasks.metrics.answered import Answered, Array, answered, kinds, money
+from loopwright.tasks.metrics.answered import answered, kinds, money
+from loopwright.tasks.task import Answered
 
 MOST_LABELS = 50
 """A table of more labels than this is left out: nobody reads it."""

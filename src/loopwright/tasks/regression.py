@@ -1,0 +1,181 @@
+"""Regression: the label is a number, or several; predicted is the mean of each, or quantiles of one."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from loopwright.base.arrays import Array
+from loopwright.records.declarations import Value
+from loopwright.records.package import Output
+from loopwright.tasks.rows import gaps, ratio
+from loopwright.tasks.task import MONEY, Answered, Draft, LabelQuery, LabelSummary, Metric, RowData, TaskType, gap_metric
+
+METRICS = {
+    "mae": Metric(False, 0.0, "mean absolute error"),
+    "rmse": Metric(False, 0.0, "root of the mean squared error"),
+    "r2": Metric(True, 1.0, "share of the variance explained"),
+    "mape": Metric(False, 0.0, "mean of the error as a share of the truth, over rows whose truth is not 0"),
+    "bias": Metric(False, 0.0, "size of the mean error"),
+    "mean_error": Metric(True, None, "mean of prediction less truth, with its sign"),
+    "pinball": Metric(False, 0.0, "pinball loss, mean over the declared quantiles (Koenker and Bassett 1978)"),
+    "value_per_prediction": MONEY,
+}
+
+PARTS = {
+    "mae": Metric(False, 0.0, "mean absolute error of one target: mae:TARGET"),
+    "rmse": Metric(False, 0.0, "root of the mean squared error of one target: rmse:TARGET"),
+    "r2": Metric(True, 1.0, "share of the variance of one target explained: r2:TARGET"),
+    "pinball": Metric(False, 0.0, "pinball loss of one declared quantile: pinball:0.9"),
+    "coverage": Metric(True, 1.0, "share of truths between two declared quantiles: coverage:0.1-0.9"),
+}
+
+GAPS = {"mae_gap": gap_metric("mean absolute error", "mae"), "bias_gap": gap_metric("mean error", "mean_error")}
+_COVERAGE = re.compile(r"(0?\.\d+)-(0?\.\d+)")
+
+
+class RegressionRows:
+    """Regression: `truth` [N] or, of several targets, [N, T]; predicted are the score, the values by target, or by quantile."""
+
+    def __init__(self, names: Sequence[str], data: RowData) -> None:
+        truth, given, output, earned, slices, _ = data
+        self.names, self.units, self.earned = list(names), len(truth), earned
+        self.truth = np.asarray(truth, dtype=np.float64).reshape(self.units, -1)
+        several = given.values is not None and not output.quantiles
+        self.targets = output.names if several else []
+        self.said = given.values if several and given.values is not None else given.score[:, None]
+        self.error = self.said - self.truth
+        self.centred = self.truth - self.truth.mean(axis=0)
+        self.quantiles = output.quantiles
+        self.by_quantile = given.values if given.values is not None else given.score[:, None]
+        first = self.error[:, 0]
+        everything = np.ones(self.units)
+        self.gaps = gaps(names, slices, {"mae_gap": (np.abs(first), everything), "bias_gap": (first, everything)})
+
+    def values(self, w: Array) -> Array:
+        """See the module."""
+        total = w.sum(axis=1)
+        return np.stack([self._one(name, w, total) for name in self.names], axis=1)
+
+    def _one(self, name: str, w: Array, total: Array) -> Array:
+        base, _, of = name.partition(":")
+        if name in self.gaps:
+            return self.gaps[name].values(w)
+        if base in ("pinball", "coverage"):
+            return self._of_quantiles(name, w, total)
+        columns = [self.targets.index(of)] if of else list(range(self.error.shape[1]))
+        error, truth = self.error[:, columns], self.truth[:, columns]
+        match base:
+            case "mae":
+                each = w @ np.abs(error) / total[:, None]
+            case "rmse":
+                each = np.sqrt(w @ np.square(error) / total[:, None])
+            case "mape":
+                there = truth != 0
+                each = ratio(w @ np.abs(np.divide(error, truth, where=there, out=np.zeros_like(error))), w @ there)
+            case "mean_error":
+                each = w @ error / total[:, None]
+            case "bias":
+                each = np.abs(w @ error / total[:, None])
+            case "r2":
+                centred = self.centred[:, columns]
+                spread = w @ np.square(centred) - np.square(w @ centred) / total[:, None]
+                each = 1 - ratio(w @ np.square(error), spread)
+            case _:
+                return np.asarray(w @ self.earned / total)
+        return np.asarray(each.mean(axis=1))
+
+    def _of_quantiles(self, name: str, w: Array, total: Array) -> Array:
+        wanted = quantiles_of(name) or self.quantiles
+        said = self.by_quantile[:, [self.quantiles.index(q) for q in wanted]]
+        if name.startswith("coverage"):
+            inside = (said[:, 0] <= self.truth[:, 0]) & (self.truth[:, 0] <= said[:, 1])
+            return np.asarray(w @ inside / total)
+        below = self.truth - said
+        loss = np.maximum(np.array(wanted) * below, (np.array(wanted) - 1) * below)
+        return np.asarray((w @ loss / total[:, None]).mean(axis=1))
+
+
+def quantiles_of(name: str) -> list[float] | None:
+    """The quantiles that a metric's name speaks of: none for `pinball`, one, or two; None where it cannot be read."""
+    base, _, of = name.partition(":")
+    if base == "coverage":
+        found = _COVERAGE.fullmatch(of)
+        return [float(found[1]), float(found[2])] if found and float(found[1]) < float(found[2]) else None
+    try:
+        return [float(of)] if of else []
+    except ValueError:
+        return None
+
+
+def _error(truth: Array, answers: Answered) -> Array:
+    """Of the first target, where there are several."""
+    return np.asarray(answers.score - (truth if truth.ndim == 1 else truth[:, 0]))
+
+
+def money(value: Value, truth: Array, answers: Answered) -> tuple[Array, Array]:
+    """`correct`, and `under` or `over` for each unit by which the score is below or above the truth; without answers nothing."""
+    error = _error(truth, answers)
+    return value.correct + np.where(error < 0, value.under * -error, value.over * error), np.zeros(len(truth))
+
+
+def kinds(truth: Array, answers: Answered) -> dict[str, Array]:
+    """On which side of the truth the score is."""
+    error = _error(truth, answers)
+    return {"under": error < 0, "over": error > 0, "exact": error == 0}
+
+
+def summarise(labels: LabelQuery) -> LabelSummary:
+    """Mean and range of each target."""
+    names = list(labels.targets)
+    columns = ["_label"] if len(names) == 1 else [f"_label[{i + 1}]" for i in range(len(names))]
+    parts, alike = [], ""
+    for name, column in zip(names, columns, strict=True):
+        [(low, high, mean)] = labels.run(
+            f"SELECT min({column}), max({column}), avg({column}) FROM kept"  # noqa: S608 - a name of ours and a whole number
+        )
+        if labels.rows and low == high:
+            alike = f"all {labels.rows:,} values of {name!r} are {low:g}"
+        if labels.rows:
+            parts.append(f"{name} {mean:.4g} on average, from {low:.4g} to {high:.4g}")
+    return LabelSummary(0, "; ".join(parts), alike)
+
+
+def middle(truth: Array) -> list[float]:
+    """The median of each target."""
+    return [float(m) for m in np.median(truth.reshape(len(truth), -1), axis=0)]
+
+
+def _measured(output: Output, names: list[str]) -> list[str]:
+    quantiles = output.quantiles
+    if not quantiles:
+        return [name for name in names if name != "pinball"] + [f"mae:{target}" for target in output.names]
+    between = [f"coverage:{quantiles[0]:g}-{quantiles[-1]:g}"] if len(quantiles) > 1 else []
+    return [*names, *(f"pinball:{q:g}" for q in quantiles), *between]
+
+
+def _describe(output: Output) -> str:
+    what = "The quantiles {names} of the outcome" if output.quantiles else "{names}" if output.names else "The outcome itself"
+    return f"It predicts numbers. {what}; the score is the {'one nearest the median' if output.quantiles else 'first of them'}."
+
+
+def _worth(truth: Array, holds: Array) -> float:
+    """The absolute errors where each side is given its median, less than nothing."""
+    return -sum(float(np.abs(side - np.median(side)).sum()) for side in (truth[holds], truth[~holds]) if len(side))
+
+
+DRAFT = Draft(
+    wish="come close", metric="mae", bound="at_most", value="under=-1, over=-1",
+    linear="Ridge", settings="", boosted="LGBMRegressor",
+    what=lambda label, kinds: f"the number {label}",  # of any size
+    guess=lambda truth: float(np.median(truth)), reach=lambda truth, guess: float(np.abs(truth - guess).mean()), worth=_worth,
+    unpriced=" each error counts alike",
+)  # fmt: skip
+
+REGRESSION = TaskType(
+    name="regression", estimator="regressor", leak_limit=0.99,
+    metrics=METRICS, part_metrics=PARTS, gaps=GAPS, primary="mae", gap="mae_gap", summary=("mae", "mean_error"),
+    rows=RegressionRows, measured=_measured, money=money, money_words=("expects its errors to come to", ""), kinds=kinds,
+    middle=middle, summarise=summarise, made_up=lambda part, targets: targets if targets.shape[1] > 1 else targets[:, 0],
+    describe=_describe, draft=DRAFT,
+)  # fmt: skip

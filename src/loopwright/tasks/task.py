@@ -1,0 +1,171 @@
+"""What differs from task to task, as one frozen value: facts, and functions of arrays. Types are in `records.declarations.task`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from loopwright.base.arrays import Array
+from loopwright.records.declarations import SHAPES, Task, TaskShape, Value
+from loopwright.records.package import Output
+
+Slices = Mapping[str, Array]
+
+
+class Metric(NamedTuple):
+    """What a metric is: whether more is better, its best possible value if it has one, one line about it (with its paper).
+
+    `rate` is, of a gap between slices, the metric whose spread it is.
+    """
+
+    higher: bool
+    best: float | None
+    help: str
+    rate: str = ""
+
+
+class Answered(NamedTuple):
+    """Answers on N rows: score [N], label (bool [N], or string [N] of several classes; None where the task has none), values [N, K] or None."""
+
+    score: Array
+    label: Array | None = None
+    values: Array | None = None
+
+    def at(self, rows: Array) -> "Answered":
+        """Those of some rows (a mask or indices)."""
+        return Answered(*(None if part is None else part[rows] for part in self))  # type: ignore[arg-type]  # score is never None
+
+
+class RowData(NamedTuple):
+    """N rows that metrics are computed of: the truth [N], the answers, money over no model [N], slices and groups [N], if there are any."""
+
+    truth: Array
+    answers: Answered
+    output: Output = Output()
+    earned: Array | None = None
+    slices: Slices | None = None
+    groups: Array | None = None
+
+
+class MeasuredRows(Protocol):
+    """Rows made ready (sorted once), so that metrics under weights are a few passes over memory.
+
+    `units` are what is drawn in a bootstrap: rows, or whole groups of rows. A metric that is undefined on the rows (recall without
+    positives) is NaN, never 0.
+    """
+
+    units: int
+
+    def values(self, w: Array) -> Array:
+        """Every metric [R, M] under weights [R, units]."""
+
+
+class LabelQuery(NamedTuple):
+    """The labels of examples, to be described by SQL: `run` a query over table `kept`, whose column `_label` has them, of `rows` rows.
+
+    `targets` are the names of the targets, `group` the column of the groups, quoted, if there is one.
+    """
+
+    run: Callable[[str], list[tuple[Any, ...]]]
+    rows: int
+    targets: Sequence[str]
+    group: str
+
+
+class LabelSummary(NamedTuple):
+    """How many labels are true (0 where that is not the question), a few words, and why nothing can be learnt of them, if so."""
+
+    positives: int
+    words: str
+    problem: str = ""
+
+
+class Border(NamedTuple):
+    """What the threshold of a label is set by.
+
+    Scores [N], the share of positives among the training rows, the declared share of alerts, and the score from which on acting pays
+    by the value table, if there is one.
+    """
+
+    score: Array
+    share: float
+    alert_share: float
+    pays: float | None
+
+
+class Draft(NamedTuple):
+    """What `loopwright init` writes of a task, and how it judges rules on one column."""
+
+    wish: str  # name of the first objective
+    metric: str
+    bound: str  # at_least or at_most
+    value: str  # arguments of the value table
+    linear: str  # class of the linear candidate, and its arguments
+    settings: str
+    boosted: str  # class of the boosted candidate
+    what: Callable[[str, int], str]  # what is predicted, in words, of the label's name and the number of different labels
+    guess: Callable[[Array], Any]  # the best single answer for a truth [N]
+    reach: Callable[[Array, Any], float]  # what a guess reaches in the first objective on a truth [N]
+    worth: Callable[[Array, Array], float]  # how good it is to tell rows with a truth [N] apart by a condition [N]
+    unpriced: str = " each class is as good as another"  # what holds without a value table
+    objective: str = ""  # what the boosted candidate minimises, where that is not its default
+    is_condition: bool = False  # a rule is the condition itself, and not one answer or another by it
+
+
+def gap_metric(rate_in_words: str, rate: str) -> Metric:
+    """The gap of a rate between the values of a slice."""
+    return Metric(False, 0.0, f"largest minus smallest {rate_in_words} over the values of a slice", rate)
+
+
+def no_money(value: Value, truth: Array, answers: Answered) -> tuple[Array, Array]:
+    """Money is not defined for the task: each answer earns nothing, and so does none."""
+    del value, answers
+    return np.zeros(len(truth)), np.zeros(len(truth))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskType:
+    """One task: facts, and functions of a truth [N] and the answers to it. See `SHAPES` for its types."""
+
+    name: Task
+    estimator: Literal["classifier", "regressor", "detector"]  # what its candidates are
+    learns_unjudged: bool = False  # from decisions too whose outcome nobody knows
+    least_kinds: int = 0  # how many different labels each part of a split needs
+    leak_limit: float  # from which on a column tells the label too well: see `tasks.leakage`
+    metrics: Mapping[str, Metric]  # of rows
+    part_metrics: Mapping[str, Metric] = field(default_factory=dict)  # of rows, with a part named after a colon
+    gaps: Mapping[str, Metric] = field(default_factory=dict)  # of rows and a slice, written GAP:SLICE
+    primary: str  # the metric by which the task is judged where nobody says otherwise
+    gap: str = ""  # the gap that is looked at by itself
+    summary: Sequence[str]  # the few metrics that are watched by slice and shown first
+    watched: Sequence[str] = ()  # measured on logged answers, window by window; none: all but money
+    card: Sequence[str] = ()  # shown by a model card; none: all
+    card_slices: Sequence[str] = ()  # by slice; none: `summary`
+    rows: Callable[[Sequence[str], RowData], MeasuredRows]  # rows made ready for metrics of these names
+    measured: Callable[[Output, list[str]], list[str]] = lambda output, names: (
+        names
+    )  # on every package, from names of `metrics`
+    money: Callable[[Value, Array, Answered], tuple[Array, Array]] = no_money  # of each answer [N], and [N] without any answer
+    money_words: tuple[str, str] = ("expects", " over no model")  # before and after a number of expected money
+    kinds: Callable[[Array, Answered], dict[str, Array]] = (
+        lambda truth, answers: {}
+    )  # of answers, masks [N]; none: not right or wrong
+    threshold: Callable[[Border], float] | None = None  # from which score on a label is positive; None: labels need none
+    valued_threshold: bool = False  # a value table sets it, for the heuristic as for the model
+    middle: Callable[[Array], list[float]] = lambda truth: [0.0]  # what a rule that says nothing counts as, by target
+    summarise: Callable[[LabelQuery], LabelSummary]  # the labels of examples
+    made_up: Callable[
+        [Array, Array], Array
+    ]  # labels for a rehearsal, from whole numbers 0 to 2 [N] and positive numbers [N, targets]
+    describe: Callable[[Output], str]  # answers in a sentence, with places for `names`, `border` and `group`
+    draft: Draft | None = None  # None: `init` proposes no loop of this task
+
+    @property
+    def shape(self) -> TaskShape:
+        """What its labels and answers are."""
+        return SHAPES[self.name]
+
+
+MONEY = Metric(True, None, "mean money per row by the value table, over no model")
+"""Of every task for which money is defined: `value_per_prediction`."""
