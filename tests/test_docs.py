@@ -14,7 +14,7 @@ import pytest
 from tests.waiting import PATIENCE_SECONDS, until
 
 from loopwright.base.clock import RealClock
-from loopwright.base.settings import Settings
+from loopwright.base.settings import SETTINGS, Settings
 from loopwright.cli.main import table
 from loopwright.records.examples import Examples
 from loopwright.records.releases import ReleaseState
@@ -76,6 +76,13 @@ def test_commands_named_exist(page: Path) -> None:
     known = {verb.name for verb in table()}
     said = re.findall(r"(?:`|\$ |^    )loopwright(?: --?[\w-]+(?: [A-Z]+)?)* ([a-z]+)\b", page.read_text(), re.MULTILINE)
     assert set(said) <= known
+
+
+@pages
+def test_settings_named_exist(page: Path) -> None:
+    known = {setting.env for setting in SETTINGS} | {"LOOPWRIGHT_FAILPOINTS", "LOOPWRIGHT_SOAK_SECONDS"}  # for tests only
+    settings = set(re.findall(r"\bLOOPWRIGHT_[A-Z_]*[A-Z]\b", page.read_text())) if page.name != "CHANGELOG.md" else set()
+    assert settings <= known
 
 
 GUIDES = [p for p in PAGES if p.is_relative_to(ROOT / "docs") and p.parent.name != "decisions" and p.name != "index.md"]
