@@ -140,7 +140,17 @@ def test_predict_names_rows_that_break_the_contract(home: Home, tmp_path: Path) 
     ]  # as a request: answered
     assert done.reasons["hour: missing"] == 1
     assert done.flags["out_of_range:delay"] == 1
+    assert done.first_refused == 2
     assert len(logged(home)) == 3
+
+
+def test_row_of_a_file_without_its_key_is_refused_by_what_to_do(home: Home, tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "in.csv", [flight(0), flight(1, flight=""), flight(2)])
+    done = predict(home, LOOP, source, out=tmp_path / "out.csv")
+    why = "flight: missing, but it is the key: give each row one, for outcomes to find it by"
+    assert (done.logged, done.refused, done.first_refused, done.reasons) == (2, 1, 2, {why: 1})
+    with (tmp_path / "out.csv").open() as file:
+        assert [row["_error"] for row in csv.DictReader(file)] == ["", why, ""]
 
 
 def test_row_ids_are_request_ids(home: Home, tmp_path: Path) -> None:

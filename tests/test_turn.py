@@ -625,7 +625,11 @@ def test_run_says_which_rows_were_left_out_and_why(home: Home) -> None:
     assert done.rows_left_out == {**data.rows_left_out, **split.left_out}
     assert done.left_out == {}, "of candidates"
     shown = " ".join(text_of(done).split())
-    assert "rows left out: " + "; ".join(f"{count:,} {why}" for why, count in done.rows_left_out.items()) in shown
+    said = "; ".join(f"{count:,} {why}" for why, count in done.rows_left_out.items())
+    assert f"rows left out: {sum(done.rows_left_out.values()):,} ({said})" in shown
+    [summary] = [text for stage, text, _ in data.steps if stage == "data"]
+    assert f"; {sum(examples.excluded.values()):,} decisions without an example (" in summary
+    assert shown.count("left out") == 1, "one number, which counts both"
     later = run(home, str(FILE), until="data")
     assert (later.turn != done.turn, later.verdict, later.winner) == (True, "", ""), "nothing of an earlier turn"
 

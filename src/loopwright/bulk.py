@@ -160,6 +160,7 @@ class _Job:
         self._prefix = f"{round(begun.timestamp() * 1000):012x}{job[:10]}"
         self._reasons, self._flags, self._counts = Counter[str](), Counter[str](), Counter[str]()
         self._ignored: dict[str, None] = {}
+        self._first_refused = 0
         self._schema = self._out_schema()
 
     def run(self, out: Path, make_writer: "Callable[[Path, pa.Schema], _Writer]", unlogged: Counter[str]) -> Predicted:
@@ -191,6 +192,7 @@ class _Job:
             reasons=dict(self._reasons.most_common()),
             flags=dict(self._flags.most_common()),
             ignored=list(self._ignored),
+            first_refused=self._first_refused,
         )
         self._home.ledger.put(record, loop=loop, key=self._job)
         return record
@@ -237,6 +239,7 @@ class _Job:
             self._place(number, ids[at], sent, before.get(number), asked, lines)
         self._answer(asked, lines)
         self._counts["refused"] += sum("_error" in line for line in lines.values())
+        self._first_refused = self._first_refused or min((n for n, line in lines.items() if "_error" in line), default=0)
         return [lines[number] for number in sorted(lines)]
 
     def _place(

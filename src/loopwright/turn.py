@@ -306,12 +306,10 @@ def _data(state: Turning) -> tuple[str, dict[str, Any]]:
             state.home.ledger.link(version, entry.id, "joined")
             for name, sha256 in source.files.items():
                 state.home.ledger.link(f"file:{sha256}:{name}"[:512], version, "ingested")
-    left_out = sum(examples.excluded.values())
+    # Not "left out": that is these and, once they are split, the examples in neither part (`rows_left_out`).
     reasons = ", ".join(f"{count:,} {why}" for why, count in examples.excluded.items() if count)
-    summary = (
-        f"{count(examples.rows, 'example')}, {examples.summary}, "
-        f"{examples.first:%Y-%m-%d} to {examples.last:%Y-%m-%d}; {left_out:,} left out{f' ({reasons})' if reasons else ''}"
-    )
+    summary = f"{count(examples.rows, 'example')}, {examples.summary}, {examples.first:%Y-%m-%d} to {examples.last:%Y-%m-%d}"
+    summary += f"; {count(sum(examples.excluded.values()), 'decision')} without an example ({reasons})" if reasons else ""
     if state.window is not None and examples.last - examples.first > state.window:
         summary += (
             f"; the newest {loop.retrain.window} hold too few, or one label only: reaches back to {examples.first:%Y-%m-%d}"

@@ -72,6 +72,8 @@ def judge(home: Home, verdict: str) -> Greeting:
         raise IngestRefused("x.csv", "it is empty")
     if verdict == "end":
         raise SystemExit(0)
+    if verdict == "leave":
+        os._exit(0)
     if verdict == "bug":
         raise ZeroDivisionError("by zero")
     return Greeting(text=verdict, times=1, ok=verdict != "no")
@@ -222,14 +224,17 @@ def test_a_bug_is_a_document_and_a_traceback(capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "internal"
 
 
-def test_code_that_ends_the_process_is_an_error_and_a_document(capsys: pytest.CaptureFixture[str]) -> None:
-    """SystemExit(0) of a user's code, wherever it is called, must not look like a yes."""
-    code, out, err = said(capsys, "judge", "end")
+@pytest.mark.parametrize("way", ["end", "leave"])
+def test_code_that_ends_the_process_is_an_error_and_a_document(capsys: pytest.CaptureFixture[str], way: str) -> None:
+    """SystemExit(0) and `os._exit(0)` of a user's code, wherever they are called, must not look like a yes."""
+    leave = os._exit
+    code, out, err = said(capsys, "judge", way)
     assert (code, out) == (1, "")
     assert "ended the process (SystemExit: 0)" in err
-    code, out, _ = said(capsys, "judge", "end", "--json")
+    code, out, _ = said(capsys, "judge", way, "--json")
     assert code == 1
     assert "SystemExit: 0" in json.loads(out)["error"]["message"]
+    assert os._exit is leave
 
 
 NOISY = """

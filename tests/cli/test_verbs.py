@@ -339,6 +339,8 @@ def test_predictions_until_a_moment_to_come_are_all_there_are(capsys: pytest.Cap
             "no flag 'stale_context:wether': stale_context is of departures, weather, landings",
         ),
         (["--key", "flight=UA1"], "--key 'flight=UA1': write the value of flight alone, as it was sent"),
+        (["--key", "flight:UA1"], "--key 'flight:UA1': write the value of flight alone, as it was sent"),
+        (["--key", "flight"], "--key 'flight': write the value of flight alone, as it was sent"),
     ],
 )
 def test_predictions_that_cannot_be_are_no_empty_list(

@@ -4,11 +4,12 @@ import errno
 import inspect
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from traceback import format_exception
-from typing import Any
+from typing import Any, NoReturn
 
 from loopwright.base.errors import (
     DeclarationInvalid,
@@ -64,6 +65,7 @@ def answer(
             _quiet_stdout(as_json) as write,
             Home(load_settings(settings), on_made=_say_made) as home,
             _private(home, verb),
+            _exits_raise(),
         ):
             if verb.needs_home and not home.exists:
                 raise HomeNotFound(str(home.path))
@@ -90,6 +92,23 @@ def answer(
         if as_json:  # standard output promises a document; the traceback still goes to standard error
             print(json_text({"error": {"code": DOOR[500][0], "message": f"{type(error).__name__}: {message_of(error)}"}}))
         raise
+
+
+@contextmanager
+def _exits_raise() -> Iterator[None]:
+    """Let `os._exit` raise SystemExit in this thread, so that a command says that a user's code ended it; children and threads do end."""
+    leave, here = os._exit, (os.getpid(), threading.get_ident())
+
+    def leave_elsewhere(status: int) -> NoReturn:
+        if (os.getpid(), threading.get_ident()) == here:
+            raise SystemExit(status)
+        leave(status)
+
+    os._exit = leave_elsewhere
+    try:
+        yield
+    finally:
+        os._exit = leave
 
 
 def _say_made(path: Path) -> None:

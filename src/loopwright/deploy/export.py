@@ -113,7 +113,8 @@ def export(package: Probed, *, opset: int = OPSET) -> Exported:
         writer.constants,
         sparse_initializer=inner.sparse_initializer,
     )
-    whole = _at(package.digest, made, {o.domain: o.version for o in model.opset_import}, opset)
+    ml = {node.domain: 2 for node in writer.nodes if node.domain}  # of texts that mean missing; a model's own is newer
+    whole = _at(package.digest, made, ml | {o.domain: o.version for o in model.opset_import}, opset)
     helper.set_model_props(whole, _notes(package.digest, manifest))
     exported = Exported(whole.SerializeToString(), writer.inputs, outputs)
     _check(package, exported)
@@ -157,8 +158,12 @@ class _ExportWriter:
         if not column.nullable or column.type == "timestamp":
             return
         self._masks[name] = self.node("IsNaN", name) if column.type == "float" else self._mask(name)
-        for number in column.missing_numbers:
-            same = self.node("Equal", name, self.constant(np.array(number, _TYPES[column.type][1])))
+        for value in column.missing_values:
+            if isinstance(value, str):  # older operator sets have no Equal of texts
+                keys = {"keys_strings": [value], "values_int64s": [1], "default_int64": 0}
+                same = self.node("Cast", self.node("LabelEncoder", name, domain="ai.onnx.ml", **keys), to=TensorProto.BOOL)
+            else:
+                same = self.node("Equal", name, self.constant(np.array(value, _TYPES[column.type][1])))
             self._masks[name] = self.node("Or", self._masks[name], same)
 
     def _mask(self, name: str) -> str:

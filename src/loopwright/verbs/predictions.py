@@ -113,7 +113,8 @@ def _check_key(loop: Loop, key: str) -> None:
     columns = loop.requests.key
     if key and key.count("|") + 1 < len(columns):
         raise UsageError(f'--key {key[:80]!r}: write the values of {", ".join(columns)} as they were sent, joined by "|"')
-    if name := re.match(r"[A-Za-z_]\w*(?==)", key):
+    name = re.match(r"\w+(?=[=:]|$)", key)
+    if name and (key[name.end() :].startswith("=") or name[0] in loop.requests.columns):
         there = "" if name[0] in loop.requests.columns else f"there is no column {name[0][:80]!r}; "
         raise UsageError(f"--key {key[:80]!r}: {there}write the value of {', '.join(columns)} alone, as it was sent")
 

@@ -8,6 +8,7 @@ import duckdb
 import msgspec
 import numpy as np
 import onnx
+import pyarrow as pa
 import pytest
 from onnx import TensorProto, helper
 from tests.deploy.loops import NOW, NOW_US, REQUESTS, Weather, flight, golden, model_graph, package
@@ -17,6 +18,7 @@ from loopwright.base.clock import SimulatedClock
 from loopwright.base.errors import PackageRefused, Unavailable
 from loopwright.base.ids import is_trace_id, time_of
 from loopwright.data.examples.build import unit_sql
+from loopwright.data.ingest.values import read
 from loopwright.deploy.serving.deadlines import Overruns
 from loopwright.deploy.serving.decode import Decoder
 from loopwright.deploy.serving.heartbeat import Heartbeat
@@ -89,6 +91,18 @@ def test_numbers_that_mean_missing_are_null_in_requests_as_in_sources(packages: 
     [answer, other] = ready(packages, request=request).answer([row(1, hour=-999), row(2, hour=-998)])
     assert (answer.request["hour"], answer.flags) == (None, [])
     assert (other.request["hour"], other.flags) == (-998, ["out_of_range:hour"])
+
+
+def test_texts_that_mean_missing_are_null_in_requests_as_in_sources(packages: Packages) -> None:
+    """And no category that training never saw."""
+    request = dict(package(packages).manifest.request)
+    column = request["tail"] = msgspec.structs.replace(request["tail"], missing=[" ", "?"], categories=["N1"])
+    texts = [" ", "?", "N1", "N2", None]
+    answers = ready(packages, request=request).answer([row(i, tail=text) for i, text in enumerate(texts)])
+    assert [a.request["tail"] for a in answers] == [None, None, "N1", "N2", None]
+    assert [a.flags for a in answers] == [[], [], [], ["new_category:tail"], []]
+    for values in (pa.array(texts), pa.array([t and t.encode() for t in texts], pa.binary())):
+        assert read(column, pa.chunked_array([values])).values.to_pylist() == [a.request["tail"] for a in answers]
 
 
 def test_what_is_outside_the_contract_is_served_and_flagged(packages: Packages) -> None:

@@ -19,5 +19,8 @@ def predicted(value: Predicted) -> RenderableType:
         for title, found in (("refused because", value.reasons), ("flag", value.flags))
         if found
     ]
-    written = Text(f"written to {word(value.out)}, a line for each row", style="dim")
+    refused = (
+        f"; the first that was refused is row {value.first_refused:,}: its `_error` says why" if value.first_refused else ""
+    )
+    written = Text(f"written to {word(value.out)}, a line for each row{refused}", style="dim")
     return Group(fact_table(f"{value.loop}: {_count(value.rows, 'row')} of {value.file}", facts), *tables, written)

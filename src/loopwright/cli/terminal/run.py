@@ -18,11 +18,12 @@ def turn(value: TurnReport) -> RenderableType:
     end = f"turn {value.turn}: {value.state}{released}"
     verdict = [] if any(value.verdict in summary for _, summary, _ in value.steps) else [plain(value.verdict)]
     left_out = "; ".join(f"{count:,} {why}" for why, count in value.rows_left_out.items())
+    total = f"rows left out: {sum(value.rows_left_out.values()):,} ({left_out})"
     return Group(
         heading(value.loop),
         steps,
         *verdict,
-        *([plain(f"rows left out: {left_out}")] if left_out else []),
+        *([plain(total)] if left_out else []),
         Text(end),
         *(tick(value.released, "released" if value.released else "not released", r) for r in value.reasons),
         *([Text.assemble(("next: ", "bold"), plain(value.next_step))] if value.next_step else []),

@@ -28,6 +28,7 @@ from loopwright.sql.engine import quoted, sql_engine
 
 BAD_SCHEMA = pa.schema([("_row", pa.int64()), ("_reason", pa.string()), ("_raw", pa.string())])
 Numbers = npt.NDArray[np.int64]
+KEYLESS = "missing, but it is the key: give each row one, for outcomes to find it by"
 REPEATED = "the same key and times as an earlier row"
 
 
@@ -98,7 +99,11 @@ def conform(
         kept[name] = found.values
         broken += [_Broken(name, rule, rows, True) for rule, rows in found.faults.items()]
         broken += [
-            b for b in _checks(name, column, found.values, found.unreadable, not whose and name in table.key) if b.rows.any()
+            b
+            for b in _checks(
+                name, column, found.values, found.unreadable, not whose and name in table.key, bool(whose) and name in table.key
+            )
+            if b.rows.any()
         ]
     good = pa.table(kept, schema=pa.schema([(name, ARROW_TYPES[c.type]) for name, c in table.columns.items()]))
     wrong = np.zeros(len(frame), dtype=bool)
@@ -175,14 +180,14 @@ def _filled(column: Column, origin: RowOrigin, numbers: npt.NDArray[np.int64]) -
     return pa.chunked_array([pc.binary_join_element_wise(start, pa.array(numbers).cast(pa.string()), "-")])
 
 
-def _checks(name: str, column: Column, values: pa.ChunkedArray, unreadable: Mask, key: bool) -> list[_Broken]:
-    """Every rule of one column, with the rows that break it."""
+def _checks(name: str, column: Column, values: pa.ChunkedArray, unreadable: Mask, key: bool, asked: bool) -> list[_Broken]:
+    """Every rule of one column, with the rows that break it; of the `key` of a table, or of what is `asked`."""
     found = []
     missing = flags(pc.is_null(values))
     if column.type == "float":
         found.append(_Broken(name, "infinite", _mask(pc.is_inf(values), values), True))
     if not column.nullable:
-        found.append(_Broken(name, "missing", missing & ~unreadable, False))
+        found.append(_Broken(name, KEYLESS if asked else "missing", missing & ~unreadable, False))
     if column.minimum is not None:
         below = pc.less(values, _bound(column, math.ceil, column.minimum))
         found.append(_Broken(name, f"below {column.minimum:g}", _mask(below, values), True))

@@ -96,7 +96,7 @@ def read(column: Column, values: pa.ChunkedArray) -> Read:
             values = _without(values, MISSING_TEXT)
         values = _without(values, column.missing) if column.missing else values
     found = _READERS[column.type](column, values)
-    return Read(_without(found.values, missing), found.faults) if (missing := column.missing_numbers) else found
+    return Read(_without(found.values, missing), found.faults) if (missing := column.missing_values) else found
 
 
 def _without(values: pa.ChunkedArray, words: Collection[Any]) -> pa.ChunkedArray:

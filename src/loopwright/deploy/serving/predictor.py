@@ -136,7 +136,7 @@ class Predictor:
         self._checks, self._width = _Checks.of(manifest), len(manifest.request)
         self._needed, self._fewest = self._checks.only(needed), len(needed)
         self._missing = [
-            (n, frozenset(c.missing_numbers)) for n, c in manifest.request.items() if c.nullable and c.missing_numbers
+            (n, frozenset(c.missing_values)) for n, c in manifest.request.items() if c.nullable and c.missing_values
         ]
         self._contexts, self._joined = Contexts(manifest.context, manifest.event_time, online), bool(manifest.context)
         self.deadline = manifest.release.get("deadline_ms", 1000) / 1000

@@ -24,8 +24,8 @@ class Column(Declaration, frozen=True):
         source: Its name in the sources, if different.
         format: How sources write it: a timestamp that is not ISO 8601 (`%d/%m/%Y %H:%M`, or `unix` and `unix_ms` for seconds
             and milliseconds since 1970), or a number with separators (`1,234.5` or `1.234,5`).
-        missing: Texts of the sources that mean a missing value (`?`); of a column of numbers those that are numbers (`-999`) mean it
-            in typed sources and in requests as well.
+        missing: Texts of the sources that mean a missing value (`?`). In a column of texts, and those that are numbers (`-999`) in a
+            column of numbers, they mean it in typed sources and in requests as well.
         optional: Whether a source, or a request, may omit the column (it is then null).
         retired: Whether the column is no longer used: as `optional`, and no code, join or label may use it. Existing values are kept.
         filled: For a column that no source has: `row_id`, a text of the source's digest and the row number, or
@@ -52,10 +52,10 @@ class Column(Declaration, frozen=True):
     filled: Literal["row_id", "ingested_at"] | None = None
 
     @property
-    def missing_numbers(self) -> list[float] | list[int]:
-        """The numbers that mean a missing value, of a column of numbers."""
+    def missing_values(self) -> list[float] | list[int] | list[str]:
+        """The values that mean a missing one: texts of a column of texts, numbers of a column of numbers."""
         if self.type not in ("float", "integer"):
-            return []
+            return self.missing if self.type == "string" else []
         numbers = [float(word) for word in self.missing if re.fullmatch(r"[-+]?\d+(\.\d*)?", word)]
         return numbers if self.type == "float" else [int(n) for n in numbers if n.is_integer()]
 

@@ -23,7 +23,7 @@ class Predicted(Record, frozen=True, kw_only=True):
 
     Of `rows`, `logged` are new in the log, `repeated` were answered before, `refused` broke the contract (by reason in `reasons`) and
     `unlogged` were answered while the log could not be written, where the loop says to serve all the same. `flags` counts rows by
-    flag, `ignored` are columns of the file that the contract does not have.
+    flag, `ignored` are columns of the file that the contract does not have, `first_refused` is the first row that was refused.
     """
 
     kind: ClassVar[str] = "predicted"
@@ -41,6 +41,7 @@ class Predicted(Record, frozen=True, kw_only=True):
     reasons: dict[str, int] = {}
     flags: dict[str, int] = {}
     ignored: list[str] = []
+    first_refused: int = 0
 
     @property
     def ok(self) -> bool:
