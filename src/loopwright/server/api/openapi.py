@@ -21,34 +21,36 @@ _TYPES: dict[str, dict[str, Any]] = {
     "timestamp": {"type": "string", "format": "date-time"},
     "array": {"type": "number", "format": "float"},
 }
+_TEXT, _INTEGER = {"type": "string"}, {"type": "integer"}
+
+
+def _array(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+def _record(optional: Collection[str] = (), **properties: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object: its properties, all required but those of `optional`."""
+    required = [name for name in properties if name not in optional]
+    return {"type": "object"} | ({"required": required} if required else {}) | {"properties": properties}
+
+
 _ID = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 _PREDICTION = {**_ID, "description": "that of the prediction; the key will do, too"}
 _PACKAGE = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_TEXT = {"type": "string"}
-_FIELDS = {
-    "type": "array",
-    "items": {"type": "object", "required": ["field", "reason"], "properties": {"field": _TEXT, "reason": _TEXT}},
-}
-_ABOUT_ERROR = {"code": _TEXT, "message": _TEXT, "fields": _FIELDS, "id": _TEXT}
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {"error": {"type": "object", "required": list(_ABOUT_ERROR), "properties": _ABOUT_ERROR}},
-}
-_OIP_ERROR = {"type": "object", "required": ["error"], "properties": {"error": _TEXT, **_ABOUT_ERROR}}
-_ANSWER: dict[str, Any] = {
-    "type": "object",
-    "required": ["id", "score", "label", "package", "arm", "flags"],
-    "properties": {
-        "id": _ID,
-        "score": {"type": "number"},
-        "label": {"type": ["boolean", "string", "null"]},
-        "package": _PACKAGE,
-        "arm": _TEXT,
-        "flags": {"type": "array", "items": _TEXT},
-        "segment": {"type": "string", "description": "the segment whose own package answered; absent where the loop's did"},
-    },
-}
+_ABOUT_ERROR = {"code": _TEXT, "message": _TEXT, "fields": _array(_record(field=_TEXT, reason=_TEXT)), "id": _TEXT}
+_ERROR = _record(error=_record(**_ABOUT_ERROR))
+_OIP_ERROR = _record(_ABOUT_ERROR, error=_TEXT, **_ABOUT_ERROR)
+_SEGMENT = {"type": "string", "description": "the segment whose own package answered; absent where the loop's did"}
+_ANSWER = _record(
+    ("segment",),
+    id=_ID,
+    score={"type": "number"},
+    label={"type": ["boolean", "string", "null"]},
+    package=_PACKAGE,
+    arm=_TEXT,
+    flags=_array(_TEXT),
+    segment=_SEGMENT,
+)
 _REASONS: dict[str, Any] = {
     "contributions": {
         "type": "object",
@@ -60,102 +62,29 @@ _REASONS: dict[str, Any] = {
     "of": {"type": "string", "description": "the output that is explained, where there are several"},
     "why": {"type": "string", "description": "why there are no contributions"},
 }
-_TENSOR: dict[str, Any] = {
-    "type": "object",
-    "required": ["name", "datatype", "shape"],
-    "properties": {
-        "name": _TEXT,
-        "datatype": _TEXT,
-        "shape": {"type": "array", "items": {"type": "integer"}},
-        "parameters": {"type": "object"},
-        "data": {"type": "array", "items": {}},
-    },
-}
-_OIP_ANSWER: dict[str, Any] = {
-    "type": "object",
-    "required": ["model_name", "model_version", "id", "outputs"],
-    "properties": {
-        "model_name": _TEXT,
-        "model_version": _PACKAGE,
-        "id": _TEXT,
-        "outputs": {"type": "array", "items": _TENSOR},
-    },
-}
-_OIP_MODEL: dict[str, Any] = {
-    "type": "object",
-    "required": ["name", "versions", "platform", "inputs", "outputs"],
-    "properties": {
-        "name": _TEXT,
-        "versions": {"type": "array", "items": _PACKAGE},
-        "platform": _TEXT,
-        "inputs": {"type": "array", "items": _TENSOR},
-        "outputs": {"type": "array", "items": _TENSOR},
-    },
-}
-_STATISTICS: dict[str, Any] = {
-    "type": "object",
-    "required": ["model_stats"],
-    "properties": {
-        "model_stats": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["name", "version", "inference_count", "execution_count", "inference_stats"],
-                "properties": {
-                    "name": _TEXT,
-                    "version": _PACKAGE,
-                    "inference_count": {"type": "integer"},
-                    "execution_count": {"type": "integer"},
-                    "inference_stats": {"type": "object"},
-                },
-            },
-        }
-    },
-}
-_CONFIG_TENSOR: dict[str, Any] = {
-    "type": "object",
-    "required": ["name", "data_type", "dims"],
-    "properties": {"name": _TEXT, "data_type": _TEXT, "dims": {"type": "array", "items": {"type": "integer"}}},
-}
-_CONFIG: dict[str, Any] = {
-    "type": "object",
-    "required": ["name", "platform", "backend", "input", "output"],
-    "properties": {
-        "name": _TEXT,
-        "platform": _TEXT,
-        "backend": _TEXT,
-        "input": {"type": "array", "items": _CONFIG_TENSOR},
-        "output": {"type": "array", "items": _CONFIG_TENSOR},
-    },
-}
-_INDEX: dict[str, Any] = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "required": ["name", "state"],
-        "properties": {
-            "name": _TEXT,
-            "version": _TEXT,
-            "state": {"type": "string", "enum": ["READY", "UNAVAILABLE"]},
-            "reason": _TEXT,
-        },
-    },
-}
-_ACCEPTED: dict[str, Any] = {
-    "type": "object",
-    "required": ["accepted", "outcomes"],
-    "properties": {
-        "accepted": {"type": "integer"},
-        "outcomes": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {"id": _TEXT, "prediction": _TEXT, "unit": _TEXT, "flags": {"type": "array", "items": _TEXT}},
-            },
-        },
-    },
-}
-_READY: dict[str, Any] = {"type": "object", "required": ["ready"], "properties": {"ready": {"type": "boolean"}}}
+_TENSOR = _record(
+    ("parameters", "data"), name=_TEXT, datatype=_TEXT, shape=_array(_INTEGER), parameters={"type": "object"}, data=_array({})
+)
+_OIP_ANSWER = _record(model_name=_TEXT, model_version=_PACKAGE, id=_TEXT, outputs=_array(_TENSOR))
+_OIP_MODEL = _record(name=_TEXT, versions=_array(_PACKAGE), platform=_TEXT, inputs=_array(_TENSOR), outputs=_array(_TENSOR))
+_STATISTICS = _record(
+    model_stats=_array(
+        _record(
+            name=_TEXT,
+            version=_PACKAGE,
+            inference_count=_INTEGER,
+            execution_count=_INTEGER,
+            inference_stats={"type": "object"},
+        )
+    )
+)
+_CONFIG_TENSOR = _record(name=_TEXT, data_type=_TEXT, dims=_array(_INTEGER))
+_CONFIG = _record(name=_TEXT, platform=_TEXT, backend=_TEXT, input=_array(_CONFIG_TENSOR), output=_array(_CONFIG_TENSOR))
+_STATE = {"type": "string", "enum": ["READY", "UNAVAILABLE"]}
+_INDEX = _array(_record(("version", "reason"), name=_TEXT, version=_TEXT, state=_STATE, reason=_TEXT))
+_TAKEN = {"id": _TEXT, "prediction": _TEXT, "unit": _TEXT, "flags": _array(_TEXT)}
+_ACCEPTED = _record(accepted=_INTEGER, outcomes=_array(_record(_TAKEN, **_TAKEN)))
+_READY = _record(ready={"type": "boolean"})
 _JSON = "application/json"
 _BINARY_LENGTH = "the length of the JSON part of a body with binary tensors"
 _VERSION = {
@@ -281,14 +210,8 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
 
 def _server_paths() -> dict[str, Any]:
     """What is there without a loop."""
-    alive = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string", "enum": ["alive"]}}}
-    live = {"type": "object", "required": ["live"], "properties": {"live": {"type": "boolean"}}}
-    models = {"type": "object", "required": ["models"], "properties": {"models": {"type": "array", "items": _TEXT}}}
-    server = {
-        "type": "object",
-        "required": ["name", "version", "extensions"],
-        "properties": {"name": _TEXT, "version": _TEXT, "extensions": {"type": "array", "items": _TEXT}},
-    }
+    alive, live = _record(status={"type": "string", "enum": ["alive"]}), _record(live={"type": "boolean"})
+    models, server = _record(models=_array(_TEXT)), _record(name=_TEXT, version=_TEXT, extensions=_array(_TEXT))
     text = {"description": "in Prometheus's text format", "content": {"text/plain": {"schema": _TEXT}}}
     ready = {"200": _answered(_ref("Ready")), "503": {**_answered(_ref("Ready")), "description": "not yet, or no longer"}}
     described = {
@@ -325,9 +248,7 @@ def _name_operations(paths: dict[str, Any]) -> None:
 def _predict_instances(loop: str) -> dict[str, Any]:
     """Protocol V1's prediction."""
     rows = {"type": "array", "items": _ref(f"{loop}.request"), "minItems": 1, "maxItems": 10_000}
-    body = {"type": "object", "required": ["instances"], "properties": {"instances": rows}}
-    answer = {"type": "array", "items": _ref(f"{loop}.answer")}
-    answered = {"type": "object", "required": ["predictions"], "properties": {"predictions": answer}}
+    body, answered = _record(instances=rows), _record(predictions=_array(_ref(f"{loop}.answer")))
     summary = f"Predict for {loop}, by protocol V1"
     return _operation(
         summary, {"200": _answered(answered, traced=True)}, body={_JSON: body}, parameters=_request_headers(), oip=True
@@ -374,21 +295,14 @@ def _tensors(manifest: Manifest) -> dict[str, Any]:
             "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
         },
     }
-    wanted = {
-        "type": "object",
-        "required": ["name"],
-        "properties": {"name": {"type": "string", "enum": list(outputs(manifest.output))}, "parameters": {"type": "object"}},
-    }
-    return {
-        "type": "object",
-        "required": ["inputs"],
-        "properties": {
-            "id": _TEXT,
-            "parameters": {"type": "object"},
-            "inputs": {"type": "array", "items": tensor, "minItems": 1},
-            "outputs": {"type": "array", "items": wanted},
-        },
-    }
+    names = {"type": "string", "enum": list(outputs(manifest.output))}
+    return _record(
+        ("id", "parameters", "outputs"),
+        id=_TEXT,
+        parameters={"type": "object"},
+        inputs={**_array(tensor), "minItems": 1},
+        outputs=_array(_record(("parameters",), name=names, parameters={"type": "object"})),
+    )
 
 
 def column_schema(column: Column) -> dict[str, Any]:
