@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.base.clock import SimulatedClock
+from loopwright.base.clock import SimulatedClock, microseconds
 from loopwright.base.errors import ExamplesRefused, GateFailed, UsageError
 from loopwright.base.ids import digest, new_ids
 from loopwright.base.progress import Progress, Silent
@@ -256,14 +256,14 @@ class Traffic:
     def answer(self, begin: datetime, stop: datetime) -> int:
         """Answer every request of [begin, stop), each with the context known at its moment, and log the outcomes that came."""
         segments = self._segments()
-        low, high = (int(np.searchsorted(self.times, _us(t))) for t in (begin, stop))
+        low, high = (int(np.searchsorted(self.times, microseconds(t))) for t in (begin, stop))
         for first in range(low, high, BATCH):
             last = min(first + BATCH, high)
             at = self.times[first:last].tolist()
             rows = self.requests.slice(first, last - first).to_pylist()
             self.predictions.append(segments.answer(rows, ids=[self._id(t) for t in at], at_us=at))
         self.predictions.seal()
-        self._truth(_us(begin), _us(stop))
+        self._truth(microseconds(begin), microseconds(stop))
         return high - low
 
     def _id(self, at: int) -> str:
@@ -312,10 +312,6 @@ class Traffic:
         self.truths.close()
 
 
-def _us(moment: datetime) -> int:
-    return round(moment.timestamp() * 1e6)
-
-
 def _microseconds(span: timedelta) -> int:
     return round(span.total_seconds() * 1e6)
 
@@ -330,7 +326,7 @@ def compare(home: Home, loop: Loop, run: ReplayRun) -> PolicyComparison:
     rows, first = joined.filter(pa.array(found.rows)), open_probed(home.packages, run.first.champion.package)
     at = rows["_at"].cast(pa.int64()).to_numpy()
     return PolicyComparison(
-        lap=np.searchsorted(np.array([_us(lap.end) for lap in run.laps]), at, "right"),
+        lap=np.searchsorted(np.array([microseconds(lap.end) for lap in run.laps]), at, "right"),
         known=found,
         given={
             "served": found.given,

@@ -17,6 +17,11 @@ def microseconds(moment: datetime | int) -> int:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
+def moment_at(us: int) -> datetime:
+    """The moment `us` microseconds after 1970 began (UTC), exactly."""
+    return EPOCH + timedelta(microseconds=us)
+
+
 class Clock(Protocol):
     """Where the time comes from: `now` orders nothing, it only dates; durations come from `monotonic`."""
 

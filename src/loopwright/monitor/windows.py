@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.base import failpoints
+from loopwright.base.clock import microseconds
 from loopwright.base.errors import NotFound, PackageRefused
 from loopwright.base.text import count, interval, number, spaced
 from loopwright.graph.columns import arrow_feed
@@ -135,8 +136,8 @@ def _moments(home: Home, loop: str, start: datetime, until: datetime) -> Array:
 
 def _silent_steps(moments: Array, start: datetime, step: timedelta, until: datetime) -> int:
     """How many steps the window from `start` takes: as many as are over and without a prediction, but at least one."""
-    after = int(np.searchsorted(moments, _microseconds(start)))
-    stop = until if after == len(moments) else start + timedelta(microseconds=int(moments[after]) - _microseconds(start))
+    after = int(np.searchsorted(moments, microseconds(start)))
+    stop = until if after == len(moments) else start + timedelta(microseconds=int(moments[after]) - microseconds(start))
     return max(1, (min(stop, until) - start) // step)
 
 
@@ -213,7 +214,7 @@ class _Watcher:
             joined = self._joined(before.start, before.end)
             came = pc.sum(pc.is_valid(joined["_truth"])).as_py() or 0
             newest = pc.max(joined["_known_at"].cast(pa.int64())).as_py() if came else None
-            if came == before.with_outcome and (newest is None or newest <= _microseconds(before.known_at)):
+            if came == before.with_outcome and (newest is None or newest <= microseconds(before.known_at)):
                 continue
             measured = self._quality(joined, before.start, before.end)
             with self.home.ledger.batch():
@@ -249,7 +250,7 @@ class _Watcher:
         if self._at_once is None or start < self._at_once[0]:
             return with_truth(self.home, self.loop, self.outcome, start=start, end=end, known_at=self.until)
         _, joined, at = self._at_once
-        return joined.filter(pa.array((at >= _microseconds(start)) & (at < _microseconds(end))))
+        return joined.filter(pa.array((at >= microseconds(start)) & (at < microseconds(end))))
 
     def _quality(self, joined: pa.Table, start: datetime, end: datetime) -> Quality:
         packages = {digest: package for digest in packages_of(joined) if (package := self.package(digest)) is not None}
@@ -423,7 +424,3 @@ class _Watcher:
 
 def _columns(drifted: list[str]) -> str:
     return f"{count(len(drifted), 'column')} drifted"
-
-
-def _microseconds(moment: datetime) -> int:
-    return round(moment.timestamp() * 1e6)

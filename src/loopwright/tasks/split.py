@@ -15,7 +15,7 @@ have one outcome (a flight asked about twice): no outcome is on both sides, what
 
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.base.arrays import Array
-from loopwright.base.clock import microseconds
+from loopwright.base.clock import microseconds, moment_at
 from loopwright.base.errors import ExamplesRefused
 from loopwright.base.text import count
 from loopwright.records.declarations import SHAPES, GroupSplit, StratifiedSplit, Task, TimeSplit, duration
@@ -170,7 +170,7 @@ def _divide(examples: pa.Table, split: Split, seed: int, purpose: str, boundary:
     outcome = _outcomes(examples)
     left_out[SHARED] = fitted & np.isin(outcome, outcome[judged])
     training, validation = np.flatnonzero(fitted & ~left_out[SHARED]), np.flatnonzero(judged)
-    moment = None if boundary is None else _moment(boundary)
+    moment = None if boundary is None else moment_at(boundary)
     partition = Partition(
         split=split,
         seed=seed,
@@ -270,8 +270,8 @@ def _part(examples: pa.Table, rows: Array, split: Split) -> SplitSide:
         rows=len(rows),
         units=pc.count_distinct(unit).as_py(),
         groups=pc.count_distinct(_texts(part, group)).as_py() if group else 0,
-        first=_moment(int(decided.min())) if len(rows) else datetime.fromtimestamp(0, UTC),
-        last=_moment(int(decided.max())) if len(rows) else datetime.fromtimestamp(0, UTC),
+        first=moment_at(int(decided.min())) if len(rows) else moment_at(0),
+        last=moment_at(int(decided.max())) if len(rows) else moment_at(0),
         digest=found.hexdigest(),
     )
 
@@ -323,9 +323,7 @@ def _extension(examples: pa.Table, split: TimeSplit, declared: int, boundary: in
     decided, label = _moments(examples, "_decided_at"), examples.column("_label")
     newer = [np.flatnonzero(decided > moment) for moment in (declared, boundary)]
     few, enough = (f"{count(len(rows), 'example')}{_labels(label, rows, task)}" for rows in newer)
-    return (
-        f"the newest {split.validation} hold {few}: validation reaches back to {_moment(boundary + 1):%Y-%m-%d %H:%M}, {enough}"
-    )
+    return f"the newest {split.validation} hold {few}: validation reaches back to {moment_at(boundary + 1):%Y-%m-%d %H:%M}, {enough}"
 
 
 def _labels(label: pa.ChunkedArray, rows: Array, task: Task) -> str:
@@ -349,7 +347,7 @@ def _shortfall(examples: pa.Table, divided: Divided, task: Task) -> str:
     label, partition, kinds = examples.column("_label"), divided.partition, TASKS[task].least_kinds
     for name, rows in (("training", divided.training), ("validation", divided.validation)):
         if len(rows) < LEAST_ROWS or (kinds and _kinds(examples, rows) < kinds):
-            first, last = (f"{_moment(m):%Y-%m-%d %H:%M}" for m in _ends(examples))
+            first, last = (f"{moment_at(m):%Y-%m-%d %H:%M}" for m in _ends(examples))
             return (
                 f"the {name} part has {len(rows)} examples{_labels(label, rows, task)}: at least {LEAST_ROWS}"
                 f"{' with both outcomes' if kinds else ''} are needed (examples from {first} to {last}, {says(partition.split)}"
@@ -413,10 +411,6 @@ def _known(examples: pa.Table) -> Array:
     return _moments(
         examples.append_column("_known", pc.coalesce(known, examples.column("_decided_at").cast(known.type))), "_known"
     )
-
-
-def _moment(us: int) -> datetime:
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=us)
 
 
 def _microseconds(length: timedelta) -> int:

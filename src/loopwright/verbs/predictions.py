@@ -1,11 +1,11 @@
 """The verb `predictions`."""
 
-import datetime as dt
 import re
 from datetime import datetime
 
 import msgspec
 
+from loopwright.base.clock import moment_at
 from loopwright.base.errors import OptionInvalid, UsageError
 from loopwright.base.moment import moment_option
 from loopwright.records.declarations import Loop
@@ -87,7 +87,7 @@ def predictions(
     place = _PLACE.fullmatch(before)
     if before and place is None:
         raise OptionInvalid("before", before, "must be what `before` of an answer says")
-    after = None if place is None else (moment_of(int(place[1])), place[2])
+    after = None if place is None else (moment_at(int(place[1])), place[2])
     found = search(home, loop, PredictionFilter(key, begin, end, flag, package, after), limit + 1)
     if not found:  # what is not in the log may be there none the less
         _check_key(declared, key)
@@ -95,7 +95,7 @@ def predictions(
         if package and not any(digest.startswith(package) for state in releases_of(home, loop) for digest in state.packages):
             home.packages.resolve(package)
     rows = [
-        LoggedPrediction(**{n: r[f"_{n}"] for n in LoggedPrediction.__struct_fields__} | {"at": moment_of(r["_at"])})
+        LoggedPrediction(**{n: r[f"_{n}"] for n in LoggedPrediction.__struct_fields__} | {"at": moment_at(r["_at"])})
         for r in found[:limit]
     ]
     last = found[limit - 1] if len(found) > limit else None
@@ -127,8 +127,3 @@ def _check_flag(loop: Loop, flag: str) -> None:
     names = loop.tables if kind.endswith("_context") else loop.columns
     if name and name not in {*names, *(a.name for a in loop.aggregates)}:
         raise UsageError(f"no flag {flag[:80]!r}: {kind} is of {', '.join(names)}")
-
-
-def moment_of(microseconds: int) -> dt.datetime:
-    """The moment of a time in the log."""
-    return dt.datetime.fromtimestamp(microseconds / 1e6, dt.UTC)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from loopwright.base.clock import moment_at
 from loopwright.base.errors import NotExplained, NotFound, PackageRefused, PredictionNotFound
 from loopwright.base.ids import time_of, trace_id_of
 from loopwright.deploy.serving.explanations import PackageReasons
@@ -28,7 +29,6 @@ from loopwright.stores.prediction_log.retention import retained_since
 from loopwright.tasks import metrics
 from loopwright.verbs.history import releases_of
 from loopwright.verbs.known_loop import known_loop
-from loopwright.verbs.predictions import moment_of
 
 
 class FileUsed(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,7 +215,7 @@ def _filled_in(prediction: Prediction, manifest: Manifest) -> list[str]:
 
 def _logged(home: Home, loop: str, prediction: Prediction) -> Trace:
     """What the log alone says of a prediction."""
-    at = moment_of(prediction.at)
+    at = moment_at(prediction.at)
     return Trace(
         id=prediction.id,
         loop=loop,
@@ -245,7 +245,7 @@ def _deleted(home: Home, id: str) -> str:
 
 def _readable(values: dict[str, Any], columns: dict[str, Any]) -> dict[str, Any]:
     return {
-        name: moment_of(value) if value is not None and name in columns and columns[name].type == "timestamp" else value
+        name: moment_at(value) if value is not None and name in columns and columns[name].type == "timestamp" else value
         for name, value in values.items()
     }
 
@@ -308,7 +308,7 @@ def _outcome_of(home: Home, loop: str, prediction: Prediction, output: Output, d
     earned, _ = metrics.money(declared.scope.value, output, happened, given)
     return TracedOutcome(
         truth=dict(zip(declared.outcome.labels, truth, strict=True)) if isinstance(truth, list) else truth,
-        known_at=moment_of(row.known_at),
+        known_at=moment_at(row.known_at),
         values=_readable(row.values, declared.outcome.table.columns),
         kind=next((kind for kind, hit in metrics.kinds(output, happened, given).items() if hit[0]), ""),
         value=float(earned[0]) if declared.scope.value.is_set else None,

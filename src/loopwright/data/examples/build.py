@@ -12,7 +12,7 @@ decision are learnt from.
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from loopwright.base.clock import microseconds, moment_at
 from loopwright.base.errors import (
     DeclarationInvalid,
     ExamplesRefused,
@@ -109,7 +110,11 @@ def build(
         excluded = _excluded(database, usable, as_of=as_of, wait=duration(outcome.wait))
         joins = [(j, read.data) for j, read in zip(joined, told, strict=True)]
         rows = _joined(
-            database, joins, columns, _lacking(home, log, columns.keys() - requests.columns.keys()), known_by=_us(as_of)
+            database,
+            joins,
+            columns,
+            _lacking(home, log, columns.keys() - requests.columns.keys()),
+            known_by=microseconds(as_of),
         )
         found = _write(home, database, rows, columns, outcome, excluded)
     sources = [_source(home, read) for read in {r.table: r for r in [asked, *told, *([landed] if landed else [])]}.values()]
@@ -149,10 +154,6 @@ def _read(home: Home, table: Table) -> _Read:
     if absent:  # declared since: null in the rows there are, as it is once the contract is stored
         data = data.replace_schema(pa.schema([*data.schema, *absent]))
     return _Read(table.name, version, data)
-
-
-def _us(moment: datetime) -> int:
-    return round(moment.timestamp() * 1e6)
 
 
 def _text(name: str, column: Column) -> str:
@@ -320,7 +321,7 @@ def _excluded(database: Any, usable: str, *, as_of: datetime, wait: timedelta) -
     rows = database.execute(
         f"""
         SELECT CASE WHEN NOT _complete THEN 'request not fully logged'
-                    WHEN _label IS NULL AND _us >= {_us(as_of - wait)} THEN 'outcome pending'
+                    WHEN _label IS NULL AND _us >= {microseconds(as_of - wait)} THEN 'outcome pending'
                     WHEN _label IS NULL THEN 'outcome never came'
                     ELSE 'outcome known before the decision' END AS reason, count(*)
         FROM recent WHERE NOT ({usable}) GROUP BY reason ORDER BY reason
@@ -420,10 +421,6 @@ def _write(
         "rows": rows,
         "positives": labels.positives,
         "summary": labels.words,
-        "first": _moment(first),
-        "last": _moment(last),
+        "first": moment_at(first),
+        "last": moment_at(last),
     }
-
-
-def _moment(us: int) -> datetime:
-    return datetime.fromtimestamp(us // 1_000_000, UTC) + timedelta(microseconds=us % 1_000_000)

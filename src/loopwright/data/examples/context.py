@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from loopwright.base.clock import microseconds
 from loopwright.data.examples import asof
 from loopwright.data.examples.asof import Joined, joined
 from loopwright.records.declarations import Aggregate, Context
@@ -41,21 +42,17 @@ def feed(home: Home, wanted: Iterable[Joined], *, since: datetime | None = None,
     for store, j in {j.need.store: j for j in wanted}.items():
         if not home.lake.exists(j.table.name):
             continue
-        now = _us(until or home.clock.now())
+        now = microseconds(until or home.clock.now())
         version, before = home.lake.version(j.table.name), home.online.fed(store)
-        if before is not None and before.version == version and (since is None or before.since <= _us(since)):
+        if before is not None and before.version == version and (since is None or before.since <= microseconds(since)):
             home.online.mark(store, now)
             continue
         data = home.lake.dataset(j.table.name, version)
         with sql_engine(home, ordered=False) as database:
-            first = _us(since) if since is not None else min(now, _newest(database, j, data)) - _us_of(SLACK)
+            first = microseconds(since) if since is not None else min(now, _newest(database, j, data)) - _us_of(SLACK)
             asof.create(database, "steps", j, data, since=first)
             changed += home.online.write(store, _items(database, j, first), Fed(version, first, now))
     return changed
-
-
-def _us(moment: datetime) -> int:
-    return round(moment.timestamp() * 1e6)
 
 
 def _us_of(span: timedelta) -> int:
