@@ -22,15 +22,15 @@ from loopwright.develop.mlmodel import _load_pyfunc
 from loopwright.graph.session import Graph
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.examples import Examples
+from loopwright.records.windows import ValueWindow
 from loopwright.replay import replay
 from loopwright.stores.packages.probe import open_probed
 from loopwright.stores.prediction_log.read import predictions
 from loopwright.tasks import metrics
 from loopwright.turn import turn
-from loopwright.verbs.drift import drift
+from loopwright.verbs.drift import drift, revisions
 from loopwright.verbs.leaderboard import leaderboard
 from loopwright.verbs.loop_page import loop_page
-from loopwright.verbs.loop_page import values as values_verb
 from loopwright.verbs.replay import Replayed, summarise
 from loopwright.verbs.report import report as report_verb
 from loopwright.verbs.trace import trace as trace_verb
@@ -163,7 +163,7 @@ def test_quality_is_measured_window_by_window(lived: Lived) -> None:
 
 
 def test_value_is_counted_where_it_is_declared(lived: Lived) -> None:
-    values = values_verb(lived.home, lived.case.loop.name)
+    values = revisions(lived.home, ValueWindow, lived.case.loop.name)
     assert len(values) >= 2
     if lived.case.loop.scope.value.is_set:
         assert lived.summary.over_heuristic.value > 0

@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Callable
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -55,11 +55,22 @@ def help_of(call: Callable[..., Any]) -> tuple[str, dict[str, str]]:
 def parameters(call: Callable[..., Any]) -> list[Parameter]:
     """What a person may say to a verb: what stands before the `*` becomes arguments, what stands after it options.
 
+    `**options: Unpack[T]` stands for an option for each field of the typed dictionary T, empty by default.
+
     Raises TypeError for a parameter whose annotation is a string: types must be real so that a door can read them.
     """
     _, text = help_of(call)
     asked = [p for p in inspect.signature(call).parameters.values() if p.name not in NOT_ASKED]
-    return [_parameter(p, text.get(p.name, "")) for p in asked]
+    found = []
+    for parameter in asked:
+        if parameter.kind is Parameter.VAR_KEYWORD:
+            (group,) = get_args(parameter.annotation)
+            text |= help_of(group)[1]
+            fields = get_type_hints(group).items()
+            found += [Parameter(name, Parameter.KEYWORD_ONLY, default=kind(), annotation=kind) for name, kind in fields]
+        else:
+            found.append(parameter)
+    return [_parameter(p, text.get(p.name, "")) for p in found]
 
 
 def _parameter(given: Parameter, text: str) -> Parameter:

@@ -69,23 +69,7 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
         strict: exit with 1 on a warning, too.
     """
     declared, _ = loop_with_code(home, loop)
-    items = [
-        CheckItem(
-            name="declarations",
-            ok=True,
-            detail=f"loop {declared.name!r}: {count(len(declared.candidates) + 1, 'candidate')}, {count(len(declared.tables), 'table')}",
-        )
-    ]
-    refused: list[str] = []
-    for table in declared.tables.values():
-        rows = home.lake.count(table.name) if home.lake.exists(table.name) else 0
-        detail = count(rows, "row") if rows else f"empty: `loopwright ingest {table.name} FILE --loop {loop}`"
-        if table is declared.outcome.table and table.prediction_field != "id":
-            detail += f"; 'id' is a column of its own: an outcome names its prediction in the field {table.prediction_field!r}"
-        problems = contract_problems(home, table)
-        detail += "".join(f"; {field}: {why}" for field, why in problems)
-        items.append(CheckItem(name=f"table {table.name}", ok=not problems, detail=detail))
-        refused += [table.name] if problems else []
+    items, refused = _contracts(home, loop, declared)
     with under_way(progress, "joining examples"):
         seen = (
             _Rows(None, None, {}, f"not looked for: the contract of {', '.join(refused)} cannot change like this")
@@ -131,6 +115,28 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
         features=found.features,
         sample=sample,
     )
+
+
+def _contracts(home: Home, path: str, loop: Loop) -> tuple[list[CheckItem], list[str]]:
+    """The declarations and each table with its rows, and the tables whose contract would be refused."""
+    items = [
+        CheckItem(
+            name="declarations",
+            ok=True,
+            detail=f"loop {loop.name!r}: {count(len(loop.candidates) + 1, 'candidate')}, {count(len(loop.tables), 'table')}",
+        )
+    ]
+    refused: list[str] = []
+    for table in loop.tables.values():
+        rows = home.lake.count(table.name) if home.lake.exists(table.name) else 0
+        detail = count(rows, "row") if rows else f"empty: `loopwright ingest {table.name} FILE --loop {path}`"
+        if table is loop.outcome.table and table.prediction_field != "id":
+            detail += f"; 'id' is a column of its own: an outcome names its prediction in the field {table.prediction_field!r}"
+        problems = contract_problems(home, table)
+        detail += "".join(f"; {field}: {why}" for field, why in problems)
+        items.append(CheckItem(name=f"table {table.name}", ok=not problems, detail=detail))
+        refused += [table.name] if problems else []
+    return items, refused
 
 
 def _described(scope: Scope) -> CheckItem:

@@ -1,10 +1,12 @@
 """The verb `ingest`."""
 
+from typing import Unpack
+
 from loopwright.base.errors import TableNotFound, UsageError
 from loopwright.base.progress import Progress
 from loopwright.data.ingest.ingestion import put_contract
 from loopwright.data.ingest.load import bring, bring_mended, bring_query
-from loopwright.data.ingest.opened import Reading
+from loopwright.data.ingest.opened import FileOptions, Reading
 from loopwright.data.ingest.profile import keep_profile
 from loopwright.records.attempts import Attempts
 from loopwright.records.ingestions import Ingested
@@ -24,11 +26,8 @@ def ingest(
     from_url: str = "",
     watermark: str = "",
     mend: bool = False,
-    encoding: str = "",
-    sheet: str = "",
-    no_header: bool = False,
-    names: str = "",
     progress: Progress | None = None,
+    **file_options: Unpack[FileOptions],
 ) -> list[Ingested]:
     """Load rows into a table, through its contract; bad rows go to quarantine with the reason.
 
@@ -40,16 +39,12 @@ def ingest(
         from_url: the database to query, e.g. postgresql://user@host/shop or sqlite:///shop.db.
         watermark: a growing column; only rows above the highest value ingested before are loaded.
         mend: load quarantined rows from a file of `quarantine --export`; without files, reload them as they are.
-        encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
-        sheet: sheet of an Excel workbook (default: the only one with rows).
-        no_header: the first line is a row of data; the columns become column_1, column_2 ...
-        names: comma-separated column names, if the first line is a row of data.
     """
     if bool(query) != bool(from_url) or (query and (files or mend)):
         raise UsageError("give files, or --query together with --from-url")
     if not (files or query or mend):
         raise UsageError(f"table {table!r}: name at least one file")
-    reading = Reading.of(encoding, sheet, names, no_header=no_header)
+    reading = Reading.of(**file_options)
     if query and reading.options():
         raise UsageError(f"{reading.options().split()[0]} is about a file, and --query asks a database: leave it off")
     if loop:

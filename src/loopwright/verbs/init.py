@@ -1,11 +1,12 @@
 """The verb `init`."""
 
 from pathlib import Path
+from typing import Unpack
 
 import msgspec
 
 from loopwright.base.progress import Progress, under_way
-from loopwright.data.ingest.opened import Reading
+from loopwright.data.ingest.opened import FileOptions, Reading
 from loopwright.data.scaffold.init import begin
 from loopwright.stores.home import Home
 
@@ -29,11 +30,8 @@ def init(
     zone: str = "UTC",
     task: str = "",
     name: str = "",
-    encoding: str = "",
-    sheet: str = "",
-    no_header: bool = False,
-    names: str = "",
     progress: Progress | None = None,
+    **file_options: Unpack[FileOptions],
 ) -> Made:
     """Create a loop in a folder; infer its contract from a file.
 
@@ -46,13 +44,9 @@ def init(
         zone: the zone of times without one, e.g. Europe/Paris.
         task: binary, multiclass or regression, if the label is ambiguous.
         name: name of the loop (default: the folder's name).
-        encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
-        sheet: sheet of an Excel workbook (default: the only one with rows).
-        no_header: the first line is a row of data; the columns become column_1, column_2 ...
-        names: comma-separated column names, if the first line is a row of data.
     """
     found = name or directory.absolute().name
-    reading = Reading.of(encoding, sheet, names, no_header=no_header)
+    reading = Reading.of(**file_options)
     with under_way(progress, f"reading {from_file or directory} and drafting"):
         made = begin(
             directory, name=found, from_file=from_file, label=label, time=time, key=key, zone=zone, task=task, reading=reading

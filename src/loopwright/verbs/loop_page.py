@@ -35,11 +35,6 @@ class LoopPage(msgspec.Struct, frozen=True, kw_only=True):
     profiles: list[Profile] = []
 
 
-def values(home: Home, loop: str) -> list[ValueWindow]:
-    """Value windows over time, oldest first, the newest revision of each."""
-    return revisions(home, ValueWindow, loop)
-
-
 def loop_page(home: Home, loop: str) -> LoopPage:
     """All that a page about one loop shows; of one whose declaration cannot be read what there is without it."""
     status, ledger = loop_status(home, loop), home.ledger

@@ -157,17 +157,19 @@ def loops_status(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
         _loop_status(
             home,
             loop,
-            declared[loop],
-            turns=_newest_of_each(turns[loop]),
-            turn_count=len(counted[loop]),
-            steps={e.record.stage: e for e in reversed(steps[loop])},
-            serving=states.get(loop),
-            packages=packages[loop],
-            alerts=open_alerts(alerts[loop]),
-            window=windows.get(loop),
-            value=values.get(loop),
-            standing=standings.get(loop),
-            boards=[e.record for e in boards[loop]],
+            _LoopRecords(
+                declared=declared[loop],
+                turns=_newest_of_each(turns[loop]),
+                turn_count=len(counted[loop]),
+                steps={e.record.stage: e for e in reversed(steps[loop])},
+                serving=states.get(loop),
+                packages=packages[loop],
+                alerts=open_alerts(alerts[loop]),
+                window=windows.get(loop),
+                value=values.get(loop),
+                standing=standings.get(loop),
+                boards=[e.record for e in boards[loop]],
+            ),
         )
         for loop in loops
     ]
@@ -205,24 +207,26 @@ def _newest_of_each(entries: list[Entry[Turn]]) -> list[Entry[Turn]]:
     return sorted(newest, key=lambda entry: entry.sequence)
 
 
-def _loop_status(
-    home: Home,
-    loop: str,
-    declared: LoopRecord,
-    *,
-    turns: list[Entry[Turn]],
-    turn_count: int,
-    steps: dict[Stage, Entry[Step]],
-    serving: ReleaseState | None,
-    packages: list[str],
-    alerts: list[Alert],
-    window: Entry[Window] | None,
-    value: Entry[ValueWindow] | None,
-    standing: Entry[Standing] | None,
-    boards: list[Leaderboard],
-) -> LoopStatus:
+class _LoopRecords(NamedTuple):
+    """What the ledger has of a loop; turns oldest first."""
+
+    declared: LoopRecord
+    turns: list[Entry[Turn]]
+    turn_count: int
+    steps: dict[Stage, Entry[Step]]
+    serving: ReleaseState | None
+    packages: list[str]
+    alerts: list[Alert]
+    window: Entry[Window] | None
+    value: Entry[ValueWindow] | None
+    standing: Entry[Standing] | None
+    boards: list[Leaderboard]
+
+
+def _loop_status(home: Home, loop: str, known: _LoopRecords) -> LoopStatus:
+    serving, steps, turns = known.serving, known.steps, known.turns
     attempts = Attempts(loop)
-    known = attempts.run("declaration", lambda: recorded_loop(declared), None)
+    declared = attempts.run("declaration", lambda: recorded_loop(known.declared), None)
     nothing: tuple[int, dt.datetime | None] = (0, None)
     count, last = attempts.run("predictions", lambda: summary(home, loop), nothing)
     running = next((e for e in reversed(turns) if e.record.state == "running"), None)
@@ -230,32 +234,32 @@ def _loop_status(
     made = attempts.run("package", lambda: _made(home, package) if package else None, None)
     alone = serving is not None and serving.champion.role == "heuristic"
     rule = counted_from(serving) if serving is not None and (alone or (made is not None and made.phase == 1)) else None
-    live = _framed(known, steps.get("scope"))
+    live = _framed(declared, steps.get("scope"))
     if serving or "deploy" in steps:
         live["deploy"] = _deploy(serving, steps.get("deploy"), count, last)
     leaks = made.leaks if made is not None else []
-    if "develop" in steps and (leaks or (boards and boards[0].leak_suspected)):
+    if "develop" in steps and (leaks or (known.boards and known.boards[0].leak_suspected)):
         serves = f"; package {package[:12]}, which serves, is too good to be true: {'; '.join(leaks)}" if leaks else ""
         live["develop"] = Judged("watch", steps["develop"].record.summary + serves), steps["develop"].at
-    if serving or window or alerts or "monitor" in steps:
-        live["monitor"] = _monitor(window, standing, len(alerts))
-    if serving or value or "business" in steps:
-        live["business"] = _business(declared, value, standing, rule, _plan(steps.get("business"), package))
+    if serving or known.window or known.alerts or "monitor" in steps:
+        live["monitor"] = _monitor(known.window, known.standing, len(known.alerts))
+    if serving or known.value or "business" in steps:
+        live["business"] = _business(known.declared, known.value, known.standing, rule, _plan(steps.get("business"), package))
     stages = [_stage(stage, steps.get(stage), live.get(stage), running) for stage in STAGES]
     return LoopStatus(
         name=loop,
-        problem=declared.declaration["scope"]["problem"],
+        problem=known.declared.declaration["scope"]["problem"],
         stages=[_troubled(stage, attempts) for stage in stages],
         serving=package,
         candidate=(made.candidate if made is not None else "") + (", its heuristic alone" if alone else ""),
         since=serving.since if serving else None,
-        packages_served=packages,
-        turns=turn_count,
-        retrainings=_retrainings(turns, set(packages)),
+        packages_served=known.packages,
+        turns=known.turn_count,
+        retrainings=_retrainings(turns, set(known.packages)),
         predictions=count,
         last_prediction=last,
-        open_alerts=alerts,
-        fleet=_fleet(boards, serving),
+        open_alerts=known.alerts,
+        fleet=_fleet(known.boards, serving),
         damaged=set_aside(home.path, loop),
         lagging=[w for w in workers(home.path, serving) if w.state in ("lags", "refuses", "down")] if serving else [],
         errors=attempts.failed,

@@ -1,11 +1,12 @@
 """The verb `outcomes`."""
 
 from pathlib import Path
+from typing import Unpack
 
 import msgspec
 
 from loopwright.base.errors import UsageError
-from loopwright.data.ingest.opened import Reading
+from loopwright.data.ingest.opened import FileOptions, Reading
 from loopwright.data.ingest.outcomes import Delivered, accept
 from loopwright.records.declarations import duration
 from loopwright.records.prediction import OutcomeStates
@@ -34,11 +35,7 @@ def outcomes(
     home: Home,
     loop: str,
     file: Path | None = None,
-    *,
-    encoding: str = "",
-    sheet: str = "",
-    no_header: bool = False,
-    names: str = "",
+    **file_options: Unpack[FileOptions],
 ) -> OutcomesReport:
     """Load outcomes from a file, and count matched, pending and missing ones.
 
@@ -47,13 +44,9 @@ def outcomes(
         file: CSV, JSON Lines, Excel, Parquet or Arrow with the columns of the outcome table, matched by its key or by a column of
             prediction ids: `id`, `prediction` or `prediction_id` (one that the table does not have itself), or `_id` as `loopwright
             predict` writes it. Times may be left out: then the truth is known now, or when a column `known_at` says.
-        encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
-        sheet: sheet of an Excel workbook (default: the only one with rows).
-        no_header: the first line is a row of data; the columns become column_1, column_2 ...
-        names: comma-separated column names, if the first line is a row of data.
     """
     declared = known_loop(home, loop)
-    reading = Reading.of(encoding, sheet, names, no_header=no_header)
+    reading = Reading.of(**file_options)
     if file is None and reading.options():
         raise UsageError(f"{reading.options().split()[0]} needs a file: name it after the loop")
     table, requests = declared.outcome.table, declared.requests

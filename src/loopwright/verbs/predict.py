@@ -1,10 +1,11 @@
 """The verb that predicts a file."""
 
 from pathlib import Path
+from typing import Unpack
 
 from loopwright.base.progress import Progress
 from loopwright.bulk import predict as predict_file
-from loopwright.data.ingest.opened import Reading
+from loopwright.data.ingest.opened import FileOptions, Reading
 from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.bulk import Predicted
 from loopwright.verbs.known_loop import known_loop
@@ -18,11 +19,8 @@ def predict(
     out: Path,
     id: str = "",
     request_id: str = "",
-    encoding: str = "",
-    sheet: str = "",
-    no_header: bool = False,
-    names: str = "",
     progress: Progress | None = None,
+    **file_options: Unpack[FileOptions],
 ) -> Predicted:
     """Predict every row of a file with the serving package, log each prediction like a request, and write the answers to a file.
 
@@ -35,11 +33,7 @@ def predict(
         out: output file: .csv, .jsonl or .parquet, one line per row, in order.
         id: column with an id per row, like X-Request-Id; a row with a logged id gets the logged answer.
         request_id: a name for this job: under another name the same file is predicted and logged again.
-        encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
-        sheet: sheet of an Excel workbook (default: the only one with rows).
-        no_header: the first line is a row of data; the columns become column_1, column_2 ...
-        names: comma-separated column names, if the first line is a row of data.
     """
     known_loop(home, loop)
-    reading = Reading.of(encoding, sheet, names, no_header=no_header)
+    reading = Reading.of(**file_options)
     return predict_file(home, loop, file, out, id_column=id, request_id=request_id, reading=reading, progress=progress)

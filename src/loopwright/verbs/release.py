@@ -12,7 +12,6 @@ from loopwright.records.releases import HEURISTIC
 from loopwright.records.turns import Turn
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.rescore import SegmentPackages
-from loopwright.stores.packages.probe import Probed
 from loopwright.verbs.known_loop import known_loop
 from loopwright.verbs.switched import Switched, check_reason, switched
 
@@ -49,11 +48,9 @@ def release(
     if strategy != "direct":
         raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
     check_reason(why, despite_guard=despite_guard)
-    declared = known_loop(home, loop)
-    rule = package == HEURISTIC
+    scope, rule = known_loop(home, loop).scope, package == HEURISTIC
     asked = arguments("release", package=package, strategy=strategy, force=force, despite_guard=despite_guard or None)
-    before = answered(home, loop, request_id, asked)
-    if before is not None:
+    if (before := answered(home, loop, request_id, asked)) is not None:
         return switched(home, before)
     digest = _heuristic(home, loop) if rule else home.packages.resolve(package) if package else _newest_board(home, loop).winner
     chosen = home.packages.read(digest)
@@ -73,17 +70,22 @@ def release(
         "request": request_id,
         "asked": asked,
     }
-    boards = [e.record for e in home.ledger.find(Leaderboard, loop=loop) if e.record.winner == chosen.digest]
-    fleet = next((b.fleet for b in boards if b.fleet is not None and b.fleet.serving), None)
-    own: dict[str, Probed] = {}
-    beside = None
-    if fleet is not None and not rule:
-        own, _ = sound(home, {name: home.packages.read(digest) for name, digest in fleet.serving.items()})
-        beside = SegmentPackages(fleet.by, own)
-        fixed |= {"fleet": fleet.by, "segments": {name: package.digest for name, package in own.items()}}
-    result = check_release(home, chosen, loop=loop, scope=declared.scope, beside=beside, despite_guard=despite_guard or exempt)
+    segments = None if rule else _segment_packages(home, loop, chosen.digest)
+    if segments is not None:
+        fixed |= {"fleet": segments.column, "segments": {name: package.digest for name, package in segments.packages.items()}}
+    result = check_release(home, chosen, loop=loop, scope=scope, beside=segments, despite_guard=despite_guard or exempt)
     fixed["despite"] = [check.name for check in result.failed] if despite_guard else []
     return switched(home, put_into_service(home, loop, chosen.digest, **fixed).record)
+
+
+def _segment_packages(home: Home, loop: str, winner: str) -> SegmentPackages | None:
+    """The packages of segments that were judged beside a turn's winner; None where it has none."""
+    boards = [e.record for e in home.ledger.find(Leaderboard, loop=loop) if e.record.winner == winner]
+    fleet = next((b.fleet for b in boards if b.fleet is not None and b.fleet.serving), None)
+    if fleet is None:
+        return None
+    own, _ = sound(home, {name: home.packages.read(digest) for name, digest in fleet.serving.items()})
+    return SegmentPackages(fleet.by, own)
 
 
 def _heuristic(home: Home, loop: str) -> str:

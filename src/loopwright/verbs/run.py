@@ -1,5 +1,6 @@
 """The verb `run`."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
@@ -79,13 +80,12 @@ def run(
     ahead = "nothing can be known of it yet; leave the option off to learn from all that is known"
     moment = moment_option(as_of, home.clock.now(), "--as-of", ahead=ahead) if as_of else None
     declared, file = loop_with_code(home, loop)
-    stage: Stage = until
     steps = turn(
         home,
         declared,
         file=file,
         as_of=moment,
-        until=stage,
+        until=until,
         cause=cause,  # type: ignore[arg-type]  # narrowed above
         why=why,
         refit=refit,
@@ -94,15 +94,19 @@ def run(
         fresh=fresh,
         progress=progress,
     )
-    entry = home.ledger.latest(Turn, loop=declared.name)
+    return _report(home, declared.name, until, steps)
+
+
+def _report(home: Home, loop: str, until: Stage, steps: Sequence[Step]) -> TurnReport:
+    entry = home.ledger.latest(Turn, loop=loop)
     this = steps[-1].turn if steps else entry.record.turn if entry is not None else ""
-    board = home.ledger.latest(Leaderboard, loop=declared.name, key=this)
+    board = home.ledger.latest(Leaderboard, loop=loop, key=this)
     verdict = board.record.verdict if board else ""
     if board and board.record.fleet is not None:
         verdict = f"{verdict}; {board.record.fleet.verdict}"
     deployed = next((s for s in steps if s.stage == "deploy"), None)
     return TurnReport(
-        loop=declared.name,
+        loop=loop,
         turn=this,
         state="done" if until == STAGES[-1] else f"stopped after {until}",
         steps=[(s.stage, s.summary, s.seconds) for s in steps],
@@ -112,7 +116,7 @@ def run(
         serves_already=bool(deployed and deployed.output.get("already")),
         reasons=list(deployed.output.get("reasons", [])) if deployed else [],
         left_out=board.record.left_out if board else {},
-        rows_left_out=_rows_left_out(home, declared.name, this, board.record.winner if board else ""),
+        rows_left_out=_rows_left_out(home, loop, this, board.record.winner if board else ""),
         next_step=str(deployed.output.get("next_step", "")) if deployed else "",
     )
 

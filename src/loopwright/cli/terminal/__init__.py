@@ -19,32 +19,15 @@ PIPE_WIDTH = 140
 """Columns of an answer that goes into a pipe or a file."""
 
 PICTURES = {
-    "Status": "loops:status",
-    "LoopStatus": "loops:loop_status",
-    "Leaderboard": "leaderboard:leaderboard",
-    "Standings": "leaderboard:leaderboard",
-    "History": "history:history",
-    "Switched": "switched:switched",
-    "Trace": "trace:trace",
-    "PredictionList": "predictions:predictions",
-    "Predicted": "predict:predicted",
-    "OutcomesReport": "outcomes:outcomes",
-    "Node": "lineage:lineage",
-    "DriftReport": "drift:drift",
-    "TurnReport": "run:turn",
-    "Replayed": "replay:replayed",
-    "Tended": "tend:tended",
-    "Checked": "checks:checked",
-    "Verified": "verify:verified",
-    "ReportFile": "report:report",
-    "ExportedPackage": "export:exported",
-    "Made": "init:made",
-    "list[Ingested]": "tables:ingested",
-    "list[OutcomesMended]": "tables:ingested",
-    "Quarantined": "tables:quarantined",
-    "ContractShown": "contract:contract",
-    "Profile": "tables:profile",
-}
+    "Status": "loops:status", "LoopStatus": "loops:loop_status", "Leaderboard": "leaderboard:leaderboard",
+    "Standings": "leaderboard:leaderboard", "History": "history:history", "Switched": "switched:switched",
+    "Trace": "trace:trace", "PredictionList": "predictions:predictions", "Predicted": "predict:predicted",
+    "OutcomesReport": "outcomes:outcomes", "Node": "lineage:lineage", "DriftReport": "drift:drift", "TurnReport": "run:turn",
+    "Replayed": "replay:replayed", "Tended": "tend:tended", "Checked": "checks:checked", "Verified": "verify:verified",
+    "ReportFile": "report:report", "ExportedPackage": "export:exported", "Made": "init:made",
+    "list[Ingested]": "tables:ingested", "list[OutcomesMended]": "tables:ingested", "Quarantined": "tables:quarantined",
+    "ContractShown": "contract:contract", "Profile": "tables:profile",
+}  # fmt: skip
 """Module and function by the name of an answer's type, as text: a command loads the picture of its own answer only.
 
 What is not here is shown field by field."""

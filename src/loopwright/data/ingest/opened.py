@@ -4,7 +4,7 @@ import hashlib
 import io
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,22 @@ class Batch(NamedTuple):
     done: float
 
 
+class FileOptions(TypedDict, total=False):
+    """The options of a command that reads files.
+
+    Args:
+        encoding: encoding of text files, e.g. cp1252, latin-1, utf-16 (default: detected).
+        sheet: sheet of an Excel workbook (default: the only one with rows).
+        no_header: the first line is a row of data; the columns become column_1, column_2 ...
+        names: comma-separated column names, if the first line is a row of data.
+    """
+
+    encoding: str
+    sheet: str
+    no_header: bool
+    names: str
+
+
 class Reading(NamedTuple):
     """How a person says that a file is to be read; what is empty is detected.
 
@@ -44,9 +60,11 @@ class Reading(NamedTuple):
     names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, encoding: str, sheet: str, names: str, *, no_header: bool) -> "Reading":
-        """From what a person types; `names` with commas."""
-        return cls(encoding, sheet, no_header, tuple(n.strip() for n in names.split(",")) if names else ())
+    def of(cls, **options: Unpack[FileOptions]) -> "Reading":
+        """From the options of a command."""
+        names = options.get("names", "")
+        parts = tuple(n.strip() for n in names.split(",")) if names else ()
+        return cls(options.get("encoding", ""), options.get("sheet", ""), options.get("no_header", False), parts)
 
     def options(self) -> str:
         """What a person said, as options of a command."""
