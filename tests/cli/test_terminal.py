@@ -327,7 +327,8 @@ def test_a_trace_without_context_says_nothing_of_its_age() -> None:
 def test_a_trace_without_a_value_table_shows_no_money() -> None:
     trace = sample.trace()
     assert trace.outcome is not None
-    shown = text_of(msgspec.structs.replace(trace, outcome=msgspec.structs.replace(trace.outcome, value=None)))
+    outcome = msgspec.structs.replace(trace.outcome, value=None)
+    shown = text_of(msgspec.structs.replace(trace, valued=False, outcome=outcome))
     assert "no value table is declared" in shown
     assert "USD" not in shown
 
