@@ -26,7 +26,7 @@ from loopwright.base.ids import new_id
 from loopwright.cli.answer import is_yes
 from loopwright.cli.terminal import show
 from loopwright.console.app import routes
-from loopwright.console.pages import Verbs, loop_page
+from loopwright.console.pages import Verbs
 from loopwright.data.examples.context import needs
 from loopwright.deploy import blocklist
 from loopwright.deploy.releases import history, release, serving
@@ -482,7 +482,7 @@ def accounted(home: Home, loop: str, week: int, low: float, high: float) -> None
 def shown(home: Home) -> dict[str, str]:
     """The states of monitor and business: the same in status, the console's page, its JSON, and the metrics."""
     told = {s.stage: s.state for s in loops_status(home, [small.LOOP])[0].stages if s.stage in ("monitor", "business")}
-    page = loop_page(Verbs(home), small.LOOP)
+    page = Verbs(home).loop(small.LOOP)
     assert {s.stage: s.state for s in page.status.stages if s.stage in told} == told
     metrics = Metrics(upkeep=home.folder("run")).text().decode()
     for stage, state in told.items():

@@ -22,7 +22,7 @@ from loopwright.base.ids import NAME, is_trace_id
 from loopwright.base.printable import encoded
 from loopwright.console import charts, wheel
 from loopwright.console.filters import FILTERS
-from loopwright.console.pages import Cached, ErrorPage, PageSource, Verbs, home_page, loop_page, predictions_page, trace_page
+from loopwright.console.pages import Cached, ErrorPage, PageSource, Verbs, home_page
 from loopwright.render.http_errors import describe, status_of
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def routes_over(source: PageSource, run: Run = in_a_thread) -> list[Route]:
 
     def loop(request: Request) -> Response:
         name, as_json = _named(request, "loop")
-        return _answer(request, lambda: loop_page(source, _lawful(name)), "loop.html", as_json=as_json)
+        return _answer(request, lambda: source.loop(_lawful(name)), "loop.html", as_json=as_json)
 
     def chart(request: Request) -> Response:
         return _chart(request, source)
@@ -94,11 +94,11 @@ def routes_over(source: PageSource, run: Run = in_a_thread) -> list[Route]:
     def listed(request: Request) -> Response:
         query = {name: text for name in ASKED if (text := request.query_params.get(name, "").strip())}
         name, as_json = request.path_params["loop"], request.url.path.endswith(".json")
-        return _answer(request, lambda: predictions_page(source, _lawful(name), query), "predictions.html", as_json=as_json)
+        return _answer(request, lambda: source.predictions(_lawful(name), query), "predictions.html", as_json=as_json)
 
     def prediction(request: Request) -> Response:
         id, as_json = _named(request, "id")
-        return _answer(request, lambda: trace_page(source, _trace_id(id)), "trace.html", as_json=as_json)
+        return _answer(request, lambda: source.trace(_trace_id(id)), "trace.html", as_json=as_json)
 
     return [
         Route("/", limited(start, ("page",)), name="home"),
@@ -179,7 +179,7 @@ def _chart(request: Request, source: PageSource) -> Response:
     size: charts.Size = "narrow" if request.query_params.get("size") == "narrow" else "wide"
     theme: charts.Theme = "dark" if request.query_params.get("theme") == "dark" else "light"
     try:
-        page = loop_page(source, _lawful(request.path_params["loop"]))
+        page = source.loop(_lawful(request.path_params["loop"]))
         if name not in charts.available(page):
             raise NotFound("chart", name)
         return Response(charts.svg(page, name, size=size, theme=theme), 200, HEADERS, "image/svg+xml")

@@ -1,18 +1,12 @@
 """The filters by which templates write values, and choose what they show."""
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 from loopwright.base.text import bounds, count, day, duration_text, moment, number, share, short, spaced
 from loopwright.records.evaluation import FleetBoard, SegmentModel
 from loopwright.records.windows import Quality, ValueWindow, Window, edge
 from loopwright.render.words import cell, limit
-
-
-def second(value: datetime) -> str:
-    """A moment in UTC to the second: of many in a minute."""
-    return f"{value:%Y-%m-%d %H:%M:%S}"
 
 
 def ends(window: Window | Quality | ValueWindow) -> str:
@@ -40,7 +34,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "count": count,
     "interval": bounds,
     "moment": moment,
-    "second": second,
     "day": day,
     "ends": ends,
     "share": share,

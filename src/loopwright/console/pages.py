@@ -33,19 +33,15 @@ class PageSource(Protocol):
 
     def status(self, page: int = 1) -> Status:
         """Everything at a glance, a page of the loops."""
-        ...
 
     def loop(self, name: str) -> LoopPage:
         """One loop. Raises LoopNotFound."""
-        ...
 
     def trace(self, id: str) -> "Trace":
         """One prediction. Raises PredictionNotFound."""
-        ...
 
     def predictions(self, loop: str, query: Mapping[str, Any]) -> "PredictionList":
         """A loop's predictions, newest first. Raises LoopNotFound, and UsageError for what cannot be asked."""
-        ...
 
 
 class Verbs:
@@ -158,18 +154,3 @@ def home_page(source: PageSource, page: int = 1) -> HomePage:
         page=status.page,
         pages=status.pages,
     )
-
-
-def loop_page(source: PageSource, loop: str) -> LoopPage:
-    """The page `/loops/{loop}`."""
-    return source.loop(loop)
-
-
-def predictions_page(source: PageSource, loop: str, query: Mapping[str, Any]) -> "PredictionList":
-    """The page `/loops/{loop}/predictions`."""
-    return source.predictions(loop, query)
-
-
-def trace_page(source: PageSource, id: str) -> "Trace":
-    """The page `/predictions/{id}`."""
-    return source.trace(id)

@@ -146,12 +146,8 @@ def _described(scope: Scope) -> CheckItem:
     open_ = [field for field, text in texts if re.search(r"\bTODO\b", text)]
     state, said = framed(scope)
     detail = f"{', '.join(open_)} still says TODO: write it in the loop file" if open_ else scope.problem
-    return CheckItem(
-        name="problem",
-        ok=not open_,
-        detail=detail if open_ or state == "ok" else f"{detail} {said}",
-        warning=not open_ and state != "ok",
-    )
+    doubtful = not open_ and state != "ok"
+    return CheckItem(name="problem", ok=not open_, detail=f"{detail} {said}" if doubtful else detail, warning=doubtful)
 
 
 def _watched(loop: Loop) -> CheckItem:

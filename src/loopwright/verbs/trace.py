@@ -104,12 +104,9 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def request_shown(self) -> dict[str, Any]:
         """The request for a person: which columns the server filled in, and which may be left out and are not there."""
-        return {
-            f"{n} (filled in by the server)" if n in self.filled_in else n: "none (optional)"
-            if v is None and n in self.optional
-            else v
-            for n, v in self.request.items()
-        }
+        absent = {n: "none (optional)" for n, value in self.request.items() if value is None and n in self.optional}
+        shown = self.request | absent
+        return {f"{n} (filled in by the server)" if n in self.filled_in else n: value for n, value in shown.items()}
 
     @property
     def rule_answer(self) -> str:
@@ -122,10 +119,10 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def worth(self) -> str:
         """Its money in words; why there is none."""
-        if not self.valued:
-            return "no value table is declared"
-        if self.outcome is None or self.outcome.value is None:
+        if self.outcome is None and self.valued:
             return "not known until the outcome is"
+        if self.outcome is None or self.outcome.value is None:
+            return "no value table is declared"
         return f"{self.outcome.value:+,.2f} {self.outcome.currency}"
 
     @property

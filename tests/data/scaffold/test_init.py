@@ -1,7 +1,7 @@
 import ast
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -342,3 +342,42 @@ def test_time_that_is_now_before_and_now_after_the_decision_is_an_ordinary_colum
     loop, _ = begun(home, tmp_path / "loop", path, label="late", time="opened_at")
     assert "closed_at" in loop.requests.columns
     assert loop.outcome.table.known_time is None
+
+
+@pytest.mark.parametrize(
+    ("name", "planned"), [("appointment_at", True), ("dueDate", True), ("Termin", True), ("closed_at", False)]
+)
+def test_later_time_that_is_planned_by_its_name_is_sent_and_becomes_hours_until_it(
+    home: Home, tmp_path: Path, name: str, planned: bool
+) -> None:
+    """What is planned is known at the decision; of any other time the feature is ready to be taken in."""
+    path = cases(tmp_path / "cases.parquet", 24 + np.arange(400) % 90)
+    frame = pq.read_table(path)
+    pq.write_table(frame.rename_columns([name if n == "closed_at" else n for n in frame.column_names]), path)
+    loop, told = begun(home, tmp_path / "loop", path, label="late", time="opened_at")
+    text = (tmp_path / "loop" / "loop.py").read_text(encoding="utf-8")
+    assert (name in loop.requests.columns, name in loop.requests.ignore) == (planned, not planned)
+    assert loop.outcome.table.known_time == name
+    assert f'"hours_until_{name}": nde.fill_null(seconds_between(f.opened_at, f.{name}) / 3600, ' in text
+    assert ("    from loopwright.features import" in text, "seconds_between\n" in text) == (False, planned)
+    assert any(note.startswith(f"{name} is {'taken as planned' if planned else 'left out'}") for note in told["notes"])
+
+
+@pytest.mark.parametrize("minutes", [0, 3])
+def test_readings_of_things_are_told_apart_by_thing_and_moment(home: Home, tmp_path: Path, minutes: int) -> None:
+    """All meters read at once are a key of two columns; read one after another, the column is named that could be in it."""
+    start = datetime(2024, 3, 1, tzinfo=UTC)
+    rows = [
+        (f"Z{m:02}", start + timedelta(days=d, minutes=m * minutes), float((d * 7 + m) % 11))
+        for d in range(40)
+        for m in range(12)
+    ]
+    path = tmp_path / "meters.csv"
+    lines = [f"{meter};{at.isoformat()};{(use * 3) % 5};{use}" for meter, at, use in rows]
+    path.write_text("\n".join(["Zähler;Ablesung;Außen;Verbrauch", *lines]), encoding="utf-8")
+    loop, told = begun(home, tmp_path / "loop", path, label="Verbrauch")
+    assert loop.requests.key == (["Ablesung"] if minutes else ["Zaehler", "Ablesung"])
+    assert any("`--key Zähler` if each row is of one Zähler" in note for note in told["notes"]) == bool(minutes)
+    assert '"Zaehler": f.Zaehler' in (tmp_path / "loop" / "loop.py").read_text(encoding="utf-8")
+    loop, _ = begun(home, tmp_path / "other", path, label="Verbrauch", key="Zähler")
+    assert loop.requests.key == ["Zaehler", "Ablesung"]

@@ -42,6 +42,9 @@ FEW_NOTES = 3
 OFTEN_MISSING, FAR = 3, 0.5
 """A number that stands for a missing value comes at least so often, and is so far from all others as a share of what they span."""
 
+PANEL = 4
+"""Rows are readings of things where there is one for every fourth pair of a thing and a moment, or more."""
+
 ROW_ID, INGESTED_AT = "row_id", "ingested_at"
 _DAYS = ("%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d.%m.%Y", "%d-%m-%Y", "%m/%d/%y", "%d/%m/%y", "%d %b %Y", "%b %d, %Y", "%d-%b-%Y", "%d %B %Y", "%B %d, %Y")  # fmt: skip
 _HOURS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", " %H:%M:%S.%f")
@@ -463,13 +466,18 @@ def _key(
         texts = [n for n in able if columns[n].type == "string"]
         moments = [event_time] if event_time in values else []  # the time last: two rows of one moment would be the same row
         tried = [[n] for n in dict.fromkeys([*ids, *first, *texts, *moments])]
+        tried += [
+            [n, event_time] for n in dict.fromkeys([*ids, *first, *texts, *able]) if moments and _is_panel(frame, n, event_time)
+        ]
     for names in tried:
         if not any(frame[n].null_count for n in names) and len(frame.group_by(names).aggregate([])) == len(frame):
             if key and names != tried[0]:
                 notes.append(f"column {key!r} repeats, so the key is {' and '.join(names)}")
             elif not key:
                 alone = "no two rows happened at one moment" if names == [event_time] else "its values are all different"
-                notes.append(f"the key is {names[0]!r}: {alone} (say --key if it is not)")
+                alone = f"none of them has two rows at one {event_time}" if len(names) > 1 else alone
+                hint = _things(frame, able, columns) if names == [event_time] else ""
+                notes.append(f"the key is {' and '.join(map(repr, names))}: {alone} (say --key if it is not{hint})")
             return names
     if ROW_ID in columns:
         raise UsageError(f"no column tells the rows apart, and {ROW_ID!r} is taken: name a key with --key")
@@ -477,3 +485,16 @@ def _key(
     notes.append(f"{why}, so the key is a new column {ROW_ID!r}, made of the file and the number of the row")
     columns[ROW_ID] = Column("string", filled="row_id")
     return [ROW_ID]
+
+
+def _is_panel(frame: pa.Table, name: str, event_time: str) -> bool:
+    """Whether rows are readings of things: each thing has one row at most at a moment, and most things have one at most moments."""
+    things, moments = (pc.count_distinct(frame[n]).as_py() for n in (name, event_time))
+    return bool(1 < things <= len(frame) / FEW and moments > 1 and things * moments <= PANEL * len(frame))
+
+
+def _things(frame: pa.Table, able: Sequence[str], columns: dict[str, Column]) -> str:
+    """A hint where only moments tell the rows apart: the first column that could name what they are of; "" without one."""
+    few = [n for n in able if 1 < pc.count_distinct(frame[n]).as_py() <= len(frame) / FEW and not frame[n].null_count]
+    said = [columns[n].source or n for n in few]
+    return f": `--key {said[0]}` if each row is of one {said[0]}" if said else ""

@@ -1,6 +1,7 @@
 """Begin a loop: write its first loop.py, with a contract inferred from files."""
 
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,6 +23,11 @@ from loopwright.data.scaffold.template import Drafted, DraftTarget, blank_file, 
 from loopwright.records.declarations import SHAPES, Column, Table
 from loopwright.records.declarations.scope import UNNAMED
 from loopwright.records.field_rules import Zone
+
+_PLANNED = re.compile(
+    r"(^|_)(appointment|deadline|due|expected|expir(es|y|ation)|plan(ned)?|promised|scheduled?|slot|termin|geplant|faellig|frist)(_|$)"
+)
+"""What a time is called that is known before it comes."""
 
 REACH = 0.2
 """An outcome is drafted as known later by at most this share of what the file spans."""
@@ -82,7 +88,9 @@ def begin(
         f"{column} is left out of the features: is it known at the decision? {why}" for column, why in drafted.leaks.items()
     ]
     notes += [
-        f"{column} is left out of the requests: it is {delay}, and not known at the decision (unless it is planned)"
+        f"{column} is taken as planned, by its name: it is {delay}, and the hours until it are a feature (not known then? take it out)"
+        if column in drafted.requests.columns
+        else f"{column} is left out of the requests: it is {delay}, and not known at the decision (unless it is planned)"
         for column, delay in drafted.later.items()
     ]
     return {"files": [str(file)], "notes": notes, "next_steps": steps}
@@ -162,13 +170,15 @@ def _stamped(drafted: Drafted, inferred: Inferred) -> Drafted:
         outcome = msgspec.structs.replace(outcome, columns=columns, known_time=name)
     elif stays:
         outcome = msgspec.structs.replace(outcome, known_after=delay.after)
+    unknown = [n for n in after if not _PLANNED.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", n).lower())]
     return drafted._replace(
         requests=msgspec.structs.replace(
             requests,
-            columns={n: c for n, c in requests.columns.items() if n not in after},
-            ignore=[*requests.ignore, *(inferred.written[n] for n in after)],
+            columns={n: c for n, c in requests.columns.items() if n not in unknown},
+            ignore=[*requests.ignore, *(inferred.written[n] for n in unknown)],
         ),
         outcome=outcome,
+        hours={n: delay.middle / timedelta(hours=1) for n, delay in after.items()},
         later={n: f"{delay} after {event}" for n, delay in after.items()},
         stamped=(name, delay.after),
     )

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.base.errors import UsageError
+from loopwright.data.scaffold.moments import calendar, hours_until
 from loopwright.data.scaffold.pace import Pace, pace
 from loopwright.records.declarations import SHAPES, Column, Table, Task
 from loopwright.records.package import Output
@@ -76,7 +77,8 @@ class DraftTarget(NamedTuple):
 class Drafted(NamedTuple):
     """What a loop file is written from. `spread`: the rows are spread over time; `ids`: columns that only name something, and why.
 
-    `leaks` says of columns why they tell the label too well to be features; `later` of times how long after the decision they are;
+    `leaks` says of columns why they tell the label too well to be features; `later` of times how long after the decision they are, and
+    `hours` the median (a time that is in the requests all the same is planned);
     `stamped` is the one of these at which the outcome is known, and the longest delay.
     """
 
@@ -90,6 +92,7 @@ class Drafted(NamedTuple):
     owner: str = "TODO"
     leaks: Mapping[str, str] = {}
     later: Mapping[str, str] = {}
+    hours: Mapping[str, float] = {}
     stamped: tuple[str, str] | None = None
 
     @property
@@ -142,12 +145,13 @@ def blank_file(name: str) -> str:
 def _text_of(drafted: Drafted, *, pace: Pace, **parts: str) -> str:
     task, words = drafted.target.task, drafted.target.draft
     simple = re.sub(r"(?<=.)(?=[A-Z])", "_", words.linear).lower()
-    written = parts["rule"] + parts["features"]
+    written = parts["rule"] + re.sub(r"(?m)^ *#.*$", "", parts["features"])
+    local = ", ".join(n for n in ("local_time", "seconds_between") if f"{n}(" in written)
     used = [f"import ndonnx{m} as {n}\n" for m, n in (("", "ndx"), (".extensions", "nde")) if f"{n}." in written]
     return FILE.read_text(encoding="utf-8").format(
         name=drafted.name,
         arrays="".join(used) + ("\n" if used else ""),
-        local="from loopwright.features import local_time\n" if "local_time(" in written else "",
+        local=f"from loopwright.features import {local}\n" if local else "",
         problem=_text(drafted.problem),
         owner=_text(drafted.owner),
         random="" if parts["split"].startswith("Time") else "    StratifiedSplit,\n",
@@ -247,17 +251,22 @@ def loop_file(drafted: Drafted, frame: pa.Table) -> str:
     if not usable:  # a loop needs a feature: whoever reads the file decides
         usable, leaks = leaks, {}
     rule, why = _rule(usable, frame, drafted.target)
-    left_out = [n for n in requests.columns if n not in usable | leaks and n not in requests.key and n != requests.event_time]
+    known = {*usable, *leaks, *requests.key, requests.event_time, *drafted.later}
+    left_out = [n for n in requests.columns if n not in known]
     sliced = [n for n, c in usable.items() if c.type == "boolean" or (c.categories and len(c.categories) <= 10)][:3]
     judged = [n for n in drafted.outcome.columns if n not in drafted.outcome.key and n != drafted.outcome.event_time]
     lines = [f'        "{n}": {_feature(n, c, frame)},' for n, c in usable.items()]
-    lines += [f'        "{n}": {code},' for n, code in _calendar(drafted, frame).items()]
+    lines += [f'        "{n}": {code},' for n, code in calendar(drafted.moments, drafted.requests, frame).items()]
     lines += [
         f'        # TODO: is {n} known at the decision? {drafted.leaks[n]}.\n        # "{n}": {_feature(n, c, frame)},'
         for n, c in leaks.items()
     ]
     lines += [
-        f"        # {n}: {delay}, so not known at the decision; if it is (a plan), declare it in requests, and take it out of ignore"
+        f"        # {n}: {delay}. By its name it is planned; if it is not known at the decision, take it out of requests, into ignore.\n"
+        f"        {hours_until(requests.event_time, n, drafted.hours[n])}"
+        if n in requests.columns
+        else f"        # {n}: {delay}, so not known at the decision; if it is (a plan), declare it in requests, take it out of ignore,\n"
+        f"        # and import seconds_between from loopwright.features:\n        # {hours_until(requests.event_time, n, drafted.hours[n])}"
         for n, delay in drafted.later.items()
     ]
     doubted = {n: requests.columns[n] for n in left_out if drafted.ids.get(n)}
@@ -283,25 +292,9 @@ def loop_file(drafted: Drafted, frame: pa.Table) -> str:
     )
 
 
-def _calendar(drafted: Drafted, frame: pa.Table) -> dict[str, str]:
-    """Hour and weekday of the decision as features, in the zone of its column, where the rows go through several of them."""
-    if not drafted.moments:
-        return {}
-    name = drafted.moments
-    zone = drafted.requests.columns[name].zone or "UTC"
-    local = frame[name].cast(pa.timestamp("us", tz=zone))
-    days = (pc.max(local).as_py() - pc.min(local).as_py()).days
-    taken = {n.lower() for n in drafted.requests.columns}
-    parts = (("hour", pc.hour(local), 2), ("weekday", pc.day_of_week(local), 14))
-    return {
-        part if part not in taken else f"{name}_{part}": f"local_time(f.{name}, {_text(zone)}).{part}"
-        for part, values, least in parts
-        if days >= least and pc.count_distinct(values).as_py() > 1
-    }
-
-
 def _is_feature(name: str, column: Column, drafted: Drafted, frame: pa.Table) -> bool:
-    if name in drafted.requests.key or name in drafted.ids or column.type in ("timestamp", "array") or column.filled:
+    names_row = name in drafted.requests.key and (len(drafted.requests.key) == 1 or column.type != "string")
+    if names_row or name in drafted.ids or column.type in ("timestamp", "array") or column.filled:
         return False
     values = frame[name]
     if column.type == "float":

@@ -1,0 +1,28 @@
+"""Features that a draft makes of times: hour and weekday of the decision, and the hours until what is planned."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from loopwright.records.declarations import Table
+
+
+def calendar(name: str, requests: Table, frame: pa.Table) -> dict[str, str]:
+    """Hour and weekday of the time `name` ("": of none) as features, in its zone, where the rows [N] go through several of them."""
+    if not name:
+        return {}
+    zone = requests.columns[name].zone or "UTC"
+    local = frame[name].cast(pa.timestamp("us", tz=zone))
+    days = (pc.max(local).as_py() - pc.min(local).as_py()).days
+    taken = {n.lower() for n in requests.columns}
+    parts = (("hour", pc.hour(local), 2), ("weekday", pc.day_of_week(local), 14))
+    return {
+        part if part not in taken else f"{name}_{part}": f'local_time(f.{name}, "{zone}").{part}'
+        for part, values, least in parts
+        if days >= least and pc.count_distinct(values).as_py() > 1
+    }
+
+
+def hours_until(event_time: str, name: str, median: float) -> str:
+    """A feature: hours from the decision to a later time, the median where there is none."""
+    passed = f"seconds_between(f.{event_time}, f.{name}) / 3600"
+    return f'"hours_until_{name}": nde.fill_null({passed}, {float(f"{median:.4g}")!r}),'
