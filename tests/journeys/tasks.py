@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 from lightgbm import LGBMRanker, LGBMRegressor
 from sklearn.datasets import load_diabetes, load_wine
-from sklearn.ensemble import IsolationForest
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.ensemble import HistGradientBoostingRegressor, IsolationForest
+from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from xgboost import XGBRegressor
 
 from loopwright import (
     Candidate,
@@ -232,6 +233,48 @@ def anomaly() -> Case:
     )
 
 
+def binary() -> Case:
+    """Boxes that break on the way: heavy ones, and those that are dropped."""
+    rng = np.random.default_rng(7)
+    weight, drops = rng.normal(0, 1, ROWS), rng.normal(0, 1, ROWS)
+    broken = 1.5 * weight + 1.5 * drops - 1 + rng.logistic(0, 1, ROWS) > 0
+    return _loop(
+        "boxes",
+        {"weight": weight, "drops": drops},
+        {"broken": broken},
+        {"label": "broken"},
+        rule=lambda f: f.weight > 0.5,
+        objectives=[Objective("find the broken", owner="store", metric="average_precision", at_least=0.6)],
+        candidates=[Candidate("logistic", lambda: make_pipeline(StandardScaler(), LogisticRegression()))],
+        value=Value(true_positive=10, false_positive=-2),
+    )
+
+
+def count() -> Case:
+    """Calls in an hour at a desk: a Poisson number whose rate is a product."""
+    rng = np.random.default_rng(8)
+    load, sale = rng.normal(0, 1, ROWS), (rng.random(ROWS) < 0.3).astype(np.float64)
+    calls = rng.poisson(np.exp(0.8 + 0.5 * load + 0.9 * sale))
+    return _loop(
+        "calls",
+        {"load": load, "sale": sale},
+        {"calls": calls},
+        {"label": "calls", "task": "count"},
+        rule=lambda f: 2 + f.load,
+        objectives=[
+            Objective("enough at the desk", owner="desk", metric="poisson_deviance", at_most=1.4, weight=2),
+            Objective("right on the whole", owner="desk", metric="mae", at_most=2),
+        ],
+        candidates=[
+            Candidate("poisson", lambda: make_pipeline(StandardScaler(), PoissonRegressor(alpha=0.0))),
+            Candidate("histogram", lambda: HistGradientBoostingRegressor(loss="poisson", max_iter=30, random_state=0), phase=3),
+            Candidate("lightgbm", lambda: _quantiles().set_params(objective="poisson"), phase=3, encoding="ordinal"),
+            Candidate("xgboost", lambda: XGBRegressor(objective="count:poisson", n_estimators=30, n_jobs=1), phase=3),
+        ],
+        value=Value(correct=3, under=-1, over=-0.5),
+    )
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "multiclass": multiclass,
     "regression": regression,
@@ -240,6 +283,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "ranking": ranking,
     "anomaly": anomaly,
 }
+CONFORMANCE: dict[str, Callable[[], Case]] = {**CASES, "binary": binary, "count": count}
+"""A case of every task and more: what `tests/tasks/test_conformance.py` walks through every stage."""
 
 
 def fill(home: Home, case: Case, *, outcomes: bool = True) -> None:

@@ -305,3 +305,25 @@ def test_the_guide_names_every_metric() -> None:
     said = {name.partition(":")[0] for name in re.findall(r"`([a-z_0-9]+(?::[A-Z-]+)?)`", text)}
     assert {name for table in (metrics.METRICS, metrics.GAPS) for name in table} <= said
     assert {name for name in said if name.endswith("_gap")} <= set(metrics.GAPS)
+
+
+COUNT_ORACLES: dict[str, Any] = {
+    "poisson_deviance": sk.mean_poisson_deviance,
+    "d2": lambda t, s: sk.d2_tweedie_score(t, s, power=1),
+    "mae": sk.mean_absolute_error,
+    "calibration_ratio": lambda t, s: s.sum() / t.sum(),
+}
+
+
+@pytest.mark.parametrize("name", COUNT_ORACLES)
+def test_metrics_of_counts_equal_scikit_learn(name: str) -> None:
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        truth, score = rng.poisson(2, 300).astype(np.float64), np.exp(rng.normal(0.6, 0.3, 300))
+        found = metrics.compute(name, truth, score, output=Output(task="count"))
+        assert found == pytest.approx(COUNT_ORACLES[name](truth, score), abs=1e-9)
+
+
+def test_poisson_deviance_of_a_score_below_zero_is_large_and_finite() -> None:
+    found = metrics.compute("poisson_deviance", np.array([1.0, 0.0]), np.array([-1.0, 0.5]), output=Output(task="count"))
+    assert 30 < found < 100

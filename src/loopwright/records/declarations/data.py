@@ -266,12 +266,13 @@ class Outcome(Declaration, frozen=True):
     regression  a number; predicted is its mean, or with `quantiles` those quantiles
     ranking     a relevance (0, 1, 2 ...) within the requests that share the column `group`; predicted is a score to sort by
     anomaly     true for an anomaly, if anybody labels it; predicted is how anomalous a request is
+    count       a whole number of 0 or more; predicted is its mean
 
     Attributes:
         table: The table of outcomes; its key is that of the requests.
         label: SQL expression over the table; for several targets (regression) a dictionary of name to expression.
         wait: How long after the decision an outcome may arrive before it counts as missing.
-        task: `binary`, `multiclass`, `regression`, `ranking` or `anomaly`.
+        task: `binary`, `multiclass`, `regression`, `ranking`, `anomaly` or `count`.
         quantiles: Quantiles to predict instead of the mean (regression), between 0 and 1, ascending.
         group: Request column whose equal values are ranked together (ranking).
         alert_share: Share of the training rows above the anomaly threshold (anomaly).

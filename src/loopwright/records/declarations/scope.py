@@ -71,7 +71,7 @@ class Value(Declaration, frozen=True):
     """Money for each kind of outcome.
 
     Binary and anomaly tasks use the four kinds, relative to doing nothing when the truth is negative; multiclass `correct`
-    and `wrong`; regression `correct`, `under` and `over`; ranking none.
+    and `wrong`; regression and count `correct`, `under` and `over`; ranking none.
 
     Attributes:
         currency: Name of the currency, for display.

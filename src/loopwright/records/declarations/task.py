@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-Task = Literal["binary", "multiclass", "regression", "ranking", "anomaly"]
+Task = Literal["binary", "multiclass", "regression", "ranking", "anomaly", "count"]
 
 PROBABILITY = (-1e-6, 1 + 1e-6)
 NUMBER = (-sys.float_info.max, sys.float_info.max)
@@ -64,4 +64,5 @@ SHAPES: dict[Task, TaskShape] = {
     "regression": TaskShape(several=True, perfect={"r2": 0.999}),
     "ranking": TaskShape(grouped=True, perfect={"ndcg:10": 0.999, "map": 0.999}),
     "anomaly": TaskShape("boolean", "boolean", perfect=_RANKED),
+    "count": TaskShape(score=NOT_NEGATIVE, perfect={"d2": 0.999}),
 }
