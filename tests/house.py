@@ -190,6 +190,19 @@ def first_arms(room: str = "deploy/strategies/") -> list[Place]:
     ]
 
 
+def strategy_names(room: str = "deploy/strategies/", declared: str = "records/declarations/deploy.py") -> list[Place]:
+    """Names of release strategies as text outside their room and the declaration that offers them: a comparison, or a default of its own."""
+    files = {m.path.removeprefix(room) for m in modules() if m.path.startswith(room)} - {"__init__.py", "strategy.py"}
+    names = {file.removesuffix(".py").replace("_", "-") for file in files}
+    return [
+        m.place(node, node.value)
+        for m in modules()
+        if not m.path.startswith(room) and m.path != declared
+        for node in ast.walk(m.tree)
+        if isinstance(node, ast.Constant) and node.value in names and isinstance(node.value, str)
+    ]
+
+
 def imports(module: Module) -> set[str]:
     """The modules of the package that a module imports, anywhere in it."""
     known = {m.name for m in modules()}

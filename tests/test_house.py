@@ -62,6 +62,7 @@ DEBTS = {
     "imports inside functions without a reason": Debt(lambda: [p for p in house.imports_inside_functions() if not p.size], 0),
     "comparisons with a task's name": Debt(house.task_comparisons, 0),
     "arms[0] outside the strategies": Debt(house.first_arms, 0),
+    "names of release strategies outside their room": Debt(house.strategy_names, 0),
 }
 
 

@@ -31,7 +31,7 @@ from loopwright.records.declarations import (
 from loopwright.records.evaluation import Evaluation
 from loopwright.records.package import ContextNeed, Conversion, Histogram, Lineage, Manifest, Origin, Reference, Training
 from loopwright.records.prediction import OutcomeRow, Prediction
-from loopwright.records.releases import Arm, ReleaseState
+from loopwright.records.releases import CHAMPION, Arm, ReleaseState
 from loopwright.stores.home import Home
 from loopwright.stores.packages.probe import Probed
 from loopwright.stores.packages.store import encode_json
@@ -259,7 +259,7 @@ class World:
         state = ReleaseState(
             loop=LOOP,
             generation=generation + 1,
-            arms=[Arm(package=package.digest, role="champion", share=1.0)],
+            arms=[Arm(package=package.digest)],
             strategy="direct",
             action="release",
             since=self.home.clock.now(),
@@ -270,14 +270,18 @@ class World:
 
     def predict(self, given: Sequence[Row], *, flags: Sequence[str] = ()) -> list[Prediction]:
         """Answer the rows with the serving package and log the predictions."""
-        graph = Graph(self.package.files["model.onnx"])
+        return self.predict_as(given, CHAMPION, self.package, flags)
+
+    def predict_as(self, given: Sequence[Row], arm: str, package: Probed, flags: Sequence[str] = ()) -> list[Prediction]:
+        """The same with the package of an arm."""
+        graph = Graph(package.files["model.onnx"])
         scores = graph.score(Feeder(graph, COLUMNS)(given)).tolist()
         logged = [
             Prediction(
                 id=new_id(datetime.fromtimestamp(row["at"] / 1e6, UTC)),
                 at=row["at"],
-                package=self.package.digest,
-                arm="champion",
+                package=package.digest,
+                arm=arm,
                 probability=1.0,
                 request={name: row[name] for name in REQUEST},
                 context={name: row[name] for name in WIND},

@@ -106,7 +106,7 @@ class Copies:
             self.state,
             loop=loop,
             generation=1,
-            arms=[Arm(package=own, role="champion", share=1.0)],
+            arms=[Arm(package=own)],
             fleet="flight" if segments else "",
             segments=segments or {},
             why="for the benchmark",

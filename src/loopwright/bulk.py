@@ -92,7 +92,7 @@ def _serving(home: Home, loop: str) -> Iterator[tuple[Router, InService, Counter
     unlogged: Counter[str] = Counter()
     refusals: list[str] = []
     watcher = Watcher(
-        swapped=lambda _loop, _digest: None,
+        swapped=lambda _loop, _arms: None,
         refused=lambda _loop, why: refusals.append(why),
         unlogged=lambda name, count: unlogged.update({name: count}),
     )

@@ -24,8 +24,9 @@ from loopwright.base.text import count
 from loopwright.data.examples import asof
 from loopwright.data.examples.context import feed
 from loopwright.deploy.releases import serving
+from loopwright.deploy.serving.arms import Arms
 from loopwright.deploy.serving.fleet import Segments
-from loopwright.deploy.serving.package_cache import PackageCache
+from loopwright.deploy.serving.package_cache import RULE, PackageCache, key_of
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.records.declarations import Loop, Retrain, Table, Value, duration
 from loopwright.records.evaluation import Z_95, Estimate
@@ -275,15 +276,16 @@ class Traffic:
         if now is None:
             raise GateFailed("", ["nothing serves"])
         if self.segments is None or self.serving != now:
-            own, before = self.package_cache.load(now.champion.package), self.segments
-            self.segments = Segments(now, own, self.package_cache, self.home.clock, lambda _why: None, before)
+            arms, before = Arms(now, self.package_cache, self.package_cache.load), self.segments
+            self.segments = Segments(now, arms, self.package_cache, self.home.clock, lambda _why: None, before)
             if self.serving is not None:
-                self.package_cache.drop({*self.serving.packages} - {*now.packages})
+                self.package_cache.drop({*map(key_of, self.serving.arms), *self.serving.packages} - {*arms.keys, *now.packages})
         self.serving = now
         return self.segments
 
-    def _predictor(self, package: str) -> Predictor:
-        return Predictor(open_probed(self.home.packages, package), self.home.online, self.home.clock)
+    def _predictor(self, key: str) -> Predictor:
+        package = open_probed(self.home.packages, key.removesuffix(RULE))
+        return Predictor(package, self.home.online, self.home.clock, model=not key.endswith(RULE))
 
     def _truth(self, begin: int, stop: int) -> None:
         table = self.loop.outcome.table

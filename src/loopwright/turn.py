@@ -526,6 +526,7 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         home,
         loop.name,
         winner.digest,
+        strategy=loop.release.strategy,
         fleet=fleet.by if fleet else "",
         segments=beside,
         why=why,

@@ -80,7 +80,7 @@ def state(generation: int, package: str, segments: dict[str, str]) -> ReleaseSta
     return ReleaseState(
         loop="visits",
         generation=generation,
-        arms=[Arm(package=package * 64, role="champion", share=1.0)],
+        arms=[Arm(package=package * 64)],
         strategy="direct",
         action="release",
         since=NOW,

@@ -166,7 +166,7 @@ def releases() -> list[ReleaseState]:
         ReleaseState(
             loop=LOOP,
             generation=i + 1,
-            arms=[Arm(package=PACKAGES[i], role="champion", share=1.0)],
+            arms=[Arm(package=PACKAGES[i])],
             strategy="direct",
             action="release",
             since=START + timedelta(weeks=SWITCH[i], hours=3),

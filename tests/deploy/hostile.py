@@ -241,7 +241,7 @@ def _open(home: Home, digest: str) -> str:
 
 def _beside(home: Home, digest: str) -> str:
     state = ReleaseState(
-        loop=LOOP, generation=1, arms=[Arm(package=digest, role="champion", share=1.0)], strategy="direct", action="release", since=NOW,
+        loop=LOOP, generation=1, arms=[Arm(package=digest)], strategy="direct", action="release", since=NOW,
         by="tests", why="forged", fleet="origin", segments={"JFK": digest},
     )  # fmt: skip
     found = segment_packages(home, state)

@@ -192,7 +192,7 @@ def test_idempotency_key_of_a_rollback_without_the_ledger_is_recorded_with_it(ho
 
 def test_idempotency_key_of_a_release_is_kept_where_it_changed_nothing(home: Home) -> None:
     a, b, c = three_releases(home)
-    asked = releases.arguments("release", package=c, strategy="direct", force=False)
+    asked = releases.arguments("release", package=c, force=False)
     answer = release(home, LOOP, c, request_id="r1")
     assert answer.generation == 3
     releases.release(home, LOOP, b, why="by somebody else")

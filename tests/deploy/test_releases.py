@@ -44,7 +44,7 @@ def test_release_is_a_generation_with_its_reason_and_lineage(home: Home) -> None
     entry = releases.release(home, LOOP, made.digest[:8], why="it is the first", by="ann")
     state = entry.record
     assert (state.generation, state.action, state.by, state.why, state.since) == (1, "release", "ann", "it is the first", NOW)
-    assert [(a.package, a.role, a.share) for a in state.arms] == [(made.digest, "champion", 1.0)]
+    assert [(a.name, a.package, a.share, a.heuristic) for a in state.arms] == [("champion", made.digest, 1.0, False)]
     assert [(link.source, link.role) for link in home.ledger.links(entry.id)] == [(made.digest, "released")]
     assert releases.serving(home, LOOP) == state
     assert release_files.read(release_files.path_of(home, LOOP)) == release_files.ReleaseFile(state=state, outcome=LANDINGS)
@@ -86,7 +86,7 @@ def test_a_package_of_another_loop_is_refused(home: Home) -> None:
     with pytest.raises(PackageNotFound):
         releases.release(home, LOOP, "0123456789", why="x")
     with pytest.raises(UsageError):
-        releases.release(home, LOOP, made.digest, strategy="canary", why="x")  # type: ignore[arg-type]  # what is tested
+        releases.release(home, LOOP, made.digest, strategy="canary", why="x")
     assert releases.history(home, LOOP) == []
 
 

@@ -35,7 +35,13 @@ def joined(n: int = 2000, *, pending: float = 0.2, seed: int = 0, noise: float =
     score = np.clip(np.where(truth, 0.7, 0.3) + rng.normal(0, noise, n), 0, 1)
     known = [bool(t) if k else None for t, k in zip(truth, rng.random(n) >= pending, strict=True)]
     return pa.table(
-        {"_package": ["a" if i % 3 else "b" for i in range(n)], "_score": score, "_label": score >= 0.5, "_truth": known}
+        {
+            "_package": ["a" if i % 3 else "b" for i in range(n)],
+            "_arm": ["champion"] * n,
+            "_score": score,
+            "_label": score >= 0.5,
+            "_truth": known,
+        }
     )
 
 
@@ -131,6 +137,7 @@ def numbers(n: int, off: float, seed: int = 0) -> pa.Table:
     return pa.table(
         {
             "_package": ["a"] * n,
+            "_arm": ["champion"] * n,
             "_score": truth + rng.normal(0, off, n),
             "_label": pa.nulls(n, pa.bool_()),
             "_truth": pa.array([t if i % 5 else None for i, t in enumerate(truth)], pa.float64()),

@@ -149,6 +149,32 @@ def test_quality_is_that_of_the_logged_answers_by_slice(world: World) -> None:
     assert found.state == "ok"
 
 
+def test_each_arm_has_a_window_against_its_own_package_and_an_experiment_is_no_drift(world: World) -> None:
+    other = package(world.home, weight=0.01, as_of=START)
+    given = rows(2000, START)
+    for arm, made, mine in (("champion", world.package, given[::3]), ("challenger", other, given[1::3] + given[2::3])):
+        world.predict_as(mine, arm, made)
+    world.tell(given, truths(given))
+    world.clock.advance_to(START + WEEK)
+    found = look(world)
+    [window], [quality] = found.windows, found.qualities
+    assert (window.rows, window.state, window.reference) == (2000, "ok", world.package.digest), (
+        "most rows are of the challenger"
+    )
+    assert {name: (w.rows, w.state, w.reference) for name, w in window.arms.items()} == {
+        "champion": (667, "ok", world.package.digest),
+        "challenger": (1333, "ok", other.digest),
+    }
+    score = {name: next(c for c in w.columns if c.column == "score") for name, w in {**window.arms, "whole": window}.items()}
+    assert score["whole"] == score["champion"]
+    assert quality.by_arm == {
+        "champion": quality.by_package[world.package.digest],
+        "challenger": quality.by_package[other.digest],
+    }
+    [stored] = world.home.ledger.find(Window, loop=LOOP)
+    assert stored.record == window
+
+
 def test_decay_triggers_and_is_told_with_its_evidence(world: World) -> None:
     world.week(0)
     assert look(world).trigger is None

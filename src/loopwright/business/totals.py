@@ -13,7 +13,7 @@ from loopwright.base.errors import NotFound, PackageRefused
 from loopwright.records.declarations import Outcome, duration
 from loopwright.records.evaluation import Estimate, added, moved
 from loopwright.records.package import Manifest
-from loopwright.records.releases import ReleaseState
+from loopwright.records.releases import CHAMPION, Arm, ReleaseState
 from loopwright.records.windows import Quality, ValueWindow, Window
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.labelled import with_truth
@@ -30,7 +30,7 @@ class WindowTotals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServedPackage(msgspec.Struct, frozen=True, kw_only=True):
-    """A package that was put into service: when, by whom, why. `rule`: a rule answers, not a model."""
+    """A package that was put into service as an arm: when, for which share, by whom, why. `rule`: a rule answers, not a model."""
 
     since: datetime
     package: str
@@ -40,6 +40,8 @@ class ServedPackage(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     why: str
     rule: bool
+    arm: str
+    share: float
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,25 +85,25 @@ def _newest(home: Home, kind: type[Any], loop: str) -> dict[datetime, Any]:
 
 
 def served(home: Home, loop: str) -> list[ServedPackage]:
-    """Every change of who serves, oldest first."""
-    found = []
-    for entry in home.ledger.find(ReleaseState, loop=loop, newest=False):
-        state = entry.record
-        package, role = (state.champion.package, state.champion.role) if state.arms else ("", "")
-        manifest = _manifest(home, package)
-        found.append(
-            ServedPackage(
-                since=state.since,
-                package=package,
-                candidate=role if role == "heuristic" else manifest.candidate if manifest is not None else "",
-                trained_until=manifest.training.last if manifest is not None else None,
-                rule=role == "heuristic" or (manifest is not None and manifest.is_rule),
-                action=state.action,
-                by=state.by,
-                why=state.why,
-            )
-        )
-    return found
+    """Every change of who serves, oldest first, arm by arm with the champion last."""
+    states = [entry.record for entry in home.ledger.find(ReleaseState, loop=loop, newest=False)]
+    arms = [(state, arm) for state in states for arm in sorted(state.arms, key=lambda arm: arm.name == CHAMPION)]
+    return [_served_arm(state, arm, _manifest(home, arm.package)) for state, arm in arms]
+
+
+def _served_arm(state: ReleaseState, arm: Arm, manifest: Manifest | None) -> ServedPackage:
+    return ServedPackage(
+        since=state.since,
+        package=arm.package,
+        candidate="heuristic" if arm.heuristic else manifest.candidate if manifest is not None else "",
+        trained_until=manifest.training.last if manifest is not None else None,
+        rule=arm.heuristic or (manifest is not None and manifest.is_rule),
+        arm=arm.name,
+        share=arm.share,
+        action=state.action,
+        by=state.by,
+        why=state.why,
+    )
 
 
 def _manifest(home: Home, package: str) -> Manifest | None:

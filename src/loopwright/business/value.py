@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -107,18 +108,27 @@ def account(
     outputs = {digest: package.manifest.output for digest, package in packages.items()}
     found = known(joined_rows, outcome, outputs)
     rows = joined_rows.filter(pa.array(found.rows))
-    return value(
-        found.truth,
-        found.given,
-        _rule(packages, rows, found),
-        scope.value,
-        output=found.output,
-        start=start,
-        end=end,
-        known_at=known_at,
-        predictions=joined.num_rows,
-        cost=compute_cost(seconds, scope.budget.usd_per_hour),
-    )
+    rule, cost = _rule(packages, rows, found), compute_cost(seconds, scope.budget.usd_per_hour)
+
+    def counted(mask: Any, predictions: int) -> ValueWindow:
+        return value(
+            found.truth[mask],
+            found.given.at(mask),
+            rule.at(mask),
+            scope.value,
+            output=found.output,
+            start=start,
+            end=end,
+            known_at=known_at,
+            predictions=predictions,
+            cost=cost * (predictions / joined.num_rows),
+        )
+
+    whole, parts = counted(slice(None), joined.num_rows), pc.value_counts(joined["_arm"]).to_pylist()
+    if len(parts) == 1:
+        return whole
+    arm = rows["_arm"].to_numpy()
+    return msgspec.structs.replace(whole, arms={p["values"]: counted(arm == p["values"], p["counts"]) for p in parts})
 
 
 def _rule(packages: Mapping[str, Probed], rows: pa.Table, known: Known) -> Answered:

@@ -19,17 +19,17 @@ from loopwright.base.errors import (
     PackageRefused,
     ReleaseConflict,
     SegmentNotFound,
-    UsageError,
 )
 from loopwright.base.ids import check_name, new_id
 from loopwright.base.moment import WRITTEN, moment_option, read_moment
 from loopwright.deploy.blocklist import bad_packages, marked_here
 from loopwright.deploy.change import LEDGER_SECONDS, Asked, Change, changing, in_time, make, make_locally, repeated, unrecorded
 from loopwright.deploy.serving import release_files
-from loopwright.deploy.serving.fleet import check_segment
+from loopwright.deploy.serving.fleet import check_beside, check_segment
+from loopwright.deploy.strategies import AT_ONCE, Strategy, find_strategy, first_arms
 from loopwright.records.conditions import counted_from
 from loopwright.records.entries import Entry
-from loopwright.records.releases import Arm, BadPackage, ReleaseState
+from loopwright.records.releases import CHAMPION, Arm, BadPackage, ReleaseState
 from loopwright.stores.home import Home
 from loopwright.stores.packages.store import Package
 
@@ -60,10 +60,11 @@ def arguments(action: Literal["release", "rollback"], **given: str | bool | None
 
 
 class ReleaseTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is to serve: the package of the loop, the column of its fleet, and the packages of segments."""
+    """Who is to serve: the arms, the strategy that made them and its salt, the column of the fleet, the packages of segments."""
 
-    package: str
-    role: Literal["champion", "heuristic"] = "champion"
+    arms: list[Arm]
+    strategy: str = AT_ONCE.name
+    salt: str = ""
     fleet: str = ""
     segments: dict[str, str] = {}
 
@@ -73,7 +74,7 @@ def release(
     loop: str,
     package: str,
     *,
-    strategy: Literal["direct"] = "direct",
+    strategy: str = AT_ONCE.name,
     fleet: str = "",
     segments: Mapping[str, str] | None = None,
     why: str,
@@ -84,7 +85,7 @@ def release(
     request: str = "",
     asked: Asked | None = None,
 ) -> Entry[ReleaseState]:
-    """Put a package (its digest, or the beginning of it) into service. `direct` replaces what serves at once.
+    """Put a package (its digest, or the beginning of it) into service, by a strategy of `deploy.strategies`.
 
     `segments` are the packages (whole digests) of the segments of column `fleet` that come with it; those that served
     beside another package go. A package of one segment replaces that of its segment only.
@@ -96,8 +97,7 @@ def release(
     RequestConflict. Raises ReleaseConflict when the release is at another generation, PackageNotFound, PackageRefused when a package is of another loop or segment, or damaged, or
     marked bad (unless `force`), and NotFound for a segment's package where nothing serves beside which it could.
     """
-    if strategy != "direct":
-        raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
+    chosen = find_strategy(strategy)
     _record_pending(home, check_name(loop, "loop"))
     entries = history(home, loop)
     states = [entry.record for entry in entries]
@@ -115,7 +115,7 @@ def release(
     else:
         for segment, digest in (segments or {}).items():
             check_segment(home.packages.read(digest), made, fleet, segment)
-        target = ReleaseTarget(package=made.digest, fleet=fleet if segments else "", segments=dict(segments or {}))
+        target = _begun(home, chosen, made, states, fleet if segments else "", dict(segments or {}))
     present = _present(loop, states, expected)
     why = f"{why} (despite {', '.join(despite)})" if despite else why
     state = _state(home, loop, target, present + 1, "release", why, by or home.by, request, asked)
@@ -175,6 +175,18 @@ def rollback(
             return make_locally(home, change)
 
 
+def _begun(
+    home: Home, strategy: Strategy, made: Package, states: Sequence[ReleaseState], fleet: str, segments: dict[str, str]
+) -> ReleaseTarget:
+    """Who serves when a strategy begins with a package. Raises PackageRefused where it cannot serve beside the others."""
+    arms = first_arms(strategy, Arm(package=made.digest), states[-1].arms if states else [])
+    champion = home.packages.read(next(arm.package for arm in arms if arm.name == CHAMPION))
+    for package in {arm.package for arm in arms} - {champion.digest}:
+        check_beside(home.packages.read(package), champion)
+    salt = new_id(home.clock.now()) if len(arms) > 1 else ""
+    return ReleaseTarget(arms=arms, strategy=strategy.name, salt=salt, fleet=fleet, segments=segments)
+
+
 def next_back(home: Home, state: ReleaseState) -> str:
     """The package that another rollback without `to` would go to from a rollback's state; empty where it is not known here, or only segments would change.
 
@@ -185,13 +197,13 @@ def next_back(home: Home, state: ReleaseState) -> str:
     if not states or states[-1] != state:  # a repeated request gets the answer of then, whatever came after it
         return ""
     with suppress(NotFound, PackageRefused):
-        found = _before(home, states, marked_here(home, state.loop)).package
+        [found] = {arm.package for arm in _before(home, states, marked_here(home, state.loop)).arms}
         return found if found != state.champion.package else ""
     return ""
 
 
 def withdraw(home: Home, package: BadPackage) -> ReleaseState | None:
-    """Take a bad package out of service, by rolling back; the new state, or None where it does not serve.
+    """Take a bad package out of service, by rolling back; the new state, or None where no model of it serves.
 
     A segment whose package is bad is answered by the loop's own. Raises what `rollback` raises.
     """
@@ -200,10 +212,9 @@ def withdraw(home: Home, package: BadPackage) -> ReleaseState | None:
         return None
     found = None
     why = f"package {package.package[:12]} was marked bad: {package.detail}"
-    if copy.state.champion.package == package.package:
-        if copy.state.champion.role == "champion":
-            found = rollback(home, package.loop, why=why, by="loopwright", expected=copy.state.generation).record
-    else:
+    if any(arm.package == package.package and not arm.heuristic for arm in copy.state.arms):
+        found = rollback(home, package.loop, why=why, by="loopwright", expected=copy.state.generation).record
+    elif package.package != copy.state.champion.package:
         for segment in [name for name, digest in copy.state.segments.items() if digest == package.package]:
             found = rollback(home, package.loop, segment=segment, to=GLOBAL, why=why, by="loopwright").record
     return found
@@ -232,7 +243,7 @@ def is_rule(home: Home, state: ReleaseState) -> bool:
     """Whether a rule answers and no model: the package of the heuristic itself, or a package's heuristic alone."""
     arm = state.champion
     with suppress(NotFound, PackageRefused):
-        return arm.role == "heuristic" or home.packages.manifest(arm.package).is_rule
+        return arm.heuristic or home.packages.manifest(arm.package).is_rule
     return False
 
 
@@ -295,9 +306,14 @@ def _target(
 
 
 def _before(home: Home, states: list[ReleaseState], bad: Mapping[str, BadPackage]) -> ReleaseTarget:
-    """The state before the present one, by its package, or else by those of its segments; passing over what is bad."""
+    """The champion alone where others serve beside it, else the state before; what is bad is passed over.
+
+    "Before" is by the package of the loop, or else by those of its segments.
+    """
     present = states[-1]
     own = present.champion.package
+    if present.is_divided and own not in bad:
+        return _again(present, bad)
     earlier = [s for s in reversed(states) if s.champion.package != own and s.champion.package not in bad]
     if own not in bad:
         found = next(iter([*earlier, *(s for s in reversed(states) if s.segments != present.segments)]), None)
@@ -308,20 +324,20 @@ def _before(home: Home, states: list[ReleaseState], bad: Mapping[str, BadPackage
         with suppress(PackageRefused, PackageNotFound):  # what serves now is worse than whatever served before that
             _checked(home, present.loop, state.champion.package)
             return _again(state, bad)
-    if own not in bad or present.champion.role == "heuristic":
+    if own not in bad or present.champion.heuristic:
         raise NotFound(
             "earlier release of loop",
             present.loop,
             next_step=f"only one package ever served; `loopwright release {present.loop} PACKAGE` serves another",
         )
-    return ReleaseTarget(package=own, role="heuristic")
+    return ReleaseTarget(arms=[Arm(package=own, heuristic=True)])
 
 
 def _again(state: ReleaseState, bad: Mapping[str, BadPackage]) -> ReleaseTarget:
-    """A state to go back to, without the segments' packages that are bad."""
+    """A state to go back to: its champion for every unit, without the segments' packages that are bad."""
     segments = {name: package for name, package in state.segments.items() if package not in bad}
-    arm = state.champion
-    return ReleaseTarget(package=arm.package, role=arm.role, fleet=state.fleet if segments else "", segments=segments)
+    alone = msgspec.structs.replace(state.champion, share=1.0)
+    return ReleaseTarget(arms=[alone], fleet=state.fleet if segments else "", segments=segments)
 
 
 def _refuse_bad(packages: Sequence[str], bad: Mapping[str, BadPackage]) -> None:
@@ -384,7 +400,13 @@ def _with_segment(home: Home, present: ReleaseState, column: str, segment: str, 
     if package:
         check_segment(home.packages.read(package), home.packages.read(own), column, segment)
         others[segment] = package
-    return ReleaseTarget(package=own, role=present.champion.role, fleet=column if others else "", segments=others)
+    return ReleaseTarget(
+        arms=present.arms,
+        strategy=present.strategy,
+        salt=present.salt,
+        fleet=column if others else "",
+        segments=others,
+    )
 
 
 def _checked(home: Home, loop: str, package: str) -> Package:
@@ -410,8 +432,8 @@ def _state(
     return ReleaseState(
         loop=loop,
         generation=generation,
-        arms=[Arm(package=target.package, role=target.role, share=1.0)],
-        strategy="direct",
+        arms=target.arms,
+        strategy=target.strategy,
         action=action,
         since=since,
         by=by,
@@ -420,4 +442,5 @@ def _state(
         segments=target.segments,
         request=request or new_id(since),
         arguments=dict(asked),
+        salt=target.salt,
     )

@@ -60,6 +60,12 @@ def main_package(predictions: pa.Table, segment_packages: Mapping[str, str] | No
     return max(sorted(rows), key=lambda p: rows[p]) if rows else ""
 
 
+def rows_by_arm(predictions: pa.Table) -> dict[str, pa.Table]:
+    """The rows of each arm (name); empty where one answered all of them."""
+    names = pc.unique(predictions["_arm"]).to_pylist()
+    return {name: predictions.filter(pc.equal(predictions["_arm"], name)) for name in sorted(names)} if len(names) > 1 else {}
+
+
 def packages_of(predictions: pa.Table) -> dict[str, int]:
     """Rows by package."""
     return _counts(predictions["_package"])
@@ -72,11 +78,13 @@ def window(
     start: datetime,
     end: datetime,
     baseline: Mapping[str, float] | None = None,
+    answered: pa.Table | None = None,
 ) -> Window:
     """The window [start, end) from its logged predictions [N rows], measured against `package`'s reference.
 
     `package` is the one that answered most rows (`main_package`), None when there are no rows. With fewer rows than the
     monitor's `minimum_rows` shares are measured all the same, but every state is `no data`: too few to judge is not well.
+    Outputs are measured on the rows `answered` where these are not all.
     `baseline` is the usual PSI of each column (see `monitor.baseline`); only what is beyond it counts. The state is that of
     the columns that reach the model and of its answers: what moves in a column that nothing uses is noted, not judged.
     """
@@ -89,7 +97,7 @@ def window(
     columns = [
         _column(
             histogram,
-            predictions[logged],
+            (predictions if answered is None or histogram.role != "output" else answered)[logged],
             flags,
             monitor,
             (baseline or {}).get(histogram.column, 0.0),
@@ -144,7 +152,7 @@ def _column(
     enough: bool,
     used: bool,
 ) -> ColumnWindow:
-    rows = len(values)
+    rows = max(len(values), 1)
     counted = bins(reference, values)
     moved, distance = psi(*counted), jensen_shannon(*counted)
     state = state_of(max(0.0, moved - baseline), distance, psi_at=monitor.psi, jensen_shannon_at=monitor.jensen_shannon)

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from loopwright.records.declarations import Outcome
 from loopwright.records.evaluation import Estimate, Evaluation
@@ -69,7 +70,8 @@ def quality(
         state=_state(overall.get(decay.metric), _promised(decay.metric, package, evaluations), decay, count, minimum_rows),
         metrics=overall,
         slices={name: _by_value(values, found, seed) for name, values in parts.items()},
-        by_package=_by_package(package, overall, names, found, parts, seed),
+        by_package=_by(package, overall, names, found, parts, seed),
+        by_arm=_by_arm(joined, overall, names, found, parts, seed),
         minimum_rows=minimum_rows,
     )
 
@@ -137,10 +139,19 @@ def _by_value(values: Array, known: Known, seed: int) -> dict[str, dict[str, Est
     }
 
 
-def _by_package(
-    package: Array, overall: dict[str, Estimate], names: list[str], known: Known, slices: Mapping[str, Array], seed: int
+def _by_arm(
+    joined: pa.Table, overall: dict[str, Estimate], names: list[str], known: Known, slices: Mapping[str, Array], seed: int
 ) -> dict[str, dict[str, Estimate]]:
-    digests = np.unique(package.astype(str)).tolist()
-    if len(digests) == 1:
-        return {digests[0]: overall}
-    return {digest: _measured(names, known, package == digest, seed, SLICE_RESAMPLES, slices) for digest in digests}
+    if len(pc.unique(joined["_arm"])) < 2:
+        return {}
+    return _by(joined["_arm"].to_numpy()[known.rows], overall, names, known, slices, seed)
+
+
+def _by(
+    part: Array, overall: dict[str, Estimate], names: list[str], known: Known, slices: Mapping[str, Array], seed: int
+) -> dict[str, dict[str, Estimate]]:
+    """Metrics by package, or by arm: `part` [N] names that of each row."""
+    values = np.unique(part.astype(str)).tolist()
+    if len(values) == 1:
+        return {values[0]: overall}
+    return {name: _measured(names, known, part == name, seed, SLICE_RESAMPLES, slices) for name in values}

@@ -25,12 +25,12 @@ from loopwright.graph.session import Graph
 from loopwright.monitor import alerts
 from loopwright.monitor.baseline import drift_baseline
 from loopwright.monitor.fleet import Fleets
-from loopwright.monitor.inputs import packages_of, watched_columns, window
+from loopwright.monitor.inputs import packages_of, rows_by_arm, watched_columns, window
 from loopwright.monitor.quality import Decay, decayed, quality
 from loopwright.records.attempts import Attempts
 from loopwright.records.declarations import Monitor, Outcome, Retrain, duration
 from loopwright.records.entries import Entry
-from loopwright.records.releases import ReleaseState
+from loopwright.records.releases import CHAMPION, ReleaseState
 from loopwright.records.turns import Turn
 from loopwright.records.windows import Alert, Quality, Trigger, Window
 from loopwright.stores.home import Home
@@ -191,9 +191,7 @@ class _Watcher:
     def close(self, start: datetime, end: datetime) -> _ClosedWindow:
         """Measure the window, store what was found in one transaction."""
         joined = self._joined(start, end)
-        package = self.fleets.whole(self.package(self.fleets.main(joined)))
-        known = drift_baseline(self.home, self.loop, package, self.monitor) if package is not None else {}
-        found = window(joined, package, self.monitor, start, end, known)
+        found = self._window(joined, start, end)
         measured = self._quality(joined, start, end)
         links = [(digest, "answered") for digest in found.packages]
         failpoints.hit("window.computed")
@@ -203,6 +201,15 @@ class _Watcher:
             raised = self._alerts(found, measured)
         failpoints.hit("window.closed")
         return _ClosedWindow(found, measured, raised)
+
+    def _window(self, joined: pa.Table, start: datetime, end: datetime) -> Window:
+        """The window of the rows, and of each arm where several answered."""
+        arms = rows_by_arm(joined)
+        champions = arms.get(CHAMPION)
+        package = self.fleets.whole(self.package(self.fleets.main(joined if champions is None else champions)))
+        known = drift_baseline(self.home, self.loop, package, self.monitor) if package is not None else {}
+        found = window(joined, package, self.monitor, start, end, known, champions)
+        return msgspec.structs.replace(found, arms={name: self._window(rows, start, end) for name, rows in arms.items()})
 
     def revise(self, *, skip: set[datetime]) -> list[Quality]:
         """Measure again each earlier window whose outcomes may still come and for which some came, or changed."""

@@ -1,6 +1,7 @@
 """The release record: which packages serve a loop, with what share, since when, by whom, why."""
 
 from datetime import datetime
+from hashlib import blake2b
 from typing import ClassVar, Literal
 
 import msgspec
@@ -11,12 +12,20 @@ HEURISTIC = "heuristic"
 """What a release names in place of a package to serve the loop's rule."""
 
 
+CHAMPION = "champion"
+"""The name of the arm that the others are compared with, and that going back leads to."""
+
+
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
-    """One package in service: its role and its share of the traffic. Of a `heuristic` the model is not loaded: its rule answers."""
+    """One package in service under a name (in answers, log and metrics), and its share of the units.
+
+    Of an arm with `heuristic` the model is not loaded: the package's rule answers.
+    """
 
     package: str
-    role: Literal["champion", "heuristic"]
-    share: float
+    share: float = 1.0
+    name: str = CHAMPION
+    heuristic: bool = False
 
 
 class BadPackage(Record, frozen=True, kw_only=True):
@@ -42,7 +51,8 @@ class ReleaseState(Record, frozen=True, kw_only=True):
     loop: str
     generation: int
     arms: list[Arm]
-    strategy: Literal["direct"]
+    strategy: str
+    """A name in `deploy.strategies`."""
     action: Literal["release", "rollback"]
     since: datetime
     by: str
@@ -55,11 +65,35 @@ class ReleaseState(Record, frozen=True, kw_only=True):
     """The arguments that came with the key."""
     despite: list[str] = []
     """The checks that the package had failed, where a person released it all the same."""
+    salt: str = ""
+    """The key of `arm_for`: another one for every release, the same one while shares of its arms change."""
 
     @property
     def champion(self) -> Arm:
-        """The arm whose answers count: the package in service, or the heuristic alone."""
-        return next(arm for arm in self.arms if arm.role in ("champion", "heuristic"))
+        """The arm that the others are compared with: the package in service, or its heuristic alone."""
+        return next(arm for arm in self.arms if arm.name == CHAMPION)
+
+    def arm_for(self, unit: str) -> Arm:
+        """The arm that answers a unit (a key as text): the same one in every process, by a keyed hash of the unit.
+
+        The arms divide [0, 1) in their order by their shares, and the unit falls where its BLAKE2b (RFC 7693), keyed with
+        `salt`, does. An arm keeps all its units when its share grows and no other's does; arms that grow at both ends of the
+        list at the cost of one between them keep theirs too. A cryptographic hash, because others correlate assignments of
+        different salts (Kohavi, Longbotham, Sommerfield & Henne 2009, Controlled experiments on the web, section 4.1).
+        """
+        key, text = self.salt.encode()[:64], unit.encode("utf-8", "surrogatepass")
+        at = (int.from_bytes(blake2b(text, digest_size=8, key=key).digest(), "big") >> 11) / 2**53
+        end = 0.0
+        for arm in self.arms:
+            end += arm.share
+            if at < end:
+                return arm
+        return self.arms[-1]  # shares add up to one but for the last bit
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether several arms share the units."""
+        return len(self.arms) > 1
 
     @property
     def keeps_rule(self) -> bool:

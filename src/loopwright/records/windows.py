@@ -65,7 +65,8 @@ class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
 class Window(Record, frozen=True, kw_only=True):
     """One monitoring window [start, end) of a loop. `packages` counts rows by package; `degraded` is a share of rows.
 
-    `skipped` names the columns that are not watched for drift, with the reason. With fewer than `minimum_rows` rows the state is
+    `arms` has a window of its own for each arm (name), against the package of that arm, where several answered; then the state of the
+    outputs here is that of the champion's. `skipped` names the columns that are not watched for drift, with the reason. With fewer than `minimum_rows` rows the state is
     `no data`, and `said` says so.
     """
 
@@ -82,6 +83,7 @@ class Window(Record, frozen=True, kw_only=True):
     drifted: list[str]
     skipped: dict[str, str] = {}
     minimum_rows: int = 0
+    arms: dict[str, "Window"] = {}
 
     @property
     def state_text(self) -> str:
@@ -119,7 +121,10 @@ def newest_stretch(windows: Sequence[Window]) -> list[Window]:
 
 
 class Quality(Record, frozen=True, kw_only=True):
-    """Quality in a window from the outcomes known at `known_at`; later outcomes revise it with a new record of the same key."""
+    """Quality in a window from the outcomes known at `known_at`; later outcomes revise it with a new record of the same key.
+
+    `by_arm` has the metrics of each arm (name) where several answered.
+    """
 
     kind: ClassVar[str] = "quality"
     start: datetime
@@ -132,6 +137,7 @@ class Quality(Record, frozen=True, kw_only=True):
     slices: dict[str, dict[str, dict[str, Estimate]]]
     by_package: dict[str, dict[str, Estimate]]
     minimum_rows: int = 0
+    by_arm: dict[str, dict[str, Estimate]] = {}
 
     @property
     def state_text(self) -> str:
@@ -179,6 +185,7 @@ class ValueWindow(Record, frozen=True, kw_only=True):
     """Money in a window, in `currency`, over predictions whose outcome is known: the model's, the heuristic's on the same rows.
 
     Doing nothing ("no model") is `no_model`. Intervals come from a bootstrap over rows. `cost` is compute, in USD.
+    `arms` has an account for each arm (name) where several answered, with its part of the cost by rows.
     """
 
     kind: ClassVar[str] = "value"
@@ -195,3 +202,4 @@ class ValueWindow(Record, frozen=True, kw_only=True):
     over_heuristic: Estimate
     cost: float
     counts: dict[str, int]
+    arms: dict[str, "ValueWindow"] = {}

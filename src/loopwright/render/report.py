@@ -5,10 +5,11 @@ from pathlib import Path
 from string import Template
 
 from loopwright.base.markdown import plain, table
-from loopwright.base.text import ABSENT, amount, count, day, interval, moment, money, number, short, spaced
+from loopwright.base.text import ABSENT, amount, count, day, interval, moment, money, number, share, short, spaced
 from loopwright.business.report import Report
 from loopwright.business.totals import Totals
 from loopwright.records.declarations import Budget
+from loopwright.records.releases import CHAMPION
 from loopwright.records.windows import edge, newest_stretch
 from loopwright.render.charts import PackageChange, Style, drift_chart, quality_chart, value_chart
 
@@ -46,7 +47,7 @@ def delivered_rows(report: Report) -> list[tuple[str, ...]]:
         ("Model over the simple rule", money(t.over_heuristic, t.currency, sign=True)),
         ("Money per prediction", f"{t.model.value / t.with_outcome:,.2f} {t.currency}" if t.with_outcome else ABSENT),
     ]
-    changes = max(len(report.served) - 1, 0)
+    changes = max(len({s.since for s in report.served}) - 1, 0)
     predictions = (
         f"{report.logged:,}; {t.predictions:,} in windows accounted for: {t.with_outcome:,} with a known outcome, "
         f"{t.pending:,} not known yet (wait {report.wait}), {t.missing:,} missing"
@@ -86,7 +87,7 @@ def served_rows(report: Report) -> list[tuple[str, ...]]:
     return [
         (
             moment(s.since),
-            short(s.package),
+            short(s.package) + (f" ({s.arm}, {share(s.share)})" if s.share < 1 else ""),
             s.candidate or ABSENT,
             day(s.trained_until),
             f"{s.action}: {s.why} ({s.by})",
@@ -158,7 +159,7 @@ def html(report: Report) -> str:
     """The report as one HTML file that needs nothing else: styles and charts (SVG) are inside, no script."""
     shown = {w.start for w in newest_stretch([w.window for w in report.weeks])}
     recent = [w for w in report.weeks if w.start in shown]
-    changes = [PackageChange(s.since, s.package) for s in report.served]
+    changes = [PackageChange(s.since, s.package) for s in report.served if s.arm == CHAMPION]
     charts = [
         (
             f"Quality: {spaced(report.metric)} by window",

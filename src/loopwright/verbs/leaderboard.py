@@ -64,5 +64,5 @@ def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None
     if weights:
         board = reweigh(board, declared.scope.objectives, parse_weights(weights, declared.scope.objectives))
     now = home.ledger.latest(ReleaseState, loop=loop)
-    serving = "" if now is None else next((arm.package for arm in now.record.arms if arm.role == "champion"), "")
+    serving = "" if now is None or now.record.champion.heuristic else now.record.champion.package
     return Standings(**{name: getattr(board, name) for name in board.__struct_fields__}, serving=serving)

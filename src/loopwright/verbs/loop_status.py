@@ -232,7 +232,7 @@ def _loop_status(home: Home, loop: str, known: _LoopRecords) -> LoopStatus:
     running = next((e for e in reversed(turns) if e.record.state == "running"), None)
     package = serving.champion.package if serving else ""
     made = attempts.run("package", lambda: _made(home, package) if package else None, None)
-    alone = serving is not None and serving.champion.role == "heuristic"
+    alone = serving is not None and serving.champion.heuristic
     rule = counted_from(serving) if serving is not None and (alone or (made is not None and made.phase == 1)) else None
     live = _framed(declared, steps.get("scope"))
     if serving or "deploy" in steps:

@@ -7,6 +7,7 @@ from loopwright.deploy.change import answered, unchanged
 from loopwright.deploy.gate import check_release, sound
 from loopwright.deploy.releases import arguments, serving
 from loopwright.deploy.releases import release as put_into_service
+from loopwright.deploy.strategies import find_strategy
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.releases import HEURISTIC
 from loopwright.records.turns import Turn
@@ -21,7 +22,7 @@ def release(
     loop: str,
     package: str = "",
     *,
-    strategy: str = "direct",
+    strategy: str = "",
     why: str = "",
     force: bool = False,
     despite_guard: bool = False,
@@ -38,18 +39,17 @@ def release(
     Args:
         loop: name of the loop.
         package: the package, or the beginning of its digest, or `heuristic` (default: the winner of the latest turn without `--as-of`).
-        strategy: release strategy; `direct` replaces the serving package at once.
+        strategy: release strategy (default: as the loop declares); `direct` replaces the serving package at once.
         why: the reason in one sentence, for the audit trail.
         force: release a package that was marked bad (all other checks run), or the heuristic despite its guards.
         despite_guard: release a package that misses a target, is worse than what serves, or is too good to be true; requires
             `--why`, and the release lists the failed checks. A package that does not load or answer is still refused.
         request_id: an idempotency key: a repeated request returns the same answer and changes nothing.
     """
-    if strategy != "direct":
-        raise UsageError(f"no strategy {strategy!r}: this version knows `direct`")
     check_reason(why, despite_guard=despite_guard)
-    scope, rule = known_loop(home, loop).scope, package == HEURISTIC
-    asked = arguments("release", package=package, strategy=strategy, force=force, despite_guard=despite_guard or None)
+    declared, rule = known_loop(home, loop), package == HEURISTIC
+    name = find_strategy(strategy or declared.release.strategy).name
+    asked = arguments("release", package=package, strategy=strategy or None, force=force, despite_guard=despite_guard or None)
     if (before := answered(home, loop, request_id, asked)) is not None:
         return switched(home, before)
     digest = _heuristic(home, loop) if rule else home.packages.resolve(package) if package else _newest_board(home, loop).winner
@@ -60,10 +60,12 @@ def release(
     segment = chosen.manifest.segment
     now = serving(home, loop)
     serves = now is not None and now.package_of(segment.value if segment is not None else None) == chosen.digest
-    if now is not None and serves and not (rule and (now.segments or not now.keeps_rule)):
+    ends = now is not None and now.is_divided and segment is None
+    if now is not None and serves and not ends and not (rule and (now.segments or not now.keeps_rule)):
         unchanged(home, now, request_id, asked)
         return switched(home, now)
     fixed: dict[str, Any] = {
+        "strategy": name,
         "why": why or "by hand",
         "force": force,
         "expected": now.generation if now is not None else 0,  # the checks take a while
@@ -73,7 +75,9 @@ def release(
     segments = None if rule else _segment_packages(home, loop, chosen.digest)
     if segments is not None:
         fixed |= {"fleet": segments.column, "segments": {name: package.digest for name, package in segments.packages.items()}}
-    result = check_release(home, chosen, loop=loop, scope=scope, beside=segments, despite_guard=despite_guard or exempt)
+    result = check_release(
+        home, chosen, loop=loop, scope=declared.scope, beside=segments, despite_guard=despite_guard or exempt
+    )
     fixed["despite"] = [check.name for check in result.failed] if despite_guard else []
     return switched(home, put_into_service(home, loop, chosen.digest, **fixed).record)
 

@@ -39,7 +39,9 @@ class Told:
         def unlogged(_loop: str, count: int) -> None:
             self.unlogged += count
 
-        return Watcher(lambda _, digest: self.swapped.append(digest), lambda _, why: self.refused.append(why), unlogged)
+        return Watcher(
+            lambda _, arms: self.swapped.extend(a.package for a in arms), lambda _, why: self.refused.append(why), unlogged
+        )
 
 
 @pytest.fixture

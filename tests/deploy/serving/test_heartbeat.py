@@ -25,7 +25,7 @@ def state(generation: int, loop: str = LOOP) -> ReleaseState:
     return ReleaseState(
         loop=loop,
         generation=generation,
-        arms=[Arm(package=GOOD, role="champion", share=1.0)],
+        arms=[Arm(package=GOOD)],
         strategy="direct",
         action="release",
         since=NOW,

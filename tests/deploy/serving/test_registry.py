@@ -39,7 +39,12 @@ class Many:
         self.router = self.opened()
 
     def opened(self, budget: int = 2**30) -> Router:
-        watcher = Watcher(lambda _, d: self.swapped.append(d), lambda _, w: self.refused.append(w), print, self.loads.append)
+        watcher = Watcher(
+            lambda _, arms: self.swapped.extend(a.package for a in arms),
+            lambda _, w: self.refused.append(w),
+            print,
+            self.loads.append,
+        )
         router = Router(Registry(self.home.path, self.home.packages, Weather(), self.home.clock, watcher, budget=budget))
         router.registry.refresh()
         return router

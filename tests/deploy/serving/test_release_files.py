@@ -75,7 +75,7 @@ def test_pointer_names_are_lawful_for_every_loop() -> None:
 
 
 def arm(package: str) -> Arm:
-    return Arm(package=package, role="champion", share=1.0)
+    return Arm(package=package)
 
 
 class Counted:

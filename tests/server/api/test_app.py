@@ -330,7 +330,7 @@ def test_metrics(client: Client) -> None:
     found = client.get("/metrics").body.decode()
     samples = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in found.splitlines() if line[0] != "#"}
     assert samples[f'loopwright_predictions_total{{arm="champion",loop="{LOOP}"}}'] > 0
-    assert samples[f'loopwright_flags_total{{flag="out_of_range",loop="{LOOP}"}}'] > 0
+    assert samples[f'loopwright_flags_total{{arm="champion",flag="out_of_range",loop="{LOOP}"}}'] > 0
     assert samples[f'loopwright_request_errors_total{{code="request_malformed",loop="{LOOP}"}}'] > 0
     assert sum(name.startswith("loopwright_serving_info") for name in samples) == 1
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from loopwright.records.prediction import Prediction
+from loopwright.records.releases import Arm
 from loopwright.server.api.metrics import MOST_LOOPS, OTHERS, Metrics
 from loopwright.stores.upkeep_state import LoopState, UpkeepState, write_upkeep_state
 
@@ -18,7 +19,7 @@ def test_of_many_loops_the_first_have_names_and_the_others_are_counted_together(
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     metrics = Metrics()
     for i in range(MOST_LOOPS + 50):
-        metrics.swapped(f"l{i}", f"{i:064d}")
+        metrics.swapped(f"l{i}", [Arm(package=f"{i:064d}")])
         metrics.ran(f"l{i}", [prediction("degraded")])
         metrics.answered(f"l{i}", 0.003)
         metrics.failed(f"l{i}", "request_invalid")
@@ -28,7 +29,7 @@ def test_of_many_loops_the_first_have_names_and_the_others_are_counted_together(
     for line in (
         f'loopwright_predictions_total{{arm="champion",loop="{named}"}} 1.0',
         f'loopwright_predictions_total{{arm="champion",loop="{OTHERS}"}} 50.0',
-        f'loopwright_degraded_total{{loop="{OTHERS}"}} 50.0',
+        f'loopwright_degraded_total{{arm="champion",loop="{OTHERS}"}} 50.0',
         f'loopwright_request_seconds_count{{loop="{OTHERS}"}} 50.0',
         f'loopwright_request_errors_total{{code="request_invalid",loop="{OTHERS}"}} 50.0',
         'loopwright_request_errors_total{code="request_invalid",loop=""} 1.0',
@@ -47,22 +48,22 @@ def test_counts_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics.failed("a", "request_invalid")
     metrics.unlogged("a", 2)
     metrics.refused("a", "damaged")
-    metrics.swapped("a", "1" * 64)
-    metrics.swapped("a", "1" * 64)
-    metrics.swapped("a", "2" * 64)
+    metrics.swapped("a", [Arm(package="1" * 64)])
+    metrics.swapped("a", [Arm(package="1" * 64)])
+    metrics.swapped("a", [Arm(package="2" * 64)])
     text = metrics.text().decode()
     for line in (
         'loopwright_predictions_total{arm="champion",loop="a"} 2.0',
-        'loopwright_degraded_total{loop="a"} 1.0',
+        'loopwright_degraded_total{arm="champion",loop="a"} 1.0',
         'loopwright_runs_total{loop="a"} 1.0',
-        'loopwright_flags_total{flag="out_of_range",loop="a"} 2.0',
+        'loopwright_flags_total{arm="champion",flag="out_of_range",loop="a"} 2.0',
         'loopwright_request_seconds_bucket{le="0.005",loop="a"} 1.0',
         'loopwright_outcomes_total{loop="a"} 3.0',
         'loopwright_request_errors_total{code="request_invalid",loop="a"} 1.0',
         'loopwright_unlogged_total{loop="a"} 2.0',
         'loopwright_packages_refused_total{loop="a"} 1.0',
         'loopwright_swaps_total{loop="a"} 2.0',
-        'loopwright_serving_info{loop="a",package="222222222222"} 1.0',
+        'loopwright_serving_info{arm="champion",loop="a",package="222222222222"} 1.0',
     ):
         assert line in text, line
 
@@ -70,11 +71,11 @@ def test_counts_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_series_exist_before_the_first_event_and_only_the_current_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     metrics = Metrics()
-    metrics.swapped("a", "1" * 64)
+    metrics.swapped("a", [Arm(package="1" * 64)])
     text = metrics.text().decode()
     for line in (
         'loopwright_predictions_total{arm="champion",loop="a"} 0.0',
-        'loopwright_degraded_total{loop="a"} 0.0',
+        'loopwright_degraded_total{arm="champion",loop="a"} 0.0',
         'loopwright_unlogged_total{loop="a"} 0.0',
         'loopwright_request_errors_total{code="request_invalid",loop="a"} 0.0',
         'loopwright_request_errors_total{code="unauthorized",loop=""} 0.0',
@@ -82,10 +83,10 @@ def test_series_exist_before_the_first_event_and_only_the_current_package_is_tol
         'loopwright_traced_requests_total{result="lost"} 0.0',
     ):
         assert line in text, line
-    metrics.swapped("a", "2" * 64)
-    metrics.swapped("a", "1" * 64)
+    metrics.swapped("a", [Arm(package="2" * 64)])
+    metrics.swapped("a", [Arm(package="1" * 64)])
     serving = [line for line in metrics.text().decode().splitlines() if line.startswith("loopwright_serving_info{")]
-    assert serving == ['loopwright_serving_info{loop="a",package="111111111111"} 1.0']
+    assert serving == ['loopwright_serving_info{arm="champion",loop="a",package="111111111111"} 1.0']
 
 
 def test_upkeep_drift_and_alerts_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def settle(home: Home) -> list[str]:
 def arm(home: Home) -> tuple[str, str]:
     state = release_files.read(release_files.path_of(home, LOOP))
     assert state is not None
-    return state.state.champion.package, state.state.champion.role
+    return state.state.champion.package, "heuristic" if state.state.champion.heuristic else "champion"
 
 
 def test_a_bad_package_goes_out_of_service_is_recorded_and_told(home: Home) -> None:

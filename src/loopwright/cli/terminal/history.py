@@ -3,7 +3,7 @@
 from rich.console import RenderableType
 from rich.text import Text
 
-from loopwright.base.text import short
+from loopwright.base.text import share, short
 from loopwright.cli.terminal.cells import table
 from loopwright.records.releases import ReleaseState
 from loopwright.verbs.history import History
@@ -40,6 +40,7 @@ def _changed(before: ReleaseState | None, now: ReleaseState) -> str:
 
 
 def arms(value: ReleaseState) -> str:
-    """The packages that serve, with their share and role."""
-    said = {"champion": "", "heuristic": ", its heuristic alone,"}
-    return ", ".join(short(a.package) + (f" {a.share:.0%}" if a.share < 1 else "") + said[a.role] for a in value.arms)
+    """The packages that serve, with name and share where there are several."""
+    rules = {arm.name: ", its heuristic alone," if arm.heuristic else "" for arm in value.arms}
+    shares = {arm.name: f" ({arm.name}, {share(arm.share)})" if value.is_divided else "" for arm in value.arms}
+    return ", ".join(short(arm.package) + shares[arm.name] + rules[arm.name] for arm in value.arms)

@@ -1,7 +1,7 @@
-"""A fleet answering: each row goes to the package of its segment, every other row to the loop's own package.
+"""A release answering: each row goes to the package of its segment, every other row to the arm of its unit.
 
 The packages of segments are loaded when they are first asked, into the cache that all loops share. One that cannot
-be loaded, or that cannot answer at all, is stood in for by the loop's own package (flag `missing_segment`); so is, for the
+be loaded, or that cannot answer at all, is stood in for by the arms (flag `missing_segment`); so is, for the
 moment, one that would make a request wait: a request loads packages for a bounded time, the others are loaded beside it.
 """
 
@@ -13,7 +13,8 @@ import msgspec
 
 from loopwright.base.clock import Clock
 from loopwright.base.errors import LoopwrightError, PackageRefused, Unavailable
-from loopwright.deploy.serving.package_cache import PackageCache, key_of
+from loopwright.deploy.serving.arms import Arms
+from loopwright.deploy.serving.package_cache import PackageCache
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.records.declarations import Column
 from loopwright.records.prediction import Prediction
@@ -31,7 +32,7 @@ MISSING = "missing_segment"
 
 
 class Segments:
-    """The packages of one release state: `predictor` is that of the loop, those of its segments come from the `package_cache`.
+    """The packages of one release state: `arms` are loaded, those of its segments come from the `package_cache`.
 
     `refused` is told why a package could not be loaded. The new packages of segments that `before` had been asked for are
     loaded first, so that a switch does not make requests wait. An answer may load packages for `load_seconds`; what it, or
@@ -41,16 +42,15 @@ class Segments:
     def __init__(
         self,
         state: ReleaseState,
-        predictor: Predictor,
+        arms: Arms,
         package_cache: PackageCache,
         clock: Clock,
         refused: Callable[[str], None],
         before: "Segments | None" = None,
         load_seconds: float = float("inf"),
     ) -> None:
-        self._column, self._packages, self._global = state.fleet, state.segments, predictor
+        self._column, self._packages, self._arms = state.fleet, state.segments, arms
         self._package_cache, self._clock, self._refused = package_cache, clock, refused
-        self._own = key_of(state.champion)
         self._failed: dict[str, float] = {}
         self._wanted: dict[str, str] = {}
         self._load_seconds = load_seconds
@@ -91,9 +91,8 @@ class Segments:
         seconds: float | None = None,
     ) -> list[Prediction]:
         """Answer N rows in order, with one graph run for each package that is asked. As `Predictor.answer` otherwise."""
-        self._package_cache.touch(self._own)
         if not self._packages:
-            return self._global.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
+            return self._arms.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
         until = self._clock.monotonic() + self._load_seconds
         groups: dict[str | None, list[int]] = {}
         for i, row in enumerate(rows):
@@ -127,14 +126,14 @@ class Segments:
         seconds: float | None,
     ) -> list[Prediction]:
         if segment is None:
-            return self._global.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
+            return self._arms.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
         predictor = self._in_time(segment, self._packages[segment], until)
         if predictor is not None:
             try:
                 return predictor.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
             except Unavailable:  # its model and its heuristic have both failed
                 pass
-        answers = self._global.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
+        answers = self._arms.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
         for answer in answers:
             answer.flags.append(MISSING)
         return answers
@@ -160,10 +159,10 @@ class Segments:
             failed = self._failed.get(digest)
             if found is not None or (failed is not None and self._clock.monotonic() - failed < RETRY_SECONDS):
                 return found
-            self._package_cache.touch(self._own)  # whatever goes for this one, it is not the loop's own
+            self._arms.touch()  # whatever goes for this one, it is not the loop's own
             try:
                 found = self._package_cache.load(digest)
-                check_segment(found.package, self._global.package, self._column, segment)
+                check_segment(found.package, self._arms.champion.package, self._column, segment)
                 self._lawful.add(digest)
             except Exception as error:  # noqa: BLE001  # a runtime that chokes on a package must not end the answering
                 found = None
@@ -179,6 +178,12 @@ def check_segment(package: Package, own: Package, column: str, segment: str) -> 
     if manifest.segment is None or (manifest.segment.column, manifest.segment.value) != (column, segment):
         made = f"{manifest.segment.column}={manifest.segment.value[:80]}" if manifest.segment is not None else "the whole loop"
         raise PackageRefused(package.digest, f"it was made for {made}, not for {column}={segment[:80]}")
+    check_beside(package, own)
+
+
+def check_beside(package: Package, own: Package) -> None:
+    """Raise PackageRefused unless a package can answer requests of the loop whose champion is `own`, which decides what they look like."""
+    manifest = package.manifest
     if manifest.loop != own.manifest.loop:
         raise PackageRefused(package.digest, f"it was made for loop {manifest.loop!r}, not {own.manifest.loop!r}")
     if manifest.output.task != own.manifest.output.task:
@@ -189,7 +194,7 @@ def check_segment(package: Package, own: Package, column: str, segment: str) -> 
 
 
 def _takes(column: Column | None, asked: Column | None) -> bool:
-    """Whether a package with this column takes every value that a request by the contract of the loop's own package may have in it.
+    """Whether a package with this column takes every value that a request by the contract `asked` of the loop's own may have in it.
 
     A package asks for the columns that its own features use, so that one of another turn may ask for fewer.
     """

@@ -31,7 +31,7 @@ RULE = ":heuristic"
 
 def key_of(arm: Arm) -> str:
     """What the package of an arm is called in the cache."""
-    return arm.package + (RULE if arm.role == "heuristic" else "")
+    return arm.package + (RULE if arm.heuristic else "")
 
 
 class Shared:

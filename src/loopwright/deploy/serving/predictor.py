@@ -5,6 +5,7 @@ The server and the replay call the same `answer`, with one row or with thousands
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -119,7 +120,7 @@ class Predictor:
         ready = ready or Answerer
         manifest = package.manifest
         self.package, self.digest = package, package.digest
-        self._clock, self._overruns, self._heartbeat, self._note = clock, overruns, heartbeat, note_of(package.digest)
+        self.clock, self._overruns, self._heartbeat, self._note = clock, overruns, heartbeat, note_of(package.digest)
         self._rests_until = 0.0
         self._failures, self._failing_since, self._overran = 0, 0.0, False
         self._answered = 0
@@ -176,9 +177,9 @@ class Predictor:
         """
         started = time.perf_counter()
         count = len(rows)
-        moments, names = self._moments(at_us, count), ids
+        moments, names = self.moments(at_us, count), ids
         if names is None:
-            names = new_ids(self._clock.now(), count)
+            names = new_ids(self.clock.now(), count)
         inputs = self._values(rows)
         flags: list[list[str]] = []
         for row, at, name in zip(rows, moments, names, strict=True):
@@ -250,10 +251,26 @@ class Predictor:
             return [classes[v.index(max(v))] if v is not None else None for v in values]
         return [None] * len(scores)
 
-    def _moments(self, at_us: Sequence[int] | int | None, count: int) -> Sequence[int]:
+    def moments(self, at_us: Sequence[int] | int | None, count: int) -> Sequence[int]:
+        """The moments of N decisions, in microseconds: as given, or now."""
         if at_us is None:
-            at_us = microseconds(self._clock.now())
+            at_us = microseconds(self.clock.now())
         return [at_us] * count if isinstance(at_us, int) else at_us
+
+    def units(self, rows: Sequence[dict[str, Any]], ids: Sequence[str], moments: Sequence[int]) -> list[str]:
+        """The unit of each row as it will be logged; what the server fills in of it is filled in."""
+        found = []
+        for row, id, at in zip(rows, ids, moments, strict=True):
+            for name in self._key:
+                if name in self._made:
+                    row.setdefault(name, id)
+                value = row.get(name)
+                if value is None and name in self._moment:
+                    row[name] = at
+                elif isinstance(value, datetime):
+                    row[name] = microseconds(value)
+            found.append(unit_of(row, self._key))
+        return found
 
     def _settle(self, row: dict[str, Any], at: int, id: str) -> list[str]:
         """Fill in what the server knows itself, make times microseconds; the flags of the row."""

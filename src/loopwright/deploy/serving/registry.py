@@ -9,7 +9,7 @@ place. Requests that were taken before finish on the package they began with.
 
 import threading
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -20,17 +20,18 @@ from loopwright.base import failpoints
 from loopwright.base.clock import Clock
 from loopwright.base.errors import LoopNotFound, LoopwrightError, Unavailable
 from loopwright.deploy.serving import release_files as local
+from loopwright.deploy.serving.arms import Arms
 from loopwright.deploy.serving.context import ContextStore
 from loopwright.deploy.serving.deadlines import Overruns
 from loopwright.deploy.serving.decode import Decoder
 from loopwright.deploy.serving.explanations import Explanations
-from loopwright.deploy.serving.fleet import LOAD_SECONDS, Segments
+from loopwright.deploy.serving.fleet import LOAD_SECONDS, Segments, check_beside
 from loopwright.deploy.serving.heartbeat import Heartbeat
 from loopwright.deploy.serving.outcomes import OutcomeDecoder
 from loopwright.deploy.serving.package_cache import BUDGET, RULE, Load, PackageCache, Shared, key_of
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.records.package import Lineage
-from loopwright.records.releases import ReleaseState
+from loopwright.records.releases import Arm, ReleaseState
 from loopwright.stores.packages.probe import open_probed
 from loopwright.stores.packages.store import Packages
 
@@ -52,13 +53,13 @@ class InService(NamedTuple):
 
 
 class Watcher(NamedTuple):
-    """Who is told: a package was put into service (loop, digest) or refused (loop, why), rows could not be logged (loop, how many).
+    """Who is told: packages were put into service (loop, arms) or refused (loop, why), rows could not be logged (loop, how many).
 
     `loaded`: a package came into the cache. `stood_in`: the declared package of a loop cannot be loaded, and none served it here: its digest,
     that of the earlier one that stands in ("" where none can), and why.
     """
 
-    swapped: Callable[[str, str], None]
+    swapped: Callable[[str, Sequence[Arm]], None]
     refused: Callable[[str, str], None]
     unlogged: Callable[[str, int], None]
     loaded: Callable[[Load], None] = lambda _: None
@@ -95,7 +96,7 @@ class Registry:
         self._heartbeat = heartbeat
         self.home, self.clock = home, clock
         self._packages, self._online = packages, online
-        self.watcher = watcher or Watcher(lambda _loop, _digest: None, lambda _loop, _why: None, lambda _loop, _count: None)
+        self.watcher = watcher or Watcher(lambda _loop, _arms: None, lambda _loop, _why: None, lambda _loop, _count: None)
         self._known: list[str] = []
         self._loops: dict[str, InService] = {}
         self._changes = local.Changes(home / "served", clock)
@@ -203,11 +204,12 @@ class Registry:
         return found
 
     def _stand_in(self, loop: str, copy: local.ReleaseFile, why: str) -> InService | None:
-        """Let the newest earlier package that can be loaded, and is not bad, serve instead of the declared one, which is tried again."""
+        """Let the champion alone, or the newest earlier package that can be loaded and is not bad, serve instead; the declared is tried again."""
         declared, found = copy.state.champion, None
-        for state in reversed(copy.past):
+        alone = msgspec.structs.replace(copy.state, arms=[msgspec.structs.replace(declared, share=1.0)])
+        for state in [*([alone] if copy.state.is_divided else []), *reversed(copy.past)]:
             package = state.champion.package
-            if package == declared.package or (self.home / "bad" / f"{package}.json").exists():
+            if (package == declared.package and state is not alone) or (self.home / "bad" / f"{package}.json").exists():
                 continue
             try:
                 found = self._switch(loop, msgspec.structs.replace(copy, state=state))
@@ -215,7 +217,8 @@ class Registry:
             except Exception as error:  # noqa: BLE001  # as in `_try`: whatever it is, the one before may do
                 self.watcher.refused(loop, f"package {package[:12]} cannot stand in: {type(error).__name__}: {error}")
         instead = found.predictor.digest if found is not None else ""
-        self.watcher.stood_in(loop, declared.package, instead, why)
+        missing = declared.package if instead != declared.package else next(p for p in copy.state.packages if p != instead)
+        self.watcher.stood_in(loop, missing, instead, why)
         return found
 
     def _gone(self, digests: list[str]) -> None:
@@ -228,16 +231,14 @@ class Registry:
                     self._heartbeat.forgets(loop)
 
     def _switch(self, loop: str, copy: local.ReleaseFile) -> InService:
-        own = key_of(copy.state.champion)
         before = self._loops.get(loop)
-        if before is not None and key_of(before.state.champion) == own:
-            predictor, decode = before.predictor, before.decode
-        else:
-            predictor = self.package_cache.load(own)
-            decode = self._shared.decoder(predictor.package.manifest)
+        arms = Arms(copy.state, self.package_cache, self.package_cache.load)
+        predictor = arms.champion
+        for other in arms.others:
+            check_beside(other.package, predictor.package)
         segments = Segments(
             copy.state,
-            predictor,
+            arms,
             self.package_cache,
             self.clock,
             lambda why: self.watcher.refused(loop, why),
@@ -249,23 +250,23 @@ class Registry:
             state=copy.state,
             predictor=predictor,
             segments=segments,
-            decode=decode,
+            decode=self._shared.decoder(predictor.package.manifest),
             outcomes=self._shared.outcomes(copy.outcome) if copy.outcome is not None else None,
             refuse_unloggable=release.get("on_unloggable") == "refuse",
             durable=release.get("durability") == "disk",
         )
         failpoints.hit("release.loaded")
-        self._own[own] = loop
+        self._own.update(dict.fromkeys(arms.keys, loop))
         self._loops[loop] = service
         if before is not None:
-            left = {key_of(before.state.champion), *before.state.packages} - {own, *copy.state.packages}
+            left = {*map(key_of, before.state.arms), *before.state.packages} - {*arms.keys, *copy.state.packages}
             for digest in left:
                 self._own.pop(digest, None)
             self.package_cache.drop(left)
         if self._heartbeat is not None:
             self._heartbeat.serves(copy.state)
         failpoints.hit("release.switched")
-        self.watcher.swapped(loop, predictor.digest)
+        self.watcher.swapped(loop, copy.state.arms)
         return service
 
     def _make(self, digest: str) -> Predictor:

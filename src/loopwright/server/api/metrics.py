@@ -24,6 +24,7 @@ from loopwright.base.internals import internal
 from loopwright.base.supervision import state, states
 from loopwright.deploy.serving.package_cache import Load
 from loopwright.records.prediction import Prediction
+from loopwright.records.releases import Arm
 from loopwright.render.http_errors import DOOR
 from loopwright.server.api.metrics_files import install, write_all
 from loopwright.server.api.repository import Statistics
@@ -155,9 +156,12 @@ class Metrics:
         loop = ["loop"]
         self._predictions = Counter("loopwright_predictions", "Predictions answered", [*loop, "arm"], registry=own)
         self._degraded = Counter(
-            "loopwright_degraded", "Predictions answered by the heuristic because the model failed", loop, registry=own
+            "loopwright_degraded",
+            "Predictions answered by the heuristic because the model failed",
+            [*loop, "arm"],
+            registry=own,
         )
-        self._flags = Counter("loopwright_flags", "Predictions flagged, by kind of flag", [*loop, "flag"], registry=own)
+        self._flags = Counter("loopwright_flags", "Predictions flagged, by kind of flag", [*loop, "arm", "flag"], registry=own)
         self._outcomes = Counter("loopwright_outcomes", "Outcomes accepted", loop, registry=own)
         self._errors = Counter(
             "loopwright_request_errors", "Requests refused or failed, by code", [*loop, "code"], registry=own
@@ -178,8 +182,8 @@ class Metrics:
         self._runs = Counter("loopwright_runs", "Graph runs; several requests may share one", loop, registry=own)
         self._serving = Gauge(
             "loopwright_serving_info",
-            "1 for the package in service",
-            [*loop, "package"],
+            "1 for the package of each arm in service",
+            [*loop, "arm", "package"],
             registry=own,
             multiprocess_mode="mostrecent",
         )
@@ -213,7 +217,7 @@ class Metrics:
         self._held_bytes.set(0)
         self._named: dict[str, str] = {"": ""}
         self._told_damaged: set[str] = set()
-        self._packages: dict[str, str] = {}
+        self._arms: dict[str, list[Arm]] = {}
         self._timed: dict[str, list[float]] = {}
         self._tally: Tally[tuple[Counter, tuple[str, ...]]] = Tally()
         self._lock = Lock()
@@ -248,21 +252,21 @@ class Metrics:
         """One graph run."""
         loop = self._name(loop)
         arms: dict[str, int] = {}
-        flags: dict[str, int] = {}
+        flags: dict[tuple[str, str], int] = {}
         for a in answers:
             arms[a.arm] = arms.get(a.arm, 0) + 1
             for flag in a.flags:
-                kind = flag.partition(":")[0]
+                kind = a.arm, flag.partition(":")[0]
                 flags[kind] = flags.get(kind, 0) + 1
         with self._lock:
             tally = self._tally
             tally[self._runs, (loop,)] += 1
             for arm, count in arms.items():
                 tally[self._predictions, (loop, arm)] += count
-            for flag, count in flags.items():
-                tally[self._flags, (loop, flag)] += count
-            if "degraded" in flags:
-                tally[self._degraded, (loop,)] += flags["degraded"]
+            for (arm, flag), count in flags.items():
+                tally[self._flags, (loop, arm, flag)] += count
+                if flag == "degraded":
+                    tally[self._degraded, (loop, arm)] += count
 
     def answered(self, loop: str, seconds: float) -> None:
         """One prediction request; called in one thread."""
@@ -287,27 +291,29 @@ class Metrics:
 
     def _begin(self, loop: str) -> None:
         """Let the series of a loop exist before anything is counted in them, so that their first increase is one."""
-        for counter in (self._degraded, self._outcomes, self._unlogged, self._refused, self._swaps, self._runs):
+        for counter in (self._outcomes, self._unlogged, self._refused, self._swaps, self._runs):
             counter.labels(loop)
         self._seconds.labels(loop)
-        self._predictions.labels(loop, "champion")
         for code in _EARLY_CODES:
             self._errors.labels(loop, code)
 
-    def swapped(self, loop: str, package: str) -> None:
-        """A package was put into service."""
+    def swapped(self, loop: str, arms: Sequence[Arm]) -> None:
+        """Packages were put into service."""
         if self._name(loop) == OTHERS:
             self._swaps.labels(OTHERS).inc()
             return
-        before = self._packages.get(loop)
-        if before == package:
+        before = self._arms.get(loop)
+        if before == list(arms):
             return
         if before is None:
             self._begin(loop)
-        if before is not None:
-            self._serving.labels(loop, before[:12]).set(0)
-        self._packages[loop] = package
-        self._serving.labels(loop, package[:12]).set(1)
+        for arm in before or []:
+            self._serving.labels(loop, arm.name, arm.package[:12]).set(0)
+        self._arms[loop] = list(arms)
+        for arm in arms:
+            for counter in (self._predictions, self._degraded):
+                counter.labels(loop, arm.name)
+            self._serving.labels(loop, arm.name, arm.package[:12]).set(1)
         self._swaps.labels(loop).inc()
 
     def refused(self, loop: str, _why: str) -> None:

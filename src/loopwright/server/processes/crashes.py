@@ -188,7 +188,7 @@ def withdraw_bad(home: Home) -> list[str]:
             )
             continue
         if state is not None:
-            now = "its heuristic alone" if state.champion.role == "heuristic" else f"package {state.champion.package[:12]}"
+            now = "its heuristic alone" if state.champion.heuristic else f"package {state.champion.package[:12]}"
             said.append(f"loop {package.loop}: rolled back, {now} serves")
         failpoints.hit("bad.rolled_back")
         blocklist.keep(home, msgspec.structs.replace(mark, withdrawn=True))

@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from logging import CRITICAL
 from pathlib import Path
@@ -29,6 +30,7 @@ from loopwright.deploy.serving.engine import Router
 from loopwright.deploy.serving.heartbeat import Heartbeat
 from loopwright.deploy.serving.registry import STAND_INS, Registry, StandIn, Watcher
 from loopwright.deploy.serving.release_files import replace
+from loopwright.records.releases import Arm
 from loopwright.server.api.access import Access
 from loopwright.server.api.app import DataPlane
 from loopwright.server.api.loading import settle
@@ -162,8 +164,8 @@ def _spans(home: Home, metrics: Metrics) -> Spans | None:
 def _watcher(metrics: Metrics, stand_ins: Path) -> Watcher:
     """Counts what a router tells, and says what went wrong on standard error; what stands in also in `stand_ins`, for the supervisor."""
 
-    def swapped(loop: str, package: str) -> None:
-        metrics.swapped(loop, package)
+    def swapped(loop: str, arms: Sequence[Arm]) -> None:
+        metrics.swapped(loop, arms)
         with suppress(OSError):
             (stand_ins / f"{loop}.json").unlink(missing_ok=True)
 

@@ -1,0 +1,17 @@
+"""What a release strategy is."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from loopwright.records.releases import Arm
+
+
+class Strategy(NamedTuple):
+    """`first_arms(new, present)`: who answers from the moment of a release, where `new` is the package as sole champion.
+
+    The champion of `present` is among them as long as the new package is judged beside it.
+    """
+
+    name: str
+    summary: str
+    first_arms: Callable[[Arm, list[Arm]], list[Arm]]
