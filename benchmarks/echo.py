@@ -14,7 +14,8 @@ import msgspec
 import uvicorn
 import uvloop
 
-from loopwright.server.http.connection import Reply, Request, Server
+from loopwright.server.http.connection import Server
+from loopwright.server.http.request import Reply, Request
 
 decode, encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
 

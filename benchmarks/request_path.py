@@ -43,7 +43,8 @@ from loopwright.records.package import Manifest
 from loopwright.server.api.access import Access
 from loopwright.server.api.app import DataPlane
 from loopwright.server.api.metrics import Metrics
-from loopwright.server.http.connection import Connection, Reply, Request, Server, refusal
+from loopwright.server.http.connection import Connection, Server
+from loopwright.server.http.request import Reply, Request, refusal
 from loopwright.stores.home import Home
 from loopwright.stores.packages.probe import open_probed
 from loopwright.stores.prediction_log.writer import LogWriter

@@ -25,7 +25,7 @@ GUARDED_IMPORTS: dict[str, tuple[str, ...]] = {
     "sqlalchemy": ("stores/ledger/", "data/ingest/query.py"),  # a query is a source of rows
     "psycopg": ("stores/ledger/",),
     "alembic": ("stores/ledger/",),
-    "deltalake": ("stores/lake/tables.py",),
+    "deltalake": ("stores/lake/",),
 }
 
 # Calls by their full dotted name, and the paths that may make them.

@@ -521,7 +521,6 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
     why = f"{why} ({uncompared})" if uncompared else why
     despite = [check.name for check in result.failed]
     beside = {segment: package.digest for segment, package in own.items()}
-    expected = now.generation if now is not None else 0  # the gate took a while
     released = release(
         home,
         loop.name,
@@ -530,7 +529,7 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         fleet=fleet.by if fleet else "",
         segments=beside,
         why=why,
-        expected=expected,
+        expected=now.generation if now is not None else 0,  # the gate took a while
         despite=despite,
     )
     home.ledger.link(entry.id, released.id, "allowed")

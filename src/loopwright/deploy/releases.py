@@ -25,7 +25,7 @@ from loopwright.base.moment import WRITTEN, moment_option, read_moment
 from loopwright.deploy.blocklist import bad_packages, marked_here
 from loopwright.deploy.change import LEDGER_SECONDS, Asked, Change, changing, in_time, make, make_locally, repeated, unrecorded
 from loopwright.deploy.serving import release_files
-from loopwright.deploy.serving.fleet import check_beside, check_segment
+from loopwright.deploy.serving.fleet import check_contract, check_segment
 from loopwright.deploy.strategies import AT_ONCE, Strategy, find_strategy, first_arms
 from loopwright.records.conditions import counted_from
 from loopwright.records.entries import Entry
@@ -182,7 +182,7 @@ def _begun(
     arms = first_arms(strategy, Arm(package=made.digest), states[-1].arms if states else [])
     champion = home.packages.read(next(arm.package for arm in arms if arm.name == CHAMPION))
     for package in {arm.package for arm in arms} - {champion.digest}:
-        check_beside(home.packages.read(package), champion)
+        check_contract(home.packages.read(package), champion)
     salt = new_id(home.clock.now()) if len(arms) > 1 else ""
     return ReleaseTarget(arms=arms, strategy=strategy.name, salt=salt, fleet=fleet, segments=segments)
 
@@ -401,11 +401,7 @@ def _with_segment(home: Home, present: ReleaseState, column: str, segment: str, 
         check_segment(home.packages.read(package), home.packages.read(own), column, segment)
         others[segment] = package
     return ReleaseTarget(
-        arms=present.arms,
-        strategy=present.strategy,
-        salt=present.salt,
-        fleet=column if others else "",
-        segments=others,
+        arms=present.arms, strategy=present.strategy, salt=present.salt, fleet=column if others else "", segments=others
     )
 
 
@@ -432,15 +428,11 @@ def _state(
     return ReleaseState(
         loop=loop,
         generation=generation,
-        arms=target.arms,
-        strategy=target.strategy,
         action=action,
         since=since,
         by=by,
         why=why,
-        fleet=target.fleet,
-        segments=target.segments,
         request=request or new_id(since),
         arguments=dict(asked),
-        salt=target.salt,
+        **msgspec.structs.asdict(target),
     )

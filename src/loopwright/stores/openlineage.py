@@ -188,11 +188,7 @@ def table(lake: str, name: str, version: int, columns: Mapping[str, Column] | No
 def source(name: str, digest: str, path: Path | None = None) -> Json:
     """What was ingested: a file by its path, anything else by the name it was given."""
     where = ("file", str(path.absolute())) if path is not None else (NAMESPACE, f"source.{name}")
-    return {
-        "namespace": where[0],
-        "name": where[1],
-        "facets": {"version": facet("version", datasetVersion=digest)},
-    }
+    return {"namespace": where[0], "name": where[1], "facets": {"version": facet("version", datasetVersion=digest)}}
 
 
 def judged(rows: int, reasons: Mapping[str, int], columns: Iterable[str]) -> Json:

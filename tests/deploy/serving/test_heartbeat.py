@@ -74,28 +74,28 @@ def test_more_threads_than_places_share_the_last(heartbeat: Heartbeat) -> None:
 
 def test_packages_that_fail_are_told_once(heartbeat: Heartbeat) -> None:
     for _ in range(3):
-        heartbeat.fails(BAD)
+        heartbeat.troubles.fails(BAD)
     for i in range(20):
-        heartbeat.fails(f"{i:064x}")
-    assert Heartbeat(heartbeat.path).take_failing() == [BAD, *(f"{i:064x}" for i in range(7))]
-    assert heartbeat.take_failing() == []
+        heartbeat.troubles.fails(f"{i:064x}")
+    assert Heartbeat(heartbeat.path).troubles.take_failing() == [BAD, *(f"{i:064x}" for i in range(7))]
+    assert heartbeat.troubles.take_failing() == []
 
 
 def test_how_a_worker_stands_to_a_release(heartbeat: Heartbeat) -> None:
     seen = Heartbeat(heartbeat.path)
-    assert seen.stands(state(1)) == "idle"
-    heartbeat.serves(state(1))
-    assert seen.stands(state(1)) == "serves"
-    heartbeat.refuses(state(2))
-    assert [seen.stands(state(i)) for i in (1, 2, 3)] == ["serves", "refuses", "lags"]
-    heartbeat.serves(state(2))
-    assert [seen.stands(state(i)) for i in (1, 2)] == ["lags", "serves"]
+    assert seen.releases.stands(state(1)) == "idle"
+    heartbeat.releases.serves(state(1))
+    assert seen.releases.stands(state(1)) == "serves"
+    heartbeat.releases.refuses(state(2))
+    assert [seen.releases.stands(state(i)) for i in (1, 2, 3)] == ["serves", "refuses", "lags"]
+    heartbeat.releases.serves(state(2))
+    assert [seen.releases.stands(state(i)) for i in (1, 2)] == ["lags", "serves"]
     fleet = msgspec.structs.replace(state(2), fleet="origin", segments={"JFK": BAD})
-    assert seen.stands(fleet) == "lags"
-    heartbeat.forgets(LOOP)
-    assert seen.stands(fleet) == "idle"
-    heartbeat.refuses(state(3))
-    assert [seen.stands(state(i)) for i in (2, 3)] == ["lags", "refuses"]
+    assert seen.releases.stands(fleet) == "lags"
+    heartbeat.releases.forgets(LOOP)
+    assert seen.releases.stands(fleet) == "idle"
+    heartbeat.releases.refuses(state(3))
+    assert [seen.releases.stands(state(i)) for i in (2, 3)] == ["lags", "refuses"]
 
 
 def test_inputs_of_a_run_are_named_by_who_looks_whatever_their_size(heartbeat: Heartbeat) -> None:
@@ -113,9 +113,9 @@ def test_inputs_of_a_run_are_named_by_who_looks_whatever_their_size(heartbeat: H
 def test_every_loop_has_its_place_until_the_table_is_full(heartbeat: Heartbeat) -> None:
     states = [state(i, f"loop-{i}") for i in range(16_500)]
     for each in states:
-        heartbeat.serves(each)
-    assert all(heartbeat.stands(each) == "serves" for each in states[:16_384])
-    assert heartbeat.stands(states[-1]) == "idle"
+        heartbeat.releases.serves(each)
+    assert all(heartbeat.releases.stands(each) == "serves" for each in states[:16_384])
+    assert heartbeat.releases.stands(states[-1]) == "idle"
 
 
 WRITES = """
@@ -125,13 +125,13 @@ from loopwright.deploy.serving.suspects import encoded, fingerprints
 from loopwright.deploy.serving.heartbeat import Heartbeat
 from tests.deploy.serving.test_heartbeat import state
 heartbeat, states = Heartbeat(Path(sys.argv[1])), [state(1), state(2)]
-heartbeat.serves(states[0])
+heartbeat.releases.serves(states[0])
 heartbeat.beat(1e6)
 print("begun", flush=True)
 for i in range(100_000):
     heartbeat.beat(1e6 + i)
     if i % 10 == 0:
-        heartbeat.serves(states[i // 10 % 2])
+        heartbeat.releases.serves(states[i // 10 % 2])
 """
 
 
@@ -152,7 +152,7 @@ def test_a_reader_in_another_process_never_sees_a_beat_or_a_release_half_written
                 torn += (
                     heartbeat.beaten < 1e6
                     or heartbeat.pid != writer.pid
-                    or (reads % 10 == 0 and heartbeat.stands(one) == "idle")
+                    or (reads % 10 == 0 and heartbeat.releases.stands(one) == "idle")
                 )
     assert writer.returncode == 0
     assert reads > 1000
@@ -163,7 +163,7 @@ def test_workers_of_servers_that_run(heartbeat: Heartbeat, tmp_path: Path) -> No
     assert workers(tmp_path, state(1)) == []  # it has not beaten yet
     heartbeat.beat(12.5)
     assert (heartbeat.pid, heartbeat.beaten, heartbeat.main) == (os.getpid(), 12.5, threading.get_ident())
-    heartbeat.serves(state(1))
+    heartbeat.releases.serves(state(1))
     gone = Heartbeat.fresh(heartbeat.path.with_name("worker-1.heartbeat"))
     gone._map[0:8] = (2**22 + 1).to_bytes(8, "little")  # a process that cannot be
     heartbeat.path.with_name("worker-2.heartbeat").write_bytes(b"")

@@ -316,17 +316,17 @@ def test_an_input_that_overruns_twice_is_answered_by_the_heuristic_and_the_model
         assert flags(well, seconds=60.0) == [[]]
     assert flags(well, slow) == [degraded, degraded]  # nobody knows yet which of the two it is
     assert flags(well, seconds=60.0) == [[]]  # and the model does not rest
-    (overrun,) = heartbeat.take_overruns()
+    (overrun,) = heartbeat.troubles.take_overruns()
     assert (overrun.package, overrun.answered, len(overrun.inputs)) == (made.digest, 3, 2)
     for input in overrun.inputs:
         suspects.strike(input)
     assert flags(slow, well, seconds=5.0) == [degraded, []]  # each suspect alone
-    (overrun,) = heartbeat.take_overruns()
+    (overrun,) = heartbeat.troubles.take_overruns()
     assert len(overrun.inputs) == 1
     assert suspects.strike(overrun.inputs[0]) == STRIKES
     for _ in range(3):
         assert flags(slow | {"flight": "UA77"}, well, seconds=60.0) == [["query_of_death", "degraded"], []]
-    assert heartbeat.take_overruns() == []
+    assert heartbeat.troubles.take_overruns() == []
     assert flags(row(delay=91.0)) == flags(row(delay=92.0)) == [degraded]
     assert flags(well, seconds=60.0) == [degraded]  # two different inputs: the model rests
 

@@ -331,12 +331,12 @@ def test_where_the_declared_package_is_damaged_the_newest_whole_one_before_it_se
 
     state = releases.serving(home, LOOP)
     assert state is not None
-    assert (answers(), heartbeat.stands(state)) == (whole, "refuses")
+    assert (answers(), heartbeat.releases.stands(state)) == (whole, "refuses")
     router.registry.refresh()
     assert len(told) == 1  # what stands in goes on standing in
     (home.path / "packages" / declared / "model.onnx").write_bytes(spoiled)
     router.registry.refresh()
-    assert (answers(), heartbeat.stands(state)) == (declared, "serves")
+    assert (answers(), heartbeat.releases.stands(state)) == (declared, "serves")
     router.close()
 
 

@@ -19,6 +19,7 @@ from tests.waiting import PATIENCE_SECONDS, until
 from loopwright.base.ids import is_trace_id
 from loopwright.server.http import connection
 from loopwright.server.http.admission import Admission
+from loopwright.server.http.request import Reply, Request, refusal
 
 BODY = text(flight())
 HEAD = f"POST /loops/{LOOP}/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n".encode()
@@ -231,28 +232,28 @@ class Slow:
 
     def __init__(self, body: bytes = b"{}") -> None:
         self.body = body
-        self.later: list[connection.Request] = []
+        self.later: list[Request] = []
         self.taken = 0
 
-    def begin(self, _request: connection.Request) -> connection.Reply | None:
+    def begin(self, _request: Request) -> Reply | None:
         return None
 
-    def handle(self, request: connection.Request) -> connection.Reply | None:
+    def handle(self, request: Request) -> Reply | None:
         if request.path != b"/later":
-            return connection.Reply(200, self.body)
+            return Reply(200, self.body)
         self.later.append(request)
         self.taken += 1
         return None
 
-    def failed(self, _request: connection.Request, _error: Exception) -> connection.Reply:
-        return connection.refusal(503)
+    def failed(self, _request: Request, _error: Exception) -> Reply:
+        return refusal(503)
 
-    def is_health(self, request: connection.Request) -> bool:
+    def is_health(self, request: Request) -> bool:
         return request.path == b"/health"
 
     def answer(self) -> None:
         for request in self.later:
-            request.answer(connection.Reply(200, b"late"))
+            request.answer(Reply(200, b"late"))
         self.later.clear()
 
 

@@ -17,7 +17,7 @@ from loopwright.data.ingest.opened import BATCH_ROWS, Batch, Opened, sliced
 from loopwright.data.ingest.values import flags, read
 from loopwright.graph.columns import ARROW_TYPES
 from loopwright.records.declarations import Column, Table
-from loopwright.stores.lake.tables import foreign
+from loopwright.stores.lake.foreign import foreign
 
 _COMPARED = ("integer", "float", "timestamp", "string")
 

@@ -1,13 +1,19 @@
 """The arms of a release answering: each row goes to the arm of its unit, in one graph run for each arm."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from loopwright.base.ids import new_ids
 from loopwright.deploy.serving.package_cache import PackageCache, key_of
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.records.prediction import Prediction
 from loopwright.records.releases import Arm, ReleaseState
+
+G = TypeVar("G", bound=Hashable)
+Rows = Sequence[dict[str, Any]]
+Ids = Sequence[str] | None
+Moments = Sequence[int] | int | None
 
 
 class Arms:
@@ -33,38 +39,34 @@ class Arms:
         for key in self.keys:
             self._package_cache.touch(key)
 
-    def answer(
-        self,
-        rows: Sequence[dict[str, Any]],
-        *,
-        ids: Sequence[str] | None = None,
-        at_us: Sequence[int] | int | None = None,
-        seconds: float | None = None,
-    ) -> list[Prediction]:
+    def answer(self, rows: Rows, *, ids: Ids = None, at_us: Moments = None, seconds: float | None = None) -> list[Prediction]:
         """Answer N rows in order. As `Predictor.answer` otherwise; `probability` is the share of the arm."""
         self.touch()
         if self._alone is not None:
             return self.champion.answer(rows, ids=ids, at_us=at_us, seconds=seconds, arm=self._alone)
         moments = self.champion.moments(at_us, len(rows))
         names = new_ids(self.champion.clock.now(), len(rows)) if ids is None else ids
-        groups: dict[str, tuple[Arm, list[int]]] = {}
-        for i, unit in enumerate(self.champion.units(rows, names, moments)):
-            arm = self._state.arm_for(unit)
-            groups.setdefault(arm.name, (arm, []))[1].append(i)
-        if len(groups) == 1:
-            [(arm, _)] = groups.values()
-            return self._answer(arm, rows, names, moments, seconds)
-        answers: list[Any] = [None] * len(rows)
-        for arm, places in groups.values():
-            part = self._answer(
-                arm, [rows[i] for i in places], [names[i] for i in places], [moments[i] for i in places], seconds
-            )
-            for i, answer in zip(places, part, strict=True):
-                answers[i] = answer
-        return answers
+        units = self.champion.units(rows, names, moments)
+        return in_groups([self._state.arm_for(unit) for unit in units], rows, names, moments, partial(self._answer, seconds))
 
-    def _answer(
-        self, arm: Arm, rows: Sequence[dict[str, Any]], ids: Sequence[str], at_us: Sequence[int], seconds: float | None
-    ) -> list[Prediction]:
+    def _answer(self, seconds: float | None, arm: Arm, rows: Rows, ids: Ids, at_us: Moments) -> list[Prediction]:
         predictor = self._predictors[key_of(arm)]
         return predictor.answer(rows, ids=ids, at_us=at_us, seconds=seconds, arm=arm.name, probability=arm.share)
+
+
+def in_groups(
+    groups: Sequence[G], rows: Rows, ids: Ids, at_us: Moments, answer: Callable[[G, Rows, Ids, Moments], list[Prediction]]
+) -> list[Prediction]:
+    """Answer N rows in order, those of each group together."""
+    places: dict[G, list[int]] = {}
+    for i, group in enumerate(groups):
+        places.setdefault(group, []).append(i)
+    if len(places) == 1:
+        return answer(groups[0], rows, ids, at_us)
+    answers: list[Any] = [None] * len(rows)
+    for group, some in places.items():
+        part_ids = None if ids is None else [ids[i] for i in some]
+        part_at = at_us if at_us is None or isinstance(at_us, int) else [at_us[i] for i in some]
+        for i, one in zip(some, answer(group, [rows[i] for i in some], part_ids, part_at), strict=True):
+            answers[i] = one
+    return answers

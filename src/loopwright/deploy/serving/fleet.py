@@ -6,14 +6,15 @@ moment, one that would make a request wait: a request loads packages for a bound
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from loopwright.base.clock import Clock
 from loopwright.base.errors import LoopwrightError, PackageRefused, Unavailable
-from loopwright.deploy.serving.arms import Arms
+from loopwright.deploy.serving.arms import Arms, Ids, Moments, Rows, in_groups
 from loopwright.deploy.serving.package_cache import PackageCache
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.records.declarations import Column
@@ -82,31 +83,12 @@ class Segments:
         """The packages of segments that are in memory."""
         return sorted(digest for digest in self._lawful if digest in self._package_cache)
 
-    def answer(
-        self,
-        rows: Sequence[dict[str, Any]],
-        *,
-        ids: Sequence[str] | None = None,
-        at_us: Sequence[int] | int | None = None,
-        seconds: float | None = None,
-    ) -> list[Prediction]:
+    def answer(self, rows: Rows, *, ids: Ids = None, at_us: Moments = None, seconds: float | None = None) -> list[Prediction]:
         """Answer N rows in order, with one graph run for each package that is asked. As `Predictor.answer` otherwise."""
         if not self._packages:
             return self._arms.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
         until = self._clock.monotonic() + self._load_seconds
-        groups: dict[str | None, list[int]] = {}
-        for i, row in enumerate(rows):
-            groups.setdefault(self._segment(row), []).append(i)
-        if len(groups) == 1:
-            return self._answer(next(iter(groups)), rows, ids, at_us, until, seconds)
-        answers: list[Any] = [None] * len(rows)
-        for segment, places in groups.items():
-            part_ids = None if ids is None else [ids[i] for i in places]
-            part_at = at_us if at_us is None or isinstance(at_us, int) else [at_us[i] for i in places]
-            part = self._answer(segment, [rows[i] for i in places], part_ids, part_at, until, seconds)
-            for i, answer in zip(places, part, strict=True):
-                answers[i] = answer
-        return answers
+        return in_groups([self._segment(row) for row in rows], rows, ids, at_us, partial(self._answer, until, seconds))
 
     def _segment(self, row: Mapping[str, Any]) -> str | None:
         """The segment of a row if it has a package of its own."""
@@ -117,13 +99,7 @@ class Segments:
         return text if text in self._packages else None
 
     def _answer(
-        self,
-        segment: str | None,
-        rows: Sequence[dict[str, Any]],
-        ids: Sequence[str] | None,
-        at_us: Sequence[int] | int | None,
-        until: float,
-        seconds: float | None,
+        self, until: float, seconds: float | None, segment: str | None, rows: Rows, ids: Ids, at_us: Moments
     ) -> list[Prediction]:
         if segment is None:
             return self._arms.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
@@ -178,10 +154,10 @@ def check_segment(package: Package, own: Package, column: str, segment: str) -> 
     if manifest.segment is None or (manifest.segment.column, manifest.segment.value) != (column, segment):
         made = f"{manifest.segment.column}={manifest.segment.value[:80]}" if manifest.segment is not None else "the whole loop"
         raise PackageRefused(package.digest, f"it was made for {made}, not for {column}={segment[:80]}")
-    check_beside(package, own)
+    check_contract(package, own)
 
 
-def check_beside(package: Package, own: Package) -> None:
+def check_contract(package: Package, own: Package) -> None:
     """Raise PackageRefused unless a package can answer requests of the loop whose champion is `own`, which decides what they look like."""
     manifest = package.manifest
     if manifest.loop != own.manifest.loop:

@@ -67,6 +67,108 @@ class Overrun(NamedTuple):
     answered: int
 
 
+class Troubles:
+    """What a worker says goes wrong with packages, until its supervisor takes it: at most eight of each kind."""
+
+    def __init__(self, map: mmap.mmap, words: memoryview) -> None:
+        self._map, self._words = map, words
+        self._lock = Lock()
+
+    def fails(self, package: str) -> None:
+        """Say that a package fails again and again; at most eight are held until they are taken."""
+        with self._lock:
+            for place in range(_FAILING, _FAILING + _CELL * _FAILS, _CELL):
+                if self._map[place] and self._map[place + 1 : place + _CELL] == note_of(package):
+                    return
+                if not self._map[place]:
+                    self._map[place + 1 : place + _CELL] = package.encode()
+                    self._map[place] = 1
+                    return
+
+    def take_failing(self) -> list[str]:
+        """The packages that it said fail, each once."""
+        found = []
+        for place in range(_FAILING, _FAILING + _CELL * _FAILS, _CELL):
+            if self._map[place]:
+                found.append(self._map[place + 1 : place + _CELL].decode("ascii", "replace"))
+                self._map[place] = 0
+        return found
+
+    def overran(self, package: str, inputs: bytes, answered: int) -> None:
+        """Say that a run took too long; at most eight are held until they are taken."""
+        inputs = inputs if len(inputs) <= 8 * 256 else b""
+        with self._lock:
+            for place in range(_OVERRUNS, _OVERRUNS + _OVERRUN * _MAX_OVERRUNS, _OVERRUN):
+                if not self._words[place // 8]:
+                    self._map[place + 8 : place + 72] = package.encode()
+                    self._words[place // 8 + 9] = answered
+                    self._words[place // 8 + 10] = len(inputs) // 8
+                    self._map[place + 88 : place + 88 + len(inputs)] = inputs
+                    self._words[place // 8] = 1
+                    return
+
+    def take_overruns(self) -> list[Overrun]:
+        """The runs that took too long, each once."""
+        found = []
+        for place in range(_OVERRUNS, _OVERRUNS + _OVERRUN * _MAX_OVERRUNS, _OVERRUN):
+            if self._words[place // 8]:
+                count = min(self._words[place // 8 + 10], 256)
+                inputs = _split(self._map[place + 88 : place + 88 + 8 * count])
+                package = self._map[place + 8 : place + 72].decode("ascii", "replace")
+                found.append(Overrun(package, inputs, self._words[place // 8 + 9]))
+                self._words[place // 8] = 0
+        return found
+
+
+class ReleaseTable:
+    """Which release state of each loop a worker serves, or could not switch to: a hash table of 16,384 loops."""
+
+    def __init__(self, words: memoryview) -> None:
+        self._words = words
+
+    def serves(self, state: ReleaseState) -> None:
+        """This worker has switched a loop to a state; what does not fit into the table (16,384 loops) is not told."""
+        self._stand(state.loop, tag_of(state), 0)
+
+    def refuses(self, state: ReleaseState) -> None:
+        """This worker could not switch a loop to a state."""
+        place = self._slot(state.loop)
+        self._stand(state.loop, self._words[place + 1] if place else 0, tag_of(state))
+
+    def forgets(self, loop: str) -> None:
+        """This worker has let go of a loop; what is declared then is loaded when it is asked."""
+        if self._slot(loop):
+            self._stand(loop, 0, 0)
+
+    def stands(self, state: ReleaseState) -> Standing:
+        """How this worker stands to a state."""
+        place = self._slot(state.loop)
+        now, refused = (self._words[place + 1], self._words[place + 2]) if place else (0, 0)
+        tag = tag_of(state)
+        if tag in (now, refused):
+            return "serves" if tag == now else "refuses"
+        return "idle" if now == refused == 0 else "lags"
+
+    def _stand(self, loop: str, serves: int, refused: int) -> None:
+        place = self._slot(loop, make=True)
+        if place:
+            self._words[place + 1] = serves
+            self._words[place + 2] = refused
+            self._words[place] = _word(loop.encode())  # last: from now on it counts
+
+    def _slot(self, loop: str, *, make: bool = False) -> int:
+        """Which word of the table a loop begins at; 0 where it is not, or has no room."""
+        key = _word(loop.encode())
+        for i in range(_SLOTS):
+            place = (_SERVES + _SLOT * ((key + i) % _SLOTS)) // 8
+            there = self._words[place]
+            if there == key or (make and there == 0):
+                return place
+            if there == 0:
+                return 0
+        return 0
+
+
 class Heartbeat:
     """One worker's file: made anew by `fresh`, written by the worker, read by anybody. Safe to use from several threads."""
 
@@ -75,6 +177,7 @@ class Heartbeat:
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), _SIZE)
         self._words = memoryview(self._map).cast("Q")
+        self.troubles, self.releases = Troubles(self._map, self._words), ReleaseTable(self._words)
         self._places: dict[int, int] = {}
         self._runs: dict[int, tuple[int, int]] = {}
         self._lock = Lock()
@@ -198,99 +301,6 @@ class Heartbeat:
                 self._places[thread] = place
         return place
 
-    # --- packages that fail --------------------------------------------------------------------------------------
-
-    def fails(self, package: str) -> None:
-        """Say that a package fails again and again; at most eight are held until they are taken."""
-        with self._lock:
-            for place in range(_FAILING, _FAILING + _CELL * _FAILS, _CELL):
-                if self._map[place] and self._map[place + 1 : place + _CELL] == note_of(package):
-                    return
-                if not self._map[place]:
-                    self._map[place + 1 : place + _CELL] = package.encode()
-                    self._map[place] = 1
-                    return
-
-    def take_failing(self) -> list[str]:
-        """The packages that it said fail, each once."""
-        found = []
-        for place in range(_FAILING, _FAILING + _CELL * _FAILS, _CELL):
-            if self._map[place]:
-                found.append(self._map[place + 1 : place + _CELL].decode("ascii", "replace"))
-                self._map[place] = 0
-        return found
-
-    # --- runs that take too long ---------------------------------------------------------------------------------
-
-    def overran(self, package: str, inputs: bytes, answered: int) -> None:
-        """Say that a run took too long; at most eight are held until they are taken."""
-        inputs = inputs if len(inputs) <= 8 * 256 else b""
-        with self._lock:
-            for place in range(_OVERRUNS, _OVERRUNS + _OVERRUN * _MAX_OVERRUNS, _OVERRUN):
-                if not self._words[place // 8]:
-                    self._map[place + 8 : place + 72] = package.encode()
-                    self._words[place // 8 + 9] = answered
-                    self._words[place // 8 + 10] = len(inputs) // 8
-                    self._map[place + 88 : place + 88 + len(inputs)] = inputs
-                    self._words[place // 8] = 1
-                    return
-
-    def take_overruns(self) -> list[Overrun]:
-        """The runs that took too long, each once."""
-        found = []
-        for place in range(_OVERRUNS, _OVERRUNS + _OVERRUN * _MAX_OVERRUNS, _OVERRUN):
-            if self._words[place // 8]:
-                count = min(self._words[place // 8 + 10], 256)
-                inputs = _split(self._map[place + 88 : place + 88 + 8 * count])
-                package = self._map[place + 8 : place + 72].decode("ascii", "replace")
-                found.append(Overrun(package, inputs, self._words[place // 8 + 9]))
-                self._words[place // 8] = 0
-        return found
-
-    # --- which release it serves ---------------------------------------------------------------------------------
-
-    def serves(self, state: ReleaseState) -> None:
-        """This worker has switched a loop to a state; what does not fit into the table (16,384 loops) is not told."""
-        self._stand(state.loop, tag_of(state), 0)
-
-    def refuses(self, state: ReleaseState) -> None:
-        """This worker could not switch a loop to a state."""
-        place = self._slot(state.loop)
-        self._stand(state.loop, self._words[place + 1] if place else 0, tag_of(state))
-
-    def forgets(self, loop: str) -> None:
-        """This worker has let go of a loop; what is declared then is loaded when it is asked."""
-        if self._slot(loop):
-            self._stand(loop, 0, 0)
-
-    def stands(self, state: ReleaseState) -> Standing:
-        """How this worker stands to a state."""
-        place = self._slot(state.loop)
-        now, refused = (self._words[place + 1], self._words[place + 2]) if place else (0, 0)
-        tag = tag_of(state)
-        if tag in (now, refused):
-            return "serves" if tag == now else "refuses"
-        return "idle" if now == refused == 0 else "lags"
-
-    def _stand(self, loop: str, serves: int, refused: int) -> None:
-        place = self._slot(loop, make=True)
-        if place:
-            self._words[place + 1] = serves
-            self._words[place + 2] = refused
-            self._words[place] = _word(loop.encode())  # last: from now on it counts
-
-    def _slot(self, loop: str, *, make: bool = False) -> int:
-        """Which word of the table a loop begins at; 0 where it is not, or has no room."""
-        key = _word(loop.encode())
-        for i in range(_SLOTS):
-            place = (_SERVES + _SLOT * ((key + i) % _SLOTS)) // 8
-            there = self._words[place]
-            if there == key or (make and there == 0):
-                return place
-            if there == 0:
-                return 0
-        return 0
-
 
 def note_of(package: str) -> bytes:
     """What `began` writes for a package."""
@@ -331,7 +341,7 @@ def workers(home: Path, state: ReleaseState) -> list[WorkerState]:
         try:
             pid = heartbeat.pid
             if pid and Path(f"/proc/{pid}").exists():
-                found.append(WorkerState(pid=pid, state=heartbeat.stands(state)))
+                found.append(WorkerState(pid=pid, state=heartbeat.releases.stands(state)))
             elif Path(f"/proc/{path.parent.name}").exists():  # the server, which starts it again
                 found.append(WorkerState(pid=0, state="down"))
         finally:

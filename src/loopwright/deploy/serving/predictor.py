@@ -4,11 +4,10 @@ The server and the replay call the same `answer`, with one row or with thousands
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
-from weakref import WeakValueDictionary
 
 from loopwright.base.clock import Clock, microseconds
 from loopwright.base.errors import PackageRefused, Unavailable
@@ -16,10 +15,11 @@ from loopwright.base.ids import new_ids
 from loopwright.deploy.serving.context import Contexts, ContextStore
 from loopwright.deploy.serving.deadlines import Overruns
 from loopwright.deploy.serving.heartbeat import Heartbeat, note_of
+from loopwright.deploy.serving.row_checks import RowChecks
 from loopwright.deploy.serving.suspects import STRIKES, Suspects, Values, encoded, fingerprints
 from loopwright.graph.session import Feeder, Graph
 from loopwright.records.declarations import Column
-from loopwright.records.package import Manifest, tolerance
+from loopwright.records.package import tolerance
 from loopwright.records.prediction import Prediction
 from loopwright.stores.packages.probe import Probed
 
@@ -40,14 +40,6 @@ QUERY_OF_DEATH = "query_of_death"
 """The flag of an answer by the heuristic, because the model overran or died on that input before (`deploy.serving.suspects`)."""
 
 
-_KNOWN: "WeakValueDictionary[frozenset[str], frozenset[str]]" = WeakValueDictionary()
-
-
-def _once(texts: frozenset[str]) -> frozenset[str]:
-    """The same texts as another package has are there once."""
-    return _KNOWN.setdefault(texts, texts)
-
-
 class _Numbers(NamedTuple):
     """What a graph says of N rows: scores [N] and, by row, the values [K] (None where the package has none, or the run failed)."""
 
@@ -57,40 +49,6 @@ class _Numbers(NamedTuple):
 
 def _nothing(count: int) -> _Numbers:
     return _Numbers([float("nan")] * count, [None] * count)
-
-
-class _Checks(NamedTuple):
-    """What is looked at in a row: its times, ranges (name, least, most), and known categories."""
-
-    times: list[str]
-    ranges: list[tuple[str, float, float]]
-    categories: list[tuple[str, frozenset[str]]]
-
-    @staticmethod
-    def of(manifest: Manifest) -> "_Checks":
-        """Those of a row with all columns of the contract."""
-        request, endless = manifest.request, float("inf")
-        return _Checks(
-            [name for name, column in request.items() if column.type == "timestamp"],
-            [
-                (name, -endless if c.minimum is None else c.minimum, endless if c.maximum is None else c.maximum)
-                for name, c in request.items()
-                if c.minimum is not None or c.maximum is not None
-            ],
-            [
-                (name, _once(frozenset(known)))
-                for name, c in request.items()
-                if c.type == "string" and (known := c.categories if c.categories is not None else manifest.vocabulary.get(name))
-            ],
-        )
-
-    def only(self, names: Collection[str]) -> "_Checks":
-        """Those of a row that has the columns in `names` and no others."""
-        return _Checks(
-            [name for name in self.times if name in names],
-            [check for check in self.ranges if check[0] in names],
-            [check for check in self.categories if check[0] in names],
-        )
 
 
 class Predictor:
@@ -134,7 +92,7 @@ class Predictor:
         self._least, self._most = manifest.output.shape.score
         # Callers send all of the optional columns or none, as a rule: what is looked at in either row is known beforehand.
         needed = {name for name, column in manifest.request.items() if not column.may_lack}
-        self._checks, self._width = _Checks.of(manifest), len(manifest.request)
+        self._checks, self._width = RowChecks.of(manifest), len(manifest.request)
         self._needed, self._fewest = self._checks.only(needed), len(needed)
         self._missing = [
             (n, frozenset(c.missing_values)) for n, c in manifest.request.items() if c.nullable and c.missing_values
@@ -397,13 +355,13 @@ class Predictor:
         one_input = self._answered >= TRUSTED_ROWS and len(self._failing) < DISTINCT_INPUTS
         if self._failures >= FAILURES and now - self._failing_since >= FAILING_SECONDS and not one_input:
             self._failures = 0
-            self._heartbeat.fails(self.digest)
+            self._heartbeat.troubles.fails(self.digest)
 
     def _late(self, inputs: Values) -> None:
         """A run overran: the model rests, unless it may be the fault of this input alone."""
         prints = self._fingerprints(inputs)
         if self._heartbeat is not None:
-            self._heartbeat.overran(self.digest, b"".join(prints), self._answered)
+            self._heartbeat.troubles.overran(self.digest, b"".join(prints), self._answered)
         if self._heartbeat is not None and prints and self._answered >= TRUSTED_ROWS:
             same = self._slow.intersection(prints)
             if same or not self._slow:

@@ -25,7 +25,7 @@ from loopwright.deploy.serving.context import ContextStore
 from loopwright.deploy.serving.deadlines import Overruns
 from loopwright.deploy.serving.decode import Decoder
 from loopwright.deploy.serving.explanations import Explanations
-from loopwright.deploy.serving.fleet import LOAD_SECONDS, Segments, check_beside
+from loopwright.deploy.serving.fleet import LOAD_SECONDS, Segments, check_contract
 from loopwright.deploy.serving.heartbeat import Heartbeat
 from loopwright.deploy.serving.outcomes import OutcomeDecoder
 from loopwright.deploy.serving.package_cache import BUDGET, RULE, Load, PackageCache, Shared, key_of
@@ -198,7 +198,7 @@ class Registry:
             self.watcher.refused(loop, why)
             stands_in = self._stand_in(loop, copy, why) if copy is not None and loop not in self._loops else None
             if self._heartbeat is not None and copy is not None:
-                self._heartbeat.refuses(copy.state)
+                self._heartbeat.releases.refuses(copy.state)
             return stands_in
         self._failed.pop(loop, None)
         return found
@@ -228,14 +228,14 @@ class Registry:
             if loop is not None:
                 self._loops.pop(loop, None)
                 if self._heartbeat is not None:
-                    self._heartbeat.forgets(loop)
+                    self._heartbeat.releases.forgets(loop)
 
     def _switch(self, loop: str, copy: local.ReleaseFile) -> InService:
         before = self._loops.get(loop)
         arms = Arms(copy.state, self.package_cache, self.package_cache.load)
         predictor = arms.champion
         for other in arms.others:
-            check_beside(other.package, predictor.package)
+            check_contract(other.package, predictor.package)
         segments = Segments(
             copy.state,
             arms,
@@ -264,7 +264,7 @@ class Registry:
                 self._own.pop(digest, None)
             self.package_cache.drop(left)
         if self._heartbeat is not None:
-            self._heartbeat.serves(copy.state)
+            self._heartbeat.releases.serves(copy.state)
         failpoints.hit("release.switched")
         self.watcher.swapped(loop, copy.state.arms)
         return service

@@ -1,6 +1,6 @@
 """The data plane: predictions, outcomes, Open Inference Protocol, health, metrics, contracts.
 
-Handlers are plain functions from a whole request to its answer (`server.http.connection`); predictions wait in `server.api.batches`.
+Handlers are plain functions from a whole request to its answer (`server.http.request`); predictions wait in `server.api.batches`.
 """
 
 import time
@@ -29,7 +29,7 @@ from loopwright.server.api.metrics import CONTENT_TYPE, Metrics
 from loopwright.server.api.request_ids import ask, client_id, deadline, explains, request_id
 from loopwright.server.api.routes import DATA_ROUTES, Match, Route, Routes
 from loopwright.server.api.spans import RequestTiming, Spans, traceresponse
-from loopwright.server.http.connection import JSON, Headers, Reply, Request, refusal
+from loopwright.server.http.request import JSON, Headers, Reply, Request, refusal
 from loopwright.server.http.wire import is_plain
 
 INLINE_BYTES = 64 * 1024

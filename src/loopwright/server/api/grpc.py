@@ -133,7 +133,7 @@ class Door:
                 ("grpc.max_connection_idle_ms", 300_000),
                 ("grpc.max_connection_age_ms", 600_000),  # so that who sends half a call does not hold its place for ever
                 ("grpc.max_connection_age_grace_ms", 30_000),
-            ],
+            ]
         )
         self._server.add_generic_rpc_handlers(tuple(self._handlers()))
         port: int = self._server.add_insecure_port(address)

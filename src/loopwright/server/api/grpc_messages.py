@@ -24,107 +24,62 @@ MOST_VARINTS = 10 * MOST_ROWS
 INLINE_BYTES = 64 * 1024
 """A larger message is decoded and its answer encoded in a thread, so that the others are answered meanwhile."""
 
-_TENSOR = {"name": "1 string", "datatype": "2 string", "shape": "3 *int64", "parameters": "4 {InferParameter"}
-_MESSAGES: dict[str, dict[str, str]] = {  # message -> field -> number and type; * is repeated, { a map from text, ? one of
-    "ServerLiveRequest": {},
-    "ServerLiveResponse": {"live": "1 bool"},
-    "ServerReadyRequest": {},
-    "ServerReadyResponse": {"ready": "1 bool"},
-    "ModelReadyRequest": {"name": "1 string", "version": "2 string"},
-    "ModelReadyResponse": {"ready": "1 bool"},
-    "ServerMetadataRequest": {},
-    "ServerMetadataResponse": {"name": "1 string", "version": "2 string", "extensions": "3 *string"},
-    "ModelMetadataRequest": {"name": "1 string", "version": "2 string"},
-    "TensorMetadata": {"name": "1 string", "datatype": "2 string", "shape": "3 *int64"},
-    "ModelMetadataResponse": {
-        "name": "1 string",
-        "versions": "2 *string",
-        "platform": "3 string",
-        "inputs": "4 *TensorMetadata",
-        "outputs": "5 *TensorMetadata",
-    },
-    "InferParameter": {
-        "bool_param": "1 ?bool",
-        "int64_param": "2 ?int64",
-        "string_param": "3 ?string",
-        "double_param": "4 ?double",
-        "uint64_param": "5 ?uint64",
-    },
-    "InferTensorContents": {
-        "bool_contents": "1 *bool",
-        "int_contents": "2 *int32",
-        "int64_contents": "3 *int64",
-        "uint_contents": "4 *uint32",
-        "uint64_contents": "5 *uint64",
-        "fp32_contents": "6 *float",
-        "fp64_contents": "7 *double",
-        "bytes_contents": "8 *bytes",
-    },
-    "InferInputTensor": {**_TENSOR, "contents": "5 InferTensorContents"},
-    "InferRequestedOutputTensor": {"name": "1 string", "parameters": "2 {InferParameter"},
-    "InferOutputTensor": {**_TENSOR, "contents": "5 InferTensorContents"},
-    "ModelInferRequest": {
-        "model_name": "1 string",
-        "model_version": "2 string",
-        "id": "3 string",
-        "parameters": "4 {InferParameter",
-        "inputs": "5 *InferInputTensor",
-        "outputs": "6 *InferRequestedOutputTensor",
-        "raw_input_contents": "7 *bytes",
-    },
-    "ModelInferResponse": {
-        "model_name": "1 string",
-        "model_version": "2 string",
-        "id": "3 string",
-        "parameters": "4 {InferParameter",
-        "outputs": "5 *InferOutputTensor",
-        "raw_output_contents": "6 *bytes",
-    },
-    "ModelConfigRequest": {"name": "1 string", "version": "2 string"},
-    "ModelInput": {"name": "1 string", "data_type": "2 int32", "dims": "4 *int64", "optional": "8 bool"},
-    "ModelOutput": {"name": "1 string", "data_type": "2 int32", "dims": "3 *int64"},
-    "LatestVersions": {"num_versions": "1 uint32"},
-    "ModelVersionPolicy": {"latest": "1 LatestVersions"},
-    "ModelConfig": {
-        "name": "1 string",
-        "platform": "2 string",
-        "version_policy": "3 ModelVersionPolicy",
-        "max_batch_size": "4 int32",
-        "input": "5 *ModelInput",
-        "output": "6 *ModelOutput",
-        "default_model_filename": "8 string",
-        "backend": "17 string",
-    },
-    "ModelConfigResponse": {"config": "1 ModelConfig"},
-    "ModelStatisticsRequest": {"name": "1 string", "version": "2 string"},
-    "StatisticDuration": {"count": "1 uint64", "ns": "2 uint64"},
-    "InferStatistics": {
-        "success": "1 StatisticDuration",
-        "fail": "2 StatisticDuration",
-        "queue": "3 StatisticDuration",
-        "compute_input": "4 StatisticDuration",
-        "compute_infer": "5 StatisticDuration",
-        "compute_output": "6 StatisticDuration",
-        "cache_hit": "7 StatisticDuration",
-        "cache_miss": "8 StatisticDuration",
-    },
-    "ModelStatistics": {
-        "name": "1 string",
-        "version": "2 string",
-        "last_inference": "3 uint64",
-        "inference_count": "4 uint64",
-        "execution_count": "5 uint64",
-        "inference_stats": "6 InferStatistics",
-    },
-    "ModelStatisticsResponse": {"model_stats": "1 *ModelStatistics"},
-    "RepositoryIndexRequest": {"repository_name": "1 string", "ready": "2 bool"},
-    "ModelIndex": {"name": "1 string", "version": "2 string", "state": "3 string", "reason": "4 string"},
-    "RepositoryIndexResponse": {"models": "1 *ModelIndex"},
-    "RepositoryModelLoadRequest": {"repository_name": "1 string", "model_name": "2 string"},
-    "RepositoryModelUnloadRequest": {"repository_name": "1 string", "model_name": "2 string"},
-    "HealthCheckRequest": {"service": "1 string"},
-    "HealthCheckResponse": {"status": "1 int32"},  # an enumeration is an int32 on the wire: 1 serving, 2 not
-}
+_TABLE = """
+ServerLiveRequest
+ServerLiveResponse live=1:bool
+ServerReadyRequest
+ServerReadyResponse ready=1:bool
+ModelReadyRequest name=1:string version=2:string
+ModelReadyResponse ready=1:bool
+ServerMetadataRequest
+ServerMetadataResponse name=1:string version=2:string extensions=3:*string
+ModelMetadataRequest name=1:string version=2:string
+TensorMetadata name=1:string datatype=2:string shape=3:*int64
+ModelMetadataResponse name=1:string versions=2:*string platform=3:string inputs=4:*TensorMetadata
+  outputs=5:*TensorMetadata
+InferParameter bool_param=1:?bool int64_param=2:?int64 string_param=3:?string double_param=4:?double
+  uint64_param=5:?uint64
+InferTensorContents bool_contents=1:*bool int_contents=2:*int32 int64_contents=3:*int64 uint_contents=4:*uint32
+  uint64_contents=5:*uint64 fp32_contents=6:*float fp64_contents=7:*double bytes_contents=8:*bytes
+InferInputTensor name=1:string datatype=2:string shape=3:*int64 parameters=4:{InferParameter
+  contents=5:InferTensorContents
+InferRequestedOutputTensor name=1:string parameters=2:{InferParameter
+InferOutputTensor name=1:string datatype=2:string shape=3:*int64 parameters=4:{InferParameter
+  contents=5:InferTensorContents
+ModelInferRequest model_name=1:string model_version=2:string id=3:string parameters=4:{InferParameter
+  inputs=5:*InferInputTensor outputs=6:*InferRequestedOutputTensor raw_input_contents=7:*bytes
+ModelInferResponse model_name=1:string model_version=2:string id=3:string parameters=4:{InferParameter
+  outputs=5:*InferOutputTensor raw_output_contents=6:*bytes
+ModelConfigRequest name=1:string version=2:string
+ModelInput name=1:string data_type=2:int32 dims=4:*int64 optional=8:bool
+ModelOutput name=1:string data_type=2:int32 dims=3:*int64
+LatestVersions num_versions=1:uint32
+ModelVersionPolicy latest=1:LatestVersions
+ModelConfig name=1:string platform=2:string version_policy=3:ModelVersionPolicy max_batch_size=4:int32 input=5:*ModelInput
+  output=6:*ModelOutput default_model_filename=8:string backend=17:string
+ModelConfigResponse config=1:ModelConfig
+ModelStatisticsRequest name=1:string version=2:string
+StatisticDuration count=1:uint64 ns=2:uint64
+InferStatistics success=1:StatisticDuration fail=2:StatisticDuration queue=3:StatisticDuration
+  compute_input=4:StatisticDuration compute_infer=5:StatisticDuration compute_output=6:StatisticDuration
+  cache_hit=7:StatisticDuration cache_miss=8:StatisticDuration
+ModelStatistics name=1:string version=2:string last_inference=3:uint64 inference_count=4:uint64 execution_count=5:uint64
+  inference_stats=6:InferStatistics
+ModelStatisticsResponse model_stats=1:*ModelStatistics
+RepositoryIndexRequest repository_name=1:string ready=2:bool
+ModelIndex name=1:string version=2:string state=3:string reason=4:string
+RepositoryIndexResponse models=1:*ModelIndex
+RepositoryModelLoadRequest repository_name=1:string model_name=2:string
+RepositoryModelUnloadRequest repository_name=1:string model_name=2:string
+HealthCheckRequest service=1:string
+HealthCheckResponse status=1:int32
+"""
+"""A message a line, indented lines go on: its fields as name=number:type; * is repeated, { a map from text, ? one of.
+
+The status of HealthCheckResponse is an enumeration, which is an int32 on the wire: 1 serving, 2 not.
+"""
+_LINES = (line.split() for line in _TABLE.strip().replace("\n  ", " ").splitlines())
+_MESSAGES = {name: dict(field.split("=") for field in fields) for name, *fields in _LINES}
 _NO_MESSAGE = "it is no message of this method"
 _FIXED = {1: 8, 5: 4}
 _VARINTS = {"InferTensorContents": range(1, 6), "InferInputTensor": (3,)}
@@ -137,7 +92,7 @@ def messages() -> Mapping[str, Any]:
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)
         for field, told in fields.items():
-            number, type = told.split()
+            number, type = told.split(":")
             _add(message, field, int(number), type)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
@@ -209,7 +164,7 @@ def _inner(kind: str) -> dict[int, str]:
     """The fields of a message that are messages, or maps, by number: what they hold."""
     found = {}
     for told in _MESSAGES.get(kind, {}).values():
-        number, type = told.split()
+        number, type = told.split(":")
         if type.lstrip("*")[0].isupper():
             found[int(number)] = type.lstrip("*")
     return found

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -152,63 +153,9 @@ class Metrics:
         self._registry.register(Failures(worker, folder))
         if upkeep is not None:
             self._registry.register(UpkeepMetrics(upkeep))
-        own = None if self._shared else self._registry
-        loop = ["loop"]
-        self._predictions = Counter("loopwright_predictions", "Predictions answered", [*loop, "arm"], registry=own)
-        self._degraded = Counter(
-            "loopwright_degraded",
-            "Predictions answered by the heuristic because the model failed",
-            [*loop, "arm"],
-            registry=own,
-        )
-        self._flags = Counter("loopwright_flags", "Predictions flagged, by kind of flag", [*loop, "arm", "flag"], registry=own)
-        self._outcomes = Counter("loopwright_outcomes", "Outcomes accepted", loop, registry=own)
-        self._errors = Counter(
-            "loopwright_request_errors", "Requests refused or failed, by code", [*loop, "code"], registry=own
-        )
-        self._traces = Counter("loopwright_traced_requests", "Requests whose spans were sent or lost", ["result"], registry=own)
-        self._unlogged = Counter("loopwright_unlogged", "Predictions that could not be logged", loop, registry=own)
-        self._refused = Counter(
-            "loopwright_packages_refused", "Packages that were to serve and could not be loaded", loop, registry=own
-        )
-        self._swaps = Counter("loopwright_swaps", "Packages put into service by a worker", loop, registry=own)
-        self._seconds = Histogram(
-            "loopwright_request_seconds",
-            "Time of a prediction request, decoding to answer",
-            loop,
-            buckets=_SECONDS,
-            registry=own,
-        )
-        self._runs = Counter("loopwright_runs", "Graph runs; several requests may share one", loop, registry=own)
-        self._serving = Gauge(
-            "loopwright_serving_info",
-            "1 for the package of each arm in service",
-            [*loop, "arm", "package"],
-            registry=own,
-            multiprocess_mode="mostrecent",
-        )
-        self._damaged = Gauge(
-            "loopwright_log_damaged",
-            "Segments of the prediction log in quarantine: damaged, or missing",
-            loop,
-            registry=own,
-            multiprocess_mode="mostrecent",
-        )
-        self._held = Gauge(
-            "loopwright_packages_loaded", "Packages in memory, over all workers", registry=own, multiprocess_mode="livesum"
-        )
-        self._held_bytes = Gauge(
-            "loopwright_packages_bytes",
-            "Memory that packages take, over all workers",
-            registry=own,
-            multiprocess_mode="livesum",
-        )
-        self._loads = Histogram(
-            "loopwright_package_load_seconds", "Time to load a package, until it answers", buckets=_LOAD_SECONDS, registry=own
-        )
-        self._evictions = Counter(
-            "loopwright_packages_evicted", "Packages that went because others needed the memory", registry=own
-        )
+        own, loop = None if self._shared else self._registry, ["loop"]
+        self._define_requests(own, loop)
+        self._define_packages(own, loop)
         for code in sorted({*_EARLY_CODES, *(code for code, _ in DOOR.values())}):
             self._errors.labels("", code)
         for result in ("sent", "lost"):
@@ -221,6 +168,41 @@ class Metrics:
         self._timed: dict[str, list[float]] = {}
         self._tally: Tally[tuple[Counter, tuple[str, ...]]] = Tally()
         self._lock = Lock()
+
+    def _define_requests(self, own: CollectorRegistry | None, loop: list[str]) -> None:
+        """What is counted of requests and answers."""
+        counter, histogram = partial(Counter, registry=own), partial(Histogram, registry=own)
+        self._predictions = counter("loopwright_predictions", "Predictions answered", [*loop, "arm"])
+        self._degraded = counter(
+            "loopwright_degraded", "Predictions answered by the heuristic because the model failed", [*loop, "arm"]
+        )
+        self._flags = counter("loopwright_flags", "Predictions flagged, by kind of flag", [*loop, "arm", "flag"])
+        self._outcomes = counter("loopwright_outcomes", "Outcomes accepted", loop)
+        self._errors = counter("loopwright_request_errors", "Requests refused or failed, by code", [*loop, "code"])
+        self._traces = counter("loopwright_traced_requests", "Requests whose spans were sent or lost", ["result"])
+        self._unlogged = counter("loopwright_unlogged", "Predictions that could not be logged", loop)
+        self._refused = counter("loopwright_packages_refused", "Packages that were to serve and could not be loaded", loop)
+        self._swaps = counter("loopwright_swaps", "Packages put into service by a worker", loop)
+        self._seconds = histogram(
+            "loopwright_request_seconds", "Time of a prediction request, decoding to answer", loop, buckets=_SECONDS
+        )
+        self._runs = counter("loopwright_runs", "Graph runs; several requests may share one", loop)
+
+    def _define_packages(self, own: CollectorRegistry | None, loop: list[str]) -> None:
+        """What is counted of packages, and of the log."""
+        recent = partial(Gauge, registry=own, multiprocess_mode="mostrecent")
+        together = partial(Gauge, registry=own, multiprocess_mode="livesum")
+        arms = [*loop, "arm", "package"]
+        self._serving = recent("loopwright_serving_info", "1 for the package of each arm in service", arms)
+        self._damaged = recent(
+            "loopwright_log_damaged", "Segments of the prediction log in quarantine: damaged, or missing", loop
+        )
+        self._held = together("loopwright_packages_loaded", "Packages in memory, over all workers")
+        self._held_bytes = together("loopwright_packages_bytes", "Memory that packages take, over all workers")
+        of, name = "Time to load a package, until it answers", "loopwright_package_load_seconds"
+        self._loads = Histogram(name, of, buckets=_LOAD_SECONDS, registry=own)
+        of = "Packages that went because others needed the memory"
+        self._evictions = Counter("loopwright_packages_evicted", of, registry=own)
 
     def flush(self) -> None:
         """Hand on what was added up in memory; to be called about once a second."""

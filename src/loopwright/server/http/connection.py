@@ -17,14 +17,13 @@ from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
 from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import httptools
-import msgspec
 
 from loopwright.base.errors import Overloaded, RequestTooLarge
-from loopwright.render.http_errors import describe_status
 from loopwright.server.http.admission import Admission, Peer
+from loopwright.server.http.request import Application, Headers, Reply, Request, refusal
 from loopwright.server.http.wire import VERSIONS, read_plain, without_upgrade
 
 HEADER_BYTES = 16 * 1024
@@ -38,89 +37,7 @@ DISCARD_BYTES = 16 * 2**20
 DISCARD_SECONDS = 2.0
 LAST_CALL_SECONDS = 0.05
 
-Headers = dict[bytes, bytes]
-
-JSON = b"application/json"
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\ncontent-type: ".encode() for s in HTTPStatus}
-_encode = msgspec.json.Encoder().encode
-
-
-class Reply(NamedTuple):
-    """What goes back. `id` becomes X-Request-Id."""
-
-    status: int
-    body: bytes
-    media: bytes = JSON
-    id: str = ""
-    extra: tuple[tuple[bytes, bytes], ...] = ()
-
-
-def refusal(status: int, id: str = "") -> Reply:
-    """The answer to what is refused at the door (`http_errors.DOOR`)."""
-    return Reply(status, _encode(describe_status(status, id)), id=id)
-
-
-class Request:
-    """A request. `route`, `loop` and `version` are the application's; header names are lower-case; `path` is raw, without the query.
-
-    `started` is when it was whole (`time.perf_counter`).
-    """
-
-    __slots__ = (
-        "_connection",
-        "body",
-        "early",
-        "headers",
-        "keep",
-        "loop",
-        "method",
-        "path",
-        "query",
-        "route",
-        "started",
-        "version",
-    )
-
-    def __init__(self, connection: "Connection", method: bytes, url: bytes, headers: Headers, *, keep: bool) -> None:
-        self._connection, self.method, self.headers, self.keep = connection, method, headers, keep
-        self.path, _, self.query = url.partition(b"?")
-        self.body, self.loop, self.version, self.started = b"", "", "", 0.0
-        self.route: Any = None
-        self.early: Reply | None = None
-
-    @property
-    def address(self) -> str:
-        """The address of the client."""
-        return self._connection.address
-
-    @property
-    def gone(self) -> bool:
-        """Whether the connection has ended, so that nobody gets the answer."""
-        return self._connection.ended
-
-    def answer(self, reply: Reply) -> None:
-        """Send the answer; nothing happens where the client has gone."""
-        self._connection.answer(self, reply)
-
-
-class Application(Protocol):
-    """What answers. None of these raises."""
-
-    def begin(self, request: Request) -> Reply | None:
-        """The headers are there: None, or a refusal."""
-        ...
-
-    def handle(self, request: Request) -> Reply | None:
-        """The request is whole: its answer, or None where `request.answer` is called later."""
-        ...
-
-    def failed(self, request: Request, error: Exception) -> Reply:
-        """The answer where the request met a limit."""
-        ...
-
-    def is_health(self, request: Request) -> bool:
-        """Whether a request asks how the server is, which is answered however full it is."""
-        ...
 
 
 class Server:
@@ -186,33 +103,10 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_active",
-        "_arriving",
-        "_body",
-        "_closed",
-        "_current",
-        "_eof",
-        "_exact",
-        "_expecting",
-        "_fed",
-        "_headers",
-        "_held",
-        "_left",
-        "_loop",
-        "_parser",
-        "_paused",
-        "_peer",
-        "_repeated",
-        "_server",
-        "_since",
-        "_size",
-        "_stuck",
-        "_transport",
-        "_url",
-        "_waiting",
-        "address",
-        "spare",
-    )
+        "_active", "_arriving", "_body", "_closed", "_current", "_eof", "_exact", "_expecting", "_fed", "_headers", "_held",
+        "_left", "_loop", "_parser", "_paused", "_peer", "_repeated", "_server", "_since", "_size", "_stuck", "_transport",
+        "_url", "_waiting", "address", "spare",
+    )  # fmt: skip
 
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         self._server, self._loop = server, loop

@@ -35,15 +35,7 @@ WITHIN_SECONDS = 300.0
 HUNG_SECONDS = 15.0
 
 _CRASHES = frozenset(
-    {
-        signal.SIGSEGV,
-        signal.SIGABRT,
-        signal.SIGBUS,
-        signal.SIGILL,
-        signal.SIGFPE,
-        signal.SIGTRAP,
-        signal.SIGSYS,
-    }
+    {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS}
 )
 _THREAD = re.compile(rb"Current thread 0x([0-9a-f]+)")
 

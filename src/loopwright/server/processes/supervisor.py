@@ -302,10 +302,10 @@ class Supervisor:
             if self._deaths.count(package, now, inputs):
                 self._condemn(package, cause, f"{DEATHS} times within {WITHIN_SECONDS / 60:.0f} minutes, at last: {detail}")
         worker.blamed.clear()
-        for overrun in worker.heartbeat.take_overruns():
+        for overrun in worker.heartbeat.troubles.take_overruns():
             if self._queries.trusts(overrun.package, overrun.answered):
                 self._strike(overrun.package, overrun.inputs)
-        for package in worker.heartbeat.take_failing():
+        for package in worker.heartbeat.troubles.take_failing():
             self._condemn(package, "failures", "its model failed again and again, and the heuristic answered")
 
     def _strike(self, package: str, inputs: tuple[bytes, ...]) -> None:

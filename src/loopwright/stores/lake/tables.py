@@ -1,4 +1,4 @@
-"""The lake: Delta tables in a local folder or on object storage. The only module that knows Delta.
+"""The lake: Delta tables in a local folder or on object storage. Only this folder knows Delta.
 
 Delta Lake (Armbrust et al. 2020, doi:10.14778/3415478.3415560) keeps a table as Parquet files and a log of numbered
 commits. Every version stays readable: logs do not expire and no file is deleted. Exactly-once appends rest on Delta's
@@ -28,7 +28,6 @@ from loopwright.base.errors import (
     Damaged,
     LoopwrightError,
     NotFound,
-    Refused,
     TableNotFound,
     Unavailable,
     UsageError,
@@ -38,6 +37,7 @@ from loopwright.base.errors import (
 from loopwright.base.ids import NAME, check_name
 from loopwright.records.entries import Problem
 from loopwright.stores.lake import seal
+from loopwright.stores.lake.columns import TIMESTAMP, arrow_dataset, fitted_rows, plain_type, stored_type, table_schema
 
 _CONFIGURATION = {
     "delta.enableExpiredLogCleanup": "false",
@@ -46,7 +46,6 @@ _CONFIGURATION = {
 }
 _ATTEMPTS = 20
 _NOTE = "loopwright"
-_TIMESTAMP = pa.timestamp("us", "UTC")
 
 
 class Stream(NamedTuple):
@@ -60,14 +59,6 @@ class Stream(NamedTuple):
         rest = self.batches()
         first = list(islice(rest, 1))
         return Stream(self.schema, lambda: chain(first, rest))
-
-
-class Foreign(NamedTuple):
-    """A Delta table outside of the lake at one version: its own id, that version, and the rows added after an earlier one."""
-
-    id: str
-    version: int
-    rows: Any
 
 
 class Lake:
@@ -125,7 +116,7 @@ class Lake:
         """Add columns, null in every row there is; returns the version that has them."""
         with self._errors(name):
             delta = self._table(name)
-            new = [f for f in schema if f.name not in _schema(delta).names]
+            new = [f for f in schema if f.name not in table_schema(delta).names]
             if new:
                 delta.alter.add_columns(DeltaSchema.from_arrow(pa.schema(new)).fields)
                 self._seal(name, delta.version())
@@ -150,7 +141,7 @@ class Lake:
 
     def delete_before(self, name: str, column: str, moment: datetime) -> int:
         """Delete the rows whose `column` (a timestamp) is before `moment`; how many (0 also if a writer came between)."""
-        if not self.dataset(name).count_rows(filter=pc.field(column) < pa.scalar(moment, _TIMESTAMP)):
+        if not self.dataset(name).count_rows(filter=pc.field(column) < pa.scalar(moment, TIMESTAMP)):
             return 0
         with self._errors(name):
             delta = self._table(name)
@@ -211,7 +202,7 @@ class Lake:
                     newest = f"upkeep has removed the files of versions gone by (docs/guides/predictions.md); the newest is {self.version(name)}"
                     raise NotFound(f"version of table {name}", str(version), next_step=newest) from error
                 raise Damaged(f"table {name} cannot be read: {error}") from error
-            plain = pa.schema([pa.field(f.name, _plain(f.type)) for f in table.schema])
+            plain = pa.schema([pa.field(f.name, plain_type(f.type)) for f in table.schema])
             return table if table.schema.equals(plain) else table.cast(plain)
 
     def dataset(self, name: str, version: int | None = None) -> Any:
@@ -232,7 +223,7 @@ class Lake:
                 delta.load_as_version(version - 1)
                 before = {f.path for f in delta.to_pyarrow_dataset(filesystem=self._files(name)).get_fragments()}
             fragments = sorted((f for f in whole.get_fragments() if f.path not in before), key=lambda f: f.path)
-            return _arrow_dataset().FileSystemDataset(fragments, whole.schema, whole.format, whole.filesystem)
+            return arrow_dataset().FileSystemDataset(fragments, whole.schema, whole.format, whole.filesystem)
 
     def _files(self, name: str) -> Any:
         """Arrow's own file system for a local table; None leaves the choice to delta-rs.
@@ -279,7 +270,7 @@ class Lake:
     def schema(self, name: str) -> pa.Schema:
         """A table's columns and their types."""
         with self._errors(name):
-            return _schema(self._table(name))
+            return table_schema(self._table(name))
 
     def names(self) -> list[str]:
         """The tables there are, sorted."""
@@ -364,7 +355,7 @@ class Lake:
         if not self.exists(name):
             if self._folder is not None:
                 Path(uri).mkdir(parents=True, exist_ok=True)
-            kept = pa.schema([pa.field(f.name, _stored_type(name, f)) for f in schema])
+            kept = pa.schema([pa.field(f.name, stored_type(name, f)) for f in schema])
             once = CommitProperties(max_commit_retries=0)  # a retry would make the table a second time, over the first
             try:
                 return DeltaTable.create(uri, schema=kept, configuration=_CONFIGURATION, commit_properties=once)
@@ -387,10 +378,10 @@ class Lake:
         if isinstance(table, Stream):
             _write_stream(name, delta, table, properties)
         elif mode == "overwrite":
-            fit = table.cast(pa.schema([pa.field(f.name, _stored_type(name, f)) for f in table.schema]))
+            fit = table.cast(pa.schema([pa.field(f.name, stored_type(name, f)) for f in table.schema]))
             write_deltalake(delta, fit, mode="overwrite", schema_mode="overwrite", commit_properties=properties)
         else:
-            fit = _fit(name, table, _schema(delta))
+            fit = fitted_rows(name, table, table_schema(delta))
             write_deltalake(delta, fit, mode="append", schema_mode="merge", commit_properties=properties)
         version = delta.version()
         self._seal(name, version)
@@ -467,52 +458,9 @@ def _lawful(name: str) -> bool:
     return bool(NAME.fullmatch(name) or (dot and NAME.fullmatch(first) and NAME.fullmatch(rest)))
 
 
-def _schema(delta: DeltaTable) -> pa.Schema:
-    return pa.schema([pa.field(f.name, _plain(f.type)) for f in pa.schema(delta.schema().to_arrow())])
-
-
-def _plain(type: pa.DataType) -> pa.DataType:
-    """The type as tables are read: one string type, one list type, microseconds in UTC."""
-    if pa.types.is_large_string(type) or pa.types.is_string_view(type):
-        return pa.string()
-    if pa.types.is_dictionary(type):
-        return _plain(type.value_type)
-    if pa.types.is_list(type) or pa.types.is_large_list(type):
-        return pa.list_(_plain(type.value_type))
-    if pa.types.is_timestamp(type) and type.tz is not None:
-        return _TIMESTAMP
-    return type
-
-
-def _stored_type(name: str, field: pa.Field) -> pa.DataType:
-    """The type a new column is kept in."""
-    type = _plain(field.type)
-    if pa.types.is_null(type):
-        raise Refused(f"table {name}: column {field.name} has no type (every value is null); give it one")
-    if pa.types.is_timestamp(type) and type.tz is None:
-        raise Refused(f"table {name}: column {field.name} has times without a zone")
-    return type
-
-
-def _fit(name: str, table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The rows in the table's own types. Delta itself would cast, and cut 1.5 down to 1 in a column of integers."""
-    known = {field.name: field.type for field in schema}
-    fields = []
-    for field in table.schema:
-        there = known.get(field.name)
-        if pa.types.is_null(field.type) and there is not None:
-            fields.append(pa.field(field.name, there))
-            continue
-        type = _stored_type(name, field)
-        if there is not None and type != there:
-            raise Refused(f"table {name}: column {field.name} is {there}, not {type}")
-        fields.append(pa.field(field.name, type))
-    return table.cast(pa.schema(fields))
-
-
 def _write_stream(name: str, delta: DeltaTable, stream: Stream, properties: CommitProperties) -> None:
     """Append rows as they are made. What the making raises comes out as it was, and not as Delta's words for it."""
-    schema = _fit(name, stream.schema.empty_table(), _schema(delta)).schema
+    schema = fitted_rows(name, stream.schema.empty_table(), table_schema(delta)).schema
     raised: list[BaseException] = []
 
     def made() -> Iterator[pa.RecordBatch]:
@@ -530,55 +478,3 @@ def _write_stream(name: str, delta: DeltaTable, stream: Stream, properties: Comm
         if raised:
             raise raised[0] from None
         raise
-
-
-def foreign(uri: str, *, since: int = -1, until: int | None = None) -> Foreign:
-    """The rows of a Delta table anywhere (path or URL) that were added after its version `since` (all: -1).
-
-    `until` is the version to read it at (the newest if not given). `rows` is a pyarrow dataset. Raises NotFound when there is no such table, Refused when rows were changed or removed since
-    then, or when the table is older than that, Damaged when it cannot be read.
-    """
-    shown = uri.split("?")[0].rsplit("@", 1)[-1]
-    try:
-        delta = DeltaTable(uri, version=until)
-        identity, version, dataset = (
-            str(delta.metadata().id),
-            delta.version(),
-            delta.to_pyarrow_dataset(
-                parquet_read_options=_arrow_dataset().ParquetReadOptions(coerce_int96_timestamp_unit="us")
-            ),  # Spark's 96 bits: as nanoseconds those after 2262 would be other moments
-        )
-        if version < since:
-            raise Refused(f"the Delta table {shown} is at version {version}; its version {since} was read before")
-        return Foreign(identity, version, dataset if since < 0 else _added_since(delta, dataset, since, version, shown))
-    except TableNotFoundError:
-        raise NotFound("Delta table", shown, next_step="name its folder or URL, the one that holds `_delta_log`") from None
-    except (DeltaError, pa.ArrowException, OSError, ValueError) as error:
-        raise Damaged(f"the Delta table {shown} cannot be read: {first_line(error)}") from error
-
-
-def _arrow_dataset() -> Any:
-    import pyarrow.dataset  # here: it loads pandas, and most commands read no rows
-
-    return pyarrow.dataset
-
-
-def _added_since(delta: DeltaTable, dataset: Any, since: int, version: int, shown: str) -> Any:
-    """The files that commits after `since` added, as a dataset. Compaction only moves rows and adds none."""
-    operations = {e["version"]: str(e.get("operation", "")) for e in delta.history() if "version" in e}
-    fragments = []
-    delta.load_as_version(since)
-    before = {f.path for f in delta.to_pyarrow_dataset().get_fragments()}
-    for number in range(since + 1, version + 1):
-        delta.load_as_version(number)
-        there = {f.path: f for f in delta.to_pyarrow_dataset().get_fragments()}
-        operation = operations.get(number, "")
-        if before - set(there) and not operation.startswith("OPTIMIZE"):
-            what = f"version {number} ({operation or 'unknown'}) changed or removed rows"
-            raise Refused(
-                f"the Delta table {shown} cannot be followed: {what}; ingest what it holds now from a copy or a query"
-            )
-        if not operation.startswith("OPTIMIZE"):
-            fragments += [fragment for path, fragment in there.items() if path not in before]
-        before = set(there)
-    return _arrow_dataset().FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)

@@ -168,11 +168,7 @@ class Embedded:
 
     def _connect(self, mode: str, patience: float) -> sqlite3.Connection:
         return sqlite3.connect(
-            f"{self._path.as_uri()}?mode={mode}",
-            uri=True,
-            timeout=patience,
-            isolation_level=None,
-            check_same_thread=False,
+            f"{self._path.as_uri()}?mode={mode}", uri=True, timeout=patience, isolation_level=None, check_same_thread=False
         )
 
     @contextmanager

@@ -27,16 +27,7 @@ from loopwright.base.errors import LogUnavailable
 from loopwright.base.files import sync
 from loopwright.base.supervision import start
 from loopwright.records.prediction import OutcomeRow, Prediction
-from loopwright.stores.prediction_log.segment import (
-    FRAME,
-    HEADER,
-    KINDS,
-    file_name,
-    footer,
-    header,
-    seal_file,
-    seed,
-)
+from loopwright.stores.prediction_log.segment import FRAME, HEADER, KINDS, file_name, footer, header, seal_file, seed
 
 _LENGTH_CRC = Struct(">II")
 _SEQUENCE = Struct(">Q")

@@ -1,0 +1,48 @@
+"""What is looked at in a row of a request before the model runs: which columns are times, have a range, or have known categories."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+from weakref import WeakValueDictionary
+
+from loopwright.records.package import Manifest
+
+_KNOWN: "WeakValueDictionary[frozenset[str], frozenset[str]]" = WeakValueDictionary()
+
+
+def _once(texts: frozenset[str]) -> frozenset[str]:
+    """The same texts as another package has are there once."""
+    return _KNOWN.setdefault(texts, texts)
+
+
+class RowChecks(NamedTuple):
+    """What is looked at in a row: its times, ranges (name, least, most), and known categories."""
+
+    times: list[str]
+    ranges: list[tuple[str, float, float]]
+    categories: list[tuple[str, frozenset[str]]]
+
+    @staticmethod
+    def of(manifest: Manifest) -> "RowChecks":
+        """Those of a row with all columns of the contract."""
+        request, endless = manifest.request, float("inf")
+        return RowChecks(
+            [name for name, column in request.items() if column.type == "timestamp"],
+            [
+                (name, -endless if c.minimum is None else c.minimum, endless if c.maximum is None else c.maximum)
+                for name, c in request.items()
+                if c.minimum is not None or c.maximum is not None
+            ],
+            [
+                (name, _once(frozenset(known)))
+                for name, c in request.items()
+                if c.type == "string" and (known := c.categories if c.categories is not None else manifest.vocabulary.get(name))
+            ],
+        )
+
+    def only(self, names: Collection[str]) -> "RowChecks":
+        """Those of a row that has the columns in `names` and no others."""
+        return RowChecks(
+            [name for name in self.times if name in names],
+            [check for check in self.ranges if check[0] in names],
+            [check for check in self.categories if check[0] in names],
+        )
