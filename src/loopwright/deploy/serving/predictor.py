@@ -78,6 +78,8 @@ class Predictor:
         ready = ready or Answerer
         manifest = package.manifest
         self.package, self.digest = package, package.digest
+        self.example: dict[str, Any] = {}
+        """A request that it answers, for descriptions; empty outside of a server."""
         self.clock, self._overruns, self._heartbeat, self._note = clock, overruns, heartbeat, note_of(package.digest)
         self._rests_until = 0.0
         self._failures, self._failing_since, self._overran = 0, 0.0, False

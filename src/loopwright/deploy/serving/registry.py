@@ -10,7 +10,7 @@ place. Requests that were taken before finish on the package they began with.
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ import msgspec
 from loopwright.base import failpoints
 from loopwright.base.clock import Clock
 from loopwright.base.errors import LoopNotFound, LoopwrightError, Unavailable
+from loopwright.deploy.example import example_request
 from loopwright.deploy.serving import release_files as local
 from loopwright.deploy.serving.arms import Arms
 from loopwright.deploy.serving.context import ContextStore
@@ -276,9 +277,12 @@ class Registry:
         with self._heartbeat.loading(digest) if self._heartbeat is not None else nullcontext():
             package = open_probed(self._packages, digest, keep=_READ)
             decode = self._shared.decoder(package.manifest)
-            package.manifest = msgspec.structs.replace(package.manifest, request=decode.columns, lineage=Lineage())
+            whole = package.manifest
+            package.manifest = msgspec.structs.replace(whole, request=decode.columns, lineage=Lineage())
             clock, heartbeat = self.clock, self._heartbeat
             predictor = Predictor(package, self._online, clock, self._overruns, self._shared.graph, heartbeat, model=not alone)
+            with suppress(Exception):  # what only describes a package does not keep it from serving
+                predictor.example = example_request(whole, package.reference, whole.created_at)
             self._names[digest] = package.manifest.output.names
             predictor.check_golden()
             predictor.warm()

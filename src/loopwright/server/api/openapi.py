@@ -4,7 +4,6 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from loopwright.deploy.example import example_request
 from loopwright.deploy.serving.explanations import BEFORE
 from loopwright.deploy.serving.registry import InService
 from loopwright.records.declarations import Column
@@ -155,7 +154,7 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
         schemas[f"{loop}.request"] = {
             **_object(manifest.request, optional=manifest.may_lack),
             "description": f"may be left out: {', '.join(n for n in manifest.request if n in manifest.may_lack)}",
-            "examples": [example_request(manifest, service.predictor.package.reference, manifest.created_at)],
+            "examples": [service.predictor.example],
         }
         schemas[f"{loop}.tensors"] = _tensors(manifest)
         answer = _one_or_many(_ref(f"{loop}.answer"))
