@@ -43,7 +43,7 @@ from loopwright.stores.prediction_log.damage import note, set_aside
 from loopwright.stores.prediction_log.retention import retain
 from loopwright.stores.upkeep_state import (
     LEASE_SECONDS,
-    MOST_LOOPS,
+    MAX_LOOPS,
     LoopState,
     UpkeepState,
     read_upkeep_state,
@@ -64,7 +64,7 @@ JUMPED = "clock"
 """Key of the alert, of no loop, that the time of day jumped."""
 LOSING = "losing-money"
 """Key of the alert that a loop is surely worth less than its heuristic, or than doing nothing."""
-MOST_ACCOUNTS = 1000
+MAX_ACCOUNTS = 1000
 """So many windows are added up at most."""
 UNTOLD = "events"
 """Key of the alert that predictions cannot be told as events."""
@@ -161,7 +161,7 @@ def _judge(home: Home, loop: Loop, until: datetime, measured: Sequence[Quality],
 def _within(home: Home, loop: Loop, until: datetime, since: datetime | None) -> list[ValueWindow]:
     """The accounts, oldest first, of windows that ended within the horizon before the newest one, and began after `since`."""
     horizon, every = duration(loop.scope.horizon), duration(loop.monitor.every)
-    most = min(MOST_ACCOUNTS, int((horizon + duration(loop.outcome.wait)) / every) + 2)
+    most = min(MAX_ACCOUNTS, int((horizon + duration(loop.outcome.wait)) / every) + 2)
     found = [e.record for e in home.ledger.newest(ValueWindow, loops=[loop.name], per="key", limit=most)]
     ended = sorted((v for v in found if v.end <= until and v.start >= (since or v.start)), key=lambda v: v.start)
     return [v for v in ended if v.end > ended[-1].end - horizon or v is ended[-1]]
@@ -359,7 +359,7 @@ def _tell_state(home: Home, done: Mapping[str, Upkeep], failed: int) -> None:
     """Tell the workers how this round ended, for the metrics."""
     folder = home.folder("run")
     before = read_upkeep_state(folder)
-    told = dict(islice(done.items(), MOST_LOOPS))
+    told = dict(islice(done.items(), MAX_LOOPS))
     windows = {name: state.windows for name, state in before.loops.items()} if before is not None else {}
     states = {name: _loop_state(home, name, each, windows.get(name, 0)) for name, each in told.items()}
     alerts = _by_severity(home, "")

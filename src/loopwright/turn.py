@@ -47,7 +47,7 @@ from loopwright.tasks.plausibility import too_good
 from loopwright.tasks.table import TASKS
 
 LEASE_SECONDS = 60.0
-MOST_BOARDS = 20
+MAX_BOARDS = 20
 """So many of the newest leaderboards are searched for one of the same inputs."""
 
 
@@ -370,7 +370,7 @@ def _trained_before(state: Turning, examples: Entry[Examples], parent: str) -> t
     if state.fresh or own is None or home.ledger.latest(Leaderboard, loop=loop.name, key=state.turn) is not None:
         return None
     there, bad = set(home.packages.list()), bad_packages(home, loop.name)
-    for entry in home.ledger.find(Leaderboard, loop=loop.name, limit=MOST_BOARDS):
+    for entry in home.ledger.find(Leaderboard, loop=loop.name, limit=MAX_BOARDS):
         board = entry.record
         old = home.ledger.latest(Turn, loop=loop.name, key=board.turn)
         scope = home.ledger.latest(Step, loop=loop.name, key=f"{board.turn}:scope")

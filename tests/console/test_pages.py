@@ -58,6 +58,6 @@ def test_page_is_made_once_for_all_who_ask_until_the_ledger_goes_on(tmp_path: Pa
 def test_pages_held_are_bounded(tmp_path: Path) -> None:
     with opened(tmp_path) as home:
         cached = pages.Cached(Counting(), home)
-        for page in range(3 * pages.MOST_HELD):
+        for page in range(3 * pages.MAX_HELD):
             cached.status(page)
-        assert len(cached._held) == pages.MOST_HELD
+        assert len(cached._held) == pages.MAX_HELD

@@ -23,7 +23,7 @@ from loopwright.base.errors import ConversionRefused
 from loopwright.base.ids import digest
 from loopwright.base.progress import Silent
 from loopwright.base.settings import Settings
-from loopwright.develop.fleet import FALSE_SHARE, LEAST_JUDGED, chance, choose, develop_fleet
+from loopwright.develop.fleet import FALSE_SHARE, MIN_JUDGED, chance, choose, develop_fleet
 from loopwright.develop.train import Work, develop, fit_candidate
 from loopwright.graph.columns import arrow_feed, segment_texts
 from loopwright.graph.session import Graph
@@ -204,7 +204,7 @@ def test_too_few_rows_to_judge_by(tmp_path: Path) -> None:
         work = prepared(home, carriers(2400, 8, 0), split=TimeSplit(validation="10d"))
         found, kept = fleet(work, develop(work, turn="t1"), minimum_rows=100)
         assert {m.package for m in found.segments} == {""}
-        assert all(m.judged < LEAST_JUDGED and "too few validation rows" in m.why for m in found.segments)
+        assert all(m.judged < MIN_JUDGED and "too few validation rows" in m.why for m in found.segments)
         assert kept == found.segments
         assert found.serving == {}
 

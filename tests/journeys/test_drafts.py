@@ -38,7 +38,7 @@ from loopwright.verbs.check import check
 START = datetime(2021, 3, 1, 9, tzinfo=UTC)
 LABEL = "came_back"
 CHUNK, PARTS = 250, 4
-MOST_WINDOWS = 16
+MAX_WINDOWS = 16
 """A draft that has not retrained after so many windows never will."""
 
 MINUTE, HOUR, DAY, WEEK = (timedelta(minutes=1), timedelta(hours=1), timedelta(days=1), timedelta(days=7))
@@ -303,7 +303,7 @@ class Life:
     def until_retrained(self) -> Turn:
         """Live on until upkeep finds a reason to retrain and a turn has followed it; that turn."""
         step = duration(self.loop.monitor.every)
-        for _ in range(MOST_WINDOWS):
+        for _ in range(MAX_WINDOWS):
             self.live(self.clock.now() + step)
             kept = upkeep(self.home, self.loop, until=self.clock.now())
             assert {w.state_text for w in kept.watched.windows} <= {"ok", "watch", "drift"}, (
@@ -314,7 +314,7 @@ class Life:
                 newest = self.home.ledger.latest(Turn, loop="drafted")
                 assert newest is not None
                 return newest.record
-        raise AssertionError(f"no reason to retrain in {MOST_WINDOWS} windows of {self.loop.monitor.every}")
+        raise AssertionError(f"no reason to retrain in {MAX_WINDOWS} windows of {self.loop.monitor.every}")
 
     def verdict(self) -> str:
         board = self.home.ledger.latest(Leaderboard, loop="drafted")

@@ -15,14 +15,14 @@ from loopwright.records.declarations import SHAPES, recorded_loop
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.examples import Examples
 from loopwright.records.package import Output
+from loopwright.records.windows import ValueWindow
 from loopwright.replay import replay
 from loopwright.server.api.openapi import answer_schema
 from loopwright.stores.outcomes.table import outcomes
 from loopwright.stores.prediction_log.read import find, predictions
 from loopwright.tasks import metrics
 from loopwright.tasks.table import TASKS
-from loopwright.verbs.drift import drift
-from loopwright.verbs.loop_page import values
+from loopwright.verbs.drift import drift, revisions
 from loopwright.verbs.report import report
 from loopwright.verbs.trace import trace
 
@@ -146,7 +146,7 @@ def test_drift_quality_and_money_are_measured_window_by_window(lived: Lived) -> 
     for quality in watched.quality:
         assert np.isfinite(quality.metrics[metrics.primary(loop.outcome.task)].value)
         assert quality.slices["side"]
-    counted = values(lived.home, loop.name)
+    counted = revisions(lived.home, ValueWindow, loop.name)
     assert len(counted) >= 2
     assert any(v.model.value != 0 for v in counted) == loop.scope.value.is_set
 

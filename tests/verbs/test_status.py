@@ -116,9 +116,9 @@ def test_worst_loops_come_first_and_every_loop_is_on_one_page(home: Home) -> Non
 
 
 def test_page_of_a_loop_is_bounded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_page_module, "MOST_WINDOWS", 5)
-    monkeypatch.setattr(loop_page_module, "MOST_RELEASES", 3)
-    monkeypatch.setattr(loop_page_module, "MOST_ALERTS", 4)
+    monkeypatch.setattr(loop_page_module, "MAX_WINDOWS", 5)
+    monkeypatch.setattr(loop_page_module, "MAX_RELEASES", 3)
+    monkeypatch.setattr(loop_page_module, "MAX_ALERTS", 4)
     for i in range(9):
         releases.release(home, LOOP, package(home.packages, weight=0.05 + i / 100).digest, why="x")
         home.ledger.put(alert(f"a{i}"), loop=LOOP, key=f"a{i}")

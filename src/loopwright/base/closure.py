@@ -27,7 +27,7 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
 _CODE = (types.FunctionType, type, types.ModuleType)
 _CHANCE = (random.Random, np.random.Generator, np.random.BitGenerator, np.random.RandomState)
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}")
-_MOST_NESTED = 50
+_MAX_NESTED = 50
 """Data nested deeper is known by its type: the walk must not exceed Python's recursion limit."""
 
 
@@ -90,7 +90,7 @@ class _Walk:
     def _nested(self, value: Any) -> Iterator[str]:
         self._depth += 1
         try:
-            yield from self._of(value) if self._depth <= _MOST_NESTED else [type(value).__qualname__]
+            yield from self._of(value) if self._depth <= _MAX_NESTED else [type(value).__qualname__]
         finally:
             self._depth -= 1
 

@@ -9,7 +9,7 @@ import msgspec
 
 from loopwright.business.objectives import Promise
 from loopwright.business.totals import Totals, WindowTotals
-from loopwright.records.conditions import LEAST_OUTCOMES
+from loopwright.records.conditions import MIN_OUTCOMES
 from loopwright.records.declarations import Scope
 
 FEW_OUTCOMES = 1000
@@ -117,7 +117,7 @@ def _worth(case: CaveatInputs) -> Doubt | None:
             "no value table is declared, so nobody knows what the loop is worth.",
             "Declare what right and wrong answers are worth (`Scope(value=Value(...))`).",
         )
-    if case.rule or over.n < LEAST_OUTCOMES:
+    if case.rule or over.n < MIN_OUTCOMES:
         return None
     if over.high < 0:
         return _grave(
@@ -180,8 +180,8 @@ def _few(case: CaveatInputs) -> Doubt | None:
     known = case.totals.with_outcome
     if not 0 < known < FEW_OUTCOMES:
         return None
-    few = case.scope.value.is_set and known < LEAST_OUTCOMES
-    chance = f", and with fewer than {LEAST_OUTCOMES} an interval of money is chance" if few else ""
+    few = case.scope.value.is_set and known < MIN_OUTCOMES
+    chance = f", and with fewer than {MIN_OUTCOMES} an interval of money is chance" if few else ""
     return _note(f"only {known:,} outcomes are known: the figures will still move{chance}.", "Wait for more outcomes.")
 
 

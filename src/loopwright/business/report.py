@@ -9,7 +9,7 @@ from loopwright.base.text import count, money
 from loopwright.business.caveats import CaveatInputs, Doubt, doubts, next_step
 from loopwright.business.objectives import Promise, promises
 from loopwright.business.totals import ServedPackage, Totals, WindowTotals, served, totals, weeks
-from loopwright.records.conditions import LEAST_OUTCOMES
+from loopwright.records.conditions import MIN_OUTCOMES
 from loopwright.records.declarations import Budget, Monitor, Outcome, Scope, Task
 from loopwright.records.evaluation import Leaderboard
 from loopwright.stores.home import Home
@@ -118,7 +118,7 @@ def _headline(scope: Scope, promised: list[Promise], sums: Totals, raised: list[
     met, open_ = sum(p.met == "met" for p in promised), sum(not p.settled for p in promised)
     unsettled = f", {open_} {'is' if open_ == 1 else 'are'} not settled yet" if open_ else ""
     parts = [f"{met} of {count(len(promised), 'objective')} {'is' if met == 1 else 'are'} met{unsettled}"]
-    if sums.with_outcome >= LEAST_OUTCOMES and scope.value.is_set:
+    if sums.with_outcome >= MIN_OUTCOMES and scope.value.is_set:
         parts.append(
             f"the loop made {money(sums.model, sums.currency)} over no model, "
             f"{money(sums.over_heuristic, sums.currency, sign=True)} against the simple rule"

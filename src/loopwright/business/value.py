@@ -31,7 +31,7 @@ from loopwright.tasks.metrics import Answered
 Array = np.ndarray[Any, Any]
 
 RESAMPLES = 2000
-MOST_CELLS = 100
+MAX_CELLS = 100
 """Rows that earn alike are drawn together; where more kinds of them than this are there, the interval is the normal one."""
 
 
@@ -80,7 +80,7 @@ def _totals(money: Array, seed: int) -> list[Estimate]:
     n = len(money)
     cells, counts = np.unique(money, axis=0, return_counts=True)
     sums = counts @ cells if n else np.zeros(4)
-    if n and len(cells) > MOST_CELLS:
+    if n and len(cells) > MAX_CELLS:
         spread = Z_95 * np.sqrt(n) * money.std(axis=0, ddof=1)
         low, high = sums - spread, sums + spread
     elif n:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 FRESH_SECONDS = 3.0
 """So old may be what a page says of what the ledger does not know: predictions, workers."""
 
-MOST_HELD = 32
+MAX_HELD = 32
 
 
 class PageSource(Protocol):
@@ -100,7 +100,7 @@ class Cached:
         with self._lock:
             held = self._held.setdefault(key, _CachedAnswer())
             self._held.move_to_end(key)
-            while len(self._held) > MOST_HELD:
+            while len(self._held) > MAX_HELD:
                 self._held.popitem(last=False)
         with held.lock:
             sequence, now = self._home.ledger.count(), self._home.clock.monotonic()

@@ -18,8 +18,8 @@ from loopwright.tasks.metrics import Answered
 from loopwright.tasks.plausibility import perfect_on_few, practically_perfect, too_good
 
 SEED = 20_130_401
-LEAST_ROWS = 100
-LEAST_TOLERANCE = 0.01
+MIN_ROWS = 100
+MIN_TOLERANCE = 0.01
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,7 +136,7 @@ def _guards(case: GateInputs) -> list[Check]:
                 continue
             for value in sorted(set(values.tolist())):
                 mask = values == value
-                if mask.sum() >= LEAST_ROWS:
+                if mask.sum() >= MIN_ROWS:
                     checks.append(_guard(case, guard, f" on {slice_name}={value}", mask))
     return checks
 
@@ -198,7 +198,7 @@ def _noise(case: GateInputs, name: str, mask: Array) -> float:
     """By how much the serving package's own number differs by chance on other rows like these: one standard error, at least 1 %."""
     assert case.other is not None
     found = metrics.intervals([name], case.truth[mask], *case.other.at(mask), **_settings(case, mask))[name]
-    return float(np.nan_to_num(max((found.high - found.low) / (2 * Z_95), LEAST_TOLERANCE * abs(found.value))))
+    return float(np.nan_to_num(max((found.high - found.low) / (2 * Z_95), MIN_TOLERANCE * abs(found.value))))
 
 
 def _surely_worse(name: str, difference: Estimate, tolerance: float) -> bool:

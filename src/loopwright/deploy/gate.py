@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.base.errors import GateFailed, PackageNotFound, PackageRefused, RecordNotFound
-from loopwright.deploy.checks import CHECKS, LEAST_ROWS, Check, GateInputs
+from loopwright.deploy.checks import CHECKS, MIN_ROWS, Check, GateInputs
 from loopwright.deploy.releases import serving as now_serving
 from loopwright.deploy.serving.deadlines import Overruns, TimedRun
 from loopwright.graph.columns import arrow_feed, segment_texts
@@ -237,7 +237,7 @@ def _case(
         return case
     rows, seen = _validation(examples, package, served)
     rows = rows.filter(rows["_label"].is_valid())
-    if rows.num_rows < LEAST_ROWS:
+    if rows.num_rows < MIN_ROWS:
         return case
     output, group = package.manifest.output, package.manifest.group
     other, output, why_not = _serving_answers(served, rows, output, serving_beside)
@@ -317,7 +317,7 @@ def _validation(examples: pa.Table, package: Package, serving: Package | None) -
         unseen = rows.filter(pc.greater(rows["_decided_at"], last))
     else:
         unseen = rows.filter(pa.array(~trained_on(known, rows)))
-    if unseen.num_rows >= max(LEAST_ROWS, rows.num_rows // 2):
+    if unseen.num_rows >= max(MIN_ROWS, rows.num_rows // 2):
         return unseen, ""
     seen = rows.num_rows - unseen.num_rows
     return rows, f"the serving package was trained on {seen:,} of these rows, which favours it" if seen else ""

@@ -39,7 +39,7 @@ from loopwright.tasks import metrics
 from loopwright.tasks.metrics import Answered
 from loopwright.tasks.table import TASKS
 
-LEAST_JUDGED = 100
+MIN_JUDGED = 100
 """A segment is judged on so many validation rows at least: below it chance is no longer told from merit."""
 
 FALSE_SHARE = 0.05
@@ -149,8 +149,8 @@ class _Trainer:
         assert self.candidate is not None
         work, start = self.work, self.work.home.clock.monotonic()
         part = self._part(segment, serving)
-        if len(part.judged) < LEAST_JUDGED:
-            return self.skipped(segment, f"too few validation rows to judge it: {len(part.judged)}, at least {LEAST_JUDGED}")
+        if len(part.judged) < MIN_JUDGED:
+            return self.skipped(segment, f"too few validation rows to judge it: {len(part.judged)}, at least {MIN_JUDGED}")
         if missing := _missing_kinds(work, part):
             return self.skipped(segment, missing)
         candidate = self.candidate

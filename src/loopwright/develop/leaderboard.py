@@ -21,7 +21,7 @@ from loopwright.records.declarations import Objective, Task
 from loopwright.records.evaluation import LEAK_SUSPECTED, Comparison, Estimate, Leaderboard, LeaderboardRow, Suspect
 from loopwright.tasks import metrics
 
-MOST_NAMED = 10
+MAX_NAMED = 10
 """So many suspects are named in a verdict; the leaderboard's record has all."""
 
 
@@ -141,9 +141,9 @@ def doubt(winner: str, perfect: str, suspects: Sequence[Suspect]) -> str:
     used = [f"{s.what} {s.why}" for s in suspects if s.used]
     unused = [f"{s.what} {s.why}" for s in suspects if not s.used]
     parts = [f"{winner}'s {perfect}"] if perfect else []
-    parts += [*used[:MOST_NAMED], *([f"and {len(used) - MOST_NAMED} more"] if used[MOST_NAMED:] else [])]
+    parts += [*used[:MAX_NAMED], *([f"and {len(used) - MAX_NAMED} more"] if used[MAX_NAMED:] else [])]
     text = f"{LEAK_SUSPECTED}: {'; '.join(parts)}. " if parts else ""
-    return text + (f"No feature uses what tells the label: {'; '.join(unused[:MOST_NAMED])}. " if unused else "")
+    return text + (f"No feature uses what tells the label: {'; '.join(unused[:MAX_NAMED])}. " if unused else "")
 
 
 def parse_weights(text: str, objectives: Sequence[Objective]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from loopwright.base.errors import DeclarationInvalid, ExamplesRefused
 from loopwright.develop.fit import last
 from loopwright.records.declarations import Sampling
 from loopwright.records.package import Output, Sampled
-from loopwright.tasks.split import LEAST_ROWS, draws, units
+from loopwright.tasks.split import MIN_ROWS, draws, units
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "class_weight": (None,),
@@ -55,9 +55,9 @@ def draw(examples: pa.Table, training: Array, sampling: Sampling, *, seed: int) 
         part = units(examples.take(pa.array(training)))
         rows = training[draws(seed, "sampling", part) < share]
     kept = {name: int((label[rows] == name).sum()) for name in there}
-    if len(rows) < LEAST_ROWS or not all(kept.values()):
+    if len(rows) < MIN_ROWS or not all(kept.values()):
         raise ExamplesRefused(
-            f"the sampling keeps {len(rows)} of {len(training)} training examples ({_shown(kept)}): at least {LEAST_ROWS}, some of "
+            f"the sampling keeps {len(rows)} of {len(training)} training examples ({_shown(kept)}): at least {MIN_ROWS}, some of "
             "each label, are needed; raise `keep` in Loop(sampling=Sampling(...))"
         )
     weights = {name: sampling.weights.get(name, 1.0) for name in there}

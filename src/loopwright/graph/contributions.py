@@ -32,7 +32,7 @@ from loopwright.records.declarations import Column
 FILES = ("explanation.msgpack", "explain.onnx")
 TOLERANCE = 1e-4
 
-MOST_ELEMENTS = 2_000_000
+MAX_ELEMENTS = 2_000_000
 """Features asked for along the paths of all leaves, at most: each takes some fifty bytes once it is asked for."""
 
 _CHUNK = 1 << 17
@@ -211,7 +211,7 @@ class _Ensemble:
         self.base = np.zeros(outputs)
         for k in range(part.width):
             np.add.at(self.base, target + k, value[:, k] * mass)
-        if len(paths.leaf) > MOST_ELEMENTS:
+        if len(paths.leaf) > MAX_ELEMENTS:
             raise ValueError("the trees are too large to be explained")
         order, self._groups = [], []
         start = 0
@@ -331,7 +331,7 @@ class _Forest:
             root[of[~going]] = here[~going]
             here, of = here[going], of[going]
             elements += len(here)
-            if elements > 3 * MOST_ELEMENTS:  # a feature may be asked for more than once
+            if elements > 3 * MAX_ELEMENTS:  # a feature may be asked for more than once
                 raise ValueError("the trees are too large to be explained")
             steps.append((of, here))
             here = self.parent[here]
@@ -365,7 +365,7 @@ class _Forest:
         table = np.full(len(starts), -1)
         which, begins = np.unique(element[asked], return_index=True)
         table[which] = np.arange(len(which))
-        if len(asked) * self.sets.shape[1] > 32 * MOST_ELEMENTS:
+        if len(asked) * self.sets.shape[1] > 32 * MAX_ELEMENTS:
             raise ValueError("the categories are too many to be explained")
         through = self.sets[threshold[asked].astype(np.intp)] == left[asked][:, None]
         return table, np.logical_and.reduceat(through, begins, axis=0) if len(asked) else through

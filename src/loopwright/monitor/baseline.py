@@ -23,7 +23,7 @@ from loopwright.stores.packages.probe import Probed
 from loopwright.tasks.metrics import answered
 
 QUANTILE = 0.95
-LEAST_STRETCHES, MOST_STRETCHES = 4, 60
+MIN_STRETCHES, MAX_STRETCHES = 4, 60
 SCORED_ROWS = 1000
 """So many rows of a stretch, evenly spread, are scored to see how far scores move."""
 
@@ -43,7 +43,7 @@ class DriftBaseline(Record, frozen=True, kw_only=True):
 def drift_baseline(home: Home, loop: str, package: Probed, monitor: Monitor) -> dict[str, float]:
     """Column -> PSI that is usual for it between windows of `monitor.every`; measured once per package and kept in the ledger.
 
-    Empty where the history is gone or shorter than LEAST_STRETCHES windows: then every movement counts.
+    Empty where the history is gone or shorter than MIN_STRETCHES windows: then every movement counts.
     """
     key = f"{package.digest}:{monitor.every}"
     entry = home.ledger.latest(DriftBaseline, loop=loop, key=key)
@@ -53,7 +53,7 @@ def drift_baseline(home: Home, loop: str, package: Probed, monitor: Monitor) -> 
     if history is None:
         return {}
     stretches = _stretches(history, duration(monitor.every).total_seconds(), monitor.minimum_rows)
-    found = movement(package, stretches) if len(stretches) >= LEAST_STRETCHES else {}
+    found = movement(package, stretches) if len(stretches) >= MIN_STRETCHES else {}
     record = DriftBaseline(package=package.digest, every=monitor.every, stretches=len(stretches), psi=found)
     home.ledger.put(record, loop=loop, key=key, links=[(package.digest, "measured")])
     return found
@@ -96,8 +96,8 @@ def _stretches(history: pa.Table, seconds: float, minimum_rows: int) -> list[pa.
     whole = int((at.max() - at.min()) / (seconds * 1e6))
     numbers, rows = np.unique(age[age < whole], return_counts=True)
     numbers = numbers[rows >= max(minimum_rows, 1)]
-    if len(numbers) > MOST_STRETCHES:
-        numbers = numbers[np.linspace(0, len(numbers) - 1, MOST_STRETCHES).astype(np.int64)]
+    if len(numbers) > MAX_STRETCHES:
+        numbers = numbers[np.linspace(0, len(numbers) - 1, MAX_STRETCHES).astype(np.int64)]
     return [history.filter(pa.array(age == number)) for number in numbers]
 
 

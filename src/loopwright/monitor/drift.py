@@ -28,7 +28,7 @@ from loopwright.records.windows import State
 
 Array = np.ndarray[Any, Any]
 
-LEAST_EXPECTED = 5.0
+MIN_EXPECTED = 5.0
 """Categories expected fewer times than this in the window are counted together (Cochran 1954)."""
 
 _EIGHT_LN_2 = 8 * math.log(2)
@@ -69,13 +69,13 @@ def bins(reference: Histogram, values: pa.ChunkedArray) -> Bins:
     """Count `values` [N] (numbers, booleans or strings, with nulls) in the bins of the reference.
 
     Numbers go by the reference's edges: bin i holds edge i-1 <= x < edge i; NaN counts with the nulls. Where the reference
-    saw one number only the bins are below it, it, and above it. Categories expected fewer than LEAST_EXPECTED times among N
+    saw one number only the bins are below it, it, and above it. Categories expected fewer than MIN_EXPECTED times among N
     rows are counted together with everything that the reference does not name.
     """
     edges, before = _edges(reference)
     current, missing = _numbers(edges, values) if edges else _categories(reference.categories, values)
     if not edges:
-        rare = before[:-1] * len(values) < LEAST_EXPECTED * max(reference.rows, 1)
+        rare = before[:-1] * len(values) < MIN_EXPECTED * max(reference.rows, 1)
         before, current = (np.append(c[:-1][~rare], c[-1] + c[:-1][rare].sum()) for c in (before, current))
         if not before[-1] and not current[-1]:
             before, current = before[:-1], current[:-1]

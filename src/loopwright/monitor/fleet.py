@@ -22,7 +22,7 @@ from loopwright.stores.home import Home
 from loopwright.stores.packages.probe import Probed
 from loopwright.stores.packages.store import Package
 
-MOST_BOARDS = 50
+MAX_BOARDS = 50
 """So many leaderboards are looked at for what a fleet promised: what served long ago is not judged any more."""
 
 NULL = "null"
@@ -47,7 +47,7 @@ class Fleets:
     @cached_property
     def _boards(self) -> dict[str, FleetBoard]:
         """The package of a loop -> the fleet that was judged beside it."""
-        found = self._home.ledger.find(Leaderboard, loop=self._loop, limit=MOST_BOARDS) if self._states else []
+        found = self._home.ledger.find(Leaderboard, loop=self._loop, limit=MAX_BOARDS) if self._states else []
         return {
             e.record.winner: e.record.fleet for e in reversed(found) if e.record.fleet is not None and e.record.fleet.serving
         }

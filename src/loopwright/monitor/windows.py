@@ -42,7 +42,7 @@ from loopwright.tasks import metrics
 
 __all__ = ["Watched", "watch", "watched_columns"]
 
-MOST_WINDOWS = 1000
+MAX_WINDOWS = 1000
 """So many windows are closed in one call at most; the next call goes on."""
 
 AT_ONCE_ROWS = 300_000
@@ -120,7 +120,7 @@ def _due(home: Home, loop: str, monitor: Monitor, until: datetime) -> Iterator[t
         return
     # The usual case is one window, which needs no look at the log.
     moments = _moments(home, loop, start, until) if start + 2 * step <= until else None
-    for _ in range(MOST_WINDOWS):
+    for _ in range(MAX_WINDOWS):
         if start + step > until:
             return
         end = start + step * (1 if moments is None else _silent_steps(moments, start, step, until))
@@ -235,7 +235,7 @@ class _Watcher:
         """The newest quality of each window that ended at most `wait` before now, oldest first."""
         steps = int(self.wait / duration(self.monitor.every)) + 2
         found = []
-        for entry in self.home.ledger.find(Window, loop=self.loop, limit=min(steps, MOST_WINDOWS)):
+        for entry in self.home.ledger.find(Window, loop=self.loop, limit=min(steps, MAX_WINDOWS)):
             if entry.record.end > self.until:
                 continue  # closed while the clock was ahead
             latest = self.home.ledger.latest(Quality, loop=self.loop, key=entry.key)

@@ -80,7 +80,7 @@ class Judged(NamedTuple):
 
 NOTHING_MEASURED = "nothing measured yet"
 
-LEAST_OUTCOMES = 30
+MIN_OUTCOMES = 30
 """With fewer outcomes an interval of money is chance: resamples of a few equal rows are all equal."""
 
 _WINDOW: dict[str, Condition] = {"drift": "alert", "watch": "watch", "no data": "no data", "ok": "ok"}
@@ -147,10 +147,8 @@ def earned(worth: Worth | None, value: Value, rule_since: datetime | None = None
     compared = [("doing nothing", worth.over_no_model, "over no model")] if value.over_nothing else []
     compared += [("the heuristic", worth.over_heuristic, "over the heuristic")] if rule_since is None else []
     said = f"{span}: " + ", ".join(f"{money(over, worth.currency, sign=True)} {what}" for _, over, what in compared)
-    if known < LEAST_OUTCOMES or not compared:
-        why = (
-            f"too few outcomes to judge ({known} of {LEAST_OUTCOMES})" if compared else "nothing to compare the heuristic with"
-        )
+    if known < MIN_OUTCOMES or not compared:
+        why = f"too few outcomes to judge ({known} of {MIN_OUTCOMES})" if compared else "nothing to compare the heuristic with"
         return Judged("no data", f"{said.rstrip(': ')}: {why}")
     if loses := [who for who, over, _ in compared if over.high < 0]:
         return Judged("alert", f"{said}: surely worth less than {' and than '.join(loses)}")

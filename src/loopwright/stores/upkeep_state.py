@@ -9,7 +9,7 @@ from loopwright.base.files import replace_file
 LEASE_SECONDS = 60.0
 """The lease of who tends; it is renewed three times in that."""
 
-MOST_LOOPS = 256
+MAX_LOOPS = 256
 """So many loops are told of by name."""
 
 _FILE = "upkeep.json"

@@ -13,7 +13,7 @@ By a value, or by being missing. It decides where nearly all of its rows have on
 rows at hand, or 97 % where its rows are also half of the rarer label's) and others do not; of several classes only that which it is counts, not
 those which it is not. A number at the end of a scale along which the label becomes more and more frequent is none: see `_at_end`.
 
-Together. Up to MOST_TOGETHER columns that leave a thousandth of the label unexplained, although none does alone: weighted sums,
+Together. Up to MAX_TOGETHER columns that leave a thousandth of the label unexplained, although none does alone: weighted sums,
 for numbers also of logarithms (products, ratios); for a class the larger of two numbers, and pairs of words or codes.
 """
 
@@ -44,7 +44,7 @@ VALUES, OFTEN = 20, 0.05
 STEPS = 4
 """In so many steps it is looked whether a label becomes more and more frequent towards the end of a scale."""
 
-PERFECT, MOST_TOGETHER = 0.999, 4
+PERFECT, MAX_TOGETHER = 0.999, 4
 TOGETHER_ROWS, TOGETHER_COLUMNS, TOGETHER_CLASSES, PAIRED = 2000, 60, 3, 25
 
 _SIGMAS, _FEW = 3.0, 3.0  # where n rows show no exception, up to 3 / n may be exceptions (Hanley & Lippman-Hand 1983)
@@ -268,7 +268,7 @@ def _at_end(numbers: Array, mask: Array, hit: Array) -> bool:
 
 
 def together(parts: Mapping[str, Values], look: ScanData) -> list[tuple[list[str], str, float]]:
-    """Sets of two to MOST_TOGETHER columns that tell a target only together: their names, how, and the measure."""
+    """Sets of two to MAX_TOGETHER columns that tell a target only together: their names, how, and the measure."""
     found: list[tuple[list[str], str, float]] = []
     for target in [t for t in look.targets if t.rarer >= ENOUGH_OF_A_CLASS][:TOGETHER_CLASSES]:
         rows = _some(target)
@@ -343,7 +343,7 @@ def _linear(columns: Mapping[str, Array], target: LeakTarget, half: Array, how: 
         fewer = [k for k in kept if k != i]
         if len(kept) > 1 and 1 - (without := judged(fewer)) <= min(1 - PERFECT, 10 * (1 - measure) + 1e-6):
             kept, measure = fewer, without
-    return ([names[i] for i in kept], how, measure) if 2 <= len(kept) <= MOST_TOGETHER else None
+    return ([names[i] for i in kept], how, measure) if 2 <= len(kept) <= MAX_TOGETHER else None
 
 
 def _differences(parts: Mapping[str, Values], look: ScanData) -> tuple[list[str], str, float] | None:

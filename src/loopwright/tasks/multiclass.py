@@ -11,7 +11,7 @@ from loopwright.tasks import binary
 from loopwright.tasks.rows import TINY, Calibration, gaps, ratio
 from loopwright.tasks.task import MONEY, Answered, Draft, LabelQuery, LabelSummary, Metric, RowData, TaskType
 
-MOST_CLASSES = 1000
+MAX_CLASSES = 1000
 SHOWN = 5
 """So many classes are named in a summary."""
 
@@ -106,8 +106,8 @@ def _summarise(labels: LabelQuery) -> LabelSummary:
     shown = ", ".join(f"{name} {n / max(rows, 1):.1%}" for name, n in counted[:SHOWN])
     more = f" and {len(counted) - SHOWN} more" if len(counted) > SHOWN else ""
     alike = f"all {rows:,} outcomes are {counted[0][0]!r}" if len(counted) == 1 else ""
-    if len(counted) > MOST_CLASSES:
-        alike = f"the label has {len(counted):,} different values, more than {MOST_CLASSES:,} classes: does it name things?"
+    if len(counted) > MAX_CLASSES:
+        alike = f"the label has {len(counted):,} different values, more than {MAX_CLASSES:,} classes: does it name things?"
     return LabelSummary(0, f"{len(counted)} classes: {shown}{more}", alike)
 
 

@@ -7,7 +7,7 @@ rows enough that chance does not get there. An honest problem can be that easy; 
 from loopwright.records.declarations import SHAPES, Task
 from loopwright.records.evaluation import Evaluation
 
-LEAST_ROWS, LEAST_OF_A_CLASS = 100, 10
+MIN_ROWS, MIN_OF_A_CLASS = 100, 10
 
 
 def practically_perfect(evaluation: Evaluation, task: Task) -> str:
@@ -28,9 +28,9 @@ def perfect_on_few(evaluation: Evaluation, task: Task) -> str:
 def _few(evaluation: Evaluation, task: Task) -> str:
     """The rows, where chance alone may make them look perfect: too few, or too few of the rarer label; else empty."""
     rarer = min(evaluation.positives, evaluation.rows - evaluation.positives)
-    if SHAPES[task].has_border and rarer < LEAST_OF_A_CLASS:
+    if SHAPES[task].has_border and rarer < MIN_OF_A_CLASS:
         return f"{evaluation.rows:,} rows, {rarer:,} of the rarer label"
-    return f"{evaluation.rows:,} rows" if evaluation.rows < LEAST_ROWS else ""
+    return f"{evaluation.rows:,} rows" if evaluation.rows < MIN_ROWS else ""
 
 
 def _perfect(evaluation: Evaluation, task: Task) -> str:

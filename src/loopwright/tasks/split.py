@@ -31,7 +31,7 @@ from loopwright.records.declarations import SHAPES, GroupSplit, StratifiedSplit,
 from loopwright.records.package import Partition, SplitSide
 from loopwright.tasks.table import TASKS
 
-LEAST_ROWS = 20
+MIN_ROWS = 20
 ENOUGH_ROWS, ENOUGH_OF_LABEL = 100, 20
 """A time split reaches back until so many rows, and so many of each of two labels, validate; or a tenth of what there is, if that is fewer."""
 
@@ -81,7 +81,7 @@ def divide_again(examples: pa.Table, training: Array, split: Split, *, seed: int
     if boundary is not None and len(fitted) and _kinds(rows, fitted) < TASKS[task].least_kinds:
         fitted, judged, _ = _divide(rows, StratifiedSplit(), seed, "search", None)
     kinds = min(_kinds(rows, fitted), _kinds(rows, judged))
-    if min(len(fitted), len(judged)) < LEAST_ROWS // 4 or kinds < TASKS[task].least_kinds:
+    if min(len(fitted), len(judged)) < MIN_ROWS // 4 or kinds < TASKS[task].least_kinds:
         raise ExamplesRefused(
             f"of {len(rows)} training examples {len(fitted)} can be fitted on and {len(judged)} judged on in the search over "
             f"hyper-parameters{', of one label only' if kinds == 1 else ''}: give more history, or no `trials`"
@@ -297,7 +297,7 @@ def _reach_back(examples: pa.Table, declared: int, task: Task) -> int:
     decided = _moments(examples, "_decided_at")
     order = np.argsort(-decided, kind="stable")
     label, inside = examples.column("_label").take(pa.array(order)), int((decided > declared).sum())
-    for rows, of_label in ((max(LEAST_ROWS, min(ENOUGH_ROWS, len(order) // 10)), ENOUGH_OF_LABEL), (LEAST_ROWS, 1)):
+    for rows, of_label in ((max(MIN_ROWS, min(ENOUGH_ROWS, len(order) // 10)), ENOUGH_OF_LABEL), (MIN_ROWS, 1)):
         needed = max(rows, _needed_for_labels(label, of_label, task))
         if needed <= inside:
             break
@@ -346,10 +346,10 @@ def _shortfall(examples: pa.Table, divided: Divided, task: Task) -> str:
     """Which part is too small, or has too few labels; empty when none."""
     label, partition, kinds = examples.column("_label"), divided.partition, TASKS[task].least_kinds
     for name, rows in (("training", divided.training), ("validation", divided.validation)):
-        if len(rows) < LEAST_ROWS or (kinds and _kinds(examples, rows) < kinds):
+        if len(rows) < MIN_ROWS or (kinds and _kinds(examples, rows) < kinds):
             first, last = (f"{moment_at(m):%Y-%m-%d %H:%M}" for m in _ends(examples))
             return (
-                f"the {name} part has {len(rows)} examples{_labels(label, rows, task)}: at least {LEAST_ROWS}"
+                f"the {name} part has {len(rows)} examples{_labels(label, rows, task)}: at least {MIN_ROWS}"
                 f"{' with both outcomes' if kinds else ''} are needed (examples from {first} to {last}, {says(partition.split)}"
                 f"{''.join(f'; {n} left out: {why}' for why, n in partition.left_out.items())})"
             )

@@ -42,7 +42,7 @@ LIBRARIES = (
     "uvicorn",
 )
 
-MOST_SAID = 3
+MAX_SAID = 3
 """So many problems are named in one item of the doctor."""
 
 
@@ -179,8 +179,8 @@ def _asked(name: str, ask: Callable[[], CheckItem]) -> CheckItem:
 
 
 def _items(name: str, problems: list[Problem], well: str) -> CheckItem:
-    found = "; ".join(f"{problem.where}: {problem.what}" for problem in problems[:MOST_SAID])
-    more = f"; and {len(problems) - MOST_SAID} more: `loopwright verify`" if len(problems) > MOST_SAID else ""
+    found = "; ".join(f"{problem.where}: {problem.what}" for problem in problems[:MAX_SAID])
+    more = f"; and {len(problems) - MAX_SAID} more: `loopwright verify`" if len(problems) > MAX_SAID else ""
     return CheckItem(name=name, ok=not problems, detail=found + more if problems else well)
 
 

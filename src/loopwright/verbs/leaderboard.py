@@ -11,7 +11,7 @@ from loopwright.render import notebook
 from loopwright.stores.home import Home
 from loopwright.verbs.known_loop import known_loop
 
-MOST_BOARDS = 50
+MAX_BOARDS = 50
 """Leaderboards among which the one of the latest full turn is looked for."""
 
 
@@ -50,7 +50,7 @@ def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None
         segment: show only this segment of the fleet.
     """
     declared = known_loop(home, loop)
-    boards = home.ledger.find(Leaderboard, loop=loop, limit=MOST_BOARDS)
+    boards = home.ledger.find(Leaderboard, loop=loop, limit=MAX_BOARDS)
     if not boards:
         raise NotFound("leaderboard of loop", loop, next_step="make one with `loopwright run LOOP`")
     board = max(boards, key=lambda e: (len(e.record.rows) > 2, e.sequence)).record

@@ -15,7 +15,7 @@ from loopwright.verbs.known_loop import known_loop
 from loopwright.verbs.leaderboard import leaderboard
 from loopwright.verbs.loop_status import LoopStatus, loop_status
 
-MOST_WINDOWS, MOST_RELEASES, MOST_ALERTS = 200, 200, 200
+MAX_WINDOWS, MAX_RELEASES, MAX_ALERTS = 200, 200, 200
 """What a page about one loop shows at most, the newest."""
 
 
@@ -39,16 +39,16 @@ def loop_page(home: Home, loop: str) -> LoopPage:
     """All that a page about one loop shows; of one whose declaration cannot be read what there is without it."""
     status, ledger = loop_status(home, loop), home.ledger
     declared = Attempts(loop).run("declaration", lambda: known_loop(home, loop), None)
-    alerts = [e.record for e in ledger.newest(Alert, loops=[loop], per="key", limit=MOST_ALERTS)]
-    releases = ledger.find(ReleaseState, loop=loop, limit=MOST_RELEASES)
+    alerts = [e.record for e in ledger.newest(Alert, loops=[loop], per="key", limit=MAX_ALERTS)]
+    releases = ledger.find(ReleaseState, loop=loop, limit=MAX_RELEASES)
     return LoopPage(
         status=status,
         objectives=[msgspec.to_builtins(o) for o in declared.scope.objectives] if declared is not None else [],
         leaderboard=leaderboard(home, loop) if declared is not None and ledger.latest(Leaderboard, loop=loop) else None,
         releases=[e.record for e in reversed(releases)],
-        windows=revisions(home, Window, loop, MOST_WINDOWS),
-        quality=revisions(home, Quality, loop, MOST_WINDOWS),
-        values=revisions(home, ValueWindow, loop, MOST_WINDOWS),
+        windows=revisions(home, Window, loop, MAX_WINDOWS),
+        quality=revisions(home, Quality, loop, MAX_WINDOWS),
+        values=revisions(home, ValueWindow, loop, MAX_WINDOWS),
         alerts=sorted(alerts, key=lambda a: a.state, reverse=True),
         valued=declared is not None and declared.scope.value.is_set,
         profiles=[

@@ -16,7 +16,7 @@ from loopwright.stores.prediction_log.search import PredictionFilter, search
 from loopwright.verbs.history import releases_of
 from loopwright.verbs.known_loop import known_loop
 
-MOST_LISTED = 1000
+MAX_LISTED = 1000
 
 _PLACE = re.compile(r"(\d{1,17})-([0-9a-f]{32})")
 
@@ -75,8 +75,8 @@ def predictions(
         before: start of the next page: `before` of the previous answer.
     """
     declared = known_loop(home, loop)
-    if not 1 <= limit <= MOST_LISTED:
-        raise OptionInvalid("limit", limit, f"must be 1 to {MOST_LISTED:,}")
+    if not 1 <= limit <= MAX_LISTED:
+        raise OptionInvalid("limit", limit, f"must be 1 to {MAX_LISTED:,}")
     kind, colon, column = flag.partition(":")
     flag = kind.strip().replace(" ", "_") + colon + column.strip()  # pages show it in words: `out of range: age`
     now = home.clock.now()

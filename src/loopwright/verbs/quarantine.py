@@ -8,7 +8,7 @@ from loopwright.records.ingestions import Quarantined
 from loopwright.stores.contracts import contract as newest
 from loopwright.stores.home import Home
 
-MOST_SHOWN = 1000
+MAX_SHOWN = 1000
 
 
 def quarantine(home: Home, table: str, *, export: Path | None = None, most: int = 20) -> Quarantined:
@@ -19,7 +19,7 @@ def quarantine(home: Home, table: str, *, export: Path | None = None, most: int 
         export: output file for the rows and their reasons (.csv, .jsonl or .parquet); `ingest --mend` loads it.
         most: rows to show.
     """
-    if not 1 <= most <= MOST_SHOWN:
-        raise UsageError(f"--most {most}: must be 1 to {MOST_SHOWN:,}; --export FILE writes all")
+    if not 1 <= most <= MAX_SHOWN:
+        raise UsageError(f"--most {most}: must be 1 to {MAX_SHOWN:,}; --export FILE writes all")
     newest(home, table)
     return quarantined(home, table, most=most, export=export)

@@ -11,7 +11,7 @@ from loopwright.stores.home import Home
 
 SWITCH_SECONDS = 5.0
 
-MOST_REASON = 1000
+MAX_REASON = 1000
 """So many characters has the reason of a change at most: the ledger keeps it for good, and pages and commands show it."""
 
 
@@ -33,8 +33,8 @@ class Switched(ReleaseState, frozen=True, kw_only=True):
 
 def check_reason(why: str, *, despite_guard: bool = False) -> None:
     """Raise RequestInvalid for a reason that is too long, UsageError for none where the gate is overridden."""
-    if len(why) > MOST_REASON:
-        raise RequestInvalid([("why", f"has {len(why):,} characters; at most {MOST_REASON:,}: say it in a sentence")])
+    if len(why) > MAX_REASON:
+        raise RequestInvalid([("why", f"has {len(why):,} characters; at most {MAX_REASON:,}: say it in a sentence")])
     if despite_guard and not why.strip():
         raise UsageError("--despite-guard needs --why REASON: the release says for good why the gate was overridden")
 

@@ -4,7 +4,7 @@ import pytest
 from loopwright.base.errors import ExamplesRefused
 from loopwright.data.examples.labels import describe
 from loopwright.records.declarations import Column, Outcome, Table
-from loopwright.tasks.multiclass import MOST_CLASSES
+from loopwright.tasks.multiclass import MAX_CLASSES
 
 LANDED = Table("landed", columns={"k": Column("string"), "at": Column("timestamp")}, key=["k"], event_time="at")
 YES = Outcome(LANDED, "y")
@@ -43,7 +43,7 @@ def test_labels_in_words(outcome: Outcome, rows: str, count: int, expected: tupl
     [
         (YES, "(true, 1), (true, 1)", 2, "all 2 outcomes are true"),
         (KIND, "('a', 1), ('a', 1)", 2, "all 2 outcomes are 'a'"),
-        (KIND, ", ".join(f"('c{i}', 1)" for i in range(MOST_CLASSES + 1)), MOST_CLASSES + 1, "does it name things"),
+        (KIND, ", ".join(f"('c{i}', 1)" for i in range(MAX_CLASSES + 1)), MAX_CLASSES + 1, "does it name things"),
         (NUMBER, "(1.5, 1), (1.5, 1)", 2, "all 2 values of 'label' are 1.5"),
         (BOTH, "([1.0, 5.0]::DOUBLE[], 1), ([3.0, 5.0], 1)", 2, "all 2 values of 'weight' are 5"),
         (ORDER, "(1.0, 'x'), (1.0, 'y')", 2, "equally relevant"),

@@ -23,9 +23,9 @@ from loopwright.base.errors import NotExplained, PackageRefused
 from loopwright.deploy.serving.explanations import (
     BEFORE,
     DEGRADED,
-    MOST_READY,
-    MOST_ROWS,
-    MOST_WORK,
+    MAX_READY,
+    MAX_ROWS,
+    MAX_WORK,
     Explanations,
     PackageReasons,
     most_rows,
@@ -151,12 +151,12 @@ def test_a_package_is_made_ready_once_and_let_go_of_with_its_predictor(made: Mad
     gc.collect()
     assert gone() is None
     assert len(explain._ready) == 0
-    many = [predictor(home, packages["trees"]) for _ in range(MOST_READY + 3)]
+    many = [predictor(home, packages["trees"]) for _ in range(MAX_READY + 3)]
     for one in many:
         explain._package = lambda _, one=one: one  # type: ignore[misc]  # mypy has no types for such lambdas
         assert explain(answers) == first
-    assert len(explain._ready) == MOST_READY
-    monkeypatch.setattr("loopwright.deploy.serving.explanations.MOST_HELD", 0)
+    assert len(explain._ready) == MAX_READY
+    monkeypatch.setattr("loopwright.deploy.serving.explanations.MAX_HELD", 0)
     explain._package = lambda _: held
     held = predictor(home, packages["trees"])
     assert explain(answers) == first
@@ -167,9 +167,9 @@ def test_the_larger_the_trees_the_fewer_rows_at_once(made: Made) -> None:
     manifest = made[1]["trees"].manifest
     assert manifest.explained is not None
     assert 0 < manifest.explained.elements < 15 * 5 * 4  # trees, leaves, features along a path
-    assert most_rows(manifest) == MOST_ROWS
-    assert most_rows(made[1]["lines"].manifest) == MOST_ROWS
-    for elements, most in ((MOST_WORK // 10, 10), (MOST_WORK * 2, 1)):
+    assert most_rows(manifest) == MAX_ROWS
+    assert most_rows(made[1]["lines"].manifest) == MAX_ROWS
+    for elements, most in ((MAX_WORK // 10, 10), (MAX_WORK * 2, 1)):
         explained = msgspec.structs.replace(manifest.explained, elements=elements)
         assert most_rows(msgspec.structs.replace(manifest, explained=explained)) == most
 

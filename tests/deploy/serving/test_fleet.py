@@ -353,7 +353,7 @@ def test_following_a_large_fleet_is_one_file_and_nothing_while_nothing_changes(h
     assert copy is not None
     assert copy.state == states[-1]
     assert copy.past == states[-1 - len(copy.past) : -1]
-    assert 1 <= len(copy.past) <= release_files.MOST_PACKAGES // 501
+    assert 1 <= len(copy.past) <= release_files.MAX_PACKAGES // 501
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     assert follower.follow() == []
     path.unlink()

@@ -22,7 +22,7 @@ from loopwright.data.ingest.values import read
 from loopwright.deploy.serving.deadlines import Overruns
 from loopwright.deploy.serving.decode import Decoder
 from loopwright.deploy.serving.heartbeat import Heartbeat
-from loopwright.deploy.serving.predictor import MOST_FAILURES, Predictor, unit_of
+from loopwright.deploy.serving.predictor import MAX_FAILURES, Predictor, unit_of
 from loopwright.deploy.serving.suspects import STRIKES, Suspects
 from loopwright.records.declarations import Column, Table
 from loopwright.records.package import Golden
@@ -234,7 +234,7 @@ def test_a_model_that_always_fails_costs_a_bounded_number_of_runs(packages: Pack
     model = Counted(predictor)
     answers = predictor.answer([row(i, delay=100.0) for i in range(5000)], seconds=math.inf)
     assert all(a.flags == ["degraded"] for a in answers)
-    assert 1 < model.runs <= 2 * MOST_FAILURES
+    assert 1 < model.runs <= 2 * MAX_FAILURES
 
 
 def test_when_the_heuristic_fails_as_well_there_is_no_answer(packages: Packages) -> None:

@@ -241,7 +241,7 @@ def test_logs_of_quiet_loops_are_closed_and_opened_again(many: Many, monkeypatch
     assert open_files(home) == 6
     for writer in router._writers.values():
         writer.segment_seconds = 0.0
-    monkeypatch.setattr(router_module, "MOST_SEALS", 2)
+    monkeypatch.setattr(router_module, "MAX_SEALS", 2)
     router.tick()
     assert sum(writer.quiet(0.0) or writer._sealing is not None for writer in router._writers.values()) == 2, "in turns"
     monkeypatch.setattr(router_module, "QUIET_SECONDS", 0.0)

@@ -143,7 +143,7 @@ def test_a_small_folder_is_looked_at_each_time(counted: Counted, monkeypatch: py
 def test_the_list_is_bounded_and_no_change_is_lost_when_it_is_begun_anew(
     counted: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(release_files, "MOST_NOTED", 64)
+    monkeypatch.setattr(release_files, "MAX_NOTED", 64)
     changes = counted.changes()
     changes()
     noted = counted.folder.with_name("served.changed")

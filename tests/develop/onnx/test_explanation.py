@@ -456,7 +456,7 @@ def test_whatever_a_library_raises_costs_the_explanation_only() -> None:
 def test_trees_too_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from loopwright.graph import contributions as arithmetic
 
-    monkeypatch.setattr(arithmetic, "MOST_ELEMENTS", 100)
+    monkeypatch.setattr(arithmetic, "MAX_ELEMENTS", 100)
     matrix, truth = data(BINARY)
     files, _ = made(lgb.LGBMClassifier(**LIGHT).fit(matrix, truth), BINARY, matrix)
     assert "too large" in files.about.why

@@ -143,7 +143,7 @@ def test_a_large_request_holds_up_nobody(router: Router) -> None:
 
 
 def test_more_than_can_be_held_is_refused_and_the_rest_is_answered(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "MOST_ASIDE", 2)
+    monkeypatch.setattr(batches, "MAX_ASIDE", 2)
     large, small = [Asker(router, *range(300)) for _ in range(3)], [Asker(router, *range(250)) for _ in range(200)]
     held: list[Asker] = []
 

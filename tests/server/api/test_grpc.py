@@ -490,7 +490,7 @@ def test_messages_are_bounded_before_they_are_parsed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(grpc_messages, "_varint", counted)
     with pytest.raises(RequestTooLarge):
         parse("ModelInferRequest", bomb)
-    assert numbers <= 2 * (grpc_messages.MOST_FIELDS_IN_ALL + 1)  # a tag and a length each
+    assert numbers <= 2 * (grpc_messages.MAX_FIELDS_IN_ALL + 1)  # a tag and a length each
 
 
 def test_large_messages_are_read_like_small_ones() -> None:

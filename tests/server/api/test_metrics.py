@@ -4,7 +4,7 @@ import pytest
 
 from loopwright.records.prediction import Prediction
 from loopwright.records.releases import Arm
-from loopwright.server.api.metrics import MOST_LOOPS, OTHERS, Metrics
+from loopwright.server.api.metrics import MAX_LOOPS, OTHERS, Metrics
 from loopwright.stores.upkeep_state import LoopState, UpkeepState, write_upkeep_state
 
 
@@ -18,14 +18,14 @@ def prediction(*flags: str) -> Prediction:
 def test_of_many_loops_the_first_have_names_and_the_others_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     metrics = Metrics()
-    for i in range(MOST_LOOPS + 50):
+    for i in range(MAX_LOOPS + 50):
         metrics.swapped(f"l{i}", [Arm(package=f"{i:064d}")])
         metrics.ran(f"l{i}", [prediction("degraded")])
         metrics.answered(f"l{i}", 0.003)
         metrics.failed(f"l{i}", "request_invalid")
     metrics.failed("", "request_invalid")
     text = metrics.text().decode()
-    named = f"l{MOST_LOOPS - 1}"
+    named = f"l{MAX_LOOPS - 1}"
     for line in (
         f'loopwright_predictions_total{{arm="champion",loop="{named}"}} 1.0',
         f'loopwright_predictions_total{{arm="champion",loop="{OTHERS}"}} 50.0',
@@ -36,7 +36,7 @@ def test_of_many_loops_the_first_have_names_and_the_others_are_counted_together(
         f'loopwright_swaps_total{{loop="{OTHERS}"}} 50.0',
     ):
         assert line in text, line
-    assert f'loop="l{MOST_LOOPS}"' not in text
+    assert f'loop="l{MAX_LOOPS}"' not in text
 
 
 def test_counts_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,7 @@ def test_a_caller_is_told_which_span_answered() -> None:
 
 
 def test_a_collector_that_is_down_costs_spans_that_are_counted_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spans, "MOST_WAITING", 5)
+    monkeypatch.setattr(spans, "MAX_WAITING", 5)
     monkeypatch.setattr(spans, "PAUSE_SECONDS", 60.0)  # until it is closed
     with receiving() as gone:
         pass

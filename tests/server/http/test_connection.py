@@ -377,7 +377,7 @@ def test_bodies_are_counted_and_let_go() -> None:
 
 
 def test_more_bytes_than_can_be_held_are_503(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "MOST_HELD_BYTES", 5000)
+    monkeypatch.setattr(connection, "MAX_HELD_BYTES", 5000)
     with server(Slow()) as running, running.connect() as raw:
         raw.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n" + b"x" * 6000)
         assert raw.recv(4096).startswith(b"HTTP/1.1 503")

@@ -133,7 +133,7 @@ def test_the_very_first_commit_may_be_torn_too(tmp_path: Path) -> None:
 
 def test_a_table_that_others_made_is_left_as_it_is(tmp_path: Path) -> None:
     lake, folder = Lake(str(tmp_path / "lake")), tmp_path / "lake" / NAME
-    for number in range(seal.MOST_UNSEALED + 1):
+    for number in range(seal.MAX_UNSEALED + 1):
         lake.write(NAME, pa.table({"a": [number]}))
     for path in (folder / "_sums").iterdir():
         path.unlink()

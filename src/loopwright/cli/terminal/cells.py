@@ -14,7 +14,7 @@ from loopwright.render.words import word
 ALIKE = 10
 """Lines that are alike, of files, packages or reasons, are shown at most; `--json` has all."""
 
-MOST_SEGMENTS = 12
+MAX_SEGMENTS = 12
 """So many segments are shown at most."""
 
 

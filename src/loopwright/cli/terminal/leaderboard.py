@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from loopwright.base.text import interval, number, short
-from loopwright.cli.terminal.cells import ALIKE, MOST_SEGMENTS, fact_table, heading, plain, table
+from loopwright.cli.terminal.cells import ALIKE, MAX_SEGMENTS, fact_table, heading, plain, table
 from loopwright.records.evaluation import Detail, FleetBoard, Leaderboard, SegmentModel
 from loopwright.render.words import word
 from loopwright.tasks.metrics import metric
@@ -75,8 +75,8 @@ def _fleet(fleet: FleetBoard) -> RenderableType:
     """The segments that gain most and those that gain least, and the whole in a sentence."""
     up = metric(fleet.metric).higher
     shown = sorted(fleet.segments, key=lambda m: (not m.package, -m.difference.value if up else m.difference.value, -m.rows))
-    left_out = len(shown) - MOST_SEGMENTS
-    half = MOST_SEGMENTS // 2
+    left_out = len(shown) - MAX_SEGMENTS
+    half = MAX_SEGMENTS // 2
     parts = [shown] if left_out <= 0 else [shown[:half], shown[-half:]]
     rows: list[list[Any]] = []
     for part in parts:

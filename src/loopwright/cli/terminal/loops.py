@@ -7,7 +7,7 @@ from rich.text import Text
 
 from loopwright.base.text import count as _count
 from loopwright.base.text import short
-from loopwright.cli.terminal.cells import MOST_SEGMENTS, fact_table, heading, plain, state, table
+from loopwright.cli.terminal.cells import MAX_SEGMENTS, fact_table, heading, plain, state, table
 from loopwright.cli.terminal.checks import problem_list
 from loopwright.deploy.serving.heartbeat import WorkerState
 from loopwright.records.windows import Alert
@@ -81,7 +81,7 @@ def open_alerts(alerts: Sequence[Alert]) -> list[RenderableType]:
 
 
 def _fleet_line(fleet: FleetStatus) -> str:
-    most = list(fleet.serving)[:MOST_SEGMENTS]
+    most = list(fleet.serving)[:MAX_SEGMENTS]
     more = f" and {len(fleet.serving) - len(most):,} more" if len(fleet.serving) > len(most) else ""
     own = f"{len(fleet.serving):,} of {fleet.judged:,} segments with a model are answered by it"
     return own + (f": {', '.join(word(name) for name in most)}{more}" if most else "")

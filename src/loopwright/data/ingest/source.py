@@ -31,7 +31,7 @@ from loopwright.data.ingest.values import is_list, is_text
 
 AS_DETECTED = Reading()
 LONGEST_LINE = 16 << 20
-MOST_CELLS = 20_000_000
+MAX_CELLS = 20_000_000
 """Of JSON objects that are made columns at a time, where each may have other names."""
 
 _KEYS = re.compile(rb'"\s*:')
@@ -227,7 +227,7 @@ def _json_lines(text: TextFile) -> Iterator[Batch]:
                     found.append(_once(decoder, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line))
                     rows.append(number)
                     names.update(found[-1])
-                    most = min(most, MOST_CELLS // max(len(names), 1))
+                    most = min(most, MAX_CELLS // max(len(names), 1))
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                     bad.append((number, f"no JSON object: {first_line(error)}", line.decode(errors="replace").strip()))
             if not taken and batches:

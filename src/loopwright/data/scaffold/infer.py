@@ -29,7 +29,7 @@ from loopwright.records.ingestions import DOUBT
 FEW = 20
 """A string column with at most this many values, each seen twenty times on average, gets categories."""
 
-MOST_ROWS = 500_000
+MAX_ROWS = 500_000
 """So many rows are looked at; of a longer source the first, and nothing is closed that later rows may widen."""
 
 ODD = 0.05
@@ -146,9 +146,9 @@ def _looked_at(sources: Sequence[Opened], notes: list[str]) -> tuple[pa.Table, b
     """The first rows of the sources, whether these are all, and the columns that not every source has."""
     frames, broken, all_read = [], 0, True
     for opened in sources:
-        batch = opened.whole(max(MOST_ROWS // len(sources), 1000))
+        batch = opened.whole(max(MAX_ROWS // len(sources), 1000))
         broken += len(batch.broken)
-        frames.append(batch.frame.slice(0, max(MOST_ROWS // len(sources), 1000)))
+        frames.append(batch.frame.slice(0, max(MAX_ROWS // len(sources), 1000)))
         all_read = all_read and batch.done >= 1 and len(frames[-1]) == len(batch.frame)
     names = list(dict.fromkeys(n for f in frames for n in f.column_names))
     shared = {n for n in names if all(n in f.column_names for f in frames if len(f) or f.num_columns)}

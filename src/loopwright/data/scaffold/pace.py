@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 WINDOWS = (1, 7, 30, 90, 180)
-ENOUGH_ROWS, LEAST_ROWS, MOST_MINIMUM = 150, 10, 500
+ENOUGH_ROWS, MIN_ROWS, MAX_MINIMUM = 150, 10, 500
 """A monitoring window is so many days long; it is expected to hold so many rows, and judged from between so many."""
 _DAY_US, _UNITS = 86_400_000_000, (("day", 1), ("week", 7), ("year", 365))
 
@@ -34,7 +34,7 @@ def pace(moments: pa.ChunkedArray | None, columns: int) -> Pace:
     newer = int((at > at.max() - span * _DAY_US / 2).sum())
     a_day = newer / (span / 2)
     days = next((d for d in WINDOWS if a_day * d >= ENOUGH_ROWS), WINDOWS[-1])
-    least = max(LEAST_ROWS, min(MOST_MINIMUM, int(a_day * days / 2)))
+    least = max(MIN_ROWS, min(MAX_MINIMUM, int(a_day * days / 2)))
     psi = f", psi={20 / least:.2g}" if 20 / least > 0.25 else ""
     again = max(3 * days, min(90, int(span / 2)))
     return Pace(

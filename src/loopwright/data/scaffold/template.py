@@ -22,11 +22,11 @@ from loopwright.tasks.split import fifth
 from loopwright.tasks.table import TASKS
 from loopwright.tasks.task import Draft
 
-MOST_WORDS, MOST_COMMON_WORDS, COMMON = 50, 200, 50
+MAX_WORDS, MAX_COMMON_WORDS, COMMON = 50, 200, 50
 """A string column with more values than this is left out of the features, a name or an id and not a category: more than 200 if
 each is seen fifty times on average, more than 50 if not."""
 
-MOST_CLASSES, FEWEST_PER_CLASS = 50, 10
+MAX_CLASSES, FEWEST_PER_CLASS = 50, 10
 """A label of words or whole numbers is of classes if they are at most so many, and seen so often on average."""
 
 DRAFTS: dict[Task, Draft] = {name: task.draft for name, task in TASKS.items() if task.draft is not None}
@@ -191,7 +191,7 @@ def target(name: str, values: pa.ChunkedArray | None, task: str) -> DraftTarget:
     if len(kinds) < 2 or pa.types.is_timestamp(values.type) or pa.types.is_nested(values.type):
         raise UsageError(f"column {name!r} cannot be a label: it needs two values or more, and no times")
     text, whole = pa.types.is_string(values.type), pa.types.is_integer(values.type)
-    many = len(kinds) > MOST_CLASSES or len(kinds) * FEWEST_PER_CLASS > len(values)
+    many = len(kinds) > MAX_CLASSES or len(kinds) * FEWEST_PER_CLASS > len(values)
     chosen: Task = task or (  # type: ignore[assignment]  # checked above
         "binary" if len(kinds) == 2 else "multiclass" if (text or whole) and not many else "regression"
     )
@@ -302,7 +302,7 @@ def _is_feature(name: str, column: Column, drafted: Drafted, frame: pa.Table) ->
     count = pc.count_distinct(values, mode="only_valid").as_py()
     if column.type != "string":
         return bool(count > 1)
-    return bool(1 < count <= (MOST_COMMON_WORDS if count * COMMON <= len(frame) else MOST_WORDS))
+    return bool(1 < count <= (MAX_COMMON_WORDS if count * COMMON <= len(frame) else MAX_WORDS))
 
 
 def _feature(name: str, column: Column, frame: pa.Table) -> str:

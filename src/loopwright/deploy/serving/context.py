@@ -7,7 +7,7 @@ from loopwright.base.errors import LoopwrightError
 from loopwright.records.package import ContextNeed
 from loopwright.stores.online.steps import Fed, OnlineStep, Steps, key_of
 
-MOST_KNOWN = 10_000
+MAX_KNOWN = 10_000
 
 
 class ContextStore(Protocol):
@@ -136,7 +136,7 @@ class _Need:
         """The columns of a step; kept, since the same step is in force for many rows."""
         known = self._known.get(id(step))
         if known is None or known[0] is not step:
-            if len(self._known) >= MOST_KNOWN:
+            if len(self._known) >= MAX_KNOWN:
                 self._known = {}
             known = self._known[id(step)] = (step, dict(zip(self.columns, step.values, strict=True)))
         return known[1]

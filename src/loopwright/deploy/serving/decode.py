@@ -20,22 +20,22 @@ from loopwright.base.errors import FieldProblem, RequestInvalid, RequestMalforme
 from loopwright.base.moment import EARLIEST, LATEST
 from loopwright.records.declarations import Column
 
-MOST_ROWS = 10_000
-MOST_PROBLEMS = 20
+MAX_ROWS = 10_000
+MAX_PROBLEMS = 20
 
 Row = dict[str, Any]
 
 _MICROSECOND = timedelta(microseconds=1)
 _EARLIEST, _LATEST = microseconds(EARLIEST), microseconds(LATEST)
 _SPACE = b" \t\r\n"
-_MOST_FLOAT32 = (2 - 2**-24) * 2.0**127 * (1 - 2**-53)  # what lies below rounds to a float32
+_MAX_FLOAT32 = (2 - 2**-24) * 2.0**127 * (1 - 2**-53)  # what lies below rounds to a float32
 _TYPES: dict[str, Any] = {
     "float": float,
     "integer": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
     "boolean": bool,
     "string": str,
     "timestamp": Annotated[datetime, msgspec.Meta(tz=True)],
-    "array": Annotated[float, msgspec.Meta(ge=-_MOST_FLOAT32, le=_MOST_FLOAT32)],
+    "array": Annotated[float, msgspec.Meta(ge=-_MAX_FLOAT32, le=_MAX_FLOAT32)],
 }
 _WANTED = {
     "float": "a number that a float64 holds",
@@ -120,7 +120,7 @@ class Decoder:
                 found = [shape.one(body)] if single else shape.many(body)
             except msgspec.ValidationError:
                 shape, found = self._other(shape, lambda other: [other.one(body)] if single else other.many(body))
-            if not 0 < len(found) <= MOST_ROWS:
+            if not 0 < len(found) <= MAX_ROWS:
                 _refuse_count(found)
             rows, marks = self._settled(found) if shape is self._whole else self._partial(found)
         except (msgspec.ValidationError, _NoMoment):
@@ -214,7 +214,7 @@ class Decoder:
         problems: list[FieldProblem] = []
         for i, row in enumerate(rows):
             self._judge_row(row, "" if single else f"[{i}]", problems)
-            if len(problems) >= MOST_PROBLEMS:
+            if len(problems) >= MAX_PROBLEMS:
                 break
         if problems:
             raise RequestInvalid(problems)
@@ -232,7 +232,7 @@ class Decoder:
                 found = _shape(row[name]) if column.type == "array" else _kind(row[name], column)
                 problems.append(FieldProblem(prefix + name, f"must be {_wanted(column)}, not {found}"))
         for name in row:
-            if len(problems) >= MOST_PROBLEMS:
+            if len(problems) >= MAX_PROBLEMS:
                 return
             if name not in self.columns:
                 near = get_close_matches(name[:80], self._names, 1)
@@ -290,8 +290,8 @@ def _malformed(error: Exception) -> RequestMalformed:
 def _refuse_count(rows: list[Any]) -> None:
     if not rows:
         raise RequestInvalid([("body", "an empty list: send at least one row")])
-    if len(rows) > MOST_ROWS:
-        raise RequestTooLarge("rows", MOST_ROWS)
+    if len(rows) > MAX_ROWS:
+        raise RequestTooLarge("rows", MAX_ROWS)
 
 
 def _type(column: Column) -> Any:
@@ -321,7 +321,7 @@ def _shape(value: Any) -> str:
         return "lists of different depth"
     if odd is not None or None in level:
         return f"lists with {_kind(odd)} in them" if shape else _kind(odd)
-    if any(abs(v) > _MOST_FLOAT32 for v in level):
+    if any(abs(v) > _MAX_FLOAT32 for v in level):
         return "with a number too large for a float32"
     return f"of shape {shape}" if shape else _kind(value)
 

@@ -27,7 +27,7 @@ from loopwright.stores.prediction_log.writer import LogWriter, Retired
 
 Kind = Literal["predictions", "outcomes"]
 KINDS: tuple[Kind, ...] = ("predictions", "outcomes")
-MOST_SEALS = 16
+MAX_SEALS = 16
 QUIET_SECONDS = 60.0
 """A loop's log that gets nothing for so long is closed, and with it a file: thousands of loops may have been asked."""
 
@@ -218,7 +218,7 @@ class Router:
     def tick(self) -> None:
         """Let the logs seal what is old enough, and close those that are quiet; to be called about once a second.
 
-        At most `MOST_SEALS` at a time, in turns: of thousands of loops all may be due at once.
+        At most `MAX_SEALS` at a time, in turns: of thousands of loops all may be due at once.
         """
         writers = list(self._writers.items())
         seals = 0
@@ -227,9 +227,9 @@ class Router:
             key, writer = writers[(self._turn + place) % len(writers)]
             with contextlib.suppress(LogUnavailable):  # counted and told when rows are to be written
                 seals += writer.tick()
-            if len(quiet) < MOST_SEALS and writer.quiet(QUIET_SECONDS):
+            if len(quiet) < MAX_SEALS and writer.quiet(QUIET_SECONDS):
                 quiet.append((key, writer))
-            if seals >= MOST_SEALS:
+            if seals >= MAX_SEALS:
                 self._turn = (self._turn + place + 1) % len(writers)
                 break
         if quiet and (self._retiring is None or not self._retiring.is_alive()):

@@ -21,12 +21,12 @@ from loopwright.records.prediction import Contributions, Prediction
 from loopwright.stores.packages.probe import Probed, open_probed
 from loopwright.stores.packages.store import Packages
 
-MOST_ROWS = 1000
-"""So many rows of one request are explained, fewer where trees are large: a request holds at most `MOST_WORK` conditions against rows."""
+MAX_ROWS = 1000
+"""So many rows of one request are explained, fewer where trees are large: a request holds at most `MAX_WORK` conditions against rows."""
 
-MOST_WORK = 50_000_000
+MAX_WORK = 50_000_000
 
-MOST_READY, MOST_HELD = 64, 2_000_000
+MAX_READY, MAX_HELD = 64, 2_000_000
 """So many packages are held ready to explain, and of all so many conditions of trees: 100 MB, beside the packages themselves."""
 
 BEFORE = "the package was made before answers were explained: `loopwright run` makes one that explains them"
@@ -41,7 +41,7 @@ def refuse(package: str, manifest: Manifest) -> None:
 
 def most_rows(manifest: Manifest) -> int:
     """How many rows of one request are explained: about a second's work."""
-    return max(1, min(MOST_ROWS, MOST_WORK // max(_elements(manifest), 1)))
+    return max(1, min(MAX_ROWS, MAX_WORK // max(_elements(manifest), 1)))
 
 
 def _elements(manifest: Manifest) -> int:
@@ -136,7 +136,7 @@ class Explanations:
 
     def _make_room(self, predictor: Predictor) -> None:
         new, held = _elements(predictor.package.manifest), sum(_elements(p.package.manifest) for p in list(self._ready))
-        while self._ready and (len(self._ready) >= MOST_READY or held + new > MOST_HELD):
+        while self._ready and (len(self._ready) >= MAX_READY or held + new > MAX_HELD):
             held -= _elements(self._ready.popitem()[0].package.manifest)
 
     def _make(self, predictor: Predictor) -> PackageReasons | str:

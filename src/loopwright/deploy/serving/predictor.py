@@ -23,7 +23,7 @@ from loopwright.records.package import tolerance
 from loopwright.records.prediction import Prediction
 from loopwright.stores.packages.probe import Probed
 
-MOST_FAILURES = 64
+MAX_FAILURES = 64
 SECONDS = 1.0
 REST_SECONDS = 5.0
 FAILURES = 50
@@ -326,11 +326,11 @@ class Predictor:
         if time.perf_counter() >= until:
             return _nothing(len(full)), list(range(len(full)))
         if self._heartbeat is None:
-            found = self._run(full, [MOST_FAILURES], until, fair=fair, inputs=inputs)
+            found = self._run(full, [MAX_FAILURES], until, fair=fair, inputs=inputs)
             return found, self._wrong(found)
         place = self._heartbeat.began(self._note, encoded(inputs), self._answered)
         try:
-            found = self._run(full, [MOST_FAILURES], until, fair=fair, inputs=inputs)
+            found = self._run(full, [MAX_FAILURES], until, fair=fair, inputs=inputs)
         finally:
             self._heartbeat.ended(place)
         bad = self._wrong(found)

@@ -30,10 +30,10 @@ LOCK_SECONDS = 10.0
 """So long a writer of a file waits for another one; each holds the lock for one write."""
 
 LOOK_SECONDS = 15.0
-MOST_NOTED = 2**16
-MOST_PAST = 100
+MAX_NOTED = 2**16
+MAX_PAST = 100
 MAX_BYTES = 64 * 2**20
-MOST_PACKAGES = 20_000
+MAX_PACKAGES = 20_000
 """So many packages are named by the states of the past that a file holds: fewer states for a large fleet."""
 
 
@@ -144,7 +144,7 @@ def _note(path: Path) -> None:
     try:
         with noted.open("ab") as file:
             file.write(line)
-            if file.tell() <= MOST_NOTED:
+            if file.tell() <= MAX_NOTED:
                 return
         replace_file(noted, line, durable=False)
     except OSError:  # a full disk: what was written is found all the same, later
@@ -361,8 +361,8 @@ def _served(known: _Known) -> ReleaseFile:
 def past(states: Sequence[ReleaseState]) -> list[ReleaseState]:
     """The newest states, as many as a file may hold, oldest first."""
     kept: list[ReleaseState] = []
-    room = MOST_PACKAGES
-    for state in reversed(states[-MOST_PAST:]):
+    room = MAX_PACKAGES
+    for state in reversed(states[-MAX_PAST:]):
         room -= 1 + len(state.segments)
         if room < 0 and kept:
             break

@@ -13,7 +13,7 @@ from loopwright.server.api.callers import Caller, claimed_name, credentials
 from loopwright.server.api.guesses import Guesses
 from loopwright.server.api.routes import Permission
 
-MOST_HOSTS = 1000
+MAX_HOSTS = 1000
 """So many Host headers are known again at once."""
 
 _HOST = re.compile(rb"(?:\[([0-9a-f:.]+)\]|([a-z0-9._~-]*))(?::[0-9]{0,5})?")
@@ -99,7 +99,7 @@ class Access:
         name = (match[1] or match[2]).decode()
         if not (self._any_host or name in self._hosts or name.endswith(self._domains)):
             return 421
-        if len(self._known) < MOST_HOSTS:
+        if len(self._known) < MAX_HOSTS:
             self._known.add(host)
         return 0
 

@@ -17,12 +17,12 @@ from loopwright.records.prediction import Prediction
 from loopwright.server.api.loading import Loading
 from loopwright.server.api.metrics import Metrics
 
-MOST_WAITING_ROWS = 20_000
+MAX_WAITING_ROWS = 20_000
 WAITING_SECONDS = 0.25
 """So long a row may have to wait, by the pace of the batches before, unless two batches hold all that waits: beyond it is 503."""
 
-MOST_BATCH_ROWS = 256
-MOST_ASIDE = 16
+MAX_BATCH_ROWS = 256
+MAX_ASIDE = 16
 SYNC_THREADS = 4
 
 Found = list[Prediction] | Exception
@@ -70,7 +70,7 @@ class Batches:
         self._queue: dict[str, deque[PendingRequest]] = {}
         self._scheduled = False
         self._rows = self._asides = 0
-        self._most, self._pace, self._before = MOST_WAITING_ROWS, 0.0, (0.0, 0)
+        self._most, self._pace, self._before = MAX_WAITING_ROWS, 0.0, (0.0, 0)
         self._large = Pool("large-requests", 1)
         self._syncs = Pool("log-sync", SYNC_THREADS)
         self._unsynced: dict[str, list[_AnsweredBatch]] = {}
@@ -88,7 +88,7 @@ class Batches:
         rows = len(waiting.ask.rows)
         if self._rows + rows > self._most:
             raise Overloaded("more rows are waiting than can be held; try again")
-        if rows > MOST_BATCH_ROWS:
+        if rows > MAX_BATCH_ROWS:
             self.aside(lambda: waiting.reply(self.answer(loop, [waiting])[0]), waiting.send, waiting.reply)
             return
         self._rows += rows
@@ -104,11 +104,11 @@ class Batches:
     @property
     def full(self) -> bool:
         """Whether so many rows wait that a request is to be refused before it is decoded."""
-        return self._rows > self._most - MOST_BATCH_ROWS
+        return self._rows > self._most - MAX_BATCH_ROWS
 
     def aside(self, work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[Exception], Any]) -> None:
         """Call `work` in a thread, and `done` with what it gives in the loop's; `failed` makes that of what it raises. Raises Overloaded."""
-        if self._asides >= MOST_ASIDE:
+        if self._asides >= MAX_ASIDE:
             raise Overloaded("more large requests are waiting than can be held; try again")
         self._asides += 1
 
@@ -144,7 +144,7 @@ class Batches:
         loop, queue = next(iter(self._queue.items()))
         waiting = [queue.popleft()]
         rows = len(waiting[0].ask.rows)
-        while queue and (rows := rows + len(queue[0].ask.rows)) <= MOST_BATCH_ROWS:
+        while queue and (rows := rows + len(queue[0].ask.rows)) <= MAX_BATCH_ROWS:
             waiting.append(queue.popleft())
         del self._queue[loop]
         if queue:
@@ -168,7 +168,7 @@ class Batches:
         self._before = (begun, rows) if self._scheduled else (0.0, 0)
         if before:
             self._pace += 0.1 * ((begun - before) / count - self._pace)
-            self._most = max(2 * MOST_BATCH_ROWS, min(MOST_WAITING_ROWS, int(WAITING_SECONDS / self._pace)))
+            self._most = max(2 * MAX_BATCH_ROWS, min(MAX_WAITING_ROWS, int(WAITING_SECONDS / self._pace)))
 
     def _finish(self, run: _AnsweredBatch) -> None:
         done = 0.0 if self.traced is None else time.perf_counter()

@@ -33,7 +33,7 @@ from loopwright.server.http.slots import Slots
 from loopwright.stores.home import Home
 from loopwright.verbs import VERBS, Verb
 
-MOST_BYTES = 64 * 1024
+MAX_BYTES = 64 * 1024
 SLOTS: Mapping[str, tuple[int, int, float]] = {"read": (4, 28, 20.0), "verify": (1, 0, 0.0), "change": (4, 12, 0.0)}
 """How many are answered at once, how many wait, for how many seconds (0: for ever): pages and verbs that look, changes."""
 
@@ -124,8 +124,8 @@ async def _body(request: Request) -> dict[str, Any]:
     parts: list[bytes] = []
     async for part in request.stream():
         parts.append(part)
-        if sum(map(len, parts)) > MOST_BYTES:
-            raise RequestTooLarge("bytes", MOST_BYTES)
+        if sum(map(len, parts)) > MAX_BYTES:
+            raise RequestTooLarge("bytes", MAX_BYTES)
     plain = parse(b"".join(parts) or b"{}")
     if not isinstance(plain, dict):
         raise RequestInvalid([("body", "must be an object of arguments")])

@@ -33,16 +33,16 @@ from loopwright.server.api.request_ids import ask, client_id, deadline, request_
 from loopwright.server.api.routes import Permission
 from loopwright.server.api.spans import RequestTiming, Spans, traceresponse
 from loopwright.server.http.admission import SPARE_PLACES, Admission
-from loopwright.server.http.connection import ADDRESS_SHARE, ARRIVAL_SECONDS, CONNECTIONS, MOST_BYTES
+from loopwright.server.http.connection import ADDRESS_SHARE, ARRIVAL_SECONDS, CONNECTIONS, MAX_BYTES
 
-MOST_CALLS = 512
+MAX_CALLS = 512
 """So many calls are answered at once, and as many may be arriving; health has places of its own."""
 
-MOST_HEALTH_CALLS, HEALTH_SECONDS = 64, 5.0
+MAX_HEALTH_CALLS, HEALTH_SECONDS = 64, 5.0
 HANDSHAKE_SECONDS = 10
 SWEEP_SECONDS = 0.5
 LAST_CALL_SECONDS = 0.25
-MOST_HELD_BYTES = 128 * 2**20
+MAX_HELD_BYTES = 128 * 2**20
 
 _SERVICE, _HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
 _CONTENTS = {
@@ -108,8 +108,8 @@ class Door:
     ) -> None:
         self._spans, self._admission = spans, admission or Admission(CONNECTIONS, ADDRESS_SHARE)
         self._arriving, self._health_arriving = (
-            Arrivals(MOST_CALLS, ARRIVAL_SECONDS),
-            Arrivals(MOST_HEALTH_CALLS, HEALTH_SECONDS),
+            Arrivals(MAX_CALLS, ARRIVAL_SECONDS),
+            Arrivals(MAX_HEALTH_CALLS, HEALTH_SECONDS),
         )
         self._calls = 0
         self._sweeping: Repeating | None = None
@@ -125,7 +125,7 @@ class Door:
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 1),
-                ("grpc.max_receive_message_length", MOST_BYTES),
+                ("grpc.max_receive_message_length", MAX_BYTES),
                 ("grpc.max_metadata_size", 16 * 1024),
                 ("grpc.max_concurrent_streams", 1024),
                 ("grpc.max_allowed_incoming_connections", self._admission.places + SPARE_PLACES),
@@ -200,9 +200,9 @@ class Door:
                 self._calls += 1
                 if self._closing:
                     raise Overloaded("this server is stopping; ask another, or try again")
-                if self._held > MOST_HELD_BYTES:
+                if self._held > MAX_HELD_BYTES:
                     raise Overloaded("more bytes are arriving than can be held; try again")
-                if self._calls > MOST_CALLS and permission != "public":
+                if self._calls > MAX_CALLS and permission != "public":
                     raise Overloaded("more calls are being answered than can be held; try again")
                 if self._batches.full and kind == "ModelInferRequest":
                     raise Overloaded("more rows are waiting than can be answered soon; try again")

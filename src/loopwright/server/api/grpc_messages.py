@@ -13,12 +13,12 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from loopwright.base.errors import RequestMalformed, RequestTooLarge
-from loopwright.deploy.serving.decode import MOST_ROWS
+from loopwright.deploy.serving.decode import MAX_ROWS
 
-MOST_FIELDS, MOST_FIELDS_IN_ALL = 10_000, 500_000
+MAX_FIELDS, MAX_FIELDS_IN_ALL = 10_000, 500_000
 """So many fields a message, and all that is in it, may have: millions of empty ones would take a lot of memory once they are parsed."""
 
-MOST_VARINTS = 10 * MOST_ROWS
+MAX_VARINTS = 10 * MAX_ROWS
 """So many bytes the integers of a tensor may take, or its shape: each may be a byte there and eight in memory."""
 
 INLINE_BYTES = 64 * 1024
@@ -133,23 +133,23 @@ def parse(kind: str, body: bytes) -> Any:
 
 def _check_fields(kind: str, body: bytes) -> None:
     """Refuse a message of more fields than it may have, before it is parsed (https://protobuf.dev/programming-guides/encoding/)."""
-    left = MOST_FIELDS_IN_ALL
+    left = MAX_FIELDS_IN_ALL
     levels = [(kind, 0, len(body))]
     try:
         while levels:
             kind, at, end = levels.pop()
             inner = _inner(kind)
-            count = min(MOST_FIELDS, left)
+            count = min(MAX_FIELDS, left)
             while at < end:
                 count, left = count - 1, left - 1
                 if count < 0:
-                    raise RequestTooLarge("fields", MOST_FIELDS)
+                    raise RequestTooLarge("fields", MAX_FIELDS)
                 tag, at = _varint(body, at)
                 wire = tag & 7
                 if wire == 2:
                     length, at = _varint(body, at)
-                    if length > MOST_VARINTS and tag >> 3 in _VARINTS.get(kind, ()):
-                        raise RequestTooLarge("rows", MOST_ROWS)
+                    if length > MAX_VARINTS and tag >> 3 in _VARINTS.get(kind, ()):
+                        raise RequestTooLarge("rows", MAX_ROWS)
                     if tag >> 3 in inner:
                         levels.append((inner[tag >> 3], at, min(at + length, end)))
                     at += length

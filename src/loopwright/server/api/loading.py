@@ -8,7 +8,7 @@ from loopwright.base.errors import LoopNotFound, Overloaded
 from loopwright.base.supervision import Pool
 from loopwright.deploy.serving.registry import Registry
 
-MOST_WAITING = 1024
+MAX_WAITING = 1024
 
 Then = Callable[[Exception | None], None]
 
@@ -36,7 +36,7 @@ class Loading:
         """Call `then` once the loop is ready, or with the error that it is not. Raises LoopNotFound, and Overloaded when too many wait."""
         if not self._registry.knows(loop):
             raise LoopNotFound(loop, self._registry.loops[:5])
-        if self._count >= MOST_WAITING:
+        if self._count >= MAX_WAITING:
             raise Overloaded("more requests are waiting for packages to be loaded than can be held; try again")
         self._count += 1
         waiting = self._waiting.get(loop)

@@ -34,7 +34,7 @@ from loopwright.stores.upkeep_state import LoopState, read_upkeep_state
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _LOAD_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
-MOST_LOOPS = 256
+MAX_LOOPS = 256
 """So many loops are counted by name: each takes 20 KB, and a share of the time to write them out."""
 
 OTHERS = "(others)"
@@ -139,7 +139,7 @@ class Current:
 class Metrics:
     """The metrics of one worker, which has a name where there are several.
 
-    The first `MOST_LOOPS` loops that it hears of are counted by name, all further ones together. `folder` is where the processes
+    The first `MAX_LOOPS` loops that it hears of are counted by name, all further ones together. `folder` is where the processes
     of this server say what failed in them (`base.supervision`).
     """
 
@@ -221,7 +221,7 @@ class Metrics:
     def _name(self, loop: str) -> str:
         name = self._named.get(loop)
         if name is None:
-            if len(self._named) > MOST_LOOPS:
+            if len(self._named) > MAX_LOOPS:
                 return OTHERS
             name = self._named[loop] = loop
         return name

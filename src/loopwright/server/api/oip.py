@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from loopwright.base.errors import FieldProblem, NotFound, RequestInvalid, RequestMalformed, RequestTooLarge
-from loopwright.deploy.serving.decode import MOST_PROBLEMS, MOST_ROWS, parse
+from loopwright.deploy.serving.decode import MAX_PROBLEMS, MAX_ROWS, parse
 from loopwright.records.declarations import Column
 from loopwright.records.package import Manifest, Output
 from loopwright.records.prediction import Contributions, Prediction
@@ -155,7 +155,7 @@ class Tensors:
             problems.append(FieldProblem("parameters.null", "must be the text that stands for null"))
         found = _inputs(plain.get("inputs"), raw, columns, null, problems)
         if problems:
-            raise RequestInvalid(problems[:MOST_PROBLEMS])
+            raise RequestInvalid(problems[:MAX_PROBLEMS])
         count = len(next(iter(found.values()), []))
         if not count:
             raise RequestInvalid([("inputs", "send at least one row")])
@@ -216,7 +216,7 @@ def _outputs(wanted: Any, known: Mapping[str, str], *, binary: bool, problems: l
             problems += [FieldProblem(f"{where}.parameters.{other}", "is not supported") for other in strange]
             own = _flag(parameters, "binary_data", f"{where}.parameters", problems)
             found[name] = RequestedOutput(name, own if "binary_data" in parameters else binary)
-        if len(problems) >= MOST_PROBLEMS:
+        if len(problems) >= MAX_PROBLEMS:
             break
     return list(found.values())
 
@@ -233,7 +233,7 @@ def _inputs(
         return {}
     found: dict[str, list[Any]] = {}
     for i, tensor in enumerate(inputs):
-        if len(problems) >= MOST_PROBLEMS:
+        if len(problems) >= MAX_PROBLEMS:
             break
         where = f"inputs[{i}]"
         if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
@@ -249,8 +249,8 @@ def _inputs(
     lengths = {len(values) for values in found.values()}
     if len(lengths) > 1 and not problems:
         problems.append(FieldProblem("inputs", f"tensors of different lengths: {', '.join(map(str, sorted(lengths)[:5]))}"))
-    if max(lengths, default=0) > MOST_ROWS:
-        raise RequestTooLarge("rows", MOST_ROWS)
+    if max(lengths, default=0) > MAX_ROWS:
+        raise RequestTooLarge("rows", MAX_ROWS)
     return found
 
 
@@ -296,8 +296,8 @@ def _shape(shape: Any, column: Column, where: str, problems: list[FieldProblem])
         wanted = " or ".join(f"[{', '.join(['N', *map(str, tail)])}]" for tail in inner)
         problems.append(FieldProblem(f"{where}.shape", f"must be {wanted}"))
         return []
-    if shape[0] > MOST_ROWS:
-        raise RequestTooLarge("rows", MOST_ROWS)
+    if shape[0] > MAX_ROWS:
+        raise RequestTooLarge("rows", MAX_ROWS)
     found: list[int] = shape
     return found
 

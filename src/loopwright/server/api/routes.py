@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, get_args
 from loopwright.base.errors import UsageError
 from loopwright.base.ids import NAME
 
-MOST_KNOWN = 10_000
+MAX_KNOWN = 10_000
 """So many paths are found again without a search."""
 
 Permission = Literal["public", "predict", "observe", "read", "write"]
@@ -93,7 +93,7 @@ class Routes:
         if found is not None:
             return found
         match = self._find(method.decode("latin-1"), raw_path)
-        if isinstance(match, Match) and len(self._known) < MOST_KNOWN:
+        if isinstance(match, Match) and len(self._known) < MAX_KNOWN:
             self._known[method, raw_path] = match
         return match
 

@@ -24,8 +24,8 @@ from loopwright.base.post import Receiver, post
 from loopwright.base.supervision import Repeating
 from loopwright.records.prediction import Prediction
 
-MOST_WAITING = 2048
-MOST_AT_ONCE = 512
+MAX_WAITING = 2048
+MAX_AT_ONCE = 512
 SEND_BYTES = 4 * 2**20
 PAUSE_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
@@ -157,7 +157,7 @@ class Spans:
 
     def tell(self, sampled: SampledRequest) -> None:
         """Take the spans of a request that has just been answered; never waits."""
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= MAX_WAITING:
             self._count("lost", 1)
             return
         self._waiting.append((microseconds(self._clock.now()), sampled.stages[-1].end if sampled.stages else 0.0, sampled))
@@ -172,7 +172,7 @@ class Spans:
 
     def _send_waiting(self) -> None:
         while self._waiting:
-            some = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
+            some = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_AT_ONCE))]
             if not self._send(some) and self._sending.over.is_set():
                 return
 

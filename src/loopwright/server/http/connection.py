@@ -31,8 +31,8 @@ CONNECTIONS, ADDRESS_SHARE = 2048, 0.5
 ARRIVAL_SECONDS = 30.0
 IDLE_SECONDS = 75
 GRACE_SECONDS = 10
-MOST_BYTES = 10 * 2**20
-MOST_HELD_BYTES = 128 * 2**20
+MAX_BYTES = 10 * 2**20
+MAX_HELD_BYTES = 128 * 2**20
 DISCARD_BYTES = 16 * 2**20
 DISCARD_SECONDS = 2.0
 LAST_CALL_SECONDS = 0.05
@@ -249,8 +249,8 @@ class Connection(asyncio.Protocol):
         request.early = app.begin(request)
         if self.spare and request.early is None and not app.is_health(request):
             request.early = app.failed(request, Overloaded("more connections are open than can be held; try again"))
-        if request.early is None and int(headers.get(b"content-length", b"0")) > MOST_BYTES:
-            request.early = app.failed(request, RequestTooLarge("bytes", MOST_BYTES))
+        if request.early is None and int(headers.get(b"content-length", b"0")) > MAX_BYTES:
+            request.early = app.failed(request, RequestTooLarge("bytes", MAX_BYTES))
         if request.early is None and b"expect" in headers and headers[b"expect"].lower() == b"100-continue":
             self._expecting = True
             self._encourage()
@@ -271,9 +271,9 @@ class Connection(asyncio.Protocol):
         self._size += size
         self._held += size
         server.held += size
-        if self._size > MOST_BYTES:
-            current.early = server.app.failed(current, RequestTooLarge("bytes", MOST_BYTES))
-        elif server.held > MOST_HELD_BYTES:
+        if self._size > MAX_BYTES:
+            current.early = server.app.failed(current, RequestTooLarge("bytes", MAX_BYTES))
+        elif server.held > MAX_HELD_BYTES:
             current.early = server.app.failed(current, Overloaded("more bytes are arriving than can be held; try again"))
 
     def on_message_complete(self) -> None:

@@ -63,7 +63,7 @@ START_SECONDS = 60.0
 DRAIN_SECONDS = 5
 """So long readiness is 503 after SIGTERM where other machines may send requests and no setting says how long."""
 
-MOST_DUMP = 4096
+MAX_DUMP = 4096
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,7 +137,7 @@ class Worker:
         told = f", while {doing[packages[0]]} package {packages[0][:12]}" if packages else ""
         self._say(f"a worker {said}{told}")
         if b"Current thread" in dump:  # where it was
-            self._say(dump[dump.index(b"Current thread") :][:MOST_DUMP].decode("utf-8", "replace"))
+            self._say(dump[dump.index(b"Current thread") :][:MAX_DUMP].decode("utf-8", "replace"))
 
     def _dump(self) -> bytes:
         """What it wrote while dying."""

@@ -27,7 +27,7 @@ from loopwright.records.entries import Problem
 TRANSACTION = "loopwright.transaction"
 """In a commit's information where it carries an application transaction: without that it is torn."""
 
-MOST_UNSEALED = 8
+MAX_UNSEALED = 8
 """A table with more commits and no seal is not one of ours: nothing of it is ever taken back."""
 
 _GONE = "removed"
@@ -70,7 +70,7 @@ def take_back(folder: Path) -> bool:
     with _alone(folder):
         last = _last_sealed(folder)
         numbers = [number for number in _numbers(folder) if number > last]
-        if last < 0 and len(numbers) > MOST_UNSEALED:
+        if last < 0 and len(numbers) > MAX_UNSEALED:
             return False
         torn = next((n for i, n in enumerate(numbers) if n != last + 1 + i or not _whole(folder, n)), None)
         gone = [_log_file(folder, number) for number in numbers if torn is not None and number >= torn]

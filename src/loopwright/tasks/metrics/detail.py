@@ -9,7 +9,7 @@ from loopwright.records.package import Output
 from loopwright.tasks.metrics.answered import answered, kinds, money
 from loopwright.tasks.task import Answered
 
-MOST_LABELS = 50
+MAX_LABELS = 50
 """A table of more labels than this is left out: nobody reads it."""
 
 POINTS = 20
@@ -21,7 +21,7 @@ def confusion(output: Output, truth: Array, given: Answered) -> Confusion | None
         return None
     named = [_names(truth), _names(given.label)]
     labels = list(dict.fromkeys([*(output.classes or ["no", "yes"]), *sorted({*named[0], *named[1]})]))
-    if len(labels) > MOST_LABELS:
+    if len(labels) > MAX_LABELS:
         return None
     place = {label: i for i, label in enumerate(labels)}
     happened, said = (np.array([place[name] for name in names], dtype=np.int64) for names in named)
