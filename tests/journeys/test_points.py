@@ -75,7 +75,7 @@ class Walk:
     def _run(self, what: Callable[[], Any]) -> int:
         process = _forks.Process(target=what)
         process.start()
-        process.join(120)
+        process.join(600)
         code = process.exitcode
         process.close()
         assert code is not None
