@@ -124,9 +124,12 @@ def records() -> list[type[Record]]:
     for module in pkgutil.walk_packages(loopwright.__path__, "loopwright."):
         if not module.name.endswith(("__main__", ".migrations.env")) and ".migrations." not in module.name:
             import_module(module.name)
-    found: list[type[Record]] = [
-        k for k in Record.__subclasses__() if k is not Untyped and k.__module__.startswith("loopwright.")
-    ]
+    found, waiting = list[type[Record]](), Record.__subclasses__()
+    while waiting:
+        kind = waiting.pop(0)
+        waiting += kind.__subclasses__()
+        if kind is not Untyped and kind.__module__.startswith("loopwright."):
+            found.append(kind)
     return [k for k in found if not k.__module__.startswith("loopwright.verbs.")]  # these read records of other kinds in part
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 from tests import house
 
-MAX_LINES = 52_500
+MAX_LINES = 53_050
 """Lines of source. The goal is 34,500."""
 
 
