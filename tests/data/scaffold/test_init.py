@@ -337,6 +337,15 @@ def test_outcome_is_known_when_a_later_time_of_the_file_says(
     assert max(k - d for k, d in zip(seen, decided, strict=True)) == timedelta(hours=longest)
 
 
+def test_loop_waits_for_the_outcome_that_comes_last(home: Home, tmp_path: Path) -> None:
+    """Outcomes after `wait` count as missing: a shorter one measures quality without the decisions that take long."""
+    closed = np.where(np.arange(400) % 10 == 0, 24 * 70.0, 24.0 + np.arange(400) % 5)
+    loop, _ = begun(home, tmp_path / "slow", cases(tmp_path / "slow.parquet", closed), label="late", time="opened_at")
+    assert (loop.outcome.table.known_time, loop.outcome.wait) == ("closed_at", "70d")
+    loop, _ = begun(home, tmp_path / "quick", cases(tmp_path / "quick.parquet", closed / 100), label="late", time="opened_at")
+    assert loop.outcome.wait == "30d"
+
+
 def test_time_that_is_now_before_and_now_after_the_decision_is_an_ordinary_column(home: Home, tmp_path: Path) -> None:
     path = cases(tmp_path / "cases.parquet", np.arange(400) % 50 - 5)
     loop, _ = begun(home, tmp_path / "loop", path, label="late", time="opened_at")

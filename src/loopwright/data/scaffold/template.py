@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from loopwright.base.errors import UsageError
 from loopwright.data.scaffold.moments import calendar, hours_until
 from loopwright.data.scaffold.pace import Pace, pace
-from loopwright.records.declarations import SHAPES, Column, Table, Task
+from loopwright.records.declarations import SHAPES, Column, Table, Task, duration
 from loopwright.records.package import Output
 from loopwright.sql.engine import sql_engine
 from loopwright.tasks.split import fifth
@@ -164,6 +164,7 @@ def _text_of(drafted: Drafted, *, pace: Pace, **parts: str) -> str:
         **{name: text for name, text in words._asdict().items() if isinstance(text, str) and name != "objective"},
         objective=f'        objective="{words.objective}",\n' if words.objective else "",
         task="" if task == Output().task else f', task="{task}"',
+        wait=max("30d", drafted.stamped[1] if drafted.stamped else "", key=lambda d: duration(d or "0s")),
         **parts,
     )
 
