@@ -256,6 +256,14 @@ def test_time_split_reaches_back_over_a_pause_in_the_data(newest: int) -> None:
     assert validates(partition, rows).sum() == 100
 
 
+def test_time_split_validates_the_declared_span_before_a_pause() -> None:
+    rows = examples([*(i / 50 for i in range(10_000)), 700.0], [i % 3 == 0 for i in range(10_001)])
+    training, validation, partition = divide(rows, TimeSplit(validation="30d"), seed=0)
+    assert len(validation) == 30 * 50 + 1
+    assert max(days(rows, training)) < min(days(rows, validation))
+    assert partition.extended.startswith("the newest 30d hold 1 example")
+
+
 def test_time_split_reaches_back_until_it_holds_each_label() -> None:
     rows = examples([float(d) for d in range(2000)], [d >= 1500 or d % 2 == 0 for d in range(2000)])
     _, validation, partition = divide(rows, TimeSplit(validation="300d"), seed=0)

@@ -280,8 +280,9 @@ def _divide_declared(examples: pa.Table, split: Split, seed: int, task: Task) ->
     """The parts by a split, a boundary in time moved back where that is needed; whether they are large enough is not judged."""
     if not isinstance(split, TimeSplit):
         return _divide(examples, split, seed, "validation", None)
-    declared = int(_moments(examples, "_decided_at").max()) - _microseconds(duration(split.validation))
-    boundary = _reach_back(examples, declared, task)
+    span = _microseconds(duration(split.validation))
+    declared = int(_moments(examples, "_decided_at").max()) - span
+    boundary = _reach_back(examples, declared, task, span)
     divided = _divide(examples, split, seed, "validation", boundary)
     if boundary == declared:
         return divided
@@ -289,10 +290,11 @@ def _divide_declared(examples: pa.Table, split: Split, seed: int, task: Task) ->
     return divided._replace(partition=msgspec.structs.replace(divided.partition, extended=extended))
 
 
-def _reach_back(examples: pa.Table, declared: int, task: Task) -> int:
+def _reach_back(examples: pa.Table, declared: int, task: Task, span: int = 0) -> int:
     """The boundary (microseconds): the `declared` one, or an earlier one where too few rows, or too few of a label, are newer.
 
-    First it is sought with enough rows, then with the fewest that are accepted, before half of all rows validate.
+    First it is sought with enough rows, then with the fewest that are accepted, before half of all rows validate. After a pause with too
+    few rows behind it, the last `span` before the pause validates too: a single row must not replace thousands.
     """
     decided = _moments(examples, "_decided_at")
     order = np.argsort(-decided, kind="stable")
@@ -301,6 +303,11 @@ def _reach_back(examples: pa.Table, declared: int, task: Task) -> int:
         needed = max(rows, _needed_for_labels(label, of_label, task))
         if needed <= inside:
             break
+        if (
+            inside < min(rows, len(order))
+            and (before := int((decided > decided[order[inside]] - span).sum())) <= len(order) // 2
+        ):
+            needed = max(needed, before)
         if needed <= len(order) // 2:
             return int(decided[order[needed - 1]]) - 1
     return declared

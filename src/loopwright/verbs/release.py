@@ -9,10 +9,11 @@ from loopwright.deploy.releases import arguments, serving
 from loopwright.deploy.releases import release as put_into_service
 from loopwright.deploy.strategies import find_strategy
 from loopwright.records.evaluation import Leaderboard
-from loopwright.records.releases import HEURISTIC
+from loopwright.records.releases import HEURISTIC, ReleaseState
 from loopwright.records.turns import Turn
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.rescore import SegmentPackages
+from loopwright.stores.packages.store import Package
 from loopwright.verbs.known_loop import known_loop
 from loopwright.verbs.switched import Switched, check_reason, switched
 
@@ -57,11 +58,8 @@ def release(
     exempt = rule or (force and chosen.manifest.is_rule)
     if exempt and not why.strip():
         raise UsageError("a reason is needed to serve the heuristic in place of a model: give --why")
-    segment = chosen.manifest.segment
     now = serving(home, loop)
-    serves = now is not None and now.package_of(segment.value if segment is not None else None) == chosen.digest
-    ends = now is not None and now.is_divided and segment is None
-    if now is not None and serves and not ends and not (rule and (now.segments or not now.keeps_rule)):
+    if now is not None and _serves_already(now, chosen, rule):
         unchanged(home, now, request_id, asked)
         return switched(home, now)
     fixed: dict[str, Any] = {
@@ -80,6 +78,14 @@ def release(
     )
     fixed["despite"] = [check.name for check in result.failed] if despite_guard else []
     return switched(home, put_into_service(home, loop, chosen.digest, **fixed).record)
+
+
+def _serves_already(now: ReleaseState, chosen: Package, rule: bool) -> bool:
+    """Whether a release of the package would change nothing."""
+    segment = chosen.manifest.segment
+    ends = now.is_divided and segment is None
+    serves = now.package_of(segment.value if segment is not None else None) == chosen.digest
+    return serves and not ends and not (rule and (now.segments or not now.keeps_rule))
 
 
 def _segment_packages(home: Home, loop: str, winner: str) -> SegmentPackages | None:

@@ -150,7 +150,7 @@ def test_without_a_label_or_a_file_the_draft_still_passes_the_check(home: Home, 
     [
         (
             ["yes", "no", "no", None],
-            "whether won, true of 33.3% of 30 rows (binary; say --task if it is another); 10 rows have no",
+            "whether won, true of 33.3% of 30 rows (binary; say --task if it is another); 10 rows without a label",
         ),
         (["red", "blue", "green", "red"], "which of 3 classes won is, on 40 rows (multiclass;"),
         ([1.5, 2.5, 9.0, 1e6], "the number won, on 40 rows (regression;"),
@@ -247,7 +247,7 @@ def test_draft_of_extreme_numbers_is_a_loop(home: Home, tmp_path: Path, bad: str
     assert loop.outcome.task == "binary"
     assert checked(loop) == []
     if of == "y":
-        assert any("1 rows have no label" in note for note in made["notes"])
+        assert any("1 row without a label" in note for note in made["notes"])
         assert brought(home, loop, tmp_path / "f.csv", quarantined=1).rows == 399
 
 

@@ -12,7 +12,7 @@ from loopwright.records.releases import CHAMPION, Arm
 OLD, NEW = Arm(package="a" * 64), Arm(package="b" * 64)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=str)
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=list(STRATEGIES))
 def test_strategy_divides_the_units_over_named_arms(strategy: Strategy) -> None:
     assert strategy.summary
     assert first_arms(strategy, NEW, []) == [NEW], "there is nobody else to answer"

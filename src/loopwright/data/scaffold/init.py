@@ -81,19 +81,23 @@ def begin(
         steps.append(f"say in {file} what the outcome is, and ingest it into table {drafted.outcome.name}")
     steps += [f"loopwright ingest {table} {source}{reading.options()} --loop {directory}" for table in tables]
     steps += [f"loopwright check {directory}", f"loopwright run {directory}", "loopwright serve"]
+    return {"files": [str(file)], "notes": _notes(found, drafted, label), "next_steps": steps}
+
+
+def _notes(found: Inferred, drafted: Drafted, label: str) -> list[str]:
+    """What was assumed, a line each."""
     notes = [*found.notes, *([_predicted(drafted.target, label)] if label else [])]
     if (field := drafted.outcome.prediction_field) != "id":
         notes.append(f"the tables have a column 'id' of their own: an outcome names its prediction in the field {field!r}")
     notes += [
         f"{column} is left out of the features: is it known at the decision? {why}" for column, why in drafted.leaks.items()
     ]
-    notes += [
+    return notes + [
         f"{column} is taken as planned, by its name: it is {delay}, and the hours until it are a feature (not known then? take it out)"
         if column in drafted.requests.columns
         else f"{column} is left out of the requests: it is {delay}, and not known at the decision (unless it is planned)"
         for column, delay in drafted.later.items()
     ]
-    return {"files": [str(file)], "notes": notes, "next_steps": steps}
 
 
 def _predicted(aim: DraftTarget, label: str) -> str:
