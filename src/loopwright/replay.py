@@ -153,7 +153,7 @@ def replay(
         )
         lap.event = _respond(home, loop, file, kept, stop < end, progress)
         laps.append(lap)
-        progress.say(_line(lap, _metric(loop), kept))
+        progress.say(_line(lap, loop, kept))
         progress.advance("replay", (stop - start).total_seconds(), (end - start).total_seconds())
     traffic.close()
     for lap in laps:  # outcomes that came late revised it; policies are compared on the same outcomes
@@ -200,15 +200,16 @@ def _respond(home: Home, loop: Loop, file: str, upkeep: Upkeep, more: bool, prog
     )
 
 
-def _line(lap: Lap, metric: str, upkeep: Upkeep) -> str:
-    """One line of the story."""
+def _line(lap: Lap, loop: Loop, upkeep: Upkeep) -> str:
+    """One line of progress; money where a value table is declared."""
+    metric = _metric(loop)
     parts = [f"{lap.start:%d %b} - {lap.end:%d %b}", f"{count(lap.rows, 'prediction')}"]
     if lap.window is not None:
         parts.append(lap.window.state + (f" ({', '.join(lap.window.drifted)})" if lap.window.drifted else ""))
     if lap.quality is not None and metric in lap.quality.metrics:
-        parts.append(f"{metric} {lap.quality.metrics[metric].value:.3f}")
+        parts.append(f"{metric} {lap.quality.metrics[metric].value:.3f} on {count(lap.quality.with_outcome, 'outcome')}")
     value = next((v for v in upkeep.values if v.start == lap.start), None)
-    if value is not None:
+    if value is not None and loop.scope.value.is_set:
         parts.append(f"{value.over_no_model.value:+,.0f} {value.currency}")
     return " | ".join(parts + ([lap.event] if lap.event else []))
 

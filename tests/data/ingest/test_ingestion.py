@@ -173,6 +173,8 @@ def test_a_contract_may_gain_columns_that_are_null_in_the_rows_there_are(home: H
         {"id": "a", "colour": None},
         {"id": "d", "colour": None},
     ]
+    again = ingest(home, grown, file)
+    assert (again.already, again.declared_since) == (True, ["colour"])
     old, new = tmp_path / "old.csv", tmp_path / "new.csv"
     old.write_text("id,at,size\ne,2024-01-05T00:00:00Z,1\n", encoding="utf-8")
     new.write_text("id,at,size,colour\nf,2024-01-05T00:00:00Z,1,red\n", encoding="utf-8")

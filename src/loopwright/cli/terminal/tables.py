@@ -12,6 +12,8 @@ from loopwright.records.ingestions import DOUBT, Ingested, OutcomesMended, Quara
 from loopwright.records.profiles import ColumnProfile, Profile
 from loopwright.render.words import word
 
+SINCE = "came in before {} was declared: null in its rows; to read it, give the table another name in the loop file, and ingest again"
+
 
 def ingested(done: Sequence[Ingested]) -> RenderableType:
     """What came in: a line a source, the reasons of what did not, and where to look for it."""
@@ -30,6 +32,7 @@ def ingested(done: Sequence[Ingested]) -> RenderableType:
     for d in done:
         reasons.update({} if d.already else d.reasons)
     told = sorted({f"{d.source} has no column {n}: null there" for d in done for n in d.absent})
+    told += sorted({f"{d.source} {SINCE.format(', '.join(d.declared_since))}" for d in done if d.declared_since})
     told += sorted({f"{d.source} was read as {d.encoding}" + DOUBT * (d.encoding == "cp1252") for d in done if d.encoding})
     parts += [Text(word(line), style="yellow") for line in told[:ALIKE]]
     return Group(*parts, *(quarantine_lines(done[0].table, reasons) if any(d.quarantined for d in done) else []))

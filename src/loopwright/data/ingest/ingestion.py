@@ -71,7 +71,7 @@ def ingest(
     followed = source if isinstance(source, Followed) else None
     opened = followed.upto(followed.reached) if followed else open_source(source, name)
     if opened.digest in known:
-        return msgspec.structs.replace(known[opened.digest], already=True)
+        return _again(home, table, known[opened.digest])
     put_contract(home, table)
     if followed and followed.since == followed.reached:
         return _nothing_new(home, table, opened, followed)
@@ -84,7 +84,7 @@ def ingest(
                 followed = followed._replace(reached=_noted(home, table.name, run.application) or followed.reached)
                 run.opened = opened = followed.upto(followed.reached)
             if opened.digest in known:
-                return msgspec.structs.replace(known[opened.digest], already=True)
+                return _again(home, table, known[opened.digest])
             version = run.again()
         record = run.record(version, followed)
         run.quarantine()
@@ -108,6 +108,13 @@ def ingested(home: Home, table: str) -> dict[str, Ingested]:
 def reached(known: dict[str, Ingested], follows: str) -> str:
     """How far a source that grows was read; empty if it never was."""
     return next((r.reached for r in reversed(known.values()) if r.follows == follows), "")
+
+
+def _again(home: Home, table: Table, record: Ingested) -> Ingested:
+    """What a source brought before, and the columns declared since, which its rows lack."""
+    contracts = (e.record for e in home.ledger.find(Contract, key=table.name))
+    columns = next((c.table.columns for c in contracts if c.digest == record.contract), table.columns)
+    return msgspec.structs.replace(record, already=True, declared_since=[n for n in table.columns if n not in columns])
 
 
 def _nothing_new(home: Home, table: Table, opened: Opened, followed: Followed) -> Ingested:
