@@ -113,8 +113,9 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
         """What the heuristic would have answered, in a word: with its score where that is more than yes or no."""
         if self.heuristic is None:
             return "nothing"
-        score = "" if self.heuristic in (0.0, 1.0) else f" (score {self.heuristic:.4g})"
-        return cell(self.heuristic) if self.rule_label is None else cell(self.rule_label) + score
+        if self.rule_label is None:
+            return cell(self.heuristic)
+        return cell(self.rule_label) + ("" if self.heuristic in (0.0, 1.0) else f" (score {self.heuristic:.4g})")
 
     @property
     def worth(self) -> str:
