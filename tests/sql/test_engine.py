@@ -18,14 +18,14 @@ def test_memory_is_a_third_of_what_this_process_may_use(monkeypatch: pytest.Monk
 
 
 def test_a_query_beyond_its_memory_spills_into_home_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module, "memory_limit", lambda: 150 * 2**20)
+    monkeypatch.setattr(module, "memory_limit", lambda: 240 * 2**20)
     monkeypatch.chdir(tmp_path)
     home = Home(Settings(home=tmp_path / "home"))
     query = "SELECT count(*) FROM (SELECT DISTINCT md5(a::VARCHAR) AS d, a FROM rows ORDER BY d)"
-    rows = pa.table({"a": pa.array(range(1_500_000), pa.int64())})
+    rows = pa.table({"a": pa.array(range(3_000_000), pa.int64())})
     with sql_engine(home, ordered=False) as database:
         database.register("rows", rows)
-        assert database.sql(query).fetchall() == [(1_500_000,)]
+        assert database.sql(query).fetchall() == [(3_000_000,)]
         assert list((home.path / "tmp").iterdir()) != []
     assert list((home.path / "tmp").iterdir()) == []
     assert [p.name for p in tmp_path.iterdir()] == ["home"]

@@ -64,7 +64,8 @@ class DraftTarget(NamedTuple):
 
     def what(self, label: str) -> str:
         """What is to be predicted, in words."""
-        return self.draft.what(label, 0 if self.truth is None else len(np.unique(self.truth[self.known])))
+        named = self.label if self.draft.is_condition else label  # which of two words is positive
+        return self.draft.what(named, 0 if self.truth is None else len(np.unique(self.truth[self.known])))
 
     @property
     def reach(self) -> float:
