@@ -180,7 +180,8 @@ def metrics() -> dict[str, list[str]]:
         loop = LoopState(stages={"scope": "ok"}, alerts={"info": 1}, failed=1)
         write_upkeep_state(Path(folder), UpkeepState(at=0.0, loops={"loop": loop}, alerts={"info": 1}, failed=1))
         families = [*UpkeepMetrics(Path(folder)).collect(), *Failures("0", None).collect()]
-    found |= {f"{m.name} ({m.type})": sorted({label for s in m.samples for label in s.labels}) for m in families}
+    for m in families:  # `_labelnames` also where nothing has been counted yet
+        found[f"{m.name} ({m.type})"] = sorted({*getattr(m, "_labelnames", ()), *(n for s in m.samples for n in s.labels)})
     return dict(sorted(found.items()))
 
 
