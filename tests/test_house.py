@@ -3,6 +3,7 @@
 Exceptions stand beside their limit, each with its own ceiling: it may be lowered, never raised, and goes when it is no longer needed.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -52,7 +53,7 @@ class Debt(NamedTuple):
 
 
 DEBTS = {
-    "names with a banned word": Debt(house.banned_names, 49),
+    "names with a banned word": Debt(house.banned_names, 45),
     "class names that exist twice": Debt(lambda: list(house.duplicate_classes()), 0),
     "imports inside functions": Debt(house.imports_inside_functions, 25),
     "imports inside functions without a reason": Debt(lambda: [p for p in house.imports_inside_functions() if not p.size], 0),
@@ -95,3 +96,9 @@ def test_modules_import_each_other_in_no_circle() -> None:
 def test_debt_does_not_grow(name: str) -> None:
     found = DEBTS[name].places()
     assert len(found) <= DEBTS[name].most, "\n".join(map(str, found))
+
+
+def test_templates_compare_with_no_name_of_a_task() -> None:
+    pages = sorted((house.SOURCE / "console" / "templates").rglob("*.html"))
+    assert pages
+    assert [page.name for page in pages if re.search(r"\btask\s*(==|!=|in\b)", page.read_text())] == []

@@ -101,17 +101,7 @@ def _measure(case: GateInputs, name: str) -> Estimate | None:
     evaluation = case.package.evaluation
     if name in evaluation.metrics:
         return evaluation.metrics[name]
-    measured = {
-        "latency_p50_us": evaluation.latency_p50_us,
-        "latency_p99_us": evaluation.latency_p99_us,
-        "latency_p50_ms": evaluation.latency_p50_us / 1000,
-        "latency_p99_ms": evaluation.latency_p99_us / 1000,
-        "size_bytes": float(evaluation.size_bytes),
-        "train_seconds": evaluation.train_seconds,
-        "load_ms": evaluation.load_ms,
-        "memory_bytes": evaluation.memory_bytes,
-        "value_per_prediction": evaluation.value_per_prediction,
-    }
+    measured = evaluation.package_measures | {"value_per_prediction": evaluation.value_per_prediction}
     if (value := measured.get(name)) is not None:
         return Estimate(value, value, value, evaluation.rows)
     if case.own is None or metrics.problem(name, case.slices, case.output):

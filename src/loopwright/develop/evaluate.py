@@ -122,14 +122,4 @@ def loading(graph: bytes, clock: Clock, *, rounds: int = LOADING_ROUNDS) -> tupl
 
 def measures(evaluation: Evaluation) -> dict[str, float]:
     """Every measure of an evaluation by its metric name, those of the package included."""
-    return {
-        **{name: estimate.value for name, estimate in evaluation.metrics.items()},
-        "latency_p50_us": evaluation.latency_p50_us,
-        "latency_p99_us": evaluation.latency_p99_us,
-        "latency_p50_ms": evaluation.latency_p50_us / 1000,
-        "latency_p99_ms": evaluation.latency_p99_us / 1000,
-        "size_bytes": float(evaluation.size_bytes),
-        "train_seconds": evaluation.train_seconds,
-        **({"load_ms": evaluation.load_ms} if evaluation.load_ms is not None else {}),
-        **({"memory_bytes": float(evaluation.memory_bytes)} if evaluation.memory_bytes is not None else {}),
-    }
+    return {name: estimate.value for name, estimate in evaluation.metrics.items()} | evaluation.package_measures

@@ -102,6 +102,21 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     suspects: list[Suspect] = []
 
+    @property
+    def package_measures(self) -> dict[str, float]:
+        """Measures of the package itself by their metric names: latency, size, training; those of loading where they were taken."""
+        measured = {
+            "latency_p50_us": self.latency_p50_us,
+            "latency_p99_us": self.latency_p99_us,
+            "latency_p50_ms": self.latency_p50_us / 1000,
+            "latency_p99_ms": self.latency_p99_us / 1000,
+            "size_bytes": float(self.size_bytes),
+            "train_seconds": self.train_seconds,
+            "load_ms": self.load_ms,
+            "memory_bytes": self.memory_bytes,
+        }
+        return {name: float(value) for name, value in measured.items() if value is not None}
+
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """A paired comparison on the same rows: `difference` is challenger minus incumbent in `metric`.

@@ -14,7 +14,7 @@ from loopwright.base.ids import time_of, trace_id_of
 from loopwright.deploy.serving.explanations import PackageReasons
 from loopwright.graph.session import Feeder
 from loopwright.records.attempts import Attempts
-from loopwright.records.declarations import Loop, Task
+from loopwright.records.declarations import SHAPES, Loop, Task
 from loopwright.records.examples import Examples
 from loopwright.records.package import Manifest, Output
 from loopwright.records.prediction import Contributions, Prediction
@@ -100,6 +100,11 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     def answer(self) -> str:
         """What was answered, in a word: yes or no, a class, or the number itself."""
         return cell(self.score if self.label is None else self.label)
+
+    @property
+    def has_gauge(self) -> bool:
+        """Whether a threshold on a probability decides the label, so that a scale from 0 to 1 shows both."""
+        return SHAPES[self.task].has_border and SHAPES[self.task].is_probability
 
     @property
     def request_shown(self) -> dict[str, Any]:
