@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from tests import house
 
-MAX_LINES = 53_050
+MAX_LINES = 52_950
 """Lines of source. The goal is 34,500."""
 
 
@@ -25,7 +25,6 @@ class Limit(NamedTuple):
 LIMITS = {
     "lines of a file": Limit(house.files, 500, {
         "develop/features.py": 520,  # the graph of a feature function
-        "develop/onnx/blocks.py": 732,  # the optimiser of feature graphs
         "develop/onnx/explanation.py": 531,  # contributions of every kind of estimator
         "develop/train.py": 705,  # candidates, one after another
         "turn.py": 660,  # one turn, stage by stage

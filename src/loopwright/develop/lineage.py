@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from loopwright.develop.features import TracedFeatures, trace, trace_rule, trace_slices
-from loopwright.develop.onnx.blocks import captured_by
+from loopwright.develop.onnx.items import captured_by
 from loopwright.develop.output import goal_of
 from loopwright.graph.session import METADATA, column_parts
 from loopwright.records.declarations import Column, Heuristic, Outcome, Slice

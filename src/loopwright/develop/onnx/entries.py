@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from loopwright.develop.onnx.blocks import captured_by
+from loopwright.develop.onnx.items import captured_by
 from loopwright.graph.session import Part
 from loopwright.records.declarations import Column
 
