@@ -18,6 +18,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "loopwright"
 BANNED_WORDS = frozenset({"found", "told", "given", "said", "asked", "beside", "kept", "usual", "there"})
 """Words that say nothing about a thing, as parts of the names of modules, classes, functions and parameters."""
 
+# `count` is also the name of an aggregate of SQL.
 TASKS = frozenset({"binary", "multiclass", "regression", "ranking", "anomaly", "quantiles"})
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -30,12 +30,16 @@ LIMITS = {
         "turn.py": 660,  # one turn, stage by stage
     }),
     "lines of a function": Limit(house.functions, 60, {
-        "prepare": 91, "check": 61, "_deploy": 80, "card": 75, "fit_candidate": 67, "describe": 61,
+        "prepare": 72,  # one record of all that training needs, a line each
+        "card": 70,  # a page of text from its head to its end
+        "check": 61, "describe": 61,  # one part after another of an answer
     }),
+    # Options of a verb, each by its name: fewer would be a record that every caller fills in the same way.
     "parameters of a function": Limit(house.parameter_counts, 8, {
-        "prepare": 9, "init": 11, "release": 13, "evaluate": 13, "ingest": 10, "turn": 12, "value": 11, "check": 11,
-        "quality": 11, "intervals": 11, "_begin": 11, "run": 11, "search": 10, "_window": 10, "differences": 10, "begin": 9,
-        "build": 9, "rollback": 9, "_state": 9, "compute": 9, "predictions": 9,
+        "init": 11, "run": 11, "ingest": 10, "predictions": 9, "begin": 9, "_begin": 11, "turn": 12, "release": 13, "rollback": 9,
+        # What a number is computed from, each by its name.
+        "evaluate": 13, "check": 11, "value": 11, "quality": 11, "intervals": 11, "differences": 10, "compute": 9, "search": 10,
+        "_window": 10, "build": 9, "prepare": 9, "_state": 9,
     }),
     "nesting of a function": Limit(house.nestings, 4, {
         "_strict": 5, "_check_size": 5, "_check_fields": 5, "_in_segments": 5, "commit": 5,
@@ -52,7 +56,7 @@ class Debt(NamedTuple):
 
 
 DEBTS = {
-    "names with a banned word": Debt(house.banned_names, 45),
+    "names with a banned word": Debt(house.banned_names, 0),
     "class names that exist twice": Debt(lambda: list(house.duplicate_classes()), 0),
     "imports inside functions": Debt(house.imports_inside_functions, 25),
     "imports inside functions without a reason": Debt(lambda: [p for p in house.imports_inside_functions() if not p.size], 0),

@@ -248,7 +248,7 @@ class _Job:
         id: str | None,
         sent: dict[str, Any],
         before: Before | None,
-        asked: dict[int, tuple[dict[str, Any], str]],
+        pending: dict[int, tuple[dict[str, Any], str]],
         lines: dict[int, dict[str, Any]],
     ) -> None:
         """Put a lawful row among those to be asked for, unless its id says otherwise."""
@@ -263,24 +263,24 @@ class _Job:
             lines[number] = self._line(number, answer)
             self._counts["repeated"] += 1
         else:
-            asked[number] = sent, id
+            pending[number] = sent, id
 
     def _refuse(self, lines: dict[int, dict[str, Any]], number: int, reason: str, detail: str = "") -> None:
         self._reasons[reason] += 1
         lines[number] = {"_row": number, "_error": f"{reason} ({detail})" if detail else reason}
 
-    def _answer(self, asked: dict[int, tuple[dict[str, Any], str]], lines: dict[int, dict[str, Any]]) -> None:
+    def _answer(self, pending: dict[int, tuple[dict[str, Any], str]], lines: dict[int, dict[str, Any]]) -> None:
         """Answer and log rows; on the disk, where the loop says so, before anything is written of them."""
-        if not asked:
+        if not pending:
             return
-        rows, ids = [row for row, _ in asked.values()], [id for _, id in asked.values()]
+        rows, ids = [row for row, _ in pending.values()], [id for _, id in pending.values()]
         answers = self._router.answer(self._record.loop, [Ask(rows, ids, of_file=True)])[0]
         if isinstance(answers, LoopwrightError):
             raise answers
         if (sync := self._router.synced(self._record.loop)) is not None:
             sync()
         self._counts["answered"] += len(answers)
-        lines.update({number: self._line(number, a) for number, a in zip(asked, answers, strict=True)})
+        lines.update({number: self._line(number, a) for number, a in zip(pending, answers, strict=True)})
 
     # --- the file that is written --------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from loopwright.data.examples.context import needs
 from loopwright.data.examples.lineage import lineage
 from loopwright.data.ingest.ingestion import put_contract
 from loopwright.deploy.blocklist import bad_packages
-from loopwright.deploy.gate import Unreadable, gate, read_serving, sound
+from loopwright.deploy.gate import GateResult, Unreadable, gate, read_serving, sound
 from loopwright.deploy.releases import release, serving
 from loopwright.develop.fleet import develop_fleet
 from loopwright.develop.lineage import used_by
@@ -36,6 +36,7 @@ from loopwright.records.entries import Entry
 from loopwright.records.evaluation import LEAK_SUSPECTED, Leaderboard, SegmentModel
 from loopwright.records.examples import Examples
 from loopwright.records.package import Lineage
+from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import CAUSES, STAGES, Cause, LoopRecord, Stage, Step, Turn
 from loopwright.scope.declare import declare
 from loopwright.stores import openlineage
@@ -482,40 +483,15 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         guards=loop.release.guards,
         serving=champion,
         examples=read_examples(home, examples.record.digest),
-        beside=SegmentPackages(fleet.by, own) if fleet is not None and own else None,
-        serving_beside=segment_packages(home, now),
+        segments=SegmentPackages(fleet.by, own) if fleet is not None and own else None,
+        serving_segments=segment_packages(home, now),
     )
     entry = home.ledger.put(result, loop=loop.name, key=winner.digest)
     home.ledger.link(winner.digest, entry.id, "checked")
     overridden = state.release and bool(state.despite) and result.may_be_overridden
-    if not result.passed and not overridden:
-        next_step = result.next_step.replace("LOOP", loop.name)
-        said = f"package {winner.digest[:12]} was not released: {'; '.join(result.reasons)}"
-        return said, {"released": False, "reasons": result.reasons, "next_step": next_step}
-    if not state.release:
-        return f"package {winner.digest[:12]} passed {count(len(result.checks), 'check')}; not released, as asked", {
-            "released": False,
-            "reasons": [],
-        }
+    if (withheld := _withheld(state, winner.digest, now, result, overridden=overridden)) is not None:
+        return withheld
     turn_entry = home.ledger.latest(Turn, loop=loop.name, key=state.turn)
-    if now is not None and now.keeps_rule and not state.despite:
-        reason = f"{now.by} put the heuristic into service ({now.why}); `loopwright release {loop.name} {winner.digest[:12]}` replaces it"
-        return f"package {winner.digest[:12]} passed {count(len(result.checks), 'check')} and was not released: {reason}", {
-            "released": False,
-            "reasons": [reason],
-        }
-    if now is not None and now.action == "rollback" and state.outputs["develop"].get("reused") and not state.despite:
-        reason = f"{now.by} rolled back to what serves ({now.why}), and nothing was trained since; `loopwright release {loop.name} {winner.digest[:12]}` replaces it"
-        return f"package {winner.digest[:12]} was not released: {reason}", {"released": False, "reasons": [reason]}
-    if now is not None and turn_entry is not None and turn_entry.record.backdated and not state.despite:
-        return (
-            f"package {winner.digest[:12]} passed {count(len(result.checks), 'check')}; a turn of --as-of replaces nothing that serves",
-            {
-                "released": False,
-                "reasons": [],
-                "next_step": f"`loopwright release {loop.name} {winner.digest[:12]}` puts it into service",
-            },
-        )
     why = state.despite or (turn_entry.record.why if turn_entry else "")
     uncompared = f"cannot be compared: {champion.why}" if isinstance(champion, Unreadable) else ""
     why = f"{why} ({uncompared})" if uncompared else why
@@ -541,6 +517,33 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         + (f"; {LEAK_SUSPECTED}: {'; '.join(leaks)}" if leaks else ""),
         {"released": True, "reasons": [uncompared] if uncompared else [], "release": released.id},
     )
+
+
+def _withheld(
+    state: Turning, digest: str, now: ReleaseState | None, result: GateResult, *, overridden: bool
+) -> tuple[str, dict[str, Any]] | None:
+    """Why the package is not put into service, in words and as the stage's output; None where it is."""
+    home, name, package = state.home, state.loop.name, f"package {digest[:12]}"
+    command, passed = f"`loopwright release {name} {digest[:12]}`", f"passed {count(len(result.checks), 'check')}"
+    output: dict[str, Any] = {"released": False, "reasons": []}
+    if not result.passed and not overridden:
+        output |= {"reasons": result.reasons, "next_step": result.next_step.replace("LOOP", name)}
+        return f"{package} was not released: {'; '.join(result.reasons)}", output
+    if not state.release:
+        return f"{package} {passed}; not released, as asked", output
+    if now is None or state.despite:
+        return None
+    if now.keeps_rule:
+        reason = f"{now.by} put the heuristic into service ({now.why}); {command} replaces it"
+        return f"{package} {passed} and was not released: {reason}", output | {"reasons": [reason]}
+    if now.action == "rollback" and state.outputs["develop"].get("reused"):
+        reason = f"{now.by} rolled back to what serves ({now.why}), and nothing was trained since; {command} replaces it"
+        return f"{package} was not released: {reason}", output | {"reasons": [reason]}
+    turn_entry = home.ledger.latest(Turn, loop=name, key=state.turn)
+    if turn_entry is not None and turn_entry.record.backdated:
+        output["next_step"] = f"{command} puts it into service"
+        return f"{package} {passed}; a turn of --as-of replaces nothing that serves", output
+    return None
 
 
 def _monitor(state: Turning) -> tuple[str, dict[str, Any]]:

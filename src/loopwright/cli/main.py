@@ -168,8 +168,8 @@ def build(verbs: Sequence[Verb], argv: Sequence[str]) -> Callable[..., Any]:
     )
     every = tuple(p.name.removeprefix("setting_") for p in settings_parameters(shown=()))
 
-    def root(ctx: typer.Context, **given: Any) -> None:
-        ctx.obj = given
+    def root(ctx: typer.Context, **options: Any) -> None:
+        ctx.obj = options
 
     root.__signature__ = Signature([_context(), json_parameter(), _version(), _completion(), *settings_parameters(shown=every)])  # type: ignore[attr-defined]  # so typer sees it
     app.callback(invoke_without_command=False)(root)
@@ -188,16 +188,16 @@ def command(verb: Verb) -> Callable[..., int]:
     own = parameters(verb.call)
     taken = tuple(p.name for p in own)
 
-    def call(ctx: typer.Context, **given: Any) -> int:
+    def call(ctx: typer.Context, **options: Any) -> int:
         from loopwright.cli.answer import answer  # here: `--help` and completion open no home
 
         if verb.name not in TRAINS:
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         before: dict[str, Any] = ctx.obj or {}
-        as_json = bool(given["as_json"] or before.get("as_json"))
-        then = _serve if verb.name in THEN_SERVES and not (given["no_serve"] or as_json) else None
+        as_json = bool(options["as_json"] or before.get("as_json"))
+        then = _serve if verb.name in THEN_SERVES and not (options["no_serve"] or as_json) else None
         return answer(
-            verb, {p.name: given[p.name] for p in own}, _settings(before) | _settings(given), as_json=as_json, then=then
+            verb, {p.name: options[p.name] for p in own}, _settings(before) | _settings(options), as_json=as_json, then=then
         )
 
     more = [no_serve_parameter()] if verb.name in THEN_SERVES else []
@@ -212,8 +212,8 @@ def _serve(home: Any) -> None:
     serve_and_open(home)
 
 
-def _settings(given: dict[str, Any]) -> dict[str, Any]:
-    return {k.removeprefix("setting_"): v for k, v in given.items() if k.startswith("setting_") and v is not None}
+def _settings(options: dict[str, Any]) -> dict[str, Any]:
+    return {k.removeprefix("setting_"): v for k, v in options.items() if k.startswith("setting_") and v is not None}
 
 
 def _context() -> Parameter:
@@ -221,8 +221,8 @@ def _context() -> Parameter:
 
 
 def _version() -> Parameter:
-    def show(asked: bool) -> None:
-        if asked:
+    def show(wanted: bool) -> None:
+        if wanted:
             print(f"loopwright {__version__}")
             raise Exit
 

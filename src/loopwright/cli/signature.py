@@ -73,22 +73,22 @@ def parameters(call: Callable[..., Any]) -> list[Parameter]:
     return [_parameter(p, text.get(p.name, "")) for p in found]
 
 
-def _parameter(given: Parameter, text: str) -> Parameter:
-    if isinstance(given.annotation, str):
-        raise TypeError(f"parameter {given.name}: annotate it with a type, not with the text {given.annotation!r}")
-    type_, default = _required(given.annotation), given.default
-    is_argument = given.kind is not Parameter.KEYWORD_ONLY
+def _parameter(parameter: Parameter, text: str) -> Parameter:
+    if isinstance(parameter.annotation, str):
+        raise TypeError(f"parameter {parameter.name}: annotate it with a type, not with the text {parameter.annotation!r}")
+    type_, default = _required(parameter.annotation), parameter.default
+    is_argument = parameter.kind is not Parameter.KEYWORD_ONLY
     info: Any
     if is_argument:
-        complete = COMPLETIONS.get(given.name)
-        info = typer.Argument(help=text, metavar=given.name.upper(), show_default=False, autocompletion=complete)
+        complete = COMPLETIONS.get(parameter.name)
+        info = typer.Argument(help=text, metavar=parameter.name.upper(), show_default=False, autocompletion=complete)
     else:
-        flag = SPELLED.get(given.name, "--" + given.name.replace("_", "-"))
+        flag = SPELLED.get(parameter.name, "--" + parameter.name.replace("_", "-"))
         names = [f"{flag}/--no-{flag[2:]}"] if type_ is bool and default is True else [flag]
         info = typer.Option(*names, help=text, show_default=default not in ("", None, False))
     if default is None:
         type_ = type_ | None
-    return Parameter(given.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_, info])
+    return Parameter(parameter.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_, info])
 
 
 def _required(annotation: Any) -> Any:

@@ -45,33 +45,33 @@ class Change(NamedTuple):
         return self.state.generation - 1
 
 
-def repeated(states: Sequence[ReleaseState], request: str, asked: Asked) -> ReleaseState | None:
+def repeated(states: Sequence[ReleaseState], request: str, arguments: Asked) -> ReleaseState | None:
     """The state that a request with this key led to before. Raises RequestConflict when it asked for something else."""
     found = next((state for state in states if request and state.request == request), None)
-    if found is not None and found.arguments != asked:
+    if found is not None and found.arguments != arguments:
         raise RequestConflict(request)
     return found
 
 
-def answered(home: Home, loop: str, request: str, asked: Asked) -> ReleaseState | None:
+def answered(home: Home, loop: str, request: str, arguments: Asked) -> ReleaseState | None:
     """As `repeated`, from the local copy and the ledger; also where the request changed nothing."""
     copy = release_files.read_intact(release_files.path_of(home, loop))
-    found = repeated(copy.states, request, asked) if copy is not None else None
+    found = repeated(copy.states, request, arguments) if copy is not None else None
     if found is None and request:
         states = [entry.record for entry in home.ledger.find(ReleaseState, loop=loop, newest=False)]
-        found = repeated(states, request, asked)
+        found = repeated(states, request, arguments)
         unchanged = home.ledger.latest(Unchanged, loop=loop, key=request) if found is None else None
         if unchanged is not None:
-            if unchanged.record.arguments != asked:
+            if unchanged.record.arguments != arguments:
                 raise RequestConflict(request)
             found = next(state for state in states if state.generation == unchanged.record.generation)
     return found
 
 
-def unchanged(home: Home, state: ReleaseState, request: str, asked: Asked) -> None:
+def unchanged(home: Home, state: ReleaseState, request: str, arguments: Asked) -> None:
     """Store that a request changed nothing because `state` was in service, so that it changes nothing later either."""
     if request:
-        record = Unchanged(loop=state.loop, request=request, arguments=dict(asked), generation=state.generation)
+        record = Unchanged(loop=state.loop, request=request, arguments=dict(arguments), generation=state.generation)
         home.ledger.put(record, loop=state.loop, key=request)
 
 

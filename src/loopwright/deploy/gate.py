@@ -127,20 +127,20 @@ def gate(
     guards: Sequence[Guard] = (),
     serving: Package | Unreadable | None = None,
     examples: pa.Table | None = None,
-    beside: SegmentPackages | None = None,
-    serving_beside: SegmentPackages | None = None,
+    segments: SegmentPackages | None = None,
+    serving_segments: SegmentPackages | None = None,
 ) -> GateResult:
     """Run every check on a package. `examples` are as `records.examples` describes them; those on the validation side of its split count.
 
     Without examples, or with fewer than 100 of them, nothing is compared with the serving package, and the result says so; nor is it
     where the serving package cannot be read.
-    Packages of segments `beside` the package (and beside the serving one) answer their rows where the two are compared.
+    Packages of segments `segments` beside the package (and `serving_segments` beside the serving one) answer their rows where the two are compared.
     """
     try:
         probed, measured = admit(home.packages, package)
     except PackageRefused as refused:  # nothing of it is run here, so nothing else can be said of it
         return _result(package, serving, 0, [Check(name="probe", passed=False, detail=refused.why)])
-    case = _case(home, probed, serving, scope, guards, examples, beside, serving_beside)
+    case = _case(home, probed, serving, scope, guards, examples, segments, serving_segments)
     return _result(package, serving, case.rows, [_probe(measured), *(check for judge in CHECKS for check in judge(case))])
 
 
@@ -155,7 +155,13 @@ def _result(package: Package, serving: Package | Unreadable | None, rows: int, c
 
 
 def check_release(
-    home: Home, package: Package, *, loop: str, scope: Scope, beside: SegmentPackages | None = None, despite_guard: bool = False
+    home: Home,
+    package: Package,
+    *,
+    loop: str,
+    scope: Scope,
+    segments: SegmentPackages | None = None,
+    despite_guard: bool = False,
 ) -> GateResult:
     """The gate for a release by hand, with what the ledger knows of the loop: guards, the package's own examples.
 
@@ -178,8 +184,8 @@ def check_release(
         guards=msgspec.convert(declared.get("release", {}).get("guards", []), list[Guard]),
         serving=read_serving(home, digest) if digest and digest != package.digest else None,
         examples=examples,
-        beside=beside,
-        serving_beside=segment_packages(home, state) if segment is None else None,
+        segments=segments,
+        serving_segments=segment_packages(home, state) if segment is None else None,
     )
     home.ledger.put(result, loop=loop, key=package.digest, links=[(package.digest, "checked")])
     if not result.passed and not (despite_guard and result.may_be_overridden):
@@ -209,8 +215,8 @@ def _case(
     scope: Scope,
     guards: Sequence[Guard],
     examples: pa.Table | None,
-    beside: SegmentPackages | None,
-    serving_beside: SegmentPackages | None,
+    segments: SegmentPackages | None,
+    serving_segments: SegmentPackages | None,
 ) -> GateInputs:
     none = np.array([], dtype=np.bool_)
     passed, refused = admit_all(home.packages, [serving] if isinstance(serving, Package) else [], again=False)
@@ -240,11 +246,11 @@ def _case(
     if rows.num_rows < MIN_ROWS:
         return case
     output, group = package.manifest.output, package.manifest.group
-    other, output, why_not = _serving_answers(served, rows, output, serving_beside)
+    other, output, why_not = _serving_answers(served, rows, output, serving_segments)
     note = why_not or case.note or seen
     with _bounded(rows.num_rows) as run:
         try:
-            own, slices = routed(package, rows, beside, onto=output, options=run.options), _slices(package, rows, run.options)
+            own, slices = routed(package, rows, segments, onto=output, options=run.options), _slices(package, rows, run.options)
         except Exception as error:  # noqa: BLE001  # the runtime raises many kinds
             if run.expired:
                 return msgspec.structs.replace(case, failed="it does not answer the loop's examples in bounded time")
@@ -330,7 +336,7 @@ def _slices(package: Probed, rows: pa.Table, options: Any) -> dict[str, Array]:
     return graph.run(arrow_feed(graph, package.columns, rows), package.manifest.slices, options)
 
 
-def _probe(found: ProbeResult) -> Check:
-    quick = found.one_row_us <= ONE_ROW_US
-    detail = f"{found.golden} golden answers right; loads in {found.load_ms:.0f} ms, one row in {found.one_row_us:.0f} us"
+def _probe(result: ProbeResult) -> Check:
+    quick = result.one_row_us <= ONE_ROW_US
+    detail = f"{result.golden} golden answers right; loads in {result.load_ms:.0f} ms, one row in {result.one_row_us:.0f} us"
     return Check(name="probe", passed=quick, detail=detail if quick else f"{detail}: more than {ONE_ROW_US / 1000:g} ms")

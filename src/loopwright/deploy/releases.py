@@ -54,9 +54,9 @@ class _RollbackRequest(NamedTuple):
         return arguments("rollback", to=self.to or "", segment=self.segment, force=self.force)
 
 
-def arguments(action: Literal["release", "rollback"], **given: str | bool | None) -> dict[str, str | bool]:
+def arguments(action: Literal["release", "rollback"], **values: str | bool | None) -> dict[str, str | bool]:
     """The arguments of a change as they are stored with its key."""
-    return {"action": action, **{name: value for name, value in given.items() if value is not None}}
+    return {"action": action, **{name: value for name, value in values.items() if value is not None}}
 
 
 class ReleaseTarget(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +83,7 @@ def release(
     force: bool = False,
     despite: Sequence[str] = (),
     request: str = "",
-    asked: Asked | None = None,
+    request_arguments: Asked | None = None,
 ) -> Entry[ReleaseState]:
     """Put a package (its digest, or the beginning of it) into service, by a strategy of `deploy.strategies`.
 
@@ -93,7 +93,7 @@ def release(
     `despite` names the checks that it failed, where a person releases it all the same.
 
     `expected` is the generation that the caller has seen (default: the present one). `request` is an idempotency key: the
-    same one again, with the same arguments (`asked`), gives the same entry and changes nothing; with others it raises
+    same one again, with the same `request_arguments`, gives the same entry and changes nothing; with others it raises
     RequestConflict. Raises ReleaseConflict when the release is at another generation, PackageNotFound, PackageRefused when a package is of another loop or segment, or damaged, or
     marked bad (unless `force`), and NotFound for a segment's package where nothing serves beside which it could.
     """
@@ -101,8 +101,8 @@ def release(
     _record_pending(home, check_name(loop, "loop"))
     entries = history(home, loop)
     states = [entry.record for entry in entries]
-    asked = arguments("release", package=package, force=force) if asked is None else asked
-    if (before := repeated(states, request, asked)) is not None:
+    request_arguments = arguments("release", package=package, force=force) if request_arguments is None else request_arguments
+    if (before := repeated(states, request, request_arguments)) is not None:
         return next(entry for entry in entries if entry.record == before)
     made = _checked(home, loop, home.packages.resolve(package))
     if not force:
@@ -118,7 +118,7 @@ def release(
         target = _begun(home, chosen, made, states, fleet if segments else "", dict(segments or {}))
     present = _present(loop, states, expected)
     why = f"{why} (despite {', '.join(despite)})" if despite else why
-    state = _state(home, loop, target, present + 1, "release", why, by or home.by, request, asked)
+    state = _state(home, loop, target, present + 1, "release", why, by or home.by, request, request_arguments)
     return make(home, Change(msgspec.structs.replace(state, despite=list(despite)), states))
 
 
@@ -258,26 +258,26 @@ def _record_pending(home: Home, loop: str) -> None:
         release_files.copy(home, loop)
 
 
-def _planned(home: Home, loop: str, asked: _RollbackRequest) -> Change | Entry[ReleaseState]:
+def _planned(home: Home, loop: str, wanted: _RollbackRequest) -> Change | Entry[ReleaseState]:
     """What a rollback would change, by the ledger; the entry of the change where it was made before."""
     failpoints.hit("release.planning")
     _record_pending(home, loop)
     entries = history(home, loop)
-    bad = {} if asked.force else bad_packages(home, loop)
-    plan = _plan(home, [entry.record for entry in entries], loop, asked, bad, local=False)
+    bad = {} if wanted.force else bad_packages(home, loop)
+    plan = _plan(home, [entry.record for entry in entries], loop, wanted, bad, local=False)
     return plan if isinstance(plan, Change) else next(entry for entry in entries if entry.record == plan.record)
 
 
 def _plan(
-    home: Home, states: list[ReleaseState], loop: str, asked: _RollbackRequest, bad: Mapping[str, BadPackage], *, local: bool
+    home: Home, states: list[ReleaseState], loop: str, wanted: _RollbackRequest, bad: Mapping[str, BadPackage], *, local: bool
 ) -> Change | Entry[ReleaseState]:
     """The same by the states there were; nothing is changed yet."""
-    before = repeated(states, asked.request, asked.arguments)
+    before = repeated(states, wanted.request, wanted.arguments)
     if before is not None:
         return unrecorded(before)
-    target = _target(home, states, loop, asked, bad)
-    present = _present(loop, states, asked.expected)
-    state = _state(home, loop, target, present + 1, "rollback", asked.why, asked.by, asked.request, asked.arguments)
+    target = _target(home, states, loop, wanted, bad)
+    present = _present(loop, states, wanted.expected)
+    state = _state(home, loop, target, present + 1, "rollback", wanted.why, wanted.by, wanted.request, wanted.arguments)
     return Change(state, states, local)
 
 
@@ -290,16 +290,16 @@ def _present(loop: str, states: Sequence[ReleaseState], expected: int | None) ->
 
 
 def _target(
-    home: Home, states: list[ReleaseState], loop: str, asked: _RollbackRequest, bad: Mapping[str, BadPackage]
+    home: Home, states: list[ReleaseState], loop: str, wanted: _RollbackRequest, bad: Mapping[str, BadPackage]
 ) -> ReleaseTarget:
     """Who is to serve after going back; `states` oldest first."""
     if not states:
         raise NotFound("release of loop", loop, next_step="nothing serves yet: `loopwright release LOOP`")
-    if asked.segment is not None:
-        return _segment_target(home, states, asked.segment, asked.to, bad)
-    if asked.to is None:
+    if wanted.segment is not None:
+        return _segment_target(home, states, wanted.segment, wanted.to, bad)
+    if wanted.to is None:
         return _before(home, states, bad)
-    found = _named(home, states, [s.champion.package for s in states], asked.to)
+    found = _named(home, states, [s.champion.package for s in states], wanted.to)
     _refuse_bad([found.champion.package], bad)
     _checked(home, loop, found.champion.package)
     return _again(found, bad)
@@ -422,7 +422,7 @@ def _state(
     why: str,
     by: str,
     request: str,
-    asked: Asked,
+    request_arguments: Asked,
 ) -> ReleaseState:
     since = home.clock.now()
     return ReleaseState(
@@ -433,6 +433,6 @@ def _state(
         by=by,
         why=why,
         request=request or new_id(since),
-        arguments=dict(asked),
+        arguments=dict(request_arguments),
         **msgspec.structs.asdict(target),
     )

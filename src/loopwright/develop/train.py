@@ -252,31 +252,38 @@ def prepare(
         suspects=leaks(scan(traced, table, task=loop.outcome.task, key=key, progress=progress).suspects),
         progress=progress,
     )
-    for suspect in work.suspects:
-        progress.say(f"leak suspected: {suspect.what} {describe(suspect)}")
-    work.failed = rehearsed(
-        candidates,
-        lambda c: _lessons(work, c).at(work.drawn.rows),
-        goal,
-        seed=loop.seed,
-        weighed=work.drawn.weight is not None,
-    )
-    for name, error in work.failed.items():
-        progress.say(f"{name} is left out: {reason(error)}")
-    work.candidates = [c for c in candidates if c.name not in work.failed]
-    if candidates and not work.candidates:
-        refuse_none_left(work.failed)
+    _leave_out_failing(work)
     if slice_graph is not None:
         graph = Graph(slice_graph)
         work.slice_values = graph.run(arrow_feed(graph, columns, work.validation_table))
-    progress.say(
+    _say_rows(work)
+    return work
+
+
+def _leave_out_failing(work: Work) -> None:
+    """Rehearse every candidate; those that fail are left out and named. Raises what `prepare` raises where none is left."""
+    for suspect in work.suspects:
+        work.progress.say(f"leak suspected: {suspect.what} {describe(suspect)}")
+    weighed = work.drawn.weight is not None
+    work.failed = rehearsed(
+        work.candidates, lambda c: _lessons(work, c).at(work.drawn.rows), work.goal, seed=work.loop.seed, weighed=weighed
+    )
+    for name, error in work.failed.items():
+        work.progress.say(f"{name} is left out: {reason(error)}")
+    left = [c for c in work.candidates if c.name not in work.failed]
+    if work.candidates and not left:
+        refuse_none_left(work.failed)
+    work.candidates = left
+
+
+def _say_rows(work: Work) -> None:
+    work.progress.say(
         f"training on {count(len(work.drawn.rows), 'example')}"
-        f"{f' sampled of {len(training):,}' if len(work.drawn.rows) < len(training) else ''}, "
+        f"{f' sampled of {len(work.training):,}' if len(work.drawn.rows) < len(work.training) else ''}, "
         f"judging on {len(work.validation):,} {'younger' if work.partition.boundary else 'other'} ones"
         + "".join(f"; {n:,} left out: {why}" for why, n in work.partition.left_out.items())
         + (f"; {work.partition.extended}" if work.partition.extended else "")
     )
-    return work
 
 
 def develop(work: Work, *, params: Mapping[str, Mapping[str, Any]] | None = None, turn: str = "") -> Leaderboard:
@@ -393,43 +400,47 @@ def _lessons(work: Work, candidate: Candidate) -> Lessons:
     return Lessons(work.matrices[candidate.encoding], work.truth, group=work.groups, weight=work.drawn.weight)
 
 
+def _searched(work: Work, candidate: Candidate, lessons: Lessons) -> dict[str, Any]:
+    """The hyper-parameters that do best on the newer training rows when fitted on the older ones."""
+    loop = work.loop
+    minutes = loop.scope.budget.train_minutes
+    name = primary_metric(loop.scope.objectives, loop.outcome.task)
+
+    def judge(rows: Array, answers: Answers) -> float:
+        border = threshold(loop.scope, loop.outcome, answers.score, work.positive_share)
+        known = work.known[rows]
+        given = metrics.answered(work.goal.output, answers.score, answers.values, border).at(known)
+        rows = rows[known]
+        return metrics.compute(
+            name,
+            work.truth[rows],
+            *given,
+            output=work.goal.output,
+            groups=None if work.groups is None else work.groups[rows],
+            value=loop.scope.value,
+        )
+
+    older, newer = divide_again(work.table, work.training, work.partition.split, seed=loop.seed, task=loop.outcome.task)
+    return search(
+        candidate,
+        lessons,
+        older[np.isin(older, work.drawn.rows)],
+        newer,
+        judge=judge,
+        higher=metrics.metric(name).higher,
+        goal=work.goal,
+        seed=loop.seed,
+        seconds=minutes * 60 if minutes else None,
+        progress=work.progress,
+    )
+
+
 def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | None) -> _Fitted:
     """Search, fit, convert and check one candidate."""
     clock, loop = work.home.clock, work.loop
     lessons = _lessons(work, candidate)
     start = clock.monotonic()
-    found = dict(params or {})
-    if candidate.takes_trial and params is None:
-        minutes = loop.scope.budget.train_minutes
-        name = primary_metric(loop.scope.objectives, loop.outcome.task)
-
-        def judge(rows: Array, answers: Answers) -> float:
-            border = threshold(loop.scope, loop.outcome, answers.score, work.positive_share)
-            known = work.known[rows]
-            given = metrics.answered(work.goal.output, answers.score, answers.values, border).at(known)
-            rows = rows[known]
-            return metrics.compute(
-                name,
-                work.truth[rows],
-                *given,
-                output=work.goal.output,
-                groups=None if work.groups is None else work.groups[rows],
-                value=loop.scope.value,
-            )
-
-        older, newer = divide_again(work.table, work.training, work.partition.split, seed=loop.seed, task=loop.outcome.task)
-        found = search(
-            candidate,
-            lessons,
-            older[np.isin(older, work.drawn.rows)],
-            newer,
-            judge=judge,
-            higher=metrics.metric(name).higher,
-            goal=work.goal,
-            seed=loop.seed,
-            seconds=minutes * 60 if minutes else None,
-            progress=work.progress,
-        )
+    found = _searched(work, candidate, lessons) if candidate.takes_trial and params is None else dict(params or {})
     unfitted = make(candidate, fixed(candidate, found) if candidate.takes_trial else None, loop.seed)
     estimator, warned = fit(candidate, unfitted, lessons.at(work.drawn.rows), work.goal)
     seconds = clock.monotonic() - start

@@ -136,10 +136,10 @@ def of_columns(columns: Mapping[str, pa.ChunkedArray], look: ScanData) -> list[S
     return found
 
 
-def too_few(found: Sequence[LeakTarget]) -> str:
+def too_few(targets: Sequence[LeakTarget]) -> str:
     """Why nothing can be named; empty where rows are enough for that."""
-    most = max((t.rarer for t in found), default=0)
-    if found and not found[0].is_class:
+    most = max((t.rarer for t in targets), default=0)
+    if targets and not targets[0].is_class:
         return "" if most >= ENOUGH_NUMBERS else f"{most:,} rows with an outcome: {ENOUGH_NUMBERS} or more are needed"
     return "" if most >= ENOUGH_OF_A_CLASS else f"{most:,} rows of the rarer label: {ENOUGH_OF_A_CLASS} or more are needed"
 
@@ -405,9 +405,9 @@ def _bins(part: Values) -> Array:
     return np.where(part.missing, 0, bins)
 
 
-def _ends(there: Array) -> list[float]:
+def _ends(present: Array) -> list[float]:
     """What stands for a missing number when rows are put in order: below all others, or above them."""
-    return [float(there.min()) - 1, float(there.max()) + 1] if len(there) else []
+    return [float(present.min()) - 1, float(present.max()) + 1] if len(present) else []
 
 
 def _other_half(bins: Array, truth: Array, half: Array) -> Array:

@@ -60,7 +60,7 @@ class Classes:
         counts = w @ (self.true & self.said), w @ self.true, w @ self.said  # each [R, number of classes]
         return np.stack([self._one(name, w, total, *counts) for name in self.names], axis=1)
 
-    def _one(self, name: str, w: Array, total: Array, found: Array, true: Array, said: Array) -> Array:
+    def _one(self, name: str, w: Array, total: Array, hits: Array, true: Array, predicted: Array) -> Array:
         base, _, of = name.partition(":")
         if name in self.gaps:
             return self.gaps[name].values(w)
@@ -68,15 +68,15 @@ class Classes:
             return self.calibration.values(w)
         if of and base in ("recall", "precision"):
             column = self.classes.index(of) if of in self.classes else None
-            under = true if base == "recall" else said
-            return np.full(len(w), np.nan) if column is None else ratio(found[:, column], under[:, column])
+            under = true if base == "recall" else predicted
+            return np.full(len(w), np.nan) if column is None else ratio(hits[:, column], under[:, column])
         match base:
             case "accuracy":
                 return np.asarray(w @ self.right / total)
             case "balanced_accuracy":
-                return _mean(ratio(found, true))
+                return _mean(ratio(hits, true))
             case "macro_f1":
-                return _mean(ratio(2 * found, true + said))
+                return _mean(ratio(2 * hits, true + predicted))
             case "log_loss":
                 return np.asarray(w @ self.loss / total)
             case "top_k":

@@ -58,7 +58,7 @@ def doctor(home: Home) -> Checked:
         _private(home),
         _sqlite(home),
         *(_stores(home) if home.exists else []),
-        _asked("exposure", lambda: _exposed(home)),
+        _checked("exposure", lambda: _exposed(home)),
         *_webhook(home),
         *_openlineage(home),
         *_protocols(home),
@@ -74,12 +74,12 @@ def doctor(home: Home) -> Checked:
 
 def _stores(home: Home) -> list[CheckItem]:
     return [
-        _asked("ledger", lambda: _ledger(home)),
-        _asked("lake", lambda: _lake(home)),
-        _asked("packages", lambda: _packages(home)),
+        _checked("ledger", lambda: _ledger(home)),
+        _checked("lake", lambda: _lake(home)),
+        _checked("packages", lambda: _packages(home)),
         _online(home),
-        _asked("upkeep", lambda: _upkeep(home)),
-        _asked("clock", lambda: _clock(home)),
+        _checked("upkeep", lambda: _upkeep(home)),
+        _checked("clock", lambda: _clock(home)),
     ]
 
 
@@ -170,7 +170,7 @@ def _sqlite(home: Home) -> CheckItem:
     return CheckItem(name="sqlite", ok=True, detail=sqlite3.sqlite_version + (why if old else ""), warning=old)
 
 
-def _asked(name: str, ask: Callable[[], CheckItem]) -> CheckItem:
+def _checked(name: str, ask: Callable[[], CheckItem]) -> CheckItem:
     """An item; not well where it could not even be looked at."""
     try:
         return ask()

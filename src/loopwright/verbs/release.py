@@ -74,7 +74,7 @@ def release(
     if segments is not None:
         fixed |= {"fleet": segments.column, "segments": {name: package.digest for name, package in segments.packages.items()}}
     result = check_release(
-        home, chosen, loop=loop, scope=declared.scope, beside=segments, despite_guard=despite_guard or exempt
+        home, chosen, loop=loop, scope=declared.scope, segments=segments, despite_guard=despite_guard or exempt
     )
     fixed["despite"] = [check.name for check in result.failed] if despite_guard else []
     return switched(home, put_into_service(home, loop, chosen.digest, **fixed).record)

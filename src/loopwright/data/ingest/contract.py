@@ -180,14 +180,14 @@ def _filled(column: Column, origin: RowOrigin, numbers: npt.NDArray[np.int64]) -
     return pa.chunked_array([pc.binary_join_element_wise(start, pa.array(numbers).cast(pa.string()), "-")])
 
 
-def _checks(name: str, column: Column, values: pa.ChunkedArray, unreadable: Mask, key: bool, asked: bool) -> list[_Broken]:
+def _checks(name: str, column: Column, values: pa.ChunkedArray, unreadable: Mask, key: bool, is_request: bool) -> list[_Broken]:
     """Every rule of one column, with the rows that break it; of the `key` of a table, or of what is `asked`."""
     found = []
     missing = flags(pc.is_null(values))
     if column.type == "float":
         found.append(_Broken(name, "infinite", _mask(pc.is_inf(values), values), True))
     if not column.nullable:
-        found.append(_Broken(name, KEYLESS if asked else "missing", missing & ~unreadable, False))
+        found.append(_Broken(name, KEYLESS if is_request else "missing", missing & ~unreadable, False))
     if column.minimum is not None:
         below = pc.less(values, _bound(column, math.ceil, column.minimum))
         found.append(_Broken(name, f"below {column.minimum:g}", _mask(below, values), True))

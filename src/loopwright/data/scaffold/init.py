@@ -84,9 +84,9 @@ def begin(
     return {"files": [str(file)], "notes": _notes(found, drafted, label), "next_steps": steps}
 
 
-def _notes(found: Inferred, drafted: Drafted, label: str) -> list[str]:
+def _notes(inferred: Inferred, drafted: Drafted, label: str) -> list[str]:
     """What was assumed, a line each."""
-    notes = [*found.notes, *([_predicted(drafted.target, label)] if label else [])]
+    notes = [*inferred.notes, *([_predicted(drafted.target, label)] if label else [])]
     if (field := drafted.outcome.prediction_field) != "id":
         notes.append(f"the tables have a column 'id' of their own: an outcome names its prediction in the field {field!r}")
     notes += [

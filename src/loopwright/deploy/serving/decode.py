@@ -138,10 +138,10 @@ class Decoder:
         self._likely = other
         return other, found
 
-    def _settled(self, found: list[Any]) -> tuple[list[Row], int]:
+    def _settled(self, decoded: list[Any]) -> tuple[list[Row], int]:
         """Rows without what was left out, their times as microseconds, and how many keys and texts they hold."""
         times, unset = self._times, msgspec.UNSET
-        rows: list[Row] = list(map(msgspec.structs.asdict, found))
+        rows: list[Row] = list(map(msgspec.structs.asdict, decoded))
         marks = self._marks * len(rows)
         for row in rows:
             for name in self._unsure:
@@ -161,9 +161,9 @@ class Decoder:
         self._flatten(rows)
         return rows, marks
 
-    def _partial(self, found: list[Any]) -> tuple[list[Row], int]:
+    def _partial(self, decoded: list[Any]) -> tuple[list[Row], int]:
         """As `_settled`, of rows that lack some optional columns: what a row does not have is not looked at."""
-        rows: list[Row] = msgspec.to_builtins(found, builtin_types=(datetime,))
+        rows: list[Row] = msgspec.to_builtins(decoded, builtin_types=(datetime,))
         marks = self._sure * len(rows)
         for row in rows:
             least = len(row) == self._fewest

@@ -116,22 +116,22 @@ class Segments:
 
     def _in_time(self, segment: str, digest: str, until: float) -> Predictor | None:
         """The predictor of a package, unless it is not loaded and there is no time left for it."""
-        found = self._found(digest)
+        found = self._cached(digest)
         if found is None and self._clock.monotonic() > until:
             self._wanted[digest] = segment
             return None
         return found or self._ready(segment, digest)
 
-    def _found(self, digest: str) -> Predictor | None:
+    def _cached(self, digest: str) -> Predictor | None:
         return self._package_cache.find(digest) if digest in self._lawful else None
 
     def _ready(self, segment: str, digest: str) -> Predictor | None:
         """The predictor of a package, loaded if it was not; None while it cannot be."""
-        found = self._found(digest)
+        found = self._cached(digest)
         if found is not None:
             return found
         with self._loading:
-            found = self._found(digest)
+            found = self._cached(digest)
             failed = self._failed.get(digest)
             if found is not None or (failed is not None and self._clock.monotonic() - failed < RETRY_SECONDS):
                 return found
@@ -169,12 +169,17 @@ def check_contract(package: Package, own: Package) -> None:
         raise PackageRefused(package.digest, f"its contract differs from the loop's package in {', '.join(differ)[:200]}")
 
 
-def _takes(column: Column | None, asked: Column | None) -> bool:
+def _takes(column: Column | None, requested: Column | None) -> bool:
     """Whether a package with this column takes every value that a request by the contract `asked` of the loop's own may have in it.
 
     A package asks for the columns that its own features use, so that one of another turn may ask for fewer.
     """
-    if column is None or asked is None or (asked.nullable and not column.nullable) or (asked.may_lack and not column.may_lack):
+    if (
+        column is None
+        or requested is None
+        or (requested.nullable and not column.nullable)
+        or (requested.may_lack and not column.may_lack)
+    ):
         return False
-    freedom = {name: getattr(asked, name) for name in ("nullable", "optional", "retired")}
-    return msgspec.structs.replace(column, **freedom) == asked
+    freedom = {name: getattr(requested, name) for name in ("nullable", "optional", "retired")}
+    return msgspec.structs.replace(column, **freedom) == requested

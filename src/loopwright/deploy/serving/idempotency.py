@@ -93,7 +93,7 @@ class Recent:
             os.close(self._fd)
             self._fd = -1
 
-    def claim(self, loop: str, id: str, asked: bytes) -> Claim | EarlierAnswer:
+    def claim(self, loop: str, id: str, request_digest: bytes) -> Claim | EarlierAnswer:
         """The answers that `id` got, or the right to answer it. `asked` is a digest of the request (16 bytes).
 
         Raises RequestConflict when it was another request, and Overloaded when another worker is answering it for too long.
@@ -104,7 +104,7 @@ class Recent:
         until = 0.0
         while True:
             with self._alone(stripe):
-                found = self._look(table, stripe, bucket, key, asked, loop, id)
+                found = self._look(table, stripe, bucket, key, request_digest, loop, id)
             if found is not None:
                 return found
             until = until or perf_counter() + PATIENCE_SECONDS
@@ -169,7 +169,7 @@ class Recent:
     # --- one stripe, under its lock ------------------------------------------------------------------------------
 
     def _look(
-        self, table: mmap.mmap, stripe: int, bucket: int, key: bytes, asked: bytes, loop: str, id: str
+        self, table: mmap.mmap, stripe: int, bucket: int, key: bytes, request_digest: bytes, loop: str, id: str
     ) -> Claim | EarlierAnswer | None:
         """What `claim` returns; None while another worker is at it."""
         places = self._places(stripe, bucket)
@@ -177,12 +177,12 @@ class Recent:
         place, entry = next(((p, e) for p, e in there if e.key == key and e.state), (0, None))
         if entry is not None:
             if entry.state == _CLAIMED and self._lives(entry):
-                if entry.asked != asked:
+                if entry.asked != request_digest:
                     raise RequestConflict(id)
                 return None
             answers = None if entry.state == _CLAIMED else self._read(table, stripe, entry)
             if answers is not None:
-                if entry.asked != asked:
+                if entry.asked != request_digest:
                     raise RequestConflict(id)
                 own = entry.whose == self._whose(loop)
                 if entry.state == _ANSWERED and Path(f"/proc/{entry.process}").exists() and not own:
@@ -190,17 +190,17 @@ class Recent:
                 return EarlierAnswer(answers, entry.state == _LOGGED, own)
         else:
             place = self._oldest(there)
-        claim = Claim(stripe, place, key, asked, self._whose(loop))
+        claim = Claim(stripe, place, key, request_digest, self._whose(loop))
         now = int(perf_counter() * 1000)
-        _ENTRY.pack_into(table, place, key, asked, claim.whose, now, 0, 0, os.getpid(), _CLAIMED)
+        _ENTRY.pack_into(table, place, key, request_digest, claim.whose, now, 0, 0, os.getpid(), _CLAIMED)
         return claim
 
-    def _oldest(self, there: list[tuple[int, _Entry]]) -> int:
+    def _oldest(self, entries: list[tuple[int, _Entry]]) -> int:
         """An empty place, or that of the oldest answer. Raises Overloaded when all are being answered just now."""
-        free = [place for place, e in there if not e.state or (e.state == _CLAIMED and not self._lives(e))]
+        free = [place for place, e in entries if not e.state or (e.state == _CLAIMED and not self._lives(e))]
         if free:
             return free[0]
-        answered = [(e.position, place) for place, e in there if e.state != _CLAIMED]
+        answered = [(e.position, place) for place, e in entries if e.state != _CLAIMED]
         if not answered:
             raise Overloaded("too many requests with an id are being answered; try again")
         return min(answered)[1]
@@ -299,5 +299,5 @@ def _lock(fd: int, kind: int, stripe: int) -> None:
     fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(kind, os.SEEK_SET, stripe, 1, 0))
 
 
-def _checksum(key: bytes, asked: bytes, data: bytes) -> int:
-    return zlib.crc32(data, zlib.crc32(key + asked))
+def _checksum(key: bytes, request_digest: bytes, data: bytes) -> int:
+    return zlib.crc32(data, zlib.crc32(key + request_digest))

@@ -108,9 +108,9 @@ class PackageCache:
         make: Callable[[str], Predictor],
         budget: int | None = BUDGET,
         gone: Callable[[list[str]], None] = lambda _: None,
-        told: Callable[[Load], None] = lambda _: None,
+        on_load: Callable[[Load], None] = lambda _: None,
     ) -> None:
-        self._make, self._budget, self._gone, self._told = make, budget, gone, told
+        self._make, self._budget, self._gone, self._told = make, budget, gone, on_load
         self._held: OrderedDict[str, _CachedPackage] = OrderedDict()
         self._loading = threading.Lock()
         self.bytes = 0

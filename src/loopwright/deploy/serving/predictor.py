@@ -279,7 +279,7 @@ class Predictor:
         until = time.perf_counter() + seconds
         suspects = self._heartbeat.suspects if self._heartbeat is not None and inputs else None
         if not suspects or not any(strikes := [suspects.strikes(input) for input in self._fingerprints(inputs)]):
-            found, bad = self._asked(full, until, fair=fair, inputs=inputs)
+            found, bad = self._run_model(full, until, fair=fair, inputs=inputs)
         else:
             found, bad = self._apart(full, until, suspects, strikes, fair=fair, inputs=inputs)
             for marks, count in zip(flags, strikes, strict=True):
@@ -312,14 +312,14 @@ class Predictor:
             now = time.perf_counter()
             share = (until - now) / left  # so that one suspect does not take the time of the others
             some, theirs = [full[i] for i in places], [inputs[i] for i in places]
-            part, wrong = self._asked(some, now + share, fair=fair and share >= self.deadline / 2, inputs=theirs)
+            part, wrong = self._run_model(some, now + share, fair=fair and share >= self.deadline / 2, inputs=theirs)
             for i, score, values in zip(places, *part, strict=True):
                 found.scores[i], found.values[i] = score, values
             if places is not clean and not wrong:
                 suspects.acquit(self._fingerprints(theirs)[0])
         return found, self._wrong(found)
 
-    def _asked(
+    def _run_model(
         self, full: Sequence[Mapping[str, Any]], until: float, *, fair: bool, inputs: Values
     ) -> tuple[_Numbers, list[int]]:
         """What the model says of rows that run together, and of which it says nothing; noted where the supervisor finds it if this process dies."""
@@ -371,12 +371,12 @@ class Predictor:
                 return
         self._rests_until, self._overran = time.perf_counter() + REST_SECONDS, True
 
-    def _wrong(self, found: _Numbers) -> list[int]:
+    def _wrong(self, numbers: _Numbers) -> list[int]:
         """Which rows have a number that cannot be."""
         least, most = self._least, self._most
-        bad = [i for i, s in enumerate(found.scores) if not least <= s <= most]
+        bad = [i for i, s in enumerate(numbers.scores) if not least <= s <= most]
         if self._output.names:
-            wide = [i for i, row in enumerate(found.values) if row is None or not all(least <= v <= most for v in row)]
+            wide = [i for i, row in enumerate(numbers.values) if row is None or not all(least <= v <= most for v in row)]
             bad = sorted({*bad, *wide})
         return bad
 

@@ -29,11 +29,11 @@ def aligned(values: Array, names: Sequence[str], onto: Sequence[str]) -> Array:
     return np.stack([values[:, place[n]] if n in place else np.zeros(len(values)) for n in onto], axis=1)
 
 
-def money(value: Value, output: Output, truth: Array, given: Answered) -> tuple[Array, Array]:
+def money(value: Value, output: Output, truth: Array, answers: Answered) -> tuple[Array, Array]:
     """Money of each row [N] with these answers, and without any, in the value table's currency; float64."""
-    return TASKS[output.task].money(value, truth, given)
+    return TASKS[output.task].money(value, truth, answers)
 
 
-def kinds(output: Output, truth: Array, given: Answered) -> dict[str, Array]:
+def kinds(output: Output, truth: Array, answers: Answered) -> dict[str, Array]:
     """Kinds of rows by name, each a mask [N]; none where answers are neither right nor wrong."""
-    return TASKS[output.task].kinds(truth, given)
+    return TASKS[output.task].kinds(truth, answers)

@@ -97,7 +97,7 @@ def differences(
 def _rows(
     names: Sequence[str],
     truth: Array,
-    given: Answered,
+    answers: Answered,
     output: Output,
     groups: Array | None,
     value: Value | None,
@@ -109,12 +109,12 @@ def _rows(
             raise DeclarationInvalid("metric", [(name, "is measured on the package, not computed from rows")])
         if name == "value_per_prediction" and value is None:
             raise DeclarationInvalid("metric", [(name, "needs the scope's value table")])
-    truth, given = np.asarray(truth), given._replace(score=np.asarray(given.score, dtype=np.float64))
+    truth, answers = np.asarray(truth), answers._replace(score=np.asarray(answers.score, dtype=np.float64))
     earned = None
     if value is not None and "value_per_prediction" in names:
-        acted, idle = money(value, output, truth, given)
+        acted, idle = money(value, output, truth, answers)
         earned = acted - idle
-    return TASKS[output.task].rows(names, RowData(truth, given, output, earned, slices, groups))
+    return TASKS[output.task].rows(names, RowData(truth, answers, output, earned, slices, groups))
 
 
 def _weights(n: int, resamples: int, seed: int) -> Iterator[Array]:

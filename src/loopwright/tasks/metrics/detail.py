@@ -15,11 +15,11 @@ MAX_LABELS = 50
 POINTS = 20
 
 
-def confusion(output: Output, truth: Array, given: Answered) -> Confusion | None:
+def confusion(output: Output, truth: Array, answers: Answered) -> Confusion | None:
     """How often each true label [N] got each label; None for tasks without labels, and for more than 50 of them."""
-    if given.label is None:
+    if answers.label is None:
         return None
-    named = [_names(truth), _names(given.label)]
+    named = [_names(truth), _names(answers.label)]
     labels = list(dict.fromkeys([*(output.classes or ["no", "yes"]), *sorted({*named[0], *named[1]})]))
     if len(labels) > MAX_LABELS:
         return None
@@ -33,14 +33,14 @@ def _names(labels: Array) -> list[str]:
     return [label if isinstance(label, str) else "yes" if label else "no" for label in labels.tolist()]
 
 
-def trade(output: Output, truth: Array, given: Answered, threshold: float, value: Value | None) -> list[TradePoint]:
+def trade(output: Output, truth: Array, answers: Answered, threshold: float, value: Value | None) -> list[TradePoint]:
     """What thresholds at quantiles of the score [N], and the one in use, bring; none for tasks whose label is no threshold's."""
-    if given.label is None or given.label.dtype == object or not len(truth):
+    if answers.label is None or answers.label.dtype == object or not len(truth):
         return []
-    levels = np.quantile(given.score, np.linspace(0, 1, POINTS + 1)[1:-1], method="nearest")
+    levels = np.quantile(answers.score, np.linspace(0, 1, POINTS + 1)[1:-1], method="nearest")
     points = []
     for level in np.unique([*levels, threshold]).tolist():
-        at = answered(output, given.score, given.values, level)
+        at = answered(output, answers.score, answers.values, level)
         counts = {kind: int(rows.sum()) for kind, rows in kinds(output, truth, at).items()}
         hits, said = counts["true positive"], counts["true positive"] + counts["false positive"]
         positive = hits + counts["false negative"]
