@@ -83,6 +83,7 @@ class Server:
         self.said = folder / "said.txt"
         gone = ("PYTHONDONTWRITEBYTECODE",)
         environment = {k: v for k, v in os.environ.items() if k not in gone} | dict(variables)
+        self._others = {*below(os.getpid())}
         began = time.perf_counter()
         with self.said.open("wb") as said:
             self.process = subprocess.Popen(
@@ -145,14 +146,13 @@ class Server:
         return user / second, kernel / second
 
     def end(self) -> None:
-        """SIGTERM, and for what is there after 10 seconds SIGKILL."""
+        """SIGTERM, and for what is there after 10 seconds SIGKILL; what this process had started before is left alone."""
         ids = below(self.process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(END_SECONDS)
-        me = os.getpid()
-        end_all([one for one in {*ids, *below(me)} if one != me and Path(f"/proc/{one}").exists()])
+        end_all([one for one in {*ids, *below(os.getpid())} - self._others if Path(f"/proc/{one}").exists()])
 
     def __enter__(self) -> Self:
         return self

@@ -121,10 +121,12 @@ def test_what_a_server_has_started_ends_with_it(tmp_path: Path) -> None:
     assert [one for one in ids if Path(f"/proc/{one}").exists()] == []
 
 
-def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
+def test_a_server_that_ends_says_why_and_takes_no_other_process_with_it(tmp_path: Path) -> None:
     line = [sys.executable, "-c", "raise SystemExit('the port is taken')"]
-    with pytest.raises(Failed, match="ended with 1: the port is taken"):
-        Server(line, free_port(), path="/", first=b"{}", right=bool, folder=tmp_path, variables={}, cwd=tmp_path)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        with pytest.raises(Failed, match="ended with 1: the port is taken"):
+            Server(line, free_port(), path="/", first=b"{}", right=bool, folder=tmp_path, variables={}, cwd=tmp_path)
+        assert other.poll() is None
 
 
 def test_a_probability_is_right_within_a_millionth() -> None:

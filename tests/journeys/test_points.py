@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import warnings
 from collections.abc import Callable
 from functools import partial
 from multiprocessing import get_context
@@ -75,9 +74,7 @@ class Walk:
 
     def _run(self, what: Callable[[], Any]) -> int:
         process = _forks.Process(target=what)
-        with warnings.catch_warnings():  # an earlier test may have ended the tracker of shared memory, which is started again
-            warnings.filterwarnings("ignore", "resource_tracker: process died unexpectedly", UserWarning)
-            process.start()
+        process.start()
         process.join(600)
         code = process.exitcode
         process.close()
