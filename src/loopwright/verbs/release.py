@@ -68,7 +68,7 @@ def release(
         "force": force,
         "expected": now.generation if now is not None else 0,  # the checks take a while
         "request": request_id,
-        "asked": asked,
+        "request_arguments": asked,
     }
     segments = None if rule else _segment_packages(home, loop, chosen.digest)
     if segments is not None:
