@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -9,6 +10,7 @@ import ndonnx as ndx
 import numpy as np
 import pytest
 
+from loopwright import features as features_module
 from loopwright.base.errors import DeclarationInvalid
 from loopwright.develop.features import trace, trace_slices
 from loopwright.features import _changes, category, is_null, local_time, seconds_between
@@ -51,6 +53,17 @@ def test_local_time_is_that_of_zoneinfo(zone: str) -> None:
     moments += [0, 951_782_400_000_000, 4_107_542_399_999_999]  # 29 February 2000, the end of February 2100
     assert parts(zone, moments) == [expected(zone, m) for m in moments]
     assert bool(changes) == (zone != "UTC")
+
+
+@pytest.mark.parametrize(("zone", "most"), [("UTC", 1), ("Etc/GMT+5", 1), ("Europe/London", 60_000)])
+def test_offsets_of_a_zone_are_asked_for_once_a_day_and_not_where_they_never_change(
+    zone: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """131 years have 47,847 days, and a change is halved down to its second in 17 steps."""
+    calls, offset = count(), features_module._offset
+    monkeypatch.setattr(features_module, "_offset", lambda tz, moment: offset(tz, moment) if next(calls) >= 0 else 0)
+    _changes(ZoneInfo(zone))
+    assert next(calls) <= most
 
 
 def test_moments_before_1970_are_told_in_utc() -> None:

@@ -174,23 +174,24 @@ def _offsets(zone: str) -> tuple[int, tuple[int, ...], tuple[int, ...], tuple[in
 
 def _changes(tz: ZoneInfo) -> list[int]:
     """Microseconds since 1970 of each change of a zone's offset from 1970 to 2100, found day by day and then by halving."""
-    found = []
-    day = _FIRST
-    while day < _LAST:
-        low, high = day, day + timedelta(days=1)
-        day = high
-        if _offset(tz, low) == _offset(tz, high):
+    found = list[int]()
+    day, offset = _FIRST, _offset(tz, _FIRST)
+    while (
+        day < _LAST and tz.utcoffset(None) is None
+    ):  # a zone whose offset never changes, such as UTC, tells it without a moment
+        low, high, before = day, day + timedelta(days=1), offset
+        day, offset = high, _offset(tz, high)
+        if offset == before:
             continue
         while high - low > timedelta(seconds=1):
             middle = low + timedelta(seconds=(high - low) // timedelta(seconds=2))
-            low, high = (middle, high) if _offset(tz, middle) == _offset(tz, low) else (low, middle)
+            low, high = (middle, high) if _offset(tz, middle) == before else (low, middle)
         found.append(_microseconds(high))
     return found
 
 
 def _offset(tz: ZoneInfo, moment: datetime) -> int:
-    shift = moment.astimezone(tz).utcoffset() or timedelta()
-    return shift // timedelta(microseconds=1)
+    return (moment.astimezone(tz).utcoffset() or timedelta()) // timedelta(microseconds=1)
 
 
 def _microseconds(moment: datetime) -> int:

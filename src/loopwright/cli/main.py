@@ -49,7 +49,7 @@ TRAINS = ("demo", "replay", "run", "serve", "tend")
 """Verbs that fit models of any size. The others start no threads for linear algebra, which takes as long as loading NumPy."""
 
 COLLECTED_AT = 10_000
-"""Objects made before the garbage collector looks: at Python's own 700 it walks the modules that are being loaded over and over."""
+"""Objects made before the garbage collector looks: at Python's own 700 it walks what commands load later over and over."""
 
 _SERVING = (
     "host",
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit. The traceback of a fault of ours is printable too: messages quote names of files."""
     sys.excepthook = lambda *fault: print(printable("".join(format_exception(*fault)), newlines=True), end="", file=sys.stderr)
     _open_standard_streams()
-    gc.set_threshold(COLLECTED_AT)
+    gc.disable()  # until the verb is loaded: collections take a tenth of that time and find nothing
     code = run(sys.argv[1:] if argv is None else argv)
     gc.freeze()  # else the interpreter walks every module once more before it ends, a fifth of what a command takes
     sys.exit(code)
@@ -193,6 +193,10 @@ def command(verb: Verb) -> Callable[..., int]:
 
         if verb.name not in TRAINS:
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        if not gc.isenabled():  # what was loaded stays, so no collection needs to walk it
+            gc.freeze()
+            gc.set_threshold(COLLECTED_AT)
+            gc.enable()
         before: dict[str, Any] = ctx.obj or {}
         as_json = bool(options["as_json"] or before.get("as_json"))
         then = _serve if verb.name in THEN_SERVES and not (options["no_serve"] or as_json) else None

@@ -5,18 +5,22 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-_LETTERS = str.maketrans({
-    "ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss", "ẞ": "SS", "æ": "ae", "Æ": "Ae", "œ": "oe",
-    "Œ": "Oe", "ø": "oe", "Ø": "Oe", "å": "aa", "Å": "Aa", "þ": "th", "Þ": "Th", "ð": "d", "Ð": "D", "đ": "d", "Đ": "D",
-    "ł": "l", "Ł": "L", "ı": "i",
-})  # fmt: skip
+_SPELT = """
+äae öoe üue ßss æae œoe øoe åaa þth ðd đd łl ıi
+аa бb вv гg ґg дd еe єye ёe жzh зz иi іi їyi йi кk лl мm нn оo пp рr сs тt уu фf хkh цts чch шsh щshch ъ ыy ь эe юyu яya ђdj јj љlj њnj ћc џdz
+αa βv γg δd εe ζz ηi θth ιi κk λl μm νn ξx οo πp ρr σs ςs τt υy φf χch ψps ωo
+"""
+_LETTERS = str.maketrans(
+    {letter: spelt for word in _SPELT.split() for letter, spelt in ((word[0], word[1:]), (word[0].upper(), word[1:].capitalize()))
+     if len(letter) == 1} | {"ẞ": "SS"}
+)  # fmt: skip
 """Letters that are written with others where there is ASCII only, or that no decomposition leads to; of all others the accents go."""
 
 
 def clean(name: str) -> str:
-    """A lawful column name out of any text, which can be written after `f.`: `Zähler-Nr.` becomes `Zaehler_Nr`; may be empty."""
+    """A lawful column name out of any text, which can be written after `f.`: `Zähler-Nr.` becomes `Zaehler_Nr`, `Возраст` `Vozrast`; may be empty."""
     written = unicodedata.normalize("NFKD", unicodedata.normalize("NFC", name).translate(_LETTERS))
-    plain = "".join(c for c in written if not unicodedata.combining(c))
+    plain = "".join(c for c in written if not unicodedata.combining(c)).translate(_LETTERS)
     cleaned = re.sub(r"[^A-Za-z0-9_]+", "_", plain).strip("_")
     cleaned = (cleaned if not cleaned or cleaned[0].isalpha() else f"c_{cleaned}")[:60]
     return f"{cleaned}_" if keyword.iskeyword(cleaned) or keyword.issoftkeyword(cleaned) else cleaned
