@@ -17,6 +17,7 @@ from loopwright.base.clock import RealClock
 from loopwright.base.settings import SETTINGS, Settings
 from loopwright.cli.main import table
 from loopwright.records.examples import Examples
+from loopwright.records.prediction import FLAGS
 from loopwright.records.releases import ReleaseState
 from loopwright.records.turns import Step
 from loopwright.records.windows import Window
@@ -247,6 +248,7 @@ def test_the_guide_to_serving_names_every_flag() -> None:
     flags |= {f"{kind}_context" for kind in re.findall(r'"(missing|stale|late)"', source)}
     [row] = re.findall(r"^\| `flags` \|(.*)$", (ROOT / "docs/guides/serving.md").read_text(), re.MULTILINE)
     assert flags == {flag.partition(":")[0] for flag in re.findall(r"`([^`]+)`", row)}
+    assert flags == set(FLAGS)
 
 
 PRODUCT_WORDS = (

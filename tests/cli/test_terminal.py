@@ -96,7 +96,10 @@ ANSWERS: list[tuple[Any, list[str]]] = [
         ["0.861 [0.850, 0.872]", "measure 19", "0.123"],  # however many measures there are, none is cut into pieces
     ),
     (standings(), ["wins, serves", "what moves its answers", "dep_delay  71%", "1,670", "0.350 ◂", "20.9%"]),
-    (sample.Sample().predictions(sample.LOOP, {}), ["UA 1", "0.731", "new_category:carrier", "--before 1-", sample.ID]),
+    (
+        sample.Sample().predictions(sample.LOOP, {}),
+        ["UA 1", "0.731", "new_category:carrier", "a word that training never saw", "--before 1-", sample.ID],
+    ),
     (PredictionList(loop="x", query={}, rows=[], before=""), ["no prediction in the log is like that"]),
     (
         Predicted(
@@ -121,7 +124,7 @@ ANSWERS: list[tuple[Any, list[str]]] = [
             "repeated",
             "hour: missing",
             "the first that was refused is row 7",
-            "degraded",
+            "degraded: the heuristic answered",
             "remark",
             "written to out.csv",
         ],

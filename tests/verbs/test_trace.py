@@ -1,5 +1,6 @@
 """What is said of one prediction: what the client sent, what the heuristic would have said, what the package knew, what it is worth."""
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -83,3 +84,19 @@ def test_trace_of_a_loop_without_a_value_table_promises_no_value(tmp_path: Path)
         told = trace(home, told.id)
         assert (told.valued, told.worth) == (False, "no value table is declared")
         assert "value: no value table is declared" in printed(told)
+
+
+def test_trace_of_a_package_that_is_gone_says_what_it_does_not_know(tmp_path: Path) -> None:
+    """Nothing that only the package knows is shown as zero, pending or nothing."""
+    with opened(tmp_path) as home:
+        id = traced(home, sent(pushed_back_at=NOW_US), training=TRAINED).id
+        for folder in (home.path / "packages").iterdir():
+            shutil.rmtree(folder)
+        told = trace(home, id)
+    assert told.request["pushed_back_at"] == NOW
+    assert (told.rule_answer, told.worth) == ("not known", "not known without the package")
+    shown = printed(told)
+    assert "no package" in shown
+    for untrue in ("0 rows", "pending", "heuristic nothing"):
+        assert untrue not in shown
+        assert untrue not in " ".join(told._repr_html_().split())

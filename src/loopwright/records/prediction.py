@@ -1,20 +1,28 @@
 """One prediction, one outcome: what the log holds. And what explains a prediction, which is made again of it whenever it is asked for."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-FLAGS = (
-    "out_of_range",
-    "new_category",
-    "missing_context",
-    "stale_context",
-    "late_context",
-    "missing_segment",
-    "degraded",
-    "undelivered",
-)
-"""The kinds of flags; the first two name a column after a colon, those of context a table."""
+FLAGS = {
+    "out_of_range": "outside the range of its column; the row is answered all the same",
+    "new_category": "a word that training never saw in its column; the row is answered all the same",
+    "missing_context": "its table has no row for the key",
+    "stale_context": "the row of its table is older than declared",
+    "late_context": "its table was fed too long ago, so that it may lack rows that training would have",
+    "missing_segment": "no package of its own for the segment: that of the loop answered",
+    "degraded": "the heuristic answered, because the model could not",
+    "query_of_death": "the row ended or held up the model twice, so the heuristic answered",
+    "undelivered": "the client had gone before the answer, as far as the server knows",
+}
+"""The kinds of flags and what each says; the first two name a column after a colon, those of context a table."""
+
+
+def explained(flags: Iterable[str]) -> list[str]:
+    """A line for each kind among flags."""
+    kinds = dict.fromkeys(flag.partition(":")[0] for flag in flags)
+    return [f"{kind}: {FLAGS[kind]}" for kind in kinds if kind in FLAGS]
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -300,7 +300,7 @@ def _numbers(parts: Mapping[str, Values]) -> dict[str, Array]:
     for name, part in parts.items():
         if not part.is_text and not part.missing.all():
             filled = np.where(part.missing, np.median(part.array[~part.missing]), part.array)
-            if np.isfinite(filled).all() and np.ptp(filled) > 0:
+            if np.isfinite(filled).all() and filled.min() < filled.max():
                 found[name] = filled
     return found
 
@@ -322,7 +322,7 @@ def _linear(columns: Mapping[str, Array], target: LeakTarget, half: Array, how: 
     names = list(columns)[:TOGETHER_COLUMNS]
     if len(names) < 2:
         return None
-    matrix = np.column_stack([columns[name] for name in names])
+    matrix = np.column_stack([columns[name] / np.abs(columns[name]).max() for name in names])  # so that no square overflows
     matrix = (matrix - matrix.mean(axis=0)) / matrix.std(axis=0)
 
     def judged(of: list[int]) -> float:

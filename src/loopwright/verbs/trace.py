@@ -117,14 +117,21 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     def rule_answer(self) -> str:
         """What the heuristic would have answered, in a word: with its score where that is more than yes or no."""
         if self.heuristic is None:
-            return "nothing"
+            return "not known" if self.package_error else "nothing"
         if self.rule_label is None:
             return cell(self.heuristic)
         return cell(self.rule_label) + ("" if self.heuristic in (0.0, 1.0) else f" (score {self.heuristic:.4g})")
 
     @property
+    def truth_missing(self) -> str:
+        """Why no outcome is here, in a word: it is pending, or cannot be told without the package."""
+        return "" if self.outcome is not None else "not known without the package" if self.package_error else "pending"
+
+    @property
     def worth(self) -> str:
         """Its money in words; why there is none."""
+        if self.outcome is None and self.package_error:
+            return self.truth_missing
         if self.outcome is None and self.valued:
             return "not known until the outcome is"
         if self.outcome is None or self.outcome.value is None:
@@ -158,7 +165,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
                 "trained until": self.trained_until,
                 "as known at": self.known_at,
             },
-            "Outcome": happened or {"": "pending"},
+            "Outcome": happened or {"": self.truth_missing},
         }
         return "".join(notebook.facts(title, values) for title, values in parts.items())
 
@@ -174,14 +181,15 @@ def trace(home: Home, id: str) -> Trace:
         raise PredictionNotFound(id, _deleted(home, id))
     loop, prediction = found
     logged = _logged(home, loop, prediction)
+    declared = Attempts(loop).run("declaration", lambda: known_loop(home, loop), None)
     try:
         package = open_probed(home.packages, prediction.package)
     except (NotFound, PackageRefused) as error:
-        return msgspec.structs.replace(logged, package_error=str(error))
+        columns = declared.columns if declared is not None else {}
+        return msgspec.structs.replace(logged, package_error=str(error), request=_readable(prediction.request, columns))
     manifest = package.manifest
     features, heuristic = _recompute(package, prediction)
     rule = manifest.threshold if manifest.heuristic_threshold is None else manifest.heuristic_threshold
-    declared = Attempts(loop).run("declaration", lambda: known_loop(home, loop), None)
     return msgspec.structs.replace(
         logged,
         request=_readable({n: prediction.request.get(n) for n in manifest.request}, manifest.request),

@@ -47,7 +47,7 @@ def file(tmp_path: Path) -> Path:
 def test_good_rows_land_bad_rows_wait_in_quarantine_and_the_ledger_knows(home: Home, file: Path) -> None:
     done = ingest(home, THINGS, file)
     assert (done.rows, done.good, done.quarantined, done.already) == (4, 2, 2, False)
-    assert done.reasons == {"size: below 0": 1, "row: cut wrongly into fields": 1}
+    assert done.reasons == {"size: below 0": 1, "row: cannot be read": 1}
     assert sorted(home.lake.read("things")["id"].to_pylist()) == ["a", "d"]
     bad = sorted(home.lake.read("quarantine.things").to_pylist(), key=lambda r: r["_row"])
     assert [(r["_source"], r["_digest"], r["_row"]) for r in bad] == [

@@ -1,4 +1,5 @@
 import ast
+import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from tests.data.scaffold.test_infer import START, customers, file
 
 from loopwright import Home, StratifiedSplit
 from loopwright.base.clock import SimulatedClock
-from loopwright.base.errors import NameInvalid, UsageError
+from loopwright.base.errors import IngestRefused, NameInvalid, UsageError
 from loopwright.base.settings import Settings
 from loopwright.data.examples.build import build
 from loopwright.data.ingest.ingestion import ingest, put_contract
@@ -238,10 +239,10 @@ def test_drafted_rule_labels_about_as_many_as_are_positive_and_no_money_is_inven
 
 @pytest.mark.parametrize(("bad", "of"), [("inf", "y"), ("-inf", "y"), ("1e308", "x"), ("inf", "x")])
 def test_draft_of_extreme_numbers_is_a_loop(home: Home, tmp_path: Path, bad: str, of: str) -> None:
-    rows = ["k,at,x,y"]
+    rows = ["k,at,x,z,y"]
     for i in range(400):
-        row = {"x": str(i % 9), "y": str(i % 2)} | ({of: bad} if i == 7 else {})
-        rows.append(f"k{i},2024-01-01T{i % 24:02}:{i // 24:02}:00,{row['x']},{row['y']}")
+        row = {"x": str(i % 9), "y": str(i % 2)} | ({of: bad} if i == 7 or (i == 8 and of == "x") else {})
+        rows.append(f"k{i},2024-01-01T{i % 24:02}:{i // 24:02}:00,{row['x']},{i % 5},{row['y']}")
     (tmp_path / "f.csv").write_text("\n".join(rows), encoding="utf-8")
     loop, made = begun(home, tmp_path / "loop", tmp_path / "f.csv", label="y", time="at", key="k")
     assert loop.outcome.task == "binary"
@@ -390,3 +391,15 @@ def test_readings_of_things_are_told_apart_by_thing_and_moment(home: Home, tmp_p
     assert '"Zaehler": f.Zaehler' in (tmp_path / "loop" / "loop.py").read_text(encoding="utf-8")
     loop, _ = begun(home, tmp_path / "other", path, label="Verbrauch", key="Zähler")
     assert loop.requests.key == ["Zaehler", "Ablesung"]
+
+
+def test_rows_that_cannot_be_read_are_said_with_the_reason(tmp_path: Path) -> None:
+    """Not as a label that is missing, nor, in JSON Lines, as rows cut wrongly."""
+    lines = [json.dumps({"id": f"k{i}", "x": i % 7, "y": i % 3 == 0}) for i in range(60)]
+    twice = ['{"id": "k", "x": 1, "x": 2, "y": true}'] * 5
+    (tmp_path / "some.jsonl").write_text("\n".join([*lines, *twice]))
+    notes = begin(tmp_path / "some", name="some", from_file=tmp_path / "some.jsonl", label="y")["notes"]
+    assert "5 rows left out: no JSON object: key 'x' comes twice" in notes
+    (tmp_path / "all.jsonl").write_text("\n".join(twice))
+    with pytest.raises(IngestRefused, match="of 5 none can be read: no JSON object: key 'x' comes twice"):
+        begin(tmp_path / "all", name="all", from_file=tmp_path / "all.jsonl", label="y")

@@ -6,6 +6,7 @@ from rich.text import Text
 from loopwright.base.text import count as _count
 from loopwright.base.text import short
 from loopwright.cli.terminal.cells import ALIKE, fact_table, table
+from loopwright.records.prediction import explained
 from loopwright.render.words import word
 from loopwright.stores.prediction_log.bulk import Predicted
 
@@ -23,4 +24,5 @@ def predicted(value: Predicted) -> RenderableType:
         f"; the first that was refused is row {value.first_refused:,}: its `_error` says why" if value.first_refused else ""
     )
     written = Text(f"written to {word(value.out)}, a line for each row{refused}", style="dim")
-    return Group(fact_table(f"{value.loop}: {_count(value.rows, 'row')} of {value.file}", facts), *tables, written)
+    flags = [Text(line, style="dim") for line in explained(value.flags)]
+    return Group(fact_table(f"{value.loop}: {_count(value.rows, 'row')} of {value.file}", facts), *tables, *flags, written)

@@ -5,6 +5,7 @@ from rich.text import Text
 
 from loopwright.base.text import number, short
 from loopwright.cli.terminal.cells import table
+from loopwright.records.prediction import explained
 from loopwright.verbs.predictions import PredictionList
 
 
@@ -15,5 +16,7 @@ def predictions(value: PredictionList) -> RenderableType:
     rows = [
         [f"{r.at:%Y-%m-%d %H:%M:%S}", r.unit, r.answer, number(r.score), r.flags, short(r.package), r.id] for r in value.rows
     ]
-    more = [Text(f"the next ones: --before {value.before}", style="dim")] if value.before else []
+    said = explained(flag for r in value.rows for flag in r.flags)
+    said += [f"the next ones: --before {value.before}"] if value.before else []
+    more = [Text(line, style="dim") for line in said]
     return Group(table(["when", "key", "answer", "score", "flags", "package", "id"], rows, right=["score"]), *more)

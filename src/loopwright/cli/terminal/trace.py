@@ -7,7 +7,7 @@ from rich.text import Text
 
 from loopwright.base.text import count, number
 from loopwright.cli.terminal.cells import fact_table, heading, plain, state, table
-from loopwright.records.prediction import Contributions
+from loopwright.records.prediction import Contributions, explained
 from loopwright.render.words import cell, word
 from loopwright.verbs.trace import Trace
 
@@ -19,6 +19,7 @@ def trace(value: Trace) -> RenderableType:
         if isinstance(value.label, bool) and not value.package_error
         else f"score {value.score:,.6g}"
     )
+    trained = f"{count(value.training_rows, 'row')}, the newest of {word(value.trained_until)}" if value.candidate else None
     release = value.release
     parts: list[RenderableType] = [
         heading(f"{value.loop}: prediction {value.id}"),
@@ -33,6 +34,7 @@ def trace(value: Trace) -> RenderableType:
                 ("arm", value.arm),
             ],
         ),
+        *(plain(line) for line in explained(value.flags)),
         fact_table("Request", value.request_shown.items()),
         *([fact_table("Context", [*value.context.items(), *_age(value.context_age_s)])] if value.context else []),
         _contributions(value.explained),
@@ -42,7 +44,7 @@ def trace(value: Trace) -> RenderableType:
             [
                 ("package", value.package_error or value.package),
                 ("candidate", value.candidate),
-                ("trained on", f"{count(value.training_rows, 'row')}, the newest of {word(value.trained_until)}"),
+                ("trained on", trained),
                 ("as known at", value.known_at),
                 ("commit", value.commit),
             ],
@@ -57,7 +59,8 @@ def trace(value: Trace) -> RenderableType:
     ]
     outcome = value.outcome
     if outcome is None:
-        return Group(*parts, heading("Outcome"), state("pending"), plain(f"value: {value.worth}"))
+        missing = plain(value.truth_missing) if value.package_error else state(value.truth_missing)
+        return Group(*parts, heading("Outcome"), missing, plain(f"value: {value.worth}"))
     worth = outcome.value or 0.0
     sign = "green" if worth > 0 else "red" if worth < 0 else ""
     facts: list[tuple[str, Any]] = [

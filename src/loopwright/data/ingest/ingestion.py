@@ -35,7 +35,7 @@ from loopwright.stores.lake.tables import Stream
 
 QUARANTINE = "quarantine."
 QUARANTINE_SCHEMA = pa.schema([("_source", pa.string()), ("_digest", pa.string()), *BAD_SCHEMA])
-CUT_WRONGLY = "row: cut wrongly into fields"
+UNREADABLE = "row: cannot be read"
 _IN_MEMORY = 64 << 20
 
 
@@ -178,7 +178,7 @@ class _Ingestion:
             self._rows += len(batch.frame) + len(batch.broken)
             self._good += len(found.good)
             self._counts.update(found.counts)
-            self._counts.update({CUT_WRONGLY: len(batch.broken)} if len(batch.broken) else {})
+            self._counts.update({UNREADABLE: len(batch.broken)} if len(batch.broken) else {})
             self._lacked += [n for n in found.absent if n not in self._lacked]
             if self._progress:
                 self._progress.advance(f"ingest {self.opened.name}", batch.done, 1.0)

@@ -12,7 +12,7 @@ from loopwright.base.clock import microseconds
 from loopwright.base.errors import IngestRefused
 from loopwright.base.ids import is_trace_id
 from loopwright.data.ingest.contract import Numbers, RowOrigin, bad_rows, conform, missing_columns
-from loopwright.data.ingest.ingestion import CUT_WRONGLY, Aside, ingested, put_contract
+from loopwright.data.ingest.ingestion import UNREADABLE, Aside, ingested, put_contract
 from loopwright.data.ingest.opened import Reading
 from loopwright.data.ingest.quarantine import application, brought_for, exported, first_of, waiting_refs
 from loopwright.data.ingest.source import AS_DETECTED, open_source
@@ -62,7 +62,7 @@ def accept(home: Home, loop: str, table: Table, requests: Table, source: Any, re
     origin = RowOrigin(opened.name, opened.digest, home.clock.now())
     frame = _without_answers(table, requests, batch.frame)
     found = _judge(loop, table, frame, _id_columns(table, frame), batch.rows, origin, loose=opened.loose)
-    counts = found.counts + Counter({CUT_WRONGLY: len(batch.broken)})
+    counts = found.counts + Counter({UNREADABLE: len(batch.broken)})
     bad = Aside(home)
     bad.add(opened, batch.broken, found.bad)
     quarantined = bad.count

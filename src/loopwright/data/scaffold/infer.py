@@ -144,25 +144,25 @@ def _fold(notes: list[str]) -> str:
 
 def _looked_at(sources: Sequence[Opened], notes: list[str]) -> tuple[pa.Table, bool, set[str]]:
     """The first rows of the sources, whether these are all, and the columns that not every source has."""
-    frames, broken, all_read = [], 0, True
+    frames, broken, all_read = [], list[str](), True
     for opened in sources:
         batch = opened.whole(max(MAX_ROWS // len(sources), 1000))
-        broken += len(batch.broken)
+        broken += batch.broken["_reason"].to_pylist()
         frames.append(batch.frame.slice(0, max(MAX_ROWS // len(sources), 1000)))
         all_read = all_read and batch.done >= 1 and len(frames[-1]) == len(batch.frame)
     names = list(dict.fromkeys(n for f in frames for n in f.column_names))
-    shared = {n for n in names if all(n in f.column_names for f in frames if len(f) or f.num_columns)}
-    optional = set(names) - shared
+    optional = set(names) - {n for n in names if all(n in f.column_names for f in frames if len(f) or f.num_columns)}
     frame = _stacked(sources, frames)
     same = [n for n in {n for s in sources for n in s.offered} if n in frame.column_names and len(pc.unique(frame[n])) < 2]
     frame = frame.drop_columns(same)  # folders that tell nothing: all rows are in the same
-    if not len(frame):
-        raise IngestRefused(sources[0].name, "it has no rows to infer a contract from")
+    if not len(frame) or not names:
+        unread = f", of {len(broken):,} none can be read: {broken[0]}" if broken else ""
+        raise IngestRefused(sources[0].name, f"it has no rows to infer a contract from{unread}")
     if len(sources) > 1:
         notes.append(f"read {count(len(sources), 'file')}, {count(len(frame), 'row')}")
     notes += [f"column {n!r} is not in every file: null where it is not" for n in names if n in optional]
     if broken:
-        notes.append(f"{count(broken, 'row')} cut wrongly into fields left out")
+        notes.append(f"{count(len(broken), 'row')} left out: {broken[0]}")
     if not all_read:
         notes.append(f"only the first {len(frame):,} rows were looked at: ranges and categories are left open")
     return frame, all_read, optional
