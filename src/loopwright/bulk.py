@@ -333,13 +333,7 @@ def _requests(loop: str, service: InService) -> Table:
     """The contract of a loop's requests as that of a file's rows: what lies outside of a range or its categories is flagged, not refused."""
     manifest = service.predictor.package.manifest
     columns = {
-        name: msgspec.structs.replace(
-            column,
-            minimum=None,
-            maximum=None,
-            categories=None,
-            filled=None,
-        )
+        name: msgspec.structs.replace(column, minimum=None, maximum=None, categories=None, filled=None)
         for name, column in service.decode.columns.items()
     }
     return Table(loop, columns, key=list(manifest.key), event_time=manifest.event_time, ignore=["*"])

@@ -93,13 +93,7 @@ def upkeep(home: Home, loop: Loop, *, until: datetime, attempts: Attempts | None
     if committed.predictions:
         steps.run("send lineage", lambda: _tell(home, loop, committed.predictions), None)
     watched = watch(
-        home,
-        loop_name=loop.name,
-        monitor=loop.monitor,
-        retrain=loop.retrain,
-        outcome=loop.outcome,
-        until=until,
-        attempts=steps,
+        home, loop_name=loop.name, monitor=loop.monitor, retrain=loop.retrain, outcome=loop.outcome, until=until, attempts=steps
     )
     steps.run("close alerts", lambda: _close_stale(home, loop.name), None)
     values = steps.run(

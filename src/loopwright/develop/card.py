@@ -14,11 +14,7 @@ from loopwright.tasks.table import TASKS
 
 
 def card(
-    manifest: Manifest,
-    scope: Scope,
-    evaluation: Evaluation,
-    measured: dict[str, float],
-    left_out: Mapping[str, str] = {},
+    manifest: Manifest, scope: Scope, evaluation: Evaluation, measured: dict[str, float], left_out: Mapping[str, str] = {}
 ) -> str:
     """The card's text; `left_out` maps candidates of the same turn that failed to the reason."""
     training = manifest.training

@@ -447,12 +447,7 @@ def _slice(array: Any) -> Any:
     return nde.fill_null(array, MISSING) if null is not None else array
 
 
-def _try(
-    what: str,
-    columns: Mapping[str, Column],
-    make: Callable[[], bytes],
-    names: Mapping[str, Sequence[str]] = {},
-) -> bytes:
+def _try(what: str, columns: Mapping[str, Column], make: Callable[[], bytes], names: Mapping[str, Sequence[str]] = {}) -> bytes:
     """Build a graph, load it and run it on a few rows, so that what the runtime lacks, and what mixes rows, is found here.
 
     `names` says for an output [N, F] what its columns are called.

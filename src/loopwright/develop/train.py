@@ -14,13 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.base.arrays import Array
-from loopwright.base.errors import (
-    ConversionRefused,
-    DeclarationInvalid,
-    ExamplesRefused,
-    LoopwrightError,
-    RecordNotFound,
-)
+from loopwright.base.errors import ConversionRefused, DeclarationInvalid, ExamplesRefused, LoopwrightError, RecordNotFound
 from loopwright.base.progress import Progress, Silent
 from loopwright.base.text import count, interval, spaced
 from loopwright.develop.card import card

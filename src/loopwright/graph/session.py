@@ -224,10 +224,7 @@ def column_parts(name: str, column: Column) -> list[ColumnPart]:
     dtype, shape = np.dtype(_COLUMN_DTYPES[column.type]), tuple(column.shape or ())
     if column.type == "timestamp" or not column.nullable:
         return [ColumnPart(name, "plain", dtype, shape)]
-    return [
-        ColumnPart(f"{name}_values", "values", dtype, shape),
-        ColumnPart(f"{name}_null", "null", np.dtype(np.bool_), ()),
-    ]
+    return [ColumnPart(f"{name}_values", "values", dtype, shape), ColumnPart(f"{name}_null", "null", np.dtype(np.bool_), ())]
 
 
 class Feeder:

@@ -163,15 +163,7 @@ class _ClosedWindow(msgspec.Struct, frozen=True):
 class _Watcher:
     """One call of `watch`: packages are read once, and so is the prediction log where it is not too much at once."""
 
-    def __init__(
-        self,
-        home: Home,
-        loop: str,
-        monitor: Monitor,
-        retrain: Retrain,
-        outcome: Outcome,
-        until: datetime,
-    ) -> None:
+    def __init__(self, home: Home, loop: str, monitor: Monitor, retrain: Retrain, outcome: Outcome, until: datetime) -> None:
         self.home, self.loop = home, loop
         self.monitor, self.retrain, self.outcome, self.until = monitor, retrain, outcome, until
         self.wait = duration(outcome.wait)

@@ -73,10 +73,7 @@ def quality_chart(
         "encoding": {
             "x": x,
             "y": {**y, "field": "value"},
-            "color": {
-                "condition": {"test": "datum.state === 'decayed'", "value": colours["drift"]},
-                "value": colours["line"],
-            },
+            "color": {"condition": {"test": "datum.state === 'decayed'", "value": colours["drift"]}, "value": colours["line"]},
         },
     }
     layers = [*_changes(quality, changes, x, style), *_band(x, y, colours["line"]), point]

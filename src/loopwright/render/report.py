@@ -25,15 +25,7 @@ SERVED = ("Since", "Package", "Candidate", "Trained until", "Why")
 def promised_rows(report: Report) -> list[tuple[str, ...]]:
     """The table of objectives, by column of PROMISED."""
     return [
-        (
-            _SIGNS[p.met],
-            p.objective,
-            p.owner,
-            f"{p.metric} {p.target}",
-            number(p.expected),
-            interval(p.measured),
-            p.met_text,
-        )
+        (_SIGNS[p.met], p.objective, p.owner, f"{p.metric} {p.target}", number(p.expected), interval(p.measured), p.met_text)
         for p in report.promised
     ]
 
@@ -58,10 +50,7 @@ def delivered_rows(report: Report) -> list[tuple[str, ...]]:
         ("Predictions", predictions),
         *(earned if report.earned else []),
         ("Compute", _compute(t, report.budget)),
-        (
-            "Packages in service",
-            f"{len({s.package for s in report.served})}, {count(changes, 'change')}",
-        ),
+        ("Packages in service", f"{len({s.package for s in report.served})}, {count(changes, 'change')}"),
     ]
     return [*rows, ("Candidates compared", report.verdict)] if report.verdict else rows
 

@@ -15,7 +15,7 @@ METRICS = {
 }
 
 PARTS = {
-    "ndcg": Metric(True, 1.0, "normalised discounted cumulative gain of the first K: ndcg:10 (Jarvelin and Kekalainen 2002)"),
+    "ndcg": Metric(True, 1.0, "normalised discounted cumulative gain of the first K: ndcg:10 (Jarvelin and Kekalainen 2002)")
 }
 
 

@@ -323,12 +323,7 @@ def _reused(turn: Turn) -> bool:
     return turn.ended == "serves already" if turn.reused is None else turn.reused
 
 
-def _stage(
-    stage: Stage,
-    step: Entry[Step] | None,
-    live: _Live | None,
-    running: Entry[Turn] | None,
-) -> StageState:
+def _stage(stage: Stage, step: Entry[Step] | None, live: _Live | None, running: Entry[Turn] | None) -> StageState:
     if step is not None and step.record.state == "running" and running is not None and running.record.turn == step.record.turn:
         return StageState(stage=stage, state="running", detail=step.record.summary, at=step.at)
     if step is not None and step.record.state == "failed":

@@ -31,12 +31,7 @@ class OutcomesReport(OutcomeStates, frozen=True, kw_only=True):
         return self.accepted > 0 or self.quarantined == 0
 
 
-def outcomes(
-    home: Home,
-    loop: str,
-    file: Path | None = None,
-    **file_options: Unpack[FileOptions],
-) -> OutcomesReport:
+def outcomes(home: Home, loop: str, file: Path | None = None, **file_options: Unpack[FileOptions]) -> OutcomesReport:
     """Load outcomes from a file, and count matched, pending and missing ones.
 
     Args:

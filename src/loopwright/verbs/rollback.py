@@ -10,14 +10,7 @@ from loopwright.verbs.switched import Switched, check_reason, switched
 
 
 def rollback(
-    home: Home,
-    loop: str,
-    *,
-    to: str = "",
-    segment: str | None = None,
-    why: str = "",
-    force: bool = False,
-    request_id: str = "",
+    home: Home, loop: str, *, to: str = "", segment: str | None = None, why: str = "", force: bool = False, request_id: str = ""
 ) -> Switched:
     """Roll back to the package that served before, at a time, or by name, with its segment packages.
 

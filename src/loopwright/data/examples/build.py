@@ -22,13 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from loopwright.base.clock import microseconds, moment_at
-from loopwright.base.errors import (
-    DeclarationInvalid,
-    ExamplesRefused,
-    PackageNotFound,
-    PackageRefused,
-    first_line,
-)
+from loopwright.base.errors import DeclarationInvalid, ExamplesRefused, PackageNotFound, PackageRefused, first_line
 from loopwright.base.files import move_file
 from loopwright.base.ids import new_id
 from loopwright.data.examples import asof

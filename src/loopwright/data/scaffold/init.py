@@ -134,9 +134,7 @@ def _drafted(inferred: Inferred, name: str, label: str, task: str, key: str) -> 
         categories=words if texts else None,
     )
     requests = msgspec.structs.replace(
-        table,
-        columns={n: c for n, c in table.columns.items() if n != column},
-        ignore=[*table.ignore, inferred.written[column]],
+        table, columns={n: c for n, c in table.columns.items() if n != column}, ignore=[*table.ignore, inferred.written[column]]
     )
     there = flags(pc.is_valid(inferred.frame[column]))
     asked_of = inferred._replace(frame=inferred.frame.drop_columns([column]))

@@ -69,11 +69,7 @@ _OIP_MODEL = _record(name=_TEXT, versions=_array(_PACKAGE), platform=_TEXT, inpu
 _STATISTICS = _record(
     model_stats=_array(
         _record(
-            name=_TEXT,
-            version=_PACKAGE,
-            inference_count=_INTEGER,
-            execution_count=_INTEGER,
-            inference_stats={"type": "object"},
+            name=_TEXT, version=_PACKAGE, inference_count=_INTEGER, execution_count=_INTEGER, inference_stats={"type": "object"}
         )
     )
 )
@@ -172,17 +168,11 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
         if service.outcomes is not None:
             contract = OutcomeContract(service.outcomes.table)
             outcome = _object(contract.table.columns, optional=contract.optional)
-            outcome["properties"] = {
-                contract.fields[0]: _PREDICTION,
-                KNOWN_AT: _TYPES["timestamp"],
-                **outcome["properties"],
-            }
+            outcome["properties"] = {contract.fields[0]: _PREDICTION, KNOWN_AT: _TYPES["timestamp"], **outcome["properties"]}
             schemas[f"{loop}.outcome"] = outcome
             paths[f"/loops/{loop}/outcomes"] = {
                 "post": _operation(
-                    f"Outcomes of {loop}",
-                    {"202": _answered(_ACCEPTED)},
-                    body={_JSON: _one_or_many(_ref(f"{loop}.outcome"))},
+                    f"Outcomes of {loop}", {"202": _answered(_ACCEPTED)}, body={_JSON: _one_or_many(_ref(f"{loop}.outcome"))}
                 )
             }
         paths[f"/v1/models/{loop}"] = {

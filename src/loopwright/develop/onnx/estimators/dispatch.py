@@ -106,10 +106,7 @@ def foreign(part: Any, x: Any) -> Any:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 model: onnx.ModelProto = skl2onnx.convert_sklearn(
-                    part,
-                    initial_types=[("x", kind([None, part.n_features_in_]))],
-                    options=options,
-                    target_opset=OPSETS,
+                    part, initial_types=[("x", kind([None, part.n_features_in_]))], options=options, target_opset=OPSETS
                 )
             model = onnx.inliner.inline_local_functions(model)
             quiet = ort.SessionOptions()
