@@ -89,7 +89,7 @@ class Contributions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 class OutcomeStates(msgspec.Struct, frozen=True, kw_only=True):
     """How the truth about a loop's predictions stands.
 
-    Predictions are `joined` (an outcome is known), `pending` (may still come) or `overdue` (older than the loop's wait).
+    Predictions are `joined` (their label is known), `pending` (may still come) or `overdue` (older than the loop's wait).
 
     Of the `outcomes` that were delivered, `matched` fit a prediction, `known_before_decision` do too but were known before its decision, which
     is the answer, or the event time of a file's row (nothing is trained on them), `unmatched` fit none so far, `known_later` become known in the future and count from then on, and

@@ -8,7 +8,6 @@ import msgspec
 from loopwright.base.errors import UsageError
 from loopwright.data.ingest.opened import FileOptions, Reading
 from loopwright.data.ingest.outcomes import Delivered, accept
-from loopwright.records.declarations import duration
 from loopwright.records.prediction import OutcomeStates
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.table import states
@@ -46,6 +45,6 @@ def outcomes(home: Home, loop: str, file: Path | None = None, **file_options: Un
         raise UsageError(f"{reading.options().split()[0]} needs a file: name it after the loop")
     table, requests = declared.outcome.table, declared.requests
     logged = accept(home, loop, table, requests, file, reading) if file else Delivered(0, 0, {})
-    counts = states(home, loop, duration(declared.outcome.wait), home.clock.now(), requests.event_time)
+    counts = states(home, loop, declared.outcome, home.clock.now(), requests.event_time)
     delivered = {"file": str(file or ""), "table": table.name, **logged._asdict()}
     return OutcomesReport(loop=loop, **delivered, **msgspec.structs.asdict(counts))

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 from tests.data.history import (
     ASKED,
+    CAME,
     CONTEXT,
     LOOP,
     MINUTE,
@@ -26,6 +28,8 @@ from tests.data.history import (
 from loopwright import Home
 from loopwright.base.errors import Damaged, DeclarationInvalid, ExamplesRefused, RecordNotFound
 from loopwright.data.examples.build import build
+from loopwright.data.ingest.ingestion import ingest
+from loopwright.graph.columns import arrow_schema
 from loopwright.records.examples import Examples
 from loopwright.stores.examples import read_examples, verify_examples
 
@@ -84,6 +88,19 @@ def test_the_same_inputs_give_the_same_digest_and_others_another(opened: Home) -
     assert built(opened).digest == first.digest
     assert built(opened, START + 20 * 60 * MINUTE).digest != first.digest
     assert built(opened, outcome=msgspec.structs.replace(OUTCOME, label="delay > 30")).digest != first.digest
+
+
+def test_row_that_a_later_file_brings_again_is_one_example_with_the_newest_values(opened: Home) -> None:
+    """An export that grows: all rows again, some of them corrected, and new ones."""
+    rows: list[tuple[int, float, float]] = []
+    for brought in range(3):
+        rows = [(i, float(brought if i % 3 else 7), 30.0 if (i + brought) % 4 else 0.0) for i in range(40 + 20 * brought)]
+        asked = [{"id": i, "at": START + MINUTE * i, "place": "A", "size": size} for i, size, _ in rows]
+        came = [{"id": i, "came_at": START + MINUTE * (i + 1), "delay": delay} for i, _, delay in rows]
+        for table, new in ((ASKED, asked), (CAME, came)):
+            assert ingest(opened, table, pa.Table.from_pylist(new, arrow_schema(table.columns))).good == len(rows)
+        found = read_examples(opened, built(opened, context=[]).digest).to_pylist()
+        assert [(r["id"], r["size"], r["_label"]) for r in found] == [(i, size, delay > 15) for i, size, delay in rows]
 
 
 def test_what_is_left_out_is_counted_by_reason(opened: Home) -> None:

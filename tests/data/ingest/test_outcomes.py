@@ -1,5 +1,4 @@
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -7,7 +6,7 @@ import pyarrow as pa
 import pytest
 from tests.data.history import ASKED, CAME, LOOP, MINUTE, OUTCOME, START, home, log, served, us
 
-from loopwright import Candidate, Column, Heuristic, Home, Loop, Objective, Scope, Table
+from loopwright import Candidate, Column, Heuristic, Home, Loop, Objective, Outcome, Scope, Table
 from loopwright.base.errors import IngestRefused, RequestInvalid
 from loopwright.data.ingest.ingestion import ingest
 from loopwright.data.ingest.load import bring_mended
@@ -16,7 +15,7 @@ from loopwright.data.ingest.quarantine import quarantined
 from loopwright.deploy.serving.outcomes import OutcomeDecoder
 from loopwright.records.prediction import OutcomeRow
 from loopwright.records.turns import LoopRecord
-from loopwright.stores.outcomes.table import outcomes, states
+from loopwright.stores.outcomes.table import join, outcomes, states
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def test_the_same_outcome_from_a_file_twice_and_by_post_is_one(opened: Home, tmp
     log(opened, "outcomes", [a.row for a in posted])
     assert outcomes(opened, LOOP).num_rows == 1
     log(opened, "predictions", [served({"id": 7, "at": START, "place": "A", "size": None}, 0)])
-    found = states(opened, LOOP, timedelta(days=1), opened.clock.now())
+    found = states(opened, LOOP, OUTCOME, opened.clock.now())
     assert (found.joined, found.repeated, found.unmatched) == (1, 2, 0)
 
 
@@ -223,8 +222,25 @@ def test_column_called_as_of_a_document_store_names_no_predictions(opened: Home)
 def test_correction_in_the_same_file_is_kept_and_a_repetition_is_one(opened: Home) -> None:
     frame = pa.table({"prediction": [ID, ID, ID], "delay": [1.0, 1.0, 2.0]})
     assert accept(opened, LOOP, CAME, ASKED, frame) == (3, 0, {})
-    found = states(opened, LOOP, timedelta(days=1), opened.clock.now())
+    found = states(opened, LOOP, OUTCOME, opened.clock.now())
     assert (found.outcomes, found.repeated, found.contradicting) == (3, 1, 1)
+
+
+@pytest.mark.parametrize("way", ["file", "post"])
+def test_of_contradicting_rows_that_came_at_once_the_later_row_counts(opened: Home, way: str) -> None:
+    """Whatever ids their values have."""
+    ids = [f"{i:032x}" for i in range(1, 9)]
+    rows = [(id, delay) for id in ids for delay in (1.0, 20.0, 1.0 if id > ids[3] else 30.0)]
+    if way == "file":
+        frame = pa.table({"prediction": [id for id, _ in rows], "delay": [delay for _, delay in rows]})
+        accept(opened, LOOP, CAME, ASKED, frame)
+    else:
+        body = msgspec.json.encode([{"prediction": id, "delay": delay} for id, delay in rows])
+        posted = OutcomeDecoder(CAME)(body, received_at=us(opened.clock.now()), provenance="POST")
+        log(opened, "outcomes", [a.row for a in posted])
+    asked = pa.table({"_id": ids, "_unit": ids})
+    joined = join(opened, asked, outcomes(opened, LOOP), Outcome(CAME, "delay", task="regression"), known_by=opened.clock.now())
+    assert joined["_truth"].to_pylist() == [30.0] * 4 + [1.0] * 4
 
 
 @pytest.mark.parametrize("field", ["prediction", "prediction_id", "_id", "id"])
@@ -247,7 +263,7 @@ def test_mended_outcomes_go_to_the_log_that_they_were_brought_for(opened: Home, 
     assert (left.rows, left.mended) == (1, 1)
     [again] = bring_mended(opened, CAME, [])
     assert (again.rows, again.good) == (1, 0)
-    assert states(opened, LOOP, timedelta(days=1), opened.clock.now()).repeated == 0
+    assert states(opened, LOOP, OUTCOME, opened.clock.now()).repeated == 0
 
 
 def test_mended_rows_of_a_file_that_came_both_ways_go_both_ways(opened: Home, tmp_path: Path) -> None:

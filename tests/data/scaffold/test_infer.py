@@ -163,6 +163,10 @@ def test_without_a_time_it_is_the_moment_of_ingestion_and_gaps_are_asked_about()
         (["2023-12-31", "2024-02-01"], Column("timestamp", zone="UTC")),
         (["2023-12-31T10:00:00+01:00", "2024-02-01T00:00:00Z"], Column("timestamp")),
         (["12/31/2023 05:00:00 PM", "02/01/2024 12:30:00 AM"], Column("timestamp", zone="UTC", format="%m/%d/%Y %I:%M:%S %p")),
+        (
+            ["2023-12-31 10:00:00 UTC", "2024-02-01 00:30:00 UTC"],
+            Column("timestamp", zone="UTC", format="%Y-%m-%d %H:%M:%S UTC"),
+        ),
         (["1,200", "3,400,000"], Column("integer", format="1,234.5", minimum=0, maximum=10_000_000)),
         (["1,5", "1.200,25"], Column("float", format="1.234,5", minimum=0, maximum=5000)),
         (["0,539", "1,200"], Column("float", format="1.234,5", minimum=0, maximum=5)),
@@ -321,6 +325,21 @@ def test_index_of_a_data_frame_is_left_out_and_never_a_key(name: str, index: lis
     assert (name in found.table.ignore) == left
     assert (found.table.key == ["at"]) == left
     assert conform(found.table, frame, origin=RowOrigin("t", open_source(frame).digest)).counts == {}
+
+
+def test_whole_numbers_beyond_those_that_a_float_holds_exactly_make_a_contract() -> None:
+    big = [2**53 + 1 + 10**9 * i for i in range(50)]
+    found = seen(x=big, y=[str(v) for v in big])
+    assert [found.table.columns[n].type for n in ("x", "y")] == ["integer", "integer"]
+    assert found.frame["x"].to_pylist() == found.frame["y"].to_pylist() == big
+
+
+@pytest.mark.parametrize(("scale", "unit"), [(1, "seconds"), (1000, "milliseconds")])
+def test_count_since_1970_is_named_where_no_column_is_a_time(scale: int, unit: str) -> None:
+    counted = [(int(START.timestamp()) + 3600 * i) * scale for i in range(50)]
+    found = inferred(pa.table({"sold": counted, "x": [0.5] * 50}), "t")
+    assert f"column 'sold' could count {unit} since 1970: say --time sold if so" in found.notes
+    assert inferred(pa.table({"sold": counted, "x": [0.5] * 50}), "t", time="sold").table.event_time == "sold"
 
 
 def test_notes_alike_of_hundreds_of_columns_are_one_note() -> None:

@@ -266,6 +266,61 @@ def test_hour_and_weekday_of_the_decision_are_features_in_its_own_zone(home: Hom
         assert checked(loop) == []
 
 
+def test_hour_and_weekday_that_the_file_has_are_not_drafted_again(home: Home, tmp_path: Path) -> None:
+    at = [START + timedelta(hours=i) for i in range(600)]
+    frame = {"id": [f"r{i}" for i in range(600)], "at": at, "hour": [t.hour for t in at], "weekday": [f"{t:%A}" for t in at]}
+    pq.write_table(pa.table(frame | {"won": [i % 3 == 0 for i in range(600)]}), tmp_path / "f.parquet")
+    begun(home, tmp_path / "loop", tmp_path / "f.parquet", label="won")
+    text = (tmp_path / "loop" / "loop.py").read_text(encoding="utf-8")
+    assert '"hour": f.hour,' in text
+    assert '"weekday": f.weekday,' in text
+    assert "local_time(" not in text
+
+
+def test_columns_that_become_no_features_are_named_with_the_reason(home: Home, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    amount = np.round(rng.gamma(2, 300, 600), 2)
+    columns = {
+        "id": [f"r{i}" for i in range(600)],
+        "price": [f"$ {v:,.2f}" for v in amount],
+        "rate": [f"{v:.1f}%" for v in amount / 10],
+        "spaced": [f"{v * 1000:,.0f}".replace(",", "\u202f") for v in amount],
+        "postcode": [f"{v:05d}" for v in rng.integers(0, 10**5, 600)],
+        "customer_no": np.arange(600) % 120,
+        "source": ["web"] * 600,
+        "x": amount,
+        "won": amount + rng.normal(0, 100, 600) > 500,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "f.parquet")
+    _, made = begun(home, tmp_path / "loop", tmp_path / "f.parquet", label="won", key="id")
+    said = {n.split("'")[1]: n for n in made["notes"] if "is no feature" in n}
+    assert said.keys() == columns.keys() - {"id", "x", "won"}
+    dressed = {
+        name for name, note in said.items() if note.endswith("numbers with a sign, a unit or spaces: write them without")
+    }
+    assert dressed == {"price", "rate", "spaced"}
+    assert said["source"] == "column 'source' is no feature: always the same"
+    assert "called like names of something" in said["customer_no"]
+
+
+def test_labels_that_differ_in_case_or_spaces_only_are_named(home: Home, tmp_path: Path) -> None:
+    said = ["yes", "YES", "yes ", "no"]
+    frame = pa.table({"x": [float(i % 97) for i in range(800)], "came": [said[i % 4] for i in range(800)]})
+    pq.write_table(frame, tmp_path / "f.parquet")
+    _, made = begun(home, tmp_path / "loop", tmp_path / "f.parquet", label="came")
+    [note] = [n for n in made["notes"] if "case or spaces" in n]
+    assert "'YES', 'yes', 'yes ' differ" in note
+    assert "lower(trim(came))" in note
+    file = tmp_path / "loop" / "loop.py"
+    file.write_text(
+        file.read_text()
+        .replace('label="came"', "label=\"lower(trim(came)) = 'yes'\"")
+        .replace('task="multiclass"', 'task="binary"')
+    )
+    found = read_examples(home, brought(home, load_loop(tmp_path / "loop"), tmp_path / "f.parquet").digest)
+    assert sum(found["_label"].to_pylist()) == 600
+
+
 def test_draft_loads_no_library_of_training_until_a_candidate_is_made(home: Home, file: Path, tmp_path: Path) -> None:
     begun(home, tmp_path / "churn", file, label="Churned?", time="signed up", key="Customer ID")
     body = ast.parse((tmp_path / "churn" / "loop.py").read_text(encoding="utf-8")).body

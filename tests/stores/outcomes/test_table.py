@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 from tests.stores.prediction_log.samples import START, outcome, prediction
@@ -53,7 +54,7 @@ def test_without_any_outcome_all_is_pending(home: Home) -> None:
     table = outcomes(home, "loop")
     assert (table.num_rows, table.column_names[0]) == (0, "_id")
     assert truths(home) == {"AA|0": None, "AA|1": None}
-    assert states(home, "loop", timedelta(days=30), LATER) == OutcomeStates(
+    assert states(home, "loop", LABEL, LATER) == OutcomeStates(
         joined=0,
         pending=2,
         overdue=0,
@@ -100,15 +101,15 @@ def test_of_contradicting_outcomes_the_last_known_counts_and_all_are_kept(home: 
     # What was known then stays readable.
     assert truths(home, known_by=START + timedelta(hours=1, minutes=1)) == {"AA|0": True}
     assert truths(home, known_by=START) == {"AA|0": None}
-    assert states(home, "loop", timedelta(days=30), LATER).contradicting == 1
+    assert states(home, "loop", LABEL, LATER).contradicting == 1
 
 
 def test_an_outcome_may_come_before_its_prediction(home: Home) -> None:
     log(home, [outcome(0, known_at=round(START.timestamp() * 1e6) - HOUR)])
-    assert states(home, "loop", timedelta(days=30), LATER).unmatched == 1
+    assert states(home, "loop", LABEL, LATER).unmatched == 1
     log(home, [prediction(0)])
     assert truths(home) == {"AA|0": True}
-    found = states(home, "loop", timedelta(days=30), LATER)
+    found = states(home, "loop", LABEL, LATER)
     assert (found.unmatched, found.matched, found.known_before_decision) == (0, 0, 1)
 
 
@@ -125,7 +126,7 @@ def test_states_of_outcomes_add_up_to_all_that_were_delivered(home: Home) -> Non
     future = outcome(0, prediction=first.id, late=False, known_at=round(LATER.timestamp() * 1e6) + HOUR)
     log(home, [*early, early[0], future, outcome(77), outcome(78, prediction="f" * 32)])
     for _ in range(2):
-        found = states(home, "loop", timedelta(days=30), LATER)
+        found = states(home, "loop", LABEL, LATER)
         assert found.outcomes == 7
         assert (found.matched, found.known_before_decision, found.unmatched, found.known_later, found.repeated) == (
             1,
@@ -143,7 +144,7 @@ def test_row_of_a_file_is_decided_at_its_event_time(home: Home) -> None:
     filed, asked = (prediction(n, request={"event": event}, of_file=n == 0) for n in (0, 1))
     log(home, [filed, asked])
     log(home, [outcome(n, known_at=known) for n in (0, 1)] + [outcome(0, prediction=filed.id, known_at=event - 1)])
-    found = states(home, "loop", timedelta(days=30), LATER, "event")
+    found = states(home, "loop", LABEL, LATER, "event")
     assert (found.matched, found.known_before_decision, found.unmatched) == (1, 2, 0)
 
 
@@ -154,7 +155,7 @@ def test_a_repeated_outcome_is_one_row_counted(home: Home) -> None:
     commit(home, "loop")
     log(home, [same])
     assert outcomes(home, "loop").num_rows == 1
-    found = states(home, "loop", timedelta(days=30), LATER)
+    found = states(home, "loop", LABEL, LATER)
     assert (found.joined, found.repeated, found.contradicting) == (1, 2, 0)
 
 
@@ -162,13 +163,41 @@ def test_an_outcome_whose_label_is_null_leaves_its_prediction_pending(home: Home
     log(home, [prediction(0), prediction(1)])
     log(home, [outcome(0, values={"arr_delay": None}), outcome(1)])
     assert truths(home) == {"AA|0": None, "AA|1": True}
+    found = states(home, "loop", LABEL, LATER)
+    assert (found.matched, found.joined, found.pending) == (2, 1, 1)
+
+
+def test_an_outcome_that_returns_after_another_is_the_truth_again(home: Home) -> None:
+    """Yes, no and yes again, by id and by unit; the last yes is known from its own moment on, a mere repetition from the first."""
+    by_id, by_unit, repeated = (prediction(i) for i in range(3))
+    log(home, [by_id, by_unit, repeated])
+    for hours, late in enumerate([True, False, True, True], 1):
+        known_at = round(START.timestamp() * 1e6) + hours * HOUR
+        of_id = outcome(0, id=f"0-{late}", late=late, known_at=known_at, prediction=by_id.id)
+        log(home, [of_id, outcome(1, id=f"1-{late}", late=late, known_at=known_at), outcome(2, id="2", known_at=known_at)])
+        if hours == 2:
+            commit(home, "loop")
+    for _ in range(2):
+        joined = join(home, predictions(home, "loop"), outcomes(home, "loop"), LABEL, known_by=LATER)
+        known = {r["_unit"]: (r["_truth"], r["_known_at"] - START) for r in joined.to_pylist()}
+        third, first = (True, timedelta(hours=3)), (True, timedelta(hours=1))
+        assert known == {"AA|0": third, "AA|1": third, "AA|2": first}
+        assert truths(home, known_by=START + timedelta(hours=2)) == {"AA|0": False, "AA|1": False, "AA|2": True}
+        for asked in (by_id, by_unit):
+            found = of_prediction(home, "loop", asked, LABEL)
+            assert found is not None
+            assert found[0] is True
+        assert states(home, "loop", LABEL, LATER).contradicting == 2
+        commit(home, "loop")
 
 
 def test_states_count_every_prediction_and_outcome_once(home: Home) -> None:
     log(home, [prediction(i) for i in range(10)])
     log(home, [outcome(i) for i in (0, 1, 2)] + [outcome(2, late=False), outcome(77), outcome(0, known_at=2 * 10**15)])
     for _ in range(2):
-        assert states(home, "loop", timedelta(hours=20), START + timedelta(hours=20, seconds=5)) == OutcomeStates(
+        assert states(
+            home, "loop", msgspec.structs.replace(LABEL, wait="20h"), START + timedelta(hours=20, seconds=5)
+        ) == OutcomeStates(
             joined=3,
             pending=5,
             overdue=2,

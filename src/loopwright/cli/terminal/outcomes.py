@@ -22,7 +22,7 @@ def outcomes(value: OutcomesReport) -> RenderableType:
             ("  known later", f"{value.known_later:,} become known in the future: count from then on"),
             ("  repeated", f"{value.repeated:,} brought what was already there"),
             ("predictions", value.joined + value.pending + value.overdue),
-            ("  joined", f"{value.joined:,} have an outcome"),
+            ("  joined", f"{value.joined:,} have an outcome with a label"),
             ("  pending", f"{value.pending:,} may still get one"),
             ("  overdue", f"{value.overdue:,} have none, and the wait for it is over"),
             ("contradicting", f"{value.contradicting:,} predictions or keys whose outcomes differ: the one known last counts"),

@@ -42,6 +42,7 @@ from loopwright.tasks.table import TASKS
 
 _MOMENT = pa.timestamp("us", tz="UTC")
 _ROWS = 65_536
+_ORDER = "_order"
 _SQL_TYPES = {
     "float": "DOUBLE",
     "integer": "BIGINT",
@@ -97,7 +98,7 @@ def build(
     if landed is None and not len(reported) and not TASKS[outcome.task].learns_unjudged:
         raise ExamplesRefused(f"no outcome is known: `loopwright ingest {outcome.table.name} FILE`, or post outcomes")
     with sql_engine(home, ordered=False) as database:
-        _decisions(database, asked.data, log, requests, columns, as_of=as_of, used=used)
+        _decisions(database, asked, log, requests, columns, as_of=as_of, used=used)
         _judge(database, landed.data if landed else None, reported, outcome, requests, as_of=as_of)
         usable = _usable(outcome)
         _keep(database, window, usable)
@@ -143,7 +144,7 @@ def _read(home: Home, table: Table) -> _Read:
     if not home.lake.exists(table.name):
         raise ExamplesRefused(f"table {table.name!r} has no rows yet: `loopwright ingest {table.name} FILE`")
     version = home.lake.version(table.name)
-    data = home.lake.dataset(table.name, version)
+    data = home.lake.dataset(table.name, version, order=_ORDER)
     absent = [pa.field(n, ARROW_TYPES[c.type]) for n, c in table.columns.items() if n not in data.schema.names]
     if absent:  # declared since: null in the rows there are, as it is once the contract is stored
         data = data.replace_schema(pa.schema([*data.schema, *absent]))
@@ -165,7 +166,7 @@ def unit_sql(table: Table, key: list[str]) -> str:
 
 def _decisions(
     database: Any,
-    table: Any,
+    asked: _Read,
     log: pa.Table,
     requests: Table,
     columns: Mapping[str, Column],
@@ -178,7 +179,7 @@ def _decisions(
     `_as_served`: joined with what was logged. Rows of files (not `_live`) are there as often as they were predicted: `_judge` takes one for a
     unit and an event time; those of the past are joined anew, since the online table has no context of before `SLACK` (see `data.examples.context`).
     """
-    database.register("asked", table.filter(pc.field(requests.event_time) < pa.scalar(as_of, _MOMENT)))
+    database.register("asked", asked.data.filter(pc.field(requests.event_time) < pa.scalar(as_of, _MOMENT)))
     log = _as_declared(log, columns)
     database.register("logged", log)
     request = ", ".join(quoted(n) for n in requests.columns)
@@ -191,6 +192,8 @@ def _decisions(
         needed = [n for n in needed if n in there]
     complete = " AND ".join(f"{quoted(n)} IS NOT NULL" for n in needed)
     event, unit = f"epoch_us({quoted(requests.event_time)})", unit_sql(requests, requests.key)
+    # One ingestion has no key and event time twice; of several ingestions the last says what a decision was asked with.
+    newest = f"QUALIFY row_number() OVER (PARTITION BY {unit}, {event} ORDER BY {_ORDER} DESC) = 1" if asked.version > 1 else ""
     us, unfiled, live = "epoch_us(_at)", "", "true"
     if "_of_file" in log.column_names and pc.any(log["_of_file"]).as_py():
         live = "NOT coalesce(_of_file, false)"
@@ -208,7 +211,7 @@ def _decisions(
                true AS _complete, false AS _as_served, {event}, 0, true
         FROM asked
         WHERE ({event} < (SELECT coalesce(min(epoch_us(_at)), {2**63 - 1}) FROM logged WHERE {live})
-               OR {unit} NOT IN (SELECT _unit FROM logged WHERE {live})) {unfiled}
+               OR {unit} NOT IN (SELECT _unit FROM logged WHERE {live})) {unfiled} {newest}
         """  # noqa: S608 - names of declared columns, quoted
     )
 
@@ -246,7 +249,7 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
         database.register("landed", table.filter(pc.field(declared.known) <= pa.scalar(as_of - delay, _MOMENT)))
         known = f"epoch_us({quoted(declared.known)}) + {delay // asof.MICROSECOND}"
         unit = unit_sql(declared, requests.key)
-        parts.append(f"SELECT '', {unit}, {known}, {known}, '', {label} FROM landed")  # noqa: S608 - as above
+        parts.append(f"SELECT '', {unit}, {known}, {known}, printf('%08d', {_ORDER}), {label} FROM landed")  # noqa: S608 - as above
     either = " UNION ALL ".join(parts)
     try:
         database.execute(f"CREATE TEMP TABLE outcome AS SELECT * FROM ({either}) WHERE truth IS NOT NULL")  # noqa: S608 - as above

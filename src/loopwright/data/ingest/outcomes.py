@@ -129,7 +129,7 @@ def _judge(
         if problem := contract.problem(sent):
             wrong[i] = f"{problem.field}: {problem.reason}"
         else:
-            good.append(contract.row(sent, received_at=received_at, provenance=f"file {origin.name}"))
+            good.append(contract.row(sent, received_at=received_at, provenance=f"file {origin.name}", place=i))
             at.append(i)
     taken = [n for n in _sources(expected, frame, expected.columns) if n in frame.column_names]
     strange = bad_rows(frame, taken, np.array(list(wrong), dtype=np.int64), rows, lambda i, _: wrong[i])

@@ -80,7 +80,7 @@ def inferred(
     have none. Raises UsageError when there is no such column, IngestRefused when the source cannot be read.
     A key that repeats is completed by the event time, or given up for `row_id`.
     """
-    notes = _Notes()
+    notes = Notes()
     paths = expand(source) if isinstance(source, (str, Path)) else [source]
     sources = [open_source(p, reading=reading) for p in paths]
     if encodings := sorted({s.encoding for s in sources if s.encoding}):
@@ -125,7 +125,7 @@ def inferred(
     return Inferred(table, pa.table(values), notes.folded(), written, spread)
 
 
-class _Notes(list[str]):
+class Notes(list[str]):
     """What a person should know. Notes about columns (`column 'x' ...`) that differ by little else are folded into one."""
 
     def folded(self) -> list[str]:
@@ -151,7 +151,7 @@ def _looked_at(sources: Sequence[Opened], notes: list[str]) -> tuple[pa.Table, b
         frames.append(batch.frame.slice(0, max(MAX_ROWS // len(sources), 1000)))
         all_read = all_read and batch.done >= 1 and len(frames[-1]) == len(batch.frame)
     names = list(dict.fromkeys(n for f in frames for n in f.column_names))
-    optional = set(names) - {n for n in names if all(n in f.column_names for f in frames if len(f) or f.num_columns)}
+    optional = {n for n in names if not all(n in f.column_names for f in frames if len(f) or f.num_columns)}
     frame = _stacked(sources, frames)
     same = [n for n in {n for s in sources for n in s.offered} if n in frame.column_names and len(pc.unique(frame[n])) < 2]
     frame = frame.drop_columns(same)  # folders that tell nothing: all rows are in the same
@@ -237,8 +237,8 @@ def _shape(name: str, values: pa.ChunkedArray) -> list[int]:
 def _counted(values: pa.ChunkedArray) -> str:
     """Which count since 1970 numbers are, if any."""
     seen = pc.min_max(read(Column("float"), values).values).as_py()
-    fits = (f for f, (low, high) in _COUNTED.items() if seen["min"] is not None and low <= seen["min"] <= seen["max"] <= high)
-    return next(fits, "")
+    low, high = seen["min"] or 0, seen["max"] or 0
+    return next((f for f, (least, most) in _COUNTED.items() if least <= low <= high <= most), "")
 
 
 def _from_text(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], *, explicit: bool, comma: bool) -> Column:
@@ -254,7 +254,7 @@ def _from_text(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], 
         tried = [*plain, Column("boolean"), *_times(values, zone), *local]
     best = _best(values, tried) or Column("string")
     best = msgspec.structs.replace(best, missing=[*best.missing, *sorted(blank)])
-    if best.zone:
+    if best.zone and not (best.format or "").endswith("UTC"):
         notes.append(f"column {name!r} has no time zone: taken as {zone}")
     if best.format in _twins():
         both = {
@@ -281,9 +281,9 @@ def _times(values: pa.ChunkedArray, zone: str) -> list[Column]:
     some = [v for v in values.drop_null().slice(0, 2000).to_pylist() if re.search(r"\d", v) and len(v) >= 6][:9]
     if not some or not any(re.search(r"[/.:\- ]", v) for v in some):
         return iso if some else []
-    formats = [d + h for d in _DAYS for h in _HOURS]
+    formats = [d + h for d in _DAYS for h in _HOURS] + [f"%Y-%m-%d{h} UTC" for h in _HOURS]
     likely = [f for f in formats if sum(_reads(v, f) for v in some) > len(some) / 2]
-    return iso + [Column("timestamp", zone=zone, format=f) for f in likely]
+    return iso + [Column("timestamp", zone="UTC" if f.endswith("UTC") else zone, format=f) for f in likely]
 
 
 def _reads(text: str, form: str) -> bool:
@@ -329,11 +329,8 @@ def _without_index(frame: pa.Table, notes: list[str]) -> tuple[pa.Table, list[st
 
 def _counts_rows(values: pa.ChunkedArray) -> bool:
     """Whether values count 0, 1, 2 ... or 1, 2, 3 ..., over again in each file."""
-    found = (
-        read(Column("integer"), values)
-        if not pa.types.is_nested(values.type) and not unusable(Column("integer"), values.type)
-        else None
-    )
+    able = not pa.types.is_nested(values.type) and not unusable(Column("integer"), values.type)
+    found = read(Column("integer"), values) if able else None
     if found is None or found.faults or found.values.null_count or len(values) < 2:
         return False
     numbers = found.values.to_numpy()
@@ -349,7 +346,7 @@ def _without_sentinels(name: str, column: Column, values: pa.ChunkedArray, notes
     """
     if column.type not in ("float", "integer"):
         return column, values
-    numbers = values.cast(pa.float64()).to_numpy()
+    numbers = values.cast(pa.float64(), safe=False).to_numpy()
     distinct, counts = np.unique(numbers[np.isfinite(numbers)], return_counts=True)
     found: dict[str, int] = {}
     for _ in range(ODD_WORDS):
@@ -415,7 +412,7 @@ def _event_time(columns: dict[str, Column], values: dict[str, pa.ChunkedArray], 
         if named not in moments:
             raise UsageError(
                 f"column {time!r} is not a time (ISO 8601, or a usual way of writing a day); "
-                f"{f'these are: {moments}' if moments else 'no column is one'}"
+                f"{f'these are: {moments}' if moments else 'no column is one'}. Write it as 2024-05-01T09:00:00Z, or omit --time"
             )
         if gaps := values[named].null_count:
             notes.append(f"column {named!r} says when a row happened; {gaps:,} rows without it go to quarantine")
@@ -433,6 +430,11 @@ def _event_time(columns: dict[str, Column], values: dict[str, pa.ChunkedArray], 
         )
     if INGESTED_AT in columns:
         raise UsageError(f"no column says when a row happened, and {INGESTED_AT!r} is taken: name one with --time")
+    notes += [
+        f"column {n!r} could count {'milliseconds' if unit == 'unix_ms' else 'seconds'} since 1970: say --time {n} if so"
+        for n, c in columns.items()
+        if c.type == "integer" and (unit := _counted(values[n]))
+    ]
     return _ingested_at(columns, notes)
 
 

@@ -17,9 +17,9 @@ from loopwright.data.ingest.opened import Reading
 from loopwright.data.ingest.source import AS_DETECTED
 from loopwright.data.ingest.values import flags
 from loopwright.data.scaffold.identifiers import identifies, is_id
-from loopwright.data.scaffold.infer import Inferred, inferred
+from loopwright.data.scaffold.infer import Inferred, Notes, inferred
 from loopwright.data.scaffold.leaks import leaking
-from loopwright.data.scaffold.template import Drafted, DraftTarget, blank_file, check_task, loop_file, target
+from loopwright.data.scaffold.template import Drafted, DraftTarget, blank_file, check_task, is_feature, loop_file, target
 from loopwright.records.declarations import SHAPES, Column, Table
 from loopwright.records.declarations.scope import UNNAMED
 from loopwright.records.field_rules import Zone
@@ -28,6 +28,12 @@ _PLANNED = re.compile(
     r"(^|_)(appointment|deadline|due|expected|expir(es|y|ation)|plan(ned)?|promised|scheduled?|slot|termin|geplant|faellig|frist)(_|$)"
 )
 """What a time is called that is known before it comes."""
+
+DRESSED, _DRESSED = (
+    0.9,
+    r"^\s*([^\w\s.,-]\s*-?[\d.,\s]+|-?[\d.,]+\s*([^\w\s.,]|[A-Za-z]{1,3})|-?\d{1,3}([\s\x{a0}\x{202f}]\d{3})+([.,]\d+)?)\s*$",
+)
+"""Of a column of numbers written with currencies, units or spaces at least this share is like that."""
 
 REACH = 0.2
 """An outcome is drafted as known later by at most this share of what the file spans."""
@@ -86,18 +92,50 @@ def begin(
 
 def _notes(inferred: Inferred, drafted: Drafted, label: str) -> list[str]:
     """What was assumed, a line each."""
-    notes = [*inferred.notes, *([_predicted(drafted.target, label)] if label else [])]
+    notes = [*inferred.notes, *([_predicted(drafted.target, label)] if label else []), *_alike(drafted.outcome)]
     if (field := drafted.outcome.prediction_field) != "id":
         notes.append(f"the tables have a column 'id' of their own: an outcome names its prediction in the field {field!r}")
     notes += [
         f"{column} is left out of the features: is it known at the decision? {why}" for column, why in drafted.leaks.items()
     ]
+    notes += _unused(drafted, inferred.frame)
     return notes + [
         f"{column} is taken as planned, by its name: it is {delay}, and the hours until it are a feature (not known then? take it out)"
         if column in drafted.requests.columns
         else f"{column} is left out of the requests: it is {delay}, and not known at the decision (unless it is planned)"
         for column, delay in drafted.later.items()
     ]
+
+
+def _alike(outcome: Table) -> list[str]:
+    """A label's words that differ in case or spaces only: each is a class, which is rarely meant."""
+    return [
+        f"column {n!r}: {', '.join(map(repr, words))} differ only in case or spaces, and are different labels: "
+        f"write them alike, or let `label` of the outcome read lower(trim({n}))"
+        for n, c in outcome.columns.items()
+        if (
+            words := [
+                w for w in c.categories or [] if [v.strip().lower() for v in c.categories or []].count(w.strip().lower()) > 1
+            ]
+        )
+    ]
+
+
+def _unused(drafted: Drafted, frame: pa.Table) -> list[str]:
+    """Columns of the requests that the draft makes no feature of, and why: a person may know better."""
+    requests, notes = drafted.requests, Notes()
+    for name, column in requests.columns.items():
+        if name in (*requests.key, requests.event_time) or name in drafted.leaks or column.filled or column.type == "timestamp":
+            continue
+        if not is_feature(name, column, drafted, frame):
+            different = pc.count_distinct(frame[name], mode="only_valid").as_py() if column.type != "array" else 0
+            many = f"{different:,} different texts" if different > 1 else "always the same"
+            why = "a list" if column.type == "array" else many
+            written = frame[name].drop_null() if column.type == "string" else pa.chunked_array([], pa.string())
+            if len(written) and pc.mean(pc.match_substring_regex(written, _DRESSED).cast(pa.int8())).as_py() > DRESSED:
+                why += ", numbers with a sign, a unit or spaces: write them without"
+            notes.append(f"column {name!r} is no feature: {drafted.ids.get(name) or why}")
+    return notes.folded()
 
 
 def _predicted(aim: DraftTarget, label: str) -> str:

@@ -201,7 +201,8 @@ def target(name: str, values: pa.ChunkedArray | None, task: str) -> DraftTarget:
     if label == "float":
         if text or pa.types.is_boolean(values.type):
             raise UsageError(
-                f"column {name!r} has {len(kinds):,} different words: too many for classes, and they are no numbers"
+                f"column {name!r} has {len(kinds):,} different words: too many for classes, and they are no numbers. Name another "
+                "--label, group the words, or write numbers without signs and units"
             )
         numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy()
         return DraftTarget(chosen, f"CAST({column} AS DOUBLE)" if whole else column, numbers, known)
@@ -242,10 +243,10 @@ def loop_file(drafted: Drafted, frame: pa.Table) -> str:
     Raises UsageError when no column can be a feature.
     """
     requests = drafted.requests
-    usable = {n: c for n, c in requests.columns.items() if _is_feature(n, c, drafted, frame)}
+    usable = {n: c for n, c in requests.columns.items() if is_feature(n, c, drafted, frame)}
     if not usable:  # names are better than nothing
         drafted = drafted._replace(ids={n: why for n, why in drafted.ids.items() if not why})
-        usable = {n: c for n, c in requests.columns.items() if _is_feature(n, c, drafted, frame)}
+        usable = {n: c for n, c in requests.columns.items() if is_feature(n, c, drafted, frame)}
     if not usable:
         raise UsageError("no column can be a feature: all are keys, times, constants or names")
     leaks = {n: usable[n] for n in usable if n in drafted.leaks}
@@ -294,7 +295,8 @@ def loop_file(drafted: Drafted, frame: pa.Table) -> str:
     )
 
 
-def _is_feature(name: str, column: Column, drafted: Drafted, frame: pa.Table) -> bool:
+def is_feature(name: str, column: Column, drafted: Drafted, frame: pa.Table) -> bool:
+    """Whether a draft makes a feature of a column of the requests."""
     names_row = name in drafted.requests.key and (len(drafted.requests.key) == 1 or column.type != "string")
     if names_row or name in drafted.ids or column.type in ("timestamp", "array") or column.filled:
         return False

@@ -51,7 +51,7 @@ class OutcomeDecoder:
             if found := [wrong] if wrong else self._strange(row):
                 problems += [FieldProblem(prefix + field, reason) for field, reason in found]
                 continue
-            outcome = self._contract.row(row, received_at=received_at, provenance=provenance)
+            outcome = self._contract.row(row, received_at=received_at, provenance=provenance, place=i)
             accepted.append(CheckedOutcome(outcome, self._flags(row, outcome)))
         if problems:
             raise RequestInvalid(problems, what="the outcome")

@@ -205,10 +205,24 @@ class Lake:
             plain = pa.schema([pa.field(f.name, plain_type(f.type)) for f in table.schema])
             return table if table.schema.equals(plain) else table.cast(plain)
 
-    def dataset(self, name: str, version: int | None = None) -> Any:
-        """A pyarrow dataset of a table (at a version), e.g. for DuckDB, which pushes columns and filters down into it."""
+    def dataset(self, name: str, version: int | None = None, *, order: str = "") -> Any:
+        """A pyarrow dataset of a table (at a version), e.g. for DuckDB, which pushes columns and filters down into it.
+
+        `order` names a column to add: the place of a row's file among all files, in the order in which they were written.
+        """
         with self._errors(name):
-            return self._table(name, version).to_pyarrow_dataset(filesystem=self._files(name))
+            delta = self._table(name, version)
+            whole = delta.to_pyarrow_dataset(filesystem=self._files(name))
+            if not order:
+                return whole
+            written = {unquote(f["path"]): f["modification_time"] for f in pa.table(delta.get_add_actions()).to_pylist()}
+            files = sorted(whole.get_fragments(), key=lambda f: (written[unquote(f.path)], f.path))
+            placed = [
+                whole.format.make_fragment(f.path, f.filesystem, f.partition_expression & (pc.field(order) == pa.scalar(i)))
+                for i, f in enumerate(files)
+            ]
+            schema = whole.schema.append(pa.field(order, pa.int64()))
+            return arrow_dataset().FileSystemDataset(placed, schema, whole.format, whole.filesystem)
 
     def added(self, name: str, version: int) -> Any:
         """A dataset of the rows that the commit `version` appended to a table; None where it only moved or removed rows. Raises NotFound."""

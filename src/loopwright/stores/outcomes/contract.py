@@ -50,8 +50,11 @@ class OutcomeContract:
             return ""
         return f"; `id` is a column of the table: name the prediction in the field `{self.fields[0]}`"
 
-    def row(self, row: Mapping[str, Any], *, received_at: int, provenance: str) -> OutcomeRow:
-        """A row without problems as it is logged; the same outcome has the same `id`, whichever way it comes. Times in microseconds."""
+    def row(self, row: Mapping[str, Any], *, received_at: int, provenance: str, place: int = 0) -> OutcomeRow:
+        """A row without problems as it is logged; the same outcome has the same `id`, whichever way it comes. Times in microseconds.
+
+        `place` is that of the row in its file or body: of two that contradict each other the later one is received later.
+        """
         table = self.table
         prediction = next((row[name] for name in self.fields if name in row), "")
         unit = "" if prediction else "|".join(str(row[name]) for name in table.key)
@@ -65,6 +68,6 @@ class OutcomeContract:
             unit=unit,
             values=values,
             known_at=known_at,
-            received_at=received_at,
+            received_at=received_at + place,
             provenance=f"{provenance}; known in the future" if known_at > received_at else provenance,
         )

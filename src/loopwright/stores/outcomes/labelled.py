@@ -13,7 +13,7 @@ from loopwright.records.declarations import Outcome
 from loopwright.records.package import Output
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.rescore import together
-from loopwright.stores.outcomes.table import join
+from loopwright.stores.outcomes.table import join, unrepeated
 from loopwright.stores.prediction_log.read import predictions, stored
 from loopwright.tasks.label import label_array, label_type
 from loopwright.tasks.metrics import Answered, aligned
@@ -46,10 +46,10 @@ def with_truth(
 
 
 def outcomes_between(home: Home, loop: str, since: datetime, until: datetime) -> pa.Table:
-    """The outcomes of a loop that became known in [since, until], one row per `_id`."""
+    """The outcomes of a loop that became known in [since, until], repetitions left out."""
     moment = pa.timestamp("us", tz="UTC")
     where = (pc.field("_known_at") >= pa.scalar(since, moment)) & (pc.field("_known_at") <= pa.scalar(until, moment))
-    return stored(home, "outcomes", loop, where=where)
+    return unrepeated(stored(home, "outcomes", loop, where=where, repeated=True))
 
 
 class Known(NamedTuple):

@@ -7,14 +7,14 @@ prediction contradict each other the one that became known last is the truth (ru
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.base.errors import DeclarationInvalid
-from loopwright.records.declarations import Outcome
+from loopwright.records.declarations import Outcome, duration
 from loopwright.records.prediction import OutcomeRow, OutcomeStates, Prediction
 from loopwright.sql.engine import SqlError, quoted, sql_engine
 from loopwright.stores.home import Home
@@ -26,13 +26,32 @@ _TIME = pa.timestamp("us", tz="UTC")
 
 
 def outcomes(home: Home, loop: str, *, known_by: datetime | None = None) -> pa.Table:
-    """The outcomes of a loop that were known at `known_by` (all if None), one row per `_id`, contradictions kept.
+    """The outcomes of a loop that were known at `known_by` (all if None), repetitions left out, contradictions kept.
 
     `_id, _prediction, _unit, _known_at, _received_at, _provenance`, then the columns of the outcome table. Timestamps are
     UTC with microseconds. Empty, with the fixed columns, when none ever came.
     """
     where = None if known_by is None else pc.field("_known_at") <= pa.scalar(known_by, _TIME)
-    return stored(home, "outcomes", loop, where=where)
+    return unrepeated(stored(home, "outcomes", loop, where=where, repeated=True))
+
+
+def unrepeated(table: pa.Table) -> pa.Table:
+    """Outcomes without those that repeat the one known before them of the same prediction or unit.
+
+    An outcome that returns after a contradicting one is no repetition: it is the newest truth.
+    """
+    if pc.count_distinct(table["_id"]).as_py() == table.num_rows:
+        return table
+    table = table.sort_by([("_known_at", "ascending"), ("_received_at", "ascending")])
+    before: dict[tuple[str, str], str] = {}
+    new = []
+    for i, (prediction, unit, id) in enumerate(
+        zip(*(table[n].to_pylist() for n in ("_prediction", "_unit", "_id")), strict=True)
+    ):
+        if before.get((prediction, unit)) != id:
+            new.append(i)
+        before[prediction, unit] = id
+    return table.take(pa.array(new, pa.int64()))
 
 
 def join(home: Home, predictions: pa.Table, outcomes: pa.Table, outcome: Outcome, *, known_by: datetime) -> pa.Table:
@@ -42,11 +61,7 @@ def join(home: Home, predictions: pa.Table, outcomes: pa.Table, outcome: Outcome
     An outcome with a prediction id belongs to that prediction, one without to every prediction of its unit. The label's type is
     that of the task (see `tasks.label`). Raises DeclarationInvalid when it cannot be evaluated.
     """
-    return _joined(home, predictions, outcomes, label_sql(outcome), label_type(outcome), known_by)
-
-
-def _joined(home: Home, predictions: pa.Table, outcomes: pa.Table, sql: str, type: pa.DataType, known_by: datetime) -> pa.Table:
-    known = outcomes.filter(pc.field("_known_at") <= pa.scalar(known_by, _TIME))
+    known, type = outcomes.filter(pc.field("_known_at") <= pa.scalar(known_by, _TIME)), label_type(outcome)
     if not known.num_rows:
         nulls = pa.nulls(predictions.num_rows, type), pa.nulls(predictions.num_rows, _TIME)
         return predictions.append_column("_truth", nulls[0]).append_column("_known_at", nulls[1])
@@ -57,7 +72,7 @@ def _joined(home: Home, predictions: pa.Table, outcomes: pa.Table, sql: str, typ
             "known_at": known["_known_at"].cast(pa.int64()),
             "received_at": known["_received_at"].cast(pa.int64()),
             "id": known["_id"],
-            "truth": _truth(home, known, sql, type),
+            "truth": _truth(home, known, label_sql(outcome), type),
         }
     )
     asked = pa.table(
@@ -86,9 +101,8 @@ _JOIN = """
 
 def of_prediction(home: Home, loop: str, prediction: Prediction, outcome: Outcome) -> tuple[Any, OutcomeRow] | None:
     """The truth about one prediction (its label) and the outcome that says so; None while it is pending."""
-    table = stored(
-        home, "outcomes", loop, where=(pc.field("_prediction") == prediction.id) | (pc.field("_unit") == prediction.unit)
-    )
+    whose = (pc.field("_prediction") == prediction.id) | (pc.field("_unit") == prediction.unit)
+    table = unrepeated(stored(home, "outcomes", loop, where=whose, repeated=True))
     own = pc.field("_prediction") == prediction.id
     for where in (own, pc.field("_prediction") == ""):
         found = table.filter(where)
@@ -100,8 +114,8 @@ def of_prediction(home: Home, loop: str, prediction: Prediction, outcome: Outcom
     return None
 
 
-def states(home: Home, loop: str, wait: timedelta, now: datetime, event_time: str = "") -> OutcomeStates:
-    """Count the states of a loop's predictions and outcomes at `now`; `wait` as the loop's outcome declares it.
+def states(home: Home, loop: str, outcome: Outcome, now: datetime, event_time: str = "") -> OutcomeStates:
+    """Count the states of a loop's predictions and outcomes at `now`. Raises as `join`.
 
     `event_time` is the request column that dates the rows of files.
     """
@@ -115,9 +129,9 @@ def states(home: Home, loop: str, wait: timedelta, now: datetime, event_time: st
     delivered = stored(home, "outcomes", loop, repeated=True)
     different = first_of_each(delivered).num_rows
     known = first_of_each(delivered.filter(pc.field("_known_at") <= pa.scalar(now, _TIME)))
-    joined = _joined(home, asked, known, "true", pa.bool_(), now)
+    joined = join(home, asked, known, outcome, known_by=now)
     open_ = joined.filter(pc.is_null(joined["_truth"]))
-    overdue = pc.sum(pc.less(open_["_at"], pa.scalar(now - wait, _TIME))).as_py() or 0
+    overdue = pc.sum(pc.less(open_["_at"], pa.scalar(now - duration(outcome.wait), _TIME))).as_py() or 0
     with _database(home, asked=asked, known=known) as database:
         [(matched, early)] = database.sql(_MATCHED).fetchall()
     return OutcomeStates(
