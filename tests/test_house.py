@@ -32,7 +32,7 @@ LIMITS = {
     "lines of a function": Limit(house.functions, 60, {
         "prepare": 72,  # one record of all that training needs, a line each
         "card": 70,  # a page of text from its head to its end
-        "check": 61, "describe": 61,  # one part after another of an answer
+        "check": 61,  # one part after another of an answer
     }),
     # Options of a verb, each by its name: fewer would be a record that every caller fills in the same way.
     "parameters of a function": Limit(house.parameter_counts, 8, {

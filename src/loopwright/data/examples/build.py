@@ -166,7 +166,7 @@ def unit_sql(table: Table, key: list[str]) -> str:
 
 def _decisions(
     database: Any,
-    asked: _Read,
+    decisions: _Read,
     log: pa.Table,
     requests: Table,
     columns: Mapping[str, Column],
@@ -179,7 +179,7 @@ def _decisions(
     `_as_served`: joined with what was logged. Rows of files (not `_live`) are there as often as they were predicted: `_judge` takes one for a
     unit and an event time; those of the past are joined anew, since the online table has no context of before `SLACK` (see `data.examples.context`).
     """
-    database.register("asked", asked.data.filter(pc.field(requests.event_time) < pa.scalar(as_of, _MOMENT)))
+    database.register("asked", decisions.data.filter(pc.field(requests.event_time) < pa.scalar(as_of, _MOMENT)))
     log = _as_declared(log, columns)
     database.register("logged", log)
     request = ", ".join(quoted(n) for n in requests.columns)
@@ -193,7 +193,9 @@ def _decisions(
     complete = " AND ".join(f"{quoted(n)} IS NOT NULL" for n in needed)
     event, unit = f"epoch_us({quoted(requests.event_time)})", unit_sql(requests, requests.key)
     # One ingestion has no key and event time twice; of several ingestions the last says what a decision was asked with.
-    newest = f"QUALIFY row_number() OVER (PARTITION BY {unit}, {event} ORDER BY {_ORDER} DESC) = 1" if asked.version > 1 else ""
+    newest = (
+        f"QUALIFY row_number() OVER (PARTITION BY {unit}, {event} ORDER BY {_ORDER} DESC) = 1" if decisions.version > 1 else ""
+    )
     us, unfiled, live = "epoch_us(_at)", "", "true"
     if "_of_file" in log.column_names and pc.any(log["_of_file"]).as_py():
         live = "NOT coalesce(_of_file, false)"

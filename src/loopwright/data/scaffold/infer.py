@@ -381,8 +381,7 @@ def _closed(column: Column, values: pa.ChunkedArray, *, whole: bool) -> Column:
         return msgspec.structs.replace(column, **sides)
     if column.type == "string" and whole:
         words = sorted(w for w in pc.unique(values).to_pylist() if w is not None)
-        few = 0 < len(words) <= FEW and len(words) * FEW <= len(values)
-        return msgspec.structs.replace(column, categories=words if few else None)
+        return msgspec.structs.replace(column, categories=words if 0 < len(words) <= min(FEW, len(values) // FEW) else None)
     return column
 
 
