@@ -334,8 +334,7 @@ def _counts_rows(values: pa.ChunkedArray) -> bool:
     if found is None or found.faults or found.values.null_count or len(values) < 2:
         return False
     numbers = found.values.to_numpy()
-    begins = numbers[0]
-    return bool(begins in (0, 1) and ((np.diff(numbers) == 1) | (numbers[1:] == begins)).all())
+    return bool(numbers[0] in (0, 1) and ((np.diff(numbers) == 1) | (numbers[1:] == numbers[0])).all())
 
 
 def _without_sentinels(name: str, column: Column, values: pa.ChunkedArray, notes: list[str]) -> tuple[Column, pa.ChunkedArray]:
