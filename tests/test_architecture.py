@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.deploy.loops import LOOP, opened, package
+from tests.deploy.loops import LOOP, NOW_US, Weather, flight, opened, package
 
 from loopwright import Column, Home, Table
 from loopwright.base.settings import Settings
 from loopwright.data.ingest.ingestion import ingest
 from loopwright.deploy import releases
+from loopwright.deploy.serving.predictor import Predictor
+from loopwright.stores.prediction_log.commit import commit
+from loopwright.stores.prediction_log.segment import log_folder
+from loopwright.stores.prediction_log.writer import LogWriter
 from loopwright.verbs import VERBS, Verb
 
 ROOT = Path(__file__).parent.parent
@@ -111,8 +115,8 @@ def test_the_prediction_path_is_light() -> None:
 def run_listing_engines(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run a command; the last line of its standard error lists the engines that it loaded."""
     code = (
-        "import sys; from loopwright.cli.main import run; code = run(sys.argv[1:]); "
-        f"print(sorted({ENGINES!r} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+        "import sys; from loopwright.cli.main import main\ntry:\n    main(sys.argv[1:])\n"
+        f"finally:\n    print(sorted({ENGINES!r} & set(sys.modules)), file=sys.stderr)"
     )
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
 
@@ -160,7 +164,7 @@ TABLES = frozenset({"pyarrow", "deltalake", "numpy"})
 LOOKS_AT_TABLES: dict[tuple[str, ...], frozenset[str]] = {
     ("contract", "stock"): TABLES,
     ("lineage", "stock"): TABLES,
-    ("profile", "stock"): TABLES | {"duckdb", "pandas"},  # it reads every row, and pyarrow.dataset loads pandas
+    ("profile", "stock"): TABLES | {"duckdb"},  # it reads every row
     ("doctor",): TABLES | {"duckdb", "onnxruntime"},
     ("--help",): frozenset(),
 }
@@ -176,6 +180,22 @@ def test_commands_that_look_at_tables_load_what_they_need(tmp_path: Path, argume
     done = run_listing_engines(*arguments, *home_option)
     loaded = set(ast.literal_eval(done.stderr.splitlines()[-1]))
     assert loaded <= LOOKS_AT_TABLES[arguments]
+
+
+@pytest.mark.parametrize("verb", ["status", "predictions", "trace", "outcomes", "report", "verify"])
+def test_commands_that_look_at_predictions_load_no_pandas(tmp_path: Path, verb: str) -> None:
+    """Arrow loads it with the first value to see whether that is a data frame, and it takes a third of such a command."""
+    with opened(tmp_path / "home") as home:
+        releases.release(home, LOOP, package(home.packages).digest, why="first")
+        [prediction] = Predictor(package(home.packages), Weather(), home.clock).answer([flight(1, pushed_back_at=NOW_US)])
+        with LogWriter(log_folder(home.path, LOOP), "predictions") as writer:
+            writer.append([prediction])
+        commit(home, LOOP)
+    of = {"trace": [prediction.id], "status": [], "verify": []}.get(verb, [LOOP])
+    done = run_listing_engines(verb, *of, "--home", str(tmp_path / "home"))
+    assert done.returncode == 0, done.stderr
+    loaded = set(ast.literal_eval(done.stderr.splitlines()[-1]))
+    assert {"pyarrow"} <= loaded <= ENGINES - {"pandas", "sklearn", "scipy", "ndonnx", "lightgbm"}
 
 
 CHECKED = """

@@ -193,10 +193,8 @@ def command(verb: Verb) -> Callable[..., int]:
 
         if verb.name not in TRAINS:
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        if not gc.isenabled():  # what was loaded stays, so no collection needs to walk it
-            gc.freeze()
-            gc.set_threshold(COLLECTED_AT)
-            gc.enable()
+        if not gc.isenabled():  # in a process of its own: see `main`
+            _loaded(verb)
         before: dict[str, Any] = ctx.obj or {}
         as_json = bool(options["as_json"] or before.get("as_json"))
         then = _serve if verb.name in THEN_SERVES and not (options["no_serve"] or as_json) else None
@@ -208,6 +206,23 @@ def command(verb: Verb) -> Callable[..., int]:
     settings = settings_parameters(shown=SHOWN.get(verb.name, ("home",)), taken=taken)
     call.__signature__ = Signature([_context(), *own, *more, json_parameter(), *settings])  # type: ignore[attr-defined]  # so typer sees it
     return call
+
+
+def _loaded(verb: Verb) -> None:
+    """Collect garbage from here on, not walking what was loaded. Without a loop file no data frame comes: Arrow need not look for one."""
+    gc.freeze()
+    gc.set_threshold(COLLECTED_AT)
+    gc.enable()
+    if verb.needs_home:
+        sys.meta_path.insert(0, _NoPandas())
+
+
+class _NoPandas:
+    """Has no pandas to import: Arrow loads it with the first value, to ask whether that is a data frame, and it takes as long as the ledger."""
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(f"{PROGRAM}: no data frame comes to this command", name=name)
 
 
 def _serve(home: Any) -> None:

@@ -56,6 +56,6 @@ def fitted_rows(name: str, table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def arrow_dataset() -> Any:
     """The module `pyarrow.dataset`."""
-    import pyarrow.dataset  # here: it loads pandas, and most commands read no rows
+    import pyarrow.dataset  # here: it takes long to load, and most commands read no rows
 
     return pyarrow.dataset
