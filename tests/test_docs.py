@@ -2,11 +2,13 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import msgspec
@@ -15,7 +17,7 @@ from tests.waiting import PATIENCE_SECONDS, until
 
 from loopwright.base.clock import RealClock
 from loopwright.base.settings import SETTINGS, Settings
-from loopwright.cli.main import table
+from loopwright.cli.main import build, table
 from loopwright.records.examples import Examples
 from loopwright.records.prediction import FLAGS
 from loopwright.records.releases import ReleaseState
@@ -77,6 +79,23 @@ def test_commands_named_exist(page: Path) -> None:
     known = {verb.name for verb in table()}
     said = re.findall(r"(?:`|\$ |^    )loopwright(?: --?[\w-]+(?: [A-Z]+)?)* ([a-z]+)\b", page.read_text(), re.MULTILINE)
     assert set(said) <= known
+
+
+@pages
+def test_commands_have_the_arguments_and_options_that_pages_use(page: Path) -> None:
+    """Those of the first hour are run (below); all others are read as the command line reads them."""
+    text = re.sub(r"\\\n", " ", page.read_text())
+    for line in re.findall(r"^(?: {4}|\$ )?(?:[A-Z_]+=\S+ )*loopwright ([a-z].*)$", "\n".join(written(text)), re.MULTILINE):
+        words = shlex.split(re.split(r"  #|\s{3,}", line)[0])
+        app: Any = build(table(), words)
+        group = app.make_context("loopwright", list(words))
+        name, command, rest = app.resolve_command(group, group._protected_args + group.args)
+        command.make_context(name, rest, parent=group)
+
+
+def written(text: str) -> list[str]:
+    """The blocks of a page, and its lines of code that are indented."""
+    return [block for _, block in BLOCK.findall(text)] + re.findall(r"^ {4}loopwright .*$", text, re.MULTILINE)
 
 
 @pages
