@@ -172,6 +172,14 @@ BROKEN = {
 }
 
 
+def test_loop_file_that_was_changed_is_quoted_as_it_is_now(tmp_path: Path) -> None:
+    """A notebook reads it again and again in one process."""
+    for wrong in ("x = undefined", "loop = = None"):
+        (tmp_path / "loop.py").write_text(f"{wrong}\n")
+        with pytest.raises(DeclarationInvalid, match=f"line 1 `{wrong}`"):
+            load_loop(tmp_path)
+
+
 @pytest.mark.parametrize("extra", BROKEN)
 def test_broken_loop_file_names_the_line_and_what_was_meant(
     tmp_path: Path, extra: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

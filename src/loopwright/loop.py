@@ -80,6 +80,7 @@ def _is_sibling(name: str, file: Path) -> bool:
 
 
 def _line(name: str, number: int, file: Path) -> str:
+    linecache.checkcache(name)  # a notebook reads the file again after it was changed
     text = linecache.getline(name, number).strip()
     other = "" if Path(name) == file else f"{Path(name).name}, "
     return f"{other}line {number}" + (f" `{text[:100]}`" if text else "")
