@@ -49,6 +49,7 @@ def test_leaderboard_marks_who_won_and_who_serves() -> None:
     shown = Checked(standings()._repr_html_())
     assert {"lightgbm", "wins", "serves", "average precision", "0.861 [0.850, 0.872]"} <= set(shown.texts)
     assert shown.tags.count("tr") == 5
+    assert "<th></th><th>candidate</th><th></th>" in standings()._repr_html_()  # no dash where a column needs no name
 
 
 def test_trace_shows_the_answer_and_what_it_came_from() -> None:

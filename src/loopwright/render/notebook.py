@@ -21,7 +21,7 @@ def heading(value: Any) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table; empty where it has no rows."""
     body = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    head = "".join(f"<th>{text(column)}</th>" for column in columns)
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if body else ""
 
 
