@@ -418,8 +418,14 @@ def test_status_shows_every_loop_where_one_cannot_be_read(home: Home) -> None:
     assert (traced.id, traced.package, traced.features, "no package" in traced.package_error) == (asked, late.serving, {}, True)
     assert "order" in traced.request
     show(traced)
-    with served([*routes(home)]) as address, urllib.request.urlopen(f"{address}/predictions/{asked}") as page:
-        assert "no package" in page.read().decode()
+    with served([*routes(home)]) as address:
+        pages = [
+            urllib.request.urlopen(f"{address}{path}").read().decode() for path in ("/", "/loops/late", f"/predictions/{asked}")
+        ]
+    assert all(name in pages[0] for name in ("a-broken", "b-poisoned", "late"))
+    assert "no package" in pages[1]
+    assert "no package" in pages[2]
+    assert "◐ outcome not known without the package" in pages[2]
 
 
 def test_loop_whose_declaration_is_lawful_no_longer_is_shown_with_the_reason_and_stops_no_other(home: Home) -> None:
