@@ -30,7 +30,7 @@ from loopwright.base.settings import load_settings
 from loopwright.deploy.serving.context import Contexts
 from loopwright.deploy.serving.deadlines import Overruns
 from loopwright.deploy.serving.decode import Decoder
-from loopwright.deploy.serving.engine import Router
+from loopwright.deploy.serving.engine import ServingEngine
 from loopwright.deploy.serving.heartbeat import Heartbeat
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.deploy.serving.registry import Registry
@@ -109,10 +109,10 @@ class Worker:
         self._folder = tempfile.TemporaryDirectory()
         Suspects.fresh(Path(self._folder.name) / SUSPECTS).close()
         heartbeat = Heartbeat.fresh(Path(self._folder.name) / "worker-0.heartbeat")
-        self._router = Router(Registry(home.path, home.packages, home.online, home.clock, heartbeat=heartbeat))
-        self._router.registry.refresh()
+        self._engine = ServingEngine(Registry(home.path, home.packages, home.online, home.clock, heartbeat=heartbeat))
+        self._engine.registry.refresh()
         metrics, access = Metrics(), Access(home.settings, always=False)
-        self.plane = DataPlane(self._router, access, metrics, home.clock, version="benchmark")
+        self.plane = DataPlane(self._engine, access, metrics, home.clock, version="benchmark")
         head = f"POST /loops/{LOOP}/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         self.request, self.wire = head.encode() + body, Wire()
 
@@ -138,7 +138,7 @@ class Worker:
     def close(self) -> None:
         """End it."""
         self.plane.close()
-        self._router.close()
+        self._engine.close()
         self._runner.close()
         self._folder.cleanup()
 

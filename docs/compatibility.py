@@ -22,7 +22,7 @@ from loopwright.base.settings import SETTINGS
 from loopwright.cli import answer as exits
 from loopwright.cli.main import table
 from loopwright.console.app import PAGES
-from loopwright.data.ingest.ingestion import QUARANTINE, QUARANTINE_SCHEMA
+from loopwright.data.ingest.quarantine_writer import QUARANTINE, QUARANTINE_SCHEMA
 from loopwright.deploy.serving import cloudevents
 from loopwright.records.answer import Accepted, Answer, ExplainedAnswer
 from loopwright.records.entries import Record, Untyped

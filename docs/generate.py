@@ -22,8 +22,8 @@ from loopwright.cli.signature import help_of, no_serve_parameter, parameters
 from loopwright.records import declarations
 from loopwright.records.turns import STAGES
 from loopwright.render.http_errors import DOOR, STATUS
-from loopwright.tasks.metrics.table import GAPS, MEASURES, METRICS, PARTS
-from loopwright.tasks.table import TASKS
+from loopwright.tasks.metrics.registry import GAPS, MEASURES, METRICS, PARTS
+from loopwright.tasks.registry import TASKS
 from loopwright.verbs import Verb
 
 HERE = Path(__file__).parent / "reference"

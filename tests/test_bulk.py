@@ -16,7 +16,7 @@ from loopwright.base.errors import NotFound, Unavailable, UsageError
 from loopwright.base.ids import trace_id_of
 from loopwright.base.lock import FileLock
 from loopwright.deploy import releases
-from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import Registry
 from loopwright.stores.home import Home
 from loopwright.stores.online.steps import Fed, pack
@@ -69,11 +69,11 @@ def test_predict_answers_rows_as_requests_are_answered(home: Home, tmp_path: Pat
     rows = [flight(i, delay=5.0 * i) for i in range(30)]
     done = predict(home, LOOP, write(tmp_path / f"in{write.__name__.replace('write_', '.')}", rows), out=tmp_path / "out.jsonl")
     assert (done.rows, done.logged, done.refused, done.repeated, done.ok) == (30, 30, 0, 0, True)
-    router = Router(Registry(home.path, home.packages, home.online, home.clock))
-    router.registry.refresh()
-    asked = router.answer(LOOP, [Ask([{**row, "pushed_back_at": NOW_US} for row in rows])])[0]
+    engine = ServingEngine(Registry(home.path, home.packages, home.online, home.clock))
+    engine.registry.refresh()
+    asked = engine.answer(LOOP, [PredictionRequest([{**row, "pushed_back_at": NOW_US} for row in rows])])[0]
     assert not isinstance(asked, Exception)
-    router.close()
+    engine.close()
     out = lines_of(tmp_path / "out.jsonl")
     assert [line["_row"] for line in out] == list(range(1, 31))
     assert [line["flight"] for line in out] == [f"UA{i}" for i in range(30)]

@@ -130,9 +130,9 @@ def outcome(estimator: Any) -> Outcome:
 def converted(estimator: Any, without: str = "") -> Any:
     """A fitted estimator as ONNX, with a private name of its parts taken away once it is fitted."""
     told = outcome(estimator)
-    lessons = made_up(told, 3)
-    goal = goal_of(told, lessons.truth)
-    fitted, _ = fit(Candidate("x", lambda: estimator), estimator, lessons, goal)
+    training_data = made_up(told, 3)
+    goal = goal_of(told, training_data.truth)
+    fitted, _ = fit(Candidate("x", lambda: estimator), estimator, training_data, goal)
     for part in [step for _, step in fitted.steps] if hasattr(fitted, "steps") else [fitted]:
         vars(part).pop(without, None)
     return convert("x", fitted, 3, goal)

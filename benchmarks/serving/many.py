@@ -296,7 +296,7 @@ def quantile(values: Sequence[float], q: float) -> float:
 HOLD = """
 import sys, time
 from pathlib import Path
-from loopwright.deploy.serving.engine import Router
+from loopwright.deploy.serving.engine import ServingEngine
 from loopwright.deploy.serving.registry import Registry
 from loopwright.stores.home import Home
 from loopwright.base.settings import load_settings
@@ -308,9 +308,9 @@ def held():
 
 home = Home(load_settings({"home": path}))
 if way == "ours":
-    router = Router(Registry(home.path, home.packages, home.online, home.clock, budget=2**40))
-    router.registry.refresh()
-    makers = [lambda loop=loop: router.registry.load(loop) for loop in router.registry.loops if loop.startswith("shop-")]
+    engine = ServingEngine(Registry(home.path, home.packages, home.online, home.clock, budget=2**40))
+    engine.registry.refresh()
+    makers = [lambda loop=loop: engine.registry.load(loop) for loop in engine.registry.loops if loop.startswith("shop-")]
 else:
     import numpy as np, onnxruntime as ort
     from loopwright.graph.session import Graph

@@ -1,4 +1,4 @@
-"""Predictions of a file: its rows go through the router that answers requests, batch after batch, each row logged once.
+"""Predictions of a file: its rows go through the engine that answers requests, batch after batch, each row logged once.
 
 A row's id is made of the job (the loop, the file's content, what the caller calls the job), when the job was begun, and the number of
 the row; or it is that of a column, as a request's `X-Request-Id` is. So a job that was interrupted goes on where it was, and one that is
@@ -26,9 +26,9 @@ from loopwright.base.ids import digest, trace_id_of
 from loopwright.base.lock import FileLock
 from loopwright.base.progress import Progress, Silent
 from loopwright.data.ingest.contract import RowOrigin, conform
-from loopwright.data.ingest.opened import Opened, Reading
 from loopwright.data.ingest.source import AS_DETECTED, open_source
-from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.data.ingest.source_reader import OpenSource, Reading
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import InService, Registry, Watcher
 from loopwright.graph.columns import ARROW_TYPES
 from loopwright.records.declarations import Table
@@ -66,8 +66,8 @@ def predict(
         opened = open_source(source, reading=reading)
         _keep_source(source, out)
         job = digest(msgspec.json.encode([loop, opened.digest, id_column, request_id]))
-        with _alone(home, job), _serving(home, loop) as (router, service, unlogged):
-            return _Job(home, loop, job, opened, router, service, id_column, progress or Silent()).run(
+        with _alone(home, job), _serving(home, loop) as (engine, service, unlogged):
+            return _Job(home, loop, job, opened, engine, service, id_column, progress or Silent()).run(
                 out, make_writer, unlogged
             )
     except IngestRefused as error:
@@ -87,8 +87,8 @@ def _alone(home: Home, job: str) -> Iterator[None]:
 
 
 @contextmanager
-def _serving(home: Home, loop: str) -> Iterator[tuple[Router, InService, Counter[str]]]:
-    """A router of its own with this loop in service; and how many rows of it could not be logged."""
+def _serving(home: Home, loop: str) -> Iterator[tuple[ServingEngine, InService, Counter[str]]]:
+    """A engine of its own with this loop in service; and how many rows of it could not be logged."""
     unlogged: Counter[str] = Counter()
     refusals: list[str] = []
     watcher = Watcher(
@@ -98,15 +98,15 @@ def _serving(home: Home, loop: str) -> Iterator[tuple[Router, InService, Counter
     )
     if not (home.path / "served" / f"{loop}.json").exists():
         raise NotFound("package in service of loop", loop, next_step=f"put one into service with `loopwright release {loop}`")
-    router = Router(Registry(home.path, home.packages, home.online, home.clock, watcher))
+    engine = ServingEngine(Registry(home.path, home.packages, home.online, home.clock, watcher))
     try:
         try:
-            service = router.registry.serve_only(loop)
+            service = engine.registry.serve_only(loop)
         except Unavailable as error:
             raise Unavailable(f"{error}: {'; '.join(refusals)}") from error
-        yield router, service, unlogged
+        yield engine, service, unlogged
     finally:
-        router.close()
+        engine.close()
 
 
 class _Chunk(NamedTuple):
@@ -118,7 +118,7 @@ class _Chunk(NamedTuple):
     done: float
 
 
-def _chunks(opened: Opened) -> Iterator[_Chunk]:
+def _chunks(opened: OpenSource) -> Iterator[_Chunk]:
     """The rows of a source in parts of at most `ROWS`; a row that could not be cut comes with its neighbours."""
     before = 0.0
     for batch in opened.batches():
@@ -134,20 +134,20 @@ def _chunks(opened: Opened) -> Iterator[_Chunk]:
 
 
 class _Job:
-    """One file on its way through the router."""
+    """One file on its way through the engine."""
 
     def __init__(
         self,
         home: Home,
         loop: str,
         job: str,
-        opened: Opened,
-        router: Router,
+        opened: OpenSource,
+        engine: ServingEngine,
         service: InService,
         id_column: str,
         progress: Progress,
     ) -> None:
-        self._home, self._router, self._service, self._id_column, self._progress = home, router, service, id_column, progress
+        self._home, self._engine, self._service, self._id_column, self._progress = home, engine, service, id_column, progress
         manifest = service.predictor.package.manifest
         self._table = _requests(loop, service)
         self._opened = opened.narrowed(self._table)
@@ -179,7 +179,7 @@ class _Job:
             temporary.replace(out)
         finally:
             temporary.unlink(missing_ok=True)
-        self._router.close()
+        self._engine.close()
         with suppress(LoopwrightError):  # upkeep does it otherwise
             commit(self._home, loop)
         record = msgspec.structs.replace(
@@ -274,10 +274,10 @@ class _Job:
         if not pending:
             return
         rows, ids = [row for row, _ in pending.values()], [id for _, id in pending.values()]
-        answers = self._router.answer(self._record.loop, [Ask(rows, ids, of_file=True)])[0]
+        answers = self._engine.answer(self._record.loop, [PredictionRequest(rows, ids, of_file=True)])[0]
         if isinstance(answers, LoopwrightError):
             raise answers
-        if (sync := self._router.synced(self._record.loop)) is not None:
+        if (sync := self._engine.synced(self._record.loop)) is not None:
             sync()
         self._counts["answered"] += len(answers)
         lines.update({number: self._line(number, a) for number, a in zip(pending, answers, strict=True)})

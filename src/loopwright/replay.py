@@ -25,9 +25,9 @@ from loopwright.data.examples import asof
 from loopwright.data.examples.context import feed
 from loopwright.deploy.releases import serving
 from loopwright.deploy.serving.arms import Arms
-from loopwright.deploy.serving.fleet import Segments
 from loopwright.deploy.serving.package_cache import RULE, PackageCache, key_of
 from loopwright.deploy.serving.predictor import Predictor
+from loopwright.deploy.serving.segment_router import SegmentRouter
 from loopwright.records.declarations import Loop, Retrain, Table, Value, duration
 from loopwright.records.evaluation import Z_95, Estimate
 from loopwright.records.ingestions import Ingested
@@ -35,9 +35,9 @@ from loopwright.records.prediction import OutcomeRow
 from loopwright.records.releases import ReleaseState
 from loopwright.records.windows import Quality, Window
 from loopwright.stores.home import Home
+from loopwright.stores.outcomes.join import join, outcomes
 from loopwright.stores.outcomes.labelled import Known, known
 from loopwright.stores.outcomes.rescore import routed, score, segment_packages
-from loopwright.stores.outcomes.table import join, outcomes
 from loopwright.stores.packages.probe import open_probed
 from loopwright.stores.prediction_log.read import predictions
 from loopwright.stores.prediction_log.segment import log_folder
@@ -252,7 +252,7 @@ class Traffic:
         self.predictions = LogWriter(log_folder(home.path, loop.name), "predictions")
         self.truths = LogWriter(log_folder(home.path, loop.name), "outcomes")
         self.serving: ReleaseState | None = None
-        self.segments: Segments | None = None
+        self.segments: SegmentRouter | None = None
         self.package_cache = PackageCache(self._predictor)
 
     def answer(self, begin: datetime, stop: datetime) -> int:
@@ -271,14 +271,14 @@ class Traffic:
     def _id(self, at: int) -> str:
         return new_ids(datetime.fromtimestamp(at / 1e6, tz=self.home.clock.now().tzinfo), 1)[0]
 
-    def _segments(self) -> Segments:
+    def _segments(self) -> SegmentRouter:
         """The packages that serve now, made ready; kept while they serve."""
         now = serving(self.home, self.loop.name)
         if now is None:
             raise GateFailed("", ["nothing serves"])
         if self.segments is None or self.serving != now:
             arms, before = Arms(now, self.package_cache, self.package_cache.load), self.segments
-            self.segments = Segments(now, arms, self.package_cache, self.home.clock, lambda _why: None, before)
+            self.segments = SegmentRouter(now, arms, self.package_cache, self.home.clock, lambda _why: None, before)
             if self.serving is not None:
                 self.package_cache.drop({*map(key_of, self.serving.arms), *self.serving.packages} - {*arms.keys, *now.packages})
         self.serving = now

@@ -45,7 +45,7 @@ from loopwright.stores.home import Home
 from loopwright.stores.outcomes.rescore import SegmentPackages, segment_packages
 from loopwright.stores.prediction_log.retention import retained_since
 from loopwright.tasks.plausibility import too_good
-from loopwright.tasks.table import TASKS
+from loopwright.tasks.registry import TASKS
 
 LEASE_SECONDS = 60.0
 MAX_BOARDS = 20

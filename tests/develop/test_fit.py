@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from loopwright.base.errors import DeclarationInvalid
 from loopwright.base.progress import Silent
-from loopwright.develop.fit import Lessons, first_trial, fit, fixed, make, predict, search
+from loopwright.develop.fit import TrainingData, first_trial, fit, fixed, make, predict, search
 from loopwright.develop.output import Answers, Goal
 from loopwright.records.declarations import Candidate
 from loopwright.tasks import metrics
@@ -61,7 +61,7 @@ def searched(matrix: Array, truth: Array, seed: int, steps: Silent) -> dict[str,
 
     return search(
         SEARCHED,
-        Lessons(matrix, truth),
+        TrainingData(matrix, truth),
         np.arange(960),
         np.arange(960, 1200),
         judge=judge,
@@ -86,7 +86,9 @@ def test_the_search_finds_better_than_the_worst() -> None:
     matrix, truth = data()
     scores = {}
     for name, params in (("found", found(0)), ("smallest", {"n_estimators": 1, "num_leaves": 2})):
-        estimator, _ = fit(SEARCHED, make(SEARCHED, fixed(SEARCHED, params), 0), Lessons(matrix[:960], truth[:960]), Goal())
+        estimator, _ = fit(
+            SEARCHED, make(SEARCHED, fixed(SEARCHED, params), 0), TrainingData(matrix[:960], truth[:960]), Goal()
+        )
         scores[name] = np.mean((predict(estimator, matrix[960:1200], Goal()).score >= 0.5) == truth[960:1200])
     assert scores["found"] > scores["smallest"] + 0.1
 
@@ -109,13 +111,13 @@ def test_a_missing_value_is_explained() -> None:
     matrix, truth = data()
     matrix[0, 0] = np.nan
     with pytest.raises(DeclarationInvalid, match=r"contains NaN.*nde\.fill_null"):
-        fit(Candidate("lr", LogisticRegression), LogisticRegression(), Lessons(matrix, truth), Goal())
+        fit(Candidate("lr", LogisticRegression), LogisticRegression(), TrainingData(matrix, truth), Goal())
 
 
 def test_what_the_library_warns_of_is_told_not_raised() -> None:
     matrix, truth = data()
     _, warned = fit(
-        Candidate("mlp", MLPClassifier), MLPClassifier((4,), max_iter=1, random_state=0), Lessons(matrix, truth), Goal()
+        Candidate("mlp", MLPClassifier), MLPClassifier((4,), max_iter=1, random_state=0), TrainingData(matrix, truth), Goal()
     )
     assert len(warned) == 1
     assert "converged" in warned[0]

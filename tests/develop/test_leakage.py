@@ -19,7 +19,7 @@ from loopwright.graph.columns import arrow_schema
 from loopwright.records.declarations import Column, Task
 from loopwright.records.evaluation import Suspect
 from loopwright.tasks.leakage import ROWS, area, fit
-from loopwright.tasks.table import TASKS
+from loopwright.tasks.registry import TASKS
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 

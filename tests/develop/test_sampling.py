@@ -17,7 +17,7 @@ from tests.develop.test_train import home_in, run
 
 from loopwright.base.arrays import Array
 from loopwright.base.errors import DeclarationInvalid, ExamplesRefused
-from loopwright.develop.fit import Lessons, fit, predict
+from loopwright.develop.fit import TrainingData, fit, predict
 from loopwright.develop.output import Goal
 from loopwright.develop.sampling import Drawn, draw, factors, refuse_weights_of_its_own
 from loopwright.graph.columns import arrow_feed
@@ -45,8 +45,8 @@ def fitted(
 ) -> tuple[Any, Goal, Drawn]:
     drawn = draw(examples(label), np.arange(len(label)), sampling, seed=seed)
     goal = Goal(output=output, factors=factors(drawn.sampled, output))
-    lessons = Lessons(matrix, np.asarray(label), weight=drawn.weight).at(drawn.rows)
-    return fit(Candidate("c", lambda: estimator), estimator, lessons, goal)[0], goal, drawn
+    training_data = TrainingData(matrix, np.asarray(label), weight=drawn.weight).at(drawn.rows)
+    return fit(Candidate("c", lambda: estimator), estimator, training_data, goal)[0], goal, drawn
 
 
 def test_no_sampling_changes_nothing() -> None:

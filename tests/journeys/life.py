@@ -25,7 +25,7 @@ from loopwright.base.errors import LogUnavailable, LoopwrightError
 from loopwright.base.settings import Settings
 from loopwright.deploy import blocklist, releases
 from loopwright.deploy.serving import release_files
-from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import Registry
 from loopwright.loop import load_loop
 from loopwright.monitor import alerts
@@ -37,7 +37,7 @@ from loopwright.records.turns import Step
 from loopwright.records.windows import Alert, Window
 from loopwright.server.processes.crashes import record_bad, withdraw_bad
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.table import outcomes
+from loopwright.stores.outcomes.join import outcomes
 from loopwright.stores.prediction_log.commit import commit, verify
 from loopwright.stores.prediction_log.read import predictions
 from loopwright.stores.prediction_log.segment import log_folder
@@ -62,18 +62,18 @@ def serve(folder: Path, tell: Tell) -> None:
     with loops.opened(folder) as home:
         packages = [loops.package(home.packages, weight=w, release=MUST_LAST).digest for w in WEIGHTS]
         release_files.follow(home)
-        router = Router(Registry(home.path, home.packages, loops.Weather(), home.clock))
+        engine = ServingEngine(Registry(home.path, home.packages, loops.Weather(), home.clock))
         for number, package in enumerate(packages[:2]):
             if package not in [e.record.champion.package for e in releases.history(home, LOOP)]:
                 releases.release(home, LOOP, package, why=f"release {number}")
             tell("released", package)
-            router.registry.refresh()
+            engine.registry.refresh()
             if home.ledger.find(Window, loop=LOOP, limit=1):
                 continue  # the clock stands still, and that time is over
-            _ask(router, tell, 10 * number)
-            for key in [key for key in router._writers if key[0] == LOOP]:
-                router._writers[key].seal()
-        router.close()
+            _ask(engine, tell, 10 * number)
+            for key in [key for key in engine._writers if key[0] == LOOP]:
+                engine._writers[key].seal()
+        engine.close()
         commit(home, LOOP)
         _release_badly(home, packages, tell)
         watched = watch(
@@ -89,13 +89,13 @@ def serve(folder: Path, tell: Tell) -> None:
             tell("sent", alert.key)
 
 
-def _ask(router: Router, tell: Tell, first: int) -> None:
+def _ask(engine: ServingEngine, tell: Tell, first: int) -> None:
     """Requests as the server answers them: logged, synced, then sent."""
     for number in range(first, first + 6):
         rows = [loops.flight(number * 10 + i) for i in range(number % 3 + 1)]
         try:
-            [found] = router.answer(LOOP, [Ask(router.registry.service(LOOP).decode(text(rows)).rows)])
-            wait = router.synced(LOOP)
+            [found] = engine.answer(LOOP, [PredictionRequest(engine.registry.service(LOOP).decode(text(rows)).rows)])
+            wait = engine.synced(LOOP)
             assert wait is not None
             wait()
             if isinstance(found, LoopwrightError):
@@ -103,8 +103,8 @@ def _ask(router: Router, tell: Tell, first: int) -> None:
             for answer in found:
                 tell("answered", answer.id)
             failpoints.hit("log.answered")
-            accepted = router.accept(LOOP, text({"flight": f"UA{number * 10}", "arr_delay": 20.0}), "http")
-            wait = router.synced(LOOP)
+            accepted = engine.accept(LOOP, text({"flight": f"UA{number * 10}", "arr_delay": 20.0}), "http")
+            wait = engine.synced(LOOP)
             assert wait is not None
             wait()
             tell("outcome", accepted[0].row.id)

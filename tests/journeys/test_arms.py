@@ -23,7 +23,7 @@ from loopwright.records.declarations import Monitor, Retrain
 from loopwright.records.releases import ReleaseState
 from loopwright.records.windows import ValueWindow
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.table import outcomes
+from loopwright.stores.outcomes.join import outcomes
 from loopwright.stores.prediction_log.read import predictions
 from loopwright.verbs.history import history
 from loopwright.verbs.trace import trace

@@ -36,7 +36,7 @@ from loopwright.base.settings import Settings
 from loopwright.bulk import predict
 from loopwright.data.ingest.ingestion import ingest, put_contract
 from loopwright.deploy.releases import serving
-from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import Registry
 from loopwright.graph.columns import arrow_schema
 from loopwright.records.examples import Examples
@@ -142,8 +142,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 
 
 @pytest.fixture(scope="module")
-def router(home: Home) -> Iterator[Router]:
-    made = Router(Registry(home.path, home.packages, home.online, home.clock))
+def engine(home: Home) -> Iterator[ServingEngine]:
+    made = ServingEngine(Registry(home.path, home.packages, home.online, home.clock))
     made.registry.refresh()
     yield made
     made.close()
@@ -154,44 +154,46 @@ def plain(order: dict[str, Any], names: list[str]) -> dict[str, Any]:
     return {n: order[n].isoformat() if isinstance(order[n], dt.datetime) else order[n] for n in names}
 
 
-def answered(router: Router, *rows: dict[str, Any]) -> list[Any]:
-    [found] = router.answer("complaints", [Ask(router.registry.service("complaints").decode(json.dumps(rows).encode()).rows)])
+def answered(engine: ServingEngine, *rows: dict[str, Any]) -> list[Any]:
+    [found] = engine.answer(
+        "complaints", [PredictionRequest(engine.registry.service("complaints").decode(json.dumps(rows).encode()).rows)]
+    )
     assert not isinstance(found, LoopwrightError)
     return found
 
 
-def test_requests_may_leave_out_what_nothing_uses(router: Router) -> None:
-    manifest = router.registry.service("complaints").predictor.package.manifest
+def test_requests_may_leave_out_what_nothing_uses(engine: ServingEngine) -> None:
+    manifest = engine.registry.service("complaints").predictor.package.manifest
     assert manifest.may_lack == {"at", *UNUSED}
     order = row(ROWS + 1)
-    lean, full, some = answered(router, *(plain(order, [*USED, *more]) for more in ([], UNUSED, ["note", "weight"])))
+    lean, full, some = answered(engine, *(plain(order, [*USED, *more]) for more in ([], UNUSED, ["note", "weight"])))
     assert lean.score == full.score == some.score
     assert not lean.flags
     assert set(lean.request) == {"at", *USED}
     assert full.request["note"] == some.request["note"] == order["note"]
     for name in USED:
         with pytest.raises(RequestInvalid) as refused:
-            answered(router, plain(order, [n for n in USED if n != name]))
+            answered(engine, plain(order, [n for n in USED if n != name]))
         assert [(p.field, p.reason.partition(";")[0]) for p in refused.value.problems] == [(f"[0].{name}", "is missing")]
 
 
-def test_what_is_sent_without_need_is_checked_flagged_and_logged(home: Home, router: Router) -> None:
+def test_what_is_sent_without_need_is_checked_flagged_and_logged(home: Home, engine: ServingEngine) -> None:
     order = row(ROWS + 2) | {"weight": 70.0, "decided_by": "eve"}
-    [answer] = answered(router, plain(order, [*USED, "weight", "decided_by"]))
+    [answer] = answered(engine, plain(order, [*USED, "weight", "decided_by"]))
     assert set(answer.flags) == {"out_of_range:weight", "new_category:decided_by"}
-    [whole] = answered(router, plain(order, [*USED, *UNUSED]))
+    [whole] = answered(engine, plain(order, [*USED, *UNUSED]))
     assert set(whole.flags) == set(answer.flags)
     with pytest.raises(RequestInvalid):
-        answered(router, plain(order, USED) | {"weight": "heavy"})
+        answered(engine, plain(order, USED) | {"weight": "heavy"})
     with pytest.raises(RequestInvalid):
-        answered(router, plain(order, USED) | {"wieght": 1.0})
+        answered(engine, plain(order, USED) | {"wieght": 1.0})
     found = find(home, answer.id)
     assert found is not None
     assert {n: found[1].request[n] for n in ("weight", "decided_by")} == {"weight": 70.0, "decided_by": "eve"}
 
 
-def test_a_key_twice_is_refused_whatever_is_left_out(router: Router) -> None:
-    decode = router.registry.service("complaints").decode
+def test_a_key_twice_is_refused_whatever_is_left_out(engine: ServingEngine) -> None:
+    decode = engine.registry.service("complaints").decode
     for names in (USED, [*USED, "note"], [*USED, *UNUSED]):
         body = json.dumps(plain(row(1), names))
         assert decode(body.encode()).single
@@ -201,8 +203,8 @@ def test_a_key_twice_is_refused_whatever_is_left_out(router: Router) -> None:
                 decode(f"{body[:-1]}, {double}}}".encode())
 
 
-def test_the_descriptions_of_all_protocols_name_what_is_optional(router: Router) -> None:
-    service = router.registry.service("complaints")
+def test_the_descriptions_of_all_protocols_name_what_is_optional(engine: ServingEngine) -> None:
+    service = engine.registry.service("complaints")
     manifest = service.predictor.package.manifest
     schema = openapi.describe("1", [service])["components"]["schemas"]["complaints.request"]
     assert sorted(schema["required"]) == sorted(USED)
@@ -210,15 +212,15 @@ def test_the_descriptions_of_all_protocols_name_what_is_optional(router: Router)
     assert schema["examples"][0].keys() == set(USED)
     assert not set(UNUSED) & set(schema["required"])
     assert all(name in schema["description"] for name in UNUSED)
-    assert not answered(router, schema["examples"][0])[0].flags
+    assert not answered(engine, schema["examples"][0])[0].flags
     told = oip.metadata("complaints", "0" * 64, manifest)["inputs"]
     assert [t["name"] for t in told if not t.get("parameters", {}).get("optional")] == schema["required"]
     tensors = repository.config("complaints", "0" * 64, manifest)["input"]
     assert [t["name"] for t in tensors if not t.get("optional")] == schema["required"]
 
 
-def test_tensors_may_lack_what_nothing_uses(router: Router) -> None:
-    service = router.registry.service("complaints")
+def test_tensors_may_lack_what_nothing_uses(engine: ServingEngine) -> None:
+    service = engine.registry.service("complaints")
     order = row(ROWS + 3)
     kinds = {"id": "BYTES", "amount": "FP64", "region": "BYTES", "level": "INT64", "shop": "INT64"}
     inputs = [{"name": n, "datatype": kinds[n], "shape": [1], "data": [order[n]]} for n in USED]
@@ -239,12 +241,12 @@ def test_a_file_to_be_predicted_may_lack_what_nothing_uses(home: Home, tmp_path:
     assert [found[1].request.get("note") for found in logged if found] == [None, served[0]["note"]]
 
 
-def test_the_loop_learns_from_rows_that_lack_what_nothing_uses(home: Home, router: Router) -> None:
+def test_the_loop_learns_from_rows_that_lack_what_nothing_uses(home: Home, engine: ServingEngine) -> None:
     before = len(home.ledger.find(Examples, loop="complaints"))
     served = [row(ROWS + 10 + i) for i in range(20)]
-    lean = answered(router, *(plain(order, USED) for order in served))
+    lean = answered(engine, *(plain(order, USED) for order in served))
     bodies = [{"prediction": a.id, "came": truth(order)} for a, order in zip(lean, served, strict=True)]
-    router.accept("complaints", json.dumps(bodies).encode(), "http")
+    engine.accept("complaints", json.dumps(bodies).encode(), "http")
     home.clock.advance(dt.timedelta(hours=1))  # type: ignore[attr-defined]  # a simulated clock
     turn(home, declared(), fresh=True)
     found = [e.record for e in home.ledger.find(Examples, loop="complaints")]
@@ -262,26 +264,26 @@ def test_the_loop_learns_from_rows_that_lack_what_nothing_uses(home: Home, route
     assert needed.excluded["request not fully logged"] >= len(served)
 
 
-def test_an_outcome_names_its_prediction_where_the_table_has_an_id_of_its_own(home: Home, router: Router) -> None:
-    table = openapi.describe("1", [router.registry.service("complaints")])["components"]["schemas"]["complaints.outcome"]
+def test_an_outcome_names_its_prediction_where_the_table_has_an_id_of_its_own(home: Home, engine: ServingEngine) -> None:
+    table = openapi.describe("1", [engine.registry.service("complaints")])["components"]["schemas"]["complaints.outcome"]
     assert "prediction" in table["properties"]
     first, second = (row(ROWS + 40), row(ROWS + 41))
-    by_id, by_key = answered(router, plain(first, USED), plain(second, USED))
+    by_id, by_key = answered(engine, plain(first, USED), plain(second, USED))
     outcomes = [{"prediction": by_id.id, "came": "yes"}, {"id": second["id"], "came": "no"}]
-    accepted = router.accept("complaints", json.dumps(outcomes).encode(), "http")
+    accepted = engine.accept("complaints", json.dumps(outcomes).encode(), "http")
     assert [(a.row.prediction, a.row.unit) for a in accepted] == [(by_id.id, ""), ("", second["id"])]
     for prediction, came in ((by_id, True), (by_key, False)):
         outcome = trace(home, prediction.id).outcome
         assert outcome is not None
         assert outcome.truth is came
     with pytest.raises(RequestInvalid, match="prediction: give the prediction's id, or the key: id"):
-        router.accept("complaints", b'{"came": "yes"}', "http")
+        engine.accept("complaints", b'{"came": "yes"}', "http")
     for word in ("SIDEWAYS", "yes "):
         with pytest.raises(RequestInvalid, match="came: must be one of 'yes', 'no'"):
-            router.accept("complaints", json.dumps({"prediction": by_id.id, "came": word}).encode(), "http")
+            engine.accept("complaints", json.dumps({"prediction": by_id.id, "came": word}).encode(), "http")
 
 
-def test_a_column_that_a_package_in_service_looks_up_is_not_retired_under_it(home: Home, router: Router) -> None:
+def test_a_column_that_a_package_in_service_looks_up_is_not_retired_under_it(home: Home, engine: ServingEngine) -> None:
     using = declared(name="jammed", features=lambda f: {"amount": f.amount, "jam": nde.fill_null(f.jam, 0.0)})
     turn(home, using)
     for columns in (
@@ -303,13 +305,14 @@ def test_a_request_column_is_retired_while_callers_go_on_sending_it(home: Home) 
     retired = {**orders.columns, "weight": Column("float", nullable=True, retired=True)}
     loop = declared(name="retiring", requests=msgspec.structs.replace(orders, columns=retired))
     turn(home, loop)
-    router = Router(Registry(home.path, home.packages, home.online, home.clock))
-    router.registry.refresh()
+    engine = ServingEngine(Registry(home.path, home.packages, home.online, home.clock))
+    engine.registry.refresh()
     try:
         order = row(ROWS + 50)
         with_it, without = (
-            router.answer(
-                "retiring", [Ask(router.registry.service("retiring").decode(json.dumps(plain(order, names)).encode()).rows)]
+            engine.answer(
+                "retiring",
+                [PredictionRequest(engine.registry.service("retiring").decode(json.dumps(plain(order, names)).encode()).rows)],
             )[0]
             for names in ([*USED, "weight"], USED)
         )
@@ -317,10 +320,10 @@ def test_a_request_column_is_retired_while_callers_go_on_sending_it(home: Home) 
         assert not isinstance(without, LoopwrightError)
         assert (with_it[0].score, with_it[0].request["weight"]) == (without[0].score, 10.0)
     finally:
-        router.close()
+        engine.close()
 
 
-def test_a_loop_serves_on_with_rows_of_all_columns(home: Home, router: Router) -> None:
+def test_a_loop_serves_on_with_rows_of_all_columns(home: Home, engine: ServingEngine) -> None:
     now = serving(home, "complaints")
     assert now is not None
     manifest = home.packages.manifest(now.champion.package)

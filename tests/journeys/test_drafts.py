@@ -1,7 +1,7 @@
 """Drafts of `init` on files of many kinds live on as they were written: to a retraining that they begin themselves.
 
 Each kind has a known truth. Its file goes through `init`, `ingest`, `run` and release; then requests of the same kind come, through the
-router that the server uses, on a simulated clock, with outcomes, and upkeep closes windows until a reason to retrain is found.
+engine that the server uses, on a simulated clock, with outcomes, and upkeep closes windows until a reason to retrain is found.
 """
 
 import json
@@ -24,7 +24,7 @@ from loopwright.data.ingest.ingestion import ingest, put_contract
 from loopwright.data.scaffold.init import begin
 from loopwright.deploy.releases import serving
 from loopwright.deploy.serving import release_files
-from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import Registry
 from loopwright.loop import load_loop
 from loopwright.records.declarations import Loop, duration
@@ -271,8 +271,8 @@ class Life:
     def live(self, until: datetime) -> None:
         """Requests and their outcomes until then, at the kind's own pace, as the server takes them."""
         release_files.follow(self.home)
-        router = Router(Registry(self.home.path, self.home.packages, self.home.online, self.clock))
-        router.registry.refresh()
+        engine = ServingEngine(Registry(self.home.path, self.home.packages, self.home.online, self.clock))
+        engine.registry.refresh()
         pause = timedelta(seconds=1)  # so that what comes at the end of a window is in it
         whole = (until - self.clock.now()) // self.kind.every
         while self.clock.now() < until:
@@ -288,17 +288,17 @@ class Life:
                 {names[name]: _plain(value) for name, value in zip(columns, row, strict=True) if name in names}
                 for row in zip(*columns.values(), strict=True)
             ]
-            [answers] = router.answer(
-                "drafted", [Ask(router.registry.service("drafted").decode(msgspec.json.encode(rows)).rows)]
+            [answers] = engine.answer(
+                "drafted", [PredictionRequest(engine.registry.service("drafted").decode(msgspec.json.encode(rows)).rows)]
             )
             assert isinstance(answers, list), answers
             assert not any("degraded" in a.flags for a in answers)
             told = [{"id": a.id, LABEL: t} for a, t in zip(answers, truth, strict=True)]
-            router.accept("drafted", msgspec.json.encode(told), "http")
+            engine.accept("drafted", msgspec.json.encode(told), "http")
             self.clock.advance(pause)
             self.labelled += [a.label for a in answers]
             self.truth += truth
-        router.close()
+        engine.close()
 
     def until_retrained(self) -> Turn:
         """Live on until upkeep finds a reason to retrain and a turn has followed it; that turn."""

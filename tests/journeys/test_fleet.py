@@ -21,7 +21,7 @@ from loopwright.base.errors import DeclarationInvalid
 from loopwright.base.settings import Settings
 from loopwright.data.ingest.ingestion import ingest
 from loopwright.deploy import releases
-from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import Registry
 from loopwright.graph.columns import arrow_schema
 from loopwright.loop import load_loop
@@ -115,17 +115,17 @@ def test_one_turn_releases_the_fleet_and_one_request_reaches_all_of_it(
     board = leaderboard(home, loop.name)
     assert board.fleet is not None
     assert {m.segment for m in board.fleet.segments} == set(SHOPS[:5]), "few and null are the global model's"
-    router = Router(Registry(home.path, home.packages, home.online, home.clock))
-    router.registry.refresh()
+    engine = ServingEngine(Registry(home.path, home.packages, home.online, home.clock))
+    engine.registry.refresh()
     rows = [visit(i, shop, pages) for i, (shop, pages) in enumerate((s, p) for s in [*SHOPS, None, "new"] for p in (5.0, 95.0))]
-    (answers,) = router.answer(loop.name, [Ask(router.registry.service(loop.name).decode(text(rows)).rows)])
+    (answers,) = engine.answer(loop.name, [PredictionRequest(engine.registry.service(loop.name).decode(text(rows)).rows)])
     assert isinstance(answers, list)
     for row, answer in zip(rows, answers, strict=True):
         odd = row["shop"] in OTHERWISE
         assert answer.package == state.package_of(row["shop"])
         assert answer.segment == (row["shop"] if odd else None)
         assert answer.label == (row["pages"] < 50) or not odd
-    router.close()
+    engine.close()
     shown = trace(home, answers[0].id)
     assert (shown.package, shown.release) == (state.segments[SHOPS[0]], state)
     status = loop_status(home, loop.name)

@@ -10,7 +10,7 @@ from loopwright.base.clock import RealClock
 from loopwright.base.settings import Settings
 from loopwright.deploy import releases
 from loopwright.deploy.serving import release_files
-from loopwright.deploy.serving.engine import Router
+from loopwright.deploy.serving.engine import ServingEngine
 from loopwright.deploy.serving.registry import Registry
 from loopwright.server.processes.crashes import condemn, record_bad, withdraw_bad
 from loopwright.stores.home import Home
@@ -32,11 +32,11 @@ def followed(home: Home, package: str) -> None:
 
 def switched(home: Home, package: str) -> None:
     """A worker switches to the package, and answers."""
-    router = Router(Registry(home.path, home.packages, home.online, home.clock))
-    router.registry.refresh()
+    engine = ServingEngine(Registry(home.path, home.packages, home.online, home.clock))
+    engine.registry.refresh()
     released(home, package)
-    router.registry.refresh()
-    router.close()
+    engine.registry.refresh()
+    engine.close()
 
 
 def back(home: Home, package: str) -> None:

@@ -101,7 +101,7 @@ from pathlib import Path
 from tests.deploy.loops import LOOP, Weather, flight, opened, package
 from tests.deploy.bodies import text
 from loopwright.deploy import releases
-from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import Registry
 from loopwright.base.errors import LogUnavailable
 from loopwright.stores.prediction_log.commit import commit, verify
@@ -113,13 +113,13 @@ subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(home.pat
 print("mounted")
 release = {"durability": "disk", "on_unloggable": "refuse"}
 releases.release(home, LOOP, package(home.packages, release=release).digest, why="the disk is small")
-router = Router(Registry(home.path, home.packages, Weather(), home.clock))
-router.registry.refresh()
+engine = ServingEngine(Registry(home.path, home.packages, Weather(), home.clock))
+engine.registry.refresh()
 answered = []
 
 def ask(number):
-    [found] = router.answer(LOOP, [Ask(router.registry.service(LOOP).decode(text([flight(number), flight(number + 1)])).rows)])
-    router.synced(LOOP)()
+    [found] = engine.answer(LOOP, [PredictionRequest(engine.registry.service(LOOP).decode(text([flight(number), flight(number + 1)])).rows)])
+    engine.synced(LOOP)()
     if isinstance(found, LogUnavailable):
         return False
     answered.extend(a.id for a in found)
@@ -138,7 +138,7 @@ assert not all(full) and not full[-1], full
 ballast.unlink(missing_ok=True)
 after = [ask(i) for i in range(50)]
 assert all(after), after
-router.close()
+engine.close()
 assert before == 50
 done = commit(home, LOOP, final=True)
 assert done.problems == [], done.problems

@@ -8,7 +8,7 @@ from tests.waiting import until
 
 from loopwright.base.clock import RealClock
 from loopwright.deploy import releases
-from loopwright.deploy.serving.fleet import MISSING
+from loopwright.deploy.serving.segment_router import MISSING
 from loopwright.records.package import Segment
 from loopwright.stores.prediction_log.read import find
 

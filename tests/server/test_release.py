@@ -19,7 +19,7 @@ from loopwright.base.clock import RealClock
 from loopwright.deploy import blocklist, releases
 from loopwright.deploy.serving import release_files
 from loopwright.deploy.serving.decode import Decoder
-from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.heartbeat import workers
 from loopwright.deploy.serving.registry import Registry
 from loopwright.records.releases import ReleaseState
@@ -93,13 +93,13 @@ def converged(home: Home, second: str, point: str) -> None:
         "bad.rolled_back": ["release", "release", "rollback"],
     }.get(point, ["release", "release"])
     assert all(mark.withdrawn and mark.settled for mark in blocklist.marks(home))
-    router = Router(Registry(home.path, home.packages, home.online, home.clock))
-    router.registry.refresh()
-    row, _ = Decoder(router.registry.service(LOOP).predictor.package.manifest.request)(body())
-    found = router.answer(LOOP, [Ask(row)])[0]
+    engine = ServingEngine(Registry(home.path, home.packages, home.online, home.clock))
+    engine.registry.refresh()
+    row, _ = Decoder(engine.registry.service(LOOP).predictor.package.manifest.request)(body())
+    found = engine.answer(LOOP, [PredictionRequest(row)])[0]
     assert isinstance(found, list)
     assert found[0].package == history[-1].champion.package
-    router.close()
+    engine.close()
 
 
 def body() -> bytes:

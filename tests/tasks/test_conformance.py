@@ -18,10 +18,10 @@ from loopwright.records.package import Output
 from loopwright.records.windows import ValueWindow
 from loopwright.replay import replay
 from loopwright.server.api.openapi import answer_schema
-from loopwright.stores.outcomes.table import outcomes
+from loopwright.stores.outcomes.join import outcomes
 from loopwright.stores.prediction_log.read import find, predictions
 from loopwright.tasks import metrics
-from loopwright.tasks.table import TASKS
+from loopwright.tasks.registry import TASKS
 from loopwright.verbs.drift import drift, revisions
 from loopwright.verbs.report import report
 from loopwright.verbs.trace import trace

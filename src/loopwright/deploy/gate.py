@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.base.errors import GateFailed, PackageNotFound, PackageRefused, RecordNotFound
-from loopwright.deploy.checks import CHECKS, MIN_ROWS, Check, GateInputs
+from loopwright.deploy.gate_checks import CHECKS, MIN_ROWS, Check, GateInputs
 from loopwright.deploy.releases import serving as now_serving
 from loopwright.deploy.serving.deadlines import Overruns, TimedRun
 from loopwright.graph.columns import arrow_feed, segment_texts

@@ -23,9 +23,19 @@ from loopwright.base.errors import (
 from loopwright.base.ids import check_name, new_id
 from loopwright.base.moment import WRITTEN, moment_option, read_moment
 from loopwright.deploy.blocklist import bad_packages, marked_here
-from loopwright.deploy.change import LEDGER_SECONDS, Asked, Change, changing, in_time, make, make_locally, repeated, unrecorded
+from loopwright.deploy.release_commit import (
+    LEDGER_SECONDS,
+    Asked,
+    Change,
+    changing,
+    commit_release,
+    commit_release_locally,
+    in_time,
+    repeated,
+    unrecorded,
+)
 from loopwright.deploy.serving import release_files
-from loopwright.deploy.serving.fleet import check_contract, check_segment
+from loopwright.deploy.serving.segment_router import check_contract, check_segment
 from loopwright.deploy.strategies import AT_ONCE, Strategy, find_strategy, first_arms
 from loopwright.records.conditions import counted_from
 from loopwright.records.entries import Entry
@@ -119,7 +129,7 @@ def release(
     present = _present(loop, states, expected)
     why = f"{why} (despite {', '.join(despite)})" if despite else why
     state = _state(home, loop, target, present + 1, "release", why, by or home.by, request, request_arguments)
-    return make(home, Change(msgspec.structs.replace(state, despite=list(despite)), states))
+    return commit_release(home, Change(msgspec.structs.replace(state, despite=list(despite)), states))
 
 
 def rollback(
@@ -156,7 +166,7 @@ def rollback(
     copy = release_files.read_intact(path)
     if copy is None:
         plan = _planned(home, loop, asked)
-        return plan if isinstance(plan, Entry) else make(home, plan)
+        return plan if isinstance(plan, Entry) else commit_release(home, plan)
     until = home.clock.monotonic() + LEDGER_SECONDS
     try:
         plan = in_time(lambda: _planned(home, loop, asked), LEDGER_SECONDS)
@@ -168,11 +178,11 @@ def rollback(
     with changing(home, loop):
         now = release_files.read_intact(path)
         if change.local or (now is not None and now.state.generation > change.expected):
-            return make_locally(home, change)
+            return commit_release_locally(home, change)
         try:
-            return in_time(lambda: make(home, change), until - home.clock.monotonic())
+            return in_time(lambda: commit_release(home, change), until - home.clock.monotonic())
         except LedgerUnavailable:
-            return make_locally(home, change)
+            return commit_release_locally(home, change)
 
 
 def _begun(

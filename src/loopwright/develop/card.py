@@ -9,8 +9,8 @@ from loopwright.records.declarations import SHAPES, Objective, Scope
 from loopwright.records.evaluation import Evaluation
 from loopwright.records.package import Manifest
 from loopwright.tasks.plausibility import perfect_on_few, practically_perfect
+from loopwright.tasks.registry import TASKS
 from loopwright.tasks.split import says
-from loopwright.tasks.table import TASKS
 
 
 def card(

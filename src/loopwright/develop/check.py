@@ -10,7 +10,7 @@ import pyarrow as pa
 from loopwright.base.errors import ConversionRefused, DeclarationInvalid, ExamplesRefused
 from loopwright.base.text import count
 from loopwright.develop.features import TracedFeatures, trace, trace_rule, trace_slices
-from loopwright.develop.fit import Lessons
+from loopwright.develop.fit import TrainingData
 from loopwright.develop.output import Goal, goal_of
 from loopwright.develop.rehearsal import CannotFit, made_up, reason, rehearsed
 from loopwright.develop.train import matrices, split_examples
@@ -81,9 +81,9 @@ def check(
     doubtful: set[str] = set()
     sampling = sampling or Sampling()
     real = _real(found[0], examples, outcome, candidates, split or TimeSplit(), sampling, seed) if found else None
-    lessons, goal = real or _invented(outcome, len(found[0].order) if found else 1)
+    training_data, goal = real or _invented(outcome, len(found[0].order) if found else 1)
     weighed = sampling.balanced or bool(sampling.weights)
-    failed = rehearsed(candidates, lessons, goal, seed=seed, weighed=weighed)
+    failed = rehearsed(candidates, training_data, goal, seed=seed, weighed=weighed)
     for candidate in candidates:
         error, name = failed.get(candidate.name), f"candidate {candidate.name}"
         doubted = real is None and isinstance(error, CannotFit)
@@ -104,8 +104,8 @@ def _real(
     split: Split,
     sampling: Sampling,
     seed: int,
-) -> tuple[Callable[[Candidate], Lessons], Goal] | None:
-    """The lessons of each candidate from the training rows, as `run` makes them; None where rows cannot be split."""
+) -> tuple[Callable[[Candidate], TrainingData], Goal] | None:
+    """The training_data of each candidate from the training rows, as `run` makes them; None where rows cannot be split."""
     if examples is None:
         return None
     try:
@@ -115,15 +115,15 @@ def _real(
     _, made = matrices(traced, examples, parts.training, {c.encoding for c in candidates})
     weight, rows = parts.drawn.weight, parts.drawn.rows
 
-    def lessons(candidate: Candidate) -> Lessons:
-        return Lessons(made[candidate.encoding], parts.truth, group=parts.groups, weight=weight).at(rows)
+    def training_data(candidate: Candidate) -> TrainingData:
+        return TrainingData(made[candidate.encoding], parts.truth, group=parts.groups, weight=weight).at(rows)
 
-    return lessons, parts.goal
+    return training_data, parts.goal
 
 
-def _invented(outcome: Outcome, columns: int) -> tuple[Callable[[Candidate], Lessons], Goal]:
-    lessons = made_up(outcome, columns)
-    return lambda _: lessons, goal_of(outcome, lessons.truth)
+def _invented(outcome: Outcome, columns: int) -> tuple[Callable[[Candidate], TrainingData], Goal]:
+    training_data = made_up(outcome, columns)
+    return lambda _: training_data, goal_of(outcome, training_data.truth)
 
 
 def _verdict(candidate: Candidate, why: str, *, doubted: bool) -> str:

@@ -29,7 +29,7 @@ from loopwright.base.errors import DeclarationInvalid, LoopwrightError, first_li
 from loopwright.base.progress import Progress
 from loopwright.develop.output import Answers, Goal
 from loopwright.records.declarations import Candidate
-from loopwright.tasks.table import TASKS
+from loopwright.tasks.registry import TASKS
 
 # How an estimator is told the quantile to predict: class name -> fixed parameters, and the parameter that takes the quantile.
 QUANTILE: dict[str, tuple[dict[str, Any], str]] = {
@@ -41,7 +41,7 @@ QUANTILE: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-class Lessons(msgspec.Struct, frozen=True):
+class TrainingData(msgspec.Struct, frozen=True):
     """What an estimator is fitted on: `matrix` float32 [N, F], `truth` (see above), `group` of any type [N], `weight` float64 [N]."""
 
     matrix: Array
@@ -49,10 +49,10 @@ class Lessons(msgspec.Struct, frozen=True):
     group: Array | None = None
     weight: Array | None = None
 
-    def at(self, rows: Array) -> "Lessons":
+    def at(self, rows: Array) -> "TrainingData":
         """Those of some rows, by their indices."""
         group, weight = (None if a is None else a[rows] for a in (self.group, self.weight))
-        return Lessons(self.matrix[rows], self.truth[rows], group, weight)
+        return TrainingData(self.matrix[rows], self.truth[rows], group, weight)
 
 
 class Several(msgspec.Struct, frozen=True):
@@ -87,15 +87,15 @@ def first_trial(candidate: Candidate, seed: int) -> Any:
     return make(candidate, _study("maximize", seed).ask() if candidate.takes_trial else None, seed)
 
 
-def fit(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal) -> tuple[Any, list[str]]:
-    """Fit on the lessons; the fitted estimator (or Several), and what the library warned of.
+def fit(candidate: Candidate, estimator: Any, training_data: TrainingData, goal: Goal) -> tuple[Any, list[str]]:
+    """Fit on the training_data; the fitted estimator (or Several), and what the library warned of.
 
     Raises DeclarationInvalid when the estimator cannot be fitted on these features, or takes no weights and there are some.
     """
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            fitted = _fit(estimator, lessons, goal)
+            fitted = _fit(estimator, training_data, goal)
     except (LoopwrightError, KeyboardInterrupt):
         raise
     except BaseException as error:  # libraries raise many kinds
@@ -109,12 +109,12 @@ def fit(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal) -> t
     return fitted, list(dict.fromkeys(str(w.message).splitlines()[0] for w in warned))
 
 
-def _fit(estimator: Any, lessons: Lessons, goal: Goal) -> Any:
-    matrix, truth = as_wanted(estimator, lessons.matrix), lessons.truth
-    if goal.output.shape.grouped and lessons.group is not None and takes(estimator, "group"):
-        order, sizes = _by_group(lessons.group)
+def _fit(estimator: Any, training_data: TrainingData, goal: Goal) -> Any:
+    matrix, truth = as_wanted(estimator, training_data.matrix), training_data.truth
+    if goal.output.shape.grouped and training_data.group is not None and takes(estimator, "group"):
+        order, sizes = _by_group(training_data.group)
         return estimator.fit(matrix[order], truth[order].astype(np.float64), **last_step(estimator, {"group": sizes}))
-    weights = {} if lessons.weight is None else last_step(estimator, {"sample_weight": lessons.weight})
+    weights = {} if training_data.weight is None else last_step(estimator, {"sample_weight": training_data.weight})
     if TASKS[goal.output.task].estimator == "detector":
         return estimator.fit(matrix, **weights)
     if goal.output.shape.is_probability:
@@ -204,7 +204,7 @@ def raw(estimator: Any, matrix: Array, goal: Goal) -> Array:
 
 def search(
     candidate: Candidate,
-    lessons: Lessons,
+    training_data: TrainingData,
     fitted: Array,
     judged: Array,
     *,
@@ -215,7 +215,7 @@ def search(
     seconds: float | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The best hyper-parameters of a candidate, by `judge` on some training rows when fitted on others (indices of `lessons`).
+    """The best hyper-parameters of a candidate, by `judge` on some training rows when fitted on others (indices of `training_data`).
 
     `judge` is given the indices judged on and the answers, and `higher` says whether more is better. At most
     `candidate.trials` trials, at most `seconds`.
@@ -224,8 +224,8 @@ def search(
     total = max(1, candidate.trials)
 
     def objective(trial: Any) -> float:
-        estimator, _ = fit(candidate, make(candidate, trial, seed), lessons.at(fitted), goal)
-        answers = predict(estimator, lessons.matrix[judged], goal)
+        estimator, _ = fit(candidate, make(candidate, trial, seed), training_data.at(fitted), goal)
+        answers = predict(estimator, training_data.matrix[judged], goal)
         progress.advance(f"{candidate.name} search", trial.number + 1, total)
         return judge(judged, answers)
 

@@ -37,7 +37,7 @@ from loopwright.records.package import Segment
 from loopwright.stores.packages.probe import Probed, open_probed
 from loopwright.tasks import metrics
 from loopwright.tasks.metrics import Answered
-from loopwright.tasks.table import TASKS
+from loopwright.tasks.registry import TASKS
 
 MIN_JUDGED = 100
 """A segment is judged on so many validation rows at least: below it chance is no longer told from merit."""

@@ -21,13 +21,13 @@ from loopwright.base.errors import (
     Unavailable,
     message_of,
 )
-from loopwright.develop.fit import Lessons, first_trial, fit, predict
+from loopwright.develop.fit import TrainingData, first_trial, fit, predict
 from loopwright.develop.onnx.convert import convert, refuse_inconvertible
 from loopwright.develop.onnx.parity import accepted, answers, apart, difference, load, tolerance
 from loopwright.develop.output import Goal
 from loopwright.develop.sampling import refuse_weights_of_its_own
 from loopwright.records.declarations import Candidate, Outcome
-from loopwright.tasks.table import TASKS
+from loopwright.tasks.registry import TASKS
 
 REHEARSAL = 300
 """Rows of a rehearsal."""
@@ -40,7 +40,7 @@ class CannotFit(DeclarationInvalid):
 
 
 def rehearsed(
-    candidates: Sequence[Candidate], lessons: Callable[[Candidate], Lessons], goal: Goal, *, seed: int, weighed: bool
+    candidates: Sequence[Candidate], training_data: Callable[[Candidate], TrainingData], goal: Goal, *, seed: int, weighed: bool
 ) -> dict[str, LoopwrightError]:
     """The candidates that cannot go on, by name, each with its error. `weighed` says that labels are weighed in fitting."""
 
@@ -48,7 +48,7 @@ def rehearsed(
         estimator = first_trial(candidate, seed)
         refuse_weights_of_its_own(candidate.name, estimator, weighed=weighed)
         refuse_inconvertible(candidate.name, estimator, goal)
-        rehearse(candidate, estimator, lessons(candidate), goal)
+        rehearse(candidate, estimator, training_data(candidate), goal)
 
     tried = {c.name: attempt(c.name, partial(judge, c))[1] for c in candidates}
     return {name: error for name, error in tried.items() if error is not None}
@@ -85,14 +85,14 @@ def refuse_none_left(failed: dict[str, LoopwrightError]) -> None:
     raise CandidatesFailed({name: reason(error) for name, error in failed.items()})
 
 
-def rehearse(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal) -> None:
+def rehearse(candidate: Candidate, estimator: Any, training_data: TrainingData, goal: Goal) -> None:
     """Fit a copy on a few hundred rows (on all rows where so few are not enough), convert it and compare.
 
     Compared are these rows, and copies of them with missing values, zeros, and numbers that training did not have. Raises
     DeclarationInvalid when it cannot be fitted, ConversionRefused when the graph cannot be built, fails or disagrees.
     """
-    few = lessons.at(_spread(lessons, goal))
-    fitted = _fitted(candidate, estimator, lessons, few, goal)
+    few = training_data.at(_spread(training_data, goal))
+    fitted = _fitted(candidate, estimator, training_data, few, goal)
     model = convert(candidate.name, fitted, few.matrix.shape[1], goal, exact=True)
     graph = load(candidate.name, model.SerializeToString())
     bound, _ = tolerance(fitted, goal)
@@ -104,10 +104,10 @@ def rehearse(candidate: Candidate, estimator: Any, lessons: Lessons, goal: Goal)
                 raise ConversionRefused(candidate.name, apart(worst, len(rows), bound, "rows of a rehearsal"))
 
 
-def _fitted(candidate: Candidate, estimator: Any, lessons: Lessons, few: Lessons, goal: Goal) -> Any:
+def _fitted(candidate: Candidate, estimator: Any, training_data: TrainingData, few: TrainingData, goal: Goal) -> Any:
     """A copy fitted on few rows, or on all where it needs more of them (so many neighbours)."""
     failed: Exception = ValueError()
-    for part in (few, lessons)[: 1 + (len(few.matrix) < len(lessons.matrix))]:
+    for part in (few, training_data)[: 1 + (len(few.matrix) < len(training_data.matrix))]:
         try:
             fitted, _ = fit(candidate, clone(estimator), part, goal)
             predict(fitted, few.matrix, goal)
@@ -130,21 +130,21 @@ def _matrices(matrix: Array) -> Iterator[Array]:
         yield changed
 
 
-def made_up(outcome: Outcome, columns: int) -> Lessons:
-    """Lessons for a rehearsal where there is no data yet: numbers that any objective of the task takes."""
+def made_up(outcome: Outcome, columns: int) -> TrainingData:
+    """Training data for a rehearsal where there is no data yet: numbers that any objective of the task takes."""
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(REHEARSAL, columns)).astype(np.float32)
     part = np.digitize(matrix[:, 0] + rng.normal(size=REHEARSAL), [-0.5, 0.5])
     targets = np.exp(rng.normal(size=(REHEARSAL, len(outcome.labels))))
-    return Lessons(matrix, TASKS[outcome.task].made_up(part, targets), group=np.arange(REHEARSAL) // 10)
+    return TrainingData(matrix, TASKS[outcome.task].made_up(part, targets), group=np.arange(REHEARSAL) // 10)
 
 
-def _spread(lessons: Lessons, goal: Goal) -> Array:
+def _spread(training_data: TrainingData, goal: Goal) -> Array:
     """Indices of rows from everywhere, with some of each class, and of each column the least, the largest and a missing value."""
-    matrix, count = lessons.matrix, len(lessons.matrix)
+    matrix, count = training_data.matrix, len(training_data.matrix)
     rows = np.unique(np.linspace(0, count - 1, min(REHEARSAL, count)).astype(np.int64))
     missing = ~np.isfinite(matrix)
     ends = [missing.argmax(axis=0), *(f(np.where(missing, 0.0, matrix), axis=0) for f in (np.argmin, np.argmax))]
     if goal.output.shape.is_probability:
-        ends += [np.flatnonzero(lessons.truth == c)[:20] for c in np.unique(lessons.truth)]
+        ends += [np.flatnonzero(training_data.truth == c)[:20] for c in np.unique(training_data.truth)]
     return np.unique(np.concatenate([rows, *ends]))

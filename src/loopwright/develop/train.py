@@ -20,7 +20,7 @@ from loopwright.base.text import count, interval, spaced
 from loopwright.develop.card import card
 from loopwright.develop.evaluate import LATENCY_RUNS, evaluate, latency, loading, measures
 from loopwright.develop.features import Encoding, TracedFeatures, Vocabulary, trace, trace_rule, trace_slices
-from loopwright.develop.fit import Lessons, fit, fixed, make, search
+from loopwright.develop.fit import TrainingData, fit, fixed, make, search
 from loopwright.develop.leaderboard import climb, doubt, primary_metric, rank, verdict
 from loopwright.develop.leakage import describe, leaks, scan
 from loopwright.develop.lineage import columns_used
@@ -69,8 +69,8 @@ from loopwright.tasks import metrics
 from loopwright.tasks.label import label_array
 from loopwright.tasks.metrics import Answered
 from loopwright.tasks.plausibility import perfect_on_few, practically_perfect
+from loopwright.tasks.registry import TASKS
 from loopwright.tasks.split import Split, divide, divide_again
-from loopwright.tasks.table import TASKS
 from loopwright.tasks.task import Border
 
 _LATENCY_ROWS = 200
@@ -260,7 +260,7 @@ def _leave_out_failing(work: Work) -> None:
         work.progress.say(f"leak suspected: {suspect.what} {describe(suspect)}")
     weighed = work.drawn.weight is not None
     work.failed = rehearsed(
-        work.candidates, lambda c: _lessons(work, c).at(work.drawn.rows), work.goal, seed=work.loop.seed, weighed=weighed
+        work.candidates, lambda c: _training_data(work, c).at(work.drawn.rows), work.goal, seed=work.loop.seed, weighed=weighed
     )
     for name, error in work.failed.items():
         work.progress.say(f"{name} is left out: {reason(error)}")
@@ -390,11 +390,11 @@ def _heuristic(work: Work) -> _Fitted:
     )
 
 
-def _lessons(work: Work, candidate: Candidate) -> Lessons:
-    return Lessons(work.matrices[candidate.encoding], work.truth, group=work.groups, weight=work.drawn.weight)
+def _training_data(work: Work, candidate: Candidate) -> TrainingData:
+    return TrainingData(work.matrices[candidate.encoding], work.truth, group=work.groups, weight=work.drawn.weight)
 
 
-def _searched(work: Work, candidate: Candidate, lessons: Lessons) -> dict[str, Any]:
+def _searched(work: Work, candidate: Candidate, training_data: TrainingData) -> dict[str, Any]:
     """The hyper-parameters that do best on the newer training rows when fitted on the older ones."""
     loop = work.loop
     minutes = loop.scope.budget.train_minutes
@@ -417,7 +417,7 @@ def _searched(work: Work, candidate: Candidate, lessons: Lessons) -> dict[str, A
     older, newer = divide_again(work.table, work.training, work.partition.split, seed=loop.seed, task=loop.outcome.task)
     return search(
         candidate,
-        lessons,
+        training_data,
         older[np.isin(older, work.drawn.rows)],
         newer,
         judge=judge,
@@ -432,17 +432,17 @@ def _searched(work: Work, candidate: Candidate, lessons: Lessons) -> dict[str, A
 def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | None) -> _Fitted:
     """Search, fit, convert and check one candidate."""
     clock, loop = work.home.clock, work.loop
-    lessons = _lessons(work, candidate)
+    training_data = _training_data(work, candidate)
     start = clock.monotonic()
-    found = _searched(work, candidate, lessons) if candidate.takes_trial and params is None else dict(params or {})
+    found = _searched(work, candidate, training_data) if candidate.takes_trial and params is None else dict(params or {})
     unfitted = make(candidate, fixed(candidate, found) if candidate.takes_trial else None, loop.seed)
-    estimator, warned = fit(candidate, unfitted, lessons.at(work.drawn.rows), work.goal)
+    estimator, warned = fit(candidate, unfitted, training_data.at(work.drawn.rows), work.goal)
     seconds = clock.monotonic() - start
     for text in warned:
         work.progress.say(f"{candidate.name}: {text[:200]}")
 
     def build(goal: Goal, exact: bool) -> bytes:  # `agreed` calls it
-        model = convert(candidate.name, estimator, lessons.matrix.shape[1], goal, exact=exact)
+        model = convert(candidate.name, estimator, training_data.matrix.shape[1], goal, exact=exact)
         return work.traced.model_graph(work.vocabulary, candidate.encoding, model, goal)
 
     graph, conversion = agreed(candidate.name, estimator, work.goal, build, work.traced.columns, work.validation_table)
@@ -450,7 +450,7 @@ def fit_candidate(work: Work, candidate: Candidate, params: Mapping[str, Any] | 
     some = work.validation_table.take(pa.array(_spread(len(work.validation_table), _EXPLAINED_ROWS)))
     tried = load(candidate.name, graph)
     explained = explanation(
-        estimator, work.goal, names, lessons.matrix, work.drawn.rows, tried.run(arrow_feed(tried, work.columns, some))
+        estimator, work.goal, names, training_data.matrix, work.drawn.rows, tried.run(arrow_feed(tried, work.columns, some))
     )
     if explained.about.why:
         work.progress.say(f"{candidate.name}: its answers cannot be explained: {explained.about.why}")

@@ -12,7 +12,7 @@ import msgspec
 
 from loopwright.base import failpoints
 from loopwright.base.errors import AddressRefused
-from loopwright.base.post import post, receiver
+from loopwright.base.outbound_http import post, receiver
 from loopwright.records.entries import Entry
 from loopwright.records.windows import Alert
 from loopwright.stores.home import Home

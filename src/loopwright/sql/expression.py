@@ -1,6 +1,6 @@
 """SQL expressions that a loop declares over the rows of a table: a label, what an aggregate is of.
 
-They are parsed before they run, and may use only syntax and functions of one row (`row_functions.py`): anything else, known or
+They are parsed before they run, and may use only syntax and functions of one row (`functions.py`): anything else, known or
 unknown, is refused, and so is what closes its bracket and begins something else. So what they cost is bounded by the rows, what
 they see by the row, and the same row gives the same value whenever it is asked: while training and while serving, under every
 version of DuckDB.

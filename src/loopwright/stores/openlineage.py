@@ -23,8 +23,8 @@ import msgspec
 from loopwright.base.clock import Clock
 from loopwright.base.errors import AddressRefused
 from loopwright.base.ids import new_id
-from loopwright.base.post import Receiver, post, receiver
-from loopwright.base.post import problem as receiver_problem
+from loopwright.base.outbound_http import Receiver, post, receiver
+from loopwright.base.outbound_http import problem as receiver_problem
 from loopwright.base.settings import Settings
 from loopwright.records.declarations import Column
 from loopwright.records.examples import Examples

@@ -29,7 +29,7 @@ from scipy import special, stats
 from loopwright.base.arrays import Array
 from loopwright.records.declarations import SHAPES, Task
 from loopwright.records.evaluation import Suspect
-from loopwright.tasks.table import TASKS
+from loopwright.tasks.registry import TASKS
 
 ROWS = 50_000
 """At most so many rows are looked at, evenly over the examples."""

@@ -29,7 +29,7 @@ from loopwright.base.errors import ExamplesRefused
 from loopwright.base.text import count
 from loopwright.records.declarations import SHAPES, GroupSplit, StratifiedSplit, Task, TimeSplit, duration
 from loopwright.records.package import Partition, SplitSide
-from loopwright.tasks.table import TASKS
+from loopwright.tasks.registry import TASKS
 
 MIN_ROWS = 20
 ENOUGH_ROWS, ENOUGH_OF_LABEL = 100, 20

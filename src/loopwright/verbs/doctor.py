@@ -15,8 +15,8 @@ from loopwright.base import telemetry
 from loopwright.base.errors import LoopwrightError
 from loopwright.base.jumps import JUMP_SECONDS, jumped
 from loopwright.base.memory import memory_limit
-from loopwright.base.post import problem as receiver_problem
-from loopwright.base.post import receiver
+from loopwright.base.outbound_http import problem as receiver_problem
+from loopwright.base.outbound_http import receiver
 from loopwright.base.printable import url_without_secrets
 from loopwright.base.settings import SETTINGS, unknown_settings
 from loopwright.base.text import count
@@ -26,7 +26,7 @@ from loopwright.stores import openlineage
 from loopwright.stores.home import Home
 from loopwright.stores.upkeep_state import LEASE_SECONDS
 from loopwright.verbs.checked import Checked, CheckItem
-from loopwright.verbs.expected import attempted, missing, serving
+from loopwright.verbs.integrity import attempted, missing, serving
 
 LIBRARIES = (
     "onnxruntime",

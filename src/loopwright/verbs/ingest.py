@@ -6,8 +6,8 @@ from loopwright.base.errors import TableNotFound, UsageError
 from loopwright.base.progress import Progress
 from loopwright.data.ingest.ingestion import put_contract
 from loopwright.data.ingest.load import bring, bring_mended, bring_query
-from loopwright.data.ingest.opened import FileOptions, Reading
 from loopwright.data.ingest.profile import keep_profile
+from loopwright.data.ingest.source_reader import FileOptions, Reading
 from loopwright.records.attempts import Attempts
 from loopwright.records.ingestions import Ingested
 from loopwright.stores.contracts import contract

@@ -6,7 +6,7 @@ from typing import Unpack
 import msgspec
 
 from loopwright.base.progress import Progress, under_way
-from loopwright.data.ingest.opened import FileOptions, Reading
+from loopwright.data.ingest.source_reader import FileOptions, Reading
 from loopwright.data.scaffold.init import begin
 from loopwright.stores.home import Home
 

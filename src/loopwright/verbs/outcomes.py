@@ -6,11 +6,11 @@ from typing import Unpack
 import msgspec
 
 from loopwright.base.errors import UsageError
-from loopwright.data.ingest.opened import FileOptions, Reading
 from loopwright.data.ingest.outcomes import Delivered, accept
+from loopwright.data.ingest.source_reader import FileOptions, Reading
 from loopwright.records.prediction import OutcomeStates
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.table import states
+from loopwright.stores.outcomes.join import states
 from loopwright.verbs.known_loop import known_loop
 
 

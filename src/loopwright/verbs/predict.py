@@ -5,7 +5,7 @@ from typing import Unpack
 
 from loopwright.base.progress import Progress
 from loopwright.bulk import predict as predict_file
-from loopwright.data.ingest.opened import FileOptions, Reading
+from loopwright.data.ingest.source_reader import FileOptions, Reading
 from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.bulk import Predicted
 from loopwright.verbs.known_loop import known_loop

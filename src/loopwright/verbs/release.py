@@ -3,8 +3,8 @@
 from typing import Any
 
 from loopwright.base.errors import NotFound, UsageError
-from loopwright.deploy.change import answered, unchanged
 from loopwright.deploy.gate import check_release, sound
+from loopwright.deploy.release_commit import answered, unchanged
 from loopwright.deploy.releases import arguments, serving
 from loopwright.deploy.releases import release as put_into_service
 from loopwright.deploy.strategies import find_strategy

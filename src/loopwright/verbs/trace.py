@@ -22,7 +22,7 @@ from loopwright.records.releases import ReleaseState
 from loopwright.render import notebook
 from loopwright.render.words import cell
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.table import of_prediction
+from loopwright.stores.outcomes.join import of_prediction
 from loopwright.stores.packages.probe import Probed, open_probed
 from loopwright.stores.prediction_log.read import find, loops
 from loopwright.stores.prediction_log.retention import retained_since

@@ -11,7 +11,7 @@ from loopwright.records.entries import Problem
 from loopwright.stores.examples import verify_examples
 from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.commit import verify as verify_logs
-from loopwright.verbs.expected import attempted, missing
+from loopwright.verbs.integrity import attempted, missing
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,8 +5,8 @@ import pytest
 
 from loopwright.base.errors import IngestRefused
 from loopwright.data.ingest.header import looks_like_a_row
-from loopwright.data.ingest.opened import Reading
 from loopwright.data.ingest.source import open_source
+from loopwright.data.ingest.source_reader import Reading
 
 
 def read(folder: Path, data: bytes | str, reading: Reading | None = None, name: str = "t.csv") -> Any:

@@ -12,13 +12,11 @@ from loopwright.base.clock import SimulatedClock
 from loopwright.base.errors import DeclarationInvalid, IngestRefused, NameInvalid, TableNotFound
 from loopwright.base.progress import Silent
 from loopwright.base.settings import Settings
-from loopwright.data.ingest import csv_text
-from loopwright.data.ingest import ingestion as ingest_module
-from loopwright.data.ingest import opened as opened_module
+from loopwright.data.ingest import csv_text, quarantine_writer, source_reader
 from loopwright.data.ingest.contract import conform
 from loopwright.data.ingest.ingestion import files, ingest, put_contract
-from loopwright.data.ingest.opened import Reading
 from loopwright.data.ingest.source import open_source
+from loopwright.data.ingest.source_reader import Reading
 from loopwright.records.ingestions import Ingested
 from loopwright.stores.contracts import Contract, changes, contract, contracts
 
@@ -251,8 +249,8 @@ def test_a_retired_column_is_taken_where_it_comes_and_missed_where_it_does_not(h
 
 def test_a_source_in_many_parts_is_one_ingestion(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_text, "BATCH_BYTES", 4096)
-    monkeypatch.setattr(opened_module, "BATCH_BYTES", 4096)
-    monkeypatch.setattr(ingest_module, "_IN_MEMORY", 2000)
+    monkeypatch.setattr(source_reader, "BATCH_BYTES", 4096)
+    monkeypatch.setattr(quarantine_writer, "_IN_MEMORY", 2000)
     lines = [f"k{i % 900},2024-01-01T00:00:00Z,{-1 if i % 100 == 0 else 1}" for i in range(1000)]
     path = tmp_path / "large.csv"
     path.write_text("id,at,size\n" + "\n".join(lines), encoding="utf-8")

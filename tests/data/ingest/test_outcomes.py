@@ -15,7 +15,7 @@ from loopwright.data.ingest.quarantine import quarantined
 from loopwright.deploy.serving.outcomes import OutcomeDecoder
 from loopwright.records.prediction import OutcomeRow
 from loopwright.records.turns import LoopRecord
-from loopwright.stores.outcomes.table import join, outcomes, states
+from loopwright.stores.outcomes.join import join, outcomes, states
 
 
 @pytest.fixture

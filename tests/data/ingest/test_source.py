@@ -19,8 +19,8 @@ import pytest
 
 from loopwright.base.errors import FileMissing, IngestRefused
 from loopwright.base.ids import digest
-from loopwright.data.ingest import csv_text, source, text
-from loopwright.data.ingest import opened as opened_module
+from loopwright.data.ingest import csv_text, encoding, source
+from loopwright.data.ingest import source_reader as opened_module
 from loopwright.data.ingest.source import open_source
 
 CSV = b"id,size\na,1.5\nb,2\n"
@@ -310,7 +310,7 @@ def test_a_header_that_repeats_a_name_numbers_it(tmp_path: Path) -> None:
 
 def test_what_a_compressed_file_unpacks_to_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, "bomb.csv.gz", gzip.compress(b"id\n" + b"1\n" * 200_000, mtime=0))
-    monkeypatch.setattr(text, "MAX_UNPACKED", 100_000)
+    monkeypatch.setattr(encoding, "MAX_UNPACKED", 100_000)
     with pytest.raises(IngestRefused, match="unpacks to more than"):
         opened(path)
 

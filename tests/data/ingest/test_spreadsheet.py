@@ -8,8 +8,8 @@ import openpyxl
 import pytest
 
 from loopwright.base.errors import ExtraMissing, IngestRefused
-from loopwright.data.ingest.opened import Reading
 from loopwright.data.ingest.source import expand, open_source
+from loopwright.data.ingest.source_reader import Reading
 from loopwright.data.scaffold.infer import inferred
 
 # ruff: noqa: DTZ001 - cells of a workbook have no zone

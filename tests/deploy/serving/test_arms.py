@@ -13,7 +13,7 @@ from tests.deploy.strategies.half import HALF, register
 from loopwright.base.errors import PackageRefused
 from loopwright.deploy import releases
 from loopwright.deploy.serving import release_files
-from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import Registry, Watcher
 from loopwright.records.declarations import Column
 from loopwright.records.package import Segment
@@ -41,7 +41,7 @@ def pair(home: Home) -> tuple[str, str]:
 
 
 class Served:
-    """A router, and what it told."""
+    """A engine, and what it told."""
 
     def __init__(self, home: Home) -> None:
         self.refused: list[str] = []
@@ -53,13 +53,13 @@ class Served:
             lambda *_: None,
             stood_in=lambda _, missing, instead, why: self.stood_in.append((missing, instead)),
         )
-        self.router = Router(Registry(home.path, home.packages, Weather(), home.clock, watcher))
-        self.router.registry.refresh()
+        self.engine = ServingEngine(Registry(home.path, home.packages, Weather(), home.clock, watcher))
+        self.engine.registry.refresh()
 
     def ask(self, *numbers: int, ids: list[str] | None = None, of_file: bool = False, **changes: Any) -> list[Prediction]:
         body = text([flight(n, **changes) for n in numbers])
-        rows = self.router.registry.service(LOOP).decode(body).rows
-        (found,) = self.router.answer(LOOP, [Ask(rows, ids, of_file=of_file)])
+        rows = self.engine.registry.service(LOOP).decode(body).rows
+        (found,) = self.engine.answer(LOOP, [PredictionRequest(rows, ids, of_file=of_file)])
         assert isinstance(found, list), found
         return found
 
@@ -68,7 +68,7 @@ class Served:
 def served(home: Home, pair: tuple[str, str]) -> Iterator[Served]:
     found = Served(home)
     yield found
-    found.router.close()
+    found.engine.close()
 
 
 def now(home: Home) -> ReleaseState:
@@ -93,7 +93,7 @@ def test_arm_is_logged_and_given_again_for_the_same_id(home: Home, served: Serve
     ids = [f"{n:032x}" for n in range(1, COUNT + 1)]
     first = served.ask(*range(COUNT), ids=ids)
     assert served.ask(*range(COUNT), ids=ids) == first
-    served.router.close()
+    served.engine.close()
     assert [find(home, a.id) for a in first] == [(LOOP, a) for a in first]
 
 
@@ -101,7 +101,7 @@ def test_another_process_and_another_release_of_the_same_salt_give_a_unit_the_sa
     before = {a.unit: a.arm for a in served.ask(*range(COUNT))}
     other = Served(home)
     assert {a.unit: a.arm for a in other.ask(*range(COUNT))} == before
-    other.router.close()
+    other.engine.close()
 
 
 def test_rows_whose_key_the_server_makes_are_assigned_by_the_unit_that_is_logged(home: Home) -> None:
@@ -111,12 +111,12 @@ def test_rows_whose_key_the_server_makes_are_assigned_by_the_unit_that_is_logged
     releases.release(home, LOOP, new, strategy=HALF.name, why="second")
     served, state = Served(home), now(home)
     rows = [{name: value for name, value in flight(n).items() if name != "flight"} for n in range(COUNT)]
-    decoded = served.router.registry.service(LOOP).decode(text(rows)).rows
-    (found,) = served.router.answer(LOOP, [Ask(decoded)])
+    decoded = served.engine.registry.service(LOOP).decode(text(rows)).rows
+    (found,) = served.engine.answer(LOOP, [PredictionRequest(decoded)])
     assert isinstance(found, list)
     assert [a.arm for a in found] == [state.arm_for(a.unit).name for a in found]
     assert [a.unit for a in found] == [a.id for a in found]
-    served.router.close()
+    served.engine.close()
 
 
 def test_going_back_ends_the_division_first_and_then_goes_to_the_package_before(home: Home, pair: tuple[str, str]) -> None:
@@ -157,7 +157,7 @@ def test_challenger_that_cannot_be_loaded_changes_nothing_and_is_tried_again(
     whole = model.read_bytes()
     releases.release(home, LOOP, new, strategy=HALF.name, why="second")
     model.write_bytes(b"damaged")
-    assert served.router.registry.refresh() == []
+    assert served.engine.registry.refresh() == []
     assert {(a.arm, a.package, a.probability) for a in served.ask(*range(COUNT))} == {("champion", old, 1.0)}
     fresh = Served(home)  # as after a restart
     assert fresh.stood_in == [(new, old)]
@@ -165,9 +165,9 @@ def test_challenger_that_cannot_be_loaded_changes_nothing_and_is_tried_again(
     model.write_bytes(whole)
     monkeypatch.setattr("loopwright.deploy.serving.registry.RETRY_SECONDS", 0.0)
     for each in (served, fresh):
-        assert each.router.registry.refresh() == [LOOP]
+        assert each.engine.registry.refresh() == [LOOP]
         assert {a.package for a in each.ask(*range(COUNT))} == {old, new}
-        each.router.close()
+        each.engine.close()
 
 
 def test_package_with_another_contract_cannot_serve_beside_the_champion(home: Home) -> None:
@@ -186,7 +186,7 @@ def test_segments_keep_their_packages_while_two_arms_answer_the_rest(home: Home,
     served = Served(home)
     assert {a.package for a in served.ask(*range(COUNT), tail="N1")} == {own}
     assert {a.package for a in served.ask(*range(COUNT), tail=None)} == set(pair)
-    served.router.close()
+    served.engine.close()
 
 
 def test_heuristic_alone_may_be_an_arm(home: Home, pair: tuple[str, str]) -> None:
@@ -199,15 +199,15 @@ def test_heuristic_alone_may_be_an_arm(home: Home, pair: tuple[str, str]) -> Non
     answers = served.ask(*range(COUNT), delay=20.0)
     assert {("degraded" in a.flags, a.score == 1.0) for a in answers if a.arm == "champion"} == {(True, True)}
     assert {"degraded" in a.flags for a in answers if a.arm == "challenger"} == {False}
-    served.router.close()
+    served.engine.close()
 
 
 def test_packages_of_arms_that_are_gone_are_let_go_of(home: Home, served: Served, pair: tuple[str, str]) -> None:
-    cache = served.router.registry.package_cache
+    cache = served.engine.registry.package_cache
     served.ask(*range(COUNT))
     assert all(digest in cache for digest in pair)
     releases.rollback(home, LOOP, why="no")
-    assert served.router.registry.refresh() == [LOOP]
+    assert served.engine.registry.refresh() == [LOOP]
     assert [digest in cache for digest in pair] == [True, False]
     assert [[(a.name, a.share) for a in arms] for arms in served.swapped] == [
         [("champion", 0.5), ("challenger", 0.5)],

@@ -12,13 +12,13 @@ from tests.deploy.loops import LOOP, NOW, REQUESTS, Weather, flight, opened, pac
 from tests.receiver import Receiver, receiving
 from tests.waiting import PATIENCE_SECONDS
 
-from loopwright.base import post as outgoing
+from loopwright.base import outbound_http as outgoing
 from loopwright.base.clock import SimulatedClock
 from loopwright.base.ids import span_id
 from loopwright.deploy import releases
 from loopwright.deploy.serving import cloudevents
 from loopwright.deploy.serving.cloudevents import DeliveryRound, EventCursor, Events
-from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import Registry
 from loopwright.deploy.serving.release_files import Follower
 from loopwright.records.releases import ReleaseState
@@ -43,11 +43,13 @@ def home(tmp_path: Path, receiver: Receiver) -> Iterator[Home]:
 
 def answered(home: Home, count: int, first: int = 0) -> list[str]:
     """Ids of predictions that have been answered and are committed."""
-    router = Router(Registry(home.path, home.packages, Weather(), home.clock))
-    router.registry.refresh()
+    engine = ServingEngine(Registry(home.path, home.packages, Weather(), home.clock))
+    engine.registry.refresh()
     rows = [flight(first + i, tail="N1", pushed_back_at=None) for i in range(count)]
-    [answers] = router.answer(LOOP, [Ask([{k: v for k, v in row.items() if k != "pushed_back_at"} for row in rows])])
-    router.close()
+    [answers] = engine.answer(
+        LOOP, [PredictionRequest([{k: v for k, v in row.items() if k != "pushed_back_at"} for row in rows])]
+    )
+    engine.close()
     assert isinstance(answers, list)
     assert commit(home, LOOP).predictions == count
     return [a.id for a in answers]

@@ -12,7 +12,7 @@ from tests.waiting import PATIENCE_SECONDS
 
 from loopwright.base.errors import Overloaded, RequestConflict
 from loopwright.deploy.serving import idempotency
-from loopwright.deploy.serving.idempotency import Claim, EarlierAnswer, Recent
+from loopwright.deploy.serving.idempotency import Claim, EarlierAnswer, IdempotencyStore
 from loopwright.records.prediction import Prediction
 
 ROOT = Path(__file__).parents[3]
@@ -48,7 +48,7 @@ def mine(found: Claim | EarlierAnswer) -> Claim:
     return found
 
 
-def put(table: Recent, id: str, asked: bytes, answers: list[Prediction], loop: str = LOOP) -> None:
+def put(table: IdempotencyStore, id: str, asked: bytes, answers: list[Prediction], loop: str = LOOP) -> None:
     claim = mine(table.claim(loop, id, asked))
     table.keep(claim, answers)
     table.logged(claim)
@@ -60,7 +60,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_the_same_request_gets_the_same_answer_and_another_is_a_conflict(path: Path) -> None:
-    first, second = Recent(path), Recent(path)
+    first, second = IdempotencyStore(path), IdempotencyStore(path)
     put(first, "x", A, [answer(1), answer(2)])
     assert given(first.claim(LOOP, "x", A)) == EarlierAnswer([answer(1), answer(2)], True, True)
     assert given(second.claim(LOOP, "x", A)) == EarlierAnswer([answer(1), answer(2)], True, False)
@@ -69,17 +69,17 @@ def test_the_same_request_gets_the_same_answer_and_another_is_a_conflict(path: P
     assert isinstance(second.claim("another-loop", "x", B), Claim)
     first.close()
     second.close()
-    assert given(Recent(path).claim(LOOP, "x", A)).answers == [answer(1), answer(2)]  # whoever comes later
+    assert given(IdempotencyStore(path).claim(LOOP, "x", A)).answers == [answer(1), answer(2)]  # whoever comes later
 
 
 def test_what_was_not_answered_is_free_again(path: Path) -> None:
-    table = Recent(path)
+    table = IdempotencyStore(path)
     table.leave(mine(table.claim(LOOP, "x", A)))
     assert isinstance(table.claim(LOOP, "x", B), Claim)
 
 
 def test_who_is_second_waits_for_the_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = Recent(path), Recent(path)
+    first, second = IdempotencyStore(path), IdempotencyStore(path)
     claim = mine(first.claim(LOOP, "x", A))
     with pytest.raises(Overloaded, match="is being answered"):
         second.claim(LOOP, "x", A)
@@ -102,9 +102,9 @@ def test_who_is_second_waits_for_the_first(path: Path, monkeypatch: pytest.Monke
 DIES = """
 import os, sys
 from pathlib import Path
-from loopwright.deploy.serving.idempotency import Recent
+from loopwright.deploy.serving.idempotency import IdempotencyStore
 from tests.deploy.serving.test_idempotency import A, answer
-table = Recent(Path(sys.argv[1]))
+table = IdempotencyStore(Path(sys.argv[1]))
 claim = table.claim("late-arrival", "x", A)
 if sys.argv[2] == "kept":
     table.keep(claim, [answer(1)])
@@ -115,7 +115,7 @@ os.kill(os.getpid(), 9)
 @pytest.mark.parametrize("state", ["claimed", "kept"])
 def test_a_worker_that_died_over_it_holds_nothing_up(path: Path, state: str) -> None:
     assert subprocess.run([sys.executable, "-c", DIES, str(path), state], cwd=ROOT).returncode == -9
-    found = Recent(path).claim(LOOP, "x", A)
+    found = IdempotencyStore(path).claim(LOOP, "x", A)
     if state == "kept":
         assert given(found) == EarlierAnswer([answer(1)], False, False)  # perhaps not in the log
     else:
@@ -123,7 +123,7 @@ def test_a_worker_that_died_over_it_holds_nothing_up(path: Path, state: str) -> 
 
 
 def test_only_what_this_process_answered_of_a_loop_is_forgotten(path: Path) -> None:
-    first, second = Recent(path), Recent(path)
+    first, second = IdempotencyStore(path), IdempotencyStore(path)
     put(first, "x", A, [answer(1)])
     put(second, "y", A, [answer(2)])
     put(first, "z", A, [answer(3)], "another-loop")
@@ -135,7 +135,7 @@ def test_only_what_this_process_answered_of_a_loop_is_forgotten(path: Path) -> N
 
 def test_the_oldest_are_forgotten_and_the_file_does_not_grow(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idempotency, "RING", 64 * 1024)
-    table = Recent(path)
+    table = IdempotencyStore(path)
     for i in range(8000):
         put(table, str(i), A, [answer(i)])
         if i == 100:
@@ -155,7 +155,7 @@ def test_the_oldest_are_forgotten_and_the_file_does_not_grow(path: Path, monkeyp
 
 
 def test_large_answers_are_packed_and_those_beyond_a_ring_are_not_kept(path: Path) -> None:
-    table = Recent(path)
+    table = IdempotencyStore(path)
     many = [answer(i, 100) for i in range(10_000)]
     put(table, "many", A, many)
     assert given(table.claim(LOOP, "many", A)).answers == many
@@ -165,7 +165,7 @@ def test_large_answers_are_packed_and_those_beyond_a_ring_are_not_kept(path: Pat
 
 
 def test_damage_is_never_given_as_an_answer(path: Path) -> None:
-    table = Recent(path)
+    table = IdempotencyStore(path)
     put(table, "x", A, [answer(1)])
     place = path.read_bytes().index(b"UA1")
     with path.open("r+b") as file:
@@ -173,14 +173,14 @@ def test_damage_is_never_given_as_an_answer(path: Path) -> None:
         file.write(b"UB2")
     assert isinstance(table.claim(LOOP, "x", A), Claim)
     path.write_bytes(b"of another version")
-    fresh = Recent(path)
+    fresh = IdempotencyStore(path)
     put(fresh, "x", A, [answer(2)])
     assert given(fresh.claim(LOOP, "x", A)).answers == [answer(2)]
 
 
 def test_without_a_file_it_remembers_for_itself(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("no folder")
-    table = Recent(tmp_path / "run" / "requests")
+    table = IdempotencyStore(tmp_path / "run" / "requests")
     put(table, "x", A, [answer(1)])
     assert given(table.claim(LOOP, "x", A)).answers == [answer(1)]
     table.close()
@@ -188,7 +188,7 @@ def test_without_a_file_it_remembers_for_itself(tmp_path: Path) -> None:
 
 def test_many_at_once_answer_each_request_once(path: Path) -> None:
     """Eight threads over four tables ask for the same twenty requests: each is claimed once."""
-    tables = [Recent(path) for _ in range(4)]
+    tables = [IdempotencyStore(path) for _ in range(4)]
     claimed: list[str] = []
 
     def ask(number: int) -> None:

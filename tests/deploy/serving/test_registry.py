@@ -16,7 +16,7 @@ from loopwright.base.errors import LoopNotFound, Unavailable
 from loopwright.deploy import releases
 from loopwright.deploy.serving import engine as router_module
 from loopwright.deploy.serving import package_cache, registry, release_files
-from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.heartbeat import Heartbeat
 from loopwright.deploy.serving.package_cache import Load
 from loopwright.deploy.serving.registry import Registry, Watcher
@@ -28,7 +28,7 @@ from loopwright.stores.prediction_log.read import predictions
 
 
 class Many:
-    """A router over loops `l0`, `l1` ..., more than are loaded before they are asked; and what it told."""
+    """A engine over loops `l0`, `l1` ..., more than are loaded before they are asked; and what it told."""
 
     def __init__(self, home: Home, count: int) -> None:
         self.home = home
@@ -36,18 +36,18 @@ class Many:
         self.refused: list[str] = []
         self.loads: list[Load] = []
         self.digests = {f"l{i}": self.release(f"l{i}", 0.01 * (i + 1)) for i in range(count)}
-        self.router = self.opened()
+        self.engine = self.opened()
 
-    def opened(self, budget: int = 2**30) -> Router:
+    def opened(self, budget: int = 2**30) -> ServingEngine:
         watcher = Watcher(
             lambda _, arms: self.swapped.extend(a.package for a in arms),
             lambda _, w: self.refused.append(w),
             print,
             self.loads.append,
         )
-        router = Router(Registry(self.home.path, self.home.packages, Weather(), self.home.clock, watcher, budget=budget))
-        router.registry.refresh()
-        return router
+        engine = ServingEngine(Registry(self.home.path, self.home.packages, Weather(), self.home.clock, watcher, budget=budget))
+        engine.registry.refresh()
+        return engine
 
     def release(self, loop: str, weight: float) -> str:
         digest = package(self.home.packages, weight=weight, loop=loop).digest
@@ -55,8 +55,8 @@ class Many:
         return digest
 
     def ask(self, loop: str, id: str | None = None) -> Prediction:
-        rows = self.router.registry.service(loop).decode(text([flight()])).rows
-        (result,) = self.router.answer(loop, [Ask(rows, [id] if id else None)])
+        rows = self.engine.registry.service(loop).decode(text([flight()])).rows
+        (result,) = self.engine.answer(loop, [PredictionRequest(rows, [id] if id else None)])
         assert isinstance(result, list), result
         return result[0]
 
@@ -67,49 +67,49 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Many]:
     monkeypatch.setattr(release_files, "LOOK_SECONDS", 3600.0)
     found = Many(opened(tmp_path), 6)
     yield found
-    found.router.close()
+    found.engine.close()
 
 
 def test_each_is_loaded_when_it_is_first_asked(many: Many) -> None:
-    router = many.router
-    assert router.registry.loops == sorted(many.digests)
-    assert router.registry.loaded == []
-    assert not router.registry.ready("l3")
+    engine = many.engine
+    assert engine.registry.loops == sorted(many.digests)
+    assert engine.registry.loaded == []
+    assert not engine.registry.ready("l3")
     assert many.ask("l3").package == many.digests["l3"]
-    assert router.registry.ready("l3")
-    assert [s.state.loop for s in router.registry.loaded] == ["l3"]
-    router.registry.load("l4")
-    router.registry.load("l4")
+    assert engine.registry.ready("l3")
+    assert [s.state.loop for s in engine.registry.loaded] == ["l3"]
+    engine.registry.load("l4")
+    engine.registry.load("l4")
     assert many.swapped == [many.digests["l3"], many.digests["l4"]]
     assert [load.package for load in many.loads] == many.swapped
     for unknown in ("l9", "..", "", "l3.json", "L3"):
-        assert not router.registry.knows(unknown)
+        assert not engine.registry.knows(unknown)
         with pytest.raises(LoopNotFound):
-            router.registry.load(unknown)
+            engine.registry.load(unknown)
 
 
 def test_few_are_loaded_before_they_are_asked(many: Many, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release_files, "FEW", 6)
-    router = many.opened()
-    assert all(router.registry.ready(loop) for loop in many.digests)
-    router.close()
+    engine = many.opened()
+    assert all(engine.registry.ready(loop) for loop in many.digests)
+    engine.close()
 
 
 def test_a_release_reaches_those_in_memory_and_those_that_are_not(many: Many) -> None:
     many.ask("l1")
     newer = {loop: many.release(loop, weight) for loop, weight in (("l1", 0.5), ("l2", 0.6))}
-    assert many.router.registry.refresh() == ["l1"], "the other is not in memory, and need not be"
-    assert not many.router.registry.ready("l2")
+    assert many.engine.registry.refresh() == ["l1"], "the other is not in memory, and need not be"
+    assert not many.engine.registry.ready("l2")
     assert {loop: many.ask(loop).package for loop in newer} == newer
     releases.rollback(many.home, "l2", why="back")
-    assert many.router.registry.refresh() == ["l2"]
+    assert many.engine.registry.refresh() == ["l2"]
     assert many.ask("l2").package == many.digests["l2"]
-    assert len(many.router.registry.package_cache) == 2, "what no release names any more is not held"
+    assert len(many.engine.registry.package_cache) == 2, "what no release names any more is not held"
 
 
 def test_a_loop_that_comes_later_is_known_at_once(many: Many) -> None:
     digest = many.release("l77", 0.7)
-    assert many.router.registry.refresh() == []
+    assert many.engine.registry.refresh() == []
     assert many.ask("l77").package == digest
 
 
@@ -117,20 +117,20 @@ def test_the_least_recently_asked_goes_and_comes_back(many: Many, monkeypatch: p
     size = 2**20
     heap = count(0, size)  # each package takes as much: what is measured differs with what the process has freed before
     monkeypatch.setattr(package_cache, "allocated", lambda: next(heap))
-    many.router.close()
-    many.router = many.opened(int(size * 3.4))
+    many.engine.close()
+    many.engine = many.opened(int(size * 3.4))
     for loop in ("l0", "l1", "l2"):
         many.ask(loop)
     first = many.ask("l0", id="a" * 32)
     many.ask("l3")
-    assert [s.state.loop for s in many.router.registry.loaded] == ["l0", "l2", "l3"]
+    assert [s.state.loop for s in many.engine.registry.loaded] == ["l0", "l2", "l3"]
     for loop in many.digests:
         many.ask(loop)
-    assert not many.router.registry.ready("l0")
+    assert not many.engine.registry.ready("l0")
     assert many.ask("l0", id="a" * 32) == first, "repeated ids outlive the package's stay"
-    assert many.router.registry.package_cache.bytes <= size * 3.4
+    assert many.engine.registry.package_cache.bytes <= size * 3.4
     newer = many.release("l0", 0.9)
-    assert many.router.registry.refresh() == ["l0"]
+    assert many.engine.registry.refresh() == ["l0"]
     assert many.ask("l0").package == newer
     assert many.refused == []
 
@@ -140,7 +140,7 @@ def test_one_that_cannot_be_loaded_is_unavailable_and_recovers(many: Many, monke
     shutil.move(folder, many.home.path / "spare")
     for _ in range(3):
         with pytest.raises(Unavailable, match="l5"):
-            many.router.registry.load("l5")
+            many.engine.registry.load("l5")
     assert len(many.refused) == 1, "it is not tried for every request"
     assert many.ask("l1").package == many.digests["l1"]
     shutil.move(many.home.path / "spare", folder)
@@ -157,22 +157,22 @@ def test_the_own_package_of_a_fleet_goes_last(many: Many) -> None:
     }
     releases.release(many.home, "l0", many.digests["l0"], fleet="tail", segments=made, why="a fleet")
     for digest in made.values():
-        many.router.registry.package_cache.load(digest)
+        many.engine.registry.package_cache.load(digest)
     room = int(max(load.bytes for load in many.loads[2:]) * 3.4)
-    many.router.close()
-    many.router = many.opened(room)
+    many.engine.close()
+    many.engine = many.opened(room)
     for tail in [*tails, *reversed(tails)] * 2:
-        rows = many.router.registry.service("l0").decode(text([flight(tail=tail)])).rows
-        (result,) = many.router.answer("l0", [Ask(rows)])
+        rows = many.engine.registry.service("l0").decode(text([flight(tail=tail)])).rows
+        (result,) = many.engine.answer("l0", [PredictionRequest(rows)])
         assert isinstance(result, list)
         assert (result[0].package, result[0].flags) == (made[tail], [])
-        assert many.router.registry.ready("l0")
+        assert many.engine.registry.ready("l0")
     assert sum(load.evicted for load in many.loads) > 8
     assert many.swapped.count(many.digests["l0"]) == 1, "it never went"
 
 
 def test_threads_that_ask_at_once_load_it_once(many: Many) -> None:
-    threads = [Thread(target=many.router.registry.load, args=[f"l{i % 3}"]) for i in range(24)]
+    threads = [Thread(target=many.engine.registry.load, args=[f"l{i % 3}"]) for i in range(24)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -184,8 +184,8 @@ def test_answers_and_releases_while_packages_come_and_go(many: Many) -> None:
     """Four threads ask loops that do not all fit, one releases and rolls back: every answer names a package of its loop."""
     for loop in many.digests:
         many.ask(loop)
-    many.router.close()
-    many.router = many.opened(int(max(load.bytes for load in many.loads[2:]) * 2.4))
+    many.engine.close()
+    many.engine = many.opened(int(max(load.bytes for load in many.loads[2:]) * 2.4))
     second = {loop: package(many.home.packages, weight=0.5 + int(loop[1:]) / 100, loop=loop).digest for loop in many.digests}
     wrong: list[object] = []
     over: list[int] = []
@@ -209,16 +209,16 @@ def test_answers_and_releases_while_packages_come_and_go(many: Many) -> None:
     try:
         for loop, digest in second.items():
             releases.release(many.home, loop, digest, why="newer")
-            many.router.registry.refresh()
+            many.engine.registry.refresh()
         for loop in ("l1", "l3"):
             releases.rollback(many.home, loop, why="not so good")
-            many.router.registry.refresh()
+            many.engine.registry.refresh()
     finally:
         over.append(1)
         for thread in threads:
             thread.join()
     assert (wrong, many.refused) == ([], [])
-    many.router.registry.refresh()
+    many.engine.registry.refresh()
     last = {**second, "l1": many.digests["l1"], "l3": many.digests["l3"]}
     assert {loop: many.ask(loop).package for loop in last} == last
     assert many.refused == []
@@ -236,25 +236,25 @@ def open_files(home: Home) -> int:
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux tells which files are open")
 def test_logs_of_quiet_loops_are_closed_and_opened_again(many: Many, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of loops that were asked once do not hold a file each; no row is lost or doubled by it."""
-    router, home = many.router, many.home
+    engine, home = many.engine, many.home
     first = {loop: many.ask(loop) for loop in many.digests}
     assert open_files(home) == 6
-    for writer in router._writers.values():
+    for writer in engine._writers.values():
         writer.segment_seconds = 0.0
     monkeypatch.setattr(router_module, "MAX_SEALS", 2)
-    router.tick()
-    assert sum(writer.quiet(0.0) or writer._sealing is not None for writer in router._writers.values()) == 2, "in turns"
+    engine.tick()
+    assert sum(writer.quiet(0.0) or writer._sealing is not None for writer in engine._writers.values()) == 2, "in turns"
     monkeypatch.setattr(router_module, "QUIET_SECONDS", 0.0)
 
     def retired() -> bool:
-        router.tick()
-        return not router._writers
+        engine.tick()
+        return not engine._writers
 
     until(retired)
-    router._retiring.join()  # type: ignore[union-attr]  # it has retired them
+    engine._retiring.join()  # type: ignore[union-attr]  # it has retired them
     assert open_files(home) == 0
     second = {loop: many.ask(loop) for loop in many.digests}
-    router.close()
+    engine.close()
     for loop in many.digests:
         commit(home, loop)
         assert sorted(predictions(home, loop)["_id"].to_pylist()) == sorted([first[loop].id, second[loop].id])
@@ -276,15 +276,15 @@ def test_who_writes_while_a_log_is_closed_writes_to_the_next(many: Many, monkeyp
         thread.start()
     retired = 0
     while retired < 20 or len(answered) < 100:
-        for key, writer in list(many.router._writers.items()):
+        for key, writer in list(many.engine._writers.items()):
             writer.seal()
             if writer.retire(0.0):
-                many.router._forget(key, writer)
+                many.engine._forget(key, writer)
                 retired += 1
     over.append(1)
     for thread in threads:
         thread.join()
-    many.router.close()
+    many.engine.close()
     commit(many.home, "l1")
     ids = predictions(many.home, "l1")["_id"].to_pylist()
     assert len(ids) == len(set(ids)) == len(answered) + 1
@@ -316,28 +316,28 @@ def test_where_the_declared_package_is_damaged_the_newest_whole_one_before_it_se
     watcher = Watcher(
         lambda *_: None, lambda *_: None, lambda *_: None, stood_in=lambda _loop, d, i, why: told.append((d, i, why))
     )
-    router = Router(Registry(home.path, home.packages, Weather(), home.clock, watcher, heartbeat=heartbeat))
-    assert router.registry.refresh() == [LOOP]
-    assert router.registry.unready == []
+    engine = ServingEngine(Registry(home.path, home.packages, Weather(), home.clock, watcher, heartbeat=heartbeat))
+    assert engine.registry.refresh() == [LOOP]
+    assert engine.registry.unready == []
     assert told == [
         (declared, whole, f"package {declared[:12]} refused: model.onnx has 7 bytes, the manifest says {len(spoiled)}")
     ]
 
     def answers() -> str:
-        rows = router.registry.service(LOOP).decode(text([flight()])).rows
-        (found,) = router.answer(LOOP, [Ask(rows)])
+        rows = engine.registry.service(LOOP).decode(text([flight()])).rows
+        (found,) = engine.answer(LOOP, [PredictionRequest(rows)])
         assert isinstance(found, list)
         return found[0].package
 
     state = releases.serving(home, LOOP)
     assert state is not None
     assert (answers(), heartbeat.releases.stands(state)) == (whole, "refuses")
-    router.registry.refresh()
+    engine.registry.refresh()
     assert len(told) == 1  # what stands in goes on standing in
     (home.path / "packages" / declared / "model.onnx").write_bytes(spoiled)
-    router.registry.refresh()
+    engine.registry.refresh()
     assert (answers(), heartbeat.releases.stands(state)) == (declared, "serves")
-    router.close()
+    engine.close()
 
 
 def test_where_none_can_stand_in_the_loop_is_unready_and_that_is_told(tmp_path: Path) -> None:
@@ -347,9 +347,9 @@ def test_where_none_can_stand_in_the_loop_is_unready_and_that_is_told(tmp_path: 
     spoil(home, only)
     told: list[tuple[str, str]] = []
     watcher = Watcher(lambda *_: None, lambda *_: None, lambda *_: None, stood_in=lambda _loop, d, i, _why: told.append((d, i)))
-    router = Router(Registry(home.path, home.packages, Weather(), home.clock, watcher))
-    router.registry.refresh()
-    assert (router.registry.unready, told) == ([LOOP], [(only, "")])
+    engine = ServingEngine(Registry(home.path, home.packages, Weather(), home.clock, watcher))
+    engine.registry.refresh()
+    assert (engine.registry.unready, told) == ([LOOP], [(only, "")])
     with pytest.raises(Unavailable):
-        router.registry.service(LOOP)
-    router.close()
+        engine.registry.service(LOOP)
+    engine.close()

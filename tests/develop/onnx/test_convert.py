@@ -71,7 +71,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from loopwright.base.arrays import Array
 from loopwright.base.errors import ConversionRefused
-from loopwright.develop.fit import Lessons, fit, predict
+from loopwright.develop.fit import TrainingData, fit, predict
 from loopwright.develop.onnx.convert import convert, refuse_inconvertible
 from loopwright.develop.onnx.parity import difference, load, tolerance
 from loopwright.develop.output import Goal, goal_of
@@ -123,7 +123,7 @@ def gap(estimator: Any, task: str, missing: float = 0.0, scale: float = 1.0) -> 
     truth = truths[task] * scale if scale != 1.0 else truths[task]
     aim = goal(task, truth)
     refuse_inconvertible("x", estimator, aim)
-    fitted, _ = fit(CANDIDATE, estimator, Lessons(matrix, truth, group=np.arange(len(matrix)) // 10), aim)
+    fitted, _ = fit(CANDIDATE, estimator, TrainingData(matrix, truth, group=np.arange(len(matrix)) // 10), aim)
     others = data(missing=missing, seed=1)[0]
     others[0] = 0.0
     apart = 0.0
@@ -303,7 +303,7 @@ def test_a_classifier_and_its_graph_agree(name: str, task: str) -> None:
 def test_they_agree_where_values_are_missing(name: str, missing: float) -> None:
     """Also where training had none: which way such a row goes is each library's own."""
     matrix, truths = data(missing=missing)
-    estimator, _ = fit(CANDIDATE, TAKES_NAN[name](), Lessons(matrix, truths["binary"]), Goal())
+    estimator, _ = fit(CANDIDATE, TAKES_NAN[name](), TrainingData(matrix, truths["binary"]), Goal())
     holes = data(missing=0.3, seed=1)[0]
     graph = Graph(convert("x", estimator, matrix.shape[1], Goal()).SerializeToString())
     found = Goal().answers(graph.run({"matrix": holes})["raw"])
@@ -342,7 +342,7 @@ def test_real_measurements_agree() -> None:
         truth = {"binary": bunch.target == 1, "multiclass": bunch.target.astype(str), "regression": bunch.target}[task]
         aim = goal(task, truth)
         for make in makers:
-            estimator, _ = fit(CANDIDATE, make(), Lessons(matrix, truth), aim)
+            estimator, _ = fit(CANDIDATE, make(), TrainingData(matrix, truth), aim)
             graph = Graph(convert("x", estimator, matrix.shape[1], aim).SerializeToString())
             found = aim.answers(graph.run({"matrix": matrix})["raw"])
             assert difference(found, predict(estimator, matrix, aim), aim).max() <= tolerance(estimator, aim)[0]
@@ -351,7 +351,7 @@ def test_real_measurements_agree() -> None:
 def test_quantiles_that_cross_are_sorted() -> None:
     matrix, truths = data(n=60)
     aim = goal("quantiles", truths["quantiles"])
-    estimator, _ = fit(CANDIDATE, QuantileRegressor(alpha=0), Lessons(matrix, truths["quantiles"]), aim)
+    estimator, _ = fit(CANDIDATE, QuantileRegressor(alpha=0), TrainingData(matrix, truths["quantiles"]), aim)
     matrix = matrix * 10
     each = np.column_stack([e.predict(matrix.astype(np.float64)) for e in estimator.estimators])
     assert (np.diff(each, axis=1) < 0).any()  # they do cross
@@ -367,8 +367,8 @@ def test_a_ranker_learns_within_its_groups() -> None:
     relevance = np.digitize(quality, [-0.5, 0.5]).astype(np.float64)
     matrix = np.column_stack([quality + rng.normal(size=1000) * 0.1, rng.normal(size=1000)]).astype(np.float32)
     mixed = rng.permutation(1000)
-    lessons = Lessons(matrix[mixed], relevance[mixed], group=np.array([f"g{g}" for g in group])[mixed])
-    ranker, _ = fit(CANDIDATE, lgb.LGBMRanker(n_estimators=20, verbose=-1, n_jobs=1), lessons, goal("ranking", relevance))
+    training_data = TrainingData(matrix[mixed], relevance[mixed], group=np.array([f"g{g}" for g in group])[mixed])
+    ranker, _ = fit(CANDIDATE, lgb.LGBMRanker(n_estimators=20, verbose=-1, n_jobs=1), training_data, goal("ranking", relevance))
     score = predict(ranker, matrix, goal("ranking", relevance)).score
     assert np.corrcoef(score, relevance)[0, 1] > 0.8
 
@@ -419,15 +419,15 @@ def test_what_only_a_conversion_tells_is_found_in_a_rehearsal(name: str) -> None
     aim = goal(task, truths[task])
     refuse_inconvertible("x", make(), aim)
     with pytest.raises(ConversionRefused, match=why):
-        rehearse(CANDIDATE, make(), Lessons(matrix, truths[task]), aim)
+        rehearse(CANDIDATE, make(), TrainingData(matrix, truths[task]), aim)
 
 
 def test_a_rehearsal_leaves_the_estimator_alone_and_passes_what_is_fine() -> None:
     matrix, truths = data(n=2000)
     estimator = lightgbm()
-    rehearse(CANDIDATE, estimator, Lessons(matrix, truths["binary"]), Goal())
+    rehearse(CANDIDATE, estimator, TrainingData(matrix, truths["binary"]), Goal())
     assert not estimator.__sklearn_is_fitted__()
-    rehearse(CANDIDATE, KNeighborsClassifier(1500), Lessons(matrix, truths["binary"]), Goal())  # too many for so few rows
+    rehearse(CANDIDATE, KNeighborsClassifier(1500), TrainingData(matrix, truths["binary"]), Goal())  # too many for so few rows
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression", "several", "quantiles", "ranking", "anomaly"])
@@ -445,10 +445,10 @@ def test_a_rehearsal_needs_no_data(task: str) -> None:
     }.get(
         task, (lightgbm_number(objective="poisson" if task == "several" else "regression"), lightgbm_number(linear_tree=True))
     )
-    lessons = made_up(outcome, 4)
-    rehearse(CANDIDATE, fine, lessons, goal_of(outcome, lessons.truth))
+    training_data = made_up(outcome, 4)
+    rehearse(CANDIDATE, fine, training_data, goal_of(outcome, training_data.truth))
     with pytest.raises(ConversionRefused):
-        rehearse(CANDIDATE, odd, lessons, goal_of(outcome, lessons.truth))
+        rehearse(CANDIDATE, odd, training_data, goal_of(outcome, training_data.truth))
 
 
 @pytest.mark.filterwarnings("ignore:`XGBRF:FutureWarning")  # deprecated since XGBoost 3.3, and still converted
@@ -457,7 +457,7 @@ def test_multiclass_of_two_classes_gives_the_probability_of_each(name: str) -> N
     matrix, truths = data()
     truth = np.where(truths["binary"], "yes", "no").astype(object)
     aim = goal("multiclass", truth)
-    fitted, _ = fit(CANDIDATE, CLASSIFIERS[name](), Lessons(matrix, truth), aim)
+    fitted, _ = fit(CANDIDATE, CLASSIFIERS[name](), TrainingData(matrix, truth), aim)
     graph = load("x", convert("x", fitted, matrix.shape[1], aim).SerializeToString())
     found = aim.answers(graph.run({"matrix": matrix})["raw"])
     assert found.values.shape == (len(matrix), 2)
@@ -468,11 +468,11 @@ def test_code_that_training_lacks_says_nothing_of_the_class() -> None:
     """scikit-learn's own raises IndexError for it; a graph that fails would fail a whole batch of requests."""
     codes = np.arange(300, dtype=np.float32).reshape(-1, 1) % 5
     truth = np.random.default_rng(0).random(300) < codes[:, 0] / 5
-    fitted, _ = fit(CANDIDATE, CategoricalNB(), Lessons(codes, truth), Goal())
+    fitted, _ = fit(CANDIDATE, CategoricalNB(), TrainingData(codes, truth), Goal())
     graph = load("x", convert("x", fitted, 1, Goal()).SerializeToString())
     unknown = np.array([[5.0], [6.0], [-1.0], [np.nan], [1e9]], dtype=np.float32)
     assert graph.run({"matrix": unknown})["raw"][:, 0].tolist() == pytest.approx([truth.mean()] * 5)
-    rehearse(Candidate("x", CategoricalNB), CategoricalNB(), Lessons(codes, truth), Goal())
+    rehearse(Candidate("x", CategoricalNB), CategoricalNB(), TrainingData(codes, truth), Goal())
 
 
 class Rare(LogisticRegression):  # type: ignore[misc]  # scikit-learn has no types
@@ -489,20 +489,20 @@ def test_rehearsal_sees_the_one_missing_value_of_a_column() -> None:
     matrix, truths = data(n=5000)
     matrix[1234, 2] = np.nan
     with pytest.raises(CannotFit, match="NaN"):
-        rehearse(CANDIDATE, LogisticRegression(), Lessons(matrix, truths["binary"]), Goal())
+        rehearse(CANDIDATE, LogisticRegression(), TrainingData(matrix, truths["binary"]), Goal())
 
 
 def test_rehearsal_takes_all_rows_where_few_are_not_enough() -> None:
     matrix, truths = data(n=2000)
-    rehearse(CANDIDATE, Rare(), Lessons(matrix, truths["binary"]), Goal())
+    rehearse(CANDIDATE, Rare(), TrainingData(matrix, truths["binary"]), Goal())
     with pytest.raises(CannotFit, match="too few"):
-        rehearse(CANDIDATE, Rare(), Lessons(matrix[:900], truths["binary"][:900]), Goal())
+        rehearse(CANDIDATE, Rare(), TrainingData(matrix[:900], truths["binary"][:900]), Goal())
 
 
 def test_a_class_that_training_lacks_is_named() -> None:
     matrix, truths = data()
     two = truths["multiclass"] != "mid"
     aim = goal("multiclass", truths["multiclass"])
-    estimator, _ = fit(CANDIDATE, lightgbm(), Lessons(matrix[two], truths["multiclass"][two]), aim)
+    estimator, _ = fit(CANDIDATE, lightgbm(), TrainingData(matrix[two], truths["multiclass"][two]), aim)
     with pytest.raises(ConversionRefused, match="2 of 3 classes"):
         convert("x", estimator, 6, aim)

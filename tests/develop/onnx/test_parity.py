@@ -35,7 +35,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from loopwright.base.arrays import Array
 from loopwright.base.errors import ConversionRefused, DeclarationInvalid
 from loopwright.develop.features import Encoding, Vocabulary, trace
-from loopwright.develop.fit import Lessons, fit
+from loopwright.develop.fit import TrainingData, fit
 from loopwright.develop.onnx.convert import convert, refuse_inconvertible
 from loopwright.develop.onnx.parity import agreed, difference
 from loopwright.develop.output import Answers, Goal
@@ -198,16 +198,16 @@ def judge(case: tuple[str, Encoding, Any, int, str]) -> str:
     vocabulary = {"word": Vocabulary.learn(words, null)}
     graph = Graph(traced.matrix_graph(vocabulary, encoding))
     matrix = graph.run(arrow_feed(graph, COLUMNS, training), ["features"])["features"]
-    lessons = Lessons(matrix, truth_of(task, matrix, rng), group=rng.integers(0, 12, len(matrix)))
+    training_data = TrainingData(matrix, truth_of(task, matrix, rng), group=rng.integers(0, 12, len(matrix)))
     try:
         refuse_inconvertible("x", estimator, goal)
-        rehearse(candidate, estimator, lessons, goal)
+        rehearse(candidate, estimator, training_data, goal)
     except ConversionRefused:
         return "refused"
     except DeclarationInvalid:
         return "cannot be fitted"
     try:
-        fitted, _ = fit(candidate, estimator, lessons, goal)
+        fitted, _ = fit(candidate, estimator, training_data, goal)
     except DeclarationInvalid:
         return "cannot be fitted"
 

@@ -11,7 +11,7 @@ from loopwright.base.clock import SimulatedClock
 from loopwright.base.errors import AddressRefused, SettingInvalid
 from loopwright.base.settings import Settings, load_settings
 from loopwright.server.api.access import Access, check_address, is_loopback
-from loopwright.server.api.guesses import MAX_CLIENTS, Guesses
+from loopwright.server.api.auth_rate_limit import MAX_CLIENTS, AuthRateLimiter
 from loopwright.server.api.routes import Permission
 
 TOKEN = "correct-horse-battery"
@@ -99,7 +99,7 @@ def test_guesses_of_one_client_shut_out_nobody_who_shares_its_address() -> None:
 
 def test_clients_that_guessed_are_remembered_up_to_a_bound() -> None:
     clock = SimulatedClock(datetime(2026, 1, 1, tzinfo=UTC))
-    guesses = Guesses(clock)
+    guesses = AuthRateLimiter(clock)
     for i in range(MAX_CLIENTS + 50):
         guesses.count(f"10.{i >> 16}.{(i >> 8) & 255}.{i & 255}")
         guesses.proved(f"10.{i >> 16}.{(i >> 8) & 255}.{i & 255}", b"token")

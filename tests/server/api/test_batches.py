@@ -1,4 +1,4 @@
-"""The queue of one worker, with a real router: what waits together is answered together, and nobody is forgotten."""
+"""The queue of one worker, with a real engine: what waits together is answered together, and nobody is forgotten."""
 
 import asyncio
 import threading
@@ -15,7 +15,7 @@ from tests.waiting import PATIENCE_SECONDS
 from loopwright.base import failpoints
 from loopwright.base.errors import LogUnavailable, Overloaded
 from loopwright.deploy import releases
-from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import Registry
 from loopwright.server.api import batches
 from loopwright.server.api.batches import Batches, Found
@@ -28,8 +28,8 @@ from loopwright.stores.prediction_log.read import predictions
 class Asker:
     """A request that remembers what it got."""
 
-    def __init__(self, router: Router, *numbers: int) -> None:
-        self.ask = Ask(router.registry.service(LOOP).decode(text([flight(n) for n in numbers])).rows)
+    def __init__(self, engine: ServingEngine, *numbers: int) -> None:
+        self.ask = PredictionRequest(engine.registry.service(LOOP).decode(text([flight(n) for n in numbers])).rows)
         self.gone = False
         self.got: Found | None = None
         self.at = 0.0
@@ -53,22 +53,22 @@ def home(tmp_path: Path) -> Home:
 
 
 @pytest.fixture
-def router(home: Home) -> Iterator[Router]:
+def engine(home: Home) -> Iterator[ServingEngine]:
     yield from serving(home)
 
 
 @pytest.fixture
-def durable(home: Home) -> Iterator[Router]:
+def durable(home: Home) -> Iterator[ServingEngine]:
     yield from serving(home, durability="disk")
 
 
-def serving(home: Home, **release: str) -> Iterator[Router]:
+def serving(home: Home, **release: str) -> Iterator[ServingEngine]:
     releases.release(home, LOOP, package(home.packages, release=release).digest, why="first")
-    router = Router(Registry(home.path, home.packages, Weather(), home.clock))
-    router.registry.refresh()
-    yield router
+    engine = ServingEngine(Registry(home.path, home.packages, Weather(), home.clock))
+    engine.registry.refresh()
+    yield engine
     failpoints.arm("")
-    router.close()
+    engine.close()
 
 
 def runs(metrics: Metrics) -> int:
@@ -76,10 +76,10 @@ def runs(metrics: Metrics) -> int:
     return int(float(line.rpartition(" ")[2]))
 
 
-def run(router: Router, work: Callable[[Batches, Metrics], Awaitable[None]]) -> None:
+def run(engine: ServingEngine, work: Callable[[Batches, Metrics], Awaitable[None]]) -> None:
     """Call `work` in an event loop, with a queue."""
     metrics = Metrics()
-    queue = Batches(router, metrics)
+    queue = Batches(engine, metrics)
 
     async def main() -> None:
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -96,8 +96,8 @@ async def answered(askers: list[Asker]) -> None:
         await asyncio.sleep(0.001)
 
 
-def test_what_waits_together_is_one_run_and_each_gets_its_own(router: Router, home: Home) -> None:
-    askers = [Asker(router, i, 100 + i) for i in range(20)]
+def test_what_waits_together_is_one_run_and_each_gets_its_own(engine: ServingEngine, home: Home) -> None:
+    askers = [Asker(engine, i, 100 + i) for i in range(20)]
 
     async def work(queue: Batches, metrics: Metrics) -> None:
         for asker in askers:
@@ -106,15 +106,15 @@ def test_what_waits_together_is_one_run_and_each_gets_its_own(router: Router, ho
         await answered(askers)
         assert runs(metrics) == 1
 
-    run(router, work)
+    run(engine, work)
     assert [asker.units for asker in askers] == [[f"UA{i}", f"UA{100 + i}"] for i in range(20)]
-    router.close()
+    engine.close()
     commit(home, LOOP)
     assert predictions(home, LOOP).num_rows == 40
 
 
-def test_a_batch_is_bounded_and_the_event_loop_comes_round_between_two(router: Router) -> None:
-    askers = [Asker(router, *range(100 * i, 100 * i + 100)) for i in range(5)]
+def test_a_batch_is_bounded_and_the_event_loop_comes_round_between_two(engine: ServingEngine) -> None:
+    askers = [Asker(engine, *range(100 * i, 100 * i + 100)) for i in range(5)]
     seen: list[int] = []
 
     async def work(queue: Batches, metrics: Metrics) -> None:
@@ -125,26 +125,28 @@ def test_a_batch_is_bounded_and_the_event_loop_comes_round_between_two(router: R
             await asyncio.sleep(0)
         assert runs(metrics) == 3
 
-    run(router, work)
+    run(engine, work)
     assert {0, 2, 4} <= set(seen)
 
 
-def test_a_large_request_holds_up_nobody(router: Router) -> None:
-    large, small = Asker(router, *range(3000)), Asker(router, 7)
+def test_a_large_request_holds_up_nobody(engine: ServingEngine) -> None:
+    large, small = Asker(engine, *range(3000)), Asker(engine, 7)
 
     async def work(queue: Batches, _metrics: Metrics) -> None:
         queue.put(LOOP, large)
         queue.put(LOOP, small)
         await answered([large, small])
 
-    run(router, work)
+    run(engine, work)
     assert small.at < large.at
     assert len(large.units) == 3000
 
 
-def test_more_than_can_be_held_is_refused_and_the_rest_is_answered(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_can_be_held_is_refused_and_the_rest_is_answered(
+    engine: ServingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(batches, "MAX_ASIDE", 2)
-    large, small = [Asker(router, *range(300)) for _ in range(3)], [Asker(router, *range(250)) for _ in range(200)]
+    large, small = [Asker(engine, *range(300)) for _ in range(3)], [Asker(engine, *range(250)) for _ in range(200)]
     held: list[Asker] = []
 
     async def work(queue: Batches, _metrics: Metrics) -> None:
@@ -157,24 +159,24 @@ def test_more_than_can_be_held_is_refused_and_the_rest_is_answered(router: Route
         full = [queue.full]
         await answered(held)
         assert [*full, queue.full] == [True, False]
-        again = Asker(router, 1)
+        again = Asker(engine, 1)
         queue.put(LOOP, again)
         await answered([again])
 
-    run(router, work)
+    run(engine, work)
     assert sum(asker in held for asker in large) == 2
     assert 0 < sum(asker in held for asker in small) < 200
 
 
-def test_a_loop_that_is_gone_is_told_to_each_that_waits(router: Router) -> None:
-    askers = [Asker(router, 1), Asker(router, 2)]
+def test_a_loop_that_is_gone_is_told_to_each_that_waits(engine: ServingEngine) -> None:
+    askers = [Asker(engine, 1), Asker(engine, 2)]
 
     async def work(queue: Batches, _metrics: Metrics) -> None:
         for asker in askers:
             queue.put("nobody", asker)
         await answered(askers)
 
-    run(router, work)
+    run(engine, work)
     assert all(isinstance(asker.got, Exception) for asker in askers)
 
 
@@ -193,7 +195,7 @@ class Disk:
 
 
 def test_durable_answers_wait_for_the_disk_while_batches_run_and_share_syncs(
-    durable: Router, monkeypatch: pytest.MonkeyPatch
+    durable: ServingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk()
     monkeypatch.setattr(failpoints, "hit", disk.hit)
@@ -219,19 +221,19 @@ def test_durable_answers_wait_for_the_disk_while_batches_run_and_share_syncs(
 
 @pytest.mark.parametrize("rows", [1, 300])
 def test_a_sync_that_fails_is_told_where_the_loop_says_refuse(home: Home, rows: int) -> None:
-    for router in serving(home, durability="disk", on_unloggable="refuse"):
+    for engine in serving(home, durability="disk", on_unloggable="refuse"):
         failpoints.arm("log.sync=EIO")
-        asker = Asker(router, *range(rows))
+        asker = Asker(engine, *range(rows))
 
         async def work(queue: Batches, _metrics: Metrics, asker: Asker = asker) -> None:
             queue.put(LOOP, asker)
             await answered([asker])
 
-        run(router, work)
+        run(engine, work)
         assert isinstance(asker.got, LogUnavailable)
 
 
-def test_a_sync_that_fails_is_counted_where_the_loop_says_serve(durable: Router) -> None:
+def test_a_sync_that_fails_is_counted_where_the_loop_says_serve(durable: ServingEngine) -> None:
     failpoints.arm("log.sync=EIO")
     asker = Asker(durable, 1)
 
@@ -244,10 +246,10 @@ def test_a_sync_that_fails_is_counted_where_the_loop_says_serve(durable: Router)
     assert asker.units == ["UA1"]
 
 
-def test_rows_answered_after_their_client_had_gone_are_flagged_in_the_log(home: Home, router: Router) -> None:
+def test_rows_answered_after_their_client_had_gone_are_flagged_in_the_log(home: Home, engine: ServingEngine) -> None:
     async def ask() -> list[Asker]:
-        waiting = Batches(router, Metrics())
-        askers = [Asker(router, 1), Asker(router, 2, 3), Asker(router, 4)]
+        waiting = Batches(engine, Metrics())
+        askers = [Asker(engine, 1), Asker(engine, 2, 3), Asker(engine, 4)]
         askers[1].gone = True
         for asker in askers:
             waiting.put(LOOP, asker)
@@ -257,7 +259,7 @@ def test_rows_answered_after_their_client_had_gone_are_flagged_in_the_log(home: 
         return askers
 
     asyncio.run(ask())
-    router.close()
+    engine.close()
     commit(home, LOOP)
     flagged = {row["_unit"]: "undelivered" in row["_flags"] for row in predictions(home, LOOP).to_pylist()}
     assert flagged == {"UA1": False, "UA2": True, "UA3": True, "UA4": False}

@@ -14,7 +14,7 @@ from loopwright.base.clock import RealClock
 from loopwright.deploy import releases
 from loopwright.records.declarations import Column, Table
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.table import outcomes
+from loopwright.stores.outcomes.join import outcomes
 from loopwright.stores.prediction_log.read import predictions
 
 

@@ -15,7 +15,7 @@ from tests.waiting import until
 from loopwright.base.clock import RealClock
 from loopwright.deploy import releases
 from loopwright.deploy.serving import release_files
-from loopwright.deploy.serving.engine import Router
+from loopwright.deploy.serving.engine import ServingEngine
 from loopwright.deploy.serving.registry import Registry
 from loopwright.server.api.loading import Loading
 from loopwright.stores.prediction_log.read import find
@@ -120,17 +120,17 @@ def test_what_has_been_loaded_is_not_looked_at_by_the_garbage_collector(tmp_path
     home = opened(tmp_path, RealClock())
     for i in range(COUNT):
         releases.release(home, f"l{i}", package(home.packages, loop=f"l{i}").digest, why="first")
-    router = Router(Registry(home.path, home.packages, home.online, home.clock))
-    router.registry.refresh()
-    cold = [name for name in router.registry.loops if not router.registry.ready(name)]
+    engine = ServingEngine(Registry(home.path, home.packages, home.online, home.clock))
+    engine.registry.refresh()
+    cold = [name for name in engine.registry.loops if not engine.registry.ready(name)]
     before = gc.get_freeze_count()
-    loading = Loading(router.registry)
+    loading = Loading(engine.registry)
     try:
         asyncio.run(loading.ready(cold[0]))
-        assert router.registry.ready(cold[0])
+        assert engine.registry.ready(cold[0])
         assert gc.get_freeze_count() > before + 1000
     finally:
         gc.unfreeze()
         loading.close()
-        router.close()
+        engine.close()
         home.close()

@@ -11,7 +11,7 @@ from loopwright.base.errors import NotFound
 from loopwright.base.settings import Settings
 from loopwright.stores.home import Home
 from loopwright.stores.lake.tables import Lake
-from loopwright.stores.outcomes.table import outcomes
+from loopwright.stores.outcomes.join import outcomes
 from loopwright.stores.prediction_log import retention
 from loopwright.stores.prediction_log.commit import commit, verify
 from loopwright.stores.prediction_log.read import predictions

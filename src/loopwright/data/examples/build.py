@@ -35,10 +35,10 @@ from loopwright.records.examples import Examples, Source
 from loopwright.sql.engine import SqlError, quoted, sql_engine, text
 from loopwright.stores.examples import FIXED
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.table import outcomes
+from loopwright.stores.outcomes.join import outcomes
 from loopwright.stores.prediction_log.read import predictions
 from loopwright.tasks.label import label_sql, label_type
-from loopwright.tasks.table import TASKS
+from loopwright.tasks.registry import TASKS
 
 _MOMENT = pa.timestamp("us", tz="UTC")
 _ROWS = 65_536
@@ -237,7 +237,7 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
     """Table `judged`: every decision with `_label` and `_known_us` (when that became known), both null where nothing is known.
 
     An outcome that names a prediction belongs to it; others belong to every decision of their unit. Of several the one that
-    became known last is the truth (the same rule as `stores.outcomes.table`). A row of a file counts once, where no request was answered
+    became known last is the truth (the same rule as `stores.outcomes.join`). A row of a file counts once, where no request was answered
     for it: as the prediction that an outcome names, else as the first. Where an outcome names the row of the file and none the request
     of the same unit and event time, the row stands for the decision.
     """

@@ -6,7 +6,7 @@ from typing import Any
 from loopwright.base.errors import ExamplesRefused
 from loopwright.records.declarations import Outcome
 from loopwright.sql.engine import quoted
-from loopwright.tasks.table import TASKS
+from loopwright.tasks.registry import TASKS
 from loopwright.tasks.task import LabelQuery, LabelSummary
 
 

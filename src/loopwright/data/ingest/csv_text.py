@@ -20,9 +20,9 @@ import pyarrow.csv as pa_csv
 
 from loopwright.base.errors import IngestRefused
 from loopwright.data.ingest.contract import BAD_SCHEMA
+from loopwright.data.ingest.encoding import TextFile, lines, refusing
 from loopwright.data.ingest.header import check_columns, column_names
-from loopwright.data.ingest.opened import BATCH_BYTES, Batch, Reading
-from loopwright.data.ingest.text import TextFile, lines, refusing
+from loopwright.data.ingest.source_reader import BATCH_BYTES, Batch, Reading
 
 CSV_BLOCK = 4 << 20
 """Arrow reads up to 32 blocks ahead; a row is at most as long as one."""

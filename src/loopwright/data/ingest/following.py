@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from loopwright.base.errors import IngestRefused, UsageError
 from loopwright.base.moment import EARLIEST
-from loopwright.data.ingest.opened import BATCH_ROWS, Batch, Opened, sliced
+from loopwright.data.ingest.source_reader import BATCH_ROWS, Batch, OpenSource, sliced
 from loopwright.data.ingest.values import flags, read
 from loopwright.graph.columns import ARROW_TYPES
 from loopwright.records.declarations import Column, Table
@@ -31,7 +31,7 @@ class Followed(NamedTuple):
     follows: str
     since: str
     reached: str
-    upto: Callable[[str], Opened]
+    upto: Callable[[str], OpenSource]
 
 
 def by_version(uri: str, since: str) -> Followed:
@@ -39,10 +39,10 @@ def by_version(uri: str, since: str) -> Followed:
     found = foreign(uri, since=int(since) if since else -1)
     name = f"Delta table {uri.split('?')[0].rstrip('/').rsplit('/', 1)[-1]}"
 
-    def upto(reached: str) -> Opened:
+    def upto(reached: str) -> OpenSource:
         part = foreign(uri, since=int(since) if since else -1, until=int(reached))
         digest = hashlib.sha256(f"{part.id}:{since}:{reached}".encode()).hexdigest()
-        return Opened(f"{name}@{reached}", digest, lambda: _fragments(part.rows))
+        return OpenSource(f"{name}@{reached}", digest, lambda: _fragments(part.rows))
 
     return Followed(f"delta:{found.id}", since, str(found.version), upto)
 
@@ -58,7 +58,7 @@ def _fragments(dataset: Any) -> Iterator[Batch]:
     return sliced(parts, lambda done: done / total, dataset.schema)
 
 
-def by_watermark(table: Table, column: str, since: str, opened: Opened) -> Followed:
+def by_watermark(table: Table, column: str, since: str, opened: OpenSource) -> Followed:
     """The rows of a source whose `column` is above `since`; and those where it cannot be read, which go to quarantine.
 
     Raises UsageError when the table has no such column, or one without an order.
@@ -75,7 +75,7 @@ def by_watermark(table: Table, column: str, since: str, opened: Opened) -> Follo
             highest = most
     reached = since if highest is None else text(highest)
 
-    def upto(reached: str) -> Opened:
+    def upto(reached: str) -> OpenSource:
         digest = hashlib.sha256(f"{opened.digest}:{column}:{since}:{reached}".encode()).hexdigest()
         high = scalar(declared, reached)
         return opened._replace(digest=digest, batches=lambda: _between(column, declared, opened, low, high))
@@ -83,7 +83,7 @@ def by_watermark(table: Table, column: str, since: str, opened: Opened) -> Follo
     return Followed(f"watermark:{column}", since, reached, upto)
 
 
-def _between(column: str, declared: Column, opened: Opened, low: Any, high: Any) -> Iterator[Batch]:
+def _between(column: str, declared: Column, opened: OpenSource, low: Any, high: Any) -> Iterator[Batch]:
     for batch in opened.batches():
         values = _values(column, declared, opened.name, batch)
         wanted = pc.is_null(values)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from loopwright.base.errors import IngestRefused
-from loopwright.data.ingest.opened import Reading
+from loopwright.data.ingest.source_reader import Reading
 
 MAX_COLUMNS = 10_000
 """Of a header, or of JSON objects together; a file with more is no table with a row per decision."""

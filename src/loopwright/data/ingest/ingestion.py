@@ -5,8 +5,6 @@ where a source that grows was read on from), so an ingestion that was interrupte
 A source is read in batches, so that a large one needs no more memory than a small one.
 """
 
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import closing, suppress
@@ -19,11 +17,12 @@ import pyarrow as pa
 from loopwright.base.errors import DeclarationInvalid, PackageNotFound, PackageRefused
 from loopwright.base.ids import check_name
 from loopwright.base.progress import Progress
-from loopwright.data.ingest.contract import BAD_SCHEMA, RowOrigin, SeenKeys, conform
+from loopwright.data.ingest.contract import RowOrigin, SeenKeys, conform
 from loopwright.data.ingest.following import Followed, by_watermark
-from loopwright.data.ingest.opened import Opened
 from loopwright.data.ingest.openlineage import emitting
+from loopwright.data.ingest.quarantine_writer import QUARANTINE, QuarantineWriter
 from loopwright.data.ingest.source import open_source
+from loopwright.data.ingest.source_reader import OpenSource
 from loopwright.graph.columns import ARROW_TYPES
 from loopwright.records.declarations import Table, declaration_digest
 from loopwright.records.entries import Entry
@@ -33,10 +32,7 @@ from loopwright.stores.contracts import Contract
 from loopwright.stores.home import Home
 from loopwright.stores.lake.tables import Stream
 
-QUARANTINE = "quarantine."
-QUARANTINE_SCHEMA = pa.schema([("_source", pa.string()), ("_digest", pa.string()), *BAD_SCHEMA])
 UNREADABLE = "row: cannot be read"
-_IN_MEMORY = 64 << 20
 
 
 class _Note(msgspec.Struct):
@@ -117,7 +113,7 @@ def _again(home: Home, table: Table, record: Ingested) -> Ingested:
     return msgspec.structs.replace(record, already=True, declared_since=[n for n in table.columns if n not in columns])
 
 
-def _nothing_new(home: Home, table: Table, opened: Opened, followed: Followed) -> Ingested:
+def _nothing_new(home: Home, table: Table, opened: OpenSource, followed: Followed) -> Ingested:
     return Ingested(
         table=table.name,
         source=opened.name,
@@ -142,13 +138,13 @@ def _noted(home: Home, table: str, application: str) -> str:
 class _Ingestion:
     """One source on its way into one table: its rows judged batch by batch, counted, and the bad ones put aside."""
 
-    def __init__(self, home: Home, table: Table, opened: Opened, application: str, progress: Progress | None) -> None:
+    def __init__(self, home: Home, table: Table, opened: OpenSource, application: str, progress: Progress | None) -> None:
         self.home, self.table, self.opened, self.application = home, table, opened, application
         self._progress = progress
         filled = any(c.filled == "ingested_at" for c in table.columns.values())
         self._moment = _moment(home, opened.digest) if filled else home.clock.now()
         self._absent = _may_lack(home, table, loose=opened.loose)
-        self._bad = Aside(home)
+        self._bad = QuarantineWriter(home)
         self._rows = self._good = 0
         self._counts: Counter[str] = Counter()
         self._lacked: list[str] = []
@@ -210,61 +206,6 @@ class _Ingestion:
             follows=followed.follows if followed else "",
             reached=followed.reached if followed else "",
         )
-
-
-class Aside:
-    """Bad rows put aside until the good ones are in: in memory, and on disk once they are many."""
-
-    def __init__(self, home: Home) -> None:
-        self._folder = home.path
-        self._parts: list[pa.Table] = []
-        self._file: Any = None
-        self.count = 0
-
-    def add(self, opened: Opened, *parts: pa.Table) -> None:
-        """Put rows (BAD_SCHEMA) of one batch aside, in order of their numbers."""
-        bad = pa.concat_tables([p for p in parts if len(p)] or [BAD_SCHEMA.empty_table()]).sort_by("_row")
-        if not len(bad):
-            return
-        self._parts.append(
-            pa.table([[opened.name] * len(bad), [opened.digest] * len(bad), *bad.columns], schema=QUARANTINE_SCHEMA)
-        )
-        self.count += len(bad)
-        if sum(p.nbytes for p in self._parts) > _IN_MEMORY:
-            self._spill()
-
-    def _spill(self) -> None:
-        if self._file is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - `close` closes it
-        with pa.ipc.new_stream(pa.PythonFile(self._file, mode="w"), QUARANTINE_SCHEMA) as stream:
-            for part in self._parts:
-                stream.write_table(part)
-        self._parts.clear()
-
-    def into(self, home: Home, table: str, application: str) -> None:
-        """Put them into the quarantine of a table, once per `application`, and let go of them."""
-        if self.count:
-            stream = Stream(QUARANTINE_SCHEMA, self._rows)
-            home.lake.append_once(QUARANTINE + table, stream, application=application, sequence=1)
-        self.close()
-
-    def _rows(self) -> Iterator[pa.Table]:
-        if self._file is not None:
-            self._file.seek(0, os.SEEK_END)
-            end = self._file.tell()
-            self._file.seek(0)
-            while self._file.tell() < end:
-                for batch in pa.ipc.open_stream(pa.PythonFile(self._file, mode="r")):
-                    yield pa.Table.from_batches([batch])
-        yield from self._parts
-
-    def close(self) -> None:
-        """Let go of what is put aside."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        self._parts, self.count = [], 0
 
 
 def _moment(home: Home, digest: str) -> datetime:

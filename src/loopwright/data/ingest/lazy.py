@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from loopwright.base.errors import IngestRefused, first_line
-from loopwright.data.ingest.opened import Batch, Digest, Opened, sliced
 from loopwright.data.ingest.plain import plain
+from loopwright.data.ingest.source_reader import Batch, Digest, OpenSource, sliced
 
 _ROWS = 65_536
 """Rows of a part: always the same, because the digest depends on it."""
@@ -23,7 +23,7 @@ def is_dataset(source: Any, *kinds: str) -> bool:
     return module is not None and isinstance(source, tuple(getattr(module, kind) for kind in kinds))
 
 
-def open_lazy(source: Any, name: str) -> Opened:
+def open_lazy(source: Any, name: str) -> OpenSource:
     """Open a polars LazyFrame, or a pyarrow dataset or scanner.
 
     Raises IngestRefused where it cannot be read, also while its batches are read, and at their end where they differ from the first reading.
@@ -40,7 +40,7 @@ def open_lazy(source: Any, name: str) -> Opened:
         if again.hexdigest() != digest:
             raise IngestRefused(name, "its second reading gave other rows, or another order: sort it, or write it to a file")
 
-    return Opened(name, digest, batches)
+    return OpenSource(name, digest, batches)
 
 
 def _tables(source: Any, name: str) -> Iterator[pa.Table]:

@@ -8,9 +8,9 @@ from loopwright.base.errors import UsageError
 from loopwright.base.progress import Progress, Silent
 from loopwright.data.ingest import following, outcomes
 from loopwright.data.ingest.ingestion import ingest, ingested, reached
-from loopwright.data.ingest.opened import Reading
 from loopwright.data.ingest.quarantine import mend
 from loopwright.data.ingest.source import AS_DETECTED, expand, open_source
+from loopwright.data.ingest.source_reader import Reading
 from loopwright.records.declarations import Table, recorded_loop
 from loopwright.records.ingestions import Ingested
 from loopwright.records.turns import LoopRecord

@@ -12,10 +12,11 @@ from loopwright.base.clock import microseconds
 from loopwright.base.errors import IngestRefused
 from loopwright.base.ids import is_trace_id
 from loopwright.data.ingest.contract import Numbers, RowOrigin, bad_rows, conform, missing_columns
-from loopwright.data.ingest.ingestion import UNREADABLE, Aside, ingested, put_contract
-from loopwright.data.ingest.opened import Reading
+from loopwright.data.ingest.ingestion import UNREADABLE, ingested, put_contract
 from loopwright.data.ingest.quarantine import application, brought_for, exported, first_of, waiting_refs
+from loopwright.data.ingest.quarantine_writer import QuarantineWriter
 from loopwright.data.ingest.source import AS_DETECTED, open_source
+from loopwright.data.ingest.source_reader import Reading
 from loopwright.records.declarations import Loop, Table, declaration_digest
 from loopwright.records.ingestions import OutcomesMended
 from loopwright.records.prediction import OutcomeRow
@@ -63,7 +64,7 @@ def accept(home: Home, loop: str, table: Table, requests: Table, source: Any, re
     frame = _without_answers(table, requests, batch.frame)
     found = _judge(loop, table, frame, _id_columns(table, frame), batch.rows, origin, loose=opened.loose)
     counts = found.counts + Counter({UNREADABLE: len(batch.broken)})
-    bad = Aside(home)
+    bad = QuarantineWriter(home)
     bad.add(opened, batch.broken, found.bad)
     quarantined = bad.count
     bad.into(home, table.name, application(loop, opened.digest))

@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 from loopwright.base.errors import IngestRefused, Unavailable, UsageError
 from loopwright.data.ingest.contract import RowOrigin, conform
 from loopwright.data.ingest.formulas import neutral, original
-from loopwright.data.ingest.ingestion import QUARANTINE, QUARANTINE_SCHEMA, ingested, put_contract, put_ingested
-from loopwright.data.ingest.opened import Opened, Reading
+from loopwright.data.ingest.ingestion import ingested, put_contract, put_ingested
+from loopwright.data.ingest.quarantine_writer import QUARANTINE, QUARANTINE_SCHEMA
 from loopwright.data.ingest.source import AS_DETECTED, open_source, texts
+from loopwright.data.ingest.source_reader import OpenSource, Reading
 from loopwright.records.declarations import Table, declaration_digest
 from loopwright.records.ingestions import Ingested, OutcomesMended, Quarantined
 from loopwright.records.turns import LoopRecord
@@ -40,7 +41,7 @@ Ref = tuple[str, int]
 class ExportedRows(NamedTuple):
     """An exported file: `frame` has its rows [N] without what names them, which is in `refs` [N]."""
 
-    opened: Opened
+    opened: OpenSource
     frame: pa.Table
     refs: list[Ref]
 

@@ -17,15 +17,15 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from loopwright.base.errors import IngestRefused, first_line
-from loopwright.data.ingest.opened import Batch, Hasher, Opened, sliced
 from loopwright.data.ingest.source import as_text
+from loopwright.data.ingest.source_reader import Batch, Hasher, OpenSource, sliced
 
 _ROWS = 20_000
 WATERMARK = "watermark"
 
 
 @contextmanager
-def open_query(url: str, query: str, folder: Path, *, watermark: Any = None, name: str = "") -> Iterator[Opened]:
+def open_query(url: str, query: str, folder: Path, *, watermark: Any = None, name: str = "") -> Iterator[OpenSource]:
     """Run `query` on the database at `url` (as SQLAlchemy writes it: `postgresql://...`, `sqlite:///file.db`) and open the answer.
 
     In the query `:watermark` stands for `watermark`. The answer waits in an unnamed file in `folder` as long as the context is open. Raises IngestRefused
@@ -44,7 +44,7 @@ def open_query(url: str, query: str, folder: Path, *, watermark: Any = None, nam
     with tempfile.TemporaryFile(dir=folder) as file:
         aside = _Answer(file)
         _ask(engine, url, query, watermark, aside, shown)
-        yield Opened(shown, aside.hasher.sha256.hexdigest(), aside.batches)
+        yield OpenSource(shown, aside.hasher.sha256.hexdigest(), aside.batches)
 
 
 def _ask(engine: sa.Engine, url: str, query: str, watermark: Any, aside: "_Answer", shown: str) -> None:

@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 
 from loopwright.base.errors import FileMissing, IngestRefused, first_line
 from loopwright.data.ingest.csv_text import bad_lines, csv_batches
+from loopwright.data.ingest.encoding import TextFile, detect, lines, refusing
 from loopwright.data.ingest.header import check_columns
 from loopwright.data.ingest.lazy import is_dataset, open_lazy
-from loopwright.data.ingest.opened import BATCH_BYTES, BATCH_ROWS, Batch, Digest, Opened, Reading, sliced
+from loopwright.data.ingest.source_reader import BATCH_BYTES, BATCH_ROWS, Batch, Digest, OpenSource, Reading, sliced
 from loopwright.data.ingest.spreadsheet import is_workbook, workbook_batches
-from loopwright.data.ingest.text import TextFile, detect, lines, refusing
 from loopwright.data.ingest.values import is_list, is_text
 
 AS_DETECTED = Reading()
@@ -42,13 +42,13 @@ SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".zip", ".xlsx", ".xlsm", ".js
 _JSON = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 
 
-def open_source(source: Any, name: str | None = None, reading: Reading = AS_DETECTED) -> Opened:
+def open_source(source: Any, name: str | None = None, reading: Reading = AS_DETECTED) -> OpenSource:
     """Open `source`: a path, a pyarrow table, a data frame with `__arrow_c_stream__`, or what is opened already.
 
     `reading` says how a file is to be read where that is not to be detected. Raises FileMissing when there is no such file,
     IngestRefused when it cannot be read: wrong kind, truncated, damaged; also while its batches are read.
     """
-    if isinstance(source, Opened):
+    if isinstance(source, OpenSource):
         return source
     if isinstance(source, (str, Path)):
         return _file(Path(source), name or Path(source).name, reading)
@@ -61,7 +61,7 @@ def open_source(source: Any, name: str | None = None, reading: Reading = AS_DETE
     frame = pa.table(source).combine_chunks()
     digest = Digest()
     rows = sum(len(table) for table in digest.passing([frame]))
-    return Opened(shown, digest.hexdigest(), lambda: sliced(iter([frame]), lambda done: done / max(rows, 1)))
+    return OpenSource(shown, digest.hexdigest(), lambda: sliced(iter([frame]), lambda done: done / max(rows, 1)))
 
 
 def expand(source: str | Path) -> list[Path]:
@@ -93,7 +93,7 @@ def _shown(file: Path, folder: Path) -> bool:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def _file(path: Path, name: str, reading: Reading) -> Opened:
+def _file(path: Path, name: str, reading: Reading) -> OpenSource:
     with refusing(name, "it cannot be read"):
         try:
             before = path.stat()
@@ -118,7 +118,7 @@ def _file(path: Path, name: str, reading: Reading) -> Opened:
         if (after.st_size, after.st_mtime_ns, after.st_ino) != (before.st_size, before.st_mtime_ns, before.st_ino):
             raise IngestRefused(name, "it changed while it was read; ingest it again")
 
-    return Opened(name, sha256, batches, read.loose, tuple(told), read.encoding)
+    return OpenSource(name, sha256, batches, read.loose, tuple(told), read.encoding)
 
 
 def _partition(path: Path) -> dict[str, str | None]:

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from loopwright.base.errors import ExtraMissing, IngestRefused
 from loopwright.data.ingest.csv_text import bad_lines
+from loopwright.data.ingest.encoding import refusing
 from loopwright.data.ingest.header import check_columns, column_names
-from loopwright.data.ingest.opened import BATCH_BYTES, Batch, Reading
-from loopwright.data.ingest.text import refusing
+from loopwright.data.ingest.source_reader import BATCH_BYTES, Batch, Reading
 
 MAX_UNPACKED = 2 << 30
 """Bytes that a workbook may unpack to."""

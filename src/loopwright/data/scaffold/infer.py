@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 
 from loopwright.base.errors import ColumnUnknown, IngestRefused, UsageError, first_line
 from loopwright.base.text import count
-from loopwright.data.ingest.opened import Opened, Reading
 from loopwright.data.ingest.source import AS_DETECTED, expand, open_source
+from loopwright.data.ingest.source_reader import OpenSource, Reading
 from loopwright.data.ingest.values import Read, is_list, is_text, read, unusable
 from loopwright.data.scaffold.decimals import NUMBERS, decimal_comma, numbers
 from loopwright.data.scaffold.identifiers import is_id
@@ -142,7 +142,7 @@ def _fold(notes: list[str]) -> str:
     return f"{notes[0]} (so it is with {count(len(others), 'more column')}: {', '.join(others[:FEW_NOTES])}{more})"
 
 
-def _looked_at(sources: Sequence[Opened], notes: list[str]) -> tuple[pa.Table, bool, set[str]]:
+def _looked_at(sources: Sequence[OpenSource], notes: list[str]) -> tuple[pa.Table, bool, set[str]]:
     """The first rows of the sources, whether these are all, and the columns that not every source has."""
     frames, broken, all_read = [], list[str](), True
     for opened in sources:
@@ -168,7 +168,7 @@ def _looked_at(sources: Sequence[Opened], notes: list[str]) -> tuple[pa.Table, b
     return frame, all_read, optional
 
 
-def _stacked(sources: Sequence[Opened], frames: list[pa.Table]) -> pa.Table:
+def _stacked(sources: Sequence[OpenSource], frames: list[pa.Table]) -> pa.Table:
     if len(frames) == 1:
         return frames[0]
     try:

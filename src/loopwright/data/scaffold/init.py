@@ -13,8 +13,8 @@ from loopwright.base.errors import ColumnUnknown, UsageError
 from loopwright.base.ids import check_name
 from loopwright.base.text import count
 from loopwright.data.examples.time_warnings import later
-from loopwright.data.ingest.opened import Reading
 from loopwright.data.ingest.source import AS_DETECTED
+from loopwright.data.ingest.source_reader import Reading
 from loopwright.data.ingest.values import flags
 from loopwright.data.scaffold.identifiers import identifies, is_id
 from loopwright.data.scaffold.infer import Inferred, Notes, inferred

@@ -18,8 +18,8 @@ from loopwright.data.scaffold.pace import Pace, pace
 from loopwright.records.declarations import SHAPES, Column, Table, Task, duration
 from loopwright.records.package import Output
 from loopwright.sql.engine import sql_engine
+from loopwright.tasks.registry import TASKS
 from loopwright.tasks.split import fifth
-from loopwright.tasks.table import TASKS
 from loopwright.tasks.task import Draft
 
 MAX_WORDS, MAX_COMMON_WORDS, COMMON = 50, 200, 50

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from loopwright.base.errors import AddressRefused, Damaged, NotFound, PackageRefused
 from loopwright.base.ids import is_trace_id, sampling_bound, span_id
-from loopwright.base.post import post, receiver
+from loopwright.base.outbound_http import post, receiver
 from loopwright.records.declarations import Column
 from loopwright.records.entries import Record
 from loopwright.records.package import Manifest

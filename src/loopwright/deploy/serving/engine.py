@@ -17,7 +17,7 @@ from loopwright.base.errors import LogUnavailable, LoopwrightError, NotFound, Ov
 from loopwright.base.ids import new_ids
 from loopwright.base.supervision import start
 from loopwright.deploy.serving.heartbeat import FOLDER
-from loopwright.deploy.serving.idempotency import Claim, EarlierAnswer, Recent
+from loopwright.deploy.serving.idempotency import Claim, EarlierAnswer, IdempotencyStore
 from loopwright.deploy.serving.outcomes import CheckedOutcome
 from loopwright.deploy.serving.registry import InService, Registry
 from loopwright.records.prediction import Prediction
@@ -32,7 +32,7 @@ QUIET_SECONDS = 60.0
 """A loop's log that gets nothing for so long is closed, and with it a file: thousands of loops may have been asked."""
 
 
-class Ask(NamedTuple):
+class PredictionRequest(NamedTuple):
     """One request: its rows, and the ids the client gave them, if any; `request` is that of the request, if not the first.
 
     An id that is taken is an error only where `exact`; else the rows get others.
@@ -53,7 +53,7 @@ UNDELIVERED = "undelivered"
 """Flag of what was answered after its client had gone (a connection that was reset, a call that was cancelled)."""
 
 
-class Router:
+class ServingEngine:
     """The loops of a `registry`, answering. The registry may be refreshed meanwhile, in another thread."""
 
     def __init__(self, registry: Registry) -> None:
@@ -64,9 +64,9 @@ class Router:
         self._turn = 0
         self._retiring: threading.Thread | None = None
         self._noted = _Noted()
-        self._recent = Recent(self._home / FOLDER / "requests")
+        self._recent = IdempotencyStore(self._home / FOLDER / "requests")
 
-    def answer(self, loop: str, asks: Sequence[Ask]) -> list[list[Prediction] | LoopwrightError]:
+    def answer(self, loop: str, asks: Sequence[PredictionRequest]) -> list[list[Prediction] | LoopwrightError]:
         """Answer several requests of one loop together, in one write to the log; an answer or an error for each.
 
         What is answered is logged, unless the log cannot be written and the loop says to serve all the same.
@@ -84,7 +84,7 @@ class Router:
                 found.update(zip(places, self._answer(loop, [asks[i] for i in places], seconds), strict=True))
         return [found[i] for i in range(len(asks))]
 
-    def _answer(self, loop: str, asks: Sequence[Ask], seconds: float) -> list[list[Prediction] | LoopwrightError]:
+    def _answer(self, loop: str, asks: Sequence[PredictionRequest], seconds: float) -> list[list[Prediction] | LoopwrightError]:
         service = self.registry.service(loop)
         if service.durable:
             self._note_lost(loop)
@@ -123,7 +123,7 @@ class Router:
         return [answers[slot] if isinstance(slot, slice) else slot for slot in slots]
 
     def _slot(
-        self, service: InService, loop: str, ask: Ask, ids: list[str], batch: "_Batch"
+        self, service: InService, loop: str, ask: PredictionRequest, ids: list[str], batch: "_Batch"
     ) -> slice | list[Prediction] | LoopwrightError:
         """Where the rows of a request with an id are in the batch, into which they are put; or the answers it got; or a conflict."""
         id, asked = ask.request or ids[0], digest(ask.rows)
@@ -274,7 +274,7 @@ def digest(rows: list[dict[str, Any]]) -> bytes:
     return blake2b(msgspec.msgpack.encode(rows), digest_size=16).digest()
 
 
-def _mark(asks: Sequence[Ask], slots: Sequence[Any], answers: list[Prediction]) -> None:
+def _mark(asks: Sequence[PredictionRequest], slots: Sequence[Any], answers: list[Prediction]) -> None:
     """Mark the rows of files, and the answers that nobody waits for any more, before they are logged."""
     for ask, slot in zip(asks, slots, strict=True):
         if not isinstance(slot, slice):

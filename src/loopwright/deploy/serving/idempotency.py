@@ -74,7 +74,7 @@ class _Entry(NamedTuple):
     state: int
 
 
-class Recent:
+class IdempotencyStore:
     """The file at `path`, made when it is first needed; where it cannot be, this process remembers for itself. Thread-safe."""
 
     def __init__(self, path: Path) -> None:

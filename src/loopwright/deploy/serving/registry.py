@@ -26,11 +26,11 @@ from loopwright.deploy.serving.context import ContextStore
 from loopwright.deploy.serving.deadlines import Overruns
 from loopwright.deploy.serving.decode import Decoder
 from loopwright.deploy.serving.explanations import Explanations
-from loopwright.deploy.serving.fleet import LOAD_SECONDS, Segments, check_contract
 from loopwright.deploy.serving.heartbeat import Heartbeat
 from loopwright.deploy.serving.outcomes import OutcomeDecoder
 from loopwright.deploy.serving.package_cache import BUDGET, RULE, Load, PackageCache, Shared, key_of
 from loopwright.deploy.serving.predictor import Predictor
+from loopwright.deploy.serving.segment_router import LOAD_SECONDS, SegmentRouter, check_contract
 from loopwright.records.package import Lineage
 from loopwright.records.releases import Arm, ReleaseState
 from loopwright.stores.packages.probe import open_probed
@@ -46,7 +46,7 @@ class InService(NamedTuple):
 
     state: ReleaseState
     predictor: Predictor
-    segments: Segments
+    segments: SegmentRouter
     decode: Decoder
     outcomes: OutcomeDecoder | None
     refuse_unloggable: bool
@@ -237,7 +237,7 @@ class Registry:
         predictor = arms.champion
         for other in arms.others:
             check_contract(other.package, predictor.package)
-        segments = Segments(
+        segments = SegmentRouter(
             copy.state,
             arms,
             self.package_cache,

@@ -1,6 +1,6 @@
 """From a fitted estimator to ONNX, exactly; and what cannot become ONNX, refused before any time is spent on fitting it.
 
-The functions for each kind of part are in `parts`, those for trees in `trees`. What only a conversion itself can tell is found by
+The functions for each kind of estimator are in `estimators`. What only a conversion itself can tell is found by
 `rehearsal`.
 """
 
@@ -21,7 +21,7 @@ from loopwright.develop.onnx import estimators
 from loopwright.develop.onnx.ahead import optimised
 from loopwright.develop.onnx.estimators.ensemble import older
 from loopwright.develop.output import Goal
-from loopwright.tasks.table import TASKS
+from loopwright.tasks.registry import TASKS
 
 _LIBRARIES = ("sklearn", "lightgbm", "xgboost", "loopwright")
 

@@ -9,8 +9,8 @@ from loopwright.base.clock import Clock, RealClock
 from loopwright.base.errors import AddressRefused
 from loopwright.base.settings import Settings
 from loopwright.base.tokens import ADVICE, exposed, read_tokens, token_problem
+from loopwright.server.api.auth_rate_limit import AuthRateLimiter
 from loopwright.server.api.callers import Caller, claimed_name, credentials
-from loopwright.server.api.guesses import Guesses
 from loopwright.server.api.routes import Permission
 
 MAX_HOSTS = 1000
@@ -55,7 +55,7 @@ class Access:
     def __init__(self, settings: Settings, *, always: bool, clock: Clock | None = None) -> None:
         self._tokens = read_tokens(settings)
         self._strong = {token for token in self._tokens if not token_problem(token.decode(errors="replace"))}
-        self._guesses = Guesses(clock or RealClock())
+        self._limiter = AuthRateLimiter(clock or RealClock())
         self._asks = bool(self._tokens) and (always or not is_loopback(settings.host))
         names = {name.lower() for name in settings.hosts}
         self._hosts = _LOOPBACK_NAMES | {settings.host.lower()} | names
@@ -83,13 +83,13 @@ class Access:
         if not authorization:
             return 401
         token = credentials(authorization)[1]
-        if self._guesses.are_spent(address):
+        if self._limiter.are_spent(address):
             # A weak one could be guessed where its owner shares the address.
-            return 0 if token in self._strong and self._guesses.has_proved(address, token) else 429
+            return 0 if token in self._strong and self._limiter.has_proved(address, token) else 429
         if self._name(authorization) is None:
-            self._guesses.count(address)
+            self._limiter.count(address)
             return 401
-        self._guesses.proved(address, token)
+        self._limiter.proved(address, token)
         return 0
 
     def _refuse_host(self, host: bytes) -> int:

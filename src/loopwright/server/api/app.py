@@ -16,7 +16,7 @@ from loopwright.base.errors import LoopwrightError, NotSupported, Overloaded, Re
 from loopwright.base.ids import new_id
 from loopwright.base.log_lines import LOG
 from loopwright.base.supervision import down
-from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.explanations import most_rows, refuse
 from loopwright.deploy.serving.registry import InService
 from loopwright.records.answer import Answer, ExplainedAnswer
@@ -50,7 +50,9 @@ class PredictionCall:
 
     __slots__ = ("_make", "_plane", "ask", "queued", "request")
 
-    def __init__(self, plane: "DataPlane", request: Request, ask: Ask, make: Callable[[list[Prediction]], Reply]) -> None:
+    def __init__(
+        self, plane: "DataPlane", request: Request, ask: PredictionRequest, make: Callable[[list[Prediction]], Reply]
+    ) -> None:
         self._plane, self.request, self.ask, self._make = plane, request, ask, make
         self.queued = time.perf_counter() if plane.spans is not None else 0.0
 
@@ -92,12 +94,12 @@ class DataPlane:
     """The application. `ready` says whether the loops have been loaded; `close` waits for what is in threads."""
 
     def __init__(
-        self, router: Router, access: Access, metrics: Metrics, clock: Clock, *, version: str, spans: Spans | None = None
+        self, engine: ServingEngine, access: Access, metrics: Metrics, clock: Clock, *, version: str, spans: Spans | None = None
     ) -> None:
         self.ready = False
-        self._router, self._registry = router, router.registry
+        self._engine, self._registry = engine, engine.registry
         self._access, self._metrics, self._clock, self._version = access, metrics, clock, version
-        self.batches, self.spans = Batches(router, metrics), spans
+        self.batches, self.spans = Batches(engine, metrics), spans
         self.batches.traced = spans.answered if spans is not None else None
         self._routes = Routes(DATA_ROUTES)
         self._handlers: dict[str, Callable[[Request], Reply | None]] = {
@@ -312,8 +314,8 @@ class DataPlane:
         return None
 
     def _accepted(self, request: Request) -> Reply:
-        accepted = self._router.accept(request.loop, request.body, "http")
-        if (sync := self._router.synced(request.loop)) is not None:
+        accepted = self._engine.accept(request.loop, request.body, "http")
+        if (sync := self._engine.synced(request.loop)) is not None:
             sync()
         self._metrics.accepted(request.loop, len(accepted))
         seen = [{"id": a.row.id, "prediction": a.row.prediction, "unit": a.row.unit, "flags": a.flags} for a in accepted]
@@ -403,7 +405,7 @@ class DataPlane:
         self._metrics.flush()
 
         def work() -> Reply:
-            self._metrics.damaged(self._router.damaged())
+            self._metrics.damaged(self._engine.damaged())
             return Reply(200, self._metrics.written(), CONTENT_TYPE.encode())
 
         self.batches.aside(work, request.answer, lambda error: self.failed(request, error))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from loopwright.base.errors import LogUnavailable, LoopNotFound, Overloaded
 from loopwright.base.supervision import Pool
-from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.records.prediction import Prediction
 from loopwright.server.api.loading import Loading
 from loopwright.server.api.metrics import Metrics
@@ -32,7 +32,7 @@ class PendingRequest(Protocol):
     """One request that waits for its answers."""
 
     @property
-    def ask(self) -> Ask:
+    def ask(self) -> PredictionRequest:
         """What is asked."""
         ...
 
@@ -65,8 +65,8 @@ class Batches:
     `traced`, where there is one, is told of each request that was answered when its batch began and when its answers were there.
     """
 
-    def __init__(self, router: Router, metrics: Metrics) -> None:
-        self._router, self._registry, self._metrics = router, router.registry, metrics
+    def __init__(self, engine: ServingEngine, metrics: Metrics) -> None:
+        self._engine, self._registry, self._metrics = engine, engine.registry, metrics
         self._queue: dict[str, deque[PendingRequest]] = {}
         self._scheduled = False
         self._rows = self._asides = 0
@@ -75,7 +75,7 @@ class Batches:
         self._syncs = Pool("log-sync", SYNC_THREADS)
         self._unsynced: dict[str, list[_AnsweredBatch]] = {}
         self.traced: Callable[[Any, Found, float, float], None] | None = None
-        self.loading = Loading(router.registry)
+        self.loading = Loading(engine.registry)
 
     def close(self) -> None:
         """Wait for what is being answered aside."""
@@ -132,7 +132,7 @@ class Batches:
     def _answered(self, loop: str, waiting: list[PendingRequest]) -> list[Found]:
         try:
             found: list[Found] = list(
-                self._router.answer(loop, [w.ask._replace(gone=True) if w.gone else w.ask for w in waiting])
+                self._engine.answer(loop, [w.ask._replace(gone=True) if w.gone else w.ask for w in waiting])
             )
         except Exception as error:  # noqa: BLE001  # each request that waits is told
             return [error] * len(waiting)
@@ -188,7 +188,7 @@ class Batches:
     def _sync_of(self, loop: str) -> Callable[[], None] | None:
         """What this thread's answers have to wait for."""
         try:
-            return self._router.synced(loop)
+            return self._engine.synced(loop)
         except LoopNotFound:  # since the answers it is served no longer
             return None
 

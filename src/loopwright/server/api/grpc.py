@@ -18,7 +18,7 @@ import grpc.aio
 from loopwright.base.errors import LoopwrightError, NotFound, NotSupported, Overloaded, RequestInvalid
 from loopwright.base.log_lines import LOG
 from loopwright.base.supervision import Pool, Repeating
-from loopwright.deploy.serving.engine import Ask, Router
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import InService
 from loopwright.records.prediction import Prediction
 from loopwright.render.http_errors import DOOR, describe, status_of
@@ -73,7 +73,7 @@ class Call:
 
     __slots__ = ("ask", "found", "headers", "traced")
 
-    def __init__(self, ask: Ask, answers: "asyncio.Future[Found]", traced: RequestTiming) -> None:
+    def __init__(self, ask: PredictionRequest, answers: "asyncio.Future[Found]", traced: RequestTiming) -> None:
         self.ask, self.found, self.traced, self.headers = ask, answers, traced, traced.headers
 
     @property
@@ -96,7 +96,7 @@ class Door:
 
     def __init__(
         self,
-        router: Router,
+        engine: ServingEngine,
         access: Access,
         metrics: Metrics,
         batches: Batches,
@@ -113,12 +113,12 @@ class Door:
         )
         self._calls = 0
         self._sweeping: Repeating | None = None
-        self._registry, self._access, self._metrics = router.registry, access, metrics
+        self._registry, self._access, self._metrics = engine.registry, access, metrics
         self._batches, self._ready, self._version = batches, ready, version
         self._server: Any = None
         self._held, self._closing = 0, False
         self._large = Pool("large-calls", 2)
-        self._repository = Repository(router.registry, metrics, self._service, self._aside)
+        self._repository = Repository(engine.registry, metrics, self._service, self._aside)
 
     async def open(self, address: str) -> int:
         """Serve at `host:port`, which other workers may share; the port. To be called in the loop. Raises RuntimeError where it is taken."""

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from loopwright.base.errors import RequestInvalid, RequestMalformed
 from loopwright.base.ids import trace_id_of
-from loopwright.deploy.serving.engine import Ask
+from loopwright.deploy.serving.engine import PredictionRequest
 from loopwright.server.api.spans import parent
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -22,9 +22,13 @@ class Id(NamedTuple):
     exact: bool
 
 
-def ask(rows: list[dict[str, Any]], id: Id | None, until: float = inf) -> Ask:
+def ask(rows: list[dict[str, Any]], id: Id | None, until: float = inf) -> PredictionRequest:
     """The rows of a request with the ids that its client gave them, and when the heuristic is to answer (`deadline`)."""
-    return Ask(rows, until=until) if id is None else Ask(rows, _row_ids(id.id, len(rows)), id.exact, until, id.id)
+    return (
+        PredictionRequest(rows, until=until)
+        if id is None
+        else PredictionRequest(rows, _row_ids(id.id, len(rows)), id.exact, until, id.id)
+    )
 
 
 def deadline(headers: Mapping[bytes, bytes], started: float, seconds: float) -> float:

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from loopwright.base.clock import Clock, microseconds
 from loopwright.base.errors import AddressRefused
 from loopwright.base.ids import is_trace_id, sampling_bound, span_id
-from loopwright.base.post import Receiver, post
+from loopwright.base.outbound_http import Receiver, post
 from loopwright.base.supervision import Repeating
 from loopwright.records.prediction import Prediction
 

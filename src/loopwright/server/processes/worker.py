@@ -23,10 +23,10 @@ import uvloop
 
 from loopwright import __version__
 from loopwright.base import log_lines
-from loopwright.base.post import receiver
+from loopwright.base.outbound_http import receiver
 from loopwright.base.settings import Settings, load_settings
 from loopwright.base.supervision import Component, Repeating, report_to, together, watch_event_loop
-from loopwright.deploy.serving.engine import Router
+from loopwright.deploy.serving.engine import ServingEngine
 from loopwright.deploy.serving.heartbeat import Heartbeat
 from loopwright.deploy.serving.registry import STAND_INS, Registry, StandIn, Watcher
 from loopwright.deploy.serving.release_files import replace
@@ -57,12 +57,12 @@ def work(home: Home, listening: socket.socket, link: socket.socket, heartbeat: H
 
     def every_second() -> None:
         heartbeat.beat(home.clock.monotonic())
-        logs.round(router.tick)
+        logs.round(engine.tick)
         counts.round(metrics.flush)
         log_lines.flush()
 
     budget = home.settings.memory * 2**20
-    router = Router(
+    engine = ServingEngine(
         Registry(
             home.path,
             home.packages,
@@ -75,22 +75,22 @@ def work(home: Home, listening: socket.socket, link: socket.socket, heartbeat: H
         )
     )
     spans = _spans(home, metrics)
-    app = DataPlane(router, Access(home.settings, always=False), metrics, home.clock, version=__version__, spans=spans)
+    app = DataPlane(engine, Access(home.settings, always=False), metrics, home.clock, version=__version__, spans=spans)
     server = Server(app, every_second=every_second, admission=_admission(home.settings))
-    door = _grpc(home, router, app, metrics)
+    door = _grpc(home, engine, app, metrics)
 
     def drain(_number: int, _frame: FrameType | None) -> None:
         app.ready = False
 
     def follow() -> None:
-        if router.registry.refresh():
+        if engine.registry.refresh():
             settle()
 
     def end() -> None:
         server.should_exit = True
 
     sys.setswitchinterval(SWITCH_SECONDS)
-    router.registry.refresh()
+    engine.registry.refresh()
     gc.collect()
     gc.freeze()  # what is there by now stays: the collector need not look at it again, which takes it 17 ms
     app.ready = True
@@ -109,7 +109,7 @@ def work(home: Home, listening: socket.socket, link: socket.socket, heartbeat: H
         metrics.flush()
         if spans is not None:
             spans.close()
-        router.close()
+        engine.close()
 
 
 async def _serve(server: Server, door: Any, home: Home, listening: socket.socket, link: socket.socket) -> None:
@@ -134,7 +134,7 @@ def _admission(settings: Settings) -> Admission:
     return Admission(places(settings.connections, files // doors), settings.address_share)
 
 
-def _grpc(home: Home, router: Router, app: DataPlane, metrics: Metrics) -> Any:
+def _grpc(home: Home, engine: ServingEngine, app: DataPlane, metrics: Metrics) -> Any:
     """The door for gRPC, None where it has no port."""
     if home.settings.grpc_port < 0:
         return None
@@ -142,7 +142,7 @@ def _grpc(home: Home, router: Router, app: DataPlane, metrics: Metrics) -> Any:
 
     access = Access(home.settings, always=False)
     return Door(
-        router,
+        engine,
         access,
         metrics,
         app.batches,
@@ -162,7 +162,7 @@ def _spans(home: Home, metrics: Metrics) -> Spans | None:
 
 
 def _watcher(metrics: Metrics, stand_ins: Path) -> Watcher:
-    """Counts what a router tells, and says what went wrong on standard error; what stands in also in `stand_ins`, for the supervisor."""
+    """Counts what a engine tells, and says what went wrong on standard error; what stands in also in `stand_ins`, for the supervisor."""
 
     def swapped(loop: str, arms: Sequence[Arm]) -> None:
         metrics.swapped(loop, arms)

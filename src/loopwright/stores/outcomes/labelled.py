@@ -12,8 +12,8 @@ from loopwright.base.arrays import Array
 from loopwright.records.declarations import Outcome
 from loopwright.records.package import Output
 from loopwright.stores.home import Home
+from loopwright.stores.outcomes.join import join, unrepeated
 from loopwright.stores.outcomes.rescore import together
-from loopwright.stores.outcomes.table import join, unrepeated
 from loopwright.stores.prediction_log.read import predictions, stored
 from loopwright.tasks.label import label_array, label_type
 from loopwright.tasks.metrics import Answered, aligned

@@ -7,7 +7,7 @@ import numpy as np
 from loopwright.base.arrays import Array
 from loopwright.records.declarations import Value
 from loopwright.records.package import Output
-from loopwright.tasks.table import TASKS
+from loopwright.tasks.registry import TASKS
 from loopwright.tasks.task import Answered
 
 

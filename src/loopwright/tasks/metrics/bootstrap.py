@@ -15,8 +15,8 @@ from loopwright.records.declarations import Value
 from loopwright.records.evaluation import Estimate
 from loopwright.records.package import Output
 from loopwright.tasks.metrics.answered import money
-from loopwright.tasks.metrics.table import MEASURES, metric
-from loopwright.tasks.table import TASKS
+from loopwright.tasks.metrics.registry import MEASURES, metric
+from loopwright.tasks.registry import TASKS
 from loopwright.tasks.task import Answered, MeasuredRows, RowData, Slices
 
 _BLOCK = 400_000

@@ -57,7 +57,7 @@ def test_modules_and_their_graphs_agree() -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from loopwright.develop.fit import Lessons, fit, predict
+    from loopwright.develop.fit import TrainingData, fit, predict
     from loopwright.develop.onnx.convert import convert, refuse_inconvertible
     from loopwright.develop.onnx.estimators.network import TorchRegressor
     from loopwright.develop.onnx.parity import difference
@@ -82,7 +82,7 @@ def test_modules_and_their_graphs_agree() -> None:
     ]
     for estimator, truth, goal, bound in cases:
         refuse_inconvertible("x", estimator, goal)
-        fitted, _ = fit(Candidate("x", TorchClassifier), estimator, Lessons(matrix, truth), goal)
+        fitted, _ = fit(Candidate("x", TorchClassifier), estimator, TrainingData(matrix, truth), goal)
         graph = Graph(convert("x", fitted, 9, goal).SerializeToString())
         found = goal.answers(graph.run({"matrix": matrix})["raw"])
         assert difference(found, predict(fitted, matrix, goal), goal).max() <= bound

@@ -75,7 +75,7 @@ def unchanged(home: Home, state: ReleaseState, request: str, arguments: Asked) -
         home.ledger.put(record, loop=state.loop, key=request)
 
 
-def make(home: Home, change: Change) -> Entry[ReleaseState]:
+def commit_release(home: Home, change: Change) -> Entry[ReleaseState]:
     """Make a change in the ledger, unless it is made already. Raises ReleaseConflict when somebody else was first."""
     state = change.state
     before = change.before[-1].packages if change.before else []
@@ -95,7 +95,7 @@ def make(home: Home, change: Change) -> Entry[ReleaseState]:
     return entry
 
 
-def make_locally(home: Home, change: Change) -> Entry[ReleaseState]:
+def commit_release_locally(home: Home, change: Change) -> Entry[ReleaseState]:
     """Make a change in the local copy, to be recorded later, unless it is made already.
 
     The entry that is returned is not in the ledger yet: its chain is empty. Raises ReleaseConflict when somebody else was

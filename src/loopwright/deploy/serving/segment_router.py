@@ -32,7 +32,7 @@ SWITCH_SECONDS = 0.5
 MISSING = "missing_segment"
 
 
-class Segments:
+class SegmentRouter:
     """The packages of one release state: `arms` are loaded, those of its segments come from the `package_cache`.
 
     `refused` is told why a package could not be loaded. The new packages of segments that `before` had been asked for are
@@ -47,7 +47,7 @@ class Segments:
         package_cache: PackageCache,
         clock: Clock,
         refused: Callable[[str], None],
-        before: "Segments | None" = None,
+        before: "SegmentRouter | None" = None,
         load_seconds: float = float("inf"),
     ) -> None:
         self._column, self._packages, self._arms = state.fleet, state.segments, arms

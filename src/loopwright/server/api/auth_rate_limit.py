@@ -14,7 +14,7 @@ MAX_CLIENTS = 10_000
 """So many clients are remembered; the one that guessed least recently is forgotten first."""
 
 
-class Guesses:
+class AuthRateLimiter:
     """A token bucket for each address (of IPv6 each /64). Safe to share among threads."""
 
     def __init__(self, clock: Clock) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from loopwright.base.errors import IngestRefused, UsageError
-from loopwright.data.ingest.opened import Reading
 from loopwright.data.ingest.source import open_source
+from loopwright.data.ingest.source_reader import Reading
 
 NAMES = "id,city,note\n" + "".join(f"{i},{c},{n}\n" for i, (c, n) in enumerate([
     ("Zürich", "café"), ("São Paulo", "naïve"), ("Århus", "smørrebrød"), ("Málaga", "¿qué?"), ("Besançon", "à côté de l’œuvre"),

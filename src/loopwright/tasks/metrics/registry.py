@@ -5,8 +5,8 @@ from collections.abc import Collection, Sequence
 from loopwright.base.errors import DeclarationInvalid
 from loopwright.records.declarations import Outcome, Task
 from loopwright.records.package import Output
+from loopwright.tasks.registry import TASKS
 from loopwright.tasks.regression import quantiles_of
-from loopwright.tasks.table import TASKS
 from loopwright.tasks.task import Metric
 
 METRICS = {name: metric for task in TASKS.values() for name, metric in task.metrics.items()}

@@ -11,7 +11,7 @@ from tests.receiver import receiving
 from tests.waiting import PATIENCE_SECONDS
 
 from loopwright.base.errors import AddressRefused
-from loopwright.base.post import post, problem, receiver, target
+from loopwright.base.outbound_http import post, problem, receiver, target
 from loopwright.base.settings import load_settings
 
 

@@ -14,7 +14,7 @@ from tests.deploy.loops import LOOP, opened, package
 from tests.deploy.test_releases import three_releases, without_ledger
 
 from loopwright.base.errors import ReleaseConflict, RequestConflict
-from loopwright.deploy import change, releases
+from loopwright.deploy import release_commit, releases
 from loopwright.deploy.serving import release_files
 from loopwright.records.entries import Entry
 from loopwright.records.releases import ReleaseState
@@ -199,7 +199,7 @@ def test_idempotency_key_of_a_release_is_kept_where_it_changed_nothing(home: Hom
     assert release(home, LOOP, c, request_id="r1").generation == 3, "it does not undo what came after it"
     entry = releases.release(home, LOOP, a, why="x", request="r2")
     assert releases.release(home, LOOP, a, why="x", request="r2") == entry
-    found = change.answered(home, LOOP, "r1", asked)
+    found = release_commit.answered(home, LOOP, "r1", asked)
     assert found is not None
     with pytest.raises(RequestConflict):
         release(home, LOOP, a, request_id="r1")

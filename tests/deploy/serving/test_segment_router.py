@@ -13,11 +13,11 @@ from tests.deploy.loops import LOOP, NOW, REQUESTS, Weather, flight, model_graph
 from loopwright.base.clock import SimulatedClock
 from loopwright.base.errors import NotFound, PackageNotFound, PackageRefused, ReleaseConflict
 from loopwright.deploy import releases
-from loopwright.deploy.serving import fleet as serving_fleet
 from loopwright.deploy.serving import release_files
-from loopwright.deploy.serving.engine import Ask, Router
-from loopwright.deploy.serving.fleet import MISSING, check_segment
+from loopwright.deploy.serving import segment_router as serving_fleet
+from loopwright.deploy.serving.engine import PredictionRequest, ServingEngine
 from loopwright.deploy.serving.registry import Registry, Watcher
+from loopwright.deploy.serving.segment_router import MISSING, check_segment
 from loopwright.records.declarations import Column
 from loopwright.records.package import Segment, unused_optional
 from loopwright.records.prediction import Prediction
@@ -62,23 +62,23 @@ def release(home: Home, tails: list[str], weight: float = 0.05) -> ReleaseState:
 
 
 class Served:
-    """A router, and what it told."""
+    """A engine, and what it told."""
 
     def __init__(self, home: Home) -> None:
         self.refused: list[str] = []
         watcher = Watcher(lambda *_: None, lambda _, why: self.refused.append(why), lambda *_: None)
-        self.router = Router(Registry(home.path, home.packages, Weather(), home.clock, watcher))
-        self.router.registry.refresh()
+        self.engine = ServingEngine(Registry(home.path, home.packages, Weather(), home.clock, watcher))
+        self.engine.registry.refresh()
 
     def ask(self, *tails: str | None, **changes: Any) -> list[Prediction]:
         rows = [flight(i, tail=tail, delay=5.0 * i, **changes) for i, tail in enumerate(tails)]
-        (result,) = self.router.answer(LOOP, [Ask(self.router.registry.service(LOOP).decode(text(rows)).rows)])
+        (result,) = self.engine.answer(LOOP, [PredictionRequest(self.engine.registry.service(LOOP).decode(text(rows)).rows)])
         assert isinstance(result, list), result
         return result
 
     @property
     def loaded(self) -> list[str]:
-        return self.router.registry.service(LOOP).segments.loaded
+        return self.engine.registry.service(LOOP).segments.loaded
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def serving(home: Home) -> Iterator[Served]:
     release(home, ODD)
     found = Served(home)
     yield found
-    found.router.close()
+    found.engine.close()
 
 
 def test_rows_of_one_batch_go_to_the_package_of_their_segment_in_order(home: Home, serving: Served) -> None:
@@ -113,7 +113,7 @@ def test_rows_of_one_batch_go_to_the_package_of_their_segment_in_order(home: Hom
 
 def test_a_prediction_remembers_its_segment_in_the_log_and_in_the_table(home: Home, serving: Served) -> None:
     answers = serving.ask("JFK", None)
-    serving.router.close()
+    serving.engine.close()
     assert [find(home, a.id) for a in answers] == [(LOOP, a) for a in answers]
     commit(home, LOOP)
     assert [find(home, a.id) for a in answers] == [(LOOP, a) for a in answers]
@@ -127,11 +127,11 @@ def test_packages_are_loaded_when_first_asked_and_kept_over_releases(home: Home,
     serving.ask("JFK", None, "nobody")
     assert serving.loaded == [state.segments["JFK"]]
     releases.rollback(home, LOOP, segment="global", why="only another segment")
-    serving.router.registry.refresh()
+    serving.engine.registry.refresh()
     assert serving.loaded == [state.segments["JFK"]]
     newer = of_tail(home, "JFK", 0.2)
     releases.release(home, LOOP, newer.digest, why="a better one for JFK")
-    serving.router.registry.refresh()
+    serving.engine.registry.refresh()
     assert serving.loaded == [newer.digest], "what was asked before is ready before it is asked again"
 
 
@@ -172,7 +172,7 @@ def test_a_package_that_cannot_be_loaded_is_stood_in_for_by_the_loops_own(
         shutil.copytree(spare, folder)
         monkeypatch.setattr(serving_fleet, "RETRY_SECONDS", 0.0)
         assert found.ask("N1")[0].package == state.segments["N1"]
-    found.router.close()
+    found.engine.close()
 
 
 def test_a_request_does_not_wait_for_hundreds_of_packages(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,11 +185,11 @@ def test_a_request_does_not_wait_for_hundreds_of_packages(home: Home, monkeypatc
     stood_in = [a for a in first if a.flags == [MISSING]]
     assert {a.package for a in stood_in} == {state.champion.package}
     assert len(stood_in) == len(tails) - len(found.loaded) > 0
-    found.router.registry.refresh()
+    found.engine.registry.refresh()
     assert len(found.loaded) == len(tails)
     assert [a.package for a in found.ask(*tails)] == [state.segments[t] for t in tails]
     assert found.refused == []
-    found.router.close()
+    found.engine.close()
 
 
 def test_a_switch_does_not_wait_for_hundreds_of_packages(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,14 +200,14 @@ def test_a_switch_does_not_wait_for_hundreds_of_packages(home: Home, monkeypatch
     assert len(found.loaded) == len(tails)
     monkeypatch.setattr(serving_fleet, "SWITCH_SECONDS", 0.0)
     second = release(home, tails, 0.10)
-    assert found.router.registry.refresh() == [LOOP]
+    assert found.engine.registry.refresh() == [LOOP]
     answers = found.ask(*tails)
     assert {a.package for a in answers} <= set(second.packages)
     monkeypatch.setattr(serving_fleet, "SWITCH_SECONDS", 30.0)
-    found.router.registry.refresh()
+    found.engine.registry.refresh()
     assert len(found.loaded) == len(tails)
     assert [a.package for a in found.ask(*tails)] == [second.segments[t] for t in tails]
-    found.router.close()
+    found.engine.close()
 
 
 def test_a_package_that_cannot_answer_a_row_is_stood_in_for(home: Home) -> None:
@@ -219,10 +219,10 @@ def test_a_package_that_cannot_answer_a_row_is_stood_in_for(home: Home) -> None:
     releases.release(home, LOOP, own.digest, fleet="tail", segments={"N1": broken.digest}, why="broken twice")
     found = Served(home)
     rows = [flight(1, tail="N1", delay=100.0)]
-    (result,) = found.router.answer(LOOP, [Ask(found.router.registry.service(LOOP).decode(text(rows)).rows)])
+    (result,) = found.engine.answer(LOOP, [PredictionRequest(found.engine.registry.service(LOOP).decode(text(rows)).rows)])
     assert isinstance(result, list)
     assert (result[0].package, result[0].flags) == (own.digest, [MISSING])
-    found.router.close()
+    found.engine.close()
 
 
 def test_one_segment_goes_back_alone(home: Home) -> None:
@@ -369,7 +369,7 @@ def test_a_swap_of_the_fleet_under_load_mixes_nothing(home: Home) -> None:
     def swap() -> None:
         for _ in range(8):
             releases.rollback(home, LOOP, why="back and forth")
-            found.router.registry.refresh()
+            found.engine.registry.refresh()
         over.append(1)
 
     thread = Thread(target=swap)
@@ -383,4 +383,4 @@ def test_a_swap_of_the_fleet_under_load_mixes_nothing(home: Home) -> None:
         seen.add(frozenset(packages))
     thread.join()
     assert len(seen) == 2
-    found.router.close()
+    found.engine.close()

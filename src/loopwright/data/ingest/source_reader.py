@@ -81,7 +81,7 @@ class Reading(NamedTuple):
                 raise IngestRefused(name, f"--{option.replace('_', '-')} says nothing about {kind}: leave it off")
 
 
-class Opened(NamedTuple):
+class OpenSource(NamedTuple):
     """A source: its name, the SHA-256 of its content, and its rows from the beginning each time `batches` is called.
 
     There is at least one batch. `loose`: a row may lack a column (JSON Lines); it is null there. `offered`: columns that only
@@ -95,7 +95,7 @@ class Opened(NamedTuple):
     offered: tuple[str, ...] = ()
     encoding: str = ""
 
-    def narrowed(self, table: Table) -> "Opened":
+    def narrowed(self, table: Table) -> "OpenSource":
         """The same without the offered columns that a table does not name."""
         taken = {*table.columns, *(c.source for c in table.columns.values())}
         unasked = [n for n in self.offered if n not in taken]

@@ -15,7 +15,7 @@ from loopwright.records.declarations import Column, Outcome, Table
 from loopwright.records.prediction import OutcomeRow, OutcomeStates, Prediction
 from loopwright.records.turns import LoopRecord
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.table import join, of_prediction, outcomes, states
+from loopwright.stores.outcomes.join import join, of_prediction, outcomes, states
 from loopwright.stores.prediction_log.commit import commit
 from loopwright.stores.prediction_log.read import predictions
 from loopwright.stores.prediction_log.segment import log_folder
