@@ -40,6 +40,7 @@ bench: $(VENV)/.dev ## measure the request path, features, data, explanations an
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.request_path $(ARGS)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.features $(ARGS)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.explanations
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.alternatives
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.bounds $(ARGS)
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.commands
 
