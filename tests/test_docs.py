@@ -261,7 +261,7 @@ def test_the_guide_to_serving_names_every_flag() -> None:
     """The marks that the prediction path puts on answers, out of its source."""
     source = "".join(
         (ROOT / "src/loopwright/deploy/serving" / f"{name}.py").read_text()
-        for name in ("predictor", "context", "fleet", "engine")
+        for name in ("predictor", "context", "segment_router", "engine")
     )
     flags = set(re.findall(r'"((?:missing|stale|late|out_of|new)_[a-z]+|degraded|query_of_death|undelivered)[:"]', source))
     flags |= {f"{kind}_context" for kind in re.findall(r'"(missing|stale|late)"', source)}

@@ -16,7 +16,7 @@ import numpy as np
 from loopwright.base.arrays import Array
 from loopwright.develop.onnx.estimators import trees
 from loopwright.develop.onnx.estimators.arithmetic import wide
-from loopwright.develop.onnx.sums import UNITS, Lines, PartColumns, Sum, Term, sum_of
+from loopwright.develop.onnx.sums import UNITS, LinearModel, PartColumns, Sum, Term, sum_of
 from loopwright.develop.output import Goal
 from loopwright.graph.contributions import Explainer, Explanation, Linear, Trees, encode, linked, numbers
 from loopwright.graph.session import Graph
@@ -61,11 +61,11 @@ def _explanation(
     offsets = dict(zip((id(b.x) for b in blocks), np.cumsum([0, *(len(b.origin) for b in blocks)]).tolist(), strict=False))
     features = list(dict.fromkeys(_feature(name) for name in names))
     of = np.array([features.index(_feature(name)) for name in names])
-    means = _means(graph, matrix, rows) if any(isinstance(t.model, Lines) for t in found.terms) else np.zeros(0)
+    means = _means(graph, matrix, rows) if any(isinstance(t.model, LinearModel) for t in found.terms) else np.zeros(0)
     parts: list[Trees | Linear] = []
     for term in found.terms:
         offset = offsets[id(term.seen.x)]
-        if isinstance(term.model, Lines):
+        if isinstance(term.model, LinearModel):
             parts.append(_linear(term.model, term, offset, means))
             intercept = term.model.intercept * term.scale
         else:
@@ -121,9 +121,9 @@ def _undone(total: Sum, goal: Goal) -> tuple[Sum, Array]:
     return total._replace(link="", unit=unit), base
 
 
-def _mirrored(model: "trees.Model | Lines") -> "trees.Model | Lines":
-    if isinstance(model, Lines):
-        return Lines(
+def _mirrored(model: "trees.Model | LinearModel") -> "trees.Model | LinearModel":
+    if isinstance(model, LinearModel):
+        return LinearModel(
             np.concatenate([-model.coefficients, model.coefficients]), np.concatenate([-model.intercept, model.intercept])
         )
     both = [t._replace(value=np.column_stack([-t.value, t.value])) for t in model.trees]
@@ -172,7 +172,7 @@ def _check(explainer: Explainer, goal: Goal, moved: Array, answers: Mapping[str,
 # --- what adds -----------------------------------------------------------------------------------------------------
 
 
-def _linear(model: Lines, term: Term, offset: int, means: Array) -> Linear:
+def _linear(model: LinearModel, term: Term, offset: int, means: Array) -> Linear:
     coefficients = model.coefficients * term.scale
     place = offset + np.arange(coefficients.shape[1])
     target = term.target + np.arange(len(coefficients))

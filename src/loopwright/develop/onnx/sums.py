@@ -44,12 +44,12 @@ class Term(NamedTuple):
     """Something that adds: a model of trees or lines over columns, times `scale`, to the outputs from `target` on."""
 
     seen: PartColumns
-    model: "trees.Model | Lines"
+    model: "trees.Model | LinearModel"
     scale: float = 1.0
     target: int = 0
 
 
-class Lines(NamedTuple):
+class LinearModel(NamedTuple):
     """A linear model: coefficients [K, G] and intercepts [K]."""
 
     coefficients: Array
@@ -200,7 +200,7 @@ for _function, _kinds in ((_line, LINEAR_REGRESSORS), (_generalised, GENERALISED
 def _lines(part: Any, seen: PartColumns, link: str) -> Sum:
     coefficients = np.atleast_2d(np.asarray(part.coef_, dtype=np.float64))
     intercept = np.broadcast_to(np.asarray(part.intercept_, dtype=np.float64).ravel(), len(coefficients))
-    return Sum([Term(seen, Lines(coefficients, intercept))], len(coefficients), link)
+    return Sum([Term(seen, LinearModel(coefficients, intercept))], len(coefficients), link)
 
 
 # --- what makes each column of one ---------------------------------------------------------------------------------
