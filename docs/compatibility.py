@@ -30,6 +30,8 @@ from loopwright.records.evaluation import Evaluation
 from loopwright.records.package import Manifest, Reference
 from loopwright.records.prediction import FLAGS
 from loopwright.render.http_errors import DOOR, STATUS, describe
+from loopwright.server.api import openapi
+from loopwright.server.api.callers import ACTOR
 from loopwright.server.api.control import control_routes
 from loopwright.server.api.metrics import Failures, Metrics, UpkeepMetrics
 from loopwright.server.api.routes import DATA_ROUTES
@@ -68,6 +70,7 @@ def names() -> Names:
             "console": [path for path, _ in PAGES],
         },
         "HTTP: predictions and outcomes": structs([Answer, ExplainedAnswer, Accepted]) | {"error": list(describe(errors.NotFound("", ""))["error"])},
+        "HTTP: headers": headers(openapi.predict_instances("LOOP")),
         "HTTP: arguments of the control API": {v.name: arguments(v.call) for v in table() if "http" in v.doors},
         "Error codes": {
             str(status): sorted(
@@ -98,6 +101,13 @@ def names() -> Names:
         "Packages": {f"format {packages.FORMAT}": ["manifest.json", *packages.FILES], **structs([Manifest, Evaluation, Reference])},
         "serve.json": structs([Serving]),
     }  # fmt: skip
+
+
+def headers(operation: dict[str, Any]) -> dict[str, list[str]]:
+    """The headers of requests and of answers that the OpenAPI document of an operation names."""
+    asked = [p["name"] for p in operation["parameters"] if p["in"] == "header"]
+    answered = [name for response in operation["responses"].values() for name in response.get("headers", {})]
+    return {"request": [*asked, "Authorization", ACTOR.decode()], "answer": list(dict.fromkeys(answered))}
 
 
 def arguments(call: Any) -> list[str]:

@@ -178,7 +178,7 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
         paths[f"/v1/models/{loop}"] = {
             "get": _operation(f"Whether {loop} is ready", {"200": _answered(_ref("Ready"))}, oip=True)
         }
-        paths[f"/v1/models/{loop}:predict"] = {"post": _predict_instances(loop)}
+        paths[f"/v1/models/{loop}:predict"] = {"post": predict_instances(loop)}
         for action in ("load", "unload"):
             paths[f"/v2/repository/models/{loop}/{action}"] = {"post": _operation(f"Refused: {NOT_LOADED}", {}, oip=True)}
         for place, parameters in ((f"/v2/models/{loop}", []), (f"/v2/models/{loop}/versions/{{version}}", [_VERSION])):
@@ -234,7 +234,7 @@ def _name_operations(paths: dict[str, Any]) -> None:
             operation["operationId"] = name
 
 
-def _predict_instances(loop: str) -> dict[str, Any]:
+def predict_instances(loop: str) -> dict[str, Any]:
     """Protocol V1's prediction."""
     rows = {"type": "array", "items": _ref(f"{loop}.request"), "minItems": 1, "maxItems": 10_000}
     body, answered = _record(instances=rows), _record(predictions=_array(_ref(f"{loop}.answer")))
