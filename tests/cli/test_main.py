@@ -300,8 +300,8 @@ def test_command_is_loaded_without_a_garbage_collection_and_runs_with_them() -> 
         "cli.table = lambda: [v for v in cli.VERBS if v.name == 'check']\n"
         "class Filled:\n    def __init__(self): self.more = self\n"
         "cli.parameters = lambda call, real=cli.parameters: ([Filled() for _ in range(100_000)], real(call))[1]\n"
-        "gc.callbacks.append(lambda phase, info: seen.append('collected'))\n"
         "import loopwright.cli.answer as a; a.answer = lambda *_, **__: print(len(seen), gc.isenabled(), gc.get_threshold()[0]) or 0\n"
+        "gc.collect(); gc.callbacks.append(lambda phase, info: seen.append('collected'))\n"
         "cli.main(['check', 'nowhere'])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=600)
