@@ -324,6 +324,37 @@ def test_field_of_any_other_type_refuses_a_wrong_one() -> None:
             assert refused(each, field.name, {1, 2}), f"{type(each).__name__}.{field.name}"
 
 
+def test_dictionary_in_place_of_a_declaration_is_refused_by_name() -> None:
+    seen = set()
+    for well in WELL:
+        for name in well.__struct_fields__:
+            value = getattr(well, name)
+            parts: list[Any] = [
+                value,
+                *(value.values() if isinstance(value, dict) else value if isinstance(value, list) else []),
+            ]
+            for part in parts:
+                if isinstance(part, Declaration):
+                    plain = {field: getattr(part, field) for field in part.__struct_fields__}
+                    wrong = (
+                        dict.fromkeys(value, plain)
+                        if isinstance(value, dict)
+                        else [plain]
+                        if isinstance(value, list)
+                        else plain
+                    )
+                    with pytest.raises(
+                        DeclarationInvalid, match=r"is a dictionary: write [A-Z]\w+\(\.\.\.\)|missing required field"
+                    ):
+                        msgspec.structs.replace(well, **{name: wrong})
+                    seen.add(f"{type(well).__name__}.{name}")
+    assert {"Loop.release", "Loop.sampling", "Loop.slices", "Table.columns", "Scope.objectives"} <= seen
+
+
+def test_text_in_place_of_an_estimator_takes_no_trial() -> None:
+    assert not Candidate("a", "logistic").takes_trial
+
+
 def test_each_wrong_field_is_named_at_once_with_its_range() -> None:
     with pytest.raises(DeclarationInvalid) as caught:
         Monitor(every="0d", psi=math.nan, minimum_rows=0)

@@ -25,7 +25,7 @@ from loopwright.verbs.checked import Checked
 
 LOOP = """
 import ndonnx.extensions as nde
-from loopwright import Candidate, Column, Context, Heuristic, Loop, Objective, Outcome, Scope, Table, Sampling
+from loopwright import Candidate, Column, Context, Heuristic, Loop, Monitor, Objective, Outcome, Scope, Table, Sampling
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -46,6 +46,7 @@ loop = Loop(
                 objectives=[Objective("catch them", "sales", "average_precision", at_least=0.2)]),
     requests=orders, context=[Context(rates, {"shop": "shop"}, ["rate"])], outcome=Outcome(returns, "LABEL"), features=features,
     candidates=[Candidate("simple", lambda: make_pipeline(SimpleImputer(), LogisticRegression(WEIGHTS)))],
+    monitor=Monitor(minimum_rows=100),
 )
 """
 HONEST = '{"amount": f.amount, "shop": f.shop, "rate": nde.fill_null(f.rate, 1.0)}'
@@ -320,6 +321,24 @@ def test_number_of_graphs_built_does_not_grow_with_the_columns(
 
 def item(checked: Checked, name: str) -> Any:
     return next(i for i in checked.items if i.name == name)
+
+
+@pytest.mark.parametrize(("least", "warns"), [(336, False), (337, True), (500, True)])
+def test_monitor_whose_windows_never_hold_rows_enough_is_warned_of(home: Home, tmp_path: Path, least: int, warns: bool) -> None:
+    """336 orders come in a week. One that comes months later changes nothing of the pace."""
+    fill(home)
+    for table, columns in (("orders", {"amount": 9.0, "shop": "north", "refund": None}), ("returns", {"returned": True})):
+        late = {"order": "late", "at": NOW - timedelta(days=1), **columns}
+        home.lake.write(table, pa.Table.from_pylist([late], home.lake.schema(table)))
+    path = written(tmp_path / "shop")
+    file = tmp_path / "shop" / "loop.py"
+    file.write_text(file.read_text().replace("minimum_rows=100", f"minimum_rows={least}"))
+    said = warned(check(home, path))
+    assert ("monitor" in said) == warns
+    if warns:
+        assert said["monitor"].startswith(
+            f"a window of 7d holds about 336 rows, and minimum_rows is {least}: no window would be"
+        )
 
 
 def test_requests_whose_outcomes_are_not_there_yet_are_warned_of(home: Home, tmp_path: Path) -> None:

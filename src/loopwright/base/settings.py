@@ -201,11 +201,7 @@ SETTINGS: tuple[Setting, ...] = (
         )
         for sink in ("webhook", "openlineage", "traces", "events")
     ),
-    Setting(
-        "openlineage_namespace",
-        "LOOPWRIGHT_OPENLINEAGE_NAMESPACE",
-        "namespace of the jobs in OpenLineage events",
-    ),
+    Setting("openlineage_namespace", "LOOPWRIGHT_OPENLINEAGE_NAMESPACE", "namespace of the jobs in OpenLineage events"),
     Setting(
         "drain_seconds",
         "LOOPWRIGHT_DRAIN_SECONDS",

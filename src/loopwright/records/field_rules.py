@@ -314,9 +314,16 @@ def type_problems(declaration: msgspec.Struct) -> list[tuple[str, str]]:
             found.append((field.name, "is a set: write a list"))
             continue
         try:
-            msgspec.convert(value, field.type)
+            converted = msgspec.convert(value, field.type)
         except msgspec.ValidationError as error:
             found.append((field.name, str(error)[:1].lower() + str(error)[1:]))
+            continue
+        # A dictionary would do for msgspec, which makes a declaration of it; here it stays one, without its fields.
+        one = isinstance(converted, msgspec.Struct)
+        made = [converted] if one else [each for _, each in _values("", converted)]
+        for (path, each), as_made in zip([(field.name, value)] if one else _values(field.name, value), made, strict=True):
+            if isinstance(as_made, msgspec.Struct) and isinstance(each, Mapping):
+                found.append((path, f"is a dictionary: write {type(as_made).__name__}(...)"))
     return found
 
 

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -102,7 +103,7 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
         if seen.refused:
             items.append(CheckItem(name="examples", ok=not seen.is_wrong, detail=seen.refused, warning=not seen.is_wrong))
         elif seen.examples is not None:
-            items.append(_split(home, declared, seen))
+            items += [_split(home, declared, seen), *_windows(declared, seen.examples)]
         items += _doubts(declared, traced, seen, progress or Silent())
         with under_way(progress, "computing features of sample rows"):
             sample = _sample(declared, traced, seen)
@@ -279,6 +280,19 @@ def _split(home: Home, loop: Loop, seen: _Rows) -> CheckItem:
         return CheckItem(name="split", ok=False, detail=str(error))
     detail = f"{count(len(training), 'example')} train, {len(validation):,} validate; {partition.extended or says(loop.split)}"
     return CheckItem(name="split", ok=True, detail=detail, warning=bool(partition.extended))
+
+
+def _windows(loop: Loop, examples: pa.Table) -> list[CheckItem]:
+    """A warning where windows would hold too few rows to be judged, at the pace of the middle half of the examples."""
+    decided = examples.column("_decided_at").cast(pa.int64()).to_numpy()
+    low, high = np.quantile(decided, [0.25, 0.75])
+    if high == low:
+        return []
+    every, least = loop.monitor.every, loop.monitor.minimum_rows
+    rows = len(decided) / 2 * (duration(every) / timedelta(microseconds=float(high - low)))
+    why = f"a window of {every} holds about {rows:,.0f} rows, and minimum_rows is {least:,}: no window would be judged"
+    item = CheckItem(name="monitor", ok=True, detail=f"{why}. Lengthen every, or lower minimum_rows", warning=True)
+    return [item] if rows < least else []
 
 
 def _window(home: Home, requests: Table) -> timedelta | None:

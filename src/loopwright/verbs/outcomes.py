@@ -15,7 +15,10 @@ from loopwright.verbs.known_loop import known_loop
 
 
 class OutcomesReport(OutcomeStates, frozen=True, kw_only=True):
-    """How outcomes stand: rows of the `file` that were `accepted` and `quarantined` (by reason), and all that `OutcomeStates` counts."""
+    """How outcomes stand: rows of the `file` that were `accepted` and `quarantined` (by reason), and all that `OutcomeStates` counts.
+
+    The file was read as `encoding`; `undated` rows say no time, so their truth is known from now on.
+    """
 
     loop: str
     accepted: int
@@ -23,6 +26,8 @@ class OutcomesReport(OutcomeStates, frozen=True, kw_only=True):
     file: str = ""
     table: str = ""
     reasons: dict[str, int] = {}
+    encoding: str = ""
+    undated: int = 0
 
     @property
     def ok(self) -> bool:

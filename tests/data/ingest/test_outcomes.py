@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -29,7 +30,7 @@ def test_a_file_of_outcomes_is_logged_by_key_and_its_bad_rows_wait_in_quarantine
     path.write_text(
         "id,came_at,delay\n7,2024-01-01T01:00:00Z,20\n8,2024-01-01T02:00:00Z,much\n9,2024-01-01T03:00:00Z,\n", "utf-8"
     )
-    assert accept(opened, LOOP, CAME, ASKED, path) == (2, 1, {"delay: not a number": 1})
+    assert accept(opened, LOOP, CAME, ASKED, path)[:3] == (2, 1, {"delay: not a number": 1})
     rows = sorted(outcomes(opened, LOOP).to_pylist(), key=lambda r: r["_unit"])
     assert [(r["_prediction"], r["_unit"], r["_known_at"], r["delay"]) for r in rows] == [
         ("", "7", START + 62 * MINUTE, 20.0),
@@ -160,13 +161,24 @@ def test_outcome_means_the_same_in_a_file_and_posted(
         row = posted(body, opened)
     except RequestInvalid as refused:
         [problem] = refused.problems
-        assert done == (0, 1, {f"{problem.field}: {problem.reason}": 1})
+        assert done[:3] == (0, 1, {f"{problem.field}: {problem.reason}": 1})
         assert list(quarantined(opened, "came").by_reason) == [f"{problem.field}: {problem.reason}"]
     else:
-        assert done == (1, 0, {})
+        assert done[:3] == (1, 0, {})
         [found] = outcomes(opened, LOOP).to_pylist()
         assert [found[n] for n in ("_id", "_prediction", "_unit")] == [row.id, row.prediction, row.unit]
         assert us(found["_known_at"]) == row.known_at
+
+
+def test_file_says_its_encoding_and_how_many_rows_have_no_time(opened: Home, tmp_path: Path) -> None:
+    """Their truth is known from now on, which is late for a decision of last month: whoever left the cell blank should know."""
+    path = tmp_path / "came.csv"
+    path.write_bytes(f"prediction,known_at,Größe,delay\n{ID},,1,20\n{OTHER},2024-01-02T00:00:00Z,2,3\n".encode("latin-1"))
+    table = msgspec.structs.replace(CAME, ignore=["*"])
+    done = accept(opened, LOOP, table, ASKED, path)
+    assert (done.accepted, done.undated, done.encoding) == (2, 1, "cp1252")
+    known = {r["_prediction"]: r["_known_at"] for r in outcomes(opened, LOOP).to_pylist()}
+    assert known == {ID: opened.clock.now(), OTHER: START + timedelta(days=1)}
 
 
 def test_empty_key_is_refused_in_both_doors(opened: Home) -> None:
@@ -179,7 +191,7 @@ def test_empty_key_is_refused_in_both_doors(opened: Home) -> None:
 def test_malformed_prediction_id_goes_to_quarantine_with_the_reason(opened: Home) -> None:
     frame = pa.table({"prediction": [ID, "42", ""], "came_at": [START] * 3, "delay": [1.0] * 3})
     reason = f"prediction: {NOT_AN_ID}"
-    assert accept(opened, LOOP, CAME, ASKED, frame) == (1, 2, {reason: 2})
+    assert accept(opened, LOOP, CAME, ASKED, frame)[:3] == (1, 2, {reason: 2})
     waiting = quarantined(opened, "came")
     assert [(r["row"], r["reason"], msgspec.json.decode(r["raw"])["prediction"]) for r in waiting.shown] == [
         (2, reason, "42"),
@@ -207,7 +219,7 @@ def test_file_that_predict_wrote_names_its_predictions(opened: Home) -> None:
             "delay": [20.0, 1.0],
         }
     )
-    assert accept(opened, LOOP, CAME, ASKED, frame) == (2, 0, {})
+    assert accept(opened, LOOP, CAME, ASKED, frame)[:3] == (2, 0, {})
     rows = outcomes(opened, LOOP).sort_by("delay").to_pylist()
     assert [(r["_prediction"], r["_unit"], r["delay"]) for r in rows] == [("", "8", 1.0), (ID, "", 20.0)]
 
@@ -215,13 +227,13 @@ def test_file_that_predict_wrote_names_its_predictions(opened: Home) -> None:
 def test_column_called_as_of_a_document_store_names_no_predictions(opened: Home) -> None:
     frame = pa.table({"_id": ["65a1f0c2e4b0a1b2c3d4e5f6"], "id": [7], "delay": [20.0]})
     table = msgspec.structs.replace(CAME, ignore=["*"])
-    assert accept(opened, LOOP, table, ASKED, frame) == (1, 0, {})
+    assert accept(opened, LOOP, table, ASKED, frame)[:3] == (1, 0, {})
     assert outcomes(opened, LOOP)["_unit"].to_pylist() == ["7"]
 
 
 def test_correction_in_the_same_file_is_kept_and_a_repetition_is_one(opened: Home) -> None:
     frame = pa.table({"prediction": [ID, ID, ID], "delay": [1.0, 1.0, 2.0]})
-    assert accept(opened, LOOP, CAME, ASKED, frame) == (3, 0, {})
+    assert accept(opened, LOOP, CAME, ASKED, frame)[:3] == (3, 0, {})
     found = states(opened, LOOP, OUTCOME, opened.clock.now())
     assert (found.outcomes, found.repeated, found.contradicting) == (3, 1, 1)
 

@@ -5,12 +5,15 @@ from rich.console import Group, RenderableType
 from loopwright.base.text import count as _count
 from loopwright.cli.terminal.cells import fact_table
 from loopwright.cli.terminal.tables import quarantine_lines
+from loopwright.records.ingestions import DOUBT
 from loopwright.verbs.outcomes import OutcomesReport
 
 
 def outcomes(value: OutcomesReport) -> RenderableType:
     """Predictions and outcomes apart: each of the two adds up; and why rows of the file are not among them, with the next step."""
     came = f"{_count(value.accepted, 'row')}, {value.quarantined:,} to quarantine"
+    came += f"; {value.undated:,} without a time: known from now on" if value.undated else ""
+    came += f"; read as {value.encoding}{DOUBT * (value.encoding == 'cp1252')}" if value.encoding else ""
     facts = fact_table(
         f"{value.loop}: outcomes",
         [

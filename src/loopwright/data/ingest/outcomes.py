@@ -32,11 +32,16 @@ _ID = "_id"
 
 
 class Delivered(NamedTuple):
-    """How many rows of a source were logged, and how many went to quarantine, by reason (a row may have several)."""
+    """How many rows of a source were logged, and how many went to quarantine, by reason (a row may have several).
+
+    `encoding` is that of its text; `undated` rows say no time, so their truth is known from now on.
+    """
 
     accepted: int
     quarantined: int
     reasons: dict[str, int]
+    encoding: str = ""
+    undated: int = 0
 
 
 class _Judged(NamedTuple):
@@ -69,7 +74,8 @@ def accept(home: Home, loop: str, table: Table, requests: Table, source: Any, re
     quarantined = bad.count
     bad.into(home, table.name, application(loop, opened.digest))
     _log(home, loop, found.rows)
-    return Delivered(len(found.rows), quarantined, dict(counts.most_common()))
+    undated = sum(row.known_at == microseconds(origin.moment) for row in found.rows)
+    return Delivered(len(found.rows), quarantined, dict(counts.most_common()), opened.encoding, undated)
 
 
 def mend(home: Home, loop: Loop, table: Table, source: Any = None, reading: Reading = AS_DETECTED) -> OutcomesMended | None:

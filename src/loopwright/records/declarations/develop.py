@@ -138,6 +138,9 @@ class Candidate(Declaration, frozen=True):
             return False
         try:
             parameters = inspect.signature(self.estimator).parameters.values()
-        except ValueError:  # of a function without a signature, written in C
+        except (
+            ValueError,
+            TypeError,
+        ):  # of a function without a signature, written in C; of what is no function, which fitting names
             return False
         return any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)

@@ -25,13 +25,14 @@ from loopwright.tasks.label import label_sql, label_type
 _TIME = pa.timestamp("us", tz="UTC")
 
 
-def outcomes(home: Home, loop: str, *, known_by: datetime | None = None) -> pa.Table:
-    """The outcomes of a loop that were known at `known_by` (all if None), repetitions left out, contradictions kept.
+def outcomes(home: Home, loop: str, *, since: datetime | None = None, known_by: datetime | None = None) -> pa.Table:
+    """The outcomes of a loop that became known in [since, known_by] (None: at any time), repetitions left out, contradictions kept.
 
     `_id, _prediction, _unit, _known_at, _received_at, _provenance`, then the columns of the outcome table. Timestamps are
     UTC with microseconds. Empty, with the fixed columns, when none ever came.
     """
-    where = None if known_by is None else pc.field("_known_at") <= pa.scalar(known_by, _TIME)
+    where = pc.scalar(True) if since is None else pc.field("_known_at") >= pa.scalar(since, _TIME)
+    where = where if known_by is None else where & (pc.field("_known_at") <= pa.scalar(known_by, _TIME))
     return unrepeated(stored(home, "outcomes", loop, where=where, repeated=True))
 
 

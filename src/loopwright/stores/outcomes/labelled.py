@@ -6,15 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from loopwright.base.arrays import Array
 from loopwright.records.declarations import Outcome
 from loopwright.records.package import Output
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.join import join, unrepeated
+from loopwright.stores.outcomes.join import join, outcomes
 from loopwright.stores.outcomes.rescore import together
-from loopwright.stores.prediction_log.read import predictions, stored
+from loopwright.stores.prediction_log.read import predictions
 from loopwright.tasks.label import label_array, label_type
 from loopwright.tasks.metrics import Answered, aligned
 
@@ -39,17 +38,10 @@ def with_truth(
     return join(
         home,
         predictions(home, loop, start=start, end=end, columns=columns),
-        outcomes_between(home, loop, start - EARLY, known_at),
+        outcomes(home, loop, since=start - EARLY, known_by=known_at),
         outcome,
         known_by=known_at,
     )
-
-
-def outcomes_between(home: Home, loop: str, since: datetime, until: datetime) -> pa.Table:
-    """The outcomes of a loop that became known in [since, until], repetitions left out."""
-    moment = pa.timestamp("us", tz="UTC")
-    where = (pc.field("_known_at") >= pa.scalar(since, moment)) & (pc.field("_known_at") <= pa.scalar(until, moment))
-    return unrepeated(stored(home, "outcomes", loop, where=where, repeated=True))
 
 
 class Known(NamedTuple):
