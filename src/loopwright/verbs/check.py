@@ -72,11 +72,8 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
     declared, _ = loop_with_code(home, loop)
     items, refused = _contracts(home, loop, declared)
     with under_way(progress, "joining examples"):
-        seen = (
-            _Rows(None, None, {}, f"not looked for: the contract of {', '.join(refused)} cannot change like this")
-            if refused
-            else _rows(home, declared)
-        )
+        note = f"not looked for: the contract of {', '.join(refused)} cannot change like this"
+        seen = _Rows(None, None, {}, note) if refused else _rows(home, declared)
     with under_way(progress, f"rehearsing features and {count(len(declared.candidates), 'candidate')}"):
         found = check_graphs(
             columns=declared.columns,
@@ -196,11 +193,8 @@ def _unused(loop: Loop, used: set[str]) -> CheckItem:
     """The columns that feed nothing; requests may leave them out."""
     request = [n for n, c in loop.requests.columns.items() if n not in used | loop.named_columns and not c.filled]
     joined = [n for n in loop.context_columns if n not in used]
-    said = (
-        f"requests may leave out {', '.join(request)}: nothing uses them"
-        if request
-        else "nothing is asked for that is not used"
-    )
+    leave_out = f"requests may leave out {', '.join(request)}: nothing uses them"
+    said = leave_out if request else "nothing is asked for that is not used"
     said += f"; joined for nothing: {', '.join(joined)}" if joined else ""
     return CheckItem(name="columns", ok=True, detail=said)
 
@@ -290,9 +284,8 @@ def _windows(loop: Loop, examples: pa.Table) -> list[CheckItem]:
         return []
     every, least = loop.monitor.every, loop.monitor.minimum_rows
     rows = len(decided) / 2 * (duration(every) / timedelta(microseconds=float(high - low)))
-    why = f"a window of {every} holds about {rows:,.0f} rows, and minimum_rows is {least:,}: no window would be judged"
-    item = CheckItem(name="monitor", ok=True, detail=f"{why}. Lengthen every, or lower minimum_rows", warning=True)
-    return [item] if rows < least else []
+    why = f"a window of {every} holds about {rows:,.0f} rows, and minimum_rows is {least:,}: no window would be judged. Change either"
+    return [CheckItem(name="monitor", ok=True, detail=why, warning=True)] if rows < least else []
 
 
 def _window(home: Home, requests: Table) -> timedelta | None:

@@ -48,9 +48,8 @@ def quarantine_lines(table: str, reasons: Mapping[str, int]) -> list[RenderableT
 def quarantined(value: Quarantined) -> RenderableType:
     """What waits in a quarantine, by reason, and how to mend it."""
     if not value.rows:
-        return Text(
-            f"nothing waits in the quarantine of {value.table}" + (f"; {value.mended:,} mended" if value.mended else "")
-        )
+        mended = f"; {value.mended:,} mended" if value.mended else ""
+        return Text(f"nothing waits in the quarantine of {value.table}{mended}")
     parts: list[RenderableType] = [
         heading(f"quarantine of {value.table}: {count(value.rows, 'row')}, {value.mended:,} mended before"),
         table(["reason", "rows"], [[r, n] for r, n in list(value.by_reason.items())[:ALIKE]]),

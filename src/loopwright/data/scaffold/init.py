@@ -129,8 +129,9 @@ def _unused(drafted: Drafted, frame: pa.Table) -> list[str]:
             continue
         if not is_feature(name, column, drafted, frame):
             different = pc.count_distinct(frame[name], mode="only_valid").as_py() if column.type != "array" else 0
-            many = f"{different:,} different texts" if different > 1 else "always the same"
-            why = "a list" if column.type == "array" else many
+            why = (
+                "a list" if column.type == "array" else f"{different:,} different texts" if different > 1 else "always the same"
+            )
             written = frame[name].drop_null() if column.type == "string" else pa.chunked_array([], pa.string())
             if len(written) and pc.mean(pc.match_substring_regex(written, _DRESSED).cast(pa.int8())).as_py() > DRESSED:
                 why += ", numbers with a sign, a unit or spaces: write them without"

@@ -277,6 +277,9 @@ def loop_file(drafted: Drafted, frame: pa.Table) -> str:
         f'        # {n}: {drafted.ids[n]}. A feature if a larger one means more.\n        # "{n}": {_feature(n, c, frame)},'
         for n, c in doubted.items()
     ]
+    split = (
+        f'TimeSplit(validation="{_fifth(frame[requests.event_time])}")' if drafted.spread else "StratifiedSplit(validation=0.2)"
+    )
     left_out = [n for n in left_out if n not in doubted]
     lines += [f"        # {n}: a time, a constant, a name, or too many different values" for n in left_out]
     return _text_of(
@@ -288,9 +291,7 @@ def loop_file(drafted: Drafted, frame: pa.Table) -> str:
         rule=rule,
         why=why,
         slices="".join(f'\n        Slice("{n.lower()}", lambda f: f.{n}),' for n in sliced) + ("\n    " if sliced else ""),
-        split=f'TimeSplit(validation="{_fifth(frame[requests.event_time])}")'
-        if drafted.spread
-        else "StratifiedSplit(validation=0.2)",
+        split=split,
         pace=pace(frame[drafted.moments] if drafted.moments else None, len(usable)),
     )
 
@@ -335,15 +336,11 @@ def _rule(usable: dict[str, Column], frame: pa.Table, aim: DraftTarget) -> tuple
     for name, column in usable.items():
         f = f"f.{name}" if not column.nullable else f"nde.fill_null(f.{name}, {_filler(column, frame[name])})"
         for holds, code in _cuts(f, column, frame[name], aim):
-            answer = (
-                code
-                if aim.draft.is_condition
-                else f"ndx.where({code}, {_answer_text(aim, holds)}, {_answer_text(aim, ~holds)})"
-            )
+            yes, no = ("", "") if aim.draft.is_condition else (_answer_text(aim, holds), _answer_text(aim, ~holds))
+            answer = code if aim.draft.is_condition else f"ndx.where({code}, {yes}, {no})"
             best = max(best, (_worth(aim, holds), answer, name), key=lambda b: b[0])
-    return best[
-        1
-    ], "the best rule on one column, by the data" if aim.truth is not None else "a guess: replace it by your own rule"
+    why = "the best rule on one column, by the data" if aim.truth is not None else "a guess: replace it by your own rule"
+    return best[1], why
 
 
 def _answer_text(aim: DraftTarget, rows: Flags) -> str:

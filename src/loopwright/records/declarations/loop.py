@@ -109,11 +109,8 @@ class Loop(Declaration, frozen=True, kw_only=True):
         """Request columns that other declarations name and that are not there."""
         named = [("outcome.group", self.outcome.group), ("fleet.by", self.fleet.by if self.fleet else None)]
         named += [("split.column", None if isinstance(self.split, TimeSplit) else self.split.column)]
-        found = [
-            (where, f"no request column {column!r}")
-            for where, column in named
-            if column and column not in self.requests.columns
-        ]
+        columns = self.requests.columns
+        found = [(where, f"no request column {name!r}") for where, name in named if name and name not in columns]
         segment = self.requests.columns.get(self.fleet.by) if self.fleet else None
         if segment is not None and segment.type not in SEGMENT_TYPES:
             found.append(("fleet.by", f"a segment is a value of a {', '.join(SEGMENT_TYPES)} column, not of a {segment.type}"))
