@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit. The traceback of a fault of ours is printable too: messages quote names of files."""
     sys.excepthook = lambda *fault: print(printable("".join(format_exception(*fault)), newlines=True), end="", file=sys.stderr)
     _open_standard_streams()
+    gc.set_threshold(COLLECTED_AT)
     gc.disable()  # until the verb is loaded: collections take a tenth of that time and find nothing
     code = run(sys.argv[1:] if argv is None else argv)
     gc.freeze()  # else the interpreter walks every module once more before it ends, a fifth of what a command takes
@@ -211,7 +212,6 @@ def command(verb: Verb) -> Callable[..., int]:
 def _loaded(verb: Verb) -> None:
     """Collect garbage from here on, not walking what was loaded. Without a loop file no data frame comes: Arrow need not look for one."""
     gc.freeze()
-    gc.set_threshold(COLLECTED_AT)
     gc.enable()
     if verb.needs_home:
         sys.meta_path.insert(0, _NoPandas())
