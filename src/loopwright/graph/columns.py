@@ -30,6 +30,21 @@ def arrow_schema(columns: Mapping[str, Column]) -> pa.Schema:
     return pa.schema([pa.field(name, ARROW_TYPES[c.type], nullable=c.nullable) for name, c in columns.items()])
 
 
+def as_declared(table: pa.Table, columns: Mapping[str, Column]) -> pa.Table:
+    """A table in the types of the contract as it is now; null where a column was not logged or does not fit."""
+    for name, column in columns.items():
+        wanted = ARROW_TYPES[column.type]
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), wanted))
+        elif not table[name].type.equals(wanted):
+            try:
+                values = table[name].cast(wanted)
+            except pa.ArrowException:
+                values = pa.nulls(len(table), wanted)
+            table = table.set_column(table.column_names.index(name), name, values)
+    return table
+
+
 def arrow_arrays(columns: Mapping[str, Column], table: pa.Table) -> dict[str, tuple[Array, Array | None]]:
     """Each column of `columns` that `table` has, as (values [N], mask of nulls [N] or None); see `graph.feed_arrays`.
 

@@ -52,7 +52,7 @@ def sql_engine(home: Workspace | None = None, *, ordered: bool = True) -> Iterat
     try:
         with duckdb.connect(":memory:", config=_CONFIGURATION) as database:
             for setting in (  # once it is open: the extension that knows time zones is there only then
-                "TimeZone = 'UTC'",
+                "GLOBAL TimeZone = 'UTC'",  # of cursors too, which would have the machine's
                 f"memory_limit = '{min(MAX_MEMORY, memory_limit() // 3) // 2**20}MiB'",
                 f"temp_directory = {text('' if spill is None else str(spill))}",
                 f"preserve_insertion_order = {str(ordered).lower()}",

@@ -1,3 +1,7 @@
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -372,3 +376,18 @@ def test_window_reaches_back_over_a_pause_and_to_both_labels(opened: Home, pause
         assert read_examples(opened, examples.digest)["_decided_at"].to_pylist()[0] == moments[-100]
     else:
         assert 150 < examples.rows < len(wanted)
+
+
+def test_declared_sql_gives_one_value_wherever_it_is_evaluated_and_in_every_zone_of_the_machine(tmp_path: Path) -> None:
+    """Training (of a table, of posted outcomes), monitoring, `trace`, aggregates."""
+    found = {}
+    for zone in ("UTC", "America/New_York"):
+        run = [sys.executable, "-m", "tests.data.zones", str(tmp_path / zone.replace("/", "_"))]
+        done = subprocess.run(run, capture_output=True, text=True, timeout=300, env={**os.environ, "TZ": zone}, check=False)
+        assert done.returncode == 0, done.stderr
+        found[zone] = json.loads(done.stdout)
+    for label, places in found["UTC"].items():
+        if label != "aggregates":
+            assert len(set(places["landed"].values())) == 2, label
+            assert all(values == places["landed"] for values in places.values()), label
+    assert found["America/New_York"] == found["UTC"]

@@ -29,7 +29,7 @@ from loopwright.data.examples import asof
 from loopwright.data.examples.context import SLACK
 from loopwright.data.examples.labels import describe
 from loopwright.data.ingest.ingestion import files
-from loopwright.graph.columns import ARROW_TYPES
+from loopwright.graph.columns import ARROW_TYPES, as_declared
 from loopwright.records.declarations import Aggregate, Column, Context, Outcome, Table, duration
 from loopwright.records.examples import Examples, Source
 from loopwright.sql.engine import SqlError, quoted, sql_engine, text
@@ -180,7 +180,7 @@ def _decisions(
     unit and an event time; those of the past are joined anew, since the online table has no context of before `SLACK` (see `data.examples.context`).
     """
     database.register("asked", decisions.data.filter(pc.field(requests.event_time) < pa.scalar(as_of, _MOMENT)))
-    log = _as_declared(log, columns)
+    log = as_declared(log, columns)
     database.register("logged", log)
     request = ", ".join(quoted(n) for n in requests.columns)
     added = {n: c for n, c in columns.items() if n not in requests.columns}
@@ -218,21 +218,6 @@ def _decisions(
     )
 
 
-def _as_declared(logged: pa.Table, columns: Mapping[str, Column]) -> pa.Table:
-    """What was logged, in the types of the contract as it is now; null where it was not logged or does not fit."""
-    for name, column in columns.items():
-        wanted = ARROW_TYPES[column.type]
-        if name not in logged.column_names:
-            logged = logged.append_column(name, pa.nulls(len(logged), wanted))
-        elif not logged[name].type.equals(wanted):
-            try:
-                values = logged[name].cast(wanted)
-            except pa.ArrowException:
-                values = pa.nulls(len(logged), wanted)
-            logged = logged.set_column(logged.column_names.index(name), name, values)
-    return logged
-
-
 def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requests: Table, *, as_of: datetime) -> None:
     """Table `judged`: every decision with `_label` and `_known_us` (when that became known), both null where nothing is known.
 
@@ -242,7 +227,7 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
     of the same unit and event time, the row stands for the decision.
     """
     declared = outcome.table
-    database.register("reported", _as_declared(reported, declared.columns))
+    database.register("reported", as_declared(reported, declared.columns))
     label = label_sql(outcome)
     known_columns = "_prediction AS prediction, _unit AS unit, epoch_us(_known_at) AS known, epoch_us(_received_at) AS received"
     parts = [f"SELECT {known_columns}, _id AS id, {label} AS truth FROM reported"]  # noqa: S608 - the loop's own expression

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.base.errors import DeclarationInvalid
+from loopwright.graph.columns import as_declared
 from loopwright.records.declarations import Outcome, duration
 from loopwright.records.prediction import OutcomeRow, OutcomeStates, Prediction
 from loopwright.sql.engine import SqlError, quoted, sql_engine
@@ -73,7 +74,7 @@ def join(home: Home, predictions: pa.Table, outcomes: pa.Table, outcome: Outcome
             "known_at": known["_known_at"].cast(pa.int64()),
             "received_at": known["_received_at"].cast(pa.int64()),
             "id": known["_id"],
-            "truth": _truth(home, known, label_sql(outcome), type),
+            "truth": _truth(home, known, outcome),
         }
     )
     asked = pa.table(
@@ -107,7 +108,7 @@ def of_prediction(home: Home, loop: str, prediction: Prediction, outcome: Outcom
     own = pc.field("_prediction") == prediction.id
     for where in (own, pc.field("_prediction") == ""):
         found = table.filter(where)
-        truth = _truth(home, found, label_sql(outcome), label_type(outcome))
+        truth = _truth(home, found, outcome)
         found = found.append_column("__truth", truth).filter(pc.is_valid(truth))
         if found.num_rows:
             newest = found.sort_by([(name, "descending") for name in ("_known_at", "_received_at", "_id")]).slice(0, 1)
@@ -176,29 +177,26 @@ def _contradicting(home: Home, known: pa.Table) -> int:
     return int(count)
 
 
-def _truth(home: Home, known: pa.Table, sql: str, type: pa.DataType) -> Any:
-    """The label [N] of each outcome, null where the expression gives null."""
+def _truth(home: Home, known: pa.Table, outcome: Outcome) -> Any:
+    """The label [N] of each outcome, null where the expression gives null: the SQL, the types and the zone that examples have."""
+    type = label_type(outcome)
     if not known.num_rows:
         return pa.array([], type)
-    numbered = known.append_column("__row", pa.array(range(known.num_rows), pa.int64()))
+    numbered = as_declared(known, outcome.table.columns).append_column("__row", pa.array(range(known.num_rows), pa.int64()))
     with _database(home, known=numbered) as database:
         try:
             found = database.sql(
-                f"SELECT {sql} AS truth FROM known ORDER BY __row"  # noqa: S608 - the loop's own expression, in a database that can reach no file
+                f"SELECT {label_sql(outcome)} AS truth FROM known ORDER BY __row"  # noqa: S608 - the loop's own expression, in a database that can reach no file
             ).to_arrow_table()
         except SqlError as error:
-            raise DeclarationInvalid("Outcome", [("label", f"{sql!r} cannot be evaluated: {error}")]) from error
+            raise DeclarationInvalid("Outcome", [("label", f"{outcome.label!r} cannot be evaluated: {error}")]) from error
     return found["truth"].cast(type)
 
 
 @contextmanager
 def _database(home: Home, **tables: pa.Table) -> Iterator[Any]:
-    """A database that sees `tables` and nothing else.
-
-    Timestamps are plain UTC there, so that arithmetic on them needs no zone and gives the same everywhere.
-    """
+    """A database that sees `tables` and nothing else."""
     with sql_engine(home) as database:
         for name, table in tables.items():
-            plain = [f.with_type(pa.timestamp("us")) if pa.types.is_timestamp(f.type) else f for f in table.schema]
-            database.register(name, table.cast(pa.schema(plain)))
+            database.register(name, table)
         yield database
