@@ -6,7 +6,14 @@ import pytest
 from loopwright.records.declarations import Column, Outcome, Table
 from loopwright.tasks.label import label_array, label_sql, label_type
 
-LANDED = Table("landed", columns={"k": Column("string"), "at": Column("timestamp")}, key=["k"], event_time="at")
+COLUMNS = {
+    "k": Column("string"),
+    "at": Column("timestamp"),
+    "i": Column("integer"),
+    "x": Column("float"),
+    "word": Column("string"),
+}
+LANDED = Table("landed", columns=COLUMNS, key=["k"], event_time="at")
 ROWS = "(VALUES (1, 2.5, 'red'), (2, NULL, NULL), (3, 'nan'::DOUBLE, 'blue'), (4, -1.0, 'red')) AS t(i, x, word)"
 
 
@@ -19,8 +26,11 @@ def labels(outcome: Outcome) -> pa.ChunkedArray:
 @pytest.mark.parametrize(
     ("outcome", "expected"),
     [
-        (Outcome(LANDED, "x > 0"), [True, None, True, False]),
-        (Outcome(LANDED, "x > 0", task="anomaly"), [True, None, True, False]),
+        (Outcome(LANDED, "x > 0"), [True, None, None, False]),
+        (Outcome(LANDED, "x > 0", task="anomaly"), [True, None, None, False]),
+        (Outcome(LANDED, "x / (i - 1) > 0"), [None, None, None, False]),
+        (Outcome(LANDED, "x / (i - 1)", task="multiclass"), [None, None, None, "-0.3333333333333333"]),
+        (Outcome(LANDED, "x / (i - 1)", task="regression"), [None, None, None, -1 / 3]),
         (Outcome(LANDED, "word", task="multiclass"), ["red", None, "blue", "red"]),
         (Outcome(LANDED, "i", task="multiclass"), ["1", "2", "3", "4"]),
         (Outcome(LANDED, "x", task="regression"), [2.5, None, None, -1.0]),

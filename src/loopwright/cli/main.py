@@ -52,19 +52,9 @@ COLLECTED_AT = 10_000
 """Objects made before the garbage collector looks: at Python's own 700 it walks what commands load later over and over."""
 
 _SERVING = (
-    "host",
-    "port",
-    "control_port",
-    "grpc_port",
-    "workers",
-    "threads",
-    "memory",
-    "token",
-    "tokens",
-    "traces",
-    "trace_share",
+    "host", "port", "control_port", "grpc_port", "workers", "threads", "memory", "token", "tokens", "traces", "trace_share",
     "events",
-)
+)  # fmt: skip
 SHOWN = {"serve": ("home", *_SERVING), "demo": ("home", "port", "control_port")}
 
 

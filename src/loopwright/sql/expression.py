@@ -13,51 +13,39 @@ from typing import Any
 
 from loopwright.base.errors import DeclarationInvalid
 from loopwright.records.declarations import RETIRED, Table
-from loopwright.sql.engine import sql_engine
+from loopwright.sql.engine import SqlError, sql_engine
 from loopwright.sql.functions import AGGREGATE_OF_LIST, LIST_AGGREGATES, ROW_FUNCTIONS
 
 LONGEST = 20_000
-_SYNTAX = frozenset(
-    (
-        "BETWEEN",
-        "CASE",
-        "CAST",
-        "COLLATE",
-        "COLUMN_REF",
-        "COMPARISON",
-        "CONJUNCTION",
-        "CONSTANT",
-        "FUNCTION",
-        "LAMBDA",
-        "OPERATOR",
-        "STAR",
-        "TYPE",
-    )
-)
+_SYNTAX = frozenset((
+    "BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION", "LAMBDA", "OPERATOR",
+    "STAR", "TYPE",
+))  # fmt: skip
 """Classes of syntax nodes that see one row."""
 _BEYOND = {
     "SUBQUERY": "it has a SELECT of its own",
     "WINDOW": "it looks at other rows (OVER)",
     "PARAMETER": "it has a parameter",
 }
-_CLOCK = frozenset(
-    (
-        "current_date",
-        "current_localtime",
-        "current_localtimestamp",
-        "current_time",
-        "current_timestamp",
-        "localtime",
-        "localtimestamp",
-    )
-)
+_CLOCK = frozenset((
+    "current_date", "current_localtime", "current_localtimestamp", "current_time", "current_timestamp", "localtime", "localtimestamp",
+))  # fmt: skip
 """Names that stand for the moment, without brackets or with."""
+_FINITE = """list_transform([_x], lambda _y:
+    CASE WHEN typeof(_y) NOT IN ('DOUBLE', 'FLOAT') OR isfinite(TRY_CAST(_y AS DOUBLE)) THEN _y END)[1]"""
+"""`_x`, or null if it is a number that is not finite; of any type, and evaluated once."""
+_NOT_ZERO = "nullif(_x, 0)"
+_DIVISIONS = frozenset(("%", "//", "mod", "divide"))
+"""Divisions of whole numbers that fail where the divisor is 0."""
+_AS_IT_IS = frozenset(("isfinite", "isinf", "isnan", "+", "-", "*"))
+"""Functions whose arguments need no guard: those that look for such numbers, and those of which one makes another."""
 
 
-def held(what: str, field: str, sql: str, table: Table) -> str:
-    """The expression, if it is one over a single row of `table` and uses no retired column.
+def row_sql(what: str, field: str, sql: str, table: Table) -> str:
+    """The expression as it is run: with null in place of each number in it that is not finite, and of what is divided by 0.
 
-    Raises DeclarationInvalid naming `field` of `what` where it is not.
+    Infinity and NaN are larger than every number to DuckDB: `v / 0 > 0.5` would be true. `isnan`, `isinf` and `isfinite` see them.
+    Raises DeclarationInvalid naming `field` of `what` where it is none over a single row of `table`, or uses a retired column.
     """
     why = _fault(sql)
     if why:
@@ -66,7 +54,56 @@ def held(what: str, field: str, sql: str, table: Table) -> str:
     retired = [c for c in table.columns if table.columns[c].retired]
     if retired and (used := [c for c in columns(sql, table) if c in retired]):
         raise DeclarationInvalid(what, [(field, f"column {c!r} {RETIRED}") for c in used])
-    return sql
+    floats = frozenset(name.casefold() for name, column in table.columns.items() if column.type == "float")
+    try:
+        return _guarded_sql(sql, floats)
+    except (SqlError, RecursionError) as error:
+        raise DeclarationInvalid(what, [(field, f"{sql[:200]!r} cannot be evaluated: it is nested too deeply")]) from error
+
+
+@lru_cache(maxsize=256)
+def _guarded_sql(sql: str, floats: frozenset[str]) -> str:
+    tree = _parsed(sql)
+    node = {**tree["statements"][0]["node"], "select_list": _guarded(_select(tree)[0], floats)}
+    tree = {**tree, "statements": [{**tree["statements"][0], "node": node}]}
+    with sql_engine() as database:
+        [(text,)] = database.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchall()
+    return str(text).removeprefix("SELECT ")
+
+
+def _guarded(tree: Any, floats: frozenset[str], *, bare: bool = False) -> Any:
+    """The tree with a guard around each node, but for a `bare` one itself, that may be a number that is not finite."""
+    if isinstance(tree, list):
+        return [_guarded(child, floats) for child in tree]
+    if not isinstance(tree, dict):
+        return tree
+    kind, name = tree.get("class"), str(tree.get("function_name", "")).casefold()
+    inside = {key: child if key == "lhs" else _guarded(child, floats) for key, child in tree.items() if key != "arguments"}
+    if "arguments" in tree:
+        found = [
+            _guarded(argument["expression"], floats, bare=name in _AS_IT_IS or (name == "/" and i == 0))
+            for i, argument in enumerate(tree["arguments"])
+        ]
+        if name in _DIVISIONS:
+            found[-1] = _filled(_parsed(_NOT_ZERO), found[-1])
+        inside["arguments"] = [{**a, "expression": node} for a, node in zip(tree["arguments"], found, strict=True)]
+    may_be = (
+        (kind == "COLUMN_REF" and tree["column_names"][-1].casefold() in floats)
+        or (kind == "CAST" and str(tree["type_expr"].get("type_name")).startswith(("DOUBLE", "FLOAT", "REAL")))
+        or (kind == "FUNCTION" and name in _number_functions())
+    )
+    return _filled(_parsed(_FINITE), inside) if may_be and not bare else inside
+
+
+def _filled(template: Any, node: dict[str, Any]) -> Any:
+    """The expression of a template (or a part of it) with `node` in place of the column `_x`."""
+    if isinstance(template, list):
+        return [_filled(child, node) for child in template]
+    if not isinstance(template, dict):
+        return template
+    if "statements" in template:
+        return _filled(_select(template)[0][0], node)
+    return node if template.get("column_names") == ["_x"] else {key: _filled(child, node) for key, child in template.items()}
 
 
 def columns(sql: str, table: Table) -> list[str]:
@@ -115,13 +152,20 @@ def _beyond_function(name: str, arguments: list[Any]) -> str:
     return ""
 
 
-@lru_cache(maxsize=1)
 def _aggregates() -> frozenset[str]:
     """DuckDB's functions over many rows."""
+    return _functions("function_type IN ('aggregate', 'window')")
+
+
+def _number_functions() -> frozenset[str]:
+    """Functions that may give a number that is not finite; a macro gives what it expands to."""
+    return AGGREGATE_OF_LIST | _functions("return_type IN ('DOUBLE', 'FLOAT') OR function_type = 'macro'")
+
+
+@lru_cache(maxsize=2)
+def _functions(where: str) -> frozenset[str]:
     with sql_engine() as database:
-        rows = database.execute(
-            "SELECT function_name FROM duckdb_functions() WHERE function_type IN ('aggregate', 'window')"
-        ).fetchall()
+        rows = database.execute(f"SELECT function_name FROM duckdb_functions() WHERE {where}").fetchall()  # noqa: S608 - text of ours
     return frozenset(name for (name,) in rows)
 
 

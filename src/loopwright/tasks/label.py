@@ -2,7 +2,7 @@
 
     boolean, string or float64, as `TaskShape.label` says; of several targets list<float64>, in the order of `Outcome.labels`
 
-A number that is not finite, or of several targets one that is unknown, makes the label unknown (null).
+A number that is not finite, in the expression or of it, counts as null; of several targets one that is null makes the label unknown (null).
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from loopwright.records.declarations import Outcome
-from loopwright.sql.expression import held
+from loopwright.sql.expression import row_sql
 
 Array = np.ndarray[Any, Any]
 _TYPES = {"boolean": ("BOOLEAN", pa.bool_()), "string": ("VARCHAR", pa.string()), "float": ("DOUBLE", pa.float64())}
@@ -28,7 +28,7 @@ def label_sql(outcome: Outcome) -> str:
     Raises DeclarationInvalid when it is no expression over one row.
     """
     kind, _ = _TYPES[outcome.shape.label]
-    casts = [f"CAST(({held('Outcome', 'label', sql, outcome.table)}) AS {kind})" for sql in outcome.labels.values()]
+    casts = [f"CAST(({row_sql('Outcome', 'label', sql, outcome.table)}) AS {kind})" for sql in outcome.labels.values()]
     if kind != "DOUBLE":
         return casts[0]
     known = " AND ".join(f"isfinite({cast})" for cast in casts)

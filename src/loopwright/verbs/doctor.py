@@ -29,18 +29,9 @@ from loopwright.verbs.checked import Checked, CheckItem
 from loopwright.verbs.integrity import attempted, missing, serving
 
 LIBRARIES = (
-    "onnxruntime",
-    "onnx",
-    "ndonnx",
-    "scikit-learn",
-    "lightgbm",
-    "deltalake",
-    "duckdb",
-    "pyarrow",
-    "sqlalchemy",
-    "msgspec",
+    "onnxruntime", "onnx", "ndonnx", "scikit-learn", "lightgbm", "deltalake", "duckdb", "pyarrow", "sqlalchemy", "msgspec",
     "uvicorn",
-)
+)  # fmt: skip
 
 MAX_SAID = 3
 """So many problems are named in one item of the doctor."""

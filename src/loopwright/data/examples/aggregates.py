@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from loopwright.records.declarations import Aggregate, Table
 from loopwright.sql.engine import quoted
-from loopwright.sql.expression import held
+from loopwright.sql.expression import row_sql
 
 SCALE = 2**40
 """Sums are whole multiples of 1 / SCALE."""
@@ -43,7 +43,7 @@ def value(aggregate: Aggregate) -> str:
     """
     if aggregate.function == "count":
         return "1"
-    of = held(f"Aggregate {aggregate.name}", "of", aggregate.of, aggregate.table)
+    of = row_sql(f"Aggregate {aggregate.name}", "of", aggregate.of, aggregate.table)
     if aggregate.function == "share":
         return f"CAST(CAST(({of}) AS BOOLEAN) AS DOUBLE)"
     if aggregate.function == "distinct":

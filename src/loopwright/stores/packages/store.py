@@ -31,17 +31,9 @@ FILE_BYTES = 64 * 2**20
 PACKAGE_BYTES = 256 * 2**20
 MANIFEST_BYTES = 4 * 2**20
 FILES = (
-    "model.onnx",
-    "heuristic.onnx",
-    "slices.onnx",
-    "explain.onnx",
-    "explanation.msgpack",
-    "evaluation.json",
-    "reference.json",
-    "MLmodel",
-    *ENVIRONMENT,
-    "card.md",
-)
+    "model.onnx", "heuristic.onnx", "slices.onnx", "explain.onnx", "explanation.msgpack", "evaluation.json", "reference.json",
+    "MLmodel", *ENVIRONMENT, "card.md",
+)  # fmt: skip
 REQUIRED = ("model.onnx", "heuristic.onnx", "evaluation.json", "reference.json")
 
 Problems = list[Problem]

@@ -5,15 +5,6 @@ from loopwright.develop.onnx.estimators.dispatch import converts, decision, know
 from loopwright.develop.onnx.estimators.nested import before
 
 __all__ = [
-    "before",
-    "converts",
-    "decision",
-    "known",
-    "models",
-    "nested",
-    "predict",
-    "probabilities",
-    "quick",
-    "transform",
+    "before", "converts", "decision", "known", "models", "nested", "predict", "probabilities", "quick", "transform",
     "transformers",
-]
+]  # fmt: skip
