@@ -63,9 +63,9 @@ def row_sql(what: str, field: str, sql: str, table: Table) -> str:
 
 @lru_cache(maxsize=256)
 def _guarded_sql(sql: str, floats: frozenset[str]) -> str:
-    tree = _parsed(sql)
-    node = {**tree["statements"][0]["node"], "select_list": _guarded(_select(tree)[0], floats)}
-    tree = {**tree, "statements": [{**tree["statements"][0], "node": node}]}
+    [statement] = _parsed(sql)["statements"]
+    node = {**statement["node"], "select_list": _guarded(statement["node"]["select_list"], floats)}
+    tree = {**_parsed(sql), "statements": [{**statement, "node": node}]}
     with sql_engine() as database:
         [(text,)] = database.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchall()
     return str(text).removeprefix("SELECT ")
@@ -85,14 +85,14 @@ def _guarded(tree: Any, floats: frozenset[str], *, bare: bool = False) -> Any:
             for i, argument in enumerate(tree["arguments"])
         ]
         if name in _DIVISIONS:
-            found[-1] = _filled(_parsed(_NOT_ZERO), found[-1])
+            found[-1] = _filled(_select(_parsed(_NOT_ZERO))[0][0], found[-1])
         inside["arguments"] = [{**a, "expression": node} for a, node in zip(tree["arguments"], found, strict=True)]
     may_be = (
         (kind == "COLUMN_REF" and tree["column_names"][-1].casefold() in floats)
         or (kind == "CAST" and str(tree["type_expr"].get("type_name")).startswith(("DOUBLE", "FLOAT", "REAL")))
         or (kind == "FUNCTION" and name in _number_functions())
     )
-    return _filled(_parsed(_FINITE), inside) if may_be and not bare else inside
+    return _filled(_select(_parsed(_FINITE))[0][0], inside) if may_be and not bare else inside
 
 
 def _filled(template: Any, node: dict[str, Any]) -> Any:
@@ -101,8 +101,6 @@ def _filled(template: Any, node: dict[str, Any]) -> Any:
         return [_filled(child, node) for child in template]
     if not isinstance(template, dict):
         return template
-    if "statements" in template:
-        return _filled(_select(template)[0][0], node)
     return node if template.get("column_names") == ["_x"] else {key: _filled(child, node) for key, child in template.items()}
 
 
