@@ -31,7 +31,7 @@ from loopwright.deploy.serving.segment_router import SegmentRouter
 from loopwright.records.declarations import Loop, Retrain, Table, Value, duration
 from loopwright.records.evaluation import Z_95, Estimate
 from loopwright.records.ingestions import Ingested
-from loopwright.records.prediction import OutcomeRow
+from loopwright.records.prediction import OutcomeRow, unit_text
 from loopwright.records.releases import ReleaseState
 from loopwright.records.windows import Quality, Window
 from loopwright.stores.home import Home
@@ -302,7 +302,7 @@ class Traffic:
         self.truths.seal()
 
     def _outcome(self, row: dict[str, Any], known: int, table: Table) -> OutcomeRow:
-        unit = "|".join(str(row[k]) for k in self.loop.requests.key)
+        unit = unit_text([row[k] for k in self.loop.requests.key])
         values = {name: row[name] for name in table.columns if name not in table.key}
         id = digest(msgspec.json.encode([unit, values, known]))[:32]
         return OutcomeRow(

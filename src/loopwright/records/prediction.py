@@ -1,6 +1,6 @@
 """One prediction, one outcome: what the log holds. And what explains a prediction, which is made again of it whenever it is asked for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -23,6 +23,16 @@ def explained(flags: Iterable[str]) -> list[str]:
     """A line for each kind among flags."""
     kinds = dict.fromkeys(flag.partition(":")[0] for flag in flags)
     return [f"{kind}: {FLAGS[kind]}" for kind in kinds if kind in FLAGS]
+
+
+def unit_text(values: Sequence[Any]) -> str:
+    r"""The values of a key as text: as Python's `str` gives them, timestamps as microseconds, joined by "|".
+
+    Of several values a "|" or "\" inside one follows a "\", so that no two keys are alike.
+    """
+    if len(values) == 1:
+        return str(values[0])
+    return "|".join(str(v).replace("\\", "\\\\").replace("|", "\\|") for v in values)
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

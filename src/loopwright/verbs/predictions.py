@@ -66,7 +66,7 @@ def predictions(
 
     Args:
         loop: name of the loop.
-        key: only this key, as sent (the values of a composite key joined by "|").
+        key: only this key, as sent (the values of a composite key joined by "|"; inside one it follows a backslash).
         since: only from this time on (ISO 8601, or "tuesday 09:00").
         until: only before this time.
         flag: only with this flag, or one of its kind (`out_of_range` for every column).
@@ -111,8 +111,9 @@ def predictions(
 def _check_key(loop: Loop, key: str) -> None:
     """Raise UsageError for a text that is no key of the loop: a column's name with it, or too few values."""
     columns = loop.requests.key
-    if key and key.count("|") + 1 < len(columns):
-        raise UsageError(f'--key {key[:80]!r}: write the values of {", ".join(columns)} as they were sent, joined by "|"')
+    if key and len(columns) > 1 and len(re.sub(r"\\.", "", key).split("|")) != len(columns):
+        how = 'as they were sent, joined by "|", and "\\" before a "|" or "\\" inside one'
+        raise UsageError(f"--key {key[:80]!r}: write the values of {', '.join(columns)} {how}")
     name = re.match(r"\w+(?=[=:]|$)", key)
     if name and (key[name.end() :].startswith("=") or name[0] in loop.requests.columns):
         there = "" if name[0] in loop.requests.columns else f"there is no column {name[0][:80]!r}; "

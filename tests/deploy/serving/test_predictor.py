@@ -1,6 +1,7 @@
 import math
 from contextlib import closing
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from loopwright.data.ingest.values import read
 from loopwright.deploy.serving.deadlines import Overruns
 from loopwright.deploy.serving.decode import Decoder
 from loopwright.deploy.serving.heartbeat import Heartbeat
-from loopwright.deploy.serving.predictor import MAX_FAILURES, Predictor, unit_of
+from loopwright.deploy.serving.predictor import MAX_FAILURES, Predictor
 from loopwright.deploy.serving.suspects import STRIKES, Suspects
 from loopwright.records.declarations import Column, Table
 from loopwright.records.package import Golden
+from loopwright.records.prediction import unit_text
 from loopwright.stores.online import open_online
 from loopwright.stores.online.embedded import Embedded
 from loopwright.stores.online.steps import FRESH_SECONDS, Fed, pack
+from loopwright.stores.outcomes.contract import OutcomeContract
 from loopwright.stores.packages.store import Packages
 
 HOUR_US = 3_600_000_000
@@ -360,10 +363,24 @@ def test_graphs_that_do_not_fit_the_contract_are_refused(packages: Packages) -> 
 
 
 def test_units_are_the_text_that_examples_outcomes_and_context_use_too() -> None:
-    values = {"a": "x", "b": True, "c": 7, "d": 1_700_000_000_000_000}
-    assert unit_of(values, ["a"]) == "x"
-    assert unit_of(values, ["a", "b", "c", "d"]) == "x|True|7|1700000000000000"
+    values = ["x", True, 7, 1_700_000_000_000_000]
+    assert unit_text(values[:1]) == "x"
+    assert unit_text(["a|b\\"]) == "a|b\\", "there is nothing to tell apart"
+    assert unit_text(values) == "x|True|7|1700000000000000"
     columns = {"a": Column("string"), "b": Column("boolean"), "c": Column("integer"), "d": Column("timestamp")}
-    sql = unit_sql(Table("t", columns, ["a"], "d"), list(values))
+    sql = unit_sql(Table("t", columns, ["a"], "d"), list(columns))
     rows = "SELECT 'x' AS a, true AS b, 7 AS c, make_timestamptz(1700000000000000) AS d"
-    assert duckdb.execute(f"SELECT {sql} FROM ({rows})").fetchall() == [(unit_of(values, list(values)),)]
+    assert duckdb.execute(f"SELECT {sql} FROM ({rows})").fetchall() == [(unit_text(values),)]
+
+
+def test_no_two_keys_have_the_same_unit_wherever_it_is_made() -> None:
+    parts = ["".join(p) for n in range(4) for p in product("a|\\", repeat=n)]
+    table = Table("t", {"a": Column("string"), "b": Column("string"), "at": Column("timestamp")}, ["a", "b"], "at")
+    keys = pa.table({"a": [a for a in parts for _ in parts], "b": parts * len(parts)})
+    units = [unit_text(list(key.values())) for key in keys.to_pylist()]
+    assert len(set(units)) == len(units) == 40**2
+    with duckdb.connect() as database:
+        database.register("keys", keys)
+        assert [u for (u,) in database.execute(f"SELECT {unit_sql(table, ['a', 'b'])} FROM keys").fetchall()] == units
+    contract = OutcomeContract(table)
+    assert [contract.row({**key, "at": 1}, received_at=1, provenance="").unit for key in keys.to_pylist()] == units

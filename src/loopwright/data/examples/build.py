@@ -160,8 +160,9 @@ def _text(name: str, column: Column) -> str:
 
 
 def unit_sql(table: Table, key: list[str]) -> str:
-    """SQL for the unit of a row: its key values joined by "|"."""
-    return " || '|' || ".join(_text(k, table.columns[k]) for k in key)
+    """SQL for the unit of a row (see `records.prediction.unit_text`)."""
+    texts = [_text(k, table.columns[k]) for k in key]
+    return texts[0] if len(key) == 1 else " || '|' || ".join(rf"replace(replace({t}, '\', '\\'), '|', '\|')" for t in texts)
 
 
 def _decisions(

@@ -20,7 +20,7 @@ from loopwright.deploy.serving.suspects import STRIKES, Suspects, Values, encode
 from loopwright.graph.session import Feeder, Graph
 from loopwright.records.declarations import Column
 from loopwright.records.package import tolerance
-from loopwright.records.prediction import Prediction
+from loopwright.records.prediction import Prediction, unit_text
 from loopwright.stores.packages.probe import Probed
 
 MAX_FAILURES = 64
@@ -149,7 +149,6 @@ class Predictor:
         scores, values = self._scores(full, flags, SECONDS + count / 1000 if seconds is None else seconds, inputs)
         latency = (time.perf_counter() - started) * 1e6 / max(count, 1)
         package, key, segment = self.digest, self._key, self._segment
-        one = key[0] if len(key) == 1 else None
         labels = self._labels(scores, values, flags)
         return [
             Prediction(
@@ -166,7 +165,7 @@ class Predictor:
                 values=numbers,
                 flags=marks,
                 latency_us=latency,
-                unit=str(row[one]) if one is not None else unit_of(row, key),
+                unit=unit_text([row[name] for name in key]),
                 segment=segment,
             )
             for id, at, row, context, age, score, label, numbers, marks in zip(
@@ -229,7 +228,7 @@ class Predictor:
                     row[name] = at
                 elif isinstance(value, datetime):
                     row[name] = microseconds(value)
-            found.append(unit_of(row, self._key))
+            found.append(unit_text([row[name] for name in self._key]))
         return found
 
     def _settle(self, row: dict[str, Any], at: int, id: str) -> list[str]:
@@ -452,8 +451,3 @@ class Answerer:
         if values.shape != (len(full), self._width):
             raise ValueError(f"`values` has the shape {values.shape}")
         return _Numbers(score.tolist(), values.tolist())
-
-
-def unit_of(row: Mapping[str, Any], key: Sequence[str]) -> str:
-    """The key of a row as text: its values as Python's `str` gives them, timestamps as microseconds, joined by "|"."""
-    return "|".join(str(row[name]) for name in key)

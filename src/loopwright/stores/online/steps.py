@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from loopwright.base.errors import Damaged
+from loopwright.records.prediction import unit_text
 
 FRESH_SECONDS = 0.05
 """For so long a reader answers from memory before it asks whether another process has written."""
@@ -101,13 +102,5 @@ def pack(moments: Sequence[int], rows: Sequence[Sequence[Any]]) -> bytes:
 
 
 def key_of(values: Sequence[Any]) -> str | None:
-    r"""The key of a row as text (timestamps as microseconds); None where a part is null, which equals nothing.
-
-    Parts are joined by "|"; of several, a "|" or "\" inside one is escaped, so that no two keys are alike.
-    """
-    if len(values) == 1:
-        value = values[0]
-        return None if value is None else str(value)
-    if None in values:
-        return None
-    return "|".join(str(v).replace("\\", "\\\\").replace("|", "\\|") for v in values)
+    """The key of a row as text, see `unit_text`; None where a part is null, which equals nothing."""
+    return None if None in values else unit_text(values)

@@ -9,7 +9,7 @@ import msgspec
 from loopwright.base.errors import FieldProblem
 from loopwright.base.ids import digest, is_trace_id
 from loopwright.records.declarations import Column, Table, duration
-from loopwright.records.prediction import OutcomeRow
+from loopwright.records.prediction import OutcomeRow, unit_text
 
 KNOWN_AT = "known_at"
 NOT_AN_ID = "must be the 32 hexadecimal digits that came with the answer"
@@ -57,7 +57,7 @@ class OutcomeContract:
         """
         table = self.table
         prediction = next((row[name] for name in self.fields if name in row), "")
-        unit = "" if prediction else "|".join(str(row[name]) for name in table.key)
+        unit = "" if prediction else unit_text([row[name] for name in table.key])
         values = {name: value for name, value in row.items() if name not in self.own and name not in table.key}
         known_at = row.get(KNOWN_AT) if KNOWN_AT in self.own else None
         if known_at is None:
