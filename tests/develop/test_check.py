@@ -1,5 +1,6 @@
 from typing import Any
 
+import pytest
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from tests.develop.flights import COLUMNS, OUTCOME, SCOPE, SLICES, features
 
@@ -43,3 +44,17 @@ def test_everything_wrong_is_named_at_once() -> None:
     text = " ".join(detail for _, _, detail in found.items)
     for part in ("there is delay", "condition or a number", "string or a condition", "no predict_proba", "no slice 'crew'"):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("objective", "why"),
+    [
+        (Objective("late", "ops", "average_precision", at_least=1.5), "at_least=1.5 can never be met, the best there is is 1"),
+        (Objective("late", "ops", "log_loss", at_most=-0.1), "at_most=-0.1 can never be met, the best there is is 0"),
+        (Objective("fast", "ops", "latency_p99_ms", at_most=-1), "at_most=-1 can never be met, the best there is is 0"),
+        (Objective("late", "ops", "average_precision", at_least=1.0), ""),
+    ],
+)
+def test_target_that_no_model_can_meet_is_named(objective: Objective, why: str) -> None:
+    *_, (_, ok, detail) = check(**{**GOOD, "objectives": [objective]}).items
+    assert (ok, why in detail) == (not why, True)

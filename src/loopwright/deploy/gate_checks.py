@@ -65,7 +65,7 @@ def _plausible(case: GateInputs) -> list[Check]:
     if case.serving is not None and practically_perfect(case.serving.evaluation, case.serving.manifest.output.task):
         return [Check(name="plausible", passed=True, detail=f"{why}; that of what serves is as well")]
     named = "; ".join(f"{s.what} {s.why}" for s in case.package.evaluation.suspects if s.used)
-    where = named or "no column does it alone: look for one that is known only after the decision"
+    where = named or "a column that is known only after the decision"
     return [Check(name="plausible", passed=False, detail=f"{why}. Look for a leak: {where}")]
 
 

@@ -82,14 +82,14 @@ def check(
     sampling = sampling or Sampling()
     real = _real(found[0], examples, outcome, candidates, split or TimeSplit(), sampling, seed) if found else None
     training_data, goal = real or _invented(outcome, len(found[0].order) if found else 1)
-    weighed = sampling.balanced or bool(sampling.weights)
-    failed = rehearsed(candidates, training_data, goal, seed=seed, weighed=weighed)
+    failed = rehearsed(candidates, training_data, goal, seed=seed, weighed=sampling.balanced or bool(sampling.weights))
     for candidate in candidates:
         error, name = failed.get(candidate.name), f"candidate {candidate.name}"
         doubted = real is None and isinstance(error, CannotFit)
         doubtful.update([name] if doubted else [])
         items.append((name, error is None or doubted, _verdict(candidate, reason(error) if error else "", doubted=doubted)))
-    wrong = [why for o in objectives if (why := metrics.problem(o.metric, [s.name for s in slices], outcome))]
+    names = [s.name for s in slices]
+    wrong = [why for o in objectives if (why := metrics.problem(o.metric, names, outcome) or metrics.unattainable(o))]
     items.append(("objectives", not wrong, "; ".join(wrong) or f"{len(objectives)} with metrics that can be measured"))
     return GraphsChecked(
         items, found[0].order if found else [], doubtful, columns_used if traced else None, found[0] if found else None

@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +320,10 @@ def test_refusals_say_what_to_do(opened: Home) -> None:
     with pytest.raises(ExamplesRefused, match="table 'asked' has no rows yet: `loopwright ingest asked FILE`"):
         built(opened)
     fill(opened, history._replace(came=[]))
+    with pytest.raises(
+        ExamplesRefused, match=r"every row of 'asked' is from after 1990-01-01 00:00 UTC: .* column 'at' and at its zone"
+    ):
+        built(opened, as_of=datetime(1990, 1, 1, tzinfo=UTC))
     with pytest.raises(ExamplesRefused, match="nothing to learn from: no outcome is known"):
         built(opened)
     fill(opened, history)

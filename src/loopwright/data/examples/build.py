@@ -180,7 +180,11 @@ def _decisions(
     `_as_served`: joined with what was logged. Rows of files (not `_live`) are there as often as they were predicted: `_judge` takes one for a
     unit and an event time; those of the past are joined anew, since the online table has no context of before `SLACK` (see `data.examples.context`).
     """
-    database.register("asked", decisions.data.filter(pc.field(requests.event_time) < pa.scalar(as_of, _MOMENT)))
+    earlier = decisions.data.filter(pc.field(requests.event_time) < pa.scalar(as_of, _MOMENT))
+    if not len(log) and decisions.data.count_rows() and not earlier.count_rows():
+        why = f"every row of {requests.name!r} is from after {as_of:%Y-%m-%d %H:%M} UTC"
+        raise ExamplesRefused(f"{why}: look at the times of column {requests.event_time!r} and at its zone")
+    database.register("asked", earlier)
     log = as_declared(log, columns)
     database.register("logged", log)
     request = ", ".join(quoted(n) for n in requests.columns)

@@ -27,6 +27,7 @@ from loopwright.tasks.metrics.registry import primary as primary
 from loopwright.tasks.metrics.registry import problem as problem
 from loopwright.tasks.metrics.registry import rate_of as rate_of
 from loopwright.tasks.metrics.registry import summary as summary
+from loopwright.tasks.metrics.registry import unattainable as unattainable
 from loopwright.tasks.metrics.registry import watched as watched
 from loopwright.tasks.rows import GAP_ROWS as GAP_ROWS
 from loopwright.tasks.task import Answered as Answered

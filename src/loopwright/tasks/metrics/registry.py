@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from loopwright.base.errors import DeclarationInvalid
-from loopwright.records.declarations import Outcome, Task
+from loopwright.records.declarations import Objective, Outcome, Task
 from loopwright.records.package import Output
 from loopwright.tasks.registry import TASKS
 from loopwright.tasks.regression import quantiles_of
@@ -59,6 +59,15 @@ def problem(name: str, slices: Collection[str], outcome: Outcome | Output = Outp
         other = f" of a {outcome.task} loop" if (base in PARTS if of else name in METRICS) else ""
         return f"{name[:80]!r} is not a metric{other}; known are {', '.join(known([outcome.task]))}"
     return _part_problem(name, base, of, outcome) if of or base == "pinball" else ""
+
+
+def unattainable(objective: Objective) -> str:
+    """Why no model can meet the target of an objective, as one beyond the best value that its metric can have; empty when one may."""
+    about, least, most = metric(objective.metric), objective.at_least, objective.at_most
+    if about.best is None or (least is None or least <= about.best if about.higher else most is None or most >= about.best):
+        return ""
+    target = f"at_least={least:g}" if about.higher else f"at_most={most:g}"
+    return f"{objective.metric}: {target} can never be met, the best there is is {about.best:g}"
 
 
 def _part_problem(name: str, base: str, of: str, outcome: Outcome | Output) -> str:
