@@ -129,7 +129,7 @@ def join(folder: Path, given: Given) -> Given:
     [context] = asof.joined([weather_context(folder)], [])
     took: dict[str, list[float]] = {"ours": [], "by hand": [], "ours cpu": [], "by hand cpu": []}
     with at_home(folder / "home") as home, sql_engine(home, ordered=False) as database:
-        frame, told = home.lake.dataset("departures").to_table(), home.lake.dataset("weather")
+        frame, told = home.lake.dataset("departures").to_table(), home.lake.dataset("weather", order=asof.ORDER)
         before = peak_mib()
         database.register("asked", frame)
         database.register("told", told)

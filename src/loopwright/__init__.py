@@ -47,35 +47,10 @@ if TYPE_CHECKING:
     from loopwright.stores.home import Home
 
 __all__ = [
-    "Aggregate",
-    "Budget",
-    "Candidate",
-    "Client",
-    "Column",
-    "Context",
-    "Fleet",
-    "GroupSplit",
-    "Guard",
-    "Heuristic",
-    "Home",
-    "Loop",
-    "LoopwrightError",
-    "Monitor",
-    "Objective",
-    "Outcome",
-    "Release",
-    "Retrain",
-    "Sampling",
-    "Scope",
-    "Slice",
-    "StratifiedSplit",
-    "Table",
-    "TimeSplit",
-    "TorchClassifier",
-    "TorchRegressor",
-    "Value",
-    "load_loop",
-]
+    "Aggregate", "Budget", "Candidate", "Client", "Column", "Context", "Fleet", "GroupSplit", "Guard", "Heuristic", "Home",
+    "Loop", "LoopwrightError", "Monitor", "Objective", "Outcome", "Release", "Retrain", "Sampling", "Scope", "Slice",
+    "StratifiedSplit", "Table", "TimeSplit", "TorchClassifier", "TorchRegressor", "Value", "load_loop",
+]  # fmt: skip
 
 _ELSEWHERE = {
     "Client": "loopwright.client",

@@ -16,7 +16,7 @@ from loopwright.cli import terminal
 from loopwright.deploy.serving.heartbeat import Standing, WorkerState
 from loopwright.records.declarations import Column, Table
 from loopwright.records.entries import Problem
-from loopwright.records.ingestions import Quarantined
+from loopwright.records.ingestions import Ingested, Quarantined
 from loopwright.stores.prediction_log.bulk import Predicted
 from loopwright.verbs.checked import Checked, CheckItem
 from loopwright.verbs.contract import ContractShown, ContractVersion
@@ -128,6 +128,23 @@ ANSWERS: list[tuple[Any, list[str]]] = [
             "remark",
             "written to out.csv",
         ],
+    ),
+    (
+        [
+            Ingested(
+                table="t",
+                source="b.csv",
+                digest="d",
+                rows=9,
+                good=9,
+                quarantined=0,
+                reasons={},
+                version=2,
+                contract="c",
+                repeated=4,
+            )
+        ],
+        ["b.csv: rows that repeat key and moment of earlier ones: 4; the last counts"],
     ),
     (sample.history(), ["2013-06-03 03:00", "b7702e55b770", "tend"]),
     (switched(), ["late-arrival: 3fa91c0d3fa9 serves since 2013-04-01 03:00"]),

@@ -20,7 +20,7 @@ class Ingested(Record, frozen=True, kw_only=True):
     source did not have, which are null; `moment` is what columns filled with `ingested_at` hold. A source that grows has
     what it `follows` and how far it `reached`; rows `mended` left the quarantine, by the digest of the source they came with
     and their number in it. `already` is true when the same content was there before; then nothing was
-    added, and columns `declared_since` are null in its rows.
+    added, and columns `declared_since` are null in its rows. `repeated` rows have key and moments of rows that were there: the last counts.
     """
 
     kind: ClassVar[str] = "ingested"
@@ -41,6 +41,7 @@ class Ingested(Record, frozen=True, kw_only=True):
     mended: dict[str, list[int]] = {}
     already: bool = False
     declared_since: list[str] = []
+    repeated: int = 0
 
     @property
     def ok(self) -> bool:

@@ -105,22 +105,18 @@ def history(seed: int, start: datetime, rows: int = 160, decisions: int = 150) -
                     "kind": pick("a", "b", "c", None),
                 }
             )
-    once = {
-        (r["flight"], r["at"], r["told"]): r for r in landed
-    }  # which of two that are alike in all this wins is not promised
-    sky = {
-        (r["site"], r["gate"], r["seen"], r["told"]): r
-        for r in (
-            {
-                "site": pick("AA", "B6", "None"),
-                "gate": int(pick(1, 2)),
-                "seen": at,
-                "told": at + MINUTE * int(pick(-60, 0, 0, 10, 10, 120)),
-                "wind": None if rng.random() < 0.2 else float(rng.normal()),
-            }
-            for at in [moment() for _ in range(rows)]
-        )
-    }
+    sky = [
+        {
+            "site": pick("AA", "B6", "None"),
+            "gate": int(pick(1, 2)),
+            "seen": at,
+            "told": at + MINUTE * int(pick(-60, 0, 0, 10, 10, 120)),
+            "wind": None if rng.random() < 0.2 else float(rng.normal()),
+        }
+        for at in [moment() for _ in range(rows)]
+    ]
+    sky += [{**r, "wind": float(rng.normal())} for r in sky if rng.random() < 0.3]  # alike in key and moments: the last counts
+    landed += [{**r, "delay": float(rng.normal()), "kind": pick("a", None)} for r in landed if rng.random() < 0.1]
     asked: list[Row] = [
         {
             "airline": pick("AA", "B6", "None", "ZZ", None),
@@ -130,7 +126,7 @@ def history(seed: int, start: datetime, rows: int = 160, decisions: int = 150) -
         }
         for _ in range(decisions)
     ]
-    return list(once.values()), list(sky.values()), asked
+    return landed, sky, asked
 
 
 def context_of(rows: list[Row], c: Context, asked: Row) -> Row:
@@ -139,7 +135,7 @@ def context_of(rows: list[Row], c: Context, asked: Row) -> Row:
     mine = [
         r for r in rows if all(r[k] == asked[q] for k, q in c.by.items()) and us(r["told"] + MINUTE * (1 + lag)) <= asked["_us"]
     ]
-    best = max(mine, key=lambda r: (r["seen"], r["told"]), default=None)
+    best = max(reversed(mine), key=lambda r: (r["seen"], r["told"]), default=None)
     if best is not None and c.max_age is not None and asked["_us"] - us(best["seen"]) > 50 * 60 * 1_000_000:
         best = None
     return {name: None if best is None else best[column] for name, column in c.wanted.items()}
@@ -184,11 +180,16 @@ def aggregate_of(rows: list[Row], a: Aggregate, asked: Row) -> Any:
     return plain[a.function](values)
 
 
+def dataset(table: Table, rows: list[Row]) -> ds.Dataset:
+    """Rows as they were ingested one after another, shuffled: the order is what `ORDER` says."""
+    made = pa.Table.from_pylist(rows, schema=arrow_schema(table.columns))
+    made = made.append_column(asof.ORDER, pa.array(range(len(rows)), pa.int64()))
+    return ds.dataset(made.take(np.random.default_rng(0).permutation(len(rows))))
+
+
 def found(opened: Home, landed: list[Row], sky: list[Row], asked: list[Row], **given: Any) -> list[Row]:
     """What the SQL finds."""
-    data = {
-        t.name: ds.dataset(pa.Table.from_pylist(r, schema=arrow_schema(t.columns))) for t, r in ((LANDED, landed), (SKY, sky))
-    }
+    data = {t.name: dataset(t, r) for t, r in ((LANDED, landed), (SKY, sky))}
     with sql_engine(opened, ordered=False) as database:
         database.register(
             "asked",
@@ -298,7 +299,7 @@ def test_infinite_values_are_not_counted_and_too_large_ones_are_refused(opened: 
 def test_an_expression_that_cannot_be_evaluated_is_named(opened: Home, of: str) -> None:
     landed, _, _ = history(1, STARTS[0])
     wrong = Aggregate(name="wrong", table=LANDED, by=BY, function="mean", of=of, window="1h")
-    data = ds.dataset(pa.Table.from_pylist(landed, schema=arrow_schema(LANDED.columns)))
+    data = dataset(LANDED, landed)
     [joined] = asof.joined([], [wrong])
     with sql_engine(opened, ordered=False) as database, pytest.raises(DeclarationInvalid, match=r"(?s)Aggregate wrong.*of"):
         asof.create(database, "s", joined, data)

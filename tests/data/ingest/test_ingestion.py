@@ -60,6 +60,21 @@ def test_good_rows_land_bad_rows_wait_in_quarantine_and_the_ledger_knows(home: H
     assert [link.target for link in home.ledger.links(entry.id, direction="down")] == [f"table:things@{done.version}"]
 
 
+def test_rows_that_repeat_key_and_moment_of_earlier_ones_are_counted(home: Home, tmp_path: Path) -> None:
+    found: list[Ingested] = []
+    for rows in (
+        "a,2024-01-01T00:00:00Z,1\nb,2024-01-02T00:00:00Z,2\n",
+        "a,2024-01-01T00:00:00Z,0\na,2024-01-02T00:00:00Z,0\n",
+        "c,2024-01-01T00:00:00Z,1\n",
+        "x,,\n",
+    ):
+        path = tmp_path / f"{len(found)}.csv"
+        path.write_text("id,at,size\n" + rows, encoding="utf-8")
+        found.append(ingest(home, THINGS, path))
+    assert [done.repeated for done in found] == [0, 1, 0, 0]
+    assert ingest(home, THINGS, tmp_path / "1.csv").repeated == 1
+
+
 def test_the_same_content_again_adds_nothing_under_any_name(home: Home, file: Path, tmp_path: Path) -> None:
     first = ingest(home, THINGS, file)
     copy = tmp_path / "copy.csv"

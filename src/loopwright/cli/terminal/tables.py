@@ -34,6 +34,11 @@ def ingested(done: Sequence[Ingested]) -> RenderableType:
     told = sorted({f"{d.source} has no column {n}: null there" for d in done for n in d.absent})
     told += sorted({f"{d.source} {SINCE.format(', '.join(d.declared_since))}" for d in done if d.declared_since})
     told += sorted({f"{d.source} was read as {d.encoding}" + DOUBT * (d.encoding == "cp1252") for d in done if d.encoding})
+    told += [
+        f"{d.source}: rows that repeat key and moment of earlier ones: {d.repeated:,}; the last counts"
+        for d in done
+        if d.repeated
+    ]
     parts += [Text(word(line), style="yellow") for line in told[:ALIKE]]
     return Group(*parts, *(quarantine_lines(done[0].table, reasons) if any(d.quarantined for d in done) else []))
 

@@ -1,7 +1,7 @@
 """Aggregates as step functions: what a window holds changes only when a row enters or leaves it.
 
 A row enters when serving could know it, but not before it happened: `max(known + known_after + lag, event)`. It leaves when it
-is as old as the window, or when a later version of it (same table key and event time) enters. So the window is (d - W, d] on
+is as old as the window, or when a later version of it (same table key and event time; known later, or ingested later) enters. So the window is (d - W, d] on
 event time, of what was known at d.
 
 count, sum, mean and share are running sums of what enters less what leaves. Sums are whole multiples of 2^-40 (9.1e-13), so they
@@ -82,12 +82,12 @@ def _inside(table: Table, declared: list[Aggregate], *, by: list[str], delay: in
     chosen = ", ".join(f"{quoted(column)} AS {k}" for column, k in zip(by, keys, strict=True))
     row = ", ".join(["_event", *(f"p{i}" for i in range(len(table.key)))])
     parts = ", ".join(f"{quoted(column)} AS p{i}" for i, column in enumerate(table.key))
-    known = ", ".join(["_known", *keys, *values])
+    known = ", ".join(["_known", "_order", *keys, *values])
     there = " AND ".join(f"{k} IS NOT NULL" for k in keys)
     return f"""
         WITH version AS (
             SELECT {chosen}, {parts}, epoch_us({quoted(table.event_time)}) AS _event,
-                   epoch_us({quoted(table.known)}) + {delay} AS _known, {of} FROM _rows
+                   epoch_us({quoted(table.known)}) + {delay} AS _known, _order, {of} FROM _rows
         ), entered AS (
             SELECT {", ".join([*keys, *values])}, _event, greatest(_known, _event) AS _enter,
                    lead(greatest(_known, _event)) OVER (PARTITION BY {row} ORDER BY {known}) AS _next FROM version

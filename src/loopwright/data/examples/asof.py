@@ -2,7 +2,7 @@
 
 A row, or a version of a row, counts for the decisions d with enter <= d < leave. For a context, enter is when serving could
 know the row (known time, `known_after` and `lag` later), and of the rows that entered the one with the newest event counts
-(among those, the one known last). For an aggregate see `data.examples.aggregates`. So training needs one ASOF join of the decisions
+(among those, the one known last; of those alike in that the one ingested last). For an aggregate see `data.examples.aggregates`. So training needs one ASOF join of the decisions
 with the steps, serving one search for the moment in the steps of a key, and both find the same, whenever it was fed.
 
 A table of steps has the key `k0, k1, ...`, `_at` (microseconds since 1970, UTC: from then on), `_event` (of the row that counts; null
@@ -24,6 +24,9 @@ from loopwright.records.package import ContextNeed
 from loopwright.sql.engine import SqlError, quoted
 
 MICROSECOND = timedelta(microseconds=1)
+
+ORDER = "_order"
+"""The column of a dataset with the order in which its rows were ingested."""
 
 _MOMENT = pa.timestamp("us", tz="UTC")
 
@@ -103,7 +106,7 @@ def _store(table: Table, by: list[str], how: list[str]) -> str:
 def create(
     database: Any, name: str, joined: Joined, data: Any, *, since: int | None = None, known_by: int | None = None
 ) -> None:
-    """Make the temporary table `name` with the steps of the rows of `data`, a dataset of the table.
+    """Make the temporary table `name` with the steps of the rows of `data`, a dataset of the table with `ORDER`.
 
     They are right for decisions from `since` on (any, if None), and of rows that were known by `known_by` (both microseconds;
     without the lag: who decides later than that finds what was known then). Raises DeclarationInvalid naming the aggregate
@@ -156,14 +159,14 @@ def _context(joined: Joined, since: int | None) -> str:
     columns = [f"c{i}" for i in range(len(joined.columns))]
     taken = "".join(f", {quoted(source)} AS {c}" for source, c in zip(joined.columns, columns, strict=True))
     key, every = ", ".join(keys), ", ".join([*keys, "_at", "_event", *columns])
-    ties = ", ".join(["_event DESC", *columns])
+    ties = ", ".join(["_event DESC", f"{ORDER} DESC", *columns])
     rows = f"""
-        SELECT {by}, epoch_us({quoted(table.known)}) + {joined.delay} AS _at, epoch_us({quoted(table.event_time)}) AS _event{taken}
+        SELECT {by}, epoch_us({quoted(table.known)}) + {joined.delay} AS _at, epoch_us({quoted(table.event_time)}) AS _event{taken}, {ORDER}
         FROM _rows"""  # noqa: S608 - names of declared columns, quoted, and a whole number
     if since is not None:  # of all that entered before, only the row that counts can matter
         rows = f"""
         SELECT * FROM ({rows}) WHERE _at > {since} UNION ALL
-        (SELECT {every} FROM ({rows}) WHERE _at <= {since}
+        (SELECT * FROM ({rows}) WHERE _at <= {since}
          QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY _event DESC, _at DESC, {ties}) = 1)"""  # noqa: S608 - as above
     return f"""
         SELECT {every} FROM ({rows})

@@ -42,7 +42,7 @@ from loopwright.tasks.registry import TASKS
 
 _MOMENT = pa.timestamp("us", tz="UTC")
 _ROWS = 65_536
-_ORDER = "_order"
+_ORDER = asof.ORDER
 _SQL_TYPES = {
     "float": "DOUBLE",
     "integer": "BIGINT",

@@ -47,7 +47,7 @@ def feed(home: Home, wanted: Iterable[Joined], *, since: datetime | None = None,
         if before is not None and before.version == version and (since is None or before.since <= microseconds(since)):
             home.online.mark(store, now)
             continue
-        data = home.lake.dataset(j.table.name, version)
+        data = home.lake.dataset(j.table.name, version, order=asof.ORDER)
         with sql_engine(home, ordered=False) as database:
             first = microseconds(since) if since is not None else min(now, _newest(database, j, data)) - _us_of(SLACK)
             asof.create(database, "steps", j, data, since=first)

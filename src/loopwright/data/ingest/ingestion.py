@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from loopwright.base.errors import DeclarationInvalid, PackageNotFound, PackageRefused
 from loopwright.base.ids import check_name
@@ -28,6 +29,7 @@ from loopwright.records.declarations import Table, declaration_digest
 from loopwright.records.entries import Entry
 from loopwright.records.ingestions import Ingested
 from loopwright.records.releases import ReleaseState
+from loopwright.sql.engine import quoted, sql_engine
 from loopwright.stores.contracts import Contract
 from loopwright.stores.home import Home
 from loopwright.stores.lake.tables import Stream
@@ -199,6 +201,7 @@ class _Ingestion:
             quarantined=self._rows - self._good,
             reasons=dict(self._counts),
             version=version,
+            repeated=repeated_rows(self.home, self.table, version),
             contract=declaration_digest(self.table),
             encoding=self.opened.encoding,
             absent=self._lacked,
@@ -206,6 +209,21 @@ class _Ingestion:
             follows=followed.follows if followed else "",
             reached=followed.reached if followed else "",
         )
+
+
+def repeated_rows(home: Home, table: Table, version: int) -> int:
+    """How many rows of a table's version have the key, event time and known time of rows that were there before."""
+    new = home.lake.added(table.name, version) if version > 1 else None
+    if new is None:
+        return 0
+    by, event = ", ".join(map(quoted, dict.fromkeys([*table.key, table.event_time, table.known]))), pc.field(table.event_time)
+    with sql_engine(home, ordered=False) as database:
+        database.register("new", new)
+        ends = database.sql(f"SELECT unnest([min(_e), max(_e)]) FROM (SELECT {quoted(table.event_time)} AS _e FROM new)")  # noqa: S608 - a declared column, quoted
+        first, last = ends.to_arrow_table()[0]
+        database.register("old", home.lake.dataset(table.name, version - 1).filter((event >= first) & (event <= last)))
+        [(found,)] = database.execute(f"SELECT count(*) FROM new SEMI JOIN (SELECT {by} FROM old) USING ({by})").fetchall()  # noqa: S608 - declared columns, quoted
+    return int(found)
 
 
 def _moment(home: Home, digest: str) -> datetime:
