@@ -203,10 +203,12 @@ def test_an_expression_that_is_nested_too_deeply_for_its_guards_is_taken_or_refu
     sql = "Delay"
     for _ in range(60):
         sql = f"ln({sql})"
+    said = ""
     try:
         label_sql(Outcome(LANDED, label=sql, wait="1d"))
     except DeclarationInvalid as error:  # how deep a tree may be differs from version to version of DuckDB
-        assert re.search(r"label: .*(nested too deeply|depth)", str(error))
+        said = str(error)
+    assert re.search(r"^$|label: .*(nested too deeply|depth)", said)
 
 
 class Catalogued(NamedTuple):
