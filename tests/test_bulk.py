@@ -144,6 +144,14 @@ def test_predict_names_rows_that_break_the_contract(home: Home, tmp_path: Path) 
     assert len(logged(home)) == 3
 
 
+def test_row_of_a_file_with_an_empty_key_is_refused_as_one_without(home: Home, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(f"{json.dumps(row)}\n" for row in (flight(0), flight(1, flight=""))))
+    done = predict(home, LOOP, source, out=tmp_path / "out.csv")
+    why = "flight: missing, but it is the key: give each row one, for outcomes to find it by"
+    assert (done.logged, done.refused, done.reasons) == (1, 1, {why: 1})
+
+
 def test_row_of_a_file_without_its_key_is_refused_by_what_to_do(home: Home, tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", [flight(0), flight(1, flight=""), flight(2)])
     done = predict(home, LOOP, source, out=tmp_path / "out.csv")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from tests.deploy.loops import EVER, LOOP, NOW_US, flight, opened, package
 from tests.server.running import TOKEN, Server, running
@@ -69,6 +70,25 @@ def test_values_may_be_datetimes_and_numpy_scalars(client: Client) -> None:
     assert client.predict(LOOP, given).score == client.predict(LOOP, flight()).score
     with pytest.raises(UsageError, match="cannot be written as JSON: a object has no form"):
         client.predict(LOOP, flight(tail=object()))
+
+
+def test_pandas_values_are_sent_as_what_they_mean(client: Client) -> None:
+    at = pd.Timestamp("2024-05-01T09:00Z")
+    assert client.predict(LOOP, flight(pushed_back_at=at)).score == client.predict(LOOP, flight()).score
+    with pytest.raises(RequestRefused, match=r"pushed_back_at: must be .*not null"):
+        client.predict(LOOP, flight(pushed_back_at=pd.NaT))
+    frame = pd.DataFrame([flight(), flight()])
+    for rows in (frame, frame.iloc[0]):
+        with pytest.raises(UsageError, match=r"has no form in JSON: send its to_dict\(\), of a DataFrame to_dict\('records'\)"):
+            client.predict(LOOP, rows)
+    assert len(client.predict(LOOP, frame.to_dict("records"))) == 2
+
+
+@pytest.mark.parametrize("value", [float("inf"), -np.float64("inf"), np.float32("inf"), b"text", [1.0, float("inf")]])
+def test_values_that_json_would_change_are_refused_before_they_are_sent(client: Client, value: object) -> None:
+    for rows in (flight(delay=value), [flight(), flight(delay=value)]):
+        with pytest.raises(UsageError, match=r"cannot be written as JSON: .*(inf|b'text').* has no form in JSON"):
+            client.predict(LOOP, rows)
 
 
 def test_the_same_id_gets_the_same_answer_and_another_request_is_refused(client: Client) -> None:

@@ -12,6 +12,8 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
+from math import isinf
 from random import random
 from time import sleep
 from typing import Any, NamedTuple, Self, TypeVar, cast, overload
@@ -266,7 +268,7 @@ class Client:
     def _send(self, path: str, value: Any, id: str, timeout: float | None) -> _Reply:
         """The answer to a POST that is sent until there is one."""
         try:
-            body = msgspec.json.encode(value, enc_hook=_plain)
+            body = msgspec.json.encode(_unchanged(value), enc_hook=_plain)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise UsageError(f"the request cannot be written as JSON: {error}") from error
         now = self._clock.monotonic
@@ -433,7 +435,20 @@ def _seconds(text: str) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """A NumPy scalar or array as a plain value, without knowing NumPy."""
+    """A NumPy scalar or array, or a pandas Timestamp, as a plain value, without knowing either library."""
+    if isinstance(value, datetime):  # of a class of its own; NaT differs from itself
+        return value.isoformat() if value == value else None
+    if hasattr(value, "to_dict"):  # a DataFrame or Series
+        raise TypeError(f"a {type(value).__name__} has no form in JSON: send its to_dict(), of a DataFrame to_dict('records')")
     if hasattr(value, "tolist"):
-        return value.tolist()
+        return _unchanged(value.tolist())
     raise TypeError(f"a {type(value).__name__} has no form in JSON")
+
+
+def _unchanged(value: Any) -> Any:
+    """The same. Raises ValueError for what msgspec would change without a word: infinity (to null) and bytes (to Base64)."""
+    if isinstance(value, bytes | bytearray | memoryview) or (isinstance(value, float) and isinf(value)):
+        raise ValueError(f"{str(value)[:80]} has no form in JSON")
+    for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
+        _unchanged(part)
+    return value

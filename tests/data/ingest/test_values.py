@@ -40,8 +40,10 @@ def test_local_times_are_those_of_the_zone_and_what_is_no_moment_is_told() -> No
     ]
     assert faults(local, written) == {"not a time (ISO 8601, e.g. 2013-01-31 05:15)": [4], SKIPPED: [0], TWICE: [1]}
     assert faults(Column("timestamp"), ["2013-07-01 00:00"]) == {
-        "not a time with a zone (ISO 8601, e.g. 2013-01-31T05:15:00Z)": [0]
+        "not a time with a zone (ISO 8601, e.g. 2013-01-31T05:15:00Z, or declare zone= for the column)": [0]
     }
+    unreadable = ["2013-13-01T00:00Z", "2013-07-01", "2013-13-01"]  # whose zone is declared already
+    assert faults(local, unreadable) == {"not a time (ISO 8601, e.g. 2013-01-31 05:15)": [0, 2]}
 
 
 @pytest.mark.parametrize(

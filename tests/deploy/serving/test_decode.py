@@ -70,6 +70,15 @@ def test_files_and_requests_take_the_same_moments(moment: str, lawful: bool) -> 
                 door({"id": "a", "at": moment})
 
 
+def test_empty_key_is_refused_and_other_text_may_be_empty() -> None:
+    judge = Decoder({"id": Column("string"), "note": Column("string")}, key=["id", "at"])
+    assert judge(text({"id": " ", "note": ""})).rows == [{"id": " ", "note": ""}]
+    for door in (lambda row: judge(text(row)), lambda row: judge.check([row], single=True)):
+        with pytest.raises(RequestInvalid) as refused:
+            door({"id": "", "note": ""})
+        assert refused.value.problems == [("id", "must be text, not empty text")]
+
+
 OPTIONAL = {
     "id": Column("string"),
     "at": Column("timestamp"),

@@ -184,6 +184,8 @@ def _checks(name: str, column: Column, values: pa.ChunkedArray, unreadable: Mask
     """Every rule of one column, with the rows that break it; of the `key` of a table, or of what is `asked`."""
     found = []
     missing = flags(pc.is_null(values))
+    if is_request and column.type == "string":
+        missing |= _mask(pc.equal(values, ""), values)
     if column.type == "float":
         found.append(_Broken(name, "infinite", _mask(pc.is_inf(values), values), True))
     if not column.nullable:

@@ -29,7 +29,7 @@ MISSING_TEXT = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"}
 TRUE_TEXT, FALSE_TEXT = frozenset({"true", "yes", "1"}), frozenset({"false", "no", "0"})
 _FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
 
-NO_ZONE = "not a time with a zone (ISO 8601, e.g. 2013-01-31T05:15:00Z)"
+NO_ZONE = "not a time with a zone (ISO 8601, e.g. 2013-01-31T05:15:00Z, or declare zone= for the column)"
 _NOT = {"float": "not a number", "integer": "not a whole number of 64 bits", "boolean": "not true or false"}
 _INT64 = 2**63
 _NAIVE = pa.timestamp("us")
@@ -284,15 +284,14 @@ def _iso(column: Column, values: pa.ChunkedArray) -> Read:
     except pa.ArrowInvalid:
         parsed = [None if v is None else _parse_moment(v) for v in with_zone.to_pylist()]
         moments = pa.chunked_array([pa.array(parsed, _MOMENT)])
-    faults = _faults(NO_ZONE, flags(pc.and_(pc.is_null(moments), pc.is_valid(with_zone))))
     if column.zone is None:
         return Read(moments, _faults(NO_ZONE, flags(pc.and_(pc.is_null(moments), pc.is_valid(values)))))
     try:
         naive = without.cast(_NAIVE)
     except pa.ArrowInvalid:
         naive = pa.chunked_array([pa.array([None if v is None else _parse_naive(v) for v in without.to_pylist()], _NAIVE)])
-    wrong = flags(pc.and_(pc.is_null(naive), pc.is_valid(without)))
-    faults |= _faults("not a time (ISO 8601, e.g. 2013-01-31 05:15)", wrong)
+    wrong = flags(pc.and_(pc.is_null(pc.coalesce(moments, naive.cast(_MOMENT))), pc.is_valid(values)))
+    faults = _faults("not a time (ISO 8601, e.g. 2013-01-31 05:15)", wrong)
     local = _localised(naive, column.zone)
     return Read(pc.coalesce(moments, local.values), faults | local.faults)
 

@@ -70,18 +70,18 @@ class Decoder:
     """Decodes a body that is one object or a list of objects, each with the columns of a contract.
 
     Every column must be there, nothing else may be; those declared `optional` in the contract, and those named by `optional`, may
-    be left out (and are then missing in the row). Timestamps become int microseconds since 1970 (UTC), arrays flat lists in
+    be left out (and are then missing in the row); text in `key` is not empty. Timestamps become int microseconds since 1970 (UTC), arrays flat lists in
     row-major order.
 
     Columns that the contract declares optional cost nothing: callers send all of them or none as a rule, and there is a struct
     for the rows that have all of them, and one for all others. The one that fitted last is tried first.
     """
 
-    def __init__(self, columns: Mapping[str, Column], *, optional: Collection[str] = ()) -> None:
+    def __init__(self, columns: Mapping[str, Column], *, optional: Collection[str] = (), key: Collection[str] = ()) -> None:
         declared = {name for name, column in columns.items() if column.may_lack}
         self.columns, self.optional = dict(columns), declared.union(optional)
         self._names = tuple(columns)
-        self._types = {name: _type(column) for name, column in columns.items()}
+        self._types = {name: _type(column, is_key=name in key) for name, column in columns.items()}
         texts = [name for name, column in columns.items() if column.type in ("string", "timestamp")]
         self._marks = len(columns) + len(texts)
         self._unsure = [name for name in texts if columns[name].nullable or name in self.optional]
@@ -294,8 +294,8 @@ def _refuse_count(rows: list[Any]) -> None:
         raise RequestTooLarge("rows", MAX_ROWS)
 
 
-def _type(column: Column) -> Any:
-    found = _TYPES[column.type]
+def _type(column: Column, *, is_key: bool) -> Any:
+    found = Annotated[str, msgspec.Meta(min_length=1)] if is_key and column.type == "string" else _TYPES[column.type]
     for length in reversed(column.shape or []):
         found = Annotated[list[found], msgspec.Meta(min_length=length, max_length=length)]  # type: ignore[valid-type]  # a type made at run time
     return found | None if column.nullable else found
@@ -334,8 +334,8 @@ def _kind(value: Any, column: Column | None = None) -> str:
             return "a time without its zone" if moment.tzinfo is None else f"a time of the year {moment.year}"
         except ValueError:
             return "another text"
-    if value is None:
-        return "null"
+    if value in (None, ""):
+        return "null" if value is None else "empty text"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):

@@ -61,10 +61,10 @@ class Shared:
 
     def decoder(self, manifest: Manifest) -> Decoder:
         """The decoder of a package's contract."""
-        key = _digest([manifest.request, sorted(manifest.may_lack)])
+        key = _digest([manifest.request, sorted(manifest.may_lack), manifest.key])
         found = self._decoders.get(key)
         if found is None:
-            found = self._decoders[key] = Decoder(manifest.request, optional=manifest.may_lack)
+            found = self._decoders[key] = Decoder(manifest.request, optional=manifest.may_lack, key=manifest.key)
         return found
 
     def outcomes(self, table: Table) -> OutcomeDecoder:
