@@ -24,8 +24,8 @@ from loopwright.develop.onnx.items import ROWS, Block, GraphColumn, GraphReader,
 
 _TABLE = 2**14
 """The most numbers in a table of codes."""
-_CONCAT_COST = 2.0
-"""Of laying blocks side by side, where taking columns out of a block is 1."""
+_NODE_COST = {"Where": 3.5, "Concat": 2.0}
+"""Of starting a node of such an operator, where taking columns out of a block is 1."""
 
 
 def side_by_side(model: onnx.ModelProto, inputs: Mapping[str, Sequence[str]]) -> onnx.ModelProto:
@@ -45,6 +45,11 @@ class _BlockWriter:
         self._packed: dict[tuple[int, ...], str] = {}
         self._joined: dict[tuple[str, ...], str] = {}
         self._named: set[str] = set()
+        self._alike: dict[tuple[int, int], int] = {}
+        self._users: dict[int, list[Item]] = {}
+        for item in (self._items[i] for i in reader.wanted):
+            for index in {o.index: None for o in item.operands if isinstance(o, GraphColumn) and item.result is not None}:
+                self._users.setdefault(index, []).append(item)
 
     def write(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """The new model."""
@@ -165,9 +170,54 @@ class _BlockWriter:
         return True
 
     def _put_lanes(self, members: list[Item]) -> None:
-        node, results = members[0].node, [m.result for m in members if m.result is not None]
-        operands = [self._operand([m.operands[p] for m in members]) for p in range(len(members[0].operands))]
-        self._register(self._put(node.op_type, operands, domain=node.domain, attributes=node.attribute), results)
+        for part in self._parts(members):
+            ordered, _ = self._arrange(part)
+            node, results = ordered[0].node, [m.result for m in ordered if m.result is not None]
+            operands = [self._operand([m.operands[p] for m in ordered]) for p in range(len(node.input))]
+            self._register(self._put(node.op_type, operands, domain=node.domain, attributes=node.attribute), results)
+
+    def _parts(self, members: list[Item]) -> list[list[Item]]:
+        """One group, groups by where the operands stand, or each alone: whichever costs least."""
+        lanes = [p for p, o in enumerate(members[0].operands) if isinstance(o, GraphColumn)]
+        homes = [self._homes([o for m in members if isinstance(o := m.operands[p], GraphColumn)]) for p in lanes]
+        by_place: dict[Any, list[Item]] = {}
+        for m, at in zip(members, zip(*homes, strict=True), strict=True):
+            by_place.setdefault(at, []).append(m)
+        ways = [[members], list(by_place.values()), [[m] for m in members]]
+        return min(ways, key=lambda way: sum(self._arrange(part)[1] - self._saved(part) for part in way))
+
+    def _saved(self, members: list[Item]) -> float:
+        """Nodes that need not be put later because these members stand in one block: what all of them do next."""
+        firsts = [m.result.index for m in members if m.result is not None]
+        return 0.5 * (len(firsts) - 1) * min((self._follow(firsts[0], other) for other in firsts[1:]), default=0)
+
+    def _follow(self, one: int, other: int) -> int:
+        """How many nodes of the same kinds follow two columns."""
+        if (one, other) not in self._alike:
+            theirs: dict[Any, Item] = {user.kind: user for user in self._users.get(other, [])}
+            pairs = [(user, theirs[user.kind]) for user in self._users.get(one, []) if user.kind in theirs]
+            self._alike[one, other] = sum(
+                1 + self._follow(a.result.index, b.result.index)
+                for a, b in pairs
+                if a is not b and a.result is not None and b.result is not None
+            )
+        return self._alike[one, other]
+
+    def _arrange(self, members: list[Item]) -> tuple[list[Item], float]:
+        """The order of the members in which the operands are nearest to blocks that exist, and the cost."""
+        orders = [members]
+        for p, operand in enumerate(members[0].operands):
+            if isinstance(operand, GraphColumn) and len(members) > 1:
+                orders.append(sorted(members, key=lambda m, p=p: _place(m.operands[p])))  # type: ignore[misc]  # mypy has no types for such lambdas
+        costs = [self._cost(order) for order in orders]
+        best = min(range(len(orders)), key=costs.__getitem__)
+        return orders[best], costs[best]
+
+    def _cost(self, members: list[Item]) -> float:
+        lanes = [
+            _lanes([m.operands[p] for m in members]) for p, o in enumerate(members[0].operands) if isinstance(o, GraphColumn)
+        ]
+        return _NODE_COST.get(members[0].node.op_type, 1.0) + sum(self._plan(lane)[0] for lane in lanes)
 
     def _homes(self, columns: Sequence[GraphColumn]) -> list[str]:
         """For each column the block to take it from: the one with the largest share of these columns; "" for a column in none."""
@@ -239,9 +289,9 @@ class _BlockWriter:
             return (0.0, ("there", blocks[0])) if whole else (1.0, ("take", (blocks, places)))
         runs = [[c for _, c in run] for _, run in groupby(zip(homes, columns, strict=True), key=itemgetter(0))]
         runs = [part for run in runs for part in ([run] if run[0].places else [[c] for c in run])]
-        apart = _CONCAT_COST + sum(self._plan(run)[0] for run in runs)
+        apart = _NODE_COST["Concat"] + sum(self._plan(run)[0] for run in runs)
         if all(blocks) and sum(self._width[b] for b in blocks) <= 2 * len(columns) + 6:
-            joined = (_CONCAT_COST if tuple(blocks) not in self._joined else 0.0) + 1.0
+            joined = (_NODE_COST["Concat"] if tuple(blocks) not in self._joined else 0.0) + 1.0
             if joined < apart:
                 start = dict(zip(blocks, accumulate([0, *(self._width[b] for b in blocks)]), strict=False))
                 places = [start[h] + dict(c.places)[h] for h, c in zip(homes, columns, strict=True)]
@@ -315,6 +365,10 @@ def _coding(node: NodeProto) -> tuple[dict[bytes, Any], Any] | None:
     return dict(zip(given["keys_tensor"].t.string_data, numbers, strict=True)), numpy_helper.to_array(
         given["default_tensor"].t
     )[0]
+
+
+def _place(value: Value) -> tuple[str, int]:
+    return value.places[0] if isinstance(value, GraphColumn) and value.places else ("", 0)
 
 
 def _lanes(values: Sequence[Value]) -> list[GraphColumn]:
