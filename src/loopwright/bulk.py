@@ -88,7 +88,7 @@ def _alone(home: Home, job: str) -> Iterator[None]:
 
 @contextmanager
 def _serving(home: Home, loop: str) -> Iterator[tuple[ServingEngine, InService, Counter[str]]]:
-    """A engine of its own with this loop in service; and how many rows of it could not be logged."""
+    """An engine of its own with this loop in service; and how many rows of it could not be logged."""
     unlogged: Counter[str] = Counter()
     refusals: list[str] = []
     watcher = Watcher(

@@ -41,7 +41,7 @@ def pair(home: Home) -> tuple[str, str]:
 
 
 class Served:
-    """A engine, and what it told."""
+    """An engine, and what it told."""
 
     def __init__(self, home: Home) -> None:
         self.refused: list[str] = []

@@ -28,7 +28,7 @@ from loopwright.stores.prediction_log.segment import log_folder
 
 
 class Told:
-    """Remembers what a engine tells."""
+    """Remembers what an engine tells."""
 
     def __init__(self) -> None:
         self.swapped: list[str] = []

@@ -28,7 +28,7 @@ from loopwright.stores.prediction_log.read import predictions
 
 
 class Many:
-    """A engine over loops `l0`, `l1` ..., more than are loaded before they are asked; and what it told."""
+    """An engine over loops `l0`, `l1` ..., more than are loaded before they are asked; and what it told."""
 
     def __init__(self, home: Home, count: int) -> None:
         self.home = home

@@ -62,7 +62,7 @@ def release(home: Home, tails: list[str], weight: float = 0.05) -> ReleaseState:
 
 
 class Served:
-    """A engine, and what it told."""
+    """An engine, and what it told."""
 
     def __init__(self, home: Home) -> None:
         self.refused: list[str] = []

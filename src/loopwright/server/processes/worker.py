@@ -162,7 +162,7 @@ def _spans(home: Home, metrics: Metrics) -> Spans | None:
 
 
 def _watcher(metrics: Metrics, stand_ins: Path) -> Watcher:
-    """Counts what a engine tells, and says what went wrong on standard error; what stands in also in `stand_ins`, for the supervisor."""
+    """Counts what an engine tells, and says what went wrong on standard error; what stands in also in `stand_ins`, for the supervisor."""
 
     def swapped(loop: str, arms: Sequence[Arm]) -> None:
         metrics.swapped(loop, arms)
