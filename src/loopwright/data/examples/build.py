@@ -42,7 +42,6 @@ from loopwright.tasks.registry import TASKS
 
 _MOMENT = pa.timestamp("us", tz="UTC")
 _ROWS = 65_536
-_ORDER = asof.ORDER
 _SQL_TYPES = {
     "float": "DOUBLE",
     "integer": "BIGINT",
@@ -144,7 +143,7 @@ def _read(home: Home, table: Table) -> _Read:
     if not home.lake.exists(table.name):
         raise ExamplesRefused(f"table {table.name!r} has no rows yet: `loopwright ingest {table.name} FILE`")
     version = home.lake.version(table.name)
-    data = home.lake.dataset(table.name, version, order=_ORDER)
+    data = home.lake.dataset(table.name, version, order=asof.ORDER)
     absent = [pa.field(n, ARROW_TYPES[c.type]) for n, c in table.columns.items() if n not in data.schema.names]
     if absent:  # declared since: null in the rows there are, as it is once the contract is stored
         data = data.replace_schema(pa.schema([*data.schema, *absent]))
@@ -199,7 +198,9 @@ def _decisions(
     event, unit = f"epoch_us({quoted(requests.event_time)})", unit_sql(requests, requests.key)
     # One ingestion has no key and event time twice; of several ingestions the last says what a decision was asked with.
     newest = (
-        f"QUALIFY row_number() OVER (PARTITION BY {unit}, {event} ORDER BY {_ORDER} DESC) = 1" if decisions.version > 1 else ""
+        f"QUALIFY row_number() OVER (PARTITION BY {unit}, {event} ORDER BY {asof.ORDER} DESC) = 1"
+        if decisions.version > 1
+        else ""
     )
     us, unfiled, live = "epoch_us(_at)", "", "true"
     if "_of_file" in log.column_names and pc.any(log["_of_file"]).as_py():
@@ -241,7 +242,7 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
         database.register("landed", table.filter(pc.field(declared.known) <= pa.scalar(as_of - delay, _MOMENT)))
         known = f"epoch_us({quoted(declared.known)}) + {delay // asof.MICROSECOND}"
         unit = unit_sql(declared, requests.key)
-        parts.append(f"SELECT '', {unit}, {known}, {known}, printf('%08d', {_ORDER}), {label} FROM landed")  # noqa: S608 - as above
+        parts.append(f"SELECT '', {unit}, {known}, {known}, printf('%08d', {asof.ORDER}), {label} FROM landed")  # noqa: S608 - as above
     either = " UNION ALL ".join(parts)
     try:
         database.execute(f"CREATE TEMP TABLE outcome AS SELECT * FROM ({either}) WHERE truth IS NOT NULL")  # noqa: S608 - as above

@@ -138,9 +138,6 @@ class Candidate(Declaration, frozen=True):
             return False
         try:
             parameters = inspect.signature(self.estimator).parameters.values()
-        except (
-            ValueError,
-            TypeError,
-        ):  # of a function without a signature, written in C; of what is no function, which fitting names
+        except (ValueError, TypeError):  # a function written in C has no signature; what is no function is named by fitting
             return False
         return any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
