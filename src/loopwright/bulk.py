@@ -1,8 +1,8 @@
-"""Predictions of a file: its rows go through the engine that answers requests, batch after batch, each row logged once.
+"""Batch predictions for a file: its rows go through the serving engine, batch by batch, and each row is logged once.
 
-A row's id is made of the job (the loop, the file's content, what the caller calls the job), when the job was begun, and the number of
-the row; or it is that of a column, as a request's `X-Request-Id` is. So a job that was interrupted goes on where it was, and one that is
-repeated logs nothing and gives the answers that are in the log.
+A row's id is derived from the job (the loop, the file's content, the caller's name for the job), the job's start and the row
+number; or it is the value of a column, used like a request's `X-Request-Id`. So an interrupted job resumes, and a repeated
+job logs nothing and returns the answers that are in the log.
 """
 
 from collections import Counter
@@ -56,10 +56,10 @@ def predict(
     reading: Reading = AS_DETECTED,
     progress: Progress | None = None,
 ) -> Predicted:
-    """Answer every row of a source (see `open_source`), log it as a request's, and write all rows with their answers to `out`.
+    """Answer every row of a source (see `open_source`), log it like a request's, and write all rows with their answers to `out`.
 
     Raises UsageError for a source that cannot be read or lacks columns, NotFound where nothing serves the loop, Unavailable while
-    another process predicts the same job, and what answering raises; what was logged by then is not logged again.
+    another process predicts the same job, and what the engine raises; rows logged by then are not logged again.
     """
     make_writer = _writer(out)
     try:
@@ -251,7 +251,7 @@ class _Job:
         pending: dict[int, tuple[dict[str, Any], str]],
         lines: dict[int, dict[str, Any]],
     ) -> None:
-        """Put a lawful row among those to be asked for, unless its id says otherwise."""
+        """Queue a valid row for prediction, unless its id was seen before."""
         answer = before.answer if before is not None else None
         if id is None:
             self._refuse(lines, number, f"{self._id_column}: missing")
@@ -330,7 +330,7 @@ class _Job:
 
 
 def _requests(loop: str, service: InService) -> Table:
-    """The contract of a loop's requests as that of a file's rows: what lies outside of a range or its categories is flagged, not refused."""
+    """The contract of a loop's requests applied to a file's rows: values out of range or category are flagged, not refused."""
     manifest = service.predictor.package.manifest
     columns = {
         name: msgspec.structs.replace(column, minimum=None, maximum=None, categories=None, filled=None)

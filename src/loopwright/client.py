@@ -53,9 +53,9 @@ class _Reply(NamedTuple):
 
 
 class _Incoming(io.RawIOBase):
-    """The bytes that come over a socket; `left` gives the seconds to the deadline, and raises TimeoutError after it.
+    """Bytes received from a socket; `left` returns the seconds to the deadline, and raises TimeoutError after it.
 
-    A timeout of the socket bounds each receive alone: a server that sends a byte now and then would never meet it.
+    A socket timeout bounds only a single receive: a server that sends one byte now and then would never exceed it.
     """
 
     def __init__(self, sock: socket.socket, left: Callable[[], float]) -> None:
@@ -98,7 +98,7 @@ class _Outcomes(msgspec.Struct):
 
 
 class Client:
-    """Asks the server at `url`, the address that `loopwright serve` prints for predictions. Safe to share among threads, and after a fork.
+    """Client of the server at `url`, the address that `loopwright serve` prints. Safe to share among threads, and after a fork.
 
         with loopwright.Client("http://127.0.0.1:8321", token=TOKEN) as client:
             answer = client.predict("churn", {"customer": "C17", "visits": 3})
@@ -111,12 +111,12 @@ class Client:
     Args:
         url: `http://HOST:PORT` or `https://...`; a path before `/loops` is kept.
         token: bearer token that permits to predict.
-        timeout: deadline of a call in seconds, all attempts together (only the system's look-up of the host name is not bounded by it);
-            the server is told, and lets the heuristic answer in time.
-        attempts: how often a request is sent at most.
+        timeout: deadline of a call in seconds over all attempts (only the DNS lookup of the host is not bounded by it); the server
+            receives it, and lets the heuristic answer in time.
+        attempts: maximum number of times that a request is sent.
         headers: sent with each request, e.g. `traceparent` or those of a proxy.
-        context: for https, if not the system's certificates.
-        clock: who tells the time; for tests.
+        context: for https, instead of the system's certificates.
+        clock: source of the time; for tests.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class Client:
     def explain(
         self, loop: str, rows: Row | Sequence[Row], *, id: str = "", timeout: float | None = None
     ) -> ExplainedAnswer | list[ExplainedAnswer]:
-        """Predict as `predict` does, and say what each feature contributed.
+        """Predict as `predict` does, and return the contribution of each feature.
 
         Args:
             loop: name of the loop.
@@ -190,29 +190,29 @@ class Client:
             timeout: as of `predict`.
 
         Returns:
-            An answer with contributions for each row, in order; of a single row its answer.
+            One answer with contributions per row, in order; a single answer for a single row.
 
         Raises:
-            RequestRefused: as `predict`; also where the package that serves does not explain its answers.
+            RequestRefused: as `predict`; also where the serving package does not explain its answers.
             Unavailable: no answer within the timeout.
         """
         found = self._predict(loop, rows, ExplainedAnswer, "?explain=true", id, timeout)
         return cast("ExplainedAnswer | list[ExplainedAnswer]", found)
 
     def outcome(self, loop: str, values: Row, *, prediction: str = "", timeout: float | None = None) -> Accepted:
-        """Tell the truth about a prediction; the same again is one outcome.
+        """Send the outcome of a prediction; idempotent: sending it again stores one outcome.
 
         Args:
             loop: name of the loop.
             values: the columns of the outcome table by name; without `prediction` its key columns too.
-            prediction: the id of the prediction, or what `predict` was given as `id` for a single row.
-            timeout: seconds, if not those of the client.
+            prediction: the prediction's id, or the `id` that was passed to `predict` for a single row.
+            timeout: seconds, if not the client's.
 
         Returns:
-            The outcome's id, what it is matched by, and flags.
+            The outcome's id, what it was matched by, and flags.
 
         Raises:
-            RequestRefused: the server says no, as of `predict`.
+            RequestRefused: as `predict`.
             Unavailable: no answer within the timeout.
         """
         field = next((name for name in ("prediction_id", "prediction", "id") if name not in values), "id")

@@ -1,1 +1,1 @@
-"""What every part stands on: clock, ids, errors, settings, files, locks, fail points. It knows nothing of machine learning."""
+"""Foundations of every part: clock, ids, errors, settings, files, locks, fail points. No machine learning here."""

@@ -23,7 +23,7 @@ def moment_at(us: int) -> datetime:
 
 
 class Clock(Protocol):
-    """Where the time comes from: `now` orders nothing, it only dates; durations come from `monotonic`."""
+    """Source of the time: `now` only dates records; measure durations with `monotonic`."""
 
     def now(self) -> datetime:
         """The current moment, in UTC and zone-aware."""
@@ -54,7 +54,7 @@ class RealClock:
 
 
 class SimulatedClock:
-    """A clock that stands still until told otherwise: for replays and tests.
+    """A clock that stands still until it is advanced: for replays and tests.
 
     `monotonic` stays real, so that measured durations (latencies, training times) remain true.
     """

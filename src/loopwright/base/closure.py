@@ -1,6 +1,6 @@
-"""What declared functions depend on: their code, and every constant, function, class and module of the user's that they reach.
+"""What declared functions depend on: their code, and every user constant, function, class and module that they reach.
 
-The source text of a function says nothing of the helper that it calls or of the constant that it reads. So the closure is walked
+The source text of a function does not show the helper that it calls or the constant that it reads. So the closure is walked
 from the function's own globals, defaults and cells, into modules beside the loop file and any other code that is not installed.
 Code that is installed (the standard library, site-packages, loopwright itself) is known by name, and by the version of its package.
 """
@@ -72,7 +72,7 @@ class _Walk:
             yield from self._of(self._waiting.popleft())
 
     def lines(self, value: Any) -> Iterator[str]:
-        """Lines that stand for a value; what it names of code comes later."""
+        """Lines that describe a value; the code that it refers to follows later."""
         if isinstance(value, _PLAIN):
             yield repr(value)
         elif isinstance(value, tuple | frozenset):  # not by identity: Python may make one or two of equal constants
@@ -219,7 +219,7 @@ class _Walk:
 
 
 def _is_users(module: str) -> bool:
-    """Whether a module is the user's: neither of the standard library, nor of loopwright, nor of an installed package."""
+    """Whether a module is the user's: not standard library, not loopwright, not an installed package."""
     top = module.partition(".")[0]
     if top == "loopwright" or top in sys.stdlib_module_names:
         return False

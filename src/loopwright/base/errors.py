@@ -142,13 +142,13 @@ class ExtraMissing(UsageError):
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The names that come nearest to one that is not among them; the first few where none comes near."""
+    """The most similar of the `known` names; the first three when none is similar."""
     names = list(known)
     return get_close_matches(name[:200], names, 3, 0.4) or names[:3]
 
 
 def nearest_paths(path: Path) -> list[str]:
-    """The paths that come nearest to one that is not there: its first part that is missing, by a name that its folder has."""
+    """Suggest similar paths for a missing one: correct its first missing part to a name that exists in that folder."""
     absolute = path.absolute()
     missing = next((part for part in [*reversed(absolute.parents), absolute] if not os.path.lexists(part)), None)
     if missing is None:
@@ -220,7 +220,7 @@ class LoopFileNotFound(LoopNotFound):
 
 
 class SegmentNotFound(NotFound):
-    """No model of its own for a segment, in what was asked."""
+    """The request names a segment that has no package of its own."""
 
     def __init__(self, segment: str, known: Iterable[str]) -> None:
         super().__init__(
@@ -350,9 +350,9 @@ class RequestConflict(Refused):
 
 
 class RequestRefused(Refused):
-    """What a server answered to `loopwright.Client` instead of what was asked for; the same again gets the same.
+    """The server answered `loopwright.Client` with an error; sending the same request again gives the same error.
 
-    `status` is that of HTTP, `code` the server's word for it, `problems` the fields that break the contract, `id` that of the request.
+    `status`: HTTP status. `code`: the server's error code. `problems`: the invalid fields. `id`: the request's id.
     """
 
     def __init__(self, status: int, code: str, message: str, id: str = "", problems: Sequence[tuple[str, str]] = ()) -> None:
@@ -405,12 +405,12 @@ class Damaged(LoopwrightError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what a library said, at most 200 characters."""
+    """The first line of an exception's message, at most 200 characters."""
     return (message_of(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def message_of(error: BaseException) -> str:
-    """What an exception says; empty where it is a user's own, whose `__str__` fails."""
+    """The message of an exception; empty when a user's own `__str__` fails."""
     try:
         return str(error)
     except KeyboardInterrupt:

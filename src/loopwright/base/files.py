@@ -33,8 +33,8 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace a file in one step: a reader sees the old one or the new one, never a part. Raises OSError.
 
     Args:
-        durable: survive a power cut: the bytes are synced before the file gets its name, its folder after. What is written anew by the
-            next start, or within seconds, needs no sync.
+        durable: survive a power cut: sync the bytes before the rename and the folder after it. Not needed for files that the
+            next start, or the next seconds, write again.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
@@ -45,7 +45,7 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def move_file(temporary: Path, path: Path, *, durable: bool = True) -> None:
-    """Give a file that is complete its name, in place of the one that has it. Raises OSError."""
+    """Move a complete file to its final name, replacing any file there. Raises OSError."""
     if durable:
         sync(temporary)
     temporary.replace(path)

@@ -1,4 +1,4 @@
-"""What this process has allocated: what a package takes is measured by it, when it is built and when it is loaded."""
+"""Allocated memory of this process: measures the size of a package when it is built and when it is loaded."""
 
 import ctypes
 import sys
@@ -10,7 +10,7 @@ _BLOCK = 88
 
 
 class _Mallinfo(ctypes.Structure):
-    """What glibc tells of its heaps, in bytes: `uordblks` are allocated in them, `hblkhd` beside them."""
+    """`struct mallinfo2` of glibc: `uordblks` are bytes allocated in the heaps, `hblkhd` bytes in mmapped blocks."""
 
     _fields_ = tuple(
         (name, ctypes.c_size_t)
@@ -20,7 +20,7 @@ class _Mallinfo(ctypes.Structure):
 
 @cache
 def _library() -> Any:
-    """The C library, if it is one that tells what is allocated (glibc 2.33 and later)."""
+    """The C library, if it has `mallinfo2` (glibc 2.33 and later)."""
     library = ctypes.CDLL(None)
     try:
         library.mallinfo2.restype = _Mallinfo

@@ -1,4 +1,4 @@
-"""Who holds a lease: a process by host, boot, PID namespace, PID and start time, so that one that died is known at once."""
+"""The holder of a lease: host, boot, PID namespace, PID and start time of a process, so that a dead holder is recognised at once."""
 
 import os
 import socket
@@ -74,7 +74,7 @@ def decode_holder(text: str) -> Holder:
 
 @lru_cache(1)
 def boot_id() -> str:
-    """What identifies this run of the machine; empty where the system does not tell."""
+    """The boot id of this machine; empty where the system has none."""
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -89,7 +89,7 @@ def _namespace() -> str:
 
 
 def _hidden(pid: int) -> bool:
-    """Whether a process runs of which `/proc` tells nothing: another user's, under `hidepid`."""
+    """Whether a process exists that `/proc` hides: another user's, mounted with `hidepid`."""
     if (_PROC / str(pid)).exists():
         return False
     try:

@@ -1,7 +1,7 @@
-"""Private names of other libraries: all that are used are in one table and are asked for by `internal`.
+"""Private names of other libraries: one table lists all that are used, and `internal` looks them up.
 
-A library may move them in any release. Then only what needs the name fails, with an error that says which library and what to do,
-or does without it as its row says.
+A library may move them in any release. Then only the code that needs the name fails, with an error that names the library and the
+next step, or it works without the name, as its row says.
 """
 
 from importlib import import_module, metadata
@@ -11,7 +11,7 @@ from loopwright.base.errors import LibraryChanged
 
 
 class Internal(NamedTuple):
-    """A private name of a library, what needs it, and what happens without it."""
+    """A private name of a library, the code that needs it, and what happens without it."""
 
     library: str
     name: str

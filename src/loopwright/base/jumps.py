@@ -1,7 +1,7 @@
-"""Jumps of the time of day: found by comparing it with the machine's uptime, which nobody can set.
+"""Jumps of the wall clock, detected by comparing it with the machine's uptime, which nobody can set.
 
-A machine that is set to another year for some seconds must not close months of windows or delete what is then too old. So the
-difference of both clocks is kept in `home/clock.json`, and a new one counts only once it has held for `SETTLE_SECONDS`.
+A machine that is set to another year for some seconds must not close months of windows or delete data as too old. So the
+offset of both clocks is stored in `home/clock.json`, and a new one counts only after it has held for `SETTLE_SECONDS`.
 """
 
 import os
@@ -20,12 +20,12 @@ SETTLE_SECONDS = 600.0
 FILE = "clock.json"
 
 _PROCESS = f"process {os.urandom(8).hex()}"
-"""Stands for the boot where the system tells none: then a start of the machine, or of a container with its own uptime, looks like a
-jump, and only the process that lived through one can tell."""
+"""Used as the boot id where the system has none: then a reboot, or a container with its own uptime, looks like a
+jump, and only a process that lived through one can tell."""
 
 
 class ClockMark(msgspec.Struct, frozen=True, kw_only=True):
-    """How time of day and uptime stood to each other: `offset` is what counts; `new` was first seen at the uptime `since`."""
+    """Offset of wall clock and uptime: `offset` is in force; `new` is a candidate first seen at the uptime `since`."""
 
     boot: str
     offset: float

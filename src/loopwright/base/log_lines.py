@@ -1,7 +1,7 @@
-"""The lines that the processes of a server write to standard error: time, level and process; what repeats is counted.
+"""The lines that server processes write to standard error: time, level and process; repeated lines are counted.
 
-A line that comes again and again (a log that cannot be written, a thread that fails each time) is written once, and then once
-per `INTERVAL_SECONDS` with how often it came meanwhile.
+A line that repeats (a log that cannot be written, a thread that fails each time) is written once, and then once
+per `INTERVAL_SECONDS` with the number of repetitions.
 """
 
 import logging

@@ -17,7 +17,7 @@ _SPOKEN = re.compile(rf"(?:({'|'.join(DAYS)}|today|yesterday)\b)?\s*(?:(\d{{1,2}
 
 
 def moment_option(text: str, now: datetime, option: str, *, ahead: str = "") -> datetime:
-    """The moment that the text of an option means at `now`. Raises OptionInvalid, naming the option and what can be written.
+    """Parse the text of an option as a moment relative to `now`. Raises OptionInvalid, naming the option and the valid forms.
 
     `ahead` says why a moment after `now` is refused; empty where one is allowed.
     """
@@ -34,9 +34,9 @@ def moment_option(text: str, now: datetime, option: str, *, ahead: str = "") -> 
 
 
 def read_moment(text: str, now: datetime) -> datetime | None:
-    """The moment that `text` means at `now`: the latest such one that is past. None when it means none.
+    """Parse `text` as a moment relative to `now`: the latest one in the past that it can mean. None if it is not a moment.
 
-    A day without a time is its beginning; a time without a day is today's, or yesterday's if it is still to come.
+    A day without a time means its beginning; a time without a day is today's, or yesterday's if it is still in the future.
     """
     text = text.strip()
     if ago := _AGO.fullmatch(text):

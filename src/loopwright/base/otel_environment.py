@@ -1,6 +1,6 @@
-"""OpenTelemetry's standard environment variables as settings of ours, where those are not set.
+"""OpenTelemetry's standard environment variables, used for settings of ours that are not set.
 
-https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/. What is not valid there is ignored, as it says.
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/. Invalid values are ignored, as the spec requires.
 """
 
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ _PREFIX = "OTEL_EXPORTER_OTLP_"
 
 
 def settings_of(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables of ours to the text that OpenTelemetry's say for them.
+    """Map OpenTelemetry's variables to ours: name of our variable -> value.
 
-    Spans go nowhere where they are switched off, where another protocol than ours (protobuf over HTTP) is asked for, or where the
-    extra `otel` is not installed: a variable that is set for all programs of a machine stops none of ours.
+    No spans are sent when they are switched off, when a protocol other than ours (protobuf over HTTP) is requested, or when the
+    extra `otel` is not installed: a variable that is set for the whole machine must not stop our programs.
     """
     found = {}
     endpoint = environ.get(f"{_PREFIX}TRACES_ENDPOINT", "")
@@ -34,7 +34,7 @@ def settings_of(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _share(sampler: str, argument: str) -> str:
-    """The share of a sampler; ours always does first what the caller says, as the `parentbased_` ones do."""
+    """The sampling ratio of a sampler; we always honour the caller's decision first, like the `parentbased_` samplers."""
     name = sampler.removeprefix("parentbased_")
     if name != "traceidratio":
         return {"always_on": "1", "always_off": "0"}.get(name, "")

@@ -51,7 +51,7 @@ _PRIVATE = tuple(
     ipaddress.ip_network(network)
     for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "::1/128", "fc00::/7")
 )
-"""What a setting may allow. Link-local addresses, where clouds tell machines their secrets, are not among them."""
+"""Networks that a setting may allow. Link-local addresses, where clouds serve credentials, are never among them."""
 
 HEADER_BYTES = 16 * 1024
 _HEADER = re.compile(r"([A-Za-z0-9!#$%&'*+.^_`|~-]+):[ \t]*([\x20-\x7e]*?)[ \t]*")

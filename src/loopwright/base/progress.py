@@ -1,4 +1,4 @@
-"""Progress: how long work tells what it is doing, without knowing who listens."""
+"""Progress: how long-running work reports what it is doing, independent of any listener."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ class Silent:
 
 @contextmanager
 def under_way(progress: Progress | None, what: str) -> Iterator[None]:
-    """Show `what` while the block runs, of which nobody knows how long it takes."""
+    """Show `what` while the block runs; for work of unknown duration."""
     listener = progress or Silent()
     listener.advance(what, 0, 1)
     yield

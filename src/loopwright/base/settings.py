@@ -336,7 +336,7 @@ def load_settings(overrides: Mapping[str, Any] | None = None, environ: Mapping[s
 
 
 def unknown_settings(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Variables that look like settings and are none, with what to do: a webhook misspelt is none, and nobody would be alerted."""
+    """Unknown variables that start with LOOPWRIGHT_, each with advice: a misspelt webhook setting would silently alert nobody."""
     known = {*(s.env for s in SETTINGS), failpoints.VARIABLE}
     found = {}
     for name in sorted(os.environ if environ is None else environ):

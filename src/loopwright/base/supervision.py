@@ -1,7 +1,7 @@
-"""Threads and tasks that do not end silently: an error in one is logged, counted, and what it did begins again.
+"""Supervised threads and tasks: an error in one is logged and counted, and the work is restarted.
 
 Every thread, pool and task of ours is started here (a test looks for others). While one that the process needs is down, from its
-error until it works again, `down()` names it and the process says that it is not ready. With `report_to` the counts are also
+error until it works again, `down()` names it and the process reports itself as not ready. With `report_to` the counts are also
 written to a file, from which the other processes of a server read them.
 """
 
@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 
 class ProcessState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process says of its threads and tasks: errors so far by name, and the needed ones that are down now."""
+    """State of a process's threads and tasks: errors so far by name, and the needed ones that are down now."""
 
     pid: int
     failures: dict[str, int] = {}
@@ -83,7 +83,7 @@ _registry = _Registry()
 
 
 def state() -> ProcessState:
-    """What failed in this process, and what is down."""
+    """What has failed in this process so far, and what is down now."""
     return _registry.state()
 
 
@@ -98,7 +98,7 @@ def report_to(folder: Path, process: str) -> None:
 
 
 def states(folder: Path) -> dict[str, ProcessState]:
-    """What the processes that write into `folder` say, by name; of one that is gone nothing is down."""
+    """States of the processes that report into `folder`, by name; a process that has ended has nothing down."""
     found = {}
     for path in sorted(folder.glob(f"[!.]*{SUFFIX}")):
         with suppress(OSError, ValueError):  # it was removed just now
@@ -239,7 +239,7 @@ class Pool(ThreadPoolExecutor):
         return await asyncio.wrap_future(self.submit(work, *args))
 
     def run(self, work: Callable[[], _T], done: Callable[[_T], None], failed: Callable[[Exception], None]) -> None:
-        """Run `work` in the pool; then call `done` with what it gives, or `failed` with what it raised, in the running event loop."""
+        """Run `work` in the pool; then call `done` with its result, or `failed` with its exception, in the running event loop."""
         loop = asyncio.get_running_loop()
 
         def deliver(future: "Future[_T]") -> None:
@@ -270,7 +270,7 @@ class Pool(ThreadPoolExecutor):
 
 
 def watch_event_loop() -> None:
-    """Log and count what callbacks and tasks of the running event loop raise with nobody waiting for them."""
+    """Log and count exceptions of callbacks and tasks of the running event loop that nobody awaits."""
     part = Component("event loop", needed=False)
 
     def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

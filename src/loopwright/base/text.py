@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 ABSENT = "–"
-"""What stands where there is no value."""
+"""Placeholder for a missing value."""
 
 _UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"))
 

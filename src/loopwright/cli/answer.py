@@ -30,7 +30,7 @@ from loopwright.verbs import Verb
 
 DONE, NO, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 WRITES_TO_SHARE = ("init", "contract", "export")
-"""Verbs whose files (source, models for other servers) are shared as the user's umask says; what the others write is as private as home."""
+"""Verbs whose files (source, models for other servers) follow the user's umask; files of other verbs are as private as the home."""
 
 WRONG_USE_ERRORS = (UsageError, NotFound)
 ENVIRONMENT = (
@@ -56,7 +56,7 @@ def answer(
     as_json: bool,
     then: Callable[[Home], None] | None = None,
 ) -> int:
-    """Call `verb` and show what it says; returns the exit code. `then` runs after the answer was shown (`demo` serves)."""
+    """Call `verb` and print its answer; returns the exit code. `then` runs after the answer was printed (`demo` serves)."""
     asked = inspect.signature(verb.call).parameters
     try:
         for name, advice in unknown_settings().items():
@@ -112,7 +112,7 @@ def _exits_raise() -> Iterator[None]:
 
 
 def _say_made(path: Path) -> None:
-    """Say that a home was made: in the wrong folder, or with a misspelt name, nobody wanted one."""
+    """Report that a home was created, in case the folder is wrong or the name misspelt."""
     print(printable(f"loopwright: made a new home, {path}"), file=sys.stderr)
 
 

@@ -37,7 +37,7 @@ from loopwright.verbs import VERBS, Verb
 
 PROGRAM = "loopwright"
 COMPLETE = "_LOOPWRIGHT_COMPLETE"
-"""The variable by which a shell asks what could stand next; scripts of `--completion` set it."""
+"""Environment variable by which a shell requests completions; the scripts of `--completion` set it."""
 
 SHELLS = ("bash", "zsh", "fish")
 ABOUT = """Run a machine-learning system through its whole life cycle: scope, data, develop, deploy, monitor, business.
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     gc.set_threshold(COLLECTED_AT)
     gc.disable()  # until the verb is loaded: collections take a tenth of that time and find nothing
     code = run(sys.argv[1:] if argv is None else argv)
-    gc.freeze()  # else the interpreter walks every module once more before it ends, a fifth of what a command takes
+    gc.freeze()  # else the interpreter walks every module again at exit, a fifth of a short command's time
     sys.exit(code)
 
 
@@ -134,7 +134,7 @@ def table() -> list[Verb]:
 
 
 def wrong_use(error: TyperException, as_json: bool) -> int:
-    """Say in one line what was wrong with the command line, or as JSON."""
+    """Report a command line error in one line, or as JSON."""
     context = getattr(error, "ctx", None)
     text = error.format_message()
     if as_json:
@@ -200,7 +200,7 @@ def command(verb: Verb) -> Callable[..., int]:
 
 
 def _loaded(verb: Verb) -> None:
-    """Collect garbage from here on, not walking what was loaded. Without a loop file no data frame comes: Arrow need not look for one."""
+    """Re-enable garbage collection, without the modules loaded so far. Verbs without a home use no data frames: Arrow skips pandas."""
     gc.freeze()
     gc.enable()
     if verb.needs_home:

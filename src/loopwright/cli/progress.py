@@ -35,7 +35,7 @@ class PlainLines:
 
 
 class Alerts(logging.Handler):
-    """Alerts as lines of the story (that one closed is not told); the structured line stays what other handlers get."""
+    """Print alerts as lines of the terminal output (closed alerts are left out); other handlers still get the structured line."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__(logging.WARNING)

@@ -53,9 +53,9 @@ def help_of(call: Callable[..., Any]) -> tuple[str, dict[str, str]]:
 
 
 def parameters(call: Callable[..., Any]) -> list[Parameter]:
-    """What a person may say to a verb: what stands before the `*` becomes arguments, what stands after it options.
+    """The parameters that a user may set for a verb: those before the `*` become arguments, those after it options.
 
-    `**options: Unpack[T]` stands for an option for each field of the typed dictionary T, empty by default.
+    `**options: Unpack[T]` adds one option for each field of the typed dictionary T, empty by default.
 
     Raises TypeError for a parameter whose annotation is a string: types must be real so that a door can read them.
     """

@@ -38,7 +38,7 @@ HEADERS = {
 STATIC = {"console.css": "text/css; charset=utf-8", "live.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"}
 
 ASKED = ("key", "since", "until", "flag", "package", "before")
-"""What the page of predictions can be asked for."""
+"""Query parameters of the predictions page."""
 QUERY = {"page": re.compile("[1-9][0-9]{0,5}"), "size": re.compile("narrow|wide"), "theme": re.compile("dark|light")}
 """What parameters of other pages may be."""
 

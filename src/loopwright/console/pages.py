@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FRESH_SECONDS = 3.0
-"""So old may be what a page says of what the ledger does not know: predictions, workers."""
+"""Maximum age of what a page shows from outside the ledger: predictions, workers."""
 
 MAX_HELD = 32
 
@@ -41,7 +41,7 @@ class PageSource(Protocol):
         """One prediction. Raises PredictionNotFound."""
 
     def predictions(self, loop: str, query: Mapping[str, Any]) -> "PredictionList":
-        """A loop's predictions, newest first. Raises LoopNotFound, and UsageError for what cannot be asked."""
+        """A loop's predictions, newest first. Raises LoopNotFound, and UsageError for an invalid query."""
 
 
 class Verbs:
@@ -64,15 +64,15 @@ class Verbs:
         return found
 
     def predictions(self, loop: str, query: Mapping[str, Any]) -> "PredictionList":
-        """A loop's predictions, newest first. Raises LoopNotFound, and UsageError for what cannot be asked."""
+        """A loop's predictions, newest first. Raises LoopNotFound, and UsageError for an invalid query."""
         found: PredictionList = verb("predictions").call(self._home, loop, **query)
         return found
 
 
 class Cached:
-    """The answers of another source, made once for everybody who asks until the ledger goes on, at most for `FRESH_SECONDS`.
+    """Cache over another page source: an answer is shared until the ledger changes, at most for `FRESH_SECONDS`.
 
-    Who asks for what is being made waits for it. Predictions are not held: there are too many of them.
+    Concurrent requests for the same page wait for one computation. Predictions are not cached: there are too many.
     """
 
     def __init__(self, source: PageSource, home: Home) -> None:
@@ -93,7 +93,7 @@ class Cached:
         return self._source.trace(id)
 
     def predictions(self, loop: str, query: Mapping[str, Any]) -> "PredictionList":
-        """A loop's predictions, newest first. Raises LoopNotFound, and UsageError for what cannot be asked."""
+        """A loop's predictions, newest first. Raises LoopNotFound, and UsageError for an invalid query."""
         return self._source.predictions(loop, query)
 
     def _once(self, key: tuple[str, str | int], make: Callable[[], T]) -> T:

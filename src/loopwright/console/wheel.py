@@ -43,7 +43,7 @@ GAP = 1.7
 
 
 class WheelStage(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage over all loops: the worst state, the sentence of the loop that is in it, who owns it, what it takes."""
+    """One stage over all loops: the worst state, the loop that is in it and its sentence, the stage's owner, and its cost."""
 
     stage: Stage
     state: Condition

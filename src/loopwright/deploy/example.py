@@ -1,4 +1,4 @@
-"""A request that the package in service answers, and its outcome, made up from what it was judged on: what documents and commands show."""
+"""A sample request and outcome for the package in service, made from its evaluation data; documents and commands show it."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta

@@ -1,22 +1,22 @@
-"""A package as one self-contained ONNX graph that any ONNX server can run: what loopwright does around its graph is in it.
+"""A package as one self-contained ONNX graph that any ONNX server can run, including loopwright's processing around the model.
 
-How a column of the contract enters it, by its own name, [N] (an array [N, ...]):
+Inputs, one per column of the contract, by name, [N] (an array [N, ...]):
 
     float       float64; null = NaN
-    integer     int64, boolean bool, string string, array float32; where it may be null also `NAME_null`, bool [N]: whether it is,
+    integer     int64, boolean bool, string string, array float32; a nullable one also has `NAME_null`, bool [N]: true for null,
                 and then the value under `NAME` is ignored
     timestamp   int64, microseconds since 1970 (UTC); null = the least int64
 
-Context and aggregates, which loopwright looks up while serving, are inputs as well: who serves the graph looks them up. Columns that
-the model does not use are no inputs. What comes out, each [N]:
+Context and aggregates, which loopwright looks up while serving, are inputs as well: the caller looks them up. Columns that
+the model does not use are not inputs. Outputs, each [N]:
 
     score               float32, as loopwright answers it
-    label               bool (score >= threshold) of yes and no and of anomalies, the class (string) of several classes
-    probability_CLASS   float32, of several classes
+    label               bool (score >= threshold) of binary and anomaly models, the class (string) of multiclass models
+    probability_CLASS   float32, of multiclass models
     value_NAME          float32, of several targets or quantiles
 
-An output that would have the name of an input gets `_output` behind it. Not in it: the heuristic that answers when a model fails, the flags,
-the log.
+An output with the name of an input gets the suffix `_output`. Not included: the heuristic that answers when a model fails, the
+flags, the log.
 """
 
 import json
@@ -50,7 +50,7 @@ _TYPES: dict[str, tuple[int, Any, Any]] = {
     "timestamp": (TensorProto.INT64, np.int64, NAT),
     "array": (TensorProto.FLOAT, np.float32, 0.0),
 }
-"""Column type -> type in the graph, NumPy's type, and what stands under a null."""
+"""Column type -> type in the graph, NumPy's type, and the placeholder for a null."""
 
 NAMES: dict[int, str] = {
     TensorProto.DOUBLE: "float64",
@@ -75,7 +75,7 @@ class Port(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """A package as one graph: the bytes, what goes in, and what comes out."""
+    """A package as one graph: the serialised model, its inputs and its outputs."""
 
     model: bytes
     inputs: list[Port]
@@ -265,7 +265,7 @@ def _metadata(model: Any) -> dict[str, Any]:
 
 
 def _notes(digest: str, manifest: Manifest) -> dict[str, str]:
-    """What the graph says of itself."""
+    """Metadata of the graph."""
     return {
         "package": digest,
         "loop": manifest.loop,

@@ -41,7 +41,7 @@ class _Trees:
         self._members = self._sets()
 
     def _sets(self) -> dict[int, list[float]]:
-        """What each node that asks for membership asks for, in the order of nodes; NaN ends a set."""
+        """The members of each node that tests membership, in the order of nodes; NaN ends a set."""
         values: Iterator[float] = iter(self.given.get("membership_values", np.zeros(0)).tolist())
         found: dict[int, list[float]] = {}
         for node in np.flatnonzero(self.given["nodes_modes"] == _MEMBER).tolist():

@@ -1,8 +1,8 @@
-"""Carrying out a change of who serves: its target and its generation are fixed first, then it is made once.
+"""Commit a change of the release: its target and generation are fixed first, then it is made exactly once.
 
-A change is a release state that is complete before anything is written. Whoever writes it, the thread that came late, the
-local copy that is recorded afterwards, or a repeated request, writes that very state at that very generation: the
-first one does it, the others find it done.
+A change is a release state that is complete before anything is written. Every writer, be it a late thread, the
+later recording of the local copy, or a repeated request, writes that very state at that very generation: the
+first one succeeds, the others find it done.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ LEDGER_SECONDS = 1.0
 """So long a rollback waits for the ledger before it is made without it."""
 
 Asked = Mapping[str, str | bool]
-"""The arguments of a change, to tell whether a key comes again with the same ones."""
+"""The arguments of a change: a repeated idempotency key must come with the same ones."""
 
 
 class Change(NamedTuple):
@@ -153,7 +153,7 @@ def changing(home: Home, loop: str) -> Iterator[None]:
 
 
 def in_time(call: Callable[[], T], seconds: float) -> T:
-    """What `call` gives; LedgerUnavailable when that takes too long. It goes on then, so it must be safe to be late."""
+    """The result of `call`; LedgerUnavailable on timeout. `call` then keeps running, so it must be safe to finish late."""
     done: SimpleQueue[tuple[T] | Exception] = SimpleQueue()
 
     def run() -> None:

@@ -1,7 +1,7 @@
-"""Who serves: releasing, rolling back, and the history of both. Every change is a compare-and-swap in the ledger.
+"""Releases: put into service, roll back, and the history of both. Every change is a compare-and-swap in the ledger.
 
-With a fleet the packages of the segments are part of the same state: they come with the package of the loop that they
-were judged against, go back with it, and each can be released and rolled back alone.
+With a fleet the packages of the segments are part of the same state: they are released with the package of the loop that
+they were compared with, rolled back with it, and each can be released and rolled back alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,11 +44,11 @@ from loopwright.stores.home import Home
 from loopwright.stores.packages.store import Package
 
 GLOBAL = "global"
-"""What `to` says to let a segment be answered by the loop's own package."""
+"""Value of `to` that lets the loop's own package answer a segment."""
 
 
 class _RollbackRequest(NamedTuple):
-    """What a rollback was asked for."""
+    """Arguments of a rollback."""
 
     segment: str | None
     to: str | None
@@ -60,7 +60,7 @@ class _RollbackRequest(NamedTuple):
 
     @property
     def arguments(self) -> dict[str, str | bool]:
-        """What must be the same where the same key comes again."""
+        """The arguments that a repeated idempotency key must repeat."""
         return arguments("rollback", to=self.to or "", segment=self.segment, force=self.force)
 
 
@@ -97,15 +97,15 @@ def release(
 ) -> Entry[ReleaseState]:
     """Put a package (its digest, or the beginning of it) into service, by a strategy of `deploy.strategies`.
 
-    `segments` are the packages (whole digests) of the segments of column `fleet` that come with it; those that served
-    beside another package go. A package of one segment replaces that of its segment only.
+    `segments` are the packages (whole digests) of the segments of column `fleet` that come with it; the segments of
+    the previous package are dropped. A package of one segment replaces that of its segment only.
 
-    `despite` names the checks that it failed, where a person releases it all the same.
+    `despite` names the checks that it failed, where a person releases it anyway.
 
-    `expected` is the generation that the caller has seen (default: the present one). `request` is an idempotency key: the
-    same one again, with the same `request_arguments`, gives the same entry and changes nothing; with others it raises
+    `expected` is the generation that the caller has seen (default: the current one). `request` is an idempotency key: the
+    same one again, with the same `request_arguments`, returns the same entry and changes nothing; with others it raises
     RequestConflict. Raises ReleaseConflict when the release is at another generation, PackageNotFound, PackageRefused when a package is of another loop or segment, or damaged, or
-    marked bad (unless `force`), and NotFound for a segment's package where nothing serves beside which it could.
+    marked bad (unless `force`), and NotFound for a segment's package where no package of the loop serves.
     """
     chosen = find_strategy(strategy)
     _record_pending(home, check_name(loop, "loop"))
@@ -144,20 +144,20 @@ def rollback(
     force: bool = False,
     request: str = "",
 ) -> Entry[ReleaseState]:
-    """Go back: to the package that served before the present one, or `to` a package that served or to who served at a time.
+    """Roll back to the package before the current one, or `to` a package that served before or to the state at a time.
 
-    The segments' packages go back with it, to those that served beside it last. With `segment` only that segment goes
-    back, to its package before, or to the loop's own package where it had none (`to="global"` says so at once).
+    The segments' packages go back with it, to those that served last with that package. With `segment` only that segment goes
+    back, to its previous package, or to the loop's own package where it had none (`to="global"` forces that).
 
-    Packages marked bad are passed over, and named in `to` only with `force`. Where the present package is bad and none
-    that is not served before, its heuristic answers alone.
+    Packages marked bad are skipped; naming one in `to` needs `force`. Where the current package is bad and no good one
+    served before, its heuristic answers alone.
 
     `to` is the beginning of a digest, ISO 8601, or a moment such as "tuesday 09:00" (UTC unless it names a zone). While
     the ledger is down, or does not answer within a second, the change is made in the local copy, which the servers
     follow, and recorded later.
 
-    What it leads to, and from which generation, is fixed before anything is changed: one that is late, that is recorded
-    afterwards, or that comes again with the same key (`request`) goes back once.
+    The target and the generation are fixed before anything is changed: a rollback that runs late, is recorded later,
+    or is repeated with the same idempotency key (`request`) takes effect once.
     Raises PackageNotFound, PackageRefused, NotFound (nothing served then, no such segment), RequestConflict,
     ReleaseConflict.
     """
@@ -188,7 +188,7 @@ def rollback(
 def _begun(
     home: Home, strategy: Strategy, made: Package, states: Sequence[ReleaseState], fleet: str, segments: dict[str, str]
 ) -> ReleaseTarget:
-    """Who serves when a strategy begins with a package. Raises PackageRefused where it cannot serve beside the others."""
+    """The arms at the start of a strategy. Raises PackageRefused where the package cannot serve together with the others."""
     arms = first_arms(strategy, Arm(package=made.digest), states[-1].arms if states else [])
     champion = home.packages.read(next(arm.package for arm in arms if arm.name == CHAMPION))
     for package in {arm.package for arm in arms} - {champion.digest}:
@@ -236,7 +236,7 @@ def history(home: Home, loop: str) -> list[Entry[ReleaseState]]:
 
 
 def serving(home: Home, loop: str, at: datetime | None = None) -> ReleaseState | None:
-    """Who serves, or served at the moment `at`; None when nobody does or did."""
+    """The release in service, or at the moment `at`; None where there is or was none."""
     if at is None:
         entry = home.ledger.latest(ReleaseState, loop=loop)
         return entry.record if entry else None
@@ -262,7 +262,7 @@ def _serving_at(states: list[ReleaseState], at: datetime) -> ReleaseState | None
 
 
 def _record_pending(home: Home, loop: str) -> None:
-    """Tell the ledger of changes that were made on this machine without it: what is planned now comes after them."""
+    """Record local changes in the ledger that were made while it was down: the change planned now must follow them."""
     copy = release_files.read_intact(release_files.path_of(home, loop))
     if copy is not None and copy.pending:
         release_files.copy(home, loop)
@@ -316,7 +316,7 @@ def _target(
 
 
 def _before(home: Home, states: list[ReleaseState], bad: Mapping[str, BadPackage]) -> ReleaseTarget:
-    """The champion alone where others serve beside it, else the state before; what is bad is passed over.
+    """The target of a plain rollback: the champion alone if other arms serve, else the previous state; bad packages are skipped.
 
     "Before" is by the package of the loop, or else by those of its segments.
     """

@@ -14,7 +14,7 @@ from loopwright.tasks.metrics import metric
 
 
 def leaderboard(board: Leaderboard) -> RenderableType:
-    """Who is where, below it every measure of each (there are too many for columns), and what is behind the numbers of winner and server."""
+    """Ranking of candidates, then every metric of each (too many for columns), then details of winner and serving package."""
     marks = {board.winner: ["wins"]}
     marks.setdefault(getattr(board, "serving", ""), []).append("serves")
     names = [Text(word(r.candidate), style="bold" if r.package == board.winner else "") for r in board.rows]
@@ -45,7 +45,7 @@ def leaderboard(board: Leaderboard) -> RenderableType:
 
 
 def _detail(candidate: str, detail: Detail) -> list[RenderableType]:
-    """Importance, confusion and what other thresholds would bring, as far as there are some."""
+    """Feature importance, confusion matrix and the effect of other thresholds, as far as available."""
     parts: list[RenderableType] = []
     if detail.importance:
         shares = [(name, f"{share:.0%}") for name, share in list(detail.importance.items())[:ALIKE] if share >= 0.005]

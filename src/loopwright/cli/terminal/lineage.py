@@ -1,4 +1,4 @@
-"""A tree of what came from what, in a terminal."""
+"""A lineage tree, for a terminal."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from loopwright.verbs.lineage import Node
 
 
 def lineage(value: Node) -> Tree:
-    """A tree; what a column is of and found by stands on its own line, packages that used the same are named once."""
+    """A tree; a column's origin and how it was found are on its own line; packages with the same origins are grouped."""
     root = Tree(_node_label(value))
     _grow(root, value.children)
     return root

@@ -88,9 +88,9 @@ def _fleet_line(fleet: FleetStatus) -> str:
 
 
 STANDINGS = {"lags": "still serves another", "refuses": "cannot switch to it", "down": "is down"}
-"""What is said of workers that do not serve what is declared."""
+"""Words for the states of workers that do not serve the declared release."""
 
 
 def standing(workers: Iterable[WorkerState]) -> str:
-    """What workers do that do not serve what is declared."""
+    """Workers that do not serve the declared release, and why."""
     return ", ".join(f"{w.pid or 'one'} {STANDINGS[w.state]}" for w in workers if w.state in STANDINGS)

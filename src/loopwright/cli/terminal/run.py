@@ -10,7 +10,7 @@ from loopwright.verbs.run import TurnReport
 
 
 def turn(value: TurnReport) -> RenderableType:
-    """The steps of a turn, what became of its winner, and what to do next."""
+    """The steps of a turn, the state of its winner, and the next step."""
     steps = table(
         ["stage", "", "seconds"], [[stage, said, number(seconds)] for stage, said, seconds in value.steps], right=["seconds"]
     )

@@ -12,7 +12,7 @@ from loopwright.verbs.switched import Switched
 
 
 def switched(value: Switched) -> RenderableType:
-    """Who serves since when, and how the workers here stand to it."""
+    """The release in service and since when, and the state of the workers on this machine."""
     beside = f", {_count(len(value.segments), 'package')} of segments by {value.fleet} beside it," if value.segments else ""
     text = f"{value.loop}: {arms(value)}{beside} serves since {word(value.since)} ({value.action}, generation {value.generation}): {word(value.why)}"
     there = sum(1 for worker in value.workers if worker.state not in STANDINGS)

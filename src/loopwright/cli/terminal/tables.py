@@ -1,4 +1,4 @@
-"""What came into tables and what they hold, for a terminal."""
+"""Ingested sources and the contents of tables, for a terminal."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ SINCE = "came in before {} was declared: null in its rows; to read it, give the 
 
 
 def ingested(done: Sequence[Ingested]) -> RenderableType:
-    """What came in: a line a source, the reasons of what did not, and where to look for it."""
+    """Ingested sources: one line a source, the reasons of quarantined rows, and where to look for them."""
     sources = [f"{d.source}, outcomes of {d.loop}" if isinstance(d, OutcomesMended) else d.source for d in done]
     came = ["there before" if d.already and not d.mended else d.rows for d in done]
     rows = [[s, c, d.good, d.quarantined, d.version or ABSENT] for s, c, d in zip(sources, came, done, strict=True)]

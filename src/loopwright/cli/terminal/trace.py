@@ -13,7 +13,7 @@ from loopwright.verbs.trace import Trace
 
 
 def trace(value: Trace) -> RenderableType:
-    """One prediction with what it came from and what became of it."""
+    """One prediction with its origin and its outcome."""
     numbers = (
         f"score {value.score:.4f}, threshold {value.threshold:.4f}"
         if isinstance(value.label, bool) and not value.package_error

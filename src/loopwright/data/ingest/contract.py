@@ -1,7 +1,7 @@
 """A table's contract applied to rows: good rows in the contract's types, bad rows with every reason.
 
-Reads text (CSV) and typed columns (Parquet, data frames) alike. What no row could ever meet, such as a missing column or a
-column of another type, is a change of schema and refuses the whole source; what a row breaks sends that row to quarantine.
+Reads text (CSV) and typed columns (Parquet, data frames) alike. A fault that affects every row, such as a missing column or a
+column of another type, is a schema change and refuses the whole source; a fault of one row sends that row to quarantine.
 """
 
 import math
@@ -57,7 +57,7 @@ class _Broken(NamedTuple):
 
 
 class RowOrigin(NamedTuple):
-    """Where rows come from: what `filled` columns are made of. `digest` is one for all rows, or one for each [N]."""
+    """Origin of rows, the source of `filled` columns. `digest` is one for all rows, or one per row [N]."""
 
     name: str = "the source"
     digest: str | list[str] = ""
@@ -77,9 +77,9 @@ def conform(
 ) -> Conformed:
     """Sort the rows of `frame` [N] into good and bad by the contract of `table`.
 
-    `rows` [N] are the numbers of the rows in the source, where they are not 1 to N; `absent` names columns that a source may
-    lack besides those declared `optional`; `seen` remembers the keys of the frames before this one of the same source.
-    Rows may lack the columns in `optional`, which are null then. Rows that are no table's, but `whose` ("the requests of loop 'a'"),
+    `rows` [N] are the row numbers in the source, where they are not 1 to N; `absent` names columns that a source may
+    lack in addition to those declared `optional`; `seen` remembers the keys of earlier frames of the same source.
+    Rows may lack the columns in `optional`, which are then null. Rows of no table, named by `whose` ("the requests of loop 'a'"),
     may repeat a key, or have an empty one.
     Raises IngestRefused naming every missing, extra or wrongly typed column.
     """
@@ -154,7 +154,7 @@ def _sources(
 
 
 def missing_columns(missing: list[str], names: list[str]) -> list[str]:
-    """What to say of each column that a file lacks: what it may be called there, of the names that are no other's."""
+    """Advice for each column that a file lacks: the most similar name among the unmatched `names`."""
     plain_names = {n.casefold().replace(" ", "_").replace("-", "_"): n for n in names}
     problems = []
     for name in missing:
@@ -181,7 +181,7 @@ def _filled(column: Column, origin: RowOrigin, numbers: npt.NDArray[np.int64]) -
 
 
 def _checks(name: str, column: Column, values: pa.ChunkedArray, unreadable: Mask, key: bool, is_request: bool) -> list[_Broken]:
-    """Every rule of one column, with the rows that break it; of the `key` of a table, or of what is `asked`."""
+    """Check all rules of one column and return the rows that break them; `key`: a key column, `is_request`: a column of requests."""
     found = []
     missing = flags(pc.is_null(values))
     if is_request and column.type == "string":

@@ -279,7 +279,7 @@ def _csv_reader(data: Any, layout: Layout, note: Callable[[Any], str]) -> Any:
 
 
 def _gathered(reader: Any) -> Iterator[pa.Table]:
-    """What a reader gives in small parts, in larger ones."""
+    """Coalesce a reader's small batches into larger ones."""
     parts: list[pa.RecordBatch] = []
     for part in reader:
         parts.append(part)
@@ -306,7 +306,7 @@ def _without_blank(batch: Batch) -> Batch:
 
 
 def _without_malformed(batch: Batch, malformed: dict[int, str]) -> Batch:
-    """The batch with the rows whose quotes break among the broken ones, as they stand in the file."""
+    """Move the rows with malformed quotes to the batch's broken lines, as they are in the file."""
     here = np.isin(batch.rows, np.fromiter(malformed, dtype=np.int64)) if malformed else np.zeros(len(batch.rows), dtype=bool)
     if not here.any():
         return batch

@@ -1,7 +1,7 @@
-"""The bytes of a text file as UTF-8: unpacked, its encoding detected, and a file of another kind named as what it is.
+"""The bytes of a text file as UTF-8: decompress, detect the encoding, and name a foreign file format in the error.
 
 Detection is by strict decoding, in this order: byte order mark, UTF-16 by its zero bytes, UTF-8, Windows-1252 (which holds
-ISO 8859-1). Windows-1252 is taken only where what is above ASCII reads as text in it, and refused in doubt: any single-byte
+ISO 8859-1). Windows-1252 is accepted only where its non-ASCII characters read as text, and refused in doubt: any single-byte
 encoding decodes, so a guess would be silent.
 """
 
@@ -104,10 +104,10 @@ class TextFile(NamedTuple):
 
 
 def detect(path: Path, name: str, declared: str = "") -> TextFile:
-    """Find the encoding of a text file; `declared` is what the user says it is.
+    """Detect the encoding of a text file; `declared` is the user's choice.
 
-    Raises UsageError for an encoding that Python does not know, IngestRefused for a file that is no text, or whose encoding
-    cannot be told.
+    Raises UsageError for an encoding that Python does not know, IngestRefused for a file that is not text, or whose encoding
+    cannot be detected.
     """
     if declared:
         declared = _known(declared)
@@ -193,7 +193,7 @@ def _candidates(path: Path, name: str) -> list[str]:
 
 @contextmanager
 def refusing(name: str, what: str) -> Iterator[None]:
-    """Say in one line what a library found wrong with a source."""
+    """Turn a library's error about a source into IngestRefused, in one line."""
     try:
         yield
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, pa.ArrowException,

@@ -23,9 +23,9 @@ _COMPARED = ("integer", "float", "timestamp", "string")
 
 
 class Followed(NamedTuple):
-    """A step of a source that grows: what is followed, since where (empty: from the beginning) and how far it reaches now.
+    """One step of a growing source: what is followed, from which position (empty: the beginning) and to which position.
 
-    `upto` gives the rows between `since` and another reach, which an interrupted ingestion went to.
+    `upto` returns the rows between `since` and another position, where an interrupted ingestion had stopped.
     """
 
     follows: str

@@ -16,8 +16,8 @@ _DAY = re.compile(r"\s*(\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{2,4})([
 def column_names(first: list[str], rows: Sequence[Sequence[str]], reading: Reading, name: str) -> tuple[list[str], bool]:
     """The names of the columns, and whether the first line holds them.
 
-    `first` has the fields of the first line [N], `rows` those of some lines after it. A name that comes again gets the number
-    of its column: `x`, `x#3`. Raises IngestRefused where the first line looks like a row of data and nobody said what it is.
+    `first` has the fields of the first line [N], `rows` those of some lines after it. A repeated name gets the number
+    of its column: `x`, `x#3`. Raises IngestRefused where the first line looks like data and no option says what it is.
     """
     asked = list(reading.names)
     if asked and len(asked) != len(first):
@@ -38,10 +38,10 @@ def check_columns(count: int, name: str) -> None:
 
 
 def looks_like_a_row(first: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first line of a table holds values like the lines after it, by its numbers, days and repeated words.
+    """Whether the first line of a table looks like data, judged by numbers, dates and repeated words in the lines after it.
 
-    Every column that can tell must say so: a number within the range of the numbers below it, a day above days, a word that
-    comes again below. A header counted from 0 or 1 is one.
+    Every column that allows a judgement must agree: a number within the range of the numbers below it, a date above dates, a word
+    that occurs again below. A first line that counts from 0 or 1 is a header.
     """
     rows = [r for r in rows if len(r) == len(first)]
     if len(rows) < 3 or list(first) in ([str(i) for i in range(len(first))], [str(i + 1) for i in range(len(first))]):

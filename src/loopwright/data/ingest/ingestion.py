@@ -38,7 +38,7 @@ UNREADABLE = "row: cannot be read"
 
 
 class _Note(msgspec.Struct):
-    """What a commit of a source that grows says of itself."""
+    """Metadata in the commit of a growing source."""
 
     application: str
     reached: str
@@ -55,11 +55,11 @@ def ingest(
     known: dict[str, Ingested] | None = None,
     progress: Progress | None = None,
 ) -> Ingested:
-    """Bring `source` (a path, a data frame that speaks Arrow, what `open_source` opened, or a step of `following`) into `table`.
+    """Ingest `source` (a path, an Arrow data frame, an opened source, or a step of `following`) into `table`.
 
-    `name` is what the source is called in the ledger and the quarantine (the file's name by default). With `watermark` only
-    rows come in whose column of that name is above all that came in so before. `known` is what `ingested` gave, where many
-    sources come in one after another; it is kept up to date. Raises IngestRefused when the source cannot be read or its
+    `name` is the source's name in the ledger and the quarantine (the file's name by default). With `watermark` only rows
+    come in whose column of that name is above its previous maximum. `known` is the result of `ingested`, reused when many
+    sources come in one after another; it is updated in place. Raises IngestRefused when the source cannot be read or its
     schema is not the contract's; then nothing was written.
     """
     table = as_stored(table)
@@ -109,7 +109,7 @@ def reached(known: dict[str, Ingested], follows: str) -> str:
 
 
 def _again(home: Home, table: Table, record: Ingested) -> Ingested:
-    """What a source brought before, and the columns declared since, which its rows lack."""
+    """The record of an earlier ingestion of this source, with the columns declared since, which its rows lack."""
     contracts = (e.record for e in home.ledger.find(Contract, key=table.name))
     columns = next((c.table.columns for c in contracts if c.digest == record.contract), table.columns)
     return msgspec.structs.replace(record, already=True, declared_since=[n for n in table.columns if n not in columns])
@@ -330,7 +330,7 @@ def as_stored(table: Table) -> Table:
 
 
 def files(home: Home, table: str, version: int) -> dict[str, str]:
-    """What a table's version was ingested from: name of the source to SHA-256 (`NAME#12345678` where a name comes twice)."""
+    """Sources of a table's version: name of the source -> SHA-256 (`NAME#12345678` where a name occurs twice)."""
     found: dict[str, str] = {}
     for digest, record in ingested(home, table).items():
         if record.version <= version:

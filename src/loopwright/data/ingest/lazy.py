@@ -67,7 +67,7 @@ def _bare(table: pa.Table) -> pa.Table:
 
 
 def _compact(table: pa.Table) -> pa.Table:
-    """The rows in buffers of just their size: others are written, and digested, with what lies behind them."""
+    """Copy the rows into buffers of exactly their size: otherwise bytes behind the slice are written and digested too."""
     return table.combine_chunks().take(pa.array(range(len(table)), pa.int64()))
 
 

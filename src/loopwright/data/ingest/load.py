@@ -81,9 +81,9 @@ def bring_query(
 
 
 def bring_mended(home: Home, table: Table, sources: Sequence[str], reading: Reading = AS_DETECTED) -> list[Ingested]:
-    """Bring mended rows of the table's quarantine to where they were brought for: the table, or the outcomes of a loop.
+    """Re-ingest mended rows of the table's quarantine into their destination: the table, or the outcomes of a loop.
 
-    Without sources, the rows in it as they are. See `quarantine.mend` and `outcomes.mend`.
+    Without sources, retry the quarantined rows as they are. See `quarantine.mend` and `outcomes.mend`.
     """
     records = (e.record for e in home.ledger.newest(LoopRecord, per="loop"))
     loops = [recorded_loop(r) for r in records if r.declaration["outcome"]["table"]["name"] == table.name]

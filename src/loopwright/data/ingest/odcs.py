@@ -1,8 +1,8 @@
-"""Contracts as the Open Data Contract Standard v3 writes them, and back (Bitol, https://bitol-io.github.io/open-data-contract-standard).
+"""Import and export of contracts in the Open Data Contract Standard v3 (Bitol, https://bitol-io.github.io/open-data-contract-standard).
 
-One table is one contract with one schema object. What the standard has no word for stands in custom properties, so that a
-contract written and read again is the same; a contract that others wrote comes in with what a table can hold, and the rest
-is told.
+One table is one contract with one schema object. Facts that the standard has no field for become custom properties, so that a
+contract survives a round trip unchanged; of a foreign contract, what a table can hold is imported, and the rest
+is reported.
 """
 
 from pathlib import Path
@@ -40,7 +40,7 @@ _Facts = dict[str, Any]
 
 
 class _Property(msgspec.Struct, rename="camel"):
-    """What is read of a property, and of what type it is; the same of an object and a contract below."""
+    """The fields of a property that are read, with their types; the object and the contract below are alike."""
 
     name: str
     logical_type_options: _Facts | None = None
@@ -71,9 +71,9 @@ def write(table: Table, file: Path) -> None:
 
 
 def read(file: Path, name: str = "") -> tuple[Table, list[str]]:
-    """The contract in a file, of its schema object called `name` (the only one if not given), and what a table cannot hold.
+    """Read a contract file: the table of its schema object `name` (the only one if empty), and the facts that a table cannot hold.
 
-    Raises FileMissing, UsageError when the file cannot be read, DeclarationInvalid when the contract makes no table.
+    Raises FileMissing, UsageError when the file cannot be read, DeclarationInvalid when the contract is not a valid table.
     """
     try:
         with file.open("rb") as opened:
@@ -158,7 +158,7 @@ def _property(name: str, column: Column, table: Table) -> dict[str, Any]:
 
 
 def _without_empty(facts: dict[str, Any]) -> dict[str, Any]:
-    """What there is to say: an empty text or list says nothing."""
+    """The facts without empty values."""
     return {k: v for k, v in facts.items() if v is not None and v != "" and v != [] and v != {}}
 
 

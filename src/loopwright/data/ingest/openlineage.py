@@ -1,4 +1,4 @@
-"""OpenLineage is told of each ingestion: what was read, how it met the contract, and the table version that holds it."""
+"""OpenLineage events of ingestions: the source, the checks of the contract, and the resulting table version."""
 
 from collections.abc import Callable, Mapping
 from functools import wraps

@@ -56,10 +56,10 @@ class _Judged(NamedTuple):
 def accept(home: Home, loop: str, table: Table, requests: Table, source: Any, reading: Reading = AS_DETECTED) -> Delivered:
     """Log the outcomes of a source (see `open_source`); bad rows go to the table's quarantine.
 
-    A row says what a posted outcome says (see `OutcomeContract`), and may leave out the same: an empty value is left out. A file that
-    `loopwright predict` wrote names its predictions in `_id`; its other columns are passed over. The same outcome again (here or by POST)
-    is one row when it is read. Raises IngestRefused when the source cannot be read or has other columns, LogUnavailable when the log
-    cannot be written; rows logged before that stay.
+    A row has the fields of a posted outcome (see `OutcomeContract`); the same ones are optional, and an empty value is missing. A file
+    that `loopwright predict` wrote names its predictions in `_id`; its other columns are ignored. The same outcome again (here or by
+    POST) is one row when it is read. Raises IngestRefused when the source cannot be read or has other columns, LogUnavailable when the
+    log cannot be written; rows logged before that stay.
     """
     put_contract(home, table)
     table = msgspec.structs.replace(table, key=requests.key)  # in the order in which the units of predictions are written
@@ -79,9 +79,9 @@ def accept(home: Home, loop: str, table: Table, requests: Table, source: Any, re
 
 
 def mend(home: Home, loop: Loop, table: Table, source: Any = None, reading: Reading = AS_DETECTED) -> OutcomesMended | None:
-    """Log the mended rows of the quarantine that were brought as outcomes of a loop (see `quarantine.mend`); None where there are none.
+    """Log mended quarantine rows that were ingested as outcomes of a loop (see `quarantine.mend`); None when there are none.
 
-    Rows of a source that was ingested into the table as well keep waiting, for `quarantine.mend` to bring them there too.
+    Rows whose source was also ingested into the table keep waiting, so that `quarantine.mend` ingests them there too.
     """
     file = exported(home, table.name, source, reading)
     both, of_loop = ingested(home, table.name), brought_for(home, table.name, loop.name, file.refs)

@@ -1,7 +1,7 @@
-"""Arrow's many encodings of one kind of value as the plain one: what is read, judged and stored afterwards knows only these.
+"""Convert Arrow's many encodings of a value to the plain one: all later code knows only that.
 
-Dictionaries (categoricals, enums), views, run-end encodings and well-known extension types say how values lie in memory or what they
-are called, not what they are. Other extension types stay as they are, and are refused by name: their storage may mean anything.
+Dictionaries (categoricals, enums), views, run-end encodings and well-known extension types change the memory layout or the name
+of a value, not its meaning. Other extension types are kept, and refused by name: the meaning of their storage is unknown.
 """
 
 from typing import Any

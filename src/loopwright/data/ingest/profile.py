@@ -91,7 +91,7 @@ def _number(name: str, type: str) -> str:
 
 
 def _extremes(name: str, column: Column) -> list[str]:
-    """What the first scan asks of a column."""
+    """SQL of the first scan of a column: counts, extremes, quantiles."""
     asked = [f"count({quoted(name)})"]
     if column.type == "array":
         return asked
@@ -143,7 +143,7 @@ def _moment(value: Value) -> datetime | None:
 
 
 def _shape(type: str, profile: ColumnProfile) -> str:
-    """What the second scan asks of a column: rows in equal parts of its range, and rows with each of its commonest values."""
+    """SQL of the second scan of a column: a histogram of equal bins over its range, and the counts of its most frequent values."""
     histogram, top = "NULL", "NULL"
     low, high = _bounds(profile)
     if high > low:

@@ -1,8 +1,8 @@
-"""The quarantine of a table: what is in it, the rows as a file to mend, and mended rows on their way out.
+"""The quarantine of a table: its contents, export to a file for mending, and ingestion of mended rows.
 
-Nothing is deleted: a row has left the quarantine when an `Ingested` record says that it was mended. Its good version lands
-in one commit with a note of which rows it mends, numbered on, so that of two that mend at the same time one is told to look
-again, and no row comes in twice.
+Nothing is deleted: a row has left the quarantine when an `Ingested` record says that it was mended. Its good version is committed
+together with a numbered note of the rows that it mends, so that of two concurrent menders one gets a conflict and looks
+again, and no row is ingested twice.
 """
 
 import re
@@ -47,9 +47,9 @@ class ExportedRows(NamedTuple):
 
 
 def quarantined(home: Home, table: str, *, most: int = 20, export: Path | None = None) -> Quarantined:
-    """Say what waits in the quarantine of a table, and write its rows to `export` (CSV, JSON Lines or Parquet) where given.
+    """Summarise the quarantined rows of a table, and export them to `export` (CSV, JSON Lines or Parquet).
 
-    In CSV, which spreadsheets open, texts that begin like formulas get an apostrophe before them; `mend` takes it off.
+    In CSV, which spreadsheets open, texts that begin like formulas get an apostrophe in front; `mend` removes it.
     """
     waiting, mended = _waiting(home, table)
     reasons: Counter[str] = Counter()
@@ -73,12 +73,12 @@ def quarantined(home: Home, table: str, *, most: int = 20, export: Path | None =
 
 
 def mend(home: Home, table: Table, source: Any = None, reading: Reading = AS_DETECTED) -> Ingested:
-    """Bring mended rows of the quarantine into the table; those that are still bad stay where they are.
+    """Ingest mended rows of the quarantine into the table; rows that are still bad stay in quarantine.
 
-    `source` is an exported file after mending: its columns `_digest` and `_row` say which row is which. Without a source the
-    rows are tried again as they are, which is what to do after the contract was changed. The record's `mended` names the
-    rows that left; a row that left before is passed over, and one that was brought only as a loop's outcome stays for `outcomes.mend`.
-    Raises FileMissing when the source is no such file.
+    `source` is an exported file after mending: its columns `_digest` and `_row` identify the rows. Without a source the rows
+    are retried as they are; do that after a change of the contract. The record's `mended` names the rows that left; a row
+    that left before is skipped, and one that was ingested only as a loop's outcome stays for `outcomes.mend`.
+    Raises FileMissing when the source does not exist.
     """
     table = put_contract(home, table).record.table
     opened, whole, refs = exported(home, table.name, source, reading)
@@ -207,7 +207,7 @@ def _data(frame: pa.Table) -> pa.Table:
 
 
 def _rows(waiting: pa.Table) -> pa.Table:
-    """Rows of the quarantine as they were in the source: text, beside what names them. A row that could not be cut is in `_raw`."""
+    """Quarantined rows as text, as in their source, with their identifying columns. A line that could not be split is in `_raw`."""
     raw = waiting["_raw"].to_pylist()
     read = [_object(text) for text in raw]
     data = texts([r or {} for r in read])
@@ -238,7 +238,7 @@ def _write(frame: pa.Table, file: Path) -> None:
             if pa.types.is_nested(field.type):
                 listed = [None if v is None else msgspec.json.encode(v).decode() for v in frame[field.name].to_pylist()]
                 frame = frame.set_column(i, field.name, pa.array(listed, pa.string()))
-        # Quotes tell the empty text from what is missing, as they do when it is read.
+        # Quotes distinguish the empty text from a missing value, as when it is read.
         pa_csv.write_csv(neutral(frame), file, pa_csv.WriteOptions(quoting_style="all_valid"))
     else:
         raise UsageError(f"{file.name}: name a file that ends in .csv, .jsonl or .parquet")

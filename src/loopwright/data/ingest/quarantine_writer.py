@@ -65,7 +65,7 @@ class QuarantineWriter:
         yield from self._parts
 
     def close(self) -> None:
-        """Let go of what is put aside."""
+        """Discard the collected rows."""
         if self._file is not None:
             self._file.close()
             self._file = None

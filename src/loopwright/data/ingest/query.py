@@ -83,7 +83,7 @@ def _with_driver(url: str) -> sa.URL:
 
 
 def _without_secrets(error: BaseException, url: str) -> str:
-    """What went wrong, without what the URL holds of passwords."""
+    """The error's message without the passwords in the URL."""
     said = first_line(getattr(error, "orig", None) or error)
     try:
         found = sa.make_url(url)

@@ -1,8 +1,8 @@
 """Sources of rows: files, data frames, SQL queries and Delta tables, each a stream of Arrow batches and a digest of its content.
 
-CSV (also .gz, and .zip with one CSV in it), JSON Lines (also .gz), Excel, Parquet, Arrow IPC, and whatever speaks the Arrow PyCapsule
+CSV (also .gz, and .zip with one CSV in it), JSON Lines (also .gz), Excel, Parquet, Arrow IPC, and objects with the Arrow PyCapsule
 interface: pyarrow, pandas, polars, DuckDB (https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html).
-CSV and JSON Lines are read as text, so that nothing is guessed: the contract says what a column is.
+CSV and JSON Lines are read as text, so that no type is guessed: the contract declares the types.
 """
 
 import glob
@@ -43,9 +43,9 @@ _JSON = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 
 
 def open_source(source: Any, name: str | None = None, reading: Reading = AS_DETECTED) -> OpenSource:
-    """Open `source`: a path, a pyarrow table, a data frame with `__arrow_c_stream__`, or what is opened already.
+    """Open `source`: a path, a pyarrow table, a data frame with `__arrow_c_stream__`, or an opened source.
 
-    `reading` says how a file is to be read where that is not to be detected. Raises FileMissing when there is no such file,
+    `reading` overrides the detection of how to read a file. Raises FileMissing when there is no such file,
     IngestRefused when it cannot be read: wrong kind, truncated, damaged; also while its batches are read.
     """
     if isinstance(source, OpenSource):
@@ -107,7 +107,7 @@ def _file(path: Path, name: str, reading: Reading) -> OpenSource:
             start = file.read(8)
     read = _reader(path, name, start, reading)
     told = _partition(path)
-    # What rows the same bytes are depends on how they are read, where a person says so.
+    # How a file is read changes the rows that its bytes hold: options of the user are part of the digest.
     said = [v for v in (read.said, reading.sheet, reading.no_header, *reading.names) if v]
     if told or said:
         sha256 = hashlib.sha256(msgspec.json.encode([sha256, told, *said] if said else [sha256, told])).hexdigest()
@@ -122,7 +122,7 @@ def _file(path: Path, name: str, reading: Reading) -> OpenSource:
 
 
 def _partition(path: Path) -> dict[str, str | None]:
-    """What the folders of a file tell of all of its rows, as Hive and Spark name them: `month=1`."""
+    """Values that a file's folders define for all of its rows, in the naming of Hive and Spark: `month=1`."""
     pairs = (part.partition("=") for part in path.absolute().parent.parts if re.fullmatch(r"[A-Za-z_]\w*=.+", part))
     return {key: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for key, _, value in pairs}
 

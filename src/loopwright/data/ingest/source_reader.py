@@ -49,9 +49,9 @@ class FileOptions(TypedDict, total=False):
 
 
 class Reading(NamedTuple):
-    """How a person says that a file is to be read; what is empty is detected.
+    """Options of how to read a file; empty ones are detected.
 
-    `names` are those of the columns of a file without a header; `no_header` numbers them.
+    `names`: the columns of a file without a header; `no_header`: number the columns.
     """
 
     encoding: str = ""
@@ -67,7 +67,7 @@ class Reading(NamedTuple):
         return cls(options.get("encoding", ""), options.get("sheet", ""), options.get("no_header", False), parts)
 
     def options(self) -> str:
-        """What a person said, as options of a command."""
+        """These options as text of a command line."""
         said = {k.replace("_", "-"): v for k, v in self._asdict().items() if v}
         return "".join(
             f" --{k}" if v is True else f" --{k} {shlex.quote(v if isinstance(v, str) else ','.join(v))}"

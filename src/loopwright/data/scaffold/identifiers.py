@@ -1,8 +1,8 @@
-"""Numbers that name something: a customer, an account, a place. A larger one means nothing, so that a model learns names from them.
+"""Detection of numeric identifiers: a customer, an account, a place. Their size means nothing, so a model would memorise them.
 
-A column is judged by what it is called and by its shape. Called like a name are `customer_no`, `accountNumber`, `zip`, and not what
-counts (`week_no`) or measures (`heat_index`). Shaped like one are whole numbers, many of them; whatever the column is called, those
-that come again and again, are spread evenly over their range, and of which each always has the same value of another column that is no
+A column is judged by its name and by its values. Names of identifiers are `customer_no`, `accountNumber`, `zip`, not those of
+counts (`week_no`) or measurements (`heat_index`). Values of identifiers are whole numbers, many of them; whatever the name, also
+values that repeat often, are spread evenly over their range, and each determine the value of another column that is not a monotone
 function of their size: an account's branch, a postcode's town.
 """
 
@@ -33,7 +33,7 @@ _COUNTED = re.compile(
 
 
 def is_id(name: str) -> bool:
-    """Whether a column is called like what tells rows apart."""
+    """Whether a column's name looks like a row identifier."""
     return bool(_ROW.search(name))
 
 

@@ -1,7 +1,7 @@
 """Propose a contract from files.
 
-A proposal says what the files show, a little wider: it is a draft for a person to correct, not a statistic. Times without a
-zone are taken as local times of one zone, UTC if nothing is said.
+A proposal describes the files, a little wider: it is a draft for a person to correct, not a statistic. Times without a
+zone are read as local times of one zone, UTC by default.
 """
 
 import re
@@ -40,7 +40,7 @@ FEW_NOTES = 3
 """So many notes that differ by their column only are told one by one; more are one note."""
 
 OFTEN_MISSING, FAR = 3, 0.5
-"""A number that stands for a missing value comes at least so often, and is so far from all others as a share of what they span."""
+"""Minimum count of a sentinel for a missing value, and its minimum distance from all other values, as a share of their span."""
 
 PANEL = 4
 """Rows are readings of things where there is one for every fourth pair of a thing and a moment, or more."""
@@ -74,11 +74,11 @@ def inferred(
 ) -> Inferred:
     """Propose the contract of a table called `name` from a source (see `open_source`), a folder or a glob, with its rows and notes.
 
-    `time` and `key` name the event time and the key (several with commas) where they cannot be guessed: else the event time
-    is the first timestamp without a gap, and where there is none the moment of ingestion; the key is a column whose values
-    are all different, at last the event time, and where there is none made of the source and the number of the row. `zone` is that of times that
-    have none. Raises UsageError when there is no such column, IngestRefused when the source cannot be read.
-    A key that repeats is completed by the event time, or given up for `row_id`.
+    `time` and `key` name the event time and the key (several with commas) where they cannot be guessed. The default event time
+    is the first timestamp without nulls, else the moment of ingestion; the default key is a column of unique values,
+    else the event time, else the source and the row number. `zone` is that of times
+    without one. Raises UsageError when there is no such column, IngestRefused when the source cannot be read.
+    A key that repeats is completed by the event time, or replaced by `row_id`.
     """
     notes = Notes()
     paths = expand(source) if isinstance(source, (str, Path)) else [source]
@@ -338,10 +338,10 @@ def _counts_rows(values: pa.ChunkedArray) -> bool:
 
 
 def _without_sentinels(name: str, column: Column, values: pa.ChunkedArray, notes: list[str]) -> tuple[Column, pa.ChunkedArray]:
-    """The column with the numbers named that stand for a missing value, and the values [N] without them.
+    """Name the column's sentinels for missing values, and return the values [N] without them.
 
-    Such a number is written as people write them (-999, 9999, -200), comes often, is the least or the largest of all, and is the only
-    one below zero or far from the others.
+    A sentinel is written as people write them (-999, 9999, -200), is frequent, is the minimum or the maximum, and is the only
+    value below zero or far from the others.
     """
     if column.type not in ("float", "integer"):
         return column, values
@@ -494,7 +494,7 @@ def _is_panel(frame: pa.Table, name: str, event_time: str) -> bool:
 
 
 def _things(frame: pa.Table, able: Sequence[str], columns: dict[str, Column]) -> str:
-    """A hint where only moments tell the rows apart: the first column that could name what they are of; "" without one."""
+    """A hint when only moments identify the rows: the first column that could name their entity; "" without one."""
     few = [n for n in able if 1 < pc.count_distinct(frame[n]).as_py() <= len(frame) / FEW and not frame[n].null_count]
     said = [columns[n].source or n for n in few]
     return f": `--key {said[0]}` if each row is of one {said[0]}" if said else ""

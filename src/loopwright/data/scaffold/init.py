@@ -27,7 +27,7 @@ from loopwright.records.field_rules import Zone
 _PLANNED = re.compile(
     r"(^|_)(appointment|deadline|due|expected|expir(es|y|ation)|plan(ned)?|promised|scheduled?|slot|termin|geplant|faellig|frist)(_|$)"
 )
-"""What a time is called that is known before it comes."""
+"""Words in names of times that are known in advance."""
 
 DRESSED, _DRESSED = (
     0.9,
@@ -140,7 +140,7 @@ def _unused(drafted: Drafted, frame: pa.Table) -> list[str]:
 
 
 def _predicted(aim: DraftTarget, label: str) -> str:
-    """What is to be predicted, as it was understood."""
+    """The prediction target, as it was understood."""
     known = int(aim.known.sum())
     share = f"true of {aim.reach:.1%} of" if SHAPES[aim.task].has_border else "on"
     what = f"{aim.what(label)}, {share} {count(known, 'row')}"
@@ -161,8 +161,8 @@ def _drafted(inferred: Inferred, name: str, label: str, task: str, key: str) -> 
         raise UsageError(f"column {label!r} cannot be the label and {'the key' if column in table.key else 'the time'} as well")
     declared = table.columns[column]
     aim = target(column, inferred.frame[column], task)
-    # What cannot be told yet has no label. A number is as wide as it comes; a word, or a code of yes or no, is one of those seen, for
-    # a label made of any other would be no.
+    # Rows whose outcome is not yet known have no label. A number may have any size; a word, or a yes/no code, must be one of those
+    # seen, for any other would make a label "no".
     words = sorted(set(inferred.frame[column].drop_null().to_pylist())) if SHAPES[aim.task].label != "float" else []
     texts, codes = declared.type == "string" and words, declared.type == "integer" and len(words) == 2
     judged = msgspec.structs.replace(
@@ -189,10 +189,10 @@ def _drafted(inferred: Inferred, name: str, label: str, task: str, key: str) -> 
 
 
 def _stamped(drafted: Drafted, inferred: Inferred) -> Drafted:
-    """The draft with times that always come after the decision taken out of the requests, and the outcome known at one of them.
+    """Take times that always follow the decision out of the requests, and use one of them as the time when the outcome is known.
 
-    Of several it is one that is always there, and the last. Where it follows at one distance, or not for every row, the outcome is
-    known after the longest delay; a delay above REACH of what the file spans is a comment only, for too few rows would be known.
+    Of several it is one that is always present, and the last. Where it follows at a fixed delay, or not for every row, the outcome is
+    known after the longest delay; a delay above REACH of the file's span is only a comment, since too few rows would be known.
     """
     requests, outcome, frame = drafted.requests, drafted.outcome, inferred.frame
     event = requests.event_time

@@ -19,11 +19,11 @@ class Pace(NamedTuple):
 
 
 def pace(moments: pa.ChunkedArray | None, columns: int) -> Pace:
-    """How to watch a loop of so many features, by the moments [N] at which rows of the file were decided (None: not known).
+    """Propose window, trigger and cooldown for a loop of so many features, from the moments [N] of the decisions (None: unknown).
 
-    A window is the shortest of WINDOWS in which rows enough to judge drift come, at the pace of the newer half of the file; half of
-    what it is expected to hold is enough. Where even the longest holds few, PSI must be larger: by chance alone it is about 6 / rows
-    (see `monitor.drift`; 20 bins). Retrained is at the latest when half as much time has passed again as the file spans.
+    A window is the shortest of WINDOWS that holds enough rows to judge drift, at the rate of the newer half of the file; its
+    `minimum_rows` is half of what it should hold. Where even the longest holds few, the PSI limit is larger: by chance alone PSI is
+    about 6 / rows (see `monitor.drift`; 20 bins). The longest time between retrainings is 1.5 times the file's span.
     """
     drifted = min(3, 1 + columns // 2)
     if moments is None:

@@ -42,9 +42,9 @@ FILE = Path(__file__).with_name("loop_file.txt")
 
 
 class DraftTarget(NamedTuple):
-    """What is to be predicted: its task, the SQL expression of its label, and the truth [N] of the rows at hand (None without).
+    """The prediction target: its task, the SQL expression of its label, and the truth [N] of the available rows (None without).
 
-    `truth` is boolean, of strings or of numbers, by the task; `known` [N] says where there is one.
+    `truth` is boolean, strings or numbers, depending on the task; `known` [N] marks the rows with a label.
     """
 
     task: Task
@@ -63,7 +63,7 @@ class DraftTarget(NamedTuple):
         return DRAFTS[self.task]
 
     def what(self, label: str) -> str:
-        """What is to be predicted, in words."""
+        """The prediction target in words."""
         named = self.label if self.draft.is_condition else label  # which of two words is positive
         return self.draft.what(named, 0 if self.truth is None else len(np.unique(self.truth[self.known])))
 
@@ -76,11 +76,11 @@ class DraftTarget(NamedTuple):
 
 
 class Drafted(NamedTuple):
-    """What a loop file is written from. `spread`: the rows are spread over time; `ids`: columns that only name something, and why.
+    """Input of a loop file. `spread`: the rows are spread over time; `ids`: identifier columns, and why.
 
-    `leaks` says of columns why they tell the label too well to be features; `later` of times how long after the decision they are, and
-    `hours` the median (a time that is in the requests all the same is planned);
-    `stamped` is the one of these at which the outcome is known, and the longest delay.
+    `leaks`: columns that give away the label, and why. `later`: times after the decision, and how long after;
+    `hours`: its median (a time that is in the requests all the same is planned);
+    `stamped`: the one of these at which the outcome is known, and the longest delay.
     """
 
     name: str
@@ -177,18 +177,18 @@ def check_task(task: str) -> None:
 
 
 def target(name: str, values: pa.ChunkedArray | None, task: str) -> DraftTarget:
-    """What is to be predicted, from the column of the label [N] and the `task` where a person names one.
+    """The prediction target, from the column of the label [N] and the `task` if the user names one.
 
     Two values (booleans, two words, two numbers) are binary: of two numbers the larger is positive, of two words the one that
-    says yes, else the rarer. Words, and whole numbers that are few, are classes. Other numbers are a regression; called
-    binary, positive are those above the median. Raises UsageError for a label that is none of these.
+    means yes, else the rarer. Words, and few whole numbers, are classes. Other numbers are a regression; as binary,
+    the values above the median are positive. Raises UsageError for a label that is none of these.
     """
     check_task(task)
     if values is None:
         return DraftTarget("binary", "happened", None, np.zeros(0, dtype=bool))
     column, known = _sql_name(name), _flags(pc.is_valid(values))
     kinds = [v for v in pc.unique(values).to_pylist() if v is not None and (not isinstance(v, float) or np.isfinite(v))]
-    if pa.types.is_floating(values.type):  # what is not finite goes to quarantine
+    if pa.types.is_floating(values.type):  # infinite values go to quarantine
         known &= np.isfinite(values.to_numpy())
     if len(kinds) < 2 or pa.types.is_timestamp(values.type) or pa.types.is_nested(values.type):
         raise UsageError(f"column {name!r} cannot be a label: it needs two values or more, and no times")
@@ -317,7 +317,7 @@ def _feature(name: str, column: Column, frame: pa.Table) -> str:
 
 
 def _filler(column: Column, values: pa.ChunkedArray) -> str:
-    """What stands for a missing value: the median, false, no text."""
+    """Code of a value that replaces nulls: the median, false, the empty text."""
     if column.type in ("float", "integer"):
         numbers = values.drop_null().to_numpy()
         middle = float(np.median(numbers[np.isfinite(numbers)]))
@@ -328,9 +328,9 @@ def _filler(column: Column, values: pa.ChunkedArray) -> str:
 def _rule(usable: dict[str, Column], frame: pa.Table, aim: DraftTarget) -> tuple[str, str]:
     """The best rule on one column as code, and a comment.
 
-    Best is for a binary label the cut of greatest Youden's J (true minus false positive rate) among those that hold for between half
-    and twice as many rows as are positive, for classes the one that is right most often, for numbers the one of least absolute error;
-    on both sides stands the best single answer.
+    Best means: for a binary label the split of greatest Youden's J (true minus false positive rate) among those true for half
+    to twice as many rows as are positive; for classes the most accurate; for numbers the least absolute error, where
+    each side answers its best constant.
     """
     best = (-np.inf, "", "")
     for name, column in usable.items():
@@ -379,7 +379,7 @@ _KNOWN_AFTER = """\
 
 
 def _known(drafted: Drafted) -> str:
-    """When the outcome is known: as the table says, or to be said by a person."""
+    """When the outcome is known: as the table shows, or a placeholder for the user."""
     outcome = drafted.outcome
     if drafted.stamped is None:
         return _KNOWN_AFTER if drafted.same_moment else ""

@@ -17,9 +17,9 @@ Moments = Sequence[int] | int | None
 
 
 class Arms:
-    """The predictors of the arms of `state`, by `load` (a key of the package cache to a predictor). Raises what that raises.
+    """Predictors of the arms of `state`, loaded with `load` (package cache key -> predictor). Raises what `load` raises.
 
-    Every package is loaded before the first row is answered, so that no unit is sent to one that is not ready.
+    Every package is loaded before the first row is answered, so that no unit is routed to one that is not ready.
     """
 
     def __init__(self, state: ReleaseState, package_cache: PackageCache, load: Callable[[str], Predictor]) -> None:

@@ -1,8 +1,8 @@
-"""Predictions as CloudEvents 1.0 (https://github.com/cloudevents/spec), told to a receiver by upkeep out of what is in the lake.
+"""Predictions as CloudEvents 1.0 (https://github.com/cloudevents/spec), which upkeep sends from the lake to a receiver.
 
-At least once, in batches over HTTP: the cursor, a record in the ledger, moves on when the receiver has taken a batch, so after a
-crash some events come again; their `id` (that of the prediction) and `source` tell doubles. A receiver that is down is asked again
-in the next round, and a round takes a bounded time. What was predicted before events were switched on is not told.
+Delivery at least once, in batches over HTTP: the cursor, a record in the ledger, moves on when the receiver has accepted a batch,
+so after a crash some events are sent again; their `id` (the prediction's) and `source` identify duplicates. A receiver that is
+down is retried in the next round, and a round takes a bounded time. Predictions from before events were switched on are not sent.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -44,7 +44,7 @@ class EventCursor(Record, frozen=True, kw_only=True):
 
 
 class DeliveryRound(msgspec.Struct, frozen=True, kw_only=True):
-    """What one round told of a loop: how many events, and what went wrong, if something did."""
+    """Result of one delivery round for a loop: events sent, and the error if one occurred."""
 
     events: int
     trouble: str = ""
@@ -64,14 +64,14 @@ class Events:
         self._manifest: Callable[[str], Manifest | None] = cache(self._read_manifest)
 
     def begin(self, loop: str) -> None:
-        """Before a loop's log is committed: from what comes now on it is told, if it is not yet."""
+        """Before a loop's log is committed: start the cursor at the current end of the table, if the loop has none."""
         if self._to.url and self._home.ledger.latest(EventCursor, loop=loop) is None:
             name = table_name("predictions", loop)
             version = self._home.lake.version(name) if self._home.lake.exists(name) else -1
             self._home.ledger.put(EventCursor(version=version, rows=0), loop=loop)
 
     def tell(self, loop: str) -> DeliveryRound | None:
-        """After a loop's log was committed: tell what has come. None where nobody is to be told."""
+        """After a loop's log was committed: send the new events. None where no receiver is set or nothing can be sent."""
         entry = self._home.ledger.latest(EventCursor, loop=loop) if self._to.url else None
         name = table_name("predictions", loop)
         if entry is None or not self._home.lake.exists(name):
@@ -146,9 +146,9 @@ class Events:
 
 
 def event(loop: str, row: Mapping[str, Any], manifest: Manifest | None, share: float = 0.0) -> Json:
-    """The event of a row of the table of predictions (timestamps as microseconds); columns tagged `pii` are not told.
+    """The event of a row of the table of predictions (timestamps as microseconds); columns tagged `pii` are left out.
 
-    `share` of the traces are sampled, by trace id; what the caller of a request said of its own trace is not in the table.
+    `share` of the traces are sampled, by trace id; the caller's own sampling decision is not in the table.
     """
     request = manifest.request if manifest is not None else {}
     personal = {name for name, column in request.items() if "pii" in column.tags}

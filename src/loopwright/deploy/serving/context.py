@@ -23,12 +23,12 @@ class ContextStore(Protocol):
 
 
 class Contexts:
-    """The needs of a package made ready.
+    """The context needs of a package, prepared for look-ups.
 
-    What a store does not have is missing, and prediction goes on: the columns are null and the row is flagged
+    Context that a store lacks is missing, and prediction goes on: the columns are null and the row is flagged
 
     missing_context:TABLE   no row is known (of an aggregate: only if the store is down, or was never fed for that moment)
-    stale_context:TABLE     the row that counts is older than `max_age`
+    stale_context:TABLE     the newest applicable row is older than `max_age`
     late_context:TABLE      the store may lack rows that training would have had: it was not fed for longer than `lag`
     """
 

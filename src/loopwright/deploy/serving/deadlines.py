@@ -1,4 +1,4 @@
-"""Runs that take too long are told to stop: one thread looks at what is running, the runtime ends it between two nodes."""
+"""Deadlines of model runs: one thread watches the running ones and terminates late ones; the runtime stops between two nodes."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ LOOK_SECONDS = 0.05
 
 
 class TimedRun:
-    """One run with its time limit: `options` go to the runtime; `expired` says whether it was told to stop. It is used again unless it was."""
+    """One run with its time limit: `options` go to the runtime; `expired`: the run was told to terminate. Reused unless expired."""
 
     __slots__ = ("deadline", "expired", "options")
 

@@ -28,7 +28,7 @@ Row = dict[str, Any]
 _MICROSECOND = timedelta(microseconds=1)
 _EARLIEST, _LATEST = microseconds(EARLIEST), microseconds(LATEST)
 _SPACE = b" \t\r\n"
-_MAX_FLOAT32 = (2 - 2**-24) * 2.0**127 * (1 - 2**-53)  # what lies below rounds to a float32
+_MAX_FLOAT32 = (2 - 2**-24) * 2.0**127 * (1 - 2**-53)  # the largest value below which float64 rounds to a finite float32
 _TYPES: dict[str, Any] = {
     "float": float,
     "integer": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
@@ -132,7 +132,7 @@ class Decoder:
         return Rows(rows, single)
 
     def _other(self, shape: "_Shape", decode: Callable[["_Shape"], list[Any]]) -> tuple["_Shape", list[Any]]:
-        """The shape that rows have which are not of this one, and what `decode` makes of them with it. Raises what `decode` raises."""
+        """Decode rows with the other shape, for rows that do not have this one. Raises what `decode` raises."""
         other = next((s for s in self._shapes if s is not shape), shape)
         found = decode(other)
         self._likely = other
@@ -201,7 +201,7 @@ class Decoder:
                         row[name] = list(chain.from_iterable(row[name]))
 
     def _explain(self, body: bytes) -> NoReturn:
-        """Say what is wrong with a body that the quick way refused."""
+        """Raise the detailed error for a body that the fast path refused."""
         plain = parse(body)
         if isinstance(plain, list):
             _refuse_count(plain)
@@ -307,7 +307,7 @@ def _wanted(column: Column) -> str:
 
 
 def _shape(value: Any) -> str:
-    """What is wrong with a value that is not the array wanted: its shape, its raggedness, or what stands in it."""
+    """Describe a value that is not the required array: its shape, its raggedness, or its invalid element."""
     shape: list[int] = []
     level = [value]
     while level and all(isinstance(v, list) for v in level):
@@ -327,7 +327,7 @@ def _shape(value: Any) -> str:
 
 
 def _kind(value: Any, column: Column | None = None) -> str:
-    """What a refused value is, in words; for a timestamp that is text, what the text lacks."""
+    """Describe a refused value in words; for a timestamp given as text, what the text lacks."""
     if column is not None and column.type == "timestamp" and isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)

@@ -33,10 +33,10 @@ QUIET_SECONDS = 60.0
 
 
 class PredictionRequest(NamedTuple):
-    """One request: its rows, and the ids the client gave them, if any; `request` is that of the request, if not the first.
+    """One request: its rows, and the client's ids of the rows, if any; `request` is the request's own id, if not the first.
 
-    An id that is taken is an error only where `exact`; else the rows get others.
-    After `until` (`time.perf_counter`) the heuristic answers. `gone`: whoever asked is known to have gone; the rows are flagged.
+    A taken id is an error only where `exact`; else the rows get other ids.
+    After `until` (`time.perf_counter`) the heuristic answers. `gone`: the client has disconnected; the rows are flagged.
     """
 
     rows: list[dict[str, Any]]
@@ -50,7 +50,7 @@ class PredictionRequest(NamedTuple):
 
 
 UNDELIVERED = "undelivered"
-"""Flag of what was answered after its client had gone (a connection that was reset, a call that was cancelled)."""
+"""Flag of answers whose client had disconnected (a reset connection, a cancelled call)."""
 
 
 class ServingEngine:
@@ -69,7 +69,7 @@ class ServingEngine:
     def answer(self, loop: str, asks: Sequence[PredictionRequest]) -> list[list[Prediction] | LoopwrightError]:
         """Answer several requests of one loop together, in one write to the log; an answer or an error for each.
 
-        What is answered is logged, unless the log cannot be written and the loop says to serve all the same.
+        Answers are logged, unless the log cannot be written and the loop is declared to serve anyway.
         Raises LoopNotFound.
         """
         begun = time.perf_counter()
@@ -137,7 +137,7 @@ class ServingEngine:
         except (RequestConflict, Overloaded) as error:
             return error if ask.exact else batch.put(ask.rows, None)
         if isinstance(found, EarlierAnswer):
-            if not found.logged or (service.durable and not found.own):  # whoever answered it may not have got it to the disk
+            if not found.logged or (service.durable and not found.own):  # the worker that answered may not have synced it
                 batch.again.extend(found.answers)
             return found.answers
         place = batch.put(ask.rows, ids)
@@ -162,10 +162,10 @@ class ServingEngine:
         return accepted
 
     def synced(self, loop: str) -> Callable[[], None] | None:
-        """None where the loop's durability is `process`; else what blocks until all that was appended for it is on the disk.
+        """None where the loop's durability is `process`; else a function that blocks until all appended rows are on the disk.
 
-        To be asked for after `answer` or `accept`, in the same thread; called in any, by several at once, who share the work. What
-        is called raises LogUnavailable if anything of the loop was lost since that thread began to answer. Raises LoopNotFound.
+        Call `synced` after `answer` or `accept`, in the same thread; call its result in any thread, also concurrently: they share the
+        work. It raises LogUnavailable if anything of the loop was lost since that thread began to answer. Raises LoopNotFound.
         """
         if not self.registry.service(loop).durable:
             return None
