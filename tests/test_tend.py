@@ -20,9 +20,9 @@ from tests.receiver import receiving
 
 from loopwright import Home
 from loopwright.base.clock import SimulatedClock
-from loopwright.base.errors import Damaged, PredictionNotFound
+from loopwright.base.errors import Damaged, PredictionNotFound, UsageError
 from loopwright.base.holder import Holder, encode_holder, this_process
-from loopwright.base.ids import new_id
+from loopwright.base.ids import new_id, scoped_name
 from loopwright.cli.answer import is_yes
 from loopwright.cli.terminal import show
 from loopwright.console.app import routes
@@ -35,7 +35,7 @@ from loopwright.monitor import alerts
 from loopwright.monitor.alerts import open_alerts
 from loopwright.records.declarations import duration
 from loopwright.records.evaluation import Estimate, moved
-from loopwright.records.turns import Turn
+from loopwright.records.turns import LoopRecord, Turn
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.replay import Traffic, between
 from loopwright.server.api.metrics import Metrics
@@ -49,6 +49,7 @@ from loopwright.turn import turn
 from loopwright.verbs.leaderboard import leaderboard
 from loopwright.verbs.loop_page import loop_page as loop_page_verb
 from loopwright.verbs.loop_status import loop_status, loops_status
+from loopwright.verbs.run import run
 from loopwright.verbs.status import status
 from loopwright.verbs.tend import tend as tend_verb
 from loopwright.verbs.trace import trace
@@ -242,6 +243,38 @@ def test_a_retraining_that_fails_raises_an_alert_and_is_not_tried_every_round(ho
     assert again is not None
     assert "No such file" in again.record.detail
     assert serving(home, "late") == before
+
+
+def test_retraining_waits_for_another_turn_of_the_loop_without_an_alert(home: Home) -> None:
+    assert home.ledger.lock(scoped_name("turn", "late"), "a turn by hand", 60)
+    done = tend(home, owner="a")
+    assert done.loops["late"].watched.trigger is not None
+    assert home.ledger.latest(Alert, loop="late", key="retraining") is None
+    assert list(home.folder("runs").glob("*.log")) == [], "no process was started"
+
+
+def test_loop_renamed_in_its_file_is_not_replaced_by_the_other_loop_when_upkeep_retrains(home: Home, tmp_path: Path) -> None:
+    renamed = tmp_path / "renamed" / "loop.py"
+    renamed.parent.mkdir()
+    renamed.write_text(FILE.read_text().replace('name="late",', 'name="punctual",'))
+    home.ledger.put(LOOP.record(str(renamed)), loop="late", key="late")
+    tend(home, owner="a")
+    assert home.ledger.loops(LoopRecord) == ["late"]
+    [alert] = [a for a in open_alerts(home, "late") if a.key == "retraining"]
+    assert "declares loop 'punctual', not 'late'" in alert.detail
+    with pytest.raises(UsageError, match="declares loop 'punctual', not 'late'"):
+        run(home, "late")
+
+
+def test_alert_of_a_failed_retraining_closes_when_a_turn_by_hand_completes(home: Home) -> None:
+    alerts.raise_alert(home, "late", "retraining", severity="critical", title="Retraining failed", detail="exit 2")
+    tend(home, owner="a", retrain=False)
+    assert "retraining" in {a.key for a in open_alerts(home, "late")}
+    turn(home, LOOP, file=str(FILE))
+    tend(home, owner="a", retrain=False)
+    closed = home.ledger.latest(Alert, loop="late", key="retraining")
+    assert closed is not None
+    assert (closed.record.state, closed.record.detail) == ("closed", "a turn was completed since")
 
 
 def test_the_alert_about_a_bad_package_is_closed_by_the_next_release(home: Home) -> None:

@@ -20,7 +20,7 @@ from tests.journeys.synthetic import FILE, START, WEEK
 from loopwright import Guard, Home, Loop, Monitor, Objective, Release
 from loopwright.base import failpoints
 from loopwright.base.clock import RealClock, SimulatedClock
-from loopwright.base.errors import ExamplesRefused, GateFailed, NotFound, ReleaseConflict, UsageError
+from loopwright.base.errors import ExamplesRefused, GateFailed, NotFound, TurnRunning, UsageError
 from loopwright.base.ids import scoped_name
 from loopwright.deploy import blocklist
 from loopwright.deploy.gate import GateResult
@@ -283,7 +283,7 @@ def test_of_two_turns_at_once_one_is_told(home: Home, loop: Loop) -> None:
         gate.wait()
         try:
             turn(home, loop)
-        except ReleaseConflict as error:
+        except TurnRunning as error:
             told.append(error)
 
     threads = [threading.Thread(target=go) for _ in range(2)]
@@ -292,13 +292,13 @@ def test_of_two_turns_at_once_one_is_told(home: Home, loop: Loop) -> None:
     for thread in threads:
         thread.join()
     assert len(told) == 1
-    assert "another turn is running" in str(told[0])
+    assert "another turn of loop 'late' is running (" in str(told[0])
     assert steps_of(home) == whole()
 
 
 def test_a_turn_elsewhere_on_the_same_ledger_is_told_until_its_lease_runs_out(home: Home, loop: Loop) -> None:
     assert home.ledger.lock(scoped_name("turn", loop.name), "another machine", 60)
-    with pytest.raises(ReleaseConflict, match="another turn is running"):
+    with pytest.raises(TurnRunning, match="another turn of loop 'late' is running"):
         turn(home, loop)
     assert steps_of(home) == []
     home.ledger.unlock(scoped_name("turn", loop.name), "another machine")

@@ -20,7 +20,7 @@ import msgspec
 
 from loopwright.base.errors import Damaged, LedgerUnavailable, PackageNotFound, PackageRefused
 from loopwright.base.holder import decode_holder
-from loopwright.base.ids import new_id
+from loopwright.base.ids import new_id, scoped_name
 from loopwright.base.jumps import jump
 from loopwright.business.value import account
 from loopwright.data.examples.asof import Joined, joined
@@ -34,7 +34,7 @@ from loopwright.records.attempts import Attempts
 from loopwright.records.conditions import Standing, earned, monitored, worth_of
 from loopwright.records.declarations import Loop, Value, duration, recorded_loop
 from loopwright.records.entries import Problem
-from loopwright.records.turns import LoopRecord
+from loopwright.records.turns import LoopRecord, Turn
 from loopwright.records.windows import Alert, Quality, Trigger, ValueWindow, Window
 from loopwright.stores import openlineage
 from loopwright.stores.home import Home
@@ -177,23 +177,27 @@ def _retain(home: Home, loop: Loop, until: datetime, *, busy: bool) -> None:
 
 
 def _close_stale(home: Home, loop: str) -> None:
-    """Close the alerts about packages that say nothing any more.
+    """Close the alerts that say nothing any more.
 
-    That one is bad: another was released since. That one cannot be loaded, or dies of an input: it serves no longer, or the server
-    that told of it has stopped, and forgotten it.
+    That a package is bad: another was released since. That one cannot be loaded, or dies of an input: it serves no longer, or the
+    server that told of it has stopped, and forgotten it. That a retraining failed: a turn was completed since, also one by hand.
     """
     raised = {
         a.key: a
         for a in open_alerts(home, loop)
-        if a.key.startswith((blocklist.ALERT, blocklist.DAMAGED_ALERT, blocklist.QUERY_ALERT))
+        if a.key == FAILED or a.key.startswith((blocklist.ALERT, blocklist.DAMAGED_ALERT, blocklist.QUERY_ALERT))
     }
     if not raised:
         return
     now = serving(home, loop)
     decided = {e.key: e.at for e in home.ledger.find(Alert, loop=loop, newest=False) if e.key in raised and not e.record.sent}
     for key, alert in raised.items():
-        kind, package = key.split(":")[:2]
-        if kind == blocklist.ALERT:
+        kind, package = f"{key}:".split(":")[:2]
+        if kind == FAILED:
+            turn = home.ledger.latest(Turn, loop=loop)
+            done = turn is not None and turn.record.state == "done" and turn.at >= decided[key]
+            why = "a turn was completed since" if done else ""
+        elif kind == blocklist.ALERT:
             since = now is not None and now.action == "release" and now.since >= decided[key]
             why = f"package {now.champion.package[:12]} was released since" if now is not None and since else ""
         elif now is None or not any(digest.startswith(package) for digest in now.packages):
@@ -449,14 +453,21 @@ def _tell_events(home: Home, loop: str, events: Events) -> int:
 def _retrain(home: Home, loop: str, file: str, trigger: Trigger, owner: str) -> None:
     """Retrain in a child process, which may import the user's code; the lease is renewed while it runs.
 
-    One that fails raises an alert, and is tried again after `RETRY_AFTER` if the reason is still there.
+    One that fails raises an alert, and is tried again after `RETRY_AFTER` if the reason is still there. While another turn of the
+    loop runs (one by hand, or that of an upkeep that was killed), there is nothing to do: the reason is looked at again after it.
     """
+    lease = home.ledger.lease(scoped_name("turn", loop), LEASE_SECONDS)
+    if lease is not None and lease.state == "held":
+        LOG.info("loop %s is not retrained now: %s runs a turn of it", loop, lease.holder)
+        return
     failed = home.ledger.latest(Alert, loop=loop, key=FAILED)
     if failed is not None and failed.record.state == "open" and home.clock.now() - failed.at < RETRY_AFTER:
         return
     environment = {**os.environ, **home.settings.environment(), "LOOPWRIGHT_BY": "tend"}
+    by_path = loop.endswith(".py") or (Path(file).parent / loop).is_dir()
+    target = file if by_path else loop  # by its name, the file must still declare it
     about = ["--cause", trigger.cause, "--why", trigger.reason]
-    command = [sys.executable, "-m", "loopwright", "run", file, "--refit", *about]
+    command = [sys.executable, "-m", "loopwright", "run", target, "--refit", *about]
     log = home.folder("runs") / f"{new_id(home.clock.now())}.log"
     with log.open("wb") as output:
         try:

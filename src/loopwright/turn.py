@@ -11,7 +11,7 @@ import msgspec
 
 from loopwright.base import failpoints
 from loopwright.base.closure import closure_of
-from loopwright.base.errors import LedgerUnavailable, PackageNotFound, PackageRefused, ReleaseConflict
+from loopwright.base.errors import LedgerUnavailable, PackageNotFound, PackageRefused, TurnRunning
 from loopwright.base.ids import new_id, scoped_name
 from loopwright.base.lock import FileLock
 from loopwright.base.progress import Progress, Silent
@@ -121,16 +121,20 @@ def _alone(home: Home, loop: str) -> Iterator[None]:
     """
     name = scoped_name("turn", loop)
     owner = f"{socket.gethostname()}:{home.path}"[-500:]
-    conflict = ReleaseConflict(f"turn of loop {loop!r} (another turn is running)", 0, 1)
+
+    def running() -> TurnRunning:
+        lease = home.ledger.lease(name, LEASE_SECONDS)
+        return TurnRunning(loop, str(lease.holder) if lease is not None else "another process")
+
     with ExitStack() as held:
         lock = FileLock(home.folder("runs") / f"{loop}.lock")
         held.callback(lock.close)
         try:
             held.enter_context(lock.hold(0))
         except TimeoutError:
-            raise conflict from None
+            raise running() from None
         if not home.ledger.lock(name, owner, LEASE_SECONDS):
-            raise conflict
+            raise running()
         held.callback(home.ledger.unlock, name, owner)
 
         def renew() -> None:

@@ -339,6 +339,16 @@ class ReleaseConflict(Refused):
         )
 
 
+class TurnRunning(Refused):
+    """Another process runs a turn of the loop."""
+
+    def __init__(self, loop: str, holder: str) -> None:
+        self.loop, self.holder = loop, holder
+        super().__init__(
+            f"another turn of loop {loop!r} is running ({holder}): wait until it ends, then look at it and try again"
+        )
+
+
 class RequestConflict(Refused):
     """The same request id again, with another body."""
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from loopwright.base.errors import LoopNotFound, NotFound, nearest, nearest_paths
+from loopwright.base.errors import LoopNotFound, NotFound, UsageError, nearest, nearest_paths
 from loopwright.loop import load_loop
 from loopwright.records.declarations import Loop
 from loopwright.records.turns import LoopRecord
@@ -10,7 +10,10 @@ from loopwright.stores.home import Home
 
 
 def loop_with_code(home: Home, loop: str) -> tuple[Loop, str]:
-    """The loop with its functions, and its file: from a path, or from the file that the ledger knows for a name."""
+    """The loop with its functions, and its file: from a path, or from the file that the ledger knows for a name.
+
+    Raises UsageError when the file of a name declares another loop now.
+    """
     path = Path(loop)
     if path.suffix == ".py" or path.is_dir() or path.name != loop:
         file = path / "loop.py" if path.is_dir() else path
@@ -24,7 +27,13 @@ def loop_with_code(home: Home, loop: str) -> tuple[Loop, str]:
         raise NotFound(
             "loop file", entry.record.file, next_step=f"loop {loop!r} was declared there; give the path where it is now"
         )
-    return load_loop(entry.record.file), entry.record.file
+    declared, declared_in = load_loop(entry.record.file), entry.record.file
+    if declared.name != loop:
+        raise UsageError(
+            f"{declared_in} declares loop {declared.name!r}, not {loop!r}: put the name back, or begin the other loop"
+            f" with `loopwright run {declared_in}`; {loop!r} serves on and is not retrained"
+        )
+    return declared, declared_in
 
 
 def _loops_here(path: Path) -> list[str]:

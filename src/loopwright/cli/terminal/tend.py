@@ -16,7 +16,7 @@ def tended(value: Tended) -> RenderableType:
         [loop, count, value.outcomes.get(loop, 0), value.windows.get(loop, 0), value.triggers.get(loop)]
         for loop, count in value.committed.items()
     ]
-    columns = ["loop", "predictions", "outcomes", "windows closed", "retrained for"]
+    columns = ["loop", "predictions", "outcomes", "windows closed", "retraining due"]
     moved = (
         table(columns, rows, right=columns[1:4]) if rows else Text("no loop to tend yet: `loopwright run LOOP` makes one known")
     )
