@@ -20,7 +20,7 @@ import msgspec
 
 from loopwright.base.errors import Damaged, LedgerUnavailable, PackageNotFound, PackageRefused
 from loopwright.base.holder import decode_holder
-from loopwright.base.ids import new_id, scoped_name
+from loopwright.base.ids import new_id
 from loopwright.base.jumps import jump
 from loopwright.business.value import account
 from loopwright.data.examples.asof import Joined, joined
@@ -41,6 +41,7 @@ from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.commit import Committed, commit
 from loopwright.stores.prediction_log.damage import note, set_aside
 from loopwright.stores.prediction_log.retention import retain
+from loopwright.stores.turn_lease import turn_holder
 from loopwright.stores.upkeep_state import (
     LEASE_SECONDS,
     MAX_LOOPS,
@@ -456,9 +457,8 @@ def _retrain(home: Home, loop: str, file: str, trigger: Trigger, owner: str) -> 
     One that fails raises an alert, and is tried again after `RETRY_AFTER` if the reason is still there. While another turn of the
     loop runs (one by hand, or that of an upkeep that was killed), there is nothing to do: the reason is looked at again after it.
     """
-    lease = home.ledger.lease(scoped_name("turn", loop), LEASE_SECONDS)
-    if lease is not None and lease.state == "held":
-        LOG.info("loop %s is not retrained now: %s runs a turn of it", loop, lease.holder)
+    if (holder := turn_holder(home.ledger, loop)) is not None:
+        LOG.info("loop %s is not retrained now: %s runs a turn of it", loop, holder)
         return
     failed = home.ledger.latest(Alert, loop=loop, key=FAILED)
     if failed is not None and failed.record.state == "open" and home.clock.now() - failed.at < RETRY_AFTER:

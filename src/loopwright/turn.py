@@ -12,7 +12,7 @@ import msgspec
 from loopwright.base import failpoints
 from loopwright.base.closure import closure_of
 from loopwright.base.errors import LedgerUnavailable, PackageNotFound, PackageRefused, TurnRunning
-from loopwright.base.ids import new_id, scoped_name
+from loopwright.base.ids import new_id
 from loopwright.base.lock import FileLock
 from loopwright.base.progress import Progress, Silent
 from loopwright.base.supervision import Repeating
@@ -44,10 +44,10 @@ from loopwright.stores.examples import read_examples
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.rescore import SegmentPackages, segment_packages
 from loopwright.stores.prediction_log.retention import retained_since
+from loopwright.stores.turn_lease import LEASE_SECONDS, lease_name, turn_holder
 from loopwright.tasks.plausibility import too_good
 from loopwright.tasks.registry import TASKS
 
-LEASE_SECONDS = 60.0
 MAX_BOARDS = 20
 """So many of the newest leaderboards are searched for one of the same inputs."""
 
@@ -119,12 +119,11 @@ def _alone(home: Home, loop: str) -> Iterator[None]:
     Within a home a file lock decides, which the kernel frees when its holder is killed, so that a turn can be resumed at
     once; between homes and machines a lease in the ledger does, renewed while the turn runs.
     """
-    name = scoped_name("turn", loop)
+    name = lease_name(loop)
     owner = f"{socket.gethostname()}:{home.path}"[-500:]
 
     def running() -> TurnRunning:
-        lease = home.ledger.lease(name, LEASE_SECONDS)
-        return TurnRunning(loop, str(lease.holder) if lease is not None else "another process")
+        return TurnRunning(loop, str(turn_holder(home.ledger, loop) or "another process"))
 
     with ExitStack() as held:
         lock = FileLock(home.folder("runs") / f"{loop}.lock")

@@ -19,6 +19,7 @@ from loopwright.records.turns import Step, Turn
 from loopwright.records.windows import Alert, Window
 from loopwright.server.processes.supervisor import Serving
 from loopwright.stores.home import Home
+from loopwright.stores.turn_lease import LEASE_SECONDS, lease_name
 from loopwright.verbs import loop_page as loop_page_module
 from loopwright.verbs.loop_page import loop_page
 from loopwright.verbs.loop_status import loop_status
@@ -136,10 +137,17 @@ def test_page_of_a_loop_is_bounded(home: Home, monkeypatch: pytest.MonkeyPatch) 
 def test_stages_of_a_loop_are_those_of_its_newest_steps(home: Home) -> None:
     for name, state in (("t1", "done"), ("t2", "failed"), ("t3", "running")):
         turn(home, LOOP, name, state)
+    assert home.ledger.lock(lease_name(LOOP), "me", LEASE_SECONDS)
     status = loop_status(home, LOOP)
     develop = next(s for s in status.stages if s.stage == "develop")
     assert (develop.state, develop.detail, status.turns) == ("running", "t3", 3)
     assert {s.state for s in status.stages if s.stage != "develop"} == {"not yet"}
+
+
+def test_turn_whose_process_was_killed_is_not_shown_as_running(home: Home) -> None:
+    turn(home, LOOP, "t1", "running")
+    develop = next(s for s in loop_status(home, LOOP).stages if s.stage == "develop")
+    assert (develop.state, develop.detail) == ("watch", "t1, and its process has ended: `loopwright run` resumes it")
 
 
 def test_server_is_known_by_more_than_the_number_of_its_process(home: Home) -> None:

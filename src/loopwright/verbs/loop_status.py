@@ -36,6 +36,7 @@ from loopwright.stores.home import Home
 from loopwright.stores.ledger.store import keys
 from loopwright.stores.prediction_log.damage import set_aside
 from loopwright.stores.prediction_log.summary import summary
+from loopwright.stores.turn_lease import turn_holder
 from loopwright.stores.windows import newest_ended
 from loopwright.tasks.plausibility import too_good
 from loopwright.verbs.known_loop import known_loop
@@ -230,6 +231,7 @@ def _loop_status(home: Home, loop: str, known: _LoopRecords) -> LoopStatus:
     nothing: tuple[int, dt.datetime | None] = (0, None)
     count, last = attempts.run("predictions", lambda: summary(home, loop), nothing)
     running = next((e for e in reversed(turns) if e.record.state == "running"), None)
+    alive = running is not None and attempts.run("turn", lambda: turn_holder(home.ledger, loop), None) is not None
     package = serving.champion.package if serving else ""
     made = attempts.run("package", lambda: _made(home, package) if package else None, None)
     alone = serving is not None and serving.champion.heuristic
@@ -245,7 +247,7 @@ def _loop_status(home: Home, loop: str, known: _LoopRecords) -> LoopStatus:
         live["monitor"] = _monitor(known.window, known.standing, len(known.alerts))
     if serving or known.value or "business" in steps:
         live["business"] = _business(known.declared, known.value, known.standing, rule, _plan(steps.get("business"), package))
-    stages = [_stage(stage, steps.get(stage), live.get(stage), running) for stage in STAGES]
+    stages = [_stage(stage, steps.get(stage), live.get(stage), running, alive=alive) for stage in STAGES]
     return LoopStatus(
         name=loop,
         problem=known.declared.declaration["scope"]["problem"],
@@ -323,9 +325,14 @@ def _reused(turn: Turn) -> bool:
     return turn.ended == "serves already" if turn.reused is None else turn.reused
 
 
-def _stage(stage: Stage, step: Entry[Step] | None, live: _Live | None, running: Entry[Turn] | None) -> StageState:
+def _stage(
+    stage: Stage, step: Entry[Step] | None, live: _Live | None, running: Entry[Turn] | None, *, alive: bool
+) -> StageState:
     if step is not None and step.record.state == "running" and running is not None and running.record.turn == step.record.turn:
-        return StageState(stage=stage, state="running", detail=step.record.summary, at=step.at)
+        detail = (
+            step.record.summary if alive else f"{step.record.summary}, and its process has ended: `loopwright run` resumes it"
+        )
+        return StageState(stage=stage, state="running" if alive else "watch", detail=detail, at=step.at)
     if step is not None and step.record.state == "failed":
         return StageState(stage=stage, state="alert", detail=step.record.summary, at=step.at)
     if live is not None:
