@@ -100,9 +100,9 @@ class LocalTime:
 def local_time(moments: Any, zone: str = "UTC") -> LocalTime:
     """The local time of a timestamp column in an IANA zone: `local_time(f.scheduled_at, "America/New_York").hour`.
 
-    Offsets are those that this machine's zone data gives for 1970 to 2100, written into the graph when it is traced: a package
-    keeps telling the time as it did when it was trained. Before 1970 the first offset counts, after 2100 the last. Raises
-    TypeError for what is no timestamp, ZoneInfoNotFoundError for an unknown zone.
+    Offsets come from this machine's zone data for 1970 to 2100 and are stored in the graph when it is traced: a package
+    keeps the offsets of its training time. Before 1970 the first offset applies, after 2100 the last. Raises
+    TypeError for a column that is not a timestamp, ZoneInfoNotFoundError for an unknown zone.
     """
     if not isinstance(getattr(moments, "dtype", None), ndx.DateTime64DType):
         raise TypeError(f"local_time takes a timestamp column, not {getattr(moments, 'dtype', type(moments).__name__)}")
@@ -176,9 +176,7 @@ def _changes(tz: ZoneInfo) -> list[int]:
     """Microseconds since 1970 of each change of a zone's offset from 1970 to 2100, found day by day and then by halving."""
     found = list[int]()
     day, offset = _FIRST, _offset(tz, _FIRST)
-    while (
-        day < _LAST and tz.utcoffset(None) is None
-    ):  # a zone whose offset never changes, such as UTC, tells it without a moment
+    while day < _LAST and tz.utcoffset(None) is None:  # a zone whose offset never changes, such as UTC: no moment needed
         low, high, before = day, day + timedelta(days=1), offset
         day, offset = high, _offset(tz, high)
         if offset == before:

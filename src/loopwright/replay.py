@@ -116,9 +116,9 @@ def replay(
     policy: str = "declared",
     progress: Progress | None = None,
 ) -> ReplayRun:
-    """Replay [start, end) in `home`, whose clock must be a SimulatedClock standing at or before `start`.
+    """Replay [start, end) in `home`, whose clock must be a SimulatedClock set to `start` or earlier.
 
-    The first turn trains on what was known at `start`. Raises UsageError for an unknown policy or an empty stretch.
+    The first turn trains on what was known at `start`. Raises UsageError for an unknown policy or an empty interval.
     """
     check_policy(policy)
     if not isinstance(home.clock, SimulatedClock):
@@ -176,7 +176,7 @@ def _retrain(loop: Loop, policy: str) -> Retrain:
 
 
 def _respond(home: Home, loop: Loop, file: str, upkeep: Upkeep, more: bool, progress: Progress) -> str:
-    """Retrain where a trigger says so; what came of it, in a few words."""
+    """Retrain if a trigger fired; returns the result in a few words."""
     trigger = upkeep.watched.trigger
     if trigger is None or not more:
         return ""
@@ -320,7 +320,7 @@ def _microseconds(span: timedelta) -> int:
 
 
 def compare(home: Home, loop: Loop, run: ReplayRun) -> PolicyComparison:
-    """What really served, the first release never retrained, and the heuristic, on every row whose outcome is known."""
+    """Compare three policies on every row with a known outcome: the replayed releases, the first release never retrained, the heuristic."""
     logged = predictions(home, loop.name, start=run.laps[0].start, end=run.laps[-1].end)
     known_by = run.laps[-1].end + duration(loop.outcome.wait)
     joined = join(home, logged, outcomes(home, loop.name, known_by=known_by), loop.outcome, known_by=known_by)

@@ -1,7 +1,7 @@
-"""Upkeep: what runs on a schedule. Seal and commit the logs, feed context, close monitoring windows, account, retrain.
+"""Upkeep: scheduled work. Seal and commit the logs, feed context, close monitoring windows, account, retrain.
 
-A scheduler never imports the user's code: what it needs of a loop stands in the ledger as JSON and in the package as
-ONNX. Retraining, which does need the code, runs as a child process: `loopwright run FILE`.
+A scheduler never imports the user's code: it uses the loop's declaration in the ledger (JSON) and the package
+(ONNX). Retraining, which does need the code, runs as a child process: `loopwright run FILE`.
 """
 
 import logging
@@ -72,7 +72,7 @@ UNTOLD = "events"
 
 
 class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
-    """What one round of upkeep did for one loop, whose answers are worth `value`; `failed` are the steps that raised."""
+    """Results of one round of upkeep for one loop, with its `value` table; `failed` are the steps that raised."""
 
     committed: Committed = Committed(predictions=0, outcomes=0, problems=[])
     watched: Watched = Watched(windows=[], qualities=[], trigger=None, alerts=[])
@@ -127,9 +127,9 @@ def _account(home: Home, loop: Loop, until: datetime, fresh: set[datetime]) -> l
 
 
 def _judge(home: Home, loop: Loop, until: datetime, measured: Sequence[Quality], *, fresh: bool) -> None:
-    """Store how the loop stands: its newest quality that could be judged, its money over the horizon; and tell of a loss.
+    """Store the loop's standing: its newest quality that could be judged, and its money over the horizon; alert on a loss.
 
-    Where nothing was measured (not `fresh`), and nobody else serves since, it stands as it did.
+    Unchanged where nothing was measured (not `fresh`) and no release was made since.
     """
     entry, now = home.ledger.latest(Standing, loop=loop.name), serving(home, loop.name)
     if entry is not None and not fresh and (now is None or now.since <= entry.record.until):
@@ -163,10 +163,10 @@ def _within(home: Home, loop: Loop, until: datetime, since: datetime | None) -> 
 
 
 def _retain(home: Home, loop: Loop, until: datetime, *, busy: bool) -> None:
-    """Keep the loop's tables small, and what they hold as long as the settings say.
+    """Compact the loop's tables, and delete rows older than the retention setting.
 
-    Rows stay that a window not yet closed, or one that outcomes may still revise, is measured on; and those that the loop says
-    it is trained on (`Retrain(window=...)`).
+    Rows are kept that an open window, or one that outcomes may still revise, is measured on; and those that the loop is
+    trained on (`Retrain(window=...)`).
     """
     before = None
     last = newest_ended(home.ledger, Window, loop.name, until)
@@ -178,10 +178,10 @@ def _retain(home: Home, loop: Loop, until: datetime, *, busy: bool) -> None:
 
 
 def _close_stale(home: Home, loop: str) -> None:
-    """Close the alerts that say nothing any more.
+    """Close the obsolete alerts.
 
-    That a package is bad: another was released since. That one cannot be loaded, or dies of an input: it serves no longer, or the
-    server that told of it has stopped, and forgotten it. That a retraining failed: a turn was completed since, also one by hand.
+    Bad package: another one was released since. Load failure or query of death: the package no longer serves, or the
+    server that reported it has stopped, and lost its state. Failed retraining: a turn was completed since, also one by hand.
     """
     raised = {
         a.key: a
@@ -211,7 +211,7 @@ def _close_stale(home: Home, loop: str) -> None:
 
 
 def _tell(home: Home, loop: Loop, rows: int) -> None:
-    """Tell OpenLineage which packages answered what is in the lake now."""
+    """Report to OpenLineage which packages answered the predictions that are now in the lake."""
     with home.openlineage.run(f"{loop.name}.serve", kind="SERVING", about=loop.scope.problem) as run:
         state = serving(home, loop.name) if run.wanted else None
         if state is not None:
@@ -222,7 +222,7 @@ def _tell(home: Home, loop: Loop, rows: int) -> None:
 
 
 def _tell_damage(home: Home, loop: str, problems: list[Problem]) -> None:
-    """Alert on what a commit met, and on what lies in quarantine, until it is removed; the same again is not told again."""
+    """Alert on damage found by a commit, and on quarantined segments until they are removed; do not repeat an open alert."""
     aside = set_aside(home.path, loop)
     found = [f"{Path(p.where).name}: {p.what}" for p in problems] or [f"{name} was set aside" for name in aside]
     before = home.ledger.latest(Alert, loop=loop, key=DAMAGED)
@@ -240,9 +240,9 @@ def _tell_damage(home: Home, loop: str, problems: list[Problem]) -> None:
 
 
 def _unaccounted(home: Home, loop: Loop, until: datetime, fresh: set[datetime]) -> list[Quality]:
-    """Windows whose quality is newer than their account, oldest first.
+    """Windows whose quality was measured after their account, oldest first.
 
-    Looked at are those measured just now (`fresh`: their starts), and those before as far back as outcomes can still come.
+    Considers those just measured (`fresh`: their starts), and earlier ones as far back as outcomes can still arrive.
     """
     since = until - duration(loop.outcome.wait) - 2 * duration(loop.monitor.every)
     accounted = {e.key: e.sequence for e in home.ledger.find(ValueWindow, loop=loop.name, newest=False)}
@@ -292,7 +292,7 @@ def needed(home: Home, loop: Loop) -> list[Joined]:
 
 
 def refresh(home: Home, tables: set[str]) -> None:
-    """Feed what serving needs of tables that have just changed, for every loop; upkeep does it again, and tells, where it fails."""
+    """Feed context of changed tables to the online store, for every loop; upkeep retries failures, and reports them."""
     attempts = Attempts("feed")
     for name, record in _records(home, attempts).items():
         loop = attempts.run(name, partial(recorded_loop, record), None)
@@ -306,9 +306,9 @@ def _feed(home: Home, loop: Loop, tables: set[str] | None = None) -> None:
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """One round of upkeep: what was done for each loop, and what went wrong (`failed`), steps that belong to no loop first.
+    """One round of upkeep: results for each loop, and failures (`failed`), those of steps without a loop first.
 
-    `held_by` names the process that tends instead of this one, "" where this one did; then nothing was done.
+    `held_by` names the process that holds the lease on upkeep, "" if this one did; then nothing was done.
     """
 
     loops: dict[str, Upkeep] = {}
@@ -438,7 +438,7 @@ def _tell_failures(home: Home, loop: str, attempts: Attempts) -> None:
 
 
 def _tell_events(home: Home, loop: str, events: Events) -> int:
-    """Tell a loop's predictions as events, and raise or close the alert that they cannot be; how many were told."""
+    """Send a loop's predictions as events, and raise or close the alert on failed deliveries; returns the number sent."""
     told = events.tell(loop)
     if told is None:
         return 0

@@ -11,10 +11,10 @@ from loopwright.records.declarations import Loop
 
 
 def features_of(loop: Loop | str | Path, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Feature -> value for one row of request and context columns, by the loop's own features function.
+    """Feature -> value for one row of request and context columns, computed by the loop's own features function.
 
-    Values are those that the function returns: null is None, NaN is NaN. Columns that are not given are null where the contract
-    allows it (context columns always), and need not be given where no feature uses them.
+    Values are those that the function returns: null is None, NaN is NaN. Missing columns are null where the contract
+    allows it (context columns always), and may be omitted where no feature uses them.
 
         from loopwright.testing import features_of
 
@@ -25,7 +25,7 @@ def features_of(loop: Loop | str | Path, row: Mapping[str, Any]) -> dict[str, An
         loop: a Loop, or the path of a loop file or of its folder.
         row: values as one writes them: moments as datetime or ISO 8601 text, arrays as nested lists or NumPy arrays.
 
-    Raises DeclarationInvalid for features that cannot be traced, and for a row, naming each column that is unknown, missing or wrong.
+    Raises DeclarationInvalid for features that cannot be traced, and for a row with unknown, missing or wrong columns, naming each.
     """
     declared = loop if isinstance(loop, Loop) else load_loop(loop)
     values = FeatureValues(trace(declared.features, declared.columns))

@@ -85,14 +85,14 @@ def turn(
 ) -> list[Step]:
     """Run the stages up to `until` on what was known at `as_of` (now by default) and return their steps.
 
-    An unfinished turn is resumed where it was interrupted (by a trigger only where the same cause began it and it was cut off: what
-    failed or was stopped may be of long ago), as long as nothing that it depends on has changed: the declaration, the code that its
+    An unfinished turn is resumed where it was interrupted (by a trigger only if it has the same cause and was cut off: a
+    failed or stopped turn may be old), as long as none of its inputs has changed: the declaration, the code that its
     functions reach, the versions of libraries and, until candidates are trained, the rows of its tables. Otherwise, and with
-    `fresh`, a new turn begins. Where a turn before it trained on the same examples by the same code, its packages are taken instead
-    of training anew, except with `fresh`. `refit` retrains the serving
-    candidate with the hyper-parameters it has (beside the heuristic) instead of comparing all candidates again;
-    `release=False` stops before anything is put into service, `despite_guard` releases also what the gate refuses (and says so, with
-    `why`) as long as it loads and answers. Raises what a stage raises, after recording the failure.
+    `fresh`, a new turn starts. If an earlier turn trained on the same examples with the same code, its packages are reused
+    instead of training again, except with `fresh`. `refit` retrains the serving
+    candidate with its hyper-parameters (and the heuristic) instead of comparing all candidates again;
+    `release=False` stops before the release, `despite_guard` releases also a package that the gate refuses (recorded, with
+    `why`) as long as it loads and answers. Raises the errors of the stages, after recording the failure.
     """
     progress = progress or Silent()
     with _alone(home, loop.name):
@@ -194,7 +194,7 @@ def _begin(
 
 
 def _unfinished(old: Turn, cause: Cause) -> bool:
-    """Whether a turn may be resumed for this cause; never one that learns from what was known earlier, by `--as-of`."""
+    """Whether a turn may be resumed for this cause; never a backdated one (`--as-of`)."""
     if old.backdated:
         return False
     if cause == "manual":
@@ -364,10 +364,10 @@ def _develop(state: Turning) -> tuple[str, dict[str, Any]]:
 
 
 def _trained_before(state: Turning, examples: Entry[Examples], parent: str) -> tuple[Entry[Leaderboard], str] | None:
-    """The leaderboard, put again for this turn, of an earlier one that trained from the same inputs, and what did not change since.
+    """Reuse: the leaderboard of an earlier turn that trained from the same inputs, stored again for this turn, and the unchanged inputs.
 
-    None where no turn did. The inputs are examples, what of the declaration decides the models, code and libraries, and of a refit the
-    package that it refits. A package that is gone, or a winner that was marked bad, is made again.
+    None if there is no such turn. The inputs are examples, declarations that affect the models, code and libraries, and for a refit the
+    package that it refits. If a package is gone, or the winner was marked bad, training runs again.
     """
     home, loop = state.home, state.loop
     own = home.ledger.latest(Turn, loop=loop.name, key=state.turn)
@@ -411,19 +411,19 @@ def _readable(home: Home, board: Leaderboard) -> bool:
 
 
 def _inputs(turn: Turn) -> tuple[Any, ...]:
-    """What a turn trains from, beside its examples."""
+    """The inputs of a turn's training in addition to its examples."""
     return turn.model_inputs, turn.code, turn.libraries
 
 
 def _winner(state: Turning, output: dict[str, Any]) -> str:
-    """Who wins, in a few words: the verdict stands in the answer."""
+    """The winner's name and the number of candidates; the full verdict is in the answer."""
     board = state.home.ledger.get(output["leaderboard"], Leaderboard).record
     name = next((row.candidate for row in board.rows if board.winner in (row.package, row.candidate)), board.winner[:12])
     return f"{name} wins, of {count(len(board.rows), 'candidate')}"
 
 
 def _segments(state: Turning, fleet: Fleet, work: Work, board: Leaderboard, examples: str) -> Entry[Leaderboard]:
-    """The models of the segments, each kept when it is made, so that an interrupted turn goes on where it was."""
+    """The models of the segments, each stored as soon as it is made, so that an interrupted turn resumes there."""
     home, loop = state.home, state.loop
     now = serving(home, loop.name)
     parents = now.segments if now is not None and now.fleet == fleet.by else {}
@@ -629,7 +629,7 @@ TOLD: dict[Stage, Callable[[Turning, dict[str, Any], openlineage.JobRun], None]]
 """The stages that OpenLineage is told of, and how."""
 
 BRIEFLY: dict[Stage, Callable[[Turning, dict[str, Any]], str]] = {"develop": _winner}
-"""Stages of which the story while it runs says less than the answer does."""
+"""Stages whose progress line is shorter than their answer."""
 
 RUN: dict[Stage, Callable[[Turning], tuple[str, dict[str, Any]]]] = {
     "scope": _scope,

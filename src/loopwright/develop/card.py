@@ -127,7 +127,7 @@ def _answers(manifest: Manifest) -> str:
 
 
 def _explained(manifest: Manifest) -> str:
-    """Whether it says why it answers what it does."""
+    """The model card's sentence on explanations: the method and unit, or why there are none."""
     told = manifest.explained
     if told is None or told.why:
         return f"Its answers are not explained: {plain(told.why) if told is not None else 'made before'}."

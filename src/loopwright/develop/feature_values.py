@@ -1,6 +1,6 @@
-"""Features as the user's function gives them, value by value: for looking at a few rows, and for a user's own tests.
+"""Feature values of single rows, as the user's function returns them: for inspection and for the user's own tests.
 
-They come from the same trace as the graph that serves, before numbers become float32 and strings become codes.
+They come from the same trace as the serving graph, before numbers become float32 and strings become codes.
 """
 
 import difflib
@@ -64,7 +64,7 @@ def _shown(value: Any, hidden: Any) -> Any:
 
 
 def row_values(columns: Mapping[str, Column], row: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]:
-    """A row as a graph takes it, from values as a user writes them; what is not given is null where that is allowed.
+    """A row as input of a graph, from values as a user writes them; missing values are null where that is allowed.
 
     A timestamp is a datetime or ISO 8601 text, with a zone unless its column has one; an array is nested lists or a NumPy array.
     Raises DeclarationInvalid naming every column that is unknown, missing although `needed`, or of the wrong type.

@@ -37,7 +37,7 @@ WORDS = 255
 NULL, OTHER, MISSING = "(null)", "(other)", "missing"
 
 _NULL_WORD = "\ufdd0null"
-"""What a text that is null is where codes are looked up: no text has this character, Unicode says."""
+"""Key of null in look-ups of codes: no text contains this character, which Unicode reserves as a noncharacter."""
 
 Encoding = Literal["ordinal", "onehot"]
 
@@ -448,9 +448,9 @@ def _slice(array: Any) -> Any:
 
 
 def _try(what: str, columns: Mapping[str, Column], make: Callable[[], bytes], names: Mapping[str, Sequence[str]] = {}) -> bytes:
-    """Build a graph, load it and run it on a few rows, so that what the runtime lacks, and what mixes rows, is found here.
+    """Build a graph, load it and run it on a few rows, to find unsupported operators and code that mixes rows now.
 
-    `names` says for an output [N, F] what its columns are called.
+    `names` lists the column names of outputs [N, F].
     """
     try:
         data = make()

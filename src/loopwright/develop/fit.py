@@ -215,9 +215,9 @@ def search(
     seconds: float | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The best hyper-parameters of a candidate, by `judge` on some training rows when fitted on others (indices of `training_data`).
+    """Search the best hyper-parameters of a candidate: fit on some training rows, judge on others (indices of `training_data`).
 
-    `judge` is given the indices judged on and the answers, and `higher` says whether more is better. At most
+    `judge` gets the indices and the answers, and `higher` says whether more is better. At most
     `candidate.trials` trials, at most `seconds`.
     """
     study = _study("maximize" if higher else "minimize", seed)

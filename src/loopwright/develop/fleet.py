@@ -57,11 +57,11 @@ def develop_fleet(
     done: Mapping[str, SegmentModel],
     keep: Callable[[SegmentModel], None],
 ) -> FleetBoard:
-    """Fit, package and judge the model of every segment, the largest first, and say which of them are to serve.
+    """Fit, package and evaluate the model of every segment, the largest first, and decide which of them are to serve.
 
-    `serving` are the packages that serve now by segment (a new one's parent). `done` are those that an interrupted run has
-    made, which are not made again; `keep` is called with each new one. Fitting ends when the budget's `train_minutes` are
-    spent (they are counted anew); the segments left are the global model's, as those that cannot be fitted or converted.
+    `serving` are the packages that serve now by segment (a new one's parent). `done` are those of an interrupted run,
+    which are not fitted again; `keep` is called with each new one. Fitting ends when the budget's `train_minutes` are
+    spent (counted separately here); the global model answers the remaining segments, and those that cannot be fitted or converted.
     """
     winner = open_probed(work.home.packages, board.winner)
     name = primary_metric(work.loop.scope.objectives, work.loop.outcome.task)

@@ -1,4 +1,4 @@
-"""The leaderboard: measured candidates, weighted by what the stakeholders want; and the ladder, climbed only on evidence.
+"""The leaderboard: measured candidates, weighted by the stakeholders' objectives; and the ladder, climbed only on evidence.
 
 Score. Each objective gives a desirability in [0, 1] (after Derringer & Suich 1980): 0.5 exactly at its target, rising to
 1 at the best possible value and falling to 0 away from it, so that a small difference stays a small difference whatever
@@ -6,8 +6,8 @@ its unit. A candidate's score is the mean of its desirabilities weighted by the 
 
 Winner. The ladder is climbed from the heuristic upwards. A candidate of a higher rung takes over only if it pays: its
 paired difference to the best so far in the primary metric (that of the weightiest objective that is computed from rows)
-has a 95 % interval wholly on the better side, it does not surely lose money (the same for money per prediction, also against
-the heuristic, where a value table is declared), and its weighted score is not lower. So the simple one wins ties.
+has a 95 % interval entirely on the better side, it does not surely lose money (the same for money per prediction, also against
+the heuristic, where a value table is declared), and its weighted score is not lower. So ties go to the simpler candidate.
 """
 
 import math
@@ -71,7 +71,7 @@ def rank(rows: Sequence[LeaderboardRow], objectives: Sequence[Objective], weight
 
 
 def pays(comparison: Comparison) -> bool:
-    """Whether the challenger's interval lies wholly on the better side."""
+    """Whether the interval of the difference is entirely on the challenger's better side."""
     low, high = comparison.difference.low, comparison.difference.high
     return low > 0 if metrics.metric(comparison.metric).higher else high < 0
 
@@ -99,7 +99,7 @@ def climb(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison]) -> 
 
 
 def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], left_out: Mapping[str, str] = {}) -> str:
-    """The ladder in a sentence: what each rung brings over the best below it, and what it costs; who was left out, and why."""
+    """The ladder in a sentence: gain and cost of each rung over the best below it; and the candidates left out, with the reason."""
     winner, steps = climb(rows, comparisons)
     by_name = {row.candidate: row for row in rows}
     parts = []
@@ -137,7 +137,7 @@ def verdict(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison], l
 
 
 def doubt(winner: str, perfect: str, suspects: Sequence[Suspect]) -> str:
-    """What the verdict begins with where features tell too much or the winner is practically perfect; "" where all is believable."""
+    """Start of the verdict when features leak the label or the winner is practically perfect; "" when all is plausible."""
     used = [f"{s.what} {s.why}" for s in suspects if s.used]
     unused = [f"{s.what} {s.why}" for s in suspects if not s.used]
     parts = [f"{winner}'s {perfect}"] if perfect else []

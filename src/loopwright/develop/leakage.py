@@ -45,10 +45,10 @@ class Scanned(NamedTuple):
 def scan(
     traced: TracedFeatures, examples: pa.Table, *, task: Task, key: Sequence[str], progress: Progress | None = None
 ) -> Scanned:
-    """Suspects on (at most ROWS of) examples as `records.examples` describes them; `key` is that of the requests.
+    """Leak suspects in (at most ROWS of) examples as described in `records.examples`; `key` is that of the requests.
 
-    Those that reach features come first. Of columns that no feature uses it is said that they tell the label (not `used`): whoever
-    makes a feature of one later should know.
+    Suspects that reach features come first. Unused columns that leak the label are reported too (not `used`), as a warning to anyone
+    who makes a feature of one later.
     """
     progress = progress or Silent()
     rows = examples.filter(examples.column("_label").is_valid())

@@ -17,12 +17,12 @@ from loopwright.graph.session import METADATA, column_parts
 from loopwright.records.declarations import Column, Heuristic, Outcome, Slice
 from loopwright.records.package import Lineage
 
-# What an array of a given shape holds does not depend on what the array whose shape was taken holds.
+# The contents of an array of a given shape do not depend on the contents of the array whose shape was taken.
 _VALUE_FREE = ("Shape", "Size")
 
 
 def lineage(traced: TracedFeatures, heuristic: bytes, slices: Sequence[Slice], origins: Lineage | None = None) -> Lineage:
-    """The lineage of a package: that of its features, heuristic and slices, beside what `origins` says of columns and labels."""
+    """The lineage of a package: that of its features, heuristic and slices, added to the columns and labels of `origins`."""
     return msgspec.structs.replace(
         origins or Lineage(),
         features=feature_columns(traced),

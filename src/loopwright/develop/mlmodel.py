@@ -1,8 +1,8 @@
-"""The `MLmodel` file of a package, so that `mlflow.pyfunc.load_model` works on the folder; and what MLflow loads through it.
+"""The `MLmodel` file of a package, so that `mlflow.pyfunc.load_model` works on the folder; and the class that MLflow loads.
 
-The model then takes a data frame with the columns of the contract (missing context columns count as null) and answers
-with a data frame of `score`, `label` where the task has one, and a column for each of the values. `mlflow.onnx.load_model` gives
-the bare graph.
+The model then takes a data frame with the columns of the contract (missing context columns count as null) and returns
+a data frame of `score`, `label` where the task has one, and a column for each of the values. `mlflow.onnx.load_model` loads
+the plain graph.
 """
 
 import json
@@ -85,7 +85,7 @@ class PythonFunction:
         self._columns = {**manifest.request, **context}
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
-        """What the signature says, one row per row of a pandas data frame with the contract's columns."""
+        """Outputs as in the signature, one row per row of a pandas data frame with the contract's columns."""
         del params
         arrays = {
             name: pa.array(

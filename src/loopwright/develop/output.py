@@ -1,8 +1,8 @@
-"""What is predicted: how the raw numbers of an estimator, or of its graph, become what `records.package.Output` says.
+"""Prediction outputs: how the raw numbers of an estimator, or of its graph, become the `records.package.Output` of a package.
 
 Raw output [N, K] of an estimator: the probability of true or those of the classes, numbers by target or quantile, or one column
-of what to sort by or of how strange. The same few steps make the answers of it, in NumPy (`Goal.answers`) to compare
-with and in the graph (`features.TracedFeatures.model_graph`) to serve.
+of ranking or anomaly scores. The same few steps turn it into answers, in NumPy (`Goal.answers`) for comparison
+and in the graph (`features.TracedFeatures.model_graph`) for serving.
 """
 
 from typing import NamedTuple

@@ -1,10 +1,10 @@
-"""Sampling and weights: what is fitted on instead of all training rows, and how the graph undoes it.
+"""Sampling and weights: the training rows that are fitted on, and the correction of probabilities in the graph.
 
 Keeping the share s of a label, or weighing it by w, multiplies its odds in what an estimator learns by s * w. Dividing each
 probability by that and making them sum to one again gives those of the rows as they were (Elkan 2001, The foundations of
 cost-sensitive learning, theorem 2; Dal Pozzolo, Caelen, Johnson & Bontempi 2015, Calibrating probability with undersampling for
 unbalanced classification; for more than two classes Saerens, Latinne & Decaestecker 2002, Adjusting the outputs of a classifier to
-new a priori probabilities). The share used is the one that was kept in fact, not the one asked for.
+a priori probabilities). The share used is the one that was actually kept, not the declared one.
 """
 
 import inspect
@@ -40,9 +40,9 @@ class Drawn(NamedTuple):
 
 
 def draw(examples: pa.Table, training: Array, sampling: Sampling, *, seed: int) -> Drawn:
-    """What a sampling makes of the training rows of examples.
+    """Draw the training rows of examples and their weights.
 
-    Raises DeclarationInvalid for labels that are not there, ExamplesRefused when too little is kept to learn from.
+    Raises DeclarationInvalid for labels that do not occur, ExamplesRefused when too few rows are kept to learn from.
     """
     if sampling == Sampling():
         return Drawn(training, None, None)

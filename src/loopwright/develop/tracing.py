@@ -1,7 +1,7 @@
-"""Calling a user's function once, with columns that record what is done to them; and saying what it may not do, and where.
+"""Tracing of a user's function: one call, with columns that record the operations; and errors for what cannot be traced, by line.
 
-A function is called with arrays that hold no values. What it reads meanwhile (the clock, chance, a file, the network) would be
-read once and stand in the graph for ever, so that is refused as well, by the line that does it.
+The function is called with arrays that hold no values. Values that it reads meanwhile (clock, random numbers, a file, the network)
+would become constants of the graph, so reading them is refused as well, with the line that does it.
 """
 
 import builtins
@@ -24,7 +24,7 @@ from loopwright.records.declarations import RETIRED
 
 _NUMPY = "NumPy cannot be traced: use the function of the same name in ndonnx (`import ndonnx as ndx`)"
 
-# What a message of ndonnx means in terms of the user's code, and what to write instead; the first that matches.
+# Messages of ndonnx in terms of the user's code, and what to write instead; the first match counts.
 _ADVICE: tuple[tuple[str, str], ...] = (
     (
         "no propagated value",
@@ -94,7 +94,7 @@ class Fields:
 
 
 def call(what: str, function: Callable[[Any], Any], arguments: Mapping[str, Any], retired: Collection[str] = ()) -> Any:
-    """What a user's function makes of the columns `arguments`; it may use none of those that are `retired`.
+    """Trace a user's function on the columns `arguments`; it may use none of those that are `retired`.
 
     Raises DeclarationInvalid naming the line of the user's code that cannot be traced, and what to write instead.
     """

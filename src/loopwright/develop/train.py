@@ -1,7 +1,7 @@
-"""Training: every candidate on the same rows, each turned into one graph, checked, measured, packaged and ranked.
+"""Training: every candidate on the same rows, each converted to one graph, checked, measured, packaged and ranked.
 
-The package holds what was fitted on the training part and judged on the validation part: nothing is refitted silently
-afterwards, so what was measured is what serves.
+The package holds the model that was fitted on the training part and judged on the validation part: it is never refitted
+afterwards, so the measured model is the one that serves.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -78,7 +78,7 @@ _EXPLAINED_ROWS = 50
 
 
 class _Fitted(msgspec.Struct, kw_only=True):
-    """A candidate as a graph, with what the package says about how it came to be."""
+    """A candidate as a graph, with the manifest facts about its fitting."""
 
     name: str
     phase: int
@@ -94,7 +94,7 @@ class _Fitted(msgspec.Struct, kw_only=True):
 class Measured(msgspec.Struct, kw_only=True):
     """A packaged candidate and its answers on the validation rows whose truth is known.
 
-    `perfect` says that it is too good to be true, `perfect_on_few` that it looks so on too few rows to tell.
+    `perfect`: it is too good to be true; `perfect_on_few`: it looks so, on too few rows to tell.
     """
 
     row: LeaderboardRow
@@ -171,7 +171,7 @@ class Work(msgspec.Struct, kw_only=True):
 
     @property
     def positive_share(self) -> float:
-        """Share of the training rows whose label is true; 0 for tasks whose labels are none."""
+        """Share of the training rows with a true label; 0 for tasks without a threshold."""
         return float(self.truth[self.training].mean()) if self.goal.output.shape.has_border else 0.0
 
     @property
@@ -192,18 +192,18 @@ def prepare(
     window: timedelta | None = None,
     progress: Progress | None = None,
 ) -> Work:
-    """Trace the code, load and split the examples, and make the matrices: all that comes before fitting.
+    """Trace the code, load and split the examples, and compute the matrices: everything before fitting.
 
     Args:
-        context: What a package must look up for its requests.
-        candidates: Those to train; by default all that the loop declares. One that fails in its rehearsal is left out.
+        context: Context needs of the package's requests.
+        candidates: Candidates to train; default: all declared ones. One that fails in its rehearsal is left out.
         parent: The package that serves, "" where none does.
-        window: Train and validate on that much of the newest history only.
+        window: Train and validate only on the newest history of this length.
 
     Request columns that neither declarations nor graphs use become optional.
 
     Raises DeclarationInvalid for code that cannot be traced, ExamplesRefused when there is too little to learn from; where no
-    candidate is left what the only one failed with, or CandidatesFailed.
+    candidate is left, the error of the only one, or CandidatesFailed.
     """
     progress = progress or Silent()
     candidates = loop.candidates if candidates is None else candidates
@@ -307,7 +307,7 @@ def split_examples(table: pa.Table, split: Split, sampling: Sampling, outcome: O
 
 
 def middle(goal: Goal, truth: Array) -> list[float]:
-    """What a rule that says nothing counts as, by target or quantile: the median of the training truth; 0 for other tasks."""
+    """Value of a null answer of the heuristic, by target or quantile: the median of the training truth; 0 for other tasks."""
     return TASKS[goal.output.task].middle(truth) * max(len(goal.quantiles), 1)
 
 
@@ -561,10 +561,10 @@ def answers_of(graph: Graph, columns: Mapping[str, Column], table: pa.Table) -> 
 
 
 def _border(work: Work, graph: Graph, score: Array) -> float:
-    """The threshold of a graph with these scores of the validation rows.
+    """The threshold for a graph whose scores of the validation rows are `score`.
 
-    What is strange is told by the training rows. What is positive is not: trees know their training rows by heart, and a border among
-    those scores would be too high for others.
+    For anomalies it comes from the training rows. For positives it does not: trees overfit their training rows, and a threshold of
+    those scores would be too high for new rows.
     """
     if TASKS[work.loop.outcome.task].learns_unjudged:
         score = answers_of(graph, work.columns, work.table.take(pa.array(work.drawn.rows)))[0]

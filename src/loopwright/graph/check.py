@@ -59,7 +59,7 @@ def graph_problem(model: Any) -> str:
 
 
 def _stands_in(model: Any) -> set[str]:
-    """Names of what only ever stands in for other values (both branches of Where): there NaN says that a value is missing."""
+    """Names of values that are only ever used as replacements (branches of Where): a NaN there means a missing value."""
     branches: set[str] = set()
     computed = {output.name for output in model.graph.output}
     for depth, graph in _graphs(model.graph, 0):

@@ -1,11 +1,11 @@
-"""How much each feature moved an answer: Shapley values, exactly, of trees and of linear models. The file and its arithmetic.
+"""Feature contributions of an answer: exact Shapley values of trees and of linear models. The file format and the arithmetic.
 
 The contributions of a row and the base add up to the model's raw score, in the unit that the explanation names.
 
 Trees   Path-dependent TreeSHAP (Lundberg et al. 2020, From local explanations to global understanding with explainable AI for trees):
-        where a feature is not told, a row goes both ways, by the shares in which training rows did. As in GPUTreeShap (Mitchell, Frank &
-        Holmes 2022) a leaf is what its path asks of each feature once: an interval, or a set of categories. A feature that the row
-        satisfies counts 1, one it does not counts 0, one that is not told the share z of training rows that went there.
+        where a feature is unknown, a row goes both ways, by the shares in which training rows did. As in GPUTreeShap (Mitchell, Frank &
+        Holmes 2022) a leaf is the set of conditions of its path, one per feature: an interval, or a set of categories. A feature that the
+        row satisfies counts 1, one that it does not satisfy 0, an unknown one the share z of training rows that took that branch.
         A leaf's game is a product, so by Owen's multilinear extension (1972) the Shapley value of feature i is
 
             v (o_i - z_i) * integral from 0 to 1 of the product over j != i of (z_j (1 - t) + o_j t) dt
@@ -14,8 +14,8 @@ Trees   Path-dependent TreeSHAP (Lundberg et al. 2020, From local explanations t
 Linear  coefficient * (x - mean of the training rows): Shapley values where features are drawn independently of each other
         (Strumbelj & Kononenko 2014; shap's LinearExplainer).
 
-The file `explanation.msgpack` holds an `Explanation`. Nodes of all trees follow one another level by level, so that the n-th node that is
-no leaf has its children, the left one first, at `roots + 2 n`: no pointer can lead astray.
+The file `explanation.msgpack` holds an `Explanation`. Nodes of all trees follow one another level by level, so that the n-th inner
+node has its children, the left one first, at `roots + 2 n`: no pointer can be invalid.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ FILES = ("explanation.msgpack", "explain.onnx")
 TOLERANCE = 1e-4
 
 MAX_ELEMENTS = 2_000_000
-"""Features asked for along the paths of all leaves, at most: each takes some fifty bytes once it is asked for."""
+"""Maximum number of conditions along the paths of all leaves: each takes some fifty bytes in memory."""
 
 _CHUNK = 1 << 17
 """So many numbers are computed at once: they stay in the processor's cache."""
@@ -68,11 +68,11 @@ def numbers(array: Array) -> PackedArray:
 
 
 class Trees(msgspec.Struct, frozen=True, kw_only=True, tag="trees"):
-    """Trees, level by level. For each node whether it is a leaf (bits) and its cover: how many training rows came by.
+    """Trees, level by level. For each node whether it is a leaf (bits) and its cover: the number of training rows that reached it.
 
-    For each node that is no leaf its column, its threshold (left is x <= threshold) and whether NaN goes left (bits). Where `by_set` (bits) says
-    so the threshold is the number of one of `sets`, and left is what is in it, once cut off behind the point; all else goes right.
-    For each leaf `width` values, for the output `target` of its tree and the next ones. `single`: the columns count as float32.
+    For each inner node its column, its threshold (left is x <= threshold) and whether NaN goes left (bits). Where `by_set` (bits) is
+    set, the threshold is an index into `sets`: members of that set, after truncation to an integer, go left, all else goes right.
+    For each leaf `width` values, for the output `target` of its tree and the following ones. `single`: columns are rounded to float32.
     """
 
     nodes: int
@@ -100,10 +100,10 @@ class Linear(msgspec.Struct, frozen=True, kw_only=True, tag="linear"):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What explains a package. `place` says of each column of the matrix which of the `features` it is part of.
+    """The explanation of a package. `place` maps each column of the matrix to the one of `features` that it is part of.
 
-    `base` [K] is added to what the parts say of their own; `link` is what becomes of the sums of the K outputs: NONE, LOGISTIC, SOFTMAX, EXP,
-    SQUARE, or "" where something follows that is not said here.
+    `base` [K] is added to the bases of the parts; `link` is applied to the sums of the K outputs: NONE, LOGISTIC, SOFTMAX, EXP,
+    SQUARE, or "" for an unknown last step.
     """
 
     unit: str
@@ -359,7 +359,7 @@ class _Forest:
         )
 
     def _tables(self, left: Array, by_set: Array, threshold: Array, starts: Array) -> tuple[Array, Array]:
-        """For each element the row of a table of what it lets through, -1 where it asks for an interval; and the table."""
+        """For each condition its row in a table of the categories that it accepts, -1 for an interval; and the table."""
         element = np.repeat(np.arange(len(starts)), np.diff([*starts.tolist(), len(left)]))
         asked = np.flatnonzero(by_set)
         table = np.full(len(starts), -1)
@@ -399,7 +399,7 @@ def _quadrature(features: int) -> tuple[Array, Array]:
 
 
 def linked(link: str, raw: Array) -> Array | None:
-    """What becomes of raw sums [N, K]: the numbers that the model gives, or None where that is not known."""
+    """Apply the link to raw sums [N, K]: the model's numbers, or None for an unknown link."""
     if link == "SOFTMAX":
         odds = np.exp(raw - raw.max(axis=1, keepdims=True))
         shares: Array = odds / odds.sum(axis=1, keepdims=True)
@@ -424,9 +424,9 @@ def decode(data: bytes) -> Explainer:
 
 
 class Reasons:
-    """What explains a package, ready: `graph` is its model, `explanation` the bytes of `explanation.msgpack`, `before` its explain.onnx.
+    """Explains answers of a package: `graph` is its model, `explanation` the bytes of `explanation.msgpack`, `before` its explain.onnx.
 
-    Safe to use from several threads. Raises ValueError, or what the runtime raises, where the files do not fit together.
+    Safe to use from several threads. Raises ValueError, or the runtime's errors, where the files do not fit together.
     """
 
     def __init__(self, graph: Graph, columns: Mapping[str, Column], explanation: bytes, before: Graph | None) -> None:
@@ -443,7 +443,7 @@ class Reasons:
         return self.explainer.contributions(matrix)
 
     def problem(self, rows: Sequence[Mapping[str, Any]], answers: Array) -> str:
-        """Where contributions and base do not give the `answers` [N, K] of the graph; empty where they do, or nobody can tell."""
+        """Why contributions and base do not add up to the graph's `answers` [N, K]; empty if they do, or if it cannot be checked."""
         contributions = self(rows)
         raw = self.explainer.base + contributions.sum(axis=2)
         if not np.isfinite(contributions).all() or not np.isfinite(raw).all():

@@ -1,21 +1,21 @@
-"""A graph: one ONNX model over contract columns, run with ONNX Runtime on one thread; and how rows become its inputs.
+"""A graph: one ONNX model over contract columns, run with ONNX Runtime on one thread; and the encoding of rows as its inputs.
 
-How a column enters a graph. Columns of one type stand side by side, because the runtime takes half a microsecond to take over
-an input, however wide:
+Input encoding. Columns of one type share an input, because the runtime takes half a microsecond per
+input, however wide:
 
-    floats      float64 [N, K]    the values of float columns, and of integer and boolean ones of which numbers are made anyway
+    floats      float64 [N, K]    the values of float columns, and of integer and boolean ones that are only used as numbers
     integers    int64 [N, K]      of integer columns, and of timestamps: microseconds since 1970 (UTC), null = the least int64
-    booleans    bool [N, K]       of boolean columns, and for a nullable column whether it is null, where that is asked
+    booleans    bool [N, K]       of boolean columns, and the null mask of a nullable column, where it is used
     strings     string [N, K]     of string columns
     NAME        float32 [N, ...]  an array column, in its own shape
 
-Only columns that the graph uses are there, one that is null as the value that the graph has for its nulls; a column may stand in
-several places with another value for null. Which place of which input is which part of which column, what it is when null, and
-under which name an output is known (an output cannot have the name of an input), stands in the model's metadata under `loopwright`:
+Only columns that the graph uses are inputs; a null is replaced by the graph's fill value, and a column may occur
+several times with different fill values. The mapping of inputs and positions to parts of columns, their fill values, and
+the names of outputs (an output cannot have the name of an input), are in the model's metadata under `loopwright`:
 
     {"columns": [NAME, ...], "inputs": {"floats": [[NAME, "plain"], [NAME, "values", 10.0], [NAME, "number"], ...]}, "outputs": {}}
 
-"NaN" is written for NaN. Where no value is named, the one under a null is ignored. A model without that entry has one input [N] per
+"NaN" is written for NaN. Without a fill value, the value under a null is ignored. A model without that entry has one input [N] per
 column by name, or two, `NAME_values` and `NAME_null`, for a nullable one.
 """
 
@@ -77,9 +77,9 @@ class ColumnPart(NamedTuple):
 
 
 class GraphInput(NamedTuple):
-    """One input of a graph: the parts of columns that stand side by side in it, its NumPy dtype, its shape without N.
+    """One input of a graph: the parts of columns that it holds in order, its NumPy dtype, its shape without N.
 
-    `nulls` is for each part what it is where the column is null, None where that does not matter.
+    `nulls` has for each part its fill value for null, None where that does not matter.
     """
 
     name: str
@@ -196,10 +196,10 @@ def _session(data: bytes, threads: int) -> Any:
 
 
 def _lean_session(data: bytes, threads: int) -> Any:
-    """The same session by way of the runtime's own format, optimised before; None where that cannot be.
+    """The same session through the runtime's own format, already optimised; None where that is not possible.
 
-    A session made of ONNX keeps the parsed model beside what it runs, and the optimiser too. The detour stays in memory:
-    nothing is on a disk that could differ from the bytes that were verified.
+    A session made from ONNX keeps the parsed model and the optimiser in memory. The detour uses memory only:
+    no file on disk could differ from the verified bytes.
     """
     if len(data) > LEAN_BYTES or not hasattr(os, "memfd_create"):
         return None
@@ -302,7 +302,7 @@ def _null(value: Any, dtype: "np.dtype[Any]") -> Any:
 
 
 def _taker(i: GraphInput, columns: Mapping[str, Column]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """Functions that take the columns of an input out of a row as a tuple: one for a whole row, and one that knows what may lack."""
+    """Functions that extract the columns of an input from a row as a tuple: one for a complete row, and one for rows that lack columns."""
     names = [name for name, _ in i.parts]
     optional = [columns[name].nullable for name in names]
     get = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)

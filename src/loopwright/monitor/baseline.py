@@ -1,9 +1,9 @@
-"""Usual movement: how far a column moved from the reference anyway, from one stretch of the training history to the next.
+"""Drift baseline: how much a column usually moves from the reference, from one stretch of the training history to the next.
 
 Rows are not independent: a week's flights share a week's weather, so every week differs from any fortnight before it by far
-more than chance would have it, and a threshold made for independent rows cries wolf all year. What a package has seen move
-while it was being trained is no news. So the history it was trained on is cut into stretches as long as a monitoring
-window, each is measured against the reference, and PSI counts as drift only beyond the 95th percentile of what was found.
+more than by chance, and a threshold for independent rows raises false alarms all year. Movement that occurred during
+training is not drift. So the training history is cut into stretches as long as a monitoring
+window, each is measured against the reference, and PSI counts as drift only above the 95th percentile of these values.
 """
 
 from typing import Any, ClassVar
@@ -41,7 +41,7 @@ class DriftBaseline(Record, frozen=True, kw_only=True):
 
 
 def drift_baseline(home: Home, loop: str, package: Probed, monitor: Monitor) -> dict[str, float]:
-    """Column -> PSI that is usual for it between windows of `monitor.every`; measured once per package and kept in the ledger.
+    """Column -> usual PSI between windows of `monitor.every`; measured once per package and stored in the ledger.
 
     Empty where the history is gone or shorter than MIN_STRETCHES windows: then every movement counts.
     """
@@ -102,9 +102,9 @@ def _stretches(history: pa.Table, seconds: float, minimum_rows: int) -> list[pa.
 
 
 def _answers(package: Probed, stretches: list[pa.Table]) -> dict[str, list[pa.ChunkedArray]]:
-    """What the model says (score, and label where it is a class) of SCORED_ROWS rows of each stretch.
+    """The model's answers (score, and label if it is a class) to SCORED_ROWS rows of each stretch.
 
-    Nothing if the history lacks a column that it needs.
+    Empty if the history lacks a column that the model needs.
     """
     graph, manifest = package.graph("model.onnx"), package.manifest
     names = [o for o in ("score", "values") if o in graph.outputs]

@@ -1,8 +1,8 @@
-"""A fleet is watched as a whole: all its answers against what the fleet as a whole answered and reached when it was made.
+"""A fleet is monitored as a whole: all its answers against the answers and the quality of the whole fleet when it was made.
 
-The rows of a segment would drift from the rows of all segments from the first day, and the packages of segments answer too few
-rows each to be judged alone; so the package of the loop stands for all that serve beside it. How each segment does is told by
-the quality of its slice and of its package.
+The rows of a segment would drift from the rows of all segments from the first day, and each segment package answers too few
+rows to be judged alone; so the loop's package represents all packages of its fleet. The quality of a segment is reported by
+its slice and by its package.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from loopwright.stores.packages.probe import Probed
 from loopwright.stores.packages.store import Package
 
 MAX_BOARDS = 50
-"""So many leaderboards are looked at for what a fleet promised: what served long ago is not judged any more."""
+"""Maximum number of leaderboards searched for the evaluation of a fleet: older releases are no longer judged."""
 
 NULL = "null"
 """How the slice of a fleet calls rows without a segment."""
@@ -67,7 +67,7 @@ class Fleets:
         return made
 
     def evaluation(self, package: Package) -> Evaluation:
-        """What a package promised: one that served in a fleet, what the fleet as a whole reached."""
+        """The evaluation of a package; for one of a fleet, that of the whole fleet."""
         board = self._boards.get(self._segment_packages.get(package.digest, package.digest))
         found = package.evaluation
         return found if board is None else msgspec.structs.replace(found, metrics={**found.metrics, **board.metrics})

@@ -83,10 +83,10 @@ def window(
     """The window [start, end) from its logged predictions [N rows], measured against `package`'s reference.
 
     `package` is the one that answered most rows (`main_package`), None when there are no rows. With fewer rows than the
-    monitor's `minimum_rows` shares are measured all the same, but every state is `no data`: too few to judge is not well.
-    Outputs are measured on the rows `answered` where these are not all.
-    `baseline` is the usual PSI of each column (see `monitor.baseline`); only what is beyond it counts. The state is that of
-    the columns that reach the model and of its answers: what moves in a column that nothing uses is noted, not judged.
+    monitor's `minimum_rows` shares are measured anyway, but every state is `no data`: too few to judge does not mean ok.
+    Outputs are measured on the rows `answered` if these are not all.
+    `baseline` is the usual PSI of each column (see `monitor.baseline`); only movement beyond it counts. The state depends on
+    the columns that reach the model and on its answers: movement of unused columns is recorded, not judged.
     """
     rows = predictions.num_rows
     flags = _counts(pc.list_flatten(predictions["_flags"].combine_chunks())) if rows else {}

@@ -1,4 +1,4 @@
-"""What goes back to who asked for a prediction: the server writes it, `loopwright.Client` reads it."""
+"""The answers to prediction requests: the server writes them, `loopwright.Client` reads them."""
 
 import msgspec
 
@@ -20,7 +20,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class ExplainedAnswer(Answer, frozen=True, gc=False, omit_defaults=True):
-    """An answer and what each feature contributed to it, or `why` that is not told; see `Contributions`."""
+    """An answer with the contribution of each feature, or `why` there are none; see `Contributions`."""
 
     contributions: dict[str, float] | None = None
     base: float | None = None

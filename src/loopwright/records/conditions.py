@@ -1,7 +1,7 @@
-"""The states that something can be in: the one table of how they look, and the one place where facts become a state.
+"""The states of stages and loops: one table of how they are shown, and one place that derives them from facts.
 
-Status, console, `--json` and metrics all show what is said here, so that none says `ok` where another says `alert`. What was not
-measured is `no data`, which is grey; `ok` is said of what was looked at and is well.
+Status, console, `--json` and metrics all show these states, so they cannot contradict each other. What was not
+measured is `no data`, which is grey; `ok` means measured and good.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ class Worth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Standing(Record, frozen=True, kw_only=True):
-    """What upkeep last knew of a loop beyond its newest window: the newest quality that could be judged, and what it was worth."""
+    """Upkeep's results for a loop beyond its newest window: the newest quality that could be judged, and the loop's value."""
 
     kind: ClassVar[str] = "standing"
     until: datetime
@@ -72,7 +72,7 @@ class Standing(Record, frozen=True, kw_only=True):
 
 
 class Judged(NamedTuple):
-    """The state of a stage, and what is said of it."""
+    """The state of a stage, and one sentence on it."""
 
     state: Condition
     detail: str
@@ -93,7 +93,7 @@ def worst(states: Sequence[Condition]) -> Condition:
 
 
 def framed(scope: Scope) -> Judged:
-    """How the stage `scope` stands: whether somebody says which problem is solved, and who wants what."""
+    """State of the stage `scope`: whether the problem is described, and each objective has an owner."""
     owners = {o.owner for o in scope.objectives if not is_placeholder(o.owner)}
     unnamed = [o.name for o in scope.objectives if is_placeholder(o.owner)]
     said = count(len(scope.objectives), "objective") + (f" of {count(len(owners), 'stakeholder')}" if owners else "")
@@ -130,10 +130,10 @@ def _inputs(window: Window) -> str:
 
 
 def earned(worth: Worth | None, value: Value, rule_since: datetime | None = None) -> Judged:
-    """How the stage `business` stands: by the 95 % interval of what the loop was worth over the horizon.
+    """State of the stage `business`: by the 95 % interval of the loop's value over the horizon.
 
-    `rule_since`: since when the heuristic serves in place of a model, None where a model does. Windows of before do not count then,
-    and only doing nothing is left to compare with.
+    `rule_since`: since when the heuristic serves instead of a model, None where a model does. Earlier windows do not count then,
+    and the only comparison left is with doing nothing.
     """
     if rule_since is not None and (worth is None or worth.start < rule_since):
         return Judged("no data", "the heuristic serves: nothing measured since its release")

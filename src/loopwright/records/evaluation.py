@@ -56,10 +56,10 @@ def _combined(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estima
 
 
 class Suspect(msgspec.Struct, frozen=True, kw_only=True):
-    """A feature or column to doubt: the columns behind it, why (a sentence), and what was measured, with the lower end of its interval.
+    """A suspicious feature or column: the columns behind it, why (a sentence), and the measured value with the lower end of its interval.
 
-    `kind` is `tells` (predicts the label by itself), `decides` (some of its values do), `missing` (that it is missing does),
-    `together` (columns that tell it only together), `names` or `order`. `used` says whether it reaches the features.
+    `kind` is `tells` (predicts the label by itself), `decides` (some of its values do), `missing` (its missing values do),
+    `together` (columns that predict it only together), `names` or `order`. `used`: whether it reaches the features.
     """
 
     feature: str
@@ -81,11 +81,11 @@ class Suspect(msgspec.Struct, frozen=True, kw_only=True):
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Every metric, overall and on every slice, with intervals; latencies in microseconds for a single row in process.
 
-    `load_ms` is how long the graph took to load there, and `memory_bytes` what it holds then (the session and all), on the machine
-    that the manifest's environment names; None in packages that were made before these were measured.
+    `load_ms` is the load time of the graph there, and `memory_bytes` the memory that it then uses (with its session), on the machine
+    in the manifest's environment; None in packages made before these were measured.
 
     `slices` maps slice name -> slice value -> metric -> estimate. `value_per_prediction` is in the scope's currency,
-    relative to no model. `baseline` values are on the same rows. `suspects` are features of the package that tell too much.
+    relative to no model. `baseline` values are on the same rows. `suspects` are features of the package that leak the label.
     """
 
     rows: int
@@ -155,9 +155,9 @@ class TradePoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Detail(msgspec.Struct, frozen=True, kw_only=True):
-    """What is behind a candidate's numbers.
+    """Details of a candidate's metrics.
 
-    `importance` is each feature's share of what moves its answers (mean absolute contribution over some validation rows), the largest
+    `importance` is each feature's share of the mean absolute contribution over some validation rows, the largest
     first; empty where answers cannot be explained.
     """
 
@@ -231,7 +231,7 @@ class Leaderboard(Record, frozen=True, kw_only=True):
     """All candidates of one turn, measured on the same validation rows; with a fleet also the winner's models by segment.
 
     `left_out` maps each candidate that could not be fitted or converted to the reason.
-    `suspects` are features and columns of the examples that tell too much of the label; `doubt` is what the verdict begins with
+    `suspects` are features and columns of the examples that leak the label; `doubt` is the start of the verdict
     where one of them, or the winner's quality, is too good to be true.
     """
 

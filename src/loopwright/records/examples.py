@@ -1,9 +1,9 @@
-"""Examples: one row per decision, as the server would have seen it, with the outcome when it became known.
+"""Examples: one row per decision, as the server would have seen it, with its outcome once that became known.
 
 An examples file is Parquet in `home/examples/<digest>.parquet` with the request columns, the context columns, and
 `_decided_at` (timestamp), `_known_at` (when the outcome became known), `_label` (typed by the task, see `tasks.label`), `_unit`
 (the request's key as text) and `_prediction` (id where the row comes from the prediction log, else null), sorted by `_decided_at`.
-Only where anomalies are looked for `_label` may be null: nobody said so; `_known_at` is then the moment of decision.
+Only for anomalies `_label` may be null: unlabelled; `_known_at` is then the moment of decision.
 """
 
 from datetime import datetime
@@ -25,7 +25,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Examples(Record, frozen=True, kw_only=True):
-    """What `data` hands to `develop`: where the rows are and where they came from. `summary` says what the labels look like."""
+    """Result of the stage `data`, input of `develop`: the location and origin of the rows. `summary` describes the labels."""
 
     kind: ClassVar[str] = "examples"
     digest: str

@@ -69,10 +69,10 @@ class Duration(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A text that says something, of at most so many characters, without control characters.
+    """A non-blank text of at most `most` characters, without control characters.
 
-    `blank`: it may be empty. `lines`: it may have several lines. `raw`: it is compared with what data hold, so any character may be in
-    it that UTF-8 can write.
+    `blank`: it may be empty. `lines`: it may have several lines. `raw`: it is compared with data, so any character that
+    UTF-8 can encode is allowed.
     """
 
     most: int = 200
@@ -133,7 +133,7 @@ class Worsens(NamedTuple):
 
 
 UNDIRECTED = ("positive_rate", "mean_error")
-"""Metrics of which neither more nor less is better: an objective can have one as its target, but nothing is worse by it."""
+"""Metrics without a better direction: an objective can have one as its target, but a change of it is never a regression."""
 
 
 class Items(NamedTuple):
@@ -306,7 +306,7 @@ def _fields(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]
 
 
 def type_problems(declaration: msgspec.Struct) -> list[tuple[str, str]]:
-    """Fields whose value is not of their type, each with what was expected."""
+    """Fields whose value has the wrong type, each with the expected one."""
     found = []
     for field in _fields(type(declaration)):
         value = getattr(declaration, field.name)

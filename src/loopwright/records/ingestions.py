@@ -1,4 +1,4 @@
-"""What ingestion says of itself: a source that was brought in, and the bad rows that wait."""
+"""Records of ingestion: an ingested source, and its quarantined rows."""
 
 from datetime import datetime
 from typing import Any, ClassVar
@@ -8,19 +8,19 @@ import msgspec
 from loopwright.records.entries import Record
 
 DOUBT = ": say --encoding if letters look wrong"
-"""What is said of files read as Windows-1252, in which any bytes are letters."""
+"""Hint for files read as Windows-1252, which decodes any bytes as letters."""
 
 
 class Ingested(Record, frozen=True, kw_only=True):
-    """One source brought into one table.
+    """One source ingested into one table.
 
-    `digest` is the SHA-256 of its content, `version` that of the table with its rows, `reasons` the rows in quarantine
-    by reason (a row may have several), `contract` the digest of the contract that judged them. `encoding` is that of
+    `digest` is the SHA-256 of its content, `version` that of the table with its rows, `reasons` counts quarantined rows
+    by reason (a row may have several), `contract` is the digest of the contract that judged them. `encoding` is set for
     text that is not UTF-8. `absent` are columns that the
-    source did not have, which are null; `moment` is what columns filled with `ingested_at` hold. A source that grows has
-    what it `follows` and how far it `reached`; rows `mended` left the quarantine, by the digest of the source they came with
-    and their number in it. `already` is true when the same content was there before; then nothing was
-    added, and columns `declared_since` are null in its rows. `repeated` rows have key and moments of rows that were there: the last counts.
+    source did not have, which are null; `moment` is the value of columns filled with `ingested_at`. A growing source has
+    what it `follows` and the position it `reached`; rows `mended` left the quarantine, by the digest of their source
+    and their row number in it. `already` is true when the same content was ingested before; then nothing was
+    added, and columns `declared_since` are null in its rows. `repeated` rows have key and times of existing rows: the last counts.
     """
 
     kind: ClassVar[str] = "ingested"
@@ -45,7 +45,7 @@ class Ingested(Record, frozen=True, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        """Whether anything landed; a source whose every row went to quarantine did not come in."""
+        """Whether any row was stored; a source with every row in quarantine was not ingested."""
         return self.good > 0 or self.already or self.rows == 0
 
     @property

@@ -29,12 +29,12 @@ NUMBER_TOLERANCE = 1e-5
 
 
 class ContextNeed(msgspec.Struct, frozen=True, kw_only=True):
-    """What is looked up for a request while serving: the row of `table` that counts, or aggregates over it, matched on `by`.
+    """A look-up for a request while serving: the row of `table` in force, or aggregates over it, matched on `by`.
 
-    `by` maps table columns to request columns. `store` names the steps in the online table (`data.examples.asof` makes them), and
+    `by` maps table columns to request columns. `store` names the steps in the online table (made by `data.examples.asof`), and
     `values` the columns whose values they hold, in order (a manifest does not keep that of `columns`). A row whose event time is more than `max_age_s` seconds before the decision counts
-    as missing. Rows count from `lag_s` seconds after they became known, the time by which serving must have them. `empty`
-    is what a column is where no row counts (null if it is not named); a context that is missing is flagged, so `empty` is for
+    as missing. Rows count from `lag_s` seconds after they became known, by when serving must have them. `empty`
+    is the value of a column where no row counts (null if not named); missing context is flagged, so `empty` is for
     aggregates only.
     """
 
@@ -80,7 +80,7 @@ class Conversion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
-    """What a package predicts. `names` are those of the columns of the graph's output `values` (float32 [N, K]), none if K = 0.
+    """The output of a package. `names` are the columns of the graph's output `values` (float32 [N, K]), none if K = 0.
 
     binary      score = P(true), no values; the label is score >= threshold
     multiclass  values = the probability of each of `classes` (sorted, `names` are the same); score = the largest of them, the
@@ -88,9 +88,9 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     regression  score = the number predicted (of several targets the first, of several quantiles the one nearest the median);
                 values = one column per target or quantile ("q0.9") where there are several; no label
     ranking     score = what to sort by; no values, no label
-    anomaly     score = how strange (larger is stranger); the label is score >= threshold
+    anomaly     score = anomaly score (larger is more anomalous); the label is score >= threshold
 
-    `quantiles` are those that `names` name, none otherwise.
+    `quantiles` are those in `names`, none otherwise.
     """
 
     task: Task = "binary"
@@ -112,8 +112,8 @@ def tolerance(output: Output, score: float) -> float:
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Where a column, or the label, comes from, as columns of tables (`TABLE.COLUMN`).
 
-    `of` are the ones its value is computed from, `by` those that decide which rows count: keys and times. `how` says in words
-    how it is computed, where it is more than the value of one row.
+    `of` are the columns that its value is computed from, `by` those that select the rows: keys and times. `how` describes
+    the computation, where it is more than the value of one row.
     """
 
     of: list[str] = []
@@ -122,10 +122,10 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
-    """What is computed from what: features, heuristic and slices from columns of the contract, and those from tables.
+    """Lineage of features, heuristic and slices from columns of the contract, and of those from tables.
 
     `features` maps a feature to the columns that reach it in the graph, `slices` a slice to its own; `columns` maps every
-    column of the contract, and `labels` every target, to the table columns behind it.
+    column of the contract, and `labels` every target, to the table columns that it is computed from.
     """
 
     features: dict[str, list[str]] = {}
@@ -159,12 +159,12 @@ class SplitSide(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Partition(msgspec.Struct, frozen=True, kw_only=True):
-    """How examples were divided, with the proof that training and validation share nothing: every count of `overlap` is 0.
+    """How examples were divided, with the proof that training and validation are disjoint: every count of `overlap` is 0.
 
     `boundary` is the last moment before validation (by time only); `left_out` counts rows in neither part by reason; `cuts` are
-    by stratum ("" for groups) the draw up to which rows validate, `edges` the numbers between strata of labels that are numbers:
-    see `tasks.split`, which can tell any row's side by them. `extended` says in words that validation reaches further back than
-    declared, and why.
+    by stratum ("" for groups) the hash value up to which rows validate, `edges` the limits between strata of numeric labels:
+    see `tasks.split`, which assigns any row to its side by them. `extended` is the reason why validation reaches further back than
+    declared, or "".
     """
 
     split: TimeSplit | GroupSplit | StratifiedSplit
@@ -199,9 +199,9 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Explained(msgspec.Struct, frozen=True):
-    """What `explain=true` gives: by which method, and the unit in which contributions and base add up; or `why` there are none.
+    """Answer of `explain=true`: the method, and the unit in which contributions and base add up; or `why` there are none.
 
-    `elements` is how many conditions one row is held against (of trees), which is what it costs.
+    `elements` is the number of conditions (of trees) that one row is tested against: the cost of an explanation.
     """
 
     method: str = ""
@@ -267,7 +267,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def may_lack(self) -> frozenset[str]:
-        """The columns that a request may leave out: the time of the decision, what no source has, and what is declared optional or unused."""
+        """The columns that a request may omit: the event time, columns that no source has, and those declared optional or retired."""
         return frozenset(
             {self.event_time, *(name for name, column in self.request.items() if column.filled or column.may_lack)}
         )
@@ -309,7 +309,7 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
-    """What drift is measured against (validation rows: what the model saw last), and the golden requests."""
+    """Reference of drift detection (validation rows: the newest that the model saw), and the golden requests."""
 
     columns: list[Histogram]
     golden: list[Golden]

@@ -1,4 +1,4 @@
-"""One prediction, one outcome: what the log holds. And what explains a prediction, which is made again of it whenever it is asked for."""
+"""One prediction and one outcome, as the log stores them; and the contributions of a prediction, which are recomputed on each request."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ FLAGS = {
     "query_of_death": "the row ended or held up the model twice, so the heuristic answered",
     "undelivered": "the client had gone before the answer, as far as the server knows",
 }
-"""The kinds of flags and what each says; the first two name a column after a colon, those of context a table."""
+"""The kinds of flags with their meaning; the first two are followed by a colon and a column, those of context by a table."""
 
 
 def explained(flags: Iterable[str]) -> list[str]:
@@ -38,10 +38,10 @@ def unit_text(values: Sequence[Any]) -> str:
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One answered prediction. Times are microseconds since 1970 (UTC).
 
-    `request` and `context` map column to value as the graph saw them (timestamps as microseconds); `context_age_s` is
+    `request` and `context` map column to value as the graph got them (timestamps as microseconds); `context_age_s` is
     the age of the oldest context row used. `flags` are of the kinds FLAGS. `segment` is the one whose own package answered, None
-    where that of the loop did. `of_file`: a row of a file that `loopwright predict` read. `label` and `values` are as
-    `records.package.Output` says of the package's task: a class, or none; and the numbers of its names.
+    if the loop's package did. `of_file`: a row of a file that `loopwright predict` read. `label` and `values` follow
+    `records.package.Output` of the package's task: the class, if any, and the numbers of its names.
     """
 
     id: str
@@ -79,9 +79,9 @@ class OutcomeRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Contributions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What each feature contributed to a prediction; with `base` they add up to the raw score, in `unit`, of the value `of` where there are several.
+    """Feature contributions of a prediction; with `base` they add up to the raw score, in `unit`, of the value `of` if there are several.
 
-    `why` says why there are none.
+    `why` is the reason when there are none.
     """
 
     contributions: dict[str, float] | None = None
@@ -97,13 +97,13 @@ class Contributions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class OutcomeStates(msgspec.Struct, frozen=True, kw_only=True):
-    """How the truth about a loop's predictions stands.
+    """Counts of a loop's predictions and outcomes.
 
     Predictions are `joined` (their label is known), `pending` (may still come) or `overdue` (older than the loop's wait).
 
-    Of the `outcomes` that were delivered, `matched` fit a prediction, `known_before_decision` do too but were known before its decision, which
-    is the answer, or the event time of a file's row (nothing is trained on them), `unmatched` fit none so far, `known_later` become known in the future and count from then on, and
-    `repeated` brought what was already there: together they are all. `contradicting` predictions or units have outcomes with
+    Of the delivered `outcomes`, `matched` fit a prediction; `known_before_decision` fit one but were known before its decision (the answer,
+    or the event time of a file's row) and are not trained on; `unmatched` fit none so far; `known_later` count from a future moment on;
+    `repeated` are duplicates: together they are all. `contradicting` counts predictions or units that have outcomes with
     different values.
     """
 

@@ -112,7 +112,7 @@ class ReleaseState(Record, frozen=True, kw_only=True):
 
 
 class Unchanged(Record, frozen=True, kw_only=True):
-    """A keyed request that changed nothing, because what it asked for was in service at `generation`; stored under its key."""
+    """A request with an idempotency key that changed nothing, as its target already served at `generation`; stored under its key."""
 
     kind: ClassVar[str] = "release-unchanged"
     loop: str

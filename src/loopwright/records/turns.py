@@ -1,4 +1,4 @@
-"""Turns of the loop: what ran, when, why, with what result; enough to resume after an interruption."""
+"""Turns of the loop: stages, time, cause and result; enough to resume after an interruption."""
 
 from datetime import datetime
 from typing import Any, ClassVar, Literal
@@ -16,7 +16,7 @@ CAUSES: dict[Cause, str] = {
     "decay": "the quality decayed",
     "manual": "started by hand",
 }
-"""What began a turn, in words: why it was done where nobody says more."""
+"""Causes of a turn, in words: the default reason."""
 
 
 class LoopRecord(Record, frozen=True, kw_only=True):
@@ -30,12 +30,12 @@ class LoopRecord(Record, frozen=True, kw_only=True):
 
 
 class Turn(Record, frozen=True, kw_only=True):
-    """One turn: put again under the same key (the turn's id) when its state changes.
+    """One turn; stored again under the same key (the turn's id) when its state changes.
 
-    `model_inputs` is the digest of what of the declaration decides the models, `code` that of everything that its functions reach
-    (`base.closure`), `libraries` are the versions it runs on.
-    `ended` says what became of its winner, and `reasons` why it was not released; `reused` whether the packages are those of an earlier
-    turn, so that nothing was trained (turns of earlier versions do not say). `backdated` turns learn from what was known at an earlier moment that a person named (`--as-of`).
+    `model_inputs` is the digest of the declarations that affect the models, `code` that of all code that their functions reach
+    (`base.closure`), `libraries` are the versions that it runs on.
+    `ended` is the result for its winner, and `reasons` why it was not released; `reused`: the packages are those of an earlier
+    turn, so nothing was trained (None in turns of earlier versions). `backdated`: trained on what was known earlier (`--as-of`).
     """
 
     kind: ClassVar[str] = "turn"

@@ -65,9 +65,9 @@ class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
 class Window(Record, frozen=True, kw_only=True):
     """One monitoring window [start, end) of a loop. `packages` counts rows by package; `degraded` is a share of rows.
 
-    `arms` has a window of its own for each arm (name), against the package of that arm, where several answered; then the state of the
-    outputs here is that of the champion's. `skipped` names the columns that are not watched for drift, with the reason. With fewer than `minimum_rows` rows the state is
-    `no data`, and `said` says so.
+    `arms` has one window per arm (name), against the package of that arm, where several answered; then the state of the
+    outputs here is the champion's. `skipped` maps columns not watched for drift to the reason. Below `minimum_rows` rows the state is
+    `no data`, and `said` gives the reason.
     """
 
     kind: ClassVar[str] = "window"
@@ -146,10 +146,10 @@ class Quality(Record, frozen=True, kw_only=True):
 
 
 class Alert(Record, frozen=True, kw_only=True):
-    """Something somebody should know. One open alert per key; `repeats` says how often it came again while open.
+    """An alert for the operator. One open alert per key; `repeats` counts its repetitions while open.
 
-    `sent` once every sink has taken it: an alert decided before a crash is sent after it, at least once. `holder` is the process
-    (`base.holder`) without which it means nothing, "" where it does not depend on one.
+    `sent` is set when every sink has accepted it: an alert decided before a crash is sent after it, at least once. `holder` is the
+    process (`base.holder`) that it depends on: void once that has ended; "" if it depends on none.
     """
 
     kind: ClassVar[str] = "alert"
@@ -182,10 +182,10 @@ class Trigger(Record, frozen=True, kw_only=True):
 
 
 class ValueWindow(Record, frozen=True, kw_only=True):
-    """Money in a window, in `currency`, over predictions whose outcome is known: the model's, the heuristic's on the same rows.
+    """Money in a window, in `currency`, over predictions with a known outcome: the model's, and the heuristic's on the same rows.
 
-    Doing nothing ("no model") is `no_model`. Intervals come from a bootstrap over rows. `cost` is compute, in USD.
-    `arms` has an account for each arm (name) where several answered, with its part of the cost by rows.
+    `no_model` is the value of doing nothing. Intervals come from a bootstrap over rows. `cost` is compute, in USD.
+    `arms` has an account per arm (name) where several answered, with its share of the cost by rows.
     """
 
     kind: ClassVar[str] = "value"

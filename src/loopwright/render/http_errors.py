@@ -1,4 +1,4 @@
-"""Errors over HTTP, for every door: their status, and what their body says. Their codes stand on the errors themselves."""
+"""Errors over HTTP, for every interface: status and body. Error codes are defined on the errors themselves."""
 
 from typing import Any
 

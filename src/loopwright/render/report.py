@@ -56,7 +56,7 @@ def delivered_rows(report: Report) -> list[tuple[str, ...]]:
 
 
 def _compute(totals: Totals, budget: Budget) -> str:
-    """What compute cost, at which price, and a month of it where there is enough to tell."""
+    """The cost of compute, its unit price, and the projected cost of a month if there is enough data."""
     if not totals.days:
         return "not accounted for yet: no window has closed"
     month = totals.cost_per_month

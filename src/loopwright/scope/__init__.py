@@ -1,1 +1,1 @@
-"""Stage 1: the problem, who wants what, what it may cost, the rule to beat, and the ladder that is climbed from it."""
+"""Stage 1: the problem, the stakeholders' objectives, the budget, the rule to beat, and the ladder that starts from it."""

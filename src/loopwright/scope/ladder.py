@@ -13,7 +13,7 @@ from loopwright.tasks.metrics import metric
 
 
 class Rung(NamedTuple):
-    """One phase: its number as in `Candidate.phase`, its name, and what it takes to stand there."""
+    """One phase: its number as in `Candidate.phase`, its name, and the requirement to reach it."""
 
     phase: int
     name: str
@@ -38,9 +38,9 @@ def climbed(leaderboard: Leaderboard) -> int:
 
 
 def rung(leaderboard: Leaderboard) -> str:
-    """Where the winner stands on the ladder and what the next rung was worth, in one or two sentences.
+    """The winner's rung on the ladder and the gain of the next rung, in one or two sentences.
 
-    A rung pays when the 95 % interval of its difference to the incumbent lies above zero (paired bootstrap on the same
+    A rung pays when the 95 % interval of its difference to the incumbent is above zero (paired bootstrap on the same
     validation rows, as `develop` measured it).
     """
     winner = _row(leaderboard, leaderboard.winner)

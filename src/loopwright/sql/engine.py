@@ -42,8 +42,8 @@ class Workspace(Protocol):
 def sql_engine(home: Workspace | None = None, *, ordered: bool = True) -> Iterator[Any]:
     """A database for SQL that may come out of the ledger (labels, aggregates): no files, no network, no settings. Times are UTC.
 
-    It uses a third of the memory that this process may use, at most `MAX_MEMORY`. What does not fit goes to a folder of its own under
-    `home`, removed when the connection closes; without a `home` that can be written the query fails instead.
+    Its memory limit is a third of the memory that this process may use, at most `MAX_MEMORY`. It spills to a folder of its own under
+    `home`, removed when the connection closes; without a writable `home` the query fails instead.
 
     Args:
         ordered: results keep the order of the rows registered, which takes more memory.

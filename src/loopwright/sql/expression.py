@@ -1,8 +1,8 @@
-"""SQL expressions that a loop declares over the rows of a table: a label, what an aggregate is of.
+"""SQL expressions that a loop declares over the rows of a table: a label, the argument of an aggregate.
 
 They are parsed before they run, and may use only syntax and functions of one row (`functions.py`): anything else, known or
-unknown, is refused, and so is what closes its bracket and begins something else. So what they cost is bounded by the rows, what
-they see by the row, and the same row gives the same value whenever it is asked: while training and while serving, under every
+unknown, is refused, and so is SQL that closes the surrounding bracket. So their cost is bounded by the rows, they
+see only their row, and the same row always gives the same value: while training and while serving, under every
 version of DuckDB.
 """
 
@@ -38,14 +38,14 @@ _NOT_ZERO = "nullif(_x, 0)"
 _DIVISIONS = frozenset(("%", "//", "mod", "divide"))
 """Divisions of whole numbers that fail where the divisor is 0."""
 _AS_IT_IS = frozenset(("isfinite", "isinf", "isnan", "+", "-", "*"))
-"""Functions whose arguments need no guard: those that look for such numbers, and those of which one makes another."""
+"""Functions whose arguments need no guard: tests for non-finite numbers, and arithmetic that propagates them."""
 
 
 def row_sql(what: str, field: str, sql: str, table: Table) -> str:
-    """The expression as it is run: with null in place of each number in it that is not finite, and of what is divided by 0.
+    """The expression as it is run: with non-finite numbers, and results of a division by 0, replaced by null.
 
     Infinity and NaN are larger than every number to DuckDB: `v / 0 > 0.5` would be true. `isnan`, `isinf` and `isfinite` see them.
-    Raises DeclarationInvalid naming `field` of `what` where it is none over a single row of `table`, or uses a retired column.
+    Raises DeclarationInvalid naming `field` of `what` where it is not an expression over one row of `table`, or uses a retired column.
     """
     why = _fault(sql)
     if why:
@@ -156,7 +156,7 @@ def _aggregates() -> frozenset[str]:
 
 
 def _number_functions() -> frozenset[str]:
-    """Functions that may give a number that is not finite; a macro gives what it expands to."""
+    """Functions that may return a non-finite number, including macros."""
     return AGGREGATE_OF_LIST | _functions("return_type IN ('DOUBLE', 'FLOAT') OR function_type = 'macro'")
 
 
@@ -176,7 +176,7 @@ def _parsed(sql: str) -> dict[str, Any]:
 
 
 def _select(parsed: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    """What is selected, and all else that the statements say."""
+    """The select list, and all other parts of the statements."""
     nodes = [s["node"] for s in parsed["statements"]]
     return nodes[0].get("select_list", []), [{k: v for k, v in n.items() if k != "select_list"} for n in nodes]
 

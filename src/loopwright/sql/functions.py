@@ -1,10 +1,10 @@
-"""SQL functions that a declared expression may call: reviewed one by one to be functions of one row.
+"""SQL functions that a declared expression may call: each was reviewed to be a function of one row.
 
-Each depends on nothing but its arguments: not on other rows, the clock, chance, the session, the catalogue or a file. Macros are
-here only when everything that they expand to is. What DuckDB adds later is refused until it is reviewed and added here, so an
-expression means the same under every DuckDB. `tests/sql/test_expression.py` holds the list against DuckDB's catalogue.
+Each depends on its arguments only: not on other rows, the clock, random numbers, the session, the catalogue or a file. Macros are
+listed only if everything that they expand to is. Functions new in DuckDB are refused until they are reviewed and added here, so an
+expression means the same under every DuckDB. `tests/sql/test_expression.py` compares the list with DuckDB's catalogue.
 
-Not here although they depend on their arguments alone: those whose result is as large as an argument says (`range`,
+Excluded although they depend on their arguments only: functions whose result is as large as an argument says (`range`,
 `generate_series`, `repeat`, `list_resize`), those that make several rows of one (`unnest`), and DuckDB's internals.
 """
 

@@ -17,7 +17,7 @@ class Contract(Record, frozen=True, kw_only=True):
 
 
 def changes(before: Table, after: Table) -> list[str]:
-    """How two contracts of a table differ: each place with what it was -> what it is."""
+    """The differences of two contracts of a table: each field with its old -> new value."""
     old, new = (to_builtins(t) for t in (before, after))
     found = [f"{k}: {old[k]!r} -> {new[k]!r}" for k in old if k != "columns" and old[k] != new[k]]
     for name in dict.fromkeys([*old["columns"], *new["columns"]]):

@@ -19,16 +19,16 @@ FIXED = {
     "_unit": pa.string(),
     "_prediction": pa.string(),
 }
-"""The columns that every file has beside the label, whose type is the task's, and those of the loop."""
+"""The columns of every examples file in addition to the label, whose type depends on the task, and the loop's own columns."""
 
 if TYPE_CHECKING:  # it opens every store, and needs this one for nothing
     from loopwright.stores.home import Home
 
 
 def read_examples(home: "Home", digest: str, columns: Collection[str] | None = None) -> pa.Table:
-    """The rows of an examples file, in order of decision; of `columns` (None: all) those that it has. See `records.examples`.
+    """The rows of an examples file, ordered by decision; with those of `columns` (None: all) that it has. See `records.examples`.
 
-    Raises RecordNotFound when the file is gone (the same inputs give the same digest), Damaged when its bytes are not what was written.
+    Raises RecordNotFound when the file is missing (the same inputs make the same digest), Damaged when its bytes have changed.
     """
     try:
         with _path(home, digest).open("rb") as file:
@@ -45,7 +45,7 @@ def read_examples(home: "Home", digest: str, columns: Collection[str] | None = N
 
 
 def verify_examples(home: "Home") -> list[Problem]:
-    """Check that every examples file is what its name says, and that each one the ledger knows is there."""
+    """Verify that every examples file has the digest of its name, and that every one in the ledger exists."""
     files = {path.stem: path for path in sorted((home.path / "examples").glob("*.parquet"))}
     problems = []
     for name, path in files.items():

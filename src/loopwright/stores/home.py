@@ -80,13 +80,13 @@ class Home:
 
     @cached_property
     def openlineage(self) -> "OpenLineage":
-        """Where it is told what ran, what it read and what it made."""
+        """The receiver of OpenLineage events: runs with their inputs and outputs."""
         from loopwright.stores.openlineage import of_settings  # as above
 
         return of_settings(self.settings, self.clock)
 
     def acting_as(self, by: str) -> "Home":
-        """This home, with somebody else as who is acting: the same stores, which are closed where they were opened."""
+        """This home, acting under another name: the same stores, which are closed where they were opened."""
         return _Acting(self, by)
 
     @property

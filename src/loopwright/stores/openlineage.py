@@ -1,7 +1,7 @@
-"""OpenLineage events (https://openlineage.io/spec/2-0-2/OpenLineage.json): what ran, what it read and made, column by column.
+"""OpenLineage events (https://openlineage.io/spec/2-0-2/OpenLineage.json): job runs with their inputs and outputs, column by column.
 
 Sent to a file (one JSON document a line) or to an HTTP address, under the same rules as webhooks. Sending never fails the
-work: what cannot be sent is counted and said, and not kept for later.
+work: events that cannot be sent are counted and logged, and dropped.
 
 A local table is `file` and its path, one in object storage its bucket and path; examples, packages and jobs are in the
 namespace `loopwright`. The version of a table is Delta's, that of a file, of examples and of a package its SHA-256.
@@ -57,9 +57,9 @@ Json = dict[str, Any]
 
 
 class JobRun(msgspec.Struct):
-    """A run of a job while it goes on. Whoever runs it adds what was read and made; its end is told with these.
+    """A running job. The caller adds its inputs and outputs; the completion event includes them.
 
-    `wanted` is false where nobody listens: then there is no need to add anything.
+    `wanted` is false without a receiver: then nothing need be added.
     """
 
     wanted: bool
@@ -68,7 +68,7 @@ class JobRun(msgspec.Struct):
 
 
 class OpenLineage:
-    """Where events go: `target` is a path, an http(s) URL, or empty for nowhere. Counts what was sent and what was not."""
+    """Sends events to `target`: a path, an http(s) URL, or empty for none. Counts sent and unsent events."""
 
     def __init__(self, target: str, clock: Clock, *, to: Receiver | None = None, namespace: str = "loopwright") -> None:
         self.target, self.sent, self.unsent = target, 0, 0
@@ -77,9 +77,9 @@ class OpenLineage:
 
     @contextmanager
     def run(self, job: str, *, kind: str, about: str = "", facets: Mapping[str, Json] | None = None) -> Iterator[JobRun]:
-        """Tell that `job` began, and at the end of the block that it is complete, failed (an exception) or was stopped.
+        """Emit the start of `job`, and at the end of the block its completion, failure (an exception) or abort.
 
-        `kind` says what sort of job it is (INGESTION, STEP), `about` what it does; `facets` are further ones of the run.
+        `kind` is the type of job (INGESTION, STEP), `about` its description; `facets` are further facets of the run.
         """
         run = JobRun(bool(self.target))
         if not run.wanted:
@@ -186,7 +186,7 @@ def table(lake: str, name: str, version: int, columns: Mapping[str, Column] | No
 
 
 def source(name: str, digest: str, path: Path | None = None) -> Json:
-    """What was ingested: a file by its path, anything else by the name it was given."""
+    """Dataset of an ingested source: a file by its path, anything else by its name."""
     where = ("file", str(path.absolute())) if path is not None else (NAMESPACE, f"source.{name}")
     return {"namespace": where[0], "name": where[1], "facets": {"version": facet("version", datasetVersion=digest)}}
 

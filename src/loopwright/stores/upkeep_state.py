@@ -1,4 +1,4 @@
-"""What upkeep found in its last round, in a file where workers can tell it as metrics without asking the ledger."""
+"""Results of the last round of upkeep, in a file that workers export as metrics without the ledger."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def write_upkeep_state(folder: Path, state: UpkeepState) -> None:
 
 
 def read_upkeep_state(folder: Path) -> UpkeepState | None:
-    """What upkeep last told, None where nothing can be read."""
+    """The state that upkeep wrote last, None if it cannot be read."""
     try:
         return msgspec.json.decode((folder / _FILE).read_bytes(), type=UpkeepState)
     except (OSError, msgspec.DecodeError):

@@ -1,1 +1,1 @@
-"""What differs from task to task: one file a task, named in `table`; labels, metrics, what is plausible, which examples train."""
+"""Differences between tasks: one file a task, listed in `table`; labels, metrics, plausibility, and the split of examples."""

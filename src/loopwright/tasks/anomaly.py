@@ -1,4 +1,4 @@
-"""Anomaly: predicted is how strange a request is; the label is true for what was strange, where anybody ever says so."""
+"""Anomaly detection: predicts an anomaly score; the label is true for an anomaly, where labels exist."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ _OF_PROBABILITIES = ("log_loss", "brier", "accuracy", "calibration_error")
 
 
 def _threshold(border: Border) -> float:
-    """What the declared share of alerts is above; scores of two values only are a condition, and the border lies between them."""
+    """The score exceeded by the declared share of alerts; scores with two values are a condition: the threshold is between them."""
     distinct = np.unique(border.score)
     return float(distinct.mean()) if len(distinct) == 2 else alert_threshold(border.score, border.alert_share)
 

@@ -2,7 +2,7 @@
 
     boolean, string or float64, as `TaskShape.label` says; of several targets list<float64>, in the order of `Outcome.labels`
 
-A number that is not finite, in the expression or of it, counts as null; of several targets one that is null makes the label unknown (null).
+A non-finite number, in the expression or as its result, counts as null; with several targets one null makes the label unknown (null).
 """
 
 from typing import Any

@@ -1,19 +1,19 @@
 """Columns that predict too well to be true (Kaufman, Rosset, Perlich & Stitelman 2012, Leakage in data mining).
 
-Alone. A column predicts the label by its place in order, and by its bins (at most 64 of equal size, or its words, and what is
-missing), with what half of the rows say of a bin judged on the other half, so that names of things and noise predict nothing.
-Measured is the area under the ROC curve (each class against the rest), for numbers the R² of their ranks; over all rows, and where
-values are missing also over the rows that have one. It is a suspect when it is surely above the leak limit of its task: the lower end of the
-interval, three standard errors below (DeLong, DeLong & Clarke-Pearson 1988, on the scale of log odds; Fisher's z), and never above
-what so few rows can show. Honest predictors of things worth predicting hardly get there: the best single measurement of a tumour
+Alone. A column predicts the label by its rank, and by its bins (at most 64 of equal size, or its words, and missing
+values), where the label rates of bins from one half of the rows are tested on the other half, so that identifiers and noise predict nothing.
+The measure is the area under the ROC curve (each class against the rest), for numbers the R² of their ranks; over all rows, and for
+columns with nulls also over the rows that have a value. It is a suspect when it is surely above its task's leak limit: the lower end of the
+interval, three standard errors below (DeLong, DeLong & Clarke-Pearson 1988, on the scale of log odds; Fisher's z), but never above
+what so few rows can show. Legitimate predictors rarely reach it: the best single measurement of a tumour
 (Wisconsin) has an area of 0.975, the delay at push-back 0.90 for a late arrival; the end of a table that was filled in afterwards
-has 0.99 and more. One honest feature in 700 at the limit itself is named by chance, far below it none.
+has 0.99 and more. One legitimate feature in 700 at the limit itself is flagged by chance, far below it none.
 
-By a value, or by being missing. It decides where nearly all of its rows have one label (surely above 95 %, for a value 99.5 % of the
-rows at hand, or 97 % where its rows are also half of the rarer label's) and others do not; of several classes only that which it is counts, not
-those which it is not. A number at the end of a scale along which the label becomes more and more frequent is none: see `_at_end`.
+By a value, or by being missing. It is a suspect when nearly all of its rows have one label (surely above 95 %, for a value 99.5 % of the
+rows, or 97 % where they are also half of the rarer label's rows) and others do not; of several classes only "is this class" counts, not
+"is not this class". A number at the end of a monotone trend of the label is not one: see `_at_end`.
 
-Together. Up to MAX_TOGETHER columns that leave a thousandth of the label unexplained, although none does alone: weighted sums,
+Together. Up to MAX_TOGETHER columns that leave a thousandth of the label unexplained, although none does alone: linear models,
 for numbers also of logarithms (products, ratios); for a class the larger of two numbers, and pairs of words or codes.
 """
 
@@ -66,7 +66,7 @@ class Values(NamedTuple):
 
 
 class LeakTarget(NamedTuple):
-    """What a column may tell: a truth, bool [N]; or for numbers their ranks in [0, 1], float64 [N], and the numbers themselves."""
+    """A target of leak detection: a truth, bool [N]; or for numbers their ranks in [0, 1], float64 [N], and the numbers themselves."""
 
     name: str
     truth: Array
@@ -105,7 +105,7 @@ def values_of(column: pa.ChunkedArray) -> Values | None:
 
 
 def targets(label: pa.ChunkedArray, task: Task) -> list[LeakTarget]:
-    """What columns may tell of a label without nulls: the label, each class, or each number."""
+    """The targets of a label without nulls: the label, each class, or each number."""
     shape = SHAPES[task]
     if shape.label == "boolean":
         truth = label.to_numpy()
@@ -406,12 +406,12 @@ def _bins(part: Values) -> Array:
 
 
 def _ends(present: Array) -> list[float]:
-    """What stands for a missing number when rows are put in order: below all others, or above them."""
+    """Values that replace missing numbers when rows are ranked: below all others, or above them."""
     return [float(present.min()) - 1, float(present.max()) + 1] if len(present) else []
 
 
 def _other_half(bins: Array, truth: Array, half: Array) -> Array:
-    """What the other half's rows of the same bin say on average, drawn a little to the mean of all, float64 [N]."""
+    """Mean truth of the other half's rows in the same bin, shrunk slightly to the mean of all, float64 [N]."""
     said = np.empty(len(bins))
     size = int(bins.max()) + 1 if len(bins) else 1
     for side in (half, ~half):

@@ -1,7 +1,7 @@
-"""Quality that is too good to be true: what a leak does to a measure, and what real data hardly ever allow.
+"""Quality that is too good to be true: practically perfect metrics, which leaks cause and real data rarely allow.
 
-Practically perfect is a validation measure at its best possible value but for a thousandth (average precision: a hundredth), on
-rows enough that chance does not get there. An honest problem can be that easy; a column that was filled in afterwards always is.
+Practically perfect is a validation metric within a thousandth of its best possible value (average precision: a hundredth), on
+enough rows to rule out chance. A real problem can be that easy; a column that was filled in afterwards always is.
 """
 
 from loopwright.records.declarations import SHAPES, Task

@@ -22,8 +22,8 @@ PARTS = {
 class Groups:
     """Ranking: `truth` (relevance, at least 0) and score [N], within groups [N]. Units are groups: rows of one are not independent.
 
-    Rows of equal score share their places: gain is their mean (McSherry and Najork 2008, as scikit-learn does), and the first
-    relevant one stands last among them. A group in which nothing is relevant says nothing and is left out.
+    Rows of equal score share their ranks: gain is their mean (McSherry and Najork 2008, as scikit-learn does), and the first
+    relevant one counts as last among them. A group without relevant rows is left out.
     """
 
     def __init__(self, names: Sequence[str], data: RowData) -> None:

@@ -1,16 +1,16 @@
-"""Which examples train and which validate, with the proof that the two share nothing.
+"""The split of examples into training and validation, with the proof that the two are disjoint.
 
 time     the newest decisions validate: those of the declared duration, and where they are too few to judge by (a pause, a burst
          with one label only) as many before them as it takes, at most half of all. Those within the embargo before the
          boundary are left out of both, and so are training
          rows whose outcome became known only after the boundary: a model made there and then could not have learnt from them, and
-         what their label says may have happened in the time that is validated (purging; López de Prado 2018, Advances in
+         their labels may describe events of the validation period (purging; López de Prado 2018, Advances in
          Financial Machine Learning, 7.4.1). Nothing is left out behind the boundary: training never follows validation
 group    the groups with the smallest hashes validate: whole groups, never parts of them
 stratum  of each stratum the rows with the smallest hashes validate: the same share of each
 
-The hash is of loop seed and value (of the group; of a row's unit), so that a row stays where it is when others come. Two rows may
-have one outcome (a flight asked about twice): no outcome is on both sides, whatever the split.
+The hash is of loop seed and value (of the group; of a row's unit), so that a row keeps its side when others are added. Two rows may
+share an outcome (two requests about one flight): no outcome is on both sides, whatever the split.
 """
 
 import hashlib

@@ -14,9 +14,9 @@ Slices = Mapping[str, Array]
 
 
 class Metric(NamedTuple):
-    """What a metric is: whether more is better, its best possible value if it has one, one line about it (with its paper).
+    """A metric: whether higher is better, its best possible value if it has one, one line of help (with its paper).
 
-    `rate` is, of a gap between slices, the metric whose spread it is.
+    `rate`: for a gap between slices, the metric whose spread it is.
     """
 
     higher: bool
@@ -62,9 +62,9 @@ class MeasuredRows(Protocol):
 
 
 class LabelQuery(NamedTuple):
-    """The labels of examples, to be described by SQL: `run` a query over table `kept`, whose column `_label` has them, of `rows` rows.
+    """Input of a label summary: `run` runs a query over table `kept`, whose column `_label` has the labels of `rows` examples.
 
-    `targets` are the names of the targets, `group` the column of the groups, quoted, if there is one.
+    `targets` are the names of the targets, `group` the quoted name of the group column, if there is one.
     """
 
     run: Callable[[str], list[tuple[Any, ...]]]
@@ -130,7 +130,7 @@ class TaskType:
 
     name: Task
     estimator: Literal["classifier", "regressor", "detector"]  # what its candidates are
-    learns_unjudged: bool = False  # from decisions too whose outcome nobody knows
+    learns_unjudged: bool = False  # also from decisions with unknown outcome
     least_kinds: int = 0  # how many different labels each part of a split needs
     leak_limit: float  # from which on a column tells the label too well: see `tasks.leakage`
     metrics: Mapping[str, Metric]  # of rows
@@ -153,7 +153,7 @@ class TaskType:
     )  # of answers, masks [N]; none: not right or wrong
     threshold: Callable[[Border], float] | None = None  # from which score on a label is positive; None: labels need none
     valued_threshold: bool = False  # a value table sets it, for the heuristic as for the model
-    middle: Callable[[Array], list[float]] = lambda truth: [0.0]  # what a rule that says nothing counts as, by target
+    middle: Callable[[Array], list[float]] = lambda truth: [0.0]  # replaces null answers of a heuristic, by target
     summarise: Callable[[LabelQuery], LabelSummary]  # the labels of examples
     made_up: Callable[
         [Array, Array], Array

@@ -14,12 +14,12 @@ Door = Literal["cli", "http"]
 
 
 class Verb(msgspec.Struct, frozen=True):
-    """One row: the verb's name, the stage it belongs to, its function, one line of help, an example of its use.
+    """One row: the verb's name, its stage, its function, one line of help, an example of its use.
 
-    The function is named as text, `module:function`, so that a command loads what its own verb needs and nothing else. It takes a
-    `Home` first and keyword parameters after it; parameters named `progress` are filled in by the door.
-    `changes` says whether it changes anything (HTTP: POST, and the permission to write), `needs_home` that there is nothing
-    to do without a home; where a verb that needs none writes, home is made.
+    The function is named as text, `module:function`, so that a command imports only what its own verb needs. It takes a
+    `Home` first and keyword parameters after it; the caller fills in parameters named `progress`.
+    `changes`: it changes something (HTTP: POST, with the permission to write). `needs_home`: it cannot work without a
+    home; a verb that does not need one creates it when it writes.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The verb `check`: what is wrong with a loop, what is doubtful, and what its features look like, before anything runs."""
+"""The verb `check`: errors and warnings of a loop, and a sample of its features, before anything runs."""
 
 import re
 from collections import Counter
@@ -44,9 +44,9 @@ LOOKED_AT = 100_000
 
 
 class _Rows(NamedTuple):
-    """Rows to look at: examples (or None), requests without outcomes (or None), decisions left out by reason, and what is said of them.
+    """Rows to check: examples (or None), requests without outcomes (or None), decisions left out by reason, and a note on them.
 
-    `refused` says why `run` would make no examples; `is_wrong` that ingesting more outcomes does not mend that. `sampled` are not
+    `refused` is the reason why `run` would make no examples; `is_wrong`: more outcomes would not help. `sampled`: not
     all examples that `run` would make.
     """
 
@@ -138,7 +138,7 @@ def _contracts(home: Home, path: str, loop: Loop) -> tuple[list[CheckItem], list
 
 
 def _described(scope: Scope) -> CheckItem:
-    """Whether somebody said which problem is solved, and for whom: a draft's `TODO` is not an answer."""
+    """Whether the problem and its stakeholders are described: a draft's `TODO` does not count."""
     texts = [("problem", scope.problem)]
     texts += [(f"objectives[{o.name!r}].{field}", getattr(o, field)) for o in scope.objectives for field in ("name", "owner")]
     open_ = [field for field, text in texts if re.search(r"\bTODO\b", text)]
@@ -149,7 +149,7 @@ def _described(scope: Scope) -> CheckItem:
 
 
 def _watched(loop: Loop) -> CheckItem:
-    """Whether what guards a release, and what retrains, can be measured on rows of this loop, and on slices that it declares."""
+    """Whether the metrics of guards and of the retraining trigger can be measured on rows and slices of this loop."""
     slices = [part.name for part in loop.slices]
     named = [("guard", guard.metric) for guard in loop.release.guards]
     named += [("retrain.decay_metric", loop.retrain.decay_metric)] if loop.retrain.decay_metric else []
@@ -301,7 +301,7 @@ def _window(home: Home, requests: Table) -> timedelta | None:
 
 
 def _doubts(loop: Loop, traced: TracedFeatures, seen: _Rows, progress: Progress) -> list[CheckItem]:
-    """What was not known at the decision, and features that tell too much; one item where there is no such thing, or no telling."""
+    """Columns not known at the decision, and features that leak the label; one item if there are none, or if it cannot be checked."""
     found = doubts(
         loop.requests,
         loop.context,

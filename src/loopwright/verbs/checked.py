@@ -8,9 +8,9 @@ from loopwright.records.declarations import Column
 
 
 class CheckItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing looked at: whether it is well, and what was seen or what to do. A warning is a doubt: well, if it is meant so.
+    """One check: whether it passed, and its finding or the next step. A warning passes, but should be reviewed.
 
-    `checked` is false where it could not be looked at: then nothing is known, and it is neither well nor doubtful.
+    `checked` is false if the check could not run: then it neither passed nor failed.
     """
 
     name: str

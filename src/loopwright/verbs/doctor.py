@@ -38,7 +38,7 @@ MAX_SAID = 3
 
 
 def doctor(home: Home) -> Checked:
-    """Check the installation: versions, settings, disks, stores. Every item that is not well says what to do."""
+    """Check the installation: versions, settings, disks, stores. Every failed item names the next step."""
     items = [
         CheckItem(name="python", ok=sys.version_info >= (3, 11), detail=sys.version.split()[0]),
         *_libraries(),
@@ -199,7 +199,7 @@ def _packages(home: Home) -> CheckItem:
 
 
 def _upkeep(home: Home) -> CheckItem:
-    """Whether somebody tends, by the lease; one that nobody keeps is told."""
+    """Whether upkeep runs, by its lease; a dead or expired lease is a warning."""
     lease = home.ledger.lease("tend", LEASE_SECONDS)
     if lease is None:
         return CheckItem(name="upkeep", ok=True, detail="nobody tends now: `loopwright serve` does, or `loopwright tend`")
@@ -214,7 +214,7 @@ def _upkeep(home: Home) -> CheckItem:
 
 
 def _clock(home: Home) -> CheckItem:
-    """Whether the time of day goes on from what upkeep and the ledger have seen."""
+    """Whether the wall clock is consistent with upkeep and the ledger."""
     now, why = home.clock.now(), jumped(home.path, home.clock)
     newest = home.ledger.history(limit=1)
     if not why and newest and (newest[0].at - now).total_seconds() > JUMP_SECONDS:
@@ -238,7 +238,7 @@ def _openlineage(home: Home) -> list[CheckItem]:
 
 
 def _protocols(home: Home) -> list[CheckItem]:
-    """What gRPC, spans and events need, where they are asked for: libraries, and receivers that may be called."""
+    """gRPC, spans and events, where they are switched on: their libraries, and whether their receivers may be called."""
     settings, items = home.settings, []
     for name, asked, extra, libraries in (
         ("gRPC", settings.grpc_port >= 0, "grpc", ("grpcio", "protobuf")),

@@ -22,7 +22,7 @@ class ExportedPort(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExportedPackage(msgspec.Struct, frozen=True, kw_only=True):
-    """A package for another server: the files in `folder`, what goes in and what comes out."""
+    """An exported package: the files in `folder`, the inputs and the outputs."""
 
     package: str
     loop: str

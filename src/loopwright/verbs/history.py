@@ -9,7 +9,7 @@ from loopwright.verbs.known_loop import known_loop
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """Who served when, oldest first; of one `segment` only what changed for it."""
+    """The releases of a loop, oldest first; with `segment` only those that changed its package."""
 
     loop: str
     releases: list[ReleaseState]
@@ -21,7 +21,7 @@ def history(home: Home, loop: str, *, segment: str | None = None) -> History:
 
     Args:
         loop: name of the loop.
-        segment: show only changes of what answers this segment.
+        segment: show only the releases that changed this segment's package.
     """
     known_loop(home, loop)
     releases = releases_of(home, loop)

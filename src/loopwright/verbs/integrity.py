@@ -1,4 +1,4 @@
-"""What should be there: asked of the ledger, and of the copies that servers follow, and not only of what is there."""
+"""Completeness: entries of the ledger and of release files whose objects are missing."""
 
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -14,7 +14,7 @@ from loopwright.stores.home import Home
 
 
 def attempted(where: str, look: Callable[[], list[Problem]]) -> list[Problem]:
-    """What `look` finds; that it could not look is a problem, too, and keeps nobody from looking elsewhere."""
+    """The problems that `look` returns; if it fails, that is a problem too, and other checks go on."""
     try:
         return look()
     except (LoopwrightError, OSError) as error:
@@ -22,7 +22,7 @@ def attempted(where: str, look: Callable[[], list[Problem]]) -> list[Problem]:
 
 
 def missing(home: Home) -> list[Problem]:
-    """What the ledger or a copy in `served/` names and is gone or older than they say."""
+    """Objects that the ledger or a release file in `served/` names but that are missing or too old."""
     checks = {"releases": _releases, "served": _served, "tables": _tables, "predictions": _predictions}
     return list(chain.from_iterable(attempted(where, lambda c=check: list(c(home))) for where, check in checks.items()))  # type: ignore[misc]  # a default binds it
 

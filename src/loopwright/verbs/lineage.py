@@ -1,6 +1,6 @@
-"""What came from what: a package back to its files, column by column; a file, table or column forward to what it reached.
+"""Lineage: a package back to its files, column by column; a file, table or column forward to its uses.
 
-Everything is read from the ledger and the packages' manifests; no code of the user and no file outside home is touched.
+Everything is read from the ledger and the packages' manifests; no user code runs, and no file outside home is read.
 """
 
 import re
@@ -43,7 +43,7 @@ Touches = Callable[[str], bool]
 
 
 def lineage(home: Home, id: str) -> Node:
-    """Trace what something was made from and what it was used for, down to single columns, as a tree.
+    """Trace the inputs and uses of something, down to single columns, as a tree.
 
     Args:
         id: a package (or the beginning of its digest), a prediction's id, a feature, a table, a column as TABLE.COLUMN,
@@ -97,13 +97,13 @@ def _linked(home: Home, id: str) -> Node | None:
 
 
 def _tree(home: Home, id: str, role: str, depth: int) -> Node:
-    """What the ledger's links say `id` was made from; a package first says what its features are computed from."""
+    """The sources of `id` by the ledger's links; for a package first the columns that its features are computed from."""
     kind, label, made = _label(home, id)
     sources = {link.source: link.role for link in home.ledger.links(id, direction="up", depth=1)} if depth else {}
     if id.startswith("table:") and any(s.startswith("file:") for s in sources):  # then the ingestions between add nothing
         sources = {s: r for s, r in sources.items() if s.startswith("file:")}
     children = list(_computed(made)) if made is not None and depth else []
-    # The package before, and the one a segment's package stands beside, have lineages of their own: one look-up away.
+    # The previous package, and the global model of a segment's package, have lineages of their own: one look-up away.
     children += [_tree(home, s, r, 0 if r in ("parent", "fleet of") else depth - 1) for s, r in sorted(sources.items())]
     return Node(id=id, kind=kind, label=label, role=role, children=children)
 
@@ -250,7 +250,7 @@ class _Made(NamedTuple):
     serves: bool
 
     def node(self, role: str, children: list[Node]) -> Node:
-        """The package as a node with what lies between it and what was asked for."""
+        """The package as a node, with the steps between it and the queried item."""
         label = f"{'serves, ' if self.serves else ''}{self.manifest.loop}, {_package_label(self.manifest)}"
         return Node(id=self.digest, kind="package", label=label, role=role, children=children)
 

@@ -37,5 +37,5 @@ def loop_with_code(home: Home, loop: str) -> tuple[Loop, str]:
 
 
 def _loops_here(path: Path) -> list[str]:
-    """Loop files and folders of loops whose path comes near to one that is none."""
+    """Loop files and folders with paths similar to a missing one."""
     return [name for name in nearest_paths(path) if name.endswith(".py") or (Path(name) / "loop.py").is_file()]

@@ -36,7 +36,7 @@ class LoopPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def loop_page(home: Home, loop: str) -> LoopPage:
-    """All that a page about one loop shows; of one whose declaration cannot be read what there is without it."""
+    """All data of a loop's page; if its declaration cannot be read, the data that does not need it."""
     status, ledger = loop_status(home, loop), home.ledger
     declared = Attempts(loop).run("declaration", lambda: known_loop(home, loop), None)
     alerts = [e.record for e in ledger.newest(Alert, loops=[loop], per="key", limit=MAX_ALERTS)]

@@ -44,7 +44,7 @@ from loopwright.verbs.known_loop import known_loop
 W = TypeVar("W", Window, ValueWindow)
 
 _Live = tuple[Judged, dt.datetime | None]
-"""What is known of a stage while the loop serves, beyond what its turns said, and since when."""
+"""State of a stage while the loop serves, from sources other than its turns, and since when."""
 
 TURNS = 100
 """Turns of a loop that are looked at; older ones are counted."""
@@ -86,7 +86,7 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One loop: its six stages, who serves, what happened; of its retrainings those of the last hundred turns."""
+    """One loop: its six stages, its release, recent events; retrainings of the last hundred turns only."""
 
     name: str
     problem: str = ""
@@ -106,23 +106,23 @@ class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
     damaged: list[str] = []
     """Segments of the prediction log that were damaged or missing, and wait in quarantine for somebody to look."""
     errors: list[Problem] = []
-    """What of it could not be read; the figures that come from there are 0 or empty, and mean nothing."""
+    """Records that could not be read; figures from them are 0 or empty, and mean nothing."""
 
 
 def loop_status(home: Home, loop: str) -> LoopStatus:
-    """One loop: its six stages, who serves, what happened."""
+    """The status of one loop: its six stages, its release, recent events."""
     if home.ledger.latest(LoopRecord, loop=loop) is None:
         known_loop(home, loop)
     return statuses(home, [loop])[0]
 
 
 def statuses(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
-    """Loops; those whose records cannot be read keep nobody from seeing the others."""
+    """The status of loops; unreadable records of one loop do not affect the others."""
     try:
         return loops_status(home, loops)
     except LedgerUnavailable:
         raise
-    except Exception:  # noqa: BLE001  # whatever is wrong is told of the loop that it is wrong with
+    except Exception:  # noqa: BLE001  # any error is reported as that loop's
         return [_status_or_trouble(home, loop) for loop in loops]
 
 
@@ -142,7 +142,7 @@ def open_alerts(alerts: Sequence[Entry[Alert]]) -> list[Alert]:
 
 
 def loops_status(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
-    """Loops that the ledger knows, each with its six stages, who serves, what happened; in that order."""
+    """The status of loops in the ledger, in this order."""
     ledger = home.ledger
     declared = {e.loop: e.record for e in ledger.newest(LoopRecord, loops=loops)}
     turns = _by_loop(ledger.newest(Turn, loops=loops, each=2 * TURNS))
@@ -321,7 +321,7 @@ def _retrainings(turns: list[Entry[Turn]], released: set[str]) -> list[Retrainin
 
 
 def _reused(turn: Turn) -> bool:
-    """Whether a turn trained nothing. Those of earlier versions do not say it, but for what their winner was."""
+    """Whether a turn trained nothing. Turns of earlier versions record it only as the state of their winner."""
     return turn.ended == "serves already" if turn.reused is None else turn.reused
 
 
@@ -363,7 +363,7 @@ def _monitor(window: Entry[Window] | None, standing: Entry[Standing] | None, ale
 
 
 def _plan(step: Entry[Step] | None, serving: str) -> str:
-    """What the newest turn expects of its winner, and whether that serves (earlier versions do not say of which package)."""
+    """The newest turn's expectation of its winner, and whether the winner does not serve (earlier versions do not name the package)."""
     if step is None:
         return ""
     return step.record.summary + ("" if step.record.output.get("package", serving) == serving else ", and does not serve")

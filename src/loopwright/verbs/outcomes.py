@@ -15,9 +15,9 @@ from loopwright.verbs.known_loop import known_loop
 
 
 class OutcomesReport(OutcomeStates, frozen=True, kw_only=True):
-    """How outcomes stand: rows of the `file` that were `accepted` and `quarantined` (by reason), and all that `OutcomeStates` counts.
+    """Outcomes of a loop: rows of the `file` that were `accepted` and `quarantined` (by reason), and the counts of `OutcomeStates`.
 
-    The file was read as `encoding`; `undated` rows say no time, so their truth is known from now on.
+    The file was read as `encoding`; `undated` rows have no time, so their truth counts as known from now on.
     """
 
     loop: str
@@ -31,7 +31,7 @@ class OutcomesReport(OutcomeStates, frozen=True, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        """Whether anything was accepted; a file whose every row went to quarantine brought nothing."""
+        """Whether any row was accepted; a file with every row in quarantine fails."""
         return self.accepted > 0 or self.quarantined == 0
 
 
@@ -42,7 +42,7 @@ def outcomes(home: Home, loop: str, file: Path | None = None, **file_options: Un
         loop: name of the loop.
         file: CSV, JSON Lines, Excel, Parquet or Arrow with the columns of the outcome table, matched by its key or by a column of
             prediction ids: `id`, `prediction` or `prediction_id` (one that the table does not have itself), or `_id` as `loopwright
-            predict` writes it. Times may be left out: then the truth is known now, or when a column `known_at` says.
+            predict` writes it. Times are optional: the default is now, or the column `known_at`.
     """
     declared = known_loop(home, loop)
     reading = Reading.of(**file_options)

@@ -29,11 +29,11 @@ def release(
     despite_guard: bool = False,
     request_id: str = "",
 ) -> Switched:
-    """Put a package into service, after the checks that a turn makes; a package that serves already serves on.
+    """Put a package into service, after the checks of a turn; a package that already serves keeps serving.
 
     `heuristic` in place of a package serves the loop's heuristic, whatever its metrics and guards say; turns then evaluate models and release none.
 
-    Waits up to five seconds until every worker of the servers that run here has switched, and reports the state of each.
+    Waits up to five seconds until every worker on this machine has switched, and reports the state of each.
 
     The winner of a turn includes the segment packages that were evaluated with it; the package of a segment replaces only that one.
 

@@ -39,7 +39,7 @@ class Week(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replayed(msgspec.Struct, frozen=True, kw_only=True):
-    """A replay: the timeline and what it came to, beside "never retrained" and "heuristic only" on the same rows."""
+    """A replay: the timeline and its totals, compared with "never retrained" and "heuristic only" on the same rows."""
 
     loop: str
     policy: str
@@ -100,7 +100,7 @@ def replay(
 
 
 def summarise(home: Home, declared: Loop, run: ReplayRun, policy: str) -> Replayed:
-    """The timeline of a replay and what it came to, beside "never retrained" and "heuristic only"."""
+    """The timeline of a replay and its totals, compared with "never retrained" and "heuristic only"."""
     compared = room.compare(home, declared, run)
     value = declared.scope.value
     money = {policy: room.worth(value, compared, policy) for policy in compared.given}

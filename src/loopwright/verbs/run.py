@@ -20,11 +20,11 @@ CAUSES = ("manual", "schedule", "drift", "decay")
 
 
 class TurnReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn, step by step, with the leaderboard it made and the release that followed.
+    """One turn: its steps, its leaderboard and its release.
 
-    `left_out` maps each candidate that could not be fitted or converted to the reason, `rows_left_out` each reason for which decisions
-    are no examples, or examples neither train nor validate, to how many; `serves_already`: nothing was released
-    because the winner is what serves.
+    `left_out` maps each candidate that could not be fitted or converted to the reason; `rows_left_out` counts decisions without example,
+    and examples in neither part of the split, by reason; `serves_already`: nothing was released
+    because the winner already serves.
     """
 
     loop: str
@@ -65,9 +65,9 @@ def run(
         until: the last stage to run: scope, data, develop, deploy, monitor or business.
         as_of: train only on what was known then (ISO 8601, "tuesday 09:00" or "30 days ago"; default: now).
         refit: retrain the serving candidate with its hyper-parameters instead of comparing all candidates.
-        cause: why it runs: manual, schedule, drift or decay.
+        cause: cause of the turn: manual, schedule, drift or decay.
         why: the reason in one sentence, for the audit trail.
-        no_release: stop before anything is put into service; a turn of `--as-of` replaces nothing that serves by itself either.
+        no_release: stop before the release; a turn with `--as-of` never replaces a serving package by itself.
         despite_guard: release the winner even if it misses a target, is worse than what serves, or is too good to be true;
             requires `--why`.
         fresh: start a new turn and train, even if one was interrupted or nothing changed.

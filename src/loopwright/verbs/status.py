@@ -132,7 +132,7 @@ def _rank(home: Home) -> Callable[[str], tuple[int, int, int, int, str]]:
 
 
 def _server(home: Home) -> Running | None:
-    """The server over this home, as it says in `serve.json`, unless it has gone without taking that away."""
+    """The running server of this home, from `serve.json`, unless that was left behind by a dead one."""
     try:
         said = (home.path / "serve.json").read_bytes()
         found, by = msgspec.json.decode(said, type=Running), msgspec.json.decode(said, type=_ServedBy)

@@ -16,7 +16,7 @@ MAX_REASON = 1000
 
 
 class Switched(ReleaseState, frozen=True, kw_only=True):
-    """Who serves since a release or a rollback, and how the workers of the servers that run here stand to it (none: no server runs).
+    """The release state after a release or rollback, and the state of the workers on this machine (none: no server runs).
 
     `returns_to` is the package that `rollback` without `--to` would go to next: after a rollback the one that it replaced
     ("": none, or only those of segments changed).
@@ -40,9 +40,9 @@ def check_reason(why: str, *, despite_guard: bool = False) -> None:
 
 
 def switched(home: Home, state: ReleaseState) -> Switched:
-    """The state, and how the workers here stand to it once they have switched, or after a while.
+    """The release state and the workers' states, once they have switched, or after a timeout.
 
-    Where another change came after it (the answer to a request that is repeated) none is waited for or told of.
+    Without workers if a later change exists (the answer to a repeated request).
     """
     until = home.clock.monotonic() + SWITCH_SECONDS
     copy = read_intact(path_of(home, state.loop))

@@ -55,12 +55,12 @@ class TracedOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
-    """One prediction, back to the files it was learnt from and forward to its money.
+    """One prediction, with its training files and its money.
 
-    `explained` is what each feature contributed to it, computed again of the row as it was logged. Of the request the client need not
-    send what is `optional`; `filled_in` is what the server put there. `trained_until` is when the newest row was decided that the
-    package was trained on, `known_at` the moment of that training: what was known then, it could learn. `rule_label` is the label
-    that the heuristic would have given; `valued`: a value table is declared.
+    `explained` are its feature contributions, recomputed from the logged row. `optional` are columns that the client
+    may omit; `filled_in` are values set by the server. `trained_until` is the decision time of the newest training row
+    of the package, `known_at` the moment of that training: it used what was known then. `rule_label` is the label
+    of the heuristic; `valued`: a value table is declared.
     """
 
     id: str
@@ -94,7 +94,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     rule_label: bool | None = None
     valued: bool = True
     package_error: str = ""
-    """Why the package cannot be read; then only what the log says is here, and the rest means nothing."""
+    """Why the package cannot be read; then only the fields of the log are valid."""
 
     @property
     def answer(self) -> str:
@@ -225,7 +225,7 @@ def _filled_in(prediction: Prediction, manifest: Manifest) -> list[str]:
 
 
 def _logged(home: Home, loop: str, prediction: Prediction) -> Trace:
-    """What the log alone says of a prediction."""
+    """A prediction with the fields of the log only."""
     at = moment_at(prediction.at)
     return Trace(
         id=prediction.id,
@@ -278,7 +278,7 @@ def _recompute(package: Probed, prediction: Prediction) -> tuple[dict[str, float
 
 
 def _explained(package: Probed, prediction: Prediction) -> Contributions:
-    """What each feature contributed to a logged prediction, or why that cannot be told."""
+    """Feature contributions of a logged prediction, or the reason why there are none."""
     try:
         (found,) = PackageReasons(package, package.graph("model.onnx"))([prediction])
     except (NotExplained, PackageRefused) as error:
@@ -303,7 +303,7 @@ def _release_of(home: Home, loop: str, package: str, at: dt.datetime) -> Release
 
 
 def _outcome_of(home: Home, loop: str, prediction: Prediction, output: Output, declared: Loop | None) -> TracedOutcome | None:
-    if declared is None:  # what its outcome is nobody can say; `status` tells why
+    if declared is None:  # unknown outcome; `status` reports the reason
         return None
     found = of_prediction(home, loop, prediction, declared.outcome)
     if found is None or declared.outcome.task != output.task:

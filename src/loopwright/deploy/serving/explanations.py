@@ -1,7 +1,7 @@
 """Why an answer is what it is: what each feature contributed to it, by the package that gave it, from the row as it was logged.
 
-Nothing of it is on the way of a request that does not ask. What explains a package is read when it is first asked for, and the matrix
-that is explained comes out of the package's own graph.
+Requests that do not ask for explanations pay nothing: a package's explanation files are read on first use, and the matrix
+of feature values is computed by the package's own graph.
 """
 
 import threading
@@ -92,9 +92,9 @@ class PackageReasons:
 
 
 class Explanations:
-    """The answers of a server explained, whichever packages gave them; each is made ready when it is first asked for.
+    """Explains the answers of a server, whichever packages gave them; each package is prepared on first use.
 
-    It takes milliseconds a row, so it is for a thread of its own; `package` gives the predictor of a digest, loaded if need be.
+    It takes milliseconds a row, so call it in a thread of its own; `package` returns the predictor of a digest, loading it if needed.
     """
 
     def __init__(self, packages: Packages, package: Callable[[str], Predictor]) -> None:
@@ -103,7 +103,7 @@ class Explanations:
         self._making = threading.Lock()
 
     def __call__(self, answers: Sequence[Prediction]) -> list[Contributions]:
-        """What explains each answer, in order; or why there is nothing. Never raises for what a package lacks."""
+        """The contributions of each answer, in order, or the reason why there are none. Never raises for files that a package lacks."""
         places: dict[str, list[int]] = {}
         for i, answer in enumerate(answers):
             places.setdefault(answer.package, []).append(i)

@@ -1,10 +1,10 @@
-"""What a worker is doing, in a small mapped file that its supervisor can read, also after the worker has died.
+"""The heartbeat of a worker: a small mapped file that its supervisor can read, also after the worker has died.
 
-The worker notes the package that each of its threads loads or asks, and the inputs of which, a beat of its event loop, the
-packages that fail again and again, and which release of each loop it serves. Plain memory: no system call.
+The worker notes the package that each of its threads loads or runs, the inputs of that run, a heartbeat of its event loop, the
+packages that fail repeatedly, and the release of each loop that it serves. Plain memory: no system call.
 
-What another process reads while it is written is one aligned word, stored and loaded as a whole; longer things are written
-before the word that says that they are there. (`struct.pack_into` stores zeros first, which a reader sees.)
+A value that another process reads while it is written is one aligned word, stored and loaded atomically; longer values are written
+before the word that marks them as valid. (`struct.pack_into` stores zeros first, which a reader sees.)
 """
 
 import mmap
@@ -25,7 +25,7 @@ from loopwright.records.releases import ReleaseState
 
 Doing = Literal["loads", "answers"]
 Standing = Literal["serves", "idle", "lags", "refuses", "down"]
-"""To a release state: serves it; serves none, and will load what is declared when it is asked; serves another; could not switch; is no process just now."""
+"""A worker's state for a release: serves it; idle: will load it on the first request; serves another; could not switch; not running."""
 
 _PID, _MAIN, _BEAT = 0, 1, 2  # words: the process, the thread of its event loop, its beat in nanoseconds of the monotonic clock
 _NOTES, _NOTE, _THREADS = 64, 160, 16  # a note: thread (8), loads (1 + 64), answers (1 + 64)
@@ -68,7 +68,7 @@ class Overrun(NamedTuple):
 
 
 class Troubles:
-    """What a worker says goes wrong with packages, until its supervisor takes it: at most eight of each kind."""
+    """Package failures that a worker reports until its supervisor takes them: at most eight of each kind."""
 
     def __init__(self, map: mmap.mmap, words: memoryview) -> None:
         self._map, self._words = map, words
@@ -127,7 +127,7 @@ class ReleaseTable:
         self._words = words
 
     def serves(self, state: ReleaseState) -> None:
-        """This worker has switched a loop to a state; what does not fit into the table (16,384 loops) is not told."""
+        """Record that this worker has switched a loop to a state; loops beyond the table's size (16,384) are not recorded."""
         self._stand(state.loop, tag_of(state), 0)
 
     def refuses(self, state: ReleaseState) -> None:
@@ -136,7 +136,7 @@ class ReleaseTable:
         self._stand(state.loop, self._words[place + 1] if place else 0, tag_of(state))
 
     def forgets(self, loop: str) -> None:
-        """This worker has let go of a loop; what is declared then is loaded when it is asked."""
+        """Record that this worker has evicted a loop; the next request loads the declared release."""
         if self._slot(loop):
             self._stand(loop, 0, 0)
 
@@ -246,9 +246,9 @@ class Heartbeat:
             self._map[place : place + _CELL] = before
 
     def began(self, note: bytes, inputs: bytes = b"", answered: int = 0) -> int:
-        """This thread asks a package: `note` is `note_of(package)`, `inputs` the rows as `suspects.encoded` makes them.
+        """Record that this thread runs a package: `note` is `note_of(package)`, `inputs` the rows as encoded by `suspects.encoded`.
 
-        They are told apart only where somebody looks; large ones here. Returns what `ended` is to be given.
+        Readers compute the fingerprints; only those of large inputs are computed here. Returns the argument of `ended`.
         """
         run, place = self._runs.get(get_ident()) or self._new_run()
         form, size = _ENCODED, len(inputs)
@@ -321,7 +321,7 @@ def _split(inputs: bytes) -> tuple[bytes, ...]:
 
 
 class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker of a server that runs here (`pid` 0 while it is down), and how it stands to what is declared to serve a loop."""
+    """A worker of a running server on this machine (`pid` 0 while it is down), and its state for the declared release of a loop."""
 
     pid: int
     state: Standing

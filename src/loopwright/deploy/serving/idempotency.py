@@ -1,8 +1,8 @@
-"""Answers given lately, by the id that the client gave its request: the same request again gets the same answer, and one row in the log.
+"""Recent answers by request id (idempotency key): a repeated request gets the same answer, and one row in the log.
 
-One mapped file for all workers of a home, which outlives them: a table of requests in stripes, each with its lock and a ring
-of answers, of a fixed size. The oldest are forgotten. A worker claims a request before it answers it, so that two workers
-that get it at once do not both answer it; a claim of a worker that is gone counts for nothing.
+One mapped file for all workers of a home, which outlives them: a hash table of requests in stripes, each with a lock and a ring
+buffer of answers, of a fixed size. The oldest are evicted. A worker claims a request before it answers it, so that two workers
+that get it at once do not both answer it; the claim of a dead worker is void.
 """
 
 import fcntl
@@ -32,7 +32,7 @@ CLAIM_SECONDS = 60.0
 
 _MAGIC = b"lwrecent1\n"
 _HEAD = 4096
-_ENTRY = Struct("<16s16s8sQIIIB3x")  # key, asked, whose, position (of a claim: when), length, checksum, process, state
+_ENTRY = Struct("<16s16s8sQIIIB3x")  # key, digest, loop, position (of a claim: its time), length, checksum, process, state
 _STATE = 60  # where the state is in an entry
 _CLAIMED, _ANSWERED, _LOGGED = 1, 2, 3
 _TABLE = _ENTRY.size * WAYS * BUCKETS
@@ -155,7 +155,7 @@ class IdempotencyStore:
                 table[claim.place : claim.place + _ENTRY.size] = bytes(_ENTRY.size)
 
     def forget(self, loop: str) -> None:
-        """Forget what this process has answered of a loop: it may not be in the log."""
+        """Forget this loop's answers of this process: they may be missing from the log."""
         if self._map is None:
             return
         table, whose = self._map, self._whose(loop)

@@ -19,10 +19,10 @@ class CheckedOutcome(NamedTuple):
 
 
 class OutcomeDecoder:
-    """Decodes posted outcomes by what they may say (see `OutcomeContract`).
+    """Decodes posted outcomes by their contract (see `OutcomeContract`).
 
-    A word that is none of its column's categories, and a whole number outside of its range, are refused, as they go to quarantine
-    out of a file: a label made of them would be no. Measurements outside of their range are kept and flagged.
+    A word that is not a category of its column, and an integer out of range, are refused, like rows of a file that go to quarantine:
+    they would silently make a negative label. Measurements out of range are kept and flagged.
     """
 
     def __init__(self, table: Table) -> None:

@@ -1,7 +1,7 @@
-"""The packages that are ready to answer in this process: as many as a budget of memory holds, the least recently used goes.
+"""The package cache of this process: LRU, bounded by a memory budget.
 
-What a package takes is measured while it is loaded: by the allocator of the C library (the runtime's session) and by the
-interpreter's count of its own blocks. One that goes is only let go of: who is answering with it finishes with it.
+The size of a package is measured while it is loaded: by the allocator of the C library (the runtime's session) and by the
+interpreter's count of its own blocks. Eviction only drops the reference: requests that still use the package finish with it.
 """
 
 import threading
@@ -81,7 +81,7 @@ def _digest(value: Any) -> bytes:
 
 
 class Load(NamedTuple):
-    """A package was loaded: how long it took, what it holds, what is in the cache since, and how many went for it."""
+    """Statistics of one package load: seconds, bytes, packages now cached, and packages evicted."""
 
     package: str
     seconds: float
@@ -97,10 +97,10 @@ class _CachedPackage(NamedTuple):
 
 
 class PackageCache:
-    """`make` reads a package, makes it ready and tries it. `budget` in bytes (None: no end); the newest stays in any case.
+    """`make` reads, prepares and tests a package. `budget` is in bytes (None: unlimited); the newest package is never evicted.
 
-    `gone` is told which packages were let go of, `told` of every load. Safe to use from several threads: packages are loaded
-    one at a time, and nothing that is there waits for it.
+    `gone` is called with evicted packages, `on_load` with every load. Safe to use from several threads: packages are loaded
+    one at a time, and lookups of cached packages never wait for a load.
     """
 
     def __init__(

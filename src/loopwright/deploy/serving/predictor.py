@@ -41,7 +41,7 @@ QUERY_OF_DEATH = "query_of_death"
 
 
 class _Numbers(NamedTuple):
-    """What a graph says of N rows: scores [N] and, by row, the values [K] (None where the package has none, or the run failed)."""
+    """Output of a graph for N rows: scores [N] and, by row, the values [K] (None where the package has none, or the run failed)."""
 
     scores: list[float]
     values: list[list[float] | None]
@@ -52,14 +52,14 @@ def _nothing(count: int) -> _Numbers:
 
 
 class Predictor:
-    """A package made ready to answer. `online` is where context is looked up (`home.online`).
+    """A package ready to answer. `online` is the store for context look-ups (`home.online`).
 
-    With `overruns`, a graph run that takes longer than it may is stopped and answered by the heuristic, and for `REST_SECONDS` the
-    model is not asked again, unless it had less than half of the loop's `deadline` (seconds) left. `ready` makes a graph of a package ready.
+    With `overruns`, a graph run beyond its time limit is terminated and answered by the heuristic, and for `REST_SECONDS` the
+    model is not run, unless it had less than half of the loop's `deadline` (seconds) left. `ready` prepares a graph of a package.
 
-    With `heartbeat`, what is asked is noted there, and a model that fails for good; an input on which it overruns or dies twice is
-    answered by the heuristic from then on, flagged `query_of_death`, and the others go on. Without its `model`, which is not
-    even loaded then, the heuristic answers every row.
+    With `heartbeat`, runs are noted there, and models that fail permanently; an input on which the model overruns or dies twice is
+    answered by the heuristic from then on, flagged `query_of_death`; other inputs are not affected. Without its `model`, which is
+    then not even loaded, the heuristic answers every row.
 
     Safe to use from several threads; not across a fork. Raises PackageRefused when graphs and manifest disagree.
     """
@@ -126,14 +126,14 @@ class Predictor:
     ) -> list[Prediction]:
         """Answer N rows in one graph run, in order.
 
-        A row maps every request column to its value and is taken over: timestamps become int microseconds, and an event
-        time that was left out becomes `at_us`, the moment of the decision (now when not given), a key that no source has the
-        id of the prediction. Context and aggregates are those in force at the row's event time (`deploy.serving.context`).
+        A row maps every request column to its value and is modified: timestamps become int microseconds, a missing event
+        time becomes `at_us`, the moment of the decision (default: now), and a key that no source has becomes the
+        prediction's id. Context and aggregates are those in force at the row's event time (`deploy.serving.context`).
         `latency_us` is a row's share of the run.
 
-        A score that is no probability (of other tasks: no finite number), or an error, is answered by the heuristic and
-        flagged `degraded`; so is what the model has not answered after `seconds` (`SECONDS` and a millisecond more per row when
-        not given; where there are none left, it is not asked). Raises Unavailable when the heuristic fails as well.
+        Where the model gives an invalid score (no probability, or not finite) or fails, the heuristic answers, and the answer is
+        flagged `degraded`; the same after a timeout of `seconds` (default `SECONDS` and a millisecond more per row;
+        with none left the model is not run). Raises Unavailable when the heuristic fails as well.
         """
         started = time.perf_counter()
         count = len(rows)
@@ -200,7 +200,7 @@ class Predictor:
     def _labels(
         self, scores: Sequence[float], values: Sequence[list[float] | None], flags: Sequence[list[str]]
     ) -> Sequence[bool | str | None]:
-        """What the scores say, in the words of the task; None where they speak for themselves."""
+        """Labels of scores in the terms of the task; None for tasks without labels."""
         threshold, rule, classes = self._threshold, self._heuristic_threshold, self._output.classes
         if self._output.shape.has_border and rule == threshold:
             return [score >= threshold for score in scores]
@@ -260,7 +260,7 @@ class Predictor:
         return flags
 
     def _values(self, rows: Sequence[Mapping[str, Any]]) -> Values:
-        """For each row the values that the client sent and the model sees; none where nobody asks for them."""
+        """The client's values that the model uses, for each row; empty without a heartbeat or a model."""
         if self._heartbeat is None or self._model is None:
             return []
         try:
@@ -321,7 +321,7 @@ class Predictor:
     def _run_model(
         self, full: Sequence[Mapping[str, Any]], until: float, *, fair: bool, inputs: Values
     ) -> tuple[_Numbers, list[int]]:
-        """What the model says of rows that run together, and of which it says nothing; noted where the supervisor finds it if this process dies."""
+        """Run the model on rows together: its output, and the rows without one; noted in the heartbeat in case this process dies."""
         if time.perf_counter() >= until:
             return _nothing(len(full)), list(range(len(full)))
         if self._heartbeat is None:

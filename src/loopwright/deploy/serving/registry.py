@@ -1,10 +1,10 @@
-"""Who serves in this process: the loops in service, each with its package made ready, and the hot swap to another.
+"""Releases in service in this process: the loops, each with its package loaded, and the hot swap to another.
 
-While there are few loops, all are made ready before they are asked; of many, each when it is first asked, and as many
-stay as the cache's budget of memory holds.
+With few loops, all packages are loaded before the first request; with many, each on its first request, and as many
+stay as the cache's memory budget holds.
 
-A swap loads, checks and warms the new package beside the old one, which answers meanwhile; then one assignment puts it in
-place. Requests that were taken before finish on the package they began with.
+A swap loads, checks and warms the new package while the old one answers; then one assignment replaces it.
+Earlier requests finish on the package that they began with.
 """
 
 import threading
@@ -54,10 +54,10 @@ class InService(NamedTuple):
 
 
 class Watcher(NamedTuple):
-    """Who is told: packages were put into service (loop, arms) or refused (loop, why), rows could not be logged (loop, how many).
+    """Callbacks: packages were put into service (loop, arms) or refused (loop, reason); rows could not be logged (loop, count).
 
-    `loaded`: a package came into the cache. `stood_in`: the declared package of a loop cannot be loaded, and none served it here: its digest,
-    that of the earlier one that stands in ("" where none can), and why.
+    `loaded`: a package was loaded into the cache. `stood_in`: a loop's declared package cannot be loaded, and none served here: its digest,
+    the digest of the earlier one that serves instead ("" if none can), and the reason.
     """
 
     swapped: Callable[[str, Sequence[Arm]], None]
@@ -68,7 +68,7 @@ class Watcher(NamedTuple):
 
 
 STAND_INS = "stand-in"
-"""The folder of a server in which its workers say what stands in."""
+"""The folder in which a server's workers record packages that serve instead of the declared ones."""
 
 
 class StandIn(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,9 +166,9 @@ class Registry:
         return self._names.get(package, [])
 
     def refresh(self) -> list[str]:
-        """Load what changed in the local copies, and what requests could not wait for; the loops that were switched.
+        """Load the changes of the local copies, and the packages that requests could not wait for; returns the switched loops.
 
-        A package that is refused changes nothing.
+        A refused package changes nothing.
         """
         changed = self._changes()
         if changed:
@@ -187,7 +187,7 @@ class Registry:
         return switched
 
     def _try(self, loop: str) -> InService | None:
-        """Switch to what the local copy says; None if that cannot be."""
+        """Switch to the release in the local copy; None if it cannot be loaded."""
         copy: local.ReleaseFile | None = None
         try:
             copy = local.read(self.home / "served" / f"{loop}.json")
@@ -223,7 +223,7 @@ class Registry:
         return found
 
     def _gone(self, digests: list[str]) -> None:
-        """Packages were let go of: the loops whose own they were are loaded again when they are asked."""
+        """After an eviction: forget the loops whose own packages were evicted; their next request loads them again."""
         for digest in digests:
             loop = self._own.pop(digest, None)
             if loop is not None:

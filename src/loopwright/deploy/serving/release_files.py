@@ -1,4 +1,4 @@
-"""What servers follow: one small file per loop that says who serves, kept up to date from the ledger.
+"""Release files: one small file per loop with its release state, which servers follow; kept up to date from the ledger.
 
 Workers read only these files, so prediction and rollback go on while the ledger is down. A file is replaced as a whole.
 """
@@ -38,9 +38,9 @@ MAX_PACKAGES = 20_000
 
 
 class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
-    """Who serves a loop, the contract of its outcomes, and who served before (oldest first).
+    """A loop's release state, the contract of its outcomes, and its earlier states (oldest first).
 
-    `unrecorded` counts the newest states that were made while the ledger was down, and that it is still to be told of.
+    `unrecorded` counts the newest states that were made while the ledger was down and are not yet recorded in it.
     """
 
     state: ReleaseState
@@ -75,7 +75,7 @@ def read(path: Path) -> ReleaseFile | None:
 
 
 def read_intact(path: Path) -> ReleaseFile | None:
-    """As `read`, None also for a damaged file: nobody depends on it where the ledger answers, and the next change writes it anew."""
+    """As `read`, but None for a damaged file, where the caller can use the ledger; the next change rewrites it."""
     try:
         return read(path)
     except Damaged:
@@ -105,10 +105,10 @@ def write(path: Path, served: ReleaseFile) -> None:
 
 
 def change(path: Path, decide: Callable[[ReleaseFile | None], ReleaseFile | None]) -> ReleaseFile | None:
-    """Compare and swap on one loop's file: write what `decide` makes of it (None: leave it), or decide again if it changed.
+    """Compare-and-swap on one loop's file: write the result of `decide` (None: leave it), or call it again if the file changed.
 
-    `decide` may take its time, as nothing is locked meanwhile. Returns what was written; None where nothing was. A file
-    that cannot be read is decided on as if there were none.
+    `decide` may be slow, as no lock is held meanwhile. Returns what was written; None where nothing was. An unreadable
+    file is passed to `decide` as None.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.parent.with_name(f"{path.parent.name}.lock"))
@@ -139,7 +139,7 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def _note(path: Path) -> None:
-    """Say in the list beside the folder which file was written, after it was. A long list is begun anew."""
+    """Append the name of a written file to the list next to the folder. A list that has become too long is started again."""
     noted, line = _list(path.parent), f"{path.name}\n".encode()
     try:
         with noted.open("ab") as file:
@@ -156,10 +156,10 @@ def _list(folder: Path) -> Path:
 
 
 class Changes:
-    """Which files of the folder changed since it was last asked (the first time: all of them), as names of loops.
+    """Finds the files of the folder that changed since the last call (the first time: all of them), as names of loops.
 
-    Writers say in a list beside the folder what they wrote, so in a large folder a change costs that file, and no change one
-    call to the system. Whatever else happens to a file is seen at once in a folder of at most `FEW` files, in a larger one
+    Writers append to a list next to the folder, so in a large folder a change costs reading one file, and no change one
+    system call. Other changes of files are noticed at once in a folder of at most `FEW` files, in a larger one
     every `LOOK_SECONDS`.
     """
 
@@ -238,9 +238,9 @@ def path_of(home: Home, loop: str) -> Path:
 
 
 def follow(home: Home) -> list[str]:
-    """Bring the files up to date with the ledger; the loops that changed. Raises LedgerUnavailable.
+    """Update all files from the ledger; returns the loops that changed. Raises LedgerUnavailable.
 
-    Rollbacks made while the ledger was down are recorded now, unless somebody released meanwhile: then the ledger is right.
+    Rollbacks made while the ledger was down are recorded now, unless it has a newer release: then the ledger wins.
     """
     return Follower(home).follow()
 
@@ -260,7 +260,7 @@ class Follower:
         self._changes = Changes(folder(home), home.clock)
         self._seen = 0
         self._due: set[str] = set()
-        """Loops whose turn has not come yet, as when the ledger went away in between."""
+        """Loops still to be updated, e.g. because the ledger became unavailable in between."""
 
     def follow(self) -> list[str]:
         """See `follow`."""
@@ -283,12 +283,12 @@ class Follower:
         return changed
 
     def _mend(self, loop: str, known: _Known) -> bool:
-        """Bring the file of one loop up to date with what is known of it; whether it had to be."""
+        """Update the file of one loop from its known states; returns whether it had to be written."""
         return _bring(self._home, loop, known, "release.followed")
 
 
 def copy(home: Home, loop: str) -> None:
-    """Bring the file of one loop up to date with the ledger, which is told first of what it does not know."""
+    """Record the local changes of one loop in the ledger, then update its file from the ledger."""
     _bring(home, loop, None, "")
 
 
@@ -299,11 +299,11 @@ def _bring(home: Home, loop: str, known: _Known | None, point: str) -> bool:
         nonlocal known
         newest = known.states[-1].generation if known is not None else 0
         if known is None or (now is not None and now.state.generation - int(now.unrecorded) > newest):
-            known = _known(home, loop).get(loop)  # also where somebody released since the ledger was asked
+            known = _known(home, loop).get(loop)  # also where a release was made since the ledger was read
         if known is None:
             return None
         if point and now is not None and now.state.generation - int(now.unrecorded) > known.states[-1].generation:
-            return None  # an older ledger stands in the newer one's place: what serves goes on until somebody releases
+            return None  # an older ledger has been restored: keep serving until the next release
         if now is not None and now.pending:
             known = known._replace(states=_record(home, now, known.states))
         wanted = _served(known)
@@ -315,9 +315,9 @@ def _bring(home: Home, loop: str, known: _Known | None, point: str) -> bool:
 
 
 def _record(home: Home, served: ReleaseFile, states: list[ReleaseState]) -> list[ReleaseState]:
-    """Record what the ledger, which knew `states`, was not told of. Returns what it knows then.
+    """Record in the ledger, which has `states`, the changes that it lacks. Returns the states that it has then.
 
-    A change that somebody made meanwhile ends this: then the ledger is right.
+    A concurrent change ends this: then the ledger wins.
     """
     before = served.states[-1 - len(served.pending)].packages if len(served.past) >= len(served.pending) else []
     for state in served.pending:

@@ -1,8 +1,8 @@
-"""A release answering: each row goes to the package of its segment, every other row to the arm of its unit.
+"""Answers requests by a release: each row goes to the package of its segment, every other row to the arm of its unit.
 
-The packages of segments are loaded when they are first asked, into the cache that all loops share. One that cannot
-be loaded, or that cannot answer at all, is stood in for by the arms (flag `missing_segment`); so is, for the
-moment, one that would make a request wait: a request loads packages for a bounded time, the others are loaded beside it.
+Segment packages are loaded on first use, into the cache that all loops share. Where one cannot
+be loaded, or cannot answer at all, the arms answer instead (flag `missing_segment`); also, temporarily, where loading
+it would delay the request: a request loads packages for a bounded time, the rest are loaded in the background.
 """
 
 import threading
@@ -33,11 +33,11 @@ MISSING = "missing_segment"
 
 
 class SegmentRouter:
-    """The packages of one release state: `arms` are loaded, those of its segments come from the `package_cache`.
+    """The packages of one release state: `arms` are loaded, segment packages come from the `package_cache`.
 
-    `refused` is told why a package could not be loaded. The new packages of segments that `before` had been asked for are
-    loaded first, so that a switch does not make requests wait. An answer may load packages for `load_seconds`; what it, or
-    a switch, had to leave is loaded by `load`.
+    `refused` is called with the reason why a package could not be loaded. New packages of segments in use under `before` are
+    loaded first, so that a switch does not delay requests. An answer may load packages for `load_seconds`; the packages that
+    it, or a switch, had to skip are loaded by `load`.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class SegmentRouter:
 
 
 def check_segment(package: Package, own: Package, column: str, segment: str) -> None:
-    """Raise PackageRefused unless a package is for this segment of the loop whose `own` package serves beside it."""
+    """Raise PackageRefused unless the package is made for this segment and fits the loop's `own` package."""
     manifest = package.manifest
     if manifest.segment is None or (manifest.segment.column, manifest.segment.value) != (column, segment):
         made = f"{manifest.segment.column}={manifest.segment.value[:80]}" if manifest.segment is not None else "the whole loop"
@@ -158,7 +158,7 @@ def check_segment(package: Package, own: Package, column: str, segment: str) -> 
 
 
 def check_contract(package: Package, own: Package) -> None:
-    """Raise PackageRefused unless a package can answer requests of the loop whose champion is `own`, which decides what they look like."""
+    """Raise PackageRefused unless a package accepts the requests of its loop, whose contract is that of the champion `own`."""
     manifest = package.manifest
     if manifest.loop != own.manifest.loop:
         raise PackageRefused(package.digest, f"it was made for loop {manifest.loop!r}, not {own.manifest.loop!r}")
@@ -170,9 +170,9 @@ def check_contract(package: Package, own: Package) -> None:
 
 
 def _takes(column: Column | None, requested: Column | None) -> bool:
-    """Whether a package with this column takes every value that a request by the contract `asked` of the loop's own may have in it.
+    """Whether a package with this column accepts every value that the loop's own package allows in a request.
 
-    A package asks for the columns that its own features use, so that one of another turn may ask for fewer.
+    A package requires only the columns that its features use, so a package of another turn may require fewer.
     """
     if (
         column is None

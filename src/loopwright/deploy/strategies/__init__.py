@@ -1,7 +1,7 @@
-"""Release strategies: how a package takes over from the one that serves. A file for each, and its row in STRATEGIES.
+"""Release strategies: how a package replaces the one that serves. One file each, and a row in STRATEGIES.
 
-Nothing outside this room compares with a strategy's name: the record of a release says which arms there are, and the table
-what a strategy makes of them.
+Nothing outside this package compares with a strategy's name: the release record lists the arms, and the table
+says what a strategy does with them.
 """
 
 from loopwright.base.errors import UsageError

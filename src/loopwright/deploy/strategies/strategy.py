@@ -7,9 +7,9 @@ from loopwright.records.releases import Arm
 
 
 class Strategy(NamedTuple):
-    """`first_arms(new, present)`: who answers from the moment of a release, where `new` is the package as sole champion.
+    """`first_arms(new, present)`: the arms from the moment of a release, where `new` is the package as sole champion.
 
-    The champion of `present` is among them as long as the new package is judged beside it.
+    The champion of `present` stays among them while the new package is compared with it.
     """
 
     name: str

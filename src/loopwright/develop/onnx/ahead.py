@@ -1,8 +1,8 @@
-"""Ahead of time: ONNX Runtime optimises an estimator's graph once, when it is built, rather than whenever it is loaded.
+"""Ahead-of-time optimisation: ONNX Runtime optimises an estimator's graph once, when it is built, not at every load.
 
-Only what stays standard ONNX: constants computed beforehand, nothing multiplied by one, nothing cast or shaped for nothing. What the
-runtime would fuse into operators of its own it may still fuse when it loads the graph. Features, heuristic and slices need none of
-it: `entries` and `blocks` leave nothing that these optimisations find (measured on the flights: not a node).
+Only optimisations within standard ONNX: constant folding, removal of multiplications by one, casts and reshapes without effect. The
+runtime may still fuse nodes into its own operators when it loads the graph. Features, heuristic and slices need none of
+it: `entries` and `blocks` leave nothing for these optimisations (measured on the flights: not a node).
 """
 
 import onnx

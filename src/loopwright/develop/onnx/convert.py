@@ -1,7 +1,7 @@
-"""From a fitted estimator to ONNX, exactly; and what cannot become ONNX, refused before any time is spent on fitting it.
+"""Exact conversion of fitted estimators to ONNX; unsupported estimators are refused before any time is spent on fitting.
 
-The functions for each kind of estimator are in `estimators`. What only a conversion itself can tell is found by
-`rehearsal`.
+The functions for each kind of estimator are in `estimators`. `rehearsal` finds the faults that only a
+real conversion shows.
 """
 
 import warnings
@@ -81,9 +81,9 @@ def _parts(estimator: Any) -> Iterator[tuple[str, Any]]:
 
 
 def convert(candidate: str, estimator: Any, width: int, goal: Goal, *, exact: bool = False) -> onnx.ModelProto:
-    """A fitted estimator over a matrix of `width` columns as ONNX: input `matrix` float32 [N, width], output `raw` [N, K] as `goal` says.
+    """Convert a fitted estimator over `width` columns to ONNX: input `matrix` float32 [N, width], output `raw` [N, K] as `goal` defines.
 
-    Trees that give probabilities are summed in float32, unless `exact`. Raises ConversionRefused.
+    Sums of trees that give probabilities are float32, unless `exact`. Raises ConversionRefused.
     """
     try:
         with warnings.catch_warnings():

@@ -1,13 +1,13 @@
-"""How columns enter a graph: nulls as the numbers that the code puts in their place, integers as the numbers made of them.
+"""Input encoding of graphs: nulls are filled before the graph runs; integers are fed as float64 where that is exact enough.
 
-A column that can be null is traced as two inputs, its values and whether each is null, and `fill_null` as a choice between them. On
-one row a choice takes as long as three other nodes and an input as long as two. But what a null is can be said when a row enters:
+A nullable column is traced as two inputs, its values and a null mask, and `fill_null` as a choice between them. On
+one row a choice costs as much as three other nodes and an input as much as two. But the fill value can be applied to the input:
 `fill_null(x, 50.0)` is x with 50 where it is null. So each such choice becomes an input of its own, which `graph.session` fills (the
-very same code offline and online); a number that becomes a feature as it is enters as NaN where it is null, and what NaN goes
-through unharmed needs no choice either. Integers and booleans of which only numbers are made, or that are compared with a constant
-below 2^53, enter as float64 beside the floats: one input less. Integers beyond 2^53 are rounded once more on their way to float32 by that.
+same code offline and online); a number that is used as a feature directly enters as NaN where it is null, and operations that
+propagate NaN need no choice either. Integers and booleans that are only used as numbers, or are compared with a constant
+below 2^53, enter as float64 with the floats: one input less. Integers beyond 2^53 are thereby rounded twice on the way to float32.
 
-Other values do not change; a real NaN is no null and stays one.
+Other values do not change; a real NaN is not a null and stays NaN.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ _EXACT = 2**53
 
 
 class EncodedInput(NamedTuple):
-    """What of which column is the input `name` of a graph, and what it is when null (None where that does not matter)."""
+    """The part of a column that input `name` of a graph holds, and its fill value for null (None where it does not matter)."""
 
     name: str
     column: str
@@ -53,7 +53,7 @@ def settle(model: onnx.ModelProto, entries: list[EncodedInput], columns: Mapping
 
 
 class _Settler:
-    """The model, who uses what in it, and the entries by name."""
+    """The model, the users of each value in it, and the entries by name."""
 
     def __init__(self, model: onnx.ModelProto, entries: list[EncodedInput], columns: Mapping[str, Column]) -> None:
         self._model, self._columns = model, columns
@@ -198,7 +198,7 @@ class _Settler:
     # --- the graph -----------------------------------------------------------------------------------------------------
 
     def _drop(self) -> None:
-        """Leave out nodes that no output needs, and see who uses what."""
+        """Remove nodes that no output needs, and index the users of each value."""
         needed = {o.name for o in self._model.graph.output}
         same: dict[str, str] = {}
         for node in self._model.graph.node:

@@ -1,9 +1,9 @@
-"""What of a fitted estimator goes into a package to explain its answers; see `graph.contributions`.
+"""The explanation of a fitted estimator that a package stores; see `graph.contributions`.
 
-Explained is what is a sum: trees, linear models, and means of such, after steps that make each column of one column alone (scalers,
-imputers, encoders, selections). An explanation is in the unit in which the model adds: log-odds where it ends in a logistic function,
-probabilities for forests, the number itself for most regressions. What mixes columns or adds up nowhere (components, networks, kernels,
-neighbours, stacks) has no exact explanation, and the package says so.
+Additive models are explained: trees, linear models, and means of such, after steps that map single columns (scalers,
+imputers, encoders, selections). The unit is that in which the model adds: log-odds where it ends in a logistic function,
+probabilities for forests, the number itself for most regressions. Models that mix columns or are not additive (components, networks,
+kernels, neighbours, stacks) have no exact explanation, and the package says so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,12 @@ _ROWS = 65_536
 
 
 class Files(NamedTuple):
-    """What a package says and holds of its explanation."""
+    """The explanation of a package: its manifest entry and its files."""
 
     about: Explained
     files: dict[str, bytes] = {}
     importance: dict[str, float] = {}
-    """Each feature's share of what moved the answers that it was tried on, the largest first."""
+    """Each feature's share of the mean absolute contribution over the tested answers, the largest first."""
 
 
 def explanation(
@@ -40,8 +40,8 @@ def explanation(
 ) -> Files:
     """The explanation of an estimator over features `names` [F], fitted on some `rows` (indices) of `matrix` [M, F].
 
-    It is tried on what the graph answers some rows: `features` [N, F], `score` [N] and perhaps `values` [N, K].
-    Never raises: where there is no explanation, the reason stands in its place.
+    It is checked against the graph's answers to some rows: `features` [N, F], `score` [N] and perhaps `values` [N, K].
+    Never raises: where there is no explanation, the result holds the reason.
     """
     try:
         return _explanation(estimator, goal, names, matrix, rows, answers)
@@ -154,7 +154,7 @@ def _means(graph: bytes, matrix: Array, rows: Array) -> Array:
 
 
 def _check(explainer: Explainer, goal: Goal, moved: Array, answers: Mapping[str, Array]) -> None:
-    """Contributions `moved` [N, K, F] and base must give what the graph gives."""
+    """Raise ValueError unless contributions `moved` [N, K, F] and base add up to the graph's answers."""
     raw = explainer.base + moved.sum(axis=2)
     if (given := linked(explainer.link, raw)) is None:
         return

@@ -1,6 +1,6 @@
-"""A model as items over columns, blocks of columns and constants: what `blocks` puts in a new order.
+"""A model as items over columns, blocks of columns and constants: the input that `blocks` reorders.
 
-Nodes that only move columns (laying side by side, taking out, turning) are gone, and so is what is computed twice.
+Nodes that only move columns (concatenation, selection, transposition) are removed, and so are common subexpressions.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

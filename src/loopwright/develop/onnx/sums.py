@@ -33,7 +33,7 @@ UNITS = {"LOGISTIC": "log-odds", "SOFTMAX": "margin", "EXP": "logarithm", "SQUAR
 
 
 class PartColumns(NamedTuple):
-    """The columns that a part is given [N, G]: how they are computed of the features, and of which feature each is."""
+    """The input columns of a part [N, G]: their computation from the features, and the feature of each."""
 
     x: Any
     origin: Array

@@ -155,7 +155,7 @@ class Table(Declaration, frozen=True):
 
     @property
     def prediction_fields(self) -> list[str]:
-        """What that field may be called: each of these that is no column (`_id` never is one); the first is the one that is documented."""
+        """Accepted names of the prediction id field: those that are not columns (`_id` never is); the first is the documented one."""
         return [name for name in ("id", "prediction", "prediction_id", "_id") if name not in self.columns]
 
     def retired(self, names: Iterable[str]) -> list[str]:
@@ -210,16 +210,16 @@ class Context(Declaration, frozen=True):
 class Aggregate(Declaration, frozen=True, kw_only=True):
     """A number over the recent rows of a table: "mean arrival delay of this carrier over the last 24 hours, known at push-back".
 
-    Counted are the rows of `table` whose event time is in the `window` before the decision, that were known by then (and
+    Counts rows of `table` whose event time is in the `window` before the decision, that were known by then (and
     `lag` later, see Context), and whose columns equal the request's. Of several versions of one row (same key and event
-    time) the one known last counts.
+    time) the one that became known last counts.
 
     Attributes:
         name: Name of the column that it adds to a request.
         table: The table whose rows are aggregated.
         by: Table columns to request columns that must be equal.
         function: `count`, `sum`, `mean`, `min`, `max`, `share` or `distinct`.
-        of: SQL expression over the table's columns: a number, for `share` a condition, for `distinct` anything; `count`
+        of: SQL expression over the table's columns: a number, for `share` a condition, for `distinct` any type; `count`
             takes none.
         window: How far back rows count ("24h").
         lag: Delay from when a row became known until serving sees it.
@@ -259,14 +259,14 @@ class Aggregate(Declaration, frozen=True, kw_only=True):
 class Outcome(Declaration, frozen=True):
     """The truth about a request: a row of `table` with the same key; `label` is an SQL expression over it.
 
-    `task` says what the label is and what is predicted of it:
+    `task` defines the label and the prediction:
 
-    binary      true or false; predicted is the probability of true
-    multiclass  one of several strings; predicted is the probability of each
-    regression  a number; predicted is its mean, or with `quantiles` those quantiles
-    ranking     a relevance (0, 1, 2 ...) within the requests that share the column `group`; predicted is a score to sort by
-    anomaly     true for an anomaly, if anybody labels it; predicted is how anomalous a request is
-    count       a whole number of 0 or more; predicted is its mean
+    binary      true or false; predicts the probability of true
+    multiclass  one of several strings; predicts the probability of each
+    regression  a number; predicts its mean, or with `quantiles` those quantiles
+    ranking     a relevance (0, 1, 2 ...) within the requests that share the column `group`; predicts a score to sort by
+    anomaly     true for an anomaly, where labels exist; predicts how anomalous a request is
+    count       a whole number of 0 or more; predicts its mean
 
     Attributes:
         table: The table of outcomes; its key is that of the requests.

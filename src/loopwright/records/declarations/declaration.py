@@ -1,7 +1,7 @@
-"""What every declaration is: typed, validated with errors that name the field, JSON both ways.
+"""The base of every declaration: typed, validated with errors that name the field, convertible to and from JSON.
 
-Code (features, heuristic, slices, estimators) is given as functions. In JSON a function becomes its source text, which
-is for reading only: what runs later is the ONNX graph in the package, never the user's code.
+Code (features, heuristic, slices, estimators) is declared as functions. In JSON a function becomes its source text, which
+is for reading only: the ONNX graph in the package runs later, never the user's code.
 """
 
 import functools
@@ -22,7 +22,7 @@ ColumnType = Literal["float", "integer", "boolean", "string", "timestamp", "arra
 
 
 class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of everything a user declares. `problems` says what is wrong; the constructor raises them all at once."""
+    """Base of everything a user declares. `problems` lists the faults; the constructor raises them all at once."""
 
     def problems(self) -> list[tuple[str, str]]:
         """Pairs of field and reason, beyond types and ranges (`field_rules`); empty when all is well."""
@@ -82,7 +82,7 @@ NO_EFFECT_ON_MODELS = frozenset(
     {"Loop.monitor", "Loop.retrain", "Scope.problem", "Scope.horizon", "Objective.owner", "Budget.usd_per_month"}
     | {"Budget.usd_per_hour", "Table.description", "Table.ignore", "Outcome.wait"}
 )
-"""Fields that decide neither what is trained from given examples nor what a package is served by: a change of them trains nothing."""
+"""Fields that affect neither training on given examples nor serving: changing them does not retrain."""
 
 
 def model_inputs(value: Any) -> Any:

@@ -9,9 +9,9 @@ from loopwright.records.declarations.declaration import Declaration, code_proble
 class TimeSplit(Declaration, frozen=True, tag_field="by", tag="time"):
     """The newest part of the examples validates, the rest trains.
 
-    Where it holds too few rows, or too few of a label, it reaches back until it holds enough, at most over half of the examples.
-    Training examples whose outcome became known only after the boundary are left out: a model made then could not have learnt
-    from them.
+    A validation part with too few rows, or too few of a label, is extended back until it has enough, at most over half of the examples.
+    Training examples whose outcome became known only after the boundary are left out: a model trained at that moment could not
+    have learnt from them.
 
     Attributes:
         validation: Length of the newest part ("14d").
@@ -84,13 +84,13 @@ class Sampling(Declaration, frozen=True, kw_only=True):
 class Fleet(Declaration, frozen=True, kw_only=True):
     """One declaration, many models: one per value of the request column `by`, where there are enough examples of it.
 
-    A value with too few training examples, one never seen, or one whose own model is not surely as good as the global model,
+    A value with too few training examples, an unseen one, or one whose own model is not surely as good as the global model,
     is answered by the global model.
 
     Attributes:
         by: Request column (string, integer or boolean) whose values are the segments.
-        minimum_rows: Least number of training examples for a model of a segment's own.
-        most: How many segments get a model at most (the largest ones).
+        minimum_rows: Minimum number of training examples for a segment's own model.
+        most: Maximum number of segment models (for the largest segments).
 
     Example:
         Fleet(by="store", minimum_rows=500)

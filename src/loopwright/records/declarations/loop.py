@@ -155,7 +155,7 @@ class Loop(Declaration, frozen=True, kw_only=True):
 
     @property
     def named_columns(self) -> frozenset[str]:
-        """The request columns that declarations name: key and times, and what rows are joined, ranked, split and told apart by."""
+        """The request columns that declarations name: key, times, and columns for joins, ranking, splits and segments."""
         by = [c.by for c in self.context] + [a.by for a in self.aggregates]
         joined = [column for columns in by for column in columns.values()]
         split = None if isinstance(self.split, TimeSplit) else self.split.column

@@ -1,4 +1,4 @@
-"""Stage scope: the problem, who wants what, money and the rule to beat."""
+"""Stage scope: the problem, the stakeholders' objectives, money and the rule to beat."""
 
 import re
 from typing import Any
@@ -140,14 +140,14 @@ class Heuristic(Declaration, frozen=True):
 
 
 class Scope(Declaration, frozen=True, kw_only=True):
-    """The problem, who wants what, what it may cost, what it is worth, and the rule to beat.
+    """The problem, the stakeholders' objectives, the budget, the value of answers, and the rule to beat.
 
     Attributes:
-        problem: One sentence: which problem the system solves.
+        problem: One sentence: the problem that the system solves.
         objectives: What the stakeholders want; at least one.
         heuristic: The rule to beat.
-        value: Money for each kind of outcome; without it nothing is counted in money.
-        budget: What the loop may cost.
+        value: Money for each kind of outcome; without it no money is reported.
+        budget: Limits of the loop's cost.
         horizon: Period over which value is summed to judge whether the loop earns or loses.
 
     Example:

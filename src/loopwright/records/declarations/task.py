@@ -1,6 +1,6 @@
-"""The tasks by name, and the shape of each: what may be declared with it, and what its labels and answers are.
+"""The tasks by name, and the shape of each: its declarable fields, labels and answers.
 
-Everything else that differs from task to task is in `tasks`, one file a task.
+All other differences between tasks are in `tasks`, one file a task.
 """
 
 import sys
@@ -19,11 +19,11 @@ class TaskShape(NamedTuple):
 
     Attributes:
         label: Type of the label; of several targets, of each.
-        answer: Type of an answer's label: `boolean` where a threshold gives it, `string` where it is a class; empty: there is none.
-        score: Least and largest score that an answer may have.
+        answer: Type of an answer's label: `boolean` for a threshold, `string` for a class; empty: none.
+        score: Smallest and largest valid score.
         several: Several targets, or quantiles of one, may be declared.
         grouped: Rows are ranked within groups, whose column must be declared.
-        perfect: What measures must reach, all of them, to be practically perfect (see `tasks.plausibility`).
+        perfect: Values that metrics must reach, all of them, to be practically perfect (see `tasks.plausibility`).
         words: Labels as `Sampling` names them; None: examples are not sampled by label; empty: any.
     """
 

@@ -46,7 +46,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class PredictionCall:
-    """A prediction request that waits: what is asked, and how its answer is made of the predictions."""
+    """A prediction request in the queue: its rows, and the function that makes its response from the predictions."""
 
     __slots__ = ("_make", "_plane", "ask", "queued", "request")
 
@@ -91,7 +91,7 @@ class PredictionCall:
 
 
 class DataPlane:
-    """The application. `ready` says whether the loops have been loaded; `close` waits for what is in threads."""
+    """The application of the data plane. `ready` is true once the loops have been loaded; `close` waits for work in threads."""
 
     def __init__(
         self, engine: ServingEngine, access: Access, metrics: Metrics, clock: Clock, *, version: str, spans: Spans | None = None
@@ -415,7 +415,7 @@ class DataPlane:
 
 
 def _about(route: Route, status: int) -> dict[str, str | int]:
-    """What a span says of a request (https://opentelemetry.io/docs/specs/semconv/http/http-spans/)."""
+    """HTTP attributes of a request's span (https://opentelemetry.io/docs/specs/semconv/http/http-spans/)."""
     return {"http.request.method": route.method, "http.route": route.path, "http.response.status_code": status}
 
 

@@ -1,6 +1,6 @@
-"""Wrong tokens, bounded for each client: a burst, then one a second; meanwhile its tokens are not looked at.
+"""Rate limit of wrong tokens, per client address: a burst, then one a second; beyond it tokens are not checked.
 
-But for those that came from there before and were right: behind a proxy or a shared address whoever guesses shuts out nobody else.
+Tokens that were right from that address before are exempt: behind a proxy or a shared address, a guesser locks out nobody else.
 """
 
 import threading

@@ -1,7 +1,7 @@
-"""Natural batching: what arrives while the worker is busy waits, and is answered as one batch: one graph run, one write to the log.
+"""Natural batching: requests that arrive while the worker is busy are answered as one batch: one graph run, one write to the log.
 
-There is no timer: an idle worker answers at once. Between two runs the event loop comes round, so that health is answered under
-any load. What a batch waits for besides (the disk, where a loop is durable) is waited for in a thread, while the next one runs.
+There is no timer: an idle worker answers at once. Between two runs the event loop gets control, so that health is answered under
+any load. A durable loop's sync to disk runs in a thread, while the next batch runs.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class PendingRequest(Protocol):
 
     @property
     def ask(self) -> PredictionRequest:
-        """What is asked."""
+        """The rows and options of the request."""
         ...
 
     @property
@@ -51,7 +51,7 @@ class PendingRequest(Protocol):
 
 
 class _AnsweredBatch(NamedTuple):
-    """A batch that was answered: who waits for it, what was found for each, what there is to wait for, and when it began."""
+    """An answered batch: its requests, the answer of each, the sync to wait for, and when it began."""
 
     waiting: list[PendingRequest]
     found: list[Found]
@@ -60,9 +60,9 @@ class _AnsweredBatch(NamedTuple):
 
 
 class Batches:
-    """The queue of one worker. `put` and `aside` are called in the event loop's thread; `close` waits for what is in threads.
+    """The queue of one worker. Call `put` and `aside` in the event loop's thread; `close` waits for work in threads.
 
-    `traced`, where there is one, is told of each request that was answered when its batch began and when its answers were there.
+    `traced`, if set, is called for each answered request with the times when its batch began and ended.
     """
 
     def __init__(self, engine: ServingEngine, metrics: Metrics) -> None:
@@ -107,7 +107,7 @@ class Batches:
         return self._rows > self._most - MAX_BATCH_ROWS
 
     def aside(self, work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[Exception], Any]) -> None:
-        """Call `work` in a thread, and `done` with what it gives in the loop's; `failed` makes that of what it raises. Raises Overloaded."""
+        """Run `work` in a thread, then `done` with its result in the event loop; `failed` converts its exception. Raises Overloaded."""
         if self._asides >= MAX_ASIDE:
             raise Overloaded("more large requests are waiting than can be held; try again")
         self._asides += 1
@@ -211,7 +211,7 @@ class Batches:
             self._finish(run if error is None else run._replace(found=self._unlogged(loop, run.found, error)))
 
     def _unlogged(self, loop: str, answers: list[Found], error: LogUnavailable) -> list[Found]:
-        """What the loop says where answers were computed and may not last: them all the same, or the error."""
+        """Answers that could not be logged durably: returned, or replaced by the error if the loop refuses such answers."""
         self._metrics.unlogged(loop, sum(len(f) for f in answers if isinstance(f, list)))
         if self._registry.knows(loop) and not self._registry.service(loop).refuse_unloggable:
             return answers
@@ -224,6 +224,6 @@ def _failure(sync: Callable[[], None] | None) -> LogUnavailable | None:
             sync()
     except LogUnavailable as error:
         return error
-    except Exception as error:  # noqa: BLE001  # whoever waits is told, whatever it is
+    except Exception as error:  # noqa: BLE001  # every waiting request gets an answer, whatever the error
         return LogUnavailable(f"the log cannot be written: {type(error).__name__}")
     return None

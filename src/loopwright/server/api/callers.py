@@ -1,4 +1,4 @@
-"""Who calls: the names that tokens stand for, and the name under which a change is recorded."""
+"""Callers: the names that tokens stand for, and the name under which a change is recorded."""
 
 import base64
 import binascii
@@ -12,7 +12,7 @@ ACTOR = b"x-loopwright-actor"
 
 
 class Caller(NamedTuple):
-    """Somebody who asked over HTTP: `proof` says whether the name is the token's, only claimed, or not known."""
+    """The caller of an HTTP request; `proof` says whether the name comes from a token, is only claimed, or is unknown."""
 
     name: str
     proof: Literal["token", "claimed", "none"]

@@ -1,8 +1,8 @@
 """The control API and the console: one starlette application over the table of verbs.
 
-`GET /api/{verb}` for verbs that only look, `POST /api/{verb}` for those that change something; arguments as query
-parameters or as a JSON object, the answer as JSON. Everything but `/livez` asks for the token, where one is set.
-A change is idempotent: the same `Idempotency-Key` (or `X-Request-Id`) again gives the same answer and changes nothing.
+`GET /api/{verb}` for read-only verbs, `POST /api/{verb}` for those that change something; arguments as query
+parameters or as a JSON object, the answer as JSON. Everything but `/livez` requires the token, if one is set.
+Changes are idempotent: a repeated `Idempotency-Key` (or `X-Request-Id`) returns the same answer and changes nothing.
 """
 
 import inspect
@@ -43,11 +43,11 @@ KEY = "request_id"
 KEY_HEADERS = ("idempotency-key", "x-request-id")
 _KEY = re.compile("[!-~]{1,128}")
 _FILLED_IN = ("home", "progress", "all")
-"""What no client says: the door fills it in, or it has no bound (`status --all`)."""
+"""Parameters that no client may set: the server fills them in, or they are unbounded (`status --all`)."""
 
 
 def control_routes(verbs: Sequence[Verb] = VERBS) -> list[Route]:
-    """The routes of the control API, each with its permission: read for what only looks, write for what changes something."""
+    """The routes of the control API, each with its permission: `read` for read-only verbs, `write` for those that change something."""
     return [
         Route("POST" if v.changes else "GET", f"/api/{v.name}", "write" if v.changes else "read", v.name)
         for v in verbs
@@ -56,7 +56,7 @@ def control_routes(verbs: Sequence[Verb] = VERBS) -> list[Route]:
 
 
 def control(home: Home, access: Access, verbs: Sequence[Verb] = VERBS, *, folder: Path | None = None) -> Any:
-    """The application, access checks around it; `folder` is where the processes of this server say what is down."""
+    """The application with its access checks; `folder` is where this server's processes report their state."""
     table = control_routes(verbs)
     check_routes(table)
     by_name = {v.name: v for v in verbs}
@@ -72,7 +72,7 @@ def control(home: Home, access: Access, verbs: Sequence[Verb] = VERBS, *, folder
 
 
 class Guarded:
-    """Refuses before anything else looks at a request. What is neither GET nor HEAD changes something."""
+    """Checks access before any other code sees a request. Methods other than GET and HEAD need the permission to write."""
 
     def __init__(self, application: Any, access: Access) -> None:
         self._application, self._access = application, access
@@ -145,9 +145,9 @@ def _keyed(request: Request, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def parameters(verb: Verb) -> dict[str, inspect.Parameter]:
-    """What a client may say to a verb, which is loaded for it.
+    """The parameters of a verb that a client may set; loads the verb.
 
-    Raises UsageError for a verb that would let a client name a location, or change something twice with one request.
+    Raises UsageError for a verb that would let a client name a path, or whose repeated request would repeat a change.
     """
     found = {name: p for name, p in inspect.signature(verb.call).parameters.items() if name not in _FILLED_IN}
     for name, parameter in found.items():

@@ -69,7 +69,7 @@ _STATUS = {
 
 
 class Call:
-    """A prediction that waits in the queue: what is asked, and the future of what is found."""
+    """A prediction in the queue: its request, and the future of its answers."""
 
     __slots__ = ("ask", "found", "headers", "traced")
 
@@ -146,9 +146,9 @@ class Door:
         self._admission.evicted += close_excess(port, self._admission)
 
     async def close(self, seconds: float) -> None:
-        """Take nothing new, and finish within `seconds` what was begun.
+        """Accept no new calls, and finish the running ones within `seconds`.
 
-        At first new calls are told to go elsewhere: those that come while the library stops it would cut off.
+        First refuse new calls as unavailable: while the library stops it would cut them off.
         """
         if self._server is not None:
             self._closing = True
@@ -181,9 +181,9 @@ class Door:
         ]
 
     def _guarded(self, kind: str, permission: Permission, answer: Any) -> Any:
-        """A handler of bytes that lets in who may, and whatever goes wrong tells the client by a status, with nothing internal.
+        """A handler of raw bytes that checks access, and maps any error to a gRPC status without internal details.
 
-        Called when the headers have come (as for a stream), so that half a call waits within bounds that are ours.
+        Called when the headers have arrived (as for a stream), so that our own limits bound calls with an incomplete message.
         """
         arriving = self._health_arriving if permission == "public" else self._arriving
 

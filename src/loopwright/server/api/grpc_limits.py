@@ -1,7 +1,7 @@
-"""What the gRPC library leaves unbounded: calls whose message is still on its way, and connections by client address.
+"""Limits that the gRPC library lacks: calls whose message is incomplete, and connections per client address.
 
-The library shows its connections to nobody, but they are this process's sockets: those over the limits that have been silent longest
-are shut down, as over HTTP (`admission`). Linux only; elsewhere the library's own cap on all connections is what there is.
+The library does not expose its connections, but they are this process's sockets: those over the limits that were silent longest
+are shut down, as over HTTP (`admission`). Linux only; elsewhere only the library's own cap on all connections applies.
 """
 
 import asyncio

@@ -29,7 +29,7 @@ class Loading:
         self._count = 0
 
     def close(self) -> None:
-        """Give up what has not begun, and wait for what has."""
+        """Cancel loads that have not started, and wait for the running one."""
         self._thread.shutdown(cancel_futures=True)
 
     def when_ready(self, loop: str, then: Then) -> None:

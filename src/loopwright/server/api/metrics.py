@@ -1,7 +1,7 @@
-"""What the data plane counts, for Prometheus; over all workers when `PROMETHEUS_MULTIPROC_DIR` is set before this is imported.
+"""Prometheus metrics of the data plane; summed over all workers when `PROMETHEUS_MULTIPROC_DIR` is set before the import.
 
-Labels are bounded: loops in service, packages released, kinds of flag, codes of the error table. What is counted for each
-request is added up in memory and handed on once a second, so a worker that is killed takes the last second's counts along.
+Labels are bounded: loops in service, packages released, kinds of flag, codes of the error table. Counts per
+request are summed in memory and flushed once a second, so a killed worker loses the last second's counts.
 """
 
 import os
@@ -47,7 +47,7 @@ _STAGE_STATES = ("ok", "no data", "watch", "alert")
 
 
 class Failures(Collector):
-    """What failed in the threads, tasks and processes of this server, and what is down."""
+    """Failures of this server's threads, tasks and processes, and the parts that are down."""
 
     def __init__(self, worker: str, folder: Path | None) -> None:
         self._worker, self._folder = worker, folder
@@ -71,7 +71,7 @@ class Failures(Collector):
 
 
 class UpkeepMetrics(Collector):
-    """What upkeep said of its last round (`stores.upkeep_state`); nothing where none has ended yet."""
+    """Results of the last round of upkeep (`stores.upkeep_state`); empty before the first round has ended."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -137,10 +137,10 @@ class Current:
 
 
 class Metrics:
-    """The metrics of one worker, which has a name where there are several.
+    """The metrics of one worker, which is named if there are several.
 
-    The first `MAX_LOOPS` loops that it hears of are counted by name, all further ones together. `folder` is where the processes
-    of this server say what failed in them (`base.supervision`).
+    The first `MAX_LOOPS` loops are counted by name, all further ones together. `folder` is where this server's processes
+    report their failures (`base.supervision`).
     """
 
     def __init__(self, worker: str = "", folder: Path | None = None, upkeep: Path | None = None) -> None:

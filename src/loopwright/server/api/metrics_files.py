@@ -1,9 +1,9 @@
-"""The files in which the metrics of several workers meet: prometheus_client's format, held in memory and written once a second.
+"""Metric files shared by several workers: prometheus_client's format, kept in memory and written once a second.
 
-The library maps its files, and a page of a mapped file that finds no room on the disk kills the process (SIGBUS) that writes it.
-Here only `write_all` meets a full disk: it says so, counting goes on in memory, and is written when there is room.
+The library maps its files, and a write to a mapped page without space on the disk kills the process (SIGBUS).
+Here only `write_all` meets a full disk: it reports it, counting goes on in memory, and is written when there is space.
 
-A file: how much of it is used (int32, and 4 bytes of padding), then for each value its key (int32 length, UTF-8, padded with spaces
+A file: its used size (int32, and 4 bytes of padding), then for each value its key (int32 length, UTF-8, padded with spaces
 to a multiple of 8), the value and a time (two float64).
 """
 
@@ -20,7 +20,7 @@ _files: "list[WrittenFile]" = []
 
 
 def install(worker: str) -> None:
-    """Let metrics that are made from now on live in files of `worker`, which goes on with what is in them."""
+    """Store metrics that are created from now on in files of `worker`, and continue from the values in them."""
     _files.clear()
     values.MmapedDict = WrittenFile  # type: ignore[attr-defined,assignment]  # the class behind each file of the library's values
     values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]
@@ -39,7 +39,7 @@ def write_all() -> None:
 
 
 class WrittenFile:
-    """One file of values: what the library asks of its `MmapedDict`."""
+    """One file of values: implements the interface of the library's `MmapedDict`."""
 
     def __init__(self, filename: str, read_mode: bool = False) -> None:
         self._path, self._fd, self._dirty = Path(filename), -1, True

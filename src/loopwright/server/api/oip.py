@@ -74,9 +74,9 @@ def check_version(loop: str, version: str, package: str) -> None:
 
 
 def is_readable(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a body that does not say it is JSON may be read: with binary tensors, or from a client that names no type at all.
+    """Whether to accept a body not declared as JSON: with binary tensors, or from a client that declares no type at all.
 
-    Triton's clients name none. A page of another site could have a browser send such a body, but the browser would say so.
+    Triton's clients declare none. Another site's page could make a browser send such a body, but the browser adds such a header.
     """
     if headers.get(b"content-type", BINARY).lower() != BINARY:
         return False
@@ -326,7 +326,7 @@ def _rows(data: Sequence[Any], column: Column, null: str | None) -> list[Any]:
 
 
 def _unpacked(raw: bytes | memoryview, datatype: str, count: int, where: str, problems: list[FieldProblem]) -> list[Any]:
-    """The elements of a binary tensor, in row-major order; none where they are not what its shape and datatype say."""
+    """The elements of a binary tensor, in row-major order; none where they do not fit its shape and datatype."""
     if datatype == "BYTES":
         return _texts(raw, count, where, problems)
     each = np.dtype(NUMBERS[datatype])
@@ -387,10 +387,10 @@ def response(
     output: Output,
     names: Callable[[str], Sequence[str]],
 ) -> dict[str, Any]:
-    """The answer to an inference request. The model's version is the package: of a fleet the first row's, `package` says each.
+    """The answer to an inference request. The model's version is the package: of a fleet the first row's, `package` has each.
 
-    `values` are flat, row by row, in the order of the output's names, which are given as the tensor's parameter `names`; `names`
-    tells those of any package (a segment's may know fewer classes: 0).
+    `values` are flat, row by row, in the order of the output's names, which are the tensor's parameter `names`; `names`
+    returns those of any package (a segment's may know fewer classes: 0).
     """
     types = outputs(output)
     return {

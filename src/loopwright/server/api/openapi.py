@@ -131,7 +131,7 @@ def answer_schema(output: Output) -> dict[str, Any]:
 
 
 def _explained(manifest: Manifest) -> tuple[str, list[dict[str, Any]]]:
-    """What an operation says of explanations, and the parameter that asks for them, if they can be had."""
+    """The operation's text on explanations, and the query parameter that requests them, if the package has them."""
     told = manifest.explained
     if told is None or told.why:
         return f"Answers are not explained: {BEFORE if told is None else told.why}.", []
@@ -221,7 +221,7 @@ def _server_paths() -> dict[str, Any]:
 
 
 def _name_operations(paths: dict[str, Any]) -> None:
-    """Give each operation a name that code can be made of, such as `post_loops_late_arrival_predict`."""
+    """Give each operation an id that code generators can use, such as `post_loops_late_arrival_predict`."""
     names: set[str] = set()
     for path, operations in paths.items():
         for method, operation in operations.items():
@@ -331,7 +331,7 @@ def _header(name: str, schema: dict[str, Any], description: str) -> dict[str, An
 
 
 def _request_headers() -> list[dict[str, Any]]:
-    """The headers that say how a prediction is to be made."""
+    """The headers that control a prediction."""
     return [
         _header("X-Request-Id", {"type": "string", "pattern": "^[!-~]{1,128}$"}, "the id; the same again gets the same answer"),
         _header(

@@ -1,4 +1,4 @@
-"""What clients of Triton and KServe ask besides inference: the repository's index, a model's configuration and statistics; and protocol V1.
+"""Endpoints of Triton and KServe besides inference: the repository index, a model's configuration and statistics; and protocol V1.
 
 https://github.com/triton-inference-server/server/tree/main/docs/protocol (extension_model_repository, extension_model_configuration,
 extension_statistics) and https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol.
@@ -27,7 +27,7 @@ class Statistics(NamedTuple):
 
 
 def only_ready(body: bytes) -> bool:
-    """Whether the index is asked for what is ready only (`{"ready": true}`). Raises RequestMalformed, RequestInvalid; no body says no."""
+    """Whether to list ready models only (`{"ready": true}`; without a body: no). Raises RequestMalformed, RequestInvalid."""
     asked = parse(body) if body.strip() else {}
     ready = asked.get("ready", False) if isinstance(asked, dict) else None
     if not isinstance(ready, bool):

@@ -1,4 +1,4 @@
-"""What the headers of a request, or the metadata of a call, say of the predictions asked for: the ids they are to have."""
+"""Prediction ids and options from the headers of a request, or the metadata of a call."""
 
 import hashlib
 import re
@@ -32,9 +32,9 @@ def ask(rows: list[dict[str, Any]], id: Id | None, until: float = inf) -> Predic
 
 
 def deadline(headers: Mapping[bytes, bytes], started: float, seconds: float) -> float:
-    """When a request has to be answered that came at `started`: after `seconds`, or what X-Timeout-Ms says if that is less.
+    """Deadline of a request that arrived at `started`: after `seconds`, or after X-Timeout-Ms if that is less.
 
-    Raises RequestMalformed for a header that is no number of milliseconds.
+    Raises RequestMalformed if the header is not a number of milliseconds.
     """
     given = headers.get(b"x-timeout-ms")
     if given is None:
@@ -62,7 +62,7 @@ def client_id(headers: Mapping[bytes, bytes]) -> Id | None:
 
 
 def explains(query: bytes) -> bool:
-    """Whether a query asks for explanations: `explain=true`. Raises RequestInvalid for what is neither true nor false."""
+    """Whether a query requests explanations: `explain=true`. Raises RequestInvalid for other values than true and false."""
     try:
         given = [value for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=100) if name == b"explain"]
     except ValueError:

@@ -15,7 +15,7 @@ Permission = Literal["public", "predict", "observe", "read", "write"]
 
 
 class Route(NamedTuple):
-    """A method and a path (`{loop}` stands for a name, `{version}` for a package or its beginning), what it asks for, and the handler's name."""
+    """Method, path (`{loop}` is a name, `{version}` a package or the beginning of its digest), required permission, and handler's name."""
 
     method: Literal["GET", "POST"]
     path: str

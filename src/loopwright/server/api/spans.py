@@ -1,8 +1,8 @@
 """Spans of requests, sent to an OpenTelemetry collector as OTLP over HTTP (https://opentelemetry.io/docs/specs/otlp/).
 
-A request is sampled as its caller says (the flag in `traceparent`); where nobody says, by its trace id, as OpenTelemetry's
-TraceIdRatioBased does, so that all services agree. What a sampled request leaves is a tuple in a bounded queue; one thread makes
-messages of them and sends them. A collector that is down costs spans, which are counted, and nothing else.
+The caller decides on sampling (the flag in `traceparent`); without a flag the trace id does, as in OpenTelemetry's
+TraceIdRatioBased, so that all services agree. A sampled request adds a tuple to a bounded queue; one thread makes
+messages of them and sends them. While a collector is down spans are lost, and counted; nothing else fails.
 
 The libraries of the extra `otel` are loaded by that thread when there is something to send.
 """
@@ -54,7 +54,7 @@ class Stage(NamedTuple):
 
 
 class RequestTiming(NamedTuple):
-    """What a door knows of a request that waits: when it had come (`started`) and was put into the queue, and what its span says of the transport."""
+    """Timing of a queued request: when it arrived (`started`) and was queued, with the transport's span attributes."""
 
     operation: str
     loop: str
@@ -74,12 +74,12 @@ class QueuedSpan(Protocol):
 
     @property
     def traced(self) -> RequestTiming:
-        """What there is to tell of it."""
+        """Timing and attributes of the request's span."""
         ...
 
 
 class SampledRequest(NamedTuple):
-    """A sampled request: its operation, such as `predict`, its loop, what the transport says of it, and its answers."""
+    """A sampled request: its operation, such as `predict`, its loop, transport attributes, and its answers."""
 
     operation: str
     loop: str
@@ -101,7 +101,7 @@ def parent(headers: Mapping[bytes, bytes]) -> Parent | None:
 
 
 class Spans:
-    """Where spans go: `to`, of those requests that say so and of a `share` of the others. `count` is told ("sent" or "lost", how many)."""
+    """Sends spans `to` a collector: of sampled requests and a `share` of the others. `count` gets "sent" or "lost" and a count."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Spans:
         return id[16:] < self._bound
 
     def answered(self, waiting: "QueuedSpan", answers: list[Prediction] | Exception, begun: float, done: float) -> None:
-        """See `batches.Batches.traced`: a request of the queue has its answers. Of one that failed its own door tells."""
+        """Record the span of a queued request that has its answers (see `Batches.traced`). `failed` records those of failed ones."""
         if isinstance(answers, Exception) or not self.wants(answers[0].id, waiting.headers):
             return
         operation, loop, headers, start, queued, attributes = waiting.traced
@@ -145,7 +145,7 @@ class Spans:
     def failed(
         self, operation: str, loop: str, id: str, headers: Mapping[bytes, bytes], started: float, about: Mapping[str, str | int]
     ) -> None:
-        """A request was refused or failed; `about` is what its span says of the transport, `id` what it is called in its answer."""
+        """Record the span of a refused or failed request; `about` are the transport's attributes, `id` the id in its answer."""
         if not is_trace_id(id):
             id = 2 * span_id(id)
         if self.wants(id, headers):

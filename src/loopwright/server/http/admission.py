@@ -1,8 +1,8 @@
-"""Which connections a process holds: bounded in all and by the client's address, so that no client shuts out the others.
+"""Connection limits of a process: in total and per client address, so that no client locks out the others.
 
-A connection waits while no complete request of it is being answered. Where an address has its share, its longest waiting connection
-is closed for a new one; where all places are taken, the longest waiting one of the address that has most. Where nobody waits, a
-connection gets one of a few spare places: health is answered there, everything else is told to come again.
+A connection is idle while no complete request of it is being answered. When an address is at its limit, its longest idle connection
+is closed for a new one; when all places are taken, the longest idle one of the address with most connections. When none is idle, a
+connection gets one of a few spare places: only health is answered there, everything else gets "try again".
 """
 
 from ipaddress import ip_address

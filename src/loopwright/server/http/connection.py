@@ -1,11 +1,11 @@
-"""HTTP/1.1 of the data plane: httptools parses, the event loop carries, everything is bounded.
+"""HTTP/1.1 of the data plane: httptools parses, the event loop does the I/O, everything is bounded.
 
-A request goes to the application twice: once its headers are there (`begin`, which may refuse it before the body has come), and
-once it is whole (`handle`). The answer is a `Reply`, returned at once or given later (`Request.answer`, in the loop's thread):
+The application gets a request twice: when its headers have arrived (`begin`, which may refuse it before the body), and
+when it is complete (`handle`). The answer is a `Reply`, returned at once or passed later (`Request.answer`, in the loop's thread):
 there is no task and no future per request. Requests of one connection are answered one after the other, in order.
 
-A refusal whose body is still arriving is sent at once; then the connection is closed for writing, what still comes is thrown
-away for a while, so that the client hears the answer, and the connection ends.
+A refusal whose body is still arriving is sent at once; then the connection is closed for writing, further input is discarded
+for a while, so that the client receives the answer, and the connection is closed.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class Server:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     async def serve(self, listening: socket.socket, ready: Callable[[], None]) -> None:
-        """Accept on a listening socket until told to stop; then answer what has been taken, within `GRACE_SECONDS`."""
+        """Accept connections on a listening socket until asked to stop; then answer the accepted requests, within `GRACE_SECONDS`."""
         loop = asyncio.get_running_loop()
         self.now = loop.time()
         server = await loop.create_server(lambda: Connection(self, loop), sock=listening, backlog=1024)
@@ -97,9 +97,9 @@ class Server:
 class Connection(asyncio.Protocol):
     """One connection of a client.
 
-    `_current` is the request that arrives, `_active` the one that is being answered, `_waiting` those after it. `_fed` counts the
-    bytes since the current request began, `_held` those of bodies kept. `_left` is None until the input has ended; then so many bytes
-    are still thrown away. `_since` dates the newest change of state. `_peer` is None once its place is another's (`admission`).
+    `_current` is the arriving request, `_active` the one being answered, `_waiting` those after it. `_fed` counts the
+    bytes since the current request began, `_held` those of bodies kept. `_left` is None until the input has ended; then the number of
+    bytes still to discard. `_since` is the time of the last state change. `_peer` is None once its place was given away (`admission`).
     """
 
     __slots__ = (
@@ -127,7 +127,7 @@ class Connection(asyncio.Protocol):
         self._active: Request | None = None
         self._waiting: deque[Request] = deque()
 
-    # --- what the event loop says --------------------------------------------------------------------------------
+    # --- callbacks of the event loop -----------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
         """Find a place for the connection."""
@@ -148,7 +148,7 @@ class Connection(asyncio.Protocol):
         self._waiting.clear()
 
     def eof_received(self) -> bool:
-        """The client sends no more: what it asked for is still answered."""
+        """The client has closed its side: its requests are still answered."""
         if self._active is None:
             return False
         self._end_input()
@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
         elif self._fed > 2 * self._size + 4 * HEADER_BYTES:  # chunks of next to nothing, trailers
             self._refuse(400)
 
-    # --- what the parser says ------------------------------------------------------------------------------------
+    # --- callbacks of the parser ---------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """A request begins to arrive."""
@@ -339,7 +339,7 @@ class Connection(asyncio.Protocol):
             self._encourage()
 
     def _encourage(self) -> None:
-        """Tell a client that waits for it to send its body, unless answers to earlier requests must come first."""
+        """Send `100 Continue` to a client that waits for it, unless answers to earlier requests must come first."""
         if self._active is None and not self._waiting:
             self._expecting = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -354,7 +354,7 @@ class Connection(asyncio.Protocol):
             self._take(request)
 
     def _end_input(self) -> None:
-        """From now on nothing is parsed, and nothing kept of what was arriving."""
+        """Stop parsing, and drop the request that was arriving."""
         if self._left is None:
             self._left, self._arriving, self._since = DISCARD_BYTES, False, self._server.now
             self._forget(self._size)

@@ -52,7 +52,7 @@ class Listener(uvicorn.Server):
         yield
 
     def heed_signals(self) -> None:
-        """From now on SIGTERM stops this in order, also one that comes before it runs; SIGINT is for whoever started this."""
+        """Install signal handlers: SIGTERM stops this server in order, also before it runs; SIGINT is left to the parent process."""
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             self.should_exit = True

@@ -24,7 +24,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _size = 0
     _refused = False
     _completed = False
-    """Whether a request came to its end in the data being fed: what began after it is the next head, of which only the rest is known."""
+    """Whether a request ended in the data being fed: then bytes after it belong to the next head, of which only the rest has been seen."""
 
     def connection_made(self, transport: Any) -> None:
         """Find a place for the connection."""
@@ -38,7 +38,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio asks whether to leave the connection open
-        """The client sends no more: what it asked for is still answered."""
+        """The client has closed its side: its request is still answered."""
         return bool(self.cycle) and not self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
@@ -150,7 +150,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._refused = True
-        if self.cycle is not None:  # whoever answers a request of before writes no more to what is closed
+        if self.cycle is not None:  # stops the writer of an earlier answer, as the connection is closed
             self.cycle.disconnected = True
         if self.transport.is_closing():
             return

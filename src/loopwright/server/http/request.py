@@ -13,7 +13,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Reply(NamedTuple):
-    """What goes back. `id` becomes X-Request-Id."""
+    """A response. `id` becomes X-Request-Id."""
 
     status: int
     body: bytes

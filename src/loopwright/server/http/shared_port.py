@@ -8,13 +8,13 @@ from loopwright.base.settings import Settings
 
 
 def reserve(host: str, port: int) -> socket.socket:
-    """A socket that holds `port` (0: a free one) and does not listen, so that those who share it get every connection.
+    """A socket that reserves `port` (0: a free one) without listening, so that the sockets that share it get every connection.
 
-    Raises AddressRefused when somebody else has it.
+    Raises AddressRefused when another process has it.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        with socket.socket(family, kind, protocol) as alone:  # sharing, it would be bound beside a stranger who shares too
+        with socket.socket(family, kind, protocol) as alone:  # a shared bind would also succeed next to a foreign process
             alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             alone.bind(address)
             address = alone.getsockname()

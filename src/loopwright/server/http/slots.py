@@ -1,4 +1,4 @@
-"""A bounded number of threads for what the control port is asked: few at once, a short queue, an end to waiting."""
+"""A bounded thread pool for requests of the control port: few at once, a short queue, a timeout."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class Slots:
-    """Runs calls in at most `at_once` threads; at most `waiting` more wait for one, the rest are told so at once.
+    """Runs calls in at most `at_once` threads; at most `waiting` more are queued, the rest are refused at once.
 
-    Who waits longer than `seconds` (0: for ever) is told so too. The thread goes on to its end and holds its slot until
-    then, so that a database that hangs costs `at_once` threads and no more.
+    A call that waits longer than `seconds` (0: for ever) is refused too. Its thread finishes and holds its slot until
+    then, so that a hanging database blocks at most `at_once` threads.
     """
 
     def __init__(self, at_once: int, *, waiting: int, seconds: float) -> None:
@@ -25,7 +25,7 @@ class Slots:
         """Calls that run or wait for a slot, and threads of those that nobody waits for any more."""
 
     async def __call__(self, call: Callable[[], T], what: str) -> T:
-        """What `call` gives. Raises Overloaded when too many wait, Unavailable when it takes too long, and what it raises."""
+        """Run `call` and return its result. Raises Overloaded when the queue is full, Unavailable on timeout, and exceptions of `call`."""
         if self._asked >= self._at_once + self._waiting:
             raise Overloaded(f"{what}: {self._at_once} others are being answered and {self._waiting} wait; try again")
         self._asked += 1

@@ -26,9 +26,9 @@ def without_upgrade(method: bytes, url: bytes, version: str, headers: Iterable[t
 
 
 def read_plain(data: memoryview, at: int, again: Callable[[], tuple[Any, bytes] | None]) -> None:
-    """Read on where a parser stopped at a head that asks for another protocol, which ends at `at`.
+    """Resume parsing after a head with an `Upgrade` request, which ends at `at`.
 
-    `again` makes another parser and gives it with the head as it is to be read (`without_upgrade`), or None where nothing more is read.
+    `again` returns a new parser and the head without the upgrade (`without_upgrade`), or None to stop reading.
     Raises HttpParserError.
     """
     while (following := again()) is not None:
@@ -42,5 +42,5 @@ def read_plain(data: memoryview, at: int, again: Callable[[], tuple[Any, bytes] 
 
 
 def is_plain(transfer_encoding: bytes) -> bool:
-    """Whether a Transfer-Encoding (all its lines, joined) says no more than that the body comes in chunks."""
+    """Whether a Transfer-Encoding (all its lines, joined) is exactly `chunked`."""
     return transfer_encoding.lower() == b"chunked"

@@ -29,10 +29,10 @@ def supervised(link: socket.socket, end: Callable[[], None]) -> None:
 
 
 class Child:
-    """`python -m MODULE ARGUMENTS... LINK_FD`; `ended` is told the exit code of each that ended by itself (minus the signal).
+    """`python -m MODULE ARGUMENTS... LINK_FD`; `ended` is called with the exit code of each that ended by itself (minus the signal).
 
-    The pause before the next start is 0.1 s, 0.2 s ... 5 s, and 0.1 s again after one that was steady for 10 s. Its link is a
-    socket pair: it says over it that it is ready, and ends itself when this end is closed, as it is when this process dies.
+    The back-off before a restart is 0.1 s, 0.2 s ... 5 s, and 0.1 s again after the child was up for 10 s. The link is a
+    socket pair: the child reports over it that it is ready, and ends when this end is closed, which happens when this process dies.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Child:
         if not self._ready and self._link is not None:
             try:
                 self._ready = bool(self._link.recv(64, socket.MSG_DONTWAIT))
-            except OSError:  # nothing was said yet, or it is gone
+            except OSError:  # no message yet, or the child is gone
                 return False
         return self._ready
 

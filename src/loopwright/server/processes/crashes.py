@@ -1,11 +1,11 @@
-"""Why workers died, and what follows: a package that kills or hangs workers, or fails again and again, goes out of service.
+"""Causes of worker deaths, and their consequences: a package that repeatedly kills, hangs or fails workers is taken out of service.
 
-What counts: a death by SIGSEGV, SIGABRT, SIGBUS, SIGILL, SIGFPE, SIGTRAP or SIGSYS; one by the kernel for want of memory;
-and an event loop that did not go round for 15 seconds. Three of these within five minutes while the same package was being
-loaded or asked, and it is marked bad. A worker that somebody kills by hand counts for nothing.
+These count: a death by SIGSEGV, SIGABRT, SIGBUS, SIGILL, SIGFPE, SIGTRAP or SIGSYS; one by the kernel's OOM killer;
+and an event loop without a heartbeat for 15 seconds. After three of these within five minutes, while the same package was being
+loaded or run, it is marked bad. A worker killed by hand does not count.
 
-A package that has answered other inputs is not bad for every input: the second death, or overrun, of the same input makes that
-input one that the heuristic answers, and all its deaths count once against the package.
+A package that has answered other inputs is not bad for every input: after the second death, or overrun, on the same input, the
+heuristic answers that input, and all its deaths count once against the package.
 """
 
 import re
@@ -48,7 +48,7 @@ def crashed(code: int, *, out_of_memory: bool) -> bool:
 
 
 def thread_of(dump: bytes) -> int | None:
-    """The thread that died, from what `faulthandler` wrote; None where that does not say."""
+    """The thread that crashed, from the output of `faulthandler`; None if it is not in there."""
     found = _THREAD.search(dump)
     return int(found.group(1), 16) if found else None
 
@@ -152,7 +152,7 @@ class QueriesOfDeath:
 
 
 def condemn(home: Home, package: str, cause: Cause, detail: str) -> str:
-    """Mark a package bad, unless a mark is about to be settled; a line that says so. Raises what reading its manifest does."""
+    """Mark a package bad, unless an unsettled mark exists; returns a log line. Raises the errors of reading its manifest."""
     if any(m.package.package == package and not m.settled for m in blocklist.marks(home)):
         return ""
     loop = home.packages.manifest(package).loop
@@ -161,9 +161,9 @@ def condemn(home: Home, package: str, cause: Cause, detail: str) -> str:
 
 
 def withdraw_bad(home: Home) -> list[str]:
-    """Put what is marked bad out of service, whether the ledger answers or not; lines that say what was done.
+    """Take packages that are marked bad out of service, with or without the ledger; returns log lines.
 
-    What a server that died left undone is done by the next one.
+    Marks that a dead server left open are completed by the next one.
     """
     said = []
     for mark in blocklist.marks(home):

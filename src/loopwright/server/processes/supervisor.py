@@ -1,7 +1,7 @@
-"""The control process: opens the sockets, starts workers, console and upkeep, restarts what dies, follows the ledger, ends in order.
+"""The control process: opens the sockets, starts workers, console and upkeep, restarts dead ones, follows the ledger, shuts down in order.
 
 Workers share one listening socket: while one is restarted the others answer, and connections wait in the socket's queue.
-A package that kills or hangs workers goes out of service (`server.processes.crashes`).
+A package that kills or hangs workers is taken out of service (`server.processes.crashes`).
 """
 
 import os
@@ -56,7 +56,7 @@ from loopwright.stores.home import Home
 
 FOLLOW_SECONDS = 0.25
 FOLLOW_FIRST_SECONDS = 2.0
-"""So long a start waits for what the ledger says."""
+"""Maximum seconds that a start without release files waits for the ledger."""
 
 WATCH_SECONDS = 0.05
 START_SECONDS = 60.0
@@ -67,7 +67,7 @@ MAX_DUMP = 4096
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
-    """What `home/serve.json` says of a server that runs: its process, its workers, where to reach it."""
+    """The content of `home/serve.json`: a running server's process, its workers, and its addresses."""
 
     pid: int
     holder: Holder
@@ -207,7 +207,7 @@ class Supervisor:
             name="console",
         )
         self._others = [self._console]
-        self._standard_error = os.dup(2)  # upkeep's own goes to its log, its alerts come here
+        self._standard_error = os.dup(2)  # upkeep's own stderr goes to its log, its alerts come here
         if tend:
             self._others.append(
                 Child(
@@ -238,7 +238,7 @@ class Supervisor:
             Repeating("withdraw", self._withdraw, FOLLOW_SECONDS).start(),
         ]
         try:
-            if not any(copies(self._home).glob("*.json")):  # nothing to begin with until the ledger says what
+            if not any(copies(self._home).glob("*.json")):  # no release files: wait for the ledger
                 self._followed.wait(FOLLOW_FIRST_SECONDS)
             self._start()
             if not self._told:
@@ -294,7 +294,7 @@ class Supervisor:
             self._judge(worker)
 
     def _judge(self, worker: Worker) -> None:
-        """Count what a worker died of, overran on, or said fails, against packages and inputs."""
+        """Count a worker's deaths, overruns and reported failures against packages and inputs."""
         now = self._home.clock.monotonic()
         for package, cause, detail, inputs, answered in worker.blamed:
             inputs = inputs if self._queries.trusts(package, answered) else ()
@@ -395,7 +395,7 @@ def own_folder(home: Home, name: str) -> Path:
 
 
 def _gone(who: str, code: int) -> str:
-    """What is said of a process that ended by itself, or that somebody killed."""
+    """Log text on a process that ended by itself or was killed."""
     killer = next((s.name for s in signal.Signals if s == -code), f"signal {-code}")
     return f"{who} {f'was killed by {killer}' if code < 0 else f'ended with {code}'}; it is started again"
 

@@ -1,6 +1,6 @@
-"""Upkeep beside the server: `python -m loopwright.server.processes.upkeep FOLDER ALERTS_FD LINK_FD`, the verb `tend` until the supervisor is gone.
+"""Upkeep of the server: `python -m loopwright.server.processes.upkeep FOLDER ALERTS_FD LINK_FD`, runs `tend` until the supervisor is gone.
 
-What it does goes to `tend.log` in home; alerts are also written to the supervisor's standard error (ALERTS_FD).
+Its output goes to `tend.log` in home; alerts are also written to the supervisor's standard error (ALERTS_FD).
 """
 
 import logging

@@ -1,6 +1,6 @@
 """A worker process of the data plane: `python -m loopwright.server.processes.worker LISTEN_FD HEARTBEAT LINK_FD`.
 
-It serves on a socket it inherits, follows the local copies of the releases, and ends when told, or when its supervisor is gone.
+It serves on an inherited socket, follows the release files, and ends on request, or when its supervisor is gone.
 """
 
 import asyncio
@@ -162,7 +162,7 @@ def _spans(home: Home, metrics: Metrics) -> Spans | None:
 
 
 def _watcher(metrics: Metrics, stand_ins: Path) -> Watcher:
-    """Counts what an engine tells, and says what went wrong on standard error; what stands in also in `stand_ins`, for the supervisor."""
+    """Callbacks that count events of the engine and log failures to standard error; stand-ins also to `stand_ins`, for the supervisor."""
 
     def swapped(loop: str, arms: Sequence[Arm]) -> None:
         metrics.swapped(loop, arms)

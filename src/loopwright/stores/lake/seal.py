@@ -1,8 +1,8 @@
-"""Seals: what makes the commits of a local Delta table durable, and a flipped bit in its files plain.
+"""Seals: make the commits of a local Delta table durable, and corruption of its files detectable.
 
-delta-rs syncs nothing, and neither Parquet nor the Delta log would show damage by itself. So after a commit its files are synced,
-then the names in the folders, and last `_sums/<version>.json` with the SHA-256 of each appears: the commit's seal. Nobody relies on
-a commit before. What a power cut left of one that is not sealed may be torn; then it is taken back (to `_torn/`), as if it had
+delta-rs syncs nothing, and neither Parquet nor the Delta log detects damage by itself. So after a commit its files are synced,
+then their folders, and last `_sums/<version>.json` with the SHA-256 of each is written: the commit's seal. No caller relies on
+an unsealed commit. After a power cut an unsealed commit may be torn; then it is rolled back (moved to `_torn/`), as if it had
 never been.
 """
 
@@ -122,7 +122,7 @@ def check(folder: Path, where: str) -> list[Problem]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the table's lock: nothing is taken back that is being sealed, nor what was committed in a torn commit's place."""
+    """Hold the table's lock: a commit being sealed, or one made in the place of a torn commit, must not be rolled back."""
     fd = os.open(folder / "_delta_log", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

@@ -167,7 +167,7 @@ class Lake:
             return len(files)
 
     def settle(self, name: str) -> None:
-        """Make sure that all there is in a table is on the disk, also what somebody committed who died before it was."""
+        """Sync the whole table to the disk, including commits of a process that died before its own sync."""
         with self._errors(name):
             if self.exists(name):
                 self._seal(name, self._table(name).version())
@@ -343,7 +343,7 @@ class Lake:
         return delta
 
     def _newest(self, name: str) -> DeltaTable:
-        """A table at its newest version; of a local one what a power cut tore is taken back first, and what is whole is sealed."""
+        """A table at its newest version; of a local one, torn commits are rolled back first and complete ones are sealed."""
         uri = self._uri(name)
         if self._folder is None:
             return DeltaTable(uri)
@@ -424,7 +424,7 @@ class Lake:
 
     @contextmanager
     def _errors(self, name: str) -> Iterator[None]:
-        """Say in loopwright's words what went wrong below."""
+        """Translate errors of the storage libraries into loopwright's."""
         try:
             yield
         except LoopwrightError:
@@ -458,7 +458,7 @@ def newest_first(
 
 
 def _known_last(value: Any) -> tuple[bool, Any]:
-    """A key by which what has no statistics comes above all that has some."""
+    """A sort key that puts files without statistics last."""
     return value is None, 0 if value is None else value
 
 
@@ -473,7 +473,7 @@ def _lawful(name: str) -> bool:
 
 
 def _write_stream(name: str, delta: DeltaTable, stream: Stream, properties: CommitProperties) -> None:
-    """Append rows as they are made. What the making raises comes out as it was, and not as Delta's words for it."""
+    """Append rows from a stream. Exceptions of the stream are raised unchanged, not wrapped in Delta's."""
     schema = fitted_rows(name, stream.schema.empty_table(), table_schema(delta)).schema
     raised: list[BaseException] = []
 

@@ -1,7 +1,7 @@
 """The ledger's connections: one set of rules for SQLite, one for PostgreSQL, transactions for both.
 
-SQLite: WAL, synced at every commit. Whoever writes holds a file lock beside the database, from before the transaction
-until its checkpoint is done: writers wait their turn instead of failing as busy, and no checkpoint ever runs beside a
+SQLite: WAL, synced at every commit. A writer holds a file lock next to the database, from before the transaction
+until its checkpoint is done: writers queue instead of failing as busy, and no checkpoint ever runs during a
 write (SQLite before 3.51.3 can lose pages when a WAL is reset that way). Readers never checkpoint.
 PostgreSQL: writers wait for each other on a row (`schema.head`). Connections never cross a fork.
 """
@@ -25,7 +25,7 @@ from loopwright.stores.ledger.seen import SeenLedger
 
 HAD = "this home had one (ledger.json, packages or served/ tell of it)"
 RESTORE = "restore it from a backup; to begin with an empty one, use another home (LOOPWRIGHT_HOME)"
-"""What to do about a ledger that is gone."""
+"""Next step when a ledger is gone."""
 
 PATIENCE_SECONDS = 30.0
 """How long a writer waits for its turn before the ledger counts as unavailable."""
@@ -137,7 +137,7 @@ class Database:
             self._follow_file()
 
     def _follow_file(self) -> None:
-        """Open the file anew where another one stands in its place: nothing is written into one that was deleted."""
+        """Reopen the database file when it was replaced: never write into a deleted file."""
         with self._reopening, self._errors():
             now = self._on_disk()
             if now is None:
@@ -154,7 +154,7 @@ class Database:
             return connection.execute(select(schema.entry.c.chain).where(schema.entry.c.sequence == number)).scalar()
 
     def _on_disk(self) -> tuple[int, int] | None:
-        """What tells the file from another one of its name; None where there is none, or the ledger is no file."""
+        """Device and inode of the database file; None if it does not exist, or the ledger is not a file."""
         with _files():
             try:
                 found = self.file.stat() if self.file is not None else None
@@ -205,7 +205,7 @@ class Database:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Say in loopwright's words what went wrong below."""
+        """Translate errors of the database into loopwright's."""
         try:
             yield
         except (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError) as error:

@@ -1,4 +1,4 @@
-"""The ledger's tables. What is written here once more, as a change, is a numbered file in `migrations`."""
+"""The ledger's tables. A change here also needs a numbered file in `migrations`."""
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
 

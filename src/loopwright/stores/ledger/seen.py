@@ -1,7 +1,7 @@
-"""How far a home has seen its ledger: what finds out that the ledger is gone, or that an older one stands in its place.
+"""The newest ledger entry that a home has seen: detects that the ledger is gone, or was replaced by an older one.
 
 After each commit the newest entry is noted in `home/ledger.json`. The note never goes back: a ledger that lacks the entry, or has
-another in its place, leaves it as it is, until somebody restores the ledger or removes the note.
+another in its place, leaves it unchanged, until an operator restores the ledger or removes the note.
 """
 
 import threading
@@ -44,7 +44,7 @@ class SeenLedger:
             return None
 
     def had_ledger(self) -> bool:
-        """Whether this home had a ledger: it has the note or, from versions that made none, what only a ledger tells of."""
+        """Whether this home had a ledger: it has the note or, from versions that made none, packages or release files."""
         if self.path is None:
             return False
         made = ("packages/" + "[0-9a-f]" * 64, "served/*.json")

@@ -45,10 +45,10 @@ class Ledger:
     connections. Every method raises LedgerUnavailable when the database does not answer and Damaged when its bytes are
     not what was written.
 
-    `clock` dates the entries. Leases guard running processes against each other and not moments of history, so they
-    follow `lease_clock`, the machine's own clock, even where `clock` is simulated. `seen` is the file in which a home notes how far
-    it has seen the ledger: with it a ledger that is gone is not begun anew, and an older one in its place is found (`seen.behind`).
-    `patience` is for how many seconds a writer waits for its turn (None: `database.PATIENCE_SECONDS`).
+    `clock` dates the entries. Leases coordinate running processes, not moments of history, so they
+    follow `lease_clock`, the machine's own clock, even where `clock` is simulated. `seen` is the file in which a home notes its newest
+    entry: with it a missing ledger is not silently recreated, and an older one in its place is detected (`seen.behind`).
+    `patience` is the timeout of a waiting writer in seconds (None: `database.PATIENCE_SECONDS`).
     """
 
     def __init__(
@@ -115,11 +115,11 @@ class Ledger:
             yield
 
     def lock(self, name: str, owner: str, seconds: float) -> bool:
-        """Take the lease `name` for `owner`, or renew it; False while somebody else holds one (`lease` says who).
+        """Acquire the lease `name` for `owner`, or renew it; False while another owner holds it (`lease` returns the holder).
 
-        On one machine a lease runs out by the machine's uptime, and at once when its process dies, so it does not matter how
-        anybody sets the clock. Between machines it runs out by the time of day: those that share a ledger must agree on that much
-        better than `seconds`, and a lease that would hold for more than twice as long is void.
+        On one machine a lease expires by the machine's uptime, and at once when its process dies, so changes of the wall clock
+        do not matter. Between machines it expires by the wall clock: machines that share a ledger must agree on it much
+        better than to `seconds`, and a lease that would hold for more than twice as long is void.
         """
         clock, lease = self._lease_clock, schema.lease
         now = _microseconds(clock.now())
@@ -144,7 +144,7 @@ class Ledger:
                 connection.execute(lease.delete().where(lease.c.name == name))
 
     def lease(self, name: str, seconds: float) -> Lease | None:
-        """The lease `name`, which is taken for `seconds` at a time; None when nobody took it, or it was given back."""
+        """The lease `name`, which is acquired for `seconds` at a time; None if nobody acquired it, or it was released."""
         with self._database.read() as connection:
             return self._lease(connection, name, seconds)
 
@@ -243,9 +243,9 @@ class Ledger:
         return newest[0].sequence if newest else 0
 
     def links(self, id: str, *, direction: Literal["up", "down"] = "up", depth: int | None = 1) -> list[Link]:
-        """Lineage of an entry or artefact, nearest first: `up` to what it was made from, `down` to what it was used for.
+        """Lineage of an entry or artefact, nearest first: `up` to its inputs, `down` to its uses.
 
-        `depth` is the number of steps (None: all the way). Each link comes once, also where lineage meets itself again.
+        `depth` is the number of steps (None: all). Each link is returned once, also where paths of the lineage meet.
         """
         link = schema.link
         here, there = (link.c.target, link.c.source) if direction == "up" else (link.c.source, link.c.target)

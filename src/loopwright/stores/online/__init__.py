@@ -1,10 +1,10 @@
-"""What a request is joined with while serving: steps per store and key (see `data.examples.asof`), in SQLite in home or in Redis.
+"""The online store: context steps per store and key (see `data.examples.asof`) for look-ups while serving, in SQLite or in Redis.
 
     steps       the steps of one key as bytes, and the search for a moment in them
     embedded    one SQLite file
     redis       a Redis server, for several machines
 
-Light: the prediction path reads it. What is in it can always be made again from the lake.
+Lightweight: the prediction path reads it. Its content can always be rebuilt from the lake.
 """
 
 from pathlib import Path
@@ -16,9 +16,9 @@ from loopwright.stores.online.steps import Fed, Items, Steps
 
 
 class Online(Protocol):
-    """A key-value table of steps. Every method raises Unavailable when it does not answer, Damaged for what was never written.
+    """A key-value table of steps. Every method raises Unavailable when it does not answer, Damaged for invalid content.
 
-    What another process writes is seen within 0.1 s. Safe to share among threads; a forked child opens its own connections.
+    Writes of other processes are visible within 0.1 s. Safe to share among threads; a forked child opens its own connections.
     """
 
     def write(self, store: str, items: Items, fed: Fed) -> int:

@@ -134,7 +134,7 @@ class Embedded:
             self._cache, self._fed = {}, None
 
     def _refresh(self) -> None:
-        """Drop what is in memory if anybody has written since; `data_version` tells, without reading a page."""
+        """Drop the cache if the database was written since; `data_version` detects that without reading a page."""
         with self._errors(), self._mutex:
             self._after_fork()
             if self._reader is None and self._path.exists():
@@ -180,7 +180,7 @@ class Embedded:
 
 
 def _translated(error: Exception) -> Unavailable | Damaged:
-    """What SQLite or the system said, as an error of ours."""
+    """The loopwright error for an error of SQLite or of the system."""
     if isinstance(error, (sqlite3.OperationalError, OSError)):
         return Unavailable(f"the online table does not answer: {error}")
     return Damaged(f"the online table is damaged: {error}")

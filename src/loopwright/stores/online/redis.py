@@ -1,10 +1,10 @@
-"""The online table in Redis, for several machines: one hash of keys per store, and what each store has.
+"""The online store in Redis, for several machines: one hash of keys per store, and the state of each store.
 
     loopwright:steps:STORE     key -> steps
     loopwright:fed             STORE -> version and since
     loopwright:until           STORE -> until
 
-One Redis database per installation. Without persistence it comes back empty, and is fed again by the next upkeep.
+One Redis database per installation. Without persistence it restarts empty, and the next upkeep feeds it again.
 """
 
 import threading
@@ -139,7 +139,7 @@ class RedisOnline:
                 self._rests_until = self._now() + REST_SECONDS
             raise Unavailable(
                 f"the online table in Redis at {self._place} does not answer: {type(error).__name__}"
-            ) from None  # what the library says may quote the URL
+            ) from None  # the library's message may contain the URL
 
 
 def _fed(version: Any, until: Any) -> Fed | None:

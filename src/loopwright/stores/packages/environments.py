@@ -1,4 +1,4 @@
-"""What MLflow builds an environment from, beside an `MLmodel`: `requirements.txt`, `conda.yaml` and `python_env.yaml`."""
+"""Environment files for MLflow in addition to `MLmodel`: `requirements.txt`, `conda.yaml` and `python_env.yaml`."""
 
 from collections.abc import Sequence
 

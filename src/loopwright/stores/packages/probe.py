@@ -1,7 +1,7 @@
 """The first load of a package: in a child process with limits, since ONNX is a memory-unsafe parser's input.
 
-Only what passed becomes a `Probed`, and only a `Probed` gives its graphs: whoever runs a package asks for one. A package that passed is
-marked by its digest, so that starting a worker, or looking at a prediction, does not probe it again. A release probes it in any case.
+Only a package that passed becomes a `Probed`, and only a `Probed` loads graphs: code that runs a package requires one. A passed package
+is marked by its digest, so that starting a worker, or tracing a prediction, does not probe it again. A release always probes it.
 """
 
 import signal
@@ -42,7 +42,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
 class Probed(Package):
     """A package that passed its probe, the only kind whose graphs are loaded outside the probe's child process.
 
-    Made by this module and by nobody else (`tests/test_architecture.py`).
+    Created only in this module (`tests/test_architecture.py`).
     """
 
     def graph(self, name: str, *, threads: int = 1, lean: bool = False) -> Graph:
@@ -88,7 +88,7 @@ def admit_all(
 
 
 def _marked(store: Packages, package: Package) -> Probed:
-    """A package that has passed just now. Its mark stands for the bytes of its digest, so it is given to no others."""
+    """Mark and return a package that has just passed. The mark covers the bytes of its digest, so other bytes get no mark."""
     if all(sha256(package.files.get(name, b"")) == info.sha256 for name, info in package.manifest.files.items()):
         store.mark_probed(package.digest)
     return Probed(package.digest, package.manifest, package.files)
@@ -105,9 +105,9 @@ def probe(package: Package, *, limits: Limits | None = None, wall_seconds: float
 
 
 def probe_all(packages: Sequence[Package], *, most_us: float = float("inf")) -> dict[str, str]:
-    """Probe many packages, some in one child process, and say why each that is refused is, by digest; empty when all are well.
+    """Probe many packages, some in one child process, and return the reason of each refusal by digest; empty when all pass.
 
-    Where a child dies its packages are probed again one by one, so that one package cannot refuse another. One that
+    When a child dies its packages are probed again one by one, so that one package cannot fail another. One that
     takes more than `most_us` microseconds for a row is refused too.
     """
     refused: dict[str, str] = {}

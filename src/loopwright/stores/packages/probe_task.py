@@ -1,4 +1,4 @@
-"""What the probe hands to its child process (`sandbox.py`), and what that reports."""
+"""Messages between the probe and its child process (`sandbox.py`): tasks and reports."""
 
 from typing import Any
 

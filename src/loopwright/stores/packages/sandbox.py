@@ -1,8 +1,8 @@
-"""What runs in the probe's child process: load a package's graphs and answer its golden requests, within limits.
+"""The probe's child process: load a package's graphs and answer its golden requests, within limits.
 
 Reads MessagePack from standard input, a list with a `Task` for each package, and writes a list of `ProbeReport` to standard output.
-The limits, those of the first task, are set before a byte of a package is parsed; what the child does after that can only end
-the child.
+The limits, those of the first task, are set before a byte of a package is parsed; after that the child can only harm
+itself.
 """
 
 import os

@@ -82,7 +82,7 @@ class Package:
         return {**self.manifest.request, **context}
 
     def shed(self, *keep: str) -> None:
-        """Let go of the bytes of all files but `keep`, and of what was read from them."""
+        """Drop the bytes of all files but `keep`, and the objects parsed from them."""
         self.files = {name: self.files[name] for name in keep}
         for name in ("evaluation", "reference", "card"):
             self.__dict__.pop(name, None)
@@ -191,7 +191,7 @@ class Packages:
             replace_file(self.folder / _PROBED / digest, self._mark(), durable=False)
 
     def _mark(self) -> bytes:
-        """What a mark holds: it counts in the folder that it was made in only, for one that came with a stranger's packages says nothing."""
+        """Content of a mark: valid only in the folder where it was made, so marks copied along with foreign packages do not count."""
         return f"probed by rules {PROBE} in {(self.folder / _PROBED).stat().st_ino}\n".encode()
 
     def manifest(self, digest: str) -> Manifest:

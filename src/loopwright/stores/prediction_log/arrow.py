@@ -56,7 +56,7 @@ _VALUES = pa.list_(pa.float32())
 def to_table(
     kind: str, records: Sequence[Any], contract: Mapping[str, Column], existing: pa.Schema | None = None
 ) -> tuple[pa.Table, list[str]]:
-    """Records of one kind as a table [N rows], in order, and what could not be typed.
+    """Records of one kind as a table [N rows], in order, and the values that could not be typed.
 
     A column's type is that of `existing` (the Delta table's schema) if it is there, else the contract's, else that of its
     first value. Values that do not fit are kept as JSON text in a column named `COLUMN__text`, never dropped.
@@ -85,7 +85,7 @@ def to_table(
 def contract_of(home: Home, kind: str, loop: str, records: Iterable[Any]) -> dict[str, Column]:
     """The contract columns of these records: of predictions from the manifests of their packages, of outcomes from the loop.
 
-    What cannot be found (package gone, ledger down) is left out: such columns get the type of their values.
+    Columns without a contract (package gone, ledger down) are left out: they get the type of their values.
     """
     columns: dict[str, Column] = {}
     if kind == "predictions":

@@ -1,4 +1,4 @@
-"""Predictions of a file: what the ledger says of them, and the answers that its rows have in the log already."""
+"""Batch predictions of a file: its job in the ledger, and the answers that its rows already have in the log."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -90,7 +90,7 @@ def earlier(home: Home, loop: str, ids: Iterator[Any], request: list[str], since
         log = dataset.scanner(columns=columns, filter=late)
     with sql_engine(home, ordered=False) as database:
         database.execute("CREATE TABLE wanted (_row BIGINT, _id VARCHAR)")
-        for some in ids:  # not as one stream: what reading a file raises would come wrapped in an error of the engine's
+        for some in ids:  # not as one stream: the engine would wrap errors of reading the file in its own
             database.register("rows", some)
             database.execute("INSERT INTO wanted SELECT _row, _id FROM rows")
         database.register("log", log)

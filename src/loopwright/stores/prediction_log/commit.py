@@ -1,8 +1,8 @@
-"""From log segments to Delta, exactly once; and the check that every byte of the log is what was written.
+"""Commit log segments to Delta, exactly once; and verify every byte of the log.
 
 One committer per loop at a time (a lock on `home/log/<loop>/commit.lock`). The cursor is in Delta: the number of a writer's
 last committed segment is stored in the same transaction as its rows (application transactions of the Delta protocol), and
-only then are segments deleted. So after a crash at any point the next commit goes on where this one was.
+only then are segments deleted. So after a crash at any point the next commit resumes there.
 """
 
 import fcntl
@@ -54,13 +54,13 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
 def commit(home: Home, loop: str, *, final: bool = False) -> Committed:
     """Move the sealed segments of a loop's log to the Delta tables `predictions.<loop>` and `outcomes.<loop>`.
 
-    Segments that a dead writer left open are sealed first, a torn tail (never answered) set aside in `quarantine/`. Segments
-    that live writers hold open stay. With `final`, when nobody should be writing any more, such a segment is a problem.
-    An id that comes again within a day is one row: the first. Damaged segments are committed as far as they are readable
-    and kept in `quarantine/`, where `verify` reports them until somebody has looked and removed them.
+    Segments that a dead writer left open are sealed first, a torn tail (never answered) is moved to `quarantine/`. Segments
+    that live writers hold open stay. With `final`, after all writers have stopped, such a segment is a problem.
+    An id repeated within a day is one row: the first. Damaged segments are committed as far as they are readable
+    and kept in `quarantine/`, where `verify` reports them until an operator has removed them.
 
-    Raises LogUnavailable when the log's folder cannot be read or written, and what `Lake.append_once` raises; the next commit
-    goes on where this one was.
+    Raises LogUnavailable when the log's folder cannot be read or written, and the errors of `Lake.append_once`; the next commit
+    resumes there.
     """
     folder = log_folder(home.path, check_name(loop, "loop"))
     rows = dict.fromkeys(KINDS, 0)
@@ -211,7 +211,7 @@ class _Committer:
         return self.home.lake.read(self.table, columns=["_id"], filters=near)["_id"]
 
     def _sweep(self, segment: LogSegment) -> None:
-        """A segment that the cursor says is committed: a crash came before its deletion. Make sure, then delete it.
+        """Delete a segment that the cursor marks as committed (a crash came before its deletion), after verifying the commit.
 
         The crash may have come before the commit was on the disk, too.
         """
@@ -253,7 +253,7 @@ class _Committer:
             self._problem(path, str(error))
             return
         if segment.footer is not None or segment.problems:
-            # Complete but for its name; or damaged, and then it is read as far as it goes and kept as it was found.
+            # Complete but not renamed; or damaged: then it is read as far as possible and kept unchanged.
             os.fsync(fd)
             path.rename(path.with_suffix(".sealed"))
             sync(self.folder)

@@ -1,4 +1,4 @@
-"""Damage in the prediction logs: what commits set aside, counted where workers can tell it without a look at every folder."""
+"""Damage in the prediction logs: counts of quarantined segments, in a file that workers read without scanning every folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +30,7 @@ def note(home: Path, counts: Mapping[str, int]) -> None:
 
 
 def noted(home: Path) -> dict[str, int]:
-    """What upkeep last told: loop to how many, loops without any left out."""
+    """Counts of the last upkeep by loop, loops without damage left out."""
     try:
         return msgspec.json.decode((home / "log" / _FILE).read_bytes(), type=dict[str, int])
     except (OSError, msgspec.DecodeError):

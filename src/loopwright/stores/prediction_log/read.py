@@ -1,4 +1,4 @@
-"""Reading the prediction log: what is in Delta and what is still in segments, as one."""
+"""Reading the prediction log: rows in Delta and rows still in segments, as one."""
 
 import itertools
 from collections.abc import Iterator, Sequence

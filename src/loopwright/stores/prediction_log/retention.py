@@ -1,8 +1,8 @@
-"""How long predictions and outcomes stay, and in how many files: compaction, retention, and the files that are needed no more.
+"""Retention of predictions and outcomes, and compaction: old rows, small files, and files that no version needs any more.
 
-A commit adds a file, so a busy loop makes thousands a day. They are put together (Delta's OPTIMIZE: a version with other files and
-the same rows), rows older than is to be kept are deleted, and files that no version of the last week needs go. Readers hold on to
-the version they began with, so nobody sees a row twice or not at all. All of it is recorded in the ledger.
+A commit adds a file, so a busy loop makes thousands a day. They are compacted (Delta's OPTIMIZE: a version with other files and
+the same rows), rows older than the retention are deleted, and files that no version of the last week needs are removed. Readers keep
+the version they began with, so no row is read twice or missed. All of it is recorded in the ledger.
 """
 
 from datetime import datetime, timedelta
@@ -40,10 +40,10 @@ def retained_since(home: Home, loop: str) -> datetime | None:
 
 
 def retain(home: Home, loop: str, *, before: datetime | None, max_files: int, busy: bool) -> list[Retained]:
-    """Delete what is older than `before`, put files together once there are more than `max_files`, remove those not needed.
+    """Delete rows older than `before`, compact when there are more than `max_files` files, remove unneeded files.
 
-    `busy`: whether rows have come, so that looking for files is worth it. `max_files` 0 puts none together. Raises what the
-    lake raises.
+    `busy`: rows were added, so looking for files is worth it. `max_files` 0 disables compaction. Raises the errors of the
+    lake.
     """
     done = []
     for kind, moment in _MOMENT.items():

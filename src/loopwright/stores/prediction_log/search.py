@@ -20,7 +20,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 class PredictionFilter(NamedTuple):
-    """What predictions are asked for; "" and None ask for all. `before` is the place of a row: what is older, or as old with a lower id."""
+    """Filter of a prediction search; "" and None match all. `before` is the position of a row: older rows, or as old with a lower id."""
 
     key: str = ""
     since: datetime | None = None

@@ -51,7 +51,7 @@ _SEQUENCE = struct.Struct(">Q")
 
 
 class Name(NamedTuple):
-    """What a segment's file name says."""
+    """The parts of a segment's file name."""
 
     writer: str
     number: int
@@ -68,7 +68,7 @@ class Frame(NamedTuple):
 
 
 class Footer(NamedTuple):
-    """What a sealed segment says of itself."""
+    """The footer of a sealed segment."""
 
     records: int
     first: int
@@ -80,8 +80,8 @@ class Footer(NamedTuple):
 class LogSegment(msgspec.Struct, frozen=True, kw_only=True):
     """A segment as read: its whole records, what is damaged, and the torn tail.
 
-    `writer` and `number` are what the header says where it is whole, else what the name says.
-    `problems` name damage: bytes that were once written and are not there as written. `torn` is the offset at which an
+    `writer` and `number` come from the header if it is intact, else from the file name.
+    `problems` describe damage: bytes that differ from what was written. `torn` is the offset at which an
     unfinished write begins (the writer died in it; it was never answered), None when the file ends at a frame's end.
     A `foreign` segment was written for another loop.
     """
@@ -108,7 +108,7 @@ def file_name(writer: str, number: int, state: str) -> str:
 
 
 def parse_name(name: str) -> Name | None:
-    """What a file name says, None when it is not a segment's."""
+    """Parse a file name; None when it is not a segment's."""
     found = _NAME.fullmatch(name)
     return Name(found[1], int(found[2]), found[3]) if found else None
 
@@ -148,7 +148,7 @@ def header(kind: str, writer: str, number: int, loop: str = "") -> bytes:
 
 
 def _mark(loop: str) -> int:
-    """What tells one loop's segments from another's, 1 to 16383; 0 for none."""
+    """A hash that distinguishes the segments of loops, 1 to 16383; 0 for none."""
     return zlib.crc32(loop.encode()) % 0x3FFF + 1 if loop else 0
 
 

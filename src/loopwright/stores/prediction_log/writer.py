@@ -1,11 +1,11 @@
 """The writing end of the prediction log: one writer per worker process, loop and kind of record.
 
 Durability `process`: a batch is in the page cache before `append` returns, so it survives `kill -9` of any process.
-Durability `disk`: whoever answers calls `sync` before; those that wait together share one fdatasync (group commit, DeWitt et
-al. 1984, doi:10.1145/971697.602261). A sync that failed is not tried again on that file: what was to be synced counts as lost,
+Durability `disk`: `sync` is called before an answer is sent; concurrent callers share one fdatasync (group commit, DeWitt et
+al. 1984, doi:10.1145/971697.602261). A failed sync is not retried on that file: the unsynced records count as lost,
 and the next record begins a new segment (Rebello et al. 2020, "Can applications recover from fsync failures?", USENIX ATC).
 
-The writer holds a lock (flock) on its open segment, which is how a committer tells a live writer's segment from a dead one's.
+The writer holds a lock (flock) on its open segment; by it a committer distinguishes segments of live and dead writers.
 """
 
 import contextlib
@@ -35,9 +35,9 @@ _BLANK = bytes(FRAME.size)
 
 
 class _Open:
-    """A segment being written: its descriptor, which holds the lock, and what its footer will say.
+    """A segment being written: its descriptor, which holds the lock, and the contents of its footer.
 
-    `named` once its name is on the disk; `lost` when a sync of it failed.
+    `named`: its name is on the disk; `lost`: a sync of it failed.
     """
 
     __slots__ = ("born", "count", "crc", "fd", "first", "lost", "named", "number", "path", "seed", "size")

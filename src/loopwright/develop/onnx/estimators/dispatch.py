@@ -1,13 +1,13 @@
 """The parts of a fitted estimator as ONNX: one small function for each kind, over an ndonnx matrix [N, F].
 
-    transform      the columns a transformer makes, float64 [N, G]
-    probabilities  of a classifier: of its second class [N, 1] where it has two, else of each [N, K]
+    transform      the columns that a transformer returns, float64 [N, G]
+    probabilities  of a classifier: of its second class [N, 1] if it has two classes, else of each [N, K]
     decision       `decision_function`: [N, 1], or [N, K] of several classes
     predict        the numbers of a regressor [N, K]
 
-The matrix is float32 as the features give it; whatever is computed of it is float64, as scikit-learn is fitted here (see `fit`).
-Nested estimators call the function of what they hold. A part without a function of its own goes through skl2onnx, alone. What
-cannot be said in ONNX raises ValueError.
+The matrix is float32 like the features; everything computed from it is float64, as scikit-learn is fitted here (see `fit`).
+Nested estimators call the functions of their parts. A part without a function of its own is converted by skl2onnx, alone. Parts
+that ONNX cannot express raise ValueError.
 """
 
 import warnings

@@ -6,11 +6,11 @@ for a probability at the end of a graph. Where more is needed everything is floa
 itself adds in float32, one tree after the other from its base score on, and so does the runtime on one thread: with the base score
 as the first tree the sums are the same to the last bit.
 
-The newer operator keeps its numbers as tensors: a session holds half the memory and starts in two thirds of the time, for the same
+The newer operator stores its numbers as tensors: a session needs half the memory and starts in two thirds of the time, for the same
 answers at the same speed (measured: 307 KB for 50 trees rather than 626). But its leaves hold one number each. Trees whose leaves
 hold several (forests over several classes or targets) are written with the older one, which gives float32 always; there each leaf
-is split in two where more is needed: a multiple of a power of two so large that float32 adds them without error, and the small
-rest. The two sums together are right to 40 bits. A graph can hold one of the two operators only: `older` says that it is the older.
+is split in two where more precision is needed: a multiple of a power of two so large that float32 adds them exactly, and the small
+remainder. The two sums together are exact to 40 bits. A graph can use only one of the two operators: `older` selects the older.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ def older() -> Iterator[None]:
 def ensemble(trees: Sequence[Tree], matrix: Any, base: Array, less: str = "LEQ", *, exact: bool) -> Any:
     """`base` [K] plus the sum of trees, over an ndonnx matrix [N, F], as an array [N, K].
 
-    `less` is the comparison that goes left, LEQ or LT. `exact` gives float64; otherwise it is float32.
+    `less` is the comparison that goes left, LEQ or LT. `exact` returns float64, otherwise float32.
     """
     if _OLDER.get() or any(tree.value.shape[1] > 1 for tree in trees):
         return _several(trees, matrix, base, less, exact=exact)

@@ -56,7 +56,7 @@ for _kind in (
 
 
 def before(part: pipeline.Pipeline, x: Any) -> Any:
-    """What the last step of a pipeline is given."""
+    """The input of the last step of a pipeline."""
     for _, step in part.steps[:-1]:
         x = applied(step, x)
     return x

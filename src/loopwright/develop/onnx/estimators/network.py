@@ -23,11 +23,11 @@ _SINGLE = ("conv", "rnn", "gru", "lstm")
 
 
 class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """What classifier and regressor share.
+    """Common base of classifier and regressor.
 
-    `module(columns, outputs)` returns a `torch.nn.Module` that takes float32 [N, columns] and gives [N, outputs]. Rows come in
-    batches of `batch_size` in an order drawn anew in each of the `epochs`. It is fitted in float32 and predicts in float64, unless
-    it has layers that ONNX Runtime knows in float32 only (convolutions, recurrent ones).
+    `module(columns, outputs)` returns a `torch.nn.Module` that maps float32 [N, columns] to [N, outputs]. Rows come in
+    batches of `batch_size`, shuffled again in each of the `epochs`. It is fitted in float32 and predicts in float64, unless
+    it has layers that ONNX Runtime supports in float32 only (convolutions, recurrent ones).
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         """The fitted module as ONNX: input `x` [N, columns] (float32 where `single_`, else float64), one output [N, outputs], before any softmax."""
         check_is_fitted(self, "module_")
         torch, held = _torch(), io.BytesIO()
-        logger = logging.getLogger("torch.onnx._internal.exporter._registration")  # of libraries that nobody asked for
+        logger = logging.getLogger("torch.onnx._internal.exporter._registration")  # it warns of libraries that are not used
         level = logger.level
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

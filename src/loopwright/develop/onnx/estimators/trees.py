@@ -1,6 +1,6 @@
 """Trees of scikit-learn, LightGBM and XGBoost, read from the fitted estimator itself; `ensemble` writes them as ONNX.
 
-Every tree says in each node which way a NaN goes. LightGBM takes it for 0 where training had none.
+Each node of a tree defines the branch of a NaN. LightGBM treats it as 0 where training had none.
 """
 
 import json
@@ -73,11 +73,11 @@ def floor_float32(values: Array) -> Array:
 
 
 class Model(NamedTuple):
-    """A model of trees: what is added to their sum [K], and what becomes of the sum.
+    """A tree ensemble: the base added to the sum of the trees [K], and the link applied to the sum.
 
     The sum is multiplied by `factor`; `link` is NONE, LOGISTIC, SOFTMAX, EXP or SQUARE. `less` is the comparison that goes left.
-    `single`: the library itself makes its matrix float32; `in_turn`: it adds in float32, tree by tree. `categorical` are columns of categories, whose numbers it cuts off
-    behind the point.
+    `single`: the library uses a float32 matrix; `in_turn`: it adds in float32, tree by tree. `categorical`: columns of categories, which it
+    truncates to integers.
     """
 
     trees: list[Tree]
