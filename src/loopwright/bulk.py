@@ -42,7 +42,7 @@ ROWS = 10_000
 """Rows that are answered in one graph run, as many as a request may have."""
 
 _EPOCH_MARGIN = timedelta(days=1)
-"""Answers of a job are looked for from so long before it began: the clock may have been set back since."""
+"""Answers of a job are searched from this long before its start: the clock may have been set back since."""
 
 
 def predict(
@@ -199,7 +199,7 @@ class _Job:
 
     @contextmanager
     def _before(self) -> Iterator[EarlierRows | None]:
-        """What the log has of this file already; None where it can have nothing."""
+        """Earlier answers to this file in the log; None where there can be none."""
         if not (self._again or self._id_column):
             yield None
             return
@@ -270,7 +270,7 @@ class _Job:
         lines[number] = {"_row": number, "_error": f"{reason} ({detail})" if detail else reason}
 
     def _answer(self, pending: dict[int, tuple[dict[str, Any], str]], lines: dict[int, dict[str, Any]]) -> None:
-        """Answer and log rows; on the disk, where the loop says so, before anything is written of them."""
+        """Answer and log rows; with durability `disk` sync them before any answer is written."""
         if not pending:
             return
         rows, ids = [row for row, _ in pending.values()], [id for _, id in pending.values()]
@@ -294,7 +294,7 @@ class _Job:
         }
 
     def _out_schema(self) -> pa.Schema:
-        """The row's number, the id, the key and time of the request, then the answer as the log has it, or why there is none."""
+        """Row number, id, key and time of the request, then the logged answer, or the reason why there is none."""
         manifest = self._manifest
         own = list(dict.fromkeys([*manifest.key, manifest.event_time]))
         label = {"string": pa.string(), "boolean": pa.bool_()}.get(manifest.output.shape.answer)
@@ -382,11 +382,11 @@ FORMATS: dict[str, Callable[[Path, pa.Schema], _Writer]] = {
     ".ndjson": _json_lines,
     ".parquet": _parquet,
 }
-"""What is written, by how the file is called."""
+"""Output format, by file suffix."""
 
 
 def _keep_source(source: Any, out: Path) -> None:
-    """Raise UsageError where writing `out` would replace what is read, by whatever name or link it is called."""
+    """Raise UsageError if writing `out` would overwrite the source, under any name or link."""
     path = Path(source) if isinstance(source, str | Path) else None
     if path is None or not path.exists():
         return
@@ -395,7 +395,7 @@ def _keep_source(source: Any, out: Path) -> None:
 
 
 def _writer(out: Path) -> Callable[[Path, pa.Schema], _Writer]:
-    """How `out` is written. Raises UsageError for a name that says no format, or a folder that is not there."""
+    """The writer for `out`. Raises UsageError for a name without a known suffix, or a missing folder."""
     if out.suffix.lower() not in FORMATS:
         raise UsageError(f"--out {out}: must end in one of {', '.join(FORMATS)}")
     if not out.parent.is_dir() or out.is_dir():

@@ -40,7 +40,7 @@ MAX_REPLY_BYTES = 256 << 20
 
 _ID = re.compile(r"[\x21-\x7e]{0,128}")
 _HEADER_NAME, _HEADER_VALUE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"), re.compile(r"[\t\x20-\x7e]*")
-"""What a header may be (RFC 9110), of visible ASCII."""
+"""Valid header names and values (RFC 9110), visible ASCII only."""
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class _Incoming(io.RawIOBase):
         self._sock, self._left, self._bytes = sock, left, sock.makefile("rb", buffering=0)
 
     def makefile(self, *_: Any) -> io.BufferedReader:
-        """As of a socket: what `HTTPResponse` reads from."""
+        """Like a socket's: `HTTPResponse` reads from it."""
         return io.BufferedReader(self)
 
     def readable(self) -> bool:
@@ -70,7 +70,7 @@ class _Incoming(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any, /) -> int | None:
-        """Receive what there is."""
+        """Receive the available bytes."""
         self._sock.settimeout(self._left())
         return self._bytes.readinto(buffer)
 
@@ -81,7 +81,7 @@ class _Incoming(io.RawIOBase):
 
 
 class _Error(msgspec.Struct):
-    """A server's answer that is none."""
+    """The body of a server's error."""
 
     code: str = ""
     message: str = ""
@@ -165,7 +165,7 @@ class Client:
             An answer for each row, in order; of a single row its answer.
 
         Raises:
-            RequestRefused: the server says no: the contract is broken, the loop unknown, the token wrong, the id taken by another request.
+            RequestRefused: the server refuses: contract violated, unknown loop, wrong token, id taken by another request.
             Unavailable: no answer within the timeout.
         """
         return cast("Answer | list[Answer]", self._predict(loop, rows, Answer, "", id, timeout))
@@ -221,7 +221,7 @@ class Client:
         return self._decoded(reply, _Outcomes).outcomes[0]
 
     def ready(self, loop: str = "") -> bool:
-        """Whether the server, or one loop of it, can answer; asked once.
+        """Whether the server, or one loop of it, can answer; sends one request.
 
         Args:
             loop: name of a loop; default: all of them.
@@ -348,7 +348,7 @@ class Client:
 def _refused(reply: _Reply) -> RequestRefused:
     try:
         error = msgspec.json.decode(reply.body, type=_Errors).error
-    except ValueError:  # somebody between us and the server
+    except ValueError:  # a proxy between client and server
         moved = (
             f"it redirects to {reply.headers['location'][:200]!r}: give that as url; " if "location" in reply.headers else ""
         )
@@ -358,7 +358,7 @@ def _refused(reply: _Reply) -> RequestRefused:
 
 
 def _start(reply: _Reply) -> str:
-    """How a body begins that is not ours, e.g. the page of a proxy."""
+    """The start of a body that is not the server's, e.g. the page of a proxy."""
     text = " ".join(reply.body[:400].decode(errors="replace").split())[:200]
     kind = reply.headers.get("content-type", "no content type")[:80]
     return f"its body ({kind}) begins {text!r}" if text else "its body is empty"
@@ -388,8 +388,8 @@ def _address(url: Any) -> tuple[bool, str, int, str]:
     try:
         parts = urlsplit(_text("url", url))
         host, port = parts.hostname or "", parts.port
-        host.rstrip(".").encode("idna")  # what no resolver takes
-        http.client.HTTPConnection(host, port)  # what no header takes
+        host.rstrip(".").encode("idna")  # raises for names that no resolver accepts
+        http.client.HTTPConnection(host, port)  # raises for names that no header accepts
         if parts.scheme not in ("http", "https") or not host or port == 0:
             raise UsageError("must be http://HOST:PORT or https://HOST:PORT")
         if "@" in parts.netloc or parts.query or parts.fragment:
@@ -430,7 +430,7 @@ def _checked(headers: Mapping[Any, Any]) -> Mapping[str, str]:
 
 
 def _seconds(text: str) -> float:
-    """A Retry-After in seconds; 0 for none, or a date."""
+    """Seconds of a Retry-After; 0 if missing, or a date."""
     return float(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0.0
 
 
@@ -446,7 +446,7 @@ def _plain(value: Any) -> Any:
 
 
 def _unchanged(value: Any) -> Any:
-    """The same. Raises ValueError for what msgspec would change without a word: infinity (to null) and bytes (to Base64)."""
+    """The value unchanged. Raises ValueError for values that msgspec would change silently: infinity (to null) and bytes (to Base64)."""
     if isinstance(value, bytes | bytearray | memoryview) or (isinstance(value, float) and isinf(value)):
         raise ValueError(f"{str(value)[:80]} has no form in JSON")
     for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():

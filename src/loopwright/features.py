@@ -1,4 +1,4 @@
-"""For features functions: what the Array API has no word for. Local time, categories, null, time between two moments.
+"""Functions for features that the Array API lacks: local time, categories, null, time between two moments.
 
 Everything here takes columns (or arrays made of them) and becomes part of the graph. Null stays null.
 """
@@ -21,7 +21,7 @@ _LONGEST = 128 * _DAY
 
 
 class LocalTime:
-    """What a clock and a calendar on the wall show at each of N moments: integers [N], null where the moment is null.
+    """Local clock and calendar values of N moments: integers [N], null where the moment is null.
 
     The calendar is the proleptic Gregorian one (Hinnant 2013, chrono-compatible low-level date algorithms).
     """

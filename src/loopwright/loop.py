@@ -61,7 +61,7 @@ def _is_interrupt(error: BaseException, file: Path) -> bool:
 
 
 def _explained(error: BaseException, file: Path) -> list[tuple[str, str]]:
-    """Where a loop file, or a module beside it, fails, and why."""
+    """The place and the reason of a failure in a loop file, or a module next to it."""
     if isinstance(error, SyntaxError) and error.filename:
         return [(_line(error.filename, error.lineno or 0, file), f"{type(error).__name__}: {error.msg}")]
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_sibling(f.filename, file)]
@@ -87,7 +87,7 @@ def _line(name: str, number: int, file: Path) -> str:
 
 
 def _nearest(error: BaseException) -> str:
-    """The name that was probably meant by a misspelt argument, import or name; empty where there is none."""
+    """The name that was probably meant by a misspelt argument, import or name; empty without one."""
     said = first_line(error)
     if isinstance(error, TypeError) and "argument" in said:
         known: Collection[str] = {field for kind in _declarations() for field in kind.__struct_fields__}

@@ -58,11 +58,11 @@ POLICIES: dict[str, Retrain | None] = {
 
 
 BATCH = 1000
-"""So many requests are answered in one graph run."""
+"""Number of requests answered in one graph run."""
 
 
 class Lap(msgspec.Struct, kw_only=True):
-    """What happened in one monitoring window of a replay."""
+    """Results of one monitoring window of a replay."""
 
     start: datetime
     end: datetime
@@ -74,7 +74,7 @@ class Lap(msgspec.Struct, kw_only=True):
 
 
 class ReplayRun(msgspec.Struct, kw_only=True):
-    """A whole replay: its laps, and who served first."""
+    """A whole replay: its laps, and its first release."""
 
     laps: list[Lap]
     first: ReleaseState
@@ -83,7 +83,7 @@ class ReplayRun(msgspec.Struct, kw_only=True):
 
 
 class PolicyComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The replay's predictions with a known outcome: which lap [N], their truth, and what each policy answered."""
+    """The replay's predictions with a known outcome: the lap of each [N], its truth, and the answer of each policy."""
 
     lap: np.ndarray
     known: Known
@@ -101,7 +101,7 @@ def workspace(home: Home, loop: Loop, start: datetime, folder: Path) -> Home:
 
 
 def check_policy(policy: str) -> None:
-    """Raise UsageError for a policy that is none."""
+    """Raise UsageError for an unknown policy."""
     if policy not in POLICIES:
         raise UsageError(f"no policy {policy[:80]!r}: one of {', '.join(POLICIES)}")
 
@@ -163,12 +163,12 @@ def replay(
 
 
 def _metric(loop: Loop) -> str:
-    """The metric by which quality is told."""
+    """The metric of quality."""
     return loop.retrain.decay_metric or metrics.primary(loop.outcome.task)
 
 
 def _retrain(loop: Loop, policy: str) -> Retrain:
-    """When to retrain under a policy; on how much history, and by which metric quality is told, is as declared."""
+    """The retraining rule of a policy; history length and quality metric are as declared."""
     when = POLICIES[policy]
     if when is None:
         return loop.retrain
@@ -237,7 +237,7 @@ def between(home: Home, table: Table, column: str, start: datetime, end: datetim
 class Traffic:
     """Requests, context and outcomes of the past, handed to the same predictor and logs that the server uses.
 
-    The online table is fed once with everything: whoever decides at a moment finds the step in force then.
+    The online table is fed once with all rows: a look-up finds the step in force at its moment.
     """
 
     def __init__(self, home: Home, loop: Loop, requests: pa.Table, start: datetime, end: datetime) -> None:
@@ -272,7 +272,7 @@ class Traffic:
         return new_ids(datetime.fromtimestamp(at / 1e6, tz=self.home.clock.now().tzinfo), 1)[0]
 
     def _segments(self) -> SegmentRouter:
-        """The packages that serve now, made ready; kept while they serve."""
+        """The packages in service, loaded; kept until the release changes."""
         now = serving(self.home, self.loop.name)
         if now is None:
             raise GateFailed("", ["nothing serves"])
@@ -310,7 +310,7 @@ class Traffic:
         )
 
     def close(self) -> None:
-        """Seal what is open."""
+        """Seal the open segments."""
         self.predictions.close()
         self.truths.close()
 

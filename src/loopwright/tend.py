@@ -60,15 +60,15 @@ FAILED = "retraining"
 DAMAGED = "damaged-log"
 """Key of the alert that segments of the prediction log are damaged or missing."""
 FAILING = "upkeep"
-"""Key of the alert that steps of upkeep fail; of no loop where they belong to none."""
+"""Key of the alert on failed steps of upkeep; without a loop if they belong to none."""
 JUMPED = "clock"
 """Key of the alert, of no loop, that the time of day jumped."""
 LOSING = "losing-money"
 """Key of the alert that a loop is surely worth less than its heuristic, or than doing nothing."""
 MAX_ACCOUNTS = 1000
-"""So many windows are added up at most."""
+"""Maximum number of windows that are summed up."""
 UNTOLD = "events"
-"""Key of the alert that predictions cannot be told as events."""
+"""Key of the alert on predictions that cannot be sent as events."""
 
 
 class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +85,7 @@ class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
 def upkeep(home: Home, loop: Loop, *, until: datetime, attempts: Attempts | None = None) -> Upkeep:
     """Commit the loop's logs, close the windows due at `until`, and account for each window that closed or was revised.
 
-    What an upkeep that died left half done is done by the next one. A step that fails is noted in `attempts` and does not stop
+    The next upkeep completes what an interrupted one left. A failed step is recorded in `attempts` and does not stop
     the next; without `attempts` it raises.
     """
     steps = attempts or Attempts(loop.name, strict=True)
@@ -266,7 +266,7 @@ def loops(home: Home) -> list[tuple[Loop, str]]:
 
 
 def _records(home: Home, attempts: Attempts) -> dict[str, LoopRecord]:
-    """The newest declaration of every loop. One that cannot be read is noted, and the others are there."""
+    """The newest declaration of every loop. An unreadable one is recorded as a failure, and the others are returned."""
     try:
         return {e.loop: e.record for e in home.ledger.find(LoopRecord, newest=False)}
     except Damaged:
@@ -279,11 +279,11 @@ def _records(home: Home, attempts: Attempts) -> dict[str, LoopRecord]:
 
 
 def needed(home: Home, loop: Loop) -> list[Joined]:
-    """What requests are joined with by the loop as it is declared now, and by the declarations of the packages that serve."""
+    """The context needs of a loop: of its current declaration, and of the declarations of the packages that serve."""
     now = serving(home, loop.name)
     served = set()
     for arm in now.arms if now is not None else ():
-        with suppress(PackageNotFound, PackageRefused):  # what cannot be read answers nothing
+        with suppress(PackageNotFound, PackageRefused):  # an unreadable package answers no request
             served.add(home.packages.manifest(arm.package).declaration)
     before = [
         recorded_loop(e.record) for e in home.ledger.find(LoopRecord, loop=loop.name, newest=False) if e.record.digest in served
@@ -301,7 +301,7 @@ def refresh(home: Home, tables: set[str]) -> None:
 
 
 def _feed(home: Home, loop: Loop, tables: set[str] | None = None) -> None:
-    """Feed the online table what requests of a loop are joined with (of these tables only)."""
+    """Feed the online store with the context of a loop's requests (of these tables only)."""
     feed(home, [j for j in needed(home, loop) if tables is None or j.table.name in tables])
 
 
@@ -317,7 +317,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def tend(home: Home, *, owner: str, retrain: bool = True) -> Round:
-    """One round of upkeep over all loops, unless another process holds the lease (`owner` tells them apart).
+    """One round of upkeep over all loops, unless another process holds the lease (`owner` distinguishes them).
 
     A loop, or a step of one, that fails is noted, and alerted once; it does not stop the others.
     """
@@ -355,7 +355,7 @@ def _tend_loops(home: Home, owner: str, whole: Attempts, *, retrain: bool) -> Ro
 
 
 def _tell_state(home: Home, done: Mapping[str, Upkeep], failed: int) -> None:
-    """Tell the workers how this round ended, for the metrics."""
+    """Publish the result of this round to the workers, for the metrics."""
     folder = home.folder("run")
     before = read_upkeep_state(folder)
     told = dict(islice(done.items(), MAX_LOOPS))
@@ -404,7 +404,7 @@ def _tell_jump(home: Home, why: str) -> Problem:
 
 
 def _tend_loop(home: Home, name: str, record: LoopRecord, now: datetime, events: Events) -> Upkeep:
-    """One loop's round: all its steps, whatever becomes of each."""
+    """One loop's round: all its steps, also after failures."""
     attempts, result = Attempts(name), Upkeep()
     loop = attempts.run("read declaration", lambda: recorded_loop(record), None)
     if loop is not None:
@@ -454,8 +454,8 @@ def _tell_events(home: Home, loop: str, events: Events) -> int:
 def _retrain(home: Home, loop: str, file: str, trigger: Trigger, owner: str) -> None:
     """Retrain in a child process, which may import the user's code; the lease is renewed while it runs.
 
-    One that fails raises an alert, and is tried again after `RETRY_AFTER` if the reason is still there. While another turn of the
-    loop runs (one by hand, or that of an upkeep that was killed), there is nothing to do: the reason is looked at again after it.
+    A failure raises an alert, and is retried after `RETRY_AFTER` if the trigger still holds. While another turn of the loop
+    runs (by hand, or of an upkeep that was killed), this does nothing: the trigger is checked again after that turn.
     """
     if (holder := turn_holder(home.ledger, loop)) is not None:
         LOG.info("loop %s is not retrained now: %s runs a turn of it", loop, holder)

@@ -1,4 +1,4 @@
-"""For a user's own tests: what the features of a loop make of a row, in one line."""
+"""For a user's own tests: the feature values of a row, in one line."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -49,11 +49,11 @@ from loopwright.tasks.plausibility import too_good
 from loopwright.tasks.registry import TASKS
 
 MAX_BOARDS = 20
-"""So many of the newest leaderboards are searched for one of the same inputs."""
+"""Number of the newest leaderboards that are searched for the same inputs."""
 
 
 class Turning(msgspec.Struct):
-    """A turn while it runs: what its steps read and add to. `despite` is why the gate is overridden ("": it is not)."""
+    """A running turn: shared state of its steps. `despite` is the reason for overriding the gate ("": not overridden)."""
 
     home: Home
     loop: Loop
@@ -114,7 +114,7 @@ def turn(
 
 @contextmanager
 def _alone(home: Home, loop: str) -> Iterator[None]:
-    """Hold the loop's turn inside: one at a time in this home, and one at a time among all who share the ledger.
+    """Hold the loop's turn lock: one turn at a time in this home, and among all homes that share the ledger.
 
     Within a home a file lock decides, which the kernel frees when its holder is killed, so that a turn can be resumed at
     once; between homes and machines a lease in the ledger does, renewed while the turn runs.
@@ -203,13 +203,13 @@ def _unfinished(old: Turn, cause: Cause) -> bool:
 
 
 def _outputs(home: Home, loop: Loop, old: Turn) -> dict[str, dict[str, Any]]:
-    """What the steps that a turn has done gave, by stage."""
+    """The outputs of the completed steps of a turn, by stage."""
     steps = (entry.record for entry in home.ledger.find(Step, loop=loop.name, newest=False))
     return {step.stage: step.output for step in steps if step.turn == old.turn and step.state == "done"}
 
 
 def _changed(home: Home, loop: Loop, old: Turn, new: Turn, outputs: dict[str, dict[str, Any]]) -> str:
-    """What a turn depends on and is no longer as it was when it began; empty if nothing is."""
+    """The inputs of a turn that have changed since it began; empty without any."""
     if old.declaration != new.declaration:
         return "the loop's declaration has changed"
     if old.code != new.code:
@@ -223,7 +223,7 @@ def _changed(home: Home, loop: Loop, old: Turn, new: Turn, outputs: dict[str, di
 
 
 def _rows_since(home: Home, loop: Loop, outputs: dict[str, dict[str, Any]]) -> str:
-    """How many rows came into the loop's tables since the turn's examples were built, in words; empty if none did."""
+    """Number of rows added to the loop's tables since the turn's examples were built, in words; empty without any."""
     if "data" not in outputs:
         return ""
     sources = home.ledger.get(outputs["data"]["examples"], Examples).record.sources
@@ -525,7 +525,7 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
 def _withheld(
     state: Turning, digest: str, now: ReleaseState | None, result: GateResult, *, overridden: bool
 ) -> tuple[str, dict[str, Any]] | None:
-    """Why the package is not put into service, in words and as the stage's output; None where it is."""
+    """Why the package is not released, in words and as the stage's output; None if it is."""
     home, name, package = state.home, state.loop.name, f"package {digest[:12]}"
     command, passed = f"`loopwright release {name} {digest[:12]}`", f"passed {count(len(result.checks), 'check')}"
     output: dict[str, Any] = {"released": False, "reasons": []}
@@ -578,7 +578,7 @@ def _business(state: Turning) -> tuple[str, dict[str, Any]]:
 
 
 def _with_openlineage(state: Turning, stage: Stage) -> tuple[str, dict[str, Any]]:
-    """Run a stage that reads and makes data, and tell OpenLineage of it."""
+    """Run a stage that reads and writes data, and emit its OpenLineage events."""
     home, loop = state.home, state.loop
     facets = {
         "parent": openlineage.part_of(state.turn, loop.name),
@@ -626,7 +626,7 @@ TOLD: dict[Stage, Callable[[Turning, dict[str, Any], openlineage.JobRun], None]]
     "data": _tell_data,
     "develop": _tell_develop,
 }
-"""The stages that OpenLineage is told of, and how."""
+"""The stages that emit OpenLineage events, and their data."""
 
 BRIEFLY: dict[Stage, Callable[[Turning, dict[str, Any]], str]] = {"develop": _winner}
 """Stages whose progress line is shorter than their answer."""

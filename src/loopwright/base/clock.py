@@ -34,7 +34,7 @@ class Clock(Protocol):
         ...
 
     def uptime(self) -> float:
-        """Seconds since this machine started, sleep included: the same for all its processes, and nobody can set it."""
+        """Seconds since this machine started, sleep included: the same for all its processes, and not adjustable."""
         ...
 
 

@@ -1,7 +1,7 @@
 """What declared functions depend on: their code, and every user constant, function, class and module that they reach.
 
 The source text of a function does not show the helper that it calls or the constant that it reads. So the closure is walked
-from the function's own globals, defaults and cells, into modules beside the loop file and any other code that is not installed.
+from the function's own globals, defaults and cells, into modules next to the loop file and any other code that is not installed.
 Code that is installed (the standard library, site-packages, loopwright itself) is known by name, and by the version of its package.
 """
 
@@ -32,7 +32,7 @@ _MAX_NESTED = 50
 
 
 class Closure(NamedTuple):
-    """`digest` changes whenever something of the user's that is reached changes; `libraries` are versions of what is installed."""
+    """`digest` changes whenever reachable user code changes; `libraries` are the versions of installed packages."""
 
     digest: str
     libraries: dict[str, str]
@@ -42,7 +42,7 @@ _INCIDENTAL = frozenset(
     {"__dict__", "__module__", "__weakref__", "__doc__", "__firstlineno__", "__static_attributes__", "__annotate_func__"}
     | {"__pydantic_core_schema__", "__pydantic_validator__", "__pydantic_serializer__"}
 )
-"""Attributes of a class that change without its behaviour: its line from Python 3.13 on, addresses in what pydantic makes of the fields."""
+"""Class attributes that change without a change of behaviour: line numbers from Python 3.13 on, addresses in pydantic's field objects."""
 
 
 def closure_of(declared: Any) -> Closure:
@@ -63,7 +63,7 @@ class _Walk:
         self._depth = 0
 
     def all_lines(self, value: Any) -> Iterator[str]:
-        """Lines that stand for a value and all that it reaches.
+        """Lines that describe a value and everything reachable from it.
 
         Functions, classes and modules wait for their turn: a chain of calls may be longer than Python's recursion limit.
         """
@@ -190,7 +190,7 @@ class _Walk:
             yield from self._state(value)
 
     def _state(self, value: Any) -> Iterator[str]:
-        """What `pickle` would store of a value: its own account of its state, without caches, locks and addresses."""
+        """The state that `pickle` would store of a value: without caches, locks and addresses."""
         try:
             reduce = copyreg.dispatch_table.get(type(value))
             reduced = reduce(value) if reduce is not None else value.__reduce_ex__(4)

@@ -30,7 +30,7 @@ LoopwrightError
 │   ├── PackageRefused          damaged, hostile or inconsistent package
 │   ├── ExportRefused           a package that has no form for another server
 │   ├── GateFailed
-│   ├── ReleaseConflict         somebody else changed the release first
+│   ├── ReleaseConflict         a concurrent change of the release was first
 │   ├── RequestConflict         the same request id again, with another body
 │   ├── RequestRefused          a server did not answer a client's request, and would not if it were sent again
 │   ├── NotExplained            a package whose answers have no exact explanation
@@ -40,7 +40,7 @@ LoopwrightError
 │   ├── LogUnavailable
 │   └── Overloaded
 ├── LibraryChanged              a private part of a library that is used here is not there in the installed version
-└── Damaged                     bytes at rest are not what was written
+└── Damaged                     stored bytes are not those that were written
 """
 
 import os
@@ -65,7 +65,7 @@ class UsageError(LoopwrightError):
 
 
 class NotSupported(UsageError):
-    """What the protocol has and this server does not do."""
+    """The protocol defines it, but this server does not support it."""
 
 
 class NameInvalid(UsageError):
@@ -79,7 +79,7 @@ class NameInvalid(UsageError):
 
 
 class SettingInvalid(UsageError):
-    """A setting whose value cannot be used."""
+    """A setting has an invalid value."""
 
     def __init__(self, name: str, value: str, why: str) -> None:
         self.name, self.value, self.why = name, value, why
@@ -87,7 +87,7 @@ class SettingInvalid(UsageError):
 
 
 class FieldProblem(NamedTuple):
-    """A field's path, e.g. `scope.objectives[0].metric`, and what is wrong with it."""
+    """A field's path, e.g. `scope.objectives[0].metric`, and the problem with it."""
 
     field: str
     reason: str
@@ -118,7 +118,7 @@ class RequestTooLarge(UsageError):
 
 
 class RequestInvalid(UsageError):
-    """A request whose fields break the contract; at most 20 are named."""
+    """Fields of a request violate the contract; at most 20 are named."""
 
     def __init__(self, problems: Sequence[tuple[str, str]], *, what: str = "the request") -> None:
         self.problems = [FieldProblem(*p) for p in problems[:20]]
@@ -126,7 +126,7 @@ class RequestInvalid(UsageError):
 
 
 class OptionInvalid(RequestInvalid):
-    """An option of a command, or a parameter of a query, whose value cannot be."""
+    """An option of a command, or a query parameter, has an invalid value."""
 
     def __init__(self, name: str, value: object, why: str) -> None:
         self.problems = [FieldProblem(name, why)]
@@ -175,7 +175,7 @@ class ColumnUnknown(UsageError):
 
 
 class NotFound(LoopwrightError):
-    """Something asked for by name is not there."""
+    """No object with the requested name."""
 
     def __init__(self, what: str, name: str, *, near: Sequence[str] = (), next_step: str = "") -> None:
         self.what, self.name, self.near, self.next_step = what, name, list(near), next_step
@@ -188,7 +188,7 @@ class NotFound(LoopwrightError):
 
 
 class HomeNotFound(NotFound):
-    """A command that only looks, or that changes what is there, in a folder that has no home."""
+    """The folder has no home, which a command needs that reads or changes one."""
 
     def __init__(self, path: str) -> None:
         super().__init__(
@@ -229,7 +229,7 @@ class SegmentNotFound(NotFound):
 
 
 class PackageNotFound(NotFound):
-    """No package whose digest begins like that, or more than one."""
+    """No package, or more than one, whose digest begins like that."""
 
     def __init__(
         self,
@@ -330,7 +330,7 @@ class GateFailed(Refused):
 
 
 class ReleaseConflict(Refused):
-    """Somebody else changed the release first."""
+    """A concurrent change of the release was first."""
 
     def __init__(self, name: str, expected: int, actual: int) -> None:
         self.name, self.expected, self.found = name, expected, actual
@@ -411,7 +411,7 @@ class LibraryChanged(LoopwrightError):
 
 
 class Damaged(LoopwrightError):
-    """Bytes at rest are not what was written."""
+    """Stored bytes are not those that were written."""
 
 
 def first_line(error: BaseException) -> str:

@@ -105,7 +105,7 @@ def armed() -> bool:
 
 
 def hits(pattern: str) -> int:
-    """How often the rule for `pattern` was reached since it was set; 0 when there is none."""
+    """Number of times that the rule for `pattern` was reached since it was set; 0 without a rule."""
     return max((rule.hits for rule in _rules or () if rule.pattern == pattern), default=0)
 
 

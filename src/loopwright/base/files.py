@@ -1,6 +1,6 @@
-"""Files: replacing one in a single step, syncing, and reading one that may be anything.
+"""Files: atomic replacement, syncing, and reading of untrusted files.
 
-Only a regular file is read, so a pipe, device or socket hangs nobody and no link leads outside.
+Only regular files are read, so a pipe, device or socket blocks nobody and no link leads outside.
 """
 
 import os
@@ -19,9 +19,9 @@ def read_regular(path: Path | str, limit: int, *, folder: int | None = None) -> 
     Args:
         path: where it is; relative to `folder`, the descriptor of an open directory, where there is one.
 
-    Raises OSError, also for a link and for what is no regular file.
+    Raises OSError, also for a link and anything else that is not a regular file.
     """
-    # Without O_NONBLOCK, opening a pipe waits for whoever writes into it.
+    # Without O_NONBLOCK, opening a pipe blocks until it has a writer.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
     with os.fdopen(os.open(path, flags, dir_fd=folder), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 _BLOCK = 88
-"""Bytes of a block of the interpreter, on average over what a package makes."""
+"""Average bytes of a block of the interpreter, for the objects of a package."""
 
 
 class _Mallinfo(ctypes.Structure):
@@ -30,7 +30,7 @@ def _library() -> Any:
 
 
 def allocated() -> int:
-    """Bytes that this process has allocated and not freed: those of the interpreter, and where glibc tells those of libraries."""
+    """Allocated bytes of this process: the interpreter's and, with glibc 2.33 or later, those of libraries."""
     library = _library()
     native = 0
     if library is not None:

@@ -13,7 +13,7 @@ _PROC = Path("/proc")
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
     """A process that holds a lease until `until`, by the uptime of its machine (`Clock.uptime`); `owner` is its own word for itself.
 
-    `boot` and `namespace` are empty where the system does not tell them; then nothing is known of the process from outside.
+    `boot` and `namespace` are empty where the system has none; then the process cannot be checked from outside.
     """
 
     owner: str
@@ -38,7 +38,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def gone(self) -> bool:
-        """Whether it has ended, as far as is known here: also with the machine of this name, which has started anew since."""
+        """Whether it has surely ended, e.g. because this machine has rebooted since."""
         return self.dead or (bool(self.boot) and not self.here and self.host == socket.gethostname()[:64])
 
     def __str__(self) -> str:
@@ -102,7 +102,7 @@ def _hidden(pid: int) -> bool:
 
 
 def _started(pid: int) -> int | None:
-    """When a process started, in ticks since boot; None when there is none, or it has ended and waits for its parent."""
+    """Start time of a process, in ticks since boot; None if there is none, or it is a zombie."""
     try:
         state, *fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):

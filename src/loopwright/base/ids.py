@@ -43,12 +43,12 @@ def is_trace_id(text: str) -> bool:
 
 
 def span_id(id: str) -> str:
-    """The id of the span that answered the prediction `id`, a W3C parent id: the same wherever it is told."""
+    """The span id of the server's answer to prediction `id`, a W3C parent id: the same in all outputs."""
     return hashlib.sha256(id.encode()).hexdigest()[:16]
 
 
 def trace_id_of(text: str) -> str:
-    """The id of the prediction whose request was called `text`: itself if it is a trace id or a UUID, else a digest of it."""
+    """The prediction id for a request id `text`: itself if it is a trace id or a UUID, else a digest of it."""
     low = text.lower()
     bare = low.replace("-", "") if _UUID.fullmatch(low) else low
     return bare if is_trace_id(bare) else digest(text.encode(errors="replace"))[:32]
@@ -60,7 +60,7 @@ def digest(data: bytes) -> str:
 
 
 def scoped_name(scope: str, name: str) -> str:
-    """`scope.name`, a lawful name for something that belongs to `name`; a digest stands in where that would be too long."""
+    """`scope.name`, a valid name for something that belongs to `name`; a digest replaces it where that would be too long."""
     whole = f"{scope}.{name}"
     return whole if NAME.fullmatch(whole) else f"{scope}.{digest(name.encode())[:48]}"
 

@@ -43,7 +43,7 @@ def jump(home: Path, clock: Clock) -> str:
 
 
 def jumped(home: Path, clock: Clock) -> str:
-    """As `jump`, for those who only look: nothing is noted."""
+    """As `jump`, but read-only: nothing is stored."""
     return _look(home, clock)[1]
 
 

@@ -42,7 +42,7 @@ class FileLock:
             self._mutex.release()
 
     def close(self) -> None:
-        """Close the file; nobody may hold the lock."""
+        """Close the file; the lock must not be held."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

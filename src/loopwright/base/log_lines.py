@@ -19,7 +19,7 @@ MAX_KEYS = 1024
 
 
 class StandardError(logging.StreamHandler[TextIO]):
-    """Writes to whatever standard error is at the moment of writing."""
+    """Writes to the `sys.stderr` of the moment."""
 
     def __init__(self, process: str) -> None:
         super().__init__(sys.stderr)
@@ -75,7 +75,7 @@ def say(key: str, line: str, level: int = logging.WARNING) -> None:
 
 
 def flush() -> None:
-    """Write how often lines came again whose interval is over; to be called now and then, and at the end of a process."""
+    """Write the counts of repeated lines whose interval is over; call it regularly, and at the end of a process."""
     now = time.monotonic()
     with _lock:
         over = [(key, seen) for key, seen in _seen.items() if now - seen.since >= INTERVAL_SECONDS]
@@ -87,6 +87,6 @@ def flush() -> None:
 
 
 def forget() -> None:
-    """Begin anew: the next line of every key is written."""
+    """Reset: the next line of every key is written."""
     with _lock:
         _seen.clear()

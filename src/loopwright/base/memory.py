@@ -1,4 +1,4 @@
-"""How much memory this process may use: a container's limit counts, not the host's memory."""
+"""Memory limit of this process: that of its container, if there is one, not the host's memory."""
 
 import os
 import resource
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def memory_limit(root: Path = Path("/")) -> int:
-    """Bytes: the machine's memory, or less where a cgroup (version 1 or 2) or the address space limit says so.
+    """Bytes: the machine's memory, or a lower limit of a cgroup (version 1 or 2) or of the address space.
 
     Args:
         root: where `proc` and `sys` are mounted.

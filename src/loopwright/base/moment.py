@@ -19,7 +19,7 @@ _SPOKEN = re.compile(rf"(?:({'|'.join(DAYS)}|today|yesterday)\b)?\s*(?:(\d{{1,2}
 def moment_option(text: str, now: datetime, option: str, *, ahead: str = "") -> datetime:
     """Parse the text of an option as a moment relative to `now`. Raises OptionInvalid, naming the option and the valid forms.
 
-    `ahead` says why a moment after `now` is refused; empty where one is allowed.
+    `ahead` is the reason why a moment after `now` is refused; empty if it is allowed.
     """
     found = read_moment(text, now)
     if found is None:

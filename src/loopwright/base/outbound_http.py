@@ -61,7 +61,7 @@ Sink = Literal["webhook", "openlineage", "traces", "events"]
 
 
 class Receiver(NamedTuple):
-    """Where to post: the URL, the private hosts and networks that may be called, and extra headers (a file of them, or `name=value,...`)."""
+    """A receiver of posts: URL, allowed private hosts and networks, and extra headers (a file of them, or `name=value,...`)."""
 
     url: str
     private: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ def receiver(settings: Settings, sink: Sink) -> Receiver:
 def extra_headers(to: Receiver) -> dict[str, str]:
     """The headers for a receiver, read from their file at each call, so that a new key is used at once.
 
-    Raises AddressRefused, without what is in the file, where it is not lines of `Name: value`, OSError where it cannot be read.
+    Raises AddressRefused, without the file's contents, where a line is not `Name: value`, OSError where it cannot be read.
     """
     if to.headers_file:
         lines = read_named(to.headers_file, HEADER_BYTES).decode("latin-1").splitlines()
@@ -156,7 +156,7 @@ def target(url: str, private: tuple[str, ...] = ()) -> tuple[str, str, int, str,
 
 
 def problem(to: str | Receiver) -> str:
-    """Why nothing could be posted, as far as can be told without doing so; empty if all is well."""
+    """Why posts to a receiver would fail, as far as can be checked without one; empty if nothing is wrong."""
     to = Receiver(to) if isinstance(to, str) else to
     try:
         target(to.url, to.private)
@@ -204,7 +204,7 @@ def _is_public(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 class _Pinned(http.client.HTTPConnection):
-    """A connection to an address that was resolved before; the host's name is only said in headers and checked by TLS."""
+    """A connection to an address that was resolved before; the host name is used only for headers and TLS."""
 
     def __init__(self, host: str, address: str, port: int, tls: ssl.SSLContext | None, seconds: float) -> None:
         super().__init__(host, port, timeout=seconds)
@@ -243,7 +243,7 @@ class _Call:
             self.abort()
 
     def abort(self) -> None:
-        """Close the connection, whatever it is waiting for."""
+        """Close the connection, also while it is waiting."""
         connection = self._connection
         if connection is not None:
             if connection.sock is not None:

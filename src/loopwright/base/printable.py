@@ -20,7 +20,7 @@ _JOINERS = re.compile(f"((?<={_WORD})[\u200c\u200d](?={_WORD}))")
 
 
 class _Escapes(dict[int, str]):
-    """A table for `str.translate`: what is printable or a space stays; anything else is escaped."""
+    """A table for `str.translate`: printable characters and spaces stay; others are escaped."""
 
     def __init__(self, escape: Callable[[str], str], *, unchanged: str = "") -> None:
         super().__init__((ord(c), c) for c in unchanged)
@@ -57,7 +57,7 @@ def printable_json(document: str) -> str:
 
 
 def encoded(value: Any) -> bytes:
-    r"""A value as JSON, whatever its texts hold: lone surrogates, as in a file name that is no UTF-8, become `\\udcff`."""
+    r"""A value as JSON, for any text: lone surrogates, as in a file name that is not UTF-8, become `\\udcff`."""
     try:
         return msgspec.json.encode(value, enc_hook=str)
     except UnicodeEncodeError:

@@ -10,7 +10,7 @@ from loopwright.base.errors import Unavailable
 
 @contextmanager
 def scratch_folder(prefix: str) -> Iterator[Path]:
-    """A folder of its own among the system's temporary files, removed at the end. Raises Unavailable where there can be none."""
+    """A new folder among the system's temporary files, removed at the end. Raises Unavailable where it cannot be made."""
     try:
         folder = tempfile.TemporaryDirectory(prefix=prefix)
     except OSError as error:

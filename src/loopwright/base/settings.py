@@ -98,7 +98,7 @@ def _folder(text: str) -> Path:
 
 
 _NOT_IN_DELTA = re.compile(r"%[0-9A-Fa-f]{2}|[\[\]|^\\\x00-\x1f\x7f]")
-"""What delta-rs reads wrongly in the path of a table: it decodes paths twice, and ends the process on brackets."""
+"""Characters that delta-rs misreads in the path of a table: it decodes paths twice, and ends the process on brackets."""
 
 SQLITE = "sqlite:///"
 
@@ -267,7 +267,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_token(self) -> bool:
-        """Whether callers can be asked for a token."""
+        """Whether tokens are configured."""
         return bool(self.token or self.tokens)
 
     def environment(self) -> dict[str, str]:
@@ -296,7 +296,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_settings(overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """Settings from defaults, then the environment, then `overrides` (field name to value; None means not given).
+    """Settings from defaults, then the environment, then `overrides` (field name to value; None: not set).
 
     Raises SettingInvalid naming the variable and the reason.
     """
@@ -347,4 +347,4 @@ def unknown_settings(environ: Mapping[str, str] | None = None) -> dict[str, str]
 
 
 def _without_password(url: str) -> str:
-    return url.rpartition("@")[2]  # what is before may be one
+    return url.rpartition("@")[2]  # the part before may be a password

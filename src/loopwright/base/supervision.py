@@ -115,7 +115,7 @@ class Component:
         self.name, self.needed, self._failing = name, needed, False
 
     def failed(self, error: BaseException | str, *, down: bool = True) -> None:
-        """It failed: count it, and log it unless `error` is "". With `down` it stands still until `works`. Never raises."""
+        """Record a failure: count it, and log it unless `error` is "". With `down` the part counts as down until `works`. Never raises."""
         self._failing = down
         _registry.failed(self, down=down)
         why = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
@@ -135,7 +135,7 @@ class Component:
         try:
             failpoints.hit(f"thread.{self.name}")
             work()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the loop goes on
+        except Exception as error:  # noqa: BLE001  # the loop goes on after any error
             self.failed(error)
         else:
             self.works()
@@ -196,7 +196,7 @@ class Repeating:
                     self._part.works()
                 if self._step() is False:
                     break
-            except BaseException as error:  # noqa: BLE001  # whatever it is, also SystemExit, the thread goes on
+            except BaseException as error:  # noqa: BLE001  # the thread goes on after any error, also SystemExit
                 self._part.failed(error)
                 wait, pause = pause, min(2 * pause, LONGEST_PAUSE)
             else:
@@ -208,14 +208,14 @@ class Repeating:
 
 
 def start(name: str, work: Callable[[], object], *, daemon: bool = True) -> threading.Thread:
-    """Start a thread for one piece of work; what it raises is logged and counted. Raises RuntimeError where there is no thread."""
+    """Start a thread for one piece of work; its exception is logged and counted. Raises RuntimeError where no thread can be started."""
     part = Component(name, needed=False)
 
     def run() -> None:
         try:
             failpoints.hit(f"thread.{name}")
             work()
-        except BaseException as error:  # noqa: BLE001  # a thread has nobody to raise to
+        except BaseException as error:  # noqa: BLE001  # a thread has no caller to raise to
             part.failed(error, down=False)
 
     thread = threading.Thread(target=run, name=name, daemon=daemon)
@@ -224,7 +224,7 @@ def start(name: str, work: Callable[[], object], *, daemon: bool = True) -> thre
 
 
 class Pool(ThreadPoolExecutor):
-    """A pool of threads. What a piece of work raises is in its future and, unless it is an error of ours, logged and counted."""
+    """A thread pool. An exception of the work is in its future and, unless it is an error of ours, logged and counted."""
 
     def __init__(self, name: str, threads: int) -> None:
         super().__init__(threads, name)
@@ -246,7 +246,7 @@ class Pool(ThreadPoolExecutor):
             if future.cancelled():
                 return
             error = future.exception()
-            with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the event loop is closed: nobody is waiting
                 if error is None:
                     loop.call_soon_threadsafe(done, future.result())
                 else:
@@ -262,7 +262,7 @@ class Pool(ThreadPoolExecutor):
         try:
             failpoints.hit(f"thread.{self._part.name}")
             return fn(*args, **kwargs)
-        except LoopwrightError:  # an answer, to whoever waits for the future
+        except LoopwrightError:  # a normal answer, for the future's caller
             raise
         except BaseException as error:
             self._part.failed(error, down=False)
@@ -282,7 +282,7 @@ def watch_event_loop() -> None:
 async def together(**work: Awaitable[object]) -> None:
     """Await several things at once, by name. Where one raises, that is logged and counted, the others are cancelled, and it is raised.
 
-    For what a process cannot go on without: it ends then, and its supervisor starts another.
+    For tasks that the process cannot do without: it ends with them, and its supervisor restarts it.
     """
 
     async def run(name: str, one: Awaitable[object]) -> None:

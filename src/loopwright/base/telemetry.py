@@ -25,5 +25,5 @@ def switch_off() -> None:
 
 
 def problem() -> str:
-    """Which library of this process may send telemetry, and what to do; empty when none does."""
+    """The library of this process that may send telemetry, and what to do; empty if there is none."""
     return _late[0] if _late else ""

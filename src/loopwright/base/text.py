@@ -1,4 +1,4 @@
-"""How numbers, intervals, money, shares, moments, lengths of time and counts are written: in messages, pages, reports and cards."""
+"""Formatting of numbers, intervals, money, shares, moments, durations and counts: in messages, pages, reports and cards."""
 
 import math
 from datetime import datetime, timedelta
@@ -11,7 +11,7 @@ _UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"))
 
 
 class Interval(Protocol):
-    """A value with its 95 % interval, NaN where there is none: an Estimate."""
+    """A value with its 95 % interval (NaN if there is none): an Estimate."""
 
     @property
     def value(self) -> float: ...  # noqa: D102
@@ -22,7 +22,7 @@ class Interval(Protocol):
 
 
 def number(value: float | None, *, sign: bool = False) -> str:
-    """A number with as many digits as matter: 1,234,567; 12.3; 0.012; 0.00012. `sign` puts + before what is above zero."""
+    """A number with its significant digits: 1,234,567; 12.3; 0.012; 0.00012. `sign` puts + before positive ones."""
     if value is None or math.isnan(value):
         return ABSENT
     size, plus = abs(value), "+" if sign and value > 0 else ""
@@ -55,7 +55,7 @@ def money(estimate: Interval, currency: str = "", *, sign: bool = False) -> str:
 
 
 def amount(value: float, *, sign: bool = False, of: Interval | None = None) -> str:
-    """An amount of money: to the cent below 100, else to the unit; `of` is the whole that it is written beside."""
+    """An amount of money: to the cent below 100, else to the unit; `of` is the total that it is shown with."""
     ends = [value] if of is None else [end for end in (of.value, of.low, of.high) if not math.isnan(end)]
     digits = 0 if max(map(abs, ends), default=0.0) >= 100 else 2
     return ABSENT if math.isnan(value) else f"{value + 0.0:{'+' if sign else ''},.{digits}f}"
@@ -67,7 +67,7 @@ def share(value: float | None) -> str:
 
 
 def count(number_of: int, thing: str, things: str = "") -> str:
-    """How many of a thing: `1 row`, `3 rows`."""
+    """A count with its noun: `1 row`, `3 rows`."""
     return f"{number_of:,} {thing if number_of == 1 else things or f'{thing}s'}"
 
 

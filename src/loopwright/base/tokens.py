@@ -16,7 +16,7 @@ CALLER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 
 
 def read_tokens(settings: Settings) -> dict[bytes, str]:
-    """Each token with the name that it stands for: `LOOPWRIGHT_TOKEN` has none. Raises SettingInvalid."""
+    """Each token with its name: `LOOPWRIGHT_TOKEN` has none. Raises SettingInvalid."""
     found = {settings.token.encode(): ""} if settings.token else {}
     if not settings.tokens:
         return found

@@ -73,7 +73,7 @@ def answer(
                 filled: dict[str, Any] = {"progress": progress, "announce": _announcer(home, write, as_json=as_json)}
                 try:
                     result = verb.call(home, **arguments, **{name: filled[name] for name in filled if name in asked})
-                except SystemExit as error:  # of a user's code: its exit code says nothing of the answer
+                except SystemExit as error:  # of user code: its exit code does not concern the answer
                     raise LoopwrightError(f"code of the loop ended the process (SystemExit: {error.code})") from error
             if "announce" not in asked:
                 _show(result, write, as_json=as_json)
@@ -96,7 +96,7 @@ def answer(
 
 @contextmanager
 def _exits_raise() -> Iterator[None]:
-    """Let `os._exit` raise SystemExit in this thread, so that a command says that a user's code ended it; children and threads do end."""
+    """Let `os._exit` raise SystemExit in this thread, to report that user code ended the command; children and threads still end."""
     leave, here = os._exit, (os.getpid(), threading.get_ident())
 
     def leave_elsewhere(status: int) -> NoReturn:
@@ -121,7 +121,7 @@ def _private(home: Home, verb: Verb) -> AbstractContextManager[None]:
 
 
 def is_yes(result: Any) -> bool:
-    """Whether an answer means yes: a check that found something, damage, or a gate that failed says no."""
+    """Whether an answer means success: not if a check found errors, bytes are damaged, or a gate failed."""
     if isinstance(result, list):
         return all(is_yes(part) for part in result)
     ok = getattr(result, "ok", None)
@@ -153,7 +153,7 @@ def json_text(value: Any) -> str:
 
 
 def _announcer(home: Home, write: Callable[[str], None], *, as_json: bool) -> Callable[[str], None]:
-    """What a verb that runs until stopped calls when it is ready: a line for people, `serve.json` for machines."""
+    """The callback of a verb that runs until stopped, called when it is ready: a line for people, `serve.json` for machines."""
 
     def announce(line: str) -> None:
         if as_json:
@@ -175,7 +175,7 @@ def _show(result: Any, write: Callable[[str], None], *, as_json: bool) -> None:
 
 @contextmanager
 def _quiet_stdout(wanted: bool) -> Iterator[Callable[[str], None]]:
-    """While a verb runs for `--json`, whatever it or a C library prints goes to standard error; yields how to write the answer."""
+    """While a verb runs for `--json`, output of it or a C library goes to standard error; yields the function that writes the answer."""
     if not wanted:
         yield print
         return

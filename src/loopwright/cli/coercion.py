@@ -14,7 +14,7 @@ AS_TYPED = (str, Path)
 
 
 class _Quick:
-    """A command, or a group of them, whose parameters coerce without pydantic where they can."""
+    """A command, or a group of commands, that coerces its parameters without pydantic where possible."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, with `--help`."""

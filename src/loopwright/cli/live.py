@@ -1,4 +1,4 @@
-"""Progress on a terminal: bars for what is under way."""
+"""Progress on a terminal: bars for running work."""
 
 from rich.console import Console
 from rich.progress import (
@@ -17,21 +17,21 @@ from loopwright.base.printable import printable
 
 
 class Live:
-    """Bars for what is under way, the story scrolling above them."""
+    """Bars for running work, with the log lines scrolling above them."""
 
     def __init__(self, display: Progress) -> None:
         self._display = display
         self._tasks: dict[str, TaskID] = {}
 
     def say(self, text: str) -> None:
-        """One line of the story; the stage or date it begins with stands out."""
+        """Print one log line; the stage or date at its start is highlighted."""
         text = printable(text, newlines=True)
         head, colon, rest = text.partition(": ")
         line = Text.assemble((head + colon, "bold cyan"), rest) if colon and len(head) <= 24 else Text(text)
         self._display.console.print(line)
 
     def advance(self, what: str, done: float, total: float) -> None:
-        """Move the bar of `what`; it disappears when all is done."""
+        """Move the bar of `what`; it disappears when the work is complete."""
         if what not in self._tasks:
             self._tasks[what] = self._display.add_task(printable(what), total=total)
         task = self._tasks[what]
@@ -41,7 +41,7 @@ class Live:
 
 
 def display() -> Progress:
-    """Where bars are drawn, on standard error."""
+    """A progress display on standard error."""
     columns = [
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -49,7 +49,7 @@ TRAINS = ("demo", "replay", "run", "serve", "tend")
 """Verbs that fit models of any size. The others start no threads for linear algebra, which takes as long as loading NumPy."""
 
 COLLECTED_AT = 10_000
-"""Objects made before the garbage collector looks: at Python's own 700 it walks what commands load later over and over."""
+"""Objects allocated before garbage is collected: at Python's own 700 it walks the modules of a command over and over."""
 
 _SERVING = (
     "host", "port", "control_port", "grpc_port", "workers", "threads", "memory", "token", "tokens", "traces", "trace_share",
@@ -99,7 +99,7 @@ def run(argv: Sequence[str], verbs: Sequence[Verb] = ()) -> int:
     except (Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
-        sys.stdout = None  # nobody reads it any more, so nothing may be flushed to it at exit
+        sys.stdout = None  # stdout has no reader any more, so nothing may be flushed to it at exit
         return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or error.filename is not None:
@@ -111,7 +111,7 @@ def run(argv: Sequence[str], verbs: Sequence[Verb] = ()) -> int:
 
 
 def completing() -> list[str] | None:
-    """The words that a shell wants completed, None where it asks for nothing."""
+    """The words that a shell wants completed, None outside of completion."""
     if COMPLETE not in os.environ:
         return None
     return next((os.environ[name] for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS") if name in os.environ), "").split()
@@ -255,4 +255,4 @@ def _completion() -> Parameter:
 
 
 def _nothing() -> None:
-    """A verb that was not asked for."""
+    """Placeholder of verbs that are not run."""

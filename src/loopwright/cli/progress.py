@@ -1,4 +1,4 @@
-"""How long work is shown while it runs: a live display on a terminal, plain lines elsewhere; always on standard error."""
+"""Progress of running work: a live display on a terminal, plain lines elsewhere; always on standard error."""
 
 import logging
 import sys
@@ -42,13 +42,13 @@ class Alerts(logging.Handler):
         self._progress = progress
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line for one alert; what is not an alert (a webhook that failed) is shown as it is."""
+        """Print one line per alert; other messages (a webhook that failed) are printed unchanged."""
         self._progress.say(alert_text(record.getMessage()))
 
 
 @contextmanager
 def _print_alerts(progress: Progress) -> Iterator[Progress]:
-    """Tell the alerts of `loopwright.alerts` to `progress` while the block runs."""
+    """Send alerts of `loopwright.alerts` to `progress` while the block runs."""
     log, handler = logging.getLogger("loopwright.alerts"), Alerts(progress)
     log.addHandler(handler)
     try:
@@ -59,7 +59,7 @@ def _print_alerts(progress: Progress) -> Iterator[Progress]:
 
 @contextmanager
 def listener(*, as_json: bool) -> Iterator[Progress]:
-    """Who listens to a verb's progress: a live display on a terminal (not for machines), else plain lines."""
+    """The listener for a verb's progress: a live display on a terminal (not for machines), else plain lines."""
     if as_json or not sys.stderr.isatty():
         with _print_alerts(PlainLines()) as plain:
             yield plain

@@ -1,4 +1,4 @@
-"""What only this door can do: serve until stopped."""
+"""The command `serve`, which only the command line has."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""How a verb's function becomes a command: its parameters become arguments and options, its docstring their help."""
+"""Derive a command from a verb's function: its parameters become arguments and options, its docstring their help."""
 
 import inspect
 import re
@@ -31,7 +31,7 @@ def loops_served(incomplete: str) -> list[str]:
 
 
 COMPLETIONS: dict[str, Callable[[str], list[str]]] = {"loop": loops_served}
-"""What a shell may complete of an argument, by its name."""
+"""Shell completion of arguments, by name."""
 
 _ARG = re.compile(r"(\w+): (.*)")
 
@@ -57,7 +57,7 @@ def parameters(call: Callable[..., Any]) -> list[Parameter]:
 
     `**options: Unpack[T]` adds one option for each field of the typed dictionary T, empty by default.
 
-    Raises TypeError for a parameter whose annotation is a string: types must be real so that a door can read them.
+    Raises TypeError for a parameter whose annotation is a string: types must be real so that they can be inspected.
     """
     _, text = help_of(call)
     asked = [p for p in inspect.signature(call).parameters.values() if p.name not in NOT_ASKED]
@@ -92,7 +92,7 @@ def _parameter(parameter: Parameter, text: str) -> Parameter:
 
 
 def _required(annotation: Any) -> Any:
-    """`Path | None` is asked for as a `Path`."""
+    """For `Path | None`, the option takes a `Path`."""
     if get_origin(annotation) in (Union, UnionType):
         kinds = [a for a in get_args(annotation) if a is not NoneType]
         return kinds[0] if len(kinds) == 1 else annotation
@@ -123,7 +123,7 @@ def settings_parameters(*, shown: tuple[str, ...], taken: tuple[str, ...] = ()) 
 
 
 def flag_parameter(name: str, option: Any) -> Parameter:
-    """A flag that is off unless said."""
+    """A flag, off by default."""
     return Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
 
 

@@ -40,7 +40,7 @@ STATIC = {"console.css": "text/css; charset=utf-8", "live.js": "text/javascript;
 ASKED = ("key", "since", "until", "flag", "package", "before")
 """Query parameters of the predictions page."""
 QUERY = {"page": re.compile("[1-9][0-9]{0,5}"), "size": re.compile("narrow|wide"), "theme": re.compile("dark|light")}
-"""What parameters of other pages may be."""
+"""Valid values of the query parameters of other pages."""
 
 PAGES: tuple[tuple[str, str], ...] = (
     ("/", "the wheel of six stages with live state, and every loop"),
@@ -48,11 +48,11 @@ PAGES: tuple[tuple[str, str], ...] = (
     ("/loops/{loop}/predictions", "the prediction log of a loop: newest first, by key, time, flag and package"),
     ("/predictions/{id}", "one prediction: request, features, package, training data, release, outcome, value"),
 )
-"""The pages and what they show; each has the same value as JSON under `.json` (the first under `/index.json`)."""
+"""The pages and their contents; each has the same value as JSON under `.json` (the first under `/index.json`)."""
 
 
 Run = Callable[[Callable[[], Response], str], Awaitable[Response]]
-"""How a page is made: in a thread, and not too many at once."""
+"""Runs the function that makes a page: in a thread, with limited concurrency."""
 
 
 async def in_a_thread(call: Callable[[], Response], what: str) -> Response:
@@ -66,7 +66,7 @@ def routes(home: "Home", run: Run = in_a_thread) -> list[Route]:
 
 
 def routes_over(source: PageSource, run: Run = in_a_thread) -> list[Route]:
-    """The routes of the console over anything that answers what pages ask."""
+    """The routes of the console over any page source."""
 
     def limited(
         make: Callable[[Request], Response], parameters: tuple[str, ...] = ()
@@ -114,7 +114,7 @@ def routes_over(source: PageSource, run: Run = in_a_thread) -> list[Route]:
 
 
 def _check_query(request: Request, parameters: tuple[str, ...]) -> None:
-    """Refuse a parameter that a page does not have, or whose value cannot be. Raises RequestInvalid naming each."""
+    """Refuse unknown parameters and invalid values. Raises RequestInvalid naming each."""
     problems = []
     for name, value in request.query_params.multi_items():
         if name not in parameters:

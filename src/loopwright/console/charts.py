@@ -1,4 +1,4 @@
-"""The charts of a loop's page, in two sizes (wide and narrow screens) and two themes: a browser fetches the one that it needs."""
+"""The charts of a loop's page, in two sizes (wide and narrow screens) and two themes: a browser loads the one that fits."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ WIDTH: dict[Size, int] = {"wide": 1060, "narrow": 330}
 
 
 class Money(msgspec.Struct, frozen=True, kw_only=True):
-    """Value so far, in `currency`, over no model: the loop's and the heuristic's, and what the loop earned more."""
+    """Value so far, in `currency`, over no model: the loop's and the heuristic's, and their difference."""
 
     currency: str
     windows: int

@@ -1,4 +1,4 @@
-"""The filters by which templates write values, and choose what they show."""
+"""Template filters: formatting of values, and selection of what is shown."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,17 +10,17 @@ from loopwright.render.words import cell, limit
 
 
 def ends(window: Window | Quality | ValueWindow) -> str:
-    """When a window ends: the day, or the minute where it is shorter than a day."""
+    """The end of a window: the day, or the minute if it is shorter than a day."""
     return edge(window.end, window.end - window.start)
 
 
 def signed(value: float) -> str:
-    """A number with its sign; none before zero."""
+    """A number with its sign; zero has none."""
     return number(value, sign=True)
 
 
 MAX_SEGMENTS = 50
-"""So many segments of a fleet are on a page at most."""
+"""Maximum number of a fleet's segments on a page."""
 
 
 def segments(fleet: FleetBoard) -> list[SegmentModel]:

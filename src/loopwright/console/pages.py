@@ -29,7 +29,7 @@ MAX_HELD = 32
 
 
 class PageSource(Protocol):
-    """Where pages get their answers: the verbs, or a sample for trying out pages."""
+    """The source of the pages' data: the verbs, or a sample for trying out pages."""
 
     def status(self, page: int = 1) -> Status:
         """Everything at a glance, a page of the loops."""
@@ -133,7 +133,7 @@ class HomePage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorPage(msgspec.Struct, frozen=True, kw_only=True):
-    """What could not be shown, and why."""
+    """An error page: what could not be shown, and why."""
 
     status: int
     code: str

@@ -61,7 +61,7 @@ class Sector(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stages(loops: Sequence[LoopStatus]) -> list[WheelStage]:
-    """The inner ring: for each stage the worst state over all loops ("not yet" when there is none)."""
+    """The inner ring: for each stage the worst state over all loops ("not yet" without loops)."""
     return [_stage(stage, loops) for stage in STAGES]
 
 

@@ -1,1 +1,1 @@
-"""4 deploy: checks before release, who serves, and the prediction path itself (no HTTP in it)."""
+"""4 deploy: checks before release, releases, and the prediction path itself (without HTTP)."""

@@ -15,14 +15,14 @@ from loopwright.records.releases import BadPackage
 from loopwright.stores.home import Home
 
 ALERT, DAMAGED_ALERT, QUERY_ALERT = "bad-package", "damaged-package", "query-of-death"
-"""What the keys of alerts about bad packages, packages that cannot be loaded, and inputs that kill models begin with.
+"""Prefixes of the keys of alerts about bad packages, packages that cannot be loaded, and inputs that kill models.
 
 The beginning of the package's digest follows, and of an input its fingerprint.
 """
 
 
 class BlockedPackage(msgspec.Struct, frozen=True, kw_only=True):
-    """A package marked bad on this machine, whether it is out of service, and whether ledger and people have been told."""
+    """A package marked bad on this machine, whether it is out of service, and whether it is in the ledger with an alert."""
 
     package: BadPackage
     withdrawn: bool = False
@@ -30,7 +30,7 @@ class BlockedPackage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def mark(home: Home, package: BadPackage) -> None:
-    """Mark a package bad, here and now; the ledger is told when the mark is settled."""
+    """Mark a package bad on this machine at once; the ledger gets the mark when it is settled."""
     keep(home, BlockedPackage(package=package))
     failpoints.hit("bad.marked")
 

@@ -11,7 +11,7 @@ from loopwright.stores.outcomes.contract import OutcomeContract
 
 
 def example_request(manifest: Manifest, reference: Reference, now: datetime) -> dict[str, Any]:
-    """A row with the columns that a request must have and no others, as it stands in JSON.
+    """A sample row with only the required columns of a request, as JSON values.
 
     Each column has the median, or the commonest value, of the rows that the package was judged on; a time is as far from `now` as it
     was from their decisions. Personal data, and names that nothing is learnt from, are made up.
@@ -36,7 +36,7 @@ def example_outcome(table: Table, prediction: str) -> dict[str, Any]:
 
 
 def _typical(column: Column, seen: Histogram) -> Any:
-    """The median of numbers (the lower edge of its bin, which is the value of a row), the commonest text; None where there is none."""
+    """The median of numbers (the lower edge of its bin, which is the value of a row), the most frequent text; None without values."""
     if column.type in ("string", "boolean"):
         count, word = max(zip(seen.counts, seen.categories, strict=False), default=(0, ""))
         return None if count < 2 else word if column.type == "string" else word == "true"

@@ -59,7 +59,7 @@ NAMES: dict[int, str] = {
     TensorProto.BOOL: "bool",
     TensorProto.STRING: "string",
 }
-"""What a type is called."""
+"""Name of each ONNX type."""
 
 _EMPTY: dict[str, Any] = {"f": 0.0, "i": 0, "b": False, "O": ""}
 
@@ -122,7 +122,7 @@ def export(package: Probed, *, opset: int = OPSET) -> Exported:
 
 
 def feed(exported: Exported, columns: Mapping[str, Column], rows: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
-    """The inputs of an exported graph for rows of Python values, as `graph.session.Feeder` takes them: None, or a missing key, is null."""
+    """The inputs of an exported graph for rows of Python values, like `graph.session.Feeder`: None, or a missing key, is null."""
     return {port.name: _fed(port, columns[port.column], [row.get(port.column) for row in rows]) for port in exported.inputs}
 
 
@@ -167,7 +167,7 @@ class _ExportWriter:
             self._masks[name] = self.node("Or", self._masks[name], same)
 
     def _mask(self, name: str) -> str:
-        """An input that says where a column without NaN is null."""
+        """An input with the null mask of a column without NaN."""
         mask = f"{name}_null"
         while mask in self._columns:
             mask += "_"
@@ -221,7 +221,7 @@ class _ExportWriter:
         return self.node("Where", self.node("Unsqueeze", mask, axes), self.constant(np.float32(0)), value)
 
     def outputs(self, manifest: Manifest, score: str, values: str) -> list[Port]:
-        """The outputs, by what the package predicts."""
+        """The outputs, depending on the package's task."""
         output = manifest.output
         made = [self._out("score", score, TensorProto.FLOAT)]
         if output.shape.has_border:  # compared as float64, as while serving
@@ -245,7 +245,7 @@ class _ExportWriter:
 
 
 def _plain(nodes: Any) -> list[Any]:
-    """Nodes without what only float8 needs, and older operator sets do not know."""
+    """Nodes without attributes that only float8 needs, and older operator sets lack."""
     for node in nodes:
         for attribute in list(node.attribute):
             if node.op_type in ("Cast", "CastLike") and attribute.name == "saturate":
@@ -276,7 +276,7 @@ def _notes(digest: str, manifest: Manifest) -> dict[str, str]:
 
 
 def _at(digest: str, graph: Any, opsets: Mapping[str, int], opset: int) -> Any:
-    """A model of that operator set. Operators that mean the same in both are only said to be of the older one; others are converted."""
+    """A model of that operator set. Where all operators are unchanged only the version is lowered; else the model is converted."""
     given, ml = max(opsets.get("", 0), opsets.get("ai.onnx", 0), opset), opsets.get("ai.onnx.ml", 0)
     problem = ""
     for trees in [*(version for version in (3, 4) if opset < OPSET and ml > version), ml]:

@@ -1,6 +1,6 @@
 """Trees of ai.onnx.ml 5 (`TreeEnsemble`) as the operator before it (`TreeEnsembleRegressor`), which ONNX Runtime before 1.21 runs.
 
-The older one adds in float32 whatever goes in, so where the newer adds float64 the answer may differ in the seventh digit.
+The older one always adds in float32, so where the newer adds in float64 the answer may differ in the seventh digit.
 """
 
 from collections.abc import Iterator

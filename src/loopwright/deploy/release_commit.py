@@ -23,14 +23,14 @@ from loopwright.stores.home import Home
 T = TypeVar("T")
 
 LEDGER_SECONDS = 1.0
-"""So long a rollback waits for the ledger before it is made without it."""
+"""Timeout of the ledger in a rollback, before it is made without it."""
 
 Asked = Mapping[str, str | bool]
 """The arguments of a change: a repeated idempotency key must come with the same ones."""
 
 
 class Change(NamedTuple):
-    """A change of who serves before it is made: the state that it leads to, and those before it, oldest first.
+    """A change of the release before it is made: the new state, and those before it, oldest first.
 
     `local` where these are the local copy's, because the ledger did not answer.
     """
@@ -46,7 +46,7 @@ class Change(NamedTuple):
 
 
 def repeated(states: Sequence[ReleaseState], request: str, arguments: Asked) -> ReleaseState | None:
-    """The state that a request with this key led to before. Raises RequestConflict when it asked for something else."""
+    """The state that an earlier request with this key led to. Raises RequestConflict if its arguments differ."""
     found = next((state for state in states if request and state.request == request), None)
     if found is not None and found.arguments != arguments:
         raise RequestConflict(request)
@@ -76,7 +76,7 @@ def unchanged(home: Home, state: ReleaseState, request: str, arguments: Asked) -
 
 
 def commit_release(home: Home, change: Change) -> Entry[ReleaseState]:
-    """Make a change in the ledger, unless it is made already. Raises ReleaseConflict when somebody else was first."""
+    """Make a change in the ledger, unless it is made already. Raises ReleaseConflict when a concurrent change was first."""
     state = change.state
     before = change.before[-1].packages if change.before else []
     links = [(p, "released") for p in state.packages if p == state.champion.package or p not in before]
@@ -159,7 +159,7 @@ def in_time(call: Callable[[], T], seconds: float) -> T:
     def run() -> None:
         try:
             done.put((call(),))
-        except Exception as error:  # noqa: BLE001  # raised again by who waits
+        except Exception as error:  # noqa: BLE001  # raised again in the caller
             done.put(error)
 
     start("rollback", run)

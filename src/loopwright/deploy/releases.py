@@ -70,7 +70,7 @@ def arguments(action: Literal["release", "rollback"], **values: str | bool | Non
 
 
 class ReleaseTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is to serve: the arms, the strategy that made them and its salt, the column of the fleet, the packages of segments."""
+    """A planned release: the arms, the strategy that made them and its salt, the fleet's column, the segment packages."""
 
     arms: list[Arm]
     strategy: str = AT_ONCE.name
@@ -204,7 +204,7 @@ def next_back(home: Home, state: ReleaseState) -> str:
     """
     copy = release_files.read_intact(release_files.path_of(home, state.loop)) if state.action == "rollback" else None
     states = [s for s in copy.states if s.generation <= state.generation] if copy is not None else []
-    if not states or states[-1] != state:  # a repeated request gets the answer of then, whatever came after it
+    if not states or states[-1] != state:  # a repeated request gets its original answer, whatever happened later
         return ""
     with suppress(NotFound, PackageRefused):
         [found] = {arm.package for arm in _before(home, states, marked_here(home, state.loop)).arms}
@@ -213,9 +213,9 @@ def next_back(home: Home, state: ReleaseState) -> str:
 
 
 def withdraw(home: Home, package: BadPackage) -> ReleaseState | None:
-    """Take a bad package out of service, by rolling back; the new state, or None where no model of it serves.
+    """Take a bad package out of service, by rolling back; the new state, or None where its model does not serve.
 
-    A segment whose package is bad is answered by the loop's own. Raises what `rollback` raises.
+    The loop's own package answers a segment whose package is bad. Raises the errors of `rollback`.
     """
     copy = release_files.read(release_files.path_of(home, package.loop))
     if copy is None:
@@ -231,7 +231,7 @@ def withdraw(home: Home, package: BadPackage) -> ReleaseState | None:
 
 
 def history(home: Home, loop: str) -> list[Entry[ReleaseState]]:
-    """Who served when, oldest first."""
+    """The releases of a loop, oldest first."""
     return home.ledger.find(ReleaseState, loop=loop, newest=False)
 
 
@@ -244,7 +244,7 @@ def serving(home: Home, loop: str, at: datetime | None = None) -> ReleaseState |
 
 
 def rule_since(home: Home, loop: str) -> datetime | None:
-    """From when on a rule serves the loop in place of a model; None where a model does, nothing, or what cannot be read."""
+    """Since when a rule serves the loop instead of a model; None where a model serves, nothing does, or its package cannot be read."""
     state = serving(home, loop)
     return counted_from(state) if state is not None and is_rule(home, state) else None
 
@@ -269,7 +269,7 @@ def _record_pending(home: Home, loop: str) -> None:
 
 
 def _planned(home: Home, loop: str, wanted: _RollbackRequest) -> Change | Entry[ReleaseState]:
-    """What a rollback would change, by the ledger; the entry of the change where it was made before."""
+    """The change that a rollback makes, by the ledger; the existing entry if it was made before."""
     failpoints.hit("release.planning")
     _record_pending(home, loop)
     entries = history(home, loop)
@@ -302,7 +302,7 @@ def _present(loop: str, states: Sequence[ReleaseState], expected: int | None) ->
 def _target(
     home: Home, states: list[ReleaseState], loop: str, wanted: _RollbackRequest, bad: Mapping[str, BadPackage]
 ) -> ReleaseTarget:
-    """Who is to serve after going back; `states` oldest first."""
+    """The target of a rollback; `states` oldest first."""
     if not states:
         raise NotFound("release of loop", loop, next_step="nothing serves yet: `loopwright release LOOP`")
     if wanted.segment is not None:
@@ -331,7 +331,7 @@ def _before(home: Home, states: list[ReleaseState], bad: Mapping[str, BadPackage
             _checked(home, present.loop, found.champion.package)
             return _again(found, bad)
     for state in earlier:
-        with suppress(PackageRefused, PackageNotFound):  # what serves now is worse than whatever served before that
+        with suppress(PackageRefused, PackageNotFound):  # any earlier package is better than a bad one
             _checked(home, present.loop, state.champion.package)
             return _again(state, bad)
     if own not in bad or present.champion.heuristic:
@@ -402,7 +402,7 @@ def _named(home: Home, states: list[ReleaseState], packages: Sequence[str], to: 
 
 
 def _with_segment(home: Home, present: ReleaseState, column: str, segment: str, package: str) -> ReleaseTarget:
-    """The present state with another package for one segment (none: the loop's own answers it). Raises PackageRefused."""
+    """The current state with another package for one segment (none: the loop's own answers it). Raises PackageRefused."""
     if present.segments and column != present.fleet:
         raise PackageRefused(package, f"it is of a fleet by {column!r}, and the one in service is by {present.fleet!r}")
     own = present.champion.package

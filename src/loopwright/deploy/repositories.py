@@ -47,7 +47,7 @@ def triton(exported: Exported, manifest: Manifest) -> Files:
 
 
 def mlflow(exported: Exported, manifest: Manifest) -> Files:
-    """An MLflow model that MLflow's own ONNX flavour loads: what serves it needs no loopwright.
+    """An MLflow model for MLflow's own ONNX flavour: serving it does not need loopwright.
 
     Its signature is of tensors: of data frames MLflow hands text columns to the runtime in a form that it refuses.
     """
@@ -86,4 +86,4 @@ def _quoted(text: str) -> str:
 
 
 FORMATS: dict[str, Callable[[Exported, Manifest], Files]] = {"onnx": bare, "triton": triton, "mlflow": mlflow}
-"""What a package can be exported as."""
+"""Export formats of a package."""

@@ -91,7 +91,7 @@ def _objective(objective: Objective, value: float) -> str:
 
 
 def _split(manifest: Manifest) -> list[str]:
-    """How rows were divided and sampled, with the proof that nothing is on both sides."""
+    """The split and sampling of rows, with the proof that no row is on both sides."""
     lines = []
     if split := manifest.split:
         left_out = "".join(f"; left out: {n:,} {plain(why)}" for why, n in split.left_out.items())
@@ -118,7 +118,7 @@ def _loading(evaluation: Evaluation) -> list[str]:
 
 
 def _answers(manifest: Manifest) -> str:
-    """What the score, the label and the values are."""
+    """The meaning of score, label and values."""
     output, border = manifest.output, manifest.threshold
     names = ", ".join(plain(name) for name in output.names[:20]) + (
         f" and {len(output.names) - 20} more" if len(output.names) > 20 else ""

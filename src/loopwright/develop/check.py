@@ -1,4 +1,4 @@
-"""What `loopwright check` looks at before anything runs: do features, heuristic and slices become graphs, does every candidate pass its rehearsal."""
+"""Checks of `loopwright check` before anything runs: features, heuristic and slices become graphs, every candidate passes its rehearsal."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ from loopwright.tasks.split import Split
 class GraphsChecked(msgspec.Struct, frozen=True):
     """One item (name, whether it is well, detail) per thing looked at, the names of the features, and which items are doubtful.
 
-    `used` are the columns that graphs use; None where some code could not be traced. `traced` are the features, where they could.
+    `used` are the columns that graphs use; None if some code could not be traced. `traced` are the features, if they could.
     """
 
     items: list[tuple[str, bool, str]]
@@ -49,7 +49,7 @@ def check(
 ) -> GraphsChecked:
     """Look at everything that becomes a graph, and at the metrics the objectives name. Raises nothing that a user can mend.
 
-    Candidates are judged by the rehearsal that `run` makes, on the training rows of `examples`; where there are none, on made-up
+    Candidates are checked by the rehearsal that `run` makes, on the training rows of `examples`; without examples, on made-up
     numbers, which a candidate that cannot be fitted on them is only doubted for.
     """
     found: list[TracedFeatures] = []
@@ -105,7 +105,7 @@ def _real(
     sampling: Sampling,
     seed: int,
 ) -> tuple[Callable[[Candidate], TrainingData], Goal] | None:
-    """The training_data of each candidate from the training rows, as `run` makes them; None where rows cannot be split."""
+    """The training data of each candidate, as `run` makes it; None if the rows cannot be split."""
     if examples is None:
         return None
     try:

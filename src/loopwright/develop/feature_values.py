@@ -122,7 +122,7 @@ def _moment(column: Column, value: Any) -> datetime:
 
 
 def made_up(columns: Mapping[str, Column]) -> list[dict[str, Any]]:
-    """Three rows out of a contract alone: lowest values, middle ones, highest ones; what may be null is so in the last."""
+    """Three rows made from a contract alone: minimum, middle and maximum values; nullable columns are null in the last."""
     return [
         {name: None if i == 2 and column.nullable else _made_up(column, i / 2) for name, column in columns.items()}
         for i in range(3)

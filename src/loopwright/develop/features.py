@@ -52,7 +52,7 @@ _DTYPES: dict[str, tuple[Any, Any]] = {
 _KINDS = {"float": "f", "integer": "i", "timestamp": "i", "boolean": "b", "string": "O"}
 
 BLOCKS = {"f": "floats", "i": "integers", "b": "booleans", "O": "strings"}
-"""Kind of NumPy dtype -> name of the input in which columns of that kind stand side by side; see `graph.session`."""
+"""Kind of NumPy dtype -> name of the input that holds the columns of that kind; see `graph.session`."""
 
 
 class Vocabulary(msgspec.Struct, frozen=True):
@@ -105,7 +105,7 @@ class TracedFeatures:
         return [name for name in self.columns if name in used]
 
     def _widths(self, arrays: Mapping[str, Any]) -> dict[str, int]:
-        """How many values per row arrays [N, ...] have: from their shape, or where that is not known by running them."""
+        """Number of values per row of arrays [N, ...]: from their shape, or by running them if that is unknown."""
         found = {n: math.prod(a.shape[1:]) for n, a in arrays.items() if all(isinstance(k, int) for k in a.shape[1:])}
         unknown = {n: a for n, a in arrays.items() if n not in found}
         if unknown:
@@ -171,7 +171,7 @@ class TracedFeatures:
 
 
 def _answers(raw: Any, goal: Goal) -> dict[str, Any]:
-    """What `goal.answers` does, in the graph."""
+    """`goal.answers`, in the graph."""
     if goal.factors:
         raw, alone = ndx.astype(raw, ndx.float64), not goal.output.shape.has_classes
         raw = ndx.concat([1.0 - raw, raw], axis=1) if alone else raw
@@ -187,7 +187,7 @@ def _answers(raw: Any, goal: Goal) -> dict[str, Any]:
 def trace(features: Callable[[Any], Any], columns: Mapping[str, Column]) -> TracedFeatures:
     """Trace a features function over contract columns.
 
-    Raises DeclarationInvalid naming the line of the user's code, or every feature that cannot be one, and what to write instead.
+    Raises DeclarationInvalid naming the line of the user's code, or every invalid feature, and what to write instead.
     """
     arguments = _arguments(columns)
     found = call("features", features, arguments, _retired(columns))
@@ -215,7 +215,7 @@ def trace_rule(
     """The graph of a heuristic, with the outputs `score` and `values` of a model of that `output`; it always answers.
 
     binary           a condition (1 or 0) or a number, clipped to [0, 1]; null and NaN count as 0
-    multiclass       a string; null, and one that is no class, count as all classes alike
+    multiclass       a string; null, and one that is not a class, count as all classes alike
     regression       a number, for every target or quantile, or a dictionary of them; null and NaN count as `middle`, one each
     ranking, anomaly a condition or a number; null and NaN count as 0
 
@@ -257,7 +257,7 @@ def _filled(array: Any, middle: float) -> Any:
 
 
 def _rule_classes(array: Any, classes: Sequence[str]) -> dict[str, Any]:
-    """Score [N] and values [N, K] of a string: 1 for its class, all alike for one that is none."""
+    """Score [N] and values [N, K] of a string: 1 for its class, equal values if it is not a class."""
     size = len(classes)
     plain = nde.fill_null(array, "") if _nullable(array) else array
     code = ndx.astype(nde.static_map(plain, {word: i for i, word in enumerate(classes)}, default=size), ndx.int64)
@@ -362,7 +362,7 @@ def _dtype(column: Column) -> Any:
 
 
 def _array_problem(array: Any, *, values: bool = False) -> str:
-    """What is wrong with an array of one value per row, or with `values` at least one; empty when nothing is."""
+    """The problem with an array of one value per row, or with `values` at least one; empty if there is none."""
     if not isinstance(array, ndx.Array):
         return f"must be an array made from the columns, not {type(array).__name__}"
     if array.ndim != 1 and not (values and array.ndim > 1):
@@ -489,7 +489,7 @@ def _mixed(graph: Graph, names: Mapping[str, Sequence[str]]) -> list[str]:
     try:
         together = graph.run(feed)
         alone = [graph.run({name: array[i : i + 1] for name, array in feed.items()}) for i in range(3)]
-    except Exception:  # noqa: BLE001  # made-up values need not suit it: real ones are what it must run on
+    except Exception:  # noqa: BLE001  # made-up values may not suit it: only real ones must work
         return []
     found: dict[str, None] = {}
     for name, array in together.items():
@@ -501,13 +501,13 @@ def _mixed(graph: Graph, names: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _probe(value: Any, empty: Any) -> Any:
-    """One row like `empty[0]`; numbers differ from column to column, or the difference of two columns would hide what is done to it."""
+    """One row like `empty[0]`; numbers differ between columns, as equal ones would cancel out in differences."""
     row = np.full(empty.shape[1:], value, dtype=empty.dtype)
     return row if isinstance(value, str | bool) else (row * (1 + 2 * np.arange(row.size).reshape(row.shape))).astype(row.dtype)
 
 
 class _quiet(warnings.catch_warnings):  # noqa: N801  # used as a function
-    """Without the libraries' remarks on precision: features are float32 whatever they were computed in."""
+    """Suppress the libraries' warnings on precision: features are float32 anyway."""
 
     def __enter__(self) -> None:
         super().__enter__()

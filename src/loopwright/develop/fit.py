@@ -31,7 +31,7 @@ from loopwright.develop.output import Answers, Goal
 from loopwright.records.declarations import Candidate
 from loopwright.tasks.registry import TASKS
 
-# How an estimator is told the quantile to predict: class name -> fixed parameters, and the parameter that takes the quantile.
+# How to set the quantile of an estimator: class name -> fixed parameters, and the parameter that takes the quantile.
 QUANTILE: dict[str, tuple[dict[str, Any], str]] = {
     "LGBMRegressor": ({"objective": "quantile"}, "alpha"),
     "XGBRegressor": ({"objective": "reg:quantileerror"}, "quantile_alpha"),
@@ -42,7 +42,7 @@ QUANTILE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 class TrainingData(msgspec.Struct, frozen=True):
-    """What an estimator is fitted on: `matrix` float32 [N, F], `truth` (see above), `group` of any type [N], `weight` float64 [N]."""
+    """Input of fitting: `matrix` float32 [N, F], `truth` (see above), `group` of any type [N], `weight` float64 [N]."""
 
     matrix: Array
     truth: Array
@@ -71,7 +71,7 @@ def make(candidate: Candidate, trial: Any, seed: int) -> Any:
         estimator = candidate.estimator(trial) if candidate.takes_trial else candidate.estimator()
     except (LoopwrightError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # the user's code raises what it likes
+    except BaseException as error:  # user code may raise anything
         if _is_pruned(error):
             raise
         why = f"{type(error).__name__}: {message_of(error)}"
@@ -88,7 +88,7 @@ def first_trial(candidate: Candidate, seed: int) -> Any:
 
 
 def fit(candidate: Candidate, estimator: Any, training_data: TrainingData, goal: Goal) -> tuple[Any, list[str]]:
-    """Fit on the training_data; the fitted estimator (or Several), and what the library warned of.
+    """Fit on the training data; returns the fitted estimator (or Several), and the warnings of the library.
 
     Raises DeclarationInvalid when the estimator cannot be fitted on these features, or takes no weights and there are some.
     """
@@ -159,7 +159,7 @@ def takes(estimator: Any, argument: str) -> bool:
 
 
 def at_quantile(estimator: Any, quantile: float) -> Any:
-    """The estimator told to predict a quantile, in place. Raises DeclarationInvalid when it cannot."""
+    """Set the quantile that the estimator predicts, in place. Raises DeclarationInvalid if it cannot predict quantiles."""
     model = last(estimator)
     if type(model).__name__ not in QUANTILE:
         raise DeclarationInvalid(
@@ -185,7 +185,7 @@ def predict(estimator: Any, matrix: Array, goal: Goal) -> Answers:
 def as_wanted(estimator: Any, matrix: Array) -> Array:
     """The matrix as an estimator computes: float64 for scikit-learn's, float32 for LightGBM, XGBoost and PyTorch by themselves.
 
-    The numbers are the same; what scikit-learn computes of them is not rounded to float32 between its steps.
+    The numbers are the same; scikit-learn's intermediate results are not rounded to float32.
     """
     return matrix.astype(np.float64) if type(estimator).__module__.startswith("sklearn.") else matrix
 

@@ -40,7 +40,7 @@ from loopwright.tasks.metrics import Answered
 from loopwright.tasks.registry import TASKS
 
 MIN_JUDGED = 100
-"""A segment is judged on so many validation rows at least: below it chance is no longer told from merit."""
+"""Minimum number of validation rows of a segment: below it chance cannot be distinguished from merit."""
 
 FALSE_SHARE = 0.05
 LATENCY_RUNS = 40
@@ -112,7 +112,7 @@ def choose(models: Sequence[SegmentModel], share: float = FALSE_SHARE) -> dict[s
 
 
 def chance(name: str, difference: Estimate) -> float:
-    """The chance of a gain like `difference` [95 % interval], or a larger one, where there is none."""
+    """The p-value of `difference` [95 % interval]: the chance of such a gain, or a larger one, without a true one."""
     gain = difference.value if metrics.metric(name).higher else -difference.value
     spread = (difference.high - difference.low) / (2 * NormalDist().inv_cdf(0.975))
     if not np.isfinite(gain) or not np.isfinite(spread):
@@ -163,7 +163,7 @@ class _Trainer:
         return self._compared(segment, part, measured, work.home.clock.monotonic() - start)
 
     def together(self, chosen: Mapping[str, str]) -> Answered:
-        """What the fleet answers on all validation rows: each segment by its chosen package, all else by the global one."""
+        """The fleet's answers on all validation rows: each segment by its chosen package, all others by the global one."""
         parts = [None if part is None else part.copy() for part in self.whole]
         of = self.texts[self.work.judged]
         for segment, digest in chosen.items():
@@ -226,7 +226,7 @@ def _counts(texts: Array) -> dict[str, int]:
 
 
 def _answered(work: Work, made: Probed, rows: Array) -> Answered:
-    """What a package answers on rows (indices)."""
+    """Answers of a package on rows (indices)."""
     score, values = answers_of(made.graph("model.onnx", threads=2), work.columns, work.table.take(pa.array(rows)))
     return metrics.answered(work.goal.output, score, values, made.manifest.threshold)
 

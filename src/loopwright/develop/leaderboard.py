@@ -22,11 +22,11 @@ from loopwright.records.evaluation import LEAK_SUSPECTED, Comparison, Estimate, 
 from loopwright.tasks import metrics
 
 MAX_NAMED = 10
-"""So many suspects are named in a verdict; the leaderboard's record has all."""
+"""Maximum number of suspects named in a verdict; the leaderboard's record has all."""
 
 
 def primary_metric(objectives: Sequence[Objective], task: Task = "binary") -> str:
-    """The metric of the weightiest objective that is computed from rows and is not a gap; the task's own if there is none."""
+    """The metric of the objective with the highest weight that is computed from rows and is not a gap; else the task's own."""
     usable = [o for o in objectives if metrics.of_rows(o.metric) and o.metric.partition(":")[0] not in metrics.GAPS]
     return max(usable, key=lambda o: o.weight).metric if usable else metrics.primary(task)
 
@@ -147,7 +147,7 @@ def doubt(winner: str, perfect: str, suspects: Sequence[Suspect]) -> str:
 
 
 def parse_weights(text: str, objectives: Sequence[Objective]) -> dict[str, float]:
-    """Weights by objective from `name=number,name=number`; what is not named keeps its own. Raises DeclarationInvalid."""
+    """Weights by objective from `name=number,name=number`; others keep their weights. Raises DeclarationInvalid."""
     weights = {o.name: o.weight for o in objectives}
     problems = []
     for part in filter(None, (p.strip() for p in text.split(","))):
@@ -168,7 +168,7 @@ def parse_weights(text: str, objectives: Sequence[Objective]) -> dict[str, float
 
 
 def reweigh(board: Leaderboard, objectives: Sequence[Objective], weights: Mapping[str, float]) -> Leaderboard:
-    """The same measurements under other weights: ranks, winner and verdict anew."""
+    """The same measurements with other weights: new ranks, winner and verdict."""
     rows = rank(board.rows, objectives, weights)
     return msgspec.structs.replace(
         board,

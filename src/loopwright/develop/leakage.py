@@ -1,4 +1,4 @@
-"""The leakage scan of a loop: its features, and the columns that no feature uses, judged as `tasks.leakage` says."""
+"""The leakage scan of a loop: its features, and the columns that no feature uses, judged by `tasks.leakage`."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -32,7 +32,7 @@ from loopwright.tasks.leakage import (
 from loopwright.tasks.split import draws, units
 
 CELLS, WIDE_ROWS = 2_000_000, 5_000
-"""Of wide tables fewer rows are looked at: so many values in all, and at least so many rows."""
+"""Wide tables are scanned on fewer rows: this many values in all, and at least this many rows."""
 
 
 class Scanned(NamedTuple):
@@ -110,7 +110,7 @@ def _parts(array: Array, null: Array | None) -> Iterator[Values]:
 
 
 def _together(parts: dict[str, Values], made_of: dict[str, list[str]], look: ScanData) -> Iterator[Suspect]:
-    """Sets of features and of columns that no feature uses that tell the label together."""
+    """Sets of features, and of unused columns, that leak the label together."""
     for names, why, measure in together(parts, look):
         columns = list(dict.fromkeys(column for name in names for column in made_of.get(name, [name])))
         used = all(name in made_of for name in names)
@@ -119,12 +119,12 @@ def _together(parts: dict[str, Values], made_of: dict[str, list[str]], look: Sca
 
 
 def describe(suspect: Suspect) -> str:
-    """Why a suspect is one, and what it is made of."""
+    """Why a suspect is one, and the columns behind it."""
     plain = not suspect.used or suspect.kind in ("missing", "decides")
     made = "" if plain or suspect.kind == "together" else f"; it is made of {', '.join(suspect.columns) or 'no column'}"
     return f"{suspect.why}{made}{'' if suspect.used else '; no feature uses it'}"
 
 
 def leaks(suspects: Sequence[Suspect]) -> list[Suspect]:
-    """Those that tell the label; a name or a counter of rows teaches nothing, and is no leak."""
+    """Suspects that leak the label; identifiers and row counters do not."""
     return [s for s in suspects if s.kind not in ("names", "order")]

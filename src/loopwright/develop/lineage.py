@@ -1,4 +1,4 @@
-"""Which columns reach which feature, read off the graph: what the code mentions and then does not use is not there."""
+"""Lineage of features by the graph: columns that the code mentions without using them are not listed."""
 
 import json
 import warnings
@@ -34,7 +34,7 @@ def lineage(traced: TracedFeatures, heuristic: bytes, slices: Sequence[Slice], o
 def feature_columns(traced: TracedFeatures) -> dict[str, list[str]]:
     """For each feature the columns whose values reach it, in the order of the contract."""
     arrays = {**traced.numbers, **traced.categories}
-    # As it was traced: in a package's graph columns stand side by side, and it cannot be seen which one is taken.
+    # On the trace: in a package's graph columns share inputs, and it cannot be seen which one is used.
     outputs = {f"feature.{i}": arrays[name] for i, name in enumerate(traced.order)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the libraries, about their own workings

@@ -65,7 +65,7 @@ def mlmodel(columns: Mapping[str, Column], used: list[str], output: Output, pyth
 
 
 def requirements(version: str) -> list[str]:
-    """What loads the folder as an MLflow model, with that version of loopwright."""
+    """Requirements to load the folder as an MLflow model, with that version of loopwright."""
     return ["mlflow>=2.22", f"loopwright=={version}", "pandas"]
 
 
@@ -77,7 +77,7 @@ def _type(column: Column) -> dict[str, Any]:
 
 
 class PythonFunction:
-    """What MLflow calls `predict` on."""
+    """The object on which MLflow calls `predict`."""
 
     def __init__(self, manifest: Manifest, graph: Graph) -> None:
         self._manifest, self._graph = manifest, graph

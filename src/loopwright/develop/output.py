@@ -16,7 +16,7 @@ from loopwright.records.package import Output
 
 
 class Answers(NamedTuple):
-    """What was predicted for N rows, float64: score [N] and values [N, K] (K = 0 when `Output` names none)."""
+    """Answers to N rows, float64: score [N] and values [N, K] (K = 0 when `Output` names none)."""
 
     score: Array
     values: Array
@@ -27,7 +27,7 @@ class Answers(NamedTuple):
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
-    """What is predicted, and how.
+    """The prediction target of a model.
 
     Quantiles that cross are sorted (Chernozhukov, Fernandez-Val & Galichon 2010, Quantile and probability curves without
     crossing). `factors`, one per class, undo sampling and weights: probabilities are multiplied by them and made to sum to one
@@ -44,7 +44,7 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def column(self) -> int | None:
-        """Which raw column is the score; None for the largest of them."""
+        """The raw column of the score; None for the largest of them."""
         if self.output.shape.has_classes:
             return None
         return int(np.argmin([abs(q - 0.5) for q in self.quantiles])) if self.quantiles else 0
@@ -53,7 +53,7 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
         """The answers from raw numbers [N, K]."""
         raw = np.asarray(raw, dtype=np.float64)
         if self.factors:
-            alone = not self.output.shape.has_classes  # the probability of true; that of false is put beside it
+            alone = not self.output.shape.has_classes  # the probability of true; that of false is added
             raw = np.column_stack([1 - raw, raw]) if alone else raw
             raw = raw * np.array(self.factors)
             raw = (raw / raw.sum(axis=1, keepdims=True))[:, 1 if alone else 0 :]

@@ -1,4 +1,4 @@
-"""Where a package came from: the commit of the loop's code and the versions of the libraries that made it."""
+"""Provenance of a package: the commit of the loop's code and the versions of the libraries that made it."""
 
 import importlib.metadata
 import inspect
@@ -42,7 +42,7 @@ def processor() -> str:
 
 
 def commit(code: Callable[..., Any] | str) -> str:
-    """The git commit of the folder that holds `code`, with `-dirty` when the folder differs from it; empty where there is none."""
+    """The git commit of the folder that holds `code`, with `-dirty` for uncommitted changes; empty outside of git."""
     git = shutil.which("git")
     try:
         folder = Path(inspect.getsourcefile(code) or "").parent if callable(code) else None

@@ -1,4 +1,4 @@
-"""The reference of a package: what its columns and scores looked like on the validation rows, and golden requests."""
+"""The reference of a package: distributions of its columns and scores on the validation rows, and golden requests."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ GOLDEN = 20
 def histograms(
     request: Mapping[str, Column], context: Mapping[str, Column], table: pa.Table, predictions: Answered
 ) -> list[Histogram]:
-    """One histogram per request and context column (timestamps have none), one of the score [N], and one of the label where it is a class."""
+    """One histogram per request and context column (timestamps have none), one of the score [N], and one of a class label."""
     found = [
         histogram(name, role, column, table.column(name))
         for role, columns in (("request", request), ("context", context))

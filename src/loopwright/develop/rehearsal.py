@@ -1,6 +1,6 @@
 """The rehearsal of a candidate: a copy is fitted on a few hundred training rows, converted, and compared row by row.
 
-`check` and `run` judge candidates by it, so what passes the one passes the other. A candidate that fails is left out and named; the
+`check` and `run` both use it, so a candidate that passes one passes the other. A candidate that fails is left out and named; the
 others go on.
 """
 
@@ -42,7 +42,7 @@ class CannotFit(DeclarationInvalid):
 def rehearsed(
     candidates: Sequence[Candidate], training_data: Callable[[Candidate], TrainingData], goal: Goal, *, seed: int, weighed: bool
 ) -> dict[str, LoopwrightError]:
-    """The candidates that cannot go on, by name, each with its error. `weighed` says that labels are weighed in fitting."""
+    """The failed candidates by name, each with its error. `weighed`: labels are weighed in fitting."""
 
     def judge(candidate: Candidate) -> None:
         estimator = first_trial(candidate, seed)
@@ -55,7 +55,7 @@ def rehearsed(
 
 
 def attempt(candidate: str, call: Callable[[], T]) -> tuple[T | None, LoopwrightError | None]:
-    """What `call` returns, or the error that leaves a candidate out, whatever its code or a library raises.
+    """The result of `call`, or the error that leaves a candidate out, of any kind.
 
     A fault of the installation (disk, ledger, damaged bytes) is no fault of the candidate and passes through.
     """
@@ -79,7 +79,7 @@ def reason(error: LoopwrightError) -> str:
 
 
 def refuse_none_left(failed: dict[str, LoopwrightError]) -> None:
-    """Raise what the only candidate failed with, or CandidatesFailed naming all of them."""
+    """Raise the error of the only candidate, or CandidatesFailed naming all of them."""
     if len(failed) == 1:
         raise next(iter(failed.values()))
     raise CandidatesFailed({name: reason(error) for name, error in failed.items()})
@@ -105,7 +105,7 @@ def rehearse(candidate: Candidate, estimator: Any, training_data: TrainingData, 
 
 
 def _fitted(candidate: Candidate, estimator: Any, training_data: TrainingData, few: TrainingData, goal: Goal) -> Any:
-    """A copy fitted on few rows, or on all where it needs more of them (so many neighbours)."""
+    """A copy fitted on few rows, or on all if it needs more of them (as many neighbours)."""
     failed: Exception = ValueError()
     for part in (few, training_data)[: 1 + (len(few.matrix) < len(training_data.matrix))]:
         try:
@@ -120,7 +120,7 @@ def _fitted(candidate: Candidate, estimator: Any, training_data: TrainingData, f
 
 
 def _matrices(matrix: Array) -> Iterator[Array]:
-    """The rows of a rehearsal, and what serving may meet instead of them."""
+    """The rows of a rehearsal, and variants that serving may meet."""
     rng = np.random.default_rng(0)
     yield matrix
     for strange in (np.nan, 0.0, 1.0):

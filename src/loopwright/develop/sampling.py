@@ -81,7 +81,7 @@ def labels(label: pa.ChunkedArray) -> Array:
 
 
 def factors(sampled: Sampled | None, output: Output) -> list[float]:
-    """What undoes a sampling, a factor per class in the order of the estimator's probabilities; none when there is nothing to undo."""
+    """The correction of a sampling, a factor per class in the order of the estimator's probabilities; empty if none is needed."""
     if sampled is None or len(set(sampled.factors.values())) == 1:
         return []
     return [sampled.factors[name] for name in (output.classes or ("false", "true"))]
@@ -90,7 +90,7 @@ def factors(sampled: Sampled | None, output: Output) -> list[float]:
 def refuse_weights_of_its_own(candidate: str, estimator: Any, *, weighed: bool) -> None:
     """Refuse an unfitted estimator that weighs labels itself, which nothing would undo, or (`weighed`) that takes no weights.
 
-    What CalibratedClassifierCV holds may: it calibrates on the rows as they are. Raises DeclarationInvalid naming the parameter.
+    Inside CalibratedClassifierCV they are allowed: it calibrates on the original rows. Raises DeclarationInvalid naming the parameter.
     """
     params = estimator.get_params(deep=True) if hasattr(estimator, "get_params") else {}
     wrong = []

@@ -51,7 +51,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     ("has no attribute", "an array has the methods of the Array API only: look for a function in ndx or nde instead"),
 )
 
-# Packages whose code works on values, which a traced column does not have.
+# Packages that compute on values, which a traced column does not have.
 _VALUES = {"pandas": "pandas", "polars": "Polars", "scipy": "SciPy", "sklearn": "scikit-learn", "torch": "PyTorch"}
 
 _CLOCK = (
@@ -74,7 +74,7 @@ _WATCHED = _CLOCKS | _FILES | _DICE | _NETWORK
 
 
 class Fields:
-    """What a traced function sees: one attribute per column. An unknown one raises AttributeError naming the nearest."""
+    """The argument of a traced function: one attribute per column. An unknown one raises AttributeError naming the nearest."""
 
     def __init__(self, arrays: Mapping[str, Any], retired: Collection[str] = ()) -> None:
         self._arrays = {name: array for name, array in arrays.items() if name not in retired}
@@ -108,7 +108,7 @@ def call(what: str, function: Callable[[Any], Any], arguments: Mapping[str, Any]
             return function(Fields(arguments, retired))
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever the user's code raises becomes one message that names the line
+    except BaseException as error:  # any error of user code becomes one message that names the line
         raise DeclarationInvalid(what, [(_place(function, error), _advice(error))]) from error
 
 
@@ -117,7 +117,7 @@ class _Outside(Exception):  # never leaves this module
 
 
 class _Watch:
-    """While it is entered, what reads the clock, chance, files or the network raises where the user's function does it."""
+    """While active, reads of the clock, random numbers, files or the network raise at the line of the user's function."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         code = getattr(function, "__code__", None)
@@ -152,7 +152,7 @@ class _Watch:
 
 
 def _compiled_clock(function: Callable[..., Any]) -> str:
-    """The line of a function that asks pandas or NumPy for the time, in code of theirs that cannot be watched; "" if none does."""
+    """The line of a function that asks pandas or NumPy for the time, in compiled code that cannot be watched; "" if none does."""
     code = getattr(function, "__code__", None)
     if code is None:
         return ""
@@ -170,7 +170,7 @@ def _compiled_clock(function: Callable[..., Any]) -> str:
 
 
 def _line_of(step: dis.Instruction) -> int:
-    """The line of an instruction, 0 where it has none: `starts_line` is a number up to Python 3.12 and a truth value since."""
+    """The line of an instruction, 0 if it has none: `starts_line` is a number up to Python 3.12 and a boolean since."""
     return (step.positions.lineno if step.positions is not None else None) or 0
 
 

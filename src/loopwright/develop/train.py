@@ -127,7 +127,7 @@ class SplitExamples(NamedTuple):
 
 
 class Work(msgspec.Struct, kw_only=True):
-    """What all candidates of one turn share: the rows, how they are split, and the matrices that the features make of them.
+    """Shared by all candidates of one turn: the rows, their split, and the matrices of their features.
 
     `failed` are the candidates that are left out already, by name.
     """
@@ -176,7 +176,7 @@ class Work(msgspec.Struct, kw_only=True):
 
     @property
     def judged(self) -> Array:
-        """The rows (indices) that candidates are judged on: validation rows whose truth is known; only anomalies have others."""
+        """The rows (indices) for judging candidates: validation rows with known truth; only anomalies have others."""
         return self.validation[self.known[self.validation]]
 
 
@@ -197,7 +197,7 @@ def prepare(
     Args:
         context: Context needs of the package's requests.
         candidates: Candidates to train; default: all declared ones. One that fails in its rehearsal is left out.
-        parent: The package that serves, "" where none does.
+        parent: The serving package, "" without one.
         window: Train and validate only on the newest history of this length.
 
     Request columns that neither declarations nor graphs use become optional.
@@ -255,7 +255,7 @@ def prepare(
 
 
 def _leave_out_failing(work: Work) -> None:
-    """Rehearse every candidate; those that fail are left out and named. Raises what `prepare` raises where none is left."""
+    """Rehearse every candidate; those that fail are left out and named. Raises the errors of `prepare` if none is left."""
     for suspect in work.suspects:
         work.progress.say(f"leak suspected: {suspect.what} {describe(suspect)}")
     weighed = work.drawn.weight is not None
@@ -283,10 +283,10 @@ def _say_rows(work: Work) -> None:
 def develop(work: Work, *, params: Mapping[str, Mapping[str, Any]] | None = None, turn: str = "") -> Leaderboard:
     """Train the heuristic and every candidate on the same rows, package each, and return the leaderboard (not yet in the ledger).
 
-    `params` fixes hyper-parameters by candidate and so skips their search. A candidate that fails, whatever it raises, is left
+    `params` fixes hyper-parameters by candidate and so skips their search. A candidate that fails with any error is left
     out and named in the verdict, the leaderboard and every card; the others go on.
 
-    Raises what the only candidate failed with, or CandidatesFailed, where none is left.
+    Raises the error of the only candidate, or CandidatesFailed, if none is left.
     """
     measured, left_out = _train(work, params or {})
     return _board(work, measured, left_out, turn)
@@ -550,7 +550,7 @@ def _packaged(work: Work, made: _Evaluated, left_out: Mapping[str, str]) -> Meas
 
 
 def _spread(rows: int, most: int) -> Array:
-    """At most so many indices, spread over `rows`."""
+    """At most `most` indices, spread evenly over `rows`."""
     return np.unique(np.linspace(0, rows - 1, most).astype(np.int64))
 
 
@@ -572,7 +572,7 @@ def _border(work: Work, graph: Graph, score: Array) -> float:
 
 
 def _heuristic_threshold(work: Work) -> float | None:
-    """The heuristic's own threshold where it is another than the model's: it has its own idea of what is strange, or likely."""
+    """The heuristic's own threshold if it differs from the model's: its scores have another scale."""
     task = TASKS[work.loop.outcome.task]
     if task.threshold is None or (task.valued_threshold and work.loop.scope.value.is_set):
         return None
@@ -581,7 +581,7 @@ def _heuristic_threshold(work: Work) -> float | None:
 
 
 def threshold(scope: Scope, outcome: Outcome, score: Array, share: float) -> float:
-    """The score from which on a label is positive, by `score` [N] and the `share` of positives; 0 for tasks whose labels need none."""
+    """The score from which a label is positive, by `score` [N] and the `share` of positives; 0 for tasks without a threshold."""
     decide = TASKS[outcome.task].threshold
     pays = scope.value.threshold() if scope.value.is_set else None
     return 0.0 if decide is None else float(decide(Border(score, share, outcome.alert_share, pays)))

@@ -1,4 +1,4 @@
-"""What a graph must be before it is loaded: ONNX is a memory-unsafe parser's input, not a safe format.
+"""Checks of a graph before it is loaded: ONNX is the input of a memory-unsafe parser, not a safe format.
 
 Refused: files outside the graph (external data, also nested in subgraphs), operators of unknown domains, local
 functions, deep nesting, absurd sizes, and weights that are not numbers.

@@ -128,5 +128,5 @@ def arrow_feed(graph: Graph, columns: Mapping[str, Column], table: pa.Table) -> 
 
 
 def segment_texts(values: pa.ChunkedArray | pa.Array) -> list[str | None]:
-    """The segment of each row [N], as serving names it, by `str`; None for null."""
+    """The segment of each row [N], named by `str` as in serving; None for null."""
     return [None if value is None else str(value) for value in values.to_pylist()]

@@ -36,7 +36,7 @@ MAX_ELEMENTS = 2_000_000
 """Maximum number of conditions along the paths of all leaves: each takes some fifty bytes in memory."""
 
 _CHUNK = 1 << 17
-"""So many numbers are computed at once: they stay in the processor's cache."""
+"""Size of a chunk of numbers: it fits into the processor's cache."""
 
 _KINDS = {"<f8": 8, "<f4": 4, "<i4": 4, "<u2": 2, "|u1": 1}
 _LEAST = -np.finfo(np.float64).max
@@ -115,7 +115,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Group(NamedTuple):
-    """Some leaves whose paths ask for m features: elements from `start` to `stop`, [m, L] in rows of leaves; q points of quadrature."""
+    """Leaves whose paths have conditions on m features: elements from `start` to `stop`, [m, L] in rows of leaves; q points of quadrature."""
 
     start: int
     stop: int
@@ -126,7 +126,7 @@ class _Group(NamedTuple):
 
 
 class Explainer:
-    """An explanation made ready: `base` [K], and the contributions of rows. Raises ValueError for one that cannot be read."""
+    """A loaded explanation: `base` [K], and the contributions of rows. Raises ValueError for an invalid one."""
 
     def __init__(self, explanation: Explanation) -> None:
         self.unit, self.link, self.features = explanation.unit, explanation.link, explanation.features
@@ -145,7 +145,7 @@ class Explainer:
 
     @property
     def elements(self) -> int:
-        """How many conditions of trees one row is held against."""
+        """Number of conditions of trees that one row is tested against."""
         return sum(part.elements for part in self._parts)
 
     def contributions(self, matrix: Array) -> Array:
@@ -174,14 +174,14 @@ class _Terms:
         np.add.at(self.base, self._target, self._coefficients @ self._mean)
 
     def add(self, matrix: Array, total: Array) -> None:
-        """Add what this part contributes."""
+        """Add the contributions of this part."""
         away = matrix[:, self._column] - self._mean
         for target, coefficients in zip(self._target, self._coefficients, strict=True):
             total[:, target] += (away * coefficients) @ self._gather
 
 
 class _Paths(NamedTuple):
-    """What the paths to the leaves ask for, an element for each leaf and column: [E], ordered by leaf, then column."""
+    """Conditions of the paths to the leaves, one element for each leaf and column: [E], ordered by leaf, then column."""
 
     leaf: Array
     column: Array
@@ -189,7 +189,7 @@ class _Paths(NamedTuple):
     above: Array
     up_to: Array
     missing: Array
-    table: Array  # int, the row of `tables`, -1 where an interval is asked for
+    table: Array  # int, the row of `tables`, -1 for an interval
     tables: Array  # bool [T, words + 1]: the last column is of all other values
 
 
@@ -244,7 +244,7 @@ class _Ensemble:
         self._tables = paths.tables[paths.table[at][self._by_table]]
 
     def add(self, matrix: Array, total: Array) -> None:
-        """Add what this part contributes, so many rows at a time that they stay in the processor's cache."""
+        """Add the contributions of this part, in chunks of rows that fit into the processor's cache."""
         matrix = matrix.astype(np.float32).astype(np.float64) if self._single else matrix
         size = max(1, _CHUNK // max(len(self._column), 1))
         for start in range(0, len(matrix), size):
@@ -320,7 +320,7 @@ class _Forest:
             raise ValueError("a set that is not there")
 
     def paths(self) -> tuple[_Paths, Array]:
-        """What the paths of all leaves ask for; and the tree of each leaf [L]. All leaves climb at once, a level at a time."""
+        """Conditions of the paths of all leaves; and the tree of each leaf [L]. All leaves climb in parallel, level by level."""
         leaves = np.flatnonzero(self.leaf)
         here, of = leaves.copy(), np.arange(len(leaves))
         root = leaves.copy()
@@ -331,7 +331,7 @@ class _Forest:
             root[of[~going]] = here[~going]
             here, of = here[going], of[going]
             elements += len(here)
-            if elements > 3 * MAX_ELEMENTS:  # a feature may be asked for more than once
+            if elements > 3 * MAX_ELEMENTS:  # a path may test a feature more than once
                 raise ValueError("the trees are too large to be explained")
             steps.append((of, here))
             here = self.parent[here]
@@ -384,7 +384,7 @@ def _bits(data: bytes, count: int) -> Array:
 
 
 def _indices(packed: PackedArray, below: int) -> Array:
-    """Numbers as places. Raises ValueError for one that is not within bounds."""
+    """Numbers as indices. Raises ValueError for one out of bounds."""
     places = packed.array()
     if places.dtype.kind == "f" or (len(places) and not 0 <= int(places.min()) <= int(places.max()) < below):
         raise ValueError("a place that is not there")
@@ -436,7 +436,7 @@ class Reasons:
             raise ValueError("explain.onnx must have one input, `features`")
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Array:
-        """What the features of rows contribute to each output, [N, K, F]."""
+        """The contributions of features to each output, [N, K, F]."""
         matrix = self._graph.run(self._feed(rows), ["features"])["features"]
         if self._before is not None:
             matrix = self._before.run({"features": matrix}, ["matrix"])["matrix"]

@@ -65,7 +65,7 @@ Part = Literal["plain", "values", "null", "number"]
 
 
 class ColumnPart(NamedTuple):
-    """What of a column enters a graph; `name` is unique.
+    """The part of a column that enters a graph; `name` is unique.
 
     Its values (`plain` where it cannot be null, `number` where float64 is made of integers or booleans), or whether it is null.
     """
@@ -116,7 +116,7 @@ class Graph:
         return list(self._outputs)
 
     def _run(self, names: list[str], feed: Mapping[str, Array], options: Any = None) -> list[Array]:
-        if len(feed) != len(self.inputs):  # an input of another name the runtime refuses, one that lacks it does not
+        if len(feed) != len(self.inputs):  # the runtime refuses an unknown input, but not a missing one
             raise ValueError(f"the graph takes {', '.join(i.name for i in self.inputs)}, not {', '.join(feed)}")
         if self._cold and all(map(len, feed.values())):
             # The runtime keeps a plan of memory by the sizes of the first run, and mistakes other numbers of rows for it where the
@@ -143,7 +143,7 @@ class Graph:
         return score, values
 
     def problems(self, columns: Mapping[str, Column]) -> list[str]:
-        """Where the inputs disagree with the contract `columns`; empty when they agree."""
+        """Differences between the inputs and the contract `columns`; empty without any."""
         found = []
         for i in self.inputs:
             for name, part in i.parts:
@@ -161,7 +161,7 @@ class Graph:
         return found
 
     def empty_feed(self, rows: int) -> dict[str, Array]:
-        """A feed of so many rows of zeros, empty texts and false."""
+        """A feed of `rows` rows of zeros, empty texts and false."""
         return {i.name: np.full((rows, *i.shape), _EMPTY[i.dtype], dtype=i.dtype) for i in self.inputs}
 
 
@@ -178,13 +178,13 @@ def _options(threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.enable_mem_reuse = False  # a twentieth less time on one row; on many no more memory, it is freed all the same
-    options.enable_cpu_mem_arena = False  # no quicker, and each session would keep what its largest batch took
+    options.enable_cpu_mem_arena = False  # not faster, and each session would keep the memory of its largest batch
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
 def _unchecked(session: Any) -> Any:
-    """A session without its checks in Python, which cost a microsecond; the one that counts is in `Graph._run`."""
+    """A session without its checks in Python, which cost a microsecond; the necessary one is in `Graph._run`."""
     try:
         return internal(session, "_sess")
     except LibraryChanged:
@@ -213,7 +213,7 @@ def _lean_session(data: bytes, threads: int) -> Any:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception:  # noqa: BLE001  # whatever the runtime raises: if the model is at fault, it is said when it is loaded as it is
+    except Exception:  # noqa: BLE001  # any error of the runtime: a fault of the model shows when it is loaded directly
         return None
     finally:
         os.close(descriptor)
@@ -297,7 +297,7 @@ def _inputs(tensors: Sequence[Any], known: Mapping[str, Any]) -> tuple[GraphInpu
 
 
 def _null(value: Any, dtype: "np.dtype[Any]") -> Any:
-    """What the metadata names for a null, as a Python value of the input's type; raises ValueError where it cannot be one."""
+    """The metadata's value for null, as a Python value of the input's type; raises ValueError if it cannot be one."""
     return str(value) if dtype.kind == "O" else np.array(value).astype(dtype).item()
 
 
@@ -347,7 +347,7 @@ def _maker(i: GraphInput, columns: Mapping[str, Column]) -> Callable[[list[tuple
 
 
 def _judge(name: str, part: Part, column: Column, dtype: "np.dtype[Any]", null: Any) -> Callable[[Any], Any]:
-    """What one value of a column is in a graph's input."""
+    """Converts one value of a column to a graph's input."""
     empty: Any = NAT if column.type == "timestamp" else _EMPTY[dtype] if null is None else null
     if column.type == "array" and part != "null":
         empty = np.zeros(column.shape or [], dtype=np.float32)

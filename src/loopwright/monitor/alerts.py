@@ -43,7 +43,7 @@ def decide(home: Home, loop: str, key: str, *, severity: Severity, title: str, d
 
 
 def close_alert(home: Home, loop: str, key: str, *, detail: str) -> Alert | None:
-    """Close the alert `key` of a loop and note why; None when none is open. `send` tells the sinks."""
+    """Close the alert `key` of a loop with the reason; None when none is open. `send` notifies the sinks."""
     entry = home.ledger.latest(Alert, loop=loop, key=key)
     if entry is None or entry.record.state == "closed":
         return None
@@ -76,7 +76,7 @@ def send(home: Home, loop: str) -> list[Alert]:
 
 
 def message(entry: Entry[Alert]) -> dict[str, object]:
-    """What a sink gets: the alert with its loop, its moment and an id."""
+    """The message to a sink: the alert with its loop, its moment and an id."""
     told = {name: value for name, value in msgspec.structs.asdict(entry.record).items() if name != "holder"}
     return {"id": entry.id, "loop": entry.loop, "at": entry.at.isoformat(), **told}
 

@@ -25,7 +25,7 @@ from loopwright.tasks.metrics import answered
 QUANTILE = 0.95
 MIN_STRETCHES, MAX_STRETCHES = 4, 60
 SCORED_ROWS = 1000
-"""So many rows of a stretch, evenly spread, are scored to see how far scores move."""
+"""Rows of a stretch, evenly spread, that are scored to measure how far scores move."""
 
 Array = np.ndarray[Any, Any]
 

@@ -26,7 +26,7 @@ MAX_BOARDS = 50
 """Maximum number of leaderboards searched for the evaluation of a fleet: older releases are no longer judged."""
 
 NULL = "null"
-"""How the slice of a fleet calls rows without a segment."""
+"""Name of rows without a segment in the slice of a fleet."""
 
 
 class Fleets:
@@ -41,19 +41,19 @@ class Fleets:
 
     @cached_property
     def _segment_packages(self) -> dict[str, str]:
-        """The package of a segment -> that of the loop beside which it served last."""
+        """Package of a segment -> the loop's package with which it served last."""
         return {package: state.champion.package for state in self._states for package in state.segments.values()}
 
     @cached_property
     def _boards(self) -> dict[str, FleetBoard]:
-        """The package of a loop -> the fleet that was judged beside it."""
+        """Package of a loop -> the fleet that was evaluated with it."""
         found = self._home.ledger.find(Leaderboard, loop=self._loop, limit=MAX_BOARDS) if self._states else []
         return {
             e.record.winner: e.record.fleet for e in reversed(found) if e.record.fleet is not None and e.record.fleet.serving
         }
 
     def main(self, predictions: pa.Table) -> str:
-        """The package of the loop that answered most rows, itself or by segments beside it; empty when there are none."""
+        """The loop's package that answered most rows, itself or by its segment packages; empty without rows."""
         return main_package(predictions, self._segment_packages)
 
     def whole(self, package: Probed | None) -> Probed | None:
@@ -73,7 +73,7 @@ class Fleets:
         return found if board is None else msgspec.structs.replace(found, metrics={**found.metrics, **board.metrics})
 
     def together(self, package: str) -> set[str]:
-        """The packages that answer for the package of a loop: itself and those that served beside it."""
+        """The packages of a fleet: the loop's package and the segment packages that served with it."""
         return {package, *(segment for segment, own in self._segment_packages.items() if own == package)}
 
     def slices(self, predictions: pa.Table, declared: Mapping[str, Array]) -> dict[str, Array]:

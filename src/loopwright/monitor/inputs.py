@@ -23,7 +23,7 @@ LOGGED = {"score": "_score", "label": "_label"}
 
 
 def watched_columns(package: Package) -> list[str]:
-    """The request and context columns of a package whose drift counts: they can be measured, and they reach the model."""
+    """The monitored request and context columns of a package: they can be measured, and they reach the model."""
     reasons = skipped(package)
     inputs = [h.column for h in package.reference.columns if h.role != "output" and h.column not in reasons]
     return [name for name in inputs if package.manifest.lineage.reaches_model(name)]
@@ -52,7 +52,7 @@ def _reason(name: str, column: Column, reference: Histogram | None, key: list[st
 
 
 def main_package(predictions: pa.Table, segment_packages: Mapping[str, str] | None = None) -> str:
-    """The package that answered most of the rows, itself or by the packages of its segments (`segment_packages`: package -> it); empty when there are none."""
+    """The package that answered most rows, itself or by its segment packages (`segment_packages`: package -> loop package); empty without rows."""
     rows: dict[str, int] = {}
     for package, count in packages_of(predictions).items():
         own = (segment_packages or {}).get(package, package)
@@ -174,14 +174,14 @@ def _column(
 
 
 def _mean(values: pa.ChunkedArray) -> float | None:
-    """The mean of what is a number; None when nothing is."""
+    """The mean of the numbers; None without any."""
     found = numbers(values)
     found = found[np.isfinite(found)]
     return float(found.mean()) if len(found) else None
 
 
 def _counts(values: pa.ChunkedArray | pa.Array) -> dict[str, int]:
-    """How often each text comes, most frequent first."""
+    """Count of each text, most frequent first."""
     counted = pc.value_counts(values)
     pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
     return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))

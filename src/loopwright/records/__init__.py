@@ -1,1 +1,1 @@
-"""Ground floor: what the stages hand each other."""
+"""Records: the types that stages exchange."""

@@ -30,7 +30,7 @@ class ExplainedAnswer(Answer, frozen=True, gc=False, omit_defaults=True):
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
-    """An outcome that was taken: its own id, the prediction or the unit (the key) that it is matched by, and what is unusual about it."""
+    """An accepted outcome: its id, the prediction or the unit (the key) that it is matched by, and its flags."""
 
     id: str
     prediction: str

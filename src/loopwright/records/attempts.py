@@ -1,4 +1,4 @@
-"""Steps that do not depend on each other: one that fails is recorded, and the next ones run all the same."""
+"""Independent steps: a failure is recorded, and the next steps still run."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -22,7 +22,7 @@ class Attempts:
         self.errors: list[Exception] = []
 
     def run(self, step: str, call: Callable[[], T], default: T) -> T:
-        """What `call` returns; `default` where it raised."""
+        """The result of `call`; `default` if it raised."""
         try:
             return call()
         except LedgerUnavailable:

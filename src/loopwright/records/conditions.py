@@ -45,7 +45,7 @@ LOOKS: dict[str, StateStyle] = {
     **dict.fromkeys(("ok", "done"), _GOOD),
     "running": StateStyle("◌", "cyan"),
 }
-"""How each state looks: those of stages, of windows, of quality and of outcomes."""
+"""Style of each state: those of stages, of windows, of quality and of outcomes."""
 
 
 class Worth(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +106,7 @@ def framed(scope: Scope) -> Judged:
 
 
 def monitored(window: Window | None, standing: Standing | None, alerts: int) -> Judged:
-    """How the stage `monitor` stands: by its newest window, the newest quality that could be judged, and the open alerts."""
+    """State of the stage `monitor`: by its newest window, the newest quality that could be judged, and the open alerts."""
     alarm: list[Condition] = ["alert"] if alerts else []
     told = count(alerts, "open alert")
     if window is None:
@@ -158,12 +158,12 @@ def earned(worth: Worth | None, value: Value, rule_since: datetime | None = None
 
 
 def counted_from(state: ReleaseState) -> datetime:
-    """From when on windows are of who serves: from its release, or from the window that the very first release begins in."""
+    """The moment from which windows belong to a release: its start; for the first release an hour earlier, as its window may have begun."""
     return state.since if state.generation > 1 else state.since - timedelta(hours=1)
 
 
 def worth_of(values: Sequence[ValueWindow]) -> Worth | None:
-    """The money of some windows added up; None without any."""
+    """The money of some windows summed up; None without any."""
     if not values:
         return None
     return Worth(

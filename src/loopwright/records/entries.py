@@ -1,4 +1,4 @@
-"""What the ledger holds: records in envelopes (entries), links between entries, and pointers that move by compare-and-swap."""
+"""Contents of the ledger: records in envelopes (entries), links between entries, and pointers that move by compare-and-swap."""
 
 from datetime import datetime
 from typing import Any, ClassVar, Generic, TypeVar
@@ -58,7 +58,7 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Damage found by a verification: where, and what."""
+    """Damage found by a verification: its place and its kind."""
 
     where: str
     what: str

@@ -1,4 +1,4 @@
-"""Measured quality: what `develop` hands to `deploy`, `monitor`, `business` and the leaderboard."""
+"""Measured quality: results of `develop` for `deploy`, `monitor`, `business` and the leaderboard."""
 
 import math
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ Z_95 = 1.959964
 
 
 def standard_error(estimate: Estimate) -> float:
-    """The standard error that a 95 % interval stands for."""
+    """The standard error of a 95 % interval."""
     return (estimate.high - estimate.low) / (2 * Z_95)
 
 
@@ -43,7 +43,7 @@ def added(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def averaged(estimates: Sequence[Estimate]) -> Estimate | None:
-    """The mean of independent estimates, weighted by their rows, with its 95 % interval; None when there is none."""
+    """The mean of independent estimates, weighted by their rows, with its 95 % interval; None without any."""
     known = [e for e in estimates if all(map(math.isfinite, (e.value, e.low, e.high))) and e.n]
     rows = sum(e.n for e in known)
     return _combined(known, [e.n / rows for e in known]) if known else None
@@ -72,7 +72,7 @@ class Suspect(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def what(self) -> str:
-        """What is doubted, in words."""
+        """The suspicious thing, in words."""
         if self.kind == "together":
             return f"columns {', '.join(self.columns)}"
         return f"{'column' if self.kind in ('missing', 'decides') or not self.used else 'feature'} {self.feature}"
@@ -121,7 +121,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """A paired comparison on the same rows: `difference` is challenger minus incumbent in `metric`.
 
-    `money` is the same in money per prediction, in the scope's currency; None where no value table is declared.
+    `money` is the same in money per prediction, in the scope's currency; None without a value table.
     """
 
     challenger: str
@@ -133,16 +133,16 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Confusion(msgspec.Struct, frozen=True):
-    """How often each true label (rows) got each label (columns), on the validation rows; `counts` [K][K] in the order of `labels`."""
+    """Counts of each label (columns) per true label (rows), on the validation rows; `counts` [K][K] in the order of `labels`."""
 
     labels: list[str]
     counts: list[list[int]]
 
 
 class TradePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """What one threshold brings on the validation rows: the share answered positive, precision, recall, and money per prediction over none.
+    """The effect of one threshold on the validation rows: share answered positive, precision, recall, and money per prediction over none.
 
-    `value` is None where the scope names no money, precision and recall where there is nothing to take a share of. `used` marks the
+    `value` is None without a value table, precision and recall if their denominator is 0. `used` marks the
     threshold of the package.
     """
 
@@ -178,15 +178,15 @@ class LeaderboardRow(msgspec.Struct, frozen=True, kw_only=True):
     met: dict[str, bool]
     score: float
     detail: Detail | None = None
-    """None on leaderboards that were made before it was measured."""
+    """None on leaderboards of earlier versions."""
 
 
 class SegmentModel(Record, frozen=True, kw_only=True):
     """The model of one segment, judged on the segment's own validation rows. Put under the turn's id when it has been made.
 
     `rows` were trained on, `judged` validated. `own` and `whole` are the metric of its own package and of the global one,
-    `difference` own minus global on the same rows; `chance` is that of seeing such a gain, or more, if there were none.
-    `why` says why there is no package ("" when there is one).
+    `difference` own minus global on the same rows; `chance` is the p-value of such a gain.
+    `why` is the reason why there is no package ("" when there is one).
     """
 
     kind: ClassVar[str] = "segment"
@@ -224,7 +224,7 @@ class FleetBoard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 LEAK_SUSPECTED = "LEAK SUSPECTED"
-"""How a verdict begins where a feature, or the winner's quality, is too good to be true."""
+"""Start of a verdict when a feature, or the winner's quality, is too good to be true."""
 
 
 class Leaderboard(Record, frozen=True, kw_only=True):

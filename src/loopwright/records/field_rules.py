@@ -1,4 +1,4 @@
-"""What each field of a declaration may hold: its type, and by three tables all else.
+"""Valid values of each field of a declaration: its type, and all other rules in three tables.
 
 RULES has the range of every number and duration and the form of every text, KEYS the keys of every dictionary, ITEMS the length of
 every list.
@@ -126,7 +126,7 @@ class Worsens(NamedTuple):
     blank: bool = False
 
     def problem(self, value: str) -> str:
-        """Why nothing can be told by a metric to be worse; empty when it can."""
+        """Why a metric of this name cannot get worse; empty if it can."""
         if value in UNDIRECTED:
             return f"{value!r} has no direction, so no value of it is worse than another: name a metric that should be high, or low"
         return "" if self.blank and not value else Text().problem(value)
@@ -137,7 +137,7 @@ UNDIRECTED = ("positive_rate", "mean_error")
 
 
 class Items(NamedTuple):
-    """A list of at least so many elements, no two of them alike (`by`: with the same value of this field) unless it may `repeat`."""
+    """A list of at least `least` elements, all different (`by`: in the value of this field) unless it may `repeat`."""
 
     least: int = 0
     by: str = ""
@@ -145,7 +145,7 @@ class Items(NamedTuple):
     empty: str = "name at least one"
 
     def problems(self, field: str, items: Sequence[Any]) -> list[tuple[str, str]]:
-        """What is wrong with the list of a field; empty when nothing is."""
+        """Problems of a field's list; empty if it is valid."""
         if len(items) < self.least:
             return [(field, f"is empty: {self.empty}")]
         names = [getattr(i, self.by) if self.by else i if isinstance(i, str) else repr(i) for i in items]
@@ -156,7 +156,7 @@ class Items(NamedTuple):
 
 
 class Rule(Protocol):
-    """What one value may be."""
+    """Rule of one value."""
 
     def problem(self, value: Any, /) -> str:
         """Why a value cannot be; empty when it can."""
@@ -267,7 +267,7 @@ RULES: dict[str, Rule] = {
     "Loop.name": _NAME,
     "Loop.seed": Number(0, 2**32 - 1),
 }
-"""What every field may hold that holds a number, a duration or a text, also within a list or a dictionary."""
+"""Rules of all fields with a number, a duration or a text, also within a list or a dictionary."""
 
 KEYS: dict[str, Rule] = {
     "Table.columns": _COLUMN,
@@ -278,7 +278,7 @@ KEYS: dict[str, Rule] = {
     "Sampling.keep": _RAW,
     "Sampling.weights": _RAW,
 }
-"""What the keys of every dictionary may be."""
+"""Rules of the keys of every dictionary."""
 
 ITEMS: dict[str, Items] = {
     "Scope.objectives": Items(1, by="name", empty="at least one objective, or no candidate can be judged"),
@@ -297,7 +297,7 @@ ITEMS: dict[str, Items] = {
     "Loop.aggregates": Items(by="name"),
     "Loop.slices": Items(by="name"),
 }
-"""What every list may be."""
+"""Rules of every list."""
 
 
 @cache

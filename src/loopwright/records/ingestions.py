@@ -55,14 +55,14 @@ class Ingested(Record, frozen=True, kw_only=True):
 
 
 class OutcomesMended(Ingested, frozen=True, kw_only=True):
-    """Rows of the quarantine of an outcome table that went to the outcome log of a loop, which they were brought for; `version` is 0."""
+    """Quarantined rows of an outcome table that were ingested as outcomes of a loop, and went to its outcome log; `version` is 0."""
 
     kind: ClassVar[str] = "outcomes-mended"
     loop: str
 
 
 class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits in the quarantine of a table: rows by reason and by source, how many were `mended` before, the first `shown`."""
+    """Contents of a table's quarantine: rows by reason and by source, number of rows `mended` before, the first `shown`."""
 
     table: str
     rows: int

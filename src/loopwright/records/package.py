@@ -7,7 +7,7 @@
     slices.onnx         one string output [N] per slice, named by the slice (absent when the loop has no slices)
     evaluation.json     `Evaluation`
     reference.json      `Reference`: compact summary of training inputs and outputs, and golden requests with their answers
-    explanation.msgpack how much each feature moved an answer, see `graph.contributions`; absent where that cannot be told
+    explanation.msgpack contributions of the features, see `graph.contributions`; absent without an exact explanation
     explain.onnx        from `features` to the matrix that is explained: `matrix` (float64 [N, G]); absent where that is `features`
     MLmodel             so that `mlflow.pyfunc.load_model` works on the folder; with requirements.txt, conda.yaml and python_env.yaml
                         `mlflow models serve` does
@@ -32,7 +32,7 @@ class ContextNeed(msgspec.Struct, frozen=True, kw_only=True):
     """A look-up for a request while serving: the row of `table` in force, or aggregates over it, matched on `by`.
 
     `by` maps table columns to request columns. `store` names the steps in the online table (made by `data.examples.asof`), and
-    `values` the columns whose values they hold, in order (a manifest does not keep that of `columns`). A row whose event time is more than `max_age_s` seconds before the decision counts
+    `values` the columns whose values they hold, in order (a manifest loses that of `columns`). A row whose event time is more than `max_age_s` seconds before the decision counts
     as missing. Rows count from `lag_s` seconds after they became known, by when serving must have them. `empty`
     is the value of a column where no row counts (null if not named); missing context is flagged, so `empty` is for
     aggregates only.
@@ -56,7 +56,7 @@ class FileInfo(msgspec.Struct, frozen=True):
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
-    """What a package was trained on: the examples record, its rows, its newest decision, and how long fitting took."""
+    """The training of a package: the examples record, its rows, its newest decision, and the time of fitting."""
 
     examples: str
     rows: int
@@ -68,7 +68,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conversion(msgspec.Struct, frozen=True, kw_only=True):
-    """How exactly the graph agrees with the estimator on the validation rows.
+    """Differences between graph and estimator on the validation rows.
 
     `max_difference` is at most `tolerance`; it is `relative` to max(1, |number|) unless probabilities are compared.
     """
@@ -100,7 +100,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shape(self) -> TaskShape:
-        """What its labels and answers are."""
+        """Types of its labels and answers."""
         return SHAPES[self.task]
 
 
@@ -110,7 +110,7 @@ def tolerance(output: Output, score: float) -> float:
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a column, or the label, comes from, as columns of tables (`TABLE.COLUMN`).
+    """Origin of a column, or of the label, as columns of tables (`TABLE.COLUMN`).
 
     `of` are the columns that its value is computed from, `by` those that select the rows: keys and times. `how` describes
     the computation, where it is more than the value of one row.
@@ -180,7 +180,7 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sampled(msgspec.Struct, frozen=True, kw_only=True):
-    """How training rows were sampled and weighed, by label: rows `available`, rows `sampled` to be fitted on, the weight of each.
+    """Sampling and weights of training rows, by label: rows `available`, rows `sampled` for fitting, the weight of each.
 
     `factors` undo it: the graph multiplies the probability of each label by its factor and makes them sum to one again.
     """
@@ -192,7 +192,7 @@ class Sampled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of the requests that a package of a fleet is for: those whose `column` has `value` (as text)."""
+    """The requests that a segment package answers: those whose `column` has `value` (as text)."""
 
     column: str
     value: str
@@ -213,9 +213,9 @@ class Explained(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about a package but its bytes. `request`, `key`, `event_time` are the contract of the request.
 
-    Columns of `request` that nothing uses are nullable and optional there, whatever the table's contract says (`unused_optional`).
+    Unused columns of `request` are nullable and optional there, whatever the table's contract says (`unused_optional`).
     `group` is the request column within which is ranked; `heuristic_threshold` that of the heuristic, where it is not `threshold`.
-    `explained` is None for a package that was made before answers were explained.
+    `explained` is None for packages of versions without explanations.
     """
 
     format: int

@@ -66,7 +66,7 @@ class OutcomeRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One outcome as it arrived: matched by `prediction` (id) or by `unit`; times in microseconds since 1970 (UTC).
 
     `values` are the columns of the outcome table's contract; `known_at` when the truth became known, `received_at` when
-    it reached us; `provenance` says from where. `id` makes repeated deliveries one row.
+    it arrived here; `provenance` is its source. `id` makes repeated deliveries one row.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""What the rows of a table look like: counts, nulls, distributions, rows per day, freshness."""
+"""Profile of a table's rows: counts, nulls, distributions, rows per day, freshness."""
 
 from datetime import date, datetime
 from typing import ClassVar
@@ -31,7 +31,7 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DayCount(msgspec.Struct, frozen=True):
-    """Rows whose event time is on one day (UTC)."""
+    """Number of rows with an event time on one day (UTC)."""
 
     day: date
     rows: int

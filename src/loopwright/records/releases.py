@@ -9,7 +9,7 @@ import msgspec
 from loopwright.records.entries import Record
 
 HEURISTIC = "heuristic"
-"""What a release names in place of a package to serve the loop's rule."""
+"""Name that a release uses instead of a package to serve the loop's rule."""
 
 
 CHAMPION = "champion"
@@ -29,7 +29,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BadPackage(Record, frozen=True, kw_only=True):
-    """A package that killed or hung workers, or whose model failed again and again: it is not released unless a person insists."""
+    """A package that killed or hung workers, or whose model failed repeatedly: it is not released again without `--force`."""
 
     kind: ClassVar[str] = "bad-package"
     loop: str
@@ -40,7 +40,7 @@ class BadPackage(Record, frozen=True, kw_only=True):
 
 
 class ReleaseState(Record, frozen=True, kw_only=True):
-    """Who serves. A change is a compare-and-swap on `generation`, in one transaction with the entry that holds this record.
+    """The release state of a loop. A change is a compare-and-swap on `generation`, in one transaction with the entry that holds this record.
 
     With a fleet, a row is answered by the package that `segments` names for its value (as text) of the request column
     `fleet`; null and every value that is not named there are answered by the arms. All of it is one record, so that

@@ -56,7 +56,7 @@ class Turn(Record, frozen=True, kw_only=True):
 
 
 class Step(Record, frozen=True, kw_only=True):
-    """One stage of a turn; `output` names what it made (entry ids, package digests) so that a resumed turn can go on from it."""
+    """One stage of a turn; `output` names its results (entry ids, package digests) so that a resumed turn can continue from it."""
 
     kind: ClassVar[str] = "step"
     turn: str

@@ -1,4 +1,4 @@
-"""What monitoring found in a window of time: inputs, outputs, drift, quality, alerts and triggers."""
+"""Results of monitoring for a time window: inputs, outputs, drift, quality, alerts and triggers."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -38,7 +38,7 @@ def span_to(start: datetime, end: datetime) -> str:
 class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
     """One column against the package's reference. Shares are of rows; psi and jensen_shannon are effect sizes (NaN as null).
 
-    `baseline` is the PSI that was usual between windows of the training history; only what is beyond it counts as drift.
+    `baseline` is the usual PSI between windows of the training history; only PSI above it counts as drift.
     A column that is not `used` reaches no feature of the model: how it moves is a note, and changes no state of the window.
     """
 
@@ -58,7 +58,7 @@ class ColumnWindow(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def beyond(self) -> float:
-        """PSI beyond what is usual for the column; 0 where it was not measured."""
+        """PSI above the usual one of the column; 0 where it was not measured."""
         return max(0.0, self.psi - self.baseline) if self.psi is not None else 0.0
 
 
@@ -87,7 +87,7 @@ class Window(Record, frozen=True, kw_only=True):
 
     @property
     def state_text(self) -> str:
-        """The state for a person: too few rows are not none."""
+        """The state for a person: `too few (N of M)` instead of `no data` for too few rows."""
         return state_text(self.state, self.rows, self.minimum_rows)
 
     @property
@@ -97,16 +97,16 @@ class Window(Record, frozen=True, kw_only=True):
 
 
 def state_text(state: str, rows: int, minimum_rows: int) -> str:
-    """A state for a person: where too few rows are why nothing is said, how many there are of how many."""
+    """A state for a person: `too few (N of M)` where that is the reason for `no data`."""
     return f"too few ({rows:,} of {minimum_rows:,})" if state == "no data" and 0 < rows < minimum_rows else state
 
 
 LONG_SILENCE = 8
-"""A window without predictions that took so many times the usual length splits time in two."""
+"""A window without predictions that is this many usual lengths long splits time in two stretches."""
 
 
 def newest_stretch(windows: Sequence[Window]) -> list[Window]:
-    """Of windows, oldest first, those since the last long silence, or before it where nothing came after; what a chart shows.
+    """The windows, oldest first, since the last long silence (before it if none came after); a chart shows these.
 
     A year of traffic that ended long ago would be a sliver at the edge of an axis that reaches until today.
     """
@@ -141,7 +141,7 @@ class Quality(Record, frozen=True, kw_only=True):
 
     @property
     def state_text(self) -> str:
-        """The state for a person: too few outcomes are not none."""
+        """The state for a person: `too few (N of M)` instead of `no data` for too few outcomes."""
         return state_text(self.state, self.with_outcome, self.minimum_rows)
 
 

@@ -1,1 +1,1 @@
-"""How answers look, once for every door: values in words, charts, reports, notebooks. Numbers and moments are in `base/text.py`."""
+"""Rendering of answers, shared by all interfaces: values in words, charts, reports, notebooks. Numbers and moments are in `base/text.py`."""

@@ -38,7 +38,7 @@ DARK = {
 
 
 class Style(NamedTuple):
-    """How wide a chart is, in pixels, and its colours; a `narrow` one has fewer labels."""
+    """Width of a chart in pixels, and its colours; a `narrow` one has fewer labels."""
 
     width: int
     colours: dict[str, str] = LIGHT
@@ -51,7 +51,7 @@ class Style(NamedTuple):
 
 
 class PackageChange(NamedTuple):
-    """When another package began to serve."""
+    """The moment when another package began to serve."""
 
     at: datetime
     package: str
@@ -96,7 +96,7 @@ def _measured(quality: Quality, metric: str) -> dict[str, Any]:
 
 
 def drift_chart(windows: Sequence[Window], style: Style) -> str:
-    """The state of each column that reaches the model by window, what drifted most on top; SVG, empty where nothing was measured."""
+    """The state of each column that reaches the model by window, the largest drift on top; SVG, empty without measurements."""
     worst: dict[str, float] = {}
     for column in (c for w in windows for c in w.columns if c.used):
         worst[column.column] = max(worst.get(column.column, 0.0), column.beyond)
@@ -162,7 +162,7 @@ def _changes(
 ) -> list[dict[str, Any]]:
     """A thin line where another package began to serve, within the time that the windows cover."""
     start, end, colour = windows[0].start, windows[-1].end, style.colours["second"]
-    late = start + (end - start) * 0.8  # a name behind its line would leave the picture there: it stands before it
+    late = start + (end - start) * 0.8  # a name to the right of its line would leave the picture there: put it to the left
     rows = [{"at": c.at.isoformat(), "package": c.package[:6], "late": c.at > late} for c in changes if start < c.at <= end]
     if not rows:
         return []

@@ -32,7 +32,7 @@ DOOR: dict[int, tuple[str, str]] = {
     500: ("internal", "something failed; the server's own log says what"),
     503: (errors.Overloaded.code, "more load than can be held; try again"),
 }
-"""Code and message of what is refused at the door, where no error of ours was raised."""
+"""Code and message of requests refused by the server itself, without a LoopwrightError."""
 
 LEDGER_AWAY = "the ledger does not answer: try again, a change with the same Idempotency-Key; the server's own log says more"
 

@@ -1,4 +1,4 @@
-"""What a notebook shows of an answer (`_repr_html_`): tables of text, every value escaped, nothing loaded and no script."""
+"""Notebook display of an answer (`_repr_html_`): tables of text, every value escaped, nothing loaded and no script."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -26,7 +26,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def facts(title: str, values: Mapping[str, Any]) -> str:
-    """A heading and names with their values; empty where there are none."""
+    """A heading and names with their values; empty without values."""
     rows = "".join(f"<tr><th>{text(name)}</th><td>{text(value)}</td></tr>" for name, value in values.items())
     return f"{heading(title)}<table><tbody>{rows}</tbody></table>" if rows else ""
 

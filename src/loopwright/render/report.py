@@ -72,7 +72,7 @@ def _cents(value: float) -> str:
 
 
 def served_rows(report: Report) -> list[tuple[str, ...]]:
-    """The table of who served, by column of SERVED."""
+    """The table of packages that served, by column of SERVED."""
     return [
         (
             moment(s.since),

@@ -1,4 +1,4 @@
-"""How any value is written as text, in a terminal, on a page and in a notebook."""
+"""Text of any value, for terminals, pages and notebooks."""
 
 import math
 import re

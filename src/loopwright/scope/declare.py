@@ -31,5 +31,5 @@ def declare(home: Home, loop_name: str, scope: Scope) -> Entry[ScopeRecord]:
 
 
 def declared(home: Home, loop_name: str) -> Entry[ScopeRecord] | None:
-    """The newest scope that was declared for a loop, or None."""
+    """The newest scope record of a loop, or None."""
     return home.ledger.latest(ScopeRecord, loop=loop_name)

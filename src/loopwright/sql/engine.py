@@ -1,4 +1,4 @@
-"""The one door to DuckDB: in memory, sees what is registered and nothing else, installs no extension, works in bounded memory."""
+"""The only access to DuckDB: in memory, sees only registered tables, installs no extension, works in bounded memory."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from loopwright.base.memory import memory_limit
 MAX_MEMORY = 5 * 2**30
 
 SqlError = duckdb.Error
-"""What the engine raises for SQL that it cannot run."""
+"""Errors of the engine for SQL that it cannot run."""
 
 _CONFIGURATION: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
@@ -26,7 +26,7 @@ _CONFIGURATION: dict[str, str | bool | int | float | list[str]] = {
 
 
 class Workspace(Protocol):
-    """Where queries may write what does not fit into memory: a `Home`."""
+    """A folder for queries that spill to disk: a `Home`."""
 
     @property
     def clock(self) -> Clock:
@@ -34,7 +34,7 @@ class Workspace(Protocol):
         ...
 
     def folder(self, name: str, /) -> Path:
-        """A folder to write to; `Unavailable` where there is none."""
+        """A folder to write to; raises `Unavailable` without one."""
         ...
 
 

@@ -30,7 +30,7 @@ _BEYOND = {
 _CLOCK = frozenset((
     "current_date", "current_localtime", "current_localtimestamp", "current_time", "current_timestamp", "localtime", "localtimestamp",
 ))  # fmt: skip
-"""Names that stand for the moment, without brackets or with."""
+"""Names that return the current time, with or without brackets."""
 _FINITE = """list_transform([_x], lambda _y:
     CASE WHEN typeof(_y) NOT IN ('DOUBLE', 'FLOAT') OR isfinite(TRY_CAST(_y AS DOUBLE)) THEN _y END)[1]"""
 """`_x`, or null if it is a number that is not finite; of any type, and evaluated once."""

@@ -1,4 +1,4 @@
-"""Files of examples, named by the SHA-256 of their bytes: nobody reads one without checking it."""
+"""Files of examples, named by the SHA-256 of their bytes, which every reader verifies."""
 
 import hashlib
 from collections.abc import Collection

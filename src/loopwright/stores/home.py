@@ -25,7 +25,7 @@ PRIVATE_FOLDER, SHARED_FOLDER = 0o700, 0o770
 
 
 class Home:
-    """Where one installation lives. The stores open on first use, so that a worker never loads what it does not need."""
+    """The folder of one installation. The stores open on first use, so that a worker loads only those that it needs."""
 
     def __init__(
         self,
@@ -44,12 +44,12 @@ class Home:
 
     @cached_property
     def by(self) -> str:
-        """Who is acting."""
+        """The name under which changes are recorded."""
         return self.settings.by or _user()
 
     @cached_property
     def ledger(self) -> "Ledger":
-        """The ledger, its schema brought up to date."""
+        """The ledger, with its schema migrated."""
         from loopwright.stores.ledger.store import Ledger  # here, and so below: a store is loaded where it is opened
 
         if self.settings.ledger_file is not None:
@@ -73,7 +73,7 @@ class Home:
 
     @cached_property
     def online(self) -> "Online":
-        """The key-value table of what requests are joined with while serving."""
+        """The online store of context for serving."""
         from loopwright.stores.online import open_online  # as above
 
         return open_online(self.settings.online, self.path / "online")
@@ -126,7 +126,7 @@ class Home:
         return self.path.is_dir() and bool(self.path.stat().st_mode & 0o020)
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close the open stores."""
         for name in ("ledger", "online"):
             store: Any = self.__dict__.pop(name, None)
             if store is not None:
@@ -169,11 +169,11 @@ class _Acting(Home):
         return self._home.openlineage
 
     def close(self) -> None:
-        """Nothing: what is open belongs to the other home."""
+        """No-op: the open stores belong to the other home."""
 
 
 def _user() -> str:
-    """The name of the user, or `uid N` where the system knows none (an arbitrary user id in a container)."""
+    """The name of the user, or `uid N` if the system has none (an arbitrary user id in a container)."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # OSError from Python 3.13 on

@@ -34,7 +34,7 @@ LOG = logging.getLogger("loopwright.openlineage")
 NAMESPACE, LABEL = "loopwright", "_label"
 EVENT_BYTES = 8 * 2**20
 REST_SECONDS = 30.0
-"""After an event could not be sent, the next ones are only counted for so long."""
+"""After a failed event, the next ones are only counted for this long."""
 
 _SPEC = "https://openlineage.io/spec/"
 _EVENT = f"{_SPEC}2-0-2/OpenLineage.json#/$defs/RunEvent"
@@ -131,13 +131,13 @@ class OpenLineage:
 
 
 def of_settings(settings: Settings, clock: Clock) -> OpenLineage:
-    """Where the settings send events."""
+    """The receiver of events in the settings."""
     to = receiver(settings, "openlineage")
     return OpenLineage(settings.openlineage, clock, to=to, namespace=settings.openlineage_namespace)
 
 
 def problem(target: str, to: Receiver | None = None) -> str:
-    """Why no event could be sent to `target`, as far as can be told without sending one; empty if all is well."""
+    """Why events to `target` would fail, as far as can be checked without sending one; empty if nothing is wrong."""
     try:
         if target.startswith(("http://", "https://")):
             return receiver_problem(to or target)
@@ -155,7 +155,7 @@ def run_id(id: str) -> str:
 
 
 def facet(name: str, /, **fields: Any) -> Json:
-    """A facet by its name in the specification, with who made it and its schema."""
+    """A facet by its name in the specification, with its producer and its schema."""
     version, schema = _FACETS[name]
     return {"_producer": _producer(), "_schemaURL": f"{_SPEC}facets/{version}/{schema}.json#/$defs/{schema}", **fields}
 
@@ -192,7 +192,7 @@ def source(name: str, digest: str, path: Path | None = None) -> Json:
 
 
 def judged(rows: int, reasons: Mapping[str, int], columns: Iterable[str]) -> Json:
-    """The input facets of a source that a contract judged: how many rows, and for each column what was wrong with how many.
+    """The input facets of a source that a contract judged: number of rows, and of faults per column and kind.
 
     `reasons` maps `COLUMN: RULE` to the rows that broke it.
     """
@@ -250,7 +250,7 @@ def origins(made: Lineage, lake: str) -> Json:
 
 
 def copied(made: Json, read: Json, columns: Mapping[str, str]) -> Json:
-    """A dataset whose columns (name -> name there) are those of another as they are."""
+    """A dataset whose columns (name -> name there) are unchanged copies of another's."""
     origin = {"namespace": read["namespace"], "name": read["name"], "transformations": [_how("DIRECT", "IDENTITY")]}
     fields = {name: {"inputFields": [{**origin, "field": there}]} for name, there in columns.items()}
     return {**made, "facets": {**made["facets"], "columnLineage": facet("columnLineage", fields=fields)}}
@@ -282,7 +282,7 @@ def _endpoint(url: str) -> str:
 
 
 def _renamed(value: Any, namespace: str) -> Any:
-    """An event with what is named in our own namespace in another, as a setting has it."""
+    """An event whose names in our own namespace are in another one, by a setting."""
     if namespace == NAMESPACE:
         return value
     if isinstance(value, Mapping):
@@ -304,7 +304,7 @@ def _append(path: Path, line: bytes) -> None:
         os.close(file)
 
 
-@cache  # read from disk, and every facet says it
+@cache  # read from disk, and part of every facet
 def _version() -> str:
     return importlib.metadata.version("loopwright")
 

@@ -7,16 +7,16 @@ import msgspec
 from loopwright.base.files import replace_file
 
 LEASE_SECONDS = 60.0
-"""The lease of who tends; it is renewed three times in that."""
+"""Duration of the lease on upkeep; it is renewed three times in that."""
 
 MAX_LOOPS = 256
-"""So many loops are told of by name."""
+"""Maximum number of loops reported by name."""
 
 _FILE = "upkeep.json"
 
 
 class LoopState(msgspec.Struct, frozen=True, kw_only=True):
-    """One loop: windows closed so far, the end of the newest one (seconds since 1970), its drift, its quality, and what is open or failed.
+    """One loop: closed windows, the end of the newest (seconds since 1970), its drift, its quality, open alerts and failed steps.
 
     `stages` are the states of the stages that upkeep knows, as `status` shows them.
     """
@@ -32,7 +32,7 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpkeepState(msgspec.Struct, frozen=True, kw_only=True):
-    """The last round: when it ended (seconds since 1970), its loops, and the open alerts and failed steps that belong to none."""
+    """The last round: its end (seconds since 1970), its loops, and the open alerts and failed steps without a loop."""
 
     at: float
     loops: dict[str, LoopState] = {}
@@ -41,7 +41,7 @@ class UpkeepState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_upkeep_state(folder: Path, state: UpkeepState) -> None:
-    """Tell the workers. Raises OSError."""
+    """Publish the state to the workers. Raises OSError."""
     replace_file(folder / _FILE, msgspec.json.encode(state), durable=False)
 
 

@@ -122,7 +122,7 @@ class YesNo:
 
 
 def money(value: Value, truth: Array, answers: Answered) -> tuple[Array, Array]:
-    """The table's four kinds; without answers nobody acts."""
+    """The table's four kinds; without answers no row is acted on."""
     table = np.array([[value.true_negative, value.false_positive], [value.false_negative, value.true_positive]])
     happened, said = np.asarray(truth, dtype=np.int64), np.asarray(answers.label, dtype=np.int64)
     return table[happened, said], table[happened, 0]
@@ -140,7 +140,7 @@ def kinds(truth: Array, answers: Answered) -> dict[str, Array]:
 
 
 def _threshold(border: Border) -> float:
-    """Where acting pays by the value table, kept inside (0, 1]; without one about the share of positives are above it."""
+    """The score from which acting pays by the value table, within (0, 1]; without one, about the share of positives is above it."""
     return share_threshold(border.score, border.share) if border.pays is None else min(1.0, max(1e-6, border.pays))
 
 

@@ -1,6 +1,6 @@
 """The label of an outcome: from SQL expression to typed value, by task.
 
-    boolean, string or float64, as `TaskShape.label` says; of several targets list<float64>, in the order of `Outcome.labels`
+    boolean, string or float64, by `TaskShape.label`; for several targets list<float64>, in the order of `Outcome.labels`
 
 A non-finite number, in the expression or as its result, counts as null; with several targets one null makes the label unknown (null).
 """

@@ -32,17 +32,17 @@ from loopwright.records.evaluation import Suspect
 from loopwright.tasks.registry import TASKS
 
 ROWS = 50_000
-"""At most so many rows are looked at, evenly over the examples."""
+"""Maximum number of rows scanned, spread evenly over the examples."""
 
 ENOUGH_OF_A_CLASS, ENOUGH_NUMBERS = 150, 300
 """With fewer rows (of each class) nothing can be surely above the limit."""
 
 BINS, WORDS, CLASSES, LEAST = 64, 20_000, 20, 30
 VALUES, OFTEN = 20, 0.05
-"""So many values of a column are looked at by themselves; of a number those that this share of the rows has."""
+"""Maximum number of values of a column that are tested separately; for numbers, values that at least this share of rows has."""
 
 STEPS = 4
-"""In so many steps it is looked whether a label becomes more and more frequent towards the end of a scale."""
+"""Number of steps in which the label rate is tested for a monotone trend towards the end of a scale."""
 
 PERFECT, MAX_TOGETHER = 0.999, 4
 TOGETHER_ROWS, TOGETHER_COLUMNS, TOGETHER_CLASSES, PAIRED = 2000, 60, 3, 25
@@ -84,7 +84,7 @@ class LeakTarget(NamedTuple):
 
 
 class ScanData(NamedTuple):
-    """What columns are judged by: the targets, the rows of the one half [N], when they were decided [N], the task."""
+    """Data of a scan: the targets, the rows of one half [N], their decision times [N], the task."""
 
     targets: Sequence[LeakTarget]
     half: Array
@@ -125,7 +125,7 @@ def targets(label: pa.ChunkedArray, task: Task) -> list[LeakTarget]:
 
 
 def of_columns(columns: Mapping[str, pa.ChunkedArray], look: ScanData) -> list[Suspect]:
-    """Columns of a table that tell the label: one reason each, whether a feature uses them or not."""
+    """Columns of a table that leak the label: one reason each, whether or not a feature uses them."""
     found = []
     for name, column in columns.items():
         reasons = list(missing(name, column.is_null().to_numpy(), look))
@@ -145,7 +145,7 @@ def too_few(targets: Sequence[LeakTarget]) -> str:
 
 
 def alone(name: str, columns: list[str], part: Values, look: ScanData, *, identifies: bool) -> Iterator[Suspect]:
-    """Why to doubt one number or text: it tells a target, names rows (`identifies`: it is of the key), or grows with time."""
+    """Why one number or text is suspicious: it leaks a target, identifies rows (`identifies`: it is part of the key), or grows with time."""
     there = part.array[~part.missing]
     distinct = len(np.unique(there.astype(str) if part.is_text else there))
     unique = len(there) >= 100 and distinct >= _UNIQUE * len(there)
@@ -185,7 +185,7 @@ def _tells(name: str, columns: list[str], part: Values, look: ScanData) -> Itera
 
 
 def missing(name: str, hidden: Array, look: ScanData) -> Iterator[Suspect]:
-    """Whether it tells a class that a column is missing, whatever features put there instead."""
+    """Whether missing values of a column leak a class, whatever features replace them with."""
     yield from _decided(name, "missing", [_Part(hidden, "missing", "given")], look, _PURE, often=0.0)
 
 
@@ -204,7 +204,7 @@ def by_value(name: str, part: Values, look: ScanData) -> Iterator[Suspect]:
 
 
 class _Part(NamedTuple):
-    """A part of the rows [N], what it and the rest are called, and the numbers [N] that it is one value of, if it is."""
+    """A part of the rows [N], names of it and of the rest, and the numbers [N] of which it is one value, if it is."""
 
     mask: Array
     said: str
@@ -222,7 +222,7 @@ def _decided(name: str, kind: str, parts: Sequence[_Part], look: ScanData, least
 
 
 def _pure(part: _Part, target: LeakTarget, least: float, often: float, *, either: bool) -> tuple[str, float, float] | None:
-    """Whether nearly all rows of a part (or of the rest) are of a class (or, `either`, of none), and the others are not."""
+    """Whether nearly all rows of a part (or of the rest) are of a class (or, `either`, not of it), and the others are not."""
     for mask, said in ((part.mask, part.said), (~part.mask, part.others)):
         n = int(mask.sum())
         if min(n, len(mask) - n) < LEAST:
@@ -249,7 +249,7 @@ def _at_end(numbers: Array, mask: Array, hit: Array) -> bool:
     """
     value = numbers[mask][0]
     for sign in (1, -1):
-        beyond = sign * numbers <= sign * value  # what is missing is on neither side
+        beyond = sign * numbers <= sign * value  # missing values are on neither side
         n, hits = int(beyond.sum()), int(hit[beyond].sum())
         if hits < _PURE_COPY * n:
             continue
@@ -268,7 +268,7 @@ def _at_end(numbers: Array, mask: Array, hit: Array) -> bool:
 
 
 def together(parts: Mapping[str, Values], look: ScanData) -> list[tuple[list[str], str, float]]:
-    """Sets of two to MAX_TOGETHER columns that tell a target only together: their names, how, and the measure."""
+    """Sets of two to MAX_TOGETHER columns that leak a target only together: their names, how, and the measure."""
     found: list[tuple[list[str], str, float]] = []
     for target in [t for t in look.targets if t.rarer >= ENOUGH_OF_A_CLASS][:TOGETHER_CLASSES]:
         rows = _some(target)
@@ -295,7 +295,7 @@ def _some(target: LeakTarget) -> Array:
 
 
 def _numbers(parts: Mapping[str, Values]) -> dict[str, Array]:
-    """Columns of numbers that vary, with the median for what is missing."""
+    """Numeric columns that vary, with nulls replaced by the median."""
     found = {}
     for name, part in parts.items():
         if not part.is_text and not part.missing.all():
@@ -388,7 +388,7 @@ def _exact(score: Array, target: LeakTarget) -> float:
 
 
 def _bins(part: Values) -> Array:
-    """The bin of each row, int64 [N]: 0 for what is missing."""
+    """The bin of each row, int64 [N]: 0 for missing values."""
     if part.is_text:
         words, code, counts = np.unique(part.array.astype(str), return_inverse=True, return_counts=True)
         place = np.empty(len(words), dtype=np.int64)

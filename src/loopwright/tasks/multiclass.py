@@ -13,7 +13,7 @@ from loopwright.tasks.task import MONEY, Answered, Draft, LabelQuery, LabelSumma
 
 MAX_CLASSES = 1000
 SHOWN = 5
-"""So many classes are named in a summary."""
+"""Maximum number of classes named in a summary."""
 
 METRICS = {
     "log_loss": binary.METRICS["log_loss"],
@@ -116,7 +116,7 @@ def _measured(output: Output, names: list[str]) -> list[str]:
 
 
 def _worth(truth: Array, holds: Array) -> float:
-    """How many rows are right where each side is given its commonest class."""
+    """Number of correct rows when each side is given its most frequent class."""
     return float(sum(np.unique(side, return_counts=True)[1].max() for side in (truth[holds], truth[~holds]) if len(side)))
 
 

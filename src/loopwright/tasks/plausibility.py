@@ -19,7 +19,7 @@ def practically_perfect(evaluation: Evaluation, task: Task) -> str:
 
 
 def perfect_on_few(evaluation: Evaluation, task: Task) -> str:
-    """The measures that are practically perfect on rows too few to tell a leak from an easy problem, in words; else empty."""
+    """The metrics that are practically perfect on too few rows to distinguish a leak from an easy problem, in words; else empty."""
     few = _few(evaluation, task)
     shown = _perfect(evaluation, task) if few else ""
     return f"{shown} on {few}: practically perfect, on too few to tell an easy problem from a leak" if shown else ""

@@ -97,7 +97,7 @@ class RegressionRows:
 
 
 def quantiles_of(name: str) -> list[float] | None:
-    """The quantiles that a metric's name speaks of: none for `pinball`, one, or two; None where it cannot be read."""
+    """The quantiles in a metric's name: none for `pinball`, one, or two; None if it is invalid."""
     base, _, of = name.partition(":")
     if base == "coverage":
         found = _COVERAGE.fullmatch(of)

@@ -1,4 +1,4 @@
-"""What metrics of several tasks are made of: ratios, gaps between slices, calibration."""
+"""Parts of the metrics of several tasks: ratios, gaps between slices, calibration."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from loopwright.base.errors import DeclarationInvalid
 from loopwright.tasks.task import Slices
 
 GAP_ROWS = 30
-"""A slice value counts in a gap when its rate has at least so many rows under it: the rates of a handful of rows differ by chance."""
+"""Minimum number of rows under a slice value's rate for it to count in a gap: rates of fewer rows differ by chance."""
 
 TINY = np.finfo(np.float64).eps
 _BINS = 10
@@ -46,7 +46,7 @@ class Gap:
 
 
 def of_slice(slices: Slices | None, name: str) -> Array:
-    """The values [N] of the slice that a gap's name speaks of. Raises DeclarationInvalid where there is none."""
+    """The values [N] of the slice in a gap's name. Raises DeclarationInvalid without such a slice."""
     of = name.partition(":")[2]
     if slices is None or of not in slices:
         raise DeclarationInvalid("metric", [(name, f"no slice {of!r}")])

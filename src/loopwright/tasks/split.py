@@ -3,7 +3,7 @@
 time     the newest decisions validate: those of the declared duration, and where they are too few to judge by (a pause, a burst
          with one label only) as many before them as it takes, at most half of all. Those within the embargo before the
          boundary are left out of both, and so are training
-         rows whose outcome became known only after the boundary: a model made there and then could not have learnt from them, and
+         rows whose outcome became known only after the boundary: a model trained at that moment could not have learnt from them, and
          their labels may describe events of the validation period (purging; López de Prado 2018, Advances in
          Financial Machine Learning, 7.4.1). Nothing is left out behind the boundary: training never follows validation
 group    the groups with the smallest hashes validate: whole groups, never parts of them
@@ -33,7 +33,7 @@ from loopwright.tasks.registry import TASKS
 
 MIN_ROWS = 20
 ENOUGH_ROWS, ENOUGH_OF_LABEL = 100, 20
-"""A time split reaches back until so many rows, and so many of each of two labels, validate; or a tenth of what there is, if that is fewer."""
+"""A time split is extended back until it has this many rows, and of two labels this many each; or a tenth of all, if that is fewer."""
 
 SEARCH_SHARE = 0.2
 STRATA = 5
@@ -56,7 +56,7 @@ class Divided(NamedTuple):
 def divide(examples: pa.Table, split: Split, *, seed: int, task: Task = "binary") -> Divided:
     """Training and validation rows of examples (see `records.examples`).
 
-    Raises ExamplesRefused, with what to do, when a part is too small, or has too few kinds of outcome to learn from or to judge by.
+    Raises ExamplesRefused, with the next step, when a part is too small, or has too few kinds of outcome to fit or to judge.
     """
     if not len(examples):
         raise ExamplesRefused("there are no examples: ingest requests and outcomes first")
@@ -67,7 +67,7 @@ def divide(examples: pa.Table, split: Split, *, seed: int, task: Task = "binary"
 
 
 def divide_again(examples: pa.Table, training: Array, split: Split, *, seed: int, task: Task = "binary") -> tuple[Array, Array]:
-    """Training rows (indices) divided once more by the same rule, for the search over hyper-parameters: fitted on, judged on.
+    """Training rows (indices) split again by the same rule, for the hyper-parameter search: fitted on, judged on.
 
     By time the newest fifth of them is judged on, or more where that has one label only; where all earlier ones are alike, a fifth of
     each label is. Raises ExamplesRefused when too little is left to fit on, or one label only.
@@ -142,7 +142,7 @@ def draws(seed: int, purpose: str, values: Any) -> Array:
 
 
 def units(examples: pa.Table) -> Any:
-    """What each row is about, as Arrow strings [N]: its unit, or its prediction's id, or its place."""
+    """The unit of each row, as Arrow strings [N]: its unit, or its prediction's id, or its position."""
     named = [pc.if_else(pc.equal(examples.column(n), ""), None, examples.column(n)) for n in ("_unit", "_prediction")]
     place = pc.binary_join_element_wise("row ", pa.array(np.arange(len(examples))).cast(pa.string()), "")
     return pc.coalesce(*named, place)
@@ -213,7 +213,7 @@ def _draw(examples: pa.Table, split: Split, seed: int, purpose: str, edges: Sequ
 
 
 def _numbers(label: pa.ChunkedArray) -> Array | None:
-    """Labels that are numbers (of several the first), float64 [N]; None for others."""
+    """Numeric labels (of several the first), float64 [N]; None for others."""
     if pa.types.is_boolean(label.type) or pa.types.is_string(label.type):
         return None
     number = pc.list_element(label, 0) if pa.types.is_list(label.type) else label
@@ -221,7 +221,7 @@ def _numbers(label: pa.ChunkedArray) -> Array | None:
 
 
 def _edges(label: pa.ChunkedArray) -> list[float]:
-    """Where the fifths of labels that are numbers end; none for others."""
+    """Upper ends of the fifths of numeric labels; empty for others."""
     numbers = _numbers(label)
     cuts = np.linspace(0, 1, STRATA + 1)[1:-1]
     return [] if numbers is None else np.unique(np.quantile(numbers, cuts)).tolist()
@@ -251,7 +251,7 @@ def _codes(texts: Any) -> tuple[Array, list[str]]:
 
 
 def _outcomes(examples: pa.Table) -> Array:
-    """A number per outcome, int64 [N]: the same for rows of one unit whose outcome became known at one moment."""
+    """A number per outcome, int64 [N]: equal for rows of one unit whose outcome became known at the same moment."""
     unit, _ = _codes(units(examples))
     moments, known = np.unique(_known(examples), return_inverse=True)
     return np.asarray(unit * len(moments) + known)
@@ -314,7 +314,7 @@ def _reach_back(examples: pa.Table, declared: int, task: Task, span: int = 0) ->
 
 
 def _needed_for_labels(label: pa.ChunkedArray, of_label: int, task: Task) -> int:
-    """How many of the first labels hold `of_label` (or a tenth of them, at least 1) of as many labels as the task needs."""
+    """Number of leading labels that contain `of_label` (or a tenth of them, at least 1) of as many labels as the task needs."""
     kinds = TASKS[task].least_kinds
     if kinds:
         codes, names = _codes(pc.coalesce(label.cast(pa.string()), ""))
@@ -345,12 +345,12 @@ def _labels(label: pa.ChunkedArray, rows: Array, task: Task) -> str:
 
 
 def _kinds(examples: pa.Table, rows: Array) -> int:
-    """How many different labels rows have."""
+    """Number of different labels of rows."""
     return len(examples.column("_label").take(pa.array(rows)).drop_null().unique())
 
 
 def _shortfall(examples: pa.Table, divided: Divided, task: Task) -> str:
-    """Which part is too small, or has too few labels; empty when none."""
+    """The part that is too small, or has too few labels; empty without any."""
     label, partition, kinds = examples.column("_label"), divided.partition, TASKS[task].least_kinds
     for name, rows in (("training", divided.training), ("validation", divided.validation)):
         if len(rows) < MIN_ROWS or (kinds and _kinds(examples, rows) < kinds):
@@ -369,7 +369,7 @@ def _ends(examples: pa.Table) -> tuple[int, int]:
 
 
 def _advice(examples: pa.Table, divided: Divided, task: Task) -> str:
-    """What to do where a split cannot be made. A split that is named was tried on these examples."""
+    """Advice when a split is impossible. Splits that it names were tried on these examples."""
     partition = divided.partition
     for other in _others(examples, partition, task):
         if not _shortfall(examples, _divide_declared(examples, other, partition.seed, task), task):
@@ -413,7 +413,7 @@ def _moments(examples: pa.Table, column: str) -> Array:
 
 
 def _known(examples: pa.Table) -> Array:
-    """When each outcome became known; where there is none (anomalies that nobody judged), the decision."""
+    """The time when each outcome became known; for anomalies without one, the decision."""
     known = examples.column("_known_at")
     return _moments(
         examples.append_column("_known", pc.coalesce(known, examples.column("_decided_at").cast(known.type))), "_known"

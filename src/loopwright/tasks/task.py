@@ -1,4 +1,4 @@
-"""What differs from task to task, as one frozen value: facts, and functions of arrays. Types are in `records.declarations.task`."""
+"""Differences between tasks, as one frozen value: facts, and functions of arrays. Types are in `records.declarations.task`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class Metric(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """Answers on N rows: score [N], label (bool [N], or string [N] of several classes; None where the task has none), values [N, K] or None."""
+    """Answers on N rows: score [N], label (bool [N], or string [N] of classes; None if the task has none), values [N, K] or None."""
 
     score: Array
     label: Array | None = None
@@ -51,7 +51,7 @@ class RowData(NamedTuple):
 class MeasuredRows(Protocol):
     """Rows made ready (sorted once), so that metrics under weights are a few passes over memory.
 
-    `units` are what is drawn in a bootstrap: rows, or whole groups of rows. A metric that is undefined on the rows (recall without
+    `units` are resampled in a bootstrap: rows, or whole groups of rows. A metric that is undefined on the rows (recall without
     positives) is NaN, never 0.
     """
 
@@ -74,7 +74,7 @@ class LabelQuery(NamedTuple):
 
 
 class LabelSummary(NamedTuple):
-    """How many labels are true (0 where that is not the question), a few words, and why nothing can be learnt of them, if so."""
+    """Number of true labels (0 if the task has none), a few words, and the reason why no model can learn from them, if any."""
 
     positives: int
     words: str
@@ -82,7 +82,7 @@ class LabelSummary(NamedTuple):
 
 
 class Border(NamedTuple):
-    """What the threshold of a label is set by.
+    """Input of the threshold function.
 
     Scores [N], the share of positives among the training rows, the declared share of alerts, and the score from which on acting pays
     by the value table, if there is one.
@@ -95,7 +95,7 @@ class Border(NamedTuple):
 
 
 class Draft(NamedTuple):
-    """What `loopwright init` writes of a task, and how it judges rules on one column."""
+    """Texts of `loopwright init` for a task, and its measure of rules on one column."""
 
     wish: str  # name of the first objective
     metric: str
@@ -104,12 +104,12 @@ class Draft(NamedTuple):
     linear: str  # class of the linear candidate, and its arguments
     settings: str
     boosted: str  # class of the boosted candidate
-    what: Callable[[str, int], str]  # what is predicted, in words, of the label's name and the number of different labels
+    what: Callable[[str, int], str]  # the prediction target in words, from the label's name and the number of different labels
     guess: Callable[[Array], Any]  # the best single answer for a truth [N]
-    reach: Callable[[Array, Any], float]  # what a guess reaches in the first objective on a truth [N]
-    worth: Callable[[Array, Array], float]  # how good it is to tell rows with a truth [N] apart by a condition [N]
-    unpriced: str = " each class is as good as another"  # what holds without a value table
-    objective: str = ""  # what the boosted candidate minimises, where that is not its default
+    reach: Callable[[Array, Any], float]  # the metric of a guess in the first objective on a truth [N]
+    worth: Callable[[Array, Array], float]  # the quality of a condition [N] as a predictor of a truth [N]
+    unpriced: str = " each class is as good as another"  # without a value table
+    objective: str = ""  # the objective of the boosted candidate, if not its default
     is_condition: bool = False  # a rule is the condition itself, and not one answer or another by it
 
 
@@ -119,7 +119,7 @@ def gap_metric(rate_in_words: str, rate: str) -> Metric:
 
 
 def no_money(value: Value, truth: Array, answers: Answered) -> tuple[Array, Array]:
-    """Money is not defined for the task: each answer earns nothing, and so does none."""
+    """Money is not defined for the task: every answer, and no answer, is worth 0."""
     del value, answers
     return np.zeros(len(truth)), np.zeros(len(truth))
 
@@ -129,19 +129,19 @@ class TaskType:
     """One task: facts, and functions of a truth [N] and the answers to it. See `SHAPES` for its types."""
 
     name: Task
-    estimator: Literal["classifier", "regressor", "detector"]  # what its candidates are
+    estimator: Literal["classifier", "regressor", "detector"]  # kind of its candidates
     learns_unjudged: bool = False  # also from decisions with unknown outcome
     least_kinds: int = 0  # how many different labels each part of a split needs
-    leak_limit: float  # from which on a column tells the label too well: see `tasks.leakage`
+    leak_limit: float  # limit from which a column leaks the label: see `tasks.leakage`
     metrics: Mapping[str, Metric]  # of rows
     part_metrics: Mapping[str, Metric] = field(default_factory=dict)  # of rows, with a part named after a colon
     gaps: Mapping[str, Metric] = field(default_factory=dict)  # of rows and a slice, written GAP:SLICE
-    primary: str  # the metric by which the task is judged where nobody says otherwise
+    primary: str  # default metric of the task
     gap: str = ""  # the gap that is looked at by itself
     summary: Sequence[str]  # the few metrics that are watched by slice and shown first
-    watched: Sequence[str] = ()  # measured on logged answers, window by window; none: all but money
-    card: Sequence[str] = ()  # shown by a model card; none: all
-    card_slices: Sequence[str] = ()  # by slice; none: `summary`
+    watched: Sequence[str] = ()  # measured on logged answers, by window; empty: all but money
+    card: Sequence[str] = ()  # shown by a model card; empty: all
+    card_slices: Sequence[str] = ()  # by slice; empty: `summary`
     rows: Callable[[Sequence[str], RowData], MeasuredRows]  # rows made ready for metrics of these names
     measured: Callable[[Output, list[str]], list[str]] = lambda output, names: (
         names
@@ -150,8 +150,8 @@ class TaskType:
     money_words: tuple[str, str] = ("expects", " over no model")  # before and after a number of expected money
     kinds: Callable[[Array, Answered], dict[str, Array]] = (
         lambda truth, answers: {}
-    )  # of answers, masks [N]; none: not right or wrong
-    threshold: Callable[[Border], float] | None = None  # from which score on a label is positive; None: labels need none
+    )  # of answers, masks [N]; None: not right or wrong
+    threshold: Callable[[Border], float] | None = None  # score from which a label is positive; None: no threshold
     valued_threshold: bool = False  # a value table sets it, for the heuristic as for the model
     middle: Callable[[Array], list[float]] = lambda truth: [0.0]  # replaces null answers of a heuristic, by target
     summarise: Callable[[LabelQuery], LabelSummary]  # the labels of examples
@@ -163,7 +163,7 @@ class TaskType:
 
     @property
     def shape(self) -> TaskShape:
-        """What its labels and answers are."""
+        """Types of its labels and answers."""
         return SHAPES[self.name]
 
 

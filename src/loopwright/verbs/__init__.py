@@ -1,4 +1,4 @@
-"""The one table of everything a person can ask for. Command line, HTTP and console read it; none of them decides anything.
+"""The one table of all verbs. Command line, HTTP and console read it; none of them decides anything.
 
 A new verb is a file with its function and its answer, one row in the table, its picture in `cli/terminal` if it deserves one, and
 its test; it then appears behind all three doors.
@@ -86,5 +86,5 @@ VERBS: tuple[Verb, ...] = (
 
 
 def verb(name: str) -> Verb:
-    """The verb of that name; KeyError if there is none."""
+    """The verb of that name; raises KeyError without one."""
     return {v.name: v for v in VERBS}[name]

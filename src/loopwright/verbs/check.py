@@ -40,7 +40,7 @@ from loopwright.verbs.loop_file import loop_with_code
 
 SAMPLED = 3
 LOOKED_AT = 100_000
-"""About so many of the newest requests are joined to be looked at."""
+"""Approximate number of the newest requests that are joined for the checks."""
 
 
 class _Rows(NamedTuple):
@@ -170,7 +170,7 @@ def _watched(loop: Loop) -> CheckItem:
 
 
 def _labels(loop: Loop) -> list[CheckItem]:
-    """What is wrong with the SQL of labels and aggregates, else a warning for each column of a yes-or-no label that could hold any word."""
+    """Faults in the SQL of labels and aggregates, else a warning for each column of a binary label that could hold any word."""
     table = loop.outcome.table
     try:
         label_sql(loop.outcome)
@@ -200,7 +200,7 @@ def _unused(loop: Loop, used: set[str]) -> CheckItem:
 
 
 def _segments(home: Home, requests: Table, fleet: Fleet) -> CheckItem:
-    """How many segments have rows enough for a model of their own; a warning where none has."""
+    """Number of segments with enough rows for a model of their own; a warning if there is none."""
     name = f"fleet by {fleet.by}"
     if not home.lake.exists(requests.name) or not home.lake.count(requests.name):
         return CheckItem(name=name, ok=True, detail="not counted: there are no rows yet")
@@ -217,7 +217,7 @@ def _segments(home: Home, requests: Table, fleet: Fleet) -> CheckItem:
 
 
 def _rows(home: Home, loop: Loop) -> _Rows:
-    """Examples of about the newest LOOKED_AT requests, made in a folder that is gone afterwards; requests alone where there are none."""
+    """Examples of about the newest LOOKED_AT requests, made in a temporary folder; only requests if there are none."""
     if not home.lake.exists(loop.requests.name) or not home.lake.count(loop.requests.name):
         return _Rows(None, None, {}, "not looked for: there are no rows yet")
     declared, newest = duration(loop.retrain.window) if loop.retrain.window else None, _window(home, loop.requests)
@@ -289,7 +289,7 @@ def _windows(loop: Loop, examples: pa.Table) -> list[CheckItem]:
 
 
 def _window(home: Home, requests: Table) -> timedelta | None:
-    """The newest stretch that holds about LOOKED_AT requests; None where there are no more than that."""
+    """The newest time span that holds about LOOKED_AT requests; None if there are no more than that."""
     count = home.lake.count(requests.name)
     if count <= LOOKED_AT:
         return None

@@ -1,4 +1,4 @@
-"""The answer of `check` and `doctor`: what was looked at, and whether it is well."""
+"""The answer of `check` and `doctor`: checks and their results."""
 
 from typing import Any
 

@@ -74,6 +74,6 @@ def contract(
 
 
 def _put(home: Home, table: Table) -> None:
-    from loopwright.data.ingest.ingestion import put_contract  # here: it loads DuckDB, which who only looks needs not
+    from loopwright.data.ingest.ingestion import put_contract  # here: it loads DuckDB, which reading commands do not need
 
     put_contract(home, table)

@@ -25,7 +25,7 @@ DEMO_START, DEMO_END = dt.datetime(2013, 4, 1, tzinfo=dt.UTC), dt.datetime(2014,
 
 
 def example(name: str) -> Path:
-    """The folder of an example: beside the package when installed, in the repository when worked on."""
+    """The folder of an example: in the package when installed, in the repository in development."""
     here = Path(__file__).parents[1]
     for folder in (here / "examples" / name, here.parents[1] / "examples" / name):
         if (folder / "loop.py").is_file():

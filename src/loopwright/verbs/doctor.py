@@ -34,7 +34,7 @@ LIBRARIES = (
 )  # fmt: skip
 
 MAX_SAID = 3
-"""So many problems are named in one item of the doctor."""
+"""Maximum number of problems named in one item of the doctor."""
 
 
 def doctor(home: Home) -> Checked:
@@ -75,7 +75,7 @@ def _stores(home: Home) -> list[CheckItem]:
 
 
 def _memory(home: Home) -> CheckItem:
-    """Whether the machine, or this container, has what all workers may fill with packages."""
+    """Whether the machine, or this container, has enough memory for the package caches of all workers."""
     settings = home.settings
     asked = settings.memory * settings.workers
     there = memory_limit() // 2**20
@@ -117,7 +117,7 @@ def _shown(field: str, value: str) -> str:
 
 
 def _place(url: str) -> str:
-    """Where a database or folder is: its URL without user, password (which may hold `?`) and query; a path as it is."""
+    """The place of a database or folder: its URL without user, password (which may hold `?`) and query; a path unchanged."""
     scheme, is_url, rest = url.partition("://")
     return f"{scheme}://{re.sub(r'^[^:/]*(:[^@]*)?@', '', rest).partition('?')[0]}" if is_url else url
 
@@ -269,7 +269,7 @@ def _online(home: Home) -> CheckItem:
 def _exposed(home: Home) -> CheckItem:
     """Whether the server would start with this address and these tokens."""
     settings = home.settings
-    why = exposed(settings)  # also where the address needs none, a bad file of tokens keeps the server from starting
+    why = exposed(settings)  # also if the address needs no token, a bad token file keeps the server from starting
     if settings.host in ("127.0.0.1", "::1", "localhost"):
         return CheckItem(name="exposure", ok=True, detail="loopback only")
     if not settings.has_token:

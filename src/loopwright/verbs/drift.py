@@ -30,5 +30,5 @@ def drift(home: Home, loop: str) -> DriftReport:
 def revisions(home: Home, kind: type[Any], loop: str, limit: int | None = None) -> list[Any]:
     """The windows of a loop that have ended, oldest first, the newest revision of each."""
     newest = home.ledger.newest(kind, loops=[loop], per="key", limit=limit)
-    now = home.clock.now()  # what ends later was closed while the clock was ahead
+    now = home.clock.now()  # a window that ends later was closed while the clock was ahead
     return sorted((e.record for e in newest if e.record.end <= now), key=lambda r: r.start)

@@ -17,7 +17,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def history(home: Home, loop: str, *, segment: str | None = None) -> History:
-    """List the releases of a loop, oldest first: what served when, by whom, why.
+    """List the releases of a loop, oldest first: package, time, person, reason.
 
     Args:
         loop: name of the loop.

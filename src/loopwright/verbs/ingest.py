@@ -61,6 +61,6 @@ def ingest(
         results = bring(home, found, files or [], watermark=watermark, reading=reading, progress=progress)
     refresh(home, {table})
     if sum(r.good for r in results if not r.already):
-        # What came in is in, whether it can be described or not.
+        # Ingested rows stay, even if they cannot be profiled.
         Attempts(table).run("profile", lambda: keep_profile(home, table), None)
     return results

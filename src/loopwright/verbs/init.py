@@ -12,7 +12,7 @@ from loopwright.stores.home import Home
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
-    """Files that were written, and what to do next."""
+    """Files that were written, and the next steps."""
 
     files: list[str]
     next_steps: list[str]

@@ -57,7 +57,7 @@ def _releases(home: Home) -> Iterator[Problem]:
 
 
 def _served(home: Home) -> Iterator[Problem]:
-    """What servers follow can be read, and is no newer than the ledger."""
+    """Release files are readable, and not newer than the ledger."""
     for path in sorted((home.path / "served").glob("*.json")):
         if not NAME.fullmatch(path.stem):
             continue

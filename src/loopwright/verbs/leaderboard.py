@@ -16,7 +16,7 @@ MAX_BOARDS = 50
 
 
 class Standings(Leaderboard, frozen=True, kw_only=True):
-    """A leaderboard, and the package that serves the loop now ("" where none does)."""
+    """A leaderboard, and the package that serves the loop now ("" without one)."""
 
     serving: str = ""
 

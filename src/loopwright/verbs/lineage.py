@@ -24,7 +24,7 @@ from loopwright.stores.prediction_log.read import find
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """A node of a lineage tree: an entry, a package, a table version or a file, and what it came from (`role`)."""
+    """A node of a lineage tree: an entry, a package, a table version or a file, and its sources (`role`)."""
 
     id: str
     kind: str
@@ -65,7 +65,7 @@ def lineage(home: Home, id: str) -> Node:
 
 
 def _names(home: Home) -> set[str]:
-    """The names of tables, their columns, and features, as they are asked for."""
+    """The names of tables, their columns, and features, in the form of queries."""
     tables = {e.key: e.record.table for e in home.ledger.find(Contract, newest=False)}
     columns = {f"{name}.{column}" for name, table in tables.items() for column in table.columns}
     return {*tables, *columns, *(feature for made in _made(home) for feature in made.manifest.lineage.features)}
@@ -235,7 +235,7 @@ def _touched(made: "_Made", touches: Touches) -> list[Node]:
 
 
 def _only(node: Node, touches: Touches) -> Node | None:
-    """A node with the table columns that matter, and what leads to them; None where there is none."""
+    """A node reduced to the relevant table columns and their paths; None without any."""
     if node.kind == "table column":
         return node if touches(node.id) else None
     children = [kept for c in node.children if (kept := _only(c, touches)) is not None]

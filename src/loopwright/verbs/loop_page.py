@@ -1,4 +1,4 @@
-"""What the console's page about one loop shows."""
+"""The data of the console's page about one loop."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from loopwright.verbs.leaderboard import leaderboard
 from loopwright.verbs.loop_status import LoopStatus, loop_status
 
 MAX_WINDOWS, MAX_RELEASES, MAX_ALERTS = 200, 200, 200
-"""What a page about one loop shows at most, the newest."""
+"""Maximum number of items on a loop's page, the newest."""
 
 
 class LoopPage(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """Loops at a glance, worst first and a page at a time.
 
-However many loops there are, a page takes the same number of statements of the ledger, and what one loop shows is bounded.
+A page takes the same number of ledger statements for any number of loops, and what one loop shows is bounded.
 """
 
 import datetime as dt
@@ -51,7 +51,7 @@ TURNS = 100
 
 
 class StageState(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one stage stands: `state` in a word, `detail` in a sentence, `at` when it last changed."""
+    """Status of one stage: `state` in a word, `detail` in a sentence, `at` the time of its last change."""
 
     stage: Stage
     state: Condition
@@ -60,7 +60,7 @@ class StageState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Retraining(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn after the first that trained: when, what caused it, whether that turn put its winner into service, and why not (`refused`)."""
+    """One training turn after the first: its time and cause, whether its winner was released, and why not (`refused`)."""
 
     turn: str
     at: datetime
@@ -72,7 +72,7 @@ class Retraining(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def result(self) -> str:
-        """What became of its winner, in words."""
+        """The result for its winner, in words."""
         return "released" if self.released else f"not released{': ' if self.refused else ''}{'; '.join(self.refused)}"
 
 
@@ -102,9 +102,9 @@ class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
     open_alerts: list[Alert] = []
     fleet: FleetStatus | None = None
     lagging: list[WorkerState] = []
-    """Workers of the servers that run here that serve something else than what is declared, or could not switch to it."""
+    """Workers on this machine that serve another release than the declared one, or could not switch to it."""
     damaged: list[str] = []
-    """Segments of the prediction log that were damaged or missing, and wait in quarantine for somebody to look."""
+    """Segments of the prediction log that were damaged or missing, and are in quarantine for inspection."""
     errors: list[Problem] = []
     """Records that could not be read; figures from them are 0 or empty, and mean nothing."""
 
@@ -177,7 +177,7 @@ def loops_status(home: Home, loops: Sequence[str]) -> list[LoopStatus]:
 
 
 def _ended(home: Home, kind: type[W], loops: Sequence[str]) -> dict[str, Entry[W]]:
-    """The newest window of each loop that has ended; one that has not was closed while the clock was ahead, which is rare."""
+    """The newest ended window of each loop; windows that end in the future were closed while the clock was ahead, which is rare."""
     now = home.clock.now()
     found = {e.loop: e for e in home.ledger.newest(kind, loops=loops)}
     for loop in [loop for loop, entry in found.items() if entry.record.end > now]:
@@ -209,7 +209,7 @@ def _newest_of_each(entries: list[Entry[Turn]]) -> list[Entry[Turn]]:
 
 
 class _LoopRecords(NamedTuple):
-    """What the ledger has of a loop; turns oldest first."""
+    """The ledger's records of a loop; turns oldest first."""
 
     declared: LoopRecord
     turns: list[Entry[Turn]]
@@ -283,14 +283,14 @@ def _made(home: Home, digest: str) -> _ServingPackage:
 
 
 def _troubled(stage: StageState, attempts: Attempts) -> StageState:
-    """A stage is not well where what it shows cannot be read: the declaration (scope), the package or the predictions (deploy)."""
+    """A stage is in alert if its data cannot be read: the declaration (scope), the package or the predictions (deploy)."""
     steps = zip(attempts.steps, attempts.failed, strict=True)
     trouble = [p.what for step, p in steps if stage.stage == ("scope" if step == "declaration" else "deploy")]
     return msgspec.structs.replace(stage, state="alert", detail="; ".join(trouble)) if trouble else stage
 
 
 def _fleet(boards: list[Leaderboard], serving: ReleaseState | None) -> FleetStatus | None:
-    """The fleet of a loop; None where it has none and never had."""
+    """The fleet of a loop; None if it never had one."""
     board = next((board.fleet for board in boards if board.fleet is not None), None)
     segments = serving.segments if serving is not None else {}
     if board is None and not segments:

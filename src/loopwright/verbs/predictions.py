@@ -22,7 +22,7 @@ _PLACE = re.compile(r"(\d{1,17})-([0-9a-f]{32})")
 
 
 class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the prediction log; `trace` says the rest of it."""
+    """One row of the prediction log; `trace` shows the rest of it."""
 
     id: str
     at: datetime
@@ -37,12 +37,12 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def answer(self) -> str:
-        """What was answered, in a word: yes or no, a class, or the number itself."""
+        """The answer in a word: yes or no, a class, or the number itself."""
         return cell(self.score if self.label is None else self.label)
 
 
 class PredictionList(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest predictions that were asked for by the fields of `query`; `before` is the place where the next ones begin, "" after the last."""
+    """The newest predictions that match `query`; `before` is the position where the next page begins, "" after the last."""
 
     loop: str
     query: dict[str, str]
@@ -89,7 +89,7 @@ def predictions(
         raise OptionInvalid("before", before, "must be what `before` of an answer says")
     after = None if place is None else (moment_at(int(place[1])), place[2])
     found = search(home, loop, PredictionFilter(key, begin, end, flag, package, after), limit + 1)
-    if not found:  # what is not in the log may be there none the less
+    if not found:  # without a result, report an invalid key, flag or package
         _check_key(declared, key)
         _check_flag(declared, flag)
         if package and not any(digest.startswith(package) for state in releases_of(home, loop) for digest in state.packages):

@@ -31,7 +31,7 @@ def release(
 ) -> Switched:
     """Put a package into service, after the checks of a turn; a package that already serves keeps serving.
 
-    `heuristic` in place of a package serves the loop's heuristic, whatever its metrics and guards say; turns then evaluate models and release none.
+    `heuristic` instead of a package serves the loop's heuristic, whatever its metrics and guards say; turns then evaluate models and release none.
 
     Waits up to five seconds until every worker on this machine has switched, and reports the state of each.
 
@@ -89,7 +89,7 @@ def _serves_already(now: ReleaseState, chosen: Package, rule: bool) -> bool:
 
 
 def _segment_packages(home: Home, loop: str, winner: str) -> SegmentPackages | None:
-    """The packages of segments that were judged beside a turn's winner; None where it has none."""
+    """The segment packages that were evaluated with a turn's winner; None without any."""
     boards = [e.record for e in home.ledger.find(Leaderboard, loop=loop) if e.record.winner == winner]
     fleet = next((b.fleet for b in boards if b.fleet is not None and b.fleet.serving), None)
     if fleet is None:
@@ -107,7 +107,7 @@ def _heuristic(home: Home, loop: str) -> str:
 
 
 def _newest_board(home: Home, loop: str) -> Leaderboard:
-    """The leaderboard of the newest turn that learnt from all that is known, and not from what was known at an earlier moment."""
+    """The leaderboard of the newest turn that was not backdated."""
     for entry in home.ledger.find(Leaderboard, loop=loop):
         turn = home.ledger.latest(Turn, loop=loop, key=entry.record.turn)
         if turn is None or not turn.record.backdated:

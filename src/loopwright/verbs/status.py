@@ -30,7 +30,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything at a glance; `server` is None where none runs. Of `total` loops those of one of the `pages`, worst first."""
+    """Status of all loops; `server` is None if none runs. `total` counts all loops; these are one of the `pages`, worst first."""
 
     version: str
     home: str
@@ -105,7 +105,7 @@ def status(home: Home, *, page: int = 1, all: bool = False) -> Status:
 def worst_first(home: Home) -> list[str]:
     """The names of all loops: those with critical alerts, with other alerts, with a failed turn or drift, to watch, the rest.
 
-    Where a record of these cannot be read, they come by name.
+    If one of these records cannot be read, loops are ordered by name.
     """
     try:
         return sorted(home.ledger.loops(LoopRecord), key=_rank(home))
@@ -138,6 +138,6 @@ def _server(home: Home) -> Running | None:
         found, by = msgspec.json.decode(said, type=Running), msgspec.json.decode(said, type=_ServedBy)
     except (OSError, msgspec.DecodeError):
         return None
-    if not by.holder.boot:  # the system tells no more than the process
+    if not by.holder.boot:  # the system identifies only the process
         return found if Path(f"/proc/{found.pid}").exists() else None
     return found if by.holder.here and not by.holder.dead else None

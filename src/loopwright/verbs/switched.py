@@ -1,4 +1,4 @@
-"""The answer of `release` and `rollback`: who serves now, and whether the workers follow."""
+"""The answer of `release` and `rollback`: the release in service, and whether the workers follow."""
 
 import time
 
@@ -12,7 +12,7 @@ from loopwright.stores.home import Home
 SWITCH_SECONDS = 5.0
 
 MAX_REASON = 1000
-"""So many characters has the reason of a change at most: the ledger keeps it for good, and pages and commands show it."""
+"""Maximum length of a change's reason: the ledger stores it for good, and pages and commands show it."""
 
 
 class Switched(ReleaseState, frozen=True, kw_only=True):
@@ -27,12 +27,12 @@ class Switched(ReleaseState, frozen=True, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        """Whether the workers here follow: False where there are some and none of them has switched in time."""
+        """Whether the workers on this machine follow: False if there are some and none of them has switched in time."""
         return not self.workers or any(worker.state in ("serves", "idle") for worker in self.workers)
 
 
 def check_reason(why: str, *, despite_guard: bool = False) -> None:
-    """Raise RequestInvalid for a reason that is too long, UsageError for none where the gate is overridden."""
+    """Raise RequestInvalid for a reason that is too long, UsageError for a missing one if the gate is overridden."""
     if len(why) > MAX_REASON:
         raise RequestInvalid([("why", f"has {len(why):,} characters; at most {MAX_REASON:,}: say it in a sentence")])
     if despite_guard and not why.strip():

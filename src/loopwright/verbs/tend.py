@@ -16,7 +16,7 @@ from loopwright.tend import tend as tend_once
 
 
 class Tended(msgspec.Struct, frozen=True, kw_only=True):
-    """One round of upkeep: how much it did for each loop; `events` are predictions that were told to a receiver.
+    """One round of upkeep: counts for each loop; `events` are predictions that were sent to a receiver.
 
     `problems` are damage that was met, `failed` the steps that raised. Where another process tends (`held_by`) nothing was done.
     """
@@ -72,8 +72,8 @@ def tend(
                 )
             if once:
                 return result
-            give_back()  # what a round took at its height is not held until the next one
+            give_back()  # release the peak memory of a round
             time.sleep(every)
-    finally:  # who waits need not wait for the lease to run out
+    finally:  # a waiting process need not wait for the lease to expire
         with suppress(LedgerUnavailable):
             home.ledger.unlock("tend", owner)

@@ -41,9 +41,9 @@ class FileUsed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TracedOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a prediction. `value` is in `currency`, relative to the value table; None where none is declared.
+    """The outcome of a prediction. `value` is in `currency`, relative to the value table; None without one.
 
-    `truth` is the label as the task has it (of several targets by name), `kind` the kind of answer it makes, empty where it has none.
+    `truth` is the label in the form of the task (several targets by name), `kind` the kind of the answer, empty if it has none.
     """
 
     truth: bool | str | float | dict[str, float]
@@ -98,7 +98,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def answer(self) -> str:
-        """What was answered, in a word: yes or no, a class, or the number itself."""
+        """The answer in a word: yes or no, a class, or the number itself."""
         return cell(self.score if self.label is None else self.label)
 
     @property
@@ -115,7 +115,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rule_answer(self) -> str:
-        """What the heuristic would have answered, in a word: with its score where that is more than yes or no."""
+        """The heuristic's answer, in a word: with its score where that is more than yes or no."""
         if self.heuristic is None:
             return "not known" if self.package_error else "nothing"
         if self.rule_label is None:
@@ -124,12 +124,12 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def truth_missing(self) -> str:
-        """Why no outcome is here, in a word: it is pending, or cannot be told without the package."""
+        """Why no outcome is here, in a word: it is pending, or needs the unreadable package."""
         return "" if self.outcome is not None else "not known without the package" if self.package_error else "pending"
 
     @property
     def worth(self) -> str:
-        """Its money in words; why there is none."""
+        """Its money in words, or why there is none."""
         if self.outcome is None and self.package_error:
             return self.truth_missing
         if self.outcome is None and self.valued:
@@ -140,11 +140,11 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hit(self) -> bool | None:
-        """Whether the label was right; None where there is none to be right, or the truth is not known."""
+        """Whether the label was right; None if there is no label, or the truth is not known."""
         return None if self.outcome is None or self.label is None else self.outcome.truth == self.label
 
     def _repr_html_(self) -> str:
-        """In a notebook: the answer and what it came from, request, context, contributions or features, package, outcome."""
+        """HTML for a notebook: the answer and its sources, request, context, contributions or features, package, outcome."""
         outcome, explained = self.outcome, self.explained
         happened = {} if outcome is None else {"truth": cell(outcome.truth), "value": outcome.value, **outcome.values}
         moved = {} if explained is None or explained.contributions is None else explained.largest
@@ -248,7 +248,7 @@ def _deleted(home: Home, id: str) -> str:
     """Why the prediction of an id may be gone, "" where no retention has reached its time."""
     try:
         at = time_of(id)
-    except (ValueError, OverflowError):  # no id, or one that a client made up
+    except (ValueError, OverflowError):  # not an id, or one that a client made up
         return ""
     limits = [since for loop in loops(home) if (since := retained_since(home, loop)) is not None and at < since]
     return f"predictions of before {max(limits):%Y-%m-%d} are not kept (LOOPWRIGHT_KEEP)" if limits else ""

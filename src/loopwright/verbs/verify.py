@@ -44,6 +44,6 @@ def verify(home: Home) -> Verified:
     problems = [problem for where, look in looks.items() for problem in attempted(where, look)]
     checked = {}
     for what, counted in counts.items():
-        with suppress(LoopwrightError, OSError):  # said above
+        with suppress(LoopwrightError, OSError):  # reported above
             checked[what] = counted()
     return Verified(ok=not problems, checked=checked, problems=list(dict.fromkeys(problems)))

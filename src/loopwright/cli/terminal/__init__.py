@@ -1,4 +1,4 @@
-"""What a person sees of an answer in a terminal: a picture for each type that deserves one, and a generic one for all others.
+"""Rendering of answers in a terminal: a layout for some types, and a generic one for all others.
 
 Strings go to the terminal as they are (no markup is read from them); control characters are escaped (`base/printable.py`).
 """
@@ -30,7 +30,7 @@ PICTURES = {
 }  # fmt: skip
 """Module and function by the name of an answer's type, as text: a command loads the picture of its own answer only.
 
-What is not here is shown field by field."""
+Other types are shown field by field."""
 
 
 def show(value: Any) -> None:

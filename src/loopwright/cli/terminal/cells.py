@@ -15,7 +15,7 @@ ALIKE = 10
 """Lines that are alike, of files, packages or reasons, are shown at most; `--json` has all."""
 
 MAX_SEGMENTS = 12
-"""So many segments are shown at most."""
+"""Maximum number of segments shown."""
 
 
 def plain(value: Any) -> Text:

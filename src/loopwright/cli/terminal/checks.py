@@ -1,4 +1,4 @@
-"""What was checked, in a terminal."""
+"""Results of checks, in a terminal."""
 
 from collections.abc import Sequence
 from typing import Any

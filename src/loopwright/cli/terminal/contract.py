@@ -27,7 +27,7 @@ def contract(value: ContractShown) -> RenderableType:
 
 
 def _rules(column: Column) -> str:
-    """What a column's values must be, in words."""
+    """The rules of a column's values, in words."""
     low, high = column.minimum, column.maximum
     said = [
         "may be null" if column.nullable else "",

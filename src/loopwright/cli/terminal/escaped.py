@@ -1,4 +1,4 @@
-"""What rich prints, without control characters in its text."""
+"""Rich output without control characters in its text."""
 
 from collections.abc import Iterable
 

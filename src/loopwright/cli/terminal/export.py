@@ -9,7 +9,7 @@ from loopwright.verbs.export import ExportedPackage
 
 
 def exported(value: ExportedPackage) -> RenderableType:
-    """Where the files are, and each input and output with its type and shape."""
+    """The location of the files, and each input and output with its type and shape."""
     ports = [
         [kind, port.name, port.type, f"[{', '.join(map(str, port.shape))}]"]
         for kind, of in (("input", value.inputs), ("output", value.outputs))

@@ -1,4 +1,4 @@
-"""Who served when, in a terminal."""
+"""The releases of a loop, in a terminal."""
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -28,7 +28,7 @@ def _of_segment(value: ReleaseState, segment: str) -> str:
 
 
 def _changed(before: ReleaseState | None, now: ReleaseState) -> str:
-    """How many segments have their own package, and how many of these are new, others, gone."""
+    """Number of segments with their own package, and of added, changed and removed ones."""
     old = before.segments if before is not None else {}
     counts = {
         "new": len(now.segments.keys() - old.keys()),

@@ -17,7 +17,7 @@ from loopwright.verbs.status import Running, Status
 
 
 def status(value: Status) -> RenderableType:
-    """Every loop, alerts of none, the home, and the server over it."""
+    """Every loop, alerts without a loop, the home, and its server."""
     if not value.loops and value.page == 1:
         return Text("no loop yet: `loopwright demo` shows one, `loopwright init DIR` begins one")
     return Group(
@@ -37,7 +37,7 @@ def _running(server: Running | None) -> str:
 
 
 def loop_status(loop: LoopStatus) -> RenderableType:
-    """The stages of a loop, who serves it, its retrainings and alerts."""
+    """The stages of a loop, its release, its retrainings and alerts."""
     stages = table(["stage", "state", "when", ""], [[s.stage, state(s.state), s.at, s.detail] for s in loop.stages])
     serving = f"{loop.candidate} ({short(loop.serving)}) since {word(loop.since)}" if loop.serving else "nobody"
     parts: list[RenderableType] = [
@@ -75,7 +75,7 @@ def _turns_line(loop: LoopStatus) -> str:
 
 
 def open_alerts(alerts: Sequence[Alert]) -> list[RenderableType]:
-    """A heading and a line an alert; nothing where there is none."""
+    """A heading and one line per alert; empty without alerts."""
     rows = [[Text(a.severity, style="red" if a.severity == "critical" else "yellow"), a.title, a.detail] for a in alerts]
     return [heading("Open alerts"), table(["severity", "alert", ""], rows)] if rows else []
 

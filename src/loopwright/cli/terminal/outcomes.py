@@ -1,4 +1,4 @@
-"""How the outcomes stand, in a terminal."""
+"""The counts of outcomes, in a terminal."""
 
 from rich.console import Group, RenderableType
 

@@ -12,7 +12,7 @@ from loopwright.stores.prediction_log.bulk import Predicted
 
 
 def predicted(value: Predicted) -> RenderableType:
-    """How many rows came to what, the reasons of those that were refused, the flags of the others."""
+    """Counts of rows by result, the reasons of refused rows, the flags of the others."""
     counts = [(name, getattr(value, name)) for name in ("logged", "repeated", "refused", "unlogged") if getattr(value, name)]
     facts = [("package", short(value.package)), *counts, ("columns ignored", value.ignored)]
     tables = [

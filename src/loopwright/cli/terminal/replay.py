@@ -12,7 +12,7 @@ from loopwright.verbs.replay import Replayed
 
 
 def replayed(value: Replayed) -> RenderableType:
-    """A line a window, and the money beside never retraining and the heuristic."""
+    """One line per window, and the money compared with never retraining and with the heuristic."""
     metric = value.metric.replace("_", " ")
     rows = [
         [

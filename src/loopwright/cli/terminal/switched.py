@@ -1,4 +1,4 @@
-"""Who serves now, in a terminal."""
+"""The release in service, in a terminal."""
 
 from rich.console import RenderableType
 from rich.text import Text

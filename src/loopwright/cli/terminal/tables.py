@@ -44,14 +44,14 @@ def ingested(done: Sequence[Ingested]) -> RenderableType:
 
 
 def quarantine_lines(table: str, reasons: Mapping[str, int]) -> list[RenderableType]:
-    """Why rows went to the quarantine of a table, and what to do with them."""
+    """Reasons of quarantined rows of a table, and the next step."""
     why = [Text(word(f"  {reason}: {count:,}")) for reason, count in Counter(reasons).most_common(ALIKE)]
     mend = f"`loopwright quarantine {table} --export FILE` writes what waits, then mend it and `loopwright ingest {table} FILE --mend`"
     return [*why, Text(mend, style="dim")]
 
 
 def quarantined(value: Quarantined) -> RenderableType:
-    """What waits in a quarantine, by reason, and how to mend it."""
+    """Rows in a quarantine, by reason, and how to mend them."""
     if not value.rows:
         mended = f"; {value.mended:,} mended" if value.mended else ""
         return Text(f"nothing waits in the quarantine of {value.table}{mended}")

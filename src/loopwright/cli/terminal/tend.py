@@ -9,7 +9,7 @@ from loopwright.verbs.tend import Tended
 
 
 def tended(value: Tended) -> RenderableType:
-    """A line a loop, and what went wrong."""
+    """One line per loop, and the failures."""
     if not value.leader:
         return Text(f"nothing done: {value.held_by or 'another process'} tends (`loopwright serve` does it beside itself)")
     rows = [

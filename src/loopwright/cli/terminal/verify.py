@@ -1,4 +1,4 @@
-"""What `verify` read, in a terminal."""
+"""The result of `verify`, in a terminal."""
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -9,7 +9,7 @@ from loopwright.verbs.verify import Verified
 
 
 def verified(value: Verified) -> RenderableType:
-    """The damage, or that there is none, and what was read."""
+    """The damage, if any, and the number of items verified."""
     checked = plain(value.checked)
     if value.ok:
         return Text.assemble(("✓ ", "green"), "no damage; read ", checked)

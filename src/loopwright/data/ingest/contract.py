@@ -165,7 +165,7 @@ def missing_columns(missing: list[str], names: list[str]) -> list[str]:
 
 
 def _header(renamed: Mapping[str, str], names: list[str]) -> str:
-    """What to do about a file that has no column of a contract at all."""
+    """Advice for a file that has none of a contract's columns."""
     shown = ", ".join(repr(n[:40]) for n in names[:5]) + (" ..." if len(names) > 5 else "")
     return "" if renamed else f"; its columns are {shown}: if the first line is a row of data, give --names"
 
@@ -224,7 +224,7 @@ def _repeated(table: Table, good: pa.Table, wrong: Mask, seen: "SeenKeys | None"
     if wrong.any():
         rows = rows.take(pa.array(kept))
     repeated = np.zeros(len(good), dtype=bool)
-    # Most often one column of the key tells all rows apart, which is seen at a fraction of the cost.
+    # Usually one column of the key is already unique, which is checked at a fraction of the cost.
     if not any(pc.count_distinct(rows[k]).as_py() == len(kept) for k in table.key[:1]):
         first = rows.group_by(by).aggregate([("_at", "min")])
         if len(first) < len(kept):
@@ -239,7 +239,7 @@ def _repeated(table: Table, good: pa.Table, wrong: Mask, seen: "SeenKeys | None"
 class SeenKeys:
     """The keys of a source's rows so far, as 16 bytes each (MD5 of the values: two that differ never meet by accident).
 
-    The first frame is only kept until there is a second: most sources have one.
+    The first frame is only stored until there is a second: most sources have one.
     """
 
     def __init__(self) -> None:
@@ -318,5 +318,5 @@ def _reason(broken: _Broken, row: dict[str, Any], sources: dict[str, str]) -> st
 
 
 def _mask(condition: Any, values: pa.ChunkedArray) -> Mask:
-    """Where the condition holds; never where the value is null."""
+    """The rows where the condition is true; never for null."""
     return flags(pc.and_(pc.is_valid(values), pc.fill_null(condition, False)))

@@ -1,7 +1,7 @@
 r"""CSV as Arrow batches of text: delimiter, header and quoting detected over the whole file, so that no value is changed silently.
 
 Arrow reads text after a closing quote (`"a"b`, and `"a \"b\""` where quotes are escaped by backslashes) as if the quotes were
-not there. Files with such a place are read by Python's strict reader first, which says how quotes are escaped and which rows break.
+not there. Files with such a place are read by Python's strict reader first, to find how quotes are escaped and which rows break.
 """
 
 import csv
@@ -35,7 +35,7 @@ _ODD_QUOTE = re.compile(rb'"[^,;\t|\r\n"](?<=[^,;\t|\r\n"]"[^,;\t|\r\n"])')
 
 
 class Layout(NamedTuple):
-    """How a CSV is cut: `first` is the number of its first line as Arrow counts rows, `malformed` rows whose quotes break."""
+    """Layout of a CSV: `first` is the number of its first line as Arrow counts rows, `malformed` the rows with broken quotes."""
 
     names: list[str]
     header: bool
@@ -117,7 +117,7 @@ def _lines(start: str, text: Any) -> Iterator[str]:
 
 
 def _has_odd_quotes(text: TextFile) -> bool:
-    """Whether a quote stands where no field begins or ends, or one is never closed. Raises IngestRefused for a NUL byte."""
+    """Whether a quote is not at the start or end of a field, or is never closed. Raises IngestRefused for a NUL byte."""
     found, quotes, breaks, tail = False, 0, 0, b""
     with text.open() as data:
         while chunk := data.read(1 << 20):
@@ -133,7 +133,7 @@ def _has_odd_quotes(text: TextFile) -> bool:
 
 
 class _Strict(NamedTuple):
-    """What a strict reader finds: the line on which quotes open that never close (0: none), malformed records, ragged ones."""
+    """Findings of a strict reader: the line with quotes that never close (0: none), malformed records, ragged ones."""
 
     opened: int
     malformed: dict[int, str]
@@ -193,7 +193,7 @@ def _strict(text: TextFile, delimiter: str, width: int, escape: str | None) -> _
 
 
 def _longest_row(text: TextFile) -> int:
-    """The line of a CSV on which the first row begins that is longer than a block; 0 where there is none.
+    """The first line of a CSV whose row is longer than a block; 0 if there is none.
 
     A line break ends a row where the quotes so far are even.
     """

@@ -53,7 +53,7 @@ FOREIGN: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
         (rb"version https://git-lfs", "a pointer of Git LFS: run `git lfs pull`"),
     )
 )
-"""How files begin that are no text tables, and what they are."""
+"""Signatures of files that are not text tables, with their names."""
 
 _NOT_WESTERN = re.compile(
     # Runs of letters as only other scripts have; signs inside a word (Polish as ISO 8859-2 or Windows-1250); capitals inside
@@ -221,13 +221,13 @@ class _Stream(io.BufferedIOBase):
 
 
 class _Bounded(_Stream):
-    """What a compressed file unpacks to, at most MAX_UNPACKED bytes of it."""
+    """Decompressed bytes of a file, at most MAX_UNPACKED."""
 
     def __init__(self, packed: Any, file: Any, name: str) -> None:
         self._packed, self._file, self._name, self._count = packed, file, name, 0
 
     def tell(self) -> int:
-        """How far the packed file was read, in bytes."""
+        """Position in the compressed file, in bytes."""
         return int(self._file.tell())
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -246,7 +246,7 @@ class _Decoded(_Stream):
         self._data, self._decoder, self._ready = data, codecs.getincrementaldecoder(encoding)("strict"), b""
 
     def tell(self) -> int:
-        """How far the file on disk was read, in bytes."""
+        """Position in the file on disk, in bytes."""
         return int(self._data.tell())
 
     def read(self, size: int | None = -1, /) -> bytes:

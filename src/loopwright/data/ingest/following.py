@@ -1,7 +1,7 @@
 """Sources that grow, read on from where the last ingestion stopped: by a watermark column, or by the versions of a Delta table.
 
-How far a table got is in its `Ingested` records. Each step is exactly-once: its Delta application transaction is named by
-where it starts, so that of two that start there one wins, and a note in that commit says how far it went.
+The position that a table has reached is in its `Ingested` records. Each step is exactly-once: its Delta application transaction is
+named by its start, so of two concurrent steps from the same start one wins, and a note in that commit has its end.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ def by_version(uri: str, since: str) -> Followed:
 
 
 def identity(uri: str) -> str:
-    """What `by_version` of a Delta table follows."""
+    """The identity under which `by_version` follows a Delta table."""
     return f"delta:{foreign(uri).id}"
 
 
@@ -59,7 +59,7 @@ def _fragments(dataset: Any) -> Iterator[Batch]:
 
 
 def by_watermark(table: Table, column: str, since: str, opened: OpenSource) -> Followed:
-    """The rows of a source whose `column` is above `since`; and those where it cannot be read, which go to quarantine.
+    """The rows of a source whose `column` is above `since`; also unreadable values, which go to quarantine.
 
     Raises UsageError when the table has no such column, or one without an order.
     """
@@ -101,7 +101,7 @@ def _values(name: str, declared: Column, source: str, batch: Batch) -> pa.Chunke
 
 
 def scalar(declared: Column, reached: str) -> Any:
-    """A watermark as it was recorded, as a value of its column; None from the beginning."""
+    """A recorded watermark as a value of its column; None from the beginning."""
     if not reached:
         return None
     kind = pa.int64() if declared.type == "timestamp" else ARROW_TYPES[declared.type]
@@ -115,7 +115,7 @@ def text(value: Any) -> str:
 
 
 def parameter(declared: Column, reached: str) -> Any:
-    """A watermark as a parameter of a query; from the beginning, what is below everything."""
+    """A watermark as a parameter of a query; from the beginning, a value below all others."""
     if reached:
         return scalar(declared, reached).as_py()
     return {"integer": -(2**63), "float": -1.7e308, "timestamp": EARLIEST, "string": ""}[declared.type]

@@ -22,7 +22,7 @@ def neutral(frame: pa.Table) -> pa.Table:
 
 
 def original(frame: pa.Table) -> pa.Table:
-    """What `neutral` made neutral."""
+    """Undo `neutral`."""
     return _each(frame, lambda texts, formula: pc.if_else(formula, pc.replace_substring_regex(texts, "^'", ""), texts))
 
 

@@ -51,7 +51,7 @@ def looks_like_a_row(first: Sequence[str], rows: Sequence[Sequence[str]]) -> boo
 
 
 def _is_value(cell: str, below: Sequence[str]) -> bool | None:
-    """Whether a cell is like those below it; None where that cannot be told."""
+    """Whether a cell resembles those below it; None if undecidable."""
     if not cell.strip() or len(below) < 3:
         return None
     if all(_NUMBER.fullmatch(v) for v in below):

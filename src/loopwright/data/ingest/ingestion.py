@@ -1,7 +1,7 @@
 """Into a table, through its contract: good rows land, bad rows go to quarantine, the ledger gets one record.
 
 The same content again adds nothing: both writes are Delta application transactions named by the SHA-256 of the source (or by
-where a source that grows was read on from), so an ingestion that was interrupted anywhere is completed by running it again.
+and the position from which a growing source was read, so an interrupted ingestion is completed by running it again.
 A source is read in batches, so that a large one needs no more memory than a small one.
 """
 
@@ -92,19 +92,19 @@ def ingest(
 
 
 def put_ingested(home: Home, record: Ingested) -> None:
-    """Store what came in, linked with its file and with the version of the table that holds it."""
+    """Store the record of an ingestion, linked with its source and with the version of the table that holds it."""
     with home.ledger.batch():
         entry = home.ledger.put(record, key=record.table, links=[(record.file, "ingested")])
         home.ledger.link(entry.id, f"table:{record.table}@{record.version}", "ingested")
 
 
 def ingested(home: Home, table: str) -> dict[str, Ingested]:
-    """What came into a table so far, oldest first, by the digest of its content."""
+    """Ingestions of a table so far, oldest first, by the digest of the content."""
     return {e.record.digest: e.record for e in home.ledger.find(Ingested, key=table, newest=False)}
 
 
 def reached(known: dict[str, Ingested], follows: str) -> str:
-    """How far a source that grows was read; empty if it never was."""
+    """The position up to which a growing source was read; empty if it never was."""
     return next((r.reached for r in reversed(known.values()) if r.follows == follows), "")
 
 
@@ -152,7 +152,7 @@ class _Ingestion:
         self._lacked: list[str] = []
 
     def write(self, reached: str) -> int | None:
-        """Write the good rows; None if they are there already."""
+        """Write the good rows; None if they are stored already."""
         note = msgspec.json.encode(_Note(self.application, reached)).decode() if reached else ""
         schema = pa.schema([(name, ARROW_TYPES[c.type]) for name, c in self.table.columns.items()])
         stream = Stream(schema, self._judged)
@@ -187,11 +187,11 @@ class _Ingestion:
         self._bad.into(self.home, self.table.name, self.application)
 
     def close(self) -> None:
-        """Let go of the bad rows that did not get there."""
+        """Discard the bad rows that were not written."""
         self._bad.close()
 
     def record(self, version: int, followed: Followed | None) -> Ingested:
-        """What came of it."""
+        """The record of this ingestion."""
         return Ingested(
             table=self.table.name,
             source=self.opened.name,
@@ -212,7 +212,7 @@ class _Ingestion:
 
 
 def repeated_rows(home: Home, table: Table, version: int) -> int:
-    """How many rows of a table's version have the key, event time and known time of rows that were there before."""
+    """Number of rows of a table's version that have the key, event time and known time of earlier rows."""
     new = home.lake.added(table.name, version) if version > 1 else None
     if new is None:
         return 0
@@ -227,7 +227,7 @@ def repeated_rows(home: Home, table: Table, version: int) -> int:
 
 
 def _moment(home: Home, digest: str) -> datetime:
-    """When this content first came into any table: rows of one file have one moment, whichever table they come into."""
+    """When this content was first ingested into any table: rows of one file have one moment in all tables."""
     found = (e.record for e in home.ledger.find(Ingested, newest=False) if e.record.digest == digest)
     return next((r.moment for r in found if r.moment), home.clock.now())
 
@@ -260,7 +260,7 @@ def put_contract(home: Home, table: Table) -> Entry[Contract]:
 
 
 def _grow(home: Home, table: Table, before: Table | None) -> None:
-    """Add the new columns of a contract to the table's rows, or raise DeclarationInvalid naming what cannot change."""
+    """Add the new columns of a contract to the table's rows, or raise DeclarationInvalid naming the incompatible changes."""
     if problems := _growth_problems(home, table, before):
         raise DeclarationInvalid(f"the contract of table {table.name!r}", problems)
     found = home.lake.schema(table.name)
@@ -269,7 +269,7 @@ def _grow(home: Home, table: Table, before: Table | None) -> None:
 
 
 def contract_problems(home: Home, table: Table) -> list[tuple[str, str]]:
-    """What `put_contract` would refuse of a contract; nothing is stored."""
+    """Problems for which `put_contract` would refuse a contract; stores nothing."""
     newest = home.ledger.latest(Contract, key=table.name)
     if not home.lake.exists(table.name) or (
         newest is not None and newest.record.digest == declaration_digest(as_stored(table))
@@ -279,7 +279,7 @@ def contract_problems(home: Home, table: Table) -> list[tuple[str, str]]:
 
 
 def _growth_problems(home: Home, table: Table, before: Table | None) -> list[tuple[str, str]]:
-    """What cannot change in a table that has rows."""
+    """Incompatible changes of the contract of a table that has rows."""
     found = home.lake.schema(table.name)
     problems = _looked_up(home, table.name, _leaving(before, table)) if before else []
     for name, column in table.columns.items():

@@ -1,4 +1,4 @@
-"""Sources that make their rows when they are asked for: polars LazyFrames, and pyarrow datasets and scanners.
+"""Lazy sources, which compute their rows on request: polars LazyFrames, and pyarrow datasets and scanners.
 
 They are read twice, once for the digest and once for the rows, and never held as a whole.
 """
@@ -18,7 +18,7 @@ _ROWS = 65_536
 
 
 def is_dataset(source: Any, *kinds: str) -> bool:
-    """Whether `source` is one of pyarrow.dataset's classes. Who has such an object has loaded that module; others need not, as it loads pandas."""
+    """Whether `source` is one of pyarrow.dataset's classes. Checks only loaded modules: importing that one loads pandas."""
     module = sys.modules.get("pyarrow.dataset")
     return module is not None and isinstance(source, tuple(getattr(module, kind) for kind in kinds))
 
@@ -44,7 +44,7 @@ def open_lazy(source: Any, name: str) -> OpenSource:
 
 
 def _tables(source: Any, name: str) -> Iterator[pa.Table]:
-    """The rows in parts of _ROWS rows; one empty part where there are none."""
+    """The rows in parts of _ROWS rows; one empty part without rows."""
     try:
         waiting = [_bare(_empty(source))]
         for part in _parts(source):

@@ -1,4 +1,4 @@
-"""Everything a person may name as a source, brought into a table one after another: files, folders, globs, Delta tables, a query."""
+"""Ingest several sources (files, folders, globs, Delta tables, a query) into one table, in order."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -55,7 +55,7 @@ def bring(
 
 
 def _files(source: str) -> list[tuple[Path, str]]:
-    """The files that a source stands for, those of a folder named as they are found in it."""
+    """The files of a source; those of a folder are named relative to it."""
     folder = Path(source)
     return [(f, str(f.relative_to(folder)) if folder.is_dir() else f.name) for f in expand(source)]
 
@@ -68,8 +68,8 @@ def _delta(home: Home, table: Table, uri: str, known: dict[str, Ingested], progr
 def bring_query(
     home: Home, table: Table, url: str, query: str, *, watermark: str = "", progress: Progress | None = None
 ) -> Ingested:
-    """Ingest the answer of a query; in it `:watermark` stands for how far `watermark` was read. See `query.open_query`."""
-    from loopwright.data.ingest.query import open_query  # here: SQLAlchemy's dialects are needed by nobody else
+    """Ingest the result of a query; in it `:watermark` is the value reached so far. See `query.open_query`."""
+    from loopwright.data.ingest.query import open_query  # here: SQLAlchemy's dialects are needed only for queries
 
     low = None
     if watermark and watermark in table.columns:

@@ -92,7 +92,7 @@ def read(file: Path, name: str = "") -> tuple[Table, list[str]]:
 
 
 def _check_shape(data: bytes, name: str) -> None:
-    """Raise UsageError for a document that would blow up: by what it refers to again, or by its depth."""
+    """Raise UsageError for a document that would explode when expanded: by its aliases, or by its depth."""
     depth = 0
     for event in yaml.parse(data, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
@@ -167,7 +167,7 @@ def _custom(facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def from_odcs(document: Any, name: str = "") -> tuple[Table, list[str]]:
-    """The table of a document of the standard (see `read`), and what of it a table cannot hold."""
+    """The table of a document of the standard (see `read`), and the facts that a table cannot hold."""
     schema = _object(document, name)
     left = [f"{k} of the contract" for k in document if k not in _READ_OF_CONTRACT and document[k]]
     left += [f"{k} of {schema.get('name')}" for k in schema if k not in _READ_OF_OBJECT and schema[k]]
@@ -211,7 +211,7 @@ def from_odcs(document: Any, name: str = "") -> tuple[Table, list[str]]:
 
 
 def _object(document: Any, name: str) -> _Facts:
-    """The schema object called `name`, or the only one, of a document whose layout is that of the standard."""
+    """The schema object called `name`, or the only one, of a document in the standard's layout."""
     if not isinstance(document, dict) or document.get("kind") != "DataContract":
         raise DeclarationInvalid("the data contract", [("kind", "must be DataContract (Open Data Contract Standard v3)")])
     if not str(document.get("apiVersion", "")).startswith("v3."):

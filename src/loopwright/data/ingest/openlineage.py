@@ -13,7 +13,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def emitting(ingest: F) -> F:
-    """`data.ingest.ingestion.ingest`, which tells when it begins and how it ended."""
+    """Decorate `data.ingest.ingestion.ingest` to emit its start and its end."""
 
     @wraps(ingest)
     def telling(home: Home, table: Table, source: Any, **named: Any) -> Any:
@@ -37,6 +37,6 @@ def _tell(run: openlineage.JobRun, lake: str, table: Table, path: Path | None, d
 
 
 def _source_columns(table: Table, done: Any) -> Mapping[str, str]:
-    """The columns that the source had, and what they are called there."""
+    """The columns that the source had, with their names there."""
     had = {name: column for name, column in table.columns.items() if name not in done.absent and column.filled is None}
     return {name: column.source or name for name, column in had.items()}

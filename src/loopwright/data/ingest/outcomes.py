@@ -28,11 +28,11 @@ from loopwright.stores.prediction_log.writer import LogWriter
 
 _BATCH = 1000
 _ID = "_id"
-"""What the column of ids is called that `loopwright predict` writes."""
+"""Name of the id column in files that `loopwright predict` writes."""
 
 
 class Delivered(NamedTuple):
-    """How many rows of a source were logged, and how many went to quarantine, by reason (a row may have several).
+    """Counts of logged and of quarantined rows of a source, the latter by reason (a row may have several).
 
     `encoding` is that of its text; `undated` rows say no time, so their truth is known from now on.
     """
@@ -144,13 +144,13 @@ def _judge(
 
 
 def _sources(table: Table, frame: pa.Table, names: Collection[str]) -> list[str]:
-    """What columns of a table are called in a source."""
+    """The names of a table's columns in a source."""
     sources = {name: table.columns[name].source or name for name in names}
     return [source if source in frame.column_names else name for name, source in sources.items()]
 
 
 def _without_answers(table: Table, requests: Table, frame: pa.Table) -> pa.Table:
-    """A frame as it is; one that `loopwright predict` wrote with its ids under a name that outcomes have, without answers and requests."""
+    """A frame unchanged; one that `loopwright predict` wrote with its ids under a name that outcomes have, without answers and requests."""
     free = [n for n in table.prediction_fields if n != _ID and n not in frame.column_names]
     if not (free and _ID in frame.column_names and _holds_ids(frame[_ID])):
         return frame

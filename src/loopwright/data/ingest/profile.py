@@ -22,7 +22,7 @@ DAYS = 60
 TOP = 5
 MAX_COLUMNS = 500
 NEW_SHARE = 0.25
-"""A table is profiled again when so many of its rows came in since."""
+"""Share of new rows from which a table is profiled again."""
 
 _QUANTILES = "[0.05, 0.25, 0.5, 0.75, 0.95]"
 _LONGEST_TEXT = 80
@@ -157,7 +157,7 @@ def _shape(type: str, profile: ColumnProfile) -> str:
 
 
 def _bounds(profile: ColumnProfile) -> tuple[float, float]:
-    """The range of a column as numbers; empty for one that has none."""
+    """The range of a column as numbers; empty if it has none."""
     if profile.type == "timestamp":
         since, until = _moment(profile.minimum), _moment(profile.maximum)
         return (since.timestamp() * 1e6, until.timestamp() * 1e6) if since and until else (0.0, 0.0)

@@ -39,7 +39,7 @@ Ref = tuple[str, int]
 
 
 class ExportedRows(NamedTuple):
-    """An exported file: `frame` has its rows [N] without what names them, which is in `refs` [N]."""
+    """An exported file: `frame` has its rows [N] without their identifying columns, which are in `refs` [N]."""
 
     opened: OpenSource
     frame: pa.Table
@@ -89,7 +89,7 @@ def mend(home: Home, table: Table, source: Any = None, reading: Reading = AS_DET
         digests = [refs[i][0] for i in chosen]
         numbers = np.array([refs[i][1] for i in chosen], dtype=np.int64)
         origin = RowOrigin(opened.name, digests, home.clock.now())
-        # Where none of the rows waits any more there may be no columns to judge.
+        # With no row waiting there may be no columns to judge.
         frame = whole.take(pa.array(chosen, pa.int64())) if chosen else _empty(table)
         found = conform(table, frame, origin=origin, rows=numbers, absent=table.columns)
         left: dict[str, list[int]] = {}
@@ -145,14 +145,14 @@ def application(loop: str, digest: str) -> str:
 
 
 def brought_for(home: Home, table: str, loop: str, refs: list[Ref]) -> set[str]:
-    """The sources of `refs` that were brought as outcomes of a loop (of any, if it is ""), by their digest."""
+    """Digests of the sources of `refs` that were ingested as outcomes of a loop (of any, if it is "")."""
     loops, name = [loop] if loop else home.ledger.loops(LoopRecord), QUARANTINE + table
     digests = {digest for digest, _ in refs}
     return {d for d in digests if any(home.lake.last_sequence(name, application(o, d)) is not None for o in loops)}
 
 
 def first_of(refs: list[Ref], waiting: set[Ref]) -> list[int]:
-    """Where each of the waiting rows comes first in `refs`."""
+    """The first position of each waiting row in `refs`."""
     left, chosen = set(waiting), []
     for i, ref in enumerate(refs):
         if ref in left:
@@ -162,7 +162,7 @@ def first_of(refs: list[Ref], waiting: set[Ref]) -> list[int]:
 
 
 def _records(home: Home, table: str) -> list[Ingested]:
-    """What was mended into the table, one for each commit that notes it."""
+    """Mended rows of the table, one record per commit."""
     return [e.record for e in home.ledger.find(Ingested, key=table, newest=False) if e.record.mended]
 
 

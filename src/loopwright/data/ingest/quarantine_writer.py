@@ -48,7 +48,7 @@ class QuarantineWriter:
         self._parts.clear()
 
     def into(self, home: Home, table: str, application: str) -> None:
-        """Put them into the quarantine of a table, once per `application`, and let go of them."""
+        """Write the rows to the quarantine of a table, once per `application`, and discard them here."""
         if self.count:
             stream = Stream(QUARANTINE_SCHEMA, self._rows)
             home.lake.append_once(QUARANTINE + table, stream, application=application, sequence=1)

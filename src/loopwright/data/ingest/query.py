@@ -1,6 +1,6 @@
 """Rows out of an SQL database by URL, streamed. The only door to databases that are not the ledger.
 
-The answer is put aside on disk while its digest is taken: the database is let go of early, and the same answer again adds
+The result is buffered on disk while its digest is computed: the database connection is closed early, and the same result again adds
 nothing.
 """
 
@@ -28,8 +28,8 @@ WATERMARK = "watermark"
 def open_query(url: str, query: str, folder: Path, *, watermark: Any = None, name: str = "") -> Iterator[OpenSource]:
     """Run `query` on the database at `url` (as SQLAlchemy writes it: `postgresql://...`, `sqlite:///file.db`) and open the answer.
 
-    In the query `:watermark` stands for `watermark`. The answer waits in an unnamed file in `folder` as long as the context is open. Raises IngestRefused
-    when the database cannot be reached or does not understand; the URL's password is never shown.
+    In the query `:watermark` stands for `watermark`. The result is in an unnamed file in `folder` while the context is open. Raises IngestRefused
+    when the database cannot be reached or refuses the query; the URL's password is never shown.
     """
     shown = name or "a query"
     try:

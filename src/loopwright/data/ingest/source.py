@@ -37,7 +37,7 @@ MAX_CELLS = 20_000_000
 _KEYS = re.compile(rb'"\s*:')
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".zip", ".xlsx", ".xlsm", ".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".parquet", ".arrow", ".feather")  # fmt: skip
-"""What is taken out of a folder; a file that is named is looked at whatever it is called."""
+"""Suffixes of the files taken from a folder; a file named directly may have any suffix."""
 
 _JSON = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 
@@ -65,9 +65,9 @@ def open_source(source: Any, name: str | None = None, reading: Reading = AS_DETE
 
 
 def expand(source: str | Path) -> list[Path]:
-    """The files that a path, a folder or a glob stands for, in order of their names; hidden files are left out.
+    """The files of a path, a folder or a glob, ordered by name; hidden files are left out.
 
-    Raises FileMissing when there is none.
+    Raises FileMissing without any file.
     """
     path = Path(source)
     if path.is_dir():
@@ -86,7 +86,7 @@ def expand(source: str | Path) -> list[Path]:
 
 
 def _shown(file: Path, folder: Path) -> bool:
-    """Neither hidden nor a writer's own notes (`_SUCCESS`, `_delta_log`)."""
+    """Whether a file is neither hidden nor a marker of a writer (`_SUCCESS`, `_delta_log`)."""
     return not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
 
 
@@ -136,7 +136,7 @@ def _with_constants(batch: Batch, constants: dict[str, str | None]) -> Batch:
 
 
 class _FileReader(NamedTuple):
-    """How a file is read: its rows, whether these may lack columns, its encoding where it is not UTF-8, and the one a person said."""
+    """How a file is read: its rows, whether these may lack columns, its encoding if it is not UTF-8, and the one that the user set."""
 
     batches: Callable[[], Iterator[Batch]]
     loose: bool = False
@@ -145,7 +145,7 @@ class _FileReader(NamedTuple):
 
 
 def _reader(path: Path, name: str, start: bytes, reading: Reading) -> _FileReader:
-    """How to read a file, by its first bytes."""
+    """The reader of a file, by its first bytes."""
     if start[:4] == b"PAR1":
         reading.only(name, "a Parquet file")
         return _FileReader(lambda: _parquet(path, name))

@@ -17,7 +17,7 @@ from loopwright.records.declarations import Table
 
 BATCH_BYTES = 32 << 20
 BATCH_ROWS = 500_000
-"""What is held in memory of a source at a time, about."""
+"""Approximate limits of a source's rows in memory, in bytes and rows."""
 
 
 class Batch(NamedTuple):
@@ -85,7 +85,7 @@ class OpenSource(NamedTuple):
     """A source: its name, the SHA-256 of its content, and its rows from the beginning each time `batches` is called.
 
     There is at least one batch. `loose`: a row may lack a column (JSON Lines); it is null there. `offered`: columns that only
-    the names of its folders tell (`month=1/part.parquet`), for contracts that ask for them. `encoding`: of text that is not UTF-8.
+    the names of its folders define (`month=1/part.parquet`), for contracts with these columns. `encoding`: of text that is not UTF-8.
     """
 
     name: str
@@ -148,7 +148,7 @@ def sliced(tables: Iterator[pa.Table], done: Callable[[int], float], schema: pa.
 
 
 class Hasher(io.RawIOBase):
-    """A file that remembers only the digest of what was written to it."""
+    """A file that computes the digest of what is written to it, and stores nothing."""
 
     def __init__(self) -> None:
         self.sha256 = hashlib.sha256()

@@ -26,7 +26,7 @@ MAX_CELL = 1 << 20
 """Bytes of XML that a cell may have; Excel itself holds up to 32,767 characters."""
 
 _ROWS, _CELLS, _CHARACTERS = 20_000, 2_000_000, BATCH_BYTES
-"""What a batch has at most: rows, and cells or characters where rows are wide or long."""
+"""Limits of a batch: rows, and cells or characters where rows are wide or long."""
 
 _TEXT = re.compile(rb"<(\w+:)?t[ />]")
 _CELL_END = re.compile(rb"</(\w+:)?(c|si|comment|threadedComment|p)>")
@@ -46,7 +46,7 @@ def workbook_batches(path: Path, name: str, reading: Reading) -> Iterator[Batch]
     with refusing(name, "it is a damaged Excel workbook"), _opened(path, name) as book:
         sheet = _sheet(book, reading.sheet, name)
         total = sheet.max_row or 0
-        sheet.reset_dimensions()  # what other writers note there may be wrong
+        sheet.reset_dimensions()  # the dimensions that other writers store may be wrong
         rows = enumerate(([_text(value) for value in row] for row in sheet.iter_rows(values_only=True)), 1)
         start = list(islice(((number, row) for number, row in rows if any(row)), 201))
         if not start:
@@ -75,7 +75,7 @@ def _opened(path: Path, name: str) -> Iterator[Any]:
             ValueError,
             TypeError,
             SyntaxError,
-        ) as error:  # what openpyxl and its XML reader raise for odd content
+        ) as error:  # errors of openpyxl and its XML reader for odd content
             raise IngestRefused(name, f"it is a damaged Excel workbook ({error})") from error
         try:
             yield book
@@ -84,7 +84,7 @@ def _opened(path: Path, name: str) -> Iterator[Any]:
 
 
 def _check_size(path: Path, name: str) -> None:
-    """Refuse what would not fit into memory, before openpyxl reads it: its parser holds a whole cell, whatever its size."""
+    """Refuse files that would not fit into memory, before openpyxl reads them: its parser holds a whole cell, of any size."""
     with zipfile.ZipFile(path) as archive:
         if sum(i.file_size for i in archive.infolist()) > MAX_UNPACKED:
             raise IngestRefused(name, f"it unpacks to more than {MAX_UNPACKED >> 30} GiB; split it, or save it as CSV")

@@ -1,7 +1,7 @@
 """One column of a source, read in the type of its contract: text and typed columns alike, each value that cannot be read named.
 
 Times without a zone are local times of the contract's `zone`, by the IANA database that Arrow uses. A local time that the
-clocks skip, or go through twice, is no moment: it is told so, never guessed.
+clocks skip or repeat is not a moment: it is reported, never guessed.
 """
 
 import re
@@ -329,7 +329,7 @@ def _formatted(column: Column, values: pa.ChunkedArray) -> Read:
 
 
 def _localised(naive: pa.ChunkedArray, zone: str | None) -> Read:
-    """Local times [N] of a zone as moments; those that are none, or two, are told."""
+    """Local times [N] of a zone as moments; skipped and ambiguous ones are reported."""
     zone = zone or "UTC"
     early = pc.assume_timezone(naive, zone, ambiguous="earliest", nonexistent="earliest").cast(_MOMENT)
     if zone == "UTC":

@@ -7,7 +7,7 @@ from loopwright.data.ingest.values import is_text
 from loopwright.records.declarations import Column, ColumnType
 
 NUMBERS = ("1,234.5", "1.234,5")
-"""How numbers are written besides the plain way."""
+"""Number formats other than the plain one."""
 
 LOOKED_AT = 10_000
 """Rows of each column that are looked at."""

@@ -53,7 +53,7 @@ def identifies(name: str, frame: pa.Table) -> str:
 
 
 def _whole(values: pa.ChunkedArray) -> "np.ndarray[tuple[int], np.dtype[np.float64]] | None":
-    """Whole numbers that are not below zero, those that are there; None where a column holds others."""
+    """The non-negative integers of a column, without nulls; None if it holds other values."""
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
         return None
     numbers = values.drop_null().cast(pa.float64(), safe=False).to_numpy()
@@ -68,7 +68,7 @@ def _even(distinct: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> bool:
 
 
 def _fixed(name: str, frame: pa.Table) -> str:
-    """The first other column of which each number always has one value, by no function of its size; "" where there is none."""
+    """The first other column whose value each number determines, and that is not monotone in it; "" if there is none."""
     count = pc.count_distinct(frame[name]).as_py()
     others: list[str] = [n for n in frame.column_names if n != name and not pa.types.is_nested(frame[n].type)][:COLUMNS]
     seen = frame.group_by(name).aggregate([(n, "count_distinct") for n in others])

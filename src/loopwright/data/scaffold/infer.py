@@ -30,14 +30,14 @@ FEW = 20
 """A string column with at most this many values, each seen twenty times on average, gets categories."""
 
 MAX_ROWS = 500_000
-"""So many rows are looked at; of a longer source the first, and nothing is closed that later rows may widen."""
+"""Maximum number of rows that are examined; of a longer source the first ones, and then no range or category is closed."""
 
 ODD = 0.05
 """A column may hold this share of values that are not of its type; their rows go to quarantine."""
 
 ODD_WORDS = 3
 FEW_NOTES = 3
-"""So many notes that differ by their column only are told one by one; more are one note."""
+"""Up to this many notes that differ only in their column are listed separately; more are folded into one."""
 
 OFTEN_MISSING, FAR = 3, 0.5
 """Minimum count of a sentinel for a missing value, and its minimum distance from all other values, as a share of their span."""
@@ -52,11 +52,11 @@ _COUNTED = {"unix": (1e8, 4.2e9), "unix_ms": (1e11, 4.2e12)}
 _QUOTED_OR_NUMBER = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d,.]*")
 _UNNAMED = re.compile(r"(Unnamed: ?\d+)?")
 _SENTINEL = re.compile(r"-?9{2,}|-[12]00|-1000|-32768")
-"""Numbers that people write where there is none: 99, -999, -200 ..."""
+"""Sentinels that people write for a missing number: 99, -999, -200 ..."""
 
 
 class Inferred(NamedTuple):
-    """A proposed contract, the rows [N] in its types, and what a person should know about how it was found.
+    """A proposed contract, the rows [N] in its types, and notes for the user on the assumptions.
 
     `written`: column -> the name it has in the source. `spread`: whether the rows are spread over time, so that the newest
     can validate.
@@ -114,7 +114,7 @@ def inferred(
     event_time = _event_time(columns, values, time, notes)
     keys = _key(columns, values, key, event_time, notes)
     for n in {event_time, *keys}:
-        # Numbers that only tell rows apart go on counting: a range of those seen would turn later rows away.
+        # Numeric identifiers go on counting: a range of those seen would refuse later rows.
         columns[n] = msgspec.structs.replace(
             columns[n], nullable=False, optional=False, minimum=None, maximum=None, categories=None
         )
@@ -126,7 +126,7 @@ def inferred(
 
 
 class Notes(list[str]):
-    """What a person should know. Notes about columns (`column 'x' ...`) that differ by little else are folded into one."""
+    """Notes for the user. Notes about columns (`column 'x' ...`) that differ in little else are folded into one."""
 
     def folded(self) -> list[str]:
         """All notes in order; of more than FEW_NOTES alike the first, and which columns it goes for as well."""
@@ -154,7 +154,7 @@ def _looked_at(sources: Sequence[OpenSource], notes: list[str]) -> tuple[pa.Tabl
     optional = {n for n in names if not all(n in f.column_names for f in frames if len(f) or f.num_columns)}
     frame = _stacked(sources, frames)
     same = [n for n in {n for s in sources for n in s.offered} if n in frame.column_names and len(pc.unique(frame[n])) < 2]
-    frame = frame.drop_columns(same)  # folders that tell nothing: all rows are in the same
+    frame = frame.drop_columns(same)  # folders with one value say nothing about the rows
     if not len(frame) or not names:
         unread = f", of {len(broken):,} none can be read: {broken[0]}" if broken else ""
         raise IngestRefused(sources[0].name, f"it has no rows to infer a contract from{unread}")
@@ -185,7 +185,7 @@ def _guess(
 ) -> tuple[Column, pa.ChunkedArray]:
     """The narrowest column that holds the values, and the values in its type.
 
-    `explicit`: a person said that it is a time; `comma`: the file has decimal commas.
+    `explicit`: the user named it as the time; `comma`: the file has decimal commas.
     """
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
@@ -223,7 +223,7 @@ def _from_type(name: str, values: pa.ChunkedArray, zone: str, notes: list[str], 
 
 
 def _shape(name: str, values: pa.ChunkedArray) -> list[int]:
-    """The shape of the first array; IngestRefused when there is none."""
+    """The shape of the first array; IngestRefused without any."""
     first = next((v for v in values.to_pylist() if v), None)
     shape = []
     while isinstance(first, list) and first:
@@ -288,14 +288,14 @@ def _times(values: pa.ChunkedArray, zone: str) -> list[Column]:
 
 def _reads(text: str, form: str) -> bool:
     try:
-        datetime.strptime(text.strip(), form)  # noqa: DTZ007 - whether it reads is all that is asked
+        datetime.strptime(text.strip(), form)  # noqa: DTZ007 - only whether it parses matters
     except ValueError:
         return False
     return True
 
 
 def _unreadable(read: Read) -> int:
-    """Values that are not of the type; a local time that is none, or two, is one all the same."""
+    """Number of values that are not of the type; skipped and ambiguous local times count as valid."""
     return sum(int(rows.sum()) for rule, rows in read.faults.items() if rule.startswith(("not a", "no time", "not true")))
 
 
@@ -366,7 +366,7 @@ def _without_sentinels(name: str, column: Column, values: pa.ChunkedArray, notes
 
 
 def _closed(column: Column, values: pa.ChunkedArray, *, whole: bool) -> Column:
-    """What was seen, a little wider; where not all was seen, open."""
+    """The range or categories seen, a little wider; open if not all rows were seen."""
     nullable = values.null_count > 0 or not whole
     column = msgspec.structs.replace(column, nullable=nullable)
     if column.type in ("float", "integer") and whole:
@@ -375,7 +375,7 @@ def _closed(column: Column, values: pa.ChunkedArray, *, whole: bool) -> Column:
             return column
         low = 0.0 if seen["min"] >= 0 else -_round_up(-2 * seen["min"])
         high = _round_up(2 * seen["max"]) if seen["max"] > 0 else 0.0
-        # Twice the largest float is none: such a side stays open.
+        # Twice the largest float overflows: such a side stays open.
         sides = {side: number for side, number in (("minimum", low), ("maximum", high)) if np.isfinite(number)}
         return msgspec.structs.replace(column, **sides)
     if column.type == "string" and whole:
@@ -394,7 +394,7 @@ def _round_up(number: float) -> float:
 
 
 def _named(columns: dict[str, Column], name: str, option: str) -> str:
-    """The column that a person means: by its name here, or by its name in the source. UsageError if there is none."""
+    """The column that the user means: by its name here, or by its name in the source. UsageError if there is none."""
     found = next((n for n, c in columns.items() if name in (n, c.source)), clean(name))
     if found not in columns:
         raise ColumnUnknown(option, name, columns)
@@ -437,7 +437,7 @@ def _event_time(columns: dict[str, Column], values: dict[str, pa.ChunkedArray], 
 
 
 def _ingested_at(columns: dict[str, Column], notes: list[str]) -> str:
-    """A new column for when a row happened, where none says it."""
+    """A new column for the event time, where no column has it."""
     notes.append("no column says when a row happened: it is the moment of ingestion, and a random part of the rows validates")
     columns[INGESTED_AT] = Column("timestamp", filled="ingested_at")
     return INGESTED_AT
@@ -453,7 +453,7 @@ def _spread(moments: pa.ChunkedArray) -> bool:
 def _key(
     columns: dict[str, Column], values: dict[str, pa.ChunkedArray], key: str, event_time: str, notes: list[str]
 ) -> list[str]:
-    """The columns that tell rows apart, made up where none do."""
+    """The key columns, generated if no column identifies rows."""
     frame = pa.table(values)
     if key:
         parts = [key] if any(key in (n, c.source) for n, c in columns.items()) else [k.strip() for k in key.split(",")]

@@ -36,7 +36,7 @@ DRESSED, _DRESSED = (
 """Of a column of numbers written with currencies, units or spaces at least this share is like that."""
 
 REACH = 0.2
-"""An outcome is drafted as known later by at most this share of what the file spans."""
+"""An outcome is drafted as known later by at most this share of the file's time span."""
 
 
 def begin(
@@ -51,7 +51,7 @@ def begin(
     task: str = "",
     reading: Reading = AS_DETECTED,
 ) -> dict[str, list[str]]:
-    """Write a loop into `directory` and return the `files` made, `notes` on what was found, and the `next_steps`.
+    """Write a loop into `directory` and return the `files` made, `notes` on the assumptions, and the `next_steps`.
 
     `from_file` is a file, a folder or a glob with one row per decision and, in column `label`, how it came out; both of the
     loop's tables take in the files as they are. Raises UsageError when the directory holds a loop already, a column is not
@@ -91,7 +91,7 @@ def begin(
 
 
 def _notes(inferred: Inferred, drafted: Drafted, label: str) -> list[str]:
-    """What was assumed, a line each."""
+    """Assumptions, one line each."""
     notes = [*inferred.notes, *([_predicted(drafted.target, label)] if label else []), *_alike(drafted.outcome)]
     if (field := drafted.outcome.prediction_field) != "id":
         notes.append(f"the tables have a column 'id' of their own: an outcome names its prediction in the field {field!r}")
@@ -149,7 +149,7 @@ def _predicted(aim: DraftTarget, label: str) -> str:
 
 
 def _drafted(inferred: Inferred, name: str, label: str, task: str, key: str) -> Drafted:
-    """The two tables of the loop, what the label is, and which of the rows at hand have one."""
+    """The two tables of the loop, the label's expression, and which of the rows have a label."""
     table = inferred.table
     if not label:
         outcome = _outcome(name, table, "happened", Column("boolean"), [])
@@ -226,7 +226,7 @@ def _stamped(drafted: Drafted, inferred: Inferred) -> Drafted:
 
 
 def _names(table: Table, inferred: Inferred, key: str) -> dict[str, str]:
-    """Columns that only name something, and are no features, and why: what a person calls the key, numbers of rows and of things."""
+    """Identifier columns, which are not features, and why: the user's key, row numbers and numbers of entities."""
     called = {n: "" for n, c in table.columns.items() if {n, c.source} & {key, *key.split(",")}}
     numbers = [n for n, c in table.columns.items() if c.type in ("integer", "float") and n in inferred.frame.column_names]
     rows = {n: "" for n in numbers if is_id(n) and pc.count_distinct(inferred.frame[n]).as_py() == len(inferred.frame)}

@@ -1,4 +1,4 @@
-"""Columns that a first loop file leaves out of its features, because they tell the label too well: see `tasks.leakage`."""
+"""Columns that a first loop file leaves out of its features, because they leak the label: see `tasks.leakage`."""
 
 from collections.abc import Collection
 
@@ -9,7 +9,7 @@ from loopwright.data.scaffold.template import DraftTarget
 from loopwright.tasks.leakage import LEAST, ScanData, of_columns, targets, together, values_of
 
 ROWS = 20_000
-"""At most so many rows are looked at, evenly over the file."""
+"""Maximum number of rows examined, spread evenly over the file."""
 
 
 def leaking(frame: pa.Table, columns: Collection[str], aim: DraftTarget) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Features that a draft makes of times: hour and weekday of the decision, and the hours until what is planned."""
+"""Features that a draft derives from times: hour and weekday of the decision, and hours until planned times."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -7,7 +7,7 @@ from loopwright.records.declarations import Table
 
 
 def calendar(name: str, requests: Table, frame: pa.Table) -> dict[str, str]:
-    """Hour and weekday of the time `name` ("": of none) as features, in its zone, where the rows [N] go through several of them."""
+    """Hour and weekday of the time `name` ("": none) as features, in its zone, where the rows [N] have several values of them."""
     if not name:
         return {}
     zone = requests.columns[name].zone or "UTC"
@@ -23,7 +23,7 @@ def calendar(name: str, requests: Table, frame: pa.Table) -> dict[str, str]:
 
 
 def _same(frame: pa.Table, column: str | None, values: pa.ChunkedArray) -> bool:
-    """Whether a column of the file says the same as `values` [N], perhaps in words: one value of each for one of the other."""
+    """Whether a column of the file is equivalent to `values` [N], perhaps in words: a one-to-one mapping of values."""
     if column is None or column not in frame.column_names:
         return False
     both = pa.table({"a": frame[column], "b": values})
@@ -31,6 +31,6 @@ def _same(frame: pa.Table, column: str | None, values: pa.ChunkedArray) -> bool:
 
 
 def hours_until(event_time: str, name: str, median: float) -> str:
-    """A feature: hours from the decision to a later time, the median where there is none."""
+    """A feature: hours from the decision to a later time, the median if that is missing."""
     passed = f"seconds_between(f.{event_time}, f.{name}) / 3600"
     return f'"hours_until_{name}": nde.fill_null({passed}, {float(f"{median:.4g}")!r}),'

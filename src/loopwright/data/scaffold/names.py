@@ -27,7 +27,7 @@ def clean(name: str) -> str:
 
 
 def clean_names(written: Sequence[str], notes: list[str]) -> list[str]:
-    """Names for columns, no two of them alike but for their case (databases cannot tell those apart)."""
+    """Names for columns, unique ignoring case (databases cannot distinguish it)."""
     names: list[str] = []
     for i, name in enumerate(written):
         cleaned = clean(name) or f"column_{i + 1}"

@@ -1,4 +1,4 @@
-"""How often a drafted loop is watched and retrained, by the pace at which the rows of its file came."""
+"""Monitoring and retraining intervals of a drafted loop, from the rate of rows in its file."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,12 @@ import pyarrow as pa
 
 WINDOWS = (1, 7, 30, 90, 180)
 ENOUGH_ROWS, MIN_ROWS, MAX_MINIMUM = 150, 10, 500
-"""A monitoring window is so many days long; it is expected to hold so many rows, and judged from between so many."""
+"""Lengths of a monitoring window in days; the rows that it should hold, and the range of `minimum_rows`."""
 _DAY_US, _UNITS = 86_400_000_000, (("day", 1), ("week", 7), ("year", 365))
 
 
 class Pace(NamedTuple):
-    """How often a loop is watched and retrained, and what was assumed for it."""
+    """Monitoring and retraining intervals of a loop, and the assumption behind them."""
 
     assumed: str
     monitor: str

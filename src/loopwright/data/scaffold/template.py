@@ -27,10 +27,10 @@ MAX_WORDS, MAX_COMMON_WORDS, COMMON = 50, 200, 50
 each is seen fifty times on average, more than 50 if not."""
 
 MAX_CLASSES, FEWEST_PER_CLASS = 50, 10
-"""A label of words or whole numbers is of classes if they are at most so many, and seen so often on average."""
+"""Maximum number of classes of a label of words or integers, and the minimum average number of rows per class."""
 
 DRAFTS: dict[Task, Draft] = {name: task.draft for name, task in TASKS.items() if task.draft is not None}
-"""What is written of each task that `init` proposes."""
+"""Draft texts of each task that `init` proposes."""
 
 _YES = ("yes", "true", "y", "t", "1", "positive", "good", "won", "churned")
 
@@ -59,7 +59,7 @@ class DraftTarget(NamedTuple):
 
     @property
     def draft(self) -> Draft:
-        """What is written of its task."""
+        """The draft texts of its task."""
         return DRAFTS[self.task]
 
     def what(self, label: str) -> str:
@@ -69,7 +69,7 @@ class DraftTarget(NamedTuple):
 
     @property
     def reach(self) -> float:
-        """What guessing reaches in the first objective: the share of the positive or of the commonest class, the mean error."""
+        """The metric of a guess in the first objective: the share of the positive or the most frequent class, the mean error."""
         if self.truth is None:
             return 0.5
         return self.draft.reach(self.truth[self.known], self.guess())
@@ -251,7 +251,7 @@ def loop_file(drafted: Drafted, frame: pa.Table) -> str:
         raise UsageError("no column can be a feature: all are keys, times, constants or names")
     leaks = {n: usable[n] for n in usable if n in drafted.leaks}
     usable = {n: c for n, c in usable.items() if n not in leaks}
-    if not usable:  # a loop needs a feature: whoever reads the file decides
+    if not usable:  # a loop needs a feature: the user decides
         usable, leaks = leaks, {}
     rule, why = _rule(usable, frame, drafted.target)
     known = {*usable, *leaks, *requests.key, requests.event_time, *drafted.later}
@@ -349,7 +349,7 @@ def _answer_text(aim: DraftTarget, rows: Flags) -> str:
 
 
 def _worth(aim: DraftTarget, holds: Flags) -> float:
-    """How good it is to tell rows apart by whether the cut holds; more is better."""
+    """The quality of a split into rows that meet the condition and others; more is better."""
     if aim.truth is None:
         return 0.0
     return aim.draft.worth(aim.truth[aim.known], holds[aim.known])
@@ -396,7 +396,7 @@ _KEYS = (
     "No column tells the rows apart: the key is made of the file and the number of the row, and the same row in another file is another.",
     "Nothing else tells the rows apart: two rows of one moment would be the same row.",
 )
-"""Why a key is what it is: made up, or the event time alone."""
+"""Explanation of a key: generated, or the event time alone."""
 
 
 def _table(variable: str, table: Table, description: str, more: str = "") -> str:

@@ -1,1 +1,1 @@
-"""The prediction path: what a worker does with a request, without HTTP."""
+"""The prediction path of a worker, without HTTP."""

@@ -26,7 +26,7 @@ from loopwright.stores.prediction_log.segment import table_name
 TYPE = "loopwright.prediction"
 MEDIA = "application/cloudevents-batch+json"
 EVENT_BYTES = 64 * 1024
-"""What an intermediary must be able to forward; the columns of the request are left out of an event that is larger."""
+"""Size that an intermediary must be able to forward; a larger event leaves out the columns of the request."""
 
 BATCH, BATCH_BYTES = 500, 2**20
 ROUND_SECONDS = 10.0
@@ -36,7 +36,7 @@ Json = dict[str, Any]
 
 
 class EventCursor(Record, frozen=True, kw_only=True):
-    """How far a loop's predictions have been told: all that its table's versions up to `version` added, and `rows` of the next one."""
+    """Position of a loop's delivered events: all rows added by its table's versions up to `version`, and `rows` of the next one."""
 
     kind: ClassVar[str] = "event-cursor"
     version: int
@@ -51,7 +51,7 @@ class DeliveryRound(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Events:
-    """One round of telling, over all loops, for at most `ROUND_SECONDS` (what else upkeep does meanwhile does not count).
+    """One delivery round over all loops, for at most `ROUND_SECONDS` (not counting other work of upkeep).
 
     Does nothing where no receiver is set.
     """

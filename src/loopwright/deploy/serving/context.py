@@ -1,4 +1,4 @@
-"""What a request is joined with: for each need of a package, the step in force at the moment of decision. See `data.examples.asof`."""
+"""Context look-ups for requests: for each need of a package, the step in force at the moment of decision. See `data.examples.asof`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -11,10 +11,10 @@ MAX_KNOWN = 10_000
 
 
 class ContextStore(Protocol):
-    """Where context is looked up while serving: `stores.online.Online`, or anything like it."""
+    """The store of context while serving: `stores.online.Online`, or one with these methods."""
 
     def fed(self, store: str, /) -> Fed | None:
-        """What a store has; None when it was never fed."""
+        """The state of a store; None when it was never fed."""
         ...
 
     def get_many(self, store: str, keys: list[str], /) -> list[Steps | None]:
@@ -41,7 +41,7 @@ class Contexts:
     ) -> tuple[list[dict[str, Any]], list[float | None]]:
         """The columns that each of N rows is joined with [N], and the age of the oldest context row used, seconds [N].
 
-        Adds to the `flags` of each row. One question to the store per need, whatever N.
+        Adds to the `flags` of each row. One look-up in the store per need, for any N.
         """
         contexts: list[dict[str, Any]] = [{} for _ in rows]
         ages: list[float | None] = [None] * len(rows)
@@ -53,7 +53,7 @@ class Contexts:
         return contexts, ages
 
     def _look_up(self, need: "_Need", rows: Sequence[Mapping[str, Any]]) -> tuple[Fed | None, Sequence[Steps | None]]:
-        """What the store has, and the steps of each row's key."""
+        """The state of the store, and the steps of each row's key."""
         try:
             fed = self._online.fed(need.store)
             if fed is None:
@@ -133,7 +133,7 @@ class _Need:
                 _mark(flags[i], self._late)
 
     def _named(self, step: OnlineStep) -> dict[str, Any]:
-        """The columns of a step; kept, since the same step is in force for many rows."""
+        """The columns of a step; cached, since the same step is in force for many rows."""
         known = self._known.get(id(step))
         if known is None or known[0] is not step:
             if len(self._known) >= MAX_KNOWN:

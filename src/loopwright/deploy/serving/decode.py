@@ -1,6 +1,6 @@
 """Rows from JSON, strictly by a contract: one msgspec decoder generated from the columns.
 
-The quick way decides in well under a microsecond per field and is the only judge of what is accepted; only when it
+The fast path decides in well under a microsecond per field and alone decides what is accepted; only when it
 refuses does the slow way look again, to name every wrong field. A key that is there twice is found by counting quotation
 marks: a valid body has exactly two per key and two per text value, so that any other number (a double key, or an escaped
 quotation mark) is worth a strict parse.
@@ -48,7 +48,7 @@ _WANTED = {
 
 
 class Rows(NamedTuple):
-    """What a body held: the rows, and whether it was a single object rather than a list."""
+    """The rows of a body, and whether it was a single object rather than a list."""
 
     rows: list[Row]
     single: bool
@@ -73,8 +73,8 @@ class Decoder:
     be left out (and are then missing in the row); text in `key` is not empty. Timestamps become int microseconds since 1970 (UTC), arrays flat lists in
     row-major order.
 
-    Columns that the contract declares optional cost nothing: callers send all of them or none as a rule, and there is a struct
-    for the rows that have all of them, and one for all others. The one that fitted last is tried first.
+    Columns that the contract declares optional cost nothing: callers usually send all of them or none, so there is a struct
+    for rows that have all of them, and one for all others. The one that fitted last is tried first.
     """
 
     def __init__(self, columns: Mapping[str, Column], *, optional: Collection[str] = (), key: Collection[str] = ()) -> None:
@@ -95,7 +95,7 @@ class Decoder:
         self._shapes = (self._whole, self._shape(self.optional)) if declared else (self._whole,)
 
     def _shape(self, optional: Collection[str]) -> "_Shape":
-        """What decodes rows that may lack the columns in `optional`."""
+        """The decoder of rows that may lack the columns in `optional`."""
         fields: list[Any] = [
             (name, self._types[name] | msgspec.UnsetType, msgspec.UNSET) if name in optional else (name, self._types[name])
             for name in self.columns
@@ -139,7 +139,7 @@ class Decoder:
         return other, found
 
     def _settled(self, decoded: list[Any]) -> tuple[list[Row], int]:
-        """Rows without what was left out, their times as microseconds, and how many keys and texts they hold."""
+        """Rows without omitted columns, times as microseconds, and the number of their keys and texts."""
         times, unset = self._times, msgspec.UNSET
         rows: list[Row] = list(map(msgspec.structs.asdict, decoded))
         marks = self._marks * len(rows)
@@ -162,7 +162,7 @@ class Decoder:
         return rows, marks
 
     def _partial(self, decoded: list[Any]) -> tuple[list[Row], int]:
-        """As `_settled`, of rows that lack some optional columns: what a row does not have is not looked at."""
+        """As `_settled`, for rows that lack some optional columns, which are skipped."""
         rows: list[Row] = msgspec.to_builtins(decoded, builtin_types=(datetime,))
         marks = self._sure * len(rows)
         for row in rows:

@@ -1,4 +1,4 @@
-"""Requests to answers: one graph run for what came together, the log, repeated requests. One per worker process."""
+"""From requests to answers: one graph run per batch, the log, repeated requests. One engine per worker process."""
 
 import contextlib
 import threading
@@ -29,7 +29,7 @@ Kind = Literal["predictions", "outcomes"]
 KINDS: tuple[Kind, ...] = ("predictions", "outcomes")
 MAX_SEALS = 16
 QUIET_SECONDS = 60.0
-"""A loop's log that gets nothing for so long is closed, and with it a file: thousands of loops may have been asked."""
+"""Idle time after which a loop's log is closed, to free its file: there may be thousands of loops."""
 
 
 class PredictionRequest(NamedTuple):
@@ -125,7 +125,7 @@ class ServingEngine:
     def _slot(
         self, service: InService, loop: str, ask: PredictionRequest, ids: list[str], batch: "_Batch"
     ) -> slice | list[Prediction] | LoopwrightError:
-        """Where the rows of a request with an id are in the batch, into which they are put; or the answers it got; or a conflict."""
+        """The position of an identified request's rows in the batch, to which they are added; or its earlier answers; or a conflict."""
         id, asked = ask.request or ids[0], digest(ask.rows)
         there = batch.places.get(id)
         try:
@@ -150,7 +150,7 @@ class ServingEngine:
             self._recent.leave(claim)
 
     def accept(self, loop: str, body: bytes, provenance: str) -> list[CheckedOutcome]:
-        """Check and log posted outcomes. Raises LoopNotFound, LogUnavailable, and what `OutcomeDecoder` raises."""
+        """Check and log posted outcomes. Raises LoopNotFound, LogUnavailable, and the errors of `OutcomeDecoder`."""
         service = self.registry.service(loop)
         if service.outcomes is None:
             raise NotFound("outcome contract of loop", loop, next_step="run a turn, so that the ledger knows the loop")
@@ -207,16 +207,16 @@ class ServingEngine:
             return writer
 
     def _note_lost(self, loop: str) -> None:
-        """Remember for `synced` what had been lost before this thread began, so that no answer of before is taken for logged."""
+        """Snapshot the loss counters for `synced` before this thread's answers, so that no earlier loss is missed."""
         for kind in KINDS:
             self._noted.lost.setdefault((loop, kind), self._writer(loop, kind).lost)
 
     def damaged(self) -> dict[str, int]:
-        """How many segments of each loop's log are in quarantine, as upkeep last told."""
+        """Number of quarantined segments of each loop's log, as of the last upkeep."""
         return noted(self._home)
 
     def tick(self) -> None:
-        """Let the logs seal what is old enough, and close those that are quiet; to be called about once a second.
+        """Let the logs seal old segments, and close idle ones; call it about once a second.
 
         At most `MAX_SEALS` at a time, in turns: of thousands of loops all may be due at once.
         """
@@ -225,7 +225,7 @@ class ServingEngine:
         quiet: list[tuple[tuple[str, Kind], LogWriter]] = []
         for place in range(len(writers)):
             key, writer = writers[(self._turn + place) % len(writers)]
-            with contextlib.suppress(LogUnavailable):  # counted and told when rows are to be written
+            with contextlib.suppress(LogUnavailable):  # counted and reported at the next write
                 seals += writer.tick()
             if len(quiet) < MAX_SEALS and writer.quiet(QUIET_SECONDS):
                 quiet.append((key, writer))
@@ -245,14 +245,14 @@ class ServingEngine:
 
 
 class _Noted(threading.local):
-    """Of each loop and kind how often something had been lost when this thread began to answer what it did not ask `synced` for."""
+    """Per-thread snapshot of each log writer's loss counter, taken before the first unsynced answer."""
 
     def __init__(self) -> None:
         self.lost: dict[tuple[str, Kind], int] = {}
 
 
 class _Batch(NamedTuple):
-    """Rows to be answered in one run, their ids, and fresh ones; of requests that came with an id claim and place; what to log again."""
+    """A batch of rows, their ids, and fresh ones; claims and positions of identified requests; answers to log again."""
 
     rows: list[dict[str, Any]]
     ids: list[str]
@@ -262,7 +262,7 @@ class _Batch(NamedTuple):
     again: list[Prediction]
 
     def put(self, rows: list[dict[str, Any]], ids: list[str] | None) -> slice:
-        """Add rows, with fresh ids if they have none; where they are."""
+        """Add rows, with fresh ids if they have none; returns their positions."""
         first = len(self.rows)
         self.rows.extend(rows)
         self.ids.extend(islice(self.fresh, len(rows)) if ids is None else ids)
@@ -270,12 +270,12 @@ class _Batch(NamedTuple):
 
 
 def digest(rows: list[dict[str, Any]]) -> bytes:
-    """Sixteen bytes that stand for the rows of a request."""
+    """A digest of a request's rows, 16 bytes."""
     return blake2b(msgspec.msgpack.encode(rows), digest_size=16).digest()
 
 
 def _mark(asks: Sequence[PredictionRequest], slots: Sequence[Any], answers: list[Prediction]) -> None:
-    """Mark the rows of files, and the answers that nobody waits for any more, before they are logged."""
+    """Flag the rows of files, and answers whose client has gone, before they are logged."""
     for ask, slot in zip(asks, slots, strict=True):
         if not isinstance(slot, slice):
             continue

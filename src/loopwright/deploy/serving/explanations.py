@@ -1,4 +1,4 @@
-"""Why an answer is what it is: what each feature contributed to it, by the package that gave it, from the row as it was logged.
+"""Explanations of answers: the contribution of each feature, computed by the answer's package from the logged row.
 
 Requests that do not ask for explanations pay nothing: a package's explanation files are read on first use, and the matrix
 of feature values is computed by the package's own graph.
@@ -22,12 +22,12 @@ from loopwright.stores.packages.probe import Probed, open_probed
 from loopwright.stores.packages.store import Packages
 
 MAX_ROWS = 1000
-"""So many rows of one request are explained, fewer where trees are large: a request holds at most `MAX_WORK` conditions against rows."""
+"""Maximum number of rows of one request that are explained, fewer with large trees: at most `MAX_WORK` conditions times rows."""
 
 MAX_WORK = 50_000_000
 
 MAX_READY, MAX_HELD = 64, 2_000_000
-"""So many packages are held ready to explain, and of all so many conditions of trees: 100 MB, beside the packages themselves."""
+"""Maximum number of packages kept ready to explain, and of their tree conditions in all: 100 MB, in addition to the packages."""
 
 BEFORE = "the package was made before answers were explained: `loopwright run` makes one that explains them"
 DEGRADED = "the heuristic answered: a rule has no contributions"
@@ -40,7 +40,7 @@ def refuse(package: str, manifest: Manifest) -> None:
 
 
 def most_rows(manifest: Manifest) -> int:
-    """How many rows of one request are explained: about a second's work."""
+    """Maximum number of rows of one request that are explained: about a second's work."""
     return max(1, min(MAX_ROWS, MAX_WORK // max(_elements(manifest), 1)))
 
 
@@ -68,7 +68,7 @@ class PackageReasons:
             )
 
     def __call__(self, answers: Sequence[Prediction]) -> list[Contributions]:
-        """What explains answers of this package, in order; for one of the heuristic, why there is nothing."""
+        """The contributions of this package's answers, in order; for an answer of the heuristic, why there are none."""
         found = [Contributions(why=DEGRADED)] * len(answers)
         sound = [i for i, answer in enumerate(answers) if "degraded" not in answer.flags]
         if not sound:
@@ -120,7 +120,7 @@ class Explanations:
         try:
             reasons = self._reasons(package)
             return [Contributions(why=reasons)] * len(answers) if isinstance(reasons, str) else reasons(answers)
-        except Exception as error:  # noqa: BLE001  # the answers stand, whatever becomes of their explanation
+        except Exception as error:  # noqa: BLE001  # an error in the explanation must not affect the answers
             why = f"it failed: {type(error).__name__}"
             return [Contributions(why=error.why if isinstance(error, NotExplained | PackageRefused) else why)] * len(answers)
 

@@ -60,7 +60,7 @@ class Busy(NamedTuple):
 
 
 class Overrun(NamedTuple):
-    """A run that took too long: fingerprints of its rows (none where they were too many), rows the model had answered before."""
+    """A run beyond its deadline: fingerprints of its rows (none for too many rows), and the rows that the model had answered before."""
 
     package: str
     inputs: tuple[bytes, ...]
@@ -86,7 +86,7 @@ class Troubles:
                     return
 
     def take_failing(self) -> list[str]:
-        """The packages that it said fail, each once."""
+        """The packages reported as failing, each once."""
         found = []
         for place in range(_FAILING, _FAILING + _CELL * _FAILS, _CELL):
             if self._map[place]:
@@ -141,7 +141,7 @@ class ReleaseTable:
             self._stand(loop, 0, 0)
 
     def stands(self, state: ReleaseState) -> Standing:
-        """How this worker stands to a state."""
+        """The state of this worker for a release."""
         place = self._slot(state.loop)
         now, refused = (self._words[place + 1], self._words[place + 2]) if place else (0, 0)
         tag = tag_of(state)
@@ -170,7 +170,7 @@ class ReleaseTable:
 
 
 class Heartbeat:
-    """One worker's file: made anew by `fresh`, written by the worker, read by anybody. Safe to use from several threads."""
+    """The file of one worker: recreated by `fresh`, written by the worker, read by others. Safe to use from several threads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -186,11 +186,11 @@ class Heartbeat:
     def fresh(cls, path: Path) -> "Heartbeat":
         """Make the file, blank."""
         with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, _SIZE)  # a page without room on the disk would kill who writes it
+            os.posix_fallocate(file.fileno(), 0, _SIZE)  # writing to a page without disk space would kill the process
         return cls(path)
 
     def close(self) -> None:
-        """Let go of the file, which stays."""
+        """Close the file, without removing it."""
         self._words.release()
         self._map.close()
         if "suspects" in self.__dict__ and self.suspects is not None:
@@ -198,7 +198,7 @@ class Heartbeat:
 
     @cached_property
     def suspects(self) -> Suspects | None:
-        """The table of this server's suspect inputs; None where there is none."""
+        """The table of this server's suspect inputs; None without one."""
         try:
             return Suspects(self.path.with_name(FILE))
         except (OSError, ValueError):
@@ -223,7 +223,7 @@ class Heartbeat:
 
     @property
     def beaten(self) -> float:
-        """When it beat last, in seconds of the monotonic clock; 0 before the first."""
+        """Time of the last heartbeat, in seconds of the monotonic clock; 0 before the first."""
         return self._words[_BEAT] / 1e9
 
     @property
@@ -231,7 +231,7 @@ class Heartbeat:
         """The thread of the event loop."""
         return self._words[_MAIN]
 
-    # --- packages that are loaded and asked ----------------------------------------------------------------------
+    # --- packages that are loaded and run ------------------------------------------------------------------------
 
     @contextmanager
     def loading(self, package: str) -> Iterator[None]:
@@ -265,12 +265,12 @@ class Heartbeat:
         self._map[place] = 0
 
     def busy(self) -> list[Busy]:
-        """What its threads are doing, or were doing when it died."""
+        """Activity of its threads, now or when it died."""
         found = []
         for place in range(_NOTES, _NOTES + _NOTE * _THREADS, _NOTE):
             thread = self._words[place // 8]
             cells: tuple[tuple[int, Doing], ...] = ((_ANSWERS, "answers"), (_LOADS, "loads"))
-            for cell, doing in cells:  # while loading it is asked, too: the golden requests
+            for cell, doing in cells:  # loading runs the golden requests, too
                 at = place + cell
                 if self._map[at]:
                     package = self._map[at + 1 : at + _CELL].decode("ascii", "replace")
@@ -291,7 +291,7 @@ class Heartbeat:
         return found
 
     def _place(self) -> int:
-        """Where this thread writes; threads beyond the sixteenth share the last place."""
+        """This thread's slot; threads beyond the sixteenth share the last one."""
         thread = get_ident()
         place = self._places.get(thread)
         if place is None:
@@ -303,12 +303,12 @@ class Heartbeat:
 
 
 def note_of(package: str) -> bytes:
-    """What `began` writes for a package."""
+    """The bytes that `began` writes for a package."""
     return package.encode()
 
 
 def tag_of(state: ReleaseState) -> int:
-    """A word that stands for a release state."""
+    """A hash of a release state, one word."""
     return _word(msgspec.msgpack.encode(state))
 
 
@@ -331,7 +331,7 @@ FOLDER = "run"
 
 
 def workers(home: Path, state: ReleaseState) -> list[WorkerState]:
-    """How each worker of the servers that run over `home` on this machine stands to a state; empty when none runs."""
+    """The state of each worker of the servers on this machine over `home` for a release; empty when none runs."""
     found = []
     for path in sorted((home / FOLDER).glob("*/worker-*.heartbeat")):
         try:

@@ -26,7 +26,7 @@ from loopwright.records.prediction import Prediction
 STRIPES, BUCKETS, WAYS = 16, 512, 8
 RING = 2 * 2**20
 PATIENCE_SECONDS = 0.05
-"""So long a request waits for another worker that is answering the same one."""
+"""Time that a request waits for another worker that is answering the same one."""
 
 CLAIM_SECONDS = 60.0
 
@@ -56,7 +56,7 @@ class Claim(NamedTuple):
 
 
 class EarlierAnswer(NamedTuple):
-    """What was answered before. `logged` unless a worker died between answering and logging; `own` if this process answered."""
+    """An earlier answer. `logged` unless a worker died between answering and logging; `own` if this process answered."""
 
     answers: list[Prediction]
     logged: bool
@@ -85,7 +85,7 @@ class IdempotencyStore:
         self._locks = [threading.Lock() for _ in range(STRIPES + 1)]
 
     def close(self) -> None:
-        """Let go of the file, which stays."""
+        """Close the file, without removing it."""
         if self._map is not None:
             self._map.close()
             self._map = None
@@ -94,7 +94,7 @@ class IdempotencyStore:
             self._fd = -1
 
     def claim(self, loop: str, id: str, request_digest: bytes) -> Claim | EarlierAnswer:
-        """The answers that `id` got, or the right to answer it. `asked` is a digest of the request (16 bytes).
+        """The earlier answers to `id`, or a claim on it. `request_digest` is a digest of the request (16 bytes).
 
         Raises RequestConflict when it was another request, and Overloaded when another worker is answering it for too long.
         """
@@ -123,7 +123,7 @@ class IdempotencyStore:
             return
         with self._alone(claim.stripe):
             entry = self._entry(table, claim.place)
-            if entry.key != claim.key or entry.whose != claim.whose:  # it took so long that somebody else has it
+            if entry.key != claim.key or entry.whose != claim.whose:  # the claim expired and another worker has it
                 return
             position = self._write(table, claim.stripe, data)
             kept = _Entry(
@@ -144,7 +144,7 @@ class IdempotencyStore:
         with self._alone(claim.stripe):
             entry = self._entry(table, claim.place)
             if entry.key == claim.key and entry.state == _ANSWERED:
-                table[claim.place + _STATE] = _LOGGED  # one byte: whoever dies here leaves the entry whole
+                table[claim.place + _STATE] = _LOGGED  # one byte: a crash leaves the entry valid
 
     def leave(self, claim: Claim) -> None:
         """It was not answered."""
@@ -171,7 +171,7 @@ class IdempotencyStore:
     def _look(
         self, table: mmap.mmap, stripe: int, bucket: int, key: bytes, request_digest: bytes, loop: str, id: str
     ) -> Claim | EarlierAnswer | None:
-        """What `claim` returns; None while another worker is at it."""
+        """The result of `claim`; None while another worker is answering."""
         places = self._places(stripe, bucket)
         there = [(place, self._entry(table, place)) for place in places]
         place, entry = next(((p, e) for p, e in there if e.key == key and e.state), (0, None))
@@ -234,7 +234,7 @@ class IdempotencyStore:
 
     @staticmethod
     def _read(table: mmap.mmap, stripe: int, entry: _Entry) -> list[Prediction] | None:
-        """The answers of an entry; None when they have been written over, or were cut short by a death."""
+        """The answers of an entry; None if they were overwritten, or are incomplete after a crash."""
         start = _HEAD + _STRIPE * stripe
         head = _POSITION.unpack_from(table, start)[0]
         if not entry.length or head > entry.position + RING or entry.length > RING:

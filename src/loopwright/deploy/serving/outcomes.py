@@ -12,7 +12,7 @@ from loopwright.stores.outcomes.contract import OutcomeContract
 
 
 class CheckedOutcome(NamedTuple):
-    """An outcome and what is unusual about it: `out_of_range:COLUMN`, `future`, `id_is_a_column` (it looks like a prediction's)."""
+    """An outcome and its flags: `out_of_range:COLUMN`, `future`, `id_is_a_column` (it looks like a prediction's)."""
 
     row: OutcomeRow
     flags: list[str]

@@ -30,12 +30,12 @@ RULE = ":heuristic"
 
 
 def key_of(arm: Arm) -> str:
-    """What the package of an arm is called in the cache."""
+    """The cache key of an arm's package."""
     return arm.package + (RULE if arm.heuristic else "")
 
 
 class Shared:
-    """What packages have in common is there once, as long as one of them holds it: graphs (lean), contracts and their decoders."""
+    """Interns parts that packages share, as long as one of them uses it: graphs (lean), contracts and their decoders."""
 
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
@@ -114,7 +114,7 @@ class PackageCache:
         self._held: OrderedDict[str, _CachedPackage] = OrderedDict()
         self._loading = threading.Lock()
         self.bytes = 0
-        """What all of them hold."""
+        """Total size of the cached packages."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -138,7 +138,7 @@ class PackageCache:
             pass
 
     def load(self, digest: str) -> Predictor:
-        """The package, loaded if it was not there. Raises what `make` raises."""
+        """The package, loaded on a cache miss. Raises the errors of `make`."""
         with self._loading:
             found = self.find(digest)
             if found is not None:
@@ -158,7 +158,7 @@ class PackageCache:
         return predictor
 
     def drop(self, digests: Iterable[str]) -> None:
-        """Let go of packages that nothing names any more."""
+        """Evict packages that no release names any more."""
         with self._loading:
             for digest in digests:
                 self._let_go(digest)

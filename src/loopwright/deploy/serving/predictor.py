@@ -27,14 +27,14 @@ MAX_FAILURES = 64
 SECONDS = 1.0
 REST_SECONDS = 5.0
 FAILURES = 50
-"""So many runs in a row, over at least `FAILING_SECONDS`, in which the model answered no row: it fails for good. An overrun counts ten."""
+"""Consecutive runs without any answer, over at least `FAILING_SECONDS`, after which a model counts as failing. An overrun counts ten."""
 
 FAILING_SECONDS = 5.0
 TRUSTED_ROWS = 3
-"""A model that has answered so many rows is not bad for every input: what it overruns on, or dies of, is put down to the input first."""
+"""After this many answered rows, a model is not bad for every input: an overrun or a death is first blamed on the input."""
 
 DISTINCT_INPUTS = 3
-"""So many different inputs on which it fails, and the package is to blame after all."""
+"""Number of different failing inputs after which the package is blamed after all."""
 
 QUERY_OF_DEATH = "query_of_death"
 """The flag of an answer by the heuristic, because the model overran or died on that input before (`deploy.serving.suspects`)."""
@@ -92,7 +92,7 @@ class Predictor:
         self._pick = itemgetter(*self._seen) if len(self._seen) > 1 else None
         self._output = manifest.output
         self._least, self._most = manifest.output.shape.score
-        # Callers send all of the optional columns or none, as a rule: what is looked at in either row is known beforehand.
+        # Callers usually send all of the optional columns or none: the checks of both kinds of row are prepared.
         needed = {name for name, column in manifest.request.items() if not column.may_lack}
         self._checks, self._width = RowChecks.of(manifest), len(manifest.request)
         self._needed, self._fewest = self._checks.only(needed), len(needed)
@@ -111,7 +111,7 @@ class Predictor:
 
     @property
     def graph(self) -> Graph | None:
-        """The graph of the model; None where the heuristic answers alone."""
+        """The graph of the model; None if the heuristic answers alone."""
         return self._model.graph if self._model is not None else None
 
     def answer(
@@ -217,7 +217,7 @@ class Predictor:
         return [at_us] * count if isinstance(at_us, int) else at_us
 
     def units(self, rows: Sequence[dict[str, Any]], ids: Sequence[str], moments: Sequence[int]) -> list[str]:
-        """The unit of each row as it will be logged; what the server fills in of it is filled in."""
+        """The unit of each row as it will be logged, including values that the server fills in."""
         found = []
         for row, id, at in zip(rows, ids, moments, strict=True):
             for name in self._key:
@@ -232,7 +232,7 @@ class Predictor:
         return found
 
     def _settle(self, row: dict[str, Any], at: int, id: str) -> list[str]:
-        """Fill in what the server knows itself, make times microseconds; the flags of the row."""
+        """Fill in values that the server sets, convert times to microseconds; returns the flags of the row."""
         for name in self._moment:
             if row.get(name) is None:
                 row[name] = at
@@ -274,7 +274,7 @@ class Predictor:
         return fingerprints(self._note, encoded(inputs))
 
     def _scores(self, full: Sequence[Mapping[str, Any]], flags: list[list[str]], seconds: float, inputs: Values) -> _Numbers:
-        fair = seconds >= self.deadline / 2  # what had less is not held against the model
+        fair = seconds >= self.deadline / 2  # a run with less time is not counted against the model
         until = time.perf_counter() + seconds
         suspects = self._heartbeat.suspects if self._heartbeat is not None and inputs else None
         if not suspects or not any(strikes := [suspects.strikes(input) for input in self._fingerprints(inputs)]):
@@ -390,7 +390,7 @@ class Predictor:
             found = self._model(full, run.options if run is not None else None)
             if len(found.scores) == len(found.values) == len(full):
                 return found
-        except Exception:  # noqa: BLE001, S110  # whatever the runtime raises, the caller gets an answer
+        except Exception:  # noqa: BLE001, S110  # after any error of the runtime, the caller gets an answer
             pass
         finally:
             if run is not None and self._overruns is not None:
@@ -444,7 +444,7 @@ class Answerer:
         self._width = len(package.manifest.output.names)
 
     def __call__(self, full: Sequence[Mapping[str, Any]], options: Any = None) -> _Numbers:
-        """The answers for rows. Raises whatever the runtime raises."""
+        """The answers for rows. Raises the errors of the runtime."""
         if not self._wide:
             return _Numbers(self.graph.score(self._feed(full), options).tolist(), [None] * len(full))
         score, values = self.graph.answers(self._feed(full), options)

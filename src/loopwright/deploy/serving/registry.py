@@ -42,7 +42,7 @@ _READ = ("model.onnx", "heuristic.onnx", "reference.json")
 
 
 class InService(NamedTuple):
-    """What serves one loop in this process: its own package's predictor, and with it those of its segments."""
+    """A loop in service in this process: the predictor of its own package, and those of its segments."""
 
     state: ReleaseState
     predictor: Predictor
@@ -72,7 +72,7 @@ STAND_INS = "stand-in"
 
 
 class StandIn(msgspec.Struct, frozen=True, kw_only=True):
-    """The declared package of a loop, the earlier one that answers instead ("" where none can), and why."""
+    """The declared package of a loop, the earlier one that serves instead ("" if none can), and the reason."""
 
     package: str
     instead: str
@@ -106,7 +106,7 @@ class Registry:
         self.package_cache = PackageCache(self._make, budget, self._gone, self.watcher.loaded)
         self.explanations = Explanations(packages, self.package_cache.load)
         self._own: dict[str, str] = {}
-        """The loop whose own package a digest is, while that package is in service."""
+        """Digest of a package in service -> the loop whose own package it is."""
         self._overruns, self._shared = Overruns(), Shared(threads)
         self._names: dict[str, list[str]] = {}
 
@@ -117,7 +117,7 @@ class Registry:
 
     @property
     def loaded(self) -> list[InService]:
-        """Those whose packages are in memory, in order of their names."""
+        """The loops whose packages are in memory, ordered by name."""
         return [service for _, service in sorted(self._loops.items())]
 
     def knows(self, loop: str) -> bool:
@@ -131,11 +131,11 @@ class Registry:
 
     @property
     def unready(self) -> list[str]:
-        """The loops that are to be served and cannot be: their package cannot be loaded, and none serves in its stead."""
+        """Loops that should be served but are not: their package cannot be loaded, and no other serves instead."""
         return sorted(loop for loop in list(self._failed) if loop not in self._loops and self.knows(loop))
 
     def service(self, loop: str) -> InService:
-        """What serves a loop, loaded if it was not (see `load`). Raises LoopNotFound, and Unavailable while it cannot be loaded."""
+        """The service of a loop, loaded if necessary (see `load`). Raises LoopNotFound, and Unavailable while it cannot be loaded."""
         return self._loops.get(loop) or self._load(loop)
 
     def load(self, loop: str) -> None:
@@ -178,7 +178,7 @@ class Registry:
         again = [loop for loop, failed in list(self._failed.items()) if now - failed >= RETRY_SECONDS]
         switched = []
         for loop in dict.fromkeys([*changed, *again]):
-            with self._switching:  # so that what is loaded just now is not missed
+            with self._switching:  # so that a package that is being loaded is not missed
                 if (few or loop in self._loops) and self._try(loop) is not None:
                     switched.append(loop)
         for service in list(self._loops.values()):
@@ -215,7 +215,7 @@ class Registry:
             try:
                 found = self._switch(loop, msgspec.structs.replace(copy, state=state))
                 break
-            except Exception as error:  # noqa: BLE001  # as in `_try`: whatever it is, the one before may do
+            except Exception as error:  # noqa: BLE001  # as in `_try`: after any error, the one before may work
                 self.watcher.refused(loop, f"package {package[:12]} cannot stand in: {type(error).__name__}: {error}")
         instead = found.predictor.digest if found is not None else ""
         missing = declared.package if instead != declared.package else next(p for p in copy.state.packages if p != instead)
@@ -271,7 +271,7 @@ class Registry:
         return service
 
     def _make(self, digest: str) -> Predictor:
-        """A package made ready and tried. Raises what reading it raises, and PackageRefused."""
+        """Load and test a package. Raises the errors of reading it, and PackageRefused."""
         alone = digest.endswith(RULE)
         digest = digest.removesuffix(RULE)
         with self._heartbeat.loading(digest) if self._heartbeat is not None else nullcontext():
@@ -281,7 +281,7 @@ class Registry:
             package.manifest = msgspec.structs.replace(whole, request=decode.columns, lineage=Lineage())
             clock, heartbeat = self.clock, self._heartbeat
             predictor = Predictor(package, self._online, clock, self._overruns, self._shared.graph, heartbeat, model=not alone)
-            with suppress(Exception):  # what only describes a package does not keep it from serving
+            with suppress(Exception):  # metadata of a package must not keep it from serving
                 predictor.example = example_request(whole, package.reference, whole.created_at)
             self._names[digest] = package.manifest.output.names
             predictor.check_golden()

@@ -24,17 +24,17 @@ from loopwright.records.turns import LoopRecord
 from loopwright.stores.home import Home
 
 FEW = 64
-"""So many loops are looked at each time, and loaded before they are asked."""
+"""Number of loops up to which all files are checked each time, and packages loaded before the first request."""
 
 LOCK_SECONDS = 10.0
-"""So long a writer of a file waits for another one; each holds the lock for one write."""
+"""Timeout of a writer for the lock; each holds it for one write."""
 
 LOOK_SECONDS = 15.0
 MAX_NOTED = 2**16
 MAX_PAST = 100
 MAX_BYTES = 64 * 2**20
 MAX_PACKAGES = 20_000
-"""So many packages are named by the states of the past that a file holds: fewer states for a large fleet."""
+"""Maximum number of packages in the past states of a file: fewer states for a large fleet."""
 
 
 class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +55,7 @@ class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pending(self) -> list[ReleaseState]:
-        """The states that the ledger is still to be told of, oldest first."""
+        """The states to be recorded in the ledger, oldest first."""
         return self.states[len(self.past) + 1 - int(self.unrecorded) :]
 
 
@@ -65,7 +65,7 @@ def pointer_name(loop: str) -> str:
 
 
 def folder(home: Home) -> Path:
-    """Where the files are."""
+    """The folder of the files."""
     return home.folder("served")
 
 
@@ -147,7 +147,7 @@ def _note(path: Path) -> None:
             if file.tell() <= MAX_NOTED:
                 return
         replace_file(noted, line, durable=False)
-    except OSError:  # a full disk: what was written is found all the same, later
+    except OSError:  # a full disk: the change is still found, later
         return
 
 
@@ -197,7 +197,7 @@ class Changes:
                 if loop != entry.name and NAME.fullmatch(loop) and (stamp := _stamp(entry)) is not None:
                     now[loop] = stamp
                 if number % 256 == 0:
-                    time.sleep(0.001)  # who answers is not to wait for all of it
+                    time.sleep(0.001)  # requests must not wait for the whole scan
         changed = sorted(loop for loop in {*now, *self._stamps} if self._stamps.get(loop) != now.get(loop))
         self._stamps = now
         return changed
@@ -209,7 +209,7 @@ class Changes:
             self._stamps[loop] = stamp
 
     def _noted(self) -> list[str] | None:
-        """The loops that were noted since; None where the list was begun anew meanwhile."""
+        """The loops on the list since the last call; None if the list was started again meanwhile."""
         try:
             with _list(self._folder).open("rb") as file:
                 stat = os.fstat(file.fileno())
@@ -246,14 +246,14 @@ def follow(home: Home) -> list[str]:
 
 
 class _Known(NamedTuple):
-    """What the ledger knows of a loop: its release states, oldest first, and how it was declared last."""
+    """The ledger's facts on a loop: its release states, oldest first, and its newest declaration."""
 
     states: list[ReleaseState]
     declared: LoopRecord | None = None
 
 
 class Follower:
-    """Follows a ledger again and again: of what changed there, or in a file, it reads that loop only."""
+    """Follows a ledger: after changes there, or of a file, it reads only the loops concerned."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -267,7 +267,7 @@ class Follower:
         ledger = self._home.ledger
         newest = ledger.count()
         self._due.update(self._changes())
-        if newest < self._seen:  # another ledger stands in its place
+        if newest < self._seen:  # the ledger was replaced
             self._seen = 0
         if newest > self._seen:
             for kind in (ReleaseState, LoopRecord):
@@ -293,7 +293,7 @@ def copy(home: Home, loop: str) -> None:
 
 
 def _bring(home: Home, loop: str, known: _Known | None, point: str) -> bool:
-    """See `copy`; `known` is what the ledger knew a moment ago. Whether the file had to be written."""
+    """See `copy`; `known` are the loop's states in the ledger a moment ago. Returns whether the file had to be written."""
 
     def decide(now: ReleaseFile | None) -> ReleaseFile | None:
         nonlocal known
@@ -336,7 +336,7 @@ def _record(home: Home, served: ReleaseFile, states: list[ReleaseState]) -> list
 
 
 def _known(home: Home, loop: str | None) -> dict[str, _Known]:
-    """What the ledger knows of a loop that was ever released; of all of them in two questions where `loop` is None."""
+    """The ledger's facts on a released loop; for all of them (`loop` is None) with two queries."""
     found: dict[str, _Known] = {}
     for entry in home.ledger.find(ReleaseState, loop=loop, newest=False):
         found.setdefault(entry.loop, _Known([])).states.append(entry.record)

@@ -1,4 +1,4 @@
-"""What is looked at in a row of a request before the model runs: which columns are times, have a range, or have known categories."""
+"""Checks of a request's row before the model runs: its times, ranges and known categories."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -15,7 +15,7 @@ def _once(texts: frozenset[str]) -> frozenset[str]:
 
 
 class RowChecks(NamedTuple):
-    """What is looked at in a row: its times, ranges (name, least, most), and known categories."""
+    """Columns to check in a row: times, ranges (name, minimum, maximum), and known categories."""
 
     times: list[str]
     ranges: list[tuple[str, float, float]]

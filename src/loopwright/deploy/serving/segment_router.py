@@ -24,10 +24,10 @@ from loopwright.stores.packages.store import Package
 
 RETRY_SECONDS = 5.0
 LOAD_SECONDS = 0.2
-"""So long a request of the server may load packages; it loads one at least."""
+"""Time that a request may spend on loading packages; it loads at least one."""
 
 SWITCH_SECONDS = 0.5
-"""So long a switch may take to load packages before it happens, and so long loading beside requests may keep the next one waiting."""
+"""Time that a switch may spend on loading packages, and time that background loading may delay the next request."""
 
 MISSING = "missing_segment"
 
@@ -58,14 +58,14 @@ class SegmentRouter:
         self._loading = threading.Lock()
         asked: set[str] = before._lawful if before is not None else set()
         self._lawful: set[str] = asked & set(state.segments.values())
-        """The packages that were asked for, and are those of their segments."""
+        """Requested packages that are valid for their segments."""
         if before is not None:
             asked_for = {s: d for s, d in state.segments.items() if before._packages.get(s) in asked}
             self._wanted.update({digest: segment for segment, digest in asked_for.items() if digest not in self._lawful})
             self.load()
 
     def load(self) -> None:
-        """Load what answers had to leave, for a bounded time; to be called in a thread of its own, again and again."""
+        """Load packages that answers had to skip, for a bounded time; call it repeatedly, in a thread of its own."""
         until = self._clock.monotonic() + SWITCH_SECONDS
         for digest, segment in list(self._wanted.items()):
             if self._clock.monotonic() > until:
@@ -84,7 +84,7 @@ class SegmentRouter:
         return sorted(digest for digest in self._lawful if digest in self._package_cache)
 
     def answer(self, rows: Rows, *, ids: Ids = None, at_us: Moments = None, seconds: float | None = None) -> list[Prediction]:
-        """Answer N rows in order, with one graph run for each package that is asked. As `Predictor.answer` otherwise."""
+        """Answer N rows in order, with one graph run per package. Otherwise as `Predictor.answer`."""
         if not self._packages:
             return self._arms.answer(rows, ids=ids, at_us=at_us, seconds=seconds)
         until = self._clock.monotonic() + self._load_seconds
@@ -126,7 +126,7 @@ class SegmentRouter:
         return self._package_cache.find(digest) if digest in self._lawful else None
 
     def _ready(self, segment: str, digest: str) -> Predictor | None:
-        """The predictor of a package, loaded if it was not; None while it cannot be."""
+        """The predictor of a package, loaded if necessary; None while it cannot be loaded."""
         found = self._cached(digest)
         if found is not None:
             return found
@@ -135,7 +135,7 @@ class SegmentRouter:
             failed = self._failed.get(digest)
             if found is not None or (failed is not None and self._clock.monotonic() - failed < RETRY_SECONDS):
                 return found
-            self._arms.touch()  # whatever goes for this one, it is not the loop's own
+            self._arms.touch()  # the loop's own package must not be evicted for this one
             try:
                 found = self._package_cache.load(digest)
                 check_segment(found.package, self._arms.champion.package, self._column, segment)

@@ -28,12 +28,12 @@ Values = Sequence[Sequence[Any]]
 
 
 def fingerprint(package: bytes, values: bytes) -> bytes:
-    """Eight bytes that stand for the encoded values of a row and for the package."""
+    """Eight bytes, a hash of a row's encoded values and of the package."""
     return blake2b(package + values, digest_size=8).digest()
 
 
 def encoded(values: Values) -> bytes:
-    """All values as bytes, cheap to make for each run; none where they are no plain data."""
+    """All values as bytes, at low cost for each run; empty if they are not plain data."""
     try:
         return _encode(values)
     except (TypeError, ValueError, OverflowError):
@@ -41,7 +41,7 @@ def encoded(values: Values) -> bytes:
 
 
 def fingerprints(package: bytes, values: bytes) -> tuple[bytes, ...]:
-    """The fingerprint of each row, of what `encoded` gave; none where that is not whole."""
+    """The fingerprint of each row encoded by `encoded`; empty if the bytes are incomplete."""
     try:
         return tuple(fingerprint(package, bytes(row)) for row in _ROWS.decode(values))
     except msgspec.DecodeError:
@@ -64,7 +64,7 @@ class Suspects:
         return cls(path)
 
     def close(self) -> None:
-        """Let go of the file, which stays."""
+        """Close the file, without removing it."""
         self._words.release()
         self._map.close()
 
@@ -73,7 +73,7 @@ class Suspects:
         return self._words[0] != 0
 
     def strikes(self, input: bytes) -> int:
-        """How often that input was to blame."""
+        """Number of strikes against an input."""
         place = self._find(_key(input))
         return self._words[place + 1] if place else 0
 

@@ -12,7 +12,7 @@ from loopwright.records.releases import CHAMPION, Arm
 STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (DIRECT,)}
 
 AT_ONCE = DIRECT
-"""The strategy of every way back, and of a release that names none."""
+"""The strategy of every rollback, and of a release without one."""
 
 
 def find_strategy(name: str) -> Strategy:

@@ -1,4 +1,4 @@
-"""What a release strategy is."""
+"""The type of a release strategy."""
 
 from collections.abc import Callable
 from typing import NamedTuple

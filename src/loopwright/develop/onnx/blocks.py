@@ -177,7 +177,7 @@ class _BlockWriter:
             self._register(self._put(node.op_type, operands, domain=node.domain, attributes=node.attribute), results)
 
     def _parts(self, members: list[Item]) -> list[list[Item]]:
-        """One group, groups by where the operands stand, or each alone: whichever costs least."""
+        """One group, groups by the blocks of the operands, or single nodes: whichever is cheapest."""
         lanes = [p for p, o in enumerate(members[0].operands) if isinstance(o, GraphColumn)]
         homes = [self._homes([o for m in members if isinstance(o := m.operands[p], GraphColumn)]) for p in lanes]
         by_place: dict[Any, list[Item]] = {}
@@ -192,7 +192,7 @@ class _BlockWriter:
         return 0.5 * (len(firsts) - 1) * min((self._follow(firsts[0], other) for other in firsts[1:]), default=0)
 
     def _follow(self, one: int, other: int) -> int:
-        """How many nodes of the same kinds follow two columns."""
+        """Number of nodes of the same kinds that follow two columns."""
         if (one, other) not in self._alike:
             theirs: dict[Any, Item] = {user.kind: user for user in self._users.get(other, [])}
             pairs = [(user, theirs[user.kind]) for user in self._users.get(one, []) if user.kind in theirs]
@@ -260,7 +260,7 @@ class _BlockWriter:
         return column.flat
 
     def _matrix(self, columns: list[GraphColumn]) -> str:
-        """The name of a matrix [N, K] of columns; texts are taken as they stand."""
+        """The name of a matrix [N, K] of columns; texts are used unchanged."""
         parts = []
         for tensor, part in groupby(columns, key=lambda c: "" if c.places or c.flat else c.origin[0]):
             run = list(part)
@@ -275,7 +275,7 @@ class _BlockWriter:
     # --- blocks ------------------------------------------------------------------------------------------------------
 
     def _plan(self, columns: list[GraphColumn]) -> tuple[float, Any]:
-        """What it costs to make a block of exactly these columns, and how: the steps of `_pack`."""
+        """The cost of a block of exactly these columns, and the steps of `_pack` that make it."""
         key = tuple(c.index for c in columns)
         if key in self._packed:
             return 0.0, ("there", self._packed[key])

@@ -37,14 +37,14 @@ class EncodedInput(NamedTuple):
 
     @property
     def metadata(self) -> list[Any]:
-        """As it stands in the metadata."""
+        """Its form in the metadata."""
         if self.null is None:
             return [self.column, self.part]
         return [self.column, self.part, "NaN" if self.null != self.null else self.null]  # NaN is not itself
 
 
 def settle(model: onnx.ModelProto, entries: list[EncodedInput], columns: Mapping[str, Column]) -> list[EncodedInput]:
-    """Change how columns enter `model`, whose inputs are `entries`; the inputs it has then, in the order of the columns."""
+    """Choose the input encoding of `model`, whose inputs are `entries`; returns the new inputs, in the order of the columns."""
     settler = _Settler(model, entries, columns)
     settler.fill()
     settler.carry()
@@ -177,7 +177,7 @@ class _Settler:
         if node.op_type not in _COMPARE or self._type(name) != TensorProto.INT64:
             return False
         constants = [self._constants[i] for i in node.input if i in self._constants]
-        # Compared as integers, and below 2^53: that is also what 2^53 + 1 is as float64.
+        # Comparisons with integers below 2^53 stay exact: a larger integer stays larger when it is rounded to float64.
         return len(constants) == 1 and all(abs(v) < _EXACT for v in numpy_helper.to_array(constants[0]).ravel().tolist())
 
     def _retype(self, name: str) -> None:

@@ -45,7 +45,7 @@ def explanation(
     """
     try:
         return _explanation(estimator, goal, names, matrix, rows, answers)
-    except Exception as error:  # noqa: BLE001  # a package is worth having without its explanation, whatever a library raises
+    except Exception as error:  # noqa: BLE001  # an error in the explanation must not lose the package
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         return Files(Explained(why=f"{kind}{' '.join(str(error).split())}"[:300]))
 
@@ -93,7 +93,7 @@ def _importance(features: Sequence[str], moved: Array) -> dict[str, float]:
 
 
 def _feature(name: str) -> str:
-    """The feature that a column of the matrix is of: what `NAME=word` is one of several columns of. No feature has = in its name."""
+    """The feature of a column of the matrix: one-hot columns are `NAME=word`. No feature has = in its name."""
     return name.split("=", 1)[0]
 
 
@@ -102,9 +102,9 @@ def _unit(total: Sum, goal: Goal) -> str:
 
 
 def _undone(total: Sum, goal: Goal) -> tuple[Sum, Array]:
-    """The sum as the goal's outputs need it, and what is added to each: the undoing of a sampling is a constant in log-odds."""
+    """The sum as the goal's outputs need it, and the offset of each: the correction of sampling is a constant in log-odds."""
     two = goal.output.shape.has_classes and total.outputs == 1
-    if two:  # one of two classes was told: the other is the opposite
+    if two:  # with two classes one is given: the other is the opposite
         total = total._replace(terms=[t._replace(model=_mirrored(t.model)) for t in total.terms], outputs=2)
     base = np.zeros(total.outputs)
     if two and total.link == "NONE":
@@ -169,7 +169,7 @@ def _check(explainer: Explainer, goal: Goal, moved: Array, answers: Mapping[str,
             raise ValueError(f"contributions and answers differ by up to {float(apart.max()):.2g}")
 
 
-# --- what adds -----------------------------------------------------------------------------------------------------
+# --- additive models -----------------------------------------------------------------------------------------------
 
 
 def _linear(model: LinearModel, term: Term, offset: int, means: Array) -> Linear:

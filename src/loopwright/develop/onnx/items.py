@@ -19,7 +19,7 @@ _ELEMENTWISE = frozenset((
     "Reciprocal", "Round", "Sigmoid", "Sign", "Sin", "Sinh", "Sqrt", "Sub", "Tan", "Tanh", "Where", "Xor",
 ))
 # fmt: on
-"""Operators that do to each element what they do to a single one, whatever the shape."""
+"""Element-wise operators, independent of the shape."""
 
 _COMMUTES = frozenset({"Add", "Mul", "And", "Or", "Equal"})
 ROWS = "N"
@@ -111,7 +111,7 @@ class GraphReader:
             self._put_as_is(node, operands)
 
     def _moved(self, node: NodeProto, operands: list[Value]) -> Value | None:
-        """The result of a node that computes nothing, None when it is another."""
+        """The result of a node that only moves columns, None for other nodes."""
         first = operands[0] if operands else ""
         if node.op_type == "Identity":
             return first
@@ -137,7 +137,7 @@ class GraphReader:
         return None
 
     def _laid_and_turned(self, name: str) -> Block | None:
-        """The block whose transpose is K columns laid end to end and reshaped to [K, N]."""
+        """The block whose transpose is K columns concatenated and reshaped to [K, N]."""
         shaped = self.items[self._makers[name]] if name in self._makers else None
         if shaped is None or shaped.node.op_type != "Reshape" or not isinstance(shaped.operands[0], str):
             return None

@@ -52,7 +52,7 @@ def computes_in_float32(part: Any, seen: set[int]) -> bool:
 
 
 def difference(actual: Answers, expected: Answers, goal: Goal) -> Array:
-    """How far the answers of N rows are apart, the largest of each row; 0 where the estimator itself gives no number that float32 can hold."""
+    """Largest difference of the answers of each of N rows; 0 where the estimator itself returns no number that float32 can hold."""
     a, b = (np.column_stack([x.score, x.values]).astype(np.float64) for x in (actual, expected))
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.abs(a - b)
@@ -95,9 +95,9 @@ def apart(worst: float, rows: int, bound: float, where: str) -> str:
 def agreement(
     candidate: str, graph: bytes, estimator: Any, goal: Goal, columns: Mapping[str, Column], table: pa.Table
 ) -> tuple[int, float]:
-    """How many rows were compared and the largest difference between graph and estimator.
+    """Number of rows compared, and the largest difference between graph and estimator.
 
-    Compared are the rows of `table`, and the same rows with what a contract allows but the table may lack: nulls, NaN in
+    Compares the rows of `table`, and the same rows with values that a contract allows but the table may lack: nulls, NaN in
     floats, strings never seen. A row that the estimator itself refuses (NaN for most linear models) is not compared.
     """
     model = load(candidate, graph)

@@ -1,4 +1,4 @@
-"""Fitted estimators as sums: trees and lines over columns of one feature each, or the reason why an estimator is none."""
+"""Fitted estimators as sums: trees and linear models over columns of one feature each, or the reason why an estimator is not a sum."""
 
 from collections.abc import Sequence
 from functools import singledispatch
@@ -57,7 +57,7 @@ class LinearModel(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """Terms, how many outputs they have, what becomes of the sums (see `Explanation.link`), and the unit where it is none of `UNITS`."""
+    """Terms, number of outputs, link of the sums (see `Explanation.link`), and the unit if it is not one of `UNITS`."""
 
     terms: list[Term]
     outputs: int
@@ -67,7 +67,7 @@ class Sum(NamedTuple):
 
 @singledispatch
 def sum_of(part: Any, seen: PartColumns) -> Sum:
-    """A fitted part as a sum. Raises ValueError where it is none."""
+    """A fitted part as a sum. Raises ValueError if it is not one."""
     model = trees.read(part)
     if model is None:
         raise ValueError(f"{type(part).__name__} has no exact explanation: trees and linear models have one")
@@ -203,7 +203,7 @@ def _lines(part: Any, seen: PartColumns, link: str) -> Sum:
     return Sum([Term(seen, LinearModel(coefficients, intercept))], len(coefficients), link)
 
 
-# --- what makes each column of one ---------------------------------------------------------------------------------
+# --- transformers of single columns --------------------------------------------------------------------------------
 
 
 def _through(step: Any, seen: PartColumns) -> PartColumns:

@@ -1,4 +1,4 @@
-"""What a user declares in a loop file, one module a stage, and `Loop`, which holds it all."""
+"""The declarations of a loop file, one module a stage, and `Loop`, which holds them all."""
 
 from loopwright.records.declarations.data import Aggregate as Aggregate
 from loopwright.records.declarations.data import Column as Column

@@ -1,4 +1,4 @@
-"""Stage data: tables and their columns, what requests are joined with, outcomes and slices."""
+"""Stage data: tables and their columns, context and aggregates, outcomes and slices."""
 
 import re
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ class Column(Declaration, frozen=True):
         maximum: Largest value allowed (numbers).
         categories: All values that a string column may have.
         tags: Free labels, searched in lineage (`pii`, `sensitive` ...).
-        description: What the column means.
+        description: Meaning of the column.
         zone: IANA zone of a timestamp that its source writes without one; such a time is refused without `zone`.
         shape: Shape of one value of an array: `[28, 28]` for an image, `[384]` for an embedding.
         source: Its name in the sources, if different.
@@ -107,7 +107,7 @@ class Table(Declaration, frozen=True):
         columns: The contract: name of each column to its declaration.
         key: Columns that identify an entity.
         event_time: Column of when a row happened.
-        known_time: Column of when a row became known; None: `event_time`.
+        known_time: Column with the time when a row became known; None: `event_time`.
         known_after: Delay added to `known_time` ("20m"), for rows that arrive later than they say.
         description: What a row of the table is.
         ignore: Columns of the sources that the table ignores; `["*"]`: all undeclared columns.
@@ -150,7 +150,7 @@ class Table(Declaration, frozen=True):
 
     @property
     def prediction_field(self) -> str:
-        """What the field of an outcome is called that holds the prediction's id."""
+        """Name of an outcome's field for the prediction's id."""
         return self.prediction_fields[0]
 
     @property
@@ -223,7 +223,7 @@ class Aggregate(Declaration, frozen=True, kw_only=True):
             takes none.
         window: How far back rows count ("24h").
         lag: Delay from when a row became known until serving sees it.
-        description: What the number means.
+        description: Meaning of the number.
 
     Example:
         Aggregate(name="calm_share", table=weather, by={"airport": "origin"}, function="share", of="wind < 10", window="24h")
@@ -296,7 +296,7 @@ class Outcome(Declaration, frozen=True):
 
     @property
     def shape(self) -> TaskShape:
-        """What its labels and answers are."""
+        """Types of its labels and answers."""
         return SHAPES[self.task]
 
     def problems(self) -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return []
 
     def __post_init__(self) -> None:
-        """Refuse values of another type, out of range, and what `problems` names."""
+        """Refuse values of the wrong type, out of range, or with `problems`."""
         found = type_problems(self)
         if not found:  # else a range or a problem could not be looked at
             found = range_problems(self)
@@ -40,7 +40,7 @@ class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def code_problem(field: str, code: Any) -> list[tuple[str, str]]:
-    """Why a declared function is none, as a list of problems."""
+    """Why a declared function is invalid, as a list of problems."""
     return [] if callable(code) or isinstance(code, str) else [(field, f"must be a function, not {type(code).__name__}")]
 
 

@@ -31,7 +31,7 @@ class Release(Declaration, frozen=True, kw_only=True):
         strategy: `direct`: a package that passes the guards serves all traffic.
         guards: Conditions that a package must meet.
         durability: Of the prediction log: `process` survives the death of a process, `disk` also a power cut.
-        on_unloggable: What becomes of an answer that cannot be logged: `serve` answers it, marked, `refuse` answers 503.
+        on_unloggable: Treatment of an answer that cannot be logged: `serve` answers it, flagged, `refuse` answers 503.
         deadline_ms: Milliseconds until a request that the model has not answered is answered by the heuristic, 1 to 600000.
 
     Example:

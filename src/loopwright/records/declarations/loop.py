@@ -15,7 +15,7 @@ from loopwright.records.declarations.task import SHAPES
 from loopwright.records.turns import LoopRecord
 
 SEGMENT_TYPES = ("string", "integer", "boolean")
-"""What a column by which a fleet is divided can be."""
+"""Types of a column that can divide a fleet."""
 
 
 class Loop(Declaration, frozen=True, kw_only=True):
@@ -150,7 +150,7 @@ class Loop(Declaration, frozen=True, kw_only=True):
 
     @property
     def columns(self) -> dict[str, Column]:
-        """What features, heuristic and slices see: request columns, then context columns."""
+        """Columns that features, heuristic and slices see: request columns, then context columns."""
         return {**self.requests.columns, **self.context_columns}
 
     @property

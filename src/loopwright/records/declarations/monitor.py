@@ -4,7 +4,7 @@ from loopwright.records.declarations.declaration import Declaration
 
 
 class Monitor(Declaration, frozen=True, kw_only=True):
-    """What is watched. Thresholds are effect sizes, not significance levels.
+    """What is monitored. Thresholds are effect sizes, not significance levels.
 
     Attributes:
         every: Length of a window.
@@ -23,17 +23,17 @@ class Monitor(Declaration, frozen=True, kw_only=True):
 
 
 class Retrain(Declaration, frozen=True, kw_only=True):
-    """When to retrain: the first of `every`, `drift` and `decay` that holds, at most once per `cooldown`.
+    """When to retrain: the first of `every`, `drift` and `decay` that applies, at most once per `cooldown`.
 
     Attributes:
-        every: Age of the serving package from which it is retrained; None: age alone is no reason.
-        drift: Number of drifted columns from which to retrain; None: drift is no reason.
+        every: Age of the serving package from which it is retrained; None: not by age.
+        drift: Number of drifted columns from which to retrain; None: not by drift.
         decay: By which share of the package's own evaluation `decay_metric` may get worse (0.05: an average precision of 0.60 falls
-            to 0.57, a mean absolute error of 30 rises to 31.5); None: decay is no reason.
+            to 0.57, a mean absolute error of 30 rises to 31.5); None: not by decay.
         decay_metric: Metric of decay; empty: that of the task (average precision, macro F1, mean absolute error, NDCG of the
             first 10).
         cooldown: Least time between two retrainings.
-        window: Length of history trained on; None: all.
+        window: Length of the training history; None: all.
 
     Example:
         Retrain(every="30d", decay=0.05, cooldown="7d")

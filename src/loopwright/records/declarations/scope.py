@@ -17,7 +17,7 @@ def is_placeholder(text: str) -> bool:
 
 
 class Objective(Declaration, frozen=True):
-    """What one stakeholder wants, as a metric with a target. Exactly one of `at_least` and `at_most` is declared.
+    """One stakeholder's objective, as a metric with a target. Exactly one of `at_least` and `at_most` is declared.
 
     Attributes:
         name: Unique name in the leaderboard, the report and `status`.
@@ -51,7 +51,7 @@ class Objective(Declaration, frozen=True):
 
 
 class Budget(Declaration, frozen=True):
-    """What the loop may cost.
+    """Limits of the loop's cost.
 
     Attributes:
         train_minutes: Longest training of one turn, minutes; None: no limit.
@@ -100,7 +100,7 @@ class Value(Declaration, frozen=True):
 
     @property
     def is_set(self) -> bool:
-        """Whether it says anything."""
+        """Whether any value is declared."""
         return any(
             isinstance(money, float | int) and money != 0 for money in (getattr(self, f) for f in self.__struct_fields__)
         )

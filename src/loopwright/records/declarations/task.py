@@ -42,7 +42,7 @@ class TaskShape(NamedTuple):
 
     @property
     def clip(self) -> tuple[float, float] | None:
-        """What the numbers of a rule are clipped to."""
+        """Range to which the numbers of a rule are clipped."""
         return (0.0, 1.0) if self.is_probability else (0.0, 3e38) if self.score == NOT_NEGATIVE else None
 
     @property

@@ -1,1 +1,1 @@
-"""What the server answers: predictions, Open Inference Protocol, gRPC, control, metrics."""
+"""The server's APIs: predictions, Open Inference Protocol, gRPC, control, metrics."""

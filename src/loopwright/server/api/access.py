@@ -1,4 +1,4 @@
-"""Who may ask: addresses, hosts, tokens, origins. Deny by default."""
+"""Access control: addresses, hosts, tokens, origins. Deny by default."""
 
 import hmac
 import ipaddress
@@ -14,10 +14,10 @@ from loopwright.server.api.callers import Caller, claimed_name, credentials
 from loopwright.server.api.routes import Permission
 
 MAX_HOSTS = 1000
-"""So many Host headers are known again at once."""
+"""Number of cached Host headers."""
 
 _HOST = re.compile(rb"(?:\[([0-9a-f:.]+)\]|([a-z0-9._~-]*))(?::[0-9]{0,5})?")
-"""A Host header in lower case (RFC 9112): an IPv6 address in brackets, or a name or IPv4 address, and perhaps a port."""
+"""A Host header in lower case (RFC 9112): an IPv6 address in brackets, or a name or IPv4 address, with an optional port."""
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -49,7 +49,7 @@ def check_address(settings: Settings) -> None:
 class Access:
     """Decides by Host, token and origin. `always` asks for the token on loopback too, wherever one is set.
 
-    Where none is set nothing is changed over HTTP: there is no default token, and the command line needs none.
+    Without a token nothing can be changed over HTTP: there is no default token, and the command line needs none.
     """
 
     def __init__(self, settings: Settings, *, always: bool, clock: Clock | None = None) -> None:
@@ -66,7 +66,7 @@ class Access:
 
     def refuse(self, permission: Permission, headers: Mapping[bytes, bytes], address: str = "") -> int:
         """The status of a refusal, or 0. `headers` have lower-case names; `address` is the client's."""
-        if permission == "public":  # a load balancer may ask with any Host, or none
+        if permission == "public":  # a load balancer may send any Host, or none
             return 0
         host = headers.get(b"host", b"")
         if host not in self._known and (status := self._refuse_host(host)):
@@ -104,7 +104,7 @@ class Access:
         return 0
 
     def caller(self, headers: Mapping[bytes, bytes], address: str) -> Caller:
-        """Who sent a request that was not refused. Raises RequestMalformed for a claimed name that is none."""
+        """The sender of a permitted request. Raises RequestMalformed for an invalid claimed name."""
         authorization = headers.get(b"authorization", b"")
         name = self._name(authorization)
         if name:
@@ -113,10 +113,10 @@ class Access:
         return Caller(claimed, "claimed" if claimed else "none", address)
 
     def _name(self, authorization: bytes) -> str | None:
-        """The name of a token, "" where it has none; None where it is not known."""
+        """The name of a token, "" if it has none; None if it is unknown."""
         _, token = credentials(authorization)
         found = None
-        for known, name in self._tokens.items():  # all of them, so that time says nothing
+        for known, name in self._tokens.items():  # compare all of them, so that timing reveals nothing
             if hmac.compare_digest(token, known):
                 found = name
         return found

@@ -38,7 +38,7 @@ INLINE_BYTES = 64 * 1024
 
 _BODY_IGNORED = ("index", "load")
 _PROTOCOLS = (b"/v1/", b"/v2")
-"""Where an error's answer is that of the inference protocols."""
+"""Paths whose errors have the form of the inference protocols."""
 
 _MODEL = next(route for route in DATA_ROUTES if route.handler == "model")
 
@@ -81,7 +81,7 @@ class PredictionCall:
             if b"traceparent" not in self.request.headers:
                 return reply
             return reply._replace(extra=(*reply.extra, *traceresponse(self._plane.spans, self.request.headers, answers[0].id)))
-        except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer
+        except Exception as error:  # noqa: BLE001  # the client gets an answer after any error
             return self._plane.failed(self.request, error)
 
     def send(self, reply: Reply) -> None:
@@ -124,13 +124,13 @@ class DataPlane:
         }
 
     def close(self) -> None:
-        """Wait for what is being answered in threads."""
+        """Wait for answers in threads."""
         self.batches.close()
 
-    # --- what the server calls -----------------------------------------------------------------------------------
+    # --- the interface for the server ----------------------------------------------------------------------------
 
     def begin(self, request: Request) -> Reply | None:
-        """Refuse what can be refused without its body: no such path or method, no permission, no JSON."""
+        """Refuse a request without its body if possible: unknown path or method, no permission, not JSON."""
         found = self._routes.find(request.method, request.path)
         if not isinstance(found, Match):
             return self._refused(404, request) if found is None else self._other_method(found, request)
@@ -145,13 +145,13 @@ class DataPlane:
         return request.route is not None and request.route.permission == "public"
 
     def handle(self, request: Request) -> Reply | None:
-        """The answer, or None where it comes later."""
+        """The answer, or None if it follows later."""
         try:
             if request.loop and not self._registry.ready(request.loop):
                 self.batches.loading.when_ready(request.loop, lambda error: self._late(request, error))
                 return None
             return self._handlers[request.route.handler](request)
-        except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets an answer and the server lives
+        except Exception as error:  # noqa: BLE001  # after any error the client gets an answer and the server lives
             return self.failed(request, error)
 
     def _late(self, request: Request, error: Exception | None) -> None:
@@ -216,7 +216,7 @@ class DataPlane:
             self.spans.failed(route.handler, request.loop, id, request.headers, request.started, _about(route, status))
 
     def _id_of(self, headers: Headers) -> str:
-        """The id the client gave, else a fresh one: what an error's answer and this server's own log have in common."""
+        """The client's id, else a fresh one: it links an error's answer to this server's own log."""
         return request_id(headers) or new_id(self._clock.now())
 
     # --- handlers ------------------------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ class DataPlane:
         return Reply(200, _encode(oip.metadata(request.loop, predictor.digest, predictor.package.manifest)))
 
     def _model_of(self, request: Request) -> InService:
-        """What serves the loop in the path. Raises LoopNotFound, and NotFound where the path names another version of it."""
+        """The service of the loop in the path. Raises LoopNotFound, and NotFound if the path names another version of it."""
         service = self._registry.service(request.loop)
         if request.version:
             oip.check_version(request.loop, request.version, service.predictor.digest)
@@ -420,7 +420,7 @@ def _about(route: Route, status: int) -> dict[str, str | int]:
 
 
 def _check_explained(service: InService, rows: int) -> None:
-    """Raise NotExplained, or RequestTooLarge where so many rows are not explained at once."""
+    """Raise NotExplained, or RequestTooLarge for more rows than are explained at once."""
     manifest = service.predictor.package.manifest
     refuse(service.predictor.digest, manifest)
     if rows > (most := most_rows(manifest)):

@@ -11,7 +11,7 @@ from loopwright.server.http.admission import network
 BURST = 20.0
 PER_SECOND = 1.0
 MAX_CLIENTS = 10_000
-"""So many clients are remembered; the one that guessed least recently is forgotten first."""
+"""Maximum number of remembered clients; the one with the oldest guess is evicted first."""
 
 
 class AuthRateLimiter:

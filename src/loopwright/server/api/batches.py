@@ -19,7 +19,7 @@ from loopwright.server.api.metrics import Metrics
 
 MAX_WAITING_ROWS = 20_000
 WAITING_SECONDS = 0.25
-"""So long a row may have to wait, by the pace of the batches before, unless two batches hold all that waits: beyond it is 503."""
+"""Maximum expected waiting time of a row, by the rate of recent batches, unless two batches hold all waiting rows: beyond it is 503."""
 
 MAX_BATCH_ROWS = 256
 MAX_ASIDE = 16
@@ -78,7 +78,7 @@ class Batches:
         self.loading = Loading(engine.registry)
 
     def close(self) -> None:
-        """Wait for what is being answered aside."""
+        """Wait for large requests in threads."""
         self.loading.close()
         self._large.shutdown()
         self._syncs.shutdown()
@@ -103,7 +103,7 @@ class Batches:
 
     @property
     def full(self) -> bool:
-        """Whether so many rows wait that a request is to be refused before it is decoded."""
+        """Whether so many rows are waiting that a new request is refused before it is decoded."""
         return self._rows > self._most - MAX_BATCH_ROWS
 
     def aside(self, work: Callable[[], Any], done: Callable[[Any], None], failed: Callable[[Exception], Any]) -> None:
@@ -134,13 +134,13 @@ class Batches:
             found: list[Found] = list(
                 self._engine.answer(loop, [w.ask._replace(gone=True) if w.gone else w.ask for w in waiting])
             )
-        except Exception as error:  # noqa: BLE001  # each request that waits is told
+        except Exception as error:  # noqa: BLE001  # every waiting request gets the error
             return [error] * len(waiting)
         self._metrics.ran(loop, [a for f in found if isinstance(f, list) for a in f])
         return found
 
     def _drain(self) -> None:
-        """Answer one batch of the loop whose turn it is."""
+        """Answer one batch of the next loop in turn."""
         loop, queue = next(iter(self._queue.items()))
         waiting = [queue.popleft()]
         rows = len(waiting[0].ask.rows)
@@ -186,7 +186,7 @@ class Batches:
     # --- durable loops -------------------------------------------------------------------------------------------
 
     def _sync_of(self, loop: str) -> Callable[[], None] | None:
-        """What this thread's answers have to wait for."""
+        """The sync that this thread's answers wait for."""
         try:
             return self._engine.synced(loop)
         except LoopNotFound:  # since the answers it is served no longer

@@ -19,7 +19,7 @@ class Caller(NamedTuple):
     address: str
 
     def __str__(self) -> str:
-        """As it stands in the audit trail."""
+        """Its form in the audit trail."""
         said = {"token": f"{self.name}, by token,", "claimed": f"{self.name}, as claimed,", "none": "unnamed caller"}
         return f"{said[self.proof]} from {self.address}"
 

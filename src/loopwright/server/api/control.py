@@ -35,7 +35,7 @@ from loopwright.verbs import VERBS, Verb
 
 MAX_BYTES = 64 * 1024
 SLOTS: Mapping[str, tuple[int, int, float]] = {"read": (4, 28, 20.0), "verify": (1, 0, 0.0), "change": (4, 12, 0.0)}
-"""How many are answered at once, how many wait, for how many seconds (0: for ever): pages and verbs that look, changes."""
+"""Concurrent requests, waiting requests, and their timeout in seconds (0: none): pages and read-only verbs, changes."""
 
 KEY = "request_id"
 """The argument of every verb that changes something over HTTP: its idempotency key."""
@@ -102,7 +102,7 @@ def _endpoint(home: Home, access: Access, verb: Verb, slots: Mapping[str, Slots]
             given = _keyed(request, await _body(request)) if verb.changes else dict(request.query_params)
             acting = home.acting_as(str(_caller(access, request))) if verb.changes else home
             return _json(await run(lambda: verb.call(acting, **_arguments(verb, given)), verb.name))
-        except ClientDisconnect:  # in the middle of its arguments: nobody gets this
+        except ClientDisconnect:  # in the middle of its arguments: there is no client to answer
             return _json(describe_status(400), 400)
         except LoopwrightError as error:
             status = status_of(error)
@@ -133,7 +133,7 @@ async def _body(request: Request) -> dict[str, Any]:
 
 
 def _keyed(request: Request, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a change with its idempotency key, which a header may hold. Raises RequestMalformed for what is no key."""
+    """The arguments of a change with its idempotency key, which may be in a header. Raises RequestMalformed for an invalid key."""
     found = (request.headers[name] for name in KEY_HEADERS if name in request.headers)
     key = arguments.get(KEY) or next(found, None)
     if key is None:
@@ -161,7 +161,7 @@ def parameters(verb: Verb) -> dict[str, inspect.Parameter]:
 
 
 def _arguments(verb: Verb, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments as the verb's own types. Raises RequestInvalid naming every one that is wrong."""
+    """The arguments converted to the verb's types. Raises RequestInvalid naming every invalid one."""
     expected = parameters(verb)
     problems = [
         (name[:80], f"is no argument; there is {', '.join(expected) or 'none'}") for name in arguments if name not in expected

@@ -1,4 +1,4 @@
-"""What `serve` prints when it is ready: where each loop is in the console, a request that one of them answers, and its outcome."""
+"""The text that `serve` prints when it is ready: the console page of each loop, a sample request of one loop, and its outcome."""
 
 import json
 import shlex
@@ -25,7 +25,7 @@ def first_steps(home: Home, data: str, control: str) -> list[str]:
 
 
 def _requests(home: Home, data: str, loop: str) -> list[str]:
-    """A curl command that the loop answers, and one that brings the outcome of this answer; none where its package cannot be read."""
+    """A curl command for a prediction of the loop, and one for its outcome; none if the package cannot be read."""
     served = read_intact(folder(home) / f"{loop}.json")
     if served is None:
         return []

@@ -1,7 +1,7 @@
 """The Open Inference Protocol over gRPC: another door to the queue that HTTP requests wait in, in the same worker.
 
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/open_inference_grpc.proto, and the standard health
-service (https://github.com/grpc/grpc/blob/master/doc/health-checking.md). What would be a header of HTTP is metadata: authorization,
+service (https://github.com/grpc/grpc/blob/master/doc/health-checking.md). HTTP headers are metadata here: authorization,
 x-request-id, traceparent, tracestate.
 Needs the extra `grpc`; imported only where a port is set.
 """
@@ -36,7 +36,7 @@ from loopwright.server.http.admission import SPARE_PLACES, Admission
 from loopwright.server.http.connection import ADDRESS_SHARE, ARRIVAL_SECONDS, CONNECTIONS, MAX_BYTES
 
 MAX_CALLS = 512
-"""So many calls are answered at once, and as many may be arriving; health has places of its own."""
+"""Maximum number of running calls, and of arriving ones; health has slots of its own."""
 
 MAX_HEALTH_CALLS, HEALTH_SECONDS = 64, 5.0
 HANDSHAKE_SECONDS = 10
@@ -50,7 +50,7 @@ _CONTENTS = {
     "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
     "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents", "UINT64": "uint64_contents",
 }  # fmt: skip
-"""Datatype to the field that holds its elements; FP16 has none and comes raw."""
+"""Datatype to the field that holds its elements; FP16 has none and is sent raw."""
 
 _ABOUT = {"rpc.system.name": "grpc", "rpc.method": f"{_SERVICE}/ModelInfer", "rpc.response.status_code": "OK"}
 _STATUS = {
@@ -92,7 +92,7 @@ class Call:
 
 
 class Door:
-    """The service of one worker. Calls wait in `batches`; `ready` says whether all loops are loaded."""
+    """The gRPC service of one worker. Calls wait in `batches`; `ready` says whether all loops are loaded."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Door:
                 ("grpc.max_allowed_incoming_connections", self._admission.places + SPARE_PLACES),
                 ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
                 ("grpc.max_connection_idle_ms", 300_000),
-                ("grpc.max_connection_age_ms", 600_000),  # so that who sends half a call does not hold its place for ever
+                ("grpc.max_connection_age_ms", 600_000),  # so that half a call does not hold its slot for ever
                 ("grpc.max_connection_age_grace_ms", 30_000),
             ]
         )
@@ -219,7 +219,7 @@ class Door:
                     about = {**_ABOUT, "rpc.response.status_code": code.name}
                     known = loop if self._registry.knows(loop) else ""
                     self._spans.failed("infer", known, request_id(headers) or os.urandom(16).hex(), headers, 0.0, about)
-            except Exception as error:  # noqa: BLE001  # whatever goes wrong, the client gets a status and the server lives
+            except Exception as error:  # noqa: BLE001  # after any error the client gets a status and the server lives
                 LOG.error("%s over gRPC failed", kind, exc_info=error)
                 self._metrics.failed("", DOOR[500][0])
                 code, text, trailing = grpc.StatusCode.INTERNAL, DOOR[500][1], ()
@@ -252,7 +252,7 @@ class Door:
         return messages()["ServerReadyResponse"](ready=self._ready())
 
     async def _health(self, request: Any, _: Any, __: Any) -> Any:
-        """Of this server (""), of its service by name, of a loop. Raises NotFound for what is none of them."""
+        """Health of this server (""), of its service by name, of a loop. Raises NotFound for other names."""
         ready = self._ready()
         if request.service not in ("", _SERVICE, _HEALTH):
             if not self._registry.knows(request.service):

@@ -31,7 +31,7 @@ class Late(Exception):
 
 
 class Arrivals:
-    """Calls whose message is on its way: at most `most`, of one client address `share` of them, each for `seconds`.
+    """Calls whose message is incomplete: at most `most`, of one client address `share` of them, each for `seconds`.
 
     One too many takes the place of the oldest of its address, or of the address that has most.
     """
@@ -77,7 +77,7 @@ class Arrivals:
 
 
 def address_of(peer: str) -> str:
-    """The client's address in what the library calls a peer: `ipv4:127.0.0.1:5`, `ipv6:%5B::1%5D:5`."""
+    """The client's address in the library's name of a peer: `ipv4:127.0.0.1:5`, `ipv6:%5B::1%5D:5`."""
     return network(unquote(peer.partition(":")[2].rpartition(":")[0]).strip("[]"))
 
 

@@ -1,7 +1,7 @@
 """The messages of the Open Inference Protocol and of Triton's extensions, made from one table at run time, and read within limits.
 
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/open_inference_grpc.proto,
-https://github.com/triton-inference-server/common/blob/main/protobuf/grpc_service.proto and model_config.proto beside it.
+https://github.com/triton-inference-server/common/blob/main/protobuf/grpc_service.proto and model_config.proto next to it.
 Needs the extra `grpc`.
 """
 
@@ -16,10 +16,10 @@ from loopwright.base.errors import RequestMalformed, RequestTooLarge
 from loopwright.deploy.serving.decode import MAX_ROWS
 
 MAX_FIELDS, MAX_FIELDS_IN_ALL = 10_000, 500_000
-"""So many fields a message, and all that is in it, may have: millions of empty ones would take a lot of memory once they are parsed."""
+"""Maximum number of fields of a message with its submessages: millions of empty ones would take a lot of memory once parsed."""
 
 MAX_VARINTS = 10 * MAX_ROWS
-"""So many bytes the integers of a tensor may take, or its shape: each may be a byte there and eight in memory."""
+"""Maximum bytes of a tensor's integers, or of its shape: a value may take one byte there and eight in memory."""
 
 INLINE_BYTES = 64 * 1024
 """A larger message is decoded and its answer encoded in a thread, so that the others are answered meanwhile."""
@@ -161,7 +161,7 @@ def _check_fields(kind: str, body: bytes) -> None:
 
 @cache
 def _inner(kind: str) -> dict[int, str]:
-    """The fields of a message that are messages, or maps, by number: what they hold."""
+    """The fields of a message that are messages, or maps, by number, with their types."""
     found = {}
     for told in _MESSAGES.get(kind, {}).values():
         number, type = told.split(":")

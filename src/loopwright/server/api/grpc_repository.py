@@ -45,7 +45,7 @@ class Repository:
         return messages()["ModelConfigResponse"](config=config)
 
     async def _statistics(self, request: Any, _: Any, __: Any) -> Any:
-        """Of one loop, or of those in memory where none is named."""
+        """Statistics of one loop, or of those in memory if none is named."""
         services = [await self._service(request.name, request.version)] if request.name else self._registry.loaded
         self._metrics.flush()
         found = await self._aside(self._metrics.statistics)

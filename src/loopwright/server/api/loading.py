@@ -14,13 +14,13 @@ Then = Callable[[Exception | None], None]
 
 
 def settle() -> None:
-    """Take what has been loaded out of the garbage collector's sight: with thousands of packages a full collection takes 0.3 s."""
+    """Exclude loaded objects from garbage collection: with thousands of packages a full collection takes 0.3 s."""
     gc.collect(1)
     gc.freeze()
 
 
 class Loading:
-    """Loads one loop at a time, in the order in which they were asked. Used in the event loop's thread; `close` waits for the last."""
+    """Loads one loop at a time, in the order of requests. Used in the event loop's thread; `close` waits for the last."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -52,7 +52,7 @@ class Loading:
         self._thread.run(work, lambda _: self._loaded(loop, None), lambda error: self._loaded(loop, error))
 
     async def ready(self, loop: str) -> None:
-        """Wait until the loop is ready. Raises as `when_ready`, and what loading it raises."""
+        """Wait until the loop is ready. Raises as `when_ready`, and the errors of loading it."""
         if self._registry.ready(loop):
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

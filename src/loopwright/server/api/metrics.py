@@ -35,11 +35,11 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _LOAD_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 MAX_LOOPS = 256
-"""So many loops are counted by name: each takes 20 KB, and a share of the time to write them out."""
+"""Maximum number of loops counted by name: each takes 20 KB, and a share of the time to write them out."""
 
 OTHERS = "(others)"
 _EARLY_CODES = [e.code for e in (RequestInvalid, RequestMalformed, Overloaded, Unavailable, LogUnavailable)] + [DOOR[500][0]]
-"""Codes of errors whose series exist for each loop before the first one."""
+"""Codes of errors whose series exist for each loop from the start."""
 
 _SEVERITIES = ("info", "warning", "critical")
 _DRIFT_STATES, _QUALITY_STATES = ("ok", "watch", "drift", "no data"), ("ok", "decayed", "no data")
@@ -123,7 +123,7 @@ class UpkeepMetrics(Collector):
 
 
 class Current:
-    """The registry without the packages that were in service before: a package is joined by what serves now alone."""
+    """The registry without packages that are no longer in service, so that joins match only current ones."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -145,7 +145,7 @@ class Metrics:
 
     def __init__(self, worker: str = "", folder: Path | None = None, upkeep: Path | None = None) -> None:
         self._shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
-        if self._shared and worker:  # files by worker instead of process: one that is started again counts on in them
+        if self._shared and worker:  # files by worker instead of process: a restarted worker continues its counts
             install(worker)
         self._registry = CollectorRegistry()
         if self._shared:
@@ -170,7 +170,7 @@ class Metrics:
         self._lock = Lock()
 
     def _define_requests(self, own: CollectorRegistry | None, loop: list[str]) -> None:
-        """What is counted of requests and answers."""
+        """Metrics of requests and answers."""
         counter, histogram = partial(Counter, registry=own), partial(Histogram, registry=own)
         self._predictions = counter("loopwright_predictions", "Predictions answered", [*loop, "arm"])
         self._degraded = counter(
@@ -189,7 +189,7 @@ class Metrics:
         self._runs = counter("loopwright_runs", "Graph runs; several requests may share one", loop)
 
     def _define_packages(self, own: CollectorRegistry | None, loop: list[str]) -> None:
-        """What is counted of packages, and of the log."""
+        """Metrics of packages, and of the log."""
         recent = partial(Gauge, registry=own, multiprocess_mode="mostrecent")
         together = partial(Gauge, registry=own, multiprocess_mode="livesum")
         arms = [*loop, "arm", "package"]
@@ -205,7 +205,7 @@ class Metrics:
         self._evictions = Counter("loopwright_packages_evicted", of, registry=own)
 
     def flush(self) -> None:
-        """Hand on what was added up in memory; to be called about once a second."""
+        """Publish the counts summed in memory; call it about once a second."""
         with self._lock:
             tally, self._tally = self._tally, Tally()
         for (counter, labels), number in tally.items():
@@ -315,13 +315,13 @@ class Metrics:
         self._unlogged.labels(self._name(loop)).inc(count)
 
     def damaged(self, counts: Mapping[str, int]) -> None:
-        """How many segments of each loop's log are in quarantine; those without any are 0 once they were told."""
+        """Number of quarantined segments of each loop's log; 0 for loops that had some before."""
         for loop in self._told_damaged | counts.keys():
             self._damaged.labels(loop).set(counts.get(loop, 0))
         self._told_damaged |= counts.keys()
 
     def statistics(self) -> dict[str, Statistics]:
-        """What each loop has answered since the server was started, over all workers; this may be called in any thread."""
+        """Statistics of each loop since the start of the server, over all workers; callable in any thread."""
         found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         fields = {
             "loopwright_request_seconds_count": "requests",
@@ -346,7 +346,7 @@ class Metrics:
         return self.written()
 
     def written(self) -> bytes:
-        """The same without what was added up since the last `flush`; this may be called in any thread."""
+        """The metrics without counts since the last `flush`; callable in any thread."""
         return generate_latest(Current(self._registry))
 
 

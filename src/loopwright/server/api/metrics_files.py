@@ -27,7 +27,7 @@ def install(worker: str) -> None:
 
 
 def write_all() -> None:
-    """Write what changed since the last time. Raises OSError after trying every file."""
+    """Write the changes since the last call. Raises OSError after trying every file."""
     failed: OSError | None = None
     for file in _files:
         try:
@@ -51,7 +51,7 @@ class WrittenFile:
             _files.append(self)
 
     def _load(self, data: bytes) -> None:
-        """Take over what is in the file, as far as it is whole."""
+        """Load the contents of the file, as far as it is intact."""
         used = min(_LENGTH.unpack_from(data, 0)[0], len(data)) if len(data) >= _HEAD.size else 0
         at = _HEAD.size
         while at + _LENGTH.size <= used:
@@ -83,7 +83,7 @@ class WrittenFile:
         self._dirty = True
 
     def write(self) -> None:
-        """Bring the file up to date; its head last, so that a reader never sees an entry that is not there yet. Raises OSError."""
+        """Update the file; its header last, so that a reader never sees an incomplete entry. Raises OSError."""
         if not self._dirty:
             return
         self._dirty = False
@@ -101,7 +101,7 @@ class WrittenFile:
             raise
 
     def close(self, *_: Any) -> None:
-        """Let go of the file, which stays."""
+        """Close the file, without removing it."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -53,7 +53,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def outputs(output: Output) -> dict[str, str]:
-    """Output tensor to datatype: `score`, `label` where the task has one, `values` ([N, K]) where there are some, and what else is known."""
+    """Output tensor to datatype: `score`, `label` if the task has one, `values` ([N, K]) if there are some, and further known facts."""
     label = {"label": _LABELS[output.shape.answer]} if output.shape.answer else {}
     values = {"values": "FP64"} if output.names else {}
     return {"score": "FP64"} | label | values | {"id": "BYTES", "arm": "BYTES", "flags": "BYTES", "package": "BYTES"}
@@ -105,7 +105,7 @@ class RequestedOutput(NamedTuple):
 
 
 class Tensors:
-    """What an inference request holds: its id, rows of columns, the names of the outputs wanted, and which of them in binary.
+    """The contents of an inference request: its id, rows of columns, the requested outputs, and which of them in binary.
 
     `length` is that of the JSON part of `body` (`header_length`). Raises RequestMalformed, RequestInvalid, RequestTooLarge.
     """
@@ -139,7 +139,7 @@ class Tensors:
             raise RequestInvalid([("body", "must be an object with `inputs`")])
         plain = {
             name: value for name, value in plain.items() if value is not None
-        }  # some clients send null for what is optional
+        }  # some clients send null for optional fields
         self.id = plain.get("id", "")
         if not isinstance(self.id, str):
             problems.append(FieldProblem("id", "must be text"))
@@ -164,7 +164,7 @@ class Tensors:
 
 
 def _raw(plain: Any, rest: memoryview | None, problems: list[FieldProblem]) -> list[memoryview | None]:
-    """The binary data of each input, in order, out of what follows the JSON part. Raises RequestMalformed where it is no such thing."""
+    """The binary data of each input, in order, after the JSON part. Raises RequestMalformed if it does not fit."""
     inputs = plain.get("inputs") if isinstance(plain, dict) else None
     left = rest if rest is not None else memoryview(b"")
     found: list[memoryview | None] = []
@@ -303,7 +303,7 @@ def _shape(shape: Any, column: Column, where: str, problems: list[FieldProblem])
 
 
 def _check_finite(data: Sequence[Any], datatype: str, column: Column, where: str, problems: list[FieldProblem]) -> None:
-    """Of what is no JSON: name infinities, and NaN where it is no null."""
+    """For data outside of JSON: report infinities, and NaN if it does not mean null."""
     if datatype not in ("FP64", "FP32", "FP16"):
         return
     odd = np.asarray(data, np.float64)
@@ -411,7 +411,7 @@ def response(
 
 
 def explained(reasons: Sequence[Contributions]) -> list[dict[str, Any]]:
-    """What explains answers as two more output tensors: `contributions` [N, F], its features as the parameter `names`, and `base` [N].
+    """Explanations as two more output tensors: `contributions` [N, F], with the features as the parameter `names`, and `base` [N].
 
     The rows of answers that are not explained are null.
     """
@@ -468,7 +468,7 @@ def _named(name: str, output: Output) -> dict[str, Any]:
 
 
 def _may(name: str, column: Column, manifest: Manifest) -> dict[str, Any]:
-    """What a client may do with a column, where it may do anything: leave it out, send null."""
+    """Whether a client may omit a column, or send null; empty if neither."""
     said = {"optional": name in manifest.may_lack, "nullable": column.nullable}
     may = {key: True for key, true in said.items() if true}
     return {"parameters": may} if may else {}

@@ -198,7 +198,7 @@ def describe(version: str, services: Iterable[InService]) -> dict[str, Any]:
 
 
 def _server_paths() -> dict[str, Any]:
-    """What is there without a loop."""
+    """The paths without a loop."""
     alive, live = _record(status={"type": "string", "enum": ["alive"]}), _record(live={"type": "boolean"})
     models, server = _record(models=_array(_TEXT)), _record(name=_TEXT, version=_TEXT, extensions=_array(_TEXT))
     text = {"description": "in Prometheus's text format", "content": {"text/plain": {"schema": _TEXT}}}

@@ -17,7 +17,7 @@ NOT_LOADED = "clients load and unload no models: `loopwright release` and `rollb
 
 
 class Statistics(NamedTuple):
-    """What a loop has answered since the server was started: requests, their seconds, rows, graph runs, requests refused or failed."""
+    """Statistics of a loop since the start of the server: requests, their seconds, rows, graph runs, requests refused or failed."""
 
     requests: int = 0
     seconds: float = 0.0

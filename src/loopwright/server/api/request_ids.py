@@ -45,7 +45,7 @@ def deadline(headers: Mapping[bytes, bytes], started: float, seconds: float) -> 
 
 
 def request_id(headers: Mapping[bytes, bytes]) -> str:
-    """The X-Request-Id as it was given, empty where there is none that could be sent back."""
+    """The X-Request-Id header, empty if missing, or if it could not be sent back."""
     given = headers.get(b"x-request-id", b"")
     return given.decode() if _REQUEST_ID.fullmatch(given) else ""
 

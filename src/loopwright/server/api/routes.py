@@ -8,10 +8,10 @@ from loopwright.base.errors import UsageError
 from loopwright.base.ids import NAME
 
 MAX_KNOWN = 10_000
-"""So many paths are found again without a search."""
+"""Maximum number of cached paths."""
 
 Permission = Literal["public", "predict", "observe", "read", "write"]
-"""public: anybody; predict: predictions and outcomes; observe: metrics and contracts; read, write: the control API."""
+"""public: no token; predict: predictions and outcomes; observe: metrics and contracts; read, write: the control API."""
 
 
 class Route(NamedTuple):

@@ -38,7 +38,7 @@ _STATE = re.compile(rb"[\x20-\x7e]{1,512}")
 
 
 class Parent(NamedTuple):
-    """Who called, by `traceparent` (https://www.w3.org/TR/trace-context/): trace, the caller's span, and whether it is sampled."""
+    """The caller's context in `traceparent` (https://www.w3.org/TR/trace-context/): trace, the caller's span, and the sampled flag."""
 
     trace: str
     span: str
@@ -167,7 +167,7 @@ class Spans:
                     self._sending.start()
 
     def close(self) -> None:
-        """Send what waits, for a bounded time."""
+        """Send the queued spans, within a bounded time."""
         self._sending.stop(CLOSE_SECONDS)
 
     def _send_waiting(self) -> None:
@@ -196,7 +196,7 @@ def resource(service: str, attributes: str) -> dict[str, str]:
 def request(
     some: Sequence[tuple[int, float, SampledRequest]], version: str, attributes: Mapping[str, str] | None = None
 ) -> bytes:
-    """What a collector gets: for each (microseconds of its end since 1970, the same by `perf_counter`, request) its spans."""
+    """The message to a collector: the spans of each request (microseconds of its end since 1970, the same by `perf_counter`, request)."""
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest  # here: an extra
 
     message = ExportTraceServiceRequest()
@@ -272,7 +272,7 @@ def _attributes(to: Any, values: Mapping[str, Any]) -> None:
 
 
 def traceresponse(spans: Spans | None, headers: Mapping[bytes, bytes], id: str) -> tuple[tuple[bytes, bytes], ...]:
-    """The header for a caller who sent `traceparent`: the trace, the span that answered, and whether it is sampled; else none.
+    """The response header for a caller who sent `traceparent`: trace, the server's span, and the sampled flag; else none.
 
     https://w3c.github.io/trace-context/#traceresponse-header
     """

@@ -10,10 +10,10 @@ from typing import Protocol
 
 SPARE_PLACES = 64
 SPARE_FILES = 256
-"""So many file descriptors are left to logs, packages and the rest when connections take all they may."""
+"""File descriptors reserved for logs, packages and the rest when connections take all they may."""
 
 _LOOK_AT = 32
-"""So many of the longest waiting are looked at for one that is idle before one in the middle of a request has to go."""
+"""Number of the longest waiting connections that are searched for an idle one before an active one is closed."""
 
 
 class Member(Protocol):
@@ -104,12 +104,12 @@ class Admission:
 
 
 def places(most: int, files: int) -> int:
-    """The connections a process may hold: `most`, or what its limit of open files leaves."""
+    """Maximum number of connections of a process: `most`, or as many as its limit of open files allows."""
     return max(16, min(most, files - SPARE_FILES))
 
 
 def network(address: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 that one IPv6 client can choose addresses from."""
+    """The network of one client: an IPv4 address, or the /64 from which an IPv6 client can choose addresses."""
     if ":" not in address:
         return address
     try:

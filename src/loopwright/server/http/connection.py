@@ -54,7 +54,7 @@ class Server:
         self.now = 0.0
 
     def heed_signals(self) -> None:
-        """From now on SIGTERM stops this in order; SIGINT is for whoever started this."""
+        """Install signal handlers: SIGTERM stops this server in order; SIGINT is left to the parent process."""
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             self.should_exit = True
@@ -77,7 +77,7 @@ class Server:
                 self._every_second()
         server.close()
         self.draining = True
-        await asyncio.sleep(LAST_CALL_SECONDS)  # what has arrived by now is answered
+        await asyncio.sleep(LAST_CALL_SECONDS)  # requests that have arrived by now are answered
         until = loop.time() + GRACE_SECONDS
         for connection in list(self.connections):
             connection.drain()
@@ -210,7 +210,7 @@ class Connection(asyncio.Protocol):
         if self._left is not None:
             return
         self._arriving, self._since = True, self._server.now
-        self._exact = self._fed == 0  # in one piece with what came before it
+        self._exact = self._fed == 0  # in one piece with the bytes before it
         self._url, self._headers, self._repeated = b"", {}, 0
 
     def on_url(self, url: bytes) -> None:
@@ -218,7 +218,7 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; what trails a body is dropped. Raises ValueError (to the client: 400) for a second Host."""
+        """A header; trailers of a body are dropped. Raises ValueError (to the client: 400) for a second Host."""
         if self._current is None:
             name, headers = name.lower(), self._headers
             if name in headers:
@@ -345,7 +345,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _refuse(self, status: int) -> None:
-        """Answer what is no request that could go on, and end the connection."""
+        """Answer an invalid request that cannot continue, and close the connection."""
         if self._left is None:
             self._current = None
             self._end_input()
@@ -386,7 +386,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def expire(self, now: float) -> None:
-        """End what has taken too long. `now` is the loop's time."""
+        """Close a connection that has exceeded a time limit. `now` is the loop's time."""
         took = now - self._since
         if self._stuck is not None:
             self._expire_stuck(now, self._stuck)
@@ -430,7 +430,7 @@ class Connection(asyncio.Protocol):
         return self._left is not None or not (self._arriving and self._fed)
 
     def evict(self) -> None:
-        """Close at once to make room for another; a client in the middle of a request is told so."""
+        """Close at once to make room for another; a client in the middle of a request gets an error."""
         self._leave()
         if self._transport.get_write_buffer_size():
             self.abort()

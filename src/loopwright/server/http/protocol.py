@@ -75,7 +75,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; what trails a body is dropped, and bounded as headers are."""
+        """A header; trailers of a body are dropped, and bounded like headers."""
         if self._size >= 0:
             super().on_header(name, value)
             return
@@ -121,7 +121,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._peer.waiting[self] = None
 
     def send_400_response(self, msg: str) -> None:
-        """What is not HTTP gets an error like any other."""
+        """Answer bytes that are not HTTP with an error like any other."""
         self._refuse(400)
 
     def expire(self, now: float) -> None:
@@ -135,7 +135,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._waiting is None or self._size == 0
 
     def evict(self) -> None:
-        """Close at once to make room for another; a client in the middle of a request is told so."""
+        """Close at once to make room for another; a client in the middle of a request gets an error."""
         self._leave()
         if not self.idle:
             self._refuse(503)

@@ -1,4 +1,4 @@
-"""A request of the data plane, the answer to it, and what an application is."""
+"""A request of the data plane, its response, and the interface of an application."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -23,7 +23,7 @@ class Reply(NamedTuple):
 
 
 def refusal(status: int, id: str = "") -> Reply:
-    """The answer to what is refused at the door (`http_errors.DOOR`)."""
+    """The response to a request that the server itself refuses (`http_errors.DOOR`)."""
     return Reply(status, _encode(describe_status(status, id)), id=id)
 
 
@@ -66,7 +66,7 @@ class Request:
 
     @property
     def gone(self) -> bool:
-        """Whether the connection has ended, so that nobody gets the answer."""
+        """Whether the connection has ended, so that no client gets the answer."""
         return self._connection.ended
 
     def answer(self, reply: Reply) -> None:
@@ -75,14 +75,14 @@ class Request:
 
 
 class Application(Protocol):
-    """What answers. None of these raises."""
+    """The interface of an application. None of these methods raises."""
 
     def begin(self, request: Request) -> Reply | None:
-        """The headers are there: None, or a refusal."""
+        """Called when the headers have arrived: None, or a refusal."""
         ...
 
     def handle(self, request: Request) -> Reply | None:
-        """The request is whole: its answer, or None where `request.answer` is called later."""
+        """Called when the request is complete: its answer, or None if `request.answer` is called later."""
         ...
 
     def failed(self, request: Request, error: Exception) -> Reply:

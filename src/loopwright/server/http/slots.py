@@ -22,7 +22,7 @@ class Slots:
         self._at_once, self._waiting, self._seconds = at_once, waiting, seconds
         self._slots = asyncio.Semaphore(at_once)
         self._asked = 0
-        """Calls that run or wait for a slot, and threads of those that nobody waits for any more."""
+        """Running and waiting calls, and threads whose caller has given up."""
 
     async def __call__(self, call: Callable[[], T], what: str) -> T:
         """Run `call` and return its result. Raises Overloaded when the queue is full, Unavailable on timeout, and exceptions of `call`."""
@@ -72,9 +72,9 @@ class Slots:
             value, error = None, None
             try:
                 value = call()
-            except BaseException as raised:  # noqa: BLE001  # raised again by who waits
+            except BaseException as raised:  # noqa: BLE001  # raised again in the caller
                 error = raised
-            with suppress(RuntimeError):  # the process ends, and nobody waits
+            with suppress(RuntimeError):  # the process ends, and no caller waits
                 loop.call_soon_threadsafe(end, value, error)
 
         start("control", run)

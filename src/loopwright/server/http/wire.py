@@ -1,4 +1,4 @@
-"""What both ports make of a request's head where the parser leaves it to them (RFC 9110, 9112)."""
+"""Parts of a request's head that the parser does not check, for both ports (RFC 9110, 9112)."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""A process kept alive: counted and started again when it dies, each time later unless it had been steady."""
+"""A supervised child process: counted and restarted when it dies, with back-off unless it was up for long."""
 
 import socket
 import subprocess
@@ -56,12 +56,12 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process, 0 while there is none."""
+        """The process id, 0 while it is down."""
         return self._process.pid if self._process is not None and self._process.poll() is None else 0
 
     @property
     def ready(self) -> bool:
-        """Whether the present process has said that it is ready."""
+        """Whether the current process has reported that it is ready."""
         if not self._ready and self._link is not None:
             try:
                 self._ready = bool(self._link.recv(64, socket.MSG_DONTWAIT))

@@ -1,6 +1,6 @@
-"""The console and the control API beside the data plane: `python -m loopwright.server.processes.console LISTEN_FD FOLDER LINK_FD`.
+"""The console and the control API, next to the data plane: `python -m loopwright.server.processes.console LISTEN_FD FOLDER LINK_FD`.
 
-A process of its own, so that whatever happens to it, predictions go on.
+A process of its own, so that its failures never affect predictions.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from loopwright.server.processes.child import supervised
 from loopwright.stores.home import Home
 
 LEDGER_SECONDS = 5.0
-"""So long a change over HTTP waits for its turn in the ledger: then it is 503, and the client tries again."""
+"""Timeout of a change over HTTP in the ledger's queue: then it is 503, and the client retries."""
 
 
 def main(argv: list[str]) -> None:

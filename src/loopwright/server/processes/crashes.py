@@ -43,7 +43,7 @@ Cause = Literal["crash", "hang", "failures"]
 
 
 def crashed(code: int, *, out_of_memory: bool) -> bool:
-    """Whether a worker that ended with `code` was ended by what it was doing."""
+    """Whether a worker that ended with `code` died by its own work."""
     return -code in _CRASHES or (code == -signal.SIGKILL and out_of_memory)
 
 
@@ -56,7 +56,7 @@ def thread_of(dump: bytes) -> int | None:
 def blamed(busy: Sequence[Busy], thread: int | None) -> list[str]:
     """The packages that a death is put down to: that of the thread that died.
 
-    Where the thread is not known: those that were being loaded, and if there were none those that were being asked.
+    If the thread is unknown: those that were being loaded, else those that were running.
     """
     if thread is not None and any(b.thread == thread for b in busy):
         return [b.package for b in busy if b.thread == thread]
@@ -67,7 +67,7 @@ def blamed(busy: Sequence[Busy], thread: int | None) -> list[str]:
 
 
 def kills_for_memory() -> int:
-    """How many processes the kernel has ended for want of memory so far: here, or in this control group. 0 where it does not say."""
+    """Number of OOM kills by the kernel so far: here, or in this control group. 0 if unknown."""
     count = 0
     for path in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"):
         with suppress(OSError, ValueError, StopIteration):
@@ -77,7 +77,7 @@ def kills_for_memory() -> int:
 
 
 class Blame(NamedTuple):
-    """A death that is put down to a package, and the inputs it was asked about (fingerprints; none where it was being loaded)."""
+    """A death blamed on a package, and the inputs of its run (fingerprints; none if it was being loaded)."""
 
     package: str
     cause: Cause
@@ -93,7 +93,7 @@ class Deaths:
         self._at: dict[str, list[tuple[float, frozenset[bytes]]]] = {}
 
     def count(self, package: str, now: float, inputs: Iterable[bytes] = ()) -> bool:
-        """Whether this is the third within five minutes, from which on they count anew. A death by an input of before is no further one."""
+        """Whether this is the third within five minutes; then counting starts again. A repeated death by the same input does not count."""
         given = frozenset(inputs)
         before = [(at, earlier) for at, earlier in self._at.get(package, []) if at >= now - WITHIN_SECONDS]
         same = next((one for one in before if given & one[1]), None)
@@ -109,7 +109,7 @@ class Deaths:
 
 
 class QueriesOfDeath:
-    """What inputs did to the models of this server: strikes in the table that workers look into, and alerts that are still to be decided."""
+    """Effects of inputs on the models of this server: strikes in the table that workers read, and alerts still to be recorded."""
 
     def __init__(self, suspects: Suspects) -> None:
         self._suspects = suspects
@@ -123,7 +123,7 @@ class QueriesOfDeath:
         return package in self._trusted
 
     def strike(self, package: str, inputs: Iterable[bytes]) -> list[str]:
-        """Count against inputs what happened while they ran; lines about those that the heuristic answers from now on."""
+        """Count a failure against the inputs of its run; returns log lines about those that the heuristic answers from now on."""
         lines = []
         for input in inputs:
             if self._suspects.strike(input) == STRIKES:
@@ -134,7 +134,7 @@ class QueriesOfDeath:
         return lines
 
     def record(self, home: Home) -> None:
-        """Decide on the alerts, which upkeep sends. Raises LedgerUnavailable; what is left is for the next time."""
+        """Record the alerts, which upkeep sends. Raises LedgerUnavailable; the rest is recorded next time."""
         while self._alerts:
             package, input = self._alerts[0]
             with suppress(PackageNotFound, PackageRefused):
@@ -188,7 +188,7 @@ def withdraw_bad(home: Home) -> list[str]:
 
 
 def record_bad(home: Home) -> None:
-    """Record what was put out of service, and decide on an alert, which upkeep sends. Raises LedgerUnavailable."""
+    """Record packages that were taken out of service, with an alert, which upkeep sends. Raises LedgerUnavailable."""
     for mark in blocklist.marks(home):
         if mark.withdrawn and not mark.settled:
             package = mark.package

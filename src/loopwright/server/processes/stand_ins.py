@@ -1,4 +1,4 @@
-"""Loops whose declared package cannot be loaded: workers write a file for each, the supervisor makes an alert of it."""
+"""Loops whose declared package cannot be loaded: workers write a file for each, the supervisor raises an alert from it."""
 
 from contextlib import suppress
 from pathlib import Path

@@ -61,7 +61,7 @@ FOLLOW_FIRST_SECONDS = 2.0
 WATCH_SECONDS = 0.05
 START_SECONDS = 60.0
 DRAIN_SECONDS = 5
-"""So long readiness is 503 after SIGTERM where other machines may send requests and no setting says how long."""
+"""Seconds of failing readiness after SIGTERM if other machines may send requests and no setting says how long."""
 
 MAX_DUMP = 4096
 
@@ -78,7 +78,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Worker:
-    """A worker process kept alive, and its heartbeat, which are looked at when it dies or hangs."""
+    """A supervised worker process and its heartbeat, which is read when it dies or hangs."""
 
     def __init__(
         self, home: Home, fd: int, folder: Path, number: int, environment: dict[str, str], say: Callable[[str], None]
@@ -112,7 +112,7 @@ class Worker:
             self.child.tell(signal.SIGKILL)
 
     def _ended(self, code: int) -> None:
-        """Put its death down to what it was doing."""
+        """Blame a worker's death on its activity."""
         busy, main, dump = self.heartbeat.busy(), self.heartbeat.main, self._dump()
         self.heartbeat.clear()
         hung, self._hung = self._hung, ""
@@ -140,7 +140,7 @@ class Worker:
             self._say(dump[dump.index(b"Current thread") :][:MAX_DUMP].decode("utf-8", "replace"))
 
     def _dump(self) -> bytes:
-        """What it wrote while dying."""
+        """The output of its crash handler."""
         try:
             return self._file.with_suffix(".dump").read_bytes()
         except FileNotFoundError:
@@ -229,7 +229,7 @@ class Supervisor:
         self._stand_ins = StandIns(run / STAND_INS)
 
     def run(self, announce: Callable[[str], None]) -> None:
-        """Start everything, keep it alive until told to stop, end everything."""
+        """Start everything, supervise it until asked to stop, stop everything."""
         self._heed_signals()
         log_lines.set_up()
         report_to(self._run_folder, "supervisor")
@@ -264,7 +264,7 @@ class Supervisor:
             signal.signal(number, stop)
 
     def _start(self) -> None:
-        """Start everything and wait until it is ready; what dies by a signal is started again. Raises Unavailable."""
+        """Start everything and wait until it is ready; children that die by a signal are restarted. Raises Unavailable."""
         until = self._home.clock.monotonic() + START_SECONDS
         children = [self._console, *(worker.child for worker in self._workers)]
         while not self._told:
@@ -279,7 +279,7 @@ class Supervisor:
             time.sleep(0.01)
 
     def _watch(self) -> None:
-        """Keep everything alive; what workers died of is counted."""
+        """Supervise everything; deaths of workers are counted."""
         try:
             for worker in self._workers:
                 worker.look()
@@ -322,7 +322,7 @@ class Supervisor:
         return [worker.child.pid for worker in self._workers]
 
     def _follow(self) -> None:
-        """Ledger to local copies, bad packages to the ledger; while it is down the copies stand."""
+        """Copy the ledger to the release files, and bad packages to the ledger; while it is down the files stay unchanged."""
         try:
             self._follower.follow()
             record_bad(self._home)

@@ -23,14 +23,14 @@ from loopwright.verbs import verb
 
 
 class Lines:
-    """Tells progress as lines of the log. See `base.progress.Progress`."""
+    """Reports progress as lines of the log. See `base.progress.Progress`."""
 
     def say(self, text: str) -> None:
         """One line."""
         log_lines.LOG.info("%s", text)
 
     def advance(self, what: str, done: float, total: float) -> None:
-        """Nothing to tell."""
+        """Bars are not logged."""
 
 
 class AlertLines(logging.StreamHandler[TextIO]):

@@ -45,7 +45,7 @@ from loopwright.stores.home import Home
 
 FOLLOW_SECONDS = 0.1
 SWITCH_SECONDS = 0.0005
-"""So long a thread (a large request, a package being loaded) keeps the interpreter while small requests wait for it; Python's own is ten times that."""
+"""Switch interval of threads: a large request, or loading a package, delays small requests by this much; Python's own is ten times that."""
 
 READY = b"ready\n"
 
@@ -92,7 +92,7 @@ def work(home: Home, listening: socket.socket, link: socket.socket, heartbeat: H
     sys.setswitchinterval(SWITCH_SECONDS)
     engine.registry.refresh()
     gc.collect()
-    gc.freeze()  # what is there by now stays: the collector need not look at it again, which takes it 17 ms
+    gc.freeze()  # exclude loaded objects from garbage collection, which takes 17 ms for them
     app.ready = True
     heartbeat.beat(home.clock.monotonic())  # from now on it counts among the workers
     following = Repeating("follow", follow, FOLLOW_SECONDS).start()
@@ -135,7 +135,7 @@ def _admission(settings: Settings) -> Admission:
 
 
 def _grpc(home: Home, engine: ServingEngine, app: DataPlane, metrics: Metrics) -> Any:
-    """The door for gRPC, None where it has no port."""
+    """The gRPC server, None without a port for it."""
     if home.settings.grpc_port < 0:
         return None
     from loopwright.server.api.grpc import Door  # not above: it needs an extra, and takes time and memory
@@ -188,7 +188,7 @@ def _watcher(metrics: Metrics, stand_ins: Path) -> Watcher:
 
 
 def _dump(path: Path) -> BinaryIO:
-    """Where `faulthandler` writes; nowhere if there is no room for a file."""
+    """The output file of `faulthandler`; os.devnull if there is no space for a file."""
     try:
         return path.open("wb", buffering=0)
     except OSError:
@@ -198,7 +198,7 @@ def _dump(path: Path) -> BinaryIO:
 def main(argv: list[str]) -> None:
     """Entry of the process."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file for each loop that is asked, one for each connection
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file for each loop in use, one for each connection
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     listening, link = (socket.socket(fileno=int(fd)) for fd in (argv[0], argv[-1]))
     heartbeat = Heartbeat(Path(argv[1]))

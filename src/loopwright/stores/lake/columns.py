@@ -1,4 +1,4 @@
-"""Columns of tables: the types they are read in and kept in, and rows that fit them."""
+"""Columns of tables: their types when read and when stored, and rows converted to them."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def plain_type(type: pa.DataType) -> pa.DataType:
 
 
 def stored_type(name: str, field: pa.Field) -> pa.DataType:
-    """The type a new column is kept in."""
+    """The stored type of a new column."""
     type = plain_type(field.type)
     if pa.types.is_null(type):
         raise Refused(f"table {name}: column {field.name} has no type (every value is null); give it one")

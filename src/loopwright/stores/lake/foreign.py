@@ -44,7 +44,7 @@ def foreign(uri: str, *, since: int = -1, until: int | None = None) -> Foreign:
 
 
 def _added_since(delta: DeltaTable, dataset: Any, since: int, version: int, shown: str) -> Any:
-    """The files that commits after `since` added, as a dataset. Compaction only moves rows and adds none."""
+    """The files that commits after `since` added, as a dataset. Compaction moves rows but adds none."""
     operations = {e["version"]: str(e.get("operation", "")) for e in delta.history() if "version" in e}
     fragments = []
     delta.load_as_version(since)

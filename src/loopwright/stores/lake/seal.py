@@ -46,7 +46,7 @@ def lost(folder: Path, version: int) -> bool:
 
 
 def seal(folder: Path, version: int) -> None:
-    """Sync what the commits up to `version` wrote and note its digests, from the last that is sealed on."""
+    """Sync the files of all commits up to `version` and store their digests, beginning after the last sealed one."""
     failpoints.hit("lake.committed")
     with _alone(folder):
         last = next((number for number in range(version, -1, -1) if sealed(folder, number)), -1)
@@ -66,7 +66,7 @@ def seal(folder: Path, version: int) -> None:
 
 
 def take_back(folder: Path) -> bool:
-    """Take back what a power cut tore of the commits that are not sealed; whether there was any. Raises OSError."""
+    """Roll back torn unsealed commits after a power cut; returns whether there were any. Raises OSError."""
     with _alone(folder):
         last = _last_sealed(folder)
         numbers = [number for number in _numbers(folder) if number > last]
@@ -80,7 +80,7 @@ def take_back(folder: Path) -> bool:
                 gone.append(checkpoint)
         hint = folder / "_delta_log" / _LAST_CHECKPOINT
         if hint.exists() and not _points(folder, hint, gone):
-            gone.insert(0, hint)  # first, or the log could not be read without what it points to
+            gone.insert(0, hint)  # first, or the log could not be read without the file that it points to
         for path in gone:
             (folder / "_torn").mkdir(exist_ok=True)
             path.rename(folder / "_torn" / path.name)
@@ -88,7 +88,7 @@ def take_back(folder: Path) -> bool:
 
 
 def forget(folder: Path, files: set[str]) -> None:
-    """Note that these files of the table are about to be removed for good, so that nobody misses them."""
+    """Record that these files of the table are about to be removed for good, so that they are not reported missing."""
     with _alone(folder):
         for path in sorted((folder / "_sums").glob("*.json")):
             sums = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
@@ -132,7 +132,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _whole(folder: Path, number: int) -> bool:
-    """Whether a commit and the files it added are all there. Unlike an unreadable disk, what is torn raises no error number."""
+    """Whether a commit and its added files are complete. A torn file raises no error number, unlike an unreadable disk."""
     try:
         actions = [
             msgspec.json.decode(line, type=dict[str, Any]) for line in _log_file(folder, number).read_bytes().splitlines()
@@ -155,7 +155,7 @@ def _whole(folder: Path, number: int) -> bool:
 
 
 def _readable(path: Path) -> bool:
-    """Whether a Parquet file is whole. Raises OSError where the disk says so."""
+    """Whether a Parquet file is complete. Raises OSError for disk errors."""
     try:
         with pq.ParquetFile(path) as file:
             for _ in file.iter_batches():
@@ -198,7 +198,7 @@ def _sums_file(folder: Path, version: int) -> Path:
 
 
 def _files(folder: Path, version: int) -> list[Path]:
-    """What a commit wrote: its entry in the log, a checkpoint, the files it added."""
+    """The files of a commit: its entry in the log, a checkpoint, the files it added."""
     log, checkpoint = _log_file(folder, version), _checkpoint(folder, version)
     actions = (msgspec.json.decode(line) for line in log.read_bytes().splitlines() if line.strip())
     added = [folder / unquote(action["add"]["path"]) for action in actions if "add" in action]

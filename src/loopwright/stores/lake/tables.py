@@ -55,7 +55,7 @@ class Stream(NamedTuple):
     batches: Callable[[], Iterator[pa.Table]]
 
     def begun(self) -> "Stream":
-        """The same with its first rows made, so that what cannot even begin fails before a table is made for it."""
+        """The same stream with its first rows made, so that an early failure creates no table."""
         rest = self.batches()
         first = list(islice(rest, 1))
         return Stream(self.schema, lambda: chain(first, rest))
@@ -65,8 +65,8 @@ class Lake:
     """Tables by name under `root`, a folder or a URL (`s3://bucket/path`; credentials as delta-rs reads them).
 
     A table's name is a lawful name, or two of them joined by a dot (`predictions.LOOP`). Columns are read as float64,
-    int64, bool, string, list<string> or timestamp[us, UTC], whatever string type they were written with. Every method
-    raises TableNotFound (with the nearest names) for a table that is not there, Damaged for one that cannot be read,
+    int64, bool, string, list<string> or timestamp[us, UTC], whatever string type was written. Every method
+    raises TableNotFound (with similar names) for a missing table, Damaged for one that cannot be read,
     and Unavailable when the storage does not answer.
     """
 
@@ -79,7 +79,7 @@ class Lake:
     def write(self, name: str, table: pa.Table, *, mode: Literal["append", "overwrite"] = "append") -> int:
         """Write rows and return the version that has them. New columns are added; old rows have null there.
 
-        Raises Refused when a column has another type than in the table (nothing is cast) or cannot be kept.
+        Raises Refused when a column has another type than in the table (nothing is cast) or cannot be stored.
         """
         with self._errors(name):
             for _ in range(_ATTEMPTS):
@@ -93,11 +93,11 @@ class Lake:
     def append_once(
         self, name: str, table: pa.Table | Stream, *, application: str, sequence: int, note: str = ""
     ) -> int | None:
-        """Append rows unless `sequence` of `application` (or a later one) is in already; then None, and nothing is written.
+        """Append rows unless `sequence` of `application` (or a later one) is committed already; then returns None, and writes nothing.
 
-        Rows and sequence are one commit, so whatever is interrupted and tried again, by however many at once, the rows
-        are there once. `note` is kept with the commit, see `notes`. Returns the version that has them. Raises Refused as
-        `write` does, and whatever the making of a stream raises; then nothing was written.
+        Rows and sequence are one commit, so after interruptions and retries, also concurrent ones, the rows
+        are stored once. `note` is stored with the commit, see `notes`. Returns the version that has them. Raises Refused as
+        `write` does, and the errors of the stream; then nothing was written.
         """
         with self._errors(name):
             for _ in range(_ATTEMPTS):
@@ -123,7 +123,7 @@ class Lake:
             return delta.version()
 
     def notes(self, name: str) -> list[tuple[int, str]]:
-        """What was noted with the appends to a table: (version, note), oldest first."""
+        """The notes of the appends to a table: (version, note), oldest first."""
         with self._errors(name):
             commits = self._table(name).history() if self.exists(name) else []
             return [(c["version"], c[_NOTE]) for c in reversed(commits) if c.get(_NOTE)]
@@ -140,7 +140,7 @@ class Lake:
             return int(metrics["numFilesRemoved"]) - int(metrics["numFilesAdded"])
 
     def delete_before(self, name: str, column: str, moment: datetime) -> int:
-        """Delete the rows whose `column` (a timestamp) is before `moment`; how many (0 also if a writer came between)."""
+        """Delete rows whose `column` (a timestamp) is before `moment`; returns their number (0 also after a concurrent write)."""
         if not self.dataset(name).count_rows(filter=pc.field(column) < pa.scalar(moment, TIMESTAMP)):
             return 0
         with self._errors(name):
@@ -175,7 +175,7 @@ class Lake:
     # --- reading -------------------------------------------------------------------------------------------------
 
     def last_sequence(self, name: str, application: str) -> int | None:
-        """The last sequence of `application` that is in the table; None when there is none, or no table yet."""
+        """The last sequence of `application` in the table; None if there is none, or no table yet."""
         with self._errors(name):
             return self._table(name).transaction_version(application) if self.exists(name) else None
 
@@ -225,7 +225,7 @@ class Lake:
             return arrow_dataset().FileSystemDataset(placed, schema, whole.format, whole.filesystem)
 
     def added(self, name: str, version: int) -> Any:
-        """A dataset of the rows that the commit `version` appended to a table; None where it only moved or removed rows. Raises NotFound."""
+        """A dataset of the rows that the commit `version` appended to a table; None if it only moved or removed rows. Raises NotFound."""
         with self._errors(name):
             newest, delta = self._table(name), self._table(name, version)
             told = newest.history(newest.version() - version + 1)  # delta-rs numbers it rightly only at the newest version
@@ -242,7 +242,7 @@ class Lake:
     def _files(self, name: str) -> Any:
         """Arrow's own file system for a local table; None leaves the choice to delta-rs.
 
-        That choice is a file system in Python, whose files Arrow's threads may still be closing while the interpreter ends,
+        Its file system is in Python, and Arrow's threads may still be closing its files while the interpreter ends,
         which aborts the process after its work is done.
         """
         if self._folder is None:
@@ -360,7 +360,7 @@ class Lake:
         if not seal.sealed(self._folder / name, delta.version()):
             if seal.take_back(self._folder / name):
                 return DeltaTable(uri)
-            with suppress(OSError):  # who may only read reads all the same
+            with suppress(OSError):  # a read-only user can still read
                 seal.seal(self._folder / name, delta.version())
         return delta
 
@@ -441,7 +441,7 @@ def newest_first(
 ) -> Iterator[tuple[Any, pa.Table]]:
     """The rows that match in parts (row groups), the parts with the highest value of `column` first; with each part that value.
 
-    By the statistics in the log and in the files: parts that cannot match are not read, nor those that the caller does not ask for.
+    By the statistics in the log and in the files: parts that cannot match, or that the caller does not request, are not read.
     """
     dataset = lake.dataset(name)
     with lake._errors(name):

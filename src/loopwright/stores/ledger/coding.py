@@ -20,7 +20,7 @@ _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def encode(record: Record) -> str:
-    """The record's JSON; raises UsageError for what JSON cannot hold."""
+    """The record's JSON; raises UsageError for values that JSON cannot hold."""
     try:
         return msgspec.json.encode(_marked(msgspec.to_builtins(record, str_keys=True))).decode()
     except (TypeError, ValueError, NotImplementedError, RecursionError) as error:

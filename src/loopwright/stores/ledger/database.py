@@ -28,10 +28,10 @@ RESTORE = "restore it from a backup; to begin with an empty one, use another hom
 """Next step when a ledger is gone."""
 
 PATIENCE_SECONDS = 30.0
-"""How long a writer waits for its turn before the ledger counts as unavailable."""
+"""Timeout of a writer in the queue, before the ledger counts as unavailable."""
 
 STATEMENT_SECONDS = 30.0
-"""So long a statement may take on PostgreSQL before the ledger counts as unavailable; checking everything may take longer."""
+"""Timeout of a statement on PostgreSQL before the ledger counts as unavailable; `verify` may take longer."""
 
 _ADVISORY = 0x6C6F6F70  # "loop": the PostgreSQL lock under which the schema changes
 
@@ -95,7 +95,7 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """A transaction whose statements all see the same state, for reading everything."""
+        """A transaction whose statements all see the same state, for reading the whole ledger."""
         self._after_fork()
         with self._errors(), self._reader.connect() as connection:
             if self.file is None:
@@ -226,7 +226,7 @@ def _files() -> Iterator[None]:
 
 
 def _read_only(file: Path) -> URL:
-    """The URL of a database in a folder that cannot be written, where SQLite can make none of the files beside it.
+    """The URL of a database in a read-only folder, where SQLite cannot create its auxiliary files.
 
     Without changes that wait in its log the file is whole (the last connection that closed put them in), and is read as it is.
     """
@@ -237,7 +237,7 @@ def _read_only(file: Path) -> URL:
 
 
 def _parse(url: str) -> URL:
-    if url.startswith(SQLITE):  # versions of SQLAlchemy differ in what they decode
+    if url.startswith(SQLITE):  # versions of SQLAlchemy decode differently
         path, _, options = url.removeprefix(SQLITE).partition("?")
         url = f"{SQLITE}?{options}" if options else SQLITE
         return _checked(url, make_url(url).set(database=unquote(path)))
@@ -260,7 +260,7 @@ def _checked(url: str, parsed: URL) -> URL:
 
 
 def _sqlite_rules(engine: Engine, begin: str, pragmas: list[str]) -> None:
-    """Transactions begin as `begin` says (the driver's own way of beginning them is switched off); `pragmas` at connect."""
+    """Transactions begin with `begin` (the driver's own way of beginning them is switched off); `pragmas` at connect."""
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:

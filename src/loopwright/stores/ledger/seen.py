@@ -22,9 +22,9 @@ class SeenEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SeenLedger:
-    """The note of one home; of none where `path` is None, and then nothing is noted. Safe to share among threads.
+    """The note of one home; without a `path` nothing is noted. Safe to share among threads.
 
-    `chain_of` gives the chain of an entry by its number, None where the ledger has none of it.
+    `chain_of` returns the chain of an entry by its number, None if the ledger does not have it.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -35,7 +35,7 @@ class SeenLedger:
         self._local = threading.local()
 
     def mark(self) -> SeenEntry | None:
-        """What was noted; None where nothing was, or it cannot be read."""
+        """The noted entry; None without a note, or if it cannot be read."""
         if self.path is None:
             return None
         try:

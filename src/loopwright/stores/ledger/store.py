@@ -1,4 +1,4 @@
-"""The ledger's methods. They know nothing of what the records mean."""
+"""The ledger's methods, independent of the meaning of records."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ _CHUNK = 500
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """Who holds a lease, until when by its machine's time of day, and whether that counts.
+    """The holder of a lease, its expiry by the holder's wall clock, and whether it counts.
 
     It does not where its process is `dead`, its time is `over`, or it ends further in the future than a lease can (`void`: a clock
     was wrong).
@@ -43,7 +43,7 @@ class Ledger:
 
     Opening it makes the schema or brings it up to date. Safe to share among threads; a forked child opens its own
     connections. Every method raises LedgerUnavailable when the database does not answer and Damaged when its bytes are
-    not what was written.
+    not those that were written.
 
     `clock` dates the entries. Leases coordinate running processes, not moments of history, so they
     follow `lease_clock`, the machine's own clock, even where `clock` is simulated. `seen` is the file in which a home notes its newest
@@ -238,7 +238,7 @@ class Ledger:
             return sorted(connection.execute(query).scalars())
 
     def count(self) -> int:
-        """How many entries there are."""
+        """Number of entries."""
         newest = self._rows(None, None, None, None, None, 1, True)
         return newest[0].sequence if newest else 0
 
@@ -264,7 +264,7 @@ class Ledger:
         return list(found.values())
 
     def pointer(self, name: str) -> Pointer | None:
-        """Where pointer `name` is, or None when it was never moved."""
+        """The position of pointer `name`, or None if it was never moved."""
         with self._database.read() as connection:
             return self._pointer(connection, name)
 

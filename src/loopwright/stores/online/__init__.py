@@ -33,7 +33,7 @@ class Online(Protocol):
         ...
 
     def fed(self, store: str, /) -> Fed | None:
-        """What a store has; None when it was never fed."""
+        """The state of a store; None when it was never fed."""
         ...
 
     def get_many(self, store: str, keys: list[str], /) -> list[Steps | None]:

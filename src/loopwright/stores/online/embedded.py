@@ -1,4 +1,4 @@
-"""The online table in one SQLite file, synced at checkpoints only: what is lost is fed again."""
+"""The online store in one SQLite file, synced at checkpoints only: lost data is fed again."""
 
 import os
 import sqlite3
@@ -109,7 +109,7 @@ class Embedded:
 
     def _after_fork(self) -> None:
         if os.getpid() != self._pid:
-            self._inherited = (self._reader, self._asking, self._writer)  # kept, never used: they are the parent's
+            self._inherited = (self._reader, self._asking, self._writer)  # referenced but unused: they are the parent's
             self._forget()
 
     @contextmanager
@@ -154,7 +154,7 @@ class Embedded:
             return steps
 
     def _ask(self, sql: str, values: tuple[str, ...], fetch: Callable[[sqlite3.Cursor], Any]) -> Any:
-        """What `fetch` takes of the answer; None where there is no file yet, or its first transaction is not there yet."""
+        """The result of `fetch`; None if there is no file yet, or no committed transaction."""
         if self._asking is None or os.getpid() != self._pid:
             self._refresh()
         if self._asking is None:

@@ -26,7 +26,7 @@ READ_SECONDS = 0.25
 """A look-up that takes longer is given up: a prediction waits no longer for its context."""
 
 REST_SECONDS = 1.0
-"""After a look-up that failed, those of so long fail at once."""
+"""After a failed look-up, further ones fail at once for this long."""
 
 _WRITE_SECONDS = 30.0
 _STEPS, _FED, _UNTIL, _LOCK = "loopwright:steps:", "loopwright:fed", "loopwright:until", "loopwright:lock:"
@@ -35,7 +35,7 @@ _STEPS, _FED, _UNTIL, _LOCK = "loopwright:steps:", "loopwright:fed", "loopwright
 class RedisOnline:
     """The table at `url` (`redis://[:password@]host[:port][/database]`, or `rediss://`); see `stores.online.Online`.
 
-    Keys looked up are kept in memory for `FRESH_SECONDS`. Messages name host and port, never the password.
+    Keys looked up are cached for `FRESH_SECONDS`. Messages name host and port, never the password.
     """
 
     def __init__(self, url: str) -> None:
@@ -67,7 +67,7 @@ class RedisOnline:
             before = _fed(self._write.hget(_FED, store), b"0")
             if before is not None and before.version > fed.version:
                 return 0
-            # Who looks up meanwhile finds old steps or new ones, of whom both are right from `since` on.
+            # Concurrent look-ups find old steps or new ones, and both are right from `since` on.
             self._write.hset(_FED, store, f"{before.version if before else -1} {fed.since}")
             gone, rest = set(self._write.hkeys(name)), iter(items)
             while batch := list(islice(rest, 1000)):

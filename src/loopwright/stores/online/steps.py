@@ -20,10 +20,10 @@ from loopwright.base.errors import Damaged
 from loopwright.records.prediction import unit_text
 
 FRESH_SECONDS = 0.05
-"""For so long a reader answers from memory before it asks whether another process has written."""
+"""Time that a reader uses its cache before it checks for writes of other processes."""
 
 CACHED_KEYS = 200_000
-"""So many keys are kept in memory at most."""
+"""Maximum number of cached keys."""
 
 Items = Iterable[tuple[str, bytes]]
 """Keys with their packed steps."""
@@ -36,7 +36,7 @@ _encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(lis
 
 
 class Fed(msgspec.Struct, frozen=True):
-    """What a store has: the table's `version`, right for decisions from `since` on, with all that was known `until` a moment."""
+    """The state of a store: the table's `version`, valid for decisions from `since` on, with all rows known `until` a moment."""
 
     version: int
     since: int
@@ -44,14 +44,14 @@ class Fed(msgspec.Struct, frozen=True):
 
 
 class OnlineStep(NamedTuple):
-    """What is in force: when the row that counts happened (None for an aggregate), and the values."""
+    """The step in force: the event time of its row (None for an aggregate), and the values."""
 
     event_at: int | None
     values: list[Any]
 
 
 class Steps:
-    """Packed steps, made ready to search. Raises Damaged when the bytes are not what was packed."""
+    """Packed steps, ready to search. Raises Damaged when the bytes are invalid."""
 
     __slots__ = ("_data", "_last", "_moments")
 
@@ -68,7 +68,7 @@ class Steps:
         self._last: tuple[int, int, OnlineStep | None] = (0, 0, None)
 
     def at(self, moment: int) -> OnlineStep | None:
-        """What is in force at a moment; None before the first step."""
+        """The step in force at a moment; None before the first."""
         begin, end, step = self._last
         if begin <= moment < end:
             return step
@@ -102,5 +102,5 @@ def pack(moments: Sequence[int], rows: Sequence[Sequence[Any]]) -> bytes:
 
 
 def key_of(values: Sequence[Any]) -> str | None:
-    """The key of a row as text, see `unit_text`; None where a part is null, which equals nothing."""
+    """The key of a row as text, see `unit_text`; None if a part is null, which equals nothing."""
     return None if None in values else unit_text(values)

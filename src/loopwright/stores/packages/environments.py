@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 FILES = ("requirements.txt", "conda.yaml", "python_env.yaml")
 ENV = ("    env:", "      conda: conda.yaml", "      virtualenv: python_env.yaml")
-"""What names them in an `MLmodel`."""
+"""Lines that name them in an `MLmodel`."""
 
 
 def environment_files(python: str, requirements: Sequence[str]) -> dict[str, bytes]:

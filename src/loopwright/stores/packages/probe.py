@@ -24,14 +24,14 @@ from loopwright.stores.packages.store import FILES, Package, Packages
 
 WALL_SECONDS = 60.0
 TOGETHER = 32
-"""So many packages are probed in one child process."""
+"""Number of packages probed in one child process."""
 
 _ROOT = str(Path(__file__).resolve().parents[3])
 _START = f"import sys; sys.path.insert(0, {_ROOT!r}); from loopwright.stores.packages.sandbox import main; main()"
 
 
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a probe measured: golden requests run, the largest difference, time to load and to answer one row."""
+    """Measurements of a probe: golden requests run, the largest difference, time to load and to answer one row."""
 
     golden: int
     max_difference: float

@@ -30,7 +30,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the child found: `problem` is empty when all is well. Scores by graph; times in microseconds for one row."""
+    """Results of the child: `problem` is empty if it passed. Scores by graph; times in microseconds for one row."""
 
     problem: str = ""
     outputs: dict[str, list[str]] = {}

@@ -73,7 +73,7 @@ def examine(task: Task) -> ProbeReport:
 
 
 def unexplained(task: Task) -> str:
-    """Why the explanation is not one of the model; empty where it is, or there is none."""
+    """Why the explanation does not belong to the model; empty if it does, or if there is none."""
     if not task.explanation:
         return ""
     try:
@@ -105,7 +105,7 @@ def _one_row_us(graph: Any, feeder: Any, rows: list[dict[str, Any]], runs: int =
 def main() -> None:
     """Entry of the child process."""
     output = os.dup(1)
-    os.dup2(2, 1)  # whatever a library prints does not mix with the report
+    os.dup2(2, 1)  # output of libraries must not mix with the report
     tasks = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=list[Task])
     confine(tasks[0].limits)
     reports = []

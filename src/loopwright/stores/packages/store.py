@@ -1,6 +1,6 @@
 """The store of packages: immutable flat folders named by the SHA-256 of their manifest. See `records.package` for the files.
 
-A package is written into a hidden folder beside its place, synced, then renamed: a folder with a digest's name is whole.
+A package is written into a hidden folder next to its place, synced, then renamed: a folder with a digest's name is complete.
 Reading takes each file once, checks size and SHA-256, and hands out those very bytes. Nothing here parses a graph
 except `write`, which refuses unsafe ones (`graph.check`) before anything is on the disk.
 """
@@ -40,13 +40,13 @@ Problems = list[Problem]
 Names = list[str]
 
 DEPTH = 32
-"""A package's JSON is nested so deep at most; deeper, it would end who reads it."""
+"""Maximum depth of a package's JSON; a deeper one would crash its reader."""
 
 PROBE = 1
 """The rules that a package was probed by: a higher number makes every mark stale."""
 
 _PROBED = ".probed"
-"""The folder of marks, hidden from what lists packages."""
+"""The folder of marks, hidden so that it is not listed as a package."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
@@ -66,7 +66,7 @@ class Package:
 
     @cached_property
     def reference(self) -> Reference:
-        """What drift is measured against, and the golden requests."""
+        """The reference of drift detection, and the golden requests."""
         decoded: Reference = self._decode("reference.json", Reference)
         return decoded
 
@@ -77,7 +77,7 @@ class Package:
 
     @cached_property
     def columns(self) -> dict[str, Column]:
-        """What the graphs see: request columns, then context columns."""
+        """The columns that graphs see: request columns, then context columns."""
         context = {name: column for need in self.manifest.context for name, column in need.columns.items()}
         return {**self.manifest.request, **context}
 
@@ -96,7 +96,7 @@ class Package:
 
 def check_files(files: Mapping[str, bytes]) -> None:
     """Refuse files that no package may have: an unknown name, too many bytes, an unsafe graph. Raises PackageRefused."""
-    from loopwright.graph.check import check_graph  # here: it loads onnx, and only who adds a package checks
+    from loopwright.graph.check import check_graph  # here: it loads onnx, and is needed only for adding packages
 
     for name, data in files.items():
         if name not in FILES:
@@ -145,7 +145,7 @@ class Packages:
             try:
                 temporary.rename(self.folder / name)
             except OSError:
-                if not (self.folder / name).is_dir():  # else somebody wrote the same package meanwhile
+                if not (self.folder / name).is_dir():  # else another process wrote the same package meanwhile
                     raise
             failpoints.hit("package.renamed")
             sync(self.folder)
@@ -155,7 +155,7 @@ class Packages:
     def read(self, digest: str, *, keep: Container[str] = FILES) -> Package:
         """The package of that digest (all 64 digits), every byte checked; only the files `keep` are held.
 
-        Raises PackageNotFound when there is none, PackageRefused naming the difference when it is damaged.
+        Raises PackageNotFound when it is missing, PackageRefused naming the difference when it is damaged.
         """
         if not _DIGEST.fullmatch(digest) or not (self.folder / digest).is_dir():
             raise PackageNotFound(digest, self._near(digest))
@@ -237,7 +237,7 @@ class Packages:
         return sorted(path.name for path in self.folder.iterdir() if _DIGEST.fullmatch(path.name) and path.is_dir())
 
     def verify(self) -> Problems:
-        """Read every package; each one that is refused is a problem, and so is anything that does not belong here."""
+        """Read every package; each refused one is a problem, and so is any file that does not belong here."""
         found = []
         for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
             if not _DIGEST.fullmatch(path.name) or not path.is_dir():
@@ -252,7 +252,7 @@ class Packages:
         return found
 
     def sweep(self) -> int:
-        """Remove what writers that died left half written; how many. Only while this process writes none."""
+        """Remove incomplete packages of dead writers; returns their number. Call it only while this process writes none."""
         left = [path for path in self.folder.glob(".*.*.*") if path.is_dir()] if self.folder.is_dir() else []
         for path in left:
             if not _alive(path.name.rsplit(".", 2)[1]):

@@ -48,7 +48,7 @@ FIXED: dict[str, pa.Schema] = {
 """Columns that every table of that kind has; `_at`, `_known_at`, `_received_at` in microseconds, UTC.
 
 `_label` is a string where it is a class. Where packages give several numbers there is a column `_values`, a list of float32;
-where files were predicted `_of_file`, a boolean (null counts as false).
+and `_of_file`, a boolean, if files were predicted (null counts as false).
 """
 _VALUES = pa.list_(pa.float32())
 
@@ -59,7 +59,7 @@ def to_table(
     """Records of one kind as a table [N rows], in order, and the values that could not be typed.
 
     A column's type is that of `existing` (the Delta table's schema) if it is there, else the contract's, else that of its
-    first value. Values that do not fit are kept as JSON text in a column named `COLUMN__text`, never dropped.
+    first value. Values that do not fit are stored as JSON text in a column named `COLUMN__text`, never dropped.
     """
     fixed = FIXED[kind]
     columns = {name: _fixed(records, name, type) for name, type in zip(fixed.names, fixed.types, strict=True)}
@@ -153,7 +153,7 @@ def rows(table: pa.Table) -> list[dict[str, Any]]:
 def _answers(records: Sequence[Any], existing: pa.Schema | None) -> dict[str, Any]:
     """The columns that depend on the task: `_label`, and `_values` where there are some; and `_of_file`.
 
-    A loop whose task has changed keeps the type of its table's labels; those of another type are text in `_label__text`.
+    A loop whose task has changed retains the type of its table's labels; those of another type are text in `_label__text`.
     """
     labels = [r.label for r in records]
     wanted = pa.string() if any(isinstance(v, str) for v in labels) else pa.bool_()
@@ -184,7 +184,7 @@ def _type(name: str, values: list[Any], contract: Mapping[str, Column], existing
     if name in contract:
         return ARROW_TYPES[contract[name].type]
     value = next((v for v in values if v is not None), None)
-    # A bool is an int to Python, so it is asked first.
+    # A bool is an int to Python, so it is tested first.
     kinds = ((bool, "boolean"), (int, "integer"), (float, "float"), (str, "string"), (datetime, "timestamp"))
     return next(
         (ARROW_TYPES[type] for python, type in kinds if isinstance(value, python)), None if value is None else pa.string()

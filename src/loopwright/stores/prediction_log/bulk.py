@@ -22,7 +22,7 @@ class Predicted(Record, frozen=True, kw_only=True):
     """One file predicted for a loop, under the key of the job (`bulk.job_key`). `begun` is part of the ids of its rows.
 
     Of `rows`, `logged` are new in the log, `repeated` were answered before, `refused` broke the contract (by reason in `reasons`) and
-    `unlogged` were answered while the log could not be written, where the loop says to serve all the same. `flags` counts rows by
+    `unlogged` were answered while the log could not be written, if the loop is declared to serve anyway. `flags` counts rows by
     flag, `ignored` are columns of the file that the contract does not have, `first_refused` is the first row that was refused.
     """
 
@@ -50,7 +50,7 @@ class Predicted(Record, frozen=True, kw_only=True):
 
 
 class Before(NamedTuple):
-    """What there was before a row of a file: the first row of the file with the same id, and the answer in the log, if any."""
+    """Earlier state of a row of a file: the first row of the file with the same id, and the answer in the log, if any."""
 
     first: int
     answer: Prediction | None
@@ -78,7 +78,7 @@ class EarlierRows:
 def earlier(home: Home, loop: str, ids: Iterator[Any], request: list[str], since: datetime | None) -> Iterator[EarlierRows]:
     """Of a file's rows (`ids`: tables of `_row`, `_id`) those that the log has an answer to, made after `since`.
 
-    What is in the log is moved to Delta before. Rows and answers meet in the SQL engine, in bounded memory.
+    The log is moved to Delta first. Rows and answers are joined in the SQL engine, in bounded memory.
     """
     commit(home, loop)
     name, fixed = table_name("predictions", loop), FIXED["predictions"]

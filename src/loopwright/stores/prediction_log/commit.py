@@ -44,7 +44,7 @@ SAME_ID_MICROSECONDS = 24 * 3600 * 1_000_000
 
 
 class Committed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a commit moved to Delta (rows), and the damage it met."""
+    """Rows that a commit moved to Delta, and the damage that it found."""
 
     predictions: int
     outcomes: int
@@ -104,7 +104,7 @@ class _Committer:
         self.quarantine = self.folder / "quarantine"
         self.table = table_name(kind, loop)
         self.committed = self.folder.with_name(f"{kind}.committed")
-        """A file that says that the lake has a table of this log."""
+        """A marker file: the lake has a table of this log."""
 
     def run(self, *, final: bool) -> int:
         """Rows newly in Delta."""
@@ -288,7 +288,7 @@ class _Committer:
 
 
 def _if_dead(path: Path, act: Callable[[int, Path], None]) -> bool:
-    """Call `act` with a lock on `path` unless a live writer holds it; whether the file is nobody's now."""
+    """Call `act` with a lock on `path` unless a live writer holds it; returns whether no writer holds the file now."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -307,7 +307,7 @@ def _if_dead(path: Path, act: Callable[[int, Path], None]) -> bool:
 def verify(home: Home) -> list[Problem]:
     """Damage in the logs of all loops: each flipped byte, truncation, missing or doubled segment; nothing is changed.
 
-    A torn tail of an open segment is no damage: its record was never answered. What a commit set aside in `quarantine/`
+    A torn tail of an open segment is not damage: its record was never answered. Segments that a commit moved to `quarantine/`
     is reported until it is removed.
     """
     problems: list[Problem] = []
@@ -318,7 +318,7 @@ def verify(home: Home) -> list[Problem]:
                     continue
                 problems += _verify_quarantine(folder / kind / "quarantine", kind)
                 found = _verify_kind(home, folder, kind)
-                if found:  # a live writer may have moved on while we looked: only what is there twice is there
+                if found:  # a live writer may have moved on meanwhile: only damage found twice counts
                     again = set(map(msgspec.json.encode, _verify_kind(home, folder, kind)))
                     problems += [p for p in found if msgspec.json.encode(p) in again]
     return problems
@@ -399,6 +399,6 @@ def _missing(folder: Path, writer: str, number: int) -> list[Problem]:
 
 
 def _explained(folder: Path, writer: str, number: int) -> bool:
-    """Whether the quarantine says why a segment is not among its neighbours."""
+    """Whether the quarantine explains why a segment is missing among its neighbours."""
     names = (f"{file_name(writer, number, state)}.damaged" for state in ("open", "sealed"))
     return any((folder / "quarantine" / name).exists() for name in (*names, f"{writer}-{number:08d}.missing"))

@@ -12,7 +12,7 @@ _FILE = "damaged.json"
 
 
 def set_aside(home: Path, loop: str) -> list[str]:
-    """The segments of a loop that were damaged or missing, by kind and name; they stay until somebody has looked and removed them."""
+    """The damaged or missing segments of a loop, by kind and name; they stay until an operator has removed them."""
     return sorted(
         f"{kind}/{path.name}"
         for kind in KINDS
@@ -22,7 +22,7 @@ def set_aside(home: Path, loop: str) -> list[str]:
 
 
 def note(home: Path, counts: Mapping[str, int]) -> None:
-    """Tell the workers how many segments of each loop are set aside. Raises OSError."""
+    """Publish the number of quarantined segments of each loop to the workers. Raises OSError."""
     folder = home / "log"
     if not folder.is_dir() or counts == noted(home):
         return

@@ -45,13 +45,13 @@ def predictions(
 
 
 def find(home: Home, id: str, loop: str | None = None) -> tuple[str, Prediction] | None:
-    """The prediction with that id and its loop, or None; searched in `loop` or in all."""
+    """The prediction with that id and its loop, or None; searches `loop`, or all loops."""
     if not is_trace_id(id):
         return None
     damaged: Damaged | None = None
     for name in [check_name(loop, "loop")] if loop is not None else loops(home):
         try:
-            # Segments first: what a commit moves meanwhile is then found in Delta.
+            # Segments first: records that a commit moves meanwhile are then found in Delta.
             found = _in_segments(home, name, id) or _in_delta(home, name, id)
         except Damaged as error:  # it may be in the log of another loop
             damaged = damaged or error
@@ -71,18 +71,18 @@ def loops(home: Home) -> list[str]:
 
 
 def first_at(home: Home, loop: str) -> datetime | None:
-    """When the first logged prediction of a loop was made (to the millisecond), None if there is none."""
+    """The time of a loop's first logged prediction (to the millisecond), None without any."""
     return _extent(home, loop)[1]
 
 
 def summary(home: Home, loop: str) -> tuple[int, datetime | None]:
-    """How many predictions a loop has logged, and when it made the newest (to the millisecond)."""
+    """Number of a loop's logged predictions, and the time of the newest (to the millisecond)."""
     count, _, last = _extent(home, loop)
     return count, last
 
 
 def _extent(home: Home, loop: str) -> tuple[int, datetime | None, datetime | None]:
-    """Rows, first and last moment, by the table's log and by what is not in the table yet: no row of the table is read."""
+    """Rows, first and last moment, from the table's transaction log and from uncommitted segments: reads no row of the table."""
     name = table_name(KIND, check_name(loop, "loop"))
     count, first, last = home.lake.extent(name, "_at") if home.lake.exists(name) else (0, None, None)
     if last is not None and not isinstance(last, datetime):
@@ -140,13 +140,13 @@ def uncommitted_records(home: Home, kind: str, loop: str) -> Iterator[Any]:
 
 
 def cursor(home: Home, table: str, writer: str) -> int:
-    """The number of a writer's last segment in a Delta table, -1 if there is none."""
+    """The number of a writer's last segment in a Delta table, -1 without any."""
     last = home.lake.last_sequence(table, writer) if home.lake.exists(table) else None
     return -1 if last is None else last
 
 
 def segments(home: Home, kind: str, loop: str) -> Iterator[LogSegment]:
-    """The segments that are on disk, in order of writing per writer; one that a commit deletes meanwhile is left out."""
+    """The segments on disk, in order of writing per writer; one that a commit deletes meanwhile is left out."""
     return segments_in(log_folder(home.path, loop) / kind, kind)
 
 

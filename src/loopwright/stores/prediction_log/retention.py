@@ -13,13 +13,13 @@ from loopwright.stores.home import Home
 from loopwright.stores.prediction_log.segment import table_name
 
 SAFE = timedelta(days=7)
-"""So long after they were replaced files stay, for whoever reads an older version of the table."""
+"""Time that replaced files stay, for readers of older versions of the table."""
 
 _MOMENT = {"predictions": "_at", "outcomes": "_known_at"}
 
 
 class Retained(Record, frozen=True, kw_only=True):
-    """What upkeep did to one of a loop's tables: `deleted` rows of before `before`, `fewer` files, `removed` files for good.
+    """Upkeep of one of a loop's tables: `deleted` rows older than `before`, `fewer` files, `removed` files for good.
 
     `version` is the table's after it.
     """
@@ -34,7 +34,7 @@ class Retained(Record, frozen=True, kw_only=True):
 
 
 def retained_since(home: Home, loop: str) -> datetime | None:
-    """From when on a loop's predictions are kept; None where none was ever deleted."""
+    """Since when a loop's predictions are complete; None if none was ever deleted."""
     done = home.ledger.find(Retained, loop=loop, key=table_name("predictions", loop))
     return max((e.record.before for e in done if e.record.before is not None), default=None)
 

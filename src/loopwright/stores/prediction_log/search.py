@@ -1,4 +1,4 @@
-"""The newest predictions that match: by unit, time, flag and package. What is too old, or of other units, is not read."""
+"""The newest predictions that match: by unit, time, flag and package. Parts that cannot match are not read."""
 
 from datetime import UTC, datetime, timedelta
 from functools import reduce
@@ -31,7 +31,7 @@ class PredictionFilter(NamedTuple):
 
     @property
     def where(self) -> Any:
-        """As a condition on columns, without the flag; None where every row meets it."""
+        """The filter as a condition on columns, without the flag; None if it matches every row."""
         at, moment = pc.field("_at"), pa.timestamp("us", "UTC")
         tests = [pc.field("_unit") == self.key] if self.key else []
         tests += [at >= pa.scalar(self.since, moment)] if self.since is not None else []
@@ -44,7 +44,7 @@ class PredictionFilter(NamedTuple):
 
 
 def search(home: Home, loop: str, wanted: PredictionFilter, most: int) -> list[dict[str, Any]]:
-    """At most so many predictions that match, newest first, as rows of `COLUMNS` (times in microseconds); one row per id."""
+    """At most `most` matching predictions, newest first, as rows of `COLUMNS` (times in microseconds); one row per id."""
     name, where = table_name(KIND, loop), wanted.where
     found: dict[str, dict[str, Any]] = {}
     records = list(uncommitted_records(home, KIND, loop))
@@ -84,5 +84,5 @@ def _sorted(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _oldest(rows: dict[str, dict[str, Any]], most: int) -> datetime:
-    """When the last of those that would be shown was made."""
+    """The time of the last prediction that would be shown."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=_sorted(rows)[most - 1]["_at"])

@@ -78,7 +78,7 @@ class Footer(NamedTuple):
 
 
 class LogSegment(msgspec.Struct, frozen=True, kw_only=True):
-    """A segment as read: its whole records, what is damaged, and the torn tail.
+    """A segment as read: its complete records, its damage, and the torn tail.
 
     `writer` and `number` come from the header if it is intact, else from the file name.
     `problems` describe damage: bytes that differ from what was written. `torn` is the offset at which an
@@ -124,7 +124,7 @@ def table_name(kind: str, loop: str) -> str:
 
 
 def segment_paths(folder: Path) -> list[Path]:
-    """The files of a folder whose name is that of a segment."""
+    """The files of a folder that have a segment's name."""
     return sorted(path for path in folder.glob("*-*.*") if parse_name(path.name))
 
 
@@ -164,7 +164,7 @@ def seed(writer: str, number: int) -> int:
 
 
 def frame(start: int, sequence: int, payload: bytes) -> bytes:
-    """One frame of the segment whose `seed` is `start`."""
+    """One frame of the segment with the `seed` `start`."""
     tail = _SEQUENCE.pack(sequence) + payload
     return FRAME.pack(len(payload), zlib.crc32(tail, start), sequence) + payload
 
@@ -182,7 +182,7 @@ def seal_file(fd: int, path: Path, foot: bytes) -> None:
 
 
 def read_segment(path: Path, kind: str) -> LogSegment:
-    """Read a segment file; damage is reported in the result, not raised, and its neighbours are kept.
+    """Read a segment file; damage is reported in the result, not raised, and intact neighbours are returned.
 
     Raises FileNotFoundError when it is not there, Damaged when its name is not a segment's or another version wrote it.
     """
@@ -223,7 +223,7 @@ class _SegmentReader:
         self.last: int | None = None
 
     def read(self) -> list[str]:
-        """Fill `frames` and `torn`; return what is damaged."""
+        """Fill `frames` and `torn`; return the damage."""
         damage: list[str] = []
         self.writer, self.number, why, mark = _identity(self.data, self.name, self.kind)
         damage += [why] if why else []
@@ -271,7 +271,7 @@ class _SegmentReader:
         return damage
 
     def _frame_at(self, at: int) -> tuple[int, int] | None:
-        """Sequence and end of the frame at `at`, None when there is no whole frame there."""
+        """Sequence and end of the frame at `at`, None without a complete frame there."""
         if at + FRAME.size > self.end:
             return None
         length, crc, sequence = FRAME.unpack_from(self.data, at)
@@ -281,7 +281,7 @@ class _SegmentReader:
         return sequence, stop
 
     def _resume(self, at: int) -> int | None:
-        """Where the next whole frame begins at or after `at`.
+        """The start of the next complete frame at or after `at`.
 
         A frame's sequence shares its upper bytes with its neighbours', so candidates are found by searching for these.
         """
@@ -320,7 +320,7 @@ class _SegmentReader:
 
 
 def _identity(data: bytes, name: Name, kind: str) -> tuple[str, int, str | None, int]:
-    """Writer and number, from the header if it is whole, else from the name; what is wrong with the header; the loop's mark."""
+    """Writer and number, from the header if it is intact, else from the name; the fault of the header; the loop's mark."""
     if len(data) < HEADER.size:
         return name.writer, name.number, f"only {len(data)} bytes: no whole header", 0
     magic, version, code, writer, number, crc = HEADER.unpack_from(data)

@@ -1,4 +1,4 @@
-"""How many predictions a loop has and when the newest was, without loading Arrow or Delta for a loop whose log is not in Delta yet."""
+"""Number and newest time of a loop's predictions, without loading Arrow or Delta for a loop whose log is not in Delta yet."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ KIND = "predictions"
 
 
 def summary(home: Home, loop: str) -> tuple[int, datetime | None]:
-    """How many predictions a loop has logged, and when it made the newest."""
+    """Number of a loop's logged predictions, and the time of the newest."""
     root, table = home.settings.lake_root, table_name(KIND, check_name(loop, "loop"))
     if "://" in root or (Path(root) / table / "_delta_log").exists():
         from loopwright.stores.prediction_log import read  # here: it loads Arrow

@@ -126,18 +126,18 @@ class LogWriter:
             self._sequence = sequence
 
     def mark(self, lost: int | None = None) -> LogPosition:
-        """The end of what has been appended. `lost`: this writer's count of before the caller appended (default: of now)."""
+        """The end of the appended records. `lost`: this writer's loss counter before the caller appended (default: the current one)."""
         return LogPosition(self._sequence, self._lost if lost is None else lost)
 
     @property
     def lost(self) -> int:
-        """How often records were appended and could not be synced."""
+        """Loss counter: number of failed syncs of appended records."""
         return self._lost
 
     def sync(self, mark: LogPosition) -> None:
-        """Block until the records below `mark` are on the disk; who waits at the same time shares the system call.
+        """Block until the records below `mark` are on the disk; concurrent callers share the system call.
 
-        Raises LogUnavailable when something was lost since the mark's count was taken, so perhaps these records.
+        Raises LogUnavailable if any record was lost since the mark was taken, so perhaps these.
         """
         cause: OSError | None = None
         while True:
@@ -152,7 +152,7 @@ class LogWriter:
             cause = self._sync()
 
     def _sync(self) -> OSError | None:
-        """Sync all that was appended so far, in order of writing; what went wrong, if anything."""
+        """Sync all appended records, in order of writing; returns the error, if any."""
         held: list[tuple[_Open, int]] = []
         try:
             with self._lock:
@@ -218,7 +218,7 @@ class LogWriter:
             return False
 
     def quiet(self, seconds: float) -> bool:
-        """Whether nothing was appended for so long, and nothing is under way."""
+        """Whether nothing was appended for `seconds`, and no write is running."""
         segment = self._segment
         if segment is None or segment.count or time.perf_counter() - segment.born < seconds:
             return False
@@ -282,7 +282,7 @@ class LogWriter:
             self._abandon(segment, written, f"only {written} of {len(buffer)} bytes were written", None)
 
     def _abandon(self, segment: _Open, written: int, why: str, cause: OSError | None) -> None:
-        """Take back a batch that was not wholly written, leave the segment to the committer, raise LogUnavailable.
+        """Roll back a partly written batch, leave the segment to the committer, raise LogUnavailable.
 
         If the bytes cannot be taken back, records that are whole on disk keep their sequences: such a record was not answered
         and may be found once. The segment stays locked until the next one is there, so that it is not taken for the last.
@@ -299,7 +299,7 @@ class LogWriter:
         raise LogUnavailable(f"the log of {self.kind} cannot be written: {why}") from cause
 
     def _release_abandoned(self) -> None:
-        """Let the committer have the segments that were abandoned; what was answered from them is synced before."""
+        """Release abandoned segments to the committer; their answered records are synced first."""
         for segment in self._abandoned:
             try:
                 if not segment.lost:

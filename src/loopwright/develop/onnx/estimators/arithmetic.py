@@ -1,4 +1,4 @@
-"""What the parts of an estimator do with numbers, in ndonnx arrays and with as few nodes as there can be."""
+"""Arithmetic of estimator parts, on ndonnx arrays and with as few nodes as possible."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -76,7 +76,7 @@ def known(kind: type) -> bool:
 
 
 def converts(kind: type) -> bool:
-    """Whether skl2onnx has a converter for a kind of part; where it no longer tells, it refuses once the part is fitted."""
+    """Whether skl2onnx has a converter for a kind of part; if that cannot be asked any more, it refuses the fitted part."""
     try:
         return kind in internal("skl2onnx", "_supported_operators").sklearn_operator_name_map
     except (LibraryChanged, AttributeError):
@@ -120,7 +120,7 @@ def foreign(part: Any, x: Any) -> Any:
 
 
 def quick(part: Any, x: Any) -> Any | None:
-    """Probabilities that are nothing but trees over the float32 matrix: float32, in one or two nodes. None for all else."""
+    """Probabilities of plain trees over the float32 matrix: float32, in one or two nodes. None for other estimators."""
     model = trees.read(part) if is_classifier(part) and x.dtype == ndx.float32 else None
     if model is None or model.categorical:
         return None
@@ -138,7 +138,7 @@ def summed(model: trees.Model, x: Any) -> Any:
 
 
 def linked(model: trees.Model, score: Any) -> Any:
-    """What becomes of the sum of a model's trees."""
+    """Apply the link of a tree model to the sum of its trees."""
     links: dict[str, Any] = {"LOGISTIC": sigmoid, "SOFTMAX": softmax, "EXP": ndx.exp, "SQUARE": lambda y: ndx.sign(y) * y * y}
     score = score * model.factor if model.factor != 1.0 else score
     return links[model.link](score) if model.link in links else score

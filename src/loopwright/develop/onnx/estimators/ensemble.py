@@ -158,7 +158,7 @@ def _step(trees: Sequence[Tree]) -> float:
 
 
 def _in_two(tree: Tree, step: float, outputs: int) -> Tree:
-    """A tree whose leaves hold multiples of `step` and, `outputs` further, the small rests."""
+    """A tree whose leaves hold multiples of `step` and, `outputs` further, the small remainders."""
     large = np.round(tree.value / step) * step
     value = np.zeros((len(tree.left), 2 * outputs))
     value[:, tree.target : tree.target + tree.value.shape[1]] = large

@@ -27,7 +27,7 @@ LINEAR_REGRESSORS = (
 """Their `predict` is linear."""
 
 GENERALISED = (linear_model.TweedieRegressor, linear_model.PoissonRegressor, linear_model.GammaRegressor)
-"""Their `predict` is linear, or the exponential of what is (`logarithmic`)."""
+"""Their `predict` is linear, or the exponential of a linear function (`logarithmic`)."""
 
 
 def logarithmic(part: Any) -> bool:

@@ -67,7 +67,7 @@ def _(part: linear_model.SGDClassifier, x: Any) -> Any:
 
 @probabilities.register(naive_bayes.CategoricalNB)
 def _(part: naive_bayes.CategoricalNB, x: Any) -> Any:
-    """A code that training did not have says nothing about the class; scikit-learn's own raises there."""
+    """A code that training did not have adds nothing; scikit-learn itself raises there."""
     counts = np.array([table.shape[1] for table in part.feature_log_prob_])
     code = ndx.trunc(wide(x))
     known = (code >= 0.0) & (code < constant(counts)[None, :])

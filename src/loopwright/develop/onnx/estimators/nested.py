@@ -72,7 +72,7 @@ for _function in (probabilities, decision, predict):
 
 
 def applied(step: Any, x: Any) -> Any:
-    """What a step of a pipeline makes of x; `passthrough` and nothing leave it alone."""
+    """Apply a step of a pipeline to x; `passthrough` and None return it unchanged."""
     return x if step is None or isinstance(step, str) else transform(step, x)
 
 
@@ -96,7 +96,7 @@ def _(part: pipeline.FeatureUnion, x: Any) -> Any:
 
 
 def voting_weights(part: Any) -> list[float] | None:
-    """The weights of the estimators of a vote that are not dropped; None where all weigh the same."""
+    """The weights of the estimators of a vote that are not dropped; None if all weights are equal."""
     if part.weights is None:
         return None
     return [float(weight) for (_, each), weight in zip(part.estimators, part.weights, strict=True) if each != "drop"]

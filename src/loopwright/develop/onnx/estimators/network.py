@@ -156,7 +156,7 @@ class TorchRegressor(RegressorMixin, _Network):  # type: ignore[misc]  # scikit-
 
 def _torch() -> Any:
     try:
-        import onnxscript  # noqa: F401  # the exporter stands on it: better missed now than after fitting
+        import onnxscript  # noqa: F401  # the exporter needs it: better missing now than after fitting
         import torch  # as above
     except ImportError:
         raise ExtraMissing("torch", "fitting a PyTorch module") from None

@@ -23,7 +23,7 @@ from loopwright.develop.onnx.estimators.dispatch import transform
 
 
 def scaling(part: Any) -> tuple[Array | None, Array | None]:
-    """What a scaler divides by, and subtracts before."""
+    """The divisor of a scaler, and its offset."""
     if isinstance(part, preprocessing.StandardScaler):
         return (part.scale_ if part.with_std else None), (part.mean_ if part.with_mean else None)
     if isinstance(part, preprocessing.RobustScaler):
@@ -114,7 +114,7 @@ def _(part: preprocessing.PolynomialFeatures, x: Any) -> Any:
 
 
 def _scaled_rows(x: Any, norm: str, smallest: float) -> Any:
-    """Each row divided by its norm; a row whose norm is below `smallest` stays as it is."""
+    """Each row divided by its norm; a row whose norm is below `smallest` is unchanged."""
     if norm == "l2":
         size = ndx.sqrt(ndx.sum(x * x, axis=1, keepdims=True))
     else:

@@ -49,7 +49,7 @@ _NO_FORM = (
 class Tree(NamedTuple):
     """Nodes [n]: `left` is -1 in a leaf, `value` [n, K] counts in leaves only and is added to output `target` and the next ones.
 
-    `equal` says which nodes test x == threshold instead; `None` is none. `cover` [n] is how many training rows came by (by weight, where
+    `equal` marks nodes that test x == threshold; `None`: no node does. `cover` [n] counts training rows that reached a node (by weight, where
     the library counts so); nodes that only make one node's set of categories a chain follow behind it.
     """
 
@@ -112,13 +112,13 @@ def reads(kind: type) -> bool:
 
 
 def _of_lightgbm(kind: type) -> bool:
-    """Whether a kind is an estimator of LightGBM, or made from one. Who has one has loaded LightGBM; others need not."""
+    """Whether a kind is an estimator of LightGBM, or derived from one. Checks only loaded modules."""
     lightgbm = sys.modules.get("lightgbm")
     return lightgbm is not None and issubclass(kind, lightgbm.LGBMModel)
 
 
 def read(part: Any) -> Model | None:
-    """A fitted part as a model of trees, where it is one. Raises ValueError for what has no exact form."""
+    """A fitted part as a model of trees, if it is one. Raises ValueError if it has no exact form."""
     if not reads(type(part)):
         return None
     if _of_lightgbm(type(part)):
@@ -175,7 +175,7 @@ def of_forest(part: Any) -> Model:
 
 
 def of_isolation(part: Any) -> Model:
-    """An isolation forest as the binary logarithm of how strange a row is: its mean path as a share of what is usual, negative."""
+    """An isolation forest as the binary logarithm of the anomaly score: the negative mean path, as a share of the usual one."""
     found = [one.tree_ for one in part.estimators_]
     values = [(t.compute_node_depths() + path_length(t.n_node_samples) - 1.0)[:, None] for t in found]
     parts = zip(part.estimators_, values, part.estimators_features_, strict=True)
@@ -186,14 +186,14 @@ def of_isolation(part: Any) -> Model:
 
 
 def path_length(rows: Array) -> Array:
-    """The mean length of a path by which a tree isolates one of so many rows (Liu, Ting & Zhou 2008, Isolation forest, equation 1)."""
+    """The mean path length of a tree that isolates one of this many rows (Liu, Ting & Zhou 2008, Isolation forest, equation 1)."""
     more = np.maximum(rows.astype(np.float64), 3.0)
     length = 2.0 * (np.log(more - 1.0) + np.euler_gamma) - 2.0 * (more - 1.0) / more
     return np.where(rows > 2, length, np.where(rows == 2, 1.0, 0.0))
 
 
 def of_gradient(part: Any) -> Model:
-    """The model of scikit-learn's gradient boosting. Raises ValueError for what has no exact form."""
+    """The model of scikit-learn's gradient boosting. Raises ValueError if it has no exact form."""
     if not isinstance(part.init_, str | DummyClassifier | DummyRegressor):
         raise ValueError("an estimator as init has no form of its own: leave init alone")  # noqa: TRY004  # its value, not its type
     made = [
@@ -207,7 +207,7 @@ def of_gradient(part: Any) -> Model:
 
 
 def of_histograms(part: Any) -> Model:
-    """The model of scikit-learn's histogram boosting. Raises ValueError for what has no exact form."""
+    """The model of scikit-learn's histogram boosting. Raises ValueError if it has no exact form."""
     if part.is_categorical_ is not None and np.any(part.is_categorical_):
         raise ValueError("categorical_features has no form of its own: leave it off, or take LightGBM")
     made = [of_histogram(one, k) for stage in internal(part, "_predictors") for k, one in enumerate(stage)]
@@ -221,7 +221,7 @@ def of_histograms(part: Any) -> Model:
 
 
 def of_lightgbm(estimator: Any) -> Model:
-    """The model of a fitted LightGBM estimator, read from its text form. Raises ValueError for what has no exact form."""
+    """The model of a fitted LightGBM estimator, read from its text form. Raises ValueError if it has no exact form."""
     head, *parts = estimator.booster_.model_to_string().split("\nTree=")
     about = _pairs(head.split("\n"))
     outputs = int(about["num_tree_per_iteration"])
@@ -320,7 +320,7 @@ def _chained(tree: Tree, members: dict[int, list[int]]) -> Tree:
 
 
 def of_xgboost(estimator: Any) -> Model:
-    """The model of a fitted XGBoost estimator, read from its JSON form. Raises ValueError for what has no exact form."""
+    """The model of a fitted XGBoost estimator, read from its JSON form. Raises ValueError if it has no exact form."""
     if not np.isnan(estimator.missing):
         raise ValueError(f"missing={estimator.missing} has no form in ONNX: leave it NaN")
     learner = json.loads(bytes(estimator.get_booster().save_raw("json")))["learner"]
