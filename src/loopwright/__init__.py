@@ -2,7 +2,7 @@
 
     scope -> data -> develop -> deploy -> monitor -> business -> scope ...
 
-The public names below are what a loop file needs, and a client of a server. They are loaded on first use: importing loopwright
+The public names below are needed by loop files and by clients of a server. They are loaded on first use: importing loopwright
 loads nothing, and switches the telemetry of dependencies off.
 """
 

@@ -39,7 +39,7 @@ from loopwright.stores.prediction_log.bulk import Before, EarlierRows, Predicted
 from loopwright.stores.prediction_log.commit import commit
 
 ROWS = 10_000
-"""Rows that are answered in one graph run, as many as a request may have."""
+"""Rows per graph run: the maximum of a request."""
 
 _EPOCH_MARGIN = timedelta(days=1)
 """Answers of a job are searched from this long before its start: the clock may have been set back since."""
@@ -286,7 +286,7 @@ class _Job:
 
     @property
     def _taken(self) -> set[str]:
-        """The columns of a file that something is made of."""
+        """The columns of a file that are read."""
         return {
             self._id_column,
             *(name if c.source is None else c.source for name, c in self._table.columns.items()),

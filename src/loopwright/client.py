@@ -104,7 +104,7 @@ class Client:
             answer = client.predict("churn", {"customer": "C17", "visits": 3})
             client.outcome("churn", {"churned": True}, prediction=answer.id)
 
-    It sends a request again when the connection breaks (a worker died, an answer was cut off) and when the server is overloaded or not
+    Retries a request when the connection breaks (a worker died, an answer was cut off) and when the server is overloaded or not
     ready: after `Retry-After`, else with back-off, up to `attempts` times within `timeout`. Every attempt carries the same request id, so
     the request is answered and logged once.
 

@@ -62,7 +62,7 @@ DAMAGED = "damaged-log"
 FAILING = "upkeep"
 """Key of the alert on failed steps of upkeep; without a loop if they belong to none."""
 JUMPED = "clock"
-"""Key of the alert, of no loop, that the time of day jumped."""
+"""Key of the alert on a jump of the wall clock; without a loop."""
 LOSING = "losing-money"
 """Key of the alert that a loop is surely worth less than its heuristic, or than doing nothing."""
 MAX_ACCOUNTS = 1000

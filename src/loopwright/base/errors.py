@@ -61,7 +61,7 @@ class LoopwrightError(Exception):
 
 
 class UsageError(LoopwrightError):
-    """The request itself is wrong: mend it and ask again."""
+    """The request itself is wrong: correct it and try again."""
 
 
 class NotSupported(UsageError):
@@ -164,7 +164,7 @@ def nearest_paths(path: Path) -> list[str]:
 
 
 class ColumnUnknown(UsageError):
-    """An option that names a column which a file or table does not have; the columns that come nearest."""
+    """An option names a column that a file or table lacks; suggests similar ones."""
 
     def __init__(self, option: str, name: str, columns: Iterable[str]) -> None:
         there = list(columns)
@@ -211,7 +211,7 @@ class LoopNotFound(NotFound):
 
 
 class LoopFileNotFound(LoopNotFound):
-    """No loop file at a path; the paths that come nearest."""
+    """No loop file at a path; suggests similar paths."""
 
     def __init__(self, path: Path) -> None:
         super(LoopNotFound, self).__init__(
@@ -243,7 +243,7 @@ class PackageNotFound(NotFound):
 
 
 class FileMissing(NotFound):
-    """No file at a path that a person named; the names in its folder that come nearest."""
+    """No file at a path that the user named; suggests similar names in its folder."""
 
     def __init__(self, path: Path, *, why: str = "") -> None:
         shown = str(path) if len(str(path)) <= 80 else f"...{str(path)[-77:]}"
@@ -272,11 +272,11 @@ class RecordNotFound(NotFound):
 
 
 class Refused(LoopwrightError):
-    """Understood, and the answer is no."""
+    """The request was understood and refused."""
 
 
 class IngestRefused(Refused):
-    """A file that cannot be ingested; nothing of it was written."""
+    """A file cannot be ingested; nothing of it was written."""
 
     def __init__(self, source: str, why: str) -> None:
         self.source, self.why = source, why
@@ -288,7 +288,7 @@ class ExamplesRefused(Refused):
 
 
 class ConversionRefused(Refused):
-    """An estimator that cannot be turned into an exact graph."""
+    """An estimator has no exact conversion to a graph."""
 
     def __init__(self, candidate: str, why: str) -> None:
         self.candidate, self.why = candidate, why
@@ -296,7 +296,7 @@ class ConversionRefused(Refused):
 
 
 class CandidatesFailed(Refused):
-    """Not one candidate of a turn could be fitted and converted; each is named with its reason."""
+    """No candidate of a turn could be fitted and converted; names each with its reason."""
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
         self.reasons = [f"{name}: {why}" for name, why in reasons.items()]
@@ -312,7 +312,7 @@ class PackageRefused(Refused):
 
 
 class ExportRefused(Refused):
-    """A package that has no form for another server."""
+    """A package cannot be exported in the requested format."""
 
     def __init__(self, package: str, why: str) -> None:
         self.package, self.why = package, why
@@ -320,7 +320,7 @@ class ExportRefused(Refused):
 
 
 class GateFailed(Refused):
-    """A package that did not pass the checks before release."""
+    """A package failed the checks before release."""
 
     def __init__(self, package: str, reasons: Sequence[str], next_step: str = "") -> None:
         self.package, self.reasons, self.next_step = package, list(reasons), next_step
@@ -330,7 +330,7 @@ class GateFailed(Refused):
 
 
 class ReleaseConflict(Refused):
-    """A concurrent change of the release was first."""
+    """Another change of the release came first."""
 
     def __init__(self, name: str, expected: int, actual: int) -> None:
         self.name, self.expected, self.found = name, expected, actual
@@ -350,7 +350,7 @@ class TurnRunning(Refused):
 
 
 class RequestConflict(Refused):
-    """The same request id again, with another body."""
+    """The request id was already used with another body."""
 
     def __init__(self, id: str) -> None:
         self.id = id
@@ -372,7 +372,7 @@ class RequestRefused(Refused):
 
 
 class NotExplained(Refused):
-    """An answer of a package that has no exact explanation."""
+    """The package's answers have no exact explanation."""
 
     def __init__(self, package: str, why: str) -> None:
         self.package, self.why = package, why
@@ -380,7 +380,7 @@ class NotExplained(Refused):
 
 
 class AddressRefused(Refused):
-    """An address that may not be bound or called."""
+    """An address must not be bound or called."""
 
 
 class Unavailable(LoopwrightError):
@@ -396,7 +396,7 @@ class LogUnavailable(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """More load than can be held."""
+    """The load exceeds a limit."""
 
 
 class LibraryChanged(LoopwrightError):

@@ -17,7 +17,7 @@ def read_regular(path: Path | str, limit: int, *, folder: int | None = None) -> 
     """The bytes of a regular file, at most `limit + 1` of them: more than `limit` means that it is larger.
 
     Args:
-        path: where it is; relative to `folder`, the descriptor of an open directory, where there is one.
+        path: relative to `folder`, the descriptor of an open directory, if there is one.
 
     Raises OSError, also for a link and anything else that is not a regular file.
     """

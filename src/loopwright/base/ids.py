@@ -66,7 +66,7 @@ def scoped_name(scope: str, name: str) -> str:
 
 
 def check_name(name: str, what: str = "name") -> str:
-    """Return `name` if it is a lawful name (`^[a-z0-9][a-z0-9._-]{0,63}$`), else raise NameInvalid."""
+    """Return `name` if it is valid (`^[a-z0-9][a-z0-9._-]{0,63}$`), else raise NameInvalid."""
     if not NAME.fullmatch(name):
         raise NameInvalid(what, name)
     return name

@@ -70,7 +70,7 @@ class Receiver(NamedTuple):
 
 
 def receiver(settings: Settings, sink: Sink) -> Receiver:
-    """The receiver of one kind of message, as the settings name it."""
+    """The receiver of one kind of message, from the settings."""
     headers = settings.otlp_headers if sink == "traces" else ""
     return Receiver(getattr(settings, sink), settings.allow_private, getattr(settings, f"{sink}_headers"), headers)
 

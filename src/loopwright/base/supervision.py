@@ -125,7 +125,7 @@ class Component:
                 say(f"thread.{self.name}", f"{self.name} failed{again}: {why}", logging.ERROR)
 
     def works(self) -> None:
-        """It goes on, or has ended in order."""
+        """Record that it works, or has ended in order."""
         if self._failing:
             self._failing = False
             _registry.works(self)
@@ -145,7 +145,7 @@ class Repeating:
     """A thread that calls `step` every `seconds` until `stop`, or until `step` returns False.
 
     A step that raises is called again after a pause of 0.1 s, 0.2 s ... 5 s. `at_once`: the first step comes without waiting; `at_last`: one more comes after `stop`. A step
-    that `blocks` (waits for something outside) is taken to work once it has begun again, any other once it has come to its end.
+    that `blocks` (waits for something outside) counts as working once it has begun again, any other once it has returned.
     """
 
     def __init__(

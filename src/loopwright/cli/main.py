@@ -154,7 +154,7 @@ def build(verbs: Sequence[Verb], argv: Sequence[str]) -> Callable[..., Any]:
         help=ABOUT,
         epilog=EVERYWHERE,
         rich_markup_mode=None,
-        add_completion=completing() is not None,  # its own options name the shell by guessing: `--completion` is told
+        add_completion=completing() is not None,  # typer's own options would guess the shell: `--completion` takes its name
         pretty_exceptions_enable=False,
     )
     every = tuple(p.name.removeprefix("setting_") for p in settings_parameters(shown=()))

@@ -83,7 +83,7 @@ class Exported(NamedTuple):
 
 
 def export(package: Probed, *, opset: int = OPSET) -> Exported:
-    """The package as one graph of that operator set, which has answered the package's golden requests rightly.
+    """The package as one graph of that operator set, verified with the package's golden requests.
 
     Raises UsageError for an operator set that is not supported, and ExportRefused where an operator of the model does not exist
     in it, or answers differ.

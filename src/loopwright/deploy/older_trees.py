@@ -70,7 +70,7 @@ class _Trees:
         return [node for node in made if node is not None]
 
     def _room(self, made: list[Any], index: int, *, leaf: bool) -> int:
-        """Room for a node, and for those behind it that ask in turn for the values of a set; the number of the first."""
+        """Reserve a node, and further ones that test the values of a set in turn; returns the number of the first."""
         made += [None] * (1 if leaf else max(len(self._members.get(index, [0])), 1))
         return len(made) - (1 if leaf else max(len(self._members.get(index, [0])), 1))
 

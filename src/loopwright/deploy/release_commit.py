@@ -98,7 +98,7 @@ def commit_release(home: Home, change: Change) -> Entry[ReleaseState]:
 def commit_release_locally(home: Home, change: Change) -> Entry[ReleaseState]:
     """Make a change in the local copy, to be recorded later, unless it is made already.
 
-    The entry that is returned is not in the ledger yet: its chain is empty. Raises ReleaseConflict when somebody else was
+    The returned entry is not in the ledger yet: its chain is empty. Raises ReleaseConflict when a concurrent change was
     first.
     """
     made = change.state

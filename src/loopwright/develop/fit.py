@@ -1,6 +1,6 @@
 """Fitting an estimator, and the search over its hyper-parameters (Optuna's tree-structured Parzen estimator, Bergstra et al. 2011).
 
-What each task wants of an estimator, and the truth it is fitted on (as the examples have it):
+Requirements of each task on an estimator, and the truth that it is fitted on (as in the examples):
 
     binary      a classifier; bool [N]
     multiclass  a classifier; string [N], each one of `Output.classes`
@@ -50,7 +50,7 @@ class TrainingData(msgspec.Struct, frozen=True):
     weight: Array | None = None
 
     def at(self, rows: Array) -> "TrainingData":
-        """Those of some rows, by their indices."""
+        """The data of some rows, by their indices."""
         group, weight = (None if a is None else a[rows] for a in (self.group, self.weight))
         return TrainingData(self.matrix[rows], self.truth[rows], group, weight)
 

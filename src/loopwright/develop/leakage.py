@@ -96,7 +96,7 @@ def _features(
 
 
 def _parts(array: Array, null: Array | None) -> Iterator[Values]:
-    """Each number of a feature (one, or those of an array), and where it is missing."""
+    """Each number of a feature (one, or the elements of an array), with its null mask."""
     flat = array.reshape(len(array), -1).T
     hidden = (
         np.zeros_like(flat, dtype=np.bool_) if null is None else np.broadcast_to(null.reshape(len(array), -1).T, flat.shape)

@@ -22,7 +22,7 @@ class Answers(NamedTuple):
     values: Array
 
     def at(self, rows: Array) -> "Answers":
-        """Those of some rows, by their indices."""
+        """The answers of some rows, by their indices."""
         return Answers(self.score[rows], self.values[rows])
 
 
@@ -39,7 +39,7 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def quantiles(self) -> list[float]:
-        """Those of a quantile regression, ascending."""
+        """The quantiles of a quantile regression, ascending."""
         return self.output.quantiles
 
     @property

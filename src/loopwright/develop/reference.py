@@ -41,7 +41,7 @@ def histograms(
 def histogram(name: str, role: str, column: Column, values: pa.ChunkedArray) -> Histogram:
     """The histogram of one column: at most 20 bins between quantiles for numbers, the 100 most frequent categories otherwise.
 
-    That of an array column is of the mean of each array.
+    An array column is represented by the mean of each array.
     """
     if column.type in ("float", "integer", "array"):
         return numeric(name, role, numbers(values), len(values))

@@ -149,7 +149,7 @@ class Explainer:
         return sum(part.elements for part in self._parts)
 
     def contributions(self, matrix: Array) -> Array:
-        """Of each feature to each output, float64 [N, K, F], for the matrix [N, columns] that the estimator is given."""
+        """Contributions of each feature to each output, float64 [N, K, F], for the estimator's input matrix [N, columns]."""
         matrix = np.asarray(matrix, dtype=np.float64)
         if matrix.ndim != 2 or matrix.shape[1] != self._width:
             raise ValueError(f"a matrix of the shape {matrix.shape}, not [N, {self._width}]")

@@ -61,7 +61,7 @@ def main_package(predictions: pa.Table, segment_packages: Mapping[str, str] | No
 
 
 def rows_by_arm(predictions: pa.Table) -> dict[str, pa.Table]:
-    """The rows of each arm (name); empty where one answered all of them."""
+    """The rows of each arm (name); empty if one arm answered all of them."""
     names = pc.unique(predictions["_arm"]).to_pylist()
     return {name: predictions.filter(pc.equal(predictions["_arm"], name)) for name in sorted(names)} if len(names) > 1 else {}
 

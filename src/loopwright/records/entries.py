@@ -7,7 +7,7 @@ import msgspec
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of everything the ledger stores. A subclass names its `kind` (a lawful name, unique) and JSON-able fields."""
+    """Base of everything the ledger stores. A subclass has its `kind` (a valid name, unique) and JSON-able fields."""
 
     kind: ClassVar[str]
 

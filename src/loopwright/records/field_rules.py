@@ -110,7 +110,7 @@ class Zone(NamedTuple):
     """A time zone of the IANA database."""
 
     def problem(self, value: str) -> str:
-        """Why a text is no zone, with the zones that come nearest; empty when it is one."""
+        """Why a text is not a zone, with similar zone names; empty when it is one."""
         try:
             ZoneInfo(value)
         except (ValueError, OSError, ZoneInfoNotFoundError):

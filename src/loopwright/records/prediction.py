@@ -28,7 +28,7 @@ def explained(flags: Iterable[str]) -> list[str]:
 def unit_text(values: Sequence[Any]) -> str:
     r"""The values of a key as text: as Python's `str` gives them, timestamps as microseconds, joined by "|".
 
-    Of several values a "|" or "\" inside one follows a "\", so that no two keys are alike.
+    With several values a "|" or "\" inside one is escaped with a "\", so that no two keys are equal.
     """
     if len(values) == 1:
         return str(values[0])
@@ -92,7 +92,7 @@ class Contributions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     @property
     def largest(self) -> dict[str, float]:
-        """The contributions, those that moved it most first."""
+        """The contributions, largest absolute value first."""
         return dict(sorted((self.contributions or {}).items(), key=lambda item: -abs(item[1])))
 
 

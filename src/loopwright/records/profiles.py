@@ -13,7 +13,7 @@ Value = int | float | str | bool | None
 class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True):
     """One column.
 
-    Of numbers and times `quantiles` are those of 5, 25, 50, 75 and 95 %, and `histogram` counts rows in equal
+    For numbers and times `quantiles` are those of 5, 25, 50, 75 and 95 %, and `histogram` counts rows in equal
     parts between `minimum` and `maximum`. `distinct` and `quantiles` are approximate (HyperLogLog, t-digest); `top` has the
     commonest values that come twice or more, with their rows. Times are ISO 8601.
     """

@@ -1,4 +1,4 @@
-"""The release record: which packages serve a loop, with what share, since when, by whom, why."""
+"""The release record: the packages that serve a loop, their shares, since when, by whom and why."""
 
 from datetime import datetime
 from hashlib import blake2b
@@ -19,7 +19,7 @@ CHAMPION = "champion"
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
     """One package in service under a name (in answers, log and metrics), and its share of the units.
 
-    Of an arm with `heuristic` the model is not loaded: the package's rule answers.
+    For an arm with `heuristic` the model is not loaded: the package's rule answers.
     """
 
     package: str
@@ -60,13 +60,13 @@ class ReleaseState(Record, frozen=True, kw_only=True):
     fleet: str = ""
     segments: dict[str, str] = {}
     request: str = ""
-    """The idempotency key of the change: the caller's, or one made for it."""
+    """The idempotency key of the change: the caller's, or a generated one."""
     arguments: dict[str, str | bool] = {}
     """The arguments that came with the key."""
     despite: list[str] = []
-    """The checks that the package had failed, where a person released it all the same."""
+    """The failed checks of a package that a person released anyway."""
     salt: str = ""
-    """The key of `arm_for`: another one for every release, the same one while shares of its arms change."""
+    """The hash key of `arm_for`: new in every release, unchanged while only shares of its arms change."""
 
     @property
     def champion(self) -> Arm:

@@ -277,7 +277,7 @@ def _schema(fields: Iterable[tuple[str, str, str]]) -> Json:
 
 
 def _endpoint(url: str) -> str:
-    """The URL of a receiver; where it names no path that of the specification's HTTP API."""
+    """The URL of a receiver; without a path, that of the specification's HTTP API."""
     return url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/api/v1/lineage"
 
 

@@ -13,7 +13,7 @@ W = TypeVar("W", "Window", "ValueWindow")
 
 
 def newest_ended(ledger: "Ledger", kind: type[W], loop: str, by: datetime) -> Entry[W] | None:
-    """The window of a loop that was closed last, of those that ended at `by` or before.
+    """The last closed window of a loop that ended at `by` or before.
 
     Others were closed while the clock was ahead: they do not count, and their time span is closed again.
     """

@@ -171,7 +171,7 @@ def commonest(truth: Array) -> str:
 
 
 def _worth(truth: Array, holds: Array) -> float:
-    """Youden's J of a condition; below every rule that labels as many, where it holds for less than half or more than twice of them."""
+    """Youden's J of a condition; ranked below all others if it is true for less than half or more than twice the positive share."""
     if truth.all() or not truth.any():
         return 0.0
     apart = float(holds[truth].mean() - holds[~truth].mean())

@@ -64,7 +64,7 @@ class Counts:
 
 
 def _summarise(labels: LabelQuery) -> LabelSummary:
-    """As of other numbers; refused where one is no count."""
+    """As `summarise` of numbers, but reports labels that are not counts."""
     [(wrong, example)] = labels.run("SELECT count(*), min(_label) FROM kept WHERE _label < 0 OR _label <> floor(_label)")
     found = summarise(labels)
     why = f"a count is a whole number of 0 or more, and {wrong:,} labels are none, {example:g} for instance" if wrong else ""

@@ -213,7 +213,7 @@ class _Part(NamedTuple):
 
 
 def _decided(name: str, kind: str, parts: Sequence[_Part], look: ScanData, least: float, *, often: float) -> Iterator[Suspect]:
-    """The first of these parts of the rows that decides a class in this share of them."""
+    """The first of these parts of the rows that decides a class, in at least this share of its rows."""
     for part, target in itertools.product(parts, look.targets):
         if target.is_class and (found := _pure(part, target, least, often, either=len(look.targets) == 1)):
             why, share, low = found
@@ -287,7 +287,7 @@ def together(parts: Mapping[str, Values], look: ScanData) -> list[tuple[list[str
 
 
 def _some(target: LeakTarget) -> Array:
-    """Rows to try many sets of columns on, evenly over time: of a class as many as of the others, where there are enough."""
+    """A sample of rows, evenly over time, to test many sets of columns: as many rows of a class as of the others, if there are enough."""
     sides = [np.flatnonzero(target.truth), np.flatnonzero(~target.truth)] if target.is_class else [np.arange(len(target.truth))]
     return np.sort(
         np.concatenate([side[np.unique(np.linspace(0, len(side) - 1, TOGETHER_ROWS).astype(np.int64))] for side in sides])

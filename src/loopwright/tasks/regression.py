@@ -109,7 +109,7 @@ def quantiles_of(name: str) -> list[float] | None:
 
 
 def _error(truth: Array, answers: Answered) -> Array:
-    """Of the first target, where there are several."""
+    """Errors of the first target, if there are several."""
     return np.asarray(answers.score - (truth if truth.ndim == 1 else truth[:, 0]))
 
 

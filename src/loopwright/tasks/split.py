@@ -326,7 +326,7 @@ def _needed_for_labels(label: pa.ChunkedArray, of_label: int, task: Task) -> int
 
 
 def _extension(examples: pa.Table, split: TimeSplit, declared: int, boundary: int, task: Task) -> str:
-    """That validation reaches back, and why, in words."""
+    """The reason why validation was extended back, in words."""
     decided, label = _moments(examples, "_decided_at"), examples.column("_label")
     newer = [np.flatnonzero(decided > moment) for moment in (declared, boundary)]
     few, enough = (f"{count(len(rows), 'example')}{_labels(label, rows, task)}" for rows in newer)

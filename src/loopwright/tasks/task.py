@@ -49,7 +49,7 @@ class RowData(NamedTuple):
 
 
 class MeasuredRows(Protocol):
-    """Rows made ready (sorted once), so that metrics under weights are a few passes over memory.
+    """Prepared rows (sorted once), so that weighted metrics take a few passes over memory.
 
     `units` are resampled in a bootstrap: rows, or whole groups of rows. A metric that is undefined on the rows (recall without
     positives) is NaN, never 0.
@@ -142,7 +142,7 @@ class TaskType:
     watched: Sequence[str] = ()  # measured on logged answers, by window; empty: all but money
     card: Sequence[str] = ()  # shown by a model card; empty: all
     card_slices: Sequence[str] = ()  # by slice; empty: `summary`
-    rows: Callable[[Sequence[str], RowData], MeasuredRows]  # rows made ready for metrics of these names
+    rows: Callable[[Sequence[str], RowData], MeasuredRows]  # prepared rows for metrics of these names
     measured: Callable[[Output, list[str]], list[str]] = lambda output, names: (
         names
     )  # on every package, from names of `metrics`
@@ -168,4 +168,4 @@ class TaskType:
 
 
 MONEY = Metric(True, None, "mean money per row by the value table, over no model")
-"""Of every task for which money is defined: `value_per_prediction`."""
+"""The metric `value_per_prediction` of every task with money."""

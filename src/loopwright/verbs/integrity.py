@@ -47,7 +47,7 @@ def _unreadable(home: Home) -> Iterator[Problem]:
 
 
 def _releases(home: Home) -> Iterator[Problem]:
-    """Every package that was ever released is there: it may be gone back to."""
+    """Report packages of any release that are missing: a rollback may need them."""
     there, named = set(home.packages.list()), {}
     for entry in home.ledger.find(ReleaseState, newest=False):
         named.update(dict.fromkeys(entry.record.packages, entry.loop))

@@ -12,7 +12,7 @@ from loopwright.stores.home import Home
 from loopwright.verbs.known_loop import known_loop
 
 MAX_BOARDS = 50
-"""Leaderboards among which the one of the latest full turn is looked for."""
+"""Number of leaderboards that are searched for the one of the latest full turn."""
 
 
 class Standings(Leaderboard, frozen=True, kw_only=True):

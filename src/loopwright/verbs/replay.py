@@ -20,7 +20,7 @@ from loopwright.verbs.loop_file import loop_with_code
 
 
 class Week(msgspec.Struct, frozen=True, kw_only=True):
-    """One monitoring window of a replay; `psi` is the largest beyond what is usual for its column. Values are in the scope's currency, over no model; metrics over known outcomes."""
+    """One monitoring window of a replay; `psi` is the largest above the usual one of its column. Values are in the scope's currency, over no model; metrics over known outcomes."""
 
     start: datetime
     end: datetime

@@ -50,7 +50,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def paged(self) -> str:
-        """Which loops these are, "" where they are all."""
+        """The page that is shown, "" if all loops are."""
         shown = f"{len(self.loops)} of {self.total:,} loops, worst first (page {self.page} of {self.pages})"
         return f"\n{shown}: `--page N`, or `--all`" if self.pages > 1 else ""
 

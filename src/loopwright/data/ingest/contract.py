@@ -263,7 +263,7 @@ class SeenKeys:
         return known
 
     def _add(self, upper: npt.NDArray[np.uint64], lower: npt.NDArray[np.uint64]) -> None:
-        """One more sorted run; runs of like size become one, so that there are few."""
+        """Add a sorted run; runs of similar size are merged, so that there are few."""
         while self._runs and len(self._runs[-1][0]) <= 2 * len(upper):
             other = self._runs.pop()
             upper, lower = np.concatenate([other[0], upper]), np.concatenate([other[1], lower])

@@ -86,7 +86,7 @@ _NEUTRAL = re.compile(
 """High bytes that Windows-1252 and other encodings have alike: no evidence."""
 
 CANDIDATES = ("shift_jis", "euc_jp", "euc_kr", "gb18030", "big5", "cp1250", "cp1251", "cp1253", "koi8-r", "iso-8859-2", "mac-roman", "cp437", "cp1252")  # fmt: skip
-"""Encodings that are tried to name those that a file may have."""
+"""Encodings tried to suggest possible ones for a file."""
 
 
 class TextFile(NamedTuple):
@@ -143,7 +143,7 @@ def _wide(start: bytes) -> str:
 
 
 def _narrow(path: Path, name: str) -> str:
-    """UTF-8 where all of the file is, else Windows-1252 where that reads as text. Raises IngestRefused where it is neither."""
+    """UTF-8 if the whole file is valid, else Windows-1252 if it reads as text. Raises IngestRefused if neither."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     runs, odd, utf8 = Counter[bytes](), 0, True
     with unpacked(path, name) as data:

@@ -7,7 +7,7 @@ from loopwright.base.errors import IngestRefused
 from loopwright.data.ingest.source_reader import Reading
 
 MAX_COLUMNS = 10_000
-"""Of a header, or of JSON objects together; a file with more is no table with a row per decision."""
+"""Limit for a header, or for the keys of JSON objects together; a file with more is not a table with a row per decision."""
 
 _NUMBER = re.compile(r"\s*[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?\s*")
 _DAY = re.compile(r"\s*(\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{2,4})([ T].*)?")

@@ -307,7 +307,7 @@ def _leaving(before: Table, after: Table) -> set[str]:
 
 
 def _looked_up(home: Home, table: str, leaving: set[str]) -> list[tuple[str, str]]:
-    """Those of the columns of a table that a package in service looks up and uses, as problems."""
+    """Problems: columns of a table that are to go, but that a package in service looks up and uses."""
     problems: dict[str, str] = {}
     states = {e.loop: e.record for e in home.ledger.find(ReleaseState, newest=False)} if leaving else {}
     for loop, state in states.items():
@@ -325,7 +325,7 @@ def _shown(before: Table | None, name: str, value: Any) -> str:
 
 
 def as_stored(table: Table) -> Table:
-    """A table as it comes out of the ledger again (`minimum=0` is 0.0 there): its digest is that of the contract."""
+    """A table as read back from the ledger (`minimum=0` becomes 0.0): its digest is that of the contract."""
     return msgspec.convert(msgspec.to_builtins(table), Table)
 
 

@@ -174,7 +174,7 @@ def _called_ids(table: Table, frame: pa.Table) -> list[str]:
 
 
 def _holds_ids(values: pa.ChunkedArray) -> bool:
-    """Whether one of the first values is a prediction's id: a column of answers may be called like one of ids."""
+    """Whether one of the first values is a prediction's id: an outcome column may have the name of an id column."""
     return any(is_trace_id(str(v)) for v in values.slice(0, _BATCH).to_pylist())
 
 

@@ -122,7 +122,7 @@ def _empty(table: Table) -> pa.Table:
 
 
 def exported(home: Home, table: str, source: Any, reading: Reading) -> ExportedRows:
-    """The rows of a file that `quarantined` wrote, or without one those that wait. Raises IngestRefused for any other file."""
+    """The rows of a file that `quarantined` wrote, or without one the waiting rows. Raises IngestRefused for any other file."""
     rows, name = (source, None) if source is not None else (_rows(_waiting(home, table)[0]), "the quarantine")
     opened = open_source(rows, name, reading)
     whole = opened.whole().frame

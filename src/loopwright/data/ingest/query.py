@@ -96,7 +96,7 @@ def _without_secrets(error: BaseException, url: str) -> str:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """Values [N] of one type as Arrow has it, exact decimals as decimals; mixed ones as text."""
+    """Values [N] of one type as Arrow infers it, exact decimals as decimals; mixed types as text."""
     if any(isinstance(v, memoryview) for v in values):
         values = [bytes(v) if isinstance(v, memoryview) else v for v in values]
     if any(isinstance(v, UUID) for v in values):

@@ -32,7 +32,7 @@ from loopwright.data.ingest.values import is_list, is_text
 AS_DETECTED = Reading()
 LONGEST_LINE = 16 << 20
 MAX_CELLS = 20_000_000
-"""Of JSON objects that are made columns at a time, where each may have other names."""
+"""Limit for JSON objects with different keys, which become columns together."""
 
 _KEYS = re.compile(rb'"\s*:')
 

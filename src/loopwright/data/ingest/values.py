@@ -100,7 +100,7 @@ def read(column: Column, values: pa.ChunkedArray) -> Read:
 
 
 def _without(values: pa.ChunkedArray, words: Collection[Any]) -> pa.ChunkedArray:
-    """Values [N], null where they are one of `words`."""
+    """Values [N], with null in place of `words`."""
     return pc.if_else(pc.is_in(values, value_set=pa.array(sorted(words), values.type)), pa.scalar(None, values.type), values)
 
 

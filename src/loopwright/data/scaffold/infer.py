@@ -43,7 +43,7 @@ OFTEN_MISSING, FAR = 3, 0.5
 """Minimum count of a sentinel for a missing value, and its minimum distance from all other values, as a share of their span."""
 
 PANEL = 4
-"""Rows are readings of things where there is one for every fourth pair of a thing and a moment, or more."""
+"""A table is a panel (readings of entities) if it has a row for at least every fourth pair of entity and moment."""
 
 ROW_ID, INGESTED_AT = "row_id", "ingested_at"
 _DAYS = ("%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d.%m.%Y", "%d-%m-%Y", "%m/%d/%y", "%d/%m/%y", "%d %b %Y", "%b %d, %Y", "%d-%b-%Y", "%d %B %Y", "%B %d, %Y")  # fmt: skip

@@ -33,7 +33,7 @@ DRESSED, _DRESSED = (
     0.9,
     r"^\s*([^\w\s.,-]\s*-?[\d.,\s]+|-?[\d.,]+\s*([^\w\s.,]|[A-Za-z]{1,3})|-?\d{1,3}([\s\x{a0}\x{202f}]\d{3})+([.,]\d+)?)\s*$",
 )
-"""Of a column of numbers written with currencies, units or spaces at least this share is like that."""
+"""Minimum share of the values of a column that are numbers written with currencies, units or spaces."""
 
 REACH = 0.2
 """An outcome is drafted as known later by at most this share of the file's time span."""
@@ -55,7 +55,7 @@ def begin(
 
     `from_file` is a file, a folder or a glob with one row per decision and, in column `label`, how it came out; both of the
     loop's tables take in the files as they are. Raises UsageError when the directory holds a loop already, a column is not
-    there, or the label is none.
+    missing, or the label is invalid.
     """
     check_name(name, "loop name")
     if why := Zone().problem(zone):

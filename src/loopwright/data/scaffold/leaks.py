@@ -13,7 +13,7 @@ ROWS = 20_000
 
 
 def leaking(frame: pa.Table, columns: Collection[str], aim: DraftTarget) -> dict[str, str]:
-    """Column -> why it is doubted, of these columns of the rows at hand."""
+    """Suspicious columns among these -> the reason."""
     known = np.flatnonzero(aim.known)
     if aim.truth is None or len(known) < LEAST:
         return {}

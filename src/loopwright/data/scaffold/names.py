@@ -18,7 +18,7 @@ _LETTERS = str.maketrans(
 
 
 def clean(name: str) -> str:
-    """A lawful column name out of any text, which can be written after `f.`: `Zähler-Nr.` becomes `Zaehler_Nr`, `Возраст` `Vozrast`; may be empty."""
+    """A valid column name from any text, usable after `f.`: `Zähler-Nr.` becomes `Zaehler_Nr`, `Возраст` `Vozrast`; may be empty."""
     written = unicodedata.normalize("NFKD", unicodedata.normalize("NFC", name).translate(_LETTERS))
     plain = "".join(c for c in written if not unicodedata.combining(c)).translate(_LETTERS)
     cleaned = re.sub(r"[^A-Za-z0-9_]+", "_", plain).strip("_")

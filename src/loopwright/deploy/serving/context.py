@@ -71,7 +71,7 @@ class Contexts:
 
 
 class _Need:
-    """A `ContextNeed` made ready."""
+    """A `ContextNeed` prepared for look-ups."""
 
     def __init__(self, need: ContextNeed) -> None:
         self.store, self.columns = need.store or need.table, need.values or list(need.columns)

@@ -49,7 +49,7 @@ class Overruns:
         return run
 
     def end(self, run: TimedRun) -> None:
-        """It has ended."""
+        """Record that a run has ended."""
         with self._ending:
             self._running.discard(run)
         if not run.expired:

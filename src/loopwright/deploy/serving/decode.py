@@ -59,7 +59,7 @@ class _NoMoment(ValueError):
 
 
 class _Shape(NamedTuple):
-    """Decoders of one struct: of a body with one row, of a body with a list of them; and the type of that list."""
+    """Decoders of one struct, for a body with one row and for a body with a list of them; and the type of that list."""
 
     one: Callable[[bytes], Any]
     many: Callable[[bytes], list[Any]]

@@ -147,7 +147,7 @@ class IdempotencyStore:
                 table[claim.place + _STATE] = _LOGGED  # one byte: a crash leaves the entry valid
 
     def leave(self, claim: Claim) -> None:
-        """It was not answered."""
+        """Release a claim without an answer."""
         table = self._open()
         with self._alone(claim.stripe):
             entry = self._entry(table, claim.place)

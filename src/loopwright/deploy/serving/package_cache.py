@@ -131,7 +131,7 @@ class PackageCache:
         return held.predictor
 
     def touch(self, digest: str) -> None:
-        """It is used: all others go before it."""
+        """Mark a package as the most recently used."""
         try:  # noqa: SIM105  # on the path of every request, where `suppress` takes half a microsecond
             self._held.move_to_end(digest)
         except KeyError:  # it went meanwhile

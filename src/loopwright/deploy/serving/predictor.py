@@ -301,7 +301,7 @@ class Predictor:
         fair: bool,
         inputs: Values,
     ) -> tuple[_Numbers, list[int]]:
-        """Answer rows of which some are suspect: each of those alone, and queries of death not at all."""
+        """Answer rows that include suspects: run each suspect alone, and queries of death not at all."""
         found = _nothing(len(full))
         clean = [i for i, count in enumerate(strikes) if not count]
         alone = [i for i, count in enumerate(strikes) if 0 < count < STRIKES]
@@ -420,7 +420,7 @@ class Predictor:
 
 
 class Answerer:
-    """A graph of a package made ready (`lean`, `threads`: see `Graph`). Raises PackageRefused when graph and manifest disagree.
+    """A prepared graph of a package (`lean`, `threads`: see `Graph`). Raises PackageRefused when graph and manifest disagree.
 
     `feeder` makes its inputs of rows.
     """

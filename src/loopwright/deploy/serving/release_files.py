@@ -170,7 +170,7 @@ class Changes:
         self._looked = -LOOK_SECONDS
 
     def __call__(self) -> list[str]:
-        """Their names, sorted; also of those that are gone."""
+        """The changed loops' names, sorted; also those whose file is gone."""
         noted = self._noted()
         now = self._clock.monotonic()
         if noted is None or len(self._stamps) <= FEW or now - self._looked >= LOOK_SECONDS:

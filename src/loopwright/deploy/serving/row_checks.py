@@ -23,7 +23,7 @@ class RowChecks(NamedTuple):
 
     @staticmethod
     def of(manifest: Manifest) -> "RowChecks":
-        """Those of a row with all columns of the contract."""
+        """The checks of a row with all columns of the contract."""
         request, endless = manifest.request, float("inf")
         return RowChecks(
             [name for name, column in request.items() if column.type == "timestamp"],

@@ -115,7 +115,7 @@ class SegmentRouter:
         return answers
 
     def _in_time(self, segment: str, digest: str, until: float) -> Predictor | None:
-        """The predictor of a package, unless it is not loaded and there is no time left for it."""
+        """The predictor of a package; None if it is not loaded and no time is left."""
         found = self._cached(digest)
         if found is None and self._clock.monotonic() > until:
             self._wanted[digest] = segment

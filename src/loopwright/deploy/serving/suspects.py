@@ -78,7 +78,7 @@ class Suspects:
         return self._words[place + 1] if place else 0
 
     def strike(self, input: bytes) -> int:
-        """Count one more; how many there are."""
+        """Add one strike; returns their number."""
         words, key = self._words, _key(input)
         place = self._find(key)
         if not place:
@@ -91,7 +91,7 @@ class Suspects:
         return words[place + 1]
 
     def acquit(self, input: bytes) -> None:
-        """It was answered, alone: it is no suspect, unless it is more than that by now."""
+        """Clear the strikes of an input that was answered alone, unless it has reached the limit."""
         place = self._find(_key(input))
         if place and self._words[place + 1] < STRIKES:
             self._words[place + 1] = 0

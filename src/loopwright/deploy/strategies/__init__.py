@@ -16,7 +16,7 @@ AT_ONCE = DIRECT
 
 
 def find_strategy(name: str) -> Strategy:
-    """The strategy of that name. Raises UsageError naming those there are."""
+    """The strategy of that name. Raises UsageError with the known names."""
     found = STRATEGIES.get(name)
     if found is None:
         raise UsageError(f"no strategy {name!r}: this version knows {', '.join(f'`{known}`' for known in STRATEGIES)}")

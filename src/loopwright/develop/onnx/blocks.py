@@ -25,7 +25,7 @@ from loopwright.develop.onnx.items import ROWS, Block, GraphColumn, GraphReader,
 _TABLE = 2**14
 """The most numbers in a table of codes."""
 _NODE_COST = {"Where": 3.5, "Concat": 2.0}
-"""Of starting a node of such an operator, where taking columns out of a block is 1."""
+"""Relative cost of starting a node of such an operator, where taking columns out of a block costs 1."""
 
 
 def side_by_side(model: onnx.ModelProto, inputs: Mapping[str, Sequence[str]]) -> onnx.ModelProto:
@@ -299,7 +299,7 @@ class _BlockWriter:
         return apart, ("join", runs)
 
     def _pack(self, columns: list[GraphColumn]) -> str:
-        """The name of a block of exactly these columns, put where it is not there."""
+        """The name of a block of exactly these columns, added to the graph if it does not exist."""
         _, (way, what) = self._plan(columns)
         if way == "there":
             return str(what)
@@ -357,7 +357,7 @@ class _BlockWriter:
 
 
 def _coding(node: NodeProto) -> tuple[dict[bytes, Any], Any] | None:
-    """The numbers that a LabelEncoder has for words, and the one for any other, where it is given them as tensors."""
+    """The codes of a LabelEncoder's words, and its default, if they are given as tensors."""
     given = {a.name: a for a in node.attribute}
     if not {"keys_tensor", "values_tensor", "default_tensor"} <= given.keys():
         return None

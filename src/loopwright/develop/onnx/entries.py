@@ -102,7 +102,7 @@ class _Settler:
         self._drop()
 
     def carry(self) -> None:
-        """`Where(null, NaN, x)` is x where x comes of a column that enters as NaN where it is null, through nothing that hides it."""
+        """Replace `Where(null, NaN, x)` by x where x derives from a column whose nulls enter as NaN, by operations that propagate NaN."""
         found: set[str] = set()
         for node in self._model.graph.node:
             constant = self._constant(node.input[1]) if node.op_type == "Where" else None

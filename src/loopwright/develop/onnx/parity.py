@@ -114,7 +114,7 @@ def agreement(
 
 
 def accepted(estimator: Any, matrix: Array, rows: Array, goal: Goal) -> Iterator[tuple[Array, Answers]]:
-    """The estimator's answers for the rows (indices) that it takes, in parts of them."""
+    """The estimator's answers to those rows (indices) that it accepts, in parts."""
     if not len(rows):
         return
     try:

@@ -219,7 +219,7 @@ def _columns(seen: PartColumns, which: Array) -> PartColumns:
 
 @singledispatch
 def _origin(step: Any) -> Array:
-    """For each column that a transformer makes the one it is made of. Raises ValueError where it is made of several."""
+    """The source column of each column that a transformer makes. Raises ValueError if it combines several."""
     if isinstance(step, SelectorMixin):
         return np.asarray(step.get_support(indices=True))
     raise ValueError(f"{type(step).__name__} mixes columns, or what it does with them is not known: no exact explanation")

@@ -53,7 +53,7 @@ class Column(Declaration, frozen=True):
 
     @property
     def missing_values(self) -> list[float] | list[int] | list[str]:
-        """The values that mean a missing one: texts of a column of texts, numbers of a column of numbers."""
+        """The values that mean missing: texts for a string column, numbers for a numeric column."""
         if self.type not in ("float", "integer"):
             return self.missing if self.type == "string" else []
         numbers = [float(word) for word in self.missing if re.fullmatch(r"[-+]?\d+(\.\d*)?", word)]
@@ -109,7 +109,7 @@ class Table(Declaration, frozen=True):
         event_time: Column of when a row happened.
         known_time: Column with the time when a row became known; None: `event_time`.
         known_after: Delay added to `known_time` ("20m"), for rows that arrive later than they say.
-        description: What a row of the table is.
+        description: Meaning of a row of the table.
         ignore: Columns of the sources that the table ignores; `["*"]`: all undeclared columns.
 
     Example:
@@ -159,7 +159,7 @@ class Table(Declaration, frozen=True):
         return [name for name in ("id", "prediction", "prediction_id", "_id") if name not in self.columns]
 
     def retired(self, names: Iterable[str]) -> list[str]:
-        """Those of `names` that are retired."""
+        """The retired ones of `names`."""
         return [n for n in dict.fromkeys(names) if n in self.columns and self.columns[n].retired]
 
     @property

@@ -124,7 +124,7 @@ class Heuristic(Declaration, frozen=True):
     Attributes:
         rule: A function of the columns. Its result depends on the outcome's task: binary a condition or a score in [0, 1];
             multiclass a string, one of the classes; regression a number, or a dictionary of target (or quantile, "q0.9") to
-            number; ranking and anomaly a number, larger for what ranks higher or is stranger.
+            number; ranking and anomaly a number, larger for what ranks higher or is more anomalous.
         name: Name in the leaderboard and in answers.
 
     Example:
@@ -144,7 +144,7 @@ class Scope(Declaration, frozen=True, kw_only=True):
 
     Attributes:
         problem: One sentence: the problem that the system solves.
-        objectives: What the stakeholders want; at least one.
+        objectives: Stakeholders' objectives; at least one.
         heuristic: The rule to beat.
         value: Money for each kind of outcome; without it no money is reported.
         budget: Limits of the loop's cost.

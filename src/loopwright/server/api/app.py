@@ -371,7 +371,7 @@ class DataPlane:
         return self.handle(request)
 
     def _stats(self, request: Request) -> None:
-        """Of the loop in the path, or of those in memory."""
+        """Statistics of the loop in the path, or of those in memory."""
         services = [self._model_of(request)] if request.loop else self._registry.loaded
         self._metrics.flush()
 

@@ -163,7 +163,7 @@ class Batches:
             self._sync(loop, [run])
 
     def _measure(self, begun: float, rows: int) -> None:
-        """Of batches that follow each other without a pause, the seconds a row takes, and with that how many rows may wait."""
+        """Measure the seconds per row over consecutive batches without a pause; they set the maximum number of waiting rows."""
         before, count = self._before
         self._before = (begun, rows) if self._scheduled else (0.0, 0)
         if before:

@@ -370,7 +370,7 @@ def _contents(tensor: Any, i: int) -> Any:
 
 
 def _response(body: dict[str, Any], *, as_raw: bool) -> Any:
-    """The answer as a message, its tensors raw where those of the request were."""
+    """The answer as a message, with raw tensors if the request had raw ones."""
     made = messages()["ModelInferResponse"](model_name=body["model_name"], model_version=body["model_version"], id=body["id"])
     for tensor in body["outputs"]:
         output = made.outputs.add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])

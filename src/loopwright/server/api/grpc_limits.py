@@ -133,7 +133,7 @@ def _borrowed(fd: int) -> Iterator[socket.socket]:
 
 
 def _excess(addresses: list[list[_Connection]], admission: Admission) -> list[_Connection]:
-    """Those to be shut down: of each address over its share, then of those that have most."""
+    """Connections to shut down: of each address over its limit, then of the addresses with most."""
     closing = []
     for connections in addresses:
         connections.sort()

@@ -53,7 +53,7 @@ class Failures(Collector):
         self._worker, self._folder = worker, folder
 
     def collect(self) -> Iterator[Metric]:
-        """The counts of all processes; those of this one as they are now."""
+        """The counts of all processes; this process's own are current."""
         processes = {} if self._folder is None else states(self._folder)
         processes[self._worker] = state()
         failures = CounterMetricFamily(

@@ -122,7 +122,7 @@ class Tensors:
     def of(
         cls, plain: dict[str, Any], raw: Sequence[bytes | None], columns: Mapping[str, Column], outputs: Mapping[str, str]
     ) -> "Tensors":
-        """Of a request that came as something else than JSON: as plain values, with each input's binary data, if it has some."""
+        """Read a request that is not JSON: plain values, with each input's binary data, if it has some."""
         found = cls.__new__(cls)
         found._take(plain, raw, columns, outputs, [])
         return found
@@ -289,7 +289,7 @@ def _data(
 
 
 def _shape(shape: Any, column: Column, where: str, problems: list[FieldProblem]) -> list[int]:
-    """The shape of a tensor, empty where it is not one of the column's. Raises RequestTooLarge."""
+    """The shape of a tensor, empty if it does not fit the column. Raises RequestTooLarge."""
     inner = [column.shape] if column.shape else [[], [1]]
     numbers = isinstance(shape, list) and all(isinstance(d, int) and not isinstance(d, bool) and d >= 0 for d in shape)
     if not numbers or not shape or shape[1:] not in inner:

@@ -41,7 +41,7 @@ class Peer:
         self.waiting: dict[Member, None] = {}
 
     def longest_waiting(self) -> Member | None:
-        """The one to close for another: an idle one if there is one among the first."""
+        """The connection to close for a new one: an idle one if there is one among the first."""
         first = None
         for _, member in zip(range(_LOOK_AT), self.waiting, strict=False):
             if member.idle:

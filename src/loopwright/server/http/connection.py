@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
         self._pause()
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """The client reads again."""
         self._stuck = None
         self._resume()
 

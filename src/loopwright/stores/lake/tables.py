@@ -64,7 +64,7 @@ class Stream(NamedTuple):
 class Lake:
     """Tables by name under `root`, a folder or a URL (`s3://bucket/path`; credentials as delta-rs reads them).
 
-    A table's name is a lawful name, or two of them joined by a dot (`predictions.LOOP`). Columns are read as float64,
+    A table's name is a valid name, or two of them joined by a dot (`predictions.LOOP`). Columns are read as float64,
     int64, bool, string, list<string> or timestamp[us, UTC], whatever string type was written. Every method
     raises TableNotFound (with similar names) for a missing table, Damaged for one that cannot be read,
     and Unavailable when the storage does not answer.

@@ -29,7 +29,7 @@ _CHUNK = 500
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """The holder of a lease, its expiry by the holder's wall clock, and whether it counts.
 
-    It does not where its process is `dead`, its time is `over`, or it ends further in the future than a lease can (`void`: a clock
+    It does not if its process is `dead`, its time is `over`, or it ends further in the future than a lease can (`void`: a clock
     was wrong).
     """
 
@@ -71,7 +71,7 @@ class Ledger:
     def put(self, record: R, *, loop: str = "", key: str = "", links: Sequence[tuple[str, str]] = ()) -> Entry[R]:
         """Append a record; `links` are pairs (source id, role): this entry was made from that source.
 
-        Raises UsageError for a record that JSON cannot hold, a kind or loop that is no lawful name, or a key over 512
+        Raises UsageError for a record that JSON cannot hold, an invalid name of a kind or loop, or a key over 512
         characters.
         """
         with self._database.write() as connection:
@@ -212,7 +212,7 @@ class Ledger:
     ) -> list[Entry[R]]:
         """The newest entries of a type, `each` of every loop (or of every key of a loop), newest first, in one statement.
 
-        Of `loops` (default: all); `limit` is over all of them.
+        For `loops` (default: all); `limit` is over all of them.
         """
         entry = schema.entry
         group = [entry.c.loop] if per == "loop" else [entry.c.loop, entry.c.key]

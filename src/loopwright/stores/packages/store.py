@@ -184,7 +184,7 @@ class Packages:
         return digest in self._probed
 
     def mark_probed(self, digest: str) -> None:
-        """Say that it passed. Where the mark cannot be written, as in a home that is only read, it counts for this process."""
+        """Record that a package passed its probe. If the mark cannot be written, as in a read-only home, it is valid for this process."""
         self._probed.add(digest)
         with suppress(OSError):
             (self.folder / _PROBED).mkdir(exist_ok=True)

@@ -76,7 +76,7 @@ class EarlierRows:
 
 @contextmanager
 def earlier(home: Home, loop: str, ids: Iterator[Any], request: list[str], since: datetime | None) -> Iterator[EarlierRows]:
-    """Of a file's rows (`ids`: tables of `_row`, `_id`) those that the log has an answer to, made after `since`.
+    """Those of a file's rows (`ids`: tables of `_row`, `_id`) that have an answer in the log, made after `since`.
 
     The log is moved to Delta first. Rows and answers are joined in the SQL engine, in bounded memory.
     """

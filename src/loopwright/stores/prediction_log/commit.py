@@ -156,7 +156,7 @@ class _Committer:
                 if size >= GROUP_BYTES:
                     rows += self._commit(writer, group, paths)
                     group, size = [], 0
-        except Damaged as error:  # a newer version's file: it and what follows it wait
+        except Damaged as error:  # a file of a newer version: it and all later ones wait
             self._problem(self.folder, str(error))
         return rows + self._commit(writer, group, paths)
 

@@ -68,7 +68,7 @@ FUNCTIONS = (transform, probabilities, decision, predict)
 
 
 def known(kind: type) -> bool:
-    """Whether there is a function for a kind of part, of its own or of skl2onnx."""
+    """Whether a kind of part has a converter, our own or skl2onnx's."""
     if trees.reads(kind):
         return True
     own = any(function.dispatch(kind) is not function.dispatch(object) for function in FUNCTIONS)

@@ -132,7 +132,7 @@ class TorchRegressor(RegressorMixin, _Network):  # type: ignore[misc]  # scikit-
     """
 
     def __sklearn_tags__(self) -> Any:
-        """It predicts several numbers at once."""
+        """Declares support for several outputs."""
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags

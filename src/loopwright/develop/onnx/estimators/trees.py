@@ -295,7 +295,7 @@ def _lightgbm_tree(tree: dict[str, str], target: int) -> tuple[Tree, set[int]]:
 
 
 def _chained(tree: Tree, members: dict[int, list[int]]) -> Tree:
-    """Each node that asks whether x is one of several becomes a chain of nodes that ask for one each."""
+    """Replace each node that tests membership in a set by a chain of nodes that test one value each."""
     names = ("feature", "threshold", "left", "right", "missing_left", "value", "equal")
     equal = np.zeros(len(tree.left), dtype=bool)
     nodes: dict[str, list[Any]] = {n: list(equal if n == "equal" else getattr(tree, n)) for n in names}
