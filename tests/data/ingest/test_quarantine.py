@@ -101,6 +101,36 @@ def test_mended_rows_leave_once_and_keep_their_name(home: Home, tmp_path: Path) 
     assert set(files(home, "orders", done.version)) == {"orders.csv", "bad.csv"}
 
 
+def test_mended_file_without_a_column_of_its_rows_is_refused(home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "bad.csv"
+    quarantined(home, "orders", export=file)
+    edited(file, b={"at": "2024-03-10 03:30"})
+    with file.open(encoding="utf-8", newline="") as opened:
+        rows = [{k: v for k, v in row.items() if k != "size"} for row in csv.DictReader(opened)]
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.DictWriter(opened, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(IngestRefused, match="lacks the column 'size', in which its rows have values"):
+        mend(home, ORDERS, file)
+    assert sorted(landed(home)) == ["a"], "a null in place of 2 would be a wrong value"
+
+
+def test_mended_file_of_another_table_or_with_changed_marks_is_refused(home: Home, tmp_path: Path) -> None:
+    file, changed = tmp_path / "bad.csv", tmp_path / "changed.csv"
+    quarantined(home, "orders", export=file)
+    edited(file, b={"at": "2024-03-10 03:30"})
+    other = msgspec.structs.replace(ORDERS, name="returns")
+    ingest(home, other, pa.table({"Order Id": ["z"], "at": ["2024-01-01"], "size": ["1"], "note": ["x"]}))
+    with pytest.raises(IngestRefused, match=r"is not in the quarantine of table 'returns' \(4 such rows\)"):
+        mend(home, other, file)
+    changed.write_text(file.read_text(encoding="utf-8").replace('"4"', '"40"').replace(",4,", ",40,"), encoding="utf-8")
+    with pytest.raises(IngestRefused, match="row 40 of source"):
+        mend(home, ORDERS, changed)
+    assert sorted(landed(home)) == ["a"]
+    assert mend(home, ORDERS, file).good == 1
+
+
 def test_after_a_wider_contract_the_rows_come_in_as_they_are(home: Home) -> None:
     wider = msgspec.structs.replace(ORDERS, columns={**ORDERS.columns, "size": Column("float", nullable=True)})
     assert mend(home, wider).good == 1

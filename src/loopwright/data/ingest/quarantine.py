@@ -131,7 +131,25 @@ def exported(home: Home, table: str, source: Any, reading: Reading) -> ExportedR
     if missing := [n for n in _MARKS if n not in whole.column_names]:
         export = f"loopwright quarantine {table} --export FILE"
         raise IngestRefused(opened.name, f"it has no column {missing[0]!r}: mend a file made by `{export}`")
-    return ExportedRows(opened, _data(whole), _refs(opened.name, whole))
+    refs, data = _refs(opened.name, whole), _data(whole)
+    if source is not None:
+        _check_marks(home, table, opened.name, refs, data.column_names)
+    return ExportedRows(opened, data, refs)
+
+
+def _check_marks(home: Home, table: str, file: str, refs: list[Ref], columns: list[str]) -> None:
+    """Refuse a file with rows that are not of this quarantine, or without a column in which its rows have values there."""
+    name = QUARANTINE + table
+    rows = home.lake.read(name) if home.lake.exists(name) else QUARANTINE_SCHEMA.empty_table()
+    known = _refs(name, rows)
+    named, there = set(refs), set(known)
+    if strange := [ref for ref in refs if ref not in there]:
+        where = f"row {strange[0][1]} of source {str(strange[0][0])[:12]}"
+        why = "mend a file exported from this table, and leave _digest and _row as they are"
+        raise IngestRefused(file, f"{where} is not in the quarantine of table {table!r} ({len(strange):,} such rows): {why}")
+    data = _data(_rows(rows.filter(pa.array([ref in named for ref in known], pa.bool_()))))
+    if lost := [n for n in data.column_names if n not in columns and data[n].null_count < len(data)]:
+        raise IngestRefused(file, f"it lacks the column {lost[0]!r}, in which its rows have values: put it back as exported")
 
 
 def waiting_refs(home: Home, table: str) -> set[Ref]:
