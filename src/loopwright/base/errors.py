@@ -30,7 +30,8 @@ LoopwrightError
 │   ├── PackageRefused          damaged, hostile or inconsistent package
 │   ├── ExportRefused           a package that has no form for another server
 │   ├── GateFailed
-│   ├── ReleaseConflict         a concurrent change of the release was first
+│   ├── ReleaseConflict         another change of the release came first
+│   ├── TurnRunning             another process runs a turn of the loop
 │   ├── RequestConflict         the same request id again, with another body
 │   ├── RequestRefused          a server did not answer a client's request, and would not if it were sent again
 │   ├── NotExplained            a package whose answers have no exact explanation
