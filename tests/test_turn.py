@@ -306,6 +306,12 @@ def test_a_turn_elsewhere_on_the_same_ledger_is_told_until_its_lease_runs_out(ho
     assert home.ledger.lock(scoped_name("turn", loop.name), "another machine", 60), "given back at the end"
 
 
+def test_moved_loop_file_is_where_the_loop_is_found_from_then_on(home: Home, loop: Loop) -> None:
+    for file in ("/before/loop.py", "/after/loop.py", ""):
+        turn(home, loop, file=file, until="scope")
+    assert [e.record.file for e in home.ledger.find(LoopRecord, newest=False)] == ["/before/loop.py", "/after/loop.py"]
+
+
 def test_a_refit_keeps_the_candidate_and_its_hyper_parameters(home: Home, loop: Loop) -> None:
     trees = msgspec.structs.replace(loop, candidates=[c for c in loop.candidates if c.name == "lightgbm"])
     turn(home, trees)

@@ -160,7 +160,7 @@ def _begin(
 ) -> Turning:
     declaration = declaration_digest(loop)
     latest = home.ledger.latest(LoopRecord, loop=loop.name)
-    if latest is None or latest.record.digest != declaration:
+    if latest is None or latest.record.digest != declaration or (file and latest.record.file != file):
         home.ledger.put(loop.record(file), loop=loop.name, key=loop.name)
     before = home.ledger.latest(Turn, loop=loop.name)
     window = duration(loop.retrain.window) if loop.retrain.window else None
