@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from loopwright import Column, Context, Home, Outcome, Table
 from loopwright.base.clock import SimulatedClock
+from loopwright.base.ids import digest
 from loopwright.base.settings import Settings
 from loopwright.data.ingest.ingestion import ingest
 from loopwright.graph.columns import arrow_schema
@@ -110,12 +111,20 @@ def context_at(history: History, place: str, at: datetime) -> Row | None:
 
 
 def truth_at(history: History, id: int, as_of: datetime) -> tuple[bool, datetime] | None:
-    """The label of a decision as known at `as_of`, and when it became known."""
-    known = [r for r in history.came if r["id"] == id and r["came_at"] + 2 * MINUTE <= as_of and r["delay"] is not None]
-    if not known:
-        return None
-    last = max(known, key=lambda r: r["came_at"])
-    return last["delay"] > 15, last["came_at"] + 2 * MINUTE
+    """The label of a decision (each `id` decides once) as known at `as_of`, and when it became known: the last within the wait.
+
+    What was known before the decision is returned where nothing came after it: it belongs to none.
+    """
+    [asked] = [r["at"] for r in history.asked if r["id"] == id]
+    known = sorted(
+        (r["came_at"] + 2 * MINUTE, r["delay"]) for r in history.came if r["id"] == id and r["came_at"] + 2 * MINUTE <= as_of
+    )
+    after = [(at, delay) for at, delay in known if asked <= at <= asked + timedelta(hours=5)]
+    if after:
+        at, delay = after[-1]
+        return None if delay is None else (delay > 15, at)
+    before = [at for at, delay in known if at < asked and delay is not None]
+    return (False, before[-1]) if before else None
 
 
 def expected(history: History, as_of: datetime) -> list[Row]:
@@ -183,7 +192,7 @@ def served(row: Row, number: int, **context: Any) -> Prediction:
 def told(number: int, delay: float | None, known: datetime, *, unit: str = "", prediction: str = "") -> OutcomeRow:
     """A logged outcome."""
     return OutcomeRow(
-        id=f"{number + 1:032x}",
+        id=digest(str(number).encode())[:32],
         prediction=prediction,
         unit=unit,
         values={"came_at": us(known), "delay": delay},

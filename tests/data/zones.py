@@ -13,7 +13,8 @@ from tests.data.history import ASKED, LOOP, MINUTE, OUTCOME, START, WEATHER, His
 from loopwright import Aggregate, Home, Outcome
 from loopwright.data.examples.build import build
 from loopwright.stores.examples import read_examples
-from loopwright.stores.outcomes.join import join, of_prediction, outcomes
+from loopwright.stores.outcomes.join import history as history_of
+from loopwright.stores.outcomes.join import join, outcomes
 from loopwright.stores.prediction_log.read import predictions
 
 LABELS = (
@@ -63,12 +64,15 @@ def everything(folder: Path) -> dict[str, Any]:
             outcome = msgspec.structs.replace(OUTCOME, label=label)
             seen = predictions(logged, LOOP)
             truth = join(logged, seen, outcomes(logged, LOOP), outcome, known_by=END)
-            one = {r.unit: of_prediction(logged, LOOP, r, outcome) for r in (served(r, i) for i, r in enumerate(said.asked))}
+            one = {
+                r.unit: next((s.truth for s in history_of(logged, LOOP, r, outcome) if s.counts), None)
+                for r in (served(r, i) for i, r in enumerate(said.asked))
+            }
             found[label] = {
                 "landed": labels(tables, outcome),
                 "reported": labels(logged, outcome),
                 "joined": dict(zip(truth["_unit"].to_pylist(), truth["_truth"].to_pylist(), strict=True)),
-                "one": {unit: None if t is None else t[0] for unit, t in one.items()},
+                "one": one,
             }
         made = examples(tables, msgspec.structs.replace(OUTCOME, label=LABELS[0]), AGGREGATES)
         found["aggregates"] = {a.name: {r["_unit"]: r[a.name] for r in made} for a in AGGREGATES}

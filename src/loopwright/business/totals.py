@@ -137,5 +137,5 @@ def _pending(home: Home, loop: str, values: Sequence[ValueWindow], outcome: Outc
         return 0
     known_at = max(v.known_at for v in recent)
     start, end = max(since, recent[0].start), recent[-1].end
-    joined = with_truth(home, loop, outcome, start=start, end=end, known_at=known_at, columns=["_id", "_unit"])
+    joined = with_truth(home, loop, outcome, start=start, end=end, known_at=known_at)
     return int(joined["_truth"].null_count)

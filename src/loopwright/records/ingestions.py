@@ -21,6 +21,7 @@ class Ingested(Record, frozen=True, kw_only=True):
     what it `follows` and the position it `reached`; rows `mended` left the quarantine, by the digest of their source
     and their row number in it. `already` is true when the same content was ingested before; then nothing was
     added, and columns `declared_since` are null in its rows. `repeated` rows have key and times of existing rows: the last counts.
+    `repeated_keys` explains what it means that keys of a loop's requests repeat.
     """
 
     kind: ClassVar[str] = "ingested"
@@ -42,6 +43,7 @@ class Ingested(Record, frozen=True, kw_only=True):
     already: bool = False
     declared_since: list[str] = []
     repeated: int = 0
+    repeated_keys: str = ""
 
     @property
     def ok(self) -> bool:

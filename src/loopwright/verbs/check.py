@@ -17,7 +17,7 @@ from loopwright.base.errors import DeclarationInvalid, ExamplesRefused
 from loopwright.base.progress import Progress, Silent, under_way
 from loopwright.base.text import count
 from loopwright.data.examples.aggregates import value
-from loopwright.data.examples.build import build
+from loopwright.data.examples.build import build, repeated_units
 from loopwright.data.examples.time_warnings import doubts
 from loopwright.data.ingest.ingestion import contract_problems
 from loopwright.develop.check import check as check_graphs
@@ -95,6 +95,8 @@ def check(home: Home, loop: str, *, strict: bool = False, progress: Progress | N
     items += [] if found.used is None else [_unused(declared, found.used)]
     if declared.fleet is not None:
         items.append(_segments(home, declared.requests, declared.fleet))
+    if again := repeated_units(home, declared.requests, declared.outcome):
+        items.append(CheckItem(name=f"key {', '.join(declared.requests.key)}", ok=True, detail=again))
     sample: list[SampleRow] = []
     if (traced := found.traced) is not None:
         if seen.refused:

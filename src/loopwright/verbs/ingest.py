@@ -2,8 +2,11 @@
 
 from typing import Unpack
 
+import msgspec
+
 from loopwright.base.errors import TableNotFound, UsageError
 from loopwright.base.progress import Progress
+from loopwright.data.examples.build import repeated_units
 from loopwright.data.ingest.ingestion import put_contract
 from loopwright.data.ingest.load import bring, bring_mended, bring_query
 from loopwright.data.ingest.profile import keep_profile
@@ -12,7 +15,7 @@ from loopwright.records.attempts import Attempts
 from loopwright.records.ingestions import Ingested
 from loopwright.stores.contracts import contract
 from loopwright.stores.home import Home
-from loopwright.tend import refresh
+from loopwright.tend import loops, refresh
 from loopwright.verbs.loop_file import loop_with_code
 
 
@@ -47,6 +50,7 @@ def ingest(
     reading = Reading.of(**file_options)
     if query and reading.options():
         raise UsageError(f"{reading.options().split()[0]} is about a file, and --query asks a database: leave it off")
+    declared = None
     if loop:
         declared, _ = loop_with_code(home, loop)
         if table not in declared.tables:
@@ -63,4 +67,9 @@ def ingest(
     if sum(r.good for r in results if not r.already):
         # Ingested rows stay, even if they cannot be profiled.
         Attempts(table).run("profile", lambda: keep_profile(home, table), None)
+        of_loops = [declared] if declared is not None else [known for known, _ in loops(home)]
+        asking = next((each for each in of_loops if each.requests.name == table), None)
+        if asking is not None:
+            again = Attempts(table).run("repeated keys", lambda: repeated_units(home, asking.requests, asking.outcome), "")
+            results[-1] = msgspec.structs.replace(results[-1], repeated_keys=again)
     return results

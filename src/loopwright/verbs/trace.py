@@ -1,7 +1,7 @@
 """The verb `trace`."""
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from loopwright.base.ids import time_of, trace_id_of
 from loopwright.deploy.serving.explanations import PackageReasons
 from loopwright.graph.session import Feeder
 from loopwright.records.attempts import Attempts
-from loopwright.records.declarations import SHAPES, Loop, Task
+from loopwright.records.declarations import SHAPES, Loop, Outcome, Task
 from loopwright.records.examples import Examples
 from loopwright.records.package import Manifest, Output
 from loopwright.records.prediction import Contributions, Prediction
@@ -22,7 +22,7 @@ from loopwright.records.releases import ReleaseState
 from loopwright.render import notebook
 from loopwright.render.words import cell
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.join import of_prediction
+from loopwright.stores.outcomes.join import Statement, history
 from loopwright.stores.packages.probe import Probed, open_probed
 from loopwright.stores.prediction_log.read import find, loops
 from loopwright.stores.prediction_log.retention import retained_since
@@ -54,13 +54,34 @@ class TracedOutcome(msgspec.Struct, frozen=True, kw_only=True):
     currency: str
 
 
+class TracedStatement(msgspec.Struct, frozen=True, kw_only=True):
+    """An outcome that arrived about a prediction. `truth` is the label that it gives, None where it takes back what stood.
+
+    `counts`: it is the one that is believed; of several the last known is.
+    """
+
+    truth: bool | str | float | dict[str, float] | None
+    known_at: datetime
+    received_at: datetime
+    provenance: str
+    counts: bool
+
+    @property
+    def words(self) -> str:
+        """What it says, when that became known, from where, and whether it counts."""
+        what = "taken back" if self.truth is None else cell(self.truth)
+        return f"{what}, known {self.known_at:%Y-%m-%d %H:%M:%S} UTC, by {self.provenance}" + (
+            "; this one counts" * self.counts
+        )
+
+
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
     """One prediction, with its training files and its money.
 
     `explained` are its feature contributions, recomputed from the logged row. `optional` are columns that the client
     may omit; `filled_in` are values set by the server. `trained_until` is the decision time of the newest training row
     of the package, `known_at` the moment of that training: it used what was known then. `rule_label` is the label
-    of the heuristic; `valued`: a value table is declared.
+    of the heuristic; `valued`: a value table is declared. `statements` are all outcomes that arrived about it, as received.
     """
 
     id: str
@@ -86,6 +107,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     files: list[FileUsed] = []
     release: ReleaseState | None = None
     outcome: TracedOutcome | None = None
+    statements: list[TracedStatement] = []
     task: Task = "binary"
     values: dict[str, float] = {}
     explained: Contributions | None = None
@@ -166,6 +188,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
                 "as known at": self.known_at,
             },
             "Outcome": happened or {"": self.truth_missing},
+            "Outcomes received": {str(s.received_at): s.words for s in self.statements} if len(self.statements) > 1 else {},
         }
         return "".join(notebook.facts(title, values) for title, values in parts.items())
 
@@ -188,6 +211,7 @@ def trace(home: Home, id: str) -> Trace:
         columns = declared.columns if declared is not None else {}
         return msgspec.structs.replace(logged, package_error=str(error), request=_readable(prediction.request, columns))
     manifest = package.manifest
+    statements = history(home, loop, prediction, declared.outcome) if declared is not None else []
     features, heuristic = _recompute(package, prediction)
     rule = manifest.threshold if manifest.heuristic_threshold is None else manifest.heuristic_threshold
     return msgspec.structs.replace(
@@ -203,7 +227,8 @@ def trace(home: Home, id: str) -> Trace:
         known_at=manifest.training.as_of,
         training_rows=manifest.training.rows,
         files=list(_files(home, manifest)),
-        outcome=_outcome_of(home, loop, prediction, manifest.output, declared),
+        outcome=_outcome_of(prediction, manifest.output, declared, statements),
+        statements=_statements(declared.outcome, statements) if declared is not None else [],
         task=manifest.output.task,
         values=dict(zip(manifest.output.names, prediction.values or [], strict=False)),
         explained=_explained(package, prediction),
@@ -302,13 +327,31 @@ def _release_of(home: Home, loop: str, package: str, at: dt.datetime) -> Release
     return next((r for r in reversed(mine) if r.since <= at), mine[0] if mine else None)
 
 
-def _outcome_of(home: Home, loop: str, prediction: Prediction, output: Output, declared: Loop | None) -> TracedOutcome | None:
-    if declared is None:  # unknown outcome; `status` reports the reason
+def _label(outcome: Outcome, truth: Any) -> Any:
+    return dict(zip(outcome.labels, truth, strict=True)) if isinstance(truth, list) else truth
+
+
+def _statements(outcome: Outcome, found: Sequence[Statement]) -> list[TracedStatement]:
+    return [
+        TracedStatement(
+            truth=_label(outcome, s.truth),
+            known_at=moment_at(s.row.known_at),
+            received_at=moment_at(s.row.received_at),
+            provenance=s.row.provenance,
+            counts=s.counts,
+        )
+        for s in found
+    ]
+
+
+def _outcome_of(
+    prediction: Prediction, output: Output, declared: Loop | None, found: Sequence[Statement]
+) -> TracedOutcome | None:
+    counted = next((s for s in found if s.counts), None)
+    # Without a declaration nobody can say what its outcome is; `status` tells why.
+    if declared is None or counted is None or declared.outcome.task != output.task:
         return None
-    found = of_prediction(home, loop, prediction, declared.outcome)
-    if found is None or declared.outcome.task != output.task:
-        return None
-    truth, row = found
+    truth, row = counted.truth, counted.row
     label, values = prediction.label, prediction.values
     given = metrics.Answered(
         np.array([prediction.score]),
@@ -318,7 +361,7 @@ def _outcome_of(home: Home, loop: str, prediction: Prediction, output: Output, d
     happened = np.array([truth], dtype=object if isinstance(truth, str) else None)
     earned, _ = metrics.money(declared.scope.value, output, happened, given)
     return TracedOutcome(
-        truth=dict(zip(declared.outcome.labels, truth, strict=True)) if isinstance(truth, list) else truth,
+        truth=_label(declared.outcome, truth),
         known_at=moment_at(row.known_at),
         values=_readable(row.values, declared.outcome.table.columns),
         kind=next((kind for kind, hit in metrics.kinds(output, happened, given).items() if hit[0]), ""),

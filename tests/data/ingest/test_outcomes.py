@@ -250,7 +250,7 @@ def test_of_contradicting_rows_that_came_at_once_the_later_row_counts(opened: Ho
         body = msgspec.json.encode([{"prediction": id, "delay": delay} for id, delay in rows])
         posted = OutcomeDecoder(CAME)(body, received_at=us(opened.clock.now()), provenance="POST")
         log(opened, "outcomes", [a.row for a in posted])
-    asked = pa.table({"_id": ids, "_unit": ids})
+    asked = pa.table({"_id": ids, "_unit": ids, "_at": pa.array([opened.clock.now()] * len(ids), pa.timestamp("us", tz="UTC"))})
     joined = join(opened, asked, outcomes(opened, LOOP), Outcome(CAME, "delay", task="regression"), known_by=opened.clock.now())
     assert joined["_truth"].to_pylist() == [30.0] * 4 + [1.0] * 4
 

@@ -15,7 +15,8 @@ from loopwright.records.declarations import Column, Outcome, Table
 from loopwright.records.prediction import OutcomeRow, OutcomeStates, Prediction
 from loopwright.records.turns import LoopRecord
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.join import join, of_prediction, outcomes, states
+from loopwright.stores.outcomes.contract import OutcomeContract
+from loopwright.stores.outcomes.join import history, join, outcomes, states
 from loopwright.stores.prediction_log.commit import commit
 from loopwright.stores.prediction_log.read import predictions
 from loopwright.stores.prediction_log.segment import log_folder
@@ -47,6 +48,10 @@ def log(home: Home, records: list[Prediction] | list[OutcomeRow]) -> None:
 def truths(home: Home, *, known_by: datetime = LATER, label: Outcome = LABEL) -> dict[str, Any]:
     joined = join(home, predictions(home, "loop"), outcomes(home, "loop"), label, known_by=known_by)
     return {row["_unit"]: row["_truth"] for row in joined.to_pylist()}
+
+
+def of_prediction(home: Home, asked: Prediction) -> tuple[Any, OutcomeRow] | None:
+    return next(((s.truth, s.row) for s in history(home, "loop", asked, LABEL) if s.counts), None)
 
 
 def test_without_any_outcome_all_is_pending(home: Home) -> None:
@@ -104,13 +109,16 @@ def test_of_contradicting_outcomes_the_last_known_counts_and_all_are_kept(home: 
     assert states(home, "loop", LABEL, LATER).contradicting == 1
 
 
-def test_an_outcome_may_come_before_its_prediction(home: Home) -> None:
-    log(home, [outcome(0, known_at=round(START.timestamp() * 1e6) - HOUR)])
-    assert states(home, "loop", LABEL, LATER).unmatched == 1
-    log(home, [prediction(0)])
-    assert truths(home) == {"AA|0": True}
+def test_outcome_of_a_unit_that_was_known_before_the_decision_is_not_its_outcome(home: Home) -> None:
+    """What names the prediction is joined whenever it was known; nothing is trained on it."""
+    asked, named = prediction(0), prediction(1)
+    early = round(START.timestamp() * 1e6) - HOUR
+    log(home, [outcome(0, known_at=early), outcome(5, known_at=early, prediction=named.id)])
+    assert states(home, "loop", LABEL, LATER).unmatched == 2
+    log(home, [asked, named])
+    assert truths(home) == {"AA|0": None, "AA|1": True}
     found = states(home, "loop", LABEL, LATER)
-    assert (found.unmatched, found.matched, found.known_before_decision) == (0, 0, 1)
+    assert (found.joined, found.unmatched, found.matched, found.known_before_decision) == (1, 0, 0, 2)
 
 
 def test_states_of_outcomes_add_up_to_all_that_were_delivered(home: Home) -> None:
@@ -184,11 +192,74 @@ def test_an_outcome_that_returns_after_another_is_the_truth_again(home: Home) ->
         assert known == {"AA|0": third, "AA|1": third, "AA|2": first}
         assert truths(home, known_by=START + timedelta(hours=2)) == {"AA|0": False, "AA|1": False, "AA|2": True}
         for asked in (by_id, by_unit):
-            found = of_prediction(home, "loop", asked, LABEL)
+            found = of_prediction(home, asked)
             assert found is not None
             assert found[0] is True
         assert states(home, "loop", LABEL, LATER).contradicting == 2
         commit(home, "loop")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_stated_moment_is_corrected_by_the_same_outcome_with_another(home: Home, named: bool) -> None:
+    """Too early, before the decision, or in the future; the same outcome without a moment repeats it and changes nothing."""
+    contract = OutcomeContract(LANDED)
+    at = round(START.timestamp() * 1e6)
+    asked = prediction(0, unit="AA")
+    whose = {"id": asked.id} if named else {"flight": "AA"}
+
+    def posted(received: int, **row: Any) -> OutcomeRow:
+        return contract.row({**whose, "arr_delay": 40.0, **row}, received_at=received, provenance="POST")
+
+    log(home, [asked])
+    for wrong in (at - 9 * HOUR, at + 900 * HOUR):
+        log(home, [posted(at + 3 * HOUR, known_at=wrong), posted(at + 4 * HOUR, known_at=at + 2 * HOUR), posted(at + 5 * HOUR)])
+        [found] = join(home, predictions(home, "loop"), outcomes(home, "loop"), LABEL, known_by=LATER).to_pylist()
+        assert (found["_truth"], found["_known_at"]) == (True, START + timedelta(hours=2))
+    stated = history(home, "loop", asked, LABEL)
+    assert [s.row.known_at for s in stated if s.counts] == [at + 2 * HOUR]
+    assert len(stated) == 6 if named else len(stated) >= 3
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_null_takes_back_an_outcome_and_trace_sees_both(home: Home, named: bool) -> None:
+    asked = prediction(0)
+    whose: dict[str, Any] = {"prediction": asked.id} if named else {}
+    log(home, [asked])
+    log(home, [outcome(0, **whose)])
+    assert truths(home) == {"AA|0": True}
+    at = outcome(0).known_at
+    log(home, [outcome(0, values={"arr_delay": None}, known_at=at + HOUR, received_at=at + HOUR, **whose)])
+    assert truths(home) == {"AA|0": None}
+    assert truths(home, known_by=START + timedelta(hours=1, minutes=30)) == {"AA|0": True}
+    assert [(s.truth, s.counts) for s in history(home, "loop", asked, LABEL)] == [(True, False), (None, False)]
+    log(home, [outcome(0, late=False, known_at=at + 2 * HOUR, received_at=at + 2 * HOUR, **whose)])
+    assert truths(home) == {"AA|0": False}
+    assert [(s.truth, s.counts) for s in history(home, "loop", asked, LABEL)] == [(True, False), (None, False), (False, True)]
+
+
+def test_version_of_an_outcome_with_its_event_time_corrects_it_after_the_unit_was_asked_again(home: Home) -> None:
+    """And after the wait; it is no outcome of the later decision. Without the event time it would be that one's."""
+    wait = msgspec.structs.replace(LABEL, wait="2d")
+    at = round(START.timestamp() * 1e6)
+    first, second = (prediction(n * 10 * 86400, unit="AA") for n in range(2))
+    landed = at + HOUR
+    log(home, [first, second])
+    log(
+        home,
+        [
+            outcome(0, unit="AA", values={"at": landed, "arr_delay": 40.0}, known_at=landed),
+            outcome(
+                0, unit="AA", values={"at": landed, "arr_delay": 0.0}, known_at=second.at + HOUR, received_at=second.at + HOUR
+            ),
+        ],
+    )
+
+    def read(known: pa.Table) -> dict[str, Any]:
+        joined = join(home, predictions(home, "loop"), known, wait, known_by=START + timedelta(days=20))
+        return {r["_id"]: r["_truth"] for r in joined.to_pylist()}
+
+    assert read(outcomes(home, "loop")) == {first.id: False, second.id: None}
+    assert read(outcomes(home, "loop").drop_columns(["at"])) == {first.id: True, second.id: False}
 
 
 def test_states_count_every_prediction_and_outcome_once(home: Home) -> None:
@@ -220,7 +291,7 @@ def test_known_by_cuts_off_what_was_not_yet_known(home: Home) -> None:
 def test_join_keeps_rows_order_and_columns(home: Home) -> None:
     log(home, [prediction(i) for i in range(50)])
     log(home, [outcome(i, late=i % 3 == 0) for i in range(0, 50, 2)])
-    asked = predictions(home, "loop", columns=["_unit", "_id", "delay"]).take(random.Random(1).sample(range(50), 50))
+    asked = predictions(home, "loop", columns=["_unit", "_id", "_at", "delay"]).take(random.Random(1).sample(range(50), 50))
     joined = join(home, asked, outcomes(home, "loop"), LABEL, known_by=LATER)
     assert joined.select(asked.column_names).equals(asked)
     assert joined.schema.field("_known_at").type == pa.timestamp("us", tz="UTC")
@@ -230,32 +301,87 @@ def test_join_keeps_rows_order_and_columns(home: Home) -> None:
         assert row["_known_at"] == (None if number % 2 else START + timedelta(hours=1, seconds=number))
 
 
+def instant(second: int | None) -> datetime | None:
+    return None if second is None else datetime.fromtimestamp(second, UTC)
+
+
+def plain_truth(decision: dict[str, Any], decisions: list[dict[str, Any]], known: list[dict[str, Any]], wait: int) -> Any:
+    """The outcome of one decision, as plainly as the rule can be written: (label, when it became known), or None."""
+
+    def newest(rows: list[dict[str, Any]]) -> Any:
+        best = max(rows, key=lambda o: (o["known"], o["received"], o["id"]), default=None)
+        return None if best is None or best["delay"] is None else (best["delay"] > 15, best["known"])
+
+    if by_id := newest([o for o in known if o["prediction"] == decision["id"]]):
+        return by_id
+    unit = [o for o in known if o["prediction"] == "" and o["unit"] == decision["unit"]]
+    mine = [d for d in decisions if d["unit"] == decision["unit"]]
+    cases: dict[int, dict[str, list[Any]]] = {}
+    for o in unit:  # the decision that each outcome is assigned to
+        first = min(v["known"] for v in unit if v is o or (v["event"] is not None and v["event"] == o["event"]))
+        named = {d["at"] for d in mine if d["event"] is not None and d["event"] == o["event"]}
+        before = max((d["at"] for d in mine if d["at"] < first), default=None)
+        open_ = {before} if before is not None and first <= before + wait else {d["at"] for d in mine if d["at"] == first}
+        for at in named or open_:
+            case = cases.setdefault(at, {"rows": [], "first": []})
+            case["rows"].append(o)
+            case["first"] += [] if named else [first]
+    standing = {at: (newest(c["rows"]), min(c["first"], default=None)) for at, c in cases.items() if newest(c["rows"])}
+    if decision["at"] in standing:
+        return standing[decision["at"]][0]
+    later = min((at for at, (_, first) in standing.items() if at > decision["at"] and first is not None), default=None)
+    return standing[later][0] if later is not None and standing[later][1] <= decision["at"] + wait else None
+
+
 def test_join_agrees_with_a_plain_search_on_random_histories(home: Home) -> None:
-    dice = random.Random(4)
-    fixed = pa.schema({"_id": pa.string(), "_unit": pa.string()})
-    for _ in range(20):
-        asked = [{"_id": f"p{i}", "_unit": f"u{dice.randrange(6)}"} for i in range(12)]
+    """Few units, decided about often; outcomes by id and by unit, dated and not, corrected, taken back, early and late."""
+    dice, matches = random.Random(4), 0
+    for _ in range(40):
+        decisions: list[dict[str, Any]] = [
+            {
+                "id": f"p{i}",
+                "unit": f"u{dice.randrange(4)}",
+                "at": dice.randrange(30),
+                "event": dice.choice([None, dice.randrange(30)]),
+            }
+            for i in range(12)
+        ]
         known: list[dict[str, Any]] = [
             {
-                "_id": f"o{i}",
-                "_prediction": dice.choice(["", "", f"p{dice.randrange(14)}"]),
-                "_unit": f"u{dice.randrange(8)}",
-                "_known_at": datetime.fromtimestamp(dice.randrange(10), UTC),
-                "_received_at": datetime.fromtimestamp(dice.randrange(10), UTC),
-                "_provenance": "",
-                "arr_delay": dice.choice([None, 0.0, 30.0]),
+                "id": f"{i:020}",
+                "prediction": dice.choice(["", "", "", f"p{dice.randrange(14)}"]),
+                "unit": f"u{dice.randrange(5)}",
+                "event": dice.choice([None, dice.randrange(30)]),
+                "known": dice.randrange(40),
+                "received": dice.randrange(40),
+                "delay": dice.choice([None, 0.0, 30.0]),
             }
-            for i in range(dice.randrange(1, 25))
+            for i in range(dice.randrange(1, 40))
         ]
-        cut = datetime.fromtimestamp(7, UTC)
-        joined = join(home, pa.Table.from_pylist(asked, fixed), pa.Table.from_pylist(known), LABEL, known_by=cut)
-        for row in joined.to_pylist():
-            usable = [o for o in known if o["_known_at"] <= cut and o["arr_delay"] is not None]
-            mine = [o for o in usable if o["_prediction"] == row["_id"]]
-            mine = mine or [o for o in usable if o["_prediction"] == "" and o["_unit"] == row["_unit"]]
-            best = max(mine, key=lambda o: (o["_known_at"], o["_received_at"], o["_id"]), default=None)
-            assert row["_truth"] == (None if best is None else best["arr_delay"] > 15)
-            assert row["_known_at"] == (None if best is None else best["_known_at"])
+        asked = {
+            "_id": [d["id"] for d in decisions],
+            "_unit": [d["unit"] for d in decisions],
+            "_decided": pa.array([instant(d["at"]) for d in decisions], pa.timestamp("us", tz="UTC")),
+            "_event": pa.array([instant(d["event"]) for d in decisions], pa.timestamp("us", tz="UTC")),
+        }
+        stated = {
+            "_id": [o["id"] for o in known],
+            "_prediction": [o["prediction"] for o in known],
+            "_unit": [o["unit"] for o in known],
+            "_known_at": pa.array([instant(o["known"]) for o in known], pa.timestamp("us", tz="UTC")),
+            "_received_at": pa.array([instant(o["received"]) for o in known], pa.timestamp("us", tz="UTC")),
+            "at": pa.array([instant(o["event"]) for o in known], pa.timestamp("us", tz="UTC")),
+            "arr_delay": pa.array([o["delay"] for o in known], pa.float64()),
+        }
+        wait = dice.choice([5, 10, 100])
+        label = msgspec.structs.replace(LABEL, wait=f"{wait}s")
+        joined = join(home, pa.table(asked), pa.table(stated), label, known_by=datetime.fromtimestamp(35, UTC))
+        usable = [o for o in known if o["known"] <= 35]
+        wanted = [plain_truth(d, decisions, usable, wait) for d in decisions]
+        read = zip(joined["_truth"].to_pylist(), joined["_known_at"].to_pylist(), strict=True)
+        assert [None if label is None else (label, at.timestamp()) for label, at in read] == wanted
+        matches += sum(w is not None for w in wanted)
+    assert matches > 100
 
 
 def test_of_one_prediction(home: Home) -> None:
@@ -263,13 +389,13 @@ def test_of_one_prediction(home: Home) -> None:
     log(home, [first, second, third])
     log(home, [outcome(0), outcome(0, late=False, known_at=outcome(0).known_at + HOUR), outcome(5, prediction=second.id)])
     for _ in range(2):
-        found = of_prediction(home, "loop", first, LABEL)
+        found = of_prediction(home, first)
         assert found is not None
         assert (found[0], found[1].values) == (False, {"arr_delay": -5.0})
-        by_id = of_prediction(home, "loop", second, LABEL)
+        by_id = of_prediction(home, second)
         assert by_id is not None
         assert (by_id[0], by_id[1].prediction) == (True, second.id)
-        assert of_prediction(home, "loop", third, LABEL) is None
+        assert of_prediction(home, third) is None
         commit(home, "loop")
 
 

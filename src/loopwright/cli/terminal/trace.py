@@ -57,10 +57,13 @@ def trace(value: Trace) -> RenderableType:
         ),
         fact_table("Release", [] if release is None else [("since", release.since), ("by", release.by), ("why", release.why)]),
     ]
+    several = len(value.statements) > 1 or (value.outcome is None and value.statements)
+    lines = [(word(s.received_at), s.words) for s in value.statements]
+    received = [fact_table("Outcomes received", lines)] if several else []
     outcome = value.outcome
     if outcome is None:
         missing = plain(value.truth_missing) if value.package_error else state(value.truth_missing)
-        return Group(*parts, heading("Outcome"), missing, plain(f"value: {value.worth}"))
+        return Group(*parts, heading("Outcome"), missing, plain(f"value: {value.worth}"), *received)
     worth = outcome.value or 0.0
     sign = "green" if worth > 0 else "red" if worth < 0 else ""
     facts: list[tuple[str, Any]] = [
@@ -69,7 +72,7 @@ def trace(value: Trace) -> RenderableType:
         ("value", Text(word(value.worth), style=sign)),
         *outcome.values.items(),
     ]
-    return Group(*parts, fact_table("Outcome", facts))
+    return Group(*parts, fact_table("Outcome", facts), *received)
 
 
 def _contributions(value: Contributions | None) -> RenderableType:

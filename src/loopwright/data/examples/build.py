@@ -36,6 +36,7 @@ from loopwright.sql.engine import SqlError, quoted, sql_engine, text
 from loopwright.stores.examples import FIXED
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.join import outcomes
+from loopwright.stores.outcomes.match import match
 from loopwright.stores.prediction_log.read import predictions
 from loopwright.tasks.label import label_sql, label_type
 from loopwright.tasks.registry import TASKS
@@ -164,6 +165,23 @@ def unit_sql(table: Table, key: list[str]) -> str:
     return texts[0] if len(key) == 1 else " || '|' || ".join(rf"replace(replace({t}, '\', '\\'), '|', '\|')" for t in texts)
 
 
+def repeated_units(home: Home, requests: Table, outcome: Outcome) -> str:
+    """What it means that several decisions have the same key, and the choice there is; "" where none have."""
+    if requests.event_time in requests.key or not home.lake.exists(requests.name):
+        return ""
+    with sql_engine(home, ordered=False) as database:
+        database.register("asked", home.lake.dataset(requests.name))
+        key, event = ", ".join(map(quoted, requests.key)), quoted(requests.event_time)
+        [(units, rows)] = database.execute(
+            f"SELECT count(*), coalesce(sum(n), 0) FROM (SELECT count(DISTINCT {event}) AS n FROM asked GROUP BY {key}) WHERE n > 1"  # noqa: S608 - names of declared columns, quoted
+        ).fetchall()
+    if not units:
+        return ""
+    first = f"each takes the first outcome of its key that becomes known after it, within {outcome.wait}"
+    other = f"If that is not its own: name the prediction's id in the outcome, give it the request's {requests.event_time} as {outcome.table.event_time}"
+    return f"{units:,} keys repeat, in {rows:,} decisions: {first}. {other}, or add {requests.event_time} to both keys"
+
+
 def _decisions(
     database: Any,
     decisions: _Read,
@@ -227,57 +245,55 @@ def _decisions(
 def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requests: Table, *, as_of: datetime) -> None:
     """Table `judged`: every decision with `_label` and `_known_us` (when that became known), both null where nothing is known.
 
-    An outcome that names a prediction belongs to it; others belong to every decision of their unit. Of several the one that
-    became known last is the truth (the same rule as `stores.outcomes.join`). A row of a file counts once, where no request was answered
+    Which outcome is a decision's `stores.outcomes.match` says, as in monitoring. A row of a file counts once, where no request was answered
     for it: as the prediction that an outcome names, else as the first. Where an outcome names the row of the file and none the request
     of the same unit and event time, the row stands for the decision.
     """
     declared = outcome.table
     database.register("reported", as_declared(reported, declared.columns))
-    label = label_sql(outcome)
-    known_columns = "_prediction AS prediction, _unit AS unit, epoch_us(_known_at) AS known, epoch_us(_received_at) AS received"
+    label, event = label_sql(outcome), f"epoch_us({quoted(declared.event_time)}) AS event"
+    known_columns = (
+        f"_prediction AS prediction, _unit AS unit, {event}, epoch_us(_known_at) AS known, epoch_us(_received_at) AS received"
+    )
     parts = [f"SELECT {known_columns}, _id AS id, {label} AS truth FROM reported"]  # noqa: S608 - the loop's own expression
     if table is not None:
         delay = duration(declared.known_after)
         database.register("landed", table.filter(pc.field(declared.known) <= pa.scalar(as_of - delay, _MOMENT)))
         known = f"epoch_us({quoted(declared.known)}) + {delay // asof.MICROSECOND}"
         unit = unit_sql(declared, requests.key)
-        parts.append(f"SELECT '', {unit}, {known}, {known}, printf('%08d', {asof.ORDER}), {label} FROM landed")  # noqa: S608 - as above
+        parts.append(f"SELECT '', {unit}, {event}, {known}, {known}, printf('%08d', {asof.ORDER}), {label} FROM landed")  # noqa: S608 - as above
     either = " UNION ALL ".join(parts)
     try:
-        database.execute(f"CREATE TEMP TABLE outcome AS SELECT * FROM ({either}) WHERE truth IS NOT NULL")  # noqa: S608 - as above
+        database.execute(f"CREATE TEMP TABLE statement AS SELECT row_number() OVER () AS place, * FROM ({either})")  # noqa: S608 - as above
     except SqlError as error:
         why = f"{outcome.label!r} cannot be evaluated over {', '.join(declared.columns)}: {first_line(error)}"
         raise DeclarationInvalid("Outcome", [("label", why)]) from error
-    named_first = "by_id.newest.known IS NULL, NOT _live, by_id.newest.known DESC, _answered, _prediction"
+    database.execute(
+        """
+        CREATE TEMP VIEW decided AS SELECT rowid AS row, _prediction AS id, _unit AS unit, _us AS us, _event AS event FROM decision;
+        CREATE TEMP VIEW moment AS SELECT unit, us, event FROM decided
+        """
+    )
+    match(database, duration(outcome.wait))
+    named_first = "named IS NULL, NOT _live, named DESC, _answered, _prediction"
     decision = f"WINDOW same AS (PARTITION BY _unit, _event ORDER BY {named_first})"
     once = f"{decision} QUALIFY row_number() OVER same = 1 OR (_live AND first_value(_live) OVER same)"
     [(files,)] = database.execute("SELECT count(*) FROM decision WHERE NOT _live").fetchall()
     database.execute(
         f"""
         CREATE TEMP TABLE judged AS
-        WITH by_id AS (
-            SELECT prediction, arg_max({{'truth': truth, 'known': known}}, (known, received, id)) AS newest
-            FROM outcome WHERE prediction <> '' GROUP BY prediction
-        ), by_unit AS (
-            SELECT unit, arg_max({{'truth': truth, 'known': known}}, (known, received, id)) AS newest
-            FROM outcome WHERE prediction = '' AND unit <> '' GROUP BY unit
-        )
-        SELECT decision.* EXCLUDE (_event, _answered, _live), coalesce(by_id.newest, by_unit.newest).truth AS _label,
-               coalesce(by_id.newest, by_unit.newest).known AS _known_us
-        FROM decision
-        LEFT JOIN by_id ON decision._prediction = by_id.prediction
-        LEFT JOIN by_unit ON decision._unit = by_unit.unit
-        {once if files else ""}
+        SELECT decision.* EXCLUDE (_event, _answered, _live), truth AS _label, known AS _known_us, early AS _early
+        FROM decision JOIN matched ON decision.rowid = matched.row
+        {once if files else ""};
+        DROP VIEW moment; DROP VIEW decided; DROP TABLE decision; DROP TABLE statement; DROP TABLE matched
         """  # noqa: S608 - text of ours
     )
-    database.execute("DROP TABLE decision; DROP TABLE outcome")
 
 
 def _usable(outcome: Outcome) -> str:
     """SQL for which judged decisions are examples: of anomalies those too whose truth nobody knows, which most are."""
     if TASKS[outcome.task].learns_unjudged:
-        return "_complete AND (_known_us IS NULL OR _known_us >= _us)"
+        return "_complete AND NOT _early AND (_known_us IS NULL OR _known_us >= _us)"
     return "_complete AND _label IS NOT NULL AND _known_us >= _us"
 
 
@@ -311,6 +327,7 @@ def _excluded(database: Any, usable: str, *, as_of: datetime, wait: timedelta) -
     rows = database.execute(
         f"""
         SELECT CASE WHEN NOT _complete THEN 'request not fully logged'
+                    WHEN _early THEN 'outcome known before the decision'
                     WHEN _label IS NULL AND _us >= {microseconds(as_of - wait)} THEN 'outcome pending'
                     WHEN _label IS NULL THEN 'outcome never came'
                     ELSE 'outcome known before the decision' END AS reason, count(*)

@@ -12,6 +12,9 @@ from loopwright.records.declarations import Column, Table, duration
 from loopwright.records.prediction import OutcomeRow, unit_text
 
 KNOWN_AT = "known_at"
+CONTENT, UNSTATED = 20, "0" * 12
+"""So many digits of an outcome's id are of what it says; the others of the `known_at` that was stated, zeros where none was."""
+
 NOT_AN_ID = "must be the 32 hexadecimal digits that came with the answer"
 
 
@@ -59,11 +62,12 @@ class OutcomeContract:
         prediction = next((row[name] for name in self.fields if name in row), "")
         unit = "" if prediction else unit_text([row[name] for name in table.key])
         values = {name: value for name, value in row.items() if name not in self.own and name not in table.key}
-        known_at = row.get(KNOWN_AT) if KNOWN_AT in self.own else None
+        stated = known_at = row.get(KNOWN_AT) if KNOWN_AT in self.own else None
         if known_at is None:
             known_at = row[table.known] + self._delay if row.get(table.known) is not None else received_at
+        content = digest(msgspec.json.encode([prediction, unit, sorted(values.items())]))[:CONTENT]
         return OutcomeRow(
-            id=digest(msgspec.json.encode([prediction, unit, sorted(values.items())]))[:32],
+            id=content + (UNSTATED if stated is None else digest(str(stated).encode())[: len(UNSTATED)]),
             prediction=prediction,
             unit=unit,
             values=values,

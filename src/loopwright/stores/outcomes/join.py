@@ -1,26 +1,28 @@
-"""Outcomes: the truth about predictions, as it arrived; joined by prediction id, else by unit.
+"""Outcomes: the truth about predictions, as it arrived; joined by prediction id, else by unit (see `stores.outcomes.match`).
 
 An outcome may come twice, contradict an earlier one, come before its prediction or long after it, or never: each of these
-is a state that is counted (`states`), not an error. All that arrived is kept with its provenance; where outcomes of one
-prediction contradict each other the one that became known last is the truth (rule `last`), then the one received last.
+is a state that is counted (`states`), not an error. All that arrived is kept with its provenance.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.base.errors import DeclarationInvalid
+from loopwright.base.clock import moment_at
+from loopwright.base.errors import DeclarationInvalid, NotFound, PackageRefused
 from loopwright.graph.columns import as_declared
 from loopwright.records.declarations import Outcome, duration
 from loopwright.records.prediction import OutcomeRow, OutcomeStates, Prediction
 from loopwright.sql.engine import SqlError, quoted, sql_engine
 from loopwright.stores.home import Home
+from loopwright.stores.outcomes.contract import CONTENT, UNSTATED
+from loopwright.stores.outcomes.match import match
 from loopwright.stores.prediction_log.arrow import rows, to_outcome
-from loopwright.stores.prediction_log.read import first_of_each, predictions, stored
+from loopwright.stores.prediction_log.read import KIND, first_of_each, predictions, stored
 from loopwright.tasks.label import label_sql, label_type
 
 _TIME = pa.timestamp("us", tz="UTC")
@@ -38,82 +40,154 @@ def outcomes(home: Home, loop: str, *, since: datetime | None = None, known_by: 
 
 
 def unrepeated(table: pa.Table) -> pa.Table:
-    """Outcomes without those that repeat the one known before them of the same prediction or unit.
+    """Outcomes without those that repeat the one received before them of the same prediction or unit.
 
-    An outcome that returns after a contradicting one is no repetition: it is the newest truth.
+    Of two that differ in a stated `known_at` only, the later corrects the earlier. An outcome that returns after a contradicting one
+    is no repetition: it is the newest truth.
     """
-    if pc.count_distinct(table["_id"]).as_py() == table.num_rows:
+    content = pc.utf8_slice_codeunits(table["_id"], 0, CONTENT)
+    if pc.count_distinct(content).as_py() == table.num_rows:
         return table
-    table = table.sort_by([("_known_at", "ascending"), ("_received_at", "ascending")])
-    before: dict[tuple[str, str], str] = {}
-    new = []
-    for i, (prediction, unit, id) in enumerate(
-        zip(*(table[n].to_pylist() for n in ("_prediction", "_unit", "_id")), strict=True)
-    ):
-        if before.get((prediction, unit)) != id:
-            new.append(i)
-        before[prediction, unit] = id
-    return table.take(pa.array(new, pa.int64()))
+    table = table.sort_by([("_received_at", "ascending"), ("_known_at", "ascending")])
+    newest: dict[tuple[str, str], int] = {}
+    rows: dict[int, int] = {}
+    ids = table["_id"].to_pylist()
+    for i, whose in enumerate(zip(*(table[n].to_pylist() for n in ("_prediction", "_unit")), strict=True)):
+        first = newest.get(whose)
+        if first is None or ids[first][:CONTENT] != ids[i][:CONTENT]:
+            newest[whose] = rows[i] = i
+        elif ids[rows[first]] != ids[i] and not ids[i].endswith(UNSTATED):
+            rows[first] = i
+    return table.take(pa.array(rows.values(), pa.int64()))
 
 
-def join(home: Home, predictions: pa.Table, outcomes: pa.Table, outcome: Outcome, *, known_by: datetime) -> pa.Table:
+def decided(home: Home, predictions: pa.Table, event_time: str = "") -> pa.Table:
+    """`predictions` [N] with `_decided`, when each decision was taken, and `_event`, the event time of its request (null if unknown).
+
+    A row of a file is decided at its event time, a request when it is answered. `event_time` is the request column that says it; without
+    it, that of the packages that answered.
+    """
+    names = {event_time} if event_time else event_times(home, predictions)
+    times = [predictions[n].cast(_TIME) for n in sorted(names) if n in predictions.column_names and _is_time(predictions[n])]
+    event = pc.coalesce(*times) if times else pa.nulls(predictions.num_rows, _TIME)
+    at = predictions["_at"]
+    if "_of_file" in predictions.column_names:
+        at = pc.if_else(pc.fill_null(pc.and_(predictions["_of_file"], pc.less(event, at)), False), event, at)
+    return predictions.append_column("_decided", at).append_column("_event", event)
+
+
+def _is_time(values: pa.ChunkedArray) -> bool:
+    """Whether a column holds moments; of packages that are gone it is logged as whole numbers."""
+    return bool(pa.types.is_timestamp(values.type) or pa.types.is_integer(values.type))
+
+
+def event_times(home: Home, predictions: pa.Table) -> set[str]:
+    """The request columns that date the decisions, of the packages that answered; packages that are gone are left out."""
+    names = set()
+    for package in pc.unique(predictions["_package"]).to_pylist() if "_package" in predictions.column_names else []:
+        with suppress(NotFound, PackageRefused):
+            names.add(home.packages.manifest(package).event_time)
+    return names
+
+
+def join(
+    home: Home,
+    predictions: pa.Table,
+    outcomes: pa.Table,
+    outcome: Outcome,
+    *,
+    known_by: datetime,
+    others: Callable[[], pa.Table] | None = None,
+) -> pa.Table:
     """`predictions` [N rows, same order] with `_truth` (the label, null while pending) and `_known_at` (when it became known).
 
-    `predictions` needs `_id` and `_unit`; `outcomes` is as `outcomes` returns it; only what was known at `known_by` counts.
-    An outcome with a prediction id belongs to that prediction, one without to every prediction of its unit. The label's type is
-    that of the task (see `tasks.label`). Raises DeclarationInvalid when it cannot be evaluated.
+    `predictions` needs `_id`, `_unit` and `_at`, or `_decided` and `_event` (see `decided`); `outcomes` is as `outcomes` returns it; only what was
+    known at `known_by` counts. `others` reads what else was decided about the units (`_unit`, `_decided`, `_event`): it is called where a
+    unit has several outcomes. The label's type is that of the task (see `tasks.label`). Raises DeclarationInvalid when it cannot be
+    evaluated.
     """
-    known, type = outcomes.filter(pc.field("_known_at") <= pa.scalar(known_by, _TIME)), label_type(outcome)
-    if not known.num_rows:
-        nulls = pa.nulls(predictions.num_rows, type), pa.nulls(predictions.num_rows, _TIME)
-        return predictions.append_column("_truth", nulls[0]).append_column("_known_at", nulls[1])
-    best = pa.table(
+    known = outcomes.filter(pc.field("_known_at") <= pa.scalar(known_by, _TIME))
+    asked = predictions if "_decided" in predictions.column_names else decided(home, predictions)
+    matched = _matched(home, asked, known, outcome, others)
+    return predictions.append_column("_truth", matched["truth"]).append_column("_known_at", matched["known"])
+
+
+def _matched(
+    home: Home, predictions: pa.Table, known: pa.Table, outcome: Outcome, others: Callable[[], pa.Table] | None = None
+) -> pa.Table:
+    """`truth`, `known` and `place` (in `known`) of each of the predictions [N], nulls where nothing is known."""
+    type, count = label_type(outcome), predictions.num_rows
+    if not known.num_rows or not count:
+        return pa.table({"truth": pa.nulls(count, type), "known": pa.nulls(count, _TIME), "place": pa.nulls(count, pa.int64())})
+    asked = pa.table(
         {
+            "row": pa.array(range(count), pa.int64()),
+            "id": predictions["_id"],
+            "unit": predictions["_unit"],
+            "us": predictions["_decided"].cast(pa.int64()),
+            "event": predictions["_event"].cast(pa.int64()),
+        }
+    )
+    event = outcome.table.event_time
+    dated = event in known.column_names and _is_time(known[event])
+    statement = pa.table(
+        {
+            "place": pa.array(range(known.num_rows), pa.int64()),
             "prediction": known["_prediction"],
             "unit": known["_unit"],
-            "known_at": known["_known_at"].cast(pa.int64()),
-            "received_at": known["_received_at"].cast(pa.int64()),
+            "event": known[event].cast(_TIME).cast(pa.int64()) if dated else pa.nulls(known.num_rows, pa.int64()),
+            "known": known["_known_at"].cast(_TIME).cast(pa.int64()),
+            "received": known["_received_at"].cast(_TIME).cast(pa.int64()),
             "id": known["_id"],
             "truth": _truth(home, known, outcome),
         }
     )
-    asked = pa.table(
-        {"id": predictions["_id"], "unit": predictions["_unit"], "row": pa.array(range(predictions.num_rows), pa.int64())}
+    moments = asked.select(["unit", "us", "event"])
+    of_units = statement.filter(pc.field("prediction") == "")
+    if others is not None and of_units.num_rows and _needs_others(of_units, moments):
+        more = others()
+        times = [more[n].cast(pa.int64()) for n in ("_decided", "_event")]
+        moments = pa.concat_tables([moments, pa.table([more["_unit"], *times], names=moments.column_names)])
+    with _database(home, decided=asked, moment=moments, statement=statement) as database:
+        match(database, duration(outcome.wait))
+        found = database.sql("SELECT truth, known, place FROM matched ORDER BY row").to_arrow_table()
+    return pa.table({"truth": found["truth"].cast(type), "known": found["known"].cast(_TIME), "place": found["place"]})
+
+
+def _needs_others(of_units: pa.Table, moments: pa.Table) -> bool:
+    """Whether decisions other than `moments` can matter: a unit has several outcomes, or one at the very moment of a decision."""
+    several = pc.count_distinct(of_units["unit"]).as_py() < of_units.num_rows
+    return bool(several or pc.any(pc.is_in(of_units["known"], value_set=moments["us"])).as_py())
+
+
+class Statement(NamedTuple):
+    """An outcome as it arrived, the label that it gives (None: it takes back what stood), and whether it is the one that counts."""
+
+    truth: Any
+    row: OutcomeRow
+    counts: bool
+
+
+def history(home: Home, loop: str, prediction: Prediction, outcome: Outcome) -> list[Statement]:
+    """All that was stated about a prediction: what names it, and what became known of its unit within the wait; as it was received."""
+    whose = (pc.field("_prediction") == prediction.id) | (
+        (pc.field("_prediction") == "") & (pc.field("_unit") == prediction.unit)
     )
-    with _database(home, asked=asked, best=best) as database:
-        found = database.sql(_JOIN).to_arrow_table()
-    return predictions.append_column("_truth", found["truth"].cast(type)).append_column(
-        "_known_at", found["known_at"].cast(_TIME)
-    )
-
-
-_JOIN = """
-    WITH by_id AS (
-        SELECT prediction, arg_max({'truth': truth, 'known_at': known_at}, (known_at, received_at, id)) AS newest
-        FROM best WHERE truth IS NOT NULL AND prediction <> '' GROUP BY prediction
-    ), by_unit AS (
-        SELECT unit, arg_max({'truth': truth, 'known_at': known_at}, (known_at, received_at, id)) AS newest
-        FROM best WHERE truth IS NOT NULL AND prediction = '' AND unit <> '' GROUP BY unit
-    )
-    SELECT coalesce(by_id.newest, by_unit.newest).truth AS truth, coalesce(by_id.newest, by_unit.newest).known_at AS known_at
-    FROM asked LEFT JOIN by_id ON asked.id = by_id.prediction LEFT JOIN by_unit ON asked.unit = by_unit.unit
-    ORDER BY asked.row
-"""
-
-
-def of_prediction(home: Home, loop: str, prediction: Prediction, outcome: Outcome) -> tuple[Any, OutcomeRow] | None:
-    """The truth about one prediction (its label) and the outcome that says so; None while it is pending."""
-    whose = (pc.field("_prediction") == prediction.id) | (pc.field("_unit") == prediction.unit)
-    table = unrepeated(stored(home, "outcomes", loop, where=whose, repeated=True))
-    own = pc.field("_prediction") == prediction.id
-    for where in (own, pc.field("_prediction") == ""):
-        found = table.filter(where)
-        truth = _truth(home, found, outcome)
-        found = found.append_column("__truth", truth).filter(pc.is_valid(truth))
-        if found.num_rows:
-            newest = found.sort_by([(name, "descending") for name in ("_known_at", "_received_at", "_id")]).slice(0, 1)
-            return newest["__truth"][0].as_py(), to_outcome(rows(newest)[0])
-    return None
+    every = stored(home, "outcomes", loop, where=whose, repeated=True)
+    moments = decided(home, stored(home, KIND, loop, where=pc.field("_unit") == prediction.unit))
+    mine = moments.filter(pc.field("_id") == prediction.id)
+    if not every.num_rows or not mine.num_rows:
+        return []
+    numbered = every.append_column("__row", pa.array(range(every.num_rows), pa.int64()))
+    different = unrepeated(numbered)
+    place = _matched(home, mine, different, outcome, lambda: moments)["place"][0].as_py()
+    counted = None if place is None else different["__row"][place].as_py()
+    start, wait = mine["_decided"][0].as_py(), duration(outcome.wait)
+    found = []
+    for i, (truth, row) in enumerate(zip(_truth(home, every, outcome).to_pylist(), map(to_outcome, rows(every)), strict=True)):
+        if i == counted or row.prediction or start <= moment_at(row.known_at) <= start + wait:
+            found.append(Statement(truth, row, i == counted))
+    return sorted(found, key=lambda s: s.row.received_at)
 
 
 def states(home: Home, loop: str, outcome: Outcome, now: datetime, event_time: str = "") -> OutcomeStates:
@@ -122,18 +196,13 @@ def states(home: Home, loop: str, outcome: Outcome, now: datetime, event_time: s
     `event_time` is the request column that dates the rows of files.
     """
     asked = predictions(home, loop, columns=["_id", "_at", "_unit", "_of_file", event_time])
-    if "_of_file" in asked.column_names and event_time in asked.column_names:
-        event = asked[event_time].cast(_TIME)
-        earlier = pc.fill_null(pc.and_(asked["_of_file"], pc.less(event, asked["_at"])), False)
-        asked = asked.append_column("_decided", pc.if_else(earlier, event, asked["_at"]))
-    else:
-        asked = asked.append_column("_decided", asked["_at"])
+    asked = decided(home, asked, event_time)
     delivered = stored(home, "outcomes", loop, repeated=True)
     different = first_of_each(delivered).num_rows
     known = first_of_each(delivered.filter(pc.field("_known_at") <= pa.scalar(now, _TIME)))
     joined = join(home, asked, known, outcome, known_by=now)
     open_ = joined.filter(pc.is_null(joined["_truth"]))
-    overdue = pc.sum(pc.less(open_["_at"], pa.scalar(now - duration(outcome.wait), _TIME))).as_py() or 0
+    overdue = pc.sum(pc.less(open_["_decided"], pa.scalar(now - duration(outcome.wait), _TIME))).as_py() or 0
     with _database(home, asked=asked, known=known) as database:
         [(matched, early)] = database.sql(_MATCHED).fetchall()
     return OutcomeStates(

@@ -1,6 +1,6 @@
 """Predictions with their truth: the one join that monitoring, accounting and reports start from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from loopwright.base.arrays import Array
-from loopwright.records.declarations import Outcome
+from loopwright.records.declarations import Outcome, duration
 from loopwright.records.package import Output
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.join import join, outcomes
+from loopwright.stores.outcomes.join import decided, event_times, join, outcomes
 from loopwright.stores.outcomes.rescore import together
 from loopwright.stores.prediction_log.read import predictions
 from loopwright.tasks.label import label_array, label_type
@@ -21,27 +21,19 @@ EARLY = timedelta(days=1)
 """Outcomes known longer than this before the stretch of time asked for are not read."""
 
 
-def with_truth(
-    home: Home,
-    loop: str,
-    outcome: Outcome,
-    *,
-    start: datetime,
-    end: datetime,
-    known_at: datetime,
-    columns: Sequence[str] | None = None,
-) -> pa.Table:
+def with_truth(home: Home, loop: str, outcome: Outcome, *, start: datetime, end: datetime, known_at: datetime) -> pa.Table:
     """The predictions of [start, end) with `_truth` (the label, null while unknown) and `_known_at`, as known at `known_at`.
 
-    One row per prediction, the `columns` of `stores.prediction_log.read.predictions`, at least `_id` and `_unit`.
+    One row per prediction, the columns of `stores.prediction_log.read.predictions`, and those of `decided`.
     """
-    return join(
-        home,
-        predictions(home, loop, start=start, end=end, columns=columns),
-        outcomes(home, loop, since=start - EARLY, known_by=known_at),
-        outcome,
-        known_by=known_at,
-    )
+    asked = decided(home, predictions(home, loop, start=start, end=end))
+
+    def others() -> pa.Table:
+        columns = ["_at", "_unit", "_package", "_of_file", *event_times(home, asked)]
+        return decided(home, predictions(home, loop, start=start - duration(outcome.wait), end=known_at, columns=columns))
+
+    known = outcomes(home, loop, since=start - EARLY, known_by=known_at)
+    return join(home, asked, known, outcome, known_by=known_at, others=others)
 
 
 class Known(NamedTuple):
