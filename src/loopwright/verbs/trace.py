@@ -208,11 +208,11 @@ def trace(home: Home, id: str) -> Trace:
     try:
         package = open_probed(home.packages, prediction.package)
     except (NotFound, PackageRefused) as error:
-        columns = declared.columns if declared is not None else {}
-        return msgspec.structs.replace(logged, package_error=str(error), request=_readable(prediction.request, columns))
+        request = _readable(prediction.request, declared.columns if declared is not None else {})
+        return msgspec.structs.replace(logged, package_error=str(error), request=request)
     manifest = package.manifest
-    statements = history(home, loop, prediction, declared.outcome) if declared is not None else []
     features, heuristic = _recompute(package, prediction)
+    statements = [] if declared is None else history(home, loop, prediction, declared.outcome)
     rule = manifest.threshold if manifest.heuristic_threshold is None else manifest.heuristic_threshold
     return msgspec.structs.replace(
         logged,
@@ -228,7 +228,7 @@ def trace(home: Home, id: str) -> Trace:
         training_rows=manifest.training.rows,
         files=list(_files(home, manifest)),
         outcome=_outcome_of(prediction, manifest.output, declared, statements),
-        statements=_statements(declared.outcome, statements) if declared is not None else [],
+        statements=_statements(declared, statements),
         task=manifest.output.task,
         values=dict(zip(manifest.output.names, prediction.values or [], strict=False)),
         explained=_explained(package, prediction),
@@ -331,23 +331,24 @@ def _label(outcome: Outcome, truth: Any) -> Any:
     return dict(zip(outcome.labels, truth, strict=True)) if isinstance(truth, list) else truth
 
 
-def _statements(outcome: Outcome, found: Sequence[Statement]) -> list[TracedStatement]:
+def _statements(declared: Loop | None, statements: Sequence[Statement]) -> list[TracedStatement]:
     return [
         TracedStatement(
-            truth=_label(outcome, s.truth),
+            truth=_label(declared.outcome, s.truth),
             known_at=moment_at(s.row.known_at),
             received_at=moment_at(s.row.received_at),
             provenance=s.row.provenance,
             counts=s.counts,
         )
-        for s in found
+        for s in statements
+        if declared is not None
     ]
 
 
 def _outcome_of(
-    prediction: Prediction, output: Output, declared: Loop | None, found: Sequence[Statement]
+    prediction: Prediction, output: Output, declared: Loop | None, statements: Sequence[Statement]
 ) -> TracedOutcome | None:
-    counted = next((s for s in found if s.counts), None)
+    counted = next((s for s in statements if s.counts), None)
     # Without a declaration nobody can say what its outcome is; `status` tells why.
     if declared is None or counted is None or declared.outcome.task != output.task:
         return None

@@ -58,8 +58,7 @@ def trace(value: Trace) -> RenderableType:
         fact_table("Release", [] if release is None else [("since", release.since), ("by", release.by), ("why", release.why)]),
     ]
     several = len(value.statements) > 1 or (value.outcome is None and value.statements)
-    lines = [(word(s.received_at), s.words) for s in value.statements]
-    received = [fact_table("Outcomes received", lines)] if several else []
+    received = [fact_table("Outcomes received", [(word(s.received_at), s.words) for s in value.statements])] if several else []
     outcome = value.outcome
     if outcome is None:
         missing = plain(value.truth_missing) if value.package_error else state(value.truth_missing)

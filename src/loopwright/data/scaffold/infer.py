@@ -473,8 +473,7 @@ def _key(
         if not any(frame[n].null_count for n in names) and len(frame.group_by(names).aggregate([])) == len(frame):
             if key and names != tried[0]:
                 notes.append(
-                    f"column {key!r} repeats, so the key is {' and '.join(names)}: an outcome names both, or its prediction's id "
-                    f"(with {key!r} alone a decision takes the first outcome that is known after it)"
+                    f"column {key!r} repeats, so the key is {' and '.join(names)}: an outcome names these, or its prediction"
                 )
             elif not key:
                 alone = "no two rows happened at one moment" if names == [event_time] else "its values are all different"
