@@ -472,9 +472,7 @@ def _key(
     for names in tried:
         if not any(frame[n].null_count for n in names) and len(frame.group_by(names).aggregate([])) == len(frame):
             if key and names != tried[0]:
-                notes.append(
-                    f"column {key!r} repeats, so the key is {' and '.join(names)}: an outcome names these, or its prediction"
-                )
+                notes.append(f"column {key!r} repeats, so the key is {' and '.join(names)}: outcomes name these, or an id")
             elif not key:
                 alone = "no two rows happened at one moment" if names == [event_time] else "its values are all different"
                 alone = f"none of them has two rows at one {event_time}" if len(names) > 1 else alone
