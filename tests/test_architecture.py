@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from tests.console import sample
 from tests.deploy.loops import LOOP, NOW_US, Weather, flight, opened, package
 
 from loopwright import Column, Home, Table
@@ -137,11 +138,16 @@ LOADED_BY_VERBS: dict[str, set[str]] = {
     "doctor": set(),
     "drift": set(),
     "history": set(),
-    "leaderboard": {"numpy"},
+    "leaderboard": set(),
     "lineage": {"numpy", "pyarrow"},
+    "outcomes": {"deltalake", "numpy", "pyarrow"},
     "predictions": {"deltalake", "numpy", "pyarrow"},
-    "profile": {"duckdb"},
+    "profile": set(),
+    "quarantine": {"deltalake", "numpy", "pyarrow"},
+    "report": {"numpy", "pyarrow"},
     "status": set(),
+    "trace": {"numpy", "onnxruntime", "pyarrow"},
+    "verify": {"numpy", "pyarrow"},
 }
 """Verbs that only look, and the engines that their modules may load before anything is looked at."""
 
@@ -183,8 +189,8 @@ def test_commands_that_look_at_tables_load_what_they_need(tmp_path: Path, argume
 
 
 @pytest.mark.parametrize("verb", ["status", "predictions", "trace", "outcomes", "report", "verify"])
-def test_commands_that_look_at_predictions_load_no_pandas(tmp_path: Path, verb: str) -> None:
-    """Arrow loads it with the first value to see whether that is a data frame, and it takes a third of such a command."""
+def test_commands_that_look_at_predictions_load_neither_pandas_nor_duckdb(tmp_path: Path, verb: str) -> None:
+    """Arrow loads it with the first value to see whether that is a data frame, and it takes a third of such a command. Nor DuckDB, without outcomes."""
     with opened(tmp_path / "home") as home:
         releases.release(home, LOOP, package(home.packages).digest, why="first")
         [prediction] = Predictor(package(home.packages), Weather(), home.clock).answer([flight(1, pushed_back_at=NOW_US)])
@@ -195,7 +201,17 @@ def test_commands_that_look_at_predictions_load_no_pandas(tmp_path: Path, verb: 
     done = run_listing_engines(verb, *of, "--home", str(tmp_path / "home"))
     assert done.returncode == 0, done.stderr
     loaded = set(ast.literal_eval(done.stderr.splitlines()[-1]))
-    assert {"pyarrow"} <= loaded <= ENGINES - {"pandas", "sklearn", "scipy", "ndonnx", "lightgbm"}
+    assert {"pyarrow"} <= loaded <= {"deltalake", "numpy", "onnxruntime", "pyarrow"}
+
+
+def test_leaderboard_that_is_shown_loads_no_engine(tmp_path: Path) -> None:
+    """Only a fleet, and other weights, need the metrics, which compute with NumPy."""
+    with opened(tmp_path / "home") as home:
+        releases.release(home, LOOP, package(home.packages).digest, why="first")
+        home.ledger.put(sample.leaderboard(), loop=LOOP)
+    done = run_listing_engines("leaderboard", LOOP, "--home", str(tmp_path / "home"))
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    assert "lightgbm" in done.stdout
 
 
 CHECKED = """

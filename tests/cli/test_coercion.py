@@ -57,6 +57,21 @@ def test_only_verbs_that_train_start_threads_for_linear_algebra(monkeypatch: pyt
         assert os.environ.get("OPENBLAS_NUM_THREADS") == threads
 
 
+@pytest.mark.parametrize(("verb", "threads"), [("predictions", "1"), ("run", "None")])
+def test_threads_for_linear_algebra_are_chosen_before_numpy_loads(tmp_path: Path, verb: str, threads: str) -> None:
+    """OpenBLAS reads the variable once, when NumPy loads it with the module of the verb."""
+    code = (
+        "import os, sys; from loopwright.cli.main import main\n"
+        "class Seen:\n    def find_spec(self, name, *_):\n"
+        "        if name == 'numpy': print(os.environ.get('OPENBLAS_NUM_THREADS'), file=sys.stderr)\n"
+        "sys.meta_path.insert(0, Seen()); main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, verb, "nothing", "--home", str(tmp_path)]
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.splitlines()[0] == threads
+
+
 def test_command_ends_without_collecting_its_modules() -> None:
     code = (
         "import atexit, gc; from loopwright.cli.main import main; "

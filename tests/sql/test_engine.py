@@ -7,7 +7,7 @@ import pytest
 
 from loopwright.base.settings import Settings
 from loopwright.sql import engine as module
-from loopwright.sql.engine import SqlError, sql_engine
+from loopwright.sql.engine import sql_engine, sql_error
 from loopwright.stores.home import Home
 
 
@@ -31,7 +31,7 @@ def test_a_query_beyond_its_memory_spills_into_home_and_leaves_nothing(monkeypat
     assert [p.name for p in tmp_path.iterdir()] == ["home"]
     with sql_engine() as database:
         database.register("rows", rows)
-        with pytest.raises(SqlError, match="Memory"):
+        with pytest.raises(sql_error(), match="Memory"):
             database.sql(query).fetchall()
     assert [p.name for p in tmp_path.iterdir()] == ["home"]
 
@@ -49,7 +49,7 @@ def test_a_query_beyond_its_memory_spills_into_home_and_leaves_nothing(monkeypat
     ],
 )
 def test_no_extension_file_network_or_setting_is_reachable(sql: str) -> None:
-    with sql_engine() as database, pytest.raises(SqlError):
+    with sql_engine() as database, pytest.raises(sql_error()):
         database.sql(sql).fetchall()
 
 

@@ -33,7 +33,7 @@ from loopwright.cli.signature import (
     parameters,
     settings_parameters,
 )
-from loopwright.verbs import VERBS, Verb
+from loopwright.verbs import VERBS, Verb, loaded
 
 PROGRAM = "loopwright"
 COMPLETE = "_LOOPWRIGHT_COMPLETE"
@@ -44,7 +44,9 @@ ABOUT = """Run a machine-learning system through its whole life cycle: scope, da
 
 LOOP is the name of a loop in the ledger, or the path of a loop file."""
 EVERYWHERE = "Options also work after the command; each setting is also an environment variable (docs/reference/settings.md)."
-THEN_SERVES = ("demo",)
+THEN = {"demo": "loopwright.cli.serve:serve_and_open"}
+"""What follows a verb whose answer was shown, unless `--no-serve` or `--json` is there."""
+
 TRAINS = ("demo", "replay", "run", "serve", "tend")
 """Verbs that fit models of any size. The others start no threads for linear algebra, which takes as long as loading NumPy."""
 
@@ -164,6 +166,8 @@ def build(verbs: Sequence[Verb], argv: Sequence[str]) -> Callable[..., Any]:
 
     root.__signature__ = Signature([_context(), json_parameter(), _version(), _completion(), *settings_parameters(shown=every)])  # type: ignore[attr-defined]  # so typer sees it
     app.callback(invoke_without_command=False)(root)
+    if not set(TRAINS) & set(argv):
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before a verb loads NumPy, which reads it once
     for verb in verbs:
         if verb.name in argv:
             prose, _ = help_of(verb.call)
@@ -182,24 +186,22 @@ def command(verb: Verb) -> Callable[..., int]:
     def call(ctx: typer.Context, **options: Any) -> int:
         from loopwright.cli.answer import answer  # here: `--help` and completion open no home
 
-        if verb.name not in TRAINS:
-            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         if not gc.isenabled():  # in a process of its own: see `main`
-            _loaded(verb)
+            _collect_again(verb)
         before: dict[str, Any] = ctx.obj or {}
         as_json = bool(options["as_json"] or before.get("as_json"))
-        then = _serve if verb.name in THEN_SERVES and not (options["no_serve"] or as_json) else None
+        then = loaded(THEN[verb.name]) if verb.name in THEN and not (options["no_serve"] or as_json) else None
         return answer(
             verb, {p.name: options[p.name] for p in own}, _settings(before) | _settings(options), as_json=as_json, then=then
         )
 
-    more = [no_serve_parameter()] if verb.name in THEN_SERVES else []
+    more = [no_serve_parameter()] if verb.name in THEN else []
     settings = settings_parameters(shown=SHOWN.get(verb.name, ("home",)), taken=taken)
     call.__signature__ = Signature([_context(), *own, *more, json_parameter(), *settings])  # type: ignore[attr-defined]  # so typer sees it
     return call
 
 
-def _loaded(verb: Verb) -> None:
+def _collect_again(verb: Verb) -> None:
     """Re-enable garbage collection, without the modules loaded so far. Verbs without a home use no data frames: Arrow skips pandas."""
     gc.freeze()
     gc.enable()
@@ -213,12 +215,6 @@ class _NoPandas:
     def find_spec(self, name: str, *_: Any) -> None:
         if name == "pandas":
             raise ModuleNotFoundError(f"{PROGRAM}: no data frame comes to this command", name=name)
-
-
-def _serve(home: Any) -> None:
-    from loopwright.cli.serve import serve_and_open  # here: of these commands only `demo` serves
-
-    serve_and_open(home)
 
 
 def _settings(options: dict[str, Any]) -> dict[str, Any]:

@@ -6,17 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import duckdb
-
 from loopwright.base.clock import Clock
 from loopwright.base.errors import Unavailable
 from loopwright.base.ids import new_id
 from loopwright.base.memory import memory_limit
 
 MAX_MEMORY = 5 * 2**30
-
-SqlError = duckdb.Error
-"""Errors of the engine for SQL that it cannot run."""
 
 _CONFIGURATION: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
@@ -38,6 +33,18 @@ class Workspace(Protocol):
         ...
 
 
+def _engine() -> Any:
+    import duckdb  # here: commands that only look evaluate SQL only where there are rows to evaluate it of
+
+    return duckdb
+
+
+def sql_error() -> type[Exception]:
+    """Errors of the engine for SQL that it cannot run. A call in an `except` clause loads the engine only where something was raised."""
+    error: type[Exception] = _engine().Error
+    return error
+
+
 @contextmanager
 def sql_engine(home: Workspace | None = None, *, ordered: bool = True) -> Iterator[Any]:
     """A database for SQL that may come out of the ledger (labels, aggregates): no files, no network, no settings. Times are UTC.
@@ -50,7 +57,7 @@ def sql_engine(home: Workspace | None = None, *, ordered: bool = True) -> Iterat
     """
     spill = _spill_folder(home)
     try:
-        with duckdb.connect(":memory:", config=_CONFIGURATION) as database:
+        with _engine().connect(":memory:", config=_CONFIGURATION) as database:
             for setting in (  # once it is open: the extension that knows time zones is there only then
                 "GLOBAL TimeZone = 'UTC'",  # of cursors too, which would have the machine's
                 f"memory_limit = '{min(MAX_MEMORY, memory_limit() // 3) // 2**20}MiB'",

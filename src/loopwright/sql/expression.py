@@ -13,7 +13,7 @@ from typing import Any
 
 from loopwright.base.errors import DeclarationInvalid
 from loopwright.records.declarations import RETIRED, Table
-from loopwright.sql.engine import SqlError, sql_engine
+from loopwright.sql.engine import sql_engine, sql_error
 from loopwright.sql.functions import AGGREGATE_OF_LIST, LIST_AGGREGATES, ROW_FUNCTIONS
 
 LONGEST = 20_000
@@ -57,7 +57,7 @@ def row_sql(what: str, field: str, sql: str, table: Table) -> str:
     floats = frozenset(name.casefold() for name, column in table.columns.items() if column.type == "float")
     try:
         return _guarded_sql(sql, floats)
-    except (SqlError, RecursionError) as error:
+    except (sql_error(), RecursionError) as error:
         raise DeclarationInvalid(what, [(field, f"{sql[:200]!r} cannot be evaluated: it is nested too deeply")]) from error
 
 

@@ -34,11 +34,14 @@ class Verb(msgspec.Struct, frozen=True):
     @property
     def call(self) -> Callable[..., Any]:
         """The function, loaded."""
-        if not isinstance(self.function, str):
-            return self.function
-        module, _, name = self.function.partition(":")
-        loaded: Callable[..., Any] = getattr(import_module(module), name)
-        return loaded
+        return loaded(self.function) if isinstance(self.function, str) else self.function
+
+
+def loaded(function: str) -> Callable[..., Any]:
+    """The function that a text `module:function` names."""
+    module, _, name = function.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
 
 
 VERBS: tuple[Verb, ...] = (

@@ -4,7 +4,6 @@ import msgspec
 
 from loopwright.base.errors import NotFound, SegmentNotFound
 from loopwright.base.text import interval
-from loopwright.develop.leaderboard import parse_weights, reweigh
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.releases import ReleaseState
 from loopwright.render import notebook
@@ -62,6 +61,8 @@ def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None
         fleet = msgspec.structs.replace(fleet, segments=found)
     board = msgspec.structs.replace(board, fleet=fleet)
     if weights:
+        from loopwright.develop.leaderboard import parse_weights, reweigh  # here: it loads NumPy
+
         board = reweigh(board, declared.scope.objectives, parse_weights(weights, declared.scope.objectives))
     now = home.ledger.latest(ReleaseState, loop=loop)
     serving = "" if now is None or now.record.champion.heuristic else now.record.champion.package

@@ -34,7 +34,6 @@ def release(
     `heuristic` instead of a package serves the loop's heuristic, whatever its metrics and guards say; turns then evaluate models and release none.
 
     Waits up to five seconds until every worker on this machine has switched, and reports the state of each.
-
     The winner of a turn includes the segment packages that were evaluated with it; the package of a segment replaces only that one.
 
     Args:

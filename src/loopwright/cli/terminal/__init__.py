@@ -20,7 +20,7 @@ PIPE_WIDTH = 140
 
 PICTURES = {
     "Status": "loops:status", "LoopStatus": "loops:loop_status", "Leaderboard": "leaderboard:leaderboard",
-    "Standings": "leaderboard:leaderboard", "History": "history:history", "Switched": "switched:switched",
+    "Standings": "leaderboard:leaderboard", "FleetBoard": "fleet:fleet", "History": "history:history", "Switched": "switched:switched",
     "Trace": "trace:trace", "PredictionList": "predictions:predictions", "Predicted": "predict:predicted",
     "OutcomesReport": "outcomes:outcomes", "Node": "lineage:lineage", "DriftReport": "drift:drift", "TurnReport": "run:turn",
     "Replayed": "replay:replayed", "Tended": "tend:tended", "Checked": "checks:checked", "Verified": "verify:verified",

@@ -1,16 +1,15 @@
-"""Candidates and fleets, in a terminal."""
+"""Candidates, in a terminal."""
 
 import math
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from loopwright.base.text import interval, number, short
-from loopwright.cli.terminal.cells import ALIKE, MAX_SEGMENTS, fact_table, heading, plain, table
-from loopwright.records.evaluation import Detail, FleetBoard, Leaderboard, SegmentModel
+from loopwright.cli.terminal import rendered
+from loopwright.cli.terminal.cells import ALIKE, fact_table, heading, plain, table
+from loopwright.records.evaluation import Detail, Leaderboard
 from loopwright.render.words import word
-from loopwright.tasks.metrics import metric
 
 
 def leaderboard(board: Leaderboard) -> RenderableType:
@@ -39,7 +38,7 @@ def leaderboard(board: Leaderboard) -> RenderableType:
         table(["measure [95 %]", *(str(n) for n in names)], measured, right=[str(n) for n in names]),
         plain(board.verdict),
         Text(f"as of {word(board.as_of)}; objectives: {weights}", style="dim"),
-        *([] if board.fleet is None else [_fleet(board.fleet)]),
+        *([] if board.fleet is None else [rendered(board.fleet)]),
         *(part for r in board.rows if r.package in marks and r.detail is not None for part in _detail(r.candidate, r.detail)),
     )
 
@@ -69,39 +68,3 @@ def _detail(candidate: str, detail: Detail) -> list[RenderableType]:
         ]
         parts += [heading(f"{candidate}: thresholds (◂ the one in use)"), table(columns, lines, right=columns)]
     return parts
-
-
-def _fleet(fleet: FleetBoard) -> RenderableType:
-    """The segments that gain most and those that gain least, and the whole in a sentence."""
-    up = metric(fleet.metric).higher
-    shown = sorted(fleet.segments, key=lambda m: (not m.package, -m.difference.value if up else m.difference.value, -m.rows))
-    left_out = len(shown) - MAX_SEGMENTS
-    half = MAX_SEGMENTS // 2
-    parts = [shown] if left_out <= 0 else [shown[:half], shown[-half:]]
-    rows: list[list[Any]] = []
-    for part in parts:
-        if rows:
-            rows.append(["...", "", "", "", "", f"{left_out:,} more: --json has all"])
-        rows += [_segment(m, m.segment in fleet.serving) for m in part]
-    name = fleet.metric.replace("_", " ")
-    columns = [fleet.by, "trained on", f"{name}: own", "global", "difference [95 %]", "answered by"]
-    return Group(
-        heading(f"Fleet by {fleet.by}"),
-        table(columns, rows, right=columns[1:5]),
-        plain(fleet.verdict),
-        Text(f"as of {word(fleet.as_of)}; {fleet.rest:,} training rows are of segments without a model", style="dim"),
-    )
-
-
-def _segment(model: SegmentModel, serves: bool) -> list[Any]:
-    if not model.package:
-        return [model.segment, f"{model.rows:,}", "", "", "", plain(f"global: {model.why}")]
-    by = Text(f"own {short(model.package)}", style="green") if serves else Text("global")
-    return [
-        model.segment,
-        f"{model.rows:,}",
-        number(model.own.value),
-        number(model.whole.value),
-        interval(model.difference),
-        by,
-    ]

@@ -21,7 +21,7 @@ from loopwright.base.ids import digest
 from loopwright.data.examples import aggregates
 from loopwright.records.declarations import Aggregate, Context, Table, declaration_digest, duration
 from loopwright.records.package import ContextNeed
-from loopwright.sql.engine import SqlError, quoted
+from loopwright.sql.engine import quoted, sql_error
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -128,7 +128,7 @@ def create(
             )
         else:
             database.execute(f"CREATE TEMP TABLE {name} AS {_context(joined, since)}")
-    except SqlError as error:
+    except sql_error() as error:
         if not joined.aggregates:
             raise
         names = ", ".join(a.name for a in joined.aggregates)
@@ -142,7 +142,7 @@ def _check(database: Any, declared: list[Aggregate]) -> None:
     for a in declared:
         try:
             database.execute(f"SELECT {aggregates.value(a)} FROM _rows LIMIT 0")  # noqa: S608 - the loop's own expression
-        except SqlError as error:
+        except sql_error() as error:
             why = f"{a.of!r} cannot be evaluated over {', '.join(a.table.columns)}: {first_line(error)}"
             raise DeclarationInvalid(f"Aggregate {a.name}", [("of", why)]) from error
 

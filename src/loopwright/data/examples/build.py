@@ -32,7 +32,7 @@ from loopwright.data.ingest.ingestion import files
 from loopwright.graph.columns import ARROW_TYPES, as_declared
 from loopwright.records.declarations import Aggregate, Column, Context, Outcome, Table, duration
 from loopwright.records.examples import Examples, Source
-from loopwright.sql.engine import SqlError, quoted, sql_engine, text
+from loopwright.sql.engine import quoted, sql_engine, sql_error, text
 from loopwright.stores.examples import FIXED
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.join import outcomes
@@ -265,7 +265,7 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
     either = " UNION ALL ".join(parts)
     try:
         database.execute(f"CREATE TEMP TABLE statement AS SELECT row_number() OVER () AS place, * FROM ({either})")  # noqa: S608 - as above
-    except SqlError as error:
+    except sql_error() as error:
         why = f"{outcome.label!r} cannot be evaluated over {', '.join(declared.columns)}: {first_line(error)}"
         raise DeclarationInvalid("Outcome", [("label", why)]) from error
     database.execute(

@@ -9,6 +9,7 @@ from loopwright.base.progress import Progress, Silent
 from loopwright.data.ingest import following, outcomes
 from loopwright.data.ingest.ingestion import ingest, ingested, reached
 from loopwright.data.ingest.quarantine import mend
+from loopwright.data.ingest.query import open_query
 from loopwright.data.ingest.source import AS_DETECTED, expand, open_source
 from loopwright.data.ingest.source_reader import Reading
 from loopwright.records.declarations import Table, recorded_loop
@@ -69,8 +70,6 @@ def bring_query(
     home: Home, table: Table, url: str, query: str, *, watermark: str = "", progress: Progress | None = None
 ) -> Ingested:
     """Ingest the result of a query; in it `:watermark` is the value reached so far. See `query.open_query`."""
-    from loopwright.data.ingest.query import open_query  # here: SQLAlchemy's dialects are needed only for queries
-
     low = None
     if watermark and watermark in table.columns:
         low = following.parameter(table.columns[watermark], reached(ingested(home, table.name), f"watermark:{watermark}"))

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from loopwright.base.moment import EARLIEST, LATEST
 from loopwright.graph.columns import ARROW_TYPES
 from loopwright.records.declarations import Column
-from loopwright.sql.engine import SqlError, sql_engine
+from loopwright.sql.engine import sql_engine, sql_error
 from loopwright.sql.engine import text as sql_text
 
 Mask = npt.NDArray[np.bool_]
@@ -319,7 +319,7 @@ def _formatted(column: Column, values: pa.ChunkedArray) -> Read:
         query = f"SELECT try_strptime(trim(v), {sql_text(column.format or '')}) AS v FROM source"  # noqa: S608 - a literal, quoted
         try:
             found = database.sql(query).to_arrow_table()["v"]
-        except SqlError:
+        except sql_error():
             found = pa.chunked_array([pa.nulls(len(values), _NAIVE)])
     wrong = flags(pc.and_(pc.is_null(found), pc.is_valid(values)))
     if found.type.tz is None and column.zone is None:

@@ -17,7 +17,7 @@ from loopwright.base.errors import DeclarationInvalid, NotFound, PackageRefused
 from loopwright.graph.columns import as_declared
 from loopwright.records.declarations import Outcome, duration
 from loopwright.records.prediction import OutcomeRow, OutcomeStates, Prediction
-from loopwright.sql.engine import SqlError, quoted, sql_engine
+from loopwright.sql.engine import quoted, sql_engine, sql_error
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.contract import CONTENT, UNSTATED
 from loopwright.stores.outcomes.match import match
@@ -203,8 +203,11 @@ def states(home: Home, loop: str, outcome: Outcome, now: datetime, event_time: s
     joined = join(home, asked, known, outcome, known_by=now)
     open_ = joined.filter(pc.is_null(joined["_truth"]))
     overdue = pc.sum(pc.less(open_["_decided"], pa.scalar(now - duration(outcome.wait), _TIME))).as_py() or 0
-    with _database(home, asked=asked, known=known) as database:
-        [(matched, early)] = database.sql(_MATCHED).fetchall()
+    matched = early = contradicting = 0
+    if known.num_rows:
+        with _database(home, asked=asked, known=known) as database:
+            [(matched, early)] = database.sql(_MATCHED).fetchall()
+            contradicting = _contradicting(database, known)
     return OutcomeStates(
         joined=joined.num_rows - open_.num_rows,
         pending=open_.num_rows - overdue,
@@ -215,7 +218,7 @@ def states(home: Home, loop: str, outcome: Outcome, now: datetime, event_time: s
         unmatched=known.num_rows - matched,
         known_later=different - known.num_rows,
         repeated=delivered.num_rows - different,
-        contradicting=_contradicting(home, known),
+        contradicting=contradicting,
     )
 
 
@@ -229,20 +232,19 @@ _MATCHED = """
 """
 
 
-def _contradicting(home: Home, known: pa.Table) -> int:
+def _contradicting(database: Any, known: pa.Table) -> int:
     values = [name for name in known.column_names if not name.startswith("_")]
-    if not known.num_rows or not values:
+    if not values:
         return 0
     row = ", ".join(f"{quoted(name)} := {quoted(name)}" for name in values)
-    with _database(home, known=known) as database:
-        [(count,)] = database.sql(
-            f"""
-            SELECT count(*) FROM (
-                SELECT 1 FROM known GROUP BY _prediction, CASE WHEN _prediction = '' THEN _unit END
-                HAVING count(DISTINCT struct_pack({row})) > 1
-            )
-            """  # noqa: S608 - column names of the contract, quoted
-        ).fetchall()
+    [(count,)] = database.sql(
+        f"""
+        SELECT count(*) FROM (
+            SELECT 1 FROM known GROUP BY _prediction, CASE WHEN _prediction = '' THEN _unit END
+            HAVING count(DISTINCT struct_pack({row})) > 1
+        )
+        """  # noqa: S608 - column names of the contract, quoted
+    ).fetchall()
     return int(count)
 
 
@@ -257,7 +259,7 @@ def _truth(home: Home, known: pa.Table, outcome: Outcome) -> Any:
             found = database.sql(
                 f"SELECT {label_sql(outcome)} AS truth FROM known ORDER BY __row"  # noqa: S608 - the loop's own expression, in a database that can reach no file
             ).to_arrow_table()
-        except SqlError as error:
+        except sql_error() as error:
             raise DeclarationInvalid("Outcome", [("label", f"{outcome.label!r} cannot be evaluated: {error}")]) from error
     return found["truth"].cast(type)
 
