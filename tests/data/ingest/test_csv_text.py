@@ -1,10 +1,15 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from loopwright import Column, Home, Table
 from loopwright.base.errors import IngestRefused
+from loopwright.base.settings import Settings
+from loopwright.data.ingest.encoding import detect
 from loopwright.data.ingest.header import looks_like_a_row
+from loopwright.data.ingest.ingestion import ingest
 from loopwright.data.ingest.source import open_source
 from loopwright.data.ingest.source_reader import Reading
 
@@ -128,3 +133,35 @@ def test_json_key_that_comes_twice_is_a_bad_row(tmp_path: Path) -> None:
     whole = read(tmp_path, "\n".join(lines), name="t.jsonl")
     assert whole.frame["a"].to_pylist() == ["4", 'x ":y']
     assert [(b["_row"], "comes twice" in b["_reason"]) for b in whole.broken.to_pylist()] == [(1, True), (2, True)]
+
+
+@pytest.mark.parametrize(("encoding", "native"), [("utf-8", True), ("utf-16", False)])
+def test_csv_in_utf8_is_read_without_python_on_the_thread_that_reads_ahead(tmp_path: Path, encoding: str, native: bool) -> None:
+    """A thread of Arrow that needs Python while the interpreter ends aborts the process."""
+    path = tmp_path / "a\udcff.csv"
+    path.write_text("a,b\n1,2\n", encoding)
+    with detect(path, path.name).open_for_arrow() as file:
+        assert isinstance(file, pa.OSFile) == native
+        assert file.read(100) == b"a,b\n1,2\n"
+    assert open_source(path).whole().frame.to_pylist() == [{"a": "1", "b": "2"}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("columns", ["id,other", "id,at,size"])
+def test_reader_of_a_csv_that_is_refused_is_closed(tmp_path: Path, encoding: str, columns: str) -> None:
+    """Also while the error is held, and after only the first rows."""
+    path = tmp_path / "a.csv"
+    path.write_text(f"{columns}\n" + f"1,2,{'3' * 50}\n" * 120_000, encoding)
+    things = Table("things", {"id": Column("string"), "at": Column("timestamp"), "size": Column("float")}, ["id"], "at")
+
+    def is_open() -> bool:
+        return any(link.exists() and link.samefile(path) for link in Path("/proc/self/fd").iterdir())
+
+    with Home(Settings(home=tmp_path / "home", by="tests")) as home:
+        if columns == "id,other":
+            with pytest.raises(IngestRefused) as refused:
+                ingest(home, things, path)
+            assert refused.value.__traceback__ is not None
+        else:
+            assert len(open_source(path).whole(10).frame)
+    assert not is_open()

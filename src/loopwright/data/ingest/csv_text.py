@@ -22,7 +22,7 @@ from loopwright.base.errors import IngestRefused
 from loopwright.data.ingest.contract import BAD_SCHEMA
 from loopwright.data.ingest.encoding import TextFile, lines, refusing
 from loopwright.data.ingest.header import check_columns, column_names
-from loopwright.data.ingest.source_reader import BATCH_BYTES, Batch, Reading
+from loopwright.data.ingest.source_reader import BATCH_BYTES, Batch, Batches, Reading
 
 CSV_BLOCK = 4 << 20
 """Arrow reads up to 32 blocks ahead; a row is at most as long as one."""
@@ -49,7 +49,7 @@ class Layout(NamedTuple):
         return int(self.header)
 
 
-def csv_batches(text: TextFile, reading: Reading) -> Iterator[Batch]:
+def csv_batches(text: TextFile, reading: Reading) -> Batches:
     """The rows of a CSV, numbered from 1. Raises IngestRefused where it cannot be cut into rows."""
     with refusing(text.name, f"it is not readable as CSV in {text.encoding.upper()}"):
         try:
@@ -214,7 +214,7 @@ def _longest_row(text: TextFile) -> int:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _rows(text: TextFile, layout: Layout) -> Iterator[Batch]:
+def _rows(text: TextFile, layout: Layout) -> Batches:
     ragged: list[tuple[int, str, str]] = []
     before = layout.rows_before
     malformed = {n + 1 - before: raw for n, raw in layout.malformed.items()}
@@ -228,7 +228,7 @@ def _rows(text: TextFile, layout: Layout) -> Iterator[Batch]:
         yield Batch(_empty(layout), np.arange(0), bad_lines([]), 1.0)
         return
     # The reader reads ahead on a thread of its own, so it is closed before its file is.
-    with text.open() as data, _csv_reader(data, layout, note) as reader:
+    with text.open_for_arrow() as data, _csv_reader(data, layout, note) as reader:
         size, number, told, batches = text.path.stat().st_size, 1, 0, 0
         for part in _gathered(reader):
             frame = part.rename_columns(layout.names)
@@ -257,7 +257,7 @@ def _empty(layout: Layout) -> pa.Table:
 def _csv_reader(data: Any, layout: Layout, note: Callable[[Any], str]) -> Any:
     names = layout.names
     return pa_csv.open_csv(
-        pa.PythonFile(data, mode="r"),
+        data,
         # One thread, or Arrow does not number the rows that it hands to the handler.
         read_options=pa_csv.ReadOptions(
             use_threads=False, block_size=min(CSV_BLOCK, BATCH_BYTES), column_names=None if layout.header else names

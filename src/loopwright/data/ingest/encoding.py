@@ -8,6 +8,7 @@ encoding decodes, so a guess would be silent.
 import codecs
 import gzip
 import io
+import os
 import re
 import sys
 import unicodedata
@@ -101,6 +102,14 @@ class TextFile(NamedTuple):
         """Its bytes as UTF-8, unpacked and decoded as they are read."""
         with unpacked(self.path, self.name) as data:
             yield data if self.encoding == "utf-8" else _Decoded(data, self.encoding)
+
+    @contextmanager
+    def open_for_arrow(self) -> Iterator[pa.NativeFile]:
+        """The same for readers that read ahead on a thread of Arrow: where nothing is decoded without Python, which may be about to end."""
+        with self.open() as data:
+            plain = isinstance(data, io.BufferedReader)
+            with pa.OSFile(os.fsencode(self.path)) if plain else pa.PythonFile(data, mode="r") as file:
+                yield file
 
 
 def detect(path: Path, name: str, declared: str = "") -> TextFile:

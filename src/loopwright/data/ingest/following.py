@@ -5,7 +5,7 @@ named by its start, so of two concurrent steps from the same start one wins, and
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from loopwright.base.errors import IngestRefused, UsageError
 from loopwright.base.moment import EARLIEST
-from loopwright.data.ingest.source_reader import BATCH_ROWS, Batch, OpenSource, sliced
+from loopwright.data.ingest.source_reader import BATCH_ROWS, Batch, Batches, OpenSource, sliced
 from loopwright.data.ingest.values import flags, read
 from loopwright.graph.columns import ARROW_TYPES
 from loopwright.records.declarations import Column, Table
@@ -52,7 +52,7 @@ def identity(uri: str) -> str:
     return f"delta:{foreign(uri).id}"
 
 
-def _fragments(dataset: Any) -> Iterator[Batch]:
+def _fragments(dataset: Any) -> Batches:
     total = max(dataset.count_rows(), 1)
     parts = (pa.Table.from_batches([part]) for part in dataset.to_batches(batch_size=BATCH_ROWS))
     return sliced(parts, lambda done: done / total, dataset.schema)
@@ -83,7 +83,7 @@ def by_watermark(table: Table, column: str, since: str, opened: OpenSource) -> F
     return Followed(f"watermark:{column}", since, reached, upto)
 
 
-def _between(column: str, declared: Column, opened: OpenSource, low: Any, high: Any) -> Iterator[Batch]:
+def _between(column: str, declared: Column, opened: OpenSource, low: Any, high: Any) -> Batches:
     for batch in opened.batches():
         values = _values(column, declared, opened.name, batch)
         wanted = pc.is_null(values)

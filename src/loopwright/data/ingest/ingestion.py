@@ -170,17 +170,18 @@ class _Ingestion:
         self._bad.close()
         seen = SeenKeys()
         origin = RowOrigin(self.opened.name, self.opened.digest, self._moment)
-        for batch in self.opened.narrowed(self.table).batches():
-            found = conform(self.table, batch.frame, origin=origin, rows=batch.rows, absent=self._absent, seen=seen)
-            self._bad.add(self.opened, batch.broken, found.bad)
-            self._rows += len(batch.frame) + len(batch.broken)
-            self._good += len(found.good)
-            self._counts.update(found.counts)
-            self._counts.update({UNREADABLE: len(batch.broken)} if len(batch.broken) else {})
-            self._lacked += [n for n in found.absent if n not in self._lacked]
-            if self._progress:
-                self._progress.advance(f"ingest {self.opened.name}", batch.done, 1.0)
-            yield found.good
+        with closing(self.opened.narrowed(self.table).batches()) as batches:
+            for batch in batches:
+                found = conform(self.table, batch.frame, origin=origin, rows=batch.rows, absent=self._absent, seen=seen)
+                self._bad.add(self.opened, batch.broken, found.bad)
+                self._rows += len(batch.frame) + len(batch.broken)
+                self._good += len(found.good)
+                self._counts.update(found.counts)
+                self._counts.update({UNREADABLE: len(batch.broken)} if len(batch.broken) else {})
+                self._lacked += [n for n in found.absent if n not in self._lacked]
+                if self._progress:
+                    self._progress.advance(f"ingest {self.opened.name}", batch.done, 1.0)
+                yield found.good
 
     def quarantine(self) -> None:
         """Put the bad rows into the quarantine of the table."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from loopwright.base.errors import IngestRefused, first_line
 from loopwright.data.ingest.plain import plain
-from loopwright.data.ingest.source_reader import Batch, Digest, OpenSource, sliced
+from loopwright.data.ingest.source_reader import Batches, Digest, OpenSource, sliced
 
 _ROWS = 65_536
 """Rows of a part: always the same, because the digest depends on it."""
@@ -34,7 +34,7 @@ def open_lazy(source: Any, name: str) -> OpenSource:
     count = sum(len(table) for table in first.passing(_tables(source, name)))
     digest = first.hexdigest()
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Batches:
         again = Digest()
         yield from sliced(again.passing(_tables(source, name)), lambda done: done / max(count, 1))
         if again.hexdigest() != digest:

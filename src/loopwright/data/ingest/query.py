@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from loopwright.base.errors import IngestRefused, first_line
 from loopwright.data.ingest.source import as_text
-from loopwright.data.ingest.source_reader import Batch, Hasher, OpenSource, sliced
+from loopwright.data.ingest.source_reader import Batches, Hasher, OpenSource, sliced
 
 _ROWS = 20_000
 WATERMARK = "watermark"
@@ -125,7 +125,7 @@ class _Answer:
         self.count += 1
         self._total += len(part)
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Batches:
         self._file.seek(0)
         parts = (pa.ipc.open_stream(pa.PythonFile(self._file, mode="r")).read_all() for _ in range(self.count))
         yield from sliced(parts, lambda done: done / max(self._total, 1))

@@ -10,7 +10,8 @@ import hashlib
 import json
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -25,7 +26,7 @@ from loopwright.data.ingest.csv_text import bad_lines, csv_batches
 from loopwright.data.ingest.encoding import TextFile, detect, lines, refusing
 from loopwright.data.ingest.header import check_columns
 from loopwright.data.ingest.lazy import is_dataset, open_lazy
-from loopwright.data.ingest.source_reader import BATCH_BYTES, BATCH_ROWS, Batch, Digest, OpenSource, Reading, sliced
+from loopwright.data.ingest.source_reader import BATCH_BYTES, BATCH_ROWS, Batch, Batches, Digest, OpenSource, Reading, sliced
 from loopwright.data.ingest.spreadsheet import is_workbook, workbook_batches
 from loopwright.data.ingest.values import is_list, is_text
 
@@ -112,8 +113,10 @@ def _file(path: Path, name: str, reading: Reading) -> OpenSource:
     if told or said:
         sha256 = hashlib.sha256(msgspec.json.encode([sha256, told, *said] if said else [sha256, told])).hexdigest()
 
-    def batches() -> Iterator[Batch]:
-        yield from (_with_constants(batch, told) for batch in read.batches())
+    def batches() -> Batches:
+        with closing(read.batches()) as rows:
+            for batch in rows:
+                yield _with_constants(batch, told)
         after = path.stat()
         if (after.st_size, after.st_mtime_ns, after.st_ino) != (before.st_size, before.st_mtime_ns, before.st_ino):
             raise IngestRefused(name, "it changed while it was read; ingest it again")
@@ -138,7 +141,7 @@ def _with_constants(batch: Batch, constants: dict[str, str | None]) -> Batch:
 class _FileReader(NamedTuple):
     """How a file is read: its rows, whether these may lack columns, its encoding if it is not UTF-8, and the one that the user set."""
 
-    batches: Callable[[], Iterator[Batch]]
+    batches: Callable[[], Batches]
     loose: bool = False
     encoding: str = ""
     said: str = ""
@@ -178,7 +181,7 @@ def _detected(path: Path, name: str) -> str:
         return ""
 
 
-def _parquet(path: Path, name: str) -> Iterator[Batch]:
+def _parquet(path: Path, name: str) -> Batches:
     with (
         refusing(name, "it begins like Parquet but is damaged or cut off"),
         pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file,
@@ -190,7 +193,7 @@ def _parquet(path: Path, name: str) -> Iterator[Batch]:
         yield from sliced(parts, lambda done: done / max(meta.num_rows, 1), file.schema_arrow)
 
 
-def _arrow(path: Path, name: str, *, stream: bool) -> Iterator[Batch]:
+def _arrow(path: Path, name: str, *, stream: bool) -> Batches:
     with refusing(name, "it begins like Arrow but is damaged or cut off"), pa.memory_map(str(path)) as file:
         size = file.size()
         opened = pa.ipc.open_stream(file) if stream else pa.ipc.open_file(file)
@@ -203,7 +206,7 @@ def _arrow(path: Path, name: str, *, stream: bool) -> Iterator[Batch]:
 # --- JSON Lines ------------------------------------------------------------------------------------------------------
 
 
-def _json_lines(text: TextFile) -> Iterator[Batch]:
+def _json_lines(text: TextFile) -> Batches:
     size = text.path.stat().st_size
     with refusing(text.name, "it is damaged or cut off"), text.open() as data:
         read = lines(data)

@@ -3,7 +3,8 @@
 import hashlib
 import io
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
@@ -30,6 +31,10 @@ class Batch(NamedTuple):
     rows: npt.NDArray[np.int64]
     broken: pa.Table
     done: float
+
+
+Batches = Generator[Batch, None, None]
+"""The rows of a source. Close it where it is not read to its end: an open reader reads ahead."""
 
 
 class FileOptions(TypedDict, total=False):
@@ -90,7 +95,7 @@ class OpenSource(NamedTuple):
 
     name: str
     digest: str
-    batches: Callable[[], Iterator[Batch]]
+    batches: Callable[[], Batches]
     loose: bool = False
     offered: tuple[str, ...] = ()
     encoding: str = ""
@@ -100,21 +105,23 @@ class OpenSource(NamedTuple):
         taken = {*table.columns, *(c.source for c in table.columns.values())}
         unasked = [n for n in self.offered if n not in taken]
 
-        def batches() -> Iterator[Batch]:
-            for batch in self.batches():
-                dropped = [n for n in unasked if n in batch.frame.column_names]
-                yield batch._replace(frame=batch.frame.drop_columns(dropped))
+        def batches() -> Batches:
+            with closing(self.batches()) as read:
+                for batch in read:
+                    dropped = [n for n in unasked if n in batch.frame.column_names]
+                    yield batch._replace(frame=batch.frame.drop_columns(dropped))
 
         return self._replace(batches=batches) if unasked else self
 
     def whole(self, most: int | None = None) -> Batch:
         """All rows (at least the first `most`) as one batch."""
         parts: list[Batch] = []
-        batches, done = self.batches(), 0.0
-        while done < 1 and (most is None or sum(len(p.frame) for p in parts) < most):
-            batch = next(batches, None)
-            parts += [batch] if batch else []
-            done = 1.0 if batch is None else 0.0
+        done = 0.0
+        with closing(self.batches()) as batches:
+            while done < 1 and (most is None or sum(len(p.frame) for p in parts) < most):
+                batch = next(batches, None)
+                parts += [batch] if batch else []
+                done = 1.0 if batch is None else 0.0
         frames = [p.frame for p in parts]
         return Batch(
             frames[0] if len(frames) == 1 else _joined(self.name, frames),
@@ -131,7 +138,7 @@ def _joined(name: str, frames: list[pa.Table]) -> pa.Table:
         raise IngestRefused(name, f"its columns change from one part to the next ({first_line(error)})") from error
 
 
-def sliced(tables: Iterator[pa.Table], done: Callable[[int], float], schema: pa.Schema | None = None) -> Iterator[Batch]:
+def sliced(tables: Iterator[pa.Table], done: Callable[[int], float], schema: pa.Schema | None = None) -> Batches:
     """Tables as batches of bounded size, numbered on."""
     count = 0
     for table in map(plain, tables):

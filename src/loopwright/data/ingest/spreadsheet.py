@@ -16,7 +16,7 @@ from loopwright.base.errors import ExtraMissing, IngestRefused
 from loopwright.data.ingest.csv_text import bad_lines
 from loopwright.data.ingest.encoding import refusing
 from loopwright.data.ingest.header import check_columns, column_names
-from loopwright.data.ingest.source_reader import BATCH_BYTES, Batch, Reading
+from loopwright.data.ingest.source_reader import BATCH_BYTES, Batch, Batches, Reading
 
 MAX_UNPACKED = 2 << 30
 """Bytes that a workbook may unpack to."""
@@ -41,7 +41,7 @@ def is_workbook(path: Path) -> bool:
         return False
 
 
-def workbook_batches(path: Path, name: str, reading: Reading) -> Iterator[Batch]:
+def workbook_batches(path: Path, name: str, reading: Reading) -> Batches:
     """The rows of one sheet, numbered from 1 after the row with the names. Raises IngestRefused, ExtraMissing."""
     with refusing(name, "it is a damaged Excel workbook"), _opened(path, name) as book:
         sheet = _sheet(book, reading.sheet, name)
@@ -132,7 +132,7 @@ def _text(value: Any) -> str | None:
     return value.isoformat() if isinstance(value, dt.datetime | dt.date | dt.time) else str(value)
 
 
-def _batches(names: list[str], rows: Iterator[tuple[int, list[str | None]]], before: int, total: int) -> Iterator[Batch]:
+def _batches(names: list[str], rows: Iterator[tuple[int, list[str | None]]], before: int, total: int) -> Batches:
     """Rows in batches; `before` is the number of the last row of the sheet that is no data."""
     width, batches = len(names), 0
     while (part := _part(rows)) or not batches:
