@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.cli.test_terminal import text_of
 from tests.deploy.loops import EVER, LOOP, NOW, NOW_US, flight, opened, package
 
 from loopwright import bulk
@@ -266,3 +267,12 @@ def test_one_process_at_a_time_predicts_a_file(home: Home, tmp_path: Path) -> No
 def test_rows_of_a_file_leave_remembered_requests_alone(home: Home, tmp_path: Path) -> None:
     predict(home, LOOP, write_csv(tmp_path / "in.csv", [flight(i) for i in range(5)]), out=tmp_path / "out.csv")
     assert not list((home.path).rglob("requests"))
+
+
+@pytest.mark.parametrize(("encoding", "said"), [("utf-16", "utf-16"), ("utf-8", "")])
+def test_predict_says_in_which_encoding_a_file_was_read(home: Home, tmp_path: Path, encoding: str, said: str) -> None:
+    source = write_csv(tmp_path / "plain.csv", [flight(1)])
+    (tmp_path / "in.csv").write_text(source.read_text(), encoding)
+    done = predict(home, LOOP, tmp_path / "in.csv", out=tmp_path / "out.csv")
+    assert (done.logged, done.encoding) == (1, said)
+    assert (f"in.csv was read as {said}" in text_of(done)) == bool(said)

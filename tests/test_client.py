@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,19 @@ def test_values_may_be_datetimes_and_numpy_scalars(client: Client) -> None:
     assert client.predict(LOOP, given).score == client.predict(LOOP, flight()).score
     with pytest.raises(UsageError, match="cannot be written as JSON: a object has no form"):
         client.predict(LOOP, flight(tail=object()))
+
+
+def test_decimals_are_sent_as_numbers(client: Client) -> None:
+    assert client.predict(LOOP, flight(delay=Decimal("12.50"))).score == client.predict(LOOP, flight(delay=12.5)).score
+    with pytest.raises(UsageError, match="NaN has no form in JSON"):
+        client.predict(LOOP, flight(delay=Decimal("NaN")))
+
+
+def test_client_of_the_control_port_is_told_which_port_is_the_right_one(server: Server) -> None:
+    with Client(server.state.control, token=TOKEN, attempts=1) as client, pytest.raises(RequestRefused) as refused:
+        client.predict(LOOP, flight())
+    assert refused.value.status == 404
+    assert "this is the control port: predictions and outcomes go to " in str(refused.value)
 
 
 def test_pandas_values_are_sent_as_what_they_mean(client: Client) -> None:

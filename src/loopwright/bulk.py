@@ -156,7 +156,9 @@ class _Job:
         self._again = entry is not None
         begun = entry.record.begun if entry is not None else home.clock.now()
         package = service.predictor.digest
-        self._record = Predicted(loop=loop, file=opened.name, digest=opened.digest, begun=begun, package=package)
+        self._record = Predicted(
+            loop=loop, file=opened.name, digest=opened.digest, encoding=opened.encoding, begun=begun, package=package
+        )
         self._prefix = f"{round(begun.timestamp() * 1000):012x}{job[:10]}"
         self._reasons, self._flags, self._counts = Counter[str](), Counter[str](), Counter[str]()
         self._ignored: dict[str, None] = {}

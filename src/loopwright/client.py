@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from decimal import Decimal
 from math import isinf
 from random import random
 from time import sleep
@@ -268,7 +269,7 @@ class Client:
     def _send(self, path: str, value: Any, id: str, timeout: float | None) -> _Reply:
         """The answer to a POST that is sent until there is one."""
         try:
-            body = msgspec.json.encode(_unchanged(value), enc_hook=_plain)
+            body = _ENCODER.encode(_unchanged(value))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise UsageError(f"the request cannot be written as JSON: {error}") from error
         now = self._clock.monotonic
@@ -447,8 +448,12 @@ def _plain(value: Any) -> Any:
 
 def _unchanged(value: Any) -> Any:
     """The value unchanged. Raises ValueError for values that msgspec would change silently: infinity (to null) and bytes (to Base64)."""
-    if isinstance(value, bytes | bytearray | memoryview) or (isinstance(value, float) and isinf(value)):
+    infinite = isinf(value) if isinstance(value, float) else isinstance(value, Decimal) and not value.is_finite()
+    if infinite or isinstance(value, bytes | bytearray | memoryview):
         raise ValueError(f"{str(value)[:80]} has no form in JSON")
     for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
         _unchanged(part)
     return value
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_plain, decimal_format="number")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.deploy.loops import LOOP, opened, package
 from tests.deploy.test_releases import three_releases, without_ledger
 
-from loopwright.base.errors import ReleaseConflict, RequestConflict
+from loopwright.base.errors import PackageNotFound, ReleaseConflict, RequestConflict
 from loopwright.deploy import release_commit, releases
 from loopwright.deploy.serving import release_files
 from loopwright.records.entries import Entry
@@ -204,6 +204,24 @@ def test_idempotency_key_of_a_release_is_kept_where_it_changed_nothing(home: Hom
     with pytest.raises(RequestConflict):
         release(home, LOOP, a, request_id="r1")
     assert packages(home) == [a, b, c, b, a]
+
+
+@pytest.mark.parametrize("change", [release, rollback])
+def test_idempotency_key_with_another_reason_is_refused(home: Home, change: Callable[..., Any]) -> None:
+    """The reason is in the audit trail for good: a request that gives another one is another request."""
+    a, *_ = three_releases(home)
+    given = {"package": a} if change is release else {}
+    answer = change(home, LOOP, **given, why="better at night", request_id="r1")
+    assert change(home, LOOP, **given, why="better at night", request_id="r1") == answer
+    for other in ("worse by day", ""):
+        with pytest.raises(RequestConflict):
+            change(home, LOOP, **given, why=other, request_id="r1")
+
+
+def test_rollback_to_the_heuristic_names_the_command_that_serves_it(home: Home) -> None:
+    three_releases(home)
+    with pytest.raises(PackageNotFound, match="`loopwright release LOOP heuristic --why REASON` serves the rule"):
+        rollback(home, LOOP, to="heuristic")
 
 
 def test_release_after_a_local_rollback_comes_after_it(home: Home) -> None:

@@ -33,3 +33,11 @@ def test_what_goes_out_names_fields_and_nothing_internal() -> None:
     away = errors.LedgerUnavailable("postgresql://user:secret@host")
     assert (status_of(away), away.code) == (503, "ledger_unavailable")
     assert "secret" not in describe(away)["error"]["message"]
+
+
+def test_option_of_a_command_is_named_as_the_argument_that_it_is_here() -> None:
+    error = errors.UsageError(
+        "--despite-guard needs --why REASON (`--force`: `loopwright release LOOP --force`); --until is none here"
+    )
+    said = describe(error, arguments=["despite_guard", "why", "force"])["error"]["message"]
+    assert said == "`despite_guard` needs `why` REASON (`force`: `loopwright release LOOP --force`); --until is none here"

@@ -202,7 +202,7 @@ def command(verb: Verb) -> Callable[..., int]:
 
 
 def _collect_again(verb: Verb) -> None:
-    """Re-enable garbage collection, without the modules loaded so far. Verbs without a home use no data frames: Arrow skips pandas."""
+    """Re-enable garbage collection, without the modules loaded so far. A verb that needs a home reads no data frame: Arrow skips pandas."""
     gc.freeze()
     gc.enable()
     if verb.needs_home:

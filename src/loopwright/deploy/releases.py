@@ -39,12 +39,15 @@ from loopwright.deploy.serving.segment_router import check_contract, check_segme
 from loopwright.deploy.strategies import AT_ONCE, Strategy, find_strategy, first_arms
 from loopwright.records.conditions import counted_from
 from loopwright.records.entries import Entry
-from loopwright.records.releases import CHAMPION, Arm, BadPackage, ReleaseState
+from loopwright.records.releases import CHAMPION, HEURISTIC, Arm, BadPackage, ReleaseState
 from loopwright.stores.home import Home
 from loopwright.stores.packages.store import Package
 
 GLOBAL = "global"
 """Value of `to` that lets the loop's own package answer a segment."""
+
+BY_HAND = "by hand"
+"""The reason of a change for which nobody gave one."""
 
 
 class _RollbackRequest(NamedTuple):
@@ -61,7 +64,8 @@ class _RollbackRequest(NamedTuple):
     @property
     def arguments(self) -> dict[str, str | bool]:
         """The arguments that a repeated idempotency key must repeat."""
-        return arguments("rollback", to=self.to or "", segment=self.segment, force=self.force)
+        why = None if self.why == BY_HAND else self.why
+        return arguments("rollback", to=self.to or "", segment=self.segment, force=self.force, why=why)
 
 
 def arguments(action: Literal["release", "rollback"], **values: str | bool | None) -> dict[str, str | bool]:
@@ -385,12 +389,14 @@ def _named(home: Home, states: list[ReleaseState], packages: Sequence[str], to: 
         return next(s for s, package in zip(reversed(states), reversed(packages), strict=True) if package == matches[0])
     now = home.clock.now()
     if matches or read_moment(to, now) is None:
+        other = "`loopwright release LOOP PACKAGE` serves another one"
+        if to == HEURISTIC:
+            other = f"`loopwright release LOOP {HEURISTIC} --why REASON` serves the rule"
         raise PackageNotFound(
             to,
             [package[:12] for package in matches or served_before],
             what="package that served and no moment",
-            next_step="`loopwright history LOOP` lists who served when, `loopwright release LOOP PACKAGE` serves another one; "
-            f"a moment is written {WRITTEN}",
+            next_step=f"`loopwright history LOOP` lists who served when, {other}; a moment is written {WRITTEN}",
         )
     moment = moment_option(to, now, "--to", ahead="nothing has served then")
     state = _serving_at(states, moment)

@@ -1,5 +1,7 @@
 """Errors over HTTP, for every interface: status and body. Error codes are defined on the errors themselves."""
 
+import re
+from collections.abc import Collection
 from typing import Any
 
 from loopwright.base import errors
@@ -34,6 +36,9 @@ DOOR: dict[int, tuple[str, str]] = {
 }
 """Code and message of requests refused by the server itself, without a LoopwrightError."""
 
+_OPTION = re.compile(r"`loopwright [^`]*`|`?--([a-z]+(?:-[a-z]+)*)`?")
+"""A whole command, or an option of one."""
+
 LEDGER_AWAY = "the ledger does not answer: try again, a change with the same Idempotency-Key; the server's own log says more"
 
 
@@ -42,10 +47,15 @@ def status_of(error: errors.LoopwrightError) -> int:
     return next(status for kind, status in STATUS if isinstance(error, kind))
 
 
-def describe(error: errors.LoopwrightError, id: str = "") -> dict[str, Any]:
-    """The body of an error's answer, without anything internal."""
-    fields = [{"field": p.field, "reason": p.reason} for p in getattr(error, "problems", [])]
-    message = "the request breaks the contract" if fields else str(error)
+def describe(error: errors.LoopwrightError, id: str = "", *, arguments: Collection[str] = ()) -> dict[str, Any]:
+    """The body of an error's answer, without anything internal. Options of a command are named as the `arguments` that they are here."""
+
+    def argument(option: re.Match[str]) -> str:
+        name = (option[1] or "").replace("-", "_")
+        return f"`{name}`" if name in arguments else option[0]
+
+    fields = [{"field": p.field, "reason": _OPTION.sub(argument, p.reason)} for p in getattr(error, "problems", [])]
+    message = "the request breaks the contract" if fields else _OPTION.sub(argument, str(error))
     if isinstance(error, errors.Damaged):
         message = DOOR[500][1]
     if isinstance(error, errors.LedgerUnavailable):  # its own words may name the database

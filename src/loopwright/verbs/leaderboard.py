@@ -11,13 +11,17 @@ from loopwright.stores.home import Home
 from loopwright.verbs.known_loop import known_loop
 
 MAX_BOARDS = 50
-"""Number of leaderboards that are searched for the one of the latest full turn."""
+"""Number of the newest leaderboards that are searched for a turn, a fleet and a larger comparison."""
 
 
 class Standings(Leaderboard, frozen=True, kw_only=True):
-    """A leaderboard, and the package that serves the loop now ("" without one)."""
+    """A leaderboard, and the package that serves the loop now ("" without one).
+
+    `larger` is the newest turn that compared more candidates ("": none did).
+    """
 
     serving: str = ""
+    larger: str = ""
 
     def _repr_html_(self) -> str:
         """In a notebook: the candidates with every objective's measure, and the verdict."""
@@ -40,11 +44,14 @@ class Standings(Leaderboard, frozen=True, kw_only=True):
         return notebook.table(columns, rows) + f"<p>{notebook.text(self.verdict)}</p>"
 
 
-def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None = None) -> Standings:
-    """Compare the candidates of the latest full turn by the weighted objectives; show the winner, the serving package and the latest fleet.
+def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None = None, turn: str = "") -> Standings:
+    """Compare the candidates of the latest turn by the weighted objectives; show the winner, the serving package and the latest fleet.
+
+    A retraining compares only the heuristic and the candidate that it trains again: `turn` shows an earlier turn.
 
     Args:
         loop: name of the loop.
+        turn: the turn to show, as the answer names it (default: the latest).
         weights: weights by objective, as `name=number,name=number`; other objectives keep their weight.
         segment: show only this segment of the fleet.
     """
@@ -52,7 +59,10 @@ def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None
     boards = home.ledger.find(Leaderboard, loop=loop, limit=MAX_BOARDS)
     if not boards:
         raise NotFound("leaderboard of loop", loop, next_step="make one with `loopwright run LOOP`")
-    board = max(boards, key=lambda e: (len(e.record.rows) > 2, e.sequence)).record
+    board = next((e.record for e in boards if e.record.turn.startswith(turn)), None)
+    if board is None:
+        raise NotFound("turn with a leaderboard", turn, near=[e.record.turn for e in boards[:3]])
+    full = next((e.record.turn for e in boards if len(e.record.rows) > len(board.rows)), "")
     fleet = next((e.record.fleet for e in boards if e.record.fleet is not None), None)
     if segment is not None:
         found = [m for m in fleet.segments if m.segment == segment] if fleet is not None else []
@@ -66,4 +76,4 @@ def leaderboard(home: Home, loop: str, *, weights: str = "", segment: str | None
         board = reweigh(board, declared.scope.objectives, parse_weights(weights, declared.scope.objectives))
     now = home.ledger.latest(ReleaseState, loop=loop)
     serving = "" if now is None or now.record.champion.heuristic else now.record.champion.package
-    return Standings(**{name: getattr(board, name) for name in board.__struct_fields__}, serving=serving)
+    return Standings(**{name: getattr(board, name) for name in board.__struct_fields__}, serving=serving, larger=full)

@@ -5,7 +5,7 @@ from typing import Any
 from loopwright.base.errors import NotFound, UsageError
 from loopwright.deploy.gate import check_release, sound
 from loopwright.deploy.release_commit import answered, unchanged
-from loopwright.deploy.releases import arguments, serving
+from loopwright.deploy.releases import BY_HAND, arguments, serving
 from loopwright.deploy.releases import release as put_into_service
 from loopwright.deploy.strategies import find_strategy
 from loopwright.records.evaluation import Leaderboard
@@ -49,7 +49,8 @@ def release(
     check_reason(why, despite_guard=despite_guard)
     declared, rule = known_loop(home, loop), package == HEURISTIC
     name = find_strategy(strategy or declared.release.strategy).name
-    asked = arguments("release", package=package, strategy=strategy or None, force=force, despite_guard=despite_guard or None)
+    said = {"why": why or None, "strategy": strategy or None, "despite_guard": despite_guard or None}
+    asked = arguments("release", package=package, force=force, **said)
     if (before := answered(home, loop, request_id, asked)) is not None:
         return switched(home, before)
     digest = _heuristic(home, loop) if rule else home.packages.resolve(package) if package else _newest_board(home, loop).winner
@@ -63,7 +64,7 @@ def release(
         return switched(home, now)
     fixed: dict[str, Any] = {
         "strategy": name,
-        "why": why or "by hand",
+        "why": why or BY_HAND,
         "force": force,
         "expected": now.generation if now is not None else 0,  # the checks take a while
         "request": request_id,

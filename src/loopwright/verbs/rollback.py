@@ -3,6 +3,7 @@
 from contextlib import suppress
 
 from loopwright.base.errors import LedgerUnavailable, NotFound
+from loopwright.deploy.releases import BY_HAND
 from loopwright.deploy.releases import rollback as go_back
 from loopwright.stores.home import Home
 from loopwright.verbs.known_loop import known_loop
@@ -28,7 +29,7 @@ def rollback(
     """
     check_reason(why)
     try:
-        entry = go_back(home, loop, segment=segment, to=to or None, why=why or "by hand", force=force, request=request_id)
+        entry = go_back(home, loop, segment=segment, to=to or None, why=why or BY_HAND, force=force, request=request_id)
         return switched(home, entry.record)
     except NotFound:
         with suppress(LedgerUnavailable):  # going back works without the ledger; only the nearest names are missed

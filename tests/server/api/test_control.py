@@ -86,6 +86,29 @@ def test_heuristic_is_released_over_http_with_a_reason_that_history_keeps(contro
     assert (last["why"], last["by"], last["arguments"]["package"]) == ("it loses money", reply.json["by"], "heuristic")
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        (f"/api/predictions?loop={LOOP}&since=tomorrow", None, "`since`"),
+        (f"/api/predictions?loop={LOOP}&since=2024-02-01&until=2024-01-01", None, "must be before `until` 2024-01-01"),
+        (f"/api/predictions?loop={LOOP}&key=delay=3", None, "`key`"),
+        ("/api/release", {"loop": LOOP, "package": "abcd", "despite_guard": True}, "`despite_guard` needs `why` REASON"),
+        ("/api/rollback", {"loop": LOOP, "to": "2099-01-01"}, "`to`"),
+    ],
+)
+def test_error_names_arguments_and_not_options_of_a_command(
+    control_client: Client, path: str, body: dict[str, Any] | None, named: str
+) -> None:
+    reply = control_client.get(path) if body is None else control_client.post(path, body)
+    error = reply.json["error"]
+    said = " ".join(
+        [error["message"], *(field["reason"] for field in error["fields"]), *(f"`{f['field']}`" for f in error["fields"])]
+    )
+    assert 400 <= reply.status < 500
+    assert named in said
+    assert "--" not in said
+
+
 @pytest.mark.parametrize("header", ["idempotency_key", "x_request_id"])
 def test_idempotency_key_sent_again_changes_nothing_and_gives_the_same_answer(
     control_client: Client, server: Server, header: str
@@ -228,6 +251,20 @@ def test_more_pages_at_once_than_can_be_made_are_refused_and_changes_go_on(
 
     with opened(tmp_path) as home:
         asyncio.run(ask_all(home))
+
+
+@pytest.mark.parametrize("path", [f"/loops/{LOOP}/predict", "/v2/models/x/infer"])
+def test_control_port_without_a_token_names_the_data_port_for_a_prediction(tmp_path: Path, path: str) -> None:
+    with opened(tmp_path) as home:
+        home.settings = msgspec.structs.replace(home.settings, port=8123)
+        app = control(home, Access(home.settings, always=True))
+        reply = asyncio.run(called(app, "POST", path, b"{}"))
+        change = asyncio.run(called(app, "POST", "/api/rollback", b"{}"))
+    assert (reply.status, "this is the control port: predictions and outcomes go to port 8123" in reply.body.decode()) == (
+        404,
+        True,
+    )
+    assert change.status == 403
 
 
 async def called(app: Any, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:

@@ -32,12 +32,13 @@ def leaderboard(board: Leaderboard) -> RenderableType:
         for m in measures
     ]
     weights = ", ".join(f"{n} ×{number(w)}" for n, w in board.weights.items())
-    right = ["", "phase", "score"]
+    right, larger = ["", "phase", "score"], getattr(board, "larger", "")
     return Group(
         table(["", "candidate", " ", "phase", "score", "objectives met", "package"], rows, right=right),
         table(["measure [95 %]", *(str(n) for n in names)], measured, right=[str(n) for n in names]),
         plain(board.verdict),
-        Text(f"as of {word(board.as_of)}; objectives: {weights}", style="dim"),
+        Text(f"turn {word(board.turn)}, as of {word(board.as_of)}; objectives: {weights}", style="dim"),
+        *([Text(f"turn {word(larger)} compared more candidates: see --turn", style="dim")] if larger else []),
         *([] if board.fleet is None else [rendered(board.fleet)]),
         *(part for r in board.rows if r.package in marks and r.detail is not None for part in _detail(r.candidate, r.detail)),
     )

@@ -6,6 +6,7 @@ from rich.text import Text
 from loopwright.base.text import count as _count
 from loopwright.base.text import short
 from loopwright.cli.terminal.cells import ALIKE, fact_table, table
+from loopwright.records.ingestions import DOUBT
 from loopwright.records.prediction import explained
 from loopwright.render.words import word
 from loopwright.stores.prediction_log.bulk import Predicted
@@ -23,6 +24,7 @@ def predicted(value: Predicted) -> RenderableType:
     refused = (
         f"; the first that was refused is row {value.first_refused:,}: its `_error` says why" if value.first_refused else ""
     )
-    written = Text(f"written to {word(value.out)}, a line for each row{refused}", style="dim")
+    read = f"; {word(value.file)} was read as {value.encoding}{DOUBT * (value.encoding == 'cp1252')}" if value.encoding else ""
+    written = Text(f"written to {word(value.out)}, a line for each row{refused}{read}", style="dim")
     flags = [Text(line, style="dim") for line in explained(value.flags)]
     return Group(fact_table(f"{value.loop}: {_count(value.rows, 'row')} of {value.file}", facts), *tables, *flags, written)

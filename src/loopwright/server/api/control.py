@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.routing import Route as Path_
 
-from loopwright.base.errors import LoopwrightError, RequestInvalid, RequestMalformed, RequestTooLarge, UsageError
+from loopwright.base.errors import LoopwrightError, NotFound, RequestInvalid, RequestMalformed, RequestTooLarge, UsageError
 from loopwright.base.printable import encoded
 from loopwright.base.supervision import state, states
 from loopwright.console.app import routes as console_routes
@@ -36,6 +36,9 @@ from loopwright.verbs import VERBS, Verb
 MAX_BYTES = 64 * 1024
 SLOTS: Mapping[str, tuple[int, int, float]] = {"read": (4, 28, 20.0), "verify": (1, 0, 0.0), "change": (4, 12, 0.0)}
 """Concurrent requests, waiting requests, and their timeout in seconds (0: none): pages and read-only verbs, changes."""
+
+DATA_PATHS = (b"/loops/", b"/v2/")
+"""What is posted to these belongs to the data port."""
 
 KEY = "request_id"
 """The argument of every verb that changes something over HTTP: its idempotency key."""
@@ -68,14 +71,17 @@ def control(home: Home, access: Access, verbs: Sequence[Verb] = VERBS, *, folder
     application = Starlette(
         routes=[*routes, *console_routes(home, slots["read"])], exception_handlers={404: _at_door(404), 405: _at_door(405)}
     )
-    return Guarded(application, access)
+    return Guarded(application, access, home.settings.port)
 
 
 class Guarded:
     """Checks access before any other code sees a request. Methods other than GET and HEAD need the permission to write."""
 
-    def __init__(self, application: Any, access: Access) -> None:
+    def __init__(self, application: Any, access: Access, data_port: int) -> None:
         self._application, self._access = application, access
+        port = f"port {data_port}" if data_port else "the data port, which `loopwright serve` prints"
+        where = f"this is the control port: predictions and outcomes go to {port}"
+        self._elsewhere = NotFound("path here", "/loops/LOOP/...", next_step=where)
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """One request."""
@@ -85,6 +91,9 @@ class Guarded:
         if scope["raw_path"] in (b"/livez", b"/readyz"):
             permission = "public"
         status = self._access.refuse(permission, dict(scope["headers"]), (scope.get("client") or ("",))[0])
+        if status in (0, 403) and permission == "write" and scope["raw_path"].startswith(DATA_PATHS):
+            await _json(describe(self._elsewhere), status_of(self._elsewhere), {"connection": "close"})(scope, receive, send)
+            return
         if not status:
             await self._application(scope, receive, send)
             return
@@ -106,7 +115,7 @@ def _endpoint(home: Home, access: Access, verb: Verb, slots: Mapping[str, Slots]
             return _json(describe_status(400), 400)
         except LoopwrightError as error:
             status = status_of(error)
-            return _json(describe(error), status, {"retry-after": "1"} if status == 503 else {})
+            return _json(describe(error, arguments=parameters(verb)), status, {"retry-after": "1"} if status == 503 else {})
         except Exception as error:  # noqa: BLE001  # nothing internal goes out, and the server lives
             traceback.print_exception(error, file=sys.stderr)
             return _json(describe_status(500), 500)

@@ -24,6 +24,7 @@ class Predicted(Record, frozen=True, kw_only=True):
     Of `rows`, `logged` are new in the log, `repeated` were answered before, `refused` broke the contract (by reason in `reasons`) and
     `unlogged` were answered while the log could not be written, if the loop is declared to serve anyway. `flags` counts rows by
     flag, `ignored` are columns of the file that the contract does not have, `first_refused` is the first row that was refused.
+    The file was read as `encoding`, where it is text and not UTF-8.
     """
 
     kind: ClassVar[str] = "predicted"
@@ -42,6 +43,7 @@ class Predicted(Record, frozen=True, kw_only=True):
     flags: dict[str, int] = {}
     ignored: list[str] = []
     first_refused: int = 0
+    encoding: str = ""
 
     @property
     def ok(self) -> bool:
