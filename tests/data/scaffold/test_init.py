@@ -394,6 +394,28 @@ def test_outcome_is_known_when_a_later_time_of_the_file_says(
     assert max(k - d for k, d in zip(seen, decided, strict=True)) == timedelta(hours=longest)
 
 
+@pytest.mark.parametrize("empty", [False, True], ids=["flights that never landed", "rows that are empty"])
+def test_column_that_is_missing_with_the_label_is_no_feature(home: Home, tmp_path: Path, empty: bool) -> None:
+    """A time in the air is known with the delay. Where rows without a label lack everything, that says nothing."""
+    random = np.random.default_rng(3)
+    landed, wind = random.random(600) > 0.1, random.normal(8, 3, 600)
+    columns = {
+        "air_time": np.where(landed, random.normal(150, 20, 600), np.nan),
+        "wind": np.where(landed | (not empty), wind, np.nan),
+        "gate": np.where(random.random(600) > 0.2, random.integers(1, 9, 600), np.nan),
+        "delay": np.where(landed, 2 * wind + random.normal(0, 5, 600), np.nan),
+    }
+    path = tmp_path / "flights.parquet"
+    pq.write_table(pa.table({n: pa.array(v, from_pandas=True) for n, v in columns.items()}), path)
+    _, told = begun(home, tmp_path / "loop", path, label="delay")
+    why = [n for n in told["notes"] if n.startswith("air_time is left out of the features: is it known at the decision?")]
+    assert bool(why) == (not empty)
+    assert all("missing in 100% of the rows without a label and in 0% of the others" in note for note in why)
+    text = (tmp_path / "loop" / "loop.py").read_text(encoding="utf-8")
+    assert ('# "air_time":' in text) == (not empty)
+    assert '        "wind":' in text
+
+
 def test_loop_waits_for_the_outcome_that_comes_last(home: Home, tmp_path: Path) -> None:
     """Outcomes after `wait` count as missing: a shorter one measures quality without the decisions that take long."""
     closed = np.where(np.arange(400) % 10 == 0, 24 * 70.0, 24.0 + np.arange(400) % 5)

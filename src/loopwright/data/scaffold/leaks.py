@@ -11,6 +11,9 @@ from loopwright.tasks.leakage import LEAST, ScanData, of_columns, targets, toget
 ROWS = 20_000
 """Maximum number of rows examined, spread evenly over the file."""
 
+MISSING_WITHOUT, MISSING_WITH = 0.9, 0.01
+"""A column that is missing in at least this share of the rows without a label, and at most that of the others, is known with it."""
+
 
 def leaking(frame: pa.Table, columns: Collection[str], aim: DraftTarget) -> dict[str, str]:
     """Suspicious columns among these -> the reason."""
@@ -26,7 +29,22 @@ def leaking(frame: pa.Table, columns: Collection[str], aim: DraftTarget) -> dict
     )
     some = frame.take(pa.array(rows))
     found = {s.feature: s.why for s in of_columns({name: some[name] for name in columns}, look)}
+    found = _known_with_the_label(frame, columns, aim) | found
     parts = {n: part for n in columns if n not in found and (part := values_of(some[n])) is not None}
     for names, why, _ in together(parts, look):
         found |= {name: f"{' and '.join(names)} {why}" for name in names}
     return found
+
+
+def _known_with_the_label(frame: pa.Table, columns: Collection[str], aim: DraftTarget) -> dict[str, str]:
+    """Columns that are missing where the label is, and nowhere else -> the reason. Where most are, those rows are empty."""
+    unlabelled = ~aim.known
+    if unlabelled.sum() < LEAST:
+        return {}
+    found = {}
+    for name in columns:
+        missing = frame[name].is_null().to_numpy()
+        without, others = missing[unlabelled].mean(), missing[aim.known].mean()
+        if without >= MISSING_WITHOUT and others <= MISSING_WITH:
+            found[name] = f"missing in {without:.0%} of the rows without a label and in {others:.0%} of the others"
+    return found if 2 * len(found) < len(columns) else {}
