@@ -197,14 +197,12 @@ def test_first_hour_runs_as_typed(tmp_path: Path, ended: timedelta | None) -> No
             server.wait(PATIENCE_SECONDS)
     with Home(Settings(home=tmp_path / ".loopwright", by="tests"), RealClock()) as home:
         turns = [e.record for e in home.ledger.find(Step, loop="churn", newest=False) if e.record.state == "done"]
-        assert home.ledger.find(Examples, loop="churn", limit=1)[0].record.rows == 8001
+        assert home.ledger.find(Examples, loop="churn", limit=1)[0].record.excluded == {"outcome pending": 1}
         package = home.ledger.find(ReleaseState, loop="churn", limit=1)[0].record.champion.package
     data, develop, deploy = ([s.summary for s in turns if s.stage == stage] for stage in ("data", "develop", "deploy"))
-    assert [text.partition(" examples")[0] for text in data] == ["8,000", "8,001", "8,001"]
-    # Of the file that ended a month ago the newest fifth still holds enough.
-    assert ("validation reaches back to" in develop[1]) == (ended is None)
-    assert develop[2].startswith("nothing changed")
-    assert deploy[2].endswith("serves already")
+    assert [text.partition(" examples")[0] for text in data] == ["8,000"] * 3, "the wait of the one that was served is not over"
+    assert all(text.startswith("nothing changed") for text in develop[1:])
+    assert all(text.endswith("serves already") for text in deploy[1:])
     with Home(
         Settings(home=tmp_path / "replayed", by="tests"), RealClock()
     ) as home:  # where the page has drift and a retraining

@@ -119,7 +119,7 @@ def test_a_round_commits_closes_and_accounts_and_the_next_finds_nothing_to_do(ho
     ]
     truth, money = synthetic.truth_of(world, NOW), [0.0] * 4
     for a in predictions(home, "late").to_pylist():
-        if a["order"] in truth:
+        if a["order"] in truth and a["_at"] <= NOW - duration(LOOP.outcome.wait):
             late = truth[a["order"]]
             money[(a["_at"] - START) // WEEK] += WORTH[a["_label"], late] - WORTH[False, late]
     assert [v.over_no_model.value for v in found.values] == pytest.approx(money)

@@ -154,11 +154,13 @@ def _judge(home: Home, loop: Loop, until: datetime, measured: Sequence[Quality],
 
 
 def _within(home: Home, loop: Loop, until: datetime, since: datetime | None) -> list[ValueWindow]:
-    """The accounts, oldest first, of windows that ended within the horizon before the newest one, and began after `since`."""
+    """The accounts, oldest first, of windows whose wait is over, within the horizon before the newest one, begun after `since`."""
     horizon, every = duration(loop.scope.horizon), duration(loop.monitor.every)
     most = min(MAX_ACCOUNTS, int((horizon + duration(loop.outcome.wait)) / every) + 2)
     found = [e.record for e in home.ledger.newest(ValueWindow, loops=[loop.name], per="key", limit=most)]
-    ended = sorted((v for v in found if v.end <= until and v.start >= (since or v.start)), key=lambda v: v.start)
+    ended = sorted(
+        (v for v in found if v.end <= until and v.mature_at is None and v.start >= (since or v.start)), key=lambda v: v.start
+    )
     return [v for v in ended if v.end > ended[-1].end - horizon or v is ended[-1]]
 
 

@@ -116,10 +116,13 @@ def truth_at(history: History, id: int, as_of: datetime) -> tuple[bool, datetime
     What was known before the decision is returned where nothing came after it: it belongs to none.
     """
     [asked] = [r["at"] for r in history.asked if r["id"] == id]
+    wait_is_over = asked + timedelta(hours=5) <= as_of
     known = sorted(
         (r["came_at"] + 2 * MINUTE, r["delay"]) for r in history.came if r["id"] == id and r["came_at"] + 2 * MINUTE <= as_of
     )
     after = [(at, delay) for at, delay in known if asked <= at <= asked + timedelta(hours=5)]
+    if after and not wait_is_over:
+        return None
     if after:
         at, delay = after[-1]
         return None if delay is None else (delay > 15, at)

@@ -104,8 +104,9 @@ def test_the_examples_of_the_first_quarter(home: Home, loop: Loop) -> None:
         outcome=loop.outcome,
         as_of=APRIL,
     )
-    assert (examples.rows, examples.positives) == (77_606, 17_709)
-    assert examples.excluded == {"outcome pending": 203, "outcome never came": 226}
+    assert (examples.rows, examples.positives) == (71_347, 16_907)
+    assert set(examples.excluded) == {"outcome pending", "outcome never came"}
+    assert sum(examples.excluded.values()) == 78_035 - 71_347, "the newest week still waits"
     rows = read_examples(home, examples.digest)
     assert pc.max(rows["_known_at"]).as_py() <= APRIL
     assert pc.all(pc.equal(rows["_label"], pc.greater(_delays(home, rows), 15))).as_py()

@@ -151,5 +151,7 @@ def context_of(given: World, shop: str, at: dt.datetime) -> float | None:
 
 
 def truth_of(given: World, by: dt.datetime) -> dict[int, bool]:
-    """Order -> whether it was late, of what was known before a moment."""
-    return {r["order"]: r["minutes"] > 60 for r in given.deliveries if r["came_at"] + dt.timedelta(minutes=30) < by}
+    """Order -> whether it was late, of what was known before a moment and within the wait of two days."""
+    at = {r["order"]: r["at"] for r in given.orders}
+    known = [(r, r["came_at"] + dt.timedelta(minutes=30)) for r in given.deliveries]
+    return {r["order"]: r["minutes"] > 60 for r, t in known if t < by and t <= at[r["order"]] + dt.timedelta(days=2)}

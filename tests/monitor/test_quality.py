@@ -40,7 +40,8 @@ def joined(n: int = 2000, *, pending: float = 0.2, seed: int = 0, noise: float =
             "_arm": ["champion"] * n,
             "_score": score,
             "_label": score >= 0.5,
-            "_truth": known,
+            "_truth": pa.array(known, pa.bool_()),
+            "_mature": pa.array([True] * n, pa.bool_()),
         }
     )
 
@@ -137,6 +138,7 @@ def numbers(n: int, off: float, seed: int = 0) -> pa.Table:
     return pa.table(
         {
             "_package": ["a"] * n,
+            "_mature": [True] * n,
             "_arm": ["champion"] * n,
             "_score": truth + rng.normal(0, off, n),
             "_label": pa.nulls(n, pa.bool_()),

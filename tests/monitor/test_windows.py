@@ -5,12 +5,13 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
-from tests.traffic import LOOP, OUTCOME, START, WEEK, World, lineage_without, package, rows, truths
+from tests.traffic import LOOP, OUTCOME, START, WAIT, WEEK, World, lineage_without, package, rows, truths
 
 from loopwright.base.settings import Settings
 from loopwright.monitor.windows import Watched, watch
-from loopwright.records.declarations import Monitor, Retrain
+from loopwright.records.declarations import Monitor, Outcome, Retrain
 from loopwright.records.turns import Turn
 from loopwright.records.windows import Alert, Quality, Trigger, Window
 from loopwright.stores.home import Home
@@ -25,14 +26,21 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def look(world: World, retrain: Retrain = NEVER, *, home: Home | None = None, monitor: Monitor | None = None) -> Watched:
+def look(
+    world: World,
+    retrain: Retrain = NEVER,
+    *,
+    home: Home | None = None,
+    monitor: Monitor | None = None,
+    outcome: Outcome = OUTCOME,
+) -> Watched:
     home = home or world.home
     return watch(
         home,
         loop_name=LOOP,
         monitor=monitor or Monitor(),
         retrain=retrain,
-        outcome=OUTCOME,
+        outcome=outcome,
         until=world.clock.now(),
     )
 
@@ -48,7 +56,7 @@ def test_each_window_is_closed_once_whoever_asks_and_how_often(world: World, tmp
     world.week(0)
     first = look(world)
     assert [(w.start, w.end, w.rows, w.state) for w in first.windows] == [(START, START + WEEK, 1000, "ok")]
-    assert [q.with_outcome for q in first.qualities] == [983]
+    assert [(q.with_outcome, q.mature_at) for q in first.qualities] == [(1000, None)]
     assert look(world).windows == []
     world.clock.advance(timedelta(days=6))
     assert look(world).windows == []
@@ -102,41 +110,70 @@ def test_nothing_served_and_nothing_asked_has_no_windows(tmp_path: Path) -> None
     assert found == Watched(windows=[], qualities=[], trigger=None, alerts=[])
 
 
-def test_late_outcomes_revise_quality_until_the_wait_is_over_and_the_old_record_stays(world: World) -> None:
+def base_rate(quality: Quality) -> float:
+    """The share of positives: true positives, by precision and by recall."""
+    measured = {name: quality.metrics[name].value for name in ("precision", "positive_rate", "recall")}
+    return measured["precision"] * measured["positive_rate"] / measured["recall"]
+
+
+def test_window_is_provisional_until_the_wait_is_over_and_nothing_is_judged_by_it(world: World) -> None:
+    """Of those known soonest all are late: the window was measured on them, and decayed. Then it is measured once, on all."""
+    outcome = msgspec.structs.replace(OUTCOME, wait="14d")
     given = rows(1000, START)
     world.predict(given)
-    told = truths(given)
-    world.tell(given[:600], told[:600])
+    delays = truths(given)
+    late = [d > 15 for d in delays]
+    world.tell([r for r, x in zip(given, late, strict=True) if x], [d for d in delays if d > 15], after=timedelta(hours=1))
     world.clock.advance_to(START + WEEK)
-    assert [q.with_outcome for q in look(world).qualities] == [600]
-    assert look(world).qualities == []
-    world.tell(given[600:800], told[600:800], after=timedelta(days=6))
+    found = look(world, outcome=outcome)
+    assert [(q.with_outcome, q.state, q.mature_at, q.metrics) for q in found.qualities] == [
+        (0, "no data", START + 3 * WEEK, {})
+    ]
+    assert found.qualities[0].state_text == "provisional (until 2024-03-25)"
     world.clock.advance(timedelta(days=6))
-    assert [q.with_outcome for q in look(world).qualities] == [800]
-    assert look(world).qualities == []
-    world.tell(given[800:], told[800:], after=timedelta(days=40))
-    world.clock.advance(timedelta(days=60))
-    assert START not in {q.start for q in look(world).qualities}
+    on_time = [r for r, x in zip(given, late, strict=True) if not x]
+    world.tell(on_time, [d for d in delays if d <= 15], after=timedelta(days=13))
+    world.clock.advance_to(START + 3 * WEEK - timedelta(seconds=1))
+    assert not [q for q in look(world, outcome=outcome).qualities if q.rows]
+    world.clock.advance(timedelta(seconds=1))
+    [measured] = [q for q in look(world, outcome=outcome).qualities if q.rows]
+    assert (measured.with_outcome, measured.state, measured.mature_at) == (1000, "ok", None)
+    assert base_rate(measured) == pytest.approx(sum(late) / 1000)
+    assert world.home.ledger.find(Trigger, loop=LOOP) == []
+    assert world.home.ledger.find(Alert, loop=LOOP, key="decay") == []
     stored = world.home.ledger.find(Quality, loop=LOOP, key=START.isoformat(), newest=False)
-    assert [e.record.with_outcome for e in stored] == [600, 800]
+    assert [e.record.with_outcome for e in stored] == [0, 1000]
 
 
-def test_a_corrected_outcome_revises_quality_too(world: World) -> None:
+def test_absent_outcome_is_the_declared_label_when_the_wait_is_over(world: World) -> None:
     given = rows(1000, START)
     world.predict(given)
+    late = [(r, d) for r, d in zip(given, truths(given), strict=True) if d > 15]
+    world.tell([r for r, _ in late], [d for _, d in late])
+    world.clock.advance_to(START + WEEK + WAIT)
+    [found] = look(world, outcome=msgspec.structs.replace(OUTCOME, absent="false")).qualities
+    assert (found.with_outcome, found.state) == (1000, "ok")
+    assert base_rate(found) == pytest.approx(len(late) / 1000)
+
+
+def test_a_corrected_outcome_revises_quality_until_the_next_window_and_the_old_record_stays(world: World) -> None:
+    given = rows(1000, START)
+    logged = world.predict(given)
     world.tell(given, truths(given))
-    world.clock.advance_to(START + WEEK)
+    world.clock.advance_to(START + WEEK + WAIT)
     before = look(world).qualities[0]
-    world.clock.advance(timedelta(hours=4))
-    look(world)  # outcomes of the last hours came
-    world.tell(given[:300], [999.0] * 300, after=WEEK)
-    world.clock.advance(WEEK - timedelta(hours=5))
+    world.clock.advance(timedelta(hours=1))
+    world.correct(logged[:300], 999.0)
+    world.clock.advance(timedelta(days=6))
     after = look(world).qualities[0]
     assert after.start == before.start
-    assert (
-        after.metrics["positive_rate"] != before.metrics["positive_rate"]
-        or after.metrics["recall"].value < before.metrics["recall"].value
-    )
+    assert base_rate(after) > base_rate(before) + 0.1
+    assert look(world).qualities == []
+    world.correct(logged[300:600], 999.0)
+    world.clock.advance(WEEK)
+    assert START not in {q.start for q in look(world).qualities}
+    stored = world.home.ledger.find(Quality, loop=LOOP, key=START.isoformat(), newest=False)
+    assert [e.record.known_at for e in stored] == [before.known_at, after.known_at]
 
 
 def test_quality_is_that_of_the_logged_answers_by_slice(world: World) -> None:
@@ -341,7 +378,7 @@ from loopwright.stores.home import Home
 from loopwright.base.settings import Settings
 now = datetime.fromisoformat(sys.argv[2])
 columns = {"flight": Column("string"), "landed_at": Column("timestamp"), "arr_delay": Column("float")}
-outcome = Outcome(Table("landings", columns, ["flight"], "landed_at"), "arr_delay > 15", "14d")
+outcome = Outcome(Table("landings", columns, ["flight"], "landed_at"), "arr_delay > 15", "3h")
 home = Home(Settings(home=Path(sys.argv[1])), SimulatedClock(now))
 watch(home, loop_name="late", monitor=Monitor(), retrain=Retrain(drift=1, cooldown="0s"), outcome=outcome, until=now)
 """

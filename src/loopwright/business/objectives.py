@@ -116,7 +116,7 @@ def _measured(
     minimum_rows: int,
 ) -> _Measured:
     base, _, of = metric.partition(":")
-    known = [w.quality for w in weeks if w.quality is not None and w.quality.with_outcome]
+    known = [w.quality for w in weeks if w.quality is not None and w.quality.with_outcome and w.quality.mature_at is None]
     qualities = [q for q in known if q.with_outcome >= minimum_rows] or known
     most = max((q.with_outcome for q in qualities), default=0)
     if base == "value_per_prediction":

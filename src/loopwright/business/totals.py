@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+import pyarrow.compute as pc
 
 from loopwright.base.errors import NotFound, PackageRefused
-from loopwright.records.declarations import Outcome, duration
+from loopwright.records.declarations import Outcome
 from loopwright.records.evaluation import Estimate, added, moved
 from loopwright.records.package import Manifest
 from loopwright.records.releases import CHAMPION, Arm, ReleaseState
@@ -47,7 +48,7 @@ class ServedPackage(msgspec.Struct, frozen=True, kw_only=True):
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Sums over all windows with an account. Money in `currency`, over no model; `cost` in USD over `days`.
 
-    Of `predictions`, `pending` have no outcome and are not older than the loop's wait.
+    Of `predictions`, `pending` are not older than the loop's wait: they are not in the sums yet.
     """
 
     currency: str
@@ -130,12 +131,10 @@ def totals(home: Home, loop: str, windows: Sequence[WindowTotals], currency: str
 
 
 def _pending(home: Home, loop: str, values: Sequence[ValueWindow], outcome: Outcome) -> int:
-    """Predictions of these windows that the newest account knows no outcome of, and whose wait is not over."""
-    since = home.clock.now() - duration(outcome.wait)
-    recent = [v for v in values if v.end > since]
-    if not recent:
-        return 0
-    known_at = max(v.known_at for v in recent)
-    start, end = max(since, recent[0].start), recent[-1].end
-    joined = with_truth(home, loop, outcome, start=start, end=end, known_at=known_at)
-    return int(joined["_truth"].null_count)
+    """Predictions of these windows whose wait was not over when they were accounted for."""
+    return sum(
+        pc.sum(pc.invert(with_truth(home, loop, outcome, start=v.start, end=v.end, known_at=v.known_at)["_mature"])).as_py()
+        or 0
+        for v in values
+        if v.mature_at is not None
+    )

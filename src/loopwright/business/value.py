@@ -22,7 +22,7 @@ from loopwright.records.evaluation import Z_95, Estimate, Leaderboard
 from loopwright.records.package import Output
 from loopwright.records.windows import ValueWindow
 from loopwright.stores.home import Home
-from loopwright.stores.outcomes.labelled import Known, known, with_truth
+from loopwright.stores.outcomes.labelled import Known, known, matures, with_truth
 from loopwright.stores.outcomes.rescore import score as score_rows
 from loopwright.stores.packages.probe import Probed, open_probed
 from loopwright.tasks import metrics
@@ -97,7 +97,7 @@ def account(
     """The money of the window [start, end) from the outcomes known at `known_at`; None when nothing was predicted in it.
 
     The heuristic is that of the package which answered. Rows of a package that is gone are left out of the comparison, and
-    so count as without outcome. The record is returned, not stored.
+    so count as without outcome, as do those whose wait is not over. The record is returned, not stored.
     """
     joined = with_truth(home, loop_name, outcome, start=start, end=end, known_at=known_at)
     if not joined.num_rows:
@@ -124,7 +124,8 @@ def account(
             cost=cost * (predictions / joined.num_rows),
         )
 
-    whole, parts = counted(slice(None), joined.num_rows), pc.value_counts(joined["_arm"]).to_pylist()
+    whole = msgspec.structs.replace(counted(slice(None), joined.num_rows), mature_at=matures(joined, end, outcome))
+    parts = pc.value_counts(joined["_arm"]).to_pylist()
     if len(parts) == 1:
         return whole
     arm = rows["_arm"].to_numpy()

@@ -12,7 +12,7 @@ from loopwright.records.declarations import Outcome
 from loopwright.records.evaluation import Estimate, Evaluation
 from loopwright.records.package import Output
 from loopwright.records.windows import Quality
-from loopwright.stores.outcomes.labelled import Known, known
+from loopwright.stores.outcomes.labelled import Known, known, matures
 from loopwright.tasks import metrics
 
 Array = np.ndarray[Any, Any]
@@ -44,11 +44,11 @@ def quality(
     minimum_rows: int = 1,
     seed: int = 0,
 ) -> Quality:
-    """Quality of the window [start, end) from `joined` [N rows: the log's columns and `_truth`, null where unknown].
+    """Quality of the window [start, end) from `joined` [N rows: see `stores.outcomes.labelled.with_truth`].
 
     `slices` maps slice name to a string per row of `joined` [N]; `evaluations` package digest to its evaluation, `outputs` to what
-    it predicts. Intervals are 95 % bootstrap percentiles. The state is `no data` with fewer than `minimum_rows` outcomes or where
-    the decay metric is undefined; `decayed` when the drop against the evaluations (weighted by rows of each package) reaches the
+    it predicts. Intervals are 95 % bootstrap percentiles. The state is `no data` with fewer than `minimum_rows` outcomes, where
+    the decay metric is undefined, or while some of the predictions still wait for their outcome; `decayed` when the drop against the evaluations (weighted by rows of each package) reaches the
     share `decay.by` of what they promised *and* the evaluations' value is outside the window's interval, so that one thin window does not cry wolf.
     """
     found = known(joined, outcome, outputs)
@@ -61,18 +61,20 @@ def quality(
     names = list(dict.fromkeys([*metrics.watched(found.output), *gaps, *usable]))
     package = joined["_package"].to_numpy()[found.rows]
     overall = _measured(names, found, slice(None), seed, RESAMPLES, parts) if count else {}
+    promised, mature_at = _promised(decay.metric, package, evaluations), matures(joined, end, outcome)
     return Quality(
         start=start,
         end=end,
         known_at=known_at,
         rows=joined.num_rows,
         with_outcome=count,
-        state=_state(overall.get(decay.metric), _promised(decay.metric, package, evaluations), decay, count, minimum_rows),
+        state=_state(overall.get(decay.metric), promised, decay, count, minimum_rows) if mature_at is None else "no data",
         metrics=overall,
         slices={name: _by_value(values, found, seed) for name, values in parts.items()},
         by_package=_by(package, overall, names, found, parts, seed),
         by_arm=_by_arm(joined, overall, names, found, parts, seed),
         minimum_rows=minimum_rows,
+        mature_at=mature_at,
     )
 
 

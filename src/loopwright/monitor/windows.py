@@ -1,7 +1,7 @@
 """The watch: close every monitoring window that is due, judge it, and say whether to retrain and whom to tell.
 
-In the order of `watch`: windows due are measured (inputs, then quality from the outcomes known by now), windows whose
-outcomes may still come are revised where some came, a reason to retrain is looked for, alerts are raised and closed.
+In the order of `watch`: windows due are measured (inputs, then quality of the predictions whose wait for an outcome is over),
+windows are measured again when it is over for all of them and where outcomes are corrected soon after, a reason to retrain is looked for, alerts are raised and closed.
 Everything that is found about one window is written in one transaction, so that each window is closed exactly once
 however often a process dies on the way; a reason to retrain that was not acted upon is given again.
 """
@@ -81,7 +81,7 @@ def watch(
     Windows follow each other from the first release (or the first prediction, where that is earlier) in steps of
     `monitor.every`; a stretch without predictions is a window too, in state `no data`, and one window however long it
     was: what comes late to a silence of years does not close hundreds. Each is stored under its start (ISO 8601). A
-    window's quality is revised as long as outcomes may come: until `outcome.wait` after its end.
+    window's quality is provisional until `outcome.wait` after its end, and is revised for one more window where outcomes are corrected.
     """
     steps = attempts or Attempts(loop_name, strict=True)
     retrain = msgspec.structs.replace(retrain, decay_metric=retrain.decay_metric or metrics.primary(outcome.task))
@@ -204,34 +204,35 @@ class _Watcher:
         return msgspec.structs.replace(found, arms={name: self._window(rows, start, end) for name, rows in arms.items()})
 
     def revise(self, *, skip: set[datetime]) -> list[Quality]:
-        """Measure again each earlier window whose outcomes may still come and for which some came, or changed."""
+        """Measure again each provisional window whose wait is over, and each since then for which outcomes came, or changed."""
         revised = []
-        qualities = self.open_qualities()
-        for before in qualities:
-            if before.start in skip or not before.rows:
+        for before in self.open_qualities():
+            if before.start in skip or not before.rows or (before.mature_at is not None and before.mature_at > self.until):
                 continue
             joined = self._joined(before.start, before.end)
             came = pc.sum(pc.is_valid(joined["_truth"])).as_py() or 0
             newest = pc.max(joined["_known_at"].cast(pa.int64())).as_py() if came else None
-            if came == before.with_outcome and (newest is None or newest <= microseconds(before.known_at)):
+            same = came == before.with_outcome and (newest is None or newest <= microseconds(before.known_at))
+            if same and before.mature_at is None:
                 continue
-            measured = self._quality(joined, before.start, before.end)
+            revised.append(self._quality(joined, before.start, before.end))
             with self.home.ledger.batch():
-                self.home.ledger.put(measured, loop=self.loop, key=before.start.isoformat())
-                if before is qualities[-1]:
-                    self._decay_alert(measured)
-            revised.append(measured)
+                self.home.ledger.put(revised[-1], loop=self.loop, key=before.start.isoformat())
+                if not any(q.start > before.start and q.mature_at is None for q in self.open_qualities()):
+                    self._decay_alert(revised[-1])
         return revised
 
     def open_qualities(self) -> list[Quality]:
-        """The newest quality of each window that ended at most `wait` before now, oldest first."""
-        steps = int(self.wait / duration(self.monitor.every)) + 2
+        """The newest quality of each window that is provisional, or has not been for longer than a window takes, oldest first."""
+        every = duration(self.monitor.every)
         found = []
-        for entry in self.home.ledger.find(Window, loop=self.loop, limit=min(steps, MAX_WINDOWS)):
+        for entry in self.home.ledger.find(Window, loop=self.loop, limit=min(int(self.wait / every) + 3, MAX_WINDOWS)):
             if entry.record.end > self.until:
                 continue  # closed while the clock was ahead
             latest = self.home.ledger.latest(Quality, loop=self.loop, key=entry.key)
-            if entry.record.end + self.wait >= self.until and latest is not None:
+            if latest is None:
+                continue
+            if latest.record.mature_at is not None or entry.record.end + self.wait + every >= self.until:
                 found.append(latest.record)
         return found[::-1]
 
@@ -320,7 +321,7 @@ class _Watcher:
         return self.home.ledger.find(Trigger, loop=self.loop, key=key)
 
     def _decay(self) -> Trigger | None:
-        """Decay counts against the package that serves, in the newest window with outcomes that it answered in."""
+        """Decay counts against the package that serves, in the newest window with all outcomes that it answered in."""
         if self.serving is None or self.retrain.decay is None:
             return None
         name, digest = self.retrain.decay_metric, self.serving.digest
@@ -406,17 +407,18 @@ class _Watcher:
 
     def _no_outcomes_alert(self, measured_window: Window) -> Alert | None:
         """Predictions whose wait is over and none of which was ever answered by an outcome."""
-        steps = int(self.wait / duration(self.monitor.every)) + 2
-        over = [
-            w.record
-            for w in self.home.ledger.find(Window, loop=self.loop, limit=steps)
-            if w.record.end + self.wait <= measured_window.end
-        ]
-        due = next((w for w in over if w.rows >= self.monitor.minimum_rows), None)
-        if due is None:
+        steps = int(self.wait / duration(self.monitor.every)) + 3
+        due, measured = None, None
+        for entry in self.home.ledger.find(Window, loop=self.loop, limit=steps):
+            if entry.record.rows < self.monitor.minimum_rows or entry.record.end + self.wait > measured_window.end:
+                continue
+            latest = self.home.ledger.latest(Quality, loop=self.loop, key=entry.key)
+            if latest is not None and latest.record.mature_at is None:
+                due, measured = entry.record, latest.record
+                break
+        if due is None or measured is None:
             return None
-        entry = self.home.ledger.latest(Quality, loop=self.loop, key=due.start.isoformat())
-        none = entry is not None and not entry.record.with_outcome
+        none = not measured.with_outcome
         detail = f"none for {count(due.rows, 'prediction')} from {due.start:%Y-%m-%d} on, after a wait of {self.outcome.wait}"
         return self._alert("no-outcomes", none, "critical", "No outcomes arrive", detail)
 

@@ -41,7 +41,7 @@ _BAD, _DOUBTFUL, _UNKNOWN, _GOOD = (
 LOOKS: dict[str, StateStyle] = {
     **dict.fromkeys(("alert", "drift", "decayed", "failed"), _BAD),
     **dict.fromkeys(("watch", "pending"), _DOUBTFUL),
-    **dict.fromkeys(("no data", "too few", "not yet"), _UNKNOWN),
+    **dict.fromkeys(("no data", "too few", "not yet", "provisional"), _UNKNOWN),
     **dict.fromkeys(("ok", "done"), _GOOD),
     "running": StateStyle("◌", "cyan"),
 }

@@ -24,6 +24,17 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, str]
 
 
+class OutcomeDelay(msgspec.Struct, frozen=True, kw_only=True):
+    """How long outcomes of one label take, from the decision until they are known, over examples (whose wait is over).
+
+    `seconds` are the delays within which 0 %, 10 % ... 100 % of the `count` outcomes are known. `label` is "" for numbers: of all.
+    """
+
+    label: str
+    count: int
+    seconds: list[float]
+
+
 class Examples(Record, frozen=True, kw_only=True):
     """Result of the stage `data`, input of `develop`: the location and origin of the rows. `summary` describes the labels."""
 
@@ -39,3 +50,4 @@ class Examples(Record, frozen=True, kw_only=True):
     request: dict[str, Column]
     context: dict[str, Column]
     summary: str = ""
+    delays: list[OutcomeDelay] = []

@@ -234,6 +234,7 @@ RULES: dict[str, Rule] = {
     "Outcome.label": Text(20_000, lines=True),
     "Outcome.group": _TEXT,
     "Outcome.wait": _DELAY,
+    "Outcome.absent": _TEXT,
     "Outcome.quantiles": _INSIDE,
     "Outcome.alert_share": _INSIDE,
     "Slice.name": _NAME,

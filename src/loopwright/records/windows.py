@@ -123,7 +123,8 @@ def newest_stretch(windows: Sequence[Window]) -> list[Window]:
 class Quality(Record, frozen=True, kw_only=True):
     """Quality in a window from the outcomes known at `known_at`; later outcomes revise it with a new record of the same key.
 
-    `by_arm` has the metrics of each arm (name) where several answered.
+    Measured are predictions whose wait is over. `mature_at`: when it is for all of them; None where it is now. Until then the window is
+    provisional, and its state `no data`. `by_arm` has the metrics of each arm (name) where several answered.
     """
 
     kind: ClassVar[str] = "quality"
@@ -138,10 +139,13 @@ class Quality(Record, frozen=True, kw_only=True):
     by_package: dict[str, dict[str, Estimate]]
     minimum_rows: int = 0
     by_arm: dict[str, dict[str, Estimate]] = {}
+    mature_at: datetime | None = None
 
     @property
     def state_text(self) -> str:
         """The state for a person: `too few (N of M)` instead of `no data` for too few outcomes."""
+        if self.mature_at is not None:
+            return f"provisional (until {edge(self.mature_at, self.end - self.start)})"
         return state_text(self.state, self.with_outcome, self.minimum_rows)
 
 
@@ -184,6 +188,7 @@ class Trigger(Record, frozen=True, kw_only=True):
 class ValueWindow(Record, frozen=True, kw_only=True):
     """Money in a window, in `currency`, over predictions with a known outcome: the model's, and the heuristic's on the same rows.
 
+    They are those whose wait is over: until `mature_at` (None: now) some are missing.
     `no_model` is the value of doing nothing. Intervals come from a bootstrap over rows. `cost` is compute, in USD.
     `arms` has an account per arm (name) where several answered, with its share of the cost by rows.
     """
@@ -203,3 +208,4 @@ class ValueWindow(Record, frozen=True, kw_only=True):
     cost: float
     counts: dict[str, int]
     arms: dict[str, "ValueWindow"] = {}
+    mature_at: datetime | None = None

@@ -88,8 +88,8 @@ def quality_chart(
 
 
 def _measured(quality: Quality, metric: str) -> dict[str, Any]:
-    """The metric's value and interval; null, which breaks the line, where it was not measured."""
-    found = quality.metrics.get(metric)
+    """The metric's value and interval; null, which breaks the line, where it was not measured, or not on all its predictions yet."""
+    found = None if quality.mature_at is not None else quality.metrics.get(metric)
     ends = (math.nan,) * 3 if found is None or math.isnan(found.value) else (found.value, found.low, found.high)
     value, low, high = (None if math.isnan(end) else end for end in ends)
     return {"at": quality.end.isoformat(), "value": value, "low": low, "high": high, "state": quality.state}

@@ -97,7 +97,9 @@ def week_rows(report: Report) -> list[tuple[str, ...]]:
         (
             edge(w.start, w.end - w.start),
             f"{w.window.rows:,}",
-            f"{w.quality.with_outcome:,}" if w.quality is not None else ABSENT,
+            ABSENT
+            if w.quality is None
+            else f"{w.quality.with_outcome:,}" + " (provisional)" * (w.quality.mature_at is not None),
             w.window.state_text + (f" ({len(w.window.drifted)})" if w.window.drifted else ""),
             interval(w.quality.metrics.get(report.metric) if w.quality is not None else None),
             amount(w.value.over_no_model.value) if w.value is not None and report.valued else ABSENT,

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from loopwright.records.declarations import Outcome
+from loopwright.sql.engine import text
 from loopwright.sql.expression import row_sql
 
 Array = np.ndarray[Any, Any]
@@ -34,6 +35,12 @@ def label_sql(outcome: Outcome) -> str:
     known = " AND ".join(f"isfinite({cast})" for cast in casts)
     whole = casts[0] if len(casts) == 1 else f"[{', '.join(casts)}]"
     return f"CASE WHEN {known} THEN {whole} END"
+
+
+def absent_sql(outcome: Outcome) -> str:
+    """DuckDB's SQL for the label of a decision that has no outcome when its wait is over; NULL where none is declared."""
+    kind, _ = _TYPES[outcome.shape.label]
+    return "NULL" if outcome.absent is None else f"CAST({text(outcome.absent)} AS {kind})"
 
 
 def label_array(labels: pa.ChunkedArray) -> Array:

@@ -1,13 +1,14 @@
 """The verb `outcomes`."""
 
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import msgspec
 
 from loopwright.base.errors import UsageError
 from loopwright.data.ingest.outcomes import Delivered, accept
 from loopwright.data.ingest.source_reader import FileOptions, Reading
+from loopwright.records.examples import Examples, OutcomeDelay
 from loopwright.records.prediction import OutcomeStates
 from loopwright.stores.home import Home
 from loopwright.stores.outcomes.join import states
@@ -17,7 +18,7 @@ from loopwright.verbs.known_loop import known_loop
 class OutcomesReport(OutcomeStates, frozen=True, kw_only=True):
     """Outcomes of a loop: rows of the `file` that were `accepted` and `quarantined` (by reason), and the counts of `OutcomeStates`.
 
-    The file was read as `encoding`; `undated` rows have no time, so their truth counts as known from now on.
+    `delays` are those of the newest examples that a model was trained on. The file was read as `encoding`; `undated` rows have no time, so their truth counts as known from now on.
     """
 
     loop: str
@@ -28,6 +29,7 @@ class OutcomesReport(OutcomeStates, frozen=True, kw_only=True):
     reasons: dict[str, int] = {}
     encoding: str = ""
     undated: int = 0
+    delays: list[OutcomeDelay] = []
 
     @property
     def ok(self) -> bool:
@@ -51,5 +53,7 @@ def outcomes(home: Home, loop: str, file: Path | None = None, **file_options: Un
     table, requests = declared.outcome.table, declared.requests
     logged = accept(home, loop, table, requests, file, reading) if file else Delivered(0, 0, {})
     counts = states(home, loop, declared.outcome, home.clock.now(), requests.event_time)
-    delivered = {"file": str(file or ""), "table": table.name, **logged._asdict()}
+    delivered: dict[str, Any] = {"file": str(file or ""), "table": table.name, **logged._asdict()}
+    trained = home.ledger.latest(Examples, loop=loop)
+    delivered["delays"] = trained.record.delays if trained is not None else []
     return OutcomesReport(loop=loop, **delivered, **msgspec.structs.asdict(counts))

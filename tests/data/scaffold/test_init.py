@@ -124,6 +124,7 @@ def test_without_times_and_keys_rows_meet_their_outcomes_and_a_random_part_valid
     path.write_text("size in cm,kind\n" + "".join(f"{i % 20}.5,{'abc'[i // 40]}\n" for i in range(120)), encoding="utf-8")
     loop, made = begun(home, tmp_path / "loop", path, label="kind")
     assert isinstance(loop.split, StratifiedSplit)
+    assert loop.outcome.wait == "0s", "every row is as old as its ingestion"
     assert any(f"'{path}'" in step for step in made["next_steps"]), "a name with spaces is quoted"
     assert brought(home, loop, path).rows == 120
 
@@ -422,7 +423,7 @@ def test_loop_waits_for_the_outcome_that_comes_last(home: Home, tmp_path: Path) 
     loop, _ = begun(home, tmp_path / "slow", cases(tmp_path / "slow.parquet", closed), label="late", time="opened_at")
     assert (loop.outcome.table.known_time, loop.outcome.wait) == ("closed_at", "70d")
     loop, _ = begun(home, tmp_path / "quick", cases(tmp_path / "quick.parquet", closed / 100), label="late", time="opened_at")
-    assert loop.outcome.wait == "30d"
+    assert loop.outcome.wait == loop.monitor.every, "no shorter than a window"
 
 
 def test_time_that_is_now_before_and_now_after_the_decision_is_an_ordinary_column(home: Home, tmp_path: Path) -> None:

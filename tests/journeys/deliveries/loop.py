@@ -110,7 +110,7 @@ loop = Loop(
     ),
     requests=orders,
     context=[Context(traffic, by={"shop": "shop"}, columns=["jam"], max_age="6h")],
-    outcome=Outcome(deliveries, label="minutes > 60", wait="4d"),
+    outcome=Outcome(deliveries, label="minutes > 60", wait="2d"),
     features=features,
     slices=[Slice("shop", lambda f: f.shop)],
     candidates=[

@@ -1,9 +1,12 @@
 """The counts of outcomes, in a terminal."""
 
+from datetime import timedelta
+
 from rich.console import Group, RenderableType
 
 from loopwright.base.text import count as _count
-from loopwright.cli.terminal.cells import fact_table
+from loopwright.base.text import duration_text
+from loopwright.cli.terminal.cells import fact_table, heading, table
 from loopwright.cli.terminal.tables import quarantine_lines
 from loopwright.records.ingestions import DOUBT
 from loopwright.verbs.outcomes import OutcomesReport
@@ -31,4 +34,15 @@ def outcomes(value: OutcomesReport) -> RenderableType:
             ("contradicting", f"{value.contradicting:,} predictions or keys whose outcomes differ: the one known last counts"),
         ],
     )
-    return Group(facts, *(quarantine_lines(value.table, value.reasons) if value.quarantined else []))
+    curves = table(
+        ["outcome", "known", "half within", "90 % within", "all within"],
+        [
+            [d.label or "any", f"{d.count:,}", *(duration_text(timedelta(seconds=d.seconds[i])) for i in (5, 9, 10))]
+            for d in value.delays
+        ],
+        right=["known", "half within", "90 % within", "all within"],
+    )
+    delays: list[RenderableType] = [heading("How long outcomes take, in the newest training data"), curves]
+    return Group(
+        facts, *(delays if value.delays else []), *(quarantine_lines(value.table, value.reasons) if value.quarantined else [])
+    )

@@ -31,7 +31,7 @@ from loopwright.data.examples.labels import describe
 from loopwright.data.ingest.ingestion import files
 from loopwright.graph.columns import ARROW_TYPES, as_declared
 from loopwright.records.declarations import Aggregate, Column, Context, Outcome, Table, duration
-from loopwright.records.examples import Examples, Source
+from loopwright.records.examples import Examples, OutcomeDelay, Source
 from loopwright.sql.engine import quoted, sql_engine, sql_error, text
 from loopwright.stores.examples import FIXED
 from loopwright.stores.home import Home
@@ -53,6 +53,9 @@ _SQL_TYPES = {
 }
 WINDOW_ROWS, WINDOW_OF_LABEL = 100, 20
 """A window reaches back to so many examples, and so many of each of two labels, or a tenth of those if that is fewer."""
+
+MAX_CURVES = 20
+"""Delay curves are kept of so many labels at most."""
 
 _STRETCH = 4_000_000
 """Decisions joined at a time: memory depends on this, not on how many there are."""
@@ -245,6 +248,8 @@ def _decisions(
 def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requests: Table, *, as_of: datetime) -> None:
     """Table `judged`: every decision with `_label` and `_known_us` (when that became known), both null where nothing is known.
 
+    Until the wait for its outcome is over a decision has none: of the newest, those whose label is known sooner would be too many.
+
     Which outcome is a decision's `stores.outcomes.match` says, as in monitoring. A row of a file counts once, where no request was answered
     for it: as the prediction that an outcome names, else as the first. Where an outcome names the row of the file and none the request
     of the same unit and event time, the row stands for the decision.
@@ -274,7 +279,7 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
         CREATE TEMP VIEW moment AS SELECT unit, us, event FROM decided
         """
     )
-    match(database, duration(outcome.wait))
+    match(database, outcome, as_of)
     named_first = "named IS NULL, NOT _live, named DESC, _answered, _prediction"
     decision = f"WINDOW same AS (PARTITION BY _unit, _event ORDER BY {named_first})"
     once = f"{decision} QUALIFY row_number() OVER same = 1 OR (_live AND first_value(_live) OVER same)"
@@ -282,7 +287,8 @@ def _judge(database: Any, table: Any, reported: pa.Table, outcome: Outcome, requ
     database.execute(
         f"""
         CREATE TEMP TABLE judged AS
-        SELECT decision.* EXCLUDE (_event, _answered, _live), truth AS _label, known AS _known_us, early AS _early
+        SELECT decision.* EXCLUDE (_event, _answered, _live), CASE WHEN mature THEN truth END AS _label,
+               CASE WHEN mature THEN known END AS _known_us, early AS _early
         FROM decision JOIN matched ON decision.rowid = matched.row
         {once if files else ""};
         DROP VIEW moment; DROP VIEW decided; DROP TABLE decision; DROP TABLE statement; DROP TABLE matched
@@ -328,7 +334,7 @@ def _excluded(database: Any, usable: str, *, as_of: datetime, wait: timedelta) -
         f"""
         SELECT CASE WHEN NOT _complete THEN 'request not fully logged'
                     WHEN _early THEN 'outcome known before the decision'
-                    WHEN _label IS NULL AND _us >= {microseconds(as_of - wait)} THEN 'outcome pending'
+                    WHEN _label IS NULL AND _us > {microseconds(as_of - wait)} THEN 'outcome pending'
                     WHEN _label IS NULL THEN 'outcome never came'
                     ELSE 'outcome known before the decision' END AS reason, count(*)
         FROM recent WHERE NOT ({usable}) GROUP BY reason ORDER BY reason
@@ -393,6 +399,18 @@ def _joined(
         ).to_arrow_reader(_ROWS)
 
 
+def _delays(database: Any, outcome: Outcome) -> list[OutcomeDelay]:
+    """The delay curve of each label, of the MAX_CURVES that are most frequent; of numbers one for all."""
+    label = "''" if outcome.shape.label == "float" else "CAST(_label AS VARCHAR)"
+    found = database.execute(
+        f"""
+        SELECT {label}, count(*), quantile_cont((_known_us - _us) / 1e6, {[i / 10 for i in range(11)]})
+        FROM kept WHERE _label IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {MAX_CURVES}
+        """  # noqa: S608 - columns of ours, and numbers
+    ).fetchall()
+    return [OutcomeDelay(label=name, count=count, seconds=seconds) for name, count, seconds in found]
+
+
 def _write(
     home: Home,
     database: Any,
@@ -428,6 +446,7 @@ def _write(
         "rows": rows,
         "positives": labels.positives,
         "summary": labels.words,
+        "delays": _delays(database, outcome),
         "first": moment_at(first),
         "last": moment_at(last),
     }

@@ -11,9 +11,10 @@ _DAY_US, _UNITS = 86_400_000_000, (("day", 1), ("week", 7), ("year", 365))
 
 
 class Pace(NamedTuple):
-    """Monitoring and retraining intervals of a loop, and the assumption behind them."""
+    """Monitoring and retraining intervals of a loop, the length of a window (0s: unknown), and the assumption behind them."""
 
     assumed: str
+    every: str
     monitor: str
     retrain: str
 
@@ -28,7 +29,7 @@ def pace(moments: pa.ChunkedArray | None, columns: int) -> Pace:
     drifted = min(3, 1 + columns // 2)
     if moments is None:
         assumed = "The file does not say how many rows come when: a window of a week with 100 rows is assumed. Correct it."
-        return Pace(assumed, 'every="7d", minimum_rows=100', f'every="90d", drift={drifted}, decay=0.1, cooldown="14d"')
+        return Pace(assumed, "0s", 'every="7d", minimum_rows=100', f'every="90d", drift={drifted}, decay=0.1, cooldown="14d"')
     at = moments.cast(pa.int64()).drop_null().to_numpy()
     span = max(int(at.max() - at.min()), 1) / _DAY_US
     newer = int((at > at.max() - span * _DAY_US / 2).sum())
@@ -39,6 +40,7 @@ def pace(moments: pa.ChunkedArray | None, columns: int) -> Pace:
     again = max(3 * days, min(90, int(span / 2)))
     return Pace(
         f"By the newer half of the file {_rate(a_day)} come: a window of {days}d holds about {a_day * days:,.0f} rows.",
+        f"{days}d",
         f'every="{days}d", minimum_rows={least}{psi}',
         f'every="{again}d", drift={drifted}, decay=0.1, cooldown="{2 * days}d"',
     )

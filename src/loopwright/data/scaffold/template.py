@@ -139,7 +139,7 @@ def blank_file(name: str) -> str:
         why="TODO: the rule that people use today",
         slices='Slice("country", lambda f: f.country)',
         split='TimeSplit(validation="14d")',
-        pace=pace(None, 2),
+        pace=pace(None, 2)._replace(every="30d"),
     )
 
 
@@ -165,7 +165,7 @@ def _text_of(drafted: Drafted, *, pace: Pace, **parts: str) -> str:
         **{name: text for name, text in words._asdict().items() if isinstance(text, str) and name != "objective"},
         objective=f'        objective="{words.objective}",\n' if words.objective else "",
         task="" if task == Output().task else f', task="{task}"',
-        wait=max("30d", drafted.stamped[1] if drafted.stamped else "", key=lambda d: duration(d or "0s")),
+        wait=max(pace.every, drafted.stamped[1] if drafted.stamped else "", key=lambda d: duration(d or "0s")),
         **parts,
     )
 

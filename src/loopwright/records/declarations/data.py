@@ -271,7 +271,11 @@ class Outcome(Declaration, frozen=True):
     Attributes:
         table: The table of outcomes; its key is that of the requests.
         label: SQL expression over the table; for several targets (regression) a dictionary of name to expression.
-        wait: How long after the decision an outcome may arrive before it counts as missing.
+        wait: How long after the decision an outcome may arrive. A decision is trained on, validated on, monitored and accounted for only
+            when its wait is over, so that labels that are known early do not outweigh those that are known late. Declare the longest
+            delay that matters; the default suits outcomes of a month.
+        absent: The label of a decision that has no outcome when its wait is over, as text ("false", "0", "stays"): for tables of
+            events, which say nothing of those to whom nothing happened. Without it such a decision has no label.
         task: `binary`, `multiclass`, `regression`, `ranking`, `anomaly` or `count`.
         quantiles: Quantiles to predict instead of the mean (regression), between 0 and 1, ascending.
         group: Request column whose equal values are ranked together (ranking).
@@ -284,6 +288,7 @@ class Outcome(Declaration, frozen=True):
     table: Table
     label: str | dict[str, str]
     wait: str = "30d"
+    absent: str | None = None
     task: Task = "binary"
     quantiles: list[float] = []
     group: str | None = None
@@ -312,6 +317,8 @@ class Outcome(Declaration, frozen=True):
             found.append(("quantiles", "of one target only"))
         if sorted(self.quantiles) != list(self.quantiles):
             found.append(("quantiles", f"{self.quantiles}: write them ascending"))
+        if self.absent is not None and (len(self.labels) > 1 or not self.shape.reads(self.absent)):
+            found.append(("absent", f"{self.absent!r} is no {self.shape.label} label of one target"))
         if (self.group is not None) != self.shape.grouped:
             found.append(
                 ("group", "ranking needs the request column whose equal values are ranked together; nothing else does")

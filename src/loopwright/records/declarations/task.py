@@ -3,6 +3,7 @@
 All other differences between tasks are in `tasks`, one file a task.
 """
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -44,6 +45,15 @@ class TaskShape(NamedTuple):
     def clip(self) -> tuple[float, float] | None:
         """Range to which the numbers of a rule are clipped."""
         return (0.0, 1.0) if self.is_probability else (0.0, 3e38) if self.score == NOT_NEGATIVE else None
+
+    def reads(self, label: str) -> bool:
+        """Whether a text is a label of the task."""
+        if self.label == "boolean":
+            return label in ("true", "false")
+        try:
+            return bool(label) and (self.label == "string" or math.isfinite(float(label)))
+        except ValueError:
+            return False
 
     @property
     def has_border(self) -> bool:

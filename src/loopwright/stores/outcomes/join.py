@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from loopwright.base.clock import moment_at
+from loopwright.base.clock import microseconds, moment_at
 from loopwright.base.errors import DeclarationInvalid, NotFound, PackageRefused
 from loopwright.graph.columns import as_declared
 from loopwright.records.declarations import Outcome, duration
@@ -108,16 +108,21 @@ def join(
     """
     known = outcomes.filter(pc.field("_known_at") <= pa.scalar(known_by, _TIME))
     asked = predictions if "_decided" in predictions.column_names else decided(home, predictions)
-    matched = _matched(home, asked, known, outcome, others)
+    matched = _matched(home, asked, known, outcome, known_by, others)
     return predictions.append_column("_truth", matched["truth"]).append_column("_known_at", matched["known"])
 
 
 def _matched(
-    home: Home, predictions: pa.Table, known: pa.Table, outcome: Outcome, others: Callable[[], pa.Table] | None = None
+    home: Home,
+    predictions: pa.Table,
+    known: pa.Table,
+    outcome: Outcome,
+    as_of: datetime,
+    others: Callable[[], pa.Table] | None = None,
 ) -> pa.Table:
     """`truth`, `known` and `place` (in `known`) of each of the predictions [N], nulls where nothing is known."""
     type, count = label_type(outcome), predictions.num_rows
-    if not known.num_rows or not count:
+    if not count or (not known.num_rows and outcome.absent is None):
         return pa.table({"truth": pa.nulls(count, type), "known": pa.nulls(count, _TIME), "place": pa.nulls(count, pa.int64())})
     asked = pa.table(
         {
@@ -149,7 +154,7 @@ def _matched(
         times = [more[n].cast(pa.int64()) for n in ("_decided", "_event")]
         moments = pa.concat_tables([moments, pa.table([more["_unit"], *times], names=moments.column_names)])
     with _database(home, decided=asked, moment=moments, statement=statement) as database:
-        match(database, duration(outcome.wait))
+        match(database, outcome, as_of)
         found = database.sql("SELECT truth, known, place FROM matched ORDER BY row").to_arrow_table()
     return pa.table({"truth": found["truth"].cast(type), "known": found["known"].cast(_TIME), "place": found["place"]})
 
@@ -176,17 +181,22 @@ def history(home: Home, loop: str, prediction: Prediction, outcome: Outcome) -> 
     every = stored(home, "outcomes", loop, where=whose, repeated=True)
     moments = decided(home, stored(home, KIND, loop, where=pc.field("_unit") == prediction.unit))
     mine = moments.filter(pc.field("_id") == prediction.id)
-    if not every.num_rows or not mine.num_rows:
+    if not mine.num_rows:
         return []
     numbered = every.append_column("__row", pa.array(range(every.num_rows), pa.int64()))
     different = unrepeated(numbered)
-    place = _matched(home, mine, different, outcome, lambda: moments)["place"][0].as_py()
+    matched = _matched(home, mine, different, outcome, home.clock.now(), lambda: moments)
+    place = matched["place"][0].as_py()
     counted = None if place is None else different["__row"][place].as_py()
     start, wait = mine["_decided"][0].as_py(), duration(outcome.wait)
     found = []
     for i, (truth, row) in enumerate(zip(_truth(home, every, outcome).to_pylist(), map(to_outcome, rows(every)), strict=True)):
         if i == counted or row.prediction or start <= moment_at(row.known_at) <= start + wait:
             found.append(Statement(truth, row, i == counted))
+    if place is None and (truth := matched["truth"][0].as_py()) is not None:
+        over, why = microseconds(start + wait), f"no outcome within {outcome.wait}"
+        row = OutcomeRow(id="", prediction=prediction.id, unit="", values={}, known_at=over, received_at=over, provenance=why)
+        found.append(Statement(truth, row, True))
     return sorted(found, key=lambda s: s.row.received_at)
 
 

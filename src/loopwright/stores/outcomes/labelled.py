@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from loopwright.base.arrays import Array
 from loopwright.records.declarations import Outcome, duration
@@ -22,9 +23,11 @@ EARLY = timedelta(days=1)
 
 
 def with_truth(home: Home, loop: str, outcome: Outcome, *, start: datetime, end: datetime, known_at: datetime) -> pa.Table:
-    """The predictions of [start, end) with `_truth` (the label, null while unknown) and `_known_at`, as known at `known_at`.
+    """The predictions of [start, end) with `_mature`, `_truth` (the label, null while unknown) and `_known_at`, as known at `known_at`.
 
-    One row per prediction, the columns of `stores.prediction_log.read.predictions`, and those of `decided`.
+    A prediction is mature when the wait for its outcome is over. Before, it has no truth: among those whose outcome is known already
+    the labels that are known soonest are too many. One row per prediction, the columns of
+    `stores.prediction_log.read.predictions`, and those of `decided`.
     """
     asked = decided(home, predictions(home, loop, start=start, end=end))
 
@@ -33,7 +36,17 @@ def with_truth(home: Home, loop: str, outcome: Outcome, *, start: datetime, end:
         return decided(home, predictions(home, loop, start=start - duration(outcome.wait), end=known_at, columns=columns))
 
     known = outcomes(home, loop, since=start - EARLY, known_by=known_at)
-    return join(home, asked, known, outcome, known_by=known_at, others=others)
+    joined = join(home, asked, known, outcome, known_by=known_at, others=others)
+    mature = pc.less_equal(joined["_decided"], pa.scalar(known_at - duration(outcome.wait), pa.timestamp("us", tz="UTC")))
+    rows = pc.if_else(mature, pa.array(range(joined.num_rows), pa.int64()), None)
+    for name in ("_truth", "_known_at"):
+        joined = joined.set_column(joined.column_names.index(name), name, joined[name].take(rows))
+    return joined.append_column("_mature", mature)
+
+
+def matures(joined: pa.Table, end: datetime, outcome: Outcome) -> datetime | None:
+    """When the wait is over for all predictions of a window that ends at `end`; None where it is."""
+    return None if pc.all(joined["_mature"]).as_py() in (True, None) else end + duration(outcome.wait)
 
 
 class Known(NamedTuple):

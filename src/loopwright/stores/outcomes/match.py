@@ -9,21 +9,27 @@ and one without a label takes back what stood. An outcome known at the very mome
 open, if there is one.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
+
+from loopwright.base.clock import microseconds
+from loopwright.records.declarations import Outcome, duration
+from loopwright.tasks.label import absent_sql
 
 _NEWEST = "arg_max({truth: truth, known: known, received: received, place: place}, (known, received, id))"
 
 
-def match(database: Any, wait: timedelta) -> None:
-    """Create the table `matched`: `row`, `truth`, `known`, `place`, `named`, `early` of every row of the table `decided`.
+def match(database: Any, outcome: Outcome, as_of: datetime) -> None:
+    """Create the table `matched`: `row`, `truth`, `known`, `place`, `named`, `early`, `mature` of every row of the table `decided`.
 
     Tables: `decided` (row, id, unit, us, event), `moment` (unit, us, event: these decisions and others of their units), `statement`
     (place, prediction, unit, event, known, received, id, truth). Times are microseconds; `us` is when the decision was taken, `event`
     the event time of the request, or of the outcome. `truth`, `known` and `place` are null where nothing is known; `named` is `known` of
-    a statement that names the prediction. `early`: all that is known of the unit was known before its first decision.
+    a statement that names the prediction. `early`: all that is known of the unit was known before its first decision. `mature`: the
+    wait is over at `as_of`; then a decision without an outcome has the label `outcome.absent`, if there is one, known since then.
     """
-    us = wait // timedelta(microseconds=1)
+    us, now = duration(outcome.wait) // timedelta(microseconds=1), microseconds(as_of)
+    absent = absent_sql(outcome)
     database.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE matched AS
@@ -59,7 +65,7 @@ def match(database: Any, wait: timedelta) -> None:
             FROM decided ASOF JOIN (FROM standing WHERE first IS NOT NULL) later
               ON decided.unit = later.unit AND decided.us < later.asked
         ), every AS (
-            SELECT decided.row, by_id.newest.known AS named, coalesce(by_id.newest, own.newest, later.newest) AS newest,
+            SELECT decided.row, decided.us, by_id.newest.known AS named, coalesce(by_id.newest, own.newest, later.newest) AS newest,
                    before.us IS NOT NULL AS early
             FROM decided
             LEFT JOIN by_id ON decided.id = by_id.prediction AND by_id.newest.truth IS NOT NULL
@@ -67,6 +73,9 @@ def match(database: Any, wait: timedelta) -> None:
             LEFT JOIN later ON decided.row = later.row
             LEFT JOIN before ON decided.unit = before.unit AND decided.us = before.us
         )
-        SELECT row, newest.truth AS truth, newest.known AS known, newest.place AS place, named, early AND newest IS NULL AS early FROM every
+        SELECT row, us + {us} <= {now} AS mature, newest IS NULL AND mature AND {absent} IS NOT NULL AS nothing,
+               CASE WHEN nothing THEN {absent} ELSE newest.truth END AS truth, CASE WHEN nothing THEN us + {us} ELSE newest.known END AS known,
+               newest.place AS place, named, early AND newest IS NULL AND NOT nothing AS early
+        FROM every
         """  # noqa: S608 - text of ours, and a whole number
     )
