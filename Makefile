@@ -15,7 +15,7 @@ VERSION_TESTS := tests/develop/onnx/test_parity.py tests/develop/onnx/test_conve
   tests/journeys/test_whole_loop.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check house bench bench-serving bench-many docs pins test-versions test-peers clean
+.PHONY: help demo test check house bench bench-serving bench-many honesty docs pins test-versions test-peers clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ bench-serving: $(VENV)/.dev ## measure serving beside MLflow, BentoML, MLServer,
 
 bench-many: $(VENV)/.dev ## measure 5,000 packages behind one server, the memory of 1,000, a fleet of 500 segments: 5 minutes
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.serving.many $(ARGS)
+
+honesty: $(VENV)/.dev ## measure by simulation what intervals and other numbers claim; writes benchmarks/RESULTS.md (ARGS='--trials 100', ARGS=gap for a part)
+	env OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.honesty $(ARGS)
 
 docs: $(VENV)/.dev ## write the reference pages from the tables in the code, then run every example in the documents
 	$(BIN)/python docs/generate.py

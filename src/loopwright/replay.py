@@ -29,7 +29,7 @@ from loopwright.deploy.serving.package_cache import RULE, PackageCache, key_of
 from loopwright.deploy.serving.predictor import Predictor
 from loopwright.deploy.serving.segment_router import SegmentRouter
 from loopwright.records.declarations import Loop, Retrain, Table, Value, duration
-from loopwright.records.evaluation import Z_95, Estimate
+from loopwright.records.evaluation import Estimate, added
 from loopwright.records.ingestions import Ingested
 from loopwright.records.prediction import OutcomeRow, unit_text
 from loopwright.records.releases import ReleaseState
@@ -325,7 +325,9 @@ def compare(home: Home, loop: Loop, run: ReplayRun) -> PolicyComparison:
     known_by = run.laps[-1].end + duration(loop.outcome.wait)
     joined = join(home, logged, outcomes(home, loop.name, known_by=known_by), loop.outcome, known_by=known_by)
     answered_by = pc.unique(joined["_package"]).to_pylist()
-    found = known(joined, loop.outcome, {digest: home.packages.read(digest).manifest.output for digest in answered_by})
+    found = known(
+        joined, loop.outcome, {digest: home.packages.read(digest).manifest.output for digest in answered_by}, loop.unit or ""
+    )
     rows, first = joined.filter(pa.array(found.rows)), open_probed(home.packages, run.first.champion.package)
     at = rows["_at"].cast(pa.int64()).to_numpy()
     return PolicyComparison(
@@ -346,11 +348,10 @@ def worth(value: Value, comparison: PolicyComparison, policy: str) -> np.ndarray
     return np.asarray(earned - idle, dtype=np.float64)
 
 
-def total(rows: np.ndarray) -> Estimate:
-    """Sum of per-row money with a 95 % interval (normal approximation of the sum of independent rows)."""
-    spread = Z_95 * float(rows.std(ddof=1)) * len(rows) ** 0.5 if len(rows) > 1 else float("nan")
-    value = float(rows.sum())
-    return Estimate(value, value - spread, value + spread, len(rows))
+def total(rows: np.ndarray, comparison: PolicyComparison) -> Estimate:
+    """Sum of per-row money over the laps, which are what is independent."""
+    laps = [comparison.lap == lap for lap in np.unique(comparison.lap)]
+    return added([metrics.total(rows[lap], comparison.known.units[lap]) for lap in laps])
 
 
 def metric_of(comparison: PolicyComparison, name: str, policy: str, lap: int) -> float:

@@ -94,7 +94,14 @@ def upkeep(home: Home, loop: Loop, *, until: datetime, attempts: Attempts | None
     if committed.predictions:
         steps.run("send lineage", lambda: _tell(home, loop, committed.predictions), None)
     watched = watch(
-        home, loop_name=loop.name, monitor=loop.monitor, retrain=loop.retrain, outcome=loop.outcome, until=until, attempts=steps
+        home,
+        loop_name=loop.name,
+        monitor=loop.monitor,
+        retrain=loop.retrain,
+        outcome=loop.outcome,
+        until=until,
+        attempts=steps,
+        unit=loop.unit or "",
     )
     steps.run("close alerts", lambda: _close_stale(home, loop.name), None)
     values = steps.run(
@@ -119,6 +126,7 @@ def _account(home: Home, loop: Loop, until: datetime, fresh: set[datetime]) -> l
             start=quality.start,
             end=quality.end,
             known_at=until,
+            unit=loop.unit or "",
         )
         if value is not None:
             home.ledger.put(value, loop=loop.name, key=quality.start.isoformat())

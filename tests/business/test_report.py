@@ -78,7 +78,7 @@ def test_a_target_inside_the_interval_is_uncertain_and_one_beyond_it_missed(live
     inside = Objective("a", "x", "average_precision", at_least=measured.value + 0.0001)
     beyond = Objective("b", "x", "average_precision", at_least=measured.high + 0.001)
     below = Objective("c", "x", "average_precision", at_most=measured.low - 0.001)
-    worth = Objective("d", "x", "value_per_prediction", at_least=1)
+    worth = Objective("d", "x", "value_per_prediction", at_least=-1000)  # three weeks, one drifted: the interval is wide
     size = Objective("e", "x", "size_bytes", at_most=10)
     slow = Objective("f", "x", "latency_p50_us", at_most=39)
     unknown = Objective("g", "x", "recall_gap:nothing", at_most=0.1)

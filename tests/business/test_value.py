@@ -7,7 +7,7 @@ import pytest
 from tests.traffic import LOOP, OUTCOME, SCOPE, START, VALUE, WEEK, World, package, rows, truths
 
 from loopwright.business.costs import compute_cost
-from loopwright.business.value import RESAMPLES, account, expected, value
+from loopwright.business.value import account, expected, value
 from loopwright.records.declarations import Outcome, Value
 from loopwright.records.evaluation import Leaderboard, LeaderboardRow
 from loopwright.records.package import Output
@@ -53,13 +53,13 @@ def test_totals_are_sums_over_the_rows_and_differences_are_paired() -> None:
 
 
 def test_the_interval_is_that_of_resampling_rows() -> None:
-    """The multinomial draw of eight counts against a plain bootstrap over rows, and the normal approximation."""
+    """The studentised interval against a plain bootstrap over rows, and the normal approximation."""
     rng = np.random.default_rng(1)
     truth = rng.random(3000) < 0.3
     label, heuristic = truth ^ (rng.random(3000) < 0.2), truth ^ (rng.random(3000) < 0.3)
     found = of(truth, label, heuristic).over_heuristic
     per_row = money(VALUE, truth, label) - money(VALUE, truth, heuristic)
-    plain = np.array([per_row[rng.integers(0, 3000, 3000)].sum() for _ in range(RESAMPLES)])
+    plain = np.array([per_row[rng.integers(0, 3000, 3000)].sum() for _ in range(2000)])
     half = 1.96 * per_row.std() * 3000**0.5
     for low, high in (np.percentile(plain, [2.5, 97.5]), (per_row.sum() - half, per_row.sum() + half)):
         assert found.low == pytest.approx(low, abs=0.1 * half)

@@ -38,6 +38,7 @@ def joined(n: int = 2000, *, pending: float = 0.2, seed: int = 0, noise: float =
         {
             "_package": ["a" if i % 3 else "b" for i in range(n)],
             "_arm": ["champion"] * n,
+            "_unit": [f"u{i}" for i in range(n)],
             "_score": score,
             "_label": score >= 0.5,
             "_truth": pa.array(known, pa.bool_()),
@@ -140,6 +141,7 @@ def numbers(n: int, off: float, seed: int = 0) -> pa.Table:
             "_package": ["a"] * n,
             "_mature": [True] * n,
             "_arm": ["champion"] * n,
+            "_unit": [f"u{i}" for i in range(n)],
             "_score": truth + rng.normal(0, off, n),
             "_label": pa.nulls(n, pa.bool_()),
             "_truth": pa.array([t if i % 5 else None for i, t in enumerate(truth)], pa.float64()),

@@ -4,11 +4,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+from scipy import stats
 
 from loopwright.records.conditions import LOOKS, Condition, Standing, Worth, earned, framed, monitored, worst, worth_of
 from loopwright.records.declarations import Heuristic, Objective, Scope, Value
-from loopwright.records.evaluation import Estimate
+from loopwright.records.evaluation import Estimate, t_95
 from loopwright.records.windows import ValueWindow, Window, span_to
 
 START = datetime(2024, 3, 4, tzinfo=UTC)
@@ -142,7 +144,7 @@ def test_a_window_is_named_by_its_real_length(length: timedelta, said: str) -> N
     assert span_to(START, START + length) == said
 
 
-def test_money_of_windows_adds_up_and_their_variances_too() -> None:
+def test_money_of_windows_adds_up_and_windows_are_what_is_independent() -> None:
     def account(i: int, value: float) -> ValueWindow:
         over, start = Estimate(value, value - 30, value + 30, 100), START + i * WEEK
         return ValueWindow(
@@ -164,5 +166,16 @@ def test_money_of_windows_adds_up_and_their_variances_too() -> None:
     found = worth_of([account(0, -100), account(1, -90), account(2, 10), account(3, -20)])
     assert found is not None
     assert (found.start, found.end, found.predictions, found.with_outcome) == (START, START + 4 * WEEK, 440, 400)
-    assert (found.over_heuristic.value, found.over_heuristic.high) == pytest.approx((-200, -140))
+    sums = np.array([-100, -90, 10, -20])
+    half = float(stats.t.ppf(0.975, 3) * sums.std(ddof=1) * 4**0.5)
+    assert (found.over_heuristic.value, found.over_heuristic.high) == pytest.approx((-200, -200 + half), rel=1e-4)
+    alike = worth_of([account(i, -50) for i in range(4)])
+    assert alike is not None
+    assert alike.over_heuristic.high == pytest.approx(-200 + 60), "never narrower than rows make it"
+    assert worth_of([account(0, -50)]).over_heuristic.high == -20  # type: ignore[union-attr]  # there is one
     assert worth_of([]) is None
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5, 6, 10, 30, 200])
+def test_student_t_is_that_of_scipy(freedom: int) -> None:
+    assert t_95(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=5e-4)

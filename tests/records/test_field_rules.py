@@ -91,7 +91,7 @@ TRAINS_AGAIN = {
     "GroupSplit": "column validation",
     "Guard": "metric tolerance slices",
     "Heuristic": "rule name",
-    "Loop": "name scope requests outcome features candidates context aggregates slices split sampling fleet release seed",
+    "Loop": "name scope requests outcome features candidates context aggregates slices unit split sampling fleet release seed",
     "Objective": "name metric at_least at_most weight",
     "Outcome": "table label task quantiles group alert_share",
     "Release": "strategy guards durability on_unloggable deadline_ms",

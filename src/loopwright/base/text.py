@@ -19,6 +19,8 @@ class Interval(Protocol):
     def low(self) -> float: ...  # noqa: D102
     @property
     def high(self) -> float: ...  # noqa: D102
+    @property
+    def too_few(self) -> bool: ...  # noqa: D102
 
 
 def number(value: float | None, *, sign: bool = False) -> str:
@@ -44,14 +46,24 @@ def interval(estimate: Interval | None, *, sign: bool = False) -> str:
     if estimate is None:
         return ABSENT
     exact = estimate.low == estimate.high
-    return number(estimate.value, sign=sign) + ("" if exact or not bounds(estimate) else f" {bounds(estimate)}")
+    return (
+        number(estimate.value, sign=sign) + ("" if exact or not bounds(estimate) else f" {bounds(estimate)}") + _few(estimate)
+    )
 
 
 def money(estimate: Interval, currency: str = "", *, sign: bool = False) -> str:
     """Money with its 95 % interval: `+1,234 USD [980, 1,488]`; cents where it is less than 100."""
     ends = f"{amount(estimate.low, of=estimate)}, {amount(estimate.high, of=estimate)}"
     unit = f" {currency}" if currency else ""
-    return f"{amount(estimate.value, sign=sign, of=estimate)}{unit}" + ("" if math.isnan(estimate.low) else f" [{ends}]")
+    return (
+        f"{amount(estimate.value, sign=sign, of=estimate)}{unit}"
+        + ("" if math.isnan(estimate.low) else f" [{ends}]")
+        + _few(estimate)
+    )
+
+
+def _few(estimate: Interval) -> str:
+    return " (too few to tell)" if estimate.too_few else ""
 
 
 def amount(value: float, *, sign: bool = False, of: Interval | None = None) -> str:

@@ -117,7 +117,7 @@ def _worth(case: CaveatInputs) -> Doubt | None:
             "no value table is declared, so nobody knows what the loop is worth.",
             "Declare what right and wrong answers are worth (`Scope(value=Value(...))`).",
         )
-    if case.rule or over.n < MIN_OUTCOMES:
+    if case.rule or over.too_few or over.n < MIN_OUTCOMES:
         return None
     if over.high < 0:
         return _grave(

@@ -8,7 +8,7 @@ import numpy as np
 
 from loopwright.business.totals import Totals, WindowTotals
 from loopwright.records.declarations import Objective, Scope, Task
-from loopwright.records.evaluation import Z_95, Estimate, averaged, standard_error
+from loopwright.records.evaluation import Z_95, Estimate, averaged
 from loopwright.records.windows import Quality, state_text
 from loopwright.stores.home import Home
 from loopwright.stores.packages.store import Package
@@ -100,6 +100,8 @@ def _met(objective: Objective, measured: _Measured, minimum_rows: int) -> Met:
         return "too few"
     if estimate is None or np.isnan(estimate.value):
         return "not measured"
+    if estimate.too_few:
+        return "too few"
     sides = {objective.met(estimate.low), objective.met(estimate.high)}
     if len(sides) == 2:
         return "uncertain"
@@ -124,7 +126,7 @@ def _measured(
         per = Estimate(totals.model.value / n, totals.model.low / n, totals.model.high / n, n) if n else None
         return _Measured(per, "predictions with an outcome", n)
     if base in metrics.GAPS:
-        gap, rows = _gap(metrics.rate_of(base, task), of, qualities, minimum_rows)
+        gap, rows = _gap(metrics.rate_of(base, task), of, qualities)
         return _Measured(gap, "predictions with an outcome, each slice over all windows", min(rows, most))
     if base.startswith("latency_"):
         return _Measured(_quantile(latencies, base), "logged predictions", len(latencies))
@@ -135,11 +137,10 @@ def _measured(
     return _Measured(mean, "predictions with an outcome, mean over windows", most)
 
 
-def _gap(rate: str, of: str, qualities: Sequence[Quality], minimum_rows: int) -> tuple[Estimate | None, int]:
+def _gap(rate: str, of: str, qualities: Sequence[Quality]) -> tuple[Estimate | None, int]:
     """Largest less smallest rate over the values of a slice, and how many rows the smaller of two values has at least.
 
-    Each value is averaged over the windows first, so that a week's chance is not a gap. Values of fewer than `minimum_rows` rows
-    are left out where two others have enough.
+    Each value is averaged over the windows first, so that a week's chance is not a gap; few rows of a value count as far as they tell.
     """
     by_value: dict[str, list[Estimate]] = {}
     for quality in qualities:
@@ -147,14 +148,7 @@ def _gap(rate: str, of: str, qualities: Sequence[Quality], minimum_rows: int) ->
             if rate in measured:
                 by_value.setdefault(value, []).append(measured[rate])
     means = sorted((m for m in map(averaged, by_value.values()) if m is not None), key=lambda m: -m.n)
-    if len(means) < 2:
-        return None, 0
-    rows = means[1].n
-    means = [m for m in means if m.n >= min(minimum_rows, rows)]
-    high, low = max(means, key=lambda m: m.value), min(means, key=lambda m: m.value)
-    spread = Z_95 * float(np.hypot(standard_error(high), standard_error(low)))
-    gap = high.value - low.value
-    return Estimate(gap, max(0.0, gap - spread), gap + spread, sum(m.n for m in means)), rows
+    return (metrics.between_groups(means), means[1].n) if len(means) > 1 else (None, 0)
 
 
 def _latencies(home: Home, loop: str, weeks: Sequence[WindowTotals]) -> Any:

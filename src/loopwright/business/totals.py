@@ -1,6 +1,6 @@
 """What the loop delivered so far, window by window and in total: the facts that a report is made of.
 
-Windows are independent stretches of rows, so a total's interval comes from adding variances.
+Windows are what is independent, so a total's interval is over windows (`records.evaluation.added`).
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,7 @@
 """Value: the money that predictions made, from the scope's value table and the outcomes, beside two alternatives.
 
 The alternatives are evaluated on the very same rows: "no model" (nobody acts) and "heuristic only" (the package's own
-`heuristic.onnx`). Where a row's money depends only on kinds of answers (labels, classes), a window is a few counts, and a
-bootstrap over its rows (Efron 1979) is a multinomial draw of those counts: exact, and quick.
+`heuristic.onnx`).
 """
 
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from loopwright.base.errors import NotFound, PackageRefused
 from loopwright.base.text import money as money_of
 from loopwright.business.costs import compute_cost, serving_seconds, turn_seconds
 from loopwright.records.declarations import Outcome, Scope, Value
-from loopwright.records.evaluation import Z_95, Estimate, Leaderboard
+from loopwright.records.evaluation import Leaderboard
 from loopwright.records.package import Output
 from loopwright.records.windows import ValueWindow
 from loopwright.stores.home import Home
@@ -29,10 +28,6 @@ from loopwright.tasks import metrics
 from loopwright.tasks.metrics import Answered
 
 Array = np.ndarray[Any, Any]
-
-RESAMPLES = 2000
-MAX_CELLS = 100
-"""Rows that earn alike are drawn together; where more kinds of them than this are there, the interval is the normal one."""
 
 
 def value(
@@ -47,17 +42,16 @@ def value(
     known_at: datetime,
     predictions: int,
     cost: float = 0.0,
-    seed: int = 0,
+    units: Array | None = None,
 ) -> ValueWindow:
     """Money of the rows whose outcome is known: `truth` [N], what was answered (`answers`) and what the heuristic says (`rule`).
 
     `model`, `heuristic` and `no_model` are sums over the N rows; the differences are paired. `predictions` counts all rows
-    of the window, with an outcome or not. Intervals: 95 % percentiles of RESAMPLES seeded resamples of the rows, or where rows
-    earn in too many ways (regression) those of the normal approximation of a sum of independent rows.
+    of the window, with an outcome or not. Intervals are over `units` [N], rows where there are none (`tasks.metrics.total`).
     """
     model, nothing = metrics.money(table, output, truth, answers)
     other, _ = metrics.money(table, output, truth, rule)
-    total = _totals(np.stack([model, other, model - nothing, model - other], axis=1).astype(np.float64), seed)
+    total = [metrics.total(each, units) for each in (model, other, model - nothing, model - other)]
     return ValueWindow(
         start=start,
         end=end,
@@ -75,24 +69,16 @@ def value(
     )
 
 
-def _totals(money: Array, seed: int) -> list[Estimate]:
-    """The sum of each column of money [N, 4] with its interval."""
-    n = len(money)
-    cells, counts = np.unique(money, axis=0, return_counts=True)
-    sums = counts @ cells if n else np.zeros(4)
-    if n and len(cells) > MAX_CELLS:
-        spread = Z_95 * np.sqrt(n) * money.std(axis=0, ddof=1)
-        low, high = sums - spread, sums + spread
-    elif n:
-        drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=RESAMPLES)
-        low, high = np.percentile(drawn @ cells, [2.5, 97.5], axis=0)
-    else:
-        low = high = sums
-    return [Estimate(float(v), float(a), float(b), n) for v, a, b in zip(sums, low, high, strict=True)]
-
-
 def account(
-    home: Home, *, loop_name: str, scope: Scope, outcome: Outcome, start: datetime, end: datetime, known_at: datetime
+    home: Home,
+    *,
+    loop_name: str,
+    scope: Scope,
+    outcome: Outcome,
+    start: datetime,
+    end: datetime,
+    known_at: datetime,
+    unit: str = "",
 ) -> ValueWindow | None:
     """The money of the window [start, end) from the outcomes known at `known_at`; None when nothing was predicted in it.
 
@@ -106,7 +92,7 @@ def account(
     packages = {digest: package for digest in pc.unique(joined["_package"]).to_pylist() if (package := _package(home, digest))}
     joined_rows = joined.filter(pc.is_in(joined["_package"], value_set=pa.array(list(packages), pa.string())))
     outputs = {digest: package.manifest.output for digest, package in packages.items()}
-    found = known(joined_rows, outcome, outputs)
+    found = known(joined_rows, outcome, outputs, unit)
     rows = joined_rows.filter(pa.array(found.rows))
     rule, cost = _rule(packages, rows, found), compute_cost(seconds, scope.budget.usd_per_hour)
 
@@ -116,6 +102,7 @@ def account(
             found.given.at(mask),
             rule.at(mask),
             scope.value,
+            units=found.units[mask],
             output=found.output,
             start=start,
             end=end,

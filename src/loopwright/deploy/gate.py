@@ -50,7 +50,7 @@ from loopwright.stores.home import Home
 from loopwright.stores.outcomes.rescore import SegmentPackages, routed, segment_packages, together
 from loopwright.stores.packages.probe import Probed, ProbeResult, admit, admit_all
 from loopwright.stores.packages.store import Package
-from loopwright.tasks.label import label_array
+from loopwright.tasks.label import label_array, unit_array
 from loopwright.tasks.metrics import Answered
 from loopwright.tasks.split import trained_on, validates
 
@@ -234,6 +234,7 @@ def _case(
         own=None,
         other=None,
         groups=None,
+        units=None,
         output=package.manifest.output,
         slices={},
         note=note,
@@ -262,6 +263,7 @@ def _case(
         own=own,
         other=other,
         groups=np.array(rows[group].to_pylist(), dtype=object).astype(str) if group else None,
+        units=unit_array(rows, package.manifest.unit),
         output=output,
         slices=slices,
         note=note,

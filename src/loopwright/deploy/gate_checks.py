@@ -31,7 +31,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GateInputs(msgspec.Struct, frozen=True, kw_only=True):
-    """What the checks look at. `truth`, `own`, `other`, `groups` and `slices` are over the same N rows; empty without rows.
+    """What the checks look at. `truth`, `own`, `other`, `groups`, `units` and `slices` are over the same N rows; empty without rows.
 
     `output` is what both packages predict: the classes of either. `failed` says why the package did not answer those rows.
     """
@@ -45,6 +45,7 @@ class GateInputs(msgspec.Struct, frozen=True, kw_only=True):
     own: Answered | None
     other: Answered | None
     groups: Array | None
+    units: Array | None
     output: Output
     slices: dict[str, Array]
     note: str
@@ -83,7 +84,7 @@ def _target(case: GateInputs, objective: Objective) -> Check:
     wanted = f"at least {objective.at_least:g}" if objective.at_least is not None else f"at most {objective.at_most:g}"
     detail = f"{objective.metric} {interval(measured)}, wanted {wanted}"
     best = measured.high if objective.at_least is not None else measured.low
-    if objective.met(measured.value if np.isnan(best) else best):
+    if measured.too_few or objective.met(measured.value if np.isnan(best) else best):
         return Check(name=name, passed=True, detail=detail)
     if case.other is not None and metrics.of_rows(objective.metric):
         difference = _difference(case, objective.metric, np.ones(case.rows, dtype=np.bool_))
@@ -172,9 +173,9 @@ def _features_gone(case: GateInputs) -> list[str]:
 
 def _settings(case: GateInputs, mask: Array | slice = slice(None)) -> dict[str, Any]:
     """How a metric is measured on some of the rows."""
-    groups, slices = case.groups, {name: values[mask] for name, values in case.slices.items()}
-    groups = None if groups is None else groups[mask]
-    return {"output": case.output, "groups": groups, "seed": SEED, "value": case.scope.value, "slices": slices}
+    groups, units = (None if part is None else part[mask] for part in (case.groups, case.units))
+    slices = {name: values[mask] for name, values in case.slices.items()}
+    return {"output": case.output, "groups": groups, "units": units, "seed": SEED, "value": case.scope.value, "slices": slices}
 
 
 def _difference(case: GateInputs, name: str, mask: Array) -> Estimate:
@@ -192,9 +193,9 @@ def _noise(case: GateInputs, name: str, mask: Array) -> float:
 
 
 def _surely_worse(name: str, difference: Estimate, tolerance: float) -> bool:
-    if metrics.metric(name).higher:
-        return difference.high < -tolerance
-    return difference.low > tolerance
+    if difference.too_few:
+        return False
+    return difference.high < -tolerance if metrics.metric(name).higher else difference.low > tolerance
 
 
 def _back_to_rule(case: GateInputs) -> list[Check]:

@@ -12,6 +12,8 @@ from loopwright.tasks.plausibility import perfect_on_few, practically_perfect
 from loopwright.tasks.registry import TASKS
 from loopwright.tasks.split import says
 
+_FEW = " (too few to tell)"
+
 
 def card(
     manifest: Manifest, scope: Scope, evaluation: Evaluation, measured: dict[str, float], left_out: Mapping[str, str] = {}
@@ -58,13 +60,13 @@ def card(
         (
             f"On {evaluation.rows:,} {'younger ' if manifest.split is None or manifest.split.boundary else ''}examples"
             f"{f' ({evaluation.positives:,} positive)' if manifest.output.shape.has_border else ''} "
-            "that it was not fitted on; 95 % bootstrap intervals."
+            "that it was not fitted on; 95 % intervals."
         ),
         "",
         "| metric | value | interval |",
         "| --- | --- | --- |",
         *(
-            f"| {spaced(name)} | {number(e.value)} | {bounds(e)} |"
+            f"| {spaced(name)} | {number(e.value)} | {bounds(e)}{_FEW if e.too_few else ''} |"
             for name in (TASKS[manifest.output.task].card or evaluation.metrics)
             if (e := evaluation.metrics.get(name))
         ),
@@ -151,8 +153,11 @@ def _slices(evaluation: Evaluation, manifest: Manifest) -> list[str]:
             "| --- | --- |" + " --- |" * len(shown),
         ]
         for word, found in values.items():
-            cells = [f"{number(found[m].value)} {bounds(found[m])}" for m in shown]
+            cells = [f"{number(found[m].value)} {bounds(found[m])}{_FEW if found[m].too_few else ''}" for m in shown]
             lines.append(row([word, f"{found[shown[0]].n:,}", *cells]))
+        if few := evaluation.small_groups.get(name):
+            named = ", ".join(f"{plain(word)} ({n:,})" for word, n in few.items())
+            lines += ["", f"Too few rows to be shown by themselves (gaps count them as far as they tell): {named}."]
         lines.append("")
     return lines
 

@@ -29,6 +29,7 @@ def evaluate(
     threshold: float,
     slices: Mapping[str, Array],
     groups: Array | None = None,
+    units: Array | None = None,
     value: Value | None = None,
     wanted: Sequence[str] = (),
     seed: int,
@@ -39,7 +40,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure answers against `truth` on N validation rows; both as `tasks.metrics` has them for the task of `output`.
 
-    `slices` maps slice -> string [N]; `groups` [N] are those of a ranking; `wanted` names further metrics (gaps); `latency` is
+    `slices` maps slice -> string [N]; `groups` [N] are those of a ranking, `units` [N] what is independent; `wanted` names further metrics (gaps); `latency` is
     (p50, p99) in microseconds, `loading` what `loading` measures.
     """
     gap = metrics.gap(output.task)
@@ -49,9 +50,9 @@ def evaluate(
     names = list(dict.fromkeys([*every, *gaps, *(w for w in wanted if metrics.of_rows(w))]))
 
     def measured(rows: Array, names: Sequence[str], of: Mapping[str, Array]) -> dict[str, Estimate]:
-        part = None if groups is None else groups[rows]
+        by_row: dict[str, Any] = {n: p if p is None else p[rows] for n, p in (("groups", groups), ("units", units))}
         return metrics.intervals(
-            names, truth[rows], *predictions.at(rows), output=output, groups=part, seed=seed, value=value, slices=of
+            names, truth[rows], *predictions.at(rows), output=output, seed=seed, value=value, slices=of, **by_row
         )
 
     overall = measured(np.ones(len(truth), dtype=np.bool_), names, slices)
@@ -74,6 +75,7 @@ def evaluate(
         value_per_prediction=worth.value if worth is not None and len(truth) else 0.0,
         load_ms=loading and loading[0],
         memory_bytes=loading and loading[1],
+        small_groups=metrics.small_groups(slices, SLICE_ROWS),
     )
 
 

@@ -115,7 +115,7 @@ def chance(name: str, difference: Estimate) -> float:
     """The p-value of `difference` [95 % interval]: the chance of such a gain, or a larger one, without a true one."""
     gain = difference.value if metrics.metric(name).higher else -difference.value
     spread = (difference.high - difference.low) / (2 * NormalDist().inv_cdf(0.975))
-    if not np.isfinite(gain) or not np.isfinite(spread):
+    if difference.too_few or not np.isfinite(gain) or not np.isfinite(spread):
         return 1.0
     return NormalDist().cdf(-gain / spread) if spread > 0 else float(gain <= 0)
 
@@ -203,6 +203,7 @@ class _Trainer:
             seed=part.loop.seed,
             output=part.goal.output,
             groups=None if part.groups is None else part.groups[part.judged],
+            units=part.units[part.judged],
             value=part.loop.scope.value,
         )[self.name]
         return SegmentModel(
@@ -241,6 +242,7 @@ def _reached(work: Work, predictions: Answered) -> dict[str, Estimate]:
         seed=work.loop.seed,
         output=output,
         groups=None if work.groups is None else work.groups[work.judged],
+        units=work.units[work.judged],
         value=work.loop.scope.value,
         slices={name: of[inside] for name, of in work.slice_values.items()},
     )
@@ -260,7 +262,7 @@ def _missing_kinds(work: Work, part: Work) -> str:
 
 
 def _surely_worse(name: str, gain: Estimate) -> bool:
-    return gain.high < 0 if metrics.metric(name).higher else gain.low > 0
+    return not gain.too_few and (gain.high < 0 if metrics.metric(name).higher else gain.low > 0)
 
 
 def _verdict(board: FleetBoard, counted: Mapping[str, int], fleet: Fleet) -> str:

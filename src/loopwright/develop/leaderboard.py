@@ -71,7 +71,9 @@ def rank(rows: Sequence[LeaderboardRow], objectives: Sequence[Objective], weight
 
 
 def pays(comparison: Comparison) -> bool:
-    """Whether the interval of the difference is entirely on the challenger's better side."""
+    """Whether the interval of the difference is entirely on the challenger's better side, and there is enough to tell."""
+    if comparison.difference.too_few:
+        return False
     low, high = comparison.difference.low, comparison.difference.high
     return low > 0 if metrics.metric(comparison.metric).higher else high < 0
 
@@ -80,7 +82,7 @@ def losing(step: Comparison, rows: Sequence[LeaderboardRow], comparisons: Sequen
     """The comparison, with the incumbent or with the heuristic, in which the challenger surely makes less money."""
     against = (step.incumbent, min(rows, key=lambda r: r.phase).candidate)
     found = (c for c in comparisons if c.challenger == step.challenger and c.incumbent in against)
-    return next((c for c in found if c.money is not None and c.money.high < 0), None)
+    return next((c for c in found if c.money is not None and c.money.high < 0 and not c.money.too_few), None)
 
 
 def climb(rows: Sequence[LeaderboardRow], comparisons: Sequence[Comparison]) -> tuple[LeaderboardRow, list[Comparison]]:

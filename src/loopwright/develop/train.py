@@ -66,7 +66,7 @@ from loopwright.stores.home import Home
 from loopwright.stores.packages.environments import environment_files
 from loopwright.stores.packages.store import FORMAT, check_files, encode_json
 from loopwright.tasks import metrics
-from loopwright.tasks.label import label_array
+from loopwright.tasks.label import label_array, unit_array
 from loopwright.tasks.metrics import Answered
 from loopwright.tasks.plausibility import perfect_on_few, practically_perfect
 from loopwright.tasks.registry import TASKS
@@ -163,6 +163,11 @@ class Work(msgspec.Struct, kw_only=True):
     failed: dict[str, LoopwrightError] = {}
     segment: Segment | None = None
     latency_runs: int = LATENCY_RUNS
+
+    @property
+    def units(self) -> Array:
+        """The unit of each row [N]."""
+        return unit_array(self.table, self.loop.unit or "")
 
     @property
     def validation_table(self) -> pa.Table:
@@ -489,6 +494,7 @@ def _evaluated(work: Work, fitted: _Fitted) -> _Evaluated:
         threshold=border,
         slices={name: of[judged] for name, of in work.slice_values.items()},
         groups=None if work.groups is None else work.groups[work.judged],
+        units=work.units[work.judged],
         value=work.loop.scope.value,
         wanted=work.wanted,
         seed=work.loop.seed,
@@ -609,6 +615,7 @@ def _manifest(work: Work, fitted: _Fitted, evaluation: Evaluation) -> Manifest:
         heuristic_threshold=_heuristic_threshold(work),
         output=work.goal.output,
         group=work.loop.outcome.group or "",
+        unit=work.loop.unit or "",
         params=fitted.params,
         seed=work.loop.seed,
         training=Training(
@@ -684,5 +691,6 @@ def difference(work: Work, name: str, challenger: Answered, incumbent: Answered)
         seed=work.loop.seed,
         output=work.goal.output,
         groups=None if work.groups is None else work.groups[work.judged],
+        units=work.units[work.judged],
         value=work.loop.scope.value,
     )[name]

@@ -17,10 +17,9 @@ from loopwright.tasks import metrics
 
 Array = np.ndarray[Any, Any]
 
-RESAMPLES = 200
-SLICE_RESAMPLES = 100
+SEED = 0
 SLICE_ROWS = 30
-"""A slice value with fewer rows with an outcome is left out: its numbers would be chance."""
+"""A slice value with fewer rows with an outcome is only named: its numbers would be chance."""
 
 
 class Decay(NamedTuple):
@@ -42,16 +41,16 @@ def quality(
     known_at: datetime,
     decay: Decay,
     minimum_rows: int = 1,
-    seed: int = 0,
+    unit: str = "",
 ) -> Quality:
     """Quality of the window [start, end) from `joined` [N rows: see `stores.outcomes.labelled.with_truth`].
 
     `slices` maps slice name to a string per row of `joined` [N]; `evaluations` package digest to its evaluation, `outputs` to what
-    it predicts. Intervals are 95 % bootstrap percentiles. The state is `no data` with fewer than `minimum_rows` outcomes, where
-    the decay metric is undefined, or while some of the predictions still wait for their outcome; `decayed` when the drop against the evaluations (weighted by rows of each package) reaches the
+    it predicts. Intervals are over units (column `unit`, else the key). The state is `no data` with fewer than `minimum_rows` outcomes, where
+    the decay metric is undefined or too few events tell it, or while some of the predictions still wait for their outcome; `decayed` when the drop against the evaluations (weighted by rows of each package) reaches the
     share `decay.by` of what they promised *and* the evaluations' value is outside the window's interval, so that one thin window does not cry wolf.
     """
-    found = known(joined, outcome, outputs)
+    found = known(joined, outcome, outputs, unit)
     count = int(found.rows.sum())
     parts = {name: np.asarray(values)[found.rows] for name, values in slices.items()}
     gap = metrics.gap(outcome.task)
@@ -60,7 +59,7 @@ def quality(
     usable = [name for name in further if _of_rows(name, parts, found.output)]
     names = list(dict.fromkeys([*metrics.watched(found.output), *gaps, *usable]))
     package = joined["_package"].to_numpy()[found.rows]
-    overall = _measured(names, found, slice(None), seed, RESAMPLES, parts) if count else {}
+    overall = _measured(names, found, slice(None), parts) if count else {}
     promised, mature_at = _promised(decay.metric, package, evaluations), matures(joined, end, outcome)
     return Quality(
         start=start,
@@ -70,17 +69,16 @@ def quality(
         with_outcome=count,
         state=_state(overall.get(decay.metric), promised, decay, count, minimum_rows) if mature_at is None else "no data",
         metrics=overall,
-        slices={name: _by_value(values, found, seed) for name, values in parts.items()},
-        by_package=_by(package, overall, names, found, parts, seed),
-        by_arm=_by_arm(joined, overall, names, found, parts, seed),
+        slices={name: _by_value(values, found) for name, values in parts.items()},
+        by_package=_by(package, overall, names, found, parts),
+        by_arm=_by_arm(joined, overall, names, found, parts),
         minimum_rows=minimum_rows,
         mature_at=mature_at,
+        small_groups=metrics.small_groups(parts, SLICE_ROWS),
     )
 
 
-def _measured(
-    names: Sequence[str], known: Known, rows: Any, seed: int, resamples: int, slices: Mapping[str, Array] | None = None
-) -> dict[str, Estimate]:
+def _measured(names: Sequence[str], known: Known, rows: Any, slices: Mapping[str, Array] | None = None) -> dict[str, Estimate]:
     """Metrics of some of the rows (a mask or a slice)."""
     return metrics.intervals(
         names,
@@ -88,8 +86,8 @@ def _measured(
         *known.given.at(rows),
         output=known.output,
         groups=None if known.groups is None else known.groups[rows],
-        seed=seed,
-        resamples=resamples,
+        units=known.units[rows],
+        seed=SEED,
         slices={name: values[rows] for name, values in (slices or {}).items()},
     )
 
@@ -117,7 +115,7 @@ def _state(
         return "no data"
     if decay.by is None:
         return "ok"
-    if now is None or np.isnan(now.value) or np.isnan(promised):
+    if now is None or now.too_few or np.isnan(now.value) or np.isnan(promised):
         return "no data"
     return "decayed" if decayed(now, promised, decay) else "ok"
 
@@ -132,28 +130,28 @@ def decayed(now: Estimate, promised: float, decay: Decay) -> bool:
     return now.value - promised >= least and now.low > promised
 
 
-def _by_value(values: Array, known: Known, seed: int) -> dict[str, dict[str, Estimate]]:
+def _by_value(values: Array, known: Known) -> dict[str, dict[str, Estimate]]:
     shown = metrics.summary(known.output)
     return {
-        value: _measured(shown, known, values == value, seed, SLICE_RESAMPLES)
+        value: _measured(shown, known, values == value)
         for value in np.unique(values.astype(str)).tolist()
         if (values == value).sum() >= SLICE_ROWS
     }
 
 
 def _by_arm(
-    joined: pa.Table, overall: dict[str, Estimate], names: list[str], known: Known, slices: Mapping[str, Array], seed: int
+    joined: pa.Table, overall: dict[str, Estimate], names: list[str], known: Known, slices: Mapping[str, Array]
 ) -> dict[str, dict[str, Estimate]]:
     if len(pc.unique(joined["_arm"])) < 2:
         return {}
-    return _by(joined["_arm"].to_numpy()[known.rows], overall, names, known, slices, seed)
+    return _by(joined["_arm"].to_numpy()[known.rows], overall, names, known, slices)
 
 
 def _by(
-    part: Array, overall: dict[str, Estimate], names: list[str], known: Known, slices: Mapping[str, Array], seed: int
+    part: Array, overall: dict[str, Estimate], names: list[str], known: Known, slices: Mapping[str, Array]
 ) -> dict[str, dict[str, Estimate]]:
     """Metrics by package, or by arm: `part` [N] names that of each row."""
     values = np.unique(part.astype(str)).tolist()
     if len(values) == 1:
         return {values[0]: overall}
-    return {name: _measured(names, known, part == name, seed, SLICE_RESAMPLES, slices) for name in values}
+    return {name: _measured(names, known, part == name, slices) for name in values}

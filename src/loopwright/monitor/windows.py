@@ -75,6 +75,7 @@ def watch(
     outcome: Outcome,
     until: datetime,
     attempts: Attempts | None = None,
+    unit: str = "",
 ) -> Watched:
     """Close every window of the loop that is over at `until`, revise earlier ones, and decide whether to retrain.
 
@@ -87,7 +88,7 @@ def watch(
     retrain = msgspec.structs.replace(retrain, decay_metric=retrain.decay_metric or metrics.primary(outcome.task))
     steps.run("look for windows closed too early", lambda: _tell_early(home, loop_name, until), None)
     due = steps.run("find windows due", lambda: list(_due(home, loop_name, monitor, until)), list[tuple[datetime, datetime]]())
-    watcher = _Watcher(home, loop_name, monitor, retrain, outcome, until)
+    watcher = _Watcher(home, loop_name, monitor, retrain, outcome, until, unit)
     found: list[_ClosedWindow] = []
     steps.run("close windows", lambda: watcher.close_all(due, found), None)
     closed = [each.quality for each in found]
@@ -163,9 +164,11 @@ class _ClosedWindow(msgspec.Struct, frozen=True):
 class _Watcher:
     """One call of `watch`: packages are read once, and so is the prediction log where it is not too much at once."""
 
-    def __init__(self, home: Home, loop: str, monitor: Monitor, retrain: Retrain, outcome: Outcome, until: datetime) -> None:
+    def __init__(
+        self, home: Home, loop: str, monitor: Monitor, retrain: Retrain, outcome: Outcome, until: datetime, unit: str
+    ) -> None:
         self.home, self.loop = home, loop
-        self.monitor, self.retrain, self.outcome, self.until = monitor, retrain, outcome, until
+        self.monitor, self.retrain, self.outcome, self.until, self.unit = monitor, retrain, outcome, until, unit
         self.wait = duration(outcome.wait)
         self._packages: dict[str, Probed | None] = {}
         self._slices: dict[str, Graph] = {}
@@ -265,6 +268,7 @@ class _Watcher:
             known_at=self.until,
             decay=Decay(self.retrain.decay_metric, self.retrain.decay),
             minimum_rows=self.monitor.minimum_rows,
+            unit=self.unit,
         )
 
     def _sliced(self, joined: pa.Table, package: Probed | None) -> dict[str, Array]:

@@ -150,6 +150,8 @@ def earned(worth: Worth | None, value: Value, rule_since: datetime | None = None
     if known < MIN_OUTCOMES or not compared:
         why = f"too few outcomes to judge ({known} of {MIN_OUTCOMES})" if compared else "nothing to compare the heuristic with"
         return Judged("no data", f"{said.rstrip(': ')}: {why}")
+    if any(over.too_few for _, over, _ in compared):
+        return Judged("no data", said)
     if loses := [who for who, over, _ in compared if over.high < 0]:
         return Judged("alert", f"{said}: surely worth less than {' and than '.join(loses)}")
     if doubted := [who for who, over, _ in compared if over.low <= 0]:

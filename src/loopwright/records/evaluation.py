@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import accumulate
 from typing import ClassVar
 
 import msgspec
@@ -12,19 +13,22 @@ from loopwright.records.package import Histogram
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """A value with a 95 % interval [low, high] from `n` rows; NaN is written as null."""
+    """A value with a 95 % interval [low, high] from `n` rows; NaN is written as null.
+
+    `too_few`: too few events (positives of a recall, or rows that outweigh the others) tell it, so no verdict rests on it.
+    """
 
     value: float
     low: float
     high: float
     n: int
+    too_few: bool = False
 
 
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0)
 
 Z_95 = 1.959964
-"""Half the width of a 95 % interval, in standard errors."""
-"""The half width of a 95 % interval in standard errors."""
+"""Half the width of a 95 % interval in standard errors, of a normal distribution."""
 
 
 def standard_error(estimate: Estimate) -> float:
@@ -34,25 +38,57 @@ def standard_error(estimate: Estimate) -> float:
 
 def moved(estimate: Estimate, by: float) -> Estimate:
     """The estimate and its interval, moved."""
-    return Estimate(estimate.value + by, estimate.low + by, estimate.high + by, estimate.n)
+    return Estimate(estimate.value + by, estimate.low + by, estimate.high + by, estimate.n, estimate.too_few)
+
+
+def t_95(freedom: int) -> float:
+    """Half the width of a 95 % interval in standard errors that are known with so many degrees of freedom (Student's t).
+
+    Exact up to five, then by the expansion of Fisher & Cornish (1960): what shows intervals loads no SciPy.
+    """
+    if freedom <= len(_T_95):
+        return _T_95[freedom - 1]
+    z, v = Z_95, float(freedom)
+    second, third = 5 * z**5 + 16 * z**3 + 3 * z, 3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z
+    return z + (z**3 + z) / (4 * v) + second / (96 * v**2) + third / (384 * v**3)
+
+
+_T_95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706)
 
 
 def added(estimates: Sequence[Estimate]) -> Estimate:
-    """The sum of independent estimates with its 95 % interval."""
+    """The sum of estimates of windows with its 95 % interval: see `_combined`."""
     return _combined(estimates, [1.0] * len(estimates))
 
 
+def running(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """The sums of the first window, the first two and so on, each with the spread between windows that all of them show."""
+    whole, sums = added(estimates), accumulate(e.value for e in estimates)
+    half = [(whole.high - whole.low) / 2 * math.sqrt((i + 1) / len(estimates)) for i in range(len(estimates))]
+    return [Estimate(value, value - side, value + side, whole.n) for value, side in zip(sums, half, strict=True)]
+
+
 def averaged(estimates: Sequence[Estimate]) -> Estimate | None:
-    """The mean of independent estimates, weighted by their rows, with its 95 % interval; None without any."""
+    """The mean of estimates of windows, weighted by their rows, with its 95 % interval; None when there is none."""
     known = [e for e in estimates if all(map(math.isfinite, (e.value, e.low, e.high))) and e.n]
     rows = sum(e.n for e in known)
-    return _combined(known, [e.n / rows for e in known]) if known else None
+    return _combined(known, [e.n / rows for e in known], mean=True) if known else None
 
 
-def _combined(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
-    value = sum(e.value * weight for e, weight in zip(estimates, weights, strict=True))
+def _combined(estimates: Sequence[Estimate], weights: Sequence[float], *, mean: bool = False) -> Estimate:
+    """The weighted sum. What is independent are windows, not their rows: a week's weather moves all of its rows.
+
+    The interval is that of Student's t over the windows, of what each is off the mean (of sums: the mean per row); never narrower than
+    rows alone make it. One window shows no spread between windows: it has its own interval.
+    """
+    parts, rows = [e.value * weight for e, weight in zip(estimates, weights, strict=True)], sum(e.n for e in estimates)
+    value, count = sum(parts), len(estimates)
     spread = Z_95 * math.hypot(*(standard_error(e) * weight for e, weight in zip(estimates, weights, strict=True)))
-    return Estimate(value, value - spread, value + spread, sum(e.n for e in estimates))
+    if count > 1:
+        share = weights if mean else [e.n / rows if rows else 1 / count for e in estimates]
+        between = math.hypot(*(part - value * of for part, of in zip(parts, share, strict=True)))
+        spread = max(spread, t_95(count - 1) * between * math.sqrt(count / (count - 1)))
+    return Estimate(value, value - spread, value + spread, rows, count == 1 and estimates[0].too_few)
 
 
 class Suspect(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +122,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     `slices` maps slice name -> slice value -> metric -> estimate. `value_per_prediction` is in the scope's currency,
     relative to no model. `baseline` values are on the same rows. `suspects` are features of the package that leak the label.
+    `small_groups` maps slice name -> the values with too few rows to be shown by themselves -> their rows; gaps count them.
     """
 
     rows: int
@@ -101,6 +138,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     load_ms: float | None = None
     memory_bytes: int | None = None
     suspects: list[Suspect] = []
+    small_groups: dict[str, dict[str, int]] = {}
 
     @property
     def package_measures(self) -> dict[str, float]:

@@ -266,6 +266,7 @@ RULES: dict[str, Rule] = {
     "Retrain.cooldown": _DELAY,
     "Retrain.window": _LENGTH,
     "Loop.name": _NAME,
+    "Loop.unit": _TEXT,
     "Loop.seed": Number(0, 2**32 - 1),
 }
 """Rules of all fields with a number, a duration or a text, also within a list or a dictionary."""

@@ -214,7 +214,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about a package but its bytes. `request`, `key`, `event_time` are the contract of the request.
 
     Unused columns of `request` are nullable and optional there, whatever the table's contract says (`unused_optional`).
-    `group` is the request column within which is ranked; `heuristic_threshold` that of the heuristic, where it is not `threshold`.
+    `group` is the request column within which is ranked, `unit` that of the independent units ("": the key); `heuristic_threshold` that of the heuristic, where it is not `threshold`.
     `explained` is None for packages of versions without explanations.
     """
 
@@ -244,6 +244,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, FileInfo]
     output: Output = Output()
     group: str = ""
+    unit: str = ""
     heuristic_threshold: float | None = None
     segment: Segment | None = None
     lineage: Lineage = Lineage()

@@ -124,7 +124,8 @@ class Quality(Record, frozen=True, kw_only=True):
     """Quality in a window from the outcomes known at `known_at`; later outcomes revise it with a new record of the same key.
 
     Measured are predictions whose wait is over. `mature_at`: when it is for all of them; None where it is now. Until then the window is
-    provisional, and its state `no data`. `by_arm` has the metrics of each arm (name) where several answered.
+    provisional, and its state `no data`. `by_arm` has the metrics of each arm (name) where several answered,
+    `small_groups` by slice the rows of values with too few of them to be in `slices`.
     """
 
     kind: ClassVar[str] = "quality"
@@ -140,6 +141,7 @@ class Quality(Record, frozen=True, kw_only=True):
     minimum_rows: int = 0
     by_arm: dict[str, dict[str, Estimate]] = {}
     mature_at: datetime | None = None
+    small_groups: dict[str, dict[str, int]] = {}
 
     @property
     def state_text(self) -> str:
@@ -189,7 +191,7 @@ class ValueWindow(Record, frozen=True, kw_only=True):
     """Money in a window, in `currency`, over predictions with a known outcome: the model's, and the heuristic's on the same rows.
 
     They are those whose wait is over: until `mature_at` (None: now) some are missing.
-    `no_model` is the value of doing nothing. Intervals come from a bootstrap over rows. `cost` is compute, in USD.
+    `no_model` is the value of doing nothing. Intervals are over units. `cost` is compute, in USD.
     `arms` has an account per arm (name) where several answered, with its share of the cost by rows.
     """
 

@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from loopwright.base.text import spaced
-from loopwright.records.evaluation import added
+from loopwright.records.evaluation import running
 from loopwright.records.windows import Quality, ValueWindow, Window
 
 MAX_COLUMNS = 20
@@ -128,9 +128,10 @@ def value_chart(values: Sequence[ValueWindow], changes: Sequence[PackageChange],
         return ""
     start = values[0].start.isoformat()
     rows = [{"at": start, "who": who, "value": 0.0, "low": 0.0, "high": 0.0} for who in ("loop", "heuristic")]
+    sums = running([v.over_no_model for v in values])
     alone = accumulate(v.heuristic.value - v.no_model for v in values)
     for i, (window, rule) in enumerate(zip(values, alone, strict=True)):
-        loop, at = added([v.over_no_model for v in values[: i + 1]]), window.end.isoformat()
+        loop, at = sums[i], window.end.isoformat()
         rows.append({"at": at, "who": "loop", "value": loop.value, "low": loop.low, "high": loop.high})
         rows.append({"at": at, "who": "heuristic", "value": rule, "low": rule, "high": rule})
     x, colours = _time(values, style), [style.colours["line"], style.colours["second"]]

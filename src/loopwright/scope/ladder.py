@@ -59,7 +59,7 @@ def _verdict(comparison: Comparison, rows: Mapping[str, LeaderboardRow]) -> str:
     d = comparison.difference
     phase = rows[comparison.challenger].phase
     better = d.low > 0 if metric(comparison.metric).higher else d.high < 0
-    better = better and (comparison.money is None or comparison.money.high >= 0)
+    better = better and not d.too_few and (comparison.money is None or comparison.money.high >= 0)
     pays = "would pay" if better else "does not pay"
     return (
         f"Rung {phase} ({comparison.challenger}) {pays}: {interval(d, sign=True)} "

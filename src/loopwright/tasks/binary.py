@@ -6,7 +6,7 @@ import numpy as np
 
 from loopwright.base.arrays import Array
 from loopwright.records.declarations import Value
-from loopwright.tasks.rows import TINY, Calibration, gaps, ratio
+from loopwright.tasks.statistic import TINY, Statistic, calibration, gaps, mean, ratio, undefined
 from loopwright.tasks.task import (
     MONEY,
     Answered,
@@ -45,80 +45,87 @@ GAPS = {
 SUMMARY = ("precision", "recall", "positive_rate")
 
 
-class YesNo:
+def statistics(names: Sequence[str], data: RowData) -> list[Statistic]:
     """Binary and anomaly: `truth` bool [N], score [N], label bool [N]; `earned` is money over no model [N], if there is any."""
+    truth, score = np.asarray(data.truth, dtype=np.bool_), data.answers.score
+    label, everything = np.asarray(data.answers.label, dtype=np.bool_), np.ones(len(truth))
+    hit = truth & label
+    rates = {"recall_gap": (hit, truth), "precision_gap": (hit, label), "positive_rate_gap": (label, everything)}
+    of_slices = gaps(names, data.slices, rates)
+    ranked = Ranked(truth, score) if {"average_precision", "roc_auc"} & set(names) else None
 
-    def __init__(self, names: Sequence[str], data: RowData) -> None:
-        truth, given, _, earned, slices, _ = data
-        self.names, self.units = list(names), len(truth)
-        self.truth = np.asarray(truth, dtype=np.bool_)
-        self.score, self.label = given.score, np.asarray(given.label, dtype=np.bool_)
-        self.earned = earned
-        everything, hit = np.ones(self.units, dtype=np.bool_), self.truth & self.label
-        rates = {
-            "recall_gap": (hit, self.truth),
-            "precision_gap": (hit, self.label),
-            "positive_rate_gap": (self.label, everything),
-        }
-        self.gaps = gaps(names, slices, rates)
-        self.calibration = Calibration(self.score, self.truth) if "calibration_error" in names else None
-        self.order = np.argsort(-self.score, kind="stable") if {"average_precision", "roc_auc"} & set(names) else None
-        if self.order is not None:
-            ranked = self.score[self.order]
-            self.ends = np.append(np.flatnonzero(np.diff(ranked)), self.units - 1)
-            self.ranked_truth = self.truth[self.order].astype(np.float64)
-
-    def values(self, w: Array) -> Array:
-        """See the module."""
-        total, positives = w.sum(axis=1), w @ self.truth
-        tp, labelled = w @ (self.truth & self.label), w @ self.label
-        curve = self._curve(w)
-        return np.stack([self._one(name, w, total, positives, labelled, tp, curve) for name in self.names], axis=1)
-
-    def _curve(self, w: Array) -> tuple[Array, Array]:
-        """Positives and rows at or above each distinct score, [R, number of distinct scores]."""
-        if self.order is None:
-            return w[:, :0], w[:, :0]
-        ranked = w[:, self.order]
-        return np.cumsum(ranked * self.ranked_truth, axis=1)[:, self.ends], np.cumsum(ranked, axis=1)[:, self.ends]
-
-    def _one(
-        self, name: str, w: Array, total: Array, positives: Array, labelled: Array, tp: Array, curve: tuple[Array, Array]
-    ) -> Array:
-        found, n = curve
+    def one(name: str) -> Statistic:
+        if name in of_slices:
+            return of_slices[name]
         match name:
-            case "average_precision":
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    steps = np.diff(found, axis=1, prepend=0.0) * np.where(n > 0, found / n, 0.0)
-                return ratio(steps.sum(axis=1), positives)
-            case "roc_auc":
-                false = n - found
-                area = (np.diff(false, axis=1, prepend=0.0) * (found - np.diff(found, axis=1, prepend=0.0) / 2)).sum(axis=1)
-                return ratio(area, positives * (total - positives))
+            case "average_precision" if ranked is not None:
+                return ranked.average_precision()
+            case "roc_auc" if ranked is not None:
+                return ranked.roc_auc()
             case "accuracy":
-                return np.asarray((total - labelled - positives + 2 * tp) / total)
+                return ratio(truth == label, everything, "rate")
             case "precision":
-                return ratio(tp, labelled)
+                return ratio(hit, label, "rate")
             case "recall":
-                return ratio(tp, positives)
+                return ratio(hit, truth, "rate")
             case "f1":
-                return ratio(2 * tp, labelled + positives)
+                return ratio(2 * hit.astype(np.float64), truth.astype(np.float64) + label, "logit")._replace(
+                    events=float((truth | label).sum())
+                )
             case "positive_rate":
-                return np.asarray(labelled / total)
+                return ratio(label, everything, "rate")
+            case "calibration_error":
+                return calibration(score, truth)
             case _:
-                return self._of_probability(name, w, total)
+                return _of_probability(name, truth, score, data.earned)
 
-    def _of_probability(self, name: str, w: Array, total: Array) -> Array:
-        if name in self.gaps:
-            return self.gaps[name].values(w)
-        if name == "calibration_error" and self.calibration is not None:
-            return self.calibration.values(w)
-        if name == "brier":
-            return np.asarray(w @ np.square(self.score - self.truth) / total)
-        if name == "log_loss":
-            p = np.clip(self.score, TINY, 1 - TINY)
-            return np.asarray(w @ -np.where(self.truth, np.log(p), np.log1p(-p)) / total)
-        return np.asarray(w @ self.earned / total)
+    return [one(name) for name in names]
+
+
+def _of_probability(name: str, truth: Array, score: Array, earned: Array | None) -> Statistic:
+    if name == "brier":
+        return mean(np.square(score - truth), "log")
+    if name == "log_loss":
+        p = np.clip(score, TINY, 1 - TINY)
+        return mean(-np.where(truth, np.log(p), np.log1p(-p)), "log")
+    assert earned is not None
+    return mean(earned)
+
+
+class Ranked:
+    """Rows [N] sorted by their score: how many positives and how many rows are at or above each distinct score."""
+
+    def __init__(self, truth: Array, score: Array) -> None:
+        self.truth, n = truth, len(truth)
+        order = np.argsort(-score, kind="stable")
+        ends = np.append(np.flatnonzero(np.diff(score[order])), n - 1)
+        self.place = np.empty(n, dtype=np.int64)
+        self.place[order] = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=-1))
+        self.found, self.rows = np.cumsum(truth[order])[ends].astype(np.float64), (ends + 1).astype(np.float64)
+        self.positives = float(truth.sum())
+        self.events = min(self.positives, n - self.positives)
+
+    def average_precision(self) -> Statistic:
+        """Area under the precision-recall curve, as a step function; a row moves its own precision and that of all below it."""
+        if not self.positives:
+            return undefined(len(self.truth))
+        precision, here = self.found / self.rows, np.diff(self.found, prepend=0.0)
+        value = float(here @ precision) / self.positives
+        more, less = (np.cumsum(part[::-1])[::-1] for part in (here / self.rows, here * precision / self.rows))
+        influence = np.where(self.truth, (precision + more)[self.place] - value, 0.0) - less[self.place]
+        return Statistic(value, influence / self.positives, self.truth / self.positives, self.events, "logit")
+
+    def roc_auc(self) -> Statistic:
+        """Chance that a positive row scores above a negative one (DeLong, DeLong & Clarke-Pearson 1988)."""
+        negatives = len(self.truth) - self.positives
+        if not self.positives or not negatives:
+            return undefined(len(self.truth))
+        here, false = np.diff(self.found, prepend=0.0), self.rows - self.found
+        below = 1 - (false - np.diff(false, prepend=0.0) / 2) / negatives  # share of the negatives below each score
+        above = (self.found - here / 2) / self.positives  # share of the positives above it
+        value = float(here @ below) / self.positives
+        influence = np.where(self.truth, (below[self.place] - value) / self.positives, (above[self.place] - value) / negatives)
+        return Statistic(value, influence, np.where(self.truth, 0.5 / self.positives, 0.5 / negatives), self.events, "logit")
 
 
 def money(value: Value, truth: Array, answers: Answered) -> tuple[Array, Array]:
@@ -192,7 +199,7 @@ BINARY = TaskType(
     watched=("average_precision", "roc_auc", "precision", "recall", "positive_rate", "brier", "calibration_error"),
     card=("average_precision", "roc_auc", "brier", "calibration_error", "precision", "recall", "f1", "value_per_prediction"),
     card_slices=("average_precision", "recall", "precision"),
-    rows=YesNo, money=money, kinds=kinds, threshold=_threshold, valued_threshold=True,
+    statistics=statistics, money=money, kinds=kinds, threshold=_threshold, valued_threshold=True,
     summarise=_summarise, made_up=lambda part, targets: np.asarray(part == 1), draft=_DRAFT,
     describe=lambda output: (
         "The score is the probability of a positive outcome; from {border:.3f} on the label is positive. Where the value "

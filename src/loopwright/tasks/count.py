@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from loopwright.base.arrays import Array
-from loopwright.tasks.regression import DRAFT, kinds, money, summarise
+from loopwright.tasks.regression import DRAFT, explained, kinds, money, summarise
 from loopwright.tasks.regression import METRICS as OF_NUMBERS
-from loopwright.tasks.rows import TINY, gaps, ratio
+from loopwright.tasks.statistic import TINY, Statistic, gaps, mean, ratio, telling
 from loopwright.tasks.task import MONEY, LabelQuery, LabelSummary, Metric, RowData, TaskType, gap_metric
 
 METRICS = {
@@ -26,41 +26,38 @@ GAPS = {
 }
 
 
-class Counts:
+def statistics(names: Sequence[str], data: RowData) -> list[Statistic]:
     """`truth` [N] of 0 or more and score [N]; of a score of 0 or less the deviance is that of the smallest positive number."""
+    truth, score = np.asarray(data.truth, dtype=np.float64), data.answers.score
+    rates = {"mae_gap": (np.abs(score - truth), np.ones(len(truth))), "calibration_ratio_gap": (score, truth)}
+    of_slices = gaps(names, data.slices, rates)
 
-    def __init__(self, names: Sequence[str], data: RowData) -> None:
-        self.names, self.units, self.earned = list(names), len(data.truth), data.earned
-        self.truth, self.score = np.asarray(data.truth, dtype=np.float64), data.answers.score
-        self.error = self.score - self.truth
-        self.own = self.truth * np.log(np.maximum(self.truth, 1.0))  # 0 and 1 have none
-        mean = np.maximum(self.score, TINY)
-        self.deviance = 2 * (self.own - self.truth * np.log(mean) - self.truth + mean)
-        rates = {"mae_gap": (np.abs(self.error), np.ones(self.units)), "calibration_ratio_gap": (self.score, self.truth)}
-        self.gaps = gaps(names, data.slices, rates)
-
-    def values(self, w: Array) -> Array:
-        """See `MeasuredRows`."""
-        return np.stack([self._one(name, w, w.sum(axis=1)) for name in self.names], axis=1)
-
-    def _one(self, name: str, w: Array, total: Array) -> Array:
+    def one(name: str) -> Statistic:
         match name:
             case "poisson_deviance":
-                return np.asarray(w @ self.deviance / total)
+                return mean(_deviance(truth, score), "log")
             case "d2":
-                counted = w @ self.truth
-                spread = 2 * (w @ self.own - counted * np.log(np.maximum(counted, TINY) / total))
-                return 1 - ratio(w @ self.deviance, spread)
+                return explained(_deviance(truth, score), _deviance(truth, np.full(len(truth), truth.mean())))
             case "mae":
-                return np.asarray(w @ np.abs(self.error) / total)
+                return mean(np.abs(score - truth), "log")
             case "mean_error":
-                return np.asarray(w @ self.error / total)
+                return mean(score - truth)
             case "calibration_ratio":
-                return ratio(w @ self.score, w @ self.truth)
+                return ratio(score, truth, "log")._replace(events=telling(truth))
             case "value_per_prediction":
-                return np.asarray(w @ self.earned / total)
+                assert data.earned is not None
+                return mean(data.earned)
             case _:
-                return self.gaps[name].values(w)
+                return of_slices[name]
+
+    return [one(name) for name in names]
+
+
+def _deviance(truth: Array, score: Array) -> Array:
+    """Poisson deviance of each row [N]."""
+    means = np.maximum(score, TINY)
+    own = truth * np.log(np.maximum(truth, 1.0))  # 0 and 1 have none
+    return np.asarray(2 * (own - truth * np.log(means) - truth + means))
 
 
 def _summarise(labels: LabelQuery) -> LabelSummary:
@@ -74,7 +71,7 @@ def _summarise(labels: LabelQuery) -> LabelSummary:
 COUNT = TaskType(
     name="count", estimator="regressor", leak_limit=0.99,
     metrics=METRICS, gaps=GAPS, primary="poisson_deviance", gap="calibration_ratio_gap", summary=("mae", "calibration_ratio"),
-    rows=Counts, money=money, money_words=("expects its errors to come to", ""), kinds=kinds,
+    statistics=statistics, money=money, money_words=("expects its errors to come to", ""), kinds=kinds,
     middle=lambda truth: [float(truth.mean())], summarise=_summarise, made_up=lambda part, targets: part.astype(np.float64),
     describe=lambda output: "The score is how often it is to be expected: the mean of a count, and no whole number.",
     draft=DRAFT._replace(

@@ -43,6 +43,13 @@ def absent_sql(outcome: Outcome) -> str:
     return "NULL" if outcome.absent is None else f"CAST({text(outcome.absent)} AS {kind})"
 
 
+def unit_array(table: pa.Table, column: str) -> Array:
+    """The unit of each row of examples or of the log [N], as a number: its value of `column`, or its key; a row without one is its own."""
+    names = table.column(column) if column in table.column_names else table.column("_unit")
+    code = names.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    return np.asarray(np.where(np.isnan(code), -1 - np.arange(len(code)), code), dtype=np.int64)
+
+
 def label_array(labels: pa.ChunkedArray) -> Array:
     """Labels without nulls [N] as metrics and estimators take them: bool, string (objects) or float64 [N], or float64 [N, K]."""
     if pa.types.is_boolean(labels.type):

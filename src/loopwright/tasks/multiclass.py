@@ -8,7 +8,7 @@ from loopwright.base.arrays import Array
 from loopwright.records.declarations import Value
 from loopwright.records.package import Output
 from loopwright.tasks import binary
-from loopwright.tasks.rows import TINY, Calibration, gaps, ratio
+from loopwright.tasks.statistic import TINY, Statistic, calibration, gaps, mean, ratio
 from loopwright.tasks.task import MONEY, Answered, Draft, LabelQuery, LabelSummary, Metric, RowData, TaskType
 
 MAX_CLASSES = 1000
@@ -33,62 +33,69 @@ PARTS = {
 GAPS = {"recall_gap": binary.GAPS["recall_gap"]._replace(rate="accuracy")}
 
 
-class Classes:
+def statistics(names: Sequence[str], data: RowData) -> list[Statistic]:
     """Multiclass: `truth` and label string [N], values [N, K] in the order of the output's classes."""
+    truth, given, output = data.truth, data.answers, data.output
+    n, everything = len(truth), np.ones(len(truth))
+    classes, code = np.unique([*np.asarray(truth, dtype=str), *np.asarray(given.label, dtype=str)], return_inverse=True)
+    true, said = code[:n], code[n:]
+    right = true == said
+    values = given.values if given.values is not None else np.zeros((n, len(output.classes)))
+    place_of = {c: i for i, c in enumerate(output.classes)}
+    place = np.array([place_of.get(c, -1) for c in classes.tolist()], dtype=np.int64)[true]
+    own = np.where(place >= 0, values[np.arange(n), place], 0.0)[:, None]
+    of_slices = gaps(names, data.slices, {"recall_gap": (right, everything)})
 
-    def __init__(self, names: Sequence[str], data: RowData) -> None:
-        truth, given, output, earned, slices, _ = data
-        self.names, self.units, self.earned = list(names), len(truth), earned
-        truth, label = np.asarray(truth, dtype=str), np.asarray(given.label, dtype=str)
-        values = given.values if given.values is not None else np.zeros((self.units, len(output.classes)))
-        self.right = truth == label
-        self.classes = sorted({*output.classes, *truth.tolist()})
-        self.true, self.said = (side[:, None] == np.array(self.classes)[None, :] for side in (truth, label))
-        place = {c: i for i, c in enumerate(output.classes)}
-        self.place = np.array([place.get(t, -1) for t in truth.tolist()], dtype=np.int64)
-        known = self.place >= 0
-        own = np.where(known, values[np.arange(self.units), self.place], 0.0)[:, None]
-        later = np.arange(values.shape[1])[None, :] > self.place[:, None]
-        self.before = np.where(known, ((values > own) | ((values == own) & later)).sum(axis=1), values.shape[1])
-        self.loss = -np.log(np.clip(own[:, 0], TINY, 1.0))
-        self.calibration = Calibration(given.score, self.right) if "calibration_error" in names else None
-        self.gaps = gaps(names, slices, {"recall_gap": (self.right, np.ones(self.units, dtype=np.bool_))})
+    def before() -> Array:
+        """How many classes are likelier than the true one."""
+        later = np.arange(values.shape[1])[None, :] > place[:, None]
+        return np.where(place >= 0, ((values > own) | ((values == own) & later)).sum(axis=1), values.shape[1])
 
-    def values(self, w: Array) -> Array:
-        """See the module."""
-        total = w.sum(axis=1)
-        counts = w @ (self.true & self.said), w @ self.true, w @ self.said  # each [R, number of classes]
-        return np.stack([self._one(name, w, total, *counts) for name in self.names], axis=1)
-
-    def _one(self, name: str, w: Array, total: Array, hits: Array, true: Array, predicted: Array) -> Array:
+    def one(name: str) -> Statistic:
         base, _, of = name.partition(":")
-        if name in self.gaps:
-            return self.gaps[name].values(w)
-        if name == "calibration_error" and self.calibration is not None:
-            return self.calibration.values(w)
+        if name in of_slices:
+            return of_slices[name]
         if of and base in ("recall", "precision"):
-            column = self.classes.index(of) if of in self.classes else None
-            under = true if base == "recall" else predicted
-            return np.full(len(w), np.nan) if column is None else ratio(hits[:, column], under[:, column])
+            under = (true if base == "recall" else said) == (classes.tolist().index(of) if of in classes else -1)
+            return ratio(right & under, under, "rate")
         match base:
             case "accuracy":
-                return np.asarray(w @ self.right / total)
+                return ratio(right, everything, "rate")
             case "balanced_accuracy":
-                return _mean(ratio(hits, true))
+                return _by_class(true, [true], right, len(classes))
             case "macro_f1":
-                return _mean(ratio(2 * hits, true + predicted))
+                return _by_class(true, [true, said], right, len(classes))
+            case "calibration_error":
+                return calibration(given.score, right)
             case "log_loss":
-                return np.asarray(w @ self.loss / total)
+                return mean(-np.log(np.clip(own[:, 0], TINY, 1.0)), "log")
             case "top_k":
-                return np.asarray(w @ (self.before < int(of)) / total)
+                return ratio(before() < int(of), everything, "rate")
             case _:
-                return np.asarray(w @ self.earned / total)
+                assert data.earned is not None
+                return mean(data.earned)
+
+    return [one(name) for name in names]
 
 
-def _mean(rates: Array) -> Array:
-    """The mean over classes [R] of rates [R, C]; classes that do not occur (NaN) are left out."""
-    there = np.isfinite(rates)
-    return ratio(np.where(there, rates, 0.0).sum(axis=1), there.sum(axis=1).astype(np.float64))
+def _by_class(true: Array, sides: Sequence[Array], right: Array, classes: int) -> Statistic:
+    """The mean over classes of their hits by their rows on each of the sides, the hits counted once a side; classes without rows are left out.
+
+    It has as many events as half its classes have rows on fewer of: classes of a few rows are told by chance.
+    """
+    hits, counts = (
+        np.bincount(true[right], minlength=classes),
+        np.sum([np.bincount(side, minlength=classes) for side in sides], axis=0),
+    )
+    there = np.asarray(counts > 0)
+    rates = np.where(there, len(sides) * hits / np.maximum(counts, 1), 0.0)
+    influence = np.where(right, len(sides) / np.maximum(counts, 1)[true], 0.0)
+    leverage = np.zeros(len(true))
+    for side in sides:
+        influence = influence - (rates / np.maximum(counts, 1))[side]
+        leverage = leverage + (1 / np.maximum(counts, 1))[side] / there.sum()
+    events = float(np.median(np.bincount(true, minlength=classes)[there]))
+    return Statistic(float(rates[there].mean()), influence / there.sum(), leverage, events, "logit")
 
 
 def _money(value: Value, truth: Array, answers: Answered) -> tuple[Array, Array]:
@@ -130,7 +137,7 @@ _DRAFT = Draft(
 MULTICLASS = TaskType(
     name="multiclass", estimator="classifier", least_kinds=2, leak_limit=0.98,
     metrics=METRICS, part_metrics=PARTS, gaps=GAPS, primary="macro_f1", gap="recall_gap", summary=("accuracy", "macro_f1"),
-    rows=Classes, measured=_measured, money=_money, kinds=_kinds,
+    statistics=statistics, measured=_measured, money=_money, kinds=_kinds,
     summarise=_summarise, made_up=lambda part, targets: np.array(["a", "b", "c"])[part], draft=_DRAFT,
     describe=lambda output: "It gives the probability of each class ({names}); the label is the likeliest, the score its probability.",
 )  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 
 from loopwright.base.arrays import Array
 from loopwright.base.errors import DeclarationInvalid
-from loopwright.tasks.rows import ratio
+from loopwright.tasks.statistic import Statistic, quotient, ratio
 from loopwright.tasks.task import LabelQuery, LabelSummary, Metric, RowData, TaskType
 
 METRICS = {
@@ -19,27 +19,34 @@ PARTS = {
 }
 
 
-class Groups:
-    """Ranking: `truth` (relevance, at least 0) and score [N], within groups [N]. Units are groups: rows of one are not independent.
+def statistics(names: Sequence[str], data: RowData) -> list[Statistic]:
+    """Ranking: `truth` (relevance, at least 0) and score [N], within groups [N]. What is averaged are groups: rows of one are not independent.
 
     Rows of equal score share their ranks: gain is their mean (McSherry and Najork 2008, as scikit-learn does), and the first
     relevant one counts as last among them. A group without relevant rows is left out.
     """
+    if data.groups is None:
+        raise DeclarationInvalid("metric", [(names[0] if names else "", "ranking needs the group of each row")])
+    groups = Groups(data, data.groups)
+    return [groups.statistic(name) for name in names]
 
-    def __init__(self, names: Sequence[str], data: RowData) -> None:
-        truth, given, groups = data.truth, data.answers, data.groups
-        if groups is None:
-            raise DeclarationInvalid("metric", [(names[0] if names else "", "ranking needs the group of each row")])
-        self.names = list(names)
-        _, code = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-        self.units = int(code.max()) + 1 if len(code) else 0
-        self.code, self.truth, self.score = code, np.asarray(truth, dtype=np.float64), given.score
-        self.each = np.stack([self._each(name) for name in names], axis=1)  # [groups, M]
 
-    def values(self, w: Array) -> Array:
-        """See the module."""
-        there = np.isfinite(self.each)
-        return ratio(w @ np.where(there, self.each, 0.0), w @ there)
+class Groups:
+    """Rows in groups, made ready."""
+
+    def __init__(self, data: RowData, groups: Array) -> None:
+        _, self.first_row, code = np.unique(np.asarray(groups, dtype=str), return_index=True, return_inverse=True)
+        self.units = len(self.first_row)
+        self.code, self.truth, self.score = code, np.asarray(data.truth, dtype=np.float64), data.answers.score
+
+    def statistic(self, name: str) -> Statistic:
+        """The mean of a metric over groups; what a group has of it stands in its first row."""
+        each = self._each(name)
+        there = np.isfinite(each)
+        found = ratio(np.where(there, each, 0.0), there, "logit")
+        influence, leverage = np.zeros((2, len(self.code)))
+        influence[self.first_row], leverage[self.first_row] = found.influence, found.leverage
+        return found._replace(influence=influence, leverage=leverage)
 
     def _each(self, name: str) -> Array:
         """The metric of each group."""
@@ -55,7 +62,7 @@ class Groups:
             found = np.cumsum(relevant)
             before = (found - relevant)[np.searchsorted(starts, first)]
             precision = (found - before[group]) / (place + size)
-            return ratio(np.bincount(group, precision * relevant), np.bincount(group, relevant))
+            return quotient(np.bincount(group, precision * relevant), np.bincount(group, relevant))
         if name == "mrr":
             last = np.where(relevant > 0, 1.0 / (place + size - relevant + 1), 0.0)
             best = np.zeros(self.units)
@@ -73,7 +80,7 @@ class Groups:
         best = np.lexsort((-truth, code))
         at = np.arange(len(code)) - first[code]
         ideal = truth[best] * (weight[np.minimum(at + 1, k)] - weight[np.minimum(at, k)])
-        return ratio(got, np.bincount(code, ideal))
+        return quotient(got, np.bincount(code, ideal))
 
 
 def _summarise(labels: LabelQuery) -> LabelSummary:
@@ -92,7 +99,7 @@ def _summarise(labels: LabelQuery) -> LabelSummary:
 RANKING = TaskType(
     name="ranking", estimator="regressor", leak_limit=0.99,
     metrics=METRICS, part_metrics=PARTS, primary="ndcg:10", summary=("ndcg:10", "mrr"),
-    rows=Groups, measured=lambda output, names: [*names, "ndcg:10"],
+    statistics=statistics, measured=lambda output, names: [*names, "ndcg:10"],
     summarise=_summarise, made_up=lambda part, targets: part.astype(np.float64),
     describe=lambda output: (
         "The score is for sorting requests of the same {group}: the larger, the further up. It means nothing by itself."

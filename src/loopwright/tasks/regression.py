@@ -8,7 +8,7 @@ import numpy as np
 from loopwright.base.arrays import Array
 from loopwright.records.declarations import Value
 from loopwright.records.package import Output
-from loopwright.tasks.rows import gaps, ratio
+from loopwright.tasks.statistic import Statistic, averaged, distances, gaps, mean, ratio, root, telling
 from loopwright.tasks.task import MONEY, Answered, Draft, LabelQuery, LabelSummary, Metric, RowData, TaskType, gap_metric
 
 METRICS = {
@@ -34,66 +34,62 @@ GAPS = {"mae_gap": gap_metric("mean absolute error", "mae"), "bias_gap": gap_met
 _COVERAGE = re.compile(r"(0?\.\d+)-(0?\.\d+)")
 
 
-class RegressionRows:
+def statistics(names: Sequence[str], data: RowData) -> list[Statistic]:
     """Regression: `truth` [N] or, of several targets, [N, T]; predicted are the score, the values by target, or by quantile."""
+    given, output, n = data.answers, data.output, len(data.truth)
+    truth = np.asarray(data.truth, dtype=np.float64).reshape(n, -1)
+    several = given.values is not None and not output.quantiles
+    targets = output.names if several else []
+    error = (given.values if several and given.values is not None else given.score[:, None]) - truth
+    by_quantile = given.values if given.values is not None else given.score[:, None]
+    first = error[:, 0]
+    of_slices = gaps(names, data.slices, {"mae_gap": (np.abs(first), np.ones(n)), "bias_gap": (first, np.ones(n))})
 
-    def __init__(self, names: Sequence[str], data: RowData) -> None:
-        truth, given, output, earned, slices, _ = data
-        self.names, self.units, self.earned = list(names), len(truth), earned
-        self.truth = np.asarray(truth, dtype=np.float64).reshape(self.units, -1)
-        several = given.values is not None and not output.quantiles
-        self.targets = output.names if several else []
-        self.said = given.values if several and given.values is not None else given.score[:, None]
-        self.error = self.said - self.truth
-        self.centred = self.truth - self.truth.mean(axis=0)
-        self.quantiles = output.quantiles
-        self.by_quantile = given.values if given.values is not None else given.score[:, None]
-        first = self.error[:, 0]
-        everything = np.ones(self.units)
-        self.gaps = gaps(names, slices, {"mae_gap": (np.abs(first), everything), "bias_gap": (first, everything)})
-
-    def values(self, w: Array) -> Array:
-        """See the module."""
-        total = w.sum(axis=1)
-        return np.stack([self._one(name, w, total) for name in self.names], axis=1)
-
-    def _one(self, name: str, w: Array, total: Array) -> Array:
+    def one(name: str) -> Statistic:
         base, _, of = name.partition(":")
-        if name in self.gaps:
-            return self.gaps[name].values(w)
+        if name in of_slices:
+            return of_slices[name]
         if base in ("pinball", "coverage"):
-            return self._of_quantiles(name, w, total)
-        columns = [self.targets.index(of)] if of else list(range(self.error.shape[1]))
-        error, truth = self.error[:, columns], self.truth[:, columns]
-        match base:
-            case "mae":
-                each = w @ np.abs(error) / total[:, None]
-            case "rmse":
-                each = np.sqrt(w @ np.square(error) / total[:, None])
-            case "mape":
-                there = truth != 0
-                each = ratio(w @ np.abs(np.divide(error, truth, where=there, out=np.zeros_like(error))), w @ there)
-            case "mean_error":
-                each = w @ error / total[:, None]
-            case "bias":
-                each = np.abs(w @ error / total[:, None])
-            case "r2":
-                centred = self.centred[:, columns]
-                spread = w @ np.square(centred) - np.square(w @ centred) / total[:, None]
-                each = 1 - ratio(w @ np.square(error), spread)
-            case _:
-                return np.asarray(w @ self.earned / total)
-        return np.asarray(each.mean(axis=1))
+            wanted = quantiles_of(name) or output.quantiles
+            return _of_quantiles(base, truth[:, 0], by_quantile[:, [output.quantiles.index(q) for q in wanted]], wanted)
+        columns = [targets.index(of)] if of else list(range(error.shape[1]))
+        if base == "bias":
+            return distances(error[:, columns])
+        if base == "value_per_prediction":
+            assert data.earned is not None
+            return mean(data.earned)
+        return averaged([_of_target(base, truth[:, i], error[:, i]) for i in columns])
 
-    def _of_quantiles(self, name: str, w: Array, total: Array) -> Array:
-        wanted = quantiles_of(name) or self.quantiles
-        said = self.by_quantile[:, [self.quantiles.index(q) for q in wanted]]
-        if name.startswith("coverage"):
-            inside = (said[:, 0] <= self.truth[:, 0]) & (self.truth[:, 0] <= said[:, 1])
-            return np.asarray(w @ inside / total)
-        below = self.truth - said
-        loss = np.maximum(np.array(wanted) * below, (np.array(wanted) - 1) * below)
-        return np.asarray((w @ loss / total[:, None]).mean(axis=1))
+    return [one(name) for name in names]
+
+
+def _of_target(name: str, truth: Array, error: Array) -> Statistic:
+    """A metric of one target [N]."""
+    match name:
+        case "mae":
+            return mean(np.abs(error), "log")
+        case "rmse":
+            return root(np.square(error))
+        case "mape":
+            there = truth != 0
+            share = np.abs(np.divide(error, truth, where=there, out=np.zeros_like(error)))
+            return ratio(share, there, "log")._replace(events=telling(share[there]))
+        case "r2":
+            return explained(np.square(error), np.square(truth - truth.mean()))
+    return mean(error)
+
+
+def explained(left: Array, spread: Array) -> Statistic:
+    """One less the sum of what is left [N] by the sum of what there was [N]."""
+    share = ratio(left, spread)
+    return share._replace(value=1 - share.value, influence=-share.influence, events=min(telling(left), telling(spread)))
+
+
+def _of_quantiles(base: str, truth: Array, predicted: Array, wanted: Sequence[float]) -> Statistic:
+    if base == "coverage":
+        return ratio((predicted[:, 0] <= truth) & (truth <= predicted[:, 1]), np.ones(len(truth)), "rate")
+    below = truth[:, None] - predicted
+    return mean(np.maximum(np.array(wanted) * below, (np.array(wanted) - 1) * below).mean(axis=1), "log")
 
 
 def quantiles_of(name: str) -> list[float] | None:
@@ -175,7 +171,7 @@ DRAFT = Draft(
 REGRESSION = TaskType(
     name="regression", estimator="regressor", leak_limit=0.99,
     metrics=METRICS, part_metrics=PARTS, gaps=GAPS, primary="mae", gap="mae_gap", summary=("mae", "mean_error"),
-    rows=RegressionRows, measured=_measured, money=money, money_words=("expects its errors to come to", ""), kinds=kinds,
+    statistics=statistics, measured=_measured, money=money, money_words=("expects its errors to come to", ""), kinds=kinds,
     middle=middle, summarise=summarise, made_up=lambda part, targets: targets if targets.shape[1] > 1 else targets[:, 0],
     describe=_describe, draft=DRAFT,
 )  # fmt: skip

@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from loopwright.base.arrays import Array
 from loopwright.records.declarations import SHAPES, Task, TaskShape, Value
 from loopwright.records.package import Output
-
-Slices = Mapping[str, Array]
+from loopwright.tasks.statistic import Slices, Statistic
 
 
 class Metric(NamedTuple):
@@ -46,19 +45,6 @@ class RowData(NamedTuple):
     earned: Array | None = None
     slices: Slices | None = None
     groups: Array | None = None
-
-
-class MeasuredRows(Protocol):
-    """Prepared rows (sorted once), so that weighted metrics take a few passes over memory.
-
-    `units` are resampled in a bootstrap: rows, or whole groups of rows. A metric that is undefined on the rows (recall without
-    positives) is NaN, never 0.
-    """
-
-    units: int
-
-    def values(self, w: Array) -> Array:
-        """Every metric [R, M] under weights [R, units]."""
 
 
 class LabelQuery(NamedTuple):
@@ -142,7 +128,9 @@ class TaskType:
     watched: Sequence[str] = ()  # measured on logged answers, by window; empty: all but money
     card: Sequence[str] = ()  # shown by a model card; empty: all
     card_slices: Sequence[str] = ()  # by slice; empty: `summary`
-    rows: Callable[[Sequence[str], RowData], MeasuredRows]  # prepared rows for metrics of these names
+    statistics: Callable[
+        [Sequence[str], RowData], list[Statistic]
+    ]  # metrics of rows by their names; NaN where undefined, never 0
     measured: Callable[[Output, list[str]], list[str]] = lambda output, names: (
         names
     )  # on every package, from names of `metrics`

@@ -16,6 +16,7 @@ NEW = Output(task="multiclass", classes=["b", "c"], names=["b", "c"])
 
 def log(**columns: list[object]) -> pa.Table:
     floats = pa.list_(pa.float32())
+    columns["_unit"] = [f"u{i}" for i in range(len(columns["_score"]))]
     return pa.table({n: pa.array(v, floats) if n == "_values" else pa.array(v) for n, v in columns.items()})
 
 

@@ -12,9 +12,7 @@ import sklearn.metrics as sk
 from loopwright.records.declarations import Column, Outcome, Table, Value
 from loopwright.records.package import Output
 from loopwright.tasks import metrics
-from loopwright.tasks.multiclass import Classes
-from loopwright.tasks.ranking import Groups
-from loopwright.tasks.regression import RegressionRows
+from loopwright.tasks.registry import TASKS
 from loopwright.tasks.task import RowData
 
 Array = np.ndarray[Any, Any]
@@ -78,7 +76,6 @@ NUMBER_ORACLES: dict[str, Any] = {
     "r2": sk.r2_score,
     "mape": sk.mean_absolute_percentage_error,
     "mean_error": lambda t, p: np.mean(p - t),
-    "bias": lambda t, p: np.abs((p - t).mean(axis=0)).mean(),
 }
 
 
@@ -167,31 +164,40 @@ def test_reciprocal_rank_with_one_relevant_row_is_scikit_learns_label_ranking_pr
     assert found == pytest.approx(sk.label_ranking_average_precision_score(truth, score))
 
 
-def test_weights_are_rows_repeated() -> None:
-    rng = np.random.default_rng(5)
-    weight = np.bincount(rng.integers(0, 90, 90), minlength=90)
-    again = np.repeat(np.arange(90), weight)
-    truth, given = classes(90)
-    names = ["macro_f1", "balanced_accuracy", "top_k:2", "calibration_error"]
-    drawn = Classes(names, RowData(truth, given, CLASSES)).values(weight[None, :].astype(float))[0]
-    assert drawn == pytest.approx([metrics.compute(n, truth[again], *given.at(again), output=CLASSES) for n in names])
-    actual, said = numbers(90)
-    names = ["mae", "rmse", "r2", "bias"]
+def removed(names: list[str], truth: Array, given: metrics.Answered, output: Output, groups: Array | None = None) -> None:
+    """The influence of each row (or group) is by how much the metric falls when it is removed, to first order."""
+    found = TASKS[output.task].statistics(names, RowData(truth, given, output, groups=groups))
+    of = np.arange(len(truth)) if groups is None else groups
+    for name, statistic in zip(names, found, strict=True):
+        assert abs(statistic.influence.sum()) < 1e-6 * np.abs(statistic.influence).sum() + 1e-9
+        sums = [statistic.influence[of == g].sum() for g in np.unique(of)]
+        less = []
+        for g in np.unique(of):
+            left = of != g
+            part = None if groups is None else groups[left]
+            less.append(statistic.value - metrics.compute(name, truth[left], *given.at(left), output=output, groups=part))
+        assert np.abs(np.array(less) - sums).max() < 0.06 * np.abs(sums).max(), name
+
+
+def test_influence_is_what_a_row_adds() -> None:
+    truth, given = classes(150)
+    removed(
+        ["accuracy", "macro_f1", "balanced_accuracy", "top_k:2", "log_loss", "recall:cat", "precision:bee"],
+        truth,
+        given,
+        CLASSES,
+    )
+    actual, said = numbers(150)
     wide = metrics.Answered(said[:, 0], None, said)
-    drawn = RegressionRows(names, RowData(actual, wide, TARGETS)).values(weight[None, :].astype(float))[0]
-    assert drawn == pytest.approx([metrics.compute(n, actual[again], *wide.at(again), output=TARGETS) for n in names])
+    removed(["mae", "rmse", "r2", "mape", "mean_error", "rmse:y"], actual, wide, TARGETS)
+    rng = np.random.default_rng(2)
+    counts, score = rng.poisson(2, 200).astype(np.float64), np.exp(rng.normal(0.6, 0.3, 200))
+    removed(["poisson_deviance", "d2", "calibration_ratio"], counts, metrics.Answered(score), Output(task="count"))
 
 
-def test_a_ranking_draws_whole_groups() -> None:
-    truth, score, group = ranked(50)
-    prepared = Groups(["ndcg:5", "map"], RowData(truth, metrics.Answered(score), groups=group))
-    weight = np.bincount(np.random.default_rng(0).integers(0, 50, 50), minlength=50)
-    names = np.unique(group)
-    parts = [(truth[group == g], score[group == g], np.full(np.sum(group == g), f"{g}-{i}"))
-             for g, w in zip(names, weight, strict=True) for i in range(w)]  # fmt: skip
-    whole = [np.concatenate(part) for part in zip(*parts, strict=True)]
-    expected = [metrics.compute(n, whole[0], whole[1], output=RANKING, groups=whole[2]) for n in ("ndcg:5", "map")]
-    assert prepared.values(weight[None, :].astype(float))[0] == pytest.approx(expected)
+def test_a_ranking_counts_whole_groups() -> None:
+    truth, score, group = ranked(60)
+    removed(["ndcg:5", "map", "mrr"], truth, metrics.Answered(score), RANKING, group)
 
 
 def _covered(draw: Any, names: list[str], output: Output, trials: int = 100) -> dict[str, int]:

@@ -5,16 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.metrics as sk
+from fairlearn.metrics import MetricFrame  # type: ignore[import-untyped]  # ships no types
 from sklearn.calibration import calibration_curve
 
 from loopwright.base.errors import DeclarationInvalid
 from loopwright.records.declarations import Value
+from loopwright.records.evaluation import Estimate
 from loopwright.tasks import metrics
-from loopwright.tasks.binary import YesNo
+from loopwright.tasks.binary import statistics
 from loopwright.tasks.task import RowData
 
 Array = np.ndarray[Any, Any]
-RNG = np.random.default_rng(3)
 
 
 def rows(n: int = 2000, ties: bool = True, seed: int = 0) -> tuple[Array, Array, Array]:
@@ -48,21 +49,26 @@ def test_equals_scikit_learn(name: str, ties: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["average_precision", "roc_auc", "log_loss", "precision", "f1"])
-def test_weights_are_those_of_scikit_learn(name: str) -> None:
-    truth, score, label = rows(n=400)
-    weight = np.bincount(RNG.integers(0, 400, 400), minlength=400).astype(float)
-    repeated = np.repeat(np.arange(400), weight.astype(int))
-    prepared = YesNo([name], RowData(truth, metrics.Answered(score, label)))
-    expected = ORACLES[name](truth[repeated], score[repeated], label[repeated])
-    assert prepared.values(weight[None, :])[0, 0] == pytest.approx(expected, abs=1e-9)
+def test_influence_is_what_a_row_adds(name: str) -> None:
+    truth, score, label = rows(n=300)
+    (found,) = statistics([name], RowData(truth, metrics.Answered(score, label)))
+    assert found.influence.sum() == pytest.approx(0, abs=1e-9)
+    left = np.flatnonzero(~np.eye(300, dtype=bool)).reshape(300, -1) % 300
+    less = [found.value - metrics.compute(name, truth[i], score[i], label[i]) for i in left]
+    assert np.abs(less - found.influence).max() < 0.06 * np.abs(found.influence).max()
 
 
-def test_calibration_error_equals_the_binned_definition() -> None:
+def test_calibration_error_is_the_binned_definition_less_what_chance_adds() -> None:
     truth, score, label = rows(n=5000, ties=False)
     rate, mean = calibration_curve(truth, score, n_bins=10)
     counts = np.histogram(score, bins=np.linspace(0, 1, 11))[0]
     expected = np.sum(np.abs(rate - mean) * counts[counts > 0]) / len(score)
-    assert metrics.compute("calibration_error", truth, score, label) == pytest.approx(expected, abs=1e-9)
+    (found,) = statistics(["calibration_error"], RowData(truth, metrics.Answered(score, label)))
+    assert found.value == pytest.approx(expected, abs=1e-9)
+    assert 0.9 * expected < metrics.compute("calibration_error", truth, score, label) < expected
+    perfect = np.random.default_rng(0).random(5000) < score
+    (raw,) = statistics(["calibration_error"], RowData(perfect, metrics.Answered(score, label)))
+    assert metrics.compute("calibration_error", perfect, score, label) < raw.value / 2
 
 
 def test_value_is_money_over_labelling_nothing() -> None:
@@ -73,16 +79,54 @@ def test_value_is_money_over_labelling_nothing() -> None:
     assert found == pytest.approx((120 - 60 - 15 + 0) / 4 - (-60 * 2) / 4)
 
 
-def test_gap_is_largest_minus_smallest_and_ignores_handfuls() -> None:
-    truth = np.ones(205, dtype=bool)
-    of = np.array(["a"] * 100 + ["b"] * 100 + ["c"] * 5, dtype=object)
-    label = np.concatenate([np.arange(100) < 90, np.arange(100) < 60, np.zeros(5, dtype=bool)])
-    found = metrics.compute("recall_gap:of", truth, label.astype(float), label, slices={"of": of})
-    assert found == pytest.approx(0.3)
-    estimate = metrics.intervals(["recall_gap:of"], truth, label.astype(float), label, seed=1, slices={"of": of})[
-        "recall_gap:of"
-    ]
-    assert 0.15 < estimate.low < 0.3 < estimate.high < 0.45
+def _gap(groups: dict[str, tuple[int, float]]) -> tuple[float, Estimate]:
+    """Raw gap, and estimate, of groups of so many positives of which a share is recalled."""
+    of = np.repeat(np.array(list(groups), dtype=object), [n for n, _ in groups.values()])
+    label = np.concatenate([np.arange(n) < n * share for n, share in groups.values()])
+    truth, given = np.ones(len(of), dtype=bool), metrics.Answered(label.astype(float), label)
+    (raw,) = statistics(["recall_gap:of"], RowData(truth, given, slices={"of": of}))
+    return raw.value, metrics.intervals(["recall_gap:of"], truth, *given, seed=1, slices={"of": of})["recall_gap:of"]
+
+
+def test_gap_is_largest_minus_smallest_less_what_chance_adds() -> None:
+    raw, found = _gap({"a": (100, 0.9), "b": (100, 0.6)})
+    assert raw == pytest.approx(0.3)
+    assert 0.15 < found.low < 0.29 < found.value < 0.3 < found.high < 0.45
+
+
+def test_gap_counts_a_small_group_as_far_as_its_rows_tell() -> None:
+    raw, found = _gap({"a": (1000, 0.86), "b": (1000, 0.84), "c": (10, 0.0)})
+    assert raw == pytest.approx(0.86)
+    assert found.low > 0.5, "ten rows that were all missed are no chance"
+    raw, found = _gap({"a": (1000, 0.86), "b": (1000, 0.84), "c": (3, 2 / 3)})
+    assert raw == pytest.approx(0.86 - 2 / 3)
+    assert found.low == 0, "one miss of three may be"
+
+
+def test_groups_that_are_all_alike_have_no_gap() -> None:
+    raw, found = _gap({"a": (50, 1.0), "b": (40, 1.0), "c": (7, 1.0)})
+    assert raw == found.value == found.low == 0
+    assert (
+        metrics.compute(
+            "recall_gap:of",
+            np.ones(4, dtype=bool),
+            np.ones(4),
+            np.ones(4, dtype=bool),
+            slices={"of": np.array(["a", "a", "b", "b"])},
+        )
+        == 0
+    )
+
+
+def test_raw_gap_is_that_of_fairlearn() -> None:
+    truth, score, label = rows(2000)
+    of = np.array(["a", "b", "c", "d"], dtype=object)[np.random.default_rng(0).integers(0, 4, 2000)]
+    frame = MetricFrame(
+        metrics={"r": sk.recall_score, "p": sk.precision_score}, y_true=truth, y_pred=label, sensitive_features=of
+    )
+    names = ["recall_gap:of", "precision_gap:of"]
+    found = statistics(names, RowData(truth, metrics.Answered(score, label), slices={"of": of}))
+    assert [one.value for one in found] == pytest.approx(frame.difference(method="between_groups").to_list())
 
 
 @pytest.mark.parametrize("name", ["average_precision", "roc_auc", "recall", "f1"])

@@ -31,6 +31,7 @@ class Loop(Declaration, frozen=True, kw_only=True):
         context: Tables joined to each request by key, as known at the decision.
         aggregates: Numbers over recent rows of a table, as known at the decision.
         slices: Parts of the traffic that are evaluated, guarded and monitored separately.
+        unit: Request column of what is independent, such as the customer; rows of one unit are not. None: the key.
         split: How examples are divided into training and validation.
         sampling: Which examples train, and with which weights.
         fleet: One model per segment; None: one model.
@@ -60,6 +61,7 @@ class Loop(Declaration, frozen=True, kw_only=True):
     context: list[Context] = []
     aggregates: list[Aggregate] = []
     slices: list[Slice] = []
+    unit: str | None = None
     split: TimeSplit | GroupSplit | StratifiedSplit = TimeSplit()
     sampling: Sampling = Sampling()
     fleet: Fleet | None = None
@@ -107,7 +109,11 @@ class Loop(Declaration, frozen=True, kw_only=True):
 
     def _column_problems(self) -> list[tuple[str, str]]:
         """Request columns that other declarations name and that are not there."""
-        named = [("outcome.group", self.outcome.group), ("fleet.by", self.fleet.by if self.fleet else None)]
+        named = [
+            ("outcome.group", self.outcome.group),
+            ("unit", self.unit),
+            ("fleet.by", self.fleet.by if self.fleet else None),
+        ]
         named += [("split.column", None if isinstance(self.split, TimeSplit) else self.split.column)]
         columns = self.requests.columns
         found = [(where, f"no request column {name!r}") for where, name in named if name and name not in columns]
@@ -160,7 +166,7 @@ class Loop(Declaration, frozen=True, kw_only=True):
         joined = [column for columns in by for column in columns.values()]
         split = None if isinstance(self.split, TimeSplit) else self.split.column
         named = [*self.requests.key, self.requests.event_time, self.requests.known, *joined]
-        named += [name for name in (self.outcome.group, split, self.fleet.by if self.fleet else None) if name]
+        named += [name for name in (self.outcome.group, self.unit, split, self.fleet.by if self.fleet else None) if name]
         return frozenset(named)
 
     def record(self, file: str) -> LoopRecord:

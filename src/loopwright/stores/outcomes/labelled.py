@@ -15,7 +15,7 @@ from loopwright.stores.home import Home
 from loopwright.stores.outcomes.join import decided, event_times, join, outcomes
 from loopwright.stores.outcomes.rescore import together
 from loopwright.stores.prediction_log.read import predictions
-from loopwright.tasks.label import label_array, label_type
+from loopwright.tasks.label import label_array, label_type, unit_array
 from loopwright.tasks.metrics import Answered, aligned
 
 EARLY = timedelta(days=1)
@@ -50,7 +50,7 @@ def matures(joined: pa.Table, end: datetime, outcome: Outcome) -> datetime | Non
 
 
 class Known(NamedTuple):
-    """Logged answers whose truth is known, N rows: which rows of the log (bool), their truth, what was answered, groups of a ranking.
+    """Logged answers whose truth is known, N rows: which rows of the log (bool), their truth, what was answered, groups of a ranking, units.
 
     `output` is that of all packages that answered: their classes together.
     """
@@ -60,11 +60,13 @@ class Known(NamedTuple):
     given: Answered
     groups: Array | None
     output: Output
+    units: Array
 
 
-def known(joined: pa.Table, outcome: Outcome, outputs: Mapping[str, Output]) -> Known:
+def known(joined: pa.Table, outcome: Outcome, outputs: Mapping[str, Output], unit: str = "") -> Known:
     """Of predictions with their truth those where it is known. `outputs` are those of the packages that answered, by digest.
 
+    `unit` is the column of the independent units, the key where it is empty.
     What a package answered for another task (the loop's has changed) is left out; a package that is gone counts as one of this task.
     """
     package = joined["_package"].to_numpy()
@@ -78,7 +80,7 @@ def known(joined: pa.Table, outcome: Outcome, outputs: Mapping[str, Output]) -> 
     values = _values(table, outputs, output) if output.names else None
     groups = np.array(table[outcome.group].to_pylist(), dtype=object).astype(str) if outcome.group else None
     given = Answered(table["_score"].to_numpy().astype(np.float64), label, values)
-    return Known(rows, label_array(table["_truth"]), given, groups, output)
+    return Known(rows, label_array(table["_truth"]), given, groups, output, unit_array(table, unit))
 
 
 def _values(table: pa.Table, outputs: Mapping[str, Output], output: Output) -> Array:

@@ -285,7 +285,7 @@ def _mend_estimates(value: Any, depth: int) -> Any:
     if depth > DEPTH and isinstance(value, dict | list):
         raise ValueError(f"nested more than {DEPTH} deep")
     if isinstance(value, dict):
-        if value.keys() == {"value", "low", "high", "n"}:
+        if {"value", "low", "high", "n"} <= value.keys() <= {"value", "low", "high", "n", "too_few"}:
             return {key: float("nan") if item is None else item for key, item in value.items()}
         return {key: _mend_estimates(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):

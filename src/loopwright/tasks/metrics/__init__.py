@@ -1,20 +1,22 @@
-"""Metrics of every task, with bootstrap intervals. One implementation, used by development, gates, monitoring and reports.
+"""Metrics of every task, with intervals. One implementation, used by development, gates, monitoring and reports.
 
 table      every metric by name; how each is computed is in the file of its task
 answered   what was answered on rows: score, label, values; and what it is worth
 detail     which labels are taken for which; what other thresholds bring
-bootstrap  one value, intervals, paired differences
+estimate   one value, intervals, paired differences; `resample` and `nonnegative` make the intervals
 """
 
 from loopwright.tasks.metrics.answered import aligned as aligned
 from loopwright.tasks.metrics.answered import answered as answered
 from loopwright.tasks.metrics.answered import kinds as kinds
 from loopwright.tasks.metrics.answered import money as money
-from loopwright.tasks.metrics.bootstrap import compute as compute
-from loopwright.tasks.metrics.bootstrap import differences as differences
-from loopwright.tasks.metrics.bootstrap import intervals as intervals
 from loopwright.tasks.metrics.detail import confusion as confusion
 from loopwright.tasks.metrics.detail import trade as trade
+from loopwright.tasks.metrics.estimate import compute as compute
+from loopwright.tasks.metrics.estimate import differences as differences
+from loopwright.tasks.metrics.estimate import intervals as intervals
+from loopwright.tasks.metrics.estimate import total as total
+from loopwright.tasks.metrics.nonnegative import between_groups as between_groups
 from loopwright.tasks.metrics.registry import GAPS as GAPS
 from loopwright.tasks.metrics.registry import MEASURES as MEASURES
 from loopwright.tasks.metrics.registry import METRICS as METRICS
@@ -29,7 +31,7 @@ from loopwright.tasks.metrics.registry import rate_of as rate_of
 from loopwright.tasks.metrics.registry import summary as summary
 from loopwright.tasks.metrics.registry import unattainable as unattainable
 from loopwright.tasks.metrics.registry import watched as watched
-from loopwright.tasks.rows import GAP_ROWS as GAP_ROWS
+from loopwright.tasks.statistic import Slices as Slices
+from loopwright.tasks.statistic import small_groups as small_groups
 from loopwright.tasks.task import Answered as Answered
 from loopwright.tasks.task import Metric as Metric
-from loopwright.tasks.task import Slices as Slices

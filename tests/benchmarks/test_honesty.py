@@ -1,0 +1,97 @@
+"""The claims of benchmarks/honesty in small: fixed seeds, few trials. `make honesty` measures all of them in full."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmarks.honesty.__main__ import FILES, claims
+from benchmarks.honesty.claims import Claim, Verdict, measure
+from benchmarks.honesty.worlds import binary
+from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped]  # ships no types
+
+from loopwright.records.package import Output
+from loopwright.tasks import metrics
+
+TRIALS = 80
+SMALL = [
+    "binary, 1,000 rows, 2 % positive: recall",
+    "binary, 1,000 rows, 2 % positive: average_precision",
+    "binary, 25 customers of 20 to 100 rows: accuracy",
+    "five classes, 60 customers: macro_f1",
+    "numbers, lognormal errors (1), 300 rows: mae",
+    "numbers, lognormal errors (1), 300 rows: rmse",
+    "ranking, 40 customers of 2 to 10 groups: ndcg:10",
+    "three quantiles, 400 rows: pinball",
+    "calibrated model, 1,000 rows",
+    "calibration error, small, 1,000 rows",
+    "recall gap, 30 equal groups of 60",
+    "recall gap, 10 groups of 150 from .6 to .9",
+    "bias of 0.1 deviations, 200 rows",
+    "total of 2 weeks, weekly shocks",
+    "total of 8 weeks, weekly shocks",
+]
+BY_NAME = {claim.name: claim for claim in claims()}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_claim_holds(name: str) -> None:
+    found = measure(BY_NAME[name], TRIALS)
+    assert found.honest, f"{name}: {found.right:.1%} ± {found.error:.1%}, told in {found.told:.0%}"
+
+
+def test_measure_refuses_a_claim_that_does_not_hold() -> None:
+    wrong = Claim("seven of ten", "always", lambda rng: Verdict(True, rng.random() < 0.7))
+    assert not measure(wrong, 200).honest
+    silent = Claim("never told", "always", lambda rng: Verdict(False, False), told=0.5)
+    assert not measure(silent, 50).honest, "who says nothing is not honest where something was promised"
+
+
+def test_every_file_of_claims_is_in_the_table_and_no_name_twice() -> None:
+    folder = Path(__file__).parents[2] / "benchmarks" / "honesty"
+    assert {p.stem for p in folder.glob("*.py") if re.search(r"^CLAIMS\b", p.read_text(), re.MULTILINE)} == set(FILES)
+    assert len(BY_NAME) == len(claims())
+
+
+def test_rows_of_a_customer_are_not_independent() -> None:
+    world, hit = binary(0.2, 0.3), {True: 0, False: 0}
+    many = world.draw(np.random.default_rng(0), 5000)
+    true = metrics.compute("positive_rate", many.truth, *many.given)
+    for seed in range(TRIALS):
+        rows = world.draw(np.random.default_rng([seed, 1]), 60)
+        for of_units in hit:
+            units = rows.units if of_units else None
+            found = metrics.intervals(["positive_rate"], rows.truth, *rows.given, seed=0, units=units)["positive_rate"]
+            hit[of_units] += found.low <= true <= found.high
+    assert hit[True] >= 0.85 * TRIALS
+    assert hit[False] <= 0.75 * TRIALS
+
+
+def test_share_has_the_interval_of_wilson() -> None:
+    label = np.arange(12) < 9
+    found = metrics.intervals(["recall"], np.ones(12, dtype=bool), label.astype(float), label, seed=0)["recall"]
+    assert (found.low, found.high) == pytest.approx(proportion_confint(9, 12, method="wilson"))
+    assert not found.too_few
+
+
+@pytest.mark.parametrize("name", ["recall", "average_precision", "roc_auc"])
+def test_fewer_than_ten_positives_are_too_few_to_tell(name: str) -> None:
+    rng = np.random.default_rng(0)
+    for positives, few in ((9, True), (10, False)):
+        truth = np.arange(500) < positives
+        score = np.clip(0.5 * truth + rng.random(500), 0, 1)
+        assert metrics.intervals([name], truth, score, score > 0.5, seed=0)[name].too_few is few
+
+
+def test_errors_of_which_one_outweighs_the_others_are_too_few_to_tell() -> None:
+    said, truth = np.ones(200), np.zeros(200)
+    assert not metrics.intervals(["mae"], truth, said, output=Output(task="regression"), seed=0)["mae"].too_few
+    said[0] = 1e6
+    assert metrics.intervals(["mae"], truth, said, output=Output(task="regression"), seed=0)["mae"].too_few
+
+
+def test_units_beyond_a_thousand_are_drawn_in_bags_that_keep_variance_and_skewness() -> None:
+    values = np.random.default_rng(0).exponential(1, 50_000)
+    found = metrics.total(values)
+    half = 1.96 * values.std() * 50_000**0.5
+    assert (found.low, found.high) == pytest.approx((values.sum() - half, values.sum() + half), abs=0.15 * half)
