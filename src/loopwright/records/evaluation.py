@@ -41,19 +41,21 @@ def moved(estimate: Estimate, by: float) -> Estimate:
     return Estimate(estimate.value + by, estimate.low + by, estimate.high + by, estimate.n, estimate.too_few)
 
 
-def t_95(freedom: int) -> float:
+def t_95(freedom: float) -> float:
     """Half the width of a 95 % interval in standard errors that are known with so many degrees of freedom (Student's t).
 
-    Exact up to five, then by the expansion of Fisher & Cornish (1960): what shows intervals loads no SciPy.
+    Exact up to ten, then by the expansion of Fisher & Cornish (1960): what shows intervals loads no SciPy.
     """
     if freedom <= len(_T_95):
-        return _T_95[freedom - 1]
+        least = max(1, math.floor(freedom))
+        part = (1 / least - 1 / max(freedom, 1)) / (1 / least - 1 / (least + 1))
+        return _T_95[least - 1] + part * (_T_95[min(least, len(_T_95) - 1)] - _T_95[least - 1])
     z, v = Z_95, float(freedom)
     second, third = 5 * z**5 + 16 * z**3 + 3 * z, 3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z
     return z + (z**3 + z) / (4 * v) + second / (96 * v**2) + third / (384 * v**3)
 
 
-_T_95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706)
+_T_95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 
 
 def added(estimates: Sequence[Estimate]) -> Estimate:

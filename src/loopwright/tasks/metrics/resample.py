@@ -4,15 +4,15 @@ Units beyond 1,000 are dealt at random into 1,000 bags, and bags are drawn: sums
 units, so that a resample costs the same for any number of rows.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
 
 from loopwright.base.arrays import Array
-from loopwright.records.evaluation import Z_95
+from loopwright.records.evaluation import Z_95, t_95
 from loopwright.tasks.statistic import Statistic
 
 RESAMPLES = 1000
@@ -105,12 +105,12 @@ def _ends(statistic: Statistic, units: Units, sums: Array, of: Spread, cut: tupl
         return _wilson(statistic, units, of)
     if not of.error:
         return _exact(statistic)
-    t = float(stats.t.ppf(_LEVEL, of.freedom))
+    t = t_95(of.freedom)
     if statistic.scale == "logit":
         value = min(max(statistic.value, 1e-12), 1 - 1e-12)
         half = t * of.error / (value * (1 - value))
-        middle = float(special.logit(value))
-        return float(special.expit(middle - half)), float(special.expit(middle + half))
+        middle = math.log(value / (1 - value))
+        return _share(middle - half), _share(middle + half)
     low_t, high_t = (min(cut[0], -t), max(cut[1], t)) if cut else (-t, t)  # no shorter than t: skewness is known poorly
     value, factor = _scaled(statistic)
     error = of.error * abs(factor)
@@ -119,6 +119,10 @@ def _ends(statistic: Statistic, units: Units, sums: Array, of: Spread, cut: tupl
     else:
         low, high = value - high_t * error, value - low_t * error
     return (low**0.5, high**0.5) if statistic.scale == "root" else (low, high)
+
+
+def _share(odds: float) -> float:
+    return 1 / (1 + math.exp(min(700.0, -odds)))
 
 
 def _scaled(statistic: Statistic) -> tuple[float, float]:
@@ -140,7 +144,7 @@ def _wilson(statistic: Statistic, units: Units, of: Spread) -> tuple[float, floa
         counting = int(np.count_nonzero(units.sums(statistic.leverage)))
         of_rows = share * (1 - share)
         rows = min(rows, of_rows / of.error**2 if of_rows > 0 and of.error else counting)
-        z = float(stats.t.ppf(_LEVEL, max(1.0, min(counting - 1.0, of.freedom) if of.error else counting - 1.0)))
+        z = t_95(max(1.0, min(counting - 1.0, of.freedom) if of.error else counting - 1.0))
     middle = (share + z * z / (2 * rows)) / (1 + z * z / rows)
     half = z / (1 + z * z / rows) * (share * (1 - share) / rows + z * z / (4 * rows * rows)) ** 0.5
     return max(0.0, middle - half), min(1.0, middle + half)
