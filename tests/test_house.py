@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from tests import house
 
-MAX_LINES = 53_598
+MAX_LINES = 54_154
 """Lines of source. The goal is 34,500."""
 
 
