@@ -266,12 +266,12 @@ def test_the_heuristic_has_no_fleet(tmp_path: Path) -> None:
 
 def test_trees_weights_and_sampling_carry_over(tmp_path: Path) -> None:
     made = Made(tmp_path, carriers(5000, 4, 1), candidates=[TREES], sampling=Sampling(balanced=True))
-    assert "S000" in made.fleet.serving
-    manifest = made.home.packages.manifest(made.fleet.serving["S000"])
+    segment = next(iter(made.fleet.serving))  # which of them is surely better is chance with 400 rows each
+    manifest = made.home.packages.manifest(made.fleet.serving[segment])
     assert manifest.sampling == made.home.packages.manifest(made.board.winner).sampling
     rows = made.work.table.take(pa.array(made.work.judged))
-    rows = rows.filter(pc.equal(rows.column("carrier"), "S000"))
-    graph = Graph(made.home.packages.read(made.fleet.serving["S000"]).files["model.onnx"])
+    rows = rows.filter(pc.equal(rows.column("carrier"), segment))
+    graph = Graph(made.home.packages.read(made.fleet.serving[segment]).files["model.onnx"])
     said, true = graph.score(arrow_feed(graph, COLUMNS, rows)).mean(), np.mean(rows.column("_label").to_pylist())
     assert said == pytest.approx(true, abs=0.06), "probabilities are those of real traffic"
     made.home.close()
