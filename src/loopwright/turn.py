@@ -483,7 +483,7 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
         home,
         winner,
         scope=loop.scope,
-        guards=loop.release.guards,
+        release=loop.release,
         serving=champion,
         examples=read_examples(home, examples.record.digest),
         segments=SegmentPackages(fleet.by, own) if fleet is not None and own else None,
@@ -515,6 +515,7 @@ def _deploy(state: Turning) -> tuple[str, dict[str, Any]]:
     fleet_text = f", and {count(len(beside), 'package')} of segments by {fleet.by}" if fleet is not None and beside else ""
     judged = f"passed {count(len(result.checks), 'check')}" if not despite else f"was refused ({', '.join(despite)})"
     judged += f", {uncompared}," if uncompared else ""
+    judged += f" ({'; '.join(result.unsure)})" if result.unsure else ""
     return (
         f"package {winner.digest[:12]} ({winner.manifest.candidate}) {judged} and serves{fleet_text}"
         + (f"; {LEAK_SUSPECTED}: {'; '.join(leaks)}" if leaks else ""),

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.honesty.__main__ import FILES, claims
 from benchmarks.honesty.claims import Claim, Verdict, measure
 from benchmarks.honesty.worlds import binary
-from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped]  # ships no types
+from statsmodels.stats.proportion import proportion_confint
 
 from loopwright.records.package import Output
 from loopwright.tasks import metrics

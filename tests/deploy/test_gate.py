@@ -14,7 +14,7 @@ from loopwright.base.errors import Damaged, GateFailed
 from loopwright.deploy import releases
 from loopwright.deploy.gate import GateResult, check_release, gate
 from loopwright.graph.columns import arrow_schema
-from loopwright.records.declarations import GroupSplit, Guard, Objective, Scope, StratifiedSplit, Task, TimeSplit
+from loopwright.records.declarations import GroupSplit, Guard, Objective, Release, Scope, StratifiedSplit, Task, TimeSplit
 from loopwright.records.evaluation import Estimate, Leaderboard, LeaderboardRow
 from loopwright.records.examples import Examples
 from loopwright.records.package import Lineage, Origin
@@ -176,7 +176,7 @@ def test_gaps_are_measured_on_the_rows(home: Home, examples: pa.Table) -> None:
 def test_no_worse_than_what_serves(home: Home, examples: pa.Table) -> None:
     good, bad = package(home.packages, weight=0.0501), package(home.packages, weight=-0.05)
     guards = [Guard("average_precision", 0.02), Guard("recall", 0.05, ["origin_slice"])]
-    same = gate(home, good, scope=scope(), guards=guards, serving=old(home), examples=examples)
+    same = gate(home, good, scope=scope(), release=Release(guards=guards), serving=old(home), examples=examples)
     assert same.passed, same.checks
     assert [c.name for c in same.checks][2:] == [
         "guard average_precision",
@@ -184,34 +184,64 @@ def test_no_worse_than_what_serves(home: Home, examples: pa.Table) -> None:
         "guard recall on origin_slice=JFK",
         "guard recall on origin_slice=other",
     ]
-    worse = gate(home, bad, scope=scope(), guards=guards, serving=old(home), examples=examples)
+    worse = gate(home, bad, scope=scope(), release=Release(guards=guards), serving=old(home), examples=examples)
     assert failed(worse) == [c.name for c in worse.checks if c.name.startswith("guard")]
 
 
 def test_tolerance_is_tolerated(home: Home, examples: pa.Table) -> None:
     """Accuracy with a threshold that labels too much: worse by some hundredths."""
     other = package(home.packages, threshold=0.35)
-    strict = gate(home, other, scope=scope(), guards=[Guard("accuracy", 0.0)], serving=old(home), examples=examples)
-    lenient = gate(home, other, scope=scope(), guards=[Guard("accuracy", 0.5)], serving=old(home), examples=examples)
+    strict = gate(
+        home, other, scope=scope(), release=Release(guards=[Guard("accuracy", 0.0)]), serving=old(home), examples=examples
+    )
+    lenient = gate(
+        home, other, scope=scope(), release=Release(guards=[Guard("accuracy", 0.5)]), serving=old(home), examples=examples
+    )
     assert failed(strict) == ["guard accuracy"]
     assert lenient.passed
 
 
-@pytest.mark.parametrize(("threshold", "passed"), [(0.46, True), (0.35, False)])
+@pytest.mark.parametrize(("threshold", "passed"), [(0.48, True), (0.35, False)])
 def test_guard_without_tolerance_lets_through_what_chance_alone_makes(
     home: Home, examples: pa.Table, threshold: float, passed: bool
 ) -> None:
     made, serving = package(home.packages, threshold=threshold), old(home)
     for guards, expected in (([Guard("accuracy", 0.0)], False), ([Guard("accuracy")], passed)):
-        result = gate(home, made, scope=scope(), guards=guards, serving=serving, examples=examples)
-        assert result.passed == expected, result.checks
+        result = gate(home, made, scope=scope(), release=Release(guards=guards), serving=serving, examples=examples)
+        assert result.passed == expected, [c.detail for c in result.checks]
 
 
 def test_a_slice_that_is_surely_worse_stops_what_is_better_overall(home: Home, examples: pa.Table) -> None:
     made = package(home.packages, model=model_graph(fails="jfk"))
-    guards = [Guard("recall", 0.05), Guard("recall", 0.05, ["origin_slice"])]
-    result = gate(home, made, scope=scope(), guards=guards, serving=old(home, threshold=0.6), examples=examples)
-    assert failed(result) == ["guard recall on origin_slice=JFK"]
+    guards = [Guard("recall", 0.1, ["origin_slice"])]
+    result = gate(
+        home, made, scope=scope(), release=Release(guards=guards), serving=old(home, threshold=0.6), examples=examples
+    )
+    assert failed(result) == ["guard recall on origin_slice=JFK"], [c.detail for c in result.checks]
+
+
+def test_package_is_compared_with_the_best_of_the_last_year_too(home: Home, examples: pa.Table) -> None:
+    """What serves lost .02 of accuracy against the package before it; the next one loses nothing more, and is refused."""
+    release = Release(guards=[Guard("accuracy", 0.01)])
+    best = old(home, last=START - timedelta(days=1))
+    first = gate(home, best, scope=scope(), release=release, examples=examples)
+    assert (first.anchor, first.anchored_at) == (best.digest, NOW)
+    serving, made = old(home, threshold=0.45), package(home.packages, threshold=0.451)
+
+    def passed(result: GateResult) -> GateResult:
+        home.ledger.put(msgspec.structs.replace(result, passed=True), loop=LOOP, key=result.package)
+        return gate(home, made, scope=scope(), release=release, serving=serving, examples=examples)
+
+    kept = msgspec.structs.replace(first, package=serving.digest)
+    result = passed(kept)
+    assert failed(result) == ["guard accuracy against the best of the last year"], [c.detail for c in result.checks]
+    assert (result.anchor, result.anchored_at) == (best.digest, NOW), "it stays until something is better"
+    year_old = passed(msgspec.structs.replace(kept, anchored_at=NOW - timedelta(days=366)))
+    assert year_old.passed
+    assert year_old.anchor == serving.digest
+    assert passed(msgspec.structs.replace(kept, anchor="0" * 64)).passed, "an anchor that is gone is not compared with"
+    better = gate(home, package(home.packages), scope=scope(), release=release, serving=serving, examples=examples)
+    assert better.anchor == better.package, "better than the anchor: the next ones are compared with it"
 
 
 def test_rows_that_the_serving_package_learnt_from_are_left_out_or_noted(home: Home, examples: pa.Table) -> None:
@@ -300,10 +330,12 @@ def test_worse_without_a_feature_of_what_serves_cannot_be_compared(home: Home, e
     bad = package(home.packages, weight=-0.05)
     guards = [Guard("average_precision", 0.02)]
     serving = of(old(home), delay=["delay"], hour=["hour"])
-    without = gate(home, of(bad, hour=["hour"]), scope=scope(), guards=guards, serving=serving, examples=examples)
+    without = gate(
+        home, of(bad, hour=["hour"]), scope=scope(), release=Release(guards=guards), serving=serving, examples=examples
+    )
     assert "cannot compare: the set of features changed (without delay)" in without.reasons[-1]
     for same in ({"delay": ["delay"], "hour": ["hour"]}, {"late": ["delay"], "hour": ["hour"], "more": ["night"]}):
-        worse = gate(home, of(bad, **same), scope=scope(), guards=guards, serving=serving, examples=examples)
+        worse = gate(home, of(bad, **same), scope=scope(), release=Release(guards=guards), serving=serving, examples=examples)
         assert failed(worse)[-1] == "guard average_precision"
         assert "cannot compare" not in worse.reasons[-1]
 
@@ -351,7 +383,12 @@ def test_rule_replaces_a_model_once_its_advantage_is_surely_gone(
         on_board(home, serving, advantage)
     asked = examples.slice(ROWS - rows)
     result = gate(
-        home, rule, scope=scope(at_least=0.01), guards=[Guard("average_precision", 1.0)], serving=serving, examples=asked
+        home,
+        rule,
+        scope=scope(at_least=0.01),
+        release=Release(guards=[Guard("average_precision", 1.0)]),
+        serving=serving,
+        examples=asked,
     )
     assert failed(result) == (["rule"] if refused else [])
     assert refused in "".join(result.reasons)

@@ -94,7 +94,7 @@ TRAINS_AGAIN = {
     "Loop": "name scope requests outcome features candidates context aggregates slices unit split sampling fleet release seed",
     "Objective": "name metric at_least at_most weight",
     "Outcome": "table label task quantiles group alert_share",
-    "Release": "strategy guards durability on_unloggable deadline_ms",
+    "Release": "strategy guards cannot_tell durability on_unloggable deadline_ms",
     "Sampling": "keep weights balanced",
     "Scope": "objectives heuristic value budget",
     "Slice": "name of",

@@ -10,11 +10,11 @@ The rules, in this order; a package that fails the first is not touched by the o
               Where a package serves already that surely does no better on the same rows, a missed target is reported
               but does not stop the release: refusing would keep what is no nearer to it. Targets are the loop's: the package
               of a segment has none
-    guards    on the same rows it is not surely worse than the serving package by more than the guard's tolerance,
-              overall and on each value of the guard's slices (paired bootstrap; Efron & Tibshirani 1993, chapter 13).
-              Without declared guards: the heaviest objective that is a metric of rows. Without a declared tolerance: one
-              standard error of what the serving package reaches on these rows, or a hundredth of it where that is more.
-              Where it is, and features of the serving package are gone, the answer is "cannot compare": a feature that told
+    guards    on the same rows it is not worse than the serving package by more than the guard's tolerance, overall and on each
+              value of the guard's slices, nor than the best package of the last year (`deploy.guards`; paired bootstrap, Efron &
+              Tibshirani 1993, chapter 13). Without declared guards: the heaviest objective that is a metric of rows. Without a
+              declared tolerance: one standard error of what the serving package reaches on these rows, or a hundredth of it where
+              that is more. Where it is worse, and features of the serving package are gone, the answer is "cannot compare": a feature that told
               what nobody knows at the decision is always missed
     rule      the rule takes the place of a model only once these rows exclude the advantage over the rule that the model had on the
               leaderboard it went into service by, or show that the rule earns more: few rows are no reason to go back
@@ -25,8 +25,9 @@ A person may release a package despite the last four, with a reason; the release
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
@@ -35,11 +36,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from loopwright.base.errors import GateFailed, PackageNotFound, PackageRefused, RecordNotFound
-from loopwright.deploy.gate_checks import CHECKS, MIN_ROWS, Check, GateInputs
+from loopwright.deploy.gate_checks import CHECKS
+from loopwright.deploy.guards import AGAINST_ANCHOR, ANCHOR_AGE, MIN_ROWS, Anchor, Check, GateInputs, features_gone
 from loopwright.deploy.releases import serving as now_serving
 from loopwright.deploy.serving.deadlines import Overruns, TimedRun
 from loopwright.graph.columns import arrow_feed, segment_texts
-from loopwright.records.declarations import Guard, Scope, TimeSplit, duration
+from loopwright.records.declarations import Release, Scope, TimeSplit, duration
 from loopwright.records.entries import Record
 from loopwright.records.evaluation import Leaderboard
 from loopwright.records.examples import Examples
@@ -52,6 +54,7 @@ from loopwright.stores.packages.probe import Probed, ProbeResult, admit, admit_a
 from loopwright.stores.packages.store import Package
 from loopwright.tasks.label import label_array, unit_array
 from loopwright.tasks.metrics import Answered
+from loopwright.tasks.plausibility import practically_perfect
 from loopwright.tasks.split import trained_on, validates
 
 MAX_BOARDS = 50
@@ -67,7 +70,11 @@ Array = np.ndarray[Any, Any]
 
 
 class GateResult(Record, frozen=True, kw_only=True):
-    """What the gate said about a package; `serving` is the one it was compared with ("" when none), on `rows` rows."""
+    """Result of the gate for a package, compared with `serving` ("" where nothing serves) on `rows` rows.
+
+    `anchor` is the package that the next one is compared with beside this one, once this one serves: the newest that was better than
+    the anchor before it, at `anchored_at`. "" in results of earlier versions.
+    """
 
     kind: ClassVar[str] = "gate"
     package: str
@@ -75,6 +82,13 @@ class GateResult(Record, frozen=True, kw_only=True):
     rows: int
     passed: bool
     checks: list[Check]
+    anchor: str = ""
+    anchored_at: datetime | None = None
+
+    @property
+    def unsure(self) -> list[str]:
+        """What could not be told of a package that passed, and why."""
+        return [f"{check.name}: {check.detail}" for check in self.checks if check.passed and check.verdict == "cannot tell"]
 
     @property
     def failed(self) -> list[Check]:
@@ -124,7 +138,7 @@ def gate(
     package: Package,
     *,
     scope: Scope,
-    guards: Sequence[Guard] = (),
+    release: Release | None = None,
     serving: Package | Unreadable | None = None,
     examples: pa.Table | None = None,
     segments: SegmentPackages | None = None,
@@ -140,18 +154,51 @@ def gate(
         probed, measured = admit(home.packages, package)
     except PackageRefused as refused:  # nothing of it is run here, so nothing else can be said of it
         return _result(package, serving, 0, [Check(name="probe", passed=False, detail=refused.why)])
-    case = _case(home, probed, serving, scope, guards, examples, segments, serving_segments)
-    return _result(package, serving, case.rows, [_probe(measured), *(check for judge in CHECKS for check in judge(case))])
+    case = _case(home, probed, serving, scope, release or Release(), examples, segments, serving_segments)
+    checks = [_probe(measured), *(check for judge in CHECKS for check in judge(case))]
+    compared = [check for check in checks if check.name.startswith("guard ") and check.verdict]
+    last = next((check for check in compared if check.name.endswith(AGAINST_ANCHOR)), compared[0] if compared else None)
+    if serving is None or (last is not None and last.verdict == "better"):
+        anchored = package.digest, home.clock.now()
+    else:
+        anchored = (case.anchor.package.digest, case.anchor.since) if case.anchor else (serving.digest, home.clock.now())
+    return _result(package, serving, case.rows, checks, *anchored)
 
 
-def _result(package: Package, serving: Package | Unreadable | None, rows: int, checks: list[Check]) -> GateResult:
+def _result(
+    package: Package,
+    serving: Package | Unreadable | None,
+    rows: int,
+    checks: list[Check],
+    anchor: str = "",
+    anchored_at: datetime | None = None,
+) -> GateResult:
     return GateResult(
         package=package.digest,
         serving=serving.digest if serving else "",
         rows=rows,
         passed=all(check.passed for check in checks),
         checks=checks,
+        anchor=anchor,
+        anchored_at=anchored_at,
     )
+
+
+def _anchor(home: Home, package: Package, serving: Package | Unreadable | None) -> Anchor | None:
+    """The best package of the last year where that does not serve and can be compared: of the same task, without a feature that is gone."""
+    if not isinstance(serving, Package):
+        return None
+    entry = home.ledger.latest(GateResult, loop=package.manifest.loop, key=serving.digest)
+    result = entry.record if entry is not None else None
+    if result is None or not result.passed or result.anchored_at is None or result.anchor in (serving.digest, package.digest):
+        return None
+    anchor = read_serving(home, result.anchor)
+    if isinstance(anchor, Unreadable) or result.anchored_at < home.clock.now() - ANCHOR_AGE:
+        return None
+    task = anchor.manifest.output.task
+    if task != package.manifest.output.task or practically_perfect(anchor.evaluation, task) or features_gone(package, anchor):
+        return None
+    return Anchor(anchor, result.anchored_at)
 
 
 def check_release(
@@ -181,7 +228,7 @@ def check_release(
         home,
         package,
         scope=scope,
-        guards=msgspec.convert(declared.get("release", {}).get("guards", []), list[Guard]),
+        release=msgspec.convert(declared.get("release", {}), Release),
         serving=read_serving(home, digest) if digest and digest != package.digest else None,
         examples=examples,
         segments=segments,
@@ -213,7 +260,7 @@ def _case(
     package: Probed,
     serving: Package | Unreadable | None,
     scope: Scope,
-    guards: Sequence[Guard],
+    release: Release,
     examples: pa.Table | None,
     segments: SegmentPackages | None,
     serving_segments: SegmentPackages | None,
@@ -221,6 +268,8 @@ def _case(
     none = np.array([], dtype=np.bool_)
     passed, refused = admit_all(home.packages, [serving] if isinstance(serving, Package) else [], again=False)
     served = next(iter(passed.values()), None)
+    anchor = _anchor(home, package, serving)
+    anchored = next(iter(admit_all(home.packages, [anchor.package], again=False)[0].values()), None) if anchor else None
     note = "".join(f"cannot be compared: the serving package is refused: {why}" for why in refused.values())
     if isinstance(serving, Unreadable):
         note = f"cannot be compared: {serving.why}"
@@ -228,16 +277,12 @@ def _case(
         package=package,
         serving=served,
         scope=scope,
-        guards=guards,
+        release=release,
         rows=0,
         truth=none,
-        own=None,
-        other=None,
-        groups=None,
-        units=None,
         output=package.manifest.output,
-        slices={},
         note=note,
+        anchor=anchor,
         board=None if served is None else _board(home, served),
     )
     if examples is None or not examples.num_rows:
@@ -247,6 +292,7 @@ def _case(
     if rows.num_rows < MIN_ROWS:
         return case
     output, group = package.manifest.output, package.manifest.group
+    best_answers, output, _ = _serving_answers(anchored, rows, output, None)
     other, output, why_not = _serving_answers(served, rows, output, serving_segments)
     note = why_not or case.note or seen
     with _bounded(rows.num_rows) as run:
@@ -267,6 +313,7 @@ def _case(
         output=output,
         slices=slices,
         note=note,
+        anchor_answers=best_answers,
     )
 
 
