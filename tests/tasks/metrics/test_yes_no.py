@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.metrics as sk
-from fairlearn.metrics import MetricFrame  # type: ignore[import-untyped]  # ships no types
+from fairlearn.metrics import MetricFrame
 from sklearn.calibration import calibration_curve
 
 from loopwright.base.errors import DeclarationInvalid
