@@ -1,37 +1,16 @@
 """The guards' answers, by simulation with fixed seeds: how often an equal package is refused, and what a chain of losses costs."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
+from benchmarks.honesty.guards import AP, comparison, last_released
 from statsmodels.stats.multitest import multipletests
 
 from loopwright.deploy.guards import GuardComparison, doubtful, holm, verdicts
-from loopwright.records.evaluation import Estimate, standard_error
-from loopwright.tasks import metrics
-from loopwright.tasks.metrics import Answered
-
-AP = "average_precision"
+from loopwright.records.evaluation import Estimate
 
 
 def compared(difference: Estimate, margin: float, *, whole: bool = True, sign: int = 1) -> GuardComparison:
     return GuardComparison("guard", "what serves", difference.n, difference, margin, sign, whole)
-
-
-def world(rng: np.random.Generator, n: int, *noises: float) -> Iterator[tuple[np.ndarray, Answered]]:
-    """Labels [n] of one draw of rows, and the answers of a model whose score has so much noise."""
-    signal = rng.normal(size=n)
-    truth = rng.random(n) < 1 / (1 + np.exp(1.6 - 1.6 * signal))
-    for noise in noises:
-        score = 1 / (1 + np.exp(-signal - noise * rng.normal(size=n)))
-        yield truth, Answered(score, score > 0.5)
-
-
-def comparison(rng: np.random.Generator, n: int, old: float, new: float, metric: str = AP) -> GuardComparison:
-    (truth, incumbent), (_, challenger) = world(rng, n, old, new)
-    difference = metrics.differences([metric], truth, challenger, incumbent, seed=1)[metric]
-    own = metrics.intervals([metric], truth, *incumbent, seed=1)[metric]
-    return compared(difference, max(standard_error(own), 0.01 * own.value))
 
 
 @pytest.mark.parametrize(
@@ -96,13 +75,5 @@ def test_equal_package_is_called_worse_as_rarely_as_nominal(metric: str) -> None
 
 def test_chain_of_small_losses_is_stopped_by_the_anchor() -> None:
     """Twelve retrainings, each 1.5 % worse; before, all were released and 17 % were lost."""
-    noises = [0.6, 0.64, 0.68, 0.72, 0.76, 0.8, 0.84, 0.88, 0.92, 0.96, 1.0, 1.04, 1.08]  # each about 1.5 % of AP
-    released = []
-    for seed in range(4):
-        rng, serving = np.random.default_rng([4, seed]), 0
-        for step in range(12):
-            pairs = [comparison(rng, 1000, noises[old], noises[step + 1]) for old in {0, serving}]
-            if not any(v == "worse" or doubtful(c, v, "release") for c, v in zip(pairs, verdicts(pairs), strict=True)):
-                serving = step + 1
-        released.append(serving)
+    released = [last_released(np.random.default_rng([4, seed]), 1000) for seed in range(4)]
     assert np.mean(released) < 8, released
