@@ -182,6 +182,7 @@ NONSENSE: dict[tuple[str, str], tuple[list[str], list[str]]] = {
     ("run", "until"): ([LOOP], ["'nonsense'", "develop"]),
     ("run", "cause"): ([LOOP], ["'nonsense'", "schedule"]),
     ("leaderboard", "loop"): ([], ["'nonsense'", LOOP]),
+    ("leaderboard", "turn"): ([LOOP], ["no leaderboard", LOOP]),
     ("release", "loop"): ([], ["'nonsense'", LOOP]),
     ("release", "package"): ([LOOP], ["'nonsense'", "leaderboard"]),
     ("release", "strategy"): ([LOOP], ["'nonsense'", "direct"]),

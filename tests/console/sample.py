@@ -456,6 +456,7 @@ def replayed() -> Replayed:
             drifted=w.drifted,
             psi=max((c.psi or 0.0 for c in w.columns), default=0.0),
             metric=q.metrics["average_precision"],
+            provisional=False,
             metric_never=0.8,
             metric_heuristic=0.71,
             package=w.reference,

@@ -13,14 +13,17 @@ from loopwright.base.ids import new_id
 from loopwright.base.moment import moment_option
 from loopwright.base.progress import Progress, Silent
 from loopwright.records.declarations import Loop
-from loopwright.records.evaluation import Estimate
+from loopwright.records.evaluation import NOTHING, Estimate
 from loopwright.replay import PolicyComparison, ReplayRun
 from loopwright.stores.home import Home
 from loopwright.verbs.loop_file import loop_with_code
 
 
 class Week(msgspec.Struct, frozen=True, kw_only=True):
-    """One monitoring window of a replay; `psi` is the largest above the usual one of its column. Values are in the scope's currency, over no model; metrics over known outcomes."""
+    """One monitoring window of a replay; `psi` is the largest above the usual one of its column. Values are in the scope's currency, over no model; metrics over known outcomes.
+
+    `metric` is null while the window is `provisional`: until the wait for outcomes is over, those that come late are missing.
+    """
 
     start: datetime
     end: datetime
@@ -29,6 +32,7 @@ class Week(msgspec.Struct, frozen=True, kw_only=True):
     drifted: list[str]
     psi: float
     metric: Estimate
+    provisional: bool
     metric_never: float
     metric_heuristic: float
     package: str
@@ -128,7 +132,7 @@ def summarise(home: Home, declared: Loop, run: ReplayRun, policy: str) -> Replay
 
 def _week(room: Any, compared: PolicyComparison, run: ReplayRun, money: dict[str, Any], index: int) -> Week:
     lap, mask = run.laps[index], compared.lap == index
-    nothing = Estimate(float("nan"), float("nan"), float("nan"), 0)
+    provisional = lap.quality is not None and lap.quality.mature_at is not None
     return Week(
         start=lap.start,
         end=lap.end,
@@ -136,7 +140,8 @@ def _week(room: Any, compared: PolicyComparison, run: ReplayRun, money: dict[str
         state=lap.window.state if lap.window else "open",
         drifted=lap.window.drifted if lap.window else [],
         psi=max((c.beyond for c in lap.window.columns if c.used), default=0.0) if lap.window else float("nan"),
-        metric=lap.quality.metrics.get(run.metric, nothing) if lap.quality else nothing,
+        metric=lap.quality.metrics.get(run.metric, NOTHING) if lap.quality and not provisional else NOTHING,
+        provisional=provisional,
         metric_never=room.metric_of(compared, run.metric, "never", index),
         metric_heuristic=room.metric_of(compared, run.metric, "heuristic", index),
         package=lap.package,

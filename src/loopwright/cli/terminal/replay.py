@@ -20,7 +20,7 @@ def replayed(value: Replayed) -> RenderableType:
             w.rows,
             state(w.state),
             number(w.psi),
-            interval(w.metric),
+            "provisional" if w.provisional else interval(w.metric),
             number(w.metric_never),
             number(w.metric_heuristic),
             short(w.package),
