@@ -191,7 +191,7 @@ def ranking() -> Case:
     rng = np.random.default_rng(4)
     search = np.repeat(np.arange(ROWS // 8), 8)
     price, stars = rng.normal(0, 1, ROWS), rng.integers(1, 6, ROWS)
-    liking = -price + 0.6 * stars + rng.normal(0, 0.7, ROWS)
+    liking = -price + 1.0 * stars + rng.normal(0, 0.7, ROWS)
     place = np.argsort(np.argsort(-liking.reshape(-1, 8), axis=1), axis=1).ravel()
     return _loop(
         "offers",
