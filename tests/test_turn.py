@@ -17,7 +17,7 @@ from tests.cli.test_terminal import text_of
 from tests.journeys import synthetic
 from tests.journeys.synthetic import FILE, START, WEEK
 
-from loopwright import Guard, Home, Loop, Monitor, Objective, Release
+from loopwright import Guard, Home, Loop, Monitor, Objective, Release, TimeSplit
 from loopwright.base import failpoints
 from loopwright.base.clock import RealClock, SimulatedClock
 from loopwright.base.errors import ExamplesRefused, GateFailed, NotFound, TurnRunning, UsageError
@@ -313,6 +313,7 @@ def test_moved_loop_file_is_where_the_loop_is_found_from_then_on(home: Home, loo
 
 
 def test_a_refit_keeps_the_candidate_and_its_hyper_parameters(home: Home, loop: Loop) -> None:
+    loop = msgspec.structs.replace(loop, split=TimeSplit(validation="4d"))  # enough rows to tell trees from the rule
     trees = msgspec.structs.replace(loop, candidates=[c for c in loop.candidates if c.name == "lightgbm"])
     turn(home, trees)
     before = home.packages.read(serving(home, loop.name).champion.package)  # type: ignore[union-attr]  # it serves
@@ -431,7 +432,6 @@ def declared_otherwise(loop: Loop) -> Loop:
         loop,
         scope=scope,
         requests=msgspec.structs.replace(loop.requests, description="orders of all shops", ignore=["*"]),
-        outcome=msgspec.structs.replace(loop.outcome, wait="5d"),
         monitor=Monitor(every="1d", psi=0.5),
         retrain=msgspec.structs.replace(loop.retrain, every="3d", drift=1),  # another window is other examples
     )

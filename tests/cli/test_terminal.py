@@ -283,7 +283,12 @@ def test_answers_are_shown(value: Any, expected: list[str]) -> None:
 
 def test_every_picture_is_of_something_that_verbs_answer() -> None:
     tried = {type(value).__name__ for value, _ in ANSWERS}
-    elsewhere = {"LoopStatus", "list[Ingested]", "list[OutcomesMended]"}  # a part of `Status`, lists of what is tried elsewhere
+    elsewhere = {
+        "LoopStatus",
+        "FleetBoard",
+        "list[Ingested]",
+        "list[OutcomesMended]",
+    }  # parts of `Status` and `Standings`, lists of what is tried elsewhere
     assert set(terminal.PICTURES) - elsewhere <= tried
 
 
