@@ -206,10 +206,13 @@ def _line(lap: Lap, loop: Loop, upkeep: Upkeep) -> str:
     parts = [f"{lap.start:%d %b} - {lap.end:%d %b}", f"{count(lap.rows, 'prediction')}"]
     if lap.window is not None:
         parts.append(lap.window.state + (f" ({', '.join(lap.window.drifted)})" if lap.window.drifted else ""))
-    if lap.quality is not None and metric in lap.quality.metrics:
+    mature = lap.quality is not None and lap.quality.mature_at is None
+    if lap.quality is not None and not mature:
+        parts.append(f"quality {lap.quality.state_text}")
+    elif lap.quality is not None and metric in lap.quality.metrics:
         parts.append(f"{metric} {lap.quality.metrics[metric].value:.3f} on {count(lap.quality.with_outcome, 'outcome')}")
     value = next((v for v in upkeep.values if v.start == lap.start), None)
-    if value is not None and loop.scope.value.is_set:
+    if value is not None and mature and loop.scope.value.is_set:
         parts.append(f"{value.over_no_model.value:+,.0f} {value.currency}")
     return " | ".join(parts + ([lap.event] if lap.event else []))
 
