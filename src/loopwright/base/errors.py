@@ -75,7 +75,7 @@ class NameInvalid(UsageError):
     def __init__(self, what: str, name: str) -> None:
         self.what, self.name = what, name
         super().__init__(
-            f"{what} {name[:80]!r} is not lawful: 1 to 64 characters of a-z, 0-9, '.', '_', '-', beginning with a letter or digit"
+            f"{what} {name[:80]!r} is not valid: 1 to 64 characters of a-z, 0-9, '.', '_', '-', beginning with a letter or digit"
         )
 
 

@@ -254,7 +254,7 @@ class Pool(ThreadPoolExecutor):
 
         try:
             self.submit(work).add_done_callback(deliver)
-        except RuntimeError as error:  # there is no thread to be had
+        except RuntimeError as error:  # no thread is available
             self._part.failed(error, down=False)
             loop.call_soon(failed, error)
 

@@ -447,7 +447,7 @@ class Reasons:
         contributions = self(rows)
         raw = self.explainer.base + contributions.sum(axis=2)
         if not np.isfinite(contributions).all() or not np.isfinite(raw).all():
-            return "its explanation gives what is no number"
+            return "its explanation is not a number"
         given = linked(self.explainer.link, raw)
         if given is None:
             return ""

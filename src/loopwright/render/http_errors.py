@@ -21,7 +21,7 @@ STATUS: tuple[tuple[type[errors.LoopwrightError], int], ...] = (
 
 DOOR: dict[int, tuple[str, str]] = {
     400: (errors.RequestMalformed.code, "the request cannot be read"),
-    401: ("unauthorized", "a token is asked for: send `Authorization: Bearer TOKEN`"),
+    401: ("unauthorized", "a token is required: send `Authorization: Bearer TOKEN`"),
     403: ("forbidden", "changes need a token (set LOOPWRIGHT_TOKEN), and no request may come from another site"),
     404: (errors.NotFound.code, "there is nothing at this path"),
     405: ("method_not_allowed", "this path has another method"),

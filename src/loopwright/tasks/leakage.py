@@ -159,7 +159,7 @@ def alone(name: str, columns: list[str], part: Values, look: ScanData, *, identi
     ):  # else all were decided when ingested
         order = abs(float(stats.spearmanr(part.array, look.decided).statistic))
         if order > 0.999:
-            why = "grows with time, row by row: in every row to come it is beyond what was learnt from; take the hour or the weekday"
+            why = "grows with time, row by row: every future row is outside the range that was trained on; take the hour or the weekday"
             yield Suspect(feature=name, columns=columns, kind="order", why=why, measure=order, low=order)
 
 

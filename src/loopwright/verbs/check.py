@@ -183,7 +183,7 @@ def _labels(loop: Loop) -> list[CheckItem]:
     if not pa.types.is_boolean(label_type(loop.outcome)):
         return []
     named = [n for sql in loop.outcome.labels.values() for n in columns(sql, table) if n not in table.key]
-    why = "has no categories: a word that nobody thought of counts as no; name them, and such a row goes to quarantine"
+    why = "has no categories: a word that is not expected counts as no; name them, and such a row goes to quarantine"
     return [
         CheckItem(name=f"column {n}", ok=True, detail=f"of table {table.name} {why}", warning=True)
         for n in dict.fromkeys(named)

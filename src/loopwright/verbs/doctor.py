@@ -202,7 +202,7 @@ def _upkeep(home: Home) -> CheckItem:
     """Whether upkeep runs, by its lease; a dead or expired lease is a warning."""
     lease = home.ledger.lease("tend", LEASE_SECONDS)
     if lease is None:
-        return CheckItem(name="upkeep", ok=True, detail="nobody tends now: `loopwright serve` does, or `loopwright tend`")
+        return CheckItem(name="upkeep", ok=True, detail="no upkeep runs: `loopwright serve` does, or `loopwright tend`")
     if lease.state == "held":
         return CheckItem(name="upkeep", ok=True, detail=f"{lease.holder} tends")
     why = {
@@ -210,7 +210,7 @@ def _upkeep(home: Home) -> CheckItem:
         "over": "has not renewed its lease",
         "void": f"has a lease until {lease.until:%Y-%m-%d %H:%M} UTC, too far in the future: a clock was wrong, and the next one goes on",
     }[lease.state]
-    return CheckItem(name="upkeep", ok=lease.state != "void", detail=f"nobody tends now: {lease.holder} {why}", warning=True)
+    return CheckItem(name="upkeep", ok=lease.state != "void", detail=f"no upkeep runs: {lease.holder} {why}", warning=True)
 
 
 def _clock(home: Home) -> CheckItem:

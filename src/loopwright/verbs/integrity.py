@@ -69,7 +69,7 @@ def _served(home: Home) -> Iterator[Problem]:
         entry = home.ledger.latest(ReleaseState, loop=path.stem)
         known = entry.record.generation if entry is not None else 0
         if copy is not None and copy.state.generation - len(copy.pending) > known:
-            what = f"at generation {copy.state.generation}, the ledger at {known}: an older ledger stands in its place"
+            what = f"at generation {copy.state.generation}, the ledger at {known}: the ledger was replaced by an older one"
             yield Problem(where=f"served/{path.name}", what=f"{what}; the newer package serves until somebody releases")
 
 

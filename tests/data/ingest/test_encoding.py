@@ -90,7 +90,7 @@ def test_encoding_of_a_file_of_one_word_is_no_guess(tmp_path: Path, encoding: st
         if encoding == "cp1252":
             assert read(tmp_path, "a.csv", data).encoding == "cp1252", word
             continue
-        with pytest.raises(IngestRefused, match=r"with --encoding; its bytes are lawful in") as refused:
+        with pytest.raises(IngestRefused, match=r"with --encoding; its bytes are valid in") as refused:
             read(tmp_path, "a.csv", data)
         assert encoding in refused.value.why, word
 

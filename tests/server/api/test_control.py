@@ -164,7 +164,7 @@ def test_no_verb_lets_a_client_name_a_location_or_change_something_twice(verb: V
         (b"{" * 10_000, 400, ""),
         (b" " * 70_000, 413, ""),
         ({"loop": "nobody"}, 404, "nobody"),
-        ({"loop": "../../etc"}, 400, "not lawful"),
+        ({"loop": "../../etc"}, 400, "not valid"),
     ],
 )
 def test_bad_arguments(control_client: Client, body: object, status: int, word: str) -> None:

@@ -85,7 +85,7 @@ def test_slot_is_free_again_where_there_is_no_thread_to_be_had(monkeypatch: pyte
         with monkeypatch.context() as patch:
             patch.setattr("loopwright.server.http.slots.start", no_thread)
             for _ in range(3):
-                with pytest.raises(Overloaded, match="page: there is no thread to be had"):
+                with pytest.raises(Overloaded, match="page: no thread is available"):
                     await slots(lambda: "never", "page")
         return await slots(lambda: "done", "page")
 

@@ -174,7 +174,7 @@ def _narrow(path: Path, name: str) -> str:
         raise IngestRefused(
             name,
             "it is not UTF-8, and does not look like Windows-1252: name its encoding with --encoding; "
-            + (f"its bytes are lawful in {near}" if near else "e.g. cp1250, iso-8859-2, shift_jis"),
+            + (f"its bytes are valid in {near}" if near else "e.g. cp1250, iso-8859-2, shift_jis"),
         )
     return "cp1252"
 

@@ -91,7 +91,7 @@ _VERSION = {
 }
 _REFUSALS = {
     400: "the request cannot be read",
-    401: "a token is asked for",
+    401: "a token is required",
     404: "there is nothing at this path",
     405: "this path has another method",
     408: "the request did not come to its end in time",
@@ -337,10 +337,12 @@ def _request_headers() -> list[dict[str, Any]]:
         _header(
             "traceparent",
             _TEXT,
-            "W3C trace context (00-TRACE-SPAN-FLAGS): its trace id becomes the prediction's id; what is none is nobody's",
+            "W3C trace context (00-TRACE-SPAN-FLAGS): its trace id becomes the prediction's id; an invalid one is ignored",
         ),
         _header(
-            "X-Timeout-Ms", {"type": "integer", "minimum": 0, "maximum": 999_999_999}, "after so long the heuristic answers"
+            "X-Timeout-Ms",
+            {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+            "milliseconds after which the heuristic answers",
         ),
     ]
 

@@ -43,7 +43,7 @@ class Slots:
         except RuntimeError as error:  # no thread to be had
             self._slots.release()
             self._asked -= 1
-            raise Overloaded(f"{what}: there is no thread to be had; try again") from error
+            raise Overloaded(f"{what}: no thread is available; try again") from error
         try:
             async with asyncio.timeout(self._seconds or None):
                 return await done

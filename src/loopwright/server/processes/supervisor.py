@@ -275,7 +275,7 @@ class Supervisor:
                 self._write_state()
                 return
             if any(worker.failed for worker in self._workers) or self._home.clock.monotonic() > until:
-                raise Unavailable("a worker did not come up; what it said stands above")
+                raise Unavailable("a worker did not start; its output is above")
             time.sleep(0.01)
 
     def _watch(self) -> None:
