@@ -340,9 +340,7 @@ def _request_headers() -> list[dict[str, Any]]:
             "W3C trace context (00-TRACE-SPAN-FLAGS): its trace id becomes the prediction's id; an invalid one is ignored",
         ),
         _header(
-            "X-Timeout-Ms",
-            {"type": "integer", "minimum": 0, "maximum": 999_999_999},
-            "milliseconds after which the heuristic answers",
+            "X-Timeout-Ms", {"type": "integer", "minimum": 0, "maximum": 999_999_999}, "deadline: then the heuristic answers"
         ),
     ]
 
