@@ -3,7 +3,9 @@ import xml.etree.ElementTree as ET
 from datetime import timedelta
 
 import msgspec
+import numpy as np
 import pytest
+from scipy import stats
 from tests.console import sample
 
 from loopwright.console import charts
@@ -61,7 +63,10 @@ def test_money_adds_up_and_its_interval_is_that_of_independent_windows() -> None
     total = charts.money(page)
     assert total is not None
     assert total.more.value == pytest.approx(total.loop - total.heuristic)
-    assert total.more.high - total.more.value == pytest.approx(1500 * math.sqrt(len(page.values)))
+    money, rows = (np.array([getattr(v.over_heuristic, name) for v in page.values], dtype=float) for name in ("value", "n"))
+    off, n = money - money.sum() * rows / rows.sum(), len(money)
+    half = stats.t.ppf(0.975, n - 1) * math.sqrt(n / (n - 1) * (off**2).sum())
+    assert total.more.high - total.more.value == pytest.approx(max(half, 1500 * math.sqrt(n)), rel=1e-3)
 
 
 def test_money_is_shown_neither_without_a_value_table_nor_without_outcomes() -> None:
