@@ -229,7 +229,7 @@ def test_an_explanation_of_something_else_is_refused(made: Made) -> None:
     lines, forest = made[1]["lines"], made[1]["trees"]
     cases: list[tuple[Package, str]] = [
         (forged(forest, explanation_msgpack=shifted(forest, 0.01)), "off by up to 0.00"),
-        (forged(forest, explanation_msgpack=shifted(forest, float("nan"))), "no number"),
+        (forged(forest, explanation_msgpack=shifted(forest, float("nan"))), "not a number"),
         (forged(forest, explanation_msgpack=b"junk"), "cannot be used"),
         (forged(forest, explanation_msgpack=lines.files["explanation.msgpack"]), "cannot be used"),
         (forged(lines, explain_onnx=external()), "explain.onnx: reads data from outside"),
