@@ -151,7 +151,7 @@ def test_a_month_served_has_every_value_and_every_feature_that_training_has(loop
     loop = msgspec.structs.replace(loop, aggregates=[*loop.aggregates, count])
     examples = build(
         home, loop_name=loop.name, requests=loop.requests, context=loop.context, aggregates=loop.aggregates,
-        outcome=loop.outcome, as_of=march + timedelta(days=2),
+        outcome=loop.outcome, as_of=march + timedelta(days=7),
     )  # fmt: skip
     offline = read_examples(home, examples.digest)
     inside = pc.and_(
