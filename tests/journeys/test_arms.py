@@ -4,6 +4,7 @@ import re
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.cli.test_terminal import text_of
 from tests.console.browser import served as served_pages
@@ -52,7 +53,7 @@ def watched(home: Home, end: timedelta = timedelta(days=2)) -> Watched:
         loop_name=LOOP,
         monitor=Monitor(every="1d", minimum_rows=5),
         retrain=Retrain(),
-        outcome=declared().outcome,
+        outcome=msgspec.structs.replace(declared().outcome, wait="1h"),
         until=home.clock.now() + end,
     )
 
@@ -103,7 +104,7 @@ def _check_windows(home: Home, server: Server, arms: dict[str, str], packages: d
     )
     loop = declared()
     money = account(
-        home, loop_name=LOOP, scope=loop.scope, outcome=loop.outcome, start=whole.start, end=whole.end,
+        home, loop_name=LOOP, scope=loop.scope, outcome=msgspec.structs.replace(loop.outcome, wait="1h"), start=whole.start, end=whole.end,
         known_at=home.clock.now() + timedelta(days=2),
     )  # fmt: skip
     assert money is not None
