@@ -31,13 +31,13 @@ def main() -> None:
         failed += not found.honest
         mark = "" if found.honest else "**not met**"
         right = f"{found.right:.1%} ± {found.error:.1%}"
-        rows.append([claim.name, claim.what, f"{claim.nominal:.1%}", right, f"{found.told:.0%}", mark])
+        rows.append([claim.name, claim.what, f"{claim.nominal:.1%}", right, f"{found.definite:.0%}", mark])
         print(" | ".join(rows[-1]), flush=True)  # a script
     if not args.part:
-        head = ["claim", "what is claimed", "nominal", "measured ± standard error", "told", ""]
+        head = ["claim", "what is claimed", "nominal", "measured ± standard error", "definite", ""]
         text = (
             f"{len(rows)} claims by simulation, {failed} not met. A claim is met where the measured share is at least its bound (93 % of\n"
-            "95 % intervals) within two standard errors. *told* is the share of trials in which something definite was said; where it was\n"
+            "95 % intervals) within two standard errors. *definite* is the share of trials in which something definite was said; where it was\n"
             "not (too few to tell), nothing wrong was said.\n\n"
         )
         put("Honesty of numbers", text + table(head, rows) + "\n" + machine(["numpy", "scipy"]))

@@ -9,15 +9,15 @@ import numpy as np
 class Verdict(NamedTuple):
     """One trial: whether something definite was said, and whether it was true."""
 
-    told: bool
+    definite: bool
     true: bool
 
 
 class Claim(NamedTuple):
     """What is claimed. A trial is drawn from a generator of its own seed; `least` and `most` bound the share that may be right.
 
-    Counted as right are also trials in which nothing definite was said: that is what "too few to tell" is for. How many were told
-    stands beside it, and `told` is the least share of them.
+    Counted as right are also trials in which nothing definite was said: that is what "too few to tell" is for. `definite`
+    is the least share of the others.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Claim(NamedTuple):
     nominal: float = 0.95
     least: float = 0.93
     most: float = 1.0
-    told: float = 0.0
+    definite: float = 0.0
 
 
 class Measured(NamedTuple):
@@ -36,19 +36,19 @@ class Measured(NamedTuple):
     claim: Claim
     right: float
     error: float
-    told: float
+    definite: float
 
     @property
     def honest(self) -> bool:
         """Whether the share is inside its bounds, within two standard errors."""
         inside = self.claim.least - 2 * self.error <= self.right <= self.claim.most + 2 * self.error
-        return inside and self.told >= self.claim.told
+        return inside and self.definite >= self.claim.definite
 
 
 def measure(claim: Claim, trials: int | None = None) -> Measured:
     """Run the trials of a claim, each with a seed of its own."""
     count = trials or claim.trials
     found = [claim.trial(np.random.default_rng([i, 20_261_130])) for i in range(count)]
-    right = sum(not v.told or v.true for v in found) / count
+    right = sum(not v.definite or v.true for v in found) / count
     share = (right * count + 1) / (count + 2)  # so that none of a few trials wrong is no certainty
-    return Measured(claim, right, (share * (1 - share) / count) ** 0.5, sum(v.told for v in found) / count)
+    return Measured(claim, right, (share * (1 - share) / count) ** 0.5, sum(v.definite for v in found) / count)

@@ -58,7 +58,7 @@ def _covers(metric: str, rows: int) -> Claim:
         found = comparison(rng, rows, 0.6, 0.6, metric).difference
         return Verdict(not found.too_few, found.low <= 0 <= found.high)
 
-    return Claim(f"paired difference of equal packages, {rows:,} rows: {metric}", "lies in the interval", trial, told=0.9)
+    return Claim(f"paired difference of equal packages, {rows:,} rows: {metric}", "lies in the interval", trial, definite=0.9)
 
 
 def _sees(rows: int) -> Claim:

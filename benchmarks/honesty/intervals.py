@@ -89,8 +89,8 @@ def _claim(cell: int, name: str) -> Claim:
 
     def trial(rng: np.random.Generator) -> Verdict:
         found = _drawn(cell, int(rng.bit_generator.seed_seq.entropy[0]))[name]  # type: ignore[attr-defined]  # all metrics of one draw
-        told = not found.too_few and not np.isnan(found.value)
-        return Verdict(told, found.low <= _truth(cell)[name] <= found.high)
+        definite = not found.too_few and not np.isnan(found.value)
+        return Verdict(definite, found.low <= _truth(cell)[name] <= found.high)
 
     return Claim(f"{what}: {name}", "the 95 % interval has the truth", trial)
 

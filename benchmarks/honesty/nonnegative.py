@@ -28,7 +28,7 @@ def _calibration(name: str, n: int, off: float) -> Claim:
         found = metrics.intervals(["calibration_error"], truth, score, score >= 0.5, seed=0)["calibration_error"]
         return Verdict(True, found.low <= true <= found.high)
 
-    return Claim(f"calibration error, {name}", "the 95 % interval has the truth", trial, told=1.0)
+    return Claim(f"calibration error, {name}", "the 95 % interval has the truth", trial, definite=1.0)
 
 
 def _gap(name: str, groups: list[tuple[int, float]]) -> Claim:
@@ -43,7 +43,7 @@ def _gap(name: str, groups: list[tuple[int, float]]) -> Claim:
         estimate = found["recall_gap:of"]
         return Verdict(True, estimate.low <= max(rates) - min(rates) <= estimate.high)
 
-    return Claim(f"recall gap, {name}", "the 95 % interval has the truth", trial, told=1.0)
+    return Claim(f"recall gap, {name}", "the 95 % interval has the truth", trial, definite=1.0)
 
 
 def _bias(off: float) -> Claim:
@@ -51,7 +51,7 @@ def _bias(off: float) -> Claim:
         found = metrics.intervals(["bias"], rng.normal(0, 1, 200), np.full(200, off), seed=0, output=Output(task="regression"))
         return Verdict(True, found["bias"].low <= off <= found["bias"].high)
 
-    return Claim(f"bias of {off:g} deviations, 200 rows", "the 95 % interval has the truth", trial, told=1.0)
+    return Claim(f"bias of {off:g} deviations, 200 rows", "the 95 % interval has the truth", trial, definite=1.0)
 
 
 def _surely(name: str, threshold: float, trial_of: Callable[[Rng], Estimate]) -> Claim:
@@ -59,7 +59,7 @@ def _surely(name: str, threshold: float, trial_of: Callable[[Rng], Estimate]) ->
         found = trial_of(rng)
         return Verdict(True, found.low <= threshold and found.low <= found.value <= found.high)
 
-    return Claim(name, f"it is not surely above {threshold:g}", trial, nominal=0.975, least=0.95, told=1.0)
+    return Claim(name, f"it is not surely above {threshold:g}", trial, nominal=0.975, least=0.95, definite=1.0)
 
 
 def _perfect(rng: Rng) -> Estimate:

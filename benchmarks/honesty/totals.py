@@ -16,7 +16,7 @@ def _weeks(count: int, shock: float) -> Claim:
         return Verdict(True, found.low <= 500 * count <= found.high)
 
     name = f"total of {count} weeks, {'weekly shocks' if shock else 'independent rows'}"
-    return Claim(name, "the 95 % interval has the truth", trial, told=1.0)
+    return Claim(name, "the 95 % interval has the truth", trial, definite=1.0)
 
 
 CLAIMS = [_weeks(2, 0.2), _weeks(8, 0.2), _weeks(8, 0.0), _weeks(30, 0.2)]

@@ -37,13 +37,13 @@ BY_NAME = {claim.name: claim for claim in claims()}
 @pytest.mark.parametrize("name", SMALL)
 def test_claim_holds(name: str) -> None:
     found = measure(BY_NAME[name], TRIALS)
-    assert found.honest, f"{name}: {found.right:.1%} ± {found.error:.1%}, told in {found.told:.0%}"
+    assert found.honest, f"{name}: {found.right:.1%} ± {found.error:.1%}, definite in {found.definite:.0%}"
 
 
 def test_measure_refuses_a_claim_that_does_not_hold() -> None:
     wrong = Claim("seven of ten", "always", lambda rng: Verdict(True, rng.random() < 0.7))
     assert not measure(wrong, 200).honest
-    silent = Claim("never told", "always", lambda rng: Verdict(False, False), told=0.5)
+    silent = Claim("never told", "always", lambda rng: Verdict(False, False), definite=0.5)
     assert not measure(silent, 50).honest, "who says nothing is not honest where something was promised"
 
 

@@ -228,8 +228,8 @@ def test_package_is_compared_with_the_best_of_the_last_year_too(home: Home, exam
     assert (first.anchor, first.anchored_at) == (best.digest, NOW)
     serving, made = old(home, threshold=0.45), package(home.packages, threshold=0.451)
 
-    def passed(result: GateResult) -> GateResult:
-        home.ledger.put(msgspec.structs.replace(result, passed=True), loop=LOOP, key=result.package)
+    def passed(result: GateResult, passed: bool = True) -> GateResult:
+        home.ledger.put(msgspec.structs.replace(result, passed=passed), loop=LOOP, key=result.package)
         return gate(home, made, scope=scope(), release=release, serving=serving, examples=examples)
 
     kept = msgspec.structs.replace(first, package=serving.digest)
@@ -240,8 +240,19 @@ def test_package_is_compared_with_the_best_of_the_last_year_too(home: Home, exam
     assert year_old.passed
     assert year_old.anchor == serving.digest
     assert passed(msgspec.structs.replace(kept, anchor="0" * 64)).passed, "an anchor that is gone is not compared with"
+    assert passed(kept, passed=False).anchor == serving.digest, "released against the guards: a new anchor"
     better = gate(home, package(home.packages), scope=scope(), release=release, serving=serving, examples=examples)
     assert better.anchor == better.package, "better than the anchor: the next ones are compared with it"
+
+
+def test_rows_that_cannot_tell_hold_a_package_where_that_is_declared(home: Home, examples: pa.Table) -> None:
+    few, made = examples.slice(ROWS - 300), package(home.packages, weight=0.045)
+    for cannot_tell, expected in (("release", True), ("hold", False)):
+        release = Release(guards=[Guard("accuracy", 0.001)], cannot_tell=cannot_tell)  # type: ignore[arg-type]  # both are its words
+        result = gate(home, made, scope=scope(), release=release, serving=old(home), examples=few)
+        assert result.passed == expected, [c.detail for c in result.checks]
+        assert bool(result.unsure) == expected
+        assert ("`cannot_tell=" in "".join(result.reasons)) != expected
 
 
 def test_rows_that_the_serving_package_learnt_from_are_left_out_or_noted(home: Home, examples: pa.Table) -> None:

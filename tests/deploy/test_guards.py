@@ -57,7 +57,7 @@ def test_holm_agrees_with_statsmodels() -> None:
         assert holm(p.tolist(), 0.05) == multipletests(p, 0.05, method="holm")[0].tolist()
 
 
-def test_equal_package_is_refused_by_forty_slices_in_no_more_than_one_case_of_twenty() -> None:
+def test_equal_package_is_called_worse_by_forty_slices_in_at_most_one_case_of_forty() -> None:
     rng, refused = np.random.default_rng(3), 0
     for _ in range(400):
         estimates = rng.normal(size=40)

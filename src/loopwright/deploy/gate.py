@@ -37,7 +37,7 @@ import pyarrow.compute as pc
 
 from loopwright.base.errors import GateFailed, PackageNotFound, PackageRefused, RecordNotFound
 from loopwright.deploy.gate_checks import CHECKS
-from loopwright.deploy.guards import AGAINST_ANCHOR, ANCHOR_AGE, MIN_ROWS, Anchor, Check, GateInputs, features_gone
+from loopwright.deploy.guards import ANCHOR_AGE, MIN_ROWS, Anchor, Check, GateInputs, features_gone, is_better
 from loopwright.deploy.releases import serving as now_serving
 from loopwright.deploy.serving.deadlines import Overruns, TimedRun
 from loopwright.graph.columns import arrow_feed, segment_texts
@@ -156,9 +156,7 @@ def gate(
         return _result(package, serving, 0, [Check(name="probe", passed=False, detail=refused.why)])
     case = _case(home, probed, serving, scope, release or Release(), examples, segments, serving_segments)
     checks = [_probe(measured), *(check for judge in CHECKS for check in judge(case))]
-    compared = [check for check in checks if check.name.startswith("guard ") and check.verdict]
-    last = next((check for check in compared if check.name.endswith(AGAINST_ANCHOR)), compared[0] if compared else None)
-    if serving is None or (last is not None and last.verdict == "better"):
+    if serving is None or is_better(checks):
         anchored = package.digest, home.clock.now()
     else:
         anchored = (case.anchor.package.digest, case.anchor.since) if case.anchor else (serving.digest, home.clock.now())

@@ -13,7 +13,7 @@ A package that is worse is refused. Of one that cannot be told, `Release.cannot_
 the estimate itself is worse than the margin, `hold` keeps what serves.
 
 The anchor is the last package that was better than the anchor before it, for at most a year. It stops a chain of retrainings, each
-too little worse to be seen, from losing more than the margin together.
+worse by too little to be seen, from losing more than the margin together.
 """
 
 from collections.abc import Sequence
@@ -38,11 +38,9 @@ from loopwright.tasks.metrics import Answered
 SEED = 20_130_401
 MIN_ROWS = 100
 MIN_TOLERANCE = 0.01
-
-
 ANCHOR_AGE = timedelta(days=365)
 AGAINST_ANCHOR = " against the best of the last year"
-"""How the name of a check ends that compares with the anchor."""
+"""The end of the name of a check against the anchor."""
 POWER_Z = NormalDist().inv_cdf(0.8)
 
 Verdict = Literal["", "better", "within", "worse", "cannot tell"]
@@ -58,7 +56,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Anchor(NamedTuple):
-    """The best package of the last year, and since when it is."""
+    """The best package of the last year, and when it became that."""
 
     package: Package
     since: datetime
@@ -92,7 +90,7 @@ class GateInputs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GuardComparison(NamedTuple):
-    """A paired difference in one metric on the rows of `mask`; `better_by` and its interval are positive where the package is better."""
+    """A paired difference in one metric, package minus `against`, on `rows` rows; `sign` is -1 for a metric where less is better."""
 
     name: str
     against: str
@@ -134,7 +132,7 @@ class GuardComparison(NamedTuple):
 
 
 def guard_checks(case: GateInputs) -> list[Check]:
-    """One check a guard, a slice value of it, and the anchor."""
+    """One check for each guard, for each value of its slices, and for the anchor."""
     if case.serving is None and not case.note:
         return []
     if case.other is None:
@@ -157,9 +155,15 @@ def verdicts(compared: Sequence[GuardComparison]) -> list[Verdict]:
 
 
 def doubtful(c: GuardComparison, verdict: Verdict, cannot_tell: str) -> bool:
-    """Whether a comparison that cannot tell refuses the package: as `Release.cannot_tell` says, and never by a slice alone."""
+    """Whether a comparison that cannot tell refuses the package, by `Release.cannot_tell`. A slice alone never does."""
     poor = c.better_by < -c.margin and not c.difference.too_few
     return verdict == "cannot tell" and c.whole and (cannot_tell == "hold" or poor)
+
+
+def is_better(checks: Sequence[Check]) -> bool:
+    """Whether the package is better by its first guard: than the anchor, else than what serves."""
+    judged = [check for check in checks if check.verdict]
+    return next((c for c in judged if c.name.endswith(AGAINST_ANCHOR)), judged[0]).verdict == "better" if judged else False
 
 
 def _comparisons(case: GateInputs, guard: Guard) -> list[GuardComparison]:
@@ -200,12 +204,9 @@ def _check(case: GateInputs, c: GuardComparison, verdict: Verdict) -> Check:
     if np.isfinite(c.smallest_seen) and (c.whole or verdict == "cannot tell"):
         detail += f"; so many rows see a loss of {c.smallest_seen:.2g} or more"
     if held:
-        why = (
-            "the estimate is worse than the tolerance"
-            if case.release.cannot_tell == "release"
-            else 'cannot_tell="hold" is declared'
-        )
-        detail += f". {why[0].upper()}{why[1:]}: judge it on more rows (a longer `validation`), or declare a larger `tolerance`"
+        strict = case.release.cannot_tell == "hold"
+        why = '`cannot_tell="hold"` refuses it' if strict else "the estimate is worse than the tolerance"
+        detail += f"; {why}: judge it on more rows (a longer `validation`), or declare a larger `tolerance`"
     refused = held or verdict == "worse"
     if refused and case.serving is not None and (gone := features_gone(case.package, case.serving)):
         detail = (
@@ -272,7 +273,7 @@ def paired_difference(case: GateInputs, other: Answered, name: str, mask: Array 
 
 
 def _noise(case: GateInputs, other: Answered, name: str, mask: Array) -> float:
-    """By how much the number of what it is compared with differs by chance on rows like these: one standard error, at least 1 %."""
+    """One standard error of the metric of `other` on these rows, at least 1 % of the metric."""
     found = metrics.intervals([name], case.truth[mask], *other.at(mask), **settings(case, mask))[name]
     return float(np.nan_to_num(max(standard_error(found), MIN_TOLERANCE * abs(found.value))))
 

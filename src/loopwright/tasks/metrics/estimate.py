@@ -73,8 +73,7 @@ def intervals(
     if not len(truth):
         return {name: Estimate(float("nan"), float("nan"), float("nan"), 0) for name in names}
     found = _statistics(names, truth, Answered(score, label, values), output, groups, value, slices)
-    drawn = Units(_whole(units, groups), len(truth), seed)
-    return dict(zip(names, _estimates(found, drawn), strict=True))
+    return dict(zip(names, _estimates(found, Units(_unit_codes(units, groups), len(truth), seed)), strict=True))
 
 
 def differences(
@@ -97,8 +96,8 @@ def differences(
         _statistics(names, truth, Answered(*given), output, groups, value, slices)  # type: ignore[arg-type]  # a score is there
         for given in (challenger, incumbent)
     )
-    drawn = Units(_whole(units, groups), len(truth), seed)
-    return dict(zip(names, _estimates([_difference(*pair) for pair in zip(new, old, strict=True)], drawn), strict=True))
+    found = [_difference(*pair) for pair in zip(new, old, strict=True)]
+    return dict(zip(names, _estimates(found, Units(_unit_codes(units, groups), len(truth), seed)), strict=True))
 
 
 def total(values: Array, units: Array | None = None, seed: int = 0) -> Estimate:
@@ -133,8 +132,8 @@ def _statistics(
     return TASKS[output.task].statistics(names, RowData(truth, answers, output, earned, slices, groups))
 
 
-def _whole(units: Array | None, groups: Array | None) -> Array | None:
-    """The unit of each row [N]; of a ranking all rows of a group have that of its first, or the group itself."""
+def _unit_codes(units: Array | None, groups: Array | None) -> Array | None:
+    """The unit of each row [N]. Rows of a ranking's group share the unit of its first row, or are a unit themselves."""
     if groups is None:
         return units
     _, first, code = np.unique(np.asarray(groups, dtype=str), return_index=True, return_inverse=True)

@@ -28,7 +28,7 @@ def shrunk(parts: Parts, units: Units) -> float:
     if float(_size(parts.kind, parts.value)) < TINY:
         return 0.0
     variance = np.maximum(_variances(parts, units), TINY * float(np.square(parts.value).max()))
-    return _believed(parts, variance).value
+    return _without_chance(parts, variance).value
 
 
 def nonnegative(parts: Parts, units: Units, half: float) -> Estimate:
@@ -59,13 +59,13 @@ def _interval(parts: Parts, variance: Array, noise: Array, half: float) -> tuple
     if float(_size(parts.kind, parts.value)) < TINY:  # nothing differs, not even by chance
         return 0.0, 0.0, 0.0 if np.isnan(half) else half
     variance = np.maximum(variance, TINY * float(np.square(parts.value).max()))
-    found = _believed(parts, variance)
-    low, high = _inverted(parts.kind, found, noise * np.sqrt(variance))
-    return found.value, min(low, found.value), max(high, (found.value + found.raw) / 2 + half)
+    corrected = _without_chance(parts, variance)
+    low, high = _inverted(parts.kind, corrected, noise * np.sqrt(variance))
+    return corrected.value, min(low, corrected.value), max(high, (corrected.value + corrected.raw) / 2 + half)
 
 
-class _Believed(NamedTuple):
-    """The value, and with what chance adds; the parts [B] as measured, and for a value of 1; by what each is multiplied before it counts."""
+class _Shrunk(NamedTuple):
+    """`value` without what chance adds and `raw` with it; the parts [B] as `measured`, scaled to a value of 1, and their weights."""
 
     value: float
     raw: float
@@ -95,7 +95,7 @@ def _variances(parts: Parts, units: Units) -> Array:
     return np.asarray((parts.rows * unbiased + _PRIOR * pooled) / (parts.rows + _PRIOR))
 
 
-def _believed(parts: Parts, variance: Array) -> _Believed:
+def _without_chance(parts: Parts, variance: Array) -> _Shrunk:
     measured = parts.value
     if parts.kind == "range":
         between = _between(measured, variance)
@@ -104,12 +104,12 @@ def _believed(parts: Parts, variance: Array) -> _Believed:
         factor = np.sqrt(precision)
         kept = factor * measured
         value = between**0.5 * float(np.ptp(kept))
-        return _Believed(value, value, measured, kept / np.ptp(kept), factor)
+        return _Shrunk(value, value, measured, kept / np.ptp(kept), factor)
     share = parts.rows / parts.rows.sum() if np.isfinite(parts.rows).all() else np.ones(len(measured))
     squares = float((np.square(measured) / share).sum())
     left = max(0.0, 1 - float((variance / share).sum()) / squares) if squares > 0 else 0.0
     raw = float(np.abs(measured).sum())
-    return _Believed(left**0.5 * raw, raw, measured, measured / raw, np.ones(len(measured)))
+    return _Shrunk(left**0.5 * raw, raw, measured, measured / raw, np.ones(len(measured)))
 
 
 def _between(rates: Array, variance: Array) -> float:
@@ -133,14 +133,14 @@ def _size(kind: str, parts: Array) -> Array:
     return np.asarray(np.ptp(parts, axis=-1) if kind == "range" else np.abs(parts).sum(axis=-1))
 
 
-def _inverted(kind: str, believed: _Believed, noise: Array) -> tuple[float, float]:
+def _inverted(kind: str, corrected: _Shrunk, noise: Array) -> tuple[float, float]:
     """The values under which what was measured is inside the middle 95 % of what is drawn."""
-    seen = float(_size(kind, believed.factor * believed.measured))
+    seen = float(_size(kind, corrected.factor * corrected.measured))
 
     def below(value: float) -> float:
-        return float((_size(kind, believed.factor * (value * believed.direction + noise)) <= seen).mean())
+        return float((_size(kind, corrected.factor * (value * corrected.direction + noise)) <= seen).mean())
 
-    most = 2 * float(_size(kind, believed.measured)) + 10 * float(np.sqrt(np.square(noise).mean(axis=0)).max()) + 1e-12
+    most = 2 * float(_size(kind, corrected.measured)) + 10 * float(np.sqrt(np.square(noise).mean(axis=0)).max()) + 1e-12
 
     def border(share: float) -> float:
         if below(0.0) <= share:

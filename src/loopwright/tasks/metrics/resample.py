@@ -37,7 +37,7 @@ class Units:
             known, code = np.unique(np.asarray(of), return_inverse=True)
             self.count, self.clustered = len(known), len(known) < n
             self.code = code if self.clustered else None
-        self._bag = _dealt(self.count, seed) if self.count > BAGS else None
+        self._bag = _bags(self.count, seed) if self.count > BAGS else None
         self.bags = min(self.count, BAGS)
 
     def sums(self, of_rows: Array) -> Array:
@@ -51,7 +51,7 @@ class Units:
 
 
 @lru_cache(maxsize=16)
-def _dealt(count: int, seed: int) -> Array:
+def _bags(count: int, seed: int) -> Array:
     return np.random.default_rng([seed & 0xFFFFFFFF, count]).permutation(count) % BAGS
 
 
@@ -88,7 +88,7 @@ def spread(sums: Array, leverage: Array | None = None) -> Spread:
 
 
 def ends(statistics: Sequence[Statistic], units: Units) -> list[tuple[float, float]]:
-    """The ends of the 95 % interval of each statistics, on its scale."""
+    """The ends of the 95 % interval of each statistic, on its scale."""
     if units.count < 2:
         return [(float("nan"), float("nan"))] * len(statistics)
     sums = [units.sums(one.influence) for one in statistics]
