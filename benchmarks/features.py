@@ -417,11 +417,11 @@ def feast_python() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loopwright-benchmarks"
     python = cache / f"feast-{FEAST}" / "bin" / "python"
     if not (cache / f"feast-{FEAST}.ready").is_file():
-        for line in (
-            ["venv", "--clear", str(python.parents[1])],
-            ["pip", "install", "--python", str(python), f"feast[duckdb]=={FEAST}"],
+        for command in (
+            [sys.executable, "-m", "venv", "--clear", str(python.parents[1])],
+            [str(python), "-m", "pip", "install", f"feast[duckdb]=={FEAST}"],
         ):
-            done = subprocess.run(["uv", *line], capture_output=True, text=True, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(done.stderr[-1000:])
         (cache / f"feast-{FEAST}.ready").touch()
